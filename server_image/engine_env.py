@@ -1,0 +1,89 @@
+"""Make the Python environment that runs the real engine on a CPU, once, and print its path.
+
+The environment holds exactly what requirements/cpu.txt locks (about 6 GB) and lives in the cache
+folder, named by the hash of what goes into it. `llmservice_server` is not installed there: whoever
+starts it puts server_image/src on PYTHONPATH, so that a code change needs no new environment.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).parent / "requirements" / "cpu.txt"
+PYTHON_VERSION = "3.11"
+"""The version that requirements/cpu.txt is locked for, and the one in the CPU image."""
+
+
+def cache_dir() -> Path:
+    """Return the folder of heavy artefacts, which every checkout shares."""
+    if chosen := os.environ.get("LLMSERVICE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmservice"
+
+
+def environment_path() -> Path:
+    """Return where the environment of the current lock file is, or will be."""
+    inputs = hashlib.sha256(PYTHON_VERSION.encode() + b"\0" + REQUIREMENTS.read_bytes())
+    return cache_dir() / "engine-env" / inputs.hexdigest()[:16]
+
+
+def is_complete(environment: Path) -> bool:
+    """Tell whether the environment is whole; false too when its base interpreter is gone."""
+    return (environment / "bin" / "python").exists()
+
+
+@contextmanager
+def only_builder(environment: Path) -> Iterator[None]:
+    """Keep other processes from building the same environment at the same time."""
+    environment.parent.mkdir(parents=True, exist_ok=True)
+    with environment.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def build(environment: Path) -> None:
+    """Install the locked requirements next to their final place, then move them there whole."""
+    unfinished = environment.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    print(f"Installing vLLM for CPU into {environment} (once, about 6 GB)", file=sys.stderr)
+    # Relocatable: its scripts find their interpreter beside them after the rename.
+    uv("venv", "--quiet", "--relocatable", "--python", PYTHON_VERSION, str(unfinished))
+    uv(
+        *("pip", "install", "--quiet", "--require-hashes", "--no-deps", "--compile-bytecode"),
+        *("--python", str(unfinished / "bin" / "python"), "-r", str(REQUIREMENTS)),
+    )
+    shutil.rmtree(environment, ignore_errors=True)
+    unfinished.rename(environment)
+
+
+def uv(*arguments: str) -> None:
+    """Run uv with its output on standard error: standard output carries only the path."""
+    subprocess.run(["uv", *arguments], check=True, stdout=sys.stderr)
+
+
+def main() -> int:
+    """Make the environment when it is not there and print its path."""
+    environment = environment_path()
+    if not is_complete(environment):
+        with only_builder(environment):
+            if not is_complete(environment):
+                try:
+                    build(environment)
+                except FileNotFoundError:
+                    print("uv is not on PATH; `make setup` installs it", file=sys.stderr)
+                    return 1
+                except subprocess.CalledProcessError as failure:
+                    print(f"uv could not build the environment: {failure}", file=sys.stderr)
+                    return failure.returncode
+    print(environment)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
