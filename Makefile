@@ -1,0 +1,106 @@
+# Every command of the project. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.9
+# A uv that is already here is used; else this checkout gets its own, from PyPI.
+UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
+RUN := $(UV) run --frozen
+NAME ?= llmservice
+CLUSTER ?= local
+export LLMSERVICE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmservice
+
+.PHONY: help
+help:  ## List the commands
+	@awk -F':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## Set up ------------------------------------------------------------------------------------------
+
+.PHONY: setup
+setup: .venv/.ready  ## Python environment of the workspace (bootstraps uv)
+
+.PHONY: setup-system
+setup-system: setup  ## Debian packages of the local cluster (needs root)
+	@$(RUN) localkube setup
+
+$(CURDIR)/.uv/bin/uv:
+	@echo "==> uv $(UV_VERSION) into .uv"
+	@python3 -m venv .uv 2>/dev/null || { rm -rf .uv; apt-get update -qq && apt-get install -y -qq python3-venv && python3 -m venv .uv; }
+	@.uv/bin/python -m pip install -q uv==$(UV_VERSION)
+
+.venv/.ready: $(filter $(CURDIR)/%,$(UV)) uv.lock pyproject.toml operator/pyproject.toml server_image/pyproject.toml e2e/cluster/pyproject.toml
+	@echo "==> Python environment of the workspace"
+	@$(UV) sync --frozen -q
+	@touch $@
+
+## See it work -------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: setup  ## From nothing to an answer: cluster, images, chart, an example, a question (CLUSTER=local|kind)
+	@$(if $(filter local,$(CLUSTER)),$(RUN) localkube setup)
+	@$(RUN) python e2e/demo.py --cluster $(CLUSTER) --name $(NAME)
+
+.PHONY: up
+up: setup-system  ## Bring up the local cluster
+	@$(RUN) localkube up --name $(NAME)
+
+.PHONY: down
+down: setup  ## Take the local cluster down; images and models stay cached
+	@$(RUN) localkube down --name $(NAME)
+
+.PHONY: images
+images: setup-system  ## Build the operator's and the server's images
+	@$(RUN) localkube images build all
+
+.PHONY: run
+run: setup  ## Run the operator on this machine against the current kube context
+	@LLMSERVICE_OPERATOR_NAMESPACE=$${LLMSERVICE_OPERATOR_NAMESPACE:-default} $(RUN) llmservice-operator run
+
+.PHONY: render
+render: setup  ## Print the objects of one LLMService: make render F=crds/examples/minimal.yaml
+	@$(RUN) llmservice-operator render -f $(or $(F),crds/examples/minimal.yaml)
+
+## Check it ----------------------------------------------------------------------------------------
+
+.PHONY: test
+test: setup  ## Everything that needs no GPU, on real parts; ends with a table of the tiers
+	@$(RUN) localkube setup
+	@$(RUN) python e2e/tiers.py
+
+.PHONY: tier
+tier: setup  ## One tier alone: make tier T=unit (T=list prints them)
+	@$(RUN) python e2e/tiers.py $(T)
+
+.PHONY: e2e
+e2e: setup  ## The end-to-end tier; with KUBECONFIG set it runs on that cluster
+	@$(RUN) python e2e/tiers.py e2e
+
+.PHONY: lint
+lint: setup  ## Style, types, layers, generated files
+	@$(RUN) python e2e/tiers.py lint
+
+.PHONY: fmt
+fmt: setup  ## Format and fix what can be fixed
+	@$(RUN) ruff format . && $(RUN) ruff check --fix .
+
+.PHONY: generate
+generate: setup  ## Rewrite generated files (CRD and its copy in the chart)
+	@$(RUN) llmservice-operator crd > crds/llmservice.yaml
+	@cp crds/llmservice.yaml charts/llmservice-operator/files/llmservice.yaml
+
+.PHONY: golden
+golden: setup  ## Rewrite the golden files; read the diff before you commit it
+	@$(RUN) pytest -q operator/tests/unit charts --update-golden
+
+.PHONY: engine-env
+engine-env: setup  ## The Python environment with vLLM on CPU; prints its path
+	@$(RUN) python server_image/engine_env.py
+
+## Leave -------------------------------------------------------------------------------------------
+
+.PHONY: clean
+clean: setup  ## Remove everything: clusters, images, models, caches, environments
+	@$(RUN) localkube clean --cache
+	@rm -rf .venv .uv .tiers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "clean: clusters, caches and environments are gone; Debian packages stay installed"

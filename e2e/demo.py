@@ -1,0 +1,189 @@
+"""From nothing to an answer: bring up a cluster, install the chart, apply an example, ask.
+
+`make demo` runs it on the local cluster, `make demo CLUSTER=kind` on kind where a Docker engine is.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from e2e_support import ROOT, Cluster, CommandFailed, Object, conditions, is_ready
+from stage import (
+    EXAMPLES,
+    SYSTEM_NAMESPACE,
+    Images,
+    images_under_test,
+    install_chart,
+    load_images,
+    localkube,
+    start_hub,
+)
+
+NAMESPACE = "default"
+EXAMPLE = EXAMPLES / "smollm2-cpu.yaml"
+NAME = "smollm2-cpu"
+PROMPT = "The capital of France is"
+READY_WITHIN_SECONDS = 600
+"""A judgement: the example is ready in well under a minute; a slow machine gets ten."""
+
+
+class Steps:
+    """Prints each step as it starts and how long it took; the table comes at the end."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.took: list[tuple[str, float]] = []
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """One step of the demo."""
+        print(f"\n==> {title}", flush=True)
+        started = time.monotonic()
+        yield
+        self.took.append((title, time.monotonic() - started))
+
+    def print_table(self) -> None:
+        """Seconds of every step and of the whole."""
+        print("\nseconds  step")
+        for title, seconds in self.took:
+            print(f"{seconds:7.1f}  {title}")
+        print(f"{time.monotonic() - self.started:7.1f}  total")
+
+
+def local_cluster(name: str, steps: Steps) -> tuple[Cluster, Images, str | None, list[str]]:
+    """The local cluster with the images loaded and a hub that serves the example's model."""
+    with steps.step("Models, converted once and cached"):
+        localkube("models")
+    with steps.step("Images, built once and cached"):
+        images = images_under_test()
+    with steps.step("A real Kubernetes in a network namespace"):
+        localkube("up", "--name", name)
+    with steps.step("Images onto the node"):
+        load_images(name, images)
+    with steps.step("A model hub inside the cluster's network"):
+        hub = start_hub(name)
+    prefix = ["uv", "run", "localkube"] + ([] if name == "llmservice" else ["--name", name])
+    return Cluster(("localkube", "exec", "--name", name, "--")), images, hub, prefix
+
+
+def kind_cluster(name: str, steps: Steps) -> tuple[Cluster, Images, str | None, list[str]]:
+    """A kind cluster; models come from the public hub."""
+    images = Images("llmservice/operator:demo", "llmservice/server-cpu:demo", "")
+    builds = (
+        (images.operator, "operator/Dockerfile", ()),
+        (images.server_cpu, "server_image/Dockerfile", ("--target", "cpu")),
+    )
+
+    def run(*command: str) -> None:
+        subprocess.run(command, cwd=ROOT, check=True)
+
+    with steps.step("Images with docker build"):
+        for tag, dockerfile, options in builds:
+            run("docker", "build", "-t", tag, "-f", dockerfile, *options, ".")
+    with steps.step("A kind cluster"):
+        found = subprocess.run(["kind", "get", "clusters"], check=True, capture_output=True)
+        if name not in found.stdout.decode().split():
+            run("kind", "create", "cluster", "--name", name)
+        run("kubectl", "config", "use-context", f"kind-{name}")
+    with steps.step("Images onto the node"):
+        for tag, _, _ in builds:
+            run("kind", "load", "docker-image", "--name", name, tag)
+    return Cluster(), images, None, []
+
+
+def watch_until_ready(cluster: Cluster) -> None:
+    """Print the conditions of the example as they change, until it is Ready."""
+    started = time.monotonic()
+    shown: dict[str, tuple[str, str]] = {}
+    while True:
+        service = cluster.read("llmservice", NAME, NAMESPACE)
+        for kind, condition in conditions(service).items():
+            seen = (condition["status"], condition.get("reason", ""))
+            if shown.get(kind) != seen:
+                shown[kind] = seen
+                print(line_of(kind, condition, time.monotonic() - started), flush=True)
+        if is_ready(service):
+            return
+        if time.monotonic() - started > READY_WITHIN_SECONDS:
+            raise CommandFailed(f"{NAME} is not Ready after {READY_WITHIN_SECONDS} s: see above")
+        time.sleep(0.5)
+
+
+def line_of(kind: str, condition: Object, seconds: float) -> str:
+    """One condition as a line: when, which, and what it says."""
+    state = f"{kind}={condition['status']}"
+    return f"  {seconds:6.1f} s  {state:<20} {condition.get('reason', '')}: {condition['message']}"
+
+
+def ask_through_the_service(cluster: Cluster) -> str:
+    """The completion of the prompt, asked by HTTP at the Service object's address."""
+    body = json.dumps({"model": NAME, "prompt": PROMPT, "max_tokens": 16, "temperature": 0})
+    path = f"/api/v1/namespaces/{NAMESPACE}/services/{NAME}:http/proxy/v1/completions"
+    if cluster.prefix:
+        url = f"{cluster.address_of(NAME, NAMESPACE)}/v1/completions"
+        print(f"POST {url}\n{body}", flush=True)
+        script = Path(__file__).with_name("ask.py")
+        answer = cluster.run(sys.executable, str(script), url, stdin=body)
+    else:
+        print(f"POST {path}\n{body}", flush=True)
+        answer = cluster.kubectl("create", "--raw", path, "-f", "-", stdin=body)
+    text: str = json.loads(answer)["choices"][0]["text"]
+    return text
+
+
+CLUSTERS: dict[str, Callable[[str, Steps], tuple[Cluster, Images, str | None, list[str]]]] = {
+    "local": local_cluster,
+    "kind": kind_cluster,
+}
+
+
+def print_next_commands(prefix: Sequence[str]) -> None:
+    """The three commands that a person would type next."""
+    enter = " ".join(prefix)
+    ask = (
+        f"kubectl create --raw /api/v1/namespaces/{NAMESPACE}/services/{NAME}:http/proxy/generate "
+        """-f - <<< '{"prompt": "The moon is", "max_tokens": 16}'"""
+    )
+    print("\nNext:")
+    print(f"  {enter} kubectl get llm -o wide".replace("   ", "  "))
+    print(f"  {enter} {ask}".replace("   ", "  "))
+    print(f"  {enter} kubectl describe llm {NAME}".replace("   ", "  "))
+    print("\n`make clean` removes everything again.")
+
+
+def main() -> int:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cluster", choices=sorted(CLUSTERS), default="local")
+    parser.add_argument("--name", default="llmservice", help="name of the cluster")
+    options = parser.parse_args()
+
+    steps = Steps()
+    try:
+        cluster, images, hub, prefix = CLUSTERS[options.cluster](options.name, steps)
+        with steps.step(f"helm install into {SYSTEM_NAMESPACE}"):
+            install_chart(cluster, images, hub)
+        with steps.step(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}, until Ready"):
+            cluster.apply(EXAMPLE, NAMESPACE)
+            watch_until_ready(cluster)
+        with steps.step("A question"):
+            answer = ask_through_the_service(cluster)
+    except (CommandFailed, subprocess.CalledProcessError) as error:
+        print(f"\ndemo: {error}", file=sys.stderr)
+        return 1
+    except FileNotFoundError as error:
+        print(f"\ndemo: {error.filename} is not installed or not on PATH", file=sys.stderr)
+        return 1
+    print(f"\n  {PROMPT}\033[1m{answer}\033[0m" if sys.stdout.isatty() else f"\n  {PROMPT}{answer}")
+    steps.print_table()
+    print_next_commands(prefix)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

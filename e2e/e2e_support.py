@@ -1,0 +1,153 @@
+"""What the end-to-end tests and the demo say to a cluster: kubectl, helm, waiting, HTTP.
+
+Everything goes through the command-line clients, because these are what users have.
+"""
+
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+Object = dict[str, Any]
+
+
+class CommandFailed(AssertionError):
+    """A client refused or failed; the message is what it printed."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster as seen through kubectl and helm, each started behind `prefix`."""
+
+    prefix: tuple[str, ...] = ()
+    """The command that enters the cluster's network, empty when already inside."""
+
+    def run(self, *command: str, stdin: str | None = None) -> str:
+        """Run a command beside the cluster; its standard output."""
+        done = subprocess.run(
+            [*self.prefix, *command], cwd=ROOT, input=stdin, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise CommandFailed(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl; its standard output."""
+        return self.run("kubectl", *arguments, stdin=stdin)
+
+    def read(self, kind: str, name: str, namespace: str) -> Object | None:
+        """One object, or None when there is none."""
+        text = self.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
+        return json.loads(text) if text.strip() else None
+
+    def list(self, kind: str, namespace: str, selector: str = "") -> list[Object]:
+        """All objects of a kind in a namespace, in the API server's order."""
+        text = self.kubectl("get", kind, "-n", namespace, "-l", selector, "-o", "json")
+        items: list[Object] = json.loads(text)["items"]
+        return items
+
+    def apply(self, manifest: Mapping[str, Any] | Path, namespace: str) -> None:
+        """Apply a file or an object as `kubectl apply` does."""
+        if isinstance(manifest, Path):
+            self.kubectl("apply", "-n", namespace, "-f", str(manifest))
+        else:
+            self.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(manifest))
+
+    def create_namespace(self, name: str) -> None:
+        """A namespace that admits only pods of the restricted Pod Security Standard."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        metadata = {"name": name, "labels": labels}
+        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
+    def address_of(self, name: str, namespace: str) -> str:
+        """The URL of a Service object by its cluster address."""
+        found = self.read("service", name, namespace)
+        assert found is not None, f"no Service object {namespace}/{name}"
+        return f"http://{found['spec']['clusterIP']}:{found['spec']['ports'][0]['port']}"
+
+
+def eventually(
+    check: Callable[[], Any], *, within: float, every: float = 0.5, describe: str = ""
+) -> Any:
+    """The first truthy result of `check`; fails with the last result or error after `within` s."""
+    deadline = time.monotonic() + within
+    last: object = None
+    while time.monotonic() < deadline:
+        try:
+            last = check()
+        except (AssertionError, OSError, KeyError, IndexError) as error:
+            last = error
+        else:
+            if last:
+                return last
+        time.sleep(every)
+    raise AssertionError(f"{describe or 'not reached'} within {within:g} s; last: {last}")
+
+
+def conditions(service: Object | None) -> dict[str, Object]:
+    """The conditions of an LLMService by type; empty before the operator saw it."""
+    status = (service or {}).get("status", {})
+    return {condition["type"]: condition for condition in status.get("conditions", [])}
+
+
+def is_ready(service: Object | None) -> bool:
+    """True when Ready holds for the spec as it is now."""
+    if service is None:
+        return False
+    ready = conditions(service).get("Ready", {})
+    current = ready.get("observedGeneration") == service["metadata"]["generation"]
+    return current and ready.get("status") == "True"
+
+
+def wait_ready(cluster: Cluster, name: str, namespace: str, within: float = 300) -> Object:
+    """The LLMService once it is Ready; fails with its last conditions."""
+
+    def ready() -> Object | None:
+        service = cluster.read("llmservice", name, namespace)
+        if service is None or not is_ready(service):
+            raise AssertionError(json.dumps(conditions(service), indent=1))
+        return service
+
+    found: Object = eventually(
+        ready, within=within, every=1, describe=f"LLMService {namespace}/{name} Ready"
+    )
+    return found
+
+
+def ask(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -> Any:
+    """The JSON answer of an HTTP endpoint; POST when there is a body."""
+    request = urllib.request.Request(
+        url,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise AssertionError(f"{url}: {error.code} {error.read().decode()}") from error
+
+
+def read_text(url: str, timeout: float = 10) -> str:
+    """The body of a GET as text."""
+    with urllib.request.urlopen(url, timeout=timeout) as response:
+        body: bytes = response.read()
+        return body.decode()
+
+
+def pod_states(pods: Sequence[Object]) -> dict[str, tuple[str, int]]:
+    """Identity and restarts of pods, to see that nothing happened to them."""
+    return {
+        pod["metadata"]["name"]: (
+            pod["metadata"]["uid"],
+            sum(state["restartCount"] for state in pod["status"].get("containerStatuses", [])),
+        )
+        for pod in pods
+    }

@@ -1,0 +1,94 @@
+"""Put in place what an LLMService needs: cluster, images, models, hub, chart.
+
+The demo and the end-to-end tests stand on the same stage, so what a newcomer sees is tested.
+"""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+
+from e2e_support import ROOT, Cluster
+
+CHART = ROOT / "charts" / "llmservice-operator"
+EXAMPLES = ROOT / "crds" / "examples"
+SYSTEM_NAMESPACE = "llmservice-system"
+RELEASE = "llmservice"
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+TINY_MODEL = "llmservice-test/tiny-random-llama"
+
+
+@dataclass(frozen=True)
+class Images:
+    """References of the images under test."""
+
+    operator: str
+    server_cpu: str
+    server_gpu: str
+
+    @classmethod
+    def from_json(cls, text: str) -> "Images":
+        """Parse what `localkube images build` prints."""
+        found = json.loads(text)
+        return cls(found["operator"], found["server-cpu"], found["server-gpu"])
+
+
+def localkube(*arguments: str, capture: bool = False) -> str:
+    """Run localkube; progress goes to the terminal, standard output is returned if captured."""
+    done = subprocess.run(
+        ["localkube", *arguments],
+        cwd=ROOT,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE if capture else None,
+    )
+    return done.stdout if capture else ""
+
+
+def images_under_test() -> Images:
+    """The images by their input hash, or those named by LLMSERVICE_E2E_IMAGES (JSON)."""
+    given = os.environ.get("LLMSERVICE_E2E_IMAGES")
+    return Images.from_json(given or localkube("images", "build", "all", "--json", capture=True))
+
+
+def load_images(name: str, images: Images) -> None:
+    """Make the operator's and the CPU server's image available to the nodes of a local cluster."""
+    for reference in (images.operator, images.server_cpu):
+        localkube("load-image", reference, "--name", name)
+
+
+def start_hub(name: str) -> str:
+    """Start the test hub in a local cluster; its URL as pods reach it."""
+    localkube("hub", "start", "--name", name)
+    return localkube("hub", "url", "--name", name, capture=True).strip()
+
+
+def install_chart(cluster: Cluster, images: Images, hub: str | None, *extra: str) -> None:
+    """Install or upgrade the chart and wait until the operator is available.
+
+    The CPU image is the default for GPU services too: the nodes here advertise GPUs that they
+    do not have, and everything but the arithmetic is then as on a real one.
+    """
+    registry, _, rest = images.operator.partition("/")
+    repository, _, tag = rest.rpartition(":")
+    values = {
+        "image.registry": registry,
+        "image.repository": repository,
+        "image.tag": tag,
+        "server.cpuImage": images.server_cpu,
+        "server.gpuImage": images.server_cpu,
+    }
+    if hub:
+        values["model.hubEndpoint"] = hub
+    settings = [f"--set-string={key}={value}" for key, value in values.items()]
+    cluster.create_namespace(SYSTEM_NAMESPACE)
+    cluster.run(
+        "helm", "upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM_NAMESPACE,
+        *settings, *extra, "--wait", "--timeout", "3m",
+    )  # fmt: skip
+
+
+def uninstall_chart(cluster: Cluster) -> None:
+    """Remove the release and wait until its objects are gone."""
+    cluster.run("helm", "uninstall", RELEASE, "--namespace", SYSTEM_NAMESPACE, "--wait")

@@ -1,0 +1,56 @@
+"""The stage of the end-to-end tests: one cluster, one installation of the chart."""
+
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from e2e_support import Cluster
+from stage import Images, images_under_test, install_chart, load_images, start_hub
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The cluster of KUBECONFIG."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.exit("these tests need a cluster: run `make e2e`, or set KUBECONFIG", returncode=1)
+    return Cluster()
+
+
+@pytest.fixture(scope="session")
+def local_cluster_name() -> str:
+    """The name of the local cluster, for tests that need its node, its GPUs or its audit log."""
+    name = os.environ.get("LOCALKUBE_NAME")
+    if not name:
+        pytest.fail("this test needs the local cluster: run `make e2e` without KUBECONFIG")
+    return name
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    return images_under_test()
+
+
+@pytest.fixture(scope="session")
+def hub() -> str | None:
+    """URL of the test hub; None on a foreign cluster, which uses the public one."""
+    name = os.environ.get("LOCALKUBE_NAME")
+    return start_hub(name) if name else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installation(cluster: Cluster, images: Images, hub: str | None) -> None:
+    """The chart, installed once with the images under test."""
+    if name := os.environ.get("LOCALKUBE_NAME"):
+        load_images(name, images)
+    install_chart(cluster, images, hub)
+
+
+@pytest.fixture(scope="module")
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A restricted namespace of the test module's own."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.module.__name__.removeprefix("test_"))
+    cluster.create_namespace(name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=180s")

@@ -1,0 +1,256 @@
+"""One CPU service from apply to delete: the answers, the watch over children, the quiet."""
+
+import json
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from e2e_support import Cluster, Object, ask, eventually, pod_states, read_text, wait_ready
+from stage import EXAMPLES, MODEL, SYSTEM_NAMESPACE, localkube
+
+NAME = "smollm2-cpu"
+PROMPTS = [
+    "The capital of France is",
+    "Water boils at a temperature of",
+    "Once upon a time, there was a",
+    "The three primary colors are",
+    "To make a cup of tea, first",
+]
+TOKENS = 32
+SMALL_GAP = 1e-3
+"""Below this gap between the two best log-probabilities, rounding may pick either token."""
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster, namespace: str) -> Object:
+    cluster.apply(EXAMPLES / "smollm2-cpu.yaml", namespace)
+    return wait_ready(cluster, NAME, namespace)
+
+
+@pytest.fixture(scope="module")
+def url(cluster: Cluster, namespace: str, served: Object) -> str:
+    return cluster.address_of(NAME, namespace)
+
+
+def served_pods(cluster: Cluster, namespace: str) -> list[Object]:
+    return cluster.list("pods", namespace)
+
+
+def successes(cluster: Cluster, namespace: str) -> float:
+    """Requests that the engines finished, summed over the pods."""
+    total = 0.0
+    for pod in served_pods(cluster, namespace):
+        text = read_text(f"http://{pod['status']['podIP']}:9090/metrics")
+        lines = [
+            line for line in text.splitlines() if line.startswith("vllm:request_success_total")
+        ]
+        total += sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+    return total
+
+
+def test_answers_five_prompts_exactly_as_transformers_does(
+    cluster: Cluster, namespace: str, url: str, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps(PROMPTS))
+    expected = json.loads(
+        localkube("models", "--reference", str(prompts), "--tokens", str(TOKENS), capture=True)
+    )
+    before = successes(cluster, namespace)
+
+    divergences = 0
+    for reference in expected:
+        body = {
+            "model": NAME,
+            "prompt": reference["prompt"],
+            "max_tokens": TOKENS,
+            "temperature": 0,
+            "return_token_ids": True,
+        }
+        tokens = ask(f"{url}/v1/completions", body)["choices"][0]["token_ids"]
+        position = first_difference(tokens, reference["token_ids"])
+        if position is not None:
+            divergences += 1
+            gap = reference["gaps"][position]
+            assert gap < SMALL_GAP, f"{reference['prompt']!r}: token {position}, gap {gap:g}"
+
+    print(f"divergences at a top-2 gap below {SMALL_GAP:g}: {divergences} of {len(PROMPTS)}")
+    assert successes(cluster, namespace) - before == len(PROMPTS)
+
+
+def first_difference(tokens: list[int], others: list[int]) -> int | None:
+    """Position of the first differing token; None when the lists are equal."""
+    assert len(tokens) == len(others)
+    pairs = enumerate(zip(tokens, others, strict=True))
+    return next((position for position, (one, other) in pairs if one != other), None)
+
+
+def test_generate_answers_with_text_reason_and_usage(url: str) -> None:
+    body = {"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+
+    answer = ask(f"{url}/generate", body)
+
+    assert "Paris" in answer["text"]
+    assert answer["finish_reason"] in {"length", "stop"}
+    assert answer["usage"]["completion_tokens"] <= 8
+
+
+def test_runs_restricted_under_a_read_only_root(
+    cluster: Cluster, namespace: str, served: Object
+) -> None:
+    (pod,) = served_pods(cluster, namespace)
+    context = pod["spec"]["containers"][0]["securityContext"]
+
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["capabilities"]["drop"] == ["ALL"]
+    with pytest.raises(AssertionError, match="Read-only file system"):
+        cluster.kubectl("exec", "-n", namespace, pod["metadata"]["name"], "--", "touch", "/usr/x")
+
+
+def test_get_llm_shows_model_readiness_and_address(
+    cluster: Cluster, namespace: str, served: Object
+) -> None:
+    header, row = cluster.kubectl("get", "llm", NAME, "-n", namespace).splitlines()
+
+    assert header.split()[:3] == ["NAME", "MODEL", "READY"]
+    assert MODEL in row
+    assert "1/1" in row
+    assert f"http://{NAME}.{namespace}.svc" in row
+
+
+def test_a_converged_minute_writes_nothing_but_leases(
+    cluster: Cluster, namespace: str, served: Object, local_cluster_name: str
+) -> None:
+    account = f"system:serviceaccount:{SYSTEM_NAMESPACE}:"
+    since = datetime.now(UTC)
+    deadline = time.monotonic() + 60
+    eventually(lambda: time.monotonic() > deadline, within=70, every=5)
+
+    lines = localkube(
+        "audit", "--name", local_cluster_name, "--since", since.isoformat(), capture=True
+    ).splitlines()
+    events = [json.loads(line) for line in lines]
+    ours = [event for event in events if event["user"]["username"].startswith(account)]
+    writes = [e for e in ours if e["verb"] not in {"get", "list", "watch"}]
+    assert [e for e in writes if e["objectRef"]["resource"] == "leases"], "no Lease renewal seen"
+    assert [e for e in writes if e["objectRef"]["resource"] != "leases"] == []
+
+
+def test_killing_the_operator_changes_no_served_pod(
+    cluster: Cluster, namespace: str, served: Object, url: str
+) -> None:
+    before = pod_states(served_pods(cluster, namespace))
+    operators = cluster.list("pods", SYSTEM_NAMESPACE)
+    gone = {pod["metadata"]["name"] for pod in operators}
+    cluster.kubectl(
+        "delete", "pods", "-n", SYSTEM_NAMESPACE, "--all", "--grace-period=0", "--force"
+    )
+
+    def replaced() -> bool:
+        pods = cluster.list("pods", SYSTEM_NAMESPACE)
+        ready = [p for p in pods if p["metadata"]["name"] not in gone and all_ready(p)]
+        return len(ready) == len(operators)
+
+    eventually(replaced, within=90, describe="new operator pods ready")
+    assert pod_states(served_pods(cluster, namespace)) == before
+    assert ask(f"{url}/v1/models")["data"][0]["id"] == NAME
+
+
+def all_ready(pod: Object) -> bool:
+    states = pod["status"].get("containerStatuses", [])
+    return bool(states) and all(state["ready"] for state in states)
+
+
+def test_a_deleted_service_object_is_back_within_five_seconds(
+    cluster: Cluster, namespace: str, served: Object
+) -> None:
+    wait_for_leader(cluster)
+    cluster.kubectl("delete", "service", NAME, "-n", namespace)
+
+    eventually(lambda: cluster.read("service", NAME, namespace), within=5, every=0.2)
+
+
+def test_an_edited_deployment_is_back_within_five_seconds(
+    cluster: Cluster, namespace: str, served: Object
+) -> None:
+    pods = pod_states(served_pods(cluster, namespace))
+    cluster.kubectl("scale", "deployment", NAME, "-n", namespace, "--replicas=2")
+
+    def restored() -> bool:
+        deployment = cluster.read("deployment", NAME, namespace)
+        return deployment is not None and deployment["spec"]["replicas"] == 1
+
+    eventually(restored, within=5, every=0.2)
+    eventually(
+        lambda: pods.items() <= pod_states(served_pods(cluster, namespace)).items(), within=5
+    )
+
+
+def wait_for_leader(cluster: Cluster) -> None:
+    """Until somebody holds the Lease: a killed leader's term has to end first."""
+
+    def held() -> bool:
+        holders = {
+            lease["spec"].get("holderIdentity")
+            for lease in cluster.list("leases", SYSTEM_NAMESPACE)
+        }
+        pods = {pod["metadata"]["name"] for pod in cluster.list("pods", SYSTEM_NAMESPACE)}
+        return any(holder and any(pod in holder for pod in pods) for holder in holders)
+
+    eventually(held, within=60, describe="a leader among the operator pods")
+
+
+def test_a_spec_change_rolls_the_pods_once(
+    cluster: Cluster, namespace: str, served: Object
+) -> None:
+    old = {rs["metadata"]["name"] for rs in cluster.list("replicasets", namespace)}
+    patch = json.dumps({"spec": {"engine": {"maxModelLen": 1024}}})
+    cluster.kubectl("patch", "llm", NAME, "-n", namespace, "--type=merge", "-p", patch)
+
+    wait_ready(cluster, NAME, namespace)
+    eventually(lambda: len(served_pods(cluster, namespace)) == 1, within=60)
+
+    new = {rs["metadata"]["name"] for rs in cluster.list("replicasets", namespace)} - old
+    (pod,) = served_pods(cluster, namespace)
+    assert len(new) == 1
+    assert "--max-model-len=1024" in pod["spec"]["containers"][0]["args"]
+
+
+def test_deleting_the_llmservice_removes_everything(
+    cluster: Cluster, namespace: str, served: Object
+) -> None:
+    cluster.kubectl("delete", "llm", NAME, "-n", namespace)
+
+    def nothing_left() -> bool:
+        kinds = "deployments,replicasets,pods,services,endpointslices"
+        left = [o for o in cluster.list(kinds, namespace) if not o["metadata"].get("finalizers")]
+        return left == []
+
+    eventually(nothing_left, within=60, describe="all children gone")
+
+
+def test_a_wrong_spec_is_refused_with_what_to_write_instead(
+    cluster: Cluster, namespace: str
+) -> None:
+    service = {
+        "apiVersion": "llmservice.dev/v1alpha1",
+        "kind": "LLMService",
+        "metadata": {"name": "wrong"},
+        "spec": {"model": {"uri": "Qwen/Qwen2.5-7B-Instruct"}},
+    }
+
+    with pytest.raises(AssertionError, match="hf://"):
+        cluster.apply(service, namespace)
+
+
+def test_render_prints_the_objects_that_the_cluster_has() -> None:
+    text = subprocess.run(
+        ["llmservice-operator", "render", "-f", str(EXAMPLES / "smollm2-cpu.yaml")],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+    assert "kind: Deployment" in text
+    assert "kind: Service" in text
