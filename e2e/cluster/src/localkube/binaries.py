@@ -1,0 +1,139 @@
+"""Build the cluster's programs from their Go modules, once per version, into the cache."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from localkube import paths, progress
+from localkube.errors import LocalkubeError
+
+KUBERNETES_VERSION = "v1.34.4"
+
+
+@dataclass(frozen=True)
+class Module:
+    """One Go module below go/ and the program that is built from it."""
+
+    name: str
+    package: str = "."
+    links: Sequence[str] = ()
+    """Names under which the program is started, when it is several in one."""
+    flags: str = "-s -w"
+    minutes: int = 1
+    """About how long a first build takes on two cores, to say so before it begins."""
+
+    @property
+    def source(self) -> Path:
+        return paths.go_sources() / self.name
+
+
+def _version_flags(version: str) -> str:
+    major, minor, _ = version.removeprefix("v").split(".")
+    stamp = "-X k8s.io/component-base/version"
+    return f"-s -w {stamp}.gitVersion={version} {stamp}.gitMajor={major} {stamp}.gitMinor={minor}"
+
+
+MODULES = (
+    Module(
+        "kubernetes",
+        links=(
+            "etcd",
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+            "kubectl",
+            "kubelet",
+        ),
+        flags=_version_flags(KUBERNETES_VERSION),
+        minutes=9,
+    ),
+    Module("coredns", minutes=2),
+    Module("helm", package="helm.sh/helm/v4/cmd/helm", minutes=3),
+    Module("pause"),
+)
+
+
+def folder(module: Module) -> Path:
+    """Return where the module's programs lie, whether they are built or not.
+
+    The name is a hash of all that goes in: sources, locked dependencies, flags and toolchain.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(module.source.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    digest.update(f"{module.package}\0{module.flags}\0{toolchain()}".encode())
+    return paths.cluster_cache() / "bin" / f"{module.name}-{digest.hexdigest()[:12]}"
+
+
+def toolchain() -> str:
+    """Return what the Go toolchain calls itself, such as `go version go1.26.8 linux/amd64`."""
+    return subprocess.run(["go", "version"], capture_output=True, text=True, check=True).stdout
+
+
+def program(name: str) -> Path:
+    """Return the path of a program by the name it is started under."""
+    for module in MODULES:
+        if name in (module.name, *module.links):
+            return folder(module) / name
+    raise KeyError(name)
+
+
+def missing() -> list[Module]:
+    return [module for module in MODULES if not folder(module).exists()]
+
+
+def build() -> None:
+    """Build what the cache lacks; a build that is killed leaves nothing that looks finished."""
+    for module in missing():
+        label = f"Building {module.name} (first time: about {module.minutes} min)"
+        with progress.step(label):
+            _build(module)
+
+
+def _build(module: Module) -> None:
+    target = folder(module)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{module.name}-") as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        _go_build(module, made / module.name)
+        for link in module.links:
+            (made / link).symlink_to(module.name)
+        if target.exists():  # another build was faster
+            return
+        made.rename(target)
+
+
+def _go_build(module: Module, output: Path) -> None:
+    command = ["go", "build", "-buildvcs=false", "-ldflags", module.flags]
+    done = subprocess.run(
+        [*command, "-o", str(output), module.package],
+        cwd=module.source,
+        env=os.environ | {"CGO_ENABLED": "0"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise LocalkubeError(build_failure(module.name, done.stderr))
+
+
+def build_failure(name: str, stderr: str) -> str:
+    """Return what to tell a person about a failed build, by what Go wrote."""
+    tail = "\n".join(stderr.strip().splitlines()[-8:])
+    network = ("dial tcp", "no such host", "i/o timeout", "connection refused", "Forbidden")
+    if any(sign in stderr for sign in network):
+        return (
+            f"Building {name} needs Go modules that cannot be downloaded. Check the network, or "
+            f"set GOPROXY to a module proxy that this machine reaches. Go says:\n{tail}"
+        )
+    if "no space left on device" in stderr:
+        free = shutil.disk_usage(paths.cache_dir()).free / 1e9
+        return f"Building {name} ran out of disk: {free:.1f} GB free, 8 GB needed. Go says:\n{tail}"
+    return f"Building {name} failed. Go says:\n{tail}"

@@ -1,0 +1,114 @@
+"""The control group that holds every process of a cluster, to find and end each one by.
+
+Works with the unified hierarchy (cgroup v2) and with the older one (v1, one tree per controller).
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from localkube.errors import LocalkubeError
+
+MOUNT = Path("/sys/fs/cgroup")
+_DAEMONS = "daemons"
+"""A leaf of its own, since cgroup v2 allows no process in a group that has children."""
+
+_KILL_SECONDS = 20.0
+
+
+def unified() -> bool:
+    return (MOUNT / "cgroup.controllers").exists()
+
+
+def roots() -> list[Path]:
+    """Return every controller's root: one under cgroup v2, one per controller under v1."""
+    if unified():
+        return [MOUNT]
+    # Aliases such as cpu -> cpu,cpuacct are links; the hybrid v2 tree holds no controller.
+    return [
+        each
+        for each in sorted(MOUNT.iterdir())
+        if each.is_dir() and not each.is_symlink() and each.name != "unified"
+    ]
+
+
+def _tracking_root() -> Path:
+    """Return the tree in which we look processes up; freezer limits nothing by itself."""
+    return MOUNT if unified() else MOUNT / "freezer"
+
+
+def create(group: str, children: Sequence[str]) -> None:
+    """Make the group for the daemons and one per child, in every controller's tree."""
+    for root in roots():
+        for name in (_DAEMONS, *children):
+            (root / group / name).mkdir(parents=True, exist_ok=True)
+    if unified():
+        _delegate(group)
+
+
+def _delegate(group: str) -> None:
+    """Hand the controllers down to the group: under cgroup v2 each level has to allow it."""
+    controllers = " ".join(
+        f"+{name}" for name in (MOUNT / "cgroup.controllers").read_text().split()
+    )
+    for level in (MOUNT, MOUNT / "localkube", MOUNT / group):
+        (level / "cgroup.subtree_control").write_text(controllers)
+
+
+def enter(group: str, command: Sequence[str]) -> list[str]:
+    """Return the command line that joins the group and then becomes `command`.
+
+    The process joins itself, before it can have children, so that none is ever outside.
+    """
+    procs = _tracking_root() / group / _DAEMONS / "cgroup.procs"
+    return ["sh", "-c", 'echo 0 > "$0" && exec "$@"', str(procs), *command]
+
+
+def members(group: str) -> set[int]:
+    """Return the ids of all processes in the group and below."""
+    found: set[int] = set()
+    for procs in (_tracking_root() / group).rglob("cgroup.procs"):
+        with suppress(OSError):  # the group went while we looked
+            found.update(int(line) for line in procs.read_text().split())
+    return found - {0}
+
+
+def daemons(group: str) -> set[int]:
+    """Return the processes that we started ourselves, without those in containers."""
+    with suppress(OSError):
+        text = (_tracking_root() / group / _DAEMONS / "cgroup.procs").read_text()
+        return {int(line) for line in text.split()}
+    return set()
+
+
+def kill(group: str) -> None:
+    """End every process of the group; a moment is given to those that fork meanwhile."""
+    deadline = time.monotonic() + _KILL_SECONDS
+    while alive := members(group):
+        if time.monotonic() > deadline:
+            raise LocalkubeError(f"Processes {sorted(alive)} do not end; look at them with ps.")
+        for pid in alive:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def remove(group: str) -> None:
+    """Remove the group's folders in every tree; all its processes must have ended."""
+    for root in roots():
+        for folder in _deepest_first(root / group):
+            with suppress(FileNotFoundError):
+                folder.rmdir()
+        with suppress(OSError):  # other clusters still live below it
+            (root / group).parent.rmdir()
+
+
+def _deepest_first(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        for child in folder.iterdir():
+            if child.is_dir():
+                yield from _deepest_first(child)
+        yield folder

@@ -1,0 +1,213 @@
+"""A cluster by its name: where its parts lie, and how to run something inside it."""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from localkube import cgroups, paths
+from localkube.errors import LocalkubeError
+
+DEFAULT_NAME = "llmservice"
+NODE_NETWORK = "10.200.0"
+POD_NETWORK = "10.244"
+SERVICE_NETWORK = "10.96"
+"""Prefixes of the node, pod and service addresses; every cluster has the same ones, each inside
+a network namespace of its own."""
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node: its own network namespace, containerd and kubelet."""
+
+    cluster: "Cluster"
+    index: int
+
+    @property
+    def name(self) -> str:
+        return f"node{self.index}"
+
+    @property
+    def address(self) -> str:
+        return f"{NODE_NETWORK}.{self.index}"
+
+    @property
+    def pod_subnet(self) -> str:
+        return f"{POD_NETWORK}.{self.index - 1}.0/24"
+
+    @property
+    def state(self) -> Path:
+        return self.cluster.state / self.name
+
+    @property
+    def netns(self) -> Path:
+        """The bind mount that keeps the node's network namespace alive."""
+        return self.state / "netns"
+
+    @property
+    def store(self) -> Path:
+        """containerd's images: kept when the cluster goes, so that none is imported twice."""
+        return paths.cluster_cache() / "containerd" / self.cluster.name / self.name
+
+    @property
+    def containerd_socket(self) -> Path:
+        return self.state / "run-containerd" / "containerd.sock"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A local cluster, running or not; the first node's namespace is the cluster's own."""
+
+    name: str = DEFAULT_NAME
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise LocalkubeError(
+                f"{self.name!r} is no cluster name: use at most 32 lower-case letters, digits "
+                "and dashes, with a letter or digit first and last."
+            )
+
+    @property
+    def state(self) -> Path:
+        return paths.STATE_ROOT / self.name
+
+    @property
+    def netns(self) -> str:
+        """Path of the first node's network namespace, where the control plane listens."""
+        return str(self.node(1).netns)
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.state / "admin.conf"
+
+    @property
+    def audit_log(self) -> Path:
+        return self.state / "logs" / "audit.log"
+
+    @property
+    def pids(self) -> Path:
+        return self.state / "pids"
+
+    @property
+    def cgroup(self) -> str:
+        """The control group, below each controller's root, of all the cluster's processes."""
+        return f"localkube/{self.name}"
+
+    @property
+    def containerd_sockets(self) -> list[Path]:
+        return [node.containerd_socket for node in self.nodes()]
+
+    def node(self, index: int) -> Node:
+        return Node(self, index)
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that run containers: none where only the API server was asked for."""
+        record = self.record()
+        return [] if record["apiOnly"] else [self.node(i + 1) for i in range(record["nodes"])]
+
+    def exists(self) -> bool:
+        """Tell whether `up` has begun and `down` has not finished; says nothing about health."""
+        return self.state.exists()
+
+    def record(self) -> dict[str, Any]:
+        """Return what `up` was asked for: apiOnly, nodes, and the folder of its programs."""
+        try:
+            record: dict[str, Any] = json.loads((self.state / "cluster.json").read_text())
+        except FileNotFoundError:
+            raise LocalkubeError(
+                f"There is no cluster {self.name!r}. Start it: localkube --name {self.name} up"
+            ) from None
+        return record
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which the cluster's kubectl and helm are found first."""
+        programs = [*self.record()["programs"], os.environ.get("PATH", os.defpath)]
+        return os.environ | {
+            "KUBECONFIG": str(self.kubeconfig),
+            "LOCALKUBE_NAME": self.name,
+            "PATH": os.pathsep.join(programs),
+        }
+
+    def inside(self, command: Sequence[str], node: Node | None = None) -> list[str]:
+        """Return the command line that runs `command` in a node's network namespace.
+
+        Not `ip netns exec`, which remounts /sys and so hides the control groups.
+        """
+        return ["nsenter", f"--net={(node or self.node(1)).netns}", "--", *command]
+
+    def exec(self, command: Sequence[str], **popen: Any) -> subprocess.CompletedProcess[Any]:
+        """Run `command` inside the namespace and wait for it; `popen` goes to subprocess.run."""
+        popen.setdefault("env", self.environment())
+        return subprocess.run(self.inside(command), **popen)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Run kubectl as the cluster's administrator and return what it prints."""
+        done = self.exec(["kubectl", *arguments], input=stdin, capture_output=True, text=True)
+        if done.returncode:
+            raise LocalkubeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return str(done.stdout)
+
+    def start_daemon(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        node: Node | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
+        """Start a process that lives until `down`, and return its id.
+
+        It runs in the node's network namespace and in the cluster's control group, by which
+        `down` finds it whatever happened to its parent. Output goes to logs/NAME.log.
+        """
+        for folder in (self.pids, self.state / "logs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with (self.state / "logs" / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                cgroups.enter(self.cgroup, self.inside(command, node)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment() if environment is None else dict(environment),
+                start_new_session=True,
+                cwd="/",
+            )
+        (self.pids / f"{name}.pid").write_text(f"{process.pid}\n")
+        return process.pid
+
+    def stop_daemon(self, name: str) -> None:
+        """End a daemon of ours politely; nothing happens where it is gone already."""
+        pid_file = self.pids / f"{name}.pid"
+        if pid_file.exists():
+            pid = int(pid_file.read_text())
+            if pid in cgroups.members(self.cgroup):
+                os.kill(pid, signal.SIGTERM)
+            pid_file.unlink()
+
+    def log_tail(self, name: str, lines: int = 8) -> str:
+        log = self.state / "logs" / f"{name}.log"
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the cluster alone: `up` and `down` of one name never run at the same time."""
+        paths.STATE_ROOT.mkdir(parents=True, exist_ok=True)
+        with (paths.STATE_ROOT / f".{self.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def all_clusters() -> list[Cluster]:
+    """Return every cluster that has state on this machine, healthy or not."""
+    if not paths.STATE_ROOT.exists():
+        return []
+    return [Cluster(each.name) for each in sorted(paths.STATE_ROOT.iterdir()) if each.is_dir()]
