@@ -1,0 +1,70 @@
+"""The tier runner tells the truth: what did not run, or skipped, has not passed."""
+
+from pathlib import Path
+
+import pytest
+
+from tiers import TIERS, Result, print_summary, read_report
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORT = """<testsuites><testsuite name="pytest" tests="{tests}" failures="{failures}"
+errors="{errors}" skipped="{skipped}"/></testsuites>"""
+
+
+def report(
+    tmp_path: Path, tests: int, failures: int = 0, errors: int = 0, skipped: int = 0
+) -> Path:
+    path = tmp_path / "report.xml"
+    path.write_text(REPORT.format(tests=tests, failures=failures, errors=errors, skipped=skipped))
+    return path
+
+
+def test_counts_what_pytest_counted(tmp_path: Path) -> None:
+    result = read_report("unit", report(tmp_path, 10, failures=1, errors=2, skipped=3), 1.5)
+
+    assert result == Result("unit", passed=4, failed=3, skipped=3, seconds=1.5)
+
+
+def test_a_tier_that_passed_is_ok(tmp_path: Path) -> None:
+    assert read_report("unit", report(tmp_path, 10), 1).ok
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param({"tests": 3, "failures": 1}, id="a failure"),
+        pytest.param({"tests": 3, "skipped": 1}, id="a skipped test"),
+        pytest.param({"tests": 0}, id="no test at all"),
+    ],
+)
+def test_a_tier_that_proved_less_than_it_says_has_failed(
+    tmp_path: Path, counts: dict[str, int]
+) -> None:
+    assert not read_report("unit", report(tmp_path, **counts), 1).ok
+
+
+def test_a_tier_that_never_got_to_its_tests_has_failed(tmp_path: Path) -> None:
+    assert not read_report("api", tmp_path / "absent.xml", 1).ok
+
+
+def test_the_summary_names_every_tier_and_closes_in_pytests_form(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_summary(
+        [Result("lint", 6, 0, 0, 2), Result("unit", 10, 0, 0, 3), Result("api", 4, 1, 0, 5)]
+    )
+
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("unit") and "10" in line for line in lines)
+    assert any(line.startswith("api") and line.endswith("FAILED") for line in lines)
+    assert lines[-1].strip("= ") == "1 failed, 14 passed in 10.00s"
+
+
+def test_every_test_file_belongs_to_a_tier() -> None:
+    homes = [ROOT / path for tier in TIERS for path in tier.paths]
+    folders = ("operator", "server_image", "charts", "e2e", "bench")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("test_*.py")]
+
+    strays = [file for file in files if not any(home in file.parents for home in homes)]
+
+    assert strays == []
