@@ -38,6 +38,8 @@ class Tier:
     paths: tuple[str, ...]
     cluster: tuple[str, ...] | None = None
     """Options of `localkube up` for the cluster that the tests run inside; None for none."""
+    prepare: tuple[tuple[str, ...], ...] = ()
+    """What has to be built first, while package registries can still be reached."""
 
 
 TIERS = (
@@ -61,6 +63,7 @@ TIERS = (
         "engine",
         "the model server on a real vLLM",
         ("server_image/tests/engine",),
+        prepare=(("python", "server_image/engine_env.py"),),
     ),
     Tier(
         "cluster",
@@ -72,6 +75,7 @@ TIERS = (
         "chart, operator and vLLM together on a full cluster",
         ("e2e/tests",),
         cluster=(),
+        prepare=(("localkube", "models"), ("localkube", "images", "build", "all")),
     ),
 )
 
@@ -109,6 +113,8 @@ def run_tier(tier: Tier) -> Result:
     started = time.monotonic()
     pytest = ["pytest", *tier.paths, f"--junitxml={report}", "-o", f"cache_dir=.tiers/{tier.name}"]
     try:
+        for command in tier.prepare:
+            subprocess.run(command, cwd=ROOT, check=True)
         with cluster_for(tier) as prefix:
             subprocess.run([*prefix, *pytest], cwd=ROOT, check=False)
     except subprocess.CalledProcessError as error:
