@@ -1,0 +1,142 @@
+"""The LLMService resource: every field, its bounds, its rules and its documentation.
+
+A field's docstring is its text in `kubectl explain`. Defaults that a user should see are schema
+defaults; one that depends on other fields is none here and is decided in desired/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic_core import ErrorDetails
+
+from llmservice_operator.api.engine import Accelerator, Engine
+from llmservice_operator.api.fields import Fields, Rule
+from llmservice_operator.api.model import Model
+from llmservice_operator.api.pods import Resources, Template
+from llmservice_operator.api.status import LLMServiceStatus
+from llmservice_operator.errors import InvalidSpec
+
+_NAME = "[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
+"""A Service object's name (RFC 1035 label)."""
+
+
+class LLMServiceSpec(Fields):
+    """What the user asks for."""
+
+    model: Model
+    """The model to serve."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Model servers to run; each holds a whole copy of the model. Default: 1."""
+    accelerator: Accelerator = Accelerator()
+    """What the model runs on."""
+    engine: Engine = Engine()
+    """How vLLM runs the model."""
+    resources: Resources = Resources()
+    """CPU, memory and disk of each replica; GPUs are asked for with accelerator.count."""
+    template: Template = Template()
+    """Where the replicas may run."""
+
+
+class Metadata(Fields):
+    """The part of an object's metadata that the operator reads."""
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    """Empty only for an object that was never in a cluster."""
+    generation: int = 0
+    deletion_timestamp: str | None = None
+
+
+class LLMService(Fields):
+    """One language model, served by vLLM."""
+
+    metadata: Metadata
+    spec: LLMServiceSpec
+    status: LLMServiceStatus = LLMServiceStatus()
+
+    rules: ClassVar = (
+        Rule(
+            "metadata.name",
+            cel=f"self.metadata.name.matches('^{_NAME}$')",
+            message="metadata.name must be usable as the name of a Service: at most 63 lower-case "
+            "letters, digits and '-', first a letter, last a letter or digit, such as qwen-7b",
+            holds=lambda service: re.fullmatch(_NAME, service.metadata.name) is not None,
+        ),
+    )
+
+    @field_validator("status", mode="wrap")
+    @classmethod
+    def _forget_malformed_status(
+        cls, value: Any, parse: ValidatorFunctionWrapHandler
+    ) -> LLMServiceStatus:
+        # Every pass writes the whole status anew, so one that cannot be read is worth nothing,
+        # while refusing the service for it would stop the operator from repairing it.
+        try:
+            status: LLMServiceStatus = parse(value)
+        except ValidationError:
+            return LLMServiceStatus()
+        return status
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any], *, refuse_unknown_fields: bool = False) -> Self:
+        """Return the service that `body`, an object of the API server, describes.
+
+        Unknown fields of the spec are ignored unless `refuse_unknown_fields`, for input that no
+        API server has checked. Raises InvalidSpec for the first thing that is wrong.
+        """
+        try:
+            service = cls.model_validate(body)
+            if refuse_unknown_fields:
+                LLMServiceSpec.model_validate(body["spec"], extra="forbid")
+        except ValidationError as error:
+            raise _invalid_spec(error) from error
+        return service
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        return self.metadata.namespace
+
+    @property
+    def uid(self) -> str:
+        return self.metadata.uid
+
+    @property
+    def generation(self) -> int:
+        return self.metadata.generation
+
+    @property
+    def is_deleting(self) -> bool:
+        return self.metadata.deletion_timestamp is not None
+
+
+def _invalid_spec(error: ValidationError) -> InvalidSpec:
+    """Return the first complaint of `error` with the path as it stands in the user's YAML."""
+    first = error.errors(include_url=False)[0]
+    path = [*first["loc"], *filter(None, [first.get("ctx", {}).get("field")])]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return InvalidSpec(_message(first), field.lstrip("."))
+
+
+def _message(details: ErrorDetails) -> str:
+    match details["type"]:
+        case "rule":
+            return details["msg"]
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return (
+                "is no field of an LLMService: correct its name, or its indentation; "
+                "`kubectl explain llmservice.spec --recursive` lists them all"
+            )
+        case _:
+            # Pydantic writes "Input should be ..." and the field's path stands before it.
+            return f"{details['msg'].removeprefix('Input ')}, not {details['input']!r}"

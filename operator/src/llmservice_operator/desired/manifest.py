@@ -1,0 +1,49 @@
+"""What all children have in common: who owns them and how they are labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmservice_operator import api, names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+
+
+def build_metadata(
+    service: LLMService, name: str, annotations: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the metadata of a child, owned by the service so that it goes when the service goes.
+
+    A service that was never in a cluster has no uid, and its children then no owner.
+    """
+    metadata: dict[str, Any] = {
+        "name": name,
+        "namespace": service.namespace,
+        "labels": names.labels(service),
+    }
+    if annotations:
+        metadata["annotations"] = dict(annotations)
+    if service.uid:
+        metadata["ownerReferences"] = [_owner_reference(service)]
+    return metadata
+
+
+def _owner_reference(service: LLMService) -> dict[str, Any]:
+    return {
+        "apiVersion": api.API_VERSION,
+        "kind": api.KIND,
+        "name": service.name,
+        "uid": service.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def is_owned_by(live: Manifest, service: LLMService) -> bool:
+    """Return whether the live object's controller is this very service.
+
+    One of the same name that was deleted and created again is another: its uid differs.
+    """
+    owners = live.get("metadata", {}).get("ownerReferences", [])
+    return any(owner.get("controller") and owner["uid"] == service.uid for owner in owners)

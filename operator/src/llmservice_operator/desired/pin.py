@@ -1,0 +1,81 @@
+"""Which engine a service runs, decided once.
+
+An upgrade of the operator brings new default images. Were they taken at once, the upgrade would
+restart every GPU pod of the cluster; so a service keeps the image it was first given until its
+own spec asks for another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.engine import AcceleratorType
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.manifest import is_owned_by
+from llmservice_operator.settings import OperatorSettings
+
+
+@dataclass(frozen=True)
+class EnginePin:
+    image: str
+    version: str
+    """vLLM version that the arguments are written for."""
+    default_for: str | None = None
+    """Accelerator type whose default the image was; None when spec.engine.image names it.
+
+    Kept with the pin, because a default may be replaced when the accelerator changes, and an image
+    from the spec must go when the spec no longer names it.
+    """
+
+
+def resolve_pin(
+    service: LLMService, live_deployment: Manifest | None, settings: OperatorSettings
+) -> EnginePin:
+    """Return the image of the spec, else the one pinned in the status, else the running one, else
+    the operator's default for the accelerator.
+
+    The live Deployment speaks for a status that was lost.
+    """
+    accelerator = service.spec.accelerator.type
+    kept = _pin_of_status(service) or _pin_of_deployment(service, live_deployment)
+    image = service.spec.engine.image
+    if image is not None:
+        version = kept.version if kept and kept.image == image else settings.images.engine_version
+        return EnginePin(image, version)
+    if kept is not None and kept.default_for == accelerator:
+        return kept
+    images = settings.images
+    default = images.cpu if accelerator is AcceleratorType.CPU else images.gpu
+    return EnginePin(default, images.engine_version, accelerator.value)
+
+
+def _pin_of_status(service: LLMService) -> EnginePin | None:
+    engine = service.status.engine
+    if engine is None:
+        return None
+    return EnginePin(engine.image, engine.version, engine.default_for)
+
+
+def _pin_of_deployment(service: LLMService, live: Manifest | None) -> EnginePin | None:
+    if live is None or not is_owned_by(live, service):
+        return None
+    annotations = live["metadata"].get("annotations", {})
+    version = annotations.get(names.ENGINE_VERSION_ANNOTATION)
+    images = [
+        container["image"]
+        for container in live["spec"]["template"]["spec"]["containers"]
+        if container["name"] == names.SERVER_CONTAINER
+    ]
+    if version is None or not images:
+        return None
+    return EnginePin(images[0], version, annotations.get(names.ENGINE_DEFAULT_FOR_ANNOTATION))
+
+
+def pin_annotations(pin: EnginePin) -> dict[str, str]:
+    """Return the Deployment annotations from which a lost status is restored."""
+    annotations = {names.ENGINE_VERSION_ANNOTATION: pin.version}
+    if pin.default_for is not None:
+        annotations[names.ENGINE_DEFAULT_FOR_ANNOTATION] = pin.default_for
+    return annotations

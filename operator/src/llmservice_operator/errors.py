@@ -1,0 +1,60 @@
+"""Everything this operator raises on purpose.
+
+OperatorError
+├── InvalidSpec        the user's LLMService cannot be carried out as written
+├── InvalidSettings    the operator itself was started with wrong settings
+└── ClusterError       the API server answered with an error
+    ├── NotFound       404
+    ├── Forbidden      403
+    ├── Conflict       409
+    └── Rejected       400 and 422: the same request will fail again
+"""
+
+from __future__ import annotations
+
+
+class OperatorError(Exception):
+    """Root of the tree; its text is fit to be shown to a user."""
+
+
+class InvalidSpec(OperatorError):
+    """The LLMService cannot be carried out; repeating helps only after the user changed it."""
+
+    def __init__(self, message: str, field: str) -> None:
+        """`field` is the path from the object's root, such as spec.model.uri."""
+        super().__init__(f"{field}: {message}")
+        self.message = message
+        self.field = field
+
+
+class InvalidSettings(OperatorError):
+    """An environment variable of the operator is missing or malformed."""
+
+
+class ClusterError(OperatorError):
+    """The API server refused or failed; `status` is the HTTP status, 0 when none arrived."""
+
+    def __init__(
+        self, message: str, status: int = 0, retry_after_seconds: float | None = None
+    ) -> None:
+        """`retry_after_seconds` is what an overloaded server asked for; None when it did not."""
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds
+
+
+class NotFound(ClusterError):
+    """The object does not exist."""
+
+
+class Forbidden(ClusterError):
+    """The operator lacks a right; the server's message names the verb and the resource."""
+
+
+class Conflict(ClusterError):
+    """Somebody else changed or owns what the request was about."""
+
+
+class Rejected(ClusterError):
+    """The API server understood the request and will refuse it every time."""

@@ -1,0 +1,85 @@
+"""Every name the operator gives to something: objects, labels, ports, environment variables.
+
+Nobody else formats a name, so that two modules can never disagree on one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmservice_operator import api
+from llmservice_operator.api.spec import LLMService
+
+FIELD_MANAGER: Final = "llmservice-operator"
+"""Our identity in server-side apply, also the value of the managed-by label."""
+
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+SERVICE_LABEL: Final = f"{api.GROUP}/name"
+"""Carries the LLMService's name on every child and pod; the Deployment's (immutable) selector."""
+
+CHILD_SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
+"""Label selector that finds every object and pod of every LLMService."""
+
+ENGINE_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-version"
+ENGINE_DEFAULT_FOR_ANNOTATION: Final = f"{api.GROUP}/engine-default-for"
+"""On the Deployment, never on its pod template: recording the pin must not restart a pod."""
+
+SERVER_CONTAINER: Final = "server"
+SERVER_COMMAND: Final = "llmservice-server"
+
+API_PORT_NAME: Final = "api"
+API_PORT: Final = 8000
+MANAGEMENT_PORT_NAME: Final = "management"
+MANAGEMENT_PORT: Final = 9090
+SERVICE_PORT_NAME: Final = "http"
+SERVICE_PORT: Final = 80
+
+STARTUP_PROBE_PATH: Final = "/startupz"
+LIVENESS_PROBE_PATH: Final = "/livez"
+READINESS_PROBE_PATH: Final = "/readyz"
+
+API_PORT_ENV: Final = "LLMSERVICE_API_PORT"
+MANAGEMENT_PORT_ENV: Final = "LLMSERVICE_MANAGEMENT_PORT"
+PRE_STOP_SECONDS_ENV: Final = "LLMSERVICE_PRE_STOP_SECONDS"
+DRAIN_TIMEOUT_SECONDS_ENV: Final = "LLMSERVICE_DRAIN_TIMEOUT_SECONDS"
+HUB_ENDPOINT_ENV: Final = "HF_ENDPOINT"
+HUB_TOKEN_ENV: Final = "HF_TOKEN"
+
+CACHE_VOLUME: Final = "cache"
+CACHE_PATH: Final = "/cache"
+TMP_VOLUME: Final = "tmp"
+TMP_PATH: Final = "/tmp"
+SHM_VOLUME: Final = "shm"
+SHM_PATH: Final = "/dev/shm"
+MODELS_VOLUME: Final = "models"
+MODELS_PATH: Final = "/models"
+"""Where the claim of a pvc:// model is mounted, read-only."""
+
+
+def deployment(service: LLMService) -> str:
+    return service.name
+
+
+def kubernetes_service(service: LLMService) -> str:
+    """Return the Service object's name: the LLMService's own, so that its address is guessable."""
+    return service.name
+
+
+def url(service: LLMService) -> str:
+    """Return the cluster-internal address of the API."""
+    return f"http://{kubernetes_service(service)}.{service.namespace}.svc"
+
+
+def selector(service: LLMService) -> dict[str, str]:
+    """Return the labels that pick this service's pods; immutable in a Deployment."""
+    return {SERVICE_LABEL: service.name}
+
+
+def labels(service: LLMService) -> dict[str, str]:
+    """Return the labels of every child and pod."""
+    return {
+        "app.kubernetes.io/name": api.SINGULAR,
+        "app.kubernetes.io/instance": service.name,
+        MANAGED_BY_LABEL: FIELD_MANAGER,
+        **selector(service),
+    }
