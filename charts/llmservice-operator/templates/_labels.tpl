@@ -1,0 +1,23 @@
+{{/*
+  llmservice-operator.labels          labels of every object
+  llmservice-operator.podLabels       labels of the operator's pods: without versions, so that a new chart alone restarts nothing
+  llmservice-operator.selectorLabels  the part that selects the operator's pods; it can never change
+*/}}
+
+{{- define "llmservice-operator.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "llmservice-operator.podLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- define "llmservice-operator.podLabels" -}}
+{{ include "llmservice-operator.selectorLabels" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: llmservice
+{{- end -}}
+
+{{- define "llmservice-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}

@@ -1,0 +1,41 @@
+{{/*
+Every object name and image reference of the chart.
+
+  llmservice-operator.fullname            name of the operator's objects
+  llmservice-operator.serviceAccountName  account the operator runs as
+  llmservice-operator.leaseRoleName       Role for the leader Lease
+  llmservice-operator.image               image reference of the operator
+*/}}
+
+{{/* At most 54 characters, so that the longest suffix below still gives a DNS label. */}}
+{{- define "llmservice-operator.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 54 | trimSuffix "-" -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 54 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 54 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "llmservice-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "llmservice-operator.fullname" .) -}}
+{{- else -}}
+{{- required "serviceAccount.name must be set when serviceAccount.create is false: name the account that the operator shall run as" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "llmservice-operator.leaseRoleName" -}}
+{{- include "llmservice-operator.fullname" . }}-lease
+{{- end -}}
+
+{{/* A digest names the exact bytes, so it wins over the tag. */}}
+{{- define "llmservice-operator.image" -}}
+{{- $repository := printf "%s/%s" .Values.image.registry .Values.image.repository -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,129 @@
+"""Runs the real helm on the chart, and reads what it renders.
+
+Nothing here talks to a cluster.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from localkube import binaries
+
+Manifest = dict[str, Any]
+Values = Mapping[str, Any]
+
+CHART = Path(__file__).resolve().parents[1]
+REPOSITORY = CHART.parents[1]
+RELEASE = "llmservice-operator"
+NAMESPACE = "llmservice-system"
+KUBE_VERSION = "1.34.0"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One value of the chart that a user can set."""
+
+    path: tuple[str, ...]
+    description: str
+    default: Any
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+def load_schema() -> Any:
+    return json.loads((CHART / "values.schema.json").read_text())
+
+
+def load_defaults() -> Any:
+    return yaml.safe_load((CHART / "values.yaml").read_text())
+
+
+def fields() -> list[Field]:
+    """Every value in the order of values.yaml, with its description from the schema."""
+    return list(_fields(load_schema(), load_defaults(), ()))
+
+
+def _fields(schema: Any, default: Any, path: tuple[str, ...]) -> Iterator[Field]:
+    if "properties" not in schema:
+        yield Field(path, schema["description"], default)
+        return
+    for key, value in default.items():
+        yield from _fields(schema["properties"][key], value, (*path, key))
+
+
+class HelmError(Exception):
+    """What helm wrote to standard error."""
+
+
+@cache
+def helm_binary() -> str:
+    """The helm named by $HELM, else the one on PATH, else the one of the local cluster."""
+    if found := os.environ.get("HELM") or shutil.which("helm"):
+        return found
+    cached = binaries.program("helm")
+    if not cached.exists():
+        raise HelmError(
+            "helm is missing: build the local cluster's with `uv run localkube build`, put one on"
+            " PATH, or name it in HELM"
+        )
+    return str(cached)
+
+
+def helm(*args: str, stdin: str = "") -> str:
+    """Run helm and return its output; raise HelmError with its message."""
+    done = subprocess.run([helm_binary(), *args], input=stdin, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise HelmError(done.stderr.strip())
+    return done.stdout
+
+
+def render_text(
+    values: Values | None = None,
+    *,
+    chart: Path = CHART,
+    release: str = RELEASE,
+    namespace: str = NAMESPACE,
+    kube_version: str = KUBE_VERSION,
+) -> str:
+    """What `helm template` prints for these values."""
+    return helm(
+        *("template", release, str(chart), "--namespace", namespace),
+        *("--kube-version", kube_version, "--values", "-"),
+        stdin=json.dumps(values or {}),
+    )
+
+
+def render(values: Values | None = None, **options: Any) -> list[Manifest]:
+    """The rendered objects, in helm's order."""
+    documents = yaml.safe_load_all(render_text(values, **options))
+    return [document for document in documents if document]
+
+
+def find(manifests: list[Manifest], kind: str, name: str | None = None) -> Manifest:
+    """The one object of this kind (and name)."""
+    found = [
+        manifest
+        for manifest in manifests
+        if manifest["kind"] == kind and name in (None, manifest["metadata"]["name"])
+    ]
+    assert len(found) == 1, f"{len(found)} objects of kind {kind} and name {name}"
+    return found[0]
+
+
+def pods(manifests: list[Manifest]) -> Iterator[Manifest]:
+    """Every pod spec among the objects."""
+    for manifest in manifests:
+        if manifest["kind"] == "Pod":
+            yield manifest["spec"]
+        elif "template" in manifest.get("spec", {}):
+            yield manifest["spec"]["template"]["spec"]

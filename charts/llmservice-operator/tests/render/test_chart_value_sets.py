@@ -1,0 +1,131 @@
+"""Every set of values renders to valid, restricted objects, the same each time."""
+
+import copy
+import json
+from functools import cache
+
+import kubernetes_validate
+import pytest
+from chart_support import CHART, NAMESPACE, RELEASE, HelmError, Manifest, find, helm, pods, render
+from chart_support import render_text as text_of
+from kubernetes_validate.utils import all_versions
+from pod_security import violations
+from value_sets import VALUE_SETS
+
+OLDEST = (1, 30)
+
+
+def kubernetes_versions() -> list[str]:
+    """All releases from the chart's oldest to the newest whose schemas are known."""
+    versions = [it.rsplit(".", 1)[0] for it in all_versions()]
+    return [it for it in versions if tuple(map(int, it.split("."))) >= OLDEST]
+
+
+@cache
+def validate(manifest: str, kubernetes_version: str) -> None:
+    """Cached, because most objects are equal in most value sets."""
+    kubernetes_validate.validate(json.loads(manifest), kubernetes_version, strict=True)
+
+
+@pytest.mark.parametrize("version", kubernetes_versions())
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_every_object_is_valid_in_every_kubernetes_release(name: str, version: str) -> None:
+    manifests = rendered(name)
+
+    assert len(manifests) >= 3
+    for manifest in manifests:
+        validate(json.dumps(manifest, sort_keys=True), version)
+
+
+@cache
+def rendered(name: str) -> list[Manifest]:
+    return render(VALUE_SETS[name])
+
+
+def test_the_validation_finds_a_misspelt_field() -> None:
+    deployment = copy.deepcopy(find(rendered("the defaults"), "Deployment"))
+    deployment["spec"]["template"]["spec"]["enableServiceLink"] = False
+
+    with pytest.raises(kubernetes_validate.ValidationError, match="enableServiceLink"):
+        validate(json.dumps(deployment), kubernetes_versions()[-1])
+
+
+def test_the_validation_covers_the_oldest_supported_release_and_newer_ones() -> None:
+    assert kubernetes_versions()[0] == "1.30"
+    assert len(kubernetes_versions()) >= 8
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_every_pod_is_restricted_and_cannot_write_its_root(name: str) -> None:
+    specs = list(pods(rendered(name)))
+
+    assert len(specs) == 2, "the operator and the test pod"
+    for spec in specs:
+        assert violations(spec) == []
+        assert all(it["securityContext"]["readOnlyRootFilesystem"] for it in spec["containers"])
+
+
+@pytest.mark.parametrize(
+    ("where", "weaker"),
+    [
+        ("securityContext", {"runAsNonRoot": False}),
+        ("securityContext", {"runAsUser": 0}),
+        ("securityContext", {"seccompProfile": {"type": "Unconfined"}}),
+        ("securityContext", {"allowPrivilegeEscalation": True}),
+        ("securityContext", {"privileged": True}),
+        ("securityContext", {"capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN"]}}),
+        ("securityContext", {"procMount": "Unmasked"}),
+        ("ports", [{"containerPort": 8080, "hostPort": 8080}]),
+    ],
+)
+def test_the_restricted_check_finds_a_weaker_container(where: str, weaker: object) -> None:
+    pod = copy.deepcopy(next(pods(rendered("the defaults"))))
+    container = pod["containers"][0]
+    container[where] = container[where] | weaker if isinstance(weaker, dict) else weaker
+
+    assert len(violations(pod)) == 1
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_only_the_operator_mounts_a_token(name: str) -> None:
+    operator, test_pod = (
+        find(rendered(name), "Deployment")["spec"]["template"]["spec"],
+        find(rendered(name), "Pod")["spec"],
+    )
+
+    assert operator["automountServiceAccountToken"] is True
+    assert test_pod["automountServiceAccountToken"] is False
+    accounts = [it for it in rendered(name) if it["kind"] == "ServiceAccount"]
+    assert all(it["automountServiceAccountToken"] is False for it in accounts)
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_rendering_twice_gives_the_same_text(name: str) -> None:
+    assert text_of(VALUE_SETS[name]) == text_of(VALUE_SETS[name])
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_every_object_has_its_own_name_and_the_common_labels(name: str) -> None:
+    manifests = rendered(name)
+    keys = [
+        (it["kind"], it["metadata"].get("namespace"), it["metadata"]["name"]) for it in manifests
+    ]
+
+    assert len(keys) == len(set(keys))
+    for manifest in manifests:
+        labels = manifest["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "llmservice"
+        assert labels["app.kubernetes.io/instance"] == RELEASE
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_helm_lint_finds_nothing(name: str) -> None:
+    assert "0 chart(s) failed" in helm(
+        *("lint", "--strict", str(CHART), "--namespace", NAMESPACE, "--values", "-"),
+        stdin=json.dumps(VALUE_SETS[name]),
+    )
+
+
+def test_an_older_kubernetes_is_refused() -> None:
+    with pytest.raises(HelmError, match=r"chart requires kubeVersion: >=1\.30\.0-0"):
+        render(kube_version="1.29.5")

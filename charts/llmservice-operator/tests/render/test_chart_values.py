@@ -1,0 +1,222 @@
+"""The values: what is refused, and that schema, comments and README say the same."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from chart_support import (
+    CHART,
+    Field,
+    HelmError,
+    Values,
+    fields,
+    find,
+    load_defaults,
+    load_schema,
+    render,
+)
+
+from llmservice_operator.settings import OperatorSettings
+
+FREE_MAPS = {
+    *("affinity", "global", "nodeSelector", "podAnnotations", "podLabels"),
+    *("resources.limits", "resources.requests", "serviceAccount.annotations", "tolerations[]"),
+}
+"""Kubernetes' own types, whose keys the API server checks."""
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"replcas": 3}, "at '': additional properties 'replcas' not allowed"),
+        ({"image": {"tga": "1"}}, "at '/image': additional properties 'tga' not allowed"),
+        ({"server": {"image": "x"}}, "at '/server': additional properties 'image' not allowed"),
+        ({"imagePullSecrets": [{"nam": "x"}]}, "additional properties 'nam' not allowed"),
+        ({"imagePullSecrets": ["x"]}, "at '/imagePullSecrets/0': got string, want object"),
+        ({"replicas": "2"}, "at '/replicas': got string, want integer"),
+        ({"replicas": -1}, "at '/replicas': minimum: got -1, want 0"),
+        ({"crds": {"keep": "no"}}, "at '/crds/keep': got string, want boolean"),
+        ({"logLevel": "loud"}, "must be one of 'debug', 'info', 'warning', 'error'"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "one of 'Always', 'IfNotPresent', 'Never'"),
+        ({"image": {"digest": "sha256:abc"}}, "at '/image/digest': 'sha256:abc' does not match"),
+        ({"image": {"tag": "a b"}}, "at '/image/tag': 'a b' does not match pattern"),
+        ({"model": {"hubEndpoint": "hub.local"}}, "at '/model/hubEndpoint': 'hub.local' does not"),
+        ({"server": {"gpuImage": ""}}, "at '/server/gpuImage': '' does not match pattern"),
+        ({"server": {"engineVersion": "latest"}}, "at '/server/engineVersion': 'latest' does not"),
+        ({"server": None}, "missing property 'server'"),
+        ({"watchNamespaces": "team-a"}, "at '/watchNamespaces': got string, want array"),
+        ({"watchNamespaces": ["Team A"]}, "at '/watchNamespaces/0': 'Team A' does not match"),
+        ({"watchNamespaces": ["a", "a"]}, "at '/watchNamespaces': items at 0 and 1 are equal"),
+        ({"resources": {"limit": {}}}, "at '/resources': additional properties 'limit' not"),
+        ({"resources": {"limits": {"memory": "1 GB"}}}, "at '/resources/limits/memory': '1 GB'"),
+        ({"podLabels": {"a": True}}, "at '/podLabels/a': got boolean, want string"),
+        ({"fullnameOverride": "l" * 55}, "at '/fullnameOverride': maxLength: got 55, want 54"),
+        ({"serviceAccount": {"create": False}}, "serviceAccount.name must be set when"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_name(values: Values, message: str) -> None:
+    with pytest.raises(HelmError) as refusal:
+        render(values)
+
+    assert message in str(refusal.value)
+
+
+def objects(schema: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every schema of an object, with its path."""
+    if schema.get("type") == "object":
+        yield path, schema
+    if "items" in schema:
+        yield from objects(schema["items"], f"{path}[]")
+    for key, value in schema.get("properties", {}).items():
+        yield from objects(value, f"{path}.{key}".lstrip("."))
+
+
+def test_every_object_of_the_schema_is_closed_but_kubernetes_own_types() -> None:
+    still_open = {
+        path for path, it in objects(load_schema()) if it.get("additionalProperties") is not False
+    }
+
+    assert still_open == FREE_MAPS
+
+
+def test_every_property_of_the_schema_is_described() -> None:
+    undescribed = [
+        f"{path}.{key}"
+        for path, it in objects(load_schema())
+        for key, value in it.get("properties", {}).items()
+        if not value.get("description", "").endswith(".")
+    ]
+
+    assert undescribed == []
+
+
+def test_schema_and_defaults_name_the_same_values() -> None:
+    for path, schema in objects(load_schema()):
+        if "properties" not in schema or path.endswith("[]"):
+            continue
+        default = load_defaults()
+        for key in path.split(".") if path else ():
+            default = default[key]
+        assert set(schema["properties"]) - {"global"} == set(default), path
+
+
+def comments() -> dict[str, str]:
+    """The comment above each value of values.yaml."""
+    found: dict[str, str] = {}
+    path: list[str] = []
+    comment = ""
+    for line in (CHART / "values.yaml").read_text().splitlines():
+        if said := re.fullmatch(r" *# (.+)", line):
+            comment = said[1]
+        elif key := re.match(r"( *)([A-Za-z]+):", line):
+            path = [*path[: len(key[1]) // 2], key[2]]
+            if comment:
+                found[".".join(path)] = comment
+            comment = ""
+        else:
+            comment = ""
+    return found
+
+
+def test_each_comment_in_values_yaml_is_the_description_in_the_schema() -> None:
+    assert comments() == {it.name: it.description for it in fields()}
+
+
+def values_table() -> str:
+    rows = [f"| `{it.name}` | {shown_default(it)} | {it.description} |" for it in fields()]
+    return "\n".join(["| value | default | meaning |", "|---|---|---|", *rows])
+
+
+def shown_default(field: Field) -> str:
+    return f"`{json.dumps(field.default)}`"
+
+
+def test_the_readme_lists_every_value_with_its_default(update_golden: bool) -> None:
+    readme = CHART / "README.md"
+    pattern = re.compile(r"(?<=--update-golden` -->\n).*?(?=<!-- end of values -->)", re.DOTALL)
+    text, replaced = pattern.subn(lambda _: f"\n{values_table()}\n\n", readme.read_text())
+    assert replaced == 1
+    if update_golden:
+        readme.write_text(text)
+
+    assert readme.read_text() == text, "run `make golden`"
+
+
+def container(values: Values) -> Any:
+    return find(render(values), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+
+
+def test_the_operator_reads_the_values_from_its_environment() -> None:
+    everything = yaml.safe_load((CHART / "tests" / "everything.yaml").read_text())
+    variables = container(everything)["env"]
+    environment = {it["name"]: it["value"] for it in variables if "value" in it}
+    from_the_pod = [it["name"] for it in variables if "valueFrom" in it]
+
+    settings = OperatorSettings.from_environment(environment)
+
+    assert settings.images.gpu == everything["server"]["gpuImage"]
+    assert settings.images.cpu == everything["server"]["cpuImage"]
+    assert settings.images.engine_version == everything["server"]["engineVersion"]
+    assert settings.hub_endpoint == everything["model"]["hubEndpoint"]
+    assert list(settings.watch_namespaces) == everything["watchNamespaces"]
+    assert settings.lease_name == everything["fullnameOverride"]
+    assert settings.log_level.lower() == everything["logLevel"]
+    assert settings.health_port == container(everything)["ports"][0]["containerPort"]
+    assert from_the_pod == ["LLMSERVICE_OPERATOR_NAMESPACE"]
+
+
+def test_the_defaults_are_read_as_no_hub_and_every_namespace() -> None:
+    environment = {it["name"]: it.get("value", "") for it in container({})["env"]}
+
+    settings = OperatorSettings.from_environment(environment)
+
+    assert settings.hub_endpoint is None
+    assert settings.watch_namespaces == ()
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        ({}, "ghcr.io/llmservice/operator:0.1.0"),
+        ({"tag": "dev"}, "ghcr.io/llmservice/operator:dev"),
+        ({"registry": "localhost:5000"}, "localhost:5000/llmservice/operator:0.1.0"),
+        (
+            {"tag": "dev", "digest": "sha256:" + "a" * 64},
+            "ghcr.io/llmservice/operator@sha256:" + "a" * 64,
+        ),
+    ],
+)
+def test_a_digest_wins_over_a_tag_and_a_tag_over_the_version(image: Values, reference: str) -> None:
+    manifests = render({"image": image})
+
+    assert container({"image": image})["image"] == reference
+    assert find(manifests, "Pod")["spec"]["containers"][0]["image"] == reference
+
+
+def test_own_pod_labels_cannot_replace_those_that_select_the_pod() -> None:
+    deployment = find(
+        render({"podLabels": {"app.kubernetes.io/name": "x", "y": "z"}}), "Deployment"
+    )
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert labels["y"] == "z"
+
+
+def test_the_test_pod_is_selected_by_neither_service_nor_budget() -> None:
+    manifests = render()
+    labels = find(manifests, "Pod")["metadata"]["labels"]
+
+    assert not find(manifests, "Service")["spec"]["selector"].items() <= labels.items()
+    budget = find(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"]
+    assert not budget.items() <= labels.items()
+
+
+@pytest.mark.parametrize(("replicas", "budgets"), [(0, 0), (1, 0), (2, 1), (5, 1)])
+def test_a_disruption_budget_comes_with_the_second_replica(replicas: int, budgets: int) -> None:
+    kinds = [it["kind"] for it in render({"replicas": replicas})]
+
+    assert kinds.count("PodDisruptionBudget") == budgets

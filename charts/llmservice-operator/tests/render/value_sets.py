@@ -1,0 +1,67 @@
+"""Sets of values that users write, each named by what it is for."""
+
+from chart_support import Values
+
+VALUE_SETS: dict[str, Values] = {
+    "the defaults": {},
+    "one replica, so no disruption budget": {"replicas": 1},
+    "five replicas": {"replicas": 5},
+    "stopped": {"replicas": 0},
+    "one watched namespace": {"watchNamespaces": ["team-a"]},
+    "three watched namespaces": {"watchNamespaces": ["team-a", "team-b", "team-c"]},
+    "its own namespace watched": {"watchNamespaces": ["llmservice-system"]},
+    "watched namespaces without the CRD": {
+        "watchNamespaces": ["team-a"],
+        "crds": {"install": False},
+    },
+    "the CRD managed elsewhere": {"crds": {"install": False}},
+    "the CRD removed on uninstall": {"crds": {"keep": False}},
+    "no rights from the chart": {"rbac": {"create": False}},
+    "no rights for users": {"rbac": {"userRoles": False}},
+    "an existing account": {"serviceAccount": {"create": False, "name": "shared"}},
+    "an account with a name and annotations": {
+        "serviceAccount": {"name": "llm", "annotations": {"eks.amazonaws.com/role-arn": "arn:x"}}
+    },
+    "an image by digest": {"image": {"digest": "sha256:" + "ab" * 32}},
+    "an image by tag from a local registry": {
+        "image": {"registry": "localhost:5000", "tag": "0a1b2c3d4e5f", "pullPolicy": "Always"}
+    },
+    "an image from a private registry": {"imagePullSecrets": [{"name": "a"}, {"name": "b"}]},
+    "server images of its own": {
+        "server": {
+            "gpuImage": "registry.example.com/vllm@sha256:" + "cd" * 32,
+            "cpuImage": "localhost:5000/llmservice/server-cpu:0a1b2c3d4e5f",
+        }
+    },
+    "the CPU image for services that ask for a GPU": {
+        "server": {"gpuImage": "localhost:5000/llmservice/server-cpu:0a1b2c3d4e5f"}
+    },
+    "an air-gapped hub": {"model": {"hubEndpoint": "http://10.200.0.1:8090"}},
+    "every log line": {"logLevel": "debug"},
+    "only errors in the log": {"logLevel": "error"},
+    "more memory": {"resources": {"limits": {"memory": "2Gi"}, "requests": {"memory": "1Gi"}}},
+    "no limits": {"resources": {"limits": None}},
+    "no resources at all": {"resources": {"limits": None, "requests": None}},
+    "a short name": {"fullnameOverride": "llm"},
+    "the longest name": {"fullnameOverride": "l" * 54},
+    "system priority": {"priorityClassName": "system-cluster-critical"},
+    "any node": {"nodeSelector": {"kubernetes.io/os": None}},
+    "control-plane nodes": {
+        "nodeSelector": {"node-role.kubernetes.io/control-plane": ""},
+        "tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}],
+    },
+    "pods apart from each other": {
+        "affinity": {
+            "podAntiAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [
+                    {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": {}}
+                ]
+            }
+        }
+    },
+    "pods with labels and annotations": {
+        "podLabels": {"team": "platform", "app.kubernetes.io/name": "not-ours"},
+        "podAnnotations": {"sidecar.istio.io/inject": "false"},
+    },
+    "values that only a parent chart reads": {"global": {"imageRegistry": "registry.example.com"}},
+}
