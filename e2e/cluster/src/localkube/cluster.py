@@ -6,8 +6,9 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,11 @@ class Cluster:
 
     @property
     def audit_log(self) -> Path:
-        return self.state / "logs" / "audit.log"
+        return self.logs / "audit.log"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"
 
     @property
     def pids(self) -> Path:
@@ -169,32 +174,53 @@ class Cluster:
         It runs in the node's network namespace and in the cluster's control group, by which
         `down` finds it whatever happened to its parent. Output goes to logs/NAME.log.
         """
-        for folder in (self.pids, self.state / "logs"):
+        for folder in (self.pids, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        with (self.state / "logs" / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                cgroups.enter(self.cgroup, self.inside(command, node)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self.environment() if environment is None else dict(environment),
-                start_new_session=True,
-                cwd="/",
-            )
-        (self.pids / f"{name}.pid").write_text(f"{process.pid}\n")
-        return process.pid
+        # A shell between us and the daemon: init becomes its parent, so that it is reaped
+        # whenever it ends, and it is in the control group before it can do anything.
+        detach = ["sh", "-c", 'setsid "$@" >>"$0" 2>&1 </dev/null & echo $!']
+        line = [*detach, str(self.logs / f"{name}.log"), *self.inside(command, node)]
+        done = subprocess.run(
+            cgroups.enter(self.cgroup, line),
+            capture_output=True,
+            text=True,
+            env=self.environment() if environment is None else dict(environment),
+            cwd="/",
+            check=False,
+        )
+        if done.returncode:
+            raise LocalkubeError(f"{name} could not be started: {done.stderr.strip()}")
+        pid = int(done.stdout)
+        (self.pids / f"{name}.pid").write_text(f"{pid}\n")
+        return pid
 
-    def stop_daemon(self, name: str) -> None:
-        """End a daemon of ours politely; nothing happens where it is gone already."""
+    def daemons(self) -> dict[str, int | None]:
+        """Return every daemon that was started, with its process id, None where it has died."""
+        alive = cgroups.daemons(self.cgroup)
+        recorded = {each.stem: int(each.read_text()) for each in sorted(self.pids.glob("*.pid"))}
+        return {name: pid if pid in alive else None for name, pid in recorded.items()}
+
+    def stop_daemon(self, name: str, wait_seconds: float = 10) -> None:
+        """End a daemon of ours and wait for it; nothing happens where it is gone already.
+
+        One that does not end by itself in time is killed.
+        """
         pid_file = self.pids / f"{name}.pid"
-        if pid_file.exists():
-            pid = int(pid_file.read_text())
-            if pid in cgroups.members(self.cgroup):
-                os.kill(pid, signal.SIGTERM)
-            pid_file.unlink()
+        if not pid_file.exists():
+            return
+        pid = int(pid_file.read_text())
+        deadline = time.monotonic() + wait_seconds
+        wanted = signal.SIGTERM
+        while pid in cgroups.daemons(self.cgroup):
+            with suppress(ProcessLookupError):
+                os.kill(pid, wanted)
+            if time.monotonic() > deadline:
+                wanted = signal.SIGKILL
+            time.sleep(0.05)
+        pid_file.unlink()
 
     def log_tail(self, name: str, lines: int = 8) -> str:
-        log = self.state / "logs" / f"{name}.log"
+        log = self.logs / f"{name}.log"
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
     @contextmanager

@@ -16,21 +16,12 @@ def say(text: str) -> None:
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """Announce a step, and close its line with how long it took or that it failed.
-
-    On a terminal the line is completed in place; in a log each step is one whole line, printed
-    when it ends, preceded by one when it begins, so that a slow step is seen to be running.
-    """
+    """Announce a step, and end its line with how long it took or that it failed."""
     started = time.monotonic()
-    on_terminal = sys.stderr.isatty()
-    print(f"  {text} …", end="" if on_terminal else "\n", file=sys.stderr, flush=True)
+    print(f"  {text} …", end=" ", file=sys.stderr, flush=True)
     try:
         yield
     except BaseException:
-        _close(text, f"failed after {time.monotonic() - started:.1f} s", on_terminal)
+        say(f"failed after {time.monotonic() - started:.1f} s")
         raise
-    _close(text, f"{time.monotonic() - started:.1f} s", on_terminal)
-
-
-def _close(text: str, outcome: str, on_terminal: bool) -> None:
-    say(f" {outcome}" if on_terminal else f"  {text}: {outcome}")
+    say(f"{time.monotonic() - started:.1f} s")

@@ -1,0 +1,49 @@
+"""Read the API server's audit log: who did what to which object, and when."""
+
+import datetime
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from localkube.cluster import Cluster
+from localkube.errors import LocalkubeError
+
+WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+
+
+def events(
+    cluster: Cluster,
+    *,
+    since: str | None = None,
+    user: str | None = None,
+    writes_only: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Yield the audit events, oldest first.
+
+    `since` is an RFC 3339 time; `user` is matched whole, as in
+    system:serviceaccount:NAMESPACE:NAME.
+    """
+    begin = moment(since) if since else None
+    with cluster.audit_log.open(encoding="utf-8") as log:
+        for line in log:
+            if not line.endswith("\n"):
+                return  # being written just now
+            event: dict[str, Any] = json.loads(line)
+            if begin and moment(event["requestReceivedTimestamp"]) < begin:
+                continue
+            if user and event["user"].get("username") != user:
+                continue
+            if writes_only and event["verb"] not in WRITES:
+                continue
+            yield event
+
+
+def moment(text: str) -> datetime.datetime:
+    """Return the time that `text` says; without an offset it is taken as UTC."""
+    try:
+        parsed = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise LocalkubeError(
+            f"{text!r} is no time: write it like 2030-01-31T12:00:00Z (UTC)."
+        ) from None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)

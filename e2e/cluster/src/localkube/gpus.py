@@ -1,0 +1,35 @@
+"""Make the nodes say that they have GPUs, so that pods which ask for one are scheduled and run.
+
+Only the count is made up: scheduler and kubelet treat it as the real thing. The kubelet leaves
+what it does not know of in its node's status alone, until it is started again.
+"""
+
+import json
+from typing import Any
+
+from localkube.cluster import Cluster
+from localkube.errors import LocalkubeError
+
+RESOURCE = "nvidia.com/gpu"
+
+
+def patch(count: int) -> dict[str, Any]:
+    """Return the merge patch of a node's status; a count of zero takes the resource away."""
+    amount = str(count) if count else None
+    return {"status": {field: {RESOURCE: amount} for field in ("capacity", "allocatable")}}
+
+
+def advertise(cluster: Cluster, count: int) -> None:
+    if count < 0:
+        raise LocalkubeError(f"{count} GPUs: say how many each node has, 0 for none.")
+    if not cluster.nodes():
+        raise LocalkubeError("This cluster has no nodes: start one without --api-only.")
+    for node in cluster.nodes():
+        cluster.kubectl(
+            "patch",
+            "node",
+            node.name,
+            "--subresource=status",
+            "--type=merge",
+            f"--patch={json.dumps(patch(count))}",
+        )

@@ -1,0 +1,96 @@
+"""The network of one cluster: a namespace per node, joined by a bridge in the first one.
+
+No link is made outside these namespaces, so that nothing of a cluster is reachable from, or
+collides with, the machine; when a namespace goes, its links go with it.
+"""
+
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from localkube.cluster import Cluster, Node
+from localkube.errors import CommandFailed
+
+_BRIDGE = "nodes"
+_GATEWAY_OFFSET = 254
+"""Last number of the address that the default route names; nobody has it. The kubelet wants a
+default route to exist, and what takes it finds no neighbour there."""
+
+
+def create(cluster: Cluster, nodes: int) -> None:
+    """Make the namespaces and links of all nodes; they must not exist yet."""
+    members = [cluster.node(i + 1) for i in range(nodes)]
+    for node in members:
+        _create_namespace(node)
+    first = members[0]
+    _ip(first, "link", "add", _BRIDGE, "type", "bridge")
+    _address(first, _BRIDGE)
+    for node in members[1:]:
+        port = f"to-{node.name}"
+        peer = ["peer", "name", "eth0", "netns", str(node.netns)]
+        _ip(first, "link", "add", port, "type", "veth", *peer)
+        _ip(first, "link", "set", port, "master", _BRIDGE, "up")
+        _address(node, "eth0")
+    if nodes == 1:
+        # A bridge without a port has no carrier, and routes over it count as dead.
+        _ip(first, "link", "add", "port0", "type", "veth", "peer", "name", "port0-end")
+        _ip(first, "link", "set", "port0-end", "up")
+        _ip(first, "link", "set", "port0", "master", _BRIDGE, "up")
+    for node in members:
+        for other in members:
+            if other != node:
+                _ip(node, "route", "add", other.pod_subnet, "via", other.address)
+
+
+def _create_namespace(node: Node) -> None:
+    node.state.mkdir(parents=True, exist_ok=True)
+    node.netns.touch()
+    _check(["unshare", f"--net={node.netns}", "true"])
+    _ip(node, "link", "set", "lo", "up")
+    # Routing between pods, and service addresses between pods on the same bridge.
+    settings = ["net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"]
+    _check(node.cluster.inside(["sysctl", "-qw", *settings], node))
+
+
+def _address(node: Node, link: str) -> None:
+    _ip(node, "addr", "add", f"{node.address}/24", "dev", link)
+    _ip(node, "link", "set", link, "up")
+    gateway = f"{node.address.rpartition('.')[0]}.{_GATEWAY_OFFSET}"
+    _ip(node, "route", "add", "default", "via", gateway)
+
+
+def _ip(node: Node, *arguments: str) -> None:
+    _check(node.cluster.inside(["ip", *arguments], node))
+
+
+def _check(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CommandFailed(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def namespace_mounts(cluster: Cluster) -> list[Path]:
+    """Return the mounts by which namespaces of this cluster are held, whoever made them."""
+    mounts = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return [Path(each) for each in mounts if Path(each).is_relative_to(cluster.state)]
+
+
+def processes(cluster: Cluster) -> set[int]:
+    """Return every process inside the nodes' namespaces, such as a shell left in `exec`."""
+    namespaces = set()
+    for path in namespace_mounts(cluster):
+        with suppress(OSError):
+            namespaces.add(path.stat().st_ino)
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/ns/net"):
+        with suppress(OSError):  # the process ended while we looked
+            if link.stat().st_ino in namespaces:
+                found.add(int(link.parts[2]))
+    return found
+
+
+def remove(cluster: Cluster) -> None:
+    """Let go of the namespaces; all processes in them must have ended."""
+    for path in reversed(namespace_mounts(cluster)):
+        _check(["umount", "--lazy", str(path)])

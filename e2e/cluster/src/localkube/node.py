@@ -1,0 +1,224 @@
+"""A node: containerd, kubelet and kube-proxy, in a network and a mount namespace of their own.
+
+The mount namespace makes the node's well-known folders its own, so that several nodes on one
+machine never meet, and takes every mount (volumes, container roots) away when the node ends.
+"""
+
+import json
+import subprocess
+from typing import Any
+
+import yaml
+
+from localkube import archive, registry, waiting
+from localkube.cluster import POD_NETWORK, Node
+from localkube.control_plane import DNS_SERVICE_ADDRESS
+from localkube.errors import CommandFailed
+
+_OWN_FOLDERS = {
+    "run-containerd": "/run/containerd",
+    "kubelet": "/var/lib/kubelet",
+    "cni": "/var/lib/cni",
+    "pod-logs": "/var/log/pods",
+    "container-logs": "/var/log/containers",
+}
+"""Folders of the node's state, and where the node's programs see them."""
+
+_MOUNT_AND_BECOME = """
+while [ "$1" != -- ]; do mkdir -p "$2"; mount --bind "$1" "$2"; shift 2; done
+shift
+exec "$@"
+"""
+
+
+def cgroup(node: Node) -> str:
+    """Return the control group of the node's pods, below the cluster's."""
+    return f"{node.cluster.cgroup}/{node.name}"
+
+
+def containerd_config(node: Node) -> str:
+    """Return containerd's configuration; strings are quoted as JSON does, which TOML accepts."""
+    cri = 'plugins."io.containerd.grpc.v1.cri"'
+    return f"""version = 2
+root = {json.dumps(str(node.store))}
+state = "/run/containerd"
+disabled_plugins = [
+  "io.containerd.internal.v1.opt",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs",
+]
+required_plugins = ["io.containerd.grpc.v1.cri"]
+
+[grpc]
+  address = "/run/containerd/containerd.sock"
+
+[{cri}]
+  sandbox_image = {json.dumps(archive.pause_reference())}
+  # Without CAP_SYS_RESOURCE no process may be made less likely to be killed for memory.
+  restrict_oom_score_adj = true
+  # Pods' namespaces are then held inside the node's own mount namespace.
+  netns_mounts_under_state_dir = true
+
+[{cri}.cni]
+  bin_dir = "/usr/lib/cni"
+  conf_dir = {json.dumps(str(node.state / "net.d"))}
+
+[{cri}.containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+
+[{cri}.registry]
+  config_path = {json.dumps(str(node.state / "certs.d"))}
+"""
+
+
+def cni_config(node: Node) -> dict[str, Any]:
+    """Return the pod network: a bridge per node; the nodes' routes join the bridges.
+
+    Nothing is masqueraded: there is no outside, and pods see each other's true addresses.
+    """
+    addresses = {
+        "type": "host-local",
+        "ranges": [[{"subnet": node.pod_subnet}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    }
+    bridge = {
+        "type": "bridge",
+        "bridge": "pods",
+        "isGateway": True,
+        "hairpinMode": True,
+        "ipam": addresses,
+    }
+    port_mapping = {"type": "portmap", "capabilities": {"portMappings": True}}
+    return {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, port_mapping]}
+
+
+def kubelet_config(node: Node) -> dict[str, Any]:
+    pki = node.cluster.state / "pki"
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": f"{pki}/ca.crt"},
+        },
+        "authorization": {"mode": "Webhook"},
+        "tlsCertFile": f"{pki}/{node.name}.crt",
+        "tlsPrivateKeyFile": f"{pki}/{node.name}.key",
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{cgroup(node)}",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "clusterDomain": "cluster.local",
+        "clusterDNS": [DNS_SERVICE_ADDRESS],
+        "resolvConf": str(node.state / "resolv.conf"),
+        # Large images on a developer's disk: evict only when it is really about to be full,
+        # and never delete an image that a later test needs.
+        "evictionHard": {
+            "nodefs.available": "1%",
+            "imagefs.available": "1%",
+            "memory.available": "100Mi",
+        },
+        "imageGCHighThresholdPercent": 100,
+        # An end-to-end test asks for pods to be gone: look for it more often than by default.
+        "syncFrequency": "30s",
+    }
+
+
+def kubelet(node: Node) -> list[str]:
+    return [
+        "kubelet",
+        f"--config={node.state / 'kubelet.yaml'}",
+        f"--kubeconfig={node.state / 'kubelet.conf'}",
+        f"--hostname-override={node.name}",
+        f"--node-ip={node.address}",
+    ]
+
+
+def kube_proxy(node: Node) -> list[str]:
+    return [
+        "kube-proxy",
+        f"--kubeconfig={node.cluster.state / 'proxy.conf'}",
+        f"--hostname-override={node.name}",
+        f"--cluster-cidr={POD_NETWORK}.0.0/16",
+        "--proxy-mode=nftables",
+        # The limits of connection tracking belong to the machine; leave them as they are.
+        "--conntrack-max-per-core=0",
+        "--conntrack-min=0",
+    ]
+
+
+def write_configuration(node: Node) -> None:
+    state = node.state
+    for name in ("net.d", f"certs.d/{registry.ADDRESS}", *_OWN_FOLDERS):
+        (state / name).mkdir(parents=True, exist_ok=True)
+    node.store.mkdir(parents=True, exist_ok=True)
+    (state / "containerd.toml").write_text(containerd_config(node))
+    (state / "net.d" / "10-pods.conflist").write_text(json.dumps(cni_config(node)))
+    (state / "certs.d" / registry.ADDRESS / "hosts.toml").write_text(
+        registry.node_hosts(node.cluster)
+    )
+    (state / "kubelet.yaml").write_text(yaml.safe_dump(kubelet_config(node)))
+    (state / "resolv.conf").write_text(f"nameserver {node.cluster.node(1).address}\n")
+
+
+def start_containerd(node: Node) -> None:
+    """Start containerd, without the containers that an earlier life of the node has left."""
+    _launch_containerd(node)
+    leftovers = _ctr(node, "containers", "list", "--quiet").split()
+    if leftovers:
+        _ctr(node, "containers", "remove", *leftovers)
+        # Its CRI part has read them already, and would report them to the kubelet.
+        node.cluster.stop_daemon(_daemon(node, "containerd"), wait_seconds=10)
+        _launch_containerd(node)
+    if archive.pause_reference() not in _ctr(node, "images", "list", "--quiet").split():
+        _ctr(node, "images", "import", str(archive.pause_archive()))
+
+
+def start_kubelet(node: Node) -> None:
+    """Start kubelet and kube-proxy; the kubelet shares containerd's mounts, as it must."""
+    containerd = node.cluster.daemons()[_daemon(node, "containerd")]
+    share = ["nsenter", f"--mount=/proc/{containerd}/ns/mnt", "--"]
+    node.cluster.start_daemon(_daemon(node, "kubelet"), [*share, *kubelet(node)], node=node)
+    node.cluster.start_daemon(_daemon(node, "kube-proxy"), kube_proxy(node), node=node)
+
+
+def _launch_containerd(node: Node) -> None:
+    binds = [part for own, seen in _OWN_FOLDERS.items() for part in (str(node.state / own), seen)]
+    prepare = ["sh", "-ec", _MOUNT_AND_BECOME, "sh", *binds, "--"]
+    # Slave: an unmount on the machine takes effect here as well, and nothing goes the other way.
+    unshare = ["unshare", "--mount", "--propagation=slave", "--"]
+    start = ["containerd", f"--config={node.state / 'containerd.toml'}", "--log-level=warn"]
+    name = _daemon(node, "containerd")
+    node.containerd_socket.unlink(missing_ok=True)
+    node.cluster.start_daemon(name, [*unshare, *prepare, *start], node=node)
+    waiting.until(
+        lambda: _answers(node),
+        cluster=node.cluster,
+        daemon=name,
+        what=f"containerd of {node.name} does not answer",
+        seconds=60,
+    )
+
+
+def _daemon(node: Node, program: str) -> str:
+    return f"{node.name}-{program}"
+
+
+def _answers(node: Node) -> bool:
+    if not node.containerd_socket.exists():
+        return False
+    return subprocess.run(_ctr_line(node, "version"), capture_output=True).returncode == 0
+
+
+def _ctr(node: Node, *arguments: str) -> str:
+    done = subprocess.run(_ctr_line(node, *arguments), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CommandFailed(f"ctr {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _ctr_line(node: Node, *arguments: str) -> list[str]:
+    return ["ctr", f"--address={node.containerd_socket}", "--namespace=k8s.io", *arguments]

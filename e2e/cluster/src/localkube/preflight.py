@@ -1,0 +1,140 @@
+"""Look at the machine before anything is begun, and say all that is missing at once."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from localkube import binaries, cgroups, paths
+from localkube.errors import LocalkubeError
+
+API_ONLY_PACKAGES = {"iproute2": "ip", "util-linux": "nsenter", "procps": "sysctl"}
+NODE_PACKAGES = {
+    "conntrack": "conntrack",
+    "containerd": "containerd",
+    "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "docker-registry": "docker-registry",
+    "iptables": "iptables",
+    "nftables": "nft",
+    "runc": "runc",
+}
+IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
+"""Debian packages, each with a program of it, by which we see that it is there."""
+
+GO_NEEDED = (1, 26)
+DISK_GB_TO_BUILD = 10
+"""Go's module and build caches take about 6 GB, the programs 0.3 GB."""
+DISK_GB_TO_RUN = 2
+"""etcd, logs and small images; what images need is said when they are built."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found on the machine."""
+
+    root: bool
+    missing_packages: Sequence[str] = ()
+    go: tuple[int, int] | None = None
+    to_build: Sequence[str] = ()
+    disk_free_gb: dict[Path, float] = field(default_factory=dict)
+    """Free space by folder: the cache's and the state's."""
+    missing_controllers: Sequence[str] = ()
+
+
+def problems(facts: Facts) -> list[str]:
+    """Return what keeps a cluster from starting, each with what to do; empty when nothing does."""
+    found = []
+    if not facts.root:
+        found.append("Network namespaces and containers need root: run it as root (sudo).")
+    if facts.missing_packages:
+        names = " ".join(facts.missing_packages)
+        found.append(
+            f"Debian packages are missing: {names}\n"
+            f"  Install them: localkube setup\n"
+            f"  which runs: apt-get install --no-install-recommends --yes {names}"
+        )
+    if facts.go is None:
+        wanted = ".".join(map(str, GO_NEEDED))
+        found.append(f"Go is missing: install Go {wanted} or newer from https://go.dev/dl/.")
+    elif facts.go < GO_NEEDED:
+        have, wanted = (".".join(map(str, each)) for each in (facts.go, GO_NEEDED))
+        found.append(f"Go {have} is too old: install Go {wanted} or newer, https://go.dev/dl/.")
+    needed = DISK_GB_TO_BUILD if facts.to_build else DISK_GB_TO_RUN
+    for folder, free in facts.disk_free_gb.items():
+        if free < needed:
+            found.append(
+                f"The disk of {folder} is too full: {needed} GB needed, {free:.1f} GB free. "
+                "Free some, or set LLMSERVICE_CACHE to a folder on another disk."
+            )
+    if facts.missing_controllers:
+        names = ", ".join(facts.missing_controllers)
+        found.append(f"Control groups are missing in {cgroups.MOUNT}: {names}. Mount them.")
+    return found
+
+
+def check(*, api_only: bool) -> None:
+    """Raise with every problem at once, so that a person sets the machine up in one go."""
+    if found := problems(look(api_only=api_only)):
+        raise LocalkubeError("This machine is not ready.\n" + "\n".join(f"- {p}" for p in found))
+
+
+def look(*, api_only: bool) -> Facts:
+    go = go_version()
+    return Facts(
+        root=os.geteuid() == 0,
+        missing_packages=missing_packages(API_ONLY_PACKAGES | ({} if api_only else NODE_PACKAGES)),
+        go=go,
+        to_build=[module.name for module in binaries.missing()] if go else [],
+        disk_free_gb={
+            folder: shutil.disk_usage(_existing(folder)).free / 1e9
+            for folder in (paths.cache_dir(), paths.STATE_ROOT)
+        },
+        missing_controllers=_missing_controllers(),
+    )
+
+
+def missing_packages(packages: dict[str, str]) -> list[str]:
+    return [package for package, program in packages.items() if not shutil.which(program)]
+
+
+def install_packages() -> None:
+    """Install what Debian has of what we need, for clusters with nodes and for building images."""
+    wanted = missing_packages(API_ONLY_PACKAGES | NODE_PACKAGES | IMAGE_PACKAGES)
+    if not wanted:
+        return
+    if not shutil.which("apt-get"):
+        raise LocalkubeError(f"This is no Debian: install by other means: {' '.join(wanted)}")
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    install = ["apt-get", "install", "--no-install-recommends", "--yes", *wanted]
+    for command in (["apt-get", "update"], install):
+        if subprocess.run(command, env=environment, check=False).returncode:
+            raise LocalkubeError(f"{' '.join(command)} failed; its own words are above.")
+
+
+def go_version() -> tuple[int, int] | None:
+    """Return the version of the Go toolchain, None where there is none."""
+    if not shutil.which("go"):
+        return None
+    return parse_go_version(binaries.toolchain())
+
+
+def parse_go_version(text: str) -> tuple[int, int] | None:
+    found = re.search(r"\bgo(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _missing_controllers() -> list[str]:
+    """Return the control groups that the kubelet needs and the machine does not offer."""
+    needed = ["cpu", "cpuset", "memory", "pids"]
+    if cgroups.unified():
+        available = (cgroups.MOUNT / "cgroup.controllers").read_text().split()
+        return [name for name in needed if name not in available]
+    needed += ["cpuacct", "freezer"]
+    return [name for name in needed if not (cgroups.MOUNT / name).is_dir()]
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.exists() else _existing(folder.parent)

@@ -1,0 +1,52 @@
+"""The image registry inside the cluster's network, from which every node pulls.
+
+Its blobs lie in the cache, shared by all clusters, so that an image is pushed once.
+"""
+
+import os
+from pathlib import Path
+
+import yaml
+
+from localkube import paths
+from localkube.cluster import Cluster
+
+ADDRESS = "localhost:5000"
+"""What image references begin with: a registry on `localhost` is spoken to without TLS."""
+
+_PORT = 5000
+
+
+def storage() -> Path:
+    return paths.cluster_cache() / "registry"
+
+
+def config() -> str:
+    return yaml.safe_dump(
+        {
+            "version": 0.1,
+            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "storage": {
+                "filesystem": {"rootdirectory": str(storage())},
+                "delete": {"enabled": True},
+            },
+            # Every address of the first node, since the other nodes reach it by that one.
+            "http": {"addr": f":{_PORT}"},
+        }
+    )
+
+
+def node_hosts(cluster: Cluster) -> str:
+    """Return containerd's hosts.toml for ADDRESS: where a node really finds the registry."""
+    return f'server = "http://{cluster.node(1).address}:{_PORT}"\n'
+
+
+def start(cluster: Cluster) -> None:
+    storage().mkdir(parents=True, exist_ok=True)
+    configuration = cluster.state / "registry.yaml"
+    configuration.write_text(config())
+    # A debug variable of the caller's must not change how the registry is configured.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("REGISTRY_")}
+    cluster.start_daemon(
+        "registry", ["docker-registry", "serve", str(configuration)], environment=environment
+    )

@@ -1,0 +1,25 @@
+"""Wait for something to come true, no longer than said, and explain when it does not."""
+
+import time
+from collections.abc import Callable
+
+from localkube.cluster import Cluster
+from localkube.errors import LocalkubeError
+
+_PAUSE_SECONDS = 0.25
+
+
+def until(
+    ready: Callable[[], bool], *, cluster: Cluster, daemon: str, what: str, seconds: float
+) -> None:
+    """Return once `ready` says so; `daemon` is who brings it about, and whose log is shown."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        died = cluster.daemons().get(daemon) is None
+        if died or time.monotonic() > deadline:
+            why = f"{daemon} has ended" if died else f"not within {seconds:.0f} s"
+            raise LocalkubeError(
+                f"{what}: {why}. The end of {cluster.logs / daemon}.log:\n"
+                f"{cluster.log_tail(daemon)}"
+            )
+        time.sleep(_PAUSE_SECONDS)
