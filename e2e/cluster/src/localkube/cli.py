@@ -96,7 +96,7 @@ def _run_inside(arguments: argparse.Namespace) -> int:
 def _become(target: Cluster, command: list[str]) -> int:
     """Replace this process, so that signals, terminal and exit status are the command's own."""
     environment = target.environment()
-    line = target.inside(command)
+    line = target.visiting(command)
     sys.stdout.flush()
     os.execvpe(line[0], line, environment)
 

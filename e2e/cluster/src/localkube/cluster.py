@@ -142,6 +142,16 @@ class Cluster:
             "PATH": os.pathsep.join(programs),
         }
 
+    def visiting(self, command: Sequence[str]) -> list[str]:
+        """Return the command line by which a person or a test runs `command` in the cluster.
+
+        As `inside`, and names of Services are found too: the cluster's resolv.conf is mounted
+        over the machine's, for this command alone.
+        """
+        mount = '[ ! -e /etc/resolv.conf ] || mount --bind "$0" /etc/resolv.conf; exec "$@"'
+        own_mounts = ["unshare", "--mount", "--propagation=slave", "--", "sh", "-c", mount]
+        return self.inside([*own_mounts, str(self.state / "resolv.conf"), *command])
+
     def inside(self, command: Sequence[str], node: Node | None = None) -> list[str]:
         """Return the command line that runs `command` in a node's network namespace.
 
@@ -152,7 +162,7 @@ class Cluster:
     def exec(self, command: Sequence[str], **popen: Any) -> subprocess.CompletedProcess[Any]:
         """Run `command` inside the namespace and wait for it; `popen` goes to subprocess.run."""
         popen.setdefault("env", self.environment())
-        return subprocess.run(self.inside(command), **popen)
+        return subprocess.run(self.visiting(command), **popen)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl as the cluster's administrator and return what it prints."""

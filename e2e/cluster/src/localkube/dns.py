@@ -9,7 +9,6 @@ from localkube.control_plane import COMPONENT_USERS, DNS_SERVICE_ADDRESS
 _COREFILE = """.:53 {{
     bind {address}
     errors
-    ready {address}:8181
     kubernetes cluster.local in-addr.arpa ip6.arpa {{
         kubeconfig {kubeconfig}
     }}

@@ -86,22 +86,23 @@ def _start(cluster: Cluster, nodes: int, api_only: bool) -> None:
         for each in members:
             node.write_configuration(each)
         _wait_for_api_server(cluster)
-    with step("Controllers"):
-        manager = control_plane.controller_manager(cluster)
-        cluster.start_daemon("kube-controller-manager", manager)
-        if members:
-            cluster.start_daemon("kube-scheduler", control_plane.scheduler(cluster))
-        _wait_for_controllers(cluster)
+    manager = control_plane.controller_manager(cluster)
+    cluster.start_daemon("kube-controller-manager", manager)
     for each in members:
-        with step(f"Container runtime of {each.name}"):
+        with step(f"Container runtime and kubelet of {each.name}"):
             node.start_containerd(each)
             node.start_kubelet(each)
     if members:
-        with step("DNS and image registry"):
+        with step("Scheduler, image registry, DNS"):
+            cluster.start_daemon("kube-scheduler", control_plane.scheduler(cluster))
             registry.start(cluster)
             dns.start(cluster)
-        with step("Nodes ready"):
+    with step("Controllers"):
+        _wait_for_controllers(cluster)
+    if members:
+        with step("Nodes and DNS ready"):
             _wait_for_nodes(cluster, [each.name for each in members])
+            _wait_for_dns(cluster)
     _write_record(cluster, nodes, api_only, complete=True)
     say(f"Cluster {cluster.name} is ready after {time.monotonic() - started:.1f} s")
 
@@ -163,6 +164,17 @@ def _wait_for_nodes(cluster: Cluster, names: list[str]) -> None:
         daemon=f"{names[-1]}-kubelet",
         what="The nodes do not become ready",
         seconds=120,
+    )
+
+
+def _wait_for_dns(cluster: Cluster) -> None:
+    probe = ["getent", "hosts", "kubernetes.default.svc.cluster.local"]
+    waiting.until(
+        lambda: cluster.exec(probe, capture_output=True).returncode == 0,
+        cluster=cluster,
+        daemon="coredns",
+        what="The cluster's DNS does not answer",
+        seconds=60,
     )
 
 

@@ -6,6 +6,7 @@ machine never meet, and takes every mount (volumes, container roots) away when t
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -174,7 +175,12 @@ def start_containerd(node: Node) -> None:
         node.cluster.stop_daemon(_daemon(node, "containerd"), wait_seconds=10)
         _launch_containerd(node)
     if archive.pause_reference() not in _ctr(node, "images", "list", "--quiet").split():
-        _ctr(node, "images", "import", str(archive.pause_archive()))
+        import_archive(node, archive.pause_archive())
+
+
+def import_archive(node: Node, archive_file: Path) -> None:
+    """Give the node an image from an archive that names it, without the registry."""
+    _ctr(node, "images", "import", str(archive_file))
 
 
 def start_kubelet(node: Node) -> None:

@@ -31,7 +31,8 @@ def config() -> str:
                 "delete": {"enabled": True},
             },
             # Every address of the first node, since the other nodes reach it by that one.
-            "http": {"addr": f":{_PORT}"},
+            # The secret signs uploads under way; all clusters' registries share their storage.
+            "http": {"addr": f":{_PORT}", "secret": "localkube"},
         }
     )
 
