@@ -1,0 +1,217 @@
+"""The command line, and how the parts of the operator process are put together."""
+
+import argparse
+import asyncio
+import functools
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Coroutine, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from llmservice_operator.api.crd import render_crd
+from llmservice_operator.cluster import (
+    LLMSERVICES,
+    WATCHED_KINDS,
+    Audit,
+    Cache,
+    Cluster,
+    EventRecorder,
+    Key,
+    Lease,
+)
+from llmservice_operator.errors import ClusterError, InvalidSettings, NotFound, OperatorError
+from llmservice_operator.handlers import Watches, build_registry
+from llmservice_operator.leader import Leader
+from llmservice_operator.reconcile import Reconciler
+from llmservice_operator.render import render_file
+from llmservice_operator.settings import PREFIX, OperatorSettings
+from llmservice_operator.telemetry import (
+    Health,
+    Metrics,
+    configure_logging,
+    create_app,
+    measure_loop_lag,
+    start_server,
+)
+from llmservice_operator.workqueue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+WORKERS = 10
+AUDIT_GRACE_SECONDS = 5.0
+"""How long an event may be on its way before a difference counts as lost."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        settings = OperatorSettings.from_environment(os.environ)
+        match options.command:
+            case "run":
+                configure_logging(settings.log_level)
+                return asyncio.run(Process(settings).run())
+            case "render":
+                text = sys.stdin.read() if str(options.file) == "-" else options.file.read_text()
+                sys.stdout.write(render_file(text, settings))
+            case "crd":
+                sys.stdout.write(render_crd())
+    except (OperatorError, OSError) as error:
+        sys.stderr.write(f"llmservice-operator: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llmservice-operator",
+        description="Serves language models on Kubernetes as LLMService objects say.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("run", help="watch the cluster and serve every LLMService in it")
+    render = commands.add_parser("render", help="print what an LLMService becomes; no cluster used")
+    render.add_argument(
+        "-f",
+        "--file",
+        required=True,
+        type=Path,
+        help="YAML file with one or more LLMServices, - for standard input",
+    )
+    commands.add_parser("crd", help="print the CustomResourceDefinition")
+    return parser
+
+
+class Process:
+    """The running operator: watches on every replica, work on the one that holds the Lease."""
+
+    def __init__(self, settings: OperatorSettings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._failed = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> int:
+        """Run until a signal comes; return the exit code."""
+        settings = self._settings
+        identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        metrics, cache = Metrics(), Cache()
+        queue: WorkQueue[Key] = WorkQueue(metrics)
+        health = Health(queue.longest_running_seconds)
+        cluster = await Cluster.connect(metrics)
+        server = await self._serve(metrics, health)
+        leader = Leader(Lease(cluster, settings.namespace, settings.lease_name), identity)
+        cluster.may_write = leader.is_holding
+        namespaces = settings.watch_namespaces or (None,)
+        audit = Audit(cluster, cache, namespaces, queue.add, metrics.cache_diverged)
+        registry = build_registry(cache, queue.add, metrics)
+        watches = Watches(settings, registry, audit, health, metrics)
+        reconciler = Reconciler(
+            cluster, cache, EventRecorder(cluster, identity, _now), metrics, settings, _now
+        )
+        metrics.read_leadership(settings.lease_name, leader.is_holding)
+        metrics.read_queue(queue, WORKERS)
+        for kind in WATCHED_KINDS:
+            metrics.read_cache(kind.plural, functools.partial(cache.count, kind))
+
+        async def work() -> None:
+            await watches.loaded.wait()
+            await leader.elected.wait()
+            await queue.work(reconciler.reconcile)
+
+        # All tasks start before the watches: Kopf ends those that are younger than itself.
+        election = self._start("leader", leader.run())
+        workers = [self._start(f"worker-{number}", work()) for number in range(WORKERS)]
+        self._start("audit", self._audit(audit, watches))
+        self._start("loop-lag", measure_loop_lag(metrics))
+        leaving = self._start("leaving", self._leave(leader, election, workers))
+        self._own_signals()
+        try:
+            await watches.run(self._stop, self._own_signals)
+            self._stop.set()
+            await leaving
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await cluster.close()
+            await server.cleanup()
+        return 1 if self._failed else 0
+
+    async def _serve(self, metrics: Metrics, health: Health) -> web.AppRunner:
+        port = self._settings.health_port
+        try:
+            return await start_server(create_app(metrics, health), port)
+        except OSError as error:
+            raise InvalidSettings(
+                f"port {port} cannot be served: {error.strerror or error}; set {PREFIX}HEALTH_PORT"
+                " to a free one"
+            ) from error
+
+    def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that must not end before the process does."""
+
+        def check(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()):
+                logger.critical("%s broke; the process ends", name, exc_info=error)
+                self._failed = True
+                self._stop.set()
+
+        task = asyncio.create_task(coroutine, name=name)
+        task.add_done_callback(check)
+        self._tasks.append(task)
+        return task
+
+    def _own_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+
+    async def _leave(
+        self, leader: Leader, election: asyncio.Task[None], workers: list[asyncio.Task[None]]
+    ) -> None:
+        """On the way out stop working, then give up the Lease; before the slower rest ends."""
+        await self._stop.wait()
+        for task in (election, *workers):
+            task.cancel()
+        await asyncio.gather(election, *workers, return_exceptions=True)
+        await leader.release()
+
+    async def _audit(self, audit: Audit, watches: Watches) -> None:
+        """Compare the cache with the cluster for ever; restart watches that keep missing events."""
+        period = self._settings.audit_period_seconds
+        repaired_before = 0
+        await watches.loaded.wait()
+        while True:
+            await asyncio.sleep(period * random.uniform(0.8, 1.2))
+            try:
+                suspects = await audit.suspects()
+                repaired = 0
+                if suspects:
+                    await asyncio.sleep(min(AUDIT_GRACE_SECONDS, period))
+                    repaired = await audit.repair(suspects)
+            except NotFound:
+                logger.error("the cluster does not know %s any more", LLMSERVICES.kind)
+                watches.restart()
+            except ClusterError as error:
+                logger.warning("the audit of the cache failed: %s", error)
+            else:
+                if repaired and repaired_before:
+                    logger.error("the watches keep missing events and are restarted")
+                    watches.restart()
+                repaired_before = repaired
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""The Kubernetes API, seen by the operator: the only package that knows a Kubernetes client.
+
+client.py makes the requests, cache.py keeps what the watches told, audit.py compares the two,
+lease.py stores the leader's Lease, events.py records Events, rights.py lists every right needed.
+Manifests are plain dicts everywhere: no typed models, so no field of a newer API server is lost.
+"""
+
+from llmservice_operator.cluster.audit import Audit
+from llmservice_operator.cluster.cache import Cache, Key, controller_of, is_service, owner_key
+from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.cluster.events import EventRecorder
+from llmservice_operator.cluster.kinds import (
+    CHILD_KINDS,
+    DEPLOYMENTS,
+    LLMSERVICES,
+    PODS,
+    SERVICES,
+    WATCHED_KINDS,
+    Kind,
+    kind_of,
+)
+from llmservice_operator.cluster.lease import Lease
+
+__all__ = [
+    "CHILD_KINDS",
+    "DEPLOYMENTS",
+    "LLMSERVICES",
+    "PODS",
+    "SERVICES",
+    "WATCHED_KINDS",
+    "Audit",
+    "Cache",
+    "Cluster",
+    "EventRecorder",
+    "Key",
+    "Kind",
+    "Lease",
+    "controller_of",
+    "is_service",
+    "kind_of",
+    "owner_key",
+]

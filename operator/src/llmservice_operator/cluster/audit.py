@@ -1,0 +1,91 @@
+"""The self-audit: LIST what the watches should have told, and repair the cache where they did not.
+
+Kopf forgets to tell of objects that vanished while a watch was down, and a watch may be dead
+without an error. So from time to time the truth is read, and every difference is processed as if
+its event had come.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.cluster.cache import Cache, Key, ObjectId, object_id, owner_key, version
+from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.cluster.kinds import WATCHED_KINDS, Kind
+
+logger = logging.getLogger(__name__)
+
+
+class Audit:
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        namespaces: Sequence[str | None],
+        enqueue: Callable[[Key], None],
+        diverged: Callable[[str], None],
+    ) -> None:
+        """`diverged` is told the plural of every object that the watches were wrong about."""
+        self._cluster = cluster
+        self._cache = cache
+        self._namespaces = namespaces
+        self._enqueue = enqueue
+        self._diverged = diverged
+
+    async def reload(self) -> None:
+        """Make the cache equal to the cluster and enqueue what changed. Only while no watch runs.
+
+        Raises ClusterError: NotFound when a kind is not served, Forbidden when a right is missing.
+        """
+        for kind in WATCHED_KINDS:
+            listed = await self._list(kind)
+            gone = [m for m in self._cache.of_kind(kind) if object_id(m) not in listed]
+            changed = [m for m in listed.values() if self._cache.observe(m)]
+            for manifest in gone:
+                self._cache.drop(manifest)
+            for owner in map(owner_key, (*gone, *changed)):
+                if owner is not None:
+                    self._enqueue(owner)
+
+    async def suspects(self) -> list[ObjectId]:
+        """LIST everything and return what differs from the cache.
+
+        The event of a difference may still be on its way: give it some seconds, then `repair`.
+        """
+        suspects: list[ObjectId] = []
+        for kind in WATCHED_KINDS:
+            known = [object_id(manifest) for manifest in self._cache.of_kind(kind)]
+            listed = await self._list(kind)
+            suspects += [id_ for id_, manifest in listed.items() if self._is_news(manifest)]
+            suspects += [id_ for id_ in known if id_ not in listed]
+        return suspects
+
+    async def repair(self, suspects: Sequence[ObjectId]) -> int:
+        """Bring the cache up to date where it still differs, enqueue, and return how often."""
+        repaired = 0
+        for id_ in suspects:
+            live = await self._cluster.read(*id_)
+            known = self._cache.get(*id_)
+            if live is None and known is not None:
+                self._cache.drop(known)
+            elif live is None or not self._cache.observe(live):
+                continue
+            repaired += 1
+            kind, namespace, name = id_
+            logger.warning("the watch of %s missed %s/%s", kind.plural, namespace, name)
+            self._diverged(kind.plural)
+            owner = owner_key(live or known or {})
+            if owner is not None:
+                self._enqueue(owner)
+        return repaired
+
+    async def _list(self, kind: Kind) -> dict[ObjectId, Manifest]:
+        return {
+            object_id(manifest): manifest
+            for namespace in self._namespaces
+            async for manifest in self._cluster.list_all(kind, namespace)
+        }
+
+    def _is_news(self, manifest: Manifest) -> bool:
+        known = self._cache.get(*object_id(manifest))
+        return known is None or version(known) < version(manifest)

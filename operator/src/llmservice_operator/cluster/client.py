@@ -1,0 +1,197 @@
+"""Requests to the API server: plain dicts in and out, every error converted once to ours."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol, Self
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.cluster.kinds import Kind, kind_of
+from llmservice_operator.errors import ClusterError, Conflict, Forbidden, NotFound, Rejected
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+REQUEST_TIMEOUT_SECONDS = 15.0
+LIST_CHUNK = 500
+"""Objects per page of a LIST: bounds the memory that one answer takes."""
+
+
+class RequestObserver(Protocol):
+    def request_finished(self, method: str, host: str, code: str, seconds: float) -> None:
+        """Code: the HTTP status, or `error` when no answer came."""
+
+
+class Cluster:
+    def __init__(self, client: ApiClient, observer: RequestObserver) -> None:
+        self._client = client
+        self._observer = observer
+        self.may_write: Callable[[], bool] = lambda: True
+        """Asked before every write except the Lease's; False makes the write fail unsent."""
+
+    @classmethod
+    async def connect(cls, observer: RequestObserver) -> Self:
+        """Use the pod's service account, or outside a pod the kubeconfig.
+
+        Raises ClusterError that says what to set when there is neither.
+        """
+        configuration = Configuration()
+        try:
+            if "KUBERNETES_SERVICE_HOST" in os.environ:
+                # Re-reads the token file every minute: projected tokens expire.
+                load_incluster_config(client_configuration=configuration)
+            else:
+                await load_kube_config(client_configuration=configuration, persist_config=False)
+        except (ConfigException, OSError) as error:
+            raise ClusterError(
+                f"no way to reach a cluster: {error}; set KUBECONFIG to a kubeconfig file,"
+                " or run in a pod with a service account token"
+            ) from error
+        return cls(ApiClient(configuration), observer)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def read(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        """Return the object as it is now, None when there is none."""
+        try:
+            return await self._request("GET", kind.path(namespace, name))
+        except NotFound:
+            return None
+
+    async def list_all(
+        self, kind: Kind, namespace: str | None, limit: int = LIST_CHUNK
+    ) -> AsyncIterator[Manifest]:
+        """Yield every object the kind's selector picks; namespace None means all namespaces."""
+        query = {"limit": str(limit)}
+        if kind.label_selector:
+            query["labelSelector"] = kind.label_selector
+        while True:
+            page = await self._request("GET", kind.path(namespace), query)
+            for item in page["items"]:
+                # Items of a list carry neither: the list says it once for all of them.
+                yield {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+            if not page["metadata"].get("continue"):
+                return
+            query["continue"] = page["metadata"]["continue"]
+
+    async def apply(self, manifest: Manifest, uid: str | None = None) -> Manifest:
+        """Server-side apply with our field manager; return the object as stored.
+
+        With `uid` it raises Conflict when the stored object is not that very one. Fields that
+        others own are taken over: who edits a field of ours finds it restored.
+        """
+        if uid is not None:
+            manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
+        return await self._apply(manifest, "")
+
+    async def apply_status(self, manifest: Manifest) -> Manifest:
+        """Server-side apply of the status subresource; return the object as stored."""
+        return await self._apply(manifest, "status")
+
+    async def delete(self, live: Manifest) -> None:
+        """Delete exactly the object that was seen, in the state it was seen in.
+
+        Raises Conflict when it changed since; an object that is gone already is no error.
+        """
+        metadata = live["metadata"]
+        body = {
+            "preconditions": {
+                "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
+            },
+            "propagationPolicy": "Background",
+        }
+        path = kind_of(live).path(metadata["namespace"], metadata["name"])
+        try:
+            await self.write("DELETE", path, body)
+        except NotFound:
+            return
+
+    async def write(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any],
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Manifest:
+        """Send one write, unless this process has ceased to be the leader."""
+        if not self.may_write():
+            raise ClusterError("not written: this process does not hold the lease any more")
+        return await self._request(method, path, query, body, content_type)
+
+    async def write_lease(self, method: str, path: str, body: Mapping[str, Any]) -> Manifest:
+        """Send one write of leader election, which must work before there is a leader."""
+        return await self._request(method, path, None, body)
+
+    async def _apply(self, manifest: Manifest, subresource: str) -> Manifest:
+        metadata = manifest["metadata"]
+        path = kind_of(manifest).path(metadata["namespace"], metadata["name"], subresource)
+        query = {
+            "fieldManager": names.FIELD_MANAGER,
+            "force": "true",
+            "fieldValidation": "Strict",
+        }
+        return await self.write("PATCH", path, manifest, query, "application/apply-patch+yaml")
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> Manifest:
+        loop = asyncio.get_running_loop()
+        started, code = loop.time(), "error"
+        try:
+            method, url, headers, body, _ = await self._client.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._client.call_api(
+                method,
+                url,
+                headers,
+                body,
+                _request_timeout=aiohttp.ClientTimeout(
+                    total=REQUEST_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
+                ),
+            )
+            text = await answer.read()
+            code = str(answer.status)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            raise ClusterError(f"{method} {path}: no answer: {reason}") from error
+        finally:
+            self._observer.request_finished(
+                method, self._client.configuration.host, code, loop.time() - started
+            )
+        if answer.status >= 400:
+            raise _error(f"{method} {path}", answer.status, text, answer.headers)
+        manifest: Manifest = json.loads(text)
+        return manifest
+
+
+def _error(request: str, status: int, text: bytes, headers: Mapping[str, str]) -> ClusterError:
+    """Convert an error answer; its message is the server's own, which names verb and resource."""
+    try:
+        message = json.loads(text)["message"]
+    except (ValueError, KeyError, TypeError):
+        message = text.decode(errors="replace")[:500]
+    classes = {400: Rejected, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Rejected}
+    seconds = headers.get("Retry-After", "")
+    return classes.get(status, ClusterError)(
+        f"{request}: {status}: {message}",
+        status,
+        float(seconds) if seconds.isdecimal() else None,
+    )

@@ -1,0 +1,123 @@
+"""Events on an LLMService, as `kubectl describe` shows them: deduplicated and never a flood."""
+
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.cluster.kinds import EVENTS
+from llmservice_operator.errors import ClusterError
+
+logger = logging.getLogger(__name__)
+
+SERIES_WINDOW = timedelta(minutes=10)
+"""Within it a repeated Event is counted up instead of written anew."""
+
+BURST = 25
+REFILL = timedelta(minutes=5)
+"""Per object: 25 Events at once, then one per five minutes, as client-go does it."""
+
+
+@dataclass
+class _Series:
+    path: str
+    count: int
+    last: datetime
+
+
+@dataclass
+class _Budget:
+    tokens: float
+    at: datetime
+
+
+class EventRecorder:
+    def __init__(self, cluster: Cluster, instance: str, now: Callable[[], datetime]) -> None:
+        """`instance` tells the operator processes apart."""
+        self._cluster = cluster
+        self._instance = instance
+        self._now = now
+        self._series: dict[tuple[str, str, str, str], _Series] = {}
+        self._budgets: dict[str, _Budget] = {}
+
+    async def record(self, regarding: Manifest, type_: str, reason: str, message: str) -> None:
+        """Write an Event, or count an equal recent one up.
+
+        An Event is a courtesy: one that cannot be written is logged and dropped.
+        """
+        now = self._now()
+        self._expire(now)
+        uid = regarding["metadata"]["uid"]
+        key = (uid, type_, reason, message)
+        if not self._take(uid, now):
+            logger.info("event %s not written: too many for this object", reason)
+            return
+        try:
+            if key in self._series:
+                await self._count_up(self._series[key], now)
+            else:
+                self._series[key] = await self._create(regarding, type_, reason, message, now)
+        except ClusterError as error:
+            self._series.pop(key, None)
+            logger.warning("event %s could not be written: %s", reason, error)
+
+    async def _create(
+        self, regarding: Manifest, type_: str, reason: str, message: str, now: datetime
+    ) -> _Series:
+        metadata = regarding["metadata"]
+        name = f"{metadata['name']}.{uuid.uuid4().hex[:16]}"
+        event = {
+            "apiVersion": EVENTS.api_version,
+            "kind": EVENTS.kind,
+            "metadata": {"name": name, "namespace": metadata["namespace"]},
+            "involvedObject": {
+                "apiVersion": regarding["apiVersion"],
+                "kind": regarding["kind"],
+                "namespace": metadata["namespace"],
+                "name": metadata["name"],
+                "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
+            },
+            "type": type_,
+            "reason": reason,
+            # The API server refuses more than 1 KiB.
+            "message": message.encode()[:1024].decode(errors="ignore"),
+            "count": 1,
+            "firstTimestamp": _timestamp(now),
+            "lastTimestamp": _timestamp(now),
+            "source": {"component": names.FIELD_MANAGER},
+            "reportingComponent": names.FIELD_MANAGER,
+            "reportingInstance": self._instance,
+        }
+        await self._cluster.write("POST", EVENTS.path(metadata["namespace"]), event)
+        return _Series(EVENTS.path(metadata["namespace"], name), 1, now)
+
+    async def _count_up(self, series: _Series, now: datetime) -> None:
+        change = {"count": series.count + 1, "lastTimestamp": _timestamp(now)}
+        await self._cluster.write(
+            "PATCH", series.path, change, content_type="application/merge-patch+json"
+        )
+        series.count += 1
+        series.last = now
+
+    def _take(self, uid: str, now: datetime) -> bool:
+        budget = self._budgets.setdefault(uid, _Budget(float(BURST), now))
+        budget.tokens = min(float(BURST), budget.tokens + (now - budget.at) / REFILL)
+        budget.at = now
+        if budget.tokens < 1:
+            return False
+        budget.tokens -= 1
+        return True
+
+    def _expire(self, now: datetime) -> None:
+        self._series = {k: s for k, s in self._series.items() if now - s.last < SERIES_WINDOW}
+        full_again = BURST * REFILL
+        self._budgets = {u: b for u, b in self._budgets.items() if now - b.at < full_again}
+
+
+def _timestamp(now: datetime) -> str:
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")

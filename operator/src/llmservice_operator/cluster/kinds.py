@@ -1,0 +1,48 @@
+"""The kinds of objects the operator reads or writes, and where the API server serves them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llmservice_operator import api, names
+
+
+@dataclass(frozen=True)
+class Kind:
+    group: str
+    version: str
+    kind: str
+    plural: str
+    label_selector: str = ""
+    """What is listed and watched of the kind; empty means every object."""
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str = "", subresource: str = "") -> str:
+        """Return the URL path of the collection, of an object or of its subresource."""
+        root = f"/apis/{self.group}" if self.group else "/api"
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        tail = "".join(f"/{part}" for part in (name, subresource) if part)
+        return f"{root}/{self.version}{scope}/{self.plural}{tail}"
+
+
+LLMSERVICES: Final = Kind(api.GROUP, api.VERSION, api.KIND, api.PLURAL)
+DEPLOYMENTS: Final = Kind("apps", "v1", "Deployment", "deployments", names.CHILD_SELECTOR)
+SERVICES: Final = Kind("", "v1", "Service", "services", names.CHILD_SELECTOR)
+PODS: Final = Kind("", "v1", "Pod", "pods", names.CHILD_SELECTOR)
+EVENTS: Final = Kind("", "v1", "Event", "events")
+LEASES: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
+
+CHILD_KINDS: Final = (DEPLOYMENTS, SERVICES)
+"""Kinds the operator writes; each object of them has the LLMService as its controller."""
+
+WATCHED_KINDS: Final = (LLMSERVICES, *CHILD_KINDS, PODS)
+
+_BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in (*WATCHED_KINDS, EVENTS, LEASES)}
+
+
+def kind_of(manifest: Mapping[str, Any]) -> Kind:
+    """Return the kind of a manifest; a KeyError means that a builder made an unlisted kind."""
+    return _BY_NAME[manifest["apiVersion"], manifest["kind"]]

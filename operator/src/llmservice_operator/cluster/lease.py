@@ -1,0 +1,34 @@
+"""The Lease object through which the leader is elected."""
+
+from collections.abc import Mapping
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.cluster.kinds import LEASES
+
+
+class Lease:
+    def __init__(self, cluster: Cluster, namespace: str, name: str) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._name = name
+
+    async def read_lease(self) -> Manifest | None:
+        return await self._cluster.read(LEASES, self._namespace, self._name)
+
+    async def create_lease(self, spec: Mapping[str, object]) -> Manifest:
+        """Raises Conflict when somebody else created it first."""
+        lease = {
+            "apiVersion": LEASES.api_version,
+            "kind": LEASES.kind,
+            "metadata": {"name": self._name, "namespace": self._namespace},
+            "spec": dict(spec),
+        }
+        return await self._cluster.write_lease("POST", LEASES.path(self._namespace), lease)
+
+    async def replace_lease(
+        self, lease: Mapping[str, object], spec: Mapping[str, object]
+    ) -> Manifest:
+        """Write the spec over exactly the lease that was read; raises Conflict otherwise."""
+        path = LEASES.path(self._namespace, self._name)
+        return await self._cluster.write_lease("PUT", path, {**lease, "spec": dict(spec)})

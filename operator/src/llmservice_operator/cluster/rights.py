@@ -1,0 +1,70 @@
+"""Every right the operator needs, and no other: the chart grants exactly these.
+
+| resource | verbs | why |
+|---|---|---|
+| llmservices | get, list, watch | the user's objects are read, never written |
+| llmservices/status | get, patch | conditions, replicas, url, engine pin |
+| llmservices/finalizers | update | blockOwnerDeletion in children, where that is guarded |
+| deployments, services | get, list, watch, create, patch | children; garbage is collected |
+| pods | get, list, watch | reasons for the status |
+| events | create, patch | Events on the LLMService |
+| leases, own namespace | create; get, update by name | leader election |
+
+No Secret, no wildcard, nothing of cluster scope: with a list of watched namespaces the same rules
+stand in a Role of each namespace.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llmservice_operator.cluster.kinds import (
+    DEPLOYMENTS,
+    EVENTS,
+    LEASES,
+    LLMSERVICES,
+    PODS,
+    SERVICES,
+    Kind,
+)
+
+
+@dataclass(frozen=True)
+class Right:
+    kind: Kind
+    verbs: tuple[str, ...]
+    subresource: str = ""
+
+    def as_rule(self, resource_names: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Return the rule of a Role or ClusterRole that grants this right."""
+        resource = "/".join(part for part in (self.kind.plural, self.subresource) if part)
+        rule: dict[str, Any] = {
+            "apiGroups": [self.kind.group],
+            "resources": [resource],
+            "verbs": list(self.verbs),
+        }
+        return {**rule, "resourceNames": list(resource_names)} if resource_names else rule
+
+
+WATCHED_NAMESPACES: Final = (
+    Right(LLMSERVICES, ("get", "list", "watch")),
+    Right(LLMSERVICES, ("get", "patch"), "status"),
+    Right(LLMSERVICES, ("update",), "finalizers"),
+    Right(DEPLOYMENTS, ("get", "list", "watch", "create", "patch")),
+    Right(SERVICES, ("get", "list", "watch", "create", "patch")),
+    Right(PODS, ("get", "list", "watch")),
+    Right(EVENTS, ("create", "patch")),
+)
+"""Wanted in every namespace that is watched, or in the whole cluster."""
+
+
+def own_namespace_rules(lease_name: str) -> list[dict[str, Any]]:
+    """Return the rules wanted in the operator's own namespace: its Lease, by name."""
+    # RBAC cannot restrict `create` by name: the name is not known when it is asked.
+    return [
+        Right(LEASES, ("create",)).as_rule(),
+        Right(LEASES, ("get", "update")).as_rule((lease_name,)),
+    ]
+
+
+def watched_namespaces_rules() -> list[dict[str, Any]]:
+    return [right.as_rule() for right in WATCHED_NAMESPACES]

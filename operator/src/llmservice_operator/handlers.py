@@ -1,0 +1,196 @@
+"""The watches: Kopf delivers every event, a handler notes it and enqueues the service it is about.
+
+Nothing else happens here. Kopf never retries an event handler and gives up watching on some
+errors, so work, retries and the supervision of the watches are ours.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import os
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import kopf
+
+from llmservice_operator.cluster import LLMSERVICES, WATCHED_KINDS, Audit, Cache, Key, owner_key
+from llmservice_operator.errors import ClusterError, Forbidden, NotFound
+from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.telemetry import Health, Metrics
+
+logger = logging.getLogger(__name__)
+
+RESTART_BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+HEALTHY_AFTER_SECONDS = 60.0
+"""Watches that ran this long before they broke begin the backoff anew."""
+WAIT_FOR_CLUSTER_SECONDS = 5.0
+
+
+def build_registry(
+    cache: Cache, enqueue: Callable[[Key], None], metrics: Metrics
+) -> kopf.OperatorRegistry:
+    """Return Kopf's registry with the one event handler for every watched kind."""
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(login)
+
+    async def note(event: Any, resource: kopf.Resource, **_: Any) -> None:
+        metrics.watch_event(resource.plural)
+        manifest = event["object"]
+        deleted = event["type"] == "DELETED"
+        news = cache.drop(manifest) if deleted else cache.observe(manifest)
+        owner = owner_key(manifest)
+        if news and owner is not None:
+            enqueue(owner)
+
+    for kind in WATCHED_KINDS:
+        kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(note)
+    return registry
+
+
+def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:
+    """Use the same credentials as cluster.client; called again when the server refuses them."""
+    host = os.environ.get("KUBERNETES_SERVICE_HOST")
+    if host is None:
+        return kopf.login_with_kubeconfig(settings=settings)
+    credentials = kopf.login_with_service_account(settings=settings)
+    if credentials is None:
+        return None
+    # By address: the operator must come up while the cluster's DNS is down.
+    address = f"[{host}]" if ":" in host else host
+    port = os.environ["KUBERNETES_SERVICE_PORT"]
+    return dataclasses.replace(credentials, server=f"https://{address}:{port}")
+
+
+class EndlessBackoffs:
+    """Delays between attempts of one request, without end: Kopf gives up for good after the last.
+
+    An API server that is away for an hour must not end the watches.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        delay = 1.0
+        while True:
+            yield delay * random.uniform(0.8, 1.2)
+            delay = min(delay * 2, 15.0)
+
+
+def build_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    # Without scanning Kopf needs no right to watch namespaces and CRDs.
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = EndlessBackoffs()
+    settings.watching.connect_timeout = 10
+    settings.watching.reconnect_backoff = 1
+    settings.process.ultimate_exiting_timeout = None
+    for kind in WATCHED_KINDS:
+        if kind.label_selector:
+            selector = (kind.group, kind.version, kind.plural)
+            settings.watching.label_selectors[selector] = kind.label_selector
+    return settings
+
+
+class Watches:
+    """Keeps the watches running: loads the cache, starts Kopf, and again when Kopf stops."""
+
+    def __init__(
+        self,
+        settings: OperatorSettings,
+        registry: kopf.OperatorRegistry,
+        audit: Audit,
+        health: Health,
+        metrics: Metrics,
+    ) -> None:
+        self.loaded = asyncio.Event()
+        """Set once the cache holds all there is: before that everything looks deleted."""
+        self._namespaces = settings.watch_namespaces
+        self._registry = registry
+        self._audit = audit
+        self._health = health
+        self._metrics = metrics
+        self._stop_kopf = asyncio.Event()
+
+    def restart(self) -> None:
+        """Stop the running watches; new ones start at once."""
+        self._stop_kopf.set()
+
+    async def run(self, stop: asyncio.Event, own_signals: Callable[[], None]) -> None:
+        """Watch until `stop` is set. `own_signals` takes back the signals that Kopf grabs."""
+        failures = 0
+        clock = asyncio.get_running_loop()
+        while not stop.is_set():
+            if not await self._load():
+                await _wait(stop, WAIT_FOR_CLUSTER_SECONDS)
+                continue
+            started = clock.time()
+            await self._watch(stop, own_signals)
+            if stop.is_set():
+                return
+            self._health.not_ready("watches", "the watches have stopped and are being restarted")
+            self._metrics.watches_restarted()
+            failures = 0 if clock.time() - started > HEALTHY_AFTER_SECONDS else failures + 1
+            await _wait(
+                stop, RESTART_BACKOFF_SECONDS[min(failures, len(RESTART_BACKOFF_SECONDS)) - 1]
+            )
+
+    async def _load(self) -> bool:
+        """Fill the cache; when that fails say why, for people, and return False."""
+        try:
+            await self._audit.reload()
+        except NotFound as error:
+            if f"/{LLMSERVICES.plural}" in str(error):
+                reason = (
+                    f"the cluster does not know {LLMSERVICES.kind}: apply crds/llmservice.yaml"
+                    " or install the chart with crds.install=true"
+                )
+            else:
+                reason = str(error)
+        except Forbidden as error:
+            reason = f"a right is missing, grant it to the operator's service account: {error}"
+        except ClusterError as error:
+            reason = f"the cluster cannot be read: {error}"
+        else:
+            self._health.ready("watches")
+            self.loaded.set()
+            return True
+        self._health.not_ready("watches", reason)
+        logger.error("%s; trying again in %d s", reason, WAIT_FOR_CLUSTER_SECONDS)
+        return False
+
+    async def _watch(self, stop: asyncio.Event, own_signals: Callable[[], None]) -> None:
+        self._stop_kopf = asyncio.Event()
+        stopping = asyncio.create_task(_forward(stop, self._stop_kopf))
+        # Kopf ends every task that is younger than itself when it stops.
+        older = asyncio.all_tasks()
+        try:
+            tasks = await kopf.spawn_tasks(
+                registry=self._registry,
+                settings=build_settings(),
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
+                standalone=True,
+                stop_flag=self._stop_kopf,
+            )
+            own_signals()
+            await kopf.run_tasks(tasks, ignored=older)
+        except Exception:
+            logger.exception("the watches broke")
+        finally:
+            stopping.cancel()
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+async def _forward(source: asyncio.Event, target: asyncio.Event) -> None:
+    await source.wait()
+    target.set()

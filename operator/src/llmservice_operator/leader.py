@@ -1,0 +1,181 @@
+"""Leader election: of all operator processes, one holds the Lease and only that one works.
+
+Time is measured on the monotonic clock: a lease counts as expired when it has not changed for its
+duration on OUR clock, so skewed or jumping wall clocks cannot make two leaders.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from llmservice_operator.errors import ClusterError, Conflict, NotFound
+
+logger = logging.getLogger(__name__)
+
+
+class LeaseStore(Protocol):
+    """Where the Lease is kept. Both writes raise Conflict when another process was faster."""
+
+    async def read_lease(self) -> dict[str, Any] | None: ...
+
+    async def create_lease(self, spec: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    async def replace_lease(
+        self, lease: Mapping[str, Any], spec: Mapping[str, Any]
+    ) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class LeaderSettings:
+    """Client-go's durations: others wait 15 s, and the holder gives up after 10 s, before them."""
+
+    lease_seconds: int = 15
+    renew_deadline_seconds: float = 10.0
+    retry_seconds: float = 2.0
+    request_seconds: float = 5.0
+    """Longest one request may take, so that a hung one cannot outlive the renew deadline."""
+
+
+def exit_process() -> None:
+    """End the process at once: a cleanup that writes could collide with the next leader."""
+    os._exit(1)
+
+
+class Leader:
+    def __init__(
+        self,
+        store: LeaseStore,
+        identity: str,
+        settings: LeaderSettings | None = None,
+        *,
+        on_lost: Callable[[], None] = exit_process,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.elected = asyncio.Event()
+        self._store = store
+        self._identity = identity
+        self._settings = settings or LeaderSettings()
+        self._on_lost = on_lost
+        self._monotonic = monotonic
+        self._now = now
+        self._sleep = sleep
+        self._lease: dict[str, Any] | None = None
+        self._seen_at = 0.0
+        self._renewed_at = 0.0
+
+    def is_holding(self) -> bool:
+        """Say whether writes are safe: elected, and renewed within the deadline.
+
+        Also False in a process that was suspended past the deadline and has just woken up, even
+        before its election loop had a chance to notice.
+        """
+        return self.elected.is_set() and self._renewal_age() < self._settings.renew_deadline_seconds
+
+    async def run(self) -> None:
+        """Wait for the Lease, then renew it for ever. On loss call `on_lost` and return."""
+        logger.info("waiting for the lease as %s", self._identity)
+        while not await self._attempt(self._acquire):
+            await self._sleep(self._settings.retry_seconds)
+        logger.info("acquired the lease as %s", self._identity)
+        self.elected.set()
+        while True:
+            await self._sleep(self._settings.retry_seconds)
+            if not await self._attempt(self._renew) and not self.is_holding():
+                logger.critical("lost the lease: not renewed for %.1f s", self._renewal_age())
+                self._on_lost()
+                return
+
+    async def release(self) -> None:
+        """Give the Lease up, so that the next leader need not wait for it to expire."""
+        if self._lease is None or not self.is_holding():
+            return
+        self.elected.clear()
+        spec = {**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+        try:
+            async with asyncio.timeout(self._settings.request_seconds):
+                await self._store.replace_lease(self._lease, spec)
+        except (ClusterError, TimeoutError) as error:
+            logger.warning("the lease was not released and will expire instead: %s", error)
+        else:
+            logger.info("released the lease")
+
+    async def _attempt(self, step: Callable[[], Awaitable[bool]]) -> bool:
+        """Return what the step returns; False when it fails or hangs, because both are retried."""
+        seconds = self._settings.request_seconds
+        if self.elected.is_set():
+            left = self._settings.renew_deadline_seconds - self._renewal_age()
+            seconds = max(0.0, min(seconds, left))
+        try:
+            async with asyncio.timeout(seconds):
+                return await step()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # See workqueue.work: a restart of the watches may cancel the connection attempt.
+            return False
+        except (Conflict, NotFound):
+            self._lease = None
+            return False
+        except (ClusterError, TimeoutError) as error:
+            logger.warning("the lease could not be written: %s", error or "timed out")
+            return False
+
+    async def _acquire(self) -> bool:
+        lease = await self._store.read_lease()
+        asked_at = self._monotonic()
+        if lease is None:
+            return self._hold(await self._store.create_lease(self._spec(None)), asked_at)
+        if self._lease is None or lease["spec"] != self._lease["spec"]:
+            self._seen_at = self._monotonic()
+        self._lease = lease
+        holder = lease["spec"].get("holderIdentity")
+        duration = lease["spec"].get("leaseDurationSeconds") or self._settings.lease_seconds
+        expired = self._monotonic() - self._seen_at >= duration
+        # Our own name on it means that an earlier write landed although its answer was lost.
+        if holder and holder != self._identity and not expired:
+            return False
+        return self._hold(await self._store.replace_lease(lease, self._spec(lease)), asked_at)
+
+    async def _renew(self) -> bool:
+        asked_at = self._monotonic()
+        if self._lease is None:
+            # A write of ours may have landed although its answer was lost: look who holds it.
+            lease = await self._store.read_lease()
+            if lease is None:
+                return self._hold(await self._store.create_lease(self._spec(None)), asked_at)
+            if lease["spec"].get("holderIdentity") != self._identity:
+                # Never renew somebody else's lease; the deadline ends this process.
+                return False
+            self._lease = lease
+        spec = {**self._lease["spec"], "renewTime": self._timestamp()}
+        return self._hold(await self._store.replace_lease(self._lease, spec), asked_at)
+
+    def _hold(self, lease: dict[str, Any], asked_at: float) -> bool:
+        # Counted from before the request: the others may have seen it as early as that.
+        self._lease = lease
+        self._renewed_at = asked_at
+        return True
+
+    def _spec(self, previous: Mapping[str, Any] | None) -> dict[str, Any]:
+        transitions = 0 if previous is None else previous["spec"].get("leaseTransitions", 0) + 1
+        return {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": self._settings.lease_seconds,
+            "acquireTime": self._timestamp(),
+            "renewTime": self._timestamp(),
+            "leaseTransitions": transitions,
+        }
+
+    def _renewal_age(self) -> float:
+        return self._monotonic() - self._renewed_at
+
+    def _timestamp(self) -> str:
+        return self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,235 @@
+"""One pass over one LLMService: load, guard, build, apply what differs, observe, report.
+
+A pass looks at nothing but the present state, so it is right after a restart, a missed event or a
+crash in the middle of the last pass; and a second pass in a row writes nothing.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.conditions import Reason
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.cluster import (
+    DEPLOYMENTS,
+    LLMSERVICES,
+    PODS,
+    SERVICES,
+    Cache,
+    Cluster,
+    EventRecorder,
+    Key,
+    Kind,
+    controller_of,
+    is_service,
+    kind_of,
+)
+from llmservice_operator.desired import build_all, is_owned_by, is_up_to_date, resolve_pin
+from llmservice_operator.errors import Forbidden, InvalidSpec, OperatorError, Rejected
+from llmservice_operator.observe import LiveObjects, observe
+from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.status import (
+    Failure,
+    StatusUpdate,
+    build_status,
+    build_status_of_unreadable,
+)
+from llmservice_operator.telemetry import CONTROLLER, Metrics, log_fields
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = 60.0
+"""After a failure that may end without any event that is watched, such as a freed name."""
+WAIT_FOR_COLLECTOR_SECONDS = 2.0
+"""While the children of a deleted service of the same name are being collected."""
+
+
+class NameTaken(OperatorError):
+    """An object of the wanted name belongs to somebody else."""
+
+
+class NotNow(OperatorError):
+    """The pass must end without a report: what it knows is about to change."""
+
+
+class Reconciler:
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        recorder: EventRecorder,
+        metrics: Metrics,
+        settings: OperatorSettings,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._recorder = recorder
+        self._metrics = metrics
+        self._settings = settings
+        self._now = now
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Bring one service closer to its spec; return when to look again, in seconds, if at all.
+
+        Raises ClusterError when the cluster hindered the pass: it is to be retried.
+        """
+        body = self._cache.service(key)
+        if body is None:
+            self._metrics.service_gone(*key)
+            return None
+        metadata = body["metadata"]
+        if "deletionTimestamp" in metadata:
+            # The garbage collector is taking the children: whatever is made now is left behind.
+            return None
+        with log_fields(
+            controller=CONTROLLER,
+            namespace=key[0],
+            name=key[1],
+            generation=metadata["generation"],
+            reconcile_id=uuid.uuid4().hex[:8],
+        ):
+            try:
+                return await self._pass(body)
+            except NotNow as reason:
+                logger.info("%s", reason)
+                return WAIT_FOR_COLLECTOR_SECONDS
+
+    async def _pass(self, body: Manifest) -> float | None:
+        try:
+            service = LLMService.parse(body)
+        except InvalidSpec as error:
+            self._metrics.terminal_error()
+            await self._report(body, build_status_of_unreadable(body, error, self._now()))
+            return None
+        deployment = await self._live(DEPLOYMENTS, service.namespace, names.deployment(service))
+        pin = resolve_pin(service, deployment, self._settings)
+        failure = None
+        try:
+            for desired in build_all(service, self._settings, pin):
+                await self._bring_about(service, desired)
+        except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:
+            failure = _failure(error)
+            self._metrics.terminal_error()
+            logger.warning("%s: %s", failure.reason, failure.message)
+        seen = observe(service, self._live_objects(service))
+        await self._report(body, build_status(service, pin, seen, self._now(), failure))
+        return None if failure is None else LOOK_AGAIN_SECONDS
+
+    async def _bring_about(self, service: LLMService, desired: Manifest) -> None:
+        """Apply one child unless it is already as wanted."""
+        kind, name = kind_of(desired), desired["metadata"]["name"]
+        live = await self._live(kind, service.namespace, name)
+        if live is None:
+            await self._check_still_wanted(service)
+            self._cache.observe(await self._cluster.apply(desired))
+            self._metrics.applied(kind.kind, "created")
+            logger.info("created %s %s", kind.kind, name)
+            return
+        _check_owner(live, service)
+        if "deletionTimestamp" in live["metadata"]:
+            return  # its last event brings the next pass
+        if is_up_to_date(live, desired):
+            self._metrics.applied(kind.kind, "noop")
+            return
+        uid = live["metadata"]["uid"]
+        if controller_of(live) is None:
+            await self._check_still_wanted(service)
+        self._cache.observe(await self._cluster.apply(desired, uid))
+        self._metrics.applied(kind.kind, "changed")
+        if service.status.observed_generation == service.generation:
+            self._metrics.drift_corrected(kind.kind)
+        logger.info("changed %s %s", kind.kind, name)
+
+    async def _check_still_wanted(self, service: LLMService) -> None:
+        """Ask the API server itself before a child is made: the watch may be behind.
+
+        A child made for a service that is gone would be left to nobody.
+        """
+        live = await self._cluster.read(LLMSERVICES, service.namespace, service.name)
+        if live is None or live["metadata"]["uid"] != service.uid:
+            raise NotNow("the service was deleted; waiting for the watch to say so")
+        if "deletionTimestamp" in live["metadata"]:
+            raise NotNow("the service is being deleted; nothing is made for it")
+
+    async def _live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        # Objects without our labels are not watched, yet may hold the name that is wanted.
+        cached = self._cache.get(kind, namespace, name)
+        return cached or await self._cluster.read(kind, namespace, name)
+
+    def _live_objects(self, service: LLMService) -> LiveObjects:
+        key = service.namespace, service.name
+
+        def owned(kind: Kind, name: str) -> Manifest | None:
+            live = self._cache.get(kind, service.namespace, name)
+            return live if live is not None and is_owned_by(live, service) else None
+
+        return LiveObjects(
+            deployment=owned(DEPLOYMENTS, names.deployment(service)),
+            kubernetes_service=owned(SERVICES, names.kubernetes_service(service)),
+            pods=tuple(self._cache.owned(key, PODS)),
+        )
+
+    async def _report(self, body: Manifest, update: StatusUpdate) -> None:
+        """Write the status when it says something new, then the Events of what changed."""
+        metadata = body["metadata"]
+        if not is_up_to_date(body, {"status": update.status}, "status"):
+            stored = await self._cluster.apply_status(
+                {
+                    "apiVersion": body["apiVersion"],
+                    "kind": body["kind"],
+                    # The uid makes it this very service: not a new one that took its name.
+                    "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
+                    "status": update.status,
+                }
+            )
+            self._cache.observe(stored)
+            logger.info("wrote the status")
+        self._metrics.service_seen(metadata["namespace"], metadata["name"], update.status)
+        for event in update.events:
+            await self._recorder.record(body, event.type, event.reason, event.message)
+
+
+def _check_owner(live: Manifest, service: LLMService) -> None:
+    """Return when the object is ours to write.
+
+    So is one without any controller that carries our labels: the service was deleted with
+    `--cascade=orphan`, or somebody removed the reference. Raises NameTaken for anybody else's.
+    """
+    if is_owned_by(live, service):
+        return
+    metadata, controller = live["metadata"], controller_of(live)
+    if controller is None:
+        labels = metadata.get("labels") or {}
+        if names.labels(service).items() <= labels.items():
+            return
+    elif is_service(controller) and controller["name"] == service.name:
+        raise NotNow(f"{live['kind']} {metadata['name']} of a deleted service is being collected")
+    owner = f"{controller['kind']} {controller['name']}" if controller else "somebody else"
+    raise NameTaken(
+        f"{live['kind']} {metadata['name']} belongs to {owner} and is left alone: delete or rename"
+        " it, or give the LLMService another name"
+    )
+
+
+def _failure(error: OperatorError) -> Failure:
+    """Return what the status says about an error that a retry cannot repair, or raise it."""
+    text = str(error)
+    match error:
+        case InvalidSpec():
+            return Failure(Reason.INVALID_SPEC, text)
+        case NameTaken():
+            return Failure(Reason.NAME_CONFLICT, text)
+        case Rejected() if "immutable" in text:
+            return Failure(
+                Reason.IMMUTABLE_FIELD, f"{text}; delete that object, it is made anew as wanted"
+            )
+        case Rejected():
+            return Failure(Reason.INVALID_SPEC, text)
+        case Forbidden() if "exceeded quota" in text:
+            return Failure(Reason.QUOTA_EXCEEDED, f"{text}; raise the quota or ask for less")
+        case _:
+            raise error

@@ -1,0 +1,209 @@
+"""A work queue of keys: each key once, one worker per key at a time, failures with backoff.
+
+Knows nothing of Kubernetes. Everything runs in one event loop, so plain sets need no locks.
+"""
+
+import asyncio
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from llmservice_operator.errors import ClusterError
+
+logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """The part of an event loop that the queue needs; tests pass one whose time stands still."""
+
+    def time(self) -> float: ...
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> Timer: ...
+
+
+class QueueObserver(Protocol):
+    """Is told what happens in the queue; telemetry implements it."""
+
+    def added(self) -> None: ...
+
+    def started(self, waited_seconds: float) -> None: ...
+
+    def finished(self, seconds: float, result: str) -> None:
+        """Result: success, requeue_after, error or timeout."""
+
+    def retried(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class QueueSettings:
+    backoff_min_seconds: float = 0.005
+    backoff_max_seconds: float = 300.0
+    backoff_jitter: float = 0.1
+    """Share of a backoff by which it is moved at random, so that keys that failed together part."""
+
+    retries_per_second: float = 20.0
+    """Retries of all keys together. First attempts are not held back: a change must be fast, but
+    a thousand failing services must not add load to an API server that is already in trouble."""
+
+    retry_burst: int = 50
+    timeout_seconds: float = 60.0
+    """Longest one pass may take before it is cancelled and counted as failed."""
+
+
+class TokenBucket:
+    """Spaces out callers to a rate after a burst. Never refuses: says how long to wait."""
+
+    def __init__(self, per_second: float, burst: int, time: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._burst = burst
+        self._time = time
+        self._tokens = float(burst)
+        self._filled_at = time()
+
+    def reserve(self) -> float:
+        """Take one token and return the seconds until it is really there, 0 when it is now."""
+        now = self._time()
+        refill = (now - self._filled_at) * self._per_second
+        self._tokens = min(float(self._burst), self._tokens + refill) - 1
+        self._filled_at = now
+        return max(0.0, -self._tokens / self._per_second)
+
+
+class WorkQueue(Generic[Key]):
+    def __init__(
+        self,
+        observer: QueueObserver,
+        settings: QueueSettings | None = None,
+        clock: Clock | None = None,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._observer = observer
+        self._settings = settings or QueueSettings()
+        self._clock = clock or asyncio.get_running_loop()
+        self._uniform = uniform
+        self._bucket = TokenBucket(
+            self._settings.retries_per_second, self._settings.retry_burst, self._clock.time
+        )
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._added_at: dict[Key, float] = {}
+        """Keys that wait for a pass, also those a worker is busy with: they get one more."""
+        self._started_at: dict[Key, float] = {}
+        """Keys a worker is busy with."""
+        self._failures: defaultdict[Key, int] = defaultdict(int)
+        self._timers: dict[Key, tuple[float, Timer]] = {}
+
+    def __len__(self) -> int:
+        """Count the keys that wait for a worker; timed ones are not counted before their time."""
+        return len(self._added_at)
+
+    def add(self, key: Key) -> None:
+        """Ask for a pass over the key as soon as a worker is free."""
+        if key in self._added_at:
+            return
+        self._added_at[key] = self._clock.time()
+        self._observer.added()
+        if key not in self._started_at:
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Ask for a pass in some seconds; of several such wishes for a key the earliest counts."""
+        due = self._clock.time() + seconds
+        if key in self._timers:
+            if self._timers[key][0] <= due:
+                return
+            self._timers.pop(key)[1].cancel()
+
+        def ring() -> None:
+            del self._timers[key]
+            self.add(key)
+
+        self._timers[key] = (due, self._clock.call_later(seconds, ring))
+
+    def busy(self) -> int:
+        """Count the workers that have a key in hand."""
+        return len(self._started_at)
+
+    def unfinished_seconds(self) -> float:
+        """Return the time spent so far on all passes that have not ended, in seconds."""
+        now = self._clock.time()
+        return sum(now - started for started in self._started_at.values())
+
+    def longest_running_seconds(self) -> float:
+        """Return the age of the oldest pass that has not ended, in seconds; 0 when none runs."""
+        now = self._clock.time()
+        return max((now - started for started in self._started_at.values()), default=0.0)
+
+    async def work(self, process: Callable[[Key], Awaitable[float | None]]) -> None:
+        """Be one worker, for ever: take a key, process it, and see to its next time.
+
+        `process` returns None when the key is settled, or the seconds after which it wants to be
+        looked at again; it raises to be retried with a growing backoff.
+        """
+        while True:
+            key = await self._ready.get()
+            self._start(key)
+            result = "error"
+            try:
+                async with asyncio.timeout(self._settings.timeout_seconds):
+                    again_after = await process(key)
+            except TimeoutError:
+                result = "timeout"
+                logger.error(
+                    "reconcile of %s took more than %d s and was cancelled; it is retried",
+                    key,
+                    self._settings.timeout_seconds,
+                )
+                self._retry(key)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                # Kopf cancels every younger task when its watches are restarted; one of them
+                # may be the connection attempt that this pass was waiting for.
+                logger.warning("reconcile of %s was interrupted; it is retried", key)
+                self._retry(key)
+            except ClusterError as error:
+                logger.warning("reconcile of %s failed and is retried: %s", key, error)
+                self._retry(key, error.retry_after_seconds or 0.0)
+            except Exception:
+                logger.exception("reconcile of %s hit an unexpected error; it is retried", key)
+                self._retry(key)
+            else:
+                self._failures.pop(key, None)
+                result = "success" if again_after is None else "requeue_after"
+                if again_after is not None:
+                    self.add_after(key, again_after)
+            finally:
+                self._finish(key, result)
+
+    def _start(self, key: Key) -> None:
+        now = self._clock.time()
+        if key in self._timers:
+            # This pass sees the newest state, so it alone decides when the next one is due.
+            self._timers.pop(key)[1].cancel()
+        self._observer.started(now - self._added_at.pop(key))
+        self._started_at[key] = now
+
+    def _finish(self, key: Key, result: str) -> None:
+        self._observer.finished(self._clock.time() - self._started_at.pop(key), result)
+        if key in self._added_at:
+            self._ready.put_nowait(key)
+
+    def _retry(self, key: Key, at_least_seconds: float = 0.0) -> None:
+        settings = self._settings
+        # The exponent is bounded because a float overflows long before a service stops failing.
+        backoff = settings.backoff_min_seconds * 2.0 ** min(self._failures[key], 64)
+        backoff = min(backoff, settings.backoff_max_seconds)
+        backoff *= 1 + self._uniform(-settings.backoff_jitter, settings.backoff_jitter)
+        self._failures[key] += 1
+        self._observer.retried()
+        self.add_after(key, max(backoff, at_least_seconds, self._bucket.reserve()))

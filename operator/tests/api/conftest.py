@@ -1,0 +1,75 @@
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmservice_operator.cluster import LLMSERVICES
+from operator_support import REPOSITORY, Api, OperatorProcess, eventually, kubectl
+
+
+@pytest.fixture(scope="session")
+def api() -> Api:
+    if not os.environ.get("KUBECONFIG"):
+        pytest.fail(
+            "these tests need a real API server and KUBECONFIG is not set: run them with"
+            " `localkube up --api-only --name api` and"
+            " `localkube exec --name api -- uv run pytest operator/tests/api`",
+            pytrace=False,
+        )
+    return Api()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def crd(api: Api) -> None:
+    api.apply_file(REPOSITORY / "crds" / "llmservice.yaml")
+    kubectl("wait", "--for=condition=Established", "crd/llmservices.llmservice.dev")
+    # Established is one step before served.
+    eventually(lambda: api.request("GET", LLMSERVICES.path("default")))
+
+
+@pytest.fixture(scope="session")
+def _namespaces(api: Api) -> Iterator[list[str]]:
+    made: list[str] = []
+    yield made
+    for name in made:
+        api.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+def _make_namespace(api: Api, made: list[str]) -> str:
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    made.append(name)
+    return name
+
+
+@pytest.fixture
+def namespace(api: Api, _namespaces: list[str]) -> str:
+    """A namespace of the test's own, which no operator watches yet."""
+    return _make_namespace(api, _namespaces)
+
+
+@pytest.fixture(scope="session")
+def served(api: Api, _namespaces: list[str]) -> str:
+    """The namespace that the shared operator watches; tests use names of their own in it."""
+    return _make_namespace(api, _namespaces)
+
+
+@pytest.fixture(scope="session")
+def operator(
+    api: Api, served: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    log = tmp_path_factory.mktemp("operator") / "log"
+    with OperatorProcess(log, served, WATCH_NAMESPACES=served) as process:
+        yield process.until_leading()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "operator.log"
+
+
+@pytest.fixture
+def name() -> str:
+    return f"llm-{uuid.uuid4().hex[:6]}"

@@ -1,0 +1,293 @@
+"""What tests of the operator share: an API client, object builders, the operator as a process."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from kubernetes import client, config
+
+from llmservice_operator.cluster import LLMSERVICES, PODS, Kind
+
+T = TypeVar("T")
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = REPOSITORY / "crds" / "examples"
+CPU_IMAGE = "registry.example/llmservice/server-cpu:1"
+GPU_IMAGE = "registry.example/llmservice/server-gpu:1"
+
+
+def eventually(check: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
+    """Return what `check` returns as soon as that is true; it may also raise AssertionError."""
+    deadline = time.monotonic() + timeout
+    while True:
+        problem: object = what or check
+        try:
+            if result := check():
+                return result
+        except AssertionError as error:
+            problem = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {problem}")
+        time.sleep(0.05)
+
+
+def holds_for(seconds: float, check: Callable[[], object]) -> None:
+    """Fail when `check` is not true, or raises, at any time within the seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert check()
+        time.sleep(0.1)
+
+
+def make_service(name: str, namespace: str, **spec: Any) -> dict[str, Any]:
+    """Return an LLMService that is valid unless `spec` makes it invalid."""
+    return {
+        "apiVersion": LLMSERVICES.api_version,
+        "kind": LLMSERVICES.kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "model": {"uri": "hf://llmservice-test/tiny-random-llama"},
+            "accelerator": {"type": "cpu"},
+            **spec,
+        },
+    }
+
+
+class ApiError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+        self.message = message
+
+
+class Api:
+    """The API server as an administrator sees it, in plain dicts."""
+
+    def __init__(self) -> None:
+        configuration = client.Configuration()
+        config.load_kube_config(client_configuration=configuration)
+        self._client = client.ApiClient(configuration)
+        self.server: str = configuration.host
+        self.ca_file: str = configuration.ssl_ca_cert
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content_type: str = "application/json",
+        **query: str,
+    ) -> dict[str, Any]:
+        """Send one request; raises ApiError with the server's own message."""
+        try:
+            arguments = self._client.param_serialize(
+                method,
+                path,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = self._client.call_api(*arguments, _request_timeout=30)
+            text = answer.read()
+        except client.ApiException as error:
+            answer, text = error, error.body
+        manifest: dict[str, Any] = json.loads(text)
+        if answer.status >= 400:
+            raise ApiError(answer.status, manifest["message"])
+        return manifest
+
+    def create(self, kind: Kind, manifest: Mapping[str, Any], **query: str) -> dict[str, Any]:
+        path = kind.path(manifest["metadata"].get("namespace"))
+        return self.request("POST", path, dict(manifest), **query)
+
+    def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
+        try:
+            return self.request("GET", kind.path(namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
+        live = self.read(kind, namespace, name)
+        assert live is not None, f"{kind.kind} {namespace}/{name} does not exist"
+        return live
+
+    def list_all(self, kind: Kind, namespace: str, **query: str) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = self.request("GET", kind.path(namespace), **query)["items"]
+        return items
+
+    def patch(
+        self, kind: Kind, namespace: str, name: str, change: Any, subresource: str = ""
+    ) -> dict[str, Any]:
+        """Merge a change into an object, as a user with `kubectl edit` does."""
+        content_type = "application/merge-patch+json"
+        path = kind.path(namespace, name, subresource)
+        return self.request("PATCH", path, change, content_type)
+
+    def delete(self, kind: Kind, namespace: str, name: str, **query: str) -> None:
+        self.request("DELETE", kind.path(namespace, name), **query)
+
+    def apply_file(self, path: Path) -> str:
+        return kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
+
+
+def kubectl(*arguments: str, check: bool = True) -> str:
+    """Run kubectl as a user would; return what it prints, errors included."""
+    done = subprocess.run(
+        ["kubectl", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
+    return done.stdout + done.stderr
+
+
+def condition(service: Mapping[str, Any], type_: str) -> dict[str, Any]:
+    conditions = service.get("status", {}).get("conditions", [])
+    found: list[dict[str, Any]] = [each for each in conditions if each["type"] == type_]
+    assert found, f"no condition {type_} in {conditions}"
+    return found[0]
+
+
+def make_pods_ready(api: Api, namespace: str, service: str) -> None:
+    """Play the kubelet: there is none where only the API server runs."""
+    selector = f"llmservice.dev/name={service}"
+    for pod in api.list_all(PODS, namespace, labelSelector=selector):
+        status = {
+            "phase": "Running",
+            "conditions": [
+                {"type": type_, "status": "True"} for type_ in ("Ready", "PodScheduled")
+            ],
+        }
+        api.patch(PODS, namespace, pod["metadata"]["name"], {"status": status}, "status")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class OperatorProcess:
+    """`llmservice-operator run` as a process of its own."""
+
+    def __init__(self, log: Path, namespace: str, **settings: str) -> None:
+        """`settings` are further LLMSERVICE_OPERATOR_* variables, and KUBECONFIG."""
+        self.log = log
+        self.port = free_port()
+        kubeconfig = settings.pop("KUBECONFIG", os.environ["KUBECONFIG"])
+        defaults = {
+            "NAMESPACE": namespace,
+            "HEALTH_PORT": str(self.port),
+            "SERVER_IMAGE_CPU": CPU_IMAGE,
+            "SERVER_IMAGE_GPU": GPU_IMAGE,
+            "LOG_LEVEL": "INFO",
+        }
+        variables = {f"LLMSERVICE_OPERATOR_{k}": v for k, v in (defaults | settings).items()}
+        with log.open("a") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "llmservice_operator", "run"],
+                env={**os.environ, **variables, "KUBECONFIG": kubeconfig},
+                stdout=output,
+                stderr=output,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self.terminate()
+
+    def terminate(self) -> int:
+        """Ask it to end, as Kubernetes does with SIGTERM; return the exit code."""
+        self._process.terminate()
+        return self._process.wait(30)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(30)
+
+    def wait(self, timeout: float) -> int:
+        return self._process.wait(timeout)
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return status and body of a request to its health port; 0 while it does not listen."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def until_ready(self) -> Self:
+        def ready() -> bool:
+            assert self.is_running(), f"the operator ended: {self.log.read_text()[-2000:]}"
+            return self.get("/readyz")[0] == 200
+
+        eventually(ready, 30, "the operator is ready")
+        return self
+
+    def until_leading(self, timeout: float = 30) -> Self:
+        self.until_ready()
+        eventually(lambda: self.metric("leader_election_master_status") == 1.0, timeout, "it leads")
+        return self
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of all series of the metric that have these labels."""
+        status, text = self.get("/metrics")
+        assert status == 200
+        total = 0.0
+        for line in text.splitlines():
+            match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
+            if match and match[1] == name:
+                found = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
+                if labels.items() <= found.items():
+                    total += float(match[3])
+        return total
+
+    def writes(self) -> float:
+        """Count its writes so far. The Lease's are not among them: they alone are PUT."""
+        counts = (
+            self.metric("rest_client_requests_total", method=method)
+            for method in ("PATCH", "POST", "DELETE")
+        )
+        return sum(counts)
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+def until_settled(operator: OperatorProcess, seconds: float = 1.5) -> None:
+    """Wait until the operator has written nothing for some time."""
+
+    def settled() -> bool:
+        before = operator.writes()
+        time.sleep(seconds)
+        return operator.writes() == before
+
+    eventually(settled, 30, "the operator has settled")
+
+
+@contextmanager
+def writes_nothing(operator: OperatorProcess) -> Iterator[None]:
+    before = operator.writes()
+    yield
+    assert operator.writes() == before

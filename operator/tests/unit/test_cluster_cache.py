@@ -1,0 +1,119 @@
+from typing import Any
+
+import pytest
+
+from llmservice_operator import names
+from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, PODS, Cache, Kind, owner_key
+
+KEY = ("team", "llama")
+
+
+def make_object(kind: Kind, name: str, version: int, uid: str = "1", **metadata: Any) -> Any:
+    return {
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "uid": uid,
+            "resourceVersion": str(version),
+            **metadata,
+        },
+    }
+
+
+def controlled_by(api_version: str, kind: str, name: str) -> dict[str, Any]:
+    reference = {"apiVersion": api_version, "kind": kind, "name": name, "controller": True}
+    return {"ownerReferences": [reference]}
+
+
+OURS = controlled_by("llmservice.dev/v1alpha1", "LLMService", "llama")
+LABELLED: dict[str, Any] = {"labels": {names.SERVICE_LABEL: "llama"}}
+
+
+def test_only_a_newer_version_is_news() -> None:
+    cache = Cache()
+    assert cache.observe(make_object(LLMSERVICES, "llama", 5))
+    assert not cache.observe(make_object(LLMSERVICES, "llama", 5))
+    assert not cache.observe(make_object(LLMSERVICES, "llama", 4))
+    assert cache.observe(make_object(LLMSERVICES, "llama", 10))
+    live = cache.service(KEY)
+    assert live is not None
+    assert live["metadata"]["resourceVersion"] == "10"
+
+
+def test_a_late_deletion_does_not_drop_the_successor_of_the_same_name() -> None:
+    cache = Cache()
+    old = make_object(LLMSERVICES, "llama", 5, uid="old")
+    cache.observe(old)
+    cache.observe(make_object(LLMSERVICES, "llama", 9, uid="new"))
+    assert not cache.drop(old)
+    assert cache.service(KEY) is not None
+
+
+def test_a_dropped_object_is_gone_and_can_be_seen_again() -> None:
+    cache = Cache()
+    live = make_object(DEPLOYMENTS, "llama", 5, **OURS)
+    cache.observe(live)
+    assert cache.drop(live)
+    assert not cache.drop(live)
+    assert cache.get(DEPLOYMENTS, *KEY) is None
+    assert cache.owned(KEY, DEPLOYMENTS) == []
+    assert cache.observe(live)
+
+
+def test_finds_the_objects_of_a_service_by_kind_sorted_by_name() -> None:
+    cache = Cache()
+    for number in (2, 0, 1):
+        cache.observe(make_object(PODS, f"llama-{number}", number + 1, **LABELLED))
+    cache.observe(make_object(DEPLOYMENTS, "llama", 7, **OURS))
+    cache.observe(make_object(PODS, "stranger", 8))
+    pods = [pod["metadata"]["name"] for pod in cache.owned(KEY, PODS)]
+    assert pods == ["llama-0", "llama-1", "llama-2"]
+    assert cache.count(PODS) == 4
+
+
+def test_follows_an_object_to_another_owner() -> None:
+    cache = Cache()
+    cache.observe(make_object(PODS, "pod", 1, **LABELLED))
+    cache.observe(make_object(PODS, "pod", 2, labels={names.SERVICE_LABEL: "qwen"}))
+    assert cache.owned(KEY, PODS) == []
+    assert len(cache.owned(("team", "qwen"), PODS)) == 1
+
+
+def test_keeps_of_the_field_ownership_only_our_own() -> None:
+    cache = Cache()
+    entries = [{"manager": "kubectl"}, {"manager": names.FIELD_MANAGER}]
+    live = make_object(DEPLOYMENTS, "llama", 1, managedFields=entries)
+    cache.observe(live)
+    kept = cache.get(DEPLOYMENTS, *KEY)
+    assert kept is not None
+    assert kept["metadata"]["managedFields"] == [{"manager": names.FIELD_MANAGER}]
+    assert len(live["metadata"]["managedFields"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("manifest", "owner"),
+    [
+        pytest.param(make_object(LLMSERVICES, "llama", 1), KEY, id="a service is its own"),
+        pytest.param(make_object(DEPLOYMENTS, "d", 1, **OURS), KEY, id="by its controller"),
+        pytest.param(
+            make_object(PODS, "p", 1, **LABELLED, **controlled_by("apps/v1", "ReplicaSet", "r")),
+            KEY,
+            id="a pod by its label",
+        ),
+        pytest.param(
+            make_object(DEPLOYMENTS, "d", 1, **LABELLED), KEY, id="an orphan by its label"
+        ),
+        pytest.param(make_object(DEPLOYMENTS, "d", 1), None, id="a stranger is nobody's"),
+        pytest.param(
+            make_object(
+                DEPLOYMENTS, "d", 1, **controlled_by("other.dev/v1", "LLMService", "llama")
+            ),
+            None,
+            id="a kind of the same name in another group is not ours",
+        ),
+    ],
+)
+def test_tells_which_service_an_object_belongs_to(manifest: Any, owner: Any) -> None:
+    assert owner_key(manifest) == owner

@@ -1,0 +1,314 @@
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubernetes.aio.client import ApiClient, Configuration
+
+from llmservice_operator.cluster import (
+    DEPLOYMENTS,
+    LLMSERVICES,
+    Audit,
+    Cache,
+    Cluster,
+    EventRecorder,
+    Key,
+    Lease,
+)
+from llmservice_operator.errors import ClusterError, Conflict, Forbidden, NotFound, Rejected
+
+DEPLOYMENT = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "llama", "namespace": "team"},
+    "spec": {"replicas": 1},
+}
+
+
+class Server:
+    """Answers as told and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, dict[str, str], Any]] = []
+        self.answer: Callable[[web.Request], web.Response] = lambda _: web.json_response({})
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.text()
+        parsed = json.loads(body) if body else None
+        self.requests.append((request.method, request.path, dict(request.query), parsed))
+        return self.answer(request)
+
+    def refuse(self, status: int, message: str = "no", **headers: str) -> None:
+        self.answer = lambda _: web.json_response(
+            {"kind": "Status", "message": message},
+            status=status,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.codes: list[tuple[str, str]] = []
+
+    def request_finished(self, method: str, host: str, code: str, seconds: float) -> None:
+        self.codes.append((method, code))
+
+
+@pytest.fixture
+def observer() -> Observer:
+    return Observer()
+
+
+@pytest.fixture
+async def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+async def cluster(server: Server, observer: Observer) -> AsyncIterator[Cluster]:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.handle)
+    async with TestServer(app) as running:
+        configuration = Configuration(host=str(running.make_url("")).rstrip("/"))
+        cluster = Cluster(ApiClient(configuration), observer)
+        yield cluster
+        await cluster.close()
+
+
+async def test_applies_with_force_strict_validation_and_our_field_manager(
+    cluster: Cluster, server: Server
+) -> None:
+    await cluster.apply(DEPLOYMENT)
+    assert server.requests == [
+        (
+            "PATCH",
+            "/apis/apps/v1/namespaces/team/deployments/llama",
+            {"fieldManager": "llmservice-operator", "force": "true", "fieldValidation": "Strict"},
+            DEPLOYMENT,
+        )
+    ]
+
+
+async def test_the_uid_makes_an_apply_fail_on_any_other_object(
+    cluster: Cluster, server: Server
+) -> None:
+    await cluster.apply(DEPLOYMENT, uid="42")
+    assert server.requests[0][3]["metadata"]["uid"] == "42"
+    assert "uid" not in DEPLOYMENT["metadata"]
+
+
+async def test_deletes_only_what_it_saw(cluster: Cluster, server: Server) -> None:
+    metadata = {"name": "llama", "namespace": "team", "uid": "42", "resourceVersion": "7"}
+    await cluster.delete({**DEPLOYMENT, "metadata": metadata})
+    method, _, _, body = server.requests[0]
+    assert method == "DELETE"
+    assert body["preconditions"] == {"uid": "42", "resourceVersion": "7"}
+    server.refuse(404)
+    await cluster.delete({**DEPLOYMENT, "metadata": metadata})
+    server.refuse(409)
+    with pytest.raises(Conflict):
+        await cluster.delete({**DEPLOYMENT, "metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, Rejected),
+        (403, Forbidden),
+        (404, NotFound),
+        (409, Conflict),
+        (422, Rejected),
+        (500, ClusterError),
+    ],
+)
+async def test_converts_every_refusal_to_an_error_with_the_servers_words(
+    cluster: Cluster, server: Server, observer: Observer, status: int, error: type[ClusterError]
+) -> None:
+    server.refuse(status, 'cannot patch resource "deployments"')
+    with pytest.raises(error, match='cannot patch resource "deployments"') as caught:
+        await cluster.apply(DEPLOYMENT)
+    assert caught.value.status == status
+    assert observer.codes == [("PATCH", str(status))]
+
+
+async def test_an_overloaded_server_says_when_to_come_back(
+    cluster: Cluster, server: Server
+) -> None:
+    server.refuse(429, "too many requests", Retry_After="7")
+    with pytest.raises(ClusterError) as caught:
+        await cluster.read(DEPLOYMENTS, "team", "llama")
+    assert caught.value.retry_after_seconds == 7.0
+
+
+async def test_an_answer_that_is_no_json_is_quoted(cluster: Cluster, server: Server) -> None:
+    server.answer = lambda _: web.Response(status=502, text="<h1>Bad gateway</h1>")
+    with pytest.raises(ClusterError, match="502: <h1>Bad gateway"):
+        await cluster.read(DEPLOYMENTS, "team", "llama")
+
+
+async def test_no_answer_is_an_error_of_ours(observer: Observer, unused_tcp_port: int) -> None:
+    configuration = Configuration(host=f"http://127.0.0.1:{unused_tcp_port}")
+    cluster = Cluster(ApiClient(configuration), observer)
+    with pytest.raises(ClusterError, match=r"GET /apis/apps/v1/.*: no answer: "):
+        await cluster.read(DEPLOYMENTS, "team", "llama")
+    await cluster.close()
+    assert observer.codes == [("GET", "error")]
+
+
+async def test_an_object_that_is_not_there_reads_as_none(cluster: Cluster, server: Server) -> None:
+    server.refuse(404)
+    assert await cluster.read(DEPLOYMENTS, "team", "llama") is None
+
+
+async def test_lists_page_by_page_and_only_what_is_ours(cluster: Cluster, server: Server) -> None:
+    def answer(request: web.Request) -> web.Response:
+        first = "continue" not in request.query
+        return web.json_response(
+            {
+                "items": [{"metadata": {"name": "a" if first else "b"}}],
+                "metadata": {"continue": "next"} if first else {},
+            }
+        )
+
+    server.answer = answer
+    found = [live async for live in cluster.list_all(DEPLOYMENTS, None)]
+
+    assert [live["metadata"]["name"] for live in found] == ["a", "b"]
+    assert found[0]["kind"] == "Deployment"
+    assert found[0]["apiVersion"] == "apps/v1"
+    assert [request[1] for request in server.requests] == ["/apis/apps/v1/deployments"] * 2
+    assert server.requests[0][2] == {
+        "limit": "500",
+        "labelSelector": "app.kubernetes.io/managed-by=llmservice-operator",
+    }
+    assert server.requests[1][2]["continue"] == "next"
+
+
+async def test_writes_nothing_once_it_does_not_lead_but_the_lease(
+    cluster: Cluster, server: Server
+) -> None:
+    cluster.may_write = lambda: False
+    with pytest.raises(ClusterError, match="does not hold the lease"):
+        await cluster.apply(DEPLOYMENT)
+    assert server.requests == []
+    await Lease(cluster, "system", "operator").create_lease({"holderIdentity": "me"})
+    assert server.requests[0][:2] == (
+        "POST",
+        "/apis/coordination.k8s.io/v1/namespaces/system/leases",
+    )
+
+
+SERVICE: dict[str, Any] = {
+    "apiVersion": LLMSERVICES.api_version,
+    "kind": "LLMService",
+    "metadata": {"name": "llama", "namespace": "team", "uid": "42", "resourceVersion": "7"},
+}
+
+
+class WallClock:
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+async def test_an_event_that_repeats_is_counted_up_for_ten_minutes(
+    cluster: Cluster, server: Server
+) -> None:
+    clock = WallClock()
+    recorder = EventRecorder(cluster, "pod-1", clock)
+    for _ in range(3):
+        await recorder.record(SERVICE, "Warning", "NameConflict", "taken")
+        clock.now += timedelta(minutes=9)
+    clock.now += timedelta(minutes=2)
+    await recorder.record(SERVICE, "Warning", "NameConflict", "taken")
+
+    methods = [request[0] for request in server.requests]
+    assert methods == ["POST", "PATCH", "PATCH", "POST"]
+    event = server.requests[0][3]
+    assert event["involvedObject"]["uid"] == "42"
+    assert event["count"] == 1
+    assert event["reportingComponent"] == "llmservice-operator"
+    assert server.requests[2][3] == {"count": 3, "lastTimestamp": "2026-01-01T00:18:00Z"}
+    assert server.requests[1][1].endswith(event["metadata"]["name"])
+
+
+async def test_one_object_cannot_flood_the_cluster_with_events(
+    cluster: Cluster, server: Server
+) -> None:
+    clock = WallClock()
+    recorder = EventRecorder(cluster, "pod-1", clock)
+    for number in range(40):
+        await recorder.record(SERVICE, "Normal", "Changed", f"message {number}")
+    assert len(server.requests) == 25
+    clock.now += timedelta(minutes=10)
+    for number in range(40, 45):
+        await recorder.record(SERVICE, "Normal", "Changed", f"message {number}")
+    assert len(server.requests) == 27
+
+
+async def test_an_event_that_cannot_be_written_is_logged_and_dropped(
+    cluster: Cluster, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.refuse(403, "namespace is being terminated")
+    await EventRecorder(cluster, "pod-1", WallClock()).record(SERVICE, "Normal", "Serving", "up")
+    assert "namespace is being terminated" in caplog.text
+
+
+async def test_the_audit_finds_what_the_watches_missed_and_confirms_it_before_it_repairs(
+    cluster: Cluster, server: Server
+) -> None:
+    def service(name: str, version: int) -> dict[str, Any]:
+        metadata = {**SERVICE["metadata"], "name": name, "resourceVersion": str(version)}
+        return {**SERVICE, "metadata": metadata}
+
+    live = {name: service(name, version) for name, version in [("same", 1), ("new", 2), ("old", 9)]}
+
+    def answer(request: web.Request) -> web.Response:
+        if not request.path.endswith("/llmservices") and "llmservices" in request.path:
+            found = live.get(request.path.rpartition("/")[2])
+            return web.json_response(found or {"message": "gone"}, status=200 if found else 404)
+        items = list(live.values()) if request.path.endswith("/llmservices") else []
+        return web.json_response({"items": items, "metadata": {}})
+
+    server.answer = answer
+    cache = Cache()
+    enqueued: list[Key] = []
+    diverged: list[str] = []
+    for manifest in (service("same", 1), service("old", 3), service("ghost", 4)):
+        cache.observe(manifest)
+    audit = Audit(cluster, cache, [None], enqueued.append, diverged.append)
+
+    suspects = await audit.suspects()
+    assert sorted(name for _, _, name in suspects) == ["ghost", "new", "old"]
+    # The watch delivers one of them after all, and one is deleted meanwhile.
+    cache.observe(service("old", 9))
+    del live["new"]
+    assert await audit.repair(suspects) == 1
+    assert enqueued == [("team", "ghost")]
+    assert diverged == ["llmservices"]
+    assert cache.service(("team", "ghost")) is None
+    assert cache.service(("team", "new")) is None
+    assert await audit.suspects() == []
+
+
+async def test_a_reload_makes_the_cache_equal_to_the_cluster(
+    cluster: Cluster, server: Server
+) -> None:
+    def answer(request: web.Request) -> web.Response:
+        items = [SERVICE] if request.path.endswith("/llmservices") else []
+        return web.json_response({"items": items, "metadata": {}})
+
+    server.answer = answer
+    cache = Cache()
+    enqueued: list[Key] = []
+    gone = {**SERVICE, "metadata": {**SERVICE["metadata"], "name": "gone"}}
+    cache.observe(gone)
+    await Audit(cluster, cache, ["team"], enqueued.append, lambda _: None).reload()
+    assert enqueued == [("team", "gone"), ("team", "llama")]
+    assert cache.count(LLMSERVICES) == 1
+    assert {request[1].split("/")[-2] for request in server.requests} == {"team"}

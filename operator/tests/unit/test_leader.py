@@ -1,0 +1,306 @@
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from llmservice_operator.errors import ClusterError, Conflict, NotFound
+from llmservice_operator.leader import Leader
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class World:
+    """A Lease on a server, and a time that passes only while every candidate sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.lease: dict[str, Any] | None = None
+        self.writes: list[str] = []
+        self.fail: Exception | None = None
+        self.hang = False
+        self.after_sleep: Callable[[], None] = lambda: None
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def holder(self) -> str | None:
+        return None if self.lease is None else self.lease["spec"]["holderIdentity"]
+
+    async def read_lease(self) -> dict[str, Any] | None:
+        if self.fail:
+            raise self.fail
+        return self.lease
+
+    async def create_lease(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        if self.lease is not None:
+            raise Conflict("exists", 409)
+        return self._write(spec)
+
+    async def replace_lease(
+        self, lease: Mapping[str, Any], spec: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        if self.hang:
+            await asyncio.Event().wait()
+        if self.fail:
+            raise self.fail
+        if self.lease is None:
+            raise NotFound("gone", 404)
+        if lease["metadata"] != self.lease["metadata"]:
+            raise Conflict("changed", 409)
+        return self._write(spec)
+
+    def _write(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        version = str(len(self.writes) + 1)
+        self.lease = {"metadata": {"resourceVersion": version}, "spec": dict(spec)}
+        self.writes.append(spec["holderIdentity"])
+        return self.lease
+
+
+class Candidate:
+    """A Leader whose sleeps are steps of the test."""
+
+    def __init__(self, world: World, name: str, skew: timedelta = timedelta()) -> None:
+        self.world = world
+        self.lost = False
+        self._wake = asyncio.Event()
+        self._asleep = asyncio.Event()
+        self.leader = Leader(
+            world,
+            name,
+            on_lost=self._on_lost,
+            monotonic=world.monotonic,
+            now=lambda: START + skew + timedelta(seconds=world.seconds),
+            sleep=self._sleep,
+        )
+        self.task = asyncio.create_task(self.leader.run())
+
+    def _on_lost(self) -> None:
+        self.lost = True
+
+    async def _sleep(self, seconds: float) -> None:
+        assert seconds == 2.0
+        self._asleep.set()
+        await self._wake.wait()
+        self._wake.clear()
+
+    async def until_asleep(self) -> None:
+        waiter = asyncio.create_task(self._asleep.wait())
+        await asyncio.wait([waiter, self.task], return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        waiter.cancel()
+
+    async def step(self) -> None:
+        """Let one retry period end, and run to the next sleep or to the end."""
+        self._asleep.clear()
+        self._wake.set()
+        await self.until_asleep()
+
+    async def kill(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+async def test_the_first_candidate_creates_the_lease_and_renews_it() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+
+    assert first.leader.elected.is_set()
+    assert world.lease is not None
+    assert world.lease["spec"] == {
+        "holderIdentity": "first",
+        "leaseDurationSeconds": 15,
+        "acquireTime": "2026-01-01T00:00:00.000000Z",
+        "renewTime": "2026-01-01T00:00:00.000000Z",
+        "leaseTransitions": 0,
+    }
+    world.seconds += 2
+    await first.step()
+    assert world.lease["spec"]["renewTime"] == "2026-01-01T00:00:02.000000Z"
+    assert world.lease["spec"]["acquireTime"] == "2026-01-01T00:00:00.000000Z"
+    await first.kill()
+
+
+async def test_a_second_candidate_waits_while_the_lease_is_renewed() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    second = Candidate(world, "second")
+    await second.until_asleep()
+    for _ in range(60):
+        world.seconds += 2
+        await first.step()
+        await second.step()
+    assert set(world.writes) == {"first"}
+    assert not second.leader.elected.is_set()
+    await first.kill()
+    await second.kill()
+
+
+@pytest.mark.parametrize("skew", [timedelta(hours=1), timedelta(hours=-1), timedelta()])
+async def test_takes_over_from_a_dead_leader_after_its_lease_time_whatever_the_clocks_say(
+    skew: timedelta,
+) -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    await first.kill()
+    second = Candidate(world, "second", skew)
+    await second.until_asleep()
+    for _ in range(7):
+        world.seconds += 2
+        await second.step()
+        assert not second.leader.elected.is_set()
+    world.seconds += 2
+    await second.step()
+
+    assert second.leader.elected.is_set()
+    assert world.holder() == "second"
+    assert world.lease is not None
+    assert world.lease["spec"]["leaseTransitions"] == 1
+    await second.kill()
+
+
+async def test_a_released_lease_is_taken_at_once() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    second = Candidate(world, "second")
+    await second.until_asleep()
+
+    await first.kill()
+    await first.leader.release()
+    assert world.holder() == ""
+    assert not first.leader.is_holding()
+    world.seconds += 2
+    await second.step()
+
+    assert world.holder() == "second"
+    await second.kill()
+
+
+async def test_release_without_the_lease_writes_nothing() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    second = Candidate(world, "second")
+    await second.until_asleep()
+    await second.kill()
+    await second.leader.release()
+    assert world.writes == ["first"]
+    await first.kill()
+
+
+async def test_a_release_that_fails_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    await first.kill()
+    world.fail = ClusterError("no answer")
+    await first.leader.release()
+    assert "will expire instead: no answer" in caplog.text
+
+
+async def test_the_process_ends_when_renewals_fail_for_ten_seconds() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    world.fail = ClusterError("no answer")
+    for _ in range(4):
+        world.seconds += 2
+        await first.step()
+        assert first.leader.is_holding()
+    world.seconds += 2
+    await first.step()
+    assert not first.leader.is_holding()
+    assert first.lost
+    await first.task
+
+
+async def test_short_trouble_is_survived() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    world.fail = ClusterError("no answer")
+    for _ in range(4):
+        world.seconds += 2
+        await first.step()
+    world.fail = None
+    await first.step()
+    world.seconds += 8
+    assert first.leader.is_holding()
+    assert not first.lost
+    await first.kill()
+
+
+async def test_a_process_that_slept_past_the_deadline_may_not_write_when_it_wakes() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    world.seconds += 20
+    assert first.leader.elected.is_set()
+    assert not first.leader.is_holding()
+    await first.kill()
+
+
+async def test_a_lease_taken_by_somebody_else_is_not_taken_back() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    world._write({"holderIdentity": "usurper", "leaseDurationSeconds": 15})
+    for _ in range(5):
+        world.seconds += 2
+        await first.step()
+    assert first.lost
+    assert world.holder() == "usurper"
+
+
+async def test_a_write_whose_answer_was_lost_is_recognised() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    assert world.lease is not None
+    world._write(world.lease["spec"])
+    for _ in range(8):
+        world.seconds += 2
+        await first.step()
+    assert not first.lost
+    assert first.leader.is_holding()
+    await first.kill()
+
+
+async def test_a_lease_deleted_by_hand_is_made_again() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    world.lease = None
+    for _ in range(3):
+        world.seconds += 2
+        await first.step()
+    assert world.holder() == "first"
+    assert not first.lost
+    await first.kill()
+
+
+async def test_of_two_that_start_together_only_one_is_elected() -> None:
+    world = World()
+    candidates = [Candidate(world, name) for name in ("first", "second")]
+    for candidate in candidates:
+        await candidate.until_asleep()
+    assert sum(candidate.leader.elected.is_set() for candidate in candidates) == 1
+    for candidate in candidates:
+        await candidate.kill()
+
+
+async def test_a_renewal_that_hangs_ends_at_the_deadline_not_later() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    world.hang = True
+    # 20 ms before the deadline: the attempt may take that long and no longer.
+    world.seconds += 9.98
+    waited = asyncio.get_running_loop().time()
+    await first.step()
+    assert asyncio.get_running_loop().time() - waited < 2
+    await first.kill()

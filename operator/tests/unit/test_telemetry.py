@@ -1,0 +1,191 @@
+import io
+import json
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from aiohttp import ClientSession
+
+from llmservice_operator.telemetry import (
+    Health,
+    Metrics,
+    configure_logging,
+    create_app,
+    log_fields,
+    start_server,
+)
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    configure_logging("INFO", stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_every_log_line_is_one_json_object_with_the_fields_of_its_pass(stream: io.StringIO) -> None:
+    logger = logging.getLogger("test")
+    with log_fields(namespace="team", name="llama"), log_fields(generation=3):
+        logger.info("changed %s", "Deployment")
+    logger.warning("two\nlines")
+
+    first, second = lines(stream)
+    assert first.pop("ts")
+    assert first == {
+        "level": "INFO",
+        "logger": "test",
+        "msg": "changed Deployment",
+        "namespace": "team",
+        "name": "llama",
+        "generation": 3,
+    }
+    assert second["msg"] == "two\nlines"
+    assert "namespace" not in second
+
+
+def test_the_traceback_of_an_error_is_in_its_line(stream: io.StringIO) -> None:
+    try:
+        raise ZeroDivisionError("nothing")
+    except ZeroDivisionError:
+        logging.getLogger("test").exception("broke")
+    assert "ZeroDivisionError: nothing" in str(lines(stream)[0]["error"])
+
+
+def test_lines_below_the_level_and_the_chatter_of_kopf_are_left_out(stream: io.StringIO) -> None:
+    logging.getLogger("test").debug("quiet")
+    logging.getLogger("kopf.objects").info("Handler succeeded")
+    logging.getLogger("kopf.objects").warning("Handler failed")
+    assert [line["msg"] for line in lines(stream)] == ["Handler failed"]
+
+
+class IdleQueue:
+    def __len__(self) -> int:
+        return 4
+
+    def busy(self) -> int:
+        return 2
+
+    def unfinished_seconds(self) -> float:
+        return 7.5
+
+    def longest_running_seconds(self) -> float:
+        return 5.0
+
+
+def test_metrics_carry_the_names_that_dashboards_of_controller_runtime_know() -> None:
+    metrics = Metrics()
+    metrics.added()
+    metrics.started(0.2)
+    metrics.finished(0.1, "success")
+    metrics.finished(60.0, "timeout")
+    metrics.retried()
+    metrics.read_queue(IdleQueue(), workers=10)
+    metrics.request_finished("PATCH", "https://10.0.0.1", "200", 0.01)
+    metrics.read_leadership("llmservice-operator", lambda: True)
+    text = metrics.render().decode()
+
+    for line in (
+        'controller_runtime_reconcile_total{controller="llmservice",result="success"} 1.0',
+        'controller_runtime_reconcile_total{controller="llmservice",result="error"} 1.0',
+        'controller_runtime_reconcile_errors_total{controller="llmservice"} 1.0',
+        'controller_runtime_reconcile_timeouts_total{controller="llmservice"} 1.0',
+        'controller_runtime_reconcile_time_seconds_count{controller="llmservice"} 2.0',
+        'controller_runtime_max_concurrent_reconciles{controller="llmservice"} 10.0',
+        'controller_runtime_active_workers{controller="llmservice"} 2.0',
+        'workqueue_adds_total{name="llmservice"} 1.0',
+        'workqueue_retries_total{name="llmservice"} 1.0',
+        'workqueue_depth{name="llmservice"} 4.0',
+        'workqueue_unfinished_work_seconds{name="llmservice"} 7.5',
+        'workqueue_longest_running_processor_seconds{name="llmservice"} 5.0',
+        'rest_client_requests_total{code="200",host="https://10.0.0.1",method="PATCH"} 1.0',
+        'leader_election_master_status{name="llmservice-operator"} 1.0',
+    ):
+        assert line in text
+    assert "process_resident_memory_bytes" in text
+    assert 'llmservice_build_info{version="' in text
+
+
+def test_the_series_of_a_service_end_with_it() -> None:
+    metrics = Metrics()
+    status = {
+        "conditions": [{"type": "Ready", "status": "False"}],
+        "replicas": 2,
+        "readyReplicas": 1,
+    }
+    metrics.service_seen("team", "llama", status)
+    metrics.service_seen("team", "qwen", {})
+    text = metrics.render().decode()
+    series = (
+        'llmservice_status_condition{name="llama",namespace="team",status="%s",type="Ready"} %s'
+    )
+    assert series % ("False", "1.0") in text
+    assert series % ("True", "0.0") in text
+    assert 'llmservice_replicas{name="llama",namespace="team",state="readyReplicas"} 1.0' in text
+
+    metrics.service_gone("team", "llama")
+    text = metrics.render().decode()
+    assert 'name="llama"' not in text
+    assert 'name="qwen"' in text
+
+
+@pytest.fixture
+async def address(unused_port: int) -> AsyncIterator[tuple[str, Health, list[float]]]:
+    ages = [0.0]
+    health = Health(lambda: ages[0])
+    runner = await start_server(create_app(Metrics(), health), unused_port)
+    yield f"http://127.0.0.1:{unused_port}", health, ages
+    await runner.cleanup()
+
+
+@pytest.fixture
+def unused_port(unused_tcp_port: int) -> int:
+    return unused_tcp_port
+
+
+async def test_readiness_names_every_reason_and_liveness_does_not_depend_on_it(
+    address: tuple[str, Health, list[float]],
+) -> None:
+    url, health, _ = address
+    async with ClientSession(url) as session:
+        async with session.get("/readyz") as answer:
+            assert answer.status == 503
+            assert (await answer.json())["reasons"] == ["the watches have not started yet"]
+        async with session.get("/livez") as answer:
+            assert answer.status == 200
+
+        health.ready("watches")
+        async with session.get("/readyz") as answer:
+            assert answer.status == 200
+            assert await answer.json() == {"status": "ok", "reasons": []}
+
+        health.not_ready("watches", "the cluster cannot be read")
+        async with session.get("/readyz") as answer:
+            assert answer.status == 503
+
+
+async def test_liveness_fails_when_a_pass_cannot_be_ended(
+    address: tuple[str, Health, list[float]],
+) -> None:
+    url, _, ages = address
+    ages[0] = 121.0
+    async with ClientSession(url) as session, session.get("/livez") as answer:
+        assert answer.status == 503
+        assert (await answer.json())["reasons"] == ["a pass has been running for 121 s"]
+
+
+async def test_metrics_are_served_as_prometheus_text(
+    address: tuple[str, Health, list[float]],
+) -> None:
+    url, _, _ = address
+    async with ClientSession(url) as session, session.get("/metrics") as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        assert "llmservice_build_info" in await answer.text()

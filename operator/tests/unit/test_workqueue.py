@@ -1,0 +1,430 @@
+import asyncio
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from llmservice_operator.errors import ClusterError
+from llmservice_operator.workqueue import QueueSettings, TokenBucket, WorkQueue
+
+
+class Timer:
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class StandingClock:
+    """A clock that moves only when it is told to."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._order = itertools.count()
+        self._timers: list[tuple[float, int, Timer, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        return self._now
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> Timer:
+        timer = Timer()
+        heapq.heappush(self._timers, (self._now + delay, next(self._order), timer, callback))
+        return timer
+
+    def advance(self, seconds: float) -> None:
+        until = self._now + seconds
+        while self._timers and self._timers[0][0] <= until:
+            self._now, _, timer, callback = heapq.heappop(self._timers)
+            if not timer.cancelled:
+                callback()
+        self._now = until
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.adds = 0
+        self.retries = 0
+        self.waits: list[float] = []
+        self.results: list[str] = []
+
+    def added(self) -> None:
+        self.adds += 1
+
+    def started(self, waited_seconds: float) -> None:
+        self.waits.append(waited_seconds)
+
+    def finished(self, seconds: float, result: str) -> None:
+        self.results.append(result)
+
+    def retried(self) -> None:
+        self.retries += 1
+
+
+@pytest.fixture
+def clock() -> StandingClock:
+    return StandingClock()
+
+
+@pytest.fixture
+def observer() -> Observer:
+    return Observer()
+
+
+@pytest.fixture
+async def queue(clock: StandingClock, observer: Observer) -> WorkQueue[str]:
+    return WorkQueue(observer, clock=clock, uniform=lambda low, high: 0.0)
+
+
+async def settle() -> None:
+    """Let every task run as far as it can."""
+    for _ in range(20):
+        await asyncio.sleep(0)  # noqa: TID251 - yields, does not wait
+
+
+async def run_workers(
+    queue: WorkQueue[str], process: Callable[[str], Awaitable[float | None]], count: int = 1
+) -> list[asyncio.Task[None]]:
+    workers = [asyncio.create_task(queue.work(process)) for _ in range(count)]
+    await settle()
+    return workers
+
+
+async def stop(workers: list[asyncio.Task[None]]) -> None:
+    for worker in workers:
+        worker.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def test_a_key_added_many_times_is_processed_once(
+    queue: WorkQueue[str], observer: Observer
+) -> None:
+    seen: list[str] = []
+
+    async def process(key: str) -> None:
+        seen.append(key)
+
+    for _ in range(5):
+        queue.add("a")
+    queue.add("b")
+    assert len(queue) == 2
+
+    await stop(await run_workers(queue, process))
+
+    assert seen == ["a", "b"]
+    assert observer.adds == 2
+    assert observer.results == ["success", "success"]
+
+
+async def test_a_key_is_never_processed_twice_at_once_but_once_more_when_added_meanwhile(
+    queue: WorkQueue[str],
+) -> None:
+    running = 0
+    passes = 0
+    gate = asyncio.Event()
+
+    async def process(key: str) -> None:
+        nonlocal running, passes
+        running += 1
+        passes += 1
+        assert running == 1
+        await gate.wait()
+        running -= 1
+
+    queue.add("a")
+    workers = await run_workers(queue, process, count=4)
+    queue.add("a")
+    queue.add("a")
+    await settle()
+    assert passes == 1
+    assert queue.busy() == 1
+
+    gate.set()
+    await settle()
+    await stop(workers)
+    assert passes == 2
+    assert queue.busy() == 0
+
+
+async def test_different_keys_are_processed_side_by_side(queue: WorkQueue[str]) -> None:
+    gate = asyncio.Event()
+    begun: list[str] = []
+
+    async def process(key: str) -> None:
+        begun.append(key)
+        await gate.wait()
+
+    for key in "abc":
+        queue.add(key)
+    workers = await run_workers(queue, process, count=2)
+
+    assert begun == ["a", "b"]
+    gate.set()
+    await settle()
+    assert begun == ["a", "b", "c"]
+    await stop(workers)
+
+
+async def test_a_failing_key_is_retried_with_a_doubling_backoff_up_to_the_limit(
+    queue: WorkQueue[str], clock: StandingClock, observer: Observer
+) -> None:
+    times: list[float] = []
+
+    async def process(key: str) -> None:
+        times.append(clock.time())
+        raise ClusterError("no answer")
+
+    queue.add("a")
+    workers = await run_workers(queue, process)
+    for _ in range(30):
+        clock.advance(300.0)
+        await settle()
+    await stop(workers)
+
+    assert observer.results == ["error"] * 31
+    assert observer.retries == 31
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert max(gaps) == 300.0
+
+
+async def test_backoff_starts_at_five_milliseconds_and_doubles(
+    queue: WorkQueue[str], clock: StandingClock
+) -> None:
+    times: list[float] = []
+
+    async def process(key: str) -> None:
+        times.append(clock.time())
+        raise ClusterError("no answer")
+
+    queue.add("a")
+    workers = await run_workers(queue, process)
+    for _ in range(2000):
+        clock.advance(0.001)
+        await settle()
+        if len(times) == 6:
+            break
+    await stop(workers)
+
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert gaps == pytest.approx([0.005, 0.01, 0.02, 0.04, 0.08], abs=0.0011)
+
+
+async def test_backoff_is_jittered_by_a_tenth(clock: StandingClock, observer: Observer) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        asked.append((low, high))
+        return high
+
+    queue: WorkQueue[str] = WorkQueue(
+        observer, QueueSettings(backoff_min_seconds=1.0), clock, uniform
+    )
+    passes = 0
+
+    async def process(key: str) -> None:
+        nonlocal passes
+        passes += 1
+        raise ClusterError("no answer")
+
+    queue.add("a")
+    workers = await run_workers(queue, process)
+    clock.advance(1.09)
+    await settle()
+    assert passes == 1
+    clock.advance(0.02)
+    await settle()
+    await stop(workers)
+
+    assert passes == 2
+    assert asked[0] == (-0.1, 0.1)
+
+
+async def test_success_resets_the_backoff(queue: WorkQueue[str], clock: StandingClock) -> None:
+    fail = True
+    passes = 0
+
+    async def process(key: str) -> None:
+        nonlocal passes
+        passes += 1
+        if fail:
+            raise ClusterError("no answer")
+
+    queue.add("a")
+    workers = await run_workers(queue, process)
+    for _ in range(8):
+        clock.advance(10.0)
+        await settle()
+    fail = False
+    clock.advance(10.0)
+    await settle()
+    fail = True
+    queue.add("a")
+    await settle()
+    before = passes
+    clock.advance(0.006)
+    await settle()
+    await stop(workers)
+    assert passes == before + 1
+
+
+async def test_waits_as_long_as_the_api_server_asked(
+    queue: WorkQueue[str], clock: StandingClock
+) -> None:
+    passes = 0
+
+    async def process(key: str) -> None:
+        nonlocal passes
+        passes += 1
+        raise ClusterError("too many requests", 429, retry_after_seconds=7.0)
+
+    queue.add("a")
+    workers = await run_workers(queue, process)
+    clock.advance(6.9)
+    await settle()
+    assert passes == 1
+    clock.advance(0.2)
+    await settle()
+    await stop(workers)
+    assert passes == 2
+
+
+async def test_an_unexpected_error_does_not_end_the_worker(
+    queue: WorkQueue[str], observer: Observer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def process(key: str) -> None:
+        if key == "bad":
+            raise ZeroDivisionError
+
+    queue.add("bad")
+    queue.add("good")
+    await stop(await run_workers(queue, process))
+
+    assert observer.results == ["error", "success"]
+    assert "unexpected error" in caplog.text
+
+
+async def test_a_pass_that_takes_too_long_is_cancelled_and_retried(
+    clock: StandingClock, observer: Observer, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue: WorkQueue[str] = WorkQueue(observer, QueueSettings(timeout_seconds=0.01), clock)
+
+    async def process(key: str) -> None:
+        await asyncio.Event().wait()
+
+    queue.add("a")
+    workers = await run_workers(queue, process)
+    async with asyncio.timeout(5):
+        while not observer.results:
+            await settle()
+    await stop(workers)
+
+    assert observer.results == ["timeout"]
+    assert observer.retries == 1
+    assert "was cancelled; it is retried" in caplog.text
+
+
+async def test_a_foreign_cancellation_inside_a_pass_does_not_end_the_worker(
+    queue: WorkQueue[str], observer: Observer
+) -> None:
+    async def process(key: str) -> None:
+        if key == "cut":
+            inner = asyncio.create_task(asyncio.Event().wait())
+            inner.cancel()
+            await inner
+
+    queue.add("cut")
+    queue.add("next")
+    workers = await run_workers(queue, process)
+    assert observer.results == ["error", "success"]
+    assert not workers[0].done()
+    await stop(workers)
+    assert workers[0].cancelled()
+
+
+async def test_a_timed_key_comes_when_its_time_is_there(
+    queue: WorkQueue[str], clock: StandingClock, observer: Observer
+) -> None:
+    seen: list[float] = []
+
+    async def process(key: str) -> float | None:
+        seen.append(clock.time())
+        return 10.0 if len(seen) == 1 else None
+
+    queue.add("a")
+    workers = await run_workers(queue, process)
+    clock.advance(9.9)
+    await settle()
+    assert len(seen) == 1
+    clock.advance(0.1)
+    await settle()
+    await stop(workers)
+
+    assert seen == pytest.approx([0.0, 10.0])
+    assert observer.results == ["requeue_after", "success"]
+
+
+async def test_of_several_timers_the_earliest_counts_and_only_once(
+    queue: WorkQueue[str], clock: StandingClock
+) -> None:
+    seen: list[float] = []
+
+    async def process(key: str) -> None:
+        seen.append(clock.time())
+
+    queue.add_after("a", 10.0)
+    queue.add_after("a", 3.0)
+    queue.add_after("a", 7.0)
+    workers = await run_workers(queue, process)
+    for _ in range(12):
+        clock.advance(1.0)
+        await settle()
+    await stop(workers)
+    assert seen == [3.0]
+
+
+async def test_an_immediate_pass_replaces_the_timed_one(
+    queue: WorkQueue[str], clock: StandingClock
+) -> None:
+    seen: list[float] = []
+
+    async def process(key: str) -> None:
+        seen.append(clock.time())
+
+    queue.add_after("a", 10.0)
+    queue.add("a")
+    workers = await run_workers(queue, process)
+    clock.advance(20.0)
+    await settle()
+    await stop(workers)
+    assert seen == [0.0]
+
+
+async def test_tells_how_long_keys_wait_and_passes_run(
+    queue: WorkQueue[str], clock: StandingClock, observer: Observer
+) -> None:
+    async def process(key: str) -> None:
+        await asyncio.Event().wait()
+
+    queue.add("a")
+    clock.advance(2.0)
+    workers = await run_workers(queue, process, count=2)
+    clock.advance(3.0)
+    queue.add("b")
+    await settle()
+    clock.advance(1.0)
+
+    assert observer.waits == [2.0, 0.0]
+    assert queue.longest_running_seconds() == 4.0
+    assert queue.unfinished_seconds() == 5.0
+    await stop(workers)
+    assert queue.longest_running_seconds() == 0.0
+
+
+def test_retries_of_all_keys_together_keep_to_the_rate_after_a_burst(clock: StandingClock) -> None:
+    bucket = TokenBucket(20.0, 3, clock.time)
+    assert [bucket.reserve() for _ in range(5)] == pytest.approx([0, 0, 0, 0.05, 0.1])
+    clock.advance(0.1)
+    assert bucket.reserve() == pytest.approx(0.05)
+    clock.advance(3600.0)
+    assert [bucket.reserve() for _ in range(4)] == pytest.approx([0, 0, 0, 0.05])
