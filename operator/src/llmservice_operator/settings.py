@@ -45,6 +45,8 @@ class OperatorSettings:
     health_port: int = 8080
     """Port of /livez, /readyz and /metrics."""
     log_level: str = "INFO"
+    audit_period_seconds: float = 300.0
+    """How often what the watches told is compared with the cluster, +-20 %."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Self:
@@ -73,6 +75,11 @@ class OperatorSettings:
             raise InvalidSettings(
                 f"{PREFIX}LOG_LEVEL is {level!r}: write one of {', '.join(LOG_LEVELS)}"
             )
+        period = text("AUDIT_PERIOD_SECONDS", f"{default.audit_period_seconds:g}")
+        if not period.isdecimal() or int(period) < 1:
+            raise InvalidSettings(
+                f"{PREFIX}AUDIT_PERIOD_SECONDS is {period!r}: write a whole number from 1"
+            )
         namespaces = (name.strip() for name in text("WATCH_NAMESPACES", "").split(","))
         return cls(
             images=ServerImages(
@@ -86,4 +93,5 @@ class OperatorSettings:
             lease_name=text("LEASE_NAME", default.lease_name),
             health_port=int(port),
             log_level=level,
+            audit_period_seconds=float(period),
         )
