@@ -1,0 +1,74 @@
+"""Bring an image to the nodes: push it to the cluster's registry, pull it on each node.
+
+Layers that the registry or a node already has do not move again, so a change of our own code
+moves kilobytes.
+"""
+
+import subprocess
+from collections.abc import Iterable
+
+from localkube import progress
+from localkube.cluster import Cluster, Node
+from localkube.errors import CommandFailed, LocalkubeError
+from localkube.images.builder import Store, require_programs, require_root
+from localkube.images.recipes import REGISTRY
+
+PROGRAMS = {"buildah": "buildah", "ctr": "containerd"}
+
+
+def load(cluster: Cluster, reference: str, nodes: Iterable[Node] | None = None) -> None:
+    """Make a built image known to the nodes (all of them unless named) by its reference."""
+    require_root()
+    require_programs(PROGRAMS)
+    if not reference.startswith(f"{REGISTRY}/"):
+        raise LocalkubeError(
+            f"{reference} cannot be pulled by the nodes: only references that begin with "
+            f"{REGISTRY}/ lie in their registry. `localkube images build` prints them."
+        )
+    lacking = [
+        node for node in (cluster.nodes() if nodes is None else nodes) if not _has(node, reference)
+    ]
+    if lacking:
+        with progress.step(f"push {reference}"):
+            _push(cluster, reference)
+    for node in lacking:
+        with progress.step(f"pull {reference} on {node.name}"):
+            _pull(cluster, node, reference)
+
+
+def _push(cluster: Cluster, reference: str) -> None:
+    with Store.open(to_read=True) as store:
+        if not store.has(reference):
+            raise LocalkubeError(f"{reference} is not built. Run: localkube images build all")
+        # zstd at its fastest: half the bytes to write and to read again, for seconds of work.
+        command = store.command(
+            *("push", "--quiet", "--tls-verify=false"),
+            *("--compression-format", "zstd", "--compression-level", "1"),
+            *(reference, f"docker://{reference}"),
+        )
+        done = cluster.exec(command, env=store.environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise CommandFailed(f"The push of {reference} failed: {done.stderr.strip()}")
+
+
+def _has(node: Node, reference: str) -> bool:
+    done = _ctr(node, "images", "list", "--quiet", f"name=={reference}")
+    if done.returncode:
+        raise CommandFailed(f"containerd of {node.name} does not answer: {done.stderr.strip()}")
+    return bool(done.stdout.strip())
+
+
+def _pull(cluster: Cluster, node: Node, reference: str) -> None:
+    # In the first node's network, where the registry listens: this client fetches by itself.
+    done = _ctr(node, "images", "pull", "--plain-http", reference, inside=cluster)
+    if done.returncode:
+        raise CommandFailed(f"{node.name} could not pull {reference}: {done.stderr.strip()}")
+
+
+def _ctr(
+    node: Node, *arguments: str, inside: Cluster | None = None
+) -> "subprocess.CompletedProcess[str]":
+    command = ["ctr", "--address", str(node.containerd_socket), "--namespace", "k8s.io", *arguments]
+    return subprocess.run(
+        inside.inside(command) if inside else command, capture_output=True, text=True
+    )

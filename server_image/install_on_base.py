@@ -1,0 +1,89 @@
+"""Install the model server into the image's Python, and fail unless that is all that changed.
+
+The vLLM image is tested as a whole by those who make it: exchanging one of its packages would be
+a version nobody tested. So our package comes without its dependencies, and this step of the image
+build fails when a package of the base changed or when the base lacks something we import.
+"""
+
+import re
+import subprocess
+import sys
+from importlib import metadata, util
+from pathlib import Path
+
+PACKAGE = "llmservice-server"
+
+
+def installed() -> dict[str, str]:
+    """Return the version of every package that this Python can import, by normalized name."""
+    return {
+        re.sub(r"[-_.]+", "-", distribution.name).lower(): distribution.version
+        for distribution in metadata.distributions()
+    }
+
+
+def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Say for each package of the base that is not as it was what became of it."""
+    return [
+        f"{name} {version} -> {after.get(name, 'removed')}"
+        for name, version in sorted(before.items())
+        if after.get(name) != version
+    ]
+
+
+def unmet(requirements: list[str], present: dict[str, str]) -> list[str]:
+    """Return the requirements that the present packages do not meet."""
+    # Every base with vLLM has it; asked for late so that its absence has a message of its own.
+    from packaging.requirements import Requirement
+
+    missing = []
+    for line in requirements:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if name not in present:
+            missing.append(f"{line} (not there)")
+        elif not requirement.specifier.contains(present[name], prereleases=True):
+            missing.append(f"{line} (has {present[name]})")
+    return missing
+
+
+def install(source: Path) -> None:
+    """Install the package alone; uv also builds it."""
+    subprocess.run(
+        [
+            *("uv", "pip", "install", "--python", sys.executable, "--break-system-packages"),
+            *("--no-deps", "--link-mode", "copy", "--compile-bytecode", str(source)),
+        ],
+        check=True,
+    )
+
+
+def main() -> int:
+    """Install from the folder in the first argument; the exit status decides the build."""
+    if util.find_spec("vllm") is None or util.find_spec("packaging") is None:
+        print(f"the base image has no vLLM that {sys.executable} can import", file=sys.stderr)
+        return 1
+    before = installed()
+    install(Path(sys.argv[1]))
+    after = installed()
+    if changed := changes({k: v for k, v in before.items() if k != PACKAGE}, after):
+        print(
+            "installing the model server changed packages of the base image, which only its"
+            " makers may do; keep --no-deps and loosen our pins:\n  " + "\n  ".join(changed),
+            file=sys.stderr,
+        )
+        return 1
+    if missing := unmet(metadata.requires(PACKAGE) or [], after):
+        print(
+            "the base image does not meet what the model server needs; use a base that has these"
+            " or change server_image/pyproject.toml:\n  " + "\n  ".join(missing),
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
