@@ -1,1 +1,19 @@
-"""Placeholder."""
+"""Model server: one FastAPI application in front of vLLM, with honest probes, drain and metrics.
+
+__main__     command line: --help, settings, exit code
+settings     what the operator sets by environment variables
+serve        the life of one server: listen, load, serve, drain, exit
+lifecycle    the phase the server is in, and what the probes say about it
+listener     HTTP listeners that leave signals to us
+management   the small application on the management port: probes and metrics
+app, gate    the application on the API port and the admission in front of it
+routes       which paths belong to serving
+generate     POST /generate
+engine       vLLM behind the few operations we need
+loading      from the command line to a warm engine, phase by phase
+cpu_platform small defaults and settings of a CPU-only engine
+download     fetching weights with progress
+failures     every way a load can fail, by reason, with what to change
+compat       the only module that names vLLM symbols
+errors, streaming, metrics, logs, drain   what their names say
+"""

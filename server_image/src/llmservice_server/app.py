@@ -1,0 +1,24 @@
+"""The application on the API port: ours outside, the engine's own OpenAI application inside."""
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from llmservice_server.errors import answer_http_exception, answer_unexpected
+from llmservice_server.gate import Gate, InFlight
+from llmservice_server.lifecycle import Lifecycle
+from llmservice_server.metrics import ServerMetrics
+
+
+def create_app(lifecycle: Lifecycle, metrics: ServerMetrics, in_flight: InFlight) -> FastAPI:
+    """Return the application as it is before the engine is loaded: it refuses with 503."""
+    app = FastAPI(title="LLMService", openapi_url=None)
+    app.add_exception_handler(HTTPException, answer_http_exception)
+    app.add_exception_handler(Exception, answer_unexpected)
+    app.add_middleware(Gate, lifecycle=lifecycle, metrics=metrics, in_flight=in_flight)
+    return app
+
+
+def attach_engine_app(app: FastAPI, engine_app: ASGIApp) -> None:
+    """Put the engine's application behind the gate. Routes, unlike handlers, may be added late."""
+    app.mount("/", engine_app)

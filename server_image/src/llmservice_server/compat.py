@@ -1,0 +1,92 @@
+"""The only module that names vLLM symbols.
+
+vLLM keeps the signatures of what we use and moves the modules they live in. So each symbol has a
+list of modules, newest first; a contract test checks names and parameters on the installed vLLM.
+"""
+
+import importlib
+import os
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+_MODULES: dict[str, tuple[str, ...]] = {
+    "AsyncEngineArgs": ("vllm.engine.arg_utils",),
+    "AsyncLLM": ("vllm.v1.engine.async_llm",),
+    "EngineDeadError": ("vllm.v1.engine.exceptions",),
+    "EngineGenerateError": ("vllm.v1.engine.exceptions",),
+    "FlexibleArgumentParser": ("vllm.utils.argparse_utils", "vllm.utils"),
+    "RequestOutputKind": ("vllm.sampling_params",),
+    "SamplingParams": ("vllm.sampling_params",),
+    "UsageContext": ("vllm.usage.usage_lib",),
+    "build_app": ("vllm.entrypoints.launchers.app", "vllm.entrypoints.openai.api_server"),
+    "init_app_state": (
+        "vllm.entrypoints.launchers.api_server.app_state",
+        "vllm.entrypoints.openai.api_server",
+    ),
+    "make_arg_parser": (
+        "vllm.entrypoints.common.cli_args",
+        "vllm.entrypoints.launchers.cli_args",
+        "vllm.entrypoints.openai.cli_args",
+    ),
+    "parse_model_prompt": ("vllm.renderers.inputs.preprocess",),
+    "validate_parsed_serve_args": (
+        "vllm.entrypoints.common.cli_args",
+        "vllm.entrypoints.launchers.cli_args",
+        "vllm.entrypoints.openai.cli_args",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Vllm:
+    """Every vLLM symbol the server uses, found."""
+
+    AsyncEngineArgs: Any
+    AsyncLLM: Any
+    EngineDeadError: type[Exception]
+    EngineGenerateError: type[Exception]
+    FlexibleArgumentParser: Any
+    RequestOutputKind: Any
+    SamplingParams: Any
+    UsageContext: Any
+    build_app: Any
+    init_app_state: Any
+    make_arg_parser: Any
+    parse_model_prompt: Any
+    validate_parsed_serve_args: Any
+
+
+@cache
+def load_vllm() -> Vllm:
+    """Import vLLM (about ten seconds); raises ImportError naming the symbol that has moved."""
+    return Vllm(**{field.name: _find(field.name) for field in fields(Vllm)})
+
+
+def _find(symbol: str) -> Any:
+    for name in _MODULES[symbol]:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as missing:
+            # A module that vLLM moved is looked for elsewhere; one that vLLM lacks is an error.
+            if missing.name is None or not missing.name.startswith("vllm"):
+                raise
+            continue
+        if hasattr(module, symbol):
+            return getattr(module, symbol)
+    raise ImportError(
+        f"this vLLM has no {symbol} in {' or '.join(_MODULES[symbol])}; "
+        "use an image whose vLLM version this server supports"
+    )
+
+
+def is_cpu_build() -> bool:
+    """Tell without importing vLLM whether it is its CPU build."""
+    if os.environ.get("VLLM_TARGET_DEVICE"):
+        return os.environ["VLLM_TARGET_DEVICE"] == "cpu"
+    try:
+        return "cpu" in metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        # The CPU wheel is a distribution of its own, which vLLM's platform detection knows too.
+        return True

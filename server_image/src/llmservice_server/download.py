@@ -1,0 +1,169 @@
+"""Fetching a model's weights from the hub, with progress.
+
+vLLM would fetch the same files itself, silently. We fetch them first, into the same cache, and
+hand it the same repository and revision, so it finds everything there. Should its choice of files
+ever differ from ours, it fetches the rest: slower to see, never wrong.
+"""
+
+import fnmatch
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_WEIGHT_PATTERNS = {
+    "auto": ("consolidated*.safetensors", "*.safetensors", "*.bin", "*.pt"),
+    "hf": ("*.safetensors", "*.bin", "*.pt"),
+    "safetensors": ("*.safetensors",),
+    "fastsafetensors": ("*.safetensors",),
+    "mistral": ("consolidated*.safetensors",),
+    "npcache": ("*.bin",),
+    "pt": ("*.pt",),
+}
+"""For each load format that reads plain files: which to look for, the first that exists wins."""
+
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model on the hub and how its weights are to be loaded."""
+
+    repository: str
+    revision: str | None = None
+    load_format: str = "auto"
+    cache_dir: str | None = None
+    """Where the weights go; None is the hub library's own cache."""
+
+    token: str | None = None
+    """None leaves it to the environment (HF_TOKEN)."""
+
+
+def hub_model(
+    model: str, revision: str | None, load_format: str, cache_dir: str | None, token: object
+) -> HubModel | None:
+    """Return what to fetch, or None when the weights do not come from the hub as plain files."""
+    if "://" in model or Path(model).exists() or load_format not in _WEIGHT_PATTERNS:
+        return None
+    return HubModel(
+        model, revision, load_format, cache_dir, token if isinstance(token, str) else None
+    )
+
+
+def weight_files(
+    names: Iterable[str], load_format: str, read_index: Callable[[], str]
+) -> list[str]:
+    """Return the files of a repository that hold the weights, as vLLM chooses them.
+
+    Files in subfolders never decide the format. Where an index lists the shards it is followed:
+    a repository may carry a second copy of its weights.
+    """
+    names = list(names)
+    top_level = [name for name in names if "/" not in name]
+    for pattern in _WEIGHT_PATTERNS[load_format]:
+        if not fnmatch.filter(top_level, pattern):
+            continue
+        if pattern == "*.safetensors" and _INDEX in names:
+            shards = set(json.loads(read_index())["weight_map"].values())
+            return sorted(shards & set(names))
+        return sorted(
+            name
+            for name in fnmatch.filter(names, pattern)
+            if not fnmatch.fnmatch(name, "original/*")
+        )
+    return []
+
+
+class WeightDownload:
+    """The download of one model's weights. Its methods block: they belong in a thread."""
+
+    def __init__(self, model: HubModel) -> None:
+        self._model = model
+        self._files: list[str] = []
+        self._cached_bytes = 0
+        self._blobs = Path()
+        self._blob_bytes_before = 0
+        self.bytes_total = 0
+
+    def prepare(self) -> None:
+        """Look up the files and their sizes; there is nothing to fetch when the hub is away and
+        the model is in the cache.
+
+        Raises the hub library's own errors: they tell apart what does not exist, what is not
+        allowed and what cannot be reached.
+        """
+        from huggingface_hub import constants, snapshot_download
+
+        if constants.HF_HUB_OFFLINE:
+            return
+        try:
+            self._list_files()
+        except Exception as error:
+            if _is_refusal(error):
+                raise
+            try:
+                snapshot_download(
+                    self._model.repository, revision=self._model.revision, local_files_only=True
+                )
+            except Exception:
+                raise error from None
+            logger.warning("the hub cannot be reached; using the cached model: %s", error)
+
+    def _list_files(self) -> None:
+        from huggingface_hub import constants, hf_hub_download, snapshot_download
+        from huggingface_hub.file_download import repo_folder_name
+
+        model = self._model
+        where = {"revision": model.revision, "cache_dir": model.cache_dir, "token": model.token}
+
+        def read_index() -> str:
+            return Path(hf_hub_download(model.repository, _INDEX, **where)).read_text()
+
+        listed = snapshot_download(model.repository, dry_run=True, **where)
+        self._files = weight_files((f.filename for f in listed), model.load_format, read_index)
+        wanted = [f for f in listed if f.filename in set(self._files)]
+        self.bytes_total = sum(f.file_size for f in wanted)
+        self._cached_bytes = sum(f.file_size for f in wanted if f.is_cached)
+        cache = Path(model.cache_dir or constants.HF_HUB_CACHE)
+        folder = repo_folder_name(repo_id=model.repository, repo_type="model")
+        self._blobs = cache / folder / "blobs"
+        self._blob_bytes_before = _bytes_in(self._blobs, complete_only=True)
+
+    def run(self) -> None:
+        """Fetch what is missing; a download that was cut goes on where it stopped."""
+        from huggingface_hub import snapshot_download
+
+        if not self._files:
+            return
+        snapshot_download(
+            self._model.repository,
+            revision=self._model.revision,
+            cache_dir=self._model.cache_dir,
+            token=self._model.token,
+            allow_patterns=self._files,
+        )
+
+    def bytes_done(self) -> int:
+        """Return how much of the total is on disk, read from the disk itself."""
+        arrived = _bytes_in(self._blobs, complete_only=False) - self._blob_bytes_before
+        return min(self.bytes_total, self._cached_bytes + max(0, arrived))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Tell whether the hub itself said no, rather than not answering."""
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    return 400 <= status < 500
+
+
+def _bytes_in(folder: Path, *, complete_only: bool) -> int:
+    sizes: Sequence[int] = [
+        # Allocated blocks, not the length: a file may be given its full length at once.
+        min(status.st_size, status.st_blocks * 512)
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if not (complete_only and path.name.endswith(".incomplete"))
+        for status in [path.stat()]
+    ]
+    return sum(sizes)

@@ -1,0 +1,43 @@
+"""Ending without cutting anybody off."""
+
+import asyncio
+import logging
+
+from llmservice_server.gate import InFlight
+from llmservice_server.lifecycle import Lifecycle, Phase
+from llmservice_server.settings import ServerSettings
+
+logger = logging.getLogger(__name__)
+
+
+async def drain(
+    lifecycle: Lifecycle, in_flight: InFlight, settings: ServerSettings, engine_died: asyncio.Event
+) -> None:
+    """Return when the server may go: nobody waits for an answer, or the time is up.
+
+    For the first seconds new requests are served as before, because they keep coming until every
+    proxy has learned that this replica is not ready; only then are they refused. Returns at once
+    when the engine dies: nothing can be finished then.
+    """
+    lifecycle.enter(Phase.DRAINING)
+    logger.info("draining; %d requests in flight", in_flight.count)
+    if await _happens_within(engine_died, settings.pre_stop_seconds):
+        return
+    lifecycle.accepts_requests = False
+    waiting = asyncio.ensure_future(in_flight.wait_until_none(settings.drain_timeout_seconds))
+    dying = asyncio.ensure_future(engine_died.wait())
+    await asyncio.wait((waiting, dying), return_when=asyncio.FIRST_COMPLETED)
+    for task in (waiting, dying):
+        task.cancel()
+    if in_flight.count:
+        logger.warning("the drain timeout is over; cutting %d requests", in_flight.count)
+    else:
+        logger.info("drained")
+
+
+async def _happens_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,120 @@
+"""vLLM behind the few operations the server needs of it."""
+
+import uuid
+from argparse import Namespace
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from llmservice_server.compat import Vllm
+from llmservice_server.errors import (
+    EngineUnavailable,
+    RequestRefused,
+    answer_http_exception,
+    answer_refused,
+    answer_unavailable,
+)
+from llmservice_server.generate import (
+    GenerateRequest,
+    Piece,
+    TokenizedPrompt,
+    create_generate_router,
+)
+from llmservice_server.routes import serving_route
+
+
+class Engine:
+    """A running engine; its work is done in a process of its own."""
+
+    def __init__(self, vllm: Vllm, llm: Any, arguments: Namespace) -> None:
+        self._vllm = vllm
+        self._llm = llm
+        self._arguments = arguments
+
+    @property
+    def max_model_len(self) -> int:
+        return int(self._llm.model_config.max_model_len)
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the engine can answer nothing any more; it never recovers."""
+        return bool(self._llm.errored)
+
+    async def tokenize(self, prompt: str) -> TokenizedPrompt:
+        """Return the prompt in tokens; raises vLLM's validation error for one that is too long."""
+        parsed = self._vllm.parse_model_prompt(self._llm.model_config, prompt)
+        (engine_input,) = await self._llm.renderer.render_cmpl_async([parsed])
+        return TokenizedPrompt(len(engine_input["prompt_token_ids"]), engine_input)
+
+    async def generate(
+        self, prompt: TokenizedPrompt, wanted: GenerateRequest
+    ) -> AsyncGenerator[Piece, None]:
+        """Generate, piece by piece when streaming is wanted, else in one."""
+        kinds = self._vllm.RequestOutputKind
+        parameters = self._vllm.SamplingParams(
+            output_kind=kinds.DELTA if wanted.stream else kinds.FINAL_ONLY,
+            **wanted.model_dump(exclude={"prompt", "stream"}),
+        )
+        request_id = f"generate-{uuid.uuid4().hex}"
+        try:
+            async with aclosing(
+                self._llm.generate(prompt.engine_input, parameters, request_id)
+            ) as outputs:
+                async for output in outputs:
+                    (completion,) = output.outputs
+                    yield Piece(
+                        completion.text, len(completion.token_ids), completion.finish_reason
+                    )
+        except self._vllm.EngineDeadError as death:
+            raise EngineUnavailable(
+                "the engine of this replica failed; send the request again"
+            ) from death
+
+    async def build_app(self) -> FastAPI:
+        """Return vLLM's OpenAI application with /generate added.
+
+        /generate is registered on vLLM's own application, so that vLLM's validation errors get
+        the same answers there as everywhere.
+        """
+        tasks = await self._llm.get_supported_tasks()
+        app: FastAPI = self._vllm.build_app(self._arguments, tasks, self._llm.model_config)
+        await self._vllm.init_app_state(self._llm, app.state, self._arguments, tasks)
+        # vLLM's handler of engine errors would stop this server; ending the process is our part.
+        app.state.server = None
+        if "generate" in tasks:
+            app.include_router(create_generate_router(self))
+        app.add_exception_handler(HTTPException, answer_http_exception)
+        app.add_exception_handler(RequestRefused, answer_refused)
+        app.add_exception_handler(EngineUnavailable, answer_unavailable)
+        app.add_exception_handler(self._vllm.EngineDeadError, answer_unavailable)
+        _document_serving_routes_only(app)
+        return app
+
+    async def warm_up(self) -> None:
+        """Generate a few tokens for real: the first request pays for lazy compilation."""
+        if "generate" not in await self._llm.get_supported_tasks():
+            return
+        wanted = GenerateRequest(prompt="Hello", max_tokens=2, ignore_eos=True)
+        async with aclosing(self.generate(await self.tokenize(wanted.prompt), wanted)) as pieces:
+            async for _ in pieces:
+                pass
+
+    def shutdown(self) -> None:
+        """Stop the engine's processes; blocks until they are gone."""
+        self._llm.shutdown()
+
+
+def _document_serving_routes_only(app: FastAPI) -> None:
+    """Leave out of /docs what the gate answers with 404."""
+    describe_all = app.openapi
+
+    def describe() -> dict[str, Any]:
+        schema = describe_all()
+        paths = schema["paths"]
+        schema["paths"] = {path: paths[path] for path in paths if serving_route(path)}
+        return schema
+
+    app.openapi = describe  # type: ignore[method-assign]

@@ -1,0 +1,60 @@
+"""The one error envelope of the API port: OpenAI's, as vLLM writes it."""
+
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+RETRY_AFTER_SECONDS = 5
+"""What a refused client is told to wait.
+
+A judgement: endpoints leave a Service within a few seconds, and a full queue moves about as fast.
+"""
+
+
+class RequestRefused(Exception):
+    """A request that cannot be served as asked; the text says what to change."""
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class EngineUnavailable(Exception):
+    """The engine cannot take or finish a request now."""
+
+
+def error_body(message: str, status: int, parameter: str | None = None) -> dict[str, object]:
+    """Return the envelope for a message."""
+    kind = HTTPStatus(status).phrase.replace(" ", "") + ("" if status >= 500 else "Error")
+    return {"error": {"message": message, "type": kind, "param": parameter, "code": status}}
+
+
+def error_response(message: str, status: int, parameter: str | None = None) -> JSONResponse:
+    """Return the envelope as a response; 503 carries Retry-After."""
+    headers = {"retry-after": str(RETRY_AFTER_SECONDS)} if status == 503 else None
+    return JSONResponse(error_body(message, status, parameter), status, headers)
+
+
+async def answer_refused(_: Request, refusal: Exception) -> Response:
+    """Answer RequestRefused with 400."""
+    return error_response(str(refusal), 400, getattr(refusal, "parameter", None))
+
+
+async def answer_unavailable(_: Request, failure: Exception) -> Response:
+    """Answer a dead or stopping engine with 503: another replica can serve the request."""
+    return error_response(str(failure) or "the engine is not available", 503)
+
+
+async def answer_http_exception(_: Request, failure: Exception) -> Response:
+    """Answer what the framework itself refuses: unknown path, wrong method, unreadable body."""
+    assert isinstance(failure, HTTPException)
+    response = error_response(failure.detail, failure.status_code)
+    response.headers.update(failure.headers or {})
+    return response
+
+
+async def answer_unexpected(_: Request, failure: Exception) -> Response:
+    """Answer a defect of ours; the text of the exception stays in the log."""
+    return error_response(f"internal error ({type(failure).__name__})", 500)

@@ -1,0 +1,88 @@
+"""The phase a server is in, from its first second to its last, and what the probes say about it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where the server stands; it only ever moves forward."""
+
+    IMPORTING = "importing"
+    DOWNLOADING = "downloading"
+    LOADING = "loading"
+    WARMING_UP = "warming_up"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class DownloadProgress:
+    """How much of the weights is on disk."""
+
+    bytes_done: int
+    bytes_total: int
+
+
+class Lifecycle:
+    """The current phase and its age. Used from the event loop only."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started_at = clock()
+        self._entered_at = self._started_at
+        self.phase = Phase.IMPORTING
+        self.download: DownloadProgress | None = None
+        self.failure_message: str | None = None
+        self.accepts_requests = False
+        """Whether the API port serves: from ready until the drain refuses new requests."""
+        self.load_seconds: dict[Phase, float] = {}
+        """How long each finished phase before ready took."""
+
+    @property
+    def is_ready(self) -> bool:
+        return self.phase is Phase.READY
+
+    @property
+    def has_started(self) -> bool:
+        """Whether loading is over and well; stays true while draining."""
+        return self.phase in (Phase.READY, Phase.DRAINING)
+
+    @property
+    def is_alive(self) -> bool:
+        return self.phase is not Phase.FAILED
+
+    def enter(self, phase: Phase) -> None:
+        """Move on to a phase."""
+        now = self._clock()
+        if not self.has_started:
+            self.load_seconds[self.phase] = now - self._entered_at
+        self.phase = phase
+        self._entered_at = now
+        if phase is Phase.READY:
+            self.accepts_requests = True
+
+    def fail(self, message: str) -> None:
+        """Enter the failed phase for good."""
+        self.failure_message = message
+        self.accepts_requests = False
+        self.enter(Phase.FAILED)
+
+    def report(self) -> dict[str, object]:
+        """Return the body of every probe: phase and ages in seconds."""
+        now = self._clock()
+        body: dict[str, object] = {
+            "phase": self.phase.value,
+            "phaseSeconds": round(now - self._entered_at, 1),
+            "elapsedSeconds": round(now - self._started_at, 1),
+        }
+        if self.phase is Phase.DOWNLOADING and self.download is not None:
+            body["download"] = {
+                "bytesDone": self.download.bytes_done,
+                "bytesTotal": self.download.bytes_total,
+            }
+        if self.failure_message is not None:
+            body["message"] = self.failure_message
+        return body

@@ -1,0 +1,146 @@
+"""From the command line to a warm engine, one phase after the other."""
+
+import asyncio
+import logging
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llmservice_server import cpu_platform
+from llmservice_server.compat import Vllm, is_cpu_build, load_vllm
+from llmservice_server.download import WeightDownload, hub_model
+from llmservice_server.engine import Engine
+from llmservice_server.failures import Failure, StartRefused
+from llmservice_server.lifecycle import DownloadProgress, Lifecycle, Phase
+
+logger = logging.getLogger(__name__)
+
+_PROGRESS_INTERVAL_SECONDS = 0.5
+
+_OWN_FLAGS = (
+    "host",
+    "port",
+    "uds",
+    "grpc",
+    "headless",
+    "api_server_count",
+    "root_path",
+    "ssl_keyfile",
+    "ssl_certfile",
+    "ssl_ca_certs",
+)
+"""Flags of vLLM's own server process, which is not the one that runs here."""
+
+
+async def load_engine(command_line: Sequence[str], lifecycle: Lifecycle) -> Engine:
+    """Return a running engine.
+
+    Everything that blocks runs in a thread, so that the probes answer meanwhile. Raises what went
+    wrong, as it was raised; failures.classify knows the reasons.
+    """
+    on_cpu = is_cpu_build()
+    # vLLM's compiled parts read the environment when they are imported.
+    if on_cpu:
+        cpu_platform.prepare_environment(os.environ, cpu_platform.cpu_limit())
+    else:
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    # vLLM's handlers would stop our listener before the probes could say why.
+    os.environ["VLLM_KEEP_ALIVE_ON_ENGINE_DEATH"] = "1"
+    vllm = await asyncio.to_thread(load_vllm)
+    arguments = await asyncio.to_thread(parse_arguments, vllm, command_line, on_cpu)
+
+    lifecycle.enter(Phase.DOWNLOADING)
+    one_tree = on_cpu and cpu_platform.use_one_process_tree(arguments, os.environ)
+    download = await asyncio.to_thread(_prepared_download, arguments)
+    # Before the weights: a wrong argument shows in seconds, not after an hour of download.
+    configuration = await asyncio.to_thread(_engine_configuration, vllm, arguments)
+    if download is not None:
+        await _download(download, lifecycle)
+
+    lifecycle.enter(Phase.LOADING)
+    if one_tree:
+        cpu_platform.fork_engine(os.environ)
+    llm = await asyncio.to_thread(
+        vllm.AsyncLLM.from_vllm_config,
+        configuration,
+        usage_context=vllm.UsageContext.OPENAI_API_SERVER,
+        disable_log_stats=arguments.disable_log_stats,
+        enable_log_requests=arguments.enable_log_requests,
+    )
+    return Engine(vllm, llm, arguments)
+
+
+def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Namespace:
+    """Parse vLLM's flags with vLLM's own parser.
+
+    Raises StartRefused for a flag that is wrong or that this server cannot honour.
+    """
+
+    class Parser(vllm.FlexibleArgumentParser):  # type: ignore[misc,name-defined]
+        def error(self, message: str) -> NoReturn:
+            raise _invalid_argument(message)
+
+    parser: Any = vllm.make_arg_parser(Parser(prog="llmservice-server"))
+    if on_cpu:
+        cpu_platform.set_defaults(parser, os.environ)
+    arguments: Namespace = parser.parse_args(list(command_line))
+    if arguments.model_tag is not None:
+        arguments.model = arguments.model_tag
+    for name in _OWN_FLAGS:
+        if getattr(arguments, name, None) != parser.get_default(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise _invalid_argument(f"{flag} is set by the model server itself; remove it")
+    try:
+        vllm.validate_parsed_serve_args(arguments)
+    except (TypeError, ValueError) as error:
+        raise _invalid_argument(str(error)) from error
+    return arguments
+
+
+def _invalid_argument(message: str) -> StartRefused:
+    return StartRefused(
+        Failure("InvalidEngineArgument", f"Correct the engine's arguments (spec.engine): {message}")
+    )
+
+
+def _engine_configuration(vllm: Vllm, arguments: Namespace) -> Any:
+    engine_arguments = vllm.AsyncEngineArgs.from_cli_args(arguments)
+    return engine_arguments.create_engine_config(usage_context=vllm.UsageContext.OPENAI_API_SERVER)
+
+
+def _prepared_download(arguments: Namespace) -> WeightDownload | None:
+    """Return the download of the weights, or None when they are not on the hub."""
+    if Path(arguments.model).is_absolute() and not Path(arguments.model, "config.json").exists():
+        raise StartRefused(
+            Failure(
+                "ModelNotFound",
+                f"There is no config.json in {arguments.model}. Correct spec.model.uri: it must "
+                "name a folder of the claim that holds config.json and the weights.",
+            )
+        )
+    model = hub_model(
+        arguments.model,
+        arguments.revision,
+        str(arguments.load_format),
+        arguments.download_dir,
+        arguments.hf_token,
+    )
+    if model is None or os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
+        return None
+    download = WeightDownload(model)
+    download.prepare()
+    return download
+
+
+async def _download(download: WeightDownload, lifecycle: Lifecycle) -> None:
+    """Run the download and keep its progress in the lifecycle."""
+    running = asyncio.ensure_future(asyncio.to_thread(download.run))
+    while not running.done():
+        done = await asyncio.to_thread(download.bytes_done)
+        lifecycle.download = DownloadProgress(done, download.bytes_total)
+        await asyncio.wait((running,), timeout=_PROGRESS_INTERVAL_SECONDS)
+    await running
+    lifecycle.download = DownloadProgress(download.bytes_total, download.bytes_total)
+    logger.info("the weights are here: %d bytes", download.bytes_total)

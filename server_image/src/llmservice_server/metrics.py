@@ -1,0 +1,53 @@
+"""Our own metric families. vLLM's (`vllm:*`) stand beside them, untouched."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from llmservice_server.lifecycle import Lifecycle, Phase
+
+_DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+"""Seconds. From a refused request to a long answer of a large model."""
+
+
+class ServerMetrics:
+    """What the gate counts. One per registry."""
+
+    def __init__(self, registry: CollectorRegistry, lifecycle: Lifecycle) -> None:
+        self.requests = Counter(
+            "llm_requests",
+            "Requests answered, by route and HTTP status",
+            ["route", "status"],
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "llm_request_duration_seconds",
+            "Seconds from the request's arrival to the end of its response",
+            ["route"],
+            buckets=_DURATION_BUCKETS,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "llm_requests_in_flight", "Requests that are being answered", registry=registry
+        )
+        registry.register(_LifecycleCollector(lifecycle))
+
+
+class _LifecycleCollector:
+    """Reads the lifecycle at scrape time, so that the two can never disagree."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    def collect(self) -> Iterator[Metric]:
+        phase = GaugeMetricFamily("llm_phase", "1 for the current phase", labels=["phase"])
+        for candidate in Phase:
+            phase.add_metric([candidate], float(candidate is self._lifecycle.phase))
+        yield phase
+        load = GaugeMetricFamily(
+            "llm_load_seconds", "Seconds each phase before ready took", labels=["phase"]
+        )
+        for finished, seconds in self._lifecycle.load_seconds.items():
+            load.add_metric([finished], seconds)
+        yield load

@@ -1,0 +1,46 @@
+"""Which paths of the API port belong to serving. Everything else answers 404.
+
+vLLM registers administration routes (pausing, weights, adapters, scaling, profiling) beside the
+serving ones, most of them without a key. An allowlist keeps routes that a later vLLM adds closed
+until somebody has looked at them.
+"""
+
+import re
+
+_SERVING_PATHS = frozenset(
+    {
+        "/docs",
+        "/openapi.json",
+        "/health",
+        "/version",
+        "/generate",
+        "/tokenize",
+        "/detokenize",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/models",
+        "/v1/rerank",
+        "/v1/responses",
+        "/v1/score",
+    }
+)
+
+_SERVING_TEMPLATES = tuple(
+    (re.compile(re.sub(r"\{\w+\}", "[^/]+", template)), template)
+    for template in ("/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel")
+)
+
+
+def serving_route(path: str) -> str | None:
+    """Return the route a path belongs to, as metrics label it, or None when it is not served."""
+    if path in _SERVING_PATHS:
+        return path
+    for pattern, template in _SERVING_TEMPLATES:
+        if pattern.fullmatch(path):
+            return template
+    return None

@@ -1,0 +1,61 @@
+"""Server-sent events, and what happens when the client goes away."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+T = TypeVar("T")
+
+STREAM_END = "data: [DONE]\n\n"
+"""The last event of a stream that was not cut."""
+
+
+def event(data: dict[str, object]) -> str:
+    """Return one server-sent event."""
+    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return the work's result, or cancel it and raise ClientDisconnect when the client leaves.
+
+    The request's body must have been read: whatever else the client sends is dropped. The
+    framework cancels streams by itself, but lets a plain handler run on for nobody.
+    """
+    working = asyncio.ensure_future(work)
+    listening = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, listening):
+            task.cancel()
+        await asyncio.gather(working, listening, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def prefetched(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """Return the same items after the first one has arrived.
+
+    What is wrong with a request shows at its first item. Waiting for it lets the error have a
+    status of its own instead of breaking a response that has started with 200.
+    """
+    first = await anext(source)
+    return _after(first, source)
+
+
+async def _after(first: T, source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    try:
+        yield first
+        async for item in source:
+            yield item
+    finally:
+        await source.aclose()

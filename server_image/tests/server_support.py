@@ -1,0 +1,137 @@
+"""Calling ASGI applications in process, with control over what the client does meanwhile."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from llmservice_server.app import create_app
+from llmservice_server.errors import EngineUnavailable
+from llmservice_server.gate import InFlight
+from llmservice_server.generate import GenerateRequest, Piece, TokenizedPrompt
+from llmservice_server.lifecycle import Lifecycle, Phase
+from llmservice_server.metrics import ServerMetrics
+
+
+@dataclass
+class Answer:
+    """What a client saw."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """One client of an ASGI application; `leave()` is a closed connection."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._left = asyncio.Event()
+        self.answered = asyncio.Event()
+        """Set when the first part of a body has arrived."""
+
+    def leave(self) -> None:
+        self._left.set()
+
+    async def get(self, path: str) -> Answer:
+        return await self.request("GET", path)
+
+    async def post(self, path: str, data: object) -> Answer:
+        body = data if isinstance(data, bytes) else json.dumps(data).encode()
+        return await self.request("POST", path, body)
+
+    async def request(self, method: str, path: str, body: bytes = b"") -> Answer:
+        answer = Answer()
+        received = False
+
+        async def receive() -> dict[str, Any]:
+            nonlocal received
+            if not received:
+                received = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await self._left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                answer.status = message["status"]
+                answer.headers = {k.decode(): v.decode() for k, v in message["headers"]}
+            else:
+                answer.body += message.get("body", b"")
+                self.answered.set()
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "scheme": "http",
+            "query_string": b"",
+            "headers": [(b"host", b"test"), (b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 80),
+        }
+        await self._app(scope, receive, send)
+        return answer
+
+
+class ScriptedEngine:
+    """An engine that answers with given pieces, for faults that a real one shows only by chance."""
+
+    max_model_len = 32
+
+    def __init__(self, *texts: str, dies: bool = False, hangs: bool = False) -> None:
+        self._texts = texts
+        self._dies = dies
+        self._hangs = hangs
+        self.aborted = False
+        self.started = asyncio.Event()
+
+    async def tokenize(self, prompt: str) -> TokenizedPrompt:
+        return TokenizedPrompt(len(prompt.split()), prompt)
+
+    async def generate(
+        self, prompt: TokenizedPrompt, wanted: GenerateRequest
+    ) -> AsyncGenerator[Piece, None]:
+        self.started.set()
+        finished = False
+        try:
+            for number, text in enumerate(self._texts, 1):
+                is_last = number == len(self._texts) and not (self._dies or self._hangs)
+                yield Piece(text, 1, "length" if is_last else None)
+            if self._dies:
+                raise EngineUnavailable("the engine of this replica failed; send it again")
+            if self._hangs:
+                await asyncio.Event().wait()
+            finished = True
+        finally:
+            self.aborted = not finished
+
+
+@dataclass
+class Stack:
+    """The API application with what stands around it."""
+
+    app: FastAPI
+    lifecycle: Lifecycle
+    in_flight: InFlight
+    registry: CollectorRegistry
+
+
+def make_stack(phase: Phase = Phase.READY) -> Stack:
+    """Return the application in a phase, without an engine behind it."""
+    lifecycle, in_flight, registry = Lifecycle(), InFlight(), CollectorRegistry()
+    app = create_app(lifecycle, ServerMetrics(registry, lifecycle), in_flight)
+    lifecycle.enter(phase)
+    return Stack(app, lifecycle, in_flight, registry)
