@@ -1,12 +1,60 @@
-"""Live objects -> Observation: what the cluster made of a service, reduced to what we report."""
+"""Live objects -> Observation: what the cluster made of a service, reduced to what we report.
+
+Of everything that may keep a replica from being ready the most useful is picked: what the pod that
+came furthest complains about, in the order in which a pod comes to life.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
+from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.conditions import Reason
+from llmservice_operator.api.conditions import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.api.model import ClaimModel
 from llmservice_operator.api.spec import LLMService
+
+_QUOTED_LIMIT: Final = 2000
+"""Characters of somebody else's text in a message, so that our advice after it is never cut off."""
+
+_MOST_USEFUL_FIRST: Final = (
+    # What a container that ran says for itself, then what keeps containers from running, from the
+    # late steps of a pod's life to the early ones, then what needs nothing but patience.
+    *sorted(REASONS_OF_MODEL_SERVER),
+    Reason.CRASH_LOOP,
+    Reason.SECRET_MISSING,
+    Reason.CONTAINER_START_ERROR,
+    Reason.IMAGE_PULL_ERROR,
+    Reason.VOLUME_PENDING,
+    Reason.WAITING_FOR_GPU,
+    Reason.UNSCHEDULABLE,
+    Reason.QUOTA_EXCEEDED,
+    Reason.POD_REFUSED,
+    Reason.SERVER_NOT_READY,
+    Reason.ROLLOUT_STUCK,
+    Reason.LOADING_MODEL,
+)
+
+_IMAGE_REASONS: Final = frozenset(
+    {
+        "ErrImageNeverPull",
+        "ErrImagePull",
+        "ImageInspectError",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+_START_REASONS: Final = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+)
+_SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
+_CLAIM_IS_MISSING: Final = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent vol")
 
 
 @dataclass(frozen=True)
@@ -21,7 +69,7 @@ class LiveObjects:
 
 @dataclass(frozen=True)
 class Problem:
-    """The most useful thing to know about what keeps replicas from being ready."""
+    """What keeps a replica from being ready, and what to do about it."""
 
     reason: Reason
     message: str
@@ -37,9 +85,230 @@ class Observation:
     """Pods that answer."""
     is_rolled_out: bool = False
     """Whether the Deployment controller saw the present Deployment and has nothing left to do."""
+    is_stuck: bool = False
+    """Whether the rollout made no progress within its deadline."""
+    has_loaded_model: bool = False
+    """Whether a pod of the present spec is ready."""
     problem: Problem | None = None
+    """The most useful thing to know about a replica that is not ready; None when all are, or when
+    nothing hinders them and their containers do not run yet."""
 
 
 def observe(service: LLMService, live: LiveObjects) -> Observation:
     """Reduce the live objects of one service."""
-    raise NotImplementedError(service, live)
+    if live.deployment is None:
+        return Observation()
+    status = live.deployment.get("status", {})
+    generation = live.deployment["metadata"].get("generation", 0)
+    if status.get("observedGeneration", 0) < generation:
+        # The counts of the pods are still true, what they say about the present spec is not.
+        return Observation(
+            replicas=status.get("replicas", 0), ready_replicas=status.get("readyReplicas", 0)
+        )
+    replicas, updated, ready = (
+        status.get(field, 0) for field in ("replicas", "updatedReplicas", "readyReplicas")
+    )
+    present = _newest_revision(live.pods) if updated else []
+    progressing = _condition(live.deployment, "Progressing")
+    is_stuck = progressing.get("reason") == "ProgressDeadlineExceeded"
+    problems = [
+        *_deployment_problems(live.deployment, is_stuck),
+        *(problem for pod in present for problem in _pod_problems(service, pod)),
+    ]
+    return Observation(
+        replicas=replicas,
+        updated_replicas=updated,
+        ready_replicas=ready,
+        is_rolled_out=replicas == updated == ready == live.deployment["spec"].get("replicas", 1),
+        is_stuck=is_stuck,
+        has_loaded_model=any(_is_ready(pod) for pod in present),
+        problem=min(problems, key=lambda each: _MOST_USEFUL_FIRST.index(each.reason), default=None),
+    )
+
+
+def _condition(manifest: Manifest, kind: str) -> Mapping[str, Any]:
+    conditions = manifest.get("status", {}).get("conditions", [])
+    return next((each for each in conditions if each["type"] == kind), {})
+
+
+def _is_ready(pod: Manifest) -> bool:
+    return _condition(pod, "Ready").get("status") == "True"
+
+
+def _newest_revision(pods: tuple[Manifest, ...]) -> list[Manifest]:
+    """Return the living pods of the template that pods were last created from.
+
+    The ReplicaSet of each pod is known by a label, the Deployment's present one by none.
+    """
+    living = [
+        pod
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"]
+        and pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
+    ]
+    if not living:
+        return []
+    newest = max(living, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    return [pod for pod in living if _template_hash(pod) == _template_hash(newest)]
+
+
+def _template_hash(pod: Manifest) -> str | None:
+    labels: Mapping[str, str] = pod["metadata"].get("labels", {})
+    return labels.get("pod-template-hash")
+
+
+def _deployment_problems(deployment: Manifest, is_stuck: bool) -> Iterator[Problem]:
+    failure = _condition(deployment, "ReplicaFailure")
+    if failure.get("status") == "True":
+        said = _quoted(failure.get("message"))
+        if "exceeded quota" in said:
+            yield Problem(
+                Reason.QUOTA_EXCEEDED,
+                f"A ResourceQuota of the namespace refuses the pod: {said} Raise the quota, or "
+                "lower spec.replicas, spec.accelerator.count or spec.resources.",
+            )
+        else:
+            yield Problem(
+                Reason.POD_REFUSED,
+                f"The API server refuses the pod: {said} Change what it names, or the policy.",
+            )
+    if is_stuck:
+        yield Problem(
+            Reason.ROLLOUT_STUCK,
+            "The rollout made no progress within its deadline and no pod says why; look at "
+            f"`kubectl describe pods -l {names.SERVICE_LABEL}={deployment['metadata']['name']}`.",
+        )
+
+
+def _pod_problems(service: LLMService, pod: Manifest) -> Iterator[Problem]:
+    """Yield what keeps the pod from being ready: at most one thing."""
+    scheduled = _condition(pod, "PodScheduled")
+    server = _server_status(pod)
+    waiting = server.get("state", {}).get("waiting", {})
+    if _is_ready(pod):
+        return
+    if scheduled.get("status") == "False":
+        yield _scheduling_problem(service, _quoted(scheduled.get("message")))
+    elif waiting.get("reason") in _IMAGE_REASONS:
+        yield Problem(
+            Reason.IMAGE_PULL_ERROR,
+            f"The node cannot get the image {server.get('image', '')}: "
+            f"{_quoted(waiting.get('message'))} Correct spec.engine.image, or make the image "
+            "available to the nodes.",
+        )
+    elif waiting.get("reason") in _START_REASONS:
+        yield _start_problem(_quoted(waiting.get("message")))
+    else:
+        yield from _running_problems(server)
+
+
+def _server_status(pod: Manifest) -> Mapping[str, Any]:
+    containers = pod.get("status", {}).get("containerStatuses", [])
+    return next((each for each in containers if each["name"] == names.SERVER_CONTAINER), {})
+
+
+def _scheduling_problem(service: LLMService, said: str) -> Problem:
+    accelerator = service.spec.accelerator
+    if accelerator.gpus and f"Insufficient {accelerator.gpu_resource}" in said:
+        return Problem(
+            Reason.WAITING_FOR_GPU,
+            f"A replica needs {accelerator.gpus} {accelerator.gpu_resource} on one node and none "
+            f"has them free: {said} Add GPU nodes or free GPUs, lower spec.accelerator.count or "
+            "spec.replicas, or tolerate the taint of the GPU nodes in spec.template.tolerations.",
+        )
+    if isinstance(service.spec.model.source, ClaimModel) and _CLAIM_IS_MISSING.search(said):
+        return Problem(
+            Reason.VOLUME_PENDING,
+            f"The claim {service.spec.model.source.claim} of spec.model.uri cannot be used: {said} "
+            "Create the claim in this namespace, or correct spec.model.uri.",
+        )
+    return Problem(
+        Reason.UNSCHEDULABLE,
+        f"No node can take a replica: {said} Lower spec.resources, correct spec.template, or add "
+        "nodes.",
+    )
+
+
+def _start_problem(said: str) -> Problem:
+    if _SECRET_IS_MISSING.search(said):
+        return Problem(
+            Reason.SECRET_MISSING,
+            f"The token of the model cannot be read: {said} Create the Secret, or correct "
+            "spec.model.credentialsSecretRef.",
+        )
+    return Problem(
+        Reason.CONTAINER_START_ERROR,
+        f"The node cannot start the container: {said} An image in spec.engine.image must hold the "
+        f"command {names.SERVER_COMMAND}.",
+    )
+
+
+def _running_problems(server: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what a container that was started at least once, or is about to be, amounts to."""
+    state = server.get("state", {})
+    ended = state.get("terminated") or server.get("lastState", {}).get("terminated")
+    restarts = server.get("restartCount", 0)
+    if "running" in state and server.get("started"):
+        yield Problem(
+            Reason.SERVER_NOT_READY,
+            "The model server started and does not answer its readiness probe; it is overloaded, "
+            "or about to be replaced.",
+        )
+    elif ended is not None:
+        problem = _crash_problem(ended, restarts)
+        # One restart is no loop: a node that was rebooted ends containers too.
+        is_retrying = "running" in state and restarts < 2
+        yield _loading(restarts) if is_retrying and problem.reason is Reason.CRASH_LOOP else problem
+    elif "running" in state:
+        yield _loading(restarts)
+
+
+def _loading(restarts: int) -> Problem:
+    again = f" It was restarted {restarts} time(s)." if restarts else ""
+    return Problem(
+        Reason.LOADING_MODEL,
+        f"The model server downloads or loads the model.{again} Wait, or follow it with "
+        "`kubectl logs`.",
+    )
+
+
+def _crash_problem(ended: Mapping[str, Any], restarts: int) -> Problem:
+    said = str(ended.get("message", "")).strip()
+    reason, message = _last_words(said)
+    if reason is not None:
+        return Problem(reason, message)
+    if ended.get("reason") == "OOMKilled":
+        return Problem(
+            Reason.OUT_OF_MEMORY,
+            "The container was killed at its memory limit. Raise spec.resources.limits.memory, or "
+            "lower spec.engine.maxModelLen.",
+        )
+    return Problem(
+        Reason.CRASH_LOOP,
+        f"The model server ended with exit code {ended.get('exitCode')} and was restarted "
+        f"{restarts} time(s). {_quoted(message) if message else 'It left no message.'} Look at "
+        "`kubectl logs --previous`, and at spec.engine.",
+    )
+
+
+def _last_words(said: str) -> tuple[Reason | None, str]:
+    """Return the reason and message in a termination message of our server.
+
+    No reason when the text is something else, such as the end of a log, or when this operator
+    does not know the reason.
+    """
+    try:
+        words = json.loads(said)
+        reason, message = str(words["reason"]), _quoted(words["message"])
+    except (ValueError, TypeError, KeyError):
+        return None, said
+    return (Reason(reason) if reason in REASONS_OF_MODEL_SERVER else None), message
+
+
+def _quoted(text: object) -> str:
+    """Return somebody else's text as one bounded sentence."""
+    words = " ".join(str(text or "").split())
+    if len(words) > _QUOTED_LIMIT:
+        # The end of a log says more than its beginning.
+        words = f"... {words[-_QUOTED_LIMIT:]}"
+    return words if words.endswith((".", "!", "?")) else f"{words}."

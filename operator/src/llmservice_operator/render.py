@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import yaml
+
+from llmservice_operator import api
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 
 
 def render_file(text: str, settings: OperatorSettings) -> str:
     """Return the objects of every LLMService in the YAML `text`, as YAML documents.
 
-    Raises InvalidSpec with the field and the remedy.
+    Raises InvalidSpec with the field and the remedy, also for what the API server would refuse
+    before the operator sees it: text that is no YAML, another kind, an unknown field.
     """
-    raise NotImplementedError(text, settings)
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise InvalidSpec(f"is no valid YAML: {error}", "the file") from error
+    if not documents:
+        raise InvalidSpec("holds no LLMService", "the file")
+    manifests = [manifest for document in documents for manifest in _render(document, settings)]
+    return yaml.safe_dump_all(manifests, sort_keys=False, width=100)
+
+
+def _render(document: Any, settings: OperatorSettings) -> list[api.Manifest]:
+    if not isinstance(document, dict):
+        raise InvalidSpec("must hold objects with apiVersion, kind, metadata and spec", "the file")
+    for field, expected in (("apiVersion", api.API_VERSION), ("kind", api.KIND)):
+        if document.get(field) != expected:
+            raise InvalidSpec(f"must be {expected}, not {document.get(field)!r}", field)
+    service = LLMService.parse(document, refuse_unknown_fields=True)
+    return build_all(service, settings, resolve_pin(service, None, settings))

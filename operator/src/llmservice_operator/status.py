@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from llmservice_operator.api.conditions import Reason
+from pydantic import ValidationError
+
+from llmservice_operator import names
+from llmservice_operator.api.conditions import (
+    REASONS_OF_MODEL_SERVER,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    Reason,
+)
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
 from llmservice_operator.desired.pin import EnginePin
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.observe import Observation
+
+_NOTHING_TO_DO: Final = frozenset(
+    {Reason.SERVING, Reason.LOADING_MODEL, Reason.ROLLOUT_IN_PROGRESS, Reason.SCALED_TO_ZERO}
+)
+"""Reasons of Ready that need nothing but patience; every other one is worth a Warning."""
+
+_MODEL_REASONS: Final = REASONS_OF_MODEL_SERVER | {Reason.LOADING_MODEL, Reason.CRASH_LOOP}
+"""Reasons of Ready that say that a container has tried to load the model and does not have it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,16 @@ class StatusUpdate:
     """Empty unless the Ready condition changed its status or reason."""
 
 
+@dataclass(frozen=True)
+class _Verdict:
+    """A condition without what depends on its past."""
+
+    type: ConditionType
+    status: ConditionStatus
+    reason: Reason
+    message: str
+
+
 def build_status(
     service: LLMService,
     pin: EnginePin | None,
@@ -48,9 +76,32 @@ def build_status(
 ) -> StatusUpdate:
     """Return the status that follows the service's present one.
 
-    `pin` is None only when the pass failed before there was one.
+    `pin` is None only when the pass failed before there was one; the pin of before is then kept.
     """
-    raise NotImplementedError(service, pin, seen, now, failure)
+    desired = service.spec.desired_replicas
+    verdicts = (
+        _ready(service, seen, failure),
+        _progressing(seen, desired, failure),
+        _available(seen, desired),
+        _model_ready(service, seen, failure),
+    )
+    engine = service.status.engine
+    if pin is not None:
+        engine = EngineStatus(image=pin.image, version=pin.version, default_for=pin.default_for)
+    is_reachable = failure is None or failure.reason is not Reason.NAME_CONFLICT
+    status = LLMServiceStatus(
+        observed_generation=service.generation,
+        conditions=_conditions(service.status, verdicts, service.generation, now),
+        replicas=seen.replicas,
+        ready_replicas=seen.ready_replicas,
+        updated_replicas=seen.updated_replicas,
+        ready=f"{seen.ready_replicas}/{desired}",
+        gpus=service.spec.accelerator.gpus * desired,
+        selector=",".join(f"{key}={value}" for key, value in names.selector(service).items()),
+        url=names.url(service) if is_reachable else None,
+        engine=engine,
+    )
+    return _update(service.status, status)
 
 
 def build_status_of_unreadable(
@@ -58,6 +109,110 @@ def build_status_of_unreadable(
 ) -> StatusUpdate:
     """Return the status of an LLMService that LLMService.parse refused.
 
-    It keeps what the last readable pass reported about pods and engine: they go on running.
+    What the last readable pass reported about pods and engine stays: they go on running.
     """
-    raise NotImplementedError(body, error, now)
+    try:
+        previous = LLMServiceStatus.model_validate(body.get("status", {}))
+    except ValidationError:
+        previous = LLMServiceStatus()
+    generation = body["metadata"].get("generation", 0)
+    verdicts = tuple(
+        _Verdict(kind, "False", Reason.INVALID_SPEC, str(error))
+        for kind in (ConditionType.READY, ConditionType.PROGRESSING)
+    )
+    status = previous.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": _conditions(previous, verdicts, generation, now),
+        }
+    )
+    return _update(previous, status)
+
+
+def _conditions(
+    previous: LLMServiceStatus, verdicts: tuple[_Verdict, ...], generation: int, now: datetime
+) -> tuple[Condition, ...]:
+    """Return the conditions after `previous`; one that nothing is said about stays as it is."""
+    said = {
+        verdict.type: Condition.following(
+            previous.condition(verdict.type),
+            verdict.type,
+            verdict.status,
+            verdict.reason,
+            verdict.message,
+            generation,
+            now,
+        )
+        for verdict in verdicts
+    }
+    both = ((said.get(kind) or previous.condition(kind)) for kind in ConditionType)
+    return tuple(condition for condition in both if condition is not None)
+
+
+def _ready(service: LLMService, seen: Observation, failure: Failure | None) -> _Verdict:
+    kind = ConditionType.READY
+    if failure is not None:
+        return _Verdict(kind, "False", failure.reason, failure.message)
+    desired = service.spec.desired_replicas
+    if desired == 0:
+        message = "spec.replicas is 0: set it to 1 or more to serve the model."
+        return _Verdict(kind, "False", Reason.SCALED_TO_ZERO, message)
+    if seen.is_rolled_out and seen.ready_replicas == desired:
+        message = f"{_replicas(seen, desired)} at {names.url(service)}."
+        return _Verdict(kind, "True", Reason.SERVING, message)
+    if seen.problem is not None:
+        return _Verdict(kind, "False", seen.problem.reason, seen.problem.message)
+    message = f"{_replicas(seen, desired)}; pods are being created or replaced."
+    return _Verdict(kind, "False", Reason.ROLLOUT_IN_PROGRESS, message)
+
+
+def _progressing(seen: Observation, desired: int, failure: Failure | None) -> _Verdict:
+    kind = ConditionType.PROGRESSING
+    if failure is not None:
+        return _Verdict(kind, "False", failure.reason, failure.message)
+    if seen.is_rolled_out:
+        return _Verdict(kind, "False", Reason.ROLLOUT_COMPLETE, "All pods run the present spec.")
+    message = f"{seen.updated_replicas} of {desired} replicas run the present spec."
+    if seen.is_stuck:
+        return _Verdict(kind, "False", Reason.ROLLOUT_STUCK, f"{message} Ready says what hinders.")
+    return _Verdict(kind, "True", Reason.ROLLOUT_IN_PROGRESS, message)
+
+
+def _available(seen: Observation, desired: int) -> _Verdict:
+    kind = ConditionType.AVAILABLE
+    if seen.ready_replicas > 0:
+        return _Verdict(kind, "True", Reason.SERVING, f"{_replicas(seen, desired)}.")
+    if desired == 0:
+        return _Verdict(kind, "False", Reason.SCALED_TO_ZERO, "spec.replicas is 0.")
+    return _Verdict(kind, "False", Reason.NO_REPLICA_READY, "No replica answers; Ready says why.")
+
+
+def _model_ready(service: LLMService, seen: Observation, failure: Failure | None) -> _Verdict:
+    kind = ConditionType.MODEL_READY
+    if seen.has_loaded_model:
+        message = f"A replica holds {service.spec.model.uri} in memory."
+        return _Verdict(kind, "True", Reason.MODEL_LOADED, message)
+    ready = _ready(service, seen, failure)
+    status: ConditionStatus = "False" if ready.reason in _MODEL_REASONS else "Unknown"
+    return _Verdict(kind, status, ready.reason, ready.message)
+
+
+def _replicas(seen: Observation, desired: int) -> str:
+    return f"{seen.ready_replicas} of {desired} replicas answer"
+
+
+def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdate:
+    return StatusUpdate(
+        status=status.model_dump(by_alias=True, exclude_none=True, mode="json"),
+        events=_events(previous.condition(ConditionType.READY), status),
+    )
+
+
+def _events(before: Condition | None, status: LLMServiceStatus) -> tuple[Event, ...]:
+    after = status.condition(ConditionType.READY)
+    if after is None or (
+        before is not None and (before.status, before.reason) == (after.status, after.reason)
+    ):
+        return ()
+    kind: Literal["Normal", "Warning"] = "Normal" if after.reason in _NOTHING_TO_DO else "Warning"
+    return (Event(kind, after.reason, after.message),)

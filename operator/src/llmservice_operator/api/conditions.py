@@ -14,6 +14,9 @@ from pydantic import Field
 
 from llmservice_operator.api.fields import Fields
 
+MESSAGE_LIMIT = 4096
+"""Characters; the API server would refuse a longer message and with it the whole status."""
+
 ConditionStatus = Literal["True", "False", "Unknown"]
 
 
@@ -71,13 +74,27 @@ class Reason(StrEnum):
     CONTAINER_START_ERROR = "ContainerStartError"
     """The node cannot create or start the container."""
     MODEL_NOT_FOUND = "ModelNotFound"
-    """The hub has no such model or revision, or the claim no such folder; from the model server."""
+    """The hub has no such model or revision, or the claim no such folder."""
     MODEL_ACCESS_DENIED = "ModelAccessDenied"
-    """The hub wants a token, or refuses the given one; from the model server."""
+    """The hub wants a token, or refuses the given one."""
+    HUB_UNREACHABLE = "HubUnreachable"
+    """The hub does not answer."""
+    REMOTE_CODE_REFUSED = "RemoteCodeRefused"
+    """The model brings Python code of its own, which is not run."""
+    UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
+    """The engine's version does not know the model's architecture."""
+    CONTEXT_DOES_NOT_FIT = "ContextDoesNotFit"
+    """The KV cache cannot hold one request of engine.maxModelLen tokens."""
+    INVALID_ENGINE_ARGUMENT = "InvalidEngineArgument"
+    """The engine refuses one of its arguments."""
+    GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
+    """The GPU's memory cannot hold the model."""
     OUT_OF_MEMORY = "OutOfMemory"
     """The container was killed at its memory limit."""
     CRASH_LOOP = "CrashLoop"
     """The container ends again and again; the message carries its last words."""
+    SERVER_NOT_READY = "ServerNotReady"
+    """The model server started and does not answer now."""
     ROLLOUT_STUCK = "RolloutStuck"
     """The rollout made no progress within its deadline and no pod says why."""
 
@@ -89,8 +106,20 @@ class Reason(StrEnum):
     """The spec cannot be carried out as written."""
 
 
-REASONS_OF_MODEL_SERVER = frozenset({Reason.MODEL_NOT_FOUND, Reason.MODEL_ACCESS_DENIED})
-"""Reasons that the model server may report in its termination message."""
+REASONS_OF_MODEL_SERVER = frozenset(
+    {
+        Reason.MODEL_NOT_FOUND,
+        Reason.MODEL_ACCESS_DENIED,
+        Reason.HUB_UNREACHABLE,
+        Reason.REMOTE_CODE_REFUSED,
+        Reason.UNSUPPORTED_ARCHITECTURE,
+        Reason.CONTEXT_DOES_NOT_FIT,
+        Reason.INVALID_ENGINE_ARGUMENT,
+        Reason.GPU_OUT_OF_MEMORY,
+        Reason.OUT_OF_MEMORY,
+    }
+)
+"""Reasons that a model server may give in its termination message."""
 
 
 class Condition(Fields):
@@ -104,7 +133,7 @@ class Condition(Fields):
     """When the status last changed."""
     reason: Annotated[str, Field(max_length=63)]
     """Why, as one CamelCase word."""
-    message: Annotated[str, Field(max_length=4096)] = ""
+    message: Annotated[str, Field(max_length=MESSAGE_LIMIT)] = ""
     """Why, as a sentence that says what to change."""
 
     @classmethod
@@ -128,5 +157,5 @@ class Condition(Fields):
             observed_generation=generation,
             last_transition_time=changed_at,
             reason=reason.value,
-            message=message,
+            message=message[:MESSAGE_LIMIT],
         )

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Rule, matches
 
+DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
 _EXTRA_ARG = "--[a-z][a-z0-9-]*=.+"
 
 
@@ -47,6 +48,15 @@ class Accelerator(Fields):
             "must be DOMAIN/NAME as in a node's status.allocatable, such as nvidia.com/gpu",
         ),
     )
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of each replica."""
+        return 0 if self.type is AcceleratorType.CPU else self.count or 1
+
+    @property
+    def gpu_resource(self) -> str:
+        return self.resource_name or DEFAULT_GPU_RESOURCE
 
 
 FLAGS_WITH_A_FIELD: Mapping[str, str] = {

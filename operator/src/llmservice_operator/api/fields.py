@@ -89,8 +89,8 @@ def quantity_value(text: str | int) -> Decimal | None:
     if suffix == "m":
         return number / 1000
     if suffix.endswith("i"):
-        return number * 1024 ** _POWERS[{"K": "k"}.get(suffix[0], suffix[0])]
-    return number * 1000 ** _POWERS.get(suffix, 0)
+        return number * Decimal(1024) ** _POWERS[{"K": "k"}.get(suffix[0], suffix[0])]
+    return number * Decimal(1000) ** _POWERS.get(suffix, 0)
 
 
 def _quantity_text(value: JsonValue) -> JsonValue:

@@ -73,7 +73,8 @@ class Model(Fields):
             message="after hf:// must stand ORGANISATION/NAME, such as "
             "hf://HuggingFaceTB/SmolLM2-135M-Instruct; a revision goes into model.revision",
             holds=lambda model: (
-                not model.uri.startswith(HUB_SCHEME) or re.fullmatch(_HUB_URI, model.uri)
+                not model.uri.startswith(HUB_SCHEME)
+                or re.fullmatch(_HUB_URI, model.uri) is not None
             ),
         ),
         Rule(
@@ -82,7 +83,8 @@ class Model(Fields):
             message="after pvc:// must stand CLAIM or CLAIM/PATH, such as pvc://models/llama; the "
             "parts of PATH are letters, digits and . _ - and start with a letter, digit or _",
             holds=lambda model: (
-                not model.uri.startswith(CLAIM_SCHEME) or re.fullmatch(_CLAIM_URI, model.uri)
+                not model.uri.startswith(CLAIM_SCHEME)
+                or re.fullmatch(_CLAIM_URI, model.uri) is not None
             ),
         ),
         matches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -10,14 +11,33 @@ from pydantic import Field
 from llmservice_operator.api.fields import Fields, Quantity, Rule, quantity_value
 
 _QUANTITY_FORM = "[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
+_RESOURCES = {
+    # field: how CEL spells it
+    "cpu": "cpu",
+    "memory": "memory",
+    "ephemeral-storage": "ephemeral__dash__storage",
+}
 
 
-_RESOURCE_NAMES = (
-    # field, the same in CEL, attribute
-    ("cpu", "cpu", "cpu"),
-    ("memory", "memory", "memory"),
-    ("ephemeral-storage", "ephemeral__dash__storage", "ephemeral_storage"),
-)
+def _amount(amounts: ResourceAmounts | None, field: str) -> Decimal | None:
+    """Return the amount of one resource; None when it is not set, or is no quantity."""
+    text = getattr(amounts, field.replace("-", "_"), None)
+    return None if text is None else quantity_value(text)
+
+
+def _is_quantity(field: str, example: str) -> Rule:
+    path = f"self.{_RESOURCES[field]}"
+
+    def holds(amounts: ResourceAmounts) -> bool:
+        is_set = getattr(amounts, field.replace("-", "_")) is not None
+        return not is_set or _amount(amounts, field) is not None
+
+    return Rule(
+        field,
+        cel=f"!has({path}) || string({path}).matches('^{_QUANTITY_FORM}$')",
+        message=f"must be a quantity such as {example}",
+        holds=holds,
+    )
 
 
 class ResourceAmounts(Fields):
@@ -28,31 +48,19 @@ class ResourceAmounts(Fields):
     ephemeral_storage: Annotated[Quantity | None, Field(alias="ephemeral-storage")] = None
     """Disk space on the node for logs and the downloaded model, such as 200Gi."""
 
-    rules: ClassVar = tuple(
-        Rule(
-            field,
-            cel=f"!has(self.{escaped}) || string(self.{escaped}).matches('^{_QUANTITY_FORM}$')",
-            message=f"must be a quantity such as {example}",
-            holds=lambda amounts, attribute=attribute: (
-                getattr(amounts, attribute) is None
-                or quantity_value(getattr(amounts, attribute)) is not None
-            ),
-        )
-        for field, escaped, attribute, example in (
-            ("cpu", "cpu", "cpu", "4 or 500m"),
-            ("memory", "memory", "memory", "32Gi"),
-            ("ephemeral-storage", "ephemeral__dash__storage", "ephemeral_storage", "200Gi"),
-        )
+    rules: ClassVar = (
+        _is_quantity("cpu", "4 or 500m"),
+        _is_quantity("memory", "32Gi"),
+        _is_quantity("ephemeral-storage", "200Gi"),
     )
 
 
-def _request_within_limit(field: str, escaped: str, attribute: str) -> Rule:
-    request, limit = f"self.requests.{escaped}", f"self.limits.{escaped}"
+def _request_within_limit(field: str) -> Rule:
+    request, limit = (f"self.{part}.{_RESOURCES[field]}" for part in ("requests", "limits"))
 
     def holds(resources: Resources) -> bool:
-        amounts = (resources.requests, resources.limits)
-        values = [quantity_value(getattr(each, attribute, None) or "") for each in amounts]
-        return values[0] is None or values[1] is None or values[0] <= values[1]
+        asked, allowed = (_amount(part, field) for part in (resources.requests, resources.limits))
+        return asked is None or allowed is None or asked <= allowed
 
     return Rule(
         "requests",
@@ -72,7 +80,7 @@ class Resources(Fields):
     """What each replica may use at most. The memory limit must hold the whole model on a CPU, and
     the loading buffers on GPUs."""
 
-    rules: ClassVar = tuple(_request_within_limit(*names) for names in _RESOURCE_NAMES)
+    rules: ClassVar = tuple(_request_within_limit(field) for field in _RESOURCES)
 
 
 LabelText = Annotated[str, Field(max_length=63)]

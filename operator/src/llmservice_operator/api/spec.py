@@ -40,6 +40,10 @@ class LLMServiceSpec(Fields):
     template: Template = Template()
     """Where the replicas may run."""
 
+    @property
+    def desired_replicas(self) -> int:
+        return 1 if self.replicas is None else self.replicas
+
 
 class Metadata(Fields):
     """The part of an object's metadata that the operator reads."""
@@ -63,7 +67,7 @@ class LLMService(Fields):
         Rule(
             "metadata.name",
             cel=f"self.metadata.name.matches('^{_NAME}$')",
-            message="metadata.name must be usable as the name of a Service: at most 63 lower-case "
+            message="must be usable as the name of a Service: at most 63 lower-case "
             "letters, digits and '-', first a letter, last a letter or digit, such as qwen-7b",
             holds=lambda service: re.fullmatch(_NAME, service.metadata.name) is not None,
         ),

@@ -2,12 +2,156 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
+from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.pin import EnginePin
+from llmservice_operator.desired.engine_args import build_engine_args
+from llmservice_operator.desired.environment import (
+    DRAIN_TIMEOUT_SECONDS,
+    PRE_STOP_SECONDS,
+    build_environment,
+)
+from llmservice_operator.desired.manifest import build_metadata
+from llmservice_operator.desired.pin import EnginePin, pin_annotations
+from llmservice_operator.desired.resources import build_resources
+from llmservice_operator.desired.volumes import build_volume_mounts, build_volumes
 from llmservice_operator.settings import OperatorSettings
+
+STARTUP_BUDGET_SECONDS: Final = 30 * 60
+"""Longest a model may take to download and load before the kubelet restarts its container.
+
+A judgement: 140 GB (70B parameters in bf16) at 1 Gbit/s are 19 minutes, plus loading and
+compiling.
+"""
+
+IMAGE_PULL_BUDGET_SECONDS: Final = 20 * 60
+"""Longest that scheduling a pod and pulling its image (about 10 GB) may take. A judgement."""
+
+PROGRESS_DEADLINE_SECONDS: Final = STARTUP_BUDGET_SECONDS + IMAGE_PULL_BUDGET_SECONDS
+"""When a rollout without progress counts as stuck: never while a pod may still be starting."""
+
+TERMINATION_MARGIN_SECONDS: Final = 15
+"""What a drained server gets to free its GPUs and end before it is killed."""
+
+STARTUP_PROBE_PERIOD_SECONDS: Final = 5
+"""How late, at worst, a loaded model is noticed; each probe is one cheap request."""
+
+REVISION_HISTORY_LIMIT: Final = 3
+"""Old ReplicaSets kept for `kubectl rollout undo`-style reading; each is an object to store."""
+
+USER_ID: Final = 10001
+"""Any unprivileged user will do: the image runs under every UID."""
 
 
 def build_deployment(service: LLMService, settings: OperatorSettings, pin: EnginePin) -> Manifest:
-    """Build the Deployment that runs the service's model servers."""
-    raise NotImplementedError(service, settings, pin)
+    """Build the Deployment that runs the service's model servers.
+
+    Raises InvalidSpec when the engine cannot be run as the spec asks.
+    """
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": build_metadata(service, names.deployment(service), pin_annotations(pin)),
+        "spec": {
+            "replicas": service.spec.desired_replicas,
+            "selector": {"matchLabels": names.selector(service)},
+            # A new model server is up before an old one goes: no request is refused meanwhile.
+            "strategy": {
+                "type": "RollingUpdate",
+                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+            },
+            "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
+            "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
+            "template": {
+                "metadata": {"labels": names.labels(service)},
+                "spec": _build_pod_spec(service, settings, pin),
+            },
+        },
+    }
+
+
+def _build_pod_spec(
+    service: LLMService, settings: OperatorSettings, pin: EnginePin
+) -> dict[str, Any]:
+    """Build a pod that meets the "restricted" Pod Security Standard."""
+    template = service.spec.template
+    pod_spec: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        # Service links would put a *_PORT variable for every Service of the namespace into the
+        # environment; for a service called vllm that overrides a setting of the engine.
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            # Without this the kubelet would change the owner of every file of a model, each time.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationGracePeriodSeconds": PRE_STOP_SECONDS
+        + DRAIN_TIMEOUT_SECONDS
+        + TERMINATION_MARGIN_SECONDS,
+        "containers": [_build_server_container(service, settings, pin)],
+        "volumes": build_volumes(service),
+    }
+    if template.node_selector:
+        pod_spec["nodeSelector"] = dict(template.node_selector)
+    if template.tolerations:
+        pod_spec["tolerations"] = [
+            toleration.model_dump(by_alias=True, exclude_none=True)
+            for toleration in template.tolerations
+        ]
+    return pod_spec
+
+
+def _build_server_container(
+    service: LLMService, settings: OperatorSettings, pin: EnginePin
+) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": names.SERVER_CONTAINER,
+        "image": pin.image,
+        "command": [names.SERVER_COMMAND],
+        "args": build_engine_args(service),
+        "env": build_environment(service, settings),
+        "ports": [
+            _port(names.API_PORT_NAME, names.API_PORT),
+            _port(names.MANAGEMENT_PORT_NAME, names.MANAGEMENT_PORT),
+        ],
+        "startupProbe": _probe(
+            names.STARTUP_PROBE_PATH,
+            period=STARTUP_PROBE_PERIOD_SECONDS,
+            failures=STARTUP_BUDGET_SECONDS // STARTUP_PROBE_PERIOD_SECONDS,
+        ),
+        # Half a minute: an engine that only computes hard still answers its own process's probe.
+        "livenessProbe": _probe(names.LIVENESS_PROBE_PATH, period=10, failures=3),
+        "readinessProbe": _probe(names.READINESS_PROBE_PATH, period=5, failures=2),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        # A crash that left no message of its own still says its last words in the pod's status,
+        # which the operator can read; logs it cannot.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": build_volume_mounts(service),
+    }
+    resources = build_resources(service)
+    if resources:
+        container["resources"] = resources
+    return container
+
+
+def _port(name: str, number: int) -> dict[str, Any]:
+    return {"name": name, "containerPort": number, "protocol": "TCP"}
+
+
+def _probe(path: str, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": names.MANAGEMENT_PORT_NAME},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }

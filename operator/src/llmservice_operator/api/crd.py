@@ -1,0 +1,183 @@
+"""The CustomResourceDefinition, made from the Pydantic models.
+
+Pydantic writes JSON Schema 2020-12; Kubernetes takes only its "structural" subset of an older
+draft. What has no counterpart there is an error here, so that nothing is lost in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel
+
+from llmservice_operator import api
+from llmservice_operator.api.spec import LLMService, LLMServiceSpec
+from llmservice_operator.api.status import LLMServiceStatus
+
+_DROPPED: Final = {"title", "propertyNames", "$defs"}
+"""Keywords that say nothing Kubernetes could check."""
+
+_KEPT: Final = {
+    "default",
+    "description",
+    "enum",
+    "format",
+    "maxItems",
+    "maxLength",
+    "maxProperties",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minimum",
+    "required",
+    "type",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-list-type",
+    "x-kubernetes-validations",
+}
+
+_COLUMNS: Final = (
+    # name, type, path, priority (1: only with -o wide)
+    ("Model", "string", ".spec.model.uri", 0),
+    ("Ready", "string", ".status.ready", 0),
+    ("GPUs", "integer", ".status.gpus", 0),
+    ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', 0),
+    ("URL", "string", ".status.url", 0),
+    ("Engine", "string", ".status.engine.version", 1),
+    ("Image", "string", ".status.engine.image", 1),
+    ("Age", "date", ".metadata.creationTimestamp", 0),
+)
+
+
+def render_crd() -> str:
+    """Return the CRD as YAML, with a note that it is generated."""
+    note = (
+        "# Generated from the models in llmservice_operator/api by `make generate`; do not edit.\n"
+    )
+    return note + yaml.safe_dump(build_crd(), sort_keys=False, width=100)
+
+
+def build_crd() -> dict[str, Any]:
+    """Return the CRD as a manifest."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{api.PLURAL}.{api.GROUP}"},
+        "spec": {
+            "group": api.GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": api.KIND,
+                "listKind": f"{api.KIND}List",
+                "plural": api.PLURAL,
+                "singular": api.SINGULAR,
+                "shortNames": list(api.SHORT_NAMES),
+                "categories": ["all"],
+            },
+            "versions": [
+                {
+                    "name": api.VERSION,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": _root_schema()},
+                    "subresources": {
+                        "status": {},
+                        "scale": {
+                            "specReplicasPath": ".spec.replicas",
+                            "statusReplicasPath": ".status.replicas",
+                            "labelSelectorPath": ".status.selector",
+                        },
+                    },
+                    "additionalPrinterColumns": [_column(*column) for column in _COLUMNS],
+                }
+            ],
+        },
+    }
+
+
+def _column(name: str, kind: str, path: str, priority: int) -> dict[str, Any]:
+    column: dict[str, Any] = {"name": name, "type": kind, "jsonPath": path}
+    return column | {"priority": priority} if priority else column
+
+
+def _root_schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": _one_line(LLMService.__doc__ or ""),
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": f"Always {api.API_VERSION}."},
+            "kind": {"type": "string", "description": f"Always {api.KIND}."},
+            "metadata": {"type": "object"},
+            "spec": structural_schema(LLMServiceSpec),
+            "status": structural_schema(LLMServiceStatus),
+        },
+        # The API server lets a rule see metadata.name but not point at it, so no fieldPath.
+        "x-kubernetes-validations": [
+            {"rule": rule.cel, "message": f"{rule.field} {rule.message}"}
+            for rule in LLMService.rules
+        ],
+    }
+
+
+def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the model's schema as Kubernetes takes it.
+
+    Raises ValueError for a type that has no structural form, such as a union.
+    """
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    return _structural(schema, schema.get("$defs", {}))
+
+
+def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        definition = definitions[schema["$ref"].removeprefix("#/$defs/")]
+        siblings = {key: value for key, value in schema.items() if key != "$ref"}
+        return _structural({**definition, **siblings}, definitions)
+    if "anyOf" in schema and not schema.get("x-kubernetes-int-or-string"):
+        return _structural(_without_null(schema), definitions)
+    result: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        match keyword:
+            case "properties":
+                result[keyword] = {
+                    name: _structural(each, definitions) for name, each in value.items()
+                }
+            case "items" | "additionalProperties":
+                result[keyword] = _structural(value, definitions)
+            case "anyOf":
+                result[keyword] = value
+            case "description":
+                result[keyword] = _one_line(value)
+            case "default":
+                if (kept := _without_unset(value)) not in (None, {}, []):
+                    result[keyword] = kept
+            case _ if keyword in _KEPT:
+                result[keyword] = value
+            case _ if keyword not in _DROPPED:
+                raise ValueError(f"{keyword} has no structural form: {schema}")
+    return result
+
+
+def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the one alternative of `X | None`: absent is how a field is unset."""
+    alternatives = [each for each in schema["anyOf"] if each != {"type": "null"}]
+    if len(alternatives) != 1:
+        raise ValueError(f"a union has no structural form: {schema}")
+    siblings = {key: value for key, value in schema.items() if key != "anyOf"}
+    return {**alternatives[0], **siblings}
+
+
+def _without_unset(value: Any) -> Any:
+    """Return a default without the fields that would say nothing, at every depth."""
+    if not isinstance(value, Mapping):
+        return value
+    kept = {key: _without_unset(each) for key, each in value.items()}
+    return {key: each for key, each in kept.items() if each not in (None, {}, [])}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,54 @@
+"""The environment of the model server's container."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llmservice_operator import names
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.settings import OperatorSettings
+
+PRE_STOP_SECONDS: Final = 5
+"""How long a server told to stop serves on, until every proxy has taken it out of the Service."""
+
+DRAIN_TIMEOUT_SECONDS: Final = 600
+"""How long it may then take to finish the answers under way. A judgement: a long generation takes
+minutes, not hours."""
+
+_CACHES: Final = {
+    "XDG_CACHE_HOME": names.CACHE_PATH,
+    "HF_HOME": f"{names.CACHE_PATH}/huggingface",
+    "VLLM_CACHE_ROOT": f"{names.CACHE_PATH}/vllm",
+    "TORCHINDUCTOR_CACHE_DIR": f"{names.CACHE_PATH}/torchinductor",
+    "TRITON_CACHE_DIR": f"{names.CACHE_PATH}/triton",
+    "NUMBA_CACHE_DIR": f"{names.CACHE_PATH}/numba",
+}
+"""The root filesystem is read-only, so every library's cache is led to the cache volume."""
+
+_IDENTITY: Final = {"HOME": names.TMP_PATH, "USER": "llmservice", "LOGNAME": "llmservice"}
+"""The UID has no entry in /etc/passwd, where torch would otherwise look for a name and fail."""
+
+_NO_TELEMETRY: Final = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+def build_environment(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
+    """Return the container's variables; a token is only ever referred to, never copied."""
+    values = {
+        names.API_PORT_ENV: str(names.API_PORT),
+        names.MANAGEMENT_PORT_ENV: str(names.MANAGEMENT_PORT),
+        names.PRE_STOP_SECONDS_ENV: str(PRE_STOP_SECONDS),
+        names.DRAIN_TIMEOUT_SECONDS_ENV: str(DRAIN_TIMEOUT_SECONDS),
+        **_IDENTITY,
+        **_CACHES,
+        **_NO_TELEMETRY,
+    }
+    if settings.hub_endpoint is not None:
+        values[names.HUB_ENDPOINT_ENV] = settings.hub_endpoint
+    environment: list[dict[str, Any]] = [
+        {"name": name, "value": value} for name, value in values.items()
+    ]
+    token = service.spec.model.credentials_secret_ref
+    if token is not None:
+        reference = {"name": token.name, "key": token.key}
+        environment.append({"name": names.HUB_TOKEN_ENV, "valueFrom": {"secretKeyRef": reference}})
+    return environment
