@@ -54,7 +54,8 @@ _COLUMNS: Final = (
 
 def render_crd() -> str:
     """Return the CRD as YAML, with a note that it is generated."""
-    note = (
+    note = "# Generated from llmservice_operator/api by `make generate`; do not edit.
+"
         "# Generated from the models in llmservice_operator/api by `make generate`; do not edit.\n"
     )
     return note + yaml.safe_dump(build_crd(), sort_keys=False, width=100)
@@ -159,7 +160,16 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> di
                 result[keyword] = value
             case _ if keyword not in _DROPPED:
                 raise ValueError(f"{keyword} has no structural form: {schema}")
-    return result
+    return dict(sorted(result.items(), key=_reading_order))
+
+
+def _reading_order(entry: tuple[str, Any]) -> tuple[int, str]:
+    """Put what a reader looks for first at the top and the long parts at the end."""
+    keyword, _ = entry
+    first, last = ("description", "type", "default"), ("x-kubernetes-validations", "properties")
+    if keyword in first:
+        return first.index(keyword), ""
+    return (len(first) + 1 + last.index(keyword), "") if keyword in last else (len(first), keyword)
 
 
 def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:

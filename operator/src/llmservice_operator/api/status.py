@@ -16,8 +16,8 @@ class EngineStatus(Fields):
     version: Annotated[str, Field(max_length=64)]
     """vLLM version that the arguments are written for."""
     default_for: Annotated[str, Field(max_length=32)] | None = None
-    """Accelerator type whose default this image was when it was chosen; absent when spec.engine.image
-    names the image."""
+    """Accelerator type whose default this image was when it was chosen; absent when
+    spec.engine.image names the image."""
 
 
 class LLMServiceStatus(Fields):

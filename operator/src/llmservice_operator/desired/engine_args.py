@@ -32,7 +32,8 @@ def build_engine_args(service: LLMService) -> list[str]:
     if spec.accelerator.type is AcceleratorType.NVIDIA:
         args.append(f"--tensor-parallel-size={spec.accelerator.gpus}")
     args.extend(_extra_args(spec.engine.extra_args))
-    # The kubelet expands $(NAME) in arguments, environment with tokens included; doubled it does not.
+    # The kubelet puts the variable NAME, a token perhaps, in place of $(NAME); of $$(NAME) it does
+    # not.
     return [arg.replace("$(", "$$(") for arg in args]
 
 
@@ -68,4 +69,5 @@ def _suggestion(flag: str) -> str:
     near = get_close_matches(flag, sorted(ALLOWED_FLAGS), n=1)
     if near:
         return f": did you mean {near[0]}?"
-    return f": remove it; accepted are {', '.join(sorted(ALLOWED_FLAGS))}"
+    accepted = ", ".join(sorted(ALLOWED_FLAGS))
+    return f": remove it; accepted are {accepted}"
