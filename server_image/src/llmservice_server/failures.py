@@ -11,8 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+_TERMINATION_MESSAGE_BYTES = 4096
+"""What the kubelet keeps of a termination message."""
+
 _LONGEST_MESSAGE = 3000
-"""Characters. The kubelet keeps 4096 bytes of a termination message."""
+"""Characters. An exception's text may hold a whole configuration."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,15 @@ def write_termination_message(failure: Failure, path: Path) -> None:
     """
     if not os.access(path, os.W_OK):
         return
-    path.write_text(json.dumps({"reason": failure.reason, "message": failure.message}) + "\n")
+    message = failure.message
+    while len(line := _line(failure.reason, message)) > _TERMINATION_MESSAGE_BYTES:
+        message = message[: len(message) * 9 // 10]
+    path.write_bytes(line)
+
+
+def _line(reason: str, message: str) -> bytes:
+    content = json.dumps({"reason": reason, "message": message}, ensure_ascii=False)
+    return content.encode(errors="replace") + b"\n"
 
 
 def combined(*chains: Iterable[ErrorFact]) -> list[ErrorFact]:

@@ -1,0 +1,142 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from llmservice_server.failures import (
+    ErrorFact,
+    Failure,
+    classify,
+    facts_of,
+    read_facts,
+    write_termination_message,
+)
+
+
+def fact(text: str, *types: str) -> ErrorFact:
+    return ErrorFact((*types, "Exception"), text)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason", "advice"),
+    [
+        ([fact("404", "RepositoryNotFoundError")], "ModelNotFound", "spec.model.uri"),
+        ([fact("404", "RevisionNotFoundError")], "ModelNotFound", "spec.model.revision"),
+        (
+            [fact("403", "GatedRepoError", "RepositoryNotFoundError")],
+            "ModelAccessDenied",
+            "Accept its terms",
+        ),
+        (
+            [fact("401 Client Error: Unauthorized for url ...", "HfHubHTTPError")],
+            "ModelAccessDenied",
+            "spec.model.credentialsSecretRef",
+        ),
+        (
+            [fact("m is not a local folder and is not a valid model identifier", "OSError")],
+            "ModelNotFound",
+            "spec.model.uri",
+        ),
+        ([fact("no answer", "LocalEntryNotFoundError")], "HubUnreachable", "model.hubEndpoint"),
+        (
+            [fact("Please pass the argument `trust_remote_code=True` to allow", "ValueError")],
+            "RemoteCodeRefused",
+            "--trust-remote-code",
+        ),
+        (
+            [fact("Model architectures ['X'] are not supported for now.", "ValueError")],
+            "UnsupportedArchitecture",
+            "spec.engine.image",
+        ),
+        (
+            [
+                fact("Engine core initialization failed.", "RuntimeError"),
+                fact("To serve at least one request with the model's max seq len", "ValueError"),
+            ],
+            "ContextDoesNotFit",
+            "spec.engine.maxModelLen",
+        ),
+        (
+            [fact("User-specified max_model_len (9) is greater than the derived max_model_len")],
+            "ContextDoesNotFit",
+            "what the model supports",
+        ),
+        (
+            [fact("CUDA out of memory. Tried to allocate 2 GiB", "OutOfMemoryError")],
+            "GPUOutOfMemory",
+            "spec.accelerator.count",
+        ),
+        (
+            [fact("Free memory on device cuda:0 (1/80 GiB) is less than desired", "ValueError")],
+            "GPUOutOfMemory",
+            "nothing else uses it",
+        ),
+        (
+            [fact("Failed core proc(s): {'EngineCore_DP0': -9}", "RuntimeError")],
+            "OutOfMemory",
+            "spec.resources.limits.memory",
+        ),
+        (
+            [fact("1 validation error for ModelConfig", "ValidationError", "ValueError")],
+            "InvalidEngineArgument",
+            "spec.engine",
+        ),
+    ],
+)
+def test_knows_the_ways_to_fail_and_what_to_change(
+    facts: list[ErrorFact], reason: str, advice: str
+) -> None:
+    failure = classify(facts, "LoadFailed")
+    assert failure.reason == reason
+    assert advice in failure.message
+    assert facts[-1].text in failure.message
+
+
+def test_an_unknown_error_keeps_its_own_words() -> None:
+    failure = classify([fact("the moon is full", "RuntimeError")], "LoadFailed")
+    assert failure == Failure(
+        "LoadFailed", "The log has the details. The engine said: RuntimeError: the moon is full"
+    )
+
+
+def test_a_certain_sign_anywhere_in_the_chain_beats_a_vague_one_before_it() -> None:
+    chain = [fact("x", "ValidationError"), fact("... trust_remote_code=True ...", "ValueError")]
+    assert classify(chain, "LoadFailed").reason == "RemoteCodeRefused"
+
+
+def test_the_facts_of_an_error_go_down_to_its_root() -> None:
+    try:
+        try:
+            raise MemoryError("root")
+        except MemoryError as root:
+            raise RuntimeError("top") from root
+    except RuntimeError as error:
+        facts = facts_of(error)
+
+    assert [f.text for f in facts] == ["top", "root"]
+    assert "MemoryError" in facts[1].types
+
+
+def test_reads_nothing_where_the_engine_left_nothing(tmp_path: Path) -> None:
+    (tmp_path / "broken").write_text("{")
+    assert read_facts(tmp_path / "absent") == []
+    assert read_facts(tmp_path / "broken") == []
+
+
+def test_the_termination_message_is_one_line_of_json_that_the_kubelet_keeps_whole(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+
+    write_termination_message(classify([fact("é\n" * 9000)], "LoadFailed"), log)
+
+    content = log.read_bytes()
+    assert len(content) <= 4096
+    assert content.count(b"\n") == 1
+    assert json.loads(content)["reason"] == "LoadFailed"
+
+
+def test_no_termination_file_is_made_where_there_is_none(tmp_path: Path) -> None:
+    write_termination_message(Failure("A", "b"), tmp_path / "termination-log")
+    assert list(tmp_path.iterdir()) == []
