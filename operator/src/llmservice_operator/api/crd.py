@@ -54,10 +54,7 @@ _COLUMNS: Final = (
 
 def render_crd() -> str:
     """Return the CRD as YAML, with a note that it is generated."""
-    note = "# Generated from llmservice_operator/api by `make generate`; do not edit.
-"
-        "# Generated from the models in llmservice_operator/api by `make generate`; do not edit.\n"
-    )
+    note = "# Generated from llmservice_operator/api by `make generate`; do not edit.\n"
     return note + yaml.safe_dump(build_crd(), sort_keys=False, width=100)
 
 
