@@ -20,7 +20,7 @@ def register(subparsers: Any) -> None:
     down = subparsers.add_parser("down", help="remove a cluster whole; its images stay cached")
     down.set_defaults(run=_down)
 
-    status = subparsers.add_parser("status", help="show the clusters and their daemons")
+    status = subparsers.add_parser("status", help="show the clusters and their daemons; fails unless --name is whole")
     status.set_defaults(run=_status)
 
     gpu = subparsers.add_parser("gpus", help="advertise GPUs on every node")
@@ -51,8 +51,8 @@ def _down(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _status(_arguments: argparse.Namespace) -> int:
-    """Print each cluster; the status is 1 when there is none or one is not whole."""
+def _status(arguments: argparse.Namespace) -> int:
+    """Print every cluster; the exit status is 0 when the named one is whole."""
     clusters = all_clusters()
     if not clusters:
         print("No cluster. Start one: localkube up")
@@ -60,7 +60,7 @@ def _status(_arguments: argparse.Namespace) -> int:
         print(f"{each.name}: {'running' if lifecycle.healthy(each) else 'broken'}")
         for daemon, pid in each.daemons().items():
             print(f"  {daemon:26} {f'process {pid}' if pid else 'has ended'}")
-    return 0 if clusters and all(map(lifecycle.healthy, clusters)) else 1
+    return 0 if lifecycle.healthy(Cluster(arguments.name)) else 1
 
 
 def _gpus(arguments: argparse.Namespace) -> int:

@@ -39,7 +39,8 @@ def config() -> str:
 
 def node_hosts(cluster: Cluster) -> str:
     """Return containerd's hosts.toml for ADDRESS: where a node really finds the registry."""
-    return f'server = "http://{cluster.node(1).address}:{_PORT}"\n'
+    url = f"http://{cluster.node(1).address}:{_PORT}"
+    return f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n'
 
 
 def start(cluster: Cluster) -> None:

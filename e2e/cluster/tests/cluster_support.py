@@ -1,0 +1,96 @@
+"""What tests of a real cluster share: the command line, waiting, and a look at the machine."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from localkube import cgroups
+from localkube.cluster import Cluster
+
+Read = TypeVar("Read")
+
+LOCALKUBE = str(Path(sys.executable).with_name("localkube"))
+
+
+def localkube(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, and give its outcome, whatever it is."""
+    line = [LOCALKUBE, "--name", name, *arguments]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+def succeed(name: str, *arguments: str) -> str:
+    done = localkube(name, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def eventually(read: Callable[[], Read], seconds: float = 60) -> Read:
+    """Return the first true value of `read`; an assertion or a false value is tried again."""
+    deadline = time.monotonic() + seconds
+    while True:
+        failure: AssertionError | None = None
+        try:
+            if value := read():
+                return value
+        except AssertionError as error:
+            failure = error
+        if time.monotonic() > deadline:
+            raise failure or AssertionError(f"not within {seconds} s")
+        time.sleep(0.2)
+
+
+def objects(cluster: Cluster, *arguments: str) -> Any:
+    return json.loads(cluster.kubectl("get", *arguments, "--output=json"))
+
+
+def apply(cluster: Cluster, *manifests: dict[str, Any]) -> None:
+    whole = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
+    cluster.kubectl("apply", "--filename=-", stdin=json.dumps(whole))
+
+
+def remains(name: str) -> dict[str, list[str]]:
+    """Return what of the cluster can be seen on this machine, by kind; kinds with none are out."""
+    found = {
+        "state": [str(Cluster(name).state)] if Cluster(name).exists() else [],
+        "processes": _processes(name),
+        "mounts": _mounts(str(Cluster(name).state)),
+        "control groups": [
+            str(root / Cluster(name).cgroup)
+            for root in cgroups.roots()
+            if (root / Cluster(name).cgroup).exists()
+        ],
+    }
+    return {kind: list_ for kind, list_ in found.items() if list_}
+
+
+def links() -> set[str]:
+    """Return the network links of the machine itself."""
+    return set(os.listdir("/sys/class/net"))
+
+
+def _processes(name: str) -> list[str]:
+    signs = (f"/{Cluster(name).cgroup}/", f"{Cluster(name).state}/")
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                continue  # it has ended, and init has yet to take note
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if any(sign in command + (process / "cgroup").read_text() for sign in signs):
+                found.append(command)
+    return found
+
+
+def _mounts(folder: str) -> list[str]:
+    """Return the mounts below the folder in any mount namespace, so not only in ours."""
+    found: set[str] = set()
+    for table in Path("/proc").glob("[0-9]*/mountinfo"):
+        with suppress(OSError):
+            found.update(line for line in table.read_text().splitlines() if f"{folder}/" in line)
+    return sorted(found)

@@ -1,0 +1,3 @@
+module localkube/echo
+
+go 1.24.0
