@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from llmservice_operator import api
+from llmservice_operator.api.fields import VALIDATIONS, published_rules
 from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.api.status import LLMServiceStatus
 
@@ -36,7 +37,7 @@ _KEPT: Final = {
     "x-kubernetes-int-or-string",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-list-type",
-    "x-kubernetes-validations",
+    VALIDATIONS,
 }
 
 _COLUMNS: Final = (
@@ -109,15 +110,12 @@ def _root_schema() -> dict[str, Any]:
         "properties": {
             "apiVersion": {"type": "string", "description": f"Always {api.API_VERSION}."},
             "kind": {"type": "string", "description": f"Always {api.KIND}."},
-            "metadata": {"type": "object"},
+            # Declared so that the rule on the name can point at it.
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": structural_schema(LLMServiceSpec),
             "status": structural_schema(LLMServiceStatus),
         },
-        # The API server lets a rule see metadata.name but not point at it, so no fieldPath.
-        "x-kubernetes-validations": [
-            {"rule": rule.cel, "message": f"{rule.field} {rule.message}"}
-            for rule in LLMService.rules
-        ],
+        VALIDATIONS: published_rules(LLMService),
     }
 
 
@@ -163,7 +161,7 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> di
 def _reading_order(entry: tuple[str, Any]) -> tuple[int, str]:
     """Put what a reader looks for first at the top and the long parts at the end."""
     keyword, _ = entry
-    first, last = ("description", "type", "default"), ("x-kubernetes-validations", "properties")
+    first, last = ("description", "type", "default"), (VALIDATIONS, "properties")
     if keyword in first:
         return first.index(keyword), ""
     return (len(first) + 1 + last.index(keyword), "") if keyword in last else (len(first), keyword)

@@ -9,10 +9,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Rule, matches
+from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
-_EXTRA_ARG = "--[a-z][a-z0-9-]*=.+"
 
 
 class AcceleratorType(StrEnum):
@@ -25,7 +24,17 @@ class Accelerator(Fields):
     """What the model runs on: nvidia (GPUs) or cpu (for trying things out; slow)."""
     count: Annotated[int, Field(ge=1, le=64)] | None = None
     """GPUs of each replica; the model is split over them (tensor parallelism). Default: 1."""
-    resource_name: Annotated[str, Field(min_length=3, max_length=317)] | None = None
+    resource_name: (
+        Annotated[
+            str,
+            Field(min_length=3, max_length=317),
+            matches(
+                "[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
+                "must be DOMAIN/NAME as in a node's status.allocatable, such as nvidia.com/gpu",
+            ),
+        ]
+        | None
+    ) = None
     """Resource that the device plugin advertises, for MIG slices or renamed GPUs, such as
     nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu."""
 
@@ -41,11 +50,6 @@ class Accelerator(Fields):
             cel="self.type != 'cpu' || !has(self.resourceName)",
             message="belongs to accelerator.type nvidia only: remove it or choose nvidia",
             holds=lambda self: self.type != AcceleratorType.CPU or self.resource_name is None,
-        ),
-        matches(
-            "resourceName",
-            "[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
-            "must be DOMAIN/NAME as in a node's status.allocatable, such as nvidia.com/gpu",
         ),
     )
 
@@ -110,21 +114,47 @@ flags it knows.
 """
 
 
-def _without_flags(flags: Iterable[str], message: str) -> Rule:
-    pattern = f"({'|'.join(flags)})=.*"
-    return Rule(
-        "extraArgs",
-        cel=f"!has(self.extraArgs) || !self.extraArgs.exists(arg, arg.matches('^{pattern}'))",
+def _none_of(flags: Iterable[str], message: str) -> ValueRule:
+    pattern = f"({'|'.join(flags)})="
+    return ValueRule(
+        cel=f"!self.matches('^{pattern}')",
         message=message,
-        holds=lambda engine: not any(re.match(pattern, arg) for arg in engine.extra_args),
+        holds=lambda arg: re.match(pattern, arg) is None,
     )
 
 
-ExtraArg = Annotated[str, Field(min_length=4, max_length=2048)]
+_FIELDS_OF_FLAGS = ", ".join(f"{field} for {flag}" for flag, field in FLAGS_WITH_A_FIELD.items())
+
+ExtraArg = Annotated[
+    str,
+    Field(min_length=1, max_length=2048),
+    matches(
+        "--[a-z][a-z0-9-]*=.+",
+        "must be --flag=value, the flag's full name in lower case with dashes, such as "
+        "--max-num-seqs=64; a switch is --enforce-eager=true",
+    ),
+    _none_of(
+        FLAGS_WITH_A_FIELD, f"is a flag with a field of its own; set that: {_FIELDS_OF_FLAGS}"
+    ),
+    _none_of(
+        REFUSED_FLAGS,
+        "is set by the operator itself or unsafe in a shared cluster: remove it",
+    ),
+]
 
 
 class Engine(Fields):
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    image: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=512),
+            matches(
+                "[A-Za-z0-9][A-Za-z0-9._:/@-]*",
+                "must be an image reference, such as registry.example.com/llmservice/server:0.1.0",
+            ),
+        ]
+        | None
+    ) = None
     """Image of the model servers. Default: the operator's image for the accelerator at the time the
     LLMService is first seen; a later operator keeps it."""
     max_model_len: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
@@ -138,29 +168,3 @@ class Engine(Fields):
     ] = ()
     """Further vLLM flags, one --flag=value per item, by full name; a switch takes true or false.
     Only flags that the engine's version has and that are safe here are accepted."""
-
-    rules: ClassVar = (
-        matches(
-            "image",
-            "[A-Za-z0-9][A-Za-z0-9._:/@-]*",
-            "must be an image reference, such as registry.example.com/llmservice/server:0.1.0",
-        ),
-        Rule(
-            "extraArgs",
-            cel="!has(self.extraArgs) || "
-            "self.extraArgs.all(arg, arg.matches('^--[a-z][a-z0-9-]*=.+$'))",
-            message="must be --flag=value in each item, the flag's full name in lower case with "
-            "dashes, such as --max-num-seqs=64; a switch is --enforce-eager=true",
-            holds=lambda engine: all(re.fullmatch(_EXTRA_ARG, arg) for arg in engine.extra_args),
-        ),
-        _without_flags(
-            FLAGS_WITH_A_FIELD,
-            "holds a flag that has a field of its own; set that field: "
-            + ", ".join(f"{field} for {flag}" for flag, field in FLAGS_WITH_A_FIELD.items()),
-        ),
-        _without_flags(
-            REFUSED_FLAGS,
-            "holds a flag that the operator sets itself or that is unsafe in a shared cluster; "
-            "remove it: " + ", ".join(REFUSED_FLAGS),
-        ),
-    )

@@ -16,17 +16,65 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     JsonValue,
     WithJsonSchema,
     model_validator,
 )
-from pydantic.alias_generators import to_camel, to_snake
-from pydantic_core import PydanticCustomError
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError, core_schema
+
+VALIDATIONS = "x-kubernetes-validations"
+"""Where a schema carries its CEL rules."""
+
+
+@dataclass(frozen=True)
+class ValueRule:
+    """Something that must hold for one value; written as `Annotated[str, ValueRule(...)]`."""
+
+    cel: str
+    """The rule for the API server; `self` is the value."""
+    message: str
+    """What to write instead; starts in lower case because the field's path stands before it."""
+    holds: Callable[[Any], bool]
+    """The same rule for Python; takes the value."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._follow, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        published = handler(schema)
+        rule = {"rule": self.cel, "message": self.message}
+        earlier = published.get(VALIDATIONS, [])
+        return {**published, VALIDATIONS: [*earlier, rule]}
+
+    def _follow(self, value: Any) -> Any:
+        if not self.holds(value):
+            raise PydanticCustomError("rule", "{message}", {"message": self.message})
+        return value
+
+
+def matches(pattern: str, message: str) -> ValueRule:
+    """Return the rule that a text is wholly of the form `pattern`.
+
+    The pattern must mean the same to Python and to RE2 and hold no backslash or quote.
+    """
+    form = re.compile(pattern)
+    return ValueRule(
+        cel=f"self.matches('^({pattern})$')",
+        message=message,
+        holds=lambda text: form.fullmatch(text) is not None,
+    )
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Something that must hold between or inside the fields of one object."""
+    """Something that must hold between the fields of one object."""
 
     field: str
     """The field at fault, as written in YAML."""
@@ -38,12 +86,17 @@ class Rule:
     """The same rule for Python; takes the parsed object."""
 
 
+def published_rules(model: type[Fields]) -> list[dict[str, str]]:
+    """Return the rules of the model as its schema carries them."""
+    return [
+        {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
+        for rule in model.rules
+    ]
+
+
 def _publish_rules(schema: dict[str, Any], model: type[Fields]) -> None:
     if model.rules:
-        schema["x-kubernetes-validations"] = [
-            {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
-            for rule in model.rules
-        ]
+        schema[VALIDATIONS] = published_rules(model)
 
 
 class Fields(BaseModel):
@@ -73,7 +126,8 @@ class Fields(BaseModel):
         return self
 
 
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
+_QUANTITY_FORM = "[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
+_QUANTITY = re.compile("([0-9.]+)(.*)")
 _POWERS = {suffix: power for power, suffix in enumerate("kMGTPE", start=1)}
 
 
@@ -83,13 +137,13 @@ def quantity_value(text: str | int) -> Decimal | None:
     None when it is no quantity, or one in exponent notation, which this API does not take.
     """
     match = _QUANTITY.fullmatch(str(text))
-    if match is None:
+    if match is None or re.fullmatch(_QUANTITY_FORM, str(text)) is None:
         return None
-    number, suffix = Decimal(match[1]), match[2] or ""
+    number, suffix = Decimal(match[1]), match[2]
     if suffix == "m":
         return number / 1000
     if suffix.endswith("i"):
-        return number * Decimal(1024) ** _POWERS[{"K": "k"}.get(suffix[0], suffix[0])]
+        return number * Decimal(1024) ** _POWERS[suffix[0].replace("K", "k")]
     return number * Decimal(1000) ** _POWERS.get(suffix, 0)
 
 
@@ -108,20 +162,9 @@ Quantity = Annotated[
             "maxLength": 32,
         }
     ),
+    ValueRule(
+        cel=f"string(self).matches('^{_QUANTITY_FORM}$')",
+        message="must be a quantity such as 4, 500m or 32Gi",
+        holds=lambda text: quantity_value(text) is not None,
+    ),
 ]
-"""A Kubernetes quantity; the rules of the object that holds it check its form."""
-
-
-def matches(field: str, pattern: str, message: str) -> Rule:
-    """Return the rule that a string or quantity field, when set, is of the form `pattern`.
-
-    The pattern must mean the same to Python and to RE2 and hold no backslash or quote.
-    """
-    form, attribute = re.compile(pattern), to_snake(field)
-
-    def holds(fields: Fields) -> bool:
-        value = getattr(fields, attribute)
-        return value is None or form.fullmatch(value) is not None
-
-    cel = f"!has(self.{field}) || self.{field}.matches('^({pattern})$')"
-    return Rule(field=field, cel=cel, message=message, holds=holds)

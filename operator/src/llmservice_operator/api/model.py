@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Rule, matches
+from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
 
 SUBDOMAIN_PATTERN = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 """The name of a Secret or a PersistentVolumeClaim."""
@@ -35,68 +35,78 @@ class ClaimModel:
 
 
 class SecretKeyReference(Fields):
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        matches(SUBDOMAIN_PATTERN, "must be the name of a Secret, such as hub-token"),
+    ]
     """Name of a Secret in the LLMService's namespace."""
-    key: Annotated[str, Field(min_length=1, max_length=253)] = "HF_TOKEN"
+    key: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        matches("[A-Za-z0-9._-]+", "must be a key of a Secret, such as HF_TOKEN"),
+    ] = "HF_TOKEN"
     """Key in that Secret whose value is the token."""
 
-    rules: ClassVar = (
-        matches("name", SUBDOMAIN_PATTERN, "must be the name of a Secret, such as hub-token"),
-        matches("key", "[A-Za-z0-9._-]+", "must be a key of a Secret, such as HF_TOKEN"),
-    )
+
+_URI_RULES = (
+    ValueRule(
+        cel="self.startsWith('hf://') || self.startsWith('pvc://')",
+        message="must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a model on "
+        "the Hugging Face hub, pvc://CLAIM/PATH for a folder on a PersistentVolumeClaim",
+        holds=lambda uri: uri.startswith((HUB_SCHEME, CLAIM_SCHEME)),
+    ),
+    ValueRule(
+        cel=f"!self.startsWith('hf://') || self.matches('^{_HUB_URI}$')",
+        message="after hf:// must stand ORGANISATION/NAME, such as "
+        "hf://HuggingFaceTB/SmolLM2-135M-Instruct; a revision goes into model.revision",
+        holds=lambda uri: not uri.startswith(HUB_SCHEME) or re.fullmatch(_HUB_URI, uri) is not None,
+    ),
+    ValueRule(
+        cel=f"!self.startsWith('pvc://') || self.matches('^{_CLAIM_URI}$')",
+        message="after pvc:// must stand CLAIM or CLAIM/PATH, such as pvc://models/llama; the "
+        "parts of PATH are letters, digits and . _ - and start with a letter, digit or _",
+        holds=lambda uri: (
+            not uri.startswith(CLAIM_SCHEME) or re.fullmatch(_CLAIM_URI, uri) is not None
+        ),
+    ),
+)
 
 
 class Model(Fields):
-    uri: Annotated[str, Field(min_length=1, max_length=512)]
+    uri: Annotated[str, Field(min_length=1, max_length=512), *_URI_RULES]
     """Where the model comes from: hf://ORGANISATION/NAME is a model on the Hugging Face hub,
     pvc://CLAIM/PATH a folder on a PersistentVolumeClaim of this namespace, which is mounted
     read-only."""
-    name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    name: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=253),
+            matches(
+                "[A-Za-z0-9][A-Za-z0-9._:/-]*",
+                "must start with a letter or digit and hold only letters, digits and . _ : / -",
+            ),
+        ]
+        | None
+    ) = None
     """The name that clients send as `model`. Default: the LLMService's name."""
-    revision: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    revision: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=128),
+            matches(
+                "[A-Za-z0-9][A-Za-z0-9._/-]*",
+                "must be a branch, tag or commit, such as main or a 40-digit commit",
+            ),
+        ]
+        | None
+    ) = None
     """Branch, tag or commit of an hf:// model. A commit is best: two replicas then never serve
     different weights. Default: the repository's main branch."""
     credentials_secret_ref: SecretKeyReference | None = None
     """The Secret with the token that an hf:// model needs when it is private or gated."""
 
     rules: ClassVar = (
-        Rule(
-            "uri",
-            cel="self.uri.startsWith('hf://') || self.uri.startsWith('pvc://')",
-            message="must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a model on "
-            "the Hugging Face hub, pvc://CLAIM/PATH for a folder on a PersistentVolumeClaim",
-            holds=lambda model: model.uri.startswith((HUB_SCHEME, CLAIM_SCHEME)),
-        ),
-        Rule(
-            "uri",
-            cel=f"!self.uri.startsWith('hf://') || self.uri.matches('^{_HUB_URI}$')",
-            message="after hf:// must stand ORGANISATION/NAME, such as "
-            "hf://HuggingFaceTB/SmolLM2-135M-Instruct; a revision goes into model.revision",
-            holds=lambda model: (
-                not model.uri.startswith(HUB_SCHEME)
-                or re.fullmatch(_HUB_URI, model.uri) is not None
-            ),
-        ),
-        Rule(
-            "uri",
-            cel=f"!self.uri.startsWith('pvc://') || self.uri.matches('^{_CLAIM_URI}$')",
-            message="after pvc:// must stand CLAIM or CLAIM/PATH, such as pvc://models/llama; the "
-            "parts of PATH are letters, digits and . _ - and start with a letter, digit or _",
-            holds=lambda model: (
-                not model.uri.startswith(CLAIM_SCHEME)
-                or re.fullmatch(_CLAIM_URI, model.uri) is not None
-            ),
-        ),
-        matches(
-            "name",
-            "[A-Za-z0-9][A-Za-z0-9._:/-]*",
-            "must start with a letter or digit and hold only letters, digits and . _ : / -",
-        ),
-        matches(
-            "revision",
-            "[A-Za-z0-9][A-Za-z0-9._/-]*",
-            "must be a branch, tag or commit, such as main or a 40-digit commit",
-        ),
         Rule(
             "revision",
             cel="!has(self.revision) || !self.uri.startsWith('pvc://')",

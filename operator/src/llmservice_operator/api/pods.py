@@ -10,7 +10,6 @@ from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Quantity, Rule, quantity_value
 
-_QUANTITY_FORM = "[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
 _RESOURCES = {
     # field: how CEL spells it
     "cpu": "cpu",
@@ -25,21 +24,6 @@ def _amount(amounts: ResourceAmounts | None, field: str) -> Decimal | None:
     return None if text is None else quantity_value(text)
 
 
-def _is_quantity(field: str, example: str) -> Rule:
-    path = f"self.{_RESOURCES[field]}"
-
-    def holds(amounts: ResourceAmounts) -> bool:
-        is_set = getattr(amounts, field.replace("-", "_")) is not None
-        return not is_set or _amount(amounts, field) is not None
-
-    return Rule(
-        field,
-        cel=f"!has({path}) || string({path}).matches('^{_QUANTITY_FORM}$')",
-        message=f"must be a quantity such as {example}",
-        holds=holds,
-    )
-
-
 class ResourceAmounts(Fields):
     cpu: Quantity | None = None
     """CPU cores, such as 4 or 500m."""
@@ -47,12 +31,6 @@ class ResourceAmounts(Fields):
     """Memory, such as 32Gi; shared memory between the engine's processes counts towards it."""
     ephemeral_storage: Annotated[Quantity | None, Field(alias="ephemeral-storage")] = None
     """Disk space on the node for logs and the downloaded model, such as 200Gi."""
-
-    rules: ClassVar = (
-        _is_quantity("cpu", "4 or 500m"),
-        _is_quantity("memory", "32Gi"),
-        _is_quantity("ephemeral-storage", "200Gi"),
-    )
 
 
 def _request_within_limit(field: str) -> Rule:
@@ -65,6 +43,7 @@ def _request_within_limit(field: str) -> Rule:
     return Rule(
         "requests",
         cel=f"!has(self.requests) || !has({request}) || !has(self.limits) || !has({limit}) || "
+        # An amount that is no quantity has its own message; comparing it would fail with another.
         f"!isQuantity(string({request})) || !isQuantity(string({limit})) || "
         f"quantity(string({request})).compareTo(quantity(string({limit}))) <= 0",
         message=f"asks for more {field} than limits allow: raise limits.{field} or lower "
