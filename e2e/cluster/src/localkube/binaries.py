@@ -73,6 +73,8 @@ def folder(module: Module) -> Path:
 
 def toolchain() -> str:
     """Return what the Go toolchain calls itself, such as `go version go1.26.8 linux/amd64`."""
+    if not shutil.which("go"):
+        raise LocalkubeError("Go is missing: install it from https://go.dev/dl/.")
     return subprocess.run(["go", "version"], capture_output=True, text=True, check=True).stdout
 
 

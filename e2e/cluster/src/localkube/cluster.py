@@ -15,6 +15,7 @@ from typing import Any
 
 from localkube import cgroups, paths
 from localkube.errors import LocalkubeError
+from localkube.progress import say
 
 DEFAULT_NAME = "llmservice"
 NODE_NETWORK = "10.200.0"
@@ -238,7 +239,11 @@ class Cluster:
         """Hold the cluster alone: `up` and `down` of one name never run at the same time."""
         paths.STATE_ROOT.mkdir(parents=True, exist_ok=True)
         with (paths.STATE_ROOT / f".{self.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"Waiting for another localkube that works on cluster {self.name}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
 

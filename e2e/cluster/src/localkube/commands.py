@@ -20,7 +20,9 @@ def register(subparsers: Any) -> None:
     down = subparsers.add_parser("down", help="remove a cluster whole; its images stay cached")
     down.set_defaults(run=_down)
 
-    status = subparsers.add_parser("status", help="show the clusters and their daemons; fails unless --name is whole")
+    status = subparsers.add_parser(
+        "status", help="show the clusters and their daemons; fails unless --name is whole"
+    )
     status.set_defaults(run=_status)
 
     gpu = subparsers.add_parser("gpus", help="advertise GPUs on every node")

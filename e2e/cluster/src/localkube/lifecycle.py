@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,6 +17,7 @@ from localkube import (
     cgroups,
     control_plane,
     dns,
+    mounts,
     network,
     node,
     paths,
@@ -199,10 +201,8 @@ def _remove(cluster: Cluster) -> None:
     _end_politely(cluster)
     cgroups.kill(cluster.cgroup)
     _kill_visitors(cluster)
-    network.remove(cluster)
     cgroups.remove(cluster.cgroup)
-    if cluster.state.exists():
-        shutil.rmtree(cluster.state)
+    _remove_folder(cluster.state)
 
 
 def _end_politely(cluster: Cluster) -> None:
@@ -228,11 +228,17 @@ def _kill_visitors(cluster: Cluster) -> None:
 
 
 def clean(*, cache: bool) -> None:
-    """Remove every cluster and, on request, all that was built, downloaded or imported for them."""
+    """Remove every cluster and, on request, all that the project's tools keep in the cache."""
     for each in all_clusters():
         down(each)
-    with suppress(FileNotFoundError):
-        shutil.rmtree(paths.STATE_ROOT)
+    _remove_folder(paths.STATE_ROOT)
     if cache:
-        with step(f"Removing {paths.cluster_cache()}"), suppress(FileNotFoundError):
-            shutil.rmtree(paths.cluster_cache())
+        with step(f"Removing {paths.cache_dir()}"):
+            _remove_folder(paths.cache_dir())
+
+
+def _remove_folder(folder: Path) -> None:
+    # Never into a mount: what is mounted there may be somebody's files.
+    mounts.release(folder)
+    if folder.exists():
+        shutil.rmtree(folder)

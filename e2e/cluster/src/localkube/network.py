@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from localkube import mounts
 from localkube.cluster import Cluster, Node
 from localkube.errors import CommandFailed
 
@@ -70,16 +71,10 @@ def _check(command: Sequence[str]) -> None:
         raise CommandFailed(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
-def namespace_mounts(cluster: Cluster) -> list[Path]:
-    """Return the mounts by which namespaces of this cluster are held, whoever made them."""
-    mounts = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    return [Path(each) for each in mounts if Path(each).is_relative_to(cluster.state)]
-
-
 def processes(cluster: Cluster) -> set[int]:
     """Return every process inside the nodes' namespaces, such as a shell left in `exec`."""
     namespaces = set()
-    for path in namespace_mounts(cluster):
+    for path in mounts.below(cluster.state):
         with suppress(OSError):
             namespaces.add(path.stat().st_ino)
     found = set()
@@ -88,9 +83,3 @@ def processes(cluster: Cluster) -> set[int]:
             if link.stat().st_ino in namespaces:
                 found.add(int(link.parts[2]))
     return found
-
-
-def remove(cluster: Cluster) -> None:
-    """Let go of the namespaces; all processes in them must have ended."""
-    for path in reversed(namespace_mounts(cluster)):
-        _check(["umount", "--lazy", str(path)])
