@@ -1,0 +1,101 @@
+"""Models to serve in tests, made from packages, and a hub that hands them out.
+
+What a command needs is imported when it runs, so that the command line stays quick.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from localkube.cluster import Cluster
+
+
+def register(subparsers: Any) -> None:
+    models = subparsers.add_parser(
+        "models", help="make the test models if they are not cached, and print where they are"
+    )
+    models.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="print instead what transformers answers greedily to FILE's JSON list of prompts",
+    )
+    models.add_argument(
+        "--model", metavar="ID", help="whose reference answers (default: the first of the models)"
+    )
+    models.add_argument(
+        "--tokens", type=int, default=32, help="length of those answers (default: %(default)s)"
+    )
+    models.set_defaults(run=_models)
+    volume = models.add_subparsers(metavar="volume").add_parser(
+        "volume", help="make the models readable in a namespace, as ORGANISATION/NAME on a claim"
+    )
+    volume.add_argument("namespace")
+    volume.add_argument("claim")
+    volume.set_defaults(run=_volume)
+
+    commands = subparsers.add_parser(
+        "hub", help="serve the test models as the Hugging Face hub does"
+    ).add_subparsers(required=True, metavar="start|stop|url")
+    start = commands.add_parser("start", help="start the hub, or start it again, and print its URL")
+    start.add_argument(
+        "--config", type=Path, metavar="FILE", help="what to serve (default: the test models)"
+    )
+    start.add_argument("--bytes-per-second", type=int, help="limit the speed of each download")
+    start.set_defaults(run=_start)
+    stop = commands.add_parser("stop", help="stop the hub")
+    stop.set_defaults(run=_stop)
+    url = commands.add_parser("url", help="print the URL that pods find the hub at")
+    url.set_defaults(run=_url)
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from localkube.hub.models import build_models, read_greedy_reference, read_prompts
+
+    models = build_models()
+    if arguments.reference is None:
+        print(json.dumps({repo_id: str(folder) for repo_id, folder in models.items()}, indent=1))
+        return 0
+    prompts = read_prompts(arguments.reference)
+    folder = models[arguments.model or next(iter(models))]
+    print(json.dumps(read_greedy_reference(folder, prompts, arguments.tokens)))
+    return 0
+
+
+def _volume(arguments: argparse.Namespace) -> int:
+    from localkube.hub.models import build_models, models_folder
+    from localkube.hub.volume import apply_volume
+
+    build_models()
+    cluster = Cluster(arguments.name)
+    apply_volume(cluster, arguments.namespace, arguments.claim, models_folder())
+    return 0
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    from localkube.hub import daemon
+    from localkube.hub.models import build_models
+
+    if arguments.config is None:
+        settings = daemon.default_settings(build_models())
+    else:
+        settings = daemon.read_settings(arguments.config)
+    if arguments.bytes_per_second is not None:
+        settings = settings.model_copy(update={"bytes_per_second": arguments.bytes_per_second})
+    print(daemon.start(Cluster(arguments.name), settings))
+    return 0
+
+
+def _stop(arguments: argparse.Namespace) -> int:
+    from localkube.hub import daemon
+
+    daemon.stop(Cluster(arguments.name))
+    return 0
+
+
+def _url(arguments: argparse.Namespace) -> int:
+    from localkube.hub import daemon
+
+    print(daemon.url(Cluster(arguments.name)))
+    return 0

@@ -1,0 +1,87 @@
+"""The hub as a part of a local cluster: started in its network, stopped at the latest with it."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from localkube import waiting
+from localkube.cluster import Cluster
+from localkube.errors import LocalkubeError
+from localkube.hub.models import SMOLLM2, TINY_LLAMA
+from localkube.hub.repository import Visibility
+from localkube.hub.settings import HubSettings, InvalidHubSettings, RepositorySettings
+
+DAEMON = "hub"
+START_SECONDS = 60
+
+PRIVATE_TINY_LLAMA = "llmservice-test/private-tiny-llama"
+GATED_TINY_LLAMA = "llmservice-test/gated-tiny-llama"
+READER_TOKEN = "hf_localkubeReader"
+"""Opens the private and the gated repository. No secret: it guards random weights."""
+
+STRANGER_TOKEN = "hf_localkubeStranger"
+"""Is known to the hub and opens nothing."""
+
+
+def default_settings(models: Mapping[str, Path]) -> HubSettings:
+    """Return what a hub serves that was told nothing: all models, and the tiny one behind doors."""
+
+    def served(repo_id: str, visibility: Visibility) -> RepositorySettings:
+        return RepositorySettings(branches={"main": models[repo_id]}, visibility=visibility)
+
+    behind_doors = frozenset({PRIVATE_TINY_LLAMA, GATED_TINY_LLAMA})
+    return HubSettings(
+        repositories={
+            SMOLLM2: served(SMOLLM2, Visibility.PUBLIC),
+            TINY_LLAMA: served(TINY_LLAMA, Visibility.PUBLIC),
+            PRIVATE_TINY_LLAMA: served(TINY_LLAMA, Visibility.PRIVATE),
+            GATED_TINY_LLAMA: served(TINY_LLAMA, Visibility.GATED),
+        },
+        tokens={READER_TOKEN: behind_doors, STRANGER_TOKEN: frozenset()},
+    )
+
+
+def read_settings(file: Path) -> HubSettings:
+    """Read a configuration file; raises LocalkubeError that names the file."""
+    try:
+        return HubSettings.parse(file.read_text())
+    except (InvalidHubSettings, OSError) as error:
+        raise LocalkubeError(f"{file}: {error}") from error
+
+
+def start(cluster: Cluster, settings: HubSettings) -> str:
+    """Start the cluster's hub, in place of one that runs, and return its URL once it answers."""
+    here = settings.model_copy(update={"host": cluster.node(1).address})
+    cluster.stop_daemon(DAEMON)
+    settings_file(cluster).write_text(here.to_yaml())
+    log = cluster.logs / f"{DAEMON}.log"
+    earlier = log.stat().st_size if log.exists() else 0
+    cluster.start_daemon(
+        DAEMON, [sys.executable, "-m", "localkube.hub.server", str(settings_file(cluster))]
+    )
+    waiting.until(
+        lambda: here.url.encode() in log.read_bytes()[earlier:],
+        cluster=cluster,
+        daemon=DAEMON,
+        what="The hub does not answer",
+        seconds=START_SECONDS,
+    )
+    return here.url
+
+
+def stop(cluster: Cluster) -> None:
+    """Stop the cluster's hub; nothing happens where none runs."""
+    cluster.stop_daemon(DAEMON)
+
+
+def url(cluster: Cluster) -> str:
+    """Return the address of the cluster's hub as pods reach it; raises when none runs."""
+    if cluster.daemons().get(DAEMON) is None:
+        raise LocalkubeError(
+            f"No hub runs in {cluster.name!r}. Start it: localkube --name {cluster.name} hub start"
+        )
+    return read_settings(settings_file(cluster)).url
+
+
+def settings_file(cluster: Cluster) -> Path:
+    return cluster.state / "hub.yaml"

