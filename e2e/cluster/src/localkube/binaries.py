@@ -1,5 +1,6 @@
 """Build the cluster's programs from their Go modules, once per version, into the cache."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -92,6 +93,17 @@ def missing() -> list[Module]:
 
 def build() -> None:
     """Build what the cache lacks; a build that is killed leaves nothing that looks finished."""
+    if not missing():
+        return
+    folders = paths.cluster_cache() / "bin"
+    folders.mkdir(parents=True, exist_ok=True)
+    with (folders / ".lock").open("w") as lock:
+        # Two builds at once would take twice the memory to make the same thing.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _build_missing()
+
+
+def _build_missing() -> None:
     for module in missing():
         label = f"Building {module.name} (first time: about {module.minutes} min)"
         with progress.step(label):
@@ -100,15 +112,12 @@ def build() -> None:
 
 def _build(module: Module) -> None:
     target = folder(module)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{module.name}-") as temporary:
         made = Path(temporary) / "made"
         made.mkdir()
         _go_build(module, made / module.name)
         for link in module.links:
             (made / link).symlink_to(module.name)
-        if target.exists():  # another build was faster
-            return
         made.rename(target)
 
 
