@@ -81,7 +81,9 @@ def helm_binary() -> str:
 
 def helm(*args: str, stdin: str = "") -> str:
     """Run helm and return its output; raise HelmError with its message."""
-    done = subprocess.run([helm_binary(), *args], input=stdin, capture_output=True, text=True)
+    done = subprocess.run(
+        [helm_binary(), *args], input=stdin, capture_output=True, text=True, timeout=120
+    )
     if done.returncode != 0:
         raise HelmError(done.stderr.strip())
     return done.stdout
@@ -105,8 +107,12 @@ def render_text(
 
 def render(values: Values | None = None, **options: Any) -> list[Manifest]:
     """The rendered objects, in helm's order."""
-    documents = yaml.safe_load_all(render_text(values, **options))
-    return [document for document in documents if document]
+    return parse(render_text(values, **options))
+
+
+def parse(text: str) -> list[Manifest]:
+    """The objects in helm's output, without the empty documents."""
+    return [document for document in yaml.safe_load_all(text) if document]
 
 
 def find(manifests: list[Manifest], kind: str, name: str | None = None) -> Manifest:

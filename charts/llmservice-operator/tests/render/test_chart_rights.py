@@ -4,54 +4,8 @@ from typing import Any
 
 import pytest
 from chart_support import NAMESPACE, RELEASE, Manifest, find, render
-from value_sets import VALUE_SETS
-
-Right = tuple[str, str, str, str]
-"""API group, resource, verb, and the one object's name or an empty string for all."""
-
-OPERATOR = {
-    ("llmservice.dev", "llmservices"): "get list watch",
-    ("llmservice.dev", "llmservices/status"): "get patch",
-    ("llmservice.dev", "llmservices/finalizers"): "update",
-    ("apps", "deployments"): "get list watch create patch",
-    ("", "services"): "get list watch create patch",
-    ("", "pods"): "get list watch",
-    ("", "events"): "create patch",
-}
-
-READ = {
-    ("llmservice.dev", "llmservices"): "get list watch",
-    ("llmservice.dev", "llmservices/status"): "get",
-    ("llmservice.dev", "llmservices/scale"): "get",
-}
-
-WRITE = {
-    ("llmservice.dev", "llmservices"): "create update patch delete deletecollection",
-    ("llmservice.dev", "llmservices/scale"): "update patch",
-}
-
-
-def rights_of(role: Manifest) -> set[Right]:
-    return {
-        (group, resource, verb, name)
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-        for name in rule.get("resourceNames", [""])
-    }
-
-
-def table(rows: dict[tuple[str, str], str]) -> set[Right]:
-    return {(*key, verb, "") for key, verbs in rows.items() for verb in verbs.split()}
-
-
-def lease_rights(name: str) -> set[Right]:
-    group, resource = "coordination.k8s.io", "leases"
-    return {
-        (group, resource, "create", ""),
-        *((group, resource, verb, name) for verb in ("get", "update", "patch")),
-    }
+from rights_table import OPERATOR, READ, WRITE, Right, lease_rights, rights_of, table
+from value_sets import VALUE_SETS, rendered
 
 
 def grants(manifests: list[Manifest]) -> dict[tuple[str, str | None], set[Right]]:
@@ -71,7 +25,7 @@ def grants(manifests: list[Manifest]) -> dict[tuple[str, str | None], set[Right]
             and it["metadata"]["name"] == reference["name"]
             and it["metadata"].get("namespace") == namespace
         )
-        given.setdefault((binding["kind"], namespace), set()).update(rights_of(role))
+        given.setdefault((binding["kind"], namespace), set()).update(rights_of(role["rules"]))
     return given
 
 
@@ -110,12 +64,12 @@ def test_the_lease_right_follows_the_lease_name_that_the_operator_is_told() -> N
 
 @pytest.mark.parametrize("name", VALUE_SETS)
 def test_no_rule_has_a_wildcard_or_reaches_a_secret(name: str) -> None:
-    manifests = render(VALUE_SETS[name])
+    manifests = rendered(name)
     rights = {
         right
         for it in manifests
         if it["kind"] in ("Role", "ClusterRole")
-        for right in rights_of(it)
+        for right in rights_of(it["rules"])
     }
 
     assert not [right for right in rights if any("*" in part for part in right)]
@@ -127,8 +81,8 @@ def test_users_read_with_view_and_write_with_edit_and_admin() -> None:
     view = find(manifests, "ClusterRole", f"{RELEASE}-view")
     edit = find(manifests, "ClusterRole", f"{RELEASE}-edit")
 
-    assert rights_of(view) == table(READ)
-    assert rights_of(edit) == table(WRITE)
+    assert rights_of(view["rules"]) == table(READ)
+    assert rights_of(edit["rules"]) == table(WRITE)
     assert aggregates_to(view) == {"view", "edit", "admin"}
     assert aggregates_to(edit) == {"edit", "admin"}
 

@@ -6,11 +6,20 @@ from functools import cache
 
 import kubernetes_validate
 import pytest
-from chart_support import CHART, NAMESPACE, RELEASE, HelmError, Manifest, find, helm, pods, render
-from chart_support import render_text as text_of
+from chart_support import (
+    CHART,
+    NAMESPACE,
+    RELEASE,
+    HelmError,
+    find,
+    helm,
+    pods,
+    render,
+    render_text,
+)
 from kubernetes_validate.utils import all_versions
 from pod_security import violations
-from value_sets import VALUE_SETS
+from value_sets import VALUE_SETS, rendered, rendered_text
 
 OLDEST = (1, 30)
 
@@ -27,19 +36,14 @@ def validate(manifest: str, kubernetes_version: str) -> None:
     kubernetes_validate.validate(json.loads(manifest), kubernetes_version, strict=True)
 
 
-@pytest.mark.parametrize("version", kubernetes_versions())
 @pytest.mark.parametrize("name", VALUE_SETS)
-def test_every_object_is_valid_in_every_kubernetes_release(name: str, version: str) -> None:
+def test_every_object_is_valid_in_every_kubernetes_release(name: str) -> None:
     manifests = rendered(name)
 
     assert len(manifests) >= 3
-    for manifest in manifests:
-        validate(json.dumps(manifest, sort_keys=True), version)
-
-
-@cache
-def rendered(name: str) -> list[Manifest]:
-    return render(VALUE_SETS[name])
+    for version in kubernetes_versions():
+        for manifest in manifests:
+            validate(json.dumps(manifest, sort_keys=True), version)
 
 
 def test_the_validation_finds_a_misspelt_field() -> None:
@@ -101,7 +105,7 @@ def test_only_the_operator_mounts_a_token(name: str) -> None:
 
 @pytest.mark.parametrize("name", VALUE_SETS)
 def test_rendering_twice_gives_the_same_text(name: str) -> None:
-    assert text_of(VALUE_SETS[name]) == text_of(VALUE_SETS[name])
+    assert render_text(VALUE_SETS[name]) == rendered_text(name)
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)

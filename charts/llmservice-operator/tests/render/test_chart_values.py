@@ -110,7 +110,7 @@ def comments() -> dict[str, str]:
     comment = ""
     for line in (CHART / "values.yaml").read_text().splitlines():
         if said := re.fullmatch(r" *# (.+)", line):
-            comment = said[1]
+            comment = f"{comment} {said[1]}".strip()
         elif key := re.match(r"( *)([A-Za-z]+):", line):
             path = [*path[: len(key[1]) // 2], key[2]]
             if comment:

@@ -1,6 +1,8 @@
 """Sets of values that users write, each named by what it is for."""
 
-from chart_support import Values
+from functools import cache
+
+from chart_support import Manifest, Values, parse, render_text
 
 VALUE_SETS: dict[str, Values] = {
     "the defaults": {},
@@ -65,3 +67,15 @@ VALUE_SETS: dict[str, Values] = {
     },
     "values that only a parent chart reads": {"global": {"imageRegistry": "registry.example.com"}},
 }
+
+
+@cache
+def rendered_text(name: str) -> str:
+    """What helm prints for one of the sets, rendered once for all tests."""
+    return render_text(VALUE_SETS[name])
+
+
+@cache
+def rendered(name: str) -> list[Manifest]:
+    """The same as objects; shared by all tests, so copy one before changing it."""
+    return parse(rendered_text(name))

@@ -1,0 +1,266 @@
+"""The chart on a real API server: install, upgrade, uninstall, and what its rights come to.
+
+Nothing here needs a node: pods are admitted, not run.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+from chart_cluster_support import eventually, kubectl, read, require_cluster, rights
+from chart_support import CHART, HelmError, Manifest, Values, helm, render
+from rights_table import OPERATOR, READ, WRITE, Right, lease_rights, table
+
+CRD = "llmservices.llmservice.dev"
+SMALLEST: Manifest = {
+    "apiVersion": "llmservice.dev/v1alpha1",
+    "kind": "LLMService",
+    "metadata": {"name": "smollm2"},
+    "spec": {"model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"}},
+}
+
+
+@dataclass
+class Release:
+    """One release of the chart with namespaces of its own, all removed at the end."""
+
+    name: str = field(default_factory=lambda: f"chart-{uuid.uuid4().hex[:8]}")
+    namespaces: list[str] = field(default_factory=list)
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.name}-llmservice-operator"
+
+    @property
+    def account(self) -> str:
+        return f"system:serviceaccount:{self.name}:{self.full_name}"
+
+    def make_namespace(self, name: str) -> str:
+        """A namespace whose pods must satisfy the restricted standard."""
+        label = {"pod-security.kubernetes.io/enforce": "restricted"}
+        metadata = {"name": name, "labels": label}
+        kubectl(
+            "create", "-f-", stdin={"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        )
+        self.namespaces.append(name)
+        return name
+
+    def install(
+        self,
+        values: Values | None = None,
+        *options: str,
+        chart: Path = CHART,
+        verb: str = "install",
+    ) -> str:
+        return helm(
+            *(verb, self.name, str(chart), "--namespace", self.name, "--values", "-", *options),
+            stdin=json.dumps(values or {}),
+        )
+
+    def uninstall(self) -> None:
+        helm("uninstall", self.name, "--namespace", self.name, "--ignore-not-found")
+
+    def deployment(self) -> Manifest | None:
+        found: Manifest | None = read("deployment", self.full_name, "--namespace", self.name)
+        return found
+
+
+@pytest.fixture
+def release() -> Iterator[Release]:
+    require_cluster()
+    it = Release()
+    it.make_namespace(it.name)
+    try:
+        yield it
+    finally:
+        it.uninstall()
+        kubectl("delete", "namespace", *it.namespaces, "--wait=false")
+
+
+ADOPT = "--take-ownership"
+"""Another test's CRD may be there already; helm then wants to hear that it is ours now."""
+
+
+@pytest.mark.parametrize("name", ["default", "everything"])
+def test_the_api_server_accepts_every_object_strictly(release: Release, name: str) -> None:
+    values = {}
+    if name == "everything":
+        values = yaml.safe_load((CHART / "tests" / "everything.yaml").read_text())
+        values["watchNamespaces"] = [release.make_namespace(f"{release.name}-team")]
+    manifests = render(values, release=release.name, namespace=release.name)
+
+    answer = kubectl(
+        *("apply", "--server-side", "--force-conflicts", "--dry-run=server"),
+        *("--validate=strict", "-f-"),
+        stdin=manifests,
+    )
+
+    assert len(answer.splitlines()) == len(manifests)
+
+
+def test_a_server_side_dry_run_writes_nothing(release: Release) -> None:
+    release.install({}, ADOPT, "--dry-run=server")
+
+    assert release.deployment() is None
+
+
+def test_both_pods_are_admitted_where_only_restricted_pods_are(release: Release) -> None:
+    release.install({}, ADOPT)
+
+    def pods() -> list[Manifest]:
+        selector = f"app.kubernetes.io/instance={release.name}"
+        found: list[Manifest] = read("pods", "-n", release.name, "-l", selector)["items"]
+        return found
+
+    eventually(lambda: len(pods()) == 2, "two pods of the operator")
+    assert all(
+        container["image"] == "ghcr.io/llmservice/operator:0.1.0"
+        for pod in pods()
+        for container in pod["spec"]["containers"]
+    )
+
+
+def test_an_upgrade_changes_the_operator_and_the_crd(release: Release, tmp_path: Path) -> None:
+    older = tmp_path / "chart"
+    shutil.copytree(CHART, older)
+    source = older / "files" / "llmservice.yaml"
+    crd = yaml.safe_load(source.read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema["properties"]["spec"]["properties"]["retired"] = {"type": "string"}
+    source.write_text(yaml.safe_dump(crd))
+    release.install({"replicas": 3}, ADOPT, chart=older)
+    assert "retired" in spec_fields()
+
+    release.install({"replicas": 1}, verb="upgrade")
+
+    assert "retired" not in spec_fields()
+    deployment = release.deployment()
+    assert deployment is not None
+    assert deployment["spec"]["replicas"] == 1
+    assert read("poddisruptionbudget", release.full_name, "-n", release.name) is None
+
+
+def spec_fields() -> set[str]:
+    version = read("crd", CRD)["spec"]["versions"][0]
+    return set(version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"])
+
+
+def test_uninstall_leaves_the_crd_and_the_services_and_a_new_install_finds_them(
+    release: Release,
+) -> None:
+    release.install({}, ADOPT)
+    kubectl("wait", "crd", CRD, "--for=condition=Established", "--timeout=30s")
+    kubectl("create", "--validate=strict", "-n", release.name, "-f-", stdin=SMALLEST)
+    uid = read("llmservice", "smollm2", "-n", release.name)["metadata"]["uid"]
+
+    release.uninstall()
+
+    assert release.deployment() is None
+    for kind in ("clusterrole", "clusterrolebinding"):
+        assert read(kind, release.full_name) is None
+    assert read("llmservice", "smollm2", "-n", release.name)["metadata"]["uid"] == uid
+
+    release.install()
+
+    assert read("llmservice", "smollm2", "-n", release.name)["metadata"]["uid"] == uid
+
+
+def test_a_kept_crd_is_not_taken_by_another_release_unasked(release: Release) -> None:
+    release.install({}, ADOPT)
+    other = Release()
+    other.make_namespace(other.name)
+    try:
+        with pytest.raises(HelmError, match=f"{CRD}.*invalid ownership metadata"):
+            other.install()
+
+        other.install({"crds": {"install": False}})
+        assert other.deployment() is not None
+    finally:
+        other.uninstall()
+        kubectl("delete", "namespace", *other.namespaces, "--wait=false")
+
+
+def test_the_notes_command_makes_a_service_when_it_is_pasted(release: Release) -> None:
+    printed = release.install({"watchNamespaces": [release.name]}, ADOPT)
+    kubectl("wait", "crd", CRD, "--for=condition=Established", "--timeout=30s")
+    command = re.search(r"^kubectl .* apply .*<<'END'\n(.*\n)+?END$", printed, re.MULTILINE)
+
+    assert command is not None
+    subprocess.run(["bash", "-euc", command[0]], check=True, timeout=60)
+
+    assert read("llmservice", "smollm2", "-n", release.name) is not None
+    assert f"rollout status deployment/{release.full_name}" in printed
+    assert "WARNING" not in printed
+
+
+@pytest.mark.parametrize(
+    ("values", "warning"),
+    [
+        ({"replicas": 0}, "replicas is 0, so nothing reconciles"),
+        ({"rbac": {"create": False}}, "rbac.create is false"),
+        ({"crds": {"keep": False}}, "deletes every LLMService in the cluster"),
+    ],
+)
+def test_the_notes_warn_of_what_a_value_leads_to(
+    release: Release, values: Values, warning: str
+) -> None:
+    printed = release.install(values, ADOPT, "--dry-run=server")
+
+    assert re.search(f"WARNING: .*{warning}", printed)
+
+
+def own_rights(release: Release, namespace: str) -> set[Right]:
+    """The operator's rights in a namespace beyond those that every account has."""
+    other = f"system:serviceaccount:{release.name}:other"
+    return rights(release.account, namespace) - rights(other, namespace)
+
+
+def test_the_authorizer_grants_the_operator_exactly_its_table(release: Release) -> None:
+    release.install({}, ADOPT)
+    everywhere, lease = table(OPERATOR), lease_rights(release.full_name)
+
+    eventually(
+        lambda: own_rights(release, release.name) == everywhere | lease,
+        "the operator's rights in its own namespace are its table and its Lease",
+    )
+    assert own_rights(release, "default") == everywhere
+
+
+def test_with_watch_namespaces_the_authorizer_grants_nothing_elsewhere(release: Release) -> None:
+    watched = release.make_namespace(f"{release.name}-team")
+    release.install({"watchNamespaces": [watched]}, ADOPT)
+
+    eventually(
+        lambda: own_rights(release, watched) == table(OPERATOR),
+        "the operator's rights in the watched namespace are its table",
+    )
+    assert own_rights(release, release.name) == lease_rights(release.full_name)
+    assert own_rights(release, "default") == set()
+
+
+@pytest.mark.parametrize(
+    ("role", "expected"),
+    [
+        ("view", table(READ)),
+        ("edit", table(READ) | table(WRITE)),
+        ("admin", table(READ) | table(WRITE)),
+    ],
+)
+def test_the_clusters_user_roles_include_services(
+    release: Release, role: str, expected: set[Right]
+) -> None:
+    release.install({}, ADOPT)
+    here = f"--namespace={release.name}"
+    kubectl("create", "rolebinding", role, f"--clusterrole={role}", "--user=someone", here)
+
+    def on_services() -> set[Right]:
+        return {it for it in rights("someone", release.name) if it[0] == "llmservice.dev"}
+
+    eventually(lambda: on_services() == expected, f"{role} has the rights of the chart's roles")

@@ -1,0 +1,57 @@
+"""The rights that the chart may give, as tables: as rendered and as the API server sees it.
+
+A right is more than a rule: it is one verb on one resource, so that two ways to write the same
+rules compare equal.
+"""
+
+from chart_support import Manifest
+
+Right = tuple[str, str, str, str]
+"""API group, resource, verb, and the one object's name or an empty string for all."""
+
+OPERATOR = {
+    ("llmservice.dev", "llmservices"): "get list watch",
+    ("llmservice.dev", "llmservices/status"): "get patch",
+    ("llmservice.dev", "llmservices/finalizers"): "update",
+    ("apps", "deployments"): "get list watch create patch",
+    ("", "services"): "get list watch create patch",
+    ("", "pods"): "get list watch",
+    ("", "events"): "create patch",
+}
+
+READ = {
+    ("llmservice.dev", "llmservices"): "get list watch",
+    ("llmservice.dev", "llmservices/status"): "get",
+    ("llmservice.dev", "llmservices/scale"): "get",
+}
+
+WRITE = {
+    ("llmservice.dev", "llmservices"): "create update patch delete deletecollection",
+    ("llmservice.dev", "llmservices/scale"): "update patch",
+}
+
+
+def rights_of(rules: list[Manifest]) -> set[Right]:
+    """Every right that these rules give."""
+    return {
+        (group, resource, verb, name)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        for name in rule.get("resourceNames") or [""]
+    }
+
+
+def table(rows: dict[tuple[str, str], str]) -> set[Right]:
+    """The rights of one of the tables above."""
+    return {(*key, verb, "") for key, verbs in rows.items() for verb in verbs.split()}
+
+
+def lease_rights(name: str) -> set[Right]:
+    """What the operator may do with Leases: make one, and lead by the one of this name."""
+    group, resource = "coordination.k8s.io", "leases"
+    return {
+        (group, resource, "create", ""),
+        *((group, resource, verb, name) for verb in ("get", "update", "patch")),
+    }
