@@ -275,7 +275,7 @@ class OperatorProcess:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 
-def until_settled(operator: OperatorProcess, seconds: float = 1.5) -> None:
+def until_settled(operator: OperatorProcess, seconds: float = 1.0) -> None:
     """Wait until the operator has written nothing for some time."""
 
     def settled() -> bool:

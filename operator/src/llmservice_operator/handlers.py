@@ -5,16 +5,22 @@ errors, so work, retries and the supervision of the watches are ours.
 """
 
 import asyncio
-import dataclasses
 import logging
-import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import kopf
 
-from llmservice_operator.cluster import LLMSERVICES, WATCHED_KINDS, Audit, Cache, Key, owner_key
+from llmservice_operator.cluster import (
+    LLMSERVICES,
+    WATCHED_KINDS,
+    Audit,
+    Cache,
+    Key,
+    load_configuration,
+    owner_key,
+)
 from llmservice_operator.errors import ClusterError, Forbidden, NotFound
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Health, Metrics
@@ -48,18 +54,21 @@ def build_registry(
     return registry
 
 
-def login(settings: kopf.OperatorSettings, **_: Any) -> kopf.ConnectionInfo | None:
-    """Use the same credentials as cluster.client; called again when the server refuses them."""
-    host = os.environ.get("KUBERNETES_SERVICE_HOST")
-    if host is None:
-        return kopf.login_with_kubeconfig(settings=settings)
-    credentials = kopf.login_with_service_account(settings=settings)
-    if credentials is None:
-        return None
-    # By address: the operator must come up while the cluster's DNS is down.
-    address = f"[{host}]" if ":" in host else host
-    port = os.environ["KUBERNETES_SERVICE_PORT"]
-    return dataclasses.replace(credentials, server=f"https://{address}:{port}")
+async def login(**_: Any) -> kopf.ConnectionInfo:
+    """Log in as our own client does; called again when the API server refuses the credentials."""
+    found = await load_configuration()
+    header = await found.get_api_key_with_prefix("BearerToken") or ""
+    scheme, __, token = header.strip().rpartition(" ")
+    return kopf.ConnectionInfo(
+        server=found.host,
+        ca_path=found.ssl_ca_cert,
+        insecure=not found.verify_ssl,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_path=found.cert_file,
+        private_key_path=found.key_file,
+        proxy_url=found.proxy,
+    )
 
 
 class EndlessBackoffs:

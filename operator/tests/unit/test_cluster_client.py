@@ -1,6 +1,7 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,6 +200,44 @@ async def test_writes_nothing_once_it_does_not_lead_but_the_lease(
         "POST",
         "/apis/coordination.k8s.io/v1/namespaces/system/leases",
     )
+
+
+async def test_an_expired_token_is_read_anew(
+    server: Server, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.handle)
+
+    def answer(request: web.Request) -> web.Response:
+        valid = request.headers["Authorization"] == "Bearer second"
+        return web.json_response({"message": "Unauthorized"}, status=200 if valid else 401)
+
+    server.answer = answer
+    async with TestServer(app) as running:
+
+        def log_in_with(token: str) -> None:
+            kubeconfig.write_text(
+                json.dumps(
+                    {
+                        "current-context": "c",
+                        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                        "clusters": [
+                            {"name": "c", "cluster": {"server": str(running.make_url(""))}}
+                        ],
+                        "users": [{"name": "u", "user": {"token": token}}],
+                    }
+                )
+            )
+
+        log_in_with("first")
+        cluster = await Cluster.connect(observer)
+        log_in_with("second")
+        with pytest.raises(ClusterError, match="401"):
+            await cluster.read(DEPLOYMENTS, "team", "llama")
+        assert await cluster.read(DEPLOYMENTS, "team", "llama") is not None
+        await cluster.close()
 
 
 SERVICE: dict[str, Any] = {

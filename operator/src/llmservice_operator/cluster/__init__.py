@@ -7,7 +7,7 @@ Manifests are plain dicts everywhere: no typed models, so no field of a newer AP
 
 from llmservice_operator.cluster.audit import Audit
 from llmservice_operator.cluster.cache import Cache, Key, controller_of, is_service, owner_key
-from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.cluster.client import Cluster, load_configuration
 from llmservice_operator.cluster.events import EventRecorder
 from llmservice_operator.cluster.kinds import (
     CHILD_KINDS,
@@ -38,5 +38,6 @@ __all__ = [
     "controller_of",
     "is_service",
     "kind_of",
+    "load_configuration",
     "owner_key",
 ]

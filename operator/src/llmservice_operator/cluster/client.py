@@ -26,6 +26,30 @@ class RequestObserver(Protocol):
         """Code: the HTTP status, or `error` when no answer came."""
 
 
+async def load_configuration(configuration: Configuration | None = None) -> Configuration:
+    """Read where the API server is and how to log in: a kubeconfig, else the pod's account.
+
+    With an existing configuration that one is renewed. Raises ClusterError that says what to set.
+    """
+    configuration = configuration or Configuration()
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+            # The client re-reads the token file every minute: projected tokens expire.
+            load_incluster_config(client_configuration=configuration)
+        else:
+            await load_kube_config(
+                os.environ.get("KUBECONFIG"),
+                client_configuration=configuration,
+                persist_config=False,
+            )
+    except (ConfigException, OSError) as error:
+        raise ClusterError(
+            f"no way to reach a cluster: {error}; set KUBECONFIG to a kubeconfig file,"
+            " or run in a pod with a service account token"
+        ) from error
+    return configuration
+
+
 class Cluster:
     def __init__(self, client: ApiClient, observer: RequestObserver) -> None:
         self._client = client
@@ -35,23 +59,8 @@ class Cluster:
 
     @classmethod
     async def connect(cls, observer: RequestObserver) -> Self:
-        """Use the pod's service account, or outside a pod the kubeconfig.
-
-        Raises ClusterError that says what to set when there is neither.
-        """
-        configuration = Configuration()
-        try:
-            if "KUBERNETES_SERVICE_HOST" in os.environ:
-                # Re-reads the token file every minute: projected tokens expire.
-                load_incluster_config(client_configuration=configuration)
-            else:
-                await load_kube_config(client_configuration=configuration, persist_config=False)
-        except (ConfigException, OSError) as error:
-            raise ClusterError(
-                f"no way to reach a cluster: {error}; set KUBECONFIG to a kubeconfig file,"
-                " or run in a pod with a service account token"
-            ) from error
-        return cls(ApiClient(configuration), observer)
+        """Return a client with the credentials of `load_configuration`; sends nothing yet."""
+        return cls(ApiClient(await load_configuration()), observer)
 
     async def close(self) -> None:
         await self._client.close()
@@ -176,6 +185,9 @@ class Cluster:
             self._observer.request_finished(
                 method, self._client.configuration.host, code, loop.time() - started
             )
+        if answer.status == 401:
+            # The token of a kubeconfig's plugin has expired; the retry comes with a new one.
+            await load_configuration(self._client.configuration)
         if answer.status >= 400:
             raise _error(f"{method} {path}", answer.status, text, answer.headers)
         manifest: Manifest = json.loads(text)

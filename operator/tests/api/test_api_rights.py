@@ -1,0 +1,139 @@
+import base64
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, SERVICES
+from llmservice_operator.cluster.rights import own_namespace_rules, watched_namespaces_rules
+from operator_support import (
+    Api,
+    OperatorProcess,
+    condition,
+    eventually,
+    make_pods_ready,
+    make_service,
+    until_settled,
+)
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+Account = Callable[..., str]
+
+
+@pytest.fixture
+def account(api: Api, namespace: str, tmp_path: Path) -> Iterator[Account]:
+    """Make a service account with rules; return the path of its kubeconfig."""
+    cluster_wide: list[str] = []
+
+    def make(watched: list[dict[str, Any]], own: list[dict[str, Any]], *, everywhere: bool) -> str:
+        name = "operator"
+        scope = f"/namespaces/{namespace}"
+        api.request("POST", f"/api/v1{scope}/serviceaccounts", {"metadata": {"name": name}})
+        subjects = [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]
+
+        def grant(kind: str, role: str, rules: list[dict[str, Any]], path: str) -> None:
+            plural = kind.lower()
+            reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role}
+            metadata = {"metadata": {"name": role}}
+            api.request("POST", f"{path}/{plural}s", {**metadata, "rules": rules})
+            binding = {**metadata, "roleRef": reference, "subjects": subjects}
+            api.request("POST", f"{path}/{plural}bindings", binding)
+
+        grant("Role", "leader", own, f"{RBAC}{scope}")
+        if everywhere:
+            grant("ClusterRole", namespace, watched, RBAC)
+            cluster_wide.append(namespace)
+        else:
+            grant("Role", "watched", watched, f"{RBAC}{scope}")
+        token = api.request("POST", f"/api/v1{scope}/serviceaccounts/{name}/token", {"spec": {}})[
+            "status"
+        ]["token"]
+        kubeconfig = tmp_path / "kubeconfig"
+        authority = base64.b64encode(Path(api.ca_file).read_bytes()).decode()
+        cluster = {"server": api.server, "certificate-authority-data": authority}
+        kubeconfig.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "c",
+                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                    "clusters": [{"name": "c", "cluster": cluster}],
+                    "users": [{"name": "u", "user": {"token": token}}],
+                }
+            )
+        )
+        return str(kubeconfig)
+
+    yield make
+    for name in cluster_wide:
+        api.request("DELETE", f"{RBAC}/clusterrolebindings/{name}")
+        api.request("DELETE", f"{RBAC}/clusterroles/{name}")
+
+
+def go_through_a_life(api: Api, namespace: str) -> None:
+    """Make the operator do all it can do: create, restore, report, tell, clean up."""
+    api.create(LLMSERVICES, make_service("llm", namespace, replicas=1))
+    eventually(lambda: api.get(LLMSERVICES, namespace, "llm").get("status", {}).get("replicas"), 15)
+    make_pods_ready(api, namespace, "llm")
+
+    def ready() -> bool:
+        return bool(condition(api.get(LLMSERVICES, namespace, "llm"), "Ready")["status"] == "True")
+
+    eventually(ready, 15)
+    api.delete(SERVICES, namespace, "llm")
+    eventually(lambda: api.read(SERVICES, namespace, "llm"), 5)
+    api.patch(LLMSERVICES, namespace, "llm", {"spec": {"replicas": 0}})
+    eventually(lambda: api.get(DEPLOYMENTS, namespace, "llm")["spec"]["replicas"] == 0, 5)
+    api.delete(LLMSERVICES, namespace, "llm")
+    eventually(lambda: api.read(DEPLOYMENTS, namespace, "llm") is None, 20)
+
+
+@pytest.mark.parametrize(
+    "everywhere", [True, False], ids=["in the whole cluster", "in one namespace"]
+)
+def test_the_listed_rights_are_enough(
+    api: Api, namespace: str, log: Path, account: Account, everywhere: bool
+) -> None:
+    own = own_namespace_rules("llmservice-operator")
+    kubeconfig = account(watched_namespaces_rules(), own, everywhere=everywhere)
+    watched = "" if everywhere else namespace
+    settings = {"WATCH_NAMESPACES": watched, "KUBECONFIG": kubeconfig, "AUDIT_PERIOD_SECONDS": "2"}
+    with OperatorProcess(log, namespace, **settings) as operator:
+        operator.until_leading()
+        go_through_a_life(api, namespace)
+        until_settled(operator, 3)
+        assert operator.metric("rest_client_requests_total", code="403") == 0
+        assert operator.metric("llmservice_watch_restarts_total") == 0
+        assert operator.terminate() == 0
+    text = log.read_text()
+    assert "403" not in text
+    assert "orbidden" not in text
+    assert not [line for line in operator.log_lines() if line["level"] in ("ERROR", "CRITICAL")]
+
+
+def test_says_which_right_is_missing_and_starts_when_it_is_granted(
+    api: Api, namespace: str, log: Path, account: Account
+) -> None:
+    rules = watched_namespaces_rules()
+    lacking = [rule for rule in rules if rule["resources"] != ["pods"]]
+    own = own_namespace_rules("llmservice-operator")
+    kubeconfig = account(lacking, own, everywhere=False)
+    settings = {"WATCH_NAMESPACES": namespace, "KUBECONFIG": kubeconfig}
+    with OperatorProcess(log, namespace, **settings) as operator:
+
+        def told() -> str:
+            status, text = operator.get("/readyz")
+            assert status == 503
+            assert "a right is missing" in text
+            return text
+
+        text = eventually(told, 15)
+        assert 'cannot list resource \\"pods\\"' in text
+        assert operator.get("/livez")[0] == 200
+        role = f"{RBAC}/namespaces/{namespace}/roles/watched"
+        api.request("PATCH", role, {"rules": rules}, "application/merge-patch+json")
+        operator.until_leading()
+        assert operator.terminate() == 0

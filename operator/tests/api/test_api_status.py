@@ -1,0 +1,133 @@
+import re
+import subprocess
+from typing import Any
+
+from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, PODS
+from llmservice_operator.cluster.kinds import EVENTS
+from operator_support import (
+    CPU_IMAGE,
+    Api,
+    OperatorProcess,
+    condition,
+    eventually,
+    kubectl,
+    make_pods_ready,
+    make_service,
+)
+
+
+def until_pods(api: Api, namespace: str, name: str, count: int) -> None:
+    selector = f"llmservice.dev/name={name}"
+    eventually(
+        lambda: len(api.list_all(PODS, namespace, labelSelector=selector)) == count,
+        15,
+        f"{count} pods",
+    )
+
+
+def until_ready(api: Api, namespace: str, name: str) -> dict[str, Any]:
+    def ready() -> dict[str, Any]:
+        service = api.get(LLMSERVICES, namespace, name)
+        found = condition(service, "Ready")
+        assert found["status"] == "True", found
+        return service
+
+    return eventually(ready, 15)
+
+
+def test_the_status_follows_the_pods_from_missing_to_ready(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    api.create(LLMSERVICES, make_service(name, served, replicas=2))
+    until_pods(api, served, name, 2)
+
+    def waiting() -> bool:
+        service = api.get(LLMSERVICES, served, name)
+        assert condition(service, "Available")["status"] == "False"
+        return bool(condition(service, "Ready")["status"] == "False")
+
+    eventually(waiting)
+
+    make_pods_ready(api, served, name)
+    ready = until_ready(api, served, name)
+    status = ready["status"]
+    assert status["observedGeneration"] == ready["metadata"]["generation"]
+    assert status["replicas"] == status["readyReplicas"] == 2
+    assert status["url"] == f"http://{name}.{served}.svc"
+    assert status["engine"]["image"] == CPU_IMAGE
+    assert condition(ready, "Progressing")["status"] == "False"
+    for found in status["conditions"]:
+        assert found["observedGeneration"] == ready["metadata"]["generation"]
+        assert re.fullmatch(r"[A-Z][A-Za-z]+", found["reason"])
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["lastTransitionTime"])
+
+
+def test_kubectl_waits_shows_and_scales(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    api.create(LLMSERVICES, make_service(name, served, replicas=1))
+    until_pods(api, served, name, 1)
+    waiting = subprocess.Popen(
+        ["kubectl", "-n", served, "wait", "--for=condition=Ready", f"llm/{name}", "--timeout=30s"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    make_pods_ready(api, served, name)
+    printed, _ = waiting.communicate(timeout=40)
+    assert printed.strip() == f"llmservice.llmservice.dev/{name} condition met"
+
+    table = kubectl("-n", served, "get", "llm", name).splitlines()
+    assert table[0].split() == ["NAME", "MODEL", "READY", "GPUS", "REASON", "URL", "AGE"]
+    row = dict(zip(table[0].split(), table[1].split(), strict=True))
+    assert row["MODEL"] == "hf://llmservice-test/tiny-random-llama"
+    assert row["READY"] == "1/1"
+    assert row["REASON"] == "Serving"
+    assert row["URL"] == f"http://{name}.{served}.svc"
+    assert name in kubectl("-n", served, "get", "all")
+
+    kubectl("-n", served, "scale", f"llm/{name}", "--replicas=3")
+    eventually(lambda: api.get(DEPLOYMENTS, served, name)["spec"]["replicas"] == 3, 5)
+    until_pods(api, served, name, 3)
+    scale = api.request("GET", LLMSERVICES.path(served, name, "scale"))
+    assert scale["status"]["selector"] == f"llmservice.dev/name={name}"
+
+    kubectl("-n", served, "scale", f"llm/{name}", "--replicas=0")
+    until_pods(api, served, name, 0)
+    stopped = eventually(
+        lambda: condition(api.get(LLMSERVICES, served, name), "Ready")["reason"] == "ScaledToZero"
+    )
+    assert stopped
+
+
+def test_a_transition_is_told_as_an_event_once(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    api.create(LLMSERVICES, make_service(name, served, replicas=1))
+    until_pods(api, served, name, 1)
+    make_pods_ready(api, served, name)
+    until_ready(api, served, name)
+
+    def told() -> list[dict[str, Any]]:
+        events = api.list_all(EVENTS, served)
+        return [
+            event
+            for event in events
+            if event["involvedObject"]["name"] == name and event["reason"] == "Serving"
+        ]
+
+    (event,) = eventually(told)
+    assert event["count"] == 1
+    assert event["type"] == "Normal"
+    described = kubectl("-n", served, "describe", "llm", name)
+    assert "Serving" in described
+
+
+def test_a_status_that_somebody_changed_is_put_right(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    api.create(LLMSERVICES, make_service(name, served, replicas=1))
+    until_pods(api, served, name, 1)
+    make_pods_ready(api, served, name)
+    before = until_ready(api, served, name)["status"]
+    api.patch(LLMSERVICES, served, name, {"status": {"url": "http://elsewhere"}}, "status")
+    eventually(lambda: api.get(LLMSERVICES, served, name)["status"] == before, 5)
