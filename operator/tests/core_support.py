@@ -1,0 +1,145 @@
+"""What tests of the pure core share: services, settings, and live objects as a cluster has them."""
+
+import copy
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from llmservice_operator import names
+from llmservice_operator.api import API_VERSION, KIND, Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.settings import OperatorSettings, ServerImages
+
+REPOSITORY = Path(__file__).parents[2]
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+SETTINGS = OperatorSettings(
+    images=ServerImages(gpu="registry/gpu:1", cpu="registry/cpu:1", engine_version="0.32.0")
+)
+
+
+def a_body(spec: Mapping[str, Any] | None = None, **root: Any) -> dict[str, Any]:
+    """Return an LLMService as the API server holds it; `spec` replaces parts of a minimal one."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": "qwen", "namespace": "team", "uid": "uid-1", "generation": 3},
+        "spec": {"model": {"uri": "hf://org/model"}, **(spec or {})},
+        **root,
+    }
+
+
+def a_service(spec: Mapping[str, Any] | None = None, **root: Any) -> LLMService:
+    return LLMService.parse(a_body(spec, **root))
+
+
+MERGE_KEYS = {
+    "containers": ("name",),
+    "env": ("name",),
+    "ownerReferences": ("uid",),
+    "ports": ("containerPort", "protocol"),
+    "volumeMounts": ("mountPath",),
+    "volumes": ("name",),
+}
+ATOMIC = {"secretKeyRef", "selector", "nodeSelector"}
+"""How the API server merges the fields that we send; the rest of mappings is merged by key."""
+
+
+def as_live(manifest: Manifest) -> Manifest:
+    """Return the manifest as the API server returns it after our apply: owned, with defaults."""
+    live = copy.deepcopy(manifest)
+    sent = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind")}
+    sent["metadata"] = {
+        key: value
+        for key, value in manifest["metadata"].items()
+        if key not in ("name", "namespace")
+    }
+    live["metadata"]["managedFields"] = [
+        {"manager": "kube-controller-manager", "operation": "Update", "fieldsV1": {"f:status": {}}},
+        {
+            "manager": names.FIELD_MANAGER,
+            "operation": "Apply",
+            "apiVersion": manifest["apiVersion"],
+            "fieldsType": "FieldsV1",
+            "fieldsV1": _owned(sent),
+        },
+    ]
+    live["metadata"]["resourceVersion"] = "7"
+    live["spec"]["addedByTheServer"] = {"default": True}
+    return live
+
+
+def _owned(value: Any, field: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value and field not in ATOMIC:
+        return {f"f:{key}": _owned(each, key) for key, each in value.items()}
+    if isinstance(value, list) and field in MERGE_KEYS:
+        keys = MERGE_KEYS[field]
+        if field == "ports" and "port" in value[0]:
+            keys = ("port", "protocol")
+        return {
+            "k:" + json.dumps({key: item[key] for key in keys}): (
+                {} if field == "ownerReferences" else {".": {}, **_owned(item)}
+            )
+            for item in value
+        }
+    return {}
+
+
+def a_deployment(
+    replicas: int = 1,
+    updated: int = 1,
+    ready: int = 0,
+    asked: int = 1,
+    conditions: tuple[Mapping[str, Any], ...] = (),
+    observed_generation: int = 2,
+) -> Manifest:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "qwen", "namespace": "team", "generation": 2},
+        "spec": {"replicas": asked},
+        "status": {
+            "observedGeneration": observed_generation,
+            "replicas": replicas,
+            "updatedReplicas": updated,
+            "readyReplicas": ready,
+            "conditions": list(conditions),
+        },
+    }
+
+
+def a_pod(
+    state: Mapping[str, Any] | None = None,
+    *,
+    ready: bool = False,
+    template: str = "new",
+    created: str = "2026-01-02T03:00:00Z",
+    unscheduled: str | None = None,
+    **container: Any,
+) -> Manifest:
+    """Return a pod whose server container is in `state`, or that no node took (`unscheduled`)."""
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    if unscheduled is not None:
+        conditions.append(
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": unscheduled,
+            }
+        )
+    server = {"name": names.SERVER_CONTAINER, "image": "registry/gpu:1", **container}
+    statuses = [] if state is None else [{**server, "state": dict(state)}]
+    return {
+        "metadata": {
+            "name": f"qwen-{template}-1",
+            "creationTimestamp": created,
+            "labels": {"pod-template-hash": template},
+        },
+        "status": {
+            "phase": "Pending",
+            "conditions": conditions,
+            "containerStatuses": statuses,
+        },
+    }

@@ -1,0 +1,140 @@
+"""The committed CRD is the generated one, and Kubernetes takes every part of it."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+import pytest
+from pydantic import BaseModel, Field
+
+from core_support import REPOSITORY
+from llmservice_operator.api.crd import build_crd, render_crd, structural_schema
+from llmservice_operator.api.fields import Fields
+
+VERSION = build_crd()["spec"]["versions"][0]
+ROOT = VERSION["schema"]["openAPIV3Schema"]
+
+
+def walk(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, schema
+    for name, child in schema.get("properties", {}).items():
+        yield from walk(child, f"{path}.{name}")
+    if "items" in schema:
+        yield from walk(schema["items"], f"{path}[]")
+    if "additionalProperties" in schema:
+        yield from walk(schema["additionalProperties"], f"{path}{{}}")
+
+
+FIELDS = [*walk(ROOT["properties"]["spec"], "spec"), *walk(ROOT["properties"]["status"], "status")]
+
+
+def test_the_committed_crd_is_the_generated_one() -> None:
+    committed = (REPOSITORY / "crds" / "llmservice.yaml").read_text()
+    assert committed == render_crd(), "run `make generate` and review the difference"
+
+
+@pytest.mark.parametrize(("path", "schema"), FIELDS, ids=[path for path, _ in FIELDS])
+def test_every_field_is_structural_and_bounded(path: str, schema: dict[str, Any]) -> None:
+    forbidden = {"$ref", "oneOf", "allOf", "not", "const", "title", "nullable", "prefixItems"}
+    assert not forbidden & schema.keys()
+    if schema.get("x-kubernetes-int-or-string"):
+        assert schema["anyOf"] == [{"type": "integer"}, {"type": "string"}]
+        assert "type" not in schema
+        assert schema["maxLength"] > 0
+        return
+    assert "anyOf" not in schema
+    match schema["type"]:
+        case "object":
+            assert ("properties" in schema) != ("additionalProperties" in schema)
+            assert "properties" in schema or schema["maxProperties"] > 0
+            assert set(schema.get("required", [])) <= schema.get("properties", {}).keys()
+        case "array":
+            assert schema["maxItems"] > 0
+            assert schema["x-kubernetes-list-type"] in ("atomic", "map")
+        case "string":
+            assert "enum" in schema or "format" in schema or schema["maxLength"] > 0
+        case "integer":
+            assert "minimum" in schema
+            assert "maximum" in schema or path.startswith("status")
+        case other:
+            pytest.fail(f"{path} is a {other}")
+
+
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [field for field in FIELDS if field[0][-1] not in "]}" and field[0] != "status"],
+    ids=[path for path, _ in FIELDS if path[-1] not in "]}" and path != "status"],
+)
+def test_every_field_is_described(path: str, schema: dict[str, Any]) -> None:
+    description = schema["description"]
+    assert len(description) > 10
+    assert description.endswith(".")
+    assert "\n" not in description
+
+
+def test_every_rule_points_at_a_field_that_exists() -> None:
+    rules = 0
+    for path, schema in [*FIELDS, ("", ROOT)]:
+        for rule in schema.get("x-kubernetes-validations", []):
+            rules += 1
+            assert rule["message"], path
+            field: dict[str, Any] = schema
+            for name in rule.get("fieldPath", ".").split(".")[1:]:
+                field = field["properties"][name] if name else field
+    assert rules > 15
+
+
+def test_only_what_a_user_should_see_has_a_default() -> None:
+    assert {path: schema["default"] for path, schema in FIELDS if "default" in schema} == {
+        "spec.accelerator": {"type": "nvidia"},
+        "spec.accelerator.type": "nvidia",
+        "spec.model.credentialsSecretRef.key": "HF_TOKEN",
+    } | {
+        path: schema["default"]
+        for path, schema in FIELDS
+        if path.startswith("status") and "default" in schema
+    }
+
+
+def test_conditions_are_merged_by_type() -> None:
+    conditions = ROOT["properties"]["status"]["properties"]["conditions"]
+    assert conditions["x-kubernetes-list-type"] == "map"
+    assert conditions["x-kubernetes-list-map-keys"] == ["type"]
+    assert "default" not in conditions["items"]["properties"]["type"]
+    assert "type" in conditions["items"]["required"]
+
+
+def test_kubectl_scale_and_get_find_what_they_show() -> None:
+    scale = VERSION["subresources"]["scale"]
+    columns = VERSION["additionalPrinterColumns"]
+    assert [column["name"] for column in columns if not column.get("priority")] == [
+        *("Model", "Ready", "GPUs", "Reason", "URL", "Age")
+    ]
+    known = {path for path, _ in FIELDS} | {"metadata.creationTimestamp"}
+    paths = [column["jsonPath"] for column in columns] + list(scale.values())
+    for path in paths:
+        assert path.split("[")[0].lstrip(".") in known, path
+
+
+class _Union(BaseModel):
+    field: int | str
+
+
+class _Tuple(BaseModel):
+    field: tuple[int, str]
+
+
+class _Constant(BaseModel):
+    field: Annotated[float, Field(gt=0)]
+
+
+@pytest.mark.parametrize("model", [_Union, _Tuple, _Constant])
+def test_a_type_without_structural_form_is_an_error(model: type[BaseModel]) -> None:
+    with pytest.raises(ValueError, match="has no structural form"):
+        structural_schema(model)
+
+
+def test_a_model_without_rules_publishes_none() -> None:
+    class Plain(Fields):
+        rules: ClassVar = ()
+
+    assert "x-kubernetes-validations" not in structural_schema(Plain)

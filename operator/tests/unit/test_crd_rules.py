@@ -1,0 +1,186 @@
+"""Every rule says the same in CEL, which the API server runs, and in Python, which we run."""
+
+from typing import Any
+
+import celpy
+import pytest
+from celpy import celtypes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core_support import a_body
+from llmservice_operator.api.crd import build_crd
+from llmservice_operator.api.fields import quantity_value
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.errors import InvalidSpec
+
+ROOT = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+def _is_quantity(text: Any) -> celtypes.BoolType:
+    return celtypes.BoolType(quantity_value(str(text)) is not None)
+
+
+def _quantity(text: Any) -> celtypes.DoubleType:
+    return celtypes.DoubleType(float(quantity_value(str(text)) or 0))
+
+
+def _compare(left: Any, right: Any) -> celtypes.IntType:
+    return celtypes.IntType((left > right) - (left < right))
+
+
+_FUNCTIONS = {"isQuantity": _is_quantity, "quantity": _quantity, "compareTo": _compare}
+_ENVIRONMENT = celpy.Environment()
+_PROGRAMS: dict[str, Any] = {}
+
+
+def holds(rule: str, value: Any) -> bool:
+    if rule not in _PROGRAMS:
+        # The API server spells field names that are no CEL identifiers this way; the interpreter
+        # takes them as they are once the values are spelled alike.
+        _PROGRAMS[rule] = _ENVIRONMENT.program(_ENVIRONMENT.compile(rule), functions=_FUNCTIONS)
+    result = _PROGRAMS[rule].evaluate({"self": celpy.json_to_cel(_spelled(value))})
+    return bool(result)
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key.replace("-", "__dash__"): _spelled(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_spelled(each) for each in value]
+    return value
+
+
+def broken_rules(schema: dict[str, Any], value: Any, path: str = "") -> set[str]:
+    """Return the messages of all rules of the CRD that the value breaks."""
+    broken = {
+        rule["message"]
+        for rule in schema.get("x-kubernetes-validations", [])
+        if not holds(rule["rule"], value)
+    }
+    if isinstance(value, dict):
+        for key, each in value.items():
+            child = schema.get("properties", {}).get(key) or schema.get("additionalProperties", {})
+            broken |= broken_rules(child, each)
+    if isinstance(value, list):
+        for each in value:
+            broken |= broken_rules(schema["items"], each)
+    return broken
+
+
+def defaulted(schema: dict[str, Any], value: Any) -> Any:
+    """Fill in the defaults as the API server does before it runs the rules."""
+    if not isinstance(value, dict):
+        return value
+    filled = dict(value)
+    for name, field in schema.get("properties", {}).items():
+        if name not in filled and "default" in field:
+            filled[name] = field["default"]
+        if name in filled:
+            filled[name] = defaulted(field, filled[name])
+    return filled
+
+
+texts = st.sampled_from(
+    [
+        *(
+            "hf://org/model",
+            "hf://org",
+            "hf://o/m@main",
+            "pvc://claim/a/b",
+            "pvc://claim",
+            "pvc://",
+        ),
+        *("pvc://c/../x", "s3://bucket", "org/model", "hf://-/x", "pvc://Claim/x", "hf://a/b\n"),
+        *("a", "A.b_c", "-a", "a b", "main", "feature/x", "", "hub-token", "Hub", "nvidia.com/gpu"),
+        *("gpu", "registry:5000/a@sha256:0", " image", "$(HF_TOKEN)"),
+    ]
+)
+quantities = st.sampled_from(["1", 2, "500m", "1.5", "1Gi", "1024Mi", "1x", "", "-1", "1e3", "0"])
+amounts = st.fixed_dictionaries(
+    {}, optional={"cpu": quantities, "memory": quantities, "ephemeral-storage": quantities}
+)
+flags = st.sampled_from(
+    [
+        *(
+            "--max-num-seqs=1",
+            "--dtype=half",
+            "--dtype-x=1",
+            "--trust-remote-code=true",
+            "--x",
+            "-x",
+        ),
+        *("--port=1", "--a_b=1", "--Port=1", "--x=", "--x=\n", "--seed=$(A)", "--model=x", "=x"),
+    ]
+)
+tolerations = st.fixed_dictionaries(
+    {},
+    optional={
+        "key": st.sampled_from(["", "k"]),
+        "operator": st.sampled_from(["Exists", "Equal"]),
+        "value": st.sampled_from(["", "v"]),
+        "effect": st.sampled_from(["NoSchedule", "NoExecute"]),
+        "tolerationSeconds": st.just(3),
+    },
+)
+specs = st.fixed_dictionaries(
+    {
+        "model": st.fixed_dictionaries(
+            {"uri": texts.filter(bool)},
+            optional={
+                "name": texts.filter(bool),
+                "revision": texts.filter(bool),
+                "credentialsSecretRef": st.fixed_dictionaries(
+                    {"name": texts.filter(bool)}, optional={"key": texts.filter(bool)}
+                ),
+            },
+        )
+    },
+    optional={
+        "accelerator": st.fixed_dictionaries(
+            {},
+            optional={
+                "type": st.sampled_from(["nvidia", "cpu"]),
+                "count": st.just(2),
+                "resourceName": st.sampled_from(["nvidia.com/gpu", "gpu", "a/b c", "A.b/c"]),
+            },
+        ),
+        "engine": st.fixed_dictionaries(
+            {}, optional={"image": texts.filter(bool), "extraArgs": st.lists(flags, max_size=3)}
+        ),
+        "resources": st.fixed_dictionaries({}, optional={"requests": amounts, "limits": amounts}),
+        "template": st.fixed_dictionaries(
+            {}, optional={"tolerations": st.lists(tolerations, max_size=2)}
+        ),
+    },
+)
+names = st.sampled_from(["qwen", "7b", "a.b", "A", "a-", "a" * 63, "a" * 64, "a-b-2"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(spec=specs, name=names)
+def test_cel_and_python_refuse_the_same_specs_with_the_same_messages(
+    spec: dict[str, Any], name: str
+) -> None:
+    body = a_body(spec, metadata={"name": name})
+    broken = broken_rules(ROOT, defaulted(ROOT, body))
+    try:
+        LLMService.parse(body)
+    except InvalidSpec as error:
+        assert error.message in broken
+    else:
+        assert broken == set()
+
+
+def all_rules(schema: dict[str, Any]) -> list[str]:
+    rules = [rule["rule"] for rule in schema.get("x-kubernetes-validations", [])]
+    children = [*schema.get("properties", {}).values()]
+    children += [schema["items"]] if "items" in schema else []
+    return rules + [rule for child in children for rule in all_rules(child)]
+
+
+@pytest.mark.parametrize("rule", all_rules(ROOT))
+def test_a_rule_stays_within_what_python_and_re2_read_alike(rule: str) -> None:
+    assert "\\" not in rule
+    assert "(?" not in rule
+    _ENVIRONMENT.compile(rule)

@@ -1,0 +1,56 @@
+import difflib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core_support import REPOSITORY
+from llmservice_operator.render import render_file
+from llmservice_operator.settings import OperatorSettings
+
+EXAMPLES = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_becomes_the_objects_of_its_golden_file(
+    example: Path, update_golden: bool
+) -> None:
+    rendered = render_file(example.read_text(), OperatorSettings())
+    golden = GOLDEN / example.name
+    if update_golden:
+        golden.write_text(rendered)
+    difference = difflib.unified_diff(
+        golden.read_text().splitlines(), rendered.splitlines(), "golden", "rendered", lineterm=""
+    )
+    assert not list(difference), "run `make golden` and review the difference"
+
+
+def test_every_golden_file_has_an_example() -> None:
+    assert {path.name for path in GOLDEN.iterdir()} == {path.name for path in EXAMPLES}
+
+
+def test_the_minimal_example_is_five_lines_long() -> None:
+    assert len((REPOSITORY / "crds/examples/minimal.yaml").read_text().splitlines()) == 5
+
+
+def test_every_other_example_says_whom_it_is_for() -> None:
+    for example in EXAMPLES:
+        if example.stem != "minimal":
+            lines = example.read_text().splitlines()
+            assert lines[0].startswith("# For "), example
+            assert lines[1].startswith("# "), example
+
+
+def test_no_object_holds_an_empty_list_or_mapping_that_the_api_server_would_drop() -> None:
+    def empties(value: object, path: str = "") -> list[str]:
+        children = value.items() if isinstance(value, dict) else enumerate(value)  # type: ignore[arg-type]
+        found: list[str] = []
+        for key, child in children:
+            if isinstance(child, dict | list):
+                found += empties(child, f"{path}.{key}") if child else [f"{path}.{key}"]
+        return found
+
+    for example in EXAMPLES:
+        for manifest in yaml.safe_load_all(render_file(example.read_text(), OperatorSettings())):
+            assert empties(manifest) == []
