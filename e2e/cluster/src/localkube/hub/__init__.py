@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from localkube.cluster import Cluster
+from localkube.errors import LocalkubeError
 
 
 def register(subparsers: Any) -> None:
@@ -25,7 +26,10 @@ def register(subparsers: Any) -> None:
         "--model", metavar="ID", help="whose reference answers (default: the first of the models)"
     )
     models.add_argument(
-        "--tokens", type=int, default=32, help="length of those answers (default: %(default)s)"
+        "--tokens",
+        type=_positive,
+        default=32,
+        help="length of those answers (default: %(default)s)",
     )
     models.set_defaults(run=_models)
     volume = models.add_subparsers(metavar="volume").add_parser(
@@ -42,12 +46,20 @@ def register(subparsers: Any) -> None:
     start.add_argument(
         "--config", type=Path, metavar="FILE", help="what to serve (default: the test models)"
     )
-    start.add_argument("--bytes-per-second", type=int, help="limit the speed of each download")
+    start.add_argument(
+        "--bytes-per-second", type=_positive, metavar="N", help="limit the speed of each download"
+    )
     start.set_defaults(run=_start)
     stop = commands.add_parser("stop", help="stop the hub")
     stop.set_defaults(run=_stop)
     url = commands.add_parser("url", help="print the URL that pods find the hub at")
     url.set_defaults(run=_url)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number above 0")
+    return int(text)
 
 
 def _models(arguments: argparse.Namespace) -> int:
@@ -58,8 +70,10 @@ def _models(arguments: argparse.Namespace) -> int:
         print(json.dumps({repo_id: str(folder) for repo_id, folder in models.items()}, indent=1))
         return 0
     prompts = read_prompts(arguments.reference)
-    folder = models[arguments.model or next(iter(models))]
-    print(json.dumps(read_greedy_reference(folder, prompts, arguments.tokens)))
+    repo_id = arguments.model or next(iter(models))
+    if repo_id not in models:
+        raise LocalkubeError(f"No test model {repo_id!r}: choose one of {', '.join(models)}.")
+    print(json.dumps(read_greedy_reference(models[repo_id], prompts, arguments.tokens)))
     return 0
 
 

@@ -28,8 +28,6 @@ INPUTS = (
 NEEDED_BYTES = 1024**3
 """Disk that making the models takes for a while; half of it stays."""
 
-REFERENCE_TOKENS = 32
-
 
 def build_models() -> dict[str, Path]:
     """Return the folder of each model by its repository id; makes them if they are not cached."""
@@ -60,9 +58,7 @@ def read_prompts(file: Path) -> list[str]:
     return prompts
 
 
-def read_greedy_reference(
-    model: Path, prompts: Sequence[str], tokens: int = REFERENCE_TOKENS
-) -> list[dict[str, Any]]:
+def read_greedy_reference(model: Path, prompts: Sequence[str], tokens: int) -> list[dict[str, Any]]:
     """Return what transformers answers in fp32: for each prompt its text, token_ids and gaps.
 
     A gap is the difference of the two best log-probabilities where that token was chosen.
