@@ -57,9 +57,9 @@ def _restricted(
         },
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
-            _memory("/dev", "mode=755"),
-            _memory("/dev/shm", "mode=1777"),
-            _memory("/tmp", "mode=1777"),
+            _memory("/dev", "nosuid", "mode=755"),
+            _memory("/dev/shm", "nosuid", "nodev", "mode=1777"),
+            _memory("/tmp", "nosuid", "nodev", "mode=1777"),
             *(
                 {
                     "destination": path,
@@ -82,5 +82,5 @@ def _memory(path: str, *options: str) -> dict[str, Any]:
         "destination": path,
         "type": "tmpfs",
         "source": "tmpfs",
-        "options": ["nosuid", "nodev", *options],
+        "options": list(options),
     }
