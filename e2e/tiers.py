@@ -21,10 +21,15 @@ RESULTS = ROOT / ".tiers"
 LINT = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
-    ("mypy", "operator/src", "operator/tests", "server_image/src", "server_image/tests"),
-    ("mypy", "e2e/cluster/src", "e2e/cluster/tests", "e2e", "charts"),
+    ("mypy", "operator", "server_image", "e2e", "charts", "conftest.py"),
     ("lint-imports", "--no-cache"),
-    ("yamllint", "--strict", "crds", "charts/llmservice-operator/values.yaml"),
+    (
+        "yamllint",
+        "--strict",
+        "crds",
+        "charts/llmservice-operator/values.yaml",
+        "charts/llmservice-operator/Chart.yaml",
+    ),
 )
 """The checks without a test function, in the order in which they fail fastest."""
 

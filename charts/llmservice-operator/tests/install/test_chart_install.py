@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from chart_cluster_support import eventually, kubectl, read, require_cluster, rights
 from chart_support import CHART, HelmError, Manifest, Values, helm, render
 from rights_table import OPERATOR, READ, WRITE, Right, lease_rights, table

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from chart_support import CHART, REPOSITORY, Manifest, find, helm, load_defaults, render
 
 COPY = CHART / "files" / "llmservice.yaml"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from chart_support import CHART, Values, fields, render
 
 TESTS = CHART / "tests"

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from chart_support import NAMESPACE, RELEASE, Manifest, find, render
 from rights_table import OPERATOR, READ, WRITE, Right, lease_rights, rights_of, table
 from value_sets import VALUE_SETS, rendered

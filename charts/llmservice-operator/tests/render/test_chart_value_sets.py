@@ -6,6 +6,8 @@ from functools import cache
 
 import kubernetes_validate
 import pytest
+from kubernetes_validate.utils import all_versions
+
 from chart_support import (
     CHART,
     NAMESPACE,
@@ -17,7 +19,6 @@ from chart_support import (
     render,
     render_text,
 )
-from kubernetes_validate.utils import all_versions
 from pod_security import violations
 from value_sets import VALUE_SETS, rendered, rendered_text
 

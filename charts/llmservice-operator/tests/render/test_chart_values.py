@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from chart_support import (
     CHART,
     Field,
@@ -18,7 +19,6 @@ from chart_support import (
     load_schema,
     render,
 )
-
 from llmservice_operator.settings import OperatorSettings
 
 FREE_MAPS = {
