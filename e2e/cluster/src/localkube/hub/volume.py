@@ -54,11 +54,14 @@ def apply_volume(cluster: Cluster, namespace: str, claim: str, folder: Path) -> 
     A volume whose earlier claim was deleted keeps that claim's identity and binds to no other, so
     it is made anew.
     """
-    bound = cluster.kubectl(
+    name = volume_name(namespace, claim)
+    known = cluster.kubectl(
         "get", "pvc", claim, "-n", namespace, "-o", "name", "--ignore-not-found"
     )
-    if not bound:
-        cluster.kubectl("delete", "pv", volume_name(namespace, claim), "--ignore-not-found")
-    manifests = [build_volume(namespace, claim, folder), build_claim(namespace, claim)]
-    listing = {"apiVersion": "v1", "kind": "List", "items": manifests}
-    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(listing))
+    if not known:
+        cluster.kubectl("delete", "pv", name, "--ignore-not-found")
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(build_volume(namespace, claim, folder)))
+    if not known:
+        # A claim that is seen before its volume is looked at again only after 15 seconds.
+        cluster.kubectl("wait", "pv", name, "--for=jsonpath={.status.phase}=Available")
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(build_claim(namespace, claim)))
