@@ -150,14 +150,11 @@ class Watches:
         """Fill the cache; when that fails say why, for people, and return False."""
         try:
             await self._audit.reload()
-        except NotFound as error:
-            if f"/{LLMSERVICES.plural}" in str(error):
-                reason = (
-                    f"the cluster does not know {LLMSERVICES.kind}: apply crds/llmservice.yaml"
-                    " or install the chart with crds.install=true"
-                )
-            else:
-                reason = str(error)
+        except NotFound:
+            reason = (
+                f"the cluster does not know {LLMSERVICES.kind}: apply crds/llmservice.yaml"
+                " or install the chart with crds.install=true"
+            )
         except Forbidden as error:
             reason = f"a right is missing, grant it to the operator's service account: {error}"
         except ClusterError as error:

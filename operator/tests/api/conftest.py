@@ -57,12 +57,18 @@ def served(api: Api, _namespaces: list[str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def operator(
+def _shared_operator(
     api: Api, served: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     log = tmp_path_factory.mktemp("operator") / "log"
     with OperatorProcess(log, served, WATCH_NAMESPACES=served) as process:
-        yield process.until_leading()
+        yield process
+
+
+@pytest.fixture
+def operator(_shared_operator: OperatorProcess) -> OperatorProcess:
+    """The one operator that most tests share; it serves the namespace `served`."""
+    return _shared_operator.until_leading()
 
 
 @pytest.fixture

@@ -330,6 +330,7 @@ def test_a_service_created_again_under_its_name_gets_children_of_its_own(
         return bool(live["metadata"]["uid"] != before["metadata"]["uid"])
 
     eventually(served_anew, 20)
+    until_served(api, served, name)
     assert condition(api.get(LLMSERVICES, served, name), "Ready")["reason"] != "NameConflict"
 
 

@@ -71,7 +71,7 @@ REFUSED = [
     ),
     pytest.param(
         {"spec": {"engine": {"extraArgs": ["--enforce-eager"]}}},
-        "must be --flag=value in each item",
+        "must be --flag=value",
         id="flag without a value",
     ),
     pytest.param(

@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, SERVICES
+from llmservice_operator.cluster.kinds import LEASES
 from operator_support import (
     Api,
     OperatorProcess,
@@ -45,9 +46,9 @@ def test_an_operator_that_was_killed_comes_back_and_writes_nothing(
         before = [versions(api, namespace, f"llm-{number}") for number in range(3)]
         first.kill()
 
-    # With a Lease of its own it need not wait for the dead one's to expire.
-    settings = {"WATCH_NAMESPACES": namespace, "LEASE_NAME": "second"}
-    with OperatorProcess(log, namespace, **settings) as second:
+    # So that the second need not wait for the Lease to expire.
+    api.patch(LEASES, namespace, "llmservice-operator", {"spec": {"holderIdentity": ""}})
+    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as second:
         second.until_leading()
         eventually(lambda: second.metric("controller_runtime_reconcile_total") >= 3)
         until_settled(second)

@@ -339,6 +339,8 @@ async def test_a_reload_makes_the_cache_equal_to_the_cluster(
     cluster: Cluster, server: Server
 ) -> None:
     def answer(request: web.Request) -> web.Response:
+        if request.path == "/apis/llmservice.dev/v1alpha1":
+            return web.json_response({"resources": [{"name": "llmservices"}]})
         items = [SERVICE] if request.path.endswith("/llmservices") else []
         return web.json_response({"items": items, "metadata": {}})
 
@@ -350,4 +352,15 @@ async def test_a_reload_makes_the_cache_equal_to_the_cluster(
     await Audit(cluster, cache, ["team"], enqueued.append, lambda _: None).reload()
     assert enqueued == [("team", "gone"), ("team", "llama")]
     assert cache.count(LLMSERVICES) == 1
-    assert {request[1].split("/")[-2] for request in server.requests} == {"team"}
+    assert {request[1].split("/")[-2] for request in server.requests[1:]} == {"team"}
+
+
+async def test_a_kind_that_discovery_does_not_name_yet_is_not_served(
+    cluster: Cluster, server: Server
+) -> None:
+    server.answer = lambda _: web.json_response({"resources": [{"name": "other"}]})
+    with pytest.raises(NotFound, match="has no llmservices"):
+        await cluster.check_served(LLMSERVICES)
+    server.refuse(404)
+    with pytest.raises(NotFound):
+        await cluster.check_served(LLMSERVICES)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster.cache import Cache, Key, ObjectId, object_id, owner_key, version
 from llmservice_operator.cluster.client import Cluster
-from llmservice_operator.cluster.kinds import WATCHED_KINDS, Kind
+from llmservice_operator.cluster.kinds import LLMSERVICES, WATCHED_KINDS, Kind
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,10 @@ class Audit:
     async def reload(self) -> None:
         """Make the cache equal to the cluster and enqueue what changed. Only while no watch runs.
 
-        Raises ClusterError: NotFound when a kind is not served, Forbidden when a right is missing.
+        Raises ClusterError: NotFound when LLMService is not served, Forbidden when a right is
+        missing.
         """
+        await self._cluster.check_served(LLMSERVICES)
         for kind in WATCHED_KINDS:
             listed = await self._list(kind)
             gone = [m for m in self._cache.of_kind(kind) if object_id(m) not in listed]

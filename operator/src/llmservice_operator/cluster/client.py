@@ -65,6 +65,15 @@ class Cluster:
     async def close(self) -> None:
         await self._client.close()
 
+    async def check_served(self, kind: Kind) -> None:
+        """Raise NotFound unless the API server's discovery names the kind.
+
+        Discovery lags behind: a kind can be listed seconds before it is named.
+        """
+        found = await self._request("GET", kind.discovery_path)
+        if kind.plural not in (resource["name"] for resource in found["resources"]):
+            raise NotFound(f"{kind.discovery_path} has no {kind.plural}", 404)
+
     async def read(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """Return the object as it is now, None when there is none."""
         try:

@@ -20,12 +20,16 @@ class Kind:
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
 
+    @property
+    def discovery_path(self) -> str:
+        """The URL path of the list of all kinds of this group and version."""
+        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+
     def path(self, namespace: str | None = None, name: str = "", subresource: str = "") -> str:
         """Return the URL path of the collection, of an object or of its subresource."""
-        root = f"/apis/{self.group}" if self.group else "/api"
         scope = f"/namespaces/{namespace}" if namespace else ""
         tail = "".join(f"/{part}" for part in (name, subresource) if part)
-        return f"{root}/{self.version}{scope}/{self.plural}{tail}"
+        return f"{self.discovery_path}{scope}/{self.plural}{tail}"
 
 
 LLMSERVICES: Final = Kind(api.GROUP, api.VERSION, api.KIND, api.PLURAL)

@@ -1,0 +1,91 @@
+import io
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmservice_operator.__main__ import main
+
+SERVICE = """
+apiVersion: llmservice.dev/v1alpha1
+kind: LLMService
+metadata: {name: llama, namespace: team}
+spec: {model: {uri: "hf://org/model"}, accelerator: {type: cpu}}
+"""
+
+
+def test_render_prints_the_objects_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text(SERVICE)
+    assert main(["render", "-f", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert [manifest["kind"] for manifest in yaml.safe_load_all(printed)] == [
+        "Deployment",
+        "Service",
+    ]
+
+
+def test_render_reads_standard_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(SERVICE))
+    assert main(["render", "-f", "-"]) == 0
+    assert "kind: Deployment" in capsys.readouterr().out
+
+
+def test_render_uses_the_image_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMSERVICE_OPERATOR_SERVER_IMAGE_CPU", "registry.example/cpu:9")
+    file = tmp_path / "service.yaml"
+    file.write_text(SERVICE)
+    assert main(["render", "-f", str(file)]) == 0
+    assert "image: registry.example/cpu:9" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{model: {uri: org/model}}", "must start with hf:// or pvc://"),
+        ("{modle: {uri: hf://org/model}}", "spec.model"),
+    ],
+)
+def test_render_refuses_a_wrong_spec_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: str, message: str
+) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text(SERVICE.partition("spec:")[0] + f"spec: {spec}\n")
+    assert main(["render", "-f", str(file)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("llmservice-operator: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_render_says_which_file_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", "-f", "no-such.yaml"]) == 1
+    assert "no-such.yaml" in capsys.readouterr().err
+
+
+def test_crd_prints_the_definition(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["crd"]) == 0
+    crd = yaml.safe_load(capsys.readouterr().out)
+    assert crd["metadata"]["name"] == "llmservices.llmservice.dev"
+
+
+def test_a_wrong_setting_is_named_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LLMSERVICE_OPERATOR_HEALTH_PORT", "eighty")
+    assert main(["run"]) == 1
+    assert "LLMSERVICE_OPERATOR_HEALTH_PORT is 'eighty'" in capsys.readouterr().err
+
+
+def test_an_unknown_command_shows_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve"])
+    error = capsys.readouterr().err
+    for command in ("run", "render", "crd"):
+        assert command in error
