@@ -46,10 +46,8 @@ def event(type_: str | None, version: int, **metadata: Any) -> dict[str, Any]:
 
 def test_every_watched_kind_has_the_event_handler_and_no_other_kind_of_handler() -> None:
     registry = build_registry(Cache(), lambda key: None, Metrics())
-    watched = {
-        handler.selector.plural or handler.selector.any_name
-        for handler in (registry._watching.get_all_handlers())
-    }
+    selectors = [handler.selector for handler in registry._watching.get_all_handlers()]
+    watched = {selector.any_name for selector in selectors if selector is not None}
     assert watched == {kind.plural for kind in WATCHED_KINDS}
     assert not registry._changing.get_all_handlers()
     assert not registry._spawning.get_all_handlers()
