@@ -90,6 +90,9 @@ class Engine:
         app.add_exception_handler(RequestRefused, answer_refused)
         app.add_exception_handler(EngineUnavailable, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineDeadError, answer_unavailable)
+        # vLLM has had the middleware stack made already; without one the next request makes it
+        # anew, with our handlers.
+        app.middleware_stack = None
         _document_serving_routes_only(app)
         return app
 

@@ -7,7 +7,7 @@ what is classified is not an exception but its facts, which travel between proce
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -218,8 +218,3 @@ def write_termination_message(failure: Failure, path: Path) -> None:
 def _line(reason: str, message: str) -> bytes:
     content = json.dumps({"reason": reason, "message": message}, ensure_ascii=False)
     return content.encode(errors="replace") + b"\n"
-
-
-def combined(*chains: Iterable[ErrorFact]) -> list[ErrorFact]:
-    """Return several chains as one, in the order in which they are to be believed."""
-    return [fact for chain in chains for fact in chain]

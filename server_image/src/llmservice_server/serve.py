@@ -18,7 +18,6 @@ from llmservice_server.failures import (
     Failure,
     StartRefused,
     classify,
-    combined,
     facts_of,
     read_facts,
     write_termination_message,
@@ -35,6 +34,11 @@ from llmservice_server.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 _ENGINE_CHECK_SECONDS = 0.1
+_KILLED = Failure(
+    "EngineDied",
+    "The engine process ended without a word, as when the kernel kills it for lack of memory. "
+    "If it happens again, raise spec.resources.limits.memory.",
+)
 _LAST_ANSWERS_SECONDS = 1.0
 """How long requests that the engine's death broke may take to hear of it."""
 
@@ -120,13 +124,9 @@ class Server:
         if isinstance(error, StartRefused):
             failure = error.failure
         else:
-            # The engine process knows more about its end than we do.
-            facts = combined(read_facts(self._engine_error_file), facts_of(error) if error else ())
-            failure = (
-                classify(facts, unrecognised)
-                if facts
-                else Failure(unrecognised, "The engine process ended without a word.")
-            )
+            # The engine process knows why it ended; to us it only says that it did.
+            facts = read_facts(self._engine_error_file) or (facts_of(error) if error else [])
+            failure = classify(facts, unrecognised) if facts else _KILLED
         self._lifecycle.fail(failure.message)
         logger.error("%s: %s", failure.reason, failure.message, exc_info=error)
         write_termination_message(failure, self._settings.termination_log)

@@ -1,0 +1,102 @@
+"""Models from a hub: fetched with progress, and refused with the reason."""
+
+from pathlib import Path
+
+import pytest
+
+from engine_support import flags_for, running_server
+from hub_support import running_hub
+from localkube.hub.repository import Visibility
+from localkube.hub.settings import HubSettings, RepositorySettings
+
+REPOSITORY = "org/tiny"
+PRIVATE = "org/secret"
+
+
+def settings(model: Path, bytes_per_second: int | None = None) -> HubSettings:
+    branches = {"main": model}
+    return HubSettings(
+        port=0,
+        repositories={
+            REPOSITORY: RepositorySettings(branches=branches, bytes_per_second=bytes_per_second),
+            PRIVATE: RepositorySettings(branches=branches, visibility=Visibility.GATED),
+        },
+    )
+
+
+def test_a_download_shows_its_progress_and_is_served(
+    engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    weights = sum(path.stat().st_size for path in tiny_model.glob("*.safetensors"))
+    hub = running_hub(settings(tiny_model, bytes_per_second=weights // 4), tmp_path)
+    with (
+        hub as address,
+        running_server(
+            engine_python,
+            tmp_path / "server",
+            *flags_for(REPOSITORY),
+            HF_ENDPOINT=address,
+            HF_HOME=str(tmp_path / "hf"),
+        ) as server,
+    ):
+        seen: list[tuple[int, int]] = []
+
+        def is_ready() -> bool:
+            body = server.probe("/readyz").json()
+            if "download" in body:
+                seen.append((body["download"]["bytesDone"], body["download"]["bytesTotal"]))
+            return bool(body["phase"] == "ready")
+
+        server.eventually(server.is_listening, seconds=30)
+        server.eventually(is_ready)
+
+        assert {total for _, total in seen} == {weights}
+        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+        assert len({done for done, _ in seen}) > 2
+        reply = server.post("/generate", {"prompt": "Hello", "max_tokens": 2, "ignore_eos": True})
+        assert reply.json()["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "reason", "advice"),
+    [
+        ("org/absent", None, "ModelNotFound", "spec.model.uri"),
+        (REPOSITORY, "v9", "ModelNotFound", "spec.model.revision"),
+        (PRIVATE, None, "ModelAccessDenied", "spec.model.credentialsSecretRef"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_with_its_reason(
+    engine_python: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    model: str,
+    revision: str | None,
+    reason: str,
+    advice: str,
+) -> None:
+    flags = [*flags_for(model), *([f"--revision={revision}"] if revision else [])]
+    with (
+        running_hub(settings(tiny_model), tmp_path) as address,
+        running_server(
+            engine_python,
+            tmp_path / "server",
+            *flags,
+            HF_ENDPOINT=address,
+            HF_HOME=str(tmp_path / "hf"),
+        ) as server,
+    ):
+        assert server.process.wait(240) == 1, server.log.read_text()
+        message = server.termination_message()
+        assert (message["reason"], advice in message["message"]) == (reason, True), message
+
+
+def test_a_hub_that_does_not_answer_is_told_as_such(engine_python: Path, tmp_path: Path) -> None:
+    with running_server(
+        engine_python,
+        tmp_path / "server",
+        *flags_for(REPOSITORY),
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HOME=str(tmp_path / "hf"),
+    ) as server:
+        assert server.process.wait(240) == 1, server.log.read_text()
+        assert server.termination_message()["reason"] == "HubUnreachable"

@@ -1,0 +1,158 @@
+"""How a server ends: by a drain that cuts nobody, or with a failure that says what to change."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine_support import SERVED_NAME, ModelServer, Reply, flags_for, running_server
+
+TOKENS = 400
+
+
+@pytest.fixture
+def server(
+    engine_python: Path, tiny_model: Path, tmp_path: Path, pre_stop_seconds: str
+) -> Iterator[ModelServer]:
+    flags = flags_for(tiny_model)
+    with running_server(
+        engine_python, tmp_path, *flags, LLMSERVICE_PRE_STOP_SECONDS=pre_stop_seconds
+    ) as started:
+        yield started
+
+
+@pytest.fixture
+def pre_stop_seconds() -> str:
+    return "1.5"
+
+
+class Asking:
+    """A request that is under way in a thread."""
+
+    def __init__(self, server: ModelServer, path: str, data: dict[str, object]) -> None:
+        self.reply: Reply | None = None
+        self._thread = threading.Thread(target=self._ask, args=(server, path, data))
+        self._thread.start()
+
+    def _ask(self, server: ModelServer, path: str, data: dict[str, object]) -> None:
+        self.reply = server.post(path, data)
+
+    def answer(self) -> Reply:
+        self._thread.join(60)
+        assert self.reply is not None
+        return self.reply
+
+
+def test_a_drain_lets_everybody_finish_and_serves_on_before_it_refuses(
+    server: ModelServer,
+) -> None:
+    server.wait_until_ready()
+    endless = {"prompt": "Hello", "max_tokens": TOKENS, "ignore_eos": True}
+    named = {**endless, "model": SERVED_NAME}
+    asked = [
+        Asking(server, path, {**data, "stream": stream})
+        for path, data in (("/generate", endless), ("/v1/completions", named))
+        for stream in (True, False)
+        for _ in range(8)
+    ]
+    server.eventually(lambda: server.metric("vllm:num_requests_running") > 8, seconds=30)
+
+    server.terminate()
+
+    server.eventually(lambda: server.probe("/readyz").status == 503, seconds=1)
+    assert server.probe("/readyz").json()["phase"] == "draining"
+    assert server.probe("/livez").status == 200
+    late = server.get("/v1/models")
+    assert (late.status, late.headers["connection"]) == (200, "close")
+    replies = [each.answer() for each in asked]
+    assert {reply.status for reply in replies} == {200}
+    for reply in replies:
+        if reply.headers["content-type"].startswith("text/event-stream"):
+            assert reply.events[-1] == "[DONE]"
+            assert '"length"' in reply.events[-2]
+        else:
+            assert reply.json()["usage"]["completion_tokens"] == TOKENS
+    assert server.exit_code() == 0
+
+
+@pytest.mark.parametrize("pre_stop_seconds", ["0"])
+def test_a_drain_refuses_new_requests_while_old_ones_finish(server: ModelServer) -> None:
+    server.wait_until_ready()
+    asked = [
+        Asking(server, "/generate", {"prompt": "Hi", "max_tokens": TOKENS, "ignore_eos": True})
+        for _ in range(16)
+    ]
+    server.eventually(lambda: server.metric("vllm:num_requests_running") > 0, seconds=30)
+
+    server.terminate()
+    server.eventually(lambda: server.probe("/readyz").status == 503, seconds=1)
+    refused = server.get("/v1/models")
+
+    assert (refused.status, refused.headers["connection"]) == (503, "close")
+    assert int(refused.headers["retry-after"]) > 0
+    assert {each.answer().status for each in asked} == {200}
+    assert server.exit_code() == 0
+
+
+def test_is_gone_at_once_when_told_to_stop_while_loading(server: ModelServer) -> None:
+    server.eventually(server.is_listening, seconds=30)
+    started = time.monotonic()
+
+    server.terminate()
+
+    assert server.exit_code() == 0
+    # Importing holds the interpreter for up to a second at a time.
+    assert time.monotonic() - started < 5
+
+
+def test_the_death_of_the_engine_ends_the_server_with_a_reason(server: ModelServer) -> None:
+    server.wait_until_ready()
+    asked = [
+        Asking(server, "/generate", {"prompt": "Hi", "max_tokens": TOKENS, "stream": stream})
+        for stream in (True, False)
+        for _ in range(4)
+    ]
+    server.eventually(lambda: server.metric("vllm:num_requests_running") > 0, seconds=30)
+    started = time.monotonic()
+
+    os.kill(server.engine_pid(), signal.SIGKILL)
+
+    assert server.exit_code() == 1
+    assert time.monotonic() - started < 2
+    assert server.termination_message()["reason"] == "EngineDied"
+    assert "spec.resources.limits.memory" in server.termination_message()["message"]
+    for reply in (each.answer() for each in asked):
+        if reply.status == 200 and reply.headers["content-type"].startswith("text/event-stream"):
+            assert json.loads(reply.events[-1])["error"]["code"] == 503
+        else:
+            assert reply.status in (200, 503)
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason", "advice"),
+    [
+        (["--kv-cache-memory-bytes=65536"], "ContextDoesNotFit", "spec.engine.maxModelLen"),
+        (["--max-model-len=9999999"], "ContextDoesNotFit", "what the model supports"),
+        (["--no-such-flag=1"], "InvalidEngineArgument", "unrecognized arguments: --no-such-flag"),
+        (["--port=80"], "InvalidEngineArgument", "--port is set by the model server itself"),
+        (["--model=/no/such/folder"], "ModelNotFound", "/no/such/folder"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_start_that_cannot_work_says_what_to_change(
+    engine_python: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    flags: list[str],
+    reason: str,
+    advice: str,
+) -> None:
+    with running_server(engine_python, tmp_path, *flags_for(tiny_model), *flags) as server:
+        assert server.process.wait(240) == 1, server.log.read_text()
+        message = server.termination_message()
+        assert (message["reason"], advice in message["message"]) == (reason, True), message

@@ -1,0 +1,245 @@
+"""What a ready server answers, and what it says until it is ready."""
+
+import http.client
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine_support import SERVED_NAME, ModelServer, Reply, flags_for, running_server
+
+PROMPT = "Hello"
+
+
+@pytest.fixture(scope="module")
+def loading_answers() -> dict[str, int]:
+    """What the server under test answered while it was loading."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def server(
+    engine_python: Path,
+    tiny_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    loading_answers: dict[str, int],
+) -> Iterator[ModelServer]:
+    folder = tmp_path_factory.mktemp("serving")
+    with running_server(engine_python, folder, *flags_for(tiny_model)) as started:
+        started.eventually(started.is_listening, seconds=30)
+        for path in ("/livez", "/startupz", "/readyz"):
+            loading_answers[path] = started.probe(path).status
+        refused = started.get("/v1/models")
+        loading_answers["/v1/models"] = refused.status
+        assert "retry-after" in refused.headers
+        phases = [started.probe("/readyz").json()["phase"]]
+        while phases[-1] != "ready":
+            started.eventually(lambda: started.probe("/readyz").json()["phase"] != phases[-1])
+            phases.append(started.probe("/readyz").json()["phase"])
+        assert phases[0] == "importing"
+        assert "loading" in phases
+        yield started
+
+
+def test_answers_probes_from_the_start_and_refuses_requests_until_it_is_ready(
+    server: ModelServer, loading_answers: dict[str, int]
+) -> None:
+    assert loading_answers == {"/livez": 200, "/startupz": 503, "/readyz": 503, "/v1/models": 503}
+    for path in ("/livez", "/startupz", "/readyz"):
+        assert server.probe(path).status == 200
+
+
+def test_generates(server: ModelServer) -> None:
+    reply = server.post("/generate", {"prompt": PROMPT, "max_tokens": 7, "ignore_eos": True})
+
+    assert reply.status == 200
+    answer = reply.json()
+    assert set(answer) == {"text", "finish_reason", "usage"}
+    assert answer["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 7
+
+
+def test_a_stream_has_the_text_of_the_plain_answer(server: ModelServer) -> None:
+    wanted = {"prompt": PROMPT, "max_tokens": 20, "temperature": 0, "ignore_eos": True}
+    plain = server.post("/generate", wanted).json()
+
+    reply = server.post("/generate", {**wanted, "stream": True})
+
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    *events, end = reply.events
+    pieces = [json.loads(event) for event in events]
+    assert end == "[DONE]"
+    assert len(pieces) > 1
+    assert "".join(piece["text"] for piece in pieces) == plain["text"]
+    assert pieces[-1]["usage"] == plain["usage"]
+    assert pieces[-1]["finish_reason"] == "length"
+
+
+def test_generate_gives_the_answer_of_the_openai_route(server: ModelServer) -> None:
+    wanted = {"prompt": PROMPT, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
+    ours = server.post("/generate", wanted).json()
+    theirs = server.post("/v1/completions", {**wanted, "model": SERVED_NAME}).json()
+    assert theirs["choices"][0]["text"] == ours["text"]
+
+
+def test_the_seed_decides_the_answer(server: ModelServer) -> None:
+    wanted = {"prompt": PROMPT, "max_tokens": 16, "temperature": 1, "ignore_eos": True}
+    first, again, other = (
+        server.post("/generate", {**wanted, "seed": seed}).json()["text"] for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_chats_as_a_stream(server: ModelServer) -> None:
+    reply = server.post(
+        "/v1/chat/completions",
+        {
+            "model": SERVED_NAME,
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": 5,
+            "stream": True,
+            "ignore_eos": True,
+        },
+    )
+
+    assert reply.status == 200
+    *events, end = reply.events
+    assert end == "[DONE]"
+    assert json.loads(events[-1])["choices"][0]["finish_reason"] == "length"
+
+
+def test_serves_the_model_under_its_name(server: ModelServer) -> None:
+    (model,) = server.get("/v1/models").json()["data"]
+    assert (model["id"], model["max_model_len"]) == (SERVED_NAME, 512)
+
+
+WRONG_EVERYWHERE = [
+    {"prompt": PROMPT, "max_tokens": 513},
+    {"prompt": "word " * 600},
+    {"prompt": "x" * 1_000_000},
+    {"prompt": PROMPT, "max_tokens": 1e30},
+    {"prompt": PROMPT, "seed": 2**80},
+    {"prompt": PROMPT, "temperature": 1000},
+    {"prompt": ""},
+    [],
+    b'{"prompt": ',
+    b'{"prompt": "\\ud800"}',
+    b"\xff\xfe",
+    b"[" * 200_000,
+]
+
+WRONG_FOR_GENERATE = [
+    {"prompt": PROMPT, "typo": 1},
+    # One token of the prompt too many; the OpenAI routes answer with what fits.
+    {"prompt": PROMPT, "max_tokens": 512},
+]
+
+
+def named(wrong: object) -> str:
+    return str(wrong)[:50]
+
+
+@pytest.mark.parametrize("wrong", [*WRONG_EVERYWHERE, *WRONG_FOR_GENERATE], ids=named)
+def test_generate_answers_a_bad_request_with_400(server: ModelServer, wrong: object) -> None:
+    assert_refused(server.post("/generate", wrong))
+
+
+@pytest.mark.parametrize("wrong", WRONG_EVERYWHERE, ids=named)
+def test_the_openai_routes_answer_a_bad_request_with_400(
+    server: ModelServer, wrong: object
+) -> None:
+    data = {"model": SERVED_NAME, **wrong} if isinstance(wrong, dict) else wrong
+    assert_refused(server.post("/v1/completions", data))
+
+
+def assert_refused(reply: Reply) -> None:
+    """Check for the one envelope."""
+    assert reply.status == 400, reply.body
+    error = reply.json()["error"]
+    assert error["message"]
+    assert error["code"] == 400
+
+
+def test_an_unknown_model_and_a_wrong_method_have_the_same_envelope(server: ModelServer) -> None:
+    unknown = server.post("/v1/completions", {"model": "other", "prompt": PROMPT})
+    assert (unknown.status, unknown.json()["error"]["code"]) == (404, 404)
+    method = server.get("/generate")
+    assert (method.status, method.json()["error"]["code"]) == (405, 405)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metrics",
+        "/load",
+        "/ping",
+        "/pause",
+        "/sleep",
+        "/scale_elastic_ep",
+        "/invocations",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+        "/start_profile",
+        "/server_info",
+        "/redoc",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_administration_is_not_reachable(server: ModelServer, method: str, path: str) -> None:
+    reply = server.request(method, path, {})
+    assert (reply.status, reply.json()["error"]["code"]) == (404, 404)
+
+
+def test_documents_what_it_serves_and_nothing_else(server: ModelServer) -> None:
+    paths = set(server.get("/openapi.json").json()["paths"])
+    assert {"/generate", "/v1/completions", "/v1/chat/completions", "/v1/models"} <= paths
+    for path in paths:
+        assert server.request("OPTIONS", path).status != 404, path
+    assert server.get("/docs").status == 200
+
+
+def test_metrics_are_on_the_management_port_ours_beside_those_of_vllm(server: ModelServer) -> None:
+    finished = "vllm:request_success_total"
+    counted = 'llm_requests_total{route="/generate",status="200"}'
+    before = server.metric(finished), server.metric(counted)
+    for _ in range(3):
+        server.post("/generate", {"prompt": PROMPT, "max_tokens": 2})
+
+    assert server.metric(finished) == before[0] + 3
+    assert server.metric(counted) == before[1] + 3
+    assert server.metric('llm_phase{phase="ready"}') == 1
+    assert server.metric('llm_load_seconds{phase="importing"}') > 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_the_engine(server: ModelServer, stream: bool) -> None:
+    # Without an abort, these tokens take far longer than the wait below.
+    wanted = {"prompt": PROMPT, "max_tokens": 500, "ignore_eos": True, "stream": stream}
+    before = server.metric("vllm:generation_tokens_total")
+    connections = []
+    for _ in range(8):
+        connection = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
+        connection.request(
+            "POST", "/generate", json.dumps(wanted), {"Content-Type": "application/json"}
+        )
+        connections.append(connection)
+    server.eventually(lambda: server.metric("vllm:num_requests_running") > 0, seconds=10)
+
+    for connection in connections:
+        connection.close()
+
+    server.eventually(lambda: server.metric("llm_requests_in_flight") == 0, seconds=5)
+    server.eventually(lambda: server.metric("vllm:num_requests_running") == 0, seconds=5)
+    assert server.metric("vllm:generation_tokens_total") - before < 8 * 500
+
+
+def test_logs_are_json_and_hold_no_prompt(server: ModelServer) -> None:
+    secret = "the-password-is-tulip"
+    server.post("/generate", {"prompt": secret, "max_tokens": 2})
+    server.post("/generate", {"prompt": secret, "max_tokens": -2})
+
+    log = server.log.read_text()
+    ours = [line for line in log.splitlines() if '"logger": "llmservice_server' in line]
+    assert json.loads(ours[-1])["message"].startswith("ready")
+    assert secret not in log

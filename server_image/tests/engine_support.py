@@ -1,0 +1,182 @@
+"""A model server with a real engine, as a process of its own, talked to by HTTP."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SERVER_IMAGE = Path(__file__).parents[1]
+START_SECONDS = 240
+"""A start takes 15 seconds on two idle cores; importing alone takes a minute on busy ones."""
+STOP_SECONDS = 60
+POLL_SECONDS = 0.02
+SERVED_NAME = "tiny"
+
+
+def engine_python() -> Path:
+    """Return the interpreter of the engine's environment, which is made when it is not there."""
+    made = subprocess.run(
+        [sys.executable, SERVER_IMAGE / "engine_env.py"], check=True, capture_output=True, text=True
+    )
+    return Path(made.stdout.strip(), "bin", "python")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One whole HTTP response."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def events(self) -> list[str]:
+        """The data of its server-sent events."""
+        return [line[6:] for line in self.body.splitlines() if line.startswith("data: ")]
+
+
+class ModelServer:
+    """One running server process."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], ports: tuple[int, int], folder: Path
+    ) -> None:
+        self.process = process
+        self.api_port, self.management_port = ports
+        self.log = folder / "server.log"
+        self._termination_log = folder / "termination-log"
+
+    def request(
+        self, method: str, path: str, data: object = None, port: int | None = None
+    ) -> Reply:
+        """Send one request and read the whole response."""
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", port or self.api_port, timeout=START_SECONDS
+        )
+        try:
+            body = data if isinstance(data, bytes | None) else json.dumps(data).encode()
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, headers, response.read().decode())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Reply:
+        return self.request("GET", path)
+
+    def post(self, path: str, data: object) -> Reply:
+        return self.request("POST", path, data)
+
+    def probe(self, path: str) -> Reply:
+        return self.request("GET", path, port=self.management_port)
+
+    def metric(self, sample: str) -> float:
+        """Return the value of one sample, named as it is written on the page; 0 when absent."""
+        page = self.probe("/metrics").body
+        values = [line.rpartition(" ")[2] for line in page.splitlines() if line.startswith(sample)]
+        return sum(map(float, values))
+
+    def wait_until_ready(self) -> None:
+        self.eventually(lambda: self.is_listening() and self.probe("/readyz").status == 200)
+
+    def is_listening(self) -> bool:
+        with socket.socket() as tried:
+            return tried.connect_ex(("127.0.0.1", self.management_port)) == 0
+
+    def eventually(self, holds: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+        """Return once it holds; fails with the server's log when it never does."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert self.process.poll() is None, f"the server ended\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(POLL_SECONDS)
+
+    def engine_pid(self) -> int:
+        """Return the process that the engine runs in."""
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        pids = [int(pid) for task in children for pid in task.read_text().split()]
+        (engine,) = (
+            pid for pid in pids if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text()
+        )
+        return engine
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def exit_code(self) -> int:
+        return self.process.wait(STOP_SECONDS)
+
+    def termination_message(self) -> dict[str, str]:
+        """Return what the kubelet would read."""
+        message: dict[str, str] = json.loads(self._termination_log.read_text())
+        return message
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.socket() as first, socket.socket() as second:
+        for each in (first, second):
+            each.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+@contextmanager
+def running_server(
+    python: Path, folder: Path, *flags: str, **settings: str
+) -> Iterator[ModelServer]:
+    """Start the server with engine flags and environment settings; it is gone afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "termination-log").touch()
+    ports = free_ports()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "PYTHONPATH": str(SERVER_IMAGE / "src"),
+        "VLLM_CACHE_ROOT": str(python.parents[1] / "cache"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "LLMSERVICE_API_PORT": str(ports[0]),
+        "LLMSERVICE_MANAGEMENT_PORT": str(ports[1]),
+        "LLMSERVICE_TERMINATION_LOG": str(folder / "termination-log"),
+        "LLMSERVICE_PRE_STOP_SECONDS": "0",
+        **settings,
+    }
+    with (
+        (folder / "server.log").open("wb") as log,
+        subprocess.Popen(
+            [python, "-m", "llmservice_server", *flags],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        ) as process,
+    ):
+        try:
+            yield ModelServer(process, ports, folder)
+        finally:
+            process.kill()
+            process.wait(STOP_SECONDS)
+
+
+def flags_for(model: Path | str) -> tuple[str, ...]:
+    """Return the flags that the operator would pass, small enough for a test machine."""
+    return (
+        f"--model={model}",
+        f"--served-model-name={SERVED_NAME}",
+        "--dtype=float32",
+        "--max-model-len=512",
+        f"--kv-cache-memory-bytes={64 * 1024**2}",
+    )
