@@ -50,11 +50,10 @@ def as_live(manifest: Manifest) -> Manifest:
     """Return the manifest as the API server returns it after our apply: owned, with defaults."""
     live = copy.deepcopy(manifest)
     sent = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind")}
-    sent["metadata"] = {
-        key: value
-        for key, value in manifest["metadata"].items()
-        if key not in ("name", "namespace")
-    }
+    identity = ("name", "namespace")
+    metadata = {key: value for key, value in sent.pop("metadata").items() if key not in identity}
+    if metadata:
+        sent["metadata"] = metadata
     live["metadata"]["managedFields"] = [
         {"manager": "kube-controller-manager", "operation": "Update", "fieldsV1": {"f:status": {}}},
         {

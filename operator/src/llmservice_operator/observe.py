@@ -307,7 +307,7 @@ def _last_words(said: str) -> tuple[Reason | None, str]:
 
 def _quoted(text: object) -> str:
     """Return somebody else's text as one bounded sentence."""
-    words = " ".join(str(text or "").split())
+    words = " ".join(str(text or "").split()) or "no reason given"
     if len(words) > _QUOTED_LIMIT:
         # The end of a log says more than its beginning.
         words = f"... {words[-_QUOTED_LIMIT:]}"

@@ -5,6 +5,7 @@ from typing import Any
 import celpy
 import pytest
 from celpy import celtypes
+from celpy.adapter import json_to_cel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,11 @@ def _compare(left: Any, right: Any) -> celtypes.IntType:
     return celtypes.IntType((left > right) - (left < right))
 
 
-_FUNCTIONS = {"isQuantity": _is_quantity, "quantity": _quantity, "compareTo": _compare}
+_FUNCTIONS: dict[str, Any] = {
+    "isQuantity": _is_quantity,
+    "quantity": _quantity,
+    "compareTo": _compare,
+}
 _ENVIRONMENT = celpy.Environment()
 _PROGRAMS: dict[str, Any] = {}
 
@@ -39,7 +44,7 @@ def holds(rule: str, value: Any) -> bool:
         # The API server spells field names that are no CEL identifiers this way; the interpreter
         # takes them as they are once the values are spelled alike.
         _PROGRAMS[rule] = _ENVIRONMENT.program(_ENVIRONMENT.compile(rule), functions=_FUNCTIONS)
-    result = _PROGRAMS[rule].evaluate({"self": celpy.json_to_cel(_spelled(value))})
+    result = _PROGRAMS[rule].evaluate({"self": json_to_cel(_spelled(value))})
     return bool(result)
 
 
@@ -164,12 +169,16 @@ def test_cel_and_python_refuse_the_same_specs_with_the_same_messages(
 ) -> None:
     body = a_body(spec, metadata={"name": name})
     broken = broken_rules(ROOT, defaulted(ROOT, body))
+    refusal = refusal_of(body)
+    assert refusal in broken if broken else refusal is None
+
+
+def refusal_of(body: dict[str, Any]) -> str | None:
     try:
         LLMService.parse(body)
     except InvalidSpec as error:
-        assert error.message in broken
-    else:
-        assert broken == set()
+        return error.message
+    return None
 
 
 def all_rules(schema: dict[str, Any]) -> list[str]:

@@ -95,10 +95,13 @@ class LLMService(Fields):
         """
         try:
             service = cls.model_validate(body)
-            if refuse_unknown_fields:
-                LLMServiceSpec.model_validate(body["spec"], extra="forbid")
         except ValidationError as error:
             raise _invalid_spec(error) from error
+        if refuse_unknown_fields:
+            try:
+                LLMServiceSpec.model_validate(body["spec"], extra="forbid")
+            except ValidationError as error:
+                raise _invalid_spec(error, "spec") from error
         return service
 
     @property
@@ -122,10 +125,10 @@ class LLMService(Fields):
         return self.metadata.deletion_timestamp is not None
 
 
-def _invalid_spec(error: ValidationError) -> InvalidSpec:
+def _invalid_spec(error: ValidationError, *within: str) -> InvalidSpec:
     """Return the first complaint of `error` with the path as it stands in the user's YAML."""
     first = error.errors(include_url=False)[0]
-    path = [*first["loc"], *filter(None, [first.get("ctx", {}).get("field")])]
+    path = [*within, *first["loc"], *filter(None, [first.get("ctx", {}).get("field")])]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return InvalidSpec(_message(first), field.lstrip("."))
 
@@ -136,6 +139,8 @@ def _message(details: ErrorDetails) -> str:
             return details["msg"]
         case "missing":
             return "is required"
+        case "model_type":
+            return f"should be an object with fields, not {details['input']!r}"
         case "extra_forbidden":
             return (
                 "is no field of an LLMService: correct its name, or its indentation; "

@@ -16,14 +16,12 @@ from typing import Any
 from llmservice_operator import names
 from llmservice_operator.api.fields import quantity_value
 
-_NEVER_OWNED = {
-    "": {"apiVersion", "kind"},
-    "metadata": {"name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp"},
-}
-"""Fields that the API server leaves out of managedFields, by the object that holds them."""
+_IDENTITY = {"name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp"}
+"""Metadata that nobody owns: the API server leaves it out of managedFields, as it does apiVersion
+and kind."""
 
-_QUANTITY_HOLDERS = {"limits", "requests"}
-_QUANTITY_FIELDS = {"sizeLimit"}
+_HOLDS_QUANTITIES = {"limits", "requests", "sizeLimit"}
+"""Fields that are, or hold, amounts; a text elsewhere is never one, even if it looks like it."""
 
 
 def is_up_to_date(
@@ -37,12 +35,10 @@ def is_up_to_date(
     owned = _owned_fields(live, subresource)
     if owned is None:
         return False
-    sent = {key: value for key, value in manifest.items() if key not in _NEVER_OWNED[""]}
-    if "metadata" in sent:
-        metadata = sent.pop("metadata")
-        own = {k: v for k, v in metadata.items() if k not in _NEVER_OWNED["metadata"]}
-        if own:
-            sent["metadata"] = own
+    sent = {key: manifest[key] for key in manifest.keys() - {"apiVersion", "kind", "metadata"}}
+    metadata = {key: each for key, each in manifest["metadata"].items() if key not in _IDENTITY}
+    if metadata:
+        sent["metadata"] = metadata
     return _matches(owned, sent, live, in_quantities=False)
 
 
@@ -71,7 +67,7 @@ def _matches(owned: Mapping[str, Any], sent: Any, live: Any, *, in_quantities: b
                 children[f"f:{key}"],
                 value,
                 live[key],
-                in_quantities=in_quantities or key in _QUANTITY_FIELDS | _QUANTITY_HOLDERS,
+                in_quantities=in_quantities or key in _HOLDS_QUANTITIES,
             )
             for key, value in sent.items()
         )

@@ -1,0 +1,217 @@
+"""A converged pass writes nothing, and every difference in what is ours is noticed."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core_support import SETTINGS, a_service, as_live
+from llmservice_operator.api import Manifest
+from llmservice_operator.desired import build_all, is_up_to_date, resolve_pin
+
+HUB = {"uri": "hf://org/model"}
+specs = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(
+            [HUB, {"uri": "pvc://c/m"}, {**HUB, "credentialsSecretRef": {"name": "t"}}]
+        )
+    },
+    optional={
+        "replicas": st.integers(0, 5),
+        "accelerator": st.sampled_from([{"type": "cpu"}, {"count": 2}, {"resourceName": "a.b/c"}]),
+        "engine": st.fixed_dictionaries(
+            {},
+            optional={
+                "image": st.sampled_from(["a:1", "b:1"]),
+                "maxModelLen": st.integers(1, 9),
+                "extraArgs": st.sampled_from([["--seed=1"], ["--seed=1", "--block-size=16"]]),
+            },
+        ),
+        "resources": st.sampled_from(
+            [
+                {"limits": {"cpu": "1000m", "memory": "1024Mi"}},
+                {"requests": {"cpu": "1"}},
+                {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}},
+            ]
+        ),
+        "template": st.sampled_from(
+            [
+                {"nodeSelector": {"a": "b"}},
+                {"nodeSelector": {"a": "b", "c": "d"}},
+                {"tolerations": [{"operator": "Exists"}]},
+                {"tolerations": [{"key": "k"}, {"operator": "Exists"}]},
+            ]
+        ),
+    },
+)
+
+
+def build(spec: dict[str, Any]) -> list[Manifest]:
+    service = a_service(spec)
+    return build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+
+
+@settings(deadline=None)
+@given(spec=specs)
+def test_what_was_just_applied_is_up_to_date(spec: dict[str, Any]) -> None:
+    for manifest in build(spec):
+        assert is_up_to_date(as_live(manifest), manifest)
+
+
+@settings(deadline=None, max_examples=300)
+@given(before=specs, after=specs)
+def test_a_change_of_the_spec_is_noticed_in_both_directions(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    for old, new in zip(build(before), build(after), strict=True):
+        assert is_up_to_date(as_live(old), new) == _same(old, new)
+        assert is_up_to_date(as_live(new), old) == _same(old, new)
+
+
+def _same(one: Manifest, other: Manifest) -> bool:
+    """Compare as the API server would: cpu 1000m is cpu 1, memory 1024Mi is 1Gi."""
+    text = [
+        repr(each).replace("'1000m'", "'1'").replace("'1024Mi'", "'1Gi'") for each in (one, other)
+    ]
+    return text[0] == text[1]
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    children: Any = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, child in children:
+        if isinstance(child, dict | list) and child:
+            yield from leaves(child, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def parent_of(manifest: Manifest, path: tuple[Any, ...]) -> Any:
+    for key in path[:-1]:
+        manifest = manifest[key]
+    return manifest
+
+
+EVERYTHING = build(
+    {
+        "model": {**HUB, "credentialsSecretRef": {"name": "t"}},
+        "resources": {"limits": {"cpu": "1000m"}},
+        "template": {"nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}]},
+    }
+)
+LEAVES = [
+    (index, path)
+    for index, manifest in enumerate(EVERYTHING)
+    for path in leaves(manifest)
+    if path[0] in ("metadata", "spec")
+    and path not in (("metadata", "name"), ("metadata", "namespace"))
+]
+
+
+@pytest.mark.parametrize(("index", "path"), LEAVES, ids=[str(path) for _, path in LEAVES])
+def test_an_edit_of_any_field_of_ours_is_noticed(index: int, path: tuple[Any, ...]) -> None:
+    edited = as_live(EVERYTHING[index])
+    parent_of(edited, path)[path[-1]] = "edited"
+    assert not is_up_to_date(edited, EVERYTHING[index])
+
+    removed = as_live(EVERYTHING[index])
+    del parent_of(removed, path)[path[-1]]
+    assert not is_up_to_date(removed, EVERYTHING[index])
+
+
+@pytest.mark.parametrize(("index", "path"), LEAVES, ids=[str(path) for _, path in LEAVES])
+def test_a_field_that_we_no_longer_send_is_noticed(index: int, path: tuple[Any, ...]) -> None:
+    shorter = copy.deepcopy(EVERYTHING[index])
+    del parent_of(shorter, path)[path[-1]]
+    assert not is_up_to_date(as_live(EVERYTHING[index]), shorter)
+
+
+def test_what_others_added_is_not_ours_to_look_at() -> None:
+    deployment = EVERYTHING[0]
+    live = as_live(deployment)
+    live["metadata"]["labels"]["team"] = "blue"
+    pod = live["spec"]["template"]["spec"]
+    pod["containers"].append({"name": "sidecar"})
+    pod["containers"][0]["env"].append({"name": "ADDED"})
+    pod["schedulerName"] = "default-scheduler"
+    assert is_up_to_date(live, deployment)
+
+
+@pytest.mark.parametrize(
+    ("sent", "live", "same"),
+    [
+        ("1000m", "1", True),
+        ("1024Mi", "1Gi", True),
+        ("0.5", "500m", True),
+        ("1", "2", False),
+        ("1", "?", False),
+    ],
+)
+def test_amounts_are_compared_as_amounts(sent: str, live: str, same: bool) -> None:
+    manifest = {
+        "apiVersion": "v1",
+        "metadata": {"name": "a"},
+        "spec": {"limits": {"cpu": sent}},
+    }
+    held = as_live(manifest)
+    held["spec"]["limits"]["cpu"] = live
+    assert is_up_to_date(held, manifest) is same
+
+
+def test_a_text_that_looks_like_an_amount_is_compared_as_text() -> None:
+    manifest = {"apiVersion": "v1", "metadata": {"name": "a"}, "spec": {"args": ["1000m"]}}
+    held = as_live(manifest)
+    held["spec"]["args"] = ["1"]
+    assert not is_up_to_date(held, manifest)
+
+
+def test_a_number_is_not_a_truth_value() -> None:
+    manifest = {"apiVersion": "v1", "metadata": {"name": "a"}, "spec": {"on": True}}
+    held = as_live(manifest)
+    held["spec"]["on"] = 1
+    assert not is_up_to_date(held, manifest)
+
+
+def test_a_set_is_compared_without_its_order() -> None:
+    manifest = {"apiVersion": "v1", "metadata": {"name": "a"}, "spec": {"set": ["b", "a"]}}
+    held = as_live(manifest)
+    ours = held["metadata"]["managedFields"][1]
+    ours["fieldsV1"]["f:spec"]["f:set"] = {'v:"a"': {}, 'v:"b"': {}}
+    held["spec"]["set"] = ["a", "x", "b"]
+    assert is_up_to_date(held, manifest)
+    held["spec"]["set"] = ["a", "x"]
+    assert not is_up_to_date(held, manifest)
+
+
+def test_a_field_that_changed_its_kind_is_noticed() -> None:
+    manifest = {"apiVersion": "v1", "metadata": {"name": "a"}, "spec": {"field": {"a": 1}}}
+    assert not is_up_to_date(as_live(manifest), {**manifest, "spec": {"field": "text"}})
+
+
+def test_an_object_that_we_never_applied_is_not_up_to_date() -> None:
+    live = as_live(EVERYTHING[0])
+    live["metadata"]["managedFields"] = live["metadata"]["managedFields"][:1]
+    assert not is_up_to_date(live, EVERYTHING[0])
+    del live["metadata"]["managedFields"]
+    assert not is_up_to_date(live, EVERYTHING[0])
+
+
+def test_the_status_is_compared_with_what_we_own_of_the_status() -> None:
+    manifest = {"apiVersion": "v1", "kind": "A", "metadata": {"name": "a"}, "status": {"n": 1}}
+    live = {
+        "metadata": {
+            "managedFields": [
+                {
+                    "manager": "llmservice-operator",
+                    "operation": "Apply",
+                    "subresource": "status",
+                    "fieldsV1": {"f:status": {"f:n": {}}},
+                }
+            ]
+        },
+        "status": {"n": 1, "byOthers": 2},
+    }
+    assert is_up_to_date(live, manifest, subresource="status")
+    assert not is_up_to_date(live, manifest)

@@ -1,0 +1,215 @@
+from typing import Any
+
+import pytest
+import yaml
+
+from core_support import REPOSITORY, SETTINGS, a_service
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.desired.deployment import (
+    PROGRESS_DEADLINE_SECONDS,
+    STARTUP_BUDGET_SECONDS,
+)
+from llmservice_operator.settings import OperatorSettings
+
+
+def objects(service: LLMService, settings: OperatorSettings = SETTINGS) -> list[Manifest]:
+    return build_all(service, settings, resolve_pin(service, None, settings))
+
+
+def deployment(spec: dict[str, Any] | None = None, **settings: Any) -> Manifest:
+    return objects(a_service(spec), OperatorSettings(images=SETTINGS.images, **settings))[0]
+
+
+def pod_spec(spec: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
+    found: dict[str, Any] = deployment(spec, **settings)["spec"]["template"]["spec"]
+    return found
+
+
+def server(spec: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
+    (container,) = pod_spec(spec, **settings)["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def environment(spec: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
+    variables = server(spec, **settings)["env"]
+    assert len({variable["name"] for variable in variables}) == len(variables)
+    return {each["name"]: each.get("value", each.get("valueFrom")) for each in variables}
+
+
+def test_every_object_belongs_to_the_service_and_carries_its_label() -> None:
+    for manifest in objects(a_service()):
+        (owner,) = manifest["metadata"]["ownerReferences"]
+        assert owner == {
+            "apiVersion": "llmservice.dev/v1alpha1",
+            "kind": "LLMService",
+            "name": "qwen",
+            "uid": "uid-1",
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+        assert manifest["metadata"]["namespace"] == "team"
+        assert manifest["metadata"]["labels"][names.SERVICE_LABEL] == "qwen"
+        assert manifest["metadata"]["labels"][names.MANAGED_BY_LABEL] == "llmservice-operator"
+
+
+def test_the_service_object_leads_to_the_api_port_of_the_pods_and_to_no_other() -> None:
+    workload, kubernetes_service = objects(a_service())
+    (port,) = kubernetes_service["spec"]["ports"]
+    (container,) = workload["spec"]["template"]["spec"]["containers"]
+    numbers = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert numbers[port["targetPort"]] == 8000
+    assert port["port"] == 80
+    assert (
+        kubernetes_service["spec"]["selector"].items()
+        <= workload["spec"]["template"]["metadata"]["labels"].items()
+    )
+    assert workload["spec"]["selector"]["matchLabels"] == kubernetes_service["spec"]["selector"]
+
+
+def test_pods_meet_the_restricted_pod_security_standard() -> None:
+    pod, container = pod_spec(), server()
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    allowed = {"emptyDir", "persistentVolumeClaim", "name"}
+    assert all(volume.keys() <= allowed for volume in pod["volumes"])
+
+
+def test_pods_get_no_token_of_the_api_server_and_no_service_links() -> None:
+    assert pod_spec()["automountServiceAccountToken"] is False
+    assert pod_spec()["enableServiceLinks"] is False
+
+
+def test_every_place_the_server_writes_to_is_a_bounded_volume() -> None:
+    pod, container = pod_spec(), server()
+    mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume["emptyDir"] for volume in pod["volumes"]}
+    assert set(mounted) == {"/cache", "/tmp", "/dev/shm"}
+    assert all(volumes[name]["sizeLimit"] for name in mounted.values())
+    assert volumes[mounted["/dev/shm"]]["medium"] == "Memory"
+    for variable, value in environment().items():
+        if variable.endswith(("HOME", "_DIR", "_ROOT")):
+            assert value.startswith(("/cache", "/tmp")), variable
+
+
+def test_the_server_is_told_its_ports_and_its_grace() -> None:
+    variables = environment()
+    assert variables["LLMSERVICE_API_PORT"] == "8000"
+    assert variables["LLMSERVICE_MANAGEMENT_PORT"] == "9090"
+    grace = int(variables["LLMSERVICE_PRE_STOP_SECONDS"]) + int(
+        variables["LLMSERVICE_DRAIN_TIMEOUT_SECONDS"]
+    )
+    assert pod_spec()["terminationGracePeriodSeconds"] == grace + 15
+
+
+def test_the_hub_is_the_public_one_unless_the_operator_is_told_of_another() -> None:
+    assert "HF_ENDPOINT" not in environment()
+    assert environment(hub_endpoint="http://hub")["HF_ENDPOINT"] == "http://hub"
+
+
+def test_the_token_is_referred_to_and_never_copied() -> None:
+    model = {"uri": "hf://org/model", "credentialsSecretRef": {"name": "hub-token"}}
+    reference = {"secretKeyRef": {"name": "hub-token", "key": "HF_TOKEN"}}
+    assert environment({"model": model})["HF_TOKEN"] == reference
+    assert "HF_TOKEN" not in environment()
+
+
+def test_a_claim_is_mounted_read_only() -> None:
+    spec = {"model": {"uri": "pvc://weights/llama"}}
+    assert {
+        "name": "models",
+        "persistentVolumeClaim": {"claimName": "weights", "readOnly": True},
+    } in pod_spec(spec)["volumes"]
+    assert {"name": "models", "mountPath": "/models", "readOnly": True} in server(spec)[
+        "volumeMounts"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "resources"),
+    [
+        ({"accelerator": {"type": "cpu"}}, None),
+        ({}, {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}}),
+        (
+            {
+                "accelerator": {"count": 2, "resourceName": "nvidia.com/mig-1g.10gb"},
+                "resources": {"requests": {"cpu": 1, "ephemeral-storage": "9Gi"}},
+            },
+            {
+                "requests": {
+                    "cpu": "1",
+                    "ephemeral-storage": "9Gi",
+                    "nvidia.com/mig-1g.10gb": "2",
+                },
+                "limits": {"nvidia.com/mig-1g.10gb": "2"},
+            },
+        ),
+        (
+            {"accelerator": {"type": "cpu"}, "resources": {"limits": {"memory": "1Gi"}}},
+            {"limits": {"memory": "1Gi"}},
+        ),
+    ],
+    ids=["nothing on a CPU", "one GPU", "MIG slices", "limits alone"],
+)
+def test_gpus_stand_beside_the_resources_of_the_spec(
+    spec: dict[str, Any], resources: dict[str, Any] | None
+) -> None:
+    assert server(spec).get("resources") == resources
+
+
+def test_a_rollout_is_not_stuck_while_a_model_may_still_be_loading() -> None:
+    startup = server()["startupProbe"]
+    assert startup["failureThreshold"] * startup["periodSeconds"] == STARTUP_BUDGET_SECONDS
+    assert deployment()["spec"]["progressDeadlineSeconds"] == PROGRESS_DEADLINE_SECONDS
+    assert PROGRESS_DEADLINE_SECONDS > STARTUP_BUDGET_SECONDS
+
+
+def test_probes_ask_the_management_port() -> None:
+    probes = {name: server()[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness")}
+    assert probes["startup"] == {"path": "/startupz", "port": "management"}
+    assert probes["liveness"] == {"path": "/livez", "port": "management"}
+    assert server()["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "management"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "replicas"), [({}, 1), ({"replicas": 0}, 0), ({"replicas": 3}, 3)]
+)
+def test_replicas_are_those_of_the_spec_and_one_by_default(
+    spec: dict[str, Any], replicas: int
+) -> None:
+    assert deployment(spec)["spec"]["replicas"] == replicas
+
+
+def test_pods_go_where_the_template_says() -> None:
+    toleration = {"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute"}
+    pod = pod_spec({"template": {"nodeSelector": {"a": "b"}, "tolerations": [toleration]}})
+    assert pod["nodeSelector"] == {"a": "b"}
+    assert pod["tolerations"] == [toleration]
+
+
+def test_the_pin_is_recorded_where_it_rolls_no_pod() -> None:
+    workload = deployment()
+    assert workload["metadata"]["annotations"] == {
+        "llmservice.dev/engine-version": "0.32.0",
+        "llmservice.dev/engine-default-for": "nvidia",
+    }
+    assert "annotations" not in workload["spec"]["template"]["metadata"]
+
+
+def test_a_service_that_was_never_in_a_cluster_owns_nothing() -> None:
+    for manifest in objects(LLMService.parse(yaml.safe_load(example("minimal")))):
+        assert "ownerReferences" not in manifest["metadata"]
+
+
+def example(name: str) -> str:
+    return (REPOSITORY / "crds" / "examples" / f"{name}.yaml").read_text()

@@ -1,0 +1,85 @@
+"""Which engine a service runs, whatever is upgraded, lost or changed around it."""
+
+from typing import Any
+
+import pytest
+
+from core_support import SETTINGS, a_service
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired import EnginePin, build_all, resolve_pin
+from llmservice_operator.settings import OperatorSettings, ServerImages
+
+UPGRADED = OperatorSettings(
+    images=ServerImages(gpu="registry/gpu:2", cpu="registry/cpu:2", engine_version="0.33.0")
+)
+FIRST_GPU = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
+
+
+def pinned(pin: EnginePin, spec: dict[str, Any] | None = None) -> LLMService:
+    """Return the service after a pass that reported this pin."""
+    engine = {"image": pin.image, "version": pin.version}
+    if pin.default_for:
+        engine["defaultFor"] = pin.default_for
+    return a_service(spec, status={"engine": engine})
+
+
+def running(pin: EnginePin) -> Manifest:
+    return build_all(a_service(), SETTINGS, pin)[0]
+
+
+def test_a_new_service_gets_the_default_image_for_its_accelerator() -> None:
+    assert resolve_pin(a_service(), None, SETTINGS) == FIRST_GPU
+    on_cpu = a_service({"accelerator": {"type": "cpu"}})
+    assert resolve_pin(on_cpu, None, SETTINGS) == EnginePin("registry/cpu:1", "0.32.0", "cpu")
+
+
+def test_an_upgrade_of_the_operator_changes_no_engine() -> None:
+    assert resolve_pin(pinned(FIRST_GPU), None, UPGRADED) == FIRST_GPU
+
+
+def test_a_lost_status_is_read_from_the_live_deployment() -> None:
+    assert resolve_pin(a_service(), running(FIRST_GPU), UPGRADED) == FIRST_GPU
+
+
+def test_the_status_wins_over_a_deployment_that_somebody_edited() -> None:
+    edited = running(EnginePin("somebody/else:9", "9", "nvidia"))
+    assert resolve_pin(pinned(FIRST_GPU), edited, UPGRADED) == FIRST_GPU
+
+
+def test_the_image_of_the_spec_wins_over_every_pin() -> None:
+    service = pinned(FIRST_GPU, {"engine": {"image": "mine:1"}})
+    pin = resolve_pin(service, running(FIRST_GPU), SETTINGS)
+    assert pin == EnginePin("mine:1", "0.32.0", None)
+
+
+def test_the_version_of_an_image_of_the_spec_survives_an_upgrade() -> None:
+    mine = EnginePin("mine:1", "0.32.0")
+    assert resolve_pin(pinned(mine, {"engine": {"image": "mine:1"}}), None, UPGRADED) == mine
+
+
+def test_removing_the_image_from_the_spec_gives_the_default_back() -> None:
+    mine = EnginePin("mine:1", "0.32.0")
+    assert resolve_pin(pinned(mine), running(mine), SETTINGS) == FIRST_GPU
+
+
+def test_another_accelerator_gets_the_default_image_for_it() -> None:
+    service = pinned(FIRST_GPU, {"accelerator": {"type": "cpu"}})
+    pin = resolve_pin(service, running(FIRST_GPU), UPGRADED)
+    assert pin == EnginePin("registry/cpu:2", "0.33.0", "cpu")
+
+
+def test_a_deployment_of_somebody_else_pins_nothing() -> None:
+    foreign = running(EnginePin("foreign:1", "9", "nvidia"))
+    foreign["metadata"]["ownerReferences"][0]["uid"] = "uid-2"
+    assert resolve_pin(a_service(), foreign, SETTINGS) == FIRST_GPU
+
+
+@pytest.mark.parametrize("lost", ["annotations", "container"])
+def test_a_deployment_that_lost_the_record_pins_nothing(lost: str) -> None:
+    live = running(EnginePin("registry/gpu:0", "0.31.0", "nvidia"))
+    if lost == "annotations":
+        del live["metadata"]["annotations"]
+    else:
+        live["spec"]["template"]["spec"]["containers"][0]["name"] = "other"
+    assert resolve_pin(a_service(), live, SETTINGS) == FIRST_GPU

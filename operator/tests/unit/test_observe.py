@@ -1,0 +1,329 @@
+"""The most useful thing to know about replicas that are not ready, from real messages."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from core_support import a_deployment, a_pod, a_service
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.conditions import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.observe import (
+    _MOST_USEFUL_FIRST,
+    LiveObjects,
+    Observation,
+    Problem,
+    observe,
+)
+
+NO_GPU = (
+    "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are available: "
+    "1 No preemption victims found for incoming pod."
+)
+RUNNING: Mapping[str, Any] = {"running": {"startedAt": "2026-01-02T03:00:00Z"}}
+LOG = "Traceback (most recent call last):\n  File x\nValueError: no"
+
+
+def seen(*pods: Manifest, spec: Mapping[str, Any] | None = None, **deployment: Any) -> Observation:
+    live = LiveObjects(deployment=a_deployment(**deployment), pods=pods)
+    return observe(a_service(spec), live)
+
+
+def problem(*pods: Manifest, spec: Mapping[str, Any] | None = None, **deployment: Any) -> Problem:
+    found = seen(*pods, spec=spec, **deployment).problem
+    assert found is not None
+    return found
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+def ended(message: str = "", **fields: Any) -> dict[str, Any]:
+    return {"terminated": {"exitCode": 1, "reason": "Error", "message": message, **fields}}
+
+
+def last_words(reason: str, message: str) -> str:
+    return json.dumps({"reason": reason, "message": message})
+
+
+PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
+    "no GPU on any node": (
+        a_pod(unscheduled=NO_GPU),
+        Reason.WAITING_FOR_GPU,
+        f"A replica needs 1 nvidia.com/gpu on one node and none has them free: {NO_GPU} Add GPU "
+        "nodes or free GPUs, lower spec.accelerator.count or spec.replicas, or tolerate the taint "
+        "of the GPU nodes in spec.template.tolerations.",
+    ),
+    "no memory on any node": (
+        a_pod(unscheduled="0/1 nodes are available: 1 Insufficient memory."),
+        Reason.UNSCHEDULABLE,
+        "No node can take a replica: 0/1 nodes are available: 1 Insufficient memory. Lower "
+        "spec.resources, correct spec.template, or add nodes.",
+    ),
+    "an image that does not exist": (
+        a_pod(waiting("ImagePullBackOff", 'Back-off pulling image "registry/gpu:1"')),
+        Reason.IMAGE_PULL_ERROR,
+        'The node cannot get the image registry/gpu:1: Back-off pulling image "registry/gpu:1". '
+        "Correct spec.engine.image, or make the image available to the nodes.",
+    ),
+    "a Secret that does not exist": (
+        a_pod(waiting("CreateContainerConfigError", 'secret "hub-token" not found')),
+        Reason.SECRET_MISSING,
+        'The token of the model cannot be read: secret "hub-token" not found. Create the Secret, '
+        "or correct spec.model.credentialsSecretRef.",
+    ),
+    "a key that the Secret lacks": (
+        a_pod(
+            waiting(
+                "CreateContainerConfigError", "couldn't find key HF_TOKEN in Secret team/hub-token"
+            )
+        ),
+        Reason.SECRET_MISSING,
+        "The token of the model cannot be read: couldn't find key HF_TOKEN in Secret "
+        "team/hub-token. Create the Secret, or correct spec.model.credentialsSecretRef.",
+    ),
+    "an image without our server": (
+        a_pod(waiting("RunContainerError", 'exec: "llmservice-server": not found in $PATH')),
+        Reason.CONTAINER_START_ERROR,
+        'The node cannot start the container: exec: "llmservice-server": not found in $PATH. An '
+        "image in spec.engine.image must hold the command llmservice-server.",
+    ),
+    "a model that loads": (
+        a_pod(RUNNING, started=False),
+        Reason.LOADING_MODEL,
+        "The model server downloads or loads the model. Wait, or follow it with `kubectl logs`.",
+    ),
+    "a model that loads again after one crash": (
+        a_pod(RUNNING, started=False, restartCount=1, lastState=ended("gone")),
+        Reason.LOADING_MODEL,
+        "The model server downloads or loads the model. It was restarted 1 time(s). Wait, or "
+        "follow it with `kubectl logs`.",
+    ),
+    "a model that the hub does not have": (
+        a_pod(
+            waiting("CrashLoopBackOff"),
+            restartCount=2,
+            lastState=ended(last_words("ModelNotFound", "There is no such model.")),
+        ),
+        Reason.MODEL_NOT_FOUND,
+        "There is no such model.",
+    ),
+    "a model that the hub did not have a moment ago": (
+        a_pod(
+            RUNNING,
+            started=False,
+            restartCount=1,
+            lastState=ended(last_words("ModelNotFound", "There is no such model.")),
+        ),
+        Reason.MODEL_NOT_FOUND,
+        "There is no such model.",
+    ),
+    "a token that the hub refuses": (
+        a_pod(ended(last_words("ModelAccessDenied", "The hub refused the token"))),
+        Reason.MODEL_ACCESS_DENIED,
+        "The hub refused the token.",
+    ),
+    "a reason of a newer model server": (
+        a_pod(ended(last_words("Tired", "I sleep.")), restartCount=4),
+        Reason.CRASH_LOOP,
+        "The model server ended with exit code 1 and was restarted 4 time(s). I sleep. Look at "
+        "`kubectl logs --previous`, and at spec.engine.",
+    ),
+    "a container killed for its memory": (
+        a_pod(waiting("CrashLoopBackOff"), lastState=ended(reason="OOMKilled", exitCode=137)),
+        Reason.OUT_OF_MEMORY,
+        "The container was killed at its memory limit. Raise spec.resources.limits.memory, or "
+        "lower spec.engine.maxModelLen.",
+    ),
+    "a crash that left the end of its log": (
+        a_pod(waiting("CrashLoopBackOff"), restartCount=3, lastState=ended(LOG)),
+        Reason.CRASH_LOOP,
+        "The model server ended with exit code 1 and was restarted 3 time(s). Traceback (most "
+        "recent call last): File x ValueError: no. Look at `kubectl logs --previous`, and at "
+        "spec.engine.",
+    ),
+    "a crash without a word": (
+        a_pod(RUNNING, started=False, restartCount=2, lastState=ended()),
+        Reason.CRASH_LOOP,
+        "The model server ended with exit code 1 and was restarted 2 time(s). It left no message. "
+        "Look at `kubectl logs --previous`, and at spec.engine.",
+    ),
+    "a server that answers no more": (
+        a_pod(RUNNING, started=True),
+        Reason.SERVER_NOT_READY,
+        "The model server started and does not answer its readiness probe; it is overloaded, or "
+        "about to be replaced.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("pod", "reason", "message"), PROBLEMS.values(), ids=PROBLEMS.keys())
+def test_a_pod_says_what_keeps_it_from_being_ready(
+    pod: Manifest, reason: Reason, message: str
+) -> None:
+    assert problem(pod) == Problem(reason, message)
+
+
+def test_a_claim_that_does_not_exist_is_named() -> None:
+    message = '0/1 nodes are available: persistentvolumeclaim "models" not found.'
+    found = problem(a_pod(unscheduled=message), spec={"model": {"uri": "pvc://models/x"}})
+    assert found == Problem(
+        Reason.VOLUME_PENDING,
+        f"The claim models of spec.model.uri cannot be used: {message} Create the claim in this "
+        "namespace, or correct spec.model.uri.",
+    )
+
+
+def test_slices_of_a_gpu_are_waited_for_by_their_own_name() -> None:
+    spec = {"accelerator": {"count": 2, "resourceName": "nvidia.com/mig-1g.10gb"}}
+    message = "0/3 nodes are available: 3 Insufficient nvidia.com/mig-1g.10gb."
+    found = problem(a_pod(unscheduled=message), spec=spec)
+    assert found.reason is Reason.WAITING_FOR_GPU
+    assert found.message.startswith(
+        f"A replica needs 2 nvidia.com/mig-1g.10gb on one node and none has them free: {message}"
+    )
+
+
+def test_a_container_about_to_be_created_hinders_nothing() -> None:
+    assert seen(a_pod(waiting("ContainerCreating"))).problem is None
+    assert seen(a_pod()).problem is None
+
+
+QUOTA = (
+    'pods "qwen-1" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: '
+    "requests.nvidia.com/gpu=4, limited: requests.nvidia.com/gpu=4"
+)
+
+
+def failed_create(message: str) -> Mapping[str, Any]:
+    return {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreate",
+        "message": message,
+    }
+
+
+def test_a_quota_that_refuses_pods_is_quoted() -> None:
+    assert problem(replicas=0, updated=0, conditions=(failed_create(QUOTA),)) == Problem(
+        Reason.QUOTA_EXCEEDED,
+        f"A ResourceQuota of the namespace refuses the pod: {QUOTA}. Raise the quota, or lower "
+        "spec.replicas, spec.accelerator.count or spec.resources.",
+    )
+
+
+def test_a_policy_that_refuses_pods_is_quoted() -> None:
+    refusal = 'violates PodSecurity "restricted:latest"'
+    assert problem(replicas=0, updated=0, conditions=(failed_create(refusal),)) == Problem(
+        Reason.POD_REFUSED,
+        f"The API server refuses the pod: {refusal}. Change what it names, or the policy.",
+    )
+
+
+STUCK = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+
+
+def test_a_rollout_past_its_deadline_is_stuck() -> None:
+    observation = seen(conditions=(STUCK,))
+    assert observation.is_stuck
+    assert observation.problem == Problem(
+        Reason.ROLLOUT_STUCK,
+        "The rollout made no progress within its deadline and no pod says why; look at "
+        "`kubectl describe pods -l llmservice.dev/name=qwen`.",
+    )
+
+
+def test_a_pod_that_says_why_is_worth_more_than_a_deadline() -> None:
+    assert problem(a_pod(unscheduled=NO_GPU), conditions=(STUCK,)).reason is Reason.WAITING_FOR_GPU
+
+
+def test_a_crash_is_worth_more_than_a_wait_and_a_wait_more_than_patience() -> None:
+    crash = PROBLEMS["a crash without a word"][0]
+    wait = PROBLEMS["no GPU on any node"][0]
+    loading = PROBLEMS["a model that loads"][0]
+    assert problem(loading, wait, crash).reason is Reason.CRASH_LOOP
+    assert problem(loading, wait).reason is Reason.WAITING_FOR_GPU
+
+
+def test_every_reason_of_the_model_server_has_its_place() -> None:
+    assert set(_MOST_USEFUL_FIRST) >= REASONS_OF_MODEL_SERVER
+    assert len(set(_MOST_USEFUL_FIRST)) == len(_MOST_USEFUL_FIRST)
+
+
+def test_pods_of_an_earlier_spec_have_no_say() -> None:
+    old = a_pod(
+        waiting("CrashLoopBackOff"),
+        template="old",
+        created="2026-01-01T00:00:00Z",
+        lastState=ended(last_words("ModelNotFound", "no")),
+    )
+    new = a_pod(RUNNING, started=False)
+    assert problem(old, new, replicas=2).reason is Reason.LOADING_MODEL
+    assert seen(old, replicas=1, updated=0).problem is None
+
+
+def test_pods_that_are_leaving_have_no_say() -> None:
+    leaving = a_pod(unscheduled=NO_GPU)
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-02T03:00:00Z"
+    evicted = a_pod(unscheduled=NO_GPU)
+    evicted["status"]["phase"] = "Failed"
+    assert seen(leaving, evicted).problem is None
+
+
+def test_a_deployment_that_its_controller_has_not_seen_says_only_what_still_runs() -> None:
+    crash = PROBLEMS["a crash without a word"][0]
+    observation = seen(crash, replicas=2, updated=2, ready=1, observed_generation=1)
+    assert observation == Observation(replicas=2, ready_replicas=1)
+
+
+def test_without_a_deployment_nothing_is_there() -> None:
+    assert observe(a_service(), LiveObjects()) == Observation()
+
+
+@pytest.mark.parametrize(
+    ("counts", "rolled_out"),
+    [
+        ({"replicas": 2, "updated": 2, "ready": 2, "asked": 2}, True),
+        ({"replicas": 3, "updated": 2, "ready": 2, "asked": 2}, False),
+        ({"replicas": 2, "updated": 1, "ready": 2, "asked": 2}, False),
+        ({"replicas": 2, "updated": 2, "ready": 1, "asked": 2}, False),
+        ({"replicas": 2, "updated": 2, "ready": 2, "asked": 3}, False),
+        ({"replicas": 0, "updated": 0, "ready": 0, "asked": 0}, True),
+    ],
+    ids=[
+        "all replaced and ready",
+        "an old pod is left",
+        "one is still to replace",
+        "one is not ready",
+        "one is still to create",
+        "none is asked for",
+    ],
+)
+def test_a_rollout_is_done_when_nothing_is_left_to_do(
+    counts: dict[str, Any], rolled_out: bool
+) -> None:
+    assert seen(**counts).is_rolled_out is rolled_out
+
+
+def test_the_model_is_loaded_once_a_pod_of_the_present_spec_is_ready() -> None:
+    old = a_pod(RUNNING, ready=True, template="old", created="2026-01-01T00:00:00Z")
+    loading, ready = a_pod(RUNNING, started=False), a_pod(RUNNING, ready=True, started=True)
+    assert not seen(old, loading, replicas=2, ready=1).has_loaded_model
+    assert seen(old, ready, replicas=2, ready=2).has_loaded_model
+    assert seen(ready, ready=1).problem is None
+
+
+def test_somebody_elses_long_text_is_cut_to_its_end() -> None:
+    log = "start " + "x" * 5000 + " end"
+    found = problem(a_pod(ended(log), restartCount=2))
+    assert len(found.message) < 2500
+    assert "... x" in found.message
+    assert "x end." in found.message
+    assert found.message.endswith("Look at `kubectl logs --previous`, and at spec.engine.")
+
+
+def test_a_refusal_without_a_message_says_so() -> None:
+    found = problem(a_pod(waiting("ErrImagePull")))
+    assert "registry/gpu:1: no reason given." in found.message

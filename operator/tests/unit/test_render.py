@@ -1,0 +1,52 @@
+import pytest
+import yaml
+
+from core_support import SETTINGS
+from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.render import render_file
+
+HEAD = "apiVersion: llmservice.dev/v1alpha1\nkind: LLMService\nmetadata: {name: qwen}\n"
+GOOD = HEAD + "spec: {model: {uri: 'hf://org/model'}}\n"
+
+
+def test_every_service_of_a_file_is_rendered_in_order() -> None:
+    text = f"{GOOD}---\n---\n{GOOD.replace('qwen', 'second')}"
+    rendered = list(yaml.safe_load_all(render_file(text, SETTINGS)))
+    assert [(each["kind"], each["metadata"]["name"]) for each in rendered] == [
+        ("Deployment", "qwen"),
+        ("Service", "qwen"),
+        ("Deployment", "second"),
+        ("Service", "second"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file: holds no LLMService"),
+        ("just text", "the file: must hold objects with apiVersion, kind, metadata and spec"),
+        (
+            GOOD.replace("v1alpha1", "v2"),
+            "apiVersion: must be llmservice.dev/v1alpha1, not 'llmservice.dev/v2'",
+        ),
+        (GOOD.replace("LLMService", "Pod"), "kind: must be LLMService, not 'Pod'"),
+        (HEAD, "spec: is required"),
+        (
+            HEAD + "spec: {model: {uri: 'hf://org/model'}, replica: 2}",
+            "spec.replica: is no field of an LLMService: correct its name, or its indentation; "
+            "`kubectl explain llmservice.spec --recursive` lists them all",
+        ),
+        (
+            GOOD + "  engine: x",
+            "the file: is no valid YAML: ",
+        ),
+    ],
+    ids=["empty", "no object", "version", "kind", "no spec", "unknown field", "no YAML"],
+)
+def test_a_file_that_cannot_be_rendered_is_refused_with_the_remedy(text: str, message: str) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        render_file(text, SETTINGS)
+    if message.endswith(": "):
+        assert str(refused.value).startswith(message)
+    else:
+        assert str(refused.value) == message

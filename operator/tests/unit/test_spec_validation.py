@@ -1,0 +1,244 @@
+"""What LLMService.parse refuses, with the exact words; the API server's words: tests/api."""
+
+from typing import Any
+
+import pytest
+
+from core_support import a_body, a_service
+from llmservice_operator.api.engine import AcceleratorType
+from llmservice_operator.api.model import ClaimModel, HubModel
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.errors import InvalidSpec
+
+NVIDIA_ONLY = "belongs to accelerator.type nvidia only: remove it or choose nvidia"
+HUB_FORM = (
+    "after hf:// must stand ORGANISATION/NAME, such as hf://HuggingFaceTB/SmolLM2-135M-Instruct; "
+    "a revision goes into model.revision"
+)
+CLAIM_FORM = (
+    "after pvc:// must stand CLAIM or CLAIM/PATH, such as pvc://models/llama; the parts of PATH are"
+    " letters, digits and . _ - and start with a letter, digit or _"
+)
+FLAG_FORM = (
+    "must be --flag=value, the flag's full name in lower case with dashes, such as "
+    "--max-num-seqs=64; a switch is --enforce-eager=true"
+)
+UNSAFE_FLAG = "is set by the operator itself or unsafe in a shared cluster: remove it"
+
+
+def model(**fields: Any) -> dict[str, Any]:
+    return {"model": {"uri": "hf://org/model", **fields}}
+
+
+def arg(text: Any) -> dict[str, Any]:
+    return {"engine": {"extraArgs": [text]}}
+
+
+REFUSED = {
+    "uri without scheme": (
+        model(uri="org/model"),
+        "spec.model.uri: must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a model "
+        "on the Hugging Face hub, pvc://CLAIM/PATH for a folder on a PersistentVolumeClaim",
+    ),
+    "hub model without organisation": (model(uri="hf://gpt2"), f"spec.model.uri: {HUB_FORM}"),
+    "hub model with a revision": (model(uri="hf://a/b@main"), f"spec.model.uri: {HUB_FORM}"),
+    "claim path that climbs out": (model(uri="pvc://c/../x"), f"spec.model.uri: {CLAIM_FORM}"),
+    "claim without a name": (model(uri="pvc://"), f"spec.model.uri: {CLAIM_FORM}"),
+    "served name with a blank": (
+        model(name="a b"),
+        "spec.model.name: must start with a letter or digit and hold only letters, digits and "
+        ". _ : / -",
+    ),
+    "revision that looks like an option": (
+        model(revision="--x"),
+        "spec.model.revision: must be a branch, tag or commit, such as main or a 40-digit commit",
+    ),
+    "revision of a claim": (
+        model(uri="pvc://c", revision="main"),
+        "spec.model.revision: belongs to hf:// models only: remove it, a folder on a claim has no "
+        "revision",
+    ),
+    "token for a claim": (
+        model(uri="pvc://c", credentialsSecretRef={"name": "t"}),
+        "spec.model.credentialsSecretRef: belongs to hf:// models only: remove it, a claim needs "
+        "no token",
+    ),
+    "secret name in capitals": (
+        model(credentialsSecretRef={"name": "Token"}),
+        "spec.model.credentialsSecretRef.name: must be the name of a Secret, such as hub-token",
+    ),
+    "secret key with a blank": (
+        model(credentialsSecretRef={"name": "t", "key": "a b"}),
+        "spec.model.credentialsSecretRef.key: must be a key of a Secret, such as HF_TOKEN",
+    ),
+    "negative replicas": (
+        {"replicas": -1},
+        "spec.replicas: should be greater than or equal to 0, not -1",
+    ),
+    "too many replicas": (
+        {"replicas": 1001},
+        "spec.replicas: should be less than or equal to 1000, not 1001",
+    ),
+    "replicas as a word": (
+        {"replicas": "two"},
+        "spec.replicas: should be a valid integer, unable to parse string as an integer, not 'two'",
+    ),
+    "unknown accelerator": (
+        {"accelerator": {"type": "tpu"}},
+        "spec.accelerator.type: should be 'nvidia' or 'cpu', not 'tpu'",
+    ),
+    "GPUs on a CPU": (
+        {"accelerator": {"type": "cpu", "count": 1}},
+        f"spec.accelerator.count: {NVIDIA_ONLY}",
+    ),
+    "GPU resource on a CPU": (
+        {"accelerator": {"type": "cpu", "resourceName": "nvidia.com/gpu"}},
+        f"spec.accelerator.resourceName: {NVIDIA_ONLY}",
+    ),
+    "no GPU at all": (
+        {"accelerator": {"count": 0}},
+        "spec.accelerator.count: should be greater than or equal to 1, not 0",
+    ),
+    "GPU resource without a domain": (
+        {"accelerator": {"resourceName": "gpu"}},
+        "spec.accelerator.resourceName: must be DOMAIN/NAME as in a node's status.allocatable, "
+        "such as nvidia.com/gpu",
+    ),
+    "image with a blank": (
+        {"engine": {"image": "a b"}},
+        "spec.engine.image: must be an image reference, such as "
+        "registry.example.com/llmservice/server:0.1.0",
+    ),
+    "context of no tokens": (
+        {"engine": {"maxModelLen": 0}},
+        "spec.engine.maxModelLen: should be greater than or equal to 1, not 0",
+    ),
+    "unknown number format": (
+        {"engine": {"dtype": "fp4"}},
+        "spec.engine.dtype: should be 'auto', 'bfloat16', 'float16' or 'float32', not 'fp4'",
+    ),
+    "short flag": (arg("-tp=2"), f"spec.engine.extraArgs[0]: {FLAG_FORM}"),
+    "flag with an underscore": (
+        arg("--trust_remote_code=true"),
+        f"spec.engine.extraArgs[0]: {FLAG_FORM}",
+    ),
+    "flag and value apart": (
+        {"engine": {"extraArgs": ["--seed=1", "--max-num-seqs", "8"]}},
+        f"spec.engine.extraArgs[1]: {FLAG_FORM}",
+    ),
+    "flag with a field of its own": (
+        arg("--dtype=half"),
+        "spec.engine.extraArgs[0]: is a flag with a field of its own; set that: model.uri for "
+        "--model, model.name for --served-model-name, model.revision for --revision, "
+        "engine.maxModelLen for --max-model-len, engine.dtype for --dtype, accelerator.count for "
+        "--tensor-parallel-size",
+    ),
+    "foreign code": (
+        arg("--trust-remote-code=true"),
+        f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}",
+    ),
+    "a port of one's own": (arg("--port=80"), f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}"),
+    "a key in plain sight": (arg("--api-key=x"), f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}"),
+    "amount in words": (
+        {"resources": {"limits": {"memory": "lots"}}},
+        "spec.resources.limits.memory: must be a quantity such as 4, 500m or 32Gi",
+    ),
+    "amount that is a truth value": (
+        {"resources": {"limits": {"cpu": True}}},
+        "spec.resources.limits.cpu: should be a valid string, not True",
+    ),
+    "request above its limit": (
+        {"resources": {"requests": {"memory": "1025Mi"}, "limits": {"memory": "1Gi"}}},
+        "spec.resources.requests: asks for more memory than limits allow: raise limits.memory or "
+        "lower requests.memory",
+    ),
+    "toleration of nothing": (
+        {"template": {"tolerations": [{}]}},
+        "spec.template.tolerations[0].operator: must be Exists when there is no key: write "
+        "operator: Exists or name the key",
+    ),
+    "toleration that compares nothing": (
+        {"template": {"tolerations": [{"key": "k", "operator": "Exists", "value": "v"}]}},
+        "spec.template.tolerations[0].value: is not looked at with operator Exists: remove it or "
+        "write operator: Equal",
+    ),
+    "toleration that ends for no reason": (
+        {"template": {"tolerations": [{"key": "k", "tolerationSeconds": 1}]}},
+        "spec.template.tolerations[0].tolerationSeconds: works with effect NoExecute only: write "
+        "effect: NoExecute or remove it",
+    ),
+    "no model": ({"model": None}, "spec.model: should be an object with fields, not None"),
+    "no uri": ({"model": {}}, "spec.model.uri: is required"),
+}
+
+
+@pytest.mark.parametrize(("spec", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_wrong_spec_is_refused_with_what_to_write_instead(
+    spec: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        LLMService.parse(a_body(spec))
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("name", ["7b", "a.b", "Qwen", "a_b", "-a", "a-", "a" * 64, ""])
+def test_a_name_that_no_service_object_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        LLMService.parse(a_body(metadata={"name": name}))
+    assert str(refused.value) == (
+        "metadata.name: must be usable as the name of a Service: at most 63 lower-case letters, "
+        "digits and '-', first a letter, last a letter or digit, such as qwen-7b"
+    )
+
+
+@pytest.mark.parametrize("name", ["a", "qwen-7b", "a" * 63])
+def test_a_name_that_a_service_object_can_have_is_taken(name: str) -> None:
+    assert LLMService.parse(a_body(metadata={"name": name})).name == name
+
+
+def test_an_unknown_field_is_refused_where_no_api_server_did_it_before() -> None:
+    body = a_body({"engine": {"maxModelLength": 1}})
+    with pytest.raises(InvalidSpec) as refused:
+        LLMService.parse(body, refuse_unknown_fields=True)
+    assert str(refused.value) == (
+        "spec.engine.maxModelLength: is no field of an LLMService: correct its name, or its "
+        "indentation; `kubectl explain llmservice.spec --recursive` lists them all"
+    )
+
+
+def test_an_unknown_field_of_a_newer_crd_is_ignored() -> None:
+    assert a_service({"engine": {"maxModelLength": 1}}).spec.engine.max_model_len is None
+
+
+def test_a_status_that_cannot_be_read_is_forgotten() -> None:
+    service = a_service(status={"replicas": -1, "conditions": "?"})
+    assert service.status.conditions == ()
+
+
+def test_a_minimal_spec_asks_for_one_replica_on_one_gpu() -> None:
+    spec = a_service().spec
+    assert spec.desired_replicas == 1
+    assert spec.accelerator.type is AcceleratorType.NVIDIA
+    assert (spec.accelerator.gpus, spec.accelerator.gpu_resource) == (1, "nvidia.com/gpu")
+
+
+def test_no_replicas_is_something_else_than_unset_replicas() -> None:
+    assert a_service({"replicas": 0}).spec.desired_replicas == 0
+
+
+@pytest.mark.parametrize(
+    ("uri", "source"),
+    [
+        ("hf://org/model", HubModel("org/model")),
+        ("pvc://claim", ClaimModel("claim", "")),
+        ("pvc://claim/a/b.c", ClaimModel("claim", "a/b.c")),
+    ],
+)
+def test_a_uri_says_where_the_model_is(uri: str, source: HubModel | ClaimModel) -> None:
+    assert a_service(model(uri=uri)).spec.model.source == source
+
+
+def test_a_service_under_deletion_says_so() -> None:
+    metadata = {"name": "a", "deletionTimestamp": "2026-01-02T03:04:05Z"}
+    assert LLMService.parse(a_body(metadata=metadata)).is_deleting
+    assert not a_service().is_deleting
