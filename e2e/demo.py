@@ -27,6 +27,7 @@ from stage import (
 NAMESPACE = "default"
 EXAMPLE = EXAMPLES / "smollm2-cpu.yaml"
 NAME = "smollm2-cpu"
+SERVED_MODEL = "smollm2"
 PROMPT = "The capital of France is"
 READY_WITHIN_SECONDS = 600
 """A judgement: the example is ready in well under a minute; a slow machine gets ten."""
@@ -58,7 +59,7 @@ class Steps:
 def local_cluster(name: str, steps: Steps) -> tuple[Cluster, Images, str | None, list[str]]:
     """The local cluster with the images loaded and a hub that serves the example's model."""
     with steps.step("Models, converted once and cached"):
-        localkube("models")
+        localkube("models", capture=True)
     with steps.step("Images, built once and cached"):
         images = images_under_test()
     with steps.step("A real Kubernetes in a network namespace"):
@@ -122,7 +123,7 @@ def line_of(kind: str, condition: Object, seconds: float) -> str:
 
 def ask_through_the_service(cluster: Cluster) -> str:
     """The completion of the prompt, asked by HTTP at the Service object's address."""
-    body = json.dumps({"model": NAME, "prompt": PROMPT, "max_tokens": 16, "temperature": 0})
+    body = json.dumps({"model": SERVED_MODEL, "prompt": PROMPT, "max_tokens": 16, "temperature": 0})
     path = f"/api/v1/namespaces/{NAMESPACE}/services/{NAME}:http/proxy/v1/completions"
     if cluster.prefix:
         url = f"{cluster.address_of(NAME, NAMESPACE)}/v1/completions"

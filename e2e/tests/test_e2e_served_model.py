@@ -12,6 +12,7 @@ from e2e_support import Cluster, Object, ask, eventually, pod_states, read_text,
 from stage import EXAMPLES, MODEL, SYSTEM_NAMESPACE, localkube
 
 NAME = "smollm2-cpu"
+SERVED_MODEL = "smollm2"
 PROMPTS = [
     "The capital of France is",
     "Water boils at a temperature of",
@@ -64,7 +65,7 @@ def test_answers_five_prompts_exactly_as_transformers_does(
     divergences = 0
     for reference in expected:
         body = {
-            "model": NAME,
+            "model": SERVED_MODEL,
             "prompt": reference["prompt"],
             "max_tokens": TOKENS,
             "temperature": 0,
@@ -156,7 +157,7 @@ def test_killing_the_operator_changes_no_served_pod(
 
     eventually(replaced, within=90, describe="new operator pods ready")
     assert pod_states(served_pods(cluster, namespace)) == before
-    assert ask(f"{url}/v1/models")["data"][0]["id"] == NAME
+    assert ask(f"{url}/v1/models")["data"][0]["id"] == SERVED_MODEL
 
 
 def all_ready(pod: Object) -> bool:
