@@ -169,7 +169,7 @@ def admitted(path: str) -> bool:
 
 def test_a_build_sees_exactly_the_files_that_the_images_are_made_of() -> None:
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others"],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -183,7 +183,7 @@ def test_a_build_sees_exactly_the_files_that_the_images_are_made_of() -> None:
         for path in listed
         for image in EVERY_IMAGE
         for source in image.sources
-        if (path == source or path.startswith(f"{source}/")) and "__pycache__" not in path
+        if (path == source or path.startswith(f"{source}/"))
     }
     assert not admitted(".git/config")
 
