@@ -214,4 +214,6 @@ def test_the_status_is_compared_with_what_we_own_of_the_status() -> None:
         "status": {"n": 1, "byOthers": 2},
     }
     assert is_up_to_date(live, manifest, subresource="status")
+    assert is_up_to_date(live, {"status": {"n": 1}}, subresource="status")
+    assert not is_up_to_date(live, {"status": {"n": 2}}, subresource="status")
     assert not is_up_to_date(live, manifest)

@@ -29,6 +29,7 @@ def is_up_to_date(
 ) -> bool:
     """Return whether applying `manifest` (to `subresource`, such as status) would change nothing.
 
+    A manifest without metadata stands for one that sends nothing of the metadata.
     The live object must still have its managedFields. Lists must hold their merge keys (a port's
     protocol, say) and no field may be an empty list or mapping that the API server would drop.
     """
@@ -36,7 +37,8 @@ def is_up_to_date(
     if owned is None:
         return False
     sent = {key: manifest[key] for key in manifest.keys() - {"apiVersion", "kind", "metadata"}}
-    metadata = {key: each for key, each in manifest["metadata"].items() if key not in _IDENTITY}
+    metadata = manifest.get("metadata", {})
+    metadata = {key: metadata[key] for key in metadata.keys() - _IDENTITY}
     if metadata:
         sent["metadata"] = metadata
     return _matches(owned, sent, live, in_quantities=False)
