@@ -103,24 +103,28 @@ class Reconciler:
             service = LLMService.parse(body)
         except InvalidSpec as error:
             self._metrics.terminal_error()
-            await self._report(body, build_status_of_unreadable(body, error, self._now()))
-            return None
+            wrote = await self._report(body, build_status_of_unreadable(body, error, self._now()))
+            return 0.0 if wrote else None
         deployment = await self._live(DEPLOYMENTS, service.namespace, names.deployment(service))
         pin = resolve_pin(service, deployment, self._settings)
-        failure = None
+        wrote, failure = False, None
         try:
             for desired in build_all(service, self._settings, pin):
-                await self._bring_about(service, desired)
+                wrote |= await self._bring_about(service, desired)
         except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:
             failure = _failure(error)
             self._metrics.terminal_error()
             logger.warning("%s: %s", failure.reason, failure.message)
         seen = observe(service, self._live_objects(service))
-        await self._report(body, build_status(service, pin, seen, self._now(), failure))
+        wrote |= await self._report(body, build_status(service, pin, seen, self._now(), failure))
+        if wrote:
+            # The answer to a write also holds what others changed meanwhile, and their events are
+            # no news to the cache any more: only another pass sees it.
+            return 0.0
         return None if failure is None else LOOK_AGAIN_SECONDS
 
-    async def _bring_about(self, service: LLMService, desired: Manifest) -> None:
-        """Apply one child unless it is already as wanted."""
+    async def _bring_about(self, service: LLMService, desired: Manifest) -> bool:
+        """Apply one child unless it is already as wanted; say whether it was written."""
         kind, name = kind_of(desired), desired["metadata"]["name"]
         live = await self._live(kind, service.namespace, name)
         if live is None:
@@ -128,13 +132,13 @@ class Reconciler:
             self._cache.observe(await self._cluster.apply(desired))
             self._metrics.applied(kind.kind, "created")
             logger.info("created %s %s", kind.kind, name)
-            return
+            return True
         _check_owner(live, service)
         if "deletionTimestamp" in live["metadata"]:
-            return  # its last event brings the next pass
+            return False  # its last event brings the next pass
         if is_up_to_date(live, desired):
             self._metrics.applied(kind.kind, "noop")
-            return
+            return False
         uid = live["metadata"]["uid"]
         if controller_of(live) is None:
             await self._check_still_wanted(service)
@@ -143,6 +147,7 @@ class Reconciler:
         if service.status.observed_generation == service.generation:
             self._metrics.drift_corrected(kind.kind)
         logger.info("changed %s %s", kind.kind, name)
+        return True
 
     async def _check_still_wanted(self, service: LLMService) -> None:
         """Ask the API server itself before a child is made: the watch may be behind.
@@ -173,10 +178,14 @@ class Reconciler:
             pods=tuple(self._cache.owned(key, PODS)),
         )
 
-    async def _report(self, body: Manifest, update: StatusUpdate) -> None:
-        """Write the status when it says something new, then the Events of what changed."""
+    async def _report(self, body: Manifest, update: StatusUpdate) -> bool:
+        """Write the status when it says something new, then the Events of what changed.
+
+        Says whether the status was written.
+        """
         metadata = body["metadata"]
-        if not is_up_to_date(body, {"status": update.status}, "status"):
+        changed = not is_up_to_date(body, {"status": update.status}, "status")
+        if changed:
             stored = await self._cluster.apply_status(
                 {
                     "apiVersion": body["apiVersion"],
@@ -191,6 +200,7 @@ class Reconciler:
         self._metrics.service_seen(metadata["namespace"], metadata["name"], update.status)
         for event in update.events:
             await self._recorder.record(body, event.type, event.reason, event.message)
+        return changed
 
 
 def _check_owner(live: Manifest, service: LLMService) -> None:
