@@ -8,7 +8,8 @@ ever differ from ours, it fetches the rest: slower to see, never wrong.
 import fnmatch
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,7 @@ class WeightDownload:
         self._files: list[str] = []
         self._cached_bytes = 0
         self._blobs = Path()
-        self._blob_bytes_before = 0
+        self._blob_bytes_before: int | None = None
         self.bytes_total = 0
 
     def prepare(self) -> None:
@@ -113,24 +114,42 @@ class WeightDownload:
             logger.warning("the hub cannot be reached; using the cached model: %s", error)
 
     def _list_files(self) -> None:
-        from huggingface_hub import constants, hf_hub_download, snapshot_download
+        from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
         from huggingface_hub.file_download import repo_folder_name
+        from huggingface_hub.hf_api import RepoFile
 
         model = self._model
-        where = {"revision": model.revision, "cache_dir": model.cache_dir, "token": model.token}
 
         def read_index() -> str:
-            return Path(hf_hub_download(model.repository, _INDEX, **where)).read_text()
+            path = hf_hub_download(
+                model.repository,
+                _INDEX,
+                revision=model.revision,
+                cache_dir=model.cache_dir,
+                token=model.token,
+            )
+            return Path(path).read_text()
 
-        listed = snapshot_download(model.repository, dry_run=True, **where)
-        self._files = weight_files((f.filename for f in listed), model.load_format, read_index)
-        wanted = [f for f in listed if f.filename in set(self._files)]
-        self.bytes_total = sum(f.file_size for f in wanted)
-        self._cached_bytes = sum(f.file_size for f in wanted if f.is_cached)
+        tree = HfApi(token=model.token).list_repo_tree(
+            model.repository, revision=model.revision, recursive=True
+        )
+        sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+        self._files = weight_files(sizes, model.load_format, read_index)
+        self.bytes_total = sum(sizes[name] for name in self._files)
+        self._cached_bytes = sum(
+            sizes[name]
+            for name in self._files
+            if isinstance(
+                try_to_load_from_cache(
+                    model.repository, name, cache_dir=model.cache_dir, revision=model.revision
+                ),
+                str,
+            )
+        )
         cache = Path(model.cache_dir or constants.HF_HUB_CACHE)
-        folder = repo_folder_name(repo_id=model.repository, repo_type="model")
-        self._blobs = cache / folder / "blobs"
-        self._blob_bytes_before = _bytes_in(self._blobs, complete_only=True)
+        self._blobs = (
+            cache / repo_folder_name(repo_id=model.repository, repo_type="model") / "blobs"
+        )
 
     def run(self) -> None:
         """Fetch what is missing; a download that was cut goes on where it stopped."""
@@ -138,6 +157,7 @@ class WeightDownload:
 
         if not self._files:
             return
+        self._blob_bytes_before = _bytes_in(self._blobs, complete_only=True)
         snapshot_download(
             self._model.repository,
             revision=self._model.revision,
@@ -148,6 +168,8 @@ class WeightDownload:
 
     def bytes_done(self) -> int:
         """Return how much of the total is on disk, read from the disk itself."""
+        if self._blob_bytes_before is None:
+            return self._cached_bytes
         arrived = _bytes_in(self._blobs, complete_only=False) - self._blob_bytes_before
         return min(self.bytes_total, self._cached_bytes + max(0, arrived))
 
@@ -159,11 +181,11 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _bytes_in(folder: Path, *, complete_only: bool) -> int:
-    sizes: Sequence[int] = [
-        # Allocated blocks, not the length: a file may be given its full length at once.
-        min(status.st_size, status.st_blocks * 512)
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if not (complete_only and path.name.endswith(".incomplete"))
-        for status in [path.stat()]
-    ]
-    return sum(sizes)
+    """Return the size of the files in a cache's folder of blobs; unfinished ones end so."""
+    if not folder.is_dir():
+        return 0
+    return sum(
+        entry.stat().st_size
+        for entry in os.scandir(folder)
+        if not (complete_only and entry.name.endswith(".incomplete"))
+    )

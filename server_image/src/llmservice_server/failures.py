@@ -51,7 +51,8 @@ def facts_of(error: BaseException) -> list[ErrorFact]:
     current: BaseException | None = error
     while current is not None and len(facts) < 10:
         facts.append(ErrorFact(tuple(c.__name__ for c in type(current).__mro__), str(current)))
-        current = current.__cause__ or current.__context__
+        hidden = current.__suppress_context__
+        current = current.__cause__ or (None if hidden else current.__context__)
     return facts
 
 
@@ -86,12 +87,6 @@ _RULES = (
         types=("GatedRepoError",),
     ),
     _Rule(
-        "ModelAccessDenied",
-        "The hub refused the token, or wants one. Check the Secret named in "
-        "spec.model.credentialsSecretRef; without one the model must be public.",
-        text=r"\b(401|403) (client error|unauthorized|forbidden)|invalid (user )?token|gated repo",
-    ),
-    _Rule(
         "ModelNotFound",
         "The model exists, but not in this revision. Correct spec.model.revision.",
         types=("RevisionNotFoundError",),
@@ -101,6 +96,12 @@ _RULES = (
         "There is no such model. Correct spec.model.uri; for a private model name a Secret with a "
         "token in spec.model.credentialsSecretRef.",
         types=("RepositoryNotFoundError",),
+    ),
+    _Rule(
+        "ModelAccessDenied",
+        "The hub refused the token, or wants one. Check the Secret named in "
+        "spec.model.credentialsSecretRef; without one the model must be public.",
+        text=r"\b(401|403) (client error|unauthorized|forbidden)|invalid (user )?token|gated repo",
     ),
     _Rule(
         "ModelNotFound",

@@ -20,7 +20,8 @@ def fact(text: str, *types: str) -> ErrorFact:
 @pytest.mark.parametrize(
     ("facts", "reason", "advice"),
     [
-        ([fact("404", "RepositoryNotFoundError")], "ModelNotFound", "spec.model.uri"),
+        # The hub says 401 to a stranger who asks for what does not exist.
+        ([fact("401 Client Error.", "RepositoryNotFoundError")], "ModelNotFound", "spec.model.uri"),
         ([fact("404", "RevisionNotFoundError")], "ModelNotFound", "spec.model.revision"),
         (
             [fact("403", "GatedRepoError", "RepositoryNotFoundError")],
@@ -115,6 +116,18 @@ def test_the_facts_of_an_error_go_down_to_its_root() -> None:
 
     assert [f.text for f in facts] == ["top", "root"]
     assert "MemoryError" in facts[1].types
+
+
+def test_an_error_raised_in_place_of_another_hides_it() -> None:
+    def fail() -> None:
+        try:
+            raise MemoryError("hidden")
+        except MemoryError:
+            raise RuntimeError("told") from None
+
+    with pytest.raises(RuntimeError) as failed:
+        fail()
+    assert [f.text for f in facts_of(failed.value)] == ["told"]
 
 
 def test_reads_nothing_where_the_engine_left_nothing(tmp_path: Path) -> None:
