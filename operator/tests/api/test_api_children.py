@@ -353,9 +353,9 @@ def test_going_to_another_spec_and_back_gives_exactly_the_first_objects(
     before = [without_managed_fields(api.get(kind, served, name)) for kind in kinds]
 
     for wanted in (other, first):
-        live = api.get(LLMSERVICES, served, name)
+        replace = [{"op": "replace", "path": "/spec", "value": wanted["spec"]}]
         path = LLMSERVICES.path(served, name)
-        api.request("PUT", path, {**live, "spec": wanted["spec"]})
+        api.request("PATCH", path, replace, "application/json-patch+json")
         until_served(api, served, name)
         if wanted is other:
             changed = api.get(DEPLOYMENTS, served, name)["spec"]

@@ -4,6 +4,7 @@ import pytest
 
 from llmservice_operator import names
 from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, PODS, Cache, Kind, owner_key
+from llmservice_operator.cluster.cache import REMEMBERED_DELETIONS
 
 KEY = ("team", "llama")
 
@@ -55,11 +56,21 @@ def test_a_dropped_object_is_gone_and_can_be_seen_again() -> None:
     cache = Cache()
     live = make_object(DEPLOYMENTS, "llama", 5, **OURS)
     cache.observe(live)
-    assert cache.drop(live)
+    assert cache.drop(make_object(DEPLOYMENTS, "llama", 6, **OURS))
     assert not cache.drop(live)
     assert cache.get(DEPLOYMENTS, *KEY) is None
     assert cache.owned(KEY, DEPLOYMENTS) == []
-    assert cache.observe(live)
+    assert cache.observe(make_object(DEPLOYMENTS, "llama", 7, **OURS))
+
+
+def test_an_answer_that_comes_after_the_deletion_does_not_bring_the_object_back() -> None:
+    cache = Cache()
+    cache.drop(make_object(DEPLOYMENTS, "llama", 6, **OURS))
+    assert not cache.observe(make_object(DEPLOYMENTS, "llama", 5, **OURS))
+    assert cache.get(DEPLOYMENTS, *KEY) is None
+    for number in range(2000):
+        cache.drop(make_object(PODS, f"pod-{number}", 10 + number))
+    assert len(cache._dropped) == REMEMBERED_DELETIONS
 
 
 def test_finds_the_objects_of_a_service_by_kind_sorted_by_name() -> None:

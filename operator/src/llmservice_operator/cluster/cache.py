@@ -15,6 +15,10 @@ ObjectId = tuple[Kind, str, str]
 """Kind, namespace and name of any object."""
 
 
+REMEMBERED_DELETIONS = 1000
+"""Far more than can happen while one request of ours is under way."""
+
+
 def object_id(manifest: Mapping[str, Any]) -> ObjectId:
     metadata = manifest["metadata"]
     return kind_of(manifest), metadata["namespace"], metadata["name"]
@@ -63,6 +67,9 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[ObjectId, Manifest] = {}
         self._by_owner: defaultdict[Key, set[ObjectId]] = defaultdict(set)
+        self._dropped: dict[ObjectId, int] = {}
+        """At which version the newest deletions happened: the answer to a write of ours may come
+        after the event of the deletion that followed it, and must not bring the object back."""
 
     def observe(self, manifest: Manifest) -> bool:
         """Keep the object unless a version at least as new is known; say whether it was kept.
@@ -72,6 +79,8 @@ class Cache:
         key = object_id(manifest)
         known = self._objects.get(key)
         if known is not None and version(known) >= version(manifest):
+            return False
+        if self._dropped.get(key, 0) >= version(manifest):
             return False
         self._remove(key)
         self._objects[key] = _trimmed(manifest)
@@ -83,6 +92,10 @@ class Cache:
     def drop(self, manifest: Manifest) -> bool:
         """Forget a deleted object; False when a newer one of its name has been seen since."""
         key = object_id(manifest)
+        self._dropped.pop(key, None)
+        self._dropped[key] = version(manifest)
+        if len(self._dropped) > REMEMBERED_DELETIONS:
+            del self._dropped[next(iter(self._dropped))]
         known = self._objects.get(key)
         if known is None or known["metadata"]["uid"] != manifest["metadata"]["uid"]:
             return False
