@@ -45,6 +45,8 @@ class Tier:
     """Options of `localkube up` for the cluster that the tests run inside; None for none."""
     prepare: tuple[tuple[str, ...], ...] = ()
     """What has to be built first, while package registries can still be reached."""
+    exports: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Variables for the tests, each with the command that prints its value; run after `prepare`."""
 
 
 TIERS = (
@@ -68,19 +70,21 @@ TIERS = (
         "engine",
         "the model server on a real vLLM",
         ("server_image/tests/engine",),
-        prepare=(("python", "server_image/engine_env.py"),),
+        prepare=(("python", "server_image/engine_env.py"), ("localkube", "models")),
     ),
     Tier(
         "cluster",
         "the local Kubernetes, its images, models and hub",
         ("e2e/cluster/tests/real",),
+        prepare=(("localkube", "models"),),
     ),
     Tier(
         "e2e",
         "chart, operator and vLLM together on a full cluster",
         ("e2e/tests",),
         cluster=(),
-        prepare=(("localkube", "models"), ("localkube", "images", "build", "all")),
+        prepare=(("localkube", "models"),),
+        exports=(("LLMSERVICE_E2E_IMAGES", ("localkube", "images", "build", "all", "--json")),),
     ),
 )
 
@@ -120,11 +124,19 @@ def run_tier(tier: Tier) -> Result:
     try:
         for command in tier.prepare:
             subprocess.run(command, cwd=ROOT, check=True)
+        exported = {name: printed_by(command) for name, command in tier.exports}
         with cluster_for(tier) as prefix:
-            subprocess.run([*prefix, *pytest], cwd=ROOT, check=False)
+            environment = {**os.environ, **exported}
+            subprocess.run([*prefix, *pytest], cwd=ROOT, env=environment, check=False)
     except subprocess.CalledProcessError as error:
         print(f"tier {tier.name}: {' '.join(error.cmd)} failed with status {error.returncode}")
     return read_report(tier.name, report, time.monotonic() - started)
+
+
+def printed_by(command: tuple[str, ...]) -> str:
+    """What a command prints on its standard output; its progress still reaches the terminal."""
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e_support import Cluster
+from e2e_support import Cluster, eventually
 from stage import Images, images_under_test, install_chart, load_images, start_hub
 
 
@@ -53,4 +53,8 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     name = re.sub(r"[^a-z0-9]+", "-", request.module.__name__.removeprefix("test_"))
     cluster.create_namespace(name)
     yield name
-    cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=180s")
+    # Pods first: a namespace that still holds some is looked at again only after half of their
+    # termination grace, which is five minutes here.
+    cluster.kubectl("delete", "llm", "--all", "-n", name)
+    eventually(lambda: not cluster.list("pods", name), within=120, describe="pods gone")
+    cluster.kubectl("delete", "namespace", name, "--timeout=120s")

@@ -53,5 +53,5 @@ def lease_rights(name: str) -> set[Right]:
     group, resource = "coordination.k8s.io", "leases"
     return {
         (group, resource, "create", ""),
-        *((group, resource, verb, name) for verb in ("get", "update", "patch")),
+        *((group, resource, verb, name) for verb in ("get", "update")),
     }
