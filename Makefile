@@ -6,6 +6,8 @@ UV_VERSION := 0.13.9
 # A uv that is already here is used; else this checkout gets its own, from PyPI.
 UV := $(shell command -v uv 2>/dev/null || echo $(CURDIR)/.uv/bin/uv)
 RUN := $(UV) run --frozen
+# What runs below calls uv by its name.
+export PATH := $(PATH):$(CURDIR)/.uv/bin
 NAME ?= llmservice
 CLUSTER ?= local
 export LLMSERVICE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmservice

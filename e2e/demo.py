@@ -68,7 +68,7 @@ def local_cluster(name: str, steps: Steps) -> tuple[Cluster, Images, str | None,
         load_images(name, images)
     with steps.step("A model hub inside the cluster's network"):
         hub = start_hub(name)
-    prefix = ["uv", "run", "localkube"] + ([] if name == "llmservice" else ["--name", name])
+    prefix = [".venv/bin/localkube"] + ([] if name == "llmservice" else ["--name", name])
     return Cluster(("localkube", "exec", "--name", name, "--")), images, hub, prefix
 
 

@@ -113,6 +113,12 @@ class ModelServer:
         )
         return engine
 
+    def terminate_child(self) -> None:
+        """Send SIGTERM to the server when it was started by another command."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        (child,) = map(int, children.read_text().split())
+        os.kill(child, signal.SIGTERM)
+
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
@@ -134,9 +140,12 @@ def free_ports() -> tuple[int, int]:
 
 @contextmanager
 def running_server(
-    python: Path, folder: Path, *flags: str, **settings: str
+    python: Path, folder: Path, *flags: str, starter: tuple[str, ...] = (), **settings: str
 ) -> Iterator[ModelServer]:
-    """Start the server with engine flags and environment settings; it is gone afterwards."""
+    """Start the server with engine flags and environment settings; it is gone afterwards.
+
+    `starter` is a command that starts the server, such as one that gives it a PID namespace.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "termination-log").touch()
     ports = free_ports()
@@ -157,7 +166,7 @@ def running_server(
     with (
         (folder / "server.log").open("wb") as log,
         subprocess.Popen(
-            [python, "-m", "llmservice_server", *flags],
+            [*starter, python, "-m", "llmservice_server", *flags],
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,

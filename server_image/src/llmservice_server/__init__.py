@@ -1,6 +1,7 @@
 """Model server: one FastAPI application in front of vLLM, with honest probes, drain and metrics.
 
-__main__     command line: --help, settings, exit code
+__main__     entry point: heeds signals before anything else is imported
+command_line --help, settings, exit code
 settings     what the operator sets by environment variables
 serve        the life of one server: listen, load, serve, drain, exit
 lifecycle    the phase the server is in, and what the probes say about it

@@ -99,6 +99,22 @@ def test_a_drain_refuses_new_requests_while_old_ones_finish(server: ModelServer)
     assert server.exit_code() == 0
 
 
+@pytest.mark.parametrize("delay_seconds", [0.3, 1, 3])
+def test_process_one_of_a_container_heeds_a_signal_from_its_first_moment(
+    engine_python: Path, tiny_model: Path, tmp_path: Path, delay_seconds: float
+) -> None:
+    unshare = ("unshare", "--pid", "--fork", "--kill-child")
+    flags = flags_for(tiny_model)
+    with running_server(engine_python, tmp_path, *flags, starter=unshare) as server:
+        time.sleep(delay_seconds)  # noqa: TID251 - the moment of the signal is what is tested
+        started = time.monotonic()
+
+        server.terminate_child()
+
+        assert server.exit_code() == 0
+        assert time.monotonic() - started < 5
+
+
 def test_is_gone_at_once_when_told_to_stop_while_loading(server: ModelServer) -> None:
     server.eventually(server.is_listening, seconds=30)
     started = time.monotonic()

@@ -1,0 +1,93 @@
+"""Command line of the model server: engine flags in, an exit code out."""
+
+import asyncio
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import NoReturn
+
+from llmservice_server import logs
+from llmservice_server.settings import InvalidSetting, ServerSettings
+
+logger = logging.getLogger(__name__)
+
+HELP = """\
+usage: llmservice-server --model=MODEL [engine flags]
+       llmservice-server --help | --help-engine | --version
+
+Serves a model with vLLM: /v1/* and POST /generate on one port, probes and metrics on another.
+Engine flags are those of `vllm serve`, except the ones of its HTTP listener (--host, --port, ...);
+--help-engine lists them (it imports vLLM, which takes some seconds).
+
+environment:
+  LLMSERVICE_API_PORT               port of the API (8000)
+  LLMSERVICE_MANAGEMENT_PORT        port of /livez /startupz /readyz /metrics (9090)
+  LLMSERVICE_PRE_STOP_SECONDS       how long requests are still served after SIGTERM (5)
+  LLMSERVICE_DRAIN_TIMEOUT_SECONDS  longest wait for requests in flight after that (600)
+  LLMSERVICE_TERMINATION_LOG        file for the reason of a failure (/dev/termination-log)
+  HF_ENDPOINT, HF_TOKEN, HF_HOME    hub address, token and cache, as everywhere
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the server; return its exit code."""
+    if "--help" in arguments or "-h" in arguments:
+        print(HELP, end="")
+        return 0
+    if "--version" in arguments:
+        print(metadata.version("llmservice-server"))
+        return 0
+    if "--help-engine" in arguments:
+        return _print_engine_help()
+    try:
+        settings = ServerSettings.from_environment(os.environ)
+    except InvalidSetting as error:
+        print(f"llmservice-server: {error}", file=sys.stderr)
+        return 2
+    logs.configure()
+    _serve(arguments, settings)
+
+
+def _print_engine_help() -> int:
+    from llmservice_server.compat import load_vllm
+
+    vllm = load_vllm()
+    vllm.make_arg_parser(vllm.FlexibleArgumentParser(prog="llmservice-server")).print_help()
+    return 0
+
+
+def _serve(arguments: Sequence[str], settings: ServerSettings) -> NoReturn:
+    """Run the server and end the process with its exit code.
+
+    The process ends without waiting for its threads: an import or a load that SIGTERM has
+    overtaken would hold it for minutes.
+    """
+    from llmservice_server.listener import PortUnavailable
+    from llmservice_server.serve import Server
+
+    with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
+        try:
+            code = runner.run(Server(arguments, settings).run())
+        except PortUnavailable as error:
+            logger.error("%s", error)
+            code = 1
+        except BaseException:
+            logger.exception("the server failed")
+            code = 1
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return the fast event loop that vLLM brings along, None where it is not installed."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
