@@ -53,7 +53,11 @@ def successes(cluster: Cluster, namespace: str) -> float:
 
 
 def test_answers_five_prompts_exactly_as_transformers_does(
-    cluster: Cluster, namespace: str, url: str, tmp_path: Path
+    cluster: Cluster,
+    namespace: str,
+    url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     prompts = tmp_path / "prompts.json"
     prompts.write_text(json.dumps(PROMPTS))
@@ -78,7 +82,8 @@ def test_answers_five_prompts_exactly_as_transformers_does(
             gap = reference["gaps"][position]
             assert gap < SMALL_GAP, f"{reference['prompt']!r}: token {position}, gap {gap:g}"
 
-    print(f"divergences at a top-2 gap below {SMALL_GAP:g}: {divergences} of {len(PROMPTS)}")
+    with capsys.disabled():
+        print(f"\ndivergences at a top-2 gap below {SMALL_GAP:g}: {divergences} of {len(PROMPTS)}")
     assert successes(cluster, namespace) - before == len(PROMPTS)
 
 
