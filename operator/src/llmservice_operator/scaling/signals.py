@@ -163,6 +163,7 @@ class ReplicaReport:
     """One pod of the service as one scrape saw it."""
 
     name: str
+    created: float
     is_ready: bool
     ready_at: float | None
     """When it became Ready; None while it never was."""
