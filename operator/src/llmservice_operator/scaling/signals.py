@@ -97,10 +97,16 @@ class Counters:
 
     def plus(self, other: "Counters", weight: float = 1.0) -> "Counters":
         return Counters(
-            *(
-                mine + weight * theirs
-                for mine, theirs in zip(self.scalars, other.scalars, strict=True)
-            ),
+            self.arrivals + weight * other.arrivals,
+            self.prompt_tokens_arrived + weight * other.prompt_tokens_arrived,
+            self.prompt_tokens_computed + weight * other.prompt_tokens_computed,
+            self.prompt_tokens_cached + weight * other.prompt_tokens_cached,
+            self.generated_tokens + weight * other.generated_tokens,
+            self.finished + weight * other.finished,
+            self.judged + weight * other.judged,
+            self.ttft_met + weight * other.ttft_met,
+            self.itl_met + weight * other.itl_met,
+            self.slo_met + weight * other.slo_met,
             _weighted(self.prompt_lengths, other.prompt_lengths, weight),
             _weighted(self.answer_lengths, other.answer_lengths, weight),
             self.answer_tokens + weight * other.answer_tokens,
@@ -111,23 +117,17 @@ class Counters:
         return Counters().plus(self, weight)
 
     @property
-    def scalars(self) -> tuple[float, ...]:
-        return (
+    def has_negative(self) -> bool:
+        least = min(
             self.arrivals,
             self.prompt_tokens_arrived,
             self.prompt_tokens_computed,
-            self.prompt_tokens_cached,
             self.generated_tokens,
             self.finished,
             self.judged,
-            self.ttft_met,
-            self.itl_met,
-            self.slo_met,
+            self.steps.steps,
         )
-
-    @property
-    def has_negative(self) -> bool:
-        return min(self.scalars) < 0 or self.answer_tokens < 0 or self.steps.steps < 0
+        return least < 0
 
 
 def _weighted(mine: Sequence[float], theirs: Sequence[float], weight: float) -> tuple[float, ...]:

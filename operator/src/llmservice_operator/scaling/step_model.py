@@ -100,10 +100,7 @@ def _solve(prior: StepModel, sums: StepSums) -> StepModel:
     pull = PRIOR_SPREAD**-2
     terms = range(COEFFICIENTS)
     matrix = [
-        [
-            scale[i] * scale[j] * sums.moment(i, j) / noise + (pull if i == j else 0.0)
-            for j in terms
-        ]
+        [scale[i] * scale[j] * sums.moment(i, j) / noise + (pull if i == j else 0.0) for j in terms]
         for i in terms
     ]
     target = [scale[i] * sums.moment(i, SECONDS) / noise + pull for i in terms]
@@ -112,12 +109,14 @@ def _solve(prior: StepModel, sums: StepSums) -> StepModel:
 
 
 def _non_negative(matrix: list[list[float]], target: list[float]) -> list[float]:
-    """Minimize ½xᵀMx − tᵀx over x ≥ 0 (M positive definite): the best of all sets of free terms."""
+    """Minimize ½xᵀMx - tᵀx over x ≥ 0, M positive definite: the best set of free terms."""
     size = len(target)
     best: tuple[float, list[float]] = (0.0, [0.0] * size)
     for count in range(size, 0, -1):
         for free in combinations(range(size), count):
-            inner = _eliminate([[matrix[i][j] for j in free] for i in free], [target[i] for i in free])
+            inner = _eliminate(
+                [[matrix[i][j] for j in free] for i in free], [target[i] for i in free]
+            )
             if min(inner) < 0:
                 continue
             value = -0.5 * sum(x * target[i] for x, i in zip(inner, free, strict=True))
