@@ -72,13 +72,16 @@ def demand(
     ledger: Ledger, price: Price, queued: float, ready: int, cold_start_seconds: float
 ) -> Demand:
     """The demand for this ledger with `queued` requests waiting for `ready` replicas."""
-    queue_seconds = max(0.0, queued * price.request - NORMAL_QUEUE_SECONDS * ready)
     load = load_of(ledger, price)
     horizon = cold_start_seconds + REACTION_SECONDS
+    queue_seconds = max(0.0, queued * price.request - NORMAL_QUEUE_SECONDS * ready)
+    # Replicas asked for now start serving one cold start from now. What piles up until then is
+    # known today; asking for it only when it is there would cost a second cold start.
+    shortfall_seconds = max(0.0, load - ready) * cold_start_seconds
     return Demand(
         load,
         min(max(0.0, trend_of(ledger, price)) * horizon, load),
-        queue_seconds / max(SHORTEST_DRAIN_SECONDS, cold_start_seconds),
+        max(queue_seconds, shortfall_seconds) / max(SHORTEST_DRAIN_SECONDS, cold_start_seconds),
     )
 
 
