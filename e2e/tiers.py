@@ -23,6 +23,7 @@ LINT = (
     ("ruff", "format", "--check", "."),
     ("mypy", "operator/src", "operator/tests", "server_image/src", "server_image/tests"),
     ("mypy", "e2e/cluster/src", "e2e/cluster/tests", "e2e", "charts"),
+    ("mypy", "bench"),
     ("lint-imports", "--no-cache"),
     ("yamllint", "--strict", "crds", "charts/llmservice-operator/values.yaml"),
 )
@@ -45,6 +46,11 @@ TIERS = (
         "unit",
         "builders, status, queue, server and driver without any outside system",
         ("operator/tests/unit", "server_image/tests/unit", "e2e/cluster/tests/unit", "e2e/unit"),
+    ),
+    Tier(
+        "bench",
+        "the scaling core against simulated engines: a slice of `make bench-scaling`",
+        ("bench/tests",),
     ),
     Tier(
         "chart",

@@ -11,10 +11,7 @@ import numpy as np
 
 from scaling.engine import (
     BUSY_SECONDS,
-    FINISHED,
-    SLO_MET,
     Fleet,
-    enqueue,
     new_fleet,
     new_requests,
     run_until,
@@ -119,6 +116,3 @@ def calibrate(workload: Workload) -> Calibration:
             high = middle
     target = measure(workload, traffic, 0.85 * low, MEASURED_SECONDS)
     return Calibration(low, idle, target.running, target.kv_used)
-
-
-__all__ = ["FINISHED", "SLO_MET", "Calibration", "Level", "calibrate", "enqueue", "measure"]

@@ -44,8 +44,15 @@ class Oracle:
         load = offered_load(workload, traffic)
         ahead, behind = math.ceil(AHEAD_COLD_STARTS * cold_start), math.ceil(cold_start)
         self.replicas = [
-            min(max(math.ceil(float(np.max(load[max(t - behind, 0) : t + ahead + 1])) / UTILIZATION), 1),
-                workload.max_replicas)
+            min(
+                max(
+                    math.ceil(
+                        float(np.max(load[max(t - behind, 0) : t + ahead + 1])) / UTILIZATION
+                    ),
+                    1,
+                ),
+                workload.max_replicas,
+            )
             for t in range(len(load))
         ]
 

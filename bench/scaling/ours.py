@@ -70,7 +70,9 @@ class Ours:
     def _scrape(self, view: Simulation) -> None:
         state = self.state
         if state is None:
-            state = ScalingState(StepModelFit(view.workload.hardware.prior.scaled(self.prior_factor)))
+            state = ScalingState(
+                StepModelFit(view.workload.hardware.prior.scaled(self.prior_factor))
+            )
         reports = tuple(_report(view, pod) for pod in view.pods)
         self.state, self.assessment = observe(state, Scrape(view.now, reports, view.held), SLO)
         seen = self.assessment

@@ -251,7 +251,9 @@ class WvaTwo(Newest):
         if short > 0:
             return clamp(view, view.desired + math.ceil(short / capacity))
         spare = len(ready) * capacity - demand / 0.70
-        return clamp(view, view.desired - math.floor(spare / capacity)) if spare > 0 else view.desired
+        return (
+            clamp(view, view.desired - math.floor(spare / capacity)) if spare > 0 else view.desired
+        )
 
 
 class AIBrix(Newest):

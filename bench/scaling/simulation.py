@@ -230,7 +230,8 @@ class Simulation:
         requests = self.requests
         ttft_limit = SLO.ttft_seconds or np.inf
         started = requests.first_token >= 0
-        return started & (requests.first_token - requests.arrival <= ttft_limit)
+        in_time: Array = requests.first_token - requests.arrival <= ttft_limit
+        return started & in_time
 
     @property
     def counted(self) -> Array:

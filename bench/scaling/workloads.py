@@ -122,7 +122,8 @@ def prefill_bursts(rng: Generator) -> Traffic:
     minutes = np.minimum(minutes, 80)
 
     def rate(t: Array) -> Array:
-        return minutes[np.minimum((t // 60).astype(int), 59)]
+        of_minute: Array = minutes[np.minimum((t // 60).astype(int), 59)]
+        return of_minute
 
     arrival = poisson(rng, rate, 80, seconds)
     prompt = lognormal(rng, 2048, 0.8, 16, 7000, len(arrival))

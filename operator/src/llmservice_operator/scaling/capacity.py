@@ -30,6 +30,9 @@ lengths (0.3) and heavy-tailed ones (1.5)."""
 
 BISECTIONS = 24
 
+NOTHING = 1e-9
+"""A mean this small beside its limit never reaches it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceLevelObjective:
@@ -237,8 +240,8 @@ def _tail(mean: float, variance: float, limit: float) -> float:
     """P(X > limit) of a gamma variable with this mean and variance (Wilson-Hilferty)."""
     if limit <= 0:
         return 1.0
-    if mean <= 0 or variance <= 0:
+    if mean < NOTHING * limit or variance <= 0:
         return 1.0 if mean > limit else 0.0
-    spread = variance / (9 * mean * mean)
+    spread = variance / mean / mean / 9
     score = ((limit / mean) ** (1 / 3) - 1 + spread) / math.sqrt(spread)
     return 0.5 * math.erfc(score / math.sqrt(2))
