@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def peer_names() -> tuple[str, ...]:
     return tuple(peers(Calibration(1, 1, 1, 1)))
 
 
-@cache
+@lru_cache(maxsize=4)
 def _traffic(workload: str, seed: int) -> Traffic:
     return WORKLOADS[workload].make(np.random.default_rng(1000 + seed))
 

@@ -223,7 +223,8 @@ class Simulation:
         end = np.where(done, requests.finish, self.now)
         steps = np.maximum(np.where(done, requests.answer, requests.generated) - 1, 1)
         itl_limit = SLO.itl_seconds or np.inf
-        return fast & (end - requests.first_token <= itl_limit * steps)
+        smooth: Array = end - requests.first_token <= itl_limit * steps
+        return fast & smooth
 
     @property
     def met_ttft(self) -> Array:
