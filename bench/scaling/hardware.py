@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmservice_operator.scaling.capacity import EngineLimits, ServiceLevelObjective
-from llmservice_operator.scaling.step_model import HardwareClass, StepModel, prior_step_model
+from llmservice_operator.scaling.hardware import hardware_class
+from llmservice_operator.scaling.step_model import StepModel, prior_step_model
 from scaling.engine import Array
 
 
@@ -42,13 +43,13 @@ _EIGHT_BILLION = {"weight_bytes": 16e9, "parameters": 8e9, "kv_bytes_per_token":
 H100 = Hardware(
     StepModel(fixed=6.5e-3, prefill=35e-6, sequence=20e-6, kv=50e-9),
     EngineLimits(max_sequences=256, kv_capacity_tokens=420_000, max_step_tokens=1024),
-    prior_step_model(HardwareClass(3.35e12, 989e12), **_EIGHT_BILLION),
+    prior_step_model(hardware_class("NVIDIA-H100-80GB-HBM3"), **_EIGHT_BILLION),
 )
 """An 8-billion-parameter model on one large accelerator."""
 
 A10 = Hardware(
     StepModel(fixed=30e-3, prefill=160e-6, sequence=60e-6, kv=220e-9),
     EngineLimits(max_sequences=128, kv_capacity_tokens=40_000, max_step_tokens=256),
-    prior_step_model(HardwareClass(0.6e12, 125e12), **_EIGHT_BILLION),
+    prior_step_model(hardware_class("NVIDIA-A10"), **_EIGHT_BILLION),
 )
 """The same model on a small accelerator: little KV, slow steps."""

@@ -138,6 +138,17 @@ def test_a_burst_is_seen_whole_within_two_scrapes() -> None:
     assert seen > 3.9 * before
 
 
+def test_a_few_requests_after_silence_are_no_burst() -> None:
+    running = service(2)
+    running.run(300, rate=14)
+    running.run(120, rate=0)
+
+    seen = running.run(TICK, rate=0.8)
+
+    assert seen.capacity is not None
+    assert demand_of(seen.demand_percent) == pytest.approx(100 * 4 / 60 / seen.capacity, rel=0.1)
+
+
 def test_what_piles_up_during_a_cold_start_is_asked_for_at_once() -> None:
     running = service(2)
     running.run(300, rate=14)

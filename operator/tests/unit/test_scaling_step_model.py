@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmservice_operator.scaling.hardware import hardware_class
 from llmservice_operator.scaling.signals import StepSums
 from llmservice_operator.scaling.step_model import (
     HardwareClass,
@@ -97,6 +98,28 @@ def test_the_prior_is_the_roofline() -> None:
     assert prior.fixed == pytest.approx(8.8e-3)
     assert prior.prefill == pytest.approx(32e-6)
     assert prior.kv == pytest.approx(65.5e-9, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("product", "bandwidth"),
+    [
+        ("NVIDIA-H100-80GB-HBM3", 3.35e12),
+        ("NVIDIA-H100-PCIe", 2.0e12),
+        ("NVIDIA-A100-SXM4-80GB", 2.0e12),
+        ("NVIDIA-A100-SXM4-40GB", 1.555e12),
+        ("NVIDIA-L40S", 0.864e12),
+        ("NVIDIA L4", 0.3e12),
+        ("NVIDIA-A10G", 0.6e12),
+        ("something new", 0.6e12),
+        (None, 50e9),
+    ],
+)
+def test_a_product_name_finds_its_data_sheet(product: str | None, bandwidth: float) -> None:
+    assert hardware_class(product).memory_bytes_per_second == bandwidth
+
+
+def test_accelerators_of_one_replica_add_up() -> None:
+    assert hardware_class("NVIDIA-H100-80GB-HBM3", 4).flops == 4 * 989e12
 
 
 def test_step_sums_of_a_wrong_length_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 signals          what a model server reports, and the difference of two reports
 step_model       seconds of an engine step, learned online
+hardware         data sheets of accelerators, where learning starts
 traffic          what requests look like: lengths, cache hits, KV held
 lengths          a distribution of token counts
 ledger           what came in and was done in the last minutes

@@ -15,6 +15,9 @@ STEADY_SECONDS = 60.0
 BURSTS = ((10.0, 3.0), (15.0, 3.0), (30.0, 2.0))
 """(seconds, standard deviations): a shorter span decides when it is this far above the steady."""
 
+FEWEST_ARRIVALS = 5
+"""Requests in a span below which nothing stands out."""
+
 TREND_SECONDS = 300.0
 TREND_CERTAINTY = 3.0
 """Standard errors that a slope must be above zero to be believed."""
@@ -94,7 +97,7 @@ def load_of(ledger: Ledger, price: Price) -> float:
     load = steady
     for seconds, deviations in BURSTS:
         short = ledger.last(seconds)
-        if short.seconds <= 0 or short.arrivals < 1:
+        if short.seconds <= 0 or short.arrivals < FEWEST_ARRIVALS:
             continue
         noise = deviations * price.spread / math.sqrt(short.arrivals)
         recent = price.arrived(short)
