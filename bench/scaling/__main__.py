@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import resource
 import subprocess
 import sys
 import time
@@ -61,7 +62,11 @@ def main() -> int:
 
         write_csv(results)
         draw_all(RESULTS)
-    print(f"\n{len(results)} runs in {time.monotonic() - started:.0f} s\n")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"\n{len(results)} runs in {time.monotonic() - started:.0f} s, "
+        f"{used.ru_utime + used.ru_stime:.0f} s of processor time\n"
+    )
     for gate in gates(results):
         print(gate.line)
     return 0
