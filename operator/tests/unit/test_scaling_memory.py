@@ -67,6 +67,7 @@ def look(factor: CapacityFactor, now: float, **change: object) -> CapacityFactor
         "missed": 0.0,
         "allowed": 0.05,
         "unrepairable": 0.0,
+        "expected": 0.0,
         "utilization": 0.8,
         "has_backlog": False,
         "memory_seconds": 60.0,
@@ -109,12 +110,28 @@ def test_the_capacity_factor_rests_after_an_overload() -> None:
 
 
 def test_the_capacity_factor_stays_in_its_bounds() -> None:
-    low, high = CapacityFactor(), CapacityFactor()
+    low, recovered, high = CapacityFactor(), CapacityFactor(0.8), CapacityFactor()
     for i in range(200):
         low = look(low, 15.0 * i, missed=0.9)
-        high = look(high, 15.0 * i)
+        recovered = look(recovered, 15.0 * i)
+        high = look(high, 15.0 * i, expected=0.02)
 
-    assert (low.value, high.value) == (0.35, 1.0)
+    assert (low.value, recovered.value, high.value) == (0.35, 1.0, 1.25)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        pytest.param({"expected": 0.03, "missed": 0.01}, 1.01, id="far fewer than expected"),
+        pytest.param({"expected": 0.03, "missed": 0.02}, 1.0, id="about as many as expected"),
+        pytest.param({"expected": 0.01, "missed": 0.0}, 1.0, id="too few expected to miss them"),
+        pytest.param({"expected": 0.03, "utilization": 0.6}, 1.0, id="replicas that are not busy"),
+    ],
+)
+def test_capacity_rises_above_the_model_only_on_proof(
+    change: dict[str, object], value: float
+) -> None:
+    assert look(CapacityFactor(), 100.0, **change).value == pytest.approx(value)
 
 
 def test_the_behavior_jumps_up_and_walks_down() -> None:

@@ -122,7 +122,9 @@ def observe(
     price = _price(mix, state, rate * state.factor.value)
     queued = scrape.held_requests + sum(snapshot.waiting for snapshot in fresh)
     parts = demand(state.ledger, price, queued, len(ready), cold_start)
-    state = _correct(state, scrape.at, mix, slo, limits, parts, len(ready))
+    state = _correct(
+        state, scrape.at, mix, slo, limits, parts.load / len(ready) * rate, parts, len(ready)
+    )
     bursty = is_bursty(state.ledger, price)
     return state, replace(
         unknown,
@@ -291,6 +293,7 @@ def _correct(
     mix: RequestMix,
     slo: ServiceLevelObjective,
     limits: EngineLimits,
+    rate: float,
     parts: Demand,
     ready: int,
 ) -> ScalingState:
@@ -306,6 +309,7 @@ def _correct(
         missed=1 - minute.slo_met / minute.judged if minute.judged > 0 else 0.0,
         allowed=1 - slo.objective,
         unrepairable=missed_share(0.0, mix, state.fit.model, limits, slo),
+        expected=missed_share(rate, mix, state.fit.model, limits, slo),
         utilization=parts.load / ready,
         has_backlog=parts.backlog > 0,
         memory_seconds=memory,
