@@ -48,28 +48,32 @@ def main() -> int:
     arguments = parser.parse_args()
 
     names = () if arguments.no_peers else peer_names()
-    runs = list(gate_runs(names))
-    if arguments.full:
-        runs += list(other_runs(names))
-    if arguments.only:
-        runs = [run for run in runs if run.workload in arguments.only.split(",")]
+    wanted = set(arguments.only.split(",")) if arguments.only else set(WORKLOADS)
     started = time.monotonic()
-    results = run_all(runs, arguments.jobs)
-    print_tables(results)
+    results = run_all([run for run in gate_runs(names) if run.workload in wanted], arguments.jobs)
     if arguments.full:
+        print_gates(results)
+        results += run_all(
+            [run for run in other_runs(names) if run.workload in wanted], arguments.jobs
+        )
         # matplotlib is loaded only where something is drawn.
         from scaling.plots import draw_all
 
         write_csv(results)
         draw_all(RESULTS)
+    print_tables(results)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
         f"\n{len(results)} runs in {time.monotonic() - started:.0f} s, "
         f"{used.ru_utime + used.ru_stime:.0f} s of processor time\n"
     )
-    for gate in gates(results):
-        print(gate.line)
+    print_gates(results)
     return 0
+
+
+def print_gates(results: list[Result]) -> None:
+    for gate in gates(results):
+        print(gate.line, flush=True)
 
 
 def run_all(runs: list[Run], jobs: int) -> list[Result]:
