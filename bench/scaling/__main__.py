@@ -50,6 +50,9 @@ def main() -> int:
     names = () if arguments.no_peers else peer_names()
     wanted = set(arguments.only.split(",")) if arguments.only else set(WORKLOADS)
     started = time.monotonic()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     results = run_all([run for run in gate_runs(names) if run.workload in wanted], arguments.jobs)
     if arguments.full:
         print_gates(results)
@@ -59,7 +62,7 @@ def main() -> int:
         # matplotlib is loaded only where something is drawn.
         from scaling.plots import draw_all
 
-        write_csv(results)
+        write_csv(results, commit)
         draw_all(RESULTS)
     print_tables(results)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -124,12 +127,9 @@ def print_tables(results: list[Result]) -> None:
         print(f"dominated: {workload} at {cold_start:.0f} s by {peer}")
 
 
-def write_csv(results: Iterable[Result]) -> None:
+def write_csv(results: Iterable[Result], commit: str) -> None:
     """Every run in one table, with the commit it came from."""
     RESULTS.mkdir(exist_ok=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     rows = [
         {**asdict(result.run), **{k: v for k, v in asdict(result).items() if k != "run"}}
         for result in results

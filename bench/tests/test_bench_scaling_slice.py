@@ -1,6 +1,6 @@
 """A slice of the bench that fits into a test run: our formula, our policy, an outage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -32,6 +32,10 @@ class Mix:
         return Traffic(arrival, prompt, answer, np.zeros(count, np.int64), 600.0)
 
 
+def _slots(count: int) -> Hardware:
+    return replace(H100, limits=replace(H100.limits, max_sequences=count))
+
+
 @pytest.mark.parametrize(
     ("hardware", "mix"),
     [
@@ -40,6 +44,8 @@ class Mix:
         pytest.param(H100, Mix(800, 300), id="mixed"),
         pytest.param(H100, Mix(100, 600), id="decode-heavy"),
         pytest.param(H100, Mix(200, 1500, 1.2), id="bound by KV tokens"),
+        pytest.param(_slots(32), Mix(24, 80, 0.3), id="bound by slots, short answers"),
+        pytest.param(_slots(16), Mix(100, 300), id="bound by slots, long answers"),
         pytest.param(A10, Mix(200, 40), id="small accelerator, short answers"),
         pytest.param(A10, Mix(100, 250), id="small accelerator, decode-heavy"),
     ],

@@ -12,7 +12,7 @@ decoding sequence, its KV reads included), three things make a request miss:
   The request misses when prefill share + n·d/τ exceeds 1 - a/τ.
 * TTFT. Prompts queue for the step's token budget: an M/G/1 queue with service bp + step/budget
   seconds per token.
-* Admission. All sequence slots or all KV tokens are in use.
+* Admission. All sequence slots are in use for longer than the TTFT, or all KV tokens are in use.
 
 The capacity is the rate at which what load adds to the misses reaches 1 - objective. With long
 answers and small prompts it is the rate at which the mean ITL meets the SLO.
@@ -160,7 +160,7 @@ def _misses(
         0.0
         if slo.ttft_seconds is None
         else _ttft_missed(load, mix, model, limits, slo.ttft_seconds),
-        _not_admitted(load, mix, limits),
+        _not_admitted(load, mix, model, limits, slo.ttft_seconds),
     )
 
 
@@ -214,16 +214,26 @@ def _ttft_missed(
     return missed
 
 
-def _not_admitted(load: _Load, mix: RequestMix, limits: EngineLimits) -> float:
-    """Share of the time with every slot or every KV token in use."""
+def _not_admitted(
+    load: _Load, mix: RequestMix, model: StepModel, limits: EngineLimits, ttft: float | None
+) -> float:
+    """Share of the requests that find every slot, or every KV token, in use for too long.
+
+    A slot is free again when one of the running sequences ends, so a wait for it may be short.
+    KV tokens that run out cost a preemption at once.
+    """
+    slots = limits.max_sequences
+    blocked = _tail(load.batch_mean, load.batch_variance, slots)
+    full_step = model.fixed + slots * load.token_work
+    freed = slots * (1 - load.prefill_share) / (max(mix.answers.mean - 1, 1.0) * full_step)
+    if freed <= load.rate:
+        return 1.0
+    late = blocked * math.exp(-(freed - load.rate) * (ttft or 0.0))
     held = load.batch_mean * mix.kv_per_sequence
     held_variance = mix.kv_per_sequence**2 * (
         load.batch_variance + load.batch_mean * RESIDENT_SPREAD**2
     )
-    return max(
-        _tail(load.batch_mean, load.batch_variance, limits.max_sequences),
-        _tail(held, held_variance, limits.kv_capacity_tokens),
-    )
+    return max(late, _tail(held, held_variance, limits.kv_capacity_tokens))
 
 
 def _averaging(stays: float) -> float:
