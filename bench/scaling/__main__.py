@@ -50,9 +50,7 @@ def main() -> int:
     names = () if arguments.no_peers else peer_names()
     wanted = set(arguments.only.split(",")) if arguments.only else set(WORKLOADS)
     started = time.monotonic()
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = _commit()
     results = run_all([run for run in gate_runs(names) if run.workload in wanted], arguments.jobs)
     if arguments.full:
         print_gates(results)
@@ -72,6 +70,12 @@ def main() -> int:
     )
     print_gates(results)
     return 0
+
+
+def _commit() -> str:
+    """The commit under test; a source archive has none."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 def print_gates(results: list[Result]) -> None:
