@@ -14,7 +14,7 @@ export LLMSERVICE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmservice
 
 .PHONY: help
 help:  ## List the commands
-	@awk -F':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Set up ------------------------------------------------------------------------------------------
 
@@ -97,6 +97,16 @@ golden: setup  ## Rewrite the golden files; read the diff before you commit it
 .PHONY: engine-env
 engine-env: setup  ## The Python environment with vLLM on CPU; prints its path
 	@$(RUN) python server_image/engine_env.py
+
+## Measure it -------------------------------------------------------------------------------------
+
+.PHONY: bench-scaling
+bench-scaling: setup  ## The autoscaler against an oracle and its peers, simulated; ends with a line per gate
+	@PYTHONPATH=bench $(RUN) python -m scaling
+
+.PHONY: bench-scaling-full
+bench-scaling-full: setup  ## The same on every cell; writes bench/scaling/results (CSV and plots)
+	@PYTHONPATH=bench $(RUN) python -m scaling --full
 
 ## Leave -------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ RESULTS = ROOT / ".tiers"
 LINT = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
-    ("mypy", "operator", "server_image", "e2e", "charts", "conftest.py"),
+    ("mypy", "operator", "server_image", "e2e", "charts", "bench", "conftest.py"),
     ("lint-imports", "--no-cache"),
     (
         "yamllint",
@@ -54,6 +54,11 @@ TIERS = (
         "unit",
         "builders, status, queue, server and driver without any outside system",
         ("operator/tests/unit", "server_image/tests/unit", "e2e/cluster/tests/unit", "e2e/unit"),
+    ),
+    Tier(
+        "bench",
+        "the scaling core against simulated engines: a slice of `make bench-scaling`",
+        ("bench/tests",),
     ),
     Tier(
         "chart",

@@ -1,0 +1,149 @@
+"""The scaling bench: `make bench-scaling`, `make bench-scaling-full`."""
+
+import argparse
+import csv
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+from scaling.calibration import calibrate
+from scaling.gates import (
+    CELLS,
+    Figures,
+    attainment,
+    best_peer,
+    dominated_cells,
+    gates,
+    gpu_hours,
+    mean,
+)
+from scaling.runs import (
+    ORACLE,
+    OURS,
+    SEEDS,
+    WORKLOADS,
+    Result,
+    Run,
+    gate_runs,
+    other_runs,
+    peer_names,
+    result_of,
+)
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    """Run what was asked for; a missed gate is told, not an error."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="every cell; writes CSV and plots")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--only", default="", help="workloads, by comma")
+    parser.add_argument("--no-peers", action="store_true", help="ours and the oracle alone")
+    arguments = parser.parse_args()
+
+    names = () if arguments.no_peers else peer_names()
+    wanted = set(arguments.only.split(",")) if arguments.only else set(WORKLOADS)
+    started = time.monotonic()
+    commit = _commit()
+    results = run_all([run for run in gate_runs(names) if run.workload in wanted], arguments.jobs)
+    if arguments.full:
+        print_gates(results)
+        results += run_all(
+            [run for run in other_runs(names) if run.workload in wanted], arguments.jobs
+        )
+        # matplotlib is loaded only where something is drawn.
+        from scaling.plots import draw_all
+
+        write_csv(results, commit)
+        draw_all(RESULTS)
+    print_tables(results)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"\n{len(results)} runs in {time.monotonic() - started:.0f} s, "
+        f"{used.ru_utime + used.ru_stime:.0f} s of processor time\n"
+    )
+    print_gates(results)
+    return 0
+
+
+def _commit() -> str:
+    """The commit under test; a source archive has none."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def print_gates(results: list[Result]) -> None:
+    for gate in gates(results):
+        print(gate.line, flush=True)
+
+
+def run_all(runs: list[Run], jobs: int) -> list[Result]:
+    """All runs on some processes, with a line of progress for every tenth."""
+    # Compiling and calibrating once here spares every process from doing it at the same time.
+    for name in sorted({run.workload for run in runs}):
+        truth = calibrate(WORKLOADS[name])
+        print(f"{name}: one replica sustains {truth.capacity:.2f} requests/s", flush=True)
+    results = []
+    with ProcessPoolExecutor(jobs) as pool:
+        futures = [pool.submit(result_of, run) for run in runs]
+        for done, future in enumerate(as_completed(futures), 1):
+            results.append(future.result())
+            if done % 10 == 0 or done == len(futures):
+                print(f"{done}/{len(futures)} runs", file=sys.stderr, flush=True)
+    order = {run: i for i, run in enumerate(runs)}
+    return sorted(results, key=lambda result: order[result.run])
+
+
+def print_tables(results: list[Result]) -> None:
+    """Every cell of the first seed, then the sum of the cells by policy."""
+    print(
+        f"\n{'workload':<16}{'cold':>5} {'policy':<26}{'GPU-h':>8}{'SLO %':>8}{'events':>8}"
+        f"{'peak':>6}{'use %':>7}{'recovery':>10}{'cut':>5}"
+    )
+    for result in results:
+        run = result.run
+        if run.seed != SEEDS[0]:
+            continue
+        extra = f" x{run.prior:g}" if run.prior != 1 else ""
+        name = f"{run.policy}{extra} {run.event}".rstrip()
+        print(
+            f"{run.workload:<16}{run.cold_start:>5.0f} {name:<26}{result.gpu_hours:>8.2f}"
+            f"{result.attainment_percent:>8.2f}{result.events:>8}{result.peak:>6}"
+            f"{result.utilization_percent:>7.1f}{result.recovery_seconds:>10.0f}{result.cut:>5}"
+        )
+    figures = Figures(results)
+    print(f"\nsum of {len(CELLS)} cells, seed {SEEDS[0]}")
+    for policy in (OURS, ORACLE, *figures.peers()):
+        hours = figures.over_cells(policy, SEEDS[0], gpu_hours)
+        share = figures.over_cells(policy, SEEDS[0], attainment)
+        print(
+            f"{policy:<26}{sum(hours):>8.1f} GPU-h"
+            f"{mean(share):>8.2f} % mean{min(share):>8.2f} % min"
+        )
+    print(f"best peer: {best_peer(figures)}")
+    for (workload, cold_start), peer in dominated_cells(figures):
+        print(f"dominated: {workload} at {cold_start:.0f} s by {peer}")
+
+
+def write_csv(results: Iterable[Result], commit: str) -> None:
+    """Every run in one table, with the commit it came from."""
+    RESULTS.mkdir(exist_ok=True)
+    rows = [
+        {**asdict(result.run), **{k: v for k, v in asdict(result).items() if k != "run"}}
+        for result in results
+    ]
+    with (RESULTS / "runs.csv").open("w", newline="") as file:
+        file.write(f"# commit {commit}\n")
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

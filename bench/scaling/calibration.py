@@ -1,0 +1,118 @@
+"""The truth about one engine: the rate at which its SLO attainment falls to the objective.
+
+Found by simulation and bisection, without the product's formulas: the oracle's replicas, the
+peers' hand-tuned targets and the error of our utilization are measured against it.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from scaling.engine import (
+    BUSY_SECONDS,
+    Fleet,
+    new_fleet,
+    new_requests,
+    run_until,
+    seed_noise,
+)
+from scaling.hardware import SLO, SLO_ARRAY
+from scaling.workloads import Traffic, Workload
+
+MEASURED_SECONDS = 1500.0
+WARM_UP_SECONDS = 200.0
+
+
+@dataclass(frozen=True)
+class Level:
+    """One engine under one constant rate."""
+
+    rate: float
+    attainment: float
+    running: float
+    kv_used: float
+    busy: float
+    fleet: Fleet
+
+
+@dataclass(frozen=True)
+class Calibration:
+    capacity: float
+    """Requests per second of this mix at which one engine's attainment meets the objective."""
+    idle_attainment: float
+    """Attainment without load: what no replica can repair."""
+    running_at_target: float
+    """Mean running sequences at 85 % of the capacity."""
+    kv_at_target: float
+    """Mean share of the KV tokens in use at 85 % of the capacity."""
+
+
+def measure(workload: Workload, traffic: Traffic, rate: float, seconds: float) -> Level:
+    """Serve requests of this mix at a constant rate on one engine."""
+    rng = np.random.default_rng(7)
+    count = max(int(rate * seconds), 1)
+    picks = rng.integers(0, len(traffic.arrival), count)
+    arrival = np.sort(rng.uniform(0, seconds, count))
+    requests = new_requests(
+        arrival, traffic.prompt[picks], traffic.answer[picks], traffic.cached[picks]
+    )
+    hardware = workload.hardware
+    fleet = new_fleet(1, hardware.limits.max_sequences)
+    fleet.routable[0] = 1
+    seed_noise(7)
+    active = np.zeros(1, np.int64)
+    running, kv_used, samples, first = 0.0, 0.0, 0, 0
+    for until in np.arange(5.0, seconds + 1, 5.0):
+        first = run_until(
+            requests,
+            fleet,
+            active,
+            first,
+            until,
+            hardware.step_array,
+            hardware.limits_array,
+            SLO_ARRAY,
+        )
+        if until > WARM_UP_SECONDS:
+            running += fleet.running[0] + fleet.waiting[0]
+            kv_used += fleet.kv_used[0]
+            samples += 1
+    judged = arrival > WARM_UP_SECONDS
+    started = requests.first_token >= 0
+    done = requests.finish >= 0
+    ttft = np.where(started, requests.first_token - arrival, np.inf)
+    end = np.where(done, requests.finish, seconds)
+    steps = np.maximum(np.where(done, requests.answer, requests.generated) - 1, 1)
+    itl = np.where(started, (end - requests.first_token) / steps, np.inf)
+    met = (ttft <= SLO.ttft_seconds) & (itl <= SLO.itl_seconds)
+    return Level(
+        rate,
+        float(np.mean(met[judged])),
+        running / samples,
+        kv_used / samples / hardware.limits.kv_capacity_tokens,
+        float(fleet.totals[0, BUSY_SECONDS]) / seconds,
+        fleet,
+    )
+
+
+@cache
+def calibrate(workload: Workload) -> Calibration:
+    """Find the capacity of one engine for this workload's mix."""
+    traffic = workload.make(np.random.default_rng(1234))
+    step = workload.hardware.step
+    ceiling = 1 / (
+        step.prefill * float(np.mean(traffic.prompt - traffic.cached))
+        + step.sequence * float(np.mean(traffic.answer))
+    )
+    idle = measure(workload, traffic, 0.02 * ceiling, MEASURED_SECONDS).attainment
+    low, high = 0.02 * ceiling, ceiling
+    for _ in range(9):
+        middle = (low + high) / 2
+        level = measure(workload, traffic, middle, MEASURED_SECONDS)
+        if level.attainment >= SLO.objective * idle:
+            low = middle
+        else:
+            high = middle
+    target = measure(workload, traffic, 0.85 * low, MEASURED_SECONDS)
+    return Calibration(low, idle, target.running, target.kv_used)

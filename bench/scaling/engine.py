@@ -1,0 +1,298 @@
+"""A fleet of continuous-batching engines, step by step: the simulator's inner loop.
+
+Each engine does what vLLM's scheduler does: running sequences decode first, the rest of the step's
+token budget goes to prompts in order of arrival (chunked prefill), a prompt is admitted when a slot
+and its KV tokens are free, and when KV tokens run out the youngest sequence is preempted and
+computed again later. Requests are routed on arrival to the engine with the fewest requests.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+NOT_ROUTABLE, ROUTABLE = 0, 1
+
+FIXED, PREFILL, SEQUENCE, KV, NOISE = range(5)
+MAX_SEQUENCES, KV_CAPACITY, MAX_STEP_TOKENS = range(3)
+ARRIVALS, PROMPT_ARRIVED, COMPUTED, CACHED, GENERATED, FINISHED, TTFT_MET, ITL_MET, SLO_MET = range(
+    9
+)
+ANSWER_TOKENS, BUSY_SECONDS, PREEMPTIONS = 9, 10, 11
+TOTALS = 12
+MOMENTS = 15
+BUCKETS = 21
+
+Array = np.ndarray[Any, Any]
+
+
+class Requests(NamedTuple):
+    """One row per request, in order of arrival."""
+
+    arrival: Array
+    prompt: Array
+    cached: Array
+    """Prompt tokens that the prefix cache holds."""
+    answer: Array
+    first_token: Array
+    """Seconds; negative until it happened."""
+    finish: Array
+    to_compute: Array
+    """Prompt tokens (and, after a preemption, answer tokens) still to be computed."""
+    generated: Array
+    behind: Array
+    """The next request in the same queue, or -1."""
+
+
+class Fleet(NamedTuple):
+    """One row per engine."""
+
+    clock: Array
+    routable: Array
+    waiting: Array
+    head: Array
+    tail: Array
+    head_admitted: Array
+    running: Array
+    sequences: Array
+    """The running sequences of each engine, as request numbers, the youngest last."""
+    kv_used: Array
+    kv_read: Array
+    """KV tokens of the sequences that decode: what one step reads."""
+    totals: Array
+    prompt_lengths: Array
+    answer_lengths: Array
+    moments: Array
+
+
+def new_requests(arrival: Array, prompt: Array, answer: Array, cached: Array) -> Requests:
+    count = len(arrival)
+    return Requests(
+        arrival,
+        prompt,
+        cached,
+        answer,
+        np.full(count, -1.0),
+        np.full(count, -1.0),
+        (prompt - cached).astype(np.int64),
+        np.zeros(count, np.int64),
+        np.full(count, -1, np.int64),
+    )
+
+
+def new_fleet(engines: int, max_sequences: int) -> Fleet:
+    return Fleet(
+        np.zeros(engines),
+        np.zeros(engines, np.int64),
+        np.zeros(engines, np.int64),
+        np.full(engines, -1, np.int64),
+        np.full(engines, -1, np.int64),
+        np.zeros(engines, np.int64),
+        np.zeros(engines, np.int64),
+        np.zeros((engines, max_sequences), np.int64),
+        np.zeros(engines, np.int64),
+        np.zeros(engines, np.int64),
+        np.zeros((engines, TOTALS)),
+        np.zeros((engines, BUCKETS)),
+        np.zeros((engines, BUCKETS)),
+        np.zeros((engines, MOMENTS)),
+    )
+
+
+@njit(cache=True)
+def seed_noise(seed: int) -> None:
+    np.random.seed(seed)
+
+
+@njit(cache=True)
+def _bucket(tokens: int) -> int:
+    bucket = 0
+    rest = max(tokens, 1) - 1
+    while rest > 0:
+        rest >>= 1
+        bucket += 1
+    return min(bucket, BUCKETS - 1)
+
+
+@njit(cache=True)
+def enqueue(requests: Requests, fleet: Fleet, engine: int, request: int) -> None:
+    """Hand a request to an engine."""
+    if fleet.tail[engine] < 0:
+        fleet.head[engine] = request
+    else:
+        requests.behind[fleet.tail[engine]] = request
+    fleet.tail[engine] = request
+    fleet.waiting[engine] += 1
+    totals = fleet.totals[engine]
+    totals[ARRIVALS] += 1
+    totals[PROMPT_ARRIVED] += requests.prompt[request]
+    totals[CACHED] += requests.cached[request]
+    fleet.prompt_lengths[engine, _bucket(requests.prompt[request])] += 1
+
+
+@njit(cache=True)
+def _preempt(requests: Requests, fleet: Fleet, engine: int) -> None:
+    """The youngest sequence gives its KV tokens back and waits again, first in line."""
+    fleet.running[engine] -= 1
+    victim = fleet.sequences[engine, fleet.running[engine]]
+    held = requests.prompt[victim] + requests.generated[victim]
+    fleet.kv_used[engine] -= held
+    fleet.kv_read[engine] -= held
+    requests.to_compute[victim] = held
+    if fleet.head_admitted[engine]:
+        head = fleet.head[engine]
+        requests.behind[victim] = requests.behind[head]
+        requests.behind[head] = victim
+        if fleet.tail[engine] == head:
+            fleet.tail[engine] = victim
+    else:
+        requests.behind[victim] = fleet.head[engine]
+        fleet.head[engine] = victim
+        if fleet.tail[engine] < 0:
+            fleet.tail[engine] = victim
+    fleet.waiting[engine] += 1
+    fleet.totals[engine, PREEMPTIONS] += 1
+
+
+@njit(cache=True)
+def _finish(requests: Requests, fleet: Fleet, engine: int, request: int, slo: Array) -> None:
+    answer = requests.answer[request]
+    requests.finish[request] = fleet.clock[engine]
+    fleet.kv_used[engine] -= requests.prompt[request] + answer
+    totals = fleet.totals[engine]
+    totals[FINISHED] += 1
+    totals[ANSWER_TOKENS] += answer
+    fleet.answer_lengths[engine, _bucket(answer)] += 1
+    fast = requests.first_token[request] - requests.arrival[request] <= slo[0]
+    decoding = requests.finish[request] - requests.first_token[request]
+    smooth = decoding <= slo[1] * max(answer - 1, 1)
+    totals[TTFT_MET] += fast
+    totals[ITL_MET] += smooth
+    totals[SLO_MET] += fast and smooth
+
+
+@njit(cache=True)
+def _step(
+    requests: Requests, fleet: Fleet, engine: int, step: Array, limits: Array, slo: Array
+) -> None:
+    """One engine step."""
+    capacity = limits[KV_CAPACITY]
+    while fleet.kv_used[engine] + fleet.running[engine] > capacity and fleet.running[engine] > 1:
+        _preempt(requests, fleet, engine)
+    decoding = fleet.running[engine]
+    read = fleet.kv_read[engine]
+    budget = max(limits[MAX_STEP_TOKENS] - decoding, 1)
+    computed = 0
+    started = decoding
+    while fleet.head[engine] >= 0 and budget > 0:
+        request = fleet.head[engine]
+        if not fleet.head_admitted[engine]:
+            held = requests.prompt[request] + requests.generated[request]
+            full = fleet.kv_used[engine] + held + decoding > capacity
+            if started >= limits[MAX_SEQUENCES] or (full and started > 0):
+                break
+            fleet.kv_used[engine] += held
+            fleet.head_admitted[engine] = 1
+        chunk = min(budget, requests.to_compute[request])
+        requests.to_compute[request] -= chunk
+        budget -= chunk
+        computed += chunk
+        if requests.to_compute[request] > 0:
+            break
+        fleet.head[engine] = requests.behind[request]
+        requests.behind[request] = -1
+        if fleet.head[engine] < 0:
+            fleet.tail[engine] = -1
+        fleet.head_admitted[engine] = 0
+        fleet.waiting[engine] -= 1
+        fleet.sequences[engine, started] = request
+        started += 1
+
+    seconds = step[FIXED] + step[PREFILL] * computed + step[SEQUENCE] * decoding + step[KV] * read
+    seconds *= max(0.5, 1 + step[NOISE] * np.random.standard_normal())
+    fleet.clock[engine] += seconds
+
+    terms = (1.0, float(computed), float(decoding), float(read), seconds)
+    at = 0
+    for i in range(5):
+        for j in range(i, 5):
+            fleet.moments[engine, at] += terms[i] * terms[j]
+            at += 1
+    totals = fleet.totals[engine]
+    totals[COMPUTED] += computed
+    totals[GENERATED] += started
+    totals[BUSY_SECONDS] += seconds
+
+    kept = 0
+    fleet.kv_used[engine] += started
+    for i in range(started):
+        request = fleet.sequences[engine, i]
+        requests.generated[request] += 1
+        if i >= decoding:
+            fleet.kv_read[engine] += requests.prompt[request] + requests.generated[request]
+            if requests.first_token[request] < 0:
+                requests.first_token[request] = fleet.clock[engine]
+        else:
+            fleet.kv_read[engine] += 1
+        if requests.generated[request] >= requests.answer[request]:
+            fleet.kv_read[engine] -= requests.prompt[request] + requests.generated[request]
+            _finish(requests, fleet, engine, request, slo)
+        else:
+            fleet.sequences[engine, kept] = request
+            kept += 1
+    fleet.running[engine] = kept
+
+
+@njit(cache=True)
+def _run_engine(
+    requests: Requests,
+    fleet: Fleet,
+    engine: int,
+    until: float,
+    step: Array,
+    limits: Array,
+    slo: Array,
+) -> None:
+    while fleet.clock[engine] < until:
+        if fleet.running[engine] == 0 and fleet.head[engine] < 0:
+            fleet.clock[engine] = until
+            return
+        _step(requests, fleet, engine, step, limits, slo)
+
+
+@njit(cache=True)
+def run_until(
+    requests: Requests,
+    fleet: Fleet,
+    active: Array,
+    first: int,
+    until: float,
+    step: Array,
+    limits: Array,
+    slo: Array,
+) -> int:
+    """Serve until a time; return the first request that was not routed yet.
+
+    `active` lists the engines that exist. Without a routable one, requests stay with the caller.
+    """
+    request = first
+    while request < len(requests.arrival) and requests.arrival[request] < until:
+        at = requests.arrival[request]
+        best = -1
+        fewest = 1 << 60
+        for i in range(len(active)):
+            engine = active[(i + request) % len(active)]
+            if not fleet.routable[engine]:
+                continue
+            _run_engine(requests, fleet, engine, at, step, limits, slo)
+            load = fleet.running[engine] + fleet.waiting[engine]
+            if load < fewest:
+                fewest = load
+                best = engine
+        if best < 0:
+            break
+        enqueue(requests, fleet, best, request)
+        request += 1
+    for i in range(len(active)):
+        _run_engine(requests, fleet, active[i], until, step, limits, slo)
+    return request

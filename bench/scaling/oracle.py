@@ -1,0 +1,63 @@
+"""A clairvoyant policy: it knows the whole traffic, the capacity and the cold start.
+
+Replicas at a time = the most that the load from one cold start ago to one cold start ahead needs
+at 85 % of the capacity, the load smoothed over 30 seconds. A reference, not a bound: where load
+jumps within the smoothing it is too small.
+"""
+
+import math
+
+import numpy as np
+
+from scaling.calibration import calibrate
+from scaling.engine import Array
+from scaling.simulation import Pod, Simulation
+from scaling.workloads import Traffic, Workload
+
+UTILIZATION = 0.85
+SMOOTHING_SECONDS = 30
+AHEAD_COLD_STARTS = 1.25
+
+
+def offered_load(workload: Workload, traffic: Traffic) -> Array:
+    """Replicas at full capacity that the arrivals of each second need, smoothed."""
+    step = workload.hardware.step
+    held = float(np.mean(traffic.prompt) + np.mean(traffic.answer) / 2)
+    work = (traffic.prompt - traffic.cached) * step.prefill + traffic.answer * (
+        step.sequence + step.kv * held
+    )
+    work = work / np.mean(work)
+    seconds = np.bincount(
+        traffic.arrival.astype(int), weights=work, minlength=int(traffic.seconds) + 1
+    )
+    window = np.ones(SMOOTHING_SECONDS)
+    smooth = np.convolve(seconds, window, "same") / np.convolve(
+        np.ones(len(seconds)), window, "same"
+    )
+    return smooth / calibrate(workload).capacity
+
+
+class Oracle:
+    """Replicas by the future."""
+
+    def __init__(self, workload: Workload, traffic: Traffic, cold_start: float) -> None:
+        load = offered_load(workload, traffic)
+        ahead, behind = math.ceil(AHEAD_COLD_STARTS * cold_start), math.ceil(cold_start)
+        self.replicas = [
+            min(
+                max(
+                    math.ceil(
+                        float(np.max(load[max(t - behind, 0) : t + ahead + 1])) / UTILIZATION
+                    ),
+                    1,
+                ),
+                workload.max_replicas,
+            )
+            for t in range(len(load))
+        ]
+
+    def step(self, view: Simulation) -> int | None:
+        return self.replicas[min(int(view.now), len(self.replicas) - 1)]
+
+    def victim_order(self, view: Simulation, pods: list[Pod]) -> list[Pod]:
+        return sorted(pods, key=lambda pod: int(view.fleet.running[pod.engine]))

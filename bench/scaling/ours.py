@@ -1,0 +1,144 @@
+"""Our policy: the product's own modules, fed as the metrics server feeds them."""
+
+from dataclasses import dataclass, field
+
+from llmservice_operator.scaling.assess import (
+    TARGET_PERCENT,
+    Assessment,
+    ScalingState,
+    observe,
+)
+from llmservice_operator.scaling.hpa import Behavior, Bounds, HpaState, decide
+from llmservice_operator.scaling.recommend import behavior_for
+from llmservice_operator.scaling.signals import (
+    Counters,
+    ReplicaReport,
+    Scrape,
+    Snapshot,
+    StepSums,
+)
+from llmservice_operator.scaling.step_model import StepModelFit
+from scaling.engine import (
+    ANSWER_TOKENS,
+    ARRIVALS,
+    CACHED,
+    COMPUTED,
+    FINISHED,
+    GENERATED,
+    ITL_MET,
+    PROMPT_ARRIVED,
+    SLO_MET,
+    TTFT_MET,
+)
+from scaling.hardware import SLO
+from scaling.simulation import Pod, Simulation
+
+SCRAPE_SECONDS = 5
+SYNC_SECONDS = 15
+PATCH_SECONDS = 300.0
+"""How often the operator changes the HPA's behavior at most."""
+
+
+@dataclass
+class Ours:
+    """Demand from every scrape, replicas from every sync of the HPA."""
+
+    prior_factor: float = 1.0
+    state: ScalingState | None = None
+    hpa: HpaState = field(default_factory=HpaState)
+    behavior: Behavior | None = None
+    patched_at: float = 0.0
+    assessment: Assessment | None = None
+    demands: list[tuple[float, float | None, float, float]] = field(default_factory=list)
+    """(time, demand percent, capacity factor, window) at every scrape."""
+
+    def step(self, view: Simulation) -> int | None:
+        if view.now % SCRAPE_SECONDS == 0:
+            self._scrape(view)
+        if (view.now + 7 * view.scenario.seed) % SYNC_SECONDS == 0 and self.assessment:
+            return self._sync(view, self.assessment)
+        return None
+
+    def victim_order(self, view: Simulation, pods: list[Pod]) -> list[Pod]:
+        """The pod-deletion-cost that the operator sets: the emptiest first, then the newest."""
+        fleet = view.fleet
+        return sorted(
+            pods,
+            key=lambda pod: (fleet.running[pod.engine] + fleet.waiting[pod.engine], -pod.created),
+        )
+
+    def _scrape(self, view: Simulation) -> None:
+        state = self.state
+        if state is None:
+            state = ScalingState(
+                StepModelFit(view.workload.hardware.prior.scaled(self.prior_factor))
+            )
+        reports = tuple(_report(view, pod) for pod in view.pods)
+        self.state, self.assessment = observe(state, Scrape(view.now, reports, view.held), SLO)
+        seen = self.assessment
+        self.demands.append(
+            (view.now, seen.demand_percent, seen.capacity_factor, seen.scale_down_window_seconds)
+        )
+
+    def _sync(self, view: Simulation, seen: Assessment) -> int:
+        maximum = view.workload.max_replicas
+        behavior = behavior_for(maximum, seen.scale_down_window_seconds)
+        if self.behavior is None or view.now >= self.patched_at + PATCH_SECONDS:
+            if self.behavior != behavior:
+                self.patched_at = view.now
+            self.behavior = behavior
+        decision = decide(
+            self.hpa,
+            self.behavior,
+            Bounds(1, maximum),
+            view.desired,
+            seen.demand_percent,
+            TARGET_PERCENT,
+            view.now,
+        )
+        self.hpa = decision.state
+        return decision.replicas
+
+
+def _report(view: Simulation, pod: Pod) -> ReplicaReport:
+    is_heard = pod.is_ready and not view.is_blind
+    return ReplicaReport(
+        pod.name,
+        pod.created,
+        pod.is_ready and not pod.is_draining,
+        pod.ready_at,
+        pod.is_draining,
+        _snapshot(view, pod) if is_heard else None,
+    )
+
+
+def _snapshot(view: Simulation, pod: Pod) -> Snapshot:
+    fleet, engine, limits = view.fleet, pod.engine, view.workload.hardware.limits
+    totals = [float(value) for value in fleet.totals[engine]]
+    counters = Counters(
+        arrivals=totals[ARRIVALS],
+        prompt_tokens_arrived=totals[PROMPT_ARRIVED],
+        prompt_tokens_computed=totals[COMPUTED],
+        prompt_tokens_cached=totals[CACHED],
+        generated_tokens=totals[GENERATED],
+        finished=totals[FINISHED],
+        judged=totals[FINISHED],
+        ttft_met=totals[TTFT_MET],
+        itl_met=totals[ITL_MET],
+        slo_met=totals[SLO_MET],
+        prompt_lengths=tuple(fleet.prompt_lengths[engine].tolist()),
+        answer_lengths=tuple(fleet.answer_lengths[engine].tolist()),
+        answer_tokens=totals[ANSWER_TOKENS],
+        steps=StepSums(tuple(fleet.moments[engine].tolist())),
+    )
+    return Snapshot(
+        view.now,
+        pod.created,
+        counters,
+        int(fleet.running[engine]),
+        int(fleet.waiting[engine]),
+        float(fleet.kv_used[engine]),
+        limits.kv_capacity_tokens,
+        limits.max_sequences,
+        limits.max_step_tokens,
+    )

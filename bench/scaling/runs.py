@@ -1,0 +1,139 @@
+"""What the bench runs: one run is one policy on one cell with one seed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from scaling.calibration import Calibration, calibrate
+from scaling.oracle import Oracle
+from scaling.ours import Ours
+from scaling.peers import peers
+from scaling.simulation import Policy, Scenario, Simulation
+from scaling.workloads import GATE_WORKLOADS, PREFIX_CACHE, Traffic, Workload
+
+OURS, ORACLE = "ours", "oracle"
+SEEDS = (1, 2, 3)
+PRIORS = (1.0, 0.75, 1.33)
+GATE_COLD_STARTS = (60.0, 180.0)
+OTHER_COLD_STARTS = (30.0, 300.0)
+WORKLOADS = {workload.name: workload for workload in (*GATE_WORKLOADS, PREFIX_CACHE)}
+
+OUTAGE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One simulation, by values that can be written into a file."""
+
+    workload: str
+    cold_start: float
+    policy: str
+    seed: int
+    prior: float = 1.0
+    event: str = ""
+    """What happens besides the traffic: "", "outage" or "never-ready"."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run showed."""
+
+    run: Run
+    gpu_hours: float
+    attainment_percent: float
+    events: int
+    peak: int
+    utilization_percent: float
+    """Offered work over paid GPU time, both at the true capacity."""
+    recovery_seconds: float
+    cut: int
+    replicas_lost: int
+    """Replicas that went while the metrics were away."""
+
+
+def gate_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
+    """The runs that the gates need."""
+    for workload in GATE_WORKLOADS:
+        for cold_start in GATE_COLD_STARTS:
+            for seed in SEEDS:
+                yield Run(workload.name, cold_start, ORACLE, seed)
+                for prior in PRIORS:
+                    yield Run(workload.name, cold_start, OURS, seed, prior)
+            for name in peer_names:
+                yield Run(workload.name, cold_start, name, SEEDS[0])
+    for seed in SEEDS:
+        yield Run("diurnal", 60.0, OURS, seed, event="outage")
+
+
+def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
+    """What stands beside the gates: other cold starts, a prefix cache, a pod that never starts."""
+    for workload in GATE_WORKLOADS:
+        for cold_start in OTHER_COLD_STARTS:
+            for policy in (OURS, ORACLE, *peer_names):
+                yield Run(workload.name, cold_start, policy, SEEDS[0])
+    for policy in (OURS, ORACLE, *peer_names):
+        yield Run(PREFIX_CACHE.name, 60.0, policy, SEEDS[0])
+    yield Run("diurnal", 60.0, OURS, SEEDS[0], event="never-ready")
+
+
+def peer_names() -> tuple[str, ...]:
+    """The names of all peers, without calibrating anything."""
+    return tuple(peers(Calibration(1, 1, 1, 1)))
+
+
+@lru_cache(maxsize=4)
+def _traffic(workload: str, seed: int) -> Traffic:
+    return WORKLOADS[workload].make(np.random.default_rng(1000 + seed))
+
+
+def policy_of(run: Run, oracle: Oracle, workload: Workload) -> Policy:
+    if run.policy == OURS:
+        return Ours(run.prior)
+    if run.policy == ORACLE:
+        return oracle
+    return peers(calibrate(workload))[run.policy]
+
+
+def simulate(run: Run) -> tuple[Simulation, Policy]:
+    """Run it, and hand back everything that happened."""
+    workload, traffic = WORKLOADS[run.workload], _traffic(run.workload, run.seed)
+    oracle = Oracle(workload, traffic, run.cold_start)
+    # An outage hides the fall from the peak: the worst moment to mistake silence for idleness.
+    hidden = 0.3 * traffic.seconds
+    scenario = Scenario(
+        run.cold_start,
+        run.seed,
+        oracle.replicas[0],
+        outage=(hidden, hidden + OUTAGE_SECONDS) if run.event == "outage" else None,
+        never_ready=2 if run.event == "never-ready" else None,
+    )
+    policy = policy_of(run, oracle, workload)
+    return Simulation(workload, traffic, scenario).run(policy), policy
+
+
+def result_of(run: Run) -> Result:
+    """Run it, and hand back its figures."""
+    simulation, _ = simulate(run)
+    workload = simulation.workload
+    counted = simulation.counted
+    work = float(np.sum(counted)) / calibrate(workload).capacity / 3600
+    history = np.array(simulation.history)
+    outage = simulation.scenario.outage
+    lost = 0
+    if outage:
+        before = history[history[:, 0] < outage[0]][-1, 1]
+        inside = history[(history[:, 0] >= outage[0]) & (history[:, 0] < outage[1])]
+        lost = int(max(before - np.min(inside[:, 1]), 0))
+    return Result(
+        run,
+        simulation.gpu_hours,
+        simulation.attainment_percent,
+        simulation.events,
+        int(np.max(history[:, 1])),
+        100 * work / simulation.gpu_hours,
+        0.0 if workload.burst_at is None else simulation.recovery_seconds(workload.burst_at),
+        simulation.cut,
+        lost,
+    )

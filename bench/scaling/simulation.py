@@ -1,0 +1,255 @@
+"""One service under one policy: pods that start cold, serve, drain and are paid for.
+
+Time goes in steps of one second; inside a second the engines run on their own clocks.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from scaling.engine import Array, Fleet, Requests, new_fleet, new_requests, run_until, seed_noise
+from scaling.hardware import SLO, SLO_ARRAY
+from scaling.workloads import Traffic, Workload
+
+EXCLUDED_SECONDS = 300.0
+"""The start, in which every policy finds its footing, is in no figure."""
+
+DRAIN_DEADLINE_SECONDS = 600.0
+COLD_START_SPREAD = (0.85, 1.25)
+BUCKET_SECONDS = 20.0
+
+
+@dataclass
+class Pod:
+    """A replica from its creation to its end."""
+
+    name: str
+    engine: int
+    created: float
+    ready_due: float
+    is_ready: bool = False
+    ready_at: float | None = None
+    draining_since: float | None = None
+
+    @property
+    def is_draining(self) -> bool:
+        return self.draining_since is not None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What happens apart from the traffic."""
+
+    cold_start: float
+    seed: int
+    initial_replicas: int
+    outage: tuple[float, float] | None = None
+    """Every scrape in this span fails."""
+    never_ready: int | None = None
+    """The pod with this number, counted from the first that was created later, never starts."""
+
+
+class Policy(Protocol):
+    """Anything that decides on replicas."""
+
+    def step(self, view: "Simulation") -> int | None:
+        """The desired replicas at this second; None leaves them."""
+
+    def victim_order(self, view: "Simulation", pods: list[Pod]) -> list[Pod]:
+        """Ready pods, the one to go first."""
+
+
+@dataclass
+class Simulation:
+    """The service as policies see it; metrics are fresh to the second for everyone."""
+
+    workload: Workload
+    traffic: Traffic
+    scenario: Scenario
+    now: float = 0.0
+    desired: int = 0
+    pods: list[Pod] = field(default_factory=list)
+    held: int = 0
+    """Requests in front of the replicas, while none is ready."""
+    requests: Requests = field(init=False)
+    fleet: Fleet = field(init=False)
+    history: list[tuple[float, int, int, float]] = field(default_factory=list)
+    """(time, desired, ready, requests in the service)."""
+    events: int = 0
+    cut: int = 0
+
+    def __post_init__(self) -> None:
+        traffic, engines = self.traffic, 3 * self.workload.max_replicas
+        self.requests = new_requests(
+            traffic.arrival, traffic.prompt, traffic.answer, traffic.cached
+        )
+        self.fleet = new_fleet(engines, self.workload.hardware.limits.max_sequences)
+        self._free = deque(range(engines))
+        self._rng = np.random.default_rng(self.scenario.seed)
+        self._created = 0
+        self._pod_seconds = 0.0
+        seed_noise(self.scenario.seed)
+        self.desired = self.scenario.initial_replicas
+        for _ in range(self.desired):
+            self._create(ready_now=True)
+
+    @property
+    def ready(self) -> list[Pod]:
+        return [pod for pod in self.pods if pod.is_ready and not pod.is_draining]
+
+    @property
+    def pending(self) -> list[Pod]:
+        return [pod for pod in self.pods if not pod.is_ready and not pod.is_draining]
+
+    @property
+    def is_blind(self) -> bool:
+        outage = self.scenario.outage
+        return outage is not None and outage[0] <= self.now < outage[1]
+
+    def running(self, pods: list[Pod]) -> Array:
+        return self.fleet.running[[pod.engine for pod in pods]]
+
+    def waiting(self, pods: list[Pod]) -> Array:
+        return self.fleet.waiting[[pod.engine for pod in pods]]
+
+    def kv_usage(self, pods: list[Pod]) -> Array:
+        capacity = self.workload.hardware.limits.kv_capacity_tokens
+        return self.fleet.kv_used[[pod.engine for pod in pods]] / capacity
+
+    def totals(self, pods: list[Pod]) -> Array:
+        return self.fleet.totals[[pod.engine for pod in pods]]
+
+    def run(self, policy: Policy) -> "Simulation":
+        """Serve the whole traffic under a policy."""
+        hardware = self.workload.hardware
+        step, limits = hardware.step_array, hardware.limits_array
+        first = 0
+        while self.now < self.traffic.seconds:
+            active = np.array(
+                [pod.engine for pod in self.pods if pod.is_ready or pod.is_draining], np.int64
+            )
+            until = self.now + 1.0
+            first = run_until(
+                self.requests, self.fleet, active, first, until, step, limits, SLO_ARRAY
+            )
+            arrived = int(np.searchsorted(self.traffic.arrival, until))
+            self.held = arrived - first
+            self.now = until
+            self._advance_pods()
+            wanted = policy.step(self)
+            if wanted is not None and wanted != self.desired:
+                self.events += self.now > EXCLUDED_SECONDS
+                self.desired = wanted
+                self._scale(policy)
+            if self.now > EXCLUDED_SECONDS:
+                self._pod_seconds += len(self.pods)
+            inside = int(np.sum(self.fleet.running[active]) + np.sum(self.fleet.waiting[active]))
+            self.history.append((self.now, self.desired, len(self.ready), inside + self.held))
+        return self
+
+    def _create(self, *, ready_now: bool = False) -> None:
+        if not self._free:
+            raise RuntimeError("more pods than engines: the policy ignores its maximum")
+        engine = self._free.popleft()
+        for row in (*self.fleet[7:8], *self.fleet[10:]):
+            row[engine] = 0
+        low, high = COLD_START_SPREAD
+        due = self.now + self.scenario.cold_start * self._rng.uniform(low, high)
+        if not ready_now:
+            self._created += 1
+            if self._created == self.scenario.never_ready:
+                due = np.inf
+        pod = Pod(f"pod-{self._created}-{engine}", engine, self.now, due)
+        self.pods.append(pod)
+        if ready_now:
+            self._become_ready(pod)
+
+    def _become_ready(self, pod: Pod) -> None:
+        pod.is_ready, pod.ready_at = True, self.now
+        self.fleet.clock[pod.engine] = self.now
+        self.fleet.routable[pod.engine] = 1
+
+    def _advance_pods(self) -> None:
+        kept = []
+        for pod in self.pods:
+            if not pod.is_ready and not pod.is_draining and self.now >= pod.ready_due:
+                self._become_ready(pod)
+            if pod.draining_since is not None:
+                left = int(self.fleet.running[pod.engine] + self.fleet.waiting[pod.engine])
+                overdue = self.now - pod.draining_since > DRAIN_DEADLINE_SECONDS
+                if left == 0 or overdue:
+                    self.cut += left
+                    self._remove(pod)
+                    continue
+            kept.append(pod)
+        self.pods = kept
+
+    def _remove(self, pod: Pod) -> None:
+        engine, fleet = pod.engine, self.fleet
+        fleet.running[engine] = fleet.waiting[engine] = 0
+        fleet.kv_used[engine] = fleet.kv_read[engine] = 0
+        fleet.head[engine] = fleet.tail[engine] = -1
+        fleet.head_admitted[engine] = 0
+        self._free.append(engine)
+
+    def _scale(self, policy: Policy) -> None:
+        have = self.ready + self.pending
+        for _ in range(self.desired - len(have)):
+            self._create()
+        surplus = len(have) - self.desired
+        if surplus <= 0:
+            return
+        newest_first = sorted(self.pending, key=lambda pod: -pod.created)
+        for pod in (newest_first + policy.victim_order(self, self.ready))[:surplus]:
+            if not pod.is_ready:
+                self._free.append(pod.engine)
+                self.pods.remove(pod)
+                continue
+            pod.draining_since = self.now
+            self.fleet.routable[pod.engine] = 0
+
+    @property
+    def gpu_hours(self) -> float:
+        return self._pod_seconds / 3600
+
+    @property
+    def met(self) -> Array:
+        """Whether each request met the SLO; one that never started has missed it."""
+        fast = self.met_ttft
+        requests = self.requests
+        done = requests.finish >= 0
+        end = np.where(done, requests.finish, self.now)
+        steps = np.maximum(np.where(done, requests.answer, requests.generated) - 1, 1)
+        itl_limit = SLO.itl_seconds or np.inf
+        smooth: Array = end - requests.first_token <= itl_limit * steps
+        return fast & smooth
+
+    @property
+    def met_ttft(self) -> Array:
+        requests = self.requests
+        ttft_limit = SLO.ttft_seconds or np.inf
+        started = requests.first_token >= 0
+        in_time: Array = requests.first_token - requests.arrival <= ttft_limit
+        return started & in_time
+
+    @property
+    def counted(self) -> Array:
+        """Requests in the figures: not of the start, nor so late that they could not answer."""
+        arrival = self.requests.arrival
+        return (arrival > EXCLUDED_SECONDS) & (arrival < self.traffic.seconds - 5)
+
+    @property
+    def attainment_percent(self) -> float:
+        return 100 * float(np.mean(self.met[self.counted]))
+
+    def recovery_seconds(self, burst_at: float, span: float = 600.0) -> float:
+        """From the burst's start to the end of its last bucket that misses the TTFT objective."""
+        arrival, met = self.requests.arrival, self.met_ttft
+        recovered = 0.0
+        for start in np.arange(burst_at, burst_at + span, BUCKET_SECONDS):
+            inside = (arrival >= start) & (arrival < start + BUCKET_SECONDS)
+            if np.any(inside) and np.mean(met[inside]) < SLO.objective:
+                recovered = start + BUCKET_SECONDS - burst_at
+        return float(recovered)

@@ -1,0 +1,26 @@
+"""How long it takes from a new pod to a Ready one: a high percentile of what was seen."""
+
+import math
+from dataclasses import dataclass
+
+REMEMBERED = 20
+DEFAULT_SECONDS = 120.0
+PERCENTILE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStarts:
+    """The last cold starts, oldest first."""
+
+    seconds: tuple[float, ...] = ()
+
+    def add(self, seconds: float) -> "ColdStarts":
+        return ColdStarts((*self.seconds, seconds)[-REMEMBERED:])
+
+    @property
+    def estimate(self) -> float:
+        """Seconds within which nine of ten pods were Ready."""
+        if not self.seconds:
+            return DEFAULT_SECONDS
+        ordered = sorted(self.seconds)
+        return ordered[max(math.ceil(PERCENTILE * len(ordered)) - 1, 0)]

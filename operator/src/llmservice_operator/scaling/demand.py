@@ -1,0 +1,119 @@
+"""A service's load in percent of one replica: 170 is two replicas at 85 %.
+
+Arrivals and not what is being served decide, so an overload is seen at once and in full, and
+nothing depends on how many replicas are ready or pending.
+"""
+
+import math
+from dataclasses import dataclass
+
+from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
+
+STEADY_SECONDS = 60.0
+"""Span of the load that decides without a burst."""
+
+BURSTS = ((10.0, 3.0), (15.0, 3.0), (30.0, 2.0))
+"""(seconds, standard deviations): a shorter span decides when it is this far above the steady."""
+
+FEWEST_ARRIVALS = 5
+"""Requests in a span below which nothing stands out."""
+
+TREND_SECONDS = 300.0
+TREND_CERTAINTY = 3.0
+"""Standard errors that a slope must be above zero to be believed."""
+
+REACTION_SECONDS = 15.0
+"""From a metric to a new pod object: one sync of the HorizontalPodAutoscaler."""
+
+NORMAL_QUEUE_SECONDS = 0.5
+"""Queued GPU-seconds per replica that are batching at work, not backlog."""
+
+SHORTEST_DRAIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What tokens cost in seconds of one replica that runs at its capacity."""
+
+    request: float
+    """Replica-seconds of a mean request."""
+    prompt_token: float
+    """Per prompt token to be computed."""
+    answer_token: float
+    mean_answer: float
+    computed_share: float
+    """Share of arriving prompt tokens that the prefix cache does not save."""
+    spread: float
+    """Root mean square of a request's work over its mean: 1 when all are alike."""
+
+    def arrived(self, tick: Tick) -> float:
+        """Replicas that the arrivals of this span keep busy."""
+        prompts = tick.prompt_tokens_arrived * self.computed_share * self.prompt_token
+        return (prompts + tick.arrivals * self.mean_answer * self.answer_token) / tick.seconds
+
+    def served(self, tick: Tick) -> float:
+        """Replicas' worth of work that was done in this span."""
+        prompts = tick.prompt_tokens_computed * self.prompt_token
+        return (prompts + tick.generated_tokens * self.answer_token) / tick.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The parts of the demand, each in replicas at full capacity."""
+
+    load: float
+    trend: float
+    backlog: float
+    """Replicas that work the queue off within one cold start."""
+
+    @property
+    def percent(self) -> float:
+        return 100 * (self.load + self.trend + self.backlog)
+
+
+def demand(
+    ledger: Ledger, price: Price, queued: float, ready: int, cold_start_seconds: float
+) -> Demand:
+    """The demand for this ledger with `queued` requests waiting for `ready` replicas."""
+    load = load_of(ledger, price)
+    horizon = cold_start_seconds + REACTION_SECONDS
+    queue_seconds = max(0.0, queued * price.request - NORMAL_QUEUE_SECONDS * ready)
+    # Replicas asked for now start serving one cold start from now. What piles up until then is
+    # known today; asking for it only when it is there would cost a second cold start.
+    shortfall_seconds = max(0.0, load - ready) * cold_start_seconds
+    return Demand(
+        load,
+        min(max(0.0, trend_of(ledger, price)) * horizon, load),
+        max(queue_seconds, shortfall_seconds) / max(SHORTEST_DRAIN_SECONDS, cold_start_seconds),
+    )
+
+
+def load_of(ledger: Ledger, price: Price) -> float:
+    """Replicas busy: the last minute's, or a shorter span's when it stands out of the noise."""
+    minute = ledger.last(STEADY_SECONDS)
+    if minute.seconds <= 0:
+        return 0.0
+    steady = max(price.arrived(minute), price.served(minute))
+    load = steady
+    for seconds, deviations in BURSTS:
+        short = ledger.last(seconds)
+        if short.seconds <= 0 or short.arrivals < FEWEST_ARRIVALS:
+            continue
+        noise = deviations * price.spread / math.sqrt(short.arrivals)
+        recent = price.arrived(short)
+        if recent > steady * (1 + noise):
+            load = max(load, recent)
+    return load
+
+
+def trend_of(ledger: Ledger, price: Price) -> float:
+    """Replicas per second by which the load rises steadily; 0 for noise, a step, or a fall."""
+    recent = [tick for tick in ledger.ticks if tick.at > ledger.ticks[-1].at - TREND_SECONDS]
+    if len(recent) < 12 or recent[-1].at - recent[0].at < TREND_SECONDS / 2:
+        return 0.0
+    values = [price.arrived(tick) if tick.seconds > 0 else 0.0 for tick in recent]
+    line = fit_line([(tick.at, value) for tick, value in zip(recent, values, strict=True)])
+    if line.slope <= TREND_CERTAINTY * line.slope_error:
+        return 0.0
+    # A step is over: what comes after it is a level, not a rise.
+    return line.slope if line.squared_residuals <= step_residuals(values) else 0.0

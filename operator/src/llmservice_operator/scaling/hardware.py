@@ -1,0 +1,45 @@
+"""Data sheets of accelerators: where a step model starts before any step was seen.
+
+A wrong entry costs accuracy for the first minute of traffic, no more.
+"""
+
+from llmservice_operator.scaling.step_model import HardwareClass
+
+DATA_SHEETS: tuple[tuple[str, HardwareClass], ...] = (
+    ("B200", HardwareClass(8.0e12, 2250e12)),
+    ("H200", HardwareClass(4.8e12, 989e12)),
+    ("H100-NVL", HardwareClass(3.9e12, 835e12)),
+    ("H100-PCIE", HardwareClass(2.0e12, 756e12)),
+    ("H100", HardwareClass(3.35e12, 989e12)),
+    ("A100-SXM4-40GB", HardwareClass(1.555e12, 312e12)),
+    ("A100-PCIE-40GB", HardwareClass(1.555e12, 312e12)),
+    ("A100", HardwareClass(2.0e12, 312e12)),
+    ("L40S", HardwareClass(0.864e12, 362e12)),
+    ("L40", HardwareClass(0.864e12, 181e12)),
+    ("L4", HardwareClass(0.3e12, 121e12)),
+    ("A30", HardwareClass(0.933e12, 165e12)),
+    ("A10", HardwareClass(0.6e12, 125e12)),
+    ("RTX-A6000", HardwareClass(0.768e12, 155e12)),
+    ("V100", HardwareClass(0.9e12, 125e12)),
+    ("T4", HardwareClass(0.32e12, 65e12)),
+)
+"""(part of the product name, data sheet); the first that fits counts, so longer names stand first.
+
+Product names are those of the node label nvidia.com/gpu.product. Bytes/s, and dense FLOP/s at 16
+bits without sparsity.
+"""
+
+UNKNOWN = HardwareClass(0.6e12, 125e12)
+"""A small accelerator: better to start with too many replicas than with too few."""
+
+CPU = HardwareClass(50e9, 1e12)
+"""A few cores of a server."""
+
+
+def hardware_class(product: str | None, count: int = 1) -> HardwareClass:
+    """The data sheet of `count` accelerators of this product; None is no accelerator."""
+    if product is None:
+        return CPU
+    name = product.upper().replace(" ", "-")
+    one = next((sheet for part, sheet in DATA_SHEETS if part in name), UNKNOWN)
+    return HardwareClass(one.memory_bytes_per_second * count, one.flops * count)

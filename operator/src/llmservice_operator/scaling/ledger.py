@@ -1,0 +1,87 @@
+"""What a service did in the last minutes, tick by tick."""
+
+import math
+from dataclasses import dataclass
+from itertools import accumulate
+
+KEPT_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What came in and was done between two scrapes, all replicas together."""
+
+    at: float
+    seconds: float
+    arrivals: float = 0.0
+    prompt_tokens_arrived: float = 0.0
+    prompt_tokens_computed: float = 0.0
+    generated_tokens: float = 0.0
+    judged: float = 0.0
+    slo_met: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The ticks of the last ten minutes, oldest first."""
+
+    ticks: tuple[Tick, ...] = ()
+
+    def add(self, tick: Tick) -> "Ledger":
+        kept = tuple(old for old in self.ticks if old.at > tick.at - KEPT_SECONDS)
+        return Ledger((*kept, tick))
+
+    def last(self, seconds: float) -> Tick:
+        """The sum of the ticks that ended in the last `seconds`."""
+        if not self.ticks:
+            return Tick(0.0, 0.0)
+        now = self.ticks[-1].at
+        total = [0.0] * 7
+        for tick in reversed(self.ticks):
+            if tick.at <= now - seconds + 1e-6:
+                break
+            for i, value in enumerate(_values(tick)):
+                total[i] += value
+        return Tick(now, *total)
+
+
+def _values(tick: Tick) -> tuple[float, ...]:
+    return (
+        tick.seconds,
+        tick.arrivals,
+        tick.prompt_tokens_arrived,
+        tick.prompt_tokens_computed,
+        tick.generated_tokens,
+        tick.judged,
+        tick.slo_met,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A straight line through points, and how well it fits."""
+
+    slope: float
+    slope_error: float
+    squared_residuals: float
+
+
+def fit_line(points: list[tuple[float, float]]) -> Line:
+    """Least squares through (time, value) points; at least three at different times."""
+    count = len(points)
+    mean_x = sum(x for x, _ in points) / count
+    mean_y = sum(y for _, y in points) / count
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+    residuals = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in points)
+    return Line(slope, math.sqrt(residuals / max(count - 2, 1) / spread), residuals)
+
+
+def step_residuals(values: list[float]) -> float:
+    """Squared residuals of the best single step: one level before, one after."""
+    sums = list(accumulate(values, initial=0.0))
+    squares = sum(value * value for value in values)
+    count = len(values)
+    return squares - max(
+        sums[i] ** 2 / i + (sums[count] - sums[i]) ** 2 / (count - i) for i in range(1, count)
+    )

@@ -1,0 +1,44 @@
+"""How long prompts and answers are: a distribution learned from fading histograms."""
+
+from dataclasses import dataclass
+
+from llmservice_operator.scaling.signals import LENGTH_BUCKETS
+
+BUCKET_CENTRES = tuple(1.0 if i == 0 else 0.75 * 2**i for i in range(LENGTH_BUCKETS))
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """A distribution of token counts."""
+
+    points: tuple[tuple[float, float], ...]
+    """(tokens, share of the requests); the shares sum to 1."""
+
+    @property
+    def mean(self) -> float:
+        return sum(tokens * share for tokens, share in self.points)
+
+    @property
+    def mean_square(self) -> float:
+        return sum(tokens * tokens * share for tokens, share in self.points)
+
+    def times(self, factor: float) -> "Lengths":
+        return Lengths(tuple((factor * tokens, share) for tokens, share in self.points))
+
+
+def lengths_of(histogram: tuple[float, ...], total_tokens: float) -> Lengths | None:
+    """The distribution behind a histogram whose lengths sum to `total_tokens`; None when empty.
+
+    A bucket is taken at its middle, then all are stretched so that the mean is the true one.
+    """
+    count = sum(histogram)
+    if count <= 0 or total_tokens <= 0:
+        return None
+    raw = Lengths(
+        tuple(
+            (centre, number / count)
+            for centre, number in zip(BUCKET_CENTRES, histogram, strict=True)
+            if number > 1e-9 * count
+        )
+    )
+    return raw.times(total_tokens / count / raw.mean)

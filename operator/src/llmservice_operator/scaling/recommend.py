@@ -1,0 +1,22 @@
+"""The HPA behavior that suits a service, from what was measured."""
+
+from llmservice_operator.scaling.hpa import Behavior, ChangePolicy, PolicyType, ScalingRules
+
+UP_PERIOD_SECONDS = 15.0
+DOWN_PERIOD_SECONDS = 60.0
+DOWN_PERCENT = 50
+DOWN_TOLERANCE = 0.0
+
+
+def behavior_for(max_replicas: int, scale_down_window_seconds: float) -> Behavior:
+    """Up: to the right size in one step. Down: at most half in a minute, after the window."""
+    return Behavior(
+        ScalingRules(
+            0.0, (ChangePolicy(PolicyType.PODS, max_replicas, UP_PERIOD_SECONDS),), tolerance=0.0
+        ),
+        ScalingRules(
+            scale_down_window_seconds,
+            (ChangePolicy(PolicyType.PERCENT, DOWN_PERCENT, DOWN_PERIOD_SECONDS),),
+            tolerance=DOWN_TOLERANCE,
+        ),
+    )

@@ -1,0 +1,146 @@
+"""How long an engine step takes, learned online from the service's own traffic.
+
+    seconds = fixed + prefill·(prefill tokens) + sequence·(sequences) + kv·(KV tokens read)
+
+Recursive least squares with forgetting, in its information form: the sums of the past fade, new
+sums are added, and a prior keeps the terms sane that the traffic does not separate.
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+from llmservice_operator.scaling.signals import StepSums
+
+FORGETTING_PER_SECOND = 0.999
+"""Half of what was learned is forgotten after 11.5 minutes of traffic."""
+
+WARM_UP_SECONDS = 60.0
+"""Steps of a replica younger than this teach nothing: compilation and cold caches slow them."""
+
+STEP_NOISE = 0.1
+"""Standard deviation of a step's duration around the model, as a share of the mean step."""
+
+PRIOR_SPREAD = 0.5
+"""Standard deviation of a prior's coefficient, as a share of it."""
+
+SECONDS = 4
+COEFFICIENTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StepModel:
+    """Seconds of an engine step by what is in it."""
+
+    fixed: float
+    """Seconds of an empty step: reading the weights, launching kernels."""
+    prefill: float
+    """Seconds per prompt token computed."""
+    sequence: float
+    """Seconds per sequence that decodes."""
+    kv: float
+    """Seconds per KV token read."""
+
+    @property
+    def coefficients(self) -> tuple[float, float, float, float]:
+        return (self.fixed, self.prefill, self.sequence, self.kv)
+
+    def scaled(self, factor: float) -> "StepModel":
+        return StepModel(*(factor * value for value in self.coefficients))
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareClass:
+    """What a data sheet says about the accelerators of one replica, all of them together."""
+
+    memory_bytes_per_second: float
+    flops: float
+    """Peak dense FLOP/s in the precision that the model computes in."""
+
+
+def prior_step_model(
+    hardware: HardwareClass, weight_bytes: float, parameters: float, kv_bytes_per_token: float
+) -> StepModel:
+    """The step model that the roofline predicts before any step was seen."""
+    return StepModel(
+        fixed=1.1 * weight_bytes / hardware.memory_bytes_per_second,
+        prefill=2 * parameters / (0.5 * hardware.flops),
+        sequence=2 * parameters / (0.5 * hardware.flops),
+        kv=kv_bytes_per_token / hardware.memory_bytes_per_second,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StepModelFit:
+    """What has been learned so far; `model` is the answer."""
+
+    prior: StepModel
+    sums: StepSums = field(default_factory=StepSums)
+    model: StepModel = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", _solve(self.prior, self.sums))
+
+    def learn(self, sums: StepSums, seconds: float) -> "StepModelFit":
+        """Add the steps of the last `seconds`; silence neither teaches nor forgets."""
+        if sums.steps < 1:
+            return self
+        kept = self.sums.times(FORGETTING_PER_SECOND**seconds)
+        return replace(self, sums=kept.plus(sums))
+
+
+def _solve(prior: StepModel, sums: StepSums) -> StepModel:
+    """The non-negative coefficients that fit the sums and the prior best.
+
+    Every coefficient is written as a multiple of its prior, so one spread suits all four.
+    """
+    if sums.steps < 1 or sums.seconds <= 0:
+        return prior
+    scale = prior.coefficients
+    noise = (STEP_NOISE * sums.seconds / sums.steps) ** 2
+    pull = PRIOR_SPREAD**-2
+    terms = range(COEFFICIENTS)
+    matrix = [
+        [scale[i] * scale[j] * sums.moment(i, j) / noise + (pull if i == j else 0.0) for j in terms]
+        for i in terms
+    ]
+    target = [scale[i] * sums.moment(i, SECONDS) / noise + pull for i in terms]
+    multiples = _non_negative(matrix, target)
+    return StepModel(*(scale[i] * multiples[i] for i in terms))
+
+
+def _non_negative(matrix: list[list[float]], target: list[float]) -> list[float]:
+    """Minimize ½xᵀMx - tᵀx over x ≥ 0, M positive definite: the best set of free terms."""
+    size = len(target)
+    best: tuple[float, list[float]] = (0.0, [0.0] * size)
+    for count in range(size, 0, -1):
+        for free in combinations(range(size), count):
+            inner = _eliminate(
+                [[matrix[i][j] for j in free] for i in free], [target[i] for i in free]
+            )
+            if min(inner) < 0:
+                continue
+            value = -0.5 * sum(x * target[i] for x, i in zip(inner, free, strict=True))
+            if value < best[0]:
+                full = [0.0] * size
+                for x, i in zip(inner, free, strict=True):
+                    full[i] = x
+                best = (value, full)
+        if count == size and best[0] < 0:
+            break
+    return best[1]
+
+
+def _eliminate(matrix: list[list[float]], target: list[float]) -> list[float]:
+    """Solve a small positive definite system by elimination; it needs no pivoting."""
+    rows = [[*row, value] for row, value in zip(matrix, target, strict=True)]
+    size = len(rows)
+    for i in range(size):
+        for below in range(i + 1, size):
+            factor = rows[below][i] / rows[i][i]
+            for column in range(i, size + 1):
+                rows[below][column] -= factor * rows[i][column]
+    solution = [0.0] * size
+    for i in reversed(range(size)):
+        known = sum(rows[i][j] * solution[j] for j in range(i + 1, size))
+        solution[i] = (rows[i][size] - known) / rows[i][i]
+    return solution

@@ -1,0 +1,52 @@
+"""What requests of a service look like: fading sums of lengths, cache hits and KV held."""
+
+import math
+from dataclasses import dataclass, field
+
+from llmservice_operator.scaling.capacity import RequestMix
+from llmservice_operator.scaling.lengths import lengths_of
+from llmservice_operator.scaling.signals import Counters
+
+MEMORY_SECONDS = 600.0
+"""Time constant with which old requests are forgotten, while there are new ones."""
+
+FEWEST_REQUESTS = 10
+"""Prompts and finished answers below which there is no mix yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficMemory:
+    """Counters of the recent past, the older the lighter."""
+
+    counters: Counters = field(default_factory=Counters)
+
+    def learn(self, counters: Counters, seconds: float) -> "TrafficMemory":
+        """Add what happened in the last `seconds`; silence forgets nothing."""
+        if counters.arrivals + counters.finished <= 0:
+            return self
+        kept = math.exp(-seconds / MEMORY_SECONDS)
+        return TrafficMemory(counters.plus(self.counters, kept))
+
+    @property
+    def computed_share(self) -> float:
+        """Share of the prompt tokens that the prefix cache does not save."""
+        prompts = self.counters.prompt_tokens_computed + self.counters.prompt_tokens_cached
+        return self.counters.prompt_tokens_computed / prompts if prompts > 0 else 1.0
+
+    @property
+    def mix(self) -> RequestMix | None:
+        """What a mean request needs; None before enough was seen."""
+        seen = self.counters
+        if min(sum(seen.prompt_lengths), sum(seen.answer_lengths)) < FEWEST_REQUESTS:
+            return None
+        prompts = lengths_of(seen.prompt_lengths, seen.prompt_tokens_arrived)
+        answers = lengths_of(seen.answer_lengths, seen.answer_tokens)
+        if prompts is None or answers is None:
+            return None
+        steps = seen.steps
+        held = (
+            steps.kv_tokens / steps.sequences
+            if steps.sequences > 0
+            else prompts.mean + answers.mean / 2
+        )
+        return RequestMix(prompts.times(self.computed_share), answers, held)

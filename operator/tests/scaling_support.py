@@ -1,0 +1,141 @@
+"""Model servers on paper: counters that a constant load would give, without any engine."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from llmservice_operator.scaling.assess import Assessment, ScalingState, observe
+from llmservice_operator.scaling.capacity import ServiceLevelObjective
+from llmservice_operator.scaling.signals import (
+    LENGTH_BUCKETS,
+    Counters,
+    ReplicaReport,
+    Scrape,
+    Snapshot,
+    StepSums,
+    bucket_of,
+)
+from llmservice_operator.scaling.step_model import StepModel, StepModelFit
+
+TRUTH = StepModel(fixed=6.5e-3, prefill=35e-6, sequence=20e-6, kv=50e-9)
+SLO = ServiceLevelObjective()
+PROMPT, ANSWER = 1000, 200
+TICK = 5.0
+
+
+def step_sums(steps: Iterable[tuple[float, float, float]], model: StepModel = TRUTH) -> StepSums:
+    """The sums over steps given as (prefill tokens, sequences, KV tokens)."""
+    total = [0.0] * len(StepSums().moments)
+    for prefill, sequences, kv in steps:
+        seconds = model.fixed + model.prefill * prefill + model.sequence * sequences + model.kv * kv
+        terms = (1.0, prefill, sequences, kv, seconds)
+        products = [terms[i] * terms[j] for i in range(5) for j in range(i, 5)]
+        total = [a + b for a, b in zip(total, products, strict=True)]
+    return StepSums(tuple(total))
+
+
+def histogram(tokens: int, count: float) -> tuple[float, ...]:
+    return tuple(count if i == bucket_of(tokens) else 0.0 for i in range(LENGTH_BUCKETS))
+
+
+def load(rate: float, seconds: float, *, met: float = 1.0, served: float | None = None) -> Counters:
+    """The counters of `rate` requests/s over some seconds; `served` requests/s are finished."""
+    arrived = rate * seconds
+    done = (rate if served is None else served) * seconds
+    sequences = max(rate * 4, 1.0)
+    steps = [(p, sequences, sequences * 1100) for p in (0.0, 500.0, 1000.0)]
+    return Counters(
+        arrivals=arrived,
+        prompt_tokens_arrived=PROMPT * arrived,
+        prompt_tokens_computed=PROMPT * done,
+        generated_tokens=ANSWER * done,
+        finished=done,
+        judged=done,
+        ttft_met=met * done,
+        itl_met=met * done,
+        slo_met=met * done,
+        prompt_lengths=histogram(PROMPT, arrived),
+        answer_lengths=histogram(ANSWER, done),
+        answer_tokens=ANSWER * done,
+        steps=step_sums(steps),
+    )
+
+
+@dataclass
+class Server:
+    """One replica whose counters grow as told."""
+
+    name: str
+    created: float = 0.0
+    is_ready: bool = True
+    is_draining: bool = False
+    ready_at: float = 0.0
+    waiting: int = 0
+    started: float = 0.0
+    counters: Counters = field(default_factory=Counters)
+
+    def serve(self, counters: Counters) -> None:
+        self.counters = self.counters.plus(counters)
+
+    def become_ready(self, at: float) -> None:
+        self.is_ready, self.ready_at = True, at
+
+    def restart(self, at: float) -> None:
+        self.started, self.counters = at, Counters()
+
+    def report(self, at: float, *, is_heard: bool = True) -> ReplicaReport:
+        snapshot = Snapshot(
+            at, self.started, self.counters, 10, self.waiting, 1e4, 420_000.0, 256, 1024
+        )
+        return ReplicaReport(
+            self.name,
+            self.created,
+            self.is_ready,
+            self.ready_at if self.is_ready else None,
+            self.is_draining,
+            snapshot if is_heard and self.is_ready else None,
+        )
+
+
+@dataclass
+class Service:
+    """A service that is scraped every five seconds."""
+
+    servers: list[Server]
+    now: float = 1000.0
+    state: ScalingState = field(default_factory=lambda: ScalingState(StepModelFit(TRUTH)))
+    slo: ServiceLevelObjective = SLO
+    last: Assessment | None = None
+
+    def run(
+        self,
+        seconds: float,
+        rate: float,
+        *,
+        met: float = 1.0,
+        served: float | None = None,
+        silent: frozenset[str] = frozenset(),
+        held: int = 0,
+    ) -> Assessment:
+        """Serve this rate, all servers together, and return the last assessment."""
+        for _ in range(int(seconds / TICK)):
+            self.now += TICK
+            ready = [s for s in self.servers if s.is_ready and not s.is_draining]
+            for server in ready:
+                done = None if served is None else served / len(ready)
+                server.serve(load(rate / len(ready), TICK, met=met, served=done))
+            reports = tuple(
+                server.report(self.now, is_heard=server.name not in silent)
+                for server in self.servers
+            )
+            self.state, self.last = observe(self.state, Scrape(self.now, reports, held), self.slo)
+        assert self.last is not None
+        return self.last
+
+    def copy(self) -> "Service":
+        """The same service, to try another future."""
+        servers = [replace(server) for server in self.servers]
+        return Service(servers, self.now, self.state, self.slo, self.last)
+
+
+def service(replicas: int = 2) -> Service:
+    return Service([Server(f"pod-{i}") for i in range(replicas)])

@@ -1,0 +1,308 @@
+"""From scrapes to demand: what is known, what is unknown, and the invariants between them."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmservice_operator.scaling.assess import Missing
+from llmservice_operator.scaling.capacity import ServiceLevelObjective
+from scaling_support import TICK, Server, Service, load, service
+
+
+def demand_of(percent: float | None) -> float:
+    assert percent is not None
+    return percent
+
+
+def test_demand_is_the_load_over_what_one_replica_sustains() -> None:
+    seen = service(2).run(300, rate=14)
+
+    assert seen.capacity is not None
+    assert demand_of(seen.demand_percent) == pytest.approx(100 * 14 / seen.capacity, rel=0.02)
+
+
+def test_half_the_replicas_show_half_the_demand_each() -> None:
+    seen = service(2).run(300, rate=14)
+
+    assert set(seen.utilization_percent) == {"pod-0", "pod-1"}
+    total = sum(seen.utilization_percent.values())
+    assert total == pytest.approx(demand_of(seen.demand_percent), rel=0.05)
+
+
+def test_nothing_is_said_in_the_first_minute() -> None:
+    seen = service().run(60, rate=14)
+
+    assert (seen.demand_percent, seen.missing) == (None, Missing.STARTING)
+
+
+def test_no_ready_replica_is_unknown() -> None:
+    one = service(1)
+    one.run(120, rate=5)
+    one.servers[0].is_ready = False
+
+    one.now += TICK
+    one.servers.append(Server("pod-1", is_ready=False))
+    seen = Service([], one.now, one.state).run(TICK, rate=0)
+
+    assert (seen.demand_percent, seen.missing) == (None, Missing.NO_READY_REPLICA)
+
+
+def test_a_service_without_any_request_yet_is_unknown() -> None:
+    seen = service().run(120, rate=0)
+
+    assert (seen.demand_percent, seen.missing) == (None, Missing.NO_TRAFFIC_YET)
+
+
+def test_a_service_that_fell_silent_has_no_demand() -> None:
+    running = service()
+    running.run(300, rate=14)
+
+    assert running.run(600, rate=0).demand_percent == 0
+
+
+def test_one_missed_scrape_changes_nothing() -> None:
+    running = service(4)
+    before = demand_of(running.run(300, rate=28).demand_percent)
+
+    seen = running.run(TICK, rate=28, silent=frozenset({"pod-0"}))
+
+    assert seen.missing_replicas == 0
+    assert demand_of(seen.demand_percent) == pytest.approx(before, rel=0.06)
+
+
+def test_a_silent_replica_is_taken_as_busy_enough_to_stay() -> None:
+    running = service(4)
+    before = demand_of(running.run(300, rate=40).demand_percent)
+
+    seen = running.run(120, rate=40, silent=frozenset({"pod-0"}))
+
+    assert seen.missing_replicas == 1
+    assert before <= demand_of(seen.demand_percent) <= 4 * 85
+
+
+def test_most_replicas_silent_is_unknown() -> None:
+    running = service(4)
+    running.run(300, rate=28)
+
+    seen = running.run(60, rate=28, silent=frozenset({"pod-0", "pod-1", "pod-2"}))
+
+    assert (seen.demand_percent, seen.missing) == (None, Missing.REPLICAS_MISSING)
+
+
+def test_the_end_of_an_outage_is_not_a_burst() -> None:
+    running = service(4)
+    before = demand_of(running.run(300, rate=28).demand_percent)
+    running.run(300, rate=28, silent=frozenset(f"pod-{i}" for i in range(4)))
+
+    after = demand_of(running.run(30, rate=28).demand_percent)
+
+    assert after <= 1.25 * before
+
+
+def test_a_counter_reset_is_harmless() -> None:
+    running = service(3)
+    before = demand_of(running.run(300, rate=20).demand_percent)
+
+    running.servers[0].restart(running.now)
+    seen = [demand_of(running.run(TICK, rate=20).demand_percent) for _ in range(20)]
+
+    assert seen == pytest.approx([before] * 20, rel=0.05)
+
+
+def test_a_counter_that_went_backwards_counts_as_a_restart() -> None:
+    after, before = load(1, 5), load(1, 50)
+
+    assert after.since(before) == after
+
+
+def test_an_old_replica_seen_first_brings_no_past() -> None:
+    running = service(2)
+    before = demand_of(running.run(300, rate=14).demand_percent)
+    veteran = Server("pod-9", started=-1e6)
+    veteran.serve(load(10, 1e6))
+    running.servers.append(veteran)
+
+    seen = demand_of(running.run(TICK, rate=14).demand_percent)
+
+    assert seen <= before * 1.05
+
+
+def test_a_burst_is_seen_whole_within_two_scrapes() -> None:
+    running = service(2)
+    before = demand_of(running.run(300, rate=14).demand_percent)
+
+    seen = demand_of(running.run(10, rate=56, served=18).demand_percent)
+
+    assert seen > 3.9 * before
+
+
+def test_a_few_requests_after_silence_are_no_burst() -> None:
+    running = service(2)
+    running.run(300, rate=14)
+    running.run(120, rate=0)
+
+    seen = running.run(TICK, rate=0.8)
+
+    assert seen.capacity is not None
+    assert demand_of(seen.demand_percent) == pytest.approx(100 * 4 / 60 / seen.capacity, rel=0.1)
+
+
+def test_what_piles_up_during_a_cold_start_is_asked_for_at_once() -> None:
+    running = service(2)
+    running.run(300, rate=14)
+
+    parts = running.run(30, rate=56, served=18).parts
+
+    assert parts is not None
+    assert parts.backlog == pytest.approx(parts.load - 2, rel=0.01)
+
+
+def test_a_queue_raises_demand_and_a_held_request_counts_as_queued() -> None:
+    running = service(2)
+    calm = demand_of(running.run(300, rate=14).demand_percent)
+    queued, held = running.copy(), running.copy()
+    queued.servers[0].waiting = 900
+
+    by_queue = demand_of(queued.run(TICK, rate=14).demand_percent)
+    by_hold = demand_of(held.run(TICK, rate=14, held=900).demand_percent)
+
+    assert by_queue > calm + 30
+    assert by_hold == pytest.approx(by_queue)
+
+
+def test_a_steady_rise_is_extended_over_a_cold_start() -> None:
+    running = service(4)
+    running.run(300, rate=10)
+    for minute in range(60):
+        running.run(TICK, rate=10 + 0.25 * minute)
+
+    parts = running.last.parts if running.last else None
+
+    assert parts is not None
+    assert parts.trend > 0.05 * parts.load
+
+
+def test_a_step_is_no_trend() -> None:
+    running = service(4)
+    running.run(300, rate=10)
+    seen = running.run(120, rate=30)
+
+    assert seen.parts is not None
+    assert seen.parts.trend == 0
+
+
+def test_silence_between_bursts_lengthens_the_scale_down_window() -> None:
+    running = service(4)
+    for _ in range(6):
+        running.run(60, rate=30)
+        seen = running.run(60, rate=0)
+
+    assert seen.is_bursty
+    assert seen.scale_down_window_seconds == 600
+
+
+def test_a_cold_start_is_learned_from_a_pod_that_became_ready() -> None:
+    running = service(2)
+    running.run(120, rate=14)
+    created = running.now
+    late = Server("pod-2", created=created, is_ready=False, started=created)
+    running.servers.append(late)
+    running.run(90, rate=14)
+    assert running.state.cold_starts.estimate == 120
+
+    late.become_ready(running.now + TICK)
+    running.run(TICK, rate=14)
+
+    assert running.state.cold_starts.seconds == (95.0,)
+
+
+def test_misses_that_load_does_not_explain_lower_the_capacity() -> None:
+    running = service(2)
+    before = running.run(300, rate=10).capacity_factor
+
+    after = running.run(300, rate=10, met=0.8).capacity_factor
+
+    assert before == 1
+    assert 0.35 <= after < 0.75
+
+
+def test_without_an_slo_misses_mean_nothing() -> None:
+    running = service(2)
+    running.slo = ServiceLevelObjective(None, None)
+
+    assert running.run(600, rate=10, met=0.0).capacity_factor == 1
+
+
+def test_misses_of_an_overload_do_not_lower_the_capacity() -> None:
+    running = service(2)
+    running.run(300, rate=14)
+    running.run(120, rate=60, met=0.2, served=18)
+
+    assert running.run(60, rate=14, met=0.5).capacity_factor == 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rate=st.floats(0.5, 40),
+    more=st.floats(1, 5),
+    replicas=st.integers(1, 5),
+    waiting=st.integers(0, 500),
+    extra=st.integers(0, 500),
+)
+def test_more_load_never_means_less_demand(
+    rate: float, more: float, replicas: int, waiting: int, extra: int
+) -> None:
+    less = service(replicas)
+    less.run(120, rate=rate)
+    greater = less.copy()
+    less.servers[0].waiting, greater.servers[0].waiting = waiting, waiting + extra
+
+    calm = demand_of(less.run(TICK, rate=rate).demand_percent)
+    busy = demand_of(greater.run(TICK, rate=rate * more).demand_percent)
+
+    assert busy >= calm * (1 - 1e-3)
+
+
+@settings(max_examples=15, deadline=None)
+@given(rate=st.floats(0.5, 60), replicas=st.integers(1, 4), pending=st.integers(1, 20))
+def test_pending_pods_change_nothing(rate: float, replicas: int, pending: int) -> None:
+    running = service(replicas)
+    running.run(120, rate=rate)
+    crowded = running.copy()
+    crowded.servers += [Server(f"new-{i}", is_ready=False) for i in range(pending)]
+
+    alone = running.run(30, rate=rate)
+
+    assert crowded.run(30, rate=rate).demand_percent == alone.demand_percent
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    replicas=st.integers(1, 6),
+    data=st.data(),
+)
+def test_unknown_is_never_zero(replicas: int, data: st.DataObject) -> None:
+    running = service(replicas)
+    before = demand_of(running.run(120, rate=5.0 * replicas).demand_percent)
+    silent = frozenset(
+        data.draw(st.sets(st.sampled_from([s.name for s in running.servers]), min_size=1))
+    )
+
+    seen = running.run(180, rate=5.0 * replicas, silent=silent)
+
+    assert seen.demand_percent is None or seen.demand_percent >= 0.95 * before
+
+
+@settings(max_examples=10, deadline=None)
+@given(at=st.integers(1, 20), rate=st.floats(2, 30))
+def test_a_restart_at_any_time_is_harmless(at: int, rate: float) -> None:
+    running = service(2)
+    before = demand_of(running.run(200, rate=rate).demand_percent)
+    running.run(at * TICK, rate=rate)
+    running.servers[0].restart(running.now)
+
+    after = demand_of(running.run(30, rate=rate).demand_percent)
+
+    assert math.isclose(after, before, rel_tol=0.05)

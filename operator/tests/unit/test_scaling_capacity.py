@@ -1,0 +1,156 @@
+"""Capacity is where the tail meets the SLO."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmservice_operator.scaling.capacity import (
+    EngineLimits,
+    RequestMix,
+    ServiceLevelObjective,
+    missed_share,
+    sustainable_rate,
+)
+from llmservice_operator.scaling.lengths import Lengths, lengths_of
+from llmservice_operator.scaling.signals import LENGTH_BUCKETS, bucket_of
+from scaling_support import TRUTH
+
+LIMITS = EngineLimits(256, 420_000, 8192)
+NO_SLO = ServiceLevelObjective(None, None)
+ITL_ONLY = ServiceLevelObjective(None, 0.05)
+
+
+def mix(prompt: float, answer: float, held: float | None = None) -> RequestMix:
+    return RequestMix(
+        Lengths(((prompt, 1.0),)), Lengths(((answer, 1.0),)), held or prompt + answer / 2
+    )
+
+
+def mean_formula(requests: RequestMix) -> float:
+    """The rate at which the MEAN inter-token latency meets 50 ms."""
+    work = requests.prompt_work(TRUTH) + (requests.answers.mean - 1) * requests.token_work(TRUTH)
+    return (1 - TRUTH.fixed / 0.05) / work
+
+
+def test_with_long_answers_the_tail_is_the_mean() -> None:
+    long = mix(10, 20_000, 2000)
+
+    rate = sustainable_rate(
+        long, TRUTH, replace(LIMITS, max_sequences=10**6, kv_capacity_tokens=1e12), ITL_ONLY
+    )
+
+    assert rate == pytest.approx(mean_formula(long), rel=0.15)
+
+
+def test_with_short_answers_the_tail_is_far_below_the_mean() -> None:
+    short = mix(2000, 12)
+
+    assert sustainable_rate(short, TRUTH, LIMITS, ITL_ONLY) < 0.7 * mean_formula(short)
+
+
+def test_the_shorter_the_answers_the_less_of_the_mean_is_left() -> None:
+    left = [
+        sustainable_rate(mix(2000, answer), TRUTH, LIMITS, ITL_ONLY)
+        / mean_formula(mix(2000, answer))
+        for answer in (6, 12, 50, 200)
+    ]
+
+    assert left == sorted(left)
+
+
+def test_steps_that_always_fit_the_latency_cannot_break_it() -> None:
+    small_steps = replace(LIMITS, max_step_tokens=512)
+
+    assert missed_share(8.0, mix(2000, 12), TRUTH, small_steps, ITL_ONLY) == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_without_an_slo_the_slots_are_the_limit() -> None:
+    few = replace(LIMITS, max_sequences=8)
+
+    assert sustainable_rate(mix(100, 200), TRUTH, few, NO_SLO) < 0.5 * sustainable_rate(
+        mix(100, 200), TRUTH, LIMITS, NO_SLO
+    )
+
+
+def test_kv_tokens_limit_what_long_contexts_can_run() -> None:
+    half = replace(LIMITS, kv_capacity_tokens=LIMITS.kv_capacity_tokens / 8)
+    long = mix(300, 1500, 3000)
+
+    assert sustainable_rate(long, TRUTH, half, ITL_ONLY) < 0.6 * sustainable_rate(
+        long, TRUTH, LIMITS, ITL_ONLY
+    )
+
+
+def test_prompts_that_no_replica_answers_in_time_do_not_shrink_capacity_to_nothing() -> None:
+    prompts = Lengths(((200.0, 0.7), (40_000.0, 0.3)))
+    requests = RequestMix(prompts, Lengths(((100.0, 1.0),)), 1000.0)
+    slo = ServiceLevelObjective()
+
+    assert missed_share(0.0, requests, TRUTH, LIMITS, slo) == pytest.approx(0.3)
+    assert sustainable_rate(requests, TRUTH, LIMITS, slo) > 0.1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    prompt=st.floats(1, 20_000),
+    answer=st.floats(1, 8000),
+    held=st.floats(1, 20_000),
+    share=st.floats(0, 0.95),
+)
+def test_misses_grow_with_the_rate(prompt: float, answer: float, held: float, share: float) -> None:
+    requests = mix(prompt, answer, held)
+    ceiling = 1 / requests.work(TRUTH)
+    slo = ServiceLevelObjective()
+
+    less = missed_share(share * ceiling, requests, TRUTH, LIMITS, slo)
+    more = missed_share((share + 0.05) * ceiling, requests, TRUTH, LIMITS, slo)
+
+    assert 0 <= less <= more + 1e-9 <= 1 + 1e-9
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    prompt=st.floats(1, 20_000),
+    answer=st.floats(1, 8000),
+    slower=st.floats(1, 3),
+    objective=st.floats(0.5, 0.99),
+)
+def test_a_slower_engine_never_sustains_more(
+    prompt: float, answer: float, slower: float, objective: float
+) -> None:
+    slo = ServiceLevelObjective(objective=objective)
+    fast = sustainable_rate(mix(prompt, answer), TRUTH, LIMITS, slo)
+    slow = sustainable_rate(mix(prompt, answer), TRUTH.scaled(slower), LIMITS, slo)
+
+    assert math.isfinite(fast)
+    # Where even an idle engine misses the SLO, that SLO no longer limits the rate.
+    if missed_share(0, mix(prompt, answer), TRUTH.scaled(slower), LIMITS, slo) < 1e-9:
+        assert 0 < slow <= fast * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "bucket"), [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (10**9, 20)]
+)
+def test_buckets_double(tokens: int, bucket: int) -> None:
+    assert bucket_of(tokens) == bucket
+
+
+def test_a_histogram_keeps_the_true_mean() -> None:
+    counts = [0.0] * LENGTH_BUCKETS
+    for tokens in (3, 70, 70, 900, 5000):
+        counts[bucket_of(tokens)] += 1
+
+    found = lengths_of(tuple(counts), 3 + 70 + 70 + 900 + 5000)
+
+    assert found is not None
+    assert found.mean == pytest.approx((3 + 70 + 70 + 900 + 5000) / 5)
+    assert sum(share for _, share in found.points) == pytest.approx(1)
+
+
+def test_an_empty_histogram_is_no_distribution() -> None:
+    assert lengths_of((0.0,) * LENGTH_BUCKETS, 0) is None

@@ -1,0 +1,177 @@
+"""What is remembered: ticks, lines, cold starts, κ, windows, checkpoints."""
+
+from dataclasses import replace
+
+import pytest
+
+from llmservice_operator.scaling.assess import ScalingState
+from llmservice_operator.scaling.capacity_factor import CapacityFactor
+from llmservice_operator.scaling.checkpoint import checkpoint_of, with_learned
+from llmservice_operator.scaling.cold_start import ColdStarts
+from llmservice_operator.scaling.hpa import PolicyType
+from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
+from llmservice_operator.scaling.recommend import behavior_for
+from llmservice_operator.scaling.scale_down import scale_down_window
+from llmservice_operator.scaling.step_model import StepModelFit
+from scaling_support import TRUTH, Server, Service, service
+
+
+def test_a_ledger_sums_the_last_seconds_and_forgets_after_ten_minutes() -> None:
+    ledger = Ledger()
+    for i in range(1, 201):
+        ledger = ledger.add(Tick(5.0 * i, 5.0, arrivals=i))
+
+    assert ledger.last(10).arrivals == 199 + 200
+    assert ledger.last(10).seconds == 10
+    assert ledger.ticks[0].at > 1000 - 600
+    assert Ledger().last(60).seconds == 0
+
+
+def test_a_line_is_found_with_its_error() -> None:
+    line = fit_line([(0, 1), (1, 3), (2, 5), (3, 7)])
+
+    assert line.slope == pytest.approx(2)
+    assert line.slope_error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_step_fits_a_step_better_than_a_line() -> None:
+    values = [1.0] * 20 + [4.0] * 20
+
+    assert step_residuals(values) == pytest.approx(0, abs=1e-9)
+    assert fit_line(list(enumerate(values))).squared_residuals > 1
+
+
+def test_a_cold_start_is_a_high_percentile_of_the_last_twenty() -> None:
+    seen = ColdStarts()
+    assert seen.estimate == 120
+    for seconds in [500.0] * 5 + [float(s) for s in range(60, 80)]:
+        seen = seen.add(seconds)
+
+    assert len(seen.seconds) == 20
+    assert seen.estimate == 77
+
+
+@pytest.mark.parametrize(
+    ("cold_start", "bursty", "window"),
+    [(10, False, 90), (100, False, 150), (1000, False, 600), (10, True, 600)],
+)
+def test_the_window_is_one_and_a_half_cold_starts_within_bounds(
+    cold_start: float, bursty: bool, window: float
+) -> None:
+    assert scale_down_window(cold_start, bursty) == window
+
+
+def look(factor: CapacityFactor, now: float, **change: object) -> CapacityFactor:
+    seen: dict[str, object] = {
+        "judged": 100.0,
+        "missed": 0.0,
+        "allowed": 0.05,
+        "unrepairable": 0.0,
+        "expected": 0.0,
+        "utilization": 0.8,
+        "has_backlog": False,
+        "memory_seconds": 60.0,
+    }
+    return factor.observe(now=now, **{**seen, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        pytest.param({"missed": 0.10}, 0.8 * 0.975, id="misses lower it by half the excess"),
+        pytest.param({"missed": 0.90}, 0.8 * 0.95, id="but never faster than five percent"),
+        pytest.param({}, 0.8 * 1.01, id="few misses raise it"),
+        pytest.param({"missed": 0.04}, 0.8, id="some misses leave it"),
+        pytest.param({"utilization": 0.5}, 0.8, id="an idle service proves nothing"),
+        pytest.param({"missed": 0.9, "utilization": 0.95}, 0.8, id="a full service must miss"),
+        pytest.param({"missed": 0.9, "has_backlog": True}, 0.8, id="a backlog explains misses"),
+        pytest.param({"missed": 0.9, "judged": 19.0}, 0.8, id="too few requests"),
+        pytest.param(
+            {"missed": 0.32, "unrepairable": 0.3}, 0.8, id="what an idle replica misses too"
+        ),
+    ],
+)
+def test_the_capacity_factor_follows_misses(change: dict[str, object], value: float) -> None:
+    assert look(CapacityFactor(0.8), 100.0, **change).value == pytest.approx(value)
+
+
+def test_the_capacity_factor_moves_every_fifteen_seconds_at_most() -> None:
+    moved = look(CapacityFactor(0.8), 100.0, missed=0.2)
+
+    assert look(moved, 110.0, missed=0.2) == moved
+    assert look(moved, 115.0, missed=0.2).value < moved.value
+
+
+def test_the_capacity_factor_rests_after_an_overload() -> None:
+    full = look(CapacityFactor(0.8), 100.0, utilization=1.0)
+
+    assert look(full, 150.0, missed=0.5).value == 0.8
+    assert look(full, 161.0, missed=0.5).value < 0.8
+
+
+def test_the_capacity_factor_stays_in_its_bounds() -> None:
+    low, recovered, high = CapacityFactor(), CapacityFactor(0.8), CapacityFactor()
+    for i in range(200):
+        low = look(low, 15.0 * i, missed=0.9)
+        recovered = look(recovered, 15.0 * i)
+        high = look(high, 15.0 * i, expected=0.02)
+
+    assert (low.value, recovered.value, high.value) == (0.35, 1.0, 1.25)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        pytest.param({"expected": 0.03, "missed": 0.01}, 1.01, id="far fewer than expected"),
+        pytest.param({"expected": 0.03, "missed": 0.02}, 1.0, id="about as many as expected"),
+        pytest.param({"expected": 0.01, "missed": 0.0}, 1.0, id="too few expected to miss them"),
+        pytest.param({"expected": 0.03, "utilization": 0.6}, 1.0, id="replicas that are not busy"),
+    ],
+)
+def test_capacity_rises_above_the_model_only_on_proof(
+    change: dict[str, object], value: float
+) -> None:
+    assert look(CapacityFactor(), 100.0, **change).value == pytest.approx(value)
+
+
+def test_the_behavior_jumps_up_and_walks_down() -> None:
+    behavior = behavior_for(24, 150)
+
+    assert behavior.scale_up.stabilization_window_seconds == 0
+    assert [(p.type, p.value) for p in behavior.scale_up.policies] == [(PolicyType.PODS, 24)]
+    assert behavior.scale_down.stabilization_window_seconds == 150
+    assert [(p.type, p.value) for p in behavior.scale_down.policies] == [(PolicyType.PERCENT, 50)]
+
+
+def test_a_follower_with_the_checkpoint_answers_like_the_learner() -> None:
+    learner = Service(
+        [Server("a"), Server("b")], state=ScalingState(StepModelFit(TRUTH.scaled(1.33)))
+    )
+    learner.run(600, rate=20)
+    learned = checkpoint_of(learner.state)
+    assert learned is not None
+    fresh = ScalingState(StepModelFit(TRUTH.scaled(2)))
+
+    follower = Service(
+        [replace(server) for server in learner.servers],
+        learner.now,
+        with_learned(fresh, learned),
+    )
+
+    theirs = follower.run(120, rate=20).demand_percent
+    assert theirs == pytest.approx(learner.run(120, rate=20).demand_percent, rel=0.02)
+
+
+def test_nothing_learned_is_no_checkpoint() -> None:
+    assert checkpoint_of(service().state) is None
+
+
+def test_a_checkpoint_is_written_again_when_a_number_moved() -> None:
+    running = service()
+    running.run(300, rate=14)
+    learned = checkpoint_of(running.state)
+    assert learned is not None
+
+    assert not learned.differs_from(replace(learned, capacity_factor=0.96))
+    assert learned.differs_from(replace(learned, capacity_factor=0.94))
+    assert learned.differs_from(replace(learned, cold_start_seconds=(60.0,)))
