@@ -133,6 +133,8 @@ flags = st.sampled_from(
             "--seed=$(A)",
             "--x=--port=1",
             "--model=x",
+            "--some-plugin=x",
+            "--generation-config=vllm",
             "=x",
         ),
     ]
@@ -162,7 +164,12 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         },
     ),
     "engine": st.fixed_dictionaries(
-        {}, optional={"image": texts, "extraArgs": st.lists(flags, max_size=2)}
+        {},
+        optional={
+            "image": texts,
+            "version": st.sampled_from(["0.32.0", "0.32", "v0.32.0"]),
+            "extraArgs": st.lists(flags, max_size=2),
+        },
     ),
     "resources": st.fixed_dictionaries({}, optional={"requests": amounts, "limits": amounts}),
     "template": st.fixed_dictionaries({"tolerations": st.lists(tolerations, max_size=2)}),

@@ -21,7 +21,7 @@ CLAIM_FORM = (
 )
 FLAG_FORM = (
     "must be --flag=value, the flag's full name in lower case with dashes, such as "
-    "--max-num-seqs=64; a switch is --enforce-eager=true"
+    "--block-size=32; a switch is --enforce-eager=true"
 )
 UNSAFE_FLAG = "is set by the operator itself or unsafe in a shared cluster: remove it"
 
@@ -109,6 +109,10 @@ REFUSED = {
         "spec.engine.image: must be an image reference, such as "
         "registry.example.com/llmservice/server:0.1.0",
     ),
+    "version that is a tag": (
+        {"engine": {"version": "latest"}},
+        "spec.engine.version: must be a vLLM version, such as 0.32.0",
+    ),
     "context of no tokens": (
         {"engine": {"maxModelLen": 0}},
         "spec.engine.maxModelLen: should be greater than or equal to 1, not 0",
@@ -128,10 +132,7 @@ REFUSED = {
     ),
     "flag with a field of its own": (
         arg("--dtype=half"),
-        "spec.engine.extraArgs[0]: is a flag with a field of its own; set that: model.uri for "
-        "--model, model.name for --served-model-name, model.revision for --revision, "
-        "engine.maxModelLen for --max-model-len, engine.dtype for --dtype, accelerator.count for "
-        "--tensor-parallel-size",
+        "spec.engine.extraArgs[0]: --dtype has a field of its own: set engine.dtype instead",
     ),
     "foreign code": (
         arg("--trust-remote-code=true"),

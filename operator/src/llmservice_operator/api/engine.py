@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
+from llmservice_operator.api.extra_args import ExtraArg
+from llmservice_operator.api.fields import Fields, Rule, matches
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
 
@@ -63,86 +62,6 @@ class Accelerator(Fields):
         return self.resource_name or DEFAULT_GPU_RESOURCE
 
 
-FLAGS_WITH_A_FIELD: Mapping[str, str] = {
-    "--model": "model.uri",
-    "--served-model-name": "model.name",
-    "--revision": "model.revision",
-    "--max-model-len": "engine.maxModelLen",
-    "--dtype": "engine.dtype",
-    "--tensor-parallel-size": "accelerator.count",
-}
-"""Engine flags that the compiler writes from a field of the spec."""
-
-REFUSED_FLAGS = (
-    "--allow-credentials",
-    "--allowed-headers",
-    "--allowed-local-media-path",
-    "--allowed-media-domains",
-    "--allowed-methods",
-    "--allowed-origins",
-    "--api-key",
-    "--chat-template",
-    "--code-revision",
-    "--config",
-    "--disable-fastapi-docs",
-    "--download-dir",
-    "--enable-tokenizer-info-endpoint",
-    "--headless",
-    "--hf-config-path",
-    "--hf-overrides",
-    "--hf-token",
-    "--host",
-    "--middleware",
-    "--port",
-    "--root-path",
-    "--ssl-ca-certs",
-    "--ssl-cert-reqs",
-    "--ssl-certfile",
-    "--ssl-keyfile",
-    "--tokenizer",
-    "--tool-parser-plugin",
-    "--tool-server",
-    "--trust-remote-code",
-    "--uds",
-    "--worker-cls",
-    "--worker-extension-cls",
-)
-"""Engine flags that belong to the operator or could run foreign code or open files and ports.
-
-This list is for an early and clear answer; what keeps pods safe is that desired/ accepts only
-flags it knows.
-"""
-
-
-def _none_of(flags: Iterable[str], message: str) -> ValueRule:
-    pattern = f"({'|'.join(flags)})="
-    return ValueRule(
-        cel=f"!self.matches('^{pattern}')",
-        message=message,
-        holds=lambda arg: re.match(pattern, arg) is None,
-    )
-
-
-_FIELDS_OF_FLAGS = ", ".join(f"{field} for {flag}" for flag, field in FLAGS_WITH_A_FIELD.items())
-
-ExtraArg = Annotated[
-    str,
-    Field(min_length=1, max_length=2048),
-    matches(
-        "--[a-z][a-z0-9-]*=.+",
-        "must be --flag=value, the flag's full name in lower case with dashes, such as "
-        "--max-num-seqs=64; a switch is --enforce-eager=true",
-    ),
-    _none_of(
-        FLAGS_WITH_A_FIELD, f"is a flag with a field of its own; set that: {_FIELDS_OF_FLAGS}"
-    ),
-    _none_of(
-        REFUSED_FLAGS,
-        "is set by the operator itself or unsafe in a shared cluster: remove it",
-    ),
-]
-
-
 class Engine(Fields):
     image: (
         Annotated[
@@ -157,6 +76,17 @@ class Engine(Fields):
     ) = None
     """Image of the model servers. Default: the operator's image for the accelerator at the time the
     LLMService is first seen; a later operator keeps it."""
+    version: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=32),
+            matches("[0-9]+[.][0-9]+[.][0-9]+", "must be a vLLM version, such as 0.32.0"),
+        ]
+        | None
+    ) = None
+    """vLLM version in the image, which decides which flags there are. Without an image of your own,
+    setting it to the version that the operator brings moves the service to the operator's present
+    image. Default: the version that the service was first given."""
     max_model_len: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Longest request, prompt and answer together, in tokens. Default: what the model was made
     for."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 
 from llmservice_operator import names
 from llmservice_operator.api.engine import AcceleratorType
 from llmservice_operator.api.model import ClaimModel, Model
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.engine_flags import ALLOWED_FLAGS, SWITCH_FLAGS
+from llmservice_operator.desired.engine_flags import EngineFlags
 from llmservice_operator.errors import InvalidSpec
 
 
-def build_engine_args(service: LLMService) -> list[str]:
-    """Return the engine's arguments.
+def build_engine_args(service: LLMService, version: str) -> list[str]:
+    """Return the arguments for an engine of this vLLM version.
 
-    Raises InvalidSpec for an extra argument that is not accepted.
+    Raises InvalidSpec for a version that is not known, and for a field or an extra argument that
+    the version does not have.
     """
+    flags = EngineFlags.of(version)
     spec = service.spec
     args = [
         f"--model={model_location(spec.model)}",
@@ -31,7 +32,7 @@ def build_engine_args(service: LLMService) -> list[str]:
         args.append(f"--dtype={spec.engine.dtype}")
     if spec.accelerator.type is AcceleratorType.NVIDIA:
         args.append(f"--tensor-parallel-size={spec.accelerator.gpus}")
-    args.extend(_extra_args(spec.engine.extra_args))
+    args.extend(_extra_args(spec.engine.extra_args, flags))
     # The kubelet puts the variable NAME, a token perhaps, in place of $(NAME); of $$(NAME) it does
     # not.
     return [arg.replace("$(", "$$(") for arg in args]
@@ -45,29 +46,12 @@ def model_location(model: Model) -> str:
     return source.repository
 
 
-def _extra_args(given: tuple[str, ...]) -> Iterator[str]:
+def _extra_args(given: tuple[str, ...], flags: EngineFlags) -> Iterator[str]:
     seen: set[str] = set()
     for index, arg in enumerate(given):
         field = f"spec.engine.extraArgs[{index}]"
         flag, _, value = arg.partition("=")
-        if flag not in ALLOWED_FLAGS:
-            raise InvalidSpec(f"{flag} is not accepted here{_suggestion(flag)}", field)
+        yield from flags.write_extra(flag, value, field)
         if flag in seen:
             raise InvalidSpec(f"{flag} is given twice: remove one of the two", field)
         seen.add(flag)
-        if flag not in SWITCH_FLAGS:
-            yield arg
-        elif value == "true":
-            yield flag
-        elif value == "false":
-            yield f"--no-{flag.removeprefix('--')}"
-        else:
-            raise InvalidSpec(f"{flag} is a switch: write {flag}=true or {flag}=false", field)
-
-
-def _suggestion(flag: str) -> str:
-    near = get_close_matches(flag, sorted(ALLOWED_FLAGS), n=1)
-    if near:
-        return f": did you mean {near[0]}?"
-    accepted = ", ".join(sorted(ALLOWED_FLAGS))
-    return f": remove it; accepted are {accepted}"
