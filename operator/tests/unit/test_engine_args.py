@@ -7,7 +7,7 @@ from core_support import a_service
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, is_refused
 from llmservice_operator.desired import flag_tables
 from llmservice_operator.desired.engine_args import build_engine_args
-from llmservice_operator.desired.engine_flags import accepted_flags
+from llmservice_operator.desired.engine_flags import EngineFlags, accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
@@ -36,33 +36,81 @@ COMPILED = {
     ),
     "every engine field, in this order, extra arguments last": (
         {
-            "accelerator": {"count": 2},
+            "model": {**HUB, "name": "chat", "revision": "abc"},
             "engine": {
-                "extraArgs": ["--seed=7", "--max-num-seqs=4"],
+                "extraArgs": ["--seed=7", "--block-size=16"],
+                "kvCache": {"offload": {"cpu": "1500Mi"}, "dtype": "FP8E4M3"},
+                "prefixCaching": {"enabled": True},
+                "batching": {
+                    "maxQueuedTokens": 7,
+                    "maxQueuedRequests": 6,
+                    "performanceMode": "Interactivity",
+                    "schedulingPolicy": "Priority",
+                    "longPrefillTokenThreshold": 50,
+                    "chunkedPrefill": True,
+                    "maxNumBatchedTokens": 64,
+                    "maxNumSeqs": 4,
+                },
+                "parallelism": {"expert": True, "data": 2, "pipeline": 3, "tensor": 4},
+                "gpuMemoryUtilizationPercent": 5,
+                "quantization": "fp8",
                 "dtype": "bfloat16",
                 "maxModelLen": 100,
             },
         },
         [
             "--model=org/model",
-            "--served-model-name=qwen",
+            "--served-model-name=chat",
+            "--revision=abc",
             "--max-model-len=100",
             "--dtype=bfloat16",
-            "--tensor-parallel-size=2",
-            "--seed=7",
+            "--quantization=fp8",
+            "--gpu-memory-utilization=0.05",
+            "--tensor-parallel-size=4",
+            "--pipeline-parallel-size=3",
+            "--data-parallel-size=2",
+            "--enable-expert-parallel",
             "--max-num-seqs=4",
+            "--max-num-batched-tokens=64",
+            "--enable-chunked-prefill",
+            "--long-prefill-token-threshold=50",
+            "--scheduling-policy=priority",
+            "--performance-mode=interactivity",
+            "--max-num-queued-reqs=6",
+            "--max-num-queued-tokens=7",
+            "--enable-prefix-caching",
+            "--kv-cache-dtype=fp8_e4m3",
+            "--kv-offloading-size=1.465",
+            "--seed=7",
+            "--block-size=16",
         ],
     ),
-    "switches become the engine's own form": (
+    "what is off is said to be off": (
         {
             **CPU,
-            "engine": {"extraArgs": ["--enforce-eager=true", "--enable-prefix-caching=false"]},
+            "engine": {
+                "batching": {"chunkedPrefill": False, "longPrefillTokenThreshold": 0},
+                "prefixCaching": {"enabled": False},
+                "extraArgs": ["--async-scheduling=false"],
+            },
         },
         [
             "--model=org/model",
             "--served-model-name=qwen",
-            "--enforce-eager",
+            "--no-enable-chunked-prefill",
+            "--long-prefill-token-threshold=0",
             "--no-enable-prefix-caching",
+            "--no-async-scheduling",
+        ],
+    ),
+    "a share of GPU memory and an offload in whole numbers": (
+        {"engine": {"gpuMemoryUtilizationPercent": 90, "kvCache": {"offload": {"cpu": "64Gi"}}}},
+        [
+            "--model=org/model",
+            "--served-model-name=qwen",
+            "--gpu-memory-utilization=0.90",
+            "--tensor-parallel-size=1",
+            "--kv-offloading-size=64",
         ],
     ),
     "a variable in an argument is not expanded by the kubelet": (
@@ -81,9 +129,9 @@ def test_a_spec_is_compiled_to_the_engines_arguments(spec: dict[str, Any], args:
     ("args", "field", "message"),
     [
         (
-            ["--seed=1", "--max-num-sqs=4"],
+            ["--seed=1", "--max-logprob=4"],
             "spec.engine.extraArgs[1]",
-            "--max-num-sqs is no flag of vLLM: did you mean --max-num-seqs?",
+            "--max-logprob is no flag of vLLM: did you mean --max-logprobs?",
         ),
         (
             ["--zzzzzz=1"],
@@ -125,6 +173,16 @@ def test_a_flag_that_the_version_lacks_is_refused_with_the_versions_that_have_it
         field,
         "needs --enable-hc-sp, which vLLM 0.31.0 does not have: remove it, or run an "
         "engine.version that has it: 0.32.0",
+    )
+
+
+def test_a_field_that_the_version_lacks_is_refused_with_the_versions_that_have_it() -> None:
+    older = EngineFlags("0.29.0", {})
+    with pytest.raises(InvalidSpec) as refused:
+        older.write("--max-num-queued-reqs", 1, "spec.engine.batching.maxQueuedRequests")
+    assert str(refused.value) == (
+        "spec.engine.batching.maxQueuedRequests: needs --max-num-queued-reqs, which vLLM 0.29.0 "
+        "does not have: remove it, or run an engine.version that has it: 0.30.0, 0.31.0 or 0.32.0"
     )
 
 

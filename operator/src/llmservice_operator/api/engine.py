@@ -1,65 +1,46 @@
-"""spec.accelerator and spec.engine: what the model runs on and how vLLM runs it."""
+"""spec.engine: how vLLM runs the model."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from llmservice_operator.api.accelerator import Parallelism
+from llmservice_operator.api.batching import Batching, PrefixCaching
 from llmservice_operator.api.extra_args import ExtraArg
-from llmservice_operator.api.fields import Fields, Rule, matches
+from llmservice_operator.api.fields import (
+    Fields,
+    Quantity,
+    Rule,
+    ValueRule,
+    matches,
+    quantity_value,
+)
 
-DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
+_GIBIBYTE = 1024**3
 
 
-class AcceleratorType(StrEnum):
-    NVIDIA = "nvidia"
-    CPU = "cpu"
-
-
-class Accelerator(Fields):
-    type: AcceleratorType = AcceleratorType.NVIDIA
-    """What the model runs on: nvidia (GPUs) or cpu (for trying things out; slow)."""
-    count: Annotated[int, Field(ge=1, le=64)] | None = None
-    """GPUs of each replica; the model is split over them (tensor parallelism). Default: 1."""
-    resource_name: (
-        Annotated[
-            str,
-            Field(min_length=3, max_length=317),
-            matches(
-                "[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
-                "must be DOMAIN/NAME as in a node's status.allocatable, such as nvidia.com/gpu",
-            ),
-        ]
-        | None
-    ) = None
-    """Resource that the device plugin advertises, for MIG slices or renamed GPUs, such as
-    nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu."""
-
-    rules: ClassVar = (
-        Rule(
-            "count",
-            cel="self.type != 'cpu' || !has(self.count)",
-            message="belongs to accelerator.type nvidia only: remove it or choose nvidia",
-            holds=lambda self: self.type != AcceleratorType.CPU or self.count is None,
+class KvCacheOffload(Fields):
+    cpu: Annotated[
+        Quantity,
+        ValueRule(
+            cel="!isQuantity(string(self)) || "
+            "quantity(string(self)).compareTo(quantity('1Gi')) >= 0",
+            message="must be at least 1Gi: less is no use",
+            holds=lambda text: quantity_value(text) >= _GIBIBYTE,
         ),
-        Rule(
-            "resourceName",
-            cel="self.type != 'cpu' || !has(self.resourceName)",
-            message="belongs to accelerator.type nvidia only: remove it or choose nvidia",
-            holds=lambda self: self.type != AcceleratorType.CPU or self.resource_name is None,
-        ),
-    )
+    ]
+    """Memory of each replica for the KV cache of requests that do not fit on the GPUs, such as
+    64Gi; resources must have room for it."""
 
-    @property
-    def gpus(self) -> int:
-        """GPUs of each replica."""
-        return 0 if self.type is AcceleratorType.CPU else self.count or 1
 
-    @property
-    def gpu_resource(self) -> str:
-        return self.resource_name or DEFAULT_GPU_RESOURCE
+class KvCache(Fields):
+    dtype: Literal["Auto", "BFloat16", "FP8", "FP8E4M3", "FP8E5M2"] | None = None
+    """Number format of the KV cache: FP8 holds twice the tokens and costs a little precision.
+    Default: Auto, the format of the model."""
+    offload: KvCacheOffload | None = None
+    """Where the KV cache goes when the GPUs are full."""
 
 
 class Engine(Fields):
@@ -92,9 +73,65 @@ class Engine(Fields):
     for."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
     """Number format of weights and activations. Default: auto, the format the weights are in."""
+    quantization: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=64),
+            matches(
+                "[a-z0-9][a-z0-9_-]*", "must be a method that the engine knows, such as fp8 or awq"
+            ),
+        ]
+        | None
+    ) = None
+    """How weights are quantized, by the engine's own name, such as fp8, awq or compressed-tensors.
+    Default: what the model's own configuration says."""
+    gpu_memory_utilization_percent: Annotated[int, Field(ge=1, le=99)] | None = None
+    """Share of each GPU's memory that the engine takes, for the weights and as much KV cache as the
+    rest holds. Default: the engine's, about 90."""
+    parallelism: Parallelism | None = None
+    """How the model is split over the GPUs of a replica. Default: tensor over all of them."""
+    batching: Batching | None = None
+    """How many requests and tokens the engine works on at once."""
+    prefix_caching: PrefixCaching | None = None
+    """Reuse of the KV cache between prompts that begin alike. Default: on, for every model that
+    can."""
+    kv_cache: KvCache | None = None
+    """Where and how the engine keeps what it has computed of each request."""
     extra_args: Annotated[
         tuple[ExtraArg, ...],
         Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
     """Further vLLM flags, one --flag=value per item, by full name; a switch takes true or false.
     Only flags that the engine's version has and that are safe here are accepted."""
+
+    rules: ClassVar = (
+        Rule(
+            "batching.maxNumBatchedTokens",
+            cel="!has(self.maxModelLen) || !has(self.batching) || "
+            "!has(self.batching.maxNumBatchedTokens) || !has(self.batching.chunkedPrefill) || "
+            "self.batching.chunkedPrefill || "
+            "self.batching.maxNumBatchedTokens >= self.maxModelLen",
+            message="must be at least engine.maxModelLen when chunkedPrefill is false: raise it, "
+            "lower maxModelLen or remove chunkedPrefill",
+            holds=lambda engine: (
+                engine.max_model_len is None
+                or engine.batching is None
+                or engine.batching.max_num_batched_tokens is None
+                or engine.batching.chunked_prefill is not False
+                or engine.batching.max_num_batched_tokens >= engine.max_model_len
+            ),
+        ),
+        Rule(
+            "batching.longPrefillTokenThreshold",
+            cel="!has(self.maxModelLen) || !has(self.batching) || "
+            "!has(self.batching.longPrefillTokenThreshold) || "
+            "self.batching.longPrefillTokenThreshold <= self.maxModelLen",
+            message="must be at most engine.maxModelLen: lower it",
+            holds=lambda engine: (
+                engine.max_model_len is None
+                or engine.batching is None
+                or engine.batching.long_prefill_token_threshold is None
+                or engine.batching.long_prefill_token_threshold <= engine.max_model_len
+            ),
+        ),
+    )

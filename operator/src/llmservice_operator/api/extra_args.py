@@ -16,7 +16,24 @@ FLAGS_WITH_A_FIELD: Final[Mapping[str, str]] = {
     "--revision": "model.revision",
     "--max-model-len": "engine.maxModelLen",
     "--dtype": "engine.dtype",
-    "--tensor-parallel-size": "accelerator.count",
+    "--quantization": "engine.quantization",
+    "--gpu-memory-utilization": "engine.gpuMemoryUtilizationPercent",
+    "--device-memory-utilization": "engine.gpuMemoryUtilizationPercent",
+    "--tensor-parallel-size": "engine.parallelism.tensor",
+    "--pipeline-parallel-size": "engine.parallelism.pipeline",
+    "--data-parallel-size": "engine.parallelism.data",
+    "--enable-expert-parallel": "engine.parallelism.expert",
+    "--max-num-seqs": "engine.batching.maxNumSeqs",
+    "--max-num-batched-tokens": "engine.batching.maxNumBatchedTokens",
+    "--enable-chunked-prefill": "engine.batching.chunkedPrefill",
+    "--long-prefill-token-threshold": "engine.batching.longPrefillTokenThreshold",
+    "--scheduling-policy": "engine.batching.schedulingPolicy",
+    "--performance-mode": "engine.batching.performanceMode",
+    "--max-num-queued-reqs": "engine.batching.maxQueuedRequests",
+    "--max-num-queued-tokens": "engine.batching.maxQueuedTokens",
+    "--enable-prefix-caching": "engine.prefixCaching.enabled",
+    "--kv-cache-dtype": "engine.kvCache.dtype",
+    "--kv-offloading-size": "engine.kvCache.offload.cpu",
 }
 """Engine flags that the compiler writes from a field of the spec."""
 
@@ -38,9 +55,9 @@ _REFUSED: Final = (
     *(".*-path", ".*-dir", ".*-file"),
     # The shape of a replica: its processes and what it holds.
     *("convert", "runner", "device-ids", "disable-log-stats", "distributed-executor-backend"),
-    *("data-parallel-(address|backend|.*lb|rank|size|size-local|start-rank)", "dp-supervisor-.*"),
+    *("data-parallel-(address|backend|.*lb|rank|size-local|start-rank)", "dp-supervisor-.*"),
     *(".*elastic-ep.*", "enable-fault-tolerance", "enable-trace-replay", "master-addr", "nnodes"),
-    *("node-rank", "numa-.*", "(pipeline|prefill-context)-parallel-size", "ray-.*", ".*sleep-.*"),
+    *("node-rank", "numa-.*", "prefill-context-parallel-size", "ray-.*", ".*sleep-.*"),
     *("enable-cumem-allocator", "enable-nccl-comm-suspend", ".*lora.*", "shutdown-timeout"),
 )
 _HARMLESS: Final = "(override-)?generation-config"

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from llmservice_operator import names
-from llmservice_operator.api.engine import AcceleratorType
+from llmservice_operator.api.accelerator import Parallelism
+from llmservice_operator.api.batching import Batching
+from llmservice_operator.api.engine import Engine, KvCache
+from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD
+from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.model import ClaimModel, Model
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import EngineFlags
 from llmservice_operator.errors import InvalidSpec
+
+Values = Mapping[str, str | int | bool | None]
+"""Flag -> what it is set to; None for not at all."""
 
 
 def build_engine_args(service: LLMService, version: str) -> list[str]:
@@ -19,20 +26,23 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
     the version does not have.
     """
     flags = EngineFlags.of(version)
-    spec = service.spec
+    engine = service.spec.engine
+    prefixes, kv_cache = engine.prefix_caching, engine.kv_cache or KvCache()
+    values = {
+        **_model(service),
+        **_numbers(engine),
+        **_parallelism(service),
+        **_batching(engine.batching or Batching()),
+        "--enable-prefix-caching": None if prefixes is None else prefixes.enabled,
+        **_kv_cache(kv_cache),
+    }
     args = [
-        f"--model={model_location(spec.model)}",
-        f"--served-model-name={spec.model.name or service.name}",
+        arg
+        for flag, value in values.items()
+        if value is not None
+        for arg in flags.write(flag, value, f"spec.{FLAGS_WITH_A_FIELD[flag]}")
     ]
-    if spec.model.revision is not None:
-        args.append(f"--revision={spec.model.revision}")
-    if spec.engine.max_model_len is not None:
-        args.append(f"--max-model-len={spec.engine.max_model_len}")
-    if spec.engine.dtype is not None:
-        args.append(f"--dtype={spec.engine.dtype}")
-    if spec.accelerator.type is AcceleratorType.NVIDIA:
-        args.append(f"--tensor-parallel-size={spec.accelerator.gpus}")
-    args.extend(_extra_args(spec.engine.extra_args, flags))
+    args.extend(_extra_args(engine.extra_args, flags))
     # The kubelet puts the variable NAME, a token perhaps, in place of $(NAME); of $$(NAME) it does
     # not.
     return [arg.replace("$(", "$$(") for arg in args]
@@ -44,6 +54,71 @@ def model_location(model: Model) -> str:
     if isinstance(source, ClaimModel):
         return f"{names.MODELS_PATH}/{source.path}".rstrip("/")
     return source.repository
+
+
+def _model(service: LLMService) -> Values:
+    model = service.spec.model
+    return {
+        "--model": model_location(model),
+        "--served-model-name": model.name or service.name,
+        "--revision": model.revision,
+    }
+
+
+def _numbers(engine: Engine) -> Values:
+    percent = engine.gpu_memory_utilization_percent
+    return {
+        "--max-model-len": engine.max_model_len,
+        "--dtype": engine.dtype,
+        "--quantization": engine.quantization,
+        "--gpu-memory-utilization": None if percent is None else f"0.{percent:02}",
+    }
+
+
+def _parallelism(service: LLMService) -> Values:
+    split = service.spec.engine.parallelism or Parallelism()
+    return {
+        "--tensor-parallel-size": service.spec.tensor_parallelism or None,
+        "--pipeline-parallel-size": split.pipeline if split.pipeline > 1 else None,
+        "--data-parallel-size": split.data if split.data > 1 else None,
+        "--enable-expert-parallel": split.expert or None,
+    }
+
+
+def _batching(batching: Batching) -> Values:
+    policy, mode = batching.scheduling_policy, batching.performance_mode
+    return {
+        "--max-num-seqs": batching.max_num_seqs,
+        "--max-num-batched-tokens": batching.max_num_batched_tokens,
+        "--enable-chunked-prefill": batching.chunked_prefill,
+        "--long-prefill-token-threshold": batching.long_prefill_token_threshold,
+        "--scheduling-policy": policy and policy.lower(),
+        "--performance-mode": mode and mode.lower(),
+        "--max-num-queued-reqs": batching.max_queued_requests,
+        "--max-num-queued-tokens": batching.max_queued_tokens,
+    }
+
+
+_KV_CACHE_DTYPES = {
+    "Auto": "auto",
+    "BFloat16": "bfloat16",
+    "FP8": "fp8",
+    "FP8E4M3": "fp8_e4m3",
+    "FP8E5M2": "fp8_e5m2",
+}
+
+
+def _kv_cache(kv_cache: KvCache) -> Values:
+    return {
+        "--kv-cache-dtype": kv_cache.dtype and _KV_CACHE_DTYPES[kv_cache.dtype],
+        "--kv-offloading-size": _gibibytes(kv_cache.offload.cpu) if kv_cache.offload else None,
+    }
+
+
+def _gibibytes(quantity: str) -> str:
+    """Return an amount of memory as the engine takes it; 0.001 GiB more or less is no matter."""
+    gibibytes = f"{(quantity_value(quantity) or 0) / 1024**3:.3f}"
+    return gibibytes.rstrip("0").rstrip(".")
 
 
 def _extra_args(given: tuple[str, ...], flags: EngineFlags) -> Iterator[str]:

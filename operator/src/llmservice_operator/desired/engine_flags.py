@@ -50,7 +50,7 @@ class EngineFlags:
             raise InvalidSpec(f"{flag} is a switch: write {flag}=true or {flag}=false", field)
         return self.write(flag, value == "true", field)
 
-    def write(self, flag: str, value: str | bool, field: str) -> list[str]:
+    def write(self, flag: str, value: str | int | bool, field: str) -> list[str]:
         """Return the arguments that set `flag`: one, or none for off where that is to leave it out.
 
         Raises InvalidSpec that blames `field` when the version lacks the flag or the value.
@@ -59,7 +59,7 @@ class EngineFlags:
         if isinstance(value, bool):
             off = [f"--no-{flag.removeprefix('--')}"] if entry.kind is FlagKind.SWITCH else []
             return [flag] if value else off
-        if entry.choices and value not in entry.choices:
+        if entry.choices and str(value) not in entry.choices:
             raise InvalidSpec(
                 f"{value} is no value of {flag} in vLLM {self.version}: "
                 f"choose from {', '.join(entry.choices)}",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.engine import AcceleratorType
+from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.manifest import is_owned_by
 from llmservice_operator.errors import InvalidSpec
