@@ -86,9 +86,14 @@ fmt: setup  ## Format and fix what can be fixed
 	@$(RUN) ruff format . && $(RUN) ruff check --fix .
 
 .PHONY: generate
-generate: setup  ## Rewrite generated files (CRD and its copy in the chart)
+generate: setup  ## Rewrite generated files (CRD and its copy in the chart, reference pages)
 	@$(RUN) llmservice-operator crd > crds/llmservice.yaml
 	@cp crds/llmservice.yaml charts/llmservice-operator/files/llmservice.yaml
+	@for page in engine-flags; do $(RUN) llmservice-operator reference $$page > docs/$$page.md; done
+
+.PHONY: flag-tables
+flag-tables: setup  ## Write the flag table of one vLLM version from its wheel: make flag-tables V=0.32.0
+	@$(RUN) python server_image/flag_tables.py $(or $(V),$(shell cat server_image/requirements/vllm-version))
 
 .PHONY: golden
 golden: setup  ## Rewrite the golden files; read the diff before you commit it

@@ -73,8 +73,8 @@ TIERS = (
     ),
     Tier(
         "engine",
-        "the model server on a real vLLM",
-        ("server_image/tests/engine",),
+        "the model server on a real vLLM, and the operator's arguments before its parser",
+        ("server_image/tests/engine", "operator/tests/engine"),
         prepare=(("python", "server_image/engine_env.py"), ("localkube", "models")),
     ),
     Tier(

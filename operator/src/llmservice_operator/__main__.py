@@ -32,6 +32,7 @@ from llmservice_operator.errors import ClusterError, InvalidSettings, NotFound, 
 from llmservice_operator.handlers import Watches, build_registry
 from llmservice_operator.leader import Leader
 from llmservice_operator.reconcile import Reconciler
+from llmservice_operator.reference import PAGES
 from llmservice_operator.render import render_file
 from llmservice_operator.settings import PREFIX, OperatorSettings
 from llmservice_operator.telemetry import (
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.write(render_file(text, settings))
             case "crd":
                 sys.stdout.write(render_crd())
+            case "reference":
+                sys.stdout.write(PAGES[options.page]())
     except (OperatorError, OSError) as error:
         sys.stderr.write(f"llmservice-operator: {error}\n")
         return 1
@@ -86,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         help="YAML file with one or more LLMServices, - for standard input",
     )
     commands.add_parser("crd", help="print the CustomResourceDefinition")
+    reference = commands.add_parser("reference", help="print a page of the documentation")
+    reference.add_argument("page", choices=PAGES)
     return parser
 
 

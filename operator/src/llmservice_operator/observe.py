@@ -209,10 +209,10 @@ def _server_status(pod: Manifest) -> Mapping[str, Any]:
 
 def _scheduling_problem(service: LLMService, said: str) -> Problem:
     accelerator = service.spec.accelerator
-    if accelerator.gpus and f"Insufficient {accelerator.gpu_resource}" in said:
+    if service.spec.gpus and f"Insufficient {accelerator.gpu_resource}" in said:
         return Problem(
             Reason.WAITING_FOR_GPU,
-            f"A replica needs {accelerator.gpus} {accelerator.gpu_resource} on one node and none "
+            f"A replica needs {service.spec.gpus} {accelerator.gpu_resource} on one node and none "
             f"has them free: {said} Add GPU nodes or free GPUs, lower spec.accelerator.count or "
             "spec.replicas, or tolerate the taint of the GPU nodes in spec.template.tolerations.",
         )

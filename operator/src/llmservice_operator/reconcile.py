@@ -106,9 +106,9 @@ class Reconciler:
             wrote = await self._report(body, build_status_of_unreadable(body, error, self._now()))
             return 0.0 if wrote else None
         deployment = await self._live(DEPLOYMENTS, service.namespace, names.deployment(service))
-        pin = resolve_pin(service, deployment, self._settings)
-        wrote, failure = False, None
+        wrote, failure, pin = False, None, None
         try:
+            pin = resolve_pin(service, deployment, self._settings)
             for desired in build_all(service, self._settings, pin):
                 wrote |= await self._bring_about(service, desired)
         except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:

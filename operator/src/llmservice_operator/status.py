@@ -96,7 +96,7 @@ def build_status(
         ready_replicas=seen.ready_replicas,
         updated_replicas=seen.updated_replicas,
         ready=f"{seen.ready_replicas}/{desired}",
-        gpus=service.spec.accelerator.gpus * desired,
+        gpus=service.spec.gpus * desired,
         selector=",".join(f"{key}={value}" for key, value in names.selector(service).items()),
         url=names.url(service) if is_reachable else None,
         engine=engine,

@@ -343,7 +343,7 @@ def test_going_to_another_spec_and_back_gives_exactly_the_first_objects(
         served,
         model={"uri": "pvc://models/llama", "name": "llama"},
         replicas=3,
-        engine={"maxModelLen": 512, "extraArgs": ["--max-num-seqs=4"]},
+        engine={"maxModelLen": 512, "batching": {"maxNumSeqs": 4}},
         resources={"requests": {"cpu": "2", "memory": "2Gi"}},
         template={"nodeSelector": {"disk": "fast"}, "tolerations": [{"operator": "Exists"}]},
     )

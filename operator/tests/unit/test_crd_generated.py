@@ -55,6 +55,8 @@ def test_every_field_is_structural_and_bounded(path: str, schema: dict[str, Any]
         case "integer":
             assert "minimum" in schema
             assert "maximum" in schema or path.startswith("status")
+        case "boolean":
+            assert schema.keys() <= {"type", "description", "default"}
         case other:
             pytest.fail(f"{path} is a {other}")
 
@@ -88,6 +90,9 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.accelerator": {"type": "nvidia"},
         "spec.accelerator.type": "nvidia",
         "spec.model.credentialsSecretRef.key": "HF_TOKEN",
+        "spec.engine.parallelism.pipeline": 1,
+        "spec.engine.parallelism.data": 1,
+        "spec.engine.parallelism.expert": False,
     } | {
         path: schema["default"]
         for path, schema in FIELDS

@@ -133,6 +133,8 @@ flags = st.sampled_from(
             "--seed=$(A)",
             "--x=--port=1",
             "--model=x",
+            "--some-plugin=x",
+            "--generation-config=vllm",
             "=x",
         ),
     ]
@@ -162,7 +164,22 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         },
     ),
     "engine": st.fixed_dictionaries(
-        {}, optional={"image": texts, "extraArgs": st.lists(flags, max_size=2)}
+        {},
+        optional={
+            "image": texts,
+            "version": st.sampled_from(["0.32.0", "0.32", "v0.32.0"]),
+            "extraArgs": st.lists(flags, max_size=2),
+            "maxModelLen": st.sampled_from([4, 64]),
+            "batching": st.fixed_dictionaries(
+                {},
+                optional={
+                    "maxNumSeqs": st.sampled_from([1, 32]),
+                    "maxNumBatchedTokens": st.sampled_from([8, 128]),
+                    "chunkedPrefill": st.booleans(),
+                    "longPrefillTokenThreshold": st.sampled_from([0, 4, 50, 100]),
+                },
+            ),
+        },
     ),
     "resources": st.fixed_dictionaries({}, optional={"requests": amounts, "limits": amounts}),
     "template": st.fixed_dictionaries({"tolerations": st.lists(tolerations, max_size=2)}),
@@ -170,6 +187,34 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 
 
 names = st.sampled_from(["qwen", "7b", "a.b", "A", "a-", "a" * 63, "a" * 64, "a-b-2"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    accelerator=sections["accelerator"],
+    engine=st.fixed_dictionaries(
+        {},
+        optional={
+            "parallelism": st.fixed_dictionaries(
+                {},
+                optional={
+                    "tensor": st.sampled_from([1, 2, 8]),
+                    "pipeline": st.sampled_from([1, 2, 9]),
+                    "data": st.sampled_from([1, 2]),
+                },
+            ),
+            "gpuMemoryUtilizationPercent": st.just(90),
+            "kvCache": st.fixed_dictionaries(
+                {"offload": st.fixed_dictionaries({"cpu": st.sampled_from(["1Gi", "1", 2, "x"])})}
+            ),
+            "quantization": st.sampled_from(["fp8", "a b"]),
+        },
+    ),
+)
+def test_cel_and_python_agree_on_what_a_gpu_and_a_cpu_can_do(
+    accelerator: dict[str, Any], engine: dict[str, Any]
+) -> None:
+    assert_same_verdict(a_body({**MINIMAL, "accelerator": accelerator, "engine": engine}))
 
 
 @pytest.mark.parametrize("section", sections)

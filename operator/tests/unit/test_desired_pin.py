@@ -8,6 +8,7 @@ from core_support import SETTINGS, a_service
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import EnginePin, build_all, resolve_pin
+from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings, ServerImages
 
 UPGRADED = OperatorSettings(
@@ -43,7 +44,7 @@ def test_a_lost_status_is_read_from_the_live_deployment() -> None:
 
 
 def test_the_status_wins_over_a_deployment_that_somebody_edited() -> None:
-    edited = running(EnginePin("somebody/else:9", "9", "nvidia"))
+    edited = running(EnginePin("somebody/else:9", "0.31.0", "nvidia"))
     assert resolve_pin(pinned(FIRST_GPU), edited, UPGRADED) == FIRST_GPU
 
 
@@ -70,9 +71,37 @@ def test_another_accelerator_gets_the_default_image_for_it() -> None:
 
 
 def test_a_deployment_of_somebody_else_pins_nothing() -> None:
-    foreign = running(EnginePin("foreign:1", "9", "nvidia"))
+    foreign = running(EnginePin("foreign:1", "0.31.0", "nvidia"))
     foreign["metadata"]["ownerReferences"][0]["uid"] = "uid-2"
     assert resolve_pin(a_service(), foreign, SETTINGS) == FIRST_GPU
+
+
+def wanting(version: str, **engine: str) -> dict[str, Any]:
+    return {"engine": {"version": version, **engine}}
+
+
+def test_a_version_and_an_image_of_the_spec_belong_together() -> None:
+    service = a_service(wanting("0.31.0", image="mine:1"))
+    assert resolve_pin(service, None, SETTINGS) == EnginePin("mine:1", "0.31.0")
+
+
+def test_the_version_that_is_pinned_changes_nothing() -> None:
+    service = pinned(FIRST_GPU, wanting("0.32.0"))
+    assert resolve_pin(service, None, UPGRADED) == FIRST_GPU
+
+
+def test_the_version_that_the_operator_brings_moves_a_service_to_its_image() -> None:
+    service = pinned(FIRST_GPU, wanting("0.33.0"))
+    assert resolve_pin(service, None, UPGRADED) == EnginePin("registry/gpu:2", "0.33.0", "nvidia")
+
+
+def test_a_version_that_no_image_holds_is_refused_with_what_to_set() -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        resolve_pin(pinned(FIRST_GPU, wanting("0.31.0")), None, UPGRADED)
+    assert str(refused.value) == (
+        "spec.engine.version: the operator's image holds vLLM 0.33.0: set 0.33.0, or set "
+        "spec.engine.image to an image that holds vLLM 0.31.0"
+    )
 
 
 @pytest.mark.parametrize("lost", ["annotations", "container"])

@@ -1,13 +1,18 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core_support import a_service
-from llmservice_operator.api.engine import FLAGS_WITH_A_FIELD, REFUSED_FLAGS
+from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, is_refused
+from llmservice_operator.desired import flag_tables
 from llmservice_operator.desired.engine_args import build_engine_args
-from llmservice_operator.desired.engine_flags import ALLOWED_FLAGS, SWITCH_FLAGS, VALUE_FLAGS
+from llmservice_operator.desired.engine_flags import EngineFlags, accepted_flags
+from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.settings import ENGINE_VERSION
 
+NEWEST = "0.32.0"
 CPU = {"accelerator": {"type": "cpu"}}
 HUB = {"uri": "hf://org/model"}
 
@@ -31,33 +36,81 @@ COMPILED = {
     ),
     "every engine field, in this order, extra arguments last": (
         {
-            "accelerator": {"count": 2},
+            "model": {**HUB, "name": "chat", "revision": "abc"},
             "engine": {
-                "extraArgs": ["--seed=7", "--max-num-seqs=4"],
+                "extraArgs": ["--seed=7", "--block-size=16"],
+                "kvCache": {"offload": {"cpu": "1500Mi"}, "dtype": "FP8E4M3"},
+                "prefixCaching": {"enabled": True},
+                "batching": {
+                    "maxQueuedTokens": 7,
+                    "maxQueuedRequests": 6,
+                    "performanceMode": "Interactivity",
+                    "schedulingPolicy": "Priority",
+                    "longPrefillTokenThreshold": 50,
+                    "chunkedPrefill": True,
+                    "maxNumBatchedTokens": 64,
+                    "maxNumSeqs": 4,
+                },
+                "parallelism": {"expert": True, "data": 2, "pipeline": 3, "tensor": 4},
+                "gpuMemoryUtilizationPercent": 5,
+                "quantization": "fp8",
                 "dtype": "bfloat16",
                 "maxModelLen": 100,
             },
         },
         [
             "--model=org/model",
-            "--served-model-name=qwen",
+            "--served-model-name=chat",
+            "--revision=abc",
             "--max-model-len=100",
             "--dtype=bfloat16",
-            "--tensor-parallel-size=2",
-            "--seed=7",
+            "--quantization=fp8",
+            "--gpu-memory-utilization=0.05",
+            "--tensor-parallel-size=4",
+            "--pipeline-parallel-size=3",
+            "--data-parallel-size=2",
+            "--enable-expert-parallel",
             "--max-num-seqs=4",
+            "--max-num-batched-tokens=64",
+            "--enable-chunked-prefill",
+            "--long-prefill-token-threshold=50",
+            "--scheduling-policy=priority",
+            "--performance-mode=interactivity",
+            "--max-num-queued-reqs=6",
+            "--max-num-queued-tokens=7",
+            "--enable-prefix-caching",
+            "--kv-cache-dtype=fp8_e4m3",
+            "--kv-offloading-size=1.465",
+            "--seed=7",
+            "--block-size=16",
         ],
     ),
-    "switches become the engine's own form": (
+    "what is off is said to be off": (
         {
             **CPU,
-            "engine": {"extraArgs": ["--enforce-eager=true", "--enable-prefix-caching=false"]},
+            "engine": {
+                "batching": {"chunkedPrefill": False, "longPrefillTokenThreshold": 0},
+                "prefixCaching": {"enabled": False},
+                "extraArgs": ["--async-scheduling=false"],
+            },
         },
         [
             "--model=org/model",
             "--served-model-name=qwen",
-            "--enforce-eager",
+            "--no-enable-chunked-prefill",
+            "--long-prefill-token-threshold=0",
             "--no-enable-prefix-caching",
+            "--no-async-scheduling",
+        ],
+    ),
+    "a share of GPU memory and an offload in whole numbers": (
+        {"engine": {"gpuMemoryUtilizationPercent": 90, "kvCache": {"offload": {"cpu": "64Gi"}}}},
+        [
+            "--model=org/model",
+            "--served-model-name=qwen",
+            "--gpu-memory-utilization=0.90",
+            "--tensor-parallel-size=1",
+            "--kv-offloading-size=64",
         ],
     ),
     "a variable in an argument is not expanded by the kubelet": (
@@ -69,16 +122,21 @@ COMPILED = {
 
 @pytest.mark.parametrize(("spec", "args"), COMPILED.values(), ids=COMPILED.keys())
 def test_a_spec_is_compiled_to_the_engines_arguments(spec: dict[str, Any], args: list[str]) -> None:
-    assert build_engine_args(a_service(spec)) == args
+    assert build_engine_args(a_service(spec), NEWEST) == args
 
 
 @pytest.mark.parametrize(
     ("args", "field", "message"),
     [
         (
-            ["--seed=1", "--max-num-seq=4"],
+            ["--seed=1", "--max-logprob=4"],
             "spec.engine.extraArgs[1]",
-            "--max-num-seq is not accepted here: did you mean --max-num-seqs?",
+            "--max-logprob is no flag of vLLM: did you mean --max-logprobs?",
+        ),
+        (
+            ["--zzzzzz=1"],
+            "spec.engine.extraArgs[0]",
+            "--zzzzzz is no flag of vLLM: remove it; docs/engine-flags.md lists them",
         ),
         (
             ["--enforce-eager=yes"],
@@ -90,32 +148,115 @@ def test_a_spec_is_compiled_to_the_engines_arguments(spec: dict[str, Any], args:
             "spec.engine.extraArgs[1]",
             "--seed is given twice: remove one of the two",
         ),
+        (
+            ["--logprobs-mode=all"],
+            "spec.engine.extraArgs[0]",
+            "all is no value of --logprobs-mode in vLLM 0.32.0: choose from processed_logits, "
+            "processed_logprobs, raw_logits, raw_logprobs",
+        ),
     ],
 )
 def test_an_extra_argument_is_refused_with_what_to_write_instead(
     args: list[str], field: str, message: str
 ) -> None:
-    with pytest.raises(InvalidSpec) as refused:
-        build_engine_args(a_service({"engine": {"extraArgs": args}}))
-    assert (refused.value.field, refused.value.message) == (field, message)
+    assert refusal(args) == (field, message)
 
 
-def test_an_argument_like_no_other_is_refused_with_all_that_are_accepted() -> None:
+def test_a_flag_that_the_version_lacks_is_refused_with_the_versions_that_have_it() -> None:
+    field = "spec.engine.extraArgs[0]"
+    assert refusal(["--max-num-active-seqs=4"], "0.30.0") == (
+        field,
+        "needs --max-num-active-seqs, which vLLM 0.30.0 does not have: remove it, or run an "
+        "engine.version that has it: 0.31.0 or 0.32.0",
+    )
+    assert refusal(["--enable-hc-sp=true"], "0.31.0") == (
+        field,
+        "needs --enable-hc-sp, which vLLM 0.31.0 does not have: remove it, or run an "
+        "engine.version that has it: 0.32.0",
+    )
+
+
+def test_a_field_that_the_version_lacks_is_refused_with_the_versions_that_have_it() -> None:
+    older = EngineFlags("0.29.0", {})
     with pytest.raises(InvalidSpec) as refused:
-        build_engine_args(a_service({"engine": {"extraArgs": ["--zzzzzz=1"]}}))
-    assert refused.value.message.startswith("--zzzzzz is not accepted here: remove it; accepted")
-    assert all(flag in refused.value.message for flag in ALLOWED_FLAGS)
+        older.write("--max-num-queued-reqs", 1, "spec.engine.batching.maxQueuedRequests")
+    assert str(refused.value) == (
+        "spec.engine.batching.maxQueuedRequests: needs --max-num-queued-reqs, which vLLM 0.29.0 "
+        "does not have: remove it, or run an engine.version that has it: 0.30.0, 0.31.0 or 0.32.0"
+    )
+
+
+def test_a_version_without_a_table_is_refused_with_those_that_have_one() -> None:
+    assert refusal([], "0.9.0") == (
+        "spec.engine.version",
+        "vLLM 0.9.0 is not known to this operator: use an image of vLLM 0.30.0, 0.31.0 or 0.32.0 "
+        "and set its version",
+    )
+
+
+def refusal(extra_args: list[str], version: str = NEWEST) -> tuple[str, str]:
+    with pytest.raises(InvalidSpec) as refused:
+        build_engine_args(a_service({"engine": {"extraArgs": extra_args}}), version)
+    return refused.value.field, refused.value.message
+
+
+@pytest.mark.parametrize("arg", ["--trust-remote=true", "--confi=x", "--limit-mm-per-promp=1"])
+def test_an_abbreviated_flag_does_not_pass(arg: str) -> None:
+    with pytest.raises(InvalidSpec):
+        build_engine_args(a_service({"engine": {"extraArgs": [arg]}}), NEWEST)
+
+
+def test_a_switch_without_a_negative_form_is_turned_off_by_leaving_it_out() -> None:
+    def extra(value: str) -> list[str]:
+        args = [f"--aggregate-engine-logging={value}"]
+        return build_engine_args(a_service({"engine": {"extraArgs": args}}), NEWEST)[3:]
+
+    assert extra("true") == ["--aggregate-engine-logging"]
+    assert extra("false") == []
+
+
+@pytest.mark.parametrize("version", TABLES)
+def test_a_flag_has_a_field_or_is_accepted_or_refused_and_never_two_of_these(version: str) -> None:
+    accepted = accepted_flags(TABLES[version])
+    assert len(accepted) > 100
+    assert not [flag for flag in FLAGS_WITH_A_FIELD if flag in accepted or is_refused(flag)]
+    assert not [flag for flag in accepted if is_refused(flag)]
 
 
 @pytest.mark.parametrize(
-    "arg",
-    ["--trust-remote=true", "--hf-overrides.auto-map=x", "--confi=x", "--load-format=pt"],
+    "flag",
+    [
+        *(
+            "--api-key",
+            "--chat-template",
+            "--compilation-config",
+            "--config",
+            "--data-parallel-rank",
+        ),
+        *("--download-dir", "--grpc-port", "--hf-overrides", "--host", "--kv-transfer-config"),
+        *("--load-format", "--logits-processors", "--lora-modules", "--middleware", "--nnodes"),
+        *("--port", "--reasoning-parser-plugin", "--root-path", "--scheduler-cls", "--ssl-keyfile"),
+        *("--tokenizer", "--tool-server", "--trust-remote-code", "--uds", "--worker-cls"),
+        *("--enable-prompt-embeds", "--log-config-file", "--some-coming-plugin", "--new-config"),
+    ],
 )
-def test_abbreviated_nested_and_unlisted_flags_do_not_pass(arg: str) -> None:
-    with pytest.raises(InvalidSpec):
-        build_engine_args(a_service({"engine": {"extraArgs": [arg]}}))
+def test_a_flag_that_could_harm_is_refused_also_one_of_a_coming_version(flag: str) -> None:
+    assert is_refused(flag)
 
 
-def test_no_accepted_flag_is_one_that_the_operator_sets_or_refuses() -> None:
-    assert not ALLOWED_FLAGS & {*FLAGS_WITH_A_FIELD, *REFUSED_FLAGS}
-    assert not VALUE_FLAGS & SWITCH_FLAGS
+@pytest.mark.parametrize(
+    "flag", ["--generation-config", "--override-generation-config", "--seed", "--import"]
+)
+def test_a_harmless_flag_is_not_refused_for_the_form_of_its_name(flag: str) -> None:
+    assert not is_refused(flag)
+
+
+def test_every_table_in_the_folder_is_registered_oldest_version_first() -> None:
+    folder = Path(flag_tables.__file__).parent
+    modules = {path.stem for path in folder.glob("v*.py")}
+    assert modules == {f"v{version.replace('.', '_')}" for version in TABLES}
+    assert list(TABLES) == sorted(TABLES, key=lambda each: [int(part) for part in each.split(".")])
+
+
+def test_the_version_of_the_released_images_has_a_table() -> None:
+    assert ENGINE_VERSION in TABLES

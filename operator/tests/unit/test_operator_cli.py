@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from core_support import REPOSITORY
 from llmservice_operator.__main__ import main
+from llmservice_operator.reference import PAGES
 
 SERVICE = """
 apiVersion: llmservice.dev/v1alpha1
@@ -89,3 +91,12 @@ def test_an_unknown_command_shows_the_known_ones(capsys: pytest.CaptureFixture[s
     error = capsys.readouterr().err
     for command in ("run", "render", "crd"):
         assert command in error
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_reference_page_in_docs_is_the_generated_one(
+    page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reference", page]) == 0
+    committed = (REPOSITORY / "docs" / f"{page}.md").read_text()
+    assert committed == capsys.readouterr().out, "run `make generate` and review the difference"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from core_support import a_body, a_service
-from llmservice_operator.api.engine import AcceleratorType
+from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.model import ClaimModel, HubModel
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
@@ -19,15 +19,23 @@ CLAIM_FORM = (
     "after pvc:// must stand CLAIM or CLAIM/PATH, such as pvc://models/llama; the parts of PATH are"
     " letters, digits and . _ - and start with a letter, digit or _"
 )
+IDLE_GPUS = (
+    "must be tensor x pipeline x data of engine.parallelism, or some GPUs would be idle: change "
+    "one of them, or remove count"
+)
 FLAG_FORM = (
     "must be --flag=value, the flag's full name in lower case with dashes, such as "
-    "--max-num-seqs=64; a switch is --enforce-eager=true"
+    "--block-size=32; a switch is --enforce-eager=true"
 )
 UNSAFE_FLAG = "is set by the operator itself or unsafe in a shared cluster: remove it"
 
 
 def model(**fields: Any) -> dict[str, Any]:
     return {"model": {"uri": "hf://org/model", **fields}}
+
+
+def batching(maxModelLen: int = 100, **fields: Any) -> dict[str, Any]:
+    return {"engine": {"maxModelLen": maxModelLen, "batching": fields}}
 
 
 def arg(text: Any) -> dict[str, Any]:
@@ -109,6 +117,93 @@ REFUSED = {
         "spec.engine.image: must be an image reference, such as "
         "registry.example.com/llmservice/server:0.1.0",
     ),
+    "version that is a tag": (
+        {"engine": {"version": "latest"}},
+        "spec.engine.version: must be a vLLM version, such as 0.32.0",
+    ),
+    "fewer tokens in a step than requests": (
+        batching(maxNumSeqs=9, maxNumBatchedTokens=8),
+        "spec.engine.batching.maxNumBatchedTokens: must be at least maxNumSeqs, for each request "
+        "gets a token in a step: raise it or lower maxNumSeqs",
+    ),
+    "long prompts bounded and never parted": (
+        batching(longPrefillTokenThreshold=1, chunkedPrefill=False),
+        "spec.engine.batching.longPrefillTokenThreshold: works with chunkedPrefill only: remove it "
+        "or chunkedPrefill: false",
+    ),
+    "whole prompts that fit no step": (
+        batching(maxNumBatchedTokens=8, chunkedPrefill=False, maxModelLen=9),
+        "spec.engine.batching.maxNumBatchedTokens: must be at least engine.maxModelLen when "
+        "chunkedPrefill is false: raise it, lower maxModelLen or remove chunkedPrefill",
+    ),
+    "long prompts longer than the context": (
+        batching(longPrefillTokenThreshold=9, maxModelLen=8),
+        "spec.engine.batching.longPrefillTokenThreshold: must be at most engine.maxModelLen: lower "
+        "it",
+    ),
+    "batch of nothing": (
+        batching(maxNumSeqs=0),
+        "spec.engine.batching.maxNumSeqs: should be greater than or equal to 1, not 0",
+    ),
+    "policy of the engine's spelling": (
+        batching(schedulingPolicy="fcfs"),
+        "spec.engine.batching.schedulingPolicy: should be 'FCFS' or 'Priority', not 'fcfs'",
+    ),
+    "mode that does not exist": (
+        batching(performanceMode="Fast"),
+        "spec.engine.batching.performanceMode: should be 'Balanced', 'Interactivity' or "
+        "'Throughput', not 'Fast'",
+    ),
+    "prefix caching without a word": (
+        {"engine": {"prefixCaching": {}}},
+        "spec.engine.prefixCaching.enabled: is required",
+    ),
+    "quantization with a blank": (
+        {"engine": {"quantization": "a b"}},
+        "spec.engine.quantization: must be a method that the engine knows, such as fp8 or awq",
+    ),
+    "all of the GPU's memory": (
+        {"engine": {"gpuMemoryUtilizationPercent": 100}},
+        "spec.engine.gpuMemoryUtilizationPercent: should be less than or equal to 99, not 100",
+    ),
+    "GPU memory on a CPU": (
+        {"accelerator": {"type": "cpu"}, "engine": {"gpuMemoryUtilizationPercent": 90}},
+        f"spec.engine.gpuMemoryUtilizationPercent: {NVIDIA_ONLY}",
+    ),
+    "parallelism on a CPU": (
+        {"accelerator": {"type": "cpu"}, "engine": {"parallelism": {"tensor": 1}}},
+        f"spec.engine.parallelism: {NVIDIA_ONLY}",
+    ),
+    "offload from a CPU": (
+        {"accelerator": {"type": "cpu"}, "engine": {"kvCache": {"offload": {"cpu": "1Gi"}}}},
+        f"spec.engine.kvCache.offload: {NVIDIA_ONLY}",
+    ),
+    "offload of next to nothing": (
+        {"engine": {"kvCache": {"offload": {"cpu": "1023Mi"}}}},
+        "spec.engine.kvCache.offload.cpu: must be at least 1Gi: less is no use",
+    ),
+    "offload in words": (
+        {"engine": {"kvCache": {"offload": {"cpu": "lots"}}}},
+        "spec.engine.kvCache.offload.cpu: must be a quantity such as 4, 500m or 32Gi",
+    ),
+    "KV cache format of the engine's spelling": (
+        {"engine": {"kvCache": {"dtype": "fp8"}}},
+        "spec.engine.kvCache.dtype: should be 'Auto', 'BFloat16', 'FP8', 'FP8E4M3' or 'FP8E5M2', "
+        "not 'fp8'",
+    ),
+    "more GPUs than a node has": (
+        {"engine": {"parallelism": {"tensor": 8, "pipeline": 9}}},
+        "spec.engine.parallelism.tensor: makes more than 64 GPUs with pipeline and data: lower one "
+        "of them, a replica runs on one node",
+    ),
+    "GPUs that would be idle": (
+        {"accelerator": {"count": 8}, "engine": {"parallelism": {"tensor": 4}}},
+        f"spec.accelerator.count: {IDLE_GPUS}",
+    ),
+    "GPUs that cannot be shared out": (
+        {"accelerator": {"count": 8}, "engine": {"parallelism": {"pipeline": 3}}},
+        f"spec.accelerator.count: {IDLE_GPUS}",
+    ),
     "context of no tokens": (
         {"engine": {"maxModelLen": 0}},
         "spec.engine.maxModelLen: should be greater than or equal to 1, not 0",
@@ -128,10 +223,7 @@ REFUSED = {
     ),
     "flag with a field of its own": (
         arg("--dtype=half"),
-        "spec.engine.extraArgs[0]: is a flag with a field of its own; set that: model.uri for "
-        "--model, model.name for --served-model-name, model.revision for --revision, "
-        "engine.maxModelLen for --max-model-len, engine.dtype for --dtype, accelerator.count for "
-        "--tensor-parallel-size",
+        "spec.engine.extraArgs[0]: --dtype has a field of its own: set engine.dtype instead",
     ),
     "foreign code": (
         arg("--trust-remote-code=true"),
@@ -219,7 +311,7 @@ def test_a_minimal_spec_asks_for_one_replica_on_one_gpu() -> None:
     spec = a_service().spec
     assert spec.desired_replicas == 1
     assert spec.accelerator.type is AcceleratorType.NVIDIA
-    assert (spec.accelerator.gpus, spec.accelerator.gpu_resource) == (1, "nvidia.com/gpu")
+    assert (spec.gpus, spec.accelerator.gpu_resource) == (1, "nvidia.com/gpu")
 
 
 def test_no_replicas_is_something_else_than_unset_replicas() -> None:
@@ -242,3 +334,23 @@ def test_a_service_under_deletion_says_so() -> None:
     metadata = {"name": "a", "deletionTimestamp": "2026-01-02T03:04:05Z"}
     assert LLMService.parse(a_body(metadata=metadata)).is_deleting
     assert not a_service().is_deleting
+
+
+@pytest.mark.parametrize(
+    ("count", "parallelism", "gpus", "tensor"),
+    [
+        (None, None, 1, 1),
+        (4, None, 4, 4),
+        (None, {"tensor": 2}, 2, 2),
+        (None, {"tensor": 2, "pipeline": 3, "data": 2}, 12, 2),
+        (8, {"pipeline": 2}, 8, 4),
+        (8, {"data": 8, "expert": True}, 8, 1),
+    ],
+)
+def test_gpus_follow_from_the_count_and_from_how_the_model_is_split(
+    count: int | None, parallelism: dict[str, Any] | None, gpus: int, tensor: int
+) -> None:
+    accelerator = {} if count is None else {"count": count}
+    engine = {} if parallelism is None else {"parallelism": parallelism}
+    spec = a_service({"accelerator": accelerator, "engine": engine}).spec
+    assert (spec.gpus, spec.tensor_parallelism) == (gpus, tensor)

@@ -7,13 +7,14 @@ defaults; one that depends on other fields is none here and is decided in desire
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import ErrorDetails
 
-from llmservice_operator.api.engine import Accelerator, Engine
+from llmservice_operator.api.accelerator import Accelerator, AcceleratorType, Parallelism
+from llmservice_operator.api.engine import Engine
 from llmservice_operator.api.fields import Fields, Rule
 from llmservice_operator.api.model import Model
 from llmservice_operator.api.pods import Resources, Template
@@ -22,6 +23,18 @@ from llmservice_operator.errors import InvalidSpec
 
 _NAME = "[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 """A Service object's name (RFC 1035 label)."""
+
+
+def _nvidia_only(field: str, is_unset: Callable[[Engine], bool]) -> Rule:
+    """Return the rule that a field of spec.engine, or a part of one, needs GPUs."""
+    parts = f"engine.{field}".split(".")
+    absent = (f"!has(self.{'.'.join(parts[: depth + 1])})" for depth in range(len(parts)))
+    return Rule(
+        f"engine.{field}",
+        cel=f"self.accelerator.type == 'nvidia' || {' || '.join(absent)}",
+        message="belongs to accelerator.type nvidia only: remove it or choose nvidia",
+        holds=lambda spec: spec.accelerator.type is AcceleratorType.NVIDIA or is_unset(spec.engine),
+    )
 
 
 class LLMServiceSpec(Fields):
@@ -39,6 +52,47 @@ class LLMServiceSpec(Fields):
     """CPU, memory and disk of each replica; GPUs are asked for with accelerator.count."""
     template: Template = Template()
     """Where the replicas may run."""
+
+    rules: ClassVar = (
+        _nvidia_only("parallelism", lambda engine: engine.parallelism is None),
+        _nvidia_only(
+            "gpuMemoryUtilizationPercent",
+            lambda engine: engine.gpu_memory_utilization_percent is None,
+        ),
+        _nvidia_only(
+            "kvCache.offload", lambda engine: engine.kv_cache is None or not engine.kv_cache.offload
+        ),
+        Rule(
+            "accelerator.count",
+            cel="!has(self.accelerator.count) || !has(self.engine) || "
+            "!has(self.engine.parallelism) || (has(self.engine.parallelism.tensor) ? "
+            "self.accelerator.count == self.engine.parallelism.tensor * "
+            "self.engine.parallelism.pipeline * self.engine.parallelism.data : "
+            "self.accelerator.count % "
+            "(self.engine.parallelism.pipeline * self.engine.parallelism.data) == 0)",
+            message="must be tensor x pipeline x data of engine.parallelism, or some GPUs would be "
+            "idle: change one of them, or remove count",
+            holds=lambda spec: (
+                spec.accelerator.count is None
+                or spec.engine.parallelism is None
+                or spec.engine.parallelism.fits(spec.accelerator.count)
+            ),
+        ),
+    )
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of each replica."""
+        if self.accelerator.type is AcceleratorType.CPU:
+            return 0
+        split = self.engine.parallelism or Parallelism()
+        return self.accelerator.count or (split.tensor or 1) * split.pipeline * split.data
+
+    @property
+    def tensor_parallelism(self) -> int:
+        """GPUs that each layer is split over; 0 on a CPU."""
+        split = self.engine.parallelism or Parallelism()
+        return self.gpus // (split.pipeline * split.data)
 
     @property
     def desired_replicas(self) -> int:

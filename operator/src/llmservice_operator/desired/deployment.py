@@ -114,7 +114,7 @@ def _build_server_container(
         "name": names.SERVER_CONTAINER,
         "image": pin.image,
         "command": [names.SERVER_COMMAND],
-        "args": build_engine_args(service),
+        "args": build_engine_args(service, pin.version),
         "env": build_environment(service, settings),
         "ports": [
             _port(names.API_PORT_NAME, names.API_PORT),

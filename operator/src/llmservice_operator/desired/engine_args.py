@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
 
 from llmservice_operator import names
-from llmservice_operator.api.engine import AcceleratorType
+from llmservice_operator.api.accelerator import Parallelism
+from llmservice_operator.api.batching import Batching
+from llmservice_operator.api.engine import Engine, KvCache
+from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD
+from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.model import ClaimModel, Model
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.engine_flags import ALLOWED_FLAGS, SWITCH_FLAGS
+from llmservice_operator.desired.engine_flags import EngineFlags
 from llmservice_operator.errors import InvalidSpec
 
+Values = Mapping[str, str | int | bool | None]
+"""Flag -> what it is set to; None for not at all."""
 
-def build_engine_args(service: LLMService) -> list[str]:
-    """Return the engine's arguments.
 
-    Raises InvalidSpec for an extra argument that is not accepted.
+def build_engine_args(service: LLMService, version: str) -> list[str]:
+    """Return the arguments for an engine of this vLLM version.
+
+    Raises InvalidSpec for a version that is not known, and for a field or an extra argument that
+    the version does not have.
     """
-    spec = service.spec
+    flags = EngineFlags.of(version)
+    engine = service.spec.engine
+    prefixes, kv_cache = engine.prefix_caching, engine.kv_cache or KvCache()
+    values = {
+        **_model(service),
+        **_numbers(engine),
+        **_parallelism(service),
+        **_batching(engine.batching or Batching()),
+        "--enable-prefix-caching": None if prefixes is None else prefixes.enabled,
+        **_kv_cache(kv_cache),
+    }
     args = [
-        f"--model={model_location(spec.model)}",
-        f"--served-model-name={spec.model.name or service.name}",
+        arg
+        for flag, value in values.items()
+        if value is not None
+        for arg in flags.write(flag, value, f"spec.{FLAGS_WITH_A_FIELD[flag]}")
     ]
-    if spec.model.revision is not None:
-        args.append(f"--revision={spec.model.revision}")
-    if spec.engine.max_model_len is not None:
-        args.append(f"--max-model-len={spec.engine.max_model_len}")
-    if spec.engine.dtype is not None:
-        args.append(f"--dtype={spec.engine.dtype}")
-    if spec.accelerator.type is AcceleratorType.NVIDIA:
-        args.append(f"--tensor-parallel-size={spec.accelerator.gpus}")
-    args.extend(_extra_args(spec.engine.extra_args))
+    args.extend(_extra_args(engine.extra_args, flags))
     # The kubelet puts the variable NAME, a token perhaps, in place of $(NAME); of $$(NAME) it does
     # not.
     return [arg.replace("$(", "$$(") for arg in args]
@@ -45,29 +56,77 @@ def model_location(model: Model) -> str:
     return source.repository
 
 
-def _extra_args(given: tuple[str, ...]) -> Iterator[str]:
+def _model(service: LLMService) -> Values:
+    model = service.spec.model
+    return {
+        "--model": model_location(model),
+        "--served-model-name": model.name or service.name,
+        "--revision": model.revision,
+    }
+
+
+def _numbers(engine: Engine) -> Values:
+    percent = engine.gpu_memory_utilization_percent
+    return {
+        "--max-model-len": engine.max_model_len,
+        "--dtype": engine.dtype,
+        "--quantization": engine.quantization,
+        "--gpu-memory-utilization": None if percent is None else f"0.{percent:02}",
+    }
+
+
+def _parallelism(service: LLMService) -> Values:
+    split = service.spec.engine.parallelism or Parallelism()
+    return {
+        "--tensor-parallel-size": service.spec.tensor_parallelism or None,
+        "--pipeline-parallel-size": split.pipeline if split.pipeline > 1 else None,
+        "--data-parallel-size": split.data if split.data > 1 else None,
+        "--enable-expert-parallel": split.expert or None,
+    }
+
+
+def _batching(batching: Batching) -> Values:
+    policy, mode = batching.scheduling_policy, batching.performance_mode
+    return {
+        "--max-num-seqs": batching.max_num_seqs,
+        "--max-num-batched-tokens": batching.max_num_batched_tokens,
+        "--enable-chunked-prefill": batching.chunked_prefill,
+        "--long-prefill-token-threshold": batching.long_prefill_token_threshold,
+        "--scheduling-policy": policy and policy.lower(),
+        "--performance-mode": mode and mode.lower(),
+        "--max-num-queued-reqs": batching.max_queued_requests,
+        "--max-num-queued-tokens": batching.max_queued_tokens,
+    }
+
+
+_KV_CACHE_DTYPES = {
+    "Auto": "auto",
+    "BFloat16": "bfloat16",
+    "FP8": "fp8",
+    "FP8E4M3": "fp8_e4m3",
+    "FP8E5M2": "fp8_e5m2",
+}
+
+
+def _kv_cache(kv_cache: KvCache) -> Values:
+    return {
+        "--kv-cache-dtype": kv_cache.dtype and _KV_CACHE_DTYPES[kv_cache.dtype],
+        "--kv-offloading-size": _gibibytes(kv_cache.offload.cpu) if kv_cache.offload else None,
+    }
+
+
+def _gibibytes(quantity: str) -> str:
+    """Return an amount of memory as the engine takes it; 0.001 GiB more or less is no matter."""
+    gibibytes = f"{(quantity_value(quantity) or 0) / 1024**3:.3f}"
+    return gibibytes.rstrip("0").rstrip(".")
+
+
+def _extra_args(given: tuple[str, ...], flags: EngineFlags) -> Iterator[str]:
     seen: set[str] = set()
     for index, arg in enumerate(given):
         field = f"spec.engine.extraArgs[{index}]"
         flag, _, value = arg.partition("=")
-        if flag not in ALLOWED_FLAGS:
-            raise InvalidSpec(f"{flag} is not accepted here{_suggestion(flag)}", field)
+        yield from flags.write_extra(flag, value, field)
         if flag in seen:
             raise InvalidSpec(f"{flag} is given twice: remove one of the two", field)
         seen.add(flag)
-        if flag not in SWITCH_FLAGS:
-            yield arg
-        elif value == "true":
-            yield flag
-        elif value == "false":
-            yield f"--no-{flag.removeprefix('--')}"
-        else:
-            raise InvalidSpec(f"{flag} is a switch: write {flag}=true or {flag}=false", field)
-
-
-def _suggestion(flag: str) -> str:
-    near = get_close_matches(flag, sorted(ALLOWED_FLAGS), n=1)
-    if near:
-        return f": did you mean {near[0]}?"
-    accepted = ", ".join(sorted(ALLOWED_FLAGS))
-    return f": remove it; accepted are {accepted}"

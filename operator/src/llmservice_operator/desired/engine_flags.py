@@ -1,77 +1,95 @@
-"""The engine flags that spec.engine.extraArgs may hold, by full name.
+"""What an engine of one vLLM version takes: writing flags, and saying why one cannot be written.
 
-A list of what is refused cannot keep pods safe: vLLM's parser takes abbreviations, underscores and
-nested flags. So only what stands here passes: flags that tune the engine and cannot run code, read
-files, open ports or change how many GPUs a replica needs.
+vLLM's parser takes abbreviations, underscores and nested flags, so a list of what is refused could
+be got around. Here only the full name of a flag in the version's table passes.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Self
 
-VALUE_FLAGS: Final = frozenset(
-    {
-        "--all2all-backend",
-        "--attention-backend",
-        "--block-size",
-        "--chat-template-content-format",
-        "--cpu-offload-gb",
-        "--default-chat-template-kwargs",
-        "--generation-config",
-        "--gpu-memory-utilization",
-        "--kv-cache-dtype",
-        "--kv-cache-memory-bytes",
-        "--kv-offloading-size",
-        "--limit-mm-per-prompt",
-        "--logprobs-mode",
-        "--long-prefill-token-threshold",
-        "--max-cudagraph-capture-size",
-        "--max-logprobs",
-        "--max-num-batched-tokens",
-        "--max-num-queued-reqs",
-        "--max-num-queued-tokens",
-        "--max-num-seqs",
-        "--mm-encoder-tp-mode",
-        "--mm-processor-cache-gb",
-        "--moe-backend",
-        "--optimization-level",
-        "--override-generation-config",
-        "--performance-mode",
-        "--prefix-caching-hash-algo",
-        "--quantization",
-        "--reasoning-parser",
-        "--response-role",
-        "--scheduling-policy",
-        "--seed",
-        "--stream-interval",
-        "--tokenizer-mode",
-        "--tool-call-parser",
-        "--video-pruning-rate",
-    }
-)
-"""Flags of vLLM 0.32.0 that take a value."""
+from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, IS_REFUSED, is_refused
+from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
+from llmservice_operator.errors import InvalidSpec
 
-SWITCH_FLAGS: Final = frozenset(
-    {
-        "--async-scheduling",
-        "--disable-cascade-attn",
-        "--disable-chunked-mm-input",
-        "--disable-custom-all-reduce",
-        "--disable-hybrid-kv-cache-manager",
-        "--disable-sliding-window",
-        "--enable-auto-tool-choice",
-        "--enable-chunked-prefill",
-        "--enable-expert-parallel",
-        "--enable-force-include-usage",
-        "--enable-log-requests",
-        "--enable-prefix-caching",
-        "--enable-prompt-tokens-details",
-        "--enforce-eager",
-        "--exclude-tools-when-tool-choice-none",
-        "--language-model-only",
-        "--skip-mm-profiling",
-    }
-)
-"""Flags of vLLM 0.32.0 that are on or off; each has a twin --no-NAME."""
 
-ALLOWED_FLAGS: Final = VALUE_FLAGS | SWITCH_FLAGS
+@dataclass(frozen=True)
+class EngineFlags:
+    """The flags of one vLLM version."""
+
+    version: str
+    table: Mapping[str, Flag]
+
+    @classmethod
+    def of(cls, version: str) -> Self:
+        """Raises InvalidSpec for a version without a table."""
+        if version not in TABLES:
+            raise InvalidSpec(
+                f"vLLM {version} is not known to this operator: use an image of vLLM "
+                f"{_listed(TABLES)} and set its version",
+                "spec.engine.version",
+            )
+        return cls(version, TABLES[version])
+
+    def write_extra(self, flag: str, value: str, field: str) -> list[str]:
+        """Return the arguments that a user's own `flag=value` stands for.
+
+        Raises InvalidSpec for a flag that is not accepted here or that the version lacks.
+        """
+        if is_refused(flag):
+            raise InvalidSpec(f"{flag} {IS_REFUSED}", field)
+        if flag not in self.table and not _versions_with(flag):
+            raise InvalidSpec(f"{flag} is no flag of vLLM: {self._nearest(flag)}", field)
+        kind = self._flag(flag, field).kind
+        if kind is FlagKind.VALUE:
+            return self.write(flag, value, field)
+        if value not in ("true", "false"):
+            raise InvalidSpec(f"{flag} is a switch: write {flag}=true or {flag}=false", field)
+        return self.write(flag, value == "true", field)
+
+    def write(self, flag: str, value: str | int | bool, field: str) -> list[str]:
+        """Return the arguments that set `flag`: one, or none for off where that is to leave it out.
+
+        Raises InvalidSpec that blames `field` when the version lacks the flag or the value.
+        """
+        entry = self._flag(flag, field)
+        if isinstance(value, bool):
+            off = [f"--no-{flag.removeprefix('--')}"] if entry.kind is FlagKind.SWITCH else []
+            return [flag] if value else off
+        if entry.choices and str(value) not in entry.choices:
+            raise InvalidSpec(
+                f"{value} is no value of {flag} in vLLM {self.version}: "
+                f"choose from {', '.join(entry.choices)}",
+                field,
+            )
+        return [f"{flag}={value}"]
+
+    def _flag(self, flag: str, field: str) -> Flag:
+        if flag not in self.table:
+            raise InvalidSpec(
+                f"needs {flag}, which vLLM {self.version} does not have: remove it, or run an "
+                f"engine.version that has it: {_listed(_versions_with(flag))}",
+                field,
+            )
+        return self.table[flag]
+
+    def _nearest(self, flag: str) -> str:
+        near = get_close_matches(flag, accepted_flags(self.table), n=1)
+        return f"did you mean {near[0]}?" if near else "remove it; docs/engine-flags.md lists them"
+
+
+def accepted_flags(table: Mapping[str, Flag]) -> list[str]:
+    """Return the flags of a table that spec.engine.extraArgs may hold."""
+    return [flag for flag in table if not is_refused(flag) and flag not in FLAGS_WITH_A_FIELD]
+
+
+def _versions_with(flag: str) -> list[str]:
+    return [version for version, table in TABLES.items() if flag in table]
+
+
+def _listed(versions: Mapping[str, object] | list[str]) -> str:
+    *most, last = versions
+    return f"{', '.join(most)} or {last}" if most else last

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.engine import AcceleratorType
+from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.manifest import is_owned_by
+from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 
 
@@ -36,17 +37,24 @@ def resolve_pin(
     """Return the image of the spec, else the one pinned in the status, else the running one, else
     the operator's default for the accelerator.
 
-    The live Deployment speaks for a status that was lost.
+    The live Deployment speaks for a status that was lost. Raises InvalidSpec when the spec wants a
+    version without an image, and neither the pinned nor the default image holds it.
     """
     accelerator = service.spec.accelerator.type
     kept = _pin_of_status(service) or _pin_of_deployment(service, live_deployment)
-    image = service.spec.engine.image
-    if image is not None:
-        version = kept.version if kept and kept.image == image else settings.images.engine_version
-        return EnginePin(image, version)
-    if kept is not None and kept.default_for == accelerator:
-        return kept
+    image, wanted = service.spec.engine.image, service.spec.engine.version
     images = settings.images
+    if image is not None:
+        known = kept.version if kept and kept.image == image else images.engine_version
+        return EnginePin(image, wanted or known)
+    if kept is not None and kept.default_for == accelerator and wanted in (None, kept.version):
+        return kept
+    if wanted not in (None, images.engine_version):
+        raise InvalidSpec(
+            f"the operator's image holds vLLM {images.engine_version}: set {images.engine_version},"
+            f" or set spec.engine.image to an image that holds vLLM {wanted}",
+            "spec.engine.version",
+        )
     default = images.cpu if accelerator is AcceleratorType.CPU else images.gpu
     return EnginePin(default, images.engine_version, accelerator.value)
 

@@ -10,7 +10,7 @@ def build_resources(service: LLMService) -> dict[str, dict[str, str]]:
     """Return the container's requests and limits, without a part that would be empty."""
     accelerator = service.spec.accelerator
     # Kubernetes wants GPUs as limits; the same number as requests keeps the two in step.
-    gpus = {accelerator.gpu_resource: str(accelerator.gpus)} if accelerator.gpus else {}
+    gpus = {accelerator.gpu_resource: str(service.spec.gpus)} if service.spec.gpus else {}
     parts = {
         "requests": _amounts(service.spec.resources.requests) | gpus,
         "limits": _amounts(service.spec.resources.limits) | gpus,

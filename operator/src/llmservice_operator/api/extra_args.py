@@ -1,0 +1,105 @@
+"""spec.engine.extraArgs: its form, and the flags that can never stand there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from llmservice_operator.api.fields import ValueRule, matches
+
+FLAGS_WITH_A_FIELD: Final[Mapping[str, str]] = {
+    "--model": "model.uri",
+    "--served-model-name": "model.name",
+    "--revision": "model.revision",
+    "--max-model-len": "engine.maxModelLen",
+    "--dtype": "engine.dtype",
+    "--quantization": "engine.quantization",
+    "--gpu-memory-utilization": "engine.gpuMemoryUtilizationPercent",
+    "--device-memory-utilization": "engine.gpuMemoryUtilizationPercent",
+    "--tensor-parallel-size": "engine.parallelism.tensor",
+    "--pipeline-parallel-size": "engine.parallelism.pipeline",
+    "--data-parallel-size": "engine.parallelism.data",
+    "--enable-expert-parallel": "engine.parallelism.expert",
+    "--max-num-seqs": "engine.batching.maxNumSeqs",
+    "--max-num-batched-tokens": "engine.batching.maxNumBatchedTokens",
+    "--enable-chunked-prefill": "engine.batching.chunkedPrefill",
+    "--long-prefill-token-threshold": "engine.batching.longPrefillTokenThreshold",
+    "--scheduling-policy": "engine.batching.schedulingPolicy",
+    "--performance-mode": "engine.batching.performanceMode",
+    "--max-num-queued-reqs": "engine.batching.maxQueuedRequests",
+    "--max-num-queued-tokens": "engine.batching.maxQueuedTokens",
+    "--enable-prefix-caching": "engine.prefixCaching.enabled",
+    "--kv-cache-dtype": "engine.kvCache.dtype",
+    "--kv-offloading-size": "engine.kvCache.offload.cpu",
+}
+"""Engine flags that the compiler writes from a field of the spec."""
+
+_REFUSED: Final = (
+    # Who reaches the server, and over what.
+    *("allow-credentials", "allowed-.*", "api-key", "api-server-count", "disable-fastapi-docs"),
+    *("enable-offline-docs", "enable-scale-out", "enable-ssl-refresh", "grpc", "headless", "host"),
+    *("enable-tokenizer-info-endpoint", "middleware", "port", ".*-port", "root-path", "ssl-.*"),
+    *("tokens-only", "tool-server", "uds", "otlp-traces-endpoint", "collect-detailed-traces"),
+    # The listener is our server's own; there these would do nothing.
+    *("disable-access-log-for-endpoints", ".*uvicorn-.*", "h11-.*", "enable-request-id-headers"),
+    # Code, or data that is run like code.
+    *(".*-cls", ".*-plugin", "(.*-)?config", "code-revision", "config-format", "hf-token"),
+    *("hf-overrides", "logits-processors", "model-class-overrides", "trust-.*", "load-format"),
+    *("enable-prompt-embeds", "enable-mm-embeds", "media-io-kwargs", "mm-processor-kwargs"),
+    *("chat-template", "pt-load-map-location", "skip-tokenizer-init", "tokenizer"),
+    *("spec-.*", "tokenizer-revision"),
+    # Files of the container.
+    *(".*-path", ".*-dir", ".*-file"),
+    # The shape of a replica: its processes and what it holds.
+    *("convert", "runner", "device-ids", "disable-log-stats", "distributed-executor-backend"),
+    *("data-parallel-(address|backend|.*lb|rank|size-local|start-rank)", "dp-supervisor-.*"),
+    *(".*elastic-ep.*", "enable-fault-tolerance", "enable-trace-replay", "master-addr", "nnodes"),
+    *("node-rank", "numa-.*", "prefill-context-parallel-size", "ray-.*", ".*sleep-.*"),
+    *("enable-cumem-allocator", "enable-nccl-comm-suspend", ".*lora.*", "shutdown-timeout"),
+)
+_HARMLESS: Final = "(override-)?generation-config"
+"""Looks like what is refused; holds sampling defaults."""
+
+# Within a flag's name only: its value may hold anything, an equals sign and dashes too.
+_NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")
+_REFUSED_FORM: Final = re.compile(f"--(?!{_HARMLESS}$)({_NAMES})")
+
+IS_REFUSED: Final = "is set by the operator itself or unsafe in a shared cluster: remove it"
+
+
+def is_refused(flag: str) -> bool:
+    """Return whether the flag could run foreign code, open files or ports, or work against what
+    the operator does.
+
+    Told by the form of the name, so that a flag of a coming version is refused before anybody
+    knows it.
+    """
+    return _REFUSED_FORM.fullmatch(flag) is not None
+
+
+def _has_field(flag: str, field: str) -> ValueRule:
+    return ValueRule(
+        cel=f"!self.startsWith('{flag}=')",
+        message=f"{flag} has a field of its own: set {field} instead",
+        holds=lambda arg: not arg.startswith(f"{flag}="),
+    )
+
+
+ExtraArg = Annotated[
+    str,
+    Field(min_length=1, max_length=2048),
+    matches(
+        "--[a-z][a-z0-9-]*=.+",
+        "must be --flag=value, the flag's full name in lower case with dashes, such as "
+        "--block-size=32; a switch is --enforce-eager=true",
+    ),
+    *(_has_field(flag, field) for flag, field in FLAGS_WITH_A_FIELD.items()),
+    ValueRule(
+        cel=f"self.matches('^--{_HARMLESS}=') || !self.matches('^--({_NAMES})=')",
+        message=IS_REFUSED,
+        holds=lambda arg: not is_refused(arg.partition("=")[0]),
+    ),
+]

@@ -1,0 +1,88 @@
+"""The pinned vLLM's own parser judges what the compiler writes."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import flag_tables
+from core_support import REPOSITORY, SETTINGS, a_service
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired import resolve_pin
+from llmservice_operator.desired.engine_args import build_engine_args
+from llmservice_operator.desired.engine_flags import accepted_flags
+from llmservice_operator.desired.flag_tables import TABLES, FlagKind
+from llmservice_operator.settings import ENGINE_VERSION
+
+EXAMPLES = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
+
+Parse = Callable[[list[list[str]]], list[str | None]]
+
+
+@pytest.fixture(scope="module")
+def engine_python() -> Path:
+    return flag_tables.engine_python()
+
+
+@pytest.fixture(scope="module")
+def parse(engine_python: Path) -> Parse:
+    """What the parser says to lists of arguments; None means it takes them."""
+
+    def ask(arguments: list[list[str]]) -> list[str | None]:
+        asked = subprocess.run(
+            [engine_python, Path(flag_tables.__file__).with_name("engine_parser.py"), "parse"],
+            input=json.dumps(arguments),
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        answer: Any = json.loads(asked.stdout)
+        assert len(answer) == len(arguments)
+        return list(answer)
+
+    return ask
+
+
+def test_the_table_of_the_pinned_version_is_what_its_parser_tells(engine_python: Path) -> None:
+    flags = flag_tables.read_flags(engine_python)
+    committed = flag_tables.table_path(ENGINE_VERSION).read_text()
+    assert committed == flag_tables.render_table(ENGINE_VERSION, flags)
+
+
+def compiled(path: Path) -> list[str]:
+    service = LLMService.parse(yaml.safe_load(path.read_text()))
+    return build_engine_args(service, resolve_pin(service, None, SETTINGS).version)
+
+
+def switches() -> list[list[str]]:
+    """Both positions of every accepted switch, and the first choice of every other flag."""
+    table = TABLES[ENGINE_VERSION]
+    extra = []
+    for flag in accepted_flags(table):
+        if table[flag].kind is not FlagKind.VALUE:
+            extra += [f"{flag}=true", f"{flag}=false"]
+        elif table[flag].choices:
+            extra.append(f"{flag}={table[flag].choices[0]}")
+    return [
+        build_engine_args(a_service({"engine": {"extraArgs": [each]}}), ENGINE_VERSION)
+        for each in extra
+    ]
+
+
+def test_the_parser_takes_every_example_and_every_accepted_switch_and_choice(parse: Parse) -> None:
+    cases = [*map(compiled, EXAMPLES), *switches()]
+    said = dict(zip(map(tuple, cases), parse(cases), strict=True))
+    assert len(cases) > 100
+    assert {args: complaint for args, complaint in said.items() if complaint} == {}
+
+
+def test_the_parser_refuses_what_it_does_not_have(parse: Parse) -> None:
+    said = parse([["--model=a/b", "--no-such-flag=1"], ["--model=a/b", "--max-num-seqs=many"]])
+    assert said[0] is not None
+    assert "--no-such-flag=1" in said[0]
+    assert said[1] is not None
+    assert "--max-num-seqs" in said[1]

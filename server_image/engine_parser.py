@@ -1,0 +1,75 @@
+"""Ask vLLM's own argument parser; runs inside the engine environment, never in the workspace's.
+
+`flags` prints every long flag with its kind and choices as JSON. `parse` reads lists of arguments
+as JSON from standard input and prints what the parser says to each: null when it accepts them.
+The vLLM that is asked is the first on the module path.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parent / "src"))
+
+from llmservice_server.compat import load_vllm
+
+
+def make_parser() -> Any:
+    """Return the parser that the model server uses too."""
+    vllm = load_vllm()
+    return vllm.make_arg_parser(vllm.FlexibleArgumentParser())
+
+
+def describe(action: argparse.Action) -> dict[str, Any]:
+    """Return the kind of a flag: switch (--x and --no-x), on-only (--x) or value (--x=...)."""
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return {"kind": "switch", "choices": []}
+    if action.nargs == 0:
+        return {"kind": "on-only", "choices": []}
+    # "None" stands for unset and cannot be written on a command line.
+    choices = [str(choice) for choice in action.choices or () if str(choice) != "None"]
+    return {"kind": "value", "choices": sorted(choices)}
+
+
+def flags(parser: Any) -> dict[str, dict[str, Any]]:
+    """Return every full flag name; the negative twins of switches are left out."""
+    return {
+        name: describe(action)
+        for action in parser._actions
+        for name in action.option_strings
+        if name.startswith("--") and not name.startswith("--no-") and name != "--help"
+    }
+
+
+def complaint(parser: Any, arguments: list[str]) -> str | None:
+    """Return why the parser refuses the arguments; None when it takes them."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parser.parse_args(arguments)
+    except SystemExit:
+        return said.getvalue().strip().splitlines()[-1]
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def main() -> None:
+    """Answer one question about the parser on standard output."""
+    question = sys.argv[1]
+    # Importing vLLM writes to standard output now and then, and only the answer may stand there.
+    with contextlib.redirect_stdout(sys.stderr):
+        parser = make_parser()
+        if question == "flags":
+            answer: Any = flags(parser)
+        else:
+            answer = [complaint(parser, arguments) for arguments in json.load(sys.stdin)]
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

