@@ -57,20 +57,28 @@ class ModelServer:
         self.api_port, self.management_port = ports
         self.log = folder / "server.log"
         self._termination_log = folder / "termination-log"
+        self.headers = {"Content-Type": "application/json"}
+        """Sent with every request."""
 
     def request(
-        self, method: str, path: str, data: object = None, port: int | None = None
+        self,
+        method: str,
+        path: str,
+        data: object = None,
+        port: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Send one request and read the whole response."""
+        """Send one request, with these headers instead of the usual; read the whole response."""
         connection = http.client.HTTPConnection(
             "127.0.0.1", port or self.api_port, timeout=START_SECONDS
         )
         try:
             body = data if isinstance(data, bytes | None) else json.dumps(data).encode()
-            connection.request(method, path, body, {"Content-Type": "application/json"})
+            sent = self.headers if headers is None else headers
+            connection.request(method, path, body, dict(sent))
             response = connection.getresponse()
-            headers = {name.lower(): value for name, value in response.getheaders()}
-            return Reply(response.status, headers, response.read().decode())
+            received = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, received, response.read().decode())
         finally:
             connection.close()
 
@@ -140,7 +148,7 @@ def free_ports() -> tuple[int, int]:
 
 @contextmanager
 def running_server(
-    python: Path, folder: Path, *flags: str, starter: tuple[str, ...] = (), **settings: str
+    python: Path, folder: Path, *flags: str, starter: str = "", **settings: str
 ) -> Iterator[ModelServer]:
     """Start the server with engine flags and environment settings; it is gone afterwards.
 
@@ -166,7 +174,7 @@ def running_server(
     with (
         (folder / "server.log").open("wb") as log,
         subprocess.Popen(
-            [*starter, python, "-m", "llmservice_server", *flags],
+            [*starter.split(), python, "-m", "llmservice_server", *flags],
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +10,15 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from llmservice_server.app import create_app
+from llmservice_server.autoscale import EngineUsage, Objectives
 from llmservice_server.errors import EngineUnavailable
-from llmservice_server.gate import InFlight
+from llmservice_server.gate import Admission, InFlight
 from llmservice_server.generate import GenerateRequest, Piece, TokenizedPrompt
+from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Lifecycle, Phase
+from llmservice_server.management import create_management_app
 from llmservice_server.metrics import ServerMetrics
+from llmservice_server.settings import ServerSettings
 
 
 @dataclass
@@ -48,15 +52,25 @@ class Client:
         body = data if isinstance(data, bytes) else json.dumps(data).encode()
         return await self.request("POST", path, body)
 
-    async def request(self, method: str, path: str, body: bytes = b"") -> Answer:
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Sequence[bytes] = b"",
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """Send a request; a body of several parts is one without an announced length.
+
+        A last part that is empty never comes: the client stops sending.
+        """
         answer = Answer()
-        received = False
+        parts = [body] if isinstance(body, bytes) else list(body)
+        stops = len(parts) > 1 and not parts[-1]
 
         async def receive() -> dict[str, Any]:
-            nonlocal received
-            if not received:
-                received = True
-                return {"type": "http.request", "body": body, "more_body": False}
+            if parts and not (stops and len(parts) == 1):
+                part = parts.pop(0)
+                return {"type": "http.request", "body": part, "more_body": bool(parts)}
             await self._left.wait()
             return {"type": "http.disconnect"}
 
@@ -78,7 +92,12 @@ class Client:
             "root_path": "",
             "scheme": "http",
             "query_string": b"",
-            "headers": [(b"host", b"test"), (b"content-type", b"application/json")],
+            "headers": [
+                (name.lower().encode(), value.encode())
+                for name, value in (
+                    {"host": "test", "content-type": "application/json"} | (headers or {})
+                ).items()
+            ],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 80),
         }
@@ -129,9 +148,28 @@ class Stack:
     registry: CollectorRegistry
 
 
-def make_stack(phase: Phase = Phase.READY) -> Stack:
+def make_stack(
+    phase: Phase = Phase.READY,
+    settings: ServerSettings | None = None,
+    keys: ApiKeys | None = None,
+) -> Stack:
     """Return the application in a phase, without an engine behind it."""
     lifecycle, in_flight, registry = Lifecycle(), InFlight(), CollectorRegistry()
-    app = create_app(lifecycle, ServerMetrics(registry, lifecycle), in_flight)
+    app = create_app(
+        Admission(
+            lifecycle,
+            ServerMetrics(registry, lifecycle),
+            in_flight,
+            settings or ServerSettings(),
+            keys,
+        )
+    )
     lifecycle.enter(phase)
     return Stack(app, lifecycle, in_flight, registry)
+
+
+def make_management(lifecycle: Lifecycle, registry: CollectorRegistry | None = None) -> FastAPI:
+    """Return the application on the management port, without an engine."""
+    return create_management_app(
+        lifecycle, registry or CollectorRegistry(), EngineUsage(Objectives())
+    )

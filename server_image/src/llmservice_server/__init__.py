@@ -8,9 +8,16 @@ lifecycle    the phase the server is in, and what the probes say about it
 listener     HTTP listeners that leave signals to us
 management   the small application on the management port: probes and metrics
 app, gate    the application on the API port and the admission in front of it
+exchange     one request: its limits, and an honest end of its response
+keys         API keys from a mounted Secret
 routes       which paths belong to serving
+documentation  the OpenAPI document and the page at /docs
 generate     POST /generate
 engine       vLLM behind the few operations we need
+context_limit  no answer is cut short by the context without saying so
+autoscale    counters of the engine's work for the autoscaler
+watch        noticing that the engine has died or hangs
+gpu          what NVML says about the GPUs
 loading      from the command line to a warm engine, phase by phase
 cpu_platform small defaults and settings of a CPU-only engine
 download     fetching weights with progress

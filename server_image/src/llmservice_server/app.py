@@ -5,17 +5,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from llmservice_server.errors import answer_http_exception, answer_unexpected
-from llmservice_server.gate import Gate, InFlight
-from llmservice_server.lifecycle import Lifecycle
-from llmservice_server.metrics import ServerMetrics
+from llmservice_server.gate import Admission, Gate
 
 
-def create_app(lifecycle: Lifecycle, metrics: ServerMetrics, in_flight: InFlight) -> FastAPI:
+def create_app(admission: Admission) -> FastAPI:
     """Return the application as it is before the engine is loaded: it refuses with 503."""
     app = FastAPI(title="LLMService", openapi_url=None)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(Exception, answer_unexpected)
-    app.add_middleware(Gate, lifecycle=lifecycle, metrics=metrics, in_flight=in_flight)
+    app.add_middleware(Gate, admission=admission)
     return app
 
 

@@ -27,6 +27,14 @@ environment:
   LLMSERVICE_MANAGEMENT_PORT        port of /livez /startupz /readyz /metrics (9090)
   LLMSERVICE_PRE_STOP_SECONDS       how long requests are still served after SIGTERM (5)
   LLMSERVICE_DRAIN_TIMEOUT_SECONDS  longest wait for requests in flight after that (600)
+  LLMSERVICE_REQUEST_TIMEOUT_SECONDS  longest time for one request, 0 for no limit (600)
+  LLMSERVICE_ENGINE_HANG_SECONDS    no step for so long with work waiting: not alive (120)
+  LLMSERVICE_MAX_BODY_BYTES         longest body of a request (16777216)
+  LLMSERVICE_MAX_CHOICES            most answers to one request, its `n` (128)
+  LLMSERVICE_API_KEYS_DIRECTORY     folder whose files hold an API key each; unset: no key needed
+  LLMSERVICE_ADMINISTRATION_ROUTES  true opens vLLM's administration routes (false)
+  LLMSERVICE_SLO_TTFT_MILLISECONDS  time to first token that /autoscale judges requests by
+  LLMSERVICE_SLO_ITL_MILLISECONDS   time between tokens that /autoscale judges requests by
   LLMSERVICE_TERMINATION_LOG        file for the reason of a failure (/dev/termination-log)
   HF_ENDPOINT, HF_TOKEN, HF_HOME    hub address, token and cache, as everywhere
 """

@@ -17,9 +17,13 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "EngineDeadError": ("vllm.v1.engine.exceptions",),
     "EngineGenerateError": ("vllm.v1.engine.exceptions",),
     "FlexibleArgumentParser": ("vllm.utils.argparse_utils", "vllm.utils"),
+    "GracefulHTTPError": ("vllm.exceptions",),
     "RequestOutputKind": ("vllm.sampling_params",),
     "SamplingParams": ("vllm.sampling_params",),
+    "StatLoggerBase": ("vllm.v1.metrics.loggers",),
+    "TokenizeParams": ("vllm.renderers.params",),
     "UsageContext": ("vllm.usage.usage_lib",),
+    "VLLMValidationError": ("vllm.exceptions",),
     "build_app": ("vllm.entrypoints.launchers.app", "vllm.entrypoints.openai.api_server"),
     "init_app_state": (
         "vllm.entrypoints.launchers.api_server.app_state",
@@ -48,9 +52,13 @@ class Vllm:
     EngineDeadError: type[Exception]
     EngineGenerateError: type[Exception]
     FlexibleArgumentParser: Any
+    GracefulHTTPError: type[Exception]
     RequestOutputKind: Any
     SamplingParams: Any
+    StatLoggerBase: Any
+    TokenizeParams: Any
     UsageContext: Any
+    VLLMValidationError: Any
     build_app: Any
     init_app_state: Any
     make_arg_parser: Any
@@ -62,6 +70,11 @@ class Vllm:
 def load_vllm() -> Vllm:
     """Import vLLM (about ten seconds); raises ImportError naming the symbol that has moved."""
     return Vllm(**{field.name: _find(field.name) for field in fields(Vllm)})
+
+
+def load_nvml() -> Any:
+    """Return vLLM's copy of the NVML bindings; importing it needs no GPU."""
+    return importlib.import_module("vllm.third_party.pynvml")
 
 
 def _find(symbol: str) -> Any:

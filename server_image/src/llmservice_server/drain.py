@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from llmservice_server.gate import InFlight
 from llmservice_server.lifecycle import Lifecycle, Phase
@@ -11,21 +12,26 @@ logger = logging.getLogger(__name__)
 
 
 async def drain(
-    lifecycle: Lifecycle, in_flight: InFlight, settings: ServerSettings, engine_died: asyncio.Event
+    lifecycle: Lifecycle,
+    in_flight: InFlight,
+    settings: ServerSettings,
+    engine_lost: asyncio.Event,
+    release_connections: Callable[[], None],
 ) -> None:
     """Return when the server may go: nobody waits for an answer, or the time is up.
 
     For the first seconds new requests are served as before, because they keep coming until every
     proxy has learned that this replica is not ready; only then are they refused. Returns at once
-    when the engine dies: nothing can be finished then.
+    when the engine is lost: nothing can be finished then.
     """
     lifecycle.enter(Phase.DRAINING)
     logger.info("draining; %d requests in flight", in_flight.count)
-    if await _happens_within(engine_died, settings.pre_stop_seconds):
+    if await _happens_within(engine_lost, settings.pre_stop_seconds):
         return
     lifecycle.accepts_requests = False
+    release_connections()
     waiting = asyncio.ensure_future(in_flight.wait_until_none(settings.drain_timeout_seconds))
-    dying = asyncio.ensure_future(engine_died.wait())
+    dying = asyncio.ensure_future(engine_lost.wait())
     await asyncio.wait((waiting, dying), return_when=asyncio.FIRST_COMPLETED)
     for task in (waiting, dying):
         task.cancel()

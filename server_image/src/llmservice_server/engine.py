@@ -9,13 +9,16 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
+from llmservice_server.autoscale import EngineUsage
 from llmservice_server.compat import Vllm
+from llmservice_server.documentation import document
 from llmservice_server.errors import (
     EngineUnavailable,
     RequestRefused,
     answer_http_exception,
     answer_refused,
     answer_unavailable,
+    answer_unprocessable,
 )
 from llmservice_server.generate import (
     GenerateRequest,
@@ -23,7 +26,6 @@ from llmservice_server.generate import (
     TokenizedPrompt,
     create_generate_router,
 )
-from llmservice_server.routes import serving_route
 
 
 class Engine:
@@ -73,7 +75,7 @@ class Engine:
                 "the engine of this replica failed; send the request again"
             ) from death
 
-    async def build_app(self) -> FastAPI:
+    async def build_app(self, with_administration: bool) -> FastAPI:
         """Return vLLM's OpenAI application with /generate added.
 
         /generate is registered on vLLM's own application, so that vLLM's validation errors get
@@ -90,10 +92,11 @@ class Engine:
         app.add_exception_handler(RequestRefused, answer_refused)
         app.add_exception_handler(EngineUnavailable, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineDeadError, answer_unavailable)
+        app.add_exception_handler(self._vllm.EngineGenerateError, answer_unprocessable)
         # vLLM has had the middleware stack made already; without one the next request makes it
         # anew, with our handlers.
         app.middleware_stack = None
-        _document_serving_routes_only(app)
+        document(app, app.state.openai_serving_models.model_name(), with_administration)
         return app
 
     async def warm_up(self) -> None:
@@ -110,14 +113,48 @@ class Engine:
         self._llm.shutdown()
 
 
-def _document_serving_routes_only(app: FastAPI) -> None:
-    """Leave out of /docs what the gate answers with 404."""
-    describe_all = app.openapi
+def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
+    """Return AsyncLLM as a class that counts what it is asked for and turns away."""
 
-    def describe() -> dict[str, Any]:
-        schema = describe_all()
-        paths = schema["paths"]
-        schema["paths"] = {path: paths[path] for path in paths if serving_route(path)}
-        return schema
+    class ObservedLLM(vllm.AsyncLLM):  # type: ignore[misc,name-defined]
+        async def add_request(
+            self, request_id: str, prompt: Any, params: Any, *arguments: Any, **more: Any
+        ) -> Any:
+            # Before the queue limits: what is turned away is demand all the same.
+            tokens = prompt.get("prompt_token_ids", ()) if isinstance(prompt, dict) else ()
+            usage.arrive(len(tokens), getattr(params, "n", 1))
+            return await super().add_request(request_id, prompt, params, *arguments, **more)
 
-    app.openapi = describe  # type: ignore[method-assign]
+        def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
+            # vLLM asks this first. More answers than one request may have are no full queue:
+            # sending the request again would not help.
+            if n > max_choices:
+                raise vllm.VLLMValidationError(
+                    f"n is {n}; one request may ask for at most {max_choices} answers",
+                    parameter="n",
+                )
+            try:
+                super().check_admission(n, request_id)
+            except vllm.GracefulHTTPError:
+                usage.turn_away()
+                raise
+
+    return ObservedLLM
+
+
+def step_recorder(vllm: Vllm, usage: EngineUsage) -> Any:
+    """Return the class of stat logger that passes every step of the engine on."""
+
+    class StepRecorder(vllm.StatLoggerBase):  # type: ignore[misc,name-defined]
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def record(
+            self, scheduler_stats: Any = None, iteration_stats: Any = None, **_: Any
+        ) -> None:
+            usage.record(scheduler_stats, iteration_stats)
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return StepRecorder

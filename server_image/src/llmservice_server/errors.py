@@ -47,6 +47,19 @@ async def answer_unavailable(_: Request, failure: Exception) -> Response:
     return error_response(str(failure) or "the engine is not available", 503)
 
 
+async def answer_unprocessable(_: Request, failure: Exception) -> Response:
+    """Answer a request that broke inside the engine's front end, where vLLM says nothing.
+
+    What cannot be encoded for the engine is the client's: a number beyond 64 bits, say.
+    """
+    cause = failure.__cause__
+    if isinstance(cause, OverflowError | TypeError | ValueError):
+        return error_response(f"a value of the request is out of range: {cause}", 400)
+    return error_response(
+        f"the engine could not process this request ({type(cause or failure).__name__})", 500
+    )
+
+
 async def answer_http_exception(_: Request, failure: Exception) -> Response:
     """Answer what the framework itself refuses: unknown path, wrong method, unreadable body."""
     assert isinstance(failure, HTTPException)

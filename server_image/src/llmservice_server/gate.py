@@ -1,18 +1,25 @@
-"""Admission in front of the API: what may pass now, what is in flight, and how it is counted.
+"""Admission in front of the API: who may pass now, what is in flight, and how it is counted.
 
 Pure ASGI on purpose: it is passed by every request and every streamed chunk.
 """
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmservice_server.errors import RETRY_AFTER_SECONDS, error_response
+from llmservice_server.exchange import Cut, Exchange, body_too_large
+from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.metrics import ServerMetrics
 from llmservice_server.routes import serving_route
+from llmservice_server.settings import ServerSettings
+
+_CLIENT_LEFT = 499
+"""What proxies log for a client that went away; nobody receives it, but it is counted."""
 
 
 class InFlight:
@@ -41,61 +48,86 @@ class InFlight:
         return True
 
 
+@dataclass(frozen=True)
+class Admission:
+    """What the gate admits by."""
+
+    lifecycle: Lifecycle
+    metrics: ServerMetrics
+    in_flight: InFlight
+    settings: ServerSettings
+    keys: ApiKeys | None
+    """None asks nobody for a key."""
+
+
 class Gate:
     """ASGI middleware that admits serving requests while the server serves."""
 
-    def __init__(
-        self, app: ASGIApp, lifecycle: Lifecycle, metrics: ServerMetrics, in_flight: InFlight
-    ) -> None:
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
         self._app = app
-        self._lifecycle = lifecycle
-        self._metrics = metrics
-        self._in_flight = in_flight
+        self._lifecycle = admission.lifecycle
+        self._metrics = admission.metrics
+        self._in_flight = admission.in_flight
+        self._settings = admission.settings
+        self._keys = admission.keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        route = serving_route(scope["path"])
-        status = 500
+        assert scope["type"] == "http", "the listener speaks nothing else"
         started_at = time.perf_counter()
-
-        async def send_counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                self._amend(message)
-            await send(message)
-
+        route = serving_route(scope["path"])
+        exchange = Exchange(
+            receive,
+            send,
+            max_body_bytes=self._settings.max_body_bytes,
+            timeout_seconds=self._settings.request_timeout_seconds,
+            amend=self._amend,
+            engine_has_died=self._lifecycle.engine_has_died,
+        )
         try:
             with self._in_flight:
                 self._metrics.in_flight.set(self._in_flight.count)
-                await self._handler(route, scope["path"])(scope, receive, send_counted)
+                await self._answer(exchange, route, scope)
         finally:
             self._metrics.in_flight.set(self._in_flight.count)
-            # One label for all unknown paths: a scanner must not grow the metric.
-            label = route or "unknown"
-            self._metrics.requests.labels(label, status).inc()
-            self._metrics.duration.labels(label).observe(time.perf_counter() - started_at)
+            self._count(exchange, route, time.perf_counter() - started_at)
 
-    def _handler(self, route: str | None, path: str) -> ASGIApp:
-        """Return who answers: the application, or a refusal."""
-        if route is None:
-            return error_response(f"no route {path}; GET /docs lists them", 404)
+    async def _answer(self, exchange: Exchange, route: str | None, scope: Scope) -> None:
+        if refusal := self._refusal(route, scope):
+            self._metrics.rejected.labels(refusal.reason).inc()
+            response = error_response(refusal.message, refusal.status)
+            if refusal.status == 401:
+                response.headers["www-authenticate"] = "Bearer"
+            await response(scope, exchange.receive, exchange.send)
+            return
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception:
+            # What the application says about a client that has gone is of no interest.
+            if not exchange.is_over:
+                raise
+        await exchange.finish()
+
+    def _refusal(self, route: str | None, scope: Scope) -> Cut | None:
+        """Return why the request may not pass. The key comes first: without one, all are equal."""
+        if self._keys is not None and not self._keys.allow(scope["headers"]):
+            return Cut(
+                "unauthorized", "send a valid API key in the header Authorization: Bearer KEY", 401
+            )
+        if route is None and not self._settings.administration_routes:
+            return Cut("no_route", f"no route {scope['path']}; GET /docs lists them", 404)
         if not self._lifecycle.accepts_requests:
-            return error_response(self._refusal(), 503)
-        return self._app
+            return self._not_serving()
+        if _announced_bytes(scope) > self._settings.max_body_bytes:
+            return body_too_large(self._settings.max_body_bytes)
+        return None
 
-    def _refusal(self) -> str:
+    def _not_serving(self) -> Cut:
         phase = self._lifecycle.phase
         if phase is Phase.DRAINING:
-            return "this replica is shutting down; send the request again"
+            return Cut("draining", "this replica is shutting down; send the request again", 503)
         if phase is Phase.FAILED:
-            return "the engine of this replica failed; send the request again"
-        return f"the model is not ready yet (phase {phase}); try again later"
+            return Cut("failed", "the engine of this replica failed; send the request again", 503)
+        return Cut("loading", f"the model is not ready yet (phase {phase}); try again later", 503)
 
     def _amend(self, start: Message) -> None:
         """Add the headers that the phase asks for to the start of a response."""
@@ -104,3 +136,23 @@ class Gate:
             MutableHeaders(scope=start)["connection"] = "close"
         if start["status"] == 503:
             MutableHeaders(scope=start).setdefault("retry-after", str(RETRY_AFTER_SECONDS))
+
+    def _count(self, exchange: Exchange, route: str | None, seconds: float) -> None:
+        # One label for all unknown paths: a scanner must not grow the metric.
+        label = route or "unknown"
+        status = exchange.status or 500
+        if exchange.client_left:
+            status = _CLIENT_LEFT
+            self._metrics.aborted.labels(label).inc()
+        elif exchange.cut is not None:
+            self._metrics.rejected.labels(exchange.cut.reason).inc()
+        self._metrics.requests.labels(label, status).inc()
+        self._metrics.duration.labels(label).observe(seconds)
+
+
+def _announced_bytes(scope: Scope) -> int:
+    """Return the length of the body that the client announces, 0 when it announces none."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0

@@ -10,11 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from llmservice_server.errors import (
-    EngineUnavailable,
-    RequestRefused,
-    error_body,
-)
+from llmservice_server.context_limit import why_it_does_not_fit
+from llmservice_server.errors import EngineUnavailable, RequestRefused, error_body
 from llmservice_server.streaming import STREAM_END, event, prefetched, until_disconnect
 
 _LARGEST_SEED = 2**63 - 1
@@ -112,15 +109,9 @@ def create_generate_router(engine: TextEngine) -> APIRouter:
 
 def _check_fits(prompt: TokenizedPrompt, wanted: GenerateRequest, max_model_len: int) -> None:
     """Refuse what the engine would cut silently at the end of its context."""
-    room = max_model_len - prompt.tokens
-    if wanted.max_tokens <= room:
-        return
-    change = f"lower max_tokens to at most {room}" if room > 0 else "shorten the prompt"
-    raise RequestRefused(
-        f"the prompt has {prompt.tokens} tokens and max_tokens is {wanted.max_tokens}, together "
-        f"more than the model's context of {max_model_len}; {change}",
-        "max_tokens" if room > 0 else "prompt",
-    )
+    if reason := why_it_does_not_fit(prompt.tokens, wanted.max_tokens, max_model_len):
+        is_prompt_alone_too_long = prompt.tokens >= max_model_len
+        raise RequestRefused(reason, "prompt" if is_prompt_alone_too_long else "max_tokens")
 
 
 async def _whole(pieces: AsyncGenerator[Piece, None], prompt: TokenizedPrompt) -> dict[str, object]:

@@ -40,10 +40,14 @@ class Lifecycle:
         """Whether the API port serves: from ready until the drain refuses new requests."""
         self.load_seconds: dict[Phase, float] = {}
         """How long each finished phase before ready took."""
+        self.engine_has_died: Callable[[], bool] = lambda: False
+        """Asks the engine, once there is one; true a moment before the phase says so."""
+        self.is_stalled = False
+        """Whether the engine makes no step although work is waiting."""
 
     @property
     def is_ready(self) -> bool:
-        return self.phase is Phase.READY
+        return self.phase is Phase.READY and not self.is_stalled
 
     @property
     def has_started(self) -> bool:
@@ -52,7 +56,12 @@ class Lifecycle:
 
     @property
     def is_alive(self) -> bool:
-        return self.phase is not Phase.FAILED
+        return self.phase is not Phase.FAILED and not self.is_stalled
+
+    @property
+    def phase_seconds(self) -> float:
+        """How long the current phase has lasted."""
+        return self._clock() - self._entered_at
 
     def enter(self, phase: Phase) -> None:
         """Move on to a phase."""
@@ -75,7 +84,7 @@ class Lifecycle:
         now = self._clock()
         body: dict[str, object] = {
             "phase": self.phase.value,
-            "phaseSeconds": round(now - self._entered_at, 1),
+            "phaseSeconds": round(self.phase_seconds, 1),
             "elapsedSeconds": round(now - self._started_at, 1),
         }
         if self.phase is Phase.DOWNLOADING and self.download is not None:
@@ -83,6 +92,8 @@ class Lifecycle:
                 "bytesDone": self.download.bytes_done,
                 "bytesTotal": self.download.bytes_total,
             }
+        if self.is_stalled:
+            body["message"] = "the engine makes no step although work is waiting"
         if self.failure_message is not None:
             body["message"] = self.failure_message
         return body

@@ -9,15 +9,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmservice_server import cpu_platform
+from llmservice_server.autoscale import EngineLimits, EngineUsage
 from llmservice_server.compat import Vllm, is_cpu_build, load_vllm
+from llmservice_server.context_limit import refuse_shortened_answers
 from llmservice_server.download import WeightDownload, hub_model
-from llmservice_server.engine import Engine
+from llmservice_server.engine import Engine, observed_llm, step_recorder
 from llmservice_server.failures import Failure, StartRefused
 from llmservice_server.lifecycle import DownloadProgress, Lifecycle, Phase
 
 logger = logging.getLogger(__name__)
 
 _PROGRESS_INTERVAL_SECONDS = 0.5
+
+_QUEUE_PER_SLOT = 8
+"""Requests that may wait or run, per sequence that the engine computes at once.
+
+A judgement: whoever stands behind eight full batches is served sooner by another replica. The flag
+--max-num-queued-reqs sets another number.
+"""
 
 _OWN_FLAGS = (
     "host",
@@ -34,8 +43,10 @@ _OWN_FLAGS = (
 """Flags of vLLM's own server process, which is not the one that runs here."""
 
 
-async def load_engine(command_line: Sequence[str], lifecycle: Lifecycle) -> Engine:
-    """Return a running engine.
+async def load_engine(
+    command_line: Sequence[str], lifecycle: Lifecycle, usage: EngineUsage, max_choices: int
+) -> Engine:
+    """Return a running engine that keeps `usage` and gives at most `max_choices` answers (`n`).
 
     Everything that blocks runs in a thread, so that the probes answer meanwhile. Raises what went
     wrong, as it was raised; failures.classify knows the reasons.
@@ -49,6 +60,7 @@ async def load_engine(command_line: Sequence[str], lifecycle: Lifecycle) -> Engi
     # vLLM's handlers would stop our listener before the probes could say why.
     os.environ["VLLM_KEEP_ALIVE_ON_ENGINE_DEATH"] = "1"
     vllm = await asyncio.to_thread(load_vllm)
+    refuse_shortened_answers(vllm)
     arguments = await asyncio.to_thread(parse_arguments, vllm, command_line, on_cpu)
 
     lifecycle.enter(Phase.DOWNLOADING)
@@ -63,12 +75,15 @@ async def load_engine(command_line: Sequence[str], lifecycle: Lifecycle) -> Engi
     if one_tree:
         cpu_platform.fork_engine(os.environ)
     llm = await asyncio.to_thread(
-        vllm.AsyncLLM.from_vllm_config,
+        observed_llm(vllm, usage, max_choices).from_vllm_config,
         configuration,
         usage_context=vllm.UsageContext.OPENAI_API_SERVER,
+        stat_loggers=[step_recorder(vllm, usage)],
         disable_log_stats=arguments.disable_log_stats,
         enable_log_requests=arguments.enable_log_requests,
     )
+    usage.unfinished = llm.get_num_unfinished_requests
+    usage.limits = _limits(llm)
     return Engine(vllm, llm, arguments)
 
 
@@ -107,7 +122,23 @@ def _invalid_argument(message: str) -> StartRefused:
 
 def _engine_configuration(vllm: Vllm, arguments: Namespace) -> Any:
     engine_arguments = vllm.AsyncEngineArgs.from_cli_args(arguments)
-    return engine_arguments.create_engine_config(usage_context=vllm.UsageContext.OPENAI_API_SERVER)
+    configuration = engine_arguments.create_engine_config(
+        usage_context=vllm.UsageContext.OPENAI_API_SERVER
+    )
+    scheduling = configuration.scheduler_config
+    if scheduling.max_num_queued_reqs is None:
+        scheduling.max_num_queued_reqs = _QUEUE_PER_SLOT * scheduling.max_num_seqs
+    return configuration
+
+
+def _limits(llm: Any) -> EngineLimits:
+    """Return how much the running engine takes at once; its KV cache is measured by now."""
+    cache, scheduling = llm.vllm_config.cache_config, llm.vllm_config.scheduler_config
+    return EngineLimits(
+        max_sequences=scheduling.max_num_seqs,
+        max_step_tokens=scheduling.max_num_batched_tokens,
+        kv_capacity_tokens=cache.kv_cache_size_tokens or cache.num_gpu_blocks * cache.block_size,
+    )
 
 
 def _prepared_download(arguments: Namespace) -> WeightDownload | None:

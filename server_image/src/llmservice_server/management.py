@@ -4,10 +4,13 @@ from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.responses import JSONResponse, Response
 
+from llmservice_server.autoscale import EngineUsage
 from llmservice_server.lifecycle import Lifecycle
 
 
-def create_management_app(lifecycle: Lifecycle, registry: CollectorRegistry) -> FastAPI:
+def create_management_app(
+    lifecycle: Lifecycle, registry: CollectorRegistry, usage: EngineUsage
+) -> FastAPI:
     """Return the application; every probe's body says the phase and how long it has lasted."""
     app = FastAPI(title="Management", openapi_url=None)
 
@@ -30,5 +33,9 @@ def create_management_app(lifecycle: Lifecycle, registry: CollectorRegistry) -> 
     def metrics() -> Response:
         # Not async: rendering some hundred families must not hold up the event loop.
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/autoscale")
+    async def autoscale() -> Response:
+        return JSONResponse(usage.report() | {"phase": lifecycle.phase.value})
 
     return app

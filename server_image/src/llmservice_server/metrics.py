@@ -31,6 +31,18 @@ class ServerMetrics:
         self.in_flight = Gauge(
             "llm_requests_in_flight", "Requests that are being answered", registry=registry
         )
+        self.aborted = Counter(
+            "llm_requests_aborted",
+            "Requests whose client went away before the answer had ended",
+            ["route"],
+            registry=registry,
+        )
+        self.rejected = Counter(
+            "llm_requests_rejected",
+            "Requests refused or ended by the server, by reason",
+            ["reason"],
+            registry=registry,
+        )
         registry.register(_LifecycleCollector(lifecycle))
 
 
@@ -51,3 +63,9 @@ class _LifecycleCollector:
         for finished, seconds in self._lifecycle.load_seconds.items():
             load.add_metric([finished], seconds)
         yield load
+        if self._lifecycle.phase is Phase.DRAINING:
+            yield GaugeMetricFamily(
+                "llm_drain_seconds",
+                "Seconds since the drain began; absent before",
+                self._lifecycle.phase_seconds,
+            )

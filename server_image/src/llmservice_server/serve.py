@@ -12,6 +12,8 @@ from pathlib import Path
 from prometheus_client import REGISTRY
 
 from llmservice_server.app import attach_engine_app, create_app
+from llmservice_server.autoscale import EngineUsage, Objectives
+from llmservice_server.compat import load_nvml
 from llmservice_server.drain import drain
 from llmservice_server.engine import Engine
 from llmservice_server.failures import (
@@ -22,7 +24,9 @@ from llmservice_server.failures import (
     read_facts,
     write_termination_message,
 )
-from llmservice_server.gate import InFlight
+from llmservice_server.gate import Admission, InFlight
+from llmservice_server.gpu import find_gpus
+from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.listener import Listener, bind
 from llmservice_server.loading import load_engine
@@ -30,14 +34,19 @@ from llmservice_server.logs import ENGINE_ERROR_FILE
 from llmservice_server.management import create_management_app
 from llmservice_server.metrics import ServerMetrics
 from llmservice_server.settings import ServerSettings
+from llmservice_server.watch import EngineWatch, Loss
 
 logger = logging.getLogger(__name__)
 
-_ENGINE_CHECK_SECONDS = 0.1
 _KILLED = Failure(
     "EngineDied",
     "The engine process ended without a word, as when the kernel kills it for lack of memory. "
     "If it happens again, raise spec.resources.limits.memory.",
+)
+_HUNG = Failure(
+    "EngineHung",
+    "The engine stopped making steps while work was waiting. The log shows its last words; if a "
+    "step may take that long here, raise LLMSERVICE_ENGINE_HANG_SECONDS.",
 )
 _LAST_ANSWERS_SECONDS = 1.0
 """How long requests that the engine's death broke may take to hear of it."""
@@ -51,6 +60,7 @@ class Server:
         self._settings = settings
         self._lifecycle = Lifecycle()
         self._in_flight = InFlight()
+        self._usage = EngineUsage(_objectives(settings))
         self._engine_error_file = Path(
             tempfile.gettempdir(), f"llmservice-engine-error.{os.getpid()}"
         )
@@ -64,22 +74,35 @@ class Server:
         terminated = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, terminated.set)
-        app = create_app(self._lifecycle, ServerMetrics(REGISTRY, self._lifecycle), self._in_flight)
+        app = create_app(self._admission())
         management = Listener(
-            create_management_app(self._lifecycle, REGISTRY), bind(self._settings.management_port)
+            create_management_app(self._lifecycle, REGISTRY, self._usage),
+            bind(self._settings.management_port),
         )
         api = Listener(app, bind(self._settings.api_port))
         management.start()
         api.start()
         try:
-            return await self._load_and_serve(app, terminated)
+            return await self._load_and_serve(app, api, terminated)
         finally:
             await api.stop()
             await management.stop()
             _kill_children()
             self._engine_error_file.unlink(missing_ok=True)
 
-    async def _load_and_serve(self, app: object, terminated: asyncio.Event) -> int:
+    def _admission(self) -> Admission:
+        keys = self._settings.api_keys_directory
+        metrics = ServerMetrics(REGISTRY, self._lifecycle)
+        self._usage.turn_away = metrics.rejected.labels("queue_full").inc
+        return Admission(
+            self._lifecycle,
+            metrics,
+            self._in_flight,
+            self._settings,
+            ApiKeys(keys) if keys is not None else None,
+        )
+
+    async def _load_and_serve(self, app: object, api: Listener, terminated: asyncio.Event) -> int:
         loading = asyncio.ensure_future(self._load(app))
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -92,27 +115,45 @@ class Server:
             engine = loading.result()
         except Exception as error:
             return self._fail(error, "LoadFailed")
-        return await self._serve(engine, terminated)
+        return await self._serve(engine, api, terminated)
 
     async def _load(self, app: object) -> Engine:
-        engine = await load_engine(self._command_line, self._lifecycle)
+        engine = await load_engine(
+            self._command_line, self._lifecycle, self._usage, self._settings.max_choices
+        )
+        if (gpus := find_gpus(load_nvml())) is not None:
+            REGISTRY.register(gpus)
+        self._lifecycle.engine_has_died = lambda: engine.has_died
         self._lifecycle.enter(Phase.WARMING_UP)
-        engine_app = await engine.build_app()
+        engine_app = await engine.build_app(self._settings.administration_routes)
         await engine.warm_up()
+        self._usage.begin()
         attach_engine_app(app, engine_app)  # type: ignore[arg-type]
         self._lifecycle.enter(Phase.READY)
         logger.info("ready: %s", self._lifecycle.report())
         return engine
 
-    async def _serve(self, engine: Engine, terminated: asyncio.Event) -> int:
-        died = asyncio.Event()
-        watching = asyncio.ensure_future(_watch(engine, died))
+    async def _serve(self, engine: Engine, api: Listener, terminated: asyncio.Event) -> int:
+        watch = EngineWatch(
+            self._lifecycle,
+            self._lifecycle.engine_has_died,
+            self._usage.stalled_seconds,
+            self._settings.engine_hang_seconds,
+        )
+        watching = asyncio.ensure_future(watch.run())
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not died.is_set():
-            await drain(self._lifecycle, self._in_flight, self._settings, died)
-        if died.is_set():
-            code = self._fail(None, "EngineDied")
+        if watch.loss is None:
+            await drain(
+                self._lifecycle,
+                self._in_flight,
+                self._settings,
+                watch.lost,
+                api.release_connections,
+            )
+        if watch.loss is not None:
+            refused = StartRefused(_HUNG) if watch.loss is Loss.HANGS else None
+            code = self._fail(refused, "EngineDied")
             await self._in_flight.wait_until_none(_LAST_ANSWERS_SECONDS)
             return code
         watching.cancel()
@@ -133,11 +174,11 @@ class Server:
         return 1
 
 
-async def _watch(engine: Engine, died: asyncio.Event) -> None:
-    """Set the event soon after the engine has died."""
-    while not engine.has_died:  # noqa: ASYNC110 - vLLM keeps a flag and calls nobody
-        await asyncio.sleep(_ENGINE_CHECK_SECONDS)
-    died.set()
+def _objectives(settings: ServerSettings) -> Objectives:
+    ttft, itl = settings.slo_ttft_milliseconds, settings.slo_itl_milliseconds
+    return Objectives(
+        ttft=None if ttft is None else ttft / 1000, itl=None if itl is None else itl / 1000
+    )
 
 
 def _kill_children() -> None:

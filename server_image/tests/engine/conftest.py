@@ -1,9 +1,13 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import engine_support
+from engine_support import ModelServer, flags_for, running_server
 from localkube.hub.models import TINY_LLAMA, build_models
+
+KEYS = ("first-key", "second-key")
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +18,57 @@ def engine_python() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model() -> Path:
     return build_models()[TINY_LLAMA]
+
+
+@pytest.fixture(scope="session")
+def loading_answers() -> dict[str, int]:
+    """What the serving server answered while it was loading."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def api_keys() -> tuple[str, ...]:
+    """The keys of the serving server, which sends the first one by itself."""
+    return KEYS
+
+
+@pytest.fixture(scope="session")
+def serving(
+    engine_python: Path,
+    tiny_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    loading_answers: dict[str, int],
+) -> Iterator[ModelServer]:
+    """One server for every test that only asks."""
+    folder = tmp_path_factory.mktemp("serving")
+    keys = tmp_path_factory.mktemp("keys")
+    for number, key in enumerate(KEYS):
+        (keys / str(number)).write_text(f"{key}\n")
+    settings = {
+        "LLMSERVICE_API_KEYS_DIRECTORY": str(keys),
+        "LLMSERVICE_MAX_BODY_BYTES": "2000000",
+        "LLMSERVICE_MAX_CHOICES": "8",
+        "LLMSERVICE_SLO_TTFT_MILLISECONDS": "60000",
+        "LLMSERVICE_SLO_ITL_MILLISECONDS": "0.001",
+    }
+    flags = (*flags_for(tiny_model), "--max-num-queued-reqs=256")
+    with running_server(engine_python, folder, *flags, **settings) as started:
+        started.headers["Authorization"] = f"Bearer {KEYS[0]}"
+        started.eventually(started.is_listening, seconds=60)
+        for path in ("/livez", "/startupz", "/readyz"):
+            loading_answers[path] = started.probe(path).status
+        refused = started.get("/v1/models")
+        loading_answers["/v1/models"] = refused.status
+        assert "retry-after" in refused.headers
+        phases = [started.probe("/readyz").json()["phase"]]
+        while phases[-1] != "ready":
+            started.eventually(lambda: started.probe("/readyz").json()["phase"] != phases[-1])
+            phases.append(started.probe("/readyz").json()["phase"])
+        assert phases[0] == "importing"
+        assert "loading" in phases
+        yield started
+
+
+@pytest.fixture
+def server(serving: ModelServer) -> ModelServer:
+    return serving

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import threading
 import time
@@ -13,22 +14,22 @@ import pytest
 from engine_support import SERVED_NAME, ModelServer, Reply, flags_for, running_server
 
 TOKENS = 400
+ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
 
 
 @pytest.fixture
 def server(
-    engine_python: Path, tiny_model: Path, tmp_path: Path, pre_stop_seconds: str
+    engine_python: Path, tiny_model: Path, tmp_path: Path, server_settings: dict[str, str]
 ) -> Iterator[ModelServer]:
-    flags = flags_for(tiny_model)
     with running_server(
-        engine_python, tmp_path, *flags, LLMSERVICE_PRE_STOP_SECONDS=pre_stop_seconds
+        engine_python, tmp_path, *flags_for(tiny_model), **server_settings
     ) as started:
         yield started
 
 
 @pytest.fixture
-def pre_stop_seconds() -> str:
-    return "1.5"
+def server_settings() -> dict[str, str]:
+    return {"LLMSERVICE_PRE_STOP_SECONDS": "1.5"}
 
 
 class Asking:
@@ -44,7 +45,7 @@ class Asking:
 
     def answer(self) -> Reply:
         self._thread.join(60)
-        assert self.reply is not None
+        assert self.reply is not None, "the connection was cut without an answer"
         return self.reply
 
 
@@ -80,7 +81,7 @@ def test_a_drain_lets_everybody_finish_and_serves_on_before_it_refuses(
     assert server.exit_code() == 0
 
 
-@pytest.mark.parametrize("pre_stop_seconds", ["0"])
+@pytest.mark.parametrize("server_settings", [{"LLMSERVICE_PRE_STOP_SECONDS": "0"}])
 def test_a_drain_refuses_new_requests_while_old_ones_finish(server: ModelServer) -> None:
     server.wait_until_ready()
     asked = [
@@ -103,7 +104,7 @@ def test_a_drain_refuses_new_requests_while_old_ones_finish(server: ModelServer)
 def test_process_one_of_a_container_heeds_a_signal_from_its_first_moment(
     engine_python: Path, tiny_model: Path, tmp_path: Path, delay_seconds: float
 ) -> None:
-    unshare = ("unshare", "--pid", "--fork", "--kill-child")
+    unshare = "unshare --pid --fork --kill-child"
     flags = flags_for(tiny_model)
     with running_server(engine_python, tmp_path, *flags, starter=unshare) as server:
         time.sleep(delay_seconds)  # noqa: TID251 - the moment of the signal is what is tested
@@ -126,27 +127,90 @@ def test_is_gone_at_once_when_told_to_stop_while_loading(server: ModelServer) ->
     assert time.monotonic() - started < 5
 
 
-def test_the_death_of_the_engine_ends_the_server_with_a_reason(server: ModelServer) -> None:
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_the_death_of_the_engine_ends_the_server_with_a_reason(
+    server: ModelServer, seed: int
+) -> None:
     server.wait_until_ready()
+    endless = {"model": SERVED_NAME, "max_tokens": TOKENS, "ignore_eos": True}
+    message = [{"role": "user", "content": "Hello"}]
     asked = [
-        Asking(server, "/generate", {"prompt": "Hi", "max_tokens": TOKENS, "stream": stream})
+        Asking(server, path, {**wanted, "stream": stream})
+        for path, wanted in (
+            ("/generate", {"prompt": "Hi", "max_tokens": TOKENS, "ignore_eos": True}),
+            ("/v1/completions", {**endless, "prompt": "Hi"}),
+            ("/v1/chat/completions", {**endless, "messages": message}),
+            ("/v1/responses", {"input": "Hi", "max_output_tokens": TOKENS}),
+        )
         for stream in (True, False)
-        for _ in range(4)
+        for _ in range(3)
     ]
-    server.eventually(lambda: server.metric("vllm:num_requests_running") > 0, seconds=30)
+    tokens = random.Random(seed).randint(1, 24 * TOKENS // 3)
+    server.eventually(lambda: server.metric("vllm:generation_tokens_total") >= tokens, seconds=60)
+    engine = server.engine_pid()
     started = time.monotonic()
 
-    os.kill(server.engine_pid(), signal.SIGKILL)
+    os.kill(engine, signal.SIGKILL)
 
+    server.eventually(lambda: not server.is_listening() or is_dead(server), seconds=1)
     assert server.exit_code() == 1
     assert time.monotonic() - started < 2
     assert server.termination_message()["reason"] == "EngineDied"
     assert "spec.resources.limits.memory" in server.termination_message()["message"]
     for reply in (each.answer() for each in asked):
+        assert reply.status in (200, 503)
         if reply.status == 200 and reply.headers["content-type"].startswith("text/event-stream"):
-            assert json.loads(reply.events[-1])["error"]["code"] == 503
-        else:
-            assert reply.status in (200, 503)
+            assert is_complete(reply) or error_at_the_end(reply) == 503, reply.body[-500:]
+        elif reply.status == 503:
+            assert reply.json()["error"]["code"] == 503
+
+
+def is_dead(server: ModelServer) -> bool:
+    """Tell whether the probes say so; a server that has gone cannot be asked."""
+    try:
+        return server.probe("/livez").status == 503
+    except OSError:
+        return True
+
+
+def is_complete(reply: Reply) -> bool:
+    """Tell whether a client would take a stream for a whole answer."""
+    return reply.events[-1] == "[DONE]" or "response.completed" in reply.body
+
+
+def error_at_the_end(reply: Reply) -> int | None:
+    """Return the status that the last event of a stream carries."""
+    assert '"length"' not in reply.body
+    last = json.loads(reply.events[-1])
+    code: int | None = last.get("error", {}).get("code")
+    return code
+
+
+@pytest.mark.parametrize("server_settings", [{"LLMSERVICE_ENGINE_HANG_SECONDS": "2"}])
+def test_an_engine_that_hangs_is_not_alive_until_it_goes_on(server: ModelServer) -> None:
+    server.wait_until_ready()
+    engine = server.engine_pid()
+    os.kill(engine, signal.SIGSTOP)
+    started = time.monotonic()
+    asked = Asking(server, "/generate", {"prompt": "Hi", "max_tokens": 5, "ignore_eos": True})
+
+    server.eventually(lambda: server.probe("/livez").status == 503, seconds=4)
+    assert time.monotonic() - started > 2
+    assert server.probe("/readyz").status == 503
+    assert "no step" in server.probe("/livez").json()["message"]
+
+    os.kill(engine, signal.SIGCONT)
+    assert asked.answer().status == 200
+    server.eventually(lambda: server.probe("/livez").status == 200, seconds=2)
+
+    # What is not alive is told to stop: nobody waits for what will never come.
+    os.kill(engine, signal.SIGSTOP)
+    lost = Asking(server, "/generate", {"prompt": "Hi", "max_tokens": 5, "ignore_eos": True})
+    server.eventually(lambda: server.probe("/livez").status == 503, seconds=5)
+    server.terminate()
+    assert server.exit_code() == 1
+    assert server.termination_message()["reason"] == "EngineHung"
+    assert lost.answer().status == 503
 
 
 @pytest.mark.parametrize(

@@ -1,45 +1,15 @@
 """What a ready server answers, and what it says until it is ready."""
 
+import html
 import http.client
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine_support import SERVED_NAME, ModelServer, Reply, flags_for, running_server
+from engine_support import SERVED_NAME, ModelServer
 
 PROMPT = "Hello"
-
-
-@pytest.fixture(scope="module")
-def loading_answers() -> dict[str, int]:
-    """What the server under test answered while it was loading."""
-    return {}
-
-
-@pytest.fixture(scope="module")
-def server(
-    engine_python: Path,
-    tiny_model: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    loading_answers: dict[str, int],
-) -> Iterator[ModelServer]:
-    folder = tmp_path_factory.mktemp("serving")
-    with running_server(engine_python, folder, *flags_for(tiny_model)) as started:
-        started.eventually(started.is_listening, seconds=30)
-        for path in ("/livez", "/startupz", "/readyz"):
-            loading_answers[path] = started.probe(path).status
-        refused = started.get("/v1/models")
-        loading_answers["/v1/models"] = refused.status
-        assert "retry-after" in refused.headers
-        phases = [started.probe("/readyz").json()["phase"]]
-        while phases[-1] != "ready":
-            started.eventually(lambda: started.probe("/readyz").json()["phase"] != phases[-1])
-            phases.append(started.probe("/readyz").json()["phase"])
-        assert phases[0] == "importing"
-        assert "loading" in phases
-        yield started
 
 
 def test_answers_probes_from_the_start_and_refuses_requests_until_it_is_ready(
@@ -114,60 +84,6 @@ def test_serves_the_model_under_its_name(server: ModelServer) -> None:
     assert (model["id"], model["max_model_len"]) == (SERVED_NAME, 512)
 
 
-WRONG_EVERYWHERE = [
-    {"prompt": PROMPT, "max_tokens": 513},
-    {"prompt": "word " * 600},
-    {"prompt": "x" * 1_000_000},
-    {"prompt": PROMPT, "max_tokens": 1e30},
-    {"prompt": PROMPT, "seed": 2**80},
-    {"prompt": PROMPT, "temperature": 1000},
-    {"prompt": ""},
-    [],
-    b'{"prompt": ',
-    b'{"prompt": "\\ud800"}',
-    b"\xff\xfe",
-    b"[" * 200_000,
-]
-
-WRONG_FOR_GENERATE = [
-    {"prompt": PROMPT, "typo": 1},
-    # One token of the prompt too many; the OpenAI routes answer with what fits.
-    {"prompt": PROMPT, "max_tokens": 512},
-]
-
-
-def named(wrong: object) -> str:
-    return str(wrong)[:50]
-
-
-@pytest.mark.parametrize("wrong", [*WRONG_EVERYWHERE, *WRONG_FOR_GENERATE], ids=named)
-def test_generate_answers_a_bad_request_with_400(server: ModelServer, wrong: object) -> None:
-    assert_refused(server.post("/generate", wrong))
-
-
-@pytest.mark.parametrize("wrong", WRONG_EVERYWHERE, ids=named)
-def test_the_openai_routes_answer_a_bad_request_with_400(
-    server: ModelServer, wrong: object
-) -> None:
-    data = {"model": SERVED_NAME, **wrong} if isinstance(wrong, dict) else wrong
-    assert_refused(server.post("/v1/completions", data))
-
-
-def assert_refused(reply: Reply) -> None:
-    """Check for the one envelope."""
-    assert reply.status == 400, reply.body
-    error = reply.json()["error"]
-    assert error["message"]
-    assert error["code"] == 400
-
-
-def test_an_unknown_model_and_a_wrong_method_have_the_same_envelope(server: ModelServer) -> None:
-    unknown = server.post("/v1/completions", {"model": "other", "prompt": PROMPT})
-    assert (unknown.status, unknown.json()["error"]["code"]) == (404, 404)
-    method = server.get("/generate")
-    assert (method.status, method.json()["error"]["code"]) == (405, 405)
-
-
 @pytest.mark.parametrize(
     "path",
     [
@@ -196,7 +112,70 @@ def test_documents_what_it_serves_and_nothing_else(server: ModelServer) -> None:
     assert {"/generate", "/v1/completions", "/v1/chat/completions", "/v1/models"} <= paths
     for path in paths:
         assert server.request("OPTIONS", path).status != 404, path
-    assert server.get("/docs").status == 200
+
+
+def test_every_example_of_the_documentation_works(server: ModelServer) -> None:
+    paths = server.get("/openapi.json").json()["paths"]
+    examples = {
+        path: media["example"]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        for media in operation.get("requestBody", {}).get("content", {}).values()
+        if "example" in media
+    }
+    assert {"/generate", "/v1/chat/completions", "/v1/responses", "/tokenize"} <= set(examples)
+    page = html.unescape(server.get("/docs").body)
+    for path, example in examples.items():
+        assert server.post(path, example).status == 200, path
+        assert json.dumps(example) in page
+    with_bodies = {
+        path for path, operations in paths.items() if "requestBody" in operations.get("post", {})
+    }
+    assert with_bodies == set(examples)
+
+
+def test_the_autoscaler_reads_what_the_engine_did(server: ModelServer) -> None:
+    def report() -> Any:
+        return server.probe("/autoscale").json()
+
+    before = report()
+    prompt = "one two three four five six seven eight"
+    tokens = server.post("/tokenize", {"model": SERVED_NAME, "prompt": prompt}).json()["count"]
+    wanted = {"prompt": prompt, "max_tokens": 20, "ignore_eos": True}
+    assert server.post("/generate", wanted).status == 200
+    after = report()
+
+    assert (after["phase"], after["started"]) == ("ready", before["started"])
+    done = {
+        name: after["counters"][name] - before["counters"][name]
+        for name, value in before["counters"].items()
+        if isinstance(value, int)
+    }
+    assert done["arrivals"] == done["finished"] == done["judged"] == 1
+    assert done["promptTokensArrived"] == tokens
+    assert done["promptTokensComputed"] + done["promptTokensCached"] == tokens
+    assert done["generatedTokens"] == done["answerTokens"] == 20
+    # One objective is generous, the other one cannot be met.
+    assert (done["ttftMet"], done["itlMet"], done["sloMet"]) == (1, 0, 0)
+    steps, _, sequences, kv_tokens, seconds = (
+        new - old
+        for new, old in zip(
+            after["counters"]["steps"]["moments"][:5],
+            before["counters"]["steps"]["moments"][:5],
+            strict=True,
+        )
+    )
+    assert (steps, sequences) == (20, 19)
+    assert 0 < seconds < 20
+    assert kv_tokens > 0
+    assert (after["running"], after["waiting"]) == (0, 0)
+    assert after["kvCapacityTokens"] > 512
+    assert after["maxSequences"] > 0
+    assert after["maxStepTokens"] > 0
+
+
+def test_without_a_gpu_there_are_no_gpu_metrics(server: ModelServer) -> None:
+    assert "llm_gpu" not in server.probe("/metrics").body
 
 
 def test_metrics_are_on_the_management_port_ours_beside_those_of_vllm(server: ModelServer) -> None:
@@ -220,9 +199,7 @@ def test_a_client_that_leaves_frees_the_engine(server: ModelServer, stream: bool
     connections = []
     for _ in range(8):
         connection = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
-        connection.request(
-            "POST", "/generate", json.dumps(wanted), {"Content-Type": "application/json"}
-        )
+        connection.request("POST", "/generate", json.dumps(wanted), server.headers)
         connections.append(connection)
     server.eventually(lambda: server.metric("vllm:num_requests_running") > 0, seconds=10)
 

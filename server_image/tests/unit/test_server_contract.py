@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from llmservice_operator import names
 from llmservice_server.lifecycle import Lifecycle, Phase
-from llmservice_server.management import create_management_app
 from llmservice_server.settings import ServerSettings
-from server_support import Client
+from server_support import Client, make_management
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 
@@ -41,7 +39,7 @@ def test_the_server_reads_the_variables_that_the_operator_sets() -> None:
 async def test_the_probes_are_where_the_operator_points_them(path: str) -> None:
     lifecycle = Lifecycle()
     lifecycle.enter(Phase.READY)
-    answer = await Client(create_management_app(lifecycle, CollectorRegistry())).get(path)
+    answer = await Client(make_management(lifecycle)).get(path)
     assert answer.status == 200
 
 

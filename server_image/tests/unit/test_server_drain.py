@@ -13,16 +13,37 @@ def settings(pre_stop: float = 0.0, timeout: float = 30.0) -> ServerSettings:
 async def test_is_over_at_once_when_nothing_is_in_flight() -> None:
     stack = make_stack()
     await asyncio.wait_for(
-        drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event()), timeout=5
+        drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event(), lambda: None),
+        timeout=5,
     )
     assert stack.lifecycle.phase is Phase.DRAINING
     assert not stack.lifecycle.accepts_requests
 
 
+async def test_lets_go_of_connections_when_it_begins_to_refuse_and_not_before() -> None:
+    stack = make_stack()
+    refusing_when_released: list[bool] = []
+    with stack.in_flight:
+        draining = asyncio.ensure_future(
+            drain(
+                stack.lifecycle,
+                stack.in_flight,
+                settings(pre_stop=0.01),
+                asyncio.Event(),
+                lambda: refusing_when_released.append(not stack.lifecycle.accepts_requests),
+            )
+        )
+        await asyncio.wait((draining,), timeout=0.2)
+        assert refusing_when_released == [True]
+    await draining
+
+
 async def test_still_accepts_requests_for_the_first_seconds() -> None:
     stack = make_stack()
     draining = asyncio.ensure_future(
-        drain(stack.lifecycle, stack.in_flight, settings(pre_stop=30), asyncio.Event())
+        drain(
+            stack.lifecycle, stack.in_flight, settings(pre_stop=30), asyncio.Event(), lambda: None
+        )
     )
     await asyncio.wait((draining,), timeout=0.05)
 
@@ -35,7 +56,7 @@ async def test_waits_for_the_last_request_in_flight() -> None:
     stack = make_stack()
     with stack.in_flight:
         draining = asyncio.ensure_future(
-            drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event())
+            drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event(), lambda: None)
         )
         await asyncio.wait((draining,), timeout=0.05)
         assert not draining.done()
@@ -48,7 +69,13 @@ async def test_gives_up_at_the_drain_timeout() -> None:
     stack = make_stack()
     with stack.in_flight:
         await asyncio.wait_for(
-            drain(stack.lifecycle, stack.in_flight, settings(timeout=0.02), asyncio.Event()),
+            drain(
+                stack.lifecycle,
+                stack.in_flight,
+                settings(timeout=0.02),
+                asyncio.Event(),
+                lambda: None,
+            ),
             timeout=5,
         )
 
@@ -58,7 +85,7 @@ async def test_does_not_wait_for_answers_that_a_dead_engine_will_never_give() ->
     died = asyncio.Event()
     with stack.in_flight:
         draining = asyncio.ensure_future(
-            drain(stack.lifecycle, stack.in_flight, settings(pre_stop=30), died)
+            drain(stack.lifecycle, stack.in_flight, settings(pre_stop=30), died, lambda: None)
         )
         await asyncio.wait((draining,), timeout=0.02)
         died.set()

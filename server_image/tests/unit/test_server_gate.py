@@ -5,6 +5,7 @@ from fastapi import FastAPI
 
 from llmservice_server.app import attach_engine_app
 from llmservice_server.lifecycle import Phase
+from llmservice_server.settings import ServerSettings
 from server_support import Client, make_stack
 
 
@@ -86,6 +87,13 @@ async def test_routes_that_do_not_serve_are_not_there(path: str) -> None:
     assert answer.json()["error"]["code"] == 404
 
 
+async def test_administration_can_be_opened() -> None:
+    stack = make_stack(settings=ServerSettings(administration_routes=True))
+    attach_engine_app(stack.app, engine_app())
+    assert (await Client(stack.app).get("/pause")).json() == {"paused": "yes"}
+    assert (await Client(stack.app).get("/nothing")).status == 404
+
+
 async def test_a_503_of_the_engine_gets_a_retry_after() -> None:
     stack = make_stack()
     attach_engine_app(stack.app, engine_app(status=503))
@@ -137,16 +145,3 @@ async def test_a_request_is_in_flight_until_its_answer_has_ended() -> None:
     await asking
     assert await stack.in_flight.wait_until_none(timeout=0.01)
     assert stack.registry.get_sample_value("llm_requests_in_flight") == 0
-
-
-async def test_a_websocket_is_refused() -> None:
-    sent = []
-
-    async def send(message: dict[str, object]) -> None:
-        sent.append(message)
-
-    async def receive() -> dict[str, object]:
-        return {"type": "websocket.connect"}
-
-    await make_stack().app({"type": "websocket", "path": "/v1/realtime"}, receive, send)  # type: ignore[arg-type]
-    assert sent == [{"type": "websocket.close", "code": 1008}]

@@ -1,9 +1,8 @@
 from prometheus_client import CollectorRegistry
 
 from llmservice_server.lifecycle import DownloadProgress, Lifecycle, Phase
-from llmservice_server.management import create_management_app
 from llmservice_server.metrics import ServerMetrics
-from server_support import Client
+from server_support import Client, make_management
 
 
 class Clock:
@@ -15,7 +14,7 @@ class Clock:
 
 
 async def statuses(lifecycle: Lifecycle) -> dict[str, int]:
-    client = Client(create_management_app(lifecycle, CollectorRegistry()))
+    client = Client(make_management(lifecycle))
     return {path: (await client.get(path)).status for path in ("/livez", "/startupz", "/readyz")}
 
 
@@ -40,7 +39,7 @@ async def test_a_failed_server_is_not_alive_and_says_why() -> None:
     lifecycle.fail("raise spec.resources.limits.memory")
 
     assert await statuses(lifecycle) == {"/livez": 503, "/startupz": 503, "/readyz": 503}
-    answer = await Client(create_management_app(lifecycle, CollectorRegistry())).get("/livez")
+    answer = await Client(make_management(lifecycle)).get("/livez")
     assert answer.json()["message"] == "raise spec.resources.limits.memory"
 
 
@@ -52,7 +51,7 @@ async def test_a_probe_tells_phase_ages_and_download() -> None:
     lifecycle.download = DownloadProgress(10, 40)
     clock.now += 2
 
-    answer = await Client(create_management_app(lifecycle, CollectorRegistry())).get("/readyz")
+    answer = await Client(make_management(lifecycle)).get("/readyz")
 
     assert answer.json() == {
         "phase": "downloading",
@@ -81,10 +80,19 @@ async def test_metrics_tell_the_phase_and_how_long_loading_took() -> None:
     clock.now += 50
     lifecycle.enter(Phase.DRAINING)
 
-    page = (await Client(create_management_app(lifecycle, registry)).get("/metrics")).body.decode()
+    page = (await Client(make_management(lifecycle, registry)).get("/metrics")).body.decode()
 
     assert 'llm_phase{phase="draining"} 1.0' in page
     assert 'llm_phase{phase="ready"} 0.0' in page
     assert 'llm_load_seconds{phase="importing"} 4.0' in page
     assert 'llm_load_seconds{phase="loading"} 6.0' in page
     assert 'llm_load_seconds{phase="ready"}' not in page
+
+
+async def test_a_drain_shows_in_the_metrics_how_long_it_takes() -> None:
+    lifecycle, registry = Lifecycle(), CollectorRegistry()
+    ServerMetrics(registry, lifecycle)
+    lifecycle.enter(Phase.READY)
+    assert registry.get_sample_value("llm_drain_seconds") is None
+    lifecycle.enter(Phase.DRAINING)
+    assert registry.get_sample_value("llm_drain_seconds") is not None

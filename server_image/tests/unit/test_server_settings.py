@@ -17,10 +17,20 @@ def test_reads_every_setting_from_its_variable() -> None:
             "LLMSERVICE_MANAGEMENT_PORT": "2",
             "LLMSERVICE_PRE_STOP_SECONDS": "0.5",
             "LLMSERVICE_DRAIN_TIMEOUT_SECONDS": "4",
+            "LLMSERVICE_REQUEST_TIMEOUT_SECONDS": "0",
+            "LLMSERVICE_ENGINE_HANG_SECONDS": "2.5",
+            "LLMSERVICE_MAX_BODY_BYTES": "100",
+            "LLMSERVICE_MAX_CHOICES": "3",
+            "LLMSERVICE_API_KEYS_DIRECTORY": "/keys",
+            "LLMSERVICE_ADMINISTRATION_ROUTES": "true",
+            "LLMSERVICE_SLO_TTFT_MILLISECONDS": "500",
+            "LLMSERVICE_SLO_ITL_MILLISECONDS": "40.5",
             "LLMSERVICE_TERMINATION_LOG": "/tmp/why",
         }
     )
-    assert settings == ServerSettings(1, 2, 0.5, 4.0, Path("/tmp/why"))
+    assert settings == ServerSettings(
+        1, 2, 0.5, 4.0, 0.0, 2.5, 100, 3, Path("/keys"), True, 500.0, 40.5, Path("/tmp/why")
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,6 +47,18 @@ def test_reads_every_setting_from_its_variable() -> None:
         (
             {"LLMSERVICE_PRE_STOP_SECONDS": "nan"},
             "LLMSERVICE_PRE_STOP_SECONDS is nan; it must be between 0 and 86400",
+        ),
+        (
+            {"LLMSERVICE_ENGINE_HANG_SECONDS": "0"},
+            "LLMSERVICE_ENGINE_HANG_SECONDS is 0; it must be between 0.5 and 86400",
+        ),
+        (
+            {"LLMSERVICE_MAX_BODY_BYTES": "0"},
+            "LLMSERVICE_MAX_BODY_BYTES is 0; it must be between 1 and 1099511627776",
+        ),
+        (
+            {"LLMSERVICE_ADMINISTRATION_ROUTES": "yes"},
+            "LLMSERVICE_ADMINISTRATION_ROUTES is 'yes'; it must be true or false",
         ),
         (
             {"LLMSERVICE_API_PORT": "9090"},

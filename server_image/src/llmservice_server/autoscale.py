@@ -1,0 +1,201 @@
+"""What the autoscaler reads: cumulative counters of the engine's work, and where it stands now.
+
+Counters only grow while the process lives, so a scrape that is lost loses nothing. The engine calls
+`record` once a step, so nothing here waits, allocates much or can fail for a missing statistic.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+LENGTH_BUCKETS = 21
+"""Bucket i counts lengths in (2**(i-1), 2**i]; the last holds the rest."""
+
+STEP_TERMS = 5
+"""An engine step is the vector (1, prefill tokens, sequences, KV tokens read, seconds)."""
+
+
+_QUIET_SECONDS = 60.0
+"""How long nobody must have come for a wait to be forgotten that no step has ended.
+
+A wait outlives the requests it was noticed by: clients that give up and come back before a hang is
+certain must not hide it.
+"""
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The service level objectives that finished requests are judged by, in seconds."""
+
+    ttft: float | None = None
+    itl: float | None = None
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """How much the engine takes at once."""
+
+    max_sequences: int = 0
+    max_step_tokens: int = 0
+    kv_capacity_tokens: float = 0
+
+
+@dataclass
+class Counters:
+    """What the engine has done since the server became ready."""
+
+    arrivals: int = 0
+    """Sequences that were asked for, whether they were started or not."""
+    prompt_tokens_arrived: int = 0
+    prompt_tokens_computed: int = 0
+    prompt_tokens_cached: int = 0
+    generated_tokens: int = 0
+    finished: int = 0
+    judged: int = 0
+    """Finished requests that the objectives were applied to; none without an objective."""
+    ttft_met: int = 0
+    itl_met: int = 0
+    slo_met: int = 0
+    prompt_lengths: list[int] = field(default_factory=lambda: [0] * LENGTH_BUCKETS)
+    answer_lengths: list[int] = field(default_factory=lambda: [0] * LENGTH_BUCKETS)
+    answer_tokens: int = 0
+    steps: list[float] = field(default_factory=lambda: [0.0] * (STEP_TERMS * (STEP_TERMS + 1) // 2))
+    """Upper triangle, row by row, of the sum over steps of x·xᵀ: all that least squares needs."""
+
+    def arrive(self, prompt_tokens: int) -> None:
+        """Count a sequence that was asked for."""
+        self.arrivals += 1
+        self.prompt_tokens_arrived += prompt_tokens
+        self.prompt_lengths[_bucket(prompt_tokens)] += 1
+
+    def step(self, prefill: int, sequences: int, kv_tokens: float, seconds: float) -> None:
+        """Add one step of the engine to the sums."""
+        terms = (1.0, float(prefill), float(sequences), kv_tokens, seconds)
+        index = 0
+        for row, first in enumerate(terms):
+            for second in terms[row:]:
+                self.steps[index] += first * second
+                index += 1
+
+    def finish(self, request: Any, objectives: Objectives) -> None:
+        """Count a finished request, given vLLM's statistics of it."""
+        tokens = int(getattr(request, "num_generation_tokens", 0))
+        self.finished += 1
+        self.answer_tokens += tokens
+        self.answer_lengths[_bucket(tokens)] += 1
+        if objectives == Objectives() or str(request.finish_reason) in ("abort", "error"):
+            return
+        # From the arrival in the API to the first token: it holds the queue, too.
+        ttft = request.e2e_latency - request.decode_time
+        ttft_met = objectives.ttft is None or ttft <= objectives.ttft
+        itl_met = objectives.itl is None or request.mean_time_per_output_token <= objectives.itl
+        self.judged += 1
+        self.ttft_met += ttft_met
+        self.itl_met += itl_met
+        self.slo_met += ttft_met and itl_met
+
+
+class EngineUsage:
+    """The counters, fed by the engine, and the report made of them."""
+
+    def __init__(
+        self,
+        objectives: Objectives,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._objectives = objectives
+        self._clock = clock
+        self._started = now()
+        self.limits = EngineLimits()
+        self.unfinished: Callable[[], int] = lambda: 0
+        """Asks the engine for the sequences it has accepted and not finished."""
+        self.counters = Counters()
+        self.turn_away: Callable[[], None] = lambda: None
+        """Called for every request that a full queue refuses."""
+        self._running = 0
+        self._waiting_for_capacity = 0
+        self._kv_tokens = 0.0
+        self._last_arrival = clock()
+        self._waiting_since: float | None = None
+
+    def begin(self) -> None:
+        """Forget the warm-up: its steps are slow, and nobody asked for them."""
+        self.counters = Counters()
+
+    def arrive(self, prompt_tokens: int, sequences: int) -> None:
+        """Count what a request asks for, before it may be refused for a full queue."""
+        for _ in range(sequences):
+            self.counters.arrive(prompt_tokens)
+        now = self._clock()
+        is_forgotten = not self.unfinished() and now - self._last_arrival > _QUIET_SECONDS
+        if self._waiting_since is None or is_forgotten:
+            self._waiting_since = now
+        self._last_arrival = now
+
+    def record(self, scheduler: Any | None, iteration: Any | None) -> None:
+        """Take vLLM's statistics of one step; either part may be missing."""
+        now = self._clock()
+        prefill, gaps = 0, ()
+        if iteration is not None:
+            prompt = iteration.prompt_token_stats
+            prefill = prompt.computed
+            self.counters.prompt_tokens_computed += prefill
+            self.counters.prompt_tokens_cached += prompt.cached_tokens
+            self.counters.generated_tokens += iteration.num_generation_tokens
+            gaps = iteration.inter_token_latencies_iter
+            for request in iteration.finished_requests:
+                self.counters.finish(request, self._objectives)
+        if prefill or gaps:
+            self.counters.step(prefill, len(gaps), self._kv_tokens, self._seconds(gaps, now))
+        if scheduler is not None:
+            self._running = scheduler.num_running_reqs
+            self._waiting_for_capacity = scheduler.num_waiting_reqs
+            self._kv_tokens = scheduler.kv_cache_usage * self.limits.kv_capacity_tokens
+        self._waiting_since = now if self.unfinished() else None
+
+    def stalled_seconds(self) -> float:
+        """Return how long the engine has made no step although work is waiting."""
+        if self._waiting_since is None or not self.unfinished():
+            return 0.0
+        return self._clock() - self._waiting_since
+
+    def report(self) -> dict[str, object]:
+        """Return the body of /autoscale, but for the phase."""
+        return {
+            "started": self._started,
+            "counters": _camel_case({**asdict(self.counters), "steps": {}})
+            | {"steps": {"moments": list(self.counters.steps)}},
+            "running": self._running,
+            "waiting": max(0, self.unfinished() - self._running),
+            "waitingForCapacity": self._waiting_for_capacity,
+            "kvTokens": self._kv_tokens,
+            "kvCapacityTokens": self.limits.kv_capacity_tokens,
+            "maxSequences": self.limits.max_sequences,
+            "maxStepTokens": self.limits.max_step_tokens,
+        }
+
+    def _seconds(self, gaps: Any, now: float) -> float:
+        """Return how long a step took.
+
+        A sequence that decodes gets a token every step, so the shortest gap is the step by the
+        engine's own clock. A step that only computes prompts began when the one before it ended, or
+        when its first request came.
+        """
+        if gaps:
+            return float(min(gaps))
+        return now - (now if self._waiting_since is None else self._waiting_since)
+
+
+def _bucket(tokens: int) -> int:
+    return min((max(tokens, 1) - 1).bit_length(), LENGTH_BUCKETS - 1)
+
+
+def _camel_case(values: dict[str, object]) -> dict[str, object]:
+    """Return the same values under names as JSON of Kubernetes has them."""
+    return {
+        first + "".join(word.title() for word in rest): value
+        for name, value in values.items()
+        for first, *rest in [name.split("_")]
+    }

@@ -1,0 +1,45 @@
+"""Refusing what vLLM would shorten: a prompt and an answer that do not fit the context together.
+
+vLLM refuses `max_tokens` above the whole context, but lowers it silently to what the prompt leaves.
+A client that asked for 500 tokens then takes the 3 it got for the model's whole answer. OpenAI's
+API refuses such a request, and so does this server, on every route that generates.
+"""
+
+from typing import Any
+
+from llmservice_server.compat import Vllm
+
+
+def why_it_does_not_fit(prompt_tokens: int, max_tokens: int, context: int) -> str | None:
+    """Return what to tell the client, or None when prompt and answer fit the context."""
+    room = context - prompt_tokens
+    if max_tokens <= room:
+        return None
+    change = f"lower max_tokens to at most {room}" if room > 0 else "shorten the prompt"
+    return (
+        f"the prompt has {prompt_tokens} tokens and max_tokens is {max_tokens}, together "
+        f"more than the model's context of {context}; {change}"
+    )
+
+
+def refuse_shortened_answers(vllm: Vllm) -> None:
+    """Make vLLM check every tokenized prompt together with the answer that was asked for.
+
+    This is the one place that all of its routes pass with both numbers in hand: later, the wanted
+    length is gone. Once per process.
+    """
+    check_prompt = vllm.TokenizeParams.apply_post_tokenization
+
+    def check_both(parameters: Any, tokenizer: Any, prompt: Any) -> Any:
+        checked = check_prompt(parameters, tokenizer, prompt)
+        tokens = checked.get("prompt_token_ids")
+        if tokens is None or parameters.max_total_tokens is None:
+            return checked
+        reason = why_it_does_not_fit(
+            len(tokens), parameters.max_output_tokens or 0, parameters.max_total_tokens
+        )
+        if reason is not None:
+            raise vllm.VLLMValidationError(reason, parameter=parameters.max_output_tokens_param)
+        return checked
+
+    vllm.TokenizeParams.apply_post_tokenization = check_both

@@ -1,0 +1,99 @@
+"""The OpenAPI document and the page at /docs: what is served, each with an example that works.
+
+The page holds no script and loads nothing from elsewhere: it works without internet, and no
+stranger's code runs where a key is typed.
+"""
+
+import json
+from html import escape
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.responses import HTMLResponse, Response
+
+from llmservice_server.routes import serving_route
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+pre { background: #f4f4f4; padding: .8rem; overflow-x: auto } h2 { margin-top: 2.5rem }
+@media (prefers-color-scheme: dark) { body { background: #111; color: #eee } pre { background: #222 } }
+"""  # noqa: E501 - a style sheet
+
+
+def examples(model: str) -> dict[str, dict[str, object]]:
+    """Return a request body for each route that takes one, given the served model's name."""
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    return {
+        "/generate": {"prompt": "The capital of France is", "max_tokens": 16},
+        "/v1/chat/completions": {"model": model, "messages": question, "max_tokens": 16},
+        "/v1/completions": {
+            "model": model,
+            "prompt": "The capital of France is",
+            "max_tokens": 16,
+        },
+        "/v1/responses": {"model": model, "input": "Say hello.", "max_output_tokens": 16},
+        "/v1/messages": {"model": model, "messages": question, "max_tokens": 16},
+        "/v1/messages/count_tokens": {"model": model, "messages": question},
+        "/tokenize": {"model": model, "prompt": "The capital of France is"},
+        "/detokenize": {"model": model, "tokens": [1, 2, 3]},
+        "/v1/embeddings": {"model": model, "input": "The capital of France is Paris."},
+        "/v1/score": {"model": model, "text_1": "capital of France", "text_2": "Paris"},
+        "/v1/rerank": {"model": model, "query": "capital of France", "documents": ["Paris"]},
+    }
+
+
+def document(app: FastAPI, model: str, with_administration: bool) -> None:
+    """Describe what the gate lets through, and nothing else."""
+    describe_all = app.openapi
+
+    def describe() -> dict[str, Any]:
+        schema = describe_all()
+        paths = schema["paths"]
+        if not with_administration:
+            paths = {path: paths[path] for path in paths if serving_route(path)}
+        for path, example in examples(model).items():
+            for operation in paths.get(path, {}).values():
+                for media in operation.get("requestBody", {}).get("content", {}).values():
+                    media["example"] = example
+        return schema | {"paths": paths}
+
+    app.openapi = describe  # type: ignore[method-assign]
+    # FastAPI's own page comes first otherwise; it loads its script from another site.
+    app.router.routes[:] = [
+        route for route in app.router.routes if getattr(route, "path", None) != "/docs"
+    ]
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(_page(app.openapi(), model))
+
+
+def _page(schema: dict[str, Any], model: str) -> str:
+    sections = [
+        _section(path, method, operation)
+        for path, operations in schema["paths"].items()
+        for method, operation in operations.items()
+    ]
+    title = f"API of {escape(model)}"
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
+        f"<style>{_STYLE}</style><h1>{title}</h1>"
+        "<p>Set <code>URL</code> to the address of this service and <code>KEY</code> to an API key "
+        "(any text where no key is asked for). "
+        'The whole schema: <a href="openapi.json">openapi.json</a>.</p>'
+        f"{''.join(sections)}</html>"
+    )
+
+
+def _section(path: str, method: str, operation: dict[str, Any]) -> str:
+    content = operation.get("requestBody", {}).get("content", {})
+    example = content.get("application/json", {}).get("example")
+    command = f'curl "$URL{path}" -H "Authorization: Bearer $KEY"'
+    if example is not None:
+        body = json.dumps(example, ensure_ascii=False).replace("'", "'\\''")
+        command += f" \\\n  -H 'Content-Type: application/json' \\\n  -d '{body}'"
+    elif method != "get":
+        command = command.replace("curl ", f"curl -X {method.upper()} ", 1)
+    summary = escape(operation.get("summary", ""))
+    shown = escape(command, quote=False)
+    return f"<h2>{method.upper()} {escape(path)}</h2><p>{summary}</p><pre>{shown}</pre>"

@@ -1,0 +1,206 @@
+"""One request and its response, held to limits of size and time, and honest about its end.
+
+A limit that is exceeded looks to the application like a client that left: every route of vLLM
+listens for that and aborts in the engine. What the application then still says is dropped, and the
+client gets an error instead.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import Message, Receive, Send
+
+from llmservice_server.errors import error_body, error_response
+from llmservice_server.streaming import STREAM_END, event
+
+_BODY_SECONDS = 60.0
+"""How long a client may take to send its body. A judgement: a megabyte over a slow line."""
+
+_LEFT: Message = {"type": "http.disconnect"}
+_ERROR_EVENT = b'data: {"error"'
+_END_EVENT = STREAM_END.encode()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Why we ended an exchange ourselves."""
+
+    reason: str
+    """As metrics name it."""
+    message: str
+    status: int
+
+
+class Exchange:
+    """The receive and send of one request, to be given to the application in their place."""
+
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        *,
+        max_body_bytes: int,
+        timeout_seconds: float,
+        amend: Callable[[Message], None],
+        engine_has_died: Callable[[], bool],
+    ) -> None:
+        """Begin; `timeout_seconds` of 0 is no limit, `amend` may change a response's start."""
+        self._receive = receive
+        self._send = send
+        self._max_body_bytes = max_body_bytes
+        self._timeout_seconds = timeout_seconds
+        self._amend = amend
+        self._engine_has_died = engine_has_died
+        now = asyncio.get_running_loop().time()
+        self._deadline = now + timeout_seconds if timeout_seconds else None
+        self._body_deadline = min(now + _BODY_SECONDS, self._deadline or now + _BODY_SECONDS)
+        self._body_bytes = 0
+        self._body_is_here = False
+        self._held_start: Message | None = None
+        self._is_stream = False
+        self._is_broken = False
+        self._is_replaced = False
+        self.status: int | None = None
+        """Of the response that the client was sent."""
+        self.is_finished = False
+        self.client_left = False
+        """Whether the client went away before its response had ended."""
+        self.cut: Cut | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody listens to the application any more."""
+        return self.client_left or self.cut is not None
+
+    async def receive(self) -> Message:
+        """Return the next message of the client, or that it left when a limit is exceeded."""
+        if self.cut is not None:
+            return _LEFT
+        deadline = self._deadline if self._body_is_here else self._body_deadline
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await self._receive()
+        except TimeoutError:
+            self.cut = self._too_late()
+            return _LEFT
+        if message["type"] == "http.disconnect":
+            self.client_left = not self.is_finished
+            return message
+        self._body_bytes += len(message.get("body", b""))
+        if self._body_bytes > self._max_body_bytes:
+            self.cut = body_too_large(self._max_body_bytes)
+            return _LEFT
+        self._body_is_here = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass a part of the response on."""
+        if self.is_over or self._is_replaced:
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._is_stream = _is_event_stream(message)
+            if self._is_stream:
+                # Not before the first event is known: an error there can still have a status.
+                self._held_start = message
+                return
+            self._amend(message)
+        elif self._is_stream:
+            if self._held_start is not None and await self._begins_with_error(message):
+                return
+            self._end_honestly(message)
+        self.is_finished = self._ends(message)
+        await self._send(message)
+
+    async def finish(self) -> None:
+        """Tell the client about a limit that ended the exchange; does nothing otherwise."""
+        if self.cut is None or self.client_left or self.is_finished:
+            return
+        if self.status is None or self._held_start is not None:
+            self.status = self.cut.status
+            await self._answer(self.cut.message, self.cut.status)
+        elif self._is_stream:
+            error = event(error_body(self.cut.message, self.cut.status)).encode()
+            await self._send({"type": "http.response.body", "body": error, "more_body": False})
+            self.is_finished = True
+        else:
+            raise ConnectionAbortedError(self.cut.message)
+
+    async def _begins_with_error(self, message: Message) -> bool:
+        """Answer a stream that begins with an error by that error; else let its start pass."""
+        start, self._held_start = self._held_start, None
+        assert start is not None
+        error = self._error_in(message)
+        if error is None:
+            self._amend(start)
+            await self._send(start)
+            return False
+        self._is_replaced = True
+        self.status = error[1]
+        await self._answer(*error)
+        return True
+
+    def _end_honestly(self, message: Message) -> None:
+        """Keep a stream that an error broke from ending like a complete one."""
+        if self._is_broken and message.get("body") == _END_EVENT:
+            message["body"] = b""
+        elif (error := self._error_in(message)) is not None:
+            self._is_broken = True
+            message["body"] = event(error_body(*error)).encode()
+
+    def _error_in(self, message: Message) -> tuple[str, int] | None:
+        """Return message and status of an event that is an error."""
+        body: bytes = message.get("body", b"")
+        if not body.startswith(_ERROR_EVENT):
+            return None
+        try:
+            error = json.loads(body.removeprefix(b"data: "))["error"]
+            text, status = str(error["message"]), int(error["code"])
+        except (ValueError, KeyError, TypeError):
+            return None
+        if status >= 500 and self._engine_has_died():
+            return "the engine of this replica failed; send the request again", 503
+        return text or "the engine could not finish this request", status
+
+    async def _answer(self, text: str, status: int) -> None:
+        response = error_response(text, status)
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._amend(message)
+            await self._send(message)
+
+        await response({"type": "http", "method": "POST"}, _never, send)
+        self.is_finished = True
+
+    def _too_late(self) -> Cut:
+        if not self._body_is_here:
+            return Cut("slow_body", "the body of the request did not arrive in time", 408)
+        return Cut(
+            "timeout",
+            f"the request took longer than {self._timeout_seconds:g} seconds; ask for fewer "
+            "tokens, or raise the request timeout of the server",
+            504,
+        )
+
+    @staticmethod
+    def _ends(message: Message) -> bool:
+        return message["type"] == "http.response.body" and not message.get("more_body", False)
+
+
+def body_too_large(limit: int) -> Cut:
+    """Return the answer to a body over the limit."""
+    return Cut("body_too_large", f"the body is longer than {limit} bytes; send a shorter one", 413)
+
+
+def _is_event_stream(start: Message) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"text/event-stream")
+        for name, value in start.get("headers", ())
+    )
+
+
+async def _never() -> Message:
+    raise AssertionError("an error response reads nothing")

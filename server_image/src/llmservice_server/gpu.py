@@ -1,0 +1,108 @@
+"""What NVML says about the GPUs, read when metrics are scraped.
+
+A number that cannot be had is absent, never zero: without a GPU there is no family at all. The duty
+cycle is the share of time in which any kernel ran; it is no measure of how full a GPU is.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+_THROTTLE_REASONS = {
+    "sw_power_cap": 0x04,
+    "hw_slowdown": 0x08,
+    "sw_thermal_slowdown": 0x20,
+    "hw_thermal_slowdown": 0x40,
+    "hw_power_brake": 0x80,
+}
+"""Bits of NVML's mask that mean a lower clock than the load asks for."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One number per GPU."""
+
+    name: str
+    documentation: str
+    read: Callable[[Any, Any], float]
+
+
+_READINGS = (
+    _Reading(
+        "llm_gpu_duty_cycle_percent",
+        "Share of the last sample period in which a kernel ran",
+        lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
+    ),
+    _Reading(
+        "llm_gpu_memory_used_bytes",
+        "Memory in use",
+        lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
+    ),
+    _Reading(
+        "llm_gpu_memory_total_bytes",
+        "Memory of the GPU",
+        lambda nvml, gpu: nvml.nvmlDeviceGetMemoryInfo(gpu).total,
+    ),
+    _Reading(
+        "llm_gpu_power_watts",
+        "Power drawn",
+        lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+    ),
+    _Reading(
+        "llm_gpu_sm_clock_hertz",
+        "Clock of the streaming multiprocessors",
+        lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM) * 1e6,
+    ),
+)
+
+
+class GpuCollector:
+    """Prometheus collector of every GPU that this container sees."""
+
+    def __init__(self, nvml: Any, gpus: list[Any]) -> None:
+        self._nvml = nvml
+        self._gpus = gpus
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families that have a sample."""
+        families = [self._family(reading) for reading in _READINGS]
+        families.append(self._throttling())
+        yield from (family for family in families if family.samples)
+
+    def _family(self, reading: _Reading) -> Metric:
+        family = GaugeMetricFamily(reading.name, reading.documentation, labels=["gpu"])
+        for index, gpu in enumerate(self._gpus):
+            try:
+                family.add_metric([str(index)], float(reading.read(self._nvml, gpu)))
+            except self._nvml.NVMLError:
+                continue  # this GPU, or the part of it that we see, does not tell
+        return family
+
+    def _throttling(self) -> Metric:
+        family = GaugeMetricFamily(
+            "llm_gpu_throttled",
+            "1 while the clock is lowered for the reason",
+            labels=["gpu", "reason"],
+        )
+        for index, gpu in enumerate(self._gpus):
+            try:
+                mask = self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
+            except self._nvml.NVMLError:
+                continue
+            for reason, bit in _THROTTLE_REASONS.items():
+                family.add_metric([str(index), reason], float(bool(mask & bit)))
+        return family
+
+
+def find_gpus(nvml: Any) -> GpuCollector | None:
+    """Return a collector, or None where there is no driver or no GPU."""
+    try:
+        nvml.nvmlInit()
+        gpus = [
+            nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
+        ]
+    except nvml.NVMLError:
+        return None
+    return GpuCollector(nvml, gpus) if gpus else None

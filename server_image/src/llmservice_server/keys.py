@@ -1,0 +1,87 @@
+"""API keys: read from a mounted Secret, followed when it changes, never shown to anybody."""
+
+import hashlib
+import hmac
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN_SECONDS = 1.0
+"""The kubelet takes up to a minute to renew a mounted Secret: a second more is nothing."""
+
+
+class ApiKeys:
+    """The keys that open the API: the content of every file of a folder, several for rotation.
+
+    A folder without a key, or one that cannot be read, opens the API to nobody.
+    """
+
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._digests: tuple[bytes, ...] = ()
+        self._seen: object = None
+        self._look_at = clock()
+
+    def allow(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Tell whether a request with these headers brings a key.
+
+        It is looked for where OpenAI's clients put it (Authorization: Bearer) and where
+        Anthropic's do (x-api-key), which /v1/messages serves.
+        """
+        self._follow()
+        presented = [key for name, value in headers for key in _keys_in(name, value)]
+        # Every key is compared, and by its digest: time tells neither which nor how much matched.
+        matches = [
+            hmac.compare_digest(_digest(key), digest)
+            for key in presented
+            for digest in self._digests
+        ]
+        return any(matches)
+
+    def _follow(self) -> None:
+        """Read the files again when they are not those that were read last."""
+        now = self._clock()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_AGAIN_SECONDS
+        try:
+            files = [
+                (path, path.stat())
+                for path in sorted(self._directory.iterdir())
+                # The kubelet keeps its own links in names that start with two dots.
+                if not path.name.startswith(".") and path.is_file()
+            ]
+            found = [(path.name, s.st_ino, s.st_mtime_ns, s.st_size) for path, s in files]
+            if found == self._seen:
+                return
+            keys = [path.read_bytes().strip() for path, _ in files]
+        except OSError as error:
+            # A file that vanished while the folder was being replaced: look again in a second.
+            logger.warning(
+                "the API keys could not be read (%s); keeping the ones that are known",
+                os.strerror(error.errno or 0),
+            )
+            return
+        self._digests = tuple(_digest(key) for key in keys if key)
+        self._seen = found
+        logger.info("read %d API keys", len(self._digests))
+        if not self._digests:
+            logger.error("there is no API key in the mounted Secret: every request is refused")
+
+
+def _keys_in(name: bytes, value: bytes) -> Iterable[bytes]:
+    if name == b"x-api-key":
+        yield value.strip()
+    elif name == b"authorization":
+        scheme, _, key = value.partition(b" ")
+        if scheme.lower() == b"bearer":
+            yield key.strip()
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

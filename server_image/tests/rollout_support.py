@@ -1,0 +1,125 @@
+"""Clients that keep their connections and their manners while a server is being replaced."""
+
+import http.client
+import json
+import random
+import threading
+from dataclasses import dataclass, field
+
+from engine_support import SERVED_NAME, ModelServer
+
+PROMPT = "The sea is"
+
+
+@dataclass
+class Tally:
+    """What all clients saw."""
+
+    complete: int = 0
+    moved: int = 0
+    """Clients that were told to go to another replica, in a way they can act on."""
+    wrong: list[str] = field(default_factory=list)
+    """Answers that were cut, or whose status a client cannot act on."""
+
+
+class KeepAliveClient(threading.Thread):
+    """Asks again and again on one connection, until it is told to connect elsewhere."""
+
+    def __init__(
+        self, server: ModelServer, tally: Tally, stream: bool, seed: int, path: str
+    ) -> None:
+        super().__init__(daemon=True)
+        self._server = server
+        self._tally = tally
+        self._stream = stream
+        self._random = random.Random(seed)
+        self._path = path
+        self.stopping = threading.Event()
+        """Tells a client that nobody replaces its server."""
+        self.start()
+
+    def run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.api_port, timeout=120)
+        try:
+            while not self.stopping.is_set():
+                if not self._ask(connection, tokens=self._random.randint(5, 120)):
+                    self._tally.moved += 1
+                    return
+        except Exception as error:
+            self._tally.wrong.append(f"{type(error).__name__}: {error}")
+        finally:
+            connection.close()
+
+    def _ask(self, connection: http.client.HTTPConnection, tokens: int) -> bool:
+        """Return whether the connection may be used again."""
+        wanted = {
+            "model": SERVED_NAME,
+            "prompt": PROMPT,
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "stream": self._stream,
+        }
+        if self._path == "/generate":
+            del wanted["model"]
+        elif self._stream:
+            wanted["stream_options"] = {"include_usage": True}
+        try:
+            connection.request("POST", self._path, json.dumps(wanted), self._server.headers)
+            response = connection.getresponse()
+        except ConnectionRefusedError:
+            return False
+        closes = response.getheader("connection", "").lower() == "close"
+        body = response.read().decode()
+        if response.status == 503 and closes and response.getheader("retry-after"):
+            return False
+        problem = self._problem(response.status, body, tokens)
+        if problem:
+            self._tally.wrong.append(problem)
+        else:
+            self._tally.complete += 1
+        # The library has closed the connection itself when the server ended it in good order.
+        return not closes and connection.sock is not None and not _is_closed(connection)
+
+    def _problem(self, status: int, body: str, tokens: int) -> str | None:
+        """Return how an answer differs from a complete one."""
+        if status != 200:
+            return f"status {status}: {body[:200]}"
+        if not self._stream:
+            answer = json.loads(body)
+            reason = (answer if self._path == "/generate" else answer["choices"][0])[
+                "finish_reason"
+            ]
+            counted = answer["usage"]["completion_tokens"]
+        else:
+            events = [line[6:] for line in body.splitlines() if line.startswith("data: ")]
+            if not events or events[-1] != "[DONE]":
+                return f"a stream without its end: {events[-1:]}"
+            pieces = [json.loads(event) for event in events[:-1]]
+            reason = next(
+                (
+                    found
+                    for piece in reversed(pieces)
+                    for found in [_finish_reason(piece)]
+                    if found is not None
+                ),
+                None,
+            )
+            counted = (pieces[-1].get("usage") or {}).get("completion_tokens")
+        if (reason, counted) != ("length", tokens):
+            return f"{counted} of {tokens} tokens, finish_reason {reason}"
+        return None
+
+
+def _finish_reason(piece: dict[str, object]) -> object:
+    choices = piece.get("choices")
+    if isinstance(choices, list):
+        return choices[0]["finish_reason"] if choices else None
+    return piece.get("finish_reason")
+
+
+def _is_closed(connection: http.client.HTTPConnection) -> bool:
+    """Tell whether the server has ended the connection, as pools of connections do before use."""
+    import select
+
+    readable, _, _ = select.select([connection.sock], [], [], 0)
+    return bool(readable)

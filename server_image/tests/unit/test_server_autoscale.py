@@ -1,0 +1,193 @@
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from llmservice_server.autoscale import EngineLimits, EngineUsage, Objectives
+from llmservice_server.lifecycle import Lifecycle, Phase
+from llmservice_server.management import create_management_app
+from server_support import Client
+
+
+class Engine:
+    """A clock and a number of unfinished requests, moved by hand."""
+
+    def __init__(self, objectives: Objectives | None = None) -> None:
+        self.seconds = 100.0
+        self.unfinished = 0
+        self.usage = EngineUsage(objectives or Objectives(), lambda: self.seconds, lambda: 1e9)
+        self.usage.limits = EngineLimits(16, 2048, 1000)
+        self.usage.unfinished = lambda: self.unfinished
+
+    def arrive(self, tokens: int, sequences: int = 1) -> None:
+        self.usage.arrive(tokens, sequences)
+        self.unfinished += sequences
+
+
+@dataclass
+class Prompt:
+    computed: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass
+class Finished:
+    finish_reason: str = "length"
+    num_generation_tokens: int = 5
+    e2e_latency: float = 1.0
+    decode_time: float = 0.5
+    mean_time_per_output_token: float = 0.1
+
+
+@dataclass
+class Iteration:
+    prompt_token_stats: Prompt = field(default_factory=Prompt)
+    num_generation_tokens: int = 0
+    inter_token_latencies_iter: list[float] = field(default_factory=list)
+    finished_requests: list[Finished] = field(default_factory=list)
+
+
+@dataclass
+class Scheduler:
+    num_running_reqs: int = 0
+    num_waiting_reqs: int = 0
+    kv_cache_usage: float = 0.0
+
+
+def counters(engine: Engine) -> dict[str, object]:
+    report = engine.usage.report()["counters"]
+    assert isinstance(report, dict)
+    return report
+
+
+def test_counts_what_arrives_before_it_is_started() -> None:
+    engine = Engine()
+    engine.arrive(100)
+    engine.arrive(3, sequences=2)
+
+    counted = counters(engine)
+    assert (counted["arrivals"], counted["promptTokensArrived"]) == (3, 106)
+    lengths = counted["promptLengths"]
+    assert isinstance(lengths, list)
+    # 3 lies in (2, 4], 100 in (64, 128].
+    assert (lengths[2], lengths[7], sum(lengths)) == (2, 1, 3)
+    assert engine.usage.report()["waiting"] == 3
+
+
+def test_a_length_of_nothing_and_one_beyond_every_bucket_have_their_bucket() -> None:
+    engine = Engine()
+    engine.arrive(0)
+    engine.arrive(10**9)
+    lengths = counters(engine)["promptLengths"]
+    assert isinstance(lengths, list)
+    assert (lengths[0], lengths[-1], len(lengths)) == (1, 1, 21)
+
+
+def test_sums_of_steps_hold_every_product_of_two_terms() -> None:
+    engine = Engine()
+    engine.arrive(30)
+    engine.seconds += 0.25
+    engine.usage.record(Scheduler(1, 2, 0.1), Iteration(Prompt(30, 10)))
+    engine.usage.record(Scheduler(1, 0, 0.2), Iteration(Prompt(), 2, [0.5, 0.5]))
+
+    steps = counters(engine)["steps"]
+    # The second step read the KV cache that the first one left: a tenth of 1000 tokens.
+    first, second = (1, 30, 0, 0, 0.25), (1, 0, 2, 100, 0.5)
+    expected = [sum(x[i] * x[j] for x in (first, second)) for i in range(5) for j in range(i, 5)]
+    assert steps == {"moments": pytest.approx(expected)}
+    counted = counters(engine)
+    assert (counted["promptTokensComputed"], counted["promptTokensCached"]) == (30, 10)
+    assert counted["generatedTokens"] == 2
+    report = engine.usage.report()
+    assert (report["running"], report["kvTokens"], report["kvCapacityTokens"]) == (1, 200, 1000)
+    assert (report["maxSequences"], report["maxStepTokens"]) == (16, 2048)
+
+
+def test_a_step_without_statistics_is_still_a_sign_of_life() -> None:
+    engine = Engine()
+    engine.arrive(1)
+    engine.seconds += 5
+    assert engine.usage.stalled_seconds() == 5
+
+    engine.usage.record(None, None)
+
+    assert engine.usage.stalled_seconds() == 0
+    assert counters(engine)["steps"] == {"moments": [0.0] * 15}
+
+
+def test_the_warm_up_is_forgotten() -> None:
+    engine = Engine()
+    engine.arrive(5)
+    engine.usage.begin()
+    assert counters(engine)["arrivals"] == 0
+
+
+@pytest.mark.parametrize(
+    ("objectives", "judged", "ttft", "itl", "slo"),
+    [
+        (Objectives(), 0, 0, 0, 0),
+        (Objectives(ttft=0.5), 1, 1, 1, 1),
+        (Objectives(ttft=0.4), 1, 0, 1, 0),
+        (Objectives(itl=0.1), 1, 1, 1, 1),
+        (Objectives(ttft=0.5, itl=0.05), 1, 1, 0, 0),
+    ],
+)
+def test_judges_finished_requests_by_the_objectives(
+    objectives: Objectives, judged: int, ttft: int, itl: int, slo: int
+) -> None:
+    engine = Engine(objectives)
+    engine.usage.record(None, Iteration(finished_requests=[Finished(), Finished("abort")]))
+
+    counted = counters(engine)
+    assert (counted["finished"], counted["answerTokens"]) == (2, 10)
+    found = tuple(counted[name] for name in ("judged", "ttftMet", "itlMet", "sloMet"))
+    assert found == (judged, ttft, itl, slo)
+
+
+def test_an_idle_engine_does_not_stall_however_long() -> None:
+    engine = Engine()
+    engine.seconds += 1e6
+    assert engine.usage.stalled_seconds() == 0
+    engine.arrive(1)
+    engine.usage.record(Scheduler(1), Iteration(Prompt(1)))
+    engine.unfinished = 0
+    engine.usage.record(Scheduler(0), Iteration(Prompt(), 1, [0.1]))
+    engine.seconds += 1e6
+    engine.arrive(1)
+    assert engine.usage.stalled_seconds() == 0
+
+
+def test_clients_that_give_up_and_come_back_do_not_hide_a_hang() -> None:
+    engine = Engine()
+    for _ in range(10):
+        engine.arrive(1)
+        engine.seconds += 30
+        engine.unfinished = 0
+        engine.seconds += 1
+    engine.arrive(1)
+    assert engine.usage.stalled_seconds() == 310
+
+
+def test_a_wait_that_nobody_came_back_to_is_forgotten() -> None:
+    engine = Engine()
+    engine.arrive(1)
+    engine.unfinished = 0
+    engine.seconds += 61
+    engine.arrive(1)
+    assert engine.usage.stalled_seconds() == 0
+
+
+async def test_is_served_on_the_management_port_with_the_phase() -> None:
+    from prometheus_client import CollectorRegistry
+
+    lifecycle = Lifecycle()
+    lifecycle.enter(Phase.READY)
+    engine = Engine()
+    engine.arrive(7)
+    app = create_management_app(lifecycle, CollectorRegistry(), engine.usage)
+
+    answer = await Client(app).get("/autoscale")
+
+    assert answer.status == 200
+    assert answer.json() == {**json.loads(json.dumps(engine.usage.report())), "phase": "ready"}
+    assert answer.json()["started"] == 1e9

@@ -1,0 +1,187 @@
+"""Limits on a request, and how the end of its response is told."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+
+import pytest
+from fastapi import FastAPI, Request
+from starlette.responses import Response, StreamingResponse
+
+from llmservice_server import exchange
+from llmservice_server.app import attach_engine_app
+from llmservice_server.settings import ServerSettings
+from llmservice_server.streaming import until_disconnect
+from server_support import Client, Stack, make_stack
+
+TEXT = 'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
+ERROR = 'data: {"error": {"message": "it broke", "type": "X", "param": null, "code": 500}}\n\n'
+END = "data: [DONE]\n\n"
+
+
+class Inner:
+    """A stand-in for vLLM's application: it echoes, streams what it is told, or never answers."""
+
+    def __init__(self, *events: str, then_hangs: bool = False) -> None:
+        self.ended = asyncio.Event()
+        self.app = FastAPI()
+
+        async def stream() -> AsyncGenerator[str, None]:
+            try:
+                for each in events:
+                    yield each
+                if then_hangs:
+                    await asyncio.Event().wait()
+            finally:
+                self.ended.set()
+
+        @self.app.post("/v1/completions")
+        async def completions() -> Response:
+            return StreamingResponse(stream(), media_type="text/event-stream")
+
+        @self.app.post("/generate")
+        async def hang(request: Request) -> Response:
+            await request.body()
+            try:
+                await until_disconnect(request, asyncio.Event().wait())
+            finally:
+                self.ended.set()
+            raise AssertionError("unreachable")
+
+        @self.app.post("/tokenize")
+        async def echo(request: Request) -> dict[str, int]:
+            return {"bytes": len(await request.body())}
+
+
+def stack_of(inner: Inner, **settings: float) -> Stack:
+    stack = make_stack(settings=ServerSettings(**settings))  # type: ignore[arg-type]
+    attach_engine_app(stack.app, inner.app)
+    return stack
+
+
+def rejected(stack: Stack, reason: str) -> float | None:
+    return stack.registry.get_sample_value("llm_requests_rejected_total", {"reason": reason})
+
+
+async def test_a_body_that_is_announced_too_long_is_refused_unread() -> None:
+    stack = stack_of(Inner(), max_body_bytes=10)
+    client = Client(stack.app)
+    answer = await client.request("POST", "/tokenize", b"x", {"content-length": "11"})
+    assert answer.status == 413
+    assert answer.json()["error"]["message"] == (
+        "the body is longer than 10 bytes; send a shorter one"
+    )
+    assert rejected(stack, "body_too_large") == 1
+
+
+async def test_a_body_that_turns_out_too_long_is_refused() -> None:
+    stack = stack_of(Inner(), max_body_bytes=10)
+    answer = await Client(stack.app).request("POST", "/tokenize", [b"12345"] * 3)
+    assert (answer.status, answer.json()["error"]["code"]) == (413, 413)
+    assert rejected(stack, "body_too_large") == 1
+
+
+async def test_a_body_of_the_longest_length_passes() -> None:
+    answer = await Client(stack_of(Inner(), max_body_bytes=10).app).request(
+        "POST", "/tokenize", [b"12345", b"12345"], {"content-length": "10"}
+    )
+    assert answer.json() == {"bytes": 10}
+
+
+async def test_a_body_that_stops_arriving_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_BODY_SECONDS", 0.02)
+    stack = stack_of(Inner())
+    answer = await Client(stack.app).request("POST", "/tokenize", [b"1", b""])
+    assert (answer.status, answer.json()["error"]["code"]) == (408, 408)
+    assert rejected(stack, "slow_body") == 1
+
+
+async def test_a_plain_request_that_takes_too_long_is_aborted_with_504() -> None:
+    inner = Inner()
+    stack = stack_of(inner, request_timeout_seconds=0.02)
+    answer = await Client(stack.app).post("/generate", {})
+    assert answer.status == 504
+    assert answer.json()["error"]["message"].startswith("the request took longer than 0.02 seconds")
+    assert inner.ended.is_set()
+    assert rejected(stack, "timeout") == 1
+    assert stack.in_flight.count == 0
+
+
+async def test_a_stream_that_takes_too_long_ends_with_an_error_and_no_end_mark() -> None:
+    inner = Inner(TEXT, then_hangs=True)
+    answer = await Client(stack_of(inner, request_timeout_seconds=0.02).app).post(
+        "/v1/completions", {}
+    )
+    assert answer.status == 200
+    *_, last, nothing = answer.body.decode().split("\n\n")
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == 504
+    assert not nothing
+    assert b"[DONE]" not in answer.body
+    assert inner.ended.is_set()
+
+
+async def test_a_stream_that_takes_too_long_to_begin_answers_504() -> None:
+    answer = await Client(stack_of(Inner(then_hangs=True), request_timeout_seconds=0.02).app).post(
+        "/v1/completions", {}
+    )
+    assert (answer.status, answer.json()["error"]["code"]) == (504, 504)
+
+
+async def test_a_whole_stream_passes_unchanged() -> None:
+    answer = await Client(stack_of(Inner(TEXT, TEXT, END)).app).post("/v1/completions", {})
+    assert (answer.status, answer.body.decode()) == (200, TEXT + TEXT + END)
+
+
+async def test_a_broken_stream_does_not_end_like_a_whole_one() -> None:
+    answer = await Client(stack_of(Inner(TEXT, ERROR, END)).app).post("/v1/completions", {})
+    text, error, nothing = answer.body.decode().split("\n\n")
+    assert text + "\n\n" == TEXT
+    assert json.loads(error.removeprefix("data: "))["error"] == {
+        "message": "it broke",
+        "type": "InternalServerError",
+        "param": None,
+        "code": 500,
+    }
+    assert not nothing
+
+
+async def test_a_stream_that_begins_with_an_error_answers_with_its_status() -> None:
+    stack = stack_of(Inner(ERROR.replace("500", "503"), END))
+    answer = await Client(stack.app).post("/v1/completions", {})
+    assert (answer.status, answer.json()["error"]["message"]) == (503, "it broke")
+    assert answer.headers["content-type"] == "application/json"
+    assert "retry-after" in answer.headers
+    counted = {"route": "/v1/completions", "status": "503"}
+    assert stack.registry.get_sample_value("llm_requests_total", counted) == 1
+
+
+async def test_a_stream_broken_by_the_death_of_the_engine_says_that_it_can_be_sent_again() -> None:
+    stack = stack_of(Inner(TEXT, ERROR, END))
+    stack.lifecycle.engine_has_died = lambda: True
+    answer = await Client(stack.app).post("/v1/completions", {})
+    error = json.loads(answer.body.decode().split("\n\n")[1].removeprefix("data: "))["error"]
+    assert (error["code"], "send the request again" in error["message"]) == (503, True)
+
+
+async def test_text_that_looks_like_an_error_or_an_end_mark_passes() -> None:
+    quoted = 'data: {"choices":[{"text":"data: {\\"error\\"} [DONE]"}]}\n\n'
+    answer = await Client(stack_of(Inner(quoted, END)).app).post("/v1/completions", {})
+    assert answer.body.decode() == quoted + END
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+async def test_a_client_that_leaves_is_counted_as_aborted(path: str) -> None:
+    inner = Inner(TEXT, then_hangs=True)
+    stack = stack_of(inner)
+    client = Client(stack.app)
+    asking = asyncio.ensure_future(client.post(path, {}))
+    while stack.in_flight.count == 0:
+        await asyncio.wait((asking,), timeout=0)
+
+    client.leave()
+    await asking
+
+    assert inner.ended.is_set()
+    value = stack.registry.get_sample_value
+    assert value("llm_requests_aborted_total", {"route": path}) == 1
+    assert value("llm_requests_total", {"route": path, "status": "499"}) == 1

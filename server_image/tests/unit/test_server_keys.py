@@ -1,0 +1,153 @@
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from llmservice_server.app import attach_engine_app
+from llmservice_server.keys import ApiKeys
+from llmservice_server.lifecycle import Phase
+from llmservice_server.routes import serving_route
+from server_support import Client, Stack, make_stack
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def mount(folder: Path, version: str, **keys: str) -> None:
+    """Write a Secret as the kubelet does: a new folder, and one link that is swapped at once."""
+    data = folder / f"..{version}"
+    data.mkdir()
+    for name, key in keys.items():
+        (data / name).write_text(key)
+    link = folder / "..next"
+    link.symlink_to(data.name)
+    link.rename(folder / "..data")
+    for old in folder.iterdir():
+        if not old.name.startswith("..") and old.name not in keys:
+            old.unlink()
+    for name in keys:
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(Path("..data", name))
+
+
+def protected(folder: Path, clock: Clock, phase: Phase = Phase.READY) -> Stack:
+    stack = make_stack(phase, keys=ApiKeys(folder, clock))
+    inner = FastAPI()
+
+    @inner.get("/v1/models")
+    async def models() -> dict[str, str]:
+        return {}
+
+    attach_engine_app(stack.app, inner)
+    return stack
+
+
+async def status_with(stack: Stack, **headers: str) -> int:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return (await Client(stack.app).request("GET", "/v1/models", headers=named)).status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"authorization": "Bearer first"}, 200),
+        ({"authorization": "bearer second"}, 200),
+        ({"x_api_key": "first"}, 200),
+        ({}, 401),
+        ({"authorization": "Bearer fir"}, 401),
+        ({"authorization": "Bearer firstly"}, 401),
+        ({"authorization": "Bearer "}, 401),
+        ({"authorization": "Basic first"}, 401),
+        ({"authorization": "first"}, 401),
+        ({"x_api_key": ""}, 401),
+    ],
+    ids=str,
+)
+async def test_any_of_the_keys_opens_the_api_and_nothing_else_does(
+    tmp_path: Path, clock: Clock, headers: dict[str, str], status: int
+) -> None:
+    mount(tmp_path, "1", one="first\n", two="second", empty="")
+    assert await status_with(protected(tmp_path, clock), **headers) == status
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "HEAD", "BREW"])
+async def test_without_a_key_every_route_answers_401_in_every_phase(
+    tmp_path: Path, clock: Clock, phase: Phase, method: str
+) -> None:
+    mount(tmp_path, "1", one="first")
+    stack = protected(tmp_path, clock, phase)
+    for path in ("/v1/models", "/generate", "/docs", "/openapi.json", "/health", "/", "/nothing"):
+        answer = await Client(stack.app).request(method, path)
+        assert answer.status == 401, path
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert method == "HEAD" or answer.json()["error"]["code"] == 401
+    assert serving_route("/docs")
+    assert stack.registry.get_sample_value(
+        "llm_requests_rejected_total", {"reason": "unauthorized"}
+    )
+
+
+async def test_follows_a_rotation_without_a_restart(tmp_path: Path, clock: Clock) -> None:
+    mount(tmp_path, "1", key="old")
+    stack = protected(tmp_path, clock)
+    assert await status_with(stack, authorization="Bearer old") == 200
+
+    mount(tmp_path, "2", key="old", next="new")
+    clock.seconds += 1.5
+    assert await status_with(stack, authorization="Bearer old") == 200
+    assert await status_with(stack, authorization="Bearer new") == 200
+
+    mount(tmp_path, "3", next="new")
+    clock.seconds += 1.5
+    assert await status_with(stack, authorization="Bearer old") == 401
+    assert await status_with(stack, authorization="Bearer new") == 200
+
+
+async def test_a_secret_without_a_key_opens_the_api_to_nobody_and_says_so(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    mount(tmp_path, "1", key=" \n")
+    assert await status_with(protected(tmp_path, clock), authorization="Bearer ") == 401
+    assert "there is no API key in the mounted Secret" in caplog.text
+
+
+async def test_keeps_the_known_keys_while_the_folder_cannot_be_read(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    mount(folder, "1", key="old")
+    stack = protected(folder, clock)
+    assert await status_with(stack, authorization="Bearer old") == 200
+
+    os.rename(folder, tmp_path / "gone")
+    clock.seconds += 1.5
+
+    assert await status_with(stack, authorization="Bearer old") == 200
+    assert "could not be read" in caplog.text
+
+
+async def test_no_log_shows_a_key(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    mount(tmp_path, "1", key="tulip-in-the-vault")
+    stack = protected(tmp_path, clock)
+    for key in ("tulip-in-the-vault", "a-wrong-rose"):
+        await status_with(stack, authorization=f"Bearer {key}")
+    assert "read 1 API keys" in caplog.text
+    assert "tulip" not in caplog.text
+    assert "rose" not in caplog.text
