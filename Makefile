@@ -103,6 +103,12 @@ golden: setup  ## Rewrite the golden files; read the diff before you commit it
 engine-env: setup  ## The Python environment with vLLM on CPU; prints its path
 	@$(RUN) python server_image/engine_env.py
 
+.PHONY: test-serving-long
+test-serving-long: setup  ## 100 rollouts and 50 deaths of a real engine at random moments (hours)
+	@$(RUN) localkube models > /dev/null
+	@LLMSERVICE_TEST_ROUNDS=100 $(RUN) pytest server_image/tests/engine -k "rollout_cuts" --timeout=0
+	@LLMSERVICE_TEST_ROUNDS=50 $(RUN) pytest server_image/tests/engine -k "death_of_the_engine" --timeout=0
+
 ## Measure it -------------------------------------------------------------------------------------
 
 .PHONY: bench-scaling
@@ -112,6 +118,10 @@ bench-scaling: setup  ## The autoscaler against an oracle and its peers, simulat
 .PHONY: bench-scaling-full
 bench-scaling-full: setup  ## The same on every cell; writes bench/scaling/results (CSV and plots)
 	@PYTHONPATH=bench $(RUN) python -m scaling --full
+
+.PHONY: bench-serving
+bench-serving: setup  ## The server against stock vLLM, batching, speculation; ends with a line per gate
+	@PYTHONPATH=bench $(RUN) python -m serving $(PART)
 
 ## Leave -------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from llmservice_server.app import create_app
 from llmservice_server.autoscale import EngineUsage, Objectives
 from llmservice_server.errors import EngineUnavailable
+from llmservice_server.exchange import Exchange
 from llmservice_server.gate import Admission, InFlight
 from llmservice_server.generate import GenerateRequest, Piece, TokenizedPrompt
 from llmservice_server.keys import ApiKeys
@@ -172,4 +173,24 @@ def make_management(lifecycle: Lifecycle, registry: CollectorRegistry | None = N
     """Return the application on the management port, without an engine."""
     return create_management_app(
         lifecycle, registry or CollectorRegistry(), EngineUsage(Objectives())
+    )
+
+
+def make_exchange() -> Exchange:
+    """Return an exchange in which nobody says anything."""
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    return Exchange(
+        receive,
+        send,
+        max_body_bytes=1,
+        timeout_seconds=0,
+        amend=lambda message: None,
+        engine_has_died=lambda: False,
     )

@@ -112,8 +112,6 @@ class EngineUsage:
         self.unfinished: Callable[[], int] = lambda: 0
         """Asks the engine for the sequences it has accepted and not finished."""
         self.counters = Counters()
-        self.turn_away: Callable[[], None] = lambda: None
-        """Called for every request that a full queue refuses."""
         self._running = 0
         self._waiting_for_capacity = 0
         self._kv_tokens = 0.0

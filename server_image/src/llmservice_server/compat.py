@@ -17,7 +17,6 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "EngineDeadError": ("vllm.v1.engine.exceptions",),
     "EngineGenerateError": ("vllm.v1.engine.exceptions",),
     "FlexibleArgumentParser": ("vllm.utils.argparse_utils", "vllm.utils"),
-    "GracefulHTTPError": ("vllm.exceptions",),
     "RequestOutputKind": ("vllm.sampling_params",),
     "SamplingParams": ("vllm.sampling_params",),
     "StatLoggerBase": ("vllm.v1.metrics.loggers",),
@@ -52,7 +51,6 @@ class Vllm:
     EngineDeadError: type[Exception]
     EngineGenerateError: type[Exception]
     FlexibleArgumentParser: Any
-    GracefulHTTPError: type[Exception]
     RequestOutputKind: Any
     SamplingParams: Any
     StatLoggerBase: Any

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 
+from llmservice_server.exchange import Cut
 from llmservice_server.gate import InFlight
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.settings import ServerSettings
@@ -11,12 +11,17 @@ from llmservice_server.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 
+_CUT = Cut("drain_timeout", "this replica had to stop; send the request again", 503)
+_QUIET_SECONDS = 0.5
+"""How long nobody must have asked before the server goes.
+
+A client whose answer began before the drain does not know that its connection will close. Its next
+request, which follows at once when there is one, is still told so.
+"""
+
+
 async def drain(
-    lifecycle: Lifecycle,
-    in_flight: InFlight,
-    settings: ServerSettings,
-    engine_lost: asyncio.Event,
-    release_connections: Callable[[], None],
+    lifecycle: Lifecycle, in_flight: InFlight, settings: ServerSettings, engine_lost: asyncio.Event
 ) -> None:
     """Return when the server may go: nobody waits for an answer, or the time is up.
 
@@ -29,14 +34,16 @@ async def drain(
     if await _happens_within(engine_lost, settings.pre_stop_seconds):
         return
     lifecycle.accepts_requests = False
-    release_connections()
-    waiting = asyncio.ensure_future(in_flight.wait_until_none(settings.drain_timeout_seconds))
+    waiting = asyncio.ensure_future(
+        in_flight.wait_until_quiet(_QUIET_SECONDS, settings.drain_timeout_seconds)
+    )
     dying = asyncio.ensure_future(engine_lost.wait())
     await asyncio.wait((waiting, dying), return_when=asyncio.FIRST_COMPLETED)
     for task in (waiting, dying):
         task.cancel()
-    if in_flight.count:
+    if in_flight.count and not engine_lost.is_set():
         logger.warning("the drain timeout is over; cutting %d requests", in_flight.count)
+        await in_flight.cut_all(_CUT)
     else:
         logger.info("drained")
 

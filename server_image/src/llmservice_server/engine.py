@@ -114,7 +114,7 @@ class Engine:
 
 
 def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
-    """Return AsyncLLM as a class that counts what it is asked for and turns away."""
+    """Return AsyncLLM as a class that counts what it is asked for, and bounds it."""
 
     class ObservedLLM(vllm.AsyncLLM):  # type: ignore[misc,name-defined]
         async def add_request(
@@ -133,11 +133,7 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                     f"n is {n}; one request may ask for at most {max_choices} answers",
                     parameter="n",
                 )
-            try:
-                super().check_admission(n, request_id)
-            except vllm.GracefulHTTPError:
-                usage.turn_away()
-                raise
+            super().check_admission(n, request_id)
 
     return ObservedLLM
 

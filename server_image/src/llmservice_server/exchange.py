@@ -58,6 +58,7 @@ class Exchange:
         self._body_deadline = min(now + _BODY_SECONDS, self._deadline or now + _BODY_SECONDS)
         self._body_bytes = 0
         self._body_is_here = False
+        self._waiting: asyncio.Timeout | None = None
         self._held_start: Message | None = None
         self._is_stream = False
         self._is_broken = False
@@ -74,17 +75,24 @@ class Exchange:
         """Whether nobody listens to the application any more."""
         return self.client_left or self.cut is not None
 
+    @property
+    def is_broken_stream(self) -> bool:
+        """Whether the application has begun a stream and not finished it."""
+        return self._is_stream and not self.is_finished
+
     async def receive(self) -> Message:
         """Return the next message of the client, or that it left when a limit is exceeded."""
         if self.cut is not None:
             return _LEFT
         deadline = self._deadline if self._body_is_here else self._body_deadline
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(deadline) as self._waiting:
                 message = await self._receive()
         except TimeoutError:
-            self.cut = self._too_late()
+            self.cut = self.cut or self._too_late()
             return _LEFT
+        finally:
+            self._waiting = None
         if message["type"] == "http.disconnect":
             self.client_left = not self.is_finished
             return message
@@ -94,6 +102,14 @@ class Exchange:
             return _LEFT
         self._body_is_here = not message.get("more_body", False)
         return message
+
+    def end(self, cut: Cut) -> None:
+        """End the exchange now, unless it is over."""
+        if self.is_over or self.is_finished:
+            return
+        self.cut = cut
+        if self._waiting is not None:
+            self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def send(self, message: Message) -> None:
         """Pass a part of the response on."""

@@ -4,7 +4,10 @@ Pure ASGI on purpose: it is passed by every request and every streamed chunk.
 """
 
 import asyncio
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from starlette.datastructures import MutableHeaders
@@ -18,26 +21,44 @@ from llmservice_server.metrics import ServerMetrics
 from llmservice_server.routes import serving_route
 from llmservice_server.settings import ServerSettings
 
+logger = logging.getLogger(__name__)
+
+ENGINE_FAILED = Cut("failed", "the engine of this replica failed; send the request again", 503)
+_BROKEN = Cut("broken", "the answer could not be finished", 500)
+
+_CUT_SECONDS = 0.5
+"""How long requests that we end may take to be told."""
+
 _CLIENT_LEFT = 499
 """What proxies log for a client that went away; nobody receives it, but it is counted."""
 
 
 class InFlight:
-    """The number of requests being answered, and a way to wait until there is none."""
+    """The requests that are being answered, and ways to wait until there is none."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._exchanges: set[Exchange] = set()
         self._none = asyncio.Event()
         self._none.set()
+        self._seen = 0
 
-    def __enter__(self) -> None:
-        self.count += 1
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._exchanges)
+
+    @contextmanager
+    def holding(self, exchange: Exchange) -> Iterator[None]:
+        """Count an exchange while it lasts."""
+        self._exchanges.add(exchange)
+        self._seen += 1
         self._none.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self.count -= 1
-        if self.count == 0:
-            self._none.set()
+        try:
+            yield
+        finally:
+            self._exchanges.discard(exchange)
+            if not self._exchanges:
+                self._none.set()
 
     async def wait_until_none(self, timeout: float) -> bool:
         """Return whether no request was left before the timeout, in seconds."""
@@ -46,6 +67,22 @@ class InFlight:
         except TimeoutError:
             return False
         return True
+
+    async def wait_until_quiet(self, quiet_seconds: float, timeout: float) -> None:
+        """Return when none was left and nobody came for a while, or at the timeout."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                seen = -1
+                while seen != self._seen or self._exchanges:
+                    seen = self._seen
+                    await self._none.wait()
+                    await asyncio.sleep(quiet_seconds)
+
+    async def cut_all(self, cut: Cut) -> None:
+        """End what is in flight with an error, and give it a moment to be sent."""
+        for exchange in list(self._exchanges):
+            exchange.end(cut)
+        await self.wait_until_none(_CUT_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -84,7 +121,7 @@ class Gate:
             engine_has_died=self._lifecycle.engine_has_died,
         )
         try:
-            with self._in_flight:
+            with self._in_flight.holding(exchange):
                 self._metrics.in_flight.set(self._in_flight.count)
                 await self._answer(exchange, route, scope)
         finally:
@@ -104,8 +141,14 @@ class Gate:
         except Exception:
             # What the application says about a client that has gone is of no interest.
             if not exchange.is_over:
-                raise
+                if not exchange.is_broken_stream:
+                    raise
+                logger.exception("a stream broke")
+                exchange.end(ENGINE_FAILED if self._lifecycle.engine_has_died() else _BROKEN)
         await exchange.finish()
+        if exchange.status == 503 and not self._lifecycle.engine_has_died():
+            # The one thing that a living engine refuses in this way.
+            self._metrics.rejected.labels("queue_full").inc()
 
     def _refusal(self, route: str | None, scope: Scope) -> Cut | None:
         """Return why the request may not pass. The key comes first: without one, all are equal."""
@@ -126,7 +169,7 @@ class Gate:
         if phase is Phase.DRAINING:
             return Cut("draining", "this replica is shutting down; send the request again", 503)
         if phase is Phase.FAILED:
-            return Cut("failed", "the engine of this replica failed; send the request again", 503)
+            return ENGINE_FAILED
         return Cut("loading", f"the model is not ready yet (phase {phase}); try again later", 503)
 
     def _amend(self, start: Message) -> None:

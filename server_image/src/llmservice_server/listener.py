@@ -63,17 +63,6 @@ class Listener(uvicorn.Server):
         """Serve from now on, in the background."""
         self._serving = asyncio.ensure_future(self.serve(sockets=[self._listening]))
 
-    def release_connections(self) -> None:
-        """End every connection that has been used before: now, or when its response is complete.
-
-        A response that began before the drain could not say that its connection will close. The
-        next request on it would race with our exit. One that has brought no request yet stays:
-        its first request may be on the way, and is answered.
-        """
-        for connection in list(self.server_state.connections):
-            if getattr(connection, "cycle", None) is not None:
-                connection.shutdown()
-
     async def stop(self) -> None:
         """Stop accepting, and cut what has not ended within a second."""
         self.should_exit = True

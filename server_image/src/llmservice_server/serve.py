@@ -24,7 +24,7 @@ from llmservice_server.failures import (
     read_facts,
     write_termination_message,
 )
-from llmservice_server.gate import Admission, InFlight
+from llmservice_server.gate import ENGINE_FAILED, Admission, InFlight
 from llmservice_server.gpu import find_gpus
 from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Lifecycle, Phase
@@ -83,7 +83,7 @@ class Server:
         management.start()
         api.start()
         try:
-            return await self._load_and_serve(app, api, terminated)
+            return await self._load_and_serve(app, terminated)
         finally:
             await api.stop()
             await management.stop()
@@ -92,17 +92,15 @@ class Server:
 
     def _admission(self) -> Admission:
         keys = self._settings.api_keys_directory
-        metrics = ServerMetrics(REGISTRY, self._lifecycle)
-        self._usage.turn_away = metrics.rejected.labels("queue_full").inc
         return Admission(
             self._lifecycle,
-            metrics,
+            ServerMetrics(REGISTRY, self._lifecycle),
             self._in_flight,
             self._settings,
             ApiKeys(keys) if keys is not None else None,
         )
 
-    async def _load_and_serve(self, app: object, api: Listener, terminated: asyncio.Event) -> int:
+    async def _load_and_serve(self, app: object, terminated: asyncio.Event) -> int:
         loading = asyncio.ensure_future(self._load(app))
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -115,7 +113,7 @@ class Server:
             engine = loading.result()
         except Exception as error:
             return self._fail(error, "LoadFailed")
-        return await self._serve(engine, api, terminated)
+        return await self._serve(engine, terminated)
 
     async def _load(self, app: object) -> Engine:
         engine = await load_engine(
@@ -133,7 +131,7 @@ class Server:
         logger.info("ready: %s", self._lifecycle.report())
         return engine
 
-    async def _serve(self, engine: Engine, api: Listener, terminated: asyncio.Event) -> int:
+    async def _serve(self, engine: Engine, terminated: asyncio.Event) -> int:
         watch = EngineWatch(
             self._lifecycle,
             self._lifecycle.engine_has_died,
@@ -144,17 +142,13 @@ class Server:
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
         if watch.loss is None:
-            await drain(
-                self._lifecycle,
-                self._in_flight,
-                self._settings,
-                watch.lost,
-                api.release_connections,
-            )
+            await drain(self._lifecycle, self._in_flight, self._settings, watch.lost)
         if watch.loss is not None:
             refused = StartRefused(_HUNG) if watch.loss is Loss.HANGS else None
             code = self._fail(refused, "EngineDied")
             await self._in_flight.wait_until_none(_LAST_ANSWERS_SECONDS)
+            # Who has still not heard of it waits for an engine that hangs.
+            await self._in_flight.cut_all(ENGINE_FAILED)
             return code
         watching.cancel()
         await asyncio.to_thread(engine.shutdown)

@@ -1,9 +1,13 @@
 import asyncio
 
+from fastapi import FastAPI, Request
+
+from llmservice_server.app import attach_engine_app
 from llmservice_server.drain import drain
 from llmservice_server.lifecycle import Phase
 from llmservice_server.settings import ServerSettings
-from server_support import make_stack
+from llmservice_server.streaming import until_disconnect
+from server_support import Client, make_exchange, make_stack
 
 
 def settings(pre_stop: float = 0.0, timeout: float = 30.0) -> ServerSettings:
@@ -13,37 +17,17 @@ def settings(pre_stop: float = 0.0, timeout: float = 30.0) -> ServerSettings:
 async def test_is_over_at_once_when_nothing_is_in_flight() -> None:
     stack = make_stack()
     await asyncio.wait_for(
-        drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event(), lambda: None),
+        drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event()),
         timeout=5,
     )
     assert stack.lifecycle.phase is Phase.DRAINING
     assert not stack.lifecycle.accepts_requests
 
 
-async def test_lets_go_of_connections_when_it_begins_to_refuse_and_not_before() -> None:
-    stack = make_stack()
-    refusing_when_released: list[bool] = []
-    with stack.in_flight:
-        draining = asyncio.ensure_future(
-            drain(
-                stack.lifecycle,
-                stack.in_flight,
-                settings(pre_stop=0.01),
-                asyncio.Event(),
-                lambda: refusing_when_released.append(not stack.lifecycle.accepts_requests),
-            )
-        )
-        await asyncio.wait((draining,), timeout=0.2)
-        assert refusing_when_released == [True]
-    await draining
-
-
 async def test_still_accepts_requests_for_the_first_seconds() -> None:
     stack = make_stack()
     draining = asyncio.ensure_future(
-        drain(
-            stack.lifecycle, stack.in_flight, settings(pre_stop=30), asyncio.Event(), lambda: None
-        )
+        drain(stack.lifecycle, stack.in_flight, settings(pre_stop=30), asyncio.Event())
     )
     await asyncio.wait((draining,), timeout=0.05)
 
@@ -54,9 +38,9 @@ async def test_still_accepts_requests_for_the_first_seconds() -> None:
 
 async def test_waits_for_the_last_request_in_flight() -> None:
     stack = make_stack()
-    with stack.in_flight:
+    with stack.in_flight.holding(make_exchange()):
         draining = asyncio.ensure_future(
-            drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event(), lambda: None)
+            drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event())
         )
         await asyncio.wait((draining,), timeout=0.05)
         assert not draining.done()
@@ -67,14 +51,13 @@ async def test_waits_for_the_last_request_in_flight() -> None:
 
 async def test_gives_up_at_the_drain_timeout() -> None:
     stack = make_stack()
-    with stack.in_flight:
+    with stack.in_flight.holding(make_exchange()):
         await asyncio.wait_for(
             drain(
                 stack.lifecycle,
                 stack.in_flight,
                 settings(timeout=0.02),
                 asyncio.Event(),
-                lambda: None,
             ),
             timeout=5,
         )
@@ -83,10 +66,44 @@ async def test_gives_up_at_the_drain_timeout() -> None:
 async def test_does_not_wait_for_answers_that_a_dead_engine_will_never_give() -> None:
     stack = make_stack()
     died = asyncio.Event()
-    with stack.in_flight:
+    with stack.in_flight.holding(make_exchange()):
         draining = asyncio.ensure_future(
-            drain(stack.lifecycle, stack.in_flight, settings(pre_stop=30), died, lambda: None)
+            drain(stack.lifecycle, stack.in_flight, settings(pre_stop=30), died)
         )
         await asyncio.wait((draining,), timeout=0.02)
         died.set()
         await asyncio.wait_for(draining, timeout=5)
+
+
+async def test_goes_only_after_nobody_has_asked_for_a_moment() -> None:
+    stack = make_stack()
+    draining = asyncio.ensure_future(
+        drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event())
+    )
+    for _ in range(4):
+        await asyncio.wait((draining,), timeout=0.3)
+        assert not draining.done()
+        assert (await Client(stack.app).get("/v1/models")).status == 503
+    await asyncio.wait_for(draining, timeout=5)
+
+
+async def test_tells_those_whom_the_drain_timeout_cuts() -> None:
+    stack = make_stack()
+    inner = FastAPI()
+
+    @inner.get("/v1/models")
+    async def hang(request: Request) -> dict[str, str]:
+        await until_disconnect(request, asyncio.Event().wait())
+        return {}
+
+    attach_engine_app(stack.app, inner)
+    asking = asyncio.ensure_future(Client(stack.app).get("/v1/models"))
+    while stack.in_flight.count == 0:
+        await asyncio.wait((asking,), timeout=0)
+
+    await drain(stack.lifecycle, stack.in_flight, settings(timeout=0.02), asyncio.Event())
+
+    answer = await asking
+    assert (answer.status, answer.headers["connection"]) == (503, "close")
+    assert "had to stop" in answer.json()["error"]["message"]
+    assert stack.in_flight.count == 0

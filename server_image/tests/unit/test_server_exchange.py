@@ -163,6 +163,29 @@ async def test_a_stream_broken_by_the_death_of_the_engine_says_that_it_can_be_se
     assert (error["code"], "send the request again" in error["message"]) == (503, True)
 
 
+async def test_a_stream_that_the_application_drops_ends_with_an_error_and_no_end_mark() -> None:
+    async def stream() -> AsyncGenerator[str, None]:
+        yield TEXT
+        raise ValueError("a defect")
+
+    inner = FastAPI()
+
+    @inner.post("/v1/responses")
+    async def responses() -> Response:
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    for has_died, status in ((False, 500), (True, 503)):
+        stack = make_stack()
+        attach_engine_app(stack.app, inner)
+        stack.lifecycle.engine_has_died = lambda has_died=has_died: has_died  # type: ignore[misc]
+        answer = await Client(stack.app).post("/v1/responses", {})
+        text, error, nothing = answer.body.decode().split("\n\n")
+        assert text + "\n\n" == TEXT
+        assert json.loads(error.removeprefix("data: "))["error"]["code"] == status
+        assert "defect" not in error
+        assert not nothing
+
+
 async def test_text_that_looks_like_an_error_or_an_end_mark_passes() -> None:
     quoted = 'data: {"choices":[{"text":"data: {\\"error\\"} [DONE]"}]}\n\n'
     answer = await Client(stack_of(Inner(quoted, END)).app).post("/v1/completions", {})

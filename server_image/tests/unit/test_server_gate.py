@@ -98,6 +98,8 @@ async def test_a_503_of_the_engine_gets_a_retry_after() -> None:
     stack = make_stack()
     attach_engine_app(stack.app, engine_app(status=503))
     assert "retry-after" in (await Client(stack.app).get("/v1/models")).headers
+    full = {"reason": "queue_full"}
+    assert stack.registry.get_sample_value("llm_requests_rejected_total", full) == 1
 
 
 async def test_counts_requests_by_route_and_status() -> None:

@@ -1,0 +1,127 @@
+"""The load generator: requests of given lengths, plain or streamed, and what their clients saw.
+
+vLLM's own generator only streams and imports all of vLLM at every run; the gates need plain
+requests, too, and many short runs.
+"""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+from serving.servers import SERVED_NAME, Server
+
+
+@dataclass
+class Load:
+    """What one run did. Times in seconds."""
+
+    tokens: int = 0
+    """Generated in all answers."""
+    seconds: float = 0.0
+    api_cpu_seconds: float = 0.0
+    ttft: list[float] = field(default_factory=list)
+    itl: list[float] = field(default_factory=list)
+    latency: list[float] = field(default_factory=list)
+
+    @property
+    def throughput(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+    @property
+    def api_cpu_per_1000_tokens(self) -> float:
+        return 1000 * self.api_cpu_seconds / self.tokens
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least this share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def run(
+    server: Server,
+    lengths: Sequence[int],
+    *,
+    concurrency: int,
+    stream: bool,
+    prompt: str = "The sea in winter is",
+) -> Load:
+    """Ask for one answer of each length, with so many requests under way at once."""
+    return asyncio.run(_run(server, lengths, concurrency, stream, prompt))
+
+
+async def _run(
+    server: Server, lengths: Sequence[int], concurrency: int, stream: bool, prompt: str
+) -> Load:
+    load = Load()
+    waiting = list(enumerate(lengths))[::-1]
+    limit = aiohttp.ClientTimeout(total=600)
+    connector = aiohttp.TCPConnector(limit=concurrency)
+    async with aiohttp.ClientSession(timeout=limit, connector=connector) as session:
+
+        async def client() -> None:
+            while waiting:
+                number, length = waiting.pop()
+                # Another prompt each time, and the same ones for every server.
+                await _ask(session, server, load, f"{number}. {prompt}", length, stream)
+
+        cpu_before, started = server.api_cpu_seconds(), time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(concurrency)))
+        load.seconds = time.perf_counter() - started
+        load.api_cpu_seconds = server.api_cpu_seconds() - cpu_before
+    return load
+
+
+async def _ask(
+    session: aiohttp.ClientSession,
+    server: Server,
+    load: Load,
+    prompt: str,
+    length: int,
+    stream: bool,
+) -> None:
+    body: dict[str, object] = {
+        "model": SERVED_NAME,
+        "prompt": prompt,
+        "max_tokens": length,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": stream,
+    }
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    started = time.perf_counter()
+    async with session.post(f"{server.url}/v1/completions", json=body) as response:
+        if response.status != 200:
+            raise RuntimeError(f"{server.name} answered {response.status}: {await response.text()}")
+        if stream:
+            tokens = await _read_stream(response, load, started)
+        else:
+            tokens = (await response.json())["usage"]["completion_tokens"]
+    if tokens != length:
+        raise RuntimeError(f"{server.name} gave {tokens} of {length} tokens")
+    load.tokens += tokens
+    load.latency.append(time.perf_counter() - started)
+
+
+async def _read_stream(response: aiohttp.ClientResponse, load: Load, started: float) -> int:
+    tokens, last, before = 0, b"", started
+    async for line in response.content:
+        if not line.startswith(b"data: "):
+            continue
+        now = time.perf_counter()
+        if last.startswith(b"data: {"):
+            load.itl.append(now - before)
+        elif not last:
+            load.ttft.append(now - started)
+        last, before = line, now
+        if b'"usage":{' in line:
+            tokens = json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"]
+    if last.strip() != b"data: [DONE]":
+        raise RuntimeError(f"the stream was cut after {last!r}")
+    return tokens

@@ -1,0 +1,155 @@
+"""Starting ours and stock vLLM with the same model and arguments, and reading their CPU time."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVED_NAME = "model"
+STOCK_MODULE = "vllm.entrypoints.launchers.api_server.entry"
+"""What `vllm serve` runs; the `vllm` command itself does not start from the CPU wheel."""
+
+_START_SECONDS = 300
+_POLL_SECONDS = 0.02
+
+ENGINE_FLAGS = ("--enforce-eager", "--distributed-executor-backend=uni")
+"""What our server chooses on a CPU, so that both compare the API and not the engine's setup."""
+ENGINE_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready."""
+
+    name: str
+    url: str
+    management_url: str
+    pid: int
+    """Of the process that serves the API; the engine runs in another one."""
+    ready_seconds: float
+
+    def api_cpu_seconds(self) -> float:
+        """CPU time of the API process so far, all threads."""
+        after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def ours(python: Path, model: Path, folder: Path, flags: Sequence[str] = ()) -> Iterator[Server]:
+    """Run our server."""
+    api, management = _free_port(), _free_port()
+    command = [str(python), "-m", "llmservice_server", *_model_flags(model), *flags]
+    variables = {
+        "PYTHONPATH": str(ROOT / "server_image" / "src"),
+        "LLMSERVICE_API_PORT": str(api),
+        "LLMSERVICE_MANAGEMENT_PORT": str(management),
+        "LLMSERVICE_PRE_STOP_SECONDS": "0",
+    }
+    with _running("ours", command, variables, folder, api, (management, "/readyz")) as server:
+        yield server
+
+
+@contextmanager
+def stock(
+    python: Path,
+    model: Path,
+    folder: Path,
+    flags: Sequence[str] = (),
+    *,
+    name: str = "stock",
+    as_shipped: bool = False,
+) -> Iterator[Server]:
+    """Run stock vLLM: with the engine's setup that ours chooses, or as it is shipped."""
+    port = _free_port()
+    command = [str(python), "-m", STOCK_MODULE, *_model_flags(model), f"--port={port}", *flags]
+    variables = {}
+    if not as_shipped:
+        # Its log of every request would be a cost that ours does not have.
+        command += [*ENGINE_FLAGS, "--disable-uvicorn-access-log"]
+        threads = max(1, len(os.sched_getaffinity(0)) - 1)
+        variables = {**ENGINE_VARIABLES, "OMP_NUM_THREADS": str(threads)}
+    with _running(name, command, variables, folder, port, (port, "/health")) as server:
+        yield server
+
+
+def _model_flags(model: Path) -> list[str]:
+    return [
+        f"--model={model}",
+        f"--served-model-name={SERVED_NAME}",
+        "--dtype=float32",
+        "--max-model-len=1024",
+        f"--kv-cache-memory-bytes={256 * 1024**2}",
+    ]
+
+
+@contextmanager
+def _running(
+    name: str,
+    command: Sequence[str],
+    variables: dict[str, str],
+    folder: Path,
+    port: int,
+    ready: tuple[int, str],
+) -> Iterator[Server]:
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "VLLM_CACHE_ROOT": str(Path(command[0]).parents[1] / "cache"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        **variables,
+    }
+    started = time.monotonic()
+    with (
+        (folder / f"{name}.log").open("wb") as log,
+        subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder
+        ) as process,
+    ):
+        try:
+            while not _answers(*ready):
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_POLL_SECONDS)
+                if process.returncode is not None or time.monotonic() - started > _START_SECONDS:
+                    raise RuntimeError(f"{name} did not start; see {log.name}")
+            yield Server(
+                name,
+                f"http://127.0.0.1:{port}",
+                f"http://127.0.0.1:{ready[0]}",
+                process.pid,
+                time.monotonic() - started,
+            )
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
