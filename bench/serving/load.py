@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
+
 from serving.servers import SERVED_NAME, Server
 
 
