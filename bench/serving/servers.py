@@ -113,7 +113,12 @@ def _running(
     with (
         (folder / f"{name}.log").open("wb") as log,
         subprocess.Popen(
-            command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder
+            command,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            start_new_session=True,
         ) as process,
     ):
         try:
@@ -131,10 +136,10 @@ def _running(
             )
         finally:
             process.send_signal(signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _answers(port: int, path: str) -> bool:

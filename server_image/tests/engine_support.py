@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,12 +179,15 @@ def running_server(
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=folder,
+            start_new_session=True,
         ) as process,
     ):
         try:
             yield ModelServer(process, ports, folder)
         finally:
-            process.kill()
+            # The engine's process too: it outlives a server that had no time to end it.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(STOP_SECONDS)
 
 
