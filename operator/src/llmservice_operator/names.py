@@ -54,6 +54,9 @@ SHM_PATH: Final = "/dev/shm"
 MODELS_VOLUME: Final = "models"
 MODELS_PATH: Final = "/models"
 """Where the claim of a pvc:// model is mounted, read-only."""
+DRAFT_MODELS_VOLUME: Final = "draft-models"
+DRAFT_MODELS_PATH: Final = "/draft-models"
+"""Where the claim of a pvc:// draft model is mounted, when it is another one."""
 
 
 def deployment(service: LLMService) -> str:

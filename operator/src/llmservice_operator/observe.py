@@ -216,11 +216,12 @@ def _scheduling_problem(service: LLMService, said: str) -> Problem:
             f"has them free: {said} Add GPU nodes or free GPUs, lower spec.accelerator.count or "
             "spec.replicas, or tolerate the taint of the GPU nodes in spec.template.tolerations.",
         )
-    if isinstance(service.spec.model.source, ClaimModel) and _CLAIM_IS_MISSING.search(said):
+    claims = {each.claim for each in service.spec.sources if isinstance(each, ClaimModel)}
+    if claims and _CLAIM_IS_MISSING.search(said):
         return Problem(
             Reason.VOLUME_PENDING,
-            f"The claim {service.spec.model.source.claim} of spec.model.uri cannot be used: {said} "
-            "Create the claim in this namespace, or correct spec.model.uri.",
+            f"The claim {' or '.join(sorted(claims))} of the model's uri cannot be used: {said} "
+            "Create the claim in this namespace, or correct the uri.",
         )
     return Problem(
         Reason.UNSCHEDULABLE,

@@ -189,6 +189,48 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 names = st.sampled_from(["qwen", "7b", "a.b", "A", "a-", "a" * 63, "a" * 64, "a-b-2"])
 
 
+small = st.sampled_from([1, 2, 3])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    engine=st.fixed_dictionaries(
+        {
+            "speculativeDecoding": st.fixed_dictionaries(
+                {
+                    "method": st.sampled_from(["Ngram", "Suffix", "Eagle", "MTP"]),
+                    "numSpeculativeTokens": small,
+                },
+                optional={
+                    "draftModel": st.fixed_dictionaries(
+                        {"uri": texts}, optional={"revision": texts, "quantization": texts}
+                    ),
+                    "ngram": st.fixed_dictionaries(
+                        {"promptLookupMax": small}, optional={"promptLookupMin": small}
+                    ),
+                    "schedule": st.lists(
+                        st.fixed_dictionaries(
+                            {
+                                "minBatchSize": small,
+                                "maxBatchSize": small,
+                                "numSpeculativeTokens": small,
+                            }
+                        ),
+                        max_size=3,
+                    ),
+                },
+            )
+        },
+        optional={
+            "image": st.just("mine:1"),
+            "parallelism": st.fixed_dictionaries({}, optional={"data": st.sampled_from([1, 2])}),
+        },
+    )
+)
+def test_cel_and_python_agree_on_speculation(engine: dict[str, Any]) -> None:
+    assert_same_verdict(a_body({**MINIMAL, "engine": engine}))
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     accelerator=sections["accelerator"],

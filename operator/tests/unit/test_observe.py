@@ -171,8 +171,8 @@ def test_a_claim_that_does_not_exist_is_named() -> None:
     found = problem(a_pod(unscheduled=message), spec={"model": {"uri": "pvc://models/x"}})
     assert found == Problem(
         Reason.VOLUME_PENDING,
-        f"The claim models of spec.model.uri cannot be used: {message} Create the claim in this "
-        "namespace, or correct spec.model.uri.",
+        f"The claim models of the model's uri cannot be used: {message} Create the claim in this "
+        "namespace, or correct the uri.",
     )
 
 

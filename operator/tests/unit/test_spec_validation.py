@@ -23,6 +23,10 @@ IDLE_GPUS = (
     "must be tensor x pipeline x data of engine.parallelism, or some GPUs would be idle: change "
     "one of them, or remove count"
 )
+DRAFT_MODEL = (
+    "belongs to the methods DraftModel, Eagle, Eagle3 and Medusa, and each of these needs it: set "
+    "it there, remove it elsewhere"
+)
 FLAG_FORM = (
     "must be --flag=value, the flag's full name in lower case with dashes, such as "
     "--block-size=32; a switch is --enforce-eager=true"
@@ -36,6 +40,18 @@ def model(**fields: Any) -> dict[str, Any]:
 
 def batching(maxModelLen: int = 100, **fields: Any) -> dict[str, Any]:
     return {"engine": {"maxModelLen": maxModelLen, "batching": fields}}
+
+
+def speculation(
+    method: str, parallelism: dict[str, Any] | None = None, **fields: Any
+) -> dict[str, Any]:
+    speculative_decoding = {"method": method, "numSpeculativeTokens": 3, **fields}
+    engine = {"speculativeDecoding": speculative_decoding, "parallelism": parallelism}
+    return {"engine": {key: value for key, value in engine.items() if value is not None}}
+
+
+def step(first: int, last: int, tokens: int) -> dict[str, int]:
+    return {"minBatchSize": first, "maxBatchSize": last, "numSpeculativeTokens": tokens}
 
 
 def arg(text: Any) -> dict[str, Any]:
@@ -203,6 +219,72 @@ REFUSED = {
     "GPUs that cannot be shared out": (
         {"accelerator": {"count": 8}, "engine": {"parallelism": {"pipeline": 3}}},
         f"spec.accelerator.count: {IDLE_GPUS}",
+    ),
+    "speculation without a number": (
+        {"engine": {"speculativeDecoding": {"method": "Ngram"}}},
+        "spec.engine.speculativeDecoding.numSpeculativeTokens: is required",
+    ),
+    "too many guesses": (
+        speculation("Ngram", numSpeculativeTokens=17),
+        "spec.engine.speculativeDecoding.numSpeculativeTokens: should be less than or equal to 16, "
+        "not 17",
+    ),
+    "method that does not exist": (
+        speculation("Lookahead"),
+        "spec.engine.speculativeDecoding.method: should be 'Ngram', 'Suffix', 'DraftModel', "
+        "'Eagle', 'Eagle3', 'MTP' or 'Medusa', not 'Lookahead'",
+    ),
+    "draft model that nobody asks": (
+        speculation("Ngram", draftModel={"uri": "hf://o/d"}),
+        f"spec.engine.speculativeDecoding.draftModel: {DRAFT_MODEL}",
+    ),
+    "head that is not named": (
+        speculation("Eagle3"),
+        f"spec.engine.speculativeDecoding.draftModel: {DRAFT_MODEL}",
+    ),
+    "revision of a draft model on a claim": (
+        speculation("Medusa", draftModel={"uri": "pvc://c/d", "revision": "main"}),
+        "spec.engine.speculativeDecoding.draftModel.revision: belongs to hf:// models only: remove "
+        "it, a folder on a claim has no revision",
+    ),
+    "n-grams for a draft model": (
+        speculation("MTP", ngram={"promptLookupMax": 3}),
+        "spec.engine.speculativeDecoding.ngram: belongs to the method Ngram only: remove it",
+    ),
+    "n-grams from long to short": (
+        speculation("Ngram", ngram={"promptLookupMin": 4, "promptLookupMax": 3}),
+        "spec.engine.speculativeDecoding.ngram.promptLookupMax: must be at least promptLookupMin: "
+        "raise it or lower promptLookupMin",
+    ),
+    "schedule that leaves single requests out": (
+        speculation("Ngram", schedule=[step(2, 4, 3)]),
+        "spec.engine.speculativeDecoding.schedule: must have a step for one request: write "
+        "minBatchSize: 1 in the first",
+    ),
+    "schedule that says two things": (
+        speculation("Ngram", schedule=[step(1, 4, 3), step(4, 8, 1)]),
+        "spec.engine.speculativeDecoding.schedule: has steps that overlap: begin each after the "
+        "maxBatchSize of the one before",
+    ),
+    "schedule above the most guesses": (
+        speculation("Ngram", schedule=[step(1, 4, 4)]),
+        "spec.engine.speculativeDecoding.schedule: must not guess more than numSpeculativeTokens "
+        "in any step: raise that or lower the step",
+    ),
+    "step from many to few": (
+        speculation("Ngram", schedule=[step(4, 1, 3)]),
+        "spec.engine.speculativeDecoding.schedule[0].maxBatchSize: must be at least minBatchSize: "
+        "raise it or lower minBatchSize",
+    ),
+    "schedule for copies that cannot agree": (
+        speculation("Ngram", schedule=[step(1, 4, 3)], parallelism={"data": 2}),
+        "spec.engine.speculativeDecoding.schedule: does not work with engine.parallelism.data: "
+        "remove one of the two",
+    ),
+    "suffixes without an image that can": (
+        speculation("Suffix"),
+        "spec.engine.image: must be set for the method Suffix, to an image with the Python package "
+        "arctic-inference: the operator's own images do not have it",
     ),
     "context of no tokens": (
         {"engine": {"maxModelLen": 0}},

@@ -17,6 +17,8 @@ from llmservice_operator.api.fields import (
     matches,
     quantity_value,
 )
+from llmservice_operator.api.model import Quantization
+from llmservice_operator.api.speculation import SpeculativeDecoding
 
 _GIBIBYTE = 1024**3
 
@@ -73,16 +75,7 @@ class Engine(Fields):
     for."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
     """Number format of weights and activations. Default: auto, the format the weights are in."""
-    quantization: (
-        Annotated[
-            str,
-            Field(min_length=1, max_length=64),
-            matches(
-                "[a-z0-9][a-z0-9_-]*", "must be a method that the engine knows, such as fp8 or awq"
-            ),
-        ]
-        | None
-    ) = None
+    quantization: Quantization | None = None
     """How weights are quantized, by the engine's own name, such as fp8, awq or compressed-tensors.
     Default: what the model's own configuration says."""
     gpu_memory_utilization_percent: Annotated[int, Field(ge=1, le=99)] | None = None
@@ -97,6 +90,9 @@ class Engine(Fields):
     can."""
     kv_cache: KvCache | None = None
     """Where and how the engine keeps what it has computed of each request."""
+    speculative_decoding: SpeculativeDecoding | None = None
+    """Cheap guesses at the next tokens, checked by the model: quicker answers and the same text.
+    Default: none."""
     extra_args: Annotated[
         tuple[ExtraArg, ...],
         Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
@@ -105,6 +101,31 @@ class Engine(Fields):
     Only flags that the engine's version has and that are safe here are accepted."""
 
     rules: ClassVar = (
+        Rule(
+            "image",
+            cel="!has(self.speculativeDecoding) || self.speculativeDecoding.method != 'Suffix' || "
+            "has(self.image)",
+            message="must be set for the method Suffix, to an image with the Python package "
+            "arctic-inference: the operator's own images do not have it",
+            holds=lambda engine: (
+                engine.speculative_decoding is None
+                or engine.speculative_decoding.method != "Suffix"
+                or engine.image is not None
+            ),
+        ),
+        Rule(
+            "speculativeDecoding.schedule",
+            cel="!has(self.speculativeDecoding) || !has(self.speculativeDecoding.schedule) || "
+            "size(self.speculativeDecoding.schedule) == 0 || !has(self.parallelism) || "
+            "self.parallelism.data == 1",
+            message="does not work with engine.parallelism.data: remove one of the two",
+            holds=lambda engine: (
+                engine.speculative_decoding is None
+                or not engine.speculative_decoding.schedule
+                or engine.parallelism is None
+                or engine.parallelism.data == 1
+            ),
+        ),
         Rule(
             "batching.maxNumBatchedTokens",
             cel="!has(self.maxModelLen) || !has(self.batching) || "

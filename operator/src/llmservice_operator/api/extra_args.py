@@ -34,6 +34,10 @@ FLAGS_WITH_A_FIELD: Final[Mapping[str, str]] = {
     "--enable-prefix-caching": "engine.prefixCaching.enabled",
     "--kv-cache-dtype": "engine.kvCache.dtype",
     "--kv-offloading-size": "engine.kvCache.offload.cpu",
+    "--speculative-config": "engine.speculativeDecoding",
+    "--spec-method": "engine.speculativeDecoding",
+    "--spec-model": "engine.speculativeDecoding",
+    "--spec-tokens": "engine.speculativeDecoding",
 }
 """Engine flags that the compiler writes from a field of the spec."""
 
@@ -50,7 +54,7 @@ _REFUSED: Final = (
     *("hf-overrides", "logits-processors", "model-class-overrides", "trust-.*", "load-format"),
     *("enable-prompt-embeds", "enable-mm-embeds", "media-io-kwargs", "mm-processor-kwargs"),
     *("chat-template", "pt-load-map-location", "skip-tokenizer-init", "tokenizer"),
-    *("spec-.*", "tokenizer-revision"),
+    "tokenizer-revision",
     # Files of the container.
     *(".*-path", ".*-dir", ".*-file"),
     # The shape of a replica: its processes and what it holds.
@@ -77,7 +81,7 @@ def is_refused(flag: str) -> bool:
     Told by the form of the name, so that a flag of a coming version is refused before anybody
     knows it.
     """
-    return _REFUSED_FORM.fullmatch(flag) is not None
+    return flag not in FLAGS_WITH_A_FIELD and _REFUSED_FORM.fullmatch(flag) is not None
 
 
 def _has_field(flag: str, field: str) -> ValueRule:

@@ -73,8 +73,41 @@ _URI_RULES = (
 )
 
 
+ModelUri = Annotated[str, Field(min_length=1, max_length=512), *_URI_RULES]
+
+Revision = Annotated[
+    str,
+    Field(min_length=1, max_length=128),
+    matches(
+        "[A-Za-z0-9][A-Za-z0-9._/-]*",
+        "must be a branch, tag or commit, such as main or a 40-digit commit",
+    ),
+]
+
+REVISION_RULE = Rule(
+    "revision",
+    cel="!has(self.revision) || !self.uri.startsWith('pvc://')",
+    message="belongs to hf:// models only: remove it, a folder on a claim has no revision",
+    holds=lambda model: model.revision is None or model.uri.startswith(HUB_SCHEME),
+)
+
+Quantization = Annotated[
+    str,
+    Field(min_length=1, max_length=64),
+    matches("[a-z0-9][a-z0-9_-]*", "must be a method that the engine knows, such as fp8 or awq"),
+]
+
+
+def model_source(uri: str) -> HubModel | ClaimModel:
+    """Return the model that a valid uri names."""
+    if uri.startswith(HUB_SCHEME):
+        return HubModel(uri.removeprefix(HUB_SCHEME))
+    claim, _, path = uri.removeprefix(CLAIM_SCHEME).partition("/")
+    return ClaimModel(claim, path)
+
+
 class Model(Fields):
-    uri: Annotated[str, Field(min_length=1, max_length=512), *_URI_RULES]
+    uri: ModelUri
     """Where the model comes from: hf://ORGANISATION/NAME is a model on the Hugging Face hub,
     pvc://CLAIM/PATH a folder on a PersistentVolumeClaim of this namespace, which is mounted
     read-only."""
@@ -90,29 +123,14 @@ class Model(Fields):
         | None
     ) = None
     """The name that clients send as `model`. Default: the LLMService's name."""
-    revision: (
-        Annotated[
-            str,
-            Field(min_length=1, max_length=128),
-            matches(
-                "[A-Za-z0-9][A-Za-z0-9._/-]*",
-                "must be a branch, tag or commit, such as main or a 40-digit commit",
-            ),
-        ]
-        | None
-    ) = None
+    revision: Revision | None = None
     """Branch, tag or commit of an hf:// model. A commit is best: two replicas then never serve
     different weights. Default: the repository's main branch."""
     credentials_secret_ref: SecretKeyReference | None = None
     """The Secret with the token that an hf:// model needs when it is private or gated."""
 
     rules: ClassVar = (
-        Rule(
-            "revision",
-            cel="!has(self.revision) || !self.uri.startsWith('pvc://')",
-            message="belongs to hf:// models only: remove it, a folder on a claim has no revision",
-            holds=lambda model: model.revision is None or model.uri.startswith(HUB_SCHEME),
-        ),
+        REVISION_RULE,
         Rule(
             "credentialsSecretRef",
             cel="!has(self.credentialsSecretRef) || !self.uri.startsWith('pvc://')",
@@ -125,7 +143,4 @@ class Model(Fields):
 
     @property
     def source(self) -> HubModel | ClaimModel:
-        if self.uri.startswith(HUB_SCHEME):
-            return HubModel(self.uri.removeprefix(HUB_SCHEME))
-        claim, _, path = self.uri.removeprefix(CLAIM_SCHEME).partition("/")
-        return ClaimModel(claim, path)
+        return model_source(self.uri)

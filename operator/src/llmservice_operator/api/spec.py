@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from llmservice_operator.api.accelerator import Accelerator, AcceleratorType, Parallelism
 from llmservice_operator.api.engine import Engine
 from llmservice_operator.api.fields import Fields, Rule
-from llmservice_operator.api.model import Model
+from llmservice_operator.api.model import ClaimModel, HubModel, Model
 from llmservice_operator.api.pods import Resources, Template
 from llmservice_operator.api.status import LLMServiceStatus
 from llmservice_operator.errors import InvalidSpec
@@ -79,6 +79,13 @@ class LLMServiceSpec(Fields):
             ),
         ),
     )
+
+    @property
+    def sources(self) -> tuple[HubModel | ClaimModel, ...]:
+        """Where the model comes from and, if there is one, the draft model."""
+        speculation = self.engine.speculative_decoding
+        draft = None if speculation is None else speculation.draft_model
+        return (self.model.source,) if draft is None else (self.model.source, draft.source)
 
     @property
     def gpus(self) -> int:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from llmservice_operator import names
 from llmservice_operator.api.accelerator import Parallelism
 from llmservice_operator.api.batching import Batching
 from llmservice_operator.api.engine import Engine, KvCache
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD
 from llmservice_operator.api.fields import quantity_value
-from llmservice_operator.api.model import ClaimModel, Model
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import EngineFlags
+from llmservice_operator.desired.speculation import build_speculative_config
+from llmservice_operator.desired.volumes import model_locations
 from llmservice_operator.errors import InvalidSpec
 
 Values = Mapping[str, str | int | bool | None]
@@ -35,6 +35,7 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
         **_batching(engine.batching or Batching()),
         "--enable-prefix-caching": None if prefixes is None else prefixes.enabled,
         **_kv_cache(kv_cache),
+        "--speculative-config": build_speculative_config(service),
     }
     args = [
         arg
@@ -48,18 +49,10 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
     return [arg.replace("$(", "$$(") for arg in args]
 
 
-def model_location(model: Model) -> str:
-    """Return what vLLM is to load: a repository of the hub, or a folder of the mounted claim."""
-    source = model.source
-    if isinstance(source, ClaimModel):
-        return f"{names.MODELS_PATH}/{source.path}".rstrip("/")
-    return source.repository
-
-
 def _model(service: LLMService) -> Values:
     model = service.spec.model
     return {
-        "--model": model_location(model),
+        "--model": model_locations(service)[0],
         "--served-model-name": model.name or service.name,
         "--revision": model.revision,
     }

@@ -33,10 +33,9 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
             "emptyDir": {"medium": "Memory", "sizeLimit": SHM_SIZE_LIMIT},
         },
     ]
-    source = service.spec.model.source
-    if isinstance(source, ClaimModel):
-        claim = {"claimName": source.claim, "readOnly": True}
-        volumes.append({"name": names.MODELS_VOLUME, "persistentVolumeClaim": claim})
+    for name, claim in _claims(service).items():
+        source = {"claimName": claim, "readOnly": True}
+        volumes.append({"name": name, "persistentVolumeClaim": source})
     return volumes
 
 
@@ -46,8 +45,37 @@ def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
         {"name": names.TMP_VOLUME, "mountPath": names.TMP_PATH},
         {"name": names.SHM_VOLUME, "mountPath": names.SHM_PATH},
     ]
-    if isinstance(service.spec.model.source, ClaimModel):
-        mounts.append(
-            {"name": names.MODELS_VOLUME, "mountPath": names.MODELS_PATH, "readOnly": True}
-        )
+    mounts += [
+        {"name": name, "mountPath": _MOUNT_PATHS[name], "readOnly": True}
+        for name in _claims(service)
+    ]
     return mounts
+
+
+_MOUNT_PATHS: Final = {
+    names.MODELS_VOLUME: names.MODELS_PATH,
+    names.DRAFT_MODELS_VOLUME: names.DRAFT_MODELS_PATH,
+}
+
+
+def _claims(service: LLMService) -> dict[str, str]:
+    """Return volume name -> claim; a claim of both models is one volume."""
+    volumes: dict[str, str] = {}
+    for name, source in zip(_MOUNT_PATHS, service.spec.sources, strict=False):
+        if isinstance(source, ClaimModel) and source.claim not in volumes.values():
+            volumes[name] = source.claim
+    return volumes
+
+
+def model_locations(service: LLMService) -> list[str]:
+    """Return what vLLM is to load for the model and, if there is one, for the draft model.
+
+    A repository of the hub, or a folder of a mounted claim.
+    """
+    mounted = {claim: _MOUNT_PATHS[name] for name, claim in _claims(service).items()}
+    return [
+        f"{mounted[source.claim]}/{source.path}".rstrip("/")
+        if isinstance(source, ClaimModel)
+        else source.repository
+        for source in service.spec.sources
+    ]

@@ -1,0 +1,62 @@
+"""spec.engine.speculativeDecoding -> the engine's speculative configuration."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.speculation import DraftModel
+from llmservice_operator.desired.volumes import model_locations
+from llmservice_operator.errors import InvalidSpec
+
+_METHODS: Final = {
+    "Ngram": "ngram",
+    "Suffix": "suffix",
+    "DraftModel": "draft_model",
+    "Eagle": "eagle",
+    "Eagle3": "eagle3",
+    "MTP": "mtp",
+    "Medusa": "medusa",
+}
+
+
+def build_speculative_config(service: LLMService) -> str | None:
+    """Return the configuration as JSON, always spelled alike; None without speculation.
+
+    Raises InvalidSpec when the draft model is split as the engine cannot do it.
+    """
+    speculation = service.spec.engine.speculative_decoding
+    if speculation is None:
+        return None
+    config: dict[str, Any] = {
+        "method": _METHODS[speculation.method],
+        "num_speculative_tokens": speculation.num_speculative_tokens,
+    }
+    if speculation.draft_model is not None:
+        config |= _draft_model(service, speculation.draft_model)
+    if speculation.ngram is not None:
+        config["prompt_lookup_min"] = speculation.ngram.prompt_lookup_min
+        config["prompt_lookup_max"] = speculation.ngram.prompt_lookup_max
+    if speculation.schedule:
+        config["num_speculative_tokens_per_batch_size"] = sorted(
+            [step.min_batch_size, step.max_batch_size, step.num_speculative_tokens]
+            for step in speculation.schedule
+        )
+    return json.dumps(config, sort_keys=True, separators=(",", ":"))
+
+
+def _draft_model(service: LLMService, draft: DraftModel) -> dict[str, str | int]:
+    width, whole = draft.tensor_parallel_size, max(service.spec.tensor_parallelism, 1)
+    if width not in (None, 1, whole):
+        raise InvalidSpec(
+            f"must be 1 or {whole}, which the model itself is split over",
+            "spec.engine.speculativeDecoding.draftModel.tensorParallelSize",
+        )
+    config = {
+        "model": model_locations(service)[1],
+        "revision": draft.revision,
+        "draft_tensor_parallel_size": width,
+        "quantization": draft.quantization,
+    }
+    return {key: value for key, value in config.items() if value is not None}

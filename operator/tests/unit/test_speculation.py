@@ -1,0 +1,134 @@
+"""spec.engine.speculativeDecoding becomes one JSON argument and, for a claim, a mounted volume."""
+
+import json
+from typing import Any
+
+import pytest
+
+from core_support import SETTINGS, a_service
+from llmservice_operator.api import Manifest
+from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.errors import InvalidSpec
+
+DRAFT = {"uri": "hf://org/draft"}
+
+
+def speculating(method: str, **fields: Any) -> dict[str, Any]:
+    return {"method": method, "numSpeculativeTokens": 3, **fields}
+
+
+def pod(speculative_decoding: dict[str, Any], **spec: Any) -> Manifest:
+    engine = {"image": "mine:1", "speculativeDecoding": speculative_decoding}
+    service = a_service({**spec, "engine": engine})
+    deployment, *_ = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    found: Manifest = deployment["spec"]["template"]["spec"]
+    return found
+
+
+def config(speculative_decoding: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    *_, argument = pod(speculative_decoding, **spec)["containers"][0]["args"]
+    text = argument.removeprefix("--speculative-config=")
+    found: dict[str, Any] = json.loads(text)
+    assert text == json.dumps(found, sort_keys=True, separators=(",", ":"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("Ngram", "ngram"), ("Suffix", "suffix"), ("MTP", "mtp")]
+)
+def test_a_method_without_a_draft_model_is_named_alone(method: str, name: str) -> None:
+    assert config(speculating(method)) == {"method": name, "num_speculative_tokens": 3}
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("DraftModel", "draft_model"),
+        ("Eagle", "eagle"),
+        ("Eagle3", "eagle3"),
+        ("Medusa", "medusa"),
+    ],
+)
+def test_a_method_with_a_draft_model_names_both(method: str, name: str) -> None:
+    assert config(speculating(method, draftModel=DRAFT)) == {
+        "method": name,
+        "num_speculative_tokens": 3,
+        "model": "org/draft",
+    }
+
+
+def test_a_draft_model_has_a_revision_a_quantization_and_a_width_of_its_own() -> None:
+    draft = {**DRAFT, "revision": "abc", "quantization": "fp8", "tensorParallelSize": 1}
+    assert config(speculating("DraftModel", draftModel=draft), accelerator={"count": 4}) == {
+        "method": "draft_model",
+        "num_speculative_tokens": 3,
+        "model": "org/draft",
+        "revision": "abc",
+        "quantization": "fp8",
+        "draft_tensor_parallel_size": 1,
+    }
+
+
+def test_ngrams_and_a_schedule_are_written_in_the_engines_words_and_in_order() -> None:
+    steps = [(5, 8, 1), (1, 4, 3), (9, 99, 0)]
+    keys = ("minBatchSize", "maxBatchSize", "numSpeculativeTokens")
+    schedule = [dict(zip(keys, step, strict=True)) for step in steps]
+    ngram = {"promptLookupMax": 4, "promptLookupMin": 2}
+    assert config(speculating("Ngram", ngram=ngram, schedule=schedule)) == {
+        "method": "ngram",
+        "num_speculative_tokens": 3,
+        "prompt_lookup_min": 2,
+        "prompt_lookup_max": 4,
+        "num_speculative_tokens_per_batch_size": [[1, 4, 3], [5, 8, 1], [9, 99, 0]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "width", "message"),
+    [
+        ({"count": 4}, 2, "must be 1 or 4, which the model itself is split over"),
+        ({"type": "cpu"}, 2, "must be 1 or 1, which the model itself is split over"),
+    ],
+)
+def test_a_draft_model_is_split_as_the_model_or_not_at_all(
+    accelerator: dict[str, Any], width: int, message: str
+) -> None:
+    draft = {**DRAFT, "tensorParallelSize": width}
+    with pytest.raises(InvalidSpec) as refused:
+        pod(speculating("DraftModel", draftModel=draft), accelerator=accelerator)
+    assert refused.value.message == message
+    assert refused.value.field == ("spec.engine.speculativeDecoding.draftModel.tensorParallelSize")
+
+
+@pytest.mark.parametrize(
+    ("model", "draft", "claims", "location"),
+    [
+        ("hf://org/model", "pvc://drafts/d", {"/draft-models": "drafts"}, "/draft-models/d"),
+        ("pvc://models/m", "pvc://models/d", {"/models": "models"}, "/models/d"),
+        (
+            "pvc://models/m",
+            "pvc://drafts",
+            {"/models": "models", "/draft-models": "drafts"},
+            "/draft-models",
+        ),
+        ("pvc://models/m", "hf://org/draft", {"/models": "models"}, "org/draft"),
+    ],
+)
+def test_the_claim_of_a_draft_model_is_mounted_read_only_and_never_twice(
+    model: str, draft: str, claims: dict[str, str], location: str
+) -> None:
+    speculation = speculating("Eagle", draftModel={"uri": draft})
+    spec = pod(speculation, model={"uri": model})
+    volumes = {
+        volume["name"]: volume["persistentVolumeClaim"]
+        for volume in spec["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    mounts = {
+        mount["mountPath"]: mount["name"]
+        for mount in spec["containers"][0]["volumeMounts"]
+        if mount.get("readOnly")
+    }
+    assert {path: volumes[name]["claimName"] for path, name in mounts.items()} == claims
+    assert all(volume["readOnly"] for volume in volumes.values())
+    assert config(speculation, model={"uri": model})["model"] == location
