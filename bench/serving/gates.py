@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 _RESAMPLES = 5000
 _CONFIDENCE = 0.90
+_FEWEST_PAIRS = 5
+"""Below it a bootstrap knows too little of how the pairs differ."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Interval:
     mean: float
     low: float
     high: float
+    pairs: int
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -32,6 +35,8 @@ class Gate:
 
     def verdict(self, ratio: Interval) -> str:
         """PASS or FAIL when the whole interval is on one side of the limit, else UNDECIDED."""
+        if ratio.pairs < _FEWEST_PAIRS:
+            return f"UNDECIDED ({ratio.pairs} pairs)"
         if self.at_least:
             passes, fails = ratio.low >= self.limit, ratio.high < self.limit
         else:
@@ -64,5 +69,8 @@ def paired_ratio(ours: Sequence[float], stock: Sequence[float]) -> Interval:
     means = sorted(statistics.fmean(chance.choices(logs, k=len(logs))) for _ in range(_RESAMPLES))
     cut = round(_RESAMPLES * (1 - _CONFIDENCE) / 2)
     return Interval(
-        math.exp(statistics.fmean(logs)), math.exp(means[cut]), math.exp(means[-cut - 1])
+        mean=math.exp(statistics.fmean(logs)),
+        low=math.exp(means[cut]),
+        high=math.exp(means[-cut - 1]),
+        pairs=len(logs),
     )

@@ -40,7 +40,7 @@ def draw_bars(
         ["\n".join(_shown(row[name]) for name in label) for row in rows],
     )
     axes.set_ylabel(unit)
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=len(values))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

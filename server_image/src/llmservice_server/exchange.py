@@ -84,15 +84,18 @@ class Exchange:
         """Return the next message of the client, or that it left when a limit is exceeded."""
         if self.cut is not None:
             return _LEFT
-        deadline = self._deadline if self._body_is_here else self._body_deadline
+        waiting = asyncio.timeout_at(self._deadline if self._body_is_here else self._body_deadline)
         try:
-            async with asyncio.timeout_at(deadline) as self._waiting:
+            async with waiting:
+                self._waiting = waiting
                 message = await self._receive()
         except TimeoutError:
             self.cut = self.cut or self._too_late()
             return _LEFT
         finally:
-            self._waiting = None
+            # A listener that was cancelled may end after the next one has begun.
+            if self._waiting is waiting:
+                self._waiting = None
         if message["type"] == "http.disconnect":
             self.client_left = not self.is_finished
             return message

@@ -137,7 +137,8 @@ def _limits(llm: Any) -> EngineLimits:
     return EngineLimits(
         max_sequences=scheduling.max_num_seqs,
         max_step_tokens=scheduling.max_num_batched_tokens,
-        kv_capacity_tokens=cache.kv_cache_size_tokens or cache.num_gpu_blocks * cache.block_size,
+        kv_capacity_tokens=getattr(cache, "kv_cache_size_tokens", None)
+        or cache.num_gpu_blocks * cache.block_size,
     )
 
 
