@@ -95,7 +95,7 @@ class Engine(Fields):
     Default: none."""
     extra_args: Annotated[
         tuple[ExtraArg, ...],
-        Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
     """Further vLLM flags, one --flag=value per item, by full name; a switch takes true or false.
     Only flags that the engine's version has and that are safe here are accepted."""

@@ -94,7 +94,7 @@ def _has_field(flag: str, field: str) -> ValueRule:
 
 ExtraArg = Annotated[
     str,
-    Field(min_length=1, max_length=2048),
+    Field(min_length=1, max_length=1024),
     matches(
         "--[a-z][a-z0-9-]*=.+",
         "must be --flag=value, the flag's full name in lower case with dashes, such as "
