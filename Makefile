@@ -75,7 +75,7 @@ tier: setup  ## One tier alone: make tier T=unit (T=list prints them)
 
 .PHONY: e2e
 e2e: setup  ## The end-to-end tier; with KUBECONFIG set it runs on that cluster
-	@$(RUN) python e2e/tiers.py e2e
+	@$(RUN) python e2e/tiers.py e2e $(if $(KUBECONFIG),--on-kubeconfig)
 
 .PHONY: lint
 lint: setup  ## Style, types, layers, generated files
@@ -97,7 +97,8 @@ flag-tables: setup  ## Write the flag table of one vLLM version from its wheel: 
 
 .PHONY: golden
 golden: setup  ## Rewrite the golden files; read the diff before you commit it
-	@$(RUN) pytest -q operator/tests/unit charts --update-golden
+	@$(RUN) localkube build
+	@$(RUN) pytest -q operator/tests/unit charts/llmservice-operator/tests/render --update-golden
 
 .PHONY: engine-env
 engine-env: setup  ## The Python environment with vLLM on CPU; prints its path

@@ -124,15 +124,10 @@ def line_of(kind: str, condition: Object, seconds: float) -> str:
 def ask_through_the_service(cluster: Cluster) -> str:
     """The completion of the prompt, asked by HTTP at the Service object's address."""
     body = json.dumps({"model": SERVED_MODEL, "prompt": PROMPT, "max_tokens": 16, "temperature": 0})
-    path = f"/api/v1/namespaces/{NAMESPACE}/services/{NAME}:http/proxy/v1/completions"
-    if cluster.prefix:
-        url = f"{cluster.address_of(NAME, NAMESPACE)}/v1/completions"
-        print(f"POST {url}\n{body}", flush=True)
-        script = Path(__file__).with_name("ask.py")
-        answer = cluster.run(sys.executable, str(script), url, stdin=body)
-    else:
-        print(f"POST {path}\n{body}", flush=True)
-        answer = cluster.kubectl("create", "--raw", path, "-f", "-", stdin=body)
+    url = f"{cluster.address_of(NAME, NAMESPACE)}/v1/completions"
+    print(f"POST {url}\n{body}", flush=True)
+    script = Path(__file__).with_name("ask.py")
+    answer = cluster.run(sys.executable, str(script), url, stdin=body)
     text: str = json.loads(answer)["choices"][0]["text"]
     return text
 
@@ -145,16 +140,17 @@ CLUSTERS: dict[str, Callable[[str, Steps], tuple[Cluster, Images, str | None, li
 
 def print_next_commands(prefix: Sequence[str]) -> None:
     """The three commands that a person would type next."""
-    enter = " ".join(prefix)
-    ask = (
-        f"kubectl create --raw /api/v1/namespaces/{NAMESPACE}/services/{NAME}:http/proxy/generate "
-        """-f - <<< '{"prompt": "The moon is", "max_tokens": 16}'"""
-    )
+    enter = "".join(f"{word} " for word in prefix)
+    prompt = '{"prompt": "The moon is", "max_tokens": 16}'
     print("\nNext:")
-    print(f"  {enter} kubectl get llm -o wide".replace("   ", "  "))
-    print(f"  {enter} {ask}".replace("   ", "  "))
-    print(f"  {enter} kubectl describe llm {NAME}".replace("   ", "  "))
-    print("\n`make clean` removes everything again.")
+    print(f"  {enter}kubectl get llm -o wide")
+    if prefix:
+        url = f"http://{NAME}.{NAMESPACE}.svc/generate"
+        print(f"  {enter}exec -- python3 e2e/ask.py {url} <<< '{prompt}'")
+    else:
+        print(f"  kubectl port-forward service/{NAME} 8000:80")
+    print(f"  {enter}kubectl describe llm {NAME}")
+    print("\n`make clean` removes the local cluster and all caches; a kind cluster stays.")
 
 
 def main() -> int:

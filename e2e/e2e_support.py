@@ -3,7 +3,10 @@
 Everything goes through the command-line clients, because these are what users have.
 """
 
+import atexit
 import json
+import os
+import re
 import subprocess
 import time
 import urllib.error
@@ -67,10 +70,25 @@ class Cluster:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def address_of(self, name: str, namespace: str) -> str:
-        """The URL of a Service object by its cluster address."""
+        """A URL of a Service object: its cluster address, or a forwarded port from outside."""
         found = self.read("service", name, namespace)
         assert found is not None, f"no Service object {namespace}/{name}"
+        if not self.prefix and "LOCALKUBE_NAME" not in os.environ:
+            return forward_port(name, namespace)
         return f"http://{found['spec']['clusterIP']}:{found['spec']['ports'][0]['port']}"
+
+
+def forward_port(name: str, namespace: str) -> str:
+    """The URL of a Service object on this machine, until the process ends."""
+    command = ["kubectl", "port-forward", "-n", namespace, f"service/{name}", ":80"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.terminate)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    port = re.search(r"127\.0\.0\.1:(\d+)", line)
+    if port is None:
+        raise CommandFailed(f"{' '.join(command)}: {line or 'no port was forwarded'}")
+    return f"http://127.0.0.1:{port[1]}"
 
 
 def eventually(
@@ -133,13 +151,6 @@ def ask(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -
             return json.load(response)
     except urllib.error.HTTPError as error:
         raise AssertionError(f"{url}: {error.code} {error.read().decode()}") from error
-
-
-def read_text(url: str, timeout: float = 10) -> str:
-    """The body of a GET as text."""
-    with urllib.request.urlopen(url, timeout=timeout) as response:
-        body: bytes = response.read()
-        return body.decode()
 
 
 def pod_states(pods: Sequence[Object]) -> dict[str, tuple[str, int]]:

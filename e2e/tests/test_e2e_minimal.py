@@ -9,6 +9,8 @@ from stage import EXAMPLES, localkube
 
 NAME = "smollm2"
 
+pytestmark = pytest.mark.local
+
 
 @pytest.fixture(scope="module", autouse=True)
 def no_gpus_left(local_cluster_name: str) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """Where weights come from beside the hub, and what is said when they cannot be had."""
 
+import pytest
+
 from e2e_support import Cluster, ask, conditions, eventually, wait_ready
 from stage import TINY_MODEL, localkube
 
@@ -18,6 +20,7 @@ def service(name: str, uri: str) -> dict[str, object]:
     }
 
 
+@pytest.mark.local
 def test_a_model_on_a_claim_is_served_read_only(
     cluster: Cluster, namespace: str, local_cluster_name: str
 ) -> None:

@@ -1,14 +1,13 @@
 """One CPU service from apply to delete: the answers, the watch over children, the quiet."""
 
 import json
-import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from e2e_support import Cluster, Object, ask, eventually, pod_states, read_text, wait_ready
+from e2e_support import Cluster, Object, ask, eventually, pod_states, wait_ready
 from stage import EXAMPLES, MODEL, SYSTEM_NAMESPACE, localkube
 
 NAME = "smollm2-cpu"
@@ -44,7 +43,8 @@ def successes(cluster: Cluster, namespace: str) -> float:
     """Requests that the engines finished, summed over the pods."""
     total = 0.0
     for pod in served_pods(cluster, namespace):
-        text = read_text(f"http://{pod['status']['podIP']}:9090/metrics")
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:9090/proxy/metrics"
+        text = cluster.kubectl("get", "--raw", path)
         lines = [
             line for line in text.splitlines() if line.startswith("vllm:request_success_total")
         ]
@@ -127,6 +127,7 @@ def test_get_llm_shows_model_readiness_and_address(
     assert f"http://{NAME}.{namespace}.svc" in row
 
 
+@pytest.mark.local
 def test_a_converged_minute_writes_nothing_but_leases(
     cluster: Cluster, namespace: str, served: Object, local_cluster_name: str
 ) -> None:
@@ -250,13 +251,3 @@ def test_a_wrong_spec_is_refused_with_what_to_write_instead(
 
     with pytest.raises(AssertionError, match="hf://"):
         cluster.apply(service, namespace)
-
-
-def test_render_prints_the_objects_that_the_cluster_has() -> None:
-    text = subprocess.run(
-        ["llmservice-operator", "render", "-f", str(EXAMPLES / "smollm2-cpu.yaml")],
-        check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-
-    assert "kind: Deployment" in text
-    assert "kind: Service" in text

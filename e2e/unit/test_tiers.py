@@ -57,7 +57,7 @@ def test_the_summary_names_every_tier_and_closes_in_pytests_form(
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("unit") and "10" in line for line in lines)
     assert any(line.startswith("api") and line.endswith("FAILED") for line in lines)
-    assert lines[-1].strip("= ") == "1 failed, 14 passed in 10.00s"
+    assert lines[-1].strip("= ") == "1 failed, 20 passed in 10.00s"
 
 
 def test_every_test_file_belongs_to_a_tier() -> None:

@@ -10,7 +10,8 @@ Map of the package, each layer importing only what stands below it:
     desired | observe                         spec -> manifests | live objects -> Observation
     names                                     every name, label, port and environment name
     api                                       the resource: fields, rules, conditions, CRD
-    settings | errors                         what the process is started with | what goes wrong
+    settings                                  what the process is started with
+    errors                                    what goes wrong
 
 From status down everything is pure: no clock, no I/O, no environment, no Kopf.
 """

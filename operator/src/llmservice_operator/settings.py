@@ -19,7 +19,7 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 def _released(image: str) -> str:
-    return f"llmservice/{image}:{version('llmservice-operator')}"
+    return f"ghcr.io/llmservice/{image}:{version('llmservice-operator')}"
 
 
 @dataclass(frozen=True)

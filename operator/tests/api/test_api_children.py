@@ -233,7 +233,8 @@ def test_children_left_behind_on_purpose_are_taken_back(
         owners = api.get(DEPLOYMENTS, served, name)["metadata"].get("ownerReferences")
         return not owners and api.read(LLMSERVICES, served, name) is None
 
-    eventually(orphaned)
+    # The garbage collector learns of a new kind with its next discovery, every 30 s.
+    eventually(orphaned, timeout=90)
     successor = api.create(LLMSERVICES, make_service(name, served))
 
     def adopted() -> bool:

@@ -73,6 +73,13 @@ class Release:
         return found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_crd_from_elsewhere() -> None:
+    """Helm refuses to change fields that another client has applied."""
+    require_cluster()
+    kubectl("delete", "crd", "llmservices.llmservice.dev", "--ignore-not-found")
+
+
 @pytest.fixture
 def release() -> Iterator[Release]:
     require_cluster()

@@ -233,8 +233,12 @@ def clean(*, cache: bool) -> None:
         down(each)
     _remove_folder(paths.STATE_ROOT)
     if cache:
-        with step(f"Removing {paths.cache_dir()}"):
-            _remove_folder(paths.cache_dir())
+        with step(f"Removing what the project keeps in {paths.cache_dir()}"):
+            # By name: LLMSERVICE_CACHE may point at a folder that holds other things as well.
+            for name in paths.CACHED:
+                _remove_folder(paths.cache_dir() / name)
+            with suppress(OSError):
+                paths.cache_dir().rmdir()
 
 
 def _remove_folder(folder: Path) -> None:

@@ -11,6 +11,9 @@ import localkube
 STATE_ROOT = Path("/var/lib/localkube")
 """Parent of every cluster's state; all of it goes on `localkube down`."""
 
+CACHED = ("engine-env", "images", "localkube", "models")
+"""What the project's tools keep in the cache folder."""
+
 
 def cache_dir() -> Path:
     """Return the folder of everything slow to make, shared by all of the project's tools."""
