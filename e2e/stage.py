@@ -8,7 +8,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 
-from e2e_support import ROOT, Cluster
+from e2e_support import ROOT, Cluster, Object
 
 CHART = ROOT / "charts" / "llmservice-operator"
 EXAMPLES = ROOT / "crds" / "examples"
@@ -32,6 +32,21 @@ class Images:
         """Parse what `localkube images build` prints."""
         found = json.loads(text)
         return cls(found["operator"], found["server-cpu"], found["server-gpu"])
+
+
+def cpu_service(name: str, uri: str) -> Object:
+    """An LLMService that is small enough to run beside others on a node without a GPU."""
+    return {
+        "apiVersion": "llmservice.dev/v1alpha1",
+        "kind": "LLMService",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"uri": uri},
+            "accelerator": {"type": "cpu"},
+            "engine": {"dtype": "float32", "maxModelLen": 512},
+            "resources": {"requests": {"cpu": "200m", "memory": "1Gi"}},
+        },
+    }
 
 
 def localkube(*arguments: str, capture: bool = False) -> str:

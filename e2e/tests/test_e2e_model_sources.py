@@ -3,21 +3,7 @@
 import pytest
 
 from e2e_support import Cluster, ask, conditions, eventually, wait_ready
-from stage import TINY_MODEL, localkube
-
-
-def service(name: str, uri: str) -> dict[str, object]:
-    return {
-        "apiVersion": "llmservice.dev/v1alpha1",
-        "kind": "LLMService",
-        "metadata": {"name": name},
-        "spec": {
-            "model": {"uri": uri},
-            "accelerator": {"type": "cpu"},
-            "engine": {"dtype": "float32", "maxModelLen": 512},
-            "resources": {"requests": {"cpu": "200m", "memory": "1Gi"}},
-        },
-    }
+from stage import TINY_MODEL, cpu_service, localkube
 
 
 @pytest.mark.local
@@ -25,7 +11,7 @@ def test_a_model_on_a_claim_is_served_read_only(
     cluster: Cluster, namespace: str, local_cluster_name: str
 ) -> None:
     localkube("models", "volume", namespace, "models", "--name", local_cluster_name)
-    cluster.apply(service("on-claim", f"pvc://models/{TINY_MODEL}"), namespace)
+    cluster.apply(cpu_service("on-claim", f"pvc://models/{TINY_MODEL}"), namespace)
 
     wait_ready(cluster, "on-claim", namespace)
 
@@ -36,7 +22,7 @@ def test_a_model_on_a_claim_is_served_read_only(
 
 
 def test_an_unknown_model_is_named_in_the_status(cluster: Cluster, namespace: str) -> None:
-    cluster.apply(service("unknown", "hf://nobody/no-such-model"), namespace)
+    cluster.apply(cpu_service("unknown", "hf://nobody/no-such-model"), namespace)
 
     def says_so() -> bool:
         ready = conditions(cluster.read("llm", "unknown", namespace)).get("Ready", {})

@@ -1,27 +1,21 @@
 """`helm uninstall` takes the operator away and leaves what it made running."""
 
 from e2e_support import Cluster, ask, eventually, pod_states, wait_ready
-from stage import SYSTEM_NAMESPACE, TINY_MODEL, Images, install_chart, uninstall_chart
+from stage import (
+    SYSTEM_NAMESPACE,
+    TINY_MODEL,
+    Images,
+    cpu_service,
+    install_chart,
+    uninstall_chart,
+)
 
 
 def test_uninstalling_leaves_served_pods_and_the_crd_in_place(
     cluster: Cluster, namespace: str, images: Images, hub: str | None
 ) -> None:
     name = "survivor"
-    cluster.apply(
-        {
-            "apiVersion": "llmservice.dev/v1alpha1",
-            "kind": "LLMService",
-            "metadata": {"name": name},
-            "spec": {
-                "model": {"uri": f"hf://{TINY_MODEL}"},
-                "accelerator": {"type": "cpu"},
-                "engine": {"dtype": "float32", "maxModelLen": 512},
-                "resources": {"requests": {"cpu": "200m", "memory": "1Gi"}},
-            },
-        },
-        namespace,
-    )
+    cluster.apply(cpu_service(name, f"hf://{TINY_MODEL}"), namespace)
     wait_ready(cluster, name, namespace)
     before = pod_states(cluster.list("pods", namespace))
     url = cluster.address_of(name, namespace)
