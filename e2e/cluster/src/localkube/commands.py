@@ -35,7 +35,9 @@ def register(subparsers: Any) -> None:
     log.add_argument("--writes", action="store_true", help="only what changes something")
     log.set_defaults(run=_audit)
 
-    setup = subparsers.add_parser("setup", help="install the Debian packages that are missing")
+    setup = subparsers.add_parser(
+        "setup", help="install the Debian packages that are missing and look for what else is"
+    )
     setup.set_defaults(run=_setup)
 
     clean = subparsers.add_parser("clean", help="remove every cluster")
@@ -84,6 +86,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 def _setup(_arguments: argparse.Namespace) -> int:
     preflight.install_packages()
+    preflight.check(api_only=False, with_images=True)
     return 0
 
 

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from localkube import binaries, cgroups, paths
@@ -29,6 +29,8 @@ DISK_GB_TO_BUILD = 10
 """Go's module and build caches take about 6 GB, the programs 0.3 GB."""
 DISK_GB_TO_RUN = 2
 """etcd, logs and small images; what images need is said when they are built."""
+DISK_GB_FROM_NOTHING = 45
+"""Programs, models, the engine's environment and the images, when none of them is cached."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Facts:
     missing_packages: Sequence[str] = ()
     go: tuple[int, int] | None = None
     to_build: Sequence[str] = ()
+    from_nothing: bool = False
+    """Whether images and models are wanted too, and not even the first image is there."""
     disk_free_gb: dict[Path, float] = field(default_factory=dict)
     """Free space by folder: the cache's and the state's."""
     missing_controllers: Sequence[str] = ()
@@ -63,6 +67,8 @@ def problems(facts: Facts) -> list[str]:
         have, wanted = (".".join(map(str, each)) for each in (facts.go, GO_NEEDED))
         found.append(f"Go {have} is too old: install Go {wanted} or newer, https://go.dev/dl/.")
     needed = DISK_GB_TO_BUILD if facts.to_build else DISK_GB_TO_RUN
+    if facts.from_nothing:
+        needed = DISK_GB_FROM_NOTHING
     for folder, free in facts.disk_free_gb.items():
         if free < needed:
             found.append(
@@ -75,9 +81,16 @@ def problems(facts: Facts) -> list[str]:
     return found
 
 
-def check(*, api_only: bool) -> None:
-    """Raise with every problem at once, so that a person sets the machine up in one go."""
-    if found := problems(look(api_only=api_only)):
+def check(*, api_only: bool, with_images: bool = False) -> None:
+    """Raise with every problem at once, so that a person sets the machine up in one go.
+
+    `with_images` asks for all that a demo or a whole test run will need, half an hour before it
+    needs the last of it.
+    """
+    facts = look(api_only=api_only)
+    if with_images:
+        facts = replace(facts, from_nothing=not (paths.cache_dir() / "images").exists())
+    if found := problems(facts):
         raise LocalkubeError("This machine is not ready.\n" + "\n".join(f"- {p}" for p in found))
 
 

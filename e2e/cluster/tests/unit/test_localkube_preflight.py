@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from localkube import binaries, preflight
+from localkube.cli import main
 from localkube.errors import LocalkubeError
 from localkube.preflight import Facts
 
@@ -45,12 +46,18 @@ def test_says_which_go_is_there_and_which_is_needed() -> None:
     [
         pytest.param(["kubernetes"], 9.0, "10 GB needed, 9.0 GB free", id="programs to build"),
         pytest.param([], 1.5, "2 GB needed, 1.5 GB free", id="everything built"),
+        pytest.param(None, 44.0, "45 GB needed, 44.0 GB free", id="nothing cached"),
     ],
 )
 def test_says_how_much_disk_is_needed_and_free(
-    to_build: list[str], free: float, needed: str
+    to_build: list[str] | None, free: float, needed: str
 ) -> None:
-    facts = replace(READY, to_build=to_build, disk_free_gb={Path("/cache"): free})
+    facts = replace(
+        READY,
+        to_build=to_build or [],
+        from_nothing=to_build is None,
+        disk_free_gb={Path("/cache"): free},
+    )
 
     problem = only(facts)
 
@@ -111,3 +118,27 @@ def test_up_refuses_a_machine_that_is_not_ready(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(LocalkubeError, match="This machine is not ready"):
         preflight.check(api_only=True)
+
+
+def test_setup_tells_of_a_missing_go_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(preflight, "install_packages", lambda: None)
+    monkeypatch.setattr(preflight, "look", lambda *, api_only: replace(READY, go=None))
+
+    assert main(["setup"]) == 1
+
+    assert "Go is missing: install Go 1.26" in capsys.readouterr().err
+
+
+def test_setup_asks_for_the_disk_of_the_images_as_long_as_there_are_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    little = replace(READY, disk_free_gb={tmp_path: 20.0})
+    monkeypatch.setattr(preflight, "look", lambda *, api_only: little)
+    monkeypatch.setenv("LLMSERVICE_CACHE", str(tmp_path))
+
+    with pytest.raises(LocalkubeError, match="45 GB needed"):
+        preflight.check(api_only=False, with_images=True)
+    (tmp_path / "images").mkdir()
+    preflight.check(api_only=False, with_images=True)
