@@ -1,4 +1,4 @@
-"""Run the test tiers one after another and say at the end which ran and how many tests each.
+"""Run the test tiers, those of two lanes beside each other, and say at the end what ran.
 
 A tier is a set of pytest paths and the cluster that they need. A tier that cannot start has failed:
 nothing here skips. `make test` runs all; `make tier T=NAME` runs one.
@@ -9,11 +9,14 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".tiers"
@@ -96,6 +99,42 @@ TIERS = (
 
 
 @dataclass(frozen=True)
+class Lane:
+    """Tiers that run one after another, while those of the other lane run beside them."""
+
+    tiers: tuple[str, ...]
+    gives_way: bool
+    """Whether its commands take only the CPU time that the other lane leaves."""
+
+
+LANES = (
+    Lane(("lint", "unit", "bench", "chart", "api"), gives_way=True),
+    Lane(("engine", "cluster", "e2e"), gives_way=False),
+)
+"""What computes on one core, beside what waits and times a real engine or a whole cluster."""
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where the commands of a tier print: on the terminal, or into a file that is shown whole."""
+
+    log: TextIO | None = None
+    gives_way: bool = False
+
+    def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command from the root of the repository; options are those of subprocess."""
+        output = {} if self.log is None else {"stdout": self.log, "stderr": self.log}
+        return subprocess.run(
+            [*(("nice",) if self.gives_way else ()), *command],
+            **{"cwd": ROOT, "text": True, "check": False, **output, **options},
+        )
+
+    def say(self, text: str) -> None:
+        """Print a line in order with what the commands print."""
+        print(text, file=self.log, flush=True)
+
+
+@dataclass(frozen=True)
 class Result:
     """What one tier did: pytest's own counts and the seconds it took."""
 
@@ -111,17 +150,17 @@ class Result:
         return self.failed == 0 and self.skipped == 0 and self.passed > 0
 
 
-def run_lint() -> Result:
+def run_lint(console: Console) -> Result:
     """Run every check, also after one has failed: a reader wants the whole list."""
     started = time.monotonic()
     failed = 0
     for command in LINT:
-        print(f"==> {' '.join(command)}", flush=True)
-        failed += subprocess.run(command, cwd=ROOT, check=False).returncode != 0
+        console.say(f"==> {' '.join(command)}")
+        failed += console.run(command).returncode != 0
     return Result("lint", len(LINT) - failed, failed, 0, time.monotonic() - started)
 
 
-def run_tier(tier: Tier, *, on_kubeconfig: bool) -> Result:
+def run_tier(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Result:
     """Bring up what the tier needs, run its tests, take down what it brought up.
 
     With `on_kubeconfig` the tests run on the cluster of KUBECONFIG instead, without those that need
@@ -133,39 +172,39 @@ def run_tier(tier: Tier, *, on_kubeconfig: bool) -> Result:
     pytest = ["pytest", *tier.paths, f"--junitxml={report}", "-o", f"cache_dir=.tiers/{tier.name}"]
     try:
         for command in () if on_kubeconfig else tier.prepare:
-            subprocess.run(command, cwd=ROOT, check=True)
+            console.run(command, check=True)
         exported = {
-            name: os.environ.get(name) or printed_by(command) for name, command in tier.exports
+            name: os.environ.get(name) or printed_by(command, console)
+            for name, command in tier.exports
         }
         if on_kubeconfig:
             pytest += ["-m", "not local"]
-        with cluster_for(tier, on_kubeconfig=on_kubeconfig) as prefix:
-            environment = {**os.environ, **exported}
-            subprocess.run([*prefix, *pytest], cwd=ROOT, env=environment, check=False)
+        with cluster_for(tier, console, on_kubeconfig=on_kubeconfig) as prefix:
+            console.run([*prefix, *pytest], env={**os.environ, **exported})
     except subprocess.CalledProcessError as error:
-        print(f"tier {tier.name}: {' '.join(error.cmd)} failed with status {error.returncode}")
+        failed = f"{' '.join(error.cmd)} failed with status {error.returncode}"
+        console.say(f"tier {tier.name}: {failed}")
     return read_report(tier.name, report, time.monotonic() - started)
 
 
-def printed_by(command: tuple[str, ...]) -> str:
-    """What a command prints on its standard output; its progress still reaches the terminal."""
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout.strip()
+def printed_by(command: Sequence[str], console: Console) -> str:
+    """What a command prints on its standard output; its progress still reaches the console."""
+    return console.run(command, check=True, stdout=subprocess.PIPE).stdout.strip()
 
 
 @contextlib.contextmanager
-def cluster_for(tier: Tier, *, on_kubeconfig: bool) -> Iterator[list[str]]:
+def cluster_for(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Iterator[list[str]]:
     """The command prefix under which the tier's tests see their cluster."""
     if tier.cluster is None or on_kubeconfig:
         yield []
         return
-    name = f"test-{tier.name}"
-    subprocess.run(["localkube", "down", "--name", name], cwd=ROOT, check=True)
+    name = f"tier-{tier.name}"
+    console.run(["localkube", "down", "--name", name], check=True)
     try:
-        subprocess.run(["localkube", "up", "--name", name, *tier.cluster], cwd=ROOT, check=True)
+        console.run(["localkube", "up", "--name", name, *tier.cluster], check=True)
         yield ["localkube", "exec", "--name", name, "--"]
     finally:
-        subprocess.run(["localkube", "down", "--name", name], cwd=ROOT, check=True)
+        console.run(["localkube", "down", "--name", name], check=True)
 
 
 def read_report(name: str, report: Path, seconds: float) -> Result:
@@ -181,8 +220,48 @@ def read_report(name: str, report: Path, seconds: float) -> Result:
     return Result(name, max(0, total - failed - skipped), failed, skipped, seconds)
 
 
-def print_summary(results: list[Result]) -> None:
-    """One line a tier, then a closing line in pytest's own form."""
+def run_named(name: str, console: Console, *, on_kubeconfig: bool) -> Result:
+    """Run the checks without tests or the tier of this name."""
+    for tier in TIERS:
+        if tier.name == name:
+            return run_tier(tier, console, on_kubeconfig=on_kubeconfig)
+    return run_lint(console)
+
+
+@dataclass
+class Beside:
+    """Lanes that run at the same time; what a tier printed is shown whole once it has ended."""
+
+    on_kubeconfig: bool
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Keeps a lane from its next tier once the user has interrupted."""
+
+    def run(self, lanes: Sequence[Lane]) -> list[Result]:
+        """Run the lanes; return the results of all their tiers."""
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            running = [pool.submit(self._run_lane, lane) for lane in lanes]
+            try:
+                return [result for lane in running for result in lane.result()]
+            finally:
+                self.stopping.set()
+
+    def _run_lane(self, lane: Lane) -> list[Result]:
+        results = []
+        for name in lane.tiers:
+            if self.stopping.is_set():
+                break
+            log = RESULTS / f"{name}.log"
+            print(f"==> tier {name} runs; it prints into {log.relative_to(ROOT)}", flush=True)
+            with log.open("w", buffering=1) as file:
+                console = Console(file, lane.gives_way)
+                results.append(run_named(name, console, on_kubeconfig=self.on_kubeconfig))
+            printed = log.read_text(errors="replace")
+            print(f"\n==> tier {name}\n{printed}", flush=True)
+        return results
+
+
+def print_summary(results: list[Result], seconds: float) -> None:
+    """One line a tier, then a closing line in pytest's own form with the seconds of the clock."""
     print("\n" + f"{'tier':<10}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
     for result in results:
         print(
@@ -198,7 +277,6 @@ def print_summary(results: list[Result]) -> None:
         )
         if number or word == "passed"
     ]
-    seconds = sum(result.seconds for result in results)
     print(f" {', '.join(counts)} in {seconds:.2f}s ".center(80, "="), flush=True)
 
 
@@ -223,16 +301,17 @@ def main() -> int:
         parser.error(f"no tier {', '.join(unknown)}: choose from {', '.join(names)}")
 
     RESULTS.mkdir(exist_ok=True)
-    results = []
-    for name in names:
-        if name not in wanted:
-            continue
-        print(f"\n==> tier {name}", flush=True)
-        chosen = next((tier for tier in TIERS if tier.name == name), None)
-        results.append(
-            run_tier(chosen, on_kubeconfig=options.on_kubeconfig) if chosen else run_lint()
-        )
-    print_summary(results)
+    started = time.monotonic()
+    lanes = [
+        Lane(tiers, lane.gives_way)
+        for lane in LANES
+        if (tiers := tuple(name for name in lane.tiers if name in wanted))
+    ]
+    if len(wanted) == 1:
+        results = [run_named(wanted[0], Console(), on_kubeconfig=options.on_kubeconfig)]
+    else:
+        results = Beside(options.on_kubeconfig).run(lanes)
+    print_summary(results, time.monotonic() - started)
     return 0 if all(result.ok for result in results) else 1
 
 

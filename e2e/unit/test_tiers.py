@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tiers import TIERS, Result, print_summary, read_report
+import tiers
+from tiers import LANES, TIERS, Beside, Lane, Result, print_summary, read_report
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = """<testsuites><testsuite name="pytest" tests="{tests}" failures="{failures}"
@@ -51,13 +52,13 @@ def test_the_summary_names_every_tier_and_closes_in_pytests_form(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     print_summary(
-        [Result("lint", 6, 0, 0, 2), Result("unit", 10, 0, 0, 3), Result("api", 4, 1, 0, 5)]
+        [Result("lint", 6, 0, 0, 2), Result("unit", 10, 0, 0, 3), Result("api", 4, 1, 0, 5)], 8
     )
 
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("unit") and "10" in line for line in lines)
     assert any(line.startswith("api") and line.endswith("FAILED") for line in lines)
-    assert lines[-1].strip("= ") == "1 failed, 20 passed in 10.00s"
+    assert lines[-1].strip("= ") == "1 failed, 20 passed in 8.00s"
 
 
 def test_every_test_file_belongs_to_a_tier() -> None:
@@ -68,3 +69,32 @@ def test_every_test_file_belongs_to_a_tier() -> None:
     strays = [file for file in files if not any(home in file.parents for home in homes)]
 
     assert strays == []
+
+
+def test_every_tier_runs_in_one_lane() -> None:
+    assert sorted(name for lane in LANES for name in lane.tiers) == sorted(
+        ["lint", *(tier.name for tier in TIERS)]
+    )
+
+
+def test_lanes_run_beside_each_other_and_show_a_tier_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Each tier waits for a file of the other one: run one after the other, both would fail.
+    def waiting(own: str, other: str) -> tiers.Tier:
+        script = f"touch {own}; for i in $(seq 500); do [ -e {other} ] && exit; sleep 0.02; done"
+        prepare = ("sh", "-c", f"cd {tmp_path}; echo {own} begins; {script}; echo no {other}")
+        return tiers.Tier(own, "waits", (f"{tmp_path}/no-tests",), prepare=(prepare,))
+
+    monkeypatch.setattr(tiers, "ROOT", tmp_path)
+    monkeypatch.setattr(tiers, "RESULTS", tmp_path)
+    monkeypatch.setattr(tiers, "TIERS", (waiting("one", "two"), waiting("two", "one")))
+
+    results = Beside(on_kubeconfig=False).run((Lane(("one",), True), Lane(("two",), False)))
+
+    printed = capsys.readouterr().out
+    assert [(result.name, result.ok) for result in results] == [("one", False), ("two", False)]
+    assert "==> tier one\none begins\n" in printed
+    assert "==> tier two\ntwo begins\n" in printed
+    assert "no two" not in printed
+    assert "no one" not in printed
