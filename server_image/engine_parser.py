@@ -2,6 +2,7 @@
 
 `flags` prints every long flag with its kind and choices as JSON. `parse` reads lists of arguments
 as JSON from standard input and prints what the parser says to each: null when it accepts them.
+`read` prints what it makes of each list: name -> value, of those that differ from the default.
 The vLLM that is asked is the first on the module path.
 """
 
@@ -24,6 +25,19 @@ def make_parser() -> Any:
     return vllm.make_arg_parser(vllm.FlexibleArgumentParser())
 
 
+def registered_parsers() -> dict[str, list[str]]:
+    """Return flag -> names of the parsers that vLLM brings; its argument parser takes any name and
+    vLLM refuses it later, when the server starts.
+    """
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    return {
+        "--reasoning-parser": ReasoningParserManager.list_registered(),
+        "--tool-call-parser": ToolParserManager.list_registered(),
+    }
+
+
 def describe(action: argparse.Action) -> dict[str, Any]:
     """Return the kind of a flag: switch (--x and --no-x), on-only (--x) or value (--x=...)."""
     if isinstance(action, argparse.BooleanOptionalAction):
@@ -37,12 +51,15 @@ def describe(action: argparse.Action) -> dict[str, Any]:
 
 def flags(parser: Any) -> dict[str, dict[str, Any]]:
     """Return every full flag name; the negative twins of switches are left out."""
-    return {
+    known = {
         name: describe(action)
         for action in parser._actions
         for name in action.option_strings
         if name.startswith("--") and not name.startswith("--no-") and name != "--help"
     }
+    for name, choices in registered_parsers().items():
+        known[name]["choices"] = sorted(choices)
+    return known
 
 
 def complaint(parser: Any, arguments: list[str]) -> str | None:
@@ -58,6 +75,12 @@ def complaint(parser: Any, arguments: list[str]) -> str | None:
     return None
 
 
+def values(parser: Any, arguments: list[str]) -> dict[str, Any]:
+    """Return what the parser makes of the arguments, without what they leave at its default."""
+    read = vars(parser.parse_args(arguments)).items()
+    return {name: value for name, value in read if value != parser.get_default(name)}
+
+
 def main() -> None:
     """Answer one question about the parser on standard output."""
     question = sys.argv[1]
@@ -66,6 +89,8 @@ def main() -> None:
         parser = make_parser()
         if question == "flags":
             answer: Any = flags(parser)
+        elif question == "read":
+            answer = [values(parser, arguments) for arguments in json.load(sys.stdin)]
         else:
             answer = [complaint(parser, arguments) for arguments in json.load(sys.stdin)]
     json.dump(answer, sys.stdout)

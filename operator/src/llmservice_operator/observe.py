@@ -27,6 +27,7 @@ _MOST_USEFUL_FIRST: Final = (
     *sorted(REASONS_OF_MODEL_SERVER),
     Reason.CRASH_LOOP,
     Reason.SECRET_MISSING,
+    Reason.CONFIG_MAP_MISSING,
     Reason.CONTAINER_START_ERROR,
     Reason.IMAGE_PULL_ERROR,
     Reason.VOLUME_PENDING,
@@ -54,6 +55,9 @@ _START_REASONS: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
 _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
+_CONFIG_MAP_IS_MISSING: Final = re.compile(
+    r'configmap "[^"]+" not found|couldn\'t find key \S+ in ConfigMap'
+)
 _CLAIM_IS_MISSING: Final = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent vol")
 
 
@@ -234,8 +238,14 @@ def _start_problem(said: str) -> Problem:
     if _SECRET_IS_MISSING.search(said):
         return Problem(
             Reason.SECRET_MISSING,
-            f"The token of the model cannot be read: {said} Create the Secret, or correct "
-            "spec.model.credentialsSecretRef.",
+            f"A Secret that the spec names cannot be read: {said} Create the Secret, or correct "
+            "spec.model.credentialsSecretRef or spec.engine.env.",
+        )
+    if _CONFIG_MAP_IS_MISSING.search(said):
+        return Problem(
+            Reason.CONFIG_MAP_MISSING,
+            f"A ConfigMap that the spec names cannot be read: {said} Create the ConfigMap, or "
+            "correct spec.engine.chatTemplate or spec.engine.env.",
         )
     return Problem(
         Reason.CONTAINER_START_ERROR,

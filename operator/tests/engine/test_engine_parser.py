@@ -1,5 +1,6 @@
 """The pinned vLLM's own parser judges what the compiler writes."""
 
+import functools
 import json
 import subprocess
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from llmservice_operator.settings import ENGINE_VERSION
 
 EXAMPLES = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
 
+Ask = Callable[[str, list[list[str]]], list[Any]]
 Parse = Callable[[list[list[str]]], list[str | None]]
 
 
@@ -29,22 +31,28 @@ def engine_python() -> Path:
 
 
 @pytest.fixture(scope="module")
-def parse(engine_python: Path) -> Parse:
-    """What the parser says to lists of arguments; None means it takes them."""
+def ask(engine_python: Path) -> Ask:
+    """What the parser answers to a question about each list of arguments."""
 
-    def ask(arguments: list[list[str]]) -> list[str | None]:
+    def run(question: str, arguments: list[list[str]]) -> list[Any]:
         asked = subprocess.run(
-            [engine_python, Path(flag_tables.__file__).with_name("engine_parser.py"), "parse"],
+            [engine_python, Path(flag_tables.__file__).with_name("engine_parser.py"), question],
             input=json.dumps(arguments),
             check=True,
             stdout=subprocess.PIPE,
             text=True,
         )
-        answer: Any = json.loads(asked.stdout)
+        answer = list(json.loads(asked.stdout))
         assert len(answer) == len(arguments)
-        return list(answer)
+        return answer
 
-    return ask
+    return run
+
+
+@pytest.fixture(scope="module")
+def parse(ask: Ask) -> Parse:
+    """What the parser says to lists of arguments; None means it takes them."""
+    return functools.partial(ask, "parse")
 
 
 def test_the_table_of_the_pinned_version_is_what_its_parser_tells(engine_python: Path) -> None:
@@ -78,6 +86,32 @@ def test_the_parser_takes_every_example_and_every_accepted_switch_and_choice(par
     said = dict(zip(map(tuple, cases), parse(cases), strict=True))
     assert len(cases) > 100
     assert {args: complaint for args, complaint in said.items() if complaint} == {}
+
+
+def test_the_parser_reads_what_the_spec_says_letter_by_letter(ask: Ask) -> None:
+    template = "{%- for m in messages %}\n{{ m['role'] }}: \\n --x=1 \"é\" $5\n{%- endfor %}"
+    service = a_service(
+        {
+            "model": {"uri": "hf://org/model", "aliases": ["gpt-4.1", "org/chat"]},
+            "engine": {
+                "chatTemplate": {"inline": template},
+                "toolCalling": {"parser": "llama3_json"},
+                "reasoningParser": "deepseek_r1",
+            },
+        }
+    )
+    # What the kubelet makes of the arguments.
+    args = [arg.replace("$$", "$") for arg in build_engine_args(service, ENGINE_VERSION)]
+    assert ask("read", [args]) == [
+        {
+            "model": "org/model",
+            "served_model_name": ["qwen", "gpt-4.1", "org/chat"],
+            "chat_template": template,
+            "enable_auto_tool_choice": True,
+            "tool_call_parser": "llama3_json",
+            "reasoning_parser": "deepseek_r1",
+        }
+    ]
 
 
 def test_the_parser_refuses_what_it_does_not_have(parse: Parse) -> None:

@@ -90,6 +90,7 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.accelerator": {"type": "nvidia"},
         "spec.accelerator.type": "nvidia",
         "spec.model.credentialsSecretRef.key": "HF_TOKEN",
+        "spec.model.trustRemoteCode": False,
         "spec.engine.parallelism.pipeline": 1,
         "spec.engine.speculativeDecoding.ngram.promptLookupMin": 1,
         "spec.engine.parallelism.data": 1,

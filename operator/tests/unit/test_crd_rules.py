@@ -149,11 +149,52 @@ tolerations = st.fixed_dictionaries(
         "tolerationSeconds": st.just(3),
     },
 )
+variables = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(
+            ["A", "1A", "A-B", "LD_PRELOAD", "XLD_PRELOAD", "HF_TOKEN", "VLLM_X_PATH", "PATH"]
+        )
+    },
+    optional={
+        "value": st.sampled_from(["", "v"]),
+        "valueFrom": st.fixed_dictionaries(
+            {},
+            optional={
+                each: st.fixed_dictionaries(
+                    {"name": st.sampled_from(["a", "a..b"]), "key": st.sampled_from(["k", "a b"])}
+                )
+                for each in ("secretKeyRef", "configMapKeyRef")
+            },
+        ),
+    },
+)
 MINIMAL = {"model": {"uri": "hf://org/model"}}
 tokens = st.fixed_dictionaries({"name": texts}, optional={"key": texts})
+chats = st.fixed_dictionaries(
+    {},
+    optional={
+        "chatTemplate": st.fixed_dictionaries(
+            {},
+            optional={
+                "inline": st.sampled_from(["{{ a }}", "a"]),
+                "configMapKeyRef": st.just({"name": "a", "key": "k"}),
+            },
+        ),
+        "toolCalling": st.fixed_dictionaries({"parser": st.sampled_from(["hermes", "a b"])}),
+        "reasoningParser": st.sampled_from(["qwen3", "Qwen"]),
+        "imagePullSecrets": st.lists(st.fixed_dictionaries({"name": texts}), max_size=2),
+        "env": st.lists(variables, max_size=2),
+    },
+)
 sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "model": st.fixed_dictionaries(
-        {"uri": texts}, optional={"name": texts, "revision": texts, "credentialsSecretRef": tokens}
+        {"uri": texts},
+        optional={
+            "name": texts,
+            "aliases": st.lists(texts, max_size=3),
+            "revision": texts,
+            "credentialsSecretRef": tokens,
+        },
     ),
     "accelerator": st.fixed_dictionaries(
         {},
@@ -257,6 +298,12 @@ def test_cel_and_python_agree_on_what_a_gpu_and_a_cpu_can_do(
     accelerator: dict[str, Any], engine: dict[str, Any]
 ) -> None:
     assert_same_verdict(a_body({**MINIMAL, "accelerator": accelerator, "engine": engine}))
+
+
+@settings(max_examples=200, deadline=None)
+@given(engine=chats)
+def test_cel_and_python_agree_on_chats_and_on_the_container(engine: dict[str, Any]) -> None:
+    assert_same_verdict(a_body({**MINIMAL, "engine": engine}))
 
 
 @pytest.mark.parametrize("section", sections)

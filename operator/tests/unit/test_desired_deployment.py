@@ -6,6 +6,7 @@ import yaml
 from core_support import REPOSITORY, SETTINGS, a_service
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.environment import VARIABLES_WITH_A_FIELD, is_refused_variable
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import build_all, resolve_pin
 from llmservice_operator.desired.deployment import (
@@ -122,6 +123,64 @@ def test_the_token_is_referred_to_and_never_copied() -> None:
     reference = {"secretKeyRef": {"name": "hub-token", "key": "HF_TOKEN"}}
     assert environment({"model": model})["HF_TOKEN"] == reference
     assert "HF_TOKEN" not in environment()
+
+
+def test_variables_of_the_spec_stand_behind_those_of_the_operator() -> None:
+    secret, config_map = {"name": "s", "key": "k"}, {"name": "c", "key": "k"}
+    given = [
+        {"name": "NCCL_DEBUG", "value": "INFO"},
+        {"name": "EMPTY", "value": ""},
+        {"name": "PASSWORD", "valueFrom": {"secretKeyRef": secret}},
+        {"name": "SHARED", "valueFrom": {"configMapKeyRef": config_map}},
+    ]
+    variables = server({"engine": {"env": given}})["env"]
+    # The API server leaves an empty value out, and would so differ from what was sent for ever.
+    assert variables[-4:] == [given[0], {"name": "EMPTY"}, *given[2:]]
+    assert variables[:-4] == server()["env"]
+
+
+@pytest.mark.parametrize("name", environment())
+def test_a_variable_of_the_operator_cannot_be_set_by_the_spec(name: str) -> None:
+    assert is_refused_variable(name) or name in VARIABLES_WITH_A_FIELD
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("LD_LIBRARY_PATH", "PYTHONPATH", "PATH", "BASH_ENV", "VLLM_PLUGINS", "XDG_CONFIG_HOME"),
+        *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_NCCL_SO_PATH"),
+        *("VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_LOGGING_CONFIG_PATH", "NCCL_NET_PLUGIN"),
+        *("NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "KUBERNETES_SERVICE_HOST", "CXX"),
+    ],
+)
+def test_a_variable_that_could_harm_is_refused(name: str) -> None:
+    assert is_refused_variable(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("NCCL_DEBUG", "NCCL_SOCKET_IFNAME", "HTTPS_PROXY", "OMP_NUM_THREADS", "TZ", "HF_DEBUG"),
+        *("VLLM_ATTENTION_BACKEND", "VLLM_LOGGING_LEVEL", "NVIDIA_TF32_OVERRIDE", "PATHS"),
+    ],
+)
+def test_a_variable_that_tunes_is_taken(name: str) -> None:
+    assert not is_refused_variable(name)
+
+
+def test_a_chat_template_of_a_config_map_comes_in_a_variable_that_says_when_it_is_missing() -> None:
+    reference = {"name": "texts", "key": "chat"}
+    spec = {"engine": {"chatTemplate": {"configMapKeyRef": reference}}}
+    assert environment(spec)["LLMSERVICE_CHAT_TEMPLATE"] == {"configMapKeyRef": reference}
+    assert server(spec)["args"][-1] == "--chat-template=$(LLMSERVICE_CHAT_TEMPLATE)"
+
+
+def test_the_image_is_pulled_as_the_spec_says_and_else_as_kubernetes_does() -> None:
+    assert "imagePullPolicy" not in server()
+    assert "imagePullSecrets" not in pod_spec()
+    spec = {"engine": {"imagePullPolicy": "Never", "imagePullSecrets": [{"name": "login"}]}}
+    assert server(spec)["imagePullPolicy"] == "Never"
+    assert pod_spec(spec)["imagePullSecrets"] == [{"name": "login"}]
 
 
 def test_a_claim_is_mounted_read_only() -> None:

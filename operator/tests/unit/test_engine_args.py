@@ -117,6 +117,55 @@ COMPILED = {
         {**CPU, "engine": {"extraArgs": ["--response-role=$(HF_TOKEN)"]}},
         ["--model=org/model", "--served-model-name=qwen", "--response-role=$$(HF_TOKEN)"],
     ),
+    "nor is one behind a dollar that would only be read as one": (
+        {**CPU, "engine": {"extraArgs": ["--response-role=$$(HF_TOKEN)"]}},
+        ["--model=org/model", "--served-model-name=qwen", "--response-role=$$$$(HF_TOKEN)"],
+    ),
+    "aliases after the name, each an argument": (
+        {**CPU, "model": {**HUB, "name": "chat", "aliases": ["gpt-4.1", "org/chat"]}},
+        ["--model=org/model", "--served-model-name", "chat", "gpt-4.1", "org/chat"],
+    ),
+    "aliases beside the default name": (
+        {**CPU, "model": {**HUB, "aliases": ["chat"]}, "engine": {"maxModelLen": 8}},
+        ["--model=org/model", "--max-model-len=8", "--served-model-name", "qwen", "chat"],
+    ),
+    "the model's own code, trusted": (
+        {**CPU, "model": {**HUB, "trustRemoteCode": True}},
+        ["--model=org/model", "--served-model-name=qwen", "--trust-remote-code"],
+    ),
+    "chats, tools and reasoning": (
+        {
+            **CPU,
+            "engine": {
+                "chatTemplate": {"inline": "{% if a %}\n{{ '$$(X) é' }}\n{% endif %}"},
+                "toolCalling": {"parser": "hermes"},
+                "reasoningParser": "qwen3",
+            },
+        },
+        [
+            "--model=org/model",
+            "--served-model-name=qwen",
+            "--chat-template={% if a %}\n{{ '$$$$(X) é' }}\n{% endif %}",
+            "--enable-auto-tool-choice",
+            "--tool-call-parser=hermes",
+            "--reasoning-parser=qwen3",
+        ],
+    ),
+    "a chat template of a ConfigMap, by its variable": (
+        {
+            **CPU,
+            "engine": {
+                "chatTemplate": {"configMapKeyRef": {"name": "texts", "key": "chat"}},
+                "extraArgs": ["--seed=1"],
+            },
+        },
+        [
+            "--model=org/model",
+            "--served-model-name=qwen",
+            "--seed=1",
+            "--chat-template=$(LLMSERVICE_CHAT_TEMPLATE)",
+        ],
+    ),
 }
 
 
@@ -186,6 +235,32 @@ def test_a_field_that_the_version_lacks_is_refused_with_the_versions_that_have_i
     )
 
 
+@pytest.mark.parametrize(
+    ("engine", "field", "flag", "name"),
+    [
+        (
+            {"toolCalling": {"parser": "hermess"}},
+            "spec.engine.toolCalling.parser",
+            "--tool-call-parser",
+            "llama3_json",
+        ),
+        (
+            {"reasoningParser": "qwen"},
+            "spec.engine.reasoningParser",
+            "--reasoning-parser",
+            "deepseek_r1",
+        ),
+    ],
+)
+def test_a_parser_that_the_version_does_not_bring_is_refused_with_those_that_it_does(
+    engine: dict[str, Any], field: str, flag: str, name: str
+) -> None:
+    with pytest.raises(InvalidSpec, match=f"is no value of {flag} in vLLM {NEWEST}") as refused:
+        build_engine_args(a_service({"engine": engine}), NEWEST)
+    assert refused.value.field == field
+    assert f" {name}," in refused.value.message
+
+
 def test_a_version_without_a_table_is_refused_with_those_that_have_one() -> None:
     assert refusal([], "0.9.0") == (
         "spec.engine.version",
@@ -228,7 +303,7 @@ def test_a_flag_has_a_field_or_is_accepted_or_refused_and_never_two_of_these(ver
     [
         *(
             "--api-key",
-            "--chat-template",
+            "--chat-template-path",
             "--compilation-config",
             "--config",
             "--data-parallel-rank",
@@ -236,7 +311,7 @@ def test_a_flag_has_a_field_or_is_accepted_or_refused_and_never_two_of_these(ver
         *("--download-dir", "--grpc-port", "--hf-overrides", "--host", "--kv-transfer-config"),
         *("--load-format", "--logits-processors", "--lora-modules", "--middleware", "--nnodes"),
         *("--port", "--reasoning-parser-plugin", "--root-path", "--scheduler-cls", "--ssl-keyfile"),
-        *("--tokenizer", "--tool-server", "--trust-remote-code", "--uds", "--worker-cls"),
+        *("--tokenizer", "--tool-server", "--trust-request-chat-template", "--uds", "--worker-cls"),
         *("--enable-prompt-embeds", "--log-config-file", "--some-coming-plugin", "--new-config"),
     ],
 )

@@ -71,8 +71,8 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
     "a Secret that does not exist": (
         a_pod(waiting("CreateContainerConfigError", 'secret "hub-token" not found')),
         Reason.SECRET_MISSING,
-        'The token of the model cannot be read: secret "hub-token" not found. Create the Secret, '
-        "or correct spec.model.credentialsSecretRef.",
+        'A Secret that the spec names cannot be read: secret "hub-token" not found. Create the '
+        "Secret, or correct spec.model.credentialsSecretRef or spec.engine.env.",
     ),
     "a key that the Secret lacks": (
         a_pod(
@@ -81,8 +81,24 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
             )
         ),
         Reason.SECRET_MISSING,
-        "The token of the model cannot be read: couldn't find key HF_TOKEN in Secret "
-        "team/hub-token. Create the Secret, or correct spec.model.credentialsSecretRef.",
+        "A Secret that the spec names cannot be read: couldn't find key HF_TOKEN in Secret "
+        "team/hub-token. Create the Secret, or correct spec.model.credentialsSecretRef or "
+        "spec.engine.env.",
+    ),
+    "a ConfigMap that does not exist": (
+        a_pod(waiting("CreateContainerConfigError", 'configmap "templates" not found')),
+        Reason.CONFIG_MAP_MISSING,
+        'A ConfigMap that the spec names cannot be read: configmap "templates" not found. Create '
+        "the ConfigMap, or correct spec.engine.chatTemplate or spec.engine.env.",
+    ),
+    "a key that the ConfigMap lacks": (
+        a_pod(
+            waiting("CreateContainerConfigError", "couldn't find key chat in ConfigMap team/texts")
+        ),
+        Reason.CONFIG_MAP_MISSING,
+        "A ConfigMap that the spec names cannot be read: couldn't find key chat in ConfigMap "
+        "team/texts. Create the ConfigMap, or correct spec.engine.chatTemplate or "
+        "spec.engine.env.",
     ),
     "an image without our server": (
         a_pod(waiting("RunContainerError", 'exec: "llmservice-server": not found in $PATH')),

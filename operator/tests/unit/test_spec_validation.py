@@ -58,6 +58,12 @@ def arg(text: Any) -> dict[str, Any]:
     return {"engine": {"extraArgs": [text]}}
 
 
+def variable(name: str) -> dict[str, Any]:
+    return {"engine": {"env": [{"name": name, "value": "1"}]}}
+
+
+KEY = {"name": "texts", "key": "a"}
+
 REFUSED = {
     "uri without scheme": (
         model(uri="org/model"),
@@ -308,8 +314,93 @@ REFUSED = {
         "spec.engine.extraArgs[0]: --dtype has a field of its own: set engine.dtype instead",
     ),
     "foreign code": (
-        arg("--trust-remote-code=true"),
+        arg("--worker-cls=mine.Worker"),
         f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}",
+    ),
+    "the model's own code as a flag": (
+        arg("--trust-remote-code=true"),
+        "spec.engine.extraArgs[0]: --trust-remote-code has a field of its own: set "
+        "model.trustRemoteCode instead",
+    ),
+    "alias twice": (
+        model(aliases=["a", "b", "a"]),
+        "spec.model.aliases: must not repeat a name: remove the second one",
+    ),
+    "alias that is the name": (
+        model(name="a", aliases=["a"]),
+        "spec.model.aliases: must not repeat a name: remove the second one",
+    ),
+    "alias that looks like an option": (
+        model(aliases=["--x"]),
+        "spec.model.aliases[0]: must start with a letter or digit and hold only letters, digits "
+        "and . _ : / -",
+    ),
+    "pull policy of a wrong spelling": (
+        {"engine": {"imagePullPolicy": "always"}},
+        "spec.engine.imagePullPolicy: should be 'Always', 'IfNotPresent' or 'Never', not 'always'",
+    ),
+    "login Secret in capitals": (
+        {"engine": {"imagePullSecrets": [{"name": "Login"}]}},
+        "spec.engine.imagePullSecrets[0].name: must be the name of a Secret, such as "
+        "registry-login",
+    ),
+    "variable with a dash": (
+        variable("MY-VAR"),
+        "spec.engine.env[0].name: must be the name of a variable, letters, digits and _, such as "
+        "NCCL_DEBUG",
+    ),
+    "variable of the operator": (
+        variable("LLMSERVICE_API_PORT"),
+        f"spec.engine.env[0].name: {UNSAFE_FLAG}",
+    ),
+    "variable that loads code": (
+        variable("LD_PRELOAD"),
+        f"spec.engine.env[0].name: {UNSAFE_FLAG}",
+    ),
+    "variable with a field of its own": (
+        variable("HF_TOKEN"),
+        "spec.engine.env[0].name: HF_TOKEN and HUGGING_FACE_HUB_TOKEN have a field of their own: "
+        "set model.credentialsSecretRef instead",
+    ),
+    "variable without a value": (
+        {"engine": {"env": [{"name": "A"}]}},
+        "spec.engine.env[0].value: must be set, or valueFrom instead: keep one of the two",
+    ),
+    "variable with two values": (
+        {"engine": {"env": [{"name": "A", "value": "1", "valueFrom": {"secretKeyRef": KEY}}]}},
+        "spec.engine.env[0].value: must be set, or valueFrom instead: keep one of the two",
+    ),
+    "variable from nowhere": (
+        {"engine": {"env": [{"name": "A", "valueFrom": {}}]}},
+        "spec.engine.env[0].valueFrom.secretKeyRef: must be set, or configMapKeyRef instead: keep "
+        "one of the two",
+    ),
+    "variable from a key that is none": (
+        {
+            "engine": {
+                "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "a b"}}}]
+            }
+        },
+        "spec.engine.env[0].valueFrom.secretKeyRef.key: must be letters, digits and . _ -, such "
+        "as HF_TOKEN",
+    ),
+    "chat template that is a path": (
+        {"engine": {"chatTemplate": {"inline": "/etc/passwd"}}},
+        "spec.engine.chatTemplate.inline: must be a Jinja template, with {{ }} or {% %} in it: to "
+        "name a file, put it into a ConfigMap and set configMapKeyRef",
+    ),
+    "chat template twice": (
+        {"engine": {"chatTemplate": {"inline": "{{ x }}", "configMapKeyRef": KEY}}},
+        "spec.engine.chatTemplate.inline: must be set, or configMapKeyRef instead: keep one of "
+        "the two",
+    ),
+    "tool calls of no parser": (
+        {"engine": {"toolCalling": {}}},
+        "spec.engine.toolCalling.parser: is required",
+    ),
+    "parser in capitals": (
+        {"engine": {"reasoningParser": "Qwen3"}},
+        "spec.engine.reasoningParser: must be a parser that the engine knows, such as hermes",
     ),
     "a port of one's own": (arg("--port=80"), f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}"),
     "a key in plain sight": (arg("--api-key=x"), f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}"),

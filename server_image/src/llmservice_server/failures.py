@@ -126,8 +126,8 @@ _RULES = (
     ),
     _Rule(
         "RemoteCodeRefused",
-        "The model brings Python code of its own, which is not run unless you trust it. Add "
-        "--trust-remote-code to spec.engine.extraArgs if you do.",
+        "The model brings Python code of its own, which is not run unless you trust it. Set "
+        "spec.model.trustRemoteCode: true if you do.",
         text=r"trust_remote_code",
     ),
     _Rule(
@@ -140,7 +140,8 @@ _RULES = (
     _Rule(
         "ContextDoesNotFit",
         "Lower spec.engine.maxModelLen, or give the engine more memory for its KV cache "
-        "(--gpu-memory-utilization or --kv-cache-memory-bytes in spec.engine.extraArgs).",
+        "(spec.engine.gpuMemoryUtilizationPercent, or --kv-cache-memory-bytes in "
+        "spec.engine.extraArgs).",
         text=r"to serve at least one request|no available memory for the cache blocks|"
         r"larger than the available kv cache memory",
     ),
@@ -158,7 +159,7 @@ _RULES = (
     _Rule(
         "GPUOutOfMemory",
         "The GPU has too little free memory. Make sure that nothing else uses it, or lower "
-        "--gpu-memory-utilization in spec.engine.extraArgs.",
+        "spec.engine.gpuMemoryUtilizationPercent.",
         text=r"cuda(?: error:)? out of memory|free memory on device .* is less than desired",
     ),
     _Rule(

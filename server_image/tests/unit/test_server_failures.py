@@ -42,7 +42,7 @@ def fact(text: str, *types: str) -> ErrorFact:
         (
             [fact("Please pass the argument `trust_remote_code=True` to allow", "ValueError")],
             "RemoteCodeRefused",
-            "--trust-remote-code",
+            "spec.model.trustRemoteCode",
         ),
         (
             [fact("Model architectures ['X'] are not supported for now.", "ValueError")],

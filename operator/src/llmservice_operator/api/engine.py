@@ -8,6 +8,8 @@ from pydantic import Field
 
 from llmservice_operator.api.accelerator import Parallelism
 from llmservice_operator.api.batching import Batching, PrefixCaching
+from llmservice_operator.api.chat import ChatTemplate, ParserName, ToolCalling
+from llmservice_operator.api.environment import EnvironmentVariable
 from llmservice_operator.api.extra_args import ExtraArg
 from llmservice_operator.api.fields import (
     Fields,
@@ -18,6 +20,7 @@ from llmservice_operator.api.fields import (
     quantity_value,
 )
 from llmservice_operator.api.model import Quantization
+from llmservice_operator.api.references import ImagePullSecret
 from llmservice_operator.api.speculation import SpeculativeDecoding
 
 _GIBIBYTE = 1024**3
@@ -59,6 +62,19 @@ class Engine(Fields):
     ) = None
     """Image of the model servers. Default: the operator's image for the accelerator at the time the
     LLMService is first seen; a later operator keeps it."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When a node pulls the image. Default: Always for the tag latest, IfNotPresent for others."""
+    image_pull_secrets: Annotated[
+        tuple[ImagePullSecret, ...],
+        Field(
+            max_length=8,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+            },
+        ),
+    ] = ()
+    """Secrets with the login to the image's registry, when it wants one."""
     version: (
         Annotated[
             str,
@@ -93,12 +109,31 @@ class Engine(Fields):
     speculative_decoding: SpeculativeDecoding | None = None
     """Cheap guesses at the next tokens, checked by the model: quicker answers and the same text.
     Default: none."""
+    chat_template: ChatTemplate | None = None
+    """How a chat becomes one prompt. Default: the template that the model brings."""
+    tool_calling: ToolCalling | None = None
+    """Lets the model decide to call the tools that a chat request offers. Default: off."""
+    reasoning_parser: ParserName | None = None
+    """How the model marks what it thinks before it answers, by the engine's own name, such as
+    qwen3 or deepseek_r1; it is then apart from the answer. Default: off."""
     extra_args: Annotated[
         tuple[ExtraArg, ...],
         Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
     """Further vLLM flags, one --flag=value per item, by full name; a switch takes true or false.
     Only flags that the engine's version has and that are safe here are accepted."""
+    env: Annotated[
+        tuple[EnvironmentVariable, ...],
+        Field(
+            max_length=64,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+            },
+        ),
+    ] = ()
+    """Further environment variables of the model servers, such as those of vLLM, NCCL or a
+    proxy."""
 
     rules: ClassVar = (
         Rule(

@@ -9,9 +9,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
+from llmservice_operator.api.references import SUBDOMAIN_PATTERN
 
-SUBDOMAIN_PATTERN = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
-"""The name of a Secret or a PersistentVolumeClaim."""
 HUB_SCHEME, CLAIM_SCHEME = "hf://", "pvc://"
 _HUB_URI = "hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 _CLAIM_URI = f"pvc://{SUBDOMAIN_PATTERN}(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
@@ -106,31 +105,48 @@ def model_source(uri: str) -> HubModel | ClaimModel:
     return ClaimModel(claim, path)
 
 
+ServedName = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    matches(
+        "[A-Za-z0-9][A-Za-z0-9._:/-]*",
+        "must start with a letter or digit and hold only letters, digits and . _ : / -",
+    ),
+]
+
+
 class Model(Fields):
     uri: ModelUri
     """Where the model comes from: hf://ORGANISATION/NAME is a model on the Hugging Face hub,
     pvc://CLAIM/PATH a folder on a PersistentVolumeClaim of this namespace, which is mounted
     read-only."""
-    name: (
-        Annotated[
-            str,
-            Field(min_length=1, max_length=253),
-            matches(
-                "[A-Za-z0-9][A-Za-z0-9._:/-]*",
-                "must start with a letter or digit and hold only letters, digits and . _ : / -",
-            ),
-        ]
-        | None
-    ) = None
+    name: ServedName | None = None
     """The name that clients send as `model`. Default: the LLMService's name."""
+    aliases: Annotated[
+        tuple[ServedName, ...],
+        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Further names that clients may send as `model`, such as the one of a model that this one
+    replaces."""
     revision: Revision | None = None
     """Branch, tag or commit of an hf:// model. A commit is best: two replicas then never serve
     different weights. Default: the repository's main branch."""
     credentials_secret_ref: SecretKeyReference | None = None
     """The Secret with the token that an hf:// model needs when it is private or gated."""
+    trust_remote_code: bool = False
+    """Whether Python code that the model brings may run in the model server. Set it only for a
+    model whose code you have read, and name the commit in revision."""
 
     rules: ClassVar = (
         REVISION_RULE,
+        Rule(
+            "aliases",
+            cel="!has(self.aliases) || self.aliases.all(alias, "
+            "(!has(self.name) || alias != self.name) && "
+            "self.aliases.filter(other, other == alias).size() == 1)",
+            message="must not repeat a name: remove the second one",
+            holds=lambda model: len({model.name, *model.aliases}) == len(model.aliases) + 1,
+        ),
         Rule(
             "credentialsSecretRef",
             cel="!has(self.credentialsSecretRef) || !self.uri.startsWith('pvc://')",

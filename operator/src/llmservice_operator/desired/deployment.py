@@ -97,6 +97,10 @@ def _build_pod_spec(
         "containers": [_build_server_container(service, settings, pin)],
         "volumes": build_volumes(service),
     }
+    if service.spec.engine.image_pull_secrets:
+        pod_spec["imagePullSecrets"] = [
+            {"name": secret.name} for secret in service.spec.engine.image_pull_secrets
+        ]
     if template.node_selector:
         pod_spec["nodeSelector"] = dict(template.node_selector)
     if template.tolerations:
@@ -138,6 +142,8 @@ def _build_server_container(
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": build_volume_mounts(service),
     }
+    if service.spec.engine.image_pull_policy is not None:
+        container["imagePullPolicy"] = service.spec.engine.image_pull_policy
     resources = build_resources(service)
     if resources:
         container["resources"] = resources

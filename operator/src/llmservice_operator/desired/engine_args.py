@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from llmservice_operator import names
 from llmservice_operator.api.accelerator import Parallelism
 from llmservice_operator.api.batching import Batching
 from llmservice_operator.api.engine import Engine, KvCache
@@ -36,6 +37,7 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
         "--enable-prefix-caching": None if prefixes is None else prefixes.enabled,
         **_kv_cache(kv_cache),
         "--speculative-config": build_speculative_config(service),
+        **_chat(engine),
     }
     args = [
         arg
@@ -44,18 +46,30 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
         for arg in flags.write(flag, value, f"spec.{FLAGS_WITH_A_FIELD[flag]}")
     ]
     args.extend(_extra_args(engine.extra_args, flags))
-    # The kubelet puts the variable NAME, a token perhaps, in place of $(NAME); of $$(NAME) it does
-    # not.
-    return [arg.replace("$(", "$$(") for arg in args]
+    # The kubelet puts a variable, a token perhaps, in place of $(NAME), and $ in place of $$.
+    args = [arg.replace("$", "$$") for arg in args]
+    if engine.chat_template is not None and engine.chat_template.inline is None:
+        template = f"$({names.CHAT_TEMPLATE_ENV})"
+        args.extend(flags.write("--chat-template", template, "spec.engine.chatTemplate"))
+    return args + _served_names(service)
 
 
 def _model(service: LLMService) -> Values:
     model = service.spec.model
     return {
         "--model": model_locations(service)[0],
-        "--served-model-name": model.name or service.name,
+        "--served-model-name": None if model.aliases else model.name or service.name,
         "--revision": model.revision,
+        "--trust-remote-code": model.trust_remote_code or None,
     }
+
+
+def _served_names(service: LLMService) -> list[str]:
+    """Return the one flag of several values; each has to be an argument of its own."""
+    model = service.spec.model
+    if not model.aliases:
+        return []
+    return ["--served-model-name", model.name or service.name, *model.aliases]
 
 
 def _numbers(engine: Engine) -> Values:
@@ -112,6 +126,16 @@ def _gibibytes(quantity: str) -> str:
     """Return an amount of memory as the engine takes it; 0.001 GiB more or less is no matter."""
     gibibytes = f"{(quantity_value(quantity) or 0) / 1024**3:.3f}"
     return gibibytes.rstrip("0").rstrip(".")
+
+
+def _chat(engine: Engine) -> Values:
+    template, tools = engine.chat_template, engine.tool_calling
+    return {
+        "--chat-template": None if template is None else template.inline,
+        "--enable-auto-tool-choice": None if tools is None else True,
+        "--tool-call-parser": None if tools is None else tools.parser,
+        "--reasoning-parser": engine.reasoning_parser,
+    }
 
 
 def _extra_args(given: tuple[str, ...], flags: EngineFlags) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from llmservice_operator import names
+from llmservice_operator.api.environment import EnvironmentVariable
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.settings import OperatorSettings
 
@@ -51,4 +52,20 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
     if token is not None:
         reference = {"name": token.name, "key": token.key}
         environment.append({"name": names.HUB_TOKEN_ENV, "valueFrom": {"secretKeyRef": reference}})
+    template = service.spec.engine.chat_template
+    if template is not None and template.config_map_key_ref is not None:
+        # A variable and no file: of a ConfigMap that is missing the pod's status then says so.
+        chosen = template.config_map_key_ref.model_dump(by_alias=True)
+        environment.append(
+            {"name": names.CHAT_TEMPLATE_ENV, "valueFrom": {"configMapKeyRef": chosen}}
+        )
+    environment.extend(_variable(each) for each in service.spec.engine.env)
     return environment
+
+
+def _variable(variable: EnvironmentVariable) -> dict[str, Any]:
+    """Return the variable of the spec; an empty value is left out, as the API server does."""
+    if variable.value_from is not None:
+        source = variable.value_from.model_dump(by_alias=True, exclude_none=True)
+        return {"name": variable.name, "valueFrom": source}
+    return {"name": variable.name, **({"value": variable.value} if variable.value else {})}

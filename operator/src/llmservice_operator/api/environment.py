@@ -1,0 +1,117 @@
+"""spec.engine.env: variables of the model server's container, and the names refused there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field
+
+from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
+from llmservice_operator.api.references import ConfigMapKey, SecretKey
+
+VARIABLES_WITH_A_FIELD: Final[Mapping[str, str]] = {
+    "HF_TOKEN": "model.credentialsSecretRef",
+    "HUGGING_FACE_HUB_TOKEN": "model.credentialsSecretRef",
+    "HF_HUB_OFFLINE": "model.offline",
+    "TRANSFORMERS_OFFLINE": "model.offline",
+    "HF_HUB_CACHE": "model.cache",
+    "HUGGINGFACE_HUB_CACHE": "model.cache",
+    "TRANSFORMERS_CACHE": "model.cache",
+}
+"""Variables that the operator writes from a field of the spec."""
+
+_REFUSED: Final = (
+    # Set by the operator or by our server: paths, users, ports, who is asked for what.
+    *("LLMSERVICE_.*", "HOME", "USER", "LOGNAME", "XDG_.*", "HF_HOME", "HF_ENDPOINT"),
+    *("HF_MODULES_CACHE", "HF_TOKEN_PATH", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"),
+    *("DO_NOT_TRACK", "VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "PROMETHEUS_MULTIPROC_DIR"),
+    *("VLLM_HOST_IP", "VLLM_PORT", "VLLM_API_KEY", "VLLM_CONFIGURE_LOGGING", "KUBERNETES_.*"),
+    *("VLLM_KEEP_ALIVE_ON_ENGINE_DEATH", "VLLM_USE_MODELSCOPE", "VLLM_WORKER_MULTIPROC_METHOD"),
+    # Code that would be loaded, or found in another place than the image's own.
+    *("LD_.*", "PYTHON.*", "PATH", "ENV", "BASH_.*", "GLIBC_TUNABLES", "GCONV_PATH", "CC", "CXX"),
+    *("VLLM_PLUGINS", "VLLM_.*_(PATH|DIR|ROOT|FOLDER)", "NCCL_.*_PLUGIN", "CUDA_INJECTION.*"),
+    *("TRITON_.*", "TORCH_EXTENSIONS_DIR", "CUDA_HOME"),
+    # Routes and formats that vLLM itself calls unsafe.
+    *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_.*"),
+    # GPUs of other pods: the runtime takes these for a request to see them.
+    *("NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_.*|DISABLE_REQUIRE|MIG_.*)",),
+    "CUDA_VISIBLE_DEVICES",
+)
+_NAMES: Final = "|".join(_REFUSED).replace(".*", "[A-Za-z0-9_]*")
+_REFUSED_FORM: Final = re.compile(_NAMES)
+
+
+def is_refused_variable(name: str) -> bool:
+    """Return whether the variable could run foreign code, reach other GPUs, or work against what
+    the operator does.
+
+    Told by the form of the name, so that one of a coming version is refused before anybody knows
+    it.
+    """
+    return _REFUSED_FORM.fullmatch(name) is not None
+
+
+def _has_field(variables: list[str], field: str) -> ValueRule:
+    return ValueRule(
+        cel=f"!(self in {variables})",
+        message=f"{' and '.join(variables)} have a field of their own: set {field} instead",
+        holds=lambda name: name not in variables,
+    )
+
+
+def _by_field() -> Mapping[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for variable, field in VARIABLES_WITH_A_FIELD.items():
+        fields.setdefault(field, []).append(variable)
+    return fields
+
+
+class EnvironmentSource(Fields):
+    secret_key_ref: SecretKey | None = None
+    """A key of a Secret."""
+    config_map_key_ref: ConfigMapKey | None = None
+    """A key of a ConfigMap; a change of it reaches new pods only."""
+
+    rules: ClassVar = (
+        Rule(
+            "secretKeyRef",
+            cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
+            message="must be set, or configMapKeyRef instead: keep one of the two",
+            holds=lambda self: (self.secret_key_ref is None) != (self.config_map_key_ref is None),
+        ),
+    )
+
+
+class EnvironmentVariable(Fields):
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=128),
+        matches(
+            "[A-Za-z_][A-Za-z0-9_]*",
+            "must be the name of a variable, letters, digits and _, such as NCCL_DEBUG",
+        ),
+        *(_has_field(variables, field) for field, variables in _by_field().items()),
+        ValueRule(
+            cel=f"!self.matches('^({_NAMES})$')",
+            message="is set by the operator itself or unsafe in a shared cluster: remove it",
+            holds=lambda name: not is_refused_variable(name),
+        ),
+    ]
+    """Name of the variable. Those that the operator sets, and those that would load code or reach
+    other GPUs, are refused."""
+    value: Annotated[str, Field(max_length=4096)] | None = None
+    """Its value, for everybody to read who may read the LLMService: a secret belongs into
+    valueFrom. $(NAME) stands for the variable NAME, as in every pod."""
+    value_from: EnvironmentSource | None = None
+    """Where the value comes from, instead of value."""
+
+    rules: ClassVar = (
+        Rule(
+            "value",
+            cel="has(self.value) != has(self.valueFrom)",
+            message="must be set, or valueFrom instead: keep one of the two",
+            holds=lambda self: (self.value is None) != (self.value_from is None),
+        ),
+    )

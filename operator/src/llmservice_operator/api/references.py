@@ -1,0 +1,54 @@
+"""References to other objects: by name only, always in the LLMService's own namespace.
+
+A reference with a namespace would let whoever may write an LLMService read what only the operator
+may.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from llmservice_operator.api.fields import Fields, matches
+
+_LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+SUBDOMAIN_PATTERN: Final = f"{_LABEL}([.]{_LABEL})*"
+"""The name of a Secret, a PersistentVolumeClaim and most other objects (RFC 1123 subdomain)."""
+
+_Key = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    matches("[A-Za-z0-9._-]+", "must be letters, digits and . _ -, such as HF_TOKEN"),
+]
+
+
+class SecretKey(Fields):
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        matches(SUBDOMAIN_PATTERN, "must be the name of a Secret, such as hub-token"),
+    ]
+    """Name of a Secret in the LLMService's namespace."""
+    key: _Key
+    """Key in that Secret."""
+
+
+class ConfigMapKey(Fields):
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        matches(SUBDOMAIN_PATTERN, "must be the name of a ConfigMap, such as chat-templates"),
+    ]
+    """Name of a ConfigMap in the LLMService's namespace."""
+    key: _Key
+    """Key in that ConfigMap."""
+
+
+class ImagePullSecret(Fields):
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        matches(SUBDOMAIN_PATTERN, "must be the name of a Secret, such as registry-login"),
+    ]
+    """Name of a Secret, in the LLMService's namespace, with the login to a registry."""
