@@ -27,10 +27,12 @@ class Module:
     flags: str = "-s -w"
     minutes: int = 1
     """About how long a first build takes on two cores, to say so before it begins."""
+    go_module: str = ""
+    """The folder below go/, when it is not called as the program."""
 
     @property
     def source(self) -> Path:
-        return paths.go_sources() / self.name
+        return paths.go_sources() / (self.go_module or self.name)
 
 
 def _version_flags(version: str) -> str:
@@ -58,6 +60,14 @@ MODULES = (
     Module("helm", package="helm.sh/helm/v4/cmd/helm", minutes=3),
     Module("pause"),
 )
+"""What every cluster needs."""
+
+_KEDA = "github.com/kedacore/keda/v2/cmd"
+KEDA = (
+    Module("keda-operator", package=f"{_KEDA}/operator", minutes=10, go_module="keda"),
+    Module("keda-adapter", package=f"{_KEDA}/adapter", minutes=2, go_module="keda"),
+)
+"""What a cluster with KEDA needs beside."""
 
 
 def folder(module: Module) -> Path:
@@ -81,30 +91,30 @@ def toolchain() -> str:
 
 def program(name: str) -> Path:
     """Return the path of a program by the name it is started under."""
-    for module in MODULES:
+    for module in (*MODULES, *KEDA):
         if name in (module.name, *module.links):
             return folder(module) / name
     raise KeyError(name)
 
 
-def missing() -> list[Module]:
-    return [module for module in MODULES if not folder(module).exists()]
+def missing(modules: Sequence[Module] = MODULES) -> list[Module]:
+    return [module for module in modules if not folder(module).exists()]
 
 
-def build() -> None:
+def build(modules: Sequence[Module] = MODULES) -> None:
     """Build what the cache lacks; a build that is killed leaves nothing that looks finished."""
-    if not missing():
+    if not missing(modules):
         return
     folders = paths.cluster_cache() / "bin"
     folders.mkdir(parents=True, exist_ok=True)
     with (folders / ".lock").open("w") as lock:
         # Two builds at once would take twice the memory to make the same thing.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _build_missing()
+        _build_missing(modules)
 
 
-def _build_missing() -> None:
-    for module in missing():
+def _build_missing(modules: Sequence[Module]) -> None:
+    for module in missing(modules):
         label = f"Building {module.name} (first time: about {module.minutes} min)"
         with progress.step(label):
             _build(module)

@@ -13,7 +13,7 @@ from localkube.errors import LocalkubeError
 Subparsers = Any
 """What argparse gives for adding subcommands; its class is private."""
 
-EXTENSIONS = ("localkube.commands", "localkube.images", "localkube.hub")
+EXTENSIONS = ("localkube.commands", "localkube.images", "localkube.hub", "localkube.keda")
 """Modules with `register(subparsers)`, which adds commands: each parser sets `run`, a function of
 the parsed arguments (with `name`) that returns the exit status."""
 
