@@ -10,12 +10,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.conditions import REASONS_OF_MODEL_SERVER, Reason
-from llmservice_operator.api.model import ClaimModel
 from llmservice_operator.api.spec import LLMService
 
 _QUOTED_LIMIT: Final = 2000
@@ -55,9 +55,7 @@ _START_REASONS: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
 _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
-_CONFIG_MAP_IS_MISSING: Final = re.compile(
-    r'configmap "[^"]+" not found|couldn\'t find key \S+ in ConfigMap'
-)
+_CLAIM: Final = "persistentVolumeClaim"
 _CLAIM_IS_MISSING: Final = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent vol")
 
 
@@ -130,6 +128,17 @@ def observe(service: LLMService, live: LiveObjects) -> Observation:
     )
 
 
+def _problem(reason: Reason, said: str) -> Problem:
+    return Problem(reason, f"{said} {reason.hint}")
+
+
+_SERVED_BEFORE: Final = _problem(
+    Reason.SERVER_NOT_READY,
+    "The model server served and does not answer its readiness probe now: it hangs, or is about to "
+    "be replaced.",
+)
+
+
 def _condition(manifest: Manifest, kind: str) -> Mapping[str, Any]:
     conditions = manifest.get("status", {}).get("conditions", [])
     return next((each for each in conditions if each["type"] == kind), {})
@@ -166,21 +175,14 @@ def _deployment_problems(deployment: Manifest, is_stuck: bool) -> Iterator[Probl
     if failure.get("status") == "True":
         said = _quoted(failure.get("message"))
         if "exceeded quota" in said:
-            yield Problem(
-                Reason.QUOTA_EXCEEDED,
-                f"A ResourceQuota of the namespace refuses the pod: {said} Raise the quota, or "
-                "lower spec.replicas, spec.accelerator.count or spec.resources.",
-            )
+            said = f"A ResourceQuota of the namespace refuses the pod: {said}"
+            yield _problem(Reason.QUOTA_EXCEEDED, said)
         else:
-            yield Problem(
-                Reason.POD_REFUSED,
-                f"The API server refuses the pod: {said} Change what it names, or the policy.",
-            )
+            yield _problem(Reason.POD_REFUSED, f"The API server refuses the pod: {said}")
     if is_stuck:
-        yield Problem(
+        yield _problem(
             Reason.ROLLOUT_STUCK,
-            "The rollout made no progress within its deadline and no pod says why; look at "
-            f"`kubectl describe pods -l {names.SERVICE_LABEL}={deployment['metadata']['name']}`.",
+            "The rollout made no progress within its deadline and no pod says why.",
         )
 
 
@@ -192,18 +194,17 @@ def _pod_problems(service: LLMService, pod: Manifest) -> Iterator[Problem]:
     if _is_ready(pod):
         return
     if scheduled.get("status") == "False":
-        yield _scheduling_problem(service, _quoted(scheduled.get("message")))
+        yield _scheduling_problem(service, pod, _quoted(scheduled.get("message")))
     elif waiting.get("reason") in _IMAGE_REASONS:
-        yield Problem(
+        said = _quoted(waiting.get("message"))
+        yield _problem(
             Reason.IMAGE_PULL_ERROR,
-            f"The node cannot get the image {server.get('image', '')}: "
-            f"{_quoted(waiting.get('message'))} Correct spec.engine.image, or make the image "
-            "available to the nodes.",
+            f"The node cannot get the image {server.get('image', '')}: {said}",
         )
     elif waiting.get("reason") in _START_REASONS:
         yield _start_problem(_quoted(waiting.get("message")))
     else:
-        yield from _running_problems(server)
+        yield from _running_problems(pod, server)
 
 
 def _server_status(pod: Manifest) -> Mapping[str, Any]:
@@ -211,95 +212,106 @@ def _server_status(pod: Manifest) -> Mapping[str, Any]:
     return next((each for each in containers if each["name"] == names.SERVER_CONTAINER), {})
 
 
-def _scheduling_problem(service: LLMService, said: str) -> Problem:
-    accelerator = service.spec.accelerator
-    if service.spec.gpus and f"Insufficient {accelerator.gpu_resource}" in said:
-        return Problem(
+def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Problem:
+    gpus, resource = service.spec.gpus, service.spec.accelerator.gpu_resource
+    if gpus and f"Insufficient {resource}" in said:
+        return _problem(
             Reason.WAITING_FOR_GPU,
-            f"A replica needs {service.spec.gpus} {accelerator.gpu_resource} on one node and none "
-            f"has them free: {said} Add GPU nodes or free GPUs, lower spec.accelerator.count or "
-            "spec.replicas, or tolerate the taint of the GPU nodes in spec.template.tolerations.",
+            f"A replica needs {gpus} {resource} on one node and none has them free: {said}",
         )
-    claims = {each.claim for each in service.spec.sources if isinstance(each, ClaimModel)}
+    volumes = pod.get("spec", {}).get("volumes", ())
+    claims = [each[_CLAIM]["claimName"] for each in volumes if _CLAIM in each]
     if claims and _CLAIM_IS_MISSING.search(said):
-        return Problem(
-            Reason.VOLUME_PENDING,
-            f"The claim {' or '.join(sorted(claims))} of the model's uri cannot be used: {said} "
-            "Create the claim in this namespace, or correct the uri.",
-        )
-    return Problem(
-        Reason.UNSCHEDULABLE,
-        f"No node can take a replica: {said} Lower spec.resources, correct spec.template, or add "
-        "nodes.",
-    )
+        named = " or ".join(sorted(claims))
+        return _problem(Reason.VOLUME_PENDING, f"The claim {named} cannot be used: {said}")
+    return _problem(Reason.UNSCHEDULABLE, f"No node can take a replica: {said}")
 
 
 def _start_problem(said: str) -> Problem:
     if _SECRET_IS_MISSING.search(said):
-        return Problem(
-            Reason.SECRET_MISSING,
-            f"A Secret that the spec names cannot be read: {said} Create the Secret, or correct "
-            "spec.model.credentialsSecretRef or spec.engine.env.",
+        return _problem(
+            Reason.SECRET_MISSING, f"A Secret that the spec names cannot be read: {said}"
         )
     if _CONFIG_MAP_IS_MISSING.search(said):
-        return Problem(
-            Reason.CONFIG_MAP_MISSING,
-            f"A ConfigMap that the spec names cannot be read: {said} Create the ConfigMap, or "
-            "correct spec.engine.chatTemplate or spec.engine.env.",
-        )
-    return Problem(
-        Reason.CONTAINER_START_ERROR,
-        f"The node cannot start the container: {said} An image in spec.engine.image must hold the "
-        f"command {names.SERVER_COMMAND}.",
-    )
+        said = f"A ConfigMap that the spec names cannot be read: {said}"
+        return _problem(Reason.CONFIG_MAP_MISSING, said)
+    return _problem(Reason.CONTAINER_START_ERROR, f"The node cannot start the container: {said}")
 
 
-def _running_problems(server: Mapping[str, Any]) -> Iterator[Problem]:
+def _running_problems(pod: Manifest, server: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what a container that was started at least once, or is about to be, amounts to."""
-    state = server.get("state", {})
-    ended = state.get("terminated") or server.get("lastState", {}).get("terminated")
+    running = server.get("state", {}).get("running")
+    ended = server.get("state", {}).get("terminated") or server.get("lastState", {}).get(
+        "terminated"
+    )
     restarts = server.get("restartCount", 0)
-    if "running" in state and server.get("started"):
-        yield Problem(
-            Reason.SERVER_NOT_READY,
-            "The model server started and does not answer its readiness probe; it is overloaded, "
-            "or about to be replaced.",
-        )
+    if running is not None and server.get("started"):
+        # The startup probe ends about a second before the first readiness probe.
+        yield _SERVED_BEFORE if _was_ready_since(pod, running) else _loading(restarts)
     elif ended is not None:
-        problem = _crash_problem(ended, restarts)
+        problem = _crash_problem(pod, ended, restarts)
         # One restart is no loop: a node that was rebooted ends containers too.
-        is_retrying = "running" in state and restarts < 2
+        is_retrying = running is not None and restarts < 2
         yield _loading(restarts) if is_retrying and problem.reason is Reason.CRASH_LOOP else problem
-    elif "running" in state:
+    elif running is not None:
         yield _loading(restarts)
+
+
+def _was_ready_since(pod: Manifest, state: Mapping[str, Any]) -> bool:
+    """Return whether a pod that is not ready was so at some time since a container started.
+
+    Its Ready condition then changed after that; without ever being ready it last changed when the
+    pod, or the container before, came to be so.
+    """
+    changed = _condition(pod, "Ready").get("lastTransitionTime") or ""
+    return bool(changed > state.get("startedAt", ""))
 
 
 def _loading(restarts: int) -> Problem:
     again = f" It was restarted {restarts} time(s)." if restarts else ""
-    return Problem(
-        Reason.LOADING_MODEL,
-        f"The model server downloads or loads the model.{again} Wait, or follow it with "
-        "`kubectl logs`.",
-    )
+    return _problem(Reason.LOADING_MODEL, f"The model server downloads or loads the model.{again}")
 
 
-def _crash_problem(ended: Mapping[str, Any], restarts: int) -> Problem:
+def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Problem:
     said = str(ended.get("message", "")).strip()
     reason, message = _last_words(said)
     if reason is not None:
         return Problem(reason, message)
     if ended.get("reason") == "OOMKilled":
-        return Problem(
-            Reason.OUT_OF_MEMORY,
-            "The container was killed at its memory limit. Raise spec.resources.limits.memory, or "
-            "lower spec.engine.maxModelLen.",
+        return _problem(Reason.OUT_OF_MEMORY, "The container was killed at its memory limit.")
+    probe = _startup_probe(pod)
+    period = probe.get("periodSeconds", 0)
+    budget = period * probe.get("failureThreshold", 0)
+    # The first probe comes within the first period, so the last may be one period early.
+    if budget and _seconds(ended) >= budget - period and not _was_ready_since(pod, ended):
+        return _problem(
+            Reason.STARTUP_TIMEOUT,
+            f"The model was not loaded within {budget} seconds and the container was restarted, "
+            f"{restarts} time(s) so far.",
         )
-    return Problem(
+    words = _quoted(message) if message else "It left no message."
+    return _problem(
         Reason.CRASH_LOOP,
         f"The model server ended with exit code {ended.get('exitCode')} and was restarted "
-        f"{restarts} time(s). {_quoted(message) if message else 'It left no message.'} Look at "
-        "`kubectl logs --previous`, and at spec.engine.",
+        f"{restarts} time(s). {words}",
     )
+
+
+def _startup_probe(pod: Manifest) -> Mapping[str, Any]:
+    containers = pod.get("spec", {}).get("containers", ())
+    servers = (each for each in containers if each["name"] == names.SERVER_CONTAINER)
+    return next((each["startupProbe"] for each in servers if "startupProbe" in each), {})
+
+
+def _seconds(ended: Mapping[str, Any]) -> float:
+    """Return how long a container ran; 0 when the kubelet does not know."""
+    try:
+        started, finished = (
+            datetime.fromisoformat(ended[moment]) for moment in ("startedAt", "finishedAt")
+        )
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+    return (finished - started).total_seconds()
 
 
 def _last_words(said: str) -> tuple[Reason | None, str]:
@@ -313,7 +325,7 @@ def _last_words(said: str) -> tuple[Reason | None, str]:
         reason, message = str(words["reason"]), _quoted(words["message"])
     except (ValueError, TypeError, KeyError):
         return None, said
-    return (Reason(reason) if reason in REASONS_OF_MODEL_SERVER else None), message
+    return next((each for each in REASONS_OF_MODEL_SERVER if each == reason), None), message
 
 
 def _quoted(text: object) -> str:

@@ -220,8 +220,8 @@ def _check_owner(live: Manifest, service: LLMService) -> None:
         raise NotNow(f"{live['kind']} {metadata['name']} of a deleted service is being collected")
     owner = f"{controller['kind']} {controller['name']}" if controller else "somebody else"
     raise NameTaken(
-        f"{live['kind']} {metadata['name']} belongs to {owner} and is left alone: delete or rename"
-        " it, or give the LLMService another name"
+        f"{live['kind']} {metadata['name']} belongs to {owner} and is left alone."
+        f" {Reason.NAME_CONFLICT.hint}"
     )
 
 
@@ -234,12 +234,14 @@ def _failure(error: OperatorError) -> Failure:
         case NameTaken():
             return Failure(Reason.NAME_CONFLICT, text)
         case Rejected() if "immutable" in text:
-            return Failure(
-                Reason.IMMUTABLE_FIELD, f"{text}; delete that object, it is made anew as wanted"
-            )
+            return _advised(Reason.IMMUTABLE_FIELD, text)
         case Rejected():
             return Failure(Reason.INVALID_SPEC, text)
         case Forbidden() if "exceeded quota" in text:
-            return Failure(Reason.QUOTA_EXCEEDED, f"{text}; raise the quota or ask for less")
+            return _advised(Reason.QUOTA_EXCEEDED, text)
         case _:
             raise error
+
+
+def _advised(reason: Reason, said: str) -> Failure:
+    return Failure(reason, f"{said.rstrip('.')}. {reason.hint}")

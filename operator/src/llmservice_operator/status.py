@@ -155,7 +155,7 @@ def _ready(service: LLMService, seen: Observation, failure: Failure | None) -> _
         return _Verdict(kind, "False", failure.reason, failure.message)
     desired = service.spec.desired_replicas
     if desired == 0:
-        message = "spec.replicas is 0: set it to 1 or more to serve the model."
+        message = f"spec.replicas is 0. {Reason.SCALED_TO_ZERO.hint}"
         return _Verdict(kind, "False", Reason.SCALED_TO_ZERO, message)
     if seen.is_rolled_out and seen.ready_replicas == desired:
         message = f"{_replicas(seen, desired)} at {names.url(service)}."

@@ -1,7 +1,7 @@
 """The conditions and reasons of an LLMService, declared once.
 
 There is no phase. Every condition carries the generation it speaks about, and its transition time
-moves only when its status does.
+moves only when its status does. docs/conditions.md is made from what is declared here.
 """
 
 from __future__ import annotations
@@ -21,105 +21,283 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 
 
 class ConditionType(StrEnum):
-    """Set by status.build_status on every pass, never absent once the operator saw the service."""
+    """An aspect of a service, in the order in which the status lists them."""
 
-    READY = "Ready"
-    """The summary: True while every replica asked for serves the present spec.
+    READY = (
+        "Ready",
+        "The summary: True while every replica asked for serves the present spec. Its reason is "
+        "the REASON of `kubectl get llm`, so it names the most useful thing to know.",
+    )
+    PROGRESSING = (
+        "Progressing",
+        "True while pods are being created or replaced; False when that is done or stuck.",
+    )
+    AVAILABLE = (
+        "Available",
+        "True while at least one model server answers, be it of this spec or of the one before.",
+    )
+    MODEL_READY = (
+        "ModelReady",
+        "True once a model server of the present spec holds the model in memory; False with what "
+        "keeps it from loading; Unknown until its container runs.",
+    )
 
-    Its reason is what `kubectl get` shows, so it names the most useful thing to know.
-    """
-    PROGRESSING = "Progressing"
-    """True while pods are being created or replaced; False when done or stuck."""
-    AVAILABLE = "Available"
-    """True while at least one model server answers, be it of this spec or of the one before."""
-    MODEL_READY = "ModelReady"
-    """True once a model server of the present spec holds the model in memory.
+    meaning: str
+    """What its statuses say, in Markdown."""
+    set_by: str
+    """Who decides it and when."""
+    absent: str
+    """When the status does not hold it."""
 
-    Unknown until its container runs; False with what keeps the model from loading.
-    """
+    def __new__(
+        cls,
+        word: str,
+        meaning: str,
+        set_by: str = "the operator, on every pass",
+        absent: str = "until the operator first saw the service",
+    ) -> Self:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.meaning, member.set_by, member.absent = meaning, set_by, absent
+        return member
+
+
+class Source(StrEnum):
+    """Where the operator reads a reason; the value is a heading in docs/conditions.md."""
+
+    COUNTS = "From the Deployment's counts"
+    ROLLOUT = "From the Deployment's conditions"
+    POD = "From the pods, as the scheduler and the kubelet see them"
+    MODEL_SERVER = "From the model server's last words"
+    OPERATOR = "From the operator's own pass"
 
 
 class Reason(StrEnum):
     """Why a condition has its status."""
 
-    SERVING = "Serving"
-    """All replicas asked for are ready and run the present spec."""
-    MODEL_LOADED = "ModelLoaded"
-    """A model server of the present spec is ready."""
-    ROLLOUT_COMPLETE = "RolloutComplete"
-    """No pod is left to create or replace."""
-    ROLLOUT_IN_PROGRESS = "RolloutInProgress"
-    """Pods are being created or replaced and nothing hinders them."""
-    SCALED_TO_ZERO = "ScaledToZero"
-    """spec.replicas is 0."""
-    NO_REPLICA_READY = "NoReplicaReady"
-    """No model server answers; Ready says why."""
-    LOADING_MODEL = "LoadingModel"
-    """The container runs and downloads or loads the model."""
+    SERVING = (
+        "Serving",
+        Source.COUNTS,
+        "All replicas asked for are ready and run the present spec.",
+        "Nothing.",
+    )
+    MODEL_LOADED = (
+        "ModelLoaded",
+        Source.COUNTS,
+        "A model server of the present spec is ready.",
+        "Nothing.",
+    )
+    ROLLOUT_COMPLETE = (
+        "RolloutComplete",
+        Source.COUNTS,
+        "No pod is left to create or replace.",
+        "Nothing.",
+    )
+    ROLLOUT_IN_PROGRESS = (
+        "RolloutInProgress",
+        Source.COUNTS,
+        "Pods are being created or replaced and nothing hinders them.",
+        "Wait.",
+    )
+    SCALED_TO_ZERO = (
+        "ScaledToZero",
+        Source.COUNTS,
+        "spec.replicas is 0.",
+        "Set it to 1 or more to serve the model.",
+    )
+    NO_REPLICA_READY = (
+        "NoReplicaReady",
+        Source.COUNTS,
+        "No model server answers.",
+        "The condition Ready says why.",
+    )
 
-    WAITING_FOR_GPU = "WaitingForGPU"
-    """The scheduler finds no node with enough free GPUs."""
-    UNSCHEDULABLE = "Unschedulable"
-    """The scheduler finds no node for another reason: CPU, memory, taints, node selector."""
-    VOLUME_PENDING = "VolumePending"
-    """The claim of a pvc:// model is missing or not bound."""
-    QUOTA_EXCEEDED = "QuotaExceeded"
-    """A ResourceQuota of the namespace refuses the pods."""
-    POD_REFUSED = "PodRefused"
-    """The API server refuses the pods for another reason, such as an admission policy."""
-    IMAGE_PULL_ERROR = "ImagePullError"
-    """The node cannot get the image."""
-    SECRET_MISSING = "SecretMissing"
-    """A Secret that the spec names, or its key, does not exist."""
-    CONFIG_MAP_MISSING = "ConfigMapMissing"
-    """A ConfigMap that the spec names, or its key, does not exist."""
-    CONTAINER_START_ERROR = "ContainerStartError"
-    """The node cannot create or start the container."""
-    MODEL_NOT_FOUND = "ModelNotFound"
-    """The hub has no such model or revision, or the claim no such folder."""
-    MODEL_ACCESS_DENIED = "ModelAccessDenied"
-    """The hub wants a token, or refuses the given one."""
-    HUB_UNREACHABLE = "HubUnreachable"
-    """The hub does not answer."""
-    REMOTE_CODE_REFUSED = "RemoteCodeRefused"
-    """The model brings Python code of its own, which is not run."""
-    UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
-    """The engine's version does not know the model's architecture."""
-    CONTEXT_DOES_NOT_FIT = "ContextDoesNotFit"
-    """The KV cache cannot hold one request of engine.maxModelLen tokens."""
-    INVALID_ENGINE_ARGUMENT = "InvalidEngineArgument"
-    """The engine refuses one of its arguments."""
-    GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
-    """The GPU's memory cannot hold the model."""
-    OUT_OF_MEMORY = "OutOfMemory"
-    """The container was killed at its memory limit."""
-    CRASH_LOOP = "CrashLoop"
-    """The container ends again and again; the message carries its last words."""
-    SERVER_NOT_READY = "ServerNotReady"
-    """The model server started and does not answer now."""
-    ROLLOUT_STUCK = "RolloutStuck"
-    """The rollout made no progress within its deadline and no pod says why."""
+    QUOTA_EXCEEDED = (
+        "QuotaExceeded",
+        Source.ROLLOUT,
+        "A ResourceQuota of the namespace refuses the pods.",
+        "Raise the quota, or lower spec.replicas, spec.accelerator.count or spec.resources.",
+    )
+    POD_REFUSED = (
+        "PodRefused",
+        Source.ROLLOUT,
+        "The API server refuses the pods for another reason, such as an admission policy.",
+        "Change what it names, or the policy.",
+    )
+    ROLLOUT_STUCK = (
+        "RolloutStuck",
+        Source.ROLLOUT,
+        "The rollout made no progress within its deadline and no pod says why.",
+        "Look at `kubectl describe pods -l llmservice.dev/name=NAME`.",
+    )
 
-    NAME_CONFLICT = "NameConflict"
-    """An object with a name that this service needs belongs to somebody else."""
-    IMMUTABLE_FIELD = "ImmutableField"
-    """The API server refuses a change of a field that cannot change."""
-    INVALID_SPEC = "InvalidSpec"
-    """The spec cannot be carried out as written."""
+    WAITING_FOR_GPU = (
+        "WaitingForGPU",
+        Source.POD,
+        "The scheduler finds no node with enough free GPUs; the message has its numbers.",
+        "Add GPU nodes or free GPUs, lower spec.accelerator.count or spec.replicas, or tolerate "
+        "the taint of the GPU nodes in spec.template.tolerations.",
+    )
+    UNSCHEDULABLE = (
+        "Unschedulable",
+        Source.POD,
+        "The scheduler finds no node for another reason: CPU, memory, taints, node selector.",
+        "Lower spec.resources, correct spec.template, or add nodes.",
+    )
+    VOLUME_PENDING = (
+        "VolumePending",
+        Source.POD,
+        "A claim that the pods mount is missing or not bound to a volume.",
+        "Create the claim in this namespace, see with `kubectl describe pvc` why it is not bound, "
+        "or correct its name in the spec.",
+    )
+    IMAGE_PULL_ERROR = (
+        "ImagePullError",
+        Source.POD,
+        "The node cannot get the image.",
+        "Correct spec.engine.image, or make the image available to the nodes.",
+    )
+    SECRET_MISSING = (
+        "SecretMissing",
+        Source.POD,
+        "A Secret that the spec names, or its key, does not exist.",
+        "Create the Secret, or correct spec.model.credentialsSecretRef or spec.engine.env.",
+    )
+    CONFIG_MAP_MISSING = (
+        "ConfigMapMissing",
+        Source.POD,
+        "A ConfigMap that the spec names, or its key, does not exist.",
+        "Create the ConfigMap, or correct spec.engine.chatTemplate or spec.engine.env.",
+    )
+    CONTAINER_START_ERROR = (
+        "ContainerStartError",
+        Source.POD,
+        "The node cannot create or start the container.",
+        "An image in spec.engine.image must hold the command llmservice-server.",
+    )
+    LOADING_MODEL = (
+        "LoadingModel",
+        Source.POD,
+        "The container runs and downloads or loads the model.",
+        "Wait, or follow it with `kubectl logs`.",
+    )
+    STARTUP_TIMEOUT = (
+        "StartupTimeout",
+        Source.POD,
+        "The model was not loaded within the time that a start may take, and the kubelet restarted "
+        "the container.",
+        "Bring the model nearer (a claim with pvc://, or a mirror with the chart value "
+        "model.hubEndpoint), or choose a smaller or quantized one.",
+    )
+    CRASH_LOOP = (
+        "CrashLoop",
+        Source.POD,
+        "The container ends again and again; the message carries its last words.",
+        "Look at `kubectl logs --previous`, and at spec.engine.",
+    )
+    SERVER_NOT_READY = (
+        "ServerNotReady",
+        Source.POD,
+        "The model server served and does not answer its readiness probe now.",
+        "Wait: one that hangs is restarted. If it happens again, look at `kubectl logs` and at the "
+        "load of each replica.",
+    )
+
+    MODEL_NOT_FOUND = (
+        "ModelNotFound",
+        Source.MODEL_SERVER,
+        "The hub has no such model or revision, or the claim no such folder.",
+        "Correct spec.model.uri or spec.model.revision; for a private model name a Secret with a "
+        "token in spec.model.credentialsSecretRef.",
+    )
+    MODEL_ACCESS_DENIED = (
+        "ModelAccessDenied",
+        Source.MODEL_SERVER,
+        "The hub wants a token, or refuses the given one.",
+        "Accept the model's terms on the hub and name a Secret with a token that may read it in "
+        "spec.model.credentialsSecretRef.",
+    )
+    HUB_UNREACHABLE = (
+        "HubUnreachable",
+        Source.MODEL_SERVER,
+        "The hub does not answer.",
+        "Check the network of the pods, or set the chart value model.hubEndpoint to a mirror.",
+    )
+    REMOTE_CODE_REFUSED = (
+        "RemoteCodeRefused",
+        Source.MODEL_SERVER,
+        "The model brings Python code of its own, which is not run unless you trust it.",
+        "Set spec.model.trustRemoteCode: true if you do, or choose another model.",
+    )
+    UNSUPPORTED_ARCHITECTURE = (
+        "UnsupportedArchitecture",
+        Source.MODEL_SERVER,
+        "The engine's version does not know the model's architecture.",
+        "Choose another model, or an image with a newer vLLM in spec.engine.image.",
+    )
+    CONTEXT_DOES_NOT_FIT = (
+        "ContextDoesNotFit",
+        Source.MODEL_SERVER,
+        "The KV cache cannot hold one request of engine.maxModelLen tokens, or the model was not "
+        "made for so many; the message has the largest number that fits.",
+        "Lower spec.engine.maxModelLen, or leave the KV cache more memory: "
+        "spec.engine.gpuMemoryUtilizationPercent, more GPUs, a quantized model.",
+    )
+    INVALID_ENGINE_ARGUMENT = (
+        "InvalidEngineArgument",
+        Source.MODEL_SERVER,
+        "The engine refuses one of its arguments.",
+        "Correct the field of spec.engine, or the flag in spec.engine.extraArgs, that the message "
+        "names.",
+    )
+    GPU_OUT_OF_MEMORY = (
+        "GPUOutOfMemory",
+        Source.MODEL_SERVER,
+        "The GPU's memory cannot hold the model, or something else uses it.",
+        "Use more GPUs (spec.accelerator.count), larger ones, a quantized model, or lower "
+        "spec.engine.maxModelLen or spec.engine.gpuMemoryUtilizationPercent.",
+    )
+    OUT_OF_MEMORY = (
+        "OutOfMemory",
+        Source.MODEL_SERVER,
+        "The container came to its memory limit; where that kills it at once, the kubelet says so.",
+        "Raise spec.resources.limits.memory, or lower spec.engine.maxModelLen.",
+    )
+
+    NAME_CONFLICT = (
+        "NameConflict",
+        Source.OPERATOR,
+        "An object with a name that this service needs belongs to somebody else.",
+        "Delete or rename that object, or give the LLMService another name.",
+    )
+    IMMUTABLE_FIELD = (
+        "ImmutableField",
+        Source.OPERATOR,
+        "The API server refuses a change of a field that cannot change.",
+        "Delete that object: it is made anew as wanted.",
+    )
+    INVALID_SPEC = (
+        "InvalidSpec",
+        Source.OPERATOR,
+        "The spec cannot be carried out as written.",
+        "Correct the field that the message names.",
+    )
+
+    source: Source
+    meaning: str
+    """What happened."""
+    hint: str
+    """What to do about it, as the end of a message."""
+
+    def __new__(cls, word: str, source: Source, meaning: str, hint: str) -> Self:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.source, member.meaning, member.hint = source, meaning, hint
+        return member
 
 
 REASONS_OF_MODEL_SERVER = frozenset(
-    {
-        Reason.MODEL_NOT_FOUND,
-        Reason.MODEL_ACCESS_DENIED,
-        Reason.HUB_UNREACHABLE,
-        Reason.REMOTE_CODE_REFUSED,
-        Reason.UNSUPPORTED_ARCHITECTURE,
-        Reason.CONTEXT_DOES_NOT_FIT,
-        Reason.INVALID_ENGINE_ARGUMENT,
-        Reason.GPU_OUT_OF_MEMORY,
-        Reason.OUT_OF_MEMORY,
-    }
+    {each for each in Reason if each.source is Source.MODEL_SERVER} | {Reason.STARTUP_TIMEOUT}
 )
 """Reasons that a model server may give in its termination message."""
 
