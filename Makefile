@@ -89,7 +89,7 @@ fmt: setup  ## Format and fix what can be fixed
 generate: setup  ## Rewrite generated files (CRD and its copy in the chart, reference pages)
 	@$(RUN) llmservice-operator crd > crds/llmservice.yaml
 	@cp crds/llmservice.yaml charts/llmservice-operator/files/llmservice.yaml
-	@for page in engine-flags; do $(RUN) llmservice-operator reference $$page > docs/$$page.md; done
+	@for page in conditions engine-flags; do $(RUN) llmservice-operator reference $$page > docs/$$page.md; done
 
 .PHONY: flag-tables
 flag-tables: setup  ## Write the flag table of one vLLM version from its wheel: make flag-tables V=0.32.0

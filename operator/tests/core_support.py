@@ -114,11 +114,22 @@ def a_pod(
     ready: bool = False,
     template: str = "new",
     created: str = "2026-01-02T03:00:00Z",
+    changed: str = "2026-01-02T03:00:00Z",
     unscheduled: str | None = None,
+    claims: tuple[str, ...] = (),
     **container: Any,
 ) -> Manifest:
-    """Return a pod whose server container is in `state`, or that no node took (`unscheduled`)."""
-    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    """Return a pod whose server container is in `state`, or that no node took (`unscheduled`).
+
+    `changed` is when it last became ready or ceased to be.
+    """
+    conditions = [
+        {
+            "type": "Ready",
+            "status": "True" if ready else "False",
+            "lastTransitionTime": changed,
+        }
+    ]
     if unscheduled is not None:
         conditions.append(
             {
@@ -135,6 +146,18 @@ def a_pod(
             "name": f"qwen-{template}-1",
             "creationTimestamp": created,
             "labels": {"pod-template-hash": template},
+        },
+        "spec": {
+            "containers": [
+                {
+                    "name": names.SERVER_CONTAINER,
+                    "startupProbe": {"periodSeconds": 5, "failureThreshold": 360},
+                }
+            ],
+            "volumes": [
+                {"name": "tmp", "emptyDir": {}},
+                *({"persistentVolumeClaim": {"claimName": claim}} for claim in claims),
+            ],
         },
         "status": {
             "phase": "Pending",

@@ -55,6 +55,9 @@ _START_REASONS: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
 _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
+_CONFIG_MAP_IS_MISSING: Final = re.compile(
+    r'configmap "[^"]+" not found|couldn\'t find key \S+ in ConfigMap'
+)
 _CLAIM: Final = "persistentVolumeClaim"
 _CLAIM_IS_MISSING: Final = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent vol")
 
@@ -180,9 +183,10 @@ def _deployment_problems(deployment: Manifest, is_stuck: bool) -> Iterator[Probl
         else:
             yield _problem(Reason.POD_REFUSED, f"The API server refuses the pod: {said}")
     if is_stuck:
-        yield _problem(
+        advice = Reason.ROLLOUT_STUCK.hint.replace("NAME", deployment["metadata"]["name"])
+        yield Problem(
             Reason.ROLLOUT_STUCK,
-            "The rollout made no progress within its deadline and no pod says why.",
+            f"The rollout made no progress within its deadline and no pod says why. {advice}",
         )
 
 

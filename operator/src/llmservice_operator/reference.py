@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from llmservice_operator.api.conditions import ConditionType, Reason, Source
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, is_refused
 from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
@@ -48,6 +49,34 @@ def _accepted_row(name: str, flags: Mapping[str, Flag]) -> tuple[str, str, str]:
     return f"`{name}`", takes, "all" if len(versions) == len(TABLES) else ", ".join(versions)
 
 
+def render_conditions() -> str:
+    """Return the page on conditions and reasons: what each says, and what to do about it."""
+    sections: list[str] = []
+    for source in Source:
+        rows = (
+            (f"`{reason}`", reason.meaning, reason.hint)
+            for reason in Reason
+            if reason.source is source
+        )
+        sections += ["", f"## {source}", "", *_rows(("reason", "means", "what to do"), rows)]
+    return _page(
+        "Conditions",
+        "What the status of an LLMService says. There is no phase: each condition is `True`, "
+        "`False` or `Unknown`, carries the `observedGeneration` it speaks about, and its "
+        "`lastTransitionTime` moves only when its status does. A change of Ready, or of its "
+        "reason, is also told once as an Event.",
+        "",
+        *_rows(
+            ("condition", "says", "set by", "absent"),
+            ((f"`{each}`", each.meaning, each.set_by, each.absent) for each in ConditionType),
+        ),
+        "",
+        "A condition's reason is one of those below; its message adds what the cluster said, such "
+        "as the scheduler's numbers, and ends with what to do.",
+        *sections,
+    )
+
+
 def _page(title: str, *lines: str) -> str:
     return "\n".join([_NOTE, f"# {title}", "", *lines, ""])
 
@@ -59,5 +88,8 @@ def _rows(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[st
         yield f"| {' | '.join(row)} |"
 
 
-PAGES: Final[Mapping[str, Callable[[], str]]] = {"engine-flags": render_engine_flags}
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "conditions": render_conditions,
+    "engine-flags": render_engine_flags,
+}
 """Name of a page (docs/NAME.md) -> what writes it."""

@@ -271,7 +271,7 @@ def test_a_field_that_cannot_change_is_reported_with_the_remedy(
         assert ready["reason"] == "ImmutableField", ready
         return ready
 
-    assert "delete that object" in eventually(reported)["message"]
+    assert "Delete that object" in eventually(reported)["message"]
     api.delete(DEPLOYMENTS, served, name)
     until_served(api, served, name)
     eventually(

@@ -167,10 +167,52 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
         "Look at `kubectl logs --previous`, and at spec.engine.",
     ),
     "a server that answers no more": (
-        a_pod(RUNNING, started=True),
+        a_pod(RUNNING, started=True, changed="2026-01-02T03:00:01Z"),
         Reason.SERVER_NOT_READY,
-        "The model server started and does not answer its readiness probe; it is overloaded, or "
-        "about to be replaced.",
+        "The model server served and does not answer its readiness probe now: it hangs, or is "
+        "about to be replaced. Wait: one that hangs is restarted. If it happens again, look at "
+        "`kubectl logs` and at the load of each replica.",
+    ),
+    "a server that has loaded and was not asked yet whether it is ready": (
+        a_pod(RUNNING, started=True, changed="2026-01-02T03:00:00Z"),
+        Reason.LOADING_MODEL,
+        "The model server downloads or loads the model. Wait, or follow it with `kubectl logs`.",
+    ),
+    "a model that took too long": (
+        a_pod(
+            RUNNING,
+            started=False,
+            restartCount=1,
+            changed="2026-01-02T02:00:00Z",
+            lastState=ended(
+                startedAt="2026-01-02T02:00:01Z", finishedAt="2026-01-02T02:29:56Z", exitCode=137
+            ),
+        ),
+        Reason.STARTUP_TIMEOUT,
+        "The model was not loaded within 1800 seconds and the container was restarted, 1 time(s) "
+        "so far. Bring the model nearer (a claim with pvc://, or a mirror with the chart value "
+        "model.hubEndpoint), or choose a smaller or quantized one.",
+    ),
+    "a model that took too long, by the server's own account": (
+        a_pod(
+            RUNNING,
+            started=False,
+            restartCount=1,
+            lastState=ended(last_words("StartupTimeout", "Still loading after 1800 s.")),
+        ),
+        Reason.STARTUP_TIMEOUT,
+        "Still loading after 1800 s.",
+    ),
+    "a crash after an hour of serving": (
+        a_pod(
+            waiting("CrashLoopBackOff"),
+            restartCount=1,
+            changed="2026-01-02T02:59:00Z",
+            lastState=ended(startedAt="2026-01-02T02:00:00Z", finishedAt="2026-01-02T02:59:00Z"),
+        ),
+        Reason.CRASH_LOOP,
+        "The model server ended with exit code 1 and was restarted 1 time(s). It left no message. "
+        "Look at `kubectl logs --previous`, and at spec.engine.",
     ),
 }
 
@@ -182,13 +224,20 @@ def test_a_pod_says_what_keeps_it_from_being_ready(
     assert problem(pod) == Problem(reason, message)
 
 
-def test_a_claim_that_does_not_exist_is_named() -> None:
-    message = '0/1 nodes are available: persistentvolumeclaim "models" not found.'
-    found = problem(a_pod(unscheduled=message), spec={"model": {"uri": "pvc://models/x"}})
-    assert found == Problem(
+@pytest.mark.parametrize(
+    "message",
+    [
+        '0/1 nodes are available: persistentvolumeclaim "models" not found.',
+        "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+        "0/1 nodes are available: 1 node(s) didn't find available persistent volumes to bind.",
+    ],
+    ids=["missing", "not bound", "no volume where the pod could run"],
+)
+def test_a_claim_that_cannot_be_used_is_named(message: str) -> None:
+    assert problem(a_pod(unscheduled=message, claims=("models",))) == Problem(
         Reason.VOLUME_PENDING,
-        f"The claim models of the model's uri cannot be used: {message} Create the claim in this "
-        "namespace, or correct the uri.",
+        f"The claim models cannot be used: {message} Create the claim in this namespace, see with "
+        "`kubectl describe pvc` why it is not bound, or correct its name in the spec.",
     )
 
 
@@ -246,7 +295,7 @@ def test_a_rollout_past_its_deadline_is_stuck() -> None:
     assert observation.is_stuck
     assert observation.problem == Problem(
         Reason.ROLLOUT_STUCK,
-        "The rollout made no progress within its deadline and no pod says why; look at "
+        "The rollout made no progress within its deadline and no pod says why. Look at "
         "`kubectl describe pods -l llmservice.dev/name=qwen`.",
     )
 

@@ -102,7 +102,7 @@ class Reason(StrEnum):
     SCALED_TO_ZERO = (
         "ScaledToZero",
         Source.COUNTS,
-        "spec.replicas is 0.",
+        "No replica is asked for: spec.replicas is 0.",
         "Set it to 1 or more to serve the model.",
     )
     NO_REPLICA_READY = (

@@ -1,0 +1,39 @@
+"""What is declared about conditions and reasons."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from llmservice_operator.api.conditions import ConditionType, Reason
+from llmservice_operator.api.crd import build_crd
+
+SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_says_what_happened_and_what_to_do(reason: Reason) -> None:
+    assert re.fullmatch("[A-Z][A-Za-z]+", reason.value)
+    for text in (reason.meaning, reason.hint):
+        assert re.fullmatch("[A-Z].*[.]", text)
+        assert "|" not in text, "it stands in a table"
+
+
+@pytest.mark.parametrize("kind", ConditionType)
+def test_every_condition_says_who_sets_it_and_when_it_is_absent(kind: ConditionType) -> None:
+    assert "True" in kind.meaning
+    assert kind.set_by
+    assert kind.absent
+
+
+def fields(schema: Mapping[str, Any], path: str) -> Iterator[str]:
+    yield path
+    for name, child in schema.get("properties", {}).items():
+        yield from fields(child, f"{path}.{name}")
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_advice_names_fields_that_exist(reason: Reason) -> None:
+    known = set(fields(SCHEMA["properties"]["spec"], "spec"))
+    assert set(re.findall(r"spec(?:\.[a-zA-Z]+)+", reason.hint)) <= known
