@@ -47,6 +47,8 @@ class OperatorSettings:
     log_level: str = "INFO"
     audit_period_seconds: float = 300.0
     """How often what the watches told is compared with the cluster, +-20 %."""
+    metrics_server_url: str | None = None
+    """Where the operator reads scaling reports, without a path; None means that there are none."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Self:
@@ -59,12 +61,15 @@ class OperatorSettings:
         def text(name: str, otherwise: str) -> str:
             return env.get(PREFIX + name, "").strip() or otherwise
 
-        endpoint = text("HUB_ENDPOINT", "")
-        if endpoint and not endpoint.startswith(("http://", "https://")):
-            raise InvalidSettings(
-                f"{PREFIX}HUB_ENDPOINT is {endpoint!r}: write an address that starts with"
-                " http:// or https://"
-            )
+        def address(name: str) -> str | None:
+            value = text(name, "")
+            if value and not value.startswith(("http://", "https://")):
+                raise InvalidSettings(
+                    f"{PREFIX}{name} is {value!r}: write an address that starts with"
+                    " http:// or https://"
+                )
+            return value or None
+
         port = text("HEALTH_PORT", str(default.health_port))
         if not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise InvalidSettings(
@@ -87,11 +92,12 @@ class OperatorSettings:
                 cpu=text("SERVER_IMAGE_CPU", default.images.cpu),
                 engine_version=text("ENGINE_VERSION", default.images.engine_version),
             ),
-            hub_endpoint=endpoint or None,
+            hub_endpoint=address("HUB_ENDPOINT"),
             watch_namespaces=tuple(name for name in namespaces if name),
             namespace=text("NAMESPACE", default.namespace),
             lease_name=text("LEASE_NAME", default.lease_name),
             health_port=int(port),
             log_level=level,
             audit_period_seconds=float(period),
+            metrics_server_url=address("METRICS_SERVER_URL"),
         )

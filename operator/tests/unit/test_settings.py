@@ -29,6 +29,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "SERVER_IMAGE_CPU": "cpu:1",
         "ENGINE_VERSION": "1.2.3",
         "HUB_ENDPOINT": "http://hub:8090",
+        "METRICS_SERVER_URL": "http://metrics:8081",
         "WATCH_NAMESPACES": "a, b,,",
         "NAMESPACE": "system",
         "LEASE_NAME": "lease",
@@ -41,6 +42,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
     ) == OperatorSettings(
         images=ServerImages("gpu:1", "cpu:1", "1.2.3"),
         hub_endpoint="http://hub:8090",
+        metrics_server_url="http://metrics:8081",
         watch_namespaces=("a", "b"),
         namespace="system",
         lease_name="lease",
@@ -53,6 +55,11 @@ def test_every_setting_is_read_from_its_variable() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "remedy"),
     [
+        (
+            "METRICS_SERVER_URL",
+            "metrics:8081",
+            "write an address that starts with http:// or https://",
+        ),
         ("HUB_ENDPOINT", "hub:8090", "write an address that starts with http:// or https://"),
         ("HEALTH_PORT", "http", "write a port number from 1 to 65535"),
         ("HEALTH_PORT", "0", "write a port number from 1 to 65535"),

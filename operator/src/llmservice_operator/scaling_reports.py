@@ -1,0 +1,47 @@
+"""Reads what the metrics server knows about a service; without one that is None, never zero."""
+
+from __future__ import annotations
+
+import logging
+
+import aiohttp
+from pydantic import ValidationError
+
+from llmservice_operator.api.scaling_report import ScalingReport
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 3.0
+"""A pass must not wait for a metrics server that hangs; the next one asks again."""
+
+
+class ScalingReports:
+    """Client of the metrics server's `/v1/scaling`. Open it once and close it at the end."""
+
+    def __init__(self, url: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        """`url` is the server's address without a path; None means that there is none."""
+        self._url = url and url.rstrip("/")
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def read(self, namespace: str, name: str) -> ScalingReport | None:
+        """Return the report of a service; None when the metrics server cannot say anything."""
+        if not self._url:
+            return None
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=self._timeout)
+        try:
+            async with self._session.get(
+                f"{self._url}/v1/scaling/{namespace}/{name}", allow_redirects=False
+            ) as answer:
+                if answer.status != 200:
+                    return None
+                return ScalingReport.model_validate_json(await answer.read())
+        except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
+            logger.warning("no scaling report: %s", str(error) or type(error).__name__)
+            return None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
