@@ -39,10 +39,11 @@ MERGE_KEYS = {
     "env": ("name",),
     "ownerReferences": ("uid",),
     "ports": ("containerPort", "protocol"),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
     "volumeMounts": ("mountPath",),
     "volumes": ("name",),
 }
-ATOMIC = {"secretKeyRef", "selector", "nodeSelector"}
+ATOMIC = {"labelSelector", "nodeSelector", "nodeSelectorTerms", "secretKeyRef", "selector"}
 """How the API server merges the fields that we send; the rest of mappings is merged by key."""
 
 

@@ -142,7 +142,7 @@ flags = st.sampled_from(
 tolerations = st.fixed_dictionaries(
     {},
     optional={
-        "key": st.sampled_from(["", "k"]),
+        "key": st.sampled_from(["k", "-k"]),
         "operator": st.sampled_from(["Exists", "Equal"]),
         "value": st.sampled_from(["", "v"]),
         "effect": st.sampled_from(["NoSchedule", "NoExecute"]),
@@ -184,6 +184,75 @@ chats = st.fixed_dictionaries(
         "reasoningParser": st.sampled_from(["qwen3", "Qwen"]),
         "imagePullSecrets": st.lists(st.fixed_dictionaries({"name": texts}), max_size=2),
         "env": st.lists(variables, max_size=2),
+    },
+)
+label_keys = st.sampled_from(["team", "example.com/team", "-x", "a/b/c", "llmservice.dev/name"])
+label_maps = st.dictionaries(label_keys, st.sampled_from(["v", "", "a b"]), max_size=2)
+operators = st.sampled_from(["In", "Exists", "Gt"])
+requirements = st.fixed_dictionaries(
+    {"key": label_keys, "operator": operators},
+    optional={"values": st.lists(st.sampled_from(["v", "7", "-"]), max_size=2)},
+)
+selectors = st.fixed_dictionaries(
+    {},
+    optional={
+        "matchLabels": label_maps,
+        "matchExpressions": st.lists(
+            requirements.filter(lambda each: each["operator"] != "Gt"), max_size=2
+        ),
+    },
+)
+node_terms = st.fixed_dictionaries({"matchExpressions": st.lists(requirements, min_size=1)})
+pod_terms = st.fixed_dictionaries(
+    {"topologyKey": label_keys},
+    optional={"labelSelector": selectors, "matchLabelKeys": st.lists(label_keys, max_size=2)},
+)
+required = "requiredDuringSchedulingIgnoredDuringExecution"
+preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+placements = st.fixed_dictionaries(
+    {},
+    optional={
+        "nodeSelector": label_maps,
+        "affinity": st.fixed_dictionaries(
+            {},
+            optional={
+                "nodeAffinity": st.fixed_dictionaries(
+                    {
+                        required: st.fixed_dictionaries(
+                            {"nodeSelectorTerms": st.lists(node_terms, min_size=1, max_size=2)}
+                        )
+                    }
+                ),
+                "podAntiAffinity": st.fixed_dictionaries(
+                    {
+                        preferred: st.lists(
+                            st.fixed_dictionaries(
+                                {"weight": st.just(1), "podAffinityTerm": pod_terms}
+                            ),
+                            max_size=2,
+                        )
+                    }
+                ),
+            },
+        ),
+        "topologySpreadConstraints": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "maxSkew": st.just(1),
+                    "topologyKey": label_keys,
+                    "whenUnsatisfiable": st.sampled_from(["DoNotSchedule", "ScheduleAnyway"]),
+                },
+                optional={
+                    "labelSelector": selectors,
+                    "matchLabelKeys": st.lists(label_keys, max_size=2),
+                    "minDomains": st.just(2),
+                },
+            ),
+            max_size=2,
+        ),
+        "serviceAccountName": st.sampled_from(["a.b", "A"]),
+        "labels": label_maps,
+        "annotations": label_maps,
     },
 )
 sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
@@ -304,6 +373,12 @@ def test_cel_and_python_agree_on_what_a_gpu_and_a_cpu_can_do(
 @given(engine=chats)
 def test_cel_and_python_agree_on_chats_and_on_the_container(engine: dict[str, Any]) -> None:
     assert_same_verdict(a_body({**MINIMAL, "engine": engine}))
+
+
+@settings(max_examples=300, deadline=None)
+@given(template=placements)
+def test_cel_and_python_agree_on_where_pods_may_run(template: dict[str, Any]) -> None:
+    assert_same_verdict(a_body({**MINIMAL, "template": template}))
 
 
 @pytest.mark.parametrize("section", sections)

@@ -63,6 +63,30 @@ def variable(name: str) -> dict[str, Any]:
 
 
 KEY = {"name": "texts", "key": "a"}
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+NODE_REQUIREMENT = (
+    f"spec.template.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms[0].matchExpressions[0]"
+)
+LABEL_VALUE = (
+    "must be the value of a label: at most 63 letters, digits and . _ -, first and last a letter "
+    "or digit"
+)
+RESERVED_LABEL = (
+    "has a label that the operator or Kubernetes sets: remove llmservice.dev/*, pod-template-hash "
+    "and app.kubernetes.io/name, instance and managed-by"
+)
+APPARMOR = "container.apparmor.security.beta.kubernetes.io"
+
+
+def node_affinity(requirement: dict[str, Any]) -> dict[str, Any]:
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [requirement]}]}
+    return {"template": {"affinity": {"nodeAffinity": {REQUIRED: terms}}}}
+
+
+def spread(**fields: Any) -> dict[str, Any]:
+    constraint = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    return {"template": {"topologySpreadConstraints": [{**constraint, **fields}]}}
+
 
 REFUSED = {
     "uri without scheme": (
@@ -431,6 +455,65 @@ REFUSED = {
         {"template": {"tolerations": [{"key": "k", "tolerationSeconds": 1}]}},
         "spec.template.tolerations[0].tolerationSeconds: works with effect NoExecute only: write "
         "effect: NoExecute or remove it",
+    ),
+    "node label that is none": (
+        {"template": {"nodeSelector": {"a b": "v"}}},
+        "spec.template.nodeSelector: has a key that is none: write one such as team or "
+        "example.com/team",
+    ),
+    "node label with a blank in its value": (
+        {"template": {"nodeSelector": {"a": "b c"}}},
+        f"spec.template.nodeSelector.a: {LABEL_VALUE}",
+    ),
+    "label of the operator": (
+        {"template": {"labels": {"llmservice.dev/name": "other"}}},
+        f"spec.template.labels: {RESERVED_LABEL}",
+    ),
+    "label that picks the pods": (
+        {"template": {"labels": {"app.kubernetes.io/managed-by": "me"}}},
+        f"spec.template.labels: {RESERVED_LABEL}",
+    ),
+    "annotation that weakens the container": (
+        {"template": {"annotations": {f"{APPARMOR}/server": "unconfined"}}},
+        "spec.template.annotations: has an annotation that the operator sets or that weakens the "
+        "container's security profile: remove it",
+    ),
+    "account in capitals": (
+        {"template": {"serviceAccountName": "Me"}},
+        "spec.template.serviceAccountName: must be the name of an object, such as gpu-high",
+    ),
+    "node requirement without values": (
+        node_affinity({"key": "a", "operator": "In"}),
+        f"{NODE_REQUIREMENT}.values: belongs to the operators In, NotIn, Gt and Lt, and each of "
+        "these needs it",
+    ),
+    "node requirement with values for nothing": (
+        node_affinity({"key": "a", "operator": "Exists", "values": ["b"]}),
+        f"{NODE_REQUIREMENT}.values: belongs to the operators In, NotIn, Gt and Lt, and each of "
+        "these needs it",
+    ),
+    "node requirement greater than a word": (
+        node_affinity({"key": "a", "operator": "Gt", "values": ["b"]}),
+        f"{NODE_REQUIREMENT}.values: must be one whole number for the operators Gt and Lt",
+    ),
+    "pods in no place": (
+        {"template": {"affinity": {"podAffinity": {REQUIRED: [{}]}}}},
+        f"spec.template.affinity.podAffinity.{REQUIRED}[0].topologyKey: is required",
+    ),
+    "spread over what counts nothing": (
+        spread(matchLabelKeys=["a"]),
+        "spec.template.topologySpreadConstraints[0].matchLabelKeys: works with labelSelector only: "
+        "set it or remove matchLabelKeys",
+    ),
+    "spread by a label twice": (
+        spread(matchLabelKeys=["a"], labelSelector={"matchLabels": {"a": "b"}}),
+        "spec.template.topologySpreadConstraints[0].matchLabelKeys: must not hold a key of "
+        "labelSelector: remove it from one of the two",
+    ),
+    "spread over a least number that binds nobody": (
+        spread(minDomains=2),
+        "spec.template.topologySpreadConstraints[0].minDomains: works with whenUnsatisfiable "
+        "DoNotSchedule only: write that or remove it",
     ),
     "no model": ({"model": None}, "spec.model: should be an object with fields, not None"),
     "no uri": ({"model": {}}, "spec.model.uri: is required"),

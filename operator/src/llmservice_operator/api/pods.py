@@ -9,6 +9,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Quantity, Rule, quantity_value
+from llmservice_operator.api.labels import (
+    KEY_LENGTH,
+    KEYS_ARE_VALID,
+    Annotations,
+    LabelKey,
+    Labels,
+    LabelValue,
+)
+from llmservice_operator.api.references import ObjectName
+from llmservice_operator.api.scheduling import Affinity, TopologySpreadConstraint
 
 _RESOURCES = {
     # field: how CEL spells it
@@ -62,15 +72,12 @@ class Resources(Fields):
     rules: ClassVar = tuple(_request_within_limit(field) for field in _RESOURCES)
 
 
-LabelText = Annotated[str, Field(max_length=63)]
-
-
 class Toleration(Fields):
-    key: Annotated[str, Field(max_length=316)] | None = None
+    key: LabelKey | None = None
     """Key of the taint; without one, operator must be Exists and every taint is tolerated."""
     operator: Literal["Exists", "Equal"] | None = None
     """Exists, or Equal to compare the value. Default: Equal."""
-    value: LabelText | None = None
+    value: LabelValue | None = None
     """Value of the taint."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Effect of the taint; without one, all effects."""
@@ -103,7 +110,9 @@ class Toleration(Fields):
 
 class Template(Fields):
     node_selector: Annotated[
-        Mapping[Annotated[str, Field(max_length=316)], LabelText], Field(max_length=32)
+        Mapping[Annotated[str, Field(max_length=KEY_LENGTH)], LabelValue],
+        Field(max_length=32),
+        KEYS_ARE_VALID,
     ] = Field(default_factory=dict)
     """Labels that a node must have to run a replica."""
     tolerations: Annotated[
@@ -111,3 +120,30 @@ class Template(Fields):
         Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
     """Taints that the replicas tolerate, such as the one GPU nodes often carry."""
+    affinity: Affinity | None = None
+    """Which nodes, and which pods beside them, the replicas must have or should have."""
+    topology_spread_constraints: Annotated[
+        tuple[TopologySpreadConstraint, ...],
+        Field(
+            max_length=8,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["topologyKey", "whenUnsatisfiable"],
+            },
+        ),
+    ] = ()
+    """How the replicas are spread over nodes, zones or other places."""
+    priority_class_name: ObjectName | None = None
+    """PriorityClass of the pods, which decides who gives way when GPUs are short. Default: the
+    cluster's."""
+    runtime_class_name: ObjectName | None = None
+    """RuntimeClass of the pods, such as nvidia. Default: the node's own."""
+    scheduler_name: ObjectName | None = None
+    """Scheduler that places the pods. Default: the cluster's."""
+    service_account_name: ObjectName | None = None
+    """ServiceAccount of the pods, for policies and clouds that go by it; its token is not mounted,
+    for the model server never speaks to the API server. Default: default."""
+    labels: Labels = Field(default_factory=dict)
+    """Further labels of the pods."""
+    annotations: Annotations = Field(default_factory=dict)
+    """Further annotations of the pods."""

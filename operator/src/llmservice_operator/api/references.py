@@ -16,6 +16,13 @@ _LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 SUBDOMAIN_PATTERN: Final = f"{_LABEL}([.]{_LABEL})*"
 """The name of a Secret, a PersistentVolumeClaim and most other objects (RFC 1123 subdomain)."""
 
+ObjectName = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    matches(SUBDOMAIN_PATTERN, "must be the name of an object, such as gpu-high"),
+]
+"""Name of an object of the cluster, or of the LLMService's namespace."""
+
 _Key = Annotated[
     str,
     Field(min_length=1, max_length=253),

@@ -15,6 +15,7 @@ from llmservice_operator.desired.environment import (
 )
 from llmservice_operator.desired.manifest import build_metadata
 from llmservice_operator.desired.pin import EnginePin, pin_annotations
+from llmservice_operator.desired.placement import build_placement, build_pod_metadata
 from llmservice_operator.desired.resources import build_resources
 from llmservice_operator.desired.volumes import build_volume_mounts, build_volumes
 from llmservice_operator.settings import OperatorSettings
@@ -65,7 +66,7 @@ def build_deployment(service: LLMService, settings: OperatorSettings, pin: Engin
             "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
             "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
             "template": {
-                "metadata": {"labels": names.labels(service)},
+                "metadata": build_pod_metadata(service),
                 "spec": _build_pod_spec(service, settings, pin),
             },
         },
@@ -76,7 +77,6 @@ def _build_pod_spec(
     service: LLMService, settings: OperatorSettings, pin: EnginePin
 ) -> dict[str, Any]:
     """Build a pod that meets the "restricted" Pod Security Standard."""
-    template = service.spec.template
     pod_spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
         # Service links would put a *_PORT variable for every Service of the namespace into the
@@ -101,14 +101,7 @@ def _build_pod_spec(
         pod_spec["imagePullSecrets"] = [
             {"name": secret.name} for secret in service.spec.engine.image_pull_secrets
         ]
-    if template.node_selector:
-        pod_spec["nodeSelector"] = dict(template.node_selector)
-    if template.tolerations:
-        pod_spec["tolerations"] = [
-            toleration.model_dump(by_alias=True, exclude_none=True)
-            for toleration in template.tolerations
-        ]
-    return pod_spec
+    return pod_spec | build_placement(service)
 
 
 def _build_server_container(

@@ -1,0 +1,135 @@
+"""Labels and annotations: their form, how they are selected by, and those that are the operator's.
+
+The form is the one of Kubernetes, so that what the API server took for an LLMService it takes for
+the pods too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
+from llmservice_operator.api.references import SUBDOMAIN_PATTERN
+
+_NAME_PATTERN: Final = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+KEY_PATTERN: Final = f"({SUBDOMAIN_PATTERN}/)?{_NAME_PATTERN}"
+KEY_FORM: Final = re.compile(KEY_PATTERN)
+_KEY_MESSAGE: Final = "such as team or example.com/team"
+
+KEY_LENGTH: Final = 317
+"""A prefix of 253 characters, a slash and a name of 63."""
+
+LabelKey = Annotated[
+    str,
+    Field(min_length=1, max_length=KEY_LENGTH),
+    matches(KEY_PATTERN, f"must be the key of a label, {_KEY_MESSAGE}"),
+]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    matches(
+        f"({_NAME_PATTERN})?",
+        "must be the value of a label: at most 63 letters, digits and . _ -, first and last a "
+        "letter or digit",
+    ),
+]
+
+KEYS_ARE_VALID = ValueRule(
+    cel=f"self.all(key, size(key) <= {KEY_LENGTH} && key.matches('^{KEY_PATTERN}$'))",
+    message=f"has a key that is none: write one {_KEY_MESSAGE}",
+    holds=lambda keys: all(len(key) <= KEY_LENGTH and KEY_FORM.fullmatch(key) for key in keys),
+)
+
+_RESERVED_PREFIXES: Final = ("llmservice.dev/", "pod-template-hash")
+_RESERVED_LABELS: Final = tuple(
+    f"app.kubernetes.io/{name}" for name in ("name", "instance", "managed-by")
+)
+_SECURITY_PREFIXES: Final = (
+    "container.apparmor.security.beta.kubernetes.io/",
+    "seccomp.security.alpha.kubernetes.io/",
+    "container.seccomp.security.alpha.kubernetes.io/",
+)
+"""Annotations that once weakened the profile of a container."""
+
+
+def _none_starts_with(prefixes: tuple[str, ...], message: str) -> ValueRule:
+    return ValueRule(
+        cel=f"self.all(key, !{list(prefixes)}.exists(prefix, key.startsWith(prefix)))",
+        message=message,
+        holds=lambda keys: not any(key.startswith(prefixes) for key in keys),
+    )
+
+
+_Key = Annotated[str, Field(max_length=KEY_LENGTH)]
+
+Labels = Annotated[
+    Mapping[_Key, LabelValue],
+    Field(max_length=32),
+    KEYS_ARE_VALID,
+    _none_starts_with(
+        (*_RESERVED_PREFIXES, *_RESERVED_LABELS),
+        "has a label that the operator or Kubernetes sets: remove llmservice.dev/*, "
+        "pod-template-hash and app.kubernetes.io/name, instance and managed-by",
+    ),
+]
+"""Labels that a user may add to pods."""
+
+Annotations = Annotated[
+    Mapping[_Key, Annotated[str, Field(max_length=4096)]],
+    Field(max_length=32),
+    KEYS_ARE_VALID,
+    _none_starts_with(
+        (*_RESERVED_PREFIXES, *_SECURITY_PREFIXES),
+        "has an annotation that the operator sets or that weakens the container's security "
+        "profile: remove it",
+    ),
+]
+"""Annotations that a user may add to pods."""
+
+
+class LabelRequirement(Fields):
+    key: LabelKey
+    """Key of the label."""
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    """How the label's value is compared with values."""
+    values: Annotated[
+        tuple[LabelValue, ...],
+        Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """What In and NotIn compare with; none for the others."""
+
+    rules: ClassVar = (
+        Rule(
+            "values",
+            cel="(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+            message="belongs to the operators In and NotIn, and each of these needs it",
+            holds=lambda self: (self.operator in ("In", "NotIn")) == bool(self.values),
+        ),
+    )
+
+
+class LabelSelector(Fields):
+    match_labels: Annotated[Mapping[_Key, LabelValue], Field(max_length=16), KEYS_ARE_VALID] = (
+        Field(default_factory=dict)
+    )
+    """Labels that a pod must have."""
+    match_expressions: Annotated[
+        tuple[LabelRequirement, ...],
+        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Further requirements; a pod must meet all of them."""
+
+    @property
+    def keys(self) -> set[str]:
+        """Keys of the labels that are looked at."""
+        return {*self.match_labels, *(each.key for each in self.match_expressions)}
+
+
+LabelKeys = Annotated[
+    tuple[LabelKey, ...],
+    Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+]

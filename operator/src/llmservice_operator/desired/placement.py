@@ -1,0 +1,60 @@
+"""Where the pods of a service may run, and what else the pod template says of its own."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llmservice_operator import names
+from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.pods import Toleration
+from llmservice_operator.api.scheduling import TopologySpreadConstraint
+from llmservice_operator.api.spec import LLMService
+
+_REVISION_LABEL: Final = "pod-template-hash"
+"""Set by the Deployment: counts each revision apart, so that a rolling update ends spread too."""
+
+
+def build_placement(service: LLMService) -> dict[str, Any]:
+    """Return the fields of the pod spec that decide where and as whom it runs, those set only."""
+    template = service.spec.template
+    fields = {
+        "nodeSelector": dict(template.node_selector),
+        "tolerations": [_toleration(each) for each in template.tolerations],
+        "affinity": _as_written(template.affinity) if template.affinity else {},
+        "topologySpreadConstraints": [
+            _spread(service, each) for each in template.topology_spread_constraints
+        ],
+        "priorityClassName": template.priority_class_name,
+        "runtimeClassName": template.runtime_class_name,
+        "schedulerName": template.scheduler_name,
+        "serviceAccountName": template.service_account_name,
+    }
+    return {field: value for field, value in fields.items() if value}
+
+
+def build_pod_metadata(service: LLMService) -> dict[str, Any]:
+    """Return the pod template's metadata; the operator's labels cannot be among the user's."""
+    template = service.spec.template
+    metadata: dict[str, Any] = {"labels": {**template.labels, **names.labels(service)}}
+    if template.annotations:
+        metadata["annotations"] = dict(template.annotations)
+    return metadata
+
+
+def _toleration(toleration: Toleration) -> dict[str, Any]:
+    written = _as_written(toleration)
+    # The API server leaves empty texts out, and would so differ from what was sent for ever.
+    return {field: value for field, value in written.items() if value != ""}
+
+
+def _spread(service: LLMService, constraint: TopologySpreadConstraint) -> dict[str, Any]:
+    written = _as_written(constraint)
+    if constraint.label_selector is None:
+        written["labelSelector"] = {"matchLabels": names.selector(service)}
+        written["matchLabelKeys"] = [_REVISION_LABEL]
+    return written
+
+
+def _as_written(fields: Fields) -> dict[str, Any]:
+    """Return what the user wrote; a selector that was left empty stays one, for it means all."""
+    return fields.model_dump(mode="json", by_alias=True, exclude_defaults=True)

@@ -1,0 +1,51 @@
+"""What the examples become, held by a real API server."""
+
+from typing import Any
+
+import yaml
+
+from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES
+from operator_support import (
+    EXAMPLES,
+    Api,
+    OperatorProcess,
+    eventually,
+    until_settled,
+    writes_nothing,
+)
+
+
+def test_every_example_is_carried_out_and_a_second_pass_writes_nothing(
+    api: Api, operator: OperatorProcess, served: str
+) -> None:
+    examples = [yaml.safe_load(path.read_text()) for path in sorted(EXAMPLES.glob("*.yaml"))]
+    for example in examples:
+        example["metadata"]["namespace"] = served
+        api.create(LLMSERVICES, example, fieldValidation="Strict")
+
+    def carried_out() -> bool:
+        for example in examples:
+            service = api.get(LLMSERVICES, served, example["metadata"]["name"])
+            assert reasons(service) & {"InvalidSpec", "ImmutableField"} == set(), service["status"]
+            api.get(DEPLOYMENTS, served, example["metadata"]["name"])
+        return True
+
+    eventually(carried_out, 30)
+    until_settled(operator)
+    passes = operator.metric("controller_runtime_reconcile_total")
+    with writes_nothing(operator):
+        for example in examples:
+            name = example["metadata"]["name"]
+            api.patch(LLMSERVICES, served, name, {"metadata": {"labels": {"again": "yes"}}})
+        eventually(
+            lambda: operator.metric("controller_runtime_reconcile_total") >= passes + len(examples)
+        )
+        until_settled(operator)
+    for example in examples:
+        api.delete(LLMSERVICES, served, example["metadata"]["name"])
+
+
+def reasons(service: dict[str, Any]) -> set[str]:
+    conditions = service.get("status", {}).get("conditions", [])
+    assert conditions, "no status yet"
+    return {condition["reason"] for condition in conditions}
