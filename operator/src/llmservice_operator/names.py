@@ -32,7 +32,6 @@ API_PORT: Final = 8000
 MANAGEMENT_PORT_NAME: Final = "management"
 MANAGEMENT_PORT: Final = 9090
 SERVICE_PORT_NAME: Final = "http"
-SERVICE_PORT: Final = 80
 
 STARTUP_PROBE_PATH: Final = "/startupz"
 LIVENESS_PROBE_PATH: Final = "/livez"
@@ -44,6 +43,7 @@ PRE_STOP_SECONDS_ENV: Final = "LLMSERVICE_PRE_STOP_SECONDS"
 DRAIN_TIMEOUT_SECONDS_ENV: Final = "LLMSERVICE_DRAIN_TIMEOUT_SECONDS"
 CHAT_TEMPLATE_ENV: Final = "LLMSERVICE_CHAT_TEMPLATE"
 """Holds the chat template of a ConfigMap; the server's command line refers to it."""
+API_KEYS_DIRECTORY_ENV: Final = "LLMSERVICE_API_KEYS_DIRECTORY"
 HUB_ENDPOINT_ENV: Final = "HF_ENDPOINT"
 HUB_TOKEN_ENV: Final = "HF_TOKEN"
 
@@ -61,6 +61,8 @@ TMP_VOLUME: Final = "tmp"
 TMP_PATH: Final = "/tmp"
 SHM_VOLUME: Final = "shm"
 SHM_PATH: Final = "/dev/shm"
+API_KEYS_VOLUME: Final = "api-keys"
+API_KEYS_PATH: Final = "/etc/llmservice/api-keys"
 MODELS_VOLUME: Final = "models"
 MODELS_PATH: Final = "/models"
 """Where the claim of a pvc:// model is mounted, read-only."""
@@ -80,7 +82,9 @@ def kubernetes_service(service: LLMService) -> str:
 
 def url(service: LLMService) -> str:
     """Return the cluster-internal address of the API."""
-    return f"http://{kubernetes_service(service)}.{service.namespace}.svc"
+    port = service.spec.service.port
+    suffix = "" if port == 80 else f":{port}"
+    return f"http://{kubernetes_service(service)}.{service.namespace}.svc{suffix}"
 
 
 def selector(service: LLMService) -> dict[str, str]:

@@ -26,7 +26,6 @@ _MOST_USEFUL_FIRST: Final = (
     # late steps of a pod's life to the early ones, then what needs nothing but patience.
     *sorted(REASONS_OF_MODEL_SERVER),
     Reason.CRASH_LOOP,
-    Reason.SECRET_MISSING,
     Reason.CONFIG_MAP_MISSING,
     Reason.CONTAINER_START_ERROR,
     Reason.IMAGE_PULL_ERROR,

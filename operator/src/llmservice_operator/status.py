@@ -24,11 +24,20 @@ from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.observe import Observation
 
 _NOTHING_TO_DO: Final = frozenset(
-    {Reason.SERVING, Reason.LOADING_MODEL, Reason.ROLLOUT_IN_PROGRESS, Reason.SCALED_TO_ZERO}
+    {
+        Reason.SERVING,
+        Reason.LOADING_MODEL,
+        Reason.ROLLOUT_IN_PROGRESS,
+        Reason.SCALED_TO_ZERO,
+        Reason.SUSPENDED,
+    }
 )
 """Reasons of Ready that need nothing but patience; every other one is worth a Warning."""
 
-_MODEL_REASONS: Final = REASONS_OF_MODEL_SERVER | {Reason.LOADING_MODEL, Reason.CRASH_LOOP}
+_MODEL_REASONS: Final = REASONS_OF_MODEL_SERVER - {Reason.SECRET_MISSING} | {
+    Reason.LOADING_MODEL,
+    Reason.CRASH_LOOP,
+}
 """Reasons of Ready that say that a container has tried to load the model and does not have it."""
 
 
@@ -82,7 +91,7 @@ def build_status(
     verdicts = (
         _ready(service, seen, failure),
         _progressing(seen, desired, failure),
-        _available(seen, desired),
+        _available(service, seen),
         _model_ready(service, seen, failure),
     )
     engine = service.status.engine
@@ -155,8 +164,8 @@ def _ready(service: LLMService, seen: Observation, failure: Failure | None) -> _
         return _Verdict(kind, "False", failure.reason, failure.message)
     desired = service.spec.desired_replicas
     if desired == 0:
-        message = f"spec.replicas is 0. {Reason.SCALED_TO_ZERO.hint}"
-        return _Verdict(kind, "False", Reason.SCALED_TO_ZERO, message)
+        reason, why = _zero(service)
+        return _Verdict(kind, "False", reason, why)
     if seen.is_rolled_out and seen.ready_replicas == desired:
         message = f"{_replicas(seen, desired)} at {names.url(service)}."
         return _Verdict(kind, "True", Reason.SERVING, message)
@@ -178,12 +187,20 @@ def _progressing(seen: Observation, desired: int, failure: Failure | None) -> _V
     return _Verdict(kind, "True", Reason.ROLLOUT_IN_PROGRESS, message)
 
 
-def _available(seen: Observation, desired: int) -> _Verdict:
-    kind = ConditionType.AVAILABLE
+def _zero(service: LLMService) -> tuple[Reason, str]:
+    """Return why no replica is asked for."""
+    reason = Reason.SUSPENDED if service.spec.suspend else Reason.SCALED_TO_ZERO
+    field = "spec.suspend is true" if service.spec.suspend else "spec.replicas is 0"
+    return reason, f"{field}. {reason.hint}"
+
+
+def _available(service: LLMService, seen: Observation) -> _Verdict:
+    kind, desired = ConditionType.AVAILABLE, service.spec.desired_replicas
     if seen.ready_replicas > 0:
         return _Verdict(kind, "True", Reason.SERVING, f"{_replicas(seen, desired)}.")
     if desired == 0:
-        return _Verdict(kind, "False", Reason.SCALED_TO_ZERO, "spec.replicas is 0.")
+        reason, why = _zero(service)
+        return _Verdict(kind, "False", reason, why)
     return _Verdict(kind, "False", Reason.NO_REPLICA_READY, "No replica answers; Ready says why.")
 
 

@@ -26,7 +26,7 @@ def crd(api: Api) -> None:
     api.apply_file(REPOSITORY / "crds" / "llmservice.yaml")
     kubectl("wait", "--for=condition=Established", "crd/llmservices.llmservice.dev")
     # Established is one step before served.
-    eventually(lambda: api.request("GET", LLMSERVICES.path("default")))
+    eventually(lambda: api.read(LLMSERVICES, "default", ""))
 
 
 @pytest.fixture(scope="session")

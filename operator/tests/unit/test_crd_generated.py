@@ -95,6 +95,13 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.engine.speculativeDecoding.ngram.promptLookupMin": 1,
         "spec.engine.parallelism.data": 1,
         "spec.engine.parallelism.expert": False,
+        "spec.service": {"type": "ClusterIP", "port": 80},
+        "spec.service.type": "ClusterIP",
+        "spec.service.port": 80,
+        "spec.termination": {"preStopSeconds": 5, "drainTimeoutSeconds": 600},
+        "spec.termination.preStopSeconds": 5,
+        "spec.termination.drainTimeoutSeconds": 600,
+        "spec.suspend": False,
     } | {
         path: schema["default"]
         for path, schema in FIELDS

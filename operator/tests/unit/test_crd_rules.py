@@ -169,6 +169,9 @@ variables = st.fixed_dictionaries(
     },
 )
 MINIMAL = {"model": {"uri": "hf://org/model"}}
+annotation_keys = st.sampled_from(
+    ["a/b", "a", "A/b", "/b", "a/", "a/b/c", "a.b/c_d.e", "a b", "-/b"]
+)
 tokens = st.fixed_dictionaries({"name": texts}, optional={"key": texts})
 chats = st.fixed_dictionaries(
     {},
@@ -292,6 +295,10 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         },
     ),
     "resources": st.fixed_dictionaries({}, optional={"requests": amounts, "limits": amounts}),
+    "service": st.fixed_dictionaries(
+        {"annotations": st.dictionaries(st.one_of(texts, annotation_keys), st.just("v"))}
+    ),
+    "auth": st.fixed_dictionaries({"apiKeysSecretRef": tokens}),
     "template": st.fixed_dictionaries({"tolerations": st.lists(tolerations, max_size=2)}),
 }
 

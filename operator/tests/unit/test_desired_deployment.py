@@ -103,14 +103,77 @@ def test_every_place_the_server_writes_to_is_a_bounded_volume() -> None:
             assert value.startswith(("/cache", "/tmp")), variable
 
 
-def test_the_server_is_told_its_ports_and_its_grace() -> None:
+def test_the_server_is_told_its_ports() -> None:
     variables = environment()
     assert variables["LLMSERVICE_API_PORT"] == "8000"
     assert variables["LLMSERVICE_MANAGEMENT_PORT"] == "9090"
-    grace = int(variables["LLMSERVICE_PRE_STOP_SECONDS"]) + int(
-        variables["LLMSERVICE_DRAIN_TIMEOUT_SECONDS"]
-    )
-    assert pod_spec()["terminationGracePeriodSeconds"] == grace + 15
+
+
+@pytest.mark.parametrize(
+    ("termination", "pre_stop", "drain", "grace"),
+    [
+        ({}, "5", "600", 620),
+        ({"preStopSeconds": 30}, "30", "600", 645),
+        ({"preStopSeconds": 0, "drainTimeoutSeconds": 0}, "0", "0", 15),
+    ],
+    ids=["defaults", "slow proxies", "at once"],
+)
+def test_the_kubelet_waits_for_the_whole_drain_and_runs_no_hook(
+    termination: dict[str, int], pre_stop: str, drain: str, grace: int
+) -> None:
+    spec = {"termination": termination}
+    variables = environment(spec)
+    assert variables["LLMSERVICE_PRE_STOP_SECONDS"] == pre_stop
+    assert variables["LLMSERVICE_DRAIN_TIMEOUT_SECONDS"] == drain
+    assert pod_spec(spec)["terminationGracePeriodSeconds"] == grace
+    assert "lifecycle" not in server(spec)
+
+
+@pytest.mark.parametrize(
+    ("reference", "items"),
+    [
+        ({"name": "keys"}, None),
+        ({"name": "keys", "key": "team-a"}, [{"key": "team-a", "path": "team-a"}]),
+    ],
+    ids=["every key", "one key"],
+)
+def test_api_keys_are_mounted_and_the_server_is_told_where(
+    reference: dict[str, str], items: list[dict[str, str]] | None
+) -> None:
+    spec = {"auth": {"apiKeysSecretRef": reference}}
+    (source,) = (each["secret"] for each in pod_spec(spec)["volumes"] if "secret" in each)
+    assert (source["secretName"], source.get("items")) == ("keys", items)
+    assert source["defaultMode"] == 0o440
+    path = environment(spec)["LLMSERVICE_API_KEYS_DIRECTORY"]
+    mount = {"name": "api-keys", "mountPath": path, "readOnly": True}
+    assert mount in server(spec)["volumeMounts"]
+
+
+def test_without_keys_nobody_is_asked_for_one() -> None:
+    assert "LLMSERVICE_API_KEYS_DIRECTORY" not in environment()
+    assert not [each for each in pod_spec()["volumes"] if "secret" in each]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "url"),
+    [
+        ({}, "http://qwen.team.svc"),
+        ({"type": "NodePort", "port": 8080}, "http://qwen.team.svc:8080"),
+        (
+            {"type": "LoadBalancer", "port": 443, "annotations": {"a.b/scheme": "internal"}},
+            "http://qwen.team.svc:443",
+        ),
+    ],
+    ids=["default", "NodePort", "LoadBalancer"],
+)
+def test_no_service_object_leads_to_the_management_port(wanted: dict[str, Any], url: str) -> None:
+    service = a_service({"service": wanted})
+    (found,) = (each for each in objects(service) if each["kind"] == "Service")
+    assert found["spec"]["type"] == wanted.get("type", "ClusterIP")
+    assert found["metadata"].get("annotations") == wanted.get("annotations")
+    (port,) = found["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (wanted.get("port", 80), "api")
+    assert names.url(service) == url
 
 
 def test_the_hub_is_the_public_one_unless_the_operator_is_told_of_another() -> None:
@@ -241,7 +304,14 @@ def test_probes_ask_the_management_port() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "replicas"), [({}, 1), ({"replicas": 0}, 0), ({"replicas": 3}, 3)]
+    ("spec", "replicas"),
+    [
+        ({}, 1),
+        ({"replicas": 0}, 0),
+        ({"replicas": 3}, 3),
+        ({"replicas": 3, "suspend": True}, 0),
+        ({"replicas": 3, "suspend": False}, 3),
+    ],
 )
 def test_replicas_are_those_of_the_spec_and_one_by_default(
     spec: dict[str, Any], replicas: int

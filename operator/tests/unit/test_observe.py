@@ -72,7 +72,8 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
         a_pod(waiting("CreateContainerConfigError", 'secret "hub-token" not found')),
         Reason.SECRET_MISSING,
         'A Secret that the spec names cannot be read: secret "hub-token" not found. Create the '
-        "Secret, or correct spec.model.credentialsSecretRef or spec.engine.env.",
+        "Secret, or correct spec.model.credentialsSecretRef, spec.auth.apiKeysSecretRef or "
+        "spec.engine.env.",
     ),
     "a key that the Secret lacks": (
         a_pod(
@@ -82,8 +83,8 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
         ),
         Reason.SECRET_MISSING,
         "A Secret that the spec names cannot be read: couldn't find key HF_TOKEN in Secret "
-        "team/hub-token. Create the Secret, or correct spec.model.credentialsSecretRef or "
-        "spec.engine.env.",
+        "team/hub-token. Create the Secret, or correct spec.model.credentialsSecretRef, "
+        "spec.auth.apiKeysSecretRef or spec.engine.env.",
     ),
     "a ConfigMap that does not exist": (
         a_pod(waiting("CreateContainerConfigError", 'configmap "templates" not found')),

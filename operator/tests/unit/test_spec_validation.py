@@ -515,6 +515,46 @@ REFUSED = {
         "spec.template.topologySpreadConstraints[0].minDomains: works with whenUnsatisfiable "
         "DoNotSchedule only: write that or remove it",
     ),
+    "Service object of an unknown type": (
+        {"service": {"type": "ExternalName"}},
+        "spec.service.type: should be 'ClusterIP', 'NodePort' or 'LoadBalancer', not "
+        "'ExternalName'",
+    ),
+    "Service object without a port": (
+        {"service": {"port": 0}},
+        "spec.service.port: should be greater than or equal to 1, not 0",
+    ),
+    "annotation with a blank": (
+        {"service": {"annotations": {"a b": "c"}}},
+        "spec.service.annotations: must have keys such as "
+        "service.beta.kubernetes.io/aws-load-balancer-type: letters, digits and . _ -, after a "
+        "domain in lower case and / if it has one",
+    ),
+    "keys without a Secret": ({"auth": {}}, "spec.auth.apiKeysSecretRef: is required"),
+    "keys in a Secret of no name": (
+        {"auth": {"apiKeysSecretRef": {"key": "a"}}},
+        "spec.auth.apiKeysSecretRef.name: is required",
+    ),
+    "keys of another namespace": (
+        {"auth": {"apiKeysSecretRef": {"name": "other/keys"}}},
+        "spec.auth.apiKeysSecretRef.name: must be the name of a Secret, such as hub-token",
+    ),
+    "key that is a path": (
+        {"auth": {"apiKeysSecretRef": {"name": "keys", "key": "../a"}}},
+        "spec.auth.apiKeysSecretRef.key: must be letters, digits and . _ -, such as HF_TOKEN",
+    ),
+    "drain longer than a day": (
+        {"termination": {"drainTimeoutSeconds": 86401}},
+        "spec.termination.drainTimeoutSeconds: should be less than or equal to 86400, not 86401",
+    ),
+    "stop in the past": (
+        {"termination": {"preStopSeconds": -1}},
+        "spec.termination.preStopSeconds: should be greater than or equal to 0, not -1",
+    ),
+    "suspended by a word": (
+        {"suspend": "maybe"},
+        "spec.suspend: should be a valid boolean, unable to interpret input, not 'maybe'",
+    ),
     "no model": ({"model": None}, "spec.model: should be an object with fields, not None"),
     "no uri": ({"model": {}}, "spec.model.uri: is required"),
 }

@@ -34,6 +34,9 @@ CRASHING = Observation(
 NOT_FOUND = Observation(
     replicas=1, updated_replicas=1, problem=Problem(Reason.MODEL_NOT_FOUND, "No such model.")
 )
+NO_KEYS = Observation(
+    replicas=1, updated_replicas=1, problem=Problem(Reason.SECRET_MISSING, "No key.")
+)
 STUCK = Observation(
     replicas=2,
     updated_replicas=1,
@@ -181,6 +184,28 @@ TABLE: dict[str, tuple[Observation, Failure | None, dict[str, Any], list[tuple[s
             ("False", "RolloutComplete"),
             ("False", "ScaledToZero"),
             ("Unknown", "ScaledToZero"),
+        ],
+    ),
+    "it is suspended": (
+        Observation(is_rolled_out=True),
+        None,
+        {"replicas": 3, "suspend": True},
+        [
+            ("False", "Suspended"),
+            ("False", "RolloutComplete"),
+            ("False", "Suspended"),
+            ("Unknown", "Suspended"),
+        ],
+    ),
+    "the Secret with the API keys is missing": (
+        NO_KEYS,
+        None,
+        {},
+        [
+            ("False", "SecretMissing"),
+            ("True", "RolloutInProgress"),
+            ("False", "NoReplicaReady"),
+            ("Unknown", "SecretMissing"),
         ],
     ),
     "a name is taken": (

@@ -48,6 +48,11 @@ _HUNG = Failure(
     "The engine stopped making steps while work was waiting. The log shows its last words; if a "
     "step may take that long here, raise LLMSERVICE_ENGINE_HANG_SECONDS.",
 )
+_NO_KEY = Failure(
+    "SecretMissing",
+    "There is no API key: the Secret of spec.auth.apiKeysSecretRef, or its key, does not exist or "
+    "is empty. Create it in the service's namespace, or correct the reference.",
+)
 _LAST_ANSWERS_SECONDS = 1.0
 """How long requests that the engine's death broke may take to hear of it."""
 
@@ -74,7 +79,9 @@ class Server:
         terminated = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, terminated.set)
-        app = create_app(self._admission())
+        keys_folder = self._settings.api_keys_directory
+        keys = ApiKeys(keys_folder) if keys_folder is not None else None
+        app = create_app(self._admission(keys))
         management = Listener(
             create_management_app(self._lifecycle, REGISTRY, self._usage),
             bind(self._settings.management_port),
@@ -83,6 +90,9 @@ class Server:
         management.start()
         api.start()
         try:
+            if keys is not None and not keys.has_any():
+                # Found out before the minutes of a load rather than by the first client.
+                return self._fail(StartRefused(_NO_KEY), "LoadFailed")
             return await self._load_and_serve(app, terminated)
         finally:
             await api.stop()
@@ -90,14 +100,13 @@ class Server:
             _kill_children()
             self._engine_error_file.unlink(missing_ok=True)
 
-    def _admission(self) -> Admission:
-        keys = self._settings.api_keys_directory
+    def _admission(self, keys: ApiKeys | None) -> Admission:
         return Admission(
             self._lifecycle,
             ServerMetrics(REGISTRY, self._lifecycle),
             self._in_flight,
             self._settings,
-            ApiKeys(keys) if keys is not None else None,
+            keys,
         )
 
     async def _load_and_serve(self, app: object, terminated: asyncio.Event) -> int:

@@ -27,10 +27,12 @@ def test_the_server_reads_the_variables_that_the_operator_sets() -> None:
             names.MANAGEMENT_PORT_ENV: "2",
             names.PRE_STOP_SECONDS_ENV: "3",
             names.DRAIN_TIMEOUT_SECONDS_ENV: "4",
+            names.API_KEYS_DIRECTORY_ENV: names.API_KEYS_PATH,
         }
     )
     assert (settings.api_port, settings.management_port) == (1, 2)
     assert (settings.pre_stop_seconds, settings.drain_timeout_seconds) == (3, 4)
+    assert str(settings.api_keys_directory) == names.API_KEYS_PATH
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
+import json
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,30 @@ async def test_no_log_shows_a_key(
     assert "read 1 API keys" in caplog.text
     assert "tulip" not in caplog.text
     assert "rose" not in caplog.text
+
+
+@pytest.mark.parametrize("keys", [{}, {"key": " \n"}], ids=["no file", "an empty file"])
+def test_a_server_without_any_key_ends_before_it_loads_and_says_what_to_do(
+    tmp_path: Path, keys: dict[str, str]
+) -> None:
+    folder, log = tmp_path / "keys", tmp_path / "termination-log"
+    folder.mkdir()
+    log.touch()
+    mount(folder, "v1", **keys)
+    variables = {
+        "API_KEYS_DIRECTORY": str(folder),
+        "TERMINATION_LOG": str(log),
+        "API_PORT": "0",
+        "MANAGEMENT_PORT": "0",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "llmservice_server", "--model=org/model"],
+        env={**os.environ, **{f"LLMSERVICE_{name}": value for name, value in variables.items()}},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    said = json.loads(log.read_text())
+    assert said["reason"] == "SecretMissing"
+    assert "spec.auth.apiKeysSecretRef" in said["message"]

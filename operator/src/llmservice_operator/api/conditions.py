@@ -105,6 +105,12 @@ class Reason(StrEnum):
         "No replica is asked for: spec.replicas is 0.",
         "Set it to 1 or more to serve the model.",
     )
+    SUSPENDED = (
+        "Suspended",
+        Source.COUNTS,
+        "No replica is asked for: spec.suspend is true.",
+        "Set it to false to serve the model again.",
+    )
     NO_REPLICA_READY = (
         "NoReplicaReady",
         Source.COUNTS,
@@ -161,7 +167,8 @@ class Reason(StrEnum):
         "SecretMissing",
         Source.POD,
         "A Secret that the spec names, or its key, does not exist.",
-        "Create the Secret, or correct spec.model.credentialsSecretRef or spec.engine.env.",
+        "Create the Secret, or correct spec.model.credentialsSecretRef, "
+        "spec.auth.apiKeysSecretRef or spec.engine.env.",
     )
     CONFIG_MAP_MISSING = (
         "ConfigMapMissing",
@@ -297,7 +304,8 @@ class Reason(StrEnum):
 
 
 REASONS_OF_MODEL_SERVER = frozenset(
-    {each for each in Reason if each.source is Source.MODEL_SERVER} | {Reason.STARTUP_TIMEOUT}
+    {each for each in Reason if each.source is Source.MODEL_SERVER}
+    | {Reason.STARTUP_TIMEOUT, Reason.SECRET_MISSING}
 )
 """Reasons that a model server may give in its termination message."""
 

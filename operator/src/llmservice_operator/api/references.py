@@ -29,16 +29,26 @@ _Key = Annotated[
     matches("[A-Za-z0-9._-]+", "must be letters, digits and . _ -, such as HF_TOKEN"),
 ]
 
+_SecretName = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    matches(SUBDOMAIN_PATTERN, "must be the name of a Secret, such as hub-token"),
+]
+
 
 class SecretKey(Fields):
-    name: Annotated[
-        str,
-        Field(min_length=1, max_length=253),
-        matches(SUBDOMAIN_PATTERN, "must be the name of a Secret, such as hub-token"),
-    ]
+    name: _SecretName
     """Name of a Secret in the LLMService's namespace."""
     key: _Key
     """Key in that Secret."""
+
+
+class ApiKeysSecret(Fields):
+    name: _SecretName
+    """Name of a Secret in the LLMService's namespace."""
+    key: _Key | None = None
+    """The one key of that Secret whose value is an API key. Default: the value of every key is
+    one, so that several can be valid at a time."""
 
 
 class ConfigMapKey(Fields):

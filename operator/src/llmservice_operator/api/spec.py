@@ -14,8 +14,10 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field
 from pydantic_core import ErrorDetails
 
 from llmservice_operator.api.accelerator import Accelerator, AcceleratorType, Parallelism
+from llmservice_operator.api.access import Auth, ServiceObject
 from llmservice_operator.api.engine import Engine
 from llmservice_operator.api.fields import Fields, Rule
+from llmservice_operator.api.lifecycle import Termination
 from llmservice_operator.api.model import ClaimModel, HubModel, Model
 from llmservice_operator.api.pods import Resources, Template
 from llmservice_operator.api.status import LLMServiceStatus
@@ -52,6 +54,15 @@ class LLMServiceSpec(Fields):
     """CPU, memory and disk of each replica; GPUs are asked for with accelerator.count."""
     template: Template = Template()
     """Where the replicas may run."""
+    service: ServiceObject = ServiceObject()
+    """How clients reach the API."""
+    auth: Auth | None = None
+    """What a request must bring. Default: nothing, whoever reaches the API may use it."""
+    termination: Termination = Termination()
+    """How a replica ends."""
+    suspend: bool = False
+    """True ends all replicas, keeps every object, address and setting, and starts them again as
+    soon as it is false."""
 
     rules: ClassVar = (
         _nvidia_only("parallelism", lambda engine: engine.parallelism is None),
@@ -103,6 +114,9 @@ class LLMServiceSpec(Fields):
 
     @property
     def desired_replicas(self) -> int:
+        """Replicas that are to run now."""
+        if self.suspend:
+            return 0
         return 1 if self.replicas is None else self.replicas
 
 

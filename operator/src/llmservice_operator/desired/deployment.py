@@ -8,11 +8,7 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_args import build_engine_args
-from llmservice_operator.desired.environment import (
-    DRAIN_TIMEOUT_SECONDS,
-    PRE_STOP_SECONDS,
-    build_environment,
-)
+from llmservice_operator.desired.environment import build_environment
 from llmservice_operator.desired.manifest import build_metadata
 from llmservice_operator.desired.pin import EnginePin, pin_annotations
 from llmservice_operator.desired.placement import build_placement, build_pod_metadata
@@ -77,6 +73,7 @@ def _build_pod_spec(
     service: LLMService, settings: OperatorSettings, pin: EnginePin
 ) -> dict[str, Any]:
     """Build a pod that meets the "restricted" Pod Security Standard."""
+    termination = service.spec.termination
     pod_spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
         # Service links would put a *_PORT variable for every Service of the namespace into the
@@ -91,8 +88,8 @@ def _build_pod_spec(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "terminationGracePeriodSeconds": PRE_STOP_SECONDS
-        + DRAIN_TIMEOUT_SECONDS
+        "terminationGracePeriodSeconds": termination.pre_stop_seconds
+        + termination.drain_timeout_seconds
         + TERMINATION_MARGIN_SECONDS,
         "containers": [_build_server_container(service, settings, pin)],
         "volumes": build_volumes(service),

@@ -9,13 +9,6 @@ from llmservice_operator.api.environment import EnvironmentVariable
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.settings import OperatorSettings
 
-PRE_STOP_SECONDS: Final = 5
-"""How long a server told to stop serves on, until every proxy has taken it out of the Service."""
-
-DRAIN_TIMEOUT_SECONDS: Final = 600
-"""How long it may then take to finish the answers under way. A judgement: a long generation takes
-minutes, not hours."""
-
 _CACHES: Final = {
     "XDG_CACHE_HOME": names.CACHE_PATH,
     "HF_HOME": f"{names.CACHE_PATH}/huggingface",
@@ -34,15 +27,18 @@ _NO_TELEMETRY: Final = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 def build_environment(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
     """Return the container's variables; a token is only ever referred to, never copied."""
+    termination = service.spec.termination
     values = {
         names.API_PORT_ENV: str(names.API_PORT),
         names.MANAGEMENT_PORT_ENV: str(names.MANAGEMENT_PORT),
-        names.PRE_STOP_SECONDS_ENV: str(PRE_STOP_SECONDS),
-        names.DRAIN_TIMEOUT_SECONDS_ENV: str(DRAIN_TIMEOUT_SECONDS),
+        names.PRE_STOP_SECONDS_ENV: str(termination.pre_stop_seconds),
+        names.DRAIN_TIMEOUT_SECONDS_ENV: str(termination.drain_timeout_seconds),
         **_IDENTITY,
         **_CACHES,
         **_NO_TELEMETRY,
     }
+    if service.spec.auth is not None:
+        values[names.API_KEYS_DIRECTORY_ENV] = names.API_KEYS_PATH
     if settings.hub_endpoint is not None:
         values[names.HUB_ENDPOINT_ENV] = settings.hub_endpoint
     environment: list[dict[str, Any]] = [

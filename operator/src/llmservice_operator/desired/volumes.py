@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api.model import ClaimModel
+from llmservice_operator.api.references import ApiKeysSecret
 from llmservice_operator.api.spec import LLMService
 
 CACHE_SIZE_LIMIT: Final = "1Ti"
@@ -23,6 +24,8 @@ container's memory. A judgement: NCCL and vLLM's message queues stay below 1 GB 
 rest leaves room for images in requests. The container runtime's 64 MB would crash the engine.
 """
 
+OWNER_AND_GROUP_READ: Final = 0o440
+
 
 def build_volumes(service: LLMService) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [
@@ -33,6 +36,10 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
             "emptyDir": {"medium": "Memory", "sizeLimit": SHM_SIZE_LIMIT},
         },
     ]
+    if (auth := service.spec.auth) is not None:
+        volumes.append(
+            {"name": names.API_KEYS_VOLUME, "secret": _keys_source(auth.api_keys_secret_ref)}
+        )
     for name, claim in _claims(service).items():
         source = {"claimName": claim, "readOnly": True}
         volumes.append({"name": name, "persistentVolumeClaim": source})
@@ -45,11 +52,31 @@ def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
         {"name": names.TMP_VOLUME, "mountPath": names.TMP_PATH},
         {"name": names.SHM_VOLUME, "mountPath": names.SHM_PATH},
     ]
+    if service.spec.auth is not None:
+        mounts.append(
+            {"name": names.API_KEYS_VOLUME, "mountPath": names.API_KEYS_PATH, "readOnly": True}
+        )
     mounts += [
         {"name": name, "mountPath": _MOUNT_PATHS[name], "readOnly": True}
         for name in _claims(service)
     ]
     return mounts
+
+
+def _keys_source(reference: ApiKeysSecret) -> dict[str, Any]:
+    """Return the volume source of the API keys; nothing in it changes when a key does.
+
+    It is optional so that the server, and not only the kubelet, sees that the Secret is missing:
+    it says so in its termination message, which the operator can read.
+    """
+    source: dict[str, Any] = {
+        "secretName": reference.name,
+        "optional": True,
+        "defaultMode": OWNER_AND_GROUP_READ,
+    }
+    if reference.key is not None:
+        source["items"] = [{"key": reference.key, "path": reference.key}]
+    return source
 
 
 _MOUNT_PATHS: Final = {

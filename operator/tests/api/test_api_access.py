@@ -1,0 +1,152 @@
+"""What a user does to a running service with kubectl, and what stays as it is meanwhile."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, SERVICES
+from operator_support import (
+    Api,
+    OperatorProcess,
+    condition,
+    eventually,
+    kubectl,
+    make_service,
+    until_settled,
+    writes_nothing,
+)
+
+
+def created(api: Api, namespace: str, name: str, **spec: Any) -> dict[str, Any]:
+    """Create a service and return its Deployment once it is there."""
+    api.create(LLMSERVICES, make_service(name, namespace, **spec))
+    return eventually(lambda: api.read(DEPLOYMENTS, namespace, name), 15) or {}
+
+
+def replicas(api: Api, namespace: str, name: str) -> int:
+    found: int = api.get(DEPLOYMENTS, namespace, name)["spec"]["replicas"]
+    return found
+
+
+def template(api: Api, namespace: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = api.get(DEPLOYMENTS, namespace, name)["spec"]["template"]
+    return found
+
+
+def reason(api: Api, namespace: str, name: str) -> str:
+    found: str = condition(api.get(LLMSERVICES, namespace, name), "Ready")["reason"]
+    return found
+
+
+def test_the_service_object_can_change_its_type_and_port_and_back(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    created(api, served, name)
+    changes = (
+        {"type": "NodePort", "port": 8080, "annotations": {"example.com/scheme": "internal"}},
+        {"type": "LoadBalancer", "port": 443},
+        {"type": "ClusterIP", "port": 80},
+    )
+    for wanted in changes:
+        replace = [{"op": "replace", "path": "/spec/service", "value": wanted}]
+        path = LLMSERVICES.path(served, name)
+        api.request("PATCH", path, replace, "application/json-patch+json")
+
+        def follows(wanted: dict[str, Any] = wanted) -> bool:
+            live = api.get(SERVICES, served, name)
+            (port,) = live["spec"]["ports"]
+            assert (live["spec"]["type"], port["port"]) == (wanted["type"], wanted["port"])
+            assert port["targetPort"] == "api"
+            assert live["metadata"].get("annotations") == wanted.get("annotations")
+            return ("nodePort" in port) is (wanted["type"] != "ClusterIP")
+
+        eventually(follows)
+        until_settled(operator)
+
+
+def test_a_rotation_of_the_api_keys_changes_no_object(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    secrets = f"/api/v1/namespaces/{served}/secrets"
+    secret = {"metadata": {"name": name}, "stringData": {"alice": "first"}}
+    api.request("POST", secrets, secret)
+    auth = {"apiKeysSecretRef": {"name": name}}
+    before = created(api, served, name, auth=auth)["spec"]["template"]
+    until_settled(operator)
+    with writes_nothing(operator):
+        path, merge = f"{secrets}/{name}", "application/merge-patch+json"
+        api.request("PATCH", path, {"stringData": {"alice": "second"}}, merge)
+        label = {"metadata": {"labels": {"look": "again"}}}
+        api.patch(LLMSERVICES, served, name, label)
+        until_settled(operator)
+    assert template(api, served, name) == before
+
+
+def test_a_suspended_service_keeps_everything_but_its_pods_and_comes_back_as_it_was(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    before = created(api, served, name, replicas=2)["spec"]["template"]
+    api.patch(LLMSERVICES, served, name, {"spec": {"suspend": True}})
+    eventually(lambda: replicas(api, served, name) == 0)
+    eventually(lambda: reason(api, served, name) == "Suspended")
+    api.get(SERVICES, served, name)
+    kubectl("scale", "llm", name, "-n", served, "--replicas=3")
+    until_settled(operator)
+    assert replicas(api, served, name) == 0
+    api.patch(LLMSERVICES, served, name, {"spec": {"suspend": False}})
+    eventually(lambda: replicas(api, served, name) == 3)
+    assert template(api, served, name) == before
+
+
+def test_kubectl_scale_works_without_replicas_in_the_spec(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    created(api, served, name)
+    kubectl("scale", "llm", name, "-n", served, "--replicas=2")
+    eventually(lambda: replicas(api, served, name) == 2)
+
+
+@pytest.mark.parametrize("options", [(), ("--server-side",)], ids=["client-side", "server-side"])
+def test_kubectl_diff_is_clean_after_an_apply(
+    api: Api,
+    operator: OperatorProcess,
+    served: str,
+    name: str,
+    tmp_path: Path,
+    options: tuple[str, ...],
+) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text(yaml.safe_dump(make_service(name, served)))
+    kubectl("apply", *options, "-f", str(file))
+    eventually(lambda: api.read(DEPLOYMENTS, served, name), 15)
+    until_settled(operator)
+    printed = subprocess.run(
+        ["kubectl", "diff", *options, "-f", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (printed.returncode, printed.stdout) == (0, ""), printed
+
+
+def test_kubectl_rollout_works_on_the_deployment(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    created(api, served, name)
+    deployment = f"deployment/{name}"
+    kubectl("rollout", "restart", deployment, "-n", served)
+    until_settled(operator)
+    annotations = template(api, served, name)["metadata"]["annotations"]
+    assert "kubectl.kubernetes.io/restartedAt" in annotations
+
+    def two_revisions() -> bool:
+        history = kubectl("rollout", "history", deployment, "-n", served)
+        return len([line for line in history.splitlines() if line[:1].isdigit()]) == 2
+
+    eventually(two_revisions)
+    status = kubectl("rollout", "status", deployment, "-n", served, "--watch=false")
+    assert "Waiting for deployment" in status
