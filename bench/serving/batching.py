@@ -7,15 +7,19 @@ longest one, and only the wanted tokens count.
 
 import heapq
 import random
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving import servers
 from serving.load import Load, run
+from serving.report import Row
 from serving.servers import Server
 
 LONGEST = 200
+BATCH = 16
+MODEL_BATCHES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -38,34 +42,86 @@ MIXES = (
 )
 
 
-def rows(
-    python: Path, model: Path, folder: Path, batch: int, count: int
-) -> list[dict[str, object]]:
-    """Measure every mix; return a row each."""
-    with servers.ours(python, model, folder, [f"--max-num-seqs={batch}"]) as server:
-        run(server, [16] * batch, concurrency=batch, stream=False)
-        return [_row(server, mix, batch, count) for mix in MIXES]
+@dataclass(frozen=True)
+class Effort:
+    """How much is asked for."""
+
+    requests: int = 128
+    repeats: int = 3
+    batches_of_model: int = 6
+    """Requests of a measurement of the model, in batches."""
 
 
-def _row(server: Server, mix: Mix, batch: int, count: int) -> dict[str, object]:
-    lengths = mix.lengths(count)
-    waves = [lengths[start : start + batch] for start in range(0, count, batch)]
-    useful, mean = sum(lengths), sum(lengths) / count
-    continuous = _ask(server, lengths, count)
-    waved = [_ask(server, wave, batch) for wave in waves]
-    padded = [_ask(server, [max(wave)] * len(wave), batch) for wave in waves]
-    waved_seconds, padded_seconds = (sum(load.seconds for load in x) for x in (waved, padded))
-    latency = padded_seconds / len(waves)
+def measure(python: Path, model: Path, folder: Path, effort: Effort) -> tuple[list[Row], list[Row]]:
+    """Return the table of batching, and that of the model of throughput."""
+    with servers.ours(python, model, folder, [f"--max-num-seqs={BATCH}"]) as server:
+        run(server, [16] * BATCH, concurrency=BATCH, stream=False)
+        batching = [_batching_row(server, mix, effort) for mix in MIXES]
+        modelled = [
+            _model_row(server, mix, batch, effort) for mix in MIXES for batch in MODEL_BATCHES
+        ]
+    return batching, modelled
+
+
+def _batching_row(server: Server, mix: Mix, effort: Effort) -> Row:
+    lengths = mix.lengths(effort.requests)
+    waves = [lengths[start : start + BATCH] for start in range(0, len(lengths), BATCH)]
+
+    def continuous() -> float:
+        return _ask(server, lengths, len(lengths)).seconds
+
+    def waved() -> float:
+        return sum(_ask(server, wave, BATCH).seconds for wave in waves)
+
+    def padded() -> float:
+        return sum(_ask(server, [max(wave)] * len(wave), BATCH).seconds for wave in waves)
+
+    # In turn, so that a busy moment of the machine does not fall on one of them alone.
+    turns = [[way() for way in (continuous, waved, padded)] for _ in range(effort.repeats)]
+    seconds = [statistics.median(turn[way] for turn in turns) for way in range(3)]
+    useful, mean = sum(lengths), statistics.fmean(lengths)
+    print(f"batching: {mix.name}", flush=True)
     return {
         "mix": mix.name,
         "mean length": mean,
-        "continuous tokens/s": useful / continuous.seconds,
-        "against waves": waved_seconds / continuous.seconds,
-        "against padded": padded_seconds / continuous.seconds,
+        "continuous tokens/s": useful / seconds[0],
+        "waves tokens/s": useful / seconds[1],
+        "padded tokens/s": useful / seconds[2],
+        "against waves": seconds[1] / seconds[0],
+        "against padded": seconds[2] / seconds[0],
+        "bound by steps": sum(map(max, waves)) / continuous_steps(lengths, BATCH),
         "bound L_max/L_mean": max(lengths) / mean,
-        "bound by steps": sum(max(wave) for wave in waves) / _continuous_steps(lengths, batch),
-        "padded tokens/s": useful / padded_seconds,
-        "model B*L_mean/latency": batch * mean / latency,
+    }
+
+
+def _model_row(server: Server, mix: Mix, batch: int, effort: Effort) -> Row:
+    """Predict the throughput of mixed lengths from one batch of equal ones, and measure it."""
+    lengths = mix.lengths(batch * effort.batches_of_model)
+    mean = statistics.fmean(lengths)
+    equal = [round(mean)] * batch
+    latency, measured = (
+        statistics.median(values)
+        for values in zip(
+            *(
+                (
+                    _ask(server, equal, batch).seconds,
+                    _ask(server, lengths, batch).throughput,
+                )
+                for _ in range(effort.repeats)
+            ),
+            strict=True,
+        )
+    )
+    model = throughput_model(batch, mean, latency)
+    print(f"model of throughput: {mix.name}, batch {batch}", flush=True)
+    return {
+        "mix": mix.name,
+        "batch": batch,
+        "mean length": mean,
+        "batch latency s": latency,
+        "model tokens/s": model,
+        "measured tokens/s": measured,
+        "measured/model": measured / model,
     }
 
 
@@ -73,7 +129,12 @@ def _ask(server: Server, lengths: Sequence[int], concurrency: int) -> Load:
     return run(server, lengths, concurrency=concurrency, stream=False)
 
 
-def _continuous_steps(lengths: Sequence[int], batch: int) -> int:
+def throughput_model(batch: int, mean_length: float, batch_latency: float) -> float:
+    """Return tokens a second: batch x mean length / batch latency."""
+    return batch * mean_length / batch_latency
+
+
+def continuous_steps(lengths: Sequence[int], batch: int) -> int:
     """Return the steps of an engine that fills a place as soon as it is free."""
     busy_until = [0] * batch
     for length in lengths:

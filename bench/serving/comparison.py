@@ -1,116 +1,140 @@
 """Ours against stock vLLM: the gates, with stock against stock beside them."""
 
+import itertools
 import random
+import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving import gates, servers
-from serving.gates import Gate, Interval, paired_ratio
+from serving import servers
+from serving.gates import Interval, Ratios, paired_ratio
 from serving.load import Load, quantile, run
+from serving.report import Row
 from serving.servers import Server
 
 _NAMES = ("ours", "stock", "stock again")
+_STARTS = ("ours", "stock, eager", "stock")
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much one run does."""
+class Effort:
+    """How much is asked for."""
 
-    pairs: int = 20
+    pairs: int = 42
+    """Of every way of asking; a multiple of the six orders of three servers."""
     starts: int = 5
-    requests: int = 64
+    requests: int = 128
     concurrency: int = 32
     tokens: int = 32
 
 
 @dataclass
 class Comparison:
-    """Every run of every server, by whether it streamed."""
+    """Every run of every server, by whether it streamed, and the seconds of every start."""
 
     plain: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _NAMES})
     streamed: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _NAMES})
-    starts: dict[str, list[float]] = field(default_factory=lambda: {"ours": [], "stock": []})
+    starts: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _STARTS})
 
-    def lines(self) -> list[str]:
-        """Return one line per gate."""
-        measured: list[tuple[Gate, dict[str, list[Load]], Callable[[Load], float]]] = [
-            (gates.THROUGHPUT_PLAIN, self.plain, lambda load: load.throughput),
-            (gates.THROUGHPUT_STREAM, self.streamed, lambda load: load.throughput),
-            (gates.TTFT_P99, self.streamed, lambda load: quantile(load.ttft, 0.99)),
-            (
-                gates.API_CPU_PER_TOKEN,
-                self.streamed,
-                lambda load: load.api_cpu_per_1000_tokens,
-            ),
+    def ratios(self) -> dict[str, Ratios]:
+        """Return what is known of every gate."""
+        measured: list[tuple[str, dict[str, list[Load]], Callable[[Load], float]]] = [
+            ("throughput_plain", self.plain, lambda load: load.throughput),
+            ("throughput_stream", self.streamed, lambda load: load.throughput),
+            ("ttft_p99", self.streamed, lambda load: quantile(load.ttft, 0.99)),
+            ("api_cpu_per_token", self.streamed, lambda load: load.api_cpu_per_1000_tokens),
         ]
-        lines = [
-            gate.line(_ratio(loads, "ours", value), _ratio(loads, "stock again", value))
-            for gate, loads, value in measured
-        ]
-        if self.starts["ours"]:
-            ratio = paired_ratio(self.starts["ours"], self.starts["stock"])
-            lines.append(gates.START_TO_READY.line(ratio, None))
-        return lines
+        found = {
+            name: Ratios(_ratio(loads, "ours", value), _ratio(loads, "stock again", value))
+            for name, loads, value in measured
+        }
+        found["start_to_ready"] = Ratios(
+            paired_ratio(self.starts["ours"], self.starts["stock, eager"])
+        )
+        return found
 
-    def rows(self) -> list[dict[str, float | str]]:
-        """Return one row for every server and way of asking: means over all of its runs."""
+    def rows(self) -> list[Row]:
+        """Return one row for every server and way of asking, over all of its runs."""
+        rows: list[Row] = []
+        for asked, runs in (("plain", self.plain), ("stream", self.streamed)):
+            for name, loads in runs.items():
+                row: Row = {
+                    "server": name,
+                    "asked": asked,
+                    "tokens/s": statistics.median(load.throughput for load in loads),
+                    "API CPU s/1000 tokens": statistics.median(
+                        load.api_cpu_per_1000_tokens for load in loads
+                    ),
+                }
+                for kind in ("latency", "ttft", "itl"):
+                    seconds = [each for load in loads for each in getattr(load, kind)]
+                    for share in (0.5, 0.99):
+                        title = f"{kind} p{100 * share:.0f} ms"
+                        row[title] = 1000 * quantile(seconds, share) if seconds else ""
+                rows.append(row)
+        return rows
+
+    def start_rows(self) -> list[Row]:
+        """Return the seconds of every start."""
         return [
-            {
-                "server": name,
-                "asked": asked,
-                "tokens per second": _mean(load.throughput for load in loads),
-                "ttft p50 ms": 1000 * quantile([t for x in loads for t in x.ttft] or [0], 0.5),
-                "ttft p99 ms": 1000 * quantile([t for x in loads for t in x.ttft] or [0], 0.99),
-                "itl p50 ms": 1000 * quantile([t for x in loads for t in x.itl] or [0], 0.5),
-                "itl p99 ms": 1000 * quantile([t for x in loads for t in x.itl] or [0], 0.99),
-                "API CPU s per 1000 tokens": _mean(x.api_cpu_per_1000_tokens for x in loads),
-            }
-            for asked, runs in (("plain", self.plain), ("stream", self.streamed))
-            for name, loads in runs.items()
+            {"server": name, "start": number, "seconds": seconds}
+            for name, starts in self.starts.items()
+            for number, seconds in enumerate(starts, 1)
         ]
 
 
-def compare(python: Path, model: Path, folder: Path, size: Size) -> Comparison:
-    """Run all three servers side by side and ask them in turn, in a new order every time."""
+def compare(python: Path, model: Path, folder: Path, effort: Effort) -> Comparison:
+    """Run all three servers side by side and ask them in turn, then time starts in turn."""
     comparison = Comparison()
-    chance = random.Random(0)
     with ExitStack() as stack:
         running: list[Server] = [
             stack.enter_context(servers.ours(python, model, folder)),
             stack.enter_context(servers.stock(python, model, folder)),
             stack.enter_context(servers.stock(python, model, folder, name="stock again")),
         ]
-        lengths = [size.tokens] * size.requests
+        lengths = [effort.tokens] * effort.requests
+
+        def ask(server: Server, stream: bool) -> Load:
+            return run(server, lengths, concurrency=effort.concurrency, stream=stream)
+
         for server in running:
             for stream in (False, True):
-                run(server, lengths, concurrency=size.concurrency, stream=stream)
-        for number in range(size.pairs):
+                ask(server, stream)
+        for number, order in enumerate(_orders(running, effort.pairs), 1):
             for stream in (False, True):
                 runs = comparison.streamed if stream else comparison.plain
-                for server in chance.sample(running, k=len(running)):
-                    load = run(server, lengths, concurrency=size.concurrency, stream=stream)
-                    runs[server.name].append(load)
-            print(f"compare: round {number + 1} of {size.pairs}", flush=True)
-    for number in range(size.starts):
-        # A start of stock is the one that its users have: as it is shipped.
-        for start in chance.sample(("ours", "stock"), k=2):
-            started = (
-                servers.ours(python, model, folder)
-                if start == "ours"
-                else servers.stock(python, model, folder, as_shipped=True)
-            )
-            with started as server:
-                comparison.starts[start].append(server.ready_seconds)
-        print(f"start: round {number + 1} of {size.starts}", flush=True)
+                for server in order:
+                    runs[server.name].append(ask(server, stream))
+            print(f"compare: round {number} of {effort.pairs}", flush=True)
+    for number in range(effort.starts):
+        for name in random.Random(number).sample(_STARTS, k=len(_STARTS)):
+            # The compilation of stock as it is shipped is shown, but decides nothing.
+            if name == "stock" and number:
+                continue
+            with _started(name, python, model, folder) as server:
+                comparison.starts[name].append(server.ready_seconds)
+        print(f"start: round {number + 1} of {effort.starts}", flush=True)
     return comparison
 
 
-def _ratio(loads: dict[str, list[Load]], name: str, value: Callable[[Load], float]) -> Interval:
+def _orders(running: list[Server], rounds: int) -> list[tuple[Server, ...]]:
+    """Return the orders in which rounds ask: every one as often as any other, by chance."""
+    every = list(itertools.permutations(running))
+    orders = list(itertools.islice(itertools.cycle(every), rounds))
+    random.Random(0).shuffle(orders)
+    return orders
+
+
+def _started(name: str, python: Path, model: Path, folder: Path) -> servers.Running:
+    if name == "ours":
+        return servers.ours(python, model, folder)
+    flags = ["--enforce-eager"] if name == "stock, eager" else []
+    return servers.stock(python, model, folder, flags, as_shipped=True)
+
+
+def _ratio(
+    loads: dict[str, list[Load]], name: str, value: Callable[[Load], float]
+) -> Interval | None:
     return paired_ratio([value(x) for x in loads[name]], [value(x) for x in loads["stock"]])
-
-
-def _mean(values: object) -> float:
-    numbers = list(values)  # type: ignore[call-overload]
-    return float(sum(numbers) / len(numbers))

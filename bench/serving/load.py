@@ -1,14 +1,13 @@
 """The load generator: requests of given lengths, plain or streamed, and what their clients saw.
 
-vLLM's own generator only streams and imports all of vLLM at every run; the gates need plain
-requests, too, and many short runs.
+vLLM's own generator (`vllm bench serve`) only streams, and the gates need plain requests, too.
 """
 
 import asyncio
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -51,13 +50,24 @@ def run(
     concurrency: int,
     stream: bool,
     prompt: str = "The sea in winter is",
+    temperature: float = 0,
 ) -> Load:
     """Ask for one answer of each length, with so many requests under way at once."""
-    return asyncio.run(_run(server, lengths, concurrency, stream, prompt))
+    body = {
+        "model": SERVED_NAME,
+        "prompt": prompt,
+        "temperature": temperature,
+        "seed": 0,
+        "ignore_eos": True,
+        "stream": stream,
+    }
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    return asyncio.run(_run(server, lengths, concurrency, body))
 
 
 async def _run(
-    server: Server, lengths: Sequence[int], concurrency: int, stream: bool, prompt: str
+    server: Server, lengths: Sequence[int], concurrency: int, body: Mapping[str, object]
 ) -> Load:
     load = Load()
     waiting = list(enumerate(lengths))[::-1]
@@ -69,7 +79,8 @@ async def _run(
             while waiting:
                 number, length = waiting.pop()
                 # Another prompt each time, and the same ones for every server.
-                await _ask(session, server, load, f"{number}. {prompt}", length, stream)
+                own = {"prompt": f"{number}. {body['prompt']}", "max_tokens": length}
+                await _ask(session, server, load, {**body, **own})
 
         cpu_before, started = server.api_cpu_seconds(), time.perf_counter()
         await asyncio.gather(*(client() for _ in range(concurrency)))
@@ -79,48 +90,35 @@ async def _run(
 
 
 async def _ask(
-    session: aiohttp.ClientSession,
-    server: Server,
-    load: Load,
-    prompt: str,
-    length: int,
-    stream: bool,
+    session: aiohttp.ClientSession, server: Server, load: Load, body: Mapping[str, object]
 ) -> None:
-    body: dict[str, object] = {
-        "model": SERVED_NAME,
-        "prompt": prompt,
-        "max_tokens": length,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": stream,
-    }
-    if stream:
-        body["stream_options"] = {"include_usage": True}
     started = time.perf_counter()
     async with session.post(f"{server.url}/v1/completions", json=body) as response:
         if response.status != 200:
             raise RuntimeError(f"{server.name} answered {response.status}: {await response.text()}")
-        if stream:
+        if body["stream"]:
             tokens = await _read_stream(response, load, started)
         else:
             tokens = (await response.json())["usage"]["completion_tokens"]
-    if tokens != length:
-        raise RuntimeError(f"{server.name} gave {tokens} of {length} tokens")
+    if tokens != body["max_tokens"]:
+        raise RuntimeError(f"{server.name} gave {tokens} of {body['max_tokens']} tokens")
     load.tokens += tokens
     load.latency.append(time.perf_counter() - started)
 
 
 async def _read_stream(response: aiohttp.ClientResponse, load: Load, started: float) -> int:
-    tokens, last, before = 0, b"", started
+    tokens, last, before = 0, b"", None
     async for line in response.content:
         if not line.startswith(b"data: "):
             continue
-        now = time.perf_counter()
-        if last.startswith(b"data: {"):
-            load.itl.append(now - before)
-        elif not last:
-            load.ttft.append(now - started)
-        last, before = line, now
+        last = line
+        if b'"choices":[{' in line:
+            now = time.perf_counter()
+            if before is None:
+                load.ttft.append(now - started)
+            else:
+                load.itl.append(now - before)
+            before = now
         if b'"usage":{' in line:
             tokens = json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"]
     if last.strip() != b"data: [DONE]":

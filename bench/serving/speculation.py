@@ -6,7 +6,9 @@ target step:
     linear     g / (1 + (1 - a)*g)
     geometric  (1 - a^(g+1)) / ((1 - a)*(g*c + 1))
 
-The geometric one follows from accepting until the first miss; the table says which is nearer.
+The geometric one follows from accepting until the first miss: its numerator over 1 - a is what a
+step gives, g*c + 1 what it costs. Both are measured on their own, too, so that the table shows
+which part of a formula reality departs from.
 """
 
 import json
@@ -17,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving import servers
-from serving.load import run
+from serving.gates import paired_ratio
+from serving.load import Load, run
+from serving.report import Row
 from serving.servers import Server
 
 _REPETITIVE = " ".join(["one two three four five six seven eight nine ten"] * 8)
@@ -31,6 +35,52 @@ class Draft:
     name: str
     configuration: dict[str, object]
     cost: float
+    temperatures: tuple[float, ...]
+    """Of the target; the warmer it is, the fewer of a greedy draft's tokens it accepts."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is asked for."""
+
+    gammas: tuple[int, ...] = (2, 3, 5)
+    rounds: int = 7
+    requests: int = 3
+    tokens: int = 100
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What an engine has done so far."""
+
+    steps: float
+    tokens: float
+    drafts: float
+    accepted: tuple[float, ...]
+    """Drafted tokens that were accepted, by their place in the draft."""
+
+    def since(self, before: "Counted") -> "Counted":
+        """Return what was done after an earlier count."""
+        earlier = before.accepted or (0.0,) * len(self.accepted)
+        return Counted(
+            self.steps - before.steps,
+            self.tokens - before.tokens,
+            self.drafts - before.drafts,
+            tuple(now - then for now, then in zip(self.accepted, earlier, strict=True)),
+        )
+
+    @property
+    def acceptance(self) -> float:
+        """The chance that a drafted token is accepted once those before it are: a of the formulas.
+
+        A draft is tried at its first place always, at a later one if the place before was accepted.
+        """
+        tried = self.drafts + sum(self.accepted[:-1])
+        return sum(self.accepted) / tried if tried else 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        return self.tokens / self.steps
 
 
 def linear(alpha: float, gamma: int) -> float:
@@ -38,27 +88,46 @@ def linear(alpha: float, gamma: int) -> float:
     return gamma / (1 + (1 - alpha) * gamma)
 
 
+def geometric_tokens(alpha: float, gamma: int) -> float:
+    """Return the tokens of a step by the geometric formula; all of them at an acceptance of 1."""
+    return gamma + 1 if alpha >= 1 else (1 - alpha ** (gamma + 1)) / (1 - alpha)
+
+
 def geometric(alpha: float, gamma: int, cost: float) -> float:
-    """Return the speedup by the geometric formula; its limit where every draft is accepted."""
-    tokens = gamma + 1 if alpha >= 1 else (1 - alpha ** (gamma + 1)) / (1 - alpha)
-    return tokens / (gamma * cost + 1)
+    """Return the speedup by the geometric formula."""
+    return geometric_tokens(alpha, gamma) / (gamma * cost + 1)
 
 
-def rows(
-    python: Path, model: Path, folder: Path, gammas: tuple[int, ...], tokens: int
-) -> list[dict[str, object]]:
+def measure(python: Path, model: Path, folder: Path, effort: Effort) -> list[Row]:
     """Measure every draft at every g; return a row each."""
-    with servers.ours(python, model, folder) as server:
-        plain = _tokens_per_second(server, tokens)
     found = []
-    for gamma in gammas:
-        for draft in _drafts(model, gamma):
-            flag = f"--speculative-config={json.dumps(draft.configuration)}"
-            with servers.ours(python, model, folder, [flag]) as server:
-                speedup = _tokens_per_second(server, tokens) / plain
-                found.append(_row(draft, gamma, _acceptance(server), speedup))
-            print(f"speculation: {draft.name}, g = {gamma}", flush=True)
+    with servers.ours(python, model, folder) as plain:
+        for gamma in effort.gammas:
+            for draft in _drafts(model, gamma):
+                flag = f"--speculative-config={json.dumps(draft.configuration)}"
+                with servers.ours(python, model, folder, [flag], name="drafting") as drafting:
+                    found += [
+                        _row(plain, drafting, draft, gamma, temperature, effort)
+                        for temperature in draft.temperatures
+                    ]
+                print(f"speculation: {draft.name}, g = {gamma}", flush=True)
     return found
+
+
+def verdict(rows: list[Row]) -> str:
+    """Say which formula the measured speedups follow, by the size of its typical error."""
+    errors = {
+        formula: math.exp(
+            sum(
+                abs(math.log(float(str(row["speedup"])) / float(str(row[formula])))) for row in rows
+            )
+            / len(rows)
+        )
+        for formula in ("linear", "geometric")
+    }
+    nearer = min(errors, key=errors.__getitem__)
+    told = ", ".join(f"{name} {factor:.2f}x" for name, factor in errors.items())
+    return f"speculation: reality follows the {nearer} formula (typical error: {told})"
 
 
 def _drafts(model: Path, gamma: int) -> tuple[Draft, ...]:
@@ -72,45 +141,73 @@ def _drafts(model: Path, gamma: int) -> tuple[Draft, ...]:
                 "prompt_lookup_min": 2,
             },
             0.0,
+            (0.0,),
         ),
         Draft(
             "the model itself",
             {"method": "draft_model", "model": str(model), "num_speculative_tokens": gamma},
             1.0,
+            (0.0, 0.1),
         ),
     )
 
 
-def _row(draft: Draft, gamma: int, alpha: float, speedup: float) -> dict[str, object]:
+def _row(
+    plain: Server, drafting: Server, draft: Draft, gamma: int, temperature: float, effort: Effort
+) -> Row:
+    def ask(server: Server) -> Load:
+        return run(
+            server,
+            [effort.tokens] * effort.requests,
+            concurrency=1,
+            stream=False,
+            prompt=_REPETITIVE,
+            temperature=temperature,
+        )
+
+    # The first answers compile what drafts.
+    for server in (plain, drafting):
+        ask(server)
+    before = _count(drafting)
+    pairs = [(ask(drafting).throughput, ask(plain).throughput) for _ in range(effort.rounds)]
+    counted = _count(drafting).since(before)
+    ratio = paired_ratio(*zip(*pairs, strict=True))
+    assert ratio is not None, "fewer rounds than an interval needs"
+    alpha = counted.acceptance
     by_linear, by_geometric = linear(alpha, gamma), geometric(alpha, gamma, draft.cost)
-    nearer = abs(math.log(speedup / by_linear)) < abs(math.log(speedup / by_geometric))
+    nearer = abs(math.log(ratio.middle / by_linear)) < abs(math.log(ratio.middle / by_geometric))
     return {
         "draft": draft.name,
         "gamma": gamma,
+        "temperature": temperature,
         "acceptance": alpha,
-        "speedup": speedup,
+        "tokens/step": counted.tokens_per_step,
+        "geometric tokens/step": geometric_tokens(alpha, gamma),
+        "step cost": counted.tokens_per_step / ratio.middle,
+        "gc+1": gamma * draft.cost + 1,
+        "speedup": ratio.middle,
+        "low": ratio.low,
+        "high": ratio.high,
         "linear": by_linear,
         "geometric": by_geometric,
         "nearer": "linear" if nearer else "geometric",
     }
 
 
-def _tokens_per_second(server: Server, tokens: int) -> float:
-    """Return the speed of one answer at a time, after a first one that compiles."""
-    run(server, [tokens], concurrency=1, stream=False, prompt=_REPETITIVE)
-    return run(server, [tokens] * 3, concurrency=1, stream=False, prompt=_REPETITIVE).throughput
-
-
-def _acceptance(server: Server) -> float:
-    """Return the share of steps whose first drafted token was accepted: the a of both formulas."""
+def _count(server: Server) -> Counted:
     with urllib.request.urlopen(f"{server.management_url}/metrics") as response:
         page = response.read().decode()
-    accepted = _sample(
-        page, r'vllm:spec_decode_num_accepted_tokens_per_pos_total\{.*position="0".*'
+    with urllib.request.urlopen(f"{server.management_url}/autoscale") as response:
+        usage = json.load(response)["counters"]
+    accepted = re.findall(
+        r'^vllm:spec_decode_num_accepted_tokens_per_pos_total\{.*position="(\d+)".*\} (\S+)$',
+        page,
+        re.MULTILINE,
     )
-    drafts = _sample(page, r"vllm:spec_decode_num_drafts_total\{.*")
-    return accepted / drafts if drafts else 0.0
-
-
-def _sample(page: str, pattern: str) -> float:
-    return sum(float(line.rpartition(" ")[2]) for line in re.findall(f"^{pattern}$", page, re.M))
+    drafts = re.findall(r"^vllm:spec_decode_num_drafts_total\{.*\} (\S+)$", page, re.MULTILINE)
+    return Counted(
+        steps=usage["steps"]["moments"][0],
+        tokens=usage["generatedTokens"],
+        drafts=sum(map(float, drafts)),
+        accepted=tuple(float(value) for _, value in sorted(accepted, key=lambda x: int(x[0]))),
+    )

@@ -1,0 +1,164 @@
+"""The figures of the serving bench: which ones a gate is made of, and the theory beside them."""
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast
+
+import aiohttp
+import pytest
+
+from serving.batching import MIXES, continuous_steps, throughput_model
+from serving.comparison import Comparison
+from serving.gates import GATES, lines
+from serving.load import Load, _read_stream, quantile
+from serving.speculation import Counted, geometric, geometric_tokens, linear, verdict
+
+NAMES = ("ours", "stock", "stock again")
+
+
+def compared(**changed: float) -> dict[str, str]:
+    """Return the verdict of every gate, where some figures of ours are so many times stock's."""
+    comparison = Comparison()
+    for number in range(20):
+        for name in NAMES:
+            factors = changed if name == "ours" else {}
+            for kind, runs in (("plain", comparison.plain), ("stream", comparison.streamed)):
+                slow = 1 + 0.001 * (number % 3)
+                runs[name].append(
+                    Load(
+                        tokens=1000,
+                        seconds=slow / factors.get(f"throughput_{kind}", 1.0),
+                        api_cpu_seconds=0.2 * slow * factors.get("api_cpu_per_token", 1.0),
+                        ttft=[0.1] * 98 + [0.2 * factors.get("ttft_p99", 1.0)] * 2,
+                        itl=[0.01],
+                        latency=[0.5],
+                    )
+                )
+    for start in range(5):
+        comparison.starts["ours"].append(8.0 * changed.get("start_to_ready", 1.0))
+        comparison.starts["stock, eager"].append(20.0 + start)
+    told = lines(comparison.ratios())
+    return {line.split()[1]: line.split()[2] for line in told}
+
+
+def test_every_gate_passes_where_ours_is_as_good() -> None:
+    assert compared() == {gate.name: "PASS" for gate in GATES}
+
+
+@pytest.mark.parametrize(
+    ("gate", "factor"),
+    [
+        ("throughput_plain", 0.95),
+        ("throughput_stream", 0.95),
+        ("ttft_p99", 1.1),
+        ("api_cpu_per_token", 1.1),
+        ("start_to_ready", 2.0),
+    ],
+)
+def test_each_gate_fails_on_its_own_figure_alone(gate: str, factor: float) -> None:
+    found = compared(**{gate: factor})
+
+    assert [name for name, verdict in found.items() if verdict == "FAIL"] == [gate]
+
+
+def test_a_quantile_is_a_value_that_was_seen() -> None:
+    assert quantile([3, 1, 2], 0.5) == 2
+    assert quantile(list(range(1, 101)), 0.99) == 99
+    assert quantile([5], 0.99) == 5
+
+
+class Response:
+    """The lines of a stream as the client library gives them."""
+
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        self.content = self._read(lines)
+
+    async def _read(self, lines: Sequence[bytes]) -> AsyncIterator[bytes]:
+        for line in lines:
+            yield line
+
+
+def read(*events: bytes) -> tuple[int, Load]:
+    load = Load()
+    response: Any = Response([line for event in events for line in (event + b"\n", b"\n")])
+    tokens = asyncio.run(_read_stream(cast("aiohttp.ClientResponse", response), load, 0.0))
+    return tokens, load
+
+
+def test_a_stream_counts_its_first_token_once_and_the_gaps_between_pieces() -> None:
+    piece = b'data: {"choices":[{"index":0,"text":"a"}]}'
+    usage = b'data: {"choices":[],"usage":{"completion_tokens":3}}'
+
+    tokens, load = read(piece, piece, piece, usage, b"data: [DONE]")
+
+    assert tokens == 3
+    assert len(load.ttft) == 1
+    assert len(load.itl) == 2
+
+
+def test_a_stream_without_its_end_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="cut"):
+        read(b'data: {"choices":[{"index":0,"text":"a"}]}')
+
+
+def test_a_place_is_filled_as_soon_as_it_is_free() -> None:
+    assert continuous_steps([5, 1, 1, 3], batch=2) == 5
+    assert continuous_steps([4, 4, 4], batch=1) == 12
+
+
+def test_the_model_of_throughput_is_batch_times_length_by_latency() -> None:
+    assert throughput_model(16, 50, 2.0) == 400
+
+
+def test_lengths_of_a_mix_are_the_same_every_time_and_within_bounds() -> None:
+    for mix in MIXES:
+        lengths = mix.lengths(500)
+        assert lengths == mix.lengths(500)
+        assert 1 <= min(lengths) < max(lengths) == 200
+        assert 35 < sum(lengths) / 500 < 55
+
+
+def test_the_formulas_have_their_known_values() -> None:
+    assert linear(1.0, 3) == 3
+    assert linear(0.0, 3) == 0.75
+    assert geometric(1.0, 3, 0) == 4
+    assert geometric(0.5, 3, 0) == 1.875
+    assert geometric(0.5, 3, 1) == 1.875 / 4
+    assert geometric_tokens(0.9999999, 3) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.5, 0.9])
+def test_counts_of_drafts_that_end_at_their_first_miss_give_back_the_acceptance(
+    alpha: float,
+) -> None:
+    chance, gamma, steps = random.Random(3), 4, 20_000
+    accepted = [0] * gamma
+    for _ in range(steps):
+        for place in range(gamma):
+            if chance.random() >= alpha:
+                break
+            accepted[place] += 1
+    warm_up = Counted(10, 20, 10, ())
+    counted = Counted(
+        steps + 10,
+        steps + sum(accepted) + 20,
+        steps + 10,
+        tuple(map(float, accepted)),
+    ).since(warm_up)
+
+    assert counted.acceptance == pytest.approx(alpha, abs=0.01)
+    assert counted.tokens_per_step == pytest.approx(geometric_tokens(alpha, gamma), rel=0.02)
+
+
+def test_says_which_formula_the_speedups_follow() -> None:
+    rows: list[dict[str, object]] = [
+        {"speedup": 2.0, "linear": 1.0, "geometric": 2.2},
+        {"speedup": 1.0, "linear": 1.0, "geometric": 1.1},
+    ]
+
+    told = verdict(rows)
+
+    assert "follows the geometric formula" in told
+    assert f"linear {math.sqrt(2):.2f}x, geometric 1.10x" in told
