@@ -20,6 +20,7 @@ watch        noticing that the engine has died or hangs
 gpu          what NVML says about the GPUs
 loading      from the command line to a warm engine, phase by phase
 cpu_platform small defaults and settings of a CPU-only engine
+model_infos  what vLLM finds out about model classes, kept in the image
 download     fetching weights with progress
 failures     every way a load can fail, by reason, with what to change
 compat       the only module that names vLLM symbols

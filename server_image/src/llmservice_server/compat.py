@@ -6,6 +6,7 @@ list of modules, newest first; a contract test checks names and parameters on th
 
 import importlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import metadata
@@ -22,6 +23,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "StatLoggerBase": ("vllm.v1.metrics.loggers",),
     "TokenizeParams": ("vllm.renderers.params",),
     "UsageContext": ("vllm.usage.usage_lib",),
+    "VLLM_CACHE_ROOT": ("vllm.envs",),
     "VLLMValidationError": ("vllm.exceptions",),
     "build_app": ("vllm.entrypoints.launchers.app", "vllm.entrypoints.openai.api_server"),
     "init_app_state": (
@@ -56,6 +58,7 @@ class Vllm:
     StatLoggerBase: Any
     TokenizeParams: Any
     UsageContext: Any
+    VLLM_CACHE_ROOT: str
     VLLMValidationError: Any
     build_app: Any
     init_app_state: Any
@@ -73,6 +76,18 @@ def load_vllm() -> Vllm:
 def load_nvml() -> Any:
     """Return vLLM's copy of the NVML bindings; importing it needs no GPU."""
     return importlib.import_module("vllm.third_party.pynvml")
+
+
+def model_inspections() -> dict[str, Callable[[], object]]:
+    """Return for every class of models how vLLM inspects it; it keeps the result in its cache.
+
+    vLLM does so in a process of its own each time; here it is done in this one, for hundreds.
+    """
+    registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+    if not hasattr(registry, "_run_in_subprocess"):
+        raise ImportError("this vLLM inspects models in another way; see compat.py")
+    registry._run_in_subprocess = lambda inspect: inspect()
+    return {name: known.inspect_model_cls for name, known in registry.ModelRegistry.models.items()}
 
 
 def _find(symbol: str) -> Any:

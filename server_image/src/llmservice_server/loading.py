@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llmservice_server import cpu_platform
+from llmservice_server import cpu_platform, model_infos
 from llmservice_server.autoscale import EngineLimits, EngineUsage
 from llmservice_server.compat import Vllm, is_cpu_build, load_vllm
 from llmservice_server.context_limit import refuse_shortened_answers
@@ -62,6 +62,7 @@ async def load_engine(
     vllm = await asyncio.to_thread(load_vllm)
     refuse_shortened_answers(vllm)
     arguments = await asyncio.to_thread(parse_arguments, vllm, command_line, on_cpu)
+    await asyncio.to_thread(model_infos.lay_out, Path(vllm.VLLM_CACHE_ROOT))
 
     lifecycle.enter(Phase.DOWNLOADING)
     one_tree = on_cpu and cpu_platform.use_one_process_tree(arguments, os.environ)

@@ -73,6 +73,20 @@ def test_a_server_image_imports_its_vllm_for_any_user(
     assert "--max-model-len" in done.stdout
 
 
+@pytest.mark.parametrize("name", [SERVER_CPU.name, SERVER_GPU.name])
+def test_a_server_image_knows_the_usual_model_classes_for_any_user(
+    images: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    program = (
+        "from llmservice_server.model_infos import BAKED; "
+        "print([info.name for info in BAKED.glob('*.json') if info.read_text()])"
+    )
+    done = run_restricted(images[name], ["-c", program], tmp_path, entrypoint=["python3"])
+
+    for architecture in ("LlamaForCausalLM", "Qwen3ForCausalLM", "MixtralForCausalLM"):
+        assert f"-{architecture}.json'" in done.stdout, done.stderr
+
+
 def test_the_stand_in_base_looks_like_the_official_image(images: dict[str, str]) -> None:
     with Store.open(to_read=True) as store:
         config = store.run(
