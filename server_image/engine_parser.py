@@ -1,8 +1,9 @@
 """Ask vLLM's own argument parser; runs inside the engine environment, never in the workspace's.
 
-`flags` prints every long flag with its kind and choices as JSON. `parse` reads lists of arguments
-as JSON from standard input and prints what the parser says to each: null when it accepts them.
-`read` prints what it makes of each list: name -> value, of those that differ from the default.
+`flags` prints every long flag with its kind and choices as JSON. `ask` answers each line of
+standard input, a question and lists of arguments as JSON, with a line. The question `parse` is
+what the parser says to each list: null when it accepts it. `read` is what it makes of each list:
+name -> value, of those that differ from the default.
 The vLLM that is asked is the first on the module path.
 """
 
@@ -82,18 +83,18 @@ def values(parser: Any, arguments: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer one question about the parser on standard output."""
-    question = sys.argv[1]
-    # Importing vLLM writes to standard output now and then, and only the answer may stand there.
+    """Answer questions about the parser on standard output."""
+    answers = sys.stdout
+    # Importing vLLM writes to standard output now and then, and only answers may stand there.
     with contextlib.redirect_stdout(sys.stderr):
         parser = make_parser()
-        if question == "flags":
-            answer: Any = flags(parser)
-        elif question == "read":
-            answer = [values(parser, arguments) for arguments in json.load(sys.stdin)]
-        else:
-            answer = [complaint(parser, arguments) for arguments in json.load(sys.stdin)]
-    json.dump(answer, sys.stdout)
+        if sys.argv[1] == "flags":
+            print(json.dumps(flags(parser)), file=answers)
+            return
+        for line in sys.stdin:
+            question, lists = json.loads(line)
+            answer = {"parse": complaint, "read": values}[question]
+            print(json.dumps([answer(parser, each) for each in lists]), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from preloaded_support import ForkedProcess, Preloaded
+
 SERVER_IMAGE = Path(__file__).parents[1]
 START_SECONDS = 240
 """A start takes 15 seconds on two idle cores; importing alone takes a minute on busy ones."""
@@ -51,7 +53,10 @@ class ModelServer:
     """One running server process."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], ports: tuple[int, int], folder: Path
+        self,
+        process: subprocess.Popen[bytes] | ForkedProcess,
+        ports: tuple[int, int],
+        folder: Path,
     ) -> None:
         self.process = process
         self.api_port, self.management_port = ports
@@ -146,9 +151,22 @@ def free_ports() -> tuple[int, int]:
         return first.getsockname()[1], second.getsockname()[1]
 
 
+def common_environment(python: Path, folder: Path) -> dict[str, str]:
+    """Return the variables of every server, and of whatever imports vLLM for one."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "PYTHONPATH": str(SERVER_IMAGE / "src"),
+        "VLLM_CACHE_ROOT": str(python.parents[1] / "cache"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+
+
 @contextmanager
 def running_server(
-    python: Path, folder: Path, *flags: str, starter: str = "", **settings: str
+    python: Path | Preloaded, folder: Path, *flags: str, starter: str = "", **settings: str
 ) -> Iterator[ModelServer]:
     """Start the server with engine flags and environment settings; it is gone afterwards.
 
@@ -158,37 +176,34 @@ def running_server(
     (folder / "termination-log").touch()
     ports = free_ports()
     environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "PYTHONPATH": str(SERVER_IMAGE / "src"),
-        "VLLM_CACHE_ROOT": str(python.parents[1] / "cache"),
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
         "LLMSERVICE_API_PORT": str(ports[0]),
         "LLMSERVICE_MANAGEMENT_PORT": str(ports[1]),
         "LLMSERVICE_TERMINATION_LOG": str(folder / "termination-log"),
         "LLMSERVICE_PRE_STOP_SECONDS": "0",
         **settings,
     }
-    with (
-        (folder / "server.log").open("wb") as log,
-        subprocess.Popen(
-            [*starter.split(), python, "-m", "llmservice_server", *flags],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            yield ModelServer(process, ports, folder)
-        finally:
-            # The engine's process too: it outlives a server that had no time to end it.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(STOP_SECONDS)
+    log = folder / "server.log"
+    process: subprocess.Popen[bytes] | ForkedProcess
+    if isinstance(python, Preloaded):
+        environment |= {"HOME": str(folder), "TMPDIR": str(folder)}
+        process = python.start(flags, environment, folder, log)
+    else:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*starter.split(), python, "-m", "llmservice_server", *flags],
+                env=common_environment(python, folder) | environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                start_new_session=True,
+            )
+    try:
+        yield ModelServer(process, ports, folder)
+    finally:
+        # The engine's process too: it outlives a server that had no time to end it.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(STOP_SECONDS)
 
 
 def flags_for(model: Path | str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import functools
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,25 @@ def engine_python() -> Path:
 
 
 @pytest.fixture(scope="module")
-def ask(engine_python: Path) -> Ask:
+def ask(engine_python: Path) -> Iterator[Ask]:
     """What the parser answers to a question about each list of arguments."""
+    with subprocess.Popen(
+        [engine_python, Path(flag_tables.__file__).with_name("engine_parser.py"), "ask"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parser:
+        assert parser.stdin is not None
+        assert parser.stdout is not None
+        questions, answers = parser.stdin, parser.stdout
 
-    def run(question: str, arguments: list[list[str]]) -> list[Any]:
-        asked = subprocess.run(
-            [engine_python, Path(flag_tables.__file__).with_name("engine_parser.py"), question],
-            input=json.dumps(arguments),
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        answer = list(json.loads(asked.stdout))
-        assert len(answer) == len(arguments)
-        return answer
+        def run(question: str, arguments: list[list[str]]) -> list[Any]:
+            print(json.dumps([question, arguments]), file=questions, flush=True)
+            answer = list(json.loads(answers.readline()))
+            assert len(answer) == len(arguments)
+            return answer
 
-    return run
+        yield run
 
 
 @pytest.fixture(scope="module")

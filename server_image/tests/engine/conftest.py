@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 import engine_support
-from engine_support import ModelServer, flags_for, running_server
+from engine_support import ModelServer, common_environment, flags_for, running_server
 from localkube.hub.models import TINY_LLAMA, build_models
+from preloaded_support import Preloaded, preloaded_interpreter
 
 KEYS = ("first-key", "second-key")
 
@@ -18,6 +19,14 @@ def engine_python() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model() -> Path:
     return build_models()[TINY_LLAMA]
+
+
+@pytest.fixture(scope="session")
+def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
+    """Where a test gets its own server from when the imports of a start are not its subject."""
+    environment = common_environment(engine_python, tmp_path_factory.mktemp("preloaded"))
+    with preloaded_interpreter(engine_python, environment) as interpreter:
+        yield interpreter
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """Models from a hub: fetched with progress, and refused with the reason."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from engine_support import flags_for, running_server
+from engine_support import ModelServer, flags_for, running_server
 from hub_support import running_hub
 from localkube.hub.repository import Visibility
 from localkube.hub.settings import HubSettings, RepositorySettings
@@ -66,46 +68,42 @@ def test_a_download_shows_its_progress_and_is_served(
         assert reply.json()["usage"]["completion_tokens"] == 2
 
 
-@pytest.mark.parametrize(
-    ("model", "revision", "reason", "advice"),
-    [
-        ("org/absent", None, "ModelNotFound", "spec.model.uri"),
-        (REPOSITORY, "v9", "ModelNotFound", "spec.model.revision"),
-        (PRIVATE, None, "ModelAccessDenied", "spec.model.credentialsSecretRef"),
-    ],
-)
+REFUSED = {
+    "absent": (["--model=org/absent"], "ModelNotFound", "spec.model.uri"),
+    "no revision": ([f"--model={REPOSITORY}", "--revision=v9"], "ModelNotFound", "model.revision"),
+    "gated": ([f"--model={PRIVATE}"], "ModelAccessDenied", "spec.model.credentialsSecretRef"),
+    "no answer": ([f"--model={REPOSITORY}"], "HubUnreachable", "model.hubEndpoint"),
+}
+"""Flags, and the reason and the advice that a server ends with."""
+
+
+@pytest.fixture(scope="module")
+def refused_servers(
+    engine_python: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, ModelServer]]:
+    """A server for each of them, side by side: they import, and wait for the hub."""
+    folder = tmp_path_factory.mktemp("refused")
+    with running_hub(settings(tiny_model), folder) as address, ExitStack() as stack:
+        yield {
+            name: stack.enter_context(
+                running_server(
+                    engine_python,
+                    folder / name,
+                    *flags_for(tiny_model),
+                    *flags,
+                    HF_ENDPOINT="http://127.0.0.1:9" if name == "no answer" else address,
+                    HF_HOME=str(folder / name / "hf"),
+                )
+            )
+            for name, (flags, _, _) in REFUSED.items()
+        }
+
+
+@pytest.mark.parametrize("name", REFUSED)
 def test_what_the_hub_refuses_is_told_with_its_reason(
-    engine_python: Path,
-    tiny_model: Path,
-    tmp_path: Path,
-    model: str,
-    revision: str | None,
-    reason: str,
-    advice: str,
+    refused_servers: dict[str, ModelServer], name: str
 ) -> None:
-    flags = [*flags_for(model), *([f"--revision={revision}"] if revision else [])]
-    with (
-        running_hub(settings(tiny_model), tmp_path) as address,
-        running_server(
-            engine_python,
-            tmp_path / "server",
-            *flags,
-            HF_ENDPOINT=address,
-            HF_HOME=str(tmp_path / "hf"),
-        ) as server,
-    ):
-        assert server.process.wait(240) == 1, server.log.read_text()
-        message = server.termination_message()
-        assert (message["reason"], advice in message["message"]) == (reason, True), message
-
-
-def test_a_hub_that_does_not_answer_is_told_as_such(engine_python: Path, tmp_path: Path) -> None:
-    with running_server(
-        engine_python,
-        tmp_path / "server",
-        *flags_for(REPOSITORY),
-        HF_ENDPOINT="http://127.0.0.1:9",
-        HF_HOME=str(tmp_path / "hf"),
-    ) as server:
-        assert server.process.wait(240) == 1, server.log.read_text()
-        assert server.termination_message()["reason"] == "HubUnreachable"
+    server, (_, reason, advice) = refused_servers[name], REFUSED[name]
+    assert server.process.wait(240) == 1, server.log.read_text()
+    message = server.termination_message()
+    assert (message["reason"], advice in message["message"]) == (reason, True), message

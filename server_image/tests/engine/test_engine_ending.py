@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine_support import SERVED_NAME, ModelServer, Reply, flags_for, running_server
+from preloaded_support import Preloaded
 
 TOKENS = 400
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
@@ -19,11 +20,9 @@ ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
 
 @pytest.fixture
 def server(
-    engine_python: Path, tiny_model: Path, tmp_path: Path, server_settings: dict[str, str]
+    preloaded: Preloaded, tiny_model: Path, tmp_path: Path, server_settings: dict[str, str]
 ) -> Iterator[ModelServer]:
-    with running_server(
-        engine_python, tmp_path, *flags_for(tiny_model), **server_settings
-    ) as started:
+    with running_server(preloaded, tmp_path, *flags_for(tiny_model), **server_settings) as started:
         yield started
 
 
@@ -116,15 +115,18 @@ def test_process_one_of_a_container_heeds_a_signal_from_its_first_moment(
         assert time.monotonic() - started < 5
 
 
-def test_is_gone_at_once_when_told_to_stop_while_loading(server: ModelServer) -> None:
-    server.eventually(server.is_listening, seconds=30)
-    started = time.monotonic()
+def test_is_gone_at_once_when_told_to_stop_while_loading(
+    engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    with running_server(engine_python, tmp_path, *flags_for(tiny_model)) as server:
+        server.eventually(server.is_listening, seconds=30)
+        started = time.monotonic()
 
-    server.terminate()
+        server.terminate()
 
-    assert server.exit_code() == 0
-    # Importing holds the interpreter for up to a second at a time.
-    assert time.monotonic() - started < 5
+        assert server.exit_code() == 0
+        # Importing holds the interpreter for up to a second at a time.
+        assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
@@ -225,14 +227,14 @@ def test_an_engine_that_hangs_is_not_alive_until_it_goes_on(server: ModelServer)
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_a_start_that_cannot_work_says_what_to_change(
-    engine_python: Path,
+    preloaded: Preloaded,
     tiny_model: Path,
     tmp_path: Path,
     flags: list[str],
     reason: str,
     advice: str,
 ) -> None:
-    with running_server(engine_python, tmp_path, *flags_for(tiny_model), *flags) as server:
+    with running_server(preloaded, tmp_path, *flags_for(tiny_model), *flags) as server:
         assert server.process.wait(240) == 1, server.log.read_text()
         message = server.termination_message()
         assert (message["reason"], advice in message["message"]) == (reason, True), message

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine_support import flags_for, running_server
+from preloaded_support import Preloaded
 from rollout_support import KeepAliveClient, Tally
 
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
@@ -14,11 +15,11 @@ ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_a_rollout_cuts_nobody(
-    engine_python: Path, tiny_model: Path, tmp_path: Path, seed: int
+    preloaded: Preloaded, tiny_model: Path, tmp_path: Path, seed: int
 ) -> None:
     chance = random.Random(seed)
     settings = {"LLMSERVICE_PRE_STOP_SECONDS": str(chance.choice((0.0, 0.5, 1.5)))}
-    with running_server(engine_python, tmp_path, *flags_for(tiny_model), **settings) as server:
+    with running_server(preloaded, tmp_path, *flags_for(tiny_model), **settings) as server:
         server.wait_until_ready()
         tally = Tally()
         clients = [
