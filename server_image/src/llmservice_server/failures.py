@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llmservice_server.lifecycle import Lifecycle, Phase
+
 _TERMINATION_MESSAGE_BYTES = 4096
 """What the kubelet keeps of a termination message."""
 
@@ -72,11 +74,17 @@ class _Rule:
     advice: str
     types: tuple[str, ...] = ()
     text: str = ""
+    longest: str = ""
+    """Where the text tells the longest context that would do, a form whose group is the number."""
 
     def matches(self, fact: ErrorFact) -> bool:
         if self.types and not set(self.types) & set(fact.types):
             return False
         return re.search(self.text, fact.text, re.IGNORECASE | re.DOTALL) is not None
+
+    def advise(self, fact: ErrorFact) -> str:
+        longest = re.search(self.longest, fact.text) if self.longest else None
+        return f"At most {longest[1]} tokens fit. {self.advice}" if longest else self.advice
 
 
 _RULES = (
@@ -144,11 +152,13 @@ _RULES = (
         "spec.engine.extraArgs).",
         text=r"to serve at least one request|no available memory for the cache blocks|"
         r"larger than the available kv cache memory",
+        longest=r"estimated maximum model length is (\d+)",
     ),
     _Rule(
         "ContextDoesNotFit",
         "Lower spec.engine.maxModelLen to what the model supports.",
         text=r"max_model_len .* (is )?greater than the derived",
+        longest=r"derived max_model_len \(\w+=(\d+)",
     ),
     _Rule(
         "GPUOutOfMemory",
@@ -191,11 +201,28 @@ def classify(facts: Sequence[ErrorFact], unrecognised: str) -> Failure:
     for rule in _RULES:
         for fact in facts:
             if rule.matches(fact):
-                return Failure(rule.reason, _message(rule.advice, fact.text))
+                return Failure(rule.reason, _message(rule.advise(fact), fact.text))
     root = facts[-1] if facts else ErrorFact(("unknown error",), "")
     return Failure(
         unrecognised,
         _message("The log has the details.", f"{root.types[0]}: {root.text}"),
+    )
+
+
+def too_slow(lifecycle: Lifecycle) -> Failure:
+    """Return what is said when the time for a start is over before the engine serves."""
+    done, advice = "", "Choose a smaller or a quantized model, or nodes with faster disks."
+    if lifecycle.phase is Phase.DOWNLOADING:
+        advice = (
+            "Bring the model nearer: a claim (spec.model.uri: pvc://...), or a mirror of the hub "
+            "(chart value model.hubEndpoint)."
+        )
+        if lifecycle.download is not None:
+            done = f", {lifecycle.download.bytes_done} of {lifecycle.download.bytes_total} bytes"
+    return Failure(
+        "StartupTimeout",
+        f"The model was not ready after {lifecycle.elapsed_seconds:.0f} seconds and the server was "
+        f"told to stop while {lifecycle.phase.value.replace('_', ' ')}{done}. {advice}",
     )
 
 

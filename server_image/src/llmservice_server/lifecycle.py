@@ -63,6 +63,11 @@ class Lifecycle:
         """How long the current phase has lasted."""
         return self._clock() - self._entered_at
 
+    @property
+    def elapsed_seconds(self) -> float:
+        """How long the server has run."""
+        return self._clock() - self._started_at
+
     def enter(self, phase: Phase) -> None:
         """Move on to a phase."""
         now = self._clock()
@@ -81,11 +86,10 @@ class Lifecycle:
 
     def report(self) -> dict[str, object]:
         """Return the body of every probe: phase and ages in seconds."""
-        now = self._clock()
         body: dict[str, object] = {
             "phase": self.phase.value,
             "phaseSeconds": round(self.phase_seconds, 1),
-            "elapsedSeconds": round(now - self._started_at, 1),
+            "elapsedSeconds": round(self.elapsed_seconds, 1),
         }
         if self.phase is Phase.DOWNLOADING and self.download is not None:
             body["download"] = {

@@ -22,6 +22,7 @@ from llmservice_server.failures import (
     classify,
     facts_of,
     read_facts,
+    too_slow,
     write_termination_message,
 )
 from llmservice_server.gate import ENGINE_FAILED, Admission, InFlight
@@ -116,7 +117,10 @@ class Server:
         if not loading.done():
             # Nobody is being served, so there is nothing to wait for. What still runs in a thread
             # ends with the process.
-            logger.info("told to stop while loading")
+            failure = too_slow(self._lifecycle)
+            logger.info("told to stop while %s", self._lifecycle.phase.value)
+            # Somebody reads it only when the kubelet stopped this container to start another one.
+            write_termination_message(failure, self._settings.termination_log)
             return 0
         try:
             engine = loading.result()

@@ -1,5 +1,6 @@
 """Models from a hub: fetched with progress, and refused with the reason."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -28,16 +29,24 @@ def settings(model: Path, bytes_per_second: int | None = None) -> HubSettings:
     )
 
 
-def test_a_download_shows_its_progress_and_is_served(
-    engine_python: Path, tiny_model: Path, tmp_path: Path
-) -> None:
-    # The hub's client writes ten megabytes at a time, so a tiny model alone arrives at once. What
-    # lies in a subfolder is fetched with the weights and not loaded.
-    model = tmp_path / "model"
+def padded(tiny_model: Path, folder: Path) -> Path:
+    """Return a copy of the model that is large enough to take its time.
+
+    The hub's client writes ten megabytes at a time, so a tiny model alone arrives at once. What
+    lies in a subfolder is fetched with the weights and not loaded.
+    """
+    model = folder / "model"
     shutil.copytree(tiny_model, model)
     (model / "extra").mkdir()
     with (model / "extra" / "padding.safetensors").open("wb") as padding:
         padding.truncate(PADDING_BYTES)
+    return model
+
+
+def test_a_download_shows_its_progress_and_is_served(
+    engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = padded(tiny_model, tmp_path)
     weights = sum(path.stat().st_size for path in model.rglob("*.safetensors"))
     hub = running_hub(settings(model, bytes_per_second=PADDING_BYTES // 4), tmp_path)
     with (
@@ -66,6 +75,29 @@ def test_a_download_shows_its_progress_and_is_served(
         assert len({done for done, _ in seen}) > 2
         reply = server.post("/generate", {"prompt": "Hello", "max_tokens": 2, "ignore_eos": True})
         assert reply.json()["usage"]["completion_tokens"] == 2
+
+
+def test_a_start_that_is_cut_off_says_how_much_of_the_model_was_there(
+    engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    hub = running_hub(settings(padded(tiny_model, tmp_path), bytes_per_second=1_000_000), tmp_path)
+    with (
+        hub as address,
+        running_server(
+            engine_python,
+            tmp_path / "server",
+            *flags_for(REPOSITORY),
+            HF_ENDPOINT=address,
+            HF_HOME=str(tmp_path / "hf"),
+        ) as server,
+    ):
+        server.eventually(server.is_listening, seconds=30)
+        server.eventually(lambda: "download" in server.probe("/startupz").json())
+        server.terminate()
+        assert server.exit_code() == 0
+        message = server.termination_message()
+        assert message["reason"] == "StartupTimeout"
+        assert re.search(r"while downloading, \d+ of \d+ bytes", message["message"]), message
 
 
 REFUSED = {

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -218,8 +219,8 @@ def test_an_engine_that_hangs_is_not_alive_until_it_goes_on(server: ModelServer)
 @pytest.mark.parametrize(
     ("flags", "reason", "advice"),
     [
-        (["--kv-cache-memory-bytes=65536"], "ContextDoesNotFit", "spec.engine.maxModelLen"),
-        (["--max-model-len=9999999"], "ContextDoesNotFit", "what the model supports"),
+        (["--kv-cache-memory-bytes=262144"], "ContextDoesNotFit", "At most 256 tokens fit."),
+        (["--max-model-len=9999999"], "ContextDoesNotFit", "At most 2048 tokens fit."),
         (["--no-such-flag=1"], "InvalidEngineArgument", "unrecognized arguments: --no-such-flag"),
         (["--port=80"], "InvalidEngineArgument", "--port is set by the model server itself"),
         (["--model=/no/such/folder"], "ModelNotFound", "/no/such/folder"),
@@ -238,3 +239,43 @@ def test_a_start_that_cannot_work_says_what_to_change(
         assert server.process.wait(240) == 1, server.log.read_text()
         message = server.termination_message()
         assert (message["reason"], advice in message["message"]) == (reason, True), message
+
+
+@pytest.mark.parametrize(
+    ("configuration", "code", "reason", "advice"),
+    [
+        (
+            {"architectures": ["TomorrowForCausalLM"], "model_type": "tomorrow"},
+            "",
+            "UnsupportedArchitecture",
+            "a newer vLLM",
+        ),
+        (
+            {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}},
+            "raise AssertionError('code of the model was run')",
+            "RemoteCodeRefused",
+            "spec.model.trustRemoteCode",
+        ),
+    ],
+    ids=["an architecture that vLLM does not know", "code that nobody trusted"],
+)
+def test_a_model_that_cannot_be_served_says_what_to_change(
+    engine_python: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    configuration: dict[str, object],
+    code: str,
+    reason: str,
+    advice: str,
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    changed = {**json.loads((model / "config.json").read_text()), **configuration}
+    (model / "config.json").write_text(json.dumps(changed))
+    if code:
+        (model / "configuration_own.py").write_text(code)
+    with running_server(engine_python, tmp_path / "server", *flags_for(model)) as server:
+        assert server.process.wait(240) == 1, server.log.read_text()
+        message = server.termination_message()
+        assert (message["reason"], advice in message["message"]) == (reason, True), message
+        assert "was run" not in server.log.read_text()

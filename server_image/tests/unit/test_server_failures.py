@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,12 @@ from llmservice_server.failures import (
     classify,
     facts_of,
     read_facts,
+    too_slow,
     write_termination_message,
 )
+from llmservice_server.lifecycle import DownloadProgress, Lifecycle, Phase
+
+RECORDED = Path(__file__).parent / "recorded"
 
 
 def fact(text: str, *types: str) -> ErrorFact:
@@ -58,19 +63,21 @@ def fact(text: str, *types: str) -> ErrorFact:
             "spec.engine.maxModelLen",
         ),
         (
+            [
+                fact(
+                    "To serve at least one request with the model's max seq len (8192), (1.0 GiB "
+                    "KV cache is needed, which is larger than the available KV cache memory (0.5 "
+                    "GiB). Based on the available memory, the estimated maximum model length is "
+                    "4096. Try increasing `gpu_memory_utilization` ..."
+                )
+            ],
+            "ContextDoesNotFit",
+            "At most 4096 tokens fit. Lower spec.engine.maxModelLen",
+        ),
+        (
             [fact("User-specified max_model_len (9) is greater than the derived max_model_len")],
             "ContextDoesNotFit",
             "what the model supports",
-        ),
-        (
-            [fact("CUDA out of memory. Tried to allocate 2 GiB", "OutOfMemoryError")],
-            "GPUOutOfMemory",
-            "spec.accelerator.count",
-        ),
-        (
-            [fact("Free memory on device cuda:0 (1/80 GiB) is less than desired", "ValueError")],
-            "GPUOutOfMemory",
-            "nothing else uses it",
         ),
         (
             [fact("Failed core proc(s): {'EngineCore_DP0': -9}", "RuntimeError")],
@@ -91,6 +98,38 @@ def test_knows_the_ways_to_fail_and_what_to_change(
     assert failure.reason == reason
     assert advice in failure.message
     assert facts[-1].text in failure.message
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    json.loads((RECORDED / "gpu_out_of_memory.json").read_text()),
+    ids=lambda r: r["gpu"],
+)
+def test_a_gpu_that_is_too_small_is_known_by_what_engines_said_on_real_ones(
+    recorded: dict[str, Any],
+) -> None:
+    root = ErrorFact(tuple(recorded["types"]), recorded["text"])
+    chain = [fact("Engine core initialization failed. See root cause above.", "RuntimeError"), root]
+    failure = classify(chain, "LoadFailed")
+    assert failure.reason == "GPUOutOfMemory"
+    assert recorded["advice"] in failure.message
+    assert failure.message.endswith(recorded["text"])
+
+
+def test_a_start_that_was_cut_off_says_how_far_it_came() -> None:
+    now = 0.0
+    lifecycle = Lifecycle(lambda: now)
+    lifecycle.enter(Phase.DOWNLOADING)
+    lifecycle.download = DownloadProgress(3, 8)
+    now = 1800.0
+    assert too_slow(lifecycle) == Failure(
+        "StartupTimeout",
+        "The model was not ready after 1800 seconds and the server was told to stop while "
+        "downloading, 3 of 8 bytes. Bring the model nearer: a claim (spec.model.uri: pvc://...), "
+        "or a mirror of the hub (chart value model.hubEndpoint).",
+    )
+    lifecycle.enter(Phase.WARMING_UP)
+    assert "while warming up. Choose a smaller" in too_slow(lifecycle).message
 
 
 def test_an_unknown_error_keeps_its_own_words() -> None:
