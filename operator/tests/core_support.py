@@ -9,6 +9,7 @@ from typing import Any
 
 from llmservice_operator import names
 from llmservice_operator.api import API_VERSION, KIND, Manifest
+from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.settings import OperatorSettings, ServerImages
 
@@ -166,3 +167,16 @@ def a_pod(
             "containerStatuses": statuses,
         },
     }
+
+
+def a_report(*replicas: ReplicaScaling) -> ScalingReport:
+    """Return what a metrics server says about replicas whose load it does not know yet."""
+    return ScalingReport(
+        at=NOW.timestamp(),
+        demand_percent=None,
+        target_percent=85,
+        message="The replicas start.",
+        replicas=replicas,
+        cold_start_seconds=120,
+        scale_down_window_seconds=180,
+    )

@@ -34,6 +34,7 @@ from llmservice_operator.leader import Leader
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.reference import PAGES
 from llmservice_operator.render import render_file
+from llmservice_operator.scaling_reports import ScalingReports
 from llmservice_operator.settings import PREFIX, OperatorSettings
 from llmservice_operator.telemetry import (
     Health,
@@ -118,8 +119,9 @@ class Process:
         audit = Audit(cluster, cache, namespaces, queue.add, metrics.cache_diverged)
         registry = build_registry(cache, queue.add, metrics)
         watches = Watches(settings, registry, audit, health, metrics)
+        reports = ScalingReports(settings.metrics_server_url)
         reconciler = Reconciler(
-            cluster, cache, EventRecorder(cluster, identity, _now), metrics, settings, _now
+            cluster, cache, EventRecorder(cluster, identity, _now), metrics, settings, _now, reports
         )
         metrics.read_leadership(settings.lease_name, leader.is_holding)
         metrics.read_queue(queue, WORKERS)
@@ -146,6 +148,7 @@ class Process:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await reports.close()
             await cluster.close()
             await server.cleanup()
         return 1 if self._failed else 0

@@ -16,10 +16,13 @@ from typing import Any, Final
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.conditions import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
 from llmservice_operator.api.spec import LLMService
 
 _QUOTED_LIMIT: Final = 2000
 """Characters of somebody else's text in a message, so that our advice after it is never cut off."""
+
+_DOWNLOAD_STEP_PERCENT: Final = 5
 
 _MOST_USEFUL_FIRST: Final = (
     # What a container that ran says for itself, then what keeps containers from running, from the
@@ -36,6 +39,7 @@ _MOST_USEFUL_FIRST: Final = (
     Reason.POD_REFUSED,
     Reason.SERVER_NOT_READY,
     Reason.ROLLOUT_STUCK,
+    Reason.DOWNLOADING_MODEL,
     Reason.LOADING_MODEL,
 )
 
@@ -69,6 +73,8 @@ class LiveObjects:
     kubernetes_service: Manifest | None = None
     pods: tuple[Manifest, ...] = ()
     """Pods with the service's label."""
+    report: ScalingReport | None = None
+    """What the model servers say about themselves; None while no metrics server tells."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,16 @@ def observe(service: LLMService, live: LiveObjects) -> Observation:
         status.get(field, 0) for field in ("replicas", "updatedReplicas", "readyReplicas")
     )
     present = _newest_revision(live.pods) if updated else []
+    told = {replica.pod: replica for replica in live.report.replicas} if live.report else {}
     progressing = _condition(live.deployment, "Progressing")
     is_stuck = progressing.get("reason") == "ProgressDeadlineExceeded"
     problems = [
         *_deployment_problems(live.deployment, is_stuck),
-        *(problem for pod in present for problem in _pod_problems(service, pod)),
+        *(
+            problem
+            for pod in present
+            for problem in _pod_problems(service, pod, told.get(pod["metadata"]["name"]))
+        ),
     ]
     return Observation(
         replicas=replicas,
@@ -189,7 +200,9 @@ def _deployment_problems(deployment: Manifest, is_stuck: bool) -> Iterator[Probl
         )
 
 
-def _pod_problems(service: LLMService, pod: Manifest) -> Iterator[Problem]:
+def _pod_problems(
+    service: LLMService, pod: Manifest, told: ReplicaScaling | None
+) -> Iterator[Problem]:
     """Yield what keeps the pod from being ready: at most one thing."""
     scheduled = _condition(pod, "PodScheduled")
     server = _server_status(pod)
@@ -207,7 +220,7 @@ def _pod_problems(service: LLMService, pod: Manifest) -> Iterator[Problem]:
     elif waiting.get("reason") in _START_REASONS:
         yield _start_problem(_quoted(waiting.get("message")))
     else:
-        yield from _running_problems(pod, server)
+        yield from _running_problems(pod, server, told)
 
 
 def _server_status(pod: Manifest) -> Mapping[str, Any]:
@@ -241,7 +254,9 @@ def _start_problem(said: str) -> Problem:
     return _problem(Reason.CONTAINER_START_ERROR, f"The node cannot start the container: {said}")
 
 
-def _running_problems(pod: Manifest, server: Mapping[str, Any]) -> Iterator[Problem]:
+def _running_problems(
+    pod: Manifest, server: Mapping[str, Any], told: ReplicaScaling | None
+) -> Iterator[Problem]:
     """Yield what a container that was started at least once, or is about to be, amounts to."""
     running = server.get("state", {}).get("running")
     ended = server.get("state", {}).get("terminated") or server.get("lastState", {}).get(
@@ -250,14 +265,16 @@ def _running_problems(pod: Manifest, server: Mapping[str, Any]) -> Iterator[Prob
     restarts = server.get("restartCount", 0)
     if running is not None and server.get("started"):
         # The startup probe ends about a second before the first readiness probe.
-        yield _SERVED_BEFORE if _was_ready_since(pod, running) else _loading(restarts)
+        yield _SERVED_BEFORE if _was_ready_since(pod, running) else _loading(restarts, told)
     elif ended is not None:
         problem = _crash_problem(pod, ended, restarts)
         # One restart is no loop: a node that was rebooted ends containers too.
         is_retrying = running is not None and restarts < 2
-        yield _loading(restarts) if is_retrying and problem.reason is Reason.CRASH_LOOP else problem
+        if is_retrying and problem.reason is Reason.CRASH_LOOP:
+            problem = _loading(restarts, told)
+        yield problem
     elif running is not None:
-        yield _loading(restarts)
+        yield _loading(restarts, told)
 
 
 def _was_ready_since(pod: Manifest, state: Mapping[str, Any]) -> bool:
@@ -270,9 +287,23 @@ def _was_ready_since(pod: Manifest, state: Mapping[str, Any]) -> bool:
     return bool(changed > state.get("startedAt", ""))
 
 
-def _loading(restarts: int) -> Problem:
+def _loading(restarts: int, told: ReplicaScaling | None) -> Problem:
     again = f" It was restarted {restarts} time(s)." if restarts else ""
+    if told is not None and told.phase == "downloading" and told.total_bytes:
+        total = told.total_bytes
+        # In steps, because every new text is a write of the status.
+        percent = 100 * (told.downloaded_bytes or 0) // total
+        percent -= percent % _DOWNLOAD_STEP_PERCENT
+        done = f"{_size(total * percent // 100)} of {_size(total)} ({percent} %)"
+        return _problem(
+            Reason.DOWNLOADING_MODEL, f"The model server downloads the model: {done}.{again}"
+        )
     return _problem(Reason.LOADING_MODEL, f"The model server downloads or loads the model.{again}")
+
+
+def _size(number: int) -> str:
+    """Return a number of bytes as people write it."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
 def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Problem:

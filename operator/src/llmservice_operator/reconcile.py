@@ -7,6 +7,7 @@ crash in the middle of the last pass; and a second pass in a row writes nothing.
 import logging
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from llmservice_operator import names
@@ -30,6 +31,7 @@ from llmservice_operator.cluster import (
 from llmservice_operator.desired import build_all, is_owned_by, is_up_to_date, resolve_pin
 from llmservice_operator.errors import Forbidden, InvalidSpec, OperatorError, Rejected
 from llmservice_operator.observe import LiveObjects, observe
+from llmservice_operator.scaling_reports import ScalingReports
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.status import (
     Failure,
@@ -43,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_SECONDS = 60.0
 """After a failure that may end without any event that is watched, such as a freed name."""
+LOOK_AT_START_SECONDS = 10.0
+"""While a model is being downloaded: no event of the cluster tells how far that came."""
 WAIT_FOR_COLLECTOR_SECONDS = 2.0
 """While the children of a deleted service of the same name are being collected."""
 
@@ -64,6 +68,7 @@ class Reconciler:
         metrics: Metrics,
         settings: OperatorSettings,
         now: Callable[[], datetime],
+        reports: ScalingReports,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
@@ -71,6 +76,7 @@ class Reconciler:
         self._metrics = metrics
         self._settings = settings
         self._now = now
+        self._reports = reports
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one service closer to its spec; return when to look again, in seconds, if at all.
@@ -115,12 +121,23 @@ class Reconciler:
             failure = _failure(error)
             self._metrics.terminal_error()
             logger.warning("%s: %s", failure.reason, failure.message)
-        seen = observe(service, self._live_objects(service))
+        live = self._live_objects(service)
+        seen = observe(service, live)
+        is_starting = (
+            self._settings.metrics_server_url is not None
+            and seen.problem is not None
+            and seen.problem.reason is Reason.LOADING_MODEL
+        )
+        if is_starting:
+            report = await self._reports.read(service.namespace, service.name)
+            seen = observe(service, replace(live, report=report))
         wrote |= await self._report(body, build_status(service, pin, seen, self._now(), failure))
         if wrote:
             # The answer to a write also holds what others changed meanwhile, and their events are
             # no news to the cache any more: only another pass sees it.
             return 0.0
+        if is_starting:
+            return LOOK_AT_START_SECONDS
         return None if failure is None else LOOK_AGAIN_SECONDS
 
     async def _bring_about(self, service: LLMService, desired: Manifest) -> bool:

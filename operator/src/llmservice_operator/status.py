@@ -26,6 +26,7 @@ from llmservice_operator.observe import Observation
 _NOTHING_TO_DO: Final = frozenset(
     {
         Reason.SERVING,
+        Reason.DOWNLOADING_MODEL,
         Reason.LOADING_MODEL,
         Reason.ROLLOUT_IN_PROGRESS,
         Reason.SCALED_TO_ZERO,
@@ -35,6 +36,7 @@ _NOTHING_TO_DO: Final = frozenset(
 """Reasons of Ready that need nothing but patience; every other one is worth a Warning."""
 
 _MODEL_REASONS: Final = REASONS_OF_MODEL_SERVER - {Reason.SECRET_MISSING} | {
+    Reason.DOWNLOADING_MODEL,
     Reason.LOADING_MODEL,
     Reason.CRASH_LOOP,
 }

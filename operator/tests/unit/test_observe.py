@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from core_support import a_deployment, a_pod, a_service
+from core_support import a_deployment, a_pod, a_report, a_service
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.conditions import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
 from llmservice_operator.observe import (
     _MOST_USEFUL_FIRST,
     LiveObjects,
@@ -240,6 +242,44 @@ def test_a_claim_that_cannot_be_used_is_named(message: str) -> None:
         f"The claim models cannot be used: {message} Create the claim in this namespace, see with "
         "`kubectl describe pvc` why it is not bound, or correct its name in the spec.",
     )
+
+
+def told(phase: str, done: int | None = None, total: int | None = None) -> ScalingReport:
+    replica = ReplicaScaling(
+        pod="qwen-new-1", is_ready=False, phase=phase, downloaded_bytes=done, total_bytes=total
+    )
+    return a_report(replica)
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "text"),
+    [
+        (0, 140_000_000_000, "0.0 MB of 140.0 GB (0 %)"),
+        (6_999_999_999, 140_000_000_000, "0.0 MB of 140.0 GB (0 %)"),
+        (7_000_000_000, 140_000_000_000, "7.0 GB of 140.0 GB (5 %)"),
+        (139_999_999_999, 140_000_000_000, "133.0 GB of 140.0 GB (95 %)"),
+        (500_000, 1_000_000, "0.5 MB of 1.0 MB (50 %)"),
+    ],
+)
+def test_a_download_is_told_in_steps(done: int, total: int, text: str) -> None:
+    live = LiveObjects(a_deployment(), pods=(a_pod(RUNNING, started=False),))
+    live = replace(live, report=told("downloading", done, total))
+    assert observe(a_service(), live).problem == Problem(
+        Reason.DOWNLOADING_MODEL,
+        f"The model server downloads the model: {text}. Wait, or follow it with `kubectl logs`.",
+    )
+
+
+@pytest.mark.parametrize(
+    "report",
+    [None, told("downloading"), told("loading", 5, 5), a_report()],
+    ids=["no metrics server", "no numbers", "another phase", "no such pod"],
+)
+def test_without_numbers_a_model_loads(report: ScalingReport | None) -> None:
+    live = LiveObjects(a_deployment(), pods=(a_pod(RUNNING, started=False),), report=report)
+    found = observe(a_service(), live).problem
+    assert found is not None
+    assert found.reason is Reason.LOADING_MODEL
 
 
 def test_slices_of_a_gpu_are_waited_for_by_their_own_name() -> None:

@@ -1,8 +1,14 @@
+import itertools
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+from core_support import a_pod, a_report, as_live
+from llmservice_operator import names
+from llmservice_operator.api.scaling_report import ReplicaScaling
 from llmservice_operator.cluster import (
     DEPLOYMENTS,
     LLMSERVICES,
@@ -12,7 +18,8 @@ from llmservice_operator.cluster import (
     Kind,
     kind_of,
 )
-from llmservice_operator.reconcile import Reconciler
+from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
+from llmservice_operator.scaling_reports import ScalingReports
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Metrics
 
@@ -26,12 +33,13 @@ class RacingCluster:
     def __init__(self) -> None:
         self.objects: dict[tuple[Kind, str], dict[str, Any]] = {}
         self.writes: list[str] = []
+        self._versions = itertools.count(100)
         self.changes: dict[str, dict[str, Any]] = {}
         """Spec that somebody else writes right before our next write to the kind."""
 
     def put(self, manifest: dict[str, Any]) -> dict[str, Any]:
         kind, metadata = kind_of(manifest), manifest["metadata"]
-        version = str(100 + len(self.writes))
+        version = str(next(self._versions))
         stored = {
             **manifest,
             "metadata": {"uid": metadata["name"], **metadata, "resourceVersion": version},
@@ -44,7 +52,8 @@ class RacingCluster:
 
     async def apply(self, manifest: dict[str, Any], uid: str | None = None) -> dict[str, Any]:
         self.writes.append(manifest["kind"])
-        return self.put(manifest)
+        known = self.objects.get((kind_of(manifest), manifest["metadata"]["name"]), {})
+        return self.put({**as_live(manifest), "status": known.get("status", {})})
 
     async def apply_status(self, manifest: dict[str, Any]) -> dict[str, Any]:
         self.writes.append("status")
@@ -56,7 +65,14 @@ class RacingCluster:
                 "spec": spec,
                 "metadata": {**live["metadata"], "generation": generation},
             }
-        return self.put({**live, "status": manifest["status"]})
+        owned = {
+            "manager": names.FIELD_MANAGER,
+            "operation": "Apply",
+            "subresource": "status",
+            "fieldsV1": {"f:status": {}},
+        }
+        metadata = {**live["metadata"], "managedFields": [owned]}
+        return self.put({**live, "metadata": metadata, "status": manifest["status"]})
 
     async def write(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {}
@@ -76,7 +92,9 @@ def cache() -> Cache:
 def reconciler(cluster: RacingCluster, cache: Cache) -> Reconciler:
     racing = cast(Cluster, cluster)
     recorder = EventRecorder(racing, "test", lambda: NOW)
-    return Reconciler(racing, cache, recorder, Metrics(), OperatorSettings(), lambda: NOW)
+    settings = OperatorSettings()
+    reports = ScalingReports(None)
+    return Reconciler(racing, cache, recorder, Metrics(), settings, lambda: NOW, reports)
 
 
 @pytest.fixture
@@ -134,3 +152,66 @@ async def test_nothing_is_made_while_the_service_is_being_deleted(
 
 async def test_a_service_that_is_gone_needs_no_further_look(reconciler: Reconciler) -> None:
     assert await reconciler.reconcile(("team", "gone")) is None
+
+
+async def test_a_download_is_followed_with_few_writes_and_without_numbers_once_nobody_tells_them(
+    cluster: RacingCluster, cache: Cache, service: dict[str, Any]
+) -> None:
+    done = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        replica = ReplicaScaling(
+            pod="llama-1",
+            is_ready=False,
+            phase="downloading",
+            downloaded_bytes=done * 10**9,
+            total_bytes=100 * 10**9,
+        )
+        return web.json_response(text=a_report(replica).model_dump_json(by_alias=True))
+
+    app = web.Application()
+    app.router.add_get("/v1/scaling/team/llama", answer)
+    async with TestServer(app) as server:
+        url = str(server.make_url("/"))
+        reports = ScalingReports(url)
+        racing = cast(Cluster, cluster)
+        reconciler = Reconciler(
+            racing,
+            cache,
+            EventRecorder(racing, "test", lambda: NOW),
+            Metrics(),
+            OperatorSettings(metrics_server_url=url),
+            lambda: NOW,
+            reports,
+        )
+        await reconciler.reconcile(KEY)
+        start_a_pod(cluster, cache)
+        cluster.writes.clear()
+        while done < 99:
+            done += 1
+            assert await reconciler.reconcile(KEY) in (0.0, LOOK_AT_START_SECONDS)
+        assert ready(cluster)["reason"] == "DownloadingModel"
+        assert "95.0 GB of 100.0 GB (95 %)" in ready(cluster)["message"]
+        assert cluster.writes.count("status") == 20
+        assert await reconciler.reconcile(KEY) == LOOK_AT_START_SECONDS
+    await reconciler.reconcile(KEY)
+    assert ready(cluster)["reason"] == "LoadingModel"
+    assert await reconciler.reconcile(KEY) == LOOK_AT_START_SECONDS
+    await reports.close()
+
+
+def start_a_pod(cluster: RacingCluster, cache: Cache) -> None:
+    """Do what the Deployment's controller and the kubelet do until a container runs."""
+    deployment = cluster.objects[DEPLOYMENTS, "llama"]
+    counts = {"observedGeneration": 0, "replicas": 1, "updatedReplicas": 1}
+    cache.observe(cluster.put({**deployment, "status": counts}))
+    pod = a_pod({"running": {"startedAt": "2026-01-01T00:00:00Z"}}, started=False)
+    labels = {**pod["metadata"]["labels"], "llmservice.dev/name": "llama"}
+    metadata = {"name": "llama-1", "namespace": "team", "labels": labels}
+    cache.observe(cluster.put({**pod, "apiVersion": "v1", "kind": "Pod", "metadata": metadata}))
+
+
+def ready(cluster: RacingCluster) -> dict[str, Any]:
+    conditions = cluster.objects[LLMSERVICES, "llama"]["status"]["conditions"]
+    found: dict[str, Any] = next(each for each in conditions if each["type"] == "Ready")
+    return found

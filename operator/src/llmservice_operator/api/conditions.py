@@ -69,6 +69,7 @@ class Source(StrEnum):
     ROLLOUT = "From the Deployment's conditions"
     POD = "From the pods, as the scheduler and the kubelet see them"
     MODEL_SERVER = "From the model server's last words"
+    METRICS_SERVER = "From the model server, through the metrics server"
     OPERATOR = "From the operator's own pass"
 
 
@@ -185,7 +186,14 @@ class Reason(StrEnum):
     LOADING_MODEL = (
         "LoadingModel",
         Source.POD,
-        "The container runs and downloads or loads the model.",
+        "The container runs and loads the model, or downloads it where no metrics server tells.",
+        "Wait, or follow it with `kubectl logs`.",
+    )
+    DOWNLOADING_MODEL = (
+        "DownloadingModel",
+        Source.METRICS_SERVER,
+        "The container downloads the model; the message says how much of it is there, in steps of "
+        "5 %.",
         "Wait, or follow it with `kubectl logs`.",
     )
     STARTUP_TIMEOUT = (
