@@ -15,6 +15,7 @@ OPERATOR = {
     ("llmservice.dev", "llmservices/finalizers"): "update",
     ("apps", "deployments"): "get list watch create patch",
     ("", "services"): "get list watch create patch",
+    ("autoscaling", "horizontalpodautoscalers"): "get list watch create patch delete",
     ("", "pods"): "get list watch",
     ("", "events"): "create patch",
 }

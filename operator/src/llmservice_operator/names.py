@@ -13,6 +13,10 @@ from llmservice_operator.api.spec import LLMService
 FIELD_MANAGER: Final = "llmservice-operator"
 """Our identity in server-side apply, also the value of the managed-by label."""
 
+HANDOVER_FIELD_MANAGER: Final = f"{FIELD_MANAGER}-handover"
+"""Owns a Deployment's spec.replicas from the moment autoscaling is switched on, so that the number
+outlives our own manifest without it, and when the operator itself scales."""
+
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
 SERVICE_LABEL: Final = f"{api.GROUP}/name"
 """Carries the LLMService's name on every child and pod; the Deployment's (immutable) selector."""
@@ -23,6 +27,9 @@ CHILD_SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 ENGINE_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-version"
 ENGINE_DEFAULT_FOR_ANNOTATION: Final = f"{api.GROUP}/engine-default-for"
 """On the Deployment, never on its pod template: recording the pin must not restart a pod."""
+
+KEPT_REPLICAS_ANNOTATION: Final = f"{api.GROUP}/kept-replicas"
+"""On the Deployment: how many replicas there were when autoscaling was removed."""
 
 SERVER_CONTAINER: Final = "server"
 SERVER_COMMAND: Final = "llmservice-server"
@@ -44,6 +51,8 @@ DRAIN_TIMEOUT_SECONDS_ENV: Final = "LLMSERVICE_DRAIN_TIMEOUT_SECONDS"
 CHAT_TEMPLATE_ENV: Final = "LLMSERVICE_CHAT_TEMPLATE"
 """Holds the chat template of a ConfigMap; the server's command line refers to it."""
 API_KEYS_DIRECTORY_ENV: Final = "LLMSERVICE_API_KEYS_DIRECTORY"
+SLO_TTFT_ENV: Final = "LLMSERVICE_SLO_TTFT_MILLISECONDS"
+SLO_ITL_ENV: Final = "LLMSERVICE_SLO_ITL_MILLISECONDS"
 HUB_ENDPOINT_ENV: Final = "HF_ENDPOINT"
 HUB_TOKEN_ENV: Final = "HF_TOKEN"
 
@@ -72,6 +81,10 @@ DRAFT_MODELS_PATH: Final = "/draft-models"
 
 
 def deployment(service: LLMService) -> str:
+    return service.name
+
+
+def autoscaler(service: LLMService) -> str:
     return service.name
 
 

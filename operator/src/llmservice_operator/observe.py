@@ -87,6 +87,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Observation:
+    asked: int | None = None
+    """Replicas that the Deployment asks for; None while there is none."""
     replicas: int = 0
     """Pods that exist, of this spec or an earlier one."""
     updated_replicas: int = 0
@@ -113,7 +115,9 @@ def observe(service: LLMService, live: LiveObjects) -> Observation:
     if status.get("observedGeneration", 0) < generation:
         # The counts of the pods are still true, what they say about the present spec is not.
         return Observation(
-            replicas=status.get("replicas", 0), ready_replicas=status.get("readyReplicas", 0)
+            asked=live.deployment["spec"].get("replicas", 1),
+            replicas=status.get("replicas", 0),
+            ready_replicas=status.get("readyReplicas", 0),
         )
     replicas, updated, ready = (
         status.get(field, 0) for field in ("replicas", "updatedReplicas", "readyReplicas")
@@ -131,6 +135,7 @@ def observe(service: LLMService, live: LiveObjects) -> Observation:
         ),
     ]
     return Observation(
+        asked=live.deployment["spec"].get("replicas", 1),
         replicas=replicas,
         updated_replicas=updated,
         ready_replicas=ready,

@@ -15,8 +15,10 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.conditions import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import (
+    AUTOSCALERS,
     DEPLOYMENTS,
     LLMSERVICES,
+    OPTIONAL_KINDS,
     PODS,
     SERVICES,
     Cache,
@@ -28,7 +30,20 @@ from llmservice_operator.cluster import (
     is_service,
     kind_of,
 )
-from llmservice_operator.desired import build_all, is_owned_by, is_up_to_date, resolve_pin
+from llmservice_operator.desired import (
+    Autoscaler,
+    build_all,
+    is_owned_by,
+    is_up_to_date,
+    resolve_pin,
+    resolve_replicas,
+)
+from llmservice_operator.desired.autoscaler import keeps_tolerance
+from llmservice_operator.desired.replicas import (
+    build_hand_over,
+    first_replicas,
+    is_handed_over,
+)
 from llmservice_operator.errors import Forbidden, InvalidSpec, OperatorError, Rejected
 from llmservice_operator.observe import LiveObjects, observe
 from llmservice_operator.scaling_reports import ScalingReports
@@ -115,8 +130,20 @@ class Reconciler:
         wrote, failure, pin = False, None, None
         try:
             pin = resolve_pin(service, deployment, self._settings)
-            for desired in build_all(service, self._settings, pin):
+            replicas = resolve_replicas(service, deployment)
+            hpa = self._cache.get(AUTOSCALERS, service.namespace, names.autoscaler(service))
+            autoscaler = replace(Autoscaler.wished(service), with_tolerance=keeps_tolerance(hpa))
+            children = build_all(service, self._settings, pin, replicas, autoscaler)
+            if deployment is None:
+                children[0]["spec"]["replicas"] = first_replicas(service)
+            elif replicas.is_kept_now:
+                version = deployment["metadata"]["resourceVersion"]
+                children[0]["metadata"]["resourceVersion"] = version
+            elif not is_handed_over(service, deployment):
+                wrote |= await self._hand_over(service, deployment)
+            for desired in children:
                 wrote |= await self._bring_about(service, desired)
+            wrote |= await self._remove_unwanted(service, children)
         except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:
             failure = _failure(error)
             self._metrics.terminal_error()
@@ -165,6 +192,35 @@ class Reconciler:
             self._metrics.drift_corrected(kind.kind)
         logger.info("changed %s %s", kind.kind, name)
         return True
+
+    async def _hand_over(self, service: LLMService, deployment: Manifest) -> bool:
+        """Let the number of replicas outlive our own manifest, which is about to leave it out."""
+        if "deletionTimestamp" in deployment["metadata"] or not is_owned_by(deployment, service):
+            return False
+        # The autoscaler leaves 0 alone, which is where a service that was suspended begins again.
+        number = deployment["spec"]["replicas"] or first_replicas(service)
+        change = build_hand_over(deployment, number)
+        self._cache.observe(await self._cluster.apply(change, manager=names.HANDOVER_FIELD_MANAGER))
+        logger.info("left %d replicas to the autoscaler", change["spec"]["replicas"])
+        return True
+
+    async def _remove_unwanted(self, service: LLMService, wanted: list[Manifest]) -> bool:
+        """Delete what an earlier spec needed and this one does not; say whether there was any."""
+        key = service.namespace, service.name
+        kept = {(kind_of(manifest), manifest["metadata"]["name"]) for manifest in wanted}
+        removed = False
+        for kind in OPTIONAL_KINDS:
+            for live in self._cache.owned(key, kind):
+                name = live["metadata"]["name"]
+                is_going = "deletionTimestamp" in live["metadata"]
+                if (kind, name) in kept or is_going or not is_owned_by(live, service):
+                    continue
+                await self._cluster.delete(live)
+                self._cache.drop(live)
+                self._metrics.applied(kind.kind, "deleted")
+                logger.info("deleted %s %s", kind.kind, name)
+                removed = True
+        return removed
 
     async def _check_still_wanted(self, service: LLMService) -> None:
         """Ask the API server itself before a child is made: the watch may be behind.

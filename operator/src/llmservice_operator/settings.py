@@ -42,6 +42,8 @@ class OperatorSettings:
     namespace: str = "llmservice-system"
     """Where the operator itself runs and keeps its Lease."""
     lease_name: str = "llmservice-operator"
+    keda: bool = False
+    """Whether the operator has the rights to write KEDA's ScaledObjects."""
     health_port: int = 8080
     """Port of /livez, /readyz and /metrics."""
     log_level: str = "INFO"
@@ -70,6 +72,9 @@ class OperatorSettings:
                 )
             return value or None
 
+        keda = text("KEDA", "false").lower()
+        if keda not in ("true", "false"):
+            raise InvalidSettings(f"{PREFIX}KEDA is {keda!r}: write true or false")
         port = text("HEALTH_PORT", str(default.health_port))
         if not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise InvalidSettings(
@@ -96,6 +101,7 @@ class OperatorSettings:
             watch_namespaces=tuple(name for name in namespaces if name),
             namespace=text("NAMESPACE", default.namespace),
             lease_name=text("LEASE_NAME", default.lease_name),
+            keda=keda == "true",
             health_port=int(port),
             log_level=level,
             audit_period_seconds=float(period),

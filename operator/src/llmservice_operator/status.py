@@ -18,7 +18,7 @@ from llmservice_operator.api.conditions import (
     Reason,
 )
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
+from llmservice_operator.api.status import AutoscalingStatus, EngineStatus, LLMServiceStatus
 from llmservice_operator.desired.pin import EnginePin
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.observe import Observation
@@ -89,7 +89,7 @@ def build_status(
 
     `pin` is None only when the pass failed before there was one; the pin of before is then kept.
     """
-    desired = service.spec.desired_replicas
+    desired = _desired(service, seen)
     verdicts = (
         _ready(service, seen, failure),
         _progressing(seen, desired, failure),
@@ -111,6 +111,7 @@ def build_status(
         selector=",".join(f"{key}={value}" for key, value in names.selector(service).items()),
         url=names.url(service) if is_reachable else None,
         engine=engine,
+        autoscaling=_autoscaling(service, desired),
     )
     return _update(service.status, status)
 
@@ -140,6 +141,23 @@ def build_status_of_unreadable(
     return _update(previous, status)
 
 
+def _autoscaling(service: LLMService, desired: int) -> AutoscalingStatus | None:
+    if service.spec.autoscaling is None:
+        return None
+    # A suspended service begins again with as many replicas as it had.
+    before = service.status.autoscaling
+    is_kept = service.spec.suspend and before is not None
+    return before if is_kept else AutoscalingStatus(desired_replicas=desired)
+
+
+def _desired(service: LLMService, seen: Observation) -> int:
+    """Return how many replicas are asked for: by the spec, or by the autoscaler it leaves it to."""
+    spec = service.spec
+    if spec.replicas is not None or spec.suspend or seen.asked is None:
+        return spec.desired_replicas
+    return seen.asked
+
+
 def _conditions(
     previous: LLMServiceStatus, verdicts: tuple[_Verdict, ...], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
@@ -164,7 +182,7 @@ def _ready(service: LLMService, seen: Observation, failure: Failure | None) -> _
     kind = ConditionType.READY
     if failure is not None:
         return _Verdict(kind, "False", failure.reason, failure.message)
-    desired = service.spec.desired_replicas
+    desired = _desired(service, seen)
     if desired == 0:
         reason, why = _zero(service)
         return _Verdict(kind, "False", reason, why)
@@ -197,7 +215,7 @@ def _zero(service: LLMService) -> tuple[Reason, str]:
 
 
 def _available(service: LLMService, seen: Observation) -> _Verdict:
-    kind, desired = ConditionType.AVAILABLE, service.spec.desired_replicas
+    kind, desired = ConditionType.AVAILABLE, _desired(service, seen)
     if seen.ready_replicas > 0:
         return _Verdict(kind, "True", Reason.SERVING, f"{_replicas(seen, desired)}.")
     if desired == 0:

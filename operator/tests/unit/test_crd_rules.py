@@ -303,6 +303,30 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 }
 
 
+counts = st.sampled_from([1, 2, 5])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    scaling=st.fixed_dictionaries(
+        {},
+        optional={
+            "replicas": counts,
+            "autoscaling": st.fixed_dictionaries(
+                {"maxReplicas": counts},
+                optional={
+                    "minReplicas": counts,
+                    "metric": st.sampled_from(["RequestsWaiting", "KVCacheUsage"]),
+                    "targetRequestsWaiting": counts,
+                },
+            ),
+        },
+    )
+)
+def test_cel_and_python_agree_on_who_decides_the_replicas(scaling: dict[str, Any]) -> None:
+    assert_same_verdict(a_body({**MINIMAL, **scaling}))
+
+
 names = st.sampled_from(["qwen", "7b", "a.b", "A", "a-", "a" * 63, "a" * 64, "a-b-2"])
 
 

@@ -57,6 +57,16 @@ def test_every_object_belongs_to_the_service_and_carries_its_label() -> None:
         assert manifest["metadata"]["labels"][names.MANAGED_BY_LABEL] == "llmservice-operator"
 
 
+def test_the_model_server_judges_by_the_slo_and_switching_autoscaling_on_restarts_nothing() -> None:
+    fixed, autoscaled = pod_spec(), pod_spec({"autoscaling": {"maxReplicas": 3}})
+    assert fixed == autoscaled
+    variables = environment({"slo": {"ttftMilliseconds": 800}})
+    assert variables[names.SLO_TTFT_ENV] == "800"
+    assert names.SLO_ITL_ENV not in variables
+    assert environment()[names.SLO_ITL_ENV] == "50"
+    assert not {names.SLO_TTFT_ENV, names.SLO_ITL_ENV} & environment({"slo": {}}).keys()
+
+
 def test_the_service_object_leads_to_the_api_port_of_the_pods_and_to_no_other() -> None:
     workload, kubernetes_service = objects(a_service())
     (port,) = kubernetes_service["spec"]["ports"]

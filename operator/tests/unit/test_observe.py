@@ -381,7 +381,7 @@ def test_pods_that_are_leaving_have_no_say() -> None:
 def test_a_deployment_that_its_controller_has_not_seen_says_only_what_still_runs() -> None:
     crash = PROBLEMS["a crash without a word"][0]
     observation = seen(crash, replicas=2, updated=2, ready=1, observed_generation=1)
-    assert observation == Observation(replicas=2, ready_replicas=1)
+    assert observation == Observation(asked=1, replicas=2, ready_replicas=1)
 
 
 def test_without_a_deployment_nothing_is_there() -> None:

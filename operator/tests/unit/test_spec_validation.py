@@ -137,6 +137,36 @@ REFUSED = {
         {"replicas": "two"},
         "spec.replicas: should be a valid integer, unable to parse string as an integer, not 'two'",
     ),
+    "replicas beside autoscaling": (
+        {"replicas": 2, "autoscaling": {"maxReplicas": 3}},
+        "spec.replicas: is decided by autoscaling: change autoscaling.minReplicas and "
+        "autoscaling.maxReplicas, or remove autoscaling",
+    ),
+    "autoscaling without a maximum": (
+        {"autoscaling": {"minReplicas": 2}},
+        "spec.autoscaling.maxReplicas: is required",
+    ),
+    "scaling to zero": (
+        {"autoscaling": {"minReplicas": 0, "maxReplicas": 3}},
+        "spec.autoscaling.minReplicas: should be greater than or equal to 1, not 0",
+    ),
+    "minimum above the maximum": (
+        {"autoscaling": {"minReplicas": 4, "maxReplicas": 3}},
+        "spec.autoscaling.minReplicas: must be at most maxReplicas: lower it or raise maxReplicas",
+    ),
+    "target beyond what a replica sustains": (
+        {"autoscaling": {"maxReplicas": 3, "targetGPUUtilization": 101}},
+        "spec.autoscaling.targetGPUUtilization: should be less than or equal to 100, not 101",
+    ),
+    "queue length for another metric": (
+        {"autoscaling": {"maxReplicas": 3, "targetRequestsWaiting": 3}},
+        "spec.autoscaling.targetRequestsWaiting: belongs to the metric RequestsWaiting only: remove"
+        " it or choose that metric",
+    ),
+    "limit of no time": (
+        {"slo": {"itlMilliseconds": 0}},
+        "spec.slo.itlMilliseconds: should be greater than or equal to 1, not 0",
+    ),
     "unknown accelerator": (
         {"accelerator": {"type": "tpu"}},
         "spec.accelerator.type: should be 'nvidia' or 'cpu', not 'tpu'",

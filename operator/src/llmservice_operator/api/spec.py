@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from llmservice_operator.api.accelerator import Accelerator, AcceleratorType, Parallelism
 from llmservice_operator.api.access import Auth, ServiceObject
+from llmservice_operator.api.autoscaling import DEFAULT_SLO, MAX_REPLICAS, Autoscaling, Slo
 from llmservice_operator.api.engine import Engine
 from llmservice_operator.api.fields import Fields, Rule
 from llmservice_operator.api.lifecycle import Termination
@@ -44,8 +45,14 @@ class LLMServiceSpec(Fields):
 
     model: Model
     """The model to serve."""
-    replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Model servers to run; each holds a whole copy of the model. Default: 1."""
+    replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
+    """Model servers to run; each holds a whole copy of the model. Default: 1, or as many as there
+    were when autoscaling was removed."""
+    autoscaling: Autoscaling | None = None
+    """Replicas that follow the load, instead of a fixed number. Default: off."""
+    slo: Slo | None = None
+    """What a request is to achieve. Default: a TTFT of 500 ms and a mean ITL of 50 ms for 95 % of
+    the requests when autoscaling is on; `slo: {}` switches it off."""
     accelerator: Accelerator = Accelerator()
     """What the model runs on."""
     engine: Engine = Engine()
@@ -65,6 +72,13 @@ class LLMServiceSpec(Fields):
     soon as it is false."""
 
     rules: ClassVar = (
+        Rule(
+            "replicas",
+            cel="!has(self.replicas) || !has(self.autoscaling)",
+            message="is decided by autoscaling: change autoscaling.minReplicas and "
+            "autoscaling.maxReplicas, or remove autoscaling",
+            holds=lambda spec: spec.replicas is None or spec.autoscaling is None,
+        ),
         _nvidia_only("parallelism", lambda engine: engine.parallelism is None),
         _nvidia_only(
             "gpuMemoryUtilizationPercent",
@@ -113,10 +127,19 @@ class LLMServiceSpec(Fields):
         return self.gpus // (split.pipeline * split.data)
 
     @property
+    def objectives(self) -> Slo:
+        """What requests are judged by; without limits when nobody asked for any."""
+        if self.slo is not None:
+            return self.slo
+        return Slo() if self.autoscaling is None else DEFAULT_SLO
+
+    @property
     def desired_replicas(self) -> int:
-        """Replicas that are to run now."""
+        """Replicas that are to run now; the least of them while autoscaling decides."""
         if self.suspend:
             return 0
+        if self.autoscaling is not None:
+            return self.autoscaling.min_replicas
         return 1 if self.replicas is None else self.replicas
 
 

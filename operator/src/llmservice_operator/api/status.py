@@ -20,6 +20,11 @@ class EngineStatus(Fields):
     spec.engine.image names the image."""
 
 
+class AutoscalingStatus(Fields):
+    desired_replicas: Annotated[int, Field(ge=0)] | None = None
+    """Replicas that the load asks for, within minReplicas and maxReplicas."""
+
+
 class LLMServiceStatus(Fields):
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """The metadata.generation that this status speaks about."""
@@ -50,6 +55,8 @@ class LLMServiceStatus(Fields):
     """Address of the API inside the cluster."""
     engine: EngineStatus | None = None
     """What the model servers run."""
+    autoscaling: AutoscalingStatus | None = None
+    """What the autoscaler sees and does; absent while spec.autoscaling is."""
 
     def condition(self, kind: ConditionType) -> Condition | None:
         return next((each for each in self.conditions if each.type == kind), None)

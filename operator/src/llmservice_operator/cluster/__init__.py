@@ -10,10 +10,14 @@ from llmservice_operator.cluster.cache import Cache, Key, controller_of, is_serv
 from llmservice_operator.cluster.client import Cluster, load_configuration
 from llmservice_operator.cluster.events import EventRecorder
 from llmservice_operator.cluster.kinds import (
+    API_SERVICES,
+    AUTOSCALERS,
     CHILD_KINDS,
     DEPLOYMENTS,
     LLMSERVICES,
+    OPTIONAL_KINDS,
     PODS,
+    SCALED_OBJECTS,
     SERVICES,
     WATCHED_KINDS,
     Kind,
@@ -22,10 +26,14 @@ from llmservice_operator.cluster.kinds import (
 from llmservice_operator.cluster.lease import Lease
 
 __all__ = [
+    "API_SERVICES",
+    "AUTOSCALERS",
     "CHILD_KINDS",
     "DEPLOYMENTS",
     "LLMSERVICES",
+    "OPTIONAL_KINDS",
     "PODS",
+    "SCALED_OBJECTS",
     "SERVICES",
     "WATCHED_KINDS",
     "Audit",

@@ -97,7 +97,9 @@ class Cluster:
                 return
             query["continue"] = page["metadata"]["continue"]
 
-    async def apply(self, manifest: Manifest, uid: str | None = None) -> Manifest:
+    async def apply(
+        self, manifest: Manifest, uid: str | None = None, manager: str = names.FIELD_MANAGER
+    ) -> Manifest:
         """Server-side apply with our field manager; return the object as stored.
 
         With `uid` it raises Conflict when the stored object is not that very one. Fields that
@@ -105,11 +107,11 @@ class Cluster:
         """
         if uid is not None:
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
-        return await self._apply(manifest, "")
+        return await self._apply(manifest, "", manager)
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
         """Server-side apply of the status subresource; return the object as stored."""
-        return await self._apply(manifest, "status")
+        return await self._apply(manifest, "status", names.FIELD_MANAGER)
 
     async def delete(self, live: Manifest) -> None:
         """Delete exactly the object that was seen, in the state it was seen in.
@@ -147,11 +149,11 @@ class Cluster:
         """Send one write of leader election, which must work before there is a leader."""
         return await self._request(method, path, None, body)
 
-    async def _apply(self, manifest: Manifest, subresource: str) -> Manifest:
+    async def _apply(self, manifest: Manifest, subresource: str, manager: str) -> Manifest:
         metadata = manifest["metadata"]
         path = kind_of(manifest).path(metadata["namespace"], metadata["name"], subresource)
         query = {
-            "fieldManager": names.FIELD_MANAGER,
+            "fieldManager": manager,
             "force": "true",
             "fieldValidation": "Strict",
         }

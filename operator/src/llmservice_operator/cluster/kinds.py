@@ -35,16 +35,27 @@ class Kind:
 LLMSERVICES: Final = Kind(api.GROUP, api.VERSION, api.KIND, api.PLURAL)
 DEPLOYMENTS: Final = Kind("apps", "v1", "Deployment", "deployments", names.CHILD_SELECTOR)
 SERVICES: Final = Kind("", "v1", "Service", "services", names.CHILD_SELECTOR)
+AUTOSCALERS: Final = Kind(
+    "autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", names.CHILD_SELECTOR
+)
+SCALED_OBJECTS: Final = Kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects")
+API_SERVICES: Final = Kind("apiregistration.k8s.io", "v1", "APIService", "apiservices")
 PODS: Final = Kind("", "v1", "Pod", "pods", names.CHILD_SELECTOR)
 EVENTS: Final = Kind("", "v1", "Event", "events")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
-CHILD_KINDS: Final = (DEPLOYMENTS, SERVICES)
+CHILD_KINDS: Final = (DEPLOYMENTS, SERVICES, AUTOSCALERS)
 """Kinds the operator writes; each object of them has the LLMService as its controller."""
+
+OPTIONAL_KINDS: Final = (AUTOSCALERS,)
+"""Kinds that a service has only with certain specs: what it does not need any more is deleted."""
 
 WATCHED_KINDS: Final = (LLMSERVICES, *CHILD_KINDS, PODS)
 
-_BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in (*WATCHED_KINDS, EVENTS, LEASES)}
+_BY_NAME: Final = {
+    (kind.api_version, kind.kind): kind
+    for kind in (*WATCHED_KINDS, SCALED_OBJECTS, API_SERVICES, EVENTS, LEASES)
+}
 
 
 def kind_of(manifest: Mapping[str, Any]) -> Kind:

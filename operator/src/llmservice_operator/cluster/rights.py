@@ -6,6 +6,7 @@
 | llmservices/status | get, patch | conditions, replicas, url, engine pin |
 | llmservices/finalizers | update | blockOwnerDeletion in children, where that is guarded |
 | deployments, services | get, list, watch, create, patch | children; garbage is collected |
+| horizontalpodautoscalers | get, list, watch, create, patch, delete | the optional children |
 | pods | get, list, watch | reasons for the status |
 | events | create, patch | Events on the LLMService |
 | leases, own namespace | create; get, update by name | leader election |
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmservice_operator.cluster.kinds import (
+    AUTOSCALERS,
     DEPLOYMENTS,
     EVENTS,
     LEASES,
@@ -51,6 +53,7 @@ WATCHED_NAMESPACES: Final = (
     Right(LLMSERVICES, ("update",), "finalizers"),
     Right(DEPLOYMENTS, ("get", "list", "watch", "create", "patch")),
     Right(SERVICES, ("get", "list", "watch", "create", "patch")),
+    Right(AUTOSCALERS, ("get", "list", "watch", "create", "patch", "delete")),
     Right(PODS, ("get", "list", "watch")),
     Right(EVENTS, ("create", "patch")),
 )

@@ -1,29 +1,54 @@
 """spec -> objects: everything an LLMService means in the cluster, as plain manifests.
 
 build_all is the whole desired state in one read. Nothing here looks at live objects but
-resolve_pin, which reads which engine a service was given, and is_up_to_date, which compares.
+resolve_pin and resolve_replicas, which read what a service was given before, and is_up_to_date,
+which compares.
 """
 
 from __future__ import annotations
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.autoscaler import Autoscaler, build_autoscaler
 from llmservice_operator.desired.comparison import is_up_to_date
 from llmservice_operator.desired.deployment import build_deployment
 from llmservice_operator.desired.kubernetes_service import build_kubernetes_service
 from llmservice_operator.desired.manifest import is_owned_by
 from llmservice_operator.desired.pin import EnginePin, resolve_pin
+from llmservice_operator.desired.replicas import Replicas, resolve_replicas
 from llmservice_operator.settings import OperatorSettings
 
-__all__ = ["EnginePin", "Manifest", "build_all", "is_owned_by", "is_up_to_date", "resolve_pin"]
+__all__ = [
+    "Autoscaler",
+    "EnginePin",
+    "Manifest",
+    "Replicas",
+    "build_all",
+    "is_owned_by",
+    "is_up_to_date",
+    "resolve_pin",
+    "resolve_replicas",
+]
 
 
-def build_all(service: LLMService, settings: OperatorSettings, pin: EnginePin) -> list[Manifest]:
+def build_all(
+    service: LLMService,
+    settings: OperatorSettings,
+    pin: EnginePin,
+    replicas: Replicas | None = None,
+    autoscaler: Autoscaler | None = None,
+) -> list[Manifest]:
     """Return every object of the service in the order to apply them.
 
-    Raises InvalidSpec when the engine cannot be run as the spec asks.
+    Without `replicas` and `autoscaler` those of a new service, in a cluster where its autoscaler
+    can be had. Raises InvalidSpec when the engine cannot be run as the spec asks.
     """
+    if replicas is None:
+        replicas = resolve_replicas(service, None)
+    if autoscaler is None:
+        autoscaler = Autoscaler.wished(service)
     return [
-        build_deployment(service, settings, pin),
+        build_deployment(service, settings, pin, replicas),
         build_kubernetes_service(service),
+        *build_autoscaler(service, settings, autoscaler),
     ]

@@ -44,6 +44,16 @@ def is_up_to_date(
     return _matches(owned, sent, live, in_quantities=False)
 
 
+def owns_field(live: Mapping[str, Any], *path: str) -> bool:
+    """Return whether we have applied the field of the live object that the path leads to."""
+    owned: Mapping[str, Any] = _owned_fields(live, None) or {}
+    for key in path:
+        if f"f:{key}" not in owned:
+            return False
+        owned = owned[f"f:{key}"]
+    return True
+
+
 def _owned_fields(live: Mapping[str, Any], subresource: str | None) -> Mapping[str, Any] | None:
     for entry in live.get("metadata", {}).get("managedFields", []):
         if (

@@ -12,6 +12,7 @@ from llmservice_operator.desired.environment import build_environment
 from llmservice_operator.desired.manifest import build_metadata
 from llmservice_operator.desired.pin import EnginePin, pin_annotations
 from llmservice_operator.desired.placement import build_placement, build_pod_metadata
+from llmservice_operator.desired.replicas import Replicas
 from llmservice_operator.desired.resources import build_resources
 from llmservice_operator.desired.volumes import build_volume_mounts, build_volumes
 from llmservice_operator.settings import OperatorSettings
@@ -42,7 +43,9 @@ USER_ID: Final = 10001
 """Any unprivileged user will do: the image runs under every UID."""
 
 
-def build_deployment(service: LLMService, settings: OperatorSettings, pin: EnginePin) -> Manifest:
+def build_deployment(
+    service: LLMService, settings: OperatorSettings, pin: EnginePin, replicas: Replicas
+) -> Manifest:
     """Build the Deployment that runs the service's model servers.
 
     Raises InvalidSpec when the engine cannot be run as the spec asks.
@@ -50,9 +53,11 @@ def build_deployment(service: LLMService, settings: OperatorSettings, pin: Engin
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": build_metadata(service, names.deployment(service), pin_annotations(pin)),
+        "metadata": build_metadata(
+            service, names.deployment(service), {**pin_annotations(pin), **replicas.annotations}
+        ),
         "spec": {
-            "replicas": service.spec.desired_replicas,
+            **({} if replicas.sent is None else {"replicas": replicas.sent}),
             "selector": {"matchLabels": names.selector(service)},
             # A new model server is up before an old one goes: no request is refused meanwhile.
             "strategy": {

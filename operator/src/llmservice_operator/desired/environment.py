@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from llmservice_operator import names
+from llmservice_operator.api.autoscaling import DEFAULT_SLO
 from llmservice_operator.api.environment import EnvironmentVariable
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.settings import OperatorSettings
@@ -39,6 +40,13 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
     }
     if service.spec.auth is not None:
         values[names.API_KEYS_DIRECTORY_ENV] = names.API_KEYS_PATH
+    # Judged whether autoscaling is on or not: switching it on must not restart a pod.
+    slo = service.spec.slo or DEFAULT_SLO
+    limits = {
+        names.SLO_TTFT_ENV: slo.ttft_milliseconds,
+        names.SLO_ITL_ENV: slo.itl_milliseconds,
+    }
+    values |= {name: str(limit) for name, limit in limits.items() if limit is not None}
     if settings.hub_endpoint is not None:
         values[names.HUB_ENDPOINT_ENV] = settings.hub_endpoint
     environment: list[dict[str, Any]] = [

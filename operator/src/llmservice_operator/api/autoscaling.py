@@ -1,0 +1,104 @@
+"""spec.autoscaling and spec.slo: how many replicas there are, and what they are to achieve."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field
+
+from llmservice_operator.api.fields import Fields, Rule
+
+MAX_REPLICAS: Final = 1000
+
+DEFAULT_TTFT_MILLISECONDS: Final = 500
+DEFAULT_ITL_MILLISECONDS: Final = 50
+"""Quick enough for a person who reads along."""
+
+
+class ScalingMetric(StrEnum):
+    EFFECTIVE_GPU_UTILIZATION = "EffectiveGPUUtilization"
+    GPU_DUTY_CYCLE = "GPUDutyCycle"
+    KV_CACHE_USAGE = "KVCacheUsage"
+    REQUESTS_WAITING = "RequestsWaiting"
+
+
+class ScalingMode(StrEnum):
+    ACTIVE = "Active"
+    RECOMMEND = "Recommend"
+    PAUSED = "Paused"
+
+
+class ScalingProvider(StrEnum):
+    AUTO = "Auto"
+    EXTERNAL = "External"
+    KEDA = "KEDA"
+    DIRECT = "Direct"
+
+
+class Autoscaling(Fields):
+    min_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
+    """Replicas that are always there, however small the load."""
+    max_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
+    """Replicas that there are at most, however great the load."""
+    target_gpu_utilization: Annotated[int, Field(alias="targetGPUUtilization", ge=10, le=100)] = 85
+    """Percent of what a replica can sustain that it is to be loaded with; the rest is headroom for
+    bursts. For the metrics GPUDutyCycle and KVCacheUsage, percent of those."""
+    target_requests_waiting: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Requests that may wait in each replica; for the metric RequestsWaiting only. Default: 5."""
+    metric: ScalingMetric = ScalingMetric.EFFECTIVE_GPU_UTILIZATION
+    """What the load is measured by. EffectiveGPUUtilization is linear in the load and 100 where the
+    SLO breaks; the others are for comparison: GPUDutyCycle is near 100 under any load,
+    KVCacheUsage says nothing about long prompts, RequestsWaiting is 0 until it is too late."""
+    mode: ScalingMode = ScalingMode.ACTIVE
+    """Active: the replicas follow the load. Recommend: they stay as they are, and status says what
+    would have been done. Paused: they stay as they are."""
+    provider: ScalingProvider = ScalingProvider.AUTO
+    """Who changes the replicas. External: a HorizontalPodAutoscaler that reads the metrics server
+    through external.metrics.k8s.io. KEDA: a ScaledObject that reads its address. Direct: the
+    operator itself. Auto: External; where that API belongs to somebody else KEDA if it is
+    installed, else Direct."""
+
+    rules: ClassVar = (
+        Rule(
+            "minReplicas",
+            cel="self.minReplicas <= self.maxReplicas",
+            message="must be at most maxReplicas: lower it or raise maxReplicas",
+            holds=lambda self: self.min_replicas <= self.max_replicas,
+        ),
+        Rule(
+            "targetRequestsWaiting",
+            cel="!has(self.targetRequestsWaiting) || self.metric == 'RequestsWaiting'",
+            message="belongs to the metric RequestsWaiting only: remove it or choose that metric",
+            holds=lambda self: (
+                self.target_requests_waiting is None
+                or self.metric is ScalingMetric.REQUESTS_WAITING
+            ),
+        ),
+    )
+
+    @property
+    def target(self) -> int:
+        """What each replica's share of the metric is to be, in the metric's own unit."""
+        if self.metric is ScalingMetric.REQUESTS_WAITING:
+            return self.target_requests_waiting or 5
+        return self.target_gpu_utilization
+
+    def clamp(self, replicas: int) -> int:
+        return min(max(replicas, self.min_replicas), self.max_replicas)
+
+
+class Slo(Fields):
+    """Without either limit no request is judged."""
+
+    ttft_milliseconds: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
+    """Longest time from a request's arrival to its first token."""
+    itl_milliseconds: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
+    """Longest mean time between the tokens of an answer."""
+    objective_percent: Annotated[int, Field(ge=50, le=99)] = 95
+    """Percent of the requests that are to keep both limits."""
+
+
+DEFAULT_SLO: Final = Slo(
+    ttft_milliseconds=DEFAULT_TTFT_MILLISECONDS, itl_milliseconds=DEFAULT_ITL_MILLISECONDS
+)

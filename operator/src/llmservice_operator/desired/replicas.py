@@ -1,0 +1,89 @@
+"""How many replicas the Deployment is to have, and whether that is ours to say.
+
+While autoscaling is on, our manifest does not hold the number: sending one would undo the
+autoscaler's. Leaving it out must not lose it either. Server-side apply removes a field that nobody
+sends any more, and the API server then puts 1 in its place; so before the first manifest without
+it, a second field manager of ours takes the number over (`is_handed_over`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.comparison import owns_field
+from llmservice_operator.desired.manifest import is_owned_by
+
+
+@dataclass(frozen=True)
+class Replicas:
+    sent: int | None
+    """What our manifest of the Deployment says; None leaves it to the autoscaler."""
+    annotations: Mapping[str, str]
+    """Of the Deployment: what is to be remembered about it."""
+    is_kept_now: bool = False
+    """Whether `sent` was read from the live Deployment just now: it must not have changed since."""
+
+
+def resolve_replicas(service: LLMService, live: Manifest | None) -> Replicas:
+    """Return the number of the spec; where it has none, the number at which autoscaling ended."""
+    replicas = _resolve(service, live)
+    return replace(replicas, sent=0) if service.spec.suspend else replicas
+
+
+def _resolve(service: LLMService, live: Manifest | None) -> Replicas:
+    spec = service.spec
+    if spec.autoscaling is not None:
+        return Replicas(None, {})
+    if spec.replicas is not None:
+        return Replicas(spec.replicas, {})
+    if live is None or not is_owned_by(live, service):
+        return Replicas(1, {})
+    kept = live["metadata"].get("annotations", {}).get(names.KEPT_REPLICAS_ANNOTATION)
+    if kept is not None and kept.isdecimal():
+        return _keeping(int(kept))
+    if service.status.autoscaling is not None and service.status.autoscaling.desired_replicas:
+        return _keeping(live["spec"]["replicas"], now=True)
+    return Replicas(1, {})
+
+
+def _keeping(number: int, *, now: bool = False) -> Replicas:
+    return Replicas(number, {names.KEPT_REPLICAS_ANNOTATION: str(number)}, is_kept_now=now)
+
+
+def first_replicas(service: LLMService) -> int:
+    """Return how many replicas a new Deployment of an autoscaled service begins with.
+
+    As many as there were last when the Deployment was deleted under us.
+    """
+    autoscaling, status = service.spec.autoscaling, service.status.autoscaling
+    if autoscaling is None or service.spec.suspend:
+        return service.spec.desired_replicas
+    before = None if status is None else status.desired_replicas
+    return autoscaling.clamp(before or autoscaling.min_replicas)
+
+
+def is_handed_over(service: LLMService, live: Manifest) -> bool:
+    """Return whether a manifest without spec.replicas would leave the live number as it is."""
+    spec = service.spec
+    is_ours = spec.autoscaling is None or spec.suspend
+    return is_ours or not owns_field(live, "spec", "replicas")
+
+
+def build_hand_over(live: Manifest, replicas: int) -> dict[str, Any]:
+    """Build what the second field manager applies: the number alone.
+
+    It fails when the Deployment has changed since it was read.
+    """
+    metadata = live["metadata"]
+    kept = ("name", "namespace", "uid", "resourceVersion")
+    return {
+        "apiVersion": live["apiVersion"],
+        "kind": live["kind"],
+        "metadata": {key: metadata[key] for key in kept},
+        "spec": {"replicas": replicas},
+    }

@@ -1,0 +1,197 @@
+"""The autoscaler's object, and whose the number of replicas is."""
+
+from typing import Any
+
+import pytest
+
+from core_support import SETTINGS, a_service, as_live
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.autoscaling import ScalingProvider
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired import Autoscaler, build_all, resolve_pin, resolve_replicas
+from llmservice_operator.desired.replicas import (
+    build_hand_over,
+    first_replicas,
+    is_handed_over,
+)
+from llmservice_operator.settings import OperatorSettings
+
+AUTOSCALING = {"autoscaling": {"minReplicas": 2, "maxReplicas": 24}}
+
+
+def objects(
+    service: LLMService, autoscaler: Autoscaler | None = None, live: Manifest | None = None
+) -> dict[str, Manifest]:
+    settings = OperatorSettings(images=SETTINGS.images, metrics_server_url="http://metrics:8081")
+    built = build_all(
+        service,
+        settings,
+        resolve_pin(service, None, settings),
+        resolve_replicas(service, live),
+        autoscaler,
+    )
+    return {manifest["kind"]: manifest for manifest in built}
+
+
+def hpa(**autoscaling: Any) -> dict[str, Any]:
+    service = a_service({"autoscaling": {"maxReplicas": 24, **autoscaling}})
+    spec: dict[str, Any] = objects(service)["HorizontalPodAutoscaler"]["spec"]
+    return spec
+
+
+def test_the_hpa_divides_the_services_demand_by_the_target() -> None:
+    spec = hpa(minReplicas=2, targetGPUUtilization=70)
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 24)
+    assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "qwen"}
+    assert spec["metrics"] == [
+        {
+            "type": "External",
+            "external": {
+                "metric": {
+                    "name": "llm_gpu_demand_percent",
+                    "selector": {"matchLabels": {"llmservice": "qwen"}},
+                },
+                "target": {"type": "AverageValue", "averageValue": "70"},
+            },
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "target"),
+    [
+        ("GPUDutyCycle", "llm_gpu_duty_cycle_percent", "85"),
+        ("KVCacheUsage", "llm_kv_cache_usage_percent", "85"),
+        ("RequestsWaiting", "llm_requests_waiting", "5"),
+    ],
+)
+def test_another_metric_has_its_own_name_and_unit(metric: str, name: str, target: str) -> None:
+    external = hpa(metric=metric)["metrics"][0]["external"]
+    assert external["metric"]["name"] == name
+    assert external["target"]["averageValue"] == target
+
+
+def test_it_goes_up_to_the_maximum_in_one_step_and_down_by_halves() -> None:
+    behavior = hpa()["behavior"]
+    assert behavior["scaleUp"] == {
+        "stabilizationWindowSeconds": 0,
+        "selectPolicy": "Max",
+        "policies": [{"type": "Pods", "value": 24, "periodSeconds": 15}],
+        "tolerance": "0",
+    }
+    assert behavior["scaleDown"]["policies"] == [
+        {"type": "Percent", "value": 50, "periodSeconds": 60}
+    ]
+
+
+def test_the_window_is_the_learned_one_and_the_tolerance_left_out_where_it_is_dropped() -> None:
+    built = objects(a_service(AUTOSCALING), Autoscaler(ScalingProvider.EXTERNAL, 333, False))
+    behavior = built["HorizontalPodAutoscaler"]["spec"]["behavior"]
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] == 333
+    assert "tolerance" not in behavior["scaleUp"] | behavior["scaleDown"]
+
+
+@pytest.mark.parametrize("mode", ["Recommend", "Paused"])
+def test_nothing_scales_a_service_that_is_only_watched(mode: str) -> None:
+    service = a_service({"autoscaling": {"maxReplicas": 3, "mode": mode}})
+    assert set(objects(service)) == {"Deployment", "Service"}
+
+
+def test_keda_is_led_to_the_metrics_servers_report_and_holds_without_it() -> None:
+    service = a_service({"autoscaling": {"maxReplicas": 3, "provider": "KEDA"}})
+    spec = objects(service)["ScaledObject"]["spec"]
+    assert spec["scaleTargetRef"] == {"name": "qwen"}
+    assert spec["triggers"] == [
+        {
+            "type": "metrics-api",
+            "metricType": "AverageValue",
+            "metadata": {
+                "url": "http://metrics:8081/v1/scaling/team/qwen",
+                "valueLocation": "demandPercent",
+                "targetValue": "85",
+            },
+        }
+    ]
+    assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
+
+
+def test_the_operator_alone_needs_no_object() -> None:
+    service = a_service({"autoscaling": {"maxReplicas": 3, "provider": "Direct"}})
+    assert set(objects(service)) == {"Deployment", "Service"}
+
+
+def running(replicas: int, service: LLMService, **annotations: str) -> Manifest:
+    live = as_live(objects(service)["Deployment"])
+    live["spec"]["replicas"] = replicas
+    live["metadata"].setdefault("annotations", {}).update(annotations)
+    live["metadata"]["uid"] = "uid-deployment"
+    return live
+
+
+def test_an_autoscaled_deployment_is_sent_without_a_number() -> None:
+    service = a_service(AUTOSCALING)
+    assert "replicas" not in objects(service, live=running(7, service))["Deployment"]["spec"]
+
+
+def test_the_number_is_handed_over_before_it_is_left_out() -> None:
+    fixed, autoscaled = a_service({"replicas": 3}), a_service(AUTOSCALING)
+    live = running(3, fixed)
+    assert is_handed_over(fixed, live)
+    assert not is_handed_over(autoscaled, live)
+    assert is_handed_over(autoscaled, running(3, autoscaled))
+    assert build_hand_over(live, 3) == {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": "qwen",
+            "namespace": "team",
+            "uid": "uid-deployment",
+            "resourceVersion": "7",
+        },
+        "spec": {"replicas": 3},
+    }
+
+
+def test_a_service_whose_autoscaling_was_removed_keeps_its_replicas() -> None:
+    before = a_service(AUTOSCALING)
+    removed = a_service(status={"autoscaling": {"desiredReplicas": 6}})
+    first = resolve_replicas(removed, running(7, before))
+    assert first.is_kept_now
+    deployment = objects(removed, live=running(7, before))["Deployment"]
+    assert deployment["spec"]["replicas"] == 7
+
+    # Later, and after the status was lost, the Deployment itself remembers; a foreign change of
+    # the number is undone.
+    later = resolve_replicas(
+        a_service(), running(9, before, **deployment["metadata"]["annotations"])
+    )
+    assert (later.sent, later.is_kept_now) == (7, False)
+
+
+def test_a_suspended_service_has_no_replicas_and_remembers_how_many_there_were() -> None:
+    suspended = a_service({**AUTOSCALING, "suspend": True})
+    live = running(0, a_service({"replicas": 1}))
+    assert resolve_replicas(suspended, live).sent == 0
+    assert is_handed_over(suspended, live)
+    assert first_replicas(suspended) == 0
+    assert not is_handed_over(a_service(AUTOSCALING), live)
+
+    kept = running(7, a_service(), **{names.KEPT_REPLICAS_ANNOTATION: "7"})
+    assert resolve_replicas(a_service({"suspend": True}), kept).sent == 0
+    assert resolve_replicas(a_service({"suspend": True}), kept).annotations
+
+
+def test_the_specs_number_ends_what_was_kept() -> None:
+    live = running(9, a_service(), **{names.KEPT_REPLICAS_ANNOTATION: "9"})
+    for spec in ({"replicas": 2}, AUTOSCALING):
+        deployment = objects(a_service(spec), live=live)["Deployment"]
+        assert names.KEPT_REPLICAS_ANNOTATION not in deployment["metadata"]["annotations"]
+    assert resolve_replicas(a_service({"replicas": 2}), live).sent == 2
+
+
+def test_a_new_deployment_begins_with_the_least_or_with_what_there_was() -> None:
+    assert first_replicas(a_service(AUTOSCALING)) == 2
+    known = {"autoscaling": {"desiredReplicas": 30}}
+    assert first_replicas(a_service(AUTOSCALING, status=known)) == 24
+    assert first_replicas(a_service({"replicas": 5})) == 5
