@@ -58,6 +58,8 @@ _START_REASONS: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
 _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
+_DOWNLOADING: Final = ("downloading", "waiting_for_cache")
+"""Phases in which the bytes of a model arrive, by this server or by one that shares its cache."""
 _CONFIG_MAP_IS_MISSING: Final = re.compile(
     r'configmap "[^"]+" not found|couldn\'t find key \S+ in ConfigMap'
 )
@@ -294,7 +296,7 @@ def _was_ready_since(pod: Manifest, state: Mapping[str, Any]) -> bool:
 
 def _loading(restarts: int, told: ReplicaScaling | None) -> Problem:
     again = f" It was restarted {restarts} time(s)." if restarts else ""
-    if told is not None and told.phase == "downloading" and told.total_bytes:
+    if told is not None and told.phase in _DOWNLOADING and told.total_bytes:
         total = told.total_bytes
         # In steps, because every new text is a write of the status.
         percent = 100 * (told.downloaded_bytes or 0) // total

@@ -32,6 +32,8 @@ environment:
   LLMSERVICE_MAX_BODY_BYTES         longest body of a request (16777216)
   LLMSERVICE_MAX_CHOICES            most answers to one request, its `n` (128)
   LLMSERVICE_API_KEYS_DIRECTORY     folder whose files hold an API key each; unset: no key needed
+  LLMSERVICE_SHARED_CACHE_DIRECTORY folder shared by servers, of which one fills the model cache
+  LLMSERVICE_CACHE_TAKEOVER_SECONDS no sign of life for so long: another fills it (60)
   LLMSERVICE_ADMINISTRATION_ROUTES  true opens vLLM's administration routes (false)
   LLMSERVICE_SLO_TTFT_MILLISECONDS  time to first token that /autoscale judges requests by
   LLMSERVICE_SLO_ITL_MILLISECONDS   time between tokens that /autoscale judges requests by

@@ -107,6 +107,11 @@ def _find(symbol: str) -> Any:
     )
 
 
+def engine_version() -> str:
+    """Return the version that vLLM itself tells; imports vLLM."""
+    return str(importlib.import_module("vllm").__version__)
+
+
 def is_cpu_build() -> bool:
     """Tell without importing vLLM whether it is its CPU build."""
     if os.environ.get("VLLM_TARGET_DEVICE"):

@@ -26,6 +26,8 @@ _WEIGHT_PATTERNS = {
 }
 """For each load format that reads plain files: which to look for, the first that exists wins."""
 
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+
 _INDEX = "model.safetensors.index.json"
 
 
@@ -78,19 +80,32 @@ def weight_files(
     return []
 
 
-class WeightDownload:
-    """The download of one model's weights. Its methods block: they belong in a thread."""
+def configuration_files(names: Iterable[str]) -> list[str]:
+    """Return the files of a repository beside its weights, in whatever format these are."""
+    return sorted(name for name in names if not name.endswith(_WEIGHT_SUFFIXES))
+
+
+class ModelDownload:
+    """The download of one model. Its methods block: they belong in a thread."""
 
     def __init__(self, model: HubModel) -> None:
         self._model = model
-        self._files: list[str] = []
+        self._commit = ""
+        self._sizes: dict[str, int] = {}
+        self._weights: list[str] = []
         self._cached_bytes = 0
-        self._blobs = Path()
-        self._blob_bytes_before: int | None = None
+        self._blob_bytes_before = 0
         self.bytes_total = 0
 
-    def prepare(self) -> None:
-        """Look up the files and their sizes; there is nothing to fetch when the hub is away and
+    @property
+    def folder(self) -> str:
+        """The name of the repository's folder in the cache."""
+        from huggingface_hub.file_download import repo_folder_name
+
+        return str(repo_folder_name(repo_id=self._model.repository, repo_type="model"))
+
+    def look_up(self) -> None:
+        """Ask for the files and their sizes; there is nothing to fetch when the hub is away and
         the model is in the cache.
 
         Raises the hub library's own errors: they tell apart what does not exist, what is not
@@ -114,9 +129,25 @@ class WeightDownload:
             logger.warning("the hub cannot be reached; using the cached model: %s", error)
 
     def _list_files(self) -> None:
-        from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.file_download import repo_folder_name
+        from huggingface_hub import HfApi
         from huggingface_hub.hf_api import RepoFile
+
+        hub, model = HfApi(token=self._model.token), self._model
+        self._commit = hub.model_info(model.repository, revision=model.revision).sha or ""
+        tree = hub.list_repo_tree(model.repository, revision=self._commit, recursive=True)
+        self._sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+
+    def has_configuration(self) -> bool:
+        """Tell whether every file beside the weights is in the cache."""
+        return self._are_cached(configuration_files(self._sizes))
+
+    def fetch_configuration(self) -> None:
+        """Fetch what stands beside the weights: small, and read before them."""
+        self._fetch(configuration_files(self._sizes))
+
+    def choose_weights(self) -> None:
+        """Decide which files hold the weights; fetches their index when there is one."""
+        from huggingface_hub import hf_hub_download
 
         model = self._model
 
@@ -130,48 +161,57 @@ class WeightDownload:
             )
             return Path(path).read_text()
 
-        tree = HfApi(token=model.token).list_repo_tree(
-            model.repository, revision=model.revision, recursive=True
-        )
-        sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
-        self._files = weight_files(sizes, model.load_format, read_index)
-        self.bytes_total = sum(sizes[name] for name in self._files)
-        self._cached_bytes = sum(
-            sizes[name]
-            for name in self._files
-            if isinstance(
-                try_to_load_from_cache(
-                    model.repository, name, cache_dir=model.cache_dir, revision=model.revision
-                ),
-                str,
-            )
-        )
-        cache = Path(model.cache_dir or constants.HF_HUB_CACHE)
-        self._blobs = (
-            cache / repo_folder_name(repo_id=model.repository, repo_type="model") / "blobs"
-        )
+        self._weights = weight_files(self._sizes, model.load_format, read_index)
+        self.bytes_total = sum(self._sizes[name] for name in self._weights)
+        self._measure()
 
-    def run(self) -> None:
+    def has_weights(self) -> bool:
+        """Tell whether the chosen weights are in the cache."""
+        return self._are_cached(self._weights)
+
+    def fetch_weights(self) -> None:
         """Fetch what is missing; a download that was cut goes on where it stopped."""
+        self._measure()
+        self._fetch(self._weights)
+
+    def bytes_done(self) -> int:
+        """Return how much of the total is on disk, read from the disk itself."""
+        arrived = _bytes_in(self._blobs(), complete_only=False) - self._blob_bytes_before
+        return min(self.bytes_total, self._cached_bytes + max(0, arrived))
+
+    def _measure(self) -> None:
+        """Take down what is on disk, so that what arrives later can be told from it."""
+        self._cached_bytes = sum(self._sizes[name] for name in self._weights if self._cached(name))
+        self._blob_bytes_before = _bytes_in(self._blobs(), complete_only=True)
+
+    def _blobs(self) -> Path:
+        from huggingface_hub import constants
+
+        return Path(self._model.cache_dir or constants.HF_HUB_CACHE) / self.folder / "blobs"
+
+    def _are_cached(self, names: Iterable[str]) -> bool:
+        return all(map(self._cached, names))
+
+    def _cached(self, name: str) -> bool:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(
+            self._model.repository, name, self._model.cache_dir, self._commit
+        )
+        return isinstance(found, str)
+
+    def _fetch(self, names: list[str]) -> None:
         from huggingface_hub import snapshot_download
 
-        if not self._files:
+        if not names:
             return
-        self._blob_bytes_before = _bytes_in(self._blobs, complete_only=True)
         snapshot_download(
             self._model.repository,
             revision=self._model.revision,
             cache_dir=self._model.cache_dir,
             token=self._model.token,
-            allow_patterns=self._files,
+            allow_patterns=names,
         )
-
-    def bytes_done(self) -> int:
-        """Return how much of the total is on disk, read from the disk itself."""
-        if self._blob_bytes_before is None:
-            return self._cached_bytes
-        arrived = _bytes_in(self._blobs, complete_only=False) - self._blob_bytes_before
-        return min(self.bytes_total, self._cached_bytes + max(0, arrived))
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -212,7 +212,7 @@ def classify(facts: Sequence[ErrorFact], unrecognised: str) -> Failure:
 def too_slow(lifecycle: Lifecycle) -> Failure:
     """Return what is said when the time for a start is over before the engine serves."""
     done, advice = "", "Choose a smaller or a quantized model, or nodes with faster disks."
-    if lifecycle.phase is Phase.DOWNLOADING:
+    if lifecycle.phase in (Phase.DOWNLOADING, Phase.WAITING_FOR_CACHE):
         advice = (
             "Bring the model nearer: a claim (spec.model.uri: pvc://...), or a mirror of the hub "
             "(chart value model.hubEndpoint)."

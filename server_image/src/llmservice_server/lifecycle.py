@@ -7,9 +7,11 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Where the server stands; it only ever moves forward."""
+    """Where the server stands; it only ever moves forward, but for the waits."""
 
     IMPORTING = "importing"
+    WAITING_FOR_CACHE = "waiting_for_cache"
+    """Another server fills the cache that the two share."""
     DOWNLOADING = "downloading"
     LOADING = "loading"
     WARMING_UP = "warming_up"
@@ -35,6 +37,8 @@ class Lifecycle:
         self._entered_at = self._started_at
         self.phase = Phase.IMPORTING
         self.download: DownloadProgress | None = None
+        self.cache_writer: str | None = None
+        """The server that fills the shared cache, while this one waits."""
         self.failure_message: str | None = None
         self.accepts_requests = False
         """Whether the API port serves: from ready until the drain refuses new requests."""
@@ -72,11 +76,18 @@ class Lifecycle:
         """Move on to a phase."""
         now = self._clock()
         if not self.has_started:
-            self.load_seconds[self.phase] = now - self._entered_at
+            before = self.load_seconds.get(self.phase, 0.0)
+            self.load_seconds[self.phase] = before + now - self._entered_at
         self.phase = phase
         self._entered_at = now
         if phase is Phase.READY:
             self.accepts_requests = True
+
+    def wait_for_cache(self, writer: str) -> None:
+        """Enter the wait for another server, or go on with it."""
+        self.cache_writer = writer
+        if self.phase is not Phase.WAITING_FOR_CACHE:
+            self.enter(Phase.WAITING_FOR_CACHE)
 
     def fail(self, message: str) -> None:
         """Enter the failed phase for good."""
@@ -91,7 +102,9 @@ class Lifecycle:
             "phaseSeconds": round(self.phase_seconds, 1),
             "elapsedSeconds": round(self.elapsed_seconds, 1),
         }
-        if self.phase is Phase.DOWNLOADING and self.download is not None:
+        if self.phase is Phase.WAITING_FOR_CACHE:
+            body["message"] = f"{self.cache_writer} fills the cache that the two share"
+        if self.phase in (Phase.DOWNLOADING, Phase.WAITING_FOR_CACHE) and self.download is not None:
             body["download"] = {
                 "bytesDone": self.download.bytes_done,
                 "bytesTotal": self.download.bytes_total,

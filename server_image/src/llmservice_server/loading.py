@@ -10,16 +10,16 @@ from typing import Any, NoReturn
 
 from llmservice_server import cpu_platform, model_infos
 from llmservice_server.autoscale import EngineLimits, EngineUsage
-from llmservice_server.compat import Vllm, is_cpu_build, load_vllm
+from llmservice_server.compat import Vllm, engine_version, is_cpu_build, load_vllm
 from llmservice_server.context_limit import refuse_shortened_answers
-from llmservice_server.download import WeightDownload, hub_model
+from llmservice_server.download import ModelDownload, hub_model
 from llmservice_server.engine import Engine, observed_llm, step_recorder
 from llmservice_server.failures import Failure, StartRefused
-from llmservice_server.lifecycle import DownloadProgress, Lifecycle, Phase
+from llmservice_server.filling import shared_cache
+from llmservice_server.lifecycle import Lifecycle, Phase
+from llmservice_server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
-
-_PROGRESS_INTERVAL_SECONDS = 0.5
 
 _QUEUE_PER_SLOT = 8
 """Requests that may wait or run, per sequence that the engine computes at once.
@@ -44,9 +44,12 @@ _OWN_FLAGS = (
 
 
 async def load_engine(
-    command_line: Sequence[str], lifecycle: Lifecycle, usage: EngineUsage, max_choices: int
+    command_line: Sequence[str],
+    lifecycle: Lifecycle,
+    usage: EngineUsage,
+    settings: ServerSettings,
 ) -> Engine:
-    """Return a running engine that keeps `usage` and gives at most `max_choices` answers (`n`).
+    """Return a running engine that keeps `usage`.
 
     Everything that blocks runs in a thread, so that the probes answer meanwhile. Raises what went
     wrong, as it was raised; failures.classify knows the reasons.
@@ -66,23 +69,27 @@ async def load_engine(
 
     lifecycle.enter(Phase.DOWNLOADING)
     one_tree = on_cpu and cpu_platform.use_one_process_tree(arguments, os.environ)
-    download = await asyncio.to_thread(_prepared_download, arguments)
+    cache = shared_cache(settings, lifecycle)
+    downloads = await asyncio.to_thread(_looked_up_downloads, arguments)
+    for download in downloads:
+        await cache.fill_configuration(download)
     # Before the weights: a wrong argument shows in seconds, not after an hour of download.
     configuration = await asyncio.to_thread(_engine_configuration, vllm, arguments)
-    if download is not None:
-        await _download(download, lifecycle)
+    for download in downloads:
+        await cache.fill_weights(download)
 
-    lifecycle.enter(Phase.LOADING)
-    if one_tree:
-        cpu_platform.fork_engine(os.environ)
-    llm = await asyncio.to_thread(
-        observed_llm(vllm, usage, max_choices).from_vllm_config,
-        configuration,
-        usage_context=vllm.UsageContext.OPENAI_API_SERVER,
-        stat_loggers=[step_recorder(vllm, usage)],
-        disable_log_stats=arguments.disable_log_stats,
-        enable_log_requests=arguments.enable_log_requests,
-    )
+    async with cache.compiling([engine_version(), *command_line]):
+        lifecycle.enter(Phase.LOADING)
+        if one_tree:
+            cpu_platform.fork_engine(os.environ)
+        llm = await asyncio.to_thread(
+            observed_llm(vllm, usage, settings.max_choices).from_vllm_config,
+            configuration,
+            usage_context=vllm.UsageContext.OPENAI_API_SERVER,
+            stat_loggers=[step_recorder(vllm, usage)],
+            disable_log_stats=arguments.disable_log_stats,
+            enable_log_requests=arguments.enable_log_requests,
+        )
     usage.unfinished = llm.get_num_unfinished_requests
     usage.limits = _limits(llm)
     return Engine(vllm, llm, arguments)
@@ -143,8 +150,8 @@ def _limits(llm: Any) -> EngineLimits:
     )
 
 
-def _prepared_download(arguments: Namespace) -> WeightDownload | None:
-    """Return the download of the weights, or None when they are not on the hub."""
+def _looked_up_downloads(arguments: Namespace) -> list[ModelDownload]:
+    """Return the downloads of the model and of its draft model, as far as they are on the hub."""
     if Path(arguments.model).is_absolute() and not Path(arguments.model, "config.json").exists():
         raise StartRefused(
             Failure(
@@ -153,27 +160,18 @@ def _prepared_download(arguments: Namespace) -> WeightDownload | None:
                 "name a folder of the claim that holds config.json and the weights.",
             )
         )
-    model = hub_model(
-        arguments.model,
-        arguments.revision,
-        str(arguments.load_format),
-        arguments.download_dir,
-        arguments.hf_token,
-    )
-    if model is None or os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
-        return None
-    download = WeightDownload(model)
-    download.prepare()
-    return download
-
-
-async def _download(download: WeightDownload, lifecycle: Lifecycle) -> None:
-    """Run the download and keep its progress in the lifecycle."""
-    running = asyncio.ensure_future(asyncio.to_thread(download.run))
-    while not running.done():
-        done = await asyncio.to_thread(download.bytes_done)
-        lifecycle.download = DownloadProgress(done, download.bytes_total)
-        await asyncio.wait((running,), timeout=_PROGRESS_INTERVAL_SECONDS)
-    await running
-    lifecycle.download = DownloadProgress(download.bytes_total, download.bytes_total)
-    logger.info("the weights are here: %d bytes", download.bytes_total)
+    if os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
+        return []
+    draft = arguments.speculative_config or {}
+    wanted = [(arguments.model, arguments.revision), (draft.get("model"), draft.get("revision"))]
+    models = [
+        hub_model(
+            name, revision, str(arguments.load_format), arguments.download_dir, arguments.hf_token
+        )
+        for name, revision in wanted
+        if name is not None
+    ]
+    downloads = [ModelDownload(model) for model in models if model is not None]
+    for download in downloads:
+        download.look_up()
+    return downloads

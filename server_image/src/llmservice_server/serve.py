@@ -54,6 +54,8 @@ _NO_KEY = Failure(
     "There is no API key: the Secret of spec.auth.apiKeysSecretRef, or its key, does not exist or "
     "is empty. Create it in the service's namespace, or correct the reference.",
 )
+_LAST_WORDS_SECONDS = 1.0
+"""What a load that is called off gets to hand back its turn at a shared cache."""
 _LAST_ANSWERS_SECONDS = 1.0
 """How long requests that the engine's death broke may take to hear of it."""
 
@@ -115,12 +117,14 @@ class Server:
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
-            # Nobody is being served, so there is nothing to wait for. What still runs in a thread
-            # ends with the process.
+            # Nobody is being served, so there is nothing to wait for but that others may go on.
+            # What still runs in a thread ends with the process.
             failure = too_slow(self._lifecycle)
             logger.info("told to stop while %s", self._lifecycle.phase.value)
             # Somebody reads it only when the kubelet stopped this container to start another one.
             write_termination_message(failure, self._settings.termination_log)
+            loading.cancel()
+            await asyncio.wait((loading,), timeout=_LAST_WORDS_SECONDS)
             return 0
         try:
             engine = loading.result()
@@ -129,9 +133,7 @@ class Server:
         return await self._serve(engine, terminated)
 
     async def _load(self, app: object) -> Engine:
-        engine = await load_engine(
-            self._command_line, self._lifecycle, self._usage, self._settings.max_choices
-        )
+        engine = await load_engine(self._command_line, self._lifecycle, self._usage, self._settings)
         if (gpus := find_gpus(load_nvml())) is not None:
             REGISTRY.register(gpus)
         self._lifecycle.engine_has_died = lambda: engine.has_died

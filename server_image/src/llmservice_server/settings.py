@@ -57,6 +57,17 @@ class ServerSettings:
     api_keys_directory: Path | None = None
     """A mounted Secret: the content of every file is a key. None asks nobody for a key."""
 
+    shared_cache_directory: Path | None = None
+    """A folder that several servers share, where one at a time fills the model cache. None means
+    that the cache is this server's own."""
+
+    cache_takeover_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
+    """How long the server that fills the shared cache may give no sign of life before another
+    takes its place.
+
+    A judgement: storage on the network pauses for seconds, an import holds up threads as long.
+    """
+
     administration_routes: bool = False
     """Whether vLLM's administration routes (pause, weights, adapters, sleep) can be reached."""
 

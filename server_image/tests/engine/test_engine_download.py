@@ -100,6 +100,50 @@ def test_a_start_that_is_cut_off_says_how_much_of_the_model_was_there(
         assert re.search(r"while downloading, \d+ of \d+ bytes", message["message"]), message
 
 
+def test_servers_that_share_a_cache_take_turns_and_hand_theirs_back_when_told_to_stop(
+    engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    claim = tmp_path / "claim"
+    shared = {
+        "HF_HUB_CACHE": str(claim / "hub"),
+        "VLLM_CACHE_ROOT": str(claim / "compile" / "tiny" / "vllm"),
+        "LLMSERVICE_SHARED_CACHE_DIRECTORY": str(claim),
+    }
+
+    def phase(server: ModelServer) -> str:
+        return str(server.probe("/startupz").json()["phase"])
+
+    hub = running_hub(settings(padded(tiny_model, tmp_path), bytes_per_second=1_000_000), tmp_path)
+    with hub as address, ExitStack() as stack:
+        servers = [
+            stack.enter_context(
+                running_server(
+                    engine_python,
+                    tmp_path / name,
+                    *flags_for(REPOSITORY),
+                    HF_ENDPOINT=address,
+                    HF_HOME=str(tmp_path / name),
+                    **shared,
+                )
+            )
+            for name in ("first", "second")
+        ]
+
+        def are_in(*phases: str) -> bool:
+            return sorted(map(phase, servers)) == sorted(phases)
+
+        for server in servers:
+            server.eventually(server.is_listening, seconds=60)
+        servers[0].eventually(lambda: are_in("downloading", "waiting_for_cache"))
+        writer, waiter = sorted(servers, key=phase)
+        assert "fills the cache" in waiter.probe("/startupz").json()["message"]
+
+        writer.terminate()
+        assert writer.exit_code() == 0
+        # Long before a minute without a sign of life would have let it.
+        waiter.eventually(lambda: phase(waiter) == "downloading", seconds=10)
+
+
 REFUSED = {
     "absent": (["--model=org/absent"], "ModelNotFound", "spec.model.uri"),
     "no revision": ([f"--model={REPOSITORY}", "--revision=v9"], "ModelNotFound", "model.revision"),

@@ -61,6 +61,33 @@ async def test_a_probe_tells_phase_ages_and_download() -> None:
     }
 
 
+def test_a_wait_for_a_shared_cache_names_who_fills_it_and_how_far_it_is() -> None:
+    lifecycle = Lifecycle(Clock())
+    lifecycle.download = DownloadProgress(10, 40)
+    lifecycle.wait_for_cache("qwen-5c9-abc")
+    assert lifecycle.report() == {
+        "phase": "waiting_for_cache",
+        "phaseSeconds": 0.0,
+        "elapsedSeconds": 0.0,
+        "download": {"bytesDone": 10, "bytesTotal": 40},
+        "message": "qwen-5c9-abc fills the cache that the two share",
+    }
+    assert not lifecycle.has_started
+    assert lifecycle.is_alive
+
+
+def test_two_waits_count_as_one_phase() -> None:
+    clock = Clock()
+    lifecycle = Lifecycle(clock)
+    for _ in range(2):
+        lifecycle.wait_for_cache("other")
+        clock.now += 3
+        lifecycle.wait_for_cache("other")
+        clock.now += 1
+        lifecycle.enter(Phase.DOWNLOADING)
+    assert lifecycle.load_seconds[Phase.WAITING_FOR_CACHE] == 8
+
+
 def test_download_progress_is_told_only_while_downloading() -> None:
     lifecycle = Lifecycle()
     lifecycle.download = DownloadProgress(40, 40)

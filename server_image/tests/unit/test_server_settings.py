@@ -22,6 +22,8 @@ def test_reads_every_setting_from_its_variable() -> None:
             "LLMSERVICE_MAX_BODY_BYTES": "100",
             "LLMSERVICE_MAX_CHOICES": "3",
             "LLMSERVICE_API_KEYS_DIRECTORY": "/keys",
+            "LLMSERVICE_SHARED_CACHE_DIRECTORY": "/shared",
+            "LLMSERVICE_CACHE_TAKEOVER_SECONDS": "7.5",
             "LLMSERVICE_ADMINISTRATION_ROUTES": "true",
             "LLMSERVICE_SLO_TTFT_MILLISECONDS": "500",
             "LLMSERVICE_SLO_ITL_MILLISECONDS": "40.5",
@@ -29,7 +31,8 @@ def test_reads_every_setting_from_its_variable() -> None:
         }
     )
     assert settings == ServerSettings(
-        1, 2, 0.5, 4.0, 0.0, 2.5, 100, 3, Path("/keys"), True, 500.0, 40.5, Path("/tmp/why")
+        *(1, 2, 0.5, 4.0, 0.0, 2.5, 100, 3, Path("/keys"), Path("/shared"), 7.5, True),
+        *(500.0, 40.5, Path("/tmp/why")),
     )
 
 

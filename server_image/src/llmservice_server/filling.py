@@ -1,0 +1,114 @@
+"""What a load writes to a cache, and whose turn that is when the cache is shared.
+
+A cache of the server's own is filled without asking anybody; vLLM then fetches the small files
+itself.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from llmservice_server.download import ModelDownload
+from llmservice_server.lifecycle import DownloadProgress, Lifecycle, Phase
+from llmservice_server.settings import ServerSettings
+from llmservice_server.shared_cache import SharedCache
+
+logger = logging.getLogger(__name__)
+
+_PROGRESS_INTERVAL_SECONDS = 0.5
+
+
+class OwnCache:
+    """The cache of this server alone."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    async def fill_configuration(self, download: ModelDownload) -> None:
+        """Make the files beside the weights be there, and know the weights."""
+        await asyncio.to_thread(download.choose_weights)
+
+    async def fill_weights(self, download: ModelDownload) -> None:
+        """Fetch the weights and keep the progress in the lifecycle."""
+        running = asyncio.ensure_future(asyncio.to_thread(download.fetch_weights))
+        while not running.done():
+            done = await asyncio.to_thread(download.bytes_done)
+            self._lifecycle.download = DownloadProgress(done, download.bytes_total)
+            await asyncio.wait((running,), timeout=_PROGRESS_INTERVAL_SECONDS)
+        await running
+        self._lifecycle.download = DownloadProgress(download.bytes_total, download.bytes_total)
+        logger.info("the weights are here: %d bytes", download.bytes_total)
+
+    @asynccontextmanager
+    async def compiling(self, inputs: Sequence[str]) -> AsyncIterator[None]:
+        """Enter when compiled kernels may be written; `inputs` is what they depend on."""
+        yield
+
+
+class Shared(OwnCache):
+    """A cache that one server at a time writes to."""
+
+    def __init__(self, lifecycle: Lifecycle, cache: SharedCache, compiled: Path | None) -> None:
+        super().__init__(lifecycle)
+        self._cache = cache
+        self._compiled = compiled
+        """Where compiled kernels go when that is shared too."""
+
+    async def fill_configuration(self, download: ModelDownload) -> None:
+        async with self._turn(download.folder, download.has_configuration) as is_ours:
+            if is_ours:
+                await asyncio.to_thread(download.fetch_configuration)
+        await super().fill_configuration(download)
+
+    async def fill_weights(self, download: ModelDownload) -> None:
+        async with self._turn(download.folder, download.has_weights, download) as is_ours:
+            if is_ours:
+                await super().fill_weights(download)
+
+    @asynccontextmanager
+    async def compiling(self, inputs: Sequence[str]) -> AsyncIterator[None]:
+        if self._compiled is None:
+            yield
+            return
+        # Kernels also depend on the GPU; servers on different ones compile into different folders.
+        key = hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()[:16]
+        marker = self._compiled / f"compiled-{key}"
+        async with self._turn(f"{self._compiled.name}-{key}", marker.exists) as is_ours:
+            yield
+            if is_ours:
+                await asyncio.to_thread(_touch, marker)
+
+    @asynccontextmanager
+    async def _turn(
+        self, part: str, is_filled: Callable[[], bool], download: ModelDownload | None = None
+    ) -> AsyncIterator[bool]:
+        async def waiting(writer: str) -> None:
+            if download is not None:
+                done = await asyncio.to_thread(download.bytes_done)
+                self._lifecycle.download = DownloadProgress(done, download.bytes_total)
+            self._lifecycle.wait_for_cache(writer)
+
+        async with self._cache.turn(part, is_filled, waiting) as is_ours:
+            if self._lifecycle.phase is Phase.WAITING_FOR_CACHE:
+                self._lifecycle.enter(Phase.DOWNLOADING)
+            yield is_ours
+
+
+def _touch(marker: Path) -> None:
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def shared_cache(settings: ServerSettings, lifecycle: Lifecycle) -> OwnCache:
+    """Return the cache as the settings have it."""
+    folder = settings.shared_cache_directory
+    if folder is None:
+        return OwnCache(lifecycle)
+    kernels = Path(os.environ.get("VLLM_CACHE_ROOT", "/nowhere"))
+    compiled = kernels.parent if kernels.is_relative_to(folder) else None
+    return Shared(lifecycle, SharedCache(folder, settings.cache_takeover_seconds), compiled)

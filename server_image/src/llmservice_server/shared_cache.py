@@ -1,0 +1,202 @@
+"""A cache that several servers share: one of them fills it, the others wait.
+
+The servers know nothing of each other but the files on the claim, which may be a network file
+system, and any of them may be killed at any moment. So a turn is a file with a number: who creates
+the next number has the turn, and nobody else can, for files are created exclusively. Numbers only
+ever grow; a turn that ended keeps its number under another name, so that a server that looked away
+for long can never take one that has been had.
+"""
+
+import asyncio
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from llmservice_server.failures import Failure, StartRefused
+
+_HELD, _ENDED = "held", "ended"
+
+_BEATS_PER_TAKEOVER = 6
+"""A writer may miss some: network file systems pause, and an import can hold up every thread."""
+
+_POLL_SECONDS = 1.0
+
+_LOST = Failure(
+    "CacheLost",
+    "Another model server took over the cache, because this one gave no sign of life while it "
+    "filled it. It starts again by itself; if that happens often, the claim's storage is too slow.",
+)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One file of the folder."""
+
+    number: int
+    is_held: bool
+    path: Path
+
+
+class Writer:
+    """The turn that this process has; gives a sign of life until it is released."""
+
+    def __init__(self, turn: Path, number: int, beat_seconds: float) -> None:
+        self._turn = turn
+        self._number = number
+        self._beat_seconds = beat_seconds
+        self._over = threading.Event()
+        self._file = os.open(turn, os.O_WRONLY)
+        self.on_loss: Callable[[], None] = lambda: None
+        """Called, from a thread, when another server has taken the turn."""
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._beat, name="cache-writer", daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the turn; the next server that wants one gets it at once."""
+        self._over.set()
+        with suppress(FileNotFoundError):
+            self._turn.rename(self._turn.with_suffix(f".{_ENDED}"))
+        os.close(self._file)
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._beat_seconds):
+            with suppress(OSError):  # the storage may be away for a moment
+                os.utime(self._file)
+                if any(turn.number > self._number for turn in _turns(self._turn.parent)):
+                    self.on_loss()
+                    return
+
+
+class FillLock:
+    """Who may write to one part of the cache. Its methods block: they belong in a thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        takeover_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._takeover_seconds = takeover_seconds
+        self._clock = clock
+        self._sign: tuple[Path, int] | None = None
+        self._sign_seen_at = 0.0
+        self.holder = ""
+        """The server that had the turn when this one last tried to take it."""
+
+    def try_acquire(self) -> Writer | None:
+        """Take the turn; None while a server that lives has it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        newest = max(_turns(self._folder), key=lambda turn: turn.number, default=None)
+        if newest is not None and newest.is_held and self._is_alive(newest):
+            return None
+        return self._take(0 if newest is None else newest.number + 1)
+
+    def _is_alive(self, turn: _Turn) -> bool:
+        """Tell whether its file changed lately, by our own clock: that of the storage may differ.
+
+        A file is opened before it is looked at, for network file systems then ask their server.
+        """
+        try:
+            with turn.path.open() as file:
+                sign = turn.path, os.fstat(file.fileno()).st_mtime_ns
+                self.holder = file.read()
+        except FileNotFoundError:
+            return True  # it ended just now
+        if sign != self._sign:
+            self._sign, self._sign_seen_at = sign, self._clock()
+        return self._clock() - self._sign_seen_at < self._takeover_seconds
+
+    def _take(self, number: int) -> Writer | None:
+        path = self._folder / f"{number:010}.{_HELD}"
+        try:
+            with path.open("x") as file:
+                file.write(socket.gethostname())
+        except FileExistsError:
+            return None
+        others = [turn for turn in _turns(self._folder) if turn.path != path]
+        if any(turn.number >= number for turn in others):
+            # This server looked at an old state: the number has been had, or later ones have.
+            path.unlink(missing_ok=True)
+            return None
+        for turn in others:
+            turn.path.unlink(missing_ok=True)
+        return Writer(path, number, self._takeover_seconds / _BEATS_PER_TAKEOVER)
+
+
+def _turns(folder: Path) -> list[_Turn]:
+    return [
+        _Turn(int(path.stem), path.suffix == f".{_HELD}", path)
+        for path in folder.iterdir()
+        if path.stem.isdecimal()
+    ]
+
+
+@dataclass(frozen=True)
+class SharedCache:
+    """The folder that several servers share."""
+
+    folder: Path
+    takeover_seconds: float
+    """How long a writer may give no sign of life before another server takes its turn."""
+
+    @asynccontextmanager
+    async def turn(
+        self,
+        part: str,
+        is_filled: Callable[[], bool],
+        waiting: Callable[[str], Awaitable[None]],
+    ) -> AsyncIterator[bool]:
+        """Enter when a part of the cache is filled (False), or is this server's to fill (True).
+
+        `is_filled` is asked in a thread; `waiting` is told who fills the part meanwhile. Raises
+        StartRefused when another server took the turn away: what still writes must end.
+        """
+        lock = FillLock(self.folder / "locks" / part, self.takeover_seconds)
+        while not await asyncio.to_thread(is_filled):
+            writer = await asyncio.to_thread(lock.try_acquire)
+            if writer is None:
+                await waiting(lock.holder)
+                await asyncio.sleep(_POLL_SECONDS)
+                continue
+            with writer:
+                if await asyncio.to_thread(is_filled):
+                    break
+                async with _ended_by_loss_of(writer):
+                    yield True
+                return
+        yield False
+
+
+@asynccontextmanager
+async def _ended_by_loss_of(writer: Writer) -> AsyncIterator[None]:
+    """Cancel the body when the turn is lost, and raise StartRefused for it."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    lost = threading.Event()
+
+    def cancel() -> None:
+        lost.set()
+        if task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+
+    writer.on_loss = cancel
+    try:
+        yield
+    except asyncio.CancelledError:
+        if lost.is_set():
+            raise StartRefused(_LOST) from None
+        raise

@@ -1,0 +1,160 @@
+"""Several real processes on one cache: one fills it, the others wait, whoever is killed when."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from filling_support import PATIENCE_SECONDS, REPOSITORY, SOURCE, eventually, working
+from hub_support import running_hub, write_repository
+from llmservice_server.shared_cache import FillLock
+from localkube.hub.settings import HubSettings, RepositorySettings
+
+WEIGHTS = "model.safetensors"
+WEIGHT_BYTES = 30_000_000
+BYTES_PER_SECOND = 15_000_000
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[str]:
+    files = {WEIGHTS: os.urandom(1) * WEIGHT_BYTES, "config.json": b"{}", "tokenizer.json": b"[]"}
+    model = write_repository(tmp_path / "model", files)
+    repository = RepositorySettings(branches={"main": model}, bytes_per_second=BYTES_PER_SECOND)
+    with running_hub(HubSettings(port=0, repositories={REPOSITORY: repository}), tmp_path) as url:
+        yield url
+
+
+def fetches(tmp_path: Path, file: str) -> int:
+    """Count the downloads of a file that came to an end, as the hub saw them."""
+    log = (tmp_path / "hub.log").read_text().splitlines()
+    return sum('"GET /' in line and f"/{file} " in line for line in log)
+
+
+def weights(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "cache/hub").rglob(WEIGHTS) if path.exists()]
+
+
+def test_of_several_servers_one_fetches_and_compiles_and_the_others_wait(
+    tmp_path: Path, hub: str
+) -> None:
+    with working(tmp_path, hub, 3) as workers:
+        assert all(worker.succeeded() for worker in workers)
+        for file in (WEIGHTS, "config.json", "tokenizer.json"):
+            assert fetches(tmp_path, file) == 1, file
+        (stored,) = weights(tmp_path)
+        assert stored.read_bytes() == (tmp_path / "model" / WEIGHTS).read_bytes()
+        phases = [{each.get("phase") for each in worker.said()} for worker in workers]
+        assert sum("waiting_for_cache" in each for each in phases) == 2
+        for worker in workers:
+            waits = [each for each in worker.said() if each.get("phase") == "waiting_for_cache"]
+            assert all("fills the cache that the two share" in each["message"] for each in waits)
+            progress = [each["download"]["bytesDone"] for each in waits if "download" in each]
+            assert progress == sorted(progress)
+    (marker,) = (tmp_path / "cache/compile/qwen").glob("compiled-*")
+    assert marker.exists()
+    with working(tmp_path, hub, 1) as (late,):
+        assert late.succeeded()
+        # There was nothing left to fill, so it took no turn and waited for nobody.
+        assert "waiting_for_cache" not in {each.get("phase") for each in late.said()}
+        assert fetches(tmp_path, WEIGHTS) == 1
+
+
+def test_a_writer_that_was_killed_is_replaced_by_exactly_one(tmp_path: Path, hub: str) -> None:
+    with working(tmp_path, hub, 3) as workers:
+        (writer,) = eventually(lambda: [each for each in workers if each.is_fetching()])
+        writer.process.kill()
+        survivors = [each for each in workers if each is not writer]
+        assert all(worker.succeeded() for worker in survivors)
+        assert fetches(tmp_path, WEIGHTS) == 1
+        (stored,) = weights(tmp_path)
+        assert stored.read_bytes() == (tmp_path / "model" / WEIGHTS).read_bytes()
+
+
+def test_a_writer_that_stood_still_gives_up_when_another_has_taken_over(
+    tmp_path: Path, hub: str
+) -> None:
+    with working(tmp_path, hub, 2) as workers:
+        (writer,) = eventually(lambda: [each for each in workers if each.is_fetching()])
+        writer.process.send_signal(signal.SIGSTOP)
+        (other,) = (each for each in workers if each is not writer)
+        eventually(other.is_fetching)
+        writer.process.send_signal(signal.SIGCONT)
+        assert writer.process.wait(PATIENCE_SECONDS) == 1
+        assert writer.said()[-1] == {"failed": "CacheLost"}
+        assert other.succeeded()
+
+
+_CONTENDER = """
+import os, sys, time
+from pathlib import Path
+from llmservice_server.shared_cache import FillLock
+log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+lock = FillLock(Path(sys.argv[1]), takeover_seconds=0.6)
+turns = 0
+while turns < int(sys.argv[3]):
+    if (writer := lock.try_acquire()) is None:
+        time.sleep(0.001)
+        continue
+    with writer:
+        os.write(log, f"begin {os.getpid()}\\n".encode())
+        time.sleep(0.002)
+        os.write(log, f"end {os.getpid()}\\n".encode())
+    turns += 1
+"""
+
+
+def test_turns_never_overlap_while_servers_race_and_are_killed(tmp_path: Path) -> None:
+    log, chance = tmp_path / "turns", random.Random(4)
+
+    def contender(turns: int) -> subprocess.Popen[bytes]:
+        arguments = [sys.executable, "-c", _CONTENDER, tmp_path / "locks", log, str(turns)]
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+        return subprocess.Popen([*map(str, arguments)], env=environment)
+
+    lasting = [contender(40) for _ in range(3)]
+    killed: set[int] = set()
+    for _ in range(4):
+        victim, turns = contender(10_000), chance.randint(1, 20)
+        mine = f"begin {victim.pid}\n"
+        eventually(lambda: log.exists() and log.read_text().count(mine) >= turns)  # noqa: B023
+        victim.kill()
+        victim.wait()
+        killed.add(victim.pid)
+    assert [each.wait(PATIENCE_SECONDS) for each in lasting] == [0, 0, 0]
+
+    inside: int | None = None
+    begun = 0
+    for line in log.read_text().splitlines():
+        word, pid = line.split()
+        if word == "begin":
+            assert inside is None or inside in killed, "two had the turn at once"
+            inside, begun = int(pid), begun + 1
+        else:
+            assert inside == int(pid)
+            inside = None
+    assert begun >= 120
+
+
+def test_a_server_that_looked_away_cannot_take_a_turn_that_has_been_had(tmp_path: Path) -> None:
+    now = [0.0]
+    slow, quick = (FillLock(tmp_path, 60, lambda: now[0]) for _ in range(2))
+    first = quick.try_acquire()
+    assert first is not None
+    assert slow.try_acquire() is None
+    with first:
+        pass
+    with_second = quick.try_acquire()
+    assert with_second is not None
+
+    # What it would do had it read the folder before the second turn began.
+    assert slow._take(1) is None
+    assert slow._take(0) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["0000000001.held"]
+    with with_second:
+        now[0] = 59
+        assert slow.try_acquire() is None
