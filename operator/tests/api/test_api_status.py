@@ -1,8 +1,7 @@
 import re
-import subprocess
 from typing import Any
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, PODS
+from llmservice_operator.cluster import LLMSERVICES, PODS
 from llmservice_operator.cluster.kinds import EVENTS
 from operator_support import (
     CPU_IMAGE,
@@ -60,43 +59,6 @@ def test_the_status_follows_the_pods_from_missing_to_ready(
         assert found["observedGeneration"] == ready["metadata"]["generation"]
         assert re.fullmatch(r"[A-Z][A-Za-z]+", found["reason"])
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["lastTransitionTime"])
-
-
-def test_kubectl_waits_shows_and_scales(
-    api: Api, operator: OperatorProcess, served: str, name: str
-) -> None:
-    api.create(LLMSERVICES, make_service(name, served, replicas=1))
-    until_pods(api, served, name, 1)
-    waiting = subprocess.Popen(
-        ["kubectl", "-n", served, "wait", "--for=condition=Ready", f"llm/{name}", "--timeout=30s"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    make_pods_ready(api, served, name)
-    printed, _ = waiting.communicate(timeout=40)
-    assert printed.strip() == f"llmservice.llmservice.dev/{name} condition met"
-
-    table = kubectl("-n", served, "get", "llm", name).splitlines()
-    assert table[0].split() == ["NAME", "MODEL", "READY", "GPUS", "REASON", "URL", "AGE"]
-    row = dict(zip(table[0].split(), table[1].split(), strict=True))
-    assert row["MODEL"] == "hf://llmservice-test/tiny-random-llama"
-    assert row["READY"] == "1/1"
-    assert row["REASON"] == "Serving"
-    assert row["URL"] == f"http://{name}.{served}.svc"
-    assert name in kubectl("-n", served, "get", "all")
-
-    kubectl("-n", served, "scale", f"llm/{name}", "--replicas=3")
-    eventually(lambda: api.get(DEPLOYMENTS, served, name)["spec"]["replicas"] == 3, 5)
-    until_pods(api, served, name, 3)
-    scale = api.request("GET", LLMSERVICES.path(served, name, "scale"))
-    assert scale["status"]["selector"] == f"llmservice.dev/name={name}"
-
-    kubectl("-n", served, "scale", f"llm/{name}", "--replicas=0")
-    until_pods(api, served, name, 0)
-    stopped = eventually(
-        lambda: condition(api.get(LLMSERVICES, served, name), "Ready")["reason"] == "ScaledToZero"
-    )
-    assert stopped
 
 
 def test_a_transition_is_told_as_an_event_once(

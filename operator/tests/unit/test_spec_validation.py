@@ -462,6 +462,11 @@ REFUSED = {
         {"resources": {"limits": {"memory": "lots"}}},
         "spec.resources.limits.memory: must be a quantity such as 4, 500m or 32Gi",
     ),
+    "amount with a fraction that is no text": (
+        {"resources": {"limits": {"cpu": 0.25}}},
+        'spec.resources.limits.cpu: must be text when it has a fraction: write "0.25" in quotes, '
+        "or 500m for 0.5",
+    ),
     "amount that is a truth value": (
         {"resources": {"limits": {"cpu": True}}},
         "spec.resources.limits.cpu: should be a valid string, not True",
@@ -638,6 +643,12 @@ def test_a_minimal_spec_asks_for_one_replica_on_one_gpu() -> None:
     assert spec.desired_replicas == 1
     assert spec.accelerator.type is AcceleratorType.NVIDIA
     assert (spec.gpus, spec.accelerator.gpu_resource) == (1, "nvidia.com/gpu")
+
+
+def test_a_whole_number_is_a_quantity() -> None:
+    limits = a_service({"resources": {"limits": {"cpu": 2, "memory": 1.5e9}}}).spec.resources.limits
+    assert limits is not None
+    assert (limits.cpu, limits.memory) == ("2", "1500000000")
 
 
 def test_no_replicas_is_something_else_than_unset_replicas() -> None:

@@ -148,8 +148,16 @@ def quantity_value(text: str | int) -> Decimal | None:
 
 
 def _quantity_text(value: JsonValue) -> JsonValue:
+    """Return a whole number as text.
+
+    A number with a fraction is refused, as the API server does: a structural schema can allow
+    whole numbers and texts in one field, and no other numbers.
+    """
+    if isinstance(value, float) and not value.is_integer():
+        message = f'must be text when it has a fraction: write "{value}" in quotes, or 500m for 0.5'
+        raise PydanticCustomError("rule", "{message}", {"message": message})
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if is_number else value
+    return str(int(value)) if is_number else value
 
 
 Quantity = Annotated[

@@ -36,7 +36,7 @@ def _amount(amounts: ResourceAmounts | None, field: str) -> Decimal | None:
 
 class ResourceAmounts(Fields):
     cpu: Quantity | None = None
-    """CPU cores, such as 4 or 500m."""
+    """CPU cores, such as 4 or 500m; a number with a fraction in quotes, such as "0.5"."""
     memory: Quantity | None = None
     """Memory, such as 32Gi; shared memory between the engine's processes counts towards it."""
     ephemeral_storage: Annotated[Quantity | None, Field(alias="ephemeral-storage")] = None
