@@ -17,6 +17,7 @@ import yaml
 
 from chart_cluster_support import eventually, kubectl, read, require_cluster, rights
 from chart_support import CHART, HelmError, Manifest, Values, helm, render
+from operator_support import OperatorProcess, until_settled
 from rights_table import OPERATOR, READ, WRITE, Right, lease_rights, table
 
 CRD = "llmservices.llmservice.dev"
@@ -222,6 +223,66 @@ def test_the_notes_warn_of_what_a_value_leads_to(
     printed = release.install(values, ADOPT, "--dry-run=server")
 
     assert re.search(f"WARNING: .*{warning}", printed)
+
+
+def operator_of(release: Release, log: Path) -> OperatorProcess:
+    """The operator as a process, with exactly the settings of the installed Deployment."""
+    deployment = release.deployment()
+    assert deployment is not None
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    settings = {
+        each["name"].removeprefix("LLMSERVICE_OPERATOR_"): each["value"]
+        for each in container["env"]
+        if "value" in each
+    }
+    del settings["HEALTH_PORT"]  # several operators share this machine
+    return OperatorProcess(log, release.name, **settings)
+
+
+def templates(release: Release, name: str) -> dict[str, str]:
+    """Hash of every pod template that the service has had, and the image in it."""
+    selector = f"llmservice.dev/name={name}"
+    return {
+        each["metadata"]["labels"]["pod-template-hash"]: each["spec"]["template"]["spec"][
+            "containers"
+        ][0]["image"]
+        for each in read("replicasets", "-n", release.name, "-l", selector)["items"]
+    }
+
+
+def test_an_upgrade_with_a_new_engine_restarts_no_pod_until_the_spec_asks_for_it(
+    release: Release, tmp_path: Path
+) -> None:
+    here = ("-n", release.name)
+    older, newer = "registry.example/server-gpu:a", "registry.example/server-gpu:b"
+    watched: Values = {"watchNamespaces": [release.name]}
+    release.install({**watched, "server": {"gpuImage": older, "engineVersion": "0.31.0"}}, ADOPT)
+    kubectl("wait", "crd", CRD, "--for=condition=Established", "--timeout=30s")
+    with operator_of(release, tmp_path / "first.log").until_leading() as operator:
+        kubectl("create", *here, "-f-", stdin=SMALLEST)
+        eventually(lambda: len(templates(release, "smollm2")) == 1, "a pod template")
+        until_settled(operator)
+        first = templates(release, "smollm2")
+        assert set(first.values()) == {older}
+        operator.kill()
+    kubectl("patch", "lease", release.full_name, *here, "-p", '{"spec": {"holderIdentity": ""}}')
+
+    upgrade: Values = {**watched, "server": {"gpuImage": newer, "engineVersion": "0.32.0"}}
+    release.install(upgrade, verb="upgrade")
+    with operator_of(release, tmp_path / "second.log").until_leading() as operator:
+        kubectl("create", *here, "-f-", stdin={**SMALLEST, "metadata": {"name": "later"}})
+        eventually(lambda: set(templates(release, "later").values()) == {newer}, "the new image")
+        service = ("llmservice", "smollm2", *here)
+        merge = ("--type=merge", "-p")
+        kubectl("patch", *service, "--subresource=status", *merge, '{"status": null}')
+        eventually(lambda: "status" in read(*service), "a new status")
+        until_settled(operator)
+        assert templates(release, "smollm2") == first
+
+        kubectl("patch", *service, *merge, '{"spec": {"engine": {"version": "0.32.0"}}}')
+        eventually(lambda: len(templates(release, "smollm2")) == 2, "a second pod template")
+        until_settled(operator)
+        assert sorted(templates(release, "smollm2").values()) == [older, newer]
 
 
 def own_rights(release: Release, namespace: str) -> set[Right]:
