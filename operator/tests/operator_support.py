@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -173,6 +174,10 @@ def make_pods_ready(api: Api, namespace: str, service: str) -> None:
         api.patch(PODS, namespace, pod["metadata"]["name"], {"status": status}, "status")
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -182,6 +187,8 @@ def free_port() -> int:
 
 class OperatorProcess:
     """`llmservice-operator run` as a process of its own."""
+
+    command = "run"
 
     def __init__(self, log: Path, namespace: str, **settings: str) -> None:
         """`settings` are further LLMSERVICE_OPERATOR_* variables, and KUBECONFIG."""
@@ -198,7 +205,7 @@ class OperatorProcess:
         variables = {f"LLMSERVICE_OPERATOR_{k}": v for k, v in (defaults | settings).items()}
         with log.open("a") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "llmservice_operator", "run"],
+                [sys.executable, "-m", "llmservice_operator", self.command],
                 env={**os.environ, **variables, "KUBECONFIG": kubeconfig},
                 stdout=output,
                 stderr=output,
@@ -226,10 +233,14 @@ class OperatorProcess:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Return status and body of a request to its health port; 0 while it does not listen."""
+    def get(self, path: str, port: int | None = None) -> tuple[int, str]:
+        """Return status and body of a request, to its health port unless told otherwise.
+
+        The status is 0 while it does not listen.
+        """
+        url = f"http://127.0.0.1:{port or self.port}{path}"
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=5) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -31,6 +31,7 @@ from llmservice_operator.cluster import (
 from llmservice_operator.errors import ClusterError, InvalidSettings, NotFound, OperatorError
 from llmservice_operator.handlers import Watches, build_registry
 from llmservice_operator.leader import Leader
+from llmservice_operator.metrics_server import MetricsServer
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.reference import PAGES
 from llmservice_operator.render import render_file
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "run":
                 configure_logging(settings.log_level)
                 return asyncio.run(Process(settings).run())
+            case "metrics-server":
+                configure_logging(settings.log_level)
+                return asyncio.run(run_metrics_server(settings))
             case "render":
                 text = sys.stdin.read() if str(options.file) == "-" else options.file.read_text()
                 sys.stdout.write(render_file(text, settings))
@@ -74,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+async def run_metrics_server(settings: OperatorSettings) -> int:
+    return await MetricsServer(settings).run()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llmservice-operator",
@@ -81,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("run", help="watch the cluster and serve every LLMService in it")
+    commands.add_parser("metrics-server", help="measure the load of every LLMService and serve it")
     render = commands.add_parser("render", help="print what an LLMService becomes; no cluster used")
     render.add_argument(
         "-f",

@@ -70,6 +70,12 @@ class Leader:
         self._seen_at = 0.0
         self._renewed_at = 0.0
 
+    @property
+    def holder(self) -> str:
+        """Return who held the Lease when it was last read; empty when nobody did."""
+        spec = self._lease["spec"] if self._lease is not None else {}
+        return str(spec.get("holderIdentity") or "")
+
     def is_holding(self) -> bool:
         """Say whether writes are safe: elected, and renewed within the deadline.
 

@@ -33,6 +33,25 @@ class ServerImages:
 
 
 @dataclass(frozen=True)
+class MetricsServerSettings:
+    """What only the metrics server is told."""
+
+    external_port: int = 8443
+    """Port of external.metrics.k8s.io, for the API server alone."""
+    scaling_port: int = 8081
+    """Port of the scaling reports as JSON."""
+    service_name: str = "llmservice-operator-metrics-server"
+    """Service object, in the operator's namespace, through which the API server reaches it."""
+    service_port: int = 443
+    owner_role: str = "llmservice-operator-metrics-server"
+    """ClusterRole that the APIService is deleted with."""
+    pod_address: str = "127.0.0.1"
+    """Where the other replica reaches this one."""
+    drain_seconds: int = 5
+    """How long it answers after it was asked to end, until nobody is sent to it any more."""
+
+
+@dataclass(frozen=True)
 class OperatorSettings:
     images: ServerImages = field(default_factory=ServerImages)
     hub_endpoint: str | None = None
@@ -51,6 +70,7 @@ class OperatorSettings:
     """How often what the watches told is compared with the cluster, +-20 %."""
     metrics_server_url: str | None = None
     """Where the operator reads scaling reports, without a path; None means that there are none."""
+    metrics_server: MetricsServerSettings = field(default_factory=MetricsServerSettings)
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Self:
@@ -59,6 +79,7 @@ class OperatorSettings:
         Raises InvalidSettings that names the variable and what it may hold.
         """
         default = cls()
+        own = default.metrics_server
 
         def text(name: str, otherwise: str) -> str:
             return env.get(PREFIX + name, "").strip() or otherwise
@@ -75,11 +96,16 @@ class OperatorSettings:
         keda = text("KEDA", "false").lower()
         if keda not in ("true", "false"):
             raise InvalidSettings(f"{PREFIX}KEDA is {keda!r}: write true or false")
-        port = text("HEALTH_PORT", str(default.health_port))
-        if not port.isdecimal() or not 1 <= int(port) <= 65535:
-            raise InvalidSettings(
-                f"{PREFIX}HEALTH_PORT is {port!r}: write a port number from 1 to 65535"
-            )
+
+        def number(name: str, otherwise: int, lowest: int, highest: int, what: str) -> int:
+            value = text(name, str(otherwise))
+            if not value.isdecimal() or not lowest <= int(value) <= highest:
+                raise InvalidSettings(f"{PREFIX}{name} is {value!r}: write {what}")
+            return int(value)
+
+        def port(name: str, otherwise: int) -> int:
+            return number(name, otherwise, 1, 65535, "a port number from 1 to 65535")
+
         level = text("LOG_LEVEL", default.log_level).upper()
         if level not in LOG_LEVELS:
             raise InvalidSettings(
@@ -102,8 +128,19 @@ class OperatorSettings:
             namespace=text("NAMESPACE", default.namespace),
             lease_name=text("LEASE_NAME", default.lease_name),
             keda=keda == "true",
-            health_port=int(port),
+            health_port=port("HEALTH_PORT", default.health_port),
             log_level=level,
             audit_period_seconds=float(period),
             metrics_server_url=address("METRICS_SERVER_URL"),
+            metrics_server=MetricsServerSettings(
+                external_port=port("EXTERNAL_METRICS_PORT", own.external_port),
+                scaling_port=port("SCALING_PORT", own.scaling_port),
+                service_name=text("METRICS_SERVICE_NAME", own.service_name),
+                service_port=port("METRICS_SERVICE_PORT", own.service_port),
+                owner_role=text("OWNER_ROLE", own.owner_role),
+                pod_address=text("POD_ADDRESS", own.pod_address),
+                drain_seconds=number(
+                    "DRAIN_SECONDS", own.drain_seconds, 0, 3600, "a whole number up to 3600"
+                ),
+            ),
         )

@@ -99,7 +99,8 @@ def etcd(cluster: Cluster) -> list[str]:
     ]
 
 
-def api_server(cluster: Cluster) -> list[str]:
+def api_server(cluster: Cluster, *, without_proxy: bool) -> list[str]:
+    """Return its command line; `without_proxy` where no kube-proxy makes Service addresses work."""
     pki = cluster.state / "pki"
     return [
         "kube-apiserver",
@@ -113,6 +114,8 @@ def api_server(cluster: Cluster) -> list[str]:
         "--profiling=false",
         *_api_server_certificates(pki),
         *_aggregation(pki),
+        # It then finds the server of an aggregated API by the endpoints of its Service.
+        *(["--enable-aggregator-routing"] if without_proxy else []),
         # The name of a node is known to no DNS here: `kubectl logs` needs the address.
         "--kubelet-preferred-address-types=InternalIP",
         f"--audit-policy-file={cluster.state / 'audit-policy.yaml'}",

@@ -7,7 +7,13 @@ and unknown fields are ignored.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from llmservice_operator.api.fields import Fields
+
+Histogram = Annotated[tuple[float, ...], Field(min_length=21, max_length=21)]
 
 
 class ReplicaScaling(Fields):
@@ -41,15 +47,15 @@ class ReplicaScaling(Fields):
 class Calibration(Fields):
     """What was learned about the service; enough for a new metrics server to answer alike."""
 
-    step_seconds: tuple[float, float, float, float]
+    step_seconds: Annotated[tuple[float, ...], Field(min_length=4, max_length=4)]
     """Seconds of an engine step: fixed, per prompt token, per sequence, per KV token read."""
     capacity_factor: float
     """Correction of the modelled capacity from the SLO misses that really happened."""
-    cold_start_seconds: tuple[float, ...] = ()
+    cold_start_seconds: Annotated[tuple[float, ...], Field(max_length=20)] = ()
     """The last cold starts (pod created to Ready), oldest first."""
-    prompt_lengths: tuple[float, ...]
+    prompt_lengths: Histogram
     """Histogram of prompts; entry i counts lengths in (2^(i-1), 2^i] tokens, fading."""
-    answer_lengths: tuple[float, ...]
+    answer_lengths: Histogram
     """Histogram of answers, in the same form."""
     mean_prompt_tokens: float
     """Mean length of a prompt."""

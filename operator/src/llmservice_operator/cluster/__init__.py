@@ -1,7 +1,8 @@
 """The Kubernetes API, seen by the operator: the only package that knows a Kubernetes client.
 
 client.py makes the requests, cache.py keeps what the watches told, audit.py compares the two,
-lease.py stores the leader's Lease, events.py records Events, rights.py lists every right needed.
+watched.py keeps the objects of one kind for a process that only reads, lease.py stores the
+leader's Lease, events.py records Events, rights.py lists every right needed.
 Manifests are plain dicts everywhere: no typed models, so no field of a newer API server is lost.
 """
 
@@ -13,6 +14,8 @@ from llmservice_operator.cluster.kinds import (
     API_SERVICES,
     AUTOSCALERS,
     CHILD_KINDS,
+    CLUSTER_ROLES,
+    CONFIG_MAPS,
     DEPLOYMENTS,
     LLMSERVICES,
     OPTIONAL_KINDS,
@@ -24,11 +27,14 @@ from llmservice_operator.cluster.kinds import (
     kind_of,
 )
 from llmservice_operator.cluster.lease import Lease
+from llmservice_operator.cluster.watched import Watched
 
 __all__ = [
     "API_SERVICES",
     "AUTOSCALERS",
     "CHILD_KINDS",
+    "CLUSTER_ROLES",
+    "CONFIG_MAPS",
     "DEPLOYMENTS",
     "LLMSERVICES",
     "OPTIONAL_KINDS",
@@ -43,6 +49,7 @@ __all__ = [
     "Key",
     "Kind",
     "Lease",
+    "Watched",
     "controller_of",
     "is_service",
     "kind_of",

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 import aiohttp
@@ -12,11 +13,20 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster.kinds import Kind, kind_of
-from llmservice_operator.errors import ClusterError, Conflict, Forbidden, NotFound, Rejected
+from llmservice_operator.cluster.kinds import SUBJECT_ACCESS_REVIEWS, Kind, kind_of
+from llmservice_operator.errors import (
+    ClusterError,
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+    Rejected,
+)
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0
+WATCH_SECONDS = 60
+"""How long one watch lasts; the next goes on where it ended, so short ones find a dead line."""
 LIST_CHUNK = 500
 """Objects per page of a LIST: bounds the memory that one answer takes."""
 
@@ -74,8 +84,11 @@ class Cluster:
         if kind.plural not in (resource["name"] for resource in found["resources"]):
             raise NotFound(f"{kind.discovery_path} has no {kind.plural}", 404)
 
-    async def read(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        """Return the object as it is now, None when there is none."""
+    async def read(self, kind: Kind, namespace: str | None, name: str) -> Manifest | None:
+        """Return the object as it is now, None when there is none.
+
+        Namespace None is for kinds that belong to the cluster.
+        """
         try:
             return await self._request("GET", kind.path(namespace, name))
         except NotFound:
@@ -85,14 +98,65 @@ class Cluster:
         self, kind: Kind, namespace: str | None, limit: int = LIST_CHUNK
     ) -> AsyncIterator[Manifest]:
         """Yield every object the kind's selector picks; namespace None means all namespaces."""
-        query = {"limit": str(limit)}
-        if kind.label_selector:
-            query["labelSelector"] = kind.label_selector
+        async for page in self._pages(kind, namespace, limit):
+            for item in page["items"]:
+                yield _typed(kind, item)
+
+    async def list_for_watch(
+        self, kind: Kind, namespace: str | None, name: str = ""
+    ) -> tuple[list[Manifest], str]:
+        """Return what there is, and the version from which `watch` tells what changes.
+
+        With `name` only that object, as a right limited to one name allows.
+        """
+        found: list[Manifest] = []
+        version = ""
+        async for page in self._pages(kind, namespace, LIST_CHUNK, name):
+            found += [_typed(kind, item) for item in page["items"]]
+            version = page["metadata"]["resourceVersion"]
+        return found, version
+
+    async def watch(
+        self, kind: Kind, namespace: str | None, version: str, name: str = ""
+    ) -> AsyncIterator[Manifest]:
+        """Yield what happens after `version` until the API server ends the watch.
+
+        Raises Gone when that version is too old to go on from.
+        """
+        query = {
+            **_selection(kind, name),
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        path = kind.path(namespace)
+        limits = aiohttp.ClientTimeout(
+            sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=WATCH_SECONDS + REQUEST_TIMEOUT_SECONDS
+        )
+        try:
+            answer = await self._send("GET", path, query, None, "application/json", limits)
+            if answer.status >= 400:
+                raise _error(f"watch {path}", answer.status, await answer.read(), answer.headers)
+            try:
+                async for line in _lines(answer.response.content):
+                    event: Manifest = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise _error(f"watch {path}", status["code"], json.dumps(status).encode())
+                    yield event
+            finally:
+                answer.response.close()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ClusterError(f"watch {path}: {str(error) or type(error).__name__}") from error
+
+    async def _pages(
+        self, kind: Kind, namespace: str | None, limit: int, name: str = ""
+    ) -> AsyncIterator[Manifest]:
+        query = {"limit": str(limit), **_selection(kind, name)}
         while True:
             page = await self._request("GET", kind.path(namespace), query)
-            for item in page["items"]:
-                # Items of a list carry neither: the list says it once for all of them.
-                yield {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+            yield page
             if not page["metadata"].get("continue"):
                 return
             query["continue"] = page["metadata"]["continue"]
@@ -109,9 +173,18 @@ class Cluster:
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
         return await self._apply(manifest, "", manager)
 
-    async def apply_status(self, manifest: Manifest) -> Manifest:
+    async def apply_status(
+        self, manifest: Manifest, manager: str = names.FIELD_MANAGER
+    ) -> Manifest:
         """Server-side apply of the status subresource; return the object as stored."""
-        return await self._apply(manifest, "status", names.FIELD_MANAGER)
+        return await self._apply(manifest, "status", manager)
+
+    async def review_access(self, spec: Mapping[str, Any]) -> bool:
+        """Ask whether a user may do something; `spec` is that of a SubjectAccessReview."""
+        kind = SUBJECT_ACCESS_REVIEWS
+        body = {"apiVersion": kind.api_version, "kind": kind.kind, "spec": dict(spec)}
+        review = await self._request("POST", kind.path(), None, body)
+        return bool(review["status"].get("allowed"))
 
     async def delete(self, live: Manifest) -> None:
         """Delete exactly the object that was seen, in the state it was seen in.
@@ -170,20 +243,13 @@ class Cluster:
         loop = asyncio.get_running_loop()
         started, code = loop.time(), "error"
         try:
-            method, url, headers, body, _ = await self._client.param_serialize(
+            answer = await self._send(
                 method,
                 path,
-                query_params=list((query or {}).items()),
-                header_params={"Accept": "application/json", "Content-Type": content_type},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            answer = await self._client.call_api(
-                method,
-                url,
-                headers,
+                query,
                 body,
-                _request_timeout=aiohttp.ClientTimeout(
+                content_type,
+                aiohttp.ClientTimeout(
                     total=REQUEST_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
                 ),
             )
@@ -196,22 +262,72 @@ class Cluster:
             self._observer.request_finished(
                 method, self._client.configuration.host, code, loop.time() - started
             )
-        if answer.status == 401:
-            # The token of a kubeconfig's plugin has expired; the retry comes with a new one.
-            await load_configuration(self._client.configuration)
         if answer.status >= 400:
             raise _error(f"{method} {path}", answer.status, text, answer.headers)
         manifest: Manifest = json.loads(text)
         return manifest
 
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        limits: aiohttp.ClientTimeout,
+    ) -> Any:
+        """Return the client's answer object as soon as its headers are there."""
+        method, url, headers, body, _ = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        answer = await self._client.call_api(method, url, headers, body, _request_timeout=limits)
+        if answer.status == 401:
+            # The token of a kubeconfig's plugin has expired; the retry comes with a new one.
+            await load_configuration(self._client.configuration)
+        return answer
 
-def _error(request: str, status: int, text: bytes, headers: Mapping[str, str]) -> ClusterError:
+
+def _selection(kind: Kind, name: str) -> dict[str, str]:
+    """Return the query that picks the kind's objects, or the one of this name."""
+    query = {"labelSelector": kind.label_selector} if kind.label_selector else {}
+    return {**query, "fieldSelector": f"metadata.name={name}"} if name else query
+
+
+def _typed(kind: Kind, item: Manifest) -> Manifest:
+    """Items of a list carry neither version nor kind: the list says it once for all of them."""
+    return {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Yield lines of any length; the reader's own iteration refuses long ones."""
+    rest = b""
+    async for chunk in stream.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+
+
+def _error(
+    request: str, status: int, text: bytes, headers: Mapping[str, str] = MappingProxyType({})
+) -> ClusterError:
     """Convert an error answer; its message is the server's own, which names verb and resource."""
     try:
         message = json.loads(text)["message"]
     except (ValueError, KeyError, TypeError):
         message = text.decode(errors="replace")[:500]
-    classes = {400: Rejected, 403: Forbidden, 404: NotFound, 409: Conflict, 422: Rejected}
+    classes = {
+        400: Rejected,
+        403: Forbidden,
+        404: NotFound,
+        409: Conflict,
+        410: Gone,
+        422: Rejected,
+    }
     seconds = headers.get("Retry-After", "")
     return classes.get(status, ClusterError)(
         f"{request}: {status}: {message}",

@@ -39,10 +39,15 @@ AUTOSCALERS: Final = Kind(
     "autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", names.CHILD_SELECTOR
 )
 SCALED_OBJECTS: Final = Kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects")
-API_SERVICES: Final = Kind("apiregistration.k8s.io", "v1", "APIService", "apiservices")
 PODS: Final = Kind("", "v1", "Pod", "pods", names.CHILD_SELECTOR)
 EVENTS: Final = Kind("", "v1", "Event", "events")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
+CONFIG_MAPS: Final = Kind("", "v1", "ConfigMap", "configmaps")
+CLUSTER_ROLES: Final = Kind("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles")
+API_SERVICES: Final = Kind("apiregistration.k8s.io", "v1", "APIService", "apiservices")
+SUBJECT_ACCESS_REVIEWS: Final = Kind(
+    "authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews"
+)
 
 CHILD_KINDS: Final = (DEPLOYMENTS, SERVICES, AUTOSCALERS)
 """Kinds the operator writes; each object of them has the LLMService as its controller."""

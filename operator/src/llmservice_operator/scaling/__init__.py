@@ -11,6 +11,7 @@ capacity_factor  correction of the capacity from the SLO misses that really happ
 cold_start       how long a new replica takes to help
 demand           a service's load in percent of one replica
 scale_down       how long to keep a replica that is not needed now
+latency          percentiles of TTFT and ITL, for the reader
 assess           one scrape of a service: everything above in order
 checkpoint       what was learned, small enough for a status
 hpa              the arithmetic of the HorizontalPodAutoscaler

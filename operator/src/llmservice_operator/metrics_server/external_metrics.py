@@ -1,0 +1,245 @@
+"""external.metrics.k8s.io/v1beta1, as the API server asks for it on behalf of its users."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from llmservice_operator import api, names
+from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.errors import ClusterError
+from llmservice_operator.metrics_server.front_proxy import FrontProxy, Unauthenticated, User
+from llmservice_operator.metrics_server.registration import GROUP, VERSION
+
+ROOT = f"/apis/{GROUP}"
+WINDOW_SECONDS = 60
+STALE_SECONDS = 60.0
+"""A report older than this is no answer: this process has hung."""
+REMEMBERED_SECONDS = 10.0
+"""How long an answer of the authorizer holds."""
+REMEMBERED_ANSWERS = 1000
+
+READERS: Mapping[str, Callable[[ScalingReport], float | None]] = {
+    names.DEMAND_METRIC: lambda report: report.demand_percent,
+    names.GPU_DUTY_CYCLE_METRIC: lambda report: report.gpu_duty_cycle_percent,
+    names.KV_CACHE_METRIC: lambda report: report.kv_cache_percent,
+    names.REQUESTS_WAITING_METRIC: lambda report: report.requests_waiting,
+}
+"""Every external metric, and where it stands in a report."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Reports = Callable[[], Mapping[tuple[str, str], ScalingReport]]
+Authorizer = Callable[[Mapping[str, Any]], Awaitable[bool]]
+"""Takes the spec of a SubjectAccessReview."""
+
+
+class Refused(Exception):
+    """An answer that is an error: its message is read by users, in `kubectl describe hpa`."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": str(self),
+            "reason": self.reason,
+            "code": self.status,
+        }
+
+
+class Access:
+    """Asks the cluster's authorizer, and remembers its answers for some seconds."""
+
+    def __init__(self, ask: Authorizer, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._answers: dict[str, tuple[float, bool]] = {}
+
+    async def check(self, user: User, attributes: Mapping[str, Any]) -> None:
+        """Raise Refused unless the user may do what the review's attributes say."""
+        spec = {**user.access_review, **attributes}
+        key = repr(spec)
+        at, allowed = self._answers.get(key, (-REMEMBERED_SECONDS, False))
+        if self._clock() - at >= REMEMBERED_SECONDS:
+            try:
+                allowed = await self._ask(spec)
+            except ClusterError as error:
+                raise Refused(
+                    503, "ServiceUnavailable", f"the user's rights cannot be looked up: {error}"
+                ) from error
+            if len(self._answers) >= REMEMBERED_ANSWERS:
+                self._answers.clear()
+            self._answers[key] = self._clock(), allowed
+        if not allowed:
+            raise Refused(403, "Forbidden", f"user {user.name!r} may not read this")
+
+
+def create_external_metrics_app(
+    reports: Reports,
+    front_proxy: Callable[[], FrontProxy | None],
+    ask: Authorizer,
+    now: Callable[[], float] = time.time,
+) -> web.Application:
+    """Return the application that the API server's aggregation layer talks to."""
+    access = Access(ask)
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            user = _user(request, front_proxy())
+            await access.check(user, _attributes(request))
+            return await handler(request)
+        except Unauthenticated as error:
+            refusal = Refused(401, "Unauthorized", str(error))
+        except web.HTTPNotFound:
+            refusal = Refused(404, "NotFound", f"there is nothing at {request.path}")
+        except web.HTTPMethodNotAllowed:
+            refusal = Refused(405, "MethodNotAllowed", "metrics can only be read")
+        except Refused as error:
+            refusal = error
+        return web.json_response(refusal.body, status=refusal.status)
+
+    async def values(request: web.Request) -> web.Response:
+        namespace, metric = request.match_info["namespace"], request.match_info["metric"]
+        if metric not in READERS:
+            raise Refused(
+                404, "NotFound", f"there is no metric {metric}; there are {', '.join(READERS)}"
+            )
+        name = selected_service(request.query.get("labelSelector", ""))
+        found = {
+            key: report
+            for key, report in reports().items()
+            if key[0] == namespace and name in (None, key[1])
+        }
+        if name is not None and not found:
+            raise Refused(
+                404,
+                "NotFound",
+                f"the metrics server knows no {api.KIND} {name} in namespace {namespace}",
+            )
+        items = [_item(metric, key[1], report, now()) for key, report in sorted(found.items())]
+        return web.json_response(
+            {
+                "kind": "ExternalMetricValueList",
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "metadata": {},
+                "items": items,
+            }
+        )
+
+    app = web.Application(middlewares=[guard])
+    app.router.add_get("/apis", _answer(GROUP_LIST))
+    app.router.add_get(ROOT, _answer(API_GROUP))
+    app.router.add_get(f"{ROOT}/{VERSION}", _answer(RESOURCE_LIST))
+    app.router.add_get(f"{ROOT}/{VERSION}/namespaces/{{namespace}}/{{metric}}", values)
+    return app
+
+
+def selected_service(selector: str) -> str | None:
+    """Return the LLMService that a label selector names; None when it selects them all.
+
+    Raises Refused for a selector that is not of the form llmservice=NAME.
+    """
+    if not selector:
+        return None
+    key, separator, name = selector.partition("=")
+    name = name.removeprefix("=")
+    if key.strip() != names.METRIC_SERVICE_LABEL or not separator or set(name) & set("=,! "):
+        raise Refused(
+            400,
+            "BadRequest",
+            f"the selector {selector!r} is none of this metric: write matchLabels"
+            f" {names.METRIC_SERVICE_LABEL}: NAME",
+        )
+    return name
+
+
+def _item(metric: str, name: str, report: ScalingReport, now: float) -> dict[str, Any]:
+    value = READERS[metric](report)
+    if now - report.at > STALE_SECONDS:
+        raise Refused(
+            503,
+            "ServiceUnavailable",
+            f"the metrics server has not looked at {name} for {now - report.at:.0f} s",
+        )
+    if value is None:
+        message = report.message if metric == names.DEMAND_METRIC else _unknown(metric, report)
+        raise Refused(503, "ServiceUnavailable", message)
+    return {
+        "metricName": metric,
+        "metricLabels": {names.METRIC_SERVICE_LABEL: name},
+        "timestamp": datetime.fromtimestamp(report.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "windowSeconds": WINDOW_SECONDS,
+        # A Kubernetes quantity: thousandths keep it exact.
+        "value": f"{round(1000 * value)}m",
+    }
+
+
+def _unknown(metric: str, report: ScalingReport) -> str:
+    if metric == names.GPU_DUTY_CYCLE_METRIC and report.kv_cache_percent is not None:
+        return "no replica tells the duty cycle of a GPU; choose another autoscaling metric"
+    return "too few Ready replicas tell what they do; the replicas are held"
+
+
+def _user(request: web.Request, front_proxy: FrontProxy | None) -> User:
+    if front_proxy is None:
+        raise Unauthenticated("how the API server signs in is not known yet")
+    transport = request.transport
+    certificate = transport.get_extra_info("peercert") if transport is not None else None
+    return front_proxy.user(certificate, request.headers)
+
+
+def _attributes(request: web.Request) -> dict[str, Any]:
+    """Return what is asked for, in the words of a SubjectAccessReview."""
+    if "metric" not in request.match_info:
+        return {"nonResourceAttributes": {"path": request.path, "verb": request.method.lower()}}
+    return {
+        "resourceAttributes": {
+            "group": GROUP,
+            "version": VERSION,
+            "resource": request.match_info["metric"],
+            "namespace": request.match_info["namespace"],
+            "verb": "list",
+        }
+    }
+
+
+def _answer(body: Mapping[str, Any]) -> Handler:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(body)
+
+    return answer
+
+
+_VERSION_ENTRY = {"groupVersion": f"{GROUP}/{VERSION}", "version": VERSION}
+API_GROUP = {
+    "kind": "APIGroup",
+    "apiVersion": "v1",
+    "name": GROUP,
+    "versions": [_VERSION_ENTRY],
+    "preferredVersion": _VERSION_ENTRY,
+}
+GROUP_LIST = {"kind": "APIGroupList", "apiVersion": "v1", "groups": [API_GROUP]}
+RESOURCE_LIST = {
+    "kind": "APIResourceList",
+    "apiVersion": "v1",
+    "groupVersion": f"{GROUP}/{VERSION}",
+    "resources": [
+        {
+            "name": metric,
+            "singularName": "",
+            "namespaced": True,
+            "kind": "ExternalMetricValueList",
+            "verbs": ["get"],
+        }
+        for metric in READERS
+    ],
+}

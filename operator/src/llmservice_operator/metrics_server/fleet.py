@@ -1,0 +1,218 @@
+"""All services and what is known about each: one round asks every pod and makes every report."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.scaling_report import ExternalMetrics, ScalingReport
+from llmservice_operator.engine_metrics import EngineAnswer
+from llmservice_operator.metrics_server.checkpoints import stored_checkpoint
+from llmservice_operator.metrics_server.report import (
+    Replica,
+    build_report,
+    is_over,
+)
+from llmservice_operator.scaling.assess import Assessment, ScalingState, observe
+from llmservice_operator.scaling.capacity import ServiceLevelObjective
+from llmservice_operator.scaling.checkpoint import Checkpoint, checkpoint_of, with_learned
+from llmservice_operator.scaling.hardware import hardware_class
+from llmservice_operator.scaling.latency import LatencyWindow
+from llmservice_operator.scaling.signals import Scrape
+from llmservice_operator.scaling.step_model import StepModel, StepModelFit, prior_step_model
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""Namespace and name of an LLMService."""
+
+GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
+"""Node label by which a service may choose its accelerator."""
+
+GUESSED_PARAMETERS = 8e9
+"""Of a model on GPUs. What it really costs is learned within a minute of traffic."""
+GUESSED_PARAMETERS_ON_CPU = 0.5e9
+BYTES_PER_PARAMETER = 2.0
+GUESSED_KV_BYTES_PER_TOKEN = 131072.0
+
+
+class Engines(Protocol):
+    """Asks one model server."""
+
+    async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None: ...
+
+
+@dataclass
+class _Service:
+    """One service between two rounds."""
+
+    uid: str
+    state: ScalingState
+    answers: dict[str, EngineAnswer] = field(default_factory=dict)
+    latencies: LatencyWindow = field(default_factory=LatencyWindow)
+    learned: Checkpoint | None = None
+
+
+class Fleet:
+    """What is known about every service.
+
+    The learner answers from its own learning. A follower learns too, so that it can take over at
+    any time, but answers from what the learner has learned: so both answer alike.
+    """
+
+    def __init__(
+        self,
+        services: Callable[[], Iterable[Manifest]],
+        pods: Callable[[], Iterable[Manifest]],
+        engines: Engines,
+        external_metrics: Callable[[], ExternalMetrics],
+    ) -> None:
+        self.reports: dict[Key, ScalingReport] = {}
+        self._services: dict[Key, _Service] = {}
+        self._list_services = services
+        self._list_pods = pods
+        self._engines = engines
+        self._external_metrics = external_metrics
+
+    @property
+    def learned(self) -> dict[Key, Checkpoint]:
+        """What this process itself has learned."""
+        return {key: it.learned for key, it in self._services.items() if it.learned is not None}
+
+    async def round(
+        self,
+        at: float,
+        ask_learner: Callable[[], Awaitable[Mapping[Key, Checkpoint]]] | None = None,
+    ) -> None:
+        """Ask every pod, then make every report as of `at`.
+
+        `ask_learner` returns what the learner knows, for a follower; None in the learner.
+        """
+        manifests = {
+            (it["metadata"]["namespace"], it["metadata"]["name"]): it
+            for it in self._list_services()
+        }
+        replicas: defaultdict[Key, list[Replica]] = defaultdict(list)
+        for pod in self._list_pods():
+            metadata = pod["metadata"]
+            key = metadata["namespace"], metadata["labels"].get(names.SERVICE_LABEL, "")
+            if key in manifests and not is_over(pod):
+                replicas[key].append(Replica.from_pod(pod))
+        answers = await self._ask(replicas)
+        learned: Mapping[Key, Checkpoint] = await ask_learner() if ask_learner else {}
+        for gone in self._services.keys() - manifests.keys():
+            del self._services[gone]
+            self.reports.pop(gone, None)
+        for key, manifest in manifests.items():
+            try:
+                self._observe(key, manifest, replicas[key], answers[key], at, learned.get(key))
+            except (ArithmeticError, ValueError):
+                # Numbers that no engine of ours tells must not silence the other services.
+                logger.exception("%s/%s: what its replicas report makes no sense", *key)
+                self._services.pop(key, None)
+                self.reports.pop(key, None)
+            # Each takes milliseconds; the requests of others must not wait for all of them.
+            await asyncio.sleep(0)
+
+    async def _ask(
+        self, replicas: Mapping[Key, list[Replica]]
+    ) -> defaultdict[Key, dict[str, EngineAnswer]]:
+        asked = [
+            (key, it.name, self._engines.ask(it.address, is_ready=it.serves))
+            for key, pods in replicas.items()
+            for it in pods
+            if it.address
+        ]
+        found: defaultdict[Key, dict[str, EngineAnswer]] = defaultdict(dict)
+        told = await asyncio.gather(*(answer for _, _, answer in asked))
+        for (key, name, _), answer in zip(asked, told, strict=True):
+            if answer is not None:
+                found[key][name] = answer
+        return found
+
+    def _observe(
+        self,
+        key: Key,
+        manifest: Manifest,
+        replicas: list[Replica],
+        answers: Mapping[str, EngineAnswer],
+        at: float,
+        learned: Checkpoint | None,
+    ) -> None:
+        service = self._services.get(key)
+        if service is None or service.uid != manifest["metadata"]["uid"]:
+            service = self._services[key] = _Service(
+                manifest["metadata"]["uid"], initial_state(manifest)
+            )
+        replicas_by_name = {it.name for it in replicas}
+        service.answers = {
+            name: answer
+            for name, answer in {**service.answers, **answers}.items()
+            if name in replicas_by_name
+        }
+        scrape = Scrape(at, tuple(it.report(answers.get(it.name)) for it in replicas))
+        objective = objective_of(manifest)
+        service.state, assessment = observe(service.state, scrape, objective)
+        if learned is not None:
+            service.state, assessment = _follow(service.state, learned, scrape, objective)
+        service.learned = checkpoint_of(service.state)
+        service.latencies = service.latencies.observe(
+            at,
+            {name: it.latencies for name, it in answers.items() if it.latencies is not None},
+            replicas_by_name,
+        )
+        self.reports[key] = build_report(
+            at,
+            replicas,
+            service.answers,
+            assessment,
+            service.latencies.total,
+            learned or service.learned,
+            self._external_metrics(),
+        )
+
+
+def _follow(
+    own: ScalingState, learned: Checkpoint, scrape: Scrape, objective: ServiceLevelObjective
+) -> tuple[ScalingState, Assessment]:
+    """Assess the same scrape with what the learner knows; keep our own learning beside it.
+
+    κ and cold starts move slowly and by rare events, so those of the learner are taken over.
+    """
+    followed = with_learned(own, learned)
+    _, assessment = observe(followed, scrape, objective)
+    kept = replace(own, cold_starts=followed.cold_starts, factor=followed.factor)
+    return kept, assessment
+
+
+def objective_of(manifest: Manifest) -> ServiceLevelObjective:
+    """Return the SLO that the service's capacity is measured by."""
+    return ServiceLevelObjective()
+
+
+def initial_state(manifest: Manifest) -> ScalingState:
+    """Return what is known about a service before it was looked at: its checkpoint, or a guess."""
+    state = ScalingState(StepModelFit(prior_of(manifest)))
+    stored = stored_checkpoint(manifest)
+    return state if stored is None else with_learned(state, stored)
+
+
+def prior_of(manifest: Manifest) -> StepModel:
+    """Return the step model that the accelerator's data sheet promises for a model of usual size.
+
+    Sizes are per accelerator, which is how models are laid out: the model's own are not known here.
+    """
+    spec = manifest["spec"]
+    if spec.get("accelerator", {}).get("type") == "cpu":
+        hardware, parameters = hardware_class(None), GUESSED_PARAMETERS_ON_CPU
+    else:
+        selector = spec.get("template", {}).get("nodeSelector", {})
+        hardware = hardware_class(selector.get(GPU_PRODUCT_LABEL, "unknown"))
+        parameters = GUESSED_PARAMETERS
+    return prior_step_model(
+        hardware, BYTES_PER_PARAMETER * parameters, parameters, GUESSED_KV_BYTES_PER_TOKEN
+    )

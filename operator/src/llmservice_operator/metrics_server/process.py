@@ -1,0 +1,224 @@
+"""The metrics server as a process: watches, rounds, three ports, and the Lease of the learner."""
+
+import asyncio
+import functools
+import logging
+import math
+import signal
+import time
+import uuid
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.cluster import LLMSERVICES, PODS, Cluster, Lease, Watched
+from llmservice_operator.engine_metrics import EngineMetrics
+from llmservice_operator.leader import Leader
+from llmservice_operator.metrics_server.checkpoints import Checkpoints
+from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
+from llmservice_operator.metrics_server.fleet import Fleet, Key
+from llmservice_operator.metrics_server.gauges import ReportCollector
+from llmservice_operator.metrics_server.registration import (
+    NAMESPACES_ONLY,
+    Endpoint,
+    Registration,
+)
+from llmservice_operator.metrics_server.scaling_api import Learner, create_scaling_app
+from llmservice_operator.metrics_server.secure_server import SecureServer
+from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.telemetry import (
+    Health,
+    Metrics,
+    create_app,
+    measure_loop_lag,
+    start_server,
+)
+
+logger = logging.getLogger(__name__)
+
+PERIOD_SECONDS = 5.0
+WARM_UP_SECONDS = 60.0
+"""A follower knows no load before that, while the other metrics server does."""
+
+
+class MetricsServer:
+    """Both replicas do the same; the one that holds the Lease is the learner of the two."""
+
+    def __init__(self, settings: OperatorSettings) -> None:
+        own = settings.metrics_server
+        self._settings = settings
+        self._address = f"{_host(own.pod_address)}:{own.scaling_port}"
+        self._stop = asyncio.Event()
+        self._failed = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started = time.monotonic()
+        self._round_ended: float | None = None
+        self._leader: Leader | None = None
+
+    async def run(self) -> int:
+        """Run until a signal comes; return the exit code."""
+        settings, own = self._settings, self._settings.metrics_server
+        metrics, health = Metrics(), Health(self._seconds_since_round)
+        health.not_ready("watches", "the watches have not started yet")
+        cluster = await Cluster.connect(metrics)
+        engines, learner = EngineMetrics(), Learner()
+        namespaces = settings.watch_namespaces or (None,)
+        services = [Watched(cluster, LLMSERVICES, namespace) for namespace in namespaces]
+        pods = [Watched(cluster, PODS, namespace) for namespace in namespaces]
+        secure, registration = self._external(cluster)
+        fleet = Fleet(
+            lambda: _objects(services),
+            lambda: _objects(pods),
+            engines,
+            lambda: registration.state if registration else NAMESPACES_ONLY,
+        )
+        metrics.registry.register(ReportCollector(lambda: fleet.reports))
+        metrics.read_leadership(settings.lease_name, self._is_learner)
+        servers = [
+            await start_server(create_app(metrics, health), settings.health_port),
+            await start_server(
+                create_scaling_app(lambda: fleet.reports, lambda: fleet.learned), own.scaling_port
+            ),
+        ]
+        for watched in (*services, *pods):
+            self._start(f"watch-{watched.kind.plural}", watched.run())
+        self._start("lead", self._lead(Lease(cluster, settings.namespace, settings.lease_name)))
+        self._start("loop-lag", measure_loop_lag(metrics))
+        if secure is not None and registration is not None:
+            health.not_ready("external", "external metrics are not served yet")
+            app = create_external_metrics_app(
+                lambda: fleet.reports, lambda: secure.front_proxy, cluster.review_access
+            )
+            self._start("secure-server", secure.run(app))
+            self._start("registration", self._register(secure, registration, health))
+        else:
+            logger.info("%s", NAMESPACES_ONLY.message)
+        self._start("rounds", self._rounds(fleet, services, pods, learner, cluster, health))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        try:
+            await self._stop.wait()
+            await self._leave(health)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for server in servers:
+                await server.cleanup()
+            await engines.close()
+            await learner.close()
+            await cluster.close()
+        return 1 if self._failed else 0
+
+    def _external(self, cluster: Cluster) -> tuple[SecureServer | None, Registration | None]:
+        """Return the parts for external metrics; none where only some namespaces are served."""
+        settings, own = self._settings, self._settings.metrics_server
+        if settings.watch_namespaces:
+            return None, None
+        host = f"{own.service_name}.{settings.namespace}.svc"
+        secure = SecureServer(
+            cluster, own.external_port, (host, f"{host}.cluster.local"), lambda: datetime.now(UTC)
+        )
+        registration = Registration(
+            cluster,
+            Endpoint(settings.namespace, own.service_name, own.service_port),
+            own.owner_role,
+            secure.authority,
+            lambda: datetime.now(UTC),
+        )
+        secure.authority_changed = registration.look_again
+        return secure, registration
+
+    async def _register(
+        self, secure: SecureServer, registration: Registration, health: Health
+    ) -> None:
+        """Send requests here once they can be answered: before that the API would be broken."""
+        await secure.serving.wait()
+        health.ready("external")
+        await registration.run()
+
+    async def _rounds(
+        self,
+        fleet: Fleet,
+        services: list[Watched],
+        pods: list[Watched],
+        learner: Learner,
+        cluster: Cluster,
+        health: Health,
+    ) -> None:
+        """Look at all services every five seconds, at the same moments in both replicas."""
+        for watched in (*services, *pods):
+            await watched.loaded.wait()
+        health.not_ready(
+            "warm-up", "the load is known after a minute, and another replica knows it already"
+        )
+        checkpoints = Checkpoints(cluster)
+        health.ready("watches")
+        while True:
+            at = math.floor(time.time() / PERIOD_SECONDS + 1) * PERIOD_SECONDS
+            await asyncio.sleep(at - time.time())
+            address = self._learner_address()
+            await fleet.round(at, functools.partial(learner.ask, address) if address else None)
+            self._round_ended = time.monotonic()
+            if self._is_learner():
+                await checkpoints.write(at, fleet.learned, _by_key(services))
+            if self._is_learner() or self._round_ended - self._started > WARM_UP_SECONDS:
+                health.ready("warm-up")
+
+    async def _lead(self, lease: Lease) -> None:
+        """Stand for the Lease for ever: who loses it goes on serving, as a follower."""
+        while True:
+            identity = f"{self._address}_{uuid.uuid4().hex[:8]}"
+            self._leader = Leader(lease, identity, on_lost=lambda: None)
+            await self._leader.run()
+
+    def _is_learner(self) -> bool:
+        return self._leader is not None and self._leader.is_holding()
+
+    def _learner_address(self) -> str | None:
+        """Return where the learner can be asked; None when that is us, or when there is none."""
+        if self._leader is None or self._is_learner():
+            return None
+        address = self._leader.holder.rpartition("_")[0]
+        return address if address != self._address else None
+
+    async def _leave(self, health: Health) -> None:
+        """Let the other replica learn, and answer until nobody is sent here any more."""
+        health.not_ready("leaving", "the process is about to end")
+        for task in self._tasks:
+            if task.get_name() in ("registration", "lead"):
+                task.cancel()
+        if self._leader is not None:
+            await self._leader.release()
+        if not self._failed:
+            await asyncio.sleep(self._settings.metrics_server.drain_seconds)
+
+    def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Start a task that must not end before the process does."""
+
+        def check(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()):
+                logger.critical("%s broke; the process ends", name, exc_info=error)
+                self._failed = True
+                self._stop.set()
+
+        task = asyncio.create_task(coroutine, name=name)
+        task.add_done_callback(check)
+        self._tasks.append(task)
+
+    def _seconds_since_round(self) -> float:
+        return 0.0 if self._round_ended is None else time.monotonic() - self._round_ended
+
+
+def _objects(watched: list[Watched]) -> list[Manifest]:
+    return [manifest for it in watched for manifest in it.objects.values()]
+
+
+def _by_key(services: list[Watched]) -> dict[Key, Manifest]:
+    return {key: manifest for it in services for key, manifest in it.objects.items()}
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

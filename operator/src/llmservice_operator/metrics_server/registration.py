@@ -1,0 +1,214 @@
+"""The APIService that sends external metrics to us: made when nobody has it, ours alone to change.
+
+There is one `v1beta1.external.metrics.k8s.io` in a cluster, and KEDA or an adapter may have it. A
+foreign one is never touched: the report says whose it is. Ours goes with the release, because the
+release's ClusterRole owns it: one left behind without a server would block every deletion of a
+namespace.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.scaling_report import ExternalMetrics
+from llmservice_operator.cluster import API_SERVICES, CLUSTER_ROLES, Cluster, Watched
+from llmservice_operator.errors import ClusterError, Conflict, Forbidden
+from llmservice_operator.metrics_server.certificates import merged_bundle
+
+logger = logging.getLogger(__name__)
+
+GROUP, VERSION = "external.metrics.k8s.io", "v1beta1"
+API_SERVICE = f"{VERSION}.{GROUP}"
+LOOK_AGAIN_SECONDS = 60.0
+"""Without any event: authorities expire, and the owner may be made anew."""
+RETRY_SECONDS = 2.0
+
+NOT_LOOKED_YET = ExternalMetrics(
+    is_served=False, message="The metrics server has not looked at the APIService yet."
+)
+NAMESPACES_ONLY = ExternalMetrics(
+    is_served=False,
+    message="The operator serves some namespaces only and registers nothing for the whole cluster,"
+    " so a HorizontalPodAutoscaler cannot read its metrics; choose another provider.",
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The Service object through which the API server reaches us."""
+
+    namespace: str
+    name: str
+    port: int
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        return {"namespace": self.namespace, "name": self.name, "port": self.port}
+
+
+def build_api_service(endpoint: Endpoint, bundle: str, owner: Manifest | None) -> Manifest:
+    """Return the APIService as it should be; `owner` is the ClusterRole that it goes with."""
+    metadata: dict[str, Any] = {
+        "name": API_SERVICE,
+        "labels": {
+            names.MANAGED_BY_LABEL: names.FIELD_MANAGER,
+            "app.kubernetes.io/part-of": "llmservice",
+        },
+    }
+    if owner is not None:
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": CLUSTER_ROLES.api_version,
+                "kind": CLUSTER_ROLES.kind,
+                "name": owner["metadata"]["name"],
+                "uid": owner["metadata"]["uid"],
+            }
+        ]
+    return {
+        "apiVersion": API_SERVICES.api_version,
+        "kind": API_SERVICES.kind,
+        "metadata": metadata,
+        "spec": {
+            "group": GROUP,
+            "version": VERSION,
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+            "service": endpoint.reference,
+            "caBundle": bundle,
+        },
+    }
+
+
+def is_ours(live: Mapping[str, Any], endpoint: Endpoint) -> bool:
+    """Say whether an APIService is ours to change: by our label, and for our Service object."""
+    labels = live["metadata"].get("labels") or {}
+    service = live["spec"].get("service") or {}
+    return bool(
+        labels.get(names.MANAGED_BY_LABEL) == names.FIELD_MANAGER
+        and (service.get("namespace"), service.get("name")) == (endpoint.namespace, endpoint.name)
+    )
+
+
+def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
+    """Say whose an APIService is that is not ours."""
+    service = live["spec"].get("service")
+    owner = f"{service['namespace']}/{service['name']}" if service else "the API server itself"
+    return ExternalMetrics(
+        is_served=False,
+        owner=owner,
+        message=f"The APIService {API_SERVICE} belongs to {owner} and is left alone, so a"
+        " HorizontalPodAutoscaler cannot read our metrics; use that provider, or provider direct.",
+    )
+
+
+class Registration:
+    """Keeps the APIService as it should be for as long as it is ours."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        endpoint: Endpoint,
+        owner_name: str,
+        authority: Callable[[], bytes],
+        now: Callable[[], datetime],
+    ) -> None:
+        """`owner_name` is the ClusterRole of the release, `authority` the one we serve by now."""
+        self.state = NOT_LOOKED_YET
+        self._cluster = cluster
+        self._endpoint = endpoint
+        self._owner_name = owner_name
+        self._authority = authority
+        self._now = now
+        self._wake = asyncio.Event()
+        self._watched = Watched(cluster, API_SERVICES, name=API_SERVICE, changed=self._wake.set)
+
+    @property
+    def live(self) -> Manifest | None:
+        return self._watched.objects.get(("", API_SERVICE))
+
+    def look_again(self) -> None:
+        """Look now: the authority has changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        watching = asyncio.create_task(self._watched.run())
+        try:
+            await self._watched.loaded.wait()
+            while True:
+                self._wake.clear()
+                wait = LOOK_AGAIN_SECONDS
+                try:
+                    await self._ensure()
+                except Conflict:
+                    # Another replica was faster; what it wrote is on its way to us.
+                    wait = RETRY_SECONDS
+                except ClusterError as error:
+                    logger.error("the APIService cannot be written: %s", error)
+                    self._say(
+                        ExternalMetrics(
+                            is_served=False,
+                            message=f"The APIService {API_SERVICE} cannot be written: {error}",
+                        )
+                    )
+                    wait = RETRY_SECONDS
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            watching.cancel()
+
+    async def _ensure(self) -> None:
+        live = self.live
+        if live is not None and not is_ours(live, self._endpoint):
+            self._say(foreign_owner(live))
+            return
+        if live is not None and "deletionTimestamp" in live["metadata"]:
+            return
+        bundle = merged_bundle(
+            live["spec"].get("caBundle", "") if live else "", self._authority(), self._now()
+        )
+        owner = await self._owner()
+        wanted = build_api_service(self._endpoint, bundle, owner)
+        if live is None:
+            await self._cluster.write("POST", API_SERVICES.path(), wanted)
+            logger.info("registered %s", API_SERVICE)
+        elif _differs(live, wanted):
+            metadata = {**live["metadata"], **wanted["metadata"]}
+            path = API_SERVICES.path(name=API_SERVICE)
+            await self._cluster.write("PUT", path, {**live, **wanted, "metadata": metadata})
+            logger.info("updated %s", API_SERVICE)
+        self._say(
+            ExternalMetrics(
+                is_served=True, message=f"The APIService {API_SERVICE} sends requests to us."
+            )
+        )
+
+    async def _owner(self) -> Manifest | None:
+        """Return the ClusterRole that the APIService goes with; None where the chart makes none."""
+        try:
+            return await self._cluster.read(CLUSTER_ROLES, None, self._owner_name)
+        except Forbidden:
+            return None
+
+    def _say(self, state: ExternalMetrics) -> None:
+        if state != self.state:
+            logger.log(logging.INFO if state.is_served else logging.WARNING, "%s", state.message)
+        self.state = state
+
+
+def _differs(live: Manifest, wanted: Manifest) -> bool:
+    metadata = live["metadata"]
+    labels = wanted["metadata"]["labels"]
+    return (
+        live["spec"] != {**live["spec"], **wanted["spec"]}
+        or not labels.items() <= (metadata.get("labels") or {}).items()
+        or [it["uid"] for it in metadata.get("ownerReferences", [])]
+        != [it["uid"] for it in wanted["metadata"].get("ownerReferences", [])]
+    )

@@ -1,0 +1,228 @@
+"""Pods, their answers and an assessment -> the report about one service. No clock, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.scaling_report import (
+    Calibration,
+    ExternalMetrics,
+    ReplicaScaling,
+    ScalingReport,
+)
+from llmservice_operator.engine_metrics import EngineAnswer
+from llmservice_operator.scaling.assess import STALE_SECONDS, TARGET_PERCENT, Assessment, Missing
+from llmservice_operator.scaling.checkpoint import Checkpoint
+from llmservice_operator.scaling.demand import SHORTEST_DRAIN_SECONDS
+from llmservice_operator.scaling.latency import Latencies, percentile_milliseconds
+from llmservice_operator.scaling.signals import ReplicaReport
+from llmservice_operator.scaling.traffic import FEWEST_REQUESTS
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One pod, reduced to what scaling needs."""
+
+    name: str
+    address: str | None
+    """Where it can be asked; None before it has one."""
+    created: float
+    is_ready: bool
+    ready_at: float | None
+    is_draining: bool
+
+    @classmethod
+    def from_pod(cls, pod: Manifest) -> Replica:
+        metadata, status = pod["metadata"], pod.get("status", {})
+        conditions: Sequence[Mapping[str, Any]] = status.get("conditions", ())
+        ready = next((it for it in conditions if it["type"] == "Ready"), {})
+        is_ready = ready.get("status") == "True"
+        since = ready.get("lastTransitionTime")
+        return cls(
+            name=metadata["name"],
+            address=status.get("podIP"),
+            created=_seconds(metadata["creationTimestamp"]),
+            is_ready=is_ready,
+            ready_at=_seconds(since) if is_ready and since else None,
+            is_draining="deletionTimestamp" in metadata,
+        )
+
+    @property
+    def serves(self) -> bool:
+        return self.is_ready and not self.is_draining
+
+    def report(self, answer: EngineAnswer | None) -> ReplicaReport:
+        """Return what the scaling core takes."""
+        return ReplicaReport(
+            self.name,
+            self.created,
+            self.is_ready,
+            self.ready_at,
+            self.is_draining,
+            answer.snapshot if answer else None,
+        )
+
+
+def is_over(pod: Manifest) -> bool:
+    """Say whether the pod's containers have ended for good: an evicted pod, say."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+
+
+def build_report(
+    at: float,
+    replicas: Sequence[Replica],
+    answers: Mapping[str, EngineAnswer],
+    assessment: Assessment,
+    latencies: Latencies,
+    learned: Checkpoint | None,
+    external_metrics: ExternalMetrics,
+) -> ScalingReport:
+    """Return what is known now; `answers` holds the newest answer of each replica."""
+    serving = [it for it in replicas if it.serves]
+    parts = assessment.parts
+    backlog = parts and parts.backlog * max(SHORTEST_DRAIN_SECONDS, assessment.cold_start_seconds)
+    attainment = assessment.attainment
+    total = _Totals(at, serving, answers)
+    return ScalingReport(
+        at=at,
+        demand_percent=assessment.demand_percent,
+        target_percent=TARGET_PERCENT,
+        missing=assessment.missing,
+        message=_message(assessment, len(serving)),
+        replicas=tuple(
+            _replica(it, answers.get(it.name), assessment.utilization_percent.get(it.name), at)
+            for it in sorted(replicas, key=lambda it: it.name)
+        ),
+        missing_replicas=assessment.missing_replicas,
+        capacity_requests_per_second=assessment.capacity,
+        capacity_factor=assessment.capacity_factor,
+        cold_start_seconds=assessment.cold_start_seconds,
+        scale_down_window_seconds=assessment.scale_down_window_seconds,
+        is_bursty=assessment.is_bursty,
+        attainment_percent=None if attainment is None else 100 * attainment,
+        ttft_p95_milliseconds=percentile_milliseconds(latencies.ttft, 0.95),
+        itl_p95_milliseconds=percentile_milliseconds(latencies.itl, 0.95),
+        backlog_gpu_seconds=backlog,
+        gpu_duty_cycle_percent=total.of(lambda answer: answer.gpu_duty_cycle_percent),
+        kv_cache_percent=total.of(_kv_percent),
+        requests_waiting=total.of(lambda answer: answer.snapshot.waiting),
+        calibration=calibration_of(learned) if learned else None,
+        external_metrics=external_metrics,
+    )
+
+
+def calibration_of(learned: Checkpoint) -> Calibration:
+    return Calibration(
+        step_seconds=learned.step_model,
+        capacity_factor=learned.capacity_factor,
+        cold_start_seconds=learned.cold_start_seconds,
+        prompt_lengths=learned.prompt_lengths,
+        answer_lengths=learned.answer_lengths,
+        mean_prompt_tokens=learned.mean_prompt_tokens,
+        mean_answer_tokens=learned.mean_answer_tokens,
+        computed_share=learned.computed_share,
+        kv_tokens_per_sequence=learned.kv_per_sequence,
+    )
+
+
+def checkpoint_from(calibration: Calibration) -> Checkpoint:
+    fixed, prefill, sequence, kv = calibration.step_seconds
+    return Checkpoint(
+        step_model=(fixed, prefill, sequence, kv),
+        capacity_factor=calibration.capacity_factor,
+        cold_start_seconds=calibration.cold_start_seconds,
+        prompt_lengths=calibration.prompt_lengths,
+        answer_lengths=calibration.answer_lengths,
+        mean_prompt_tokens=calibration.mean_prompt_tokens,
+        mean_answer_tokens=calibration.mean_answer_tokens,
+        computed_share=calibration.computed_share,
+        kv_per_sequence=calibration.kv_tokens_per_sequence,
+    )
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """Sums over the Ready replicas, for those who scale by something else than the demand."""
+
+    at: float
+    serving: Sequence[Replica]
+    answers: Mapping[str, EngineAnswer]
+
+    def of(self, read: Callable[[EngineAnswer], float | None]) -> float | None:
+        """Return the sum, silent replicas taken as the mean of the others; None without most."""
+        fresh = [
+            answer
+            for it in self.serving
+            if (answer := self.answers.get(it.name)) and _is_fresh(answer, self.at)
+        ]
+        values = [value for answer in fresh if (value := read(answer)) is not None]
+        if not values or 2 * len(values) < len(self.serving):
+            return None
+        return sum(values) / len(values) * len(self.serving)
+
+
+def _is_fresh(answer: EngineAnswer, at: float) -> bool:
+    return at - answer.snapshot.at <= STALE_SECONDS
+
+
+def _kv_percent(answer: EngineAnswer) -> float | None:
+    snapshot = answer.snapshot
+    if snapshot.kv_capacity_tokens <= 0:
+        return None
+    return 100 * snapshot.kv_tokens / snapshot.kv_capacity_tokens
+
+
+def _replica(
+    replica: Replica, answer: EngineAnswer | None, utilization: float | None, at: float
+) -> ReplicaScaling:
+    if answer is None or not _is_fresh(answer, at):
+        return ReplicaScaling(pod=replica.name, is_ready=replica.serves)
+    return ReplicaScaling(
+        pod=replica.name,
+        is_ready=replica.serves,
+        phase=answer.phase,
+        elapsed_seconds=answer.elapsed_seconds,
+        downloaded_bytes=answer.downloaded_bytes,
+        total_bytes=answer.total_bytes,
+        running_requests=answer.snapshot.running,
+        waiting_requests=answer.snapshot.waiting,
+        kv_cache_percent=_kv_percent(answer),
+        gpu_duty_cycle_percent=answer.gpu_duty_cycle_percent,
+        utilization_percent=utilization,
+    )
+
+
+def _message(assessment: Assessment, serving: int) -> str:
+    silent = assessment.missing_replicas
+    match assessment.missing:
+        case None:
+            said = f"The load is {assessment.demand_percent:.0f} % of what one replica sustains."
+            if silent:
+                said += f" {silent} of {serving} Ready replicas do not answer; {_REMEDY}"
+            return said
+        case Missing.STARTING:
+            return (
+                "The replicas have been watched for less than a minute; the load is known after it."
+            )
+        case Missing.NO_READY_REPLICA:
+            return "No replica is Ready, so no load can be measured; the LLMService says why."
+        case Missing.REPLICAS_MISSING:
+            return f"{silent} of {serving} Ready replicas do not answer; {_REMEDY}"
+        case Missing.NO_TRAFFIC_YET:
+            return (
+                f"Fewer than {FEWEST_REQUESTS} requests have been answered so far, so it is not"
+                " known what one costs; the load is known after them."
+            )
+
+
+_REMEDY = (
+    "look at their logs, and for a NetworkPolicy that keeps the metrics server from port 9090."
+)
+
+
+def _seconds(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp()

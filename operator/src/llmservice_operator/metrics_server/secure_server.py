@@ -1,0 +1,104 @@
+"""The HTTPS port: its certificate and its clients' authorities change while it serves."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from aiohttp import web
+
+from llmservice_operator.cluster import CONFIG_MAPS, Cluster, Watched
+from llmservice_operator.metrics_server.certificates import issue, server_context
+from llmservice_operator.metrics_server.front_proxy import (
+    CONFIG_NAME,
+    CONFIG_NAMESPACE,
+    FrontProxy,
+)
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = 60.0
+SPREAD_SECONDS = 30.0
+"""How long a new authority may take from the APIService to every API server."""
+
+
+class SecureServer:
+    def __init__(
+        self, cluster: Cluster, port: int, names: Sequence[str], now: Callable[[], datetime]
+    ) -> None:
+        """`names` are those by which the API server knows us."""
+        self.front_proxy: FrontProxy | None = None
+        """How the API server signs in; None before that is known."""
+        self.serving = asyncio.Event()
+        self.authority_changed: Callable[[], None] = lambda: None
+        """Called when there is a new authority that clients must be told of."""
+        self._port = port
+        self._names = names
+        self._now = now
+        self._certificate = self._next = issue(names, now())
+        self._wake = asyncio.Event()
+        self._config = Watched(
+            cluster, CONFIG_MAPS, CONFIG_NAMESPACE, CONFIG_NAME, changed=self._wake.set
+        )
+        self._site: web.TCPSite | None = None
+
+    def authority(self) -> bytes:
+        """Return the authority, PEM, that clients must trust: the one that serves, or soon will."""
+        return self._next.authority
+
+    async def run(self, app: web.Application) -> None:
+        """Serve for ever, as soon as it is known who may ask."""
+        runner = web.AppRunner(app)
+        await runner.setup()
+        watching = asyncio.create_task(self._config.run())
+        try:
+            while True:
+                self._wake.clear()
+                if self._now() >= self._next.renew_at:
+                    await self._renew()
+                await self._refresh(runner)
+                try:
+                    async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            watching.cancel()
+            await runner.cleanup()
+
+    async def _renew(self) -> None:
+        """Make a new authority known, and serve by it once it is."""
+        self._next = issue(self._names, self._now())
+        self.authority_changed()
+        await asyncio.sleep(SPREAD_SECONDS)
+
+    async def _refresh(self, runner: web.AppRunner) -> None:
+        """Open the port anew when the authorities or the certificate have changed."""
+        if not self._config.loaded.is_set():
+            return
+        config = self._config.objects.get((CONFIG_NAMESPACE, CONFIG_NAME))
+        found = FrontProxy.from_config(config) if config is not None else None
+        if found is None:
+            logger.error(
+                "%s/%s names no front proxy: this API server aggregates no APIs",
+                *(CONFIG_NAMESPACE, CONFIG_NAME),
+            )
+            return
+        if self._site is not None and (found, self._next) == (self.front_proxy, self._certificate):
+            return
+        try:
+            context = server_context(self._next, found.client_authorities)
+        except ssl.SSLError as error:
+            logger.error("%s: its authorities cannot be read: %s", CONFIG_NAME, error)
+            return
+        site = web.TCPSite(runner, host=None, port=self._port, ssl_context=context, reuse_port=True)
+        await site.start()
+        if self._site is not None:
+            await self._site.stop()
+            # Who was let in by old authorities must prove itself again.
+            for connection in runner.server.connections if runner.server else ():
+                connection.close()
+        self._site, self.front_proxy, self._certificate = site, found, self._next
+        self.serving.set()
+        logger.info("external metrics are served on port %d", self._port)

@@ -1,0 +1,79 @@
+"""Percentiles of TTFT and ITL over the last minute, from cumulative histograms of the replicas."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+BUCKETS_PER_DOUBLING = 4
+LATENCY_BUCKETS = 73
+"""Bucket i counts latencies in (2**((i-1)/4), 2**(i/4)] ms, the last all longer ones (262 s)."""
+
+WINDOW_SECONDS = 60.0
+
+Histogram = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Histograms of finished requests: time to first token, and mean inter-token latency."""
+
+    ttft: Histogram = (0.0,) * LATENCY_BUCKETS
+    itl: Histogram = (0.0,) * LATENCY_BUCKETS
+
+    def plus(self, other: "Latencies", weight: float = 1.0) -> "Latencies":
+        return Latencies(
+            _weighted(self.ttft, other.ttft, weight), _weighted(self.itl, other.itl, weight)
+        )
+
+    def since(self, before: "Latencies") -> "Latencies":
+        """What came after `before`; all of it when a counter went backwards (a restart)."""
+        difference = self.plus(before, -1.0)
+        went_back = min(*difference.ttft, *difference.itl) < 0
+        return self if went_back else difference
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyWindow:
+    """What finished in the last minute."""
+
+    marks: Mapping[str, Latencies] = field(default_factory=dict)
+    """The newest report of each replica."""
+    ticks: tuple[tuple[float, Latencies], ...] = ()
+
+    def observe(
+        self, at: float, reports: Mapping[str, Latencies], replicas: Iterable[str]
+    ) -> "LatencyWindow":
+        """Take over what some of the replicas report; one that is seen first only sets its mark."""
+        total = Latencies()
+        for name, latencies in reports.items():
+            if name in self.marks:
+                total = total.plus(latencies.since(self.marks[name]))
+        marks = {**self.marks, **reports}
+        return LatencyWindow(
+            {name: marks[name] for name in replicas if name in marks},
+            (*(tick for tick in self.ticks if tick[0] > at - WINDOW_SECONDS), (at, total)),
+        )
+
+    @property
+    def total(self) -> Latencies:
+        total = Latencies()
+        for _, latencies in self.ticks:
+            total = total.plus(latencies)
+        return total
+
+
+def percentile_milliseconds(histogram: Histogram, share: float) -> float | None:
+    """The latency that this share of the requests did not exceed; None without requests."""
+    count = sum(histogram)
+    if count <= 0:
+        return None
+    wanted, seen = share * count, 0.0
+    for bucket, number in enumerate(histogram):
+        if number > 0 and seen + number >= wanted:
+            inside = (wanted - seen) / number
+            return float(2 ** ((bucket - 1 + inside) / BUCKETS_PER_DOUBLING))
+        seen += number
+    return float(2 ** ((LATENCY_BUCKETS - 1) / BUCKETS_PER_DOUBLING))
+
+
+def _weighted(mine: Histogram, theirs: Histogram, weight: float) -> Histogram:
+    return tuple(a + weight * b for a, b in zip(mine, theirs, strict=True))

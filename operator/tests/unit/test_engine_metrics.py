@@ -1,0 +1,96 @@
+"""The scraper against management ports: real HTTP on addresses of the loopback network."""
+
+import json
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from llmservice_operator.engine_metrics import EngineMetrics
+from metrics_support import Engine
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    # The port is fixed; an address of its own keeps the test out of everybody's way.
+    parts = (random.randrange(1, 255) for _ in range(3))
+    with Engine(f"127.{'.'.join(map(str, parts))}").listening() as it:
+        yield it
+
+
+@pytest.fixture
+async def metrics() -> AsyncIterator[EngineMetrics]:
+    it = EngineMetrics(now=lambda: 1000.0)
+    yield it
+    await it.close()
+
+
+async def test_a_ready_server_tells_its_counters(engine: Engine, metrics: EngineMetrics) -> None:
+    engine.started, engine.duty_cycle, engine.waiting = 900.0, 88.0, 3
+
+    answer = await metrics.ask(engine.address, is_ready=True)
+
+    assert answer is not None
+    assert (answer.phase, answer.elapsed_seconds) == ("ready", 100.0)
+    assert (answer.snapshot.at, answer.snapshot.started) == (1000.0, 900.0)
+    assert (answer.snapshot.waiting, answer.snapshot.max_sequences) == (3, 256)
+    assert answer.snapshot.counters.arrivals > 0
+    assert answer.snapshot.counters.steps.steps > 0
+    assert answer.gpu_duty_cycle_percent == 88.0
+    assert answer.latencies is not None
+    assert sum(answer.latencies.ttft) == pytest.approx(answer.snapshot.counters.finished)
+
+
+async def test_a_server_that_is_not_ready_tells_how_far_it_is(
+    engine: Engine, metrics: EngineMetrics
+) -> None:
+    engine.phase, engine.download = "downloading", (3, 10)
+
+    answer = await metrics.ask(engine.address, is_ready=False)
+
+    assert answer is not None
+    assert (answer.phase, answer.downloaded_bytes, answer.total_bytes) == ("downloading", 3, 10)
+
+
+async def test_a_server_of_before_the_latencies_is_understood(
+    engine: Engine, metrics: EngineMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = engine.autoscale()
+    del told["counters"]["ttftMilliseconds"], told["counters"]["itlMilliseconds"]
+    monkeypatch.setattr(engine, "autoscale", lambda: told)
+
+    answer = await metrics.ask(engine.address, is_ready=True)
+
+    assert answer is not None
+    assert answer.latencies is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"started": "NaN"},
+        {"running": -1},
+        {"kvTokens": float("inf")},
+        {"maxSequences": None},
+        {"phase": "x" * 70_000},
+        {"counters": {}},
+    ],
+)
+async def test_what_no_model_server_would_say_is_no_answer(
+    engine: Engine,
+    metrics: EngineMetrics,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+) -> None:
+    told = engine.autoscale() | change
+    monkeypatch.setattr(engine, "autoscale", lambda: told)
+    json.dumps(told)
+
+    assert await metrics.ask(engine.address, is_ready=True) is None
+
+
+async def test_silence_is_no_answer(engine: Engine, metrics: EngineMetrics) -> None:
+    engine.is_silent = True
+    assert await metrics.ask(engine.address, is_ready=True) is None
+    assert await metrics.ask("127.255.255.254", is_ready=True) is None

@@ -1,0 +1,289 @@
+"""Rounds over services and pods on paper: reports, the learner and its follower."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.engine_metrics import EngineAnswer
+from llmservice_operator.metrics_server.fleet import Fleet, Key, prior_of
+from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
+from llmservice_operator.metrics_server.report import calibration_of
+from llmservice_operator.scaling import assess
+from llmservice_operator.scaling.checkpoint import Checkpoint
+from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
+from operator_support import make_service
+from scaling_support import Server, load
+
+START = 1_700_000_000.0
+KEY = ("ml", "qwen")
+TICK = 5.0
+
+
+def delays(bucket: int, count: float) -> tuple[float, ...]:
+    return tuple(count if i == bucket else 0.0 for i in range(LATENCY_BUCKETS))
+
+
+@dataclass
+class Pods:
+    """Pods of one service, each with a server on paper; also the engines that are asked."""
+
+    servers: dict[str, Server] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    phases: dict[str, str] = field(default_factory=dict)
+    now: float = START
+
+    def add(self, name: str, *, is_ready: bool = True, phase: str = "ready") -> None:
+        server = Server(name, created=self.now, ready_at=self.now, started=self.now)
+        self.servers[name] = replace(server, is_ready=is_ready)
+        self.phases[name] = phase
+
+    def manifests(self) -> list[Manifest]:
+        return [self._pod(server) for server in self.servers.values()]
+
+    def _pod(self, server: Server) -> Manifest:
+        metadata: dict[str, Any] = {
+            "namespace": KEY[0],
+            "name": server.name,
+            "labels": {names.SERVICE_LABEL: KEY[1]},
+            "creationTimestamp": timestamp(server.created),
+        }
+        if server.is_draining:
+            metadata["deletionTimestamp"] = timestamp(self.now)
+        ready = {
+            "type": "Ready",
+            "status": str(server.is_ready),
+            "lastTransitionTime": timestamp(server.ready_at),
+        }
+        status = {"phase": "Running", "podIP": server.name, "conditions": [ready]}
+        return {"metadata": metadata, "status": status}
+
+    async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None:
+        if address in self.silent:
+            return None
+        server = self.servers[address]
+        snapshot = replace(server, is_ready=True).report(self.now).snapshot
+        assert snapshot is not None
+        done = server.counters.finished
+        downloads = self.phases[address] == "downloading"
+        return EngineAnswer(
+            phase=self.phases[address],
+            elapsed_seconds=self.now - server.started,
+            snapshot=snapshot,
+            latencies=Latencies(delays(28, done), delays(20, done)),
+            gpu_duty_cycle_percent=90.0,
+            downloaded_bytes=5 if downloads else None,
+            total_bytes=10 if downloads else None,
+        )
+
+    def serve(self, rate: float) -> None:
+        ready = [it for it in self.servers.values() if it.is_ready and not it.is_draining]
+        for server in ready:
+            server.serve(load(rate / len(ready), TICK))
+
+
+def timestamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def service(**status: Any) -> Manifest:
+    made = make_service(KEY[1], KEY[0])
+    made["metadata"]["uid"] = "uid-1"
+    return {**made, "status": status}
+
+
+@dataclass
+class World:
+    pods: Pods = field(default_factory=Pods)
+    services: list[Manifest] = field(default_factory=lambda: [service()])
+
+    def fleet(self) -> Fleet:
+        return Fleet(lambda: self.services, self.pods.manifests, self.pods, lambda: NAMESPACES_ONLY)
+
+    async def run(self, seconds: float, rate: float, learner: Fleet, *followers: Fleet) -> None:
+        """Let time pass; the learner looks first, its followers at the same moment after it."""
+
+        async def learned() -> Mapping[Key, Checkpoint]:
+            return learner.learned
+
+        for _ in range(int(seconds / TICK)):
+            self.pods.now += TICK
+            self.pods.serve(rate)
+            await learner.round(self.pods.now)
+            for follower in followers:
+                await follower.round(self.pods.now, learned)
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.pods.add("a")
+    made.pods.add("b")
+    return made
+
+
+async def test_a_report_holds_the_demand_and_what_every_replica_does(world: World) -> None:
+    world.pods.add("c", is_ready=False, phase="downloading")
+    fleet = world.fleet()
+    await world.run(90, 8, fleet)
+
+    report = fleet.reports[KEY]
+
+    assert report.demand_percent is not None
+    assert report.capacity_requests_per_second is not None
+    assert report.demand_percent == pytest.approx(
+        100 * 8 / report.capacity_requests_per_second, rel=0.02
+    )
+    assert report.message == f"The load is {report.demand_percent:.0f} % of what one replica" + (
+        " sustains."
+    )
+    first, _, third = report.replicas
+    assert (first.pod, first.is_ready, first.phase) == ("a", True, "ready")
+    assert first.utilization_percent == pytest.approx(report.demand_percent / 2, rel=0.02)
+    assert (third.phase, third.downloaded_bytes, third.total_bytes) == ("downloading", 5, 10)
+    assert third.utilization_percent is None
+    assert report.attainment_percent == 100
+    assert report.ttft_p95_milliseconds == pytest.approx(2**7, rel=0.05)
+    assert report.itl_p95_milliseconds == pytest.approx(2**5, rel=0.05)
+    assert report.gpu_duty_cycle_percent == 180
+    assert report.external_metrics == NAMESPACES_ONLY
+
+
+async def test_nothing_is_known_in_the_first_minute_or_without_a_ready_replica(
+    world: World,
+) -> None:
+    fleet = world.fleet()
+    await world.run(50, 8, fleet)
+    assert fleet.reports[KEY].demand_percent is None
+    assert fleet.reports[KEY].missing == "Starting"
+
+    await world.run(40, 8, fleet)
+    assert fleet.reports[KEY].missing is None
+    for server in world.pods.servers.values():
+        server.is_ready = False
+    await fleet.round(world.pods.now + TICK)
+    report = fleet.reports[KEY]
+    assert (report.demand_percent, report.missing) == (None, "NoReadyReplica")
+    assert report.kv_cache_percent is None
+
+
+async def test_silent_replicas_are_named_and_most_of_them_make_the_load_unknown(
+    world: World,
+) -> None:
+    world.pods.add("c")
+    fleet = world.fleet()
+    await world.run(90, 12, fleet)
+
+    world.pods.silent = {"a"}
+    await world.run(30, 12, fleet)
+    report = fleet.reports[KEY]
+    assert report.demand_percent is not None
+    assert report.missing_replicas == 1
+    assert "1 of 3 Ready replicas do not answer" in report.message
+    assert report.replicas[0].phase is None
+
+    world.pods.silent = {"a", "b"}
+    await world.run(30, 12, fleet)
+    report = fleet.reports[KEY]
+    assert (report.demand_percent, report.missing) == (None, "ReplicasMissing")
+    assert "NetworkPolicy" in report.message
+
+
+async def test_a_follower_answers_as_the_learner_does(world: World) -> None:
+    learner, follower = world.fleet(), world.fleet()
+    await world.run(300, 8, learner)
+    for rate in (8, 10, 12):
+        await world.run(90, rate, learner, follower)
+
+        ours, theirs = learner.reports[KEY], follower.reports[KEY]
+        assert ours.demand_percent is not None
+        assert theirs.demand_percent == pytest.approx(ours.demand_percent, rel=0.02)
+        assert theirs.capacity_factor == ours.capacity_factor
+
+
+async def test_a_follower_goes_on_alone_when_the_learner_is_gone(world: World) -> None:
+    learner, follower = world.fleet(), world.fleet()
+    await world.run(120, 8, learner, follower)
+    before = follower.reports[KEY].demand_percent
+    assert before is not None
+
+    await world.run(60, 8, follower)
+
+    assert follower.reports[KEY].demand_percent == pytest.approx(before, rel=0.05)
+
+
+async def test_a_new_process_begins_with_the_checkpoint_in_the_status(world: World) -> None:
+    first = world.fleet()
+    await world.run(300, 8, first)
+    calibration = calibration_of(first.learned[KEY]).model_dump(by_alias=True, mode="json")
+    world.services = [service(autoscaling={"calibration": calibration})]
+
+    second = world.fleet()
+    await second.round(world.pods.now + TICK)
+
+    found = second.reports[KEY].calibration
+    assert found is not None
+    assert found.step_seconds == pytest.approx(calibration["stepSeconds"], rel=0.01)
+
+
+async def test_a_service_that_was_made_anew_begins_anew(world: World) -> None:
+    fleet = world.fleet()
+    await world.run(90, 8, fleet)
+    assert fleet.reports[KEY].missing is None
+
+    world.services[0]["metadata"]["uid"] = "uid-2"
+    await world.run(10, 8, fleet)
+    assert fleet.reports[KEY].missing == "Starting"
+
+    world.services.clear()
+    await world.run(5, 8, fleet)
+    assert fleet.reports == {}
+    assert fleet.learned == {}
+
+
+async def test_pods_that_have_ended_or_belong_to_nobody_are_not_asked(world: World) -> None:
+    fleet = world.fleet()
+    evicted, orphan = world.pods.manifests()
+    evicted["status"]["phase"] = "Failed"
+    orphan["metadata"]["labels"] = {names.SERVICE_LABEL: "unknown"}
+    strange = Fleet(
+        lambda: world.services, lambda: [evicted, orphan], world.pods, lambda: NAMESPACES_ONLY
+    )
+    await strange.round(START + TICK)
+
+    assert strange.reports[KEY].replicas == ()
+    assert fleet.reports == {}
+
+
+async def test_one_service_with_senseless_numbers_does_not_silence_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_service("other", KEY[0])
+    other["metadata"]["uid"] = "uid-9"
+    world.services.insert(0, other)
+    fleet = world.fleet()
+
+    def observe(state: Any, scrape: Any, slo: Any) -> Any:
+        if not scrape.replicas:
+            raise ZeroDivisionError
+        return assess.observe(state, scrape, slo)
+
+    monkeypatch.setattr("llmservice_operator.metrics_server.fleet.observe", observe)
+    await fleet.round(START + TICK)
+
+    assert fleet.reports.keys() == {KEY}
+
+
+def test_the_data_sheet_of_the_chosen_accelerator_is_the_beginning() -> None:
+    def prior(**spec: Any) -> float:
+        return prior_of(make_service("llm", "ml", **spec)).fixed
+
+    nvidia = {"type": "nvidia"}
+    unknown = prior(accelerator=nvidia)
+    selector = {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}}
+    assert prior(accelerator=nvidia, template=selector) < unknown / 4
+    assert prior() != unknown

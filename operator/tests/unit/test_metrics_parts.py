@@ -1,0 +1,190 @@
+"""The APIService, checkpoints, gauges and the JSON port, each for itself."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+from prometheus_client import CollectorRegistry, generate_latest
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.scaling_report import Calibration, ReplicaScaling, ScalingReport
+from llmservice_operator.cluster import Cluster
+from llmservice_operator.errors import ClusterError
+from llmservice_operator.metrics_server.checkpoints import Checkpoints, stored_checkpoint
+from llmservice_operator.metrics_server.gauges import ReportCollector
+from llmservice_operator.metrics_server.registration import (
+    Endpoint,
+    build_api_service,
+    foreign_owner,
+    is_ours,
+)
+from llmservice_operator.metrics_server.report import calibration_of, checkpoint_from
+from llmservice_operator.metrics_server.scaling_api import Learner, create_scaling_app
+
+CALIBRATION = Calibration(
+    step_seconds=(6e-3, 3e-5, 2e-5, 5e-8),
+    capacity_factor=1.1,
+    cold_start_seconds=(60.0, 70.0),
+    prompt_lengths=(0.0,) * 20 + (5.0,),
+    answer_lengths=(0.0,) * 20 + (4.0,),
+    mean_prompt_tokens=1000.0,
+    mean_answer_tokens=200.0,
+    computed_share=0.5,
+    kv_tokens_per_sequence=1200.0,
+)
+LEARNED = checkpoint_from(CALIBRATION)
+KEY = ("ml", "qwen")
+ENDPOINT = Endpoint("llm", "metrics", 443)
+
+
+def report(**change: Any) -> ScalingReport:
+    fields: dict[str, Any] = {
+        "at": 1000.0,
+        "demand_percent": 170.0,
+        "target_percent": 85.0,
+        "message": "The load is 170 %.",
+        "cold_start_seconds": 60.0,
+        "scale_down_window_seconds": 90.0,
+    }
+    return ScalingReport(**(fields | change))
+
+
+def test_an_api_service_is_ours_by_label_and_service() -> None:
+    owner = {"metadata": {"name": "release", "uid": "u"}}
+    ours = build_api_service(ENDPOINT, "Q0E=", owner)
+
+    assert is_ours(ours, ENDPOINT)
+    assert ours["metadata"]["ownerReferences"][0]["uid"] == "u"
+    assert not is_ours(ours, Endpoint("other", "metrics", 443))
+    assert not is_ours({**ours, "metadata": {"name": "x"}}, ENDPOINT)
+    assert not is_ours({**ours, "spec": {"group": "x"}}, ENDPOINT)
+
+
+@pytest.mark.parametrize(
+    ("service", "owner"),
+    [
+        ({"namespace": "keda", "name": "keda-metrics"}, "keda/keda-metrics"),
+        (None, "the API server itself"),
+    ],
+)
+def test_a_foreign_owner_is_named(service: Any, owner: str) -> None:
+    found = foreign_owner({"metadata": {"name": "x"}, "spec": {"service": service}})
+
+    assert (found.is_served, found.owner) == (False, owner)
+    assert f"belongs to {owner} and is left alone" in found.message
+
+
+def test_a_calibration_is_a_checkpoint_in_json() -> None:
+    assert calibration_of(LEARNED) == CALIBRATION
+    text = CALIBRATION.model_dump_json(by_alias=True)
+    assert Calibration.model_validate_json(text) == CALIBRATION
+
+
+class Written:
+    """A cluster that notes what is applied to a status."""
+
+    def __init__(self) -> None:
+        self.applied: list[tuple[Manifest, str]] = []
+        self.refuses = False
+
+    async def apply_status(self, manifest: Manifest, manager: str) -> None:
+        if self.refuses:
+            raise ClusterError("no answer")
+        self.applied.append((manifest, manager))
+
+
+def services(calibration: Calibration | None = None) -> Mapping[tuple[str, str], Manifest]:
+    metadata = {"namespace": "ml", "name": "qwen", "uid": "uid-1", "labels": {}}
+    stored = calibration and calibration.model_dump(by_alias=True, mode="json")
+    status = {"autoscaling": {"calibration": stored}} if stored else {}
+    return {KEY: {"metadata": metadata, "status": status}}
+
+
+def moved(by: float) -> Calibration:
+    return CALIBRATION.model_copy(update={"mean_answer_tokens": 200.0 * by})
+
+
+async def test_a_checkpoint_is_written_at_once_and_then_on_a_change_after_ten_minutes() -> None:
+    cluster = Written()
+    checkpoints = Checkpoints(cast(Cluster, cluster))
+    await checkpoints.write(0, {KEY: LEARNED}, services())
+    await checkpoints.write(300, {KEY: checkpoint_from(moved(2))}, services(CALIBRATION))
+    await checkpoints.write(700, {KEY: checkpoint_from(moved(1.04))}, services(CALIBRATION))
+    assert len(cluster.applied) == 1
+
+    await checkpoints.write(700, {KEY: checkpoint_from(moved(1.06))}, services(CALIBRATION))
+    manifest, manager = cluster.applied[1]
+    assert manager == "llmservice-metrics-server"
+    assert manifest["metadata"] == {"namespace": "ml", "name": "qwen", "uid": "uid-1"}
+    assert manifest["status"].keys() == {"autoscaling"}
+    assert manifest["status"]["autoscaling"].keys() == {"calibration"}
+    assert stored_checkpoint(manifest) == checkpoint_from(moved(1.06))
+
+
+async def test_a_new_process_does_not_write_what_is_there() -> None:
+    cluster = Written()
+    checkpoints = Checkpoints(cast(Cluster, cluster))
+    await checkpoints.write(0, {KEY: checkpoint_from(moved(2))}, services(CALIBRATION))
+    await checkpoints.write(599, {KEY: checkpoint_from(moved(2))}, services(CALIBRATION))
+    assert cluster.applied == []
+
+    await checkpoints.write(600, {KEY: checkpoint_from(moved(2))}, services(CALIBRATION))
+    assert len(cluster.applied) == 1
+
+
+async def test_a_checkpoint_that_failed_is_due_again() -> None:
+    cluster = Written()
+    cluster.refuses = True
+    checkpoints = Checkpoints(cast(Cluster, cluster))
+    await checkpoints.write(0, {KEY: LEARNED}, services())
+    cluster.refuses = False
+    await checkpoints.write(5, {KEY: LEARNED}, services())
+    assert len(cluster.applied) == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_is_none() -> None:
+    assert stored_checkpoint({"status": {"autoscaling": {"calibration": {"x": 1}}}}) is None
+    assert stored_checkpoint({}) is None
+
+
+def test_gauges_show_what_is_known_and_have_no_sample_for_the_rest() -> None:
+    known = report(
+        replicas=(ReplicaScaling(pod="a", is_ready=True, utilization_percent=85.0),),
+        capacity_factor=0.9,
+    )
+    registry = CollectorRegistry()
+    registry.register(
+        ReportCollector(lambda: {KEY: known, ("ml", "b"): report(demand_percent=None)})
+    )
+
+    lines = generate_latest(registry).decode().splitlines()
+
+    demand = [line for line in lines if line.startswith("llm_gpu_demand_percent{")]
+    assert demand == ['llm_gpu_demand_percent{llmservice="qwen",namespace="ml"} 170.0']
+    assert (
+        'llm_effective_gpu_utilization_percent{llmservice="qwen",namespace="ml",pod="a"} 85.0'
+        in lines
+    )
+    assert 'llm_capacity_factor{llmservice="qwen",namespace="ml"} 0.9' in lines
+
+
+async def test_the_json_port_tells_reports_and_what_was_learned() -> None:
+    app = create_scaling_app(lambda: {KEY: report()}, lambda: {KEY: LEARNED})
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        async with session.get(server.make_url("/v1/scaling/ml/qwen")) as answer:
+            assert (await answer.json())["demandPercent"] == 170.0
+        async with session.get(server.make_url("/v1/scaling/ml/other")) as answer:
+            assert answer.status == 404
+            assert "knows no LLMService ml/other" in (await answer.json())["message"]
+
+        learner = Learner()
+        assert await learner.ask(f"{server.host}:{server.port}") == {KEY: LEARNED}
+        await learner.close()
+
+
+async def test_a_learner_that_is_gone_knows_nothing() -> None:
+    learner = Learner()
+    assert await learner.ask("127.0.0.1:1") == {}
+    await learner.close()
