@@ -239,8 +239,14 @@ def _replicas(seen: Observation, desired: int) -> str:
 
 
 def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdate:
+    # The calibration is the metrics server's: a field that we sent would be taken from it.
+    written = status.model_dump(
+        by_alias=True, exclude_none=True, mode="json", exclude={"autoscaling": {"calibration"}}
+    )
+    if not written.get("autoscaling"):
+        written.pop("autoscaling", None)
     return StatusUpdate(
-        status=status.model_dump(by_alias=True, exclude_none=True, mode="json"),
+        status=written,
         events=_events(previous.condition(ConditionType.READY), status),
     )
 

@@ -171,6 +171,24 @@ async def test_nothing_is_known_in_the_first_minute_or_without_a_ready_replica(
     assert report.kv_cache_percent is None
 
 
+async def test_the_spec_says_what_is_sustained_and_what_is_aimed_at(world: World) -> None:
+    strict, loose = world.services[0], world.fleet()
+    await world.run(90, 8, loose)
+    usual = loose.reports[KEY].capacity_requests_per_second
+    assert usual is not None
+    assert loose.reports[KEY].target_percent == 85
+
+    strict["metadata"]["generation"] = 2
+    strict["spec"]["slo"] = {"ttftMilliseconds": 500, "itlMilliseconds": 20}
+    strict["spec"]["autoscaling"] = {"maxReplicas": 4, "targetGPUUtilization": 70}
+    await world.run(10, 8, loose)
+
+    report = loose.reports[KEY]
+    assert report.capacity_requests_per_second is not None
+    assert report.capacity_requests_per_second < usual
+    assert report.target_percent == 70
+
+
 async def test_silent_replicas_are_named_and_most_of_them_make_the_load_unknown(
     world: World,
 ) -> None:

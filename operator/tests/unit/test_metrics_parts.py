@@ -99,7 +99,7 @@ def services(calibration: Calibration | None = None) -> Mapping[tuple[str, str],
     metadata = {"namespace": "ml", "name": "qwen", "uid": "uid-1", "labels": {}}
     stored = calibration and calibration.model_dump(by_alias=True, mode="json")
     status = {"autoscaling": {"calibration": stored}} if stored else {}
-    return {KEY: {"metadata": metadata, "status": status}}
+    return {KEY: {"metadata": metadata, "spec": {"autoscaling": {}}, "status": status}}
 
 
 def moved(by: float) -> Calibration:
@@ -121,6 +121,13 @@ async def test_a_checkpoint_is_written_at_once_and_then_on_a_change_after_ten_mi
     assert manifest["status"].keys() == {"autoscaling"}
     assert manifest["status"]["autoscaling"].keys() == {"calibration"}
     assert stored_checkpoint(manifest) == checkpoint_from(moved(1.06))
+
+
+async def test_a_service_without_an_autoscaler_gets_no_checkpoint() -> None:
+    cluster = Written()
+    fixed = {KEY: {**services()[KEY], "spec": {"replicas": 2}}}
+    await Checkpoints(cast(Cluster, cluster)).write(0, {KEY: LEARNED}, fixed)
+    assert cluster.applied == []
 
 
 async def test_a_new_process_does_not_write_what_is_there() -> None:

@@ -389,3 +389,30 @@ def test_a_service_that_could_never_be_read_says_so(status: dict[str, Any]) -> N
         "Ready": ("False", "InvalidSpec"),
         "Progressing": ("False", "InvalidSpec"),
     }
+
+
+def test_the_calibration_stays_the_metrics_servers() -> None:
+    calibration = {
+        "stepSeconds": [1.0] * 4,
+        "capacityFactor": 1.0,
+        "promptLengths": [0.0] * 21,
+        "answerLengths": [0.0] * 21,
+        "meanPromptTokens": 1.0,
+        "meanAnswerTokens": 1.0,
+        "computedShare": 1.0,
+        "kvTokensPerSequence": 1.0,
+    }
+    body = a_body({"autoscaling": {"maxReplicas": 2}})
+    body["status"] = {"autoscaling": {"desiredReplicas": 2, "calibration": calibration}}
+    service = LLMService.parse(body)
+    assert service.status.autoscaling is not None
+    assert service.status.autoscaling.calibration is not None
+
+    readable = build_status(service, PIN, SERVING, NOW)
+    unreadable = build_status_of_unreadable(body, InvalidSpec("is wrong", "spec"), NOW)
+    del body["status"]["autoscaling"]["desiredReplicas"]
+    fixed = build_status_of_unreadable(body, InvalidSpec("is wrong", "spec"), NOW)
+
+    assert "calibration" not in readable.status["autoscaling"]
+    assert unreadable.status["autoscaling"] == {"desiredReplicas": 2}
+    assert "autoscaling" not in fixed.status

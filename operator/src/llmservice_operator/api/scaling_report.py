@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from llmservice_operator.api.fields import Fields
 
-Histogram = Annotated[tuple[float, ...], Field(min_length=21, max_length=21)]
+Learned = Annotated[float, Field(ge=0)]
+ATOMIC: dict[str, JsonValue] = {"x-kubernetes-list-type": "atomic"}
+Histogram = Annotated[
+    tuple[Learned, ...], Field(min_length=21, max_length=21, json_schema_extra=ATOMIC)
+]
 
 
 class ReplicaScaling(Fields):
@@ -47,23 +51,27 @@ class ReplicaScaling(Fields):
 class Calibration(Fields):
     """What was learned about the service; enough for a new metrics server to answer alike."""
 
-    step_seconds: Annotated[tuple[float, ...], Field(min_length=4, max_length=4)]
+    step_seconds: Annotated[
+        tuple[Learned, ...], Field(min_length=4, max_length=4, json_schema_extra=ATOMIC)
+    ]
     """Seconds of an engine step: fixed, per prompt token, per sequence, per KV token read."""
-    capacity_factor: float
+    capacity_factor: Learned
     """Correction of the modelled capacity from the SLO misses that really happened."""
-    cold_start_seconds: Annotated[tuple[float, ...], Field(max_length=20)] = ()
+    cold_start_seconds: Annotated[
+        tuple[Learned, ...], Field(max_length=20, json_schema_extra=ATOMIC)
+    ] = ()
     """The last cold starts (pod created to Ready), oldest first."""
     prompt_lengths: Histogram
     """Histogram of prompts; entry i counts lengths in (2^(i-1), 2^i] tokens, fading."""
     answer_lengths: Histogram
     """Histogram of answers, in the same form."""
-    mean_prompt_tokens: float
+    mean_prompt_tokens: Learned
     """Mean length of a prompt."""
-    mean_answer_tokens: float
+    mean_answer_tokens: Learned
     """Mean length of an answer."""
-    computed_share: float
+    computed_share: Learned
     """Share of the prompt tokens that the prefix cache does not save."""
-    kv_tokens_per_sequence: float
+    kv_tokens_per_sequence: Learned
     """KV tokens that a running request holds."""
 
 

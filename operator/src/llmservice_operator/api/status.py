@@ -8,6 +8,7 @@ from pydantic import Field
 
 from llmservice_operator.api.conditions import Condition, ConditionType
 from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.scaling_report import Calibration
 
 
 class EngineStatus(Fields):
@@ -23,6 +24,9 @@ class EngineStatus(Fields):
 class AutoscalingStatus(Fields):
     desired_replicas: Annotated[int, Field(ge=0)] | None = None
     """Replicas that the load asks for, within minReplicas and maxReplicas."""
+    calibration: Calibration | None = None
+    """What the metrics server has learned about this service, kept so that a new one need not start
+    anew; written by it alone."""
 
 
 class LLMServiceStatus(Fields):

@@ -39,7 +39,9 @@ class Checkpoints:
         uids = {manifest["metadata"]["uid"] for manifest in services.values()}
         self._written = {uid: it for uid, it in self._written.items() if uid in uids}
         for key, checkpoint in learned.items():
-            if key in services and self._is_due(services[key], checkpoint, at):
+            # Without an autoscaler nobody needs the load after a restart.
+            is_scaled = key in services and "autoscaling" in services[key]["spec"]
+            if is_scaled and self._is_due(services[key], checkpoint, at):
                 await self._write(services[key]["metadata"], checkpoint, at)
 
     def _is_due(self, service: Manifest, checkpoint: Checkpoint, at: float) -> bool:

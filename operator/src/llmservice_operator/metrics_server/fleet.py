@@ -9,15 +9,18 @@ from typing import Protocol
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.autoscaling import ScalingMetric
 from llmservice_operator.api.scaling_report import ExternalMetrics, ScalingReport
+from llmservice_operator.api.spec import LLMService
 from llmservice_operator.engine_metrics import EngineAnswer
+from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.metrics_server.checkpoints import stored_checkpoint
 from llmservice_operator.metrics_server.report import (
     Replica,
     build_report,
     is_over,
 )
-from llmservice_operator.scaling.assess import Assessment, ScalingState, observe
+from llmservice_operator.scaling.assess import TARGET_PERCENT, Assessment, ScalingState, observe
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.checkpoint import Checkpoint, checkpoint_of, with_learned
 from llmservice_operator.scaling.hardware import hardware_class
@@ -52,6 +55,9 @@ class _Service:
 
     uid: str
     state: ScalingState
+    generation: int | None = None
+    objective: ServiceLevelObjective = field(default_factory=ServiceLevelObjective)
+    target_percent: float = TARGET_PERCENT
     answers: dict[str, EngineAnswer] = field(default_factory=dict)
     latencies: LatencyWindow = field(default_factory=LatencyWindow)
     learned: Checkpoint | None = None
@@ -154,8 +160,9 @@ class Fleet:
             for name, answer in {**service.answers, **answers}.items()
             if name in replicas_by_name
         }
+        _read_spec(service, manifest)
+        objective = service.objective
         scrape = Scrape(at, tuple(it.report(answers.get(it.name)) for it in replicas))
-        objective = objective_of(manifest)
         service.state, assessment = observe(service.state, scrape, objective)
         if learned is not None:
             service.state, assessment = _follow(service.state, learned, scrape, objective)
@@ -171,6 +178,7 @@ class Fleet:
             service.answers,
             assessment,
             service.latencies.total,
+            service.target_percent,
             learned or service.learned,
             self._external_metrics(),
         )
@@ -189,9 +197,28 @@ def _follow(
     return kept, assessment
 
 
-def objective_of(manifest: Manifest) -> ServiceLevelObjective:
-    """Return the SLO that the service's capacity is measured by."""
-    return ServiceLevelObjective()
+def _read_spec(service: _Service, manifest: Manifest) -> None:
+    """Take over what the spec asks for, when it has changed and can be read."""
+    generation = manifest["metadata"].get("generation", 0)
+    if generation == service.generation:
+        return
+    service.generation = generation
+    try:
+        spec = LLMService.parse(manifest).spec
+    except InvalidSpec:
+        return  # what runs goes on by the spec of before, as does the load that it can bear
+    slo = spec.objectives
+    service.objective = ServiceLevelObjective(
+        _seconds(slo.ttft_milliseconds), _seconds(slo.itl_milliseconds), slo.objective_percent / 100
+    )
+    autoscaling = spec.autoscaling
+    service.target_percent = TARGET_PERCENT
+    if autoscaling and autoscaling.metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION:
+        service.target_percent = autoscaling.target
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def initial_state(manifest: Manifest) -> ScalingState:

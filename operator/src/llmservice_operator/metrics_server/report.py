@@ -15,7 +15,7 @@ from llmservice_operator.api.scaling_report import (
     ScalingReport,
 )
 from llmservice_operator.engine_metrics import EngineAnswer
-from llmservice_operator.scaling.assess import STALE_SECONDS, TARGET_PERCENT, Assessment, Missing
+from llmservice_operator.scaling.assess import STALE_SECONDS, Assessment, Missing
 from llmservice_operator.scaling.checkpoint import Checkpoint
 from llmservice_operator.scaling.demand import SHORTEST_DRAIN_SECONDS
 from llmservice_operator.scaling.latency import Latencies, percentile_milliseconds
@@ -78,6 +78,7 @@ def build_report(
     answers: Mapping[str, EngineAnswer],
     assessment: Assessment,
     latencies: Latencies,
+    target_percent: float,
     learned: Checkpoint | None,
     external_metrics: ExternalMetrics,
 ) -> ScalingReport:
@@ -90,7 +91,7 @@ def build_report(
     return ScalingReport(
         at=at,
         demand_percent=assessment.demand_percent,
-        target_percent=TARGET_PERCENT,
+        target_percent=target_percent,
         missing=assessment.missing,
         message=_message(assessment, len(serving)),
         replicas=tuple(
