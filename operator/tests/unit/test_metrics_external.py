@@ -111,7 +111,10 @@ class Server:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["Server"]:
         app = create_external_metrics_app(
-            lambda: self.reports, lambda: self.secure.front_proxy, self.review
+            lambda: self.reports,
+            lambda: self.secure.front_proxy,
+            self.review,
+            now=NOW.timestamp,
         )
         running = asyncio.create_task(self.secure.run(app))
         await asyncio.wait_for(self.secure.serving.wait(), 10)
