@@ -28,8 +28,8 @@ class ReplicaScaling(Fields):
     is_ready: bool
     """Whether the pod is Ready and stays: one that is being deleted is not."""
     phase: str | None = None
-    """What its model server says it does: importing, waiting_for_cache, downloading, loading, warming_up, ready,
-    draining or failed; null while it does not answer."""
+    """What its model server says it does: importing, waiting_for_cache, downloading, loading,
+    warming_up, ready, draining or failed; null while it does not answer."""
     elapsed_seconds: float | None = None
     """Seconds since the process of the model server started."""
     downloaded_bytes: int | None = None
