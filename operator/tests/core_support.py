@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,12 @@ def a_body(spec: Mapping[str, Any] | None = None, **root: Any) -> dict[str, Any]
 
 def a_service(spec: Mapping[str, Any] | None = None, **root: Any) -> LLMService:
     return LLMService.parse(a_body(spec, **root))
+
+
+def one(kind: str, manifests: Sequence[Manifest]) -> Manifest:
+    """Return the one manifest of a kind."""
+    (found,) = (each for each in manifests if each["kind"] == kind)
+    return found
 
 
 MERGE_KEYS = {

@@ -16,6 +16,8 @@ OPERATOR = {
     ("apps", "deployments"): "get list watch create patch",
     ("", "services"): "get list watch create patch",
     ("autoscaling", "horizontalpodautoscalers"): "get list watch create patch delete",
+    ("policy", "poddisruptionbudgets"): "get list watch create patch",
+    ("networking.k8s.io", "networkpolicies"): "get list watch create patch delete",
     ("", "pods"): "get list watch",
     ("", "events"): "create patch",
 }

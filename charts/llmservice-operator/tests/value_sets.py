@@ -39,6 +39,10 @@ VALUE_SETS: dict[str, Values] = {
         "server": {"gpuImage": "localhost:5000/llmservice/server-cpu:0a1b2c3d4e5f"}
     },
     "an air-gapped hub": {"model": {"hubEndpoint": "http://10.200.0.1:8090"}},
+    "monitoring elsewhere": {
+        "monitoring": {"namespace": "o11y", "podLabels": {"app.kubernetes.io/name": "prometheus"}}
+    },
+    "no monitoring": {"monitoring": {"namespace": ""}},
     "every log line": {"logLevel": "debug"},
     "only errors in the log": {"logLevel": "error"},
     "more memory": {"resources": {"limits": {"memory": "2Gi"}, "requests": {"memory": "1Gi"}}},

@@ -21,6 +21,12 @@ MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
 SERVICE_LABEL: Final = f"{api.GROUP}/name"
 """Carries the LLMService's name on every child and pod; the Deployment's (immutable) selector."""
 
+NAMESPACE_NAME_LABEL: Final = "kubernetes.io/metadata.name"
+"""Kubernetes puts it on every namespace."""
+COMPONENT_LABEL: Final = "app.kubernetes.io/component"
+METRICS_SERVER_COMPONENT: Final = "metrics-server"
+"""Value of the component label on the pods of the metrics server."""
+
 CHILD_SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 """Label selector that finds every object and pod of every LLMService."""
 
@@ -90,6 +96,14 @@ def autoscaler(service: LLMService) -> str:
 
 def kubernetes_service(service: LLMService) -> str:
     """Return the Service object's name: the LLMService's own, so that its address is guessable."""
+    return service.name
+
+
+def pod_disruption_budget(service: LLMService) -> str:
+    return service.name
+
+
+def network_policy(service: LLMService) -> str:
     return service.name
 
 

@@ -134,11 +134,12 @@ class Reconciler:
             hpa = self._cache.get(AUTOSCALERS, service.namespace, names.autoscaler(service))
             autoscaler = replace(Autoscaler.wished(service), with_tolerance=keeps_tolerance(hpa))
             children = build_all(service, self._settings, pin, replicas, autoscaler)
+            workload = next(each for each in children if kind_of(each) is DEPLOYMENTS)
             if deployment is None:
-                children[0]["spec"]["replicas"] = first_replicas(service)
+                workload["spec"]["replicas"] = first_replicas(service)
             elif replicas.is_kept_now:
                 version = deployment["metadata"]["resourceVersion"]
-                children[0]["metadata"]["resourceVersion"] = version
+                workload["metadata"]["resourceVersion"] = version
             elif not is_handed_over(service, deployment):
                 wrote |= await self._hand_over(service, deployment)
             for desired in children:

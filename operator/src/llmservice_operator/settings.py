@@ -60,6 +60,10 @@ class OperatorSettings:
     """Namespaces whose LLMServices are served; empty means all."""
     namespace: str = "llmservice-system"
     """Where the operator itself runs and keeps its Lease."""
+    monitoring_namespace: str | None = None
+    """Namespace whose pods may read the metrics of model servers; None means none."""
+    monitoring_pod_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of those pods; empty means all pods of that namespace."""
     lease_name: str = "llmservice-operator"
     keda: bool = False
     """Whether the operator has the rights to write KEDA's ScaledObjects."""
@@ -116,6 +120,12 @@ class OperatorSettings:
             raise InvalidSettings(
                 f"{PREFIX}AUDIT_PERIOD_SECONDS is {period!r}: write a whole number from 1"
             )
+        labels = text("MONITORING_POD_LABELS", "")
+        pairs = [pair.strip().partition("=") for pair in labels.split(",") if pair.strip()]
+        if not all(key and separator for key, separator, _ in pairs):
+            raise InvalidSettings(
+                f"{PREFIX}MONITORING_POD_LABELS is {labels!r}: write KEY=VALUE,KEY=VALUE"
+            )
         namespaces = (name.strip() for name in text("WATCH_NAMESPACES", "").split(","))
         return cls(
             images=ServerImages(
@@ -126,6 +136,8 @@ class OperatorSettings:
             hub_endpoint=address("HUB_ENDPOINT"),
             watch_namespaces=tuple(name for name in namespaces if name),
             namespace=text("NAMESPACE", default.namespace),
+            monitoring_namespace=text("MONITORING_NAMESPACE", "") or None,
+            monitoring_pod_labels={key: value for key, _, value in pairs},
             lease_name=text("LEASE_NAME", default.lease_name),
             keda=keda == "true",
             health_port=port("HEALTH_PORT", default.health_port),

@@ -211,7 +211,7 @@ class Metrics:
         self._leading.labels(lease_name).set_function(lambda: float(holding()))
 
     def applied(self, kind: str, result: str) -> None:
-        """Result: created, changed, noop or conflict."""
+        """Result: created, changed, noop or deleted."""
         self._applies.labels(kind, result).inc()
 
     def drift_corrected(self, kind: str) -> None:

@@ -109,6 +109,17 @@ def test_kubectl_scale_works_without_replicas_in_the_spec(
     eventually(lambda: replicas(api, served, name) == 2)
 
 
+def test_kubectl_scale_below_the_budget_is_refused_with_what_to_do(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    created(api, served, name, replicas=3, podDisruptionBudget={"minAvailable": 2})
+    printed = kubectl("scale", "llm", name, "-n", served, "--replicas=2", check=False)
+    assert "podDisruptionBudget.minAvailable" in printed
+    assert "must be less than the replicas" in printed
+    kubectl("scale", "llm", name, "-n", served, "--replicas=0")
+    eventually(lambda: replicas(api, served, name) == 0)
+
+
 @pytest.mark.parametrize("options", [(), ("--server-side",)], ids=["client-side", "server-side"])
 def test_kubectl_diff_is_clean_after_an_apply(
     api: Api,

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, PODS, SERVICES
+from llmservice_operator.cluster import (
+    CHILD_KINDS,
+    DEPLOYMENTS,
+    LLMSERVICES,
+    NETWORK_POLICIES,
+    POD_DISRUPTION_BUDGETS,
+    PODS,
+    SERVICES,
+)
 from llmservice_operator.cluster.kinds import EVENTS
 from operator_support import (
     CPU_IMAGE,
@@ -26,13 +34,14 @@ RESTORE_SECONDS = 5.0
 
 
 def until_served(api: Api, namespace: str, name: str) -> dict[str, Any]:
-    """Wait for both children and a status of the present generation; return the Deployment."""
+    """Wait for all children and a status of the present generation; return the Deployment."""
 
     def served() -> dict[str, Any]:
         service = api.get(LLMSERVICES, namespace, name)
         reported = service.get("status", {}).get("observedGeneration")
         assert reported == service["metadata"]["generation"], service.get("status")
-        api.get(SERVICES, namespace, name)
+        for kind in CHILD_KINDS:
+            api.get(kind, namespace, name)
         return api.get(DEPLOYMENTS, namespace, name)
 
     return eventually(served, 15)
@@ -74,14 +83,17 @@ def test_a_service_becomes_what_render_prints(
     file.write_text(yaml.safe_dump(service))
     printed = subprocess.run(
         [sys.executable, "-m", "llmservice_operator", "render", "-f", str(file)],
-        env={"LLMSERVICE_OPERATOR_SERVER_IMAGE_CPU": CPU_IMAGE},
+        env={
+            "LLMSERVICE_OPERATOR_SERVER_IMAGE_CPU": CPU_IMAGE,
+            "LLMSERVICE_OPERATOR_NAMESPACE": served,
+        },
         capture_output=True,
         text=True,
         check=True,
     )
     manifests = {manifest["kind"]: manifest for manifest in yaml.safe_load_all(printed.stdout)}
-    assert set(manifests) == {"Deployment", "Service"}
-    for kind in (DEPLOYMENTS, SERVICES):
+    assert set(manifests) == {kind.kind for kind in CHILD_KINDS}
+    for kind in CHILD_KINDS:
         live = api.get(kind, served, name)
         assert contains(live, manifests[kind.kind])
         owner = live["metadata"]["ownerReferences"][0]
@@ -110,7 +122,7 @@ def test_a_second_pass_writes_nothing(
     api.create(LLMSERVICES, make_service(name, served))
     until_served(api, served, name)
     until_settled(operator)
-    kinds = (LLMSERVICES, DEPLOYMENTS, SERVICES)
+    kinds = (LLMSERVICES, *CHILD_KINDS)
     before = [api.get(kind, served, name)["metadata"]["resourceVersion"] for kind in kinds]
     passes = operator.metric("controller_runtime_reconcile_total")
     with writes_nothing(operator):
@@ -122,7 +134,7 @@ def test_a_second_pass_writes_nothing(
     assert after[1:] == before[1:]
 
 
-@pytest.mark.parametrize("kind", [DEPLOYMENTS, SERVICES], ids=lambda kind: kind.plural)
+@pytest.mark.parametrize("kind", CHILD_KINDS, ids=lambda kind: kind.plural)
 def test_a_deleted_child_is_back_within_five_seconds(
     api: Api, operator: OperatorProcess, served: str, name: str, kind: Any
 ) -> None:
@@ -155,6 +167,8 @@ EDITS = [
         {"spec": {"selector": {"llmservice.dev/name": "somebody-else"}}},
         id="selector of the Service object",
     ),
+    pytest.param(POD_DISRUPTION_BUDGETS, {"spec": {"maxUnavailable": 0}}, id="disruption budget"),
+    pytest.param(NETWORK_POLICIES, {"spec": {"ingress": [{}]}}, id="network policy"),
 ]
 
 
@@ -172,6 +186,23 @@ def test_an_edited_field_is_restored_within_five_seconds(
         return without_managed_fields(api.get(kind, served, name)) == before
 
     eventually(restored, RESTORE_SECONDS)
+
+
+def test_a_child_that_the_spec_switches_off_goes_and_comes_back(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    api.create(LLMSERVICES, make_service(name, served))
+    until_served(api, served, name)
+    policy = api.get(NETWORK_POLICIES, served, name)
+    foreign = {**policy, "metadata": {"name": f"{name}-own", "namespace": served}}
+    api.create(NETWORK_POLICIES, foreign)
+    api.patch(LLMSERVICES, served, name, {"spec": {"networkPolicy": {"enabled": False}}})
+    eventually(lambda: api.read(NETWORK_POLICIES, served, name) is None)
+    until_settled(operator)
+    api.get(NETWORK_POLICIES, served, f"{name}-own")
+    api.patch(LLMSERVICES, served, name, {"spec": {"networkPolicy": {"enabled": True}}})
+    eventually(lambda: api.read(NETWORK_POLICIES, served, name))
+    assert api.get(NETWORK_POLICIES, served, name)["spec"] == policy["spec"]
 
 
 def test_a_field_that_somebody_else_added_stays(
@@ -289,9 +320,7 @@ def test_deleting_a_service_removes_its_children_and_nothing_comes_back(
     api.delete(LLMSERVICES, served, name)
 
     def all_gone() -> bool:
-        return not any(
-            api.read(kind, served, name) for kind in (LLMSERVICES, DEPLOYMENTS, SERVICES)
-        )
+        return not any(api.read(kind, served, name) for kind in (LLMSERVICES, *CHILD_KINDS))
 
     eventually(all_gone, 20)
     eventually(lambda: not api.list_all(PODS, served, labelSelector=selector), 20)
@@ -308,7 +337,7 @@ def test_a_service_deleted_in_the_foreground_gets_no_new_children_while_it_waits
     api.delete(LLMSERVICES, served, name, propagationPolicy="Foreground")
 
     def children_gone() -> bool:
-        return not any(api.read(kind, served, name) for kind in (DEPLOYMENTS, SERVICES))
+        return not any(api.read(kind, served, name) for kind in CHILD_KINDS)
 
     eventually(children_gone, 20)
     holds_for(2, children_gone)
@@ -344,13 +373,17 @@ def test_going_to_another_spec_and_back_gives_exactly_the_first_objects(
         served,
         model={"uri": "pvc://models/llama", "name": "llama"},
         replicas=3,
+        service={"type": "NodePort", "port": 8080, "annotations": {"a.b/c": "d"}},
+        podDisruptionBudget={"minAvailable": "50%"},
+        networkPolicy={"from": [{"namespaceSelector": {}}]},
+        termination={"preStopSeconds": 1},
         engine={"maxModelLen": 512, "batching": {"maxNumSeqs": 4}},
         resources={"requests": {"cpu": "2", "memory": "2Gi"}},
         template={"nodeSelector": {"disk": "fast"}, "tolerations": [{"operator": "Exists"}]},
     )
     api.create(LLMSERVICES, first)
     until_served(api, served, name)
-    kinds = (DEPLOYMENTS, SERVICES)
+    kinds = CHILD_KINDS
     before = [without_managed_fields(api.get(kind, served, name)) for kind in kinds]
 
     for wanted in (other, first):

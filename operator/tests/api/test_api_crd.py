@@ -79,6 +79,27 @@ REFUSED = [
         id="flag without a value",
     ),
     pytest.param(
+        {"spec": {"podDisruptionBudget": {"minAvailable": "1%"}}},
+        "must be less than the replicas, or no node with one could ever be drained",
+        id="budget that blocks every drain",
+    ),
+    pytest.param(
+        {"spec": {"networkPolicy": {"from": [{"ipBlock": {"cidr": "10.0.0.300/8"}}]}}},
+        "must be a range of addresses such as 10.0.0.0/8",
+        id="addresses that are none",
+    ),
+    pytest.param(
+        {
+            "spec": {
+                "networkPolicy": {
+                    "from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/8"]}}]
+                }
+            }
+        },
+        "must be parts of cidr, each smaller than the whole",
+        id="exception as large as the whole",
+    ),
+    pytest.param(
         {"metadata": {"name": "7b-model"}},
         "must be usable as the name of a Service",
         id="name that starts with a digit",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, SERVICES
+from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, NETWORK_POLICIES, SERVICES
 from llmservice_operator.cluster.rights import own_namespace_rules, watched_namespaces_rules
 from operator_support import (
     Api,
@@ -85,6 +85,8 @@ def go_through_a_life(api: Api, namespace: str) -> None:
     eventually(ready, 15)
     api.delete(SERVICES, namespace, "llm")
     eventually(lambda: api.read(SERVICES, namespace, "llm"), 5)
+    api.patch(LLMSERVICES, namespace, "llm", {"spec": {"networkPolicy": {"enabled": False}}})
+    eventually(lambda: api.read(NETWORK_POLICIES, namespace, "llm") is None, 5)
     api.patch(LLMSERVICES, namespace, "llm", {"spec": {"replicas": 0}})
     eventually(lambda: api.get(DEPLOYMENTS, namespace, "llm")["spec"]["replicas"] == 0, 5)
     api.delete(LLMSERVICES, namespace, "llm")
@@ -95,8 +97,10 @@ def go_through_a_life(api: Api, namespace: str) -> None:
     "everywhere", [True, False], ids=["in the whole cluster", "in one namespace"]
 )
 def test_the_listed_rights_are_enough(
-    api: Api, namespace: str, log: Path, account: Account, everywhere: bool
+    api: Api, namespace: str, served: str, log: Path, account: Account, everywhere: bool
 ) -> None:
+    # Two operators with settings of their own must not serve the same services.
+    api.request("DELETE", LLMSERVICES.path(served))
     own = own_namespace_rules("llmservice-operator")
     kubeconfig = account(watched_namespaces_rules(), own, everywhere=everywhere)
     watched = "" if everywhere else namespace

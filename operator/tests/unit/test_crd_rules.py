@@ -1,5 +1,6 @@
 """Every rule says the same in CEL, which the API server runs, and in Python, which we run."""
 
+import ipaddress
 from typing import Any
 
 import celpy
@@ -30,7 +31,34 @@ def _compare(left: Any, right: Any) -> celtypes.IntType:
     return celtypes.IntType((left > right) - (left < right))
 
 
+def _is_cidr(text: Any) -> celtypes.BoolType:
+    try:
+        ipaddress.ip_network(str(text), strict=False)
+    except ValueError:
+        return celtypes.BoolType(False)
+    return celtypes.BoolType("/" in str(text))
+
+
+def _contains_cidr(whole: Any, part: Any) -> celtypes.BoolType:
+    one, other = (ipaddress.ip_network(str(each), strict=False) for each in (whole, part))
+    same = one.version == other.version
+    return celtypes.BoolType(same and other.subnet_of(one))  # type: ignore[arg-type]
+
+
+def _prefix_length(cidr: Any) -> celtypes.IntType:
+    return celtypes.IntType(ipaddress.ip_network(str(cidr), strict=False).prefixlen)
+
+
+def _replace(text: Any, old: Any, new: Any) -> celtypes.StringType:
+    return celtypes.StringType(str(text).replace(str(old), str(new)))
+
+
 _FUNCTIONS: dict[str, Any] = {
+    "isCIDR": _is_cidr,
+    "cidr": lambda text: text,
+    "containsCIDR": _contains_cidr,
+    "prefixLength": _prefix_length,
+    "replace": _replace,
     "isQuantity": _is_quantity,
     "quantity": _quantity,
     "compareTo": _compare,
@@ -172,6 +200,19 @@ MINIMAL = {"model": {"uri": "hf://org/model"}}
 annotation_keys = st.sampled_from(
     ["a/b", "a", "A/b", "/b", "a/", "a/b/c", "a.b/c_d.e", "a b", "-/b"]
 )
+cidrs = st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "10.0.0.0", "fd00::/8", "x/8"])
+peer_selectors = st.sampled_from([{}, {"matchLabels": {"a": "b"}}, {"matchLabels": {"a b": "c"}}])
+peers: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "podSelector": peer_selectors,
+        "namespaceSelector": peer_selectors,
+        "ipBlock": st.fixed_dictionaries(
+            {"cidr": cidrs}, optional={"except": st.lists(cidrs, max_size=2)}
+        ),
+    },
+)
+portions = st.sampled_from([0, 1, 2, 3, 9999, 10000, "1", "0%", "1%", "50%", "67%", "100%", "101%"])
 tokens = st.fixed_dictionaries({"name": texts}, optional={"key": texts})
 chats = st.fixed_dictionaries(
     {},
@@ -298,6 +339,12 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "service": st.fixed_dictionaries(
         {"annotations": st.dictionaries(st.one_of(texts, annotation_keys), st.just("v"))}
     ),
+    "networkPolicy": st.fixed_dictionaries(
+        {}, optional={"enabled": st.booleans(), "from": st.lists(peers, max_size=2)}
+    ),
+    "podDisruptionBudget": st.fixed_dictionaries(
+        {}, optional={"minAvailable": portions, "maxUnavailable": portions}
+    ),
     "auth": st.fixed_dictionaries({"apiKeysSecretRef": tokens}),
     "template": st.fixed_dictionaries({"tolerations": st.lists(tolerations, max_size=2)}),
 }
@@ -325,6 +372,22 @@ counts = st.sampled_from([1, 2, 5])
 )
 def test_cel_and_python_agree_on_who_decides_the_replicas(scaling: dict[str, Any]) -> None:
     assert_same_verdict(a_body({**MINIMAL, **scaling}))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    replicas=st.one_of(
+        st.fixed_dictionaries({}, optional={"replicas": st.sampled_from([0, 1, 2, 3, 4])}),
+        st.fixed_dictionaries({"minReplicas": counts, "maxReplicas": st.just(5)}).map(
+            lambda bounds: {"autoscaling": bounds}
+        ),
+    ),
+    budget=sections["podDisruptionBudget"],
+)
+def test_cel_and_python_agree_on_which_budget_lets_a_drain_finish(
+    replicas: dict[str, Any], budget: dict[str, Any]
+) -> None:
+    assert_same_verdict(a_body({**MINIMAL, **replicas, "podDisruptionBudget": budget}))
 
 
 names = st.sampled_from(["qwen", "7b", "a.b", "A", "a-", "a" * 63, "a" * 64, "a-b-2"])

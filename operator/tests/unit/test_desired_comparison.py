@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core_support import SETTINGS, a_service, as_live
+from core_support import SETTINGS, a_service, as_live, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.desired import build_all, is_up_to_date, resolve_pin
 
@@ -129,7 +129,7 @@ def test_a_field_that_we_no_longer_send_is_noticed(index: int, path: tuple[Any, 
 
 
 def test_what_others_added_is_not_ours_to_look_at() -> None:
-    deployment = EVERYTHING[0]
+    deployment = one("Deployment", EVERYTHING)
     live = as_live(deployment)
     live["metadata"]["labels"]["team"] = "blue"
     pod = live["spec"]["template"]["spec"]
@@ -191,11 +191,12 @@ def test_a_field_that_changed_its_kind_is_noticed() -> None:
 
 
 def test_an_object_that_we_never_applied_is_not_up_to_date() -> None:
-    live = as_live(EVERYTHING[0])
+    deployment = one("Deployment", EVERYTHING)
+    live = as_live(deployment)
     live["metadata"]["managedFields"] = live["metadata"]["managedFields"][:1]
-    assert not is_up_to_date(live, EVERYTHING[0])
+    assert not is_up_to_date(live, deployment)
     del live["metadata"]["managedFields"]
-    assert not is_up_to_date(live, EVERYTHING[0])
+    assert not is_up_to_date(live, deployment)
 
 
 def test_the_status_is_compared_with_what_we_own_of_the_status() -> None:

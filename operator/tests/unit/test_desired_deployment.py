@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import yaml
 
-from core_support import REPOSITORY, SETTINGS, a_service
+from core_support import REPOSITORY, SETTINGS, a_service, one
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.environment import VARIABLES_WITH_A_FIELD, is_refused_variable
@@ -21,7 +21,8 @@ def objects(service: LLMService, settings: OperatorSettings = SETTINGS) -> list[
 
 
 def deployment(spec: dict[str, Any] | None = None, **settings: Any) -> Manifest:
-    return objects(a_service(spec), OperatorSettings(images=SETTINGS.images, **settings))[0]
+    found = objects(a_service(spec), OperatorSettings(images=SETTINGS.images, **settings))
+    return one("Deployment", found)
 
 
 def pod_spec(spec: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
@@ -68,7 +69,8 @@ def test_the_model_server_judges_by_the_slo_and_switching_autoscaling_on_restart
 
 
 def test_the_service_object_leads_to_the_api_port_of_the_pods_and_to_no_other() -> None:
-    workload, kubernetes_service = objects(a_service())
+    found = objects(a_service())
+    workload, kubernetes_service = one("Deployment", found), one("Service", found)
     (port,) = kubernetes_service["spec"]["ports"]
     (container,) = workload["spec"]["template"]["spec"]["containers"]
     numbers = {each["name"]: each["containerPort"] for each in container["ports"]}
@@ -178,7 +180,7 @@ def test_without_keys_nobody_is_asked_for_one() -> None:
 )
 def test_no_service_object_leads_to_the_management_port(wanted: dict[str, Any], url: str) -> None:
     service = a_service({"service": wanted})
-    (found,) = (each for each in objects(service) if each["kind"] == "Service")
+    found = one("Service", objects(service))
     assert found["spec"]["type"] == wanted.get("type", "ClusterIP")
     assert found["metadata"].get("annotations") == wanted.get("annotations")
     (port,) = found["spec"]["ports"]
@@ -334,6 +336,30 @@ def test_pods_go_where_the_template_says() -> None:
     pod = pod_spec({"template": {"nodeSelector": {"a": "b"}, "tolerations": [toleration]}})
     assert pod["nodeSelector"] == {"a": "b"}
     assert pod["tolerations"] == [toleration]
+
+
+@pytest.mark.parametrize(
+    ("spec", "allowance"),
+    [
+        ({}, {"maxUnavailable": 1}),
+        ({"replicas": 4}, {"maxUnavailable": 1}),
+        ({"podDisruptionBudget": {"maxUnavailable": "25%"}}, {"maxUnavailable": "25%"}),
+        ({"replicas": 3, "podDisruptionBudget": {"minAvailable": 2}}, {"minAvailable": 2}),
+        ({"replicas": 2, "podDisruptionBudget": {"minAvailable": "50%"}}, {"minAvailable": "50%"}),
+        ({"replicas": 0, "podDisruptionBudget": {"minAvailable": 2}}, {"minAvailable": 2}),
+    ],
+    ids=["one replica", "four replicas", "a quarter", "two of three", "a half", "none now"],
+)
+def test_a_node_drain_may_take_one_replica_unless_the_spec_says_otherwise(
+    spec: dict[str, Any], allowance: dict[str, Any]
+) -> None:
+    found = objects(a_service(spec))
+    budget = one("PodDisruptionBudget", found)["spec"]
+    assert budget == {
+        **allowance,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": one("Deployment", found)["spec"]["selector"],
+    }
 
 
 def test_the_pin_is_recorded_where_it_rolls_no_pod() -> None:

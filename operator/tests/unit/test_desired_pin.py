@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core_support import SETTINGS, a_service
+from core_support import SETTINGS, a_service, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import EnginePin, build_all, resolve_pin
@@ -26,7 +26,7 @@ def pinned(pin: EnginePin, spec: dict[str, Any] | None = None) -> LLMService:
 
 
 def running(pin: EnginePin) -> Manifest:
-    return build_all(a_service(), SETTINGS, pin)[0]
+    return one("Deployment", build_all(a_service(), SETTINGS, pin))
 
 
 def test_a_new_service_gets_the_default_image_for_its_accelerator() -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core_support import SETTINGS, a_service, as_live
+from core_support import SETTINGS, a_service, as_live, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.desired import build_all, is_up_to_date, resolve_pin
 
@@ -68,7 +68,8 @@ EVERYTHING: dict[str, Any] = {
 
 def deployment(template: dict[str, Any]) -> Manifest:
     service = a_service({"template": template})
-    return build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))[0]
+    manifests = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    return one("Deployment", manifests)
 
 
 def pod_spec(template: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,13 @@ FLAG_FORM = (
     "must be --flag=value, the flag's full name in lower case with dashes, such as "
     "--block-size=32; a switch is --enforce-eager=true"
 )
+NO_DRAIN = (
+    "must be less than the replicas, or no node with one could ever be drained: lower it, raise "
+    "replicas, or remove it"
+)
+PEER = (
+    "stands alone: a peer is an ipBlock, or pods chosen with podSelector, namespaceSelector or both"
+)
 UNSAFE_FLAG = "is set by the operator itself or unsafe in a shared cluster: remove it"
 
 
@@ -561,9 +568,8 @@ REFUSED = {
     ),
     "annotation with a blank": (
         {"service": {"annotations": {"a b": "c"}}},
-        "spec.service.annotations: must have keys such as "
-        "service.beta.kubernetes.io/aws-load-balancer-type: letters, digits and . _ -, after a "
-        "domain in lower case and / if it has one",
+        "spec.service.annotations: has a key that is none: write one such as team or "
+        "example.com/team",
     ),
     "keys without a Secret": ({"auth": {}}, "spec.auth.apiKeysSecretRef: is required"),
     "keys in a Secret of no name": (
@@ -577,6 +583,59 @@ REFUSED = {
     "key that is a path": (
         {"auth": {"apiKeysSecretRef": {"name": "keys", "key": "../a"}}},
         "spec.auth.apiKeysSecretRef.key: must be letters, digits and . _ -, such as HF_TOKEN",
+    ),
+    "budget that says it twice": (
+        {"replicas": 3, "podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}},
+        "spec.podDisruptionBudget.maxUnavailable: says the same as minAvailable in another way: "
+        "remove one of them",
+    ),
+    "budget that lets nobody go": (
+        {"podDisruptionBudget": {"maxUnavailable": "0%"}},
+        "spec.podDisruptionBudget.maxUnavailable: must be at least 1, or no node with a replica "
+        "could ever be drained",
+    ),
+    "budget that is a word": (
+        {"podDisruptionBudget": {"maxUnavailable": "half"}},
+        "spec.podDisruptionBudget.maxUnavailable: must be a number of replicas such as 1, or a "
+        "percentage such as 25%",
+    ),
+    "budget that keeps the only replica": (
+        {"podDisruptionBudget": {"minAvailable": 1}},
+        f"spec.podDisruptionBudget.minAvailable: {NO_DRAIN}",
+    ),
+    "budget that keeps every replica": (
+        {"replicas": 3, "podDisruptionBudget": {"minAvailable": 3}},
+        f"spec.podDisruptionBudget.minAvailable: {NO_DRAIN}",
+    ),
+    "budget that is rounded up to every replica": (
+        {"replicas": 2, "podDisruptionBudget": {"minAvailable": "51%"}},
+        f"spec.podDisruptionBudget.minAvailable: {NO_DRAIN}",
+    ),
+    "peer that is nobody": (
+        {"networkPolicy": {"from": [{}]}},
+        f"spec.networkPolicy.from[0].ipBlock: {PEER}",
+    ),
+    "peer that is two things": (
+        {"networkPolicy": {"from": [{"podSelector": {}, "ipBlock": {"cidr": "10.0.0.0/8"}}]}},
+        f"spec.networkPolicy.from[0].ipBlock: {PEER}",
+    ),
+    "peer without a length": (
+        {"networkPolicy": {"from": [{"ipBlock": {"cidr": "10.0.0.1"}}]}},
+        "spec.networkPolicy.from[0].ipBlock.cidr: must be a range of addresses such as 10.0.0.0/8",
+    ),
+    "exception from something else": (
+        {
+            "networkPolicy": {
+                "from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["192.168.0.0/16"]}}]
+            }
+        },
+        "spec.networkPolicy.from[0].ipBlock.except: must be parts of cidr, each smaller than the "
+        "whole",
+    ),
+    "peers of no policy": (
+        {"networkPolicy": {"enabled": False, "from": [{"podSelector": {}}]}},
+        "spec.networkPolicy.from: has no effect without the NetworkPolicy: remove it, or enabled: "
+        "false",
     ),
     "drain longer than a day": (
         {"termination": {"drainTimeoutSeconds": 86401}},

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core_support import SETTINGS, a_service
+from core_support import SETTINGS, a_service, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.desired import build_all, resolve_pin
 from llmservice_operator.errors import InvalidSpec
@@ -20,8 +20,8 @@ def speculating(method: str, **fields: Any) -> dict[str, Any]:
 def pod(speculative_decoding: dict[str, Any], **spec: Any) -> Manifest:
     engine = {"image": "mine:1", "speculativeDecoding": speculative_decoding}
     service = a_service({**spec, "engine": engine})
-    deployment, *_ = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
-    found: Manifest = deployment["spec"]["template"]["spec"]
+    manifests = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    found: Manifest = one("Deployment", manifests)["spec"]["template"]["spec"]
     return found
 
 

@@ -23,6 +23,7 @@ from llmservice_operator.settings import OperatorSettings
 
 FREE_MAPS = {
     *("affinity", "global", "nodeSelector", "podAnnotations", "podLabels"),
+    "monitoring.podLabels",
     *("resources.limits", "resources.requests", "serviceAccount.annotations", "tolerations[]"),
 }
 """Kubernetes' own types, whose keys the API server checks."""
@@ -161,6 +162,8 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
     assert settings.images.cpu == everything["server"]["cpuImage"]
     assert settings.images.engine_version == everything["server"]["engineVersion"]
     assert settings.hub_endpoint == everything["model"]["hubEndpoint"]
+    assert settings.monitoring_namespace == everything["monitoring"]["namespace"]
+    assert settings.monitoring_pod_labels == everything["monitoring"]["podLabels"]
     assert list(settings.watch_namespaces) == everything["watchNamespaces"]
     assert settings.lease_name == everything["fullnameOverride"]
     assert settings.log_level.lower() == everything["logLevel"]

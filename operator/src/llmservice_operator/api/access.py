@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, ValueRule
+from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.labels import KEYS_ARE_VALID
 from llmservice_operator.api.references import ApiKeysSecret
-
-_ANNOTATION_KEY = "([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
-_ANNOTATION_KEYS = ValueRule(
-    cel=f"self.all(key, key.matches('^({_ANNOTATION_KEY})$'))",
-    message="must have keys such as service.beta.kubernetes.io/aws-load-balancer-type: letters, "
-    "digits and . _ -, after a domain in lower case and / if it has one",
-    holds=lambda annotations: all(re.fullmatch(_ANNOTATION_KEY, key) for key in annotations),
-)
 
 
 class ServiceObject(Fields):
@@ -29,7 +21,7 @@ class ServiceObject(Fields):
     annotations: Annotated[
         Mapping[str, Annotated[str, Field(max_length=4096)]],
         Field(max_length=32),
-        _ANNOTATION_KEYS,
+        KEYS_ARE_VALID,
     ] = Field(default_factory=dict)
     """Annotations of the Service object, with which clouds configure load balancers."""
 

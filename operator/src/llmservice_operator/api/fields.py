@@ -176,3 +176,28 @@ Quantity = Annotated[
         holds=lambda text: quantity_value(text) is not None,
     ),
 ]
+
+PORTION_FORM = "(0|[1-9][0-9]{0,3})|(0|[1-9][0-9]?|100)%"
+
+Portion = Annotated[
+    str,
+    BeforeValidator(_quantity_text),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "maxLength": 4,
+        }
+    ),
+    ValueRule(
+        cel=f"string(self).matches('^({PORTION_FORM})$')",
+        message="must be a number of replicas such as 1, or a percentage such as 25%",
+        holds=lambda text: re.fullmatch(PORTION_FORM, text) is not None,
+    ),
+]
+"""A number of replicas up to 9999, or a percentage of them."""
+
+
+def as_int_or_string(portion: str) -> int | str:
+    """Return a Portion as the API server takes it."""
+    return portion if portion.endswith("%") else int(portion)

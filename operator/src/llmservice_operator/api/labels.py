@@ -116,12 +116,12 @@ class LabelSelector(Fields):
     match_labels: Annotated[Mapping[_Key, LabelValue], Field(max_length=16), KEYS_ARE_VALID] = (
         Field(default_factory=dict)
     )
-    """Labels that a pod must have."""
+    """Labels that it must have."""
     match_expressions: Annotated[
         tuple[LabelRequirement, ...],
         Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Further requirements; a pod must meet all of them."""
+    """Further requirements on its labels; all must be met."""
 
     @property
     def keys(self) -> set[str]:

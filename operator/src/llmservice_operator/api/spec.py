@@ -17,9 +17,10 @@ from llmservice_operator.api.accelerator import Accelerator, AcceleratorType, Pa
 from llmservice_operator.api.access import Auth, ServiceObject
 from llmservice_operator.api.autoscaling import DEFAULT_SLO, MAX_REPLICAS, Autoscaling, Slo
 from llmservice_operator.api.engine import Engine
-from llmservice_operator.api.fields import Fields, Rule
-from llmservice_operator.api.lifecycle import Termination
+from llmservice_operator.api.fields import PORTION_FORM, Fields, Rule
+from llmservice_operator.api.lifecycle import PodDisruptionBudget, Termination
 from llmservice_operator.api.model import ClaimModel, HubModel, Model
+from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
 from llmservice_operator.api.status import LLMServiceStatus
 from llmservice_operator.errors import InvalidSpec
@@ -37,6 +38,16 @@ def _nvidia_only(field: str, is_unset: Callable[[Engine], bool]) -> Rule:
         cel=f"self.accelerator.type == 'nvidia' || {' || '.join(absent)}",
         message="belongs to accelerator.type nvidia only: remove it or choose nvidia",
         holds=lambda spec: spec.accelerator.type is AcceleratorType.NVIDIA or is_unset(spec.engine),
+    )
+
+
+def _budget_lets_a_drain_finish(amount: str, replicas: str) -> str:
+    """Return the rule for which Python has PodDisruptionBudget.lets_a_drain_finish."""
+    return (
+        "!has(self.podDisruptionBudget) || !has(self.podDisruptionBudget.minAvailable) || "
+        f"{replicas} == 0 || !{amount}.matches('^({PORTION_FORM})$') || ({amount}.endsWith('%') ? "
+        f"int({amount}.replace('%', '')) * {replicas} <= 100 * ({replicas} - 1) : "
+        f"int({amount}) < {replicas})"
     )
 
 
@@ -67,6 +78,12 @@ class LLMServiceSpec(Fields):
     """What a request must bring. Default: nothing, whoever reaches the API may use it."""
     termination: Termination = Termination()
     """How a replica ends."""
+    pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
+    """How many replicas node drains may end at a time."""
+    network_policy: NetworkPolicy = NetworkPolicy()
+    """Who may reach the replicas: the API the own namespace and whom you list, the management port
+    the kubelet, the metrics server and monitoring alone. The replicas themselves reach DNS and the
+    model's source. Needs a network plugin that enforces NetworkPolicies."""
     suspend: bool = False
     """True ends all replicas, keeps every object, address and setting, and starts them again as
     soon as it is false."""
@@ -86,6 +103,17 @@ class LLMServiceSpec(Fields):
         ),
         _nvidia_only(
             "kvCache.offload", lambda engine: engine.kv_cache is None or not engine.kv_cache.offload
+        ),
+        Rule(
+            "podDisruptionBudget.minAvailable",
+            cel=_budget_lets_a_drain_finish(
+                amount="string(self.podDisruptionBudget.minAvailable)",
+                replicas="(has(self.autoscaling) ? self.autoscaling.minReplicas : "
+                "has(self.replicas) ? self.replicas : 1)",
+            ),
+            message="must be less than the replicas, or no node with one could ever be drained: "
+            "lower it, raise replicas, or remove it",
+            holds=lambda spec: spec.pod_disruption_budget.lets_a_drain_finish(spec.least_replicas),
         ),
         Rule(
             "accelerator.count",
@@ -134,13 +162,16 @@ class LLMServiceSpec(Fields):
         return Slo() if self.autoscaling is None else DEFAULT_SLO
 
     @property
-    def desired_replicas(self) -> int:
-        """Replicas that are to run now; the least of them while autoscaling decides."""
-        if self.suspend:
-            return 0
+    def least_replicas(self) -> int:
+        """Replicas that there are, at least, unless the service is suspended."""
         if self.autoscaling is not None:
             return self.autoscaling.min_replicas
         return 1 if self.replicas is None else self.replicas
+
+    @property
+    def desired_replicas(self) -> int:
+        """Replicas that are to run now; the least of them while autoscaling decides."""
+        return 0 if self.suspend else self.least_replicas
 
 
 class Metadata(Fields):

@@ -40,6 +40,12 @@ AUTOSCALERS: Final = Kind(
 )
 SCALED_OBJECTS: Final = Kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects")
 PODS: Final = Kind("", "v1", "Pod", "pods", names.CHILD_SELECTOR)
+POD_DISRUPTION_BUDGETS: Final = Kind(
+    "policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", names.CHILD_SELECTOR
+)
+NETWORK_POLICIES: Final = Kind(
+    "networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", names.CHILD_SELECTOR
+)
 EVENTS: Final = Kind("", "v1", "Event", "events")
 LEASES: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 CONFIG_MAPS: Final = Kind("", "v1", "ConfigMap", "configmaps")
@@ -49,10 +55,16 @@ SUBJECT_ACCESS_REVIEWS: Final = Kind(
     "authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews"
 )
 
-CHILD_KINDS: Final = (DEPLOYMENTS, SERVICES, AUTOSCALERS)
+CHILD_KINDS: Final = (
+    DEPLOYMENTS,
+    SERVICES,
+    AUTOSCALERS,
+    POD_DISRUPTION_BUDGETS,
+    NETWORK_POLICIES,
+)
 """Kinds the operator writes; each object of them has the LLMService as its controller."""
 
-OPTIONAL_KINDS: Final = (AUTOSCALERS,)
+OPTIONAL_KINDS: Final = (AUTOSCALERS, NETWORK_POLICIES)
 """Kinds that a service has only with certain specs: what it does not need any more is deleted."""
 
 WATCHED_KINDS: Final = (LLMSERVICES, *CHILD_KINDS, PODS)

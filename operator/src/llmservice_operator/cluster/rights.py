@@ -6,7 +6,8 @@
 | llmservices/status | get, patch | conditions, replicas, url, engine pin |
 | llmservices/finalizers | update | blockOwnerDeletion in children, where that is guarded |
 | deployments, services | get, list, watch, create, patch | children; garbage is collected |
-| horizontalpodautoscalers | get, list, watch, create, patch, delete | the optional children |
+| horizontalpodautoscalers, networkpolicies | the same and delete | the optional children |
+| poddisruptionbudgets | get, list, watch, create, patch | a child as well |
 | pods | get, list, watch | reasons for the status |
 | events | create, patch | Events on the LLMService |
 | leases, own namespace | create; get, update by name | leader election |
@@ -24,6 +25,8 @@ from llmservice_operator.cluster.kinds import (
     EVENTS,
     LEASES,
     LLMSERVICES,
+    NETWORK_POLICIES,
+    POD_DISRUPTION_BUDGETS,
     PODS,
     SERVICES,
     Kind,
@@ -54,6 +57,8 @@ WATCHED_NAMESPACES: Final = (
     Right(DEPLOYMENTS, ("get", "list", "watch", "create", "patch")),
     Right(SERVICES, ("get", "list", "watch", "create", "patch")),
     Right(AUTOSCALERS, ("get", "list", "watch", "create", "patch", "delete")),
+    Right(POD_DISRUPTION_BUDGETS, ("get", "list", "watch", "create", "patch")),
+    Right(NETWORK_POLICIES, ("get", "list", "watch", "create", "patch", "delete")),
     Right(PODS, ("get", "list", "watch")),
     Right(EVENTS, ("create", "patch")),
 )

@@ -14,7 +14,9 @@ from llmservice_operator.desired.comparison import is_up_to_date
 from llmservice_operator.desired.deployment import build_deployment
 from llmservice_operator.desired.kubernetes_service import build_kubernetes_service
 from llmservice_operator.desired.manifest import is_owned_by
+from llmservice_operator.desired.network_policy import build_network_policy
 from llmservice_operator.desired.pin import EnginePin, resolve_pin
+from llmservice_operator.desired.pod_disruption_budget import build_pod_disruption_budget
 from llmservice_operator.desired.replicas import Replicas, resolve_replicas
 from llmservice_operator.settings import OperatorSettings
 
@@ -47,8 +49,13 @@ def build_all(
         replicas = resolve_replicas(service, None)
     if autoscaler is None:
         autoscaler = Autoscaler.wished(service)
-    return [
+    manifests = [
         build_deployment(service, settings, pin, replicas),
         build_kubernetes_service(service),
         *build_autoscaler(service, settings, autoscaler),
+        build_pod_disruption_budget(service),
     ]
+    if service.spec.network_policy.enabled:
+        # First, so that no pod is ever reachable before it.
+        manifests.insert(0, build_network_policy(service, settings))
+    return manifests

@@ -1,0 +1,97 @@
+"""Who may reach a service's pods, and whom they may reach.
+
+Traffic between a pod and the node it runs on is no matter of a NetworkPolicy: Kubernetes lets it
+pass always, so the kubelet's probes need no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.model import HubModel
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.manifest import build_metadata
+from llmservice_operator.settings import OperatorSettings
+
+_RESOLVERS: Final = [
+    # The resolver may be a pod, or a cache on the node with a link-local address; never the cloud's
+    # metadata service, which hands out the node's credentials.
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
+    {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
+    # Some network plugins do not count pods among the addresses of an ipBlock.
+    {"namespaceSelector": {}},
+]
+_DNS_PORTS: Final = [
+    {"port": port, "protocol": protocol}
+    # Policies see the port of the resolver's pod, which is 5353 on OpenShift.
+    for port in (53, 5353)
+    for protocol in ("UDP", "TCP")
+]
+_MODEL_SOURCES: Final = [
+    # The hub and what it redirects downloads to have no fixed addresses.
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
+    {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128", "fe80::/10"]}},
+    {"namespaceSelector": {}},
+]
+
+
+def build_network_policy(service: LLMService, settings: OperatorSettings) -> Manifest:
+    """Build the policy that refuses all but what serving needs."""
+    peers = [
+        peer.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        for peer in service.spec.network_policy.from_
+    ]
+    own_namespace: dict[str, Any] = {"podSelector": {}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": build_metadata(service, names.network_policy(service)),
+        "spec": {
+            "podSelector": {"matchLabels": names.selector(service)},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [
+                {"from": [own_namespace, *peers], "ports": [_tcp(names.API_PORT)]},
+                {"from": _observers(settings), "ports": [_tcp(names.MANAGEMENT_PORT)]},
+            ],
+            "egress": [
+                {"to": _RESOLVERS, "ports": _DNS_PORTS},
+                *_to_model_sources(service, settings),
+            ],
+        },
+    }
+
+
+def _observers(settings: OperatorSettings) -> list[dict[str, Any]]:
+    """Return who may read the metrics of a model server."""
+    metrics_server = {names.COMPONENT_LABEL: names.METRICS_SERVER_COMPONENT}
+    observers = [_pods(settings.namespace, metrics_server)]
+    if settings.monitoring_namespace is not None:
+        observers.append(_pods(settings.monitoring_namespace, settings.monitoring_pod_labels))
+    return observers
+
+
+def _pods(namespace: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "namespaceSelector": {"matchLabels": {names.NAMESPACE_NAME_LABEL: namespace}},
+        **({"podSelector": {"matchLabels": dict(labels)}} if labels else {}),
+    }
+
+
+def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
+    """Return how the pods reach what they download the model from: not at all for a claim."""
+    if not any(isinstance(source, HubModel) for source in service.spec.sources):
+        return []
+    return [{"to": _MODEL_SOURCES, "ports": [_tcp(_hub_port(settings))]}]
+
+
+def _hub_port(settings: OperatorSettings) -> int:
+    address = urlsplit(settings.hub_endpoint or "https://")
+    return address.port or (80 if address.scheme == "http" else 443)
+
+
+def _tcp(port: int) -> dict[str, Any]:
+    return {"port": port, "protocol": "TCP"}

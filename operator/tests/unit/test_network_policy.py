@@ -1,0 +1,180 @@
+"""Who may reach which port of a model server, and whom a model server may reach."""
+
+from typing import Any
+
+import pytest
+
+from core_support import SETTINGS, a_service
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.settings import OperatorSettings
+from network_policy_support import Host, may_connect
+
+MONITORED = OperatorSettings(
+    images=SETTINGS.images,
+    monitoring_namespace="monitoring",
+    monitoring_pod_labels={"app.kubernetes.io/name": "prometheus"},
+)
+GATEWAY = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "edge"}}}
+
+
+def policies(spec: dict[str, Any], settings: OperatorSettings = MONITORED) -> list[Manifest]:
+    service = a_service(spec)
+    manifests = build_all(service, settings, resolve_pin(service, None, settings))
+    return [each for each in manifests if each["kind"] == "NetworkPolicy"]
+
+
+def pod(namespace: str, **labels: str) -> Host:
+    keys = {key.replace("__", "/").replace("_", "."): value for key, value in labels.items()}
+    own = {"kubernetes.io/metadata.name": namespace}
+    return Host("10.244.0.9", namespace, keys, own)
+
+
+def model_server(name: str = "qwen") -> Host:
+    labels = names.labels(a_service(metadata={"name": name, "namespace": "team"}))
+    return Host("10.244.0.7", "team", labels, {"kubernetes.io/metadata.name": "team"})
+
+
+SOURCES = {
+    "a pod of its own namespace": pod("team"),
+    "another model server": model_server("llama"),
+    "a pod of another namespace": pod("other"),
+    "a gateway": pod("edge"),
+    "the metrics server": pod(
+        "llmservice-system", **{"app_kubernetes_io__component": "metrics-server"}
+    ),
+    "the operator": pod("llmservice-system"),
+    "a false metrics server": pod("team", **{"app_kubernetes_io__component": "metrics-server"}),
+    "Prometheus": pod("monitoring", **{"app_kubernetes_io__name": "prometheus"}),
+    "Grafana": pod("monitoring", **{"app_kubernetes_io__name": "grafana"}),
+    "a client outside": Host("203.0.113.5"),
+    "an office": Host("198.51.100.5"),
+    "the guests of the office": Host("198.51.100.200"),
+}
+OFFICE = {"ipBlock": {"cidr": "198.51.100.0/24", "except": ["198.51.100.128/25"]}}
+OPEN = {"networkPolicy": {"from": [GATEWAY, OFFICE]}}
+EVERY_POD: dict[str, Any] = {"networkPolicy": {"from": [{"namespaceSelector": {}}]}}
+NO_POLICY = {"networkPolicy": {"enabled": False}}
+
+API_BY_DEFAULT = {"a pod of its own namespace", "another model server", "a false metrics server"}
+OBSERVERS = {"the metrics server", "Prometheus"}
+PODS = {name for name, host in SOURCES.items() if host.namespace is not None}
+
+REACHES = {
+    # spec, who reaches the API, who reaches the management port
+    "by default": ({}, API_BY_DEFAULT, OBSERVERS),
+    "with peers": (OPEN, API_BY_DEFAULT | {"a gateway", "an office"}, OBSERVERS),
+    "with every pod": (EVERY_POD, PODS, OBSERVERS),
+    "without the policy": (NO_POLICY, set(SOURCES), set(SOURCES)),
+}
+
+
+@pytest.mark.parametrize(("spec", "api", "management"), REACHES.values(), ids=REACHES.keys())
+def test_the_api_is_open_to_the_namespace_and_its_peers_and_the_management_port_to_observers(
+    spec: dict[str, Any], api: set[str], management: set[str]
+) -> None:
+    found = policies(spec)
+    for port, allowed in ((8000, api), (9090, management), (22, set())):
+        reached = {
+            name
+            for name, source in SOURCES.items()
+            if may_connect(found, source, model_server(), port)
+        }
+        if found or port != 22:
+            assert reached == allowed, port
+
+
+@pytest.mark.parametrize(
+    ("settings", "observers"),
+    [
+        (OperatorSettings(), {"the metrics server"}),
+        (OperatorSettings(namespace="ops"), set()),
+        (
+            OperatorSettings(monitoring_namespace="monitoring"),
+            {"the metrics server", "Prometheus", "Grafana"},
+        ),
+    ],
+    ids=["no monitoring", "an operator elsewhere", "a whole namespace that monitors"],
+)
+def test_the_management_port_is_open_to_whom_the_operator_is_told_of(
+    settings: OperatorSettings, observers: set[str]
+) -> None:
+    found = policies({}, settings)
+    reached = {n for n, each in SOURCES.items() if may_connect(found, each, model_server(), 9090)}
+    assert reached == observers
+
+
+METADATA, LINK_LOCAL = "169.254.169.254", "169.254.20.10"
+TARGETS = {
+    "the resolver": (pod("kube-system"), 53, "UDP"),
+    "the resolver over TCP": (pod("kube-system"), 53, "TCP"),
+    "the resolver of OpenShift": (pod("openshift-dns"), 5353, "UDP"),
+    "the node's resolver": (Host(LINK_LOCAL), 53, "UDP"),
+    "the hub": (Host("203.0.113.7"), 443, "TCP"),
+    "the hub over IPv6": (Host("2001:db8::7"), 443, "TCP"),
+    "a mirror in the cluster": (pod("mirror"), 8090, "TCP"),
+    "a mirror outside": (Host("203.0.113.8"), 8090, "TCP"),
+    "plain HTTP": (Host("203.0.113.7"), 80, "TCP"),
+    "a database": (pod("team"), 5432, "TCP"),
+    "SSH": (Host("203.0.113.7"), 22, "TCP"),
+    "cloud metadata": (Host(METADATA), 80, "TCP"),
+    "cloud metadata over TLS": (Host(METADATA), 443, "TCP"),
+    "cloud metadata at the mirror's port": (Host(METADATA), 8090, "TCP"),
+    "cloud metadata as a resolver": (Host(METADATA), 53, "UDP"),
+    "cloud metadata over IPv6": (Host("fd00:ec2::254"), 443, "TCP"),
+    "container credentials": (Host("169.254.170.2"), 80, "TCP"),
+}
+RESOLVERS = {
+    "the resolver",
+    "the resolver over TCP",
+    "the resolver of OpenShift",
+    "the node's resolver",
+}
+PUBLIC_HUB = {"the hub", "the hub over IPv6"}
+MIRROR = {"a mirror in the cluster", "a mirror outside"}
+CLAIM = {"model": {"uri": "pvc://models/llama"}}
+DRAFT = {
+    "method": "DraftModel",
+    "numSpeculativeTokens": 3,
+    "draftModel": {"uri": "hf://org/draft"},
+}
+
+REACHED = {
+    "the public hub": ({}, None, RESOLVERS | PUBLIC_HUB),
+    "a mirror at a port": ({}, "http://mirror.example:8090", RESOLVERS | MIRROR),
+    "a mirror over HTTP": ({}, "http://mirror.example/hub", RESOLVERS | {"plain HTTP"}),
+    "a mirror over HTTPS": ({}, "https://mirror.example", RESOLVERS | PUBLIC_HUB),
+    "a claim": (CLAIM, None, RESOLVERS),
+    "a claim beside a draft model of the hub": (
+        {**CLAIM, "engine": {"speculativeDecoding": DRAFT}},
+        None,
+        RESOLVERS | PUBLIC_HUB,
+    ),
+    "no policy": (NO_POLICY, None, set(TARGETS)),
+}
+
+
+@pytest.mark.parametrize(("spec", "endpoint", "allowed"), REACHED.values(), ids=REACHED.keys())
+def test_a_model_server_reaches_dns_and_the_models_source_alone(
+    spec: dict[str, Any], endpoint: str | None, allowed: set[str]
+) -> None:
+    found = policies(spec, OperatorSettings(images=SETTINGS.images, hub_endpoint=endpoint))
+    reached = {
+        name
+        for name, (target, port, protocol) in TARGETS.items()
+        if may_connect(found, model_server(), target, port, protocol)
+    }
+    assert reached == allowed
+
+
+def test_the_policy_is_made_before_the_pods_it_protects() -> None:
+    service = a_service()
+    manifests = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    kinds = [each["kind"] for each in manifests]
+    assert kinds.index("NetworkPolicy") < kinds.index("Deployment")
+
+
+def test_an_empty_selector_of_a_peer_stays_one_for_it_means_all() -> None:
+    (policy,) = policies({"networkPolicy": {"from": [{"namespaceSelector": {}}]}})
+    assert policy["spec"]["ingress"][0]["from"] == [{"podSelector": {}}, {"namespaceSelector": {}}]
