@@ -24,8 +24,10 @@ def test_render_prints_the_objects_of_a_file(
     assert main(["render", "-f", str(file)]) == 0
     printed = capsys.readouterr().out
     assert [manifest["kind"] for manifest in yaml.safe_load_all(printed)] == [
+        "NetworkPolicy",
         "Deployment",
         "Service",
+        "PodDisruptionBudget",
     ]
 
 

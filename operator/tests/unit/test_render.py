@@ -13,10 +13,14 @@ def test_every_service_of_a_file_is_rendered_in_order() -> None:
     text = f"{GOOD}---\n---\n{GOOD.replace('qwen', 'second')}"
     rendered = list(yaml.safe_load_all(render_file(text, SETTINGS)))
     assert [(each["kind"], each["metadata"]["name"]) for each in rendered] == [
+        ("NetworkPolicy", "qwen"),
         ("Deployment", "qwen"),
         ("Service", "qwen"),
+        ("PodDisruptionBudget", "qwen"),
+        ("NetworkPolicy", "second"),
         ("Deployment", "second"),
         ("Service", "second"),
+        ("PodDisruptionBudget", "second"),
     ]
 
 
