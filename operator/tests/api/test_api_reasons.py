@@ -1,0 +1,68 @@
+"""Why a service is not ready, where the API server and its controllers are the cause."""
+
+from pathlib import Path
+from typing import Any
+
+from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES
+from operator_support import Api, OperatorProcess, condition, eventually, make_service
+
+ON_GPU = {"accelerator": {"type": "nvidia"}}
+
+
+def until_reason(api: Api, namespace: str, name: str, reason: str) -> str:
+    """Wait until Ready has the reason; return its message."""
+
+    def has_it() -> str:
+        ready = condition(api.get(LLMSERVICES, namespace, name), "Ready")
+        assert (ready["status"], ready["reason"]) == ("False", reason), ready
+        return str(ready["message"])
+
+    return eventually(has_it, 20)
+
+
+def test_pods_that_the_api_server_refuses_are_told_with_its_words(
+    api: Api, namespace: str, log: Path
+) -> None:
+    quota = {"metadata": {"name": "gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "0"}}}
+    api.request("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    limits = [{"type": "Container", "max": {"memory": "4Gi"}}]
+    limit_range = {"metadata": {"name": "memory"}, "spec": {"limits": limits}}
+    api.request("POST", f"/api/v1/namespaces/{namespace}/limitranges", limit_range)
+    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+        operator.until_leading()
+        api.create(LLMSERVICES, make_service("quota", namespace, **ON_GPU))
+        large = {"limits": {"memory": "8Gi"}}
+        api.create(LLMSERVICES, make_service("large", namespace, resources=large))
+        api.create(LLMSERVICES, make_service("old", namespace, engine={"version": "0.30.0"}))
+
+        said = until_reason(api, namespace, "quota", "QuotaExceeded")
+        assert "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1" in said
+        assert said.endswith("or lower spec.replicas, spec.accelerator.count or spec.resources.")
+        said = until_reason(api, namespace, "large", "PodRefused")
+        assert "maximum memory usage per Container is 4Gi" in said
+        said = until_reason(api, namespace, "old", "InvalidSpec")
+        assert "spec.engine.image to an image that holds vLLM 0.30.0" in said
+
+
+def test_a_rollout_that_its_controller_gives_up_is_stuck(
+    api: Api, namespace: str, log: Path
+) -> None:
+    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+        operator.until_leading()
+        api.create(LLMSERVICES, make_service("llm", namespace))
+        eventually(lambda: api.read(DEPLOYMENTS, namespace, "llm"))
+        operator.terminate()
+    # The deadline of a service is the better part of an hour.
+    api.patch(DEPLOYMENTS, namespace, "llm", {"spec": {"progressDeadlineSeconds": 1}})
+
+    def given_up() -> bool:
+        deployment: dict[str, Any] = api.get(DEPLOYMENTS, namespace, "llm")
+        return bool(condition(deployment, "Progressing")["reason"] == "ProgressDeadlineExceeded")
+
+    eventually(given_up, 20)
+    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+        operator.until_leading()
+        said = until_reason(api, namespace, "llm", "RolloutStuck")
+        assert "kubectl describe pods -l llmservice.dev/name=llm" in said
+        progressing = condition(api.get(LLMSERVICES, namespace, "llm"), "Progressing")
+        assert (progressing["status"], progressing["reason"]) == ("False", "RolloutStuck")
