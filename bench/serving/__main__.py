@@ -6,6 +6,7 @@ missed gate is told, not an error. Give the machine nothing else to do meanwhile
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,10 +14,10 @@ import time
 from pathlib import Path
 
 from serving import batching, comparison, gates, speculation
-from serving.report import draw_bars, draw_predictions, write_table
+from serving.report import draw_bars, draw_predictions, write_table, write_text
 from serving.servers import ROOT
 
-_PARTS = ("compare", "batching", "speculation")
+_PARTS = ("compare", "starts", "batching", "speculation")
 _TINY = "llmservice-test/tiny-random-llama"
 
 
@@ -31,6 +32,8 @@ def main() -> int:
     if unknown := sorted(set(parts) - set(_PARTS)):
         parser.error(f"no part {', '.join(unknown)}: choose from {', '.join(_PARTS)}")
     started = time.monotonic()
+    # Whoever stops the bench stops its servers, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     asked.out.mkdir(parents=True, exist_ok=True)
     python = Path(_printed("python", "server_image/engine_env.py"), "bin", "python")
     model = Path(json.loads(_printed("localkube", "models"))[_TINY])
@@ -39,7 +42,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             where = (python, model, Path(folder))
             if "compare" in parts:
-                found = _compare(*where, asked.short, asked.out)
+                found |= _compare(*where, asked.short, asked.out)
+            if "starts" in parts:
+                found |= _starts(*where, asked.short, asked.out)
             if "batching" in parts:
                 _batching(*where, asked.short, asked.out)
             if "speculation" in parts:
@@ -54,15 +59,12 @@ def _compare(
     python: Path, model: Path, folder: Path, short: bool, out: Path
 ) -> dict[str, gates.Ratios]:
     effort = (
-        comparison.Effort(pairs=3, starts=1, requests=16, concurrency=8)
-        if short
-        else comparison.Effort()
+        comparison.Effort(pairs=3, requests=16, concurrency=8) if short else comparison.Effort()
     )
     measured = comparison.compare(python, model, folder, effort)
     rows, ratios = measured.rows(), measured.ratios()
     write_table(out / "comparison.csv", rows)
-    write_table(out / "starts.csv", measured.start_rows())
-    (out / "gates.txt").write_text("\n".join([*gates.lines(ratios), ""]))
+    write_text(out / "comparison.txt", gates.lines(ratios, only_found=True))
     draw_bars(
         out / "comparison.png",
         [row for row in rows if row["asked"] == "stream"],
@@ -73,6 +75,20 @@ def _compare(
             "ms": ("ttft p50 ms", "ttft p99 ms"),
             "ms ": ("itl p50 ms", "itl p99 ms"),
         },
+    )
+    return ratios
+
+
+def _starts(
+    python: Path, model: Path, folder: Path, short: bool, out: Path
+) -> dict[str, gates.Ratios]:
+    effort = comparison.Effort(starts=1) if short else comparison.Effort()
+    measured = comparison.start(python, model, folder, effort)
+    rows, ratios = measured.rows(), measured.ratios()
+    write_table(out / "starts.csv", rows)
+    write_text(out / "starts.txt", gates.lines(ratios, only_found=True))
+    draw_bars(
+        out / "starts.png", rows, ("server",), {"seconds to ready": ("fastest s", "median s")}
     )
     return ratios
 

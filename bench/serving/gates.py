@@ -69,12 +69,13 @@ class Ratios:
     stock: Interval | None = None
 
 
-def lines(found: Mapping[str, Ratios]) -> list[str]:
+def lines(found: Mapping[str, Ratios], *, only_found: bool = False) -> list[str]:
     """Return a line for every gate; one that is not among those found has failed."""
     nothing = Ratios(None)
     return [
         gate.line(found.get(gate.name, nothing).ours, found.get(gate.name, nothing).stock)
         for gate in GATES
+        if gate.name in found or not only_found
     ]
 
 

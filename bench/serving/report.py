@@ -38,6 +38,11 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     print(flush=True)
 
 
+def write_text(path: Path, lines: Sequence[str]) -> None:
+    """Write lines, with the commit they came from."""
+    path.write_text("\n".join([f"# commit {commit()}", *lines, ""]))
+
+
 def draw_bars(
     path: Path,
     rows: Sequence[Mapping[str, object]],

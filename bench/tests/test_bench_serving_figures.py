@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from serving.batching import MIXES, continuous_steps, throughput_model
-from serving.comparison import Comparison
+from serving.comparison import Comparison, Starts
 from serving.gates import GATES, lines
 from serving.load import Load, _read_stream, quantile
 from serving.speculation import Counted, geometric, geometric_tokens, linear, verdict
@@ -20,7 +20,7 @@ NAMES = ("ours", "stock", "stock again")
 
 def compared(**changed: float) -> dict[str, str]:
     """Return the verdict of every gate, where some figures of ours are so many times stock's."""
-    comparison = Comparison()
+    comparison, starts = Comparison(), Starts()
     for number in range(20):
         for name in NAMES:
             factors = changed if name == "ours" else {}
@@ -37,9 +37,9 @@ def compared(**changed: float) -> dict[str, str]:
                     )
                 )
     for start in range(5):
-        comparison.starts["ours"].append(8.0 * changed.get("start_to_ready", 1.0))
-        comparison.starts["stock, eager"].append(20.0 + start)
-    told = lines(comparison.ratios())
+        starts.seconds["ours"].append(8.0 * changed.get("start_to_ready", 1.0))
+        starts.seconds["stock, eager"].append(20.0 + start)
+    told = lines(comparison.ratios() | starts.ratios())
     return {line.split()[1]: line.split()[2] for line in told}
 
 
