@@ -4,6 +4,7 @@ vLLM's own defaults fit a machine that is ours alone: half of its memory for the
 core pinned, kernels compiled before the first token. In a container each of them is too much.
 """
 
+import gc
 import math
 import os
 from argparse import ArgumentParser, Namespace
@@ -65,3 +66,5 @@ def fork_engine(environment: MutableMapping[str, str]) -> None:
     everything again takes ten seconds. Safe where no accelerator has been initialised.
     """
     environment["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+    # The collector writes to every object that it looks at, and so would copy what the two share.
+    gc.freeze()
