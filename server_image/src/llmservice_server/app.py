@@ -14,9 +14,10 @@ def create_app(admission: Admission) -> FastAPI:
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(Exception, answer_unexpected)
     app.add_middleware(Gate, admission=admission)
+    app.state.engine_app = None
     return app
 
 
 def attach_engine_app(app: FastAPI, engine_app: ASGIApp) -> None:
-    """Put the engine's application behind the gate. Routes, unlike handlers, may be added late."""
-    app.mount("/", engine_app)
+    """Put the engine's application behind the gate, which then calls it without a detour."""
+    app.state.engine_app = engine_app

@@ -115,8 +115,8 @@ class Exchange:
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def send(self, message: Message) -> None:
-        """Pass a part of the response on."""
-        if self.is_over or self._is_replaced:
+        """Pass a part of the response on. Every streamed token comes by here."""
+        if self.client_left or self.cut is not None or self._is_replaced:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
@@ -129,8 +129,11 @@ class Exchange:
         elif self._is_stream:
             if self._held_start is not None and await self._begins_with_error(message):
                 return
-            self._end_honestly(message)
-        self.is_finished = self._ends(message)
+            if self._is_broken or message.get("body", b"").startswith(_ERROR_EVENT):
+                self._end_honestly(message)
+            self.is_finished = not message.get("more_body", False)
+        else:
+            self.is_finished = not message.get("more_body", False)
         await self._send(message)
 
     async def finish(self) -> None:
@@ -203,10 +206,6 @@ class Exchange:
             "tokens, or raise the request timeout of the server",
             504,
         )
-
-    @staticmethod
-    def _ends(message: Message) -> bool:
-        return message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 def body_too_large(limit: int) -> Cut:

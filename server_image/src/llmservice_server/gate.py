@@ -107,6 +107,7 @@ class Gate:
         self._in_flight = admission.in_flight
         self._settings = admission.settings
         self._keys = admission.keys
+        self._metrics.in_flight.set_function(lambda: admission.in_flight.count)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", "the listener speaks nothing else"
@@ -122,10 +123,8 @@ class Gate:
         )
         try:
             with self._in_flight.holding(exchange):
-                self._metrics.in_flight.set(self._in_flight.count)
                 await self._answer(exchange, route, scope)
         finally:
-            self._metrics.in_flight.set(self._in_flight.count)
             self._count(exchange, route, time.perf_counter() - started_at)
 
     async def _answer(self, exchange: Exchange, route: str | None, scope: Scope) -> None:
@@ -137,7 +136,8 @@ class Gate:
             await response(scope, exchange.receive, exchange.send)
             return
         try:
-            await self._app(scope, exchange.receive, exchange.send)
+            application: ASGIApp = scope["app"].state.engine_app or self._app
+            await application(scope, exchange.receive, exchange.send)
         except Exception:
             # What the application says about a client that has gone is of no interest.
             if not exchange.is_over:
