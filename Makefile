@@ -124,6 +124,10 @@ bench-scaling-full: setup  ## The same on every cell; writes bench/scaling/resul
 bench-serving: setup  ## The server against stock vLLM, batching, speculation; ends with a line per gate
 	@PYTHONPATH=bench $(RUN) python -m serving $(PART)
 
+.PHONY: bench-utilization
+bench-utilization: setup  ## Is the effective GPU utilization the true load of a real engine? Ends with a line for the gate
+	@PYTHONPATH=bench $(RUN) python -m utilization
+
 ## Leave -------------------------------------------------------------------------------------------
 
 .PHONY: clean

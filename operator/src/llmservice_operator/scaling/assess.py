@@ -119,7 +119,7 @@ def observe(
 
     limits = _limits(fresh)
     rate = sustainable_rate(mix, state.fit.model, limits, slo)
-    price = _price(mix, state, rate * state.factor.value)
+    price = price_of(mix, state.fit.model, state.traffic.computed_share, rate * state.factor.value)
     queued = scrape.held_requests + sum(snapshot.waiting for snapshot in fresh)
     parts = demand(state.ledger, price, queued, len(ready), cold_start)
     state = _correct(
@@ -251,9 +251,8 @@ def _limits(snapshots: list[Snapshot]) -> EngineLimits:
     )
 
 
-def _price(mix: RequestMix, state: ScalingState, capacity: float) -> Price:
+def price_of(mix: RequestMix, model: StepModel, computed_share: float, capacity: float) -> Price:
     """Marginal GPU-seconds, stretched so that a mean request costs 1 / capacity."""
-    model = state.fit.model
     stretch = 1 / (capacity * mix.work(model))
     token = mix.token_work(model)
     prompts, answers = mix.prompts, mix.answers
@@ -265,7 +264,7 @@ def _price(mix: RequestMix, state: ScalingState, capacity: float) -> Price:
         prompt_token=model.prefill * stretch,
         answer_token=token * stretch,
         mean_answer=answers.mean,
-        computed_share=state.traffic.computed_share,
+        computed_share=computed_share,
         spread=math.sqrt(1 + variance / mix.work(model) ** 2),
     )
 

@@ -1,0 +1,128 @@
+"""Is the effective GPU utilization the true load of a real engine?
+
+Prints a table, draws a plot, and ends with the line of the gate. Give the machine nothing else to
+do meanwhile: the truth is measured by a clock.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from llmservice_operator.scaling.capacity import EngineLimits
+from serving.report import write_table
+from serving.servers import ROOT, Server, ours
+from utilization.experiment import Reading, Size, learn, readings
+from utilization.gate import line
+from utilization.mixes import TESTED
+from utilization.plot import draw
+from utilization.reports import read_report
+
+REPOSITORY = "llmservice-test/tiny-random-llama"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Random weights in the shape of a Llama: only the time of a step matters here."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int = 49152
+    kv_heads: int = 2
+    head: int = 32
+
+    @property
+    def flags(self) -> list[str]:
+        shape = {
+            "num_hidden_layers": self.layers,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+        }
+        return [f"--hf-overrides={json.dumps(shape)}", "--load-format=dummy"]
+
+    @property
+    def parameters(self) -> float:
+        layer = self.hidden * (3 * self.intermediate + 3 * self.hidden)
+        return self.layers * layer + self.hidden * self.vocabulary
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        return self.layers * 2 * self.kv_heads * self.head * 4
+
+
+MODELS = {"2 x 64": Model(2, 64, 128), "4 x 256": Model(4, 256, 1024)}
+"""Layers x width: large enough that the engine, small enough that a minute shows many requests."""
+
+FLAGS = ("--max-num-seqs=32", "--max-num-batched-tokens=512")
+
+
+def main() -> int:
+    """Measure every model with every mix."""
+    parser = argparse.ArgumentParser(prog="python -m utilization", description=__doc__)
+    parser.add_argument("--model", choices=sorted(MODELS), help="only this one")
+    parser.add_argument("--short", action="store_true", help="see that it works; decides nothing")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "utilization" / "results")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    python = Path(_printed("python", "server_image/engine_env.py"), "bin", "python")
+    folder = Path(json.loads(_printed("localkube", "models"))[REPOSITORY])
+    size = Size(level_seconds=6.0) if asked.short else Size()
+    found: list[Reading] = []
+    for name in [asked.model] if asked.model else MODELS:
+        flags = [*FLAGS, *MODELS[name].flags]
+        with (
+            tempfile.TemporaryDirectory() as temporary,
+            ours(python, folder, Path(temporary), flags) as server,
+        ):
+            found += _measure(server, name, size)
+    write_table(asked.out / "utilization.csv", [reading.row() for reading in found])
+    draw(asked.out / "utilization.png", found)
+    print(line(found))
+    return 0
+
+
+def _measure(server: Server, name: str, size: Size) -> list[Reading]:
+    shape = MODELS[name]
+    model, slo = learn(server, shape.parameters, shape.kv_bytes_per_token, size)
+    shown = ", ".join(f"{1e6 * each:.3g}" for each in model.coefficients)
+    print(f"{name}: step model in µs: {shown} (fixed, prefill, sequence, kv)")
+    print(
+        f"{name}: SLO: TTFT {1000 * (slo.ttft_seconds or 0):.0f} ms, "
+        f"mean ITL {1000 * (slo.itl_seconds or 0):.0f} ms for {100 * slo.objective:.0f} %"
+    )
+    limits = asyncio.run(_limits(server))
+    found: list[Reading] = []
+    for mix in TESTED:
+        started = time.monotonic()
+        of_mix = list(readings(server, name, mix, model, slo, limits, size))
+        truth = of_mix[0].truth
+        print(
+            f"{name}, {mix.name}: the SLO holds up to {truth.met:.2f} to {truth.missed:.2f} "
+            f"requests/s ({time.monotonic() - started:.0f} s)",
+            flush=True,
+        )
+        found += of_mix
+    return found
+
+
+async def _limits(server: Server) -> EngineLimits:
+    async with aiohttp.ClientSession() as session:
+        report = await read_report(session, server)
+    return EngineLimits(report.max_sequences, report.kv_capacity_tokens, report.max_step_tokens)
+
+
+def _printed(*command: str) -> str:
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The verdict: how far the utilization is off where it is furthest off."""
+
+from collections.abc import Sequence
+
+from utilization.experiment import Reading
+
+LIMIT_PERCENT = 10.0
+
+
+def line(found: Sequence[Reading]) -> str:
+    """Return the line of the gate `egu_error`, in percent of the true load.
+
+    The true capacity is known only between two rates, so every error lies in an interval. PASS when
+    all lie below the limit, FAIL when one lies above it whole.
+    """
+    if not found:
+        return f"GATE egu_error missing {LIMIT_PERCENT:.0f} FAIL"
+    worst = max(found, key=lambda reading: reading.error)
+    low = max(reading.error_bounds[0] for reading in found)
+    high = max(reading.error_bounds[1] for reading in found)
+    verdict = "PASS" if high <= LIMIT_PERCENT else "FAIL" if low > LIMIT_PERCENT else "UNDECIDED"
+    median = sorted(reading.error for reading in found)[len(found) // 2]
+    return (
+        f"GATE egu_error {worst.error:.1f} {LIMIT_PERCENT:.0f} {verdict}"
+        f"  interval [{low:.1f}, {high:.1f}], median {median:.1f}, "
+        f"worst at {worst.load:.0f} % of {worst.model}, {worst.mix}"
+    )

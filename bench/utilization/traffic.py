@@ -1,0 +1,173 @@
+"""Offering requests at a rate, whatever becomes of them, and judging them by the client's clock."""
+
+import asyncio
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from llmservice_operator.scaling.capacity import ServiceLevelObjective
+from llmservice_operator.scaling.signals import Counters
+from serving.servers import SERVED_NAME, Server
+from utilization.mixes import LONGEST_ANSWER, Mix
+from utilization.reports import Report, read_report
+
+SETTLE_SECONDS = 4.0
+"""Requests of the first seconds meet an engine that is not yet as full as the rate makes it."""
+SAMPLE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the client saw of one request, in seconds; infinite where nothing came in time."""
+
+    ttft: float = math.inf
+    itl: float = math.inf
+    """Mean over the request."""
+
+    def meets(self, slo: ServiceLevelObjective) -> bool:
+        """Tell whether the request was as fast as the SLO wants each to be."""
+        ttft, itl = slo.ttft_seconds, slo.itl_seconds
+        return (ttft is None or self.ttft <= ttft) and (itl is None or self.itl <= itl)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One mix at one rate."""
+
+    rate: float
+    """Requests per second that were asked for; chance gives a few more or less."""
+    seconds: float
+    done: Counters
+    """What the server counted meanwhile."""
+    answers: Sequence[Answer]
+    samples: Sequence[Report]
+
+    def attainment(self, slo: ServiceLevelObjective) -> float:
+        """Share of the requests that met the SLO by the client's clock.
+
+        Raises RuntimeError when no request came.
+        """
+        if not self.answers:
+            raise RuntimeError(f"no request in {self.seconds:.0f} s: measure for longer")
+        return sum(answer.meets(slo) for answer in self.answers) / len(self.answers)
+
+    @property
+    def offered(self) -> float:
+        """Requests per second that came."""
+        return len(self.answers) / self.seconds
+
+    @property
+    def busy(self) -> float:
+        """Share of the time in which the engine was in a step: what a duty cycle shows."""
+        return min(1.0, self.done.steps.seconds / self.seconds)
+
+    @property
+    def kv_usage(self) -> float:
+        """Mean share of the KV cache in use."""
+        return _mean([report.kv_tokens / report.kv_capacity_tokens for report in self.samples])
+
+    @property
+    def batch_share(self) -> float:
+        """Mean share of the engine's sequences that run."""
+        return _mean([report.running / report.max_sequences for report in self.samples])
+
+
+def offer(
+    server: Server, mix: Mix, rate: float, seconds: float, slo: ServiceLevelObjective, seed: int
+) -> Level:
+    """Offer requests at random times for so long, and judge them once the engine has settled."""
+    return asyncio.run(_offer(server, mix, rate, seconds, slo, random.Random(seed)))
+
+
+async def _offer(
+    server: Server,
+    mix: Mix,
+    rate: float,
+    seconds: float,
+    slo: ServiceLevelObjective,
+    chance: random.Random,
+) -> Level:
+    timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+        early = await _send(session, server, mix, rate, SETTLE_SECONDS, chance)
+        before, began = await read_report(session, server), time.perf_counter()
+        samples: list[Report] = []
+        sampling = asyncio.create_task(_sample(session, server, samples))
+        judged = await _send(session, server, mix, rate, seconds, chance)
+        after, took = await read_report(session, server), time.perf_counter() - began
+        sampling.cancel()
+        # Who has no whole answer when even the longest was due by the SLO has missed it. Cutting
+        # the rest off ends it in the engine, so that the next level begins with an empty one.
+        patience = (slo.ttft_seconds or 0.0) + LONGEST_ANSWER * (slo.itl_seconds or 0.0)
+        _, late = await asyncio.wait([*early, *judged], timeout=patience)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*early, *judged, return_exceptions=True)
+        answers = [Answer() if task.cancelled() else task.result() for task in judged]
+        while (await read_report(session, server)).unfinished:
+            await asyncio.sleep(SAMPLE_SECONDS)
+    return Level(rate, took, after.counters.since(before.counters), answers, samples)
+
+
+async def _send(
+    session: aiohttp.ClientSession,
+    server: Server,
+    mix: Mix,
+    rate: float,
+    seconds: float,
+    chance: random.Random,
+) -> list["asyncio.Task[Answer]"]:
+    """Start requests as a Poisson process for so long; return them, finished or not."""
+    started, due = time.perf_counter(), chance.expovariate(rate)
+    tasks = []
+    while due < seconds:
+        await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
+        prompt, length = mix.prompt(chance), mix.answer(chance)
+        tasks.append(asyncio.create_task(_ask(session, server, prompt, length)))
+        due += chance.expovariate(rate)
+    await asyncio.sleep(max(0.0, started + seconds - time.perf_counter()))
+    return tasks
+
+
+async def _ask(
+    session: aiohttp.ClientSession, server: Server, prompt: list[int], length: int
+) -> Answer:
+    body = {
+        "model": SERVED_NAME,
+        "prompt": prompt,
+        "max_tokens": length,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    asked = time.perf_counter()
+    first = last = 0.0
+    tokens = 0
+    async with session.post(f"{server.url}/v1/completions", json=body) as response:
+        if response.status != 200:
+            raise RuntimeError(f"the server answered {response.status}: {await response.text()}")
+        async for line in response.content:
+            if b'"usage":{' in line:
+                tokens = json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"]
+            elif line.startswith(b"data: {"):
+                last = time.perf_counter()
+                first = first or last
+    if tokens != length:
+        raise RuntimeError(f"the server gave {tokens} of {length} tokens")
+    return Answer(first - asked, (last - first) / max(length - 1, 1))
+
+
+async def _sample(session: aiohttp.ClientSession, server: Server, into: list[Report]) -> None:
+    while True:
+        into.append(await read_report(session, server))
+        await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
