@@ -28,6 +28,8 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
 FIRST_STEP = 1.3
 """Factor between two rates while the capacity is only enclosed, not yet halved."""
 HALVINGS = 2
+FEWEST_REQUESTS = 20
+"""Expected in a level; fewer say nothing of a share of 95 %."""
 SLOWEST_RATE = 0.05
 """Requests per second at which an engine that still misses its SLO is given up."""
 
@@ -42,6 +44,10 @@ class Size:
     level_seconds: float = 16.0
     learning_rates: tuple[float, ...] = (0.3, 0.7)
     """As shares of the rate that the model so far believes in."""
+
+    def seconds_at(self, rate: float) -> float:
+        """Long enough for some requests on a slow machine, too."""
+        return max(self.level_seconds, min(FEWEST_REQUESTS / rate, 60.0))
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def readings(
 
     def measure(rate: float, seed: int) -> Level:
         nonlocal seen
-        level = offer(server, mix, rate, size.level_seconds, slo, seed)
+        level = offer(server, mix, rate, size.seconds_at(rate), slo, seed)
         seen = seen.plus(level.done)
         return level
 
