@@ -23,7 +23,7 @@ from utilization.experiment import Reading, Size, learn, readings
 from utilization.gate import line
 from utilization.mixes import TESTED
 from utilization.plot import draw
-from utilization.reports import read_report
+from utilization.traffic import read_snapshot
 
 REPOSITORY = "llmservice-test/tiny-random-llama"
 
@@ -115,8 +115,8 @@ def _measure(server: Server, name: str, size: Size) -> list[Reading]:
 
 async def _limits(server: Server) -> EngineLimits:
     async with aiohttp.ClientSession() as session:
-        report = await read_report(session, server)
-    return EngineLimits(report.max_sequences, report.kv_capacity_tokens, report.max_step_tokens)
+        now = await read_snapshot(session, server)
+    return EngineLimits(now.max_sequences, now.kv_capacity_tokens, now.max_step_tokens)
 
 
 def _printed(*command: str) -> str:

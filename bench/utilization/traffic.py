@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from llmservice_operator.engine_metrics import parse_snapshot
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
-from llmservice_operator.scaling.signals import Counters
+from llmservice_operator.scaling.signals import Counters, Snapshot
 from serving.servers import SERVED_NAME, Server
 from utilization.mixes import LONGEST_ANSWER, Mix
-from utilization.reports import Report, read_report
 
 SETTLE_SECONDS = 4.0
 """Requests of the first seconds meet an engine that is not yet as full as the rate makes it."""
@@ -45,7 +45,7 @@ class Level:
     done: Counters
     """What the server counted meanwhile."""
     answers: Sequence[Answer]
-    samples: Sequence[Report]
+    samples: Sequence[Snapshot]
 
     def attainment(self, slo: ServiceLevelObjective) -> float:
         """Share of the requests that met the SLO by the client's clock.
@@ -69,12 +69,12 @@ class Level:
     @property
     def kv_usage(self) -> float:
         """Mean share of the KV cache in use."""
-        return _mean([report.kv_tokens / report.kv_capacity_tokens for report in self.samples])
+        return _mean([each.kv_tokens / each.kv_capacity_tokens for each in self.samples])
 
     @property
     def batch_share(self) -> float:
         """Mean share of the engine's sequences that run."""
-        return _mean([report.running / report.max_sequences for report in self.samples])
+        return _mean([each.running / each.max_sequences for each in self.samples])
 
 
 def offer(
@@ -95,11 +95,11 @@ async def _offer(
     timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         early = await _send(session, server, mix, rate, SETTLE_SECONDS, chance)
-        before, began = await read_report(session, server), time.perf_counter()
-        samples: list[Report] = []
+        before, began = await read_snapshot(session, server), time.perf_counter()
+        samples: list[Snapshot] = []
         sampling = asyncio.create_task(_sample(session, server, samples))
         judged = await _send(session, server, mix, rate, seconds, chance)
-        after, took = await read_report(session, server), time.perf_counter() - began
+        after, took = await read_snapshot(session, server), time.perf_counter() - began
         sampling.cancel()
         # Who has no whole answer when even the longest was due by the SLO has missed it. Cutting
         # the rest off ends it in the engine, so that the next level begins with an empty one.
@@ -109,9 +109,19 @@ async def _offer(
             task.cancel()
         await asyncio.gather(*early, *judged, return_exceptions=True)
         answers = [Answer() if task.cancelled() else task.result() for task in judged]
-        while (await read_report(session, server)).unfinished:
+        while not _is_idle(await read_snapshot(session, server)):
             await asyncio.sleep(SAMPLE_SECONDS)
-    return Level(rate, took, after.counters.since(before.counters), answers, samples)
+    return Level(rate, took, after.since(before), answers, samples)
+
+
+def _is_idle(snapshot: Snapshot) -> bool:
+    return snapshot.running + snapshot.waiting == 0
+
+
+async def read_snapshot(session: aiohttp.ClientSession, server: Server) -> Snapshot:
+    """Ask the management port once, and read the answer as the metrics server does."""
+    async with session.get(f"{server.management_url}/autoscale") as response:
+        return parse_snapshot(await response.read(), time.time())
 
 
 async def _send(
@@ -163,9 +173,9 @@ async def _ask(
     return Answer(first - asked, (last - first) / max(length - 1, 1))
 
 
-async def _sample(session: aiohttp.ClientSession, server: Server, into: list[Report]) -> None:
+async def _sample(session: aiohttp.ClientSession, server: Server, into: list[Snapshot]) -> None:
     while True:
-        into.append(await read_report(session, server))
+        into.append(await read_snapshot(session, server))
         await asyncio.sleep(SAMPLE_SECONDS)
 
 

@@ -165,6 +165,11 @@ class EngineMetrics:
         return body
 
 
+def parse_snapshot(body: bytes, now: float) -> Snapshot:
+    """Return what an answer to `GET /autoscale` says; raises ValidationError where it is none."""
+    return _snapshot(_Report.model_validate_json(body), now)
+
+
 def _snapshot(report: _Report, now: float) -> Snapshot:
     counted = report.counters.model_dump(exclude={"steps", "ttft_milliseconds", "itl_milliseconds"})
     return Snapshot(
