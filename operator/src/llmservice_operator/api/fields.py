@@ -156,8 +156,9 @@ def _quantity_text(value: JsonValue) -> JsonValue:
     if isinstance(value, float) and not value.is_integer():
         message = f'must be text when it has a fraction: write "{value}" in quotes, or 500m for 0.5'
         raise PydanticCustomError("rule", "{message}", {"message": message})
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(int(value)) if is_number else value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(int(value))
+    return value
 
 
 Quantity = Annotated[
