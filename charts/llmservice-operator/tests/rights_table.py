@@ -18,7 +18,7 @@ OPERATOR = {
     ("autoscaling", "horizontalpodautoscalers"): "get list watch create patch delete",
     ("policy", "poddisruptionbudgets"): "get list watch create patch",
     ("networking.k8s.io", "networkpolicies"): "get list watch create patch delete",
-    ("", "pods"): "get list watch",
+    ("", "pods"): "get list watch patch",
     ("", "events"): "create patch",
 }
 

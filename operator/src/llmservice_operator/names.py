@@ -37,6 +37,9 @@ ENGINE_DEFAULT_FOR_ANNOTATION: Final = f"{api.GROUP}/engine-default-for"
 KEPT_REPLICAS_ANNOTATION: Final = f"{api.GROUP}/kept-replicas"
 """On the Deployment: how many replicas there were when autoscaling was removed."""
 
+DELETION_COST_ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
+"""Kubernetes' own: of a ReplicaSet's pods the one with the least goes first."""
+
 SERVER_CONTAINER: Final = "server"
 SERVER_COMMAND: Final = "llmservice-server"
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from llmservice_operator import names
+from llmservice_operator import names, scaler
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.conditions import Reason
+from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import (
-    AUTOSCALERS,
     DEPLOYMENTS,
     LLMSERVICES,
     OPTIONAL_KINDS,
@@ -31,22 +31,18 @@ from llmservice_operator.cluster import (
     kind_of,
 )
 from llmservice_operator.desired import (
-    Autoscaler,
     build_all,
     is_owned_by,
     is_up_to_date,
     resolve_pin,
     resolve_replicas,
 )
-from llmservice_operator.desired.autoscaler import keeps_tolerance
-from llmservice_operator.desired.replicas import (
-    build_hand_over,
-    first_replicas,
-    is_handed_over,
-)
+from llmservice_operator.desired.replicas import first_replicas, is_handed_over
 from llmservice_operator.errors import Forbidden, InvalidSpec, OperatorError, Rejected
 from llmservice_operator.observe import LiveObjects, observe
+from llmservice_operator.scaler import Scaler
 from llmservice_operator.scaling_reports import ScalingReports
+from llmservice_operator.scaling_status import ScalingView
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.status import (
     Failure,
@@ -92,6 +88,7 @@ class Reconciler:
         self._settings = settings
         self._now = now
         self._reports = reports
+        self._scaler = Scaler(cluster, cache, settings, now)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one service closer to its spec; return when to look again, in seconds, if at all.
@@ -101,6 +98,7 @@ class Reconciler:
         body = self._cache.service(key)
         if body is None:
             self._metrics.service_gone(*key)
+            self._scaler.forget(key)
             return None
         metadata = body["metadata"]
         if "deletionTimestamp" in metadata:
@@ -127,13 +125,14 @@ class Reconciler:
             wrote = await self._report(body, build_status_of_unreadable(body, error, self._now()))
             return 0.0 if wrote else None
         deployment = await self._live(DEPLOYMENTS, service.namespace, names.deployment(service))
+        is_watched = service.spec.autoscaling is not None or service.spec.objectives.is_limited
+        report = await self._read_report(service) if is_watched else None
+        plan, decision = await self._scaler.plan(service, report), None
         wrote, failure, pin = False, None, None
         try:
             pin = resolve_pin(service, deployment, self._settings)
             replicas = resolve_replicas(service, deployment)
-            hpa = self._cache.get(AUTOSCALERS, service.namespace, names.autoscaler(service))
-            autoscaler = replace(Autoscaler.wished(service), with_tolerance=keeps_tolerance(hpa))
-            children = build_all(service, self._settings, pin, replicas, autoscaler)
+            children = build_all(service, self._settings, pin, replicas, plan.autoscaler)
             workload = next(each for each in children if kind_of(each) is DEPLOYMENTS)
             if deployment is None:
                 workload["spec"]["replicas"] = first_replicas(service)
@@ -141,10 +140,12 @@ class Reconciler:
                 version = deployment["metadata"]["resourceVersion"]
                 workload["metadata"]["resourceVersion"] = version
             elif not is_handed_over(service, deployment):
-                wrote |= await self._hand_over(service, deployment)
+                wrote |= await self._scaler.hand_over(service, deployment)
             for desired in children:
                 wrote |= await self._bring_about(service, desired)
             wrote |= await self._remove_unwanted(service, children)
+            scaled, decision = await self._scaler.scale(service, plan, report)
+            wrote |= scaled
         except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:
             failure = _failure(error)
             self._metrics.terminal_error()
@@ -157,16 +158,23 @@ class Reconciler:
             and seen.problem.reason is Reason.LOADING_MODEL
         )
         if is_starting:
-            report = await self._reports.read(service.namespace, service.name)
+            report = report or await self._read_report(service)
             seen = observe(service, replace(live, report=report))
-        wrote |= await self._report(body, build_status(service, pin, seen, self._now(), failure))
+        view = ScalingView(plan, report, self._scaler.live_autoscaler(service), decision)
+        status = build_status(service, pin, seen, self._now(), failure, view)
+        wrote |= await self._report(body, status)
         if wrote:
             # The answer to a write also holds what others changed meanwhile, and their events are
             # no news to the cache any more: only another pass sees it.
             return 0.0
         if is_starting:
             return LOOK_AT_START_SECONDS
+        if is_watched:
+            return scaler.LOOK_AGAIN_SECONDS
         return None if failure is None else LOOK_AGAIN_SECONDS
+
+    async def _read_report(self, service: LLMService) -> ScalingReport | None:
+        return await self._reports.read(service.namespace, service.name)
 
     async def _bring_about(self, service: LLMService, desired: Manifest) -> bool:
         """Apply one child unless it is already as wanted; say whether it was written."""
@@ -192,17 +200,6 @@ class Reconciler:
         if service.status.observed_generation == service.generation:
             self._metrics.drift_corrected(kind.kind)
         logger.info("changed %s %s", kind.kind, name)
-        return True
-
-    async def _hand_over(self, service: LLMService, deployment: Manifest) -> bool:
-        """Let the number of replicas outlive our own manifest, which is about to leave it out."""
-        if "deletionTimestamp" in deployment["metadata"] or not is_owned_by(deployment, service):
-            return False
-        # The autoscaler leaves 0 alone, which is where a service that was suspended begins again.
-        number = deployment["spec"]["replicas"] or first_replicas(service)
-        change = build_hand_over(deployment, number)
-        self._cache.observe(await self._cluster.apply(change, manager=names.HANDOVER_FIELD_MANAGER))
-        logger.info("left %d replicas to the autoscaler", change["spec"]["replicas"])
         return True
 
     async def _remove_unwanted(self, service: LLMService, wanted: list[Manifest]) -> bool:

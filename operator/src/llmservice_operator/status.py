@@ -16,12 +16,20 @@ from llmservice_operator.api.conditions import (
     ConditionStatus,
     ConditionType,
     Reason,
+    Verdict,
 )
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.api.status import AutoscalingStatus, EngineStatus, LLMServiceStatus
+from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
 from llmservice_operator.desired.pin import EnginePin
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.observe import Observation
+from llmservice_operator.scaling_status import ScalingView, build_scaling_status
+
+_OF_THE_LOAD: Final = (
+    ConditionType.AUTOSCALING_ACTIVE,
+    ConditionType.METRICS_AVAILABLE,
+    ConditionType.SLO_MET,
+)
 
 _NOTHING_TO_DO: Final = frozenset(
     {
@@ -31,9 +39,15 @@ _NOTHING_TO_DO: Final = frozenset(
         Reason.ROLLOUT_IN_PROGRESS,
         Reason.SCALED_TO_ZERO,
         Reason.SUSPENDED,
+        Reason.FOLLOWING_LOAD,
+        Reason.WAITING_FOR_TRAFFIC,
+        Reason.METRICS_AVAILABLE,
+        Reason.RECOMMENDING,
+        Reason.PAUSED,
+        Reason.SLO_MET,
     }
 )
-"""Reasons of Ready that need nothing but patience; every other one is worth a Warning."""
+"""Reasons that need nothing but patience; every other one is worth a Warning."""
 
 _MODEL_REASONS: Final = REASONS_OF_MODEL_SERVER - {Reason.SECRET_MISSING} | {
     Reason.DOWNLOADING_MODEL,
@@ -65,17 +79,7 @@ class StatusUpdate:
     status: dict[str, Any]
     """The whole status, to apply on the status subresource when it differs from the live one."""
     events: tuple[Event, ...]
-    """Empty unless the Ready condition changed its status or reason."""
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """A condition without what depends on its past."""
-
-    type: ConditionType
-    status: ConditionStatus
-    reason: Reason
-    message: str
+    """Of Ready and the conditions of the load that changed their status or reason."""
 
 
 def build_status(
@@ -84,17 +88,20 @@ def build_status(
     seen: Observation,
     now: datetime,
     failure: Failure | None = None,
+    view: ScalingView | None = None,
 ) -> StatusUpdate:
     """Return the status that follows the service's present one.
 
     `pin` is None only when the pass failed before there was one; the pin of before is then kept.
     """
     desired = _desired(service, seen)
+    scaling = build_scaling_status(service, view or ScalingView(), seen, desired, now)
     verdicts = (
         _ready(service, seen, failure),
         _progressing(seen, desired, failure),
         _available(service, seen),
         _model_ready(service, seen, failure),
+        *scaling.verdicts,
     )
     engine = service.status.engine
     if pin is not None:
@@ -102,7 +109,13 @@ def build_status(
     is_reachable = failure is None or failure.reason is not Reason.NAME_CONFLICT
     status = LLMServiceStatus(
         observed_generation=service.generation,
-        conditions=_conditions(service.status, verdicts, service.generation, now),
+        conditions=tuple(
+            condition
+            for condition in _conditions(service.status, verdicts, service.generation, now)
+            # One of the load goes with what asked for it.
+            if condition.type not in _OF_THE_LOAD
+            or any(condition.type == verdict.type for verdict in scaling.verdicts)
+        ),
         replicas=seen.replicas,
         ready_replicas=seen.ready_replicas,
         updated_replicas=seen.updated_replicas,
@@ -111,7 +124,8 @@ def build_status(
         selector=",".join(f"{key}={value}" for key, value in names.selector(service).items()),
         url=names.url(service) if is_reachable else None,
         engine=engine,
-        autoscaling=_autoscaling(service, desired),
+        autoscaling=scaling.autoscaling,
+        slo=scaling.slo,
     )
     return _update(service.status, status)
 
@@ -129,7 +143,7 @@ def build_status_of_unreadable(
         previous = LLMServiceStatus()
     generation = body["metadata"].get("generation", 0)
     verdicts = tuple(
-        _Verdict(kind, "False", Reason.INVALID_SPEC, str(error))
+        Verdict(kind, "False", Reason.INVALID_SPEC, str(error))
         for kind in (ConditionType.READY, ConditionType.PROGRESSING)
     )
     status = previous.model_copy(
@@ -141,15 +155,6 @@ def build_status_of_unreadable(
     return _update(previous, status)
 
 
-def _autoscaling(service: LLMService, desired: int) -> AutoscalingStatus | None:
-    if service.spec.autoscaling is None:
-        return None
-    # A suspended service begins again with as many replicas as it had.
-    before = service.status.autoscaling
-    is_kept = service.spec.suspend and before is not None
-    return before if is_kept else AutoscalingStatus(desired_replicas=desired)
-
-
 def _desired(service: LLMService, seen: Observation) -> int:
     """Return how many replicas are asked for: by the spec, or by the autoscaler it leaves it to."""
     spec = service.spec
@@ -159,7 +164,7 @@ def _desired(service: LLMService, seen: Observation) -> int:
 
 
 def _conditions(
-    previous: LLMServiceStatus, verdicts: tuple[_Verdict, ...], generation: int, now: datetime
+    previous: LLMServiceStatus, verdicts: tuple[Verdict, ...], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
     """Return the conditions after `previous`; one that nothing is said about stays as it is."""
     said = {
@@ -178,33 +183,33 @@ def _conditions(
     return tuple(condition for condition in both if condition is not None)
 
 
-def _ready(service: LLMService, seen: Observation, failure: Failure | None) -> _Verdict:
+def _ready(service: LLMService, seen: Observation, failure: Failure | None) -> Verdict:
     kind = ConditionType.READY
     if failure is not None:
-        return _Verdict(kind, "False", failure.reason, failure.message)
+        return Verdict(kind, "False", failure.reason, failure.message)
     desired = _desired(service, seen)
     if desired == 0:
         reason, why = _zero(service)
-        return _Verdict(kind, "False", reason, why)
+        return Verdict(kind, "False", reason, why)
     if seen.is_rolled_out and seen.ready_replicas == desired:
         message = f"{_replicas(seen, desired)} at {names.url(service)}."
-        return _Verdict(kind, "True", Reason.SERVING, message)
+        return Verdict(kind, "True", Reason.SERVING, message)
     if seen.problem is not None:
-        return _Verdict(kind, "False", seen.problem.reason, seen.problem.message)
+        return Verdict(kind, "False", seen.problem.reason, seen.problem.message)
     message = f"{_replicas(seen, desired)}; pods are being created or replaced."
-    return _Verdict(kind, "False", Reason.ROLLOUT_IN_PROGRESS, message)
+    return Verdict(kind, "False", Reason.ROLLOUT_IN_PROGRESS, message)
 
 
-def _progressing(seen: Observation, desired: int, failure: Failure | None) -> _Verdict:
+def _progressing(seen: Observation, desired: int, failure: Failure | None) -> Verdict:
     kind = ConditionType.PROGRESSING
     if failure is not None:
-        return _Verdict(kind, "False", failure.reason, failure.message)
+        return Verdict(kind, "False", failure.reason, failure.message)
     if seen.is_rolled_out:
-        return _Verdict(kind, "False", Reason.ROLLOUT_COMPLETE, "All pods run the present spec.")
+        return Verdict(kind, "False", Reason.ROLLOUT_COMPLETE, "All pods run the present spec.")
     message = f"{seen.updated_replicas} of {desired} replicas run the present spec."
     if seen.is_stuck:
-        return _Verdict(kind, "False", Reason.ROLLOUT_STUCK, f"{message} Ready says what hinders.")
-    return _Verdict(kind, "True", Reason.ROLLOUT_IN_PROGRESS, message)
+        return Verdict(kind, "False", Reason.ROLLOUT_STUCK, f"{message} Ready says what hinders.")
+    return Verdict(kind, "True", Reason.ROLLOUT_IN_PROGRESS, message)
 
 
 def _zero(service: LLMService) -> tuple[Reason, str]:
@@ -214,24 +219,24 @@ def _zero(service: LLMService) -> tuple[Reason, str]:
     return reason, f"{field}. {reason.hint}"
 
 
-def _available(service: LLMService, seen: Observation) -> _Verdict:
+def _available(service: LLMService, seen: Observation) -> Verdict:
     kind, desired = ConditionType.AVAILABLE, _desired(service, seen)
     if seen.ready_replicas > 0:
-        return _Verdict(kind, "True", Reason.SERVING, f"{_replicas(seen, desired)}.")
+        return Verdict(kind, "True", Reason.SERVING, f"{_replicas(seen, desired)}.")
     if desired == 0:
         reason, why = _zero(service)
-        return _Verdict(kind, "False", reason, why)
-    return _Verdict(kind, "False", Reason.NO_REPLICA_READY, "No replica answers; Ready says why.")
+        return Verdict(kind, "False", reason, why)
+    return Verdict(kind, "False", Reason.NO_REPLICA_READY, "No replica answers; Ready says why.")
 
 
-def _model_ready(service: LLMService, seen: Observation, failure: Failure | None) -> _Verdict:
+def _model_ready(service: LLMService, seen: Observation, failure: Failure | None) -> Verdict:
     kind = ConditionType.MODEL_READY
     if seen.has_loaded_model:
         message = f"A replica holds {service.spec.model.uri} in memory."
-        return _Verdict(kind, "True", Reason.MODEL_LOADED, message)
+        return Verdict(kind, "True", Reason.MODEL_LOADED, message)
     ready = _ready(service, seen, failure)
     status: ConditionStatus = "False" if ready.reason in _MODEL_REASONS else "Unknown"
-    return _Verdict(kind, status, ready.reason, ready.message)
+    return Verdict(kind, status, ready.reason, ready.message)
 
 
 def _replicas(seen: Observation, desired: int) -> str:
@@ -245,17 +250,21 @@ def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdat
     )
     if not written.get("autoscaling"):
         written.pop("autoscaling", None)
+    kinds = (ConditionType.READY, *_OF_THE_LOAD)
+    events = (_event(previous.condition(kind), status.condition(kind)) for kind in kinds)
     return StatusUpdate(
         status=written,
-        events=_events(previous.condition(ConditionType.READY), status),
+        events=tuple(event for event in events if event is not None),
     )
 
 
-def _events(before: Condition | None, status: LLMServiceStatus) -> tuple[Event, ...]:
-    after = status.condition(ConditionType.READY)
+def _event(before: Condition | None, after: Condition | None) -> Event | None:
+    """Return what to tell about a condition, if its status or reason has changed."""
     if after is None or (
         before is not None and (before.status, before.reason) == (after.status, after.reason)
     ):
-        return ()
+        return None
     kind: Literal["Normal", "Warning"] = "Normal" if after.reason in _NOTHING_TO_DO else "Warning"
-    return (Event(kind, after.reason, after.message),)
+    if before is None and kind == "Normal" and after.type in _OF_THE_LOAD:
+        return None
+    return Event(kind, after.reason, after.message)

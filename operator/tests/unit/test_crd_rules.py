@@ -314,6 +314,7 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         optional={
             "type": st.sampled_from(["nvidia", "cpu"]),
             "count": st.just(2),
+            "class": st.sampled_from(["H100", "a b"]),
             "resourceName": st.sampled_from(["nvidia.com/gpu", "gpu", "a/b c", "A.b/c"]),
         },
     ),

@@ -182,6 +182,15 @@ REFUSED = {
         {"accelerator": {"type": "cpu", "count": 1}},
         f"spec.accelerator.count: {NVIDIA_ONLY}",
     ),
+    "GPU class on a CPU": (
+        {"accelerator": {"type": "cpu", "class": "H100"}},
+        f"spec.accelerator.class: {NVIDIA_ONLY}",
+    ),
+    "GPU class with a blank": (
+        {"accelerator": {"class": "H100 SXM"}},
+        "spec.accelerator.class: must be the name of a GPU, such as H100, or what the node label "
+        "nvidia.com/gpu.product holds",
+    ),
     "GPU resource on a CPU": (
         {"accelerator": {"type": "cpu", "resourceName": "nvidia.com/gpu"}},
         f"spec.accelerator.resourceName: {NVIDIA_ONLY}",

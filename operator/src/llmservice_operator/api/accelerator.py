@@ -15,6 +15,17 @@ MAX_GPUS = 64
 """GPUs of one replica, which runs on one node."""
 
 
+_GpuClass = Annotated[
+    str,
+    Field(min_length=1, max_length=63),
+    matches(
+        "[A-Za-z0-9][A-Za-z0-9._-]*",
+        "must be the name of a GPU, such as H100, or what the node label nvidia.com/gpu.product "
+        "holds",
+    ),
+]
+
+
 class AcceleratorType(StrEnum):
     NVIDIA = "nvidia"
     CPU = "cpu"
@@ -40,7 +51,18 @@ class Accelerator(Fields):
     """Resource that the device plugin advertises, for MIG slices or renamed GPUs, such as
     nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu."""
 
+    gpu_class: Annotated[_GpuClass | None, Field(alias="class")] = None
+    """Kind of the GPUs, such as H100, L40S or the node label nvidia.com/gpu.product. With it and an
+    ITL in the SLO a step is made no longer than that ITL, where batching.maxNumBatchedTokens is not
+    set and the model's name says its size. It chooses no node: template does. Default: unknown."""
+
     rules: ClassVar = (
+        Rule(
+            "class",
+            cel="self.type != 'cpu' || !has(self.class)",
+            message="belongs to accelerator.type nvidia only: remove it or choose nvidia",
+            holds=lambda self: self.type != AcceleratorType.CPU or self.gpu_class is None,
+        ),
         Rule(
             "count",
             cel="self.type != 'cpu' || !has(self.count)",

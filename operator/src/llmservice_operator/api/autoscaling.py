@@ -98,6 +98,15 @@ class Slo(Fields):
     objective_percent: Annotated[int, Field(ge=50, le=99)] = 95
     """Percent of the requests that are to keep both limits."""
 
+    @property
+    def is_limited(self) -> bool:
+        return self.ttft_milliseconds is not None or self.itl_milliseconds is not None
+
+    @property
+    def words(self) -> str:
+        limits = {"a TTFT": self.ttft_milliseconds, "a mean ITL": self.itl_milliseconds}
+        return " and ".join(f"{it} of {ms} ms" for it, ms in limits.items() if ms is not None)
+
 
 DEFAULT_SLO: Final = Slo(
     ttft_milliseconds=DEFAULT_TTFT_MILLISECONDS, itl_milliseconds=DEFAULT_ITL_MILLISECONDS

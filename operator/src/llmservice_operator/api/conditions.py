@@ -6,6 +6,7 @@ moves only when its status does. docs/conditions.md is made from what is declare
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
@@ -42,6 +43,27 @@ class ConditionType(StrEnum):
         "keeps it from loading; Unknown until its container runs.",
     )
 
+    AUTOSCALING_ACTIVE = (
+        "AutoscalingActive",
+        "True while the replicas follow the load, be it at a limit; False with why they are held.",
+        "the operator, every 15 seconds",
+        "while spec.autoscaling is",
+    )
+    METRICS_AVAILABLE = (
+        "MetricsAvailable",
+        "True while the metrics server knows the load; False with what it misses. Unknown is never "
+        "zero: the replicas are held meanwhile.",
+        "the operator, every 15 seconds",
+        "while neither spec.autoscaling nor spec.slo asks for it",
+    )
+    SLO_MET = (
+        "SLOMet",
+        "True while the share of the last minute's requests within the SLO is at least the "
+        "objective; Unknown before the first request.",
+        "the operator, every 15 seconds",
+        "while no limit of the SLO is in force",
+    )
+
     meaning: str
     """What its statuses say, in Markdown."""
     set_by: str
@@ -71,6 +93,7 @@ class Source(StrEnum):
     MODEL_SERVER = "From the model server's last words"
     METRICS_SERVER = "From the model server, through the metrics server"
     OPERATOR = "From the operator's own pass"
+    LOAD = "From the metrics server and the autoscaler"
 
 
 class Reason(StrEnum):
@@ -298,6 +321,82 @@ class Reason(StrEnum):
         "Correct the field that the message names.",
     )
 
+    FOLLOWING_LOAD = (
+        "FollowingLoad",
+        Source.LOAD,
+        "The replicas follow the load, within minReplicas and maxReplicas.",
+        "Nothing.",
+    )
+    AT_MAXIMUM = (
+        "AtMaximum",
+        Source.LOAD,
+        "The load needs more replicas than maxReplicas.",
+        "Raise spec.autoscaling.maxReplicas, or make a replica sustain more.",
+    )
+    NO_CAPACITY = (
+        "NoCapacity",
+        Source.LOAD,
+        "The load needs more replicas and the cluster has no room for them; Ready says for what.",
+        "Add nodes, or lower spec.autoscaling.maxReplicas to what there is room for.",
+    )
+    METRICS_MISSING = (
+        "MetricsMissing",
+        Source.LOAD,
+        "The load is not known; the replicas are held.",
+        "See the message; if the metrics server is away, look at its pods.",
+    )
+    WAITING_FOR_TRAFFIC = (
+        "WaitingForTraffic",
+        Source.LOAD,
+        "Nothing is known yet: no replica is ready, no request came, or the first minute lasts.",
+        "Wait, or send a request.",
+    )
+    METRICS_AVAILABLE = (
+        "MetricsAvailable",
+        Source.LOAD,
+        "The metrics server knows the load.",
+        "Nothing.",
+    )
+    RECOMMENDING = (
+        "Recommending",
+        Source.LOAD,
+        "The mode is Recommend: the replicas stay, and the status says how many there would be.",
+        "Set spec.autoscaling.mode to Active to let them follow.",
+    )
+    PAUSED = (
+        "Paused",
+        Source.LOAD,
+        "The mode is Paused: the replicas stay.",
+        "Set spec.autoscaling.mode to Active to let them follow the load.",
+    )
+    FOREIGN_METRICS_API = (
+        "ForeignMetricsAPI",
+        Source.LOAD,
+        "The provider External needs external.metrics.k8s.io, which cannot be served here; the "
+        "message says why. It is left alone.",
+        "Set spec.autoscaling.provider to Auto, KEDA or Direct.",
+    )
+    KEDA_MISSING = (
+        "KEDAMissing",
+        Source.LOAD,
+        "The provider KEDA needs KEDA in the cluster and rights on its ScaledObjects.",
+        "Install KEDA and set the chart value keda.enabled, or set spec.autoscaling.provider to "
+        "Auto.",
+    )
+    SLO_MET = (
+        "SLOMet",
+        Source.LOAD,
+        "As many requests as the objective asks for are within the SLO.",
+        "Nothing.",
+    )
+    SLO_MISSED = (
+        "SLOMissed",
+        Source.LOAD,
+        "Fewer requests than the objective asks for are within the SLO.",
+        "If AutoscalingActive is at a limit, lift it; else wait for the new replicas, or relax "
+        "spec.slo.",
+    )
+
     source: Source
     meaning: str
     """What happened."""
@@ -318,9 +417,19 @@ REASONS_OF_MODEL_SERVER = frozenset(
 """Reasons that a model server may give in its termination message."""
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """A condition without what depends on its past."""
+
+    type: ConditionType
+    status: ConditionStatus
+    reason: Reason
+    message: str
+
+
 class Condition(Fields):
     type: Annotated[str, Field(max_length=63)]
-    """Which aspect this condition is about: Ready, Progressing, Available or ModelReady."""
+    """Which aspect this condition is about, such as Ready."""
     status: ConditionStatus
     """True, False or Unknown."""
     observed_generation: Annotated[int, Field(ge=0)] = 0

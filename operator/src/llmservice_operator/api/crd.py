@@ -47,6 +47,8 @@ _COLUMNS: Final = (
     ("GPUs", "integer", ".status.gpus", 0),
     ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', 0),
     ("URL", "string", ".status.url", 0),
+    ("Load", "string", ".status.autoscaling.load", 1),
+    ("SLO", "integer", ".status.slo.attainmentPercent", 1),
     ("Engine", "string", ".status.engine.version", 1),
     ("Image", "string", ".status.engine.image", 1),
     ("Age", "date", ".metadata.creationTimestamp", 0),

@@ -8,7 +8,7 @@
 | deployments, services | get, list, watch, create, patch | children; garbage is collected |
 | horizontalpodautoscalers, networkpolicies | the same and delete | the optional children |
 | poddisruptionbudgets | get, list, watch, create, patch | a child as well |
-| pods | get, list, watch | reasons for the status |
+| pods | get, list, watch, patch | reasons for the status; deletion cost |
 | events | create, patch | Events on the LLMService |
 | leases, own namespace | create; get, update by name | leader election |
 
@@ -59,7 +59,7 @@ WATCHED_NAMESPACES: Final = (
     Right(AUTOSCALERS, ("get", "list", "watch", "create", "patch", "delete")),
     Right(POD_DISRUPTION_BUDGETS, ("get", "list", "watch", "create", "patch")),
     Right(NETWORK_POLICIES, ("get", "list", "watch", "create", "patch", "delete")),
-    Right(PODS, ("get", "list", "watch")),
+    Right(PODS, ("get", "list", "watch", "patch")),
     Right(EVENTS, ("create", "patch")),
 )
 """Wanted in every namespace that is watched, or in the whole cluster."""

@@ -13,6 +13,7 @@ from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import EngineFlags
 from llmservice_operator.desired.speculation import build_speculative_config
+from llmservice_operator.desired.step_tokens import derived_step_tokens
 from llmservice_operator.desired.volumes import model_locations
 from llmservice_operator.errors import InvalidSpec
 
@@ -33,7 +34,7 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
         **_model(service),
         **_numbers(engine),
         **_parallelism(service),
-        **_batching(engine.batching or Batching()),
+        **_batching(engine.batching or Batching(), derived_step_tokens(service)),
         "--enable-prefix-caching": None if prefixes is None else prefixes.enabled,
         **_kv_cache(kv_cache),
         "--speculative-config": build_speculative_config(service),
@@ -92,11 +93,11 @@ def _parallelism(service: LLMService) -> Values:
     }
 
 
-def _batching(batching: Batching) -> Values:
+def _batching(batching: Batching, derived_step_tokens: int | None) -> Values:
     policy, mode = batching.scheduling_policy, batching.performance_mode
     return {
         "--max-num-seqs": batching.max_num_seqs,
-        "--max-num-batched-tokens": batching.max_num_batched_tokens,
+        "--max-num-batched-tokens": batching.max_num_batched_tokens or derived_step_tokens,
         "--enable-chunked-prefill": batching.chunked_prefill,
         "--long-prefill-token-threshold": batching.long_prefill_token_threshold,
         "--scheduling-policy": policy and policy.lower(),

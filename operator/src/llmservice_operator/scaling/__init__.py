@@ -15,5 +15,7 @@ latency          percentiles of TTFT and ITL, for the reader
 assess           one scrape of a service: everything above in order
 checkpoint       what was learned, small enough for a status
 hpa              the arithmetic of the HorizontalPodAutoscaler
+direct           the same at its pace, where nothing else scales
+deletion_cost    which replica is to go first
 recommend        the HPA behavior that suits a service
 """

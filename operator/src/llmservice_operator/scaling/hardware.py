@@ -36,10 +36,19 @@ CPU = HardwareClass(50e9, 1e12)
 """A few cores of a server."""
 
 
+def _data_sheet(product: str) -> HardwareClass | None:
+    name = product.upper().replace(" ", "-")
+    return next((sheet for part, sheet in DATA_SHEETS if part in name), None)
+
+
+def is_known(product: str) -> bool:
+    """Whether there is a data sheet of this product."""
+    return _data_sheet(product) is not None
+
+
 def hardware_class(product: str | None, count: int = 1) -> HardwareClass:
     """The data sheet of `count` accelerators of this product; None is no accelerator."""
     if product is None:
         return CPU
-    name = product.upper().replace(" ", "-")
-    one = next((sheet for part, sheet in DATA_SHEETS if part in name), UNKNOWN)
+    one = _data_sheet(product) or UNKNOWN
     return HardwareClass(one.memory_bytes_per_second * count, one.flops * count)

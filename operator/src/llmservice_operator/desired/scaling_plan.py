@@ -1,0 +1,150 @@
+"""Who changes the replicas of a service in this cluster, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.autoscaling import (
+    Autoscaling,
+    ScalingMetric,
+    ScalingMode,
+    ScalingProvider,
+)
+from llmservice_operator.api.conditions import Reason
+from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.autoscaler import (
+    DEFAULT_WINDOW_SECONDS,
+    Autoscaler,
+    keeps_tolerance,
+)
+from llmservice_operator.settings import OperatorSettings
+
+STALE_SECONDS: Final = 60.0
+"""A report older than this says nothing about now."""
+
+SHORTEST_WINDOW_PERIOD_SECONDS: Final = 300.0
+WORTH_A_NEW_WINDOW: Final = 0.1
+"""How long a window stays at least, and by what share another must differ: each change is a write,
+and starts the controller's stabilization anew."""
+
+
+@dataclass(frozen=True)
+class ScalingPlan:
+    autoscaler: Autoscaler = field(default_factory=Autoscaler)
+    """What is to be there; without a provider nothing changes the replicas."""
+    provider: ScalingProvider | None = None
+    """Who would scale if the mode let it; None when nobody can."""
+    hindrance: Reason | None = None
+    """Why nobody can."""
+    note: str = ""
+    """Whom the metrics API belongs to and what is done instead; empty when there is nothing to
+    say."""
+
+
+def plan_scaling(
+    service: LLMService,
+    settings: OperatorSettings,
+    report: ScalingReport | None,
+    live: Manifest | None,
+    now: datetime,
+    *,
+    keda_is_installed: bool,
+) -> ScalingPlan:
+    """Return the plan; `live` is the present HPA, and without a `report` nothing is changed."""
+    autoscaling = service.spec.autoscaling
+    if autoscaling is None:
+        return ScalingPlan()
+    provider, hindrance, note = _provider(service, settings, report, keda_is_installed)
+    return ScalingPlan(
+        Autoscaler(
+            provider if autoscaling.mode is ScalingMode.ACTIVE else None,
+            _window_seconds(report, live, now),
+            keeps_tolerance(live),
+        ),
+        provider,
+        hindrance,
+        note,
+    )
+
+
+def _provider(
+    service: LLMService,
+    settings: OperatorSettings,
+    report: ScalingReport | None,
+    keda_is_installed: bool,
+) -> tuple[ScalingProvider | None, Reason | None, str]:
+    autoscaling, before = service.spec.autoscaling, service.status.autoscaling
+    wished = ScalingProvider.AUTO if autoscaling is None else autoscaling.provider
+    external = None if report is None else report.external_metrics
+    # Cluster-wide the metrics server registers itself within seconds; confined to namespaces never.
+    is_away = external is not None and not external.is_served
+    is_away &= external is not None and bool(external.owner or settings.watch_namespaces)
+    why = ""
+    if is_away and external is not None:
+        owner = external.owner
+        why = (
+            f"external.metrics.k8s.io belongs to {owner} in this cluster and is left alone"
+            if owner
+            else "The operator is confined to namespaces and serves no external.metrics.k8s.io"
+        )
+    match wished:
+        case ScalingProvider.DIRECT:
+            return ScalingProvider.DIRECT, None, ""
+        case ScalingProvider.KEDA if keda_is_installed:
+            return ScalingProvider.KEDA, None, ""
+        case ScalingProvider.KEDA:
+            return None, Reason.KEDA_MISSING, Reason.KEDA_MISSING.meaning
+        case ScalingProvider.EXTERNAL if is_away:
+            return None, Reason.FOREIGN_METRICS_API, f"{why}."
+        case ScalingProvider.AUTO if is_away and keda_is_installed:
+            return ScalingProvider.KEDA, None, f"{why}; KEDA scales instead."
+        case ScalingProvider.AUTO if is_away:
+            return ScalingProvider.DIRECT, None, f"{why}; the operator itself scales instead."
+        case ScalingProvider.AUTO if external is None and before is not None and before.provider:
+            # An outage of the metrics server is no reason to change who scales.
+            return ScalingProvider(before.provider), None, ""
+        case _:
+            return ScalingProvider.EXTERNAL, None, ""
+
+
+def _window_seconds(report: ScalingReport | None, live: Manifest | None, now: datetime) -> int:
+    """Return how long a scale-down is to look back: the learned window, in few steps."""
+    present = None
+    if live is not None:
+        rules = live["spec"].get("behavior", {}).get("scaleDown", {})
+        present = rules.get("stabilizationWindowSeconds")
+    if report is None:
+        return DEFAULT_WINDOW_SECONDS if present is None else int(present)
+    learned = round(report.scale_down_window_seconds)
+    if present is None or live is None:
+        return learned
+    is_alike = abs(learned - present) <= WORTH_A_NEW_WINDOW * present
+    is_young = (now - _written_at(live, now)).total_seconds() < SHORTEST_WINDOW_PERIOD_SECONDS
+    return int(present) if is_alike or is_young else learned
+
+
+def _written_at(live: Manifest, now: datetime) -> datetime:
+    """Return when we last changed the object, as the API server keeps it."""
+    for entry in live["metadata"].get("managedFields", []):
+        if entry["manager"] == names.FIELD_MANAGER and "time" in entry:
+            return datetime.fromisoformat(entry["time"])
+    return now
+
+
+def total_load(
+    autoscaling: Autoscaling, report: ScalingReport | None, now: datetime
+) -> float | None:
+    """Return the total of the service's metric, in the metric's unit; None while it is unknown."""
+    if report is None or now.timestamp() - report.at > STALE_SECONDS:
+        return None
+    return {
+        ScalingMetric.EFFECTIVE_GPU_UTILIZATION: report.demand_percent,
+        ScalingMetric.GPU_DUTY_CYCLE: report.gpu_duty_cycle_percent,
+        ScalingMetric.KV_CACHE_USAGE: report.kv_cache_percent,
+        ScalingMetric.REQUESTS_WAITING: report.requests_waiting,
+    }[autoscaling.metric]

@@ -1,0 +1,202 @@
+"""What the operator itself does to scale: hand the replicas over, set their number, mark the pods.
+
+All of it is decided elsewhere; here it is sent.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.autoscaling import Autoscaling, ScalingMode, ScalingProvider
+from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.cluster import (
+    AUTOSCALERS,
+    DEPLOYMENTS,
+    PODS,
+    SCALED_OBJECTS,
+    Cache,
+    Cluster,
+    Key,
+)
+from llmservice_operator.desired import is_owned_by
+from llmservice_operator.desired.replicas import build_hand_over, first_replicas
+from llmservice_operator.desired.scaling_plan import ScalingPlan, plan_scaling, total_load
+from llmservice_operator.errors import NotFound
+from llmservice_operator.scaling.deletion_cost import (
+    Occupancy,
+    deletion_costs,
+    is_removal_near,
+)
+from llmservice_operator.scaling.direct import SYNC_SECONDS, Sync, sync
+from llmservice_operator.scaling.hpa import Bounds, Decision
+from llmservice_operator.scaling.recommend import behavior_for
+from llmservice_operator.settings import OperatorSettings
+
+logger = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = SYNC_SECONDS
+"""How often the load is looked at."""
+
+MARK_AGAIN_SECONDS = 30.0
+"""A pod's deletion cost is written no more often."""
+
+
+class Scaler:
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        settings: OperatorSettings,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._settings = settings
+        self._now = now
+        self._syncs: dict[Key, Sync] = {}
+        self._marked: dict[Key, datetime] = {}
+
+    def forget(self, key: Key) -> None:
+        """Drop what is remembered of a service that is gone."""
+        self._syncs.pop(key, None)
+        self._marked.pop(key, None)
+
+    def live_autoscaler(self, service: LLMService) -> Manifest | None:
+        live = self._cache.get(AUTOSCALERS, service.namespace, names.autoscaler(service))
+        return live if live is not None and is_owned_by(live, service) else None
+
+    async def plan(self, service: LLMService, report: ScalingReport | None) -> ScalingPlan:
+        """Decide who scales the service in this cluster."""
+        return plan_scaling(
+            service,
+            self._settings,
+            report,
+            self.live_autoscaler(service),
+            self._now(),
+            keda_is_installed=await self._has_keda(service),
+        )
+
+    async def _has_keda(self, service: LLMService) -> bool:
+        autoscaling = service.spec.autoscaling
+        wishes = (ScalingProvider.KEDA, ScalingProvider.AUTO)
+        if not self._settings.keda or autoscaling is None or autoscaling.provider not in wishes:
+            return False
+        try:
+            await self._cluster.check_served(SCALED_OBJECTS)
+        except NotFound:
+            return False
+        return True
+
+    async def hand_over(self, service: LLMService, deployment: Manifest) -> bool:
+        """Let the number of replicas outlive our own manifest, which is about to leave it out."""
+        # The HPA leaves 0 alone, which is where a service that was suspended begins again.
+        number = deployment["spec"]["replicas"] or first_replicas(service)
+        return await self._set_replicas(service, deployment, number)
+
+    async def scale(
+        self, service: LLMService, plan: ScalingPlan, report: ScalingReport | None
+    ) -> tuple[bool, Decision | None]:
+        """Do what nothing else does: the HPA's work in direct mode, and a start from zero.
+
+        Says whether anything was written, and what the operator itself has decided.
+        """
+        key, autoscaling = (service.namespace, service.name), service.spec.autoscaling
+        deployment = self._cache.get(DEPLOYMENTS, service.namespace, names.deployment(service))
+        is_ours = deployment is not None and is_owned_by(deployment, service)
+        if autoscaling is None or service.spec.suspend or deployment is None or not is_ours:
+            self._syncs.pop(key, None)
+            return False, None
+        current: int = deployment["spec"]["replicas"]
+        wrote, decision = await self._mark_emptiest(service, autoscaling, report, current), None
+        is_direct = plan.autoscaler.provider is ScalingProvider.DIRECT
+        wanted = current
+        if is_direct or autoscaling.mode is ScalingMode.RECOMMEND:
+            decision = self._decide(key, autoscaling, plan, report, current)
+            wanted = decision.replicas if is_direct else current
+        else:
+            self._syncs.pop(key, None)
+        if current == 0 and autoscaling.mode is ScalingMode.ACTIVE:
+            wanted = autoscaling.min_replicas
+        if wanted != current:
+            wrote |= await self._set_replicas(service, deployment, wanted)
+        return wrote, decision
+
+    def _decide(
+        self,
+        key: Key,
+        autoscaling: Autoscaling,
+        plan: ScalingPlan,
+        report: ScalingReport | None,
+        current: int,
+    ) -> Decision:
+        now = self._now()
+        self._syncs[key] = sync(
+            self._syncs.get(key),
+            behavior_for(autoscaling.max_replicas, plan.autoscaler.window_seconds),
+            Bounds(autoscaling.min_replicas, autoscaling.max_replicas),
+            current,
+            total_load(autoscaling, report, now),
+            autoscaling.target,
+            now.timestamp(),
+        )
+        return self._syncs[key].decision
+
+    async def _set_replicas(self, service: LLMService, deployment: Manifest, number: int) -> bool:
+        if "deletionTimestamp" in deployment["metadata"] or not is_owned_by(deployment, service):
+            return False
+        change = build_hand_over(deployment, number)
+        stored = await self._cluster.apply(change, manager=names.HANDOVER_FIELD_MANAGER)
+        self._cache.observe(stored)
+        logger.info("set %d replicas, of %d", number, deployment["spec"]["replicas"])
+        return True
+
+    async def _mark_emptiest(
+        self,
+        service: LLMService,
+        autoscaling: Autoscaling,
+        report: ScalingReport | None,
+        current: int,
+    ) -> bool:
+        """Write the pods' deletion costs when a replica is about to go."""
+        key, now = (service.namespace, service.name), self._now()
+        total = total_load(autoscaling, report, now)
+        if report is None or total is None or autoscaling.mode is not ScalingMode.ACTIVE:
+            return False
+        if not is_removal_near(total / autoscaling.target, current, autoscaling.min_replicas):
+            return False
+        marked = self._marked.get(key)
+        if marked is not None and (now - marked).total_seconds() < MARK_AGAIN_SECONDS:
+            return False
+        costs = deletion_costs(
+            Occupancy(each.pod, each.running_requests, each.kv_cache_percent or 0.0)
+            for each in report.replicas
+            if each.is_ready and each.running_requests is not None
+        )
+        wrote = False
+        for pod in self._cache.owned(key, PODS):
+            cost = costs.get(pod["metadata"]["name"])
+            annotations = pod["metadata"].get("annotations") or {}
+            if cost is None or annotations.get(names.DELETION_COST_ANNOTATION) == str(cost):
+                continue
+            wrote |= await self._mark(pod, cost)
+        if wrote:
+            self._marked[key] = now
+        return wrote
+
+    async def _mark(self, pod: Manifest, cost: int) -> bool:
+        metadata = pod["metadata"]
+        change = {"metadata": {"annotations": {names.DELETION_COST_ANNOTATION: str(cost)}}}
+        try:
+            stored = await self._cluster.write(
+                "PATCH",
+                PODS.path(metadata["namespace"], metadata["name"]),
+                change,
+                content_type="application/merge-patch+json",
+            )
+        except NotFound:
+            return False  # gone meanwhile
+        self._cache.observe(stored)
+        return True

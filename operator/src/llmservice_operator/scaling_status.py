@@ -1,0 +1,318 @@
+"""What the status says about load, scaling and SLO.
+
+The load moves all the time and the API server need not hear of every move: numbers, and the
+sentences that hold them, change on a decision or by five points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.autoscaling import Autoscaling, ScalingMetric, ScalingMode, Slo
+from llmservice_operator.api.conditions import ConditionType, Reason, Verdict
+from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.status import (
+    AutoscalingStatus,
+    Recommendation,
+    ScalingDecision,
+    SloStatus,
+)
+from llmservice_operator.desired.scaling_plan import ScalingPlan, total_load
+from llmservice_operator.desired.step_tokens import largest_step
+from llmservice_operator.observe import Observation
+from llmservice_operator.scaling.hpa import Decision
+from llmservice_operator.scaling.step_model import StepModel
+
+STEADY_POINTS: Final = 5
+DECISIONS_KEPT: Final = 10
+
+_BEFORE_THE_LOAD: Final = frozenset({"Starting", "NoReadyReplica", "NoTrafficYet"})
+"""Why a report has no demand although nothing is wrong."""
+
+_NO_ROOM: Final = frozenset({Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE, Reason.QUOTA_EXCEEDED})
+
+
+@dataclass(frozen=True)
+class ScalingView:
+    """Everything that is known about the scaling of one service at one time."""
+
+    plan: ScalingPlan = field(default_factory=ScalingPlan)
+    report: ScalingReport | None = None
+    """Of the metrics server; None when it does not answer."""
+    autoscaler: Manifest | None = None
+    """The live HPA."""
+    decision: Decision | None = None
+    """Of the operator itself, where it scales or recommends."""
+
+
+@dataclass(frozen=True)
+class ScalingStatus:
+    autoscaling: AutoscalingStatus | None
+    slo: SloStatus | None
+    verdicts: tuple[Verdict, ...]
+
+
+def build_scaling_status(
+    service: LLMService, view: ScalingView, seen: Observation, asked: int, now: datetime
+) -> ScalingStatus:
+    """Return the status after the present one; `asked` is what the Deployment asks for."""
+    autoscaling, slo = service.spec.autoscaling, service.spec.objectives
+    verdicts: list[Verdict] = []
+    scaling = None
+    if autoscaling is not None:
+        scaling = _autoscaling(service, autoscaling, view, asked, now)
+        verdicts.append(_active(autoscaling, view, scaling, seen, asked, now))
+    if autoscaling is not None or slo.is_limited:
+        verdicts.append(_metrics(autoscaling, view, now))
+    achieved = None
+    if slo.is_limited:
+        was_decided = scaling is not None and _was_decided(service, scaling)
+        achieved, met = _slo(service, slo, view.report, was_decided=was_decided)
+        verdicts.append(met)
+    return ScalingStatus(scaling, achieved, tuple(verdicts))
+
+
+def _autoscaling(
+    service: LLMService, autoscaling: Autoscaling, view: ScalingView, asked: int, now: datetime
+) -> AutoscalingStatus:
+    before = service.status.autoscaling or AutoscalingStatus()
+    if service.spec.suspend:
+        # It begins again with as many replicas as it had.
+        return before
+    desired = _desired(autoscaling, view, asked)
+    total = total_load(autoscaling, view.report, now)
+    current = None if total is None or asked == 0 else round(total / asked)
+    is_decision = before.desired_replicas not in (None, desired)
+    if not is_decision and _is_steady(before.current, current):
+        current = before.current
+    status = AutoscalingStatus(
+        provider=None if view.plan.provider is None else view.plan.provider.value,
+        desired_replicas=desired,
+        limiting_metric=before.limiting_metric,
+        current=current,
+        target=autoscaling.target,
+        load=f"{'?' if current is None else current}/{autoscaling.target}",
+        decisions=before.decisions,
+        recommendations=before.recommendations,
+    )
+    if is_decision:
+        status = status.model_copy(
+            update={"decisions": _decisions(before, desired, autoscaling, total, view, now)}
+        )
+    if is_decision or current != before.current:
+        status = status.model_copy(
+            update={
+                "limiting_metric": _limiting_metric(autoscaling, view.report),
+                "recommendations": _recommendations(service, autoscaling, status, view, asked),
+            }
+        )
+    return status
+
+
+def _was_decided(service: LLMService, status: AutoscalingStatus) -> bool:
+    before = service.status.autoscaling
+    return before is not None and before.desired_replicas != status.desired_replicas
+
+
+def _is_steady(before: int | None, after: int | None) -> bool:
+    if before is None or after is None:
+        return before is after
+    return abs(before - after) < STEADY_POINTS
+
+
+def _desired(autoscaling: Autoscaling, view: ScalingView, asked: int) -> int:
+    if view.decision is not None:
+        return view.decision.replicas
+    if view.autoscaler is not None and autoscaling.mode is ScalingMode.ACTIVE:
+        desired: int = view.autoscaler.get("status", {}).get("desiredReplicas") or asked
+        return desired
+    return asked
+
+
+def _decisions(
+    before: AutoscalingStatus,
+    desired: int,
+    autoscaling: Autoscaling,
+    total: float | None,
+    view: ScalingView,
+    now: datetime,
+) -> tuple[ScalingDecision, ...]:
+    unit = "" if autoscaling.metric is ScalingMetric.REQUESTS_WAITING else " %"
+    load = "unknown" if total is None else f"{total:.0f}{unit}"
+    reason = f"{autoscaling.metric} {load}, {autoscaling.target}{unit} for each replica"
+    if view.decision is not None:
+        reason = f"{view.decision.reason}: {reason}"
+    decision = ScalingDecision(
+        time=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        from_replicas=before.desired_replicas or 0,
+        to_replicas=desired,
+        reason=reason,
+    )
+    return (decision, *(before.decisions or ()))[:DECISIONS_KEPT]
+
+
+def _limiting_metric(autoscaling: Autoscaling, report: ScalingReport | None) -> str:
+    is_queueing = report is not None and (report.backlog_gpu_seconds or 0) > 0
+    is_ours = autoscaling.metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION
+    return "Backlog" if is_queueing and is_ours else autoscaling.metric.value
+
+
+def _recommendations(
+    service: LLMService,
+    autoscaling: Autoscaling,
+    status: AutoscalingStatus,
+    view: ScalingView,
+    asked: int,
+) -> tuple[Recommendation, ...] | None:
+    found: list[Recommendation] = []
+    if _is_short(autoscaling, status, asked) and status.current is not None:
+        needed = -(-status.current * asked // autoscaling.target)
+        found.append(
+            Recommendation(
+                field="autoscaling.maxReplicas",
+                value=str(needed),
+                reason=f"The load was {status.current * asked} % of one replica at the maximum of "
+                f"{autoscaling.max_replicas} replicas.",
+            )
+        )
+    learned = None if view.report is None else view.report.calibration
+    itl = service.spec.objectives.itl_milliseconds
+    batching = service.spec.engine.batching
+    if learned is not None and itl is not None:
+        tokens = largest_step(StepModel(*learned.step_seconds), itl)
+        written = None if batching is None else batching.max_num_batched_tokens
+        if tokens is not None and written != tokens:
+            found.append(
+                Recommendation(
+                    field="engine.batching.maxNumBatchedTokens",
+                    value=str(tokens),
+                    reason=f"As many prompt tokens as one step computes within the ITL of {itl} ms,"
+                    " measured on this service's own traffic.",
+                )
+            )
+    return tuple(found) or None
+
+
+def _is_short(autoscaling: Autoscaling, status: AutoscalingStatus, asked: int) -> bool:
+    """Return whether the load needs more than the maximum."""
+    is_full = asked >= autoscaling.max_replicas
+    return is_full and status.current is not None and status.current > autoscaling.target
+
+
+def _active(
+    autoscaling: Autoscaling,
+    view: ScalingView,
+    status: AutoscalingStatus,
+    seen: Observation,
+    asked: int,
+    now: datetime,
+) -> Verdict:
+    kind, plan = ConditionType.AUTOSCALING_ACTIVE, view.plan
+    match autoscaling.mode:
+        case ScalingMode.PAUSED:
+            message = f"{asked} replicas stay. {Reason.PAUSED.hint}"
+            return Verdict(kind, "False", Reason.PAUSED, message)
+        case ScalingMode.RECOMMEND:
+            message = f"{asked} replicas stay; {status.desired_replicas} would follow the load."
+            message = f"{message} {Reason.RECOMMENDING.hint}"
+            return Verdict(kind, "False", Reason.RECOMMENDING, message)
+    if plan.hindrance is not None:
+        message = f"{asked} replicas stay: {plan.note} {plan.hindrance.hint}"
+        return Verdict(kind, "False", plan.hindrance, message)
+    if total_load(autoscaling, view.report, now) is None:
+        reason, why = _missing(view.report)
+        return Verdict(kind, "False", reason, _told(f"{asked} replicas stay: {why}", plan))
+    broken = _controller_problem(view)
+    if broken is not None:
+        message = _told(f"{asked} replicas stay: the HorizontalPodAutoscaler says: {broken}", plan)
+        return Verdict(kind, "False", Reason.METRICS_MISSING, message)
+    if asked > seen.ready_replicas and seen.problem and seen.problem.reason in _NO_ROOM:
+        message = f"{seen.ready_replicas} of {asked} replicas run. {Reason.NO_CAPACITY.hint} "
+        return Verdict(kind, "True", Reason.NO_CAPACITY, message + seen.problem.message)
+    if _is_short(autoscaling, status, asked):
+        message = (
+            f"At the maximum of {autoscaling.max_replicas} replicas each is at {status.load}. "
+            f"{Reason.AT_MAXIMUM.hint}"
+        )
+        return Verdict(kind, "True", Reason.AT_MAXIMUM, _told(message, plan))
+    message = f"{asked} replicas, each at {status.load} of {autoscaling.metric}."
+    return Verdict(kind, "True", Reason.FOLLOWING_LOAD, _told(message, plan))
+
+
+def _told(message: str, plan: ScalingPlan) -> str:
+    return f"{message} {plan.note}".rstrip()
+
+
+def _controller_problem(view: ScalingView) -> str | None:
+    """Return what the cluster's own controller complains about, if it cannot read the metric."""
+    conditions = (view.autoscaler or {}).get("status", {}).get("conditions", [])
+    for each in conditions:
+        if each["type"] == "ScalingActive" and each["status"] == "False":
+            return str(each.get("message") or each.get("reason"))
+    return None
+
+
+def _metrics(autoscaling: Autoscaling | None, view: ScalingView, now: datetime) -> Verdict:
+    kind = ConditionType.METRICS_AVAILABLE
+    known = None if view.report is None else view.report.demand_percent
+    if autoscaling is not None:
+        known = total_load(autoscaling, view.report, now)
+    if known is None:
+        reason, why = _missing(view.report)
+        return Verdict(kind, "False", reason, why)
+    reason = Reason.METRICS_AVAILABLE
+    return Verdict(kind, "True", reason, reason.meaning)
+
+
+def _missing(report: ScalingReport | None) -> tuple[Reason, str]:
+    if report is None:
+        reason = Reason.METRICS_MISSING
+        return reason, f"The metrics server does not answer. {reason.hint}"
+    waits = report.missing in _BEFORE_THE_LOAD
+    return (Reason.WAITING_FOR_TRAFFIC if waits else Reason.METRICS_MISSING), report.message
+
+
+def _slo(
+    service: LLMService, slo: Slo, report: ScalingReport | None, *, was_decided: bool
+) -> tuple[SloStatus | None, Verdict]:
+    kind, before = ConditionType.SLO_MET, service.status.condition(ConditionType.SLO_MET)
+    measured = None if report is None else report.attainment_percent
+    if report is None or measured is None:
+        for known in (Reason.SLO_MET, Reason.SLO_MISSED):
+            if before is not None and before.reason == known:
+                # Nobody asks now: what the last requests achieved stays true of them.
+                return service.status.slo, Verdict(kind, before.status, known, before.message)
+        reason = Reason.WAITING_FOR_TRAFFIC
+        return None, Verdict(kind, "Unknown", reason, f"No request was judged yet. {reason.hint}")
+    # A point of hysteresis, so that an attainment at the objective itself is not told every time.
+    was_missed = before is not None and before.status == "False"
+    is_met = measured >= min(slo.objective_percent + was_missed, 100)
+    achieved = service.status.slo
+    is_changed = before is None or (before.status == "True") != is_met
+    if (
+        achieved is None
+        or was_decided
+        or is_changed
+        or not _is_steady(achieved.attainment_percent, round(measured))
+    ):
+        achieved = SloStatus(
+            ttft_p95=_whole(report.ttft_p95_milliseconds),
+            itl_p95=_whole(report.itl_p95_milliseconds),
+            attainment_percent=round(measured),
+        )
+    reason = Reason.SLO_MET if is_met else Reason.SLO_MISSED
+    message = (
+        f"{achieved.attainment_percent} % of the requests were within {slo.words}; the objective "
+        f"is {slo.objective_percent} %."
+    )
+    if not is_met:
+        message = f"{message} {reason.hint}"
+    return achieved, Verdict(kind, "True" if is_met else "False", reason, message)
+
+
+def _whole(milliseconds: float | None) -> int | None:
+    return None if milliseconds is None else round(milliseconds)

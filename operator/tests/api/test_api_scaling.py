@@ -1,0 +1,212 @@
+"""What the operator does with the load that the metrics server tells of."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llmservice_operator.api.scaling_report import (
+    Calibration,
+    ExternalMetrics,
+    ReplicaScaling,
+)
+from llmservice_operator.cluster import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
+from llmservice_operator.cluster.kinds import EVENTS
+from operator_support import (
+    Api,
+    OperatorProcess,
+    condition,
+    eventually,
+    holds_for,
+    make_service,
+    until_settled,
+    writes_nothing,
+)
+from report_support import ReportSource, report_source
+
+SYNC_SECONDS = 25.0
+"""The load is looked at every 15 s."""
+
+FOREIGN = ExternalMetrics(
+    is_served=False, owner="keda/keda-operator-metrics-apiserver", message="It belongs to KEDA."
+)
+OURS = ExternalMetrics(is_served=True, message="It is ours.")
+LEARNED = Calibration(
+    step_seconds=(0.01, 0.00004, 0.00002, 0.0),
+    capacity_factor=0.9,
+    prompt_lengths=(1.0,) * 21,
+    answer_lengths=(1.0,) * 21,
+    mean_prompt_tokens=100.0,
+    mean_answer_tokens=100.0,
+    computed_share=1.0,
+    kv_tokens_per_sequence=150.0,
+)
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[ReportSource]:
+    with report_source() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def watching(
+    api: Api,
+    source: ReportSource,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[OperatorProcess, str]]:
+    """An operator that reads reports, and the namespace it serves."""
+    namespace = f"scaling-{source.url.rpartition(':')[2]}"
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    log = tmp_path_factory.mktemp("scaling") / "log"
+    settings = {"WATCH_NAMESPACES": namespace, "METRICS_SERVER_URL": source.url}
+    with OperatorProcess(log, namespace, **settings) as process:
+        yield process.until_leading(), namespace
+    api.request("DELETE", f"/api/v1/namespaces/{namespace}")
+
+
+def replicas(api: Api, namespace: str, name: str) -> int:
+    found: int = api.get(DEPLOYMENTS, namespace, name)["spec"]["replicas"]
+    return found
+
+
+def until_replicas(api: Api, namespace: str, name: str, number: int) -> None:
+    eventually(lambda: replicas(api, namespace, name) == number, SYNC_SECONDS, f"{number} replicas")
+
+
+def until_reason(
+    api: Api, namespace: str, name: str, kind: str, reason: str, timeout: float = SYNC_SECONDS
+) -> dict[str, Any]:
+    def found() -> dict[str, Any]:
+        each = condition(api.get(LLMSERVICES, namespace, name), kind)
+        assert each["reason"] == reason, each
+        return each
+
+    return eventually(found, timeout)
+
+
+def test_where_the_metrics_api_is_somebody_elses_the_operator_itself_scales(
+    api: Api, watching: tuple[OperatorProcess, str], source: ReportSource, name: str
+) -> None:
+    operator, namespace = watching
+    source.say(namespace, name, demand_percent=300.0, external_metrics=FOREIGN)
+    api.create(LLMSERVICES, make_service(name, namespace, autoscaling={"maxReplicas": 8}))
+    until_replicas(api, namespace, name, 4)
+    template = api.get(DEPLOYMENTS, namespace, name)["spec"]["template"]
+    told = until_reason(api, namespace, name, "AutoscalingActive", "FollowingLoad")
+    assert "belongs to keda/keda-operator-metrics-apiserver" in told["message"]
+    assert "the operator itself scales instead" in told["message"]
+    assert api.read(AUTOSCALERS, namespace, name) is None
+
+    # More than there may be, and what was learned on the way.
+    source.say(
+        namespace, name, demand_percent=1000.0, external_metrics=FOREIGN, calibration=LEARNED
+    )
+    until_replicas(api, namespace, name, 8)
+    until_reason(api, namespace, name, "AutoscalingActive", "AtMaximum")
+    status = api.get(LLMSERVICES, namespace, name)["status"]["autoscaling"]
+    assert status["provider"] == "Direct"
+    assert (status["desiredReplicas"], status["target"]) == (8, 85)
+    newest = status["decisions"][0]
+    assert (newest["fromReplicas"], newest["toReplicas"]) == (4, 8)
+    assert {each["field"] for each in status["recommendations"]} == {
+        "autoscaling.maxReplicas",
+        "engine.batching.maxNumBatchedTokens",
+    }
+    assert api.get(DEPLOYMENTS, namespace, name)["spec"]["template"] == template
+
+    # Unknown is never zero.
+    source.be_silent(namespace, name)
+    until_reason(api, namespace, name, "MetricsAvailable", "MetricsMissing")
+    until_settled(operator)
+    with writes_nothing(operator):
+        holds_for(5, lambda: replicas(api, namespace, name) == 8)
+
+    # One pod is empty: it is the first to go.
+    pods = [pod["metadata"]["name"] for pod in api.list_all(PODS, namespace)]
+    loads = {pod: 9 for pod in pods} | {pods[-1]: 0}
+    source.say(
+        namespace,
+        name,
+        demand_percent=500.0,
+        external_metrics=FOREIGN,
+        scale_down_window_seconds=0.0,
+        replicas=tuple(
+            ReplicaScaling(pod=pod, is_ready=True, running_requests=running, kv_cache_percent=20.0)
+            for pod, running in loads.items()
+        ),
+    )
+    until_replicas(api, namespace, name, 6)
+    costs = {
+        pod["metadata"]["name"]: pod["metadata"]["annotations"][
+            "controller.kubernetes.io/pod-deletion-cost"
+        ]
+        for pod in api.list_all(PODS, namespace)
+        if "deletionTimestamp" not in pod["metadata"]
+    }
+    assert pods[-1] not in costs
+    assert set(costs.values()) == {"3020"}
+    reasons = {event["reason"] for event in api.list_all(EVENTS, namespace)}
+    assert {"AtMaximum", "MetricsMissing"} <= reasons
+
+
+def test_what_the_requests_achieve_is_told_and_a_missed_objective_is_an_event(
+    api: Api, watching: tuple[OperatorProcess, str], source: ReportSource, name: str
+) -> None:
+    operator, namespace = watching
+    measured = {"ttft_p95_milliseconds": 812.4, "itl_p95_milliseconds": 20.0}
+    source.say(namespace, name, demand_percent=60.0, attainment_percent=80.0, **measured)
+    service = make_service(name, namespace, replicas=2, slo={"ttftMilliseconds": 600})
+    api.create(LLMSERVICES, service)
+    told = until_reason(api, namespace, name, "SLOMet", "SLOMissed")
+    assert told["message"].startswith(
+        "80 % of the requests were within a TTFT of 600 ms; the objective is 95 %."
+    )
+    assert api.get(LLMSERVICES, namespace, name)["status"]["slo"] == {
+        "ttftP95": 812,
+        "itlP95": 20,
+        "attainmentPercent": 80,
+    }
+    # Less than five points are not worth a write.
+    until_settled(operator)
+    source.say(namespace, name, demand_percent=60.0, attainment_percent=83.0, **measured)
+    passes = operator.metric("controller_runtime_reconcile_total")
+    with writes_nothing(operator):
+        eventually(
+            lambda: operator.metric("controller_runtime_reconcile_total") > passes, SYNC_SECONDS
+        )
+    api.patch(LLMSERVICES, namespace, name, {"spec": {"slo": {"ttftMilliseconds": None}}})
+
+    def is_gone() -> bool:
+        status = api.get(LLMSERVICES, namespace, name)["status"]
+        return "slo" not in status and "SLOMet" not in {it["type"] for it in status["conditions"]}
+
+    eventually(is_gone)
+
+
+def test_a_recommendation_and_a_pause_change_nothing(
+    api: Api, watching: tuple[OperatorProcess, str], source: ReportSource, name: str
+) -> None:
+    _, namespace = watching
+    source.say(namespace, name, demand_percent=400.0, external_metrics=OURS)
+    scaling = {"maxReplicas": 8, "mode": "Recommend"}
+    api.create(LLMSERVICES, make_service(name, namespace, autoscaling=scaling))
+    until_reason(api, namespace, name, "AutoscalingActive", "Recommending")
+    eventually(
+        lambda: (
+            api.get(LLMSERVICES, namespace, name)["status"]["autoscaling"]["desiredReplicas"] == 5
+        )
+    )
+    assert replicas(api, namespace, name) == 1
+    assert api.read(AUTOSCALERS, namespace, name) is None
+
+    def switch(mode: str) -> None:
+        api.patch(LLMSERVICES, namespace, name, {"spec": {"autoscaling": {"mode": mode}}})
+
+    switch("Active")
+    hpa = eventually(lambda: api.read(AUTOSCALERS, namespace, name))
+    assert hpa is not None
+    assert hpa["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 90
+    switch("Paused")
+    eventually(lambda: api.read(AUTOSCALERS, namespace, name) is None)
+    until_reason(api, namespace, name, "AutoscalingActive", "Paused")

@@ -1,0 +1,143 @@
+"""Who scales a service, and how long a scale-down looks back."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from core_support import NOW, a_service
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.autoscaling import ScalingProvider
+from llmservice_operator.api.conditions import Reason
+from llmservice_operator.api.scaling_report import ExternalMetrics
+from llmservice_operator.desired.scaling_plan import ScalingPlan, plan_scaling, total_load
+from llmservice_operator.settings import OperatorSettings
+from report_support import a_report
+
+OURS = ExternalMetrics(is_served=True, message="Ours.")
+SOON = ExternalMetrics(is_served=False, message="Not yet.")
+FOREIGN = ExternalMetrics(is_served=False, owner="datadog/agent", message="Theirs.")
+
+
+def plan(
+    provider: str = "Auto",
+    external: ExternalMetrics | None = OURS,
+    *,
+    keda: bool = False,
+    confined: bool = False,
+    before: str | None = None,
+    silent: bool = False,
+    **autoscaling: Any,
+) -> ScalingPlan:
+    status = {} if before is None else {"autoscaling": {"provider": before}}
+    service = a_service(
+        {"autoscaling": {"maxReplicas": 4, "provider": provider, **autoscaling}}, status=status
+    )
+    settings = OperatorSettings(watch_namespaces=("team",) if confined else ())
+    report = None if silent else a_report(external_metrics=external)
+    return plan_scaling(service, settings, report, None, NOW, keda_is_installed=keda)
+
+
+@pytest.mark.parametrize(
+    ("found", "provider"),
+    [
+        (plan(), "External"),
+        (plan(external=SOON), "External"),
+        (plan(external=None), "External"),
+        (plan(external=FOREIGN), "Direct"),
+        (plan(external=FOREIGN, keda=True), "KEDA"),
+        (plan(external=OURS, keda=True), "External"),
+        (plan(external=SOON, confined=True), "Direct"),
+        (plan(external=OURS, confined=True), "External"),
+        (plan(silent=True), "External"),
+        (plan(silent=True, before="Direct"), "Direct"),
+        (plan(external=OURS, before="Direct"), "External"),
+        (plan("Direct"), "Direct"),
+        (plan("External", FOREIGN), None),
+        (plan("KEDA", keda=True), "KEDA"),
+        (plan("KEDA"), None),
+    ],
+)
+def test_auto_looks_first_and_never_fights_an_owner(
+    found: ScalingPlan, provider: str | None
+) -> None:
+    assert (found.provider and found.provider.value) == provider
+    assert found.autoscaler.provider == found.provider
+
+
+def test_the_plan_says_who_owns_the_api_and_what_is_done_instead() -> None:
+    assert plan(external=FOREIGN).note == (
+        "external.metrics.k8s.io belongs to datadog/agent in this cluster and is left alone; the "
+        "operator itself scales instead."
+    )
+    assert plan(external=FOREIGN, keda=True).note.endswith("; KEDA scales instead.")
+    assert plan("External", FOREIGN).hindrance is Reason.FOREIGN_METRICS_API
+    assert plan("KEDA").hindrance is Reason.KEDA_MISSING
+
+
+@pytest.mark.parametrize("mode", ["Recommend", "Paused"])
+def test_a_service_that_is_only_watched_has_no_autoscaler(mode: str) -> None:
+    found = plan(mode=mode)
+    assert found.provider is ScalingProvider.EXTERNAL
+    assert found.autoscaler.provider is None
+
+
+def hpa(window: int, age: float = 1000) -> Manifest:
+    written = (NOW - timedelta(seconds=age)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "metadata": {"managedFields": [{"manager": names.FIELD_MANAGER, "time": written}]},
+        "spec": {
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": window}, "scaleUp": {}},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("live", "learned", "window"),
+    [
+        (None, None, 180),
+        (None, 120.4, 120),
+        (hpa(90), None, 90),
+        (hpa(90), 600, 600),
+        (hpa(90, age=200), 600, 90),
+        (hpa(100), 108, 100),
+        (hpa(100), 112, 112),
+    ],
+)
+def test_the_window_follows_what_was_learned_in_few_steps(
+    live: Manifest | None, learned: float | None, window: int
+) -> None:
+    report = None if learned is None else a_report(scale_down_window_seconds=learned)
+    service = a_service({"autoscaling": {"maxReplicas": 4}})
+    found = plan_scaling(
+        service, OperatorSettings(), report, live, NOW, keda_is_installed=False
+    ).autoscaler
+    assert found.window_seconds == window
+    assert found.with_tolerance is (live is None)
+
+
+@pytest.mark.parametrize(
+    ("metric", "total"),
+    [
+        ("EffectiveGPUUtilization", 170.0),
+        ("GPUDutyCycle", 190.0),
+        ("KVCacheUsage", 20.0),
+        ("RequestsWaiting", 7.0),
+    ],
+)
+def test_each_metric_is_read_from_the_report_and_a_stale_one_is_unknown(
+    metric: str, total: float
+) -> None:
+    autoscaling = a_service({"autoscaling": {"maxReplicas": 4, "metric": metric}}).spec.autoscaling
+    assert autoscaling is not None
+    numbers: dict[str, Any] = {
+        "demand_percent": 170.0,
+        "gpu_duty_cycle_percent": 190.0,
+        "kv_cache_percent": 20.0,
+        "requests_waiting": 7.0,
+    }
+    fresh = a_report(at=NOW.timestamp() - 50, **numbers)
+    assert total_load(autoscaling, fresh, NOW) == total
+    assert total_load(autoscaling, a_report(at=NOW.timestamp() - 61, **numbers), NOW) is None
+    assert total_load(autoscaling, None, NOW) is None

@@ -1,0 +1,223 @@
+"""What the status says about load, scaling and SLO, and how seldom it changes."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from core_support import NOW, a_service
+from llmservice_operator.api.autoscaling import ScalingProvider
+from llmservice_operator.api.conditions import ConditionType, Reason, Verdict
+from llmservice_operator.api.status import AutoscalingStatus
+from llmservice_operator.desired import Autoscaler, EnginePin
+from llmservice_operator.desired.scaling_plan import ScalingPlan
+from llmservice_operator.observe import Observation, Problem
+from llmservice_operator.scaling_status import (
+    ScalingStatus,
+    ScalingView,
+    build_scaling_status,
+)
+from llmservice_operator.status import build_status
+from report_support import a_report
+
+PLAN = ScalingPlan(Autoscaler(ScalingProvider.EXTERNAL), ScalingProvider.EXTERNAL)
+TWO = Observation(
+    asked=2,
+    replicas=2,
+    updated_replicas=2,
+    ready_replicas=2,
+    is_rolled_out=True,
+    has_loaded_model=True,
+)
+AUTOSCALED = {"autoscaling": {"maxReplicas": 8}}
+
+
+def view(demand: float | None = 120.0, **report: Any) -> ScalingView:
+    return ScalingView(PLAN, a_report(at=NOW.timestamp(), demand_percent=demand, **report))
+
+
+def status(
+    view: ScalingView,
+    seen: Observation = TWO,
+    spec: dict[str, Any] | None = None,
+    before: dict[str, Any] | None = None,
+) -> ScalingStatus:
+    service = a_service(AUTOSCALED if spec is None else spec, status=before or {})
+    return build_scaling_status(service, view, seen, seen.asked or 0, NOW)
+
+
+def verdict(found: ScalingStatus, kind: ConditionType) -> Verdict:
+    return next(each for each in found.verdicts if each.type is kind)
+
+
+def active(*args: Any, **kwargs: Any) -> Verdict:
+    return verdict(status(*args, **kwargs), ConditionType.AUTOSCALING_ACTIVE)
+
+
+def scaling(found: ScalingStatus) -> AutoscalingStatus:
+    assert found.autoscaling is not None
+    return found.autoscaling
+
+
+def test_it_says_what_each_replica_carries_and_should() -> None:
+    found = scaling(status(view()))
+    assert (found.provider, found.desired_replicas) == ("External", 2)
+    assert (found.current, found.target, found.load) == (60, 85, "60/85")
+    assert found.limiting_metric == "EffectiveGPUUtilization"
+    assert active(view()).reason is Reason.FOLLOWING_LOAD
+
+
+def test_less_than_five_points_change_nothing_and_five_do() -> None:
+    before = {"autoscaling": {"desiredReplicas": 2, "current": 60, "target": 85}}
+    for demand, current in ((128.0, 60), (112.0, 60), (130.0, 65), (108.0, 54)):
+        assert scaling(status(view(demand), before=before)).current == current
+    assert scaling(status(view(None), before=before)).current is None
+
+
+def test_a_decision_is_kept_with_what_decided_it_and_the_last_ten_are() -> None:
+    earlier = [
+        {"time": "2026-01-01T00:00:00Z", "fromReplicas": n, "toReplicas": n + 1, "reason": "r"}
+        for n in range(10)
+    ]
+    before = {"autoscaling": {"desiredReplicas": 2, "current": 60, "decisions": earlier}}
+    hpa = {"status": {"desiredReplicas": 4}}
+    found = scaling(status(replace(view(301.0), autoscaler=hpa), before=before))
+    newest, *rest = found.decisions or ()
+    assert (newest.from_replicas, newest.to_replicas) == (2, 4)
+    assert newest.time == "2026-01-02T03:04:05Z"
+    assert newest.reason == "EffectiveGPUUtilization 301 %, 85 % for each replica"
+    assert [each.from_replicas for each in rest] == list(range(9))
+    assert found.current == 150
+
+
+def test_the_first_look_is_no_decision() -> None:
+    assert scaling(status(view())).decisions is None
+
+
+def test_a_queue_is_named_as_what_limits() -> None:
+    assert scaling(status(view(backlog_gpu_seconds=3.0))).limiting_metric == "Backlog"
+
+
+def test_at_the_maximum_and_still_short_it_says_how_many_would_do() -> None:
+    spec = {"autoscaling": {"maxReplicas": 2}}
+    found = status(view(400.0), spec=spec)
+    told = verdict(found, ConditionType.AUTOSCALING_ACTIVE)
+    assert (told.status, told.reason) == ("True", Reason.AT_MAXIMUM)
+    assert told.message.startswith("At the maximum of 2 replicas each is at 200/85.")
+    (recommended,) = scaling(found).recommendations or ()
+    assert (recommended.field, recommended.value) == ("autoscaling.maxReplicas", "5")
+
+
+def test_without_room_in_the_cluster_it_says_so_with_the_schedulers_words() -> None:
+    problem = Problem(Reason.WAITING_FOR_GPU, "0/3 nodes have a GPU.")
+    seen = replace(TWO, asked=4, is_rolled_out=False, problem=problem)
+    told = active(view(300.0), seen)
+    assert told.reason is Reason.NO_CAPACITY
+    assert told.message.startswith("2 of 4 replicas run.")
+    assert told.message.endswith("0/3 nodes have a GPU.")
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (ScalingView(PLAN, None), Reason.METRICS_MISSING),
+        (view(None, missing="ReplicasMissing"), Reason.METRICS_MISSING),
+        (view(None, missing="NoTrafficYet"), Reason.WAITING_FOR_TRAFFIC),
+        (ScalingView(PLAN, a_report(at=NOW.timestamp() - 90, demand_percent=1.0)), None),
+    ],
+)
+def test_an_unknown_load_holds_the_replicas_and_says_why(
+    seen: ScalingView, reason: Reason | None
+) -> None:
+    found = status(seen)
+    for kind in (ConditionType.AUTOSCALING_ACTIVE, ConditionType.METRICS_AVAILABLE):
+        assert verdict(found, kind).status == "False"
+        assert verdict(found, kind).reason is (reason or Reason.METRICS_MISSING)
+    assert scaling(found).load == "?/85"
+
+
+def test_what_the_controller_cannot_read_is_told_in_its_own_words() -> None:
+    problem = {"type": "ScalingActive", "status": "False", "message": "no such metric"}
+    told = active(replace(view(), autoscaler={"status": {"conditions": [problem]}}))
+    assert (told.status, told.reason) == ("False", Reason.METRICS_MISSING)
+    assert "no such metric" in told.message
+
+
+def test_nobody_who_may_scale_is_a_reason_of_its_own() -> None:
+    plan = ScalingPlan(hindrance=Reason.KEDA_MISSING, note="No KEDA.")
+    told = active(replace(view(), plan=plan))
+    assert (told.status, told.reason) == ("False", Reason.KEDA_MISSING)
+    assert told.message.startswith("2 replicas stay: No KEDA. Install KEDA")
+
+
+@pytest.mark.parametrize("mode", ["Recommend", "Paused"])
+def test_a_mode_that_holds_is_told(mode: str) -> None:
+    told = active(view(), spec={"autoscaling": {"maxReplicas": 3, "mode": mode}})
+    assert told.status == "False"
+    assert told.message.startswith("2 replicas stay")
+
+
+def slo(attainment: float | None, before: dict[str, Any] | None = None) -> ScalingStatus:
+    measured = {"ttft_p95_milliseconds": 300.2, "itl_p95_milliseconds": 31.0}
+    return status(view(attainment_percent=attainment, **measured), before=before)
+
+
+def slo_before(state: str, attainment: int) -> dict[str, Any]:
+    condition = {
+        "type": "SLOMet",
+        "status": state,
+        "reason": "SLOMet" if state == "True" else "SLOMissed",
+        "message": "As before.",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    return {"slo": {"attainmentPercent": attainment, "ttftP95": 1}, "conditions": [condition]}
+
+
+@pytest.mark.parametrize(
+    ("measured", "before", "met"),
+    [
+        (95.0, None, "True"),
+        (94.9, None, "False"),
+        (94.9, slo_before("True", 96), "False"),
+        (95.5, slo_before("False", 94), "False"),
+        (96.0, slo_before("False", 94), "True"),
+        (None, None, "Unknown"),
+        (None, slo_before("False", 94), "False"),
+    ],
+)
+def test_the_slo_is_met_at_the_objective_and_again_a_point_above_it(
+    measured: float | None, before: dict[str, Any] | None, met: str
+) -> None:
+    assert verdict(slo(measured, before), ConditionType.SLO_MET).status == met
+
+
+def test_what_the_requests_achieve_changes_by_five_points_or_with_the_verdict() -> None:
+    for measured, kept in ((97.0, True), (100.0, True), (90.0, False)):
+        found = slo(measured, slo_before("True", 98)).slo
+        assert found is not None
+        assert (found.ttft_p95 == 1) is kept
+
+
+def test_a_service_without_autoscaling_and_slo_says_nothing_of_either() -> None:
+    assert status(view(), spec={}) == ScalingStatus(None, None, ())
+
+
+def test_the_conditions_of_the_load_go_with_what_asked_for_them() -> None:
+    pin = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
+    on = build_status(a_service(AUTOSCALED), pin, TWO, NOW, view=view())
+    of_the_load = {"AutoscalingActive", "MetricsAvailable", "SLOMet"}
+    assert of_the_load <= {each["type"] for each in on.status["conditions"]}
+    off = build_status(a_service({"replicas": 2}, status=on.status), pin, TWO, NOW)
+    assert not of_the_load & {each["type"] for each in off.status["conditions"]}
+    assert "autoscaling" not in off.status
+
+
+def test_every_limit_is_an_event_once() -> None:
+    pin = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
+    spec = {"autoscaling": {"maxReplicas": 2}}
+    before = build_status(a_service(spec), pin, TWO, NOW, view=view())
+    full = build_status(a_service(spec, status=before.status), pin, TWO, NOW, view=view(400.0))
+    assert [(event.type, event.reason) for event in full.events] == [("Warning", "AtMaximum")]
+    again = build_status(a_service(spec, status=full.status), pin, TWO, NOW, view=view(400.0))
+    assert again.events == ()
+    assert again.status == full.status

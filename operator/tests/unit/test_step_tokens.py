@@ -1,0 +1,82 @@
+"""The step that the operator derives from an ITL: from the spec alone."""
+
+from typing import Any
+
+import pytest
+
+from core_support import a_service
+from llmservice_operator.desired.engine_args import build_engine_args
+from llmservice_operator.desired.step_tokens import derived_step_tokens, largest_step
+from llmservice_operator.scaling.step_model import StepModel
+
+QWEN = "hf://Qwen/Qwen2.5-7B-Instruct"
+
+
+def tokens(uri: str = QWEN, **spec: Any) -> int | None:
+    spec = {
+        "model": {"uri": uri},
+        "accelerator": {"class": "H100"},
+        "slo": {"itlMilliseconds": 50},
+        **spec,
+    }
+    return derived_step_tokens(a_service({key: it for key, it in spec.items() if it is not None}))
+
+
+def test_a_step_of_a_7b_model_on_an_h100_keeps_50_ms() -> None:
+    # 4.6 ms for the weights, 28 µs for each prompt token.
+    assert tokens() == 1600
+
+
+def test_a_quicker_objective_or_a_slower_gpu_makes_the_step_smaller() -> None:
+    assert (tokens(slo={"itlMilliseconds": 20}) or 0) < 1600
+    assert tokens(accelerator={"class": "A10"}) == 256
+    assert (tokens(engine={"quantization": "fp8"}) or 0) > 1600
+    assert (tokens(accelerator={"class": "H100", "count": 2}) or 0) > 1600
+    assert tokens(accelerator={"class": "NVIDIA-H100-80GB-HBM3"}) == 1600
+
+
+def test_the_objective_that_autoscaling_brings_counts_and_one_switched_off_does_not() -> None:
+    assert tokens(slo=None, autoscaling={"maxReplicas": 2}) == 1600
+    assert tokens(slo=None) is None
+    assert tokens(slo={}, autoscaling={"maxReplicas": 2}) is None
+    assert tokens(slo={"ttftMilliseconds": 500}) is None
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"accelerator": {}},
+        {"accelerator": {"class": "GeForce-9000"}},
+        {"accelerator": {"type": "cpu"}},
+        {"uri": "hf://org/model"},
+        {"uri": "hf://mistralai/Mixtral-8x7B-v0.1"},
+        {"uri": "hf://Qwen/Qwen3-30B-A3B"},
+        {"slo": {"itlMilliseconds": 1}},
+        {"engine": {"batching": {"maxNumBatchedTokens": 4096}}},
+        {"engine": {"batching": {"chunkedPrefill": False}}},
+    ],
+)
+def test_nothing_is_derived_from_too_little_or_against_the_spec(spec: dict[str, Any]) -> None:
+    assert tokens(**spec) is None
+
+
+def test_every_request_gets_a_token() -> None:
+    seats = {"batching": {"maxNumSeqs": 2048}}
+    assert tokens(engine=seats) == 2048
+
+
+def test_the_step_is_an_argument_and_what_was_learned_is_none() -> None:
+    spec = {
+        "model": {"uri": QWEN},
+        "accelerator": {"class": "H100"},
+        "slo": {"itlMilliseconds": 50},
+    }
+    args = build_engine_args(a_service(spec), "0.32.0")
+    assert "--max-num-batched-tokens=1600" in args
+    learned = {"recommendations": [{"field": "f", "value": "640", "reason": "r"}]}
+    assert build_engine_args(a_service(spec, status={"autoscaling": learned}), "0.32.0") == args
+
+
+def test_no_step_keeps_an_itl_that_the_weights_alone_take() -> None:
+    assert largest_step(StepModel(0.06, 0.00003, 0.0, 0.0), 50) is None
+    assert largest_step(StepModel(0.0, 0.00001, 0.0, 0.0), 1000) == 8192
