@@ -163,7 +163,7 @@ class ModelDownload:
 
         self._weights = weight_files(self._sizes, model.load_format, read_index)
         self.bytes_total = sum(self._sizes[name] for name in self._weights)
-        self._measure()
+        self.measure()
 
     def has_weights(self) -> bool:
         """Tell whether the chosen weights are in the cache."""
@@ -171,7 +171,6 @@ class ModelDownload:
 
     def fetch_weights(self) -> None:
         """Fetch what is missing; a download that was cut goes on where it stopped."""
-        self._measure()
         self._fetch(self._weights)
 
     def bytes_done(self) -> int:
@@ -179,8 +178,8 @@ class ModelDownload:
         arrived = _bytes_in(self._blobs(), complete_only=False) - self._blob_bytes_before
         return min(self.bytes_total, self._cached_bytes + max(0, arrived))
 
-    def _measure(self) -> None:
-        """Take down what is on disk, so that what arrives later can be told from it."""
+    def measure(self) -> None:
+        """Take down what is on disk, so that what arrives from now on can be told from it."""
         self._cached_bytes = sum(self._sizes[name] for name in self._weights if self._cached(name))
         self._blob_bytes_before = _bytes_in(self._blobs(), complete_only=True)
 

@@ -35,6 +35,8 @@ class OwnCache:
 
     async def fill_weights(self, download: ModelDownload) -> None:
         """Fetch the weights and keep the progress in the lifecycle."""
+        # Once more: the engine's configuration may have fetched small files since.
+        await asyncio.to_thread(download.measure)
         running = asyncio.ensure_future(asyncio.to_thread(download.fetch_weights))
         while not running.done():
             done = await asyncio.to_thread(download.bytes_done)
