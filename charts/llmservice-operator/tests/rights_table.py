@@ -15,6 +15,7 @@ OPERATOR = {
     ("llmservice.dev", "llmservices/finalizers"): "update",
     ("apps", "deployments"): "get list watch create patch",
     ("", "services"): "get list watch create patch",
+    ("", "persistentvolumeclaims"): "get list watch create patch",
     ("autoscaling", "horizontalpodautoscalers"): "get list watch create patch delete",
     ("policy", "poddisruptionbudgets"): "get list watch create patch",
     ("networking.k8s.io", "networkpolicies"): "get list watch create patch delete",

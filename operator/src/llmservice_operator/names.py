@@ -64,6 +64,7 @@ SLO_TTFT_ENV: Final = "LLMSERVICE_SLO_TTFT_MILLISECONDS"
 SLO_ITL_ENV: Final = "LLMSERVICE_SLO_ITL_MILLISECONDS"
 HUB_ENDPOINT_ENV: Final = "HF_ENDPOINT"
 HUB_TOKEN_ENV: Final = "HF_TOKEN"
+SHARED_CACHE_DIRECTORY_ENV: Final = "LLMSERVICE_SHARED_CACHE_DIRECTORY"
 
 DEMAND_METRIC: Final = "llm_gpu_demand_percent"
 GPU_DUTY_CYCLE_METRIC: Final = "llm_gpu_duty_cycle_percent"
@@ -75,6 +76,9 @@ METRIC_SERVICE_LABEL: Final = "llmservice"
 
 CACHE_VOLUME: Final = "cache"
 CACHE_PATH: Final = "/cache"
+MODEL_CACHE_VOLUME: Final = "model-cache"
+MODEL_CACHE_PATH: Final = "/model-cache"
+"""Where the claim of spec.model.cache is mounted, writable, beside the pod's own cache."""
 TMP_VOLUME: Final = "tmp"
 TMP_PATH: Final = "/tmp"
 SHM_VOLUME: Final = "shm"
@@ -108,6 +112,11 @@ def pod_disruption_budget(service: LLMService) -> str:
 
 def network_policy(service: LLMService) -> str:
     return service.name
+
+
+def cache_claim(service: LLMService) -> str:
+    """Return the name of the claim that the operator makes for spec.model.cache."""
+    return f"{service.name}-cache"
 
 
 def url(service: LLMService) -> str:

@@ -304,7 +304,9 @@ def _failure(error: OperatorError) -> Failure:
             return Failure(Reason.INVALID_SPEC, text)
         case NameTaken():
             return Failure(Reason.NAME_CONFLICT, text)
-        case Rejected() if "immutable" in text:
+        case Rejected() if "immutable" in text or "can not be less than" in text:
+            return _advised(Reason.IMMUTABLE_FIELD, text)
+        case Forbidden() if "can be resized" in text:
             return _advised(Reason.IMMUTABLE_FIELD, text)
         case Rejected():
             return Failure(Reason.INVALID_SPEC, text)

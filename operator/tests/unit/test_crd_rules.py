@@ -230,6 +230,17 @@ chats = st.fixed_dictionaries(
         "env": st.lists(variables, max_size=2),
     },
 )
+caches = st.fixed_dictionaries(
+    {"type": st.sampled_from(["Ephemeral", "PersistentVolumeClaim"])},
+    optional={
+        "claimName": st.sampled_from(["a", "A"]),
+        "size": st.sampled_from(["1Gi", 2, "100G", "x"]),
+        "storageClassName": st.just("fast"),
+        "accessModes": st.lists(st.just("ReadWriteOnce"), max_size=1),
+        "retentionPolicy": st.just("Delete"),
+        "compileCache": st.booleans(),
+    },
+)
 label_keys = st.sampled_from(["team", "example.com/team", "-x", "a/b/c", "llmservice.dev/name"])
 label_maps = st.dictionaries(label_keys, st.sampled_from(["v", "", "a b"]), max_size=2)
 operators = st.sampled_from(["In", "Exists", "Gt"])
@@ -468,6 +479,17 @@ def test_cel_and_python_agree_on_what_a_gpu_and_a_cpu_can_do(
 @given(engine=chats)
 def test_cel_and_python_agree_on_chats_and_on_the_container(engine: dict[str, Any]) -> None:
     assert_same_verdict(a_body({**MINIMAL, "engine": engine}))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    model=st.fixed_dictionaries(
+        {"uri": st.sampled_from(["hf://a/b", "pvc://a"])},
+        optional={"cache": caches, "offline": st.booleans()},
+    )
+)
+def test_cel_and_python_agree_on_caches(model: dict[str, Any]) -> None:
+    assert_same_verdict(a_body({"model": model}))
 
 
 @settings(max_examples=300, deadline=None)

@@ -405,6 +405,36 @@ REFUSED = {
         "spec.model.aliases[0]: must start with a letter or digit and hold only letters, digits "
         "and . _ : / -",
     ),
+    "offline without a place for the model": (
+        model(offline=True),
+        "spec.model.offline: leaves an hf:// model nowhere to come from: set cache to a claim that "
+        "was filled before, or remove it",
+    ),
+    "cache on the node with a size": (
+        model(cache={"type": "Ephemeral", "size": "10Gi"}),
+        "spec.model.cache.type: must be PersistentVolumeClaim for the other fields to mean "
+        "something: write that or remove them",
+    ),
+    "cache without a type": (model(cache={"size": "10Gi"}), "spec.model.cache.type: is required"),
+    "claim that is neither made nor named": (
+        model(cache={"type": "PersistentVolumeClaim"}),
+        "spec.model.cache.size: must be set, or claimName instead: keep one of the two",
+    ),
+    "claim that is made and named": (
+        model(cache={"type": "PersistentVolumeClaim", "size": "10Gi", "claimName": "a"}),
+        "spec.model.cache.size: must be set, or claimName instead: keep one of the two",
+    ),
+    "claim of somebody's that is to be deleted": (
+        model(
+            cache={"type": "PersistentVolumeClaim", "claimName": "a", "retentionPolicy": "Delete"}
+        ),
+        "spec.model.cache.claimName: names a claim that exists: remove storageClassName, "
+        "accessModes and retentionPolicy, or set size instead to have one made",
+    ),
+    "claim for next to nothing": (
+        model(cache={"type": "PersistentVolumeClaim", "size": "1G"}),
+        "spec.model.cache.size: must be at least 1Gi: less holds no model",
+    ),
     "pull policy of a wrong spelling": (
         {"engine": {"imagePullPolicy": "always"}},
         "spec.engine.imagePullPolicy: should be 'Always', 'IfNotPresent' or 'Never', not 'always'",

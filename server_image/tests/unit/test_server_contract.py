@@ -27,11 +27,13 @@ def test_the_server_reads_the_variables_that_the_operator_sets() -> None:
             names.MANAGEMENT_PORT_ENV: "2",
             names.PRE_STOP_SECONDS_ENV: "3",
             names.DRAIN_TIMEOUT_SECONDS_ENV: "4",
+            names.SHARED_CACHE_DIRECTORY_ENV: "/shared",
             names.API_KEYS_DIRECTORY_ENV: names.API_KEYS_PATH,
         }
     )
     assert (settings.api_port, settings.management_port) == (1, 2)
     assert (settings.pre_stop_seconds, settings.drain_timeout_seconds) == (3, 4)
+    assert settings.shared_cache_directory == Path("/shared")
     assert str(settings.api_keys_directory) == names.API_KEYS_PATH
 
 

@@ -312,7 +312,8 @@ class Reason(StrEnum):
         "ImmutableField",
         Source.OPERATOR,
         "The API server refuses a change of a field that cannot change.",
-        "Delete that object: it is made anew as wanted.",
+        "Delete that object: it is made anew as wanted. A claim holds data: put spec.model.cache "
+        "back instead, or set claimName to another claim.",
     )
     INVALID_SPEC = (
         "InvalidSpec",

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from llmservice_operator.api.cache import Cache
 from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
 from llmservice_operator.api.references import SUBDOMAIN_PATTERN
 
@@ -137,8 +138,27 @@ class Model(Fields):
     """Whether Python code that the model brings may run in the model server. Set it only for a
     model whose code you have read, and name the commit in revision."""
 
+    offline: bool = False
+    """Whether the model server asks no hub for anything: it uses what the claim of a pvc:// model
+    or of the cache holds."""
+    cache: Cache | None = None
+    """Where downloaded weights and compiled kernels are kept. Default: on the node's disk, for the
+    life of a pod."""
+
     rules: ClassVar = (
         REVISION_RULE,
+        Rule(
+            "offline",
+            cel="!has(self.offline) || !self.offline || !self.uri.startsWith('hf://') || "
+            "(has(self.cache) && self.cache.type == 'PersistentVolumeClaim')",
+            message="leaves an hf:// model nowhere to come from: set cache to a claim that was "
+            "filled before, or remove it",
+            holds=lambda model: (
+                not model.offline
+                or not model.uri.startswith(HUB_SCHEME)
+                or (model.cache is not None and model.cache.is_on_a_claim)
+            ),
+        ),
         Rule(
             "aliases",
             cel="!has(self.aliases) || self.aliases.all(alias, "

@@ -35,6 +35,9 @@ class Kind:
 LLMSERVICES: Final = Kind(api.GROUP, api.VERSION, api.KIND, api.PLURAL)
 DEPLOYMENTS: Final = Kind("apps", "v1", "Deployment", "deployments", names.CHILD_SELECTOR)
 SERVICES: Final = Kind("", "v1", "Service", "services", names.CHILD_SELECTOR)
+CLAIMS: Final = Kind(
+    "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", names.CHILD_SELECTOR
+)
 AUTOSCALERS: Final = Kind(
     "autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", names.CHILD_SELECTOR
 )
@@ -58,11 +61,13 @@ SUBJECT_ACCESS_REVIEWS: Final = Kind(
 CHILD_KINDS: Final = (
     DEPLOYMENTS,
     SERVICES,
+    CLAIMS,
     AUTOSCALERS,
     POD_DISRUPTION_BUDGETS,
     NETWORK_POLICIES,
 )
-"""Kinds the operator writes; each object of them has the LLMService as its controller."""
+"""Kinds the operator writes; each object of them has the LLMService as its controller, but for
+claims that are to outlive it."""
 
 OPTIONAL_KINDS: Final = (AUTOSCALERS, NETWORK_POLICIES)
 """Kinds that a service has only with certain specs: what it does not need any more is deleted."""

@@ -8,6 +8,7 @@
 | deployments, services | get, list, watch, create, patch | children; garbage is collected |
 | horizontalpodautoscalers, networkpolicies | the same and delete | the optional children |
 | poddisruptionbudgets | get, list, watch, create, patch | a child as well |
+| persistentvolumeclaims | get, list, watch, create, patch | the model cache; never deleted |
 | pods | get, list, watch, patch | reasons for the status; deletion cost |
 | events | create, patch | Events on the LLMService |
 | leases, own namespace | create; get, update by name | leader election |
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 from llmservice_operator.cluster.kinds import (
     AUTOSCALERS,
+    CLAIMS,
     DEPLOYMENTS,
     EVENTS,
     LEASES,
@@ -59,6 +61,7 @@ WATCHED_NAMESPACES: Final = (
     Right(AUTOSCALERS, ("get", "list", "watch", "create", "patch", "delete")),
     Right(POD_DISRUPTION_BUDGETS, ("get", "list", "watch", "create", "patch")),
     Right(NETWORK_POLICIES, ("get", "list", "watch", "create", "patch", "delete")),
+    Right(CLAIMS, ("get", "list", "watch", "create", "patch")),
     Right(PODS, ("get", "list", "watch", "patch")),
     Right(EVENTS, ("create", "patch")),
 )

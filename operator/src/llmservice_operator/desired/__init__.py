@@ -10,6 +10,7 @@ from __future__ import annotations
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.autoscaler import Autoscaler, build_autoscaler
+from llmservice_operator.desired.cache import build_cache_claim
 from llmservice_operator.desired.comparison import is_up_to_date
 from llmservice_operator.desired.deployment import build_deployment
 from llmservice_operator.desired.kubernetes_service import build_kubernetes_service
@@ -54,6 +55,8 @@ def build_all(
         build_kubernetes_service(service),
         *build_autoscaler(service, settings, autoscaler),
         build_pod_disruption_budget(service),
+        # Last: a claim that cannot become what is asked for must hold up nothing else.
+        *build_cache_claim(service),
     ]
     if service.spec.network_policy.enabled:
         # First, so that no pod is ever reachable before it.

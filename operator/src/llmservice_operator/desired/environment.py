@@ -8,6 +8,7 @@ from llmservice_operator import names
 from llmservice_operator.api.autoscaling import DEFAULT_SLO
 from llmservice_operator.api.environment import EnvironmentVariable
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.cache import cache_variables
 from llmservice_operator.settings import OperatorSettings
 
 _CACHES: Final = {
@@ -37,7 +38,10 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         **_IDENTITY,
         **_CACHES,
         **_NO_TELEMETRY,
+        **cache_variables(service),
     }
+    if service.spec.model.offline:
+        values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if service.spec.auth is not None:
         values[names.API_KEYS_DIRECTORY_ENV] = names.API_KEYS_PATH
     # Judged whether autoscaling is on or not: switching it on must not restart a pod.

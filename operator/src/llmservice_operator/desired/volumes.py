@@ -8,6 +8,7 @@ from llmservice_operator import names
 from llmservice_operator.api.model import ClaimModel
 from llmservice_operator.api.references import ApiKeysSecret
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.cache import cache_claim_name
 
 CACHE_SIZE_LIMIT: Final = "1Ti"
 """Upper bound of downloaded weights and compiled kernels; reserves nothing.
@@ -36,6 +37,9 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
             "emptyDir": {"medium": "Memory", "sizeLimit": SHM_SIZE_LIMIT},
         },
     ]
+    if (cache := cache_claim_name(service)) is not None:
+        source: dict[str, Any] = {"claimName": cache}
+        volumes.append({"name": names.MODEL_CACHE_VOLUME, "persistentVolumeClaim": source})
     if (auth := service.spec.auth) is not None:
         volumes.append(
             {"name": names.API_KEYS_VOLUME, "secret": _keys_source(auth.api_keys_secret_ref)}
@@ -52,6 +56,8 @@ def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
         {"name": names.TMP_VOLUME, "mountPath": names.TMP_PATH},
         {"name": names.SHM_VOLUME, "mountPath": names.SHM_PATH},
     ]
+    if cache_claim_name(service) is not None:
+        mounts.append({"name": names.MODEL_CACHE_VOLUME, "mountPath": names.MODEL_CACHE_PATH})
     if service.spec.auth is not None:
         mounts.append(
             {"name": names.API_KEYS_VOLUME, "mountPath": names.API_KEYS_PATH, "readOnly": True}

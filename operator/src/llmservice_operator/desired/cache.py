@@ -1,0 +1,70 @@
+"""The claim that the replicas share as their model cache, and how they are led to it.
+
+Only weights are shared between services: Python modules that a model brings, and kernels, are code,
+so those go to the pod's own cache, and kernels at most to a folder of the service.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.cache import Cache
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.manifest import build_metadata
+
+_HUB: Final = f"{names.MODEL_CACHE_PATH}/hub"
+
+
+def build_cache_claim(service: LLMService) -> list[Manifest]:
+    """Build the claim of the cache, when the operator is to make it.
+
+    One to be retained has no owner, so it outlives the service; it is found again by its name.
+    """
+    cache = service.spec.model.cache
+    if cache is None or cache.size is None:
+        return []
+    metadata = build_metadata(service, names.cache_claim(service))
+    if cache.retention_policy != "Delete":
+        metadata.pop("ownerReferences", None)
+    spec: dict[str, Any] = {
+        "accessModes": list(cache.access_modes) or ["ReadWriteMany"],
+        "resources": {"requests": {"storage": cache.size}},
+    }
+    if cache.storage_class_name is not None:
+        spec["storageClassName"] = cache.storage_class_name
+    return [
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+    ]
+
+
+def cache_claim_name(service: LLMService) -> str | None:
+    """Return the claim that is mounted as the cache, if one is."""
+    cache = service.spec.model.cache
+    if cache is None or not cache.is_on_a_claim:
+        return None
+    return cache.claim_name or names.cache_claim(service)
+
+
+def cache_variables(service: LLMService) -> dict[str, str]:
+    """Return the variables that lead the libraries to the claim; none without one."""
+    cache = service.spec.model.cache
+    if cache is None or not cache.is_on_a_claim:
+        return {}
+    return {
+        names.SHARED_CACHE_DIRECTORY_ENV: names.MODEL_CACHE_PATH,
+        "HF_HUB_CACHE": _HUB,
+        **_kernel_variables(service, cache),
+    }
+
+
+def _kernel_variables(service: LLMService, cache: Cache) -> dict[str, str]:
+    if not cache.keeps_kernels:
+        return {}
+    folder = f"{names.MODEL_CACHE_PATH}/compile/{service.name}"
+    return {
+        "VLLM_CACHE_ROOT": f"{folder}/vllm",
+        "TORCHINDUCTOR_CACHE_DIR": f"{folder}/torchinductor",
+        "TRITON_CACHE_DIR": f"{folder}/triton",
+    }

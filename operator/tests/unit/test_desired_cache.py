@@ -1,0 +1,97 @@
+"""spec.model.cache -> a claim, and the pods led to it."""
+
+from typing import Any
+
+import pytest
+
+from core_support import SETTINGS, a_service
+from llmservice_operator.api import Manifest
+from llmservice_operator.desired import build_all, resolve_pin
+
+MADE = {"type": "PersistentVolumeClaim", "size": "200Gi"}
+NAMED = {"type": "PersistentVolumeClaim", "claimName": "models"}
+
+
+def objects(cache: dict[str, Any] | None, **model: Any) -> list[Manifest]:
+    fields = {"uri": "hf://org/model", **model, **({} if cache is None else {"cache": cache})}
+    service = a_service({"model": fields})
+    return build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+
+
+def claims(cache: dict[str, Any] | None) -> list[Manifest]:
+    return [each for each in objects(cache) if each["kind"] == "PersistentVolumeClaim"]
+
+
+def pod(cache: dict[str, Any] | None, **model: Any) -> dict[str, Any]:
+    (deployment,) = (each for each in objects(cache, **model) if each["kind"] == "Deployment")
+    found: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return found
+
+
+def server(cache: dict[str, Any] | None, **model: Any) -> dict[str, Any]:
+    (container,) = pod(cache, **model)["containers"]
+    found: dict[str, Any] = container
+    return found
+
+
+def variables(cache: dict[str, Any] | None, **model: Any) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in server(cache, **model)["env"]}
+
+
+def test_the_operator_makes_a_claim_that_outlives_the_service_unless_told_otherwise() -> None:
+    (claim,) = claims(MADE)
+    assert claim["metadata"]["name"] == "qwen-cache"
+    assert claim["metadata"]["labels"]["llmservice.dev/name"] == "qwen"
+    assert "ownerReferences" not in claim["metadata"]
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "resources": {"requests": {"storage": "200Gi"}},
+    }
+    (deleted,) = claims({**MADE, "retentionPolicy": "Delete"})
+    assert deleted["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
+    (retained,) = claims({**MADE, "retentionPolicy": "Retain"})
+    assert "ownerReferences" not in retained["metadata"]
+
+
+def test_class_and_access_modes_are_those_of_the_spec() -> None:
+    (claim,) = claims({**MADE, "storageClassName": "fast", "accessModes": ["ReadWriteOnce"]})
+    assert claim["spec"]["storageClassName"] == "fast"
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+@pytest.mark.parametrize("cache", [None, {"type": "Ephemeral"}, NAMED])
+def test_no_claim_is_made_that_was_not_asked_for(cache: dict[str, Any] | None) -> None:
+    assert claims(cache) == []
+
+
+@pytest.mark.parametrize(("cache", "claim"), [(MADE, "qwen-cache"), (NAMED, "models")])
+def test_the_pods_write_to_the_claim_and_share_it(cache: dict[str, Any], claim: str) -> None:
+    volume = {"name": "model-cache", "persistentVolumeClaim": {"claimName": claim}}
+    assert volume in pod(cache)["volumes"]
+    assert {"name": "model-cache", "mountPath": "/model-cache"} in server(cache)["volumeMounts"]
+    told = variables(cache)
+    assert told["HF_HUB_CACHE"] == "/model-cache/hub"
+    assert told["LLMSERVICE_SHARED_CACHE_DIRECTORY"] == "/model-cache"
+    # Modules of a model that brings code are code: those stay in the pod.
+    assert told["HF_HOME"] == "/cache/huggingface"
+
+
+def test_kernels_are_kept_on_a_claim_of_the_services_own_and_on_another_only_if_told() -> None:
+    own = variables(MADE)
+    for name in ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        assert own[name].startswith("/model-cache/compile/qwen/")
+        assert variables(NAMED)[name].startswith("/cache/")
+        assert variables({**NAMED, "compileCache": True})[name] == own[name]
+        assert variables({**MADE, "compileCache": False})[name].startswith("/cache/")
+
+
+@pytest.mark.parametrize("cache", [None, {"type": "Ephemeral"}])
+def test_an_ephemeral_cache_changes_no_pod(cache: dict[str, Any] | None) -> None:
+    assert objects(cache) == objects(None)
+    assert "LLMSERVICE_SHARED_CACHE_DIRECTORY" not in variables(cache)
+
+
+def test_offline_tells_every_library_so() -> None:
+    offline = variables(NAMED, offline=True)
+    assert (offline["HF_HUB_OFFLINE"], offline["TRANSFORMERS_OFFLINE"]) == ("1", "1")
+    assert not {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"} & variables(NAMED).keys()
