@@ -92,7 +92,7 @@ generate: setup  ## Rewrite generated files (CRD and its copy in the chart, refe
 	@for page in conditions engine-flags; do $(RUN) llmservice-operator reference $$page > docs/$$page.md; done
 
 .PHONY: flag-tables
-flag-tables: setup  ## Write the flag table of one vLLM version from its wheel: make flag-tables V=0.32.0
+flag-tables: setup  ## Write flags and signatures of one vLLM version from its wheel: make flag-tables V=0.32.0
 	@$(RUN) python server_image/flag_tables.py $(or $(V),$(shell cat server_image/requirements/vllm-version))
 
 .PHONY: golden
@@ -105,8 +105,10 @@ engine-env: setup  ## The Python environment with vLLM on CPU; prints its path
 	@$(RUN) python server_image/engine_env.py
 
 .PHONY: test-serving-long
-test-serving-long: setup  ## 100 rollouts and 50 deaths of a real engine at random moments (hours)
+test-serving-long: setup  ## 20,000 hostile requests, 100 rollouts (10 of stock), 50 deaths of a real engine (hours)
 	@$(RUN) localkube models > /dev/null
+	@LLMSERVICE_TEST_REQUESTS=20000 $(RUN) pytest -s server_image/tests/engine -k "hostile" --timeout=0
+	@$(RUN) pytest -s server_image/tests/long --timeout=0
 	@LLMSERVICE_TEST_ROUNDS=100 $(RUN) pytest server_image/tests/engine -k "rollout_cuts" --timeout=0
 	@LLMSERVICE_TEST_ROUNDS=50 $(RUN) pytest server_image/tests/engine -k "death_of_the_engine" --timeout=0
 

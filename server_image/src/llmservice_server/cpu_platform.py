@@ -45,6 +45,19 @@ def set_defaults(parser: ArgumentParser, environment: MutableMapping[str, str]) 
         parser.set_defaults(kv_cache_memory_bytes=KV_CACHE_BYTES)
 
 
+def compile_nothing(environment: MutableMapping[str, str]) -> None:
+    """Keep the parts of an eager engine eager that vLLM compiles all the same.
+
+    The first request with log probabilities would otherwise hold up everybody for half a minute,
+    or fail where there is no compiler, as in the image. vLLM must have been imported.
+    """
+    import torch
+
+    torch.compiler.set_stance("force_eager")
+    # For the processes that are started anew.
+    environment["TORCH_COMPILE_DISABLE"] = "1"
+
+
 def use_one_process_tree(arguments: Namespace, environment: MutableMapping[str, str]) -> bool:
     """Run the only worker inside the engine process, where one worker is enough.
 

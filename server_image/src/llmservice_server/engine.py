@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from llmservice_server.autoscale import EngineUsage
 from llmservice_server.compat import Vllm
@@ -18,6 +19,7 @@ from llmservice_server.errors import (
     answer_http_exception,
     answer_refused,
     answer_unavailable,
+    answer_unexpected,
     answer_unprocessable,
 )
 from llmservice_server.generate import (
@@ -88,11 +90,21 @@ class Engine:
         app.state.server = None
         if "generate" in tasks:
             app.include_router(create_generate_router(self))
+        # A redirect would name the host that the client named.
+        app.router.redirect_slashes = False
+        app.add_exception_handler(Exception, answer_unexpected)
         app.add_exception_handler(HTTPException, answer_http_exception)
         app.add_exception_handler(RequestRefused, answer_refused)
         app.add_exception_handler(EngineUnavailable, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineDeadError, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineGenerateError, answer_unprocessable)
+        if not self._arguments.allowed_origins:
+            # Nobody from elsewhere is allowed anyway; it would answer in an envelope of its own.
+            app.user_middleware[:] = [
+                each
+                for each in app.user_middleware
+                if each.cls.__name__ != CORSMiddleware.__name__  # type: ignore[attr-defined]
+            ]
         # vLLM has had the middleware stack made already; without one the next request makes it
         # anew, with our handlers.
         app.middleware_stack = None
@@ -125,6 +137,14 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             usage.arrive(len(tokens), getattr(params, "n", 1))
             return await super().add_request(request_id, prompt, params, *arguments, **more)
 
+        def generate(
+            self, prompt: Any, sampling_params: Any, request_id: str, *arguments: Any, **more: Any
+        ) -> AsyncGenerator[Any, None]:
+            outputs = super().generate(prompt, sampling_params, request_id, *arguments, **more)
+            if getattr(sampling_params, "structured_outputs", None) is None:
+                return outputs  # type: ignore[no-any-return]
+            return _satisfiable(vllm, outputs)
+
         def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
             # vLLM asks this first. More answers than one request may have are no full queue:
             # sending the request again would not help.
@@ -136,6 +156,22 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             super().check_admission(n, request_id)
 
     return ObservedLLM
+
+
+async def _satisfiable(vllm: Vllm, outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """Return the same outputs; raises vLLM's validation error when no text fits the structure.
+
+    vLLM notices that only by the first token, and takes it for an error of its own.
+    """
+    async with aclosing(outputs):
+        async for output in outputs:
+            if any(choice.finish_reason == "error" for choice in output.outputs):
+                raise vllm.VLLMValidationError(
+                    "no text satisfies the structure that was asked for; it may refer to itself "
+                    "without an end, or allow nothing",
+                    parameter="structured_outputs",
+                )
+            yield output
 
 
 def step_recorder(vllm: Vllm, usage: EngineUsage) -> Any:

@@ -6,6 +6,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from llmservice_server.request_ids import current_request_id
+
 RETRY_AFTER_SECONDS = 5
 """What a refused client is told to wait.
 
@@ -56,18 +58,35 @@ async def answer_unprocessable(_: Request, failure: Exception) -> Response:
     if isinstance(cause, OverflowError | TypeError | ValueError):
         return error_response(f"a value of the request is out of range: {cause}", 400)
     return error_response(
-        f"the engine could not process this request ({type(cause or failure).__name__})", 500
+        f"the engine could not process this request ({type(cause or failure).__name__}"
+        f"{_in_the_log()})",
+        500,
     )
 
 
-async def answer_http_exception(_: Request, failure: Exception) -> Response:
+async def answer_http_exception(request: Request, failure: Exception) -> Response:
     """Answer what the framework itself refuses: unknown path, wrong method, unreadable body."""
     assert isinstance(failure, HTTPException)
-    response = error_response(failure.detail, failure.status_code)
+    message = failure.detail
+    if message == HTTPStatus.NOT_FOUND.phrase:
+        # The gate has passed it, so it is a route that other models have.
+        message = f"this model does not serve {request.scope['path']}; GET /docs lists what it does"
+    response = error_response(message, failure.status_code)
     response.headers.update(failure.headers or {})
     return response
 
 
 async def answer_unexpected(_: Request, failure: Exception) -> Response:
-    """Answer a defect of ours; the text of the exception stays in the log."""
-    return error_response(f"internal error ({type(failure).__name__})", 500)
+    """Answer what nobody foresaw."""
+    return unexpected_error(failure)
+
+
+def unexpected_error(failure: Exception) -> JSONResponse:
+    """Return the answer to a defect of ours; what the exception says stays out of it."""
+    return error_response(f"internal error ({type(failure).__name__}{_in_the_log()})", 500)
+
+
+def _in_the_log() -> str:
+    """Return where somebody who may read the log finds more."""
+    request_id = current_request_id.get()
+    return f"; the log has more under requestId {request_id}" if request_id else ""

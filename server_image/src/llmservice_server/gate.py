@@ -9,15 +9,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmservice_server.errors import RETRY_AFTER_SECONDS, error_response
+from llmservice_server.errors import RETRY_AFTER_SECONDS, error_response, unexpected_error
 from llmservice_server.exchange import Cut, Exchange, body_too_large
 from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Lifecycle, Phase
+from llmservice_server.logs import DETAILS
 from llmservice_server.metrics import ServerMetrics
+from llmservice_server.request_ids import identify
 from llmservice_server.routes import serving_route
 from llmservice_server.settings import ServerSettings
 
@@ -112,20 +115,21 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", "the listener speaks nothing else"
         started_at = time.perf_counter()
+        request_id = identify(scope)
         route = serving_route(scope["path"])
         exchange = Exchange(
             receive,
             send,
             max_body_bytes=self._settings.max_body_bytes,
             timeout_seconds=self._settings.request_timeout_seconds,
-            amend=self._amend,
+            amend=partial(self._amend, request_id),
             engine_has_died=self._lifecycle.engine_has_died,
         )
         try:
             with self._in_flight.holding(exchange):
                 await self._answer(exchange, route, scope)
         finally:
-            self._count(exchange, route, time.perf_counter() - started_at)
+            self._count(exchange, route, scope["method"], time.perf_counter() - started_at)
 
     async def _answer(self, exchange: Exchange, route: str | None, scope: Scope) -> None:
         if refusal := self._refusal(route, scope):
@@ -138,13 +142,17 @@ class Gate:
         try:
             application: ASGIApp = scope["app"].state.engine_app or self._app
             await application(scope, exchange.receive, exchange.send)
-        except Exception:
+        except Exception as error:
             # What the application says about a client that has gone is of no interest.
             if not exchange.is_over:
-                if not exchange.is_broken_stream:
+                logger.exception("an answer broke")
+                if exchange.is_broken_stream:
+                    exchange.end(ENGINE_FAILED if self._lifecycle.engine_has_died() else _BROKEN)
+                elif exchange.status is None:
+                    response = unexpected_error(error)
+                    await response(scope, exchange.receive, exchange.send)
+                elif not exchange.is_finished:
                     raise
-                logger.exception("a stream broke")
-                exchange.end(ENGINE_FAILED if self._lifecycle.engine_has_died() else _BROKEN)
         await exchange.finish()
         if exchange.status == 503 and not self._lifecycle.engine_has_died():
             # The one thing that a living engine refuses in this way.
@@ -157,7 +165,7 @@ class Gate:
                 "unauthorized", "send a valid API key in the header Authorization: Bearer KEY", 401
             )
         if route is None and not self._settings.administration_routes:
-            return Cut("no_route", f"no route {scope['path']}; GET /docs lists them", 404)
+            return Cut("no_route", f"no route {scope['path'][:200]}; GET /docs lists them", 404)
         if not self._lifecycle.accepts_requests:
             return self._not_serving()
         if _announced_bytes(scope) > self._settings.max_body_bytes:
@@ -172,15 +180,18 @@ class Gate:
             return ENGINE_FAILED
         return Cut("loading", f"the model is not ready yet (phase {phase}); try again later", 503)
 
-    def _amend(self, start: Message) -> None:
-        """Add the headers that the phase asks for to the start of a response."""
+    def _amend(self, request_id: str, start: Message) -> None:
+        """Add the request's id, and the headers that the phase asks for, to a response's start."""
+        headers = MutableHeaders(scope=start)
+        headers["x-request-id"] = request_id
         if self._lifecycle.phase is Phase.DRAINING:
             # The client's next request then opens a connection, to another replica.
-            MutableHeaders(scope=start)["connection"] = "close"
+            headers["connection"] = "close"
         if start["status"] == 503:
-            MutableHeaders(scope=start).setdefault("retry-after", str(RETRY_AFTER_SECONDS))
+            headers.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
 
-    def _count(self, exchange: Exchange, route: str | None, seconds: float) -> None:
+    def _count(self, exchange: Exchange, route: str | None, method: str, seconds: float) -> None:
+        """Count an exchange that has ended, and log it: never what was asked or answered."""
         # One label for all unknown paths: a scanner must not grow the metric.
         label = route or "unknown"
         status = exchange.status or 500
@@ -191,6 +202,8 @@ class Gate:
             self._metrics.rejected.labels(exchange.cut.reason).inc()
         self._metrics.requests.labels(label, status).inc()
         self._metrics.duration.labels(label).observe(seconds)
+        details = {"route": label, "status": status, "seconds": round(seconds, 4)}
+        logger.info("%s %s %d", method, label, status, extra={DETAILS: details})
 
 
 def _announced_bytes(scope: Scope) -> int:

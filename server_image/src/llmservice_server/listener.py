@@ -4,15 +4,20 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from llmservice_server.connection import LimitedConnection
+
 _BACKLOG = 2048
 _CUT_AFTER_SECONDS = 1
 """How long responses may still end once a listener stops; whoever stops it has waited before."""
+
+_TICKS_BETWEEN_LOOKS = 10
 
 
 class PortUnavailable(Exception):
@@ -41,12 +46,15 @@ class Listener(uvicorn.Server):
     def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
         config = uvicorn.Config(
             app,
+            http=LimitedConnection,
             lifespan="off",
             # An upgrade to a websocket is then a request like any other, and refused as one.
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
+            # Nothing here depends on who a client says it is.
+            proxy_headers=False,
             timeout_graceful_shutdown=_CUT_AFTER_SECONDS,
         )
         super().__init__(config)
@@ -58,6 +66,15 @@ class Listener(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Capture none: what a signal means is decided in one place for all listeners."""
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Drop the clients that hold a connection for nothing; called ten times a second."""
+        if counter % _TICKS_BETWEEN_LOOKS == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, LimitedConnection):
+                    connection.abort_if_stuck(now)
+        return await super().on_tick(counter)
 
     def start(self) -> None:
         """Serve from now on, in the background."""

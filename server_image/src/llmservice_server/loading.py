@@ -42,6 +42,9 @@ _OWN_FLAGS = (
 )
 """Flags of vLLM's own server process, which is not the one that runs here."""
 
+_TELLING_FLAGS = ("enable_log_requests", "enable_log_outputs")
+"""Flags that log what was asked or answered."""
+
 
 async def load_engine(
     command_line: Sequence[str],
@@ -62,10 +65,15 @@ async def load_engine(
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     # vLLM's handlers would stop our listener before the probes could say why.
     os.environ["VLLM_KEEP_ALIVE_ON_ENGINE_DEATH"] = "1"
+    # It logs whole answers, some of which quote the prompt.
+    os.environ.pop("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", None)
     vllm = await asyncio.to_thread(load_vllm)
     refuse_shortened_answers(vllm)
     arguments = await asyncio.to_thread(parse_arguments, vllm, command_line, on_cpu)
     await asyncio.to_thread(model_infos.lay_out, Path(vllm.VLLM_CACHE_ROOT))
+
+    if on_cpu and arguments.enforce_eager:
+        cpu_platform.compile_nothing(os.environ)
 
     lifecycle.enter(Phase.DOWNLOADING)
     one_tree = on_cpu and cpu_platform.use_one_process_tree(arguments, os.environ)
@@ -106,6 +114,8 @@ def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Na
             raise _invalid_argument(message)
 
     parser: Any = vllm.make_arg_parser(Parser(prog="llmservice-server"))
+    # A page on the web must not ask the model through the browser of somebody who can reach it.
+    parser.set_defaults(allowed_origins=[])
     if on_cpu:
         cpu_platform.set_defaults(parser, os.environ)
     arguments: Namespace = parser.parse_args(list(command_line))
@@ -115,6 +125,10 @@ def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Na
         if getattr(arguments, name, None) != parser.get_default(name):
             flag = f"--{name.replace('_', '-')}"
             raise _invalid_argument(f"{flag} is set by the model server itself; remove it")
+    for name in _TELLING_FLAGS:
+        if getattr(arguments, name, False):
+            flag = f"--{name.replace('_', '-')}"
+            raise _invalid_argument(f"{flag} would log prompts, which is never done; remove it")
     try:
         vllm.validate_parsed_serve_args(arguments)
     except (TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llmservice_server.failures import facts_of
+from llmservice_server.request_ids import current_request_id
 
 CONFIGURATION = Path(__file__).with_name("logging.json")
 ENGINE_ERROR_FILE = "LLMSERVICE_ENGINE_ERROR_FILE"
@@ -21,11 +22,35 @@ ENGINE_ERROR_FILE = "LLMSERVICE_ENGINE_ERROR_FILE"
 It ends with the server's process id, so that the server's own errors stay out of it.
 """
 
+DETAILS = "llmservice_details"
+"""Name of a record's `extra` whose entries become entries of its line."""
+
 
 def configure() -> None:
-    """Configure this process and, by its environment, the engine's."""
-    logging.config.dictConfig(json.loads(CONFIGURATION.read_text()))
-    os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(CONFIGURATION))
+    """Configure this process and, by its environment, the engine's.
+
+    VLLM_LOGGING_LEVEL sets the level, here and in an engine that is forked from this process.
+    VLLM_LOGGING_CONFIG_PATH is overruled: another configuration would log prompts.
+    """
+    configuration = json.loads(CONFIGURATION.read_text())
+    level = os.environ.get("VLLM_LOGGING_LEVEL", "").upper()
+    if level in logging.getLevelNamesMapping():
+        for logger in ("vllm", "llmservice_server"):
+            configuration["loggers"][logger]["level"] = level
+    logging.config.dictConfig(configuration)
+    os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(CONFIGURATION)
+
+
+class OwnDebugOnly(logging.Filter):
+    """Drops what others debug while they answer a request: it quotes what they were asked."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is logged."""
+        return (
+            record.levelno >= logging.INFO
+            or current_request_id.get() is None
+            or record.name.startswith(__package__)
+        )
 
 
 class JsonFormatter(logging.Formatter):
@@ -40,9 +65,30 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             "process": record.process,
         }
+        line.update(getattr(record, DETAILS, {}))
+        request_id = current_request_id.get()
+        if request_id is not None:
+            line["requestId"] = request_id
         if record.exc_info and record.exc_info[1] is not None:
-            line["error"] = "".join(traceback.format_exception(record.exc_info[1]))
-        return json.dumps(line, ensure_ascii=False)
+            error = record.exc_info[1]
+            told = traceback.format_exception(error) if request_id is None else _places(error)
+            line["error"] = "".join(told)
+        # ASCII: no terminal obeys it, and no text that is half a character breaks it.
+        return json.dumps(line)
+
+
+def _places(error: BaseException) -> list[str]:
+    """Return where an error and its causes came from, without what they say.
+
+    What an error says about a request may quote it.
+    """
+    lines: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(lines) < 500:
+        lines += [*traceback.format_tb(current.__traceback__), f"{type(current).__qualname__}\n"]
+        hidden = current.__suppress_context__
+        current = current.__cause__ or (None if hidden else current.__context__)
+    return lines
 
 
 class EngineErrorHandler(logging.Handler):

@@ -1,5 +1,8 @@
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,15 @@ KEYS = ("first-key", "second-key")
 @pytest.fixture(scope="session")
 def engine_python() -> Path:
     return engine_support.engine_python()
+
+
+@pytest.fixture(scope="session")
+def installed_vllm(engine_python: Path) -> dict[str, Any]:
+    """Version, signatures and routes of the vLLM that the servers here run."""
+    script = Path(engine_support.__file__).with_name("installed_vllm.py")
+    asked = subprocess.run([engine_python, script], check=True, stdout=subprocess.PIPE, text=True)
+    answer: dict[str, Any] = json.loads(asked.stdout)
+    return answer
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +67,8 @@ def serving(
         (keys / str(number)).write_text(f"{key}\n")
     settings = {
         "LLMSERVICE_API_KEYS_DIRECTORY": str(keys),
+        # Nothing may tell what is asked, at any level.
+        "VLLM_LOGGING_LEVEL": "DEBUG",
         "LLMSERVICE_MAX_BODY_BYTES": "2000000",
         "LLMSERVICE_MAX_CHOICES": "8",
         "LLMSERVICE_SLO_TTFT_MILLISECONDS": "60000",

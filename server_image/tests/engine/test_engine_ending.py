@@ -116,7 +116,7 @@ def test_process_one_of_a_container_heeds_a_signal_from_its_first_moment(
         assert time.monotonic() - started < 5
 
 
-def test_is_gone_at_once_when_told_to_stop_while_loading(
+def test_is_gone_at_once_when_told_to_stop_while_importing(
     engine_python: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     with running_server(engine_python, tmp_path, *flags_for(tiny_model)) as server:
@@ -128,6 +128,34 @@ def test_is_gone_at_once_when_told_to_stop_while_loading(
         assert server.exit_code() == 0
         # Importing holds the interpreter for up to a second at a time.
         assert time.monotonic() - started < 5
+
+
+def test_is_gone_at_once_with_its_engine_when_told_to_stop_while_loading(
+    server: ModelServer,
+) -> None:
+    server.eventually(
+        lambda: server.is_listening() and server.probe("/readyz").json()["phase"] == "loading"
+    )
+    started = time.monotonic()
+
+    server.terminate()
+
+    assert server.exit_code() == 0
+    assert time.monotonic() - started < 2
+    assert not members(server.process.pid)
+
+
+def members(group: int) -> list[str]:
+    """Return the command lines of the processes that are left of a group."""
+    left = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            after_name = (process / "stat").read_text().rpartition(")")[2].split()
+            if int(after_name[2]) == group and after_name[0] not in "ZX":
+                left.append((process / "cmdline").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return left
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))

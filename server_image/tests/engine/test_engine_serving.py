@@ -3,6 +3,7 @@
 import html
 import http.client
 import json
+import re
 from typing import Any
 
 import pytest
@@ -217,6 +218,8 @@ def test_logs_are_json_and_hold_no_prompt(server: ModelServer) -> None:
     server.post("/generate", {"prompt": secret, "max_tokens": -2})
 
     log = server.log.read_text()
-    ours = [line for line in log.splitlines() if '"logger": "llmservice_server' in line]
-    assert json.loads(ours[-1])["message"].startswith("ready")
+    ours = [json.loads(line) for line in log.splitlines() if '"logger": "llmservice_server' in line]
+    assert any(line["message"].startswith("ready") for line in ours)
+    assert (ours[-1]["route"], ours[-1]["status"]) == ("/generate", 400)
+    assert re.fullmatch("[0-9a-f]{32}", ours[-1]["requestId"])
     assert secret not in log

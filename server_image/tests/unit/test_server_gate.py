@@ -1,10 +1,14 @@
 import asyncio
+import json
+import logging
+import re
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from llmservice_server.app import attach_engine_app
 from llmservice_server.lifecycle import Phase
+from llmservice_server.logs import JsonFormatter
 from llmservice_server.settings import ServerSettings
 from server_support import Client, make_stack
 
@@ -147,3 +151,120 @@ async def test_a_request_is_in_flight_until_its_answer_has_ended() -> None:
     await asking
     assert await stack.in_flight.wait_until_none(timeout=0.01)
     assert stack.registry.get_sample_value("llm_requests_in_flight") == 0
+
+
+@pytest.mark.parametrize("known", ["abc-123", "00-f.f:f@f/f+f=f_f", "a" * 128])
+async def test_a_request_keeps_the_id_that_the_client_gave_it(known: str) -> None:
+    stack = make_stack()
+    inner = FastAPI()
+
+    @inner.get("/v1/models")
+    async def models(request: Request) -> dict[str, list[str]]:
+        return {"ids": request.headers.getlist("x-request-id")}
+
+    attach_engine_app(stack.app, inner)
+
+    answer = await Client(stack.app).request("GET", "/v1/models", headers={"x-request-id": known})
+
+    assert answer.headers["x-request-id"] == known
+    assert answer.json() == {"ids": [known]}
+
+
+@pytest.mark.parametrize(
+    "strange", ["", " ", "a b", "a\r\nx-injected: 1", "a" * 129, '"', "<script>", "\x00", "é"]
+)
+async def test_an_id_that_is_none_is_replaced_for_everybody(strange: str) -> None:
+    stack = make_stack()
+    inner = FastAPI()
+
+    @inner.get("/v1/models")
+    async def models(request: Request) -> dict[str, list[str]]:
+        return {"ids": request.headers.getlist("x-request-id")}
+
+    attach_engine_app(stack.app, inner)
+
+    answer = await Client(stack.app).request("GET", "/v1/models", headers={"x-request-id": strange})
+
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+    assert answer.json() == {"ids": [answer.headers["x-request-id"]]}
+
+
+async def test_every_refusal_has_an_id_and_each_request_its_own() -> None:
+    loading, ready = make_stack(Phase.LOADING), make_stack()
+    attach_engine_app(ready.app, engine_app())
+    answers = [
+        await Client(stack.app).get(path)
+        for stack in (loading, ready)
+        for path in ("/v1/models", "/nothing")
+    ]
+    assert [answer.status for answer in answers] == [503, 404, 200, 404]
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 4
+
+
+async def test_a_request_is_one_line_of_log_that_says_what_came_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    stack = make_stack()
+    attach_engine_app(stack.app, engine_app())
+
+    await Client(stack.app).request(
+        "GET", "/v1/responses/my-secret/cancel", headers={"x-request-id": "the-id"}
+    )
+
+    (record,) = caplog.records
+    line = json.loads(JsonFormatter().format(record))
+    # The id belongs to the request's task, in which the formatter runs when it is for real.
+    assert line["message"] == "GET /v1/responses/{response_id}/cancel 404"
+    assert (line["route"], line["status"]) == ("/v1/responses/{response_id}/cancel", 404)
+    assert 0 <= line["seconds"] < 5
+
+
+async def test_an_error_that_nobody_foresaw_is_in_the_log_under_the_id_that_the_client_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stack = make_stack()
+    inner = FastAPI()
+    written: list[str] = []
+
+    @inner.get("/v1/models")
+    async def models(request: Request) -> None:
+        raise KeyError(request.headers["x-said"])
+
+    class Writing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            written.append(JsonFormatter().format(record))
+
+    attach_engine_app(stack.app, inner)
+    handler = Writing()
+    logging.getLogger("llmservice_server.gate").addHandler(handler)
+    try:
+        answer = await Client(stack.app).request(
+            "GET", "/v1/models", headers={"x-request-id": "the-id", "x-said": "tulip"}
+        )
+    finally:
+        logging.getLogger("llmservice_server.gate").removeHandler(handler)
+
+    assert answer.status == 500
+    told = answer.json()["error"]["message"] if answer.body.startswith(b"{") else ""
+    lines = [json.loads(line) for line in written]
+    assert {line["requestId"] for line in lines} == {"the-id"}
+    assert "KeyError" in lines[0]["error"]
+    # What an error says may quote the request.
+    assert "tulip" not in "".join(written) + told
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "//v1/models", "/v1//models", "/V1/models"])
+async def test_a_path_is_served_only_as_it_is_written(path: str) -> None:
+    stack = make_stack()
+    attach_engine_app(stack.app, engine_app())
+    answer = await Client(stack.app).get(path)
+    assert (answer.status, "location" in answer.headers) == (404, False)
+
+
+async def test_an_open_administration_redirects_nobody() -> None:
+    stack = make_stack(settings=ServerSettings(administration_routes=True))
+    inner = engine_app()
+    inner.router.redirect_slashes = False
+    attach_engine_app(stack.app, inner)
+    assert (await Client(stack.app).get("/pause/")).status == 404

@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from llmservice_server import logs
 from llmservice_server.failures import read_facts
+from llmservice_server.request_ids import current_request_id
 
 
 def record_of(error: BaseException | None = None) -> logging.LogRecord:
@@ -44,15 +46,83 @@ def test_the_server_leaves_none_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     assert not path.exists()
 
 
-def test_the_configuration_is_valid_and_keeps_what_the_user_chose(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    configured: dict[str, Any] = {}
-    monkeypatch.setattr("logging.config.dictConfig", configured.update)
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    monkeypatch.setattr("logging.config.dictConfig", found.update)
     monkeypatch.setenv("VLLM_LOGGING_CONFIG_PATH", "/mine.json")
+    return found
 
+
+def test_the_configuration_is_ours_in_every_process(configured: dict[str, Any]) -> None:
     logs.configure()
 
-    assert os.environ["VLLM_LOGGING_CONFIG_PATH"] == "/mine.json"
-    formatter = configured["formatters"]["json"]["()"].rpartition(".")
-    assert getattr(sys.modules[formatter[0]], formatter[2]) is logs.JsonFormatter
+    # Another one would log what the engine says of prompts.
+    assert os.environ["VLLM_LOGGING_CONFIG_PATH"] == str(logs.CONFIGURATION)
+    for used in (*configured["formatters"].values(), *configured["filters"].values()):
+        module, _, name = used["()"].rpartition(".")
+        assert hasattr(sys.modules[module], name)
+
+
+@pytest.mark.parametrize(("level", "set_to"), [("debug", "DEBUG"), ("", "INFO"), ("x", "INFO")])
+def test_the_level_can_be_chosen(
+    configured: dict[str, Any], monkeypatch: pytest.MonkeyPatch, level: str, set_to: str
+) -> None:
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", level)
+    logs.configure()
+    assert configured["loggers"]["vllm"]["level"] == set_to
+
+
+@pytest.fixture
+def in_a_request() -> Iterator[None]:
+    token = current_request_id.set("the-id")
+    yield
+    current_request_id.reset(token)
+
+
+@pytest.mark.usefixtures("in_a_request")
+def test_an_error_of_a_request_is_logged_by_its_place_and_not_by_its_words() -> None:
+    def fail() -> None:
+        try:
+            int("tulip")
+        except ValueError as error:
+            raise RuntimeError("rose") from error
+
+    with pytest.raises(RuntimeError) as failed:
+        fail()
+    entry = json.loads(logs.JsonFormatter().format(record_of(failed.value)))
+
+    assert entry["requestId"] == "the-id"
+    assert "ValueError" in entry["error"]
+    assert "RuntimeError" in entry["error"]
+    assert "test_server_logs.py" in entry["error"]
+    assert '"rose"' in entry["error"]  # our own code, which is no secret
+    assert "invalid literal" not in entry["error"]
+
+
+@pytest.mark.usefixtures("in_a_request")
+@pytest.mark.parametrize(
+    ("name", "level", "is_logged"),
+    [
+        ("vllm.x", logging.DEBUG, False),
+        ("vllm.x", logging.INFO, True),
+        ("llmservice_server.gate", logging.DEBUG, True),
+    ],
+)
+def test_what_others_debug_about_a_request_is_not_logged(
+    name: str, level: int, is_logged: bool
+) -> None:
+    record = logging.LogRecord(name, level, "f", 1, "a prompt", (), None)
+    assert logs.OwnDebugOnly().filter(record) is is_logged
+
+
+def test_what_others_debug_outside_of_a_request_is_logged() -> None:
+    record = logging.LogRecord("vllm.x", logging.DEBUG, "f", 1, "a step", (), None)
+    assert logs.OwnDebugOnly().filter(record)
+
+
+def test_a_line_is_ascii_whatever_it_says() -> None:
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "\x1b[31m \x9b \u2028 \ud800 é", (), None)
+    line = logs.JsonFormatter().format(record)
+    assert line.isascii()
+    assert line.isprintable()

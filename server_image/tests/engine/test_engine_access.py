@@ -1,0 +1,107 @@
+"""Who may reach what: every route that vLLM has, in every spelling and by every method."""
+
+import http.client
+import re
+from typing import Any
+
+import pytest
+
+from engine_support import ModelServer
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW")
+STRANGERS: tuple[dict[str, str], ...] = (
+    {},
+    {"Authorization": "Bearer wrong"},
+    {"Authorization": "Basic Zmlyc3Qta2V5Og=="},
+    {"X-Api-Key": "wrong", "X-Forwarded-For": "127.0.0.1", "X-Original-URL": "/health"},
+    {"Connection": "Upgrade", "Upgrade": "websocket"},
+)
+
+
+def spellings(path: str) -> list[str]:
+    """Return ways to write a path that some server somewhere takes for the same one."""
+    plain = re.sub(r"\{[^}]*\}", "x", path)
+    return [
+        plain,
+        plain + "/",
+        "/" + plain,
+        plain.replace("/", "//"),
+        plain + "?a=b",
+        plain + ";a=b",
+        plain + "%2f",
+        plain[:1] + f"%{ord(plain[1]):02x}" + plain[2:] if len(plain) > 1 else "/%2f",
+        "/x/.." + plain,
+        "/%2e" + plain,
+        plain.upper(),
+        "http://other" + plain,
+    ]
+
+
+class Connection:
+    """One connection for thousands of requests."""
+
+    def __init__(self, server: ModelServer) -> None:
+        self._open = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
+
+    def status(self, method: str, path: str, headers: dict[str, str]) -> int:
+        self._open.request(method, path, headers=headers)
+        response = self._open.getresponse()
+        response.read()
+        return response.status
+
+
+@pytest.fixture
+def paths(installed_vllm: dict[str, Any], server: ModelServer) -> set[str]:
+    """Every path that vLLM has for any model, and those that ours adds."""
+    known = {path for _, path in installed_vllm["routes"]}
+    assert {"/v1/chat/completions", "/v1/embeddings", "/pause", "/docs"} <= known
+    assert len(known) > 40
+    return known | set(server.get("/openapi.json").json()["paths"]) | {"/", "/docs", "/metrics"}
+
+
+def test_without_a_key_nothing_answers(server: ModelServer, paths: set[str]) -> None:
+    asked = Connection(server)
+    answered = [
+        (method, spelling, status)
+        for path in sorted(paths)
+        for number, spelling in enumerate(spellings(path))
+        for method in (METHODS if number < 2 else METHODS[:3])
+        if (status := asked.status(method, spelling, STRANGERS[(number + len(path)) % 5])) != 401
+        and (method, status) != ("BREW", 400)
+    ]
+    assert not answered
+
+
+def test_with_a_key_only_serving_answers(
+    server: ModelServer, installed_vllm: dict[str, Any]
+) -> None:
+    asked = Connection(server)
+    served = {
+        (method, path)
+        for method, path in installed_vllm["routes"]
+        if asked.status(method, re.sub(r"\{[^}]*\}", "x", path), server.headers) != 404
+    }
+    paths = {path for _, path in served}
+    documented = set(server.get("/openapi.json").json()["paths"])
+    # A response that is not there is 404, too.
+    assert documented - {"/generate"} - paths == {
+        "/v1/responses/{response_id}",
+        "/v1/responses/{response_id}/cancel",
+    }
+    assert paths - documented == {"/docs", "/openapi.json"}
+
+
+def test_no_spelling_of_a_closed_path_opens_it(
+    server: ModelServer, installed_vllm: dict[str, Any]
+) -> None:
+    asked = Connection(server)
+    documented = set(server.get("/openapi.json").json()["paths"]) | {"/docs", "/openapi.json"}
+    closed = {path for _, path in installed_vllm["routes"]} - documented
+    opened = [
+        (method, spelling, status)
+        for path in sorted(closed)
+        for spelling in spellings(path)
+        for method in ("GET", "POST")
+        if (status := asked.status(method, spelling, server.headers)) != 404
+    ]
+    assert not opened

@@ -1,0 +1,57 @@
+"""What tests want to know of the installed vLLM, as JSON; runs inside the engine environment."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "src"))
+
+from llmservice_server.compat import is_cpu_build
+
+on_cpu = is_cpu_build()
+assert "vllm" not in sys.modules, "telling the build must not need an import of seconds"
+
+EVERY_TASK = ("generate", "embed", "classify", "score", "transcription", "realtime", "render")
+
+
+def routes() -> list[list[str]]:
+    """Return method and path of everything that vLLM's application has for any model."""
+    from llmservice_server.compat import load_vllm
+
+    vllm = load_vllm()
+    parser = vllm.make_arg_parser(vllm.FlexibleArgumentParser())
+    app = vllm.build_app(parser.parse_args(["--model=x"]), EVERY_TASK, None)
+    return sorted(_listed(app.routes))
+
+
+def _listed(found: Any) -> list[list[str]]:
+    listed = []
+    for route in found:
+        methods = getattr(route, "methods", None) or ("GET",)
+        listed += [[method, route.path] for method in methods if getattr(route, "path", None)]
+        # A router that was included, or an application that was mounted.
+        listed += _listed(getattr(route, "routes", None) or ())
+    return listed
+
+
+def main() -> None:
+    """Answer on standard output."""
+    with contextlib.redirect_stdout(sys.stderr):
+        import vllm
+
+        from engine_signatures import signatures
+
+        answer = {
+            "on_cpu": on_cpu,
+            "version": vllm.__version__,
+            "signatures": signatures(),
+            "routes": routes(),
+        }
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The same rollout on stock vLLM, to show what it cuts. Not part of `make test`."""
+
+import os
+import random
+from pathlib import Path
+
+import engine_support
+from engine_support import flags_for, running_stock
+from localkube.hub.models import TINY_LLAMA, build_models
+from rollout_support import KeepAliveClient, Tally
+
+ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "10"))
+
+
+def test_stock_vllm_cuts_answers_at_a_rollout(tmp_path: Path) -> None:
+    python, model = engine_support.engine_python(), build_models()[TINY_LLAMA]
+    together = Tally()
+    for seed in range(ROUNDS):
+        chance = random.Random(seed)
+        with running_stock(python, tmp_path / str(seed), *flags_for(model)) as server:
+            server.eventually(
+                lambda server=server: (  # type: ignore[misc]
+                    server.is_listening() and server.probe("/health").status == 200
+                )
+            )
+            tally = Tally()
+            clients = [
+                KeepAliveClient(server, tally, stream, seed * 100 + number, "/v1/completions")
+                for number in range(8)
+                for stream in (True, False)
+            ]
+            server.eventually(
+                lambda server=server: server.metric("vllm:num_requests_running") > 4,  # type: ignore[misc]
+                seconds=30,
+            )
+            moment = tally.complete + chance.randint(0, 40)
+            server.eventually(
+                lambda tally=tally, moment=moment: tally.complete >= moment,  # type: ignore[misc]
+                seconds=60,
+            )
+
+            server.terminate()
+
+            for client in clients:
+                client.join(120)
+            print(
+                f"round {seed}: {tally.complete} complete, {tally.moved} moved, "
+                f"{len(tally.wrong)} cut or wrong: {sorted(set(tally.wrong))[:3]}"
+            )
+            together.complete += tally.complete
+            together.wrong += tally.wrong
+    print(f"{ROUNDS} rounds: {together.complete} complete, {len(together.wrong)} cut or wrong")
+    assert together.wrong, "stock vLLM cuts nobody any more: say so in the README"

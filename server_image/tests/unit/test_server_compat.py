@@ -1,0 +1,90 @@
+"""Every vLLM version whose signatures are recorded has what compat.py names, as we call it.
+
+The recordings are written by `make flag-tables V=...` from the version's own wheel; the engine
+tests compare the one of the pinned version with what is installed.
+"""
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from flag_tables import SIGNATURES, signatures_path
+from llmservice_server.compat import _MODULES, Vllm
+from llmservice_server.generate import GenerateRequest
+
+VERSIONS = [path.stem for path in sorted(SIGNATURES.glob("*.json"))]
+
+PARAMETERS = {
+    "AsyncEngineArgs.create_engine_config": {"usage_context"},
+    "AsyncEngineArgs.from_cli_args": {"args"},
+    "AsyncLLM.from_vllm_config": {
+        "vllm_config",
+        "usage_context",
+        "disable_log_stats",
+        "enable_log_requests",
+        "stat_loggers",
+    },
+    "AsyncLLM.generate": {"prompt", "sampling_params", "request_id"},
+    "AsyncLLM.add_request": {"request_id", "prompt", "params"},
+    "AsyncLLM.check_admission": {"n", "request_id"},
+    "AsyncLLM.get_num_unfinished_requests": set(),
+    "AsyncLLM.get_supported_tasks": set(),
+    "AsyncLLM.shutdown": set(),
+    "StatLoggerBase.record": {"scheduler_stats", "iteration_stats"},
+    "StatLoggerBase.log_engine_initialized": set(),
+    "TokenizeParams": {"max_total_tokens", "max_output_tokens", "max_output_tokens_param"},
+    "TokenizeParams.apply_post_tokenization": {"tokenizer", "prompt"},
+    "VLLMValidationError": {"parameter"},
+    "build_app": {"args", "supported_tasks", "model_config"},
+    "init_app_state": {"engine_client", "state", "args", "supported_tasks"},
+    "make_arg_parser": {"parser"},
+    "parse_model_prompt": {"model_config", "prompt"},
+    "validate_parsed_serve_args": {"args"},
+}
+"""What the server calls, with the parameters that it names."""
+
+FIELDS = {
+    "RequestOutputKind": {"DELTA", "FINAL_ONLY"},
+    "SamplingParams": {*GenerateRequest.model_fields, "output_kind"} - {"prompt", "stream"},
+    "UsageContext": {"OPENAI_API_SERVER"},
+}
+
+
+@pytest.fixture(params=VERSIONS)
+def recorded(request: pytest.FixtureRequest) -> dict[str, Any]:
+    signatures: dict[str, Any] = json.loads(signatures_path(request.param).read_text())
+    return signatures
+
+
+def test_three_versions_are_recorded_and_the_pinned_one_is_among_them() -> None:
+    pinned = (SIGNATURES.parent / "requirements" / "vllm-version").read_text().strip()
+    assert pinned in VERSIONS
+    assert len(VERSIONS) >= 3
+
+
+def test_every_symbol_is_recorded_and_no_other(recorded: dict[str, Any]) -> None:
+    named = {field.name for field in fields(Vllm)}
+    assert set(recorded) == named == set(_MODULES)
+
+
+def test_every_function_takes_what_we_pass(recorded: dict[str, Any]) -> None:
+    missing = {}
+    for name, wanted in PARAMETERS.items():
+        symbol, _, method = name.partition(".")
+        found = (
+            recorded[symbol]["methods"].get(method) if method else recorded[symbol]["parameters"]
+        )
+        if found is None or not wanted <= set(found):
+            missing[name] = found
+    assert not missing
+
+
+def test_every_structure_has_the_fields_we_set(recorded: dict[str, Any]) -> None:
+    missing = {name: wanted - set(recorded[name]["fields"]) for name, wanted in FIELDS.items()}
+    assert not any(missing.values()), missing
+
+
+def test_a_dead_engine_says_so(recorded: dict[str, Any]) -> None:
+    assert "errored" in recorded["AsyncLLM"]["properties"]
