@@ -27,7 +27,13 @@ _REFUSED: Final = (
     *("LLMSERVICE_.*", "HOME", "USER", "LOGNAME", "XDG_.*", "HF_HOME", "HF_ENDPOINT"),
     *("HF_MODULES_CACHE", "HF_TOKEN_PATH", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"),
     *("DO_NOT_TRACK", "VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "PROMETHEUS_MULTIPROC_DIR"),
-    *("VLLM_HOST_IP", "VLLM_PORT", "VLLM_API_KEY", "VLLM_CONFIGURE_LOGGING", "KUBERNETES_.*"),
+    *(
+        "VLLM_HOST_IP",
+        "VLLM_PORT",
+        "VLLM_API_KEY",
+        "VLLM_(CONFIGURE|DEBUG_LOG)_.*",
+        "KUBERNETES_.*",
+    ),
     *("VLLM_KEEP_ALIVE_ON_ENGINE_DEATH", "VLLM_USE_MODELSCOPE", "VLLM_WORKER_MULTIPROC_METHOD"),
     # Code that would be loaded, or found in another place than the image's own.
     *("LD_.*", "PYTHON.*", "PATH", "ENV", "BASH_.*", "GLIBC_TUNABLES", "GCONV_PATH", "CC", "CXX"),

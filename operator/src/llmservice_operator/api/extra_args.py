@@ -63,18 +63,25 @@ _REFUSED: Final = (
     # Files of the container.
     *(".*-path", ".*-dir", ".*-file"),
     # The shape of a replica: its processes and what it holds.
-    *("convert", "runner", "device-ids", "disable-log-stats", "distributed-executor-backend"),
+    *(
+        "convert",
+        "runner",
+        "device-ids",
+        "disable-log-stats",
+        "enable-log-.*",
+        "distributed-executor-backend",
+    ),
     *("data-parallel-(address|backend|.*lb|rank|size-local|start-rank)", "dp-supervisor-.*"),
     *(".*elastic-ep.*", "enable-fault-tolerance", "enable-trace-replay", "master-addr", "nnodes"),
     *("node-rank", "numa-.*", "prefill-context-parallel-size", "ray-.*", ".*sleep-.*"),
     *("enable-cumem-allocator", "enable-nccl-comm-suspend", ".*lora.*", "shutdown-timeout"),
 )
-_HARMLESS: Final = "(override-)?generation-config"
-"""Looks like what is refused; holds sampling defaults."""
+_HARMLESS: Final = "(override-)?generation-config|allowed-media-domains"
+"""Looks like what is refused; holds sampling defaults, or bounds what the server may fetch."""
 
 # Within a flag's name only: its value may hold anything, an equals sign and dashes too.
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")
-_REFUSED_FORM: Final = re.compile(f"--(?!{_HARMLESS}$)({_NAMES})")
+_REFUSED_FORM: Final = re.compile(f"--(?!({_HARMLESS})$)({_NAMES})")
 
 IS_REFUSED: Final = "is set by the operator itself or unsafe in a shared cluster: remove it"
 
@@ -107,7 +114,7 @@ ExtraArg = Annotated[
     ),
     *(_has_field(flag, field) for flag, field in FLAGS_WITH_A_FIELD.items()),
     ValueRule(
-        cel=f"self.matches('^--{_HARMLESS}=') || !self.matches('^--({_NAMES})=')",
+        cel=f"self.matches('^--({_HARMLESS})=') || !self.matches('^--({_NAMES})=')",
         message=IS_REFUSED,
         holds=lambda arg: not is_refused(arg.partition("=")[0]),
     ),
