@@ -22,6 +22,9 @@ def signatures() -> dict[str, dict[str, Any]]:
 
 def signature(symbol: Any) -> dict[str, Any]:
     """Return what a symbol looks like to whoever uses it."""
+    if not callable(symbol):
+        # A setting, whose value is this machine's.
+        return {"type": type(symbol).__name__}
     found: dict[str, Any] = {"module": symbol.__module__, "parameters": parameters(symbol)}
     if inspect.isclass(symbol):
         found["methods"] = {

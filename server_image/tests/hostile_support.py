@@ -9,6 +9,7 @@ import http.client
 import json
 import random
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ SECRET = "tulip-in-the-vault"
 
 PATIENCE_SECONDS = 8.0
 """How long a hostile client waits before it leaves; some of the requests are valid and long."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Held to draw examples, which is not made for threads."""
 
 POISON: tuple[Any, ...] = (
     None,
@@ -317,7 +321,7 @@ def _drawn(strategy: Any, wanted: int, number: int) -> list[Any]:
         cases.append(case)
 
     # There is nothing wrong to be said to a route that takes nothing.
-    with suppress(Unsatisfiable):
+    with _ONE_AT_A_TIME, suppress(Unsatisfiable):
         collect()
     return cases
 

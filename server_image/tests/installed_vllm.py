@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,31 @@ from llmservice_server.compat import is_cpu_build
 on_cpu = is_cpu_build()
 assert "vllm" not in sys.modules, "telling the build must not need an import of seconds"
 
-EVERY_TASK = ("generate", "embed", "classify", "score", "transcription", "realtime", "render")
+EVERY_TASK = ("generate", "transcription", "realtime", "embed", "classify", "token_embed", "render")
+EVERY_FLAG = ("--model=x", "--enable-scale-out", "--enable-tokenizer-info-endpoint")
+
+
+class AnyModel:
+    """A model that is good for everything, as far as routes go."""
+
+    num_labels = 1
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> str:
+        return "embed"
 
 
 def routes() -> list[list[str]]:
     """Return method and path of everything that vLLM's application has for any model."""
     from llmservice_server.compat import load_vllm
 
+    # Administration routes that vLLM itself keeps for development.
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"
     vllm = load_vllm()
     parser = vllm.make_arg_parser(vllm.FlexibleArgumentParser())
-    app = vllm.build_app(parser.parse_args(["--model=x"]), EVERY_TASK, None)
+    app = vllm.build_app(parser.parse_args(list(EVERY_FLAG)), EVERY_TASK, AnyModel())
     return sorted(_listed(app.routes))
 
 

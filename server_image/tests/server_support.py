@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from llmservice_server.app import create_app
 from llmservice_server.autoscale import EngineUsage, Objectives
 from llmservice_server.errors import EngineUnavailable
-from llmservice_server.exchange import Exchange
+from llmservice_server.exchange import BodyRoom, Exchange
 from llmservice_server.gate import Admission, InFlight
 from llmservice_server.generate import GenerateRequest, Piece, TokenizedPrompt
 from llmservice_server.keys import ApiKeys
@@ -190,6 +190,7 @@ def make_exchange() -> Exchange:
         receive,
         send,
         max_body_bytes=1,
+        body_room=BodyRoom(1),
         timeout_seconds=0,
         amend=lambda message: None,
         engine_has_died=lambda: False,

@@ -33,6 +33,29 @@ class Cut:
     status: int
 
 
+_NO_ROOM = Cut(
+    "bodies_full", "too many long requests at once on this replica; send the request again", 503
+)
+
+
+class BodyRoom:
+    """How many bytes of bodies may be held at once, of all requests together."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+
+    def take(self, size: int) -> bool:
+        """Tell whether there is room for so many more, and take it."""
+        if size > self._free:
+            return False
+        self._free -= size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Free what was taken."""
+        self._free += size
+
+
 class Exchange:
     """The receive and send of one request, to be given to the application in their place."""
 
@@ -42,6 +65,7 @@ class Exchange:
         send: Send,
         *,
         max_body_bytes: int,
+        body_room: BodyRoom,
         timeout_seconds: float,
         amend: Callable[[Message], None],
         engine_has_died: Callable[[], bool],
@@ -50,6 +74,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._max_body_bytes = max_body_bytes
+        self._body_room = body_room
         self._timeout_seconds = timeout_seconds
         self._amend = amend
         self._engine_has_died = engine_has_died
@@ -99,12 +124,20 @@ class Exchange:
         if message["type"] == "http.disconnect":
             self.client_left = not self.is_finished
             return message
-        self._body_bytes += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        if not self._body_room.take(size):
+            self.cut = _NO_ROOM
+            return _LEFT
+        self._body_bytes += size
         if self._body_bytes > self._max_body_bytes:
             self.cut = body_too_large(self._max_body_bytes)
             return _LEFT
         self._body_is_here = not message.get("more_body", False)
         return message
+
+    def close(self) -> None:
+        """Give back what the exchange held."""
+        self._body_room.give_back(self._body_bytes)
 
     def end(self, cut: Cut) -> None:
         """End the exchange now, unless it is over."""

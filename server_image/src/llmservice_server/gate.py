@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmservice_server.errors import RETRY_AFTER_SECONDS, error_response, unexpected_error
-from llmservice_server.exchange import Cut, Exchange, body_too_large
+from llmservice_server.exchange import BodyRoom, Cut, Exchange, body_too_large
 from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.logs import DETAILS
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 ENGINE_FAILED = Cut("failed", "the engine of this replica failed; send the request again", 503)
 _BROKEN = Cut("broken", "the answer could not be finished", 500)
+
+_LONG_BODIES = 16
+"""How many bodies of the longest length may be in memory at once: 256 MiB by default."""
 
 _CUT_SECONDS = 0.5
 """How long requests that we end may take to be told."""
@@ -111,6 +114,7 @@ class Gate:
         self._settings = admission.settings
         self._keys = admission.keys
         self._metrics.in_flight.set_function(lambda: admission.in_flight.count)
+        self._body_room = BodyRoom(_LONG_BODIES * admission.settings.max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", "the listener speaks nothing else"
@@ -121,6 +125,7 @@ class Gate:
             receive,
             send,
             max_body_bytes=self._settings.max_body_bytes,
+            body_room=self._body_room,
             timeout_seconds=self._settings.request_timeout_seconds,
             amend=partial(self._amend, request_id),
             engine_has_died=self._lifecycle.engine_has_died,
@@ -129,6 +134,7 @@ class Gate:
             with self._in_flight.holding(exchange):
                 await self._answer(exchange, route, scope)
         finally:
+            exchange.close()
             self._count(exchange, route, scope["method"], time.perf_counter() - started_at)
 
     async def _answer(self, exchange: Exchange, route: str | None, scope: Scope) -> None:
@@ -154,7 +160,11 @@ class Gate:
                 elif not exchange.is_finished:
                     raise
         await exchange.finish()
-        if exchange.status == 503 and not self._lifecycle.engine_has_died():
+        if (
+            exchange.status == 503
+            and exchange.cut is None
+            and not self._lifecycle.engine_has_died()
+        ):
             # The one thing that a living engine refuses in this way.
             self._metrics.rejected.labels("queue_full").inc()
 

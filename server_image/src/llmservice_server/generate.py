@@ -21,6 +21,7 @@ _CLIENT_LEFT = 499
 """What proxies log for it; nobody receives it, but it is counted."""
 
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class GenerateRequest(BaseModel):
@@ -43,6 +44,15 @@ class GenerateRequest(BaseModel):
     repetition_penalty: float = Field(1.0, gt=0, le=2)
     seed: int | None = Field(None, ge=-_LARGEST_SEED - 1, le=_LARGEST_SEED)
     stop: StopText | list[StopText] = Field(default_factory=list, max_length=256)
+    stop_token_ids: list[TokenId] | None = Field(None, max_length=256)
+    include_stop_str_in_output: bool = False
+    bad_words: list[StopText] | None = Field(None, max_length=256)
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None, max_length=1024
+    )
+    allowed_token_ids: list[TokenId] | None = Field(None, min_length=1, max_length=100_000)
+    min_tokens: int = Field(0, ge=0, le=2**31 - 1)
+    skip_special_tokens: bool = True
     ignore_eos: bool = False
     stream: bool = False
 

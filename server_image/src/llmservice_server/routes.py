@@ -30,8 +30,9 @@ _SERVING_PATHS = frozenset(
     }
 )
 
+# Not any word: vLLM has other routes beside the responses.
 _SERVING_TEMPLATES = tuple(
-    (re.compile(re.sub(r"\{\w+\}", "[^/]+", template)), template)
+    (re.compile(re.sub(r"\{\w+\}", "resp_[^/]+", template)), template)
     for template in ("/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel")
 )
 

@@ -43,6 +43,12 @@ class Connection:
     def __init__(self, server: ModelServer) -> None:
         self._open = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
 
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
     def status(self, method: str, path: str, headers: dict[str, str]) -> int:
         self._open.request(method, path, headers=headers)
         response = self._open.getresponse()
@@ -60,27 +66,29 @@ def paths(installed_vllm: dict[str, Any], server: ModelServer) -> set[str]:
 
 
 def test_without_a_key_nothing_answers(server: ModelServer, paths: set[str]) -> None:
-    asked = Connection(server)
-    answered = [
-        (method, spelling, status)
-        for path in sorted(paths)
-        for number, spelling in enumerate(spellings(path))
-        for method in (METHODS if number < 2 else METHODS[:3])
-        if (status := asked.status(method, spelling, STRANGERS[(number + len(path)) % 5])) != 401
-        and (method, status) != ("BREW", 400)
-    ]
+    with Connection(server) as asked:
+        answered = [
+            (method, spelling, status)
+            for path in sorted(paths)
+            for number, spelling in enumerate(spellings(path))
+            for method in (METHODS if number < 2 else METHODS[:3])
+            for headers in [STRANGERS[(number + len(path)) % 5]]
+            if (status := asked.status(method, spelling, headers)) != 401
+            # What is no HTTP at all is not asked for a key.
+            and (method, status) != ("BREW", 400)
+        ]
     assert not answered
 
 
 def test_with_a_key_only_serving_answers(
     server: ModelServer, installed_vllm: dict[str, Any]
 ) -> None:
-    asked = Connection(server)
-    served = {
-        (method, path)
-        for method, path in installed_vllm["routes"]
-        if asked.status(method, re.sub(r"\{[^}]*\}", "x", path), server.headers) != 404
-    }
+    with Connection(server) as asked:
+        served = {
+            (method, path)
+            for method, path in installed_vllm["routes"]
+            if asked.status(method, re.sub(r"\{[^}]*\}", "x", path), server.headers) != 404
+        }
     paths = {path for _, path in served}
     documented = set(server.get("/openapi.json").json()["paths"])
     # A response that is not there is 404, too.
@@ -94,14 +102,14 @@ def test_with_a_key_only_serving_answers(
 def test_no_spelling_of_a_closed_path_opens_it(
     server: ModelServer, installed_vllm: dict[str, Any]
 ) -> None:
-    asked = Connection(server)
     documented = set(server.get("/openapi.json").json()["paths"]) | {"/docs", "/openapi.json"}
     closed = {path for _, path in installed_vllm["routes"]} - documented
-    opened = [
-        (method, spelling, status)
-        for path in sorted(closed)
-        for spelling in spellings(path)
-        for method in ("GET", "POST")
-        if (status := asked.status(method, spelling, server.headers)) != 404
-    ]
+    with Connection(server) as asked:
+        opened = [
+            (method, spelling, status)
+            for path in sorted(closed)
+            for spelling in spellings(path)
+            for method in ("GET", "POST")
+            if (status := asked.status(method, spelling, server.headers)) != 404
+        ]
     assert not opened

@@ -47,11 +47,41 @@ def test_a_stream_has_the_text_of_the_plain_answer(server: ModelServer) -> None:
     assert pieces[-1]["finish_reason"] == "length"
 
 
-def test_generate_gives_the_answer_of_the_openai_route(server: ModelServer) -> None:
-    wanted = {"prompt": PROMPT, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"temperature": 1, "seed": 7, "top_p": 0.9, "top_k": 50, "min_p": 0.01},
+        {"presence_penalty": 1, "frequency_penalty": 1, "repetition_penalty": 1.2},
+        {"logit_bias": {"100": 100}},
+        {"logit_bias": {"100": 100}, "stop_token_ids": [100], "min_tokens": 4},
+        {"allowed_token_ids": [100, 200, 300]},
+        {"bad_words": ["a", "b"], "skip_special_tokens": False},
+    ],
+    ids=str,
+)
+def test_generate_gives_the_answer_of_the_openai_route(
+    server: ModelServer, sampling: dict[str, object]
+) -> None:
+    wanted = {"prompt": PROMPT, "max_tokens": 16, "temperature": 0, "ignore_eos": True, **sampling}
     ours = server.post("/generate", wanted).json()
     theirs = server.post("/v1/completions", {**wanted, "model": SERVED_NAME}).json()
     assert theirs["choices"][0]["text"] == ours["text"]
+    assert theirs["choices"][0]["finish_reason"] == ours["finish_reason"]
+    assert theirs["usage"]["completion_tokens"] == ours["usage"]["completion_tokens"]
+
+
+def test_a_stop_text_ends_the_answer_and_stands_in_it_only_when_asked_for(
+    server: ModelServer,
+) -> None:
+    wanted = {"prompt": PROMPT, "max_tokens": 16, "temperature": 0, "ignore_eos": True}
+    text = server.post("/generate", wanted).json()["text"]
+    stop = text[8:12]
+    for included in (False, True):
+        wanted |= {"stop": [stop], "include_stop_str_in_output": included}
+        answer = server.post("/generate", wanted).json()
+        assert answer["finish_reason"] == "stop"
+        assert answer["text"].endswith(stop) is included
 
 
 def test_the_seed_decides_the_answer(server: ModelServer) -> None:

@@ -88,6 +88,25 @@ async def test_a_body_of_the_longest_length_passes() -> None:
     assert answer.json() == {"bytes": 10}
 
 
+async def test_bodies_that_do_not_fit_together_are_refused_to_be_sent_again() -> None:
+    stack = stack_of(Inner(), max_body_bytes=10)
+    clients = [Client(stack.app) for _ in range(16)]
+    held = [asyncio.ensure_future(each.post("/generate", b"1234567890")) for each in clients]
+    while stack.in_flight.count < 16:
+        await asyncio.wait(held, timeout=0)
+    await asyncio.wait(held, timeout=0.05)
+
+    answer = await Client(stack.app).post("/tokenize", b"1")
+
+    assert (answer.status, "retry-after" in answer.headers) == (503, True)
+    assert rejected(stack, "bodies_full") == 1
+    assert rejected(stack, "queue_full") is None
+    for client in clients:
+        client.leave()
+    await asyncio.gather(*held)
+    assert (await Client(stack.app).post("/tokenize", b"1234567890")).status == 200
+
+
 async def test_a_body_that_stops_arriving_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "_BODY_SECONDS", 0.02)
     stack = stack_of(Inner())

@@ -79,7 +79,16 @@ async def test_refuses_new_requests_late_in_a_drain() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/pause", "/metrics", "/v1/load_lora_adapter", "/v1/responses/a/b/c", "/", "/v1/", "/ping"],
+    [
+        "/pause",
+        "/metrics",
+        "/v1/load_lora_adapter",
+        "/v1/responses/a/b/c",
+        "/v1/responses/render",
+        "/",
+        "/v1/",
+        "/ping",
+    ],
 )
 async def test_routes_that_do_not_serve_are_not_there(path: str) -> None:
     stack = make_stack()
@@ -209,7 +218,7 @@ async def test_a_request_is_one_line_of_log_that_says_what_came_of_it(
     attach_engine_app(stack.app, engine_app())
 
     await Client(stack.app).request(
-        "GET", "/v1/responses/my-secret/cancel", headers={"x-request-id": "the-id"}
+        "GET", "/v1/responses/resp_my-secret/cancel", headers={"x-request-id": "the-id"}
     )
 
     (record,) = caplog.records
