@@ -250,6 +250,7 @@ def test_an_engine_that_hangs_is_not_alive_until_it_goes_on(server: ModelServer)
         (["--kv-cache-memory-bytes=262144"], "ContextDoesNotFit", "At most 128 tokens fit."),
         (["--max-model-len=9999999"], "ContextDoesNotFit", "At most 2048 tokens fit."),
         (["--no-such-flag=1"], "InvalidEngineArgument", "unrecognized arguments: --no-such-flag"),
+        (["--enable-log-requests"], "InvalidEngineArgument", "would log prompts, which is never"),
         (["--port=80"], "InvalidEngineArgument", "--port is set by the model server itself"),
         (["--model=/no/such/folder"], "ModelNotFound", "/no/such/folder"),
     ],

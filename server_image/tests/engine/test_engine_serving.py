@@ -4,6 +4,7 @@ import html
 import http.client
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -90,6 +91,35 @@ def test_the_seed_decides_the_answer(server: ModelServer) -> None:
         server.post("/generate", {**wanted, "seed": seed}).json()["text"] for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def test_the_first_answer_with_probabilities_waits_for_no_compiler(server: ModelServer) -> None:
+    wanted = {"model": SERVED_NAME, "prompt": PROMPT, "max_tokens": 2, "logprobs": 2}
+    started = time.monotonic()
+    answer = server.post("/v1/completions", wanted).json()
+    assert len(answer["choices"][0]["logprobs"]["token_logprobs"]) == 2
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"grammar": "root ::= root root | root"},
+        {"json": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_structure_that_nothing_satisfies_is_the_fault_of_who_asks_for_it(
+    server: ModelServer, structure: dict[str, object], stream: bool
+) -> None:
+    wanted = {"model": SERVED_NAME, "prompt": PROMPT, "max_tokens": 2, "stream": stream}
+    reply = server.post("/v1/completions", {**wanted, "structured_outputs": structure})
+    assert (reply.status, reply.json()["error"]["param"]) in (
+        (400, "structured_outputs"),
+        (400, None),
+    )
+    assert "no text satisfies the structure" in reply.json()["error"]["message"]
 
 
 def test_chats_as_a_stream(server: ModelServer) -> None:
