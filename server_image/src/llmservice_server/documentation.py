@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse, Response
 
-from llmservice_server.routes import serving_route
+from llmservice_server.routes import is_documented
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -50,7 +50,7 @@ def document(app: FastAPI, model: str, with_administration: bool) -> None:
         schema = describe_all()
         paths = schema["paths"]
         if not with_administration:
-            paths = {path: paths[path] for path in paths if serving_route(path)}
+            paths = {path: paths[path] for path in paths if is_documented(path)}
         for path, example in examples(model).items():
             for operation in paths.get(path, {}).values():
                 for media in operation.get("requestBody", {}).get("content", {}).values():

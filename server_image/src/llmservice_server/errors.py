@@ -1,5 +1,6 @@
 """The one error envelope of the API port: OpenAI's, as vLLM writes it."""
 
+import traceback
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
@@ -82,8 +83,19 @@ async def answer_unexpected(_: Request, failure: Exception) -> Response:
 
 
 def unexpected_error(failure: Exception) -> JSONResponse:
-    """Return the answer to a defect of ours; what the exception says stays out of it."""
+    """Return the answer to what nobody foresaw; what the exception says stays out of it."""
+    if _broke_while_reading(failure):
+        return error_response(f"the body cannot be understood ({type(failure).__name__})", 400)
     return error_response(f"internal error ({type(failure).__name__}{_in_the_log()})", 500)
+
+
+def _broke_while_reading(failure: Exception) -> bool:
+    """Tell whether the framework was still turning the request into arguments.
+
+    What breaks there, as vLLM's validators do on types that they do not expect, was sent so.
+    """
+    frames = traceback.walk_tb(failure.__traceback__)
+    return any(frame.f_code.co_name == "solve_dependencies" for frame, _ in frames)
 
 
 def _in_the_log() -> str:

@@ -37,6 +37,11 @@ _SERVING_TEMPLATES = tuple(
 )
 
 
+def is_documented(template: str) -> bool:
+    """Tell whether a route, as an OpenAPI document writes it, belongs to serving."""
+    return template in _SERVING_PATHS or any(template == known for _, known in _SERVING_TEMPLATES)
+
+
 def serving_route(path: str) -> str | None:
     """Return the route a path belongs to, as metrics label it, or None when it is not served."""
     if path in _SERVING_PATHS:

@@ -5,8 +5,10 @@ import re
 
 import pytest
 from fastapi import FastAPI, Request
+from pydantic import BaseModel, model_validator
 
 from llmservice_server.app import attach_engine_app
+from llmservice_server.errors import answer_unexpected
 from llmservice_server.lifecycle import Phase
 from llmservice_server.logs import JsonFormatter
 from llmservice_server.settings import ServerSettings
@@ -277,3 +279,29 @@ async def test_an_open_administration_redirects_nobody() -> None:
     inner.router.redirect_slashes = False
     attach_engine_app(stack.app, inner)
     assert (await Client(stack.app).get("/pause/")).status == 404
+
+
+async def test_a_body_that_breaks_a_validator_is_the_fault_of_who_sent_it() -> None:
+    class Wanted(BaseModel):
+        prompt: str
+
+        @model_validator(mode="before")
+        @classmethod
+        def look(cls, value: dict[str, object]) -> dict[str, object]:
+            value["prompt"].strip()  # type: ignore[attr-defined]
+            return value
+
+    inner = FastAPI()
+
+    @inner.post("/generate")
+    async def generate(wanted: Wanted) -> None:
+        pass
+
+    stack = make_stack()
+    attach_engine_app(stack.app, inner)
+    inner.add_exception_handler(Exception, answer_unexpected)
+
+    answer = await Client(stack.app).post("/generate", {"prompt": 5})
+
+    assert (answer.status, answer.json()["error"]["code"]) == (400, 400)
+    assert "AttributeError" in answer.json()["error"]["message"]
