@@ -171,7 +171,12 @@ def make_pods_ready(api: Api, namespace: str, service: str) -> None:
                 {"type": type_, "status": "True"} for type_ in ("Ready", "PodScheduled")
             ],
         }
-        api.patch(PODS, namespace, pod["metadata"]["name"], {"status": status}, "status")
+        try:
+            api.patch(PODS, namespace, pod["metadata"]["name"], {"status": status}, "status")
+        except ApiError as error:
+            # A rollout may have taken it away meanwhile.
+            if error.status != 404:
+                raise
 
 
 def utc_now() -> datetime:

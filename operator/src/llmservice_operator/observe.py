@@ -101,6 +101,8 @@ class Observation:
     """Whether the Deployment controller saw the present Deployment and has nothing left to do."""
     is_stuck: bool = False
     """Whether the rollout made no progress within its deadline."""
+    waits_for_accelerator_since: datetime | None = None
+    """Since when a pod of the present spec finds no node with enough free accelerators."""
     has_loaded_model: bool = False
     """Whether a pod of the present spec is ready."""
     problem: Problem | None = None
@@ -143,6 +145,7 @@ def observe(service: LLMService, live: LiveObjects) -> Observation:
         ready_replicas=ready,
         is_rolled_out=replicas == updated == ready == live.deployment["spec"].get("replicas", 1),
         is_stuck=is_stuck,
+        waits_for_accelerator_since=min(_accelerator_waits(service, present), default=None),
         has_loaded_model=any(_is_ready(pod) for pod in present),
         problem=min(problems, key=lambda each: _MOST_USEFUL_FIRST.index(each.reason), default=None),
     )
@@ -181,8 +184,13 @@ def _newest_revision(pods: tuple[Manifest, ...]) -> list[Manifest]:
     ]
     if not living:
         return []
-    newest = max(living, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    newest = max(living, key=_age_and_readiness)
     return [pod for pod in living if _template_hash(pod) == _template_hash(newest)]
+
+
+def _age_and_readiness(pod: Manifest) -> tuple[str, bool]:
+    # Of pods created within the same second the one that is not ready yet is likely the newer.
+    return str(pod["metadata"].get("creationTimestamp", "")), not _is_ready(pod)
 
 
 def _template_hash(pod: Manifest) -> str | None:
@@ -248,6 +256,15 @@ def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Proble
         named = " or ".join(sorted(claims))
         return _problem(Reason.VOLUME_PENDING, f"The claim {named} cannot be used: {said}")
     return _problem(Reason.UNSCHEDULABLE, f"No node can take a replica: {said}")
+
+
+def _accelerator_waits(service: LLMService, pods: list[Manifest]) -> Iterator[datetime]:
+    """Yield since when each pod waits that finds no accelerator."""
+    for pod in pods:
+        since = _condition(pod, "PodScheduled").get("lastTransitionTime")
+        problem = next(_pod_problems(service, pod, None), None)
+        if since and problem is not None and problem.reason is Reason.WAITING_FOR_GPU:
+            yield datetime.fromisoformat(since)
 
 
 def _start_problem(said: str) -> Problem:

@@ -161,17 +161,19 @@ class Reconciler:
             report = report or await self._read_report(service)
             seen = observe(service, replace(live, report=report))
         view = ScalingView(plan, report, self._scaler.live_autoscaler(service), decision)
-        status = build_status(service, pin, seen, self._now(), failure, view)
-        wrote |= await self._report(body, status)
+        update = build_status(service, pin, seen, self._now(), failure, view)
+        wrote |= await self._report(body, update)
         if wrote:
             # The answer to a write also holds what others changed meanwhile, and their events are
             # no news to the cache any more: only another pass sees it.
             return 0.0
-        if is_starting:
-            return LOOK_AT_START_SECONDS
-        if is_watched:
-            return scaler.LOOK_AGAIN_SECONDS
-        return None if failure is None else LOOK_AGAIN_SECONDS
+        waits = (
+            update.look_again_seconds,
+            LOOK_AT_START_SECONDS if is_starting else None,
+            scaler.LOOK_AGAIN_SECONDS if is_watched else None,
+            None if failure is None else LOOK_AGAIN_SECONDS,
+        )
+        return min((each for each in waits if each is not None), default=None)
 
     async def _read_report(self, service: LLMService) -> ScalingReport | None:
         return await self._reports.read(service.namespace, service.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -21,6 +21,7 @@ from llmservice_operator.api.conditions import (
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
 from llmservice_operator.desired.pin import EnginePin
+from llmservice_operator.desired.rollout import decide_rollout
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.observe import Observation
 from llmservice_operator.scaling_status import ScalingView, build_scaling_status
@@ -80,6 +81,8 @@ class StatusUpdate:
     """The whole status, to apply on the status subresource when it differs from the live one."""
     events: tuple[Event, ...]
     """Of Ready and the conditions of the load that changed their status or reason."""
+    look_again_seconds: float | None = None
+    """When time alone may change what there is to do; None when only an event can."""
 
 
 def build_status(
@@ -96,11 +99,13 @@ def build_status(
     """
     desired = _desired(service, seen)
     scaling = build_scaling_status(service, view or ScalingView(), seen, desired, now)
+    rollout = decide_rollout(service, seen, now)
+    is_in_place = rollout.status is not None and not seen.is_rolled_out
     verdicts = (
-        _ready(service, seen, failure),
-        _progressing(seen, desired, failure),
+        _ready(service, seen, failure, is_in_place=is_in_place),
+        _progressing(seen, desired, failure, is_in_place=is_in_place),
         _available(service, seen),
-        _model_ready(service, seen, failure),
+        _model_ready(service, seen, failure, is_in_place=is_in_place),
         *scaling.verdicts,
     )
     engine = service.status.engine
@@ -124,10 +129,11 @@ def build_status(
         selector=",".join(f"{key}={value}" for key, value in names.selector(service).items()),
         url=names.url(service) if is_reachable else None,
         engine=engine,
+        rollout=rollout.status,
         autoscaling=scaling.autoscaling,
         slo=scaling.slo,
     )
-    return _update(service.status, status)
+    return replace(_update(service.status, status), look_again_seconds=rollout.look_again_seconds)
 
 
 def build_status_of_unreadable(
@@ -183,7 +189,9 @@ def _conditions(
     return tuple(condition for condition in both if condition is not None)
 
 
-def _ready(service: LLMService, seen: Observation, failure: Failure | None) -> Verdict:
+def _ready(
+    service: LLMService, seen: Observation, failure: Failure | None, *, is_in_place: bool
+) -> Verdict:
     kind = ConditionType.READY
     if failure is not None:
         return Verdict(kind, "False", failure.reason, failure.message)
@@ -194,13 +202,18 @@ def _ready(service: LLMService, seen: Observation, failure: Failure | None) -> V
     if seen.is_rolled_out and seen.ready_replicas == desired:
         message = f"{_replicas(seen, desired)} at {names.url(service)}."
         return Verdict(kind, "True", Reason.SERVING, message)
+    waits = seen.problem is None or seen.problem.reason is Reason.WAITING_FOR_GPU
+    if is_in_place and waits:
+        return Verdict(kind, "False", Reason.ROLLOUT_IN_PLACE, _in_place(seen, desired))
     if seen.problem is not None:
         return Verdict(kind, "False", seen.problem.reason, seen.problem.message)
     message = f"{_replicas(seen, desired)}; pods are being created or replaced."
     return Verdict(kind, "False", Reason.ROLLOUT_IN_PROGRESS, message)
 
 
-def _progressing(seen: Observation, desired: int, failure: Failure | None) -> Verdict:
+def _progressing(
+    seen: Observation, desired: int, failure: Failure | None, *, is_in_place: bool
+) -> Verdict:
     kind = ConditionType.PROGRESSING
     if failure is not None:
         return Verdict(kind, "False", failure.reason, failure.message)
@@ -209,7 +222,17 @@ def _progressing(seen: Observation, desired: int, failure: Failure | None) -> Ve
     message = f"{seen.updated_replicas} of {desired} replicas run the present spec."
     if seen.is_stuck:
         return Verdict(kind, "False", Reason.ROLLOUT_STUCK, f"{message} Ready says what hinders.")
+    if is_in_place:
+        return Verdict(kind, "True", Reason.ROLLOUT_IN_PLACE, _in_place(seen, desired))
     return Verdict(kind, "True", Reason.ROLLOUT_IN_PROGRESS, message)
+
+
+def _in_place(seen: Observation, desired: int) -> str:
+    """Return what a rollout means in which old replicas end first."""
+    reason = Reason.ROLLOUT_IN_PLACE
+    cost = " With one replica nothing answers meanwhile." if desired == 1 else ""
+    done = f"{seen.updated_replicas} of {desired} replicas run the present spec."
+    return f"{done} {reason.meaning}{cost} {reason.hint}"
 
 
 def _zero(service: LLMService) -> tuple[Reason, str]:
@@ -229,12 +252,14 @@ def _available(service: LLMService, seen: Observation) -> Verdict:
     return Verdict(kind, "False", Reason.NO_REPLICA_READY, "No replica answers; Ready says why.")
 
 
-def _model_ready(service: LLMService, seen: Observation, failure: Failure | None) -> Verdict:
+def _model_ready(
+    service: LLMService, seen: Observation, failure: Failure | None, *, is_in_place: bool
+) -> Verdict:
     kind = ConditionType.MODEL_READY
     if seen.has_loaded_model:
         message = f"A replica holds {service.spec.model.uri} in memory."
         return Verdict(kind, "True", Reason.MODEL_LOADED, message)
-    ready = _ready(service, seen, failure)
+    ready = _ready(service, seen, failure, is_in_place=is_in_place)
     status: ConditionStatus = "False" if ready.reason in _MODEL_REASONS else "Unknown"
     return Verdict(kind, status, ready.reason, ready.message)
 

@@ -112,6 +112,8 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.termination": {"preStopSeconds": 5, "drainTimeoutSeconds": 600},
         "spec.termination.preStopSeconds": 5,
         "spec.termination.drainTimeoutSeconds": 600,
+        "spec.rolloutStrategy": {"type": "Auto"},
+        "spec.rolloutStrategy.type": "Auto",
         "spec.networkPolicy": {"enabled": True},
         "spec.networkPolicy.enabled": True,
         "spec.suspend": False,

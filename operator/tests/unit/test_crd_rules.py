@@ -354,6 +354,14 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "networkPolicy": st.fixed_dictionaries(
         {}, optional={"enabled": st.booleans(), "from": st.lists(peers, max_size=2)}
     ),
+    "rolloutStrategy": st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(["Auto", "RollingUpdate", "Recreate"]),
+            "maxSurge": portions,
+            "maxUnavailable": portions,
+        },
+    ),
     "podDisruptionBudget": st.fixed_dictionaries(
         {}, optional={"minAvailable": portions, "maxUnavailable": portions}
     ),

@@ -31,6 +31,7 @@ FLAG_FORM = (
     "must be --flag=value, the flag's full name in lower case with dashes, such as "
     "--block-size=32; a switch is --enforce-eager=true"
 )
+ROLLING_ONLY = "belongs to type RollingUpdate only: remove it or choose RollingUpdate"
 NO_DRAIN = (
     "must be less than the replicas, or no node with one could ever be drained: lower it, raise "
     "replicas, or remove it"
@@ -622,6 +623,29 @@ REFUSED = {
     "key that is a path": (
         {"auth": {"apiKeysSecretRef": {"name": "keys", "key": "../a"}}},
         "spec.auth.apiKeysSecretRef.key: must be letters, digits and . _ -, such as HF_TOKEN",
+    ),
+    "surge where the operator decides": (
+        {"rolloutStrategy": {"maxSurge": 1}},
+        f"spec.rolloutStrategy.maxSurge: {ROLLING_ONLY}",
+    ),
+    "missing replicas where all go at once": (
+        {"rolloutStrategy": {"type": "Recreate", "maxUnavailable": 1}},
+        f"spec.rolloutStrategy.maxUnavailable: {ROLLING_ONLY}",
+    ),
+    "rollout that cannot begin": (
+        {"rolloutStrategy": {"type": "RollingUpdate", "maxSurge": 0}},
+        "spec.rolloutStrategy.maxUnavailable: must be at least 1 when maxSurge is 0, or no replica "
+        "could ever be replaced",
+    ),
+    "rollout of an unknown type": (
+        {"rolloutStrategy": {"type": "BlueGreen"}},
+        "spec.rolloutStrategy.type: should be 'Auto', 'RollingUpdate' or 'Recreate', not "
+        "'BlueGreen'",
+    ),
+    "deadline before anything could happen": (
+        {"rolloutStrategy": {"progressDeadlineSeconds": 1}},
+        "spec.rolloutStrategy.progressDeadlineSeconds: should be greater than or equal to 60, not "
+        "1",
     ),
     "budget that says it twice": (
         {"replicas": 3, "podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}},

@@ -154,6 +154,14 @@ class Reason(StrEnum):
         "The API server refuses the pods for another reason, such as an admission policy.",
         "Change what it names, or the policy.",
     )
+    ROLLOUT_IN_PLACE = (
+        "RolloutInPlace",
+        Source.ROLLOUT,
+        "No accelerator is free for a new replica beside the old ones, so each old one ends before "
+        "its successor starts.",
+        "Wait, or add GPU nodes; with spec.rolloutStrategy.type RollingUpdate a rollout waits for "
+        "a free GPU instead.",
+    )
     ROLLOUT_STUCK = (
         "RolloutStuck",
         Source.ROLLOUT,

@@ -1,7 +1,8 @@
-"""spec.termination and spec.podDisruptionBudget: how a replica ends, and how many at a time."""
+"""How replicas come and go: spec.termination, spec.podDisruptionBudget, spec.rolloutStrategy."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -50,3 +51,54 @@ class PodDisruptionBudget(Fields):
             # The percentage of the replicas is rounded up.
             return percent * replicas <= 100 * (replicas - 1)
         return int(self.min_available) < replicas
+
+
+class RolloutType(StrEnum):
+    AUTO = "Auto"
+    ROLLING_UPDATE = "RollingUpdate"
+    RECREATE = "Recreate"
+
+
+def _rolling_update_only(field: str, attribute: str) -> Rule:
+    return Rule(
+        field,
+        cel=f"self.type == 'RollingUpdate' || !has(self.{field})",
+        message="belongs to type RollingUpdate only: remove it or choose RollingUpdate",
+        holds=lambda strategy: (
+            strategy.type is RolloutType.ROLLING_UPDATE or getattr(strategy, attribute) is None
+        ),
+    )
+
+
+_NONE = ("0", "0%")
+
+
+class RolloutStrategy(Fields):
+    type: RolloutType = RolloutType.AUTO
+    """How pods are replaced after a change. Auto: a new replica is ready before an old one ends;
+    when none finds a free accelerator for 60 seconds, each old one ends before its successor
+    starts, which with one replica means that nothing answers meanwhile. RollingUpdate: by maxSurge
+    and maxUnavailable, waiting for an accelerator as long as it takes. Recreate: all old ones end
+    before any new one starts."""
+    max_surge: Portion | None = None
+    """For RollingUpdate: replicas that may run beyond those asked for, such as 1 or 25%.
+    Default: 1."""
+    max_unavailable: Portion | None = None
+    """For RollingUpdate: replicas that may be missing meanwhile, such as 1 or 25%. Default: 0."""
+    progress_deadline_seconds: Annotated[int, Field(ge=60, le=86_400)] | None = None
+    """Seconds without progress after which a rollout is reported as stuck; it goes on all the same.
+    Default: 3000, the longest start of a replica."""
+
+    rules: ClassVar = (
+        _rolling_update_only("maxSurge", "max_surge"),
+        _rolling_update_only("maxUnavailable", "max_unavailable"),
+        Rule(
+            "maxUnavailable",
+            cel="!has(self.maxSurge) || !(string(self.maxSurge) in ['0', '0%']) || "
+            "(has(self.maxUnavailable) && !(string(self.maxUnavailable) in ['0', '0%']))",
+            message="must be at least 1 when maxSurge is 0, or no replica could ever be replaced",
+            holds=lambda strategy: (
+                strategy.max_surge not in _NONE or strategy.max_unavailable not in (None, *_NONE)
+            ),
+        ),
+    )

@@ -18,7 +18,7 @@ from llmservice_operator.api.access import Auth, ServiceObject
 from llmservice_operator.api.autoscaling import DEFAULT_SLO, MAX_REPLICAS, Autoscaling, Slo
 from llmservice_operator.api.engine import Engine
 from llmservice_operator.api.fields import PORTION_FORM, Fields, Rule
-from llmservice_operator.api.lifecycle import PodDisruptionBudget, Termination
+from llmservice_operator.api.lifecycle import PodDisruptionBudget, RolloutStrategy, Termination
 from llmservice_operator.api.model import ClaimModel, HubModel, Model
 from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
@@ -78,6 +78,8 @@ class LLMServiceSpec(Fields):
     """What a request must bring. Default: nothing, whoever reaches the API may use it."""
     termination: Termination = Termination()
     """How a replica ends."""
+    rollout_strategy: RolloutStrategy = RolloutStrategy()
+    """How pods are replaced after a change."""
     pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
     """How many replicas node drains may end at a time."""
     network_policy: NetworkPolicy = NetworkPolicy()

@@ -81,6 +81,12 @@ class SloStatus(Fields):
     """Share of the requests within the SLO."""
 
 
+class RolloutStatus(Fields):
+    in_place_since: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """Since when each old replica ends before its successor starts, because no accelerator is free
+    for one more."""
+
+
 class LLMServiceStatus(Fields):
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """The metadata.generation that this status speaks about."""
@@ -112,6 +118,9 @@ class LLMServiceStatus(Fields):
     """Address of the API inside the cluster."""
     engine: EngineStatus | None = None
     """What the model servers run."""
+    rollout: RolloutStatus | None = None
+    """How the rollout goes on that is under way; absent while new replicas start beside the old
+    ones."""
     autoscaling: AutoscalingStatus | None = None
     """What the autoscaler sees and does; absent while spec.autoscaling is."""
     slo: SloStatus | None = None

@@ -19,6 +19,7 @@ from llmservice_operator.desired.network_policy import build_network_policy
 from llmservice_operator.desired.pin import EnginePin, resolve_pin
 from llmservice_operator.desired.pod_disruption_budget import build_pod_disruption_budget
 from llmservice_operator.desired.replicas import Replicas, resolve_replicas
+from llmservice_operator.desired.rollout import RolloutDecision, decide_rollout
 from llmservice_operator.settings import OperatorSettings
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "EnginePin",
     "Manifest",
     "Replicas",
+    "RolloutDecision",
     "build_all",
+    "decide_rollout",
     "is_owned_by",
     "is_up_to_date",
     "resolve_pin",

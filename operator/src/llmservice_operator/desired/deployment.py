@@ -14,6 +14,7 @@ from llmservice_operator.desired.pin import EnginePin, pin_annotations
 from llmservice_operator.desired.placement import build_placement, build_pod_metadata
 from llmservice_operator.desired.replicas import Replicas
 from llmservice_operator.desired.resources import build_resources
+from llmservice_operator.desired.rollout import build_strategy
 from llmservice_operator.desired.volumes import build_volume_mounts, build_volumes
 from llmservice_operator.settings import OperatorSettings
 
@@ -59,12 +60,9 @@ def build_deployment(
         "spec": {
             **({} if replicas.sent is None else {"replicas": replicas.sent}),
             "selector": {"matchLabels": names.selector(service)},
-            # A new model server is up before an old one goes: no request is refused meanwhile.
-            "strategy": {
-                "type": "RollingUpdate",
-                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
-            },
-            "progressDeadlineSeconds": PROGRESS_DEADLINE_SECONDS,
+            "strategy": build_strategy(service),
+            "progressDeadlineSeconds": service.spec.rollout_strategy.progress_deadline_seconds
+            or PROGRESS_DEADLINE_SECONDS,
             "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
             "template": {
                 "metadata": build_pod_metadata(service),

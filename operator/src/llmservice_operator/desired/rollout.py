@@ -1,0 +1,69 @@
+"""How a rollout goes on: new pods beside the old ones, or in their place.
+
+A pod with GPUs cannot be started beside the old ones when no GPU is free. A rollout of type Auto
+waits a while for one and then lets an old pod end first. That it does so is kept in the status,
+where it outlives the operator, and ends with the rollout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from llmservice_operator.api.fields import as_int_or_string
+from llmservice_operator.api.lifecycle import RolloutType
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.status import RolloutStatus
+from llmservice_operator.observe import Observation
+
+PATIENCE_SECONDS: Final = 60.0
+"""How long a new pod waits for an accelerator before an old one gives its own up. A judgement: a
+GPU that another pod is just leaving is free by then."""
+
+
+@dataclass(frozen=True)
+class RolloutDecision:
+    status: RolloutStatus | None
+    """What to record: None while new pods start beside the old ones."""
+    look_again_seconds: float | None = None
+    """When time alone may change the decision; None when only an event can."""
+
+
+def decide_rollout(service: LLMService, seen: Observation, now: datetime) -> RolloutDecision:
+    """Return whether old pods are to end first, by what was recorded and what is seen."""
+    if service.spec.rollout_strategy.type is not RolloutType.AUTO:
+        return RolloutDecision(None)
+    recorded = service.status.rollout
+    if recorded is not None:
+        return RolloutDecision(None if seen.is_rolled_out else recorded)
+    since = seen.waits_for_accelerator_since
+    if since is None or seen.replicas <= seen.updated_replicas:
+        # Without an old pod there is none that could give its accelerator up.
+        return RolloutDecision(None)
+    left = PATIENCE_SECONDS - (now - since).total_seconds()
+    if left > 0:
+        return RolloutDecision(None, min(left, PATIENCE_SECONDS))
+    stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return RolloutDecision(RolloutStatus(in_place_since=stamp))
+
+
+def build_strategy(service: LLMService) -> dict[str, Any]:
+    """Build the Deployment's strategy; it stands beside the pod template and never in it."""
+    wanted = service.spec.rollout_strategy
+    if wanted.type is RolloutType.RECREATE:
+        return {"type": "Recreate"}
+    if wanted.type is RolloutType.AUTO and service.status.rollout is not None:
+        return _rolling("0", "1")
+    # A new model server is up before an old one goes: no request is refused meanwhile.
+    return _rolling(wanted.max_surge or "1", wanted.max_unavailable or "0")
+
+
+def _rolling(surge: str, unavailable: str) -> dict[str, Any]:
+    return {
+        "type": "RollingUpdate",
+        "rollingUpdate": {
+            "maxSurge": as_int_or_string(surge),
+            "maxUnavailable": as_int_or_string(unavailable),
+        },
+    }
