@@ -104,6 +104,14 @@ golden: setup  ## Rewrite the golden files; read the diff before you commit it
 engine-env: setup  ## The Python environment with vLLM on CPU; prints its path
 	@$(RUN) python server_image/engine_env.py
 
+.PHONY: test-keda
+test-keda: setup  ## Scale through a real KEDA, built from its Go module (first time: about 10 minutes)
+	@$(RUN) localkube setup
+	@$(RUN) localkube up --api-only --name test-keda
+	@$(RUN) localkube keda start --name test-keda
+	@failed=0; $(RUN) localkube exec --name test-keda -- pytest operator/tests/keda || failed=1; \
+	$(RUN) localkube down --name test-keda; exit $$failed
+
 .PHONY: test-serving-long
 test-serving-long: setup  ## 100 rollouts (10 of stock) and 50 deaths of a real engine at random moments (hours)
 	@$(RUN) localkube models > /dev/null
