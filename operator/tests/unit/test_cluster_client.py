@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, Configuration
@@ -34,11 +35,12 @@ class Server:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
+        self.read: Callable[[str], Any] = json.loads
         self.answer: Callable[[web.Request], web.Response] = lambda _: web.json_response({})
 
     async def handle(self, request: web.Request) -> web.Response:
         body = await request.text()
-        parsed = json.loads(body) if body else None
+        parsed = self.read(body) if body else None
         self.requests.append((request.method, request.path, dict(request.query), parsed))
         return self.answer(request)
 
@@ -91,6 +93,16 @@ async def test_applies_with_force_strict_validation_and_our_field_manager(
             DEPLOYMENT,
         )
     ]
+
+
+@pytest.mark.parametrize("text", ["\U0001f600", "\x7f\x85\u2028", "\ufeffé", "\\ud83d", "\n\t\x00"])
+async def test_applies_every_character_in_a_form_that_yaml_reads_as_written(
+    cluster: Cluster, server: Server, text: str
+) -> None:
+    server.read = yaml.safe_load
+    manifest = {**DEPLOYMENT, "spec": {"text": text}}
+    await cluster.apply(manifest)
+    assert server.requests[0][3] == manifest
 
 
 async def test_the_uid_makes_an_apply_fail_on_any_other_object(

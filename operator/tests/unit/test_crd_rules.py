@@ -7,7 +7,7 @@ import celpy
 import pytest
 from celpy import celtypes
 from celpy.adapter import json_to_cel
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from core_support import a_body
@@ -15,6 +15,7 @@ from llmservice_operator.api.crd import build_crd
 from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
+from random_specs import SEED, specs_by_schema
 
 ROOT = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
@@ -518,6 +519,13 @@ def test_cel_and_python_refuse_the_same_specs_with_the_same_messages(
 @given(name=names)
 def test_cel_and_python_refuse_the_same_names(name: str) -> None:
     assert_same_verdict(a_body(metadata={"name": name}))
+
+
+@seed(SEED)
+@settings(max_examples=120, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(specs_by_schema())
+def test_cel_and_python_agree_on_every_field_that_the_schema_has(spec: dict[str, Any]) -> None:
+    assert_same_verdict(a_body(spec))
 
 
 def assert_same_verdict(body: dict[str, Any]) -> None:

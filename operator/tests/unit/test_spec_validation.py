@@ -28,8 +28,8 @@ DRAFT_MODEL = (
     "it there, remove it elsewhere"
 )
 FLAG_FORM = (
-    "must be --flag=value, the flag's full name in lower case with dashes, such as "
-    "--block-size=32; a switch is --enforce-eager=true"
+    "must be --flag=value in printable ASCII, the flag's full name in lower case with dashes, such "
+    "as --block-size=32; a switch is --enforce-eager=true"
 )
 ROLLING_ONLY = "belongs to type RollingUpdate only: remove it or choose RollingUpdate"
 NO_DRAIN = (
@@ -277,7 +277,8 @@ REFUSED = {
     ),
     "offload in words": (
         {"engine": {"kvCache": {"offload": {"cpu": "lots"}}}},
-        "spec.engine.kvCache.offload.cpu: must be a quantity such as 4, 500m or 32Gi",
+        "spec.engine.kvCache.offload.cpu: must be a quantity such as 4, 500m or 32Gi, with three "
+        "decimals at most",
     ),
     "KV cache format of the engine's spelling": (
         {"engine": {"kvCache": {"dtype": "fp8"}}},
@@ -507,7 +508,17 @@ REFUSED = {
     "a key in plain sight": (arg("--api-key=x"), f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}"),
     "amount in words": (
         {"resources": {"limits": {"memory": "lots"}}},
-        "spec.resources.limits.memory: must be a quantity such as 4, 500m or 32Gi",
+        "spec.resources.limits.memory: must be a quantity such as 4, 500m or 32Gi, with three "
+        "decimals at most",
+    ),
+    "amount finer than a thousandth": (
+        {"resources": {"limits": {"cpu": "0.0001"}}},
+        "spec.resources.limits.cpu: must be a quantity such as 4, 500m or 32Gi, with three "
+        "decimals at most",
+    ),
+    "amount beyond every node": (
+        {"resources": {"limits": {"memory": "2Pi"}}},
+        "spec.resources.limits.memory: must be at most 1Pi: no node has more",
     ),
     "amount with a fraction that is no text": (
         {"resources": {"limits": {"cpu": 0.25}}},

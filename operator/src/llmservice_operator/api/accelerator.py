@@ -42,7 +42,8 @@ class Accelerator(Fields):
             str,
             Field(min_length=3, max_length=317),
             matches(
-                "[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
+                "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/"
+                "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?",
                 "must be DOMAIN/NAME as in a node's status.allocatable, such as nvidia.com/gpu",
             ),
         ]

@@ -108,9 +108,9 @@ ExtraArg = Annotated[
     str,
     Field(min_length=1, max_length=1024),
     matches(
-        "--[a-z][a-z0-9-]*=.+",
-        "must be --flag=value, the flag's full name in lower case with dashes, such as "
-        "--block-size=32; a switch is --enforce-eager=true",
+        "--[a-z][a-z0-9-]*=[ -~]+",
+        "must be --flag=value in printable ASCII, the flag's full name in lower case with dashes, "
+        "such as --block-size=32; a switch is --enforce-eager=true",
     ),
     *(_has_field(flag, field) for flag, field in FLAGS_WITH_A_FIELD.items()),
     ValueRule(

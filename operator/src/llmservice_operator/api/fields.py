@@ -126,8 +126,11 @@ class Fields(BaseModel):
         return self
 
 
-_QUANTITY_FORM = "[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
-_QUANTITY = re.compile("([0-9.]+)(.*)")
+_PLAIN_QUANTITY = "([0-9]{1,15}([.][0-9]{1,3})?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?|[0-9]{1,15}m)"
+"""What Kubernetes keeps as it is: amounts finer than a thousandth it rounds, and the object it
+stores would then never be the one that was sent."""
+_LARGEST_QUANTITY = "1Pi"
+_QUANTITY = re.compile("([0-9]+(?:[.][0-9]+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 _POWERS = {suffix: power for power, suffix in enumerate("kMGTPE", start=1)}
 
 
@@ -137,14 +140,19 @@ def quantity_value(text: str | int) -> Decimal | None:
     None when it is no quantity, or one in exponent notation, which this API does not take.
     """
     match = _QUANTITY.fullmatch(str(text))
-    if match is None or re.fullmatch(_QUANTITY_FORM, str(text)) is None:
+    if match is None:
         return None
-    number, suffix = Decimal(match[1]), match[2]
+    number, suffix = Decimal(match[1]), match[2] or ""
     if suffix == "m":
         return number / 1000
     if suffix.endswith("i"):
         return number * Decimal(1024) ** _POWERS[suffix[0].replace("K", "k")]
     return number * Decimal(1000) ** _POWERS.get(suffix, 0)
+
+
+def _is_at_most(text: str, largest: str) -> bool:
+    value, most = quantity_value(text), quantity_value(largest)
+    return value is None or most is None or value <= most
 
 
 def _quantity_text(value: JsonValue) -> JsonValue:
@@ -172,9 +180,15 @@ Quantity = Annotated[
         }
     ),
     ValueRule(
-        cel=f"string(self).matches('^{_QUANTITY_FORM}$')",
-        message="must be a quantity such as 4, 500m or 32Gi",
-        holds=lambda text: quantity_value(text) is not None,
+        cel=f"string(self).matches('^{_PLAIN_QUANTITY}$')",
+        message="must be a quantity such as 4, 500m or 32Gi, with three decimals at most",
+        holds=lambda text: re.fullmatch(_PLAIN_QUANTITY, text) is not None,
+    ),
+    ValueRule(
+        cel="!isQuantity(string(self)) || "
+        f"quantity(string(self)).compareTo(quantity('{_LARGEST_QUANTITY}')) <= 0",
+        message=f"must be at most {_LARGEST_QUANTITY}: no node has more",
+        holds=lambda text: _is_at_most(text, _LARGEST_QUANTITY),
     ),
 ]
 

@@ -13,13 +13,18 @@ from llmservice_operator.api.labels import LabelSelector
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """Return the addresses that a text such as 10.0.0.0/8 stands for, None for other texts."""
-    if re.fullmatch("[0-9A-Fa-f:.]+/[0-9]+", text) is None:
+    """Return the addresses that a text such as 10.0.0.0/8 stands for, None for other texts.
+
+    As Kubernetes reads them: a length without zeros before it, and no IPv4 address inside IPv6.
+    """
+    if re.fullmatch("[0-9A-Fa-f:.]+/(0|[1-9][0-9]*)", text) is None:
         return None
     try:
-        return ipaddress.ip_network(text, strict=False)
+        interface = ipaddress.ip_interface(text)
     except ValueError:
         return None
+    is_mapped = isinstance(interface, ipaddress.IPv6Interface) and interface.ip.ipv4_mapped
+    return None if is_mapped else interface.network
 
 
 Cidr = Annotated[

@@ -230,7 +230,9 @@ class LLMService(Fields):
             raise _invalid_spec(error) from error
         if refuse_unknown_fields:
             try:
-                LLMServiceSpec.model_validate(body["spec"], extra="forbid")
+                LLMServiceSpec.model_validate(
+                    body["spec"], extra="forbid", by_alias=True, by_name=False
+                )
             except ValidationError as error:
                 raise _invalid_spec(error, "spec") from error
         return service

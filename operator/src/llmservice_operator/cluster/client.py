@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, Self
@@ -209,7 +210,7 @@ class Cluster:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any],
+        body: Mapping[str, Any] | str,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
@@ -230,14 +231,15 @@ class Cluster:
             "force": "true",
             "fieldValidation": "Strict",
         }
-        return await self.write("PATCH", path, manifest, query, "application/apply-patch+yaml")
+        content_type = "application/apply-patch+yaml; charset=utf-8"
+        return await self.write("PATCH", path, as_yaml(manifest), query, content_type)
 
     async def _request(
         self,
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | str | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
         loop = asyncio.get_running_loop()
@@ -272,7 +274,7 @@ class Cluster:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | str | None,
         content_type: str,
         limits: aiohttp.ClientTimeout,
     ) -> Any:
@@ -310,6 +312,16 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             yield line
+
+
+def as_yaml(manifest: Manifest) -> str:
+    """Return JSON that a YAML reader takes for the same.
+
+    YAML reads some characters as line breaks, refuses others, and does not know the pairs of
+    escapes by which JSON writes an emoji.
+    """
+    text = json.dumps(manifest, ensure_ascii=False)
+    return re.sub("[^ -~]", lambda found: f"\\U{ord(found[0]):08x}", text)
 
 
 def _error(

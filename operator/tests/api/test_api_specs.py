@@ -1,0 +1,101 @@
+"""The real API server judges specs, and what becomes of those that it takes."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from core_support import SETTINGS, a_body
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.cluster import LLMSERVICES
+from llmservice_operator.cluster.client import as_yaml
+from llmservice_operator.cluster.kinds import kind_of
+from llmservice_operator.desired import Autoscaler, build_all, is_up_to_date, resolve_pin
+from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.names import FIELD_MANAGER
+from operator_support import Api, ApiError
+from random_specs import Spec, many_valid_specs
+from spec_table import ACCEPTED, REFUSED, Refused, plain
+
+NAMESPACE = "default"
+"""Nothing here is stored: every request is a dry run."""
+
+RANDOM_SPECS = 200
+
+
+def an_object(spec: Mapping[str, Any], name: str = "valid") -> dict[str, Any]:
+    metadata = {"name": name, "namespace": NAMESPACE}
+    return {key: each for key, each in a_body(spec, metadata=metadata).items() if key != "status"}
+
+
+def create(api: Api, service: Mapping[str, Any]) -> Manifest:
+    return api.create(LLMSERVICES, service, fieldValidation="Strict", dryRun="All")
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
+def test_refuses(api: Api, case: Refused) -> None:
+    service = {**an_object(case.spec or {}, case.name or "valid"), **(case.body or {})}
+    with pytest.raises(ApiError) as refused:
+        create(api, service)
+    assert plain(refused.value.message) == case.says
+
+
+def test_the_table_is_long() -> None:
+    assert len(REFUSED) > 250
+    assert len(ACCEPTED) > 50
+
+
+@pytest.mark.parametrize("spec", ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_accepts(api: Api, spec: Spec) -> None:
+    stored = create(api, an_object(spec))
+    for manifest in built(stored["spec"], "valid"):
+        assert_taken_as_sent(api, manifest)
+
+
+def test_takes_the_objects_of_random_specs_as_they_are_sent(api: Api) -> None:
+    def can_be_built(spec: Spec) -> bool:
+        try:
+            return bool(built(spec, "random"))
+        except InvalidSpec:
+            return False
+
+    specs = many_valid_specs(RANDOM_SPECS, can_be_built)
+
+    def judge(spec: Spec) -> None:
+        # Built of what the API server made of the spec: with its defaults, in its order.
+        stored = create(api, an_object(spec, "random"))
+        for manifest in built(stored["spec"], "random"):
+            assert_taken_as_sent(api, manifest)
+
+    with ThreadPoolExecutor(8) as threads:
+        for _ in threads.map(judge, specs):
+            pass
+
+
+def built(spec: Spec, name: str) -> list[Manifest]:
+    metadata = {"name": name, "namespace": NAMESPACE, "uid": "uid-1", "generation": 1}
+    service = LLMService.parse(a_body(spec, metadata=metadata))
+    # As on this API server, which drops the tolerance and has no kinds of KEDA's.
+    autoscaler = replace(Autoscaler.wished(service), with_tolerance=False)
+    pin = resolve_pin(service, None, SETTINGS)
+    objects = build_all(service, SETTINGS, pin, autoscaler=autoscaler)
+    return [each for each in objects if not each["apiVersion"].startswith("keda.sh/")]
+
+
+def assert_taken_as_sent(api: Api, manifest: Manifest) -> None:
+    """The second pass would then write nothing."""
+    name = manifest["metadata"]["name"]
+    taken = api.request(
+        "PATCH",
+        kind_of(manifest).path(NAMESPACE, name),
+        as_yaml(manifest),
+        "application/apply-patch+yaml; charset=utf-8",
+        fieldManager=FIELD_MANAGER,
+        force="true",
+        fieldValidation="Strict",
+        dryRun="All",
+    )
+    assert is_up_to_date(taken, manifest), (manifest, taken)

@@ -1,0 +1,242 @@
+"""Random specs drawn from the CRD's own schema, so that a field that is added is drawn as well."""
+
+import contextlib
+import copy
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from core_support import a_body
+from llmservice_operator.api.crd import build_crd
+from llmservice_operator.api.fields import VALIDATIONS
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.engine_flags import accepted_flags
+from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
+from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.settings import ENGINE_VERSION
+
+Spec = dict[str, Any]
+Strategy = st.SearchStrategy[Any]
+
+SEED: Final = int(os.environ.get("LLMSERVICE_TEST_SEED", "20261124"))
+"""What all random specs follow from: the same ones in every run unless somebody sets another."""
+
+SCHEMA: Final[Mapping[str, Any]] = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"][
+    "properties"
+]["spec"]
+
+
+def _extra_arg(flag: str, entry: Flag) -> str:
+    if entry.kind is not FlagKind.VALUE:
+        return f"{flag}=true"
+    return f"{flag}={entry.choices[-1] if entry.choices else 1}"
+
+
+_NEWEST: Final = TABLES[ENGINE_VERSION]
+
+LIKELY: Final[Mapping[str, Sequence[Any]]] = {
+    "spec.model.uri": ("hf://org/model", "pvc://models/llama", "pvc://models"),
+    "spec.engine.image": ("registry.example.com/server:1", "registry.example.com/server:2"),
+    "spec.engine.version": tuple(TABLES),
+    "spec.engine.quantization": ("fp8", "awq"),
+    "spec.engine.kvCache.offload.cpu": ("1Gi", "64Gi", "1500M"),
+    "spec.engine.chatTemplate.inline": ("{{ messages }}", '{% if x %}\n\t"é\U0001f600"{% endif %}'),
+    "spec.engine.toolCalling.parser": ("hermes", "mistral"),
+    "spec.engine.reasoningParser": ("qwen3", "deepseek_r1"),
+    "spec.engine.extraArgs[]": [
+        _extra_arg(flag, _NEWEST[flag]) for flag in accepted_flags(_NEWEST)
+    ],
+    "spec.engine.speculativeDecoding.schedule": (
+        [{"minBatchSize": 1, "maxBatchSize": 8, "numSpeculativeTokens": 1}],
+        [
+            {"minBatchSize": 5, "maxBatchSize": 64, "numSpeculativeTokens": 0},
+            {"minBatchSize": 1, "maxBatchSize": 4, "numSpeculativeTokens": 1},
+        ],
+    ),
+    "spec.engine.speculativeDecoding.draftModel.tensorParallelSize": (1, 2),
+}
+"""Values that mean something, tried beside arbitrary ones: for fields whose form alone does not say
+what gets past the compiler."""
+
+_FORM = re.compile(r"(?<!!)\b(self|string\(self\)|key)\.matches\('\^(.*?)\$'\)")
+"""How the rules say which form a text has, a key of a mapping too."""
+
+
+def specs_by_schema() -> Strategy:
+    """Specs that the schema takes; its rules may refuse them, often for a character too many."""
+    return _values(SCHEMA, "spec", exact=False)
+
+
+def valid_specs() -> Strategy:
+    """Specs that the schema and the rules take."""
+    by_schema = _values(SCHEMA, "spec", exact=True)
+    return by_schema.map(without_what_is_refused).filter(lambda spec: spec is not None)
+
+
+class _Enough(BaseException):
+    """Ends the drawing; no failure, which Hypothesis would look into."""
+
+
+def many_valid_specs(count: int, wanted: Callable[[Spec], bool] = bool) -> list[Spec]:
+    """Return the first specs, of those that are wanted, that follow from the seed."""
+    found = _drawn(valid_specs(), count, wanted)
+    assert len(found) == count
+    return found
+
+
+def _drawn(values: Strategy, count: int, wanted: Callable[[Any], bool]) -> list[Any]:
+    """Return the first values, no two alike; less than `count` where there are no more."""
+    found: list[Any] = []
+
+    @seed(SEED)
+    @settings(
+        max_examples=8 * count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(values)
+    def collect(value: Any) -> None:
+        if len(found) == count:
+            raise _Enough
+        if value not in found and wanted(value):
+            found.append(copy.deepcopy(value))
+
+    with contextlib.suppress(_Enough):
+        collect()
+    return found
+
+
+def without_what_is_refused(spec: Spec) -> Spec | None:
+    """Return the spec less the fields that Python's rules complain of; None when that is no end."""
+    spec = copy.deepcopy(spec)
+    for _ in range(40):
+        try:
+            LLMService.parse(a_body(spec))
+        except InvalidSpec as refused:
+            _remove(spec, re.findall(r"[^.\[\]]+", refused.field)[1:])
+        else:
+            return spec
+    return None
+
+
+def _remove(spec: Any, path: Sequence[str]) -> None:
+    """Remove the innermost part of `path` that is there."""
+    place, remove = spec, None
+    for part in path:
+        key = int(part) if isinstance(place, list) else part
+        if key not in (range(len(place)) if isinstance(place, list) else place):
+            break
+        remove = _removal(place, key)
+        place = place[key]
+        if not isinstance(place, dict | list):
+            break
+    assert remove is not None, f"a rule blames {'.'.join(path)}, of which nothing is in {spec}"
+    remove()
+
+
+def _removal(place: Any, key: Any) -> Callable[[], None]:
+    def remove() -> None:
+        del place[key]
+
+    return remove
+
+
+def _values(schema: Mapping[str, Any], path: str, *, exact: bool) -> Strategy:
+    """Return values of one field: those that are likely and any that the schema takes."""
+    possible = _possible(schema, path, exact=exact)
+    likely = LIKELY.get(path)
+    if likely is None:
+        return possible
+    often = st.sampled_from(likely)
+    return st.one_of(often, often, often, possible)
+
+
+def _possible(schema: Mapping[str, Any], path: str, *, exact: bool) -> Strategy:
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    if schema.get("x-kubernetes-int-or-string"):
+        return _texts(schema, exact=exact) | st.integers(0, 2**31 - 1)
+    match schema["type"]:
+        case "object" if "additionalProperties" in schema:
+            most = min(schema["maxProperties"], 2)
+            values = _values(schema["additionalProperties"], f"{path}{{}}", exact=exact)
+            return st.dictionaries(
+                _texts({**schema, "maxLength": 63}, exact=exact), values, max_size=most
+            )
+        case "object":
+            return _objects(schema, path, exact=exact)
+        case "array":
+            return _lists(schema, path, exact=exact)
+        case "boolean":
+            return st.booleans()
+        case "integer":
+            least, most = schema["minimum"], schema["maximum"]
+            return st.integers(least, min(most, least + 9)) | st.integers(least, most)
+        case _:
+            return _texts(schema, exact=exact)
+
+
+def _objects(schema: Mapping[str, Any], path: str, *, exact: bool) -> Strategy:
+    fields = {
+        name: _values(field, f"{path}.{name}", exact=exact)
+        for name, field in schema["properties"].items()
+    }
+    required = set(schema.get("required", ()))
+
+    @st.composite
+    def draw_object(draw: st.DrawFn) -> Spec:
+        # Hypothesis' own choice of optional keys leaves most of a deep object out.
+        return {
+            name: draw(values)
+            for name, values in fields.items()
+            if name in required or draw(st.sampled_from((True, True, False)))
+        }
+
+    return draw_object()
+
+
+def _lists(schema: Mapping[str, Any], path: str, *, exact: bool) -> Strategy:
+    items = _values(schema["items"], f"{path}[]", exact=exact)
+    most = min(schema["maxItems"], 3)
+    least = schema.get("minItems", 0)
+    match schema.get("x-kubernetes-list-type"):
+        case "map":
+            keys = schema["x-kubernetes-list-map-keys"]
+            return st.lists(
+                items,
+                min_size=least,
+                max_size=most,
+                unique_by=lambda item: tuple(item.get(key) for key in keys),
+            )
+        case "set":
+            return st.lists(items, min_size=least, max_size=most, unique=True)
+        case _:
+            return st.lists(items, min_size=least, max_size=most)
+
+
+def _texts(schema: Mapping[str, Any], *, exact: bool) -> Strategy:
+    """Return texts of the forms that the field's rules name; any text where they name none.
+
+    Unless `exact`, more may stand before and after.
+    """
+    least, most = schema.get("minLength", 0), schema["maxLength"]
+    rules = [rule["rule"] for rule in schema.get(VALIDATIONS, ())]
+    forms = [form for rule in rules for _, form in _FORM.findall(rule)]
+    if not forms:
+        return st.text(min_size=least, max_size=min(most, 12))
+    return st.sampled_from(
+        [text for form in forms for text in _samples(form, exact) if least <= len(text) <= most]
+    )
+
+
+@cache
+def _samples(form: str, exact: bool) -> list[str]:
+    """Return some texts of the form, drawn once: to draw them in every spec takes minutes."""
+    return _drawn(st.from_regex(form, fullmatch=exact), 30, bool)

@@ -1,0 +1,98 @@
+"""The table of specs that are refused, with the API server's exact words, and of those accepted."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+FOLDER: Final = Path(__file__).parent / "specs"
+
+NOT_COMPLETE: Final = (
+    "<nil>: Invalid value: null: some validation rules were not checked because the object was "
+    "invalid; correct the existing errors to complete validation"
+)
+"""What the API server says beside some errors of the schema."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An LLMService that differs from a valid one in these parts."""
+
+    says: str
+    """What the API server says, without the object's name before it."""
+    spec: dict[str, Any] | None = None
+    """Fields of the spec instead of those of the valid one."""
+    name: str | None = None
+    body: dict[str, Any] | None = None
+    """Parts of the whole object instead of those of the valid one."""
+
+
+def _too_long(field: str, most: int) -> str:
+    return f"{field}: Too long: may not be more than {most} bytes"
+
+
+LONG: Final = {
+    "a uri of 513 characters": Refused(
+        _too_long("spec.model.uri", 512), {"model": {"uri": "hf://org/" + "a" * 504}}
+    ),
+    "thirty-three arguments": Refused(
+        "spec.engine.extraArgs: Too many: 33: must have at most 32 items",
+        {"engine": {"extraArgs": ["--seed=1"] * 33}},
+    ),
+    "an argument of 1025 characters": Refused(
+        _too_long("spec.engine.extraArgs[0]", 1024),
+        {"engine": {"extraArgs": ["--x=" + "a" * 1021]}},
+    ),
+    "a chat template of 65537 characters": Refused(
+        _too_long("spec.engine.chatTemplate.inline", 65536),
+        {"engine": {"chatTemplate": {"inline": "{" * 65537}}},
+    ),
+    "a variable of 4097 characters": Refused(
+        _too_long("spec.engine.env[0].value", 4096),
+        {"engine": {"env": [{"name": "A", "value": "a" * 4097}]}},
+    ),
+    "a thousand variables": Refused(
+        "spec.engine.env: Too many: 1000: must have at most 64 items",
+        {"engine": {"env": [{"name": f"A{i}", "value": "a"} for i in range(1000)]}},
+    ),
+    "an image of 513 characters": Refused(
+        _too_long("spec.engine.image", 512), {"engine": {"image": "a" * 513}}
+    ),
+    "a GPU resource whose name has 64 characters": Refused(
+        'spec.accelerator.resourceName: Invalid value: "string": must be DOMAIN/NAME as in a '
+        "node's status.allocatable, such as nvidia.com/gpu",
+        {"accelerator": {"resourceName": "a.b/" + "a" * 64}},
+    ),
+    "an amount of 33 characters": Refused(
+        _too_long("spec.resources.limits.memory", 32),
+        {"resources": {"limits": {"memory": "1" * 33}}},
+    ),
+    "a name of 64 characters": Refused(
+        'metadata.name: Invalid value: "object": must be usable as the name of a Service: at most '
+        "63 lower-case letters, digits and '-', first a letter, last a letter or digit, such as "
+        "qwen-7b",
+        name="a" * 64,
+    ),
+}
+"""Those that are told better in code."""
+
+REFUSED: Final = {
+    f"{file.stem}: {sentence}": Refused(**case)
+    for file in sorted((FOLDER / "refused").glob("*.yaml"))
+    for sentence, case in yaml.safe_load(file.read_text()).items()
+} | LONG
+
+ACCEPTED: Final[dict[str, dict[str, Any]]] = yaml.safe_load((FOLDER / "accepted.yaml").read_text())
+
+_PREFIX = re.compile(
+    'LLMService[.]llmservice[.]dev "[^"]*" is invalid: |'
+    'LLMService in version "v1alpha1" cannot be handled as a LLMService: '
+)
+
+
+def plain(message: str) -> str:
+    """Return what the API server says without what it says every time."""
+    text = _PREFIX.sub("", message, count=1).replace(f", {NOT_COMPLETE}", "")
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text

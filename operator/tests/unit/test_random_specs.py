@@ -1,0 +1,121 @@
+"""What holds for every spec that the API server takes, tried on random ones."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from core_support import SETTINGS, a_body
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.settings import ENGINE_VERSION
+from random_specs import SCHEMA, SEED, Spec, many_valid_specs, valid_specs
+from spec_table import ACCEPTED
+
+PAIRS = 1000
+"""Of specs, so that 2,000 are tried."""
+
+
+class Operator:
+    """What the operator keeps between two passes: the engine that the status names."""
+
+    def __init__(self) -> None:
+        self._status: dict[str, Any] = {}
+
+    def build(self, spec: Spec) -> list[Manifest] | None:
+        """Return the service's objects; None when its engine cannot run as the spec asks."""
+        service = LLMService.parse(a_body(copy.deepcopy(spec), status=self._status))
+        try:
+            pin = resolve_pin(service, None, SETTINGS)
+            built = build_all(service, SETTINGS, pin)
+        except InvalidSpec:
+            return None
+        engine = {"image": pin.image, "version": pin.version, "defaultFor": pin.default_for}
+        self._status = {"engine": {key: value for key, value in engine.items() if value}}
+        return built
+
+
+@seed(SEED)
+@settings(
+    max_examples=PAIRS,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+    print_blob=False,
+)
+@given(valid_specs(), valid_specs())
+def test_a_spec_is_built_or_refused_always_alike_and_whatever_was_there_before(
+    first: Spec, second: Spec
+) -> None:
+    engine = first.get("engine", {})
+    if "image" in engine:
+        # Unless it is said here, the version of an image is the one that was last said of it: only
+        # its owner knows.
+        engine.setdefault("version", ENGINE_VERSION)
+    operator = Operator()
+    built = operator.build(first)
+    assert Operator().build(first) == built
+    operator.build(second)
+    assert operator.build(first) == built
+
+
+def paths(schema: Mapping[str, Any], path: str) -> Iterator[str]:
+    for name, field in schema.get("properties", {}).items():
+        yield f"{path}.{name}"
+        yield from paths(field, f"{path}.{name}")
+    if "items" in schema:
+        yield from paths(schema["items"], path)
+
+
+def drawn(value: Any, path: str) -> Iterator[str]:
+    yield path
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from drawn(each, f"{path}.{name}")
+    elif isinstance(value, list):
+        for each in value:
+            yield from drawn(each, path)
+
+
+@pytest.fixture(scope="module")
+def specs() -> list[Spec]:
+    return many_valid_specs(300)
+
+
+def test_every_field_is_in_a_spec_that_is_tried(specs: list[Spec]) -> None:
+    seen = {path for spec in (*specs, *ACCEPTED.values()) for path in drawn(spec, "spec")}
+    assert {*paths(SCHEMA, "spec")} - seen == set(), "add a spec with it to specs/accepted.yaml"
+
+
+def test_many_random_specs_can_be_built(specs: list[Spec]) -> None:
+    built = [spec for spec in specs if Operator().build(spec) is not None]
+    assert len(built) > len(specs) / 4, "give the new field likely values in random_specs.LIKELY"
+
+
+def test_another_process_builds_the_same_objects(specs: list[Spec]) -> None:
+    """An order that follows from addresses or from salted hashes differs between processes."""
+    built = [Operator().build(spec) for spec in specs[:50]]
+    program = (
+        "import json, sys; from test_random_specs import Operator;"
+        "print(json.dumps([Operator().build(spec) for spec in json.load(sys.stdin)]))"
+    )
+    folders = [Path(__file__).parent, *map(Path, sys.path)]
+    printed = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(specs[:50]),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(map(str, folders))},
+    ).stdout
+    assert json.dumps(built) == printed.strip()

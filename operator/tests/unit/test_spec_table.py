@@ -1,0 +1,46 @@
+"""`render` judges specs as the API server does, though none has seen them."""
+
+import pytest
+
+from core_support import a_body
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.errors import InvalidSpec
+from spec_table import ACCEPTED, REFUSED, Refused
+
+TAKEN_BY_PYTHON = {
+    # YAML's kinds: what reads as the right one is taken for it.
+    "access: a service that is suspended in words",
+    "engine: a number in quotes",
+    "engine: chunked prefill in words",
+    "model: remote code that is allowed in words",
+    "pods: replicas that are a truth value",
+    # Lists that are maps.
+    "container: a variable that is given twice",
+    "engine: a pull secret that is given twice",
+    "pods: a spread that is given twice",
+}
+"""What only the API server refuses; harmless, because it sees every spec in the end."""
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_refuses_without_an_api_server_what_one_refuses(sentence: str) -> None:
+    if sentence in TAKEN_BY_PYTHON:
+        assert is_taken(REFUSED[sentence]), "remove it from the list"
+    else:
+        assert not is_taken(REFUSED[sentence])
+
+
+def is_taken(case: Refused) -> bool:
+    body = {**a_body(case.spec), **(case.body or {})}
+    if case.name is not None:
+        body["metadata"] = {"name": case.name}
+    try:
+        LLMService.parse(body, refuse_unknown_fields=True)
+    except InvalidSpec:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("sentence", ACCEPTED)
+def test_accepts_without_an_api_server_what_one_accepts(sentence: str) -> None:
+    LLMService.parse(a_body(ACCEPTED[sentence]), refuse_unknown_fields=True)
