@@ -57,6 +57,9 @@ _IMAGE_REASONS: Final = frozenset(
 _START_REASONS: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
+_NEVER_RAN: Final = frozenset({"ContainerCannotRun", "StartError"})
+"""Reasons with which the kubelet says that a container has ended which it could not start; it says
+so between its attempts."""
 _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
 _DOWNLOADING: Final = ("downloading", "waiting_for_cache")
 """Phases in which the bytes of a model arrive, by this server or by one that shares its cache."""
@@ -335,6 +338,8 @@ def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Pr
     reason, message = _last_words(said)
     if reason is not None:
         return Problem(reason, message)
+    if ended.get("reason") in _NEVER_RAN:
+        return _start_problem(_quoted(message))
     if ended.get("reason") == "OOMKilled":
         return _problem(Reason.OUT_OF_MEMORY, "The container was killed at its memory limit.")
     probe = _startup_probe(pod)

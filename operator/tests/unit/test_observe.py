@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from llmservice_operator.observe import (
     observe,
 )
 
+RECORDED = Path(__file__).parent / "recorded"
 NO_GPU = (
     "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are available: "
     "1 No preemption victims found for incoming pod."
@@ -108,6 +110,22 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
         Reason.CONTAINER_START_ERROR,
         'The node cannot start the container: exec: "llmservice-server": not found in $PATH. An '
         "image in spec.engine.image must hold the command llmservice-server.",
+    ),
+    "an image without our server, between two attempts": (
+        a_pod(
+            waiting("CrashLoopBackOff"),
+            restartCount=2,
+            lastState=ended(
+                'exec: "llmservice-server": executable file not found in $PATH: unknown',
+                reason="StartError",
+                exitCode=128,
+                startedAt="1970-01-01T00:00:00Z",
+                finishedAt="2026-01-02T03:00:00Z",
+            ),
+        ),
+        Reason.CONTAINER_START_ERROR,
+        'The node cannot start the container: exec: "llmservice-server": executable file not found '
+        "in $PATH: unknown. An image in spec.engine.image must hold the command llmservice-server.",
     ),
     "a model that loads": (
         a_pod(RUNNING, started=False),
@@ -419,6 +437,19 @@ def test_the_model_is_loaded_once_a_pod_of_the_present_spec_is_ready() -> None:
     assert not seen(old, loading, replicas=2, ready=1).has_loaded_model
     assert seen(old, ready, replicas=2, ready=2).has_loaded_model
     assert seen(ready, ready=1).problem is None
+
+
+def test_a_start_that_goes_well_is_a_wait_and_then_nothing() -> None:
+    recorded = json.loads((RECORDED / "pod_that_starts_well.json").read_text())["statuses"]
+    reasons: list[Reason | None] = []
+    for status in recorded:
+        found = seen({**a_pod(), "status": status}).problem
+        reason = None if found is None else found.reason
+        if not reasons or reasons[-1] is not reason:
+            reasons.append(reason)
+    assert reasons == [None, Reason.LOADING_MODEL, None]
+    has_loaded = [each["containerStatuses"] and each["containerStatuses"][0] for each in recorded]
+    assert any(each and each["started"] and not each["ready"] for each in has_loaded)
 
 
 def test_somebody_elses_long_text_is_cut_to_its_end() -> None:
