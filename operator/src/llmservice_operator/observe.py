@@ -63,6 +63,8 @@ so between its attempts."""
 _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
 _DOWNLOADING: Final = ("downloading", "waiting_for_cache")
 """Phases in which the bytes of a model arrive, by this server or by one that shares its cache."""
+_GPUS_ARE_SHORT: Final = re.compile("Insufficient ([a-z0-9.-]+/[A-Za-z0-9._-]*[A-Za-z0-9])")
+"""GPUs are the only resource with a domain in its name that a replica asks for."""
 _CONFIG_MAP_IS_MISSING: Final = re.compile(
     r'configmap "[^"]+" not found|couldn\'t find key \S+ in ConfigMap'
 )
@@ -247,8 +249,9 @@ def _server_status(pod: Manifest) -> Mapping[str, Any]:
 
 
 def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Problem:
-    gpus, resource = service.spec.gpus, service.spec.accelerator.gpu_resource
-    if gpus and f"Insufficient {resource}" in said:
+    gpus, short = service.spec.gpus, _GPUS_ARE_SHORT.search(said)
+    if gpus and short is not None:
+        resource = short[1]
         return _problem(
             Reason.WAITING_FOR_GPU,
             f"A replica needs {gpus} {resource} on one node and none has them free: {said}",

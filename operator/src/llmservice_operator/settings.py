@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Self
 
+from llmservice_operator.api.accelerator_class import AcceleratorClass, parse_classes
 from llmservice_operator.errors import InvalidSettings
 
 PREFIX = "LLMSERVICE_OPERATOR_"
@@ -56,6 +57,8 @@ class OperatorSettings:
     images: ServerImages = field(default_factory=ServerImages)
     hub_endpoint: str | None = None
     """Address of a Hugging Face hub or mirror; None means the public hub."""
+    accelerator_classes: Mapping[str, AcceleratorClass] = field(default_factory=dict)
+    """Name -> what spec.accelerator.class of that name stands for."""
     watch_namespaces: tuple[str, ...] = ()
     """Namespaces whose LLMServices are served; empty means all."""
     namespace: str = "llmservice-system"
@@ -134,6 +137,9 @@ class OperatorSettings:
                 engine_version=text("ENGINE_VERSION", default.images.engine_version),
             ),
             hub_endpoint=address("HUB_ENDPOINT"),
+            accelerator_classes=parse_classes(
+                text("ACCELERATOR_CLASSES", "{}"), f"{PREFIX}ACCELERATOR_CLASSES"
+            ),
             watch_namespaces=tuple(name for name in namespaces if name),
             namespace=text("NAMESPACE", default.namespace),
             monitoring_namespace=text("MONITORING_NAMESPACE", "") or None,

@@ -1,5 +1,6 @@
 """The values: what is refused, and that schema, comments and README say the same."""
 
+import copy
 import json
 import re
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from chart_support import (
 from llmservice_operator.settings import OperatorSettings
 
 FREE_MAPS = {
-    *("affinity", "global", "nodeSelector", "podAnnotations", "podLabels"),
+    *("acceleratorClasses", "affinity", "global", "nodeSelector", "podAnnotations", "podLabels"),
     "monitoring.podLabels",
     *("resources.limits", "resources.requests", "serviceAccount.annotations", "tolerations[]"),
 }
@@ -47,6 +48,8 @@ FREE_MAPS = {
         ({"model": {"hubEndpoint": "hub.local"}}, "at '/model/hubEndpoint': 'hub.local' does not"),
         ({"server": {"gpuImage": ""}}, "at '/server/gpuImage': '' does not match pattern"),
         ({"server": {"engineVersion": "latest"}}, "at '/server/engineVersion': 'latest' does not"),
+        ({"acceleratorClasses": {"a": {"nodes": {}}}}, "at '/acceleratorClasses/a': additional"),
+        ({"acceleratorClasses": {"a b": {}}}, "invalid propertyName 'a b'"),
         ({"server": None}, "missing property 'server'"),
         ({"watchNamespaces": "team-a"}, "at '/watchNamespaces': got string, want array"),
         ({"watchNamespaces": ["Team A"]}, "at '/watchNamespaces/0': 'Team A' does not match"),
@@ -162,6 +165,13 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
     assert settings.images.cpu == everything["server"]["cpuImage"]
     assert settings.images.engine_version == everything["server"]["engineVersion"]
     assert settings.hub_endpoint == everything["model"]["hubEndpoint"]
+    classes = {
+        name: each.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        for name, each in settings.accelerator_classes.items()
+    }
+    expected = copy.deepcopy(everything["acceleratorClasses"])
+    expected["mig-3g"]["resources"]["requests"]["cpu"] = "4"
+    assert classes == expected
     assert settings.monitoring_namespace == everything["monitoring"]["namespace"]
     assert settings.monitoring_pod_labels == everything["monitoring"]["podLabels"]
     assert list(settings.watch_namespaces) == everything["watchNamespaces"]

@@ -15,13 +15,24 @@ MAX_GPUS = 64
 """GPUs of one replica, which runs on one node."""
 
 
-_GpuClass = Annotated[
+ClassName = Annotated[
     str,
     Field(min_length=1, max_length=63),
     matches(
         "[A-Za-z0-9][A-Za-z0-9._-]*",
-        "must be the name of a GPU, such as H100, or what the node label nvidia.com/gpu.product "
-        "holds",
+        "must be the name of an accelerator class, or of a GPU as the node label "
+        "nvidia.com/gpu.product holds it, such as H100",
+    ),
+]
+
+
+GpuResource = Annotated[
+    str,
+    Field(min_length=3, max_length=317),
+    matches(
+        "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/"
+        "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?",
+        "must be DOMAIN/NAME as in a node's status.allocatable, such as nvidia.com/gpu",
     ),
 ]
 
@@ -37,25 +48,16 @@ class Accelerator(Fields):
     count: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
     """GPUs of each replica; the model is split over them. Default: what engine.parallelism
     needs, or 1."""
-    resource_name: (
-        Annotated[
-            str,
-            Field(min_length=3, max_length=317),
-            matches(
-                "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/"
-                "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?",
-                "must be DOMAIN/NAME as in a node's status.allocatable, such as nvidia.com/gpu",
-            ),
-        ]
-        | None
-    ) = None
+    resource_name: GpuResource | None = None
     """Resource that the device plugin advertises, for MIG slices or renamed GPUs, such as
     nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu."""
 
-    gpu_class: Annotated[_GpuClass | None, Field(alias="class")] = None
-    """Kind of the GPUs, such as H100, L40S or the node label nvidia.com/gpu.product. With it and an
+    gpu_class: Annotated[ClassName | None, Field(alias="class")] = None
+    """Kind of the GPUs: a class that the operator's administrator has defined, which brings nodes,
+    tolerations, resource name and resources as far as the spec does not set them; or a GPU such as
+    H100 or the node label nvidia.com/gpu.product, which chooses no node. With a known GPU and an
     ITL in the SLO a step is made no longer than that ITL, where batching.maxNumBatchedTokens is not
-    set and the model's name says its size. It chooses no node: template does. Default: unknown."""
+    set and the model's name says its size. Default: unknown."""
 
     rules: ClassVar = (
         Rule(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.accelerator_class import with_class
 from llmservice_operator.desired.autoscaler import Autoscaler, build_autoscaler
 from llmservice_operator.desired.cache import build_cache_claim
 from llmservice_operator.desired.comparison import is_up_to_date
@@ -49,6 +50,7 @@ def build_all(
     Without `replicas` and `autoscaler` those of a new service, in a cluster where its autoscaler
     can be had. Raises InvalidSpec when the engine cannot be run as the spec asks.
     """
+    service = with_class(service, settings.accelerator_classes)
     if replicas is None:
         replicas = resolve_replicas(service, None)
     if autoscaler is None:

@@ -1,0 +1,51 @@
+"""What an administrator calls a kind of accelerator, such as h100: the values of the chart.
+
+A service that names a class gets its fields, as far as its own spec does not set them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from llmservice_operator.api.accelerator import ClassName, GpuResource
+from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.labels import KEY_LENGTH, KEYS_ARE_VALID, LabelValue
+from llmservice_operator.api.pods import Resources, Toleration
+from llmservice_operator.errors import InvalidSettings
+
+
+class AcceleratorClass(Fields):
+    # Unlike a service it comes from nobody who checked it before.
+    model_config = ConfigDict(extra="forbid")
+
+    node_selector: Annotated[
+        Mapping[Annotated[str, Field(max_length=KEY_LENGTH)], LabelValue], KEYS_ARE_VALID
+    ] = Field(default_factory=dict)
+    """Labels of the nodes that have the accelerator."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of these nodes."""
+    resource_name: GpuResource | None = None
+    """Resource that their device plugin advertises."""
+    gpu: ClassName | None = None
+    """The GPU as nvidia.com/gpu.product holds it. None: what the name of the class says."""
+    resources: Resources = Resources()
+    """CPU, memory and disk of a replica on them."""
+
+
+_CLASSES: TypeAdapter[dict[str, AcceleratorClass]] = TypeAdapter(dict[ClassName, AcceleratorClass])
+
+
+def parse_classes(text: str, variable: str) -> Mapping[str, AcceleratorClass]:
+    """Return name -> class from JSON; raises InvalidSettings that names the field at fault."""
+    try:
+        return _CLASSES.validate_python(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise InvalidSettings(f"{variable} is no JSON: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InvalidSettings(f"{variable}: {field}: {first['msg']}") from error

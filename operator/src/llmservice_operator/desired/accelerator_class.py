@@ -1,0 +1,70 @@
+"""spec.accelerator.class: the service as it is with the fields of its class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmservice_operator.api.accelerator import Accelerator
+from llmservice_operator.api.accelerator_class import AcceleratorClass
+from llmservice_operator.api.pods import ResourceAmounts, Resources, Template
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.scaling.hardware import is_known
+
+
+def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> LLMService:
+    """Return the service with what its class says and its spec does not.
+
+    Raises InvalidSpec for a class that is neither the operator's nor a known GPU.
+    """
+    spec, name = service.spec, service.spec.accelerator.gpu_class
+    if name is None:
+        return service
+    if name not in classes and is_known(name):
+        return service
+    if name not in classes:
+        known = f"choose from {', '.join(sorted(classes))}, " if classes else ""
+        raise InvalidSpec(
+            f"{name} is no accelerator class of this operator and no GPU that it knows: {known}"
+            "name a GPU such as H100, or have the class added to the chart value "
+            "acceleratorClasses",
+            "spec.accelerator.class",
+        )
+    chosen = classes[name]
+    merged = {
+        "accelerator": _accelerator(spec.accelerator, chosen),
+        "template": _template(spec.template, chosen),
+        "resources": _resources(spec.resources, chosen.resources),
+    }
+    return service.model_copy(update={"spec": spec.model_copy(update=merged)})
+
+
+def _accelerator(own: Accelerator, chosen: AcceleratorClass) -> Accelerator:
+    return own.model_copy(
+        update={
+            "gpu_class": chosen.gpu or own.gpu_class,
+            "resource_name": own.resource_name or chosen.resource_name,
+        }
+    )
+
+
+def _template(own: Template, chosen: AcceleratorClass) -> Template:
+    further = tuple(each for each in chosen.tolerations if each not in own.tolerations)
+    return own.model_copy(
+        update={
+            "node_selector": {**chosen.node_selector, **own.node_selector},
+            "tolerations": own.tolerations + further,
+        }
+    )
+
+
+def _resources(own: Resources, chosen: Resources) -> Resources:
+    return Resources(
+        requests=_amounts(own.requests, chosen.requests), limits=_amounts(own.limits, chosen.limits)
+    )
+
+
+def _amounts(own: ResourceAmounts | None, chosen: ResourceAmounts | None) -> ResourceAmounts | None:
+    if own is None or chosen is None:
+        return own or chosen
+    return chosen.model_copy(update=own.model_dump(exclude_none=True))

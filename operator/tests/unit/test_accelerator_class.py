@@ -1,0 +1,107 @@
+"""spec.accelerator.class: a profile of the administrator's, beneath what the spec says itself."""
+
+import json
+from typing import Any
+
+import pytest
+
+from core_support import SETTINGS, a_pod, a_service
+from llmservice_operator.api.accelerator_class import parse_classes
+from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.errors import InvalidSettings, InvalidSpec
+from llmservice_operator.observe import LiveObjects, observe
+from llmservice_operator.settings import OperatorSettings
+
+PROFILE = {
+    "nodeSelector": {"gpu": "h100", "pool": "llm"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+    "resourceName": "nvidia.com/mig-3g.40gb",
+    "gpu": "H100",
+    "resources": {"requests": {"cpu": 4, "memory": "32Gi"}, "limits": {"memory": "64Gi"}},
+}
+
+
+def settings(**classes: Any) -> OperatorSettings:
+    parsed = parse_classes(json.dumps(classes), "CLASSES")
+    return OperatorSettings(images=SETTINGS.images, accelerator_classes=parsed)
+
+
+def pod_spec(accelerator: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    service = a_service({"accelerator": accelerator, **spec})
+    objects = build_all(service, settings(fast=PROFILE), resolve_pin(service, None, SETTINGS))
+    (deployment,) = (each for each in objects if each["kind"] == "Deployment")
+    found: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return found
+
+
+def test_a_class_brings_nodes_tolerations_resource_name_and_resources() -> None:
+    pod = pod_spec({"class": "fast", "count": 2})
+    assert pod["nodeSelector"] == PROFILE["nodeSelector"]
+    assert pod["tolerations"] == PROFILE["tolerations"]
+    assert pod["containers"][0]["resources"] == {
+        "requests": {"cpu": "4", "memory": "32Gi", "nvidia.com/mig-3g.40gb": "2"},
+        "limits": {"memory": "64Gi", "nvidia.com/mig-3g.40gb": "2"},
+    }
+
+
+def test_what_the_spec_says_itself_wins() -> None:
+    own = {"key": "team", "operator": "Exists"}
+    pod = pod_spec(
+        {"class": "fast", "resourceName": "nvidia.com/gpu"},
+        template={"nodeSelector": {"pool": "mine"}, "tolerations": [own, *PROFILE["tolerations"]]},
+        resources={"requests": {"memory": "40Gi"}, "limits": {"cpu": 8}},
+    )
+    assert pod["nodeSelector"] == {"gpu": "h100", "pool": "mine"}
+    assert pod["tolerations"] == [own, *PROFILE["tolerations"]]
+    assert pod["containers"][0]["resources"] == {
+        "requests": {"cpu": "4", "memory": "40Gi", "nvidia.com/gpu": "1"},
+        "limits": {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "1"},
+    }
+
+
+def test_a_gpu_that_is_known_needs_no_class() -> None:
+    assert pod_spec({"class": "L40S"}) == pod_spec({})
+
+
+@pytest.mark.parametrize(
+    ("classes", "known"), [({}, ""), ({"b": {}, "a": PROFILE}, "choose from a, b, ")]
+)
+def test_an_unknown_class_is_refused_with_those_that_there_are(
+    classes: dict[str, Any], known: str
+) -> None:
+    service = a_service({"accelerator": {"class": "abacus"}})
+    with pytest.raises(InvalidSpec) as refused:
+        build_all(service, settings(**classes), resolve_pin(service, None, SETTINGS))
+    assert str(refused.value) == (
+        "spec.accelerator.class: abacus is no accelerator class of this operator and no GPU that "
+        f"it knows: {known}name a GPU such as H100, or have the class added to the chart value "
+        "acceleratorClasses"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "CLASSES is no JSON"),
+        ('{"a b": {}}', "must be the name of an accelerator class"),
+        ('{"a": {"nodes": {}}}', "CLASSES: a.nodes: Extra inputs are not permitted"),
+        ('{"a": {"resourceName": "gpu"}}', "CLASSES: a.resourceName: must be DOMAIN/NAME"),
+    ],
+)
+def test_a_wrong_class_stops_the_operator_from_starting(text: str, said: str) -> None:
+    with pytest.raises(InvalidSettings, match=said):
+        parse_classes(text, "CLASSES")
+
+
+def test_a_shortage_is_told_of_the_resource_that_the_class_named() -> None:
+    service = a_service({"accelerator": {"class": "fast"}})
+    said = "0/1 nodes are available: 1 Insufficient nvidia.com/mig-3g.40gb. preemption: 0/1."
+    deployment = {
+        "metadata": {"name": "qwen", "generation": 1},
+        "spec": {"replicas": 1},
+        "status": {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1},
+    }
+    seen = observe(service, LiveObjects(deployment, None, (a_pod(unscheduled=said),)))
+    assert seen.problem is not None
+    assert seen.problem.reason == "WaitingForGPU"
+    assert "A replica needs 1 nvidia.com/mig-3g.40gb on one node" in seen.problem.message
