@@ -22,7 +22,7 @@ _STARTS = ("ours", "stock, eager", "stock")
 class Effort:
     """How much is asked for."""
 
-    pairs: int = 24
+    pairs: int = 48
     """Of every way of asking; a multiple of the six orders of three servers."""
     starts: int = 5
     requests: int = 100
