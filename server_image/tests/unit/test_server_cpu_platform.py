@@ -1,3 +1,4 @@
+import gc
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from pathlib import Path
 
@@ -73,3 +74,15 @@ def test_one_worker_runs_inside_the_engine_process(
 
     assert arguments.distributed_executor_backend == ("uni" if one_tree else None)
     assert environment == ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if one_tree else {})
+
+
+def test_what_a_forked_engine_shares_is_not_looked_at_by_the_collector() -> None:
+    environment: dict[str, str] = {}
+    gc.unfreeze()
+    try:
+        cpu_platform.fork_engine(environment)
+
+        assert environment == {"VLLM_WORKER_MULTIPROC_METHOD": "fork"}
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
