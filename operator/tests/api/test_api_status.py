@@ -42,6 +42,8 @@ def test_the_status_follows_the_pods_from_missing_to_ready(
 
     def waiting() -> bool:
         service = api.get(LLMSERVICES, served, name)
+        assert condition(service, "Progressing")["reason"] == "RolloutInProgress"
+        assert condition(service, "Available")["reason"] == "NoReplicaReady"
         assert condition(service, "Available")["status"] == "False"
         return bool(condition(service, "Ready")["status"] == "False")
 
@@ -55,6 +57,9 @@ def test_the_status_follows_the_pods_from_missing_to_ready(
     assert status["url"] == f"http://{name}.{served}.svc"
     assert status["engine"]["image"] == CPU_IMAGE
     assert condition(ready, "Progressing")["status"] == "False"
+    assert [found["reason"] for found in status["conditions"]] == [
+        *("Serving", "RolloutComplete", "Serving", "ModelLoaded")
+    ]
     for found in status["conditions"]:
         assert found["observedGeneration"] == ready["metadata"]["generation"]
         assert re.fullmatch(r"[A-Z][A-Za-z]+", found["reason"])
