@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 import yaml
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, NETWORK_POLICIES, SERVICES
+from llmservice_operator.cluster import (
+    CLAIMS,
+    DEPLOYMENTS,
+    LLMSERVICES,
+    NETWORK_POLICIES,
+    SERVICES,
+)
 from llmservice_operator.cluster.rights import own_namespace_rules, watched_namespaces_rules
 from operator_support import (
     Api,
@@ -75,7 +81,10 @@ def account(api: Api, namespace: str, tmp_path: Path) -> Iterator[Account]:
 
 def go_through_a_life(api: Api, namespace: str) -> None:
     """Make the operator do all it can do: create, restore, report, tell, clean up."""
-    api.create(LLMSERVICES, make_service("llm", namespace, replicas=1))
+    cache = {"type": "PersistentVolumeClaim", "size": "1Gi"}
+    model = {"uri": "hf://org/model", "cache": cache}
+    api.create(LLMSERVICES, make_service("llm", namespace, replicas=1, model=model))
+    eventually(lambda: api.read(CLAIMS, namespace, "llm-cache"), 15)
     eventually(lambda: api.get(LLMSERVICES, namespace, "llm").get("status", {}).get("replicas"), 15)
     make_pods_ready(api, namespace, "llm")
 
