@@ -133,6 +133,13 @@ RESOLVERS = {
 }
 PUBLIC_HUB = {"the hub", "the hub over IPv6"}
 MIRROR = {"a mirror in the cluster", "a mirror outside"}
+OFFLINE = {
+    "model": {
+        "uri": "hf://org/model",
+        "offline": True,
+        "cache": {"type": "PersistentVolumeClaim", "claimName": "weights"},
+    }
+}
 CLAIM = {"model": {"uri": "pvc://models/llama"}}
 DRAFT = {
     "method": "DraftModel",
@@ -146,6 +153,7 @@ REACHED = {
     "a mirror over HTTP": ({}, "http://mirror.example/hub", RESOLVERS | {"plain HTTP"}),
     "a mirror over HTTPS": ({}, "https://mirror.example", RESOLVERS | PUBLIC_HUB),
     "a claim": (CLAIM, None, RESOLVERS),
+    "a model that was downloaded before": (OFFLINE, None, RESOLVERS),
     "a claim beside a draft model of the hub": (
         {**CLAIM, "engine": {"speculativeDecoding": DRAFT}},
         None,

@@ -82,8 +82,9 @@ def _pods(namespace: str, labels: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
-    """Return how the pods reach what they download the model from: not at all for a claim."""
-    if not any(isinstance(source, HubModel) for source in service.spec.sources):
+    """Return how the pods reach the hub: not at all for a claim, or when they are not to ask it."""
+    downloads = any(isinstance(source, HubModel) for source in service.spec.sources)
+    if not downloads or service.spec.model.offline:
         return []
     return [{"to": _MODEL_SOURCES, "ports": [_tcp(_hub_port(settings))]}]
 
