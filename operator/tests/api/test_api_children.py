@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from llmservice_operator.cluster import (
-    CHILD_KINDS,
     DEPLOYMENTS,
     LLMSERVICES,
     NETWORK_POLICIES,
@@ -30,6 +29,8 @@ from operator_support import (
     writes_nothing,
 )
 
+EVERY_SERVICE_HAS = (DEPLOYMENTS, SERVICES, POD_DISRUPTION_BUDGETS, NETWORK_POLICIES)
+"""The kinds of children that do not depend on the spec, unless it switches one off."""
 RESTORE_SECONDS = 5.0
 
 
@@ -40,7 +41,7 @@ def until_served(api: Api, namespace: str, name: str) -> dict[str, Any]:
         service = api.get(LLMSERVICES, namespace, name)
         reported = service.get("status", {}).get("observedGeneration")
         assert reported == service["metadata"]["generation"], service.get("status")
-        for kind in CHILD_KINDS:
+        for kind in EVERY_SERVICE_HAS:
             api.get(kind, namespace, name)
         return api.get(DEPLOYMENTS, namespace, name)
 
@@ -92,8 +93,8 @@ def test_a_service_becomes_what_render_prints(
         check=True,
     )
     manifests = {manifest["kind"]: manifest for manifest in yaml.safe_load_all(printed.stdout)}
-    assert set(manifests) == {kind.kind for kind in CHILD_KINDS}
-    for kind in CHILD_KINDS:
+    assert set(manifests) == {kind.kind for kind in EVERY_SERVICE_HAS}
+    for kind in EVERY_SERVICE_HAS:
         live = api.get(kind, served, name)
         assert contains(live, manifests[kind.kind])
         owner = live["metadata"]["ownerReferences"][0]
@@ -122,7 +123,7 @@ def test_a_second_pass_writes_nothing(
     api.create(LLMSERVICES, make_service(name, served))
     until_served(api, served, name)
     until_settled(operator)
-    kinds = (LLMSERVICES, *CHILD_KINDS)
+    kinds = (LLMSERVICES, *EVERY_SERVICE_HAS)
     before = [api.get(kind, served, name)["metadata"]["resourceVersion"] for kind in kinds]
     passes = operator.metric("controller_runtime_reconcile_total")
     with writes_nothing(operator):
@@ -134,7 +135,7 @@ def test_a_second_pass_writes_nothing(
     assert after[1:] == before[1:]
 
 
-@pytest.mark.parametrize("kind", CHILD_KINDS, ids=lambda kind: kind.plural)
+@pytest.mark.parametrize("kind", EVERY_SERVICE_HAS, ids=lambda kind: kind.plural)
 def test_a_deleted_child_is_back_within_five_seconds(
     api: Api, operator: OperatorProcess, served: str, name: str, kind: Any
 ) -> None:
@@ -320,7 +321,7 @@ def test_deleting_a_service_removes_its_children_and_nothing_comes_back(
     api.delete(LLMSERVICES, served, name)
 
     def all_gone() -> bool:
-        return not any(api.read(kind, served, name) for kind in (LLMSERVICES, *CHILD_KINDS))
+        return not any(api.read(kind, served, name) for kind in (LLMSERVICES, *EVERY_SERVICE_HAS))
 
     eventually(all_gone, 20)
     eventually(lambda: not api.list_all(PODS, served, labelSelector=selector), 20)
@@ -337,7 +338,7 @@ def test_a_service_deleted_in_the_foreground_gets_no_new_children_while_it_waits
     api.delete(LLMSERVICES, served, name, propagationPolicy="Foreground")
 
     def children_gone() -> bool:
-        return not any(api.read(kind, served, name) for kind in CHILD_KINDS)
+        return not any(api.read(kind, served, name) for kind in EVERY_SERVICE_HAS)
 
     eventually(children_gone, 20)
     holds_for(2, children_gone)
@@ -383,7 +384,7 @@ def test_going_to_another_spec_and_back_gives_exactly_the_first_objects(
     )
     api.create(LLMSERVICES, first)
     until_served(api, served, name)
-    kinds = CHILD_KINDS
+    kinds = EVERY_SERVICE_HAS
     before = [without_managed_fields(api.get(kind, served, name)) for kind in kinds]
 
     for wanted in (other, first):
