@@ -144,6 +144,7 @@ class Reconciler:
             for desired in children:
                 wrote |= await self._bring_about(service, desired)
             wrote |= await self._remove_unwanted(service, children)
+            wrote |= await self._scaler.remove_foreign(service, plan)
             scaled, decision = await self._scaler.scale(service, plan, report)
             wrote |= scaled
         except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:

@@ -90,6 +90,23 @@ class Scaler:
             return False
         return True
 
+    async def remove_foreign(self, service: LLMService, plan: ScalingPlan) -> bool:
+        """Delete our ScaledObject when KEDA is not to scale any more; say whether there was one.
+
+        Its kind is not watched, for many clusters do not have it.
+        """
+        before = service.status.autoscaling
+        is_left = plan.autoscaler.provider is not ScalingProvider.KEDA
+        if before is None or before.provider != ScalingProvider.KEDA.value or not is_left:
+            return False
+        name = names.autoscaler(service)
+        live = await self._cluster.read(SCALED_OBJECTS, service.namespace, name)
+        if live is None or not is_owned_by(live, service):
+            return False
+        await self._cluster.delete(live)
+        logger.info("deleted ScaledObject %s", name)
+        return True
+
     async def hand_over(self, service: LLMService, deployment: Manifest) -> bool:
         """Let the number of replicas outlive our own manifest, which is about to leave it out."""
         # The HPA leaves 0 alone, which is where a service that was suspended begins again.

@@ -65,7 +65,11 @@ def build_scaling_status(
     scaling = None
     if autoscaling is not None:
         scaling = _autoscaling(service, autoscaling, view, asked, now)
-        verdicts.append(_active(autoscaling, view, scaling, seen, asked, now))
+        verdicts.append(
+            _suspended()
+            if service.spec.suspend
+            else _active(autoscaling, view, scaling, seen, asked, now)
+        )
     if autoscaling is not None or slo.is_limited:
         verdicts.append(_metrics(autoscaling, view, now))
     achieved = None
@@ -83,14 +87,14 @@ def _autoscaling(
     if service.spec.suspend:
         # It begins again with as many replicas as it had.
         return before
-    desired = _desired(autoscaling, view, asked)
+    desired, provider = _desired(autoscaling, view, asked), view.plan.autoscaler.provider
     total = total_load(autoscaling, view.report, now)
     current = None if total is None or asked == 0 else round(total / asked)
     is_decision = before.desired_replicas not in (None, desired)
     if not is_decision and _is_steady(before.current, current):
         current = before.current
     status = AutoscalingStatus(
-        provider=None if view.plan.provider is None else view.plan.provider.value,
+        provider=None if provider is None else provider.value,
         desired_replicas=desired,
         limiting_metric=before.limiting_metric,
         current=current,
@@ -201,6 +205,11 @@ def _is_short(autoscaling: Autoscaling, status: AutoscalingStatus, asked: int) -
     """Return whether the load needs more than the maximum."""
     is_full = asked >= autoscaling.max_replicas
     return is_full and status.current is not None and status.current > autoscaling.target
+
+
+def _suspended() -> Verdict:
+    reason = Reason.SUSPENDED
+    return Verdict(ConditionType.AUTOSCALING_ACTIVE, "False", reason, reason.hint)
 
 
 def _active(

@@ -20,7 +20,7 @@ from llmservice_operator.scaling_status import (
 from llmservice_operator.status import build_status
 from report_support import a_report
 
-PLAN = ScalingPlan(Autoscaler(ScalingProvider.EXTERNAL), ScalingProvider.EXTERNAL)
+PLAN = ScalingPlan(Autoscaler(ScalingProvider.EXTERNAL))
 TWO = Observation(
     asked=2,
     replicas=2,
@@ -155,6 +155,14 @@ def test_a_mode_that_holds_is_told(mode: str) -> None:
     told = active(view(), spec={"autoscaling": {"maxReplicas": 3, "mode": mode}})
     assert told.status == "False"
     assert told.message.startswith("2 replicas stay")
+
+
+def test_a_suspended_service_begins_again_with_what_it_had() -> None:
+    before = {"autoscaling": {"desiredReplicas": 5, "current": 60}}
+    nothing = Observation(asked=0, is_rolled_out=True)
+    found = status(view(None), nothing, {**AUTOSCALED, "suspend": True}, before)
+    assert scaling(found).desired_replicas == 5
+    assert verdict(found, ConditionType.AUTOSCALING_ACTIVE).reason is Reason.SUSPENDED
 
 
 def slo(attainment: float | None, before: dict[str, Any] | None = None) -> ScalingStatus:

@@ -49,7 +49,7 @@ class AutoscalingStatus(Fields):
     """Numbers move on a decision, or when the load has changed by five points."""
 
     provider: Annotated[str, Field(max_length=16)] | None = None
-    """Who changes the replicas: External, KEDA or Direct; absent when nobody can."""
+    """Who changes the replicas: External, KEDA or Direct; absent while nobody does."""
     desired_replicas: Annotated[int, Field(ge=0)] | None = None
     """Replicas that the load asks for, within minReplicas and maxReplicas."""
     limiting_metric: Annotated[str, Field(max_length=64)] | None = None

@@ -37,8 +37,6 @@ and starts the controller's stabilization anew."""
 class ScalingPlan:
     autoscaler: Autoscaler = field(default_factory=Autoscaler)
     """What is to be there; without a provider nothing changes the replicas."""
-    provider: ScalingProvider | None = None
-    """Who would scale if the mode let it; None when nobody can."""
     hindrance: Reason | None = None
     """Why nobody can."""
     note: str = ""
@@ -66,7 +64,6 @@ def plan_scaling(
             _window_seconds(report, live, now),
             keeps_tolerance(live),
         ),
-        provider,
         hindrance,
         note,
     )
