@@ -23,6 +23,9 @@ OPERATOR = {
     ("", "events"): "create patch",
 }
 
+KEDA = {("keda.sh", "scaledobjects"): "get create patch delete"}
+"""What the operator needs besides, where KEDA may scale."""
+
 READ = {
     ("llmservice.dev", "llmservices"): "get list watch",
     ("llmservice.dev", "llmservices/status"): "get",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from chart_support import NAMESPACE, RELEASE, Manifest, find, render
-from rights_table import OPERATOR, READ, WRITE, Right, lease_rights, rights_of, table
+from rights_table import KEDA, OPERATOR, READ, WRITE, Right, lease_rights, rights_of, table
 from value_sets import VALUE_SETS, rendered
 
 
@@ -35,6 +35,11 @@ def test_the_operator_has_exactly_these_rights() -> None:
         ("ClusterRoleBinding", None): table(OPERATOR),
         ("RoleBinding", NAMESPACE): lease_rights(RELEASE),
     }
+
+
+def test_with_keda_it_may_write_scaled_objects_too() -> None:
+    given = grants(render({"keda": {"enabled": True}}))["ClusterRoleBinding", None]
+    assert given == table(OPERATOR) | table(KEDA)
 
 
 def test_with_watch_namespaces_it_has_them_there_and_nothing_cluster_wide() -> None:

@@ -10,6 +10,7 @@
 | poddisruptionbudgets | get, list, watch, create, patch | a child as well |
 | persistentvolumeclaims | get, list, watch, create, patch | the model cache; never deleted |
 | pods | get, list, watch, patch | reasons for the status; deletion cost |
+| scaledobjects, if asked for | get, create, patch, delete | the child that makes KEDA scale |
 | events | create, patch | Events on the LLMService |
 | leases, own namespace | create; get, update by name | leader election |
 
@@ -30,6 +31,7 @@ from llmservice_operator.cluster.kinds import (
     NETWORK_POLICIES,
     POD_DISRUPTION_BUDGETS,
     PODS,
+    SCALED_OBJECTS,
     SERVICES,
     Kind,
 )
@@ -66,6 +68,10 @@ WATCHED_NAMESPACES: Final = (
     Right(EVENTS, ("create", "patch")),
 )
 """Wanted in every namespace that is watched, or in the whole cluster."""
+
+
+KEDA: Final = (Right(SCALED_OBJECTS, ("get", "create", "patch", "delete")),)
+"""Wanted there too, where KEDA may scale; the kind is not watched, many clusters do not have it."""
 
 
 def own_namespace_rules(lease_name: str) -> list[dict[str, Any]]:
