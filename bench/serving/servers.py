@@ -75,8 +75,7 @@ def stock(
     command = [str(python), "-m", STOCK_MODULE, *_model_flags(model), f"--port={port}", *flags]
     variables = {}
     if not as_shipped:
-        # Its log of every request would be a cost that ours does not have.
-        command += [*ENGINE_FLAGS, "--disable-uvicorn-access-log"]
+        command += ENGINE_FLAGS
         threads = max(1, len(os.sched_getaffinity(0)) - 1)
         variables = {**ENGINE_VARIABLES, "OMP_NUM_THREADS": str(threads)}
     return _running(name, command, variables, folder, port, (port, "/health"))
