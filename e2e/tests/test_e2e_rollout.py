@@ -1,0 +1,161 @@
+"""Rollouts where every GPU is taken: what clients notice of them, and that they finish."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+
+import pytest
+
+from e2e_support import Cluster, Object, ask, conditions, eventually, wait_ready
+from stage import TINY_MODEL, cpu_service, localkube
+
+pytestmark = pytest.mark.local
+
+SINGLE, PAIR = "single", "pair"
+OTHER_GPU = "example.com/gpu"
+"""A resource of the single replica's own, so that both rollouts can wait at the same time."""
+
+
+class Client:
+    """Asks again and again until it is stopped, and remembers when it got no answer."""
+
+    def __init__(self, url: str, model: str) -> None:
+        self._url, self._model = url, model
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.answers: list[tuple[float, str]] = []
+        """When each request ended, and with what error; empty for an answer."""
+
+    def __enter__(self) -> "Client":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        body = {"model": self._model, "prompt": "Hello", "max_tokens": 2}
+        while not self._stop.wait(0.1):
+            error = ""
+            try:
+                ask(f"{self._url}/v1/completions", body, timeout=30)
+            except (AssertionError, OSError) as problem:
+                error = str(problem)
+            self.answers.append((time.monotonic(), error))
+
+    def was_answered_since(self, moment: float) -> bool:
+        """Say whether at least ten requests have been answered since."""
+        return sum(when > moment and not error for when, error in self.answers) >= 10
+
+    def failures(self) -> list[str]:
+        return [error for _, error in self.answers if error]
+
+    def gap(self) -> float:
+        """Return the longest time between two answers, in seconds."""
+        times = [when for when, error in self.answers if not error]
+        return max(later - earlier for earlier, later in pairwise(times))
+
+
+def gpu_service(name: str, replicas: int, resource: str) -> Object:
+    service = cpu_service(name, f"hf://{TINY_MODEL}")
+    service["spec"] |= {
+        "replicas": replicas,
+        "accelerator": {"count": 1, "resourceName": resource},
+        "termination": {"drainTimeoutSeconds": 60},
+    }
+    return service
+
+
+def advertise(cluster: Cluster, resource: str, count: int) -> None:
+    """Make the node say that it has so many of a resource."""
+    amount = str(count) if count else None
+    patch = {"status": {part: {resource: amount} for part in ("capacity", "allocatable")}}
+    names = cluster.kubectl("get", "nodes", "-o", "name").split()
+    for name in names:
+        cluster.kubectl(
+            "patch", name, "--subresource=status", "--type=merge", f"--patch={json.dumps(patch)}"
+        )
+
+
+@pytest.fixture(scope="module")
+def rollouts(
+    cluster: Cluster, namespace: str, local_cluster_name: str
+) -> Iterator[dict[str, Client]]:
+    """Both services after a rollout, with the clients that asked all the while."""
+    localkube("gpus", "2", "--name", local_cluster_name)
+    advertise(cluster, OTHER_GPU, 1)
+    cluster.apply(gpu_service(SINGLE, 1, OTHER_GPU), namespace)
+    cluster.apply(gpu_service(PAIR, 2, "nvidia.com/gpu"), namespace)
+    for name in (SINGLE, PAIR):
+        wait_ready(cluster, name, namespace)
+    clients = {name: Client(cluster.address_of(name, namespace), name) for name in (SINGLE, PAIR)}
+    with clients[SINGLE], clients[PAIR]:
+        for name in clients:
+            change = {"spec": {"engine": {"maxModelLen": 256}}}
+            cluster.kubectl(
+                "patch", "llm", name, "-n", namespace, "--type=merge", f"-p={json.dumps(change)}"
+            )
+        for name in clients:
+            eventually(partial(in_place, cluster, name, namespace), within=150, every=1)
+        for name in clients:
+            wait_ready(cluster, name, namespace)
+        for each in clients.values():
+            eventually(partial(each.was_answered_since, time.monotonic()), within=60)
+    yield clients
+    localkube("gpus", "0", "--name", local_cluster_name)
+    advertise(cluster, OTHER_GPU, 0)
+
+
+def in_place(cluster: Cluster, name: str, namespace: str) -> bool:
+    service = cluster.read("llm", name, namespace)
+    progressing = conditions(service).get("Progressing", {})
+    assert progressing.get("reason") == "RolloutInPlace", progressing
+    downtime = "With one replica nothing answers meanwhile." in progressing["message"]
+    return downtime is (name == SINGLE)
+
+
+def revisions(cluster: Cluster, namespace: str, name: str) -> int:
+    """Count the pod templates that the Deployment has had."""
+    return len(cluster.list("replicasets", namespace, f"llmservice.dev/name={name}"))
+
+
+def test_one_replica_on_the_only_gpu_is_replaced_with_a_gap(
+    cluster: Cluster,
+    namespace: str,
+    rollouts: dict[str, Client],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    client = rollouts[SINGLE]
+    with capsys.disabled():
+        print(f"\none replica on one GPU: nobody answered for {client.gap():.1f} s")
+    assert client.failures()
+    assert_ended(cluster, namespace, SINGLE)
+
+
+def test_two_replicas_on_two_gpus_are_replaced_without_a_failed_request(
+    cluster: Cluster,
+    namespace: str,
+    rollouts: dict[str, Client],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    client = rollouts[PAIR]
+    with capsys.disabled():
+        print(f"\ntwo replicas on two GPUs: {len(client.answers)} requests, 0 to fail")
+    assert client.failures() == []
+    assert_ended(cluster, namespace, PAIR)
+
+
+def assert_ended(cluster: Cluster, namespace: str, name: str) -> None:
+    """The strategy is the one of before, and changing it twice made no further pod template."""
+
+    def surges() -> bool:
+        strategy = (cluster.read("deployment", name, namespace) or {})["spec"]["strategy"]
+        return bool(strategy["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0})
+
+    eventually(surges, within=30)
+    assert "rollout" not in (cluster.read("llm", name, namespace) or {})["status"]
+    assert revisions(cluster, namespace, name) == 2
