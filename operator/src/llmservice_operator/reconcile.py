@@ -16,6 +16,7 @@ from llmservice_operator.api.conditions import Reason
 from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import (
+    AUTOSCALERS,
     DEPLOYMENTS,
     LLMSERVICES,
     OPTIONAL_KINDS,
@@ -37,8 +38,9 @@ from llmservice_operator.desired import (
     resolve_pin,
     resolve_replicas,
 )
+from llmservice_operator.desired.autoscaler import without_tolerance
 from llmservice_operator.desired.replicas import first_replicas, is_handed_over
-from llmservice_operator.errors import Forbidden, InvalidSpec, OperatorError, Rejected
+from llmservice_operator.errors import ClusterError, Forbidden, InvalidSpec, OperatorError, Rejected
 from llmservice_operator.observe import LiveObjects, observe
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.scaling_reports import ScalingReports
@@ -144,7 +146,7 @@ class Reconciler:
             for desired in children:
                 wrote |= await self._bring_about(service, desired)
             wrote |= await self._remove_unwanted(service, children)
-            wrote |= await self._scaler.remove_foreign(service, plan)
+            wrote |= await self._scaler.remove_scaled_object(service, plan)
             scaled, decision = await self._scaler.scale(service, plan, report)
             wrote |= scaled
         except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:
@@ -185,7 +187,7 @@ class Reconciler:
         live = await self._live(kind, service.namespace, name)
         if live is None:
             await self._check_still_wanted(service)
-            self._cache.observe(await self._cluster.apply(desired))
+            self._cache.observe(await self._create(desired))
             self._metrics.applied(kind.kind, "created")
             logger.info("created %s %s", kind.kind, name)
             return True
@@ -204,6 +206,14 @@ class Reconciler:
             self._metrics.drift_corrected(kind.kind)
         logger.info("changed %s %s", kind.kind, name)
         return True
+
+    async def _create(self, desired: Manifest) -> Manifest:
+        try:
+            return await self._cluster.apply(desired)
+        except ClusterError as error:
+            if kind_of(desired) is not AUTOSCALERS or ".tolerance" not in error.message:
+                raise
+            return await self._cluster.apply(without_tolerance(desired))
 
     async def _remove_unwanted(self, service: LLMService, wanted: list[Manifest]) -> bool:
         """Delete what an earlier spec needed and this one does not; say whether there was any."""

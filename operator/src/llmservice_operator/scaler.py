@@ -90,7 +90,7 @@ class Scaler:
             return False
         return True
 
-    async def remove_foreign(self, service: LLMService, plan: ScalingPlan) -> bool:
+    async def remove_scaled_object(self, service: LLMService, plan: ScalingPlan) -> bool:
         """Delete our ScaledObject when KEDA is not to scale any more; say whether there was one.
 
         Its kind is not watched, for many clusters do not have it.

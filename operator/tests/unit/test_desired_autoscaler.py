@@ -10,6 +10,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import Autoscaler, build_all, resolve_pin, resolve_replicas
+from llmservice_operator.desired.autoscaler import without_tolerance
 from llmservice_operator.desired.replicas import (
     build_hand_over,
     first_replicas,
@@ -90,6 +91,13 @@ def test_the_window_is_the_learned_one_and_the_tolerance_left_out_where_it_is_dr
     behavior = built["HorizontalPodAutoscaler"]["spec"]["behavior"]
     assert behavior["scaleDown"]["stabilizationWindowSeconds"] == 333
     assert "tolerance" not in behavior["scaleUp"] | behavior["scaleDown"]
+
+
+def test_an_older_api_server_gets_the_same_object_without_the_field_it_does_not_know() -> None:
+    service = a_service(AUTOSCALING)
+    plain = objects(service, Autoscaler(ScalingProvider.EXTERNAL, with_tolerance=False))
+    sent = objects(service)["HorizontalPodAutoscaler"]
+    assert without_tolerance(sent) == plain["HorizontalPodAutoscaler"] != sent
 
 
 @pytest.mark.parametrize("mode", ["Recommend", "Paused"])

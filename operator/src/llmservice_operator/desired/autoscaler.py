@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from llmservice_operator import names
@@ -69,6 +69,16 @@ class Autoscaler:
 def keeps_tolerance(live: Manifest | None) -> bool:
     """Return whether to send the tolerance, given the live HPA: not where it was dropped before."""
     return live is None or "tolerance" in live["spec"].get("behavior", {}).get("scaleUp", {})
+
+
+def without_tolerance(manifest: Manifest) -> Manifest:
+    """Return an HPA for an API server older than 1.33, which refuses the field instead."""
+    spec = manifest["spec"]
+    behavior = {
+        direction: {key: value for key, value in rules.items() if key != "tolerance"}
+        for direction, rules in spec["behavior"].items()
+    }
+    return {**manifest, "spec": {**spec, "behavior": behavior}}
 
 
 def build_autoscaler(
@@ -146,7 +156,10 @@ def _build_scaled_object(
                 "behavior": "currentReplicasIfHigher",
             },
             "advanced": {
-                "horizontalPodAutoscalerConfig": {"behavior": _behavior(autoscaling, autoscaler)}
+                # Whether this KEDA knows the tolerance cannot be seen from what it keeps.
+                "horizontalPodAutoscalerConfig": {
+                    "behavior": _behavior(autoscaling, replace(autoscaler, with_tolerance=False))
+                }
             },
             "triggers": [
                 {

@@ -1,0 +1,114 @@
+"""What the operator itself sends to scale; the whole way is in tests/api and tests/keda."""
+
+from typing import Any, cast
+
+import pytest
+
+from core_support import NOW, a_body, as_live
+from llmservice_operator.api.autoscaling import ScalingProvider
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.cluster import SCALED_OBJECTS, Cache, Cluster, Kind, kind_of
+from llmservice_operator.desired import Autoscaler, build_all, resolve_pin
+from llmservice_operator.desired.scaling_plan import ScalingPlan
+from llmservice_operator.errors import NotFound
+from llmservice_operator.scaler import Scaler
+from llmservice_operator.settings import OperatorSettings
+
+SETTINGS = OperatorSettings(keda=True)
+DIRECT = ScalingPlan(Autoscaler(ScalingProvider.DIRECT))
+HPA = ScalingPlan(Autoscaler(ScalingProvider.EXTERNAL))
+
+
+class Recorder:
+    """Records what is sent, and answers as the API server does."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.has_keda = True
+        self.scaled_object: dict[str, Any] | None = None
+
+    async def check_served(self, kind: Kind) -> None:
+        if not self.has_keda:
+            raise NotFound(f"no {kind.plural}", 404)
+
+    async def read(self, kind: Kind, *_: str) -> dict[str, Any] | None:
+        assert kind is SCALED_OBJECTS
+        return self.scaled_object
+
+    async def delete(self, live: dict[str, Any]) -> None:
+        self.sent.append(("delete", kind_of(live).plural))
+
+    async def apply(self, manifest: dict[str, Any], manager: str) -> dict[str, Any]:
+        self.sent.append((manager, manifest["spec"]))
+        metadata = {**manifest["metadata"], "resourceVersion": "8"}
+        return {**manifest, "metadata": metadata}
+
+
+@pytest.fixture
+def cluster() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def cache() -> Cache:
+    return Cache()
+
+
+@pytest.fixture
+def scaler(cluster: Recorder, cache: Cache) -> Scaler:
+    return Scaler(cast(Cluster, cluster), cache, SETTINGS, lambda: NOW)
+
+
+def service(provider: str = "Auto", status: dict[str, Any] | None = None) -> LLMService:
+    scaling = {"minReplicas": 2, "maxReplicas": 4, "provider": provider}
+    return LLMService.parse(a_body({"autoscaling": scaling}, status=status or {}))
+
+
+def runs(cache: Cache, of: LLMService, replicas: int) -> None:
+    built = build_all(of, SETTINGS, resolve_pin(of, None, SETTINGS))
+    deployment = as_live(next(each for each in built if each["kind"] == "Deployment"))
+    deployment["spec"]["replicas"] = replicas
+    deployment["metadata"]["uid"] = "uid-2"
+    cache.observe(deployment)
+
+
+async def test_a_service_that_somebody_scaled_to_zero_begins_with_its_least(
+    cluster: Recorder, cache: Cache, scaler: Scaler
+) -> None:
+    # The HPA leaves 0 alone.
+    runs(cache, service(), 0)
+    assert await scaler.scale(service(), HPA, None) == (True, None)
+    assert cluster.sent == [("llmservice-operator-handover", {"replicas": 2})]
+
+
+async def test_without_a_report_direct_mode_writes_nothing(
+    cluster: Recorder, cache: Cache, scaler: Scaler
+) -> None:
+    runs(cache, service(), 3)
+    wrote, decision = await scaler.scale(service(), DIRECT, None)
+    assert not wrote
+    assert decision is not None
+    assert decision.replicas == 3
+    assert cluster.sent == []
+
+
+@pytest.mark.parametrize(("installed", "expected"), [(True, "KEDA"), (False, None)])
+async def test_keda_is_looked_for_before_it_is_used(
+    cluster: Recorder, scaler: Scaler, installed: bool, expected: str | None
+) -> None:
+    cluster.has_keda = installed
+    found = (await scaler.plan(service("KEDA"), None)).autoscaler.provider
+    assert (found and found.value) == expected
+
+
+async def test_the_scaled_object_goes_when_keda_is_not_to_scale_any_more(
+    cluster: Recorder, scaler: Scaler
+) -> None:
+    of = service("KEDA", {"autoscaling": {"provider": "KEDA"}})
+    plan = await scaler.plan(of, None)
+    built = build_all(of, SETTINGS, resolve_pin(of, None, SETTINGS), None, plan.autoscaler)
+    cluster.scaled_object = next(each for each in built if each["kind"] == "ScaledObject")
+    assert not await scaler.remove_scaled_object(of, plan)
+    assert await scaler.remove_scaled_object(of, HPA)
+    assert cluster.sent == [("delete", "scaledobjects")]
+    assert not await scaler.remove_scaled_object(service("Direct"), DIRECT)
