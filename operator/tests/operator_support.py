@@ -1,5 +1,6 @@
 """What tests of the operator share: an API client, object builders, the operator as a process."""
 
+import base64
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import yaml
 from kubernetes import client, config
 
 from llmservice_operator.cluster import LLMSERVICES, PODS, Kind
@@ -152,6 +154,25 @@ def kubectl(*arguments: str, check: bool = True) -> str:
     if check and done.returncode != 0:
         raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
     return done.stdout + done.stderr
+
+
+def kubeconfig_for(api: Api, token: str, path: Path) -> str:
+    """Write a kubeconfig that signs in with a token; return its path."""
+    authority = base64.b64encode(Path(api.ca_file).read_bytes()).decode()
+    cluster = {"server": api.server, "certificate-authority-data": authority}
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                "clusters": [{"name": "c", "cluster": cluster}],
+                "users": [{"name": "u", "user": {"token": token}}],
+            }
+        )
+    )
+    return str(path)
 
 
 def condition(service: Mapping[str, Any], type_: str) -> dict[str, Any]:

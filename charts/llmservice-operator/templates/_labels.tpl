@@ -2,6 +2,7 @@
   llmservice-operator.labels          labels of every object
   llmservice-operator.podLabels       labels of the operator's pods: without versions, so that a new chart alone restarts nothing
   llmservice-operator.selectorLabels  the part that selects the operator's pods; it can never change
+  llmservice-operator.metricsServer…      the same three for the metrics server
 */}}
 
 {{- define "llmservice-operator.labels" -}}
@@ -19,5 +20,24 @@ app.kubernetes.io/part-of: llmservice
 
 {{- define "llmservice-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "llmservice-operator.metricsServerLabels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "llmservice-operator.metricsServerPodLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- define "llmservice-operator.metricsServerPodLabels" -}}
+{{ include "llmservice-operator.metricsServerSelectorLabels" . }}
+app.kubernetes.io/component: metrics-server
+app.kubernetes.io/part-of: llmservice
+{{- end -}}
+
+{{/* Another name than the operator's, whose selector must not find these pods. */}}
+{{- define "llmservice-operator.metricsServerSelectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-metrics-server
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}

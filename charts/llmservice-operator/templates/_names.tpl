@@ -4,6 +4,7 @@ Every object name and image reference of the chart.
   llmservice-operator.fullname            name of the operator's objects
   llmservice-operator.serviceAccountName  account the operator runs as
   llmservice-operator.leaseRoleName       Role for the leader Lease
+  llmservice-operator.metricsServerName   name of the metrics server's objects
   llmservice-operator.image               image reference of the operator
 */}}
 
@@ -28,6 +29,11 @@ Every object name and image reference of the chart.
 
 {{- define "llmservice-operator.leaseRoleName" -}}
 {{- include "llmservice-operator.fullname" . }}-lease
+{{- end -}}
+
+{{/* Shortened once more, so that with its suffix it is still a DNS label. */}}
+{{- define "llmservice-operator.metricsServerName" -}}
+{{- include "llmservice-operator.fullname" . | trunc 48 | trimSuffix "-" }}-metrics-server
 {{- end -}}
 
 {{/* A digest names the exact bytes, so it wins over the tag. */}}

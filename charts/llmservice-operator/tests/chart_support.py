@@ -115,12 +115,24 @@ def parse(text: str) -> list[Manifest]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-def find(manifests: list[Manifest], kind: str, name: str | None = None) -> Manifest:
-    """The one object of this kind (and name)."""
+METRICS_SERVER = "metrics-server"
+"""The component label of the metrics server's objects."""
+
+
+def is_of(component: str, manifest: Manifest) -> bool:
+    labels = manifest["metadata"].get("labels", {})
+    return bool(labels.get("app.kubernetes.io/component") == component)
+
+
+def find(
+    manifests: list[Manifest], kind: str, name: str | None = None, component: str | None = None
+) -> Manifest:
+    """The one object of this kind (and name); without either of the metrics server only if told."""
     found = [
         manifest
         for manifest in manifests
         if manifest["kind"] == kind and name in (None, manifest["metadata"]["name"])
+        if name or is_of(METRICS_SERVER, manifest) == (component == METRICS_SERVER)
     ]
     assert len(found) == 1, f"{len(found)} objects of kind {kind} and name {name}"
     return found[0]

@@ -26,6 +26,25 @@ OPERATOR = {
 KEDA = {("keda.sh", "scaledobjects"): "get create patch delete"}
 """What the operator needs besides, where KEDA may scale."""
 
+METRICS_SERVER = {
+    ("llmservice.dev", "llmservices"): "get list watch",
+    ("llmservice.dev", "llmservices/status"): "patch",
+    ("", "pods"): "get list watch",
+}
+
+
+def metrics_server_cluster_rights(name: str) -> set[Right]:
+    """What the metrics server may do besides where it serves external metrics."""
+    apis, roles = "apiregistration.k8s.io", "rbac.authorization.k8s.io"
+    by_name = ("get", "list", "watch", "update")
+    return {
+        ("authorization.k8s.io", "subjectaccessreviews", "create", ""),
+        (apis, "apiservices", "create", ""),
+        *((apis, "apiservices", verb, "v1beta1.external.metrics.k8s.io") for verb in by_name),
+        (roles, "clusterroles", "get", name),
+    }
+
+
 READ = {
     ("llmservice.dev", "llmservices"): "get list watch",
     ("llmservice.dev", "llmservices/status"): "get",

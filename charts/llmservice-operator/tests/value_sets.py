@@ -46,6 +46,8 @@ VALUE_SETS: dict[str, Values] = {
     "no monitoring": {"monitoring": {"namespace": ""}},
     "every log line": {"logLevel": "debug"},
     "only errors in the log": {"logLevel": "error"},
+    "no metrics server": {"metricsServer": {"enabled": False}},
+    "one metrics server on another port": {"metricsServer": {"replicas": 1, "port": 8443}},
     "more memory": {"resources": {"limits": {"memory": "2Gi"}, "requests": {"memory": "1Gi"}}},
     "no limits": {"resources": {"limits": None}},
     "no resources at all": {"resources": {"limits": None, "requests": None}},

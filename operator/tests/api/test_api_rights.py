@@ -1,10 +1,8 @@
-import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from llmservice_operator.cluster import (
     CLAIMS,
@@ -19,6 +17,7 @@ from operator_support import (
     OperatorProcess,
     condition,
     eventually,
+    kubeconfig_for,
     make_pods_ready,
     make_service,
     until_settled,
@@ -56,22 +55,7 @@ def account(api: Api, namespace: str, tmp_path: Path) -> Iterator[Account]:
         token = api.request("POST", f"/api/v1{scope}/serviceaccounts/{name}/token", {"spec": {}})[
             "status"
         ]["token"]
-        kubeconfig = tmp_path / "kubeconfig"
-        authority = base64.b64encode(Path(api.ca_file).read_bytes()).decode()
-        cluster = {"server": api.server, "certificate-authority-data": authority}
-        kubeconfig.write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "current-context": "c",
-                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                    "clusters": [{"name": "c", "cluster": cluster}],
-                    "users": [{"name": "u", "user": {"token": token}}],
-                }
-            )
-        )
-        return str(kubeconfig)
+        return kubeconfig_for(api, token, tmp_path / "kubeconfig")
 
     yield make
     for name in cluster_wide:

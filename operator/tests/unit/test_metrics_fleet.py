@@ -223,6 +223,18 @@ async def test_a_follower_answers_as_the_learner_does(world: World) -> None:
         assert theirs.capacity_factor == ours.capacity_factor
 
 
+async def test_a_new_follower_lags_until_it_knows_what_the_learner_knows(world: World) -> None:
+    learner, together, later = world.fleet(), world.fleet(), world.fleet()
+    await world.run(30, 8, learner, together)
+    assert not together.lags
+
+    await world.run(60, 8, learner, together)
+    await world.run(55, 8, learner, later)
+    assert later.lags
+    await world.run(10, 8, learner, later)
+    assert not later.lags
+
+
 async def test_a_follower_goes_on_alone_when_the_learner_is_gone(world: World) -> None:
     learner, follower = world.fleet(), world.fleet()
     await world.run(120, 8, learner, follower)

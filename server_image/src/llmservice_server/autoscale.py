@@ -4,6 +4,7 @@ Counters only grow while the process lives, so a scrape that is lost loses nothi
 `record` once a step, so nothing here waits, allocates much or can fail for a missing statistic.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,9 @@ from typing import Any
 
 LENGTH_BUCKETS = 21
 """Bucket i counts lengths in (2**(i-1), 2**i]; the last holds the rest."""
+
+LATENCY_BUCKETS = 73
+"""Bucket i counts latencies in (2**((i-1)/4), 2**(i/4)] milliseconds; the last holds the rest."""
 
 STEP_TERMS = 5
 """An engine step is the vector (1, prefill tokens, sequences, KV tokens read, seconds)."""
@@ -60,6 +64,9 @@ class Counters:
     prompt_lengths: list[int] = field(default_factory=lambda: [0] * LENGTH_BUCKETS)
     answer_lengths: list[int] = field(default_factory=lambda: [0] * LENGTH_BUCKETS)
     answer_tokens: int = 0
+    ttft_milliseconds: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)
+    itl_milliseconds: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)
+    """Mean inter-token latencies of requests, of those with more than one token."""
     steps: list[float] = field(default_factory=lambda: [0.0] * (STEP_TERMS * (STEP_TERMS + 1) // 2))
     """Upper triangle, row by row, of the sum over steps of x·xᵀ: all that least squares needs."""
 
@@ -84,12 +91,17 @@ class Counters:
         self.finished += 1
         self.answer_tokens += tokens
         self.answer_lengths[_bucket(tokens)] += 1
-        if objectives == Objectives() or str(request.finish_reason) in ("abort", "error"):
+        if str(request.finish_reason) in ("abort", "error"):
             return
         # From the arrival in the API to the first token: it holds the queue, too.
-        ttft = request.e2e_latency - request.decode_time
+        ttft, itl = request.e2e_latency - request.decode_time, request.mean_time_per_output_token
+        self.ttft_milliseconds[_latency_bucket(ttft)] += 1
+        if tokens > 1:
+            self.itl_milliseconds[_latency_bucket(itl)] += 1
+        if objectives == Objectives():
+            return
         ttft_met = objectives.ttft is None or ttft <= objectives.ttft
-        itl_met = objectives.itl is None or request.mean_time_per_output_token <= objectives.itl
+        itl_met = objectives.itl is None or itl <= objectives.itl
         self.judged += 1
         self.ttft_met += ttft_met
         self.itl_met += itl_met
@@ -111,6 +123,8 @@ class EngineUsage:
         self.limits = EngineLimits()
         self.unfinished: Callable[[], int] = lambda: 0
         """Asks the engine for the sequences it has accepted and not finished."""
+        self.gpu_duty_cycle_percent: Callable[[], float | None] = lambda: None
+        """Asks the GPUs; None where there are none, or they do not tell."""
         self.counters = Counters()
         self._running = 0
         self._waiting_for_capacity = 0
@@ -172,6 +186,7 @@ class EngineUsage:
             "kvCapacityTokens": self.limits.kv_capacity_tokens,
             "maxSequences": self.limits.max_sequences,
             "maxStepTokens": self.limits.max_step_tokens,
+            "gpuDutyCyclePercent": self.gpu_duty_cycle_percent(),
         }
 
     def _seconds(self, gaps: Any, now: float) -> float:
@@ -188,6 +203,11 @@ class EngineUsage:
 
 def _bucket(tokens: int) -> int:
     return min((max(tokens, 1) - 1).bit_length(), LENGTH_BUCKETS - 1)
+
+
+def _latency_bucket(seconds: float) -> int:
+    milliseconds = max(1000 * seconds, 1.0)
+    return min(math.ceil(4 * math.log2(milliseconds)), LATENCY_BUCKETS - 1)
 
 
 def _camel_case(values: dict[str, object]) -> dict[str, object]:

@@ -71,6 +71,11 @@ class GpuCollector:
         families.append(self._throttling())
         yield from (family for family in families if family.samples)
 
+    def duty_cycle_percent(self) -> float | None:
+        """Return the mean duty cycle of the GPUs that tell it; None when none does."""
+        told = [sample.value for sample in self._family(_READINGS[0]).samples]
+        return sum(told) / len(told) if told else None
+
     def _family(self, reading: _Reading) -> Metric:
         family = GaugeMetricFamily(reading.name, reading.documentation, labels=["gpu"])
         for index, gpu in enumerate(self._gpus):

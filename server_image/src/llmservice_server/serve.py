@@ -137,6 +137,7 @@ class Server:
         engine = await load_engine(self._command_line, self._lifecycle, self._usage, self._settings)
         if (gpus := find_gpus(load_nvml())) is not None:
             REGISTRY.register(gpus)
+            self._usage.gpu_duty_cycle_percent = gpus.duty_cycle_percent
         self._lifecycle.engine_has_died = lambda: engine.has_died
         self._lifecycle.enter(Phase.WARMING_UP)
         engine_app = await engine.build_app(self._settings.administration_routes)

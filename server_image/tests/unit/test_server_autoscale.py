@@ -191,3 +191,26 @@ async def test_is_served_on_the_management_port_with_the_phase() -> None:
     assert answer.status == 200
     assert answer.json() == {**json.loads(json.dumps(engine.usage.report())), "phase": "ready"}
     assert answer.json()["started"] == 1e9
+
+
+def test_latencies_of_answers_are_counted_by_quarters_of_a_doubling() -> None:
+    engine = Engine()
+    single = Finished(num_generation_tokens=1, e2e_latency=0.0005, decode_time=0.0)
+    endless = Finished(e2e_latency=1e6)
+    engine.usage.record(None, Iteration(finished_requests=[Finished(), single, endless]))
+    engine.usage.record(None, Iteration(finished_requests=[Finished("abort")]))
+
+    counted = counters(engine)
+    ttft, itl = counted["ttftMilliseconds"], counted["itlMilliseconds"]
+    assert isinstance(ttft, list)
+    assert isinstance(itl, list)
+    # 500 ms lies in (2^8.75, 2^9], 100 ms in (2^6.5, 2^6.75].
+    assert (ttft[36], ttft[0], ttft[-1], sum(ttft), len(ttft)) == (1, 1, 1, 3, 73)
+    assert (itl[27], sum(itl)) == (2, 2)
+
+
+def test_the_duty_cycle_is_told_where_there_is_one() -> None:
+    engine = Engine()
+    assert engine.usage.report()["gpuDutyCyclePercent"] is None
+    engine.usage.gpu_duty_cycle_percent = lambda: 97.0
+    assert engine.usage.report()["gpuDutyCyclePercent"] == 97.0

@@ -70,6 +70,7 @@ def test_tells_every_gpu_and_leaves_out_what_one_does_not_tell() -> None:
     assert value("llm_gpu_throttled", reason="hw_thermal_slowdown") == 1
     assert value("llm_gpu_throttled", reason="sw_power_cap") == 0
     assert value("llm_gpu_throttled", "1", reason="sw_power_cap") is None
+    assert collector.duty_cycle_percent() == 97
 
 
 def test_a_family_that_no_gpu_tells_is_absent() -> None:

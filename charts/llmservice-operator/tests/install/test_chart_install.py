@@ -120,7 +120,7 @@ def test_a_server_side_dry_run_writes_nothing(release: Release) -> None:
     assert release.deployment() is None
 
 
-def test_both_pods_are_admitted_where_only_restricted_pods_are(release: Release) -> None:
+def test_all_pods_are_admitted_where_only_restricted_pods_are(release: Release) -> None:
     release.install({}, ADOPT)
 
     def pods() -> list[Manifest]:
@@ -128,7 +128,7 @@ def test_both_pods_are_admitted_where_only_restricted_pods_are(release: Release)
         found: list[Manifest] = read("pods", "-n", release.name, "-l", selector)["items"]
         return found
 
-    eventually(lambda: len(pods()) == 2, "two pods of the operator")
+    eventually(lambda: len(pods()) == 4, "two pods of the operator and two of the metrics server")
     assert all(
         container["image"] == "ghcr.io/llmservice/operator:0.1.0"
         for pod in pods()
@@ -214,6 +214,8 @@ def test_the_notes_command_makes_a_service_when_it_is_pasted(release: Release) -
     [
         ({"replicas": 0}, "replicas is 0, so nothing reconciles"),
         ({"rbac": {"create": False}}, "rbac.create is false"),
+        ({"metricsServer": {"enabled": False}}, "no LLMService can be scaled by its load"),
+        ({"rbac": {"create": False}}, "nothing deletes the APIService"),
         ({"crds": {"keep": False}}, "deletes every LLMService in the cluster"),
     ],
 )

@@ -52,4 +52,4 @@ def test_everything_yaml_changes_every_value() -> None:
     same = [it.name for it in fields() if reduce(getitem, it.path, EVERYTHING) == it.default]
 
     # Without roles and account there would be nothing to look at.
-    assert same == ["rbac.create", "serviceAccount.create"]
+    assert same == ["rbac.create", "serviceAccount.create", "metricsServer.enabled"]

@@ -4,21 +4,41 @@ from typing import Any
 
 import pytest
 
-from chart_support import NAMESPACE, RELEASE, Manifest, find, render
-from rights_table import KEDA, OPERATOR, READ, WRITE, Right, lease_rights, rights_of, table
+from chart_support import METRICS_SERVER, NAMESPACE, RELEASE, Manifest, find, is_of, render
+from llmservice_operator.cluster.rights import metrics_server_rights
+from rights_table import (
+    KEDA,
+    OPERATOR,
+    READ,
+    WRITE,
+    Right,
+    lease_rights,
+    metrics_server_cluster_rights,
+    rights_of,
+    table,
+)
+from rights_table import METRICS_SERVER as OF_METRICS_SERVER
 from value_sets import VALUE_SETS, rendered
 
+Grants = dict[tuple[str, str | None], set[Right]]
 
-def grants(manifests: list[Manifest]) -> dict[tuple[str, str | None], set[Right]]:
-    """Rights by (kind of binding, namespace) that the operator's account is given."""
-    account = find(manifests, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
-    given: dict[tuple[str, str | None], set[Right]] = {}
+READER = "extension-apiserver-authentication-reader"
+"""A Role that Kubernetes itself makes in kube-system: it lets one ConfigMap be read."""
+
+
+def grants(manifests: list[Manifest], component: str | None = None) -> Grants:
+    """Rights by (kind of binding, namespace) that the account of a component is given."""
+    deployment = find(manifests, "Deployment", component=component)
+    account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
+    subject: dict[str, Any] = {"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}
+    given: Grants = {}
     for binding in manifests:
-        if not binding["kind"].endswith("Binding"):
+        if not binding["kind"].endswith("Binding") or binding["subjects"] != [subject]:
             continue
-        subject: dict[str, Any] = {"kind": "ServiceAccount", "name": account}
-        assert binding["subjects"] == [subject | {"namespace": NAMESPACE}]
         reference, namespace = binding["roleRef"], binding["metadata"].get("namespace")
+        if (namespace, reference["name"]) == ("kube-system", READER):
+            given["RoleBinding", namespace] = set()
+            continue
         (role,) = (
             it
             for it in manifests
@@ -28,6 +48,20 @@ def grants(manifests: list[Manifest]) -> dict[tuple[str, str | None], set[Right]
         )
         given.setdefault((binding["kind"], namespace), set()).update(rights_of(role["rules"]))
     return given
+
+
+@pytest.mark.parametrize("name", VALUE_SETS)
+def test_every_binding_is_for_one_of_the_two_accounts(name: str) -> None:
+    manifests = rendered(name)
+    accounts = {
+        it["spec"]["template"]["spec"]["serviceAccountName"]
+        for it in manifests
+        if it["kind"] == "Deployment"
+    }
+    subjects = [it["subjects"] for it in manifests if it["kind"].endswith("Binding")]
+
+    assert all(len(it) == 1 and it[0]["name"] in accounts for it in subjects)
+    assert all(it[0]["namespace"] == NAMESPACE for it in subjects)
 
 
 def test_the_operator_has_exactly_these_rights() -> None:
@@ -40,6 +74,43 @@ def test_the_operator_has_exactly_these_rights() -> None:
 def test_with_keda_it_may_write_scaled_objects_too() -> None:
     given = grants(render({"keda": {"enabled": True}}))["ClusterRoleBinding", None]
     assert given == table(OPERATOR) | table(KEDA)
+
+
+def test_the_metrics_server_has_exactly_these_rights() -> None:
+    name = f"{RELEASE}-metrics-server"
+    manifests = render()
+
+    assert grants(manifests, METRICS_SERVER) == {
+        ("ClusterRoleBinding", None): table(OF_METRICS_SERVER)
+        | metrics_server_cluster_rights(name),
+        ("RoleBinding", "kube-system"): set(),
+        ("RoleBinding", NAMESPACE): lease_rights(name),
+    }
+    rules = metrics_server_rights(name, name)
+    assert (
+        rights_of(rules.everywhere) == grants(manifests, METRICS_SERVER)["ClusterRoleBinding", None]
+    )
+    assert rights_of(rules.own_namespace) == lease_rights(name)
+
+
+def test_with_watch_namespaces_the_metrics_server_has_roles_only() -> None:
+    manifests = render({"watchNamespaces": ["team-a", "team-b"]})
+
+    assert grants(manifests, METRICS_SERVER) == {
+        ("RoleBinding", "team-a"): table(OF_METRICS_SERVER),
+        ("RoleBinding", "team-b"): table(OF_METRICS_SERVER),
+        ("RoleBinding", NAMESPACE): lease_rights(f"{RELEASE}-metrics-server"),
+    }
+    service = find(manifests, "Service", component=METRICS_SERVER)
+    assert [it["port"] for it in service["spec"]["ports"]] == [8081, 8080]
+
+
+def test_without_a_metrics_server_there_is_no_object_of_it() -> None:
+    manifests = render({"metricsServer": {"enabled": False}})
+
+    assert not [it for it in manifests if is_of(METRICS_SERVER, it)]
+    env = find(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "LLMSERVICE_OPERATOR_METRICS_SERVER_URL", "value": ""} in env
 
 
 def test_with_watch_namespaces_it_has_them_there_and_nothing_cluster_wide() -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from chart_support import (
     CHART,
+    METRICS_SERVER,
     Field,
     HelmError,
     Values,
@@ -25,6 +26,7 @@ from llmservice_operator.settings import OperatorSettings
 FREE_MAPS = {
     *("acceleratorClasses", "affinity", "global", "nodeSelector", "podAnnotations", "podLabels"),
     "monitoring.podLabels",
+    *("metricsServer.resources.limits", "metricsServer.resources.requests"),
     *("resources.limits", "resources.requests", "serviceAccount.annotations", "tolerations[]"),
 }
 """Kubernetes' own types, whose keys the API server checks."""
@@ -56,6 +58,11 @@ FREE_MAPS = {
         ({"watchNamespaces": ["a", "a"]}, "at '/watchNamespaces': items at 0 and 1 are equal"),
         ({"resources": {"limit": {}}}, "at '/resources': additional properties 'limit' not"),
         ({"resources": {"limits": {"memory": "1 GB"}}}, "at '/resources/limits/memory': '1 GB'"),
+        (
+            {"metricsServer": {"port": 443}},
+            "at '/metricsServer/port': minimum: got 443, want 1,024",
+        ),
+        ({"metricsServer": {"replica": 1}}, "at '/metricsServer': additional properties 'replica'"),
         ({"podLabels": {"a": True}}, "at '/podLabels/a': got boolean, want string"),
         ({"fullnameOverride": "l" * 55}, "at '/fullnameOverride': maxLength: got 55, want 54"),
         ({"serviceAccount": {"create": False}}, "serviceAccount.name must be set when"),
@@ -181,6 +188,50 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
     assert from_the_pod == ["LLMSERVICE_OPERATOR_NAMESPACE"]
 
 
+def test_the_metrics_server_reads_the_values_from_its_environment() -> None:
+    everything = yaml.safe_load((CHART / "tests" / "everything.yaml").read_text())
+    deployment = find(render(everything), "Deployment", component=METRICS_SERVER)
+    (its,) = deployment["spec"]["template"]["spec"]["containers"]
+    environment = {it["name"]: it["value"] for it in its["env"] if "value" in it}
+    from_the_pod = [it["name"] for it in its["env"] if "valueFrom" in it]
+    name = deployment["metadata"]["name"]
+
+    settings = OperatorSettings.from_environment(environment)
+    own = settings.metrics_server
+
+    assert list(settings.watch_namespaces) == everything["watchNamespaces"]
+    assert settings.lease_name == own.service_name == own.owner_role == name
+    assert [settings.health_port, own.scaling_port, own.external_port] == [
+        it["containerPort"] for it in its["ports"]
+    ]
+    assert own.external_port == everything["metricsServer"]["port"]
+    assert own.service_port == 443
+    assert from_the_pod == ["LLMSERVICE_OPERATOR_NAMESPACE", "LLMSERVICE_OPERATOR_POD_ADDRESS"]
+
+
+def test_the_operator_finds_the_metrics_server_by_its_service() -> None:
+    environment = {it["name"]: it.get("value", "") for it in container({})["env"]}
+    service = find(render(), "Service", component=METRICS_SERVER)["metadata"]
+
+    settings = OperatorSettings.from_environment(environment)
+
+    address = f"http://{service['name']}.{service['namespace']}.svc:8081"
+    assert settings.metrics_server_url == address
+
+
+def test_neither_selector_finds_the_other_components_pods() -> None:
+    manifests = render({"podLabels": {"app.kubernetes.io/name": "x"}})
+    deployments = [it["spec"] for it in manifests if it["kind"] == "Deployment"]
+    found = [
+        selector["selector"]["matchLabels"].items()
+        <= template["template"]["metadata"]["labels"].items()
+        for selector in deployments
+        for template in deployments
+    ]
+
+    assert found == [True, False, False, True]
+
+
 def test_the_defaults_are_read_as_no_hub_and_every_namespace() -> None:
     environment = {it["name"]: it.get("value", "") for it in container({})["env"]}
 
@@ -230,6 +281,9 @@ def test_the_test_pod_is_selected_by_neither_service_nor_budget() -> None:
 
 @pytest.mark.parametrize(("replicas", "budgets"), [(0, 0), (1, 0), (2, 1), (5, 1)])
 def test_a_disruption_budget_comes_with_the_second_replica(replicas: int, budgets: int) -> None:
-    kinds = [it["kind"] for it in render({"replicas": replicas})]
-
-    assert kinds.count("PodDisruptionBudget") == budgets
+    for values in (
+        {"replicas": replicas, "metricsServer": {"enabled": False}},
+        {"replicas": 1, "metricsServer": {"replicas": replicas}},
+    ):
+        kinds = [it["kind"] for it in render(values)]
+        assert kinds.count("PodDisruptionBudget") == budgets

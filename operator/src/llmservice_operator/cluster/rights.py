@@ -22,8 +22,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llmservice_operator.cluster.kinds import (
+    API_SERVICES,
     AUTOSCALERS,
     CLAIMS,
+    CLUSTER_ROLES,
     DEPLOYMENTS,
     EVENTS,
     LEASES,
@@ -33,6 +35,7 @@ from llmservice_operator.cluster.kinds import (
     PODS,
     SCALED_OBJECTS,
     SERVICES,
+    SUBJECT_ACCESS_REVIEWS,
     Kind,
 )
 
@@ -85,3 +88,50 @@ def own_namespace_rules(lease_name: str) -> list[dict[str, Any]]:
 
 def watched_namespaces_rules() -> list[dict[str, Any]]:
     return [right.as_rule() for right in WATCHED_NAMESPACES]
+
+
+EXTERNAL_METRICS_API: Final = "v1beta1.external.metrics.k8s.io"
+"""The APIService that the metrics server keeps."""
+
+
+@dataclass(frozen=True)
+class MetricsServerRights:
+    """Rules of the metrics server; besides, it reads one ConfigMap by Kubernetes' own Role
+    kube-system/extension-apiserver-authentication-reader.
+    """
+
+    everywhere: list[dict[str, Any]]
+    watched_namespaces: list[dict[str, Any]]
+    """Those of `everywhere` that make sense in one namespace."""
+    own_namespace: list[dict[str, Any]]
+
+
+def metrics_server_rights(lease_name: str, owner_role: str) -> MetricsServerRights:
+    """Return every right that the metrics server needs.
+
+    | resource | verbs | why |
+    |---|---|---|
+    | llmservices, pods | get, list, watch | whom to ask |
+    | llmservices/status | patch | what was learned |
+    | subjectaccessreviews | create | may this user read metrics |
+    | apiservices | create; get, list, watch, update by name | external.metrics.k8s.io |
+    | clusterroles | get by name | the APIService is deleted with it |
+    | leases, own namespace | create; get, update by name | one of two learns |
+    """
+    watched = [
+        Right(LLMSERVICES, ("get", "list", "watch")).as_rule(),
+        Right(LLMSERVICES, ("patch",), "status").as_rule(),
+        Right(PODS, ("get", "list", "watch")).as_rule(),
+    ]
+    by_name = ("get", "list", "watch", "update")
+    return MetricsServerRights(
+        everywhere=[
+            *watched,
+            Right(SUBJECT_ACCESS_REVIEWS, ("create",)).as_rule(),
+            Right(API_SERVICES, ("create",)).as_rule(),
+            Right(API_SERVICES, by_name).as_rule((EXTERNAL_METRICS_API,)),
+            Right(CLUSTER_ROLES, ("get",)).as_rule((owner_role,)),
+        ],
+        watched_namespaces=watched,
+        own_namespace=own_namespace_rules(lease_name),
+    )

@@ -20,7 +20,13 @@ from llmservice_operator.metrics_server.report import (
     build_report,
     is_over,
 )
-from llmservice_operator.scaling.assess import TARGET_PERCENT, Assessment, ScalingState, observe
+from llmservice_operator.scaling.assess import (
+    TARGET_PERCENT,
+    Assessment,
+    Missing,
+    ScalingState,
+    observe,
+)
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.checkpoint import Checkpoint, checkpoint_of, with_learned
 from llmservice_operator.scaling.hardware import hardware_class
@@ -78,6 +84,8 @@ class Fleet:
         external_metrics: Callable[[], ExternalMetrics],
     ) -> None:
         self.reports: dict[Key, ScalingReport] = {}
+        self.lags = False
+        """Whether the learner knows a load that is not known here yet."""
         self._services: dict[Key, _Service] = {}
         self._list_services = services
         self._list_pods = pods
@@ -86,8 +94,12 @@ class Fleet:
 
     @property
     def learned(self) -> dict[Key, Checkpoint]:
-        """What this process itself has learned."""
-        return {key: it.learned for key, it in self._services.items() if it.learned is not None}
+        """What this process itself has learned about the services whose load it can know."""
+        return {
+            key: it.learned
+            for key, it in self._services.items()
+            if it.learned is not None and self.reports[key].missing != Missing.STARTING
+        }
 
     async def round(
         self,
@@ -123,6 +135,9 @@ class Fleet:
                 self.reports.pop(key, None)
             # Each takes milliseconds; the requests of others must not wait for all of them.
             await asyncio.sleep(0)
+        self.lags = any(
+            self.reports[key].missing == Missing.STARTING for key in learned if key in self.reports
+        )
 
     async def _ask(
         self, replicas: Mapping[Key, list[Replica]]

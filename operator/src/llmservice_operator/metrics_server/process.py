@@ -38,8 +38,6 @@ from llmservice_operator.telemetry import (
 logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 5.0
-WARM_UP_SECONDS = 60.0
-"""A follower knows no load before that, while the other metrics server does."""
 
 
 class MetricsServer:
@@ -52,7 +50,6 @@ class MetricsServer:
         self._stop = asyncio.Event()
         self._failed = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._started = time.monotonic()
         self._round_ended: float | None = None
         self._leader: Leader | None = None
 
@@ -152,7 +149,7 @@ class MetricsServer:
         for watched in (*services, *pods):
             await watched.loaded.wait()
         health.not_ready(
-            "warm-up", "the load is known after a minute, and another replica knows it already"
+            "warm-up", "another replica knows loads that this one knows only after a minute"
         )
         checkpoints = Checkpoints(cluster)
         health.ready("watches")
@@ -164,7 +161,7 @@ class MetricsServer:
             self._round_ended = time.monotonic()
             if self._is_learner():
                 await checkpoints.write(at, fleet.learned, _by_key(services))
-            if self._is_learner() or self._round_ended - self._started > WARM_UP_SECONDS:
+            if not fleet.lags:
                 health.ready("warm-up")
 
     async def _lead(self, lease: Lease) -> None:

@@ -1,0 +1,502 @@
+"""Two metrics servers behind a real API server, with the real HPA controller asking them.
+
+Model servers are sockets that tell the counters of a constant load; everything else is real. The
+tests of this file share one world, because the load is known only after a minute.
+"""
+
+import base64
+import functools
+import http.client
+import json
+import os
+import socket
+import ssl
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from llmservice_operator.cluster import (
+    API_SERVICES,
+    AUTOSCALERS,
+    CLUSTER_ROLES,
+    DEPLOYMENTS,
+    LLMSERVICES,
+)
+from llmservice_operator.cluster.rights import (
+    MetricsServerRights,
+    metrics_server_rights,
+)
+from metrics_support import Engine, MetricsServerProcess, make_pod
+from operator_support import (
+    Api,
+    condition,
+    eventually,
+    holds_for,
+    kubeconfig_for,
+    kubectl,
+    make_service,
+)
+
+pytestmark = pytest.mark.local
+
+SERVICE = "llm"
+NAME = "metrics"
+API_SERVICE = "v1beta1.external.metrics.k8s.io"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+LOAD = 20.0
+"""Requests a second: a little more than one replica of these engines sustains."""
+
+
+@dataclass
+class World:
+    api: Api
+    namespace: str
+    owner: str
+    first: MetricsServerProcess
+    second: MetricsServerProcess
+    engines: tuple[Engine, Engine]
+
+    @property
+    def learner(self) -> MetricsServerProcess:
+        leads = self.first.metric("leader_election_master_status") == 1.0
+        return self.first if leads else self.second
+
+    def raw(self, *options: str, metric: str = "llm_gpu_demand_percent") -> str:
+        path = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{self.namespace}/{metric}"
+        selector = f"?labelSelector=llmservice%3D{SERVICE}"
+        return kubectl("get", "--raw", path + selector, *options, check=False)
+
+    def hpa(self) -> dict[str, Any]:
+        return self.api.get(AUTOSCALERS, self.namespace, SERVICE)
+
+    def replicas(self) -> int:
+        found: int = self.api.get(DEPLOYMENTS, self.namespace, SERVICE)["spec"]["replicas"]
+        return found
+
+
+def make_account(api: Api, namespace: str, rights: MetricsServerRights, owner: str) -> str:
+    """Make a service account with exactly these rights; return its token."""
+    api.request(
+        "POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": NAME}}
+    )
+    subjects = [{"kind": "ServiceAccount", "name": NAME, "namespace": namespace}]
+
+    def bind(kind: str, role: str, path: str, name: str) -> None:
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role}
+        binding = {"metadata": {"name": name}, "roleRef": reference, "subjects": subjects}
+        api.request("POST", f"{path}/{kind.lower()}bindings", binding)
+
+    own = f"{RBAC}/namespaces/{namespace}"
+    api.request(
+        "POST", f"{RBAC}/clusterroles", {"metadata": {"name": owner}, "rules": rights.everywhere}
+    )
+    bind("ClusterRole", owner, RBAC, owner)
+    api.request("POST", f"{own}/roles", {"metadata": {"name": NAME}, "rules": rights.own_namespace})
+    bind("Role", NAME, own, NAME)
+    reader = "extension-apiserver-authentication-reader"
+    bind("Role", reader, f"{RBAC}/namespaces/kube-system", owner)
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{NAME}/token"
+    token: str = api.request("POST", path, {"spec": {}})["status"]["token"]
+    return token
+
+
+def publish(api: Api, namespace: str, ports: list[int]) -> None:
+    """Make the Service object: its endpoints are processes beside the API server."""
+    service = {"metadata": {"name": NAME}, "spec": {"ports": [{"name": "https", "port": 443}]}}
+    api.request("POST", f"/api/v1/namespaces/{namespace}/services", service)
+    host = api.server.removeprefix("https://").partition(":")[0]
+    for port in ports:
+        api.request(
+            "POST",
+            f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices",
+            {
+                "metadata": {
+                    "name": f"{NAME}-{port}",
+                    "labels": {"kubernetes.io/service-name": NAME},
+                },
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [host], "conditions": {"ready": True}}],
+                "ports": [{"name": "https", "port": port}],
+            },
+        )
+
+
+def make_scaled_deployment(api: Api, namespace: str) -> None:
+    """Make what a HorizontalPodAutoscaler scales; the pods never run, there is no node."""
+    labels = {"app": "scaled"}
+    container = {"name": "server", "image": "registry.example/server:1"}
+    spec = {
+        "replicas": 1,
+        "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+    }
+    metadata = {"name": SERVICE, "namespace": namespace}
+    api.create(DEPLOYMENTS, {"metadata": metadata, "spec": spec})
+    selector = {"matchLabels": {"llmservice": SERVICE}}
+    metric = {
+        "type": "External",
+        "external": {
+            "metric": {"name": "llm_gpu_demand_percent", "selector": selector},
+            "target": {"type": "AverageValue", "averageValue": "85"},
+        },
+    }
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": SERVICE}
+    hpa = {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 5, "metrics": [metric]}
+    api.create(AUTOSCALERS, {"metadata": metadata, "spec": hpa})
+
+
+@pytest.fixture(scope="module")
+def world(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("metrics")
+    namespace = f"metrics-{uuid.uuid4().hex[:8]}"
+    owner = f"{namespace}-owner"
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    rights = metrics_server_rights(NAME, owner)
+    token = make_account(api, namespace, rights, owner)
+    kubeconfig = kubeconfig_for(api, token, folder / "kubeconfig")
+    service = make_service(SERVICE, namespace, autoscaling={"maxReplicas": 5})
+    api.create(LLMSERVICES, service)
+    with ExitStack() as stack:
+        engines = (Engine("127.0.1.1", LOAD / 2), Engine("127.0.1.2", LOAD / 2))
+        for number, engine in enumerate(engines):
+            stack.enter_context(engine.listening())
+            make_pod(api, namespace, SERVICE, f"{SERVICE}-{number}", engine.address)
+        loading = Engine("127.0.1.3", phase="downloading", download=(3, 10))
+        stack.enter_context(loading.listening())
+        make_pod(api, namespace, SERVICE, f"{SERVICE}-2", loading.address, is_ready=False)
+        settings = {
+            "KUBECONFIG": kubeconfig,
+            "LEASE_NAME": NAME,
+            "METRICS_SERVICE_NAME": NAME,
+            "OWNER_ROLE": owner,
+        }
+        first, second = (
+            stack.enter_context(MetricsServerProcess(folder / log, namespace, **settings))
+            for log in ("first", "second")
+        )
+        publish(api, namespace, [first.external_port, second.external_port])
+        make_scaled_deployment(api, namespace)
+        first.until_ready()
+        second.until_ready()
+        yield World(api, namespace, owner, first, second, engines)
+    api.request("DELETE", f"/api/v1/namespaces/{namespace}")
+    for path in (f"clusterrolebindings/{owner}", f"namespaces/kube-system/rolebindings/{owner}"):
+        api.request("DELETE", f"{RBAC}/{path}")
+
+
+def until_known(world: World) -> None:
+    for server in (world.first, world.second):
+        if not server.is_running():
+            continue
+        eventually(functools.partial(knows_demand, server, world), 90)
+
+
+def knows_demand(server: MetricsServerProcess, world: World) -> bool:
+    return demand_of(server, world) is not None
+
+
+def demand_of(server: MetricsServerProcess, world: World) -> float | None:
+    report = server.report(world.namespace, SERVICE)
+    return None if report is None else report.demand_percent
+
+
+def test_the_hpa_hears_why_the_load_is_not_known_and_holds(world: World) -> None:
+    def answers() -> bool:
+        text = world.raw()
+        assert "the load is known after it" in text, text
+        return True
+
+    eventually(answers, 15)
+
+    def said() -> bool:
+        active = condition(world.hpa(), "ScalingActive")
+        return active["status"] == "False" and "the load is known after it" in active["message"]
+
+    eventually(said, 30)
+    assert world.replicas() == 1
+
+
+def test_both_answer_alike_and_the_hpa_follows(world: World) -> None:
+    until_known(world)
+    first = json.loads(world.raw())["items"][0]
+    assert first["metricLabels"] == {"llmservice": SERVICE}
+    eventually(lambda: world.replicas() == 2, 40)
+    hpa = kubectl("get", "hpa", SERVICE, "-n", world.namespace)
+    assert "/85 (avg)" in hpa
+
+    differences = []
+    for _ in range(250):
+        one, other = demand_of(world.first, world), demand_of(world.second, world)
+        assert one is not None
+        assert other is not None
+        differences.append(abs(one - other) / max(one, other))
+    assert max(differences) <= 0.02
+
+
+def test_the_report_shows_ready_and_loading_replicas(world: World) -> None:
+    until_known(world)
+    report = world.second.report(world.namespace, SERVICE)
+
+    assert report is not None
+    assert [it.is_ready for it in report.replicas] == [True, True, False]
+    loading = report.replicas[2]
+    assert (loading.phase, loading.downloaded_bytes, loading.total_bytes) == ("downloading", 3, 10)
+    assert report.external_metrics is not None
+    assert report.external_metrics.is_served
+    gauge = world.learner.metric("llm_gpu_demand_percent", namespace=world.namespace)
+    assert gauge == pytest.approx(report.demand_percent, rel=0.02)
+
+
+def test_other_metrics_are_served_too(world: World) -> None:
+    until_known(world)
+    kv = json.loads(world.raw(metric="llm_kv_cache_usage_percent"))
+    assert kv["items"][0]["value"] == "20000m"
+    assert "duty cycle of a GPU" in world.raw(metric="llm_gpu_duty_cycle_percent")
+
+
+def test_what_was_learned_stands_in_the_status_and_no_apply_of_the_operator_removes_it(
+    world: World,
+) -> None:
+    def live() -> dict[str, Any]:
+        return world.api.get(LLMSERVICES, world.namespace, SERVICE)
+
+    def calibration() -> Any:
+        return live().get("status", {}).get("autoscaling", {}).get("calibration")
+
+    learned = eventually(calibration, 30)
+    path = LLMSERVICES.path(world.namespace, SERVICE, "status")
+    head = {"apiVersion": LLMSERVICES.api_version, "kind": LLMSERVICES.kind}
+    metadata = {"metadata": {"name": SERVICE, "namespace": world.namespace}}
+    for status in ({"autoscaling": {"desiredReplicas": 2}, "replicas": 2}, {"replicas": 2}):
+        world.api.request(
+            *("PATCH", path, {**head, **metadata, "status": status}),
+            "application/apply-patch+yaml",
+            fieldManager="llmservice-operator",
+            force="true",
+        )
+        assert calibration() == learned
+    (entry,) = (
+        it
+        for it in live()["metadata"]["managedFields"]
+        if it["manager"] == "llmservice-metrics-server"
+    )
+    owned = entry["fieldsV1"]["f:status"]
+    assert owned.keys() == {"f:autoscaling"}
+    assert owned["f:autoscaling"].keys() == {"f:calibration"}
+    assert (entry["operation"], entry["subresource"]) == ("Apply", "status")
+
+
+class Intruder:
+    """Speaks to a metrics server past the API server, with certificates of its own making."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        live = world.api.request("GET", API_SERVICES.path(name=API_SERVICE))
+        self._trust = base64.b64decode(live["spec"]["caBundle"]).decode()
+        self._port = world.first.external_port
+        self._folder = folder
+        self._host = f"{NAME}.{world.namespace}.svc"
+        self.path = (
+            f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{world.namespace}"
+            "/llm_gpu_demand_percent"
+        )
+
+    def ask(self, certificate: str | None, **headers: str) -> int:
+        context = ssl.create_default_context(cadata=self._trust)
+        if certificate is not None:
+            context.load_cert_chain(certificate)
+        with (
+            socket.create_connection(("127.0.0.1", self._port), 10) as raw,
+            context.wrap_socket(raw, server_hostname=self._host) as secured,
+        ):
+            connection = http.client.HTTPConnection(self._host)
+            connection.sock = secured
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request("GET", self.path, headers=named)
+            return connection.getresponse().status
+
+    def certificate(self, common_name: str, authority: str) -> str:
+        """Issue a client certificate of one of the cluster's own authorities."""
+        pki = Path(os.environ["KUBECONFIG"]).parent / "pki"
+        signer = x509.load_pem_x509_certificate((pki / f"{authority}.crt").read_bytes())
+        signing_key = serialization.load_pem_private_key(
+            (pki / f"{authority}.key").read_bytes(), None
+        )
+        assert isinstance(signing_key, ec.EllipticCurvePrivateKey)
+        key = ec.generate_private_key(ec.SECP256R1())
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+            .issuer_name(signer.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(signer.not_valid_before_utc)
+            .not_valid_after(signer.not_valid_after_utc)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)
+            .sign(signing_key, hashes.SHA256())
+        )
+        path = self._folder / f"{common_name}-{authority}.pem"
+        path.write_bytes(
+            made.public_bytes(serialization.Encoding.PEM)
+            + key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return str(path)
+
+
+@pytest.fixture
+def intruder(world: World, tmp_path: Path) -> Intruder:
+    return Intruder(world, tmp_path)
+
+
+SOMEBODY = {"X_Remote_User": "system:serviceaccount:kube-system:horizontal-pod-autoscaler"}
+
+
+def test_only_the_front_proxy_is_let_in_and_only_for_users_with_rights(intruder: Intruder) -> None:
+    front_proxy = intruder.certificate("front-proxy-client", "front-proxy-ca")
+    wrong_name = intruder.certificate("intruder", "front-proxy-ca")
+    of_the_cluster = intruder.certificate("front-proxy-client", "ca")
+
+    for certificate in (None, of_the_cluster):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            intruder.ask(certificate, **SOMEBODY)
+    assert intruder.ask(wrong_name, **SOMEBODY) == 401
+    assert intruder.ask(front_proxy) == 401
+    assert intruder.ask(front_proxy, X_Remote_User="eve") == 403
+    assert intruder.ask(front_proxy, **SOMEBODY) in (200, 503)
+
+
+def test_the_api_server_asks_for_its_user_and_a_grant_is_enough(world: World) -> None:
+    until_known(world)
+    assert "Forbidden" in world.raw("--as=eve")
+    rule = {
+        "apiGroups": ["external.metrics.k8s.io"],
+        "resources": ["llm_gpu_demand_percent"],
+        "verbs": ["list"],
+    }
+    role = {"metadata": {"name": "eve"}, "rules": [rule]}
+    world.api.request("POST", f"{RBAC}/namespaces/{world.namespace}/roles", role)
+    kubectl("create", "rolebinding", "eve", "-n", world.namespace, "--role=eve", "--user=eve")
+    eventually(lambda: "ExternalMetricValueList" in world.raw("--as=eve"), 20)
+
+
+def api_service(world: World) -> dict[str, Any] | None:
+    found: list[dict[str, Any]] = world.api.request("GET", API_SERVICES.path())["items"]
+    return next((it for it in found if it["metadata"]["name"] == API_SERVICE), None)
+
+
+def test_the_api_service_is_made_anew_trusted_and_owned(world: World) -> None:
+    def is_complete() -> bool:
+        live = api_service(world)
+        if live is None:
+            return False
+        bundle = base64.b64decode(live["spec"].get("caBundle", ""))
+        return len(x509.load_pem_x509_certificates(bundle)) == 2
+
+    eventually(is_complete, 15)
+    live = api_service(world)
+    assert live is not None
+    owner = world.api.request("GET", CLUSTER_ROLES.path(name=world.owner))
+    assert live["metadata"]["ownerReferences"][0]["uid"] == owner["metadata"]["uid"]
+    assert live["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "llmservice-operator"
+
+    world.api.request("DELETE", API_SERVICES.path(name=API_SERVICE))
+    eventually(is_complete, 15)
+
+
+def test_a_foreign_api_service_is_left_alone_and_its_owner_named(
+    world: World, namespace: str, tmp_path: Path
+) -> None:
+    before = api_service(world)
+    assert before is not None
+    other = MetricsServerProcess(tmp_path / "log", namespace, METRICS_SERVICE_NAME="other")
+    with other:
+        other.until_ready()
+        world.api.create(LLMSERVICES, make_service("late", namespace))
+
+        def told() -> bool:
+            report = other.report(namespace, "late")
+            return bool(
+                report
+                and report.external_metrics
+                and not report.external_metrics.is_served
+                and report.external_metrics.owner == f"{world.namespace}/{NAME}"
+                and "is left alone" in report.external_metrics.message
+            )
+
+        eventually(told, 15)
+        holds_for(2, lambda: (api_service(world) or {})["spec"] == before["spec"])
+
+
+def test_the_rights_of_the_table_are_enough_and_nothing_was_refused(world: World) -> None:
+    for server in (world.first, world.second):
+        assert server.metric("rest_client_requests_total", code="403") == 0
+        assert server.is_running()
+
+
+def test_without_the_learner_the_follower_answers_on_and_learns(world: World) -> None:
+    until_known(world)
+    learner = world.learner
+    follower = world.second if learner is world.first else world.first
+    before = demand_of(follower, world)
+    assert before is not None
+    learner.kill()
+
+    def answers() -> bool:
+        now = demand_of(follower, world)
+        assert now is not None
+        assert now == pytest.approx(before, rel=0.05)
+        return follower.metric("leader_election_master_status") == 1.0
+
+    eventually(answers, 25)
+    # Its address is still an endpoint here; in a cluster the kubelet's probe takes it out.
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{world.namespace}/endpointslices"
+    world.api.request("DELETE", f"{path}/{NAME}-{learner.external_port}")
+
+
+def test_silent_replicas_make_the_hpa_hold_with_a_message(world: World) -> None:
+    until_known(world)
+    eventually(lambda: world.replicas() == 2, 40)
+    for engine in world.engines:
+        engine.is_silent = True
+    try:
+
+        def said() -> bool:
+            active = condition(world.hpa(), "ScalingActive")
+            return "2 of 2 Ready replicas do not answer" in active["message"]
+
+        eventually(said, 60)
+        assert condition(world.hpa(), "ScalingActive")["status"] == "False"
+        assert world.replicas() == 2
+    finally:
+        for engine in world.engines:
+            engine.is_silent = False
+    until_known(world)
+
+
+def test_with_its_owner_the_api_service_goes_and_namespaces_can_be_deleted(
+    world: World,
+) -> None:
+    namespace = f"metrics-{uuid.uuid4().hex[:8]}"
+    world.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    for server in (world.first, world.second):
+        if server.is_running():
+            server.terminate()
+    world.api.request("DELETE", f"{RBAC}/clusterroles/{world.owner}")
+    eventually(lambda: api_service(world) is None, 30)
+    world.api.request("DELETE", f"/api/v1/namespaces/{namespace}")
+    names = "metadata.name=" + namespace
+    eventually(
+        lambda: not world.api.request("GET", "/api/v1/namespaces", fieldSelector=names)["items"], 60
+    )
