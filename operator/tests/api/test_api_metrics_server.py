@@ -13,7 +13,7 @@ import socket
 import ssl
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from llmservice_operator.cluster.rights import (
 from metrics_support import Engine, MetricsServerProcess, make_pod
 from operator_support import (
     Api,
+    ApiError,
     condition,
     eventually,
     holds_for,
@@ -155,13 +156,28 @@ def make_scaled_deployment(api: Api, namespace: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("metrics")
+def _room(api: Api) -> Iterator[tuple[str, str]]:
+    """A namespace, and a ClusterRole that the APIService goes with, also after a failed start."""
     namespace = f"metrics-{uuid.uuid4().hex[:8]}"
     owner = f"{namespace}-owner"
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-    rights = metrics_server_rights(NAME, owner)
-    token = make_account(api, namespace, rights, owner)
+    yield namespace, owner
+    for path in (
+        *(f"{RBAC}/clusterroles/{owner}", f"{RBAC}/clusterrolebindings/{owner}"),
+        f"{RBAC}/namespaces/kube-system/rolebindings/{owner}",
+        f"/api/v1/namespaces/{namespace}",
+    ):
+        with suppress(ApiError):
+            api.request("DELETE", path)
+
+
+@pytest.fixture(scope="module")
+def world(
+    api: Api, _room: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("metrics")
+    namespace, owner = _room
+    token = make_account(api, namespace, metrics_server_rights(NAME, owner), owner)
     kubeconfig = kubeconfig_for(api, token, folder / "kubeconfig")
     service = make_service(SERVICE, namespace, autoscaling={"maxReplicas": 5})
     api.create(LLMSERVICES, service)
@@ -188,9 +204,6 @@ def world(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
         first.until_ready()
         second.until_ready()
         yield World(api, namespace, owner, first, second, engines)
-    api.request("DELETE", f"/api/v1/namespaces/{namespace}")
-    for path in (f"clusterrolebindings/{owner}", f"namespaces/kube-system/rolebindings/{owner}"):
-        api.request("DELETE", f"{RBAC}/{path}")
 
 
 def until_known(world: World) -> None:
