@@ -11,6 +11,9 @@ from stage import (
 )
 
 
+API_SERVICE = ("get", "apiservice", "v1beta1.external.metrics.k8s.io", "--ignore-not-found")
+
+
 def test_uninstalling_leaves_served_pods_and_the_crd_in_place(
     cluster: Cluster, namespace: str, images: Images, hub: str | None
 ) -> None:
@@ -20,8 +23,12 @@ def test_uninstalling_leaves_served_pods_and_the_crd_in_place(
     before = pod_states(cluster.list("pods", namespace))
     url = cluster.address_of(name, namespace)
 
+    assert cluster.kubectl(*API_SERVICE)
+
     uninstall_chart(cluster)
     eventually(lambda: not cluster.list("pods", SYSTEM_NAMESPACE), within=60)
+    # One that is left without its server would block the deletion of every namespace.
+    eventually(lambda: not cluster.kubectl(*API_SERVICE), within=60)
 
     assert cluster.kubectl("get", "crd", "llmservices.llmservice.dev", "-o", "name").strip()
     assert pod_states(cluster.list("pods", namespace)) == before
