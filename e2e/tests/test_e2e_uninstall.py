@@ -10,7 +10,6 @@ from stage import (
     uninstall_chart,
 )
 
-
 API_SERVICE = ("get", "apiservice", "v1beta1.external.metrics.k8s.io", "--ignore-not-found")
 
 
