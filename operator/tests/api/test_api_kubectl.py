@@ -1,5 +1,6 @@
 """What somebody sees who has nothing but kubectl."""
 
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -64,9 +65,14 @@ def test_wait_ends_when_the_service_is_ready_and_get_shows_it(
 
 
 def table(printed: str) -> dict[str, str]:
-    """Return the one row of a table that kubectl printed."""
+    """Return the one row of a table that kubectl printed; a cell may be empty."""
     head, row = printed.splitlines()
-    return dict(zip(head.split(), row.split(), strict=True))
+    columns = list(re.finditer(r"\S+", head))
+    ends = [column.start() for column in columns[1:]] + [None]
+    return {
+        column[0]: row[column.start() : end].strip()
+        for column, end in zip(columns, ends, strict=True)
+    }
 
 
 def test_scale_works_when_replicas_is_unset_and_down_to_none(
@@ -153,7 +159,7 @@ def fields(schema: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[
 def is_bounded(path: str, field: Mapping[str, Any]) -> bool:
     """Say whether no value of any size can stand in the field."""
     match field.get("type"):
-        case "integer":
+        case "integer" | "number":
             # A count in the status is bounded by the number of pods.
             return "minimum" in field and ("maximum" in field or path.startswith("status."))
         case "array":
