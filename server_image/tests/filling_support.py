@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = "org/tiny"
-TAKEOVER_SECONDS = 1.5
+TAKEOVER_SECONDS = 4
+"""Long enough that a machine under load does not make a writer look dead."""
 PATIENCE_SECONDS = 60
 HERE = Path(__file__).parent
 SOURCE = HERE.parent / "src"
