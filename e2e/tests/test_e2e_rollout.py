@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from e2e_support import Cluster, Object, ask, conditions, eventually, wait_ready
+from e2e_support import Cluster, CommandFailed, Object, ask, conditions, eventually, wait_ready
 from stage import TINY_MODEL, cpu_service, localkube
 
 pytestmark = pytest.mark.local
@@ -159,3 +159,46 @@ def assert_ended(cluster: Cluster, namespace: str, name: str) -> None:
     eventually(surges, within=30)
     assert "rollout" not in (cluster.read("llm", name, namespace) or {})["status"]
     assert revisions(cluster, namespace, name) == 2
+
+
+@pytest.mark.usefixtures("rollouts")
+@pytest.mark.parametrize(("name", "replicas"), [(SINGLE, 1), (PAIR, 3)])
+def test_a_node_drain_can_evict_every_replica_and_only_one_at_a_time(
+    cluster: Cluster, namespace: str, local_cluster_name: str, name: str, replicas: int
+) -> None:
+    if replicas == 3:
+        localkube("gpus", "3", "--name", local_cluster_name)
+        cluster.kubectl("scale", "llm", name, "-n", namespace, "--replicas=3")
+    wait_ready(cluster, name, namespace)
+    selector = f"llmservice.dev/name={name}"
+
+    def pods() -> set[str]:
+        return {pod["metadata"]["name"] for pod in cluster.list("pods", namespace, selector)}
+
+    first, *others = before = pods()
+    assert len(before) == replicas
+    assert evict(cluster, namespace, first)
+    if others:
+        # The first one's successor has yet to load the model, so the budget is used up.
+        assert not evict(cluster, namespace, others[0])
+    for pod in others:
+        eventually(partial(evict, cluster, namespace, pod), within=120, every=1)
+    eventually(lambda: not before & pods(), within=120)
+    wait_ready(cluster, name, namespace)
+
+
+def evict(cluster: Cluster, namespace: str, pod: str) -> bool:
+    """Ask for one eviction, as `kubectl drain` does; say whether the budget allowed it."""
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": namespace},
+    }
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+    try:
+        cluster.run("kubectl", "create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    except CommandFailed as refused:
+        if "disruption budget" in str(refused):
+            return False
+        raise
+    return True
