@@ -113,8 +113,9 @@ test-keda: setup  ## Scale through a real KEDA, built from its Go module (first 
 	$(RUN) localkube down --name test-keda; exit $$failed
 
 .PHONY: test-serving-long
-test-serving-long: setup  ## 100 rollouts (10 of stock) and 50 deaths of a real engine at random moments (hours)
+test-serving-long: setup  ## 20,000 hostile requests, 100 rollouts (10 of stock), 50 deaths of a real engine (hours)
 	@$(RUN) localkube models > /dev/null
+	@LLMSERVICE_TEST_REQUESTS=20000 $(RUN) pytest -s server_image/tests/engine -k "hostile" --timeout=0
 	@$(RUN) pytest -s server_image/tests/long --timeout=0
 	@LLMSERVICE_TEST_ROUNDS=100 $(RUN) pytest server_image/tests/engine -k "rollout_cuts" --timeout=0
 	@LLMSERVICE_TEST_ROUNDS=50 $(RUN) pytest server_image/tests/engine -k "death_of_the_engine" --timeout=0

@@ -18,6 +18,7 @@ generate     POST /generate
 engine       vLLM behind the few operations we need
 context_limit  no answer is cut short by the context without saying so
 autoscale    counters of the engine's work for the autoscaler
+memory       giving memory back that the allocator keeps
 watch        noticing that the engine has died or hangs
 gpu          what NVML says about the GPUs
 loading      from the command line to a warm engine, phase by phase

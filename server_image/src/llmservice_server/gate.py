@@ -53,6 +53,11 @@ class InFlight:
         """How many there are."""
         return len(self._exchanges)
 
+    @property
+    def seen(self) -> int:
+        """How many there have been."""
+        return self._seen
+
     @contextmanager
     def holding(self, exchange: Exchange) -> Iterator[None]:
         """Count an exchange while it lasts."""

@@ -34,6 +34,7 @@ from llmservice_server.listener import Listener, bind
 from llmservice_server.loading import load_engine
 from llmservice_server.logs import ENGINE_ERROR_FILE
 from llmservice_server.management import create_management_app
+from llmservice_server.memory import find_trim, give_back_when_idle
 from llmservice_server.metrics import ServerMetrics
 from llmservice_server.settings import ServerSettings
 from llmservice_server.watch import EngineWatch, Loss
@@ -160,6 +161,7 @@ class Server:
             self._settings.engine_hang_seconds,
         )
         watching = asyncio.ensure_future(watch.run())
+        giving = asyncio.ensure_future(give_back_when_idle(self._in_flight, find_trim()))
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
         if watch.loss is None:
@@ -172,6 +174,7 @@ class Server:
             await self._in_flight.cut_all(ENGINE_FAILED)
             return code
         watching.cancel()
+        giving.cancel()
         await asyncio.to_thread(engine.shutdown)
         return 0
 

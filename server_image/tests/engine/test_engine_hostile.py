@@ -1,0 +1,56 @@
+"""Thousands of requests that nobody should send: the server refuses them and stays as it was."""
+
+import os
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from engine_support import SERVED_NAME, ModelServer
+from hostile_support import SECRET, Attacker, resident_bytes
+
+REQUESTS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "1000"))
+ATTACKERS = 8
+MEMORY_GROWTH = 1.05
+SETTLE_SECONDS = 8
+"""The server looks every five seconds whether it can give memory back."""
+
+
+def test_hostile_requests_leave_the_server_as_it_was(server: ModelServer) -> None:
+    wanted = {"model": SERVED_NAME, "prompt": "Hello", "max_tokens": 8, "temperature": 0}
+    answer = server.post("/v1/completions", wanted).json()["choices"][0]["text"]
+    share = REQUESTS // (2 * ATTACKERS)
+    started = time.monotonic()
+    attackers = [Attacker(server, number) for number in range(2 * ATTACKERS)]
+    # The first half fills what is filled once: the KV cache, the allocator, compiled grammars.
+    _attack(server, attackers[:ATTACKERS], share)
+    before = settled_bytes(server)
+    _attack(server, attackers[ATTACKERS:], share)
+    growth = settled_bytes(server) / before
+
+    statuses: Counter[str] = Counter()
+    for attacker in attackers:
+        statuses.update(attacker.findings.statuses)
+    print(
+        f"{statuses.total()} requests in {time.monotonic() - started:.0f} s, "
+        f"memory x{growth:.3f} of {before / 2**20:.0f} MiB: {dict(sorted(statuses.items()))}"
+    )
+    wrong = [line for attacker in attackers for line in attacker.findings.wrong]
+    assert not wrong, "\n".join(wrong[:20])
+    assert growth < MEMORY_GROWTH
+    assert server.post("/v1/completions", wanted).json()["choices"][0]["text"] == answer
+    assert SECRET not in server.log.read_text(errors="replace")
+
+
+def settled_bytes(server: ModelServer) -> int:
+    """Return the memory once the server has given back what it does not need."""
+    settled = time.monotonic() + SETTLE_SECONDS
+    server.eventually(lambda: time.monotonic() > settled)
+    return resident_bytes(server)
+
+
+def _attack(server: ModelServer, attackers: list[Attacker], requests: int) -> None:
+    with ThreadPoolExecutor(len(attackers)) as pool:
+        for attacking in [pool.submit(each.attack, requests) for each in attackers]:
+            attacking.result()
+    server.eventually(lambda: server.metric("llm_requests_in_flight") == 0, seconds=60)
+    server.eventually(lambda: server.metric("vllm:num_requests_running") == 0, seconds=20)

@@ -1,0 +1,524 @@
+"""Requests that no honest client sends, and what a server may say to them.
+
+Three makers of requests are mixed by a seed: schemathesis from our own OpenAPI document, the
+documentation's examples with a value or two poisoned, and raw bytes that break HTTP itself.
+"""
+
+import copy
+import http.client
+import json
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.core.result import Ok
+from schemathesis.generation import GenerationMode
+
+from engine_support import SERVED_NAME, ModelServer
+
+SECRET = "tulip-in-the-vault"
+"""Stands in every prompt here, and may stand in no log."""
+
+PATIENCE_SECONDS = 8.0
+"""How long a hostile client waits before it leaves; some of the requests are valid and long."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Held to draw examples, which is not made for threads."""
+
+POISON: tuple[Any, ...] = (
+    None,
+    True,
+    "",
+    SECRET,
+    "\ud800",
+    "\x00",
+    "a\r\nX-Injected: 1",
+    "٣" * 3,
+    "x" * 5000,
+    -1,
+    0,
+    1,
+    2**31,
+    2**63,
+    -(2**63) - 1,
+    2**80,
+    10**400,
+    0.5,
+    -0.0,
+    1e30,
+    1e308,
+    float("nan"),
+    float("inf"),
+    [],
+    {},
+    [None],
+    [[]],
+    [""],
+    [SECRET] * 300,
+    [-1],
+    [2**40],
+    {"": None},
+    {"a": {"b": {"c": []}}},
+    {"type": "nothing"},
+    {"regex": "(a{1,300}){1,300}"},
+    {"regex": "(["},
+    {"grammar": "root ::= root root | root"},
+    {"json": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}},
+    {"json": {"type": "object", "properties": {"a": {"pattern": "(?<=a)b"}}}},
+    {"choice": []},
+    {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 5}}},
+    {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": []}}},
+)
+
+FIELDS = [
+    "prompt",
+    "messages",
+    "input",
+    "model",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+    "best_of",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "stream",
+    "stream_options",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+    "echo",
+    "suffix",
+    "user",
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "length_penalty",
+    "min_tokens",
+    "ignore_eos",
+    "skip_special_tokens",
+    "bad_words",
+    "allowed_token_ids",
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "functions",
+    "chat_template",
+    "chat_template_kwargs",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "truncate_prompt_tokens",
+    "priority",
+    "request_id",
+    "cache_salt",
+    "kv_transfer_params",
+    "vllm_xargs",
+    "prompt_embeds",
+    "return_token_ids",
+    "metadata",
+    "previous_response_id",
+    "background",
+    "store",
+    "include",
+    "text",
+    "reasoning",
+    "service_tier",
+    "truncation",
+    "instructions",
+    "system",
+    "thinking",
+    "output_config",
+    "use_beam_search",
+    "mm_processor_kwargs",
+    "tokens",
+    "add_special_tokens",
+    "return_token_strs",
+    "typo",
+]
+"""Names of body fields that some route takes; every other route should care about none of them."""
+
+
+@dataclass
+class Findings:
+    """What all requests came to."""
+
+    sent: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def count(self, outcome: str) -> None:
+        self.sent += 1
+        self.statuses[outcome] = self.statuses.get(outcome, 0) + 1
+
+
+class Attacker:
+    """Sends hostile requests, the same ones for the same seed."""
+
+    def __init__(self, server: ModelServer, number: int) -> None:
+        self._server = server
+        self._random = random.Random(number)
+        self._document = server.get("/openapi.json").json()
+        self._examples = {
+            path: media["example"]
+            for path, operations in self._document["paths"].items()
+            for operation in operations.values()
+            for media in operation.get("requestBody", {}).get("content", {}).values()
+            if "example" in media
+        }
+        self.findings = Findings()
+
+    def attack(self, requests: int) -> None:
+        """Send so many, an eighth of them from the schema."""
+        for case in self._from_schema(requests // 8):
+            self._send(*case)
+        while self.findings.sent < requests:
+            if self._random.random() < 0.2:
+                self._send_raw(self._random.choice(RAW)(self._random, self._key))
+            else:
+                self._send(*self._poisoned())
+
+    @property
+    def _key(self) -> bytes:
+        return self._server.headers["Authorization"].encode()
+
+    def _from_schema(self, wanted: int) -> Iterator[tuple[str, str, bytes, Mapping[str, str]]]:
+        document = schemathesis.openapi.from_dict(self._document)
+        operations = [
+            result.ok() for result in document.get_all_operations() if isinstance(result, Ok)
+        ]
+        strategies = [
+            operation.as_strategy(generation_mode=mode)
+            for operation in operations
+            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+        ]
+        each = max(1, wanted // len(strategies))
+        for number, strategy in enumerate(strategies):
+            for case in _drawn(strategy, each, self._random.randrange(2**32) + number):
+                sent = case.as_transport_kwargs(base_url="http://server")
+                path = sent["url"].removeprefix("http://server")
+                body = sent.get("data")
+                if body is None:
+                    body = json.dumps(sent.get("json")).encode() if sent.get("json") else b""
+                raw = body if isinstance(body, bytes) else str(body).encode(errors="replace")
+                yield case.method, path.encode("ascii", "replace").decode(), raw, {}
+
+    def _poisoned(self) -> tuple[str, str, bytes, Mapping[str, str]]:
+        chance = self._random
+        path = chance.choice(list(self._examples))
+        body = copy.deepcopy(self._examples[path])
+        for text in ("prompt", "input"):
+            if text in body:
+                body[text] = f"{SECRET} {chance.random()}"
+        if chance.random() < 0.3:
+            body["stream"] = True
+        for _ in range(chance.choice((1, 1, 1, 2, 3))):
+            name = chance.choice(FIELDS if chance.random() < 0.6 else list(body) or FIELDS)
+            body[name] = chance.choice(POISON)
+        sent = json.dumps(body).encode()
+        kind = chance.random()
+        if kind < 0.05:
+            sent = sent[: chance.randrange(len(sent) + 1)]
+        elif kind < 0.08:
+            sent = sent.replace(SECRET.encode(), SECRET.encode() + b"\xff\xc0\xaf", 1)
+        elif kind < 0.10:
+            depth = chance.choice((50, 500, 5000, 200_000))
+            sent = sent[:-1] + b', "x": ' + b'{"a":' * depth + b"1" + b"}" * depth + b"}"
+        elif kind < 0.11:
+            sent = sent.replace(SECRET.encode(), b"%s " % SECRET.encode() * 100_000)
+        headers = {}
+        if chance.random() < 0.3:
+            headers = {chance.choice(HEADERS): chance.choice(VALUES)}
+        return "POST", path, sent, headers
+
+    def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+        server = self._server
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", server.api_port, timeout=PATIENCE_SECONDS
+        )
+        told = f"{method} {path[:100]} {dict(headers)} {body[:400]!r}"
+        try:
+            connection.request(method, path, body, {**server.headers, **headers})
+            response = connection.getresponse()
+            received = response.read()
+        except TimeoutError:
+            self.findings.count("left")
+            return
+        except ConnectionError:
+            # Refused and closed before the whole body was sent.
+            self.findings.count("closed")
+            if len(body) < 1_000_000:
+                self.findings.wrong.append(f"closed without an answer: {told}")
+            return
+        except (http.client.HTTPException, ValueError) as error:
+            # Not even the client can say it.
+            if isinstance(error, http.client.HTTPException) and not isinstance(
+                error, http.client.InvalidURL
+            ):
+                self.findings.wrong.append(f"no HTTP: {error!r}: {told}")
+            self.findings.count("unsendable")
+            return
+        finally:
+            connection.close()
+        self.findings.count(str(response.status))
+        problem = _problem(response, received)
+        if problem:
+            self.findings.wrong.append(f"{problem}: {told} -> {received[:300]!r}")
+
+    def _send_raw(self, parts: list[bytes]) -> None:
+        """Send parts of bytes; None of what comes back may be a failure of the server's."""
+        received = b""
+        with socket.create_connection(("127.0.0.1", self._server.api_port), timeout=1) as client:
+            try:
+                for part in parts:
+                    client.sendall(part)
+                if self._random.random() < 0.3:
+                    client.shutdown(socket.SHUT_WR)
+                if self._random.random() < 0.7:
+                    while len(received) < 100_000 and (more := client.recv(65536)):
+                        received += more
+            except (TimeoutError, ConnectionError):
+                pass
+        self.findings.count("raw")
+        for line in received.split(b"\r\n"):
+            if line.startswith(b"HTTP/1.1 5") and not line.startswith(b"HTTP/1.1 503"):
+                self.findings.wrong.append(f"{line!r} to {parts!r:.400}")
+        if b"X-Injected" in received.split(b"\r\n\r\n")[0]:
+            self.findings.wrong.append(f"a header was injected by {parts!r:.400}")
+
+
+def _drawn(strategy: Any, wanted: int, number: int) -> list[Any]:
+    """Return so many examples of a strategy, the same ones for the same number."""
+    cases: list[Any] = []
+
+    @seed(number)
+    @settings(
+        max_examples=wanted,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def collect(case: Any) -> None:
+        cases.append(case)
+
+    # There is nothing wrong to be said to a route that takes nothing.
+    with _ONE_AT_A_TIME, suppress(Unsatisfiable):
+        collect()
+    return cases
+
+
+def _problem(response: http.client.HTTPResponse, body: bytes) -> str | None:
+    """Return what is wrong with an answer, whatever was asked."""
+    if not response.getheader("x-request-id"):
+        return "no request id"
+    if response.getheader("x-injected"):
+        return "a header was injected"
+    if response.status >= 500 and response.status != 503:
+        return f"unexpected status {response.status}"
+    if response.status == 503 and not response.getheader("retry-after"):
+        return "no Retry-After"
+    if response.status < 400:
+        if b'data: {"error"' in body and b'"code":5' in body.replace(b" ", b""):
+            return "a stream broke"
+        return None
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return "not the one envelope"
+    if not isinstance(error.get("message"), str) or not error["message"]:
+        return "an error without a message"
+    if "/site-packages/" in error["message"] or "Traceback" in error["message"]:
+        return "an error that shows the server's inside"
+    return None
+
+
+HEADERS = [
+    "X-Request-Id",
+    "Host",
+    "Content-Type",
+    "Content-Encoding",
+    "Accept",
+    "Accept-Encoding",
+    "Range",
+    "Expect",
+    "X-Data-Parallel-Rank",
+    "X-Forwarded-For",
+    "X-Forwarded-Prefix",
+    "X-HTTP-Method-Override",
+    "Cookie",
+    "Origin",
+    "Upgrade",
+    "Connection",
+    "TE",
+    "Authorization-Info",
+    "traceparent",
+    "X-Session-Id",
+    "Referer",
+]
+VALUES = (
+    "",
+    "a",
+    "-1",
+    "999999999999999999999",
+    "text/plain",
+    "multipart/form-data; boundary=x",
+    "application/json; charset=utf-16",
+    "application/x-www-form-urlencoded",
+    "gzip",
+    "close",
+    "websocket",
+    "http://other/",
+    "\xe9" * 50,
+    "x" * 7000,
+    "%0d%0aX-Injected: 1",
+    "00-ffffffffffffffffffffffffffffffff-ffffffffffffffff-01",
+)
+
+Raw = Callable[[random.Random, bytes], list[bytes]]
+
+
+def _head(key: bytes, path: bytes = b"/v1/completions", *more: bytes) -> bytes:
+    lines = [b"POST " + path + b" HTTP/1.1", b"Host: x", b"Authorization: " + key]
+    return b"\r\n".join([*lines, b"Content-Type: application/json", *more, b"", b""])
+
+
+def _body(stream: bool = True) -> bytes:
+    wanted = {"model": SERVED_NAME, "prompt": SECRET, "max_tokens": 20, "stream": stream}
+    return json.dumps(wanted).encode()
+
+
+def _garbage(chance: random.Random, key: bytes) -> list[bytes]:
+    return [chance.randbytes(chance.randrange(1, 2000))]
+
+
+def _cut(chance: random.Random, key: bytes) -> list[bytes]:
+    body = _body()
+    whole = _head(key, b"/v1/completions", b"Content-Length: %d" % len(body)) + body
+    return [whole[: chance.randrange(len(whole))]]
+
+
+def _slow(chance: random.Random, key: bytes) -> list[bytes]:
+    body = _body()
+    whole = _head(key, b"/v1/completions", b"Content-Length: %d" % len(body)) + body
+    cuts = sorted(chance.sample(range(1, len(whole)), 5))
+    return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+
+
+def _left(chance: random.Random, key: bytes) -> list[bytes]:
+    body = _body(stream=chance.random() < 0.5)
+    return [_head(key, b"/v1/completions", b"Content-Length: %d" % len(body)) + body]
+
+
+def _flood(chance: random.Random, key: bytes) -> list[bytes]:
+    line = chance.choice((b"a: b\r\n", b"X-Api-Key: x\r\n", b"Cookie: %s\r\n" % (b"c" * 5000)))
+    return [b"GET /v1/models HTTP/1.1\r\n" + line * chance.randrange(100, 20_000)]
+
+
+def _pipelined(chance: random.Random, key: bytes) -> list[bytes]:
+    one = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: " + key + b"\r\n\r\n"
+    return [one * chance.randrange(2, 60)]
+
+
+def _chunks(chance: random.Random, key: bytes) -> list[bytes]:
+    head = _head(key, b"/v1/completions", b"Transfer-Encoding: chunked")
+    body = _body()
+    marks = chance.choice((b"%x\r\n", b"%x;a=b\r\n", b"0000%x\r\n", b"-%x\r\n", b"%x \r\n"))
+    chunked = marks % len(body) + body + b"\r\n"
+    end = chance.choice(
+        (b"0\r\n\r\n", b"0\r\nX-Request-Id: a\r\n\r\n", b"00\r\n\r\n", b"", b"g\r\n")
+    )
+    return [head + chunked + end]
+
+
+def _smuggled(chance: random.Random, key: bytes) -> list[bytes]:
+    inner = b"GET /pause HTTP/1.1\r\nHost: x\r\n\r\n"
+    more = chance.choice(
+        (
+            (b"Content-Length: 0", b"Transfer-Encoding: chunked"),
+            (b"Transfer-Encoding: chunked", b"Content-Length: 5"),
+            (b"Transfer-Encoding: xchunked", b"Content-Length: 0"),
+            (b"Transfer-Encoding:\x0bchunked",),
+            (b"Content-Length: 0", b"Content-Length: 35"),
+            (b"Content-Length: +0",),
+            (b"Content-Length : 0",),
+            (b"X: y\r\n\r\n",),
+        )
+    )
+    return [_head(key, b"/v1/completions", *more) + b"0\r\n\r\n" + inner]
+
+
+def _targets(chance: random.Random, key: bytes) -> list[bytes]:
+    target = chance.choice(
+        (
+            b"*",
+            b"//v1/models",
+            b"/v1/../pause",
+            b"/v1/%2e%2e/pause",
+            b"/%70ause",
+            b"/v1%2fmodels",
+            b"http://other/v1/models",
+            b"/v1/models?a=%00",
+            b"/v1/responses/%0d%0aX-Injected:%201",
+            b"/v1/responses/" + b"a" * 9000,
+            b"/\xff\xfe",
+            b"x",
+            b"/v1/models#a",
+            b"/v1/models;a=b",
+        )
+    )
+    method = chance.choice((b"GET", b"POST", b"OPTIONS", b"HEAD", b"PUT", b"TRACE", b"CONNECT"))
+    version = chance.choice((b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"HTTP/0.9"))
+    line = method + b" " + target + b" " + version
+    return [line + b"\r\nHost: x\r\nAuthorization: " + key + b"\r\n\r\n"]
+
+
+def _ids(chance: random.Random, key: bytes) -> list[bytes]:
+    value = chance.choice(
+        (b"a\rX-Injected: 1", b"a\nX-Injected: 1", b"\x00", b"\xff" * 40, b"a" * 60_000, b"a, b")
+    )
+    body = _body(stream=False)
+    length = b"Content-Length: %d" % len(body)
+    return [_head(key, b"/generate", length, b"X-Request-Id: " + value) + body]
+
+
+RAW: tuple[Raw, ...] = (
+    _garbage,
+    _cut,
+    _slow,
+    _left,
+    _flood,
+    _pipelined,
+    _chunks,
+    _smuggled,
+    _targets,
+    _ids,
+)
+
+
+def resident_bytes(server: ModelServer) -> int:
+    """Return the memory that the server and its engine have written, each shared page once."""
+    total = 0
+    for pid in (server.process.pid, server.engine_pid()):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss_Anon:"):
+                total += int(line.split()[1]) * 1024
+    return total
