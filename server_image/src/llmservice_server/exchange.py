@@ -101,6 +101,11 @@ class Exchange:
         return self.client_left or self.cut is not None
 
     @property
+    def is_held(self) -> bool:
+        """Whether a stream has been announced and nothing of it sent."""
+        return self._held_start is not None
+
+    @property
     def is_broken_stream(self) -> bool:
         """Whether the application has begun a stream and not finished it."""
         return self._is_stream and not self.is_finished

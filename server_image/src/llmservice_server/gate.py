@@ -27,6 +27,7 @@ from llmservice_server.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 ENGINE_FAILED = Cut("failed", "the engine of this replica failed; send the request again", 503)
+_UNANSWERABLE = Cut("unanswerable", "a value of the request cannot be used for a stream", 400)
 _BROKEN = Cut("broken", "the answer could not be finished", 500)
 
 _LONG_BODIES = 16
@@ -158,7 +159,7 @@ class Gate:
             if not exchange.is_over:
                 logger.exception("an answer broke")
                 if exchange.is_broken_stream:
-                    exchange.end(ENGINE_FAILED if self._lifecycle.engine_has_died() else _BROKEN)
+                    exchange.end(self._why_it_broke(exchange, error))
                 elif exchange.status is None:
                     response = unexpected_error(error)
                     await response(scope, exchange.receive, exchange.send)
@@ -186,6 +187,13 @@ class Gate:
         if _announced_bytes(scope) > self._settings.max_body_bytes:
             return body_too_large(self._settings.max_body_bytes)
         return None
+
+    def _why_it_broke(self, exchange: Exchange, error: Exception) -> Cut:
+        if self._lifecycle.engine_has_died():
+            return ENGINE_FAILED
+        # Before there is anything to tell, what is wrong is the value that the client sent.
+        is_its_value = exchange.is_held and isinstance(error, ValueError | TypeError)
+        return _UNANSWERABLE if is_its_value else _BROKEN
 
     def _not_serving(self) -> Cut:
         phase = self._lifecycle.phase

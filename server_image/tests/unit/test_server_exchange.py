@@ -227,3 +227,23 @@ async def test_a_client_that_leaves_is_counted_as_aborted(path: str) -> None:
     value = stack.registry.get_sample_value
     assert value("llm_requests_aborted_total", {"route": path}) == 1
     assert value("llm_requests_total", {"route": path, "status": "499"}) == 1
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError("x"), 400), (KeyError("x"), 500)])
+async def test_a_stream_that_breaks_before_its_first_event_has_a_status(
+    error: Exception, status: int
+) -> None:
+    async def stream() -> AsyncGenerator[str, None]:
+        raise error
+        yield ""
+
+    inner = FastAPI()
+
+    @inner.post("/v1/responses")
+    async def responses() -> Response:
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    stack = make_stack()
+    attach_engine_app(stack.app, inner)
+    answer = await Client(stack.app).post("/v1/responses", {})
+    assert (answer.status, answer.json()["error"]["code"]) == (status, status)
