@@ -3,7 +3,8 @@
 `flags` prints every long flag with its kind and choices as JSON. `ask` answers each line of
 standard input, a question and lists of arguments as JSON, with a line. The question `parse` is
 what the parser says to each list: null when it accepts it. `read` is what it makes of each list:
-name -> value, of those that differ from the default.
+name -> value, of those that differ from the default. `configure` is what vLLM says when it makes an
+engine's whole configuration of each list: null when it can.
 The vLLM that is asked is the first on the module path.
 """
 
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parent / "src"))
+
+from pydantic import ValidationError
 
 from llmservice_server.compat import load_vllm
 
@@ -82,6 +85,24 @@ def values(parser: Any, arguments: list[str]) -> dict[str, Any]:
     return {name: value for name, value in read if value != parser.get_default(name)}
 
 
+def obstacle(parser: Any, arguments: list[str]) -> str | None:
+    """Return why no engine can be configured by the arguments; None when one can."""
+    vllm = load_vllm()
+    try:
+        parsed = parser.parse_args(arguments)
+        vllm.validate_parsed_serve_args(parsed)
+        vllm.AsyncEngineArgs.from_cli_args(parsed).create_engine_config(
+            usage_context=vllm.UsageContext.OPENAI_API_SERVER
+        )
+    except ValidationError as error:
+        # Its own text holds the whole configuration.
+        first = error.errors(include_url=False)[0]
+        return f"ValidationError: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def main() -> None:
     """Answer questions about the parser on standard output."""
     answers = sys.stdout
@@ -93,7 +114,7 @@ def main() -> None:
             return
         for line in sys.stdin:
             question, lists = json.loads(line)
-            answer = {"parse": complaint, "read": values}[question]
+            answer = {"parse": complaint, "read": values, "configure": obstacle}[question]
             print(json.dumps([answer(parser, each) for each in lists]), file=answers, flush=True)
 
 

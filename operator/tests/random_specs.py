@@ -31,10 +31,23 @@ SCHEMA: Final[Mapping[str, Any]] = build_crd()["spec"]["versions"][0]["schema"][
 ]["spec"]
 
 
+_VALUES: Final = {
+    "--attention-backend": "TORCH_SDPA",
+    "--custom-histogram-buckets": "{}",
+    "--ir-op-priority": "{}",
+    "--limit-mm-per-prompt": '{"image": 1}',
+    "--mamba-backend": "TRITON",
+    "--mm-processor-device": "cpu",
+    "--override-generation-config": '{"temperature": 0.5}',
+    "--watermark": "0.5",
+}
+"""Values of the flags that do not take 1."""
+
+
 def _extra_arg(flag: str, entry: Flag) -> str:
     if entry.kind is not FlagKind.VALUE:
         return f"{flag}=true"
-    return f"{flag}={entry.choices[-1] if entry.choices else 1}"
+    return f"{flag}={entry.choices[-1] if entry.choices else _VALUES.get(flag, '1')}"
 
 
 _NEWEST: Final = TABLES[ENGINE_VERSION]

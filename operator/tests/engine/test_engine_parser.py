@@ -1,17 +1,15 @@
 """The pinned vLLM's own parser judges what the compiler writes."""
 
 import functools
-import json
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 import flag_tables
 from core_support import REPOSITORY, SETTINGS, a_service
+from engine_asking import Ask
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import resolve_pin
 from llmservice_operator.desired.engine_args import build_engine_args
@@ -19,37 +17,11 @@ from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, FlagKind
 from llmservice_operator.settings import ENGINE_VERSION
 
+pytest_plugins = ("engine_fixtures",)
+
 EXAMPLES = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
 
-Ask = Callable[[str, list[list[str]]], list[Any]]
 Parse = Callable[[list[list[str]]], list[str | None]]
-
-
-@pytest.fixture(scope="module")
-def engine_python() -> Path:
-    return flag_tables.engine_python()
-
-
-@pytest.fixture(scope="module")
-def ask(engine_python: Path) -> Iterator[Ask]:
-    """What the parser answers to a question about each list of arguments."""
-    with subprocess.Popen(
-        [engine_python, Path(flag_tables.__file__).with_name("engine_parser.py"), "ask"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as parser:
-        assert parser.stdin is not None
-        assert parser.stdout is not None
-        questions, answers = parser.stdin, parser.stdout
-
-        def run(question: str, arguments: list[list[str]]) -> list[Any]:
-            print(json.dumps([question, arguments]), file=questions, flush=True)
-            answer = list(json.loads(answers.readline()))
-            assert len(answer) == len(arguments)
-            return answer
-
-        yield run
 
 
 @pytest.fixture(scope="module")

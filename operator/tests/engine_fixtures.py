@@ -1,0 +1,35 @@
+"""Fixtures of the tests that ask the pinned vLLM.
+
+No conftest: mypy would take it for the one of the model server's engine tests.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import flag_tables
+from engine_asking import Ask, asking_engine
+from engine_stand_ins import StandIns
+from localkube.hub.models import TINY_LLAMA, build_models
+
+
+@pytest.fixture(scope="session")
+def engine_python() -> Path:
+    return flag_tables.engine_python()
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Path:
+    return build_models()[TINY_LLAMA]
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> StandIns:
+    return StandIns(tiny_model, tmp_path_factory.mktemp("stand-ins"))
+
+
+@pytest.fixture(scope="session")
+def ask(engine_python: Path) -> Iterator[Ask]:
+    with asking_engine(engine_python) as asked:
+        yield asked
