@@ -1,5 +1,7 @@
 """Where weights come from beside the hub, and what is said when they cannot be had."""
 
+from pathlib import Path
+
 import pytest
 
 from e2e_support import Cluster, ask, conditions, eventually, wait_ready
@@ -19,6 +21,50 @@ def test_a_model_on_a_claim_is_served_read_only(
     url = cluster.address_of("on-claim", namespace)
     assert ask(f"{url}/v1/completions", body)["usage"]["completion_tokens"] == 4
     cluster.kubectl("delete", "llm", "on-claim", "-n", namespace)
+
+
+@pytest.mark.local
+def test_two_replicas_fill_one_claim_and_leave_it_when_they_go(
+    cluster: Cluster, namespace: str, local_cluster_name: str, tmp_path: Path
+) -> None:
+    folder, name = tmp_path / "claim", f"cache-{local_cluster_name}"
+    folder.mkdir()
+    # A folder of the node is not made the pods' own, as a volume of a storage system is.
+    folder.chmod(0o777)
+    spec = {
+        "capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteMany"],
+        "persistentVolumeReclaimPolicy": "Retain",
+        "storageClassName": name,
+        "hostPath": {"path": str(folder), "type": "Directory"},
+    }
+    volume = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}}
+    cluster.apply({**volume, "spec": spec}, namespace)
+    service = cpu_service("cached", f"hf://{TINY_MODEL}")
+    service["spec"]["replicas"] = 2
+    service["spec"]["model"]["cache"] = {
+        "type": "PersistentVolumeClaim",
+        "size": "1Gi",
+        "storageClassName": name,
+    }
+    cluster.apply(service, namespace)
+
+    wait_ready(cluster, "cached", namespace)
+
+    repository = f"models--{TINY_MODEL.replace('/', '--')}"
+    assert not list((folder / "hub" / repository / "blobs").glob("*.incomplete"))
+    assert list((folder / "hub" / repository / "snapshots").rglob("*.safetensors"))
+    (turn,) = (folder / "locks" / repository).iterdir()
+    assert turn.suffix == ".ended"
+    (marker,) = (folder / "compile" / "cached").glob("compiled-*")
+    assert marker.exists()
+    cluster.kubectl("delete", "llm", "cached", "-n", namespace)
+    eventually(lambda: not cluster.list("pods", namespace), within=120, describe="pods gone")
+    claim = cluster.read("pvc", "cached-cache", namespace)
+    assert claim is not None
+    assert claim["status"]["phase"] == "Bound"
+    cluster.kubectl("delete", "pvc", "cached-cache", "-n", namespace)
+    cluster.kubectl("delete", "pv", name)
 
 
 def test_an_unknown_model_is_named_in_the_status(cluster: Cluster, namespace: str) -> None:
