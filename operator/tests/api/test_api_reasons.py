@@ -34,6 +34,8 @@ def test_pods_that_the_api_server_refuses_are_told_with_its_words(
         large = {"limits": {"memory": "8Gi"}}
         api.create(LLMSERVICES, make_service("large", namespace, resources=large))
         api.create(LLMSERVICES, make_service("old", namespace, engine={"version": "0.30.0"}))
+        lacking = {"image": "mine:1", "version": "0.30.0", "extraArgs": ["--max-num-active-seqs=4"]}
+        api.create(LLMSERVICES, make_service("lacking", namespace, engine=lacking))
 
         said = until_reason(api, namespace, "quota", "QuotaExceeded")
         assert "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1" in said
@@ -42,6 +44,8 @@ def test_pods_that_the_api_server_refuses_are_told_with_its_words(
         assert "maximum memory usage per Container is 4Gi" in said
         said = until_reason(api, namespace, "old", "InvalidSpec")
         assert "spec.engine.image to an image that holds vLLM 0.30.0" in said
+        said = until_reason(api, namespace, "lacking", "InvalidSpec")
+        assert said.endswith("or run an engine.version that has it: 0.31.0 or 0.32.0"), said
 
 
 def test_a_rollout_that_its_controller_gives_up_is_stuck(
