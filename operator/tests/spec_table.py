@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import yaml
 
+from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD
+
 FOLDER: Final = Path(__file__).parent / "specs"
 
 NOT_COMPLETE: Final = (
@@ -78,11 +80,22 @@ LONG: Final = {
 }
 """Those that are told better in code."""
 
+FLAGS: Final = {
+    f"{flag} by its flag": Refused(
+        f'spec.engine.extraArgs[0]: Invalid value: "string": {flag} has a field of its own: set '
+        f"{field} instead",
+        {"engine": {"extraArgs": [f"{flag}=1"]}},
+    )
+    for flag, field in FLAGS_WITH_A_FIELD.items()
+    if flag not in ("--trust-remote-code", "--speculative-config")
+}
+"""All but those that two rules refuse, which are in the file."""
+
 REFUSED: Final = {
     f"{file.stem}: {sentence}": Refused(**case)
     for file in sorted((FOLDER / "refused").glob("*.yaml"))
     for sentence, case in yaml.safe_load(file.read_text()).items()
-} | LONG
+} | {**LONG, **FLAGS}
 
 ACCEPTED: Final[dict[str, dict[str, Any]]] = yaml.safe_load((FOLDER / "accepted.yaml").read_text())
 
