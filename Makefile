@@ -112,6 +112,14 @@ test-keda: setup  ## Scale through a real KEDA, built from its Go module (first 
 	@failed=0; $(RUN) localkube exec --name test-keda -- pytest operator/tests/keda || failed=1; \
 	$(RUN) localkube down --name test-keda; exit $$failed
 
+.PHONY: test-autoscaling
+test-autoscaling: setup  ## Load on a full cluster brings pods and takes them away again (10 minutes, the whole machine)
+	@$(RUN) localkube setup
+	@$(RUN) localkube models > /dev/null
+	@images=$$($(RUN) localkube images build all --json) && $(RUN) localkube up --name test-autoscaling && \
+	{ failed=0; LLMSERVICE_E2E_IMAGES="$$images" $(RUN) localkube exec --name test-autoscaling -- pytest e2e/tests/load || failed=1; \
+	$(RUN) localkube down --name test-autoscaling; exit $$failed; }
+
 .PHONY: test-serving-long
 test-serving-long: setup  ## 20,000 hostile requests, 100 rollouts (10 of stock), 50 deaths of a real engine (hours)
 	@$(RUN) localkube models > /dev/null

@@ -48,6 +48,8 @@ class Tier:
     """Options of `localkube up` for the cluster that the tests run inside; None for none."""
     prepare: tuple[tuple[str, ...], ...] = ()
     """What has to be built first, while package registries can still be reached."""
+    leaves_out: tuple[str, ...] = ()
+    """Paths below those whose tests run elsewhere."""
     exports: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Variables for the tests, each with the command that prints its value; run after `prepare`."""
 
@@ -92,6 +94,8 @@ TIERS = (
         "chart, operator and vLLM together on a full cluster",
         ("e2e/tests",),
         cluster=(),
+        # What takes the whole machine for long has a command of its own: make test-autoscaling.
+        leaves_out=("e2e/tests/load",),
         prepare=(("localkube", "models"),),
         exports=(("LLMSERVICE_E2E_IMAGES", ("localkube", "images", "build", "all", "--json")),),
     ),
@@ -170,6 +174,7 @@ def run_tier(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Result:
     report.unlink(missing_ok=True)
     started = time.monotonic()
     pytest = ["pytest", *tier.paths, f"--junitxml={report}", "-o", f"cache_dir=.tiers/{tier.name}"]
+    pytest += [f"--ignore={path}" for path in tier.leaves_out]
     try:
         for command in () if on_kubeconfig else tier.prepare:
             console.run(command, check=True)
