@@ -191,8 +191,10 @@ class Gate:
     def _why_it_broke(self, exchange: Exchange, error: Exception) -> Cut:
         if self._lifecycle.engine_has_died():
             return ENGINE_FAILED
+        # Starlette hides an error that has a handler behind its own once a stream is announced.
+        cause = error.__cause__ or error
         # Before there is anything to tell, what is wrong is the value that the client sent.
-        is_its_value = exchange.is_held and isinstance(error, ValueError | TypeError)
+        is_its_value = exchange.is_held and isinstance(cause, ValueError | TypeError)
         return _UNANSWERABLE if is_its_value else _BROKEN
 
     def _not_serving(self) -> Cut:

@@ -229,15 +229,19 @@ async def test_a_client_that_leaves_is_counted_as_aborted(path: str) -> None:
     assert value("llm_requests_total", {"route": path, "status": "499"}) == 1
 
 
+@pytest.mark.parametrize("is_handled", [False, True], ids=["as it is", "behind Starlette's own"])
 @pytest.mark.parametrize(("error", "status"), [(ValueError("x"), 400), (KeyError("x"), 500)])
 async def test_a_stream_that_breaks_before_its_first_event_has_a_status(
-    error: Exception, status: int
+    error: Exception, status: int, is_handled: bool
 ) -> None:
     async def stream() -> AsyncGenerator[str, None]:
         raise error
         yield ""
 
     inner = FastAPI()
+    if is_handled:
+        # As vLLM's application has one: too late for a stream that is announced.
+        inner.add_exception_handler(type(error), lambda *_: Response(status_code=418))
 
     @inner.post("/v1/responses")
     async def responses() -> Response:
