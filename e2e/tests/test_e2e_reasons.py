@@ -4,16 +4,22 @@ Reasons with another cause than the node, the hub or the container are brought a
 operator/tests/unit/test_conditions.py says where.
 """
 
+import copy
+import os
+import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e_support import Cluster, Object, conditions, eventually
-from stage import TINY_MODEL, cpu_service
+from e2e_support import Cluster, Object, conditions, eventually, wait_ready
+from stage import TINY_MODEL, Images, cpu_service
 
 pytestmark = pytest.mark.local
 
+SLOW_MODEL = "llmservice-test/slow-smollm2"
+HEALTHY, SLOW, IMPATIENT = "healthy", "slow", "impatient"
 NOWHERE = {"nodeSelector": {"llmservice-test/nowhere": "true"}}
 
 CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
@@ -54,6 +60,11 @@ CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
         "InvalidEngineArgument",
         "--kv-cache-memory-bytes",
     ),
+    "crash": (
+        {"engine": {"env": [{"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": "lots"}]}},
+        "CrashLoop",
+        "Look at `kubectl logs --previous`",
+    ),
 }
 
 
@@ -84,8 +95,8 @@ def until_reason(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def services(cluster: Cluster, namespace: str) -> None:
-    """All of them at once: none waits for another."""
+def services(cluster: Cluster, namespace: str, images: Images) -> None:
+    """All of them at once: most fail while others still wait for a processor."""
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -97,6 +108,12 @@ def services(cluster: Cluster, namespace: str) -> None:
         },
     }
     made = [small(name, **change) for name, (change, _, _) in CAUSES.items()]
+    made += [
+        small("no-server", engine={"image": images.operator}),
+        small(SLOW, f"hf://{SLOW_MODEL}"),
+        small(IMPATIENT, template=NOWHERE),
+        small(HEALTHY),
+    ]
     cluster.apply({"apiVersion": "v1", "kind": "List", "items": [claim, *made]}, namespace)
 
 
@@ -110,3 +127,84 @@ def test_the_status_says_what_is_wrong_and_what_to_change(
     assert (available["status"], available["reason"]) == ("False", "NoReplicaReady")
     # Its work is done; the processors are for the others.
     cluster.kubectl("delete", "llm", name, "-n", namespace, "--wait=false")
+
+
+def test_an_image_without_our_server_is_told_as_such(cluster: Cluster, namespace: str) -> None:
+    message = until_reason(cluster, "no-server", namespace, "ContainerStartError")
+    assert "must hold the command llmservice-server" in message
+    cluster.kubectl("delete", "llm", "no-server", "-n", namespace, "--wait=false")
+
+
+def test_a_download_is_told_in_bytes(cluster: Cluster, namespace: str) -> None:
+    message = until_reason(cluster, SLOW, namespace, "DownloadingModel")
+    assert " MB of 269." in message
+    cluster.kubectl("delete", "llm", SLOW, "-n", namespace, "--wait=false")
+
+
+def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace: str) -> None:
+    """The deadline of a service is half an hour, so a pod beside its own gets a shorter one."""
+    deployment = cluster.read("deployment", IMPATIENT, namespace)
+    assert deployment is not None
+    pod = copy.deepcopy(deployment["spec"]["template"])
+    del pod["spec"]["nodeSelector"]
+    pod["spec"]["containers"][0]["startupProbe"] |= {
+        "periodSeconds": 2,
+        "failureThreshold": 3,
+        # It may be told to stop before it can hear of it.
+        "terminationGracePeriodSeconds": 5,
+    }
+    pod |= {"apiVersion": "v1", "kind": "Pod"}
+    pod["metadata"]["name"] = f"{IMPATIENT}-too"
+    cluster.apply(pod, namespace)
+
+    message = until_reason(cluster, IMPATIENT, namespace, "StartupTimeout")
+    assert "The model was not" in message
+    cluster.kubectl("delete", "pod", f"{IMPATIENT}-too", "-n", namespace, "--wait=false")
+    cluster.kubectl("delete", "llm", IMPATIENT, "-n", namespace, "--wait=false")
+
+
+def test_a_start_that_goes_well_tells_of_no_trouble(cluster: Cluster, namespace: str) -> None:
+    wait_ready(cluster, HEALTHY, namespace)
+
+    def events() -> list[Object]:
+        found = cluster.list("events", namespace)
+        return [it for it in found if it["involvedObject"]["name"] == HEALTHY]
+
+    told = {"RolloutInProgress", "LoadingModel", "Serving"}
+    eventually(lambda: told <= {it["reason"] for it in events()}, within=10)
+    assert [it["reason"] for it in events() if it["type"] == "Warning"] == []
+    found = conditions(cluster.read("llm", HEALTHY, namespace))
+    assert {kind: (it["status"], it["reason"]) for kind, it in found.items()} | {
+        "Ready": ("True", "Serving"),
+        "Progressing": ("False", "RolloutComplete"),
+        "Available": ("True", "Serving"),
+        "ModelReady": ("True", "ModelLoaded"),
+    } == {kind: (it["status"], it["reason"]) for kind, it in found.items()}
+
+
+def test_a_server_that_stands_still_is_not_ready_and_then_serves_on(
+    cluster: Cluster, namespace: str
+) -> None:
+    wait_ready(cluster, HEALTHY, namespace)
+    (pod,) = cluster.list("pods", namespace, f"llmservice.dev/name={HEALTHY}")
+    server = process_of(pod)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        until_reason(cluster, HEALTHY, namespace, "ServerNotReady", within=30)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    wait_ready(cluster, HEALTHY, namespace, within=30)
+
+
+def process_of(pod: Object) -> int:
+    """The server's process as this machine, which is the node too, sees it."""
+    uid = pod["metadata"]["uid"]
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            group = (folder / "cgroup").read_text().replace("_", "-")
+            command = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        if uid in group and "llmservice-server" in command:
+            return int(folder.name)
+    raise AssertionError(f"no process of pod {uid}")

@@ -89,6 +89,7 @@ def test_without_a_configuration_all_models_are_public_and_two_are_behind_doors(
         TINY_LLAMA: Visibility.PUBLIC,
         daemon.PRIVATE_TINY_LLAMA: Visibility.PRIVATE,
         daemon.GATED_TINY_LLAMA: Visibility.GATED,
+        daemon.SLOW_SMOLLM2: Visibility.PUBLIC,
     }
     assert settings.tokens[daemon.STRANGER_TOKEN] == frozenset()
 

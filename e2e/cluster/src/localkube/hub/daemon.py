@@ -16,6 +16,10 @@ START_SECONDS = 60
 
 PRIVATE_TINY_LLAMA = "llmservice-test/private-tiny-llama"
 GATED_TINY_LLAMA = "llmservice-test/gated-tiny-llama"
+SLOW_SMOLLM2 = "llmservice-test/slow-smollm2"
+SLOW_BYTES_PER_SECOND = 4_000_000
+"""A minute for the whole model: long enough to be seen on its way."""
+
 READER_TOKEN = "hf_localkubeReader"
 """Opens the private and the gated repository. No secret: it guards random weights."""
 
@@ -24,7 +28,8 @@ STRANGER_TOKEN = "hf_localkubeStranger"
 
 
 def default_settings(models: Mapping[str, Path]) -> HubSettings:
-    """Return what a hub serves that was told nothing: all models, and the tiny one behind doors."""
+    """Return what a hub serves that was told nothing: all models, the tiny one behind doors too,
+    and the larger one slowly."""
 
     def served(repo_id: str, visibility: Visibility) -> RepositorySettings:
         return RepositorySettings(branches={"main": models[repo_id]}, visibility=visibility)
@@ -36,6 +41,9 @@ def default_settings(models: Mapping[str, Path]) -> HubSettings:
             TINY_LLAMA: served(TINY_LLAMA, Visibility.PUBLIC),
             PRIVATE_TINY_LLAMA: served(TINY_LLAMA, Visibility.PRIVATE),
             GATED_TINY_LLAMA: served(TINY_LLAMA, Visibility.GATED),
+            SLOW_SMOLLM2: RepositorySettings(
+                branches={"main": models[SMOLLM2]}, bytes_per_second=SLOW_BYTES_PER_SECOND
+            ),
         },
         tokens={READER_TOKEN: behind_doors, STRANGER_TOKEN: frozenset()},
     )
