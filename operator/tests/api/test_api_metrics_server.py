@@ -404,6 +404,14 @@ def test_the_api_server_asks_for_its_user_and_a_grant_is_enough(world: World) ->
     eventually(lambda: "ExternalMetricValueList" in world.raw("--as=eve"), 20)
 
 
+def test_a_namespace_can_be_deleted_while_external_metrics_are_served(world: World) -> None:
+    until_known(world)
+    name = f"{world.namespace}-other"
+    kubectl("create", "namespace", name)
+    # What cannot be discovered might hold something of the namespace, which would then stay.
+    assert "deleted" in kubectl("delete", "namespace", name, "--timeout=30s")
+
+
 def api_service(world: World) -> dict[str, Any] | None:
     found: list[dict[str, Any]] = world.api.request("GET", API_SERVICES.path())["items"]
     return next((it for it in found if it["metadata"]["name"] == API_SERVICE), None)

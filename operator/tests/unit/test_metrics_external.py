@@ -326,6 +326,23 @@ async def test_the_authorizer_is_asked_for_the_user_with_groups_and_extra(server
     ]
 
 
+@pytest.mark.parametrize(
+    ("groups", "asked_for"),
+    [
+        ([], ["system:authenticated"]),
+        (["developers"], ["developers", "system:authenticated"]),
+        (["system:unauthenticated"], ["system:unauthenticated"]),
+    ],
+    ids=["the API server itself", "somebody", "a stranger"],
+)
+async def test_whom_the_api_server_knows_is_authenticated(
+    server: Server, groups: list[str], asked_for: list[str]
+) -> None:
+    headers = [("X-Remote-User", "system:kube-aggregator")]
+    await server.get(ROOT, headers=[*headers, *(("X-Remote-Group", each) for each in groups)])
+    assert server.reviews[-1]["groups"] == asked_for
+
+
 async def test_a_user_without_rights_is_refused_and_the_answer_remembered(server: Server) -> None:
     server.allows = False
     server.reports["ml", "qwen"] = report(10)

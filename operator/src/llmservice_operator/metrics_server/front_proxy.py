@@ -23,6 +23,9 @@ class Unauthenticated(Exception):
     """The request does not come from the API server, or names no user."""
 
 
+_AUTHENTICATED, _UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"
+
+
 @dataclass(frozen=True)
 class User:
     name: str
@@ -88,6 +91,11 @@ class FrontProxy:
         if name is None:
             raise Unauthenticated("the request names no user")
         groups = [value for it in self.group_headers for value in headers.getall(it, [])]
+        if not {_AUTHENTICATED, _UNAUTHENTICATED} & set(groups):
+            # Every API server counts whom it knows among these. The API server itself comes
+            # without, and what it cannot discover it takes for content that a namespace may hold:
+            # no namespace would ever be deleted.
+            groups.append(_AUTHENTICATED)
         return User(name, tuple(groups), self._extra(headers))
 
     def _extra(self, headers: CIMultiDictProxy[str]) -> dict[str, tuple[str, ...]]:
