@@ -41,7 +41,8 @@ def test_advice_names_fields_that_exist(reason: Reason) -> None:
 
 
 _API, _ENGINE, _UNIT = "operator/tests/api", "server_image/tests/engine", "operator/tests/unit"
-_E2E = "e2e/tests/test_e2e_reasons.py::test_the_status_says_what_is_wrong_and_what_to_change"
+_REASONS = "e2e/tests/test_e2e_reasons.py"
+_E2E = f"{_REASONS}::test_the_status_says_what_is_wrong_and_what_to_change"
 _SERVED = f"{_API}/test_api_status.py::test_the_status_follows_the_pods_from_missing_to_ready"
 _STARTS = f"{_UNIT}/test_observe.py::test_a_start_that_goes_well_is_a_wait_and_then_nothing"
 _REFUSED = (
@@ -99,11 +100,14 @@ CAUSED_BY: Mapping[Reason, str] = {
     Reason.SECRET_MISSING: _E2E,
     Reason.CONFIG_MAP_MISSING: _E2E,
     Reason.OUT_OF_MEMORY: _E2E,
-    Reason.INVALID_ENGINE_ARGUMENT: _E2E,
-    Reason.STARTUP_TIMEOUT: (
-        f"{_ENGINE}/test_engine_download.py"
-        "::test_a_start_that_is_cut_off_says_how_much_of_the_model_was_there"
+    Reason.CRASH_LOOP: _E2E,
+    Reason.CONTAINER_START_ERROR: f"{_REASONS}::test_an_image_without_our_server_is_told_as_such",
+    Reason.DOWNLOADING_MODEL: f"{_REASONS}::test_a_download_is_told_in_bytes",
+    Reason.SERVER_NOT_READY: (
+        f"{_REASONS}::test_a_server_that_stands_still_is_not_ready_and_then_serves_on"
     ),
+    Reason.INVALID_ENGINE_ARGUMENT: _E2E,
+    Reason.STARTUP_TIMEOUT: f"{_REASONS}::test_a_start_that_takes_too_long_is_told_as_such",
     Reason.MODEL_NOT_FOUND: (
         "e2e/tests/test_e2e_model_sources.py::test_an_unknown_model_is_named_in_the_status"
     ),
@@ -136,16 +140,8 @@ CAUSED_BY: Mapping[Reason, str] = {
 """Reason -> the test that brings it about on a real API server or cluster, by the last words of a
 real engine, or by what one said or did that was recorded."""
 
-_SEEN = f"{_UNIT}/test_observe.py::test_a_pod_says_what_keeps_it_from_being_ready"
 _LOAD = f"{_UNIT}/test_scaling_status.py"
 WRITTEN_BY_HAND: Mapping[Reason, str] = {
-    Reason.CONTAINER_START_ERROR: _SEEN,
-    Reason.CRASH_LOOP: _SEEN,
-    Reason.SERVER_NOT_READY: _SEEN,
-    Reason.DOWNLOADING_MODEL: (
-        f"{_UNIT}/test_reconcile.py"
-        "::test_a_download_is_followed_with_few_writes_and_without_numbers_once_nobody_tells_them"
-    ),
     Reason.NO_CAPACITY: (
         f"{_LOAD}::test_without_room_in_the_cluster_it_says_so_with_the_schedulers_words"
     ),
