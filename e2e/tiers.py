@@ -81,7 +81,10 @@ TIERS = (
         "engine",
         "the model server on a real vLLM, and the operator's arguments before its parser",
         ("server_image/tests/engine", "operator/tests/engine"),
-        prepare=(("python", "server_image/engine_env.py"), ("localkube", "models")),
+        prepare=(
+            ("python", "server_image/engine_env.py"),
+            ("localkube", "models", "--speculation"),
+        ),
     ),
     Tier(
         "cluster",

@@ -22,7 +22,9 @@ NODE_PACKAGES = {
     "runc": "runc",
 }
 IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
-"""Debian packages, each with a program of it, by which we see that it is there."""
+COMPILER_PACKAGES = {"g++": "g++", "python3-dev": "python3-config"}
+"""Debian packages, each with a program of it, by which we see that it is there. The last ones build
+what speculation by suffixes needs."""
 
 GO_NEEDED = (1, 26)
 DISK_GB_TO_BUILD = 10
@@ -114,8 +116,10 @@ def missing_packages(packages: dict[str, str]) -> list[str]:
 
 
 def install_packages() -> None:
-    """Install what Debian has of what we need, for clusters with nodes and for building images."""
-    wanted = missing_packages(API_ONLY_PACKAGES | NODE_PACKAGES | IMAGE_PACKAGES)
+    """Install what Debian has of what we need, for clusters with nodes and for building."""
+    wanted = missing_packages(
+        API_ONLY_PACKAGES | NODE_PACKAGES | IMAGE_PACKAGES | COMPILER_PACKAGES
+    )
     if not wanted:
         return
     if not shutil.which("apt-get"):

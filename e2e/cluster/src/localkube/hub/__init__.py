@@ -31,6 +31,11 @@ def register(subparsers: Any) -> None:
         default=32,
         help="length of those answers (default: %(default)s)",
     )
+    models.add_argument(
+        "--speculation",
+        action="store_true",
+        help="make also what guesses for the tiny Llama: heads, and the package for suffixes",
+    )
     models.set_defaults(run=_models)
     volume = models.add_subparsers(metavar="volume").add_parser(
         "volume", help="make the models readable in a namespace, as ORGANISATION/NAME on a claim"
@@ -64,8 +69,12 @@ def _positive(text: str) -> int:
 
 def _models(arguments: argparse.Namespace) -> int:
     from localkube.hub.models import build_models, read_greedy_reference, read_prompts
+    from localkube.hub.speculation import build_heads, suffix_packages
 
     models = build_models()
+    if arguments.speculation:
+        build_heads()
+        suffix_packages()
     if arguments.reference is None:
         print(json.dumps({repo_id: str(folder) for repo_id, folder in models.items()}, indent=1))
         return 0

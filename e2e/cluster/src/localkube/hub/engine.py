@@ -39,11 +39,12 @@ def run_script(name: str, *arguments: str, packages: Path | None = None, stdin: 
     )
 
 
-def install_packages(folder: Path) -> None:
-    """Put the locked packages that the scripts need beside the engine's into a folder."""
+def install_packages(folder: Path, requirements: Path = REQUIREMENTS) -> None:
+    """Put locked packages into a folder, by default those that the scripts need beside the
+    engine's."""
     python = str(environment() / "bin" / "python")
     install = ["uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-    _run([*install, "--python", python, "--target", str(folder), "-r", str(REQUIREMENTS)])
+    _run([*install, "--python", python, "--target", str(folder), "-r", str(requirements)])
 
 
 def _run(

@@ -33,7 +33,7 @@ def build_models() -> dict[str, Path]:
     """Return the folder of each model by its repository id; makes them if they are not cached."""
     folder = models_folder()
     if not folder.exists():
-        with _only_builder(folder):
+        with only_builder(folder):
             if not folder.exists():
                 _build(folder)
     return {repo_id: folder / repo_id for repo_id in (SMOLLM2, TINY_LLAMA)}
@@ -98,7 +98,7 @@ def _check_disk(folder: Path) -> None:
 
 
 @contextmanager
-def _only_builder(folder: Path) -> Iterator[None]:
+def only_builder(folder: Path) -> Iterator[None]:
     """Keep other processes from making the same models at the same time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:

@@ -1,0 +1,178 @@
+"""The real engine runs what specs say: it keeps the limits of a batch, and guesses by every method.
+
+Eagle3 and MTP are configured only (test_engine_config): they need a model trained for them.
+"""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from core_support import SETTINGS, a_service
+from engine_support import ModelServer, common_environment, running_server
+from llmservice_operator.desired import resolve_pin
+from llmservice_operator.desired.engine_args import build_engine_args
+from localkube.hub.speculation import build_heads, suffix_packages
+from preloaded_support import Preloaded, preloaded_interpreter
+
+pytest_plugins = ("engine_fixtures",)
+
+MODEL: Final = {"uri": "pvc://models/llama", "name": "tiny"}
+HEADROOM: Final = ("--enforce-eager=true", f"--kv-cache-memory-bytes={64 * 1024**2}")
+BATCHING: Final = {
+    "maxNumSeqs": 4,
+    "maxNumBatchedTokens": 64,
+    "chunkedPrefill": True,
+    "maxQueuedRequests": 12,
+}
+METHODS: Final[dict[str, dict[str, Any]]] = {
+    "Ngram": {"ngram": {"promptLookupMin": 1, "promptLookupMax": 3}},
+    "Suffix": {},
+    "DraftModel": {"draftModel": {"uri": "pvc://models/llama"}},
+    "Eagle": {"draftModel": {"uri": "pvc://models/eagle"}},
+    "Medusa": {"draftModel": {"uri": "pvc://models/medusa"}},
+}
+PROMPTS: Final = (
+    "The capital of France is",
+    "one two three one two three one two three one two",
+    "Hello",
+    # Once more: suffixes of earlier answers recur.
+    "The capital of France is",
+)
+TOKENS: Final = 64
+CLOSE: Final = 1e-3
+"""Two tokens whose log-probabilities differ by less may change places in another order of sums."""
+
+Answer = list[tuple[str, float]]
+"""Each token, and by how much it is likelier than the second best."""
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a claim called models would hold."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "llama").symlink_to(tiny_model)
+    for name, head in build_heads().items():
+        (folder / name).symlink_to(head)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
+    environment = common_environment(engine_python, tmp_path_factory.mktemp("preloaded"))
+    environment["PYTHONPATH"] += f":{suffix_packages()}"
+    with preloaded_interpreter(engine_python, environment) as interpreter:
+        yield interpreter
+
+
+@contextmanager
+def served(
+    preloaded: Preloaded, models: Path, folder: Path, **engine: Any
+) -> Iterator[ModelServer]:
+    """Run what the operator would, with the claim's folder where the pod mounts it."""
+    spec = {
+        "model": MODEL,
+        "accelerator": {"type": "cpu"},
+        "engine": {
+            "image": "with/arctic-inference:1",
+            "dtype": "float32",
+            "maxModelLen": 512,
+            "extraArgs": list(HEADROOM),
+            **engine,
+        },
+    }
+    service = a_service(spec)
+    args = build_engine_args(service, resolve_pin(service, None, SETTINGS).version)
+    local = [arg.replace("/models/", f"{models}/") for arg in args]
+    with running_server(preloaded, folder, *local) as server:
+        server.wait_until_ready()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plain(
+    preloaded: Preloaded, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServer]:
+    """A server that does not guess, with limits of its batch."""
+    with served(preloaded, models, tmp_path_factory.mktemp("plain"), batching=BATCHING) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def plain_answers(plain: ModelServer) -> list[Answer]:
+    return answers(plain)
+
+
+def answers(server: ModelServer) -> list[Answer]:
+    """Answer the prompts greedily, one after the other."""
+    return [answer(server, prompt) for prompt in PROMPTS]
+
+
+def answer(server: ModelServer, prompt: str) -> Answer:
+    wanted = {"model": "tiny", "prompt": prompt, "max_tokens": TOKENS, "ignore_eos": True}
+    reply = server.post("/v1/completions", {**wanted, "temperature": 0, "logprobs": 2})
+    assert reply.status == 200, reply.body
+    found = reply.json()["choices"][0]["logprobs"]
+    gaps = [sorted(each.values()) for each in found["top_logprobs"]]
+    tokens = [(token, gap[-1] - gap[-2]) for token, gap in zip(found["tokens"], gaps, strict=True)]
+    assert len(tokens) == TOKENS
+    return tokens
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_guesses_and_leaves_greedy_answers_as_they_are(
+    method: str,
+    preloaded: Preloaded,
+    models: Path,
+    plain_answers: list[Answer],
+    tmp_path: Path,
+) -> None:
+    speculation = {"method": method, "numSpeculativeTokens": 3, **METHODS[method]}
+    with served(preloaded, models, tmp_path, speculativeDecoding=speculation) as server:
+        guessed = answers(server)
+        drafts = server.metric("vllm:spec_decode_num_drafts_total")
+        accepted = server.metric("vllm:spec_decode_num_accepted_tokens_total")
+    divergences = [
+        next((gap for (a, gap), (b, _) in zip(one, other, strict=True) if a != b), None)
+        for one, other in zip(plain_answers, guessed, strict=True)
+    ]
+    diverged = [gap for gap in divergences if gap is not None]
+    print(f"{method}: {drafts:g} drafts, {accepted:g} tokens accepted, {len(diverged)} divergences")
+    assert drafts > 0
+    assert [gap for gap in diverged if gap >= CLOSE] == []
+    if method == "DraftModel":
+        # The model itself guesses, so that nearly every guess is right.
+        assert accepted > 2 * drafts
+
+
+def test_the_engine_keeps_the_limits_of_a_batch(plain: ModelServer) -> None:
+    seen: list[tuple[float, float]] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            running = plain.metric("vllm:num_requests_running")
+            seen.append((running, plain.metric("vllm:num_requests_waiting{")))
+
+    def ask(number: int) -> int:
+        wanted = {"prompt": f"{number} " * 60, "max_tokens": 32, "ignore_eos": True}
+        return plain.post("/generate", wanted).status
+
+    with ThreadPoolExecutor(33) as threads:
+        watching = threads.submit(watch)
+        statuses = [each.result() for each in [threads.submit(ask, i) for i in range(32)]]
+        done.set()
+        watching.result()
+
+    running, waiting = (max(column) for column in zip(*seen, strict=True))
+    assert running == BATCHING["maxNumSeqs"]
+    assert 0 < waiting <= BATCHING["maxQueuedRequests"]
+    assert set(statuses) == {200, 503}
+    # vLLM counts a prompt where its last part is computed, so its metrics tell no step's tokens.
+    report = plain.probe("/autoscale").json()
+    assert report["maxSequences"] == BATCHING["maxNumSeqs"]
+    assert report["maxStepTokens"] == BATCHING["maxNumBatchedTokens"]
