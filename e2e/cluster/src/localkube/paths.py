@@ -11,7 +11,7 @@ import localkube
 STATE_ROOT = Path("/var/lib/localkube")
 """Parent of every cluster's state; all of it goes on `localkube down`."""
 
-CACHED = ("engine-env", "images", "localkube", "models")
+CACHED = ("engine-env", "heads", "images", "localkube", "models", "suffix-packages")
 """What the project's tools keep in the cache folder."""
 
 
