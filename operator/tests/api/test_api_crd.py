@@ -1,5 +1,9 @@
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
+from llmservice_operator.api.crd import build_crd
 from llmservice_operator.cluster import LLMSERVICES
 from operator_support import EXAMPLES, Api, kubectl, make_service
 
@@ -13,6 +17,31 @@ def test_the_crd_is_established_and_structural(api: Api) -> None:
     assert conditions["NamesAccepted"] == "True"
     assert conditions.get("NonStructuralSchema", "False") == "False"
     assert status["acceptedNames"]["shortNames"] == ["llmsvc", "llm"]
+
+
+def with_rules_twice(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema with every rule standing in it twice."""
+    doubled = dict(schema)
+    if rules := schema.get("x-kubernetes-validations"):
+        doubled["x-kubernetes-validations"] = rules * 2
+    if fields := schema.get("properties"):
+        doubled["properties"] = {name: with_rules_twice(each) for name, each in fields.items()}
+    for inner in ("items", "additionalProperties"):
+        if inner in schema:
+            doubled[inner] = with_rules_twice(schema[inner])
+    return doubled
+
+
+def test_a_crd_with_every_rule_twice_is_within_the_budget_of_a_new_one(api: Api) -> None:
+    """The API server tells no share of its budget for CEL, and is lenient with a CRD it knows."""
+    crd = build_crd()
+    crd["metadata"]["name"] = "llmservices.budget.example.com"
+    crd["spec"]["group"] = "budget.example.com"
+    (version,) = crd["spec"]["versions"]
+    schema = version["schema"]["openAPIV3Schema"]
+    version["schema"]["openAPIV3Schema"] = with_rules_twice(schema)
+    made = api.request("POST", CRD_PATH.rpartition("/")[0], crd, dryRun="All")
+    assert made["spec"]["group"] == "budget.example.com"
 
 
 @pytest.mark.parametrize(
