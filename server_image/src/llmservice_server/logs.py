@@ -46,11 +46,7 @@ class OwnDebugOnly(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a record is logged."""
-        return (
-            record.levelno >= logging.INFO
-            or current_request_id.get() is None
-            or record.name.startswith(__package__)
-        )
+        return record.levelno >= logging.INFO or current_request_id.get() is None or _is_own(record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -58,15 +54,15 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
+        request_id = current_request_id.get()
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record, request_id is not None),
             "process": record.process,
         }
         line.update(getattr(record, DETAILS, {}))
-        request_id = current_request_id.get()
         if request_id is not None:
             line["requestId"] = request_id
         if record.exc_info and record.exc_info[1] is not None:
@@ -75,6 +71,20 @@ class JsonFormatter(logging.Formatter):
             line["error"] = "".join(told)
         # ASCII: no terminal obeys it, and no text that is half a character breaks it.
         return json.dumps(line)
+
+
+def _message(record: logging.LogRecord, is_of_a_request: bool) -> str:
+    """Return what a record says; of what others say about a request, only their own words.
+
+    The values that they put into them come from the client: a name, an error that quotes it.
+    """
+    if is_of_a_request and not _is_own(record):
+        return str(record.msg)
+    return record.getMessage()
+
+
+def _is_own(record: logging.LogRecord) -> bool:
+    return record.name.startswith(__package__)
 
 
 def _places(error: BaseException) -> list[str]:

@@ -126,3 +126,19 @@ def test_a_line_is_ascii_whatever_it_says() -> None:
     line = logs.JsonFormatter().format(record)
     assert line.isascii()
     assert line.isprintable()
+
+
+@pytest.mark.usefixtures("in_a_request")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vllm.x", "no model %s"),
+        ("uvicorn.error", "no model %s"),
+        ("llmservice_server.gate", "no model tulip"),
+    ],
+)
+def test_what_others_say_of_a_request_is_logged_without_what_the_client_said(
+    name: str, message: str
+) -> None:
+    record = logging.LogRecord(name, logging.ERROR, "f", 1, "no model %s", ("tulip",), None)
+    assert json.loads(logs.JsonFormatter().format(record))["message"] == message
