@@ -189,8 +189,8 @@ REFUSED = {
     ),
     "GPU class with a blank": (
         {"accelerator": {"class": "H100 SXM"}},
-        "spec.accelerator.class: must be the name of a GPU, such as H100, or what the node label "
-        "nvidia.com/gpu.product holds",
+        "spec.accelerator.class: must be the name of an accelerator class, or of a GPU as the node "
+        "label nvidia.com/gpu.product holds it, such as H100",
     ),
     "GPU resource on a CPU": (
         {"accelerator": {"type": "cpu", "resourceName": "nvidia.com/gpu"}},
