@@ -115,6 +115,19 @@ def test_every_place_the_server_writes_to_is_a_bounded_volume() -> None:
             assert value.startswith(("/cache", "/tmp")), variable
 
 
+@pytest.mark.parametrize(
+    ("offloaded", "limit"), [(None, "8Gi"), ("64Gi", "72Gi"), ("1500Mi", "10Gi")]
+)
+def test_shared_memory_has_room_for_the_kv_cache_that_the_engine_offloads_into_it(
+    offloaded: str | None, limit: str
+) -> None:
+    engine = {} if offloaded is None else {"kvCache": {"offload": {"cpu": offloaded}}}
+
+    volumes = {volume["name"]: volume for volume in pod_spec({"engine": engine})["volumes"]}
+
+    assert volumes["shm"]["emptyDir"]["sizeLimit"] == limit
+
+
 def test_the_server_is_told_its_ports() -> None:
     variables = environment()
     assert variables["LLMSERVICE_API_PORT"] == "8000"

@@ -123,6 +123,9 @@ TARGETS = {
     "cloud metadata at the mirror's port": (Host(METADATA), 8090, "TCP"),
     "cloud metadata as a resolver": (Host(METADATA), 53, "UDP"),
     "cloud metadata over IPv6": (Host("fd00:ec2::254"), 443, "TCP"),
+    "another cloud's metadata": (Host("100.100.100.200"), 443, "TCP"),
+    "another cloud's metadata as a resolver": (Host("100.100.100.200"), 53, "UDP"),
+    "another cloud's metadata over IPv6": (Host("fd20:ce::254"), 53, "TCP"),
     "container credentials": (Host("169.254.170.2"), 80, "TCP"),
 }
 RESOLVERS = {

@@ -17,11 +17,15 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.manifest import build_metadata
 from llmservice_operator.settings import OperatorSettings
 
+_METADATA_V4: Final = ["169.254.169.254/32", "100.100.100.200/32"]
+_METADATA_V6: Final = ["fd00:ec2::254/128", "fd20:ce::254/128"]
+"""Where clouds hand out a node's credentials: most of them; Alibaba; AWS and Google over IPv6."""
+
 _RESOLVERS: Final = [
     # The resolver may be a pod, or a cache on the node with a link-local address; never the cloud's
     # metadata service, which hands out the node's credentials.
-    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
-    {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": _METADATA_V4}},
+    {"ipBlock": {"cidr": "::/0", "except": _METADATA_V6}},
     # Some network plugins do not count pods among the addresses of an ipBlock.
     {"namespaceSelector": {}},
 ]
@@ -33,8 +37,8 @@ _DNS_PORTS: Final = [
 ]
 _MODEL_SOURCES: Final = [
     # The hub and what it redirects downloads to have no fixed addresses.
-    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
-    {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128", "fe80::/10"]}},
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16", "100.100.100.200/32"]}},
+    {"ipBlock": {"cidr": "::/0", "except": [*_METADATA_V6, "fe80::/10"]}},
     {"namespaceSelector": {}},
 ]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from llmservice_operator import names
+from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.model import ClaimModel
 from llmservice_operator.api.references import ApiKeysSecret
 from llmservice_operator.api.spec import LLMService
@@ -19,7 +21,7 @@ It stops a runaway download from filling the node. The largest open models have 
 TMP_SIZE_LIMIT: Final = "10Gi"
 """Upper bound of temporary files; reserves nothing. Uploads and lock files need far less."""
 
-SHM_SIZE_LIMIT: Final = "8Gi"
+SHM_GIBIBYTES: Final = 8
 """Upper bound of shared memory between the engine's processes; what is used counts as the
 container's memory. A judgement: NCCL and vLLM's message queues stay below 1 GB for 8 GPUs, and the
 rest leaves room for images in requests. The container runtime's 64 MB would crash the engine.
@@ -34,7 +36,7 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
         {"name": names.TMP_VOLUME, "emptyDir": {"sizeLimit": TMP_SIZE_LIMIT}},
         {
             "name": names.SHM_VOLUME,
-            "emptyDir": {"medium": "Memory", "sizeLimit": SHM_SIZE_LIMIT},
+            "emptyDir": {"medium": "Memory", "sizeLimit": _shm_size_limit(service)},
         },
     ]
     if (cache := cache_claim_name(service)) is not None:
@@ -48,6 +50,14 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
         source = {"claimName": claim, "readOnly": True}
         volumes.append({"name": name, "persistentVolumeClaim": source})
     return volumes
+
+
+def _shm_size_limit(service: LLMService) -> str:
+    """Return room for the processes' messages and, since vLLM keeps it there, the offloaded KV."""
+    kv_cache = service.spec.engine.kv_cache
+    offload = None if kv_cache is None else kv_cache.offload
+    offloaded = 0 if offload is None else quantity_value(offload.cpu) or 0
+    return f"{SHM_GIBIBYTES + math.ceil(offloaded / 1024**3)}Gi"
 
 
 def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
