@@ -24,7 +24,10 @@ def api() -> Api:
 @pytest.fixture(scope="session", autouse=True)
 def crd(api: Api) -> None:
     api.apply_file(REPOSITORY / "crds" / "llmservice.yaml")
-    kubectl("wait", "--for=condition=Established", "crd/llmservices.llmservice.dev")
+    # kubectl gives up at once where there is no condition yet.
+    eventually(
+        lambda: kubectl("wait", "--for=condition=Established", "crd/llmservices.llmservice.dev")
+    )
     # Established is one step before served.
     eventually(lambda: api.read(LLMSERVICES, "default", ""))
 

@@ -84,7 +84,8 @@ def go_through_a_life(api: Api, namespace: str) -> None:
     api.patch(LLMSERVICES, namespace, "llm", {"spec": {"replicas": 0}})
     eventually(lambda: api.get(DEPLOYMENTS, namespace, "llm")["spec"]["replicas"] == 0, 5)
     api.delete(LLMSERVICES, namespace, "llm")
-    eventually(lambda: api.read(DEPLOYMENTS, namespace, "llm") is None, 20)
+    # The garbage collector takes up to half a minute to learn of a new kind.
+    eventually(lambda: api.read(DEPLOYMENTS, namespace, "llm") is None, 60)
 
 
 @pytest.mark.parametrize(

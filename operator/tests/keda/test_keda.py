@@ -35,7 +35,10 @@ def api() -> Iterator[Api]:
     """The API server of a cluster that KEDA runs in, with our resource and a namespace."""
     found = Api()
     found.apply_file(REPOSITORY / "crds" / "llmservice.yaml")
-    kubectl("wait", "--for=condition=Established", "crd/llmservices.llmservice.dev")
+    # kubectl gives up at once where there is no condition yet.
+    eventually(
+        lambda: kubectl("wait", "--for=condition=Established", "crd/llmservices.llmservice.dev")
+    )
     eventually(lambda: found.request("GET", LLMSERVICES.path("default")))
     found.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     yield found
