@@ -182,6 +182,15 @@ def condition(service: Mapping[str, Any], type_: str) -> dict[str, Any]:
     return found[0]
 
 
+def until_pods(api: Api, namespace: str, name: str, count: int) -> None:
+    selector = f"llmservice.dev/name={name}"
+    eventually(
+        lambda: len(api.list_all(PODS, namespace, labelSelector=selector)) == count,
+        15,
+        f"{count} pods",
+    )
+
+
 def make_pods_ready(api: Api, namespace: str, service: str) -> None:
     """Play the kubelet: there is none where only the API server runs."""
     selector = f"llmservice.dev/name={service}"

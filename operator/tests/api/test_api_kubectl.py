@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, PODS
+from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES
 from operator_support import (
     CPU_IMAGE,
     EXAMPLES,
@@ -20,16 +20,8 @@ from operator_support import (
     kubectl,
     make_pods_ready,
     make_service,
+    until_pods,
 )
-
-
-def until_pods(api: Api, namespace: str, name: str, count: int) -> None:
-    selector = f"llmservice.dev/name={name}"
-    eventually(
-        lambda: len(api.list_all(PODS, namespace, labelSelector=selector)) == count,
-        15,
-        f"{count} pods",
-    )
 
 
 def test_wait_ends_when_the_service_is_ready_and_get_shows_it(

@@ -1,7 +1,7 @@
 import re
 from typing import Any
 
-from llmservice_operator.cluster import LLMSERVICES, PODS
+from llmservice_operator.cluster import LLMSERVICES
 from llmservice_operator.cluster.kinds import EVENTS
 from operator_support import (
     CPU_IMAGE,
@@ -12,16 +12,8 @@ from operator_support import (
     kubectl,
     make_pods_ready,
     make_service,
+    until_pods,
 )
-
-
-def until_pods(api: Api, namespace: str, name: str, count: int) -> None:
-    selector = f"llmservice.dev/name={name}"
-    eventually(
-        lambda: len(api.list_all(PODS, namespace, labelSelector=selector)) == count,
-        15,
-        f"{count} pods",
-    )
 
 
 def until_ready(api: Api, namespace: str, name: str) -> dict[str, Any]:

@@ -164,16 +164,20 @@ async def test_a_request_is_in_flight_until_its_answer_has_ended() -> None:
     assert stack.registry.get_sample_value("llm_requests_in_flight") == 0
 
 
-@pytest.mark.parametrize("known", ["abc-123", "00-f.f:f@f/f+f=f_f", "a" * 128])
-async def test_a_request_keeps_the_id_that_the_client_gave_it(known: str) -> None:
-    stack = make_stack()
+def app_that_tells_ids() -> FastAPI:
     inner = FastAPI()
 
     @inner.get("/v1/models")
     async def models(request: Request) -> dict[str, list[str]]:
         return {"ids": request.headers.getlist("x-request-id")}
 
-    attach_engine_app(stack.app, inner)
+    return inner
+
+
+@pytest.mark.parametrize("known", ["abc-123", "00-f.f:f@f/f+f=f_f", "a" * 128])
+async def test_a_request_keeps_the_id_that_the_client_gave_it(known: str) -> None:
+    stack = make_stack()
+    attach_engine_app(stack.app, app_that_tells_ids())
 
     answer = await Client(stack.app).request("GET", "/v1/models", headers={"x-request-id": known})
 
@@ -186,13 +190,7 @@ async def test_a_request_keeps_the_id_that_the_client_gave_it(known: str) -> Non
 )
 async def test_an_id_that_is_none_is_replaced_for_everybody(strange: str) -> None:
     stack = make_stack()
-    inner = FastAPI()
-
-    @inner.get("/v1/models")
-    async def models(request: Request) -> dict[str, list[str]]:
-        return {"ids": request.headers.getlist("x-request-id")}
-
-    attach_engine_app(stack.app, inner)
+    attach_engine_app(stack.app, app_that_tells_ids())
 
     answer = await Client(stack.app).request("GET", "/v1/models", headers={"x-request-id": strange})
 

@@ -169,16 +169,21 @@ def _quantity_text(value: JsonValue) -> JsonValue:
     return value
 
 
-Quantity = Annotated[
-    str,
-    BeforeValidator(_quantity_text),
-    WithJsonSchema(
+def _int_or_string(max_length: int) -> WithJsonSchema:
+    """Return the schema of a text that may also be written as a whole number."""
+    return WithJsonSchema(
         {
             "x-kubernetes-int-or-string": True,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "maxLength": 32,
+            "maxLength": max_length,
         }
-    ),
+    )
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_quantity_text),
+    _int_or_string(max_length=32),
     ValueRule(
         cel=f"string(self).matches('^{_PLAIN_QUANTITY}$')",
         message="must be a quantity such as 4, 500m or 32Gi, with three decimals at most",
@@ -197,13 +202,7 @@ PORTION_FORM = "(0|[1-9][0-9]{0,3})|(0|[1-9][0-9]?|100)%"
 Portion = Annotated[
     str,
     BeforeValidator(_quantity_text),
-    WithJsonSchema(
-        {
-            "x-kubernetes-int-or-string": True,
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "maxLength": 4,
-        }
-    ),
+    _int_or_string(max_length=4),
     ValueRule(
         cel=f"string(self).matches('^({PORTION_FORM})$')",
         message="must be a number of replicas such as 1, or a percentage such as 25%",
