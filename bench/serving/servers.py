@@ -81,6 +81,11 @@ def stock(
     return _running(name, command, variables, folder, port, (port, "/health"))
 
 
+def _last_words(log: Path) -> str:
+    """Return the end of a server's log, which is gone with its folder."""
+    return log.read_text(errors="replace")[-3000:]
+
+
 def _model_flags(model: Path) -> list[str]:
     return [
         f"--model={model}",
@@ -128,7 +133,7 @@ def _running(
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_POLL_SECONDS)
                 if process.returncode is not None or time.monotonic() - started > _START_SECONDS:
-                    raise RuntimeError(f"{name} did not start; see {log.name}")
+                    raise RuntimeError(f"{name} did not start:\n{_last_words(Path(log.name))}")
             yield Server(
                 name,
                 f"http://127.0.0.1:{port}",
