@@ -6,14 +6,12 @@ import functools
 import logging
 import os
 import random
-import signal
 import socket
 import sys
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -37,6 +35,7 @@ from llmservice_operator.reference import PAGES
 from llmservice_operator.render import render_file
 from llmservice_operator.scaling_reports import ScalingReports
 from llmservice_operator.settings import PREFIX, OperatorSettings
+from llmservice_operator.tasks import Tasks
 from llmservice_operator.telemetry import (
     Health,
     Metrics,
@@ -109,9 +108,7 @@ class Process:
 
     def __init__(self, settings: OperatorSettings) -> None:
         self._settings = settings
-        self._stop = asyncio.Event()
-        self._failed = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks()
 
     async def run(self) -> int:
         """Run until a signal comes; return the exit code."""
@@ -143,24 +140,22 @@ class Process:
             await queue.work(reconciler.reconcile)
 
         # All tasks start before the watches: Kopf ends those that are younger than itself.
-        election = self._start("leader", leader.run())
-        workers = [self._start(f"worker-{number}", work()) for number in range(WORKERS)]
-        self._start("audit", self._audit(audit, watches))
-        self._start("loop-lag", measure_loop_lag(metrics))
-        leaving = self._start("leaving", self._leave(leader, election, workers))
-        self._own_signals()
+        election = self._tasks.start("leader", leader.run())
+        workers = [self._tasks.start(f"worker-{number}", work()) for number in range(WORKERS)]
+        self._tasks.start("audit", self._audit(audit, watches))
+        self._tasks.start("loop-lag", measure_loop_lag(metrics))
+        leaving = self._tasks.start("leaving", self._leave(leader, election, workers))
+        self._tasks.heed_signals()
         try:
-            await watches.run(self._stop, self._own_signals)
-            self._stop.set()
+            await watches.run(self._tasks.stop, self._tasks.heed_signals)
+            self._tasks.stop.set()
             await leaving
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._tasks.cancel()
             await reports.close()
             await cluster.close()
             await server.cleanup()
-        return 1 if self._failed else 0
+        return 1 if self._tasks.failed else 0
 
     async def _serve(self, metrics: Metrics, health: Health) -> web.AppRunner:
         port = self._settings.health_port
@@ -172,33 +167,12 @@ class Process:
                 " to a free one"
             ) from error
 
-    def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that must not end before the process does."""
-
-        def check(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()):
-                logger.critical("%s broke; the process ends", name, exc_info=error)
-                self._failed = True
-                self._stop.set()
-
-        task = asyncio.create_task(coroutine, name=name)
-        task.add_done_callback(check)
-        self._tasks.append(task)
-        return task
-
-    def _own_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-
     async def _leave(
         self, leader: Leader, election: asyncio.Task[None], workers: list[asyncio.Task[None]]
     ) -> None:
         """On the way out stop working, then give up the Lease; before the slower rest ends."""
-        await self._stop.wait()
-        for task in (election, *workers):
-            task.cancel()
-        await asyncio.gather(election, *workers, return_exceptions=True)
+        await self._tasks.stop.wait()
+        await self._tasks.cancel(election, *workers)
         await leader.release()
 
     async def _audit(self, audit: Audit, watches: Watches) -> None:

@@ -4,12 +4,9 @@ import asyncio
 import functools
 import logging
 import math
-import signal
 import time
 import uuid
-from collections.abc import Coroutine
 from datetime import UTC, datetime
-from typing import Any
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster import LLMSERVICES, PODS, Cluster, Lease, Watched
@@ -27,6 +24,7 @@ from llmservice_operator.metrics_server.registration import (
 from llmservice_operator.metrics_server.scaling_api import Learner, create_scaling_app
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.tasks import Tasks
 from llmservice_operator.telemetry import (
     Health,
     Metrics,
@@ -47,9 +45,7 @@ class MetricsServer:
         own = settings.metrics_server
         self._settings = settings
         self._address = f"{_host(own.pod_address)}:{own.scaling_port}"
-        self._stop = asyncio.Event()
-        self._failed = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks()
         self._round_ended: float | None = None
         self._leader: Leader | None = None
 
@@ -79,35 +75,33 @@ class MetricsServer:
             ),
         ]
         for watched in (*services, *pods):
-            self._start(f"watch-{watched.kind.plural}", watched.run())
-        self._start("lead", self._lead(Lease(cluster, settings.namespace, settings.lease_name)))
-        self._start("loop-lag", measure_loop_lag(metrics))
+            self._tasks.start(f"watch-{watched.kind.plural}", watched.run())
+        lease = Lease(cluster, settings.namespace, settings.lease_name)
+        ending = [self._tasks.start("lead", self._lead(lease))]
+        self._tasks.start("loop-lag", measure_loop_lag(metrics))
         if secure is not None and registration is not None:
             health.not_ready("external", "external metrics are not served yet")
             app = create_external_metrics_app(
                 lambda: fleet.reports, lambda: secure.front_proxy, cluster.review_access
             )
-            self._start("secure-server", secure.run(app))
-            self._start("registration", self._register(secure, registration, health))
+            self._tasks.start("secure-server", secure.run(app))
+            register = self._register(secure, registration, health)
+            ending.append(self._tasks.start("registration", register))
         else:
             logger.info("%s", NAMESPACES_ONLY.message)
-        self._start("rounds", self._rounds(fleet, services, pods, learner, cluster, health))
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        self._tasks.start("rounds", self._rounds(fleet, services, pods, learner, cluster, health))
+        self._tasks.heed_signals()
         try:
-            await self._stop.wait()
-            await self._leave(health)
+            await self._tasks.stop.wait()
+            await self._leave(health, *ending)
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._tasks.cancel()
             for server in servers:
                 await server.cleanup()
             await engines.close()
             await learner.close()
             await cluster.close()
-        return 1 if self._failed else 0
+        return 1 if self._tasks.failed else 0
 
     def _external(self, cluster: Cluster) -> tuple[SecureServer | None, Registration | None]:
         """Return the parts for external metrics; none where only some namespaces are served."""
@@ -181,29 +175,14 @@ class MetricsServer:
         address = self._leader.holder.rpartition("_")[0]
         return address if address != self._address else None
 
-    async def _leave(self, health: Health) -> None:
+    async def _leave(self, health: Health, *ending: asyncio.Task[None]) -> None:
         """Let the other replica learn, and answer until nobody is sent here any more."""
         health.not_ready("leaving", "the process is about to end")
-        for task in self._tasks:
-            if task.get_name() in ("registration", "lead"):
-                task.cancel()
+        await self._tasks.cancel(*ending)
         if self._leader is not None:
             await self._leader.release()
-        if not self._failed:
+        if not self._tasks.failed:
             await asyncio.sleep(self._settings.metrics_server.drain_seconds)
-
-    def _start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Start a task that must not end before the process does."""
-
-        def check(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()):
-                logger.critical("%s broke; the process ends", name, exc_info=error)
-                self._failed = True
-                self._stop.set()
-
-        task = asyncio.create_task(coroutine, name=name)
-        task.add_done_callback(check)
-        self._tasks.append(task)
 
     def _seconds_since_round(self) -> float:
         return 0.0 if self._round_ended is None else time.monotonic() - self._round_ended

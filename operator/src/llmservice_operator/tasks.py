@@ -1,0 +1,46 @@
+"""The tasks of a process: none of them may end before the process does."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class Tasks:
+    """What a process does at the same time, and the reasons for which it ends."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        """Set once the process is to end: a signal came, or a task broke."""
+        self.failed = False
+        """Whether a task broke."""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task; when it breaks, the process ends."""
+        task = asyncio.create_task(coroutine, name=name)
+        task.add_done_callback(self._check)
+        self._tasks.append(task)
+        return task
+
+    def heed_signals(self) -> None:
+        """Let SIGTERM and SIGINT set `stop`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+
+    async def cancel(self, *tasks: asyncio.Task[None]) -> None:
+        """Cancel these tasks, or all if none is named, and wait until they have ended."""
+        chosen = tasks or self._tasks
+        for task in chosen:
+            task.cancel()
+        await asyncio.gather(*chosen, return_exceptions=True)
+
+    def _check(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            logger.critical("%s broke; the process ends", task.get_name(), exc_info=error)
+            self.failed = True
+            self.stop.set()
