@@ -1,0 +1,103 @@
+import asyncio
+import gc
+import os
+import signal
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from engine_support import free_ports
+from llmservice_server import serve
+from llmservice_server.serve import Server
+from llmservice_server.settings import ServerSettings
+
+
+class Kept:
+    """Something that only a full collection finds to be garbage."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+class LoadedEngine:
+    """What a load returns, with nothing to compute on."""
+
+    has_died = False
+
+    def __init__(self) -> None:
+        self.frozen_when_warmed_up = -1
+
+    async def build_app(self, with_administration: bool) -> FastAPI:
+        return FastAPI()
+
+    async def warm_up(self) -> None:
+        self.frozen_when_warmed_up = gc.get_freeze_count()
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """A garbage collector that collects when it is told to, and looks at everything again later."""
+    gc.unfreeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("collector")
+async def test_what_a_ready_server_keeps_is_not_looked_at_by_the_collector(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine, left_of_the_load = LoadedEngine(), []
+
+    async def load(*_: Any) -> LoadedEngine:
+        left_of_the_load.append(weakref.ref(Kept()))
+        return engine
+
+    monkeypatch.setattr(serve, "load_engine", load)
+    monkeypatch.setattr(serve, "load_nvml", lambda: None)
+    monkeypatch.setattr(serve, "find_gpus", lambda nvml: None)
+    monkeypatch.setattr(serve, "REGISTRY", CollectorRegistry())
+    api_port, management_port = free_ports()
+    server = Server(
+        [],
+        ServerSettings(
+            api_port=api_port,
+            management_port=management_port,
+            pre_stop_seconds=0,
+            termination_log=tmp_path / "termination-log",
+        ),
+    )
+    running = asyncio.ensure_future(server.run())
+    while (await status(management_port, "/readyz")) != 200:
+        assert not running.done()
+
+    (garbage,) = left_of_the_load
+    assert garbage() is None, "what the load left behind would be kept for good"
+    assert engine.frozen_when_warmed_up == 0
+    assert gc.get_freeze_count() > 10_000
+
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await running == 0
+
+
+async def status(port: int, path: str) -> int:
+    """Return the status of a path; 0 while nothing listens."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        await asyncio.sleep(0)  # noqa: TID251 - the server starts in this event loop
+        return 0
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    line = await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+    return int(line.split()[1])
