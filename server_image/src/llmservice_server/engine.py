@@ -135,7 +135,25 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             # Before the queue limits: what is turned away is demand all the same.
             tokens = prompt.get("prompt_token_ids", ()) if isinstance(prompt, dict) else ()
             usage.arrive(len(tokens), getattr(params, "n", 1))
-            return await super().add_request(request_id, prompt, params, *arguments, **more)
+            try:
+                return await super().add_request(request_id, prompt, params, *arguments, **more)
+            except vllm.VLLMValidationError:
+                raise
+            except (OverflowError, TypeError, ValueError) as error:
+                # A number beyond 64 bits, say, or half of a character. vLLM takes it for an error
+                # of its own, which is 500 in a stream.
+                raise vllm.VLLMValidationError(
+                    f"a value of the request cannot be encoded: {error}"
+                ) from error
+
+        async def _add_request(self, request: Any, *arguments: Any, **more: Any) -> None:
+            try:
+                await super()._add_request(request, *arguments, **more)
+            except BaseException:
+                # vLLM counts it as unfinished before it is sent. It would take a place in the queue
+                # for ever, and pass for an engine that hangs.
+                await self.abort(request.request_id, internal=True)
+                raise
 
         def generate(
             self, prompt: Any, sampling_params: Any, request_id: str, *arguments: Any, **more: Any

@@ -51,16 +51,10 @@ async def answer_unavailable(_: Request, failure: Exception) -> Response:
 
 
 async def answer_unprocessable(_: Request, failure: Exception) -> Response:
-    """Answer a request that broke inside the engine's front end, where vLLM says nothing.
-
-    What cannot be encoded for the engine is the client's: a number beyond 64 bits, say.
-    """
-    cause = failure.__cause__
-    if isinstance(cause, OverflowError | TypeError | ValueError):
-        return error_response(f"a value of the request is out of range: {cause}", 400)
+    """Answer a request that broke inside the engine's front end, where vLLM says nothing."""
+    cause = failure.__cause__ or failure
     return error_response(
-        f"the engine could not process this request ({type(cause or failure).__name__}"
-        f"{_in_the_log()})",
+        f"the engine could not process this request ({type(cause).__name__}{_in_the_log()})",
         500,
     )
 

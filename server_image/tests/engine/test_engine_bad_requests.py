@@ -26,6 +26,7 @@ WRONG_EVERYWHERE = [
     {"prompt": PROMPT, "top_k": -5},
     {"prompt": PROMPT, "min_p": 2},
     {"prompt": PROMPT, "stop": [""]},
+    {"prompt": PROMPT, "stop": "\ud800"},
     {"prompt": ""},
     {"prompt": None},
     {},
@@ -55,6 +56,8 @@ WRONG_FOR_OPENAI = [
     {"prompt": [10_000_000]},
     {"prompt": [-1]},
     {"prompt": PROMPT, "priority": 2**80},
+    {"prompt": PROMPT, "stop": "\ud800", "n": 2},
+    {"prompt": PROMPT, "cache_salt": "\ud800"},
     {"prompt": PROMPT, "logprobs": 1000},
     {"prompt": PROMPT, "logit_bias": {"a": 1}},
     {"prompt": PROMPT, "logit_bias": {"99999999": 1}},
@@ -97,6 +100,8 @@ def test_the_openai_routes_answer_a_bad_request_with_400(
         {"max_tokens": 510},
         {"max_completion_tokens": 510},
         {"n": 9},
+        {"stop": "\ud800"},
+        {"stop": "\ud800", "n": 2},
         {"tools": [{"type": "nothing"}]},
     ],
     ids=named,
@@ -106,6 +111,20 @@ def test_chat_answers_a_bad_request_with_400(
 ) -> None:
     asked = {"model": SERVED_NAME, "messages": [{"role": "user", "content": "Hello"}]}
     assert_refused(server.post("/v1/chat/completions", {**asked, "stream": stream, **wrong}))
+
+
+def test_what_cannot_be_told_to_the_engine_leaves_nothing_behind(server: ModelServer) -> None:
+    for choices in (1, 2):
+        for stream in (False, True):
+            wanted = {"model": SERVED_NAME, "prompt": PROMPT, "n": choices, "stream": stream}
+            reply = server.post("/v1/completions", {**wanted, "stop": "\ud800"})
+            assert_refused(reply)
+            assert reply.json()["error"]["message"] == (
+                "a value of the request cannot be encoded: 'utf-8' codec can't encode character "
+                "'\\ud800' in position 0: surrogates not allowed"
+            )
+    # What waits for an engine that makes no step would make the server restart.
+    assert server.probe("/autoscale").json()["waiting"] == 0
 
 
 def assert_refused(reply: Reply, status: int = 400) -> None:
@@ -136,8 +155,10 @@ def test_an_unknown_model_and_a_wrong_method_have_the_same_envelope(server: Mode
 
 def test_routes_for_what_the_model_cannot_do_say_so(server: ModelServer) -> None:
     reply = server.post("/v1/embeddings", {"model": SERVED_NAME, "input": "Hello"})
-    assert_refused(reply, reply.status)
-    assert 400 <= reply.status < 500
+    assert_refused(reply, 404)
+    assert reply.json()["error"]["message"] == (
+        "this model does not serve /v1/embeddings; GET /docs lists what it does"
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -28,6 +28,7 @@ PARAMETERS = {
     },
     "AsyncLLM.generate": {"prompt", "sampling_params", "request_id"},
     "AsyncLLM.add_request": {"request_id", "prompt", "params"},
+    "AsyncLLM.abort": {"request_id", "internal"},
     "AsyncLLM.check_admission": {"n", "request_id"},
     "AsyncLLM.get_num_unfinished_requests": set(),
     "AsyncLLM.get_supported_tasks": set(),
