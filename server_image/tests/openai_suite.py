@@ -10,11 +10,13 @@ from openai.types.chat import ChatCompletionFunctionToolParam
 
 MODEL = "smollm2"
 QUESTION = "What is the capital of France?"
+WEATHER_QUESTION = "How is the weather in Paris?"
 WEATHER: ChatCompletionFunctionToolParam = {
     "type": "function",
     "function": {
         "name": "get_weather",
         "description": "Weather of a city",
+        "strict": True,
         "parameters": {
             "type": "object",
             "properties": {"city": {"type": "string", "maxLength": 12}},
@@ -23,6 +25,8 @@ WEATHER: ChatCompletionFunctionToolParam = {
         },
     },
 }
+"""A tool that a request can insist on: so small a model calls none by itself, and without `strict`
+its arguments have no end."""
 SCHEMA = {
     "type": "object",
     "properties": {"capital": {"type": "string", "maxLength": 12}},
@@ -98,10 +102,9 @@ def chat_stream(client: OpenAI) -> Answered:
 
 
 def tools(client: OpenAI) -> Answered:
-    """Offer a tool; so small a model does not always know how to call it."""
     answer = client.chat.completions.create(
         model=MODEL,
-        messages=[{"role": "user", "content": "How is the weather in Paris?"}],
+        messages=[{"role": "user", "content": WEATHER_QUESTION}],
         tools=[WEATHER],
         tool_choice={"type": "function", "function": {"name": "get_weather"}},
         temperature=0,
@@ -110,18 +113,44 @@ def tools(client: OpenAI) -> Answered:
         top_logprobs=2,
     )
     choice = answer.choices[0]
-    calls = [
-        (call.function.name, call.function.arguments)
-        for call in choice.message.tool_calls or []
-        if call.type == "function"
-    ]
-    assert calls or "get_weather" in (choice.message.content or "")
-    chosen = (choice.logprobs.content if choice.logprobs else None) or []
+    (call,) = choice.message.tool_calls or []
+    assert call.type == "function"
+    assert call.id
+    assert set(json.loads(call.function.arguments)) == {"city"}
+    assert not choice.message.content
+    assert choice.logprobs is not None
+    chosen = choice.logprobs.content or []
     return Answered(
-        [choice.finish_reason, calls, choice.message.content],
+        [choice.finish_reason, call.function.name],
         [token.token for token in chosen],
         [token.top_logprobs[0].logprob - token.top_logprobs[1].logprob for token in chosen],
     )
+
+
+def tools_stream(client: OpenAI) -> Answered:
+    reason, names, arguments = None, [], []
+    with client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": WEATHER_QUESTION}],
+        tools=[WEATHER],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        temperature=0,
+        max_tokens=64,
+        stream=True,
+    ) as stream:
+        for chunk in stream:
+            (choice,) = chunk.choices
+            reason = choice.finish_reason or reason
+            assert not choice.delta.content
+            for call in choice.delta.tool_calls or []:
+                assert call.index == 0
+                assert call.function is not None
+                names += [call.function.name] if call.function.name else []
+                arguments += [call.function.arguments] if call.function.arguments else []
+    assert len(arguments) > 1
+    assert set(json.loads("".join(arguments))) == {"city"}
+    return Answered([reason, names], ["".join(arguments)])
 
 
 def json_schema(client: OpenAI) -> Answered:
@@ -219,6 +248,7 @@ SUITE: tuple[Question, ...] = (
     chat,
     chat_stream,
     tools,
+    tools_stream,
     json_schema,
     completions,
     completions_stream,
