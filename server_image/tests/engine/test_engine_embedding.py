@@ -1,0 +1,75 @@
+"""A model that embeds instead of generating: its own files tell, and no flag."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from engine_support import SERVED_NAME, ModelServer, flags_for, running_server
+from preloaded_support import Preloaded
+
+HIDDEN_SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def server(
+    preloaded: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServer]:
+    """The tiny Llama with the files that tell how Sentence Transformers pools its states."""
+    folder = tmp_path_factory.mktemp("embedding")
+    model = folder / "model"
+    shutil.copytree(tiny_model, model)
+    modules = [
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]
+    (model / "modules.json").write_text(json.dumps(modules))
+    (model / "1_Pooling").mkdir()
+    (model / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    with running_server(preloaded, folder / "server", *flags_for(model)) as started:
+        started.wait_until_ready()
+        yield started
+
+
+def test_embeds(server: ModelServer) -> None:
+    with OpenAI(base_url=f"http://127.0.0.1:{server.api_port}/v1", api_key="none") as client:
+        answer = client.embeddings.create(
+            model=SERVED_NAME, input=["the sea", "the sea", "a mountain"]
+        )
+    first, again, other = (each.embedding for each in answer.data)
+    assert len(first) == HIDDEN_SIZE
+    assert math.hypot(*first) == pytest.approx(1, abs=1e-3)
+    assert again == pytest.approx(first, abs=1e-4)
+    assert math.dist(first, other) > 0.1
+    assert answer.usage.prompt_tokens > 3
+
+
+def test_every_example_of_its_documentation_works(server: ModelServer) -> None:
+    paths = server.get("/openapi.json").json()["paths"]
+    examples = {
+        path: media["example"]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        for media in operation.get("requestBody", {}).get("content", {}).values()
+        if "example" in media
+    }
+    assert "/v1/embeddings" in examples
+    for path, example in examples.items():
+        assert server.post(path, example).status == 200, path
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
+def test_says_that_it_does_not_generate(server: ModelServer, path: str) -> None:
+    reply = server.post(path, {"prompt": "Hello"})
+    assert reply.status == 404
+    assert reply.json()["error"] == {
+        "message": f"this model does not serve {path}; GET /docs lists what it does",
+        "type": "NotFoundError",
+        "param": None,
+        "code": 404,
+    }
