@@ -3,7 +3,9 @@
 import http.client
 import json
 import random
+import re
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 
 from engine_support import SERVED_NAME, ModelServer
@@ -19,14 +21,40 @@ class Tally:
     moved: int = 0
     """Clients that were told to go to another replica, in a way they can act on."""
     wrong: list[str] = field(default_factory=list)
-    """Answers that were cut, or whose status a client cannot act on."""
+    """Answers that were cut, or whose status a client cannot act on; at most one per client."""
+
+    def add(self, other: "Tally") -> None:
+        self.complete += other.complete
+        self.moved += other.moved
+        self.wrong += other.wrong
+
+    def __str__(self) -> str:
+        """Return how many clients lost an answer, and each way in which they did."""
+        ways = Counter(re.sub(r"[0-9]+", "N", problem) for problem in self.wrong)
+        return "\n".join(
+            [
+                f"{self.complete} complete; of {self.moved + len(self.wrong)} clients "
+                f"{self.moved} moved, {len(self.wrong)} lost an answer",
+                *(f"  {count} x {way}" for way, count in ways.most_common()),
+            ]
+        )
+
+
+class AnswerLost(Exception):
+    """An answer is not the whole one; the text says in what."""
 
 
 class KeepAliveClient(threading.Thread):
     """Asks again and again on one connection, until it is told to connect elsewhere."""
 
     def __init__(
-        self, server: ModelServer, tally: Tally, stream: bool, seed: int, path: str
+        self,
+        server: ModelServer,
+        tally: Tally,
+        stream: bool,
+        seed: int,
+        path: str,
+        patience_seconds: float = 120,
     ) -> None:
         super().__init__(daemon=True)
         self._server = server
@@ -34,24 +62,27 @@ class KeepAliveClient(threading.Thread):
         self._stream = stream
         self._random = random.Random(seed)
         self._path = path
-        self.stopping = threading.Event()
-        """Tells a client that nobody replaces its server."""
+        self._patience_seconds = patience_seconds
         self.start()
 
     def run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._server.api_port, timeout=120)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self._server.api_port, timeout=self._patience_seconds
+        )
         try:
-            while not self.stopping.is_set():
-                if not self._ask(connection, tokens=self._random.randint(5, 120)):
-                    self._tally.moved += 1
-                    return
+            while self._ask(connection, tokens=self._random.randint(5, 120)):
+                pass
+            self._tally.moved += 1
         except Exception as error:
-            self._tally.wrong.append(f"{type(error).__name__}: {error}")
+            # A client that lost an answer has nothing more to tell of this rollout.
+            kind = "stream" if self._stream else "plain request"
+            how = "" if isinstance(error, AnswerLost) else f"{type(error).__name__}: "
+            self._tally.wrong.append(f"{kind}: {how}{error}")
         finally:
             connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection, tokens: int) -> bool:
-        """Return whether the connection may be used again."""
+        """Return whether the connection may be used again; raises AnswerLost."""
         wanted = {
             "model": SERVED_NAME,
             "prompt": PROMPT,
@@ -73,10 +104,9 @@ class KeepAliveClient(threading.Thread):
         if response.status == 503 and closes and response.getheader("retry-after"):
             return False
         problem = self._problem(response.status, body, tokens)
-        if problem:
-            self._tally.wrong.append(problem)
-        else:
-            self._tally.complete += 1
+        if problem is not None:
+            raise AnswerLost(problem)
+        self._tally.complete += 1
         # The library has closed the connection itself when the server ended it in good order.
         return not closes and connection.sock is not None and not _is_closed(connection)
 

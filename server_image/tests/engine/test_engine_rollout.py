@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,17 @@ from rollout_support import KeepAliveClient, Tally
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
 
 
+@pytest.fixture(scope="module")
+def together() -> Iterator[Tally]:
+    """What the clients of all rounds saw; printed at the end."""
+    tally = Tally()
+    yield tally
+    print(f"\n{ROUNDS} rollouts: {tally}")
+
+
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_a_rollout_cuts_nobody(
-    preloaded: Preloaded, tiny_model: Path, tmp_path: Path, seed: int
+    preloaded: Preloaded, tiny_model: Path, tmp_path: Path, together: Tally, seed: int
 ) -> None:
     chance = random.Random(seed)
     settings = {"LLMSERVICE_PRE_STOP_SECONDS": str(chance.choice((0.0, 0.5, 1.5)))}
@@ -36,6 +45,7 @@ def test_a_rollout_cuts_nobody(
 
         for client in clients:
             client.join(120)
+        together.add(tally)
         assert tally.wrong == []
         assert tally.moved == len(clients)
         assert server.exit_code() == 0
