@@ -45,9 +45,14 @@ def test_the_service_object_can_change_its_type_and_port_and_back(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     created(api, served, name)
-    changes = (
+    local = {"externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["198.51.100.0/24"]}
+    changes: tuple[dict[str, Any], ...] = (
         {"type": "NodePort", "port": 8080, "annotations": {"example.com/scheme": "internal"}},
         {"type": "LoadBalancer", "port": 443},
+        {"type": "LoadBalancer", "port": 443, **local},
+        {"type": "NodePort", "port": 443, "externalTrafficPolicy": "Local"},
+        {"type": "NodePort", "port": 443},
+        {"type": "LoadBalancer", "port": 443, **local},
         {"type": "ClusterIP", "port": 80},
     )
     for wanted in changes:
@@ -61,6 +66,11 @@ def test_the_service_object_can_change_its_type_and_port_and_back(
             assert (live["spec"]["type"], port["port"]) == (wanted["type"], wanted["port"])
             assert port["targetPort"] == "api"
             assert live["metadata"].get("annotations") == wanted.get("annotations")
+            by_default = None if wanted["type"] == "ClusterIP" else "Cluster"
+            policy = wanted.get("externalTrafficPolicy", by_default)
+            assert live["spec"].get("externalTrafficPolicy") == policy
+            ranges = wanted.get("loadBalancerSourceRanges")
+            assert live["spec"].get("loadBalancerSourceRanges") == ranges
             return ("nodePort" in port) is (wanted["type"] != "ClusterIP")
 
         eventually(follows)

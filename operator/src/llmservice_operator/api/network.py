@@ -52,8 +52,8 @@ def _holds_its_exceptions(block: IPBlock) -> bool:
 
 class IPBlock(Fields):
     cidr: Cidr
-    """Addresses that may reach the API, such as 10.0.0.0/8. Many networks hide the address of a
-    client outside the cluster behind that of a node."""
+    """Addresses that may reach the API, such as 10.0.0.0/8. Those of clients outside the cluster
+    are seen with service.externalTrafficPolicy Local alone; else a node's stands in their place."""
     except_: Annotated[
         tuple[Cidr, ...],
         Field(
@@ -106,7 +106,8 @@ class NetworkPolicy(Fields):
         Field(alias="from", max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
     """Who may reach the API beside the pods of the LLMService's own namespace, such as a gateway in
-    another one. A load balancer or node port needs the addresses of its clients here."""
+    another one. A load balancer or node port needs the addresses of its clients here, as an ipBlock,
+    and service.externalTrafficPolicy Local so that the policy sees them."""
 
     rules: ClassVar = (
         Rule(

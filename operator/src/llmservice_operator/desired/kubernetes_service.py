@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.access import ServiceObject
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.manifest import build_metadata
 
@@ -18,8 +21,11 @@ def build_kubernetes_service(service: LLMService) -> Manifest:
         "spec": {
             "type": wanted.type,
             "selector": names.selector(service),
+            **_from_outside(wanted),
             "ports": [
                 {
+                    # Service meshes know the protocol by this name. appProtocol would say the same,
+                    # but has Azure's load balancers ask / for health, which is no route of ours.
                     "name": names.SERVICE_PORT_NAME,
                     "port": wanted.port,
                     "protocol": "TCP",
@@ -28,3 +34,12 @@ def build_kubernetes_service(service: LLMService) -> Manifest:
             ],
         },
     }
+
+
+def _from_outside(wanted: ServiceObject) -> dict[str, Any]:
+    fields = {
+        "externalTrafficPolicy": wanted.external_traffic_policy,
+        "loadBalancerSourceRanges": list(wanted.load_balancer_source_ranges),
+    }
+    # What is unset is not sent: the API server decides it, and clears it with the type.
+    return {name: value for name, value in fields.items() if value}
