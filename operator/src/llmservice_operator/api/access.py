@@ -38,8 +38,8 @@ class ServiceObject(Fields):
     external_traffic_policy: Literal["Cluster", "Local"] | None = None
     """How a node passes on what reaches it from outside the cluster. Local gives it to the replicas
     on that node alone and keeps the client's address, which a NetworkPolicy needs to tell clients
-    apart: set it when networkPolicy.from lists an ipBlock. Cluster spreads evenly over all replicas,
-    which then see a node's address. Default: Cluster, as in Kubernetes."""
+    apart: set it when networkPolicy.from lists an ipBlock. Cluster spreads evenly over all
+    replicas, which then see a node's address. Default: Cluster, as in Kubernetes."""
     load_balancer_source_ranges: Annotated[
         tuple[Cidr, ...],
         Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),

@@ -106,8 +106,8 @@ class NetworkPolicy(Fields):
         Field(alias="from", max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
     """Who may reach the API beside the pods of the LLMService's own namespace, such as a gateway in
-    another one. A load balancer or node port needs the addresses of its clients here, as an ipBlock,
-    and service.externalTrafficPolicy Local so that the policy sees them."""
+    another one. A load balancer or node port needs the addresses of its clients here, as an
+    ipBlock, and service.externalTrafficPolicy Local so that the policy sees them."""
 
     rules: ClassVar = (
         Rule(

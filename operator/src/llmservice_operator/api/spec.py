@@ -107,6 +107,17 @@ class LLMServiceSpec(Fields):
             "kvCache.offload", lambda engine: engine.kv_cache is None or not engine.kv_cache.offload
         ),
         Rule(
+            "model.offline",
+            cel="!has(self.model.offline) || !self.model.offline || !has(self.engine) || "
+            "!has(self.engine.speculativeDecoding) || "
+            "!has(self.engine.speculativeDecoding.draftModel) || "
+            "!self.engine.speculativeDecoding.draftModel.uri.startsWith('hf://') || "
+            "(has(self.model.cache) && self.model.cache.type == 'PersistentVolumeClaim')",
+            message="leaves the hf:// draft model nowhere to come from: set model.cache to a claim "
+            "that was filled before, take a draft model that is on a claim, or remove it",
+            holds=lambda spec: not spec.model.offline or spec.can_draft_offline,
+        ),
+        Rule(
             "podDisruptionBudget.minAvailable",
             cel=_budget_lets_a_drain_finish(
                 amount="string(self.podDisruptionBudget.minAvailable)",
@@ -141,6 +152,12 @@ class LLMServiceSpec(Fields):
         speculation = self.engine.speculative_decoding
         draft = None if speculation is None else speculation.draft_model
         return (self.model.source,) if draft is None else (self.model.source, draft.source)
+
+    @property
+    def can_draft_offline(self) -> bool:
+        """Whether the draft model, if there is one, can be had without the hub."""
+        on_a_claim = self.model.cache is not None and self.model.cache.is_on_a_claim
+        return on_a_claim or not any(isinstance(each, HubModel) for each in self.sources[1:])
 
     @property
     def gpus(self) -> int:
