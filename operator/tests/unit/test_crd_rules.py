@@ -516,6 +516,7 @@ def test_cel_and_python_refuse_the_same_specs_with_the_same_messages(
     assert_same_verdict(a_body({**MINIMAL, section: data.draw(sections[section])}))
 
 
+@settings(deadline=None)
 @given(name=names)
 def test_cel_and_python_refuse_the_same_names(name: str) -> None:
     assert_same_verdict(a_body(metadata={"name": name}))

@@ -1,7 +1,7 @@
 """The HPA's arithmetic against cases of Kubernetes' own controller."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmservice_operator.scaling.hpa import (
@@ -200,6 +200,7 @@ def test_a_controller_that_has_just_started_does_not_drop_replicas() -> None:
     assert (decision.replicas, decision.reason) == (8, Reason.SCALE_DOWN_STABILIZED)
 
 
+@settings(deadline=None)
 @given(
     current=st.integers(1, 50),
     total=st.none() | st.floats(0, 1e6),
@@ -217,6 +218,7 @@ def test_decisions_stay_within_bounds(
         assert low <= decision.replicas <= low + room
 
 
+@settings(deadline=None)
 @given(
     past=st.lists(st.integers(1, 60), max_size=5),
     current=st.integers(1, 60),
