@@ -96,6 +96,7 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.model.credentialsSecretRef.key": "HF_TOKEN",
         "spec.model.trustRemoteCode": False,
         "spec.model.offline": False,
+        "spec.networkPolicy.to[].ports[].protocol": "TCP",
         "spec.autoscaling.metric": "EffectiveGPUUtilization",
         "spec.autoscaling.minReplicas": 1,
         "spec.autoscaling.mode": "Active",

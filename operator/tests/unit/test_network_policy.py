@@ -105,6 +105,7 @@ def test_the_management_port_is_open_to_whom_the_operator_is_told_of(
     assert reached == observers
 
 
+PROXY = pod("proxies", app="proxy")
 METADATA, LINK_LOCAL = "169.254.169.254", "169.254.20.10"
 TARGETS = {
     "the resolver": (pod("kube-system"), 53, "UDP"),
@@ -127,7 +128,16 @@ TARGETS = {
     "another cloud's metadata as a resolver": (Host("100.100.100.200"), 53, "UDP"),
     "another cloud's metadata over IPv6": (Host("fd20:ce::254"), 53, "TCP"),
     "container credentials": (Host("169.254.170.2"), 80, "TCP"),
+    "a proxy": (PROXY, 3128, "TCP"),
+    "another port of the proxy": (PROXY, 22, "TCP"),
+    "a neighbour of the proxy": (pod("proxies", app="other"), 3128, "TCP"),
+    "a proxy of the own namespace": (pod("team", app="proxy"), 3128, "TCP"),
+    "an object store": (Host("192.0.2.7"), 9000, "TCP"),
+    "its neighbour": (Host("192.0.2.200"), 9000, "TCP"),
+    "a collector": (pod("tracing"), 4317, "TCP"),
+    "a collector over UDP": (pod("tracing"), 6831, "UDP"),
 }
+METADATA_SERVICES = {name for name in TARGETS if "metadata" in name}
 RESOLVERS = {
     "the resolver",
     "the resolver over TCP",
@@ -150,6 +160,20 @@ DRAFT = {
     "draftModel": {"uri": "hf://org/draft"},
 }
 
+
+def to(*destinations: dict[str, Any]) -> dict[str, Any]:
+    return {**CLAIM, "networkPolicy": {"to": [*destinations]}}
+
+
+PROXIES = {
+    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "proxies"}},
+    "podSelector": {"matchLabels": {"app": "proxy"}},
+}
+STORE = {"cidr": "192.0.2.0/24", "except": ["192.0.2.128/25"]}
+COLLECTOR = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "tracing"}}}
+UDP = {"port": 6831, "protocol": "UDP"}
+EVERYWHERE = ({"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}})
+
 REACHED = {
     "the public hub": ({}, None, RESOLVERS | PUBLIC_HUB),
     "a mirror at a port": ({}, "http://mirror.example:8090", RESOLVERS | MIRROR),
@@ -163,11 +187,60 @@ REACHED = {
         RESOLVERS | PUBLIC_HUB,
     ),
     "no policy": (NO_POLICY, None, set(TARGETS)),
+    "a proxy at its port": (
+        to({**PROXIES, "ports": [{"port": 3128}]}),
+        None,
+        RESOLVERS | {"a proxy"},
+    ),
+    "a proxy at every port": (
+        to(PROXIES),
+        None,
+        RESOLVERS | {"a proxy", "another port of the proxy"},
+    ),
+    "pods of its own namespace": (
+        to({"podSelector": {}}),
+        None,
+        RESOLVERS | {"a database", "a proxy of the own namespace"},
+    ),
+    "a range of addresses but for a part": (
+        to({"ipBlock": STORE, "ports": [{"port": 9000}]}),
+        None,
+        RESOLVERS | {"an object store"},
+    ),
+    "ports of two kinds": (
+        to({**COLLECTOR, "ports": [{"port": 4317}, UDP]}),
+        None,
+        RESOLVERS | {"a collector", "a collector over UDP"},
+    ),
+    "the public hub and two others": (
+        {"networkPolicy": to(PROXIES, {"ipBlock": STORE})["networkPolicy"]},
+        None,
+        RESOLVERS | PUBLIC_HUB | {"a proxy", "another port of the proxy", "an object store"},
+    ),
+    "every address": (
+        to(*EVERYWHERE),
+        None,
+        set(TARGETS) - METADATA_SERVICES - {"container credentials"},
+    ),
+    "addresses around metadata services": (
+        to(
+            {"ipBlock": {"cidr": "169.254.169.254/31"}},
+            {"ipBlock": {"cidr": "100.64.0.0/10", "except": ["100.100.0.0/16"]}},
+            {"ipBlock": {"cidr": "fd00::/8"}},
+        ),
+        None,
+        RESOLVERS,
+    ),
+    "link-local addresses by their range": (
+        to({"ipBlock": {"cidr": "169.254.0.0/16"}}),
+        None,
+        RESOLVERS | {"container credentials"},
+    ),
 }
 
 
 @pytest.mark.parametrize(("spec", "endpoint", "allowed"), REACHED.values(), ids=REACHED.keys())
-def test_a_model_server_reaches_dns_and_the_models_source_alone(
+def test_a_model_server_reaches_dns_the_models_source_and_whom_the_spec_lists_alone(
     spec: dict[str, Any], endpoint: str | None, allowed: set[str]
 ) -> None:
     found = policies(spec, OperatorSettings(images=SETTINGS.images, hub_endpoint=endpoint))
@@ -189,3 +262,9 @@ def test_the_policy_is_made_before_the_pods_it_protects() -> None:
 def test_an_empty_selector_of_a_peer_stays_one_for_it_means_all() -> None:
     (policy,) = policies({"networkPolicy": {"from": [{"namespaceSelector": {}}]}})
     assert policy["spec"]["ingress"][0]["from"] == [{"podSelector": {}}, {"namespaceSelector": {}}]
+
+
+def test_an_exception_that_holds_a_metadata_service_is_not_made_twice() -> None:
+    block = {"cidr": "100.64.0.0/10", "except": ["100.100.0.0/16"]}
+    (policy,) = policies(to({"ipBlock": block}))
+    assert policy["spec"]["egress"][1] == {"to": [{"ipBlock": block}]}

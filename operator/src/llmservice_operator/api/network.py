@@ -1,15 +1,20 @@
-"""spec.networkPolicy: who may reach the API."""
+"""spec.networkPolicy: who may reach the API, and whom the model servers may reach."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated, ClassVar
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Rule, ValueRule
 from llmservice_operator.api.labels import LabelSelector
+
+METADATA_V4: Final = ("169.254.169.254/32", "100.100.100.200/32")
+METADATA_V6: Final = ("fd00:ec2::254/128", "fd20:ce::254/128")
+"""Where clouds hand out a node's credentials: most of them; Alibaba; AWS and Google over IPv6."""
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
@@ -38,16 +43,20 @@ Cidr = Annotated[
 ]
 
 
-def _holds_its_exceptions(block: IPBlock) -> bool:
-    whole = _network(block.cidr)
-    parts = [_network(each) for each in block.except_]
-    return whole is not None and all(
-        part is not None
-        and part.version == whole.version
-        and part.prefixlen > whole.prefixlen
-        and part.subnet_of(whole)  # type: ignore[arg-type]
-        for part in parts
+def is_within(cidr: str, whole: str) -> bool:
+    """Return whether the whole range holds all addresses of the other one."""
+    inner, outer = _network(cidr), _network(whole)
+    return (
+        inner is not None
+        and outer is not None
+        and inner.version == outer.version
+        and inner.subnet_of(outer)  # type: ignore[arg-type]
     )
+
+
+def is_part(cidr: str, whole: str) -> bool:
+    """Return whether the whole range holds it and more: only then it can be an exception."""
+    return is_within(cidr, whole) and not is_within(whole, cidr)
 
 
 class IPBlock(Fields):
@@ -71,7 +80,7 @@ class IPBlock(Fields):
             "(cidr(self.cidr).containsCIDR(part) && "
             "cidr(self.cidr).prefixLength() < cidr(part).prefixLength()))",
             message="must be parts of cidr, each smaller than the whole",
-            holds=_holds_its_exceptions,
+            holds=lambda block: all(is_part(each, block.cidr) for each in block.except_),
         ),
     )
 
@@ -98,9 +107,56 @@ class NetworkPolicyPeer(Fields):
     )
 
 
+_MetadataFreeCidr = Annotated[
+    Cidr,
+    ValueRule(
+        cel=f"!isCIDR(self) || !{[*METADATA_V4, *METADATA_V6]}"
+        ".exists(service, cidr(service).containsCIDR(self))",
+        message="is the metadata service of a cloud, which hands out the node's credentials: "
+        "remove it",
+        holds=lambda text: not any(is_within(text, each) for each in (*METADATA_V4, *METADATA_V6)),
+    ),
+]
+
+
+class DestinationBlock(IPBlock):
+    cidr: _MetadataFreeCidr
+    """Addresses that the replicas may reach, such as 10.0.0.0/8. The metadata services of clouds
+    are never among them, even if the range holds them, nor are link-local addresses in a range
+    that is wider than theirs."""
+
+
+class DestinationPort(Fields):
+    port: Annotated[int, Field(ge=1, le=65535)]
+    """Number of the port."""
+    protocol: Literal["TCP", "UDP"] = "TCP"
+    """What is spoken over it."""
+
+
+class NetworkPolicyDestination(NetworkPolicyPeer):
+    ip_block: DestinationBlock | None = None
+    """Addresses, for what is outside the cluster."""
+    ports: Annotated[
+        tuple[DestinationPort, ...],
+        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Ports there: those of the pods, which may differ from that of a Service before them.
+    Default: every port."""
+
+
+def _without_effect(field: str, peers: Callable[[NetworkPolicy], tuple[Fields, ...]]) -> Rule:
+    return Rule(
+        field,
+        cel=f"self.enabled || !has(self.{field}) || size(self.{field}) == 0",
+        message="has no effect without the NetworkPolicy: remove it, or enabled: false",
+        holds=lambda policy: policy.enabled or not peers(policy),
+    )
+
+
 class NetworkPolicy(Fields):
     enabled: bool = True
-    """False makes no NetworkPolicy: whoever the network lets through reaches both ports."""
+    """False makes no NetworkPolicy: whoever the network lets through reaches both ports, and the
+    replicas reach whom they like, the cloud's metadata service too."""
     from_: Annotated[
         tuple[NetworkPolicyPeer, ...],
         Field(alias="from", max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
@@ -108,12 +164,14 @@ class NetworkPolicy(Fields):
     """Who may reach the API beside the pods of the LLMService's own namespace, such as a gateway in
     another one. A load balancer or node port needs the addresses of its clients here, as an
     ipBlock, and service.externalTrafficPolicy Local so that the policy sees them."""
+    to: Annotated[
+        tuple[NetworkPolicyDestination, ...],
+        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    """Whom the replicas may reach besides DNS and the model's source, such as the proxy of an
+    HTTPS_PROXY, an object store or a collector of traces."""
 
     rules: ClassVar = (
-        Rule(
-            "from",
-            cel="self.enabled || !has(self.from) || size(self.from) == 0",
-            message="has no effect without the NetworkPolicy: remove it, or enabled: false",
-            holds=lambda policy: policy.enabled or not policy.from_,
-        ),
+        _without_effect("from", lambda policy: policy.from_),
+        _without_effect("to", lambda policy: policy.to),
     )

@@ -84,8 +84,8 @@ class LLMServiceSpec(Fields):
     """How many replicas node drains may end at a time."""
     network_policy: NetworkPolicy = NetworkPolicy()
     """Who may reach the replicas: the API the own namespace and whom you list, the management port
-    the kubelet, the metrics server and monitoring alone. The replicas themselves reach DNS and the
-    model's source. Needs a network plugin that enforces NetworkPolicies."""
+    the kubelet, the metrics server and monitoring alone. The replicas themselves reach DNS, the
+    model's source and whom you list. Needs a network plugin that enforces NetworkPolicies."""
     suspend: bool = False
     """True ends all replicas, keeps every object, address and setting, and starts them again as
     soon as it is false."""

@@ -13,19 +13,23 @@ from urllib.parse import urlsplit
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.model import HubModel
+from llmservice_operator.api.network import (
+    METADATA_V4,
+    METADATA_V6,
+    DestinationBlock,
+    NetworkPolicyDestination,
+    is_part,
+    is_within,
+)
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.manifest import build_metadata
 from llmservice_operator.settings import OperatorSettings
 
-_METADATA_V4: Final = ["169.254.169.254/32", "100.100.100.200/32"]
-_METADATA_V6: Final = ["fd00:ec2::254/128", "fd20:ce::254/128"]
-"""Where clouds hand out a node's credentials: most of them; Alibaba; AWS and Google over IPv6."""
-
 _RESOLVERS: Final = [
     # The resolver may be a pod, or a cache on the node with a link-local address; never the cloud's
     # metadata service, which hands out the node's credentials.
-    {"ipBlock": {"cidr": "0.0.0.0/0", "except": _METADATA_V4}},
-    {"ipBlock": {"cidr": "::/0", "except": _METADATA_V6}},
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": list(METADATA_V4)}},
+    {"ipBlock": {"cidr": "::/0", "except": list(METADATA_V6)}},
     # Some network plugins do not count pods among the addresses of an ipBlock.
     {"namespaceSelector": {}},
 ]
@@ -38,9 +42,12 @@ _DNS_PORTS: Final = [
 _MODEL_SOURCES: Final = [
     # The hub and what it redirects downloads to have no fixed addresses.
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16", "100.100.100.200/32"]}},
-    {"ipBlock": {"cidr": "::/0", "except": [*_METADATA_V6, "fe80::/10"]}},
+    {"ipBlock": {"cidr": "::/0", "except": [*METADATA_V6, "fe80::/10"]}},
     {"namespaceSelector": {}},
 ]
+_BARRED: Final = ("169.254.0.0/16", "fe80::/10", *METADATA_V4, *METADATA_V6)
+"""What a range that happens to hold it does not open: link-local addresses, where clouds hand out
+credentials of containers too, and the metadata services."""
 
 
 def build_network_policy(service: LLMService, settings: OperatorSettings) -> Manifest:
@@ -64,6 +71,7 @@ def build_network_policy(service: LLMService, settings: OperatorSettings) -> Man
             "egress": [
                 {"to": _RESOLVERS, "ports": _DNS_PORTS},
                 *_to_model_sources(service, settings),
+                *(_to_destination(each) for each in service.spec.network_policy.to),
             ],
         },
     }
@@ -91,6 +99,27 @@ def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[d
     if not downloads or service.spec.model.offline:
         return []
     return [{"to": _MODEL_SOURCES, "ports": [_tcp(_hub_port(settings))]}]
+
+
+def _to_destination(destination: NetworkPolicyDestination) -> dict[str, Any]:
+    peer = destination.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True, exclude={"ports"}
+    )
+    if destination.ip_block is not None:
+        exceptions = _exceptions(destination.ip_block)
+        if exceptions:
+            peer["ipBlock"]["except"] = exceptions
+    ports = [each.model_dump(mode="json") for each in destination.ports]
+    return {"to": [peer], **({"ports": ports} if ports else {})}
+
+
+def _exceptions(block: DestinationBlock) -> list[str]:
+    """Return what the user excepts from the range, and what is barred in it."""
+    exceptions = list(block.except_)
+    for barred in _BARRED:
+        if is_part(barred, block.cidr) and not any(is_within(barred, each) for each in exceptions):
+            exceptions.append(barred)
+    return exceptions
 
 
 def _hub_port(settings: OperatorSettings) -> int:
