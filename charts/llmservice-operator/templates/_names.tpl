@@ -4,6 +4,7 @@ Every object name and image reference of the chart.
   llmservice-operator.fullname            name of the operator's objects
   llmservice-operator.serviceAccountName  account the operator runs as
   llmservice-operator.leaseRoleName       Role for the leader Lease
+  llmservice-operator.remoteCodeRoleName  Role of those who may trust the code of models
   llmservice-operator.metricsServerName   name of the metrics server's objects
   llmservice-operator.image               image reference of the operator
 */}}
@@ -29,6 +30,10 @@ Every object name and image reference of the chart.
 
 {{- define "llmservice-operator.leaseRoleName" -}}
 {{- include "llmservice-operator.fullname" . }}-lease
+{{- end -}}
+
+{{- define "llmservice-operator.remoteCodeRoleName" -}}
+{{- include "llmservice-operator.fullname" . }}-trust-remote-code
 {{- end -}}
 
 {{/* Shortened once more, so that with its suffix it is still a DNS label. */}}

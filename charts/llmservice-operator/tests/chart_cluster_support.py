@@ -5,16 +5,30 @@ import os
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from chart_support import Manifest
+from chart_support import CHART, Manifest, Values, helm
 from rights_table import Right, rights_of
 
 MISSING = (
     "the install tests need a cluster: run them by `make tier T=api`, or by `uv run localkube exec"
     " -- pytest charts`, or set KUBECONFIG and put kubectl on PATH"
 )
+
+CRD = "llmservices.llmservice.dev"
+SMALLEST: Manifest = {
+    "apiVersion": "llmservice.dev/v1alpha1",
+    "kind": "LLMService",
+    "metadata": {"name": "smollm2"},
+    "spec": {"model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"}},
+}
+
+ADOPT = "--take-ownership"
+"""Another test's CRD may be there already; helm then wants to hear that it is ours now."""
 
 
 class NoCluster(Exception):
@@ -29,14 +43,26 @@ def require_cluster() -> None:
 
 def kubectl(*args: str, stdin: Manifest | list[Manifest] | None = None) -> str:
     """Run kubectl on the objects, if any, and return its output; fail with its message."""
+    done = _kubectl(*args, stdin=stdin)
+    assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
+    return done.stdout
+
+
+def refusal(*args: str, stdin: Manifest | None = None) -> str:
+    """What kubectl says when it fails; an empty string when it does not."""
+    done = _kubectl(*args, stdin=stdin)
+    return done.stderr.strip() if done.returncode != 0 else ""
+
+
+def _kubectl(
+    *args: str, stdin: Manifest | list[Manifest] | None
+) -> subprocess.CompletedProcess[str]:
     if isinstance(stdin, list):
         stdin = {"apiVersion": "v1", "kind": "List", "items": stdin}
     text = json.dumps(stdin) if stdin is not None else None
-    done = subprocess.run(
+    return subprocess.run(
         ["kubectl", *args], input=text, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
-    return done.stdout
 
 
 def read(*args: str) -> Any:
@@ -64,3 +90,48 @@ def eventually(holds: Callable[[], bool], what: str, seconds: float = 30.0) -> N
     while not holds():
         assert time.monotonic() < deadline, f"after {seconds:.0f} s still not: {what}"
         time.sleep(0.2)
+
+
+@dataclass
+class Release:
+    """One release of the chart with namespaces of its own, all removed at the end."""
+
+    name: str = field(default_factory=lambda: f"chart-{uuid.uuid4().hex[:8]}")
+    namespaces: list[str] = field(default_factory=list)
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.name}-llmservice-operator"
+
+    @property
+    def account(self) -> str:
+        return f"system:serviceaccount:{self.name}:{self.full_name}"
+
+    def make_namespace(self, name: str) -> str:
+        """A namespace whose pods must satisfy the restricted standard."""
+        label = {"pod-security.kubernetes.io/enforce": "restricted"}
+        metadata = {"name": name, "labels": label}
+        kubectl(
+            "create", "-f-", stdin={"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        )
+        self.namespaces.append(name)
+        return name
+
+    def install(
+        self,
+        values: Values | None = None,
+        *options: str,
+        chart: Path = CHART,
+        verb: str = "install",
+    ) -> str:
+        return helm(
+            *(verb, self.name, str(chart), "--namespace", self.name, "--values", "-", *options),
+            stdin=json.dumps(values or {}),
+        )
+
+    def uninstall(self) -> None:
+        helm("uninstall", self.name, "--namespace", self.name, "--ignore-not-found")
+
+    def deployment(self) -> Manifest | None:
+        found: Manifest | None = read("deployment", self.full_name, "--namespace", self.name)
+        return found

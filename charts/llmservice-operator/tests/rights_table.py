@@ -56,6 +56,9 @@ WRITE = {
     ("llmservice.dev", "llmservices/scale"): "update patch",
 }
 
+TRUST: dict[tuple[str, str], str] = {("llmservice.dev", "llmservices"): "trust-remote-code"}
+"""What the admission policy asks for where an LLMService has the code of a model run."""
+
 
 def rights_of(rules: list[Manifest]) -> set[Right]:
     """Every right that these rules give."""

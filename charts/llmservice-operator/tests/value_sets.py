@@ -20,6 +20,7 @@ VALUE_SETS: dict[str, Values] = {
     "the CRD removed on uninstall": {"crds": {"keep": False}},
     "no rights from the chart": {"rbac": {"create": False}},
     "no rights for users": {"rbac": {"userRoles": False}},
+    "no admission policy": {"admissionPolicy": {"enabled": False}},
     "scaling by KEDA": {"keda": {"enabled": True}},
     "an existing account": {"serviceAccount": {"create": False, "name": "shared"}},
     "an account with a name and annotations": {

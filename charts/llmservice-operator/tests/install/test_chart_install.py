@@ -3,98 +3,27 @@
 Nothing here needs a node: pods are admitted, not run.
 """
 
-import json
 import re
 import shutil
 import subprocess
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import yaml
 
-from chart_cluster_support import eventually, kubectl, read, require_cluster, rights
-from chart_support import CHART, HelmError, Manifest, Values, helm, render
+from chart_cluster_support import (
+    ADOPT,
+    CRD,
+    SMALLEST,
+    Release,
+    eventually,
+    kubectl,
+    read,
+    rights,
+)
+from chart_support import CHART, HelmError, Manifest, Values, render
 from operator_support import OperatorProcess, until_settled
-from rights_table import OPERATOR, READ, WRITE, Right, lease_rights, table
-
-CRD = "llmservices.llmservice.dev"
-SMALLEST: Manifest = {
-    "apiVersion": "llmservice.dev/v1alpha1",
-    "kind": "LLMService",
-    "metadata": {"name": "smollm2"},
-    "spec": {"model": {"uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct"}},
-}
-
-
-@dataclass
-class Release:
-    """One release of the chart with namespaces of its own, all removed at the end."""
-
-    name: str = field(default_factory=lambda: f"chart-{uuid.uuid4().hex[:8]}")
-    namespaces: list[str] = field(default_factory=list)
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.name}-llmservice-operator"
-
-    @property
-    def account(self) -> str:
-        return f"system:serviceaccount:{self.name}:{self.full_name}"
-
-    def make_namespace(self, name: str) -> str:
-        """A namespace whose pods must satisfy the restricted standard."""
-        label = {"pod-security.kubernetes.io/enforce": "restricted"}
-        metadata = {"name": name, "labels": label}
-        kubectl(
-            "create", "-f-", stdin={"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
-        )
-        self.namespaces.append(name)
-        return name
-
-    def install(
-        self,
-        values: Values | None = None,
-        *options: str,
-        chart: Path = CHART,
-        verb: str = "install",
-    ) -> str:
-        return helm(
-            *(verb, self.name, str(chart), "--namespace", self.name, "--values", "-", *options),
-            stdin=json.dumps(values or {}),
-        )
-
-    def uninstall(self) -> None:
-        helm("uninstall", self.name, "--namespace", self.name, "--ignore-not-found")
-
-    def deployment(self) -> Manifest | None:
-        found: Manifest | None = read("deployment", self.full_name, "--namespace", self.name)
-        return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_crd_from_elsewhere() -> None:
-    """Helm refuses to change fields that another client has applied."""
-    require_cluster()
-    kubectl("delete", "crd", "llmservices.llmservice.dev", "--ignore-not-found")
-
-
-@pytest.fixture
-def release() -> Iterator[Release]:
-    require_cluster()
-    it = Release()
-    it.make_namespace(it.name)
-    try:
-        yield it
-    finally:
-        it.uninstall()
-        kubectl("delete", "namespace", *it.namespaces, "--wait=false")
-
-
-ADOPT = "--take-ownership"
-"""Another test's CRD may be there already; helm then wants to hear that it is ours now."""
+from rights_table import OPERATOR, READ, TRUST, WRITE, Right, lease_rights, table
 
 
 @pytest.mark.parametrize("name", ["default", "everything"])
@@ -321,7 +250,7 @@ def test_with_watch_namespaces_the_authorizer_grants_nothing_elsewhere(release: 
     [
         ("view", table(READ)),
         ("edit", table(READ) | table(WRITE)),
-        ("admin", table(READ) | table(WRITE)),
+        ("admin", table(READ) | table(WRITE) | table(TRUST)),
     ],
 )
 def test_the_clusters_user_roles_include_services(

@@ -4,12 +4,22 @@ from typing import Any
 
 import pytest
 
-from chart_support import METRICS_SERVER, NAMESPACE, RELEASE, Manifest, find, is_of, render
+from chart_support import (
+    METRICS_SERVER,
+    NAMESPACE,
+    RELEASE,
+    Manifest,
+    Values,
+    find,
+    is_of,
+    render,
+)
 from llmservice_operator.cluster.rights import metrics_server_rights
 from rights_table import (
     KEDA,
     OPERATOR,
     READ,
+    TRUST,
     WRITE,
     Right,
     lease_rights,
@@ -33,7 +43,7 @@ def grants(manifests: list[Manifest], component: str | None = None) -> Grants:
     subject: dict[str, Any] = {"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}
     given: Grants = {}
     for binding in manifests:
-        if not binding["kind"].endswith("Binding") or binding["subjects"] != [subject]:
+        if not binding["kind"].endswith("RoleBinding") or binding["subjects"] != [subject]:
             continue
         reference, namespace = binding["roleRef"], binding["metadata"].get("namespace")
         if (namespace, reference["name"]) == ("kube-system", READER):
@@ -58,7 +68,7 @@ def test_every_binding_is_for_one_of_the_two_accounts(name: str) -> None:
         for it in manifests
         if it["kind"] == "Deployment"
     }
-    subjects = [it["subjects"] for it in manifests if it["kind"].endswith("Binding")]
+    subjects = [it["subjects"] for it in manifests if it["kind"].endswith("RoleBinding")]
 
     assert all(len(it) == 1 and it[0]["name"] in accounts for it in subjects)
     assert all(it[0]["namespace"] == NAMESPACE for it in subjects)
@@ -162,6 +172,60 @@ def test_users_read_with_view_and_write_with_edit_and_admin() -> None:
     assert rights_of(edit["rules"]) == table(WRITE)
     assert aggregates_to(view) == {"view", "edit", "admin"}
     assert aggregates_to(edit) == {"edit", "admin"}
+
+
+def test_administrators_of_a_namespace_may_trust_remote_code_and_hand_that_on() -> None:
+    role = find(render(), "ClusterRole", f"{RELEASE}-trust-remote-code")
+
+    assert rights_of(role["rules"]) == table(TRUST)
+    assert aggregates_to(role) == {"admin"}
+
+
+def test_without_user_roles_the_right_to_trust_remote_code_waits_for_a_binding() -> None:
+    values = {"rbac": {"userRoles": False}}
+    role = find(render(values), "ClusterRole", f"{RELEASE}-trust-remote-code")
+
+    assert aggregates_to(role) == set()
+
+
+def policy_objects(values: Values) -> list[tuple[str, str | None]]:
+    return [
+        (it["kind"], it["metadata"].get("namespace"))
+        for it in render(values)
+        if it["kind"].startswith("ValidatingAdmission")
+        or it["metadata"]["name"].endswith("-trust-remote-code")
+    ]
+
+
+POLICY = [("ValidatingAdmissionPolicy", None), ("ValidatingAdmissionPolicyBinding", None)]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, [*POLICY, ("ClusterRole", None)]),
+        ({"rbac": {"create": False}}, POLICY),
+        ({"admissionPolicy": {"enabled": False}}, []),
+        ({"watchNamespaces": ["a", "b"]}, [*POLICY, ("Role", "a"), ("Role", "b")]),
+    ],
+    ids=["by default", "without rbac", "switched off", "with watched namespaces"],
+)
+def test_the_admission_policy_comes_with_the_right_that_it_asks_for(
+    values: Values, expected: list[tuple[str, str | None]]
+) -> None:
+    assert sorted(policy_objects(values), key=str) == sorted(expected, key=str)
+
+
+def test_with_watch_namespaces_the_admission_policy_asks_nobody_elsewhere() -> None:
+    binding = find(render({"watchNamespaces": ["a", "b"]}), "ValidatingAdmissionPolicyBinding")
+
+    (chosen,) = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+    assert chosen == {
+        "key": "kubernetes.io/metadata.name",
+        "operator": "In",
+        "values": ["a", "b"],
+    }
+    assert "matchResources" not in find(render(), binding["kind"])["spec"]
 
 
 def aggregates_to(role: Manifest) -> set[str]:

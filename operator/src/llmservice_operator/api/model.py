@@ -136,7 +136,8 @@ class Model(Fields):
     """The Secret with the token that an hf:// model needs when it is private or gated."""
     trust_remote_code: bool = False
     """Whether Python code that the model brings may run in the model server. Set it only for a
-    model whose code you have read, and name the commit in revision."""
+    model whose code you have read, and name the commit in revision. Where the chart's admission
+    policy is on, whoever sets it needs the right trust-remote-code on llmservices."""
 
     offline: bool = False
     """Whether the model server asks no hub for anything: it uses what the claim of a pvc:// model

@@ -142,7 +142,8 @@ class Template(Fields):
     """Scheduler that places the pods. Default: the cluster's."""
     service_account_name: ObjectName | None = None
     """ServiceAccount of the pods, for policies and clouds that go by it; its token is not mounted,
-    for the model server never speaks to the API server. Default: default."""
+    for the model server never speaks to the API server. Where the chart's admission policy is on,
+    whoever sets it must be allowed to create pods. Default: default."""
     labels: Labels = Field(default_factory=dict)
     """Further labels of the pods."""
     annotations: Annotations = Field(default_factory=dict)

@@ -1,0 +1,197 @@
+"""The admission policy on a real API server: which right a field needs, and what needs none."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from chart_cluster_support import ADOPT, CRD, SMALLEST, Release, eventually, kubectl, read, refusal
+from chart_support import Manifest, Values
+
+WITH_ACCOUNT: Mapping[str, Any] = {"template": {"serviceAccountName": "cloud"}}
+WITH_CODE: Mapping[str, Any] = {
+    "model": {**SMALLEST["spec"]["model"], "revision": "0a1b", "trustRemoteCode": True}
+}
+
+
+def service(name: str, spec: Mapping[str, Any]) -> Manifest:
+    return {**SMALLEST, "metadata": {"name": name}, "spec": {**SMALLEST["spec"], **spec}}
+
+
+def install(release: Release, values: Values | None = None) -> None:
+    """Install the chart and people with rights: `writer` writes services and no pods, `editor` and
+    `administrator` have the cluster's roles of a namespace.
+    """
+    release.install(values, ADOPT)
+    kubectl("wait", "crd", CRD, "--for=condition=Established", "--timeout=30s")
+    here = ("-n", release.name)
+    resources = "--resource=llmservices.llmservice.dev,llmservices.llmservice.dev/scale"
+    kubectl("create", "role", "writer", "--verb=get,create,update,patch", resources, *here)
+    kubectl("create", "rolebinding", "writer", "--role=writer", "--user=writer", *here)
+    for user, role in (("editor", "edit"), ("administrator", "admin")):
+        kubectl("create", "rolebinding", user, f"--clusterrole={role}", f"--user={user}", *here)
+
+
+def refused(release: Release, user: str, spec: Mapping[str, Any]) -> str:
+    """What the API server says to the user who would create such a service; nothing is stored."""
+    return refusal(
+        *("create", "-n", release.name, f"--as={user}", "--dry-run=server", "-f-"),
+        stdin=service("wanted", spec),
+    )
+
+
+def changed(release: Release, user: str, change: str, *options: str) -> str:
+    """What the API server says to the user who changes the stored service."""
+    return refusal(
+        *("patch", "llmservice", "kept", "-n", release.name, f"--as={user}"),
+        *("--type=merge", "-p", change, *options),
+    )
+
+
+def denial(release: Release, name: str, message: str) -> str:
+    policy = release.full_name
+    return (
+        f'llmservices.llmservice.dev "{name}" is forbidden: ValidatingAdmissionPolicy '
+        f"'{policy}' with binding '{policy}' denied request: {message}"
+    )
+
+
+def about_accounts(release: Release) -> str:
+    return (
+        f"spec.template.serviceAccountName: you may not create pods in namespace {release.name}, "
+        "so you may not choose what runs under an account there: remove it, leave it and "
+        "engine.image as they were, or ask for the right to create pods, which the ClusterRole "
+        "edit has"
+    )
+
+
+def about_code(release: Release, role: str = "ClusterRole") -> str:
+    return (
+        "spec.model.trustRemoteCode: you may not have the code of models run in namespace "
+        f"{release.name}: remove it, leave the model, its revision and the draft model as they "
+        "were, or ask for the right trust-remote-code on llmservices, which the "
+        f"{role} {release.full_name}-trust-remote-code has"
+    )
+
+
+def until_in_force(release: Release) -> None:
+    eventually(lambda: refused(release, "writer", WITH_CODE) != "", "the policy is in force")
+
+
+def test_an_account_is_given_by_whoever_may_create_pods(release: Release) -> None:
+    install(release)
+    until_in_force(release)
+
+    assert refused(release, "writer", WITH_ACCOUNT).endswith(
+        denial(release, "wanted", about_accounts(release))
+    )
+    assert refused(release, "writer", {}) == ""
+    eventually(lambda: refused(release, "editor", WITH_ACCOUNT) == "", "edit has the right")
+
+
+def test_remote_code_is_trusted_by_whoever_has_the_right(release: Release) -> None:
+    install(release)
+    until_in_force(release)
+
+    for user in ("writer", "editor"):
+        assert refused(release, user, WITH_CODE).endswith(
+            denial(release, "wanted", about_code(release))
+        )
+    eventually(lambda: refused(release, "administrator", WITH_CODE) == "", "admin has the right")
+
+    kubectl(
+        *("create", "rolebinding", "trust", f"--clusterrole={release.full_name}-trust-remote-code"),
+        *("--user=writer", "-n", release.name, "--as=administrator"),
+    )
+    eventually(lambda: refused(release, "writer", WITH_CODE) == "", "the right was handed on")
+
+
+@pytest.fixture
+def kept(release: Release) -> Release:
+    """A service with both fields, stored by somebody with every right."""
+    install(release)
+    until_in_force(release)
+    eventually(lambda: refused(release, "administrator", WITH_CODE) == "", "admin has the right")
+    both = {**WITH_ACCOUNT, **WITH_CODE, "engine": {"image": "registry.example/server:1"}}
+    kubectl("create", "-n", release.name, "-f-", stdin=service("kept", both))
+    return release
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        '{"spec": {"replicas": 2}}',
+        '{"spec": {"model": {"aliases": ["other"]}}}',
+        '{"metadata": {"labels": {"team": "search"}}}',
+        '{"spec": {"template": {"serviceAccountName": null}, "model": {"trustRemoteCode": false}}}',
+    ],
+    ids=["replicas", "aliases", "labels", "both fields away"],
+)
+def test_another_change_needs_no_further_right(kept: Release, change: str) -> None:
+    assert changed(kept, "writer", change) == ""
+
+
+def test_status_and_scale_need_no_further_right(kept: Release) -> None:
+    here = ("-n", kept.name)
+    assert changed(kept, kept.account, '{"status": {"replicas": 1}}', "--subresource=status") == ""
+    assert refusal("scale", "llmservice", "kept", "--replicas=3", *here, "--as=writer") == ""
+    assert read("llmservice", "kept", *here)["spec"]["replicas"] == 3
+
+
+def test_whatever_the_two_fields_stand_for_is_changed_with_their_right_alone(
+    kept: Release,
+) -> None:
+    draft = (
+        '{"spec": {"engine": {"speculativeDecoding": {"method": "DraftModel", '
+        '"numSpeculativeTokens": 3, "draftModel": {"uri": "hf://org/draft"}}}}}'
+    )
+    for change, message in (
+        ('{"spec": {"template": {"serviceAccountName": "other"}}}', about_accounts(kept)),
+        ('{"spec": {"engine": {"image": "registry.example/server:2"}}}', about_accounts(kept)),
+        ('{"spec": {"model": {"uri": "hf://org/other"}}}', about_code(kept)),
+        ('{"spec": {"model": {"revision": "main"}}}', about_code(kept)),
+        (draft, about_code(kept)),
+    ):
+        assert changed(kept, "writer", change).endswith(denial(kept, "kept", message))
+        assert changed(kept, "administrator", change, "--dry-run=server") == ""
+
+
+def test_with_watch_namespaces_the_right_is_a_role_there_and_nobody_else_is_asked(
+    release: Release,
+) -> None:
+    other = release.make_namespace(f"{release.name}-other")
+    install(release, {"watchNamespaces": [release.name]})
+    until_in_force(release)
+
+    assert refused(release, "writer", WITH_CODE).endswith(
+        denial(release, "wanted", about_code(release, "Role"))
+    )
+    kubectl("create", "rolebinding", "writer", "--clusterrole=edit", "--user=writer", "-n", other)
+    role = ("--verb=create", "--resource=llmservices.llmservice.dev", "-n", other)
+    kubectl("create", "role", "writer", *role)
+    kubectl("create", "rolebinding", "services", "--role=writer", "--user=writer", "-n", other)
+    elsewhere = ("create", "-n", other, "--as=writer", "--dry-run=server", "-f-")
+    assert refusal(*elsewhere, stdin=service("wanted", WITH_CODE)) == ""
+
+
+def test_the_api_server_finds_nothing_wrong_with_the_types_of_the_policy(
+    release: Release,
+) -> None:
+    install(release)
+
+    def checked() -> bool:
+        policy = read("validatingadmissionpolicy", release.full_name)
+        status = policy.get("status", {})
+        assert "expressionWarnings" not in status.get("typeChecking", {}), status
+        return bool(status.get("observedGeneration") == policy["metadata"]["generation"])
+
+    eventually(checked, "the types of the policy are checked")
+
+
+def test_without_the_policy_nobody_is_asked(release: Release) -> None:
+    install(release, {"admissionPolicy": {"enabled": False}})
+
+    eventually(
+        lambda: refused(release, "writer", {**WITH_ACCOUNT, **WITH_CODE}) == "",
+        "no right is needed",
+    )
