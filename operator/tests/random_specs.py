@@ -112,7 +112,6 @@ def _drawn(values: Strategy, count: int, wanted: Callable[[Any], bool]) -> list[
     @settings(
         max_examples=8 * count,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

@@ -312,7 +312,6 @@ def _drawn(strategy: Any, wanted: int, number: int) -> list[Any]:
     @settings(
         max_examples=wanted,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

@@ -374,7 +374,7 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 counts = st.sampled_from([1, 2, 5])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     scaling=st.fixed_dictionaries(
         {},
@@ -395,7 +395,7 @@ def test_cel_and_python_agree_on_who_decides_the_replicas(scaling: dict[str, Any
     assert_same_verdict(a_body({**MINIMAL, **scaling}))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     replicas=st.one_of(
         st.fixed_dictionaries({}, optional={"replicas": st.sampled_from([0, 1, 2, 3, 4])}),
@@ -417,7 +417,7 @@ names = st.sampled_from(["qwen", "7b", "a.b", "A", "a-", "a" * 63, "a" * 64, "a-
 small = st.sampled_from([1, 2, 3])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     engine=st.fixed_dictionaries(
         {
@@ -456,7 +456,7 @@ def test_cel_and_python_agree_on_speculation(engine: dict[str, Any]) -> None:
     assert_same_verdict(a_body({**MINIMAL, "engine": engine}))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     accelerator=sections["accelerator"],
     engine=st.fixed_dictionaries(
@@ -484,13 +484,13 @@ def test_cel_and_python_agree_on_what_a_gpu_and_a_cpu_can_do(
     assert_same_verdict(a_body({**MINIMAL, "accelerator": accelerator, "engine": engine}))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(engine=chats)
 def test_cel_and_python_agree_on_chats_and_on_the_container(engine: dict[str, Any]) -> None:
     assert_same_verdict(a_body({**MINIMAL, "engine": engine}))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     model=st.fixed_dictionaries(
         {"uri": st.sampled_from(["hf://a/b", "pvc://a"])},
@@ -501,14 +501,14 @@ def test_cel_and_python_agree_on_caches(model: dict[str, Any]) -> None:
     assert_same_verdict(a_body({"model": model}))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(template=placements)
 def test_cel_and_python_agree_on_where_pods_may_run(template: dict[str, Any]) -> None:
     assert_same_verdict(a_body({**MINIMAL, "template": template}))
 
 
 @pytest.mark.parametrize("section", sections)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_cel_and_python_refuse_the_same_specs_with_the_same_messages(
     section: str, data: st.DataObject
@@ -523,7 +523,7 @@ def test_cel_and_python_refuse_the_same_names(name: str) -> None:
 
 
 @seed(SEED)
-@settings(max_examples=120, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, database=None, suppress_health_check=list(HealthCheck))
 @given(specs_by_schema())
 def test_cel_and_python_agree_on_every_field_that_the_schema_has(spec: dict[str, Any]) -> None:
     assert_same_verdict(a_body(spec))

@@ -54,14 +54,13 @@ def build(spec: dict[str, Any]) -> list[Manifest]:
     return build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
 
 
-@settings(deadline=None)
 @given(spec=specs)
 def test_what_was_just_applied_is_up_to_date(spec: dict[str, Any]) -> None:
     for manifest in build(spec):
         assert is_up_to_date(as_live(manifest), manifest)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(before=specs, after=specs)
 def test_a_change_of_the_spec_is_noticed_in_both_directions(
     before: dict[str, Any], after: dict[str, Any]

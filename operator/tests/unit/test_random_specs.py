@@ -48,7 +48,6 @@ class Operator:
 @settings(
     max_examples=PAIRS,
     database=None,
-    deadline=None,
     phases=[Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
     print_blob=False,

@@ -243,7 +243,7 @@ def test_misses_of_an_overload_do_not_lower_the_capacity() -> None:
     assert running.run(60, rate=14, met=0.5).capacity_factor == 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rate=st.floats(0.5, 40),
     more=st.floats(1, 5),
@@ -265,7 +265,7 @@ def test_more_load_never_means_less_demand(
     assert busy >= calm * (1 - 1e-3)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rate=st.floats(0.5, 60), replicas=st.integers(1, 4), pending=st.integers(1, 20))
 def test_pending_pods_change_nothing(rate: float, replicas: int, pending: int) -> None:
     running = service(replicas)
@@ -278,7 +278,7 @@ def test_pending_pods_change_nothing(rate: float, replicas: int, pending: int) -
     assert crowded.run(30, rate=rate).demand_percent == alone.demand_percent
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     replicas=st.integers(1, 6),
     data=st.data(),
@@ -295,7 +295,7 @@ def test_unknown_is_never_zero(replicas: int, data: st.DataObject) -> None:
     assert seen.demand_percent is None or seen.demand_percent >= 0.95 * before
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(at=st.integers(1, 20), rate=st.floats(2, 30))
 def test_a_restart_at_any_time_is_harmless(at: int, rate: float) -> None:
     running = service(2)

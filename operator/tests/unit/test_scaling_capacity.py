@@ -95,7 +95,7 @@ def test_prompts_that_no_replica_answers_in_time_do_not_shrink_capacity_to_nothi
     assert sustainable_rate(requests, TRUTH, LIMITS, slo) > 0.1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     prompt=st.floats(1, 20_000),
     answer=st.floats(1, 8000),
@@ -113,7 +113,7 @@ def test_misses_grow_with_the_rate(prompt: float, answer: float, held: float, sh
     assert 0 <= less <= more + 1e-9 <= 1 + 1e-9
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     prompt=st.floats(1, 20_000),
     answer=st.floats(1, 8000),

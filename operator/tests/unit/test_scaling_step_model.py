@@ -68,7 +68,7 @@ def test_a_changed_engine_is_learned_anew() -> None:
     assert fit.model.prefill == pytest.approx(slower.prefill, rel=0.1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     steps=st.lists(
         st.tuples(
