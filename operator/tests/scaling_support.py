@@ -1,5 +1,6 @@
 """Model servers on paper: counters that a constant load would give, without any engine."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -123,13 +124,18 @@ class Service:
             for server in ready:
                 done = None if served is None else served / len(ready)
                 server.serve(load(rate / len(ready), TICK, met=met, served=done))
-            reports = tuple(
-                server.report(self.now, is_heard=server.name not in silent)
-                for server in self.servers
-            )
-            self.state, self.last = observe(self.state, Scrape(self.now, reports, held), self.slo)
+            self.look(silent=silent, held=held)
         assert self.last is not None
         return self.last
+
+    def look(self, *, silent: frozenset[str] = frozenset(), held: int = 0) -> float:
+        """Scrape once, with what the servers have done by now; the demand, NaN if unknown."""
+        reports = tuple(
+            server.report(self.now, is_heard=server.name not in silent) for server in self.servers
+        )
+        self.state, self.last = observe(self.state, Scrape(self.now, reports, held), self.slo)
+        percent = self.last.demand_percent
+        return math.nan if percent is None else percent
 
     def copy(self) -> "Service":
         """The same service, to try another future."""

@@ -108,6 +108,8 @@ class Observation:
     """Whether the rollout made no progress within its deadline."""
     waits_for_accelerator_since: datetime | None = None
     """Since when a pod of the present spec finds no node with enough free accelerators."""
+    not_ready_since: datetime | None = None
+    """Since when the pod of the present spec that waits longest has not been ready."""
     has_loaded_model: bool = False
     """Whether a pod of the present spec is ready."""
     problem: Problem | None = None
@@ -132,6 +134,7 @@ def observe(service: LLMService, live: LiveObjects) -> Observation:
         status.get(field, 0) for field in ("replicas", "updatedReplicas", "readyReplicas")
     )
     present = _newest_revision(live.pods) if updated else []
+    unready = [pod for pod in present if not _is_ready(pod)]
     told = {replica.pod: replica for replica in live.report.replicas} if live.report else {}
     progressing = _condition(live.deployment, "Progressing")
     is_stuck = progressing.get("reason") == "ProgressDeadlineExceeded"
@@ -151,6 +154,7 @@ def observe(service: LLMService, live: LiveObjects) -> Observation:
         is_rolled_out=replicas == updated == ready == live.deployment["spec"].get("replicas", 1),
         is_stuck=is_stuck,
         waits_for_accelerator_since=min(_accelerator_waits(service, present), default=None),
+        not_ready_since=min(map(_not_ready_since, unready), default=None),
         has_loaded_model=any(_is_ready(pod) for pod in present),
         problem=min(problems, key=lambda each: _MOST_USEFUL_FIRST.index(each.reason), default=None),
     )
@@ -174,6 +178,11 @@ def _condition(manifest: Manifest, kind: str) -> Mapping[str, Any]:
 
 def _is_ready(pod: Manifest) -> bool:
     return _condition(pod, "Ready").get("status") == "True"
+
+
+def _not_ready_since(pod: Manifest) -> datetime:
+    changed: str | None = _condition(pod, "Ready").get("lastTransitionTime")
+    return datetime.fromisoformat(changed or pod["metadata"]["creationTimestamp"])
 
 
 def _newest_revision(pods: tuple[Manifest, ...]) -> list[Manifest]:

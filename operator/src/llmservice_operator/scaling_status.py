@@ -7,7 +7,7 @@ sentences that hold them, change on a decision or by five points.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from llmservice_operator.api import Manifest
@@ -32,6 +32,9 @@ DECISIONS_KEPT: Final = 10
 
 _BEFORE_THE_LOAD: Final = frozenset({"Starting", "NoReadyReplica", "NoTrafficYet"})
 """Why a report has no demand although nothing is wrong."""
+
+COLD_STARTS_TO_WAIT: Final = 3
+"""A pod that is not ready after so many may never be: the service has to do without it."""
 
 _NO_ROOM: Final = frozenset({Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE, Reason.QUOTA_EXCEEDED})
 
@@ -239,9 +242,9 @@ def _active(
     if broken is not None:
         message = _told(f"{asked} replicas stay: the HorizontalPodAutoscaler says: {broken}", plan)
         return Verdict(kind, "False", Reason.METRICS_MISSING, message)
-    if asked > seen.ready_replicas and seen.problem and seen.problem.reason in _NO_ROOM:
-        message = f"{seen.ready_replicas} of {asked} replicas run. {Reason.NO_CAPACITY.hint} "
-        return Verdict(kind, "True", Reason.NO_CAPACITY, message + seen.problem.message)
+    hindered = _hindered(view.report, seen, asked, now)
+    if hindered is not None:
+        return Verdict(kind, "True", Reason.NO_CAPACITY, hindered)
     if _is_short(autoscaling, status, asked):
         message = (
             f"At the maximum of {autoscaling.max_replicas} replicas each is at {status.load}. "
@@ -250,6 +253,24 @@ def _active(
         return Verdict(kind, "True", Reason.AT_MAXIMUM, _told(message, plan))
     message = f"{asked} replicas, each at {status.load} of {autoscaling.metric}."
     return Verdict(kind, "True", Reason.FOLLOWING_LOAD, _told(message, plan))
+
+
+def _hindered(
+    report: ScalingReport | None, seen: Observation, asked: int, now: datetime
+) -> str | None:
+    """Return what is missing and why, if replicas that the load needs do not become ready."""
+    if report is None or asked <= seen.ready_replicas:
+        return None
+    has_no_room = seen.problem is not None and seen.problem.reason in _NO_ROOM
+    patience = timedelta(seconds=COLD_STARTS_TO_WAIT * report.cold_start_seconds)
+    is_late = seen.not_ready_since is not None and now - seen.not_ready_since > patience
+    if not has_no_room and not is_late:
+        return None
+    said = f"{seen.ready_replicas} of {asked} replicas run"
+    if not has_no_room:
+        said += ", and one was not ready within three cold starts"
+    why = "" if seen.problem is None else f" {seen.problem.message}"
+    return f"{said}. {Reason.NO_CAPACITY.hint}{why}"
 
 
 def _told(message: str, plan: ScalingPlan) -> str:

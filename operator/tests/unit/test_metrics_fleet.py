@@ -10,7 +10,7 @@ import pytest
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.engine_metrics import EngineAnswer
-from llmservice_operator.metrics_server.fleet import Fleet, Key, prior_of
+from llmservice_operator.metrics_server.fleet import Engines, Fleet, Key, prior_of
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.metrics_server.report import calibration_of
 from llmservice_operator.scaling import assess
@@ -97,12 +97,28 @@ def service(**status: Any) -> Manifest:
 
 
 @dataclass
+class BadConnection:
+    """A metrics server's own way to the pods: what it does not reach, others may."""
+
+    pods: Pods
+    silent: set[str] = field(default_factory=set)
+
+    async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None:
+        return None if address in self.silent else await self.pods.ask(address, is_ready=is_ready)
+
+
+@dataclass
 class World:
     pods: Pods = field(default_factory=Pods)
     services: list[Manifest] = field(default_factory=lambda: [service()])
 
-    def fleet(self) -> Fleet:
-        return Fleet(lambda: self.services, self.pods.manifests, self.pods, lambda: NAMESPACES_ONLY)
+    def fleet(self, engines: Engines | None = None) -> Fleet:
+        return Fleet(
+            lambda: self.services,
+            self.pods.manifests,
+            engines or self.pods,
+            lambda: NAMESPACES_ONLY,
+        )
 
     async def run(self, seconds: float, rate: float, learner: Fleet, *followers: Fleet) -> None:
         """Let time pass; the learner looks first, its followers at the same moment after it."""
@@ -223,6 +239,43 @@ async def test_a_follower_answers_as_the_learner_does(world: World) -> None:
         assert theirs.capacity_factor == ours.capacity_factor
 
 
+@pytest.mark.parametrize("known_before", [0, 120])
+async def test_a_follower_that_did_not_hear_a_replica_answers_as_the_learner_does(
+    world: World, known_before: int
+) -> None:
+    connection = BadConnection(world.pods)
+    learner, follower = world.fleet(), world.fleet(connection)
+    await world.run(300, 20, learner)
+    await world.run(known_before, 20, learner, follower)
+
+    connection.silent = {"b"}
+    await world.run(90, 20, learner, follower)
+    assert follower.reports[KEY].missing_replicas == 1
+
+    connection.silent.clear()
+    await world.run(TICK, 20, learner, follower)
+    for _ in range(12):
+        await world.run(TICK, 20, learner, follower)
+        ours, theirs = learner.reports[KEY], follower.reports[KEY]
+        assert ours.demand_percent is not None
+        assert theirs.demand_percent == pytest.approx(ours.demand_percent, rel=0.02)
+
+
+async def test_a_silent_replica_is_held_at_the_services_own_target(world: World) -> None:
+    world.services[0]["spec"]["autoscaling"] = {"maxReplicas": 4, "targetGPUUtilization": 50}
+    world.services[0]["metadata"]["generation"] = 2
+    fleet = world.fleet()
+    await world.run(300, 0.5, fleet)
+    known = fleet.reports[KEY].demand_percent
+
+    world.pods.silent = {"a"}
+    await world.run(120, 0.5, fleet)
+
+    assert known is not None
+    assert known < 100
+    assert fleet.reports[KEY].demand_percent == pytest.approx(known / 2 + 50, rel=0.01)
+
+
 async def test_a_new_follower_lags_until_it_knows_what_the_learner_knows(world: World) -> None:
     learner, together, later = world.fleet(), world.fleet(), world.fleet()
     await world.run(30, 8, learner, together)
@@ -297,10 +350,10 @@ async def test_one_service_with_senseless_numbers_does_not_silence_the_others(
     world.services.insert(0, other)
     fleet = world.fleet()
 
-    def observe(state: Any, scrape: Any, slo: Any) -> Any:
+    def observe(state: Any, scrape: Any, *aim: Any) -> Any:
         if not scrape.replicas:
             raise ZeroDivisionError
-        return assess.observe(state, scrape, slo)
+        return assess.observe(state, scrape, *aim)
 
     monkeypatch.setattr("llmservice_operator.metrics_server.fleet.observe", observe)
     await fleet.round(START + TICK)

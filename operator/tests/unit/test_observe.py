@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -464,3 +465,13 @@ def test_somebody_elses_long_text_is_cut_to_its_end() -> None:
 def test_a_refusal_without_a_message_says_so() -> None:
     found = problem(a_pod(waiting("ErrImagePull")))
     assert "registry/gpu:1: no reason given." in found.message
+
+
+def test_the_replica_that_waits_longest_says_since_when_one_is_not_ready() -> None:
+    ready = a_pod(RUNNING, ready=True, changed="2026-01-02T02:00:00Z")
+    starting = a_pod(RUNNING, changed="2026-01-02T03:01:00Z")
+    pending = a_pod(unscheduled=NO_GPU, created="2026-01-02T03:02:00Z")
+    del pending["status"]["conditions"][0]
+    assert seen(ready).not_ready_since is None
+    assert seen(ready, pending).not_ready_since == datetime(2026, 1, 2, 3, 2, tzinfo=UTC)
+    assert seen(ready, pending, starting).not_ready_since == datetime(2026, 1, 2, 3, 1, tzinfo=UTC)

@@ -1,6 +1,7 @@
 """What the status says about load, scaling and SLO, and how seldom it changes."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -115,6 +116,29 @@ def test_without_room_in_the_cluster_it_says_so_with_the_schedulers_words() -> N
     assert told.reason is Reason.NO_CAPACITY
     assert told.message.startswith("2 of 4 replicas run.")
     assert told.message.endswith("0/3 nodes have a GPU.")
+
+
+@pytest.mark.parametrize(("seconds", "is_late"), [(180, False), (181, True)])
+def test_a_replica_that_is_not_ready_after_three_cold_starts_is_told(
+    seconds: int, is_late: bool
+) -> None:
+    problem = Problem(Reason.LOADING_MODEL, "The model server starts.")
+    since = NOW - timedelta(seconds=seconds)
+    seen = replace(TWO, asked=4, is_rolled_out=False, problem=problem, not_ready_since=since)
+    told = active(view(300.0, cold_start_seconds=60.0), seen)
+    assert (told.reason is Reason.NO_CAPACITY) is is_late
+    if is_late:
+        assert told.status == "True"
+        assert told.message == (
+            "2 of 4 replicas run, and one was not ready within three cold starts. Ready says what "
+            "they wait for; add nodes if it is room, or lower spec.autoscaling.maxReplicas to what "
+            "there is room for. The model server starts."
+        )
+
+
+def test_a_late_replica_that_the_load_does_not_need_is_no_lack_of_capacity() -> None:
+    seen = replace(TWO, not_ready_since=NOW - timedelta(days=1))
+    assert active(view(), seen).reason is Reason.FOLLOWING_LOAD
 
 
 @pytest.mark.parametrize(

@@ -345,8 +345,10 @@ class Reason(StrEnum):
     NO_CAPACITY = (
         "NoCapacity",
         Source.LOAD,
-        "The load needs more replicas and the cluster has no room for them; Ready says for what.",
-        "Add nodes, or lower spec.autoscaling.maxReplicas to what there is room for.",
+        "The load needs more replicas than become ready: the cluster has no room for them, or "
+        "three cold starts did not suffice.",
+        "Ready says what they wait for; add nodes if it is room, or lower "
+        "spec.autoscaling.maxReplicas to what there is room for.",
     )
     METRICS_MISSING = (
         "MetricsMissing",

@@ -176,11 +176,13 @@ class Fleet:
             if name in replicas_by_name
         }
         _read_spec(service, manifest)
-        objective = service.objective
         scrape = Scrape(at, tuple(it.report(answers.get(it.name)) for it in replicas))
-        service.state, assessment = observe(service.state, scrape, objective)
+        aim = service.objective, service.target_percent
+        told_before = service.state.told_percent
+        service.state, assessment = observe(service.state, scrape, *aim)
         if learned is not None:
-            service.state, assessment = _follow(service.state, learned, scrape, objective)
+            own = replace(service.state, told_percent=told_before)
+            service.state, assessment = _follow(own, learned, scrape, *aim)
         service.learned = checkpoint_of(service.state)
         service.latencies = service.latencies.observe(
             at,
@@ -200,15 +202,24 @@ class Fleet:
 
 
 def _follow(
-    own: ScalingState, learned: Checkpoint, scrape: Scrape, objective: ServiceLevelObjective
+    own: ScalingState,
+    learned: Checkpoint,
+    scrape: Scrape,
+    objective: ServiceLevelObjective,
+    target_percent: float,
 ) -> tuple[ScalingState, Assessment]:
     """Assess the same scrape with what the learner knows; keep our own learning beside it.
 
     κ and cold starts move slowly and by rare events, so those of the learner are taken over.
     """
     followed = with_learned(own, learned)
-    _, assessment = observe(followed, scrape, objective)
-    kept = replace(own, cold_starts=followed.cold_starts, factor=followed.factor)
+    after, assessment = observe(followed, scrape, objective, target_percent)
+    kept = replace(
+        own,
+        cold_starts=followed.cold_starts,
+        factor=followed.factor,
+        told_percent=after.told_percent,
+    )
     return kept, assessment
 
 

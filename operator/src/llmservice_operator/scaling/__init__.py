@@ -5,6 +5,7 @@ step_model       seconds of an engine step, learned online
 hardware         data sheets of accelerators, where learning starts
 traffic          what requests look like: lengths, cache hits, KV held
 lengths          a distribution of token counts
+hearing          what each replica told last, and what is assumed of a silent one
 ledger           what came in and was done in the last minutes
 capacity         the request rate at which one replica still meets its SLO
 capacity_factor  correction of the capacity from the SLO misses that really happened

@@ -20,19 +20,16 @@ from llmservice_operator.scaling.capacity import (
 from llmservice_operator.scaling.capacity_factor import CapacityFactor
 from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.demand import STEADY_SECONDS, Demand, Price, demand
-from llmservice_operator.scaling.ledger import Ledger, Tick
+from llmservice_operator.scaling.hearing import Hearing, Rates
+from llmservice_operator.scaling.ledger import Ledger
 from llmservice_operator.scaling.scale_down import is_bursty, scale_down_window
-from llmservice_operator.scaling.signals import Counters, ReplicaReport, Scrape, Snapshot
-from llmservice_operator.scaling.step_model import WARM_UP_SECONDS, StepModel, StepModelFit
+from llmservice_operator.scaling.signals import ReplicaReport, Scrape, Snapshot
+from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 from llmservice_operator.scaling.traffic import TrafficMemory
 
 TARGET_PERCENT = 85.0
 STALE_SECONDS = 15.0
 """A replica whose newest snapshot is older than this is missing."""
-LONGEST_TICK_SECONDS = 10.0
-"""A longer silence is not one tick: what it held is spread over its own length."""
-REPLICA_SECONDS = 30.0
-"""Time constant of the utilization shown per replica."""
 
 
 class Missing(StrEnum):
@@ -45,25 +42,16 @@ class Missing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """Tokens per second of one replica."""
-
-    prompt: float = 0.0
-    answer: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class ScalingState:
     """All that one scrape leaves to the next."""
 
     fit: StepModelFit
     first_at: float | None = None
-    at: float = -math.inf
-    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
-    rates: Mapping[str, Rates] = field(default_factory=dict)
+    hearing: Hearing = field(default_factory=Hearing)
+    told_percent: float = 0.0
+    """The demand that was told last while every replica was heard."""
     ready: frozenset[str] = frozenset()
     """Replicas whose cold start is already known."""
-    ledger: Ledger = field(default_factory=Ledger)
     traffic: TrafficMemory = field(default_factory=TrafficMemory)
     cold_starts: ColdStarts = field(default_factory=ColdStarts)
     factor: CapacityFactor = field(default_factory=CapacityFactor)
@@ -92,10 +80,14 @@ class Assessment:
 
 
 def observe(
-    state: ScalingState, scrape: Scrape, slo: ServiceLevelObjective
+    state: ScalingState,
+    scrape: Scrape,
+    slo: ServiceLevelObjective,
+    target_percent: float = TARGET_PERCENT,
 ) -> tuple[ScalingState, Assessment]:
     """Learn from a scrape and say what the service needs."""
     state = _learn(state, scrape)
+    hearing = state.hearing
     ready = [r for r in scrape.replicas if r.is_ready and not r.is_draining]
     fresh = [s for r in ready if (s := _fresh_snapshot(state, r, scrape.at)) is not None]
     cold_start = state.cold_starts.estimate
@@ -120,109 +112,43 @@ def observe(
     limits = _limits(fresh)
     rate = sustainable_rate(mix, state.fit.model, limits, slo)
     price = price_of(mix, state.fit.model, state.traffic.computed_share, rate * state.factor.value)
-    queued = scrape.held_requests + sum(snapshot.waiting for snapshot in fresh)
-    parts = demand(state.ledger, price, queued, len(ready), cold_start)
+    state, parts, percent = _told(state, price, scrape, ready, fresh, target_percent)
     state = _correct(
         state, scrape.at, mix, slo, limits, parts.load / len(ready) * rate, parts, len(ready)
     )
-    bursty = is_bursty(state.ledger, price)
+    bursty = is_bursty(hearing.likely(), price)
     return state, replace(
         unknown,
-        demand_percent=_held(parts.percent, len(ready), len(fresh)),
+        demand_percent=percent,
         parts=parts,
         utilization_percent={
-            report.name: 100 * _utilization(state.rates[report.name], price)
+            report.name: 100 * _utilization(hearing.rates[report.name], price)
             for report in ready
-            if report.name in state.rates
+            if report.name in hearing.rates
         },
         capacity=rate * state.factor.value,
         scale_down_window_seconds=scale_down_window(cold_start, bursty),
         is_bursty=bursty,
-        attainment=_attainment(state.ledger),
+        attainment=_attainment(hearing.ledger),
     )
 
 
 def _learn(state: ScalingState, scrape: Scrape) -> ScalingState:
     """Take the reports into the state."""
-    tick_seconds = scrape.at - state.at if math.isfinite(state.at) else 0.0
-    snapshots: dict[str, Snapshot] = {}
-    rates: dict[str, Rates] = {}
-    total, taught, served = Counters(), Counters(), Counters()
-    was_heard = False
-    for report in scrape.replicas:
-        before = state.snapshots.get(report.name)
-        after = report.snapshot
-        if after is None or (before is not None and after.at <= before.at):
-            if before is not None:
-                snapshots[report.name] = before
-                rates[report.name] = state.rates.get(report.name, Rates())
-            continue
-        was_heard = True
-        snapshots[report.name] = after
-        done, seconds = _difference(before, after, state.at)
-        if seconds <= 0:
-            continue
-        # After a gap the sum of minutes must not look like the burst of one tick.
-        share = min(1.0, tick_seconds / seconds) if seconds > LONGEST_TICK_SECONDS else 1.0
-        total = total.plus(done, share)
-        if report.is_ready and not report.is_draining:
-            served = served.plus(done, share)
-        if report.ready_at is not None and after.at >= report.ready_at + WARM_UP_SECONDS:
-            taught = taught.plus(done)
-        rates[report.name] = _faded(state.rates.get(report.name), done, seconds)
+    hearing, news = state.hearing.hear(scrape)
     state = replace(
         state,
-        at=scrape.at,
-        first_at=scrape.at if state.first_at is None and was_heard else state.first_at,
-        snapshots=snapshots,
-        rates=rates,
+        hearing=hearing,
+        first_at=scrape.at if state.first_at is None and news.was_heard else state.first_at,
         cold_starts=_with_cold_starts(state, scrape),
         ready=state.ready | {r.name for r in scrape.replicas if r.is_ready},
     )
-    if tick_seconds <= 0 or not was_heard:
+    if news.seconds <= 0 or not news.was_heard:
         return state
-    tick = Tick(
-        scrape.at,
-        tick_seconds,
-        total.arrivals,
-        total.prompt_tokens_arrived,
-        served.prompt_tokens_computed,
-        served.generated_tokens,
-        total.judged,
-        total.slo_met,
-    )
     return replace(
         state,
-        ledger=state.ledger.add(tick),
-        traffic=state.traffic.learn(total, tick_seconds),
-        fit=state.fit.learn(taught.steps, tick_seconds),
-    )
-
-
-def _difference(
-    before: Snapshot | None, after: Snapshot, last_scrape: float
-) -> tuple[Counters, float]:
-    """What a replica did since it was last heard, and in how many seconds.
-
-    A replica seen for the first time counts from its start if it started while we were looking;
-    an older one only sets the mark from which later reports count.
-    """
-    if before is None:
-        if after.started < last_scrape:
-            return Counters(), 0.0
-        return after.counters, after.at - after.started
-    began = before.at if before.started == after.started else max(before.at, after.started)
-    return after.since(before), after.at - began
-
-
-def _faded(before: Rates | None, done: Counters, seconds: float) -> Rates:
-    prompt, answer = done.prompt_tokens_computed / seconds, done.generated_tokens / seconds
-    if before is None:
-        return Rates(prompt, answer)
-    kept = math.exp(-seconds / REPLICA_SECONDS)
-    return Rates(
-        prompt + kept * (before.prompt - prompt),
-        answer + kept * (before.answer - answer),
+        traffic=state.traffic.learn(news.total, news.seconds),
+        fit=state.fit.learn(news.taught.steps, news.seconds),
     )
 
 
@@ -238,8 +164,38 @@ def _with_cold_starts(state: ScalingState, scrape: Scrape) -> ColdStarts:
 
 
 def _fresh_snapshot(state: ScalingState, report: ReplicaReport, now: float) -> Snapshot | None:
-    snapshot = state.snapshots.get(report.name)
+    snapshot = state.hearing.snapshots.get(report.name)
     return snapshot if snapshot is not None and now - snapshot.at <= STALE_SECONDS else None
+
+
+def _told(
+    state: ScalingState,
+    price: Price,
+    scrape: Scrape,
+    ready: list[ReplicaReport],
+    fresh: list[Snapshot],
+    target_percent: float,
+) -> tuple[ScalingState, Demand, float]:
+    """The likely demand, and what is told of it while some replicas are silent.
+
+    They are taken as busy enough to stay: what is there and what was asked for is held by them,
+    but only what the others tell makes it more.
+    """
+    hearing, cold_start = state.hearing, state.cold_starts.estimate
+    known = [it for r in ready if (it := hearing.snapshots.get(r.name)) is not None]
+
+    def of(ledger: Ledger, snapshots: list[Snapshot]) -> Demand:
+        queued = scrape.held_requests + sum(snapshot.waiting for snapshot in snapshots)
+        return demand(ledger, price, queued, len(ready), cold_start)
+
+    likely = of(hearing.likely(), known)
+    if not hearing.silent and not hearing.unmeasured:
+        return replace(state, told_percent=likely.percent), likely, likely.percent
+    heard = of(hearing.ledger, fresh).percent
+    missing = {r.name for r in ready if _fresh_snapshot(state, r, scrape.at) is None}
+    busy = heard + target_percent * len(missing | hearing.unmeasured)
+    most = max(target_percent * len(ready), state.told_percent)
+    return state, likely, max(heard, min(max(likely.percent, busy), most))
 
 
 def _limits(snapshots: list[Snapshot]) -> EngineLimits:
@@ -273,14 +229,6 @@ def _utilization(rates: Rates, price: Price) -> float:
     return rates.prompt * price.prompt_token + rates.answer * price.answer_token
 
 
-def _held(percent: float, ready: int, fresh: int) -> float:
-    """The demand, with replicas that do not answer taken as busy: enough to hold, not to grow."""
-    missing = ready - fresh
-    if missing == 0:
-        return percent
-    return max(percent, min(percent + TARGET_PERCENT * missing, TARGET_PERCENT * ready))
-
-
 def _attainment(ledger: Ledger) -> float | None:
     minute = ledger.last(STEADY_SECONDS)
     return minute.slo_met / minute.judged if minute.judged > 0 else None
@@ -299,7 +247,7 @@ def _correct(
     """Move κ by the requests that finished in the last minute."""
     if slo.ttft_seconds is None and slo.itl_seconds is None:
         return state
-    minute = state.ledger.last(STEADY_SECONDS)
+    minute = state.hearing.ledger.last(STEADY_SECONDS)
     # A request remembers an overload until it has finished and left the minute.
     memory = STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05)
     factor = state.factor.observe(

@@ -1,6 +1,7 @@
 """What a service did in the last minutes, tick by tick."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -20,6 +21,11 @@ class Tick:
     judged: float = 0.0
     slo_met: float = 0.0
 
+    def plus(self, done: "Tick", share: float) -> "Tick":
+        """Return this tick with a share of what was done in another span."""
+        pairs = zip(_values(self)[1:], _values(done)[1:], strict=True)
+        return Tick(self.at, self.seconds, *(mine + share * theirs for mine, theirs in pairs))
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -30,6 +36,23 @@ class Ledger:
     def add(self, tick: Tick) -> "Ledger":
         kept = tuple(old for old in self.ticks if old.at > tick.at - KEPT_SECONDS)
         return Ledger((*kept, tick))
+
+    def spread(self, spans: Iterable[Tick]) -> "Ledger":
+        """Give to every tick its part of what was done in longer spans.
+
+        The newest tick lasts until the next comes; what was done before the first one is left out.
+        """
+        ticks = list(self.ticks)
+        for span in spans:
+            began = span.at - span.seconds
+            for i in reversed(range(len(ticks) if span.seconds > 0 else 0)):
+                if ticks[i].at <= began:
+                    break
+                ended = span.at if i == len(ticks) - 1 else min(ticks[i].at, span.at)
+                shared = ended - max(ticks[i].at - ticks[i].seconds, began)
+                if shared > 0:
+                    ticks[i] = ticks[i].plus(span, shared / span.seconds)
+        return Ledger(tuple(ticks))
 
     def last(self, seconds: float) -> Tick:
         """The sum of the ticks that ended in the last `seconds`."""
