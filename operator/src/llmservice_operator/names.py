@@ -32,6 +32,7 @@ CHILD_SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 
 ENGINE_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-version"
 ENGINE_DEFAULT_FOR_ANNOTATION: Final = f"{api.GROUP}/engine-default-for"
+ENGINE_ASSUMED_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-assumed-version"
 """On the Deployment, never on its pod template: recording the pin must not restart a pod."""
 
 KEPT_REPLICAS_ANNOTATION: Final = f"{api.GROUP}/kept-replicas"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -110,7 +110,7 @@ def build_status(
     )
     engine = service.status.engine
     if pin is not None:
-        engine = EngineStatus(image=pin.image, version=pin.version, default_for=pin.default_for)
+        engine = EngineStatus.model_validate(asdict(pin))
     is_reachable = failure is None or failure.reason is not Reason.NAME_CONFLICT
     status = LLMServiceStatus(
         observed_generation=service.generation,

@@ -368,7 +368,8 @@ def test_a_service_created_again_under_its_name_gets_children_of_its_own(
 def test_going_to_another_spec_and_back_gives_exactly_the_first_objects(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
-    first = make_service(name, served)
+    image = "registry.example/own:1"
+    first = make_service(name, served, engine={"image": image})
     other = make_service(
         name,
         served,
@@ -378,7 +379,12 @@ def test_going_to_another_spec_and_back_gives_exactly_the_first_objects(
         podDisruptionBudget={"minAvailable": "50%"},
         networkPolicy={"from": [{"namespaceSelector": {}}]},
         termination={"preStopSeconds": 1},
-        engine={"maxModelLen": 512, "batching": {"maxNumSeqs": 4}},
+        engine={
+            "image": image,
+            "version": "0.30.0",
+            "maxModelLen": 512,
+            "batching": {"maxNumSeqs": 4},
+        },
         resources={"requests": {"cpu": "2", "memory": "2Gi"}},
         template={"nodeSelector": {"disk": "fast"}, "tolerations": [{"operator": "Exists"}]},
     )

@@ -1,5 +1,6 @@
 """Which engine a service runs, whatever is upgraded, lost or changed around it."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from core_support import SETTINGS, a_service, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.status import EngineStatus
 from llmservice_operator.desired import EnginePin, build_all, resolve_pin
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings, ServerImages
@@ -19,10 +21,9 @@ FIRST_GPU = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
 
 def pinned(pin: EnginePin, spec: dict[str, Any] | None = None) -> LLMService:
     """Return the service after a pass that reported this pin."""
-    engine = {"image": pin.image, "version": pin.version}
-    if pin.default_for:
-        engine["defaultFor"] = pin.default_for
-    return a_service(spec, status={"engine": engine})
+    engine = EngineStatus.model_validate(dataclasses.asdict(pin))
+    status = {"engine": engine.model_dump(by_alias=True, exclude_none=True)}
+    return a_service(spec, status=status)
 
 
 def running(pin: EnginePin) -> Manifest:
@@ -82,7 +83,30 @@ def wanting(version: str, **engine: str) -> dict[str, Any]:
 
 def test_a_version_and_an_image_of_the_spec_belong_together() -> None:
     service = a_service(wanting("0.31.0", image="mine:1"))
-    assert resolve_pin(service, None, SETTINGS) == EnginePin("mine:1", "0.31.0")
+    pin = EnginePin("mine:1", "0.31.0", assumed_version="0.32.0")
+    assert resolve_pin(service, None, SETTINGS) == pin
+
+
+UNSAID: dict[str, Any] = {"engine": {"image": "mine:1"}}
+SAID = wanting("0.31.0", image="mine:1")
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["status", "a lost status"])
+@pytest.mark.parametrize("settings", [SETTINGS, UPGRADED], ids=["one operator", "an upgrade"])
+def test_a_version_that_comes_and_goes_leaves_the_pin_of_before(
+    settings: OperatorSettings, lost: bool
+) -> None:
+    before = resolve_pin(a_service(UNSAID), None, SETTINGS)
+    between = resolve_pin(pinned(before, SAID), None, settings)
+    assert between.version == "0.31.0"
+    after = a_service(UNSAID) if lost else pinned(between, UNSAID)
+    assert resolve_pin(after, running(between) if lost else None, settings) == before
+
+
+def test_what_an_image_is_taken_to_hold_goes_with_the_image() -> None:
+    first = resolve_pin(pinned(EnginePin("mine:1", "0.31.0"), SAID), None, SETTINGS)
+    other = resolve_pin(pinned(first, {"engine": {"image": "mine:2"}}), None, UPGRADED)
+    assert other == EnginePin("mine:2", "0.33.0")
 
 
 def test_the_version_that_is_pinned_changes_nothing() -> None:

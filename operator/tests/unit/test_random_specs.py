@@ -1,6 +1,7 @@
 """What holds for every spec that the API server takes, tried on random ones."""
 
 import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,9 +16,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from core_support import SETTINGS, a_body
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.status import EngineStatus
 from llmservice_operator.desired import build_all, resolve_pin
 from llmservice_operator.errors import InvalidSpec
-from llmservice_operator.settings import ENGINE_VERSION
 from random_specs import SCHEMA, SEED, Spec, many_valid_specs, valid_specs
 from spec_table import ACCEPTED
 
@@ -36,12 +37,11 @@ class Operator:
         service = LLMService.parse(a_body(copy.deepcopy(spec), status=self._status))
         try:
             pin = resolve_pin(service, None, SETTINGS)
-            built = build_all(service, SETTINGS, pin)
+            engine = EngineStatus.model_validate(dataclasses.asdict(pin))
+            self._status = {"engine": engine.model_dump(by_alias=True, exclude_none=True)}
+            return build_all(service, SETTINGS, pin)
         except InvalidSpec:
             return None
-        engine = {"image": pin.image, "version": pin.version, "defaultFor": pin.default_for}
-        self._status = {"engine": {key: value for key, value in engine.items() if value}}
-        return built
 
 
 @seed(SEED)
@@ -56,11 +56,6 @@ class Operator:
 def test_a_spec_is_built_or_refused_always_alike_and_whatever_was_there_before(
     first: Spec, second: Spec
 ) -> None:
-    engine = first.get("engine", {})
-    if "image" in engine:
-        # Unless it is said here, the version of an image is the one that was last said of it: only
-        # its owner knows.
-        engine.setdefault("version", ENGINE_VERSION)
     operator = Operator()
     built = operator.build(first)
     assert Operator().build(first) == built

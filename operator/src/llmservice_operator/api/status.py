@@ -23,6 +23,9 @@ class EngineStatus(Fields):
     default_for: Annotated[str, Field(max_length=32)] | None = None
     """Accelerator type whose default this image was when it was chosen; absent when
     spec.engine.image names the image."""
+    assumed_version: Annotated[str, Field(max_length=64)] | None = None
+    """vLLM version that the image of spec.engine.image counts as once spec.engine.version is gone;
+    absent when that is version."""
 
 
 class ScalingDecision(Fields):

@@ -29,6 +29,13 @@ class EnginePin:
     Kept with the pin, because a default may be replaced when the accelerator changes, and an image
     from the spec must go when the spec no longer names it.
     """
+    assumed_version: str | None = None
+    """What an image from the spec is taken to hold while the spec names no version: what the
+    operator brought when the image came. None when that is `version`, and for images of ours.
+
+    Kept beside the one that the spec names, so that taking spec.engine.version away again gives
+    back what there was before it.
+    """
 
 
 def resolve_pin(
@@ -45,8 +52,7 @@ def resolve_pin(
     image, wanted = service.spec.engine.image, service.spec.engine.version
     images = settings.images
     if image is not None:
-        known = kept.version if kept and kept.image == image else images.engine_version
-        return EnginePin(image, wanted or known)
+        return _pin_of_spec(image, wanted, kept, images.engine_version)
     if kept is not None and kept.default_for == accelerator and wanted in (None, kept.version):
         return kept
     if wanted not in (None, images.engine_version):
@@ -59,11 +65,19 @@ def resolve_pin(
     return EnginePin(default, images.engine_version, accelerator.value)
 
 
+def _pin_of_spec(image: str, wanted: str | None, kept: EnginePin | None, brought: str) -> EnginePin:
+    assumed = brought
+    if kept is not None and kept.image == image:
+        assumed = kept.assumed_version or kept.version
+    version = wanted or assumed
+    return EnginePin(image, version, assumed_version=None if assumed == version else assumed)
+
+
 def _pin_of_status(service: LLMService) -> EnginePin | None:
     engine = service.status.engine
     if engine is None:
         return None
-    return EnginePin(engine.image, engine.version, engine.default_for)
+    return EnginePin(engine.image, engine.version, engine.default_for, engine.assumed_version)
 
 
 def _pin_of_deployment(service: LLMService, live: Manifest | None) -> EnginePin | None:
@@ -78,12 +92,19 @@ def _pin_of_deployment(service: LLMService, live: Manifest | None) -> EnginePin 
     ]
     if version is None or not images:
         return None
-    return EnginePin(images[0], version, annotations.get(names.ENGINE_DEFAULT_FOR_ANNOTATION))
+    return EnginePin(
+        images[0],
+        version,
+        annotations.get(names.ENGINE_DEFAULT_FOR_ANNOTATION),
+        annotations.get(names.ENGINE_ASSUMED_VERSION_ANNOTATION),
+    )
 
 
 def pin_annotations(pin: EnginePin) -> dict[str, str]:
     """Return the Deployment annotations from which a lost status is restored."""
-    annotations = {names.ENGINE_VERSION_ANNOTATION: pin.version}
-    if pin.default_for is not None:
-        annotations[names.ENGINE_DEFAULT_FOR_ANNOTATION] = pin.default_for
-    return annotations
+    annotations = {
+        names.ENGINE_VERSION_ANNOTATION: pin.version,
+        names.ENGINE_DEFAULT_FOR_ANNOTATION: pin.default_for,
+        names.ENGINE_ASSUMED_VERSION_ANNOTATION: pin.assumed_version,
+    }
+    return {key: value for key, value in annotations.items() if value is not None}
