@@ -37,7 +37,10 @@ def pod_spec(accelerator: dict[str, Any], **spec: Any) -> dict[str, Any]:
 def test_a_class_brings_nodes_tolerations_resource_name_and_resources() -> None:
     pod = pod_spec({"class": "fast", "count": 2})
     assert pod["nodeSelector"] == PROFILE["nodeSelector"]
-    assert pod["tolerations"] == PROFILE["tolerations"]
+    assert pod["tolerations"] == [
+        *PROFILE["tolerations"],
+        {"key": "nvidia.com/mig-3g.40gb", "operator": "Exists", "effect": "NoSchedule"},
+    ]
     assert pod["containers"][0]["resources"] == {
         "requests": {"cpu": "4", "memory": "32Gi", "nvidia.com/mig-3g.40gb": "2"},
         "limits": {"memory": "64Gi", "nvidia.com/mig-3g.40gb": "2"},

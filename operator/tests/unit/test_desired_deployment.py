@@ -285,16 +285,36 @@ def test_a_claim_is_mounted_read_only() -> None:
 @pytest.mark.parametrize(
     ("spec", "resources"),
     [
-        ({"accelerator": {"type": "cpu"}}, None),
-        ({}, {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}}),
+        (
+            {"accelerator": {"type": "cpu"}},
+            {"requests": {"cpu": "500m", "memory": "2Gi"}},
+        ),
+        (
+            {},
+            {
+                "requests": {"cpu": "1", "memory": "4Gi", "nvidia.com/gpu": "1"},
+                "limits": {"nvidia.com/gpu": "1"},
+            },
+        ),
+        (
+            {
+                "accelerator": {"count": 2},
+                "engine": {"kvCache": {"offload": {"cpu": "1500Mi"}}},
+            },
+            {
+                "requests": {"cpu": "2", "memory": "10Gi", "nvidia.com/gpu": "2"},
+                "limits": {"nvidia.com/gpu": "2"},
+            },
+        ),
         (
             {
                 "accelerator": {"count": 2, "resourceName": "nvidia.com/mig-1g.10gb"},
-                "resources": {"requests": {"cpu": 1, "ephemeral-storage": "9Gi"}},
+                "resources": {"requests": {"cpu": "250m", "ephemeral-storage": "9Gi"}},
             },
             {
                 "requests": {
-                    "cpu": "1",
+                    "cpu": "250m",
+                    "memory": "8Gi",
                     "ephemeral-storage": "9Gi",
                     "nvidia.com/mig-1g.10gb": "2",
                 },
@@ -303,15 +323,26 @@ def test_a_claim_is_mounted_read_only() -> None:
         ),
         (
             {"accelerator": {"type": "cpu"}, "resources": {"limits": {"memory": "1Gi"}}},
-            {"limits": {"memory": "1Gi"}},
+            {"requests": {"cpu": "500m"}, "limits": {"memory": "1Gi"}},
+        ),
+        (
+            {"accelerator": {"type": "cpu"}, "resources": {"limits": {"cpu": 8, "memory": "9Gi"}}},
+            {"limits": {"cpu": "8", "memory": "9Gi"}},
         ),
     ],
-    ids=["nothing on a CPU", "one GPU", "MIG slices", "limits alone"],
+    ids=[
+        "a CPU",
+        "one GPU",
+        "room for the KV cache beside the GPUs",
+        "MIG slices",
+        "a limit, which is a request too",
+        "limits alone",
+    ],
 )
-def test_gpus_stand_beside_the_resources_of_the_spec(
-    spec: dict[str, Any], resources: dict[str, Any] | None
+def test_a_replica_asks_for_gpus_and_for_what_the_spec_says_or_a_little(
+    spec: dict[str, Any], resources: dict[str, Any]
 ) -> None:
-    assert server(spec).get("resources") == resources
+    assert server(spec)["resources"] == resources
 
 
 def test_a_rollout_is_not_stuck_while_a_model_may_still_be_loading() -> None:
@@ -342,13 +373,6 @@ def test_replicas_are_those_of_the_spec_and_one_by_default(
     spec: dict[str, Any], replicas: int
 ) -> None:
     assert deployment(spec)["spec"]["replicas"] == replicas
-
-
-def test_pods_go_where_the_template_says() -> None:
-    toleration = {"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute"}
-    pod = pod_spec({"template": {"nodeSelector": {"a": "b"}, "tolerations": [toleration]}})
-    assert pod["nodeSelector"] == {"a": "b"}
-    assert pod["tolerations"] == [toleration]
 
 
 @pytest.mark.parametrize(

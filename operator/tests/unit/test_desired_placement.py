@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from core_support import SETTINGS, a_service, as_live, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.desired import build_all, is_up_to_date, resolve_pin
@@ -66,8 +68,11 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def deployment(template: dict[str, Any]) -> Manifest:
-    service = a_service({"template": template})
+OF_GPU_NODES = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+
+
+def deployment(template: dict[str, Any], **spec: Any) -> Manifest:
+    service = a_service({"template": template, **spec})
     manifests = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
     return one("Deployment", manifests)
 
@@ -79,7 +84,7 @@ def pod_spec(template: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_field_of_the_template_reaches_the_pods_as_it_was_written() -> None:
     assert EVERYTHING.items() <= pod_spec(EVERYTHING).items()
-    assert not EVERYTHING.keys() & pod_spec({}).keys()
+    assert EVERYTHING.keys() & pod_spec({}).keys() == {"tolerations"}
 
 
 def test_a_template_that_the_api_server_holds_is_not_written_again() -> None:
@@ -92,7 +97,47 @@ def test_a_template_that_the_api_server_holds_is_not_written_again() -> None:
 def test_empty_texts_of_a_toleration_are_left_out_as_the_api_server_does() -> None:
     toleration = {"key": "k", "operator": "Exists", "value": ""}
     pod = pod_spec({"tolerations": [toleration]})
-    assert pod["tolerations"] == [{"key": "k", "operator": "Exists"}]
+    assert pod["tolerations"] == [{"key": "k", "operator": "Exists"}, OF_GPU_NODES]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        OF_GPU_NODES,
+        {"key": "nvidia.com/gpu", "operator": "Exists"},
+        {"operator": "Exists"},
+        {"operator": "Exists", "effect": "NoSchedule"},
+    ],
+    ids=["the same", "every effect", "every taint", "every taint of the effect"],
+)
+def test_a_spec_that_tolerates_the_taint_of_gpu_nodes_gets_no_second_toleration(
+    own: dict[str, str],
+) -> None:
+    assert pod_spec({"tolerations": [own]})["tolerations"] == [own]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"key": "nvidia.com/gpu", "operator": "Equal", "value": "present", "effect": "NoSchedule"},
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoExecute"},
+        {"key": "team", "operator": "Exists"},
+    ],
+    ids=["one value", "another effect", "another taint"],
+)
+def test_the_taint_of_gpu_nodes_is_tolerated_beside_what_the_spec_tolerates(
+    own: dict[str, Any],
+) -> None:
+    assert pod_spec({"tolerations": [own]})["tolerations"] == [own, OF_GPU_NODES]
+
+
+def test_the_taint_that_is_tolerated_is_that_of_the_resource_and_none_on_a_cpu() -> None:
+    mig = deployment({}, accelerator={"resourceName": "nvidia.com/mig-3g.40gb"})
+    assert mig["spec"]["template"]["spec"]["tolerations"] == [
+        {**OF_GPU_NODES, "key": "nvidia.com/mig-3g.40gb"}
+    ]
+    cpu = deployment({}, accelerator={"type": "cpu"})
+    assert "tolerations" not in cpu["spec"]["template"]["spec"]
 
 
 def test_a_spread_without_a_selector_counts_the_pods_of_the_service_and_revision() -> None:

@@ -64,7 +64,9 @@ def _request_within_limit(field: str) -> Rule:
 
 class Resources(Fields):
     requests: ResourceAmounts | None = None
-    """What a node must have free for each replica. Default: the limits."""
+    """What a node must have free for each replica. Default: the limits. What has no limit either:
+    for each GPU 1 core and 4Gi of memory, with engine.kvCache.offload.cpu beside it; on a CPU 500m
+    and 2Gi."""
     limits: ResourceAmounts | None = None
     """What each replica may use at most. The memory limit must hold the whole model on a CPU, and
     the loading buffers on GPUs."""
@@ -107,6 +109,14 @@ class Toleration(Fields):
         ),
     )
 
+    def covers_every_taint_of(self, key: str) -> bool:
+        """Return whether no taint of this key keeps a new pod from a node, whatever its value."""
+        return (
+            self.operator == "Exists"
+            and self.key in (None, key)
+            and self.effect in (None, "NoSchedule")
+        )
+
 
 class Template(Fields):
     node_selector: Annotated[
@@ -119,7 +129,9 @@ class Template(Fields):
         tuple[Toleration, ...],
         Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Taints that the replicas tolerate, such as the one GPU nodes often carry."""
+    """Taints that the replicas tolerate. On GPUs they also tolerate the one that their nodes often
+    carry, with the name of the GPUs' resource, such as nvidia.com/gpu, and the effect
+    NoSchedule."""
     affinity: Affinity | None = None
     """Which nodes, and which pods beside them, the replicas must have or should have."""
     topology_spread_constraints: Annotated[

@@ -19,7 +19,7 @@ def build_placement(service: LLMService) -> dict[str, Any]:
     template = service.spec.template
     fields = {
         "nodeSelector": dict(template.node_selector),
-        "tolerations": [_toleration(each) for each in template.tolerations],
+        "tolerations": [_toleration(each) for each in _tolerations(service)],
         "affinity": _as_written(template.affinity) if template.affinity else {},
         "topologySpreadConstraints": [
             _spread(service, each) for each in template.topology_spread_constraints
@@ -39,6 +39,22 @@ def build_pod_metadata(service: LLMService) -> dict[str, Any]:
     if template.annotations:
         metadata["annotations"] = dict(template.annotations)
     return metadata
+
+
+def _tolerations(service: LLMService) -> tuple[Toleration, ...]:
+    """Return the tolerations of the spec and, on GPUs, the one of the taint that keeps others off.
+
+    By custom a node with GPUs has a taint of their resource's name, so that nothing else takes its
+    cores; what asks for the resource is what the node is for.
+    """
+    tolerations, accelerator = service.spec.template.tolerations, service.spec.accelerator
+    if not service.spec.gpus or any(
+        each.covers_every_taint_of(accelerator.gpu_resource) for each in tolerations
+    ):
+        return tolerations
+    return *tolerations, Toleration(
+        key=accelerator.gpu_resource, operator="Exists", effect="NoSchedule"
+    )
 
 
 def _toleration(toleration: Toleration) -> dict[str, Any]:

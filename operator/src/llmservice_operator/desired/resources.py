@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
+from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.pods import ResourceAmounts
 from llmservice_operator.api.spec import LLMService
+
+CORES_PER_GPU: Final = 1
+GIBIBYTES_PER_GPU: Final = 4
+"""Requests of a replica on GPUs that nobody gave any.
+
+A judgement, meant as the least that keeps a replica from being the first to starve or to be
+evicted: each GPU has a process that feeds it, which keeps one core busy and holds some 3 GiB of
+libraries and buffers. The smallest nodes with a GPU have 4 cores and 16 GiB.
+"""
+
+CORES_ON_A_CPU: Final = "500m"
+MEMORY_ON_A_CPU: Final = "2Gi"
+"""The same without a GPU, where weights and KV cache are in this memory too: enough for a small
+model, and little enough for a node of two cores."""
 
 
 def build_resources(service: LLMService) -> dict[str, dict[str, str]]:
@@ -11,11 +29,30 @@ def build_resources(service: LLMService) -> dict[str, dict[str, str]]:
     accelerator = service.spec.accelerator
     # Kubernetes wants GPUs as limits; the same number as requests keeps the two in step.
     gpus = {accelerator.gpu_resource: str(service.spec.gpus)} if service.spec.gpus else {}
-    parts = {
-        "requests": _amounts(service.spec.resources.requests) | gpus,
-        "limits": _amounts(service.spec.resources.limits) | gpus,
+    requests = _amounts(service.spec.resources.requests)
+    limits = _amounts(service.spec.resources.limits)
+    # Without a request Kubernetes takes the limit for it; one of ours might exceed it.
+    defaults = {
+        name: amount for name, amount in _default_requests(service).items() if name not in limits
     }
+    parts = {"requests": defaults | requests | gpus, "limits": limits | gpus}
     return {part: amounts for part, amounts in parts.items() if amounts}
+
+
+def offloaded_gibibytes(service: LLMService) -> int:
+    """Return the memory, rounded up, that the KV cache takes beside the GPUs."""
+    kv_cache = service.spec.engine.kv_cache
+    offload = None if kv_cache is None else kv_cache.offload
+    return 0 if offload is None else math.ceil((quantity_value(offload.cpu) or 0) / 1024**3)
+
+
+def _default_requests(service: LLMService) -> dict[str, str]:
+    """Return requests, by resource, without which a pod would count as one of best effort."""
+    gpus = service.spec.gpus
+    if not gpus:
+        return {"cpu": CORES_ON_A_CPU, "memory": MEMORY_ON_A_CPU}
+    memory = GIBIBYTES_PER_GPU * gpus + offloaded_gibibytes(service)
+    return {"cpu": str(CORES_PER_GPU * gpus), "memory": f"{memory}Gi"}
 
 
 def _amounts(amounts: ResourceAmounts | None) -> dict[str, str]:

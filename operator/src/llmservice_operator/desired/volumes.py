@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 from llmservice_operator import names
-from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.model import ClaimModel
 from llmservice_operator.api.references import ApiKeysSecret
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.cache import cache_claim_name
+from llmservice_operator.desired.resources import offloaded_gibibytes
 
 CACHE_SIZE_LIMIT: Final = "1Ti"
 """Upper bound of downloaded weights and compiled kernels; reserves nothing.
@@ -54,10 +53,7 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
 
 def _shm_size_limit(service: LLMService) -> str:
     """Return room for the processes' messages and, since vLLM keeps it there, the offloaded KV."""
-    kv_cache = service.spec.engine.kv_cache
-    offload = None if kv_cache is None else kv_cache.offload
-    offloaded = 0 if offload is None else quantity_value(offload.cpu) or 0
-    return f"{SHM_GIBIBYTES + math.ceil(offloaded / 1024**3)}Gi"
+    return f"{SHM_GIBIBYTES + offloaded_gibibytes(service)}Gi"
 
 
 def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
