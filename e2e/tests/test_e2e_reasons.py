@@ -142,7 +142,7 @@ def test_a_download_is_told_in_bytes(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace: str) -> None:
-    """The deadline of a service is half an hour, so a pod beside its own gets a shorter one."""
+    """A service's own deadline is a minute at least, so a pod beside its own gets a shorter one."""
     deployment = cluster.read("deployment", IMPATIENT, namespace)
     assert deployment is not None
     pod = copy.deepcopy(deployment["spec"]["template"])

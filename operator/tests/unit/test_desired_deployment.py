@@ -9,10 +9,6 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.environment import VARIABLES_WITH_A_FIELD, is_refused_variable
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import build_all, resolve_pin
-from llmservice_operator.desired.deployment import (
-    PROGRESS_DEADLINE_SECONDS,
-    STARTUP_BUDGET_SECONDS,
-)
 from llmservice_operator.settings import OperatorSettings
 
 
@@ -345,11 +341,29 @@ def test_a_replica_asks_for_gpus_and_for_what_the_spec_says_or_a_little(
     assert server(spec)["resources"] == resources
 
 
-def test_a_rollout_is_not_stuck_while_a_model_may_still_be_loading() -> None:
-    startup = server()["startupProbe"]
-    assert startup["failureThreshold"] * startup["periodSeconds"] == STARTUP_BUDGET_SECONDS
-    assert deployment()["spec"]["progressDeadlineSeconds"] == PROGRESS_DEADLINE_SECONDS
-    assert PROGRESS_DEADLINE_SECONDS > STARTUP_BUDGET_SECONDS
+@pytest.mark.parametrize(
+    ("startup", "seconds", "deadline"),
+    [({}, 1800, 3000), ({"timeoutSeconds": 7200}, 7200, 8400), ({"timeoutSeconds": 61}, 65, 1261)],
+    ids=["default", "two hours", "the end of a probe's period"],
+)
+def test_a_start_may_take_as_long_as_the_spec_says_and_no_rollout_is_stuck_before(
+    startup: dict[str, int], seconds: int, deadline: int
+) -> None:
+    probe = server({"startup": startup})["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] == seconds
+    assert deployment({"startup": startup})["spec"]["progressDeadlineSeconds"] == deadline
+
+
+def test_a_server_that_answers_no_probe_is_not_given_the_time_of_a_drain() -> None:
+    probes = server({"termination": {"drainTimeoutSeconds": 3600}})
+    assert probes["startupProbe"]["terminationGracePeriodSeconds"] == 30
+    assert probes["livenessProbe"]["terminationGracePeriodSeconds"] == 30
+
+
+def test_a_server_is_restarted_after_a_minute_of_silence_and_not_before() -> None:
+    alive = server()["livenessProbe"]
+    assert alive["failureThreshold"] * alive["periodSeconds"] == 60
+    assert alive["timeoutSeconds"] == alive["periodSeconds"]
 
 
 def test_probes_ask_the_management_port() -> None:

@@ -212,8 +212,9 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
         ),
         Reason.STARTUP_TIMEOUT,
         "The model was not loaded within 1800 seconds and the container was restarted, 1 time(s) "
-        "so far. Bring the model nearer (a claim with pvc://, or a mirror with the chart value "
-        "model.hubEndpoint), or choose a smaller or quantized one.",
+        "so far. Raise spec.startup.timeoutSeconds, bring the model nearer (a claim with pvc://, "
+        "or a mirror with the chart value model.hubEndpoint), or choose a smaller or quantized "
+        "one.",
     ),
     "a model that took too long, by the server's own account": (
         a_pod(

@@ -211,10 +211,10 @@ def classify(facts: Sequence[ErrorFact], unrecognised: str) -> Failure:
 
 def too_slow(lifecycle: Lifecycle) -> Failure:
     """Return what is said when the time for a start is over before the engine serves."""
-    done, advice = "", "Choose a smaller or a quantized model, or nodes with faster disks."
+    done, advice = "", "choose a smaller or a quantized model, or nodes with faster disks."
     if lifecycle.phase in (Phase.DOWNLOADING, Phase.WAITING_FOR_CACHE):
         advice = (
-            "Bring the model nearer: a claim (spec.model.uri: pvc://...), or a mirror of the hub "
+            "bring the model nearer: a claim (spec.model.uri: pvc://...), or a mirror of the hub "
             "(chart value model.hubEndpoint)."
         )
         if lifecycle.download is not None:
@@ -222,7 +222,8 @@ def too_slow(lifecycle: Lifecycle) -> Failure:
     return Failure(
         "StartupTimeout",
         f"The model was not ready after {lifecycle.elapsed_seconds:.0f} seconds and the server was "
-        f"told to stop while {lifecycle.phase.value.replace('_', ' ')}{done}. {advice}",
+        f"told to stop while {lifecycle.phase.value.replace('_', ' ')}{done}. "
+        f"Raise spec.startup.timeoutSeconds, or {advice}",
     )
 
 

@@ -125,11 +125,15 @@ def test_a_start_that_was_cut_off_says_how_far_it_came() -> None:
     assert too_slow(lifecycle) == Failure(
         "StartupTimeout",
         "The model was not ready after 1800 seconds and the server was told to stop while "
-        "downloading, 3 of 8 bytes. Bring the model nearer: a claim (spec.model.uri: pvc://...), "
-        "or a mirror of the hub (chart value model.hubEndpoint).",
+        "downloading, 3 of 8 bytes. Raise spec.startup.timeoutSeconds, or bring the model nearer: "
+        "a claim (spec.model.uri: pvc://...), or a mirror of the hub (chart value "
+        "model.hubEndpoint).",
     )
     lifecycle.enter(Phase.WARMING_UP)
-    assert "while warming up. Choose a smaller" in too_slow(lifecycle).message
+    assert too_slow(lifecycle).message.endswith(
+        "while warming up. Raise spec.startup.timeoutSeconds, or choose a smaller or a quantized "
+        "model, or nodes with faster disks."
+    )
 
 
 def test_an_unknown_error_keeps_its_own_words() -> None:

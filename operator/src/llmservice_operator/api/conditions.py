@@ -230,10 +230,10 @@ class Reason(StrEnum):
     STARTUP_TIMEOUT = (
         "StartupTimeout",
         Source.POD,
-        "The model was not loaded within the time that a start may take, and the kubelet restarted "
+        "The model was not loaded within spec.startup.timeoutSeconds, and the kubelet restarted "
         "the container.",
-        "Bring the model nearer (a claim with pvc://, or a mirror with the chart value "
-        "model.hubEndpoint), or choose a smaller or quantized one.",
+        "Raise spec.startup.timeoutSeconds, bring the model nearer (a claim with pvc://, or a "
+        "mirror with the chart value model.hubEndpoint), or choose a smaller or quantized one.",
     )
     CRASH_LOOP = (
         "CrashLoop",

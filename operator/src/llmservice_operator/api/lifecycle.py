@@ -1,4 +1,4 @@
-"""How replicas come and go: spec.termination, spec.podDisruptionBudget, spec.rolloutStrategy."""
+"""How replicas come and go: spec.startup, termination, podDisruptionBudget, rolloutStrategy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Portion, Rule
+
+
+class Startup(Fields):
+    # A judgement: 140 GB (70B parameters in bf16) at 1 Gbit/s are 19 minutes, plus loading and
+    # compiling.
+    timeout_seconds: Annotated[int, Field(ge=60, le=86_400)] = 1800
+    """Longest time in seconds that a replica may take from its container's start until it serves,
+    to download and load the model and to compile. Then the container is restarted; what it has
+    downloaded it keeps. Raise it for a large model or a slow network."""
 
 
 class Termination(Fields):
@@ -87,7 +96,8 @@ class RolloutStrategy(Fields):
     """For RollingUpdate: replicas that may be missing meanwhile, such as 1 or 25%. Default: 0."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=86_400)] | None = None
     """Seconds without progress after which a rollout is reported as stuck; it goes on all the same.
-    Default: 3000, the longest start of a replica."""
+    Default: startup.timeoutSeconds and 1200 more, in which a node is found and the image
+    pulled."""
 
     rules: ClassVar = (
         _rolling_update_only("maxSurge", "max_surge"),

@@ -18,7 +18,12 @@ from llmservice_operator.api.access import Auth, ServiceObject
 from llmservice_operator.api.autoscaling import DEFAULT_SLO, MAX_REPLICAS, Autoscaling, Slo
 from llmservice_operator.api.engine import Engine
 from llmservice_operator.api.fields import PORTION_FORM, Fields, Rule
-from llmservice_operator.api.lifecycle import PodDisruptionBudget, RolloutStrategy, Termination
+from llmservice_operator.api.lifecycle import (
+    PodDisruptionBudget,
+    RolloutStrategy,
+    Startup,
+    Termination,
+)
 from llmservice_operator.api.model import ClaimModel, HubModel, Model
 from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
@@ -76,6 +81,8 @@ class LLMServiceSpec(Fields):
     """How clients reach the API."""
     auth: Auth | None = None
     """What a request must bring. Default: nothing, whoever reaches the API may use it."""
+    startup: Startup = Startup()
+    """How a replica begins."""
     termination: Termination = Termination()
     """How a replica ends."""
     rollout_strategy: RolloutStrategy = RolloutStrategy()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.lifecycle import Startup
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.environment import build_environment
@@ -18,24 +20,21 @@ from llmservice_operator.desired.rollout import build_strategy
 from llmservice_operator.desired.volumes import build_volume_mounts, build_volumes
 from llmservice_operator.settings import OperatorSettings
 
-STARTUP_BUDGET_SECONDS: Final = 30 * 60
-"""Longest a model may take to download and load before the kubelet restarts its container.
-
-A judgement: 140 GB (70B parameters in bf16) at 1 Gbit/s are 19 minutes, plus loading and
-compiling.
-"""
-
 IMAGE_PULL_BUDGET_SECONDS: Final = 20 * 60
 """Longest that scheduling a pod and pulling its image (about 10 GB) may take. A judgement."""
-
-PROGRESS_DEADLINE_SECONDS: Final = STARTUP_BUDGET_SECONDS + IMAGE_PULL_BUDGET_SECONDS
-"""When a rollout without progress counts as stuck: never while a pod may still be starting."""
 
 TERMINATION_MARGIN_SECONDS: Final = 15
 """What a drained server gets to free its GPUs and end before it is killed."""
 
 STARTUP_PROBE_PERIOD_SECONDS: Final = 5
 """How late, at worst, a loaded model is noticed; each probe is one cheap request."""
+
+FAILED_PROBE_GRACE_SECONDS: Final = 30
+"""What a server gets to end that the kubelet ends for a failed probe.
+
+It finishes no answer any more, so the pod's own time, which is for a drain, would only delay its
+restart. Writing why it ended, and giving back its GPUs, takes seconds.
+"""
 
 REVISION_HISTORY_LIMIT: Final = 3
 """Old ReplicaSets kept for `kubectl rollout undo`-style reading; each is an object to store."""
@@ -61,8 +60,7 @@ def build_deployment(
             **({} if replicas.sent is None else {"replicas": replicas.sent}),
             "selector": {"matchLabels": names.selector(service)},
             "strategy": build_strategy(service),
-            "progressDeadlineSeconds": service.spec.rollout_strategy.progress_deadline_seconds
-            or PROGRESS_DEADLINE_SECONDS,
+            "progressDeadlineSeconds": _progress_deadline(service),
             "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
             "template": {
                 "metadata": build_pod_metadata(service),
@@ -70,6 +68,12 @@ def build_deployment(
             },
         },
     }
+
+
+def _progress_deadline(service: LLMService) -> int:
+    """Return when a rollout without progress is stuck: never while a pod may still be starting."""
+    chosen = service.spec.rollout_strategy.progress_deadline_seconds
+    return chosen or service.spec.startup.timeout_seconds + IMAGE_PULL_BUDGET_SECONDS
 
 
 def _build_pod_spec(
@@ -117,14 +121,7 @@ def _build_server_container(
             _port(names.API_PORT_NAME, names.API_PORT),
             _port(names.MANAGEMENT_PORT_NAME, names.MANAGEMENT_PORT),
         ],
-        "startupProbe": _probe(
-            names.STARTUP_PROBE_PATH,
-            period=STARTUP_PROBE_PERIOD_SECONDS,
-            failures=STARTUP_BUDGET_SECONDS // STARTUP_PROBE_PERIOD_SECONDS,
-        ),
-        # Half a minute: an engine that only computes hard still answers its own process's probe.
-        "livenessProbe": _probe(names.LIVENESS_PROBE_PATH, period=10, failures=3),
-        "readinessProbe": _probe(names.READINESS_PROBE_PATH, period=5, failures=2),
+        **_build_probes(service.spec.startup),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -147,10 +144,23 @@ def _port(name: str, number: int) -> dict[str, Any]:
     return {"name": name, "containerPort": number, "protocol": "TCP"}
 
 
-def _probe(path: str, period: int, failures: int) -> dict[str, Any]:
+def _build_probes(startup: Startup) -> dict[str, Any]:
+    ends = {"terminationGracePeriodSeconds": FAILED_PROBE_GRACE_SECONDS}
+    failures = math.ceil(startup.timeout_seconds / STARTUP_PROBE_PERIOD_SECONDS)
+    return {
+        "startupProbe": ends
+        | _probe(names.STARTUP_PROBE_PATH, STARTUP_PROBE_PERIOD_SECONDS, failures),
+        # A minute: an engine that only computes hard still lets its server answer, but the server
+        # does much else besides, and a restart for a moment's delay would cut every answer.
+        "livenessProbe": ends | _probe(names.LIVENESS_PROBE_PATH, 10, failures=6, timeout=10),
+        "readinessProbe": _probe(names.READINESS_PROBE_PATH, 5, failures=2),
+    }
+
+
+def _probe(path: str, period: int, failures: int, timeout: int = 5) -> dict[str, Any]:
     return {
         "httpGet": {"path": path, "port": names.MANAGEMENT_PORT_NAME},
         "periodSeconds": period,
-        "timeoutSeconds": 5,
+        "timeoutSeconds": timeout,
         "failureThreshold": failures,
     }
