@@ -110,6 +110,8 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.service": {"type": "ClusterIP", "port": 80},
         "spec.service.type": "ClusterIP",
         "spec.service.port": 80,
+        "spec.serving": {"engineHangSeconds": 120},
+        "spec.serving.engineHangSeconds": 120,
         "spec.startup": {"timeoutSeconds": 1800},
         "spec.startup.timeoutSeconds": 1800,
         "spec.termination": {"preStopSeconds": 5, "drainTimeoutSeconds": 600},

@@ -151,6 +151,36 @@ def test_the_kubelet_waits_for_the_whole_drain_and_runs_no_hook(
 
 
 @pytest.mark.parametrize(
+    ("spec", "timeout"),
+    [
+        ({}, "600"),
+        ({"termination": {"drainTimeoutSeconds": 60}}, "600"),
+        ({"termination": {"drainTimeoutSeconds": 3600}}, "3600"),
+        (
+            {"termination": {"drainTimeoutSeconds": 3600}, "serving": {"requestTimeoutSeconds": 9}},
+            "9",
+        ),
+        ({"serving": {"requestTimeoutSeconds": 0}}, "0"),
+    ],
+    ids=["default", "a short drain", "a long drain", "the spec's own", "no limit"],
+)
+def test_a_request_may_take_as_long_as_a_drain_waits_for_it_unless_the_spec_says_otherwise(
+    spec: dict[str, Any], timeout: str
+) -> None:
+    assert environment(spec)["LLMSERVICE_REQUEST_TIMEOUT_SECONDS"] == timeout
+
+
+def test_the_server_is_told_the_limits_of_the_spec_and_has_its_own_for_the_others() -> None:
+    limits = {"engineHangSeconds": 300, "maxBodyMebibytes": 64, "maxChoices": 4}
+    told = environment({"serving": limits})
+    assert told["LLMSERVICE_ENGINE_HANG_SECONDS"] == "300"
+    assert told["LLMSERVICE_MAX_BODY_BYTES"] == "67108864"
+    assert told["LLMSERVICE_MAX_CHOICES"] == "4"
+    assert environment()["LLMSERVICE_ENGINE_HANG_SECONDS"] == "120"
+    assert not {"LLMSERVICE_MAX_BODY_BYTES", "LLMSERVICE_MAX_CHOICES"} & environment().keys()
+
+
+@pytest.mark.parametrize(
     ("reference", "items"),
     [
         ({"name": "keys"}, None),

@@ -241,7 +241,7 @@ class Exchange:
         return Cut(
             "timeout",
             f"the request took longer than {self._timeout_seconds:g} seconds; ask for fewer "
-            "tokens, or raise the request timeout of the server",
+            "tokens, or have spec.serving.requestTimeoutSeconds raised",
             504,
         )
 

@@ -49,7 +49,7 @@ _KILLED = Failure(
 _HUNG = Failure(
     "EngineHung",
     "The engine stopped making steps while work was waiting. The log shows its last words; if a "
-    "step may take that long here, raise LLMSERVICE_ENGINE_HANG_SECONDS.",
+    "step may take that long here, raise spec.serving.engineHangSeconds.",
 )
 _NO_KEY = Failure(
     "SecretMissing",

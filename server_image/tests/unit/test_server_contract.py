@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from llmservice_operator import names
+from llmservice_operator.api.serving import Serving
+from llmservice_operator.desired.environment import REQUEST_TIMEOUT_SECONDS
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.settings import ServerSettings
 from server_support import Client, make_management
@@ -27,14 +29,30 @@ def test_the_server_reads_the_variables_that_the_operator_sets() -> None:
             names.MANAGEMENT_PORT_ENV: "2",
             names.PRE_STOP_SECONDS_ENV: "3",
             names.DRAIN_TIMEOUT_SECONDS_ENV: "4",
+            names.REQUEST_TIMEOUT_SECONDS_ENV: "5",
+            names.ENGINE_HANG_SECONDS_ENV: "6",
+            names.MAX_BODY_BYTES_ENV: "7",
+            names.MAX_CHOICES_ENV: "8",
             names.SHARED_CACHE_DIRECTORY_ENV: "/shared",
             names.API_KEYS_DIRECTORY_ENV: names.API_KEYS_PATH,
         }
     )
     assert (settings.api_port, settings.management_port) == (1, 2)
     assert (settings.pre_stop_seconds, settings.drain_timeout_seconds) == (3, 4)
+    assert (settings.request_timeout_seconds, settings.engine_hang_seconds) == (5, 6)
+    assert (settings.max_body_bytes, settings.max_choices) == (7, 8)
     assert settings.shared_cache_directory == Path("/shared")
     assert str(settings.api_keys_directory) == names.API_KEYS_PATH
+
+
+def test_the_server_has_the_defaults_that_the_operator_documents() -> None:
+    settings = ServerSettings()
+    assert settings.request_timeout_seconds == REQUEST_TIMEOUT_SECONDS
+    assert settings.engine_hang_seconds == Serving().engine_hang_seconds
+    documented = Serving.model_fields
+    mebibytes = settings.max_body_bytes // 1024**2
+    assert f"Default: {mebibytes}," in str(documented["max_body_mebibytes"].description)
+    assert f"Default: {settings.max_choices}." in str(documented["max_choices"].description)
 
 
 @pytest.mark.parametrize(

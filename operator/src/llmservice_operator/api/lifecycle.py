@@ -25,7 +25,10 @@ class Termination(Fields):
     learned of it."""
     drain_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
     """Longest time in seconds that it may then take to finish the answers under way; what is left
-    is cut with an error. A node drain waits as long."""
+    is cut with an error. No request takes longer than serving.requestTimeoutSeconds, so more than
+    that has no effect. A node drain waits as long, but some node autoscalers do not: the Cluster
+    Autoscaler ends pods after 600 seconds, less than the default with preStopSeconds and 15 seconds
+    to end. Raise its --max-graceful-termination-sec to 620, or lower this to 580."""
 
 
 _EITHER = Rule(

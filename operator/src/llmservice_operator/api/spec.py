@@ -27,6 +27,7 @@ from llmservice_operator.api.lifecycle import (
 from llmservice_operator.api.model import ClaimModel, HubModel, Model
 from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
+from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.status import LLMServiceStatus
 from llmservice_operator.errors import InvalidSpec
 
@@ -79,6 +80,8 @@ class LLMServiceSpec(Fields):
     """Where the replicas may run."""
     service: ServiceObject = ServiceObject()
     """How clients reach the API."""
+    serving: Serving = Serving()
+    """What a replica allows one request, and when it counts as hung."""
     auth: Auth | None = None
     """What a request must bring. Default: nothing, whoever reaches the API may use it."""
     startup: Startup = Startup()

@@ -27,6 +27,11 @@ _IDENTITY: Final = {"HOME": names.TMP_PATH, "USER": "llmservice", "LOGNAME": "ll
 _NO_TELEMETRY: Final = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
+REQUEST_TIMEOUT_SECONDS: Final = 600
+"""Longest time for one request unless the spec says otherwise: the patience of the usual clients,
+and as long as the default drain, so that a rollout ends nothing that would have ended well."""
+
+
 def build_environment(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
     """Return the container's variables; a token is only ever referred to, never copied."""
     termination = service.spec.termination
@@ -35,6 +40,7 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         names.MANAGEMENT_PORT_ENV: str(names.MANAGEMENT_PORT),
         names.PRE_STOP_SECONDS_ENV: str(termination.pre_stop_seconds),
         names.DRAIN_TIMEOUT_SECONDS_ENV: str(termination.drain_timeout_seconds),
+        **_limits(service),
         **_IDENTITY,
         **_CACHES,
         **_NO_TELEMETRY,
@@ -69,6 +75,23 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         )
     environment.extend(_variable(each) for each in service.spec.engine.env)
     return environment
+
+
+def _limits(service: LLMService) -> dict[str, str]:
+    """Return what the server allows a request; what is not set the server decides itself."""
+    serving = service.spec.serving
+    timeout = serving.request_timeout_seconds
+    if timeout is None:
+        # A longer drain is for longer requests, which have to be allowed then.
+        timeout = max(REQUEST_TIMEOUT_SECONDS, service.spec.termination.drain_timeout_seconds)
+    mebibytes = serving.max_body_mebibytes
+    limits = {
+        names.REQUEST_TIMEOUT_SECONDS_ENV: timeout,
+        names.ENGINE_HANG_SECONDS_ENV: serving.engine_hang_seconds,
+        names.MAX_BODY_BYTES_ENV: None if mebibytes is None else mebibytes * 1024**2,
+        names.MAX_CHOICES_ENV: serving.max_choices,
+    }
+    return {name: str(limit) for name, limit in limits.items() if limit is not None}
 
 
 def _variable(variable: EnvironmentVariable) -> dict[str, Any]:
