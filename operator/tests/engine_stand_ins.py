@@ -43,9 +43,6 @@ class StandIns:
         quantization = given.get("--quantization", "")
         has_experts = "--enable-expert-parallel" in given or speculation.get("method") == "mtp"
         given["--model"] = str(self._model(width, quantization, has_experts=has_experts))
-        if "--no-enable-chunked-prefill" in given and "--max-num-batched-tokens" in given:
-            # Whole prompts must fit a step, and this model takes longer ones than any.
-            given.setdefault("--max-model-len", given["--max-num-batched-tokens"])
         given.pop("--revision", None)
         if "model" in speculation:
             speculation["model"] = str(self._head(speculation["method"], width))

@@ -89,14 +89,9 @@ def is_for_the_pinned_version(spec: Spec) -> bool:
     engine = spec.get("engine", {})
     draft = engine.get("speculativeDecoding", {}).get("draftModel", {})
     quantizations = {engine.get("quantization"), draft.get("quantization")}
-    batching = engine.get("batching", {})
-    # With whole prompts the engine's own number of tokens in a step, which follows from the
-    # machine, may be less than the requests.
-    may_be_too_many = "maxNumSeqs" in batching and "maxNumBatchedTokens" not in batching
     return (
         version == ENGINE_VERSION
         and quantizations <= {*KNOWN_QUANTIZATIONS}
-        and not (may_be_too_many and batching.get("chunkedPrefill") is False)
         and not any(arg.startswith(LEAVES_TRACES) for arg in engine.get("extraArgs", ()))
     )
 

@@ -340,7 +340,7 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             "batching": st.fixed_dictionaries(
                 {},
                 optional={
-                    "maxNumSeqs": st.sampled_from([1, 32]),
+                    "maxNumSeqs": st.sampled_from([1, 32, 2048, 2049]),
                     "maxNumBatchedTokens": st.sampled_from([8, 128]),
                     "chunkedPrefill": st.booleans(),
                     "longPrefillTokenThreshold": st.sampled_from([0, 4, 50, 100]),
@@ -495,10 +495,13 @@ def test_cel_and_python_agree_on_chats_and_on_the_container(engine: dict[str, An
     model=st.fixed_dictionaries(
         {"uri": st.sampled_from(["hf://a/b", "pvc://a"])},
         optional={"cache": caches, "offline": st.booleans()},
-    )
+    ),
+    limits=st.fixed_dictionaries(
+        {}, optional={"ephemeral-storage": st.sampled_from(["1Gi", "9G", 1, "x"])}
+    ),
 )
-def test_cel_and_python_agree_on_caches(model: dict[str, Any]) -> None:
-    assert_same_verdict(a_body({"model": model}))
+def test_cel_and_python_agree_on_caches(model: dict[str, Any], limits: dict[str, Any]) -> None:
+    assert_same_verdict(a_body({"model": model, "resources": {"limits": limits}}))
 
 
 @settings(max_examples=300)

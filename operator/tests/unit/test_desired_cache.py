@@ -91,6 +91,42 @@ def test_an_ephemeral_cache_changes_no_pod(cache: dict[str, Any] | None) -> None
     assert "LLMSERVICE_SHARED_CACHE_DIRECTORY" not in variables(cache)
 
 
+def test_the_size_of_an_ephemeral_cache_is_asked_of_the_node_and_bounds_it() -> None:
+    sized = {"type": "Ephemeral", "size": "200Gi"}
+    assert {"name": "cache", "emptyDir": {"sizeLimit": "200Gi"}} in pod(sized)["volumes"]
+    assert server(sized)["resources"]["requests"]["ephemeral-storage"] == "200Gi"
+    assert claims(sized) == []
+    assert variables(sized) == variables(None)
+
+
+@pytest.mark.parametrize("cache", [None, MADE, NAMED])
+def test_disk_of_the_node_is_asked_for_only_when_the_spec_says_how_much(
+    cache: dict[str, Any] | None,
+) -> None:
+    assert {"name": "cache", "emptyDir": {"sizeLimit": "1Ti"}} in pod(cache)["volumes"]
+    assert "ephemeral-storage" not in server(cache)["resources"]["requests"]
+
+
+@pytest.mark.parametrize(
+    ("resources", "asked"),
+    [
+        ({"requests": {"ephemeral-storage": "300Gi"}}, {"ephemeral-storage": "300Gi"}),
+        ({"limits": {"ephemeral-storage": "300Gi"}}, {}),
+    ],
+    ids=["a request", "a limit, which is a request too"],
+)
+def test_resources_of_the_spec_go_before_the_size_of_an_ephemeral_cache(
+    resources: dict[str, Any], asked: dict[str, str]
+) -> None:
+    model = {"uri": "hf://org/model", "cache": {"type": "Ephemeral", "size": "200Gi"}}
+    service = a_service({"model": model, "resources": resources})
+    found = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    (deployment,) = (each for each in found if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    requests = container["resources"]["requests"]
+    assert {name: requests[name] for name in requests if name == "ephemeral-storage"} == asked
+
+
 def test_offline_tells_every_library_so() -> None:
     offline = variables(NAMED, offline=True)
     assert (offline["HF_HUB_OFFLINE"], offline["TRANSFORMERS_OFFLINE"]) == ("1", "1")

@@ -229,6 +229,26 @@ REFUSED = {
         "spec.engine.batching.maxNumBatchedTokens: must be at least engine.maxModelLen when "
         "chunkedPrefill is false: raise it, lower maxModelLen or remove chunkedPrefill",
     ),
+    "whole prompts of any length in a step of a certain one": (
+        {"engine": {"batching": {"maxNumBatchedTokens": 8192, "chunkedPrefill": False}}},
+        "spec.engine.maxModelLen: must be set, to at most batching.maxNumBatchedTokens, when "
+        "chunkedPrefill is false: whole prompts must fit a step, and the model may take longer "
+        "ones",
+    ),
+    "more requests than the engine may compute tokens": (
+        {"engine": {"batching": {"maxNumSeqs": 2049}}},
+        "spec.engine.batching.maxNumBatchedTokens: must be set when maxNumSeqs is above 2048, to "
+        "at least that: each request gets a token in a step, and the engine's own number may be "
+        "as low",
+    ),
+    "a cache that the limit of the disk would end": (
+        {
+            "model": {"uri": "hf://org/model", "cache": {"type": "Ephemeral", "size": "10Gi"}},
+            "resources": {"limits": {"ephemeral-storage": "9Gi"}},
+        },
+        "spec.model.cache.size: is more than resources.limits.ephemeral-storage, at which a "
+        "replica is ended: raise that, or lower this",
+    ),
     "long prompts longer than the context": (
         batching(longPrefillTokenThreshold=9, maxModelLen=8),
         "spec.engine.batching.longPrefillTokenThreshold: must be at most engine.maxModelLen: lower "
@@ -412,9 +432,9 @@ REFUSED = {
         "spec.model.offline: leaves an hf:// model nowhere to come from: set cache to a claim that "
         "was filled before, or remove it",
     ),
-    "cache on the node with a size": (
-        model(cache={"type": "Ephemeral", "size": "10Gi"}),
-        "spec.model.cache.type: must be PersistentVolumeClaim for the other fields to mean "
+    "cache on the node with a storage class": (
+        model(cache={"type": "Ephemeral", "storageClassName": "fast"}),
+        "spec.model.cache.type: must be PersistentVolumeClaim for the fields beside size to mean "
         "something: write that or remove them",
     ),
     "cache without a type": (model(cache={"size": "10Gi"}), "spec.model.cache.type: is required"),

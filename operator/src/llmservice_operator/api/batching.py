@@ -8,6 +8,9 @@ from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Rule
 
+LEAST_STEP_TOKENS = 2048
+"""Tokens that vLLM computes in a step by default on the smallest GPU, and on a CPU."""
+
 
 class Batching(Fields):
     max_num_seqs: Annotated[int, Field(ge=1, le=65_536)] | None = None
@@ -46,6 +49,18 @@ class Batching(Fields):
                 self.max_num_batched_tokens is None
                 or self.max_num_seqs is None
                 or self.max_num_batched_tokens >= self.max_num_seqs
+            ),
+        ),
+        Rule(
+            "maxNumBatchedTokens",
+            cel=f"has(self.maxNumBatchedTokens) || !has(self.maxNumSeqs) || "
+            f"self.maxNumSeqs <= {LEAST_STEP_TOKENS}",
+            message=f"must be set when maxNumSeqs is above {LEAST_STEP_TOKENS}, to at least that: "
+            "each request gets a token in a step, and the engine's own number may be as low",
+            holds=lambda self: (
+                self.max_num_batched_tokens is not None
+                or self.max_num_seqs is None
+                or self.max_num_seqs <= LEAST_STEP_TOKENS
             ),
         ),
         Rule(

@@ -39,8 +39,11 @@ class Cache(Fields):
         ]
         | None
     ) = None
-    """Size of a claim that the operator makes, NAME-cache, such as 200Gi. It can grow where the
-    storage class can; it never shrinks. Instead of claimName."""
+    """Size of the cache, such as 200Gi. PersistentVolumeClaim: of a claim that the operator makes,
+    NAME-cache, instead of claimName; it can grow where the storage class can, and never shrinks.
+    Ephemeral: disk that a node must have free for each replica, unless resources say how much
+    ephemeral-storage, and the most that its cache may take. Default of the latter: whatever the
+    node has, up to 1Ti."""
     storage_class_name: ObjectName | None = None
     """Storage class of that claim. Default: the cluster's."""
     access_modes: Annotated[
@@ -60,12 +63,12 @@ class Cache(Fields):
     rules: ClassVar = (
         Rule(
             "type",
-            cel=f"self.type == '{_ON_A_CLAIM}' || !(has(self.claimName) || has(self.size) || "
+            cel=f"self.type == '{_ON_A_CLAIM}' || !(has(self.claimName) || "
             "has(self.storageClassName) || (has(self.accessModes) && size(self.accessModes) > 0) "
             "|| has(self.retentionPolicy) || has(self.compileCache))",
-            message=f"must be {_ON_A_CLAIM} for the other fields to mean something: write that or "
-            "remove them",
-            holds=lambda self: self.is_on_a_claim or not self.claim_fields,
+            message=f"must be {_ON_A_CLAIM} for the fields beside size to mean something: write "
+            "that or remove them",
+            holds=lambda self: self.is_on_a_claim or not self.claim_fields - {"size"},
         ),
         Rule(
             "size",
@@ -93,8 +96,18 @@ class Cache(Fields):
         return self.type == _ON_A_CLAIM
 
     @property
+    def claim_size(self) -> str | None:
+        """Size of the claim that the operator is to make, if it is."""
+        return self.size if self.is_on_a_claim else None
+
+    @property
+    def node_size(self) -> str | None:
+        """What the cache may take of a node's disk, if the spec says it."""
+        return None if self.is_on_a_claim else self.size
+
+    @property
     def claim_fields(self) -> set[str]:
-        """Names of the fields that are set and belong to a claim."""
+        """Names of the fields that are set and say something of a claim."""
         fields = self.model_dump(exclude={"type"}, exclude_none=True)
         return {name for name, value in fields.items() if value != ()}
 
@@ -103,4 +116,4 @@ class Cache(Fields):
         """Whether compiled kernels are kept on the claim."""
         if self.compile_cache is not None:
             return self.compile_cache
-        return self.size is not None
+        return self.claim_size is not None

@@ -178,6 +178,20 @@ class Engine(Fields):
             ),
         ),
         Rule(
+            "maxModelLen",
+            cel="has(self.maxModelLen) || !has(self.batching) || "
+            "!has(self.batching.maxNumBatchedTokens) || !has(self.batching.chunkedPrefill) || "
+            "self.batching.chunkedPrefill",
+            message="must be set, to at most batching.maxNumBatchedTokens, when chunkedPrefill is "
+            "false: whole prompts must fit a step, and the model may take longer ones",
+            holds=lambda engine: (
+                engine.max_model_len is not None
+                or engine.batching is None
+                or engine.batching.max_num_batched_tokens is None
+                or engine.batching.chunked_prefill is not False
+            ),
+        ),
+        Rule(
             "batching.longPrefillTokenThreshold",
             cel="!has(self.maxModelLen) || !has(self.batching) || "
             "!has(self.batching.longPrefillTokenThreshold) || "

@@ -66,7 +66,7 @@ class Resources(Fields):
     requests: ResourceAmounts | None = None
     """What a node must have free for each replica. Default: the limits. What has no limit either:
     for each GPU 1 core and 4Gi of memory, with engine.kvCache.offload.cpu beside it; on a CPU 500m
-    and 2Gi."""
+    and 2Gi; ephemeral-storage as model.cache.size says."""
     limits: ResourceAmounts | None = None
     """What each replica may use at most. The memory limit must hold the whole model on a CPU, and
     the loading buffers on GPUs."""

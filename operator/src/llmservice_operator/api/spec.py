@@ -17,7 +17,7 @@ from llmservice_operator.api.accelerator import Accelerator, AcceleratorType, Pa
 from llmservice_operator.api.access import Auth, ServiceObject
 from llmservice_operator.api.autoscaling import DEFAULT_SLO, MAX_REPLICAS, Autoscaling, Slo
 from llmservice_operator.api.engine import Engine
-from llmservice_operator.api.fields import PORTION_FORM, Fields, Rule
+from llmservice_operator.api.fields import PORTION_FORM, Fields, Rule, quantity_value
 from llmservice_operator.api.lifecycle import (
     PodDisruptionBudget,
     RolloutStrategy,
@@ -33,6 +33,9 @@ from llmservice_operator.errors import InvalidSpec
 
 _NAME = "[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 """A Service object's name (RFC 1035 label)."""
+
+
+_DISK_LIMIT = "self.resources.limits.ephemeral__dash__storage"
 
 
 def _nvidia_only(field: str, is_unset: Callable[[Engine], bool]) -> Rule:
@@ -139,6 +142,17 @@ class LLMServiceSpec(Fields):
             holds=lambda spec: spec.pod_disruption_budget.lets_a_drain_finish(spec.least_replicas),
         ),
         Rule(
+            "model.cache.size",
+            cel="!has(self.model.cache) || self.model.cache.type != 'Ephemeral' || "
+            "!has(self.model.cache.size) || !has(self.resources) || !has(self.resources.limits) || "
+            f"!has({_DISK_LIMIT}) || !isQuantity(string(self.model.cache.size)) || "
+            f"!isQuantity(string({_DISK_LIMIT})) || quantity(string(self.model.cache.size))"
+            f".compareTo(quantity(string({_DISK_LIMIT}))) <= 0",
+            message="is more than resources.limits.ephemeral-storage, at which a replica is ended: "
+            "raise that, or lower this",
+            holds=lambda spec: spec.cache_fits_the_disk,
+        ),
+        Rule(
             "accelerator.count",
             cel="!has(self.accelerator.count) || !has(self.engine) || "
             "!has(self.engine.parallelism) || (has(self.engine.parallelism.tensor) ? "
@@ -168,6 +182,15 @@ class LLMServiceSpec(Fields):
         """Whether the draft model, if there is one, can be had without the hub."""
         on_a_claim = self.model.cache is not None and self.model.cache.is_on_a_claim
         return on_a_claim or not any(isinstance(each, HubModel) for each in self.sources[1:])
+
+    @property
+    def cache_fits_the_disk(self) -> bool:
+        """Whether the limit of the node's disk leaves the room that the cache is given."""
+        size = None if self.model.cache is None else self.model.cache.node_size
+        limit = None if self.resources.limits is None else self.resources.limits.ephemeral_storage
+        if size is None or limit is None:
+            return True
+        return (quantity_value(size) or 0) <= (quantity_value(limit) or 0)
 
     @property
     def gpus(self) -> int:

@@ -23,14 +23,14 @@ def build_cache_claim(service: LLMService) -> list[Manifest]:
     One to be retained has no owner, so it outlives the service; it is found again by its name.
     """
     cache = service.spec.model.cache
-    if cache is None or cache.size is None:
+    if cache is None or cache.claim_size is None:
         return []
     metadata = build_metadata(service, names.cache_claim(service))
     if cache.retention_policy != "Delete":
         metadata.pop("ownerReferences", None)
     spec: dict[str, Any] = {
         "accessModes": list(cache.access_modes) or ["ReadWriteMany"],
-        "resources": {"requests": {"storage": cache.size}},
+        "resources": {"requests": {"storage": cache.claim_size}},
     }
     if cache.storage_class_name is not None:
         spec["storageClassName"] = cache.storage_class_name
@@ -45,6 +45,12 @@ def cache_claim_name(service: LLMService) -> str | None:
     if cache is None or not cache.is_on_a_claim:
         return None
     return cache.claim_name or names.cache_claim(service)
+
+
+def node_cache_size(service: LLMService) -> str | None:
+    """Return what the cache may take of a node's disk; None where the spec does not say."""
+    cache = service.spec.model.cache
+    return None if cache is None else cache.node_size
 
 
 def cache_variables(service: LLMService) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Final
 from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.pods import ResourceAmounts
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.cache import node_cache_size
 
 CORES_PER_GPU: Final = 1
 GIBIBYTES_PER_GPU: Final = 4
@@ -47,12 +48,19 @@ def offloaded_gibibytes(service: LLMService) -> int:
 
 
 def _default_requests(service: LLMService) -> dict[str, str]:
-    """Return requests, by resource, without which a pod would count as one of best effort."""
+    """Return requests, by resource, without which a pod would count as one of best effort.
+
+    Disk is asked for only where the spec says how much: nobody here knows the size of a model, and
+    a guess would keep small models from small nodes.
+    """
     gpus = service.spec.gpus
-    if not gpus:
-        return {"cpu": CORES_ON_A_CPU, "memory": MEMORY_ON_A_CPU}
-    memory = GIBIBYTES_PER_GPU * gpus + offloaded_gibibytes(service)
-    return {"cpu": str(CORES_PER_GPU * gpus), "memory": f"{memory}Gi"}
+    requests = {"cpu": CORES_ON_A_CPU, "memory": MEMORY_ON_A_CPU}
+    if gpus:
+        memory = GIBIBYTES_PER_GPU * gpus + offloaded_gibibytes(service)
+        requests = {"cpu": str(CORES_PER_GPU * gpus), "memory": f"{memory}Gi"}
+    if (disk := node_cache_size(service)) is not None:
+        requests["ephemeral-storage"] = disk
+    return requests
 
 
 def _amounts(amounts: ResourceAmounts | None) -> dict[str, str]:

@@ -8,11 +8,11 @@ from llmservice_operator import names
 from llmservice_operator.api.model import ClaimModel
 from llmservice_operator.api.references import ApiKeysSecret
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.cache import cache_claim_name
+from llmservice_operator.desired.cache import cache_claim_name, node_cache_size
 from llmservice_operator.desired.resources import offloaded_gibibytes
 
 CACHE_SIZE_LIMIT: Final = "1Ti"
-"""Upper bound of downloaded weights and compiled kernels; reserves nothing.
+"""Upper bound of downloaded weights and compiled kernels that no spec bounds; reserves nothing.
 
 It stops a runaway download from filling the node. The largest open models have some 800 GB.
 """
@@ -30,8 +30,9 @@ OWNER_AND_GROUP_READ: Final = 0o440
 
 
 def build_volumes(service: LLMService) -> list[dict[str, Any]]:
+    cache_limit = node_cache_size(service) or CACHE_SIZE_LIMIT
     volumes: list[dict[str, Any]] = [
-        {"name": names.CACHE_VOLUME, "emptyDir": {"sizeLimit": CACHE_SIZE_LIMIT}},
+        {"name": names.CACHE_VOLUME, "emptyDir": {"sizeLimit": cache_limit}},
         {"name": names.TMP_VOLUME, "emptyDir": {"sizeLimit": TMP_SIZE_LIMIT}},
         {
             "name": names.SHM_VOLUME,
