@@ -58,6 +58,7 @@ _SCALES = (
     f"{_API}/test_api_scaling.py"
     "::test_where_the_metrics_api_is_somebody_elses_the_operator_itself_scales"
 )
+_LOAD = f"{_API}/test_api_load_reasons.py"
 _HOLDS = f"{_API}/test_api_scaling.py::test_a_recommendation_and_a_pause_change_nothing"
 CAUSED_BY: Mapping[Reason, str] = {
     Reason.SERVING: _SERVED,
@@ -128,6 +129,16 @@ CAUSED_BY: Mapping[Reason, str] = {
     Reason.METRICS_AVAILABLE: _SCALES,
     Reason.RECOMMENDING: _HOLDS,
     Reason.PAUSED: _HOLDS,
+    Reason.WAITING_FOR_TRAFFIC: f"{_LOAD}::test_a_model_that_nobody_asks_yet_waits_for_traffic",
+    Reason.NO_CAPACITY: (
+        f"{_LOAD}::test_a_load_that_needs_more_than_a_quota_allows_is_told_with_the_quotas_words"
+    ),
+    Reason.FOREIGN_METRICS_API: (
+        f"{_LOAD}::test_where_the_metrics_api_is_somebody_elses_the_provider_external_cannot_scale"
+    ),
+    Reason.KEDA_MISSING: (
+        f"{_LOAD}::test_without_keda_in_the_cluster_the_provider_keda_cannot_scale"
+    ),
     Reason.SLO_MET: (
         f"{_API}/test_api_scaling.py"
         "::test_what_the_requests_achieve_is_told_and_a_missed_objective_is_an_event"
@@ -140,27 +151,11 @@ CAUSED_BY: Mapping[Reason, str] = {
 """Reason -> the test that brings it about on a real API server or cluster, by the last words of a
 real engine, or by what one said or did that was recorded."""
 
-_LOAD = f"{_UNIT}/test_scaling_status.py"
-WRITTEN_BY_HAND: Mapping[Reason, str] = {
-    Reason.NO_CAPACITY: (
-        f"{_LOAD}::test_without_room_in_the_cluster_it_says_so_with_the_schedulers_words"
-    ),
-    Reason.WAITING_FOR_TRAFFIC: f"{_LOAD}::test_an_unknown_load_holds_the_replicas_and_says_why",
-    Reason.FOREIGN_METRICS_API: (
-        f"{_UNIT}/test_scaling_plan.py"
-        "::test_the_plan_says_who_owns_the_api_and_what_is_done_instead"
-    ),
-    Reason.KEDA_MISSING: f"{_LOAD}::test_nobody_who_may_scale_is_a_reason_of_its_own",
-}
-"""Reason -> the test that derives it from objects as a cluster would show them; to be replaced by
-one that truly causes it."""
-
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_is_brought_about_by_a_test(reason: Reason) -> None:
-    tests = [each[reason] for each in (CAUSED_BY, WRITTEN_BY_HAND) if reason in each]
-    assert len(tests) == 1, "write a test that truly causes it and name the test in CAUSED_BY"
-    path, _, name = tests[0].partition("::")
+    assert reason in CAUSED_BY, "write a test that truly causes it and name the test here"
+    path, _, name = CAUSED_BY[reason].partition("::")
     text = (REPOSITORY / path).read_text()
     assert f"def {name}(" in text
     assert f'"{reason}"' in text or f"Reason.{reason.name}" in text

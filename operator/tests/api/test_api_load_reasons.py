@@ -1,0 +1,160 @@
+"""Why the replicas do not follow the load, each reason by its own cause: a foreign APIService, a
+cluster without KEDA, a model without traffic, a quota.
+
+Metrics server and operator are the real processes; model servers are sockets that tell counters.
+"""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from llmservice_operator.cluster import API_SERVICES, AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
+from llmservice_operator.metrics_server.registration import API_SERVICE
+from llmservice_operator.scaling.traffic import FEWEST_REQUESTS
+from metrics_support import Engine, MetricsServerProcess, set_pod
+from operator_support import (
+    Api,
+    OperatorProcess,
+    condition,
+    eventually,
+    make_service,
+    until_pods,
+)
+
+pytestmark = pytest.mark.local
+
+FIRST_MINUTE = 120.0
+"""The load is known after a minute, and looked at every 15 s."""
+
+
+@dataclass
+class World:
+    api: Api
+    namespace: str
+
+    @property
+    def owner(self) -> str:
+        """Whose external.metrics.k8s.io is."""
+        return f"{self.namespace}/somebody-else"
+
+    def create(self, name: str, *, on: str = "cpu", **autoscaling: Any) -> None:
+        service = make_service(
+            name,
+            self.namespace,
+            accelerator={"type": on},
+            autoscaling={"maxReplicas": 3, **autoscaling},
+        )
+        self.api.create(LLMSERVICES, service)
+
+    def run_pod(self, name: str, engine: Engine) -> None:
+        """Play the kubelet for the first replica."""
+        until_pods(self.api, self.namespace, name, 1)
+        selector = f"llmservice.dev/name={name}"
+        (pod,) = self.api.list_all(PODS, self.namespace, labelSelector=selector)
+        set_pod(self.api, self.namespace, pod["metadata"]["name"], engine.address, is_ready=True)
+
+    def until_told(
+        self, name: str, reason: str, kind: str = "AutoscalingActive", begins: str = ""
+    ) -> str:
+        """Wait until the condition has the reason and its message begins so; return that."""
+
+        def found() -> str:
+            each = condition(self.api.get(LLMSERVICES, self.namespace, name), kind)
+            assert each["reason"] == reason, each
+            assert each["message"].startswith(begins), each
+            return str(each["message"])
+
+        return eventually(found, FIRST_MINUTE)
+
+
+@pytest.fixture(scope="module")
+def world(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    logs = tmp_path_factory.mktemp("reasons")
+    namespace = f"reasons-{uuid.uuid4().hex[:8]}"
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    version, _, group = API_SERVICE.partition(".")
+    foreign = {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": {"name": API_SERVICE},
+        "spec": {
+            "group": group,
+            "version": version,
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+            "insecureSkipTLSVerify": True,
+            "service": {"namespace": namespace, "name": "somebody-else", "port": 443},
+        },
+    }
+    api.create(API_SERVICES, foreign)
+    try:
+        with MetricsServerProcess(logs / "metrics-server", namespace) as metrics_server:
+            metrics_server.until_ready()
+            url = f"http://127.0.0.1:{metrics_server.scaling_port}"
+            settings = {"WATCH_NAMESPACES": namespace, "METRICS_SERVER_URL": url, "KEDA": "true"}
+            with OperatorProcess(logs / "operator", namespace, **settings) as operator:
+                operator.until_leading()
+                yield World(api, namespace)
+    finally:
+        # While it stands and nobody answers for it, no namespace can be deleted.
+        api.request("DELETE", API_SERVICES.path(None, API_SERVICE))
+        api.request("DELETE", LLMSERVICES.path(namespace))
+        api.request("DELETE", f"/api/v1/namespaces/{namespace}")
+
+
+def test_where_the_metrics_api_is_somebody_elses_the_provider_external_cannot_scale(
+    world: World,
+) -> None:
+    before = world.api.request("GET", API_SERVICES.path(None, API_SERVICE))
+    world.create("external", provider="External")
+    said = world.until_told("external", "ForeignMetricsAPI")
+    assert said == (
+        f"1 replicas stay: external.metrics.k8s.io belongs to {world.owner} in this cluster and is "
+        "left alone. Set spec.autoscaling.provider to Auto, KEDA or Direct."
+    )
+    eventually(lambda: world.api.read(AUTOSCALERS, world.namespace, "external") is None)
+    after = world.api.request("GET", API_SERVICES.path(None, API_SERVICE))
+    assert after["spec"] == before["spec"]
+
+
+def test_without_keda_in_the_cluster_the_provider_keda_cannot_scale(world: World) -> None:
+    world.create("keda", provider="KEDA")
+    assert world.until_told("keda", "KEDAMissing") == (
+        "1 replicas stay: The provider KEDA needs KEDA in the cluster and rights on its "
+        "ScaledObjects. Install KEDA and set the chart value keda.enabled, or set "
+        "spec.autoscaling.provider to Auto."
+    )
+
+
+def test_a_model_that_nobody_asks_yet_waits_for_traffic(world: World) -> None:
+    world.create("idle")
+    with Engine("127.0.2.1", rate=0.0).listening() as engine:
+        world.run_pod("idle", engine)
+        said = world.until_told(
+            "idle",
+            "WaitingForTraffic",
+            begins=f"1 replicas stay: Fewer than {FEWEST_REQUESTS} requests have been answered",
+        )
+        assert f"belongs to {world.owner}" in said
+        world.until_told("idle", "WaitingForTraffic", "MetricsAvailable", "Fewer than ")
+    replicas = world.api.get(DEPLOYMENTS, world.namespace, "idle")["spec"]["replicas"]
+    assert replicas == 1
+
+
+def test_a_load_that_needs_more_than_a_quota_allows_is_told_with_the_quotas_words(
+    world: World,
+) -> None:
+    quota = {"metadata": {"name": "gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "1"}}}
+    world.api.request("POST", f"/api/v1/namespaces/{world.namespace}/resourcequotas", quota)
+    with Engine("127.0.2.2", rate=20.0).listening() as engine:
+        world.create("busy", on="nvidia")
+        world.run_pod("busy", engine)
+        said = world.until_told("busy", "NoCapacity")
+    assert said.startswith(
+        "1 of 2 replicas run. Add nodes, or lower spec.autoscaling.maxReplicas to what there is "
+        "room for. "
+    )
+    assert "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1" in said
