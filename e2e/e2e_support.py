@@ -109,6 +109,14 @@ def eventually(
     raise AssertionError(f"{describe or 'not reached'} within {within:g} s; last: {last}")
 
 
+def holds_for(seconds: float, check: Callable[[], Any], *, every: float = 1.0) -> None:
+    """Fail when `check` is not true, or raises, at any time within the seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert check()
+        time.sleep(every)
+
+
 def conditions(service: Object | None) -> dict[str, Object]:
     """The conditions of an LLMService by type; empty before the operator saw it."""
     status = (service or {}).get("status", {})

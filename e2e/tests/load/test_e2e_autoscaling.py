@@ -1,217 +1,306 @@
 """The whole way of the number on a real cluster: load, model server, metrics server, HPA, pods.
 
 It takes the machine for ten minutes, so `make test-autoscaling` runs it and `make test` does not.
+The tests are one story and run in this order: each goes on from where the one before ended.
 """
 
-import asyncio
 import json
 import re
-import statistics
-import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-import aiohttp
 import pytest
 
-from e2e_support import Cluster, Object, ask, conditions, eventually, wait_ready
+from e2e_support import (
+    Cluster,
+    CommandFailed,
+    Object,
+    ask,
+    conditions,
+    eventually,
+    holds_for,
+    wait_ready,
+)
 from stage import SYSTEM_NAMESPACE, TINY_MODEL, cpu_service
+from steady_load import SteadyLoad
 
 NAME = "loaded"
 METRICS_SERVERS = "app.kubernetes.io/component=metrics-server"
-CLIENTS = 12
+DEMAND = "llm_gpu_demand_percent"
 REQUESTS_PER_CONNECTION = 10
-"""kube-proxy chooses a pod for each connection: one that is kept for ever meets no new pod."""
-ANSWER_TOKENS = 24
+CLIENTS_OF_A_POD = 32
+"""Each waits for its answer before it asks again: so many keep a pod's limit of CPU busy."""
+CLIENTS = 96
+"""So many that a rate is kept up although answers are late."""
 SATURATION_SECONDS = 20.0
 OVERLOAD = 1.1
-"""Offered load as a share of what one pod can do at most: surely more than its SLO allows."""
+"""Offered load as a share of what one busy pod answers: more than its SLO allows."""
+AT_EASE = 0.4
+"""What is left of the load when it is off, as a share of the same: one pod bears it easily."""
+PAIRS_OF_ANSWERS = 250
+LONGEST_WINDOW_SECONDS = 600
+"""How long a scale-down looks back at most."""
 
 
-@dataclass
-class Load:
-    """Requests by so many keep-alive clients, at a rate or as fast as they are answered."""
+@dataclass(frozen=True)
+class Stage:
+    """The service under load, and how to look at what becomes of it."""
 
+    cluster: Cluster
+    namespace: str
     url: str
-    rate: float | None
-    seconds: float | None = None
-    """None: until `stop`."""
-    answered: int = 0
-    failures: list[str] = field(default_factory=list)
+    say: Callable[[str], None]
 
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+    def patch(self, spec: Object) -> None:
+        change = json.dumps({"spec": spec})
+        self.cluster.kubectl(
+            "patch", "llm", NAME, "-n", self.namespace, "--type=merge", f"--patch={change}"
+        )
 
-    def __enter__(self) -> "Load":
-        self._thread.start()
-        return self
+    def wait_ready(self) -> None:
+        wait_ready(self.cluster, NAME, self.namespace)
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def load(self, rate: float | None, per_connection: int | None = None) -> SteadyLoad:
+        return SteadyLoad(self.url, NAME, rate, per_connection, clients=CLIENTS)
 
-    async def _run(self) -> None:
-        end = None if self.seconds is None else time.monotonic() + self.seconds
-        await asyncio.gather(*(self._client(number, end) for number in range(CLIENTS)))
+    def throughput(self, pods: int) -> float:
+        """Return how many requests a second so many pods answer that are all busy."""
+        clients = CLIENTS_OF_A_POD * pods
+        load = SteadyLoad(self.url, NAME, None, REQUESTS_PER_CONNECTION, clients)
+        with load:
+            holds_for(SATURATION_SECONDS, lambda: load.failures == [])
+        assert load.failures == []
+        return load.answered / load.seconds
 
-    async def _client(self, number: int, end: float | None) -> None:
-        period = 0.0 if self.rate is None else CLIENTS / self.rate
-        due = time.monotonic() + number * period / CLIENTS
-        while not self._is_over(end):
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
-                for _ in range(REQUESTS_PER_CONNECTION):
-                    await asyncio.sleep(max(0.0, due - time.monotonic()))
-                    if self._is_over(end):
-                        return
-                    await self._ask(session)
-                    due = max(due + period, time.monotonic() - period)
+    def deployment(self) -> Object:
+        found = self.cluster.read("deployment", NAME, self.namespace)
+        assert found is not None
+        return found
 
-    def _is_over(self, end: float | None) -> bool:
-        return self._stop.is_set() or (end is not None and time.monotonic() > end)
+    def replicas(self) -> int:
+        count: int = self.deployment()["spec"]["replicas"]
+        return count
 
-    async def _ask(self, session: aiohttp.ClientSession) -> None:
-        body = {
-            "model": NAME,
-            "prompt": f"{time.monotonic()} The sea in winter is grey and cold",
-            "max_tokens": ANSWER_TOKENS,
-            "ignore_eos": True,
-        }
-        try:
-            async with session.post(f"{self.url}/v1/completions", json=body) as response:
-                answer = await response.json()
-                tokens = answer["usage"]["completion_tokens"] if response.status == 200 else 0
-                if tokens == ANSWER_TOKENS:
-                    self.answered += 1
-                else:
-                    self.failures.append(f"{response.status}: {str(answer)[:200]}")
-        except (aiohttp.ClientError, TimeoutError) as error:
-            self.failures.append(repr(error))
+    def condition(self, kind: str) -> Object:
+        return conditions(self.cluster.read("llm", NAME, self.namespace))[kind]
 
+    def hpa(self) -> Object | None:
+        return self.cluster.read("hpa", NAME, self.namespace)
 
-def throughput(url: str) -> float:
-    """Return how many requests a second are answered when more would not be answered faster."""
-    with Load(url, rate=None, seconds=SATURATION_SECONDS) as load:
-        load._thread.join()
-    assert load.failures == []
-    return load.answered / SATURATION_SECONDS
+    def scaling_active(self) -> tuple[str, str]:
+        hpa = self.hpa()
+        assert hpa is not None
+        found = {each["type"]: each for each in hpa["status"]["conditions"]}["ScalingActive"]
+        return found["status"], found["message"]
+
+    def metrics_servers(self) -> list[Object]:
+        pods = self.cluster.list("pods", SYSTEM_NAMESPACE, METRICS_SERVERS)
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def demand(self, metrics_server: Object) -> tuple[float, float]:
+        """Return when a metrics server looked last, and the demand that it tells."""
+        address = metrics_server["status"]["podIP"]
+        report = ask(f"http://{address}:8081/v1/scaling/{self.namespace}/{NAME}")
+        assert report["demandPercent"] is not None, report["message"]
+        return report["at"], float(report["demandPercent"])
+
+    def path_of_demand(self) -> str:
+        """Return where the HPA reads the demand from the API server."""
+        selector = f"labelSelector=llmservice%3D{NAME}"
+        group = "/apis/external.metrics.k8s.io/v1beta1"
+        return f"{group}/namespaces/{self.namespace}/{DEMAND}?{selector}"
 
 
 @pytest.fixture(scope="module")
-def url(cluster: Cluster, namespace: str) -> str:
+def stage(cluster: Cluster, namespace: str, pytestconfig: pytest.Config) -> Stage:
     service = cpu_service(NAME, f"hf://{TINY_MODEL}")
     service["spec"]["resources"] = {
         "requests": {"cpu": "200m", "memory": "1Gi"},
         "limits": {"cpu": "500m"},
     }
-    service["spec"]["slo"] = {"ttftMilliseconds": 2000, "itlMilliseconds": 200}
+    service["spec"]["slo"] = {"ttftMilliseconds": 2000, "itlMilliseconds": 50}
     cluster.apply(service, namespace)
     wait_ready(cluster, NAME, namespace)
-    return cluster.address_of(NAME, namespace)
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
-
-def patch(cluster: Cluster, namespace: str, spec: Object) -> None:
-    change = json.dumps({"spec": spec})
-    cluster.kubectl("patch", "llm", NAME, "-n", namespace, "--type=merge", f"--patch={change}")
-
-
-def replicas(cluster: Cluster, namespace: str) -> int:
-    found = cluster.read("deployment", NAME, namespace)
-    assert found is not None
-    count: int = found["spec"]["replicas"]
-    return count
-
-
-def scaling_active(cluster: Cluster, namespace: str) -> tuple[str, str]:
-    hpa = cluster.read("hpa", NAME, namespace)
-    assert hpa is not None
-    found = {each["type"]: each for each in hpa["status"]["conditions"]}["ScalingActive"]
-    return found["status"], found["message"]
-
-
-def metrics_servers(cluster: Cluster) -> list[Object]:
-    pods = cluster.list("pods", SYSTEM_NAMESPACE, METRICS_SERVERS)
-    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-
-
-def demand(pod: Object, namespace: str) -> float:
-    report = ask(f"http://{pod['status']['podIP']}:8081/v1/scaling/{namespace}/{NAME}")
-    assert report["demandPercent"] is not None, report["message"]
-    return float(report["demandPercent"])
-
-
-def test_load_for_two_brings_two_and_none_is_cut_on_the_way_back_to_one(
-    cluster: Cluster, namespace: str, url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
     def say(text: str) -> None:
-        with capsys.disabled():
-            print(text, flush=True)
+        """Print a figure at once, also where the output of tests is kept back."""
+        with capture.global_and_fixture_disabled():
+            print(f"\n{text}", flush=True)
 
-    one = throughput(url)
-    patch(cluster, namespace, {"replicas": 2})
-    wait_ready(cluster, NAME, namespace)
-    two = throughput(url)
-    say(f"\none pod: {one:.1f} requests/s; two: {two:.1f}, {two / one:.2f} times as many")
+    return Stage(cluster, namespace, cluster.address_of(NAME, namespace), say)
+
+
+@pytest.fixture(scope="module")
+def one(stage: Stage) -> float:
+    """Requests a second that one pod answers when it is busy."""
+    return stage.throughput(pods=1)
+
+
+@pytest.fixture(scope="module")
+def overload(stage: Stage, one: float) -> Iterator[SteadyLoad]:
+    """More than one pod bears, put on while autoscaling is on and there is one pod."""
+    stage.patch({"replicas": 1})
+    stage.wait_ready()
+    stage.patch({"replicas": None, "autoscaling": {"maxReplicas": 3}})
+    eventually(lambda: all(stage.demand(each) for each in stage.metrics_servers()), within=120)
+    eventually(lambda: stage.scaling_active()[0] == "True", within=90, every=1)
+    assert stage.replicas() == 1
+    with stage.load(OVERLOAD * one, REQUESTS_PER_CONNECTION) as load:
+        yield load
+
+
+@pytest.fixture(scope="module")
+def template(stage: Stage) -> Object:
+    """The pod template before anything was learned."""
+    found: Object = stage.deployment()["spec"]["template"]
+    return found
+
+
+def test_two_pods_bear_nearly_twice_as_much_as_one(
+    stage: Stage, template: Object, one: float
+) -> None:
+    stage.patch({"replicas": 2})
+    stage.wait_ready()
+    two = stage.throughput(pods=2)
+
+    stage.say(f"one pod: {one:.1f} requests/s; two: {two:.1f}, {two / one:.2f} times as many")
     assert two / one >= 1.7
 
-    patch(cluster, namespace, {"replicas": 1})
-    wait_ready(cluster, NAME, namespace)
-    patch(cluster, namespace, {"replicas": None, "autoscaling": {"maxReplicas": 3}})
-    deployment = cluster.read("deployment", NAME, namespace)
-    assert deployment is not None
-    template = deployment["spec"]["template"]
-    eventually(
-        lambda: all(demand(pod, namespace) >= 0 for pod in metrics_servers(cluster)), within=120
+
+def test_load_for_two_brings_two(stage: Stage, overload: SteadyLoad) -> None:
+    began = time.monotonic()
+    eventually(lambda: stage.replicas() >= 2, within=180)
+    stage.say(f"{time.monotonic() - began:.0f} s after the load began the HPA asks for two")
+    stage.wait_ready()
+    stage.say(f"{time.monotonic() - began:.0f} s after it began they are ready")
+    stage.say(stage.cluster.kubectl("get", "hpa", "-n", stage.namespace))
+
+    assert re.search(
+        rf"Deployment/{NAME} +\d+/85 \(avg\)",
+        stage.cluster.kubectl("get", "hpa", "-n", stage.namespace),
     )
-    assert replicas(cluster, namespace) == 1
+    assert overload.failures == []
 
+
+def test_the_hpa_reads_it_through_the_api_server_which_asks_for_rights(stage: Stage) -> None:
+    answer = json.loads(stage.cluster.kubectl("get", "--raw", stage.path_of_demand()))
+    (item,) = answer["items"]
+    assert (item["metricName"], item["metricLabels"]) == (DEMAND, {"llmservice": NAME})
+    hpa = stage.hpa()
+    assert hpa is not None
+    (metric,) = hpa["spec"]["metrics"]
+    assert metric["external"]["metric"]["name"] == DEMAND
+
+    with pytest.raises(CommandFailed, match="Forbidden"):
+        stage.cluster.kubectl("get", "--raw", stage.path_of_demand(), "--as=nobody")
+    policy = stage.cluster.read("networkpolicy", NAME, stage.namespace)
+    assert policy is not None
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= (
+        stage.deployment()["spec"]["template"]["metadata"]["labels"].items()
+    )
+
+
+def test_both_metrics_servers_tell_the_same(stage: Stage, overload: SteadyLoad) -> None:
+    first, second = stage.metrics_servers()
+    apart: list[float] = []
+
+    def differ() -> bool:
+        (at, ours), (then, theirs) = stage.demand(first), stage.demand(second)
+        # Each looks every five seconds; between the two answers one may have looked again.
+        if at == then:
+            apart.append(abs(ours - theirs) / max(ours, theirs))
+        return len(apart) == PAIRS_OF_ANSWERS
+
+    eventually(differ, within=180, every=0.1)
+    apart.sort()
+    stage.say(
+        f"{2 * PAIRS_OF_ANSWERS} answers of two metrics servers differ by "
+        f"{100 * sum(apart) / len(apart):.2f} % on average, {100 * apart[-1]:.2f} % at most"
+    )
+    # They look at the pods some milliseconds apart, and a queue may end between their looks.
+    assert apart[len(apart) * 95 // 100] <= 0.02
+    assert overload.failures == []
+
+
+def test_autoscaling_off_and_on_under_load_drops_no_replica(
+    stage: Stage, overload: SteadyLoad
+) -> None:
+    before = stage.replicas()
+    assert before >= 2
+
+    def at_least() -> bool:
+        return stage.replicas() >= before
+
+    stage.patch({"autoscaling": None})
+    holds_for(10, at_least)
+    assert stage.hpa() is None
+    stage.patch({"autoscaling": {"maxReplicas": 3}})
+    holds_for(30, at_least)
+    eventually(lambda: stage.scaling_active()[0] == "True", within=60, every=1)
+    assert stage.replicas() >= before
+    assert overload.failures == []
+
+
+def test_without_one_metrics_server_the_hpa_misses_nothing(
+    stage: Stage, overload: SteadyLoad
+) -> None:
+    first, _ = stage.metrics_servers()
+
+    stage.cluster.kubectl("delete", "pod", "-n", SYSTEM_NAMESPACE, first["metadata"]["name"])
+
+    holds_for(45, lambda: stage.scaling_active()[0] == "True")
+    stage.cluster.kubectl("get", "--raw", stage.path_of_demand())
+    assert overload.failures == []
+
+
+def test_without_any_metrics_server_the_replicas_stay_and_the_conditions_say_why(
+    stage: Stage, overload: SteadyLoad
+) -> None:
+    held = stage.replicas()
+    servers = ["deployment", "-n", SYSTEM_NAMESPACE, "-l", METRICS_SERVERS]
+
+    stage.cluster.kubectl("scale", *servers, "--replicas=0")
+
+    eventually(lambda: stage.scaling_active()[0] == "False", within=90, every=1)
+    stage.say(f"the HPA without metrics servers: {stage.scaling_active()[1]}")
+    eventually(
+        lambda: stage.condition("MetricsAvailable")["reason"] == "MetricsMissing",
+        within=90,
+        every=1,
+    )
+    told = stage.condition("AutoscalingActive")
+    stage.say(f"AutoscalingActive without metrics servers: {told['message']}")
+    assert (told["status"], told["reason"]) == ("False", "MetricsMissing")
+    holds_for(20, lambda: stage.replicas() == held)
+    stage.cluster.kubectl("scale", *servers, "--replicas=2")
+    eventually(lambda: stage.scaling_active()[0] == "True", within=240, every=1)
+    assert stage.replicas() >= held
+    assert overload.failures == []
+
+
+def test_without_load_one_is_left_and_no_request_is_cut(
+    stage: Stage, one: float, overload: SteadyLoad, template: Object
+) -> None:
+    overload.stop()
+    assert overload.failures == []
     began = time.monotonic()
-    with Load(url, rate=OVERLOAD * one) as load:
-        eventually(lambda: replicas(cluster, namespace) >= 2, within=180)
-        say(f"after {time.monotonic() - began:.0f} s there are {replicas(cluster, namespace)}")
-        wait_ready(cluster, NAME, namespace)
-        say(f"after {time.monotonic() - began:.0f} s they are ready")
-        say(cluster.kubectl("get", "hpa", "-n", namespace))
-        assert re.search(r"\d+/85 \(avg\)", cluster.kubectl("get", "hpa", "-n", namespace))
+    hpa = stage.hpa()
+    assert hpa is not None
 
-        # Both answer alike, so it does not matter whom the API server asks.
-        first, second = metrics_servers(cluster)
-        pairs = [(demand(first, namespace), demand(second, namespace)) for _ in range(250)]
-        off = statistics.mean(abs(a - b) / max(a, b) for a, b in pairs)
-        say(f"two metrics servers differ by {100 * off:.1f} % in 500 answers")
-        assert off <= 0.02
-
-        # One of them may go.
-        cluster.kubectl("delete", "pod", "-n", SYSTEM_NAMESPACE, first["metadata"]["name"])
-        until = time.monotonic() + 40
-        while time.monotonic() < until:
-            assert scaling_active(cluster, namespace)[0] == "True"
-            time.sleep(2)
-
-        # Without any, what is there stays.
-        held = replicas(cluster, namespace)
-        servers = ["deployment", "-n", SYSTEM_NAMESPACE, "-l", METRICS_SERVERS]
-        cluster.kubectl("scale", *servers, "--replicas=0")
-        eventually(lambda: scaling_active(cluster, namespace)[0] == "False", within=90, every=2)
-        say(f"HPA without metrics servers: {scaling_active(cluster, namespace)[1]}")
-
-        def is_told() -> bool:
-            told = conditions(cluster.read("llm", NAME, namespace))["MetricsAvailable"]
-            return bool(told["status"] != "True")
-
-        eventually(is_told, within=90, every=2)
-        assert replicas(cluster, namespace) == held
-        cluster.kubectl("scale", *servers, "--replicas=2")
-        eventually(lambda: scaling_active(cluster, namespace)[0] == "True", within=240, every=2)
-        assert replicas(cluster, namespace) >= 2
-    assert load.failures == []
-
-    began = time.monotonic()
-    with Load(url, rate=1.0) as trickle:
-        eventually(lambda: replicas(cluster, namespace) == 1, within=420, every=2)
-        say(f"{time.monotonic() - began:.0f} s after the load there is one again")
-        wait_ready(cluster, NAME, namespace)
-    assert trickle.failures == []
-    deployment = cluster.read("deployment", NAME, namespace)
-    assert deployment is not None
-    assert deployment["spec"]["template"] == template
+    with stage.load(AT_EASE * one) as rest:
+        eventually(lambda: stage.replicas() == 1, within=LONGEST_WINDOW_SECONDS + 120, every=2)
+        hpa = stage.hpa()
+        assert hpa is not None
+        window = hpa["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"]
+        stage.say(
+            f"{time.monotonic() - began:.0f} s after the load there is one again; the window is "
+            f"{window} s"
+        )
+        eventually(
+            lambda: len(stage.cluster.list("pods", stage.namespace)) == 1, within=120, every=1
+        )
+    stage.say(f"{rest.answered} requests were answered meanwhile, none was cut")
+    assert rest.failures == []
+    assert stage.deployment()["spec"]["template"] == template

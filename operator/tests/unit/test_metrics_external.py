@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
 from llmservice_operator.cluster import Cluster
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.metrics_server.certificates import LIFETIME, issue, merged_bundle
@@ -171,9 +171,23 @@ async def test_the_demand_is_a_quantity_with_its_time(server: Server) -> None:
             "metricLabels": {"llmservice": "qwen"},
             "timestamp": NOW.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "windowSeconds": 60,
-            "value": "255300m",
+            "value": "255000m",
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("percent", "replicas", "told"), [(141.4, 2, "142000m"), (140.9, 2, "140000m"), (0.4, 1, "0m")]
+)
+async def test_each_replica_carries_a_whole_percent_as_kubectl_prints_it(
+    server: Server, percent: float, replicas: int, told: str
+) -> None:
+    pods = tuple(ReplicaScaling(pod=f"qwen-{i}", is_ready=True) for i in range(replicas))
+    server.reports["ml", "qwen"] = report(percent, replicas=pods)
+
+    _, body = await server.get(f"{DEMAND}?labelSelector=llmservice%3Dqwen")
+
+    assert body["items"][0]["value"] == told
 
 
 async def test_an_unknown_demand_is_an_error_that_says_why_and_never_a_number(

@@ -21,8 +21,21 @@ REMEMBERED_SECONDS = 10.0
 """How long an answer of the authorizer holds."""
 REMEMBERED_ANSWERS = 1000
 
+
+def _demand(report: ScalingReport) -> float | None:
+    """Return the nearest demand that is a whole percent for each replica.
+
+    The HorizontalPodAutoscaler divides by the replicas, and `kubectl get hpa` prints what comes
+    out: 71/85 is read at a glance, 70867m/85 is not.
+    """
+    if report.demand_percent is None:
+        return None
+    replicas = len(report.replicas) or 1
+    return round(report.demand_percent / replicas) * replicas
+
+
 READERS: Mapping[str, Callable[[ScalingReport], float | None]] = {
-    names.DEMAND_METRIC: lambda report: report.demand_percent,
+    names.DEMAND_METRIC: _demand,
     names.GPU_DUTY_CYCLE_METRIC: lambda report: report.gpu_duty_cycle_percent,
     names.KV_CACHE_METRIC: lambda report: report.kv_cache_percent,
     names.REQUESTS_WAITING_METRIC: lambda report: report.requests_waiting,
