@@ -121,12 +121,19 @@ test-autoscaling: setup  ## Load on a full cluster brings pods and takes them aw
 	$(RUN) localkube down --name test-autoscaling; exit $$failed; }
 
 .PHONY: test-serving-long
-test-serving-long: setup  ## 20,000 hostile requests, 100 rollouts (10 of stock), 50 deaths of a real engine (hours)
-	@$(RUN) localkube models > /dev/null
+test-serving-long: $(addprefix long-,$(or $(PART),hostile rollouts deaths stock))  ## 20,000 hostile requests, 100 rollouts, 50 deaths, 10 rollouts of stock vLLM (an hour; PART=hostile runs one part)
+
+.PHONY: long-hostile long-rollouts long-deaths long-stock long-models
+long-hostile: long-models
 	@LLMSERVICE_TEST_REQUESTS=20000 $(RUN) pytest -s server_image/tests/engine -k "hostile" --timeout=0
-	@$(RUN) pytest -s server_image/tests/long --timeout=0
-	@LLMSERVICE_TEST_ROUNDS=100 $(RUN) pytest server_image/tests/engine -k "rollout_cuts" --timeout=0
-	@LLMSERVICE_TEST_ROUNDS=50 $(RUN) pytest server_image/tests/engine -k "death_of_the_engine" --timeout=0
+long-rollouts: long-models
+	@LLMSERVICE_TEST_ROUNDS=100 $(RUN) pytest -s server_image/tests/engine -k "rollout_cuts" --timeout=0
+long-deaths: long-models
+	@LLMSERVICE_TEST_ROUNDS=50 $(RUN) pytest -s server_image/tests/engine -k "death_of_the_engine" --timeout=0
+long-stock: long-models
+	@LLMSERVICE_TEST_ROUNDS=10 $(RUN) pytest -s server_image/tests/long --timeout=0
+long-models: setup
+	@$(RUN) localkube models > /dev/null
 
 ## Measure it -------------------------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ from rollout_support import KeepAliveClient, Tally
 
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "10"))
 PATIENCE_SECONDS = 30
-"""How long a client waits for a server that is gone in two seconds; some of them never hear of it.
+"""How long a client waits; a pod that is told to end is killed after as long.
+
+Stock vLLM ends its engine first, and then waits for connections that nobody will answer any more.
 """
 
 
