@@ -1,6 +1,7 @@
 """What the operator does with the load that the metrics server tells of."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,11 @@ from llmservice_operator.api.scaling_report import (
 )
 from llmservice_operator.cluster import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.cluster.kinds import EVENTS
+from llmservice_operator.metrics_server.report import calibration_of
 from llmservice_operator.names import DELETION_COST_ANNOTATION
+from llmservice_operator.scaling.assess import ScalingState
+from llmservice_operator.scaling.checkpoint import checkpoint_of
+from llmservice_operator.scaling.step_model import StepModelFit
 from operator_support import (
     Api,
     OperatorProcess,
@@ -24,6 +29,7 @@ from operator_support import (
     writes_nothing,
 )
 from report_support import ReportSource, report_source
+from scaling_support import TRUTH, service
 
 SYNC_SECONDS = 25.0
 """The load is looked at every 15 s."""
@@ -75,6 +81,27 @@ def replicas(api: Api, namespace: str, name: str) -> int:
 
 def until_replicas(api: Api, namespace: str, name: str, number: int) -> None:
     eventually(lambda: replicas(api, namespace, name) == number, SYNC_SECONDS, f"{number} replicas")
+
+
+def template_hashes(api: Api, namespace: str, name: str) -> set[str]:
+    """The hashes of all pod templates that the Deployment ever had."""
+    found = api.request("GET", f"/apis/apps/v1/namespaces/{namespace}/replicasets")["items"]
+    return {
+        each["metadata"]["labels"]["pod-template-hash"]
+        for each in found
+        if each["metadata"]["ownerReferences"][0]["name"] == name
+    }
+
+
+def an_hour_of_learning() -> Iterator[Calibration]:
+    """What is learned in an hour from a wrong beginning, under a load that comes and goes."""
+    learning = service()
+    learning.state = ScalingState(StepModelFit(TRUTH.scaled(3)))
+    for minutes in range(0, 60, 5):
+        learning.run(300, rate=4 + minutes / 4, met=0.9 if minutes % 20 else 1.0)
+        learned = checkpoint_of(learning.state)
+        assert learned is not None
+        yield calibration_of(learned)
 
 
 def until_reason(
@@ -153,6 +180,55 @@ def test_where_the_metrics_api_is_somebody_elses_the_operator_itself_scales(
     assert set(costs().values()) == {"3020"}
     reasons = {event["reason"] for event in api.list_all(EVENTS, namespace)}
     assert {"AtMaximum", "MetricsMissing"} <= reasons
+
+
+def test_an_hour_of_learning_changes_no_pod_template(
+    api: Api, watching: tuple[OperatorProcess, str], source: ReportSource, name: str
+) -> None:
+    operator, namespace = watching
+    source.say(namespace, name, demand_percent=60.0, external_metrics=OURS)
+    spec = {
+        "model": {"uri": "hf://Qwen/Qwen2.5-7B-Instruct"},
+        "accelerator": {"class": "H100"},
+        "autoscaling": {"maxReplicas": 8},
+    }
+    api.create(LLMSERVICES, make_service(name, namespace, **spec))
+    until_settled(operator)
+    template = api.get(DEPLOYMENTS, namespace, name)["spec"]["template"]
+    arguments = template["spec"]["containers"][0]["args"]
+    hashes = eventually(lambda: template_hashes(api, namespace, name))
+
+    advice: set[str] = set()
+    for number, calibration in enumerate(an_hour_of_learning()):
+        # The load moves with it, so that what is learned is also told.
+        source.say(
+            namespace,
+            name,
+            demand_percent=40.0 + 20 * (number % 2),
+            external_metrics=OURS,
+            calibration=calibration,
+            capacity_factor=calibration.capacity_factor,
+        )
+        passes = operator.metric("controller_runtime_reconcile_total")
+        api.patch(
+            LLMSERVICES, namespace, name, {"metadata": {"labels": {"minute": f"m{5 * number}"}}}
+        )
+        eventually(partial(has_passed, operator, passes))
+        until_settled(operator)
+        status = api.get(LLMSERVICES, namespace, name)["status"]["autoscaling"]
+        advice |= {each["value"] for each in status.get("recommendations", ())}
+
+    # It was heard: it would have another step than the pods have, and says no more than that.
+    (tokens,) = advice
+    assert f"--max-num-batched-tokens={tokens}" not in arguments
+    assert "--max-num-batched-tokens=1600" in arguments
+    assert api.get(DEPLOYMENTS, namespace, name)["spec"]["template"] == template
+    assert template_hashes(api, namespace, name) == hashes
+    assert len(hashes) == 1
+
+
+def has_passed(operator: OperatorProcess, passes: float) -> bool:
+    return operator.metric("controller_runtime_reconcile_total") > passes
 
 
 def test_what_the_requests_achieve_is_told_and_a_missed_objective_is_an_event(
