@@ -100,6 +100,12 @@ def test_empty_texts_of_a_toleration_are_left_out_as_the_api_server_does() -> No
     assert pod["tolerations"] == [{"key": "k", "operator": "Exists"}, OF_GPU_NODES]
 
 
+def test_a_slice_of_a_gpu_tolerates_the_taint_of_whole_ones_too() -> None:
+    slices = "nvidia.com/mig-3g.40gb"
+    found = deployment({}, accelerator={"resourceName": slices})["spec"]["template"]["spec"]
+    assert found["tolerations"] == [{**OF_GPU_NODES, "key": slices}, OF_GPU_NODES]
+
+
 @pytest.mark.parametrize(
     "own",
     [
@@ -132,9 +138,9 @@ def test_the_taint_of_gpu_nodes_is_tolerated_beside_what_the_spec_tolerates(
 
 
 def test_the_taint_that_is_tolerated_is_that_of_the_resource_and_none_on_a_cpu() -> None:
-    mig = deployment({}, accelerator={"resourceName": "nvidia.com/mig-3g.40gb"})
-    assert mig["spec"]["template"]["spec"]["tolerations"] == [
-        {**OF_GPU_NODES, "key": "nvidia.com/mig-3g.40gb"}
+    renamed = deployment({}, accelerator={"resourceName": "example.com/gpu"})
+    assert renamed["spec"]["template"]["spec"]["tolerations"] == [
+        {**OF_GPU_NODES, "key": "example.com/gpu"}
     ]
     cpu = deployment({}, accelerator={"type": "cpu"})
     assert "tolerations" not in cpu["spec"]["template"]["spec"]

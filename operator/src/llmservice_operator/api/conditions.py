@@ -174,7 +174,7 @@ class Reason(StrEnum):
         Source.POD,
         "The scheduler finds no node with enough free GPUs; the message has its numbers.",
         "Add GPU nodes or free GPUs, lower spec.accelerator.count or spec.replicas, or tolerate "
-        "the taint of the GPU nodes in spec.template.tolerations.",
+        "in spec.template.tolerations what taints the GPU nodes have beside that of their GPUs.",
     )
     UNSCHEDULABLE = (
         "Unschedulable",

@@ -29,8 +29,8 @@ class DraftModel(Fields):
     revision: Revision | None = None
     """Branch, tag or commit of an hf:// draft model. Default: the repository's main branch."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = None
-    """GPUs that the draft model is split over: 1, or as many as the model. Default: as the
-    model."""
+    """GPUs that the draft model is split over: as many as the model, or 1 for methods other than
+    DraftModel. Default: as the model."""
     quantization: Quantization | None = None
     """How the draft model's weights are quantized, by the engine's own name. Default: what its own
     configuration says."""

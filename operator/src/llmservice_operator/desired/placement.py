@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from llmservice_operator import names
+from llmservice_operator.api.accelerator import DEFAULT_GPU_RESOURCE
 from llmservice_operator.api.fields import Fields
 from llmservice_operator.api.pods import Toleration
 from llmservice_operator.api.scheduling import TopologySpreadConstraint
@@ -45,15 +46,18 @@ def _tolerations(service: LLMService) -> tuple[Toleration, ...]:
     """Return the tolerations of the spec and, on GPUs, the one of the taint that keeps others off.
 
     By custom a node with GPUs has a taint of their resource's name, so that nothing else takes its
-    cores; what asks for the resource is what the node is for.
+    cores; what asks for the resource is what the node is for. Slices of a GPU have resources of
+    their own, and their nodes the taint of whole ones.
     """
-    tolerations, accelerator = service.spec.template.tolerations, service.spec.accelerator
-    if not service.spec.gpus or any(
-        each.covers_every_taint_of(accelerator.gpu_resource) for each in tolerations
-    ):
+    tolerations, resource = service.spec.template.tolerations, service.spec.accelerator.gpu_resource
+    if not service.spec.gpus:
         return tolerations
-    return *tolerations, Toleration(
-        key=accelerator.gpu_resource, operator="Exists", effect="NoSchedule"
+    is_slice = resource.startswith("nvidia.com/") and resource != DEFAULT_GPU_RESOURCE
+    taints = (resource, DEFAULT_GPU_RESOURCE) if is_slice else (resource,)
+    return *tolerations, *(
+        Toleration(key=taint, operator="Exists", effect="NoSchedule")
+        for taint in taints
+        if not any(each.covers_every_taint_of(taint) for each in tolerations)
     )
 
 

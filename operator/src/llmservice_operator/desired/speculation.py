@@ -34,7 +34,7 @@ def build_speculative_config(service: LLMService) -> str | None:
         "num_speculative_tokens": speculation.num_speculative_tokens,
     }
     if speculation.draft_model is not None:
-        config |= _draft_model(service, speculation.draft_model)
+        config |= _draft_model(service, speculation.method, speculation.draft_model)
     if speculation.ngram is not None:
         config["prompt_lookup_min"] = speculation.ngram.prompt_lookup_min
         config["prompt_lookup_max"] = speculation.ngram.prompt_lookup_max
@@ -46,11 +46,15 @@ def build_speculative_config(service: LLMService) -> str | None:
     return json.dumps(config, sort_keys=True, separators=(",", ":"))
 
 
-def _draft_model(service: LLMService, draft: DraftModel) -> dict[str, str | int]:
+def _draft_model(service: LLMService, method: str, draft: DraftModel) -> dict[str, str | int]:
     width, whole = draft.tensor_parallel_size, max(service.spec.tensor_parallelism, 1)
-    if width not in (None, 1, whole):
+    # A whole model that drafts runs in the same processes as the one it drafts for; only layers
+    # that read its hidden states may stay on one GPU.
+    allowed = {whole} if method == "DraftModel" else {1, whole}
+    if width is not None and width not in allowed:
         raise InvalidSpec(
-            f"must be 1 or {whole}, which the model itself is split over",
+            f"must be {' or '.join(map(str, sorted(allowed)))}, which the model itself is split "
+            f"over: remove it or write that",
             "spec.engine.speculativeDecoding.draftModel.tensorParallelSize",
         )
     config = {
