@@ -115,6 +115,9 @@ TARGETS = {
     "the hub": (Host("203.0.113.7"), 443, "TCP"),
     "the hub over IPv6": (Host("2001:db8::7"), 443, "TCP"),
     "a mirror in the cluster": (pod("mirror"), 8090, "TCP"),
+    "an own service over TLS": (pod("internal"), 443, "TCP"),
+    "an own host over TLS": (Host("192.168.7.7"), 443, "TCP"),
+    "an own host over TLS and IPv6": (Host("fd12::7"), 443, "TCP"),
     "a mirror outside": (Host("203.0.113.8"), 8090, "TCP"),
     "plain HTTP": (Host("203.0.113.7"), 80, "TCP"),
     "a database": (pod("team"), 5432, "TCP"),
@@ -145,6 +148,7 @@ RESOLVERS = {
     "the node's resolver",
 }
 PUBLIC_HUB = {"the hub", "the hub over IPv6"}
+OWN = {"an own service over TLS", "an own host over TLS", "an own host over TLS and IPv6"}
 MIRROR = {"a mirror in the cluster", "a mirror outside"}
 OFFLINE = {
     "model": {
@@ -178,7 +182,7 @@ REACHED = {
     "the public hub": ({}, None, RESOLVERS | PUBLIC_HUB),
     "a mirror at a port": ({}, "http://mirror.example:8090", RESOLVERS | MIRROR),
     "a mirror over HTTP": ({}, "http://mirror.example/hub", RESOLVERS | {"plain HTTP"}),
-    "a mirror over HTTPS": ({}, "https://mirror.example", RESOLVERS | PUBLIC_HUB),
+    "a mirror over HTTPS": ({}, "https://mirror.example", RESOLVERS | PUBLIC_HUB | OWN),
     "a claim": (CLAIM, None, RESOLVERS),
     "a model that was downloaded before": (OFFLINE, None, RESOLVERS),
     "a claim beside a draft model of the hub": (
@@ -229,7 +233,7 @@ REACHED = {
             {"ipBlock": {"cidr": "fd00::/8"}},
         ),
         None,
-        RESOLVERS,
+        RESOLVERS | {"an own host over TLS and IPv6"},
     ),
     "link-local addresses by their range": (
         to({"ipBlock": {"cidr": "169.254.0.0/16"}}),

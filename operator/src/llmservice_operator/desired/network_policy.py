@@ -39,8 +39,15 @@ _DNS_PORTS: Final = [
     for port in (53, 5353)
     for protocol in ("UDP", "TCP")
 ]
-_MODEL_SOURCES: Final = [
-    # The hub and what it redirects downloads to have no fixed addresses.
+_PRIVATE_V4: Final = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16")
+_PRIVATE_V6: Final = ("fc00::/7",)
+_PUBLIC_HUB: Final = [
+    # The hub and what it redirects downloads to have no fixed addresses, but public ones. A request
+    # that names an address for the server to fetch must not reach the cluster's own services.
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16", *_PRIVATE_V4]}},
+    {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10", *_PRIVATE_V6]}},
+]
+_ANY_HUB: Final = [
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16", "100.100.100.200/32"]}},
     {"ipBlock": {"cidr": "::/0", "except": [*METADATA_V6, "fe80::/10"]}},
     {"namespaceSelector": {}},
@@ -98,7 +105,8 @@ def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[d
     downloads = any(isinstance(source, HubModel) for source in service.spec.sources)
     if not downloads or service.spec.model.offline:
         return []
-    return [{"to": _MODEL_SOURCES, "ports": [_tcp(_hub_port(settings))]}]
+    hub = _PUBLIC_HUB if settings.hub_endpoint is None else _ANY_HUB
+    return [{"to": hub, "ports": [_tcp(_hub_port(settings))]}]
 
 
 def _to_destination(destination: NetworkPolicyDestination) -> dict[str, Any]:
