@@ -130,6 +130,14 @@ def test_the_server_is_told_its_ports() -> None:
     assert variables["LLMSERVICE_MANAGEMENT_PORT"] == "9090"
 
 
+@pytest.mark.parametrize(("pre_stop", "failures"), [(0, 2), (5, 2), (6, 3), (30, 7), (300, 61)])
+def test_a_pod_counts_as_serving_as_long_as_it_takes_requests(pre_stop: int, failures: int) -> None:
+    probe = server({"termination": {"preStopSeconds": pre_stop}})["readinessProbe"]
+    assert probe["failureThreshold"] == failures
+    # The first failure may come at once.
+    assert (probe["failureThreshold"] - 1) * probe["periodSeconds"] >= pre_stop
+
+
 @pytest.mark.parametrize(
     ("termination", "pre_stop", "drain", "grace"),
     [

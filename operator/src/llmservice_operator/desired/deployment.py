@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.lifecycle import Startup
-from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.environment import build_environment
 from llmservice_operator.desired.manifest import build_metadata
@@ -35,6 +34,9 @@ FAILED_PROBE_GRACE_SECONDS: Final = 30
 It finishes no answer any more, so the pod's own time, which is for a drain, would only delay its
 restart. Writing why it ended, and giving back its GPUs, takes seconds.
 """
+
+READINESS_PROBE_PERIOD_SECONDS: Final = 5
+"""How late, at worst, a replica that is ready again is sent requests."""
 
 REVISION_HISTORY_LIMIT: Final = 3
 """Old ReplicaSets kept for `kubectl rollout undo`-style reading; each is an object to store."""
@@ -121,7 +123,7 @@ def _build_server_container(
             _port(names.API_PORT_NAME, names.API_PORT),
             _port(names.MANAGEMENT_PORT_NAME, names.MANAGEMENT_PORT),
         ],
-        **_build_probes(service.spec.startup),
+        **_build_probes(service.spec),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -144,16 +146,21 @@ def _port(name: str, number: int) -> dict[str, Any]:
     return {"name": name, "containerPort": number, "protocol": "TCP"}
 
 
-def _build_probes(startup: Startup) -> dict[str, Any]:
+def _build_probes(spec: LLMServiceSpec) -> dict[str, Any]:
     ends = {"terminationGracePeriodSeconds": FAILED_PROBE_GRACE_SECONDS}
-    failures = math.ceil(startup.timeout_seconds / STARTUP_PROBE_PERIOD_SECONDS)
+    failures = math.ceil(spec.startup.timeout_seconds / STARTUP_PROBE_PERIOD_SECONDS)
+    # A server that drains says so at once. Where its pod is the only one, or the only one of a node
+    # that a load balancer still asks, proxies send it what comes as long as it counts as serving.
+    until_gone = math.ceil(spec.termination.pre_stop_seconds / READINESS_PROBE_PERIOD_SECONDS) + 1
     return {
         "startupProbe": ends
         | _probe(names.STARTUP_PROBE_PATH, STARTUP_PROBE_PERIOD_SECONDS, failures),
         # A minute: an engine that only computes hard still lets its server answer, but the server
         # does much else besides, and a restart for a moment's delay would cut every answer.
         "livenessProbe": ends | _probe(names.LIVENESS_PROBE_PATH, 10, failures=6, timeout=10),
-        "readinessProbe": _probe(names.READINESS_PROBE_PATH, 5, failures=2),
+        "readinessProbe": _probe(
+            names.READINESS_PROBE_PATH, READINESS_PROBE_PERIOD_SECONDS, max(2, until_gone)
+        ),
     }
 
 
