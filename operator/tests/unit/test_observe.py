@@ -58,8 +58,8 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
         a_pod(unscheduled=NO_GPU),
         Reason.WAITING_FOR_GPU,
         f"A replica needs 1 nvidia.com/gpu on one node and none has them free: {NO_GPU} Add GPU "
-        "nodes or free GPUs, lower spec.accelerator.count or spec.replicas, or tolerate the taint "
-        "of the GPU nodes in spec.template.tolerations.",
+        "nodes or free GPUs, lower spec.accelerator.count or spec.replicas, or tolerate in "
+        "spec.template.tolerations what taints the GPU nodes have beside that of their GPUs.",
     ),
     "no memory on any node": (
         a_pod(unscheduled="0/1 nodes are available: 1 Insufficient memory."),
