@@ -18,8 +18,9 @@ from llmservice_operator.api.status import RolloutStatus
 from llmservice_operator.observe import Observation
 
 PATIENCE_SECONDS: Final = 60.0
-"""How long a new pod waits for an accelerator before an old one gives its own up. A judgement: a
-GPU that another pod is just leaving is free by then."""
+"""How long a new pod waits for an accelerator before an old one gives its own up. A judgement:
+scheduled pods that end without a drain have left by then. A longer wait, for a drain or for a node
+that is only being made, is what type RollingUpdate is for."""
 
 
 @dataclass(frozen=True)
