@@ -6,23 +6,23 @@ came furthest complains about, in the order in which a pod comes to life.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.conditions import REASONS_OF_MODEL_SERVER, Reason
-from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
+from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
-
-_QUOTED_LIMIT: Final = 2000
-"""Characters of somebody else's text in a message, so that our advice after it is never cut off."""
-
-_DOWNLOAD_STEP_PERCENT: Final = 5
+from llmservice_operator.pod_problems import (
+    Problem,
+    condition,
+    is_ready,
+    pod_problems,
+    quoted,
+    with_hint,
+)
 
 _MOST_USEFUL_FIRST: Final = (
     # What a container that ran says for itself, then what keeps containers from running, from the
@@ -43,34 +43,6 @@ _MOST_USEFUL_FIRST: Final = (
     Reason.LOADING_MODEL,
 )
 
-_IMAGE_REASONS: Final = frozenset(
-    {
-        "ErrImageNeverPull",
-        "ErrImagePull",
-        "ImageInspectError",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "RegistryUnavailable",
-        "SignatureValidationFailed",
-    }
-)
-_START_REASONS: Final = frozenset(
-    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-)
-_NEVER_RAN: Final = frozenset({"ContainerCannotRun", "StartError"})
-"""Reasons with which the kubelet says that a container has ended which it could not start; it says
-so between its attempts."""
-_SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
-_DOWNLOADING: Final = ("downloading", "waiting_for_cache")
-"""Phases in which the bytes of a model arrive, by this server or by one that shares its cache."""
-_GPUS_ARE_SHORT: Final = re.compile("Insufficient ([a-z0-9.-]+/[A-Za-z0-9._-]*[A-Za-z0-9])")
-"""GPUs are the only resource with a domain in its name that a replica asks for."""
-_CONFIG_MAP_IS_MISSING: Final = re.compile(
-    r'configmap "[^"]+" not found|couldn\'t find key \S+ in ConfigMap'
-)
-_CLAIM: Final = "persistentVolumeClaim"
-_CLAIM_IS_MISSING: Final = re.compile(r"persistentvolumeclaim|PersistentVolumeClaim|persistent vol")
-
 
 @dataclass(frozen=True)
 class LiveObjects:
@@ -82,14 +54,6 @@ class LiveObjects:
     """Pods with the service's label."""
     report: ScalingReport | None = None
     """What the model servers say about themselves; None while no metrics server tells."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What keeps a replica from being ready, and what to do about it."""
-
-    reason: Reason
-    message: str
 
 
 @dataclass(frozen=True)
@@ -134,16 +98,16 @@ def observe(service: LLMService, live: LiveObjects) -> Observation:
         status.get(field, 0) for field in ("replicas", "updatedReplicas", "readyReplicas")
     )
     present = _newest_revision(live.pods) if updated else []
-    unready = [pod for pod in present if not _is_ready(pod)]
+    unready = [pod for pod in present if not is_ready(pod)]
     told = {replica.pod: replica for replica in live.report.replicas} if live.report else {}
-    progressing = _condition(live.deployment, "Progressing")
+    progressing = condition(live.deployment, "Progressing")
     is_stuck = progressing.get("reason") == "ProgressDeadlineExceeded"
     problems = [
         *_deployment_problems(live.deployment, is_stuck),
         *(
             problem
             for pod in present
-            for problem in _pod_problems(service, pod, told.get(pod["metadata"]["name"]))
+            for problem in pod_problems(service, pod, told.get(pod["metadata"]["name"]))
         ),
     ]
     return Observation(
@@ -155,33 +119,13 @@ def observe(service: LLMService, live: LiveObjects) -> Observation:
         is_stuck=is_stuck,
         waits_for_accelerator_since=min(_accelerator_waits(service, present), default=None),
         not_ready_since=min(map(_not_ready_since, unready), default=None),
-        has_loaded_model=any(_is_ready(pod) for pod in present),
+        has_loaded_model=any(is_ready(pod) for pod in present),
         problem=min(problems, key=lambda each: _MOST_USEFUL_FIRST.index(each.reason), default=None),
     )
 
 
-def _problem(reason: Reason, said: str) -> Problem:
-    return Problem(reason, f"{said} {reason.hint}")
-
-
-_SERVED_BEFORE: Final = _problem(
-    Reason.SERVER_NOT_READY,
-    "The model server served and does not answer its readiness probe now: it hangs, or is about to "
-    "be replaced.",
-)
-
-
-def _condition(manifest: Manifest, kind: str) -> Mapping[str, Any]:
-    conditions = manifest.get("status", {}).get("conditions", [])
-    return next((each for each in conditions if each["type"] == kind), {})
-
-
-def _is_ready(pod: Manifest) -> bool:
-    return _condition(pod, "Ready").get("status") == "True"
-
-
 def _not_ready_since(pod: Manifest) -> datetime:
-    changed: str | None = _condition(pod, "Ready").get("lastTransitionTime")
+    changed: str | None = condition(pod, "Ready").get("lastTransitionTime")
     return datetime.fromisoformat(changed or pod["metadata"]["creationTimestamp"])
 
 
@@ -204,7 +148,7 @@ def _newest_revision(pods: tuple[Manifest, ...]) -> list[Manifest]:
 
 def _age_and_readiness(pod: Manifest) -> tuple[str, bool]:
     # Of pods created within the same second the one that is not ready yet is likely the newer.
-    return str(pod["metadata"].get("creationTimestamp", "")), not _is_ready(pod)
+    return str(pod["metadata"].get("creationTimestamp", "")), not is_ready(pod)
 
 
 def _template_hash(pod: Manifest) -> str | None:
@@ -213,14 +157,14 @@ def _template_hash(pod: Manifest) -> str | None:
 
 
 def _deployment_problems(deployment: Manifest, is_stuck: bool) -> Iterator[Problem]:
-    failure = _condition(deployment, "ReplicaFailure")
+    failure = condition(deployment, "ReplicaFailure")
     if failure.get("status") == "True":
-        said = _quoted(failure.get("message"))
+        said = quoted(failure.get("message"))
         if "exceeded quota" in said:
             said = f"A ResourceQuota of the namespace refuses the pod: {said}"
-            yield _problem(Reason.QUOTA_EXCEEDED, said)
+            yield with_hint(Reason.QUOTA_EXCEEDED, said)
         else:
-            yield _problem(Reason.POD_REFUSED, f"The API server refuses the pod: {said}")
+            yield with_hint(Reason.POD_REFUSED, f"The API server refuses the pod: {said}")
     if is_stuck:
         advice = Reason.ROLLOUT_STUCK.hint.replace("NAME", deployment["metadata"]["name"])
         yield Problem(
@@ -229,184 +173,10 @@ def _deployment_problems(deployment: Manifest, is_stuck: bool) -> Iterator[Probl
         )
 
 
-def _pod_problems(
-    service: LLMService, pod: Manifest, told: ReplicaScaling | None
-) -> Iterator[Problem]:
-    """Yield what keeps the pod from being ready: at most one thing."""
-    scheduled = _condition(pod, "PodScheduled")
-    server = _server_status(pod)
-    waiting = server.get("state", {}).get("waiting", {})
-    if _is_ready(pod):
-        return
-    if scheduled.get("status") == "False":
-        yield _scheduling_problem(service, pod, _quoted(scheduled.get("message")))
-    elif waiting.get("reason") in _IMAGE_REASONS:
-        said = _quoted(waiting.get("message"))
-        yield _problem(
-            Reason.IMAGE_PULL_ERROR,
-            f"The node cannot get the image {server.get('image', '')}: {said}",
-        )
-    elif waiting.get("reason") in _START_REASONS:
-        yield _start_problem(_quoted(waiting.get("message")))
-    else:
-        yield from _running_problems(pod, server, told)
-
-
-def _server_status(pod: Manifest) -> Mapping[str, Any]:
-    containers = pod.get("status", {}).get("containerStatuses", [])
-    return next((each for each in containers if each["name"] == names.SERVER_CONTAINER), {})
-
-
-def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Problem:
-    gpus, short = service.spec.gpus, _GPUS_ARE_SHORT.search(said)
-    if gpus and short is not None:
-        resource = short[1]
-        return _problem(
-            Reason.WAITING_FOR_GPU,
-            f"A replica needs {gpus} {resource} on one node and none has them free: {said}",
-        )
-    volumes = pod.get("spec", {}).get("volumes", ())
-    claims = [each[_CLAIM]["claimName"] for each in volumes if _CLAIM in each]
-    if claims and _CLAIM_IS_MISSING.search(said):
-        named = " or ".join(sorted(claims))
-        return _problem(Reason.VOLUME_PENDING, f"The claim {named} cannot be used: {said}")
-    return _problem(Reason.UNSCHEDULABLE, f"No node can take a replica: {said}")
-
-
 def _accelerator_waits(service: LLMService, pods: list[Manifest]) -> Iterator[datetime]:
     """Yield since when each pod waits that finds no accelerator."""
     for pod in pods:
-        since = _condition(pod, "PodScheduled").get("lastTransitionTime")
-        problem = next(_pod_problems(service, pod, None), None)
+        since = condition(pod, "PodScheduled").get("lastTransitionTime")
+        problem = next(pod_problems(service, pod, None), None)
         if since and problem is not None and problem.reason is Reason.WAITING_FOR_GPU:
             yield datetime.fromisoformat(since)
-
-
-def _start_problem(said: str) -> Problem:
-    if _SECRET_IS_MISSING.search(said):
-        return _problem(
-            Reason.SECRET_MISSING, f"A Secret that the spec names cannot be read: {said}"
-        )
-    if _CONFIG_MAP_IS_MISSING.search(said):
-        said = f"A ConfigMap that the spec names cannot be read: {said}"
-        return _problem(Reason.CONFIG_MAP_MISSING, said)
-    return _problem(Reason.CONTAINER_START_ERROR, f"The node cannot start the container: {said}")
-
-
-def _running_problems(
-    pod: Manifest, server: Mapping[str, Any], told: ReplicaScaling | None
-) -> Iterator[Problem]:
-    """Yield what a container that was started at least once, or is about to be, amounts to."""
-    running = server.get("state", {}).get("running")
-    ended = server.get("state", {}).get("terminated") or server.get("lastState", {}).get(
-        "terminated"
-    )
-    restarts = server.get("restartCount", 0)
-    if running is not None and server.get("started"):
-        # The startup probe ends about a second before the first readiness probe.
-        yield _SERVED_BEFORE if _was_ready_since(pod, running) else _loading(restarts, told)
-    elif ended is not None:
-        problem = _crash_problem(pod, ended, restarts)
-        # One restart is no loop: a node that was rebooted ends containers too.
-        is_retrying = running is not None and restarts < 2
-        if is_retrying and problem.reason is Reason.CRASH_LOOP:
-            problem = _loading(restarts, told)
-        yield problem
-    elif running is not None:
-        yield _loading(restarts, told)
-
-
-def _was_ready_since(pod: Manifest, state: Mapping[str, Any]) -> bool:
-    """Return whether a pod that is not ready was so at some time since a container started.
-
-    Its Ready condition then changed after that; without ever being ready it last changed when the
-    pod, or the container before, came to be so.
-    """
-    changed = _condition(pod, "Ready").get("lastTransitionTime") or ""
-    return bool(changed > state.get("startedAt", ""))
-
-
-def _loading(restarts: int, told: ReplicaScaling | None) -> Problem:
-    again = f" It was restarted {restarts} time(s)." if restarts else ""
-    if told is not None and told.phase in _DOWNLOADING and told.total_bytes:
-        total = told.total_bytes
-        # In steps, because every new text is a write of the status.
-        percent = 100 * (told.downloaded_bytes or 0) // total
-        percent -= percent % _DOWNLOAD_STEP_PERCENT
-        done = f"{_size(total * percent // 100)} of {_size(total)} ({percent} %)"
-        return _problem(
-            Reason.DOWNLOADING_MODEL, f"The model server downloads the model: {done}.{again}"
-        )
-    return _problem(Reason.LOADING_MODEL, f"The model server downloads or loads the model.{again}")
-
-
-def _size(number: int) -> str:
-    """Return a number of bytes as people write it."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
-
-
-def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Problem:
-    said = str(ended.get("message", "")).strip()
-    reason, message = _last_words(said)
-    if reason is not None:
-        return Problem(reason, message)
-    if ended.get("reason") in _NEVER_RAN:
-        return _start_problem(_quoted(message))
-    if ended.get("reason") == "OOMKilled":
-        return _problem(Reason.OUT_OF_MEMORY, "The container was killed at its memory limit.")
-    probe = _startup_probe(pod)
-    period = probe.get("periodSeconds", 0)
-    budget = period * probe.get("failureThreshold", 0)
-    # The first probe comes within the first period, so the last may be one period early.
-    if budget and _seconds(ended) >= budget - period and not _was_ready_since(pod, ended):
-        return _problem(
-            Reason.STARTUP_TIMEOUT,
-            f"The model was not loaded within {budget} seconds and the container was restarted, "
-            f"{restarts} time(s) so far.",
-        )
-    words = _quoted(message) if message else "It left no message."
-    return _problem(
-        Reason.CRASH_LOOP,
-        f"The model server ended with exit code {ended.get('exitCode')} and was restarted "
-        f"{restarts} time(s). {words}",
-    )
-
-
-def _startup_probe(pod: Manifest) -> Mapping[str, Any]:
-    containers = pod.get("spec", {}).get("containers", ())
-    servers = (each for each in containers if each["name"] == names.SERVER_CONTAINER)
-    return next((each["startupProbe"] for each in servers if "startupProbe" in each), {})
-
-
-def _seconds(ended: Mapping[str, Any]) -> float:
-    """Return how long a container ran; 0 when the kubelet does not know."""
-    try:
-        started, finished = (
-            datetime.fromisoformat(ended[moment]) for moment in ("startedAt", "finishedAt")
-        )
-    except (KeyError, TypeError, ValueError):
-        return 0.0
-    return (finished - started).total_seconds()
-
-
-def _last_words(said: str) -> tuple[Reason | None, str]:
-    """Return the reason and message in a termination message of our server.
-
-    No reason when the text is something else, such as the end of a log, or when this operator
-    does not know the reason.
-    """
-    try:
-        words = json.loads(said)
-        reason, message = str(words["reason"]), _quoted(words["message"])
-    except (ValueError, TypeError, KeyError):
-        return None, said
-    return next((each for each in REASONS_OF_MODEL_SERVER if each == reason), None), message
-
-
-def _quoted(text: object) -> str:
-    """Return somebody else's text as one bounded sentence."""
-    words = " ".join(str(text or "").split()) or "no reason given"
-    if len(words) > _QUOTED_LIMIT:
-        # The end of a log says more than its beginning.
-        words = f"... {words[-_QUOTED_LIMIT:]}"
-    return words if words.endswith((".", "!", "?")) else f"{words}."

@@ -17,9 +17,9 @@ from llmservice_operator.observe import (
     _MOST_USEFUL_FIRST,
     LiveObjects,
     Observation,
-    Problem,
     observe,
 )
+from llmservice_operator.pod_problems import Problem
 
 RECORDED = Path(__file__).parent / "recorded"
 NO_GPU = (

@@ -12,7 +12,8 @@ from llmservice_operator.api.conditions import ConditionType, Reason, Verdict
 from llmservice_operator.api.status import AutoscalingStatus
 from llmservice_operator.desired import Autoscaler, EnginePin
 from llmservice_operator.desired.scaling_plan import ScalingPlan
-from llmservice_operator.observe import Observation, Problem
+from llmservice_operator.observe import Observation
+from llmservice_operator.pod_problems import Problem
 from llmservice_operator.scaling_status import (
     ScalingStatus,
     ScalingView,

@@ -8,7 +8,8 @@ from llmservice_operator.api.conditions import MESSAGE_LIMIT, Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import EnginePin
 from llmservice_operator.errors import InvalidSpec
-from llmservice_operator.observe import Observation, Problem
+from llmservice_operator.observe import Observation
+from llmservice_operator.pod_problems import Problem
 from llmservice_operator.status import (
     Event,
     Failure,
