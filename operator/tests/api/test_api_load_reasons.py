@@ -154,7 +154,7 @@ def test_a_load_that_needs_more_than_a_quota_allows_is_told_with_the_quotas_word
         world.run_pod("busy", engine)
         said = world.until_told("busy", "NoCapacity")
     assert said.startswith(
-        "1 of 2 replicas run. Add nodes, or lower spec.autoscaling.maxReplicas to what there is "
-        "room for. "
+        "1 of 2 replicas run. Ready says what they wait for; add nodes if it is room, or lower "
+        "spec.autoscaling.maxReplicas to what there is room for. "
     )
     assert "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1" in said
