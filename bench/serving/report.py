@@ -16,11 +16,16 @@ Row = dict[str, object]
 
 
 def commit() -> str:
-    """The commit under test; a source archive has none."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
-    )
-    return done.stdout.strip() or "unknown"
+    """The commit under test, marked when the code is not its own; a source archive has none."""
+    name = _git("describe", "--always")
+    # What the bench has just written is no change of what it measures.
+    others = (":/", ":(top,exclude,glob)bench/*/results/**")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *others)
+    return f"{name}-dirty" if name and changed else name or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

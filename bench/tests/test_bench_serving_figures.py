@@ -3,7 +3,9 @@
 import asyncio
 import math
 import random
+import subprocess
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
@@ -13,6 +15,7 @@ from serving.batching import MIXES, continuous_steps, throughput_model
 from serving.comparison import Comparison, Starts
 from serving.gates import GATES, lines
 from serving.load import Load, _read_stream, quantile
+from serving.report import commit
 from serving.speculation import Counted, geometric, geometric_tokens, linear, verdict
 
 NAMES = ("ours", "stock", "stock again")
@@ -162,3 +165,22 @@ def test_says_which_formula_the_speedups_follow() -> None:
 
     assert "follows the geometric formula" in told
     assert f"linear {math.sqrt(2):.2f}x, geometric 1.10x" in told
+
+
+def test_what_a_bench_writes_does_not_mark_its_commit_as_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, result = tmp_path / "code.py", tmp_path / "bench" / "serving" / "results" / "table.csv"
+    result.parent.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert commit() == "unknown"
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.com")
+    for file in (code, result):
+        file.write_text("before")
+    for arguments in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "first")):
+        subprocess.run(["git", *arguments], check=True)
+    name = commit()
+    result.write_text("after")
+    assert commit() == name
+    code.write_text("after")
+    assert commit() == f"{name}-dirty"
