@@ -117,7 +117,7 @@ test-autoscaling: setup  ## Load on a full cluster brings pods and takes them aw
 	@$(RUN) localkube setup
 	@$(RUN) localkube models > /dev/null
 	@images=$$($(RUN) localkube images build all --json) && $(RUN) localkube up --name test-autoscaling && \
-	{ failed=0; LLMSERVICE_E2E_IMAGES="$$images" $(RUN) localkube exec --name test-autoscaling -- pytest e2e/tests/load || failed=1; \
+	{ failed=0; LLMSERVICE_E2E_IMAGES="$$images" $(RUN) localkube exec --name test-autoscaling -- pytest -sv e2e/tests/load || failed=1; \
 	$(RUN) localkube down --name test-autoscaling; exit $$failed; }
 
 .PHONY: test-serving-long
