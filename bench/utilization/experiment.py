@@ -30,6 +30,8 @@ FIRST_STEP = 1.3
 HALVINGS = 2
 FEWEST_REQUESTS = 20
 """Expected in a level; fewer say nothing of a share of 95 %."""
+PROBED = 0.3
+"""Share of the capacity believed in at which a mix is met for the first time."""
 SLOWEST_RATE = 0.05
 """Requests per second at which an engine that still misses its SLO is given up."""
 
@@ -125,14 +127,17 @@ def learn(
     slo = _slo(fit.model)
     for number, mix in enumerate(LEARNED):
         for share in size.learning_rates:
-            # The belief of the moment, from the mix's own means; it need not be right.
-            per_request = mix.prompt_mean * fit.model.prefill
-            per_request += mix.answer_mean * fit.model.sequence
-            rate = share / max(per_request, mix.answer_mean * fit.model.fixed / 8)
+            rate = share * _rough_capacity(mix, fit.model)
             level = offer(server, mix, rate, size.level_seconds, slo, seed=10 + number)
             fit = fit.learn(level.done.steps, level.seconds)
             slo = _slo(fit.model)
     return fit.model, slo
+
+
+def _rough_capacity(mix: Mix, model: StepModel) -> float:
+    """Requests per second by the mix's own means: where to begin, right or not."""
+    per_request = mix.prompt_mean * model.prefill + mix.answer_mean * model.sequence
+    return 1 / max(per_request, mix.answer_mean * model.fixed / 8)
 
 
 def _slo(model: StepModel) -> ServiceLevelObjective:
@@ -159,7 +164,9 @@ def readings(
         seen = seen.plus(level.done)
         return level
 
-    probe = offer(server, mix, 1.0, size.level_seconds / 2, slo, seed=2)
+    # Enough requests to know the mix by, or the search would begin far from where it ends.
+    rate = PROBED * _rough_capacity(mix, model)
+    probe = offer(server, mix, rate, size.seconds_at(rate) / 2, slo, seed=2)
     seen = seen.plus(probe.done)
     truth = find_capacity(measure, _believed(seen, model, limits, slo), slo)
     for number, share in enumerate(SHARES):
