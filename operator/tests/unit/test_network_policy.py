@@ -117,6 +117,7 @@ TARGETS = {
     "a mirror in the cluster": (pod("mirror"), 8090, "TCP"),
     "an own service over TLS": (pod("internal"), 443, "TCP"),
     "an own host over TLS": (Host("192.168.7.7"), 443, "TCP"),
+    "an own host with an address that few use": (Host("198.19.7.7"), 443, "TCP"),
     "an own host over TLS and IPv6": (Host("fd12::7"), 443, "TCP"),
     "a mirror outside": (Host("203.0.113.8"), 8090, "TCP"),
     "plain HTTP": (Host("203.0.113.7"), 80, "TCP"),
@@ -148,7 +149,12 @@ RESOLVERS = {
     "the node's resolver",
 }
 PUBLIC_HUB = {"the hub", "the hub over IPv6"}
-OWN = {"an own service over TLS", "an own host over TLS", "an own host over TLS and IPv6"}
+OWN = {
+    "an own service over TLS",
+    "an own host over TLS",
+    "an own host with an address that few use",
+    "an own host over TLS and IPv6",
+}
 MIRROR = {"a mirror in the cluster", "a mirror outside"}
 OFFLINE = {
     "model": {

@@ -39,7 +39,15 @@ _DNS_PORTS: Final = [
     for port in (53, 5353)
     for protocol in ("UDP", "TCP")
 ]
-_PRIVATE_V4: Final = ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16")
+_PRIVATE_V4: Final = (
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    # Not private by their name, but some clouds give them to pods.
+    "198.18.0.0/15",
+    "240.0.0.0/4",
+)
 _PRIVATE_V6: Final = ("fc00::/7",)
 _PUBLIC_HUB: Final = [
     # The hub and what it redirects downloads to have no fixed addresses, but public ones. A request
