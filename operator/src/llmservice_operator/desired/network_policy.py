@@ -39,6 +39,9 @@ _DNS_PORTS: Final = [
     for port in (53, 5353)
     for protocol in ("UDP", "TCP")
 ]
+_LINK_LOCAL_V4: Final = "169.254.0.0/16"
+_LINK_LOCAL_V6: Final = "fe80::/10"
+"""Where clouds hand out credentials of containers, too."""
 _PRIVATE_V4: Final = (
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -52,17 +55,16 @@ _PRIVATE_V6: Final = ("fc00::/7",)
 _PUBLIC_HUB: Final = [
     # The hub and what it redirects downloads to have no fixed addresses, but public ones. A request
     # that names an address for the server to fetch must not reach the cluster's own services.
-    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16", *_PRIVATE_V4]}},
-    {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10", *_PRIVATE_V6]}},
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, *_PRIVATE_V4]}},
+    {"ipBlock": {"cidr": "::/0", "except": [_LINK_LOCAL_V6, *_PRIVATE_V6]}},
 ]
 _ANY_HUB: Final = [
-    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16", "100.100.100.200/32"]}},
-    {"ipBlock": {"cidr": "::/0", "except": [*METADATA_V6, "fe80::/10"]}},
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, "100.100.100.200/32"]}},
+    {"ipBlock": {"cidr": "::/0", "except": [*METADATA_V6, _LINK_LOCAL_V6]}},
     {"namespaceSelector": {}},
 ]
-_BARRED: Final = ("169.254.0.0/16", "fe80::/10", *METADATA_V4, *METADATA_V6)
-"""What a range that happens to hold it does not open: link-local addresses, where clouds hand out
-credentials of containers too, and the metadata services."""
+_BARRED: Final = (_LINK_LOCAL_V4, _LINK_LOCAL_V6, *METADATA_V4, *METADATA_V6)
+"""What a range that happens to hold it does not open."""
 
 
 def build_network_policy(service: LLMService, settings: OperatorSettings) -> Manifest:
