@@ -252,3 +252,14 @@ def flags_for(model: Path | str) -> tuple[str, ...]:
         "--max-model-len=512",
         f"--kv-cache-memory-bytes={64 * 1024**2}",
     )
+
+
+def documented_examples(paths: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the example body of each path of an OpenAPI document that has one."""
+    return {
+        path: media["example"]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        for media in operation.get("requestBody", {}).get("content", {}).values()
+        if "example" in media
+    }

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from engine_support import SERVED_NAME, ModelServer, flags_for, running_server
+from engine_support import (
+    SERVED_NAME,
+    ModelServer,
+    documented_examples,
+    flags_for,
+    running_server,
+)
 from preloaded_support import Preloaded
 
 HIDDEN_SIZE = 64
@@ -50,14 +56,7 @@ def test_embeds(server: ModelServer) -> None:
 
 
 def test_every_example_of_its_documentation_works(server: ModelServer) -> None:
-    paths = server.get("/openapi.json").json()["paths"]
-    examples = {
-        path: media["example"]
-        for path, operations in paths.items()
-        for operation in operations.values()
-        for media in operation.get("requestBody", {}).get("content", {}).values()
-        if "example" in media
-    }
+    examples = documented_examples(server.get("/openapi.json").json()["paths"])
     assert "/v1/embeddings" in examples
     for path, example in examples.items():
         assert server.post(path, example).status == 200, path

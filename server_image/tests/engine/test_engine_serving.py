@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import SERVED_NAME, ModelServer
+from engine_support import SERVED_NAME, ModelServer, documented_examples
 
 PROMPT = "Hello"
 
@@ -178,13 +178,7 @@ def test_documents_what_it_serves_and_nothing_else(server: ModelServer) -> None:
 
 def test_every_example_of_the_documentation_works(server: ModelServer) -> None:
     paths = server.get("/openapi.json").json()["paths"]
-    examples = {
-        path: media["example"]
-        for path, operations in paths.items()
-        for operation in operations.values()
-        for media in operation.get("requestBody", {}).get("content", {}).values()
-        if "example" in media
-    }
+    examples = documented_examples(paths)
     assert {"/generate", "/v1/chat/completions", "/v1/responses", "/tokenize"} <= set(examples)
     page = html.unescape(server.get("/docs").body)
     for path, example in examples.items():
