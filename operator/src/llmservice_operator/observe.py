@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.conditions import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
 from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.pod_problems import (

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.conditions import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
 from llmservice_operator.api.scaling_report import ReplicaScaling
 from llmservice_operator.api.spec import LLMService
 

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from llmservice_operator import names, scaler
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.conditions import Reason
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import (

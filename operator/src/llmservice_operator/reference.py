@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from llmservice_operator.api.conditions import ConditionType, Reason, Source
+from llmservice_operator.api.conditions import ConditionType
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, is_refused
+from llmservice_operator.api.reasons import Reason, Source
 from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import Autoscaling, ScalingMetric, ScalingMode, Slo
-from llmservice_operator.api.conditions import ConditionType, Reason, Verdict
+from llmservice_operator.api.conditions import ConditionType, Verdict
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import (

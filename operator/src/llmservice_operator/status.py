@@ -10,14 +10,8 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 
 from llmservice_operator import names
-from llmservice_operator.api.conditions import (
-    REASONS_OF_MODEL_SERVER,
-    Condition,
-    ConditionStatus,
-    ConditionType,
-    Reason,
-    Verdict,
-)
+from llmservice_operator.api.conditions import Condition, ConditionStatus, ConditionType, Verdict
+from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
 from llmservice_operator.desired.pin import EnginePin

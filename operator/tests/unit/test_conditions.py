@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from core_support import REPOSITORY
-from llmservice_operator.api.conditions import ConditionType, Reason
+from llmservice_operator.api.conditions import ConditionType
 from llmservice_operator.api.crd import build_crd
+from llmservice_operator.api.reasons import Reason
 
 SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 

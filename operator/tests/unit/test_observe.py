@@ -11,7 +11,7 @@ import pytest
 
 from core_support import a_deployment, a_pod, a_report, a_service
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.conditions import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
 from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
 from llmservice_operator.observe import (
     _MOST_USEFUL_FIRST,

@@ -8,7 +8,7 @@ import pytest
 from core_support import NOW, a_service
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.conditions import Reason
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.scaling_report import ExternalMetrics
 from llmservice_operator.desired.scaling_plan import ScalingPlan, plan_scaling, total_load
 from llmservice_operator.settings import OperatorSettings

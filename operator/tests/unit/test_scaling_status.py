@@ -8,7 +8,8 @@ import pytest
 
 from core_support import NOW, a_service
 from llmservice_operator.api.autoscaling import ScalingProvider
-from llmservice_operator.api.conditions import ConditionType, Reason, Verdict
+from llmservice_operator.api.conditions import ConditionType, Verdict
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.status import AutoscalingStatus
 from llmservice_operator.desired import Autoscaler, EnginePin
 from llmservice_operator.desired.scaling_plan import ScalingPlan

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from core_support import NOW, a_body, a_service
-from llmservice_operator.api.conditions import MESSAGE_LIMIT, Reason
+from llmservice_operator.api.conditions import MESSAGE_LIMIT
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import EnginePin
 from llmservice_operator.errors import InvalidSpec

@@ -14,7 +14,7 @@ from llmservice_operator.api.autoscaling import (
     ScalingMode,
     ScalingProvider,
 )
-from llmservice_operator.api.conditions import Reason
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.autoscaler import (

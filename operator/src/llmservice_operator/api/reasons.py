@@ -1,0 +1,353 @@
+"""The reasons that a condition may have, declared once, each with what to do about it.
+
+docs/conditions.md is made from what is declared here.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class Source(StrEnum):
+    """Where the operator reads a reason; the value is a heading in docs/conditions.md."""
+
+    COUNTS = "From the Deployment's counts"
+    ROLLOUT = "From the Deployment's conditions"
+    POD = "From the pods, as the scheduler and the kubelet see them"
+    MODEL_SERVER = "From the model server's last words"
+    METRICS_SERVER = "From the model server, through the metrics server"
+    OPERATOR = "From the operator's own pass"
+    LOAD = "From the metrics server and the autoscaler"
+
+
+class Reason(StrEnum):
+    """Why a condition has its status."""
+
+    SERVING = (
+        "Serving",
+        Source.COUNTS,
+        "All replicas asked for are ready and run the present spec.",
+        "Nothing.",
+    )
+    MODEL_LOADED = (
+        "ModelLoaded",
+        Source.COUNTS,
+        "A model server of the present spec is ready.",
+        "Nothing.",
+    )
+    ROLLOUT_COMPLETE = (
+        "RolloutComplete",
+        Source.COUNTS,
+        "No pod is left to create or replace.",
+        "Nothing.",
+    )
+    ROLLOUT_IN_PROGRESS = (
+        "RolloutInProgress",
+        Source.COUNTS,
+        "Pods are being created or replaced and nothing hinders them.",
+        "Wait.",
+    )
+    SCALED_TO_ZERO = (
+        "ScaledToZero",
+        Source.COUNTS,
+        "No replica is asked for: spec.replicas is 0.",
+        "Set it to 1 or more to serve the model.",
+    )
+    SUSPENDED = (
+        "Suspended",
+        Source.COUNTS,
+        "No replica is asked for: spec.suspend is true.",
+        "Set it to false to serve the model again.",
+    )
+    NO_REPLICA_READY = (
+        "NoReplicaReady",
+        Source.COUNTS,
+        "No model server answers.",
+        "The condition Ready says why.",
+    )
+
+    QUOTA_EXCEEDED = (
+        "QuotaExceeded",
+        Source.ROLLOUT,
+        "A ResourceQuota of the namespace refuses the pods.",
+        "Raise the quota, or lower spec.replicas, spec.accelerator.count or spec.resources.",
+    )
+    POD_REFUSED = (
+        "PodRefused",
+        Source.ROLLOUT,
+        "The API server refuses the pods for another reason, such as an admission policy.",
+        "Change what it names, or the policy.",
+    )
+    ROLLOUT_IN_PLACE = (
+        "RolloutInPlace",
+        Source.ROLLOUT,
+        "No accelerator is free for a new replica beside the old ones, so each old one ends before "
+        "its successor starts.",
+        "Wait, or add GPU nodes; with spec.rolloutStrategy.type RollingUpdate a rollout waits for "
+        "a free GPU instead.",
+    )
+    ROLLOUT_STUCK = (
+        "RolloutStuck",
+        Source.ROLLOUT,
+        "The rollout made no progress within its deadline and no pod says why.",
+        "Look at `kubectl describe pods -l llmservice.dev/name=NAME`.",
+    )
+
+    WAITING_FOR_GPU = (
+        "WaitingForGPU",
+        Source.POD,
+        "The scheduler finds no node with enough free GPUs; the message has its numbers.",
+        "Add GPU nodes or free GPUs, lower spec.accelerator.count or spec.replicas, or tolerate "
+        "in spec.template.tolerations what taints the GPU nodes have beside that of their GPUs.",
+    )
+    UNSCHEDULABLE = (
+        "Unschedulable",
+        Source.POD,
+        "The scheduler finds no node for another reason: CPU, memory, taints, node selector.",
+        "Lower spec.resources, correct spec.template, or add nodes.",
+    )
+    VOLUME_PENDING = (
+        "VolumePending",
+        Source.POD,
+        "A claim that the pods mount is missing or not bound to a volume.",
+        "Create the claim in this namespace, see with `kubectl describe pvc` why it is not bound, "
+        "or correct its name in the spec.",
+    )
+    IMAGE_PULL_ERROR = (
+        "ImagePullError",
+        Source.POD,
+        "The node cannot get the image.",
+        "Correct spec.engine.image, or make the image available to the nodes.",
+    )
+    SECRET_MISSING = (
+        "SecretMissing",
+        Source.POD,
+        "A Secret that the spec names, or its key, does not exist.",
+        "Create the Secret, or correct spec.model.credentialsSecretRef, "
+        "spec.auth.apiKeysSecretRef or spec.engine.env.",
+    )
+    CONFIG_MAP_MISSING = (
+        "ConfigMapMissing",
+        Source.POD,
+        "A ConfigMap that the spec names, or its key, does not exist.",
+        "Create the ConfigMap, or correct spec.engine.chatTemplate or spec.engine.env.",
+    )
+    CONTAINER_START_ERROR = (
+        "ContainerStartError",
+        Source.POD,
+        "The node cannot create or start the container.",
+        "An image in spec.engine.image must hold the command llmservice-server.",
+    )
+    LOADING_MODEL = (
+        "LoadingModel",
+        Source.POD,
+        "The container runs and loads the model, or downloads it where no metrics server tells.",
+        "Wait, or follow it with `kubectl logs`.",
+    )
+    DOWNLOADING_MODEL = (
+        "DownloadingModel",
+        Source.METRICS_SERVER,
+        "The container downloads the model; the message says how much of it is there, in steps of "
+        "5 %.",
+        "Wait, or follow it with `kubectl logs`.",
+    )
+    STARTUP_TIMEOUT = (
+        "StartupTimeout",
+        Source.POD,
+        "The model was not loaded within spec.startup.timeoutSeconds, and the kubelet restarted "
+        "the container.",
+        "Raise spec.startup.timeoutSeconds, bring the model nearer (a claim with pvc://, or a "
+        "mirror with the chart value model.hubEndpoint), or choose a smaller or quantized one.",
+    )
+    CRASH_LOOP = (
+        "CrashLoop",
+        Source.POD,
+        "The container ends again and again; the message carries its last words.",
+        "Look at `kubectl logs --previous`, and at spec.engine.",
+    )
+    SERVER_NOT_READY = (
+        "ServerNotReady",
+        Source.POD,
+        "The model server served and does not answer its readiness probe now.",
+        "Wait: one that hangs is restarted. If it happens again, look at `kubectl logs` and at the "
+        "load of each replica.",
+    )
+
+    MODEL_NOT_FOUND = (
+        "ModelNotFound",
+        Source.MODEL_SERVER,
+        "The hub has no such model or revision, or the claim no such folder.",
+        "Correct spec.model.uri or spec.model.revision; for a private model name a Secret with a "
+        "token in spec.model.credentialsSecretRef.",
+    )
+    MODEL_ACCESS_DENIED = (
+        "ModelAccessDenied",
+        Source.MODEL_SERVER,
+        "The hub wants a token, or refuses the given one.",
+        "Accept the model's terms on the hub and name a Secret with a token that may read it in "
+        "spec.model.credentialsSecretRef.",
+    )
+    HUB_UNREACHABLE = (
+        "HubUnreachable",
+        Source.MODEL_SERVER,
+        "The hub does not answer.",
+        "Check the network of the pods, or set the chart value model.hubEndpoint to a mirror.",
+    )
+    REMOTE_CODE_REFUSED = (
+        "RemoteCodeRefused",
+        Source.MODEL_SERVER,
+        "The model brings Python code of its own, which is not run unless you trust it.",
+        "Set spec.model.trustRemoteCode: true if you do, or choose another model.",
+    )
+    UNSUPPORTED_ARCHITECTURE = (
+        "UnsupportedArchitecture",
+        Source.MODEL_SERVER,
+        "The engine's version does not know the model's architecture.",
+        "Choose another model, or an image with a newer vLLM in spec.engine.image.",
+    )
+    CONTEXT_DOES_NOT_FIT = (
+        "ContextDoesNotFit",
+        Source.MODEL_SERVER,
+        "The KV cache cannot hold one request of engine.maxModelLen tokens, or the model was not "
+        "made for so many; the message has the largest number that fits.",
+        "Lower spec.engine.maxModelLen, or leave the KV cache more memory: "
+        "spec.engine.gpuMemoryUtilizationPercent, more GPUs, a quantized model.",
+    )
+    INVALID_ENGINE_ARGUMENT = (
+        "InvalidEngineArgument",
+        Source.MODEL_SERVER,
+        "The engine refuses one of its arguments.",
+        "Correct the field of spec.engine, or the flag in spec.engine.extraArgs, that the message "
+        "names.",
+    )
+    GPU_OUT_OF_MEMORY = (
+        "GPUOutOfMemory",
+        Source.MODEL_SERVER,
+        "The GPU's memory cannot hold the model, or something else uses it.",
+        "Use more GPUs (spec.accelerator.count), larger ones, a quantized model, or lower "
+        "spec.engine.maxModelLen or spec.engine.gpuMemoryUtilizationPercent.",
+    )
+    OUT_OF_MEMORY = (
+        "OutOfMemory",
+        Source.MODEL_SERVER,
+        "The container came to its memory limit; where that kills it at once, the kubelet says so.",
+        "Raise spec.resources.limits.memory, or lower spec.engine.maxModelLen.",
+    )
+
+    NAME_CONFLICT = (
+        "NameConflict",
+        Source.OPERATOR,
+        "An object with a name that this service needs belongs to somebody else.",
+        "Delete or rename that object, or give the LLMService another name.",
+    )
+    IMMUTABLE_FIELD = (
+        "ImmutableField",
+        Source.OPERATOR,
+        "The API server refuses a change of a field that cannot change.",
+        "Delete that object: it is made anew as wanted. A claim holds data: put spec.model.cache "
+        "back instead, or set claimName to another claim.",
+    )
+    INVALID_SPEC = (
+        "InvalidSpec",
+        Source.OPERATOR,
+        "The spec cannot be carried out as written.",
+        "Correct the field that the message names.",
+    )
+
+    FOLLOWING_LOAD = (
+        "FollowingLoad",
+        Source.LOAD,
+        "The replicas follow the load, within minReplicas and maxReplicas.",
+        "Nothing.",
+    )
+    AT_MAXIMUM = (
+        "AtMaximum",
+        Source.LOAD,
+        "The load needs more replicas than maxReplicas.",
+        "Raise spec.autoscaling.maxReplicas, or make a replica sustain more.",
+    )
+    NO_CAPACITY = (
+        "NoCapacity",
+        Source.LOAD,
+        "The load needs more replicas than become ready: the cluster has no room for them, or "
+        "three cold starts did not suffice.",
+        "Ready says what they wait for; add nodes if it is room, or lower "
+        "spec.autoscaling.maxReplicas to what there is room for.",
+    )
+    METRICS_MISSING = (
+        "MetricsMissing",
+        Source.LOAD,
+        "The load is not known; the replicas are held.",
+        "See the message; if the metrics server is away, look at its pods.",
+    )
+    WAITING_FOR_TRAFFIC = (
+        "WaitingForTraffic",
+        Source.LOAD,
+        "Nothing is known yet: no replica is ready, no request came, or the first minute lasts.",
+        "Wait, or send a request.",
+    )
+    METRICS_AVAILABLE = (
+        "MetricsAvailable",
+        Source.LOAD,
+        "The metrics server knows the load.",
+        "Nothing.",
+    )
+    RECOMMENDING = (
+        "Recommending",
+        Source.LOAD,
+        "The mode is Recommend: the replicas stay, and the status says how many there would be.",
+        "Set spec.autoscaling.mode to Active to let them follow.",
+    )
+    PAUSED = (
+        "Paused",
+        Source.LOAD,
+        "The mode is Paused: the replicas stay.",
+        "Set spec.autoscaling.mode to Active to let them follow the load.",
+    )
+    FOREIGN_METRICS_API = (
+        "ForeignMetricsAPI",
+        Source.LOAD,
+        "The provider External needs external.metrics.k8s.io, which cannot be served here; the "
+        "message says why. It is left alone.",
+        "Set spec.autoscaling.provider to Auto, KEDA or Direct.",
+    )
+    KEDA_MISSING = (
+        "KEDAMissing",
+        Source.LOAD,
+        "The provider KEDA needs KEDA in the cluster and rights on its ScaledObjects.",
+        "Install KEDA and set the chart value keda.enabled, or set spec.autoscaling.provider to "
+        "Auto.",
+    )
+    SLO_MET = (
+        "SLOMet",
+        Source.LOAD,
+        "As many requests as the objective asks for are within the SLO.",
+        "Nothing.",
+    )
+    SLO_MISSED = (
+        "SLOMissed",
+        Source.LOAD,
+        "Fewer requests than the objective asks for are within the SLO.",
+        "If AutoscalingActive is at a limit, lift it; else wait for the new replicas, or relax "
+        "spec.slo.",
+    )
+
+    source: Source
+    meaning: str
+    """What happened."""
+    hint: str
+    """What to do about it, as the end of a message."""
+
+    def __new__(cls, word: str, source: Source, meaning: str, hint: str) -> Self:
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.source, member.meaning, member.hint = source, meaning, hint
+        return member
+
+
+REASONS_OF_MODEL_SERVER = frozenset(
+    {each for each in Reason if each.source is Source.MODEL_SERVER}
+    | {Reason.STARTUP_TIMEOUT, Reason.SECRET_MISSING}
+)
+"""Reasons that a model server may give in its termination message."""
