@@ -151,7 +151,7 @@ class Process:
             self._tasks.stop.set()
             await leaving
         finally:
-            await self._tasks.cancel()
+            await self._tasks.cancel_all()
             await reports.close()
             await cluster.close()
             await server.cleanup()

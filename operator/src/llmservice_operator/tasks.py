@@ -33,11 +33,14 @@ class Tasks:
             loop.add_signal_handler(number, self.stop.set)
 
     async def cancel(self, *tasks: asyncio.Task[None]) -> None:
-        """Cancel these tasks, or all if none is named, and wait until they have ended."""
-        chosen = tasks or self._tasks
-        for task in chosen:
+        """Cancel these tasks, and wait until they have ended."""
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*chosen, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def cancel_all(self) -> None:
+        """Cancel every task that was started, and wait until they have ended."""
+        await self.cancel(*self._tasks)
 
     def _check(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):

@@ -1,5 +1,6 @@
 """Rounds over services and pods on paper: reports, the learner and its follower."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -9,12 +10,12 @@ import pytest
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.metrics_server.fleet import Engines, Fleet, Key, prior_of
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.metrics_server.report import calibration_of
 from llmservice_operator.scaling import assess
-from llmservice_operator.scaling.checkpoint import Checkpoint
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
 from operator_support import make_service
 from scaling_support import Server, load
@@ -111,6 +112,8 @@ class BadConnection:
 class World:
     pods: Pods = field(default_factory=Pods)
     services: list[Manifest] = field(default_factory=lambda: [service()])
+    learner_is_late: bool = False
+    """Whether followers are told what the learner knew a tick ago."""
 
     def fleet(self, engines: Engines | None = None) -> Fleet:
         return Fleet(
@@ -123,15 +126,18 @@ class World:
     async def run(self, seconds: float, rate: float, learner: Fleet, *followers: Fleet) -> None:
         """Let time pass; the learner looks first, its followers at the same moment after it."""
 
-        async def learned() -> Mapping[Key, Checkpoint]:
-            return learner.learned
+        async def told(at: float) -> Mapping[Key, ScalingReport]:
+            late = {
+                key: it.model_copy(update={"at": at - TICK}) for key, it in learner.reports.items()
+            }
+            return late if self.learner_is_late else learner.reports
 
         for _ in range(int(seconds / TICK)):
             self.pods.now += TICK
             self.pods.serve(rate)
             await learner.round(self.pods.now)
             for follower in followers:
-                await follower.round(self.pods.now, learned)
+                await follower.round(self.pods.now, told)
 
 
 @pytest.fixture
@@ -227,7 +233,57 @@ async def test_silent_replicas_are_named_and_most_of_them_make_the_load_unknown(
     assert "NetworkPolicy" in report.message
 
 
-async def test_a_follower_answers_as_the_learner_does(world: World) -> None:
+async def test_a_follower_repeats_the_learner_even_where_it_heard_something_else(
+    world: World,
+) -> None:
+    connection = BadConnection(world.pods)
+    learner, follower = world.fleet(), world.fleet(connection)
+    await world.run(120, 8, learner, follower)
+
+    connection.silent = {"a"}
+    await world.run(90, 8, learner, follower)
+    assert follower.reports == learner.reports
+
+    connection.silent = {"a", "b"}
+    await world.run(30, 8, learner, follower)
+    assert follower.reports == learner.reports
+
+
+async def test_a_follower_knows_what_a_learner_without_a_way_to_the_pods_does_not(
+    world: World,
+) -> None:
+    connection = BadConnection(world.pods)
+    learner, follower = world.fleet(connection), world.fleet()
+    await world.run(120, 8, learner, follower)
+    before = follower.reports[KEY].demand_percent
+
+    connection.silent = {"a", "b"}
+    await world.run(60, 8, learner, follower)
+
+    assert learner.reports[KEY].missing == "ReplicasMissing"
+    assert follower.reports[KEY].demand_percent == pytest.approx(before, rel=0.02)
+
+
+async def test_who_asks_for_a_round_that_is_not_over_gets_its_reports_when_it_is(
+    world: World,
+) -> None:
+    fleet = world.fleet()
+    await world.run(TICK, 8, fleet)
+    at = world.pods.now + TICK
+    early = asyncio.create_task(fleet.reports_as_of(at))
+    done, _ = await asyncio.wait([early], timeout=0.01)
+    assert not done
+
+    await world.run(TICK, 8, fleet)
+
+    assert (await early)[KEY].at == at
+    assert (await fleet.reports_as_of(at - TICK))[KEY].at == at
+
+
+async def test_a_follower_of_a_late_learner_answers_by_what_that_has_learned(
+    world: World,
+) -> None:
+    world.learner_is_late = True
     learner, follower = world.fleet(), world.fleet()
     await world.run(300, 8, learner)
     for rate in (8, 10, 12):
@@ -243,6 +299,7 @@ async def test_a_follower_answers_as_the_learner_does(world: World) -> None:
 async def test_a_follower_that_did_not_hear_a_replica_answers_as_the_learner_does(
     world: World, known_before: int
 ) -> None:
+    world.learner_is_late = True
     connection = BadConnection(world.pods)
     learner, follower = world.fleet(), world.fleet(connection)
     await world.run(300, 20, learner)

@@ -1,6 +1,8 @@
 """The APIService, checkpoints, gauges and the JSON port, each for itself."""
 
+import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import aiohttp
@@ -177,21 +179,41 @@ def test_gauges_show_what_is_known_and_have_no_sample_for_the_rest() -> None:
     assert 'llm_capacity_factor{llmservice="qwen",namespace="ml"} 0.9' in lines
 
 
-async def test_the_json_port_tells_reports_and_what_was_learned() -> None:
-    app = create_scaling_app(lambda: {KEY: report()}, lambda: {KEY: LEARNED})
+@dataclass
+class OneReport:
+    """Reports of one round; the next one never ends."""
+
+    reports: dict[tuple[str, str], ScalingReport]
+
+    async def reports_as_of(self, at: float) -> dict[tuple[str, str], ScalingReport]:
+        if at > self.reports[KEY].at:
+            await asyncio.Event().wait()
+        return self.reports
+
+
+async def test_the_json_port_tells_one_report_or_all_of_them() -> None:
+    known = report()
+    app = create_scaling_app(OneReport({KEY: known}))
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         async with session.get(server.make_url("/v1/scaling/ml/qwen")) as answer:
             assert (await answer.json())["demandPercent"] == 170.0
         async with session.get(server.make_url("/v1/scaling/ml/other")) as answer:
             assert answer.status == 404
             assert "knows no LLMService ml/other" in (await answer.json())["message"]
+        async with session.get(server.make_url("/v1/scaling")) as answer:
+            assert (await answer.json())["ml/qwen"]["demandPercent"] == 170.0
+        async with session.get(server.make_url("/v1/scaling?at=now")) as answer:
+            assert answer.status == 400
+            assert "seconds since 1970" in (await answer.json())["message"]
 
         learner = Learner()
-        assert await learner.ask(f"{server.host}:{server.port}") == {KEY: LEARNED}
+        address = f"{server.host}:{server.port}"
+        assert await learner.ask(address, known.at) == {KEY: known}
+        assert await learner.ask(address, known.at + 5) == {KEY: known}
         await learner.close()
 
 
 async def test_a_learner_that_is_gone_knows_nothing() -> None:
     learner = Learner()
-    assert await learner.ask("127.0.0.1:1") == {}
+    assert await learner.ask("127.0.0.1:1", 0.0) == {}
     await learner.close()

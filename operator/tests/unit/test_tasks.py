@@ -35,7 +35,7 @@ async def test_a_cancelled_task_is_no_failure() -> None:
     first, second = tasks.start("first", _go_on()), tasks.start("second", _go_on())
     await tasks.cancel(first)
     assert (first.done(), second.done()) == (True, False)
-    await tasks.cancel()
+    await tasks.cancel_all()
     assert second.done()
     assert not tasks.failed
     assert not tasks.stop.is_set()

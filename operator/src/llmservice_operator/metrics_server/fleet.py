@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from llmservice_operator.metrics_server.checkpoints import stored_checkpoint
 from llmservice_operator.metrics_server.report import (
     Replica,
     build_report,
+    checkpoint_from,
     is_over,
 )
 from llmservice_operator.scaling.assess import (
@@ -67,13 +69,17 @@ class _Service:
     answers: dict[str, EngineAnswer] = field(default_factory=dict)
     latencies: LatencyWindow = field(default_factory=LatencyWindow)
     learned: Checkpoint | None = None
+    is_known: bool = False
+    """Whether it has been watched for long enough to know its load."""
 
 
 class Fleet:
     """What is known about every service.
 
     The learner answers from its own learning. A follower learns too, so that it can take over at
-    any time, but answers from what the learner has learned: so both answer alike.
+    any time, but repeats the learner's reports: they ask a pod some milliseconds apart, in which a
+    queue may end, and the autoscaler must not read another load at every other of its requests.
+    What the learner does not know, the follower tells by what the learner has learned.
     """
 
     def __init__(
@@ -87,6 +93,8 @@ class Fleet:
         self.lags = False
         """Whether the learner knows a load that is not known here yet."""
         self._services: dict[Key, _Service] = {}
+        self._at = -math.inf
+        self._round_ended = asyncio.Condition()
         self._list_services = services
         self._list_pods = pods
         self._engines = engines
@@ -98,17 +106,24 @@ class Fleet:
         return {
             key: it.learned
             for key, it in self._services.items()
-            if it.learned is not None and self.reports[key].missing != Missing.STARTING
+            if it.learned is not None and it.is_known
         }
+
+    async def reports_as_of(self, at: float) -> Mapping[Key, ScalingReport]:
+        """Wait for the round of this moment, and return its reports, or newer ones."""
+        async with self._round_ended:
+            await self._round_ended.wait_for(lambda: self._at >= at)
+        return self.reports
 
     async def round(
         self,
         at: float,
-        ask_learner: Callable[[], Awaitable[Mapping[Key, Checkpoint]]] | None = None,
+        ask_learner: Callable[[float], Awaitable[Mapping[Key, ScalingReport]]] | None = None,
     ) -> None:
         """Ask every pod, then make every report as of `at`.
 
-        `ask_learner` returns what the learner knows, for a follower; None in the learner.
+        `ask_learner` returns the learner's reports as of a moment, for a follower; None in the
+        learner.
         """
         manifests = {
             (it["metadata"]["namespace"], it["metadata"]["name"]): it
@@ -121,23 +136,37 @@ class Fleet:
             if key in manifests and not is_over(pod):
                 replicas[key].append(Replica.from_pod(pod))
         answers = await self._ask(replicas)
-        learned: Mapping[Key, Checkpoint] = await ask_learner() if ask_learner else {}
+        learner = await ask_learner(at) if ask_learner else {}
+        repeated = {
+            key: it.model_copy(update={"external_metrics": self._external_metrics()})
+            for key, it in learner.items()
+            if key in manifests and it.at >= at and it.demand_percent is not None
+        }
+        # Before what is our own: that takes a moment, in which the two would tell different loads.
+        self.reports = {**self.reports, **repeated}
+        own: dict[Key, ScalingReport] = {}
         for gone in self._services.keys() - manifests.keys():
             del self._services[gone]
-            self.reports.pop(gone, None)
         for key, manifest in manifests.items():
             try:
-                self._observe(key, manifest, replicas[key], answers[key], at, learned.get(key))
+                own[key] = self._observe(
+                    key, manifest, replicas[key], answers[key], at, _learned_by(learner.get(key))
+                )
             except (ArithmeticError, ValueError):
                 # Numbers that no engine of ours tells must not silence the other services.
                 logger.exception("%s/%s: what its replicas report makes no sense", *key)
                 self._services.pop(key, None)
-                self.reports.pop(key, None)
             # Each takes milliseconds; the requests of others must not wait for all of them.
             await asyncio.sleep(0)
         self.lags = any(
-            self.reports[key].missing == Missing.STARTING for key in learned if key in self.reports
+            not self._services[key].is_known
+            for key, report in learner.items()
+            if key in own and _learned_by(report) is not None
         )
+        self.reports = {**own, **repeated}
+        async with self._round_ended:
+            self._at = at
+            self._round_ended.notify_all()
 
     async def _ask(
         self, replicas: Mapping[Key, list[Replica]]
@@ -163,7 +192,7 @@ class Fleet:
         answers: Mapping[str, EngineAnswer],
         at: float,
         learned: Checkpoint | None,
-    ) -> None:
+    ) -> ScalingReport:
         service = self._services.get(key)
         if service is None or service.uid != manifest["metadata"]["uid"]:
             service = self._services[key] = _Service(
@@ -184,12 +213,13 @@ class Fleet:
             own = replace(service.state, told_percent=told_before)
             service.state, assessment = _follow(own, learned, scrape, *aim)
         service.learned = checkpoint_of(service.state)
+        service.is_known = assessment.missing != Missing.STARTING
         service.latencies = service.latencies.observe(
             at,
             {name: it.latencies for name, it in answers.items() if it.latencies is not None},
             replicas_by_name,
         )
-        self.reports[key] = build_report(
+        return build_report(
             at,
             replicas,
             service.answers,
@@ -199,6 +229,13 @@ class Fleet:
             learned or service.learned,
             self._external_metrics(),
         )
+
+
+def _learned_by(report: ScalingReport | None) -> Checkpoint | None:
+    """Return what the learner has learned, as its report says; None while it knows no load."""
+    if report is None or report.missing == Missing.STARTING or report.calibration is None:
+        return None
+    return checkpoint_from(report.calibration)
 
 
 def _follow(

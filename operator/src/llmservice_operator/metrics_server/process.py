@@ -70,9 +70,7 @@ class MetricsServer:
         metrics.read_leadership(settings.lease_name, self._is_learner)
         servers = [
             await start_server(create_app(metrics, health), settings.health_port),
-            await start_server(
-                create_scaling_app(lambda: fleet.reports, lambda: fleet.learned), own.scaling_port
-            ),
+            await start_server(create_scaling_app(fleet), own.scaling_port),
         ]
         for watched in (*services, *pods):
             self._tasks.start(f"watch-{watched.kind.plural}", watched.run())
@@ -95,7 +93,7 @@ class MetricsServer:
             await self._tasks.stop.wait()
             await self._leave(health, *ending)
         finally:
-            await self._tasks.cancel()
+            await self._tasks.cancel_all()
             for server in servers:
                 await server.cleanup()
             await engines.close()

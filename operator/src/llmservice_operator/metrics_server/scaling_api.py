@@ -1,47 +1,66 @@
-"""The reports as JSON for the operator and KEDA, and what the learner knows for its follower."""
+"""The reports as JSON: one for the operator and KEDA, all of them for the other metrics server."""
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 import aiohttp
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
-from llmservice_operator.api.scaling_report import Calibration, ScalingReport
-from llmservice_operator.metrics_server.report import calibration_of, checkpoint_from
-from llmservice_operator.scaling.checkpoint import Checkpoint
+from llmservice_operator.api.scaling_report import ScalingReport
 
 logger = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 
-CALIBRATIONS_PATH = "/v1/calibrations"
+REPORTS_PATH = "/v1/scaling"
+WAIT_SECONDS = 0.7
+"""How long a follower is kept waiting for a round that is not over; then it gets the one before."""
 LEARNER_TIMEOUT_SECONDS = 1.0
 
-_CALIBRATIONS = TypeAdapter(dict[str, Calibration])
+_REPORTS = TypeAdapter(dict[str, ScalingReport])
 """By NAMESPACE/NAME."""
 
 
-def create_scaling_app(
-    reports: Callable[[], Mapping[Key, ScalingReport]],
-    learned: Callable[[], Mapping[Key, Checkpoint]],
-) -> web.Application:
-    async def scaling(request: web.Request) -> web.Response:
+class Reporter(Protocol):
+    """Has made reports, and will make newer ones."""
+
+    @property
+    def reports(self) -> Mapping[Key, ScalingReport]: ...
+
+    async def reports_as_of(self, at: float) -> Mapping[Key, ScalingReport]: ...
+
+
+def create_scaling_app(reporter: Reporter) -> web.Application:
+    async def one(request: web.Request) -> web.Response:
         key = request.match_info["namespace"], request.match_info["name"]
-        report = reports().get(key)
+        report = reporter.reports.get(key)
         if report is None:
             message = f"the metrics server knows no LLMService {key[0]}/{key[1]}"
             return web.json_response({"message": message}, status=404)
         return web.json_response(text=report.model_dump_json(by_alias=True))
 
-    async def calibrations(_: web.Request) -> web.Response:
-        found = {f"{key[0]}/{key[1]}": calibration_of(it) for key, it in learned().items()}
-        body = _CALIBRATIONS.dump_json(found, by_alias=True)
+    async def every(request: web.Request) -> web.Response:
+        reports = reporter.reports
+        if "at" in request.query:
+            try:
+                at = float(request.query["at"])
+            except ValueError:
+                message = "at must be a time in seconds since 1970: /v1/scaling?at=1790000000"
+                return web.json_response({"message": message}, status=400)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WAIT_SECONDS):
+                    reports = await reporter.reports_as_of(at)
+        found = {f"{namespace}/{name}": it for (namespace, name), it in reports.items()}
+        body = _REPORTS.dump_json(found, by_alias=True)
         return web.Response(body=body, content_type="application/json")
 
     app = web.Application()
-    app.router.add_get("/v1/scaling/{namespace}/{name}", scaling)
-    app.router.add_get(CALIBRATIONS_PATH, calibrations)
+    app.router.add_get(REPORTS_PATH, every)
+    app.router.add_get(f"{REPORTS_PATH}/{{namespace}}/{{name}}", one)
     return app
 
 
@@ -56,18 +75,18 @@ class Learner:
     async def close(self) -> None:
         await self._session.close()
 
-    async def ask(self, address: str) -> dict[Key, Checkpoint]:
-        """Return what it has learned; nothing when it does not answer."""
+    async def ask(self, address: str, at: float) -> dict[Key, ScalingReport]:
+        """Return its reports, as of this moment if it is in time; none when it does not answer."""
         try:
             async with self._session.get(
-                f"http://{address}{CALIBRATIONS_PATH}", allow_redirects=False
+                f"http://{address}{REPORTS_PATH}", params={"at": str(at)}, allow_redirects=False
             ) as answer:
                 answer.raise_for_status()
-                found = _CALIBRATIONS.validate_json(await answer.read())
+                found = _REPORTS.validate_json(await answer.read())
         except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
             logger.warning("the learner at %s does not answer: %s", address, error)
             return {}
-        return {_key(name): checkpoint_from(it) for name, it in found.items()}
+        return {_key(name): it for name, it in found.items()}
 
 
 def _key(name: str) -> Key:
