@@ -6,9 +6,10 @@ import pytest
 
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.signals import Counters
-from utilization.experiment import Reading, Truth, find_capacity
+from utilization.experiment import Reading
 from utilization.gate import line
 from utilization.traffic import Answer, Level
+from utilization.truth import Trial, Truth, estimate, next_rate
 
 SLO = ServiceLevelObjective(0.5, 0.05)
 FAST, SLOW = Answer(0.1, 0.02), Answer(0.1, 0.06)
@@ -17,7 +18,7 @@ READING = Reading(
     "model",
     "mix",
     offered=5.0,
-    truth=Truth(9.9, 10.1),
+    truth=Truth(10.0, 9.9, 10.1),
     utilization=52.0,
     busy=99.0,
     kv_usage=1.0,
@@ -30,20 +31,48 @@ def level(rate: float, met: int, missed: int = 0) -> Level:
     return Level(rate, 16.0, Counters(), [FAST] * met + [SLOW] * missed, [])
 
 
+def trial(rate: float, capacity: float, requests: int = 400) -> Trial:
+    """The odds of a miss grow with the tenth power of the rate, and are 1 to 19 at the capacity."""
+    odds = (rate / capacity) ** 10 / 19
+    return Trial(rate, requests, round(requests * odds / (1 + odds)))
+
+
+def _doubt(truth: Truth) -> float:
+    return truth.high / truth.low - 1
+
+
 @pytest.mark.parametrize("guess", [0.5, 7.0, 40.0])
 def test_the_capacity_is_found_from_any_guess(guess: float) -> None:
-    def measure(rate: float, _seed: int) -> Level:
-        return level(rate, 97, 3) if rate < 7.3 else level(rate, 90, 10)
+    trials: list[Trial] = []
+    for _ in range(16):
+        trials.append(trial(next_rate(trials, 0.95, guess), 7.3))
 
-    truth = find_capacity(measure, guess, SLO)
+    truth = estimate(trials, 0.95)
 
-    assert truth.met < 7.3 <= truth.missed
-    assert truth.missed / truth.met < 1.08
+    assert truth.capacity == pytest.approx(7.3, rel=0.03)
+    assert truth.low < 7.3 < truth.high < 1.1 * truth.low
+
+
+def test_the_less_the_trials_agree_the_less_is_known() -> None:
+    rates = [6.0, 6.5, 7.0, 7.5, 8.0, 8.5]
+    agreeing = estimate([trial(rate, 7.3) for rate in rates], 0.95)
+    capacities = [8.0, 6.6, 8.0, 6.6, 8.0, 6.6]
+    others = estimate([trial(*each) for each in zip(rates, capacities, strict=True)], 0.95)
+
+    assert _doubt(others) > 2 * _doubt(agreeing)
+
+
+def test_few_requests_tell_little() -> None:
+    rates = [6.0, 6.5, 7.0, 7.5, 8.0, 8.5]
+    many, few = (estimate([trial(it, 7.3, count) for it in rates], 0.95) for count in (4000, 40))
+
+    assert _doubt(few) > 3 * _doubt(many)
 
 
 def test_a_machine_that_never_meets_the_slo_is_told_and_not_measured() -> None:
+    trials = [Trial(0.06, 9, 9)]
     with pytest.raises(RuntimeError, match="busy otherwise"):
-        find_capacity(lambda rate, _: level(rate, 0, 9), 5.0, SLO)
+        next_rate(trials, 0.95, 5.0)
 
 
 def test_a_level_without_requests_is_no_attainment() -> None:
@@ -70,7 +99,9 @@ def test_a_request_meets_the_slo_by_both_of_its_times(answer: Answer, met: bool)
         pytest.param([READING], "PASS", id="all of the interval below the limit"),
         pytest.param([READING, replace(READING, utilization=60.0)], "FAIL", id="one above it"),
         pytest.param(
-            [replace(READING, truth=Truth(8.0, 12.0))], "UNDECIDED", id="the truth not known enough"
+            [replace(READING, truth=Truth(10.0, 8.0, 12.0))],
+            "UNDECIDED",
+            id="the truth not known enough",
         ),
         pytest.param([], "FAIL", id="nothing measured"),
     ],

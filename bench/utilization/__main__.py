@@ -19,9 +19,8 @@ import aiohttp
 from llmservice_operator.scaling.capacity import EngineLimits
 from serving.report import write_table
 from serving.servers import ROOT, Server, ours
-from utilization.experiment import Reading, Size, learn, readings
+from utilization.experiment import SHARES, Experiment, Reading, Size, prior_of
 from utilization.gate import line
-from utilization.mixes import TESTED
 from utilization.plot import draw
 from utilization.traffic import read_snapshot
 
@@ -74,7 +73,7 @@ def main() -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     python = Path(_printed("python", "server_image/engine_env.py"), "bin", "python")
     folder = Path(json.loads(_printed("localkube", "models"))[REPOSITORY])
-    size = Size(level_seconds=6.0) if asked.short else Size()
+    size = Size(level_seconds=3.0) if asked.short else Size()
     found: list[Reading] = []
     for name in [asked.model] if asked.model else MODELS:
         flags = [*FLAGS, *MODELS[name].flags]
@@ -90,27 +89,30 @@ def main() -> int:
 
 
 def _measure(server: Server, name: str, size: Size) -> list[Reading]:
-    shape = MODELS[name]
-    model, slo = learn(server, shape.parameters, shape.kv_bytes_per_token, size)
-    shown = ", ".join(f"{1e6 * each:.3g}" for each in model.coefficients)
-    print(f"{name}: step model in µs: {shown} (fixed, prefill, sequence, kv)")
+    shape, started = MODELS[name], time.monotonic()
+    prior = prior_of(shape.parameters, shape.kv_bytes_per_token)
+    experiment = Experiment(server, asyncio.run(_limits(server)), prior, size)
+    experiment.begin()
+    slo = experiment.slo
     print(
         f"{name}: SLO: TTFT {1000 * (slo.ttft_seconds or 0):.0f} ms, "
-        f"mean ITL {1000 * (slo.itl_seconds or 0):.0f} ms for {100 * slo.objective:.0f} %"
+        f"mean ITL {1000 * (slo.itl_seconds or 0):.1f} ms for {100 * slo.objective:.0f} %",
+        flush=True,
     )
-    limits = asyncio.run(_limits(server))
-    found: list[Reading] = []
-    for mix in TESTED:
-        started = time.monotonic()
-        of_mix = list(readings(server, name, mix, model, slo, limits, size))
-        truth = of_mix[0].truth
+    for number in range(len(SHARES)):
+        experiment.round(number)
+        shown = ", ".join(f"{1e6 * each:.3g}" for each in experiment.model.coefficients)
+        truths = [(each.mix.name, experiment.truth(each)) for each in experiment.tested]
         print(
-            f"{name}, {mix.name}: the SLO holds up to {truth.met:.2f} to {truth.missed:.2f} "
-            f"requests/s ({time.monotonic() - started:.0f} s)",
+            f"{name}, round {number + 1} of {len(SHARES)} ({time.monotonic() - started:.0f} s): "
+            f"step model in µs: {shown} (fixed, prefill, sequence, kv); the SLO holds up to "
+            + ", ".join(
+                f"{it.capacity:.1f} [{it.low:.1f}, {it.high:.1f}] requests/s {mix}"
+                for mix, it in truths
+            ),
             flush=True,
         )
-        found += of_mix
-    return found
+    return list(experiment.readings(name))
 
 
 async def _limits(server: Server) -> EngineLimits:

@@ -1,12 +1,11 @@
 """Is the effective GPU utilization true? Learn on some traffic, find the truth on other, compare.
 
-The truth knows nothing of the product's formulas: it is the rate at which the share of requests
-that meet the SLO by the client's clock falls below the objective, found by bisection.
+A shared machine is a tenth faster in one minute than in another. So learning, searching and reading
+take turns, round after round, and all three meet the same machine on the average.
 """
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from llmservice_operator.scaling.assess import price_of
 from llmservice_operator.scaling.capacity import (
@@ -20,20 +19,21 @@ from llmservice_operator.scaling.signals import Counters
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit, prior_step_model
 from llmservice_operator.scaling.traffic import TrafficMemory
 from serving.servers import Server
-from utilization.mixes import LEARNED, LONGEST_PROMPT, Mix
+from utilization.mixes import LEARNED, LONGEST_PROMPT, TESTED, Mix
 from utilization.traffic import Level, offer
+from utilization.truth import Trial, Truth, estimate, next_rate
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
-"""Loads at which the readings are compared, as shares of the true capacity."""
-FIRST_STEP = 1.3
-"""Factor between two rates while the capacity is only enclosed, not yet halved."""
-HALVINGS = 2
+"""Loads at which the readings are compared, one each round, as shares of the capacity so far."""
+SEARCHES = 2
+"""Rates that a round tries for each mix."""
+LEARNED_SHARES = (0.35, 0.85)
+"""Loads of the traffic that is learned from, as shares of what the model so far believes in: from
+idle to what the autoscaler aims at."""
 FEWEST_REQUESTS = 20
 """Expected in a level; fewer say nothing of a share of 95 %."""
 PROBED = 0.3
 """Share of the capacity believed in at which a mix is met for the first time."""
-SLOWEST_RATE = 0.05
-"""Requests per second at which an engine that still misses its SLO is given up."""
 
 _ITL_STEPS, _TTFT_STEPS = 3.0, 20.0
 """The SLO in steps of a lone sequence: what 50 ms and 500 ms are to an 8B model on a large GPU."""
@@ -43,26 +43,11 @@ _ITL_STEPS, _TTFT_STEPS = 3.0, 20.0
 class Size:
     """How long everything takes."""
 
-    level_seconds: float = 16.0
-    learning_rates: tuple[float, ...] = (0.3, 0.7)
-    """As shares of the rate that the model so far believes in."""
+    level_seconds: float = 9.0
 
     def seconds_at(self, rate: float) -> float:
         """Long enough for some requests on a slow machine, too."""
         return max(self.level_seconds, min(FEWEST_REQUESTS / rate, 60.0))
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Two rates between which the attainment falls below the objective."""
-
-    met: float
-    missed: float
-
-    @property
-    def capacity(self) -> float:
-        """Requests per second, in the middle of what is known."""
-        return math.sqrt(self.met * self.missed)
 
 
 @dataclass(frozen=True)
@@ -91,10 +76,10 @@ class Reading:
 
     @property
     def error_bounds(self) -> tuple[float, float]:
-        """The least and the greatest error that the enclosed capacity allows."""
+        """The least and the greatest error within the interval of the capacity."""
         ratios = [
             self.utilization / (100 * self.offered / rate)
-            for rate in (self.truth.met, self.truth.missed)
+            for rate in (self.truth.low, self.truth.high)
         ]
         errors = [100 * abs(ratio - 1) for ratio in ratios]
         spans_zero = min(ratios) <= 1 <= max(ratios)
@@ -116,22 +101,111 @@ class Reading:
         }
 
 
-def learn(
-    server: Server, parameters: float, kv_bytes: float, size: Size
-) -> tuple[StepModel, ServiceLevelObjective]:
-    """Return the step model that the learning traffic teaches, and an SLO that suits the engine."""
-    fit = StepModelFit(prior_step_model(CPU, 4 * parameters, parameters, kv_bytes))
-    anything = ServiceLevelObjective(30.0, 1.0)
-    first = offer(server, LEARNED[1], 1.0, size.level_seconds / 2, anything, seed=1)
-    fit = fit.learn(first.done.steps, first.seconds)
-    slo = _slo(fit.model)
-    for number, mix in enumerate(LEARNED):
-        for share in size.learning_rates:
-            rate = share * _rough_capacity(mix, fit.model)
-            level = offer(server, mix, rate, size.level_seconds, slo, seed=10 + number)
-            fit = fit.learn(level.done.steps, level.seconds)
-            slo = _slo(fit.model)
-    return fit.model, slo
+@dataclass
+class _Traffic:
+    """One mix, and what has been seen of it."""
+
+    mix: Mix
+    seen: Counters = field(default_factory=Counters)
+    levels: list[Level] = field(default_factory=list)
+    read: list[Level] = field(default_factory=list)
+    """Those of the levels at which the signals are compared."""
+
+    def trials(self, slo: ServiceLevelObjective) -> list[Trial]:
+        return [
+            Trial(it.offered, len(it.answers), sum(not each.meets(slo) for each in it.answers))
+            for it in self.levels
+        ]
+
+
+class Experiment:
+    """One engine with all mixes."""
+
+    def __init__(self, server: Server, limits: EngineLimits, prior: StepModel, size: Size) -> None:
+        self._server = server
+        self._limits = limits
+        self._size = size
+        self._fit = StepModelFit(prior)
+        self._seed = 0
+        self._learned = [_Traffic(mix) for mix in LEARNED]
+        self.tested = [_Traffic(mix) for mix in TESTED]
+        self.slo = ServiceLevelObjective(30.0, 1.0)
+        """Anything, until it is known how long a step takes; then fixed."""
+
+    @property
+    def model(self) -> StepModel:
+        """The step model as learned so far."""
+        return self._fit.model
+
+    def begin(self) -> None:
+        """Learn enough to choose an SLO that suits the engine, and meet every mix once."""
+        self._learn(self._learned[1], 1.0)
+        for share in LEARNED_SHARES:
+            for traffic in self._learned:
+                self.slo = _slo(self.model)
+                self._learn(traffic, share * self._believed(traffic))
+        self.slo = _slo(self.model)
+        for traffic in self.tested:
+            # Enough requests to know the mix by, or the search would begin far from where it ends.
+            self._offer(traffic, PROBED * self._believed(traffic))
+
+    def round(self, number: int) -> None:
+        """Go on learning and searching, and read every signal at one more load."""
+        for traffic, share in zip(self._learned, _turned(LEARNED_SHARES, number), strict=True):
+            self._learn(traffic, share * self._believed(traffic))
+        for traffic in self.tested:
+            for _ in range(SEARCHES):
+                rate = next_rate(
+                    traffic.trials(self.slo), self.slo.objective, self._believed(traffic)
+                )
+                self._offer(traffic, rate)
+            traffic.read.append(self._offer(traffic, SHARES[number] * self.truth(traffic).capacity))
+
+    def truth(self, traffic: _Traffic) -> Truth:
+        """Return what is known about the true capacity for a mix."""
+        return estimate(traffic.trials(self.slo), self.slo.objective)
+
+    def readings(self, name: str) -> Iterator[Reading]:
+        """Hold every signal against the truth, by all that was found out until now."""
+        for tested in self.tested:
+            truth = self.truth(tested)
+            for level in tested.read:
+                yield Reading(
+                    name,
+                    tested.mix.name,
+                    level.offered,
+                    truth,
+                    utilization=100
+                    * effective_utilization(level, tested.seen, self.model, self._limits, self.slo),
+                    busy=100 * level.busy,
+                    kv_usage=100 * level.kv_usage,
+                    batch_share=100 * level.batch_share,
+                    attainment=100 * level.attainment(self.slo),
+                )
+
+    def _learn(self, traffic: _Traffic, rate: float) -> None:
+        level = self._offer(traffic, rate)
+        self._fit = self._fit.learn(level.done.steps, level.seconds)
+
+    def _offer(self, traffic: _Traffic, rate: float) -> Level:
+        self._seed += 1
+        seconds = self._size.seconds_at(rate)
+        level = offer(self._server, traffic.mix, rate, seconds, self.slo, self._seed)
+        traffic.seen = traffic.seen.plus(level.done)
+        traffic.levels.append(level)
+        return level
+
+    def _believed(self, traffic: _Traffic) -> float:
+        """Requests per second that the product believes in, right or not."""
+        mix = TrafficMemory(traffic.seen).mix
+        if mix is None:
+            return _rough_capacity(traffic.mix, self.model)
+        return sustainable_rate(mix, self.model, self._limits, self.slo)
+
+
+def prior_of(parameters: float, kv_bytes_per_token: float) -> StepModel:
+    """Return the step model that a data sheet promises for 32-bit weights on a CPU."""
+    return prior_step_model(CPU, 4 * parameters, parameters, kv_bytes_per_token)
 
 
 def _rough_capacity(mix: Mix, model: StepModel) -> float:
@@ -146,42 +220,9 @@ def _slo(model: StepModel) -> ServiceLevelObjective:
     return ServiceLevelObjective(_TTFT_STEPS * step + 2 * prompt, _ITL_STEPS * step)
 
 
-def readings(
-    server: Server,
-    name: str,
-    mix: Mix,
-    model: StepModel,
-    slo: ServiceLevelObjective,
-    limits: EngineLimits,
-    size: Size,
-) -> Iterator[Reading]:
-    """Find the true capacity for the mix, and read every signal at shares of it."""
-    seen = Counters()
-
-    def measure(rate: float, seed: int) -> Level:
-        nonlocal seen
-        level = offer(server, mix, rate, size.seconds_at(rate), slo, seed)
-        seen = seen.plus(level.done)
-        return level
-
-    # Enough requests to know the mix by, or the search would begin far from where it ends.
-    rate = PROBED * _rough_capacity(mix, model)
-    probe = offer(server, mix, rate, size.seconds_at(rate) / 2, slo, seed=2)
-    seen = seen.plus(probe.done)
-    truth = find_capacity(measure, _believed(seen, model, limits, slo), slo)
-    for number, share in enumerate(SHARES):
-        level = measure(share * truth.capacity, 100 + number)
-        yield Reading(
-            name,
-            mix.name,
-            level.offered,
-            truth,
-            utilization=100 * effective_utilization(level, seen, model, limits, slo),
-            busy=100 * level.busy,
-            kv_usage=100 * level.kv_usage,
-            batch_share=100 * level.batch_share,
-            attainment=100 * level.attainment(slo),
-        )
+def _turned(shares: tuple[float, ...], by: int) -> tuple[float, ...]:
+    by %= len(shares)
+    return shares[by:] + shares[:by]
 
 
 def effective_utilization(
@@ -207,40 +248,3 @@ def effective_utilization(
             generated_tokens=done.generated_tokens,
         )
     )
-
-
-def _believed(
-    seen: Counters, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
-) -> float:
-    mix = TrafficMemory(seen).mix
-    return 2.0 if mix is None else sustainable_rate(mix, model, limits, slo)
-
-
-def find_capacity(
-    measure: Callable[[float, int], Level], guess: float, slo: ServiceLevelObjective
-) -> Truth:
-    """Enclose the rate at which the attainment falls below the objective, then halve.
-
-    `guess` is only where the search begins. Raises RuntimeError when not even one request every 20
-    seconds meets the SLO: the machine is busy with something else.
-    """
-    met: float | None = None
-    missed: float | None = None
-    rate, seed = guess, 1000
-    while met is None or missed is None:
-        if measure(rate, seed).attainment(slo) >= slo.objective:
-            met, rate = rate, rate * FIRST_STEP
-        else:
-            missed, rate = rate, rate / FIRST_STEP
-        if rate < SLOWEST_RATE:
-            raise RuntimeError("the SLO is missed without load: is the machine busy otherwise?")
-        seed += 1
-    truth = Truth(met, missed)
-    for _ in range(HALVINGS):
-        middle = measure(truth.capacity, seed)
-        if middle.attainment(slo) >= slo.objective:
-            truth = replace(truth, met=middle.rate)
-        else:
-            truth = replace(truth, missed=middle.rate)
-        seed += 1
-    return truth

@@ -10,7 +10,7 @@ LIMIT_PERCENT = 10.0
 def line(found: Sequence[Reading]) -> str:
     """Return the line of the gate `egu_error`, in percent of the true load.
 
-    The true capacity is known only between two rates, so every error lies in an interval. PASS when
+    The true capacity is known only within its interval, so every error lies in one. PASS when
     all lie below the limit, FAIL when one lies above it whole.
     """
     if not found:

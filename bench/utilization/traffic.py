@@ -16,7 +16,7 @@ from llmservice_operator.scaling.signals import Counters, Snapshot
 from serving.servers import SERVED_NAME, Server
 from utilization.mixes import LONGEST_ANSWER, Mix
 
-SETTLE_SECONDS = 4.0
+SETTLE_SECONDS = 2.5
 """Requests of the first seconds meet an engine that is not yet as full as the rate makes it."""
 SAMPLE_SECONDS = 0.5
 

@@ -1,0 +1,92 @@
+"""The true capacity: the rate at which the share of requests within the SLO falls to the objective.
+
+Nothing of the product's formulas is known here. Trials are noisy, for requests come by chance and
+the machine is shared, so the search goes on on both sides of its best guess, and all trials
+together say what is known.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SIDES = (0.94, 1.06)
+"""Where the search goes on once it has rates that met and that missed, as shares of its guess."""
+STEP = 1.3
+"""Factor between two rates before that."""
+SLOWEST_RATE = 0.05
+"""Requests per second at which an engine that still misses its SLO is given up."""
+HICCUPS = 0.005
+"""Share of the requests that miss at any rate, as on every shared machine."""
+STEEPNESS = np.geomspace(3.0, 60.0, 40)
+"""How fast the odds of a miss grow with the rate, as exponents: a guess on a wide range."""
+RATES = 400
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of the requests at one rate."""
+
+    rate: float
+    requests: int
+    missed: int
+
+    def met(self, objective: float) -> bool:
+        return self.missed <= (1 - objective) * self.requests
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The capacity in requests per second, and the interval in which it lies with 90 %."""
+
+    capacity: float
+    low: float
+    high: float
+
+
+def next_rate(trials: Sequence[Trial], objective: float, guess: float) -> float:
+    """Return the rate that is worth trying next; `guess` is only where the search begins.
+
+    Raises RuntimeError when not even one request every 20 seconds meets the SLO: the machine is
+    busy with something else.
+    """
+    met = [trial.rate for trial in trials if trial.met(objective)]
+    missed = [trial.rate for trial in trials if not trial.met(objective)]
+    if met and missed:
+        return estimate(trials, objective).capacity * SIDES[len(trials) % 2]
+    rate = min(missed) / STEP if missed else max([guess, *(STEP * it for it in met)])
+    if rate < SLOWEST_RATE:
+        raise RuntimeError("the SLO is missed without load: is the machine busy otherwise?")
+    return rate
+
+
+def estimate(trials: Sequence[Trial], objective: float) -> Truth:
+    """Return what the trials say together.
+
+    The odds of a miss grow with a power of the rate that is not known either. Trials differ by more
+    than chance among their requests: so much less each of them says.
+    """
+    rate = np.array([trial.rate for trial in trials])
+    count = np.array([trial.requests for trial in trials], dtype=float)
+    missed = np.array([trial.missed for trial in trials], dtype=float)
+    capacity = np.geomspace(rate.min() / 2, rate.max() * 2, RATES)
+    share = _missed_share(rate, capacity[:, None, None], STEEPNESS[:, None], 1 - objective)
+    likelihood = (missed * np.log(share) + (count - missed) * np.log1p(-share)).sum(axis=-1)
+    best = share[np.unravel_index(likelihood.argmax(), likelihood.shape)]
+    surprise = ((missed - count * best) ** 2 / (count * best * (1 - best))).sum()
+    telling = int((best > 2 * HICCUPS).sum())
+    spread = max(1.0, surprise / max(telling - 2, 1))
+    weight = np.exp((likelihood - likelihood.max()) / spread).sum(axis=1)
+    known = np.cumsum(weight) / weight.sum()
+    low, middle, high = (float(capacity[np.searchsorted(known, it)]) for it in (0.05, 0.5, 0.95))
+    return Truth(middle, low, high)
+
+
+def _missed_share(
+    rate: np.ndarray, capacity: np.ndarray, steepness: np.ndarray, allowed: float
+) -> np.ndarray:
+    at_capacity = (allowed - HICCUPS) / (1 - HICCUPS)
+    odds = math.log(at_capacity / (1 - at_capacity)) + steepness * np.log(rate / capacity)
+    share: np.ndarray = HICCUPS + (1 - HICCUPS) / (1 + np.exp(-np.clip(odds, -50, 30)))
+    return share
