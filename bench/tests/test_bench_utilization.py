@@ -1,6 +1,8 @@
 """The bench of the utilization finds a capacity nobody told it, and judges by what it knows."""
 
+import random
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -8,6 +10,7 @@ from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.signals import Counters
 from utilization.experiment import Reading
 from utilization.gate import line
+from utilization.mixes import Mix
 from utilization.traffic import Answer, Level
 from utilization.truth import Trial, Truth, estimate, next_rate
 
@@ -67,6 +70,18 @@ def test_few_requests_tell_little() -> None:
     many, few = (estimate([trial(it, 7.3, count) for it in rates], 0.95) for count in (4000, 40))
 
     assert _doubt(few) > 3 * _doubt(many)
+
+
+def test_a_few_requests_are_as_heavy_as_many_and_no_two_alike() -> None:
+    mix = Mix("mixed", 110, 40)
+    for seed in (1, 2):
+        chance = random.Random(seed)
+        some = list(islice(mix.requests(40, chance), 80))
+        for half in (some[:40], some[40:]):
+            assert sum(len(prompt) for prompt, _ in half) / 40 == pytest.approx(110, rel=0.03)
+            assert sum(answer for _, answer in half) / 40 == pytest.approx(40, rel=0.03)
+        assert [len(prompt) for prompt, _ in some[:40]] != [len(prompt) for prompt, _ in some[40:]]
+        assert len({tuple(prompt) for prompt, _ in some}) == 80
 
 
 def test_a_machine_that_never_meets_the_slo_is_told_and_not_measured() -> None:

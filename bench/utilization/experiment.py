@@ -32,6 +32,8 @@ LEARNED_SHARES = (0.35, 0.85)
 idle to what the autoscaler aims at."""
 FEWEST_REQUESTS = 20
 """Expected in a level; fewer say nothing of a share of 95 %."""
+FEWEST_READ = 60
+"""Expected in a level that is read; of fewer, too many are in it with a part only."""
 PROBED = 0.3
 """Share of the capacity believed in at which a mix is met for the first time."""
 
@@ -43,11 +45,14 @@ _ITL_STEPS, _TTFT_STEPS = 3.0, 20.0
 class Size:
     """How long everything takes."""
 
-    level_seconds: float = 9.0
+    first_seconds: float = 5.0
+    """Of a level before the first round, where little need be known."""
+    level_seconds: float = 8.0
+    longest_seconds: float = 30.0
 
-    def seconds_at(self, rate: float) -> float:
+    def seconds_at(self, rate: float, fewest: int = FEWEST_REQUESTS) -> float:
         """Long enough for some requests on a slow machine, too."""
-        return max(self.level_seconds, min(FEWEST_REQUESTS / rate, 60.0))
+        return max(self.level_seconds, min(fewest / rate, self.longest_seconds))
 
 
 @dataclass(frozen=True)
@@ -139,15 +144,16 @@ class Experiment:
 
     def begin(self) -> None:
         """Learn enough to choose an SLO that suits the engine, and meet every mix once."""
-        self._learn(self._learned[1], 1.0)
+        seconds = self._size.first_seconds
+        self._learn(self._learned[1], 1.0, seconds)
         for share in LEARNED_SHARES:
             for traffic in self._learned:
                 self.slo = _slo(self.model)
-                self._learn(traffic, share * self._believed(traffic))
+                self._learn(traffic, share * self._believed(traffic), seconds)
         self.slo = _slo(self.model)
         for traffic in self.tested:
             # Enough requests to know the mix by, or the search would begin far from where it ends.
-            self._offer(traffic, PROBED * self._believed(traffic))
+            self._offer(traffic, PROBED * self._believed(traffic), seconds)
 
     def round(self, number: int) -> None:
         """Go on learning and searching, and read every signal at one more load."""
@@ -159,7 +165,9 @@ class Experiment:
                     traffic.trials(self.slo), self.slo.objective, self._believed(traffic)
                 )
                 self._offer(traffic, rate)
-            traffic.read.append(self._offer(traffic, SHARES[number] * self.truth(traffic).capacity))
+            rate = SHARES[number] * self.truth(traffic).capacity
+            seconds = self._size.seconds_at(rate, FEWEST_READ)
+            traffic.read.append(self._offer(traffic, rate, seconds))
 
     def truth(self, traffic: _Traffic) -> Truth:
         """Return what is known about the true capacity for a mix."""
@@ -183,13 +191,13 @@ class Experiment:
                     attainment=100 * level.attainment(self.slo),
                 )
 
-    def _learn(self, traffic: _Traffic, rate: float) -> None:
-        level = self._offer(traffic, rate)
+    def _learn(self, traffic: _Traffic, rate: float, seconds: float | None = None) -> None:
+        level = self._offer(traffic, rate, seconds)
         self._fit = self._fit.learn(level.done.steps, level.seconds)
 
-    def _offer(self, traffic: _Traffic, rate: float) -> Level:
+    def _offer(self, traffic: _Traffic, rate: float, seconds: float | None = None) -> Level:
         self._seed += 1
-        seconds = self._size.seconds_at(rate)
+        seconds = self._size.seconds_at(rate) if seconds is None else seconds
         level = offer(self._server, traffic.mix, rate, seconds, self.slo, self._seed)
         traffic.seen = traffic.seen.plus(level.done)
         traffic.levels.append(level)

@@ -1,8 +1,10 @@
-"""What requests look like: lengths of prompts and answers, drawn anew for every request."""
+"""What requests look like: lengths of prompts and answers, in another order each time."""
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 LONGEST_PROMPT = 600
 LONGEST_ANSWER = 200
@@ -20,18 +22,27 @@ class Mix:
     variation: float = 0.4
     """Standard deviation of a length over its mean."""
 
-    def prompt(self, chance: random.Random) -> list[int]:
-        """Token ids of a prompt that no cache has seen."""
-        length = min(_lognormal(self.prompt_mean, self.variation, chance), LONGEST_PROMPT)
-        return chance.choices(TOKEN_IDS, k=length)
+    def requests(self, count: int, chance: random.Random) -> Iterator[tuple[list[int], int]]:
+        """Return prompts, as token ids that no cache has seen, and lengths of their answers.
 
-    def answer(self, chance: random.Random) -> int:
-        return min(_lognormal(self.answer_mean, self.variation, chance), LONGEST_ANSWER)
+        Endless. Any `count` of them have all lengths in their shares, so that a few requests are no
+        lighter or heavier than many; their order is chance.
+        """
+        while True:
+            prompts = self._lengths(self.prompt_mean, LONGEST_PROMPT, count, chance)
+            answers = self._lengths(self.answer_mean, LONGEST_ANSWER, count, chance)
+            for prompt, answer in zip(prompts, answers, strict=True):
+                yield chance.choices(TOKEN_IDS, k=prompt), answer
 
-
-def _lognormal(mean: float, variation: float, chance: random.Random) -> int:
-    sigma = math.sqrt(math.log(1 + variation**2))
-    return max(2, round(chance.lognormvariate(math.log(mean) - sigma**2 / 2, sigma)))
+    def _lengths(self, mean: float, longest: int, count: int, chance: random.Random) -> list[int]:
+        sigma = math.sqrt(math.log(1 + self.variation**2))
+        logarithms = NormalDist(math.log(mean) - sigma**2 / 2, sigma)
+        lengths = [
+            min(max(2, round(math.exp(logarithms.inv_cdf((i + 0.5) / count)))), longest)
+            for i in range(count)
+        ]
+        chance.shuffle(lengths)
+        return lengths
 
 
 LEARNED = (Mix("long prompts", 180, 30), Mix("short prompts", 40, 50))

@@ -134,10 +134,11 @@ async def _send(
 ) -> list["asyncio.Task[Answer]"]:
     """Start requests as a Poisson process for so long; return them, finished or not."""
     started, due = time.perf_counter(), chance.expovariate(rate)
+    requests = mix.requests(max(1, round(rate * seconds)), chance)
     tasks = []
     while due < seconds:
         await asyncio.sleep(max(0.0, started + due - time.perf_counter()))
-        prompt, length = mix.prompt(chance), mix.answer(chance)
+        prompt, length = next(requests)
         tasks.append(asyncio.create_task(_ask(session, server, prompt, length)))
         due += chance.expovariate(rate)
     await asyncio.sleep(max(0.0, started + seconds - time.perf_counter()))
