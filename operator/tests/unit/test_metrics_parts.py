@@ -125,6 +125,17 @@ async def test_a_checkpoint_is_written_at_once_and_then_on_a_change_after_ten_mi
     assert stored_checkpoint(manifest) == checkpoint_from(moved(1.06))
 
 
+async def test_the_last_checkpoint_is_written_before_ten_minutes_are_over_if_it_moved() -> None:
+    cluster = Written()
+    checkpoints = Checkpoints(cast(Cluster, cluster))
+    await checkpoints.write(0, {KEY: LEARNED}, services())
+
+    for by, count in ((1.04, 1), (1.06, 2)):
+        learned = {KEY: checkpoint_from(moved(by))}
+        await checkpoints.write(30, learned, services(CALIBRATION), is_last=True)
+        assert len(cluster.applied) == count
+
+
 async def test_a_service_without_an_autoscaler_gets_no_checkpoint() -> None:
     cluster = Written()
     fixed = {KEY: {**services()[KEY], "spec": {"replicas": 2}}}

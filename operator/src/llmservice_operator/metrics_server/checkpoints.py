@@ -25,7 +25,7 @@ Key = tuple[str, str]
 
 
 class Checkpoints:
-    """Writes what has moved enough, one service at most every ten minutes."""
+    """Writes what has moved enough, one service at most every ten minutes and once at the end."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -33,18 +33,27 @@ class Checkpoints:
         """By the service's uid: when it was last written, and what."""
 
     async def write(
-        self, at: float, learned: Mapping[Key, Checkpoint], services: Mapping[Key, Manifest]
+        self,
+        at: float,
+        learned: Mapping[Key, Checkpoint],
+        services: Mapping[Key, Manifest],
+        *,
+        is_last: bool = False,
     ) -> None:
-        """Write the checkpoints that are due. One that fails is due again at the next call."""
+        """Write the checkpoints that are due. One that fails is due again at the next call.
+
+        The last time all that have moved are due: whoever comes next begins with what they say.
+        """
         uids = {manifest["metadata"]["uid"] for manifest in services.values()}
         self._written = {uid: it for uid, it in self._written.items() if uid in uids}
         for key, checkpoint in learned.items():
             # Without an autoscaler nobody needs the load after a restart.
             is_scaled = key in services and "autoscaling" in services[key]["spec"]
-            if is_scaled and self._is_due(services[key], checkpoint, at):
+            period = 0.0 if is_last else SHORTEST_PERIOD_SECONDS
+            if is_scaled and self._is_due(services[key], checkpoint, at, period):
                 await self._write(services[key]["metadata"], checkpoint, at)
 
-    def _is_due(self, service: Manifest, checkpoint: Checkpoint, at: float) -> bool:
+    def _is_due(self, service: Manifest, checkpoint: Checkpoint, at: float, period: float) -> bool:
         uid, stored = service["metadata"]["uid"], stored_checkpoint(service)
         if uid not in self._written:
             if stored is None:
@@ -52,7 +61,7 @@ class Checkpoints:
             # Written before this process began; how long before, nobody knows.
             self._written[uid] = at, stored
         written_at, written = self._written[uid]
-        if at - written_at < SHORTEST_PERIOD_SECONDS:
+        if at - written_at < period:
             return False
         return stored is None or checkpoint.differs_from(written)
 

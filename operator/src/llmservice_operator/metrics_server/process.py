@@ -1,6 +1,7 @@
 """The metrics server as a process: watches, rounds, three ports, and the Lease of the learner."""
 
 import asyncio
+import contextlib
 import functools
 import logging
 import math
@@ -36,6 +37,8 @@ from llmservice_operator.telemetry import (
 logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 5.0
+LAST_WRITES_SECONDS = 5.0
+"""How long the end of the process waits for the API server to take what was learned."""
 
 
 class MetricsServer:
@@ -87,10 +90,18 @@ class MetricsServer:
             ending.append(self._tasks.start("registration", register))
         else:
             logger.info("%s", NAMESPACES_ONLY.message)
-        self._tasks.start("rounds", self._rounds(fleet, services, pods, learner, cluster, health))
+        checkpoints = Checkpoints(cluster)
+        self._tasks.start(
+            "rounds", self._rounds(fleet, services, pods, learner, checkpoints, health)
+        )
         self._tasks.heed_signals()
         try:
             await self._tasks.stop.wait()
+            if self._is_learner():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_WRITES_SECONDS):
+                        now, manifests = time.time(), _by_key(services)
+                        await checkpoints.write(now, fleet.learned, manifests, is_last=True)
             await self._leave(health, *ending)
         finally:
             await self._tasks.cancel_all()
@@ -134,7 +145,7 @@ class MetricsServer:
         services: list[Watched],
         pods: list[Watched],
         learner: Learner,
-        cluster: Cluster,
+        checkpoints: Checkpoints,
         health: Health,
     ) -> None:
         """Look at all services every five seconds, at the same moments in both replicas."""
@@ -143,7 +154,6 @@ class MetricsServer:
         health.not_ready(
             "warm-up", "another replica knows loads that this one knows only after a minute"
         )
-        checkpoints = Checkpoints(cluster)
         health.ready("watches")
         while True:
             at = math.floor(time.time() / PERIOD_SECONDS + 1) * PERIOD_SECONDS
