@@ -137,8 +137,12 @@ class Fleet:
                 replicas[key].append(Replica.from_pod(pod))
         answers = await self._ask(replicas)
         learner = await ask_learner(at) if ask_learner else {}
+        learned = {
+            key: found for key, it in learner.items() if (found := _learned_by(it)) is not None
+        }
+        external_metrics = self._external_metrics()
         repeated = {
-            key: it.model_copy(update={"external_metrics": self._external_metrics()})
+            key: it.model_copy(update={"external_metrics": external_metrics})
             for key, it in learner.items()
             if key in manifests and it.at >= at and it.demand_percent is not None
         }
@@ -150,7 +154,7 @@ class Fleet:
         for key, manifest in manifests.items():
             try:
                 own[key] = self._observe(
-                    key, manifest, replicas[key], answers[key], at, _learned_by(learner.get(key))
+                    key, manifest, replicas[key], answers[key], at, learned.get(key)
                 )
             except (ArithmeticError, ValueError):
                 # Numbers that no engine of ours tells must not silence the other services.
@@ -158,11 +162,7 @@ class Fleet:
                 self._services.pop(key, None)
             # Each takes milliseconds; the requests of others must not wait for all of them.
             await asyncio.sleep(0)
-        self.lags = any(
-            not self._services[key].is_known
-            for key, report in learner.items()
-            if key in own and _learned_by(report) is not None
-        )
+        self.lags = any(not self._services[key].is_known for key in learned if key in own)
         self.reports = {**own, **repeated}
         async with self._round_ended:
             self._at = at
@@ -231,9 +231,9 @@ class Fleet:
         )
 
 
-def _learned_by(report: ScalingReport | None) -> Checkpoint | None:
+def _learned_by(report: ScalingReport) -> Checkpoint | None:
     """Return what the learner has learned, as its report says; None while it knows no load."""
-    if report is None or report.missing == Missing.STARTING or report.calibration is None:
+    if report.missing == Missing.STARTING or report.calibration is None:
         return None
     return checkpoint_from(report.calibration)
 

@@ -97,12 +97,10 @@ class MetricsServer:
         self._tasks.heed_signals()
         try:
             await self._tasks.stop.wait()
+            health.not_ready("leaving", "the process is about to end")
             if self._is_learner():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LAST_WRITES_SECONDS):
-                        now, manifests = time.time(), _by_key(services)
-                        await checkpoints.write(now, fleet.learned, manifests, is_last=True)
-            await self._leave(health, *ending)
+                await _write_last(checkpoints, fleet, services)
+            await self._leave(*ending)
         finally:
             await self._tasks.cancel_all()
             for server in servers:
@@ -183,9 +181,8 @@ class MetricsServer:
         address = self._leader.holder.rpartition("_")[0]
         return address if address != self._address else None
 
-    async def _leave(self, health: Health, *ending: asyncio.Task[None]) -> None:
+    async def _leave(self, *ending: asyncio.Task[None]) -> None:
         """Let the other replica learn, and answer until nobody is sent here any more."""
-        health.not_ready("leaving", "the process is about to end")
         await self._tasks.cancel(*ending)
         if self._leader is not None:
             await self._leader.release()
@@ -194,6 +191,12 @@ class MetricsServer:
 
     def _seconds_since_round(self) -> float:
         return 0.0 if self._round_ended is None else time.monotonic() - self._round_ended
+
+
+async def _write_last(checkpoints: Checkpoints, fleet: Fleet, services: list[Watched]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LAST_WRITES_SECONDS):
+            await checkpoints.write(time.time(), fleet.learned, _by_key(services), is_last=True)
 
 
 def _objects(watched: list[Watched]) -> list[Manifest]:
