@@ -1,118 +1,19 @@
 """Every rule says the same in CEL, which the API server runs, and in Python, which we run."""
 
-import ipaddress
 from typing import Any
 
-import celpy
 import pytest
-from celpy import celtypes
-from celpy.adapter import json_to_cel
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
+from cel_support import all_rules, broken_rules, compiled, defaulted
 from core_support import a_body
 from llmservice_operator.api.crd import build_crd
-from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
 from random_specs import SEED, specs_by_schema
 
 ROOT = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-
-
-def _is_quantity(text: Any) -> celtypes.BoolType:
-    return celtypes.BoolType(quantity_value(str(text)) is not None)
-
-
-def _quantity(text: Any) -> celtypes.DoubleType:
-    return celtypes.DoubleType(float(quantity_value(str(text)) or 0))
-
-
-def _compare(left: Any, right: Any) -> celtypes.IntType:
-    return celtypes.IntType((left > right) - (left < right))
-
-
-def _is_cidr(text: Any) -> celtypes.BoolType:
-    try:
-        ipaddress.ip_network(str(text), strict=False)
-    except ValueError:
-        return celtypes.BoolType(False)
-    return celtypes.BoolType("/" in str(text))
-
-
-def _contains_cidr(whole: Any, part: Any) -> celtypes.BoolType:
-    one, other = (ipaddress.ip_network(str(each), strict=False) for each in (whole, part))
-    same = one.version == other.version
-    return celtypes.BoolType(same and other.subnet_of(one))  # type: ignore[arg-type]
-
-
-def _prefix_length(cidr: Any) -> celtypes.IntType:
-    return celtypes.IntType(ipaddress.ip_network(str(cidr), strict=False).prefixlen)
-
-
-def _replace(text: Any, old: Any, new: Any) -> celtypes.StringType:
-    return celtypes.StringType(str(text).replace(str(old), str(new)))
-
-
-_FUNCTIONS: dict[str, Any] = {
-    "isCIDR": _is_cidr,
-    "cidr": lambda text: text,
-    "containsCIDR": _contains_cidr,
-    "prefixLength": _prefix_length,
-    "replace": _replace,
-    "isQuantity": _is_quantity,
-    "quantity": _quantity,
-    "compareTo": _compare,
-}
-_ENVIRONMENT = celpy.Environment()
-_PROGRAMS: dict[str, Any] = {}
-
-
-def holds(rule: str, value: Any) -> bool:
-    if rule not in _PROGRAMS:
-        # The API server spells field names that are no CEL identifiers this way; the interpreter
-        # takes them as they are once the values are spelled alike.
-        _PROGRAMS[rule] = _ENVIRONMENT.program(_ENVIRONMENT.compile(rule), functions=_FUNCTIONS)
-    result = _PROGRAMS[rule].evaluate({"self": json_to_cel(_spelled(value))})
-    return bool(result)
-
-
-def _spelled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key.replace("-", "__dash__"): _spelled(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_spelled(each) for each in value]
-    return value
-
-
-def broken_rules(schema: dict[str, Any], value: Any, path: str = "") -> set[str]:
-    """Return the messages of all rules of the CRD that the value breaks."""
-    broken = {
-        rule["message"]
-        for rule in schema.get("x-kubernetes-validations", [])
-        if not holds(rule["rule"], value)
-    }
-    if isinstance(value, dict):
-        for key, each in value.items():
-            child = schema.get("properties", {}).get(key) or schema.get("additionalProperties", {})
-            broken |= broken_rules(child, each)
-    if isinstance(value, list):
-        for each in value:
-            broken |= broken_rules(schema["items"], each)
-    return broken
-
-
-def defaulted(schema: dict[str, Any], value: Any) -> Any:
-    """Fill in the defaults as the API server does before it runs the rules."""
-    if not isinstance(value, dict):
-        return value
-    filled = dict(value)
-    for name, field in schema.get("properties", {}).items():
-        if name not in filled and "default" in field:
-            filled[name] = field["default"]
-        if name in filled:
-            filled[name] = defaulted(field, filled[name])
-    return filled
 
 
 texts = st.sampled_from(
@@ -546,15 +447,8 @@ def refusal_of(body: dict[str, Any]) -> str | None:
     return None
 
 
-def all_rules(schema: dict[str, Any]) -> list[str]:
-    rules = [rule["rule"] for rule in schema.get("x-kubernetes-validations", [])]
-    children = [*schema.get("properties", {}).values()]
-    children += [schema["items"]] if "items" in schema else []
-    return rules + [rule for child in children for rule in all_rules(child)]
-
-
 @pytest.mark.parametrize("rule", all_rules(ROOT))
 def test_a_rule_stays_within_what_python_and_re2_read_alike(rule: str) -> None:
     assert "\\" not in rule
     assert "(?" not in rule
-    _ENVIRONMENT.compile(rule)
+    compiled(rule)

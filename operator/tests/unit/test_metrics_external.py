@@ -1,24 +1,20 @@
 """external.metrics.k8s.io over real TLS, with authorities and certificates made for the test."""
 
 import asyncio
-import base64
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import pytest
-from cryptography import x509
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
 from llmservice_operator.cluster import Cluster
 from llmservice_operator.errors import ClusterError
-from llmservice_operator.metrics_server.certificates import LIFETIME, issue, merged_bundle
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
 from llmservice_operator.metrics_server.front_proxy import (
     CONFIG_NAME,
@@ -408,29 +404,3 @@ async def test_rotated_authorities_count_at_once_and_the_old_ones_no_more(server
 )
 def test_a_cluster_that_names_no_front_proxy_admits_nobody(data: dict[str, str]) -> None:
     assert FrontProxy.from_config({"data": data}) is None
-
-
-def authorities(bundle: str) -> list[x509.Certificate]:
-    return x509.load_pem_x509_certificates(base64.b64decode(bundle))
-
-
-def test_a_bundle_gains_our_authority_once_and_loses_expired_ones() -> None:
-    old, other, ours = issue([HOST], NOW - LIFETIME), issue([HOST], NOW), issue([HOST], NOW)
-    bundle = merged_bundle(merged_bundle("", old.authority, NOW), other.authority, NOW)
-
-    merged = merged_bundle(bundle, ours.authority, NOW + timedelta(minutes=1))
-
-    kept = [x509.load_pem_x509_certificate(it.authority) for it in (other, ours)]
-    assert authorities(merged) == kept
-    assert merged_bundle(merged, ours.authority, NOW) == merged
-    assert authorities(merged_bundle("bm90IFBFTQ==", ours.authority, NOW)) == kept[1:]
-
-
-def test_a_certificate_is_renewed_a_day_before_it_ends() -> None:
-    made = issue([HOST], NOW)
-    certificate = x509.load_pem_x509_certificate(made.certificate)
-
-    assert certificate.not_valid_after_utc - made.renew_at == pytest.approx(
-        timedelta(hours=24), abs=timedelta(seconds=1)
-    )
-    assert certificate.not_valid_before_utc < NOW
