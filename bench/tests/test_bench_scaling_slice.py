@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from llmservice_operator.scaling.capacity import RequestMix, sustainable_rate
+from llmservice_operator.scaling.capacity import EngineLimits, RequestMix, sustainable_rate
 from llmservice_operator.scaling.lengths import lengths_of
+from llmservice_operator.scaling.step_model import StepModel
 from scaling.calibration import calibrate, measure
 from scaling.engine import ANSWER_TOKENS, PROMPT_ARRIVED
 from scaling.hardware import A10, H100, SLO, Hardware
@@ -32,6 +33,14 @@ class Mix:
         return Traffic(arrival, prompt, answer, np.zeros(count, np.int64), 600.0)
 
 
+SLOW = replace(
+    H100,
+    step=StepModel(fixed=16e-3, prefill=500e-6, sequence=1.5e-3, kv=1e-6),
+    limits=EngineLimits(max_sequences=32, kv_capacity_tokens=300_000, max_step_tokens=512),
+)
+"""What a model on a CPU is, at the scale of the SLO: a prompt takes as long as several steps."""
+
+
 def _slots(count: int) -> Hardware:
     return replace(H100, limits=replace(H100.limits, max_sequences=count))
 
@@ -48,6 +57,10 @@ def _slots(count: int) -> Hardware:
         pytest.param(_slots(16), Mix(100, 300), id="bound by slots, long answers"),
         pytest.param(A10, Mix(200, 40), id="small accelerator, short answers"),
         pytest.param(A10, Mix(100, 250), id="small accelerator, decode-heavy"),
+        pytest.param(A10, Mix(150, 12, 0.4), id="small accelerator, prefill-heavy"),
+        pytest.param(SLOW, Mix(150, 12, 0.4), id="few long prompts break short answers"),
+        pytest.param(SLOW, Mix(110, 40, 0.4), id="few long prompts among answers"),
+        pytest.param(SLOW, Mix(24, 80, 0.4), id="every sequence counts"),
     ],
 )
 def test_the_formula_finds_the_capacity_that_simulation_measures(

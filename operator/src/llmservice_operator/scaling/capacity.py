@@ -4,12 +4,15 @@ SLO attainment is a tail, so the mean step is not enough: what decides is how un
 unluckiest few requests are. At rate λ, with step model T = a + bp·p + d·n (d = seconds per
 decoding sequence, its KV reads included), three things make a request miss:
 
-* ITL. A request of O tokens takes O - 1 steps. While it decodes for t = (O-1)·τ seconds, prefills
-  arrive as a compound Poisson process: a mean share λE[S] of the time and a variance λE[S²]/t
-  (S = bp·prompt). The shorter the answer, the more the few prefills between its tokens decide.
-  The batch n is a birth-death process whose stationary law is negative binomial, mean
-  (r+q)/(1-q) and variance (r+q)/(1-q)², with r = λ(O-1)a/(1-λE[S]) and q = λ(O-1)d/(1-λE[S]).
-  The request misses when prefill share + n·d/τ exceeds 1 - a/τ.
+* ITL. A request of O tokens takes s = O - 1 steps, and has missed when they take longer than s·τ.
+  Alone they take s·(a + d). To this comes d for each step that it shares with a sequence that it
+  finds (the batch n is a birth-death process whose stationary law is negative binomial, mean
+  (r+q)/(1-q) and variance (r+q)/(1-q)², with r = λ(O-1)a/(1-λE[S]) and q = λ(O-1)d/(1-λE[S])).
+  Then requests arrive, each with X = S + d·(steps shared), S = bp·prompt, and what they add makes
+  room for more of them: a busy period, of mean w/(1-λE[X]) and variance
+  V/(1-λE[X])² + w·λE[X²]/(1-λE[X])³ for an initial work of mean w and variance V. Those that came
+  while its own prompt was computed wait for its first step, too. The shorter the answer, the more
+  a few prefills between its tokens decide.
 * TTFT. Prompts queue for the step's token budget: an M/G/1 queue with service bp + step/budget
   seconds per token.
 * Admission. All sequence slots are in use for longer than the TTFT, or all KV tokens are in use.
@@ -19,6 +22,7 @@ answers and small prompts it is the rate at which the mean ITL meets the SLO.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmservice_operator.scaling.lengths import Lengths
@@ -75,49 +79,18 @@ class RequestMix:
         return model.sequence + model.kv * self.kv_per_sequence
 
 
-@dataclass(frozen=True, slots=True)
-class _Load:
-    """One replica at one request rate."""
-
-    rate: float
-    prefill_share: float
-    """Share of the time that prefill takes."""
-    batch_mean: float
-    batch_variance: float
-    relaxation: float
-    """How much slower than one request's stay the batch forgets, as a factor ≥ 1."""
-    token_work: float
-    step: float
-    """Seconds of a step without prefill at the mean batch."""
-
-    @classmethod
-    def at(cls, rate: float, mix: RequestMix, model: StepModel) -> "_Load | None":
-        """The replica's steady state; None when it has none: work comes faster than it is done."""
-        prefill_share = rate * mix.prompt_work(model)
-        if prefill_share >= 1:
-            return None
-        decode_rate = rate * max(mix.answers.mean - 1, 0) / (1 - prefill_share)
-        token_work = mix.token_work(model)
-        q = decode_rate * token_work
-        if q >= 1:
-            return None
-        mean = (decode_rate * model.fixed + q) / (1 - q)
-        step = model.fixed + mean * token_work
-        return cls(rate, prefill_share, mean, mean / (1 - q), 1 / (1 - q), token_work, step)
-
-
 def sustainable_rate(
     mix: RequestMix, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
 ) -> float:
     """Requests per second that one replica serves while its SLO holds."""
+    replica = _Replica.of(mix, model, limits, slo)
     low, high = 0.0, 1 / mix.work(model)
-    idle = _misses(0.0, mix, model, limits, slo)
+    idle = replica.misses(0.0)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        misses = _misses(middle, mix, model, limits, slo)
         met = math.prod(
             (1 - now) / (1 - always) if always < 1 else 1.0
-            for now, always in zip(misses, idle, strict=True)
+            for now, always in zip(replica.misses(middle), idle, strict=True)
         )
         if met >= slo.objective:
             low = middle
@@ -137,113 +110,213 @@ def missed_share(
 
     At rate 0 it is what no number of replicas can repair: prompts too long for the TTFT.
     """
-    return 1 - math.prod(1 - miss for miss in _misses(rate, mix, model, limits, slo))
+    replica = _Replica.of(mix, model, limits, slo)
+    return 1 - math.prod(1 - miss for miss in replica.misses(rate))
 
 
-def _misses(
-    rate: float,
-    mix: RequestMix,
-    model: StepModel,
-    limits: EngineLimits,
-    slo: ServiceLevelObjective,
-) -> tuple[float, float, float]:
-    """Shares of requests that miss by ITL, by TTFT, and because the replica is full."""
-    load = _Load.at(rate, mix, model)
-    if load is None:
-        return (
-            0.0 if slo.itl_seconds is None else 1.0,
-            0.0 if slo.ttft_seconds is None else 1.0,
-            1.0,
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """Steps that a request shares with one other sequence: their mean and mean square."""
+
+    mean: float
+    square: float
+
+    def work(self, token: float) -> "_Shared":
+        """Seconds that the other adds to these steps at so many a step."""
+        return _Shared(token * self.mean, token**2 * self.square)
+
+    def after(self, prompt: "_Shared") -> "_Shared":
+        """With another, independent amount before it."""
+        return _Shared(
+            prompt.mean + self.mean, prompt.square + 2 * prompt.mean * self.mean + self.square
         )
-    return (
-        0.0 if slo.itl_seconds is None else _itl_missed(load, mix, model, limits, slo.itl_seconds),
-        0.0
-        if slo.ttft_seconds is None
-        else _ttft_missed(load, mix, model, limits, slo.ttft_seconds),
-        _not_admitted(load, mix, model, limits, slo.ttft_seconds),
+
+
+@dataclass(frozen=True, slots=True)
+class _Stay:
+    """The answers of one length, and who shares their steps."""
+
+    steps: float
+    """Steps after the one that gives the first token."""
+    share: float
+    """Of all requests."""
+    found: _Shared
+    """With a sequence that decodes already when the stay begins."""
+    joined: _Shared
+    """With one that begins to decode at any time during the stay."""
+    begun: _Shared
+    """With one that begins to decode as soon as the stay begins."""
+
+
+def _stays(answers: Lengths) -> tuple[_Stay, ...]:
+    every = [(max(tokens - 1, 0.0), share) for tokens, share in answers.points]
+    mean = sum(steps * share for steps, share in every)
+    return tuple(
+        _Stay(
+            steps,
+            share,
+            # Longer answers are found more often, and at any point of their own stay.
+            found=_over([(_any_part(other, steps), of * other / mean) for other, of in every]),
+            joined=_over([(_any_part(steps, other), of) for other, of in every]),
+            begun=_over([(_Shared(m := min(steps, other), m * m), of) for other, of in every]),
+        )
+        for steps, share in every
+        if steps > 0
     )
 
 
-def _itl_missed(
-    load: _Load, mix: RequestMix, model: StepModel, limits: EngineLimits, itl: float
-) -> float:
-    spare = 1 - model.fixed / itl
-    batch_share = load.batch_mean * load.token_work / itl
-    batch_variance = load.batch_variance * (load.token_work / itl) ** 2
-    arriving_variance = load.rate * mix.prompts.mean_square * model.prefill**2
-    mean_steps = max(mix.answers.mean - 1, 1.0)
-
-    # No step is longer than a full one. Where even that one meets the SLO, prefill cannot break it.
-    unbreakable = model.fixed + limits.max_step_tokens * model.prefill
-    batch_room = (itl - unbreakable) / max(load.token_work - model.prefill, 1e-12)
-    breakable = (
-        _tail(load.batch_mean, load.batch_variance, batch_room) if unbreakable < itl else 1.0
+def _over(cases: Sequence[tuple[_Shared, float]]) -> _Shared:
+    return _Shared(
+        sum(case.mean * share for case, share in cases),
+        sum(case.square * share for case, share in cases),
     )
-    missed = 0.0
-    for tokens, share in mix.answers.points:
-        steps = tokens - 1
-        if steps <= 0:
-            continue
-        # The batch wanders while the request decodes: the longer the stay, the more averages out.
-        stays = steps / mean_steps / load.relaxation
-        variance = arriving_variance / (steps * itl) + batch_variance * _averaging(stays)
-        over = _tail(load.prefill_share + batch_share, variance, spare)
-        missed += share * min(over, breakable)
-    return missed
 
 
-def _ttft_missed(
-    load: _Load, mix: RequestMix, model: StepModel, limits: EngineLimits, ttft: float
-) -> float:
-    budget = max(limits.max_step_tokens - load.batch_mean, 1.0)
-    per_token = model.prefill + load.step / budget
-    busy = load.rate * mix.prompts.mean * per_token
-    if busy >= 1:
-        return 1.0
-    wait = load.rate * mix.prompts.mean_square * per_token**2 / (2 * (1 - busy))
-    half_plain_step = load.step / (1 - load.prefill_share) / 2
-    half_full_step = budget * per_token / 2
-    missed = 0.0
-    for tokens, share in mix.prompts.points:
-        # Alone, a prompt waits for the running step. In a queue, it fills whole steps with others
-        # and its first token leaves at the end of the last one.
-        alone = half_plain_step + max(1.0, tokens / budget) * load.step + tokens * model.prefill
-        room = ttft - half_full_step - tokens * per_token
-        late = 1.0 if room <= 0 else math.exp(-busy * room / wait) if wait > 0 else 0.0
-        missed += share * (busy * late + (1 - busy) * (alone > ttft))
-    return missed
+def _any_part(whole: float, limit: float) -> _Shared:
+    """What is left of a whole at a moment that is as likely as any other, but `limit` at most."""
+    if whole <= limit:
+        return _Shared(whole / 2, whole**2 / 3)
+    return _Shared(limit - limit**2 / (2 * whole), limit**2 - 2 / 3 * limit**3 / whole)
 
 
-def _not_admitted(
-    load: _Load, mix: RequestMix, model: StepModel, limits: EngineLimits, ttft: float | None
-) -> float:
-    """Share of the requests that find every slot, or every KV token, in use for too long.
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """One replica at one request rate."""
 
-    A slot is free again when one of the running sequences ends, so a wait for it may be short.
-    KV tokens that run out cost a preemption at once.
-    """
-    slots = limits.max_sequences
-    blocked = _tail(load.batch_mean, load.batch_variance, slots)
-    full_step = model.fixed + slots * load.token_work
-    freed = slots * (1 - load.prefill_share) / (max(mix.answers.mean - 1, 1.0) * full_step)
-    if freed <= load.rate:
-        return 1.0
-    late = blocked * math.exp(-(freed - load.rate) * (ttft or 0.0))
-    held = load.batch_mean * mix.kv_per_sequence
-    held_variance = mix.kv_per_sequence**2 * (
-        load.batch_variance + load.batch_mean * RESIDENT_SPREAD**2
-    )
-    return max(late, _tail(held, held_variance, limits.kv_capacity_tokens))
+    rate: float
+    prefill_share: float
+    """Share of the time that prefill takes."""
+    batch_mean: float
+    batch_variance: float
+    token_work: float
+    step: float
+    """Seconds of a step without prefill at the mean batch."""
+
+    @classmethod
+    def at(cls, rate: float, mix: RequestMix, model: StepModel) -> "_Load | None":
+        """The replica's steady state; None when it has none: work comes faster than it is done."""
+        prefill_share = rate * mix.prompt_work(model)
+        if prefill_share >= 1:
+            return None
+        decode_rate = rate * max(mix.answers.mean - 1, 0) / (1 - prefill_share)
+        token_work = mix.token_work(model)
+        q = decode_rate * token_work
+        if q >= 1:
+            return None
+        mean = (decode_rate * model.fixed + q) / (1 - q)
+        step = model.fixed + mean * token_work
+        return cls(rate, prefill_share, mean, mean / (1 - q), token_work, step)
 
 
-def _averaging(stays: float) -> float:
-    """Variance of the mean of a relaxing process over a time, as a share of its variance.
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """One replica and what it is asked for."""
 
-    The time is in units of its relaxation time.
-    """
-    if stays < 1e-3:
-        return 1.0
-    return 2 / stays**2 * (stays - 1 + math.exp(-stays))
+    mix: RequestMix
+    model: StepModel
+    limits: EngineLimits
+    slo: ServiceLevelObjective
+    stays: tuple[_Stay, ...]
+
+    @classmethod
+    def of(
+        cls, mix: RequestMix, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
+    ) -> "_Replica":
+        return cls(mix, model, limits, slo, _stays(mix.answers))
+
+    def misses(self, rate: float) -> tuple[float, float, float]:
+        """Shares of requests that miss by ITL, by TTFT, and because the replica is full."""
+        itl, ttft = self.slo.itl_seconds, self.slo.ttft_seconds
+        load = _Load.at(rate, self.mix, self.model)
+        if load is None:
+            return (0.0 if itl is None else 1.0, 0.0 if ttft is None else 1.0, 1.0)
+        return (
+            0.0 if itl is None else self._itl_missed(load, itl),
+            0.0 if ttft is None else self._ttft_missed(load, ttft),
+            self._not_admitted(load, ttft or 0.0),
+        )
+
+    def _itl_missed(self, load: _Load, itl: float) -> float:
+        prompts, prefill = self.mix.prompts, self.model.prefill
+        prompt = _Shared(prefill * prompts.mean, prefill**2 * prompts.mean_square)
+        # While its own prompt is computed, more requests come than in a mean step.
+        longer = (
+            prompt.mean
+            + load.prefill_share * load.rate * prompt.square
+            + load.step * prompts.mean_excess(self._budget(load))
+        )
+        waiting = load.rate * longer
+        missed = 0.0
+        for stay in self.stays:
+            alone = stay.steps * (self.model.fixed + load.token_work)
+            found, joined, begun = (
+                it.work(load.token_work) for it in (stay.found, stay.joined, stay.begun)
+            )
+            first, later = begun.after(prompt), joined.after(prompt)
+            work = load.batch_mean * found.mean + waiting * first.mean
+            variance = (
+                load.batch_mean * found.square
+                + (load.batch_variance - load.batch_mean) * found.mean**2
+                + waiting * first.square
+            )
+            left = 1 - load.rate * later.mean
+            added = (alone + work) / left - alone
+            variance = variance / left**2 + (alone + work) * load.rate * later.square / left**3
+            missed += stay.share * _tail(added, variance, stay.steps * itl - alone)
+        return min(missed, self._breakable(load, itl))
+
+    def _breakable(self, load: _Load, itl: float) -> float:
+        """How often the batch is so large that a step full of prefill is longer than the ITL.
+
+        Where even that one meets the SLO, prefill cannot break it.
+        """
+        full = self.model.fixed + self.limits.max_step_tokens * self.model.prefill
+        if full >= itl:
+            return 1.0
+        room = (itl - full) / max(load.token_work - self.model.prefill, 1e-12)
+        return _tail(load.batch_mean, load.batch_variance, room)
+
+    def _budget(self, load: _Load) -> float:
+        """Prompt tokens that a step takes beside the sequences that decode."""
+        return max(self.limits.max_step_tokens - load.batch_mean, 1.0)
+
+    def _ttft_missed(self, load: _Load, ttft: float) -> float:
+        mix, model, budget = self.mix, self.model, self._budget(load)
+        per_token = model.prefill + load.step / budget
+        busy = load.rate * mix.prompts.mean * per_token
+        if busy >= 1:
+            return 1.0
+        wait = load.rate * mix.prompts.mean_square * per_token**2 / (2 * (1 - busy))
+        half_plain_step = load.step / (1 - load.prefill_share) / 2
+        half_full_step = budget * per_token / 2
+        missed = 0.0
+        for tokens, share in mix.prompts.points:
+            # Alone, a prompt waits for the running step. In a queue, it fills whole steps with
+            # others and its first token leaves at the end of the last one.
+            alone = half_plain_step + max(1.0, tokens / budget) * load.step + tokens * model.prefill
+            room = ttft - half_full_step - tokens * per_token
+            late = 1.0 if room <= 0 else math.exp(-busy * room / wait) if wait > 0 else 0.0
+            missed += share * (busy * late + (1 - busy) * (alone > ttft))
+        return missed
+
+    def _not_admitted(self, load: _Load, ttft: float) -> float:
+        """Share of the requests that find every slot, or every KV token, in use for too long.
+
+        A slot is free again when one of the running sequences ends, so a wait for it may be short.
+        KV tokens that run out cost a preemption at once.
+        """
+        mix, slots = self.mix, self.limits.max_sequences
+        blocked = _tail(load.batch_mean, load.batch_variance, slots)
+        full_step = self.model.fixed + slots * load.token_work
+        freed = slots * (1 - load.prefill_share) / (max(mix.answers.mean - 1, 1.0) * full_step)
+        if freed <= load.rate:
+            return 1.0
+        late = blocked * math.exp(-(freed - load.rate) * ttft)
+        held = load.batch_mean * mix.kv_per_sequence
+        held_variance = mix.kv_per_sequence**2 * (
+            load.batch_variance + load.batch_mean * RESIDENT_SPREAD**2
+        )
+        return max(late, _tail(held, held_variance, self.limits.kv_capacity_tokens))
 
 
 def _tail(mean: float, variance: float, limit: float) -> float:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from llmservice_operator.scaling.signals import LENGTH_BUCKETS
 
-BUCKET_CENTRES = tuple(1.0 if i == 0 else 0.75 * 2**i for i in range(LENGTH_BUCKETS))
+BUCKET_CENTRES = tuple(1.0 if i == 0 else 0.75 * 2**i + 0.5 for i in range(LENGTH_BUCKETS))
+"""Lengths are whole: the second bucket holds the length 2 and no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,10 @@ class Lengths:
     @property
     def mean_square(self) -> float:
         return sum(tokens * tokens * share for tokens, share in self.points)
+
+    def mean_excess(self, limit: float) -> float:
+        """How often `limit` goes into a length beyond the first time, in the mean."""
+        return sum(max(0.0, tokens / limit - 1) * share for tokens, share in self.points)
 
     def times(self, factor: float) -> "Lengths":
         return Lengths(tuple((factor * tokens, share) for tokens, share in self.points))
