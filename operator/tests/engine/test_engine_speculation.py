@@ -159,7 +159,7 @@ def test_the_engine_keeps_the_limits_of_a_batch(plain: ModelServer) -> None:
             seen.append((running, plain.metric("vllm:num_requests_waiting{")))
 
     def ask(number: int) -> int:
-        wanted = {"prompt": f"{number} " * 60, "max_tokens": 32, "ignore_eos": True}
+        wanted = {"prompt": f"{number} " * 60, "max_tokens": 256, "ignore_eos": True}
         return plain.post("/generate", wanted).status
 
     with ThreadPoolExecutor(33) as threads:
