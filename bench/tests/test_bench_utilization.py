@@ -7,8 +7,9 @@ from itertools import islice
 import pytest
 
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
-from llmservice_operator.scaling.signals import Counters
-from utilization.experiment import Reading
+from llmservice_operator.scaling.signals import Counters, StepSums
+from llmservice_operator.scaling.step_model import StepModel
+from utilization.experiment import Reading, Traffic
 from utilization.gate import line
 from utilization.mixes import Mix
 from utilization.traffic import Answer, Level
@@ -27,6 +28,7 @@ READING = Reading(
     kv_usage=1.0,
     batch_share=2.0,
     attainment=100.0,
+    step_time=100.0,
 )
 
 
@@ -106,6 +108,31 @@ def test_a_level_without_requests_is_no_attainment() -> None:
 )
 def test_a_request_meets_the_slo_by_both_of_its_times(answer: Answer, met: bool) -> None:
     assert answer.meets(SLO) is met
+
+
+def _level_on(slowness: float, rate: float, itl: float) -> Level:
+    """400 requests in 16 s of a machine that needs so many times as long for every step."""
+    model = StepModel(0.01, 1e-4, 1e-3, 1e-7)
+    steps = StepSums((1000.0, 0.0, 5000.0, 0.0, slowness * 15.0) + (0.0,) * 10)
+    assert model.seconds_of(steps) == pytest.approx(15.0)
+    counters = Counters(steps=steps)
+    seconds = 400 / rate
+    return Level(rate, seconds, counters, [Answer(0.1, slowness * itl)] * 400, [])
+
+
+def test_a_slow_minute_counts_as_more_load_met_with_more_patience() -> None:
+    model = StepModel(0.01, 1e-4, 1e-3, 1e-7)
+    usual = [_level_on(1.1, rate, 0.04) for rate in (9.0, 10.0, 11.0, 12.0)]
+    missed = _level_on(1.1, 14.0, 0.055)
+    slow = _level_on(1.32, 10.0, 0.04)
+    traffic = Traffic(Mix("any", 10, 10), levels=[*usual, missed, slow])
+
+    trials = traffic.trials(SLO, model)
+
+    # The model is a tenth too fast for this traffic at all times: that is not the machine's doing.
+    assert [it.rate for it in trials[:4]] == pytest.approx([9.0, 10.0, 11.0, 12.0], rel=0.08)
+    assert trials[-1].rate == pytest.approx(1.2 * trials[1].rate)
+    assert [it.missed for it in trials] == [0, 0, 0, 0, 400, 0]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class Model:
         return self.layers * 2 * self.kv_heads * self.head * 4
 
 
-MODELS = {"2 x 64": Model(2, 64, 128), "4 x 256": Model(4, 256, 1024)}
+MODELS = {"4 x 128": Model(4, 128, 256), "4 x 256": Model(4, 256, 1024)}
 """Layers x width: large enough that the engine, small enough that a minute shows many requests."""
 
 FLAGS = ("--max-num-seqs=32", "--max-num-batched-tokens=512")
@@ -73,7 +73,7 @@ def main() -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     python = Path(_printed("python", "server_image/engine_env.py"), "bin", "python")
     folder = Path(json.loads(_printed("localkube", "models"))[REPOSITORY])
-    size = Size(level_seconds=3.0, longest_seconds=3.0) if asked.short else Size()
+    size = Size(3.0, 3.0, 3.0, 3.0) if asked.short else Size()
     found: list[Reading] = []
     for name in [asked.model] if asked.model else MODELS:
         flags = [*FLAGS, *MODELS[name].flags]

@@ -4,8 +4,9 @@ A shared machine is a tenth faster in one minute than in another. So learning, s
 take turns, round after round, and all three meet the same machine on the average.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, product
 
 from llmservice_operator.scaling.assess import price_of
 from llmservice_operator.scaling.capacity import (
@@ -27,12 +28,14 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
 """Loads at which the readings are compared, one each round, as shares of the capacity so far."""
 SEARCHES = 2
 """Rates that a round tries for each mix."""
-LEARNED_SHARES = (0.35, 0.85)
-"""Loads of the traffic that is learned from, as shares of what the model so far believes in: from
-idle to what the autoscaler aims at."""
+LEARNED_SHARES = (0.6, 0.85)
+"""Loads of the traffic that is learned from, as shares of what the model so far believes in: about
+where the autoscaler keeps a replica. A CPU's step is not quite linear in what it holds."""
+NEAR = 0.25
+"""How far from the capacity, as a share of it, a level still tells how long a step takes there."""
 FEWEST_REQUESTS = 20
 """Expected in a level; fewer say nothing of a share of 95 %."""
-FEWEST_READ = 60
+FEWEST_READ = 40
 """Expected in a level that is read; of fewer, too many are in it with a part only."""
 PROBED = 0.3
 """Share of the capacity believed in at which a mix is met for the first time."""
@@ -47,6 +50,7 @@ class Size:
 
     first_seconds: float = 5.0
     """Of a level before the first round, where little need be known."""
+    lesson_seconds: float = 5.0
     level_seconds: float = 8.0
     longest_seconds: float = 30.0
 
@@ -68,6 +72,8 @@ class Reading:
     kv_usage: float
     batch_share: float
     attainment: float
+    step_time: float
+    """Of the engine, in percent of what the model says."""
 
     @property
     def load(self) -> float:
@@ -103,11 +109,12 @@ class Reading:
             "KV %": self.kv_usage,
             "running/max %": self.batch_share,
             "attainment %": self.attainment,
+            "step/model %": self.step_time,
         }
 
 
 @dataclass
-class _Traffic:
+class Traffic:
     """One mix, and what has been seen of it."""
 
     mix: Mix
@@ -116,11 +123,29 @@ class _Traffic:
     read: list[Level] = field(default_factory=list)
     """Those of the levels at which the signals are compared."""
 
-    def trials(self, slo: ServiceLevelObjective) -> list[Trial]:
-        return [
-            Trial(it.offered, len(it.answers), sum(not each.meets(slo) for each in it.answers))
-            for it in self.levels
-        ]
+    def trials(self, slo: ServiceLevelObjective, model: StepModel) -> list[Trial]:
+        """Return what became of the requests, on a machine that is always as fast as on average.
+
+        A level in which the machine was slow is one at a higher rate and with more patience on a
+        faster machine. How slow it was tell the engine's own steps: how much longer they took than
+        in all levels near the capacity, for what was in them. So the step model only compares
+        levels of the same traffic with each other, and whether it is right for this traffic
+        remains to be judged.
+        """
+        plain = [level.trial(slo) for level in self.levels]
+        if not plain:
+            return []
+        capacity = estimate(plain, slo.objective).capacity
+        near = [it for it in self.levels if abs(it.offered / capacity - 1) <= NEAR]
+        usual = _slowness(near, model) if near else 1.0
+        return [level.trial(slo, _slowness([level], model) / usual) for level in self.levels]
+
+
+def _slowness(levels: Sequence[Level], model: StepModel) -> float:
+    """Return how long the engine's steps took, as a multiple of what the model says."""
+    took = sum(level.done.steps.seconds for level in levels)
+    expected = sum(model.seconds_of(level.done.steps) for level in levels)
+    return took / expected
 
 
 class Experiment:
@@ -132,8 +157,9 @@ class Experiment:
         self._size = size
         self._fit = StepModelFit(prior)
         self._seed = 0
-        self._learned = [_Traffic(mix) for mix in LEARNED]
-        self.tested = [_Traffic(mix) for mix in TESTED]
+        self._learned = [Traffic(mix) for mix in LEARNED]
+        self._lessons = cycle(product(LEARNED_SHARES, self._learned))
+        self.tested = [Traffic(mix) for mix in TESTED]
         self.slo = ServiceLevelObjective(30.0, 1.0)
         """Anything, until it is known how long a step takes; then fixed."""
 
@@ -144,34 +170,33 @@ class Experiment:
 
     def begin(self) -> None:
         """Learn enough to choose an SLO that suits the engine, and meet every mix once."""
-        seconds = self._size.first_seconds
-        self._learn(self._learned[1], 1.0, seconds)
-        for share in LEARNED_SHARES:
-            for traffic in self._learned:
-                self.slo = _slo(self.model)
-                self._learn(traffic, share * self._believed(traffic), seconds)
+        self._learn(self._learned[1], 1.0, self._size.first_seconds)
+        for _ in range(len(LEARNED_SHARES) * len(self._learned)):
+            self.slo = _slo(self.model)
+            self._learn_more()
         self.slo = _slo(self.model)
         for traffic in self.tested:
             # Enough requests to know the mix by, or the search would begin far from where it ends.
-            self._offer(traffic, PROBED * self._believed(traffic), seconds)
+            self._offer(traffic, PROBED * self._believed(traffic), self._size.first_seconds)
 
     def round(self, number: int) -> None:
         """Go on learning and searching, and read every signal at one more load."""
-        for traffic, share in zip(self._learned, _turned(LEARNED_SHARES, number), strict=True):
-            self._learn(traffic, share * self._believed(traffic))
         for traffic in self.tested:
+            self._learn_more()
             for _ in range(SEARCHES):
                 rate = next_rate(
-                    traffic.trials(self.slo), self.slo.objective, self._believed(traffic)
+                    traffic.trials(self.slo, self.model),
+                    self.slo.objective,
+                    self._believed(traffic),
                 )
                 self._offer(traffic, rate)
             rate = SHARES[number] * self.truth(traffic).capacity
             seconds = self._size.seconds_at(rate, FEWEST_READ)
             traffic.read.append(self._offer(traffic, rate, seconds))
 
-    def truth(self, traffic: _Traffic) -> Truth:
+    def truth(self, traffic: Traffic) -> Truth:
         """Return what is known about the true capacity for a mix."""
-        return estimate(traffic.trials(self.slo), self.slo.objective)
+        return estimate(traffic.trials(self.slo, self.model), self.slo.objective)
 
     def readings(self, name: str) -> Iterator[Reading]:
         """Hold every signal against the truth, by all that was found out until now."""
@@ -189,13 +214,18 @@ class Experiment:
                     kv_usage=100 * level.kv_usage,
                     batch_share=100 * level.batch_share,
                     attainment=100 * level.attainment(self.slo),
+                    step_time=100 * _slowness([level], self.model),
                 )
 
-    def _learn(self, traffic: _Traffic, rate: float, seconds: float | None = None) -> None:
+    def _learn_more(self) -> None:
+        share, traffic = next(self._lessons)
+        self._learn(traffic, share * self._believed(traffic), self._size.lesson_seconds)
+
+    def _learn(self, traffic: Traffic, rate: float, seconds: float) -> None:
         level = self._offer(traffic, rate, seconds)
         self._fit = self._fit.learn(level.done.steps, level.seconds)
 
-    def _offer(self, traffic: _Traffic, rate: float, seconds: float | None = None) -> Level:
+    def _offer(self, traffic: Traffic, rate: float, seconds: float | None = None) -> Level:
         self._seed += 1
         seconds = self._size.seconds_at(rate) if seconds is None else seconds
         level = offer(self._server, traffic.mix, rate, seconds, self.slo, self._seed)
@@ -203,7 +233,7 @@ class Experiment:
         traffic.levels.append(level)
         return level
 
-    def _believed(self, traffic: _Traffic) -> float:
+    def _believed(self, traffic: Traffic) -> float:
         """Requests per second that the product believes in, right or not."""
         mix = TrafficMemory(traffic.seen).mix
         if mix is None:
@@ -226,11 +256,6 @@ def _slo(model: StepModel) -> ServiceLevelObjective:
     step = model.fixed + model.sequence
     prompt = LONGEST_PROMPT * model.prefill
     return ServiceLevelObjective(_TTFT_STEPS * step + 2 * prompt, _ITL_STEPS * step)
-
-
-def _turned(shares: tuple[float, ...], by: int) -> tuple[float, ...]:
-    by %= len(shares)
-    return shares[by:] + shares[:by]
 
 
 def effective_utilization(

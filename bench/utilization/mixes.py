@@ -45,8 +45,9 @@ class Mix:
         return lengths
 
 
-LEARNED = (Mix("long prompts", 180, 30), Mix("short prompts", 40, 50))
-"""The traffic from which the step model is learned."""
+LEARNED = (Mix("long prompts", 180, 30, 1.0), Mix("short prompts", 40, 50, 1.0))
+"""The traffic from which the step model is learned, with lengths as different as in public traces:
+there the deviation is about the mean."""
 
 TESTED = (
     Mix("prefill-heavy", 300, 12),

@@ -15,6 +15,7 @@ from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.signals import Counters, Snapshot
 from serving.servers import SERVED_NAME, Server
 from utilization.mixes import LONGEST_ANSWER, Mix
+from utilization.truth import Trial
 
 SETTLE_SECONDS = 2.5
 """Requests of the first seconds meet an engine that is not yet as full as the rate makes it."""
@@ -29,10 +30,12 @@ class Answer:
     itl: float = math.inf
     """Mean over the request."""
 
-    def meets(self, slo: ServiceLevelObjective) -> bool:
-        """Tell whether the request was as fast as the SLO wants each to be."""
+    def meets(self, slo: ServiceLevelObjective, patience: float = 1.0) -> bool:
+        """Tell whether the request was as fast as the SLO wants each to be, times the patience."""
         ttft, itl = slo.ttft_seconds, slo.itl_seconds
-        return (ttft is None or self.ttft <= ttft) and (itl is None or self.itl <= itl)
+        return (ttft is None or self.ttft <= patience * ttft) and (
+            itl is None or self.itl <= patience * itl
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Level:
         if not self.answers:
             raise RuntimeError(f"no request in {self.seconds:.0f} s: measure for longer")
         return sum(answer.meets(slo) for answer in self.answers) / len(self.answers)
+
+    def trial(self, slo: ServiceLevelObjective, slowness: float = 1.0) -> Trial:
+        """What became of the requests, on a machine that is faster by this factor."""
+        missed = sum(not answer.meets(slo, slowness) for answer in self.answers)
+        return Trial(self.offered * slowness, len(self.answers), missed)
 
     @property
     def offered(self) -> float:

@@ -136,3 +136,9 @@ def test_moments_are_symmetric() -> None:
 
 def test_a_step_model_scales_all_its_terms() -> None:
     assert StepModel(1, 2, 3, 4).scaled(2) == StepModel(2, 4, 6, 8)
+
+
+def test_a_step_model_tells_how_long_steps_take() -> None:
+    steps = step_sums([(100.0, 3.0, 50.0), (0.0, 4.0, 70.0)])
+
+    assert StepModel(1, 2, 3, 4).seconds_of(steps) == 2 * 1 + 100 * 2 + 7 * 3 + 120 * 4

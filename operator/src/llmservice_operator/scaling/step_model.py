@@ -44,6 +44,10 @@ class StepModel:
     def coefficients(self) -> tuple[float, float, float, float]:
         return (self.fixed, self.prefill, self.sequence, self.kv)
 
+    def seconds_of(self, sums: StepSums) -> float:
+        """Return how long all these steps take."""
+        return sum(each * sums.moment(0, i) for i, each in enumerate(self.coefficients))
+
     def scaled(self, factor: float) -> "StepModel":
         return StepModel(*(factor * value for value in self.coefficients))
 
