@@ -22,6 +22,7 @@ from scaling.gates import (
     gpu_hours,
     mean,
 )
+from scaling.promise import mean_rate, promised_rate, seen_mix
 from scaling.runs import (
     ORACLE,
     OURS,
@@ -34,6 +35,7 @@ from scaling.runs import (
     peer_names,
     result_of,
 )
+from scaling.workloads import Workload
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -83,12 +85,22 @@ def print_gates(results: list[Result]) -> None:
         print(gate.line, flush=True)
 
 
+def _sustained(workload: Workload) -> str:
+    hardware, truth = workload.hardware, calibrate(workload).capacity
+    mix = seen_mix(workload, 0.5 * truth)
+    promised, mean = promised_rate(hardware, mix), mean_rate(hardware, mix)
+    return (
+        f"{workload.name}: one replica sustains {truth:.2f} requests/s; "
+        f"our formula says {promised:.2f} ({100 * (promised / truth - 1):+.0f} %), "
+        f"one of the mean {mean:.2f} ({100 * (mean / truth - 1):+.0f} %)"
+    )
+
+
 def run_all(runs: list[Run], jobs: int) -> list[Result]:
     """All runs on some processes, with a line of progress for every tenth."""
     # Compiling and calibrating once here spares every process from doing it at the same time.
     for name in sorted({run.workload for run in runs}):
-        truth = calibrate(WORKLOADS[name])
-        print(f"{name}: one replica sustains {truth.capacity:.2f} requests/s", flush=True)
+        print(_sustained(WORKLOADS[name]), flush=True)
     results = []
     with ProcessPoolExecutor(jobs) as pool:
         futures = [pool.submit(result_of, run) for run in runs]

@@ -5,14 +5,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from llmservice_operator.scaling.capacity import EngineLimits, RequestMix, sustainable_rate
-from llmservice_operator.scaling.lengths import lengths_of
+from llmservice_operator.scaling.capacity import EngineLimits
 from llmservice_operator.scaling.step_model import StepModel
-from scaling.calibration import calibrate, measure
-from scaling.engine import ANSWER_TOKENS, PROMPT_ARRIVED
-from scaling.hardware import A10, H100, SLO, Hardware
+from scaling.calibration import calibrate
+from scaling.hardware import A10, H100, Hardware
 from scaling.oracle import Oracle
 from scaling.ours import Ours
+from scaling.promise import promised_rate, seen_mix
 from scaling.simulation import Scenario, Simulation
 from scaling.workloads import Generator, Traffic, Workload, lognormal, poisson
 
@@ -69,17 +68,8 @@ def test_the_formula_finds_the_capacity_that_simulation_measures(
     """The effective utilization is its rate over this capacity, so it errs by the same share."""
     workload = Workload("mix", hardware, 1, mix)
     truth = calibrate(workload)
-    traffic = mix(np.random.default_rng(5))
 
-    seen = measure(workload, traffic, 0.5 * truth.capacity, 900.0).fleet
-    prompts = lengths_of(tuple(seen.prompt_lengths[0]), float(seen.totals[0, PROMPT_ARRIVED]))
-    answers = lengths_of(tuple(seen.answer_lengths[0]), float(seen.totals[0, ANSWER_TOKENS]))
-    assert prompts is not None
-    assert answers is not None
-    held = float(seen.moments[0, 3] / seen.moments[0, 2])
-    formula = sustainable_rate(
-        RequestMix(prompts, answers, held), hardware.step, hardware.limits, SLO
-    )
+    formula = promised_rate(hardware, seen_mix(workload, 0.5 * truth.capacity))
 
     assert formula == pytest.approx(truth.capacity, rel=0.10)
 

@@ -10,7 +10,7 @@ from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.signals import Counters, StepSums
 from llmservice_operator.scaling.step_model import StepModel
 from utilization.experiment import Reading, Traffic
-from utilization.gate import line
+from utilization.gate import line, own_line
 from utilization.mixes import Mix
 from utilization.traffic import Answer, Level
 from utilization.truth import Trial, Truth, estimate, next_rate
@@ -29,6 +29,7 @@ READING = Reading(
     batch_share=2.0,
     attainment=100.0,
     step_time=100.0,
+    own_utilization=51.0,
 )
 
 
@@ -155,3 +156,9 @@ def test_the_gate_says_what_the_interval_allows(found: list[Reading], verdict: s
 def test_the_error_is_told_in_percent_of_the_true_load() -> None:
     assert READING.load == pytest.approx(50.0, abs=0.1)
     assert READING.error == pytest.approx(4.0, abs=0.1)
+
+
+def test_what_the_same_traffic_would_teach_is_told_beside_the_gate() -> None:
+    found = [READING, replace(READING, own_utilization=46.0)]
+
+    assert "off by 8.0 % at most" in own_line(found)

@@ -20,7 +20,7 @@ from llmservice_operator.scaling.capacity import EngineLimits
 from serving.report import write_table
 from serving.servers import ROOT, Server, ours
 from utilization.experiment import SHARES, Experiment, Reading, Size, prior_of
-from utilization.gate import line
+from utilization.gate import line, own_line
 from utilization.plot import draw
 from utilization.traffic import read_snapshot
 
@@ -84,6 +84,7 @@ def main() -> int:
             found += _measure(server, name, size)
     write_table(asked.out / "utilization.csv", [reading.row() for reading in found])
     draw(asked.out / "utilization.png", found)
+    print(own_line(found))
     print(line(found))
     return 0
 

@@ -28,9 +28,9 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
 """Loads at which the readings are compared, one each round, as shares of the capacity so far."""
 SEARCHES = 2
 """Rates that a round tries for each mix."""
-LEARNED_SHARES = (0.6, 0.85)
-"""Loads of the traffic that is learned from, as shares of what the model so far believes in: about
-where the autoscaler keeps a replica. A CPU's step is not quite linear in what it holds."""
+LEARNED_SHARES = (0.35, 0.85)
+"""Loads of the traffic that is learned from, as shares of what the model so far believes in: from
+idle to what the autoscaler aims at."""
 NEAR = 0.25
 """How far from the capacity, as a share of it, a level still tells how long a step takes there."""
 FEWEST_REQUESTS = 20
@@ -74,6 +74,8 @@ class Reading:
     attainment: float
     step_time: float
     """Of the engine, in percent of what the model says."""
+    own_utilization: float
+    """By a model that was learned from this traffic itself, as it is in service."""
 
     @property
     def load(self) -> float:
@@ -84,6 +86,11 @@ class Reading:
     def error(self) -> float:
         """Percent by which the utilization is off."""
         return 100 * abs(self.utilization / self.load - 1)
+
+    @property
+    def own_error(self) -> float:
+        """Percent by which it is off when the model was learned from the same traffic."""
+        return 100 * abs(self.own_utilization / self.load - 1)
 
     @property
     def error_bounds(self) -> tuple[float, float]:
@@ -110,6 +117,7 @@ class Reading:
             "running/max %": self.batch_share,
             "attainment %": self.attainment,
             "step/model %": self.step_time,
+            "EGU, own model %": self.own_utilization,
         }
 
 
@@ -201,21 +209,31 @@ class Experiment:
     def readings(self, name: str) -> Iterator[Reading]:
         """Hold every signal against the truth, by all that was found out until now."""
         for tested in self.tested:
-            truth = self.truth(tested)
+            truth, own = self.truth(tested), self._learned_from(tested)
             for level in tested.read:
+                utilization, own_utilization = (
+                    100 * effective_utilization(level, tested.seen, model, self._limits, self.slo)
+                    for model in (self.model, own)
+                )
                 yield Reading(
                     name,
                     tested.mix.name,
                     level.offered,
                     truth,
-                    utilization=100
-                    * effective_utilization(level, tested.seen, self.model, self._limits, self.slo),
+                    utilization,
                     busy=100 * level.busy,
                     kv_usage=100 * level.kv_usage,
                     batch_share=100 * level.batch_share,
                     attainment=100 * level.attainment(self.slo),
                     step_time=100 * _slowness([level], self.model),
+                    own_utilization=own_utilization,
                 )
+
+    def _learned_from(self, traffic: Traffic) -> StepModel:
+        fit = StepModelFit(self._fit.prior)
+        for level in traffic.levels:
+            fit = fit.learn(level.done.steps, level.seconds)
+        return fit.model
 
     def _learn_more(self) -> None:
         share, traffic = next(self._lessons)

@@ -25,3 +25,12 @@ def line(found: Sequence[Reading]) -> str:
         f"  interval [{low:.1f}, {high:.1f}], median {median:.1f}, "
         f"worst at {worst.load:.0f} % of {worst.model}, {worst.mix}"
     )
+
+
+def own_line(found: Sequence[Reading]) -> str:
+    """Return how far it is off where the model was learned from the same traffic."""
+    errors = sorted(reading.own_error for reading in found)
+    return (
+        f"learned from the same traffic it would be off by {errors[-1]:.1f} % at most, "
+        f"{errors[len(errors) // 2]:.1f} % in the median"
+    )
