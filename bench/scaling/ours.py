@@ -11,25 +11,12 @@ from llmservice_operator.scaling.assess import (
 from llmservice_operator.scaling.hpa import Behavior, Bounds, HpaState, decide
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.signals import (
-    Counters,
     ReplicaReport,
     Scrape,
     Snapshot,
-    StepSums,
 )
 from llmservice_operator.scaling.step_model import StepModelFit
-from scaling.engine import (
-    ANSWER_TOKENS,
-    ARRIVALS,
-    CACHED,
-    COMPUTED,
-    FINISHED,
-    GENERATED,
-    ITL_MET,
-    PROMPT_ARRIVED,
-    SLO_MET,
-    TTFT_MET,
-)
+from scaling.counters import counters_of
 from scaling.hardware import SLO
 from scaling.simulation import Pod, Simulation
 
@@ -114,27 +101,10 @@ def _report(view: Simulation, pod: Pod) -> ReplicaReport:
 
 def _snapshot(view: Simulation, pod: Pod) -> Snapshot:
     fleet, engine, limits = view.fleet, pod.engine, view.workload.hardware.limits
-    totals = [float(value) for value in fleet.totals[engine]]
-    counters = Counters(
-        arrivals=totals[ARRIVALS],
-        prompt_tokens_arrived=totals[PROMPT_ARRIVED],
-        prompt_tokens_computed=totals[COMPUTED],
-        prompt_tokens_cached=totals[CACHED],
-        generated_tokens=totals[GENERATED],
-        finished=totals[FINISHED],
-        judged=totals[FINISHED],
-        ttft_met=totals[TTFT_MET],
-        itl_met=totals[ITL_MET],
-        slo_met=totals[SLO_MET],
-        prompt_lengths=tuple(fleet.prompt_lengths[engine].tolist()),
-        answer_lengths=tuple(fleet.answer_lengths[engine].tolist()),
-        answer_tokens=totals[ANSWER_TOKENS],
-        steps=StepSums(tuple(fleet.moments[engine].tolist())),
-    )
     return Snapshot(
         view.now,
         pod.created,
-        counters,
+        counters_of(fleet, engine),
         int(fleet.running[engine]),
         int(fleet.waiting[engine]),
         float(fleet.kv_used[engine]),

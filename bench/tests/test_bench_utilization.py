@@ -16,6 +16,7 @@ from utilization.traffic import Answer, Level
 from utilization.truth import Trial, Truth, estimate, next_rate
 
 SLO = ServiceLevelObjective(0.5, 0.05)
+STEP = StepModel(0.01, 1e-4, 1e-3, 1e-7)
 FAST, SLOW = Answer(0.1, 0.02), Answer(0.1, 0.06)
 
 READING = Reading(
@@ -112,23 +113,20 @@ def test_a_request_meets_the_slo_by_both_of_its_times(answer: Answer, met: bool)
 
 
 def _level_on(slowness: float, rate: float, itl: float) -> Level:
-    """400 requests in 16 s of a machine that needs so many times as long for every step."""
-    model = StepModel(0.01, 1e-4, 1e-3, 1e-7)
+    """400 requests on a machine that needs so many times as long for every step."""
     steps = StepSums((1000.0, 0.0, 5000.0, 0.0, slowness * 15.0) + (0.0,) * 10)
-    assert model.seconds_of(steps) == pytest.approx(15.0)
-    counters = Counters(steps=steps)
-    seconds = 400 / rate
-    return Level(rate, seconds, counters, [Answer(0.1, slowness * itl)] * 400, [])
+    assert STEP.seconds_of(steps) == pytest.approx(15.0)
+    answers = [Answer(0.1, slowness * itl)] * 400
+    return Level(rate, 400 / rate, Counters(steps=steps), answers, [])
 
 
 def test_a_slow_minute_counts_as_more_load_met_with_more_patience() -> None:
-    model = StepModel(0.01, 1e-4, 1e-3, 1e-7)
     usual = [_level_on(1.1, rate, 0.04) for rate in (9.0, 10.0, 11.0, 12.0)]
     missed = _level_on(1.1, 14.0, 0.055)
     slow = _level_on(1.32, 10.0, 0.04)
     traffic = Traffic(Mix("any", 10, 10), levels=[*usual, missed, slow])
 
-    trials = traffic.trials(SLO, model)
+    trials = traffic.trials(SLO, STEP)
 
     # The model is a tenth too fast for this traffic at all times: that is not the machine's doing.
     assert [it.rate for it in trials[:4]] == pytest.approx([9.0, 10.0, 11.0, 12.0], rel=0.08)
