@@ -7,12 +7,14 @@ import atexit
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +72,29 @@ class Cluster:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def address_of(self, name: str, namespace: str) -> str:
-        """A URL of a Service object: its cluster address, or a forwarded port from outside."""
+        """A URL of a Service object: its cluster address, or a forwarded port from outside.
+
+        From inside it is one that answers: kube-proxy programs a node once a second, so a pod may
+        be Ready a moment before connections to its Service are accepted.
+        """
         found = self.read("service", name, namespace)
         assert found is not None, f"no Service object {namespace}/{name}"
         if not self.prefix and "LOCALKUBE_NAME" not in os.environ:
             return forward_port(name, namespace)
-        return f"http://{found['spec']['clusterIP']}:{found['spec']['ports'][0]['port']}"
+        host, port = found["spec"]["clusterIP"], found["spec"]["ports"][0]["port"]
+        if not self.prefix:
+            eventually(
+                partial(accepts_connections, host, port),
+                within=30,
+                describe=f"somebody answers for service {namespace}/{name}",
+            )
+        return f"http://{host}:{port}"
+
+
+def accepts_connections(host: str, port: int) -> bool:
+    """True; raises OSError where nobody listens."""
+    with socket.create_connection((host, port), timeout=5):
+        return True
 
 
 def forward_port(name: str, namespace: str) -> str:
