@@ -19,7 +19,7 @@ from utilization.truth import Trial
 
 SETTLE_SECONDS = 2.5
 """Requests of the first seconds meet an engine that is not yet as full as the rate makes it."""
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Level:
 
     @property
     def busy(self) -> float:
-        """Share of the time in which the engine was in a step: what a duty cycle shows."""
-        return min(1.0, self.done.steps.seconds / self.seconds)
+        """Share of the time in which the engine had work: what a duty cycle shows."""
+        return _mean([each.running + each.waiting > 0 for each in self.samples])
 
     @property
     def kv_usage(self) -> float:

@@ -68,7 +68,10 @@ class Counters:
     itl_milliseconds: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)
     """Mean inter-token latencies of requests, of those with more than one token."""
     steps: list[float] = field(default_factory=lambda: [0.0] * (STEP_TERMS * (STEP_TERMS + 1) // 2))
-    """Upper triangle, row by row, of the sum over steps of x·xᵀ: all that least squares needs."""
+    """Upper triangle, row by row, of the sum over steps of x·xᵀ: all that least squares needs.
+
+    Of the steps whose duration is known: not of one that ends a silence.
+    """
 
     def arrive(self, prompt_tokens: int) -> None:
         """Count a sequence that was asked for."""
@@ -131,6 +134,8 @@ class EngineUsage:
         self._kv_tokens = 0.0
         self._last_arrival = clock()
         self._waiting_since: float | None = None
+        self._step_began: float | None = None
+        """When the step before it ended; None when the engine had nothing to do then."""
 
     def begin(self) -> None:
         """Forget the warm-up: its steps are slow, and nobody asked for them."""
@@ -159,13 +164,19 @@ class EngineUsage:
             gaps = iteration.inter_token_latencies_iter
             for request in iteration.finished_requests:
                 self.counters.finish(request, self._objectives)
-        if prefill or gaps:
-            self.counters.step(prefill, len(gaps), self._kv_tokens, self._seconds(gaps, now))
+        sequences = len(gaps)
+        if details := getattr(scheduler, "iteration_details", None):
+            # The statistics of a prompt come with its first token, but a long one, or one that
+            # finds a step nearly full, is computed in several steps.
+            prefill, sequences = details.num_ctx_tokens, details.num_generation_requests
+        seconds = self._seconds(gaps, now)
+        if (prefill or sequences) and seconds is not None:
+            self.counters.step(prefill, sequences, self._kv_tokens, seconds)
         if scheduler is not None:
             self._running = scheduler.num_running_reqs
             self._waiting_for_capacity = scheduler.num_waiting_reqs
             self._kv_tokens = scheduler.kv_cache_usage * self.limits.kv_capacity_tokens
-        self._waiting_since = now if self.unfinished() else None
+        self._waiting_since = self._step_began = now if self.unfinished() else None
 
     def stalled_seconds(self) -> float:
         """Return how long the engine has made no step although work is waiting."""
@@ -189,16 +200,17 @@ class EngineUsage:
             "gpuDutyCyclePercent": self.gpu_duty_cycle_percent(),
         }
 
-    def _seconds(self, gaps: Any, now: float) -> float:
-        """Return how long a step took.
+    def _seconds(self, gaps: Any, now: float) -> float | None:
+        """Return how long a step took; None where nobody knows.
 
         A sequence that decodes gets a token every step, so the shortest gap is the step by the
-        engine's own clock. A step that only computes prompts began when the one before it ended, or
-        when its first request came.
+        engine's own clock. A step that only computes prompts began when the one before it ended.
+        If there was none, it began some time after its request came: reading and sending that may
+        take longer than a small step.
         """
         if gaps:
             return float(min(gaps))
-        return now - (now if self._waiting_since is None else self._waiting_since)
+        return None if self._step_began is None else now - self._step_began
 
 
 def _bucket(tokens: int) -> int:

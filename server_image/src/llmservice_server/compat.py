@@ -90,6 +90,19 @@ def model_inspections() -> dict[str, Callable[[], object]]:
     return {name: known.inspect_model_cls for name, known in registry.ModelRegistry.models.items()}
 
 
+def tell_steps(configuration: Any) -> bool:
+    """Have the engine tell with every step what was in it; return whether it is to be logged, too.
+
+    vLLM means it for its log, a line for every step. Older versions can only log it.
+    """
+    stats: Any = importlib.import_module("vllm.v1.metrics.stats")
+    observability = configuration.observability_config
+    asked = bool(observability.enable_logging_iteration_details)
+    if hasattr(stats, "SchedulerIterationDetails"):
+        observability.enable_logging_iteration_details = True
+    return asked
+
+
 def _find(symbol: str) -> Any:
     for name in _MODULES[symbol]:
         try:

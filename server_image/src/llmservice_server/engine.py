@@ -192,8 +192,12 @@ async def _satisfiable(vllm: Vllm, outputs: AsyncGenerator[Any, None]) -> AsyncG
             yield output
 
 
-def step_recorder(vllm: Vllm, usage: EngineUsage) -> Any:
-    """Return the class of stat logger that passes every step of the engine on."""
+def step_recorder(vllm: Vllm, usage: EngineUsage, *, logs_steps: bool) -> Any:
+    """Return the class of stat logger that passes every step of the engine on.
+
+    vLLM asks it before its own loggers. Unless `logs_steps`, it takes away what these would write a
+    line of for every step.
+    """
 
     class StepRecorder(vllm.StatLoggerBase):  # type: ignore[misc,name-defined]
         def __init__(self, *_: Any, **__: Any) -> None:
@@ -203,6 +207,8 @@ def step_recorder(vllm: Vllm, usage: EngineUsage) -> Any:
             self, scheduler_stats: Any = None, iteration_stats: Any = None, **_: Any
         ) -> None:
             usage.record(scheduler_stats, iteration_stats)
+            if not logs_steps and scheduler_stats is not None:
+                scheduler_stats.iteration_details = None
 
         def log_engine_initialized(self) -> None:
             pass

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from llmservice_server import cpu_platform, model_infos
 from llmservice_server.autoscale import EngineLimits, EngineUsage
-from llmservice_server.compat import Vllm, engine_version, is_cpu_build, load_vllm
+from llmservice_server.compat import Vllm, engine_version, is_cpu_build, load_vllm, tell_steps
 from llmservice_server.context_limit import refuse_shortened_answers
 from llmservice_server.download import ModelDownload, hub_model
 from llmservice_server.engine import Engine, observed_llm, step_recorder
@@ -83,6 +83,7 @@ async def load_engine(
         await cache.fill_configuration(download)
     # Before the weights: a wrong argument shows in seconds, not after an hour of download.
     configuration = await asyncio.to_thread(_engine_configuration, vllm, arguments)
+    logs_steps = tell_steps(configuration)
     for download in downloads:
         await cache.fill_weights(download)
 
@@ -94,7 +95,7 @@ async def load_engine(
             observed_llm(vllm, usage, settings.max_choices).from_vllm_config,
             configuration,
             usage_context=vllm.UsageContext.OPENAI_API_SERVER,
-            stat_loggers=[step_recorder(vllm, usage)],
+            stat_loggers=[step_recorder(vllm, usage, logs_steps=logs_steps)],
             disable_log_stats=arguments.disable_log_stats,
             enable_log_requests=arguments.enable_log_requests,
         )

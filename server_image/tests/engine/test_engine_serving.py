@@ -221,7 +221,8 @@ def test_the_autoscaler_reads_what_the_engine_did(server: ModelServer) -> None:
             strict=True,
         )
     )
-    assert (steps, sequences) == (20, 19)
+    # Nobody knows how long the first step took, which ended a silence.
+    assert (steps, sequences) == (19, 19)
     assert 0 < seconds < 20
     assert kv_tokens > 0
     assert (after["running"], after["waiting"]) == (0, 0)

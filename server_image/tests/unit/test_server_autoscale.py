@@ -48,10 +48,17 @@ class Iteration:
 
 
 @dataclass
+class StepDetails:
+    num_ctx_tokens: int
+    num_generation_requests: int
+
+
+@dataclass
 class Scheduler:
     num_running_reqs: int = 0
     num_waiting_reqs: int = 0
     kv_cache_usage: float = 0.0
+    iteration_details: StepDetails | None = None
 
 
 def counters(engine: Engine) -> dict[str, object]:
@@ -86,6 +93,7 @@ def test_a_length_of_nothing_and_one_beyond_every_bucket_have_their_bucket() -> 
 def test_sums_of_steps_hold_every_product_of_two_terms() -> None:
     engine = Engine()
     engine.arrive(30)
+    engine.usage.record(None, None)
     engine.seconds += 0.25
     engine.usage.record(Scheduler(1, 2, 0.1), Iteration(Prompt(30, 10)))
     engine.usage.record(Scheduler(1, 0, 0.2), Iteration(Prompt(), 2, [0.5, 0.5]))
@@ -101,6 +109,34 @@ def test_sums_of_steps_hold_every_product_of_two_terms() -> None:
     report = engine.usage.report()
     assert (report["running"], report["kvTokens"], report["kvCapacityTokens"]) == (1, 200, 1000)
     assert (report["maxSequences"], report["maxStepTokens"]) == (16, 2048)
+
+
+def test_a_prompt_counts_in_the_steps_that_compute_it_and_not_where_its_first_token_comes() -> None:
+    engine = Engine()
+    engine.arrive(3000)
+    # A step that others were in, before the prompt's first tokens were computed.
+    engine.usage.record(Scheduler(2), Iteration(Prompt(), 1, [0.1]))
+    first = Scheduler(2, iteration_details=StepDetails(2047, 1))
+    engine.usage.record(first, Iteration(Prompt(), 1, [0.5]))
+    last = Scheduler(2, iteration_details=StepDetails(953, 1))
+    engine.usage.record(last, Iteration(Prompt(3000), 2, [0.25]))
+
+    steps = counters(engine)["steps"]
+    assert isinstance(steps, dict)
+    rows = [(1, 0, 1, 0, 0.1), (1, 2047, 1, 0, 0.5), (1, 953, 1, 0, 0.25)]
+    expected = [sum(x[i] * x[j] for x in rows) for i in range(5) for j in range(i, 5)]
+    assert steps["moments"] == pytest.approx(expected)
+    assert counters(engine)["promptTokensComputed"] == 3000
+
+
+def test_a_step_that_ends_a_silence_teaches_nothing_for_nobody_knows_when_it_began() -> None:
+    engine = Engine()
+    engine.arrive(30)
+    engine.seconds += 0.25
+    engine.usage.record(Scheduler(1), Iteration(Prompt(30)))
+
+    assert counters(engine)["steps"] == {"moments": [0.0] * 15}
+    assert counters(engine)["promptTokensComputed"] == 30
 
 
 def test_a_step_without_statistics_is_still_a_sign_of_life() -> None:

@@ -6,12 +6,13 @@ tests compare the one of the pinned version with what is installed.
 
 import json
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from flag_tables import SIGNATURES, signatures_path
-from llmservice_server.compat import _MODULES, Vllm
+from llmservice_server.compat import _MODULES, Vllm, tell_steps
 from llmservice_server.generate import GenerateRequest
 
 VERSIONS = [path.stem for path in sorted(SIGNATURES.glob("*.json"))]
@@ -89,3 +90,25 @@ def test_every_structure_has_the_fields_we_set(recorded: dict[str, Any]) -> None
 
 def test_a_dead_engine_says_so(recorded: dict[str, Any]) -> None:
     assert "errored" in recorded["AsyncLLM"]["properties"]
+
+
+def test_the_engine_is_asked_to_tell_its_steps_and_whoever_wants_them_logged_gets_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stats = SimpleNamespace(SchedulerIterationDetails=object)
+    monkeypatch.setattr("llmservice_server.compat.importlib.import_module", lambda _: stats)
+    for asked in (False, True):
+        observability = SimpleNamespace(enable_logging_iteration_details=asked)
+        assert tell_steps(SimpleNamespace(observability_config=observability)) is asked
+        assert observability.enable_logging_iteration_details
+
+
+def test_an_engine_that_can_only_log_its_steps_is_not_asked_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "llmservice_server.compat.importlib.import_module", lambda _: SimpleNamespace()
+    )
+    observability = SimpleNamespace(enable_logging_iteration_details=False)
+    assert not tell_steps(SimpleNamespace(observability_config=observability))
+    assert not observability.enable_logging_iteration_details
