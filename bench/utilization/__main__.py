@@ -34,7 +34,8 @@ class Model:
     layers: int
     hidden: int
     intermediate: int
-    vocabulary: int = 49152
+    vocabulary: int = 20480
+    """Small, as the output layer is beside the others in a model of billions of parameters."""
     kv_heads: int = 2
     head: int = 32
 
@@ -44,6 +45,7 @@ class Model:
             "num_hidden_layers": self.layers,
             "hidden_size": self.hidden,
             "intermediate_size": self.intermediate,
+            "vocab_size": self.vocabulary,
         }
         return [f"--hf-overrides={json.dumps(shape)}", "--load-format=dummy"]
 
@@ -57,7 +59,7 @@ class Model:
         return self.layers * 2 * self.kv_heads * self.head * 4
 
 
-MODELS = {"4 x 128": Model(4, 128, 256), "4 x 256": Model(4, 256, 1024)}
+MODELS = {"12 x 128": Model(12, 128, 256), "8 x 256": Model(8, 256, 1024)}
 """Layers x width: large enough that the engine, small enough that a minute shows many requests."""
 
 FLAGS = ("--max-num-seqs=32", "--max-num-batched-tokens=512")
