@@ -1,14 +1,26 @@
 """POST the JSON of standard input to a URL and print the answer: `curl` for machines without it."""
 
 import sys
+import time
 import urllib.error
 import urllib.request
+
+REFUSED_SECONDS = 10.0
+"""How long nobody may answer: a node learns of a pod up to a second after it is Ready."""
 
 request = urllib.request.Request(
     sys.argv[1], data=sys.stdin.buffer.read(), headers={"Content-Type": "application/json"}
 )
-try:
-    with urllib.request.urlopen(request, timeout=120) as response:
-        sys.stdout.buffer.write(response.read())
-except urllib.error.HTTPError as error:
-    sys.exit(f"{error.code} {error.reason}: {error.read().decode()}")
+started = time.monotonic()
+while True:
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            sys.stdout.buffer.write(response.read())
+        break
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{error.code} {error.reason}: {error.read().decode()}")
+    except urllib.error.URLError as error:
+        refused = isinstance(error.reason, ConnectionRefusedError)
+        if not refused or time.monotonic() - started > REFUSED_SECONDS:
+            sys.exit(f"{sys.argv[1]}: {error.reason}")
+        time.sleep(0.2)

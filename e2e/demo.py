@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2e_support import ROOT, Cluster, CommandFailed, Object, conditions, eventually, is_ready
+from e2e_support import ROOT, Cluster, CommandFailed, Object, conditions, is_ready
 from stage import (
     EXAMPLES,
     SYSTEM_NAMESPACE,
@@ -127,10 +127,7 @@ def ask_through_the_service(cluster: Cluster) -> str:
     url = f"{cluster.address_of(NAME, NAMESPACE)}/v1/completions"
     print(f"POST {url}\n{body}", flush=True)
     script = Path(__file__).with_name("ask.py")
-    # The node may learn of a pod a second after the API server says that it is Ready.
-    answer = eventually(
-        lambda: cluster.run(sys.executable, str(script), url, stdin=body), within=10
-    )
+    answer = cluster.run(sys.executable, str(script), url, stdin=body)
     text: str = json.loads(answer)["choices"][0]["text"]
     return text
 

@@ -37,6 +37,7 @@ class Engine:
     """Requests per second; set `is_silent` for one that answers nothing."""
     phase: str = "ready"
     waiting: int = 0
+    engines: int = 1
     duty_cycle: float | None = None
     download: tuple[int, int] | None = None
     is_silent: bool = False
@@ -60,6 +61,7 @@ class Engine:
             "kvCapacityTokens": 420_000,
             "maxSequences": 256,
             "maxStepTokens": 1024,
+            "engines": self.engines,
             "phase": self.phase,
         }
         return (

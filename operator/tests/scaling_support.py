@@ -71,6 +71,7 @@ class Server:
     is_draining: bool = False
     ready_at: float = 0.0
     waiting: int = 0
+    engines: int = 1
     started: float = 0.0
     counters: Counters = field(default_factory=Counters)
 
@@ -84,8 +85,18 @@ class Server:
         self.started, self.counters = at, Counters()
 
     def report(self, at: float, *, is_heard: bool = True) -> ReplicaReport:
+        capacity = self.engines * 420_000.0
         snapshot = Snapshot(
-            at, self.started, self.counters, 10, self.waiting, 1e4, 420_000.0, 256, 1024
+            at,
+            self.started,
+            self.counters,
+            10,
+            self.waiting,
+            1e4,
+            capacity,
+            256,
+            1024,
+            self.engines,
         )
         return ReplicaReport(
             self.name,

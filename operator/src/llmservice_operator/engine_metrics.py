@@ -76,6 +76,7 @@ class _Report(_Answer):
     kv_capacity_tokens: Amount
     max_sequences: Annotated[int, Field(ge=0)]
     max_step_tokens: Annotated[int, Field(ge=0)]
+    engines: Annotated[int, Field(ge=1)] = 1
     phase: Annotated[str, Field(max_length=32)]
     gpu_duty_cycle_percent: Amount | None = None
 
@@ -182,4 +183,5 @@ def _snapshot(report: _Report, now: float) -> Snapshot:
         kv_capacity_tokens=report.kv_capacity_tokens,
         max_sequences=report.max_sequences,
         max_step_tokens=report.max_step_tokens,
+        engines=report.engines,
     )

@@ -27,7 +27,7 @@ async def metrics() -> AsyncIterator[EngineMetrics]:
 
 
 async def test_a_ready_server_tells_its_counters(engine: Engine, metrics: EngineMetrics) -> None:
-    engine.started, engine.duty_cycle, engine.waiting = 900.0, 88.0, 3
+    engine.started, engine.duty_cycle, engine.waiting, engine.engines = 900.0, 88.0, 3, 2
 
     answer = await metrics.ask(engine.address, is_ready=True)
 
@@ -35,6 +35,7 @@ async def test_a_ready_server_tells_its_counters(engine: Engine, metrics: Engine
     assert (answer.phase, answer.elapsed_seconds) == ("ready", 100.0)
     assert (answer.snapshot.at, answer.snapshot.started) == (1000.0, 900.0)
     assert (answer.snapshot.waiting, answer.snapshot.max_sequences) == (3, 256)
+    assert answer.snapshot.engines == 2
     assert answer.snapshot.counters.arrivals > 0
     assert answer.snapshot.counters.steps.steps > 0
     assert answer.gpu_duty_cycle_percent == 88.0
@@ -53,17 +54,18 @@ async def test_a_server_that_is_not_ready_tells_how_far_it_is(
     assert (answer.phase, answer.downloaded_bytes, answer.total_bytes) == ("downloading", 3, 10)
 
 
-async def test_a_server_of_before_the_latencies_is_understood(
+async def test_a_server_of_before_the_latencies_and_engines_is_understood(
     engine: Engine, metrics: EngineMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = engine.autoscale()
-    del told["counters"]["ttftMilliseconds"], told["counters"]["itlMilliseconds"]
+    del told["counters"]["ttftMilliseconds"], told["counters"]["itlMilliseconds"], told["engines"]
     monkeypatch.setattr(engine, "autoscale", lambda: told)
 
     answer = await metrics.ask(engine.address, is_ready=True)
 
     assert answer is not None
     assert answer.latencies is None
+    assert answer.snapshot.engines == 1
 
 
 @pytest.mark.parametrize(

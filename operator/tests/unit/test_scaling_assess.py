@@ -31,6 +31,15 @@ def test_half_the_replicas_show_half_the_demand_each() -> None:
     assert total == pytest.approx(demand_of(seen.demand_percent), rel=0.05)
 
 
+def test_two_engines_in_each_replica_halve_the_demand() -> None:
+    plain, parallel = service(2), service(2)
+    for server in parallel.servers:
+        server.engines = 2
+
+    one = demand_of(plain.run(300, rate=14).demand_percent)
+    assert demand_of(parallel.run(300, rate=14).demand_percent) == pytest.approx(one / 2, rel=0.02)
+
+
 def test_nothing_is_said_in_the_first_minute() -> None:
     seen = service().run(60, rate=14)
 

@@ -86,6 +86,16 @@ def test_kv_tokens_limit_what_long_contexts_can_run() -> None:
     )
 
 
+def test_engines_that_share_the_requests_of_a_replica_sustain_their_sum() -> None:
+    mean, several = mix(1000, 200), replace(LIMITS, engines=4)
+    one = sustainable_rate(mean, TRUTH, LIMITS, ITL_ONLY)
+
+    assert sustainable_rate(mean, TRUTH, several, ITL_ONLY) == pytest.approx(4 * one)
+    assert missed_share(4 * one, mean, TRUTH, several, ITL_ONLY) == pytest.approx(
+        missed_share(one, mean, TRUTH, LIMITS, ITL_ONLY)
+    )
+
+
 def test_prompts_that_no_replica_answers_in_time_do_not_shrink_capacity_to_nothing() -> None:
     prompts = Lengths(((200.0, 0.7), (40_000.0, 0.3)))
     requests = RequestMix(prompts, Lengths(((100.0, 1.0),)), 1000.0)

@@ -6,6 +6,7 @@ Counters only grow while the process lives, so a scrape that is lost loses nothi
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -38,11 +39,13 @@ class Objectives:
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """How much the engine takes at once."""
+    """How much each engine takes at once."""
 
     max_sequences: int = 0
     max_step_tokens: int = 0
     kv_capacity_tokens: float = 0
+    engines: int = 1
+    """How many there are: more than one with data parallelism."""
 
 
 @dataclass
@@ -111,8 +114,19 @@ class Counters:
         self.slo_met += ttft_met and itl_met
 
 
+@dataclass
+class _Engine:
+    """Where one engine stands after its last step."""
+
+    running: int = 0
+    waiting_for_capacity: int = 0
+    kv_tokens: float = 0.0
+    next_began: float | None = None
+    """When its next step began; None when it had nothing to do."""
+
+
 class EngineUsage:
-    """The counters, fed by the engine, and the report made of them."""
+    """The counters, fed by the engines, and the report made of them."""
 
     def __init__(
         self,
@@ -129,13 +143,9 @@ class EngineUsage:
         self.gpu_duty_cycle_percent: Callable[[], float | None] = lambda: None
         """Asks the GPUs; None where there are none, or they do not tell."""
         self.counters = Counters()
-        self._running = 0
-        self._waiting_for_capacity = 0
-        self._kv_tokens = 0.0
+        self._engines: defaultdict[int, _Engine] = defaultdict(_Engine)
         self._last_arrival = clock()
         self._waiting_since: float | None = None
-        self._step_began: float | None = None
-        """When the step before it ended; None when the engine had nothing to do then."""
 
     def begin(self) -> None:
         """Forget the warm-up: its steps are slow, and nobody asked for them."""
@@ -151,9 +161,9 @@ class EngineUsage:
             self._waiting_since = now
         self._last_arrival = now
 
-    def record(self, scheduler: Any | None, iteration: Any | None) -> None:
-        """Take vLLM's statistics of one step; either part may be missing."""
-        now = self._clock()
+    def record(self, scheduler: Any | None, iteration: Any | None, engine: int = 0) -> None:
+        """Take vLLM's statistics of one step of one engine; either part may be missing."""
+        now, state = self._clock(), self._engines[engine]
         prefill, gaps = 0, ()
         if iteration is not None:
             prompt = iteration.prompt_token_stats
@@ -169,14 +179,18 @@ class EngineUsage:
             # The statistics of a prompt come with its first token, but a long one, or one that
             # finds a step nearly full, is computed in several steps.
             prefill, sequences = details.num_ctx_tokens, details.num_generation_requests
-        seconds = self._seconds(gaps, now)
+        seconds = _step_seconds(gaps, state.next_began, now)
         if (prefill or sequences) and seconds is not None:
-            self.counters.step(prefill, sequences, self._kv_tokens, seconds)
+            read = state.kv_tokens if sequences else 0.0
+            self.counters.step(prefill, sequences, read, seconds)
+        state.next_began = None
         if scheduler is not None:
-            self._running = scheduler.num_running_reqs
-            self._waiting_for_capacity = scheduler.num_waiting_reqs
-            self._kv_tokens = scheduler.kv_cache_usage * self.limits.kv_capacity_tokens
-        self._waiting_since = self._step_began = now if self.unfinished() else None
+            state.running = scheduler.num_running_reqs
+            state.waiting_for_capacity = scheduler.num_waiting_reqs
+            state.kv_tokens = scheduler.kv_cache_usage * self.limits.kv_capacity_tokens
+            if state.running or state.waiting_for_capacity:
+                state.next_began = now
+        self._waiting_since = now if self.unfinished() else None
 
     def stalled_seconds(self) -> float:
         """Return how long the engine has made no step although work is waiting."""
@@ -186,31 +200,35 @@ class EngineUsage:
 
     def report(self) -> dict[str, object]:
         """Return the body of /autoscale, but for the phase."""
+        engines = list(self._engines.values())
+        running = sum(engine.running for engine in engines)
         return {
             "started": self._started,
             "counters": _camel_case({**asdict(self.counters), "steps": {}})
             | {"steps": {"moments": list(self.counters.steps)}},
-            "running": self._running,
-            "waiting": max(0, self.unfinished() - self._running),
-            "waitingForCapacity": self._waiting_for_capacity,
-            "kvTokens": self._kv_tokens,
-            "kvCapacityTokens": self.limits.kv_capacity_tokens,
+            "running": running,
+            "waiting": max(0, self.unfinished() - running),
+            "waitingForCapacity": sum(engine.waiting_for_capacity for engine in engines),
+            "kvTokens": sum(engine.kv_tokens for engine in engines),
+            "kvCapacityTokens": self.limits.engines * self.limits.kv_capacity_tokens,
+            "engines": self.limits.engines,
             "maxSequences": self.limits.max_sequences,
             "maxStepTokens": self.limits.max_step_tokens,
             "gpuDutyCyclePercent": self.gpu_duty_cycle_percent(),
         }
 
-    def _seconds(self, gaps: Any, now: float) -> float | None:
-        """Return how long a step took; None where nobody knows.
 
-        A sequence that decodes gets a token every step, so the shortest gap is the step by the
-        engine's own clock. A step that only computes prompts began when the one before it ended.
-        If there was none, it began some time after its request came: reading and sending that may
-        take longer than a small step.
-        """
-        if gaps:
-            return float(min(gaps))
-        return None if self._step_began is None else now - self._step_began
+def _step_seconds(gaps: Any, began: float | None, now: float) -> float | None:
+    """Return how long a step took; None where nobody knows.
+
+    A sequence that decodes gets a token every step, so the shortest gap is the step by the engine's
+    own clock. A step that only computes prompts began when the one before it ended. If there was
+    none, it began some time after its request came: reading and sending that may take longer than a
+    small step.
+    """
+    if gaps:
+        return float(min(gaps))
+    return None if began is None else now - began
 
 
 def _bucket(tokens: int) -> int:

@@ -204,9 +204,14 @@ def step_recorder(vllm: Vllm, usage: EngineUsage, *, logs_steps: bool) -> Any:
             pass
 
         def record(
-            self, scheduler_stats: Any = None, iteration_stats: Any = None, **_: Any
+            self,
+            scheduler_stats: Any = None,
+            iteration_stats: Any = None,
+            *_: Any,
+            engine_idx: int = 0,
+            **__: Any,
         ) -> None:
-            usage.record(scheduler_stats, iteration_stats)
+            usage.record(scheduler_stats, iteration_stats, engine_idx)
             if not logs_steps and scheduler_stats is not None:
                 scheduler_stats.iteration_details = None
 

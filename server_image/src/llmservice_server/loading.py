@@ -155,13 +155,16 @@ def _engine_configuration(vllm: Vllm, arguments: Namespace) -> Any:
 
 
 def _limits(llm: Any) -> EngineLimits:
-    """Return how much the running engine takes at once; its KV cache is measured by now."""
+    """Return how much each running engine takes at once; its KV cache is measured by now."""
     cache, scheduling = llm.vllm_config.cache_config, llm.vllm_config.scheduler_config
+    engines = llm.vllm_config.parallel_config.data_parallel_size
     return EngineLimits(
         max_sequences=scheduling.max_num_seqs,
         max_step_tokens=scheduling.max_num_batched_tokens,
+        # The blocks are those of all engines together, the tokens those of one.
         kv_capacity_tokens=getattr(cache, "kv_cache_size_tokens", None)
-        or cache.num_gpu_blocks * cache.block_size,
+        or cache.num_gpu_blocks * cache.block_size / engines,
+        engines=engines,
     )
 
 

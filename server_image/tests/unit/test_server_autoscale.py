@@ -93,13 +93,13 @@ def test_a_length_of_nothing_and_one_beyond_every_bucket_have_their_bucket() -> 
 def test_sums_of_steps_hold_every_product_of_two_terms() -> None:
     engine = Engine()
     engine.arrive(30)
-    engine.usage.record(None, None)
+    engine.usage.record(Scheduler(0, 1), None)
     engine.seconds += 0.25
     engine.usage.record(Scheduler(1, 2, 0.1), Iteration(Prompt(30, 10)))
     engine.usage.record(Scheduler(1, 0, 0.2), Iteration(Prompt(), 2, [0.5, 0.5]))
 
     steps = counters(engine)["steps"]
-    # The second step read the KV cache that the first one left: a tenth of 1000 tokens.
+    # The second step's sequences read the KV cache that the first one left: a tenth of 1000 tokens.
     first, second = (1, 30, 0, 0, 0.25), (1, 0, 2, 100, 0.5)
     expected = [sum(x[i] * x[j] for x in (first, second)) for i in range(5) for j in range(i, 5)]
     assert steps == {"moments": pytest.approx(expected)}
@@ -137,6 +137,40 @@ def test_a_step_that_ends_a_silence_teaches_nothing_for_nobody_knows_when_it_beg
 
     assert counters(engine)["steps"] == {"moments": [0.0] * 15}
     assert counters(engine)["promptTokensComputed"] == 30
+
+
+def test_each_engine_has_steps_of_its_own_and_the_report_has_them_together() -> None:
+    engine = Engine()
+    engine.usage.limits = EngineLimits(16, 2048, 1000, engines=2)
+    engine.arrive(500)
+    engine.usage.record(Scheduler(1, 0, 0.5), None, 1)
+    engine.seconds += 0.01
+    engine.usage.record(Scheduler(3, 1, 0.25), Iteration(Prompt(), 3, [0.01] * 3), 0)
+    engine.seconds += 0.19
+    chunk = Scheduler(1, 2, 0.6, StepDetails(400, 0))
+    engine.usage.record(chunk, None, 1)
+
+    steps = counters(engine)["steps"]
+    assert isinstance(steps, dict)
+    # No sequence decoded in the second step, so none read what the prompt had in the KV cache.
+    rows = [(1, 0, 3, 0, 0.01), (1, 400, 0, 0, 0.2)]
+    expected = [sum(x[i] * x[j] for x in rows) for i in range(5) for j in range(i, 5)]
+    assert steps["moments"] == pytest.approx(expected)
+    report = engine.usage.report()
+    assert (report["running"], report["waitingForCapacity"]) == (4, 3)
+    assert (report["kvTokens"], report["kvCapacityTokens"], report["engines"]) == (850, 2000, 2)
+
+
+def test_an_engine_that_has_run_dry_begins_its_next_step_nobody_knows_when() -> None:
+    engine = Engine()
+    engine.arrive(30)
+    engine.usage.record(Scheduler(0, 0), Iteration(Prompt(), 1, [0.1]))
+    engine.seconds += 5
+    engine.usage.record(Scheduler(1), Iteration(Prompt(30)))
+
+    steps = counters(engine)["steps"]
+    assert isinstance(steps, dict)
+    assert steps["moments"][:3] == [1, 0, 1]
 
 
 def test_a_step_without_statistics_is_still_a_sign_of_life() -> None:

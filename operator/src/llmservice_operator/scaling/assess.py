@@ -202,8 +202,9 @@ def _limits(snapshots: list[Snapshot]) -> EngineLimits:
     """What the least of the replicas can hold."""
     return EngineLimits(
         min(snapshot.max_sequences for snapshot in snapshots),
-        min(snapshot.kv_capacity_tokens for snapshot in snapshots),
+        min(snapshot.kv_capacity_tokens / snapshot.engines for snapshot in snapshots),
         min(snapshot.max_step_tokens for snapshot in snapshots),
+        min(snapshot.engines for snapshot in snapshots),
     )
 
 

@@ -50,11 +50,12 @@ class ServiceLevelObjective:
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """What one replica can hold at once."""
+    """What one engine can hold at once, and how many of them share a replica's requests."""
 
     max_sequences: int
     kv_capacity_tokens: float
     max_step_tokens: int
+    engines: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +84,20 @@ def sustainable_rate(
     mix: RequestMix, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
 ) -> float:
     """Requests per second that one replica serves while its SLO holds."""
-    replica = _Replica.of(mix, model, limits, slo)
+    engine = _Engine.of(mix, model, limits, slo)
     low, high = 0.0, 1 / mix.work(model)
-    idle = replica.misses(0.0)
+    idle = engine.misses(0.0)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         met = math.prod(
             (1 - now) / (1 - always) if always < 1 else 1.0
-            for now, always in zip(replica.misses(middle), idle, strict=True)
+            for now, always in zip(engine.misses(middle), idle, strict=True)
         )
         if met >= slo.objective:
             low = middle
         else:
             high = middle
-    return high
+    return high * limits.engines
 
 
 def missed_share(
@@ -110,8 +111,8 @@ def missed_share(
 
     At rate 0 it is what no number of replicas can repair: prompts too long for the TTFT.
     """
-    replica = _Replica.of(mix, model, limits, slo)
-    return 1 - math.prod(1 - miss for miss in replica.misses(rate))
+    engine = _Engine.of(mix, model, limits, slo)
+    return 1 - math.prod(1 - miss for miss in engine.misses(rate / limits.engines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,7 @@ def _any_part(whole: float, limit: float) -> _Shared:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """One replica at one request rate."""
+    """One engine at one request rate."""
 
     rate: float
     prefill_share: float
@@ -194,7 +195,7 @@ class _Load:
 
     @classmethod
     def at(cls, rate: float, mix: RequestMix, model: StepModel) -> "_Load | None":
-        """The replica's steady state; None when it has none: work comes faster than it is done."""
+        """The engine's steady state; None when it has none: work comes faster than it is done."""
         prefill_share = rate * mix.prompt_work(model)
         if prefill_share >= 1:
             return None
@@ -209,8 +210,8 @@ class _Load:
 
 
 @dataclass(frozen=True, slots=True)
-class _Replica:
-    """One replica and what it is asked for."""
+class _Engine:
+    """One engine and what it is asked for."""
 
     mix: RequestMix
     model: StepModel
@@ -221,7 +222,7 @@ class _Replica:
     @classmethod
     def of(
         cls, mix: RequestMix, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
-    ) -> "_Replica":
+    ) -> "_Engine":
         return cls(mix, model, limits, slo, _stays(mix.answers))
 
     def misses(self, rate: float) -> tuple[float, float, float]:

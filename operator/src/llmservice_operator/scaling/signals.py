@@ -148,8 +148,11 @@ class Snapshot:
     kv_tokens: float
     kv_capacity_tokens: float
     max_sequences: int
+    """Of each engine."""
     max_step_tokens: int
-    """The engine's token budget of one step (max_num_batched_tokens)."""
+    """Each engine's token budget of one step (max_num_batched_tokens)."""
+    engines: int = 1
+    """With data parallelism a replica has several, each with steps of its own."""
 
     def since(self, before: "Snapshot") -> Counters:
         """What the replica did after `before`."""
