@@ -180,7 +180,8 @@ class EngineUsage:
             # finds a step nearly full, is computed in several steps.
             prefill, sequences = details.num_ctx_tokens, details.num_generation_requests
         seconds = _step_seconds(gaps, state.next_began, now)
-        if (prefill or sequences) and seconds is not None:
+        # Sequences without a token are computed anew after they had to give up their KV cache.
+        if (prefill or gaps) and seconds is not None:
             read = state.kv_tokens if sequences else 0.0
             self.counters.step(prefill, sequences, read, seconds)
         state.next_began = None

@@ -161,6 +161,16 @@ def test_each_engine_has_steps_of_its_own_and_the_report_has_them_together() -> 
     assert (report["kvTokens"], report["kvCapacityTokens"], report["engines"]) == (850, 2000, 2)
 
 
+def test_a_step_that_computes_a_sequence_anew_teaches_nothing() -> None:
+    engine = Engine()
+    engine.arrive(30)
+    engine.usage.record(Scheduler(0, 1), None)
+    engine.seconds += 0.2
+    engine.usage.record(Scheduler(1, iteration_details=StepDetails(0, 1)), None)
+
+    assert counters(engine)["steps"] == {"moments": [0.0] * 15}
+
+
 def test_an_engine_that_has_run_dry_begins_its_next_step_nobody_knows_when() -> None:
     engine = Engine()
     engine.arrive(30)
