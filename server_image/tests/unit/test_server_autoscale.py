@@ -67,6 +67,11 @@ def counters(engine: Engine) -> dict[str, object]:
     return report
 
 
+def sums_of(*steps: tuple[float, ...]) -> list[float]:
+    """The sums over steps of every product of two of their five terms."""
+    return [sum(x[i] * x[j] for x in steps) for i in range(5) for j in range(i, 5)]
+
+
 def test_counts_what_arrives_before_it_is_started() -> None:
     engine = Engine()
     engine.arrive(100)
@@ -101,8 +106,7 @@ def test_sums_of_steps_hold_every_product_of_two_terms() -> None:
     steps = counters(engine)["steps"]
     # The second step's sequences read the KV cache that the first one left: a tenth of 1000 tokens.
     first, second = (1, 30, 0, 0, 0.25), (1, 0, 2, 100, 0.5)
-    expected = [sum(x[i] * x[j] for x in (first, second)) for i in range(5) for j in range(i, 5)]
-    assert steps == {"moments": pytest.approx(expected)}
+    assert steps == {"moments": pytest.approx(sums_of(first, second))}
     counted = counters(engine)
     assert (counted["promptTokensComputed"], counted["promptTokensCached"]) == (30, 10)
     assert counted["generatedTokens"] == 2
@@ -122,10 +126,8 @@ def test_a_prompt_counts_in_the_steps_that_compute_it_and_not_where_its_first_to
     engine.usage.record(last, Iteration(Prompt(3000), 2, [0.25]))
 
     steps = counters(engine)["steps"]
-    assert isinstance(steps, dict)
     rows = [(1, 0, 1, 0, 0.1), (1, 2047, 1, 0, 0.5), (1, 953, 1, 0, 0.25)]
-    expected = [sum(x[i] * x[j] for x in rows) for i in range(5) for j in range(i, 5)]
-    assert steps["moments"] == pytest.approx(expected)
+    assert steps == {"moments": pytest.approx(sums_of(*rows))}
     assert counters(engine)["promptTokensComputed"] == 3000
 
 
@@ -151,11 +153,9 @@ def test_each_engine_has_steps_of_its_own_and_the_report_has_them_together() -> 
     engine.usage.record(chunk, None, 1)
 
     steps = counters(engine)["steps"]
-    assert isinstance(steps, dict)
     # No sequence decoded in the second step, so none read what the prompt had in the KV cache.
     rows = [(1, 0, 3, 0, 0.01), (1, 400, 0, 0, 0.2)]
-    expected = [sum(x[i] * x[j] for x in rows) for i in range(5) for j in range(i, 5)]
-    assert steps["moments"] == pytest.approx(expected)
+    assert steps == {"moments": pytest.approx(sums_of(*rows))}
     report = engine.usage.report()
     assert (report["running"], report["waitingForCapacity"]) == (4, 3)
     assert (report["kvTokens"], report["kvCapacityTokens"], report["engines"]) == (850, 2000, 2)
