@@ -75,7 +75,7 @@ def main() -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     python = Path(_printed("python", "server_image/engine_env.py"), "bin", "python")
     folder = Path(json.loads(_printed("localkube", "models"))[REPOSITORY])
-    size = Size(3.0, 3.0, 3.0, 3.0) if asked.short else Size()
+    size = Size(3.0, 3.0, 3.0, 3.0, 3.0) if asked.short else Size()
     found: list[Reading] = []
     for name in [asked.model] if asked.model else MODELS:
         flags = [*FLAGS, *MODELS[name].flags]

@@ -26,8 +26,8 @@ from utilization.truth import Trial, Truth, estimate, next_rate
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
 """Loads at which the readings are compared, one each round, as shares of the capacity so far."""
-SEARCHES = 2
-"""Rates that a round tries for each mix."""
+SEARCHES = (2, 2, 2, 1, 1)
+"""Rates that a round tries for each mix; what the later rounds read is near the capacity, too."""
 LEARNED_SHARES = (0.35, 0.85)
 """Loads of the traffic that is learned from, as shares of what the model so far believes in: from
 idle to what the autoscaler aims at."""
@@ -52,11 +52,19 @@ class Size:
     """Of a level before the first round, where little need be known."""
     lesson_seconds: float = 5.0
     level_seconds: float = 8.0
-    longest_seconds: float = 30.0
+    """Of a level that is searched with."""
+    read_seconds: float = 14.0
+    """Of a level that is read. At its ends other requests are in the engine: the shorter it is, the
+    more differs what is served from what is offered."""
+    longest_seconds: float = 25.0
 
-    def seconds_at(self, rate: float, fewest: int = FEWEST_REQUESTS) -> float:
-        """Long enough for some requests on a slow machine, too."""
-        return max(self.level_seconds, min(fewest / rate, self.longest_seconds))
+    def searching(self, rate: float) -> float:
+        """Seconds in which some requests come on a slow machine, too."""
+        return max(self.level_seconds, min(FEWEST_REQUESTS / rate, self.longest_seconds))
+
+    def reading(self, rate: float) -> float:
+        """Seconds in which enough requests are served whole."""
+        return max(self.read_seconds, min(FEWEST_READ / rate, self.longest_seconds))
 
 
 @dataclass(frozen=True)
@@ -191,16 +199,15 @@ class Experiment:
         """Go on learning and searching, and read every signal at one more load."""
         for traffic in self.tested:
             self._learn_more()
-            for _ in range(SEARCHES):
+            for _ in range(SEARCHES[number]):
                 rate = next_rate(
                     traffic.trials(self.slo, self.model),
                     self.slo.objective,
                     self._believed(traffic),
                 )
-                self._offer(traffic, rate)
+                self._offer(traffic, rate, self._size.searching(rate))
             rate = SHARES[number] * self.truth(traffic).capacity
-            seconds = self._size.seconds_at(rate, FEWEST_READ)
-            traffic.read.append(self._offer(traffic, rate, seconds))
+            traffic.read.append(self._offer(traffic, rate, self._size.reading(rate)))
 
     def truth(self, traffic: Traffic) -> Truth:
         """Return what is known about the true capacity for a mix."""
@@ -243,9 +250,8 @@ class Experiment:
         level = self._offer(traffic, rate, seconds)
         self._fit = self._fit.learn(level.done.steps, level.seconds)
 
-    def _offer(self, traffic: Traffic, rate: float, seconds: float | None = None) -> Level:
+    def _offer(self, traffic: Traffic, rate: float, seconds: float) -> Level:
         self._seed += 1
-        seconds = self._size.seconds_at(rate) if seconds is None else seconds
         level = offer(self._server, traffic.mix, rate, seconds, self.slo, self._seed)
         traffic.seen = traffic.seen.plus(level.done)
         traffic.levels.append(level)

@@ -1,6 +1,7 @@
 """The verdict: how far the utilization is off where it is furthest off."""
 
 from collections.abc import Sequence
+from statistics import median
 
 from utilization.experiment import Reading
 
@@ -19,18 +20,18 @@ def line(found: Sequence[Reading]) -> str:
     low = max(reading.error_bounds[0] for reading in found)
     high = max(reading.error_bounds[1] for reading in found)
     verdict = "PASS" if high <= LIMIT_PERCENT else "FAIL" if low > LIMIT_PERCENT else "UNDECIDED"
-    median = sorted(reading.error for reading in found)[len(found) // 2]
+    middle = median(reading.error for reading in found)
     return (
         f"GATE egu_error {worst.error:.1f} {LIMIT_PERCENT:.0f} {verdict}"
-        f"  interval [{low:.1f}, {high:.1f}], median {median:.1f}, "
+        f"  interval [{low:.1f}, {high:.1f}], median {middle:.1f}, "
         f"worst at {worst.load:.0f} % of {worst.model}, {worst.mix}"
     )
 
 
 def own_line(found: Sequence[Reading]) -> str:
     """Return how far it is off where the model was learned from the same traffic."""
-    errors = sorted(reading.own_error for reading in found)
+    errors = [reading.own_error for reading in found]
     return (
-        f"learned from the same traffic it would be off by {errors[-1]:.1f} % at most, "
-        f"{errors[len(errors) // 2]:.1f} % in the median"
+        f"learned from the same traffic it would be off by {max(errors):.1f} % at most, "
+        f"{median(errors):.1f} % in the median"
     )

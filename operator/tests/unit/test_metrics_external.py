@@ -13,7 +13,7 @@ import pytest
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
-from llmservice_operator.cluster import Cluster
+from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
 from llmservice_operator.metrics_server.front_proxy import (
@@ -85,7 +85,7 @@ class Server:
 
     folder: Path
     port: int = field(default_factory=free_port)
-    reports: dict[tuple[str, str], ScalingReport] = field(default_factory=dict)
+    reports: dict[Key, ScalingReport] = field(default_factory=dict)
     reviews: list[Mapping[str, Any]] = field(default_factory=list)
     allows: bool = True
     authorizer_is_away: bool = False

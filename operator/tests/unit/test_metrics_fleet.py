@@ -11,8 +11,9 @@ import pytest
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.cluster import Key
 from llmservice_operator.engine_metrics import EngineAnswer
-from llmservice_operator.metrics_server.fleet import Engines, Fleet, Key, prior_of
+from llmservice_operator.metrics_server.fleet import Engines, Fleet, prior_of
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.metrics_server.report import calibration_of
 from llmservice_operator.scaling import assess

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.scaling_report import Calibration, ReplicaScaling, ScalingReport
-from llmservice_operator.cluster import Cluster
+from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.metrics_server.checkpoints import Checkpoints, stored_checkpoint
 from llmservice_operator.metrics_server.gauges import ReportCollector
@@ -97,7 +97,7 @@ class Written:
         self.applied.append((manifest, manager))
 
 
-def services(calibration: Calibration | None = None) -> Mapping[tuple[str, str], Manifest]:
+def services(calibration: Calibration | None = None) -> Mapping[Key, Manifest]:
     metadata = {"namespace": "ml", "name": "qwen", "uid": "uid-1", "labels": {}}
     stored = calibration and calibration.model_dump(by_alias=True, mode="json")
     status = {"autoscaling": {"calibration": stored}} if stored else {}
@@ -194,9 +194,9 @@ def test_gauges_show_what_is_known_and_have_no_sample_for_the_rest() -> None:
 class OneReport:
     """Reports of one round; the next one never ends."""
 
-    reports: dict[tuple[str, str], ScalingReport]
+    reports: dict[Key, ScalingReport]
 
-    async def reports_as_of(self, at: float) -> dict[tuple[str, str], ScalingReport]:
+    async def reports_as_of(self, at: float) -> dict[Key, ScalingReport]:
         if at > self.reports[KEY].at:
             await asyncio.Event().wait()
         return self.reports

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.scaling_report import Calibration
-from llmservice_operator.cluster import LLMSERVICES, Cluster
+from llmservice_operator.cluster import LLMSERVICES, Cluster, Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.metrics_server.report import calibration_of, checkpoint_from
 from llmservice_operator.scaling.checkpoint import Checkpoint
@@ -20,8 +20,6 @@ FIELD_MANAGER = "llmservice-metrics-server"
 
 SHORTEST_PERIOD_SECONDS = 600.0
 """Learning moves all the time; the API server need not hear of every move."""
-
-Key = tuple[str, str]
 
 
 class Checkpoints:

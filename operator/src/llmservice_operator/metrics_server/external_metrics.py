@@ -9,6 +9,7 @@ from aiohttp import web
 
 from llmservice_operator import api, names
 from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.cluster import Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.metrics_server.front_proxy import FrontProxy, Unauthenticated, User
 from llmservice_operator.metrics_server.registration import GROUP, VERSION
@@ -43,7 +44,7 @@ READERS: Mapping[str, Callable[[ScalingReport], float | None]] = {
 """Every external metric, and where it stands in a report."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Reports = Callable[[], Mapping[tuple[str, str], ScalingReport]]
+Reports = Callable[[], Mapping[Key, ScalingReport]]
 Authorizer = Callable[[Mapping[str, Any]], Awaitable[bool]]
 """Takes the spec of a SubjectAccessReview."""
 

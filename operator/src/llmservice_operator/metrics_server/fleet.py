@@ -13,6 +13,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingMetric
 from llmservice_operator.api.scaling_report import ExternalMetrics, ScalingReport
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.cluster import Key
 from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.metrics_server.checkpoints import stored_checkpoint
@@ -37,9 +38,6 @@ from llmservice_operator.scaling.signals import Scrape
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit, prior_step_model
 
 logger = logging.getLogger(__name__)
-
-Key = tuple[str, str]
-"""Namespace and name of an LLMService."""
 
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
 """Node label by which a service may choose its accelerator."""

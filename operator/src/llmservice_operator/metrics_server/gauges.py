@@ -7,6 +7,7 @@ from prometheus_client.registry import Collector
 
 from llmservice_operator import names
 from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
+from llmservice_operator.cluster import Key
 
 SERVICE_LABELS = ("namespace", names.METRIC_SERVICE_LABEL)
 
@@ -55,7 +56,7 @@ OF_REPLICA: tuple[tuple[str, str, Callable[[ReplicaScaling], float | None]], ...
 class ReportCollector(Collector):
     """Reads the reports when it is asked."""
 
-    def __init__(self, reports: Callable[[], Mapping[tuple[str, str], ScalingReport]]) -> None:
+    def __init__(self, reports: Callable[[], Mapping[Key, ScalingReport]]) -> None:
         self._reports = reports
 
     def collect(self) -> Iterator[Metric]:

@@ -11,10 +11,9 @@ from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
 from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.cluster import Key
 
 logger = logging.getLogger(__name__)
-
-Key = tuple[str, str]
 
 REPORTS_PATH = "/v1/scaling"
 WAIT_SECONDS = 0.7
