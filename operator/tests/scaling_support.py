@@ -38,7 +38,14 @@ def histogram(tokens: int, count: float) -> tuple[float, ...]:
     return tuple(count if i == bucket_of(tokens) else 0.0 for i in range(LENGTH_BUCKETS))
 
 
-def load(rate: float, seconds: float, *, met: float = 1.0, served: float | None = None) -> Counters:
+def load(
+    rate: float,
+    seconds: float,
+    *,
+    met: float = 1.0,
+    served: float | None = None,
+    model: StepModel = TRUTH,
+) -> Counters:
     """The counters of `rate` requests/s over some seconds; `served` requests/s are finished."""
     arrived = rate * seconds
     done = (rate if served is None else served) * seconds
@@ -57,7 +64,7 @@ def load(rate: float, seconds: float, *, met: float = 1.0, served: float | None 
         prompt_lengths=histogram(PROMPT, arrived),
         answer_lengths=histogram(ANSWER, done),
         answer_tokens=ANSWER * done,
-        steps=step_sums(steps),
+        steps=step_sums(steps, model),
     )
 
 
@@ -117,6 +124,7 @@ class Service:
     state: ScalingState = field(default_factory=lambda: ScalingState(StepModelFit(TRUTH)))
     slo: ServiceLevelObjective = SLO
     last: Assessment | None = None
+    tokens_per_step: float = 1.0
 
     def run(
         self,
@@ -134,7 +142,9 @@ class Service:
             ready = [s for s in self.servers if s.is_ready and not s.is_draining]
             for server in ready:
                 done = None if served is None else served / len(ready)
-                server.serve(load(rate / len(ready), TICK, met=met, served=done))
+                counters = load(rate / len(ready), TICK, met=met, served=done)
+                decoded = self.tokens_per_step * counters.steps.sequences
+                server.serve(replace(counters, decoded_tokens=decoded))
             self.look(silent=silent, held=held)
         assert self.last is not None
         return self.last
@@ -151,7 +161,7 @@ class Service:
     def copy(self) -> "Service":
         """The same service, to try another future."""
         servers = [replace(server) for server in self.servers]
-        return Service(servers, self.now, self.state, self.slo, self.last)
+        return replace(self, servers=servers)
 
 
 def service(replicas: int = 2) -> Service:

@@ -52,6 +52,7 @@ class _Counters(_Answer):
     prompt_tokens_computed: Amount
     prompt_tokens_cached: Amount
     generated_tokens: Amount
+    decoded_tokens: Amount = 0.0
     finished: Amount
     judged: Amount
     ttft_met: Amount

@@ -149,9 +149,12 @@ class Scaler:
         report: ScalingReport | None,
         current: int,
     ) -> Decision:
-        now = self._now()
+        now, before = self._now(), self._syncs.get(key)
+        if autoscaling.mode is ScalingMode.RECOMMEND and before is not None:
+            # Nobody follows: what was recommended last is what would be there now.
+            current = before.decision.replicas
         self._syncs[key] = sync(
-            self._syncs.get(key),
+            before,
             behavior_for(autoscaling.max_replicas, plan.autoscaler.window_seconds),
             Bounds(autoscaling.min_replicas, autoscaling.max_replicas),
             current,

@@ -124,7 +124,7 @@ def test_without_keda_in_the_cluster_the_provider_keda_cannot_scale(world: World
     world.create("keda", provider="KEDA")
     assert world.until_told("keda", "KEDAMissing") == (
         "1 replicas stay: The provider KEDA needs KEDA in the cluster and rights on its "
-        "ScaledObjects. Install KEDA and set the chart value keda.enabled, or set "
+        "ScaledObjects. Install KEDA 2.17 or newer and set the chart value keda.enabled, or set "
         "spec.autoscaling.provider to Auto."
     )
 

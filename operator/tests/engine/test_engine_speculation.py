@@ -136,6 +136,7 @@ def test_a_method_guesses_and_leaves_greedy_answers_as_they_are(
         guessed = answers(server)
         drafts = server.metric("vllm:spec_decode_num_drafts_total")
         accepted = server.metric("vllm:spec_decode_num_accepted_tokens_total")
+        usage = server.probe("/autoscale").json()["counters"]
     divergences = [
         next((gap for (a, gap), (b, _) in zip(one, other, strict=True) if a != b), None)
         for one, other in zip(plain_answers, guessed, strict=True)
@@ -143,6 +144,9 @@ def test_a_method_guesses_and_leaves_greedy_answers_as_they_are(
     diverged = [gap for gap in divergences if gap is not None]
     print(f"{method}: {drafts:g} drafts, {accepted:g} tokens accepted, {len(diverged)} divergences")
     assert drafts > 0
+    # Each sequence gets one token of a step, and what is accepted beside it.
+    sequences = usage["steps"]["moments"][2]
+    assert usage["decodedTokens"] == pytest.approx(sequences + accepted, abs=3 * len(PROMPTS))
     assert [gap for gap in diverged if gap >= CLOSE] == []
     if method == "DraftModel":
         # The model itself guesses, so that nearly every guess is right.

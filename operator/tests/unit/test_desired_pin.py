@@ -19,9 +19,11 @@ UPGRADED = OperatorSettings(
 FIRST_GPU = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
 
 
-def pinned(pin: EnginePin, spec: dict[str, Any] | None = None) -> LLMService:
+def pinned(
+    pin: EnginePin, spec: dict[str, Any] | None = None, *, untried: bool | None = None
+) -> LLMService:
     """Return the service after a pass that reported this pin."""
-    engine = EngineStatus.model_validate(dataclasses.asdict(pin))
+    engine = EngineStatus.model_validate({**dataclasses.asdict(pin), "untried": untried})
     status = {"engine": engine.model_dump(by_alias=True, exclude_none=True)}
     return a_service(spec, status=status)
 
@@ -38,6 +40,13 @@ def test_a_new_service_gets_the_default_image_for_its_accelerator() -> None:
 
 def test_an_upgrade_of_the_operator_changes_no_engine() -> None:
     assert resolve_pin(pinned(FIRST_GPU), None, UPGRADED) == FIRST_GPU
+
+
+def test_a_default_image_that_never_ran_gives_way_to_a_new_default() -> None:
+    service = pinned(FIRST_GPU, untried=True)
+    assert resolve_pin(service, running(FIRST_GPU), SETTINGS) == FIRST_GPU
+    upgraded = resolve_pin(service, running(FIRST_GPU), UPGRADED)
+    assert upgraded == EnginePin("registry/gpu:2", "0.33.0", "nvidia")
 
 
 def test_a_lost_status_is_read_from_the_live_deployment() -> None:

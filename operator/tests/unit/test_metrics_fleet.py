@@ -18,8 +18,9 @@ from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.metrics_server.report import calibration_of
 from llmservice_operator.scaling import assess
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
+from llmservice_operator.scaling.step_model import StepModel
 from operator_support import make_service
-from scaling_support import Server, load
+from scaling_support import TRUTH, Server, load
 
 START = 1_700_000_000.0
 KEY = ("ml", "qwen")
@@ -38,6 +39,7 @@ class Pods:
     silent: set[str] = field(default_factory=set)
     phases: dict[str, str] = field(default_factory=dict)
     now: float = START
+    model: StepModel = TRUTH
 
     def add(self, name: str, *, is_ready: bool = True, phase: str = "ready") -> None:
         server = Server(name, created=self.now, ready_at=self.now, started=self.now)
@@ -85,7 +87,7 @@ class Pods:
     def serve(self, rate: float) -> None:
         ready = [it for it in self.servers.values() if it.is_ready and not it.is_draining]
         for server in ready:
-            server.serve(load(rate / len(ready), TICK))
+            server.serve(load(rate / len(ready), TICK, model=self.model))
 
 
 def timestamp(seconds: float) -> str:
@@ -346,6 +348,17 @@ async def test_a_new_follower_lags_until_it_knows_what_the_learner_knows(world: 
     assert not later.lags
 
 
+async def test_a_service_without_pods_holds_up_no_follower(world: World) -> None:
+    learner, follower = world.fleet(), world.fleet()
+    await world.run(120, 8, learner)
+    world.pods.servers.clear()
+
+    await world.run(30, 0, learner, follower)
+
+    assert learner.reports[KEY].missing == "NoReadyReplica"
+    assert not follower.lags
+
+
 async def test_a_follower_goes_on_alone_when_the_learner_is_gone(world: World) -> None:
     learner, follower = world.fleet(), world.fleet()
     await world.run(120, 8, learner, follower)
@@ -369,6 +382,38 @@ async def test_a_new_process_begins_with_the_checkpoint_in_the_status(world: Wor
     found = second.reports[KEY].calibration
     assert found is not None
     assert found.step_seconds == pytest.approx(calibration["stepSeconds"], rel=0.01)
+
+
+def serving_other(model: str) -> Manifest:
+    made = service()
+    made["metadata"]["generation"] = 2
+    made["spec"]["model"]["uri"] = model
+    return made
+
+
+@pytest.mark.parametrize(("model", "learns_anew"), [("hf://other/model", True), (None, False)])
+async def test_another_model_is_learned_anew_and_from_its_own_replicas_alone(
+    world: World, model: str | None, learns_anew: bool
+) -> None:
+    fleet = world.fleet()
+    await world.run(600, 8, fleet)
+    before = fleet.learned[KEY].step_model
+    world.services = [serving_other(model or world.services[0]["spec"]["model"]["uri"])]
+    await world.run(TICK, 8, fleet)
+    # Nothing is forgotten: the next pods may be as fast.
+    assert fleet.learned[KEY].step_model == pytest.approx(before, rel=0.2)
+
+    for name in ("new-a", "new-b"):
+        world.pods.add(name)
+    await world.run(30, 8, fleet)
+    for name in ("a", "b"):
+        del world.pods.servers[name]
+    world.pods.model = TRUTH.scaled(10)
+    await world.run(60 + 60, 8, fleet)
+
+    now = load(4, TICK).steps
+    factor = StepModel(*fleet.learned[KEY].step_model).seconds_of(now) / now.seconds
+    assert (factor > 8) is learns_anew
 
 
 async def test_a_service_that_was_made_anew_begins_anew(world: World) -> None:

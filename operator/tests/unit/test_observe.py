@@ -59,7 +59,8 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
         Reason.WAITING_FOR_GPU,
         f"A replica needs 1 nvidia.com/gpu on one node and none has them free: {NO_GPU} Add GPU "
         "nodes or free GPUs, lower spec.accelerator.count or spec.replicas, or tolerate in "
-        "spec.template.tolerations what taints the GPU nodes have beside that of their GPUs.",
+        "spec.template.tolerations what taints the GPU nodes have beside that of their GPUs. "
+        "Nodes offer GPUs only with a device plugin: `kubectl describe nodes` lists them.",
     ),
     "no memory on any node": (
         a_pod(unscheduled="0/1 nodes are available: 1 Insufficient memory."),
@@ -71,7 +72,8 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
         a_pod(waiting("ImagePullBackOff", 'Back-off pulling image "registry/gpu:1"')),
         Reason.IMAGE_PULL_ERROR,
         'The node cannot get the image registry/gpu:1: Back-off pulling image "registry/gpu:1". '
-        "Correct spec.engine.image, or make the image available to the nodes.",
+        "Correct spec.engine.image or, where it is not set, the chart values server.gpuImage and "
+        "server.cpuImage; for a private registry name a Secret in spec.engine.imagePullSecrets.",
     ),
     "a Secret that does not exist": (
         a_pod(waiting("CreateContainerConfigError", 'secret "hub-token" not found')),

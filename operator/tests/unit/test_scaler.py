@@ -1,5 +1,6 @@
 """What the operator itself sends to scale; the whole way is in tests/api and tests/keda."""
 
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from llmservice_operator.desired.scaling_plan import ScalingPlan
 from llmservice_operator.errors import NotFound
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
+from report_support import a_report
 
 SETTINGS = OperatorSettings(keda=True)
 DIRECT = ScalingPlan(Autoscaler(ScalingProvider.DIRECT))
@@ -89,6 +91,28 @@ async def test_without_a_report_direct_mode_writes_nothing(
     assert not wrote
     assert decision is not None
     assert decision.replicas == 3
+    assert cluster.sent == []
+
+
+async def test_a_recommendation_goes_on_from_the_one_before_for_nobody_follows_it(
+    cluster: Recorder, cache: Cache
+) -> None:
+    autoscaling = {"minReplicas": 1, "maxReplicas": 12, "mode": "Recommend"}
+    of, now = LLMService.parse(a_body({"autoscaling": autoscaling})), [NOW]
+    scaler = Scaler(cast(Cluster, cluster), cache, SETTINGS, lambda: now[0])
+    runs(cache, of, 10)
+
+    said = []
+    for _ in range(60):
+        now[0] += timedelta(seconds=15)
+        report = a_report(at=now[0].timestamp(), demand_percent=4 * 85.0)
+        _, decision = await scaler.scale(of, await scaler.plan(of, report), report)
+        assert decision is not None
+        said.append(decision.replicas)
+
+    assert said[0] == 10
+    assert said == sorted(said, reverse=True)
+    assert said[-1] == 4
     assert cluster.sent == []
 
 

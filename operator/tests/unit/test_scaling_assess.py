@@ -40,6 +40,20 @@ def test_two_engines_in_each_replica_halve_the_demand() -> None:
     assert demand_of(parallel.run(300, rate=14).demand_percent) == pytest.approx(one / 2, rel=0.02)
 
 
+def test_drafts_that_are_accepted_make_a_replica_sustain_more() -> None:
+    plain, speculating = service(), service()
+    speculating.tokens_per_step = 2
+    before, after = plain.run(120, rate=14), speculating.run(120, rate=14)
+
+    assert plain.state.traffic.mix is not None
+    assert plain.state.traffic.mix.tokens_per_step == 1
+    assert before.capacity is not None
+    assert after.capacity is not None
+    assert after.capacity > 1.1 * before.capacity
+    demand = 100 * 14 / after.capacity
+    assert after.demand_percent == pytest.approx(demand, rel=0.02)
+
+
 def test_nothing_is_said_in_the_first_minute() -> None:
     seen = service().run(60, rate=14)
 

@@ -96,6 +96,19 @@ def test_engines_that_share_the_requests_of_a_replica_sustain_their_sum() -> Non
     )
 
 
+def test_two_tokens_a_step_are_half_the_steps_and_twice_the_time_for_each() -> None:
+    speculating = replace(mix(400, 201), tokens_per_step=2)
+    half = replace(mix(400, 101), kv_per_sequence=speculating.kv_per_sequence)
+    patient = ServiceLevelObjective(None, 0.1)
+
+    rate = sustainable_rate(speculating, TRUTH, LIMITS, ITL_ONLY)
+
+    assert rate == pytest.approx(sustainable_rate(half, TRUTH, LIMITS, patient), rel=1e-4)
+    assert rate > 1.3 * sustainable_rate(mix(400, 201), TRUTH, LIMITS, ITL_ONLY)
+    missed = missed_share(rate, speculating, TRUTH, LIMITS, ITL_ONLY)
+    assert missed == pytest.approx(0.05, abs=0.002)
+
+
 def test_prompts_that_no_replica_answers_in_time_do_not_shrink_capacity_to_nothing() -> None:
     prompts = Lengths(((200.0, 0.7), (40_000.0, 0.3)))
     requests = RequestMix(prompts, Lengths(((100.0, 1.0),)), 1000.0)

@@ -51,6 +51,13 @@ def test_a_cold_start_is_a_high_percentile_of_the_last_twenty() -> None:
     assert seen.estimate == 77
 
 
+def test_hours_of_waiting_for_room_are_no_cold_start() -> None:
+    seen = ColdStarts().add(60.0)
+
+    assert seen.add(6 * 3600.0) == seen
+    assert seen.add(3000.0).estimate == 3000
+
+
 @pytest.mark.parametrize(
     ("cold_start", "bursty", "window"),
     [(10, False, 90), (100, False, 150), (1000, False, 600), (10, True, 600)],
@@ -160,6 +167,19 @@ def test_a_follower_with_the_checkpoint_answers_like_the_learner() -> None:
 
     theirs = follower.run(120, rate=20).demand_percent
     assert theirs == pytest.approx(learner.run(120, rate=20).demand_percent, rel=0.02)
+
+
+def test_a_checkpoint_holds_what_speculation_brings() -> None:
+    speculating = service()
+    speculating.tokens_per_step = 1.8
+    speculating.run(120, rate=14)
+    learned = checkpoint_of(speculating.state)
+    assert learned is not None
+
+    follower = with_learned(ScalingState(StepModelFit(TRUTH)), learned)
+
+    assert follower.traffic.mix is not None
+    assert follower.traffic.mix.tokens_per_step == pytest.approx(1.8)
 
 
 def test_nothing_learned_is_no_checkpoint() -> None:

@@ -1,6 +1,7 @@
 """The step model finds the truth behind the steps, and keeps its prior where nothing was seen."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -36,6 +37,20 @@ def test_a_wrong_prior_is_forgotten(factor: float) -> None:
         fit = fit.learn(step_sums(mixed_steps(seed)), 5.0)
 
     assert fit.model.coefficients == pytest.approx(TRUTH.coefficients, rel=0.06)
+
+
+def test_what_was_learned_as_nothing_can_be_learned_later() -> None:
+    small = TRUTH.scaled(0.01)
+    fit = StepModelFit.after(replace(small, kv=0.0), TRUTH)
+    assert fit.model == replace(small, kv=0.0)
+    for seed in range(12):
+        fit = fit.learn(step_sums(mixed_steps(seed), small), 5.0)
+
+    assert fit.model.kv == pytest.approx(small.kv, rel=0.15)
+
+
+def test_a_model_of_nothing_is_no_prior() -> None:
+    assert StepModelFit.after(StepModel(0.0, 0.0, 0.0, 0.0), TRUTH).model == TRUTH
 
 
 def test_nothing_seen_is_the_prior() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -338,6 +339,19 @@ def test_a_message_that_changes_is_reported_without_an_event() -> None:
 def test_an_image_of_the_spec_is_pinned_as_such() -> None:
     update = build_status(a_service(), EnginePin("mine:1", "0.32.0"), SERVING, NOW)
     assert update.status["engine"] == {"image": "mine:1", "version": "0.32.0"}
+
+
+def test_a_default_image_is_untried_until_a_replica_with_it_was_ready() -> None:
+    updates = [build_status(a_service(), PIN, NO_GPU, NOW)]
+    for pin, seen in (
+        (PIN, SERVING),
+        (PIN, NO_GPU),
+        (replace(PIN, image="registry/gpu:2"), NO_GPU),
+        (EnginePin("mine:1", "0.32.0"), NO_GPU),
+    ):
+        updates.append(build_status(after(updates[-1]), pin, seen, NOW))
+    untried = [update.status["engine"].get("untried") for update in updates]
+    assert untried == [True, None, None, True, None]
 
 
 def test_a_pass_that_failed_before_the_pin_keeps_the_one_of_before() -> None:

@@ -58,6 +58,8 @@ class Counters:
     prompt_tokens_computed: int = 0
     prompt_tokens_cached: int = 0
     generated_tokens: int = 0
+    decoded_tokens: int = 0
+    """Tokens of the sequences in `steps`: with speculative decoding more than one each."""
     finished: int = 0
     judged: int = 0
     """Finished requests that the objectives were applied to; none without an objective."""
@@ -164,7 +166,7 @@ class EngineUsage:
     def record(self, scheduler: Any | None, iteration: Any | None, engine: int = 0) -> None:
         """Take vLLM's statistics of one step of one engine; either part may be missing."""
         now, state = self._clock(), self._engines[engine]
-        prefill, gaps = 0, ()
+        prefill, decoded, gaps = 0, 0, ()
         if iteration is not None:
             prompt = iteration.prompt_token_stats
             prefill = prompt.computed
@@ -172,6 +174,8 @@ class EngineUsage:
             self.counters.prompt_tokens_cached += prompt.cached_tokens
             self.counters.generated_tokens += iteration.num_generation_tokens
             gaps = iteration.inter_token_latencies_iter
+            first_tokens = len(iteration.time_to_first_tokens_iter)
+            decoded = iteration.num_generation_tokens - first_tokens
             for request in iteration.finished_requests:
                 self.counters.finish(request, self._objectives)
         sequences = len(gaps)
@@ -184,6 +188,7 @@ class EngineUsage:
         if (prefill or gaps) and seconds is not None:
             read = state.kv_tokens if sequences else 0.0
             self.counters.step(prefill, sequences, read, seconds)
+            self.counters.decoded_tokens += decoded
         state.next_began = None
         if scheduler is not None:
             state.running = scheduler.num_running_reqs

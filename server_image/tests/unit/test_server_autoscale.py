@@ -44,6 +44,7 @@ class Iteration:
     prompt_token_stats: Prompt = field(default_factory=Prompt)
     num_generation_tokens: int = 0
     inter_token_latencies_iter: list[float] = field(default_factory=list)
+    time_to_first_tokens_iter: list[float] = field(default_factory=list)
     finished_requests: list[Finished] = field(default_factory=list)
 
 
@@ -113,6 +114,19 @@ def test_sums_of_steps_hold_every_product_of_two_terms() -> None:
     report = engine.usage.report()
     assert (report["running"], report["kvTokens"], report["kvCapacityTokens"]) == (1, 200, 1000)
     assert (report["maxSequences"], report["maxStepTokens"]) == (16, 2048)
+
+
+def test_drafts_that_are_accepted_are_more_tokens_of_the_same_sequences() -> None:
+    engine = Engine()
+    engine.arrive(3)
+    engine.usage.record(Scheduler(1), Iteration(Prompt(3), 1, [], time_to_first_tokens_iter=[0.1]))
+    assert counters(engine)["decodedTokens"] == 0
+    # Another prompt's first token comes with two sequences' three and one.
+    first = Iteration(Prompt(3), 5, [0.1, 0.1], time_to_first_tokens_iter=[0.2])
+    engine.usage.record(Scheduler(3), first)
+
+    counted = counters(engine)
+    assert (counted["generatedTokens"], counted["decodedTokens"]) == (6, 4)
 
 
 def test_a_prompt_counts_in_the_steps_that_compute_it_and_not_where_its_first_token_comes() -> None:

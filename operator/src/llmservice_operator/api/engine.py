@@ -84,8 +84,8 @@ class Engine(Fields):
         | None
     ) = None
     """vLLM version in the image, which decides which flags there are. Without an image of your own,
-    setting it to the version that the operator brings moves the service to the operator's present
-    image. Default: the version that the service was first given."""
+    setting it to the version that the operator brings moves a service that runs another one to the
+    operator's present image. Default: the version that the service was first given."""
     max_model_len: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Longest request, prompt and answer together, in tokens. Default: what the model was made
     for."""

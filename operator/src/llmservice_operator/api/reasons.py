@@ -99,7 +99,8 @@ class Reason(StrEnum):
         Source.POD,
         "The scheduler finds no node with enough free GPUs; the message has its numbers.",
         "Add GPU nodes or free GPUs, lower spec.accelerator.count or spec.replicas, or tolerate "
-        "in spec.template.tolerations what taints the GPU nodes have beside that of their GPUs.",
+        "in spec.template.tolerations what taints the GPU nodes have beside that of their GPUs. "
+        "Nodes offer GPUs only with a device plugin: `kubectl describe nodes` lists them.",
     )
     UNSCHEDULABLE = (
         "Unschedulable",
@@ -118,7 +119,8 @@ class Reason(StrEnum):
         "ImagePullError",
         Source.POD,
         "The node cannot get the image.",
-        "Correct spec.engine.image, or make the image available to the nodes.",
+        "Correct spec.engine.image or, where it is not set, the chart values server.gpuImage and "
+        "server.cpuImage; for a private registry name a Secret in spec.engine.imagePullSecrets.",
     )
     SECRET_MISSING = (
         "SecretMissing",
@@ -192,7 +194,9 @@ class Reason(StrEnum):
         "HubUnreachable",
         Source.MODEL_SERVER,
         "The hub does not answer.",
-        "Check the network of the pods, or set the chart value model.hubEndpoint to a mirror.",
+        "Check the network of the pods, which their NetworkPolicy lets reach DNS and public "
+        "addresses at port 443; see spec.networkPolicy. Or set the chart value model.hubEndpoint "
+        "to a mirror.",
     )
     REMOTE_CODE_REFUSED = (
         "RemoteCodeRefused",
@@ -316,8 +320,8 @@ class Reason(StrEnum):
         "KEDAMissing",
         Source.LOAD,
         "The provider KEDA needs KEDA in the cluster and rights on its ScaledObjects.",
-        "Install KEDA and set the chart value keda.enabled, or set spec.autoscaling.provider to "
-        "Auto.",
+        "Install KEDA 2.17 or newer and set the chart value keda.enabled, or set "
+        "spec.autoscaling.provider to Auto.",
     )
     SLO_MET = (
         "SLOMet",

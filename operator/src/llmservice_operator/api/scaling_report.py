@@ -73,6 +73,8 @@ class Calibration(Fields):
     """Share of the prompt tokens that the prefix cache does not save."""
     kv_tokens_per_sequence: Learned
     """KV tokens that a running request holds."""
+    tokens_per_step: Learned = 1.0
+    """Tokens that a decoding request gets from an engine step; more than one with speculation."""
 
 
 class ExternalMetrics(Fields):

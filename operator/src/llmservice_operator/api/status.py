@@ -26,6 +26,9 @@ class EngineStatus(Fields):
     assumed_version: Annotated[str, Field(max_length=64)] | None = None
     """vLLM version that the image of spec.engine.image counts as once spec.engine.version is gone;
     absent when that is version."""
+    untried: bool | None = None
+    """True until a replica with this default image has been ready: until then a new default of the
+    operator replaces it."""
 
 
 class ScalingDecision(Fields):

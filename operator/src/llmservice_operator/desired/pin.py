@@ -2,7 +2,8 @@
 
 An upgrade of the operator brings new default images. Were they taken at once, the upgrade would
 restart every GPU pod of the cluster; so a service keeps the image it was first given until its
-own spec asks for another.
+own spec asks for another. An image that no replica has been ready with is not kept: it may be one
+that does not exist.
 """
 
 from __future__ import annotations
@@ -42,18 +43,20 @@ def resolve_pin(
     service: LLMService, live_deployment: Manifest | None, settings: OperatorSettings
 ) -> EnginePin:
     """Return the image of the spec, else the one pinned in the status, else the running one, else
-    the operator's default for the accelerator.
+    the operator's default for the accelerator. A default that is untried is not pinned.
 
     The live Deployment speaks for a status that was lost. Raises InvalidSpec when the spec wants a
     version without an image, and neither the pinned nor the default image holds it.
     """
     accelerator = service.spec.accelerator.type
+    is_untried = service.status.engine is not None and service.status.engine.untried
     kept = _pin_of_status(service) or _pin_of_deployment(service, live_deployment)
     image, wanted = service.spec.engine.image, service.spec.engine.version
     images = settings.images
     if image is not None:
         return _pin_of_spec(image, wanted, kept, images.engine_version)
-    if kept is not None and kept.default_for == accelerator and wanted in (None, kept.version):
+    is_kept = kept is not None and kept.default_for == accelerator and not is_untried
+    if kept is not None and is_kept and wanted in (None, kept.version):
         return kept
     if wanted not in (None, images.engine_version):
         raise InvalidSpec(

@@ -11,6 +11,7 @@ from typing import Protocol
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingMetric
+from llmservice_operator.api.fields import Fields
 from llmservice_operator.api.scaling_report import ExternalMetrics, ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import Key
@@ -49,6 +50,10 @@ BYTES_PER_PARAMETER = 2.0
 GUESSED_KV_BYTES_PER_TOKEN = 131072.0
 
 
+CLOCK_SKEW_SECONDS = 30.0
+"""How far the API server's clock, by which pods are made, may be behind this one."""
+
+
 class Engines(Protocol):
     """Asks one model server."""
 
@@ -62,6 +67,8 @@ class _Service:
     uid: str
     state: ScalingState
     generation: int | None = None
+    engine: tuple[Fields, ...] | None = None
+    """What the spec says of the engine and what it runs on; None before it was read."""
     objective: ServiceLevelObjective = field(default_factory=ServiceLevelObjective)
     target_percent: float = TARGET_PERCENT
     answers: dict[str, EngineAnswer] = field(default_factory=dict)
@@ -160,7 +167,11 @@ class Fleet:
                 self._services.pop(key, None)
             # Each takes milliseconds; the requests of others must not wait for all of them.
             await asyncio.sleep(0)
-        self.lags = any(not self._services[key].is_known for key in learned if key in own)
+        self.lags = any(
+            not self._services[key].is_known
+            for key, it in learner.items()
+            if it.demand_percent is not None and key in own
+        )
         self.reports = {**own, **repeated}
         async with self._round_ended:
             self._at = at
@@ -202,7 +213,7 @@ class Fleet:
             for name, answer in {**service.answers, **answers}.items()
             if name in replicas_by_name
         }
-        _read_spec(service, manifest)
+        _read_spec(service, manifest, self._at)
         scrape = Scrape(at, tuple(it.report(answers.get(it.name)) for it in replicas))
         aim = service.objective, service.target_percent
         told_before = service.state.told_percent
@@ -258,7 +269,7 @@ def _follow(
     return kept, assessment
 
 
-def _read_spec(service: _Service, manifest: Manifest) -> None:
+def _read_spec(service: _Service, manifest: Manifest, last_round: float) -> None:
     """Take over what the spec asks for, when it has changed and can be read."""
     generation = manifest["metadata"].get("generation", 0)
     if generation == service.generation:
@@ -268,6 +279,11 @@ def _read_spec(service: _Service, manifest: Manifest) -> None:
         spec = LLMService.parse(manifest).spec
     except InvalidSpec:
         return  # what runs goes on by the spec of before, as does the load that it can bear
+    engine = spec.model, spec.engine, spec.accelerator, spec.template
+    if service.engine is not None and engine != service.engine:
+        since = last_round - CLOCK_SKEW_SECONDS
+        service.state = service.state.with_new_engine(since, prior_of(manifest))
+    service.engine = engine
     slo = spec.objectives
     service.objective = ServiceLevelObjective(
         _seconds(slo.ttft_milliseconds), _seconds(slo.itl_milliseconds), slo.objective_percent / 100
@@ -294,12 +310,13 @@ def prior_of(manifest: Manifest) -> StepModel:
 
     Sizes are per accelerator, which is how models are laid out: the model's own are not known here.
     """
-    spec = manifest["spec"]
-    if spec.get("accelerator", {}).get("type") == "cpu":
+    accelerator = manifest["spec"].get("accelerator", {})
+    if accelerator.get("type") == "cpu":
         hardware, parameters = hardware_class(None), GUESSED_PARAMETERS_ON_CPU
     else:
-        selector = spec.get("template", {}).get("nodeSelector", {})
-        hardware = hardware_class(selector.get(GPU_PRODUCT_LABEL, "unknown"))
+        selector = manifest["spec"].get("template", {}).get("nodeSelector", {})
+        product = selector.get(GPU_PRODUCT_LABEL) or accelerator.get("class") or "unknown"
+        hardware = hardware_class(product)
         parameters = GUESSED_PARAMETERS
     return prior_step_model(
         hardware, BYTES_PER_PARAMETER * parameters, parameters, GUESSED_KV_BYTES_PER_TOKEN

@@ -127,6 +127,7 @@ def calibration_of(learned: Checkpoint) -> Calibration:
         mean_answer_tokens=learned.mean_answer_tokens,
         computed_share=learned.computed_share,
         kv_tokens_per_sequence=learned.kv_per_sequence,
+        tokens_per_step=learned.tokens_per_step,
     )
 
 
@@ -142,6 +143,7 @@ def checkpoint_from(calibration: Calibration) -> Checkpoint:
         mean_answer_tokens=calibration.mean_answer_tokens,
         computed_share=calibration.computed_share,
         kv_per_sequence=calibration.kv_tokens_per_sequence,
+        tokens_per_step=calibration.tokens_per_step,
     )
 
 

@@ -46,6 +46,8 @@ class ScalingState:
     """All that one scrape leaves to the next."""
 
     fit: StepModelFit
+    engine_since: float = -math.inf
+    """Replicas older than this may have another engine than the present one."""
     first_at: float | None = None
     hearing: Hearing = field(default_factory=Hearing)
     told_percent: float = 0.0
@@ -55,6 +57,10 @@ class ScalingState:
     traffic: TrafficMemory = field(default_factory=TrafficMemory)
     cold_starts: ColdStarts = field(default_factory=ColdStarts)
     factor: CapacityFactor = field(default_factory=CapacityFactor)
+
+    def with_new_engine(self, since: float, guess: StepModel) -> "ScalingState":
+        """Return the state in which what was learned of steps is a guess, to be learned anew."""
+        return replace(self, fit=StepModelFit.after(self.fit.model, guess), engine_since=since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,7 @@ def observe(
 
 def _learn(state: ScalingState, scrape: Scrape) -> ScalingState:
     """Take the reports into the state."""
-    hearing, news = state.hearing.hear(scrape)
+    hearing, news = state.hearing.hear(scrape, state.engine_since)
     state = replace(
         state,
         hearing=hearing,

@@ -12,7 +12,8 @@ decoding sequence, its KV reads included), three things make a request miss:
   room for more of them: a busy period, of mean w/(1-λE[X]) and variance
   V/(1-λE[X])² + w·λE[X²]/(1-λE[X])³ for an initial work of mean w and variance V. Those that came
   while its own prompt was computed wait for its first step, too. The shorter the answer, the more
-  a few prefills between its tokens decide.
+  a few prefills between its tokens decide. With speculative decoding, where a step brings k tokens
+  of a sequence, a request takes (O - 1)/k steps, and each of them may take k·τ.
 * TTFT. Prompts queue for the step's token budget: an M/G/1 queue with service bp + step/budget
   seconds per token.
 * Admission. All sequence slots are in use for longer than the TTFT, or all KV tokens are in use.
@@ -23,7 +24,7 @@ answers and small prompts it is the rate at which the mean ITL meets the SLO.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmservice_operator.scaling.lengths import Lengths
 from llmservice_operator.scaling.step_model import StepModel
@@ -67,6 +68,8 @@ class RequestMix:
     answers: Lengths
     kv_per_sequence: float
     """KV tokens that a running sequence holds; measured, because long answers stay longer."""
+    tokens_per_step: float = 1.0
+    """Tokens that a decoding sequence gets from a step: more than one with speculative decoding."""
 
     def work(self, model: StepModel) -> float:
         """GPU-seconds that one mean request adds to the steps it takes part in."""
@@ -76,8 +79,20 @@ class RequestMix:
         return self.prompts.mean * model.prefill
 
     def token_work(self, model: StepModel) -> float:
-        """Seconds that one more decoding sequence adds to a step."""
-        return model.sequence + model.kv * self.kv_per_sequence
+        """Seconds that one token of an answer adds to the steps."""
+        return (model.sequence + model.kv * self.kv_per_sequence) / self.tokens_per_step
+
+    def in_steps(self) -> "RequestMix":
+        """Return the mix as the engine sees it: a sequence stays for steps, however many tokens
+        each of them brings.
+        """
+        if self.tokens_per_step == 1:
+            return self
+        steps = (
+            (1 + max(tokens - 1, 0.0) / self.tokens_per_step, share)
+            for tokens, share in self.answers.points
+        )
+        return replace(self, answers=Lengths(tuple(steps)), tokens_per_step=1.0)
 
 
 def sustainable_rate(
@@ -223,7 +238,10 @@ class _Engine:
     def of(
         cls, mix: RequestMix, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
     ) -> "_Engine":
-        return cls(mix, model, limits, slo, _stays(mix.answers))
+        steps, itl = mix.in_steps(), slo.itl_seconds
+        # A step may take as long as all the tokens that it brings.
+        step_slo = replace(slo, itl_seconds=itl and mix.tokens_per_step * itl)
+        return cls(steps, model, limits, step_slo, _stays(steps.answers))
 
     def misses(self, rate: float) -> tuple[float, float, float]:
         """Shares of requests that miss by ITL, by TTFT, and because the replica is full."""

@@ -32,6 +32,7 @@ class Checkpoint:
     mean_answer_tokens: float
     computed_share: float
     kv_per_sequence: float
+    tokens_per_step: float = 1.0
 
     def differs_from(self, other: "Checkpoint") -> bool:
         """Whether a number that decides has moved enough to be written."""
@@ -49,6 +50,7 @@ class Checkpoint:
         yield self.mean_answer_tokens
         yield self.computed_share
         yield self.kv_per_sequence
+        yield self.tokens_per_step
 
 
 def checkpoint_of(state: ScalingState) -> Checkpoint | None:
@@ -67,6 +69,7 @@ def checkpoint_of(state: ScalingState) -> Checkpoint | None:
         seen.answer_tokens / sum(seen.answer_lengths),
         state.traffic.computed_share,
         mix.kv_per_sequence,
+        mix.tokens_per_step,
     )
 
 
@@ -82,11 +85,14 @@ def with_learned(state: ScalingState, checkpoint: Checkpoint) -> ScalingState:
         answer_lengths=checkpoint.answer_lengths,
         answer_tokens=sum(checkpoint.answer_lengths) * checkpoint.mean_answer_tokens,
         steps=_held(checkpoint.kv_per_sequence),
+        decoded_tokens=checkpoint.tokens_per_step,
     )
     factor: CapacityFactor = replace(state.factor, value=checkpoint.capacity_factor)
     return replace(
         state,
-        fit=StepModelFit(StepModel(*checkpoint.step_model)),
+        fit=StepModelFit.after(
+            StepModel(*checkpoint.step_model), state.fit.units or state.fit.prior
+        ),
         factor=factor,
         cold_starts=ColdStarts(checkpoint.cold_start_seconds),
         traffic=TrafficMemory(counters),
@@ -94,7 +100,7 @@ def with_learned(state: ScalingState, checkpoint: Checkpoint) -> ScalingState:
 
 
 def _held(kv_per_sequence: float) -> StepSums:
-    """Step sums that say nothing but how many KV tokens a sequence holds."""
+    """Step sums that say nothing but how many KV tokens one sequence holds."""
     moments = [0.0] * len(StepSums().moments)
     moments[2], moments[3] = 1.0, kv_per_sequence
     return StepSums(tuple(moments))

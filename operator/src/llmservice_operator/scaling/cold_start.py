@@ -6,6 +6,8 @@ from dataclasses import dataclass
 REMEMBERED = 20
 DEFAULT_SECONDS = 120.0
 PERCENTILE = 0.9
+LONGEST_SECONDS = 3600.0
+"""A new node, a large model from the hub and its load together take less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,9 @@ class ColdStarts:
     seconds: tuple[float, ...] = ()
 
     def add(self, seconds: float) -> "ColdStarts":
+        """Remember one, unless it was none: hours were spent waiting for room, or on a repair."""
+        if seconds > LONGEST_SECONDS:
+            return self
         return ColdStarts((*self.seconds, seconds)[-REMEMBERED:])
 
     @property

@@ -62,7 +62,7 @@ class News:
     """Since the scrape before; 0 for the first, which only sets marks."""
     total: Counters = field(default_factory=Counters)
     taught: Counters = field(default_factory=Counters)
-    """Of replicas that are warm."""
+    """Of replicas that are warm, and have the present engine."""
     was_heard: bool = False
     """Whether any replica answered."""
 
@@ -83,8 +83,11 @@ class Hearing:
     ledger: Ledger = field(default_factory=Ledger)
     """What is known to have been done."""
 
-    def hear(self, scrape: Scrape) -> tuple["Hearing", News]:
-        """Take in one scrape; one that was taken in already changes nothing."""
+    def hear(self, scrape: Scrape, engine_since: float = -math.inf) -> tuple["Hearing", News]:
+        """Take in one scrape; one that was taken in already changes nothing.
+
+        Where there is a replica made since `engine_since`, those before it teach nothing any more.
+        """
         if scrape.at <= self.at:
             return self, News()
         seconds = scrape.at - self.at if math.isfinite(self.at) else 0.0
@@ -96,6 +99,8 @@ class Hearing:
         spans = [self._assumed(name, self.at) for name in lost]
         heard: set[str] = set()
         total, taught = Counters(), Counters()
+        is_renewed = any(it.created >= engine_since for it in scrape.replicas)
+        teaches_from = engine_since if is_renewed else -math.inf
         for report in scrape.replicas:
             name, after, before = report.name, report.snapshot, snapshots.get(report.name)
             if after is None or (before is not None and after.at <= before.at):
@@ -113,7 +118,8 @@ class Hearing:
             rates[name] = rates.get(name, Rates()).after(done, span, kept)
             spans.append(_tick(after.at, span, done, is_serving=_serves(report)))
             total = total.plus(done)
-            if report.ready_at is not None and after.at >= report.ready_at + WARM_UP_SECONDS:
+            is_warm = report.ready_at is not None and after.at >= report.ready_at + WARM_UP_SECONDS
+            if is_warm and report.created >= teaches_from:
                 taught = taught.plus(done)
         ledger = self.ledger
         if seconds > 0 and heard:

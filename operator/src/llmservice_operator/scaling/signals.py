@@ -75,6 +75,8 @@ class Counters:
     prompt_tokens_cached: float = 0
     """Prompt tokens that the prefix cache saved."""
     generated_tokens: float = 0
+    decoded_tokens: float = 0
+    """Tokens of the sequences that `steps` counts; those of a prompt's own step are not in it."""
     finished: float = 0
     judged: float = 0
     """Finished requests that the SLO was applied to."""
@@ -102,6 +104,7 @@ class Counters:
             self.prompt_tokens_computed + weight * other.prompt_tokens_computed,
             self.prompt_tokens_cached + weight * other.prompt_tokens_cached,
             self.generated_tokens + weight * other.generated_tokens,
+            self.decoded_tokens + weight * other.decoded_tokens,
             self.finished + weight * other.finished,
             self.judged + weight * other.judged,
             self.ttft_met + weight * other.ttft_met,

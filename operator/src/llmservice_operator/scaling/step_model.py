@@ -8,6 +8,7 @@ sums are added, and a prior keeps the terms sane that the traffic does not separ
 
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from statistics import median
 
 from llmservice_operator.scaling.signals import StepSums
 
@@ -22,6 +23,9 @@ STEP_NOISE = 0.1
 
 PRIOR_SPREAD = 0.5
 """Standard deviation of a prior's coefficient, as a share of it."""
+
+LEAST_SHARE = 0.1
+"""Of what a guess has a coefficient beside the others: in smaller units none is looked for."""
 
 SECONDS = 4
 COEFFICIENTS = 4
@@ -79,10 +83,27 @@ class StepModelFit:
 
     prior: StepModel
     sums: StepSums = field(default_factory=StepSums)
+    units: StepModel | None = None
+    """What the coefficients are looked for in multiples of; None: the prior."""
     model: StepModel = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", _solve(self.prior, self.sums))
+        object.__setattr__(self, "model", _solve(self.prior, self.units or self.prior, self.sums))
+
+    @classmethod
+    def after(cls, learned: StepModel, guess: StepModel) -> "StepModelFit":
+        """Begin with what was learned elsewhere, or before the engine was changed.
+
+        A coefficient that was learned as nothing has no multiples, so it gets its unit from the
+        guess: from what that says of it beside the others.
+        """
+        pairs = list(zip(learned.coefficients, guess.coefficients, strict=True))
+        ratios = [mine / guessed for mine, guessed in pairs if mine > 0]
+        if not ratios:
+            return cls(guess)
+        least = LEAST_SHARE * median(ratios)
+        units = StepModel(*(max(mine, least * guessed) for mine, guessed in pairs))
+        return cls(learned, units=units)
 
     def learn(self, sums: StepSums, seconds: float) -> "StepModelFit":
         """Add the steps of the last `seconds`; silence neither teaches nor forgets."""
@@ -92,14 +113,15 @@ class StepModelFit:
         return replace(self, sums=kept.plus(sums))
 
 
-def _solve(prior: StepModel, sums: StepSums) -> StepModel:
+def _solve(prior: StepModel, units: StepModel, sums: StepSums) -> StepModel:
     """The non-negative coefficients that fit the sums and the prior best.
 
-    Every coefficient is written as a multiple of its prior, so one spread suits all four.
+    Every coefficient is written as a multiple of its unit, so one spread suits all four.
     """
     if sums.steps < 1 or sums.seconds <= 0:
         return prior
-    scale = prior.coefficients
+    scale = units.coefficients
+    centre = [mine / unit for mine, unit in zip(prior.coefficients, scale, strict=True)]
     noise = (STEP_NOISE * sums.seconds / sums.steps) ** 2
     pull = PRIOR_SPREAD**-2
     terms = range(COEFFICIENTS)
@@ -107,7 +129,7 @@ def _solve(prior: StepModel, sums: StepSums) -> StepModel:
         [scale[i] * scale[j] * sums.moment(i, j) / noise + (pull if i == j else 0.0) for j in terms]
         for i in terms
     ]
-    target = [scale[i] * sums.moment(i, SECONDS) / noise + pull for i in terms]
+    target = [scale[i] * sums.moment(i, SECONDS) / noise + pull * centre[i] for i in terms]
     multiples = _non_negative(matrix, target)
     return StepModel(*(scale[i] * multiples[i] for i in terms))
 

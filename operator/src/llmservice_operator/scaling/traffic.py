@@ -49,4 +49,6 @@ class TrafficMemory:
             if steps.sequences > 0
             else prompts.mean + answers.mean / 2
         )
-        return RequestMix(prompts.times(self.computed_share), answers, held)
+        # Speculation may be off for large batches, but it never costs tokens.
+        per_step = max(1.0, seen.decoded_tokens / steps.sequences) if steps.sequences > 0 else 1.0
+        return RequestMix(prompts.times(self.computed_share), answers, held, per_step)
