@@ -147,7 +147,7 @@ def _learn(state: ScalingState, scrape: Scrape) -> ScalingState:
         hearing=hearing,
         first_at=scrape.at if state.first_at is None and news.was_heard else state.first_at,
         cold_starts=_with_cold_starts(state, scrape),
-        ready=state.ready | {r.name for r in scrape.replicas if r.is_ready},
+        ready=frozenset(r.name for r in scrape.replicas if r.is_ready or r.name in state.ready),
     )
     if news.seconds <= 0 or not news.was_heard:
         return state
