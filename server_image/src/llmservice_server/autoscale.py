@@ -141,7 +141,7 @@ class EngineUsage:
         self.unfinished: Callable[[], int] = lambda: 0
         """Asks the engine for the sequences it has accepted and not finished."""
         self.gpu_duty_cycle_percent: Callable[[], float | None] = lambda: None
-        """Asks the GPUs; None where there are none, or they do not tell."""
+        """Asks the GPUs, which may take long; None where there are none, or they do not tell."""
         self.counters = Counters()
         self._engines: defaultdict[int, _Engine] = defaultdict(_Engine)
         self._last_arrival = clock()
@@ -200,7 +200,7 @@ class EngineUsage:
         return self._clock() - self._waiting_since
 
     def report(self) -> dict[str, object]:
-        """Return the body of /autoscale, but for the phase."""
+        """Return the body of /autoscale, but for the phase and what the GPUs tell."""
         engines = list(self._engines.values())
         running = sum(engine.running for engine in engines)
         return {
@@ -215,7 +215,6 @@ class EngineUsage:
             "engines": self.limits.engines,
             "maxSequences": self.limits.max_sequences,
             "maxStepTokens": self.limits.max_step_tokens,
-            "gpuDutyCyclePercent": self.gpu_duty_cycle_percent(),
         }
 
 

@@ -1,7 +1,10 @@
+import asyncio
 import json
+import threading
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from llmservice_server.autoscale import EngineLimits, EngineUsage, Objectives
 from llmservice_server.lifecycle import Lifecycle, Phase
@@ -258,8 +261,6 @@ def test_a_wait_that_nobody_came_back_to_is_forgotten() -> None:
 
 
 async def test_is_served_on_the_management_port_with_the_phase() -> None:
-    from prometheus_client import CollectorRegistry
-
     lifecycle = Lifecycle()
     lifecycle.enter(Phase.READY)
     engine = Engine()
@@ -269,7 +270,8 @@ async def test_is_served_on_the_management_port_with_the_phase() -> None:
     answer = await Client(app).get("/autoscale")
 
     assert answer.status == 200
-    assert answer.json() == {**json.loads(json.dumps(engine.usage.report())), "phase": "ready"}
+    told = json.loads(json.dumps(engine.usage.report()))
+    assert answer.json() == {**told, "gpuDutyCyclePercent": None, "phase": "ready"}
     assert answer.json()["started"] == 1e9
 
 
@@ -289,8 +291,23 @@ def test_latencies_of_answers_are_counted_by_quarters_of_a_doubling() -> None:
     assert (itl[27], sum(itl)) == (2, 2)
 
 
-def test_the_duty_cycle_is_told_where_there_is_one() -> None:
-    engine = Engine()
-    assert engine.usage.report()["gpuDutyCyclePercent"] is None
-    engine.usage.gpu_duty_cycle_percent = lambda: 97.0
-    assert engine.usage.report()["gpuDutyCyclePercent"] == 97.0
+async def test_a_slow_gpu_driver_holds_up_nothing_but_the_report_that_asks_it() -> None:
+    engine, asked, may_answer = Engine(), threading.Event(), threading.Event()
+
+    def duty_cycle() -> float | None:
+        asked.set()
+        return 97.0 if may_answer.wait(5) else None
+
+    engine.usage.gpu_duty_cycle_percent = duty_cycle
+    app = create_management_app(Lifecycle(), CollectorRegistry(), engine.usage)
+    asking = asyncio.ensure_future(Client(app).get("/autoscale"))
+    assert await asyncio.to_thread(asked.wait, 5)
+    assert (await Client(app).get("/livez")).status == 200
+    assert not asking.done()
+    engine.arrive(7)
+
+    may_answer.set()
+
+    report = (await asking).json()
+    assert report["gpuDutyCyclePercent"] == 97
+    assert report["counters"]["arrivals"] == report["waiting"] == 1
