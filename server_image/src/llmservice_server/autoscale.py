@@ -194,10 +194,13 @@ class EngineUsage:
         self._waiting_since = now if self.unfinished() else None
 
     def stalled_seconds(self) -> float:
-        """Return how long the engine has made no step although work is waiting."""
-        if self._waiting_since is None or not self.unfinished():
+        """Return how long an engine has made no step although work is waiting for it."""
+        if not self.unfinished():
             return 0.0
-        return self._clock() - self._waiting_since
+        # An engine that had work left after its last step waits by itself: others may go on.
+        waits = [self._waiting_since, *(engine.next_began for engine in self._engines.values())]
+        now = self._clock()
+        return now - min((since for since in waits if since is not None), default=now)
 
     def report(self) -> dict[str, object]:
         """Return the body of /autoscale, but for the phase and what the GPUs tell."""

@@ -260,6 +260,31 @@ def test_a_wait_that_nobody_came_back_to_is_forgotten() -> None:
     assert engine.usage.stalled_seconds() == 0
 
 
+def test_one_engine_that_hangs_shows_while_another_makes_steps() -> None:
+    engine = Engine()
+    engine.arrive(1, sequences=2)
+    engine.usage.record(Scheduler(1), None, 1)
+    for _ in range(10):
+        engine.seconds += 1
+        engine.usage.record(Scheduler(1), Iteration(Prompt(), 1, [0.1]), 0)
+    assert engine.usage.stalled_seconds() == 10
+
+    engine.usage.record(Scheduler(1), Iteration(Prompt(), 1, [0.1]), 1)
+    engine.seconds += 2
+    assert engine.usage.stalled_seconds() == 2
+
+
+def test_an_engine_without_work_does_not_stall_while_another_makes_steps() -> None:
+    engine = Engine()
+    engine.arrive(1, sequences=2)
+    engine.usage.record(Scheduler(1), None, 1)
+    engine.unfinished = 1
+    engine.usage.record(Scheduler(0), Iteration(Prompt(), 1, [0.1]), 1)
+    engine.seconds += 10
+    engine.usage.record(Scheduler(1), Iteration(Prompt(), 1, [0.1]), 0)
+    assert engine.usage.stalled_seconds() == 0
+
+
 async def test_is_served_on_the_management_port_with_the_phase() -> None:
     lifecycle = Lifecycle()
     lifecycle.enter(Phase.READY)
