@@ -5,8 +5,9 @@ Counters only grow while the process lives, so a scrape that is lost loses nothi
 """
 
 import math
+import random
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ LATENCY_BUCKETS = 73
 STEP_TERMS = 5
 """An engine step is the vector (1, prefill tokens, sequences, KV tokens read, seconds)."""
 
+_KNOWN_PROMPTS = 1000
+"""Prompts whose lengths are remembered, to stand for those that nobody has read."""
 
 _QUIET_SECONDS = 60.0
 """How long nobody must have come for a wait to be forgotten that no step has ended.
@@ -53,7 +56,7 @@ class Counters:
     """What the engine has done since the server became ready."""
 
     arrivals: int = 0
-    """Sequences that were asked for, whether they were started or not."""
+    """Sequences that were asked for: those accepted and those turned away for a full queue."""
     prompt_tokens_arrived: int = 0
     prompt_tokens_computed: int = 0
     prompt_tokens_cached: int = 0
@@ -144,22 +147,38 @@ class EngineUsage:
         """Asks the GPUs, which may take long; None where there are none, or they do not tell."""
         self.counters = Counters()
         self._engines: defaultdict[int, _Engine] = defaultdict(_Engine)
+        self._known_lengths: deque[int] = deque(maxlen=_KNOWN_PROMPTS)
         self._last_arrival = clock()
         self._waiting_since: float | None = None
 
     def begin(self) -> None:
         """Forget the warm-up: its steps are slow, and nobody asked for them."""
         self.counters = Counters()
+        self._known_lengths.clear()
 
     def arrive(self, prompt_tokens: int, sequences: int) -> None:
-        """Count what a request asks for, before it may be refused for a full queue."""
+        """Count what a request asks for, once the engine has accepted it."""
         for _ in range(sequences):
             self.counters.arrive(prompt_tokens)
-        now = self._clock()
-        is_forgotten = not self.unfinished() and now - self._last_arrival > _QUIET_SECONDS
-        if self._waiting_since is None or is_forgotten:
+            self._known_lengths.append(prompt_tokens)
+        now, unfinished = self._clock(), self.unfinished()
+        is_alone = unfinished <= sequences
+        is_forgotten = is_alone and now - self._last_arrival > _QUIET_SECONDS
+        if unfinished and (self._waiting_since is None or is_forgotten):
             self._waiting_since = now
         self._last_arrival = now
+
+    def turn_away(self, sequences: int) -> None:
+        """Count what a full queue refuses: it is demand all the same.
+
+        Its prompt may not have been read, so each takes the length of one that was known lately:
+        that adds to the load and leaves what a mean request needs as it is.
+        """
+        for _ in range(sequences):
+            if self._known_lengths:
+                self.counters.arrive(random.choice(self._known_lengths))
+            else:
+                self.counters.arrivals += 1
 
     def record(self, scheduler: Any | None, iteration: Any | None, engine: int = 0) -> None:
         """Take vLLM's statistics of one step of one engine; either part may be missing."""

@@ -23,8 +23,8 @@ class Engine:
         self.usage.unfinished = lambda: self.unfinished
 
     def arrive(self, tokens: int, sequences: int = 1) -> None:
-        self.usage.arrive(tokens, sequences)
         self.unfinished += sequences
+        self.usage.arrive(tokens, sequences)
 
 
 @dataclass
@@ -87,6 +87,36 @@ def test_counts_what_arrives_before_it_is_started() -> None:
     # 3 lies in (2, 4], 100 in (64, 128].
     assert (lengths[2], lengths[7], sum(lengths)) == (2, 1, 3)
     assert engine.usage.report()["waiting"] == 3
+
+
+def test_what_is_turned_away_adds_to_the_load_and_leaves_the_mix_of_prompts_as_it_is() -> None:
+    engine = Engine()
+    for _ in range(10):
+        engine.arrive(100)
+    engine.usage.turn_away(3)
+    counted = counters(engine)
+    assert (counted["arrivals"], counted["promptTokensArrived"]) == (13, 1300)
+
+    for _ in range(2000):
+        engine.arrive(3)
+    engine.usage.turn_away(7)
+    counted = counters(engine)
+    # What was common long ago says nothing of what is turned away now.
+    assert (counted["arrivals"], counted["promptTokensArrived"]) == (2020, 1300 + 2007 * 3)
+    lengths = counted["promptLengths"]
+    assert isinstance(lengths, list)
+    assert (lengths[2], lengths[7], sum(lengths)) == (2007, 13, 2020)
+    assert engine.usage.report()["waiting"] == 2010
+
+
+def test_what_is_turned_away_before_any_prompt_is_known_has_no_length() -> None:
+    engine = Engine()
+    engine.arrive(5)
+    engine.usage.begin()
+    engine.usage.turn_away(2)
+    counted = counters(engine)
+    assert (counted["arrivals"], counted["promptTokensArrived"]) == (2, 0)
+    assert counted["promptLengths"] == [0] * 21
 
 
 def test_a_length_of_nothing_and_one_beyond_every_bucket_have_their_bucket() -> None:
@@ -256,6 +286,23 @@ def test_a_wait_that_nobody_came_back_to_is_forgotten() -> None:
     engine.arrive(1)
     engine.unfinished = 0
     engine.seconds += 61
+    engine.arrive(1)
+    assert engine.usage.stalled_seconds() == 0
+
+
+def test_what_is_turned_away_leaves_no_wait_behind() -> None:
+    engine = Engine()
+    for _ in range(10):
+        engine.usage.turn_away(1)
+        engine.seconds += 30
+    engine.arrive(1)
+    assert engine.usage.stalled_seconds() == 0
+
+
+def test_an_answer_that_was_complete_before_it_was_counted_leaves_no_wait_behind() -> None:
+    engine = Engine()
+    engine.usage.arrive(1, 1)
+    engine.seconds += 30
     engine.arrive(1)
     assert engine.usage.stalled_seconds() == 0
 
