@@ -59,12 +59,15 @@ def main() -> None:
         import vllm
 
         from engine_signatures import signatures
+        from llmservice_server.logs import LAST_WORDS
 
+        sources = [path.read_text() for path in Path(vllm.__file__).parent.glob("v1/**/*.py")]
         answer = {
             "on_cpu": on_cpu,
             "version": vllm.__version__,
             "signatures": signatures(),
             "routes": routes(),
+            "unsaid": [words for words in LAST_WORDS if not any(words in it for it in sources)],
         }
     json.dump(answer, sys.stdout)
 

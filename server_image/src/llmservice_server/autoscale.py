@@ -5,8 +5,9 @@ Counters only grow while the process lives, so a scrape that is lost loses nothi
 """
 
 import math
+import random
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ LATENCY_BUCKETS = 73
 STEP_TERMS = 5
 """An engine step is the vector (1, prefill tokens, sequences, KV tokens read, seconds)."""
 
+_KNOWN_PROMPTS = 1000
+"""Prompts whose lengths are remembered, to stand for those that nobody has read."""
 
 _QUIET_SECONDS = 60.0
 """How long nobody must have come for a wait to be forgotten that no step has ended.
@@ -53,7 +56,7 @@ class Counters:
     """What the engine has done since the server became ready."""
 
     arrivals: int = 0
-    """Sequences that were asked for, whether they were started or not."""
+    """Sequences that were asked for: those accepted and those turned away for a full queue."""
     prompt_tokens_arrived: int = 0
     prompt_tokens_computed: int = 0
     prompt_tokens_cached: int = 0
@@ -143,25 +146,41 @@ class EngineUsage:
         self.unfinished: Callable[[], int] = lambda: 0
         """Asks the engine for the sequences it has accepted and not finished."""
         self.gpu_duty_cycle_percent: Callable[[], float | None] = lambda: None
-        """Asks the GPUs; None where there are none, or they do not tell."""
+        """Asks the GPUs, which may take long; None where there are none, or they do not tell."""
         self.counters = Counters()
         self._engines: defaultdict[int, _Engine] = defaultdict(_Engine)
+        self._known_lengths: deque[int] = deque(maxlen=_KNOWN_PROMPTS)
         self._last_arrival = clock()
         self._waiting_since: float | None = None
 
     def begin(self) -> None:
         """Forget the warm-up: its steps are slow, and nobody asked for them."""
         self.counters = Counters()
+        self._known_lengths.clear()
 
     def arrive(self, prompt_tokens: int, sequences: int) -> None:
-        """Count what a request asks for, before it may be refused for a full queue."""
+        """Count what a request asks for, once the engine has accepted it."""
         for _ in range(sequences):
             self.counters.arrive(prompt_tokens)
-        now = self._clock()
-        is_forgotten = not self.unfinished() and now - self._last_arrival > _QUIET_SECONDS
-        if self._waiting_since is None or is_forgotten:
+            self._known_lengths.append(prompt_tokens)
+        now, unfinished = self._clock(), self.unfinished()
+        is_alone = unfinished <= sequences
+        is_forgotten = is_alone and now - self._last_arrival > _QUIET_SECONDS
+        if unfinished and (self._waiting_since is None or is_forgotten):
             self._waiting_since = now
         self._last_arrival = now
+
+    def turn_away(self, sequences: int) -> None:
+        """Count what a full queue refuses: it is demand all the same.
+
+        Its prompt may not have been read, so each takes the length of one that was known lately:
+        that adds to the load and leaves what a mean request needs as it is.
+        """
+        for _ in range(sequences):
+            if self._known_lengths:
+                self.counters.arrive(random.choice(self._known_lengths))
+            else:
+                self.counters.arrivals += 1
 
     def record(self, scheduler: Any | None, iteration: Any | None, engine: int = 0) -> None:
         """Take vLLM's statistics of one step of one engine; either part may be missing."""
@@ -199,13 +218,16 @@ class EngineUsage:
         self._waiting_since = now if self.unfinished() else None
 
     def stalled_seconds(self) -> float:
-        """Return how long the engine has made no step although work is waiting."""
-        if self._waiting_since is None or not self.unfinished():
+        """Return how long an engine has made no step although work is waiting for it."""
+        if not self.unfinished():
             return 0.0
-        return self._clock() - self._waiting_since
+        # An engine that had work left after its last step waits by itself: others may go on.
+        waits = [self._waiting_since, *(engine.next_began for engine in self._engines.values())]
+        now = self._clock()
+        return now - min((since for since in waits if since is not None), default=now)
 
     def report(self) -> dict[str, object]:
-        """Return the body of /autoscale, but for the phase."""
+        """Return the body of /autoscale, but for the phase and what the GPUs tell."""
         engines = list(self._engines.values())
         running = sum(engine.running for engine in engines)
         return {
@@ -220,7 +242,6 @@ class EngineUsage:
             "engines": self.limits.engines,
             "maxSequences": self.limits.max_sequences,
             "maxStepTokens": self.limits.max_step_tokens,
-            "gpuDutyCyclePercent": self.gpu_duty_cycle_percent(),
         }
 
 

@@ -132,11 +132,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
         async def add_request(
             self, request_id: str, prompt: Any, params: Any, *arguments: Any, **more: Any
         ) -> Any:
-            # Before the queue limits: what is turned away is demand all the same.
-            tokens = prompt.get("prompt_token_ids", ()) if isinstance(prompt, dict) else ()
-            usage.arrive(len(tokens), getattr(params, "n", 1))
             try:
-                return await super().add_request(request_id, prompt, params, *arguments, **more)
+                queue = await super().add_request(request_id, prompt, params, *arguments, **more)
             except vllm.VLLMValidationError:
                 raise
             except (OverflowError, TypeError, ValueError) as error:
@@ -145,6 +142,9 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                 raise vllm.VLLMValidationError(
                     f"a value of the request cannot be encoded: {error}"
                 ) from error
+            tokens = prompt.get("prompt_token_ids", ()) if isinstance(prompt, dict) else ()
+            usage.arrive(len(tokens), getattr(params, "n", 1))
+            return queue
 
         async def _add_request(self, request: Any, *arguments: Any, **more: Any) -> None:
             try:
@@ -171,7 +171,13 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                     f"n is {n}; one request may ask for at most {max_choices} answers",
                     parameter="n",
                 )
-            super().check_admission(n, request_id)
+            try:
+                super().check_admission(n, request_id)
+            except Exception:
+                # vLLM asks before it reads the prompt, and again as it adds the request. Whichever
+                # fails is the last: nothing arrives after it.
+                usage.turn_away(n)
+                raise
 
     return ObservedLLM
 

@@ -22,6 +22,22 @@ ENGINE_ERROR_FILE = "LLMSERVICE_ENGINE_ERROR_FILE"
 It ends with the server's process id, so that the server's own errors stay out of it.
 """
 
+LAST_WORDS = frozenset(
+    {
+        "EngineCore failed to start.",
+        "EngineCore encountered a fatal error.",
+        "WorkerProc failed to start.",
+        "WorkerProc failed.",
+    }
+)
+"""What vLLM's processes say with the error that ends them.
+
+Any other error that they log may end one request alone, and quote it.
+"""
+
+_QUOTING = ("vllm.v1.structured_output", "vllm.logging_utils.dump_input")
+"""Loggers of the engine's process that put what a client asked for into their messages."""
+
 DETAILS = "llmservice_details"
 """Name of a record's `extra` whose entries become entries of its line."""
 
@@ -59,7 +75,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": _message(record, request_id is not None),
+            "message": _message(record, request_id),
             "process": record.process,
         }
         line.update(getattr(record, DETAILS, {}))
@@ -67,17 +83,19 @@ class JsonFormatter(logging.Formatter):
             line["requestId"] = request_id
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
-            told = traceback.format_exception(error) if request_id is None else _places(error)
+            may_quote = request_id is not None or _is_survived_by_an_engine(record)
+            told = _places(error) if may_quote else traceback.format_exception(error)
             line["error"] = "".join(told)
         # ASCII: no terminal obeys it, and no text that is half a character breaks it.
         return json.dumps(line)
 
 
-def _message(record: logging.LogRecord, is_of_a_request: bool) -> str:
+def _message(record: logging.LogRecord, request_id: str | None) -> str:
     """Return what a record says; of what others say about a request, only their own words.
 
     The values that they put into them come from the client: a name, an error that quotes it.
     """
+    is_of_a_request = request_id is not None or record.name.startswith(_QUOTING)
     if is_of_a_request and not _is_own(record):
         return str(record.msg)
     return record.getMessage()
@@ -101,22 +119,32 @@ def _places(error: BaseException) -> list[str]:
     return lines
 
 
+def _engine_error_file() -> str | None:
+    """Return where this process leaves the error it ends of; None in the server itself."""
+    path = os.environ.get(ENGINE_ERROR_FILE)
+    return None if not path or path.endswith(f".{os.getpid()}") else path
+
+
+def _is_survived_by_an_engine(record: logging.LogRecord) -> bool:
+    """Tell whether an error may be that of one request: in the engine nothing says so."""
+    return _engine_error_file() is not None and str(record.msg) not in LAST_WORDS
+
+
 class EngineErrorHandler(logging.Handler):
-    """Leaves the first error of an engine process where the server can read it.
+    """Leaves the error that ends an engine where the server can read it.
 
     The engine's own message to the server says only that it failed.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record's exception unless an earlier one, the root of it, is there."""
-        path = os.environ.get(ENGINE_ERROR_FILE)
-        if not path or not record.exc_info or record.exc_info[1] is None:
+        """Write the exception of the engine's end unless an earlier one, its root, is there."""
+        path = _engine_error_file()
+        error = record.exc_info[1] if record.exc_info else None
+        if path is None or error is None or _is_survived_by_an_engine(record):
             return
-        if path.endswith(f".{os.getpid()}"):
-            return  # this is the server, not its engine
         try:
             with open(path, "x") as file:
-                json.dump([fact.as_json() for fact in facts_of(record.exc_info[1])], file)
+                json.dump([fact.as_json() for fact in facts_of(error)], file)
         except OSError:
             # The record itself is in the log; nothing may fail because of its copy.
             return

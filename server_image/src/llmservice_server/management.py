@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from llmservice_server.autoscale import EngineUsage
@@ -36,6 +37,9 @@ def create_management_app(
 
     @app.get("/autoscale")
     async def autoscale() -> Response:
-        return JSONResponse(usage.report() | {"phase": lifecycle.phase.value})
+        # A slow driver must not hold up the event loop. The rest is told by the loop that counts
+        # it, and so of one moment.
+        gpus = {"gpuDutyCyclePercent": await run_in_threadpool(usage.gpu_duty_cycle_percent)}
+        return JSONResponse(usage.report() | gpus | {"phase": lifecycle.phase.value})
 
     return app

@@ -81,6 +81,8 @@ class Server:
         Raises PortUnavailable when a port cannot be bound.
         """
         os.environ[ENGINE_ERROR_FILE] = str(self._engine_error_file)
+        # A container that was killed leaves it to the next one, whose process id is the same.
+        self._engine_error_file.unlink(missing_ok=True)
         terminated = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, terminated.set)

@@ -18,3 +18,9 @@ def test_it_is_the_version_that_is_named_once_and_its_cpu_build(
 ) -> None:
     assert installed_vllm["version"].partition("+")[0] == PINNED
     assert installed_vllm["on_cpu"]
+
+
+def test_its_processes_say_the_last_words_by_which_an_end_is_known(
+    installed_vllm: dict[str, Any],
+) -> None:
+    assert installed_vllm["unsaid"] == []

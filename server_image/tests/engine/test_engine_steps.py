@@ -1,15 +1,20 @@
 """What the autoscaler learns of the real engine's steps."""
 
+import http.client
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine_support import ModelServer, flags_for, running_server
+from engine_support import SERVED_NAME, ModelServer, flags_for, running_server
 from preloaded_support import Preloaded
 
 BUDGET = 64
 """Tokens that one step takes."""
+QUEUE = 32
+"""Sequences that may be unfinished: eight times those that are computed at once."""
 PROMPT = "one " * 170
 LOGS_STEPS = "--enable-logging-iteration-details"
 
@@ -29,9 +34,20 @@ def server(
         yield started
 
 
-def moments(server: ModelServer) -> list[float]:
-    found: list[float] = server.probe("/autoscale").json()["counters"]["steps"]["moments"]
+def counters(server: ModelServer) -> dict[str, Any]:
+    found: dict[str, Any] = server.probe("/autoscale").json()["counters"]
     return found
+
+
+def moments(server: ModelServer) -> list[float]:
+    found: list[float] = counters(server)["steps"]["moments"]
+    return found
+
+
+def arrived(server: ModelServer) -> tuple[int, int]:
+    """Return how many sequences arrived, and how many of them with a length."""
+    counted = counters(server)
+    return counted["arrivals"], sum(counted["promptLengths"])
 
 
 def test_a_prompt_longer_than_a_step_counts_in_every_step_that_computes_it(
@@ -52,3 +68,39 @@ def test_a_prompt_longer_than_a_step_counts_in_every_step_that_computes_it(
     assert seconds > 0
     logs_steps = request.node.callspec.params["server"] == LOGS_STEPS
     assert ("context tokens" in server.log.read_text()) is logs_steps
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/completions", {"prompt": "Hello"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]}),
+    ],
+)
+def test_what_a_full_queue_turns_away_arrives_like_what_it_takes(
+    server: ModelServer, path: str, asked: dict[str, object]
+) -> None:
+    wanted = {"model": SERVED_NAME, "max_tokens": 400, "ignore_eos": True, **asked}
+    before = arrived(server)
+    filling = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
+    filling.request("POST", path, json.dumps({**wanted, "n": QUEUE}), server.headers)
+    server.eventually(lambda: arrived(server)[0] == before[0] + QUEUE, seconds=10)
+
+    refused = [server.post(path, {**wanted, "n": 2}).status for _ in range(3)]
+
+    after = arrived(server)
+    filling.close()
+    assert refused == [503] * 3
+    assert after == (before[0] + QUEUE + 6, before[1] + QUEUE + 6)
+    server.eventually(lambda: server.probe("/autoscale").json()["waiting"] == 0, seconds=20)
+
+
+def test_what_is_turned_away_once_its_prompt_is_read_arrives_once(server: ModelServer) -> None:
+    before = arrived(server)
+    many = ["Hello"] * (QUEUE + 1)
+    wanted = {"model": SERVED_NAME, "prompt": many, "max_tokens": 400, "ignore_eos": True}
+
+    assert server.post("/v1/completions", wanted).status == 503
+
+    assert arrived(server) == (before[0] + QUEUE + 1, before[1] + QUEUE + 1)
+    server.eventually(lambda: server.probe("/autoscale").json()["waiting"] == 0, seconds=20)

@@ -1,7 +1,10 @@
+import asyncio
 import json
+import threading
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from llmservice_server.autoscale import EngineLimits, EngineUsage, Objectives
 from llmservice_server.lifecycle import Lifecycle, Phase
@@ -20,8 +23,8 @@ class Engine:
         self.usage.unfinished = lambda: self.unfinished
 
     def arrive(self, tokens: int, sequences: int = 1) -> None:
-        self.usage.arrive(tokens, sequences)
         self.unfinished += sequences
+        self.usage.arrive(tokens, sequences)
 
 
 @dataclass
@@ -85,6 +88,36 @@ def test_counts_what_arrives_before_it_is_started() -> None:
     # 3 lies in (2, 4], 100 in (64, 128].
     assert (lengths[2], lengths[7], sum(lengths)) == (2, 1, 3)
     assert engine.usage.report()["waiting"] == 3
+
+
+def test_what_is_turned_away_adds_to_the_load_and_leaves_the_mix_of_prompts_as_it_is() -> None:
+    engine = Engine()
+    for _ in range(10):
+        engine.arrive(100)
+    engine.usage.turn_away(3)
+    counted = counters(engine)
+    assert (counted["arrivals"], counted["promptTokensArrived"]) == (13, 1300)
+
+    for _ in range(2000):
+        engine.arrive(3)
+    engine.usage.turn_away(7)
+    counted = counters(engine)
+    # What was common long ago says nothing of what is turned away now.
+    assert (counted["arrivals"], counted["promptTokensArrived"]) == (2020, 1300 + 2007 * 3)
+    lengths = counted["promptLengths"]
+    assert isinstance(lengths, list)
+    assert (lengths[2], lengths[7], sum(lengths)) == (2007, 13, 2020)
+    assert engine.usage.report()["waiting"] == 2010
+
+
+def test_what_is_turned_away_before_any_prompt_is_known_has_no_length() -> None:
+    engine = Engine()
+    engine.arrive(5)
+    engine.usage.begin()
+    engine.usage.turn_away(2)
+    counted = counters(engine)
+    assert (counted["arrivals"], counted["promptTokensArrived"]) == (2, 0)
+    assert counted["promptLengths"] == [0] * 21
 
 
 def test_a_length_of_nothing_and_one_beyond_every_bucket_have_their_bucket() -> None:
@@ -271,9 +304,49 @@ def test_a_wait_that_nobody_came_back_to_is_forgotten() -> None:
     assert engine.usage.stalled_seconds() == 0
 
 
-async def test_is_served_on_the_management_port_with_the_phase() -> None:
-    from prometheus_client import CollectorRegistry
+def test_what_is_turned_away_leaves_no_wait_behind() -> None:
+    engine = Engine()
+    for _ in range(10):
+        engine.usage.turn_away(1)
+        engine.seconds += 30
+    engine.arrive(1)
+    assert engine.usage.stalled_seconds() == 0
 
+
+def test_an_answer_that_was_complete_before_it_was_counted_leaves_no_wait_behind() -> None:
+    engine = Engine()
+    engine.usage.arrive(1, 1)
+    engine.seconds += 30
+    engine.arrive(1)
+    assert engine.usage.stalled_seconds() == 0
+
+
+def test_one_engine_that_hangs_shows_while_another_makes_steps() -> None:
+    engine = Engine()
+    engine.arrive(1, sequences=2)
+    engine.usage.record(Scheduler(1), None, 1)
+    for _ in range(10):
+        engine.seconds += 1
+        engine.usage.record(Scheduler(1), Iteration(Prompt(), 1, [0.1]), 0)
+    assert engine.usage.stalled_seconds() == 10
+
+    engine.usage.record(Scheduler(1), Iteration(Prompt(), 1, [0.1]), 1)
+    engine.seconds += 2
+    assert engine.usage.stalled_seconds() == 2
+
+
+def test_an_engine_without_work_does_not_stall_while_another_makes_steps() -> None:
+    engine = Engine()
+    engine.arrive(1, sequences=2)
+    engine.usage.record(Scheduler(1), None, 1)
+    engine.unfinished = 1
+    engine.usage.record(Scheduler(0), Iteration(Prompt(), 1, [0.1]), 1)
+    engine.seconds += 10
+    engine.usage.record(Scheduler(1), Iteration(Prompt(), 1, [0.1]), 0)
+    assert engine.usage.stalled_seconds() == 0
+
+
+async def test_is_served_on_the_management_port_with_the_phase() -> None:
     lifecycle = Lifecycle()
     lifecycle.enter(Phase.READY)
     engine = Engine()
@@ -283,7 +356,8 @@ async def test_is_served_on_the_management_port_with_the_phase() -> None:
     answer = await Client(app).get("/autoscale")
 
     assert answer.status == 200
-    assert answer.json() == {**json.loads(json.dumps(engine.usage.report())), "phase": "ready"}
+    told = json.loads(json.dumps(engine.usage.report()))
+    assert answer.json() == {**told, "gpuDutyCyclePercent": None, "phase": "ready"}
     assert answer.json()["started"] == 1e9
 
 
@@ -303,8 +377,23 @@ def test_latencies_of_answers_are_counted_by_quarters_of_a_doubling() -> None:
     assert (itl[27], sum(itl)) == (2, 2)
 
 
-def test_the_duty_cycle_is_told_where_there_is_one() -> None:
-    engine = Engine()
-    assert engine.usage.report()["gpuDutyCyclePercent"] is None
-    engine.usage.gpu_duty_cycle_percent = lambda: 97.0
-    assert engine.usage.report()["gpuDutyCyclePercent"] == 97.0
+async def test_a_slow_gpu_driver_holds_up_nothing_but_the_report_that_asks_it() -> None:
+    engine, asked, may_answer = Engine(), threading.Event(), threading.Event()
+
+    def duty_cycle() -> float | None:
+        asked.set()
+        return 97.0 if may_answer.wait(5) else None
+
+    engine.usage.gpu_duty_cycle_percent = duty_cycle
+    app = create_management_app(Lifecycle(), CollectorRegistry(), engine.usage)
+    asking = asyncio.ensure_future(Client(app).get("/autoscale"))
+    assert await asyncio.to_thread(asked.wait, 5)
+    assert (await Client(app).get("/livez")).status == 200
+    assert not asking.done()
+    engine.arrive(7)
+
+    may_answer.set()
+
+    report = (await asking).json()
+    assert report["gpuDutyCyclePercent"] == 97
+    assert report["counters"]["arrivals"] == report["waiting"] == 1

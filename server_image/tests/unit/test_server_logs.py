@@ -12,10 +12,23 @@ from llmservice_server import logs
 from llmservice_server.failures import read_facts
 from llmservice_server.request_ids import current_request_id
 
+FATAL = "EngineCore encountered a fatal error."
 
-def record_of(error: BaseException | None = None) -> logging.LogRecord:
+
+def record_of(
+    error: BaseException | None = None, message: str = "went %s", *values: str
+) -> logging.LogRecord:
     info = (type(error), error, error.__traceback__) if error else None
-    return logging.LogRecord("vllm.x", logging.ERROR, "f", 1, "went %s", ("wrong",), info)
+    values = values or ("wrong",) * message.count("%s")
+    return logging.LogRecord("vllm.x", logging.ERROR, "f", 1, message, values, info)
+
+
+@pytest.fixture
+def engine_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this process leaves its error: it is the engine's."""
+    path = tmp_path / "error.0"
+    monkeypatch.setenv(logs.ENGINE_ERROR_FILE, str(path))
+    return path
 
 
 def test_a_record_is_one_line_of_json() -> None:
@@ -27,22 +40,76 @@ def test_a_record_is_one_line_of_json() -> None:
     assert "two\nlines" in entry["error"]
 
 
-def test_the_engine_leaves_its_first_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "error.0"
-    monkeypatch.setenv(logs.ENGINE_ERROR_FILE, str(path))
+def test_an_engine_leaves_the_first_error_that_it_ends_of(engine_error_file: Path) -> None:
     handler = logs.EngineErrorHandler()
 
-    handler.emit(record_of())
-    handler.emit(record_of(ValueError("root")))
-    handler.emit(record_of(RuntimeError("follows from it")))
+    handler.emit(record_of(None, FATAL))
+    handler.emit(record_of(ValueError("root"), "WorkerProc failed to start."))
+    handler.emit(record_of(RuntimeError("follows from it"), FATAL))
 
-    assert [fact.text for fact in read_facts(path)] == ["root"]
+    assert [fact.text for fact in read_facts(engine_error_file)] == ["root"]
+
+
+OF_A_REQUEST = [
+    ("Failed to compile grammar for request %s", "cmpl-1"),
+    ("Unexpected error pre-processing request %s", "cmpl-1"),
+    ("Invocation of %s method failed", "add_lora"),
+]
+
+
+@pytest.mark.parametrize("said", OF_A_REQUEST, ids=lambda said: said[0])
+def test_an_error_that_ends_one_request_is_never_the_reason_of_the_engines_end(
+    engine_error_file: Path, said: tuple[str, str]
+) -> None:
+    handler = logs.EngineErrorHandler()
+
+    handler.emit(record_of(ValueError("bad pattern: (cuda out of memory)*"), *said))
+    assert not engine_error_file.exists()
+
+    handler.emit(record_of(RuntimeError("the end"), FATAL))
+    assert [fact.text for fact in read_facts(engine_error_file)] == ["the end"]
+
+
+@pytest.mark.usefixtures("engine_error_file")
+@pytest.mark.parametrize("said", OF_A_REQUEST, ids=lambda said: said[0])
+def test_an_error_that_the_engine_survives_is_logged_by_its_place_and_not_by_its_words(
+    said: tuple[str, str],
+) -> None:
+    with pytest.raises(ValueError, match="tulip") as failed:
+        int("tulip")
+
+    entry = json.loads(logs.JsonFormatter().format(record_of(failed.value, *said)))
+
+    assert entry["message"] == said[0] % said[1]
+    assert "ValueError" in entry["error"]
+    assert "test_server_logs.py" in entry["error"]
+    assert "invalid literal" not in entry["error"]
+
+
+@pytest.mark.usefixtures("engine_error_file")
+def test_the_error_that_an_engine_ends_of_is_logged_in_its_words() -> None:
+    line = logs.JsonFormatter().format(record_of(ValueError("no room for the KV cache"), FATAL))
+    assert "no room for the KV cache" in json.loads(line)["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vllm.v1.structured_output.backend_guidance", "LLMatcher error: %s"),
+        ("vllm.logging_utils.dump_input", "Dumping scheduler output for model execution: %s"),
+    ],
+)
+def test_what_the_engine_says_of_structures_and_steps_is_logged_without_what_was_asked_for(
+    name: str, message: str
+) -> None:
+    record = logging.LogRecord(name, logging.ERROR, "f", 1, message, ("tulip",), None)
+    assert json.loads(logs.JsonFormatter().format(record))["message"] == message
 
 
 def test_the_server_leaves_none_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / f"error.{os.getpid()}"
     monkeypatch.setenv(logs.ENGINE_ERROR_FILE, str(path))
-    logs.EngineErrorHandler().emit(record_of(ValueError("a bad request")))
+    logs.EngineErrorHandler().emit(record_of(ValueError("the server's own"), FATAL))
     assert not path.exists()
 
 

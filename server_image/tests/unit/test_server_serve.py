@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import json
 import os
 import signal
 import weakref
@@ -87,6 +88,32 @@ async def test_what_a_ready_server_keeps_is_not_looked_at_by_the_collector(
 
     os.kill(os.getpid(), signal.SIGTERM)
     assert await running == 0
+
+
+async def test_what_an_engine_died_of_in_a_container_before_is_no_reason_for_this_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / f"llmservice-engine-error.{os.getpid()}"
+    left.write_text(json.dumps([{"types": ["MemoryError"], "text": "long ago"}]))
+
+    async def load(*_: Any) -> LoadedEngine:
+        raise RuntimeError("only now")
+
+    monkeypatch.setattr(serve, "load_engine", load)
+    monkeypatch.setattr(serve, "REGISTRY", CollectorRegistry())
+    api_port, management_port = free_ports()
+    termination_log = tmp_path / "termination-log"
+    termination_log.touch()
+    settings = ServerSettings(
+        api_port=api_port, management_port=management_port, termination_log=termination_log
+    )
+
+    assert await Server([], settings).run() == 1
+
+    failure = json.loads(termination_log.read_text())
+    assert failure["reason"] == "LoadFailed"
+    assert "only now" in failure["message"]
 
 
 async def status(port: int, path: str) -> int:
