@@ -245,7 +245,7 @@ class Reconciler:
             raise NotNow("the service is being deleted; nothing is made for it")
 
     async def _live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        # Objects without our labels are not watched, yet may hold the name that is wanted.
+        # What is not watched may hold the name: a ScaledObject, an object without our labels.
         cached = self._cache.get(kind, namespace, name)
         return cached or await self._cluster.read(kind, namespace, name)
 
