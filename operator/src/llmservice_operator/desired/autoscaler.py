@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
@@ -66,9 +67,23 @@ class Autoscaler:
         return cls(ScalingProvider.EXTERNAL if is_auto else autoscaling.provider)
 
 
+def behavior_of(live: Manifest) -> Mapping[str, Any]:
+    """Return the HPA's behavior that a live HPA or ScaledObject holds; empty when there is none."""
+    spec = live["spec"]
+    if live["kind"] == "ScaledObject":
+        spec = spec.get("advanced", {}).get("horizontalPodAutoscalerConfig", {})
+    behavior: Mapping[str, Any] = spec.get("behavior", {})
+    return behavior
+
+
 def keeps_tolerance(live: Manifest | None) -> bool:
-    """Return whether to send the tolerance, given the live HPA: not where it was dropped before."""
-    return live is None or "tolerance" in live["spec"].get("behavior", {}).get("scaleUp", {})
+    """Return whether to send the tolerance, given the live HPA: not where it was dropped before.
+
+    A ScaledObject, which never has it, does not tell.
+    """
+    if live is None or live["kind"] == "ScaledObject":
+        return True
+    return "tolerance" in behavior_of(live).get("scaleUp", {})
 
 
 def without_tolerance(manifest: Manifest) -> Manifest:

@@ -20,6 +20,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.autoscaler import (
     DEFAULT_WINDOW_SECONDS,
     Autoscaler,
+    behavior_of,
     keeps_tolerance,
 )
 from llmservice_operator.settings import OperatorSettings
@@ -53,7 +54,10 @@ def plan_scaling(
     *,
     keda_is_installed: bool,
 ) -> ScalingPlan:
-    """Return the plan; `live` is the present HPA, and without a `report` nothing is changed."""
+    """Return the plan; `live` is our present HPA or ScaledObject.
+
+    Without a `report` nothing is changed.
+    """
     autoscaling = service.spec.autoscaling
     if autoscaling is None:
         return ScalingPlan()
@@ -113,13 +117,13 @@ def _window_seconds(report: ScalingReport | None, live: Manifest | None, now: da
     """Return how long a scale-down is to look back: the learned window, in few steps."""
     present = None
     if live is not None:
-        rules = live["spec"].get("behavior", {}).get("scaleDown", {})
-        present = rules.get("stabilizationWindowSeconds")
-    if report is None:
-        return DEFAULT_WINDOW_SECONDS if present is None else int(present)
-    learned = round(report.scale_down_window_seconds)
+        present = behavior_of(live).get("scaleDown", {}).get("stabilizationWindowSeconds")
+    learned = DEFAULT_WINDOW_SECONDS if report is None else round(report.scale_down_window_seconds)
     if present is None or live is None:
         return learned
+    if report is None or report.demand_percent is None:
+        # Whether an unknown load is bursty is unknown too.
+        return int(present)
     is_alike = abs(learned - present) <= WORTH_A_NEW_WINDOW * present
     is_young = (now - _written_at(live, now)).total_seconds() < SHORTEST_WINDOW_PERIOD_SECONDS
     return int(present) if is_alike or is_young else learned
