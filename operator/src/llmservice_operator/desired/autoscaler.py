@@ -50,7 +50,8 @@ class Autoscaler:
     """Which object scales the service, and what was learned about it."""
 
     provider: ScalingProvider | None = None
-    """External and KEDA have an object; Direct and None, for nobody, have none."""
+    """External and KEDA have an object, KEDA's only while the service is not suspended; Direct and
+    None, for nobody, have none."""
     window_seconds: int = DEFAULT_WINDOW_SECONDS
     """How long a scale-down looks back."""
     with_tolerance: bool = True
@@ -106,7 +107,8 @@ def build_autoscaler(
     match autoscaler.provider:
         case ScalingProvider.EXTERNAL:
             return [_build_horizontal_pod_autoscaler(service, autoscaling, autoscaler)]
-        case ScalingProvider.KEDA:
+        # KEDA lifts a suspended service from 0 to its minimum; an HPA leaves 0 alone.
+        case ScalingProvider.KEDA if not service.spec.suspend:
             return [_build_scaled_object(service, autoscaling, autoscaler, settings)]
         case _:
             return []
