@@ -52,6 +52,8 @@ def plan(
         (plan(external=OURS, confined=True), "External"),
         (plan(silent=True), "External"),
         (plan(silent=True, before="Direct"), "Direct"),
+        (plan(silent=True, before="KEDA", keda=True), "KEDA"),
+        (plan(silent=True, before="KEDA"), "External"),
         (plan(external=OURS, before="Direct"), "External"),
         (plan("Direct"), "Direct"),
         (plan("External", FOREIGN), None),
@@ -136,6 +138,24 @@ def test_an_unknown_load_does_not_shorten_the_window(live: Manifest) -> None:
 
 def test_a_scaled_object_does_not_tell_whether_an_hpa_keeps_the_tolerance() -> None:
     assert planned(scaled_object(180), None).with_tolerance
+
+
+def test_nobody_else_scales_beside_a_scaled_object_that_cannot_be_removed() -> None:
+    for spec in ({"autoscaling": {"maxReplicas": 4, "provider": "Direct"}}, {"replicas": 2}):
+        found = plan_scaling(
+            a_service(spec),
+            OperatorSettings(),
+            None,
+            None,
+            NOW,
+            keda_is_installed=False,
+            unremovable="qwen",
+        )
+        assert found.autoscaler.provider is None
+        assert found.left_over == (
+            "KEDA scales by the ScaledObject qwen, and the operator has no rights on it. Run "
+            "`kubectl delete scaledobject qwen -n team`, or set the chart value keda.enabled."
+        )
 
 
 @pytest.mark.parametrize(
