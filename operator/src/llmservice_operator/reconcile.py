@@ -21,6 +21,7 @@ from llmservice_operator.cluster import (
     LLMSERVICES,
     OPTIONAL_KINDS,
     PODS,
+    SCALED_OBJECTS,
     SERVICES,
     Cache,
     Cluster,
@@ -216,6 +217,11 @@ class Reconciler:
         try:
             return await self._cluster.apply(desired)
         except ClusterError as error:
+            if kind_of(desired) is SCALED_OBJECTS and ".fallback.behavior" in error.message:
+                raise InvalidSpec(
+                    "needs KEDA 2.17 or newer: upgrade KEDA, or choose Direct",
+                    "spec.autoscaling.provider",
+                ) from error
             if kind_of(desired) is not AUTOSCALERS or ".tolerance" not in error.message:
                 raise
             return await self._cluster.apply(without_tolerance(desired))

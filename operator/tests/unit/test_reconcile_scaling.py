@@ -21,7 +21,7 @@ from llmservice_operator.cluster import (
     Kind,
     kind_of,
 )
-from llmservice_operator.errors import Forbidden
+from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.reconcile import WAIT_FOR_COLLECTOR_SECONDS, Reconciler
 from llmservice_operator.scaling_reports import ScalingReports
 from llmservice_operator.settings import OperatorSettings
@@ -37,6 +37,7 @@ class KedaCluster(RacingCluster):
     def __init__(self) -> None:
         super().__init__()
         self.has_rights = True
+        self.knows_fallback_behavior = True
 
     async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         self._check_rights(kind)
@@ -49,6 +50,8 @@ class KedaCluster(RacingCluster):
         self._check_rights(kind)
         if kind is SCALED_OBJECTS and (AUTOSCALERS, "llama") in self.objects:
             raise Forbidden("the workload 'llama' is already managed by the hpa 'llama'", 403)
+        if kind is SCALED_OBJECTS and not self.knows_fallback_behavior:
+            raise ClusterError(".spec.fallback.behavior: field not declared in schema", 500)
         return await super().apply(manifest, uid, manager)
 
     def _check_rights(self, kind: Kind) -> None:
@@ -337,3 +340,13 @@ async def test_a_right_that_is_missing_hinders_only_those_whom_keda_is_to_scale(
     assert world.replicas == 2
     with pytest.raises(Forbidden):
         await world.serve(**by("KEDA"))
+
+
+async def test_a_keda_that_is_too_old_is_named_with_the_version_that_is_needed(
+    world: World,
+) -> None:
+    world.cluster.knows_fallback_behavior = False
+    await world.serve(**by("KEDA"))
+    assert world.condition("Ready")["message"] == (
+        "spec.autoscaling.provider: needs KEDA 2.17 or newer: upgrade KEDA, or choose Direct"
+    )
