@@ -21,6 +21,7 @@ from llmservice_operator.cluster import (
     LLMSERVICES,
     OPTIONAL_KINDS,
     PODS,
+    SCALED_OBJECTS,
     SERVICES,
     Cache,
     Cluster,
@@ -129,12 +130,15 @@ class Reconciler:
         deployment = await self._live(DEPLOYMENTS, service.namespace, names.deployment(service))
         is_watched = service.spec.autoscaling is not None or service.spec.objectives.is_limited
         report = await self._read_report(service) if is_watched else None
-        plan, decision = await self._scaler.plan(service, report), None
+        scaled_object = await self._scaler.live_scaled_object(service)
+        plan, decision = await self._scaler.plan(service, report, scaled_object), None
         wrote, failure, pin = False, None, None
         try:
             pin = resolve_pin(service, deployment, self._settings)
             replicas = resolve_replicas(service, deployment)
             children = build_all(service, self._settings, pin, replicas, plan.autoscaler)
+            # Who scaled before goes first: two would fight, and KEDA's webhook refuses the second.
+            wrote |= await self._remove_unwanted(service, children, scaled_object)
             workload = next(each for each in children if kind_of(each) is DEPLOYMENTS)
             if deployment is None:
                 workload["spec"]["replicas"] = first_replicas(service)
@@ -145,14 +149,15 @@ class Reconciler:
                 wrote |= await self._scaler.hand_over(service, deployment)
             for desired in children:
                 wrote |= await self._bring_about(service, desired)
-            wrote |= await self._remove_unwanted(service, children)
-            wrote |= await self._scaler.remove_scaled_object(service, plan)
             scaled, decision = await self._scaler.scale(service, plan, report)
             wrote |= scaled
         except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:
             failure = _failure(error)
             self._metrics.terminal_error()
             logger.warning("%s: %s", failure.reason, failure.message)
+        if failure is None and service.spec.autoscaling is None and plan.left_over:
+            # With autoscaling the condition AutoscalingActive says so.
+            failure = Failure(Reason.KEDA_MISSING, plan.left_over)
         live = self._live_objects(service)
         seen = observe(service, live)
         is_starting = (
@@ -193,7 +198,8 @@ class Reconciler:
             return True
         _check_owner(live, service)
         if "deletionTimestamp" in live["metadata"]:
-            return False  # its last event brings the next pass
+            # Its last event brings the next pass, or for a ScaledObject the autoscaler's period.
+            return False
         if is_up_to_date(live, desired):
             self._metrics.applied(kind.kind, "noop")
             return False
@@ -211,26 +217,35 @@ class Reconciler:
         try:
             return await self._cluster.apply(desired)
         except ClusterError as error:
+            if kind_of(desired) is SCALED_OBJECTS and ".fallback.behavior" in error.message:
+                raise InvalidSpec(
+                    "needs KEDA 2.17 or newer: upgrade KEDA, or choose Direct",
+                    "spec.autoscaling.provider",
+                ) from error
             if kind_of(desired) is not AUTOSCALERS or ".tolerance" not in error.message:
                 raise
             return await self._cluster.apply(without_tolerance(desired))
 
-    async def _remove_unwanted(self, service: LLMService, wanted: list[Manifest]) -> bool:
+    async def _remove_unwanted(
+        self, service: LLMService, wanted: list[Manifest], scaled_object: Manifest | None
+    ) -> bool:
         """Delete what an earlier spec needed and this one does not; say whether there was any."""
         key = service.namespace, service.name
         kept = {(kind_of(manifest), manifest["metadata"]["name"]) for manifest in wanted}
+        present = [live for kind in OPTIONAL_KINDS for live in self._cache.owned(key, kind)]
+        if scaled_object is not None:
+            present.append(scaled_object)
         removed = False
-        for kind in OPTIONAL_KINDS:
-            for live in self._cache.owned(key, kind):
-                name = live["metadata"]["name"]
-                is_going = "deletionTimestamp" in live["metadata"]
-                if (kind, name) in kept or is_going or not is_owned_by(live, service):
-                    continue
-                await self._cluster.delete(live)
-                self._cache.drop(live)
-                self._metrics.applied(kind.kind, "deleted")
-                logger.info("deleted %s %s", kind.kind, name)
-                removed = True
+        for live in present:
+            kind, name = kind_of(live), live["metadata"]["name"]
+            is_going = "deletionTimestamp" in live["metadata"]
+            if (kind, name) in kept or is_going or not is_owned_by(live, service):
+                continue
+            await self._cluster.delete(live)
+            self._cache.drop(live)
+            self._metrics.applied(kind.kind, "deleted")
+            logger.info("deleted %s %s", kind.kind, name)
+            removed = True
         return removed
 
     async def _check_still_wanted(self, service: LLMService) -> None:
@@ -245,7 +260,7 @@ class Reconciler:
             raise NotNow("the service is being deleted; nothing is made for it")
 
     async def _live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        # Objects without our labels are not watched, yet may hold the name that is wanted.
+        # What is not watched may hold the name: a ScaledObject, an object without our labels.
         cached = self._cache.get(kind, namespace, name)
         return cached or await self._cluster.read(kind, namespace, name)
 

@@ -20,11 +20,12 @@ from llmservice_operator.cluster import (
     Cache,
     Cluster,
     Key,
+    controller_of,
 )
 from llmservice_operator.desired import is_owned_by
 from llmservice_operator.desired.replicas import build_hand_over, first_replicas
 from llmservice_operator.desired.scaling_plan import ScalingPlan, plan_scaling, total_load
-from llmservice_operator.errors import NotFound
+from llmservice_operator.errors import Forbidden, NotFound
 from llmservice_operator.scaling.deletion_cost import (
     Occupancy,
     deletion_costs,
@@ -68,15 +69,45 @@ class Scaler:
         live = self._cache.get(AUTOSCALERS, service.namespace, names.autoscaler(service))
         return live if live is not None and is_owned_by(live, service) else None
 
-    async def plan(self, service: LLMService, report: ScalingReport | None) -> ScalingPlan:
-        """Decide who scales the service in this cluster."""
+    async def live_scaled_object(self, service: LLMService) -> Manifest | None:
+        """Return our ScaledObject; None without the rights to see it.
+
+        It is read: its kind is not watched, for many clusters do not have it.
+        """
+        if not self._settings.keda:
+            return None
+        name = names.autoscaler(service)
+        try:
+            live = await self._cluster.read(SCALED_OBJECTS, service.namespace, name)
+        except Forbidden:
+            # Only a service that KEDA is to scale needs the right, and says so when it is missing.
+            return None
+        return live if live is not None and is_owned_by(live, service) else None
+
+    def _scaled_object_of_keda(self, service: LLMService) -> str | None:
+        """Return the name of the ScaledObject by which KEDA scales the service, if it does.
+
+        No right on ScaledObjects is needed: KEDA gives the HPA that it makes our labels.
+        """
+        for live in self._cache.owned((service.namespace, service.name), AUTOSCALERS):
+            controller = controller_of(live)
+            if controller is not None and controller["kind"] == SCALED_OBJECTS.kind:
+                return str(controller["name"])
+        return None
+
+    async def plan(
+        self, service: LLMService, report: ScalingReport | None, scaled_object: Manifest | None
+    ) -> ScalingPlan:
+        """Decide who scales the service in this cluster; `scaled_object` is ours, as it is now."""
+        unremovable = None if self._settings.keda else self._scaled_object_of_keda(service)
         return plan_scaling(
             service,
             self._settings,
             report,
-            self.live_autoscaler(service),
+            self.live_autoscaler(service) or scaled_object,
             self._now(),
             keda_is_installed=await self._has_keda(service),
+            unremovable=unremovable,
         )
 
     async def _has_keda(self, service: LLMService) -> bool:
@@ -88,23 +119,6 @@ class Scaler:
             await self._cluster.check_served(SCALED_OBJECTS)
         except NotFound:
             return False
-        return True
-
-    async def remove_scaled_object(self, service: LLMService, plan: ScalingPlan) -> bool:
-        """Delete our ScaledObject when KEDA is not to scale any more; say whether there was one.
-
-        Its kind is not watched, for many clusters do not have it.
-        """
-        before = service.status.autoscaling
-        is_left = plan.autoscaler.provider is not ScalingProvider.KEDA
-        if before is None or before.provider != ScalingProvider.KEDA.value or not is_left:
-            return False
-        name = names.autoscaler(service)
-        live = await self._cluster.read(SCALED_OBJECTS, service.namespace, name)
-        if live is None or not is_owned_by(live, service):
-            return False
-        await self._cluster.delete(live)
-        logger.info("deleted ScaledObject %s", name)
         return True
 
     async def hand_over(self, service: LLMService, deployment: Manifest) -> bool:

@@ -11,7 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.autoscaling import Autoscaling, ScalingMetric, ScalingMode, Slo
+from llmservice_operator.api.autoscaling import (
+    Autoscaling,
+    ScalingMetric,
+    ScalingMode,
+    ScalingProvider,
+    Slo,
+)
 from llmservice_operator.api.conditions import ConditionType, Verdict
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.scaling_report import ScalingReport
@@ -69,11 +75,13 @@ def build_scaling_status(
     scaling = None
     if autoscaling is not None:
         scaling = _autoscaling(service, autoscaling, view, asked, now)
-        verdicts.append(
-            _suspended()
-            if service.spec.suspend
-            else _active(autoscaling, view, scaling, seen, asked, now)
-        )
+        kind = ConditionType.AUTOSCALING_ACTIVE
+        if view.plan.left_over:
+            verdicts.append(Verdict(kind, "False", Reason.KEDA_MISSING, view.plan.left_over))
+        elif service.spec.suspend:
+            verdicts.append(Verdict(kind, "False", Reason.SUSPENDED, Reason.SUSPENDED.hint))
+        else:
+            verdicts.append(_active(autoscaling, view, scaling, seen, asked, now))
     if autoscaling is not None or slo.is_limited:
         verdicts.append(_metrics(autoscaling, view, now))
     achieved = None
@@ -91,7 +99,8 @@ def _autoscaling(
     if service.spec.suspend:
         # It begins again with as many replicas as it had.
         return before
-    desired, provider = _desired(autoscaling, view, asked), view.plan.autoscaler.provider
+    desired = _desired(autoscaling, view, asked)
+    provider = ScalingProvider.KEDA if view.plan.left_over else view.plan.autoscaler.provider
     total = total_load(autoscaling, view.report, now)
     current = None if total is None or asked == 0 else round(total / asked)
     is_decision = before.desired_replicas not in (None, desired)
@@ -209,11 +218,6 @@ def _is_short(autoscaling: Autoscaling, status: AutoscalingStatus, asked: int) -
     """Return whether the load needs more than the maximum."""
     is_full = asked >= autoscaling.max_replicas
     return is_full and status.current is not None and status.current > autoscaling.target
-
-
-def _suspended() -> Verdict:
-    reason = Reason.SUSPENDED
-    return Verdict(ConditionType.AUTOSCALING_ACTIVE, "False", reason, reason.hint)
 
 
 def _active(

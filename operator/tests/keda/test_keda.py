@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmservice_operator.api.scaling_report import ExternalMetrics
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, PODS
+from llmservice_operator.cluster import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.cluster.kinds import SCALED_OBJECTS
 from metrics_support import Engine, MetricsServerProcess, make_pod
 from operator_support import (
@@ -18,12 +18,15 @@ from operator_support import (
     holds_for,
     kubectl,
     make_service,
+    until_settled,
+    writes_nothing,
 )
 from report_support import report_source
 
 OWNER = "keda/keda-adapter"
 API_SERVICE = "v1beta1.external.metrics.k8s.io"
 NAMESPACE = "with-keda"
+FOREIGN = ExternalMetrics(is_served=False, owner=OWNER, message="It belongs to KEDA.")
 SYNC_SECONDS = 60.0
 """KEDA asks every 5 s, the HPA controller looks every 15 s, and its first look may find nothing."""
 STEADY_SECONDS = 150.0
@@ -45,8 +48,8 @@ def api() -> Iterator[Api]:
     found.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}")
 
 
-def operator(log: Path, url: str) -> OperatorProcess:
-    settings = {"WATCH_NAMESPACES": NAMESPACE, "METRICS_SERVER_URL": url, "KEDA": "true"}
+def operator(log: Path, url: str, keda: str = "true") -> OperatorProcess:
+    settings = {"WATCH_NAMESPACES": NAMESPACE, "METRICS_SERVER_URL": url, "KEDA": keda}
     return OperatorProcess(log, NAMESPACE, **settings)
 
 
@@ -59,10 +62,9 @@ def until_replicas(api: Api, name: str, number: int, seconds: float = SYNC_SECON
 
 
 def test_a_service_follows_its_load_up_and_down_through_keda(api: Api, tmp_path: Path) -> None:
-    foreign = ExternalMetrics(is_served=False, owner=OWNER, message="It belongs to KEDA.")
     with report_source() as source, operator(tmp_path / "log", source.url) as process:
         process.until_leading()
-        told = {"external_metrics": foreign, "scale_down_window_seconds": 0.0}
+        told = {"external_metrics": FOREIGN, "scale_down_window_seconds": 0.0}
         source.say(NAMESPACE, "web", demand_percent=60.0, **told)
         service = make_service("web", NAMESPACE, autoscaling={"maxReplicas": 4})
         api.create(LLMSERVICES, service)
@@ -80,6 +82,76 @@ def test_a_service_follows_its_load_up_and_down_through_keda(api: Api, tmp_path:
         until_replicas(api, "web", 1, 2 * SYNC_SECONDS)
         api.delete(LLMSERVICES, NAMESPACE, "web")
         eventually(lambda: api.read(SCALED_OBJECTS, NAMESPACE, "web") is None, SYNC_SECONDS)
+
+
+def test_a_suspended_service_stays_at_zero_beside_keda_and_resumes_with_its_replicas(
+    api: Api, tmp_path: Path
+) -> None:
+    def replicas() -> int:
+        found: int = api.get(DEPLOYMENTS, NAMESPACE, "idle")["spec"]["replicas"]
+        return found
+
+    def scaled_object() -> str:
+        live = api.get(SCALED_OBJECTS, NAMESPACE, "idle")
+        assert "deletionTimestamp" not in live["metadata"]
+        uid: str = live["metadata"]["uid"]
+        return uid
+
+    def suspend(wanted: bool) -> None:
+        api.patch(LLMSERVICES, NAMESPACE, "idle", {"spec": {"suspend": wanted}})
+
+    with report_source() as source, operator(tmp_path / "log", source.url) as process:
+        process.until_leading()
+        source.say(NAMESPACE, "idle", demand_percent=160.0, external_metrics=FOREIGN)
+        api.create(LLMSERVICES, make_service("idle", NAMESPACE, autoscaling={"maxReplicas": 4}))
+        until_replicas(api, "idle", 2)
+        until_settled(process)
+        with writes_nothing(process):
+            holds_for(20, lambda: replicas() == 2)
+
+        # It is not watched, and comes back all the same.
+        first = scaled_object()
+        api.delete(SCALED_OBJECTS, NAMESPACE, "idle")
+        eventually(lambda: scaled_object() != first, SYNC_SECONDS)
+        status = api.get(LLMSERVICES, NAMESPACE, "idle")["status"]["autoscaling"]
+        assert (status["provider"], status["desiredReplicas"]) == ("KEDA", 2)
+
+        suspend(True)
+        eventually(lambda: api.read(SCALED_OBJECTS, NAMESPACE, "idle") is None, SYNC_SECONDS)
+        until_replicas(api, "idle", 0)
+        holds_for(40, lambda: replicas() == 0)
+
+        suspend(False)
+        eventually(scaled_object, SYNC_SECONDS)
+        until_replicas(api, "idle", 2)
+        holds_for(20, lambda: replicas() == 2)
+        api.delete(LLMSERVICES, NAMESPACE, "idle")
+
+
+def test_without_rights_nobody_scales_beside_keda_until_its_scaled_object_is_deleted(
+    api: Api, tmp_path: Path
+) -> None:
+    def active() -> dict[str, str]:
+        found: dict[str, str] = condition(
+            api.get(LLMSERVICES, NAMESPACE, "left"), "AutoscalingActive"
+        )
+        return found
+
+    with report_source() as source:
+        source.say(NAMESPACE, "left", demand_percent=60.0, external_metrics=FOREIGN)
+        with operator(tmp_path / "before", source.url) as process:
+            process.until_leading()
+            api.create(LLMSERVICES, make_service("left", NAMESPACE, autoscaling={"maxReplicas": 4}))
+            eventually(lambda: api.read(AUTOSCALERS, NAMESPACE, "keda-hpa-left"), SYNC_SECONDS)
+        with operator(tmp_path / "after", source.url, keda="false") as process:
+            process.until_leading()
+            eventually(lambda: active()["reason"] == "KEDAMissing", SYNC_SECONDS)
+            assert "kubectl delete scaledobject left" in active()["message"]
+
+            api.delete(SCALED_OBJECTS, NAMESPACE, "left")
+            eventually(lambda: active()["reason"] == "FollowingLoad", SYNC_SECONDS)
+            assert "the operator itself scales instead" in active()["message"]
+            api.delete(LLMSERVICES, NAMESPACE, "left")
 
 
 def test_the_metrics_server_leaves_kedas_api_alone_and_keda_reads_its_numbers(

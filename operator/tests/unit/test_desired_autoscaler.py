@@ -124,6 +124,15 @@ def test_keda_is_led_to_the_metrics_servers_report_and_holds_without_it() -> Non
     assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
 
 
+@pytest.mark.parametrize(("provider", "stays"), [("External", True), ("KEDA", False)])
+def test_a_suspended_service_has_nothing_that_would_lift_it_from_zero(
+    provider: str, stays: bool
+) -> None:
+    scaling = {"maxReplicas": 3, "provider": provider}
+    built = objects(a_service({"autoscaling": scaling, "suspend": True}))
+    assert bool({"HorizontalPodAutoscaler", "ScaledObject"} & set(built)) is stays
+
+
 def test_the_operator_alone_needs_no_object() -> None:
     service = a_service({"autoscaling": {"maxReplicas": 3, "provider": "Direct"}})
     assert not {"HorizontalPodAutoscaler", "ScaledObject"} & set(objects(service))

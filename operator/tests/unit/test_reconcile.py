@@ -1,4 +1,3 @@
-import itertools
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -6,8 +5,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from core_support import a_pod, a_report, as_live
-from llmservice_operator import names
+from core_support import a_pod, a_report
 from llmservice_operator.api.scaling_report import ReplicaScaling
 from llmservice_operator.cluster import (
     DEPLOYMENTS,
@@ -15,67 +13,15 @@ from llmservice_operator.cluster import (
     Cache,
     Cluster,
     EventRecorder,
-    Kind,
-    kind_of,
 )
 from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
 from llmservice_operator.scaling_reports import ScalingReports
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Metrics
+from reconcile_support import RacingCluster
 
 KEY = ("team", "llama")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class RacingCluster:
-    """Stores what is applied; another client may change an object just before a write lands."""
-
-    def __init__(self) -> None:
-        self.objects: dict[tuple[Kind, str], dict[str, Any]] = {}
-        self.writes: list[str] = []
-        self._versions = itertools.count(100)
-        self.changes: dict[str, dict[str, Any]] = {}
-        """Spec that somebody else writes right before our next write to the kind."""
-
-    def put(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        kind, metadata = kind_of(manifest), manifest["metadata"]
-        version = str(next(self._versions))
-        stored = {
-            **manifest,
-            "metadata": {"uid": metadata["name"], **metadata, "resourceVersion": version},
-        }
-        self.objects[kind, metadata["name"]] = stored
-        return stored
-
-    async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
-        return self.objects.get((kind, name))
-
-    async def apply(self, manifest: dict[str, Any], uid: str | None = None) -> dict[str, Any]:
-        self.writes.append(manifest["kind"])
-        known = self.objects.get((kind_of(manifest), manifest["metadata"]["name"]), {})
-        return self.put({**as_live(manifest), "status": known.get("status", {})})
-
-    async def apply_status(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        self.writes.append("status")
-        live = self.objects[LLMSERVICES, manifest["metadata"]["name"]]
-        if spec := self.changes.pop("LLMService", None):
-            generation = live["metadata"]["generation"] + 1
-            live = {
-                **live,
-                "spec": spec,
-                "metadata": {**live["metadata"], "generation": generation},
-            }
-        owned = {
-            "manager": names.FIELD_MANAGER,
-            "operation": "Apply",
-            "subresource": "status",
-            "fieldsV1": {"f:status": {}},
-        }
-        metadata = {**live["metadata"], "managedFields": [owned]}
-        return self.put({**live, "metadata": metadata, "status": manifest["status"]})
-
-    async def write(self, *_: Any, **__: Any) -> dict[str, Any]:
-        return {}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from core_support import NOW, a_body, as_live
 from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.cluster import SCALED_OBJECTS, Cache, Cluster, Kind, kind_of
+from llmservice_operator.cluster import Cache, Cluster, Kind
 from llmservice_operator.desired import Autoscaler, build_all, resolve_pin
 from llmservice_operator.desired.scaling_plan import ScalingPlan
 from llmservice_operator.errors import NotFound
@@ -27,18 +27,10 @@ class Recorder:
     def __init__(self) -> None:
         self.sent: list[Any] = []
         self.has_keda = True
-        self.scaled_object: dict[str, Any] | None = None
 
     async def check_served(self, kind: Kind) -> None:
         if not self.has_keda:
             raise NotFound(f"no {kind.plural}", 404)
-
-    async def read(self, kind: Kind, *_: str) -> dict[str, Any] | None:
-        assert kind is SCALED_OBJECTS
-        return self.scaled_object
-
-    async def delete(self, live: dict[str, Any]) -> None:
-        self.sent.append(("delete", kind_of(live).plural))
 
     async def apply(self, manifest: dict[str, Any], manager: str) -> dict[str, Any]:
         self.sent.append((manager, manifest["spec"]))
@@ -121,18 +113,5 @@ async def test_keda_is_looked_for_before_it_is_used(
     cluster: Recorder, scaler: Scaler, installed: bool, expected: str | None
 ) -> None:
     cluster.has_keda = installed
-    found = (await scaler.plan(service("KEDA"), None)).autoscaler.provider
+    found = (await scaler.plan(service("KEDA"), None, None)).autoscaler.provider
     assert (found and found.value) == expected
-
-
-async def test_the_scaled_object_goes_when_keda_is_not_to_scale_any_more(
-    cluster: Recorder, scaler: Scaler
-) -> None:
-    of = service("KEDA", {"autoscaling": {"provider": "KEDA"}})
-    plan = await scaler.plan(of, None)
-    built = build_all(of, SETTINGS, resolve_pin(of, None, SETTINGS), None, plan.autoscaler)
-    cluster.scaled_object = next(each for each in built if each["kind"] == "ScaledObject")
-    assert not await scaler.remove_scaled_object(of, plan)
-    assert await scaler.remove_scaled_object(of, HPA)
-    assert cluster.sent == [("delete", "scaledobjects")]
-    assert not await scaler.remove_scaled_object(service("Direct"), DIRECT)

@@ -9,7 +9,8 @@ from core_support import NOW, a_service
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.api.scaling_report import ExternalMetrics
+from llmservice_operator.api.scaling_report import ExternalMetrics, ScalingReport
+from llmservice_operator.desired import Autoscaler
 from llmservice_operator.desired.scaling_plan import ScalingPlan, plan_scaling, total_load
 from llmservice_operator.settings import OperatorSettings
 from report_support import a_report
@@ -51,6 +52,8 @@ def plan(
         (plan(external=OURS, confined=True), "External"),
         (plan(silent=True), "External"),
         (plan(silent=True, before="Direct"), "Direct"),
+        (plan(silent=True, before="KEDA", keda=True), "KEDA"),
+        (plan(silent=True, before="KEDA"), "External"),
         (plan(external=OURS, before="Direct"), "External"),
         (plan("Direct"), "Direct"),
         (plan("External", FOREIGN), None),
@@ -83,11 +86,25 @@ def test_a_service_that_is_only_watched_has_no_autoscaler(mode: str) -> None:
 def hpa(window: int, age: float = 1000) -> Manifest:
     written = (NOW - timedelta(seconds=age)).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
+        "kind": "HorizontalPodAutoscaler",
         "metadata": {"managedFields": [{"manager": names.FIELD_MANAGER, "time": written}]},
         "spec": {
             "behavior": {"scaleDown": {"stabilizationWindowSeconds": window}, "scaleUp": {}},
         },
     }
+
+
+def scaled_object(window: int) -> Manifest:
+    live = hpa(window)
+    spec = {"advanced": {"horizontalPodAutoscalerConfig": live["spec"]}}
+    return {**live, "kind": "ScaledObject", "spec": spec}
+
+
+def planned(live: Manifest | None, report: ScalingReport | None) -> Autoscaler:
+    service = a_service({"autoscaling": {"maxReplicas": 4}})
+    return plan_scaling(
+        service, OperatorSettings(), report, live, NOW, keda_is_installed=False
+    ).autoscaler
 
 
 @pytest.mark.parametrize(
@@ -105,13 +122,40 @@ def hpa(window: int, age: float = 1000) -> Manifest:
 def test_the_window_follows_what_was_learned_in_few_steps(
     live: Manifest | None, learned: float | None, window: int
 ) -> None:
-    report = None if learned is None else a_report(scale_down_window_seconds=learned)
-    service = a_service({"autoscaling": {"maxReplicas": 4}})
-    found = plan_scaling(
-        service, OperatorSettings(), report, live, NOW, keda_is_installed=False
-    ).autoscaler
+    known = {"demand_percent": 60.0, "scale_down_window_seconds": learned}
+    found = planned(live, None if learned is None else a_report(**known))
     assert found.window_seconds == window
     assert found.with_tolerance is (live is None)
+
+
+@pytest.mark.parametrize("live", [hpa(600), scaled_object(600)], ids=["HPA", "ScaledObject"])
+def test_an_unknown_load_does_not_shorten_the_window(live: Manifest) -> None:
+    unknown = a_report(demand_percent=None, scale_down_window_seconds=180.0)
+    assert planned(live, unknown).window_seconds == 600
+    known = a_report(demand_percent=60.0, scale_down_window_seconds=180.0)
+    assert planned(live, known).window_seconds == 180
+
+
+def test_a_scaled_object_does_not_tell_whether_an_hpa_keeps_the_tolerance() -> None:
+    assert planned(scaled_object(180), None).with_tolerance
+
+
+def test_nobody_else_scales_beside_a_scaled_object_that_cannot_be_removed() -> None:
+    for spec in ({"autoscaling": {"maxReplicas": 4, "provider": "Direct"}}, {"replicas": 2}):
+        found = plan_scaling(
+            a_service(spec),
+            OperatorSettings(),
+            None,
+            None,
+            NOW,
+            keda_is_installed=False,
+            unremovable="qwen",
+        )
+        assert found.autoscaler.provider is None
+        assert found.left_over == (
+            "KEDA scales by the ScaledObject qwen, and the operator has no rights on it. Run "
+            "`kubectl delete scaledobject qwen -n team`, or set the chart value keda.enabled."
+        )
 
 
 @pytest.mark.parametrize(

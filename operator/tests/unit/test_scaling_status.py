@@ -176,6 +176,21 @@ def test_nobody_who_may_scale_is_a_reason_of_its_own() -> None:
     assert told.message.startswith("2 replicas stay: No KEDA. Install KEDA")
 
 
+@pytest.mark.parametrize(
+    ("mode", "suspend"), [("Active", False), ("Paused", False), ("Active", True)]
+)
+def test_a_scaled_object_that_cannot_be_removed_is_told_before_anything_else(
+    mode: str, suspend: bool
+) -> None:
+    spec = {"autoscaling": {"maxReplicas": 8, "mode": mode}, "suspend": suspend}
+    seen = replace(view(), plan=ScalingPlan(left_over="Delete it."))
+    found = status(seen, spec=spec, before={"autoscaling": {"provider": "KEDA"}})
+    told = verdict(found, ConditionType.AUTOSCALING_ACTIVE)
+    assert (told.status, told.reason) == ("False", Reason.KEDA_MISSING)
+    assert told.message == "Delete it."
+    assert scaling(found).provider == "KEDA"
+
+
 @pytest.mark.parametrize("mode", ["Recommend", "Paused"])
 def test_a_mode_that_holds_is_told(mode: str) -> None:
     told = active(view(), spec={"autoscaling": {"maxReplicas": 3, "mode": mode}})

@@ -6,7 +6,7 @@ from typing import Any
 
 from llmservice_operator import api, names
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster.kinds import LLMSERVICES, Kind, kind_of
+from llmservice_operator.cluster.kinds import LLMSERVICES, WATCHED_KINDS, Kind, kind_of
 
 Key = tuple[str, str]
 """Namespace and name of an LLMService."""
@@ -74,9 +74,12 @@ class Cache:
     def observe(self, manifest: Manifest) -> bool:
         """Keep the object unless a version at least as new is known; say whether it was kept.
 
-        What a write returned is observed too, so the echo of our own write is no news.
+        What a write returned is observed too, so the echo of our own write is no news. An object of
+        a kind that is not watched is never kept: nobody would tell when it changes or goes.
         """
         key = object_id(manifest)
+        if key[0] not in WATCHED_KINDS:
+            return False
         known = self._objects.get(key)
         if known is not None and version(known) >= version(manifest):
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
@@ -49,7 +50,8 @@ class Autoscaler:
     """Which object scales the service, and what was learned about it."""
 
     provider: ScalingProvider | None = None
-    """External and KEDA have an object; Direct and None, for nobody, have none."""
+    """External and KEDA have an object, KEDA's only while the service is not suspended; Direct and
+    None, for nobody, have none."""
     window_seconds: int = DEFAULT_WINDOW_SECONDS
     """How long a scale-down looks back."""
     with_tolerance: bool = True
@@ -66,9 +68,23 @@ class Autoscaler:
         return cls(ScalingProvider.EXTERNAL if is_auto else autoscaling.provider)
 
 
+def behavior_of(live: Manifest) -> Mapping[str, Any]:
+    """Return the HPA's behavior that a live HPA or ScaledObject holds; empty when there is none."""
+    spec = live["spec"]
+    if live["kind"] == "ScaledObject":
+        spec = spec.get("advanced", {}).get("horizontalPodAutoscalerConfig", {})
+    behavior: Mapping[str, Any] = spec.get("behavior", {})
+    return behavior
+
+
 def keeps_tolerance(live: Manifest | None) -> bool:
-    """Return whether to send the tolerance, given the live HPA: not where it was dropped before."""
-    return live is None or "tolerance" in live["spec"].get("behavior", {}).get("scaleUp", {})
+    """Return whether to send the tolerance, given the live HPA: not where it was dropped before.
+
+    A ScaledObject, which never has it, does not tell.
+    """
+    if live is None or live["kind"] == "ScaledObject":
+        return True
+    return "tolerance" in behavior_of(live).get("scaleUp", {})
 
 
 def without_tolerance(manifest: Manifest) -> Manifest:
@@ -91,7 +107,8 @@ def build_autoscaler(
     match autoscaler.provider:
         case ScalingProvider.EXTERNAL:
             return [_build_horizontal_pod_autoscaler(service, autoscaling, autoscaler)]
-        case ScalingProvider.KEDA:
+        # KEDA lifts a suspended service from 0 to its minimum; an HPA leaves 0 alone.
+        case ScalingProvider.KEDA if not service.spec.suspend:
             return [_build_scaled_object(service, autoscaling, autoscaler, settings)]
         case _:
             return []

@@ -20,6 +20,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.autoscaler import (
     DEFAULT_WINDOW_SECONDS,
     Autoscaler,
+    behavior_of,
     keeps_tolerance,
 )
 from llmservice_operator.settings import OperatorSettings
@@ -42,6 +43,9 @@ class ScalingPlan:
     note: str = ""
     """Whom the metrics API belongs to and what is done instead; empty when there is nothing to
     say."""
+    left_over: str = ""
+    """By what KEDA scales the service although the operator can neither change nor remove it, and
+    what to do about it; empty when it does not."""
 
 
 def plan_scaling(
@@ -52,20 +56,37 @@ def plan_scaling(
     now: datetime,
     *,
     keda_is_installed: bool,
+    unremovable: str | None = None,
 ) -> ScalingPlan:
-    """Return the plan; `live` is the present HPA, and without a `report` nothing is changed."""
+    """Return the plan; `live` is our present HPA or ScaledObject.
+
+    Without a `report` nothing is changed. `unremovable` names the ScaledObject by which KEDA scales
+    the service where the operator has no rights on it.
+    """
     autoscaling = service.spec.autoscaling
+    left_over = "" if unremovable is None else _advice(service, unremovable)
     if autoscaling is None:
-        return ScalingPlan()
+        return ScalingPlan(left_over=left_over)
     provider, hindrance, note = _provider(service, settings, report, keda_is_installed)
+    # Two that scale would undo each other's work.
+    is_free = autoscaling.mode is ScalingMode.ACTIVE and not left_over
     return ScalingPlan(
         Autoscaler(
-            provider if autoscaling.mode is ScalingMode.ACTIVE else None,
+            provider if is_free else None,
             _window_seconds(report, live, now),
             keeps_tolerance(live),
         ),
         hindrance,
         note,
+        left_over,
+    )
+
+
+def _advice(service: LLMService, scaled_object: str) -> str:
+    return (
+        f"KEDA scales by the ScaledObject {scaled_object}, and the operator has no rights on it. "
+        f"Run `kubectl delete scaledobject {scaled_object} -n {service.namespace}`, or set the "
+        "chart value keda.enabled."
     )
 
 
@@ -75,7 +96,9 @@ def _provider(
     report: ScalingReport | None,
     keda_is_installed: bool,
 ) -> tuple[ScalingProvider | None, Reason | None, str]:
-    autoscaling, before = service.spec.autoscaling, service.status.autoscaling
+    autoscaling, before = service.spec.autoscaling, _provider_before(service)
+    if before is ScalingProvider.KEDA and not keda_is_installed:
+        before = None
     wished = ScalingProvider.AUTO if autoscaling is None else autoscaling.provider
     external = None if report is None else report.external_metrics
     # Cluster-wide the metrics server registers itself within seconds; confined to namespaces never.
@@ -102,24 +125,29 @@ def _provider(
             return ScalingProvider.KEDA, None, f"{why}; KEDA scales instead."
         case ScalingProvider.AUTO if is_away:
             return ScalingProvider.DIRECT, None, f"{why}; the operator itself scales instead."
-        case ScalingProvider.AUTO if external is None and before is not None and before.provider:
+        case ScalingProvider.AUTO if external is None and before is not None:
             # An outage of the metrics server is no reason to change who scales.
-            return ScalingProvider(before.provider), None, ""
+            return before, None, ""
         case _:
             return ScalingProvider.EXTERNAL, None, ""
+
+
+def _provider_before(service: LLMService) -> ScalingProvider | None:
+    status = service.status.autoscaling
+    return ScalingProvider(status.provider) if status is not None and status.provider else None
 
 
 def _window_seconds(report: ScalingReport | None, live: Manifest | None, now: datetime) -> int:
     """Return how long a scale-down is to look back: the learned window, in few steps."""
     present = None
     if live is not None:
-        rules = live["spec"].get("behavior", {}).get("scaleDown", {})
-        present = rules.get("stabilizationWindowSeconds")
-    if report is None:
-        return DEFAULT_WINDOW_SECONDS if present is None else int(present)
-    learned = round(report.scale_down_window_seconds)
+        present = behavior_of(live).get("scaleDown", {}).get("stabilizationWindowSeconds")
+    learned = DEFAULT_WINDOW_SECONDS if report is None else round(report.scale_down_window_seconds)
     if present is None or live is None:
         return learned
+    if report is None or report.demand_percent is None:
+        # Whether an unknown load is bursty is unknown too.
+        return int(present)
     is_alike = abs(learned - present) <= WORTH_A_NEW_WINDOW * present
     is_young = (now - _written_at(live, now)).total_seconds() < SHORTEST_WINDOW_PERIOD_SECONDS
     return int(present) if is_alike or is_young else learned

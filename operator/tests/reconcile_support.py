@@ -1,0 +1,74 @@
+"""A cluster in memory: what a pass over one service reads there and writes to it."""
+
+import itertools
+from typing import Any
+
+from core_support import as_live
+from llmservice_operator import names
+from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, Kind, kind_of
+
+
+class RacingCluster:
+    """Stores what is applied; another client may change an object just before a write lands."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[Kind, str], dict[str, Any]] = {}
+        self.writes: list[str] = []
+        self._versions = itertools.count(100)
+        self.changes: dict[str, dict[str, Any]] = {}
+        """Spec that somebody else writes right before our next write to the kind."""
+
+    def put(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        kind, metadata = kind_of(manifest), manifest["metadata"]
+        version = str(next(self._versions))
+        stored = {
+            **manifest,
+            "metadata": {"uid": metadata["name"], **metadata, "resourceVersion": version},
+        }
+        self.objects[kind, metadata["name"]] = stored
+        return stored
+
+    async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
+        return self.objects.get((kind, name))
+
+    async def check_served(self, kind: Kind) -> None:
+        """Serve every kind."""
+
+    async def apply(
+        self, manifest: dict[str, Any], uid: str | None = None, manager: str = names.FIELD_MANAGER
+    ) -> dict[str, Any]:
+        self.writes.append(manifest["kind"])
+        known = self.objects.get((kind_of(manifest), manifest["metadata"]["name"]), {})
+        if manager != names.FIELD_MANAGER:
+            return self.put({**known, "spec": {**known["spec"], **manifest["spec"]}})
+        stored = {**as_live(manifest), "status": known.get("status", {})}
+        if kind_of(manifest) is DEPLOYMENTS and known:
+            # What another manager owns stays.
+            stored["spec"] = {"replicas": known["spec"]["replicas"], **stored["spec"]}
+        return self.put(stored)
+
+    async def delete(self, live: dict[str, Any]) -> None:
+        self.writes.append(f"delete {live['kind']}")
+        del self.objects[kind_of(live), live["metadata"]["name"]]
+
+    async def apply_status(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        self.writes.append("status")
+        live = self.objects[LLMSERVICES, manifest["metadata"]["name"]]
+        if spec := self.changes.pop("LLMService", None):
+            generation = live["metadata"]["generation"] + 1
+            live = {
+                **live,
+                "spec": spec,
+                "metadata": {**live["metadata"], "generation": generation},
+            }
+        owned = {
+            "manager": names.FIELD_MANAGER,
+            "operation": "Apply",
+            "subresource": "status",
+            "fieldsV1": {"f:status": {}},
+        }
+        metadata = {**live["metadata"], "managedFields": [owned]}
+        return self.put({**live, "metadata": metadata, "status": manifest["status"]})
+
+    async def write(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return {}
