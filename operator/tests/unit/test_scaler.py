@@ -98,7 +98,7 @@ async def test_a_recommendation_goes_on_from_the_one_before_for_nobody_follows_i
     for _ in range(60):
         now[0] += timedelta(seconds=15)
         report = a_report(at=now[0].timestamp(), demand_percent=4 * 85.0)
-        _, decision = await scaler.scale(of, await scaler.plan(of, report), report)
+        _, decision = await scaler.scale(of, await scaler.plan(of, report, None), report)
         assert decision is not None
         said.append(decision.replicas)
 
