@@ -130,6 +130,7 @@ class Gate:
         exchange = Exchange(
             receive,
             send,
+            route=route,
             max_body_bytes=self._settings.max_body_bytes,
             body_room=self._body_room,
             timeout_seconds=self._settings.request_timeout_seconds,
