@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from llmservice_server.connection import LimitedConnection
+from llmservice_server.connection import KEEP_ALIVE_SECONDS, LimitedConnection
 
 _BACKLOG = 2048
 _CUT_AFTER_SECONDS = 1
@@ -55,6 +55,7 @@ class Listener(uvicorn.Server):
             server_header=False,
             # Nothing here depends on who a client says it is.
             proxy_headers=False,
+            timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
             timeout_graceful_shutdown=_CUT_AFTER_SECONDS,
         )
         super().__init__(config)
@@ -71,10 +72,16 @@ class Listener(uvicorn.Server):
         """Drop the clients that hold a connection for nothing; called ten times a second."""
         if counter % _TICKS_BETWEEN_LOOKS == 0:
             now = time.monotonic()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, LimitedConnection):
-                    connection.abort_if_stuck(now)
+            for connection in self._connections():
+                connection.end_if_overdue(now, KEEP_ALIVE_SECONDS)
         return await super().on_tick(counter)
+
+    def _connections(self) -> list[LimitedConnection]:
+        return [
+            connection
+            for connection in self.server_state.connections
+            if isinstance(connection, LimitedConnection)
+        ]
 
     def start(self) -> None:
         """Serve from now on, in the background."""
