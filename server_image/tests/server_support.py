@@ -189,6 +189,7 @@ def make_exchange() -> Exchange:
     return Exchange(
         receive,
         send,
+        route=None,
         max_body_bytes=1,
         body_room=BodyRoom(1),
         timeout_seconds=0,

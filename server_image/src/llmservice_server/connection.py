@@ -4,6 +4,9 @@ The gate limits requests, so its limits begin where a request's head has ended. 
 a request, what surrounds a body, and who does not read the answers, is limited here.
 """
 
+import fcntl
+import sys
+import termios
 import time
 
 from starlette.responses import Response
@@ -20,7 +23,14 @@ what a client goes on sending after it was refused.
 """
 
 STUCK_SECONDS = 60.0
-"""How long a client may leave an answer unread, when it has more of it than buffers hold."""
+"""How long a client may read nothing of an answer, when it has more of it than buffers hold."""
+
+KEEP_ALIVE_SECONDS = 120.0
+"""How long a connection may be without a request.
+
+Longer than usual clients keep theirs (nginx and AWS's load balancers 60 seconds, Go 90): who closes
+first loses no request, while a client may send one just before it learns that we have closed.
+"""
 
 _FRAMING_BYTES = 64 * 1024
 """Most bytes of a request besides its body: request line, headers, marks of chunks, trailers."""
@@ -46,8 +56,27 @@ class LimitedConnection(HttpToolsProtocol):
     _head_is_here = False
     _receiving_since: float | None = None
     """When the request that is arriving began; None between requests."""
+    _unsent_bytes = 0
+    """How many there were at the last look."""
     _unread_since: float | None = None
-    """Since when the client has not read what it was sent."""
+    """Since when the client has read nothing; None while nothing waits for it to read."""
+    _idle_since: float | None = None
+    """Since when there is no request and no answer; None while there is one."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """How much of its answers the client has not got yet.
+
+        What the kernel holds of it counts: it takes more from us only now and then, megabytes at
+        a time, while a slow client reads all along.
+        """
+        try:
+            descriptor = self.transport.get_extra_info("socket").fileno()
+            of_kernel = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
+        except (OSError, ValueError):
+            # The socket is closed already, or none that could tell.
+            of_kernel = b""
+        return self.transport.get_write_buffer_size() + int.from_bytes(of_kernel, sys.byteorder)
 
     def connection_made(self, transport) -> None:  # type: ignore[no-untyped-def]
         """Begin: who connects has to say something."""
@@ -66,6 +95,7 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_message_begin()
         self._framing = 0
         self._head_is_here = False
+        self._idle_since = None
         if self._receiving_since is None:
             self._receiving_since = time.monotonic()
 
@@ -92,13 +122,8 @@ class LimitedConnection(HttpToolsProtocol):
         self._receiving_since = None
         super().on_message_complete()
 
-    def pause_writing(self) -> None:
-        """Notice that the client does not keep up."""
-        super().pause_writing()
-        self._unread_since = time.monotonic()
-
     def resume_writing(self) -> None:
-        """Notice that it reads."""
+        """Notice that the client has read most of what it was sent."""
         super().resume_writing()
         self._unread_since = None
 
@@ -108,8 +133,7 @@ class LimitedConnection(HttpToolsProtocol):
         Where the client waits for another answer first, it would take this one for that.
         """
         cycle = self.cycle
-        is_answering = cycle is not None and not cycle.response_complete
-        if is_answering and (self.pipeline or cycle.response_started or not cycle.more_body):
+        if self._is_answering and (self.pipeline or cycle.response_started or not cycle.more_body):
             self.transport.abort()
             return
         response = _refusal(self._framing > _FRAMING_BYTES)
@@ -119,17 +143,35 @@ class LimitedConnection(HttpToolsProtocol):
         )
         self.transport.close()
 
-    def abort_if_stuck(self, now: float) -> None:
-        """Drop the client if it takes too long to send its request or to read its answer."""
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def end_if_overdue(self, now: float, idle_seconds: float) -> None:
+        """Drop the client if it takes too long to send its request or to read its answer.
+
+        A connection without a request for longer than `idle_seconds` is closed. uvicorn's timer for
+        that is stopped by any byte of the client, even by one that begins no request.
+        """
         if self.flow.read_paused:
             # It may not go on: we have not dealt yet with what it sent.
             self._receiving_since = None if self._receiving_since is None else now
-        if self.transport.is_closing() and self._unread_since is None:
+        unsent = self.unsent_bytes
+        if not (self.flow.write_paused or self.transport.is_closing()):
+            self._unread_since = None
+        elif self._unread_since is None or unsent < self._unsent_bytes:
             self._unread_since = now
+        self._unsent_bytes = unsent
+        if self._is_answering or self._receiving_since is not None:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
         if _is_over(self._receiving_since, MESSAGE_SECONDS, now) or _is_over(
             self._unread_since, STUCK_SECONDS, now
         ):
             self.transport.abort()
+        elif _is_over(self._idle_since, idle_seconds, now):
+            self.transport.close()
 
 
 def _is_over(since: float | None, seconds: float, now: float) -> bool:

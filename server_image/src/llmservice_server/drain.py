@@ -6,6 +6,7 @@ import logging
 from llmservice_server.exchange import Cut
 from llmservice_server.gate import InFlight
 from llmservice_server.lifecycle import Lifecycle, Phase
+from llmservice_server.listener import Listener
 from llmservice_server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,13 @@ request, which follows at once when there is one, is still told so.
 
 
 async def drain(
-    lifecycle: Lifecycle, in_flight: InFlight, settings: ServerSettings, engine_lost: asyncio.Event
+    lifecycle: Lifecycle,
+    in_flight: InFlight,
+    listener: Listener,
+    settings: ServerSettings,
+    engine_lost: asyncio.Event,
 ) -> None:
-    """Return when the server may go: nobody waits for an answer, or the time is up.
+    """Return when the server may go: nobody waits for an answer or its rest, or the time is up.
 
     For the first seconds new requests are served as before, because they keep coming until every
     proxy has learned that this replica is not ready; only then are they refused. Returns at once
@@ -31,17 +36,25 @@ async def drain(
     """
     lifecycle.enter(Phase.DRAINING)
     logger.info("draining; %d requests in flight", in_flight.count)
+    listener.let_idle_go()
     if await _happens_within(engine_lost, settings.pre_stop_seconds):
         return
     lifecycle.accepts_requests = False
     waiting = asyncio.ensure_future(
-        in_flight.wait_until_quiet(_QUIET_SECONDS, settings.drain_timeout_seconds)
+        _serve_the_last(in_flight, listener, settings.drain_timeout_seconds)
     )
     dying = asyncio.ensure_future(engine_lost.wait())
     await asyncio.wait((waiting, dying), return_when=asyncio.FIRST_COMPLETED)
     for task in (waiting, dying):
         task.cancel()
-    if in_flight.count and not engine_lost.is_set():
+
+
+async def _serve_the_last(in_flight: InFlight, listener: Listener, timeout: float) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            await in_flight.wait_until_quiet(_QUIET_SECONDS)
+            await listener.wait_until_sent()
+    except TimeoutError:
         logger.warning("the drain timeout is over; cutting %d requests", in_flight.count)
         await in_flight.cut_all(_CUT)
     else:

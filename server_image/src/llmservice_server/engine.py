@@ -28,6 +28,7 @@ from llmservice_server.generate import (
     TokenizedPrompt,
     create_generate_router,
 )
+from llmservice_server.stream_errors import begin_responses_with_the_engine, pass_errors_of_messages
 
 
 class Engine:
@@ -90,6 +91,8 @@ class Engine:
         app.state.server = None
         if "generate" in tasks:
             app.include_router(create_generate_router(self))
+            pass_errors_of_messages(app.state.anthropic_serving_messages)
+            begin_responses_with_the_engine(app.state.openai_serving_responses)
         # A redirect would name the host that the client named.
         app.router.redirect_slashes = False
         app.add_exception_handler(Exception, answer_unexpected)

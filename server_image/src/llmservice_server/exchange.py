@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Send
 
-from llmservice_server.errors import error_body, error_response
-from llmservice_server.streaming import STREAM_END, event
+from llmservice_server.errors import error_response
+from llmservice_server.stream_errors import BARE_ERROR, NAMED_ERROR, error_event
+from llmservice_server.streaming import STREAM_END
 
 _BODY_SECONDS = 60.0
 """How long a client may take to send its body. A judgement: a megabyte over a slow line."""
 
 _LEFT: Message = {"type": "http.disconnect"}
-_ERROR_EVENT = b'data: {"error"'
+_ERROR_EVENTS = (BARE_ERROR.encode(), NAMED_ERROR.encode())
 _END_EVENT = STREAM_END.encode()
 
 
@@ -64,6 +65,7 @@ class Exchange:
         receive: Receive,
         send: Send,
         *,
+        route: str | None,
         max_body_bytes: int,
         body_room: BodyRoom,
         timeout_seconds: float,
@@ -73,6 +75,7 @@ class Exchange:
         """Begin; `timeout_seconds` of 0 is no limit, `amend` may change a response's start."""
         self._receive = receive
         self._send = send
+        self._route = route
         self._max_body_bytes = max_body_bytes
         self._body_room = body_room
         self._timeout_seconds = timeout_seconds
@@ -86,6 +89,7 @@ class Exchange:
         self._waiting: asyncio.Timeout | None = None
         self._held_start: Message | None = None
         self._is_stream = False
+        self._events = 0
         self._is_broken = False
         self._is_replaced = False
         self.status: int | None = None
@@ -167,8 +171,9 @@ class Exchange:
         elif self._is_stream:
             if self._held_start is not None and await self._begins_with_error(message):
                 return
-            if self._is_broken or message.get("body", b"").startswith(_ERROR_EVENT):
+            if self._is_broken or message.get("body", b"").startswith(_ERROR_EVENTS):
                 self._end_honestly(message)
+            self._events += 1
             self.is_finished = not message.get("more_body", False)
         else:
             self.is_finished = not message.get("more_body", False)
@@ -182,7 +187,7 @@ class Exchange:
             self.status = self.cut.status
             await self._answer(self.cut.message, self.cut.status)
         elif self._is_stream:
-            error = event(error_body(self.cut.message, self.cut.status)).encode()
+            error = self._error_event(self.cut.message, self.cut.status)
             await self._send({"type": "http.response.body", "body": error, "more_body": False})
             self.is_finished = True
         else:
@@ -208,17 +213,22 @@ class Exchange:
             message["body"] = b""
         elif (error := self._error_in(message)) is not None:
             self._is_broken = True
-            message["body"] = event(error_body(*error)).encode()
+            message["body"] = self._error_event(*error)
+
+    def _error_event(self, text: str, status: int) -> bytes:
+        return error_event(self._route, text, status, self._events).encode()
 
     def _error_in(self, message: Message) -> tuple[str, int] | None:
         """Return message and status of an event that is an error."""
         body: bytes = message.get("body", b"")
-        if not body.startswith(_ERROR_EVENT):
+        if not body.startswith(_ERROR_EVENTS):
             return None
         try:
-            error = json.loads(body.removeprefix(b"data: "))["error"]
-            text, status = str(error["message"]), int(error["code"])
-        except (ValueError, KeyError, TypeError):
+            error = json.loads(body.partition(b"data: ")[2])["error"]
+            # Without a code it is one that nobody foresaw, and what it says is not for the client.
+            text = str(error["message"]) if "code" in error else ""
+            status = int(error.get("code", 500))
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
         if status >= 500 and self._engine_has_died():
             return "the engine of this replica failed; send the request again", 503

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,15 +80,13 @@ class InFlight:
             return False
         return True
 
-    async def wait_until_quiet(self, quiet_seconds: float, timeout: float) -> None:
-        """Return when none was left and nobody came for a while, or at the timeout."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                seen = -1
-                while seen != self._seen or self._exchanges:
-                    seen = self._seen
-                    await self._none.wait()
-                    await asyncio.sleep(quiet_seconds)
+    async def wait_until_quiet(self, quiet_seconds: float) -> None:
+        """Return when none was left and nobody came for a while."""
+        seen = -1
+        while seen != self._seen or self._exchanges:
+            seen = self._seen
+            await self._none.wait()
+            await asyncio.sleep(quiet_seconds)
 
     async def cut_all(self, cut: Cut) -> None:
         """End what is in flight with an error, and give it a moment to be sent."""
@@ -130,6 +128,7 @@ class Gate:
         exchange = Exchange(
             receive,
             send,
+            route=route,
             max_body_bytes=self._settings.max_body_bytes,
             body_room=self._body_room,
             timeout_seconds=self._settings.request_timeout_seconds,

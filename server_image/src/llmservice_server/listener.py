@@ -11,13 +11,20 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from llmservice_server.connection import LimitedConnection
+from llmservice_server.connection import KEEP_ALIVE_SECONDS, LimitedConnection
 
 _BACKLOG = 2048
 _CUT_AFTER_SECONDS = 1
 """How long responses may still end once a listener stops; whoever stops it has waited before."""
 
 _TICKS_BETWEEN_LOOKS = 10
+_UNSENT_CHECK_SECONDS = 0.1
+
+_LAST_IDLE_SECONDS = 5.0
+"""How long a connection may be without a request when this listener will stop.
+
+A client that asks again at once is still answered, which tells it to close the connection.
+"""
 
 
 class PortUnavailable(Exception):
@@ -55,10 +62,12 @@ class Listener(uvicorn.Server):
             server_header=False,
             # Nothing here depends on who a client says it is.
             proxy_headers=False,
+            timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
             timeout_graceful_shutdown=_CUT_AFTER_SECONDS,
         )
         super().__init__(config)
         self._listening = listening
+        self._idle_seconds = KEEP_ALIVE_SECONDS
         self._serving: asyncio.Task[None] | None = None
         os.register_at_fork(after_in_child=self._close_in_child)
 
@@ -71,10 +80,27 @@ class Listener(uvicorn.Server):
         """Drop the clients that hold a connection for nothing; called ten times a second."""
         if counter % _TICKS_BETWEEN_LOOKS == 0:
             now = time.monotonic()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, LimitedConnection):
-                    connection.abort_if_stuck(now)
+            for connection in self._connections():
+                connection.end_if_overdue(now, self._idle_seconds)
         return await super().on_tick(counter)
+
+    def let_idle_go(self) -> None:
+        """Close connections without a request soon: their clients then turn to another replica."""
+        self._idle_seconds = _LAST_IDLE_SECONDS
+
+    async def wait_until_sent(self) -> None:
+        """Return when every client has got what it was answered, or was dropped for not reading."""
+        while any(  # noqa: ASYNC110 - the kernel tells nobody when a client has got something
+            connection.unsent_bytes for connection in self._connections()
+        ):
+            await asyncio.sleep(_UNSENT_CHECK_SECONDS)
+
+    def _connections(self) -> list[LimitedConnection]:
+        return [
+            connection
+            for connection in self.server_state.connections
+            if isinstance(connection, LimitedConnection)
+        ]
 
     def start(self) -> None:
         """Serve from now on, in the background."""

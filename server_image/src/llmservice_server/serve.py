@@ -100,7 +100,7 @@ class Server:
             if keys is not None and not keys.has_any():
                 # Found out before the minutes of a load rather than by the first client.
                 return self._fail(StartRefused(_NO_KEY), "LoadFailed")
-            return await self._load_and_serve(app, terminated)
+            return await self._load_and_serve(app, api, terminated)
         finally:
             await api.stop()
             await management.stop()
@@ -116,7 +116,7 @@ class Server:
             keys,
         )
 
-    async def _load_and_serve(self, app: object, terminated: asyncio.Event) -> int:
+    async def _load_and_serve(self, app: object, api: Listener, terminated: asyncio.Event) -> int:
         loading = asyncio.ensure_future(self._load(app))
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -134,7 +134,7 @@ class Server:
             engine = loading.result()
         except Exception as error:
             return self._fail(error, "LoadFailed")
-        return await self._serve(engine, terminated)
+        return await self._serve(engine, api, terminated)
 
     async def _load(self, app: object) -> Engine:
         engine = await load_engine(self._command_line, self._lifecycle, self._usage, self._settings)
@@ -155,7 +155,7 @@ class Server:
         logger.info("ready: %s", self._lifecycle.report())
         return engine
 
-    async def _serve(self, engine: Engine, terminated: asyncio.Event) -> int:
+    async def _serve(self, engine: Engine, api: Listener, terminated: asyncio.Event) -> int:
         watch = EngineWatch(
             self._lifecycle,
             self._lifecycle.engine_has_died,
@@ -167,7 +167,7 @@ class Server:
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
         if watch.loss is None:
-            await drain(self._lifecycle, self._in_flight, self._settings, watch.lost)
+            await drain(self._lifecycle, self._in_flight, api, self._settings, watch.lost)
         if watch.loss is not None:
             refused = StartRefused(_HUNG) if watch.loss is Loss.HANGS else None
             code = self._fail(refused, "EngineDied")

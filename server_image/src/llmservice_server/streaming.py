@@ -13,9 +13,10 @@ STREAM_END = "data: [DONE]\n\n"
 """The last event of a stream that was not cut."""
 
 
-def event(data: dict[str, object]) -> str:
-    """Return one server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+def event(data: dict[str, object], name: str | None = None) -> str:
+    """Return one server-sent event; one without a name is a message."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -42,19 +43,20 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def prefetched(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """Return the same items after the first one has arrived.
+async def prefetched(source: AsyncGenerator[T, None], count: int = 1) -> AsyncGenerator[T, None]:
+    """Return the same items after the first ones have arrived.
 
-    What is wrong with a request shows at its first item. Waiting for it lets the error have a
-    status of its own instead of breaking a response that has started with 200.
+    What is wrong with a request shows at the first item that the engine made. Waiting for it lets
+    the error have a status of its own instead of breaking a response that has started with 200.
     """
-    first = await anext(source)
+    first = [await anext(source) for _ in range(count)]
     return _after(first, source)
 
 
-async def _after(first: T, source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+async def _after(first: list[T], source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     try:
-        yield first
+        for item in first:
+            yield item
         async for item in source:
             yield item
     finally:

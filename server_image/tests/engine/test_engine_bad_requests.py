@@ -1,5 +1,6 @@
 """What a ready server answers to requests that cannot be served: always the one envelope."""
 
+import json
 import socket
 
 import pytest
@@ -125,6 +126,30 @@ def test_what_cannot_be_told_to_the_engine_leaves_nothing_behind(server: ModelSe
             )
     # What waits for an engine that makes no step would make the server restart.
     assert server.probe("/autoscale").json()["waiting"] == 0
+
+
+MESSAGE = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted", "wrong", "last"),
+    [
+        ("/v1/messages", MESSAGE, {"stop_sequences": ["\ud800"]}, "message_stop"),
+        ("/v1/responses", {"input": PROMPT}, {"stop": "\ud800"}, "response.completed"),
+    ],
+)
+def test_a_stream_that_the_engine_refuses_answers_with_400_and_is_no_defect_in_the_log(
+    server: ModelServer, path: str, wanted: dict[str, object], wrong: dict[str, object], last: str
+) -> None:
+    wanted = {"model": SERVED_NAME, "stream": True, **wanted}
+    reply = server.post(path, {**wanted, **wrong})
+    assert_refused(reply)
+    assert "a value of the request cannot be encoded" in reply.json()["error"]["message"]
+    assert "an answer broke" not in server.log.read_text()
+
+    reply = server.post(path, wanted)
+    assert reply.status == 200
+    assert json.loads(reply.events[-1])["type"] == last
 
 
 def assert_refused(reply: Reply, status: int = 400) -> None:

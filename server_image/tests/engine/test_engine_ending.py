@@ -202,6 +202,8 @@ def test_the_death_of_the_engine_ends_the_server_with_a_reason(
         for stream in (True, False)
         for _ in range(3)
     ]
+    wanted = {"model": SERVED_NAME, "max_tokens": TOKENS, "messages": message, "stream": True}
+    asked += [Asking(server, "/v1/messages", wanted) for _ in range(3)]
     tokens = random.Random(seed).randint(1, 24 * TOKENS // 3)
     server.eventually(lambda: server.metric("vllm:generation_tokens_total") >= tokens, seconds=60)
     engine = server.engine_pid()
@@ -240,14 +242,19 @@ def is_dead(server: ModelServer) -> bool:
 
 def is_complete(reply: Reply) -> bool:
     """Tell whether a client would take a stream for a whole answer."""
-    return reply.events[-1] == "[DONE]" or "response.completed" in reply.body
+    ends = ("[DONE]", '{"type":"message_stop"}')
+    return reply.events[-1] in ends or "response.completed" in reply.body
 
 
 def error_at_the_end(reply: Reply) -> int | None:
     """Return the status that the last event of a stream carries."""
     assert '"length"' not in reply.body
-    last = json.loads(reply.events[-1])
-    code: int | None = last.get("error", {}).get("code")
+    error = json.loads(reply.events[-1]).get("error", {})
+    if error.get("type") == "overloaded_error":
+        # As Anthropic's API calls it, which has no codes.
+        assert "\n\nevent: error\n" in reply.body
+        return 503
+    code: int | None = error.get("code")
     return code
 
 

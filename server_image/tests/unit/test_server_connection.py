@@ -8,35 +8,13 @@ from typing import Any
 
 import pytest
 
+from listener_support import Echo, Raw, held_by
 from llmservice_server import connection
-from llmservice_server.connection import LimitedConnection
+from llmservice_server import listener as listener_module
+from llmservice_server.connection import KEEP_ALIVE_SECONDS, STUCK_SECONDS
 from llmservice_server.listener import Listener, bind
 
 JSON = b"content-type: application/json\r\n"
-
-
-class Echo:
-    """An application that tells what it was given, or waits before it answers."""
-
-    def __init__(self) -> None:
-        self.scopes: list[dict[str, Any]] = []
-        self.go_on = asyncio.Event()
-        self.go_on.set()
-        self.answer = b"x"
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.scopes.append(scope)
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            size += len(message["body"])
-            more = message["more_body"]
-        await self.go_on.wait()
-        body = self.answer or str(size).encode()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": body})
 
 
 @pytest.fixture
@@ -55,35 +33,10 @@ async def listener(echo: Echo) -> AsyncIterator[Listener]:
 
 
 @pytest.fixture
-async def client(listener: Listener) -> AsyncIterator["Raw"]:
+async def client(listener: Listener) -> AsyncIterator[Raw]:
     opened = await Raw.open(listener)
     yield opened
     opened.writer.close()
-
-
-class Raw:
-    """A client that sends bytes."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def open(cls, listener: Listener) -> "Raw":
-        port = listener._listening.getsockname()[1]
-        return cls(*await asyncio.open_connection("127.0.0.1", port))
-
-    async def answer_to(self, sent: bytes) -> bytes:
-        """Return all that is answered until the server closes the connection."""
-        self.writer.write(sent)
-        received = b""
-        try:
-            async with asyncio.timeout(5):
-                while part := await self.reader.read(65536):
-                    received += part
-        except ConnectionError:
-            pass
-        return received
 
 
 def error_in(answer: bytes) -> dict[str, Any]:
@@ -199,9 +152,8 @@ async def test_who_waits_for_an_answer_keeps_the_connection(
     while not echo.scopes:
         await asyncio.to_thread(lambda: None)
 
-    for held in listener.server_state.connections:
-        assert isinstance(held, LimitedConnection)
-        held.abort_if_stuck(time.monotonic() + 3600)
+    held = await held_by(listener)
+    held.end_if_overdue(time.monotonic() + 3600, KEEP_ALIVE_SECONDS)
     echo.go_on.set()
 
     assert (await client.answer_to(b"")).startswith(b"HTTP/1.1 200 ")
@@ -221,3 +173,96 @@ async def test_who_does_not_read_loses_the_connection(
             await asyncio.to_thread(lambda: None)
 
     client.writer.close()
+
+
+@pytest.mark.parametrize("ending", [b"", b"connection: close\r\n"], ids=["kept", "closing"])
+async def test_who_reads_slowly_keeps_the_connection_as_long_as_it_reads(
+    listener: Listener, client: Raw, echo: Echo, ending: bytes
+) -> None:
+    echo.answer = b"x" * 50_000_000
+    client.writer.write(b"GET / HTTP/1.1\r\n" + ending + b"\r\n")
+    held = await held_by(listener)
+    await client.receive(1)
+    now = time.monotonic()
+    for _ in range(10):
+        left = held.unsent_bytes
+        held.end_if_overdue(now, KEEP_ALIVE_SECONDS)
+        # Less than the kernel makes room for at once.
+        await client.receive(600_000)
+        async with asyncio.timeout(5):
+            while held.unsent_bytes >= left:
+                await asyncio.to_thread(lambda: None)
+        now += STUCK_SECONDS - 1
+
+    held.end_if_overdue(now, KEEP_ALIVE_SECONDS)
+    await asyncio.to_thread(lambda: None)
+    assert held in listener.server_state.connections
+
+    async with asyncio.timeout(5):
+        while listener.server_state.connections:
+            now += STUCK_SECONDS + 1
+            held.end_if_overdue(now, KEEP_ALIVE_SECONDS)
+            await asyncio.to_thread(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("request_", "then"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"\r\n"),
+        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\n\r\n", b"x"),
+    ],
+    ids=["an empty line", "the body of an answered request"],
+)
+async def test_what_is_no_request_keeps_no_connection(
+    listener: Listener, client: Raw, echo: Echo, request_: bytes, then: bytes
+) -> None:
+    echo.reads = False
+    client.writer.write(request_)
+    await client.reader.readuntil(b"\r\n\r\nx")
+    client.writer.write(then)
+    held = await held_by(listener)
+    while held.timeout_keep_alive_task is not None:
+        await asyncio.to_thread(lambda: None)
+
+    now = time.monotonic()
+    held.end_if_overdue(now, KEEP_ALIVE_SECONDS)
+    client.writer.write(b"\r\n")
+    held.end_if_overdue(now + KEEP_ALIVE_SECONDS - 1, KEEP_ALIVE_SECONDS)
+    assert not held.transport.is_closing()
+
+    held.end_if_overdue(now + KEEP_ALIVE_SECONDS + 1, KEEP_ALIVE_SECONDS)
+    assert await client.answer_to(b"") == b""
+
+
+async def test_a_connection_is_kept_longer_than_proxies_keep_theirs(
+    listener: Listener, client: Raw
+) -> None:
+    client.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    await client.reader.readuntil(b"\r\n\r\nx")
+    held = await held_by(listener)
+    assert held.timeout_keep_alive_task is not None
+    # Go's; nginx and AWS's load balancers keep theirs for 60 seconds.
+    assert held.timeout_keep_alive_task.when() - asyncio.get_running_loop().time() > 90
+
+
+async def test_a_connection_that_is_used_again_and_again_is_never_idle_for_long(
+    listener: Listener, client: Raw
+) -> None:
+    now = time.monotonic()
+    held = await held_by(listener)
+    for _ in range(5):
+        client.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await client.reader.readuntil(b"\r\n\r\nx")
+        held.end_if_overdue(now, KEEP_ALIVE_SECONDS)
+        now += KEEP_ALIVE_SECONDS - 1
+    assert not held.transport.is_closing()
+
+
+async def test_a_listener_that_stops_waits_for_no_idle_connection(
+    listener: Listener, client: Raw
+) -> None:
+    client.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    await client.reader.readuntil(b"\r\n\r\nx")
+    async with asyncio.timeout(listener_module._CUT_AFTER_SECONDS):
+        await listener.stop()
+    assert await client.reader.read() == b""

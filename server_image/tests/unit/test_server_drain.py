@@ -1,10 +1,16 @@
 import asyncio
+from collections.abc import AsyncIterator
 
+import pytest
 from fastapi import FastAPI, Request
 
+from listener_support import Echo, Raw
+from llmservice_server import connection
+from llmservice_server import listener as listener_module
 from llmservice_server.app import attach_engine_app
 from llmservice_server.drain import drain
 from llmservice_server.lifecycle import Phase
+from llmservice_server.listener import Listener, bind
 from llmservice_server.settings import ServerSettings
 from llmservice_server.streaming import until_disconnect
 from server_support import Client, make_exchange, make_stack
@@ -14,20 +20,40 @@ def settings(pre_stop: float = 0.0, timeout: float = 30.0) -> ServerSettings:
     return ServerSettings(pre_stop_seconds=pre_stop, drain_timeout_seconds=timeout)
 
 
-async def test_is_over_at_once_when_nothing_is_in_flight() -> None:
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+async def listener(echo: Echo) -> AsyncIterator[Listener]:
+    started = Listener(echo, bind(0))
+    started.start()
+    yield started
+    await started.stop()
+
+
+@pytest.fixture
+async def client(listener: Listener) -> AsyncIterator[Raw]:
+    opened = await Raw.open(listener)
+    yield opened
+    opened.writer.close()
+
+
+async def test_is_over_at_once_when_nothing_is_in_flight(listener: Listener) -> None:
     stack = make_stack()
     await asyncio.wait_for(
-        drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event()),
+        drain(stack.lifecycle, stack.in_flight, listener, settings(), asyncio.Event()),
         timeout=5,
     )
     assert stack.lifecycle.phase is Phase.DRAINING
     assert not stack.lifecycle.accepts_requests
 
 
-async def test_still_accepts_requests_for_the_first_seconds() -> None:
+async def test_still_accepts_requests_for_the_first_seconds(listener: Listener) -> None:
     stack = make_stack()
     draining = asyncio.ensure_future(
-        drain(stack.lifecycle, stack.in_flight, settings(pre_stop=30), asyncio.Event())
+        drain(stack.lifecycle, stack.in_flight, listener, settings(pre_stop=30), asyncio.Event())
     )
     await asyncio.wait((draining,), timeout=0.05)
 
@@ -36,11 +62,11 @@ async def test_still_accepts_requests_for_the_first_seconds() -> None:
     draining.cancel()
 
 
-async def test_waits_for_the_last_request_in_flight() -> None:
+async def test_waits_for_the_last_request_in_flight(listener: Listener) -> None:
     stack = make_stack()
     with stack.in_flight.holding(make_exchange()):
         draining = asyncio.ensure_future(
-            drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event())
+            drain(stack.lifecycle, stack.in_flight, listener, settings(), asyncio.Event())
         )
         await asyncio.wait((draining,), timeout=0.05)
         assert not draining.done()
@@ -49,13 +75,14 @@ async def test_waits_for_the_last_request_in_flight() -> None:
     await asyncio.wait_for(draining, timeout=5)
 
 
-async def test_gives_up_at_the_drain_timeout() -> None:
+async def test_gives_up_at_the_drain_timeout(listener: Listener) -> None:
     stack = make_stack()
     with stack.in_flight.holding(make_exchange()):
         await asyncio.wait_for(
             drain(
                 stack.lifecycle,
                 stack.in_flight,
+                listener,
                 settings(timeout=0.02),
                 asyncio.Event(),
             ),
@@ -63,22 +90,24 @@ async def test_gives_up_at_the_drain_timeout() -> None:
         )
 
 
-async def test_does_not_wait_for_answers_that_a_dead_engine_will_never_give() -> None:
+async def test_does_not_wait_for_answers_that_a_dead_engine_will_never_give(
+    listener: Listener,
+) -> None:
     stack = make_stack()
     died = asyncio.Event()
     with stack.in_flight.holding(make_exchange()):
         draining = asyncio.ensure_future(
-            drain(stack.lifecycle, stack.in_flight, settings(pre_stop=30), died)
+            drain(stack.lifecycle, stack.in_flight, listener, settings(pre_stop=30), died)
         )
         await asyncio.wait((draining,), timeout=0.02)
         died.set()
         await asyncio.wait_for(draining, timeout=5)
 
 
-async def test_goes_only_after_nobody_has_asked_for_a_moment() -> None:
+async def test_goes_only_after_nobody_has_asked_for_a_moment(listener: Listener) -> None:
     stack = make_stack()
     draining = asyncio.ensure_future(
-        drain(stack.lifecycle, stack.in_flight, settings(), asyncio.Event())
+        drain(stack.lifecycle, stack.in_flight, listener, settings(), asyncio.Event())
     )
     for _ in range(4):
         await asyncio.wait((draining,), timeout=0.3)
@@ -87,7 +116,7 @@ async def test_goes_only_after_nobody_has_asked_for_a_moment() -> None:
     await asyncio.wait_for(draining, timeout=5)
 
 
-async def test_tells_those_whom_the_drain_timeout_cuts() -> None:
+async def test_tells_those_whom_the_drain_timeout_cuts(listener: Listener) -> None:
     stack = make_stack()
     inner = FastAPI()
 
@@ -101,9 +130,67 @@ async def test_tells_those_whom_the_drain_timeout_cuts() -> None:
     while stack.in_flight.count == 0:
         await asyncio.wait((asking,), timeout=0)
 
-    await drain(stack.lifecycle, stack.in_flight, settings(timeout=0.02), asyncio.Event())
+    await drain(stack.lifecycle, stack.in_flight, listener, settings(timeout=0.02), asyncio.Event())
 
     answer = await asking
     assert (answer.status, answer.headers["connection"]) == (503, "close")
     assert "had to stop" in answer.json()["error"]["message"]
     assert stack.in_flight.count == 0
+
+
+async def ask_for_much(client: Raw, echo: Echo) -> None:
+    """Have the application finish an answer of which the client has read one byte."""
+    echo.answer = b"x" * 20_000_000
+    client.writer.write(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n")
+    await client.receive(1)
+
+
+async def test_waits_until_a_client_has_read_what_it_was_answered(
+    listener: Listener, client: Raw, echo: Echo
+) -> None:
+    await ask_for_much(client, echo)
+    stack = make_stack()
+    draining = asyncio.ensure_future(
+        drain(stack.lifecycle, stack.in_flight, listener, settings(), asyncio.Event())
+    )
+    await asyncio.wait((draining,), timeout=1)
+    assert not draining.done()
+
+    assert (await client.answer_to(b"")).count(b"x") == len(echo.answer)
+    await asyncio.wait_for(draining, timeout=5)
+
+
+@pytest.mark.parametrize(("stuck", "timeout"), [(0.1, 30.0), (60.0, 1.0)])
+async def test_does_not_wait_for_who_reads_nothing_nor_beyond_the_drain_timeout(
+    listener: Listener,
+    client: Raw,
+    echo: Echo,
+    monkeypatch: pytest.MonkeyPatch,
+    stuck: float,
+    timeout: float,
+) -> None:
+    monkeypatch.setattr(connection, "STUCK_SECONDS", stuck)
+    await ask_for_much(client, echo)
+    stack = make_stack()
+    await asyncio.wait_for(
+        drain(
+            stack.lifecycle, stack.in_flight, listener, settings(timeout=timeout), asyncio.Event()
+        ),
+        timeout=8,
+    )
+
+
+async def test_lets_idle_connections_go_while_it_waits_for_others(
+    listener: Listener, client: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_module, "_LAST_IDLE_SECONDS", 0.1)
+    client.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+    await client.reader.readuntil(b"\r\n\r\nx")
+    stack = make_stack()
+    with stack.in_flight.holding(make_exchange()):
+        draining = asyncio.ensure_future(
+            drain(stack.lifecycle, stack.in_flight, listener, settings(), asyncio.Event())
+        )
+        assert await client.answer_to(b"") == b""
+        assert not draining.done()
+    await draining

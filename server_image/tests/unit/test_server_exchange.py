@@ -17,6 +17,10 @@ from server_support import Client, Stack, make_stack
 TEXT = 'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
 ERROR = 'data: {"error": {"message": "it broke", "type": "X", "param": null, "code": 500}}\n\n'
 END = "data: [DONE]\n\n"
+TOO_LONG = (
+    "the request took longer than 0.02 seconds; ask for fewer tokens, or have "
+    "spec.serving.requestTimeoutSeconds raised"
+)
 
 
 class Inner:
@@ -36,7 +40,9 @@ class Inner:
                 self.ended.set()
 
         @self.app.post("/v1/completions")
-        async def completions() -> Response:
+        @self.app.post("/v1/messages")
+        @self.app.post("/v1/responses")
+        async def streaming() -> Response:
             return StreamingResponse(stream(), media_type="text/event-stream")
 
         @self.app.post("/generate")
@@ -120,10 +126,7 @@ async def test_a_plain_request_that_takes_too_long_is_aborted_with_504() -> None
     stack = stack_of(inner, request_timeout_seconds=0.02)
     answer = await Client(stack.app).post("/generate", {})
     assert answer.status == 504
-    assert answer.json()["error"]["message"] == (
-        "the request took longer than 0.02 seconds; ask for fewer tokens, or have "
-        "spec.serving.requestTimeoutSeconds raised"
-    )
+    assert answer.json()["error"]["message"] == TOO_LONG
     assert inner.ended.is_set()
     assert rejected(stack, "timeout") == 1
     assert stack.in_flight.count == 0
@@ -140,6 +143,75 @@ async def test_a_stream_that_takes_too_long_ends_with_an_error_and_no_end_mark()
     assert not nothing
     assert b"[DONE]" not in answer.body
     assert inner.ended.is_set()
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (
+            "/v1/messages",
+            {"type": "error", "error": {"type": "timeout_error", "message": TOO_LONG}},
+        ),
+        (
+            "/v1/responses",
+            {
+                "type": "error",
+                "sequence_number": 2,
+                "code": "504",
+                "message": TOO_LONG,
+                "param": None,
+                "error": {
+                    "message": TOO_LONG,
+                    "type": "GatewayTimeout",
+                    "param": None,
+                    "code": 504,
+                },
+            },
+        ),
+    ],
+)
+async def test_a_cut_stream_ends_with_the_event_that_clients_of_its_route_take_for_an_error(
+    path: str, told: object
+) -> None:
+    stack = stack_of(Inner(TEXT, TEXT, then_hangs=True), request_timeout_seconds=0.02)
+    answer = await Client(stack.app).post(path, {})
+    *_, last, nothing = answer.body.decode().split("\n\n")
+    name, data = last.split("\n")
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: ")) == told
+    assert not nothing
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("400", "invalid_request_error"),
+        ("500", "api_error"),
+        ("503", "overloaded_error"),
+        ("504", "timeout_error"),
+    ],
+)
+async def test_a_broken_message_names_its_error_as_anthropic_does(code: str, kind: str) -> None:
+    broken = Inner(TEXT, ERROR.replace("500", code))
+    answer = await Client(stack_of(broken).app).post("/v1/messages", {})
+    told = {"type": "error", "error": {"type": kind, "message": "it broke"}}
+    *_, error = answer.body.decode().strip().split("\n\n")
+    assert error.startswith("event: error\ndata: ")
+    assert json.loads(error.removeprefix("event: error\ndata: ")) == told
+
+
+@pytest.mark.parametrize("has_died", [False, True])
+async def test_a_message_that_begins_with_an_error_of_its_own_has_a_status(has_died: bool) -> None:
+    error = {
+        "type": "error",
+        "error": {"type": "internal_error", "message": "input_value='secret'"},
+    }
+    stack = stack_of(Inner(f"event: error\ndata: {json.dumps(error)}\n\n"))
+    stack.lifecycle.engine_has_died = lambda: has_died
+    answer = await Client(stack.app).post("/v1/messages", {})
+    assert answer.status == (503 if has_died else 500)
+    assert ("retry-after" in answer.headers) is has_died
+    assert "secret" not in answer.body.decode()
 
 
 async def test_a_stream_that_takes_too_long_to_begin_answers_504() -> None:
@@ -203,7 +275,7 @@ async def test_a_stream_that_the_application_drops_ends_with_an_error_and_no_end
         answer = await Client(stack.app).post("/v1/responses", {})
         text, error, nothing = answer.body.decode().split("\n\n")
         assert text + "\n\n" == TEXT
-        assert json.loads(error.removeprefix("data: "))["error"]["code"] == status
+        assert json.loads(error.removeprefix("event: error\ndata: "))["error"]["code"] == status
         assert "defect" not in error
         assert not nothing
 

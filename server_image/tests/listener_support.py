@@ -1,0 +1,74 @@
+"""An application on a real listener, and a client that talks to it by raw bytes."""
+
+import asyncio
+from typing import Any, Self
+
+from llmservice_server.connection import LimitedConnection
+from llmservice_server.listener import Listener
+
+
+class Echo:
+    """An application that tells what it was given, or waits before it answers."""
+
+    def __init__(self) -> None:
+        self.scopes: list[dict[str, Any]] = []
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.answer = b"x"
+        self.reads = True
+        """Whether it waits for the body of a request before it answers."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scopes.append(scope)
+        size, more = 0, self.reads
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            size += len(message["body"])
+            more = message["more_body"]
+        await self.go_on.wait()
+        body = self.answer or str(size).encode()
+        head = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": body})
+
+
+class Raw:
+    """A client that sends bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, listener: Listener) -> Self:
+        port = listener._listening.getsockname()[1]
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    async def answer_to(self, sent: bytes) -> bytes:
+        """Return all that is answered until the server closes the connection."""
+        self.writer.write(sent)
+        received = b""
+        try:
+            async with asyncio.timeout(5):
+                while part := await self.reader.read(65536):
+                    received += part
+        except ConnectionError:
+            pass
+        return received
+
+    async def receive(self, size: int) -> None:
+        """Read so many bytes of what is answered, and then nothing more."""
+        async with asyncio.timeout(5):
+            await self.reader.readexactly(size)
+
+
+async def held_by(listener: Listener) -> LimitedConnection:
+    """Return the one connection of a listener as soon as it is there."""
+    async with asyncio.timeout(5):
+        while not listener.server_state.connections:
+            await asyncio.to_thread(lambda: None)
+    (held,) = listener.server_state.connections
+    assert isinstance(held, LimitedConnection)
+    return held
