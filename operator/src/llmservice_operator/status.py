@@ -104,7 +104,8 @@ def build_status(
     )
     engine = service.status.engine
     if pin is not None:
-        engine = _engine(engine, pin, seen)
+        untried = (pin.untried and not seen.has_loaded_model) or None
+        engine = EngineStatus.model_validate({**asdict(pin), "untried": untried})
     is_reachable = failure is None or failure.reason is not Reason.NAME_CONFLICT
     status = LLMServiceStatus(
         observed_generation=service.generation,
@@ -128,12 +129,6 @@ def build_status(
         slo=scaling.slo,
     )
     return replace(_update(service.status, status), look_again_seconds=rollout.look_again_seconds)
-
-
-def _engine(before: EngineStatus | None, pin: EnginePin, seen: Observation) -> EngineStatus:
-    was_ready = before is not None and before.image == pin.image and not before.untried
-    is_untried = pin.default_for is not None and not was_ready and not seen.has_loaded_model
-    return EngineStatus.model_validate({**asdict(pin), "untried": is_untried or None})
 
 
 def build_status_of_unreadable(

@@ -17,13 +17,13 @@ UPGRADED = OperatorSettings(
     images=ServerImages(gpu="registry/gpu:2", cpu="registry/cpu:2", engine_version="0.33.0")
 )
 FIRST_GPU = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
+NEW_GPU = dataclasses.replace(FIRST_GPU, untried=True)
+UPGRADED_GPU = EnginePin("registry/gpu:2", "0.33.0", "nvidia", untried=True)
 
 
-def pinned(
-    pin: EnginePin, spec: dict[str, Any] | None = None, *, untried: bool | None = None
-) -> LLMService:
+def pinned(pin: EnginePin, spec: dict[str, Any] | None = None) -> LLMService:
     """Return the service after a pass that reported this pin."""
-    engine = EngineStatus.model_validate({**dataclasses.asdict(pin), "untried": untried})
+    engine = EngineStatus.model_validate(dataclasses.asdict(pin))
     status = {"engine": engine.model_dump(by_alias=True, exclude_none=True)}
     return a_service(spec, status=status)
 
@@ -33,9 +33,10 @@ def running(pin: EnginePin) -> Manifest:
 
 
 def test_a_new_service_gets_the_default_image_for_its_accelerator() -> None:
-    assert resolve_pin(a_service(), None, SETTINGS) == FIRST_GPU
+    assert resolve_pin(a_service(), None, SETTINGS) == NEW_GPU
     on_cpu = a_service({"accelerator": {"type": "cpu"}})
-    assert resolve_pin(on_cpu, None, SETTINGS) == EnginePin("registry/cpu:1", "0.32.0", "cpu")
+    first_cpu = EnginePin("registry/cpu:1", "0.32.0", "cpu", untried=True)
+    assert resolve_pin(on_cpu, None, SETTINGS) == first_cpu
 
 
 def test_an_upgrade_of_the_operator_changes_no_engine() -> None:
@@ -43,10 +44,9 @@ def test_an_upgrade_of_the_operator_changes_no_engine() -> None:
 
 
 def test_a_default_image_that_never_ran_gives_way_to_a_new_default() -> None:
-    service = pinned(FIRST_GPU, untried=True)
-    assert resolve_pin(service, running(FIRST_GPU), SETTINGS) == FIRST_GPU
-    upgraded = resolve_pin(service, running(FIRST_GPU), UPGRADED)
-    assert upgraded == EnginePin("registry/gpu:2", "0.33.0", "nvidia")
+    service = pinned(NEW_GPU)
+    assert resolve_pin(service, running(FIRST_GPU), SETTINGS) == NEW_GPU
+    assert resolve_pin(service, running(FIRST_GPU), UPGRADED) == UPGRADED_GPU
 
 
 def test_a_lost_status_is_read_from_the_live_deployment() -> None:
@@ -71,19 +71,19 @@ def test_the_version_of_an_image_of_the_spec_survives_an_upgrade() -> None:
 
 def test_removing_the_image_from_the_spec_gives_the_default_back() -> None:
     mine = EnginePin("mine:1", "0.32.0")
-    assert resolve_pin(pinned(mine), running(mine), SETTINGS) == FIRST_GPU
+    assert resolve_pin(pinned(mine), running(mine), SETTINGS) == NEW_GPU
 
 
 def test_another_accelerator_gets_the_default_image_for_it() -> None:
     service = pinned(FIRST_GPU, {"accelerator": {"type": "cpu"}})
     pin = resolve_pin(service, running(FIRST_GPU), UPGRADED)
-    assert pin == EnginePin("registry/cpu:2", "0.33.0", "cpu")
+    assert pin == EnginePin("registry/cpu:2", "0.33.0", "cpu", untried=True)
 
 
 def test_a_deployment_of_somebody_else_pins_nothing() -> None:
     foreign = running(EnginePin("foreign:1", "0.31.0", "nvidia"))
     foreign["metadata"]["ownerReferences"][0]["uid"] = "uid-2"
-    assert resolve_pin(a_service(), foreign, SETTINGS) == FIRST_GPU
+    assert resolve_pin(a_service(), foreign, SETTINGS) == NEW_GPU
 
 
 def wanting(version: str, **engine: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def test_the_version_that_is_pinned_changes_nothing() -> None:
 
 def test_the_version_that_the_operator_brings_moves_a_service_to_its_image() -> None:
     service = pinned(FIRST_GPU, wanting("0.33.0"))
-    assert resolve_pin(service, None, UPGRADED) == EnginePin("registry/gpu:2", "0.33.0", "nvidia")
+    assert resolve_pin(service, None, UPGRADED) == UPGRADED_GPU
 
 
 def test_a_version_that_no_image_holds_is_refused_with_what_to_set() -> None:
@@ -144,4 +144,4 @@ def test_a_deployment_that_lost_the_record_pins_nothing(lost: str) -> None:
         del live["metadata"]["annotations"]
     else:
         live["spec"]["template"]["spec"]["containers"][0]["name"] = "other"
-    assert resolve_pin(a_service(), live, SETTINGS) == FIRST_GPU
+    assert resolve_pin(a_service(), live, SETTINGS) == NEW_GPU

@@ -3,6 +3,7 @@
 Nothing here needs a node: pods are admitted, not run.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -181,6 +182,16 @@ def templates(release: Release, name: str) -> dict[str, str]:
     }
 
 
+def make_pod_ready(release: Release, name: str) -> None:
+    """Play the kubelet: there is none where only the API server runs."""
+    selector = ("-n", release.name, "-l", f"llmservice.dev/name={name}")
+    eventually(lambda: len(read("pods", *selector)["items"]) == 1, "a pod")
+    pod = read("pods", *selector)["items"][0]["metadata"]["name"]
+    conditions = [{"type": kind, "status": "True"} for kind in ("Ready", "PodScheduled")]
+    status = json.dumps({"status": {"phase": "Running", "conditions": conditions}})
+    kubectl("patch", "pod", pod, "-n", release.name, "--subresource=status", "-p", status)
+
+
 def test_an_upgrade_with_a_new_engine_restarts_no_pod_until_the_spec_asks_for_it(
     release: Release, tmp_path: Path
 ) -> None:
@@ -192,6 +203,10 @@ def test_an_upgrade_with_a_new_engine_restarts_no_pod_until_the_spec_asks_for_it
     with operator_of(release, tmp_path / "first.log").until_leading() as operator:
         kubectl("create", *here, "-f-", stdin=SMALLEST)
         eventually(lambda: len(templates(release, "smollm2")) == 1, "a pod template")
+        make_pod_ready(release, "smollm2")
+        service = ("llmservice", "smollm2", *here)
+        # Without it the image is one that nobody has seen running, and is not kept.
+        eventually(lambda: "untried" not in read(*service)["status"]["engine"], "a tried image")
         until_settled(operator)
         first = templates(release, "smollm2")
         assert set(first.values()) == {older}
@@ -203,7 +218,6 @@ def test_an_upgrade_with_a_new_engine_restarts_no_pod_until_the_spec_asks_for_it
     with operator_of(release, tmp_path / "second.log").until_leading() as operator:
         kubectl("create", *here, "-f-", stdin={**SMALLEST, "metadata": {"name": "later"}})
         eventually(lambda: set(templates(release, "later").values()) == {newer}, "the new image")
-        service = ("llmservice", "smollm2", *here)
         merge = ("--type=merge", "-p")
         kubectl("patch", *service, "--subresource=status", *merge, '{"status": null}')
         eventually(lambda: "status" in read(*service), "a new status")

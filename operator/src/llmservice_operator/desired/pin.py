@@ -37,6 +37,8 @@ class EnginePin:
     Kept beside the one that the spec names, so that taking spec.engine.version away again gives
     back what there was before it.
     """
+    untried: bool = False
+    """Whether this is a default image that no replica has been ready with."""
 
 
 def resolve_pin(
@@ -49,14 +51,13 @@ def resolve_pin(
     version without an image, and neither the pinned nor the default image holds it.
     """
     accelerator = service.spec.accelerator.type
-    is_untried = service.status.engine is not None and service.status.engine.untried
     kept = _pin_of_status(service) or _pin_of_deployment(service, live_deployment)
     image, wanted = service.spec.engine.image, service.spec.engine.version
     images = settings.images
     if image is not None:
         return _pin_of_spec(image, wanted, kept, images.engine_version)
-    is_kept = kept is not None and kept.default_for == accelerator and not is_untried
-    if kept is not None and is_kept and wanted in (None, kept.version):
+    is_usual = kept is not None and kept.default_for == accelerator and not kept.untried
+    if kept is not None and is_usual and wanted in (None, kept.version):
         return kept
     if wanted not in (None, images.engine_version):
         raise InvalidSpec(
@@ -65,7 +66,7 @@ def resolve_pin(
             "spec.engine.version",
         )
     default = images.cpu if accelerator is AcceleratorType.CPU else images.gpu
-    return EnginePin(default, images.engine_version, accelerator.value)
+    return EnginePin(default, images.engine_version, accelerator.value, untried=True)
 
 
 def _pin_of_spec(image: str, wanted: str | None, kept: EnginePin | None, brought: str) -> EnginePin:
@@ -80,7 +81,13 @@ def _pin_of_status(service: LLMService) -> EnginePin | None:
     engine = service.status.engine
     if engine is None:
         return None
-    return EnginePin(engine.image, engine.version, engine.default_for, engine.assumed_version)
+    return EnginePin(
+        engine.image,
+        engine.version,
+        engine.default_for,
+        engine.assumed_version,
+        untried=bool(engine.untried),
+    )
 
 
 def _pin_of_deployment(service: LLMService, live: Manifest | None) -> EnginePin | None:
