@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,31 +11,11 @@ from listener_support import Echo, Raw, held_by
 from llmservice_server import connection
 from llmservice_server import listener as listener_module
 from llmservice_server.connection import KEEP_ALIVE_SECONDS, STUCK_SECONDS
-from llmservice_server.listener import Listener, bind
+from llmservice_server.listener import Listener
+
+pytest_plugins = ("listener_fixtures",)
 
 JSON = b"content-type: application/json\r\n"
-
-
-@pytest.fixture
-def echo() -> Echo:
-    return Echo()
-
-
-@pytest.fixture
-async def listener(echo: Echo) -> AsyncIterator[Listener]:
-    listening = bind(0)
-    started = Listener(echo, listening)
-    started.start()
-    yield started
-    echo.go_on.set()
-    await started.stop()
-
-
-@pytest.fixture
-async def client(listener: Listener) -> AsyncIterator[Raw]:
-    opened = await Raw.open(listener)
-    yield opened
-    opened.writer.close()
 
 
 def error_in(answer: bytes) -> dict[str, Any]:

@@ -1,5 +1,4 @@
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from fastapi import FastAPI, Request
@@ -10,34 +9,16 @@ from llmservice_server import listener as listener_module
 from llmservice_server.app import attach_engine_app
 from llmservice_server.drain import drain
 from llmservice_server.lifecycle import Phase
-from llmservice_server.listener import Listener, bind
+from llmservice_server.listener import Listener
 from llmservice_server.settings import ServerSettings
 from llmservice_server.streaming import until_disconnect
 from server_support import Client, make_exchange, make_stack
 
+pytest_plugins = ("listener_fixtures",)
+
 
 def settings(pre_stop: float = 0.0, timeout: float = 30.0) -> ServerSettings:
     return ServerSettings(pre_stop_seconds=pre_stop, drain_timeout_seconds=timeout)
-
-
-@pytest.fixture
-def echo() -> Echo:
-    return Echo()
-
-
-@pytest.fixture
-async def listener(echo: Echo) -> AsyncIterator[Listener]:
-    started = Listener(echo, bind(0))
-    started.start()
-    yield started
-    await started.stop()
-
-
-@pytest.fixture
-async def client(listener: Listener) -> AsyncIterator[Raw]:
-    opened = await Raw.open(listener)
-    yield opened
-    opened.writer.close()
 
 
 async def test_is_over_at_once_when_nothing_is_in_flight(listener: Listener) -> None:

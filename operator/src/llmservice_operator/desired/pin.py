@@ -56,8 +56,12 @@ def resolve_pin(
     images = settings.images
     if image is not None:
         return _pin_of_spec(image, wanted, kept, images.engine_version)
-    is_usual = kept is not None and kept.default_for == accelerator and not kept.untried
-    if kept is not None and is_usual and wanted in (None, kept.version):
+    if (
+        kept is not None
+        and not kept.untried
+        and kept.default_for == accelerator
+        and wanted in (None, kept.version)
+    ):
         return kept
     if wanted not in (None, images.engine_version):
         raise InvalidSpec(

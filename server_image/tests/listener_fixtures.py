@@ -1,0 +1,29 @@
+"""A real listener in front of an echo, and a client of it, for every test that asks for them."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from listener_support import Echo, Raw
+from llmservice_server.listener import Listener, bind
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+async def listener(echo: Echo) -> AsyncIterator[Listener]:
+    started = Listener(echo, bind(0))
+    started.start()
+    yield started
+    echo.go_on.set()
+    await started.stop()
+
+
+@pytest.fixture
+async def client(listener: Listener) -> AsyncIterator[Raw]:
+    opened = await Raw.open(listener)
+    yield opened
+    opened.writer.close()
