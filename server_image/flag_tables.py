@@ -1,12 +1,12 @@
-"""Write what a vLLM version says of itself: its flags, and the signatures of what we use of it.
+"""Write the flags of a vLLM version, and the signatures of what the model server uses of it.
 
     uv run python server_image/flag_tables.py 0.31.0 [...]
 
 Each version's wheel is unpacked into a temporary folder, one at a time, and put ahead of the vLLM
-of the engine environment, whose other packages serve for versions close to it. A new table is
-registered by hand in desired/flag_tables/__init__.py, with a look at what `make generate` changes
-in docs/engine-flags.md: whoever adds a version decides about its new flags there. Whether the model
-server can work with the signatures is told by its unit tests.
+of the engine environment, whose other packages serve for versions close to it. The operator reads
+every table in its folder, so a new file needs no other edit. `make generate` then shows the new
+flags in docs/engine-flags.md: decide there which of them a user may set. The server's unit tests
+say whether the model server can work with the signatures.
 """
 
 import json
@@ -58,28 +58,18 @@ def ask(python: Path, vllm: Path | None, script: str, *question: str) -> dict[st
     return answer
 
 
-def render_table(version: str, flags: dict[str, dict[str, Any]]) -> str:
-    """Return the Python module that holds the table; one flag a line, for readable differences."""
-    lines = [
-        f'"""Flags of vLLM {version}; written by server_image/flag_tables.py, do not edit."""',
-        "",
-        "# ruff: noqa: E501",
-        "# fmt: off",
-        "from llmservice_operator.desired.flag_tables import flag as of",
-        "",
-        "FLAGS: dict[str, of.Flag] = {",
-    ]
+def render_table(flags: dict[str, dict[str, Any]]) -> str:
+    """Return the operator's table as JSON, with one flag a line for readable differences."""
+    lines = []
     for name, flag in sorted(flags.items()):
-        kind = {"switch": "of.SWITCH", "on-only": "of.ON_ONLY", "value": "of.VALUE"}[flag["kind"]]
-        if flag["choices"] and name not in PLATFORM_CHOICES:
-            kind = f"of.choice({', '.join(json.dumps(each) for each in flag['choices'])})"
-        lines.append(f'    "{name}": {kind},')
-    return "\n".join([*lines, "}", ""])
+        choices = [] if name in PLATFORM_CHOICES else flag["choices"]
+        lines.append(f"  {json.dumps(name)}: {json.dumps(choices or flag['kind'])}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def table_path(version: str) -> Path:
-    """Return the module of a version's table."""
-    return TABLES / f"v{version.replace('.', '_')}.py"
+    """Return the file of a version's table."""
+    return TABLES / f"{version}.json"
 
 
 def signatures_path(version: str) -> Path:
@@ -97,7 +87,7 @@ def main() -> None:
             subprocess.run([*install, *wheel], check=True)
             flags = read_flags(python, Path(unpacked))
             signatures = read_signatures(python, Path(unpacked))
-        table_path(version).write_text(render_table(version, flags))
+        table_path(version).write_text(render_table(flags))
         SIGNATURES.mkdir(exist_ok=True)
         signatures_path(version).write_text(json.dumps(signatures, indent=1) + "\n")
         print(f"vLLM {version}: {len(flags)} flags in {table_path(version)}, and its signatures")

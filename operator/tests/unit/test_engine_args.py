@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from core_support import a_service
+from flag_tables import render_table, table_path
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, is_refused
 from llmservice_operator.desired import flag_tables
 from llmservice_operator.desired.engine_args import build_engine_args
@@ -326,11 +327,18 @@ def test_a_harmless_flag_is_not_refused_for_the_form_of_its_name(flag: str) -> N
     assert not is_refused(flag)
 
 
-def test_every_table_in_the_folder_is_registered_oldest_version_first() -> None:
+def test_every_table_in_the_folder_is_read_oldest_version_first() -> None:
     folder = Path(flag_tables.__file__).parent
-    modules = {path.stem for path in folder.glob("v*.py")}
-    assert modules == {f"v{version.replace('.', '_')}" for version in TABLES}
+    assert {path.stem for path in folder.glob("*.json")} == {*TABLES}
     assert list(TABLES) == sorted(TABLES, key=lambda each: [int(part) for part in each.split(".")])
+
+
+def test_a_table_is_read_and_written_alike() -> None:
+    for version, table in TABLES.items():
+        flags = {
+            name: {"kind": flag.kind, "choices": list(flag.choices)} for name, flag in table.items()
+        }
+        assert render_table(flags) == table_path(version).read_text(), version
 
 
 def test_the_version_of_the_released_images_has_a_table() -> None:
