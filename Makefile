@@ -96,9 +96,13 @@ flag-tables: setup  ## Write flags and signatures of one vLLM version from its w
 	@$(RUN) python server_image/flag_tables.py $(or $(V),$(shell cat server_image/requirements/vllm-version))
 
 .PHONY: golden
-golden: setup  ## Rewrite the golden files; read the diff before you commit it
+golden: setup  ## Rewrite the objects of all examples (operator/tests/golden); read the diff
+	@$(RUN) pytest -q operator/tests/unit -k golden --update-golden
+
+.PHONY: golden-chart
+golden-chart: setup  ## Rewrite what the chart renders, and the values in its README; needs helm, which it builds
 	@$(RUN) localkube build
-	@$(RUN) pytest -q operator/tests/unit charts/llmservice-operator/tests/render --update-golden
+	@$(RUN) pytest -q charts/llmservice-operator/tests/render --update-golden
 
 .PHONY: engine-env
 engine-env: setup  ## The Python environment with vLLM on CPU; prints its path

@@ -39,7 +39,7 @@ def test_the_objects_are_those_of_the_golden_file(name: str, update_golden: bool
     if update_golden:
         golden.write_text(text)
 
-    assert text == golden.read_text(), "read the diff, then run `make golden`"
+    assert text == golden.read_text(), "read the diff, then run `make golden-chart`"
 
 
 def test_no_golden_file_is_left_over() -> None:

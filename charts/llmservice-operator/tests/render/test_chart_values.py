@@ -153,7 +153,7 @@ def test_the_readme_lists_every_value_with_its_default(update_golden: bool) -> N
     if update_golden:
         readme.write_text(text)
 
-    assert readme.read_text() == text, "run `make golden`"
+    assert readme.read_text() == text, "run `make golden-chart`"
 
 
 def container(values: Values) -> Any:
