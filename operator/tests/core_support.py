@@ -9,7 +9,7 @@ from typing import Any
 
 from llmservice_operator import names
 from llmservice_operator.api import API_VERSION, KIND, Manifest
-from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
+from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.settings import OperatorSettings, ServerImages
 
@@ -175,9 +175,9 @@ def a_pod(
     }
 
 
-def a_report(*replicas: ReplicaScaling) -> ScalingReport:
+def a_report(*replicas: ReplicaLoad) -> LoadReport:
     """Return what a metrics server says about replicas whose load it does not know yet."""
-    return ScalingReport(
+    return LoadReport(
         at=NOW.timestamp(),
         demand_percent=None,
         target_percent=85,

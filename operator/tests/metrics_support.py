@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmservice_operator import names
-from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import PODS
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS
 from operator_support import Api, OperatorProcess, free_port
@@ -153,6 +153,6 @@ class MetricsServerProcess(OperatorProcess):
         }
         super().__init__(log, namespace, **(defaults | settings))
 
-    def report(self, namespace: str, name: str) -> ScalingReport | None:
+    def report(self, namespace: str, name: str) -> LoadReport | None:
         status, text = self.get(f"/v1/scaling/{namespace}/{name}", self.scaling_port)
-        return ScalingReport.model_validate_json(text) if status == 200 else None
+        return LoadReport.model_validate_json(text) if status == 200 else None

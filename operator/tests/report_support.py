@@ -1,4 +1,4 @@
-"""A source of scaling reports that says what a test wants, over real HTTP."""
+"""A source of load reports that says what a test wants, over real HTTP."""
 
 import threading
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import time
 from typing import Any
 
-from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.load_report import LoadReport
 
 
-def a_report(**fields: Any) -> ScalingReport:
+def a_report(**fields: Any) -> LoadReport:
     """Return a report of a service that nothing is known of but `fields`."""
-    return ScalingReport(
+    return LoadReport(
         **{
             "at": 0.0,
             "demand_percent": None,
@@ -28,7 +28,7 @@ def a_report(**fields: Any) -> ScalingReport:
 class ReportSource:
     def __init__(self, url: str) -> None:
         self.url = url
-        self.reports: dict[str, ScalingReport] = {}
+        self.reports: dict[str, LoadReport] = {}
         """By NAMESPACE/NAME; without one the answer is 503."""
 
     def say(self, namespace: str, name: str, **fields: Any) -> None:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from llmservice_server.app import create_app
-from llmservice_server.autoscale import EngineUsage, Objectives
+from llmservice_server.engine_usage import EngineUsage, Objectives
 from llmservice_server.errors import EngineUnavailable
 from llmservice_server.exchange import BodyRoom, Exchange
 from llmservice_server.gate import Admission, InFlight

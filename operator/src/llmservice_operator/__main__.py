@@ -29,11 +29,11 @@ from llmservice_operator.cluster import (
 from llmservice_operator.errors import ClusterError, InvalidSettings, NotFound, OperatorError
 from llmservice_operator.handlers import Watches, build_registry
 from llmservice_operator.leader import Leader
+from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.metrics_server import MetricsServer
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.reference import PAGES
 from llmservice_operator.render import render_file
-from llmservice_operator.scaling_reports import ScalingReports
 from llmservice_operator.settings import PREFIX, OperatorSettings
 from llmservice_operator.tasks import Tasks
 from llmservice_operator.telemetry import (
@@ -125,7 +125,7 @@ class Process:
         audit = Audit(cluster, cache, namespaces, queue.add, metrics.cache_diverged)
         registry = build_registry(cache, queue.add, metrics)
         watches = Watches(settings, registry, audit, health, metrics)
-        reports = ScalingReports(settings.metrics_server_url)
+        reports = LoadReportClient(settings.metrics_server_url)
         reconciler = Reconciler(
             cluster, cache, EventRecorder(cluster, identity, _now), metrics, settings, _now, reports
         )

@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Final
 
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
-from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.pod_problems import (
     Problem,
@@ -52,7 +52,7 @@ class LiveObjects:
     kubernetes_service: Manifest | None = None
     pods: tuple[Manifest, ...] = ()
     """Pods with the service's label."""
-    report: ScalingReport | None = None
+    report: LoadReport | None = None
     """What the model servers say about themselves; None while no metrics server tells."""
 
 

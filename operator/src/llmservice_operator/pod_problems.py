@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.load_report import ReplicaLoad
 from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
-from llmservice_operator.api.scaling_report import ReplicaScaling
 from llmservice_operator.api.spec import LLMService
 
 _QUOTED_LIMIT: Final = 2000
@@ -80,9 +80,7 @@ def is_ready(pod: Manifest) -> bool:
     return condition(pod, "Ready").get("status") == "True"
 
 
-def pod_problems(
-    service: LLMService, pod: Manifest, told: ReplicaScaling | None
-) -> Iterator[Problem]:
+def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -> Iterator[Problem]:
     """Yield what keeps the pod from being ready: at most one thing."""
     scheduled = condition(pod, "PodScheduled")
     server = _server_status(pod)
@@ -136,7 +134,7 @@ def _start_problem(said: str) -> Problem:
 
 
 def _running_problems(
-    pod: Manifest, server: Mapping[str, Any], told: ReplicaScaling | None
+    pod: Manifest, server: Mapping[str, Any], told: ReplicaLoad | None
 ) -> Iterator[Problem]:
     """Yield what a container that was started at least once, or is about to be, amounts to."""
     running = server.get("state", {}).get("running")
@@ -168,7 +166,7 @@ def _was_ready_since(pod: Manifest, state: Mapping[str, Any]) -> bool:
     return bool(changed > state.get("startedAt", ""))
 
 
-def _loading(restarts: int, told: ReplicaScaling | None) -> Problem:
+def _loading(restarts: int, told: ReplicaLoad | None) -> Problem:
     again = f" It was restarted {restarts} time(s)." if restarts else ""
     if told is not None and told.phase in _DOWNLOADING and told.total_bytes:
         total = told.total_bytes

@@ -12,8 +12,8 @@ from datetime import datetime
 
 from llmservice_operator import names, scaler
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import (
     AUTOSCALERS,
@@ -42,10 +42,10 @@ from llmservice_operator.desired import (
 from llmservice_operator.desired.autoscaler import without_tolerance
 from llmservice_operator.desired.replicas import first_replicas, is_handed_over
 from llmservice_operator.errors import ClusterError, Forbidden, InvalidSpec, OperatorError, Rejected
+from llmservice_operator.load_report_client import LoadReportClient
+from llmservice_operator.load_status import LoadView
 from llmservice_operator.observe import LiveObjects, observe
 from llmservice_operator.scaler import Scaler
-from llmservice_operator.scaling_reports import ScalingReports
-from llmservice_operator.scaling_status import ScalingView
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.status import (
     Failure,
@@ -82,7 +82,7 @@ class Reconciler:
         metrics: Metrics,
         settings: OperatorSettings,
         now: Callable[[], datetime],
-        reports: ScalingReports,
+        reports: LoadReportClient,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
@@ -168,7 +168,7 @@ class Reconciler:
         if is_starting:
             report = report or await self._read_report(service)
             seen = observe(service, replace(live, report=report))
-        view = ScalingView(plan, report, self._scaler.live_autoscaler(service), decision)
+        view = LoadView(plan, report, self._scaler.live_autoscaler(service), decision)
         update = build_status(service, pin, seen, self._now(), failure, view)
         wrote |= await self._report(body, update)
         if wrote:
@@ -183,7 +183,7 @@ class Reconciler:
         )
         return min((each for each in waits if each is not None), default=None)
 
-    async def _read_report(self, service: LLMService) -> ScalingReport | None:
+    async def _read_report(self, service: LLMService) -> LoadReport | None:
         return await self._reports.read(service.namespace, service.name)
 
     async def _bring_about(self, service: LLMService, desired: Manifest) -> bool:

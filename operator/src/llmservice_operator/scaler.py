@@ -10,7 +10,7 @@ from datetime import datetime
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import Autoscaling, ScalingMode, ScalingProvider
-from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import (
     AUTOSCALERS,
@@ -23,8 +23,8 @@ from llmservice_operator.cluster import (
     controller_of,
 )
 from llmservice_operator.desired import is_owned_by
+from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
 from llmservice_operator.desired.replicas import build_hand_over, first_replicas
-from llmservice_operator.desired.scaling_plan import ScalingPlan, plan_scaling, total_load
 from llmservice_operator.errors import Forbidden, NotFound
 from llmservice_operator.scaling.deletion_cost import (
     Occupancy,
@@ -96,11 +96,11 @@ class Scaler:
         return None
 
     async def plan(
-        self, service: LLMService, report: ScalingReport | None, scaled_object: Manifest | None
-    ) -> ScalingPlan:
+        self, service: LLMService, report: LoadReport | None, scaled_object: Manifest | None
+    ) -> ProviderPlan:
         """Decide who scales the service in this cluster; `scaled_object` is ours, as it is now."""
         unremovable = None if self._settings.keda else self._scaled_object_of_keda(service)
-        return plan_scaling(
+        return plan_provider(
             service,
             self._settings,
             report,
@@ -128,7 +128,7 @@ class Scaler:
         return await self._set_replicas(service, deployment, number)
 
     async def scale(
-        self, service: LLMService, plan: ScalingPlan, report: ScalingReport | None
+        self, service: LLMService, plan: ProviderPlan, report: LoadReport | None
     ) -> tuple[bool, Decision | None]:
         """Do what nothing else does: the HPA's work in direct mode, and a start from zero.
 
@@ -159,8 +159,8 @@ class Scaler:
         self,
         key: Key,
         autoscaling: Autoscaling,
-        plan: ScalingPlan,
-        report: ScalingReport | None,
+        plan: ProviderPlan,
+        report: LoadReport | None,
         current: int,
     ) -> Decision:
         now, before = self._now(), self._syncs.get(key)
@@ -191,7 +191,7 @@ class Scaler:
         self,
         service: LLMService,
         autoscaling: Autoscaling,
-        report: ScalingReport | None,
+        report: LoadReport | None,
         current: int,
     ) -> bool:
         """Write the pods' deletion costs when a replica is about to go."""

@@ -40,7 +40,7 @@ class MetricsServerSettings:
     external_port: int = 8443
     """Port of external.metrics.k8s.io, for the API server alone."""
     scaling_port: int = 8081
-    """Port of the scaling reports as JSON."""
+    """Port of the load reports as JSON."""
     service_name: str = "llmservice-operator-metrics-server"
     """Service object, in the operator's namespace, through which the API server reaches it."""
     service_port: int = 443
@@ -76,7 +76,7 @@ class OperatorSettings:
     audit_period_seconds: float = 300.0
     """How often what the watches told is compared with the cluster, +-20 %."""
     metrics_server_url: str | None = None
-    """Where the operator reads scaling reports, without a path; None means that there are none."""
+    """Where the operator reads load reports, without a path; None: there is no metrics server."""
     metrics_server: MetricsServerSettings = field(default_factory=MetricsServerSettings)
 
     @classmethod

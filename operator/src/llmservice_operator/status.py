@@ -17,8 +17,8 @@ from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
 from llmservice_operator.desired.pin import EnginePin
 from llmservice_operator.desired.rollout import decide_rollout
 from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.load_status import LoadView, build_load_status
 from llmservice_operator.observe import Observation
-from llmservice_operator.scaling_status import ScalingView, build_scaling_status
 
 _OF_THE_LOAD: Final = (
     ConditionType.AUTOSCALING_ACTIVE,
@@ -85,14 +85,14 @@ def build_status(
     seen: Observation,
     now: datetime,
     failure: Failure | None = None,
-    view: ScalingView | None = None,
+    view: LoadView | None = None,
 ) -> StatusUpdate:
     """Return the status that follows the service's present one.
 
     `pin` is None only when the pass failed before there was one; the pin of before is then kept.
     """
     desired = _desired(service, seen)
-    scaling = build_scaling_status(service, view or ScalingView(), seen, desired, now)
+    scaling = build_load_status(service, view or LoadView(), seen, desired, now)
     rollout = decide_rollout(service, seen, now)
     is_in_place = rollout.status is not None and not seen.is_rolled_out
     verdicts = (

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.api.scaling_report import (
+from llmservice_operator.api.load_report import (
     Calibration,
     ExternalMetrics,
-    ReplicaScaling,
+    ReplicaLoad,
 )
 from llmservice_operator.cluster import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.cluster.kinds import EVENTS
-from llmservice_operator.metrics_server.report import calibration_of
+from llmservice_operator.metrics_server.report_builder import calibration_of
 from llmservice_operator.names import DELETION_COST_ANNOTATION
 from llmservice_operator.scaling.assess import ScalingState
 from llmservice_operator.scaling.checkpoint import checkpoint_of
@@ -162,7 +162,7 @@ def test_where_the_metrics_api_is_somebody_elses_the_operator_itself_scales(
         external_metrics=FOREIGN,
         scale_down_window_seconds=0.0,
         replicas=tuple(
-            ReplicaScaling(pod=pod, is_ready=True, running_requests=running, kv_cache_percent=20.0)
+            ReplicaLoad(pod=pod, is_ready=True, running_requests=running, kv_cache_percent=20.0)
             for pod, running in loads.items()
         ),
     )

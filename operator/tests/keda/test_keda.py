@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmservice_operator.api.scaling_report import ExternalMetrics
+from llmservice_operator.api.load_report import ExternalMetrics
 from llmservice_operator.cluster import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.cluster.kinds import SCALED_OBJECTS
 from metrics_support import Engine, MetricsServerProcess, make_pod

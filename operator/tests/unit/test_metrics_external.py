@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
+from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
@@ -32,7 +32,7 @@ DEMAND = f"{ROOT}/namespaces/ml/llm_gpu_demand_percent"
 USER = {"X-Remote-User": "system:serviceaccount:kube-system:horizontal-pod-autoscaler"}
 
 
-def report(demand: float | None, **change: Any) -> ScalingReport:
+def report(demand: float | None, **change: Any) -> LoadReport:
     fields: dict[str, Any] = {
         "at": NOW.timestamp(),
         "demand_percent": demand,
@@ -41,7 +41,7 @@ def report(demand: float | None, **change: Any) -> ScalingReport:
         "cold_start_seconds": 60.0,
         "scale_down_window_seconds": 90.0,
     }
-    return ScalingReport(**(fields | change))
+    return LoadReport(**(fields | change))
 
 
 class Configuration:
@@ -85,7 +85,7 @@ class Server:
 
     folder: Path
     port: int = field(default_factory=free_port)
-    reports: dict[Key, ScalingReport] = field(default_factory=dict)
+    reports: dict[Key, LoadReport] = field(default_factory=dict)
     reviews: list[Mapping[str, Any]] = field(default_factory=list)
     allows: bool = True
     authorizer_is_away: bool = False
@@ -178,7 +178,7 @@ async def test_the_demand_is_a_quantity_with_its_time(server: Server) -> None:
 async def test_each_replica_carries_a_whole_percent_as_kubectl_prints_it(
     server: Server, percent: float, replicas: int, told: str
 ) -> None:
-    pods = tuple(ReplicaScaling(pod=f"qwen-{i}", is_ready=True) for i in range(replicas))
+    pods = tuple(ReplicaLoad(pod=f"qwen-{i}", is_ready=True) for i in range(replicas))
     server.reports["ml", "qwen"] = report(percent, replicas=pods)
 
     _, body = await server.get(f"{DEMAND}?labelSelector=llmservice%3Dqwen")

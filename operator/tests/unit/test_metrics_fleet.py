@@ -10,12 +10,12 @@ import pytest
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import Key
 from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.metrics_server.fleet import Engines, Fleet, prior_of
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
-from llmservice_operator.metrics_server.report import calibration_of
+from llmservice_operator.metrics_server.report_builder import calibration_of
 from llmservice_operator.scaling import assess
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
 from llmservice_operator.scaling.step_model import StepModel
@@ -129,7 +129,7 @@ class World:
     async def run(self, seconds: float, rate: float, learner: Fleet, *followers: Fleet) -> None:
         """Let time pass; the learner looks first, its followers at the same moment after it."""
 
-        async def told(at: float) -> Mapping[Key, ScalingReport]:
+        async def told(at: float) -> Mapping[Key, LoadReport]:
             late = {
                 key: it.model_copy(update={"at": at - TICK}) for key, it in learner.reports.items()
             }

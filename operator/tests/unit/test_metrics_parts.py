@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry, generate_latest
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.scaling_report import Calibration, ReplicaScaling, ScalingReport
+from llmservice_operator.api.load_report import Calibration, LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.metrics_server.checkpoints import Checkpoints, stored_checkpoint
@@ -22,8 +22,8 @@ from llmservice_operator.metrics_server.registration import (
     foreign_owner,
     is_ours,
 )
-from llmservice_operator.metrics_server.report import calibration_of, checkpoint_from
-from llmservice_operator.metrics_server.scaling_api import Learner, create_scaling_app
+from llmservice_operator.metrics_server.report_api import Learner, create_report_app
+from llmservice_operator.metrics_server.report_builder import calibration_of, checkpoint_from
 
 CALIBRATION = Calibration(
     step_seconds=(6e-3, 3e-5, 2e-5, 5e-8),
@@ -41,7 +41,7 @@ KEY = ("ml", "qwen")
 ENDPOINT = Endpoint("llm", "metrics", 443)
 
 
-def report(**change: Any) -> ScalingReport:
+def report(**change: Any) -> LoadReport:
     fields: dict[str, Any] = {
         "at": 1000.0,
         "demand_percent": 170.0,
@@ -50,7 +50,7 @@ def report(**change: Any) -> ScalingReport:
         "cold_start_seconds": 60.0,
         "scale_down_window_seconds": 90.0,
     }
-    return ScalingReport(**(fields | change))
+    return LoadReport(**(fields | change))
 
 
 def test_an_api_service_is_ours_by_label_and_service() -> None:
@@ -171,7 +171,7 @@ def test_a_checkpoint_that_cannot_be_read_is_none() -> None:
 
 def test_gauges_show_what_is_known_and_have_no_sample_for_the_rest() -> None:
     known = report(
-        replicas=(ReplicaScaling(pod="a", is_ready=True, utilization_percent=85.0),),
+        replicas=(ReplicaLoad(pod="a", is_ready=True, utilization_percent=85.0),),
         capacity_factor=0.9,
     )
     registry = CollectorRegistry()
@@ -194,9 +194,9 @@ def test_gauges_show_what_is_known_and_have_no_sample_for_the_rest() -> None:
 class OneReport:
     """Reports of one round; the next one never ends."""
 
-    reports: dict[Key, ScalingReport]
+    reports: dict[Key, LoadReport]
 
-    async def reports_as_of(self, at: float) -> dict[Key, ScalingReport]:
+    async def reports_as_of(self, at: float) -> dict[Key, LoadReport]:
         if at > self.reports[KEY].at:
             await asyncio.Event().wait()
         return self.reports
@@ -204,7 +204,7 @@ class OneReport:
 
 async def test_the_json_port_tells_one_report_or_all_of_them() -> None:
     known = report()
-    app = create_scaling_app(OneReport({KEY: known}))
+    app = create_report_app(OneReport({KEY: known}))
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         async with session.get(server.make_url("/v1/scaling/ml/qwen")) as answer:
             assert (await answer.json())["demandPercent"] == 170.0

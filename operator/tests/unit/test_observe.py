@@ -11,8 +11,8 @@ import pytest
 
 from core_support import a_deployment, a_pod, a_report, a_service
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
-from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
 from llmservice_operator.observe import (
     _MOST_USEFUL_FIRST,
     LiveObjects,
@@ -266,8 +266,8 @@ def test_a_claim_that_cannot_be_used_is_named(message: str) -> None:
     )
 
 
-def told(phase: str, done: int | None = None, total: int | None = None) -> ScalingReport:
-    replica = ReplicaScaling(
+def told(phase: str, done: int | None = None, total: int | None = None) -> LoadReport:
+    replica = ReplicaLoad(
         pod="qwen-new-1", is_ready=False, phase=phase, downloaded_bytes=done, total_bytes=total
     )
     return a_report(replica)
@@ -297,7 +297,7 @@ def test_a_download_is_told_in_steps(done: int, total: int, text: str) -> None:
     [None, told("downloading"), told("loading", 5, 5), a_report()],
     ids=["no metrics server", "no numbers", "another phase", "no such pod"],
 )
-def test_without_numbers_a_model_loads(report: ScalingReport | None) -> None:
+def test_without_numbers_a_model_loads(report: LoadReport | None) -> None:
     live = LiveObjects(a_deployment(), pods=(a_pod(RUNNING, started=False),), report=report)
     found = observe(a_service(), live).problem
     assert found is not None

@@ -6,7 +6,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from core_support import a_pod, a_report
-from llmservice_operator.api.scaling_report import ReplicaScaling
+from llmservice_operator.api.load_report import ReplicaLoad
 from llmservice_operator.cluster import (
     DEPLOYMENTS,
     LLMSERVICES,
@@ -14,8 +14,8 @@ from llmservice_operator.cluster import (
     Cluster,
     EventRecorder,
 )
+from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
-from llmservice_operator.scaling_reports import ScalingReports
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Metrics
 from reconcile_support import RacingCluster
@@ -39,7 +39,7 @@ def reconciler(cluster: RacingCluster, cache: Cache) -> Reconciler:
     racing = cast(Cluster, cluster)
     recorder = EventRecorder(racing, "test", lambda: NOW)
     settings = OperatorSettings()
-    reports = ScalingReports(None)
+    reports = LoadReportClient(None)
     return Reconciler(racing, cache, recorder, Metrics(), settings, lambda: NOW, reports)
 
 
@@ -106,7 +106,7 @@ async def test_a_download_is_followed_with_few_writes_and_without_numbers_once_n
     done = 0
 
     async def answer(_: web.Request) -> web.Response:
-        replica = ReplicaScaling(
+        replica = ReplicaLoad(
             pod="llama-1",
             is_ready=False,
             phase="downloading",
@@ -119,7 +119,7 @@ async def test_a_download_is_followed_with_few_writes_and_without_numbers_once_n
     app.router.add_get("/v1/scaling/team/llama", answer)
     async with TestServer(app) as server:
         url = str(server.make_url("/"))
-        reports = ScalingReports(url)
+        reports = LoadReportClient(url)
         racing = cast(Cluster, cluster)
         reconciler = Reconciler(
             racing,

@@ -22,8 +22,8 @@ from llmservice_operator.cluster import (
     kind_of,
 )
 from llmservice_operator.errors import ClusterError, Forbidden
+from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import WAIT_FOR_COLLECTOR_SECONDS, Reconciler
-from llmservice_operator.scaling_reports import ScalingReports
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Metrics
 from reconcile_support import RacingCluster
@@ -77,7 +77,7 @@ class World:
             Metrics(),
             OperatorSettings(keda=keda),
             lambda: NOW,
-            ScalingReports(None),
+            LoadReportClient(None),
         )
 
     async def settle(self) -> float | None:

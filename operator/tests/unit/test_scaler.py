@@ -10,15 +10,15 @@ from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import Cache, Cluster, Kind
 from llmservice_operator.desired import Autoscaler, build_all, resolve_pin
-from llmservice_operator.desired.scaling_plan import ScalingPlan
+from llmservice_operator.desired.provider import ProviderPlan
 from llmservice_operator.errors import NotFound
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
 from report_support import a_report
 
 SETTINGS = OperatorSettings(keda=True)
-DIRECT = ScalingPlan(Autoscaler(ScalingProvider.DIRECT))
-HPA = ScalingPlan(Autoscaler(ScalingProvider.EXTERNAL))
+DIRECT = ProviderPlan(Autoscaler(ScalingProvider.DIRECT))
+HPA = ProviderPlan(Autoscaler(ScalingProvider.EXTERNAL))
 
 
 class Recorder:

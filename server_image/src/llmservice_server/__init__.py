@@ -17,7 +17,7 @@ documentation  the OpenAPI document and the page at /docs
 generate     POST /generate
 engine       vLLM behind the few operations we need
 context_limit  no answer is cut short by the context without saying so
-autoscale    counters of the engine's work for the autoscaler
+engine_usage counters of the engine's work for the autoscaler
 memory       giving memory back that the allocator keeps
 watch        noticing that the engine has died or hangs
 gpu          what NVML says about the GPUs

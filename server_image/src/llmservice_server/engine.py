@@ -10,9 +10,9 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from llmservice_server.autoscale import EngineUsage
 from llmservice_server.compat import Vllm
 from llmservice_server.documentation import document
+from llmservice_server.engine_usage import EngineUsage
 from llmservice_server.errors import (
     EngineUnavailable,
     RequestRefused,

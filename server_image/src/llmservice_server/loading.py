@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmservice_server import cpu_platform, model_infos
-from llmservice_server.autoscale import EngineLimits, EngineUsage
 from llmservice_server.compat import Vllm, engine_version, is_cpu_build, load_vllm, tell_steps
 from llmservice_server.context_limit import refuse_shortened_answers
 from llmservice_server.download import ModelDownload, hub_model
 from llmservice_server.engine import Engine, observed_llm, step_recorder
+from llmservice_server.engine_usage import EngineLimits, EngineUsage
 from llmservice_server.failures import Failure, StartRefused
 from llmservice_server.filling import shared_cache
 from llmservice_server.lifecycle import Lifecycle, Phase

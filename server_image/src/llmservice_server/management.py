@@ -5,7 +5,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from llmservice_server.autoscale import EngineUsage
+from llmservice_server.engine_usage import EngineUsage
 from llmservice_server.lifecycle import Lifecycle
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from prometheus_client import REGISTRY
 
 from llmservice_server.app import attach_engine_app, create_app
-from llmservice_server.autoscale import EngineUsage, Objectives
 from llmservice_server.compat import load_nvml
 from llmservice_server.drain import drain
 from llmservice_server.engine import Engine
+from llmservice_server.engine_usage import EngineUsage, Objectives
 from llmservice_server.failures import (
     Failure,
     StartRefused,

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from llmservice_server.autoscale import EngineUsage, Objectives
 from llmservice_server.engine import observed_llm
+from llmservice_server.engine_usage import EngineUsage, Objectives
 
 TOKENS = [1, 2, 3]
 

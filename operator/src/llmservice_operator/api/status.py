@@ -8,7 +8,7 @@ from pydantic import Field
 
 from llmservice_operator.api.conditions import Condition, ConditionType
 from llmservice_operator.api.fields import Fields
-from llmservice_operator.api.scaling_report import Calibration
+from llmservice_operator.api.load_report import Calibration
 
 
 def _atomic(longest: int) -> Any:

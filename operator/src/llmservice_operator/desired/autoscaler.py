@@ -34,7 +34,7 @@ REPORT_FIELDS: Final = {
     ScalingMetric.KV_CACHE_USAGE: "kvCachePercent",
     ScalingMetric.REQUESTS_WAITING: "requestsWaiting",
 }
-"""Where a scaling report holds the total of a metric."""
+"""Where a load report holds the total of a metric."""
 
 DEFAULT_WINDOW_SECONDS: Final = round(scale_down_window(ColdStarts().estimate, is_bursty=False))
 """How long a scale-down looks back before any cold start was measured."""

@@ -4,7 +4,7 @@ process          the parts put together
 fleet            one round: ask every pod, assess every service
 report           what is known about a service, as others read it
 checkpoints      what was learned, kept in the services' status
-scaling_api      the reports as JSON
+report_api      the reports as JSON
 external_metrics the reports as external.metrics.k8s.io, for the HorizontalPodAutoscaler
 front_proxy      who asks for them
 certificates     TLS without a stored key

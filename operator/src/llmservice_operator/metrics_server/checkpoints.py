@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.scaling_report import Calibration
+from llmservice_operator.api.load_report import Calibration
 from llmservice_operator.cluster import LLMSERVICES, Cluster, Key
 from llmservice_operator.errors import ClusterError
-from llmservice_operator.metrics_server.report import calibration_of, checkpoint_from
+from llmservice_operator.metrics_server.report_builder import calibration_of, checkpoint_from
 from llmservice_operator.scaling.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from llmservice_operator import api, names
-from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.metrics_server.front_proxy import FrontProxy, Unauthenticated, User
@@ -23,7 +23,7 @@ REMEMBERED_SECONDS = 10.0
 REMEMBERED_ANSWERS = 1000
 
 
-def _demand(report: ScalingReport) -> float | None:
+def _demand(report: LoadReport) -> float | None:
     """Return the nearest demand that is a whole percent for each replica.
 
     The HorizontalPodAutoscaler divides by the replicas, and `kubectl get hpa` prints what comes
@@ -35,7 +35,7 @@ def _demand(report: ScalingReport) -> float | None:
     return round(report.demand_percent / replicas) * replicas
 
 
-READERS: Mapping[str, Callable[[ScalingReport], float | None]] = {
+READERS: Mapping[str, Callable[[LoadReport], float | None]] = {
     names.DEMAND_METRIC: _demand,
     names.GPU_DUTY_CYCLE_METRIC: lambda report: report.gpu_duty_cycle_percent,
     names.KV_CACHE_METRIC: lambda report: report.kv_cache_percent,
@@ -44,7 +44,7 @@ READERS: Mapping[str, Callable[[ScalingReport], float | None]] = {
 """Every external metric, and where it stands in a report."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Reports = Callable[[], Mapping[Key, ScalingReport]]
+Reports = Callable[[], Mapping[Key, LoadReport]]
 Authorizer = Callable[[Mapping[str, Any]], Awaitable[bool]]
 """Takes the spec of a SubjectAccessReview."""
 
@@ -176,7 +176,7 @@ def selected_service(selector: str) -> str | None:
     return name
 
 
-def _item(metric: str, name: str, report: ScalingReport, now: float) -> dict[str, Any]:
+def _item(metric: str, name: str, report: LoadReport, now: float) -> dict[str, Any]:
     value = READERS[metric](report)
     if now - report.at > STALE_SECONDS:
         raise Refused(
@@ -197,7 +197,7 @@ def _item(metric: str, name: str, report: ScalingReport, now: float) -> dict[str
     }
 
 
-def _unknown(metric: str, report: ScalingReport) -> str:
+def _unknown(metric: str, report: LoadReport) -> str:
     if metric == names.GPU_DUTY_CYCLE_METRIC and report.kv_cache_percent is not None:
         return "no replica tells the duty cycle of a GPU; choose another autoscaling metric"
     return "too few Ready replicas tell what they do; the replicas are held"

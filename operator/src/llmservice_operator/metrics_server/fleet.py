@@ -12,13 +12,13 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingMetric
 from llmservice_operator.api.fields import Fields
-from llmservice_operator.api.scaling_report import ExternalMetrics, ScalingReport
+from llmservice_operator.api.load_report import ExternalMetrics, LoadReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import Key
 from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.metrics_server.checkpoints import stored_checkpoint
-from llmservice_operator.metrics_server.report import (
+from llmservice_operator.metrics_server.report_builder import (
     Replica,
     build_report,
     checkpoint_from,
@@ -94,7 +94,7 @@ class Fleet:
         engines: Engines,
         external_metrics: Callable[[], ExternalMetrics],
     ) -> None:
-        self.reports: dict[Key, ScalingReport] = {}
+        self.reports: dict[Key, LoadReport] = {}
         self.lags = False
         """Whether the learner knows a load that is not known here yet."""
         self._services: dict[Key, _Service] = {}
@@ -114,7 +114,7 @@ class Fleet:
             if it.learned is not None and it.is_known
         }
 
-    async def reports_as_of(self, at: float) -> Mapping[Key, ScalingReport]:
+    async def reports_as_of(self, at: float) -> Mapping[Key, LoadReport]:
         """Wait for the round of this moment, and return its reports, or newer ones."""
         async with self._round_ended:
             await self._round_ended.wait_for(lambda: self._at >= at)
@@ -123,7 +123,7 @@ class Fleet:
     async def round(
         self,
         at: float,
-        ask_learner: Callable[[float], Awaitable[Mapping[Key, ScalingReport]]] | None = None,
+        ask_learner: Callable[[float], Awaitable[Mapping[Key, LoadReport]]] | None = None,
     ) -> None:
         """Ask every pod, then make every report as of `at`.
 
@@ -153,7 +153,7 @@ class Fleet:
         }
         # Before what is our own: that takes a moment, in which the two would tell different loads.
         self.reports = {**self.reports, **repeated}
-        own: dict[Key, ScalingReport] = {}
+        own: dict[Key, LoadReport] = {}
         for gone in self._services.keys() - manifests.keys():
             del self._services[gone]
         for key, manifest in manifests.items():
@@ -201,7 +201,7 @@ class Fleet:
         answers: Mapping[str, EngineAnswer],
         at: float,
         learned: Checkpoint | None,
-    ) -> ScalingReport:
+    ) -> LoadReport:
         service = self._services.get(key)
         if service is None or service.uid != manifest["metadata"]["uid"]:
             service = self._services[key] = _Service(
@@ -240,7 +240,7 @@ class Fleet:
         )
 
 
-def _learned_by(report: ScalingReport) -> Checkpoint | None:
+def _learned_by(report: LoadReport) -> Checkpoint | None:
     """Return what the learner has learned, as its report says; None while it knows no load."""
     if report.missing == Missing.STARTING or report.calibration is None:
         return None

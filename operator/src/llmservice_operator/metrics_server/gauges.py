@@ -6,12 +6,12 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from llmservice_operator import names
-from llmservice_operator.api.scaling_report import ReplicaScaling, ScalingReport
+from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Key
 
 SERVICE_LABELS = ("namespace", names.METRIC_SERVICE_LABEL)
 
-OF_SERVICE: tuple[tuple[str, str, Callable[[ScalingReport], float | None]], ...] = (
+OF_SERVICE: tuple[tuple[str, str, Callable[[LoadReport], float | None]], ...] = (
     (
         names.DEMAND_METRIC,
         "Load in percent of what one replica sustains",
@@ -38,7 +38,7 @@ OF_SERVICE: tuple[tuple[str, str, Callable[[ScalingReport], float | None]], ...]
     ),
 )
 
-OF_REPLICA: tuple[tuple[str, str, Callable[[ReplicaScaling], float | None]], ...] = (
+OF_REPLICA: tuple[tuple[str, str, Callable[[ReplicaLoad], float | None]], ...] = (
     (
         "llm_effective_gpu_utilization_percent",
         "Work being done, of what the replica sustains within the SLO",
@@ -56,7 +56,7 @@ OF_REPLICA: tuple[tuple[str, str, Callable[[ReplicaScaling], float | None]], ...
 class ReportCollector(Collector):
     """Reads the reports when it is asked."""
 
-    def __init__(self, reports: Callable[[], Mapping[Key, ScalingReport]]) -> None:
+    def __init__(self, reports: Callable[[], Mapping[Key, LoadReport]]) -> None:
         self._reports = reports
 
     def collect(self) -> Iterator[Metric]:

@@ -22,7 +22,7 @@ from llmservice_operator.metrics_server.registration import (
     Endpoint,
     Registration,
 )
-from llmservice_operator.metrics_server.scaling_api import Learner, create_scaling_app
+from llmservice_operator.metrics_server.report_api import Learner, create_report_app
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.tasks import Tasks
@@ -73,7 +73,7 @@ class MetricsServer:
         metrics.read_leadership(settings.lease_name, self._is_learner)
         servers = [
             await start_server(create_app(metrics, health), settings.health_port),
-            await start_server(create_scaling_app(fleet), own.scaling_port),
+            await start_server(create_report_app(fleet), own.scaling_port),
         ]
         for watched in (*services, *pods):
             self._tasks.start(f"watch-{watched.kind.plural}", watched.run())

@@ -1,4 +1,4 @@
-"""What the status says about load, scaling and SLO.
+"""The part of the status that follows from the load: `autoscaling`, `slo` and three conditions.
 
 The load moves all the time and the API server need not hear of every move: numbers, and the
 sentences that hold them, change on a decision or by five points.
@@ -19,8 +19,8 @@ from llmservice_operator.api.autoscaling import (
     Slo,
 )
 from llmservice_operator.api.conditions import ConditionType, Verdict
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import (
     AutoscalingStatus,
@@ -28,7 +28,7 @@ from llmservice_operator.api.status import (
     ScalingDecision,
     SloStatus,
 )
-from llmservice_operator.desired.scaling_plan import ScalingPlan, total_load
+from llmservice_operator.desired.provider import ProviderPlan, total_load
 from llmservice_operator.desired.step_tokens import largest_step
 from llmservice_operator.observe import Observation
 from llmservice_operator.scaling.hpa import Decision
@@ -47,11 +47,11 @@ _NO_ROOM: Final = frozenset({Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE, Reaso
 
 
 @dataclass(frozen=True)
-class ScalingView:
+class LoadView:
     """Everything that is known about the scaling of one service at one time."""
 
-    plan: ScalingPlan = field(default_factory=ScalingPlan)
-    report: ScalingReport | None = None
+    plan: ProviderPlan = field(default_factory=ProviderPlan)
+    report: LoadReport | None = None
     """Of the metrics server; None when it does not answer."""
     autoscaler: Manifest | None = None
     """The live HPA."""
@@ -60,15 +60,15 @@ class ScalingView:
 
 
 @dataclass(frozen=True)
-class ScalingStatus:
+class LoadStatus:
     autoscaling: AutoscalingStatus | None
     slo: SloStatus | None
     verdicts: tuple[Verdict, ...]
 
 
-def build_scaling_status(
-    service: LLMService, view: ScalingView, seen: Observation, asked: int, now: datetime
-) -> ScalingStatus:
+def build_load_status(
+    service: LLMService, view: LoadView, seen: Observation, asked: int, now: datetime
+) -> LoadStatus:
     """Return the status after the present one; `asked` is what the Deployment asks for."""
     autoscaling, slo = service.spec.autoscaling, service.spec.objectives
     verdicts: list[Verdict] = []
@@ -89,11 +89,11 @@ def build_scaling_status(
         was_decided = scaling is not None and _was_decided(service, scaling)
         achieved, met = _slo(service, slo, view.report, was_decided=was_decided)
         verdicts.append(met)
-    return ScalingStatus(scaling, achieved, tuple(verdicts))
+    return LoadStatus(scaling, achieved, tuple(verdicts))
 
 
 def _autoscaling(
-    service: LLMService, autoscaling: Autoscaling, view: ScalingView, asked: int, now: datetime
+    service: LLMService, autoscaling: Autoscaling, view: LoadView, asked: int, now: datetime
 ) -> AutoscalingStatus:
     before = service.status.autoscaling or AutoscalingStatus()
     if service.spec.suspend:
@@ -141,7 +141,7 @@ def _is_steady(before: int | None, after: int | None) -> bool:
     return abs(before - after) < STEADY_POINTS
 
 
-def _desired(autoscaling: Autoscaling, view: ScalingView, asked: int) -> int:
+def _desired(autoscaling: Autoscaling, view: LoadView, asked: int) -> int:
     if view.decision is not None:
         return view.decision.replicas
     if view.autoscaler is not None and autoscaling.mode is ScalingMode.ACTIVE:
@@ -155,7 +155,7 @@ def _decisions(
     desired: int,
     autoscaling: Autoscaling,
     total: float | None,
-    view: ScalingView,
+    view: LoadView,
     now: datetime,
 ) -> tuple[ScalingDecision, ...]:
     unit = "" if autoscaling.metric is ScalingMetric.REQUESTS_WAITING else " %"
@@ -172,7 +172,7 @@ def _decisions(
     return (decision, *(before.decisions or ()))[:DECISIONS_KEPT]
 
 
-def _limiting_metric(autoscaling: Autoscaling, report: ScalingReport | None) -> str:
+def _limiting_metric(autoscaling: Autoscaling, report: LoadReport | None) -> str:
     is_queueing = report is not None and (report.backlog_gpu_seconds or 0) > 0
     is_ours = autoscaling.metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION
     return "Backlog" if is_queueing and is_ours else autoscaling.metric.value
@@ -182,7 +182,7 @@ def _recommendations(
     service: LLMService,
     autoscaling: Autoscaling,
     status: AutoscalingStatus,
-    view: ScalingView,
+    view: LoadView,
     asked: int,
 ) -> tuple[Recommendation, ...] | None:
     found: list[Recommendation] = []
@@ -222,7 +222,7 @@ def _is_short(autoscaling: Autoscaling, status: AutoscalingStatus, asked: int) -
 
 def _active(
     autoscaling: Autoscaling,
-    view: ScalingView,
+    view: LoadView,
     status: AutoscalingStatus,
     seen: Observation,
     asked: int,
@@ -261,7 +261,7 @@ def _active(
 
 
 def _hindered(
-    report: ScalingReport | None, seen: Observation, asked: int, now: datetime
+    report: LoadReport | None, seen: Observation, asked: int, now: datetime
 ) -> str | None:
     """Return what is missing and why, if replicas that the load needs do not become ready."""
     if report is None or asked <= seen.ready_replicas:
@@ -278,11 +278,11 @@ def _hindered(
     return f"{said}. {Reason.NO_CAPACITY.hint}{why}"
 
 
-def _told(message: str, plan: ScalingPlan) -> str:
+def _told(message: str, plan: ProviderPlan) -> str:
     return f"{message} {plan.note}".rstrip()
 
 
-def _controller_problem(view: ScalingView) -> str | None:
+def _controller_problem(view: LoadView) -> str | None:
     """Return what the cluster's own controller complains about, if it cannot read the metric."""
     conditions = (view.autoscaler or {}).get("status", {}).get("conditions", [])
     for each in conditions:
@@ -291,7 +291,7 @@ def _controller_problem(view: ScalingView) -> str | None:
     return None
 
 
-def _metrics(autoscaling: Autoscaling | None, view: ScalingView, now: datetime) -> Verdict:
+def _metrics(autoscaling: Autoscaling | None, view: LoadView, now: datetime) -> Verdict:
     kind = ConditionType.METRICS_AVAILABLE
     known = None if view.report is None else view.report.demand_percent
     if autoscaling is not None:
@@ -303,7 +303,7 @@ def _metrics(autoscaling: Autoscaling | None, view: ScalingView, now: datetime) 
     return Verdict(kind, "True", reason, reason.meaning)
 
 
-def _missing(report: ScalingReport | None) -> tuple[Reason, str]:
+def _missing(report: LoadReport | None) -> tuple[Reason, str]:
     if report is None:
         reason = Reason.METRICS_MISSING
         return reason, f"The metrics server does not answer. {reason.hint}"
@@ -312,7 +312,7 @@ def _missing(report: ScalingReport | None) -> tuple[Reason, str]:
 
 
 def _slo(
-    service: LLMService, slo: Slo, report: ScalingReport | None, *, was_decided: bool
+    service: LLMService, slo: Slo, report: LoadReport | None, *, was_decided: bool
 ) -> tuple[SloStatus | None, Verdict]:
     kind, before = ConditionType.SLO_MET, service.status.condition(ConditionType.SLO_MET)
     measured = None if report is None else report.attainment_percent

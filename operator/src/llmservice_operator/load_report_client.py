@@ -1,4 +1,4 @@
-"""Reads what the metrics server knows about a service; without one that is None, never zero."""
+"""Client of the metrics server: reads load reports. No report is None, never zero."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import aiohttp
 from pydantic import ValidationError
 
-from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.load_report import LoadReport
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ TIMEOUT_SECONDS = 3.0
 """A pass must not wait for a metrics server that hangs; the next one asks again."""
 
 
-class ScalingReports:
+class LoadReportClient:
     """Client of the metrics server's `/v1/scaling`. Open it once and close it at the end."""
 
     def __init__(self, url: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
@@ -24,7 +24,7 @@ class ScalingReports:
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._session: aiohttp.ClientSession | None = None
 
-    async def read(self, namespace: str, name: str) -> ScalingReport | None:
+    async def read(self, namespace: str, name: str) -> LoadReport | None:
         """Return the report of a service; None when the metrics server cannot say anything."""
         if not self._url:
             return None
@@ -36,9 +36,9 @@ class ScalingReports:
             ) as answer:
                 if answer.status != 200:
                     return None
-                return ScalingReport.model_validate_json(await answer.read())
+                return LoadReport.model_validate_json(await answer.read())
         except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
-            logger.warning("no scaling report: %s", str(error) or type(error).__name__)
+            logger.warning("no load report: %s", str(error) or type(error).__name__)
             return None
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Who changes the replicas of a service in this cluster, and how."""
+"""Which provider changes the replicas of a service in this cluster: HPA, KEDA or the operator."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from llmservice_operator.api.autoscaling import (
     ScalingMode,
     ScalingProvider,
 )
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.api.scaling_report import ScalingReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.autoscaler import (
     DEFAULT_WINDOW_SECONDS,
@@ -35,7 +35,7 @@ and starts the controller's stabilization anew."""
 
 
 @dataclass(frozen=True)
-class ScalingPlan:
+class ProviderPlan:
     autoscaler: Autoscaler = field(default_factory=Autoscaler)
     """What is to be there; without a provider nothing changes the replicas."""
     hindrance: Reason | None = None
@@ -48,16 +48,16 @@ class ScalingPlan:
     what to do about it; empty when it does not."""
 
 
-def plan_scaling(
+def plan_provider(
     service: LLMService,
     settings: OperatorSettings,
-    report: ScalingReport | None,
+    report: LoadReport | None,
     live: Manifest | None,
     now: datetime,
     *,
     keda_is_installed: bool,
     unremovable: str | None = None,
-) -> ScalingPlan:
+) -> ProviderPlan:
     """Return the plan; `live` is our present HPA or ScaledObject.
 
     Without a `report` nothing is changed. `unremovable` names the ScaledObject by which KEDA scales
@@ -66,11 +66,11 @@ def plan_scaling(
     autoscaling = service.spec.autoscaling
     left_over = "" if unremovable is None else _advice(service, unremovable)
     if autoscaling is None:
-        return ScalingPlan(left_over=left_over)
+        return ProviderPlan(left_over=left_over)
     provider, hindrance, note = _provider(service, settings, report, keda_is_installed)
     # Two that scale would undo each other's work.
     is_free = autoscaling.mode is ScalingMode.ACTIVE and not left_over
-    return ScalingPlan(
+    return ProviderPlan(
         Autoscaler(
             provider if is_free else None,
             _window_seconds(report, live, now),
@@ -93,7 +93,7 @@ def _advice(service: LLMService, scaled_object: str) -> str:
 def _provider(
     service: LLMService,
     settings: OperatorSettings,
-    report: ScalingReport | None,
+    report: LoadReport | None,
     keda_is_installed: bool,
 ) -> tuple[ScalingProvider | None, Reason | None, str]:
     autoscaling, before = service.spec.autoscaling, _provider_before(service)
@@ -137,7 +137,7 @@ def _provider_before(service: LLMService) -> ScalingProvider | None:
     return ScalingProvider(status.provider) if status is not None and status.provider else None
 
 
-def _window_seconds(report: ScalingReport | None, live: Manifest | None, now: datetime) -> int:
+def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datetime) -> int:
     """Return how long a scale-down is to look back: the learned window, in few steps."""
     present = None
     if live is not None:
@@ -161,9 +161,7 @@ def _written_at(live: Manifest, now: datetime) -> datetime:
     return now
 
 
-def total_load(
-    autoscaling: Autoscaling, report: ScalingReport | None, now: datetime
-) -> float | None:
+def total_load(autoscaling: Autoscaling, report: LoadReport | None, now: datetime) -> float | None:
     """Return the total of the service's metric, in the metric's unit; None while it is unknown."""
     if report is None or now.timestamp() - report.at > STALE_SECONDS:
         return None

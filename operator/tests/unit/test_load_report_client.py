@@ -8,11 +8,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from llmservice_operator.api.scaling_report import ScalingReport
-from llmservice_operator.scaling_reports import ScalingReports
+from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.load_report_client import LoadReportClient
 from operator_support import free_port
 
-REPORT = ScalingReport(
+REPORT = LoadReport(
     at=1000.0,
     demand_percent=170.0,
     target_percent=85.0,
@@ -25,11 +25,11 @@ REPORT = ScalingReport(
 @asynccontextmanager
 async def reading_from(
     answer: Callable[[web.Request], Awaitable[web.Response]], timeout: float = 5
-) -> AsyncIterator[ScalingReports]:
+) -> AsyncIterator[LoadReportClient]:
     app = web.Application()
     app.router.add_get("/v1/scaling/{namespace}/{name}", answer)
     async with TestServer(app) as server:
-        reports = ScalingReports(str(server.make_url("/")), timeout)
+        reports = LoadReportClient(str(server.make_url("/")), timeout)
         try:
             yield reports
         finally:
@@ -67,13 +67,13 @@ async def test_a_metrics_server_that_hangs_is_given_up() -> None:
 
 
 async def test_no_metrics_server_is_unknown() -> None:
-    reports = ScalingReports(f"http://127.0.0.1:{free_port()}")
+    reports = LoadReportClient(f"http://127.0.0.1:{free_port()}")
     assert await reports.read("ml", "qwen") is None
     await reports.close()
-    assert await ScalingReports(None).read("ml", "qwen") is None
+    assert await LoadReportClient(None).read("ml", "qwen") is None
 
 
 def test_a_field_of_a_newer_metrics_server_is_ignored() -> None:
     text = REPORT.model_dump_json(by_alias=True).replace("{", '{"mood": "good", ', 1)
 
-    assert ScalingReport.model_validate_json(text) == REPORT
+    assert LoadReport.model_validate_json(text) == REPORT

@@ -8,10 +8,10 @@ import pytest
 from core_support import NOW, a_service
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.load_report import ExternalMetrics, LoadReport
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.api.scaling_report import ExternalMetrics, ScalingReport
 from llmservice_operator.desired import Autoscaler
-from llmservice_operator.desired.scaling_plan import ScalingPlan, plan_scaling, total_load
+from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
 from llmservice_operator.settings import OperatorSettings
 from report_support import a_report
 
@@ -29,14 +29,14 @@ def plan(
     before: str | None = None,
     silent: bool = False,
     **autoscaling: Any,
-) -> ScalingPlan:
+) -> ProviderPlan:
     status = {} if before is None else {"autoscaling": {"provider": before}}
     service = a_service(
         {"autoscaling": {"maxReplicas": 4, "provider": provider, **autoscaling}}, status=status
     )
     settings = OperatorSettings(watch_namespaces=("team",) if confined else ())
     report = None if silent else a_report(external_metrics=external)
-    return plan_scaling(service, settings, report, None, NOW, keda_is_installed=keda)
+    return plan_provider(service, settings, report, None, NOW, keda_is_installed=keda)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def plan(
     ],
 )
 def test_auto_looks_first_and_never_fights_an_owner(
-    found: ScalingPlan, provider: str | None
+    found: ProviderPlan, provider: str | None
 ) -> None:
     chosen = found.autoscaler.provider
     assert (chosen and chosen.value) == provider
@@ -100,9 +100,9 @@ def scaled_object(window: int) -> Manifest:
     return {**live, "kind": "ScaledObject", "spec": spec}
 
 
-def planned(live: Manifest | None, report: ScalingReport | None) -> Autoscaler:
+def planned(live: Manifest | None, report: LoadReport | None) -> Autoscaler:
     service = a_service({"autoscaling": {"maxReplicas": 4}})
-    return plan_scaling(
+    return plan_provider(
         service, OperatorSettings(), report, live, NOW, keda_is_installed=False
     ).autoscaler
 
@@ -142,7 +142,7 @@ def test_a_scaled_object_does_not_tell_whether_an_hpa_keeps_the_tolerance() -> N
 
 def test_nobody_else_scales_beside_a_scaled_object_that_cannot_be_removed() -> None:
     for spec in ({"autoscaling": {"maxReplicas": 4, "provider": "Direct"}}, {"replicas": 2}):
-        found = plan_scaling(
+        found = plan_provider(
             a_service(spec),
             OperatorSettings(),
             None,

@@ -20,7 +20,7 @@ Histogram = Annotated[
 ]
 
 
-class ReplicaScaling(Fields):
+class ReplicaLoad(Fields):
     """One pod of the service, Ready or not."""
 
     pod: str
@@ -89,7 +89,7 @@ class ExternalMetrics(Fields):
     """Why, as a sentence for the user."""
 
 
-class ScalingReport(Fields):
+class LoadReport(Fields):
     """The answer for one LLMService, as of the last scrape."""
 
     at: float
@@ -103,7 +103,7 @@ class ScalingReport(Fields):
     NoTrafficYet; null when it is known."""
     message: str
     """What is known and what is not, as a sentence for the user."""
-    replicas: tuple[ReplicaScaling, ...] = ()
+    replicas: tuple[ReplicaLoad, ...] = ()
     """All pods of the service, sorted by name."""
     missing_replicas: int = 0
     """Ready pods that have not answered for 15 seconds or more."""

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.scaling_report import (
+from llmservice_operator.api.load_report import (
     Calibration,
     ExternalMetrics,
-    ReplicaScaling,
-    ScalingReport,
+    LoadReport,
+    ReplicaLoad,
 )
 from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.scaling.assess import STALE_SECONDS, Assessment, Missing
@@ -81,14 +81,14 @@ def build_report(
     target_percent: float,
     learned: Checkpoint | None,
     external_metrics: ExternalMetrics,
-) -> ScalingReport:
+) -> LoadReport:
     """Return what is known now; `answers` holds the newest answer of each replica."""
     serving = [it for it in replicas if it.serves]
     parts = assessment.parts
     backlog = parts and parts.backlog * max(SHORTEST_DRAIN_SECONDS, assessment.cold_start_seconds)
     attainment = assessment.attainment
     total = _Totals(at, serving, answers)
-    return ScalingReport(
+    return LoadReport(
         at=at,
         demand_percent=assessment.demand_percent,
         target_percent=target_percent,
@@ -181,10 +181,10 @@ def _kv_percent(answer: EngineAnswer) -> float | None:
 
 def _replica(
     replica: Replica, answer: EngineAnswer | None, utilization: float | None, at: float
-) -> ReplicaScaling:
+) -> ReplicaLoad:
     if answer is None or not _is_fresh(answer, at):
-        return ReplicaScaling(pod=replica.name, is_ready=replica.serves)
-    return ReplicaScaling(
+        return ReplicaLoad(pod=replica.name, is_ready=replica.serves)
+    return ReplicaLoad(
         pod=replica.name,
         is_ready=replica.serves,
         phase=answer.phase,

@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
-from llmservice_operator.api.scaling_report import ScalingReport
+from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import Key
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ WAIT_SECONDS = 0.7
 """How long a follower is kept waiting for a round that is not over; then it gets the one before."""
 LEARNER_TIMEOUT_SECONDS = 1.0
 
-_REPORTS = TypeAdapter(dict[str, ScalingReport])
+_REPORTS = TypeAdapter(dict[str, LoadReport])
 """By NAMESPACE/NAME."""
 
 
@@ -28,12 +28,12 @@ class Reporter(Protocol):
     """Has made reports, and will make newer ones."""
 
     @property
-    def reports(self) -> Mapping[Key, ScalingReport]: ...
+    def reports(self) -> Mapping[Key, LoadReport]: ...
 
-    async def reports_as_of(self, at: float) -> Mapping[Key, ScalingReport]: ...
+    async def reports_as_of(self, at: float) -> Mapping[Key, LoadReport]: ...
 
 
-def create_scaling_app(reporter: Reporter) -> web.Application:
+def create_report_app(reporter: Reporter) -> web.Application:
     async def one(request: web.Request) -> web.Response:
         key = request.match_info["namespace"], request.match_info["name"]
         report = reporter.reports.get(key)
@@ -74,7 +74,7 @@ class Learner:
     async def close(self) -> None:
         await self._session.close()
 
-    async def ask(self, address: str, at: float) -> dict[Key, ScalingReport]:
+    async def ask(self, address: str, at: float) -> dict[Key, LoadReport]:
         """Return its reports, as of this moment if it is in time; none when it does not answer."""
         try:
             async with self._session.get(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import CollectorRegistry
 
-from llmservice_server.autoscale import EngineLimits, EngineUsage, Objectives
+from llmservice_server.engine_usage import EngineLimits, EngineUsage, Objectives
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management import create_management_app
 from server_support import Client

@@ -12,18 +12,18 @@ from llmservice_operator.api.conditions import ConditionType, Verdict
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.status import AutoscalingStatus
 from llmservice_operator.desired import Autoscaler, EnginePin
-from llmservice_operator.desired.scaling_plan import ScalingPlan
+from llmservice_operator.desired.provider import ProviderPlan
+from llmservice_operator.load_status import (
+    LoadStatus,
+    LoadView,
+    build_load_status,
+)
 from llmservice_operator.observe import Observation
 from llmservice_operator.pod_problems import Problem
-from llmservice_operator.scaling_status import (
-    ScalingStatus,
-    ScalingView,
-    build_scaling_status,
-)
 from llmservice_operator.status import build_status
 from report_support import a_report
 
-PLAN = ScalingPlan(Autoscaler(ScalingProvider.EXTERNAL))
+PLAN = ProviderPlan(Autoscaler(ScalingProvider.EXTERNAL))
 TWO = Observation(
     asked=2,
     replicas=2,
@@ -35,21 +35,21 @@ TWO = Observation(
 AUTOSCALED = {"autoscaling": {"maxReplicas": 8}}
 
 
-def view(demand: float | None = 120.0, **report: Any) -> ScalingView:
-    return ScalingView(PLAN, a_report(at=NOW.timestamp(), demand_percent=demand, **report))
+def view(demand: float | None = 120.0, **report: Any) -> LoadView:
+    return LoadView(PLAN, a_report(at=NOW.timestamp(), demand_percent=demand, **report))
 
 
 def status(
-    view: ScalingView,
+    view: LoadView,
     seen: Observation = TWO,
     spec: dict[str, Any] | None = None,
     before: dict[str, Any] | None = None,
-) -> ScalingStatus:
+) -> LoadStatus:
     service = a_service(AUTOSCALED if spec is None else spec, status=before or {})
-    return build_scaling_status(service, view, seen, seen.asked or 0, NOW)
+    return build_load_status(service, view, seen, seen.asked or 0, NOW)
 
 
-def verdict(found: ScalingStatus, kind: ConditionType) -> Verdict:
+def verdict(found: LoadStatus, kind: ConditionType) -> Verdict:
     return next(each for each in found.verdicts if each.type is kind)
 
 
@@ -57,7 +57,7 @@ def active(*args: Any, **kwargs: Any) -> Verdict:
     return verdict(status(*args, **kwargs), ConditionType.AUTOSCALING_ACTIVE)
 
 
-def scaling(found: ScalingStatus) -> AutoscalingStatus:
+def scaling(found: LoadStatus) -> AutoscalingStatus:
     assert found.autoscaling is not None
     return found.autoscaling
 
@@ -146,14 +146,14 @@ def test_a_late_replica_that_the_load_does_not_need_is_no_lack_of_capacity() -> 
 @pytest.mark.parametrize(
     ("seen", "reason"),
     [
-        (ScalingView(PLAN, None), Reason.METRICS_MISSING),
+        (LoadView(PLAN, None), Reason.METRICS_MISSING),
         (view(None, missing="ReplicasMissing"), Reason.METRICS_MISSING),
         (view(None, missing="NoTrafficYet"), Reason.WAITING_FOR_TRAFFIC),
-        (ScalingView(PLAN, a_report(at=NOW.timestamp() - 90, demand_percent=1.0)), None),
+        (LoadView(PLAN, a_report(at=NOW.timestamp() - 90, demand_percent=1.0)), None),
     ],
 )
 def test_an_unknown_load_holds_the_replicas_and_says_why(
-    seen: ScalingView, reason: Reason | None
+    seen: LoadView, reason: Reason | None
 ) -> None:
     found = status(seen)
     for kind in (ConditionType.AUTOSCALING_ACTIVE, ConditionType.METRICS_AVAILABLE):
@@ -170,7 +170,7 @@ def test_what_the_controller_cannot_read_is_told_in_its_own_words() -> None:
 
 
 def test_nobody_who_may_scale_is_a_reason_of_its_own() -> None:
-    plan = ScalingPlan(hindrance=Reason.KEDA_MISSING, note="No KEDA.")
+    plan = ProviderPlan(hindrance=Reason.KEDA_MISSING, note="No KEDA.")
     told = active(replace(view(), plan=plan))
     assert (told.status, told.reason) == ("False", Reason.KEDA_MISSING)
     assert told.message.startswith("2 replicas stay: No KEDA. Install KEDA")
@@ -183,7 +183,7 @@ def test_a_scaled_object_that_cannot_be_removed_is_told_before_anything_else(
     mode: str, suspend: bool
 ) -> None:
     spec = {"autoscaling": {"maxReplicas": 8, "mode": mode}, "suspend": suspend}
-    seen = replace(view(), plan=ScalingPlan(left_over="Delete it."))
+    seen = replace(view(), plan=ProviderPlan(left_over="Delete it."))
     found = status(seen, spec=spec, before={"autoscaling": {"provider": "KEDA"}})
     told = verdict(found, ConditionType.AUTOSCALING_ACTIVE)
     assert (told.status, told.reason) == ("False", Reason.KEDA_MISSING)
@@ -206,7 +206,7 @@ def test_a_suspended_service_begins_again_with_what_it_had() -> None:
     assert verdict(found, ConditionType.AUTOSCALING_ACTIVE).reason is Reason.SUSPENDED
 
 
-def slo(attainment: float | None, before: dict[str, Any] | None = None) -> ScalingStatus:
+def slo(attainment: float | None, before: dict[str, Any] | None = None) -> LoadStatus:
     measured = {"ttft_p95_milliseconds": 300.2, "itl_p95_milliseconds": 31.0}
     return status(view(attainment_percent=attainment, **measured), before=before)
 
@@ -248,7 +248,7 @@ def test_what_the_requests_achieve_changes_by_five_points_or_with_the_verdict() 
 
 
 def test_a_service_without_autoscaling_and_slo_says_nothing_of_either() -> None:
-    assert status(view(), spec={}) == ScalingStatus(None, None, ())
+    assert status(view(), spec={}) == LoadStatus(None, None, ())
 
 
 def test_the_conditions_of_the_load_go_with_what_asked_for_them() -> None:
