@@ -13,7 +13,7 @@ from typing import Any
 
 from llmservice_operator import names
 from llmservice_operator.api.load_report import LoadReport
-from llmservice_operator.cluster import PODS
+from llmservice_operator.kinds import PODS
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS
 from operator_support import Api, OperatorProcess, free_port
 from scaling_support import load

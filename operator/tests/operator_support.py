@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 import yaml
 from kubernetes import client, config
 
-from llmservice_operator.cluster import LLMSERVICES, PODS, Kind
+from llmservice_operator.kinds import LLMSERVICES, PODS, Kind
 
 T = TypeVar("T")
 

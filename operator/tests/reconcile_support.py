@@ -5,7 +5,7 @@ from typing import Any
 
 from core_support import as_live
 from llmservice_operator import names
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, Kind, kind_of
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, Kind, kind_of
 
 
 class RacingCluster:

@@ -16,21 +16,12 @@ from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import (
-    AUTOSCALERS,
-    DEPLOYMENTS,
-    LLMSERVICES,
-    OPTIONAL_KINDS,
-    PODS,
-    SCALED_OBJECTS,
-    SERVICES,
     Cache,
     Cluster,
     EventRecorder,
     Key,
-    Kind,
     controller_of,
     is_service,
-    kind_of,
 )
 from llmservice_operator.desired import (
     build_all,
@@ -42,6 +33,17 @@ from llmservice_operator.desired import (
 from llmservice_operator.desired.autoscaler import without_tolerance
 from llmservice_operator.desired.replicas import first_replicas, is_handed_over
 from llmservice_operator.errors import ClusterError, Forbidden, InvalidSpec, OperatorError, Rejected
+from llmservice_operator.kinds import (
+    AUTOSCALERS,
+    DEPLOYMENTS,
+    LLMSERVICES,
+    OPTIONAL_KINDS,
+    PODS,
+    SCALED_OBJECTS,
+    SERVICES,
+    Kind,
+    kind_of,
+)
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.load_status import LoadView
 from llmservice_operator.observe import LiveObjects, observe

@@ -12,20 +12,12 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import Autoscaling, ScalingMode, ScalingProvider
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.cluster import (
-    AUTOSCALERS,
-    DEPLOYMENTS,
-    PODS,
-    SCALED_OBJECTS,
-    Cache,
-    Cluster,
-    Key,
-    controller_of,
-)
+from llmservice_operator.cluster import Cache, Cluster, Key, controller_of
 from llmservice_operator.desired import is_owned_by
 from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
 from llmservice_operator.desired.replicas import build_hand_over, first_replicas
 from llmservice_operator.errors import Forbidden, NotFound
+from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, PODS, SCALED_OBJECTS
 from llmservice_operator.scaling.deletion_cost import (
     Occupancy,
     deletion_costs,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmservice_operator.cluster import LLMSERVICES
+from llmservice_operator.kinds import LLMSERVICES
 from operator_support import REPOSITORY, Api, OperatorProcess, eventually, kubectl
 
 

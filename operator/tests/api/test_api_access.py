@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, SERVICES
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, SERVICES
 from operator_support import (
     Api,
     OperatorProcess,

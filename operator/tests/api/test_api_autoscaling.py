@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.cluster import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES
+from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES
 from operator_support import (
     Api,
     ApiError,

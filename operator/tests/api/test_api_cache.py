@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from llmservice_operator.cluster import CLAIMS, DEPLOYMENTS, LLMSERVICES
+from llmservice_operator.kinds import CLAIMS, DEPLOYMENTS, LLMSERVICES
 from operator_support import (
     Api,
     OperatorProcess,

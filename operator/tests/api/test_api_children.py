@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
-from llmservice_operator.cluster import (
+from llmservice_operator.kinds import (
     DEPLOYMENTS,
+    EVENTS,
     LLMSERVICES,
     NETWORK_POLICIES,
     POD_DISRUPTION_BUDGETS,
     PODS,
     SERVICES,
 )
-from llmservice_operator.cluster.kinds import EVENTS
 from operator_support import (
     CPU_IMAGE,
     Api,

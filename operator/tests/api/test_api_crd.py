@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from llmservice_operator.api.crd import build_crd
-from llmservice_operator.cluster import LLMSERVICES
+from llmservice_operator.kinds import LLMSERVICES
 from operator_support import EXAMPLES, Api, kubectl, make_service
 
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/llmservices.llmservice.dev"

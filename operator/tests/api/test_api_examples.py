@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support import (
     EXAMPLES,
     Api,

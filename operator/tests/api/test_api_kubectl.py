@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support import (
     CPU_IMAGE,
     EXAMPLES,

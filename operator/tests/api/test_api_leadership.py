@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES
-from llmservice_operator.cluster.kinds import LEASES
+from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES
 from operator_support import Api, OperatorProcess, eventually, make_service
 
 LEASE = "llmservice-operator"

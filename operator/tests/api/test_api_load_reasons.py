@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.cluster import API_SERVICES, AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
+from llmservice_operator.kinds import API_SERVICES, AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.metrics_server.registration import API_SERVICE
 from llmservice_operator.scaling.traffic import FEWEST_REQUESTS
 from metrics_support import Engine, MetricsServerProcess, set_pod

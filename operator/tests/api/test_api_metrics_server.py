@@ -24,16 +24,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from llmservice_operator.cluster import (
+from llmservice_operator.cluster.rights import (
+    MetricsServerRights,
+    metrics_server_rights,
+)
+from llmservice_operator.kinds import (
     API_SERVICES,
     AUTOSCALERS,
     CLUSTER_ROLES,
     DEPLOYMENTS,
     LLMSERVICES,
-)
-from llmservice_operator.cluster.rights import (
-    MetricsServerRights,
-    metrics_server_rights,
 )
 from metrics_support import Engine, MetricsServerProcess, make_pod
 from operator_support import (

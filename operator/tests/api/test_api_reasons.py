@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support import Api, OperatorProcess, condition, eventually, make_service
 
 ON_GPU = {"accelerator": {"type": "nvidia"}}

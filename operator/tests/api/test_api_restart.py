@@ -1,8 +1,7 @@
 from pathlib import Path
 from typing import Any
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, SERVICES
-from llmservice_operator.cluster.kinds import LEASES
+from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES, SERVICES
 from operator_support import (
     Api,
     OperatorProcess,

@@ -5,14 +5,8 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.cluster import (
-    CLAIMS,
-    DEPLOYMENTS,
-    LLMSERVICES,
-    NETWORK_POLICIES,
-    SERVICES,
-)
 from llmservice_operator.cluster.rights import own_namespace_rules, watched_namespaces_rules
+from llmservice_operator.kinds import CLAIMS, DEPLOYMENTS, LLMSERVICES, NETWORK_POLICIES, SERVICES
 from operator_support import (
     Api,
     OperatorProcess,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES, PODS
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
 from operator_support import (
     Api,
     ApiError,

@@ -11,8 +11,7 @@ from llmservice_operator.api.load_report import (
     ExternalMetrics,
     ReplicaLoad,
 )
-from llmservice_operator.cluster import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
-from llmservice_operator.cluster.kinds import EVENTS
+from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, EVENTS, LLMSERVICES, PODS
 from llmservice_operator.metrics_server.report_builder import calibration_of
 from llmservice_operator.names import DELETION_COST_ANNOTATION
 from llmservice_operator.scaling.assess import ScalingState

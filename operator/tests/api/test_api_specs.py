@@ -10,11 +10,10 @@ import pytest
 from core_support import SETTINGS, a_body
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.cluster import LLMSERVICES
 from llmservice_operator.cluster.client import as_yaml
-from llmservice_operator.cluster.kinds import kind_of
 from llmservice_operator.desired import Autoscaler, build_all, is_up_to_date, resolve_pin
 from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.kinds import LLMSERVICES, kind_of
 from llmservice_operator.names import FIELD_MANAGER
 from operator_support import Api, ApiError
 from random_specs import Spec, many_valid_specs

@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmservice_operator.cluster import DEPLOYMENTS, LLMSERVICES
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support import (
     REPOSITORY,
     Api,

@@ -1,8 +1,7 @@
 import re
 from typing import Any
 
-from llmservice_operator.cluster import LLMSERVICES
-from llmservice_operator.cluster.kinds import EVENTS
+from llmservice_operator.kinds import EVENTS, LLMSERVICES
 from operator_support import (
     CPU_IMAGE,
     Api,

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmservice_operator.api.load_report import ExternalMetrics
-from llmservice_operator.cluster import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
-from llmservice_operator.cluster.kinds import SCALED_OBJECTS
+from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS, SCALED_OBJECTS
 from metrics_support import Engine, MetricsServerProcess, make_pod
 from operator_support import (
     REPOSITORY,

@@ -3,16 +3,9 @@ from typing import Any
 import pytest
 
 from llmservice_operator import names
-from llmservice_operator.cluster import (
-    DEPLOYMENTS,
-    LLMSERVICES,
-    PODS,
-    SCALED_OBJECTS,
-    Cache,
-    Kind,
-    owner_key,
-)
+from llmservice_operator.cluster import Cache, owner_key
 from llmservice_operator.cluster.cache import REMEMBERED_DELETIONS
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS, SCALED_OBJECTS, Kind
 
 KEY = ("team", "llama")
 

@@ -10,17 +10,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, Configuration
 
-from llmservice_operator.cluster import (
-    DEPLOYMENTS,
-    LLMSERVICES,
-    Audit,
-    Cache,
-    Cluster,
-    EventRecorder,
-    Key,
-    Lease,
-)
+from llmservice_operator.cluster import Audit, Cache, Cluster, EventRecorder, Key, Lease
 from llmservice_operator.errors import ClusterError, Conflict, Forbidden, NotFound, Rejected
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 
 DEPLOYMENT = {
     "apiVersion": "apps/v1",

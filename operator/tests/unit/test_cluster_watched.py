@@ -11,7 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, Configuration
 
-from llmservice_operator.cluster import PODS, Cluster, Watched
+from llmservice_operator.cluster import Cluster, Watched
+from llmservice_operator.kinds import PODS
 
 
 class Observer:

@@ -7,13 +7,8 @@ from aiohttp.test_utils import TestServer
 
 from core_support import a_pod, a_report
 from llmservice_operator.api.load_report import ReplicaLoad
-from llmservice_operator.cluster import (
-    DEPLOYMENTS,
-    LLMSERVICES,
-    Cache,
-    Cluster,
-    EventRecorder,
-)
+from llmservice_operator.cluster import Cache, Cluster, EventRecorder
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
 from llmservice_operator.settings import OperatorSettings

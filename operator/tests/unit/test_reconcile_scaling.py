@@ -7,7 +7,9 @@ import pytest
 
 from core_support import NOW
 from llmservice_operator import names
-from llmservice_operator.cluster import (
+from llmservice_operator.cluster import Cache, Cluster, EventRecorder
+from llmservice_operator.errors import ClusterError, Forbidden
+from llmservice_operator.kinds import (
     AUTOSCALERS,
     DEPLOYMENTS,
     LLMSERVICES,
@@ -15,13 +17,9 @@ from llmservice_operator.cluster import (
     SCALED_OBJECTS,
     SERVICES,
     WATCHED_KINDS,
-    Cache,
-    Cluster,
-    EventRecorder,
     Kind,
     kind_of,
 )
-from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import WAIT_FOR_COLLECTOR_SECONDS, Reconciler
 from llmservice_operator.settings import OperatorSettings

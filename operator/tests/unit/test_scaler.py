@@ -8,10 +8,11 @@ import pytest
 from core_support import NOW, a_body, as_live
 from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.cluster import Cache, Cluster, Kind
+from llmservice_operator.cluster import Cache, Cluster
 from llmservice_operator.desired import Autoscaler, build_all, resolve_pin
 from llmservice_operator.desired.provider import ProviderPlan
 from llmservice_operator.errors import NotFound
+from llmservice_operator.kinds import Kind
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
 from report_support import a_report

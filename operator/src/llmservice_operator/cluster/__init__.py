@@ -10,55 +10,19 @@ from llmservice_operator.cluster.audit import Audit
 from llmservice_operator.cluster.cache import Cache, Key, controller_of, is_service, owner_key
 from llmservice_operator.cluster.client import Cluster, load_configuration
 from llmservice_operator.cluster.events import EventRecorder
-from llmservice_operator.cluster.kinds import (
-    API_SERVICES,
-    AUTOSCALERS,
-    CHILD_KINDS,
-    CLAIMS,
-    CLUSTER_ROLES,
-    CONFIG_MAPS,
-    DEPLOYMENTS,
-    LLMSERVICES,
-    NETWORK_POLICIES,
-    OPTIONAL_KINDS,
-    POD_DISRUPTION_BUDGETS,
-    PODS,
-    SCALED_OBJECTS,
-    SERVICES,
-    WATCHED_KINDS,
-    Kind,
-    kind_of,
-)
 from llmservice_operator.cluster.lease import Lease
 from llmservice_operator.cluster.watched import Watched
 
 __all__ = [
-    "API_SERVICES",
-    "AUTOSCALERS",
-    "CHILD_KINDS",
-    "CLAIMS",
-    "CLUSTER_ROLES",
-    "CONFIG_MAPS",
-    "DEPLOYMENTS",
-    "LLMSERVICES",
-    "NETWORK_POLICIES",
-    "OPTIONAL_KINDS",
-    "PODS",
-    "POD_DISRUPTION_BUDGETS",
-    "SCALED_OBJECTS",
-    "SERVICES",
-    "WATCHED_KINDS",
     "Audit",
     "Cache",
     "Cluster",
     "EventRecorder",
     "Key",
-    "Kind",
     "Lease",
     "Watched",
     "controller_of",
     "is_service",
-    "kind_of",
     "load_configuration",
     "owner_key",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster.cache import Cache, Key, ObjectId, object_id, owner_key, version
 from llmservice_operator.cluster.client import Cluster
-from llmservice_operator.cluster.kinds import LLMSERVICES, WATCHED_KINDS, Kind
+from llmservice_operator.kinds import LLMSERVICES, WATCHED_KINDS, Kind
 
 logger = logging.getLogger(__name__)
 

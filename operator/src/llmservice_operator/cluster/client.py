@@ -14,7 +14,6 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster.kinds import SUBJECT_ACCESS_REVIEWS, Kind, kind_of
 from llmservice_operator.errors import (
     ClusterError,
     Conflict,
@@ -23,6 +22,7 @@ from llmservice_operator.errors import (
     NotFound,
     Rejected,
 )
+from llmservice_operator.kinds import SUBJECT_ACCESS_REVIEWS, Kind, kind_of
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0

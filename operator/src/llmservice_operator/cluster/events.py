@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster.client import Cluster
-from llmservice_operator.cluster.kinds import EVENTS
 from llmservice_operator.errors import ClusterError
+from llmservice_operator.kinds import EVENTS
 
 logger = logging.getLogger(__name__)
 

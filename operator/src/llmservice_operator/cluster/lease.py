@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster.client import Cluster
-from llmservice_operator.cluster.kinds import LEASES
+from llmservice_operator.kinds import LEASES
 
 
 class Lease:

@@ -21,7 +21,7 @@ stand in a Role of each namespace.
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llmservice_operator.cluster.kinds import (
+from llmservice_operator.kinds import (
     API_SERVICES,
     AUTOSCALERS,
     CLAIMS,

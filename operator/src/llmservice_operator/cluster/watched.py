@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster.client import Cluster
-from llmservice_operator.cluster.kinds import Kind
 from llmservice_operator.errors import ClusterError, Gone
+from llmservice_operator.kinds import Kind
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import Calibration
-from llmservice_operator.cluster import LLMSERVICES, Cluster, Key
+from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
+from llmservice_operator.kinds import LLMSERVICES
 from llmservice_operator.metrics_server.report_builder import calibration_of, checkpoint_from
 from llmservice_operator.scaling.checkpoint import Checkpoint
 

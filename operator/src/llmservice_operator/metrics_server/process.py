@@ -10,8 +10,9 @@ import uuid
 from datetime import UTC, datetime
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster import LLMSERVICES, PODS, Cluster, Key, Lease, Watched
+from llmservice_operator.cluster import Cluster, Key, Lease, Watched
 from llmservice_operator.engine_metrics import EngineMetrics
+from llmservice_operator.kinds import LLMSERVICES, PODS
 from llmservice_operator.leader import Leader
 from llmservice_operator.metrics_server.checkpoints import Checkpoints
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app

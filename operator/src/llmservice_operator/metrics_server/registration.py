@@ -16,8 +16,9 @@ from typing import Any
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import ExternalMetrics
-from llmservice_operator.cluster import API_SERVICES, CLUSTER_ROLES, Cluster, Watched
+from llmservice_operator.cluster import Cluster, Watched
 from llmservice_operator.errors import ClusterError, Conflict, Forbidden
+from llmservice_operator.kinds import API_SERVICES, CLUSTER_ROLES
 from llmservice_operator.metrics_server.certificates import merged_bundle
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from aiohttp import web
 
-from llmservice_operator.cluster import CONFIG_MAPS, Cluster, Watched
+from llmservice_operator.cluster import Cluster, Watched
+from llmservice_operator.kinds import CONFIG_MAPS
 from llmservice_operator.metrics_server.certificates import issue, server_context
 from llmservice_operator.metrics_server.front_proxy import (
     CONFIG_NAME,
