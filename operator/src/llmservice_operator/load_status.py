@@ -20,6 +20,7 @@ from llmservice_operator.api.autoscaling import (
 )
 from llmservice_operator.api.conditions import ConditionType, Verdict
 from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.reason_facts import Subject
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import (
@@ -42,8 +43,6 @@ _BEFORE_THE_LOAD: Final = frozenset({"Starting", "NoReadyReplica", "NoTrafficYet
 
 COLD_STARTS_TO_WAIT: Final = 3
 """A pod that is not ready after so many may never be: the service has to do without it."""
-
-_NO_ROOM: Final = frozenset({Reason.WAITING_FOR_GPU, Reason.UNSCHEDULABLE, Reason.QUOTA_EXCEEDED})
 
 
 @dataclass(frozen=True)
@@ -266,7 +265,7 @@ def _hindered(
     """Return what is missing and why, if replicas that the load needs do not become ready."""
     if report is None or asked <= seen.ready_replicas:
         return None
-    has_no_room = seen.problem is not None and seen.problem.reason in _NO_ROOM
+    has_no_room = seen.problem is not None and seen.problem.reason.about is Subject.ROOM
     patience = timedelta(seconds=COLD_STARTS_TO_WAIT * report.cold_start_seconds)
     is_late = seen.not_ready_since is not None and now - seen.not_ready_since > patience
     if not has_no_room and not is_late:

@@ -1,7 +1,7 @@
 """Live objects -> Observation: what the cluster made of a service, reduced to what we report.
 
-Of everything that may keep a replica from being ready the most useful is picked: what the pod that
-came furthest complains about, in the order in which a pod comes to life.
+Of everything that keeps a replica from being ready, the problem whose reason has the lowest rank is
+reported.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
-from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.pod_problems import (
     Problem,
@@ -22,25 +21,6 @@ from llmservice_operator.pod_problems import (
     pod_problems,
     quoted,
     with_hint,
-)
-
-_MOST_USEFUL_FIRST: Final = (
-    # What a container that ran says for itself, then what keeps containers from running, from the
-    # late steps of a pod's life to the early ones, then what needs nothing but patience.
-    *sorted(REASONS_OF_MODEL_SERVER),
-    Reason.CRASH_LOOP,
-    Reason.CONFIG_MAP_MISSING,
-    Reason.CONTAINER_START_ERROR,
-    Reason.IMAGE_PULL_ERROR,
-    Reason.VOLUME_PENDING,
-    Reason.WAITING_FOR_GPU,
-    Reason.UNSCHEDULABLE,
-    Reason.QUOTA_EXCEEDED,
-    Reason.POD_REFUSED,
-    Reason.SERVER_NOT_READY,
-    Reason.ROLLOUT_STUCK,
-    Reason.DOWNLOADING_MODEL,
-    Reason.LOADING_MODEL,
 )
 
 
@@ -120,7 +100,7 @@ def observe(service: LLMService, live: LiveObjects) -> Observation:
         waits_for_accelerator_since=min(_accelerator_waits(service, present), default=None),
         not_ready_since=min(map(_not_ready_since, unready), default=None),
         has_loaded_model=any(is_ready(pod) for pod in present),
-        problem=min(problems, key=lambda each: _MOST_USEFUL_FIRST.index(each.reason), default=None),
+        problem=min(problems, key=lambda each: (each.reason.rank, each.reason), default=None),
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import ReplicaLoad
-from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.api.reason_facts import Source
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 
 _QUOTED_LIMIT: Final = 2000
@@ -149,7 +150,7 @@ def _running_problems(
         problem = _crash_problem(pod, ended, restarts)
         # One restart is no loop: a node that was rebooted ends containers too.
         is_retrying = running is not None and restarts < 2
-        if is_retrying and problem.reason is Reason.CRASH_LOOP:
+        if is_retrying and problem.reason.is_transient:
             problem = _loading(restarts, told)
         yield problem
     elif running is not None:
@@ -237,10 +238,11 @@ def _last_words(said: str) -> tuple[Reason | None, str]:
     """
     try:
         words = json.loads(said)
-        reason, message = str(words["reason"]), quoted(words["message"])
+        word, message = str(words["reason"]), quoted(words["message"])
     except (ValueError, TypeError, KeyError):
         return None, said
-    return next((each for each in REASONS_OF_MODEL_SERVER if each == reason), None), message
+    known = Reason.named(word)
+    return known if known and known.source is Source.MODEL_SERVER else None, message
 
 
 def quoted(text: object) -> str:

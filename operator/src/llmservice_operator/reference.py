@@ -7,7 +7,8 @@ from typing import Final
 
 from llmservice_operator.api.conditions import ConditionType
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, is_refused
-from llmservice_operator.api.reasons import Reason, Source
+from llmservice_operator.api.reason_facts import Source
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
 

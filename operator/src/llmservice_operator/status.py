@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from llmservice_operator import names
 from llmservice_operator.api.conditions import Condition, ConditionStatus, ConditionType, Verdict
-from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.api.reason_facts import Subject
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
 from llmservice_operator.desired.pin import EnginePin
@@ -25,31 +26,6 @@ _OF_THE_LOAD: Final = (
     ConditionType.METRICS_AVAILABLE,
     ConditionType.SLO_MET,
 )
-
-_NOTHING_TO_DO: Final = frozenset(
-    {
-        Reason.SERVING,
-        Reason.DOWNLOADING_MODEL,
-        Reason.LOADING_MODEL,
-        Reason.ROLLOUT_IN_PROGRESS,
-        Reason.SCALED_TO_ZERO,
-        Reason.SUSPENDED,
-        Reason.FOLLOWING_LOAD,
-        Reason.WAITING_FOR_TRAFFIC,
-        Reason.METRICS_AVAILABLE,
-        Reason.RECOMMENDING,
-        Reason.PAUSED,
-        Reason.SLO_MET,
-    }
-)
-"""Reasons that need nothing but patience; every other one is worth a Warning."""
-
-_MODEL_REASONS: Final = REASONS_OF_MODEL_SERVER - {Reason.SECRET_MISSING} | {
-    Reason.DOWNLOADING_MODEL,
-    Reason.LOADING_MODEL,
-    Reason.CRASH_LOOP,
-}
-"""Reasons of Ready that say that a container has tried to load the model and does not have it."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +231,7 @@ def _model_ready(
         message = f"A replica holds {service.spec.model.uri} in memory."
         return Verdict(kind, "True", Reason.MODEL_LOADED, message)
     ready = _ready(service, seen, failure, is_in_place=is_in_place)
-    status: ConditionStatus = "False" if ready.reason in _MODEL_REASONS else "Unknown"
+    status: ConditionStatus = "False" if ready.reason.about is Subject.MODEL else "Unknown"
     return Verdict(kind, status, ready.reason, ready.message)
 
 
@@ -284,7 +260,8 @@ def _event(before: Condition | None, after: Condition | None) -> Event | None:
         before is not None and (before.status, before.reason) == (after.status, after.reason)
     ):
         return None
-    kind: Literal["Normal", "Warning"] = "Normal" if after.reason in _NOTHING_TO_DO else "Warning"
+    reason = Reason.named(after.reason)
+    kind: Literal["Normal", "Warning"] = "Normal" if reason and reason.is_normal else "Warning"
     if before is None and kind == "Normal" and after.type in _OF_THE_LOAD:
         return None
     return Event(kind, after.reason, after.message)

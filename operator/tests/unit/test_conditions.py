@@ -9,6 +9,7 @@ import pytest
 from core_support import REPOSITORY
 from llmservice_operator.api.conditions import ConditionType
 from llmservice_operator.api.crd import build_crd
+from llmservice_operator.api.reason_facts import Facts, Rank, Source
 from llmservice_operator.api.reasons import Reason
 
 SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -20,6 +21,16 @@ def test_every_reason_says_what_happened_and_what_to_do(reason: Reason) -> None:
     for text in (reason.meaning, reason.hint):
         assert re.fullmatch("[A-Z].*[.]", text)
         assert "|" not in text, "it stands in a table"
+
+
+def test_a_reason_that_can_be_a_problem_of_a_replica_and_has_no_rank_is_named() -> None:
+    with pytest.raises(TypeError, match="Tired can be a problem of a replica and has no rank"):
+        Facts("Tired", Source.POD, "It sleeps.", "Wait.")
+
+
+def test_a_rank_that_nothing_would_read_is_refused() -> None:
+    with pytest.raises(TypeError, match="Tired has a rank, but its source LOAD reports no problem"):
+        Facts("Tired", Source.LOAD, "It sleeps.", "Wait.", rank=Rank.CRASH)
 
 
 @pytest.mark.parametrize("kind", ConditionType)

@@ -12,9 +12,9 @@ import pytest
 from core_support import a_deployment, a_pod, a_report, a_service
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
-from llmservice_operator.api.reasons import REASONS_OF_MODEL_SERVER, Reason
+from llmservice_operator.api.reason_facts import Source
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.observe import (
-    _MOST_USEFUL_FIRST,
     LiveObjects,
     Observation,
     observe,
@@ -375,9 +375,22 @@ def test_a_crash_is_worth_more_than_a_wait_and_a_wait_more_than_patience() -> No
     assert problem(loading, wait).reason is Reason.WAITING_FOR_GPU
 
 
-def test_every_reason_of_the_model_server_has_its_place() -> None:
-    assert set(_MOST_USEFUL_FIRST) >= REASONS_OF_MODEL_SERVER
-    assert len(set(_MOST_USEFUL_FIRST)) == len(_MOST_USEFUL_FIRST)
+MODEL_SERVER_REASONS = [each for each in Reason if each.source is Source.MODEL_SERVER]
+
+
+@pytest.mark.parametrize("reason", MODEL_SERVER_REASONS)
+def test_what_a_container_that_ran_says_is_worth_more_than_anything_else(reason: Reason) -> None:
+    said = a_pod(waiting("CrashLoopBackOff"), lastState=ended(last_words(reason, "no")))
+    others = [pod for pod, other, _ in PROBLEMS.values() if other.source is not Source.MODEL_SERVER]
+    assert problem(*others, said, conditions=(STUCK, failed_create(QUOTA))).reason is reason
+
+
+def test_of_two_reasons_with_one_rank_the_alphabet_decides() -> None:
+    pods = [
+        a_pod(waiting("CrashLoopBackOff"), lastState=ended(last_words(reason, "no")))
+        for reason in ("ModelNotFound", "HubUnreachable")
+    ]
+    assert problem(*pods).reason is Reason.HUB_UNREACHABLE
 
 
 def test_pods_of_an_earlier_spec_have_no_say() -> None:

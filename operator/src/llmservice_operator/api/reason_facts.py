@@ -1,0 +1,91 @@
+"""What is known about each reason of a condition: the form in which reasons.py declares them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum, auto
+from typing import Final
+
+
+class Source(StrEnum):
+    """Where the operator reads a reason; the value is a heading in docs/conditions.md."""
+
+    COUNTS = "From the Deployment's counts"
+    ROLLOUT = "From the Deployment's conditions"
+    POD = "From the pods, as the scheduler and the kubelet see them"
+    MODEL_SERVER = "From the model server as it ends, or from the kubelet in its place"
+    METRICS_SERVER = "From the model server, through the metrics server"
+    OPERATOR = "From the operator's own pass"
+    LOAD = "From the metrics server and the autoscaler"
+
+
+class Rank(IntEnum):
+    """Order in which the problems of replicas are reported: the lowest rank wins.
+
+    The message of a container that ran is the most useful. Next comes what keeps containers from
+    running, from the late steps of a pod's life to the early ones. What needs only patience is
+    last. Of two problems with one rank, the alphabet decides.
+    """
+
+    LAST_WORDS = auto()
+    CRASH = auto()
+    CONFIGURATION = auto()
+    CONTAINER = auto()
+    IMAGE = auto()
+    VOLUME = auto()
+    ACCELERATOR = auto()
+    NODE = auto()
+    QUOTA = auto()
+    ADMISSION = auto()
+    READINESS = auto()
+    DEADLINE = auto()
+    DOWNLOAD = auto()
+    LOAD = auto()
+    NONE = auto()
+    """For a reason that is no problem of a replica."""
+
+
+class Subject(StrEnum):
+    """What a reason is about, where other conditions depend on it."""
+
+    MODEL = "model"
+    """A container has tried to load the model and does not hold it."""
+    ROOM = "room"
+    """The cluster has no room for a replica."""
+
+
+_SOURCES_OF_PROBLEMS: Final = frozenset(
+    {Source.ROLLOUT, Source.POD, Source.MODEL_SERVER, Source.METRICS_SERVER}
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything about one reason. Raises TypeError where the rank does not suit the source."""
+
+    word: str
+    """The reason itself, in CamelCase; part of the API."""
+    source: Source
+    meaning: str
+    """What happened."""
+    hint: str
+    """What to change, as the end of a message."""
+    rank: Rank = Rank.NONE
+    is_normal: bool = False
+    """Whether an Event about it is Normal; every other one is a Warning."""
+    is_transient: bool = False
+    """Whether a restart may repair it: it is reported once the container has ended twice."""
+    about: Subject | None = None
+
+    def __post_init__(self) -> None:
+        is_problem = self.source in _SOURCES_OF_PROBLEMS
+        if is_problem and self.rank is Rank.NONE:
+            raise TypeError(
+                f"The reason {self.word} can be a problem of a replica and has no rank: "
+                "give it one of api.reason_facts.Rank."
+            )
+        if not is_problem and self.rank is not Rank.NONE:
+            raise TypeError(
+                f"The reason {self.word} has a rank, but its source {self.source.name} reports no "
+                "problem of a replica: remove the rank."
+            )
