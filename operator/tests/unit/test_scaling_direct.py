@@ -8,7 +8,7 @@ from llmservice_operator.scaling.deletion_cost import (
     is_removal_near,
 )
 from llmservice_operator.scaling.direct import Sync, sync
-from llmservice_operator.scaling.hpa import Bounds, Reason
+from llmservice_operator.scaling.hpa import Bounds, Cause
 from llmservice_operator.scaling.recommend import behavior_for
 
 BEHAVIOR = behavior_for(max_replicas=8, scale_down_window_seconds=90)
@@ -28,7 +28,7 @@ def test_it_decides_at_once_and_then_every_fifteen_seconds() -> None:
 def test_unknown_holds_and_a_fall_waits_for_its_window() -> None:
     first = after(None, 300.0, 4, now=0)
     unknown = after(first, None, 4, now=15)
-    assert (unknown.decision.replicas, unknown.decision.reason) == (4, Reason.METRICS_MISSING)
+    assert (unknown.decision.replicas, unknown.decision.reason) == (4, Cause.METRICS_MISSING)
     held = after(unknown, 80.0, 4, now=30)
     assert held.decision.replicas == 4
     assert after(held, 80.0, 4, now=120).decision.replicas == 2

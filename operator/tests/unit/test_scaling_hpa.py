@@ -10,10 +10,10 @@ from llmservice_operator.scaling.hpa import (
     At,
     Behavior,
     Bounds,
+    Cause,
     ChangePolicy,
     HpaState,
     PolicyType,
-    Reason,
     ScalingRules,
     Select,
     decide,
@@ -57,41 +57,41 @@ def rules(*policies: ChangePolicy, select: Select = Select.MAX, window: float = 
 @pytest.mark.parametrize(
     ("scale_up", "current", "expected", "reason"),
     [
-        pytest.param(DEFAULT_UP, 1, 5, Reason.SCALE_UP_LIMITED, id="default: four pods"),
-        pytest.param(DEFAULT_UP, 10, 20, Reason.SCALE_UP_LIMITED, id="default: double"),
-        pytest.param(rules(ChangePolicy(PODS, 3, 60)), 10, 13, Reason.SCALE_UP_LIMITED, id="pods"),
+        pytest.param(DEFAULT_UP, 1, 5, Cause.SCALE_UP_LIMITED, id="default: four pods"),
+        pytest.param(DEFAULT_UP, 10, 20, Cause.SCALE_UP_LIMITED, id="default: double"),
+        pytest.param(rules(ChangePolicy(PODS, 3, 60)), 10, 13, Cause.SCALE_UP_LIMITED, id="pods"),
         pytest.param(
             rules(ChangePolicy(PERCENT, 25, 60)),
             10,
             13,
-            Reason.SCALE_UP_LIMITED,
+            Cause.SCALE_UP_LIMITED,
             id="percent rounds up",
         ),
         pytest.param(
             rules(ChangePolicy(PODS, 4, 60), ChangePolicy(PERCENT, 200, 60)),
             10,
             30,
-            Reason.SCALE_UP_LIMITED,
+            Cause.SCALE_UP_LIMITED,
             id="the policy that allows most",
         ),
         pytest.param(
             rules(ChangePolicy(PODS, 4, 60), ChangePolicy(PERCENT, 200, 60), select=Select.MIN),
             10,
             14,
-            Reason.SCALE_UP_LIMITED,
+            Cause.SCALE_UP_LIMITED,
             id="the policy that allows least",
         ),
         pytest.param(
             rules(ChangePolicy(PODS, 4, 60), select=Select.DISABLED),
             10,
             10,
-            Reason.SCALE_UP_LIMITED,
+            Cause.SCALE_UP_LIMITED,
             id="disabled",
         ),
     ],
 )
 def test_scale_up_keeps_to_its_policies(
-    scale_up: ScalingRules, current: int, expected: int, reason: Reason
+    scale_up: ScalingRules, current: int, expected: int, reason: Cause
 ) -> None:
     behavior = Behavior(scale_up, DEFAULT_DOWN)
 
@@ -178,16 +178,16 @@ def test_windows_stabilize(
 @pytest.mark.parametrize(
     ("current", "total", "expected", "reason"),
     [
-        pytest.param(12, 100.0, 10, Reason.TOO_MANY_REPLICAS, id="above the maximum"),
-        pytest.param(1, 9999.0, 2, Reason.TOO_FEW_REPLICAS, id="below the minimum"),
-        pytest.param(9, 9999.0, 10, Reason.TOO_MANY_REPLICAS, id="wants more than the maximum"),
-        pytest.param(5, None, 5, Reason.METRICS_MISSING, id="no metric holds"),
-        pytest.param(0, 500.0, 0, Reason.SCALED_TO_ZERO, id="zero was set by somebody"),
-        pytest.param(5, 425.0, 5, Reason.WITHIN_TOLERANCE, id="on target"),
+        pytest.param(12, 100.0, 10, Cause.TOO_MANY_REPLICAS, id="above the maximum"),
+        pytest.param(1, 9999.0, 2, Cause.TOO_FEW_REPLICAS, id="below the minimum"),
+        pytest.param(9, 9999.0, 10, Cause.TOO_MANY_REPLICAS, id="wants more than the maximum"),
+        pytest.param(5, None, 5, Cause.METRICS_MISSING, id="no metric holds"),
+        pytest.param(0, 500.0, 0, Cause.SCALED_TO_ZERO, id="zero was set by somebody"),
+        pytest.param(5, 425.0, 5, Cause.WITHIN_TOLERANCE, id="on target"),
     ],
 )
 def test_bounds_and_holds_have_their_reason(
-    current: int, total: float | None, expected: int, reason: Reason
+    current: int, total: float | None, expected: int, reason: Cause
 ) -> None:
     decision = decide(HpaState(), AT_ONCE, Bounds(2, 10), current, total, 85, NOW)
 
@@ -197,7 +197,7 @@ def test_bounds_and_holds_have_their_reason(
 def test_a_controller_that_has_just_started_does_not_drop_replicas() -> None:
     decision = decide(HpaState(), Behavior(), WIDE, 8, 85.0, 85, NOW)
 
-    assert (decision.replicas, decision.reason) == (8, Reason.SCALE_DOWN_STABILIZED)
+    assert (decision.replicas, decision.reason) == (8, Cause.SCALE_DOWN_STABILIZED)
 
 
 @settings(deadline=None)

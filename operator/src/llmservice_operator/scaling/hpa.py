@@ -78,8 +78,11 @@ class HpaState:
     removed: tuple[At, ...] = ()
 
 
-class Reason(StrEnum):
-    """Why a decision is what it is; each is also a reason in the service's status."""
+class Cause(StrEnum):
+    """What made a decision what it is: the first word of `decisions[].reason` in the status.
+
+    It is no reason of a condition; those are in api/reasons.py.
+    """
 
     DESIRED_WITHIN_RANGE = "DesiredWithinRange"
     WITHIN_TOLERANCE = "WithinTolerance"
@@ -98,7 +101,7 @@ class Decision:
     """How many replicas there should be, and what decided."""
 
     replicas: int
-    reason: Reason
+    reason: Cause
     state: HpaState = field(repr=False)
 
 
@@ -124,23 +127,23 @@ def decide(
 ) -> Decision:
     """One sync: the replicas for a metric that sums to `total`, None when it is missing."""
     if current == 0 and bounds.min_replicas > 0:
-        return Decision(0, Reason.SCALED_TO_ZERO, state)
+        return Decision(0, Cause.SCALED_TO_ZERO, state)
     if not state.recommendations:
         # A controller that has just started knows no past: what runs is its first recommendation.
         state = HpaState((At(now, current),), state.added, state.removed)
     if current > bounds.max_replicas:
-        return _changed(state, now, current, bounds.max_replicas, Reason.TOO_MANY_REPLICAS)
+        return _changed(state, now, current, bounds.max_replicas, Cause.TOO_MANY_REPLICAS)
     if current < bounds.min_replicas:
-        return _changed(state, now, current, bounds.min_replicas, Reason.TOO_FEW_REPLICAS)
+        return _changed(state, now, current, bounds.min_replicas, Cause.TOO_FEW_REPLICAS)
     if total is None:
-        return Decision(current, Reason.METRICS_MISSING, state)
+        return Decision(current, Cause.METRICS_MISSING, state)
 
     wanted = replicas_for(total, target, current, behavior)
-    reason = Reason.DESIRED_WITHIN_RANGE if wanted != current else Reason.WITHIN_TOLERANCE
+    reason = Cause.DESIRED_WITHIN_RANGE if wanted != current else Cause.WITHIN_TOLERANCE
     stable, state = _stabilize(state, behavior, current, wanted, now)
     if stable != wanted:
         is_down = wanted < stable
-        reason = Reason.SCALE_DOWN_STABILIZED if is_down else Reason.SCALE_UP_STABILIZED
+        reason = Cause.SCALE_DOWN_STABILIZED if is_down else Cause.SCALE_UP_STABILIZED
     limited, limit_reason = _limit(state, behavior, bounds, current, stable, now)
     return _changed(state, now, current, limited, limit_reason or reason)
 
@@ -165,20 +168,20 @@ def _limit(
     current: int,
     wanted: int,
     now: float,
-) -> tuple[int, Reason | None]:
+) -> tuple[int, Cause | None]:
     """What the policies and bounds let through of the change."""
     if wanted > current:
         allowed = max(current, _furthest(state, behavior.scale_up, current, now, 1))
         highest = min(bounds.max_replicas, allowed)
         if wanted > highest:
             is_bound = highest == bounds.max_replicas
-            return highest, Reason.TOO_MANY_REPLICAS if is_bound else Reason.SCALE_UP_LIMITED
+            return highest, Cause.TOO_MANY_REPLICAS if is_bound else Cause.SCALE_UP_LIMITED
     elif wanted < current:
         allowed = min(current, _furthest(state, behavior.scale_down, current, now, -1))
         lowest = max(bounds.min_replicas, allowed)
         if wanted < lowest:
             is_bound = lowest == bounds.min_replicas
-            return lowest, Reason.TOO_FEW_REPLICAS if is_bound else Reason.SCALE_DOWN_LIMITED
+            return lowest, Cause.TOO_FEW_REPLICAS if is_bound else Cause.SCALE_DOWN_LIMITED
     return wanted, None
 
 
@@ -212,7 +215,7 @@ LONGEST_PERIOD_SECONDS = 1800.0
 """Kubernetes allows no longer period in a policy."""
 
 
-def _changed(state: HpaState, now: float, current: int, replicas: int, reason: Reason) -> Decision:
+def _changed(state: HpaState, now: float, current: int, replicas: int, reason: Cause) -> Decision:
     """The decision, with the change written down for the policies of later syncs."""
     since = now - LONGEST_PERIOD_SECONDS
     added = tuple(event for event in state.added if event.at > since)
