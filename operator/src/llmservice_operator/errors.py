@@ -2,6 +2,7 @@
 
 OperatorError
 ├── InvalidSpec        the user's LLMService cannot be carried out as written
+├── NameTaken          an object of a needed name belongs to another owner
 ├── InvalidSettings    the operator itself was started with wrong settings
 └── ClusterError       the API server answered with an error
     ├── NotFound       404
@@ -26,6 +27,10 @@ class InvalidSpec(OperatorError):
         super().__init__(f"{field}: {message}")
         self.message = message
         self.field = field
+
+
+class NameTaken(OperatorError):
+    """An object of the needed name belongs to another owner and is left alone."""
 
 
 class InvalidSettings(OperatorError):

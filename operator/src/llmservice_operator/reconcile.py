@@ -32,7 +32,14 @@ from llmservice_operator.desired import (
 )
 from llmservice_operator.desired.autoscaler import without_tolerance
 from llmservice_operator.desired.replicas import first_replicas, is_handed_over
-from llmservice_operator.errors import ClusterError, Forbidden, InvalidSpec, OperatorError, Rejected
+from llmservice_operator.errors import (
+    ClusterError,
+    Forbidden,
+    InvalidSpec,
+    NameTaken,
+    OperatorError,
+    Rejected,
+)
 from llmservice_operator.kinds import (
     AUTOSCALERS,
     DEPLOYMENTS,
@@ -47,6 +54,7 @@ from llmservice_operator.kinds import (
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.load_status import LoadView
 from llmservice_operator.observe import LiveObjects, observe
+from llmservice_operator.refusals import failure_of
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.status import (
@@ -65,10 +73,6 @@ LOOK_AT_START_SECONDS = 10.0
 """While a model is being downloaded: no event of the cluster tells how far that came."""
 WAIT_FOR_COLLECTOR_SECONDS = 2.0
 """While the children of a deleted service of the same name are being collected."""
-
-
-class NameTaken(OperatorError):
-    """An object of the wanted name belongs to somebody else."""
 
 
 class NotNow(OperatorError):
@@ -154,7 +158,7 @@ class Reconciler:
             scaled, decision = await self._scaler.scale(service, plan, report)
             wrote |= scaled
         except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:
-            failure = _failure(error)
+            failure = failure_of(error)
             self._metrics.terminal_error()
             logger.warning("%s: %s", failure.reason, failure.message)
         if failure is None and service.spec.autoscaling is None and plan.left_over:
@@ -320,31 +324,4 @@ def _check_owner(live: Manifest, service: LLMService) -> None:
     elif is_service(controller) and controller["name"] == service.name:
         raise NotNow(f"{live['kind']} {metadata['name']} of a deleted service is being collected")
     owner = f"{controller['kind']} {controller['name']}" if controller else "somebody else"
-    raise NameTaken(
-        f"{live['kind']} {metadata['name']} belongs to {owner} and is left alone."
-        f" {Reason.NAME_CONFLICT.hint}"
-    )
-
-
-def _failure(error: OperatorError) -> Failure:
-    """Return what the status says about an error that a retry cannot repair, or raise it."""
-    text = str(error)
-    match error:
-        case InvalidSpec():
-            return Failure(Reason.INVALID_SPEC, text)
-        case NameTaken():
-            return Failure(Reason.NAME_CONFLICT, text)
-        case Rejected() if "immutable" in text or "can not be less than" in text:
-            return _advised(Reason.IMMUTABLE_FIELD, text)
-        case Forbidden() if "can be resized" in text:
-            return _advised(Reason.IMMUTABLE_FIELD, text)
-        case Rejected():
-            return Failure(Reason.INVALID_SPEC, text)
-        case Forbidden() if "exceeded quota" in text:
-            return _advised(Reason.QUOTA_EXCEEDED, text)
-        case _:
-            raise error
-
-
-def _advised(reason: Reason, said: str) -> Failure:
-    return Failure(reason, f"{said.rstrip('.')}. {reason.hint}")
+    raise NameTaken(f"{live['kind']} {metadata['name']} belongs to {owner} and is left alone.")

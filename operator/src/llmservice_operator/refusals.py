@@ -1,0 +1,41 @@
+"""Errors that a retry cannot repair -> the reason and message that the status gives for them.
+
+The API server has no codes for these causes, so they are recognised by its words.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmservice_operator.api.reasons import Reason
+from llmservice_operator.errors import Forbidden, InvalidSpec, NameTaken, OperatorError, Rejected
+from llmservice_operator.status import Failure
+
+_BY_WORDS: Final[tuple[tuple[type[OperatorError], str, Reason], ...]] = (
+    (Rejected, "immutable", Reason.IMMUTABLE_FIELD),
+    # A claim that was made smaller.
+    (Rejected, "can not be less than", Reason.IMMUTABLE_FIELD),
+    # A claim that was made larger, of a storage class that cannot.
+    (Forbidden, "can be resized", Reason.IMMUTABLE_FIELD),
+    (Forbidden, "exceeded quota", Reason.QUOTA_EXCEEDED),
+)
+
+
+def failure_of(error: OperatorError) -> Failure:
+    """Return what the status says about an error; raise one that a retry may repair."""
+    said = str(error)
+    for kind, words, reason in _BY_WORDS:
+        if isinstance(error, kind) and words in said:
+            return _advised(reason, said)
+    match error:
+        case InvalidSpec() | Rejected():
+            # Either names the field and what is wrong with it.
+            return Failure(Reason.INVALID_SPEC, said)
+        case NameTaken():
+            return _advised(Reason.NAME_CONFLICT, said)
+        case _:
+            raise error
+
+
+def _advised(reason: Reason, said: str) -> Failure:
+    return Failure(reason, f"{said.rstrip('.')}. {reason.hint}")
