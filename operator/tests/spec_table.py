@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import yaml
 
+from core_support import HARMLESS_ARG, HARMLESS_FLAG
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD
 
 FOLDER: Final = Path(__file__).parent / "specs"
@@ -41,7 +42,7 @@ LONG: Final = {
     ),
     "thirty-three arguments": Refused(
         "spec.engine.extraArgs: Too many: 33: must have at most 32 items",
-        {"engine": {"extraArgs": ["--seed=1"] * 33}},
+        {"engine": {"extraArgs": [HARMLESS_ARG] * 33}},
     ),
     "an argument of 1025 characters": Refused(
         _too_long("spec.engine.extraArgs[0]", 1024),
@@ -91,13 +92,22 @@ FLAGS: Final = {
 }
 """All but those that two rules refuse, which are in the file."""
 
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the cases of a file, in which --harmless stands for a flag that extraArgs takes."""
+    cases: dict[str, dict[str, Any]] = yaml.safe_load(
+        file.read_text().replace("--harmless=", f"{HARMLESS_FLAG}=")
+    )
+    return cases
+
+
 REFUSED: Final = {
     f"{file.stem}: {sentence}": Refused(**case)
     for file in sorted((FOLDER / "refused").glob("*.yaml"))
-    for sentence, case in yaml.safe_load(file.read_text()).items()
+    for sentence, case in _read(file).items()
 } | {**LONG, **FLAGS}
 
-ACCEPTED: Final[dict[str, dict[str, Any]]] = yaml.safe_load((FOLDER / "accepted.yaml").read_text())
+ACCEPTED: Final = _read(FOLDER / "accepted.yaml")
 
 _PREFIX = re.compile(
     'LLMService[.]llmservice[.]dev "[^"]*" is invalid: |'

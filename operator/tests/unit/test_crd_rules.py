@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from cel_support import all_rules, broken_rules, compiled, defaulted
-from core_support import a_body
+from core_support import HARMLESS_FLAG, a_body
 from llmservice_operator.api.crd import build_crd
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
@@ -60,7 +60,7 @@ flags = st.sampled_from(
             "--Port=1",
             "--x=",
             "--x=\n",
-            "--seed=$(A)",
+            f"{HARMLESS_FLAG}=$(A)",
             "--x=--port=1",
             "--model=x",
             "--some-plugin=x",

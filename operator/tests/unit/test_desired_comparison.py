@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core_support import SETTINGS, a_service, as_live, one
+from core_support import HARMLESS_ARG, SETTINGS, a_service, as_live, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.desired import build_all, is_up_to_date, resolve_pin
 
@@ -27,7 +27,7 @@ specs = st.fixed_dictionaries(
             optional={
                 "image": st.sampled_from(["a:1", "b:1"]),
                 "maxModelLen": st.integers(1, 9),
-                "extraArgs": st.sampled_from([["--seed=1"], ["--seed=1", "--block-size=16"]]),
+                "extraArgs": st.sampled_from([[HARMLESS_ARG], [HARMLESS_ARG, "--block-size=16"]]),
             },
         ),
         "resources": st.sampled_from(

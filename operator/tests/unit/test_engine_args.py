@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from core_support import a_service
+from core_support import HARMLESS_ARG, HARMLESS_FLAG, a_service
 from flag_tables import render_table, table_path
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, is_refused
 from llmservice_operator.desired import flag_tables
@@ -39,7 +39,7 @@ COMPILED = {
         {
             "model": {**HUB, "name": "chat", "revision": "abc"},
             "engine": {
-                "extraArgs": ["--seed=7", "--block-size=16"],
+                "extraArgs": [HARMLESS_ARG, "--block-size=16"],
                 "kvCache": {"offload": {"cpu": "1500Mi"}, "dtype": "FP8E4M3"},
                 "prefixCaching": {"enabled": True},
                 "batching": {
@@ -82,7 +82,7 @@ COMPILED = {
             "--enable-prefix-caching",
             "--kv-cache-dtype=fp8_e4m3",
             "--kv-offloading-size=1.465",
-            "--seed=7",
+            HARMLESS_ARG,
             "--block-size=16",
         ],
     ),
@@ -115,12 +115,12 @@ COMPILED = {
         ],
     ),
     "a variable in an argument is not expanded by the kubelet": (
-        {**CPU, "engine": {"extraArgs": ["--response-role=$(HF_TOKEN)"]}},
-        ["--model=org/model", "--served-model-name=qwen", "--response-role=$$(HF_TOKEN)"],
+        {**CPU, "engine": {"extraArgs": [f"{HARMLESS_FLAG}=$(HF_TOKEN)"]}},
+        ["--model=org/model", "--served-model-name=qwen", f"{HARMLESS_FLAG}=$$(HF_TOKEN)"],
     ),
     "nor is one behind a dollar that would only be read as one": (
-        {**CPU, "engine": {"extraArgs": ["--response-role=$$(HF_TOKEN)"]}},
-        ["--model=org/model", "--served-model-name=qwen", "--response-role=$$$$(HF_TOKEN)"],
+        {**CPU, "engine": {"extraArgs": [f"{HARMLESS_FLAG}=$$(HF_TOKEN)"]}},
+        ["--model=org/model", "--served-model-name=qwen", f"{HARMLESS_FLAG}=$$$$(HF_TOKEN)"],
     ),
     "aliases after the name, each an argument": (
         {**CPU, "model": {**HUB, "name": "chat", "aliases": ["gpt-4.1", "org/chat"]}},
@@ -157,13 +157,13 @@ COMPILED = {
             **CPU,
             "engine": {
                 "chatTemplate": {"configMapKeyRef": {"name": "texts", "key": "chat"}},
-                "extraArgs": ["--seed=1"],
+                "extraArgs": [HARMLESS_ARG],
             },
         },
         [
             "--model=org/model",
             "--served-model-name=qwen",
-            "--seed=1",
+            HARMLESS_ARG,
             "--chat-template=$(LLMSERVICE_CHAT_TEMPLATE)",
         ],
     ),
@@ -179,7 +179,7 @@ def test_a_spec_is_compiled_to_the_engines_arguments(spec: dict[str, Any], args:
     ("args", "field", "message"),
     [
         (
-            ["--seed=1", "--max-logprob=4"],
+            [HARMLESS_ARG, "--max-logprob=4"],
             "spec.engine.extraArgs[1]",
             "--max-logprob is no flag of vLLM: did you mean --max-logprobs?",
         ),
@@ -194,9 +194,9 @@ def test_a_spec_is_compiled_to_the_engines_arguments(spec: dict[str, Any], args:
             "--enforce-eager is a switch: write --enforce-eager=true or --enforce-eager=false",
         ),
         (
-            ["--seed=1", "--seed=2"],
+            [f"{HARMLESS_FLAG}=1", f"{HARMLESS_FLAG}=2"],
             "spec.engine.extraArgs[1]",
-            "--seed is given twice: remove one of the two",
+            f"{HARMLESS_FLAG} is given twice: remove one of the two",
         ),
         (
             ["--logprobs-mode=all"],
@@ -321,7 +321,7 @@ def test_a_flag_that_could_harm_is_refused_also_one_of_a_coming_version(flag: st
 
 
 @pytest.mark.parametrize(
-    "flag", ["--generation-config", "--override-generation-config", "--seed", "--import"]
+    "flag", ["--generation-config", "--override-generation-config", HARMLESS_FLAG, "--import"]
 )
 def test_a_harmless_flag_is_not_refused_for_the_form_of_its_name(flag: str) -> None:
     assert not is_refused(flag)

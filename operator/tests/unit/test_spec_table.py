@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from core_support import a_body
+from core_support import HARMLESS_FLAG, a_body
 from llmservice_operator.api.crd import build_crd
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.engine_flags import accepted_flags
+from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_operator.errors import InvalidSpec
 from spec_table import ACCEPTED, REFUSED, Refused
 
@@ -64,3 +66,8 @@ def is_taken(case: Refused) -> bool:
 @pytest.mark.parametrize("sentence", ACCEPTED)
 def test_accepts_without_an_api_server_what_one_accepts(sentence: str) -> None:
     LLMService.parse(a_body(ACCEPTED[sentence]), refuse_unknown_fields=True)
+
+
+def test_the_harmless_flag_of_the_tests_is_in_every_version_and_accepted() -> None:
+    for version, table in TABLES.items():
+        assert HARMLESS_FLAG in accepted_flags(table), f"vLLM {version}: choose another one"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core_support import a_body, a_service
+from core_support import HARMLESS_ARG, a_body, a_service
 from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.model import ClaimModel, HubModel
 from llmservice_operator.api.spec import LLMService
@@ -398,7 +398,7 @@ REFUSED = {
         f"spec.engine.extraArgs[0]: {FLAG_FORM}",
     ),
     "flag and value apart": (
-        {"engine": {"extraArgs": ["--seed=1", "--max-num-seqs", "8"]}},
+        {"engine": {"extraArgs": [HARMLESS_ARG, "--max-num-seqs", "8"]}},
         f"spec.engine.extraArgs[1]: {FLAG_FORM}",
     ),
     "flag with a field of its own": (
