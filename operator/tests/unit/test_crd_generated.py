@@ -29,7 +29,10 @@ FIELDS = [*walk(ROOT["properties"]["spec"], "spec"), *walk(ROOT["properties"]["s
 
 def test_the_committed_crd_is_the_generated_one() -> None:
     committed = (REPOSITORY / "crds" / "llmservice.yaml").read_text()
-    assert committed == render_crd(), "run `make generate` and review the difference"
+    assert committed == render_crd(), (
+        "crds/llmservice.yaml is not what the code says: run `make generate` and review the "
+        "difference"
+    )
 
 
 @pytest.mark.parametrize(("path", "schema"), FIELDS, ids=[path for path, _ in FIELDS])

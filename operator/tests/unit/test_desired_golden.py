@@ -25,7 +25,10 @@ def test_an_example_becomes_the_objects_of_its_golden_file(
     difference = difflib.unified_diff(
         golden.read_text().splitlines(), rendered.splitlines(), "golden", "rendered", lineterm=""
     )
-    assert not list(difference), "run `make golden` and review the difference"
+    assert not list(difference), (
+        f"operator/tests/golden/{example.name} is not what the code builds of the example: run "
+        "`make golden` and review the difference"
+    )
 
 
 def test_every_golden_file_has_an_example() -> None:

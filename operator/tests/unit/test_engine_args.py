@@ -5,7 +5,8 @@ import pytest
 
 from core_support import HARMLESS_ARG, HARMLESS_FLAG, a_service
 from flag_tables import render_table, table_path
-from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, is_refused
+from llmservice_operator.api.extra_args import FLAG_FIELDS, FLAGS_WITH_A_FIELD, is_refused
+from llmservice_operator.api.flags import FlagField
 from llmservice_operator.desired import flag_tables
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.engine_flags import EngineFlags, accepted_flags
@@ -173,6 +174,17 @@ COMPILED = {
 @pytest.mark.parametrize(("spec", "args"), COMPILED.values(), ids=COMPILED.keys())
 def test_a_spec_is_compiled_to_the_engines_arguments(spec: dict[str, Any], args: list[str]) -> None:
     assert build_engine_args(a_service(spec), NEWEST) == args
+
+
+COMPILED_IN_TEST_SPECULATION = {"--speculative-config"}
+
+
+@pytest.mark.parametrize("field", FLAG_FIELDS, ids=lambda field: field.name)
+def test_every_field_that_sets_a_flag_is_compiled_in_a_case_above(field: FlagField) -> None:
+    compiled = {arg.partition("=")[0] for _, args in COMPILED.values() for arg in args}
+    assert field.flag.name in compiled | COMPILED_IN_TEST_SPECULATION, (
+        f"set spec.{field.name} in a case of COMPILED and expect {field.flag.name} there"
+    )
 
 
 @pytest.mark.parametrize(

@@ -101,4 +101,6 @@ def test_a_reference_page_in_docs_is_the_generated_one(
 ) -> None:
     assert main(["reference", page]) == 0
     committed = (REPOSITORY / "docs" / f"{page}.md").read_text()
-    assert committed == capsys.readouterr().out, "run `make generate` and review the difference"
+    assert committed == capsys.readouterr().out, (
+        f"docs/{page}.md is not what the code says: run `make generate` and review the difference"
+    )

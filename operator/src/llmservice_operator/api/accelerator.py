@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Rule, matches
+from llmservice_operator.api.flags import EngineFlag
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
 
@@ -86,15 +87,22 @@ class Accelerator(Fields):
 
 
 class Parallelism(Fields):
-    tensor: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
+    tensor: (
+        Annotated[
+            int,
+            Field(ge=1, le=MAX_GPUS),
+            EngineFlag("--tensor-parallel-size", is_computed=True),
+        ]
+        | None
+    ) = None
     """GPUs that each layer is split over; the fastest way when they are linked well. Default: those
     of accelerator.count that pipeline and data leave, or 1."""
-    pipeline: Annotated[int, Field(ge=1, le=MAX_GPUS)] = 1
+    pipeline: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--pipeline-parallel-size")] = 1
     """Groups of layers, each on GPUs of its own; for GPUs that are linked badly."""
-    data: Annotated[int, Field(ge=1, le=MAX_GPUS)] = 1
+    data: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--data-parallel-size")] = 1
     """Copies of the model inside one replica, which share its queue; of use for mixture-of-experts
     models with expert: true. For others set spec.replicas."""
-    expert: bool = False
+    expert: Annotated[bool, EngineFlag("--enable-expert-parallel")] = False
     """Whether a mixture-of-experts model puts whole experts on GPUs instead of splitting each."""
 
     rules: ClassVar = (

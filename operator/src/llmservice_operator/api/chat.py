@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
+from llmservice_operator.api.flags import EngineFlag
 from llmservice_operator.api.references import ConfigMapKey
 
 ParserName = Annotated[
@@ -46,6 +47,6 @@ class ChatTemplate(Fields):
 
 
 class ToolCalling(Fields):
-    parser: ParserName
+    parser: Annotated[ParserName, EngineFlag("--tool-call-parser")]
     """How the model writes the calls of tools, by the engine's own name, such as hermes,
     llama3_json or mistral."""

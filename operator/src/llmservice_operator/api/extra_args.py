@@ -8,43 +8,18 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from llmservice_operator.api.engine_fields import EngineFields
 from llmservice_operator.api.fields import ValueRule, matches
+from llmservice_operator.api.flags import declared_flags
+from llmservice_operator.api.model import Model
+
+FLAG_FIELDS: Final = declared_flags(model=Model, engine=EngineFields)
+"""The fields that set a flag, in the order in which the engine gets their flags."""
 
 FLAGS_WITH_A_FIELD: Final[Mapping[str, str]] = {
-    "--model": "model.uri",
-    "--served-model-name": "model.name",
-    "--revision": "model.revision",
-    "--trust-remote-code": "model.trustRemoteCode",
-    "--max-model-len": "engine.maxModelLen",
-    "--dtype": "engine.dtype",
-    "--quantization": "engine.quantization",
-    "--gpu-memory-utilization": "engine.gpuMemoryUtilizationPercent",
-    "--device-memory-utilization": "engine.gpuMemoryUtilizationPercent",
-    "--tensor-parallel-size": "engine.parallelism.tensor",
-    "--pipeline-parallel-size": "engine.parallelism.pipeline",
-    "--data-parallel-size": "engine.parallelism.data",
-    "--enable-expert-parallel": "engine.parallelism.expert",
-    "--max-num-seqs": "engine.batching.maxNumSeqs",
-    "--max-num-batched-tokens": "engine.batching.maxNumBatchedTokens",
-    "--enable-chunked-prefill": "engine.batching.chunkedPrefill",
-    "--long-prefill-token-threshold": "engine.batching.longPrefillTokenThreshold",
-    "--scheduling-policy": "engine.batching.schedulingPolicy",
-    "--performance-mode": "engine.batching.performanceMode",
-    "--max-num-queued-reqs": "engine.batching.maxQueuedRequests",
-    "--max-num-queued-tokens": "engine.batching.maxQueuedTokens",
-    "--enable-prefix-caching": "engine.prefixCaching.enabled",
-    "--kv-cache-dtype": "engine.kvCache.dtype",
-    "--kv-offloading-size": "engine.kvCache.offload.cpu",
-    "--chat-template": "engine.chatTemplate",
-    "--enable-auto-tool-choice": "engine.toolCalling",
-    "--tool-call-parser": "engine.toolCalling.parser",
-    "--reasoning-parser": "engine.reasoningParser",
-    "--speculative-config": "engine.speculativeDecoding",
-    "--spec-method": "engine.speculativeDecoding",
-    "--spec-model": "engine.speculativeDecoding",
-    "--spec-tokens": "engine.speculativeDecoding",
+    flag: field.name for field in FLAG_FIELDS for flag in (field.flag.name, *field.flag.also)
 }
-"""Engine flags that the compiler writes from a field of the spec."""
+"""Engine flag -> the field that sets it."""
 
 _REFUSED: Final = (
     # Who reaches the server, and over what.

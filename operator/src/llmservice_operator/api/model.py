@@ -10,6 +10,7 @@ from pydantic import Field
 
 from llmservice_operator.api.cache import Cache
 from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
+from llmservice_operator.api.flags import EngineFlag
 from llmservice_operator.api.references import SUBDOMAIN_PATTERN
 
 HUB_SCHEME, CLAIM_SCHEME = "hf://", "pvc://"
@@ -117,11 +118,11 @@ ServedName = Annotated[
 
 
 class Model(Fields):
-    uri: ModelUri
+    uri: Annotated[ModelUri, EngineFlag("--model", is_computed=True)]
     """Where the model comes from: hf://ORGANISATION/NAME is a model on the Hugging Face hub,
     pvc://CLAIM/PATH a folder on a PersistentVolumeClaim of this namespace, which is mounted
     read-only."""
-    name: ServedName | None = None
+    name: Annotated[ServedName, EngineFlag("--served-model-name", is_computed=True)] | None = None
     """The name that clients send as `model`. Default: the LLMService's name."""
     aliases: Annotated[
         tuple[ServedName, ...],
@@ -129,12 +130,12 @@ class Model(Fields):
     ] = ()
     """Further names that clients may send as `model`, such as the one of a model that this one
     replaces."""
-    revision: Revision | None = None
+    revision: Annotated[Revision, EngineFlag("--revision")] | None = None
     """Branch, tag or commit of an hf:// model. A commit is best: two replicas then never serve
     different weights. Default: the repository's main branch."""
     credentials_secret_ref: SecretKeyReference | None = None
     """The Secret with the token that an hf:// model needs when it is private or gated."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, EngineFlag("--trust-remote-code")] = False
     """Whether Python code that the model brings may run in the model server. Set it only for a
     model whose code you have read, and name the commit in revision. Where the chart's admission
     policy is on, whoever sets it needs the right trust-remote-code on llmservices."""

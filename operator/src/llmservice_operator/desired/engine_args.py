@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
 
 from llmservice_operator import names
-from llmservice_operator.api.accelerator import Parallelism
-from llmservice_operator.api.batching import Batching
-from llmservice_operator.api.engine import Engine, KvCache
-from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD
+from llmservice_operator.api.extra_args import FLAG_FIELDS
 from llmservice_operator.api.fields import quantity_value
+from llmservice_operator.api.flags import FlagField
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import EngineFlags
+from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_operator.desired.speculation import build_speculative_config
 from llmservice_operator.desired.step_tokens import derived_step_tokens
 from llmservice_operator.desired.volumes import model_locations
 from llmservice_operator.errors import InvalidSpec
 
-Values = Mapping[str, str | int | bool | None]
-"""Flag -> what it is set to; None for not at all."""
+Value = str | int | bool | None
+"""What a flag is set to; None for not at all."""
 
 
 def build_engine_args(service: LLMService, version: str) -> list[str]:
@@ -29,22 +29,11 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
     """
     flags = EngineFlags.of(version)
     engine = service.spec.engine
-    prefixes, kv_cache = engine.prefix_caching, engine.kv_cache or KvCache()
-    values = {
-        **_model(service),
-        **_numbers(engine),
-        **_parallelism(service),
-        **_batching(engine.batching or Batching(), derived_step_tokens(service)),
-        "--enable-prefix-caching": None if prefixes is None else prefixes.enabled,
-        **_kv_cache(kv_cache),
-        "--speculative-config": build_speculative_config(service),
-        **_chat(engine),
-    }
     args = [
         arg
-        for flag, value in values.items()
-        if value is not None
-        for arg in flags.write(flag, value, f"spec.{FLAGS_WITH_A_FIELD[flag]}")
+        for field in FLAG_FIELDS
+        if (value := _value(field, service)) is not None
+        for arg in flags.write(field.flag.name, value, f"spec.{field.name}")
     ]
     args.extend(_extra_args(engine.extra_args, flags))
     # The kubelet puts a variable, a token perhaps, in place of $(NAME), and $ in place of $$.
@@ -55,14 +44,15 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
     return args + _served_names(service)
 
 
-def _model(service: LLMService) -> Values:
+def _value(field: FlagField, service: LLMService) -> Value:
+    if field.flag.is_computed:
+        return COMPUTED[field.flag.name](service)
+    return field.value(service.spec)
+
+
+def _served_name(service: LLMService) -> Value:
     model = service.spec.model
-    return {
-        "--model": model_locations(service)[0],
-        "--served-model-name": None if model.aliases else model.name or service.name,
-        "--revision": model.revision,
-        "--trust-remote-code": model.trust_remote_code or None,
-    }
+    return None if model.aliases else model.name or service.name
 
 
 def _served_names(service: LLMService) -> list[str]:
@@ -73,70 +63,69 @@ def _served_names(service: LLMService) -> list[str]:
     return ["--served-model-name", model.name or service.name, *model.aliases]
 
 
-def _numbers(engine: Engine) -> Values:
-    percent = engine.gpu_memory_utilization_percent
-    return {
-        "--max-model-len": engine.max_model_len,
-        "--dtype": engine.dtype,
-        "--quantization": engine.quantization,
-        "--gpu-memory-utilization": None if percent is None else f"0.{percent:02}",
-    }
+def _gpu_memory(service: LLMService) -> Value:
+    percent = service.spec.engine.gpu_memory_utilization_percent
+    return None if percent is None else f"0.{percent:02}"
 
 
-def _parallelism(service: LLMService) -> Values:
-    split = service.spec.engine.parallelism or Parallelism()
-    return {
-        "--tensor-parallel-size": service.spec.tensor_parallelism or None,
-        "--pipeline-parallel-size": split.pipeline if split.pipeline > 1 else None,
-        "--data-parallel-size": split.data if split.data > 1 else None,
-        "--enable-expert-parallel": split.expert or None,
-    }
+def _step_tokens(service: LLMService) -> Value:
+    batching = service.spec.engine.batching
+    chosen = None if batching is None else batching.max_num_batched_tokens
+    return chosen or derived_step_tokens(service)
 
 
-def _batching(batching: Batching, derived_step_tokens: int | None) -> Values:
-    policy, mode = batching.scheduling_policy, batching.performance_mode
-    return {
-        "--max-num-seqs": batching.max_num_seqs,
-        "--max-num-batched-tokens": batching.max_num_batched_tokens or derived_step_tokens,
-        "--enable-chunked-prefill": batching.chunked_prefill,
-        "--long-prefill-token-threshold": batching.long_prefill_token_threshold,
-        "--scheduling-policy": policy and policy.lower(),
-        "--performance-mode": mode and mode.lower(),
-        "--max-num-queued-reqs": batching.max_queued_requests,
-        "--max-num-queued-tokens": batching.max_queued_tokens,
-    }
-
-
-_KV_CACHE_DTYPES = {
-    "Auto": "auto",
-    "BFloat16": "bfloat16",
-    "FP8": "fp8",
-    "FP8E4M3": "fp8_e4m3",
-    "FP8E5M2": "fp8_e5m2",
-}
-
-
-def _kv_cache(kv_cache: KvCache) -> Values:
-    return {
-        "--kv-cache-dtype": kv_cache.dtype and _KV_CACHE_DTYPES[kv_cache.dtype],
-        "--kv-offloading-size": _gibibytes(kv_cache.offload.cpu) if kv_cache.offload else None,
-    }
-
-
-def _gibibytes(quantity: str) -> str:
-    """Return an amount of memory as the engine takes it; 0.001 GiB more or less is no matter."""
-    gibibytes = f"{(quantity_value(quantity) or 0) / 1024**3:.3f}"
+def _offloaded(service: LLMService) -> Value:
+    """Return the memory for the KV cache in GiB; an error of 0.001 GiB does not matter."""
+    kv_cache = service.spec.engine.kv_cache
+    if kv_cache is None or kv_cache.offload is None:
+        return None
+    gibibytes = f"{(quantity_value(kv_cache.offload.cpu) or 0) / 1024**3:.3f}"
     return gibibytes.rstrip("0").rstrip(".")
 
 
-def _chat(engine: Engine) -> Values:
-    template, tools = engine.chat_template, engine.tool_calling
-    return {
-        "--chat-template": None if template is None else template.inline,
-        "--enable-auto-tool-choice": None if tools is None else True,
-        "--tool-call-parser": None if tools is None else tools.parser,
-        "--reasoning-parser": engine.reasoning_parser,
-    }
+def _inline_template(service: LLMService) -> Value:
+    template = service.spec.engine.chat_template
+    return None if template is None else template.inline
+
+
+COMPUTED: Final[Mapping[str, Callable[[LLMService], Value]]] = {
+    "--model": lambda service: model_locations(service)[0],
+    "--served-model-name": _served_name,
+    "--gpu-memory-utilization": _gpu_memory,
+    "--tensor-parallel-size": lambda service: service.spec.tensor_parallelism or None,
+    "--max-num-batched-tokens": _step_tokens,
+    "--kv-offloading-size": _offloaded,
+    "--speculative-config": build_speculative_config,
+    "--chat-template": _inline_template,
+    "--enable-auto-tool-choice": lambda service: True if service.spec.engine.tool_calling else None,
+}
+"""Values that are more than what one field holds."""
+
+
+def check_flags(fields: Iterable[FlagField], computed: Iterable[str]) -> None:
+    """Raise TypeError, which names the flag, unless the value of every field can be written.
+
+    It runs when this module is imported, so that a declaration that lacks its other half fails
+    before any service is compiled.
+    """
+    named = {field.flag.name: field for field in fields}
+    declared = {name for name, field in named.items() if field.flag.is_computed}
+    for flag in sorted(declared.difference(computed)):
+        raise TypeError(
+            f"spec.{named[flag].name} declares {flag} with is_computed=True: add the function that "
+            "computes it to COMPUTED in desired/engine_args.py"
+        )
+    for flag in sorted(set(computed) - declared):
+        raise TypeError(
+            f"COMPUTED in desired/engine_args.py has {flag}, which no field declares with "
+            "is_computed=True: declare it, or remove the function"
+        )
+    for flag, field in named.items():
+        if not any(flag in table for table in TABLES.values()):
+            raise TypeError(f"spec.{field.name} sets {flag}, which no known vLLM version has")
+
+
+check_flags(FLAG_FIELDS, COMPUTED)
 
 
 def _extra_args(given: tuple[str, ...], flags: EngineFlags) -> Iterator[str]:

@@ -1,0 +1,226 @@
+"""The fields of spec.engine: all but its arguments and variables by name.
+
+They are apart because extraArgs refuses the flags that they set. The engine gets the flags in the
+order in which the fields stand here: to move a field restarts every service that sets it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmservice_operator.api.accelerator import Parallelism
+from llmservice_operator.api.batching import Batching, PrefixCaching
+from llmservice_operator.api.chat import ChatTemplate, ParserName, ToolCalling
+from llmservice_operator.api.fields import (
+    Fields,
+    Quantity,
+    Rule,
+    ValueRule,
+    matches,
+    quantity_value,
+)
+from llmservice_operator.api.flags import EngineFlag
+from llmservice_operator.api.model import Quantization
+from llmservice_operator.api.references import ImagePullSecret
+from llmservice_operator.api.speculation import SpeculativeDecoding
+
+_GIBIBYTE = 1024**3
+
+
+class KvCacheOffload(Fields):
+    cpu: Annotated[
+        Quantity,
+        EngineFlag("--kv-offloading-size", is_computed=True),
+        ValueRule(
+            cel="!isQuantity(string(self)) || "
+            "quantity(string(self)).compareTo(quantity('1Gi')) >= 0",
+            message="must be at least 1Gi: less is no use",
+            holds=lambda text: quantity_value(text) >= _GIBIBYTE,
+        ),
+    ]
+    """Memory of each replica for the KV cache of requests that do not fit on the GPUs, such as
+    64Gi; resources must have room for it."""
+
+
+class KvCache(Fields):
+    dtype: (
+        Annotated[
+            Literal["Auto", "BFloat16", "FP8", "FP8E4M3", "FP8E5M2"],
+            EngineFlag("--kv-cache-dtype", words={"FP8E4M3": "fp8_e4m3", "FP8E5M2": "fp8_e5m2"}),
+        ]
+        | None
+    ) = None
+    """Number format of the KV cache: FP8 holds twice the tokens and costs a little precision.
+    Default: Auto, the format of the model."""
+    offload: KvCacheOffload | None = None
+    """Where the KV cache goes when the GPUs are full."""
+
+
+class EngineFields(Fields):
+    image: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=512),
+            matches(
+                "[A-Za-z0-9][A-Za-z0-9._:/@-]*",
+                "must be an image reference, such as registry.example.com/llmservice/server:0.1.0",
+            ),
+        ]
+        | None
+    ) = None
+    """Image of the model servers. Default: the operator's image for the accelerator at the time the
+    LLMService is first seen; a later operator keeps it."""
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    """When a node pulls the image. Default: Always for the tag latest, IfNotPresent for others."""
+    image_pull_secrets: Annotated[
+        tuple[ImagePullSecret, ...],
+        Field(
+            max_length=8,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+            },
+        ),
+    ] = ()
+    """Secrets with the login to the image's registry, when it wants one."""
+    version: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=32),
+            matches("[0-9]+[.][0-9]+[.][0-9]+", "must be a vLLM version, such as 0.32.0"),
+        ]
+        | None
+    ) = None
+    """vLLM version in the image, which decides which flags there are. Without an image of your own,
+    setting it to the version that the operator brings moves a service that runs another one to the
+    operator's present image. Default: the version that the service was first given."""
+    max_model_len: (
+        Annotated[int, Field(ge=1, le=100_000_000), EngineFlag("--max-model-len")] | None
+    ) = None
+    """Longest request, prompt and answer together, in tokens. Default: what the model was made
+    for."""
+    dtype: (
+        Annotated[Literal["auto", "bfloat16", "float16", "float32"], EngineFlag("--dtype")] | None
+    ) = None
+    """Number format of weights and activations. Default: auto, the format the weights are in."""
+    quantization: Annotated[Quantization, EngineFlag("--quantization")] | None = None
+    """How weights are quantized, by the engine's own name, such as fp8, awq or compressed-tensors.
+    Default: what the model's own configuration says."""
+    gpu_memory_utilization_percent: (
+        Annotated[
+            int,
+            Field(ge=1, le=99),
+            EngineFlag(
+                "--gpu-memory-utilization", also=("--device-memory-utilization",), is_computed=True
+            ),
+        ]
+        | None
+    ) = None
+    """Share of each GPU's memory that the engine takes, for the weights and as much KV cache as the
+    rest holds. Default: the engine's, about 90."""
+    parallelism: Parallelism | None = None
+    """How the model is split over the GPUs of a replica. Default: tensor over all of them."""
+    batching: Batching | None = None
+    """How many requests and tokens the engine works on at once."""
+    prefix_caching: PrefixCaching | None = None
+    """Reuse of the KV cache between prompts that begin alike. Default: on, for every model that
+    can."""
+    kv_cache: KvCache | None = None
+    """Where and how the engine keeps what it has computed of each request."""
+    speculative_decoding: (
+        Annotated[
+            SpeculativeDecoding,
+            EngineFlag(
+                "--speculative-config",
+                also=("--spec-method", "--spec-model", "--spec-tokens"),
+                is_computed=True,
+            ),
+        ]
+        | None
+    ) = None
+    """Cheap guesses at the next tokens, checked by the model: quicker answers and the same text.
+    Default: none."""
+    chat_template: (
+        Annotated[ChatTemplate, EngineFlag("--chat-template", is_computed=True)] | None
+    ) = None
+    """How a chat becomes one prompt. Default: the template that the model brings."""
+    tool_calling: (
+        Annotated[ToolCalling, EngineFlag("--enable-auto-tool-choice", is_computed=True)] | None
+    ) = None
+    """Lets the model decide to call the tools that a chat request offers. Default: off."""
+    reasoning_parser: Annotated[ParserName, EngineFlag("--reasoning-parser")] | None = None
+    """How the model marks what it thinks before it answers, by the engine's own name, such as
+    qwen3 or deepseek_r1; it is then apart from the answer. Default: off."""
+
+    rules: ClassVar = (
+        Rule(
+            "image",
+            cel="!has(self.speculativeDecoding) || self.speculativeDecoding.method != 'Suffix' || "
+            "has(self.image)",
+            message="must be set for the method Suffix, to an image with the Python package "
+            "arctic-inference: the operator's own images do not have it",
+            holds=lambda engine: (
+                engine.speculative_decoding is None
+                or engine.speculative_decoding.method != "Suffix"
+                or engine.image is not None
+            ),
+        ),
+        Rule(
+            "speculativeDecoding.schedule",
+            cel="!has(self.speculativeDecoding) || !has(self.speculativeDecoding.schedule) || "
+            "size(self.speculativeDecoding.schedule) == 0 || !has(self.parallelism) || "
+            "self.parallelism.data == 1",
+            message="does not work with engine.parallelism.data: remove one of the two",
+            holds=lambda engine: (
+                engine.speculative_decoding is None
+                or not engine.speculative_decoding.schedule
+                or engine.parallelism is None
+                or engine.parallelism.data == 1
+            ),
+        ),
+        Rule(
+            "batching.maxNumBatchedTokens",
+            cel="!has(self.maxModelLen) || !has(self.batching) || "
+            "!has(self.batching.maxNumBatchedTokens) || !has(self.batching.chunkedPrefill) || "
+            "self.batching.chunkedPrefill || "
+            "self.batching.maxNumBatchedTokens >= self.maxModelLen",
+            message="must be at least engine.maxModelLen when chunkedPrefill is false: raise it, "
+            "lower maxModelLen or remove chunkedPrefill",
+            holds=lambda engine: (
+                engine.max_model_len is None
+                or engine.batching is None
+                or engine.batching.max_num_batched_tokens is None
+                or engine.batching.chunked_prefill is not False
+                or engine.batching.max_num_batched_tokens >= engine.max_model_len
+            ),
+        ),
+        Rule(
+            "maxModelLen",
+            cel="has(self.maxModelLen) || !has(self.batching) || "
+            "!has(self.batching.maxNumBatchedTokens) || !has(self.batching.chunkedPrefill) || "
+            "self.batching.chunkedPrefill",
+            message="must be set, to at most batching.maxNumBatchedTokens, when chunkedPrefill is "
+            "false: whole prompts must fit a step, and the model may take longer ones",
+            holds=lambda engine: (
+                engine.max_model_len is not None
+                or engine.batching is None
+                or engine.batching.max_num_batched_tokens is None
+                or engine.batching.chunked_prefill is not False
+            ),
+        ),
+        Rule(
+            "batching.longPrefillTokenThreshold",
+            cel="!has(self.maxModelLen) || !has(self.batching) || "
+            "!has(self.batching.longPrefillTokenThreshold) || "
+            "self.batching.longPrefillTokenThreshold <= self.maxModelLen",
+            message="must be at most engine.maxModelLen: lower it",
+            holds=lambda engine: (
+                engine.max_model_len is None
+                or engine.batching is None
+                or engine.batching.long_prefill_token_threshold is None
+                or engine.batching.long_prefill_token_threshold <= engine.max_model_len
+            ),
+        ),
+    )

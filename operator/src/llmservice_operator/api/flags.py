@@ -1,0 +1,112 @@
+"""The engine flag that a field of the spec sets, named where the field is declared.
+
+`max_model_len: Annotated[int, EngineFlag("--max-model-len")] | None = None` is all that a plain
+field needs. The command line, the rules of spec.engine.extraArgs and docs/engine-flags.md follow
+from the declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from llmservice_operator.api.fields import Fields
+
+_PLAIN_TYPES: Final = (bool, int, str)
+
+
+@dataclass(frozen=True)
+class EngineFlag:
+    """The flag that the annotated field sets."""
+
+    name: str
+    """Full name, with its dashes."""
+    also: tuple[str, ...] = ()
+    """Further flags that set the same thing or parts of it; only the field may set them."""
+    words: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Value of the field -> the engine's word; a word that is not listed is its lower case."""
+    is_computed: bool = False
+    """True when the value is more than the field's own: desired/engine_args.py computes it."""
+
+
+@dataclass(frozen=True)
+class FlagField:
+    """A field of the spec that sets an engine flag."""
+
+    flag: EngineFlag
+    path: tuple[str, ...]
+    """Attributes that lead from the spec to the field, such as ("engine", "dtype")."""
+    name: str
+    """The same as a user writes it, without `spec.` before it."""
+    default: Any
+    """Value that stands for a field that is not set."""
+    has_words: bool
+    """Whether the field takes one of a few CamelCase words."""
+
+    def value(self, spec: Fields) -> str | int | bool | None:
+        """Return what the engine is given for the field alone; None when it is not set."""
+        place: Any = spec
+        for attribute in self.path:
+            place = getattr(place, attribute)
+            if place is None:
+                return None
+        if place == self.default:
+            return None
+        value: str | int | bool = place
+        if self.has_words:
+            return self.flag.words.get(str(value), str(value).lower())
+        return value
+
+
+def declared_flags(**parts: type[Fields]) -> tuple[FlagField, ...]:
+    """Return the fields of these parts of the spec that set a flag, in the order of declaration.
+
+    Raises TypeError for a flag that two fields declare, and for a field whose value cannot be
+    written as it is but is not declared as computed.
+    """
+    found: dict[str, FlagField] = {}
+    for part, model in parts.items():
+        for each in _flags_of(model, (part,), part):
+            for name in (each.flag.name, *each.flag.also):
+                if name in found:
+                    raise TypeError(
+                        f"spec.{each.name} and spec.{found[name].name} both declare {name}: "
+                        "only one field may set a flag"
+                    )
+                found[name] = each
+    return tuple(dict.fromkeys(found.values()))
+
+
+def _flags_of(model: type[Fields], path: tuple[str, ...], name: str) -> Iterator[FlagField]:
+    for attribute, info in model.model_fields.items():
+        its_path, its_name = (*path, attribute), f"{name}.{info.alias}"
+        plain, notes = _unwrapped(info)
+        for flag in notes:
+            if isinstance(flag, EngineFlag):
+                has_words = get_origin(plain) is Literal
+                if not (flag.is_computed or has_words or plain in _PLAIN_TYPES):
+                    raise TypeError(
+                        f"spec.{its_name} sets {flag.name}, but a {plain} cannot be written on a "
+                        "command line: declare the flag with is_computed=True and compute its "
+                        "value in desired/engine_args.py"
+                    )
+                yield FlagField(flag, its_path, its_name, info.default, has_words)
+        if isinstance(plain, type) and issubclass(plain, Fields):
+            yield from _flags_of(plain, its_path, its_name)
+
+
+def _unwrapped(info: FieldInfo) -> tuple[Any, list[Any]]:
+    """Return a field's type without None, and everything that annotates it."""
+    plain, notes = info.annotation, list(info.metadata)
+    while True:
+        if get_origin(plain) is Annotated:
+            plain, *more = get_args(plain)
+            notes += more
+        elif NoneType in get_args(plain):
+            (plain,) = (each for each in get_args(plain) if each is not NoneType)
+        else:
+            return plain, notes
