@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -10,11 +10,18 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 
 from llmservice_operator import names
-from llmservice_operator.api.conditions import Condition, ConditionStatus, ConditionType, Verdict
+from llmservice_operator.api.conditions import (
+    MESSAGE_LIMIT,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    Verdict,
+)
 from llmservice_operator.api.reason_facts import Subject
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
+from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT, build_notices
 from llmservice_operator.desired.pin import EnginePin
 from llmservice_operator.desired.rollout import decide_rollout
 from llmservice_operator.errors import InvalidSpec
@@ -50,7 +57,8 @@ class StatusUpdate:
     status: dict[str, Any]
     """The whole status, to apply on the status subresource when it differs from the live one."""
     events: tuple[Event, ...]
-    """Of Ready and the conditions of the load that changed their status or reason."""
+    """About each condition of Ready and the load that changed its status or reason, and about each
+    argument that works but has a field now."""
     look_again_seconds: float | None = None
     """When time alone may change what there is to do; None when only an event can."""
 
@@ -71,9 +79,10 @@ def build_status(
     scaling = build_load_status(service, view or LoadView(), seen, desired, now)
     rollout = decide_rollout(service, seen, now)
     is_in_place = rollout.status is not None and not seen.is_rolled_out
+    notices = build_notices(service.spec)
     verdicts = (
         _ready(service, seen, failure, is_in_place=is_in_place),
-        _progressing(seen, desired, failure, is_in_place=is_in_place),
+        _with_notices(_progressing(seen, desired, failure, is_in_place=is_in_place), notices),
         _available(service, seen),
         _model_ready(service, seen, failure, is_in_place=is_in_place),
         *scaling.verdicts,
@@ -104,7 +113,12 @@ def build_status(
         autoscaling=scaling.autoscaling,
         slo=scaling.slo,
     )
-    return replace(_update(service.status, status), look_again_seconds=rollout.look_again_seconds)
+    update = _update(service.status, status)
+    return replace(
+        update,
+        events=(*update.events, *_notice_events(service.status, notices)),
+        look_again_seconds=rollout.look_again_seconds,
+    )
 
 
 def build_status_of_unreadable(
@@ -196,6 +210,23 @@ def _progressing(
     if is_in_place:
         return Verdict(kind, "True", Reason.ROLLOUT_IN_PLACE, _in_place(seen, desired))
     return Verdict(kind, "True", Reason.ROLLOUT_IN_PROGRESS, message)
+
+
+def _with_notices(verdict: Verdict, notices: tuple[str, ...]) -> Verdict:
+    """Return the verdict with the notices at its end, which a long message does not push out."""
+    if not notices:
+        return verdict
+    noted = f". {' '.join(notices)}"
+    message = verdict.message.rstrip(".")[: MESSAGE_LIMIT - len(noted)]
+    return replace(verdict, message=f"{message}{noted}")
+
+
+def _notice_events(previous: LLMServiceStatus, notices: tuple[str, ...]) -> Iterator[Event]:
+    """Return an Event for each notice that the status does not hold yet."""
+    before = previous.condition(ConditionType.PROGRESSING)
+    for notice in notices:
+        if before is None or notice not in before.message:
+            yield Event("Warning", DEPRECATED_ARGUMENT, notice)
 
 
 def _in_place(seen: Observation, desired: int) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
 from pydantic import Field
 
 from llmservice_operator.api.engine_fields import EngineFields
 from llmservice_operator.api.fields import ValueRule, matches
-from llmservice_operator.api.flags import declared_flags
+from llmservice_operator.api.flags import FlagField, declared_flags
 from llmservice_operator.api.model import Model
 
 FLAG_FIELDS: Final = declared_flags(model=Model, engine=EngineFields)
@@ -68,7 +68,22 @@ def is_refused(flag: str) -> bool:
     Told by the form of the name, so that a flag of a coming version is refused before anybody
     knows it.
     """
-    return flag not in FLAGS_WITH_A_FIELD and _REFUSED_FORM.fullmatch(flag) is not None
+    return flag not in FLAGS_WITH_A_FIELD and has_refused_form(flag)
+
+
+def has_refused_form(flag: str) -> bool:
+    """Return whether the form of the name alone keeps the flag out of extraArgs."""
+    return _REFUSED_FORM.fullmatch(flag) is not None
+
+
+def field_rules(fields: Iterable[FlagField]) -> tuple[ValueRule, ...]:
+    """Return the rules that leave the flags of these fields to the fields."""
+    return tuple(
+        _has_field(flag, field.name)
+        for field in fields
+        for flag in (field.flag.name, *field.flag.also)
+        if flag != field.flag.name or not field.flag.accepted_in_extra_args
+    )
 
 
 def _has_field(flag: str, field: str) -> ValueRule:
@@ -87,7 +102,7 @@ ExtraArg = Annotated[
         "must be --flag=value in printable ASCII, the flag's full name in lower case with dashes, "
         "such as --block-size=32; a switch is --enforce-eager=true",
     ),
-    *(_has_field(flag, field) for flag, field in FLAGS_WITH_A_FIELD.items()),
+    *field_rules(FLAG_FIELDS),
     ValueRule(
         cel=f"self.matches('^--({_HARMLESS})=') || !self.matches('^--({_NAMES})=')",
         message=IS_REFUSED,

@@ -31,6 +31,9 @@ class EngineFlag:
     """Value of the field -> the engine's word; a word that is not listed is its lower case."""
     is_computed: bool = False
     """True when the value is more than the field's own: desired/engine_args.py computes it."""
+    accepted_in_extra_args: bool = False
+    """True for a flag that extraArgs took before it got a field: stored services may have it there,
+    so it goes on working."""
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,24 @@ class FlagField:
     has_words: bool
     """Whether the field takes one of a few CamelCase words."""
 
+    def is_set(self, spec: Fields) -> bool:
+        """Return whether the spec has a value here that is not the default of the schema."""
+        return self._stored(spec) is not None
+
     def value(self, spec: Fields) -> str | int | bool | None:
         """Return what the engine is given for the field alone; None when it is not set."""
+        value: str | int | bool | None = self._stored(spec)
+        if self.has_words and value is not None:
+            return self.flag.words.get(str(value), str(value).lower())
+        return value
+
+    def _stored(self, spec: Fields) -> Any:
         place: Any = spec
         for attribute in self.path:
             place = getattr(place, attribute)
             if place is None:
                 return None
-        if place == self.default:
-            return None
-        value: str | int | bool = place
-        if self.has_words:
-            return self.flag.words.get(str(value), str(value).lower())
-        return value
+        return None if place == self.default else place
 
 
 def declared_flags(**parts: type[Fields]) -> tuple[FlagField, ...]:

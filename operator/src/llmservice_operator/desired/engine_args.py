@@ -11,6 +11,7 @@ from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.flags import FlagField
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import EngineFlags
+from llmservice_operator.desired.extra_args import ExtraFlag, read_extra_args
 from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_operator.desired.speculation import build_speculative_config
 from llmservice_operator.desired.step_tokens import derived_step_tokens
@@ -24,18 +25,20 @@ Value = str | int | bool | None
 def build_engine_args(service: LLMService, version: str) -> list[str]:
     """Return the arguments for an engine of this vLLM version.
 
-    Raises InvalidSpec for a version that is not known, and for a field or an extra argument that
-    the version does not have.
+    Raises InvalidSpec for a version that is not known, for a field or an extra argument that the
+    version does not have, and for an extra argument that differs from the field of the same flag.
     """
     flags = EngineFlags.of(version)
-    engine = service.spec.engine
+    spec, engine = service.spec, service.spec.engine
+    extra = read_extra_args(spec)
+    by_extra_args = {each.flag for each in extra if not each.is_left_to_the_field(spec)}
     args = [
         arg
         for field in FLAG_FIELDS
-        if (value := _value(field, service)) is not None
-        for arg in flags.write(field.flag.name, value, f"spec.{field.name}")
+        if field.flag.name not in by_extra_args
+        for arg in _write(field, service, flags)
     ]
-    args.extend(_extra_args(engine.extra_args, flags))
+    args.extend(_extra_args(extra, service, flags))
     # The kubelet puts a variable, a token perhaps, in place of $(NAME), and $ in place of $$.
     args = [arg.replace("$", "$$") for arg in args]
     if engine.chat_template is not None and engine.chat_template.inline is None:
@@ -44,10 +47,28 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
     return args + _served_names(service)
 
 
-def _value(field: FlagField, service: LLMService) -> Value:
-    if field.flag.is_computed:
-        return COMPUTED[field.flag.name](service)
-    return field.value(service.spec)
+def _write(field: FlagField, service: LLMService, flags: EngineFlags) -> list[str]:
+    flag = field.flag
+    value = COMPUTED[flag.name](service) if flag.is_computed else field.value(service.spec)
+    return [] if value is None else flags.write(flag.name, value, f"spec.{field.name}")
+
+
+def _extra_args(
+    extra: Iterable[ExtraFlag], service: LLMService, flags: EngineFlags
+) -> Iterator[str]:
+    seen: set[str] = set()
+    for each in extra:
+        written = flags.write_extra(each.flag, each.value, each.place)
+        if each.flag in seen:
+            raise InvalidSpec(f"{each.flag} is given twice: remove one of the two", each.place)
+        seen.add(each.flag)
+        if each.field is None or not each.is_left_to_the_field(service.spec):
+            yield from written
+        elif written != _write(each.field, service, flags):
+            raise InvalidSpec(
+                f"differs from {each.place}, {each.flag}={each.value}: remove that argument",
+                f"spec.{each.field.name}",
+            )
 
 
 def _served_name(service: LLMService) -> Value:
@@ -126,14 +147,3 @@ def check_flags(fields: Iterable[FlagField], computed: Iterable[str]) -> None:
 
 
 check_flags(FLAG_FIELDS, COMPUTED)
-
-
-def _extra_args(given: tuple[str, ...], flags: EngineFlags) -> Iterator[str]:
-    seen: set[str] = set()
-    for index, arg in enumerate(given):
-        field = f"spec.engine.extraArgs[{index}]"
-        flag, _, value = arg.partition("=")
-        yield from flags.write_extra(flag, value, field)
-        if flag in seen:
-            raise InvalidSpec(f"{flag} is given twice: remove one of the two", field)
-        seen.add(flag)

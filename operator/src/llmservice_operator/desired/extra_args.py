@@ -1,0 +1,56 @@
+"""spec.engine.extraArgs: the flags that it sets, and those among them that have got a field since.
+
+A flag that gets a field goes on working in extraArgs, because a stored service may have it there.
+It stays where it stands on the command line, so that no pod is replaced for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from llmservice_operator.api.extra_args import FLAG_FIELDS
+from llmservice_operator.api.flags import FlagField
+from llmservice_operator.api.spec import LLMServiceSpec
+
+DEPRECATED_ARGUMENT: Final = "DeprecatedArgument"
+"""Reason of the Event about an argument whose flag has a field now."""
+
+
+@dataclass(frozen=True)
+class ExtraFlag:
+    """One item of extraArgs."""
+
+    flag: str
+    value: str
+    place: str
+    """Where it stands, such as spec.engine.extraArgs[0]."""
+    field: FlagField | None
+    """The field that sets the same flag."""
+
+    def is_left_to_the_field(self, spec: LLMServiceSpec) -> bool:
+        """Return whether the field is set too, so that it decides what the engine is given."""
+        return self.field is not None and self.field.is_set(spec)
+
+
+def read_extra_args(spec: LLMServiceSpec) -> list[ExtraFlag]:
+    """Return the items of extraArgs, each with the field that sets the same flag."""
+    by_flag = {field.flag.name: field for field in FLAG_FIELDS}
+    found = []
+    for index, arg in enumerate(spec.engine.extra_args):
+        flag, _, value = arg.partition("=")
+        place = f"spec.engine.extraArgs[{index}]"
+        found.append(ExtraFlag(flag, value, place, by_flag.get(flag)))
+    return found
+
+
+def build_notices(spec: LLMServiceSpec) -> tuple[str, ...]:
+    """Return a sentence or two about each item whose flag has a field: what to set instead."""
+    return tuple(
+        f"{each.place}: {each.flag} has a field, which is set: remove the argument."
+        if each.is_left_to_the_field(spec)
+        else f"{each.place}: {each.flag} has a field now: set spec.{each.field.name} instead. "
+        "The argument still works; the change may replace the pods."
+        for each in read_extra_args(spec)
+        if each.field is not None
+    )
