@@ -43,7 +43,7 @@ def cpu_service(name: str, uri: str) -> Object:
         "spec": {
             "model": {"uri": uri},
             "accelerator": {"type": "cpu"},
-            "engine": {"dtype": "float32", "maxModelLen": 512},
+            "engine": {"dtype": "Float32", "maxModelLen": 512},
             "resources": {"requests": {"cpu": "200m", "memory": "1Gi"}},
         },
     }

@@ -79,7 +79,7 @@ def served(
         "accelerator": {"type": "cpu"},
         "engine": {
             "image": "with/arctic-inference:1",
-            "dtype": "float32",
+            "dtype": "Float32",
             "maxModelLen": 512,
             "extraArgs": list(HEADROOM),
             **engine,

@@ -56,7 +56,7 @@ COMPILED = {
                 "parallelism": {"expert": True, "data": 2, "pipeline": 3, "tensor": 4},
                 "gpuMemoryUtilizationPercent": 5,
                 "quantization": "fp8",
-                "dtype": "bfloat16",
+                "dtype": "BFloat16",
                 "maxModelLen": 100,
             },
         },
@@ -86,6 +86,10 @@ COMPILED = {
             HARMLESS_ARG,
             "--block-size=16",
         ],
+    ),
+    "a number format in its earlier spelling": (
+        {**CPU, "engine": {"dtype": "bfloat16"}},
+        ["--model=org/model", "--served-model-name=qwen", "--dtype=bfloat16"],
     ),
     "what is off is said to be off": (
         {

@@ -390,7 +390,7 @@ REFUSED = {
     ),
     "unknown number format": (
         {"engine": {"dtype": "fp4"}},
-        "spec.engine.dtype: should be 'auto', 'bfloat16', 'float16' or 'float32', not 'fp4'",
+        "spec.engine.dtype: should be 'Auto', 'BFloat16', 'Float16' or 'Float32', not 'fp4'",
     ),
     "short flag": (arg("-tp=2"), f"spec.engine.extraArgs[0]: {FLAG_FORM}"),
     "flag with an underscore": (

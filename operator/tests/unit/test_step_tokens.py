@@ -35,6 +35,13 @@ def test_a_quicker_objective_or_a_slower_gpu_makes_the_step_smaller() -> None:
     assert tokens(accelerator={"class": "NVIDIA-H100-80GB-HBM3"}) == 1600
 
 
+@pytest.mark.parametrize("dtype", ["Float32", "float32"])
+def test_weights_in_full_precision_make_the_step_smaller_however_they_are_spelled(
+    dtype: str,
+) -> None:
+    assert tokens(engine={"dtype": dtype}) == 1408
+
+
 def test_the_objective_that_autoscaling_brings_counts_and_one_switched_off_does_not() -> None:
     assert tokens(slo=None, autoscaling={"maxReplicas": 2}) == 1600
     assert tokens(slo=None) is None

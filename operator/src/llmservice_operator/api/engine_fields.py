@@ -6,9 +6,9 @@ order in which the fields stand here: to move a field restarts every service tha
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, JsonValue, WithJsonSchema
 
 from llmservice_operator.api.accelerator import Parallelism
 from llmservice_operator.api.batching import Batching, PrefixCaching
@@ -27,6 +27,21 @@ from llmservice_operator.api.references import ImagePullSecret
 from llmservice_operator.api.speculation import SpeculativeDecoding
 
 _GIBIBYTE = 1024**3
+
+_DtypeWord = Literal["Auto", "BFloat16", "Float16", "Float32"]
+_BY_EARLIER_SPELLING: Final = {word.lower(): word for word in get_args(_DtypeWord)}
+
+
+def _in_camel_case(value: JsonValue) -> JsonValue:
+    return _BY_EARLIER_SPELLING.get(value, value) if isinstance(value, str) else value
+
+
+Dtype = Annotated[
+    _DtypeWord,
+    BeforeValidator(_in_camel_case),
+    WithJsonSchema({"type": "string", "enum": [*get_args(_DtypeWord), *_BY_EARLIER_SPELLING]}),
+]
+"""Spelled like kvCache.dtype. A stored service may have the engine's own words, in lower case."""
 
 
 class KvCacheOffload(Fields):
@@ -101,10 +116,9 @@ class EngineFields(Fields):
     ) = None
     """Longest request, prompt and answer together, in tokens. Default: what the model was made
     for."""
-    dtype: (
-        Annotated[Literal["auto", "bfloat16", "float16", "float32"], EngineFlag("--dtype")] | None
-    ) = None
-    """Number format of weights and activations. Default: auto, the format the weights are in."""
+    dtype: Annotated[Dtype, EngineFlag("--dtype")] | None = None
+    """Number format of weights and activations. The earlier spellings in lower case are still read.
+    Default: Auto, the format of the weights."""
     quantization: Annotated[Quantization, EngineFlag("--quantization")] | None = None
     """How weights are quantized, by the engine's own name, such as fp8, awq or compressed-tensors.
     Default: what the model's own configuration says."""

@@ -75,4 +75,4 @@ def _parameters(uri: str) -> float | None:
 def _bytes_per_parameter(engine: Engine) -> float:
     if engine.quantization in _BYTES:
         return _BYTES[engine.quantization]
-    return _FULL_PRECISION_BYTES if engine.dtype == "float32" else _HALF_PRECISION_BYTES
+    return _FULL_PRECISION_BYTES if engine.dtype == "Float32" else _HALF_PRECISION_BYTES
