@@ -6,7 +6,7 @@ from llmservice_operator.scaling.assess import (
     TARGET_PERCENT,
     Assessment,
     ScalingState,
-    observe,
+    assess,
 )
 from llmservice_operator.scaling.hpa import Behavior, Bounds, HpaState, decide
 from llmservice_operator.scaling.recommend import behavior_for
@@ -61,7 +61,7 @@ class Ours:
                 StepModelFit(view.workload.hardware.prior.scaled(self.prior_factor))
             )
         reports = tuple(_report(view, pod) for pod in view.pods)
-        self.state, self.assessment = observe(state, Scrape(view.now, reports, view.held), SLO)
+        self.state, self.assessment = assess(state, Scrape(view.now, reports), SLO)
         seen = self.assessment
         self.demands.append(
             (view.now, seen.demand_percent, seen.capacity_factor, seen.scale_down_window_seconds)

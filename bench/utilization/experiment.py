@@ -16,7 +16,7 @@ from llmservice_operator.scaling.capacity import (
 )
 from llmservice_operator.scaling.hardware import CPU
 from llmservice_operator.scaling.ledger import Tick
-from llmservice_operator.scaling.signals import Counters
+from llmservice_operator.scaling.signals import Counters, Tally
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit, prior_step_model
 from llmservice_operator.scaling.traffic import TrafficMemory
 from serving.servers import Server
@@ -296,12 +296,4 @@ def effective_utilization(
         raise RuntimeError("too few requests were finished to know the mix: measure for longer")
     capacity = sustainable_rate(mix, model, limits, slo)
     price = price_of(mix, model, traffic.computed_share, capacity)
-    done = level.done
-    return price.served(
-        Tick(
-            level.seconds,
-            level.seconds,
-            prompt_tokens_computed=done.prompt_tokens_computed,
-            generated_tokens=done.generated_tokens,
-        )
-    )
+    return price.served(Tick(level.seconds, level.seconds, Tally.of(level.done)))

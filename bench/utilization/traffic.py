@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from llmservice_operator.engine_metrics import parse_snapshot
+from llmservice_operator.engine_metrics import UsageReport
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.signals import Counters, Snapshot
 from serving.servers import SERVED_NAME, Server
@@ -129,7 +129,7 @@ def _is_idle(snapshot: Snapshot) -> bool:
 async def read_snapshot(session: aiohttp.ClientSession, server: Server) -> Snapshot:
     """Ask the management port once, and read the answer as the metrics server does."""
     async with session.get(f"{server.management_url}/autoscale") as response:
-        return parse_snapshot(await response.read(), time.time())
+        return UsageReport.model_validate_json(await response.read()).snapshot(time.time())
 
 
 async def _send(

@@ -56,7 +56,6 @@ class Engine:
             "counters": {**told, "steps": {"moments": steps}},
             "running": 10,
             "waiting": self.waiting,
-            "waitingForCapacity": 0,
             "kvTokens": 42_000.0,
             "kvCapacityTokens": 420_000,
             "maxSequences": 256,

@@ -4,16 +4,15 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from llmservice_operator.scaling.assess import Assessment, ScalingState, observe
+from llmservice_operator.api.calibration import LENGTH_BUCKETS
+from llmservice_operator.scaling.assess import Assessment, ScalingState, assess
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.signals import (
-    LENGTH_BUCKETS,
     Counters,
     ReplicaReport,
     Scrape,
     Snapshot,
     StepSums,
-    bucket_of,
 )
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 
@@ -32,6 +31,11 @@ def step_sums(steps: Iterable[tuple[float, float, float]], model: StepModel = TR
         products = [terms[i] * terms[j] for i in range(5) for j in range(i, 5)]
         total = [a + b for a, b in zip(total, products, strict=True)]
     return StepSums(tuple(total))
+
+
+def bucket_of(tokens: int) -> int:
+    """The histogram bucket of a length of this many tokens."""
+    return min((max(tokens, 1) - 1).bit_length(), LENGTH_BUCKETS - 1)
 
 
 def histogram(tokens: int, count: float) -> tuple[float, ...]:
@@ -134,7 +138,6 @@ class Service:
         met: float = 1.0,
         served: float | None = None,
         silent: frozenset[str] = frozenset(),
-        held: int = 0,
     ) -> Assessment:
         """Serve this rate, all servers together, and return the last assessment."""
         for _ in range(int(seconds / TICK)):
@@ -145,16 +148,16 @@ class Service:
                 counters = load(rate / len(ready), TICK, met=met, served=done)
                 decoded = self.tokens_per_step * counters.steps.sequences
                 server.serve(replace(counters, decoded_tokens=decoded))
-            self.look(silent=silent, held=held)
+            self.look(silent=silent)
         assert self.last is not None
         return self.last
 
-    def look(self, *, silent: frozenset[str] = frozenset(), held: int = 0) -> float:
+    def look(self, *, silent: frozenset[str] = frozenset()) -> float:
         """Scrape once, with what the servers have done by now; the demand, NaN if unknown."""
         reports = tuple(
             server.report(self.now, is_heard=server.name not in silent) for server in self.servers
         )
-        self.state, self.last = observe(self.state, Scrape(self.now, reports, held), self.slo)
+        self.state, self.last = assess(self.state, Scrape(self.now, reports), self.slo)
         percent = self.last.demand_percent
         return math.nan if percent is None else percent
 

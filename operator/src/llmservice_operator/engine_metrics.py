@@ -1,25 +1,21 @@
-"""Asks model servers on their management port what they do: the only module that scrapes pods."""
+"""Client of the model servers' management port: the only module that scrapes pods."""
 
+import dataclasses
 import ipaddress
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import aiohttp
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator, ValidationError, create_model
 
 from llmservice_operator import names
 from llmservice_operator.api.fields import Fields
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
-from llmservice_operator.scaling.signals import (
-    LENGTH_BUCKETS,
-    STEP_MOMENTS,
-    Counters,
-    Snapshot,
-    StepSums,
-)
+from llmservice_operator.scaling.signals import Counters, Snapshot, StepSums
+from llmservice_operator.scaling.sums import Sums
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +26,6 @@ LONGEST_ANSWER = 64 * 1024
 """Bytes. The pod is somebody else's program and must not fill our memory."""
 
 Amount = Annotated[float, Field(ge=0)]
-Lengths = Annotated[tuple[Amount, ...], Field(min_length=LENGTH_BUCKETS, max_length=LENGTH_BUCKETS)]
 Delays = Annotated[
     tuple[Amount, ...], Field(min_length=LATENCY_BUCKETS, max_length=LATENCY_BUCKETS)
 ]
@@ -42,35 +37,43 @@ class _Answer(Fields):
     model_config = ConfigDict(allow_inf_nan=False)
 
 
-class _Steps(_Answer):
-    moments: Annotated[tuple[Amount, ...], Field(min_length=STEP_MOMENTS, max_length=STEP_MOMENTS)]
+_AnswerT = TypeVar("_AnswerT", bound=_Answer)
 
 
-class _Counters(_Answer):
-    arrivals: Amount
-    prompt_tokens_arrived: Amount
-    prompt_tokens_computed: Amount
-    prompt_tokens_cached: Amount
-    generated_tokens: Amount
-    decoded_tokens: Amount = 0.0
-    finished: Amount
-    judged: Amount
-    ttft_met: Amount
-    itl_met: Amount
-    slo_met: Amount
-    prompt_lengths: Lengths
-    answer_lengths: Lengths
-    answer_tokens: Amount
-    steps: _Steps
+class _Delays(_Answer):
+    """Histograms that stand among the counters; a server before them sends neither."""
+
     ttft_milliseconds: Delays | None = None
     itl_milliseconds: Delays | None = None
 
 
-class _Report(_Answer):
+def _model(declared: type[Sums], base: type[_AnswerT]) -> type[_AnswerT]:
+    """Return the model that reads every field of a dataclass of sums, besides those of `base`."""
+    fields: dict[str, Any] = {
+        each.name: (_json_type(each), each.default if each.metadata.get("is_optional") else ...)
+        for each in dataclasses.fields(declared)  # type: ignore[arg-type]
+    }
+    return create_model(f"_{declared.__name__}", __base__=base, **fields)
+
+
+def _json_type(field: dataclasses.Field[Any]) -> Any:
+    """Return what the body holds for a field: an amount, as many as there are, or an object."""
+    if field.type is StepSums:
+        return _model(StepSums, _Answer)
+    if isinstance(field.default, tuple):
+        length = len(field.default)
+        return Annotated[tuple[Amount, ...], Field(min_length=length, max_length=length)]
+    return Amount
+
+
+_COUNTERS = _model(Counters, _Delays)
+
+
+class UsageReport(_Answer):
     """The body of `GET /autoscale`."""
 
     started: Amount
-    counters: _Counters
+    counters: Annotated[_Delays, PlainValidator(_COUNTERS.model_validate)]
     running: Annotated[int, Field(ge=0)]
     waiting: Annotated[int, Field(ge=0)]
     kv_tokens: Amount
@@ -80,6 +83,28 @@ class _Report(_Answer):
     engines: Annotated[int, Field(ge=1)] = 1
     phase: Annotated[str, Field(max_length=32)]
     gpu_duty_cycle_percent: Amount | None = None
+
+    def snapshot(self, now: float) -> Snapshot:
+        """Return what the scaling core takes, as of `now`."""
+        counted = self.counters.model_dump(exclude=set(_Delays.model_fields))
+        return Snapshot(
+            at=now,
+            started=self.started,
+            counters=Counters(**{**counted, "steps": StepSums(**counted["steps"])}),
+            running=self.running,
+            waiting=self.waiting,
+            kv_tokens=self.kv_tokens,
+            kv_capacity_tokens=self.kv_capacity_tokens,
+            max_sequences=self.max_sequences,
+            max_step_tokens=self.max_step_tokens,
+            engines=self.engines,
+        )
+
+    @property
+    def latencies(self) -> Latencies | None:
+        """Return both histograms; None from a server that does not report them."""
+        ttft, itl = self.counters.ttft_milliseconds, self.counters.itl_milliseconds
+        return Latencies(ttft, itl) if ttft and itl else None
 
 
 class _Download(_Answer):
@@ -97,13 +122,13 @@ class _Probe(_Answer):
 
 @dataclass(frozen=True)
 class EngineAnswer:
-    """What one model server told."""
+    """The answer of one model server."""
 
     phase: str
     elapsed_seconds: float
     snapshot: Snapshot
     latencies: Latencies | None = None
-    """Cumulative; None from a server that does not tell them."""
+    """Cumulative; None from a server that does not report them."""
     gpu_duty_cycle_percent: float | None = None
     downloaded_bytes: int | None = None
     total_bytes: int | None = None
@@ -123,12 +148,12 @@ class EngineMetrics:
         await self._session.close()
 
     async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None:
-        """Ask the model server at this address; None when it does not answer, or not as one does.
+        """Ask the model server at this address; None without an answer that can be read.
 
-        One that is not ready is also asked how far it has come.
+        A server that is not ready is also asked for the progress of its start.
         """
         try:
-            report = _Report.model_validate_json(await self._get(address, "/autoscale"))
+            report = UsageReport.model_validate_json(await self._get(address, "/autoscale"))
             probe = None
             if not is_ready:
                 probe = _Probe.model_validate_json(
@@ -139,16 +164,11 @@ class EngineMetrics:
             return None
         now = self._now()
         download = probe.download if probe else None
-        counters = report.counters
         return EngineAnswer(
             phase=probe.phase if probe else report.phase,
             elapsed_seconds=probe.elapsed_seconds if probe else max(0.0, now - report.started),
-            snapshot=_snapshot(report, now),
-            latencies=(
-                Latencies(counters.ttft_milliseconds, counters.itl_milliseconds)
-                if counters.ttft_milliseconds and counters.itl_milliseconds
-                else None
-            ),
+            snapshot=report.snapshot(now),
+            latencies=report.latencies,
             gpu_duty_cycle_percent=report.gpu_duty_cycle_percent,
             downloaded_bytes=download.bytes_done if download else None,
             total_bytes=download.bytes_total if download else None,
@@ -165,24 +185,3 @@ class EngineMetrics:
                 if len(body) > LONGEST_ANSWER:
                     raise aiohttp.ClientPayloadError(f"{path} is longer than {LONGEST_ANSWER}")
         return body
-
-
-def parse_snapshot(body: bytes, now: float) -> Snapshot:
-    """Return what an answer to `GET /autoscale` says; raises ValidationError where it is none."""
-    return _snapshot(_Report.model_validate_json(body), now)
-
-
-def _snapshot(report: _Report, now: float) -> Snapshot:
-    counted = report.counters.model_dump(exclude={"steps", "ttft_milliseconds", "itl_milliseconds"})
-    return Snapshot(
-        at=now,
-        started=report.started,
-        counters=Counters(**counted, steps=StepSums(report.counters.steps.moments)),
-        running=report.running,
-        waiting=report.waiting,
-        kv_tokens=report.kv_tokens,
-        kv_capacity_tokens=report.kv_capacity_tokens,
-        max_sequences=report.max_sequences,
-        max_step_tokens=report.max_step_tokens,
-        engines=report.engines,
-    )

@@ -32,13 +32,16 @@ from llmservice_operator.api.status import (
 from llmservice_operator.desired.provider import ProviderPlan, total_load
 from llmservice_operator.desired.step_tokens import largest_step
 from llmservice_operator.observe import Observation
+from llmservice_operator.scaling.assess import Missing
 from llmservice_operator.scaling.hpa import Decision
 from llmservice_operator.scaling.step_model import StepModel
 
 STEADY_POINTS: Final = 5
 DECISIONS_KEPT: Final = 10
 
-_BEFORE_THE_LOAD: Final = frozenset({"Starting", "NoReadyReplica", "NoTrafficYet"})
+_BEFORE_THE_LOAD: Final = frozenset(
+    {Missing.STARTING, Missing.NO_READY_REPLICA, Missing.NO_TRAFFIC_YET}
+)
 """Why a report has no demand although nothing is wrong."""
 
 COLD_STARTS_TO_WAIT: Final = 3
@@ -157,7 +160,7 @@ def _decisions(
     view: LoadView,
     now: datetime,
 ) -> tuple[ScalingDecision, ...]:
-    unit = "" if autoscaling.metric is ScalingMetric.REQUESTS_WAITING else " %"
+    unit = f" {autoscaling.metric.unit}".rstrip()
     load = "unknown" if total is None else f"{total:.0f}{unit}"
     reason = f"{autoscaling.metric} {load}, {autoscaling.target}{unit} for each replica"
     if view.decision is not None:

@@ -17,7 +17,13 @@ HANDOVER_FIELD_MANAGER: Final = f"{FIELD_MANAGER}-handover"
 """Owns a Deployment's spec.replicas from the moment autoscaling is switched on, so that the number
 outlives our own manifest without it, and when the operator itself scales."""
 
+METRICS_SERVER_FIELD_MANAGER: Final = "llmservice-metrics-server"
+"""Owns status.autoscaling.calibration and nothing else; the operator never sends that field."""
+
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+PART_OF_LABEL: Final = "app.kubernetes.io/part-of"
+PART_OF: Final = "llmservice"
+"""Value of the part-of label on what belongs to the release and to no LLMService."""
 SERVICE_LABEL: Final = f"{api.GROUP}/name"
 """Carries the LLMService's name on every child and pod; the Deployment's (immutable) selector."""
 
@@ -71,13 +77,15 @@ HUB_ENDPOINT_ENV: Final = "HF_ENDPOINT"
 HUB_TOKEN_ENV: Final = "HF_TOKEN"
 SHARED_CACHE_DIRECTORY_ENV: Final = "LLMSERVICE_SHARED_CACHE_DIRECTORY"
 
-DEMAND_METRIC: Final = "llm_gpu_demand_percent"
-GPU_DUTY_CYCLE_METRIC: Final = "llm_gpu_duty_cycle_percent"
-KV_CACHE_METRIC: Final = "llm_kv_cache_usage_percent"
-REQUESTS_WAITING_METRIC: Final = "llm_requests_waiting"
-"""External metrics: each is the sum over the service's replicas, to be divided by a target."""
+EXTERNAL_METRICS_GROUP: Final = "external.metrics.k8s.io"
+EXTERNAL_METRICS_VERSION: Final = "v1beta1"
+EXTERNAL_METRICS_API: Final = f"{EXTERNAL_METRICS_VERSION}.{EXTERNAL_METRICS_GROUP}"
+"""Name of the APIService."""
 METRIC_SERVICE_LABEL: Final = "llmservice"
 """Label of every external metric and gauge whose value is the LLMService's name."""
+
+LOAD_REPORTS_PATH: Final = "/v1/scaling"
+"""Where the metrics server serves all load reports as JSON."""
 
 CACHE_VOLUME: Final = "cache"
 CACHE_PATH: Final = "/cache"
@@ -96,6 +104,11 @@ MODELS_PATH: Final = "/models"
 DRAFT_MODELS_VOLUME: Final = "draft-models"
 DRAFT_MODELS_PATH: Final = "/draft-models"
 """Where the claim of a pvc:// draft model is mounted, when it is another one."""
+
+
+def load_report_path(namespace: str, name: str) -> str:
+    """Return where the metrics server serves the load report of one LLMService."""
+    return f"{LOAD_REPORTS_PATH}/{namespace}/{name}"
 
 
 def deployment(service: LLMService) -> str:

@@ -6,16 +6,12 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.api.load_report import (
-    Calibration,
-    ExternalMetrics,
-    ReplicaLoad,
-)
+from llmservice_operator.api.calibration import Calibration
+from llmservice_operator.api.load_report import ExternalMetrics, ReplicaLoad
 from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, EVENTS, LLMSERVICES, PODS
-from llmservice_operator.metrics_server.report_builder import calibration_of
 from llmservice_operator.names import DELETION_COST_ANNOTATION
 from llmservice_operator.scaling.assess import ScalingState
-from llmservice_operator.scaling.checkpoint import checkpoint_of
+from llmservice_operator.scaling.calibration import calibration_of
 from llmservice_operator.scaling.step_model import StepModelFit
 from operator_support import (
     Api,
@@ -98,9 +94,9 @@ def an_hour_of_learning() -> Iterator[Calibration]:
     learning.state = ScalingState(StepModelFit(TRUTH.scaled(3)))
     for minutes in range(0, 60, 5):
         learning.run(300, rate=4 + minutes / 4, met=0.9 if minutes % 20 else 1.0)
-        learned = checkpoint_of(learning.state)
+        learned = calibration_of(learning.state)
         assert learned is not None
-        yield calibration_of(learned)
+        yield learned
 
 
 def until_reason(

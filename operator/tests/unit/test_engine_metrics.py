@@ -3,12 +3,15 @@
 import json
 import random
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmservice_operator.engine_metrics import EngineMetrics
+from llmservice_operator.engine_metrics import EngineMetrics, UsageReport
 from metrics_support import Engine
+
+RECORDED = Path(__file__).parent / "recorded"
 
 
 @pytest.fixture
@@ -96,3 +99,26 @@ async def test_silence_is_no_answer(engine: Engine, metrics: EngineMetrics) -> N
     engine.is_silent = True
     assert await metrics.ask(engine.address, is_ready=True) is None
     assert await metrics.ask("127.255.255.254", is_ready=True) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    sorted(RECORDED.glob("server_v*/autoscale_*.json")),
+    ids=lambda it: f"{it.parent.name} {it.stem}",
+)
+def test_what_a_released_server_reports_is_read_for_ever(body: Path) -> None:
+    recorded = json.loads(body.read_text())
+
+    report = UsageReport.model_validate_json(body.read_bytes())
+
+    snapshot = report.snapshot(now=recorded["started"] + 60)
+    counted = recorded["counters"]
+    assert snapshot.counters.arrivals == counted["arrivals"]
+    assert snapshot.counters.slo_met == counted["sloMet"]
+    assert snapshot.counters.prompt_lengths == tuple(counted["promptLengths"])
+    assert snapshot.counters.steps.moments == tuple(counted["steps"]["moments"])
+    assert (snapshot.running, snapshot.kv_tokens) == (recorded["running"], recorded["kvTokens"])
+    assert report.latencies is not None
+    assert report.latencies.itl == tuple(counted["itlMilliseconds"])
+    assert report.phase == recorded["phase"]
+    assert report.gpu_duty_cycle_percent == recorded["gpuDutyCyclePercent"]

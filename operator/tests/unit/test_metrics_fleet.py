@@ -1,4 +1,4 @@
-"""Rounds over services and pods on paper: reports, the learner and its follower."""
+"""Rounds over services and pods on paper: reports, the leader and its standby."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,7 +15,6 @@ from llmservice_operator.cluster import Key
 from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.metrics_server.fleet import Engines, Fleet, prior_of
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
-from llmservice_operator.metrics_server.report_builder import calibration_of
 from llmservice_operator.scaling import assess
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
 from llmservice_operator.scaling.step_model import StepModel
@@ -115,8 +114,8 @@ class BadConnection:
 class World:
     pods: Pods = field(default_factory=Pods)
     services: list[Manifest] = field(default_factory=lambda: [service()])
-    learner_is_late: bool = False
-    """Whether followers are told what the learner knew a tick ago."""
+    leader_is_late: bool = False
+    """Whether standbys get the reports of a tick ago."""
 
     def fleet(self, engines: Engines | None = None) -> Fleet:
         return Fleet(
@@ -126,21 +125,21 @@ class World:
             lambda: NAMESPACES_ONLY,
         )
 
-    async def run(self, seconds: float, rate: float, learner: Fleet, *followers: Fleet) -> None:
-        """Let time pass; the learner looks first, its followers at the same moment after it."""
+    async def run(self, seconds: float, rate: float, leader: Fleet, *standbys: Fleet) -> None:
+        """Let time pass; the leader makes a round first, then each standby for the same moment."""
 
-        async def told(at: float) -> Mapping[Key, LoadReport]:
+        async def reports_of_leader(at: float) -> Mapping[Key, LoadReport]:
             late = {
-                key: it.model_copy(update={"at": at - TICK}) for key, it in learner.reports.items()
+                key: it.model_copy(update={"at": at - TICK}) for key, it in leader.reports.items()
             }
-            return late if self.learner_is_late else learner.reports
+            return late if self.leader_is_late else leader.reports
 
         for _ in range(int(seconds / TICK)):
             self.pods.now += TICK
             self.pods.serve(rate)
-            await learner.round(self.pods.now)
-            for follower in followers:
-                await follower.round(self.pods.now, told)
+            await leader.round(self.pods.now)
+            for standby in standbys:
+                await standby.round(self.pods.now, reports_of_leader)
 
 
 @pytest.fixture
@@ -236,35 +235,35 @@ async def test_silent_replicas_are_named_and_most_of_them_make_the_load_unknown(
     assert "NetworkPolicy" in report.message
 
 
-async def test_a_follower_repeats_the_learner_even_where_it_heard_something_else(
+async def test_a_standby_repeats_the_leader_even_where_its_own_answers_differ(
     world: World,
 ) -> None:
     connection = BadConnection(world.pods)
-    learner, follower = world.fleet(), world.fleet(connection)
-    await world.run(120, 8, learner, follower)
+    leader, standby = world.fleet(), world.fleet(connection)
+    await world.run(120, 8, leader, standby)
 
     connection.silent = {"a"}
-    await world.run(90, 8, learner, follower)
-    assert follower.reports == learner.reports
+    await world.run(90, 8, leader, standby)
+    assert standby.reports == leader.reports
 
     connection.silent = {"a", "b"}
-    await world.run(30, 8, learner, follower)
-    assert follower.reports == learner.reports
+    await world.run(30, 8, leader, standby)
+    assert standby.reports == leader.reports
 
 
-async def test_a_follower_knows_what_a_learner_without_a_way_to_the_pods_does_not(
+async def test_a_standby_knows_what_a_leader_without_a_way_to_the_pods_does_not(
     world: World,
 ) -> None:
     connection = BadConnection(world.pods)
-    learner, follower = world.fleet(connection), world.fleet()
-    await world.run(120, 8, learner, follower)
-    before = follower.reports[KEY].demand_percent
+    leader, standby = world.fleet(connection), world.fleet()
+    await world.run(120, 8, leader, standby)
+    before = standby.reports[KEY].demand_percent
 
     connection.silent = {"a", "b"}
-    await world.run(60, 8, learner, follower)
+    await world.run(60, 8, leader, standby)
 
-    assert learner.reports[KEY].missing == "ReplicasMissing"
-    assert follower.reports[KEY].demand_percent == pytest.approx(before, rel=0.02)
+    assert leader.reports[KEY].missing == "ReplicasMissing"
+    assert standby.reports[KEY].demand_percent == pytest.approx(before, rel=0.02)
 
 
 async def test_who_asks_for_a_round_that_is_not_over_gets_its_reports_when_it_is(
@@ -283,40 +282,40 @@ async def test_who_asks_for_a_round_that_is_not_over_gets_its_reports_when_it_is
     assert (await fleet.reports_as_of(at - TICK))[KEY].at == at
 
 
-async def test_a_follower_of_a_late_learner_answers_by_what_that_has_learned(
+async def test_a_standby_of_a_late_leader_answers_by_what_that_has_learned(
     world: World,
 ) -> None:
-    world.learner_is_late = True
-    learner, follower = world.fleet(), world.fleet()
-    await world.run(300, 8, learner)
+    world.leader_is_late = True
+    leader, standby = world.fleet(), world.fleet()
+    await world.run(300, 8, leader)
     for rate in (8, 10, 12):
-        await world.run(90, rate, learner, follower)
+        await world.run(90, rate, leader, standby)
 
-        ours, theirs = learner.reports[KEY], follower.reports[KEY]
+        ours, theirs = leader.reports[KEY], standby.reports[KEY]
         assert ours.demand_percent is not None
         assert theirs.demand_percent == pytest.approx(ours.demand_percent, rel=0.02)
         assert theirs.capacity_factor == ours.capacity_factor
 
 
 @pytest.mark.parametrize("known_before", [0, 120])
-async def test_a_follower_that_did_not_hear_a_replica_answers_as_the_learner_does(
+async def test_a_standby_that_misses_a_replica_reports_as_the_leader_does(
     world: World, known_before: int
 ) -> None:
-    world.learner_is_late = True
+    world.leader_is_late = True
     connection = BadConnection(world.pods)
-    learner, follower = world.fleet(), world.fleet(connection)
-    await world.run(300, 20, learner)
-    await world.run(known_before, 20, learner, follower)
+    leader, standby = world.fleet(), world.fleet(connection)
+    await world.run(300, 20, leader)
+    await world.run(known_before, 20, leader, standby)
 
     connection.silent = {"b"}
-    await world.run(90, 20, learner, follower)
-    assert follower.reports[KEY].missing_replicas == 1
+    await world.run(90, 20, leader, standby)
+    assert standby.reports[KEY].missing_replicas == 1
 
     connection.silent.clear()
-    await world.run(TICK, 20, learner, follower)
+    await world.run(TICK, 20, leader, standby)
     for _ in range(12):
-        await world.run(TICK, 20, learner, follower)
-        ours, theirs = learner.reports[KEY], follower.reports[KEY]
+        await world.run(TICK, 20, leader, standby)
+        ours, theirs = leader.reports[KEY], standby.reports[KEY]
         assert ours.demand_percent is not None
         assert theirs.demand_percent == pytest.approx(ours.demand_percent, rel=0.02)
 
@@ -336,44 +335,44 @@ async def test_a_silent_replica_is_held_at_the_services_own_target(world: World)
     assert fleet.reports[KEY].demand_percent == pytest.approx(known / 2 + 50, rel=0.01)
 
 
-async def test_a_new_follower_lags_until_it_knows_what_the_learner_knows(world: World) -> None:
-    learner, together, later = world.fleet(), world.fleet(), world.fleet()
-    await world.run(30, 8, learner, together)
+async def test_a_new_standby_lags_until_it_knows_what_the_leader_knows(world: World) -> None:
+    leader, together, later = world.fleet(), world.fleet(), world.fleet()
+    await world.run(30, 8, leader, together)
     assert not together.lags
 
-    await world.run(60, 8, learner, together)
-    await world.run(55, 8, learner, later)
+    await world.run(60, 8, leader, together)
+    await world.run(55, 8, leader, later)
     assert later.lags
-    await world.run(10, 8, learner, later)
+    await world.run(10, 8, leader, later)
     assert not later.lags
 
 
-async def test_a_service_without_pods_holds_up_no_follower(world: World) -> None:
-    learner, follower = world.fleet(), world.fleet()
-    await world.run(120, 8, learner)
+async def test_a_service_without_pods_holds_up_no_standby(world: World) -> None:
+    leader, standby = world.fleet(), world.fleet()
+    await world.run(120, 8, leader)
     world.pods.servers.clear()
 
-    await world.run(30, 0, learner, follower)
+    await world.run(30, 0, leader, standby)
 
-    assert learner.reports[KEY].missing == "NoReadyReplica"
-    assert not follower.lags
+    assert leader.reports[KEY].missing == "NoReadyReplica"
+    assert not standby.lags
 
 
-async def test_a_follower_goes_on_alone_when_the_learner_is_gone(world: World) -> None:
-    learner, follower = world.fleet(), world.fleet()
-    await world.run(120, 8, learner, follower)
-    before = follower.reports[KEY].demand_percent
+async def test_a_standby_goes_on_alone_when_the_leader_is_gone(world: World) -> None:
+    leader, standby = world.fleet(), world.fleet()
+    await world.run(120, 8, leader, standby)
+    before = standby.reports[KEY].demand_percent
     assert before is not None
 
-    await world.run(60, 8, follower)
+    await world.run(60, 8, standby)
 
-    assert follower.reports[KEY].demand_percent == pytest.approx(before, rel=0.05)
+    assert standby.reports[KEY].demand_percent == pytest.approx(before, rel=0.05)
 
 
-async def test_a_new_process_begins_with_the_checkpoint_in_the_status(world: World) -> None:
+async def test_a_new_process_begins_with_the_calibration_in_the_status(world: World) -> None:
     first = world.fleet()
     await world.run(300, 8, first)
-    calibration = calibration_of(first.learned[KEY]).model_dump(by_alias=True, mode="json")
+    calibration = first.learned[KEY].model_dump(by_alias=True, mode="json")
     world.services = [service(autoscaling={"calibration": calibration})]
 
     second = world.fleet()
@@ -397,11 +396,11 @@ async def test_another_model_is_learned_anew_and_from_its_own_replicas_alone(
 ) -> None:
     fleet = world.fleet()
     await world.run(600, 8, fleet)
-    before = fleet.learned[KEY].step_model
+    before = fleet.learned[KEY].step_seconds
     world.services = [serving_other(model or world.services[0]["spec"]["model"]["uri"])]
     await world.run(TICK, 8, fleet)
     # Nothing is forgotten: the next pods may be as fast.
-    assert fleet.learned[KEY].step_model == pytest.approx(before, rel=0.2)
+    assert fleet.learned[KEY].step_seconds == pytest.approx(before, rel=0.2)
 
     for name in ("new-a", "new-b"):
         world.pods.add(name)
@@ -412,7 +411,7 @@ async def test_another_model_is_learned_anew_and_from_its_own_replicas_alone(
     await world.run(60 + 60, 8, fleet)
 
     now = load(4, TICK).steps
-    factor = StepModel(*fleet.learned[KEY].step_model).seconds_of(now) / now.seconds
+    factor = StepModel(*fleet.learned[KEY].step_seconds).seconds_of(now) / now.seconds
     assert (factor > 8) is learns_anew
 
 
@@ -453,12 +452,12 @@ async def test_one_service_with_senseless_numbers_does_not_silence_the_others(
     world.services.insert(0, other)
     fleet = world.fleet()
 
-    def observe(state: Any, scrape: Any, *aim: Any) -> Any:
+    def failing(state: Any, scrape: Any, *aim: Any) -> Any:
         if not scrape.replicas:
             raise ZeroDivisionError
-        return assess.observe(state, scrape, *aim)
+        return assess.assess(state, scrape, *aim)
 
-    monkeypatch.setattr("llmservice_operator.metrics_server.fleet.observe", observe)
+    monkeypatch.setattr("llmservice_operator.metrics_server.fleet.assess", failing)
     await fleet.round(START + TICK)
 
     assert fleet.reports.keys() == {KEY}

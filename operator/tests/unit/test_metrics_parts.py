@@ -1,8 +1,10 @@
-"""The APIService, checkpoints, gauges and the JSON port, each for itself."""
+"""The APIService, calibrations, gauges and the JSON port, each for itself."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
@@ -11,10 +13,15 @@ from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry, generate_latest
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.load_report import Calibration, LoadReport, ReplicaLoad
+from llmservice_operator.api.autoscaling import ScalingMetric
+from llmservice_operator.api.calibration import Calibration
+from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
-from llmservice_operator.metrics_server.checkpoints import Checkpoints, stored_checkpoint
+from llmservice_operator.metrics_server.calibration_store import (
+    CalibrationStore,
+    stored_calibration,
+)
 from llmservice_operator.metrics_server.gauges import ReportCollector
 from llmservice_operator.metrics_server.registration import (
     Endpoint,
@@ -22,8 +29,7 @@ from llmservice_operator.metrics_server.registration import (
     foreign_owner,
     is_ours,
 )
-from llmservice_operator.metrics_server.report_api import Learner, create_report_app
-from llmservice_operator.metrics_server.report_builder import calibration_of, checkpoint_from
+from llmservice_operator.metrics_server.report_api import LeaderClient, create_report_app
 
 CALIBRATION = Calibration(
     step_seconds=(6e-3, 3e-5, 2e-5, 5e-8),
@@ -36,8 +42,8 @@ CALIBRATION = Calibration(
     computed_share=0.5,
     kv_tokens_per_sequence=1200.0,
 )
-LEARNED = checkpoint_from(CALIBRATION)
 KEY = ("ml", "qwen")
+RECORDED = Path(__file__).parent / "recorded"
 ENDPOINT = Endpoint("llm", "metrics", 443)
 
 
@@ -78,10 +84,31 @@ def test_a_foreign_owner_is_named(service: Any, owner: str) -> None:
     assert f"belongs to {owner} and is left alone" in found.message
 
 
-def test_a_calibration_is_a_checkpoint_in_json() -> None:
-    assert calibration_of(LEARNED) == CALIBRATION
-    text = CALIBRATION.model_dump_json(by_alias=True)
-    assert Calibration.model_validate_json(text) == CALIBRATION
+@pytest.mark.parametrize("release", ["operator_v0.1.0"])
+def test_the_calibration_of_every_release_is_read(release: str) -> None:
+    recorded = json.loads((RECORDED / release / "calibration.json").read_text())
+
+    read = stored_calibration({"status": {"autoscaling": {"calibration": recorded}}})
+
+    assert read is not None
+    written = read.model_dump(by_alias=True, mode="json")
+    assert {name: written[name] for name in recorded} == recorded
+
+
+@pytest.mark.parametrize(
+    ("metric", "field", "total"),
+    [
+        ("EffectiveGPUUtilization", "demandPercent", 170.0),
+        ("GPUDutyCycle", "gpuDutyCyclePercent", 180.0),
+        ("KVCacheUsage", "kvCachePercent", 20.0),
+        ("RequestsWaiting", "requestsWaiting", 3.0),
+    ],
+)
+def test_every_metric_names_its_total_in_the_report(metric: str, field: str, total: float) -> None:
+    known = report(gpu_duty_cycle_percent=180.0, kv_cache_percent=20.0, requests_waiting=3.0)
+
+    assert known.total(ScalingMetric(metric)) == total
+    assert known.model_dump(by_alias=True)[ScalingMetric(metric).json_field] == total
 
 
 class Written:
@@ -108,65 +135,65 @@ def moved(by: float) -> Calibration:
     return CALIBRATION.model_copy(update={"mean_answer_tokens": 200.0 * by})
 
 
-async def test_a_checkpoint_is_written_at_once_and_then_on_a_change_after_ten_minutes() -> None:
+async def test_a_calibration_is_written_at_once_and_then_on_a_change_after_ten_minutes() -> None:
     cluster = Written()
-    checkpoints = Checkpoints(cast(Cluster, cluster))
-    await checkpoints.write(0, {KEY: LEARNED}, services())
-    await checkpoints.write(300, {KEY: checkpoint_from(moved(2))}, services(CALIBRATION))
-    await checkpoints.write(700, {KEY: checkpoint_from(moved(1.04))}, services(CALIBRATION))
+    store = CalibrationStore(cast(Cluster, cluster))
+    await store.write(0, {KEY: CALIBRATION}, services())
+    await store.write(300, {KEY: moved(2)}, services(CALIBRATION))
+    await store.write(700, {KEY: moved(1.04)}, services(CALIBRATION))
     assert len(cluster.applied) == 1
 
-    await checkpoints.write(700, {KEY: checkpoint_from(moved(1.06))}, services(CALIBRATION))
+    await store.write(700, {KEY: moved(1.06)}, services(CALIBRATION))
     manifest, manager = cluster.applied[1]
     assert manager == "llmservice-metrics-server"
     assert manifest["metadata"] == {"namespace": "ml", "name": "qwen", "uid": "uid-1"}
     assert manifest["status"].keys() == {"autoscaling"}
     assert manifest["status"]["autoscaling"].keys() == {"calibration"}
-    assert stored_checkpoint(manifest) == checkpoint_from(moved(1.06))
+    assert stored_calibration(manifest) == moved(1.06)
 
 
-async def test_the_last_checkpoint_is_written_before_ten_minutes_are_over_if_it_moved() -> None:
+async def test_the_last_calibration_is_written_before_ten_minutes_are_over_if_it_moved() -> None:
     cluster = Written()
-    checkpoints = Checkpoints(cast(Cluster, cluster))
-    await checkpoints.write(0, {KEY: LEARNED}, services())
+    store = CalibrationStore(cast(Cluster, cluster))
+    await store.write(0, {KEY: CALIBRATION}, services())
 
     for by, count in ((1.04, 1), (1.06, 2)):
-        learned = {KEY: checkpoint_from(moved(by))}
-        await checkpoints.write(30, learned, services(CALIBRATION), is_last=True)
+        learned = {KEY: moved(by)}
+        await store.write(30, learned, services(CALIBRATION), is_last=True)
         assert len(cluster.applied) == count
 
 
-async def test_a_service_without_an_autoscaler_gets_no_checkpoint() -> None:
+async def test_a_service_without_an_autoscaler_gets_no_calibration() -> None:
     cluster = Written()
     fixed = {KEY: {**services()[KEY], "spec": {"replicas": 2}}}
-    await Checkpoints(cast(Cluster, cluster)).write(0, {KEY: LEARNED}, fixed)
+    await CalibrationStore(cast(Cluster, cluster)).write(0, {KEY: CALIBRATION}, fixed)
     assert cluster.applied == []
 
 
 async def test_a_new_process_does_not_write_what_is_there() -> None:
     cluster = Written()
-    checkpoints = Checkpoints(cast(Cluster, cluster))
-    await checkpoints.write(0, {KEY: checkpoint_from(moved(2))}, services(CALIBRATION))
-    await checkpoints.write(599, {KEY: checkpoint_from(moved(2))}, services(CALIBRATION))
+    store = CalibrationStore(cast(Cluster, cluster))
+    await store.write(0, {KEY: moved(2)}, services(CALIBRATION))
+    await store.write(599, {KEY: moved(2)}, services(CALIBRATION))
     assert cluster.applied == []
 
-    await checkpoints.write(600, {KEY: checkpoint_from(moved(2))}, services(CALIBRATION))
+    await store.write(600, {KEY: moved(2)}, services(CALIBRATION))
     assert len(cluster.applied) == 1
 
 
-async def test_a_checkpoint_that_failed_is_due_again() -> None:
+async def test_a_calibration_that_failed_is_due_again() -> None:
     cluster = Written()
     cluster.refuses = True
-    checkpoints = Checkpoints(cast(Cluster, cluster))
-    await checkpoints.write(0, {KEY: LEARNED}, services())
+    store = CalibrationStore(cast(Cluster, cluster))
+    await store.write(0, {KEY: CALIBRATION}, services())
     cluster.refuses = False
-    await checkpoints.write(5, {KEY: LEARNED}, services())
+    await store.write(5, {KEY: CALIBRATION}, services())
     assert len(cluster.applied) == 1
 
 
-def test_a_checkpoint_that_cannot_be_read_is_none() -> None:
-    assert stored_checkpoint({"status": {"autoscaling": {"calibration": {"x": 1}}}}) is None
-    assert stored_checkpoint({}) is None
+def test_a_calibration_that_cannot_be_read_is_none() -> None:
+    assert stored_calibration({"status": {"autoscaling": {"calibration": {"x": 1}}}}) is None
+    assert stored_calibration({}) is None
 
 
 def test_gauges_show_what_is_known_and_have_no_sample_for_the_rest() -> None:
@@ -217,14 +244,14 @@ async def test_the_json_port_tells_one_report_or_all_of_them() -> None:
             assert answer.status == 400
             assert "seconds since 1970" in (await answer.json())["message"]
 
-        learner = Learner()
+        leader = LeaderClient()
         address = f"{server.host}:{server.port}"
-        assert await learner.ask(address, known.at) == {KEY: known}
-        assert await learner.ask(address, known.at + 5) == {KEY: known}
-        await learner.close()
+        assert await leader.ask(address, known.at) == {KEY: known}
+        assert await leader.ask(address, known.at + 5) == {KEY: known}
+        await leader.close()
 
 
-async def test_a_learner_that_is_gone_knows_nothing() -> None:
-    learner = Learner()
-    assert await learner.ask("127.0.0.1:1", 0.0) == {}
-    await learner.close()
+async def test_a_leader_that_is_gone_has_no_reports() -> None:
+    leader = LeaderClient()
+    assert await leader.ask("127.0.0.1:1", 0.0) == {}
+    await leader.close()

@@ -182,17 +182,15 @@ def test_what_piles_up_during_a_cold_start_is_asked_for_at_once() -> None:
     assert parts.backlog == pytest.approx(parts.load - 2, rel=0.01)
 
 
-def test_a_queue_raises_demand_and_a_held_request_counts_as_queued() -> None:
+def test_a_queue_raises_demand() -> None:
     running = service(2)
     calm = demand_of(running.run(300, rate=14).demand_percent)
-    queued, held = running.copy(), running.copy()
+    queued = running.copy()
     queued.servers[0].waiting = 900
 
     by_queue = demand_of(queued.run(TICK, rate=14).demand_percent)
-    by_hold = demand_of(held.run(TICK, rate=14, held=900).demand_percent)
 
     assert by_queue > calm + 30
-    assert by_hold == pytest.approx(by_queue)
 
 
 def test_a_steady_rise_is_extended_over_a_cold_start() -> None:

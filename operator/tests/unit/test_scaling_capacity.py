@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmservice_operator.api.calibration import LENGTH_BUCKETS
 from llmservice_operator.scaling.capacity import (
     EngineLimits,
     RequestMix,
@@ -15,8 +16,7 @@ from llmservice_operator.scaling.capacity import (
     sustainable_rate,
 )
 from llmservice_operator.scaling.lengths import Lengths, lengths_of
-from llmservice_operator.scaling.signals import LENGTH_BUCKETS, bucket_of
-from scaling_support import TRUTH
+from scaling_support import TRUTH, bucket_of
 
 LIMITS = EngineLimits(256, 420_000, 8192)
 NO_SLO = ServiceLevelObjective(None, None)
@@ -154,13 +154,6 @@ def test_a_slower_engine_never_sustains_more(
     # Where even an idle engine misses the SLO, that SLO no longer limits the rate.
     if missed_share(0, mix(prompt, answer), TRUTH.scaled(slower), LIMITS, slo) < 1e-9:
         assert 0 < slow <= fast * (1 + 1e-6)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "bucket"), [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (10**9, 20)]
-)
-def test_buckets_double(tokens: int, bucket: int) -> None:
-    assert bucket_of(tokens) == bucket
 
 
 def test_a_histogram_keeps_the_true_mean() -> None:

@@ -28,25 +28,25 @@ def test_a_percentile_lies_in_the_bucket_that_holds_it() -> None:
 
 
 def test_only_the_last_minute_counts_and_old_counters_only_set_a_mark() -> None:
-    window = LatencyWindow().observe(0, {"a": latencies(b40=1000)}, ["a"])
+    window = LatencyWindow().add(0, {"a": latencies(b40=1000)}, ["a"])
     assert sum(window.total.ttft) == 0
 
-    window = window.observe(5, {"a": latencies(b40=1000, b10=7)}, ["a"])
+    window = window.add(5, {"a": latencies(b40=1000, b10=7)}, ["a"])
     assert window.total.ttft == histogram(b10=7)
 
     for at in range(10, 75, 5):
-        window = window.observe(at, {"a": latencies(b40=1000, b10=7)}, ["a"])
+        window = window.add(at, {"a": latencies(b40=1000, b10=7)}, ["a"])
     assert sum(window.total.ttft) == 0
 
 
 def test_a_restart_counts_from_zero_and_a_silent_replica_loses_nothing() -> None:
-    window = LatencyWindow().observe(0, {"a": latencies(b10=5)}, ["a"])
-    window = window.observe(5, {}, ["a"])
-    window = window.observe(10, {"a": latencies(b10=9)}, ["a"])
+    window = LatencyWindow().add(0, {"a": latencies(b10=5)}, ["a"])
+    window = window.add(5, {}, ["a"])
+    window = window.add(10, {"a": latencies(b10=9)}, ["a"])
     assert window.total.ttft == histogram(b10=4)
 
-    window = window.observe(15, {"a": latencies(b20=2)}, ["a"])
+    window = window.add(15, {"a": latencies(b20=2)}, ["a"])
     assert window.total.itl == histogram(b10=4, b20=2)
 
-    window = window.observe(20, {}, [])
+    window = window.add(20, {}, [])
     assert window.marks == {}

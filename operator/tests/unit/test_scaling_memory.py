@@ -1,17 +1,20 @@
-"""What is remembered: ticks, lines, cold starts, κ, windows, checkpoints."""
+"""What is remembered: ticks, lines, cold starts, κ, windows, calibrations."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from llmservice_operator.api.calibration import LENGTH_BUCKETS, Calibration
 from llmservice_operator.scaling.assess import ScalingState
-from llmservice_operator.scaling.capacity_factor import CapacityFactor
-from llmservice_operator.scaling.checkpoint import checkpoint_of, with_learned
+from llmservice_operator.scaling.calibration import calibration_of, has_moved, with_calibration
+from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.hpa import PolicyType
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.scale_down import scale_down_window
+from llmservice_operator.scaling.signals import STEP_MOMENTS, Counters, StepSums, Tally
 from llmservice_operator.scaling.step_model import StepModelFit
 from scaling_support import TRUTH, Server, Service, service
 
@@ -19,12 +22,37 @@ from scaling_support import TRUTH, Server, Service, service
 def test_a_ledger_sums_the_last_seconds_and_forgets_after_ten_minutes() -> None:
     ledger = Ledger()
     for i in range(1, 201):
-        ledger = ledger.add(Tick(5.0 * i, 5.0, arrivals=i))
+        ledger = ledger.add(Tick(5.0 * i, 5.0, Tally(arrivals=i)))
 
-    assert ledger.last(10).arrivals == 199 + 200
+    assert ledger.last(10).done.arrivals == 199 + 200
     assert ledger.last(10).seconds == 10
     assert ledger.ticks[0].at > 1000 - 600
     assert Ledger().last(60).seconds == 0
+
+
+def of_ones() -> Counters:
+    """Counters in which every number is 1."""
+    amounts: dict[str, Any] = {
+        name: (1.0,) * LENGTH_BUCKETS if name.endswith("lengths") else 1.0
+        for name in Counters.__match_args__
+    }
+    return Counters(**amounts | {"steps": StepSums((1.0,) * STEP_MOMENTS)})
+
+
+ONES = of_ones()
+
+
+def test_counters_add_every_field_that_they_declare() -> None:
+    assert ONES.plus(ONES, -1.0) == Counters()
+    assert ONES.times(2.0).plus(ONES) == ONES.times(3.0)
+    assert ONES.times(2.0).steps.moments == (2.0,) * STEP_MOMENTS
+
+
+def test_a_tally_is_the_part_of_the_counters_that_the_ledger_keeps() -> None:
+    tally = Tally.of(replace(ONES, arrivals=5.0))
+
+    assert tally == Tally(5.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert Counters.of(tally).finished == 0.0
 
 
 def test_a_line_is_found_with_its_error() -> None:
@@ -68,18 +96,20 @@ def test_the_window_is_one_and_a_half_cold_starts_within_bounds(
     assert scale_down_window(cold_start, bursty) == window
 
 
-def look(factor: CapacityFactor, now: float, **change: object) -> CapacityFactor:
-    seen: dict[str, object] = {
-        "judged": 100.0,
-        "missed": 0.0,
-        "allowed": 0.05,
-        "unrepairable": 0.0,
-        "expected": 0.0,
-        "utilization": 0.8,
-        "has_backlog": False,
-        "memory_seconds": 60.0,
-    }
-    return factor.observe(now=now, **{**seen, **change})  # type: ignore[arg-type]
+QUIET = Evidence(
+    judged=100.0,
+    missed=0.0,
+    allowed=0.05,
+    unrepairable=0.0,
+    expected=0.0,
+    utilization=0.8,
+    has_backlog=False,
+    memory_seconds=60.0,
+)
+
+
+def look(factor: CapacityFactor, now: float, **change: Any) -> CapacityFactor:
+    return factor.corrected(now, replace(QUIET, **change))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +128,7 @@ def look(factor: CapacityFactor, now: float, **change: object) -> CapacityFactor
         ),
     ],
 )
-def test_the_capacity_factor_follows_misses(change: dict[str, object], value: float) -> None:
+def test_the_capacity_factor_follows_misses(change: dict[str, Any], value: float) -> None:
     assert look(CapacityFactor(0.8), 100.0, **change).value == pytest.approx(value)
 
 
@@ -135,9 +165,7 @@ def test_the_capacity_factor_stays_in_its_bounds() -> None:
         pytest.param({"expected": 0.03, "utilization": 0.6}, 1.0, id="replicas that are not busy"),
     ],
 )
-def test_capacity_rises_above_the_model_only_on_proof(
-    change: dict[str, object], value: float
-) -> None:
+def test_capacity_rises_above_the_model_only_on_proof(change: dict[str, Any], value: float) -> None:
     assert look(CapacityFactor(), 100.0, **change).value == pytest.approx(value)
 
 
@@ -150,48 +178,52 @@ def test_the_behavior_jumps_up_and_walks_down() -> None:
     assert [(p.type, p.value) for p in behavior.scale_down.policies] == [(PolicyType.PERCENT, 50)]
 
 
-def test_a_follower_with_the_checkpoint_answers_like_the_learner() -> None:
-    learner = Service(
+def test_a_standby_with_the_calibration_computes_the_demand_of_the_leader() -> None:
+    leader = Service(
         [Server("a"), Server("b")], state=ScalingState(StepModelFit(TRUTH.scaled(1.33)))
     )
-    learner.run(600, rate=20)
-    learned = checkpoint_of(learner.state)
+    leader.run(600, rate=20)
+    learned = calibration_of(leader.state)
     assert learned is not None
     fresh = ScalingState(StepModelFit(TRUTH.scaled(2)))
 
-    follower = Service(
-        [replace(server) for server in learner.servers],
-        learner.now,
-        with_learned(fresh, learned),
+    standby = Service(
+        [replace(server) for server in leader.servers],
+        leader.now,
+        with_calibration(fresh, learned),
     )
 
-    theirs = follower.run(120, rate=20).demand_percent
-    assert theirs == pytest.approx(learner.run(120, rate=20).demand_percent, rel=0.02)
+    theirs = standby.run(120, rate=20).demand_percent
+    assert theirs == pytest.approx(leader.run(120, rate=20).demand_percent, rel=0.02)
 
 
-def test_a_checkpoint_holds_what_speculation_brings() -> None:
+def test_a_calibration_holds_the_tokens_per_step_of_speculation() -> None:
     speculating = service()
     speculating.tokens_per_step = 1.8
     speculating.run(120, rate=14)
-    learned = checkpoint_of(speculating.state)
+    learned = calibration_of(speculating.state)
     assert learned is not None
 
-    follower = with_learned(ScalingState(StepModelFit(TRUTH)), learned)
+    standby = with_calibration(ScalingState(StepModelFit(TRUTH)), learned)
 
-    assert follower.traffic.mix is not None
-    assert follower.traffic.mix.tokens_per_step == pytest.approx(1.8)
-
-
-def test_nothing_learned_is_no_checkpoint() -> None:
-    assert checkpoint_of(service().state) is None
+    assert standby.traffic.mix is not None
+    assert standby.traffic.mix.tokens_per_step == pytest.approx(1.8)
 
 
-def test_a_checkpoint_is_written_again_when_a_number_moved() -> None:
+def test_nothing_learned_is_no_calibration() -> None:
+    assert calibration_of(service().state) is None
+
+
+def test_a_calibration_has_moved_when_a_number_that_decides_did() -> None:
     running = service()
     running.run(300, rate=14)
-    learned = checkpoint_of(running.state)
+    learned = calibration_of(running.state)
     assert learned is not None
 
-    assert not learned.differs_from(replace(learned, capacity_factor=0.96))
-    assert learned.differs_from(replace(learned, capacity_factor=0.94))
-    assert learned.differs_from(replace(learned, cold_start_seconds=(60.0,)))
+    def with_change(**change: Any) -> Calibration:
+        assert learned is not None
+        return learned.model_copy(update=change)
+
+    assert not has_moved(with_change(capacity_factor=0.96), learned)
+    assert has_moved(with_change(capacity_factor=0.94), learned)
+    assert has_moved(with_change(cold_start_seconds=(60.0,)), learned)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.ledger import Ledger, Tick
+from llmservice_operator.scaling.signals import Tally
 from scaling_support import TICK, Server, Service, load, service
 
 
@@ -139,10 +140,10 @@ def test_a_ledger_spreads_a_span_over_the_ticks_that_it_touches() -> None:
     for i in range(1, 5):
         ledger = ledger.add(Tick(5.0 * i, 5.0))
 
-    filled = ledger.spread([Tick(15.0, 10.0, arrivals=8)])
+    filled = ledger.spread([Tick(15.0, 10.0, Tally(arrivals=8))])
 
-    assert [tick.arrivals for tick in filled.ticks] == [0, 4, 4, 0]
-    early = ledger.spread([Tick(5.0, 10.0, arrivals=8)])
-    assert [tick.arrivals for tick in early.ticks] == [4, 0, 0, 0]
-    late = ledger.spread([Tick(21.0, 6.0, arrivals=6)])
-    assert [tick.arrivals for tick in late.ticks] == [0, 0, 0, 6]
+    assert [tick.done.arrivals for tick in filled.ticks] == [0, 4, 4, 0]
+    early = ledger.spread([Tick(5.0, 10.0, Tally(arrivals=8))])
+    assert [tick.done.arrivals for tick in early.ticks] == [4, 0, 0, 0]
+    late = ledger.spread([Tick(21.0, 6.0, Tally(arrivals=6))])
+    assert [tick.done.arrivals for tick in late.ticks] == [0, 0, 0, 6]

@@ -124,7 +124,6 @@ class _Engine:
     """Where one engine stands after its last step."""
 
     running: int = 0
-    waiting_for_capacity: int = 0
     kv_tokens: float = 0.0
     next_began: float | None = None
     """When its next step began; None when it had nothing to do."""
@@ -211,9 +210,8 @@ class EngineUsage:
         state.next_began = None
         if scheduler is not None:
             state.running = scheduler.num_running_reqs
-            state.waiting_for_capacity = scheduler.num_waiting_reqs
             state.kv_tokens = scheduler.kv_cache_usage * self.limits.kv_capacity_tokens
-            if state.running or state.waiting_for_capacity:
+            if state.running or scheduler.num_waiting_reqs:
                 state.next_began = now
         self._waiting_since = now if self.unfinished() else None
 
@@ -236,7 +234,6 @@ class EngineUsage:
             | {"steps": {"moments": list(self.counters.steps)}},
             "running": running,
             "waiting": max(0, self.unfinished() - running),
-            "waitingForCapacity": sum(engine.waiting_for_capacity for engine in engines),
             "kvTokens": sum(engine.kv_tokens for engine in engines),
             "kvCapacityTokens": self.limits.engines * self.limits.kv_capacity_tokens,
             "engines": self.limits.engines,

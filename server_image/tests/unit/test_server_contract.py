@@ -1,13 +1,20 @@
 """The operator and the server agree on what they never share in code."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from llmservice_operator import names
 from llmservice_operator.api.serving import Serving
 from llmservice_operator.desired.environment import REQUEST_TIMEOUT_SECONDS
+from llmservice_operator.engine_metrics import UsageReport
+from llmservice_server.engine_usage import EngineLimits, EngineUsage, Objectives
 from llmservice_server.lifecycle import Lifecycle, Phase
+from llmservice_server.management import create_management_app
 from llmservice_server.settings import ServerSettings
 from server_support import Client, make_management
 
@@ -63,6 +70,39 @@ async def test_the_probes_are_where_the_operator_points_them(path: str) -> None:
     lifecycle.enter(Phase.READY)
     answer = await Client(make_management(lifecycle)).get(path)
     assert answer.status == 200
+
+
+async def test_the_metrics_server_reads_every_field_that_the_server_reports() -> None:
+    usage = EngineUsage(Objectives(ttft=0.5, itl=0.05), now=lambda: 1000.0)
+    usage.limits = EngineLimits(16, 2048, 1000, engines=2)
+    usage.unfinished = lambda: 3
+    usage.gpu_duty_cycle_percent = lambda: 90.0
+    # Every counter has a value of its own, so that none can be read as another.
+    for number, name in enumerate(vars(usage.counters), 1):
+        before = getattr(usage.counters, name)
+        is_list = isinstance(before, list)
+        setattr(usage.counters, name, [number] * len(before) if is_list else number)
+    lifecycle = Lifecycle()
+    lifecycle.enter(Phase.READY)
+    app = create_management_app(lifecycle, CollectorRegistry(), usage)
+
+    body = json.loads((await Client(app).get("/autoscale")).body)
+
+    report = UsageReport.model_validate(body)
+    assert report.counters.model_dump(by_alias=True, exclude_unset=True, mode="json") == (
+        body.pop("counters")
+    )
+    assert report.model_dump(by_alias=True, exclude={"counters"}, exclude_unset=True) == body
+    read = asdict(report.snapshot(now=1060.0).counters)
+    assert report.latencies is not None
+    read |= {f"{name}_milliseconds": it for name, it in asdict(report.latencies).items()}
+    assert {name: _plain(it) for name, it in read.items()} == vars(usage.counters)
+
+
+def _plain(value: Any) -> Any:
+    """Return a counter of the operator as the server holds it."""
+    value = value["moments"] if isinstance(value, dict) else value
+    return list(value) if isinstance(value, tuple) else value
 
 
 def test_the_command_of_the_pod_is_an_entry_point_of_the_package() -> None:

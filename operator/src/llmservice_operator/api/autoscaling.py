@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from llmservice_operator.api.fields import Fields, Rule
 
@@ -17,10 +18,35 @@ DEFAULT_ITL_MILLISECONDS: Final = 50
 
 
 class ScalingMetric(StrEnum):
-    EFFECTIVE_GPU_UTILIZATION = "EffectiveGPUUtilization"
-    GPU_DUTY_CYCLE = "GPUDutyCycle"
-    KV_CACHE_USAGE = "KVCacheUsage"
-    REQUESTS_WAITING = "RequestsWaiting"
+    """What the load is measured by, with the names of the metric's total over all replicas."""
+
+    EFFECTIVE_GPU_UTILIZATION = (
+        "EffectiveGPUUtilization",
+        "llm_gpu_demand_percent",
+        "demand_percent",
+        "%",
+    )
+    GPU_DUTY_CYCLE = "GPUDutyCycle", "llm_gpu_duty_cycle_percent", "gpu_duty_cycle_percent", "%"
+    KV_CACHE_USAGE = "KVCacheUsage", "llm_kv_cache_usage_percent", "kv_cache_percent", "%"
+    REQUESTS_WAITING = "RequestsWaiting", "llm_requests_waiting", "requests_waiting", ""
+
+    external_name: str
+    """In external.metrics.k8s.io, and of the Prometheus gauge."""
+    report_field: str
+    """Field of LoadReport."""
+    unit: str
+    """Empty for a plain number."""
+
+    def __new__(cls, word: str, external_name: str, report_field: str, unit: str) -> Self:
+        made = str.__new__(cls, word)
+        made._value_ = word
+        made.external_name, made.report_field, made.unit = external_name, report_field, unit
+        return made
+
+    @property
+    def json_field(self) -> str:
+        """Field of the report as JSON."""
+        return to_camel(self.report_field)
 
 
 class ScalingMode(StrEnum):

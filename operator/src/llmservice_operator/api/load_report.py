@@ -7,17 +7,14 @@ and unknown fields are ignored.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Final
 
-from pydantic import Field, JsonValue
-
+from llmservice_operator.api.autoscaling import ScalingMetric
+from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.fields import Fields
 
-Learned = Annotated[float, Field(ge=0)]
-ATOMIC: dict[str, JsonValue] = {"x-kubernetes-list-type": "atomic"}
-Histogram = Annotated[
-    tuple[Learned, ...], Field(min_length=21, max_length=21, json_schema_extra=ATOMIC)
-]
+STALE_SECONDS: Final = 60.0
+"""Age from which a report says nothing about now: its metrics server hangs."""
 
 
 class ReplicaLoad(Fields):
@@ -46,35 +43,6 @@ class ReplicaLoad(Fields):
     """Share of the time in which a kernel ran, mean of the replica's GPUs, as NVML tells it."""
     utilization_percent: float | None = None
     """Effective GPU utilization: work being done, of what the replica sustains within the SLO."""
-
-
-class Calibration(Fields):
-    """What was learned about the service; enough for a new metrics server to answer alike."""
-
-    step_seconds: Annotated[
-        tuple[Learned, ...], Field(min_length=4, max_length=4, json_schema_extra=ATOMIC)
-    ]
-    """Seconds of an engine step: fixed, per prompt token, per sequence, per KV token read."""
-    capacity_factor: Learned
-    """Correction of the modelled capacity from the SLO misses that really happened."""
-    cold_start_seconds: Annotated[
-        tuple[Learned, ...], Field(max_length=20, json_schema_extra=ATOMIC)
-    ] = ()
-    """The last cold starts (pod created to Ready), oldest first."""
-    prompt_lengths: Histogram
-    """Histogram of prompts; entry i counts lengths in (2^(i-1), 2^i] tokens, fading."""
-    answer_lengths: Histogram
-    """Histogram of answers, in the same form."""
-    mean_prompt_tokens: Learned
-    """Mean length of a prompt."""
-    mean_answer_tokens: Learned
-    """Mean length of an answer."""
-    computed_share: Learned
-    """Share of the prompt tokens that the prefix cache does not save."""
-    kv_tokens_per_sequence: Learned
-    """KV tokens that a running request holds."""
-    tokens_per_step: Learned = 1.0
-    """Tokens that a decoding request gets from an engine step; more than one with speculation."""
 
 
 class ExternalMetrics(Fields):
@@ -135,3 +103,12 @@ class LoadReport(Fields):
     """What was learned; null before anything was."""
     external_metrics: ExternalMetrics | None = None
     """Whether and by whom external metrics are served."""
+
+    def is_stale(self, now: float) -> bool:
+        """Return whether the report is too old at `now`, in seconds since 1970."""
+        return now - self.at > STALE_SECONDS
+
+    def total(self, metric: ScalingMetric) -> float | None:
+        """Return the total of a metric over all replicas, in its unit; None while unknown."""
+        found: float | None = getattr(self, metric.report_field)
+        return found

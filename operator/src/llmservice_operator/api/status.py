@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.conditions import Condition, ConditionType
 from llmservice_operator.api.fields import Fields
-from llmservice_operator.api.load_report import Calibration
 
 
 def _atomic(longest: int) -> Any:

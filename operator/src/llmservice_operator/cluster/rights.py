@@ -21,6 +21,7 @@ stand in a Role of each namespace.
 from dataclasses import dataclass
 from typing import Any, Final
 
+from llmservice_operator import names
 from llmservice_operator.kinds import (
     API_SERVICES,
     AUTOSCALERS,
@@ -90,7 +91,7 @@ def watched_namespaces_rules() -> list[dict[str, Any]]:
     return [right.as_rule() for right in WATCHED_NAMESPACES]
 
 
-EXTERNAL_METRICS_API: Final = "v1beta1.external.metrics.k8s.io"
+EXTERNAL_METRICS_API: Final = names.EXTERNAL_METRICS_API
 """The APIService that the metrics server keeps."""
 
 

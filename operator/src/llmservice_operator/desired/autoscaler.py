@@ -10,7 +10,6 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import (
     Autoscaling,
-    ScalingMetric,
     ScalingMode,
     ScalingProvider,
 )
@@ -21,20 +20,6 @@ from llmservice_operator.scaling.hpa import ScalingRules
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.scale_down import scale_down_window
 from llmservice_operator.settings import OperatorSettings
-
-EXTERNAL_METRICS: Final = {
-    ScalingMetric.EFFECTIVE_GPU_UTILIZATION: names.DEMAND_METRIC,
-    ScalingMetric.GPU_DUTY_CYCLE: names.GPU_DUTY_CYCLE_METRIC,
-    ScalingMetric.KV_CACHE_USAGE: names.KV_CACHE_METRIC,
-    ScalingMetric.REQUESTS_WAITING: names.REQUESTS_WAITING_METRIC,
-}
-REPORT_FIELDS: Final = {
-    ScalingMetric.EFFECTIVE_GPU_UTILIZATION: "demandPercent",
-    ScalingMetric.GPU_DUTY_CYCLE: "gpuDutyCyclePercent",
-    ScalingMetric.KV_CACHE_USAGE: "kvCachePercent",
-    ScalingMetric.REQUESTS_WAITING: "requestsWaiting",
-}
-"""Where a load report holds the total of a metric."""
 
 DEFAULT_WINDOW_SECONDS: Final = round(scale_down_window(ColdStarts().estimate, is_bursty=False))
 """How long a scale-down looks back before any cold start was measured."""
@@ -134,7 +119,7 @@ def _build_horizontal_pod_autoscaler(
                     "type": "External",
                     "external": {
                         "metric": {
-                            "name": EXTERNAL_METRICS[autoscaling.metric],
+                            "name": autoscaling.metric.external_name,
                             "selector": {"matchLabels": {names.METRIC_SERVICE_LABEL: service.name}},
                         },
                         # Of a total, so that pods which are still starting change nothing.
@@ -183,8 +168,8 @@ def _build_scaled_object(
                     "type": "metrics-api",
                     "metricType": "AverageValue",
                     "metadata": {
-                        "url": f"{server}/v1/scaling/{service.namespace}/{service.name}",
-                        "valueLocation": REPORT_FIELDS[autoscaling.metric],
+                        "url": f"{server}{names.load_report_path(service.namespace, service.name)}",
+                        "valueLocation": autoscaling.metric.json_field,
                         "targetValue": str(autoscaling.target),
                     },
                 }

@@ -10,7 +10,6 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import (
     Autoscaling,
-    ScalingMetric,
     ScalingMode,
     ScalingProvider,
 )
@@ -24,9 +23,6 @@ from llmservice_operator.desired.autoscaler import (
     keeps_tolerance,
 )
 from llmservice_operator.settings import OperatorSettings
-
-STALE_SECONDS: Final = 60.0
-"""A report older than this says nothing about now."""
 
 SHORTEST_WINDOW_PERIOD_SECONDS: Final = 300.0
 WORTH_A_NEW_WINDOW: Final = 0.1
@@ -108,9 +104,10 @@ def _provider(
     if is_away and external is not None:
         owner = external.owner
         why = (
-            f"external.metrics.k8s.io belongs to {owner} in this cluster and is left alone"
+            f"{names.EXTERNAL_METRICS_GROUP} belongs to {owner} in this cluster and is left alone"
             if owner
-            else "The operator is confined to namespaces and serves no external.metrics.k8s.io"
+            else "The operator is confined to namespaces and serves no "
+            f"{names.EXTERNAL_METRICS_GROUP}"
         )
     match wished:
         case ScalingProvider.DIRECT:
@@ -163,11 +160,6 @@ def _written_at(live: Manifest, now: datetime) -> datetime:
 
 def total_load(autoscaling: Autoscaling, report: LoadReport | None, now: datetime) -> float | None:
     """Return the total of the service's metric, in the metric's unit; None while it is unknown."""
-    if report is None or now.timestamp() - report.at > STALE_SECONDS:
+    if report is None or report.is_stale(now.timestamp()):
         return None
-    return {
-        ScalingMetric.EFFECTIVE_GPU_UTILIZATION: report.demand_percent,
-        ScalingMetric.GPU_DUTY_CYCLE: report.gpu_duty_cycle_percent,
-        ScalingMetric.KV_CACHE_USAGE: report.kv_cache_percent,
-        ScalingMetric.REQUESTS_WAITING: report.requests_waiting,
-    }[autoscaling.metric]
+    return report.total(autoscaling.metric)

@@ -8,40 +8,34 @@ from typing import Any
 from aiohttp import web
 
 from llmservice_operator import api, names
+from llmservice_operator.api.autoscaling import ScalingMetric
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import Key
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.metrics_server.front_proxy import FrontProxy, Unauthenticated, User
-from llmservice_operator.metrics_server.registration import GROUP, VERSION
 
+GROUP, VERSION = names.EXTERNAL_METRICS_GROUP, names.EXTERNAL_METRICS_VERSION
 ROOT = f"/apis/{GROUP}"
 WINDOW_SECONDS = 60
-STALE_SECONDS = 60.0
-"""A report older than this is no answer: this process has hung."""
 REMEMBERED_SECONDS = 10.0
 """How long an answer of the authorizer holds."""
 REMEMBERED_ANSWERS = 1000
 
 
-def _demand(report: LoadReport) -> float | None:
-    """Return the nearest demand that is a whole percent for each replica.
+def _value(metric: ScalingMetric, report: LoadReport) -> float | None:
+    """Return the total; a demand is rounded to a whole percent for each replica.
 
-    The HorizontalPodAutoscaler divides by the replicas, and `kubectl get hpa` prints what comes
-    out: 71/85 is read at a glance, 70867m/85 is not.
+    The HorizontalPodAutoscaler divides by the replicas, and `kubectl get hpa` prints the quotient:
+    71/85 is read at a glance, 70867m/85 is not.
     """
-    if report.demand_percent is None:
-        return None
+    total = report.total(metric)
+    if total is None or metric is not ScalingMetric.EFFECTIVE_GPU_UTILIZATION:
+        return total
     replicas = len(report.replicas) or 1
-    return round(report.demand_percent / replicas) * replicas
+    return round(total / replicas) * replicas
 
 
-READERS: Mapping[str, Callable[[LoadReport], float | None]] = {
-    names.DEMAND_METRIC: _demand,
-    names.GPU_DUTY_CYCLE_METRIC: lambda report: report.gpu_duty_cycle_percent,
-    names.KV_CACHE_METRIC: lambda report: report.kv_cache_percent,
-    names.REQUESTS_WAITING_METRIC: lambda report: report.requests_waiting,
-}
-"""Every external metric, and where it stands in a report."""
+METRICS: Mapping[str, ScalingMetric] = {it.external_name: it for it in ScalingMetric}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Reports = Callable[[], Mapping[Key, LoadReport]]
@@ -122,10 +116,11 @@ def create_external_metrics_app(
         return web.json_response(refusal.body, status=refusal.status)
 
     async def values(request: web.Request) -> web.Response:
-        namespace, metric = request.match_info["namespace"], request.match_info["metric"]
-        if metric not in READERS:
+        namespace, wanted = request.match_info["namespace"], request.match_info["metric"]
+        metric = METRICS.get(wanted)
+        if metric is None:
             raise Refused(
-                404, "NotFound", f"there is no metric {metric}; there are {', '.join(READERS)}"
+                404, "NotFound", f"there is no metric {wanted}; there are {', '.join(METRICS)}"
             )
         name = selected_service(request.query.get("labelSelector", ""))
         found = {
@@ -176,19 +171,19 @@ def selected_service(selector: str) -> str | None:
     return name
 
 
-def _item(metric: str, name: str, report: LoadReport, now: float) -> dict[str, Any]:
-    value = READERS[metric](report)
-    if now - report.at > STALE_SECONDS:
+def _item(metric: ScalingMetric, name: str, report: LoadReport, now: float) -> dict[str, Any]:
+    value = _value(metric, report)
+    if report.is_stale(now):
         raise Refused(
             503,
             "ServiceUnavailable",
             f"the metrics server has not looked at {name} for {now - report.at:.0f} s",
         )
     if value is None:
-        message = report.message if metric == names.DEMAND_METRIC else _unknown(metric, report)
+        message = _unknown(metric, report)
         raise Refused(503, "ServiceUnavailable", message)
     return {
-        "metricName": metric,
+        "metricName": metric.external_name,
         "metricLabels": {names.METRIC_SERVICE_LABEL: name},
         "timestamp": datetime.fromtimestamp(report.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "windowSeconds": WINDOW_SECONDS,
@@ -197,8 +192,10 @@ def _item(metric: str, name: str, report: LoadReport, now: float) -> dict[str, A
     }
 
 
-def _unknown(metric: str, report: LoadReport) -> str:
-    if metric == names.GPU_DUTY_CYCLE_METRIC and report.kv_cache_percent is not None:
+def _unknown(metric: ScalingMetric, report: LoadReport) -> str:
+    if metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION:
+        return report.message
+    if metric is ScalingMetric.GPU_DUTY_CYCLE and report.kv_cache_percent is not None:
         return "no replica tells the duty cycle of a GPU; choose another autoscaling metric"
     return "too few Ready replicas tell what they do; the replicas are held"
 
@@ -254,6 +251,6 @@ RESOURCE_LIST = {
             "kind": "ExternalMetricValueList",
             "verbs": ["get"],
         }
-        for metric in READERS
+        for metric in METRICS
     ],
 }

@@ -1,4 +1,4 @@
-"""All services and what is known about each: one round asks every pod and makes every report."""
+"""Rounds over all services: each asks every pod and makes every report."""
 
 import asyncio
 import logging
@@ -11,28 +11,24 @@ from typing import Protocol
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingMetric
+from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.fields import Fields
 from llmservice_operator.api.load_report import ExternalMetrics, LoadReport
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import Key
 from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.errors import InvalidSpec
-from llmservice_operator.metrics_server.checkpoints import stored_checkpoint
-from llmservice_operator.metrics_server.report_builder import (
-    Replica,
-    build_report,
-    checkpoint_from,
-    is_over,
-)
+from llmservice_operator.metrics_server.calibration_store import stored_calibration
+from llmservice_operator.metrics_server.report_builder import Replica, build_report, is_over
 from llmservice_operator.scaling.assess import (
     TARGET_PERCENT,
     Assessment,
     Missing,
     ScalingState,
-    observe,
+    assess,
 )
+from llmservice_operator.scaling.calibration import calibration_of, with_calibration
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
-from llmservice_operator.scaling.checkpoint import Checkpoint, checkpoint_of, with_learned
 from llmservice_operator.scaling.hardware import hardware_class
 from llmservice_operator.scaling.latency import LatencyWindow
 from llmservice_operator.scaling.signals import Scrape
@@ -73,18 +69,18 @@ class _Service:
     target_percent: float = TARGET_PERCENT
     answers: dict[str, EngineAnswer] = field(default_factory=dict)
     latencies: LatencyWindow = field(default_factory=LatencyWindow)
-    learned: Checkpoint | None = None
+    learned: Calibration | None = None
     is_known: bool = False
     """Whether it has been watched for long enough to know its load."""
 
 
 class Fleet:
-    """What is known about every service.
+    """The state of every service between two rounds, and the newest reports.
 
-    The learner answers from its own learning. A follower learns too, so that it can take over at
-    any time, but repeats the learner's reports: they ask a pod some milliseconds apart, in which a
-    queue may end, and the autoscaler must not read another load at every other of its requests.
-    What the learner does not know, the follower tells by what the learner has learned.
+    The leader reports what it computes. A standby computes too, so that it can take over at any
+    time, but repeats the leader's reports: the two ask a pod some milliseconds apart, and the
+    autoscaler must not read a different load with every other request. If the leader has no value,
+    or replies too late, the standby computes one from the leader's calibration.
     """
 
     def __init__(
@@ -96,7 +92,7 @@ class Fleet:
     ) -> None:
         self.reports: dict[Key, LoadReport] = {}
         self.lags = False
-        """Whether the learner knows a load that is not known here yet."""
+        """Whether the leader knows a load that is not known here yet."""
         self._services: dict[Key, _Service] = {}
         self._at = -math.inf
         self._round_ended = asyncio.Condition()
@@ -106,8 +102,8 @@ class Fleet:
         self._external_metrics = external_metrics
 
     @property
-    def learned(self) -> dict[Key, Checkpoint]:
-        """What this process itself has learned about the services whose load it can know."""
+    def learned(self) -> dict[Key, Calibration]:
+        """What this process itself has learned about services that it has watched for a minute."""
         return {
             key: it.learned
             for key, it in self._services.items()
@@ -123,12 +119,11 @@ class Fleet:
     async def round(
         self,
         at: float,
-        ask_learner: Callable[[float], Awaitable[Mapping[Key, LoadReport]]] | None = None,
+        ask_leader: Callable[[float], Awaitable[Mapping[Key, LoadReport]]] | None = None,
     ) -> None:
         """Ask every pod, then make every report as of `at`.
 
-        `ask_learner` returns the learner's reports as of a moment, for a follower; None in the
-        learner.
+        `ask_leader` returns the leader's reports as of a moment; None in the leader itself.
         """
         manifests = {
             (it["metadata"]["namespace"], it["metadata"]["name"]): it
@@ -141,35 +136,35 @@ class Fleet:
             if key in manifests and not is_over(pod):
                 replicas[key].append(Replica.from_pod(pod))
         answers = await self._ask(replicas)
-        learner = await ask_learner(at) if ask_learner else {}
+        by_leader = await ask_leader(at) if ask_leader else {}
         learned = {
-            key: found for key, it in learner.items() if (found := _learned_by(it)) is not None
+            key: found for key, it in by_leader.items() if (found := _learned_by(it)) is not None
         }
         external_metrics = self._external_metrics()
         repeated = {
             key: it.model_copy(update={"external_metrics": external_metrics})
-            for key, it in learner.items()
+            for key, it in by_leader.items()
             if key in manifests and it.at >= at and it.demand_percent is not None
         }
-        # Before what is our own: that takes a moment, in which the two would tell different loads.
+        # At once: the own reports take a moment, in which the two would report different loads.
         self.reports = {**self.reports, **repeated}
         own: dict[Key, LoadReport] = {}
         for gone in self._services.keys() - manifests.keys():
             del self._services[gone]
         for key, manifest in manifests.items():
             try:
-                own[key] = self._observe(
+                own[key] = self._assess(
                     key, manifest, replicas[key], answers[key], at, learned.get(key)
                 )
             except (ArithmeticError, ValueError):
-                # Numbers that no engine of ours tells must not silence the other services.
+                # Numbers that no model server sends must not silence the other services.
                 logger.exception("%s/%s: what its replicas report makes no sense", *key)
                 self._services.pop(key, None)
             # Each takes milliseconds; the requests of others must not wait for all of them.
             await asyncio.sleep(0)
         self.lags = any(
             not self._services[key].is_known
-            for key, it in learner.items()
+            for key, it in by_leader.items()
             if it.demand_percent is not None and key in own
         )
         self.reports = {**own, **repeated}
@@ -187,20 +182,20 @@ class Fleet:
             if it.address
         ]
         found: defaultdict[Key, dict[str, EngineAnswer]] = defaultdict(dict)
-        told = await asyncio.gather(*(answer for _, _, answer in asked))
-        for (key, name, _), answer in zip(asked, told, strict=True):
+        replies = await asyncio.gather(*(answer for _, _, answer in asked))
+        for (key, name, _), answer in zip(asked, replies, strict=True):
             if answer is not None:
                 found[key][name] = answer
         return found
 
-    def _observe(
+    def _assess(
         self,
         key: Key,
         manifest: Manifest,
         replicas: list[Replica],
         answers: Mapping[str, EngineAnswer],
         at: float,
-        learned: Checkpoint | None,
+        learned: Calibration | None,
     ) -> LoadReport:
         service = self._services.get(key)
         if service is None or service.uid != manifest["metadata"]["uid"]:
@@ -216,14 +211,14 @@ class Fleet:
         _read_spec(service, manifest, self._at)
         scrape = Scrape(at, tuple(it.report(answers.get(it.name)) for it in replicas))
         aim = service.objective, service.target_percent
-        told_before = service.state.told_percent
-        service.state, assessment = observe(service.state, scrape, *aim)
+        reported_before = service.state.reported_percent
+        service.state, assessment = assess(service.state, scrape, *aim)
         if learned is not None:
-            own = replace(service.state, told_percent=told_before)
-            service.state, assessment = _follow(own, learned, scrape, *aim)
-        service.learned = checkpoint_of(service.state)
+            own = replace(service.state, reported_percent=reported_before)
+            service.state, assessment = _assess_as_standby(own, learned, scrape, *aim)
+        service.learned = calibration_of(service.state)
         service.is_known = assessment.missing != Missing.STARTING
-        service.latencies = service.latencies.observe(
+        service.latencies = service.latencies.add(
             at,
             {name: it.latencies for name, it in answers.items() if it.latencies is not None},
             replicas_by_name,
@@ -240,31 +235,29 @@ class Fleet:
         )
 
 
-def _learned_by(report: LoadReport) -> Checkpoint | None:
-    """Return what the learner has learned, as its report says; None while it knows no load."""
-    if report.missing == Missing.STARTING or report.calibration is None:
-        return None
-    return checkpoint_from(report.calibration)
+def _learned_by(report: LoadReport) -> Calibration | None:
+    """Return what the leader has learned, as its report says; None while it knows no load."""
+    return None if report.missing == Missing.STARTING else report.calibration
 
 
-def _follow(
+def _assess_as_standby(
     own: ScalingState,
-    learned: Checkpoint,
+    learned: Calibration,
     scrape: Scrape,
     objective: ServiceLevelObjective,
     target_percent: float,
 ) -> tuple[ScalingState, Assessment]:
-    """Assess the same scrape with what the learner knows; keep our own learning beside it.
+    """Assess the scrape with what the leader has learned; keep the own learning beside it.
 
-    κ and cold starts move slowly and by rare events, so those of the learner are taken over.
+    κ and cold starts move slowly and by rare events, so the leader's replace the own ones.
     """
-    followed = with_learned(own, learned)
-    after, assessment = observe(followed, scrape, objective, target_percent)
+    as_leader = with_calibration(own, learned)
+    after, assessment = assess(as_leader, scrape, objective, target_percent)
     kept = replace(
         own,
-        cold_starts=followed.cold_starts,
-        factor=followed.factor,
-        told_percent=after.told_percent,
+        cold_starts=as_leader.cold_starts,
+        factor=as_leader.factor,
+        reported_percent=after.reported_percent,
     )
     return kept, assessment
 
@@ -286,7 +279,9 @@ def _read_spec(service: _Service, manifest: Manifest, last_round: float) -> None
     service.engine = engine
     slo = spec.objectives
     service.objective = ServiceLevelObjective(
-        _seconds(slo.ttft_milliseconds), _seconds(slo.itl_milliseconds), slo.objective_percent / 100
+        _in_seconds(slo.ttft_milliseconds),
+        _in_seconds(slo.itl_milliseconds),
+        slo.objective_percent / 100,
     )
     autoscaling = spec.autoscaling
     service.target_percent = TARGET_PERCENT
@@ -294,15 +289,15 @@ def _read_spec(service: _Service, manifest: Manifest, last_round: float) -> None
         service.target_percent = autoscaling.target
 
 
-def _seconds(milliseconds: int | None) -> float | None:
+def _in_seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
 
 
 def initial_state(manifest: Manifest) -> ScalingState:
-    """Return what is known about a service before it was looked at: its checkpoint, or a guess."""
+    """Return what is known about a service before its first round: its calibration, or a guess."""
     state = ScalingState(StepModelFit(prior_of(manifest)))
-    stored = stored_checkpoint(manifest)
-    return state if stored is None else with_learned(state, stored)
+    stored = stored_calibration(manifest)
+    return state if stored is None else with_calibration(state, stored)
 
 
 def prior_of(manifest: Manifest) -> StepModel:

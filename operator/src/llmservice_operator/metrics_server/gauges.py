@@ -6,6 +6,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from llmservice_operator import names
+from llmservice_operator.api.autoscaling import ScalingMetric
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Key
 
@@ -13,7 +14,7 @@ SERVICE_LABELS = ("namespace", names.METRIC_SERVICE_LABEL)
 
 OF_SERVICE: tuple[tuple[str, str, Callable[[LoadReport], float | None]], ...] = (
     (
-        names.DEMAND_METRIC,
+        ScalingMetric.EFFECTIVE_GPU_UTILIZATION.external_name,
         "Load in percent of what one replica sustains",
         lambda it: it.demand_percent,
     ),
@@ -30,7 +31,11 @@ OF_SERVICE: tuple[tuple[str, str, Callable[[LoadReport], float | None]], ...] = 
         "Requests of the last minute within the SLO",
         lambda it: it.attainment_percent,
     ),
-    (names.REQUESTS_WAITING_METRIC, "Requests not begun", lambda it: it.requests_waiting),
+    (
+        ScalingMetric.REQUESTS_WAITING.external_name,
+        "Requests not begun",
+        lambda it: it.requests_waiting,
+    ),
     (
         "llm_replicas_missing",
         "Ready replicas that do not answer the metrics server",
@@ -45,16 +50,20 @@ OF_REPLICA: tuple[tuple[str, str, Callable[[ReplicaLoad], float | None]], ...] =
         lambda it: it.utilization_percent,
     ),
     (
-        names.GPU_DUTY_CYCLE_METRIC,
+        ScalingMetric.GPU_DUTY_CYCLE.external_name,
         "Share of the time in which a kernel ran",
         lambda it: it.gpu_duty_cycle_percent,
     ),
-    (names.KV_CACHE_METRIC, "KV tokens in use", lambda it: it.kv_cache_percent),
+    (
+        ScalingMetric.KV_CACHE_USAGE.external_name,
+        "KV tokens in use",
+        lambda it: it.kv_cache_percent,
+    ),
 )
 
 
 class ReportCollector(Collector):
-    """Reads the reports when it is asked."""
+    """Reads the reports at every collection."""
 
     def __init__(self, reports: Callable[[], Mapping[Key, LoadReport]]) -> None:
         self._reports = reports

@@ -14,7 +14,7 @@ from llmservice_operator.cluster import Cluster, Key, Lease, Watched
 from llmservice_operator.engine_metrics import EngineMetrics
 from llmservice_operator.kinds import LLMSERVICES, PODS
 from llmservice_operator.leader import Leader
-from llmservice_operator.metrics_server.checkpoints import Checkpoints
+from llmservice_operator.metrics_server.calibration_store import CalibrationStore
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.gauges import ReportCollector
@@ -23,7 +23,7 @@ from llmservice_operator.metrics_server.registration import (
     Endpoint,
     Registration,
 )
-from llmservice_operator.metrics_server.report_api import Learner, create_report_app
+from llmservice_operator.metrics_server.report_api import LeaderClient, create_report_app
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.tasks import Tasks
@@ -59,7 +59,7 @@ class MetricsServer:
         metrics, health = Metrics(), Health(self._seconds_since_round)
         health.not_ready("watches", "the watches have not started yet")
         cluster = await Cluster.connect(metrics)
-        engines, learner = EngineMetrics(), Learner()
+        engines, learner = EngineMetrics(), LeaderClient()
         namespaces = settings.watch_namespaces or (None,)
         services = [Watched(cluster, LLMSERVICES, namespace) for namespace in namespaces]
         pods = [Watched(cluster, PODS, namespace) for namespace in namespaces]
@@ -91,7 +91,7 @@ class MetricsServer:
             ending.append(self._tasks.start("registration", register))
         else:
             logger.info("%s", NAMESPACES_ONLY.message)
-        checkpoints = Checkpoints(cluster)
+        checkpoints = CalibrationStore(cluster)
         self._tasks.start(
             "rounds", self._rounds(fleet, services, pods, learner, checkpoints, health)
         )
@@ -143,8 +143,8 @@ class MetricsServer:
         fleet: Fleet,
         services: list[Watched],
         pods: list[Watched],
-        learner: Learner,
-        checkpoints: Checkpoints,
+        learner: LeaderClient,
+        checkpoints: CalibrationStore,
         health: Health,
     ) -> None:
         """Look at all services every five seconds, at the same moments in both replicas."""
@@ -194,7 +194,7 @@ class MetricsServer:
         return 0.0 if self._round_ended is None else time.monotonic() - self._round_ended
 
 
-async def _write_last(checkpoints: Checkpoints, fleet: Fleet, services: list[Watched]) -> None:
+async def _write_last(checkpoints: CalibrationStore, fleet: Fleet, services: list[Watched]) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LAST_WRITES_SECONDS):
             await checkpoints.write(time.time(), fleet.learned, _by_key(services), is_last=True)

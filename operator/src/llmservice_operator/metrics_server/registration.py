@@ -23,8 +23,7 @@ from llmservice_operator.metrics_server.certificates import merged_bundle
 
 logger = logging.getLogger(__name__)
 
-GROUP, VERSION = "external.metrics.k8s.io", "v1beta1"
-API_SERVICE = f"{VERSION}.{GROUP}"
+API_SERVICE = names.EXTERNAL_METRICS_API
 LOOK_AGAIN_SECONDS = 60.0
 """Without any event: authorities expire, and the owner may be made anew."""
 RETRY_SECONDS = 2.0
@@ -58,7 +57,7 @@ def build_api_service(endpoint: Endpoint, bundle: str, owner: Manifest | None) -
         "name": API_SERVICE,
         "labels": {
             names.MANAGED_BY_LABEL: names.FIELD_MANAGER,
-            "app.kubernetes.io/part-of": "llmservice",
+            names.PART_OF_LABEL: names.PART_OF,
         },
     }
     if owner is not None:
@@ -75,8 +74,8 @@ def build_api_service(endpoint: Endpoint, bundle: str, owner: Manifest | None) -
         "kind": API_SERVICES.kind,
         "metadata": metadata,
         "spec": {
-            "group": GROUP,
-            "version": VERSION,
+            "group": names.EXTERNAL_METRICS_GROUP,
+            "version": names.EXTERNAL_METRICS_VERSION,
             "groupPriorityMinimum": 100,
             "versionPriority": 100,
             "service": endpoint.reference,

@@ -1,4 +1,4 @@
-"""The reports as JSON: one for the operator and KEDA, all of them for the other metrics server."""
+"""The load reports as JSON: one for the operator and KEDA, all of them for the standby."""
 
 import asyncio
 import contextlib
@@ -10,22 +10,22 @@ import aiohttp
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
+from llmservice_operator import names
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import Key
 
 logger = logging.getLogger(__name__)
 
-REPORTS_PATH = "/v1/scaling"
 WAIT_SECONDS = 0.7
-"""How long a follower is kept waiting for a round that is not over; then it gets the one before."""
-LEARNER_TIMEOUT_SECONDS = 1.0
+"""How long a standby waits for a round that is not over; then it gets the reports before it."""
+LEADER_TIMEOUT_SECONDS = 1.0
 
 _REPORTS = TypeAdapter(dict[str, LoadReport])
 """By NAMESPACE/NAME."""
 
 
 class Reporter(Protocol):
-    """Has made reports, and will make newer ones."""
+    """The reports of the last round, and of rounds to come."""
 
     @property
     def reports(self) -> Mapping[Key, LoadReport]: ...
@@ -48,7 +48,10 @@ def create_report_app(reporter: Reporter) -> web.Application:
             try:
                 at = float(request.query["at"])
             except ValueError:
-                message = "at must be a time in seconds since 1970: /v1/scaling?at=1790000000"
+                message = (
+                    "at must be a time in seconds since 1970: "
+                    f"{names.LOAD_REPORTS_PATH}?at=1790000000"
+                )
                 return web.json_response({"message": message}, status=400)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WAIT_SECONDS):
@@ -58,32 +61,34 @@ def create_report_app(reporter: Reporter) -> web.Application:
         return web.Response(body=body, content_type="application/json")
 
     app = web.Application()
-    app.router.add_get(REPORTS_PATH, every)
-    app.router.add_get(f"{REPORTS_PATH}/{{namespace}}/{{name}}", one)
+    app.router.add_get(names.LOAD_REPORTS_PATH, every)
+    app.router.add_get(names.load_report_path("{namespace}", "{name}"), one)
     return app
 
 
-class Learner:
-    """The other metrics server, the one that learns."""
+class LeaderClient:
+    """Reads the reports of the metrics server that holds the Lease."""
 
     def __init__(self) -> None:
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=LEARNER_TIMEOUT_SECONDS)
+            timeout=aiohttp.ClientTimeout(total=LEADER_TIMEOUT_SECONDS)
         )
 
     async def close(self) -> None:
         await self._session.close()
 
     async def ask(self, address: str, at: float) -> dict[Key, LoadReport]:
-        """Return its reports, as of this moment if it is in time; none when it does not answer."""
+        """Return its reports, as of this moment if it is in time; empty when it does not answer."""
         try:
             async with self._session.get(
-                f"http://{address}{REPORTS_PATH}", params={"at": str(at)}, allow_redirects=False
+                f"http://{address}{names.LOAD_REPORTS_PATH}",
+                params={"at": str(at)},
+                allow_redirects=False,
             ) as answer:
                 answer.raise_for_status()
                 found = _REPORTS.validate_json(await answer.read())
         except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
-            logger.warning("the learner at %s does not answer: %s", address, error)
+            logger.warning("the leader at %s does not answer: %s", address, error)
             return {}
         return {_key(name): it for name, it in found.items()}
 

@@ -8,15 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.load_report import (
-    Calibration,
-    ExternalMetrics,
-    LoadReport,
-    ReplicaLoad,
-)
+from llmservice_operator.api.calibration import Calibration
+from llmservice_operator.api.load_report import ExternalMetrics, LoadReport, ReplicaLoad
 from llmservice_operator.engine_metrics import EngineAnswer
-from llmservice_operator.scaling.assess import STALE_SECONDS, Assessment, Missing
-from llmservice_operator.scaling.checkpoint import Checkpoint
+from llmservice_operator.scaling.assess import FRESH_SECONDS, Assessment, Missing
 from llmservice_operator.scaling.demand import SHORTEST_DRAIN_SECONDS
 from llmservice_operator.scaling.latency import Latencies, percentile_milliseconds
 from llmservice_operator.scaling.signals import ReplicaReport
@@ -45,9 +40,9 @@ class Replica:
         return cls(
             name=metadata["name"],
             address=status.get("podIP"),
-            created=_seconds(metadata["creationTimestamp"]),
+            created=_epoch_seconds(metadata["creationTimestamp"]),
             is_ready=is_ready,
-            ready_at=_seconds(since) if is_ready and since else None,
+            ready_at=_epoch_seconds(since) if is_ready and since else None,
             is_draining="deletionTimestamp" in metadata,
         )
 
@@ -79,7 +74,7 @@ def build_report(
     assessment: Assessment,
     latencies: Latencies,
     target_percent: float,
-    learned: Checkpoint | None,
+    calibration: Calibration | None,
     external_metrics: ExternalMetrics,
 ) -> LoadReport:
     """Return what is known now; `answers` holds the newest answer of each replica."""
@@ -111,39 +106,8 @@ def build_report(
         gpu_duty_cycle_percent=total.of(lambda answer: answer.gpu_duty_cycle_percent),
         kv_cache_percent=total.of(_kv_percent),
         requests_waiting=total.of(lambda answer: answer.snapshot.waiting),
-        calibration=calibration_of(learned) if learned else None,
+        calibration=calibration,
         external_metrics=external_metrics,
-    )
-
-
-def calibration_of(learned: Checkpoint) -> Calibration:
-    return Calibration(
-        step_seconds=learned.step_model,
-        capacity_factor=learned.capacity_factor,
-        cold_start_seconds=learned.cold_start_seconds,
-        prompt_lengths=learned.prompt_lengths,
-        answer_lengths=learned.answer_lengths,
-        mean_prompt_tokens=learned.mean_prompt_tokens,
-        mean_answer_tokens=learned.mean_answer_tokens,
-        computed_share=learned.computed_share,
-        kv_tokens_per_sequence=learned.kv_per_sequence,
-        tokens_per_step=learned.tokens_per_step,
-    )
-
-
-def checkpoint_from(calibration: Calibration) -> Checkpoint:
-    fixed, prefill, sequence, kv = calibration.step_seconds
-    return Checkpoint(
-        step_model=(fixed, prefill, sequence, kv),
-        capacity_factor=calibration.capacity_factor,
-        cold_start_seconds=calibration.cold_start_seconds,
-        prompt_lengths=calibration.prompt_lengths,
-        answer_lengths=calibration.answer_lengths,
-        mean_prompt_tokens=calibration.mean_prompt_tokens,
-        mean_answer_tokens=calibration.mean_answer_tokens,
-        computed_share=calibration.computed_share,
-        kv_per_sequence=calibration.kv_tokens_per_sequence,
-        tokens_per_step=calibration.tokens_per_step,
     )
 
 
@@ -169,7 +133,7 @@ class _Totals:
 
 
 def _is_fresh(answer: EngineAnswer, at: float) -> bool:
-    return at - answer.snapshot.at <= STALE_SECONDS
+    return at - answer.snapshot.at <= FRESH_SECONDS
 
 
 def _kv_percent(answer: EngineAnswer) -> float | None:
@@ -227,5 +191,5 @@ _REMEDY = (
 )
 
 
-def _seconds(timestamp: str) -> float:
+def _epoch_seconds(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp()

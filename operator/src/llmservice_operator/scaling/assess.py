@@ -1,6 +1,6 @@
 """One scrape of a service, from reports to demand: the whole path of the number in one place.
 
-    state, assessment = observe(state, scrape, slo)
+    state, assessment = assess(state, scrape, slo)
 
 The state is a value: a metrics server keeps it, a simulator keeps many.
 """
@@ -17,18 +17,18 @@ from llmservice_operator.scaling.capacity import (
     missed_share,
     sustainable_rate,
 )
-from llmservice_operator.scaling.capacity_factor import CapacityFactor
+from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
 from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.demand import STEADY_SECONDS, Demand, Price, demand
-from llmservice_operator.scaling.hearing import Hearing, Rates
 from llmservice_operator.scaling.ledger import Ledger
 from llmservice_operator.scaling.scale_down import is_bursty, scale_down_window
-from llmservice_operator.scaling.signals import ReplicaReport, Scrape, Snapshot
+from llmservice_operator.scaling.signals import Flow, ReplicaReport, Scrape, Snapshot
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
+from llmservice_operator.scaling.tracking import Tracking
 from llmservice_operator.scaling.traffic import TrafficMemory
 
 TARGET_PERCENT = 85.0
-STALE_SECONDS = 15.0
+FRESH_SECONDS = 15.0
 """A replica whose newest snapshot is older than this is missing."""
 
 
@@ -49,9 +49,9 @@ class ScalingState:
     engine_since: float = -math.inf
     """Replicas older than this may have another engine than the present one."""
     first_at: float | None = None
-    hearing: Hearing = field(default_factory=Hearing)
-    told_percent: float = 0.0
-    """The demand that was told last while every replica was heard."""
+    tracking: Tracking = field(default_factory=Tracking)
+    reported_percent: float = 0.0
+    """The last demand that was reported while every replica answered."""
     ready: frozenset[str] = frozenset()
     """Replicas whose cold start is already known."""
     traffic: TrafficMemory = field(default_factory=TrafficMemory)
@@ -85,15 +85,15 @@ class Assessment:
     missing_replicas: int = 0
 
 
-def observe(
+def assess(
     state: ScalingState,
     scrape: Scrape,
     slo: ServiceLevelObjective,
     target_percent: float = TARGET_PERCENT,
 ) -> tuple[ScalingState, Assessment]:
-    """Learn from a scrape and say what the service needs."""
+    """Learn from a scrape and return what the service needs."""
     state = _learn(state, scrape)
-    hearing = state.hearing
+    tracking = state.tracking
     ready = [r for r in scrape.replicas if r.is_ready and not r.is_draining]
     fresh = [s for r in ready if (s := _fresh_snapshot(state, r, scrape.at)) is not None]
     cold_start = state.cold_starts.estimate
@@ -118,43 +118,56 @@ def observe(
     limits = _limits(fresh)
     rate = sustainable_rate(mix, state.fit.model, limits, slo)
     price = price_of(mix, state.fit.model, state.traffic.computed_share, rate * state.factor.value)
-    state, parts, percent = _told(state, price, scrape, ready, fresh, target_percent)
-    state = _correct(
-        state, scrape.at, mix, slo, limits, parts.load / len(ready) * rate, parts, len(ready)
-    )
-    bursty = is_bursty(hearing.likely(), price)
+    state, parts, percent = _demand(state, price, scrape, ready, fresh, target_percent)
+    minute = tracking.ledger.last(STEADY_SECONDS).done
+    attainment = minute.slo_met / minute.judged if minute.judged > 0 else None
+    if slo.ttft_seconds is not None or slo.itl_seconds is not None:
+        load = parts.load / len(ready)
+        evidence = Evidence(
+            judged=minute.judged,
+            missed=0.0 if attainment is None else 1 - attainment,
+            allowed=1 - slo.objective,
+            unrepairable=missed_share(0.0, mix, state.fit.model, limits, slo),
+            expected=missed_share(load * rate, mix, state.fit.model, limits, slo),
+            utilization=load,
+            has_backlog=parts.backlog > 0,
+            # A request shows an overload until it has finished and left the minute.
+            memory_seconds=STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05),
+        )
+        state = replace(state, factor=state.factor.corrected(scrape.at, evidence))
+    bursty = is_bursty(tracking.likely(), price)
     return state, replace(
         unknown,
         demand_percent=percent,
         parts=parts,
         utilization_percent={
-            report.name: 100 * _utilization(hearing.rates[report.name], price)
+            report.name: 100 * _utilization(tracking.rates[report.name], price)
             for report in ready
-            if report.name in hearing.rates
+            if report.name in tracking.rates
         },
         capacity=rate * state.factor.value,
         scale_down_window_seconds=scale_down_window(cold_start, bursty),
         is_bursty=bursty,
-        attainment=_attainment(hearing.ledger),
+        attainment=attainment,
     )
 
 
 def _learn(state: ScalingState, scrape: Scrape) -> ScalingState:
     """Take the reports into the state."""
-    hearing, news = state.hearing.hear(scrape, state.engine_since)
+    tracking, added = state.tracking.add(scrape, state.engine_since)
     state = replace(
         state,
-        hearing=hearing,
-        first_at=scrape.at if state.first_at is None and news.was_heard else state.first_at,
+        tracking=tracking,
+        first_at=scrape.at if state.first_at is None and added.has_answer else state.first_at,
         cold_starts=_with_cold_starts(state, scrape),
         ready=frozenset(r.name for r in scrape.replicas if r.is_ready or r.name in state.ready),
     )
-    if news.seconds <= 0 or not news.was_heard:
+    if added.seconds <= 0 or not added.has_answer:
         return state
     return replace(
         state,
-        traffic=state.traffic.learn(news.total, news.seconds),
-        fit=state.fit.learn(news.taught.steps, news.seconds),
+        traffic=state.traffic.learn(added.total, added.seconds),
+        fit=state.fit.learn(added.learnable.steps, added.seconds),
     )
 
 
@@ -170,11 +183,11 @@ def _with_cold_starts(state: ScalingState, scrape: Scrape) -> ColdStarts:
 
 
 def _fresh_snapshot(state: ScalingState, report: ReplicaReport, now: float) -> Snapshot | None:
-    snapshot = state.hearing.snapshots.get(report.name)
-    return snapshot if snapshot is not None and now - snapshot.at <= STALE_SECONDS else None
+    snapshot = state.tracking.snapshots.get(report.name)
+    return snapshot if snapshot is not None and now - snapshot.at <= FRESH_SECONDS else None
 
 
-def _told(
+def _demand(
     state: ScalingState,
     price: Price,
     scrape: Scrape,
@@ -182,26 +195,26 @@ def _told(
     fresh: list[Snapshot],
     target_percent: float,
 ) -> tuple[ScalingState, Demand, float]:
-    """The likely demand, and what is told of it while some replicas are silent.
+    """The likely demand in its parts, and the percent to report.
 
-    They are taken as busy enough to stay: what is there and what was asked for is held by them,
-    but only what the others tell makes it more.
+    The two differ while replicas are silent. Silent replicas count as loaded at target, so silence
+    never scales down. Only replicas that answer can scale up.
     """
-    hearing, cold_start = state.hearing, state.cold_starts.estimate
-    known = [it for r in ready if (it := hearing.snapshots.get(r.name)) is not None]
+    tracking, cold_start = state.tracking, state.cold_starts.estimate
+    known = [it for r in ready if (it := tracking.snapshots.get(r.name)) is not None]
 
     def of(ledger: Ledger, snapshots: list[Snapshot]) -> Demand:
-        queued = scrape.held_requests + sum(snapshot.waiting for snapshot in snapshots)
+        queued = sum(snapshot.waiting for snapshot in snapshots)
         return demand(ledger, price, queued, len(ready), cold_start)
 
-    likely = of(hearing.likely(), known)
-    if not hearing.silent and not hearing.unmeasured:
-        return replace(state, told_percent=likely.percent), likely, likely.percent
-    heard = of(hearing.ledger, fresh).percent
+    likely = of(tracking.likely(), known)
+    if not tracking.silent and not tracking.unmeasured:
+        return replace(state, reported_percent=likely.percent), likely, likely.percent
+    measured = of(tracking.ledger, fresh).percent
     missing = {r.name for r in ready if _fresh_snapshot(state, r, scrape.at) is None}
-    busy = heard + target_percent * len(missing | hearing.unmeasured)
-    most = max(target_percent * len(ready), state.told_percent)
-    return state, likely, max(heard, min(max(likely.percent, busy), most))
+    busy = measured + target_percent * len(missing | tracking.unmeasured)
+    most = max(target_percent * len(ready), state.reported_percent)
+    return state, likely, max(measured, min(max(likely.percent, busy), most))
 
 
 def _limits(snapshots: list[Snapshot]) -> EngineLimits:
@@ -232,40 +245,6 @@ def price_of(mix: RequestMix, model: StepModel, computed_share: float, capacity:
     )
 
 
-def _utilization(rates: Rates, price: Price) -> float:
-    return rates.prompt * price.prompt_token + rates.answer * price.answer_token
-
-
-def _attainment(ledger: Ledger) -> float | None:
-    minute = ledger.last(STEADY_SECONDS)
-    return minute.slo_met / minute.judged if minute.judged > 0 else None
-
-
-def _correct(
-    state: ScalingState,
-    now: float,
-    mix: RequestMix,
-    slo: ServiceLevelObjective,
-    limits: EngineLimits,
-    rate: float,
-    parts: Demand,
-    ready: int,
-) -> ScalingState:
-    """Move κ by the requests that finished in the last minute."""
-    if slo.ttft_seconds is None and slo.itl_seconds is None:
-        return state
-    minute = state.hearing.ledger.last(STEADY_SECONDS)
-    # A request remembers an overload until it has finished and left the minute.
-    memory = STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05)
-    factor = state.factor.observe(
-        now=now,
-        judged=minute.judged,
-        missed=1 - minute.slo_met / minute.judged if minute.judged > 0 else 0.0,
-        allowed=1 - slo.objective,
-        unrepairable=missed_share(0.0, mix, state.fit.model, limits, slo),
-        expected=missed_share(rate, mix, state.fit.model, limits, slo),
-        utilization=parts.load / ready,
-        has_backlog=parts.backlog > 0,
-        memory_seconds=memory,
-    )
-    return replace(state, factor=factor)
+def _utilization(rates: Flow, price: Price) -> float:
+    prompts = rates.prompt_tokens_computed * price.prompt_token
+    return prompts + rates.generated_tokens * price.answer_token

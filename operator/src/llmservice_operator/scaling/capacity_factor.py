@@ -24,6 +24,28 @@ LOWEST, HIGHEST = 0.35, 1.25
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the requests that finished in the last minute say about the capacity.
+
+    Misses are shares of the judged requests.
+    """
+
+    judged: float
+    missed: float
+    allowed: float
+    """What the objective leaves."""
+    unrepairable: float
+    """What an idle replica misses too, by the model."""
+    expected: float
+    """What replicas with this load miss, by the model."""
+    utilization: float
+    """Mean of the replicas; 1 is full."""
+    has_backlog: bool
+    memory_seconds: float
+    """How long after an overload finished requests still show it."""
+
+
+@dataclass(frozen=True, slots=True)
 class CapacityFactor:
     """κ and when it may move next."""
 
@@ -32,38 +54,22 @@ class CapacityFactor:
     overloaded_at: float = -1e18
     """When the replicas were last full or had a backlog: misses from then say nothing."""
 
-    def observe(
-        self,
-        *,
-        now: float,
-        judged: float,
-        missed: float,
-        allowed: float,
-        unrepairable: float,
-        expected: float,
-        utilization: float,
-        has_backlog: bool,
-        memory_seconds: float,
-    ) -> "CapacityFactor":
-        """κ after a look at the requests that finished in the last minute.
-
-        Shares of the judged requests: `missed` it did; `unrepairable` without any load;
-        `expected` at this utilization, by the model. `memory_seconds` is how long a finished
-        request remembers an overload. `utilization` is the mean of the replicas, 1 for full.
-        """
-        if has_backlog or utilization >= FULL:
+    def corrected(self, now: float, seen: Evidence) -> "CapacityFactor":
+        """Return κ after a look at the last minute."""
+        if seen.has_backlog or seen.utilization >= FULL:
             return replace(self, overloaded_at=now)
-        if now < self.moved_at + PERIOD_SECONDS - 1e-6 or judged < FEWEST_REQUESTS:
+        if now < self.moved_at + PERIOD_SECONDS - 1e-6 or seen.judged < FEWEST_REQUESTS:
             return self
-        if now < self.overloaded_at + memory_seconds:
+        if now < self.overloaded_at + seen.memory_seconds:
             return self
-        excess = max(0.0, (missed - unrepairable) / max(1 - unrepairable, 1e-9))
-        if excess > allowed:
-            fall = min(FASTEST_FALL, 0.5 * (excess - allowed))
+        excess = max(0.0, (seen.missed - seen.unrepairable) / max(1 - seen.unrepairable, 1e-9))
+        if excess > seen.allowed:
+            fall = min(FASTEST_FALL, 0.5 * (excess - seen.allowed))
             return replace(self, value=max(LOWEST, self.value * (1 - fall)), moved_at=now)
-        is_proof = utilization > BUSY and expected * judged >= FEWEST_EXPECTED
-        if is_proof and missed < FEW_MISSES * expected:
+        is_busy = seen.utilization > BUSY
+        is_proof = is_busy and seen.expected * seen.judged >= FEWEST_EXPECTED
+        if is_proof and seen.missed < FEW_MISSES * seen.expected:
             return replace(self, value=min(HIGHEST, self.value * RISE), moved_at=now)
-        if self.value < 1 and utilization > BUSY and excess < CLEARLY_MET * allowed:
+        if self.value < 1 and is_busy and excess < CLEARLY_MET * seen.allowed:
             return replace(self, value=min(1.0, self.value * RISE), moved_at=now)
         return self

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-REMEMBERED = 20
+from llmservice_operator.api.calibration import COLD_STARTS_KEPT
+
 DEFAULT_SECONDS = 120.0
 PERCENTILE = 0.9
 LONGEST_SECONDS = 3600.0
@@ -20,7 +21,7 @@ class ColdStarts:
         """Remember one, unless it was none: hours were spent waiting for room, or on a repair."""
         if seconds > LONGEST_SECONDS:
             return self
-        return ColdStarts((*self.seconds, seconds)[-REMEMBERED:])
+        return ColdStarts((*self.seconds, seconds)[-COLD_STARTS_KEPT:])
 
     @property
     def estimate(self) -> float:

@@ -48,13 +48,14 @@ class Price:
 
     def arrived(self, tick: Tick) -> float:
         """Replicas that the arrivals of this span keep busy."""
-        prompts = tick.prompt_tokens_arrived * self.computed_share * self.prompt_token
-        return (prompts + tick.arrivals * self.mean_answer * self.answer_token) / tick.seconds
+        done = tick.done
+        prompts = done.prompt_tokens_arrived * self.computed_share * self.prompt_token
+        return (prompts + done.arrivals * self.mean_answer * self.answer_token) / tick.seconds
 
     def served(self, tick: Tick) -> float:
         """Replicas' worth of work that was done in this span."""
-        prompts = tick.prompt_tokens_computed * self.prompt_token
-        return (prompts + tick.generated_tokens * self.answer_token) / tick.seconds
+        prompts = tick.done.prompt_tokens_computed * self.prompt_token
+        return (prompts + tick.done.generated_tokens * self.answer_token) / tick.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,9 @@ def load_of(ledger: Ledger, price: Price) -> float:
     load = steady
     for seconds, deviations in BURSTS:
         short = ledger.last(seconds)
-        if short.seconds <= 0 or short.arrivals < FEWEST_ARRIVALS:
+        if short.seconds <= 0 or short.done.arrivals < FEWEST_ARRIVALS:
             continue
-        noise = deviations * price.spread / math.sqrt(short.arrivals)
+        noise = deviations * price.spread / math.sqrt(short.done.arrivals)
         recent = price.arrived(short)
         if recent > steady * (1 + noise):
             load = max(load, recent)

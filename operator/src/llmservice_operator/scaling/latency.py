@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from llmservice_operator.scaling.sums import Sums
+
 BUCKETS_PER_DOUBLING = 4
 LATENCY_BUCKETS = 73
 """Bucket i counts latencies in (2**((i-1)/4), 2**(i/4)] ms, the last all longer ones (262 s)."""
@@ -13,16 +15,11 @@ Histogram = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Latencies:
+class Latencies(Sums):
     """Histograms of finished requests: time to first token, and mean inter-token latency."""
 
     ttft: Histogram = (0.0,) * LATENCY_BUCKETS
     itl: Histogram = (0.0,) * LATENCY_BUCKETS
-
-    def plus(self, other: "Latencies", weight: float = 1.0) -> "Latencies":
-        return Latencies(
-            _weighted(self.ttft, other.ttft, weight), _weighted(self.itl, other.itl, weight)
-        )
 
     def since(self, before: "Latencies") -> "Latencies":
         """What came after `before`; all of it when a counter went backwards (a restart)."""
@@ -39,10 +36,10 @@ class LatencyWindow:
     """The newest report of each replica."""
     ticks: tuple[tuple[float, Latencies], ...] = ()
 
-    def observe(
+    def add(
         self, at: float, reports: Mapping[str, Latencies], replicas: Iterable[str]
     ) -> "LatencyWindow":
-        """Take over what some of the replicas report; one that is seen first only sets its mark."""
+        """Add what replicas report; the first report of a replica only sets its mark."""
         total = Latencies()
         for name, latencies in reports.items():
             if name in self.marks:
@@ -66,14 +63,10 @@ def percentile_milliseconds(histogram: Histogram, share: float) -> float | None:
     count = sum(histogram)
     if count <= 0:
         return None
-    wanted, seen = share * count, 0.0
+    rank, seen = share * count, 0.0
     for bucket, number in enumerate(histogram):
-        if number > 0 and seen + number >= wanted:
-            inside = (wanted - seen) / number
+        if number > 0 and seen + number >= rank:
+            inside = (rank - seen) / number
             return float(2 ** ((bucket - 1 + inside) / BUCKETS_PER_DOUBLING))
         seen += number
     return float(2 ** ((LATENCY_BUCKETS - 1) / BUCKETS_PER_DOUBLING))
-
-
-def _weighted(mine: Histogram, theirs: Histogram, weight: float) -> Histogram:
-    return tuple(a + weight * b for a, b in zip(mine, theirs, strict=True))

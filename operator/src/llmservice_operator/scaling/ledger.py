@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
+
+from llmservice_operator.scaling.signals import Tally
 
 KEPT_SECONDS = 600.0
 
@@ -14,17 +16,11 @@ class Tick:
 
     at: float
     seconds: float
-    arrivals: float = 0.0
-    prompt_tokens_arrived: float = 0.0
-    prompt_tokens_computed: float = 0.0
-    generated_tokens: float = 0.0
-    judged: float = 0.0
-    slo_met: float = 0.0
+    done: Tally = field(default_factory=Tally)
 
-    def plus(self, done: "Tick", share: float) -> "Tick":
+    def plus(self, other: "Tick", share: float) -> "Tick":
         """Return this tick with a share of what was done in another span."""
-        pairs = zip(_values(self)[1:], _values(done)[1:], strict=True)
-        return Tick(self.at, self.seconds, *(mine + share * theirs for mine, theirs in pairs))
+        return Tick(self.at, self.seconds, self.done.plus(other.done, share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +54,13 @@ class Ledger:
         """The sum of the ticks that ended in the last `seconds`."""
         if not self.ticks:
             return Tick(0.0, 0.0)
-        now = self.ticks[-1].at
-        total = [0.0] * 7
+        now, span, done = self.ticks[-1].at, 0.0, Tally()
         for tick in reversed(self.ticks):
             if tick.at <= now - seconds + 1e-6:
                 break
-            for i, value in enumerate(_values(tick)):
-                total[i] += value
-        return Tick(now, *total)
-
-
-def _values(tick: Tick) -> tuple[float, ...]:
-    return (
-        tick.seconds,
-        tick.arrivals,
-        tick.prompt_tokens_arrived,
-        tick.prompt_tokens_computed,
-        tick.generated_tokens,
-        tick.judged,
-        tick.slo_met,
-    )
+            span += tick.seconds
+            done = done.plus(tick.done)
+        return Tick(now, span, done)
 
 
 @dataclass(frozen=True, slots=True)

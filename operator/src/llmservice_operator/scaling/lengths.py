@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llmservice_operator.scaling.signals import LENGTH_BUCKETS
+from llmservice_operator.api.calibration import LENGTH_BUCKETS
 
 BUCKET_CENTRES = tuple(1.0 if i == 0 else 0.75 * 2**i + 0.5 for i in range(LENGTH_BUCKETS))
 """Lengths are whole: the second bucket holds the length 2 and no other."""

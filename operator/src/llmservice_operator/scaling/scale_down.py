@@ -48,5 +48,5 @@ def _bins(ledger: Ledger, price: Price) -> list[tuple[float, float, float]]:
         entry = bins.setdefault(math.floor(tick.at / BIN_SECONDS), [0.0, 0.0])
         if tick.seconds > 0:
             entry[0] += price.arrived(tick) * tick.seconds
-            entry[1] += tick.arrivals
+            entry[1] += tick.done.arrivals
     return [(at * BIN_SECONDS, work, arrivals) for at, (work, arrivals) in sorted(bins.items())]

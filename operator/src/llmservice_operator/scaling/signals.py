@@ -3,26 +3,26 @@
 Counters are cumulative since the process started, so a lost report loses nothing.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import astuple, dataclass, field
+from typing import Final
 
-LENGTH_BUCKETS = 21
-"""Bucket i of a length histogram counts lengths in (2**(i-1), 2**i]; the last holds the rest."""
+from llmservice_operator.api.calibration import LENGTH_BUCKETS
+from llmservice_operator.scaling.sums import Sums
 
 STEP_TERMS = 5
 """An engine step is the vector (1, prefill tokens, sequences, KV tokens read, seconds)."""
 
 STEP_MOMENTS = STEP_TERMS * (STEP_TERMS + 1) // 2
 
+NO_LENGTHS = (0.0,) * LENGTH_BUCKETS
+"""Bucket i of a length histogram counts lengths in (2**(i-1), 2**i]; the last holds the rest."""
 
-def bucket_of(tokens: int) -> int:
-    """The histogram bucket of a length of this many tokens."""
-    return min((max(tokens, 1) - 1).bit_length(), LENGTH_BUCKETS - 1)
+ADDED_LATER: Final = {"is_optional": True}
+"""Metadata of a counter that not every server reports; it is zero where it is missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class StepSums:
+class StepSums(Sums):
     """Sums over engine steps of every product of two step terms: all that least squares needs.
 
     The upper triangle of the sum of x·xᵀ, row by row, x = (1, prefill tokens, sequences that
@@ -56,37 +56,45 @@ class StepSums:
     def seconds(self) -> float:
         return self.moments[4]
 
-    def plus(self, other: Self, weight: float = 1.0) -> "StepSums":
-        pairs = zip(self.moments, other.moments, strict=True)
-        return StepSums(tuple(mine + weight * theirs for mine, theirs in pairs))
-
-    def times(self, weight: float) -> "StepSums":
-        return StepSums(tuple(weight * value for value in self.moments))
-
 
 @dataclass(frozen=True, slots=True)
-class Counters:
-    """What a model server has done since its process started."""
+class Flow(Sums):
+    """What comes in and what is done: the demand follows from it."""
 
     arrivals: float = 0
     """Requests that came in, whether started or not."""
     prompt_tokens_arrived: float = 0
     prompt_tokens_computed: float = 0
-    prompt_tokens_cached: float = 0
-    """Prompt tokens that the prefix cache saved."""
     generated_tokens: float = 0
-    decoded_tokens: float = 0
-    """Tokens of the sequences that `steps` counts; those of a prompt's own step are not in it."""
-    finished: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tally(Flow):
+    """A flow, and how many of its requests met the SLO."""
+
     judged: float = 0
     """Finished requests that the SLO was applied to."""
-    ttft_met: float = 0
-    itl_met: float = 0
     slo_met: float = 0
     """Judged requests that met both TTFT and ITL."""
-    prompt_lengths: tuple[float, ...] = (0.0,) * LENGTH_BUCKETS
+
+
+@dataclass(frozen=True, slots=True)
+class Counters(Tally):
+    """What a model server has done since its process started.
+
+    The fields are the counters in the body of `GET /autoscale`, by name.
+    """
+
+    prompt_tokens_cached: float = 0
+    """Prompt tokens that the prefix cache saved."""
+    decoded_tokens: float = field(default=0, metadata=ADDED_LATER)
+    """Tokens of the sequences that `steps` counts; those of a prompt's own step are not in it."""
+    finished: float = 0
+    ttft_met: float = 0
+    itl_met: float = 0
+    prompt_lengths: tuple[float, ...] = NO_LENGTHS
     """Histogram of the prompts that arrived."""
-    answer_lengths: tuple[float, ...] = (0.0,) * LENGTH_BUCKETS
+    answer_lengths: tuple[float, ...] = NO_LENGTHS
     """Histogram of the answers that finished."""
     answer_tokens: float = 0
     """Sum of the lengths in `answer_lengths`."""
@@ -95,46 +103,13 @@ class Counters:
     def since(self, before: "Counters") -> "Counters":
         """What happened after `before`; all of it when a counter went backwards (a restart)."""
         difference = self.plus(before, -1.0)
-        return self if difference.has_negative else difference
-
-    def plus(self, other: "Counters", weight: float = 1.0) -> "Counters":
-        return Counters(
-            self.arrivals + weight * other.arrivals,
-            self.prompt_tokens_arrived + weight * other.prompt_tokens_arrived,
-            self.prompt_tokens_computed + weight * other.prompt_tokens_computed,
-            self.prompt_tokens_cached + weight * other.prompt_tokens_cached,
-            self.generated_tokens + weight * other.generated_tokens,
-            self.decoded_tokens + weight * other.decoded_tokens,
-            self.finished + weight * other.finished,
-            self.judged + weight * other.judged,
-            self.ttft_met + weight * other.ttft_met,
-            self.itl_met + weight * other.itl_met,
-            self.slo_met + weight * other.slo_met,
-            _weighted(self.prompt_lengths, other.prompt_lengths, weight),
-            _weighted(self.answer_lengths, other.answer_lengths, weight),
-            self.answer_tokens + weight * other.answer_tokens,
-            self.steps.plus(other.steps, weight),
-        )
-
-    def times(self, weight: float) -> "Counters":
-        return Counters().plus(self, weight)
+        return self if difference.went_backwards else difference
 
     @property
-    def has_negative(self) -> bool:
-        least = min(
-            self.arrivals,
-            self.prompt_tokens_arrived,
-            self.prompt_tokens_computed,
-            self.generated_tokens,
-            self.finished,
-            self.judged,
-            self.steps.steps,
-        )
+    def went_backwards(self) -> bool:
+        """Whether this difference of two reports can only be that of two processes."""
+        least: float = min(*astuple(Tally.of(self)), self.finished, self.steps.steps)
         return least < 0
-
-
-def _weighted(mine: Sequence[float], theirs: Sequence[float], weight: float) -> tuple[float, ...]:
-    return tuple(a + weight * b for a, b in zip(mine, theirs, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,5 +159,3 @@ class Scrape:
 
     at: float
     replicas: tuple[ReplicaReport, ...]
-    held_requests: int = 0
-    """Requests that wait in front of the replicas, in a gateway."""

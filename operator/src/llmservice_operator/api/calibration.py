@@ -1,0 +1,50 @@
+"""What the metrics server has learned about a service, as `status.autoscaling` stores it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field, JsonValue
+
+from llmservice_operator.api.fields import Fields
+
+LENGTH_BUCKETS: Final = 21
+"""Buckets of a length histogram: 1 token to 2^19, and all longer ones."""
+
+COLD_STARTS_KEPT: Final = 20
+
+Learned = Annotated[float, Field(ge=0)]
+ATOMIC: Final[dict[str, JsonValue]] = {"x-kubernetes-list-type": "atomic"}
+Histogram = Annotated[
+    tuple[Learned, ...],
+    Field(min_length=LENGTH_BUCKETS, max_length=LENGTH_BUCKETS, json_schema_extra=ATOMIC),
+]
+
+
+class Calibration(Fields):
+    """What was learned about the service; enough for a new metrics server to answer alike."""
+
+    step_seconds: Annotated[
+        tuple[Learned, ...], Field(min_length=4, max_length=4, json_schema_extra=ATOMIC)
+    ]
+    """Seconds of an engine step: fixed, per prompt token, per sequence, per KV token read."""
+    capacity_factor: Learned
+    """Correction of the modelled capacity from the SLO misses that really happened."""
+    cold_start_seconds: Annotated[
+        tuple[Learned, ...], Field(max_length=COLD_STARTS_KEPT, json_schema_extra=ATOMIC)
+    ] = ()
+    """The last cold starts (pod created to Ready), oldest first."""
+    prompt_lengths: Histogram
+    """Histogram of prompts; entry i counts lengths in (2^(i-1), 2^i] tokens, fading."""
+    answer_lengths: Histogram
+    """Histogram of answers, in the same form."""
+    mean_prompt_tokens: Learned
+    """Mean length of a prompt."""
+    mean_answer_tokens: Learned
+    """Mean length of an answer."""
+    computed_share: Learned
+    """Share of the prompt tokens that the prefix cache does not save."""
+    kv_tokens_per_sequence: Learned
+    """KV tokens that a running request holds."""
+    tokens_per_step: Learned = 1.0
+    """Tokens that a decoding request gets from an engine step; more than one with speculation."""

@@ -1,0 +1,89 @@
+"""From what was learned to a calibration, which is small enough for a status, and back.
+
+The leader writes it. A metrics server that starts later, and the standby, begin with it and so
+compute the same demand.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from llmservice_operator.api.calibration import Calibration
+from llmservice_operator.scaling.assess import ScalingState
+from llmservice_operator.scaling.cold_start import ColdStarts
+from llmservice_operator.scaling.signals import Counters, StepSums
+from llmservice_operator.scaling.step_model import StepModel, StepModelFit
+from llmservice_operator.scaling.traffic import TrafficMemory
+
+WORTH_WRITING = 0.05
+"""Relative change of any learned number from which a new calibration is worth a write."""
+
+
+def calibration_of(state: ScalingState) -> Calibration | None:
+    """What the state has learned; None before it knows a mix."""
+    mix = state.traffic.mix
+    if mix is None:
+        return None
+    seen = state.traffic.counters
+    return Calibration(
+        step_seconds=state.fit.model.coefficients,
+        capacity_factor=state.factor.value,
+        cold_start_seconds=state.cold_starts.seconds,
+        prompt_lengths=seen.prompt_lengths,
+        answer_lengths=seen.answer_lengths,
+        mean_prompt_tokens=seen.prompt_tokens_arrived / sum(seen.prompt_lengths),
+        mean_answer_tokens=seen.answer_tokens / sum(seen.answer_lengths),
+        computed_share=state.traffic.computed_share,
+        kv_tokens_per_sequence=mix.kv_per_sequence,
+        tokens_per_step=mix.tokens_per_step,
+    )
+
+
+def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
+    """The state with what was learned elsewhere in place of its own learning."""
+    prompts = sum(learned.prompt_lengths)
+    arrived = prompts * learned.mean_prompt_tokens
+    counters = Counters(
+        prompt_tokens_arrived=arrived,
+        prompt_tokens_computed=arrived * learned.computed_share,
+        prompt_tokens_cached=arrived * (1 - learned.computed_share),
+        prompt_lengths=learned.prompt_lengths,
+        answer_lengths=learned.answer_lengths,
+        answer_tokens=sum(learned.answer_lengths) * learned.mean_answer_tokens,
+        steps=_one_sequence(learned.kv_tokens_per_sequence),
+        decoded_tokens=learned.tokens_per_step,
+    )
+    return replace(
+        state,
+        fit=StepModelFit.after(
+            StepModel(*learned.step_seconds), state.fit.units or state.fit.prior
+        ),
+        factor=replace(state.factor, value=learned.capacity_factor),
+        cold_starts=ColdStarts(learned.cold_start_seconds),
+        traffic=TrafficMemory(counters),
+    )
+
+
+def has_moved(now: Calibration, written: Calibration) -> bool:
+    """Whether a number that decides has moved enough to be written."""
+    pairs = zip(_deciding(now), _deciding(written), strict=True)
+    return any(
+        abs(mine - theirs) > WORTH_WRITING * max(abs(mine), abs(theirs)) for mine, theirs in pairs
+    )
+
+
+def _deciding(learned: Calibration) -> Iterator[float]:
+    yield from learned.step_seconds
+    yield learned.capacity_factor
+    yield ColdStarts(learned.cold_start_seconds).estimate
+    yield learned.mean_prompt_tokens
+    yield learned.mean_answer_tokens
+    yield learned.computed_share
+    yield learned.kv_tokens_per_sequence
+    yield learned.tokens_per_step
+
+
+def _one_sequence(kv_tokens: float) -> StepSums:
+    """Step sums that say only how many KV tokens one sequence holds."""
+    moments = [0.0] * len(StepSums().moments)
+    moments[2], moments[3] = 1.0, kv_tokens
+    return StepSums(tuple(moments))

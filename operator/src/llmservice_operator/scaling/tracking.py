@@ -1,0 +1,175 @@
+"""The last report of each replica, and an estimate for those that do not answer.
+
+Silence is not idleness. A replica that serves and does not answer is assumed to go on at its last
+rates, so its load stays in the demand. When it answers again, what it really did replaces the
+estimate, spread over the time in which it was done.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field, replace
+
+from llmservice_operator.scaling.ledger import KEPT_SECONDS, Ledger, Tick
+from llmservice_operator.scaling.signals import (
+    Counters,
+    Flow,
+    ReplicaReport,
+    Scrape,
+    Snapshot,
+    Tally,
+)
+from llmservice_operator.scaling.step_model import WARM_UP_SECONDS
+
+RATE_SECONDS = 30.0
+"""Time constant of a replica's rates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Increment:
+    """What one scrape added."""
+
+    seconds: float = 0.0
+    """Since the scrape before; 0 for the first, which only sets marks."""
+    total: Counters = field(default_factory=Counters)
+    learnable: Counters = field(default_factory=Counters)
+    """The part that the step model learns from: of warm replicas with the present engine."""
+    has_answer: bool = False
+    """Whether any replica answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """All replicas by their last reports."""
+
+    at: float = -math.inf
+    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
+    rates: Mapping[str, Flow] = field(default_factory=dict)
+    """Per second, as of each replica's last report."""
+    serving: Mapping[str, float] = field(default_factory=dict)
+    """Ready replicas that are not draining, and since when each is."""
+    silent: frozenset[str] = frozenset()
+    """Serving replicas that did not answer the last scrape."""
+    late: Mapping[str, float] = field(default_factory=dict)
+    """Replicas that served before their first report, and when that came."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """What is known to have been done."""
+
+    def add(self, scrape: Scrape, engine_since: float = -math.inf) -> tuple["Tracking", Increment]:
+        """Add one scrape; a scrape that was added already changes nothing.
+
+        Once a replica exists that was created after `engine_since`, the step model learns only
+        from such replicas.
+        """
+        if scrape.at <= self.at:
+            return self, Increment()
+        seconds = scrape.at - self.at if math.isfinite(self.at) else 0.0
+        lost = self._lost(scrape)
+        known = {report.name for report in scrape.replicas} - lost
+        snapshots = {name: it for name, it in self.snapshots.items() if name in known}
+        rates = {name: it for name, it in self.rates.items() if name in known}
+        late = {name: at for name, at in self.late.items() if at > scrape.at - KEPT_SECONDS}
+        spans = [self._estimated(name, self.at) for name in lost]
+        answered: set[str] = set()
+        total, learnable = Counters(), Counters()
+        is_renewed = any(it.created >= engine_since for it in scrape.replicas)
+        learns_from = engine_since if is_renewed else -math.inf
+        for report in scrape.replicas:
+            name, after, before = report.name, report.snapshot, snapshots.get(report.name)
+            if after is None or (before is not None and after.at <= before.at):
+                continue
+            answered.add(name)
+            snapshots[name] = after
+            done, span = _difference(before, after, self.at)
+            if span <= 0:
+                if name in self.serving:
+                    late[name] = after.at
+                continue
+            if before is not None and before.started != after.started and name in self.serving:
+                spans.append(self._estimated(name, min(after.started, scrape.at)))
+            kept = math.exp(-span / RATE_SECONDS) if name in rates else 0.0
+            rates[name] = _blended(rates.get(name, Flow()), done, span, kept)
+            spans.append(_tick(after.at, span, done, is_serving=_serves(report)))
+            total = total.plus(done)
+            is_warm = report.ready_at is not None and after.at >= report.ready_at + WARM_UP_SECONDS
+            if is_warm and report.created >= learns_from:
+                learnable = learnable.plus(done)
+        ledger = self.ledger
+        if seconds > 0 and answered:
+            # A time without any answer is unknown, not empty: it is left out.
+            ledger = ledger.add(Tick(scrape.at, seconds)).spread(spans)
+        serving = self._serving(scrape)
+        silent = frozenset(serving) - answered
+        after_it = Tracking(scrape.at, snapshots, rates, serving, silent, late, ledger)
+        return after_it, Increment(seconds, total, learnable, bool(answered))
+
+    def likely(self) -> Ledger:
+        """The ledger, with an estimate for the replicas that did not answer."""
+        spans = [self._estimated(name, self.at) for name in self.silent]
+        for name, answered_at in self.late.items():
+            if name in self.rates and name in self.serving:
+                began = max(self.serving[name], answered_at - KEPT_SECONDS)
+                spans.append(_at_rates(self.rates[name], began, answered_at))
+        return self.ledger.spread(spans)
+
+    @property
+    def unmeasured(self) -> frozenset[str]:
+        """Replicas that serve and have no rates yet."""
+        return (self.silent | self.late.keys()) & self.serving.keys() - self.rates.keys()
+
+    def _estimated(self, name: str, until: float) -> Tick:
+        """What a replica did since its last report, if it went on at its rates."""
+        if name not in self.rates:
+            return Tick(until, 0.0)
+        return _at_rates(self.rates[name], self.snapshots[name].at, until)
+
+    def _serving(self, scrape: Scrape) -> dict[str, float]:
+        return {
+            report.name: self.serving.get(report.name, report.ready_at or scrape.at)
+            for report in scrape.replicas
+            if _serves(report)
+        }
+
+    def _lost(self, scrape: Scrape) -> set[str]:
+        """Replicas that ended without another answer: nothing will replace their estimate."""
+        goes_on = {it.name for it in scrape.replicas if it.snapshot is not None or _serves(it)}
+        return set(self.silent - goes_on)
+
+
+def _blended(rates: Flow, done: Counters, seconds: float, kept: float) -> Flow:
+    """The rates after some more seconds, with this share kept of what they were before."""
+    now = Flow(*(amount / seconds for amount in astuple(Flow.of(done))))
+    return now.plus(rates.plus(now, -1.0), kept)
+
+
+def _at_rates(rates: Flow, began: float, ended: float) -> Tick:
+    """What is done at these rates in a span of time; how many met the SLO is not estimated."""
+    seconds = ended - began
+    return Tick(ended, seconds, Tally.of(rates.times(seconds)))
+
+
+def _difference(
+    before: Snapshot | None, after: Snapshot, last_scrape: float
+) -> tuple[Counters, float]:
+    """What a replica did since its last report, and in how many seconds.
+
+    The first report of a replica that started after the last scrape counts from that start. The
+    first report of an older one only sets the mark from which later reports count.
+    """
+    if before is None:
+        if after.started < last_scrape:
+            return Counters(), 0.0
+        return after.counters, after.at - after.started
+    began = before.at if before.started == after.started else max(before.at, after.started)
+    return after.since(before), after.at - began
+
+
+def _serves(report: ReplicaReport) -> bool:
+    return report.is_ready and not report.is_draining
+
+
+def _tick(at: float, seconds: float, done: Counters, *, is_serving: bool) -> Tick:
+    """What one replica did; the work of one that drains is no load of those that stay."""
+    tally = Tally.of(done)
+    if not is_serving:
+        tally = replace(tally, prompt_tokens_computed=0.0, generated_tokens=0.0)
+    return Tick(at, seconds, tally)
