@@ -10,6 +10,9 @@ RUN := $(UV) run --frozen
 export PATH := $(PATH):$(CURDIR)/.uv/bin
 NAME ?= llmservice
 CLUSTER ?= local
+# The Kubernetes of the local cluster: empty for the newest that it has, or 1.34.
+KUBERNETES ?=
+export LOCALKUBE_KUBERNETES ?= $(KUBERNETES)
 export LLMSERVICE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llmservice
 
 .PHONY: help
@@ -43,7 +46,7 @@ demo: setup  ## From nothing to an answer: cluster, images, chart, an example, a
 	@$(RUN) python e2e/demo.py --cluster $(CLUSTER) --name $(NAME)
 
 .PHONY: up
-up: setup-system  ## Bring up the local cluster
+up: setup-system  ## Bring up the local cluster (KUBERNETES=1.34 for that version, here and with demo and test)
 	@$(RUN) localkube up --name $(NAME)
 
 .PHONY: down

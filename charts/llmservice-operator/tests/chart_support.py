@@ -24,7 +24,7 @@ CHART = Path(__file__).resolve().parents[1]
 REPOSITORY = CHART.parents[1]
 RELEASE = "llmservice-operator"
 NAMESPACE = "llmservice-system"
-KUBE_VERSION = "1.34.0"
+KUBE_VERSION = "1.37.0"
 
 
 @dataclass(frozen=True)

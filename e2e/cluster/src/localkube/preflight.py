@@ -102,7 +102,7 @@ def look(*, api_only: bool) -> Facts:
         root=os.geteuid() == 0,
         missing_packages=missing_packages(API_ONLY_PACKAGES | ({} if api_only else NODE_PACKAGES)),
         go=go,
-        to_build=[module.name for module in binaries.missing()] if go else [],
+        to_build=[module.name for module in binaries.missing(binaries.modules())] if go else [],
         disk_free_gb={
             folder: shutil.disk_usage(_existing(folder)).free / 1e9
             for folder in (paths.cache_dir(), paths.STATE_ROOT)
