@@ -16,10 +16,11 @@ from pathlib import Path
 from aiohttp import web
 
 from llmservice_operator.api.crd import render_crd
+from llmservice_operator.children import WATCHED_KINDS
 from llmservice_operator.cluster import Audit, Cache, Cluster, EventRecorder, Key, Lease
 from llmservice_operator.errors import ClusterError, InvalidSettings, NotFound, OperatorError
 from llmservice_operator.handlers import Watches, build_registry
-from llmservice_operator.kinds import LLMSERVICES, WATCHED_KINDS
+from llmservice_operator.kinds import LLMSERVICES
 from llmservice_operator.leader import Leader
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.metrics_server import MetricsServer

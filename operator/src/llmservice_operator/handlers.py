@@ -12,9 +12,10 @@ from typing import Any
 
 import kopf
 
+from llmservice_operator.children import WATCHED_KINDS
 from llmservice_operator.cluster import Audit, Cache, Key, load_configuration, owner_key
 from llmservice_operator.errors import ClusterError, Forbidden, NotFound
-from llmservice_operator.kinds import LLMSERVICES, WATCHED_KINDS
+from llmservice_operator.kinds import LLMSERVICES
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Health, Metrics
 

@@ -1,20 +1,30 @@
 """The kinds of objects the operator reads or writes, and where the API server serves them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from llmservice_operator import api, names
 
+_DECLARED: Final[dict[tuple[str, str], Kind]] = {}
+
 
 @dataclass(frozen=True)
 class Kind:
+    """One kind; to declare it is to make it known to `kind_of`."""
+
     group: str
     version: str
     kind: str
     plural: str
     label_selector: str = ""
-    """What is listed and watched of the kind; empty means every object."""
+    """Which objects of the kind are listed and watched; empty means every one."""
+
+    def __post_init__(self) -> None:
+        if _DECLARED.setdefault((self.api_version, self.kind), self) is not self:
+            raise ValueError(f"{self.kind} of {self.api_version} is declared already")
 
     @property
     def api_version(self) -> str:
@@ -41,7 +51,9 @@ CLAIMS: Final = Kind(
 AUTOSCALERS: Final = Kind(
     "autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", names.CHILD_SELECTOR
 )
-SCALED_OBJECTS: Final = Kind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects")
+SCALED_OBJECTS: Final = Kind(
+    "keda.sh", "v1alpha1", "ScaledObject", "scaledobjects", names.CHILD_SELECTOR
+)
 PODS: Final = Kind("", "v1", "Pod", "pods", names.CHILD_SELECTOR)
 POD_DISRUPTION_BUDGETS: Final = Kind(
     "policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets", names.CHILD_SELECTOR
@@ -58,28 +70,7 @@ SUBJECT_ACCESS_REVIEWS: Final = Kind(
     "authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews"
 )
 
-CHILD_KINDS: Final = (
-    DEPLOYMENTS,
-    SERVICES,
-    CLAIMS,
-    AUTOSCALERS,
-    POD_DISRUPTION_BUDGETS,
-    NETWORK_POLICIES,
-)
-"""Kinds the operator writes; each object of them has the LLMService as its controller, but for
-claims that are to outlive it."""
-
-OPTIONAL_KINDS: Final = (AUTOSCALERS, NETWORK_POLICIES)
-"""Kinds that a service has only with certain specs: what it does not need any more is deleted."""
-
-WATCHED_KINDS: Final = (LLMSERVICES, *CHILD_KINDS, PODS)
-
-_BY_NAME: Final = {
-    (kind.api_version, kind.kind): kind
-    for kind in (*WATCHED_KINDS, SCALED_OBJECTS, API_SERVICES, EVENTS, LEASES)
-}
-
 
 def kind_of(manifest: Mapping[str, Any]) -> Kind:
-    """Return the kind of a manifest; a KeyError means that a builder made an unlisted kind."""
-    return _BY_NAME[manifest["apiVersion"], manifest["kind"]]
+    """Return the kind of a manifest; a KeyError means that no module declares it."""
+    return _DECLARED[manifest["apiVersion"], manifest["kind"]]

@@ -111,6 +111,11 @@ def load_report_path(namespace: str, name: str) -> str:
     return f"{LOAD_REPORTS_PATH}/{namespace}/{name}"
 
 
+def child(service: LLMService) -> str:
+    """Return the name of a child that has no other: each kind has names of its own."""
+    return service.name
+
+
 def deployment(service: LLMService) -> str:
     return service.name
 
@@ -121,14 +126,6 @@ def autoscaler(service: LLMService) -> str:
 
 def kubernetes_service(service: LLMService) -> str:
     """Return the Service object's name: the LLMService's own, so that its address is guessable."""
-    return service.name
-
-
-def pod_disruption_budget(service: LLMService) -> str:
-    return service.name
-
-
-def network_policy(service: LLMService) -> str:
     return service.name
 
 

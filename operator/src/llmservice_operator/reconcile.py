@@ -6,7 +6,7 @@ crash in the middle of the last pass; and a second pass in a row writes nothing.
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.children import CHILDREN, WORKLOAD, Child, Context, build_each
 from llmservice_operator.cluster import (
     Cache,
     Cluster,
@@ -24,13 +25,12 @@ from llmservice_operator.cluster import (
     is_service,
 )
 from llmservice_operator.desired import (
-    build_all,
+    Replicas,
     is_owned_by,
     is_up_to_date,
     resolve_pin,
     resolve_replicas,
 )
-from llmservice_operator.desired.autoscaler import without_tolerance
 from llmservice_operator.desired.replicas import first_replicas, is_handed_over
 from llmservice_operator.errors import (
     ClusterError,
@@ -41,15 +41,11 @@ from llmservice_operator.errors import (
     Rejected,
 )
 from llmservice_operator.kinds import (
-    AUTOSCALERS,
-    DEPLOYMENTS,
     LLMSERVICES,
-    OPTIONAL_KINDS,
     PODS,
     SCALED_OBJECTS,
     SERVICES,
     Kind,
-    kind_of,
 )
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.load_status import LoadView
@@ -133,28 +129,23 @@ class Reconciler:
             self._metrics.terminal_error()
             wrote = await self._report(body, build_status_of_unreadable(body, error, self._now()))
             return 0.0 if wrote else None
-        deployment = await self._live(DEPLOYMENTS, service.namespace, names.deployment(service))
+        workload = await self._live(WORKLOAD.kind, service.namespace, WORKLOAD.name(service))
         is_watched = service.spec.autoscaling is not None or service.spec.objectives.is_limited
         report = await self._read_report(service) if is_watched else None
         scaled_object = await self._scaler.live_scaled_object(service)
         plan, decision = await self._scaler.plan(service, report, scaled_object), None
         wrote, failure, pin = False, None, None
         try:
-            pin = resolve_pin(service, deployment, self._settings)
-            replicas = resolve_replicas(service, deployment)
-            children = build_all(service, self._settings, pin, replicas, plan.autoscaler)
-            # Who scaled before goes first: two would fight, and KEDA's webhook refuses the second.
-            wrote |= await self._remove_unwanted(service, children, scaled_object)
-            workload = next(each for each in children if kind_of(each) is DEPLOYMENTS)
-            if deployment is None:
-                workload["spec"]["replicas"] = first_replicas(service)
-            elif replicas.is_kept_now:
-                version = deployment["metadata"]["resourceVersion"]
-                workload["metadata"]["resourceVersion"] = version
-            elif not is_handed_over(service, deployment):
-                wrote |= await self._scaler.hand_over(service, deployment)
-            for desired in children:
-                wrote |= await self._bring_about(service, desired)
+            pin = resolve_pin(service, workload, self._settings)
+            replicas = resolve_replicas(service, workload)
+            context = Context.of(service, self._settings, pin, replicas, plan.autoscaler)
+            children = build_each(context)
+            # What is not wanted any more goes first: two autoscalers would fight, and KEDA's
+            # webhook refuses the second.
+            wrote |= await self._prune(service, children, scaled_object)
+            wrote |= await self._keep_replicas(service, children[WORKLOAD], workload, replicas)
+            for child, manifest in children.items():
+                wrote |= await self._apply(service, child, manifest)
             scaled, decision = await self._scaler.scale(service, plan, report)
             wrote |= scaled
         except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:
@@ -192,66 +183,83 @@ class Reconciler:
     async def _read_report(self, service: LLMService) -> LoadReport | None:
         return await self._reports.read(service.namespace, service.name)
 
-    async def _bring_about(self, service: LLMService, desired: Manifest) -> bool:
+    async def _keep_replicas(
+        self,
+        service: LLMService,
+        manifest: Manifest,
+        live: Manifest | None,
+        replicas: Replicas,
+    ) -> bool:
+        """See that the workload keeps its number of replicas when it changes who sets it.
+
+        Completes the manifest, and says whether anything was written.
+        """
+        if live is None:
+            manifest["spec"]["replicas"] = first_replicas(service)
+        elif replicas.is_kept_now:
+            # A number that was read just now is sent only if it still stands there.
+            manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
+        elif not is_handed_over(service, live):
+            return await self._scaler.hand_over(service, live)
+        return False
+
+    async def _apply(self, service: LLMService, child: Child, manifest: Manifest) -> bool:
         """Apply one child unless it is already as wanted; say whether it was written."""
-        kind, name = kind_of(desired), desired["metadata"]["name"]
+        kind, name = child.kind, manifest["metadata"]["name"]
         live = await self._live(kind, service.namespace, name)
         if live is None:
             await self._check_still_wanted(service)
-            self._cache.observe(await self._create(desired))
+            self._cache.observe(await self._create(child, manifest))
             self._metrics.applied(kind.kind, "created")
             logger.info("created %s %s", kind.kind, name)
             return True
         _check_owner(live, service)
         if "deletionTimestamp" in live["metadata"]:
-            # Its last event brings the next pass, or for a ScaledObject the autoscaler's period.
+            # Its last event brings the next pass.
             return False
-        if is_up_to_date(live, desired):
+        if is_up_to_date(live, manifest):
             self._metrics.applied(kind.kind, "noop")
             return False
         uid = live["metadata"]["uid"]
         if controller_of(live) is None:
             await self._check_still_wanted(service)
-        self._cache.observe(await self._cluster.apply(desired, uid))
+        self._cache.observe(await self._cluster.apply(manifest, uid))
         self._metrics.applied(kind.kind, "changed")
         if service.status.observed_generation == service.generation:
             self._metrics.drift_corrected(kind.kind)
         logger.info("changed %s %s", kind.kind, name)
         return True
 
-    async def _create(self, desired: Manifest) -> Manifest:
+    async def _create(self, child: Child, manifest: Manifest) -> Manifest:
         try:
-            return await self._cluster.apply(desired)
+            return await self._cluster.apply(manifest)
         except ClusterError as error:
-            if kind_of(desired) is SCALED_OBJECTS and ".fallback.behavior" in error.message:
-                raise InvalidSpec(
-                    "needs KEDA 2.17 or newer: upgrade KEDA, or choose Direct",
-                    "spec.autoscaling.provider",
-                ) from error
-            if kind_of(desired) is not AUTOSCALERS or ".tolerance" not in error.message:
+            substitute = child.substitute(manifest, error.message)
+            if substitute is None:
                 raise
-            return await self._cluster.apply(without_tolerance(desired))
+            return await self._cluster.apply(substitute)
 
-    async def _remove_unwanted(
-        self, service: LLMService, wanted: list[Manifest], scaled_object: Manifest | None
+    async def _prune(
+        self, service: LLMService, wanted: Iterable[Child], scaled_object: Manifest | None
     ) -> bool:
         """Delete what an earlier spec needed and this one does not; say whether there was any."""
         key = service.namespace, service.name
-        kept = {(kind_of(manifest), manifest["metadata"]["name"]) for manifest in wanted}
-        present = [live for kind in OPTIONAL_KINDS for live in self._cache.owned(key, kind)]
-        if scaled_object is not None:
-            present.append(scaled_object)
+        kept = {(child.kind, child.name(service)) for child in wanted}
         removed = False
-        for live in present:
-            kind, name = kind_of(live), live["metadata"]["name"]
-            is_going = "deletionTimestamp" in live["metadata"]
-            if (kind, name) in kept or is_going or not is_owned_by(live, service):
-                continue
-            await self._cluster.delete(live)
-            self._cache.drop(live)
-            self._metrics.applied(kind.kind, "deleted")
-            logger.info("deleted %s %s", kind.kind, name)
-            removed = True
+        for kind in (child.kind for child in CHILDREN if child.is_pruned):
+            present = self._cache.owned(key, kind)
+            if scaled_object is not None and kind is SCALED_OBJECTS:
+                present.append(scaled_object)
+            for live in present:
+                name = live["metadata"]["name"]
+                is_going = "deletionTimestamp" in live["metadata"]
+                if (kind, name) in kept or is_going or not is_owned_by(live, service):
+                    continue
+                await self._cluster.delete(live)
+                self._cache.drop(live)
+                self._metrics.applied(kind.kind, "deleted")
+                logger.info("deleted %s %s", kind.kind, name)
+                removed = True
         return removed
 
     async def _check_still_wanted(self, service: LLMService) -> None:
@@ -278,7 +286,7 @@ class Reconciler:
             return live if live is not None and is_owned_by(live, service) else None
 
         return LiveObjects(
-            deployment=owned(DEPLOYMENTS, names.deployment(service)),
+            deployment=owned(WORKLOAD.kind, WORKLOAD.name(service)),
             kubernetes_service=owned(SERVICES, names.kubernetes_service(service)),
             pods=tuple(self._cache.owned(key, PODS)),
         )

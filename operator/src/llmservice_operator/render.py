@@ -8,7 +8,8 @@ import yaml
 
 from llmservice_operator import api
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import resolve_pin
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 
@@ -36,4 +37,4 @@ def _render(document: Any, settings: OperatorSettings) -> list[api.Manifest]:
         if document.get(field) != expected:
             raise InvalidSpec(f"must be {expected}, not {document.get(field)!r}", field)
     service = LLMService.parse(document, refuse_unknown_fields=True)
-    return build_all(service, settings, resolve_pin(service, None, settings))
+    return build_all(Context.of(service, settings, resolve_pin(service, None, settings)))

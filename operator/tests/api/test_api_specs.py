@@ -10,8 +10,9 @@ import pytest
 from core_support import SETTINGS, a_body
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.children import Context, build_all
 from llmservice_operator.cluster.client import as_yaml
-from llmservice_operator.desired import Autoscaler, build_all, is_up_to_date, resolve_pin
+from llmservice_operator.desired import Autoscaler, is_up_to_date, resolve_pin
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.kinds import LLMSERVICES, kind_of
 from llmservice_operator.names import FIELD_MANAGER
@@ -80,7 +81,7 @@ def built(spec: Spec, name: str) -> list[Manifest]:
     # As on this API server, which drops the tolerance and has no kinds of KEDA's.
     autoscaler = replace(Autoscaler.wished(service), with_tolerance=False)
     pin = resolve_pin(service, None, SETTINGS)
-    objects = build_all(service, SETTINGS, pin, autoscaler=autoscaler)
+    objects = build_all(Context.of(service, SETTINGS, pin, autoscaler=autoscaler))
     return [each for each in objects if not each["apiVersion"].startswith("keda.sh/")]
 
 

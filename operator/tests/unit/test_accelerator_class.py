@@ -7,7 +7,8 @@ import pytest
 
 from core_support import SETTINGS, a_pod, a_service
 from llmservice_operator.api.accelerator_class import parse_classes
-from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import resolve_pin
 from llmservice_operator.errors import InvalidSettings, InvalidSpec
 from llmservice_operator.observe import LiveObjects, observe
 from llmservice_operator.settings import OperatorSettings
@@ -28,7 +29,8 @@ def settings(**classes: Any) -> OperatorSettings:
 
 def pod_spec(accelerator: dict[str, Any], **spec: Any) -> dict[str, Any]:
     service = a_service({"accelerator": accelerator, **spec})
-    objects = build_all(service, settings(fast=PROFILE), resolve_pin(service, None, SETTINGS))
+    pin = resolve_pin(service, None, SETTINGS)
+    objects = build_all(Context.of(service, settings(fast=PROFILE), pin))
     (deployment,) = (each for each in objects if each["kind"] == "Deployment")
     found: dict[str, Any] = deployment["spec"]["template"]["spec"]
     return found
@@ -74,7 +76,7 @@ def test_an_unknown_class_is_refused_with_those_that_there_are(
 ) -> None:
     service = a_service({"accelerator": {"class": "abacus"}})
     with pytest.raises(InvalidSpec) as refused:
-        build_all(service, settings(**classes), resolve_pin(service, None, SETTINGS))
+        build_all(Context.of(service, settings(**classes), resolve_pin(service, None, SETTINGS)))
     assert str(refused.value) == (
         "spec.accelerator.class: abacus is no accelerator class of this operator and no GPU that "
         f"it knows: {known}name a GPU such as H100, or have the class added to the chart value "

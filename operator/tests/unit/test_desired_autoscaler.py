@@ -9,8 +9,9 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired import Autoscaler, build_all, resolve_pin, resolve_replicas
-from llmservice_operator.desired.autoscaler import without_tolerance
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.children.horizontal_pod_autoscaler import CHILD
+from llmservice_operator.desired import Autoscaler, resolve_pin, resolve_replicas
 from llmservice_operator.desired.replicas import (
     build_hand_over,
     first_replicas,
@@ -26,11 +27,13 @@ def objects(
 ) -> dict[str, Manifest]:
     settings = OperatorSettings(images=SETTINGS.images, metrics_server_url="http://metrics:8081")
     built = build_all(
-        service,
-        settings,
-        resolve_pin(service, None, settings),
-        resolve_replicas(service, live),
-        autoscaler,
+        Context.of(
+            service,
+            settings,
+            resolve_pin(service, None, settings),
+            resolve_replicas(service, live),
+            autoscaler,
+        )
     )
     return {manifest["kind"]: manifest for manifest in built}
 
@@ -97,7 +100,8 @@ def test_an_older_api_server_gets_the_same_object_without_the_field_it_does_not_
     service = a_service(AUTOSCALING)
     plain = objects(service, Autoscaler(ScalingProvider.EXTERNAL, with_tolerance=False))
     sent = objects(service)["HorizontalPodAutoscaler"]
-    assert without_tolerance(sent) == plain["HorizontalPodAutoscaler"] != sent
+    refusal = "spec.behavior.scaleUp.tolerance: unknown field"
+    assert CHILD.substitute(sent, refusal) == plain["HorizontalPodAutoscaler"] != sent
 
 
 @pytest.mark.parametrize("mode", ["Recommend", "Paused"])

@@ -6,7 +6,8 @@ import pytest
 
 from core_support import SETTINGS, a_service
 from llmservice_operator.api import Manifest
-from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import resolve_pin
 
 MADE = {"type": "PersistentVolumeClaim", "size": "200Gi"}
 NAMED = {"type": "PersistentVolumeClaim", "claimName": "models"}
@@ -15,7 +16,7 @@ NAMED = {"type": "PersistentVolumeClaim", "claimName": "models"}
 def objects(cache: dict[str, Any] | None, **model: Any) -> list[Manifest]:
     fields = {"uri": "hf://org/model", **model, **({} if cache is None else {"cache": cache})}
     service = a_service({"model": fields})
-    return build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    return build_all(Context.of(service, SETTINGS, resolve_pin(service, None, SETTINGS)))
 
 
 def claims(cache: dict[str, Any] | None) -> list[Manifest]:
@@ -120,7 +121,7 @@ def test_resources_of_the_spec_go_before_the_size_of_an_ephemeral_cache(
 ) -> None:
     model = {"uri": "hf://org/model", "cache": {"type": "Ephemeral", "size": "200Gi"}}
     service = a_service({"model": model, "resources": resources})
-    found = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    found = build_all(Context.of(service, SETTINGS, resolve_pin(service, None, SETTINGS)))
     (deployment,) = (each for each in found if each["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     requests = container["resources"]["requests"]

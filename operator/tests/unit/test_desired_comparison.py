@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from core_support import HARMLESS_ARG, SETTINGS, a_service, as_live, one
 from llmservice_operator.api import Manifest
-from llmservice_operator.desired import build_all, is_up_to_date, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import is_up_to_date, resolve_pin
 
 HUB = {"uri": "hf://org/model"}
 specs = st.fixed_dictionaries(
@@ -51,7 +52,7 @@ specs = st.fixed_dictionaries(
 
 def build(spec: dict[str, Any]) -> list[Manifest]:
     service = a_service(spec)
-    return build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    return build_all(Context.of(service, SETTINGS, resolve_pin(service, None, SETTINGS)))
 
 
 @given(spec=specs)

@@ -8,12 +8,13 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.environment import VARIABLES_WITH_A_FIELD, is_refused_variable
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import resolve_pin
 from llmservice_operator.settings import OperatorSettings
 
 
 def objects(service: LLMService, settings: OperatorSettings = SETTINGS) -> list[Manifest]:
-    return build_all(service, settings, resolve_pin(service, None, settings))
+    return build_all(Context.of(service, settings, resolve_pin(service, None, settings)))
 
 
 def deployment(spec: dict[str, Any] | None = None, **settings: Any) -> Manifest:

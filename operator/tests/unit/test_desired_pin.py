@@ -9,7 +9,8 @@ from core_support import SETTINGS, a_service, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus
-from llmservice_operator.desired import EnginePin, build_all, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import EnginePin, resolve_pin
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings, ServerImages
 
@@ -29,7 +30,7 @@ def pinned(pin: EnginePin, spec: dict[str, Any] | None = None) -> LLMService:
 
 
 def running(pin: EnginePin) -> Manifest:
-    return one("Deployment", build_all(a_service(), SETTINGS, pin))
+    return one("Deployment", build_all(Context.of(a_service(), SETTINGS, pin)))
 
 
 def test_a_new_service_gets_the_default_image_for_its_accelerator() -> None:

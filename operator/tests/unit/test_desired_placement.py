@@ -6,7 +6,8 @@ import pytest
 
 from core_support import SETTINGS, a_service, as_live, one
 from llmservice_operator.api import Manifest
-from llmservice_operator.desired import build_all, is_up_to_date, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import is_up_to_date, resolve_pin
 
 EVERYTHING: dict[str, Any] = {
     "nodeSelector": {"nvidia.com/gpu.product": "H100"},
@@ -73,7 +74,7 @@ OF_GPU_NODES = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSche
 
 def deployment(template: dict[str, Any], **spec: Any) -> Manifest:
     service = a_service({"template": template, **spec})
-    manifests = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    manifests = build_all(Context.of(service, SETTINGS, resolve_pin(service, None, SETTINGS)))
     return one("Deployment", manifests)
 
 

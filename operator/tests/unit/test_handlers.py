@@ -6,9 +6,10 @@ from typing import Any, cast
 import pytest
 
 from llmservice_operator import handlers
+from llmservice_operator.children import WATCHED_KINDS
 from llmservice_operator.cluster import Cache, Key
 from llmservice_operator.handlers import EndlessBackoffs, build_registry, build_settings
-from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, WATCHED_KINDS
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from llmservice_operator.telemetry import Metrics
 
 Note = Callable[..., Awaitable[None]]

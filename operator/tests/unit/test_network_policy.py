@@ -7,7 +7,8 @@ import pytest
 from core_support import SETTINGS, a_service
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import resolve_pin
 from llmservice_operator.settings import OperatorSettings
 from network_policy_support import Host, may_connect
 
@@ -21,7 +22,7 @@ GATEWAY = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": 
 
 def policies(spec: dict[str, Any], settings: OperatorSettings = MONITORED) -> list[Manifest]:
     service = a_service(spec)
-    manifests = build_all(service, settings, resolve_pin(service, None, settings))
+    manifests = build_all(Context.of(service, settings, resolve_pin(service, None, settings)))
     return [each for each in manifests if each["kind"] == "NetworkPolicy"]
 
 
@@ -264,7 +265,7 @@ def test_a_model_server_reaches_dns_the_models_source_and_whom_the_spec_lists_al
 
 def test_the_policy_is_made_before_the_pods_it_protects() -> None:
     service = a_service()
-    manifests = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    manifests = build_all(Context.of(service, SETTINGS, resolve_pin(service, None, SETTINGS)))
     kinds = [each["kind"] for each in manifests]
     assert kinds.index("NetworkPolicy") < kinds.index("Deployment")
 

@@ -17,7 +17,8 @@ from core_support import SETTINGS, a_body
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus
-from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import resolve_pin
 from llmservice_operator.errors import InvalidSpec
 from random_specs import SCHEMA, SEED, Spec, many_valid_specs, valid_specs
 from spec_table import ACCEPTED
@@ -39,7 +40,7 @@ class Operator:
             pin = resolve_pin(service, None, SETTINGS)
             engine = EngineStatus.model_validate(dataclasses.asdict(pin))
             self._status = {"engine": engine.model_dump(by_alias=True, exclude_none=True)}
-            return build_all(service, SETTINGS, pin)
+            return build_all(Context.of(service, SETTINGS, pin))
         except InvalidSpec:
             return None
 

@@ -7,6 +7,7 @@ import pytest
 
 from core_support import NOW
 from llmservice_operator import names
+from llmservice_operator.children import WATCHED_KINDS
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder
 from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.kinds import (
@@ -16,7 +17,6 @@ from llmservice_operator.kinds import (
     POD_DISRUPTION_BUDGETS,
     SCALED_OBJECTS,
     SERVICES,
-    WATCHED_KINDS,
     Kind,
     kind_of,
 )

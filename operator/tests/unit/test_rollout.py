@@ -8,7 +8,8 @@ import pytest
 from core_support import NOW, SETTINGS, a_deployment, a_pod, a_service, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired import EnginePin, build_all, decide_rollout, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import EnginePin, decide_rollout, resolve_pin
 from llmservice_operator.observe import LiveObjects, Observation, observe
 from llmservice_operator.status import build_status
 
@@ -30,7 +31,7 @@ def waiting_since(seconds: float, replicas: int = 2, updated: int = 1) -> Observ
 
 
 def workload(service: LLMService) -> Manifest:
-    manifests = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    manifests = build_all(Context.of(service, SETTINGS, resolve_pin(service, None, SETTINGS)))
     found: Manifest = one("Deployment", manifests)["spec"]
     return found
 

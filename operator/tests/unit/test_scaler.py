@@ -8,8 +8,9 @@ import pytest
 from core_support import NOW, a_body, as_live
 from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.children import Context, build_all
 from llmservice_operator.cluster import Cache, Cluster
-from llmservice_operator.desired import Autoscaler, build_all, resolve_pin
+from llmservice_operator.desired import Autoscaler, resolve_pin
 from llmservice_operator.desired.provider import ProviderPlan
 from llmservice_operator.errors import NotFound
 from llmservice_operator.kinds import Kind
@@ -60,7 +61,7 @@ def service(provider: str = "Auto", status: dict[str, Any] | None = None) -> LLM
 
 
 def runs(cache: Cache, of: LLMService, replicas: int) -> None:
-    built = build_all(of, SETTINGS, resolve_pin(of, None, SETTINGS))
+    built = build_all(Context.of(of, SETTINGS, resolve_pin(of, None, SETTINGS)))
     deployment = as_live(next(each for each in built if each["kind"] == "Deployment"))
     deployment["spec"]["replicas"] = replicas
     deployment["metadata"]["uid"] = "uid-2"

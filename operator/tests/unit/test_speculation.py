@@ -7,7 +7,8 @@ import pytest
 
 from core_support import SETTINGS, a_service, one
 from llmservice_operator.api import Manifest
-from llmservice_operator.desired import build_all, resolve_pin
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired import resolve_pin
 from llmservice_operator.errors import InvalidSpec
 
 DRAFT = {"uri": "hf://org/draft"}
@@ -20,7 +21,7 @@ def speculating(method: str, **fields: Any) -> dict[str, Any]:
 def pod(speculative_decoding: dict[str, Any], **spec: Any) -> Manifest:
     engine = {"image": "mine:1", "speculativeDecoding": speculative_decoding}
     service = a_service({**spec, "engine": engine})
-    manifests = build_all(service, SETTINGS, resolve_pin(service, None, SETTINGS))
+    manifests = build_all(Context.of(service, SETTINGS, resolve_pin(service, None, SETTINGS)))
     found: Manifest = one("Deployment", manifests)["spec"]["template"]["spec"]
     return found
 

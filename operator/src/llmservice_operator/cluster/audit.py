@@ -9,9 +9,10 @@ import logging
 from collections.abc import Callable, Sequence
 
 from llmservice_operator.api import Manifest
+from llmservice_operator.children import WATCHED_KINDS
 from llmservice_operator.cluster.cache import Cache, Key, ObjectId, object_id, owner_key, version
 from llmservice_operator.cluster.client import Cluster
-from llmservice_operator.kinds import LLMSERVICES, WATCHED_KINDS, Kind
+from llmservice_operator.kinds import LLMSERVICES, Kind
 
 logger = logging.getLogger(__name__)
 

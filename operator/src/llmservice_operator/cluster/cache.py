@@ -6,7 +6,8 @@ from typing import Any
 
 from llmservice_operator import api, names
 from llmservice_operator.api import Manifest
-from llmservice_operator.kinds import LLMSERVICES, WATCHED_KINDS, Kind, kind_of
+from llmservice_operator.children import WATCHED_KINDS
+from llmservice_operator.kinds import LLMSERVICES, Kind, kind_of
 
 Key = tuple[str, str]
 """Namespace and name of an LLMService."""

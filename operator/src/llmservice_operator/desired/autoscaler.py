@@ -1,12 +1,11 @@
-"""The object that changes the replicas with the load: a HorizontalPodAutoscaler or KEDA's."""
+"""What an HPA and KEDA's ScaledObject have in common: both change the replicas with the load."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import (
     Autoscaling,
@@ -14,20 +13,13 @@ from llmservice_operator.api.autoscaling import (
     ScalingProvider,
 )
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.manifest import build_metadata
 from llmservice_operator.scaling.cold_start import ColdStarts
 from llmservice_operator.scaling.hpa import ScalingRules
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.scale_down import scale_down_window
-from llmservice_operator.settings import OperatorSettings
 
 DEFAULT_WINDOW_SECONDS: Final = round(scale_down_window(ColdStarts().estimate, is_bursty=False))
 """How long a scale-down looks back before any cold start was measured."""
-
-KEDA_POLLING_SECONDS: Final = 5
-
-
-KEDA_FAILURES_BEFORE_FALLBACK: Final = 3
 
 
 @dataclass(frozen=True)
@@ -72,118 +64,14 @@ def keeps_tolerance(live: Manifest | None) -> bool:
     return "tolerance" in behavior_of(live).get("scaleUp", {})
 
 
-def without_tolerance(manifest: Manifest) -> Manifest:
-    """Return an HPA for an API server older than 1.33, which refuses the field instead."""
-    spec = manifest["spec"]
-    behavior = {
-        direction: {key: value for key, value in rules.items() if key != "tolerance"}
-        for direction, rules in spec["behavior"].items()
-    }
-    return {**manifest, "spec": {**spec, "behavior": behavior}}
-
-
-def build_autoscaler(
-    service: LLMService, settings: OperatorSettings, autoscaler: Autoscaler
-) -> list[Manifest]:
-    """Build the object of the autoscaler, if it has one."""
-    autoscaling = service.spec.autoscaling
-    if autoscaling is None:
-        return []
-    match autoscaler.provider:
-        case ScalingProvider.EXTERNAL:
-            return [_build_horizontal_pod_autoscaler(service, autoscaling, autoscaler)]
-        # KEDA lifts a suspended service from 0 to its minimum; an HPA leaves 0 alone.
-        case ScalingProvider.KEDA if not service.spec.suspend:
-            return [_build_scaled_object(service, autoscaling, autoscaler, settings)]
-        case _:
-            return []
-
-
-def _build_horizontal_pod_autoscaler(
-    service: LLMService, autoscaling: Autoscaling, autoscaler: Autoscaler
-) -> Manifest:
-    return {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": build_metadata(service, names.autoscaler(service)),
-        "spec": {
-            "scaleTargetRef": {
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
-                "name": names.deployment(service),
-            },
-            "minReplicas": autoscaling.min_replicas,
-            "maxReplicas": autoscaling.max_replicas,
-            "metrics": [
-                {
-                    "type": "External",
-                    "external": {
-                        "metric": {
-                            "name": autoscaling.metric.external_name,
-                            "selector": {"matchLabels": {names.METRIC_SERVICE_LABEL: service.name}},
-                        },
-                        # Of a total, so that pods which are still starting change nothing.
-                        "target": {
-                            "type": "AverageValue",
-                            "averageValue": str(autoscaling.target),
-                        },
-                    },
-                }
-            ],
-            "behavior": _behavior(autoscaling, autoscaler),
-        },
-    }
-
-
-def _build_scaled_object(
-    service: LLMService,
-    autoscaling: Autoscaling,
-    autoscaler: Autoscaler,
-    settings: OperatorSettings,
-) -> Manifest:
-    server = (settings.metrics_server_url or "").rstrip("/")
-    return {
-        "apiVersion": "keda.sh/v1alpha1",
-        "kind": "ScaledObject",
-        "metadata": build_metadata(service, names.autoscaler(service)),
-        "spec": {
-            "scaleTargetRef": {"name": names.deployment(service)},
-            "minReplicaCount": autoscaling.min_replicas,
-            "maxReplicaCount": autoscaling.max_replicas,
-            "pollingInterval": KEDA_POLLING_SECONDS,
-            # Unknown is never zero: without an answer the replicas stay as they are.
-            "fallback": {
-                "failureThreshold": KEDA_FAILURES_BEFORE_FALLBACK,
-                "replicas": autoscaling.min_replicas,
-                "behavior": "currentReplicasIfHigher",
-            },
-            "advanced": {
-                # Whether this KEDA knows the tolerance cannot be seen from what it keeps.
-                "horizontalPodAutoscalerConfig": {
-                    "behavior": _behavior(autoscaling, replace(autoscaler, with_tolerance=False))
-                }
-            },
-            "triggers": [
-                {
-                    "type": "metrics-api",
-                    "metricType": "AverageValue",
-                    "metadata": {
-                        "url": f"{server}{names.load_report_path(service.namespace, service.name)}",
-                        "valueLocation": autoscaling.metric.json_field,
-                        "targetValue": str(autoscaling.target),
-                    },
-                }
-            ],
-        },
-    }
-
-
-def _behavior(autoscaling: Autoscaling, autoscaler: Autoscaler) -> dict[str, Any]:
+def build_behavior(
+    autoscaling: Autoscaling, autoscaler: Autoscaler, *, with_tolerance: bool
+) -> dict[str, Any]:
+    """Build an HPA's behavior, which KEDA passes on to the HPA that it makes."""
     behavior = behavior_for(autoscaling.max_replicas, autoscaler.window_seconds)
-    tolerance = autoscaler.with_tolerance
     return {
-        "scaleUp": _rules(behavior.scale_up, with_tolerance=tolerance),
-        "scaleDown": _rules(behavior.scale_down, with_tolerance=tolerance),
+        "scaleUp": _rules(behavior.scale_up, with_tolerance=with_tolerance),
+        "scaleDown": _rules(behavior.scale_down, with_tolerance=with_tolerance),
     }
 
 

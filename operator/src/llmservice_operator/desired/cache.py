@@ -1,4 +1,4 @@
-"""The claim that the replicas share as their model cache, and how they are led to it.
+"""How the replicas find the model cache that they share.
 
 Only weights are shared between services: Python modules that a model brings, and kernels, are code,
 so those go to the pod's own cache, and kernels at most to a folder of the service.
@@ -6,37 +6,13 @@ so those go to the pod's own cache, and kernels at most to a folder of the servi
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from llmservice_operator import names
-from llmservice_operator.api import Manifest
 from llmservice_operator.api.cache import Cache
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.manifest import build_metadata
 
 _HUB: Final = f"{names.MODEL_CACHE_PATH}/hub"
-
-
-def build_cache_claim(service: LLMService) -> list[Manifest]:
-    """Build the claim of the cache, when the operator is to make it.
-
-    One to be retained has no owner, so it outlives the service; it is found again by its name.
-    """
-    cache = service.spec.model.cache
-    if cache is None or cache.claim_size is None:
-        return []
-    metadata = build_metadata(service, names.cache_claim(service))
-    if cache.retention_policy != "Delete":
-        metadata.pop("ownerReferences", None)
-    spec: dict[str, Any] = {
-        "accessModes": list(cache.access_modes) or ["ReadWriteMany"],
-        "resources": {"requests": {"storage": cache.claim_size}},
-    }
-    if cache.storage_class_name is not None:
-        spec["storageClassName"] = cache.storage_class_name
-    return [
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
-    ]
 
 
 def cache_claim_name(service: LLMService) -> str | None:

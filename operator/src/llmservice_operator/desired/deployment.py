@@ -6,12 +6,10 @@ import math
 from typing import Any, Final
 
 from llmservice_operator import names
-from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.environment import build_environment
-from llmservice_operator.desired.manifest import build_metadata
-from llmservice_operator.desired.pin import EnginePin, pin_annotations
+from llmservice_operator.desired.pin import EnginePin
 from llmservice_operator.desired.placement import build_placement, build_pod_metadata
 from llmservice_operator.desired.replicas import Replicas
 from llmservice_operator.desired.resources import build_resources
@@ -45,29 +43,22 @@ USER_ID: Final = 10001
 """Any unprivileged user will do: the image runs under every UID."""
 
 
-def build_deployment(
+def build_deployment_spec(
     service: LLMService, settings: OperatorSettings, pin: EnginePin, replicas: Replicas
-) -> Manifest:
-    """Build the Deployment that runs the service's model servers.
+) -> dict[str, Any]:
+    """Build the spec of the Deployment that runs the service's model servers.
 
     Raises InvalidSpec when the engine cannot be run as the spec asks.
     """
     return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": build_metadata(
-            service, names.deployment(service), {**pin_annotations(pin), **replicas.annotations}
-        ),
-        "spec": {
-            **({} if replicas.sent is None else {"replicas": replicas.sent}),
-            "selector": {"matchLabels": names.selector(service)},
-            "strategy": build_strategy(service),
-            "progressDeadlineSeconds": _progress_deadline(service),
-            "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
-            "template": {
-                "metadata": build_pod_metadata(service),
-                "spec": _build_pod_spec(service, settings, pin),
-            },
+        **({} if replicas.sent is None else {"replicas": replicas.sent}),
+        "selector": {"matchLabels": names.selector(service)},
+        "strategy": build_strategy(service),
+        "progressDeadlineSeconds": _progress_deadline(service),
+        "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
+        "template": {
+            "metadata": build_pod_metadata(service),
+            "spec": _build_pod_spec(service, settings, pin),
         },
     }
 

@@ -8,19 +8,17 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.fields import as_int_or_string
 from llmservice_operator.api.lifecycle import PodDisruptionBudget
-from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.manifest import build_metadata
+from llmservice_operator.children.child import Child, Context
+from llmservice_operator.kinds import POD_DISRUPTION_BUDGETS
 
 DEFAULT_MAX_UNAVAILABLE: Final = "1"
 """Not a least number of ready pods: with one replica that would hold up every drain for ever."""
 
 
-def build_pod_disruption_budget(service: LLMService) -> Manifest:
-    """Build the budget; one that a drain cannot meet is refused with the spec."""
+def _body(context: Context) -> Manifest:
+    """Limit evictions; a budget that a drain cannot meet is refused with the spec."""
+    service = context.service
     return {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": build_metadata(service, names.pod_disruption_budget(service)),
         "spec": {
             **_allowance(service.spec.pod_disruption_budget),
             # A replica that is not ready anyway, such as one that crashes, is never protected.
@@ -34,3 +32,6 @@ def _allowance(budget: PodDisruptionBudget) -> dict[str, int | str]:
     if budget.min_available is not None:
         return {"minAvailable": as_int_or_string(budget.min_available)}
     return {"maxUnavailable": as_int_or_string(budget.max_unavailable or DEFAULT_MAX_UNAVAILABLE)}
+
+
+CHILD: Final = Child(kind=POD_DISRUPTION_BUDGETS, body=_body)

@@ -22,7 +22,8 @@ from llmservice_operator.api.network import (
     is_within,
 )
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.manifest import build_metadata
+from llmservice_operator.children.child import Child, Context
+from llmservice_operator.kinds import NETWORK_POLICIES
 from llmservice_operator.settings import OperatorSettings
 
 _RESOLVERS: Final = [
@@ -67,17 +68,17 @@ _BARRED: Final = (_LINK_LOCAL_V4, _LINK_LOCAL_V6, *METADATA_V4, *METADATA_V6)
 """What a range that happens to hold it does not open."""
 
 
-def build_network_policy(service: LLMService, settings: OperatorSettings) -> Manifest:
-    """Build the policy that refuses all but what serving needs."""
+def _body(context: Context) -> Manifest | None:
+    """Refuse all but what serving needs."""
+    service, settings = context.service, context.settings
+    if not service.spec.network_policy.enabled:
+        return None
     peers = [
         peer.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         for peer in service.spec.network_policy.from_
     ]
     own_namespace: dict[str, Any] = {"podSelector": {}}
     return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": build_metadata(service, names.network_policy(service)),
         "spec": {
             "podSelector": {"matchLabels": names.selector(service)},
             "policyTypes": ["Ingress", "Egress"],
@@ -147,3 +148,6 @@ def _hub_port(settings: OperatorSettings) -> int:
 
 def _tcp(port: int) -> dict[str, Any]:
     return {"port": port, "protocol": "TCP"}
+
+
+CHILD: Final = Child(kind=NETWORK_POLICIES, body=_body, is_pruned=True)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.access import ServiceObject
-from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.manifest import build_metadata
+from llmservice_operator.children.child import Child, Context
+from llmservice_operator.kinds import SERVICES
 
 
-def build_kubernetes_service(service: LLMService) -> Manifest:
-    """Build the Service object; the management port is never in it."""
-    wanted = service.spec.service
+def _body(context: Context) -> Manifest:
+    """Open the API port; the management port is never in a Service object."""
+    wanted = context.service.spec.service
     return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": build_metadata(service, names.kubernetes_service(service), wanted.annotations),
         "spec": {
             "type": wanted.type,
-            "selector": names.selector(service),
+            "selector": names.selector(context.service),
             **_from_outside(wanted),
             "ports": [
                 {
@@ -43,3 +40,11 @@ def _from_outside(wanted: ServiceObject) -> dict[str, Any]:
     }
     # What is unset is not sent: the API server decides it, and clears it with the type.
     return {name: value for name, value in fields.items() if value}
+
+
+CHILD: Final = Child(
+    kind=SERVICES,
+    body=_body,
+    name=names.kubernetes_service,
+    annotations=lambda context: context.service.spec.service.annotations,
+)

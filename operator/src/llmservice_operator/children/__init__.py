@@ -1,0 +1,69 @@
+"""The children: every kind of object that an LLMService has, each declared in a module of its own.
+
+`CHILDREN` is the one list of them. Building, printing, the order of applying, pruning, watching,
+ownership and the operator's rights follow from the declarations.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.children import (
+    cache_claim,
+    horizontal_pod_autoscaler,
+    kubernetes_service,
+    network_policy,
+    pod_disruption_budget,
+    scaled_object,
+    workload,
+)
+from llmservice_operator.children.child import Child, Context, Grant
+from llmservice_operator.kinds import LLMSERVICES, PODS, Kind
+
+__all__ = [
+    "CHILDREN",
+    "WATCHED_KINDS",
+    "WORKLOAD",
+    "Child",
+    "Context",
+    "Grant",
+    "build_all",
+    "build_each",
+]
+
+CHILDREN: Final[tuple[Child, ...]] = (
+    # First, so that no pod is ever reachable before it.
+    network_policy.CHILD,
+    workload.CHILD,
+    kubernetes_service.CHILD,
+    horizontal_pod_autoscaler.CHILD,
+    scaled_object.CHILD,
+    pod_disruption_budget.CHILD,
+    # Last: a claim that cannot become what is asked for must hold up nothing else.
+    cache_claim.CHILD,
+)
+"""In the order in which they are applied."""
+
+WORKLOAD: Final = workload.CHILD
+"""The child that runs the model servers."""
+
+WATCHED_KINDS: Final[tuple[Kind, ...]] = (
+    LLMSERVICES,
+    *(child.kind for child in CHILDREN if not child.is_optional_api),
+    PODS,
+)
+
+
+def build_all(context: Context) -> list[Manifest]:
+    """Return every object of the service in the order to apply them.
+
+    Raises InvalidSpec when one cannot be made as the spec asks.
+    """
+    return list(build_each(context).values())
+
+
+def build_each(context: Context) -> dict[Child, Manifest]:
+    """Return the objects of `build_all`, in its order, by their declarations."""
+    built = ((child, child.build(context)) for child in CHILDREN)
+    return {child: manifest for child, manifest in built if manifest is not None}

@@ -1,0 +1,42 @@
+"""The claim that holds the model cache, where the operator is to make it.
+
+Only weights are shared between services: Python modules that a model brings, and kernels, are code,
+so those go to the pod's own cache, and kernels at most to a folder of the service.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.children.child import Child, Context
+from llmservice_operator.kinds import CLAIMS
+
+
+def _outlives_service(service: LLMService) -> bool:
+    """Say whether the claim is retained; a service of the same name finds it again by its name."""
+    cache = service.spec.model.cache
+    return cache is not None and cache.retention_policy != "Delete"
+
+
+def _body(context: Context) -> Manifest | None:
+    cache = context.service.spec.model.cache
+    if cache is None or cache.claim_size is None:
+        return None
+    spec: dict[str, Any] = {
+        "accessModes": list(cache.access_modes) or ["ReadWriteMany"],
+        "resources": {"requests": {"storage": cache.claim_size}},
+    }
+    if cache.storage_class_name is not None:
+        spec["storageClassName"] = cache.storage_class_name
+    return {"spec": spec}
+
+
+CHILD: Final = Child(
+    kind=CLAIMS,
+    body=_body,
+    name=names.cache_claim,
+    outlives_service=_outlives_service,
+)

@@ -1,0 +1,134 @@
+"""What a declaration of a child says, and what follows from it for every child alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired import (
+    Autoscaler,
+    EnginePin,
+    Replicas,
+    resolve_replicas,
+    with_class,
+)
+from llmservice_operator.desired.manifest import build_metadata
+from llmservice_operator.kinds import Kind
+from llmservice_operator.settings import OperatorSettings
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that the children of one service are built from."""
+
+    service: LLMService
+    """With the settings of its accelerator class filled in."""
+    settings: OperatorSettings
+    pin: EnginePin
+    replicas: Replicas
+    autoscaler: Autoscaler
+
+    @classmethod
+    def of(
+        cls,
+        service: LLMService,
+        settings: OperatorSettings,
+        pin: EnginePin,
+        replicas: Replicas | None = None,
+        autoscaler: Autoscaler | None = None,
+    ) -> Self:
+        """Return the context; without `replicas` and `autoscaler` that of a new service.
+
+        A new service gets the autoscaler that its spec asks for. Raises InvalidSpec when the
+        accelerator class is unknown.
+        """
+        return cls(
+            with_class(service, settings.accelerator_classes),
+            settings,
+            pin,
+            replicas or resolve_replicas(service, None),
+            autoscaler or Autoscaler.wished(service),
+        )
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A value of the chart that decides whether the operator gets the rights on a kind."""
+
+    chart_value: str
+    """Path below the chart's values, such as `keda.enabled`."""
+    is_given: Callable[[OperatorSettings], bool]
+    """Whether the value is set, as far as the operator knows it from its settings."""
+
+
+def _never(_: LLMService) -> bool:
+    return False
+
+
+def _no_annotations(_: Context) -> Mapping[str, str]:
+    return {}
+
+
+def _no_substitute(_: Manifest, __: str) -> Manifest | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """One kind of object that a service has, at most one object of it per service."""
+
+    kind: Kind
+    body: Callable[[Context], Manifest | None]
+    """Return the manifest without apiVersion, kind and metadata; None while the service is not to
+    have the object.
+
+    Raises InvalidSpec when the object cannot be made as the spec asks.
+    """
+    name: Callable[[LLMService], str] = names.child
+    annotations: Callable[[Context], Mapping[str, str]] = _no_annotations
+    is_pruned: bool = False
+    """Whether the operator deletes the object once the service is not to have it any more."""
+    outlives_service: Callable[[LLMService], bool] = _never
+    """Say whether the object stays when the service is deleted: it then has no owner."""
+    is_optional_api: bool = False
+    """Whether a cluster may lack the kind: then it has no such objects, and all else goes on."""
+    grant: Grant | None = None
+    """What the rights on the kind depend on; None grants them always."""
+    substitute: Callable[[Manifest, str], Manifest | None] = _no_substitute
+    """Return what to create instead of a manifest that the API server refuses with this message.
+
+    None when there is nothing better. Raises InvalidSpec when the user has to change something.
+    """
+
+    def __post_init__(self) -> None:
+        if self.kind.label_selector != names.CHILD_SELECTOR:
+            raise ValueError(f"{self.kind.kind} must be watched by the labels of children")
+
+    def build(self, context: Context) -> Manifest | None:
+        """Build the object: labelled, and owned by the service unless it outlives it."""
+        service, body = context.service, self.body(context)
+        if body is None:
+            return None
+        metadata = build_metadata(service, self.name(service), self.annotations(context))
+        if self.outlives_service(service):
+            metadata.pop("ownerReferences", None)
+        return {
+            "apiVersion": self.kind.api_version,
+            "kind": self.kind.kind,
+            "metadata": metadata,
+            **body,
+        }
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """What the operator does with objects of the kind: all children are treated alike."""
+        return (*_KEPT, "delete") if self.is_pruned else _KEPT
+
+
+_KEPT: Final = ("get", "list", "watch", "create", "patch")
+"""Server-side apply is a patch, and a create when there is no such object yet. The garbage
+collector deletes children with their owner."""

@@ -1,0 +1,79 @@
+"""KEDA's ScaledObject, which scales by the metrics server's report of a service."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.autoscaling import ScalingProvider
+from llmservice_operator.children.child import Child, Context, Grant
+from llmservice_operator.desired.autoscaler import build_behavior
+from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.kinds import SCALED_OBJECTS
+
+POLLING_SECONDS: Final = 5
+FAILURES_BEFORE_FALLBACK: Final = 3
+
+
+def _body(context: Context) -> Manifest | None:
+    service, autoscaling = context.service, context.service.spec.autoscaling
+    if autoscaling is None or context.autoscaler.provider is not ScalingProvider.KEDA:
+        return None
+    if service.spec.suspend:
+        # KEDA lifts a suspended service from 0 to its minimum; an HPA leaves 0 alone.
+        return None
+    server = (context.settings.metrics_server_url or "").rstrip("/")
+    return {
+        "spec": {
+            "scaleTargetRef": {"name": names.deployment(service)},
+            "minReplicaCount": autoscaling.min_replicas,
+            "maxReplicaCount": autoscaling.max_replicas,
+            "pollingInterval": POLLING_SECONDS,
+            # Unknown is never zero: without an answer the replicas stay as they are.
+            "fallback": {
+                "failureThreshold": FAILURES_BEFORE_FALLBACK,
+                "replicas": autoscaling.min_replicas,
+                "behavior": "currentReplicasIfHigher",
+            },
+            "advanced": {
+                # Whether this KEDA knows the tolerance cannot be seen from what it keeps.
+                "horizontalPodAutoscalerConfig": {
+                    "behavior": build_behavior(
+                        autoscaling, context.autoscaler, with_tolerance=False
+                    )
+                }
+            },
+            "triggers": [
+                {
+                    "type": "metrics-api",
+                    "metricType": "AverageValue",
+                    "metadata": {
+                        "url": f"{server}{names.load_report_path(service.namespace, service.name)}",
+                        "valueLocation": autoscaling.metric.json_field,
+                        "targetValue": str(autoscaling.target),
+                    },
+                }
+            ],
+        },
+    }
+
+
+def _refuse_old_keda(_: Manifest, refusal: str) -> Manifest | None:
+    if ".fallback.behavior" in refusal:
+        raise InvalidSpec(
+            "needs KEDA 2.17 or newer: upgrade KEDA, or choose Direct",
+            "spec.autoscaling.provider",
+        )
+    return None
+
+
+CHILD: Final = Child(
+    kind=SCALED_OBJECTS,
+    body=_body,
+    name=names.autoscaler,
+    is_pruned=True,
+    is_optional_api=True,
+    grant=Grant("keda.enabled", lambda settings: settings.keda),
+    substitute=_refuse_old_keda,
+)
