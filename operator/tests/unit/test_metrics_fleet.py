@@ -1,145 +1,19 @@
 """Rounds over services and pods on paper: reports, the leader and its standby."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from fleet_support import KEY, START, TICK, BadConnection, World, service
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.load_report import LoadReport
-from llmservice_operator.cluster import Key
-from llmservice_operator.engine_metrics import EngineAnswer
-from llmservice_operator.metrics_server.fleet import Engines, Fleet, prior_of
+from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.scaling import assess
-from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
 from llmservice_operator.scaling.step_model import StepModel
 from operator_support import make_service
-from scaling_support import TRUTH, Server, load
-
-START = 1_700_000_000.0
-KEY = ("ml", "qwen")
-TICK = 5.0
-
-
-def delays(bucket: int, count: float) -> tuple[float, ...]:
-    return tuple(count if i == bucket else 0.0 for i in range(LATENCY_BUCKETS))
-
-
-@dataclass
-class Pods:
-    """Pods of one service, each with a server on paper; also the engines that are asked."""
-
-    servers: dict[str, Server] = field(default_factory=dict)
-    silent: set[str] = field(default_factory=set)
-    phases: dict[str, str] = field(default_factory=dict)
-    now: float = START
-    model: StepModel = TRUTH
-
-    def add(self, name: str, *, is_ready: bool = True, phase: str = "ready") -> None:
-        server = Server(name, created=self.now, ready_at=self.now, started=self.now)
-        self.servers[name] = replace(server, is_ready=is_ready)
-        self.phases[name] = phase
-
-    def manifests(self) -> list[Manifest]:
-        return [self._pod(server) for server in self.servers.values()]
-
-    def _pod(self, server: Server) -> Manifest:
-        metadata: dict[str, Any] = {
-            "namespace": KEY[0],
-            "name": server.name,
-            "labels": {names.SERVICE_LABEL: KEY[1]},
-            "creationTimestamp": timestamp(server.created),
-        }
-        if server.is_draining:
-            metadata["deletionTimestamp"] = timestamp(self.now)
-        ready = {
-            "type": "Ready",
-            "status": str(server.is_ready),
-            "lastTransitionTime": timestamp(server.ready_at),
-        }
-        status = {"phase": "Running", "podIP": server.name, "conditions": [ready]}
-        return {"metadata": metadata, "status": status}
-
-    async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None:
-        if address in self.silent:
-            return None
-        server = self.servers[address]
-        snapshot = replace(server, is_ready=True).report(self.now).snapshot
-        assert snapshot is not None
-        done = server.counters.finished
-        downloads = self.phases[address] == "downloading"
-        return EngineAnswer(
-            phase=self.phases[address],
-            elapsed_seconds=self.now - server.started,
-            snapshot=snapshot,
-            latencies=Latencies(delays(28, done), delays(20, done)),
-            gpu_duty_cycle_percent=90.0,
-            downloaded_bytes=5 if downloads else None,
-            total_bytes=10 if downloads else None,
-        )
-
-    def serve(self, rate: float) -> None:
-        ready = [it for it in self.servers.values() if it.is_ready and not it.is_draining]
-        for server in ready:
-            server.serve(load(rate / len(ready), TICK, model=self.model))
-
-
-def timestamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def service(**status: Any) -> Manifest:
-    made = make_service(KEY[1], KEY[0])
-    made["metadata"]["uid"] = "uid-1"
-    return {**made, "status": status}
-
-
-@dataclass
-class BadConnection:
-    """A metrics server's own way to the pods: what it does not reach, others may."""
-
-    pods: Pods
-    silent: set[str] = field(default_factory=set)
-
-    async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None:
-        return None if address in self.silent else await self.pods.ask(address, is_ready=is_ready)
-
-
-@dataclass
-class World:
-    pods: Pods = field(default_factory=Pods)
-    services: list[Manifest] = field(default_factory=lambda: [service()])
-    leader_is_late: bool = False
-    """Whether standbys get the reports of a tick ago."""
-
-    def fleet(self, engines: Engines | None = None) -> Fleet:
-        return Fleet(
-            lambda: self.services,
-            self.pods.manifests,
-            engines or self.pods,
-            lambda: NAMESPACES_ONLY,
-        )
-
-    async def run(self, seconds: float, rate: float, leader: Fleet, *standbys: Fleet) -> None:
-        """Let time pass; the leader makes a round first, then each standby for the same moment."""
-
-        async def reports_of_leader(at: float) -> Mapping[Key, LoadReport]:
-            late = {
-                key: it.model_copy(update={"at": at - TICK}) for key, it in leader.reports.items()
-            }
-            return late if self.leader_is_late else leader.reports
-
-        for _ in range(int(seconds / TICK)):
-            self.pods.now += TICK
-            self.pods.serve(rate)
-            await leader.round(self.pods.now)
-            for standby in standbys:
-                await standby.round(self.pods.now, reports_of_leader)
+from scaling_support import TRUTH, load
 
 
 @pytest.fixture
@@ -193,24 +67,6 @@ async def test_nothing_is_known_in_the_first_minute_or_without_a_ready_replica(
     report = fleet.reports[KEY]
     assert (report.demand_percent, report.missing) == (None, "NoReadyReplica")
     assert report.kv_cache_percent is None
-
-
-async def test_the_spec_says_what_is_sustained_and_what_is_aimed_at(world: World) -> None:
-    strict, loose = world.services[0], world.fleet()
-    await world.run(90, 8, loose)
-    usual = loose.reports[KEY].capacity_requests_per_second
-    assert usual is not None
-    assert loose.reports[KEY].target_percent == 85
-
-    strict["metadata"]["generation"] = 2
-    strict["spec"]["slo"] = {"ttftMilliseconds": 500, "itlMilliseconds": 20}
-    strict["spec"]["autoscaling"] = {"maxReplicas": 4, "targetGPUUtilization": 70}
-    await world.run(10, 8, loose)
-
-    report = loose.reports[KEY]
-    assert report.capacity_requests_per_second is not None
-    assert report.capacity_requests_per_second < usual
-    assert report.target_percent == 70
 
 
 async def test_silent_replicas_are_named_and_most_of_them_make_the_load_unknown(
@@ -436,7 +292,7 @@ async def test_pods_that_have_ended_or_belong_to_nobody_are_not_asked(world: Wor
     evicted["status"]["phase"] = "Failed"
     orphan["metadata"]["labels"] = {names.SERVICE_LABEL: "unknown"}
     strange = Fleet(
-        lambda: world.services, lambda: [evicted, orphan], world.pods, lambda: NAMESPACES_ONLY
+        lambda: world.services, lambda: [evicted, orphan], world.pods, lambda: NAMESPACES_ONLY, {}
     )
     await strange.round(START + TICK)
 
@@ -461,14 +317,3 @@ async def test_one_service_with_senseless_numbers_does_not_silence_the_others(
     await fleet.round(START + TICK)
 
     assert fleet.reports.keys() == {KEY}
-
-
-def test_the_data_sheet_of_the_chosen_accelerator_is_the_beginning() -> None:
-    def prior(**spec: Any) -> float:
-        return prior_of(make_service("llm", "ml", **spec)).fixed
-
-    nvidia = {"type": "nvidia"}
-    unknown = prior(accelerator=nvidia)
-    selector = {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}}
-    assert prior(accelerator=nvidia, template=selector) < unknown / 4
-    assert prior() != unknown

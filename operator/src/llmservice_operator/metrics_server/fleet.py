@@ -10,12 +10,15 @@ from typing import Protocol
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.accelerator_class import AcceleratorClass
 from llmservice_operator.api.autoscaling import ScalingMetric
 from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.fields import Fields
 from llmservice_operator.api.load_report import ExternalMetrics, LoadReport
-from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.cluster import Key
+from llmservice_operator.desired.accelerator_class import with_class
+from llmservice_operator.desired.step_prior import UNKNOWN_PRIOR, prior_of
 from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.metrics_server.calibration_store import stored_calibration
@@ -29,22 +32,11 @@ from llmservice_operator.scaling.assess import (
 )
 from llmservice_operator.scaling.calibration import calibration_of, with_calibration
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
-from llmservice_operator.scaling.hardware import hardware_class
 from llmservice_operator.scaling.latency import LatencyWindow
 from llmservice_operator.scaling.signals import Scrape
-from llmservice_operator.scaling.step_model import StepModel, StepModelFit, prior_step_model
+from llmservice_operator.scaling.step_model import StepModelFit
 
 logger = logging.getLogger(__name__)
-
-GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
-"""Node label by which a service may choose its accelerator."""
-
-GUESSED_PARAMETERS = 8e9
-"""Of a model on GPUs. What it really costs is learned within a minute of traffic."""
-GUESSED_PARAMETERS_ON_CPU = 0.5e9
-BYTES_PER_PARAMETER = 2.0
-GUESSED_KV_BYTES_PER_TOKEN = 131072.0
-
 
 CLOCK_SKEW_SECONDS = 30.0
 """How far the API server's clock, by which pods are made, may be behind this one."""
@@ -89,7 +81,9 @@ class Fleet:
         pods: Callable[[], Iterable[Manifest]],
         engines: Engines,
         external_metrics: Callable[[], ExternalMetrics],
+        classes: Mapping[str, AcceleratorClass],
     ) -> None:
+        """`classes` are the accelerator classes of the administrator, by name."""
         self.reports: dict[Key, LoadReport] = {}
         self.lags = False
         """Whether the leader knows a load that is not known here yet."""
@@ -100,6 +94,7 @@ class Fleet:
         self._list_pods = pods
         self._engines = engines
         self._external_metrics = external_metrics
+        self._classes = classes
 
     @property
     def learned(self) -> dict[Key, Calibration]:
@@ -200,7 +195,7 @@ class Fleet:
         service = self._services.get(key)
         if service is None or service.uid != manifest["metadata"]["uid"]:
             service = self._services[key] = _Service(
-                manifest["metadata"]["uid"], initial_state(manifest)
+                manifest["metadata"]["uid"], self._initial_state(manifest)
             )
         replicas_by_name = {it.name for it in replicas}
         service.answers = {
@@ -208,7 +203,7 @@ class Fleet:
             for name, answer in {**service.answers, **answers}.items()
             if name in replicas_by_name
         }
-        _read_spec(service, manifest, self._at)
+        self._read_spec(service, manifest)
         scrape = Scrape(at, tuple(it.report(answers.get(it.name)) for it in replicas))
         aim = service.objective, service.target_percent
         reported_before = service.state.reported_percent
@@ -233,6 +228,50 @@ class Fleet:
             learned or service.learned,
             self._external_metrics(),
         )
+
+    def _initial_state(self, manifest: Manifest) -> ScalingState:
+        """Return what is known before the first round: the calibration, or a prior."""
+        spec = self._spec_of(manifest)
+        state = ScalingState(StepModelFit(UNKNOWN_PRIOR if spec is None else prior_of(spec)))
+        stored = stored_calibration(manifest)
+        return state if stored is None else with_calibration(state, stored)
+
+    def _read_spec(self, service: _Service, manifest: Manifest) -> None:
+        """Take over what the spec asks for, when it has changed and can be read."""
+        generation = manifest["metadata"].get("generation", 0)
+        if generation == service.generation:
+            return
+        service.generation = generation
+        spec = self._spec_of(manifest)
+        if spec is None:
+            return  # what runs goes on by the spec of before, as does the load that it can bear
+        engine = spec.model, spec.engine, spec.accelerator, spec.template
+        if service.engine is not None and engine != service.engine:
+            since = self._at - CLOCK_SKEW_SECONDS
+            service.state = service.state.with_new_engine(since, prior_of(spec))
+        service.engine = engine
+        slo = spec.objectives
+        service.objective = ServiceLevelObjective(
+            _in_seconds(slo.ttft_milliseconds),
+            _in_seconds(slo.itl_milliseconds),
+            slo.objective_percent / 100,
+        )
+        autoscaling = spec.autoscaling
+        service.target_percent = TARGET_PERCENT
+        if autoscaling and autoscaling.metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION:
+            service.target_percent = autoscaling.target
+
+    def _spec_of(self, manifest: Manifest) -> LLMServiceSpec | None:
+        """Return the spec with the fields of its accelerator class; None if it cannot be read."""
+        try:
+            service = LLMService.parse(manifest)
+        except InvalidSpec:
+            return None
+        try:
+            return with_class(service, self._classes).spec
+        except InvalidSpec:
+            # The operator refuses an unknown class. The limits of the spec hold without it.
+            return service.spec
 
 
 def _learned_by(report: LoadReport) -> Calibration | None:
@@ -262,57 +301,5 @@ def _assess_as_standby(
     return kept, assessment
 
 
-def _read_spec(service: _Service, manifest: Manifest, last_round: float) -> None:
-    """Take over what the spec asks for, when it has changed and can be read."""
-    generation = manifest["metadata"].get("generation", 0)
-    if generation == service.generation:
-        return
-    service.generation = generation
-    try:
-        spec = LLMService.parse(manifest).spec
-    except InvalidSpec:
-        return  # what runs goes on by the spec of before, as does the load that it can bear
-    engine = spec.model, spec.engine, spec.accelerator, spec.template
-    if service.engine is not None and engine != service.engine:
-        since = last_round - CLOCK_SKEW_SECONDS
-        service.state = service.state.with_new_engine(since, prior_of(manifest))
-    service.engine = engine
-    slo = spec.objectives
-    service.objective = ServiceLevelObjective(
-        _in_seconds(slo.ttft_milliseconds),
-        _in_seconds(slo.itl_milliseconds),
-        slo.objective_percent / 100,
-    )
-    autoscaling = spec.autoscaling
-    service.target_percent = TARGET_PERCENT
-    if autoscaling and autoscaling.metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION:
-        service.target_percent = autoscaling.target
-
-
 def _in_seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
-
-
-def initial_state(manifest: Manifest) -> ScalingState:
-    """Return what is known about a service before its first round: its calibration, or a guess."""
-    state = ScalingState(StepModelFit(prior_of(manifest)))
-    stored = stored_calibration(manifest)
-    return state if stored is None else with_calibration(state, stored)
-
-
-def prior_of(manifest: Manifest) -> StepModel:
-    """Return the step model that the accelerator's data sheet promises for a model of usual size.
-
-    Sizes are per accelerator, which is how models are laid out: the model's own are not known here.
-    """
-    accelerator = manifest["spec"].get("accelerator", {})
-    if accelerator.get("type") == "cpu":
-        hardware, parameters = hardware_class(None), GUESSED_PARAMETERS_ON_CPU
-    else:
-        selector = manifest["spec"].get("template", {}).get("nodeSelector", {})
-        product = selector.get(GPU_PRODUCT_LABEL) or accelerator.get("class") or "unknown"
-        hardware = hardware_class(product)
-        parameters = GUESSED_PARAMETERS
-    return prior_step_model(
-        hardware, BYTES_PER_PARAMETER * parameters, parameters, GUESSED_KV_BYTES_PER_TOKEN
-    )

@@ -69,6 +69,7 @@ class MetricsServer:
             lambda: _objects(pods),
             engines,
             lambda: registration.state if registration else NAMESPACES_ONLY,
+            settings.accelerator_classes,
         )
         metrics.registry.register(ReportCollector(lambda: fleet.reports))
         metrics.read_leadership(settings.lease_name, self._is_learner)

@@ -1,0 +1,78 @@
+"""How long an engine step takes before any was measured: from the spec and data sheets.
+
+The GPU is that of `accelerator.class`, or of the node label that the pods select; the size of the
+model is the one in its name. A wrong prior costs accuracy for the first minute of traffic.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from llmservice_operator.api.accelerator import AcceleratorType
+from llmservice_operator.api.engine import Engine
+from llmservice_operator.api.spec import LLMServiceSpec
+from llmservice_operator.scaling.hardware import hardware_class, is_known
+from llmservice_operator.scaling.step_model import HardwareClass, StepModel, prior_step_model
+
+GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
+"""Node label by which a service may choose its GPUs."""
+
+GUESSED_PARAMETERS: Final = 8e9
+"""Of a model without a size in its name, on each GPU: that is how models are laid out."""
+GUESSED_PARAMETERS_ON_CPU: Final = 0.5e9
+GUESSED_KV_BYTES_PER_TOKEN: Final = 131072.0
+
+_PARAMETERS: Final = re.compile("(?<![A-Za-z0-9.])([0-9]+(?:[.][0-9]+)?)[bB](?![A-Za-z0-9])")
+_ACTIVE_PARAMETERS: Final = re.compile("-[aA][0-9]+[bB](?![A-Za-z0-9])")
+"""Marks a mixture of experts, whose steps take less time than its size suggests."""
+
+_BYTES: Final = {"fp8": 1.0, "awq": 0.5, "awq_marlin": 0.5, "gptq": 0.5, "gptq_marlin": 0.5}
+_FULL_PRECISION_BYTES, _HALF_PRECISION_BYTES = 4.0, 2.0
+
+
+def prior_of(spec: LLMServiceSpec) -> StepModel:
+    """Return the step model that the spec and the data sheets suggest.
+
+    The spec must hold the fields of its accelerator class. A size or a GPU that is unknown is
+    guessed.
+    """
+    named = parameters_in(spec.model.uri)
+    if spec.accelerator.type is AcceleratorType.CPU:
+        hardware, guessed = hardware_class(None), GUESSED_PARAMETERS_ON_CPU
+    else:
+        gpus = 1 if named is None else spec.tensor_parallelism
+        hardware, guessed = hardware_class(_product(spec), gpus), GUESSED_PARAMETERS
+    return _prior(hardware, named or guessed, _bytes_per_parameter(spec.engine))
+
+
+def _prior(hardware: HardwareClass, parameters: float, bytes_per_parameter: float) -> StepModel:
+    return prior_step_model(
+        hardware, bytes_per_parameter * parameters, parameters, GUESSED_KV_BYTES_PER_TOKEN
+    )
+
+
+def parameters_in(uri: str) -> float | None:
+    """Return the number of parameters that the model's name gives, such as 7B."""
+    found = _PARAMETERS.search(uri)
+    if found is None or _ACTIVE_PARAMETERS.search(uri):
+        return None
+    return float(found[1]) * 1e9
+
+
+def _product(spec: LLMServiceSpec) -> str:
+    """Return the GPU by its product name; one without a data sheet counts as small."""
+    gpu_class = spec.accelerator.gpu_class
+    if gpu_class is not None and is_known(gpu_class):
+        return gpu_class
+    return spec.template.node_selector.get(GPU_PRODUCT_LABEL, "unknown")
+
+
+def _bytes_per_parameter(engine: Engine) -> float:
+    if engine.quantization in _BYTES:
+        return _BYTES[engine.quantization]
+    return _FULL_PRECISION_BYTES if engine.dtype == "Float32" else _HALF_PRECISION_BYTES
+
+
+UNKNOWN_PRIOR: Final = _prior(hardware_class("unknown"), GUESSED_PARAMETERS, _HALF_PRECISION_BYTES)
+"""For a spec that cannot be read."""
