@@ -64,8 +64,8 @@ LONG: Final = {
         _too_long("spec.engine.image", 512), {"engine": {"image": "a" * 513}}
     ),
     "a GPU resource whose name has 64 characters": Refused(
-        'spec.accelerator.resourceName: Invalid value: "string": must be DOMAIN/NAME as in a '
-        "node's status.allocatable, such as nvidia.com/gpu",
+        'spec.accelerator.resourceName: Invalid value: "string": must have the form DOMAIN/NAME, '
+        "as in a node's status.allocatable, such as nvidia.com/gpu",
         {"accelerator": {"resourceName": "a.b/" + "a" * 64}},
     ),
     "an amount of 33 characters": Refused(
@@ -73,9 +73,9 @@ LONG: Final = {
         {"resources": {"limits": {"memory": "1" * 33}}},
     ),
     "a name of 64 characters": Refused(
-        'metadata.name: Invalid value: "object": must be usable as the name of a Service: at most '
-        "63 lower-case letters, digits and '-', first a letter, last a letter or digit, such as "
-        "qwen-7b",
+        'metadata.name: Invalid value: "object": must be a valid Service name: at most 63 '
+        "lower-case letters, digits and '-', starting with a letter and ending with a letter or "
+        "digit, such as qwen-7b",
         name="a" * 64,
     ),
 }

@@ -37,8 +37,8 @@ def test_every_service_of_a_file_is_rendered_in_order() -> None:
         (HEAD, "spec: is required"),
         (
             HEAD + "spec: {model: {uri: 'hf://org/model'}, replica: 2}",
-            "spec.replica: is no field of an LLMService: correct its name, or its indentation; "
-            "`kubectl explain llmservice.spec --recursive` lists them all",
+            "spec.replica: is not a field of an LLMService: correct its name or its indentation; "
+            "`kubectl explain llmservice.spec --recursive` lists all fields",
         ),
         (
             GOOD + "  engine: x",

@@ -10,36 +10,36 @@ from llmservice_operator.api.model import ClaimModel, HubModel
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
 
-NVIDIA_ONLY = "belongs to accelerator.type nvidia only: remove it or choose nvidia"
+NVIDIA_ONLY = "requires accelerator.type nvidia: remove it, or choose that type"
 HUB_FORM = (
-    "after hf:// must stand ORGANISATION/NAME, such as hf://HuggingFaceTB/SmolLM2-135M-Instruct; "
-    "a revision goes into model.revision"
+    "must have the form hf://ORGANISATION/NAME, such as hf://HuggingFaceTB/SmolLM2-135M-Instruct; "
+    "write a revision into model.revision"
 )
 CLAIM_FORM = (
-    "after pvc:// must stand CLAIM or CLAIM/PATH, such as pvc://models/llama; the parts of PATH are"
-    " letters, digits and . _ - and start with a letter, digit or _"
+    "must have the form pvc://CLAIM or pvc://CLAIM/PATH, such as pvc://models/llama; each part of "
+    "PATH consists of letters, digits and . _ - and starts with a letter, digit or _"
 )
 IDLE_GPUS = (
-    "must be tensor x pipeline x data of engine.parallelism, or some GPUs would be idle: change "
+    "must equal tensor x pipeline x data of engine.parallelism, or some GPUs stay idle: change "
     "one of them, or remove count"
 )
 DRAFT_MODEL = (
-    "belongs to the methods DraftModel, Eagle, Eagle3 and Medusa, and each of these needs it: set "
-    "it there, remove it elsewhere"
+    "is required by the methods DraftModel, Eagle, Eagle3 and Medusa and refused by the others: "
+    "set it or remove it to suit the method"
 )
 FLAG_FORM = (
-    "must be --flag=value in printable ASCII, the flag's full name in lower case with dashes, such "
-    "as --block-size=32; a switch is --enforce-eager=true"
+    "must be --flag=value in printable ASCII, with the flag's full name in lower case and dashes, "
+    "such as --block-size=32; write a switch as --enforce-eager=true"
 )
 ROLLING_ONLY = "belongs to type RollingUpdate only: remove it or choose RollingUpdate"
 NO_DRAIN = (
-    "must be less than the replicas, or no node with one could ever be drained: lower it, raise "
-    "replicas, or remove it"
+    "must be less than the number of replicas, or nodes that run one can never be drained: lower "
+    "it, raise the number of replicas, or remove it"
 )
 PEER = (
     "stands alone: a peer is an ipBlock, or pods chosen with podSelector, namespaceSelector or both"
 )
-UNSAFE_FLAG = "is set by the operator itself or unsafe in a shared cluster: remove it"
+UNSAFE_FLAG = "is set by the operator or unsafe in a shared cluster: remove it"
 
 
 def model(**fields: Any) -> dict[str, Any]:
@@ -99,8 +99,9 @@ def spread(**fields: Any) -> dict[str, Any]:
 REFUSED = {
     "uri without scheme": (
         model(uri="org/model"),
-        "spec.model.uri: must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a model "
-        "on the Hugging Face hub, pvc://CLAIM/PATH for a folder on a PersistentVolumeClaim",
+        "spec.model.uri: must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a "
+        "model on the Hugging Face Hub, or pvc://CLAIM/PATH for a folder on a "
+        "PersistentVolumeClaim",
     ),
     "hub model without organisation": (model(uri="hf://gpt2"), f"spec.model.uri: {HUB_FORM}"),
     "hub model with a revision": (model(uri="hf://a/b@main"), f"spec.model.uri: {HUB_FORM}"),
@@ -108,7 +109,7 @@ REFUSED = {
     "claim without a name": (model(uri="pvc://"), f"spec.model.uri: {CLAIM_FORM}"),
     "served name with a blank": (
         model(name="a b"),
-        "spec.model.name: must start with a letter or digit and hold only letters, digits and "
+        "spec.model.name: must start with a letter or digit and contain only letters, digits and "
         ". _ : / -",
     ),
     "revision that looks like an option": (
@@ -117,13 +118,13 @@ REFUSED = {
     ),
     "revision of a claim": (
         model(uri="pvc://c", revision="main"),
-        "spec.model.revision: belongs to hf:// models only: remove it, a folder on a claim has no "
-        "revision",
+        "spec.model.revision: applies to hf:// models only: remove it, because a folder on a "
+        "claim has no revision",
     ),
     "token for a claim": (
         model(uri="pvc://c", credentialsSecretRef={"name": "t"}),
-        "spec.model.credentialsSecretRef: belongs to hf:// models only: remove it, a claim needs "
-        "no token",
+        "spec.model.credentialsSecretRef: applies to hf:// models only: remove it, because a "
+        "claim needs no token",
     ),
     "secret name in capitals": (
         model(credentialsSecretRef={"name": "Token"}),
@@ -147,8 +148,8 @@ REFUSED = {
     ),
     "replicas beside autoscaling": (
         {"replicas": 2, "autoscaling": {"maxReplicas": 3}},
-        "spec.replicas: is decided by autoscaling: change autoscaling.minReplicas and "
-        "autoscaling.maxReplicas, or remove autoscaling",
+        "spec.replicas: cannot be set with autoscaling: set autoscaling.minReplicas and "
+        "autoscaling.maxReplicas instead, or remove autoscaling",
     ),
     "autoscaling without a maximum": (
         {"autoscaling": {"minReplicas": 2}},
@@ -189,8 +190,8 @@ REFUSED = {
     ),
     "GPU class with a blank": (
         {"accelerator": {"class": "H100 SXM"}},
-        "spec.accelerator.class: must be the name of an accelerator class, or of a GPU as the node "
-        "label nvidia.com/gpu.product holds it, such as H100",
+        "spec.accelerator.class: must be an accelerator class, or a GPU as in the node label "
+        "nvidia.com/gpu.product, such as H100",
     ),
     "GPU resource on a CPU": (
         {"accelerator": {"type": "cpu", "resourceName": "nvidia.com/gpu"}},
@@ -202,8 +203,8 @@ REFUSED = {
     ),
     "GPU resource without a domain": (
         {"accelerator": {"resourceName": "gpu"}},
-        "spec.accelerator.resourceName: must be DOMAIN/NAME as in a node's status.allocatable, "
-        "such as nvidia.com/gpu",
+        "spec.accelerator.resourceName: must have the form DOMAIN/NAME, as in a node's "
+        "status.allocatable, such as nvidia.com/gpu",
     ),
     "image with a blank": (
         {"engine": {"image": "a b"}},
@@ -216,13 +217,13 @@ REFUSED = {
     ),
     "fewer tokens in a step than requests": (
         batching(maxNumSeqs=9, maxNumBatchedTokens=8),
-        "spec.engine.batching.maxNumBatchedTokens: must be at least maxNumSeqs, for each request "
-        "gets a token in a step: raise it or lower maxNumSeqs",
+        "spec.engine.batching.maxNumBatchedTokens: must be at least maxNumSeqs, because every "
+        "request gets a token in each step: raise it or lower maxNumSeqs",
     ),
     "long prompts bounded and never parted": (
         batching(longPrefillTokenThreshold=1, chunkedPrefill=False),
-        "spec.engine.batching.longPrefillTokenThreshold: works with chunkedPrefill only: remove it "
-        "or chunkedPrefill: false",
+        "spec.engine.batching.longPrefillTokenThreshold: requires chunked prefill: remove it, or "
+        "remove chunkedPrefill: false",
     ),
     "whole prompts that fit no step": (
         batching(maxNumBatchedTokens=8, chunkedPrefill=False, maxModelLen=9),
@@ -232,22 +233,22 @@ REFUSED = {
     "whole prompts of any length in a step of a certain one": (
         {"engine": {"batching": {"maxNumBatchedTokens": 8192, "chunkedPrefill": False}}},
         "spec.engine.maxModelLen: must be set, to at most batching.maxNumBatchedTokens, when "
-        "chunkedPrefill is false: whole prompts must fit a step, and the model may take longer "
-        "ones",
+        "chunkedPrefill is false: a whole prompt must fit into one step, and the model may accept "
+        "longer prompts",
     ),
     "more requests than the engine may compute tokens": (
         {"engine": {"batching": {"maxNumSeqs": 2049}}},
-        "spec.engine.batching.maxNumBatchedTokens: must be set when maxNumSeqs is above 2048, to "
-        "at least that: each request gets a token in a step, and the engine's own number may be "
-        "as low",
+        "spec.engine.batching.maxNumBatchedTokens: must be set to at least maxNumSeqs when that "
+        "is above 2048: every request gets a token in each step, and the engine's default may be "
+        "only 2048",
     ),
     "a cache that the limit of the disk would end": (
         {
             "model": {"uri": "hf://org/model", "cache": {"type": "Ephemeral", "size": "10Gi"}},
             "resources": {"limits": {"ephemeral-storage": "9Gi"}},
         },
-        "spec.model.cache.size: is more than resources.limits.ephemeral-storage, at which a "
-        "replica is ended: raise that, or lower this",
+        "spec.model.cache.size: exceeds resources.limits.ephemeral-storage, at which the kubelet "
+        "evicts a replica: raise that limit or lower the size",
     ),
     "long prompts longer than the context": (
         batching(longPrefillTokenThreshold=9, maxModelLen=8),
@@ -273,7 +274,7 @@ REFUSED = {
     ),
     "quantization with a blank": (
         {"engine": {"quantization": "a b"}},
-        "spec.engine.quantization: must be a method that the engine knows, such as fp8 or awq",
+        "spec.engine.quantization: must be a quantization method of the engine, such as fp8 or awq",
     ),
     "all of the GPU's memory": (
         {"engine": {"gpuMemoryUtilizationPercent": 100}},
@@ -293,7 +294,7 @@ REFUSED = {
     ),
     "offload of next to nothing": (
         {"engine": {"kvCache": {"offload": {"cpu": "1023Mi"}}}},
-        "spec.engine.kvCache.offload.cpu: must be at least 1Gi: less is no use",
+        "spec.engine.kvCache.offload.cpu: must be at least 1Gi: a smaller cache has no effect",
     ),
     "offload in words": (
         {"engine": {"kvCache": {"offload": {"cpu": "lots"}}}},
@@ -307,8 +308,8 @@ REFUSED = {
     ),
     "more GPUs than a node has": (
         {"engine": {"parallelism": {"tensor": 8, "pipeline": 9}}},
-        "spec.engine.parallelism.tensor: makes more than 64 GPUs with pipeline and data: lower one "
-        "of them, a replica runs on one node",
+        "spec.engine.parallelism.tensor: makes more than 64 GPUs with pipeline and data, the most "
+        "on one node: lower one of them",
     ),
     "GPUs that would be idle": (
         {"accelerator": {"count": 8}, "engine": {"parallelism": {"tensor": 4}}},
@@ -342,12 +343,13 @@ REFUSED = {
     ),
     "revision of a draft model on a claim": (
         speculation("Medusa", draftModel={"uri": "pvc://c/d", "revision": "main"}),
-        "spec.engine.speculativeDecoding.draftModel.revision: belongs to hf:// models only: remove "
-        "it, a folder on a claim has no revision",
+        "spec.engine.speculativeDecoding.draftModel.revision: applies to hf:// models only: "
+        "remove it, because a folder on a claim has no revision",
     ),
     "n-grams for a draft model": (
         speculation("MTP", ngram={"promptLookupMax": 3}),
-        "spec.engine.speculativeDecoding.ngram: belongs to the method Ngram only: remove it",
+        "spec.engine.speculativeDecoding.ngram: requires the method Ngram: remove it, or choose "
+        "that method",
     ),
     "n-grams from long to short": (
         speculation("Ngram", ngram={"promptLookupMin": 4, "promptLookupMax": 3}),
@@ -356,18 +358,18 @@ REFUSED = {
     ),
     "schedule that leaves single requests out": (
         speculation("Ngram", schedule=[step(2, 4, 3)]),
-        "spec.engine.speculativeDecoding.schedule: must have a step for one request: write "
-        "minBatchSize: 1 in the first",
+        "spec.engine.speculativeDecoding.schedule: must have a step for one request: set "
+        "minBatchSize: 1 in the first step",
     ),
     "schedule that says two things": (
         speculation("Ngram", schedule=[step(1, 4, 3), step(4, 8, 1)]),
-        "spec.engine.speculativeDecoding.schedule: has steps that overlap: begin each after the "
-        "maxBatchSize of the one before",
+        "spec.engine.speculativeDecoding.schedule: has steps that overlap: start each one above "
+        "the maxBatchSize of the step before",
     ),
     "schedule above the most guesses": (
         speculation("Ngram", schedule=[step(1, 4, 4)]),
         "spec.engine.speculativeDecoding.schedule: must not guess more than numSpeculativeTokens "
-        "in any step: raise that or lower the step",
+        "in any step: raise numSpeculativeTokens or lower the step",
     ),
     "step from many to few": (
         speculation("Ngram", schedule=[step(4, 1, 3)]),
@@ -376,13 +378,13 @@ REFUSED = {
     ),
     "schedule for copies that cannot agree": (
         speculation("Ngram", schedule=[step(1, 4, 3)], parallelism={"data": 2}),
-        "spec.engine.speculativeDecoding.schedule: does not work with engine.parallelism.data: "
-        "remove one of the two",
+        "spec.engine.speculativeDecoding.schedule: cannot be combined with "
+        "engine.parallelism.data: remove one of the two",
     ),
     "suffixes without an image that can": (
         speculation("Suffix"),
-        "spec.engine.image: must be set for the method Suffix, to an image with the Python package "
-        "arctic-inference: the operator's own images do not have it",
+        "spec.engine.image: must be set when the method is Suffix, to an image with the Python "
+        "package arctic-inference: the operator's own images do not include it",
     ),
     "context of no tokens": (
         {"engine": {"maxModelLen": 0}},
@@ -416,21 +418,21 @@ REFUSED = {
     ),
     "alias twice": (
         model(aliases=["a", "b", "a"]),
-        "spec.model.aliases: must not repeat a name: remove the second one",
+        "spec.model.aliases: must not repeat a name: remove the duplicate",
     ),
     "alias that is the name": (
         model(name="a", aliases=["a"]),
-        "spec.model.aliases: must not repeat a name: remove the second one",
+        "spec.model.aliases: must not repeat a name: remove the duplicate",
     ),
     "alias that looks like an option": (
         model(aliases=["--x"]),
-        "spec.model.aliases[0]: must start with a letter or digit and hold only letters, digits "
-        "and . _ : / -",
+        "spec.model.aliases[0]: must start with a letter or digit and contain only letters, "
+        "digits and . _ : / -",
     ),
     "offline without a place for the model": (
         model(offline=True),
-        "spec.model.offline: leaves an hf:// model nowhere to come from: set cache to a claim that "
-        "was filled before, or remove it",
+        "spec.model.offline: leaves no source for an hf:// model: set cache to a claim that "
+        "already holds the model, or remove offline",
     ),
     "cache on the node with a storage class": (
         model(cache={"type": "Ephemeral", "storageClassName": "fast"}),
@@ -743,7 +745,7 @@ REFUSED = {
         {"suspend": "maybe"},
         "spec.suspend: should be a valid boolean, unable to interpret input, not 'maybe'",
     ),
-    "no model": ({"model": None}, "spec.model: should be an object with fields, not None"),
+    "no model": ({"model": None}, "spec.model: must be an object with fields, not None"),
     "no uri": ({"model": {}}, "spec.model.uri: is required"),
 }
 
@@ -762,8 +764,8 @@ def test_a_name_that_no_service_object_can_have_is_refused(name: str) -> None:
     with pytest.raises(InvalidSpec) as refused:
         LLMService.parse(a_body(metadata={"name": name}))
     assert str(refused.value) == (
-        "metadata.name: must be usable as the name of a Service: at most 63 lower-case letters, "
-        "digits and '-', first a letter, last a letter or digit, such as qwen-7b"
+        "metadata.name: must be a valid Service name: at most 63 lower-case letters, digits and "
+        "'-', starting with a letter and ending with a letter or digit, such as qwen-7b"
     )
 
 
@@ -777,8 +779,8 @@ def test_an_unknown_field_is_refused_where_no_api_server_did_it_before() -> None
     with pytest.raises(InvalidSpec) as refused:
         LLMService.parse(body, refuse_unknown_fields=True)
     assert str(refused.value) == (
-        "spec.engine.maxModelLength: is no field of an LLMService: correct its name, or its "
-        "indentation; `kubectl explain llmservice.spec --recursive` lists them all"
+        "spec.engine.maxModelLength: is not a field of an LLMService: correct its name or its "
+        "indentation; `kubectl explain llmservice.spec --recursive` lists all fields"
     )
 
 

@@ -1,4 +1,4 @@
-"""spec.accelerator and spec.engine.parallelism: what the model runs on, and how it is split."""
+"""spec.accelerator and spec.engine.parallelism: the hardware and the split of the model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ClassName = Annotated[
     Field(min_length=1, max_length=63),
     matches(
         "[A-Za-z0-9][A-Za-z0-9._-]*",
-        "must be the name of an accelerator class, or of a GPU as the node label "
-        "nvidia.com/gpu.product holds it, such as H100",
+        "must be an accelerator class, or a GPU as in the node label nvidia.com/gpu.product, "
+        "such as H100",
     ),
 ]
 
@@ -33,7 +33,7 @@ GpuResource = Annotated[
     matches(
         "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/"
         "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?",
-        "must be DOMAIN/NAME as in a node's status.allocatable, such as nvidia.com/gpu",
+        "must have the form DOMAIN/NAME, as in a node's status.allocatable, such as nvidia.com/gpu",
     ),
 ]
 
@@ -49,36 +49,37 @@ class Accelerator(Fields):
     type: AcceleratorType = AcceleratorType.NVIDIA
     """What the model runs on: nvidia (GPUs) or cpu (for trying things out; slow)."""
     count: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
-    """GPUs of each replica; the model is split over them. Default: what engine.parallelism
-    needs, or 1."""
+    """Number of GPUs of each replica; the model is split across them. Default: the number that
+    engine.parallelism needs, or 1."""
     resource_name: GpuResource | None = None
-    """Resource that the device plugin advertises, for MIG slices or renamed GPUs, such as
+    """Resource name that the device plugin advertises, for MIG slices or renamed GPUs, such as
     nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu."""
 
     gpu_class: Annotated[ClassName | None, Field(alias="class")] = None
-    """Kind of the GPUs: a class that the operator's administrator has defined, which brings nodes,
-    tolerations, resource name and resources as far as the spec does not set them; or a GPU such as
-    H100 or the node label nvidia.com/gpu.product, which chooses no node. With a known GPU and an
-    ITL in the SLO a step is made no longer than that ITL, where batching.maxNumBatchedTokens is not
-    set and the model's name says its size. Default: unknown."""
+    """Type of the GPUs: an accelerator class that the administrator has defined, or a GPU such as
+    H100 or a value of the node label nvidia.com/gpu.product. A class supplies the node selector,
+    tolerations, resource name and resources that the spec does not set. A GPU name alone selects no
+    node. The operator limits the engine step to fit the ITL of the SLO when it knows the GPU, the
+    model's name gives its size and engine.batching.maxNumBatchedTokens is unset. Default:
+    unknown."""
 
     rules: ClassVar = (
         Rule(
             "class",
             cel="self.type != 'cpu' || !has(self.class)",
-            message="belongs to accelerator.type nvidia only: remove it or choose nvidia",
+            message="requires accelerator.type nvidia: remove it, or choose that type",
             holds=lambda self: self.type != AcceleratorType.CPU or self.gpu_class is None,
         ),
         Rule(
             "count",
             cel="self.type != 'cpu' || !has(self.count)",
-            message="belongs to accelerator.type nvidia only: remove it or choose nvidia",
+            message="requires accelerator.type nvidia: remove it, or choose that type",
             holds=lambda self: self.type != AcceleratorType.CPU or self.count is None,
         ),
         Rule(
             "resourceName",
             cel="self.type != 'cpu' || !has(self.resourceName)",
-            message="belongs to accelerator.type nvidia only: remove it or choose nvidia",
+            message="requires accelerator.type nvidia: remove it, or choose that type",
             holds=lambda self: self.type != AcceleratorType.CPU or self.resource_name is None,
         ),
     )
@@ -97,27 +98,29 @@ class Parallelism(Fields):
         ]
         | None
     ) = None
-    """GPUs that each layer is split over; the fastest way when they are linked well. Default: those
-    of accelerator.count that pipeline and data leave, or 1."""
+    """Number of GPUs that each layer is split across. Fastest on GPUs with fast links. Default: the
+    GPUs of accelerator.count that pipeline and data leave, or 1."""
     pipeline: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--pipeline-parallel-size")] = 1
-    """Groups of layers, each on GPUs of its own; for GPUs that are linked badly."""
+    """Number of groups that the layers are divided into, each on its own GPUs. For GPUs with slow
+    links."""
     data: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--data-parallel-size")] = 1
-    """Copies of the model inside one replica, which share its queue; of use for mixture-of-experts
-    models with expert: true. For others set spec.replicas."""
+    """Number of copies of the model inside one replica, which share its queue. Useful for
+    mixture-of-experts models with expert: true; for other models, set spec.replicas instead."""
     expert: Annotated[bool, EngineFlag("--enable-expert-parallel")] = False
-    """Whether a mixture-of-experts model puts whole experts on GPUs instead of splitting each."""
+    """Whether each GPU of a mixture-of-experts model holds whole experts instead of a slice of
+    every expert."""
 
     rules: ClassVar = (
         Rule(
             "tensor",
             cel=f"(has(self.tensor) ? self.tensor : 1) * self.pipeline * self.data <= {MAX_GPUS}",
-            message=f"makes more than {MAX_GPUS} GPUs with pipeline and data: lower one of them, a "
-            "replica runs on one node",
+            message=f"makes more than {MAX_GPUS} GPUs with pipeline and data, the most on one "
+            "node: lower one of them",
             holds=lambda self: (self.tensor or 1) * self.pipeline * self.data <= MAX_GPUS,
         ),
     )
 
     def fits(self, count: int) -> bool:
-        """Return whether `count` GPUs are wholly used."""
+        """Return whether the split uses all of `count` GPUs."""
         others = self.pipeline * self.data
         return count == self.tensor * others if self.tensor else count % others == 0

@@ -16,8 +16,9 @@ class Engine(EngineFields):
         tuple[ExtraArg, ...],
         Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Further vLLM flags, one --flag=value per item, by full name; a switch takes true or false.
-    Only flags that the engine's version has and that are safe here are accepted."""
+    """Additional vLLM flags, one --flag=value per item. Write each flag by its full name, and a
+    switch as --flag=true or --flag=false. The engine's version must have the flag, and the flag
+    must be safe in a shared cluster."""
     env: Annotated[
         tuple[EnvironmentVariable, ...],
         Field(
@@ -28,5 +29,5 @@ class Engine(EngineFields):
             },
         ),
     ] = ()
-    """Further environment variables of the model servers, such as those of vLLM, NCCL or a
+    """Additional environment variables of the model servers, such as settings of vLLM, NCCL or a
     proxy."""

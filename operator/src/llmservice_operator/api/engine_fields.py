@@ -1,7 +1,8 @@
-"""The fields of spec.engine: all but its arguments and variables by name.
+"""The fields of spec.engine, apart from extraArgs and env.
 
-They are apart because extraArgs refuses the flags that they set. The engine gets the flags in the
-order in which the fields stand here: to move a field restarts every service that sets it.
+They stand in a module of their own because extraArgs refuses the flags that they set. The engine
+gets its flags in the order in which the fields are declared here, so moving a field restarts every
+service that sets it.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ class KvCacheOffload(Fields):
         ValueRule(
             cel="!isQuantity(string(self)) || "
             "quantity(string(self)).compareTo(quantity('1Gi')) >= 0",
-            message="must be at least 1Gi: less is no use",
+            message="must be at least 1Gi: a smaller cache has no effect",
             holds=lambda text: quantity_value(text) >= _GIBIBYTE,
         ),
     ]
-    """Memory of each replica for the KV cache of requests that do not fit on the GPUs, such as
-    64Gi; resources must have room for it."""
+    """Main memory of each replica for KV cache that does not fit on the GPUs, such as 64Gi. The
+    requests and limits in spec.resources must leave room for it."""
 
 
 class KvCache(Fields):
@@ -67,10 +68,10 @@ class KvCache(Fields):
         ]
         | None
     ) = None
-    """Number format of the KV cache: FP8 holds twice the tokens and costs a little precision.
-    Default: Auto, the format of the model."""
+    """Number format of the KV cache. FP8 holds twice as many tokens at a small loss of precision.
+    Default: Auto, the model's own format."""
     offload: KvCacheOffload | None = None
-    """Where the KV cache goes when the GPUs are full."""
+    """Offloading of the KV cache when GPU memory is full."""
 
 
 class EngineFields(Fields):
@@ -85,10 +86,11 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """Image of the model servers. Default: the operator's image for the accelerator at the time the
-    LLMService is first seen; a later operator keeps it."""
+    """Image of the model servers. Default: the operator's image for the accelerator when the
+    LLMService is created. The service keeps that image when the operator is upgraded."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """When a node pulls the image. Default: Always for the tag latest, IfNotPresent for others."""
+    """When a node pulls the image. Default: Always for the tag latest, IfNotPresent for any other
+    tag."""
     image_pull_secrets: Annotated[
         tuple[ImagePullSecret, ...],
         Field(
@@ -99,7 +101,7 @@ class EngineFields(Fields):
             },
         ),
     ] = ()
-    """Secrets with the login to the image's registry, when it wants one."""
+    """Secrets with the credentials for a private image registry."""
     version: (
         Annotated[
             str,
@@ -108,20 +110,20 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """vLLM version in the image, which decides which flags there are. Without an image of your own,
-    setting it to the version that the operator brings moves a service that runs another one to the
-    operator's present image. Default: the version that the service was first given."""
+    """vLLM version in the image. It decides which flags the engine accepts. If `image` is unset,
+    setting this to the operator's vLLM version upgrades the service to the operator's current
+    image. Default: the version chosen when the LLMService was created."""
     max_model_len: (
         Annotated[int, Field(ge=1, le=100_000_000), EngineFlag("--max-model-len")] | None
     ) = None
-    """Longest request, prompt and answer together, in tokens. Default: what the model was made
-    for."""
+    """Maximum length of a request in tokens, prompt and answer together. Default: the model's own
+    maximum."""
     dtype: Annotated[Dtype, EngineFlag("--dtype")] | None = None
-    """Number format of weights and activations. The earlier spellings in lower case are still read.
-    Default: Auto, the format of the weights."""
+    """Number format of weights and activations. The earlier spellings in lower case are still
+    accepted. Default: Auto, the format of the weights."""
     quantization: Annotated[Quantization, EngineFlag("--quantization")] | None = None
-    """How weights are quantized, by the engine's own name, such as fp8, awq or compressed-tensors.
-    Default: what the model's own configuration says."""
+    """Quantization of the weights, by the engine's name for it, such as fp8, awq or
+    compressed-tensors. Default: the model's own configuration."""
     gpu_memory_utilization_percent: (
         Annotated[
             int,
@@ -132,17 +134,18 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """Share of each GPU's memory that the engine takes, for the weights and as much KV cache as the
-    rest holds. Default: the engine's, about 90."""
+    """Percent of each GPU's memory that the engine uses for weights and KV cache. Default: the
+    engine's default, about 90."""
     parallelism: Parallelism | None = None
-    """How the model is split over the GPUs of a replica. Default: tensor over all of them."""
+    """How the model is split across the GPUs of a replica. Default: tensor parallelism across all
+    of them."""
     batching: Batching | None = None
-    """How many requests and tokens the engine works on at once."""
+    """How many requests and tokens the engine processes at once."""
     prefix_caching: PrefixCaching | None = None
-    """Reuse of the KV cache between prompts that begin alike. Default: on, for every model that
-    can."""
+    """Reuse of the KV cache between prompts with a common prefix. Default: on for every model that
+    supports it."""
     kv_cache: KvCache | None = None
-    """Where and how the engine keeps what it has computed of each request."""
+    """How the engine stores the KV cache: the attention keys and values of each request."""
     speculative_decoding: (
         Annotated[
             SpeculativeDecoding,
@@ -154,27 +157,28 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """Cheap guesses at the next tokens, checked by the model: quicker answers and the same text.
-    Default: none."""
+    """Speculative decoding: a cheap draft proposes tokens and the model checks them. Answers come
+    faster and do not change. Default: off."""
     chat_template: (
         Annotated[ChatTemplate, EngineFlag("--chat-template", is_computed=True)] | None
     ) = None
-    """How a chat becomes one prompt. Default: the template that the model brings."""
+    """Template that turns a chat into a single prompt. Default: the template that ships with the
+    model."""
     tool_calling: (
         Annotated[ToolCalling, EngineFlag("--enable-auto-tool-choice", is_computed=True)] | None
     ) = None
-    """Lets the model decide to call the tools that a chat request offers. Default: off."""
+    """Lets the model call the tools that a chat request offers. Default: off."""
     reasoning_parser: Annotated[ParserName, EngineFlag("--reasoning-parser")] | None = None
-    """How the model marks what it thinks before it answers, by the engine's own name, such as
-    qwen3 or deepseek_r1; it is then apart from the answer. Default: off."""
+    """Parser that separates the model's reasoning from its answer, by the engine's name for it,
+    such as qwen3 or deepseek_r1. Default: off."""
 
     rules: ClassVar = (
         Rule(
             "image",
             cel="!has(self.speculativeDecoding) || self.speculativeDecoding.method != 'Suffix' || "
             "has(self.image)",
-            message="must be set for the method Suffix, to an image with the Python package "
-            "arctic-inference: the operator's own images do not have it",
+            message="must be set when the method is Suffix, to an image with the Python package "
+            "arctic-inference: the operator's own images do not include it",
             holds=lambda engine: (
                 engine.speculative_decoding is None
                 or engine.speculative_decoding.method != "Suffix"
@@ -186,7 +190,7 @@ class EngineFields(Fields):
             cel="!has(self.speculativeDecoding) || !has(self.speculativeDecoding.schedule) || "
             "size(self.speculativeDecoding.schedule) == 0 || !has(self.parallelism) || "
             "self.parallelism.data == 1",
-            message="does not work with engine.parallelism.data: remove one of the two",
+            message="cannot be combined with engine.parallelism.data: remove one of the two",
             holds=lambda engine: (
                 engine.speculative_decoding is None
                 or not engine.speculative_decoding.schedule
@@ -200,8 +204,8 @@ class EngineFields(Fields):
             "!has(self.batching.maxNumBatchedTokens) || !has(self.batching.chunkedPrefill) || "
             "self.batching.chunkedPrefill || "
             "self.batching.maxNumBatchedTokens >= self.maxModelLen",
-            message="must be at least engine.maxModelLen when chunkedPrefill is false: raise it, "
-            "lower maxModelLen or remove chunkedPrefill",
+            message="must be at least engine.maxModelLen when chunkedPrefill is false: raise "
+            "it, lower maxModelLen or remove chunkedPrefill",
             holds=lambda engine: (
                 engine.max_model_len is None
                 or engine.batching is None
@@ -215,8 +219,9 @@ class EngineFields(Fields):
             cel="has(self.maxModelLen) || !has(self.batching) || "
             "!has(self.batching.maxNumBatchedTokens) || !has(self.batching.chunkedPrefill) || "
             "self.batching.chunkedPrefill",
-            message="must be set, to at most batching.maxNumBatchedTokens, when chunkedPrefill is "
-            "false: whole prompts must fit a step, and the model may take longer ones",
+            message="must be set, to at most batching.maxNumBatchedTokens, when chunkedPrefill "
+            "is false: a whole prompt must fit into one step, and the model may accept "
+            "longer prompts",
             holds=lambda engine: (
                 engine.max_model_len is not None
                 or engine.batching is None

@@ -101,7 +101,7 @@ class EnvironmentVariable(Fields):
         *(_has_field(variables, field) for field, variables in _by_field().items()),
         ValueRule(
             cel=f"!self.matches('^({_NAMES})$')",
-            message="is set by the operator itself or unsafe in a shared cluster: remove it",
+            message="is set by the operator or unsafe in a shared cluster: remove it",
             holds=lambda name: not is_refused_variable(name),
         ),
     ]

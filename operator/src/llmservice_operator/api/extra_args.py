@@ -1,4 +1,4 @@
-"""spec.engine.extraArgs: its form, and the flags that can never stand there."""
+"""spec.engine.extraArgs: the form of an argument, and the flags that are never accepted."""
 
 from __future__ import annotations
 
@@ -58,15 +58,14 @@ _HARMLESS: Final = "(override-)?generation-config|allowed-media-domains"
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")
 _REFUSED_FORM: Final = re.compile(f"--(?!({_HARMLESS})$)({_NAMES})")
 
-IS_REFUSED: Final = "is set by the operator itself or unsafe in a shared cluster: remove it"
+IS_REFUSED: Final = "is set by the operator or unsafe in a shared cluster: remove it"
 
 
 def is_refused(flag: str) -> bool:
-    """Return whether the flag could run foreign code, open files or ports, or work against what
-    the operator does.
+    """Return whether the flag could run foreign code, open files or ports, or conflict with the
+    operator.
 
-    Told by the form of the name, so that a flag of a coming version is refused before anybody
-    knows it.
+    The form of the name decides, so a flag of a future vLLM version is refused too.
     """
     return flag not in FLAGS_WITH_A_FIELD and has_refused_form(flag)
 
@@ -99,8 +98,8 @@ ExtraArg = Annotated[
     Field(min_length=1, max_length=1024),
     matches(
         "--[a-z][a-z0-9-]*=[ -~]+",
-        "must be --flag=value in printable ASCII, the flag's full name in lower case with dashes, "
-        "such as --block-size=32; a switch is --enforce-eager=true",
+        "must be --flag=value in printable ASCII, with the flag's full name in lower case and "
+        "dashes, such as --block-size=32; write a switch as --enforce-eager=true",
     ),
     *field_rules(FLAG_FIELDS),
     ValueRule(

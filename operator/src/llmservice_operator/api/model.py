@@ -1,4 +1,4 @@
-"""spec.model: where the weights come from and what clients call them."""
+"""spec.model: the source of the weights, and the names that clients call the model by."""
 
 from __future__ import annotations
 
@@ -47,26 +47,28 @@ class SecretKeyReference(Fields):
         Field(min_length=1, max_length=253),
         matches("[A-Za-z0-9._-]+", "must be a key of a Secret, such as HF_TOKEN"),
     ] = "HF_TOKEN"
-    """Key in that Secret whose value is the token."""
+    """Key of that Secret whose value is the token."""
 
 
 _URI_RULES = (
     ValueRule(
         cel="self.startsWith('hf://') || self.startsWith('pvc://')",
         message="must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a model on "
-        "the Hugging Face hub, pvc://CLAIM/PATH for a folder on a PersistentVolumeClaim",
+        "the Hugging Face Hub, or pvc://CLAIM/PATH for a folder on a "
+        "PersistentVolumeClaim",
         holds=lambda uri: uri.startswith((HUB_SCHEME, CLAIM_SCHEME)),
     ),
     ValueRule(
         cel=f"!self.startsWith('hf://') || self.matches('^{_HUB_URI}$')",
-        message="after hf:// must stand ORGANISATION/NAME, such as "
-        "hf://HuggingFaceTB/SmolLM2-135M-Instruct; a revision goes into model.revision",
+        message="must have the form hf://ORGANISATION/NAME, such as "
+        "hf://HuggingFaceTB/SmolLM2-135M-Instruct; write a revision into model.revision",
         holds=lambda uri: not uri.startswith(HUB_SCHEME) or re.fullmatch(_HUB_URI, uri) is not None,
     ),
     ValueRule(
         cel=f"!self.startsWith('pvc://') || self.matches('^{_CLAIM_URI}$')",
-        message="after pvc:// must stand CLAIM or CLAIM/PATH, such as pvc://models/llama; the "
-        "parts of PATH are letters, digits and . _ - and start with a letter, digit or _",
+        message="must have the form pvc://CLAIM or pvc://CLAIM/PATH, such as "
+        "pvc://models/llama; each part of PATH consists of letters, digits and . _ - "
+        "and starts with a letter, digit or _",
         holds=lambda uri: (
             not uri.startswith(CLAIM_SCHEME) or re.fullmatch(_CLAIM_URI, uri) is not None
         ),
@@ -88,14 +90,16 @@ Revision = Annotated[
 REVISION_RULE = Rule(
     "revision",
     cel="!has(self.revision) || !self.uri.startsWith('pvc://')",
-    message="belongs to hf:// models only: remove it, a folder on a claim has no revision",
+    message="applies to hf:// models only: remove it, because a folder on a claim has no revision",
     holds=lambda model: model.revision is None or model.uri.startswith(HUB_SCHEME),
 )
 
 Quantization = Annotated[
     str,
     Field(min_length=1, max_length=64),
-    matches("[a-z0-9][a-z0-9_-]*", "must be a method that the engine knows, such as fp8 or awq"),
+    matches(
+        "[a-z0-9][a-z0-9_-]*", "must be a quantization method of the engine, such as fp8 or awq"
+    ),
 ]
 
 
@@ -112,40 +116,39 @@ ServedName = Annotated[
     Field(min_length=1, max_length=253),
     matches(
         "[A-Za-z0-9][A-Za-z0-9._:/-]*",
-        "must start with a letter or digit and hold only letters, digits and . _ : / -",
+        "must start with a letter or digit and contain only letters, digits and . _ : / -",
     ),
 ]
 
 
 class Model(Fields):
     uri: Annotated[ModelUri, EngineFlag("--model", is_computed=True)]
-    """Where the model comes from: hf://ORGANISATION/NAME is a model on the Hugging Face hub,
-    pvc://CLAIM/PATH a folder on a PersistentVolumeClaim of this namespace, which is mounted
-    read-only."""
+    """Source of the model. hf://ORGANISATION/NAME is a model on the Hugging Face Hub.
+    pvc://CLAIM/PATH is a folder on a PersistentVolumeClaim of this namespace, mounted read-only."""
     name: Annotated[ServedName, EngineFlag("--served-model-name", is_computed=True)] | None = None
-    """The name that clients send as `model`. Default: the LLMService's name."""
+    """Model name that clients send as `model`. Default: the LLMService's name."""
     aliases: Annotated[
         tuple[ServedName, ...],
         Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Further names that clients may send as `model`, such as the one of a model that this one
-    replaces."""
+    """Additional names that clients may send as `model`, such as the name of the model that this
+    one replaces."""
     revision: Annotated[Revision, EngineFlag("--revision")] | None = None
-    """Branch, tag or commit of an hf:// model. A commit is best: two replicas then never serve
-    different weights. Default: the repository's main branch."""
+    """Branch, tag or commit of an hf:// model. Prefer a commit: with a branch, two replicas can
+    serve different weights. Default: the repository's main branch."""
     credentials_secret_ref: SecretKeyReference | None = None
-    """The Secret with the token that an hf:// model needs when it is private or gated."""
+    """Secret with the access token for a private or gated hf:// model."""
     trust_remote_code: Annotated[bool, EngineFlag("--trust-remote-code")] = False
-    """Whether Python code that the model brings may run in the model server. Set it only for a
-    model whose code you have read, and name the commit in revision. Where the chart's admission
-    policy is on, whoever sets it needs the right trust-remote-code on llmservices."""
+    """Whether the model server runs Python code that ships with the model. Set it only for a model
+    whose code you have reviewed, and pin its commit in revision. If the chart's admission policy is
+    on, setting it requires the trust-remote-code verb on llmservices."""
 
     offline: bool = False
-    """Whether the model server asks no hub for anything: it uses what the claim of a pvc:// model
-    or of the cache holds."""
+    """Whether the model server works without the hub. It then loads the model only from the claim
+    of a pvc:// model or of the cache."""
     cache: Cache | None = None
-    """Where downloaded weights and compiled kernels are kept. Default: on the node's disk, for the
-    life of a pod."""
+    """Storage for downloaded weights and compiled kernels. Default: the node's disk, for the
+    lifetime of a pod."""
 
     rules: ClassVar = (
         REVISION_RULE,
@@ -153,8 +156,8 @@ class Model(Fields):
             "offline",
             cel="!has(self.offline) || !self.offline || !self.uri.startsWith('hf://') || "
             "(has(self.cache) && self.cache.type == 'PersistentVolumeClaim')",
-            message="leaves an hf:// model nowhere to come from: set cache to a claim that was "
-            "filled before, or remove it",
+            message="leaves no source for an hf:// model: set cache to a claim that already "
+            "holds the model, or remove offline",
             holds=lambda model: (
                 not model.offline
                 or not model.uri.startswith(HUB_SCHEME)
@@ -166,13 +169,13 @@ class Model(Fields):
             cel="!has(self.aliases) || self.aliases.all(alias, "
             "(!has(self.name) || alias != self.name) && "
             "self.aliases.filter(other, other == alias).size() == 1)",
-            message="must not repeat a name: remove the second one",
+            message="must not repeat a name: remove the duplicate",
             holds=lambda model: len({model.name, *model.aliases}) == len(model.aliases) + 1,
         ),
         Rule(
             "credentialsSecretRef",
             cel="!has(self.credentialsSecretRef) || !self.uri.startsWith('pvc://')",
-            message="belongs to hf:// models only: remove it, a claim needs no token",
+            message="applies to hf:// models only: remove it, because a claim needs no token",
             holds=lambda model: (
                 model.credentials_secret_ref is None or model.uri.startswith(HUB_SCHEME)
             ),

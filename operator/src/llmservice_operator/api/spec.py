@@ -45,7 +45,7 @@ def _nvidia_only(field: str, is_unset: Callable[[Engine], bool]) -> Rule:
     return Rule(
         f"engine.{field}",
         cel=f"self.accelerator.type == 'nvidia' || {' || '.join(absent)}",
-        message="belongs to accelerator.type nvidia only: remove it or choose nvidia",
+        message="requires accelerator.type nvidia: remove it, or choose that type",
         holds=lambda spec: spec.accelerator.type is AcceleratorType.NVIDIA or is_unset(spec.engine),
     )
 
@@ -61,54 +61,56 @@ def _budget_lets_a_drain_finish(amount: str, replicas: str) -> str:
 
 
 class LLMServiceSpec(Fields):
-    """What the user asks for."""
+    """Desired state of the service."""
 
     model: Model
-    """The model to serve."""
+    """Model to serve."""
     replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
-    """Model servers to run; each holds a whole copy of the model. Default: 1, or as many as there
-    were when autoscaling was removed."""
+    """Number of model servers. Each one holds a full copy of the model. Default: 1, or the last
+    number of replicas when autoscaling is removed."""
     autoscaling: Autoscaling | None = None
-    """Replicas that follow the load, instead of a fixed number. Default: off."""
+    """Scaling with the load, instead of a fixed number of replicas. Default: off."""
     slo: Slo | None = None
-    """What a request is to achieve. Default: a TTFT of 500 ms and a mean ITL of 50 ms for 95 % of
-    the requests when autoscaling is on; `slo: {}` switches it off."""
+    """Latency objectives of the requests. Default with autoscaling: a TTFT of 500 ms and a mean ITL
+    of 50 ms for 95 % of the requests; `slo: {}` sets no objective. Default without autoscaling:
+    none."""
     accelerator: Accelerator = Accelerator()
-    """What the model runs on."""
+    """Hardware that the model runs on."""
     engine: Engine = Engine()
     """How vLLM runs the model."""
     resources: Resources = Resources()
-    """CPU, memory and disk of each replica; GPUs are asked for with accelerator.count."""
+    """CPU, memory and disk of each replica. Set the number of GPUs in spec.accelerator.count."""
     template: Template = Template()
-    """Where the replicas may run."""
+    """Pod settings of the replicas: scheduling, ServiceAccount, labels and annotations."""
     service: ServiceObject = ServiceObject()
-    """How clients reach the API."""
+    """Service object through which clients reach the API."""
     serving: Serving = Serving()
-    """What a replica allows one request, and when it counts as hung."""
+    """Limits of a single request, and the time after which an engine counts as hung."""
     auth: Auth | None = None
-    """What a request must bring. Default: nothing, whoever reaches the API may use it."""
+    """Authentication of requests. Default: none; every client that can reach the API can use it."""
     startup: Startup = Startup()
-    """How a replica begins."""
+    """Startup of a replica."""
     termination: Termination = Termination()
-    """How a replica ends."""
+    """Shutdown of a replica."""
     rollout_strategy: RolloutStrategy = RolloutStrategy()
-    """How pods are replaced after a change."""
+    """How a rollout replaces pods."""
     pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
-    """How many replicas node drains may end at a time."""
+    """How many replicas may be evicted at a time, such as by a node drain."""
     network_policy: NetworkPolicy = NetworkPolicy()
-    """Who may reach the replicas: the API the own namespace and whom you list, the management port
-    the kubelet, the metrics server and monitoring alone. The replicas themselves reach DNS, the
-    model's source and whom you list. Needs a network plugin that enforces NetworkPolicies."""
+    """Network access to the replicas. The API port accepts pods of the same namespace and the peers
+    in `from`. The management port accepts only the kubelet, the metrics server and monitoring. The
+    replicas can reach DNS, the model's source and the destinations in `to`. Requires a network
+    plugin that enforces NetworkPolicies."""
     suspend: bool = False
-    """True ends all replicas, keeps every object, address and setting, and starts them again as
-    soon as it is false."""
+    """Whether the service is suspended. True ends all replicas and keeps every object, address and
+    setting; false starts the replicas again."""
 
     rules: ClassVar = (
         Rule(
             "replicas",
             cel="!has(self.replicas) || !has(self.autoscaling)",
-            message="is decided by autoscaling: change autoscaling.minReplicas and "
-            "autoscaling.maxReplicas, or remove autoscaling",
+            message="cannot be set with autoscaling: set autoscaling.minReplicas and "
+            "autoscaling.maxReplicas instead, or remove autoscaling",
             holds=lambda spec: spec.replicas is None or spec.autoscaling is None,
         ),
         _nvidia_only("parallelism", lambda engine: engine.parallelism is None),
@@ -126,8 +128,8 @@ class LLMServiceSpec(Fields):
             "!has(self.engine.speculativeDecoding.draftModel) || "
             "!self.engine.speculativeDecoding.draftModel.uri.startsWith('hf://') || "
             "(has(self.model.cache) && self.model.cache.type == 'PersistentVolumeClaim')",
-            message="leaves the hf:// draft model nowhere to come from: set model.cache to a claim "
-            "that was filled before, take a draft model that is on a claim, or remove it",
+            message="leaves no source for the hf:// draft model: set model.cache to a claim "
+            "that already holds it, use a draft model on a claim, or remove offline",
             holds=lambda spec: not spec.model.offline or spec.can_draft_offline,
         ),
         Rule(
@@ -137,8 +139,8 @@ class LLMServiceSpec(Fields):
                 replicas="(has(self.autoscaling) ? self.autoscaling.minReplicas : "
                 "has(self.replicas) ? self.replicas : 1)",
             ),
-            message="must be less than the replicas, or no node with one could ever be drained: "
-            "lower it, raise replicas, or remove it",
+            message="must be less than the number of replicas, or nodes that run one can never "
+            "be drained: lower it, raise the number of replicas, or remove it",
             holds=lambda spec: spec.pod_disruption_budget.lets_a_drain_finish(spec.least_replicas),
         ),
         Rule(
@@ -148,8 +150,8 @@ class LLMServiceSpec(Fields):
             f"!has({_DISK_LIMIT}) || !isQuantity(string(self.model.cache.size)) || "
             f"!isQuantity(string({_DISK_LIMIT})) || quantity(string(self.model.cache.size))"
             f".compareTo(quantity(string({_DISK_LIMIT}))) <= 0",
-            message="is more than resources.limits.ephemeral-storage, at which a replica is ended: "
-            "raise that, or lower this",
+            message="exceeds resources.limits.ephemeral-storage, at which the kubelet evicts a "
+            "replica: raise that limit or lower the size",
             holds=lambda spec: spec.cache_fits_the_disk,
         ),
         Rule(
@@ -160,8 +162,8 @@ class LLMServiceSpec(Fields):
             "self.engine.parallelism.pipeline * self.engine.parallelism.data : "
             "self.accelerator.count % "
             "(self.engine.parallelism.pipeline * self.engine.parallelism.data) == 0)",
-            message="must be tensor x pipeline x data of engine.parallelism, or some GPUs would be "
-            "idle: change one of them, or remove count",
+            message="must equal tensor x pipeline x data of engine.parallelism, or some GPUs "
+            "stay idle: change one of them, or remove count",
             holds=lambda spec: (
                 spec.accelerator.count is None
                 or spec.engine.parallelism is None
@@ -172,20 +174,20 @@ class LLMServiceSpec(Fields):
 
     @property
     def sources(self) -> tuple[HubModel | ClaimModel, ...]:
-        """Where the model comes from and, if there is one, the draft model."""
+        """Sources of the model and, if there is one, of the draft model."""
         speculation = self.engine.speculative_decoding
         draft = None if speculation is None else speculation.draft_model
         return (self.model.source,) if draft is None else (self.model.source, draft.source)
 
     @property
     def can_draft_offline(self) -> bool:
-        """Whether the draft model, if there is one, can be had without the hub."""
+        """Whether the service can get its draft model, if it has one, without the hub."""
         on_a_claim = self.model.cache is not None and self.model.cache.is_on_a_claim
         return on_a_claim or not any(isinstance(each, HubModel) for each in self.sources[1:])
 
     @property
     def cache_fits_the_disk(self) -> bool:
-        """Whether the limit of the node's disk leaves the room that the cache is given."""
+        """Whether the disk limit of a replica has room for its model cache."""
         size = None if self.model.cache is None else self.model.cache.node_size
         limit = None if self.resources.limits is None else self.resources.limits.ephemeral_storage
         if size is None or limit is None:
@@ -202,32 +204,32 @@ class LLMServiceSpec(Fields):
 
     @property
     def tensor_parallelism(self) -> int:
-        """GPUs that each layer is split over; 0 on a CPU."""
+        """Number of GPUs that each layer is split across; 0 on a CPU."""
         split = self.engine.parallelism or Parallelism()
         return self.gpus // (split.pipeline * split.data)
 
     @property
     def objectives(self) -> Slo:
-        """What requests are judged by; without limits when nobody asked for any."""
+        """Objectives that requests are measured against; without limits when none apply."""
         if self.slo is not None:
             return self.slo
         return Slo() if self.autoscaling is None else DEFAULT_SLO
 
     @property
     def least_replicas(self) -> int:
-        """Replicas that there are, at least, unless the service is suspended."""
+        """Minimum number of replicas, unless the service is suspended."""
         if self.autoscaling is not None:
             return self.autoscaling.min_replicas
         return 1 if self.replicas is None else self.replicas
 
     @property
     def desired_replicas(self) -> int:
-        """Replicas that are to run now; the least of them while autoscaling decides."""
+        """Number of replicas that should run now; the minimum while autoscaling decides."""
         return 0 if self.suspend else self.least_replicas
 
 
 class Metadata(Fields):
-    """The part of an object's metadata that the operator reads."""
+    """Part of an object's metadata that the operator reads."""
 
     name: str
     namespace: str = "default"
@@ -248,8 +250,9 @@ class LLMService(Fields):
         Rule(
             "metadata.name",
             cel=f"self.metadata.name.matches('^{_NAME}$')",
-            message="must be usable as the name of a Service: at most 63 lower-case "
-            "letters, digits and '-', first a letter, last a letter or digit, such as qwen-7b",
+            message="must be a valid Service name: at most 63 lower-case letters, digits and "
+            "'-', starting with a letter and ending with a letter or digit, such as "
+            "qwen-7b",
             holds=lambda service: re.fullmatch(_NAME, service.metadata.name) is not None,
         ),
     )
@@ -309,7 +312,7 @@ class LLMService(Fields):
 
 
 def _invalid_spec(error: ValidationError, *within: str) -> InvalidSpec:
-    """Return the first complaint of `error` with the path as it stands in the user's YAML."""
+    """Return the first problem in `error`, with the path as it stands in the user's YAML."""
     first = error.errors(include_url=False)[0]
     path = [*within, *first["loc"], *filter(None, [first.get("ctx", {}).get("field")])]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
@@ -323,11 +326,11 @@ def _message(details: ErrorDetails) -> str:
         case "missing":
             return "is required"
         case "model_type":
-            return f"should be an object with fields, not {details['input']!r}"
+            return f"must be an object with fields, not {details['input']!r}"
         case "extra_forbidden":
             return (
-                "is no field of an LLMService: correct its name, or its indentation; "
-                "`kubectl explain llmservice.spec --recursive` lists them all"
+                "is not a field of an LLMService: correct its name or its indentation; `kubectl "
+                "explain llmservice.spec --recursive` lists all fields"
             )
         case _:
             # Pydantic writes "Input should be ..." and the field's path stands before it.

@@ -1,4 +1,4 @@
-"""spec.engine.speculativeDecoding: cheap guesses at the next tokens, checked by the model."""
+"""spec.engine.speculativeDecoding: a cheap draft proposes tokens and the model checks them."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _WITH_DRAFT_MODEL = ("DraftModel", "Eagle", "Eagle3", "Medusa")
 
 class DraftModel(Fields):
     uri: ModelUri
-    """Where the draft model or head comes from, as in model.uri. A private one on the hub is read
+    """Source of the draft model or head, in the form of model.uri. A private one on the hub is read
     with the token of model.credentialsSecretRef."""
     revision: Revision | None = None
     """Branch, tag or commit of an hf:// draft model. Default: the repository's main branch."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = None
-    """GPUs that the draft model is split over: as many as the model, or 1 for methods other than
-    DraftModel. Default: as the model."""
+    """Number of GPUs that the draft model is split across. It must equal the model's own number;
+    methods other than DraftModel also accept 1. Default: the model's own number."""
     quantization: Quantization | None = None
-    """How the draft model's weights are quantized, by the engine's own name. Default: what its own
-    configuration says."""
+    """Quantization of the draft model's weights, by the engine's name for it. Default: the draft
+    model's own configuration."""
 
     rules: ClassVar = (REVISION_RULE,)
 
@@ -44,9 +44,9 @@ class DraftModel(Fields):
 
 class Ngram(Fields):
     prompt_lookup_min: Annotated[int, Field(ge=1, le=64)] = 1
-    """Tokens that must recur at least for a guess; more make guesses rarer and better."""
+    """Minimum number of tokens that must match. A higher number gives fewer but better guesses."""
     prompt_lookup_max: Annotated[int, Field(ge=1, le=64)]
-    """Tokens that are looked for at first, before shorter ones."""
+    """Number of tokens to match first, before shorter matches are tried."""
 
     rules: ClassVar = (
         Rule(
@@ -60,11 +60,12 @@ class Ngram(Fields):
 
 class ScheduleStep(Fields):
     min_batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    """Requests answered at the same time from which this step holds."""
+    """Smallest number of concurrent requests that this step applies to."""
     max_batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    """Requests up to which it holds; beyond the last step its number goes on."""
+    """Largest number of concurrent requests that this step applies to. Above the largest of the
+    last step, the last step still applies."""
     num_speculative_tokens: Annotated[int, Field(ge=0, le=MAX_SPECULATIVE_TOKENS)]
-    """Tokens to guess meanwhile; 0 pauses speculation."""
+    """Number of tokens to guess in this step of the schedule; 0 pauses speculation."""
 
     rules: ClassVar = (
         Rule(
@@ -84,41 +85,42 @@ class ScheduleStep(Fields):
 
 class SpeculativeDecoding(Fields):
     method: Literal["Ngram", "Suffix", "DraftModel", "Eagle", "Eagle3", "MTP", "Medusa"]
-    """Who guesses: Ngram, text of the prompt that recurs; Suffix, text of earlier answers too;
-    DraftModel, a small model of the same vocabulary; Eagle, Eagle3 and Medusa, heads trained
-    for the model; MTP, the prediction layers that the model itself brings."""
+    """Source of the guesses. Ngram: text that recurs in the prompt. Suffix: text that recurs in the
+    prompt or in earlier answers. DraftModel: a small model with the same vocabulary. Eagle, Eagle3
+    and Medusa: heads trained for the model. MTP: the model's own prediction layers."""
     num_speculative_tokens: Annotated[int, Field(ge=1, le=MAX_SPECULATIVE_TOKENS)]
-    """Tokens to guess in a step; 3 to 5 suit most. Each wrong guess is computed in vain."""
+    """Number of tokens to guess in an engine step. 3 to 5 suit most models. Every wrong guess is
+    wasted computation."""
     draft_model: DraftModel | None = None
-    """The small model or the head, for DraftModel, Eagle, Eagle3 and Medusa."""
+    """Draft model or head, for the methods DraftModel, Eagle, Eagle3 and Medusa."""
     ngram: Ngram | None = None
-    """What Ngram looks for. Default: exactly 5 tokens that recur."""
+    """Text that the method Ngram matches. Default: exactly 5 recurring tokens."""
     schedule: Annotated[
         tuple[ScheduleStep, ...],
         Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """How many tokens to guess after how many requests are answered at once: guesses pay for few
-    requests and cost when there are many. Default: numSpeculativeTokens always."""
+    """Number of tokens to guess, by the number of concurrent requests. Guessing speeds up few
+    requests and slows down many. Default: always numSpeculativeTokens."""
 
     rules: ClassVar = (
         Rule(
             "draftModel",
             cel=f"(self.method in {list(_WITH_DRAFT_MODEL)}) == has(self.draftModel)",
-            message="belongs to the methods DraftModel, Eagle, Eagle3 and Medusa, and each of "
-            "these needs it: set it there, remove it elsewhere",
+            message="is required by the methods DraftModel, Eagle, Eagle3 and Medusa and "
+            "refused by the others: set it or remove it to suit the method",
             holds=lambda self: (self.method in _WITH_DRAFT_MODEL) == (self.draft_model is not None),
         ),
         Rule(
             "ngram",
             cel="!has(self.ngram) || self.method == 'Ngram'",
-            message="belongs to the method Ngram only: remove it",
+            message="requires the method Ngram: remove it, or choose that method",
             holds=lambda self: self.ngram is None or self.method == "Ngram",
         ),
         Rule(
             "schedule",
             cel="!has(self.schedule) || size(self.schedule) == 0 || "
             "self.schedule.exists(step, step.minBatchSize == 1)",
-            message="must have a step for one request: write minBatchSize: 1 in the first",
+            message="must have a step for one request: set minBatchSize: 1 in the first step",
             holds=lambda self: (
                 not self.schedule or any(step.min_batch_size == 1 for step in self.schedule)
             ),
@@ -128,7 +130,8 @@ class SpeculativeDecoding(Fields):
             cel="!has(self.schedule) || self.schedule.all(step, self.schedule.filter(other, "
             "step.minBatchSize <= other.maxBatchSize && "
             "other.minBatchSize <= step.maxBatchSize).size() == 1)",
-            message="has steps that overlap: begin each after the maxBatchSize of the one before",
+            message="has steps that overlap: start each one above the maxBatchSize of the step "
+            "before",
             holds=lambda self: all(
                 sum(step.overlaps(other) for other in self.schedule) == 1 for step in self.schedule
             ),
@@ -137,8 +140,8 @@ class SpeculativeDecoding(Fields):
             "schedule",
             cel="!has(self.schedule) || self.schedule.all(step, "
             "step.numSpeculativeTokens <= self.numSpeculativeTokens)",
-            message="must not guess more than numSpeculativeTokens in any step: raise that or "
-            "lower the step",
+            message="must not guess more than numSpeculativeTokens in any step: raise "
+            "numSpeculativeTokens or lower the step",
             holds=lambda self: all(
                 step.num_speculative_tokens <= self.num_speculative_tokens for step in self.schedule
             ),
