@@ -8,7 +8,7 @@ from typing import Any, Final
 import yaml
 
 from core_support import HARMLESS_ARG, HARMLESS_FLAG
-from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD
+from llmservice_operator.api.extra_args import FLAG_FIELDS
 
 FOLDER: Final = Path(__file__).parent / "specs"
 
@@ -84,10 +84,11 @@ LONG: Final = {
 FLAGS: Final = {
     f"{flag} by its flag": Refused(
         f'spec.engine.extraArgs[0]: Invalid value: "string": {flag} has a field of its own: set '
-        f"{field} instead",
+        f"{field.name} instead",
         {"engine": {"extraArgs": [f"{flag}=1"]}},
     )
-    for flag, field in FLAGS_WITH_A_FIELD.items()
+    for field in FLAG_FIELDS
+    for flag in field.flag.refused_in_extra_args
     if flag not in ("--trust-remote-code", "--speculative-config")
 }
 """All but those that two rules refuse, which are in the file."""

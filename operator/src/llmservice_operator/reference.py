@@ -46,10 +46,10 @@ def render_engine_flags() -> str:
 
 def _field_rows() -> Iterator[tuple[str, str, str]]:
     for field in FLAG_FIELDS:
-        still = "still accepted" if field.flag.accepted_in_extra_args else "refused"
-        yield f"`{field.flag.name}`", f"`spec.{field.name}`", still
-        for flag in field.flag.also:
-            yield f"`{flag}`", f"`spec.{field.name}`", "refused"
+        refused = field.flag.refused_in_extra_args
+        for flag in (field.flag.name, *field.flag.also):
+            fate = "refused" if flag in refused else "still accepted"
+            yield f"`{flag}`", f"`spec.{field.name}`", fate
 
 
 def _accepted_row(name: str, flags: Mapping[str, Flag]) -> tuple[str, str, str]:

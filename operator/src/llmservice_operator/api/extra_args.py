@@ -80,8 +80,7 @@ def field_rules(fields: Iterable[FlagField]) -> tuple[ValueRule, ...]:
     return tuple(
         _has_field(flag, field.name)
         for field in fields
-        for flag in (field.flag.name, *field.flag.also)
-        if flag != field.flag.name or not field.flag.accepted_in_extra_args
+        for flag in field.flag.refused_in_extra_args
     )
 
 

@@ -35,6 +35,11 @@ class EngineFlag:
     """True for a flag that extraArgs took before it got a field: stored services may have it there,
     so it goes on working."""
 
+    @property
+    def refused_in_extra_args(self) -> tuple[str, ...]:
+        """The flags of this field that extraArgs refuses because there is the field."""
+        return self.also if self.accepted_in_extra_args else (self.name, *self.also)
+
 
 @dataclass(frozen=True)
 class FlagField:
