@@ -41,6 +41,7 @@ COMPILED = {
             "model": {**HUB, "name": "chat", "revision": "abc"},
             "engine": {
                 "extraArgs": [HARMLESS_ARG, "--block-size=16"],
+                "seed": 7,
                 "kvCache": {"offload": {"cpu": "1500Mi"}, "dtype": "FP8E4M3"},
                 "prefixCaching": {"enabled": True},
                 "batching": {
@@ -83,9 +84,14 @@ COMPILED = {
             "--enable-prefix-caching",
             "--kv-cache-dtype=fp8_e4m3",
             "--kv-offloading-size=1.465",
+            "--seed=7",
             HARMLESS_ARG,
             "--block-size=16",
         ],
+    ),
+    "a seed that stands where it stood before it had a field": (
+        {**CPU, "engine": {"extraArgs": [HARMLESS_ARG, "--seed=-1"]}},
+        ["--model=org/model", "--served-model-name=qwen", HARMLESS_ARG, "--seed=-1"],
     ),
     "a number format in its earlier spelling": (
         {**CPU, "engine": {"dtype": "bfloat16"}},

@@ -171,6 +171,16 @@ class EngineFields(Fields):
     reasoning_parser: Annotated[ParserName, EngineFlag("--reasoning-parser")] | None = None
     """Parser that separates the model's reasoning from its answer, by the engine's name for it,
     such as qwen3 or deepseek_r1. Default: off."""
+    seed: (
+        Annotated[
+            int,
+            Field(ge=0, le=4_294_967_295),
+            EngineFlag("--seed", accepted_in_extra_args=True),
+        ]
+        | None
+    ) = None
+    """Seed of the engine's random numbers, for requests that do not set one. The same seed does not
+    make answers repeat: they also depend on the requests that share a step. Default: 0."""
 
     rules: ClassVar = (
         Rule(
