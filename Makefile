@@ -89,9 +89,10 @@ fmt: setup  ## Format and fix what can be fixed
 	@$(RUN) ruff format . && $(RUN) ruff check --fix .
 
 .PHONY: generate
-generate: setup  ## Rewrite generated files (CRD and its copy in the chart, reference pages)
+generate: setup  ## Rewrite generated files (CRD and its copy in the chart, the chart's rules, reference pages)
 	@$(RUN) llmservice-operator crd > crds/llmservice.yaml
 	@cp crds/llmservice.yaml charts/llmservice-operator/files/llmservice.yaml
+	@$(RUN) llmservice-operator chart-rules > charts/llmservice-operator/templates/_rules.tpl
 	@for page in conditions engine-flags; do $(RUN) llmservice-operator reference $$page > docs/$$page.md; done
 
 .PHONY: flag-tables

@@ -27,6 +27,7 @@ from llmservice_operator.metrics_server import MetricsServer
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.reference import PAGES
 from llmservice_operator.render import render_file
+from llmservice_operator.rights import render_chart_rules
 from llmservice_operator.settings import PREFIX, OperatorSettings
 from llmservice_operator.tasks import Tasks
 from llmservice_operator.telemetry import (
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.write(render_file(text, settings))
             case "crd":
                 sys.stdout.write(render_crd())
+            case "chart-rules":
+                sys.stdout.write(render_chart_rules())
             case "reference":
                 sys.stdout.write(PAGES[options.page]())
     except (OperatorError, OSError) as error:
@@ -91,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         help="YAML file with one or more LLMServices, - for standard input",
     )
     commands.add_parser("crd", help="print the CustomResourceDefinition")
+    commands.add_parser("chart-rules", help="print the chart's templates of the rules to grant")
     reference = commands.add_parser("reference", help="print a page of the documentation")
     reference.add_argument("page", choices=PAGES)
     return parser

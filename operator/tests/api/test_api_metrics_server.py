@@ -24,10 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from llmservice_operator.cluster.rights import (
-    MetricsServerRights,
-    metrics_server_rights,
-)
+from llmservice_operator import rights
 from llmservice_operator.kinds import (
     API_SERVICES,
     AUTOSCALERS,
@@ -84,8 +81,9 @@ class World:
         return found
 
 
-def make_account(api: Api, namespace: str, rights: MetricsServerRights, owner: str) -> str:
-    """Make a service account with exactly these rights; return its token."""
+def make_account(api: Api, namespace: str, owner: str) -> str:
+    """Make a service account with the rights of a metrics server alone; return its token."""
+    everywhere = (*rights.METRICS_SERVER, *rights.metrics_server_cluster_rights(owner))
     api.request(
         "POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": NAME}}
     )
@@ -98,10 +96,16 @@ def make_account(api: Api, namespace: str, rights: MetricsServerRights, owner: s
 
     own = f"{RBAC}/namespaces/{namespace}"
     api.request(
-        "POST", f"{RBAC}/clusterroles", {"metadata": {"name": owner}, "rules": rights.everywhere}
+        "POST",
+        f"{RBAC}/clusterroles",
+        {"metadata": {"name": owner}, "rules": rights.rules(everywhere)},
     )
     bind("ClusterRole", owner, RBAC, owner)
-    api.request("POST", f"{own}/roles", {"metadata": {"name": NAME}, "rules": rights.own_namespace})
+    api.request(
+        "POST",
+        f"{own}/roles",
+        {"metadata": {"name": NAME}, "rules": rights.rules(rights.lease_rights(NAME))},
+    )
     bind("Role", NAME, own, NAME)
     reader = "extension-apiserver-authentication-reader"
     bind("Role", reader, f"{RBAC}/namespaces/kube-system", owner)
@@ -177,7 +181,7 @@ def world(
 ) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("metrics")
     namespace, owner = _room
-    token = make_account(api, namespace, metrics_server_rights(NAME, owner), owner)
+    token = make_account(api, namespace, owner)
     kubeconfig = kubeconfig_for(api, token, folder / "kubeconfig")
     service = make_service(SERVICE, namespace, autoscaling={"maxReplicas": 5})
     api.create(LLMSERVICES, service)

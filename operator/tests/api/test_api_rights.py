@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.cluster.rights import own_namespace_rules, watched_namespaces_rules
 from llmservice_operator.kinds import CLAIMS, DEPLOYMENTS, LLMSERVICES, NETWORK_POLICIES, SERVICES
+from llmservice_operator.rights import lease_rights, operator_rules, rules
+from llmservice_operator.settings import OperatorSettings
 from operator_support import (
     Api,
     OperatorProcess,
@@ -90,8 +91,8 @@ def test_the_listed_rights_are_enough(
 ) -> None:
     # Two operators with settings of their own must not serve the same services.
     api.request("DELETE", LLMSERVICES.path(served))
-    own = own_namespace_rules("llmservice-operator")
-    kubeconfig = account(watched_namespaces_rules(), own, everywhere=everywhere)
+    own = rules(lease_rights("llmservice-operator"))
+    kubeconfig = account(operator_rules(OperatorSettings()), own, everywhere=everywhere)
     watched = "" if everywhere else namespace
     settings = {"WATCH_NAMESPACES": watched, "KUBECONFIG": kubeconfig, "AUDIT_PERIOD_SECONDS": "2"}
     with OperatorProcess(log, namespace, **settings) as operator:
@@ -111,9 +112,9 @@ def test_the_listed_rights_are_enough(
 def test_says_which_right_is_missing_and_starts_when_it_is_granted(
     api: Api, namespace: str, log: Path, account: Account
 ) -> None:
-    rules = watched_namespaces_rules()
-    lacking = [rule for rule in rules if rule["resources"] != ["pods"]]
-    own = own_namespace_rules("llmservice-operator")
+    every = operator_rules(OperatorSettings())
+    lacking = [rule for rule in every if rule["resources"] != ["pods"]]
+    own = rules(lease_rights("llmservice-operator"))
     kubeconfig = account(lacking, own, everywhere=False)
     settings = {"WATCH_NAMESPACES": namespace, "KUBECONFIG": kubeconfig}
     with OperatorProcess(log, namespace, **settings) as operator:
@@ -128,6 +129,6 @@ def test_says_which_right_is_missing_and_starts_when_it_is_granted(
         assert 'cannot list resource \\"pods\\"' in text
         assert operator.get("/livez")[0] == 200
         role = f"{RBAC}/namespaces/{namespace}/roles/watched"
-        api.request("PATCH", role, {"rules": rules}, "application/merge-patch+json")
+        api.request("PATCH", role, {"rules": every}, "application/merge-patch+json")
         operator.until_leading()
         assert operator.terminate() == 0

@@ -24,7 +24,7 @@ from chart_cluster_support import (
 )
 from chart_support import CHART, HelmError, Manifest, Values, render
 from operator_support import OperatorProcess, until_settled
-from rights_table import OPERATOR, READ, TRUST, WRITE, Right, lease_rights, table
+from rights_table import READ, TRUST, WRITE, Right, lease_rights, operator_rights, table
 
 
 @pytest.mark.parametrize("name", ["default", "everything"])
@@ -238,7 +238,7 @@ def own_rights(release: Release, namespace: str) -> set[Right]:
 
 def test_the_authorizer_grants_the_operator_exactly_its_table(release: Release) -> None:
     release.install({}, ADOPT)
-    everywhere, lease = table(OPERATOR), lease_rights(release.full_name)
+    everywhere, lease = operator_rights(), lease_rights(release.full_name)
 
     eventually(
         lambda: own_rights(release, release.name) == everywhere | lease,
@@ -252,7 +252,7 @@ def test_with_watch_namespaces_the_authorizer_grants_nothing_elsewhere(release: 
     release.install({"watchNamespaces": [watched]}, ADOPT)
 
     eventually(
-        lambda: own_rights(release, watched) == table(OPERATOR),
+        lambda: own_rights(release, watched) == operator_rights(),
         "the operator's rights in the watched namespace are its table",
     )
     assert own_rights(release, release.name) == lease_rights(release.full_name)

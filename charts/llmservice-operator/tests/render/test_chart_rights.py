@@ -1,4 +1,4 @@
-"""What the operator and the users may do: the whole tables, rule by rule."""
+"""What the operator, the metrics server and the users may do: every right, and no other."""
 
 from typing import Any
 
@@ -14,20 +14,18 @@ from chart_support import (
     is_of,
     render,
 )
-from llmservice_operator.cluster.rights import metrics_server_rights
 from rights_table import (
-    KEDA,
-    OPERATOR,
     READ,
     TRUST,
     WRITE,
     Right,
     lease_rights,
     metrics_server_cluster_rights,
+    metrics_server_rights,
+    operator_rights,
     rights_of,
     table,
 )
-from rights_table import METRICS_SERVER as OF_METRICS_SERVER
 from value_sets import VALUE_SETS, rendered
 
 Grants = dict[tuple[str, str | None], set[Right]]
@@ -76,14 +74,14 @@ def test_every_binding_is_for_one_of_the_two_accounts(name: str) -> None:
 
 def test_the_operator_has_exactly_these_rights() -> None:
     assert grants(render()) == {
-        ("ClusterRoleBinding", None): table(OPERATOR),
+        ("ClusterRoleBinding", None): operator_rights(),
         ("RoleBinding", NAMESPACE): lease_rights(RELEASE),
     }
 
 
 def test_with_keda_it_may_write_scaled_objects_too() -> None:
     given = grants(render({"keda": {"enabled": True}}))["ClusterRoleBinding", None]
-    assert given == table(OPERATOR) | table(KEDA)
+    assert given == operator_rights(keda=True)
 
 
 def test_the_metrics_server_has_exactly_these_rights() -> None:
@@ -91,24 +89,18 @@ def test_the_metrics_server_has_exactly_these_rights() -> None:
     manifests = render()
 
     assert grants(manifests, METRICS_SERVER) == {
-        ("ClusterRoleBinding", None): table(OF_METRICS_SERVER)
-        | metrics_server_cluster_rights(name),
+        ("ClusterRoleBinding", None): metrics_server_rights() | metrics_server_cluster_rights(name),
         ("RoleBinding", "kube-system"): set(),
         ("RoleBinding", NAMESPACE): lease_rights(name),
     }
-    rules = metrics_server_rights(name, name)
-    assert (
-        rights_of(rules.everywhere) == grants(manifests, METRICS_SERVER)["ClusterRoleBinding", None]
-    )
-    assert rights_of(rules.own_namespace) == lease_rights(name)
 
 
 def test_with_watch_namespaces_the_metrics_server_has_roles_only() -> None:
     manifests = render({"watchNamespaces": ["team-a", "team-b"]})
 
     assert grants(manifests, METRICS_SERVER) == {
-        ("RoleBinding", "team-a"): table(OF_METRICS_SERVER),
-        ("RoleBinding", "team-b"): table(OF_METRICS_SERVER),
+        ("RoleBinding", "team-a"): metrics_server_rights(),
+        ("RoleBinding", "team-b"): metrics_server_rights(),
         ("RoleBinding", NAMESPACE): lease_rights(f"{RELEASE}-metrics-server"),
     }
     service = find(manifests, "Service", component=METRICS_SERVER)
@@ -127,8 +119,8 @@ def test_with_watch_namespaces_it_has_them_there_and_nothing_cluster_wide() -> N
     manifests = render({"watchNamespaces": ["team-a", "team-b"]})
 
     assert grants(manifests) == {
-        ("RoleBinding", "team-a"): table(OPERATOR),
-        ("RoleBinding", "team-b"): table(OPERATOR),
+        ("RoleBinding", "team-a"): operator_rights(),
+        ("RoleBinding", "team-b"): operator_rights(),
         ("RoleBinding", NAMESPACE): lease_rights(RELEASE),
     }
     assert not [it for it in manifests if it["kind"].startswith("ClusterRole")]
@@ -136,7 +128,7 @@ def test_with_watch_namespaces_it_has_them_there_and_nothing_cluster_wide() -> N
 
 def test_its_own_namespace_can_be_watched_too() -> None:
     assert grants(render({"watchNamespaces": [NAMESPACE]})) == {
-        ("RoleBinding", NAMESPACE): table(OPERATOR) | lease_rights(RELEASE)
+        ("RoleBinding", NAMESPACE): operator_rights() | lease_rights(RELEASE)
     }
 
 

@@ -2,7 +2,7 @@
 
 client.py makes the requests, cache.py keeps what the watches told, audit.py compares the two,
 watched.py keeps the objects of one kind for a process that only reads, lease.py stores the
-leader's Lease, events.py records Events, rights.py lists every right needed.
+leader's Lease, events.py records Events.
 Manifests are plain dicts everywhere: no typed models, so no field of a newer API server is lost.
 """
 

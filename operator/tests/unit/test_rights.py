@@ -1,0 +1,45 @@
+"""The operator's rights follow from what it does; the chart grants exactly these."""
+
+from core_support import REPOSITORY
+from llmservice_operator.children import CHILDREN
+from llmservice_operator.rights import (
+    METRICS_SERVER,
+    OPERATOR,
+    lease_rights,
+    metrics_server_cluster_rights,
+    operator_rules,
+    render_chart_rules,
+)
+from llmservice_operator.settings import OperatorSettings
+
+CHART_RULES = "charts/llmservice-operator/templates/_rules.tpl"
+
+
+def test_the_rules_of_the_chart_are_the_generated_ones() -> None:
+    committed = (REPOSITORY / CHART_RULES).read_text()
+    assert committed == render_chart_rules(), (
+        f"{CHART_RULES} is not what the code says: run `make generate` and review the difference"
+    )
+
+
+def test_every_child_brings_the_rights_on_its_kind() -> None:
+    granted = {right.kind: right.verbs for right in OPERATOR if not right.subresource}
+    assert {child.kind: child.verbs for child in CHILDREN}.items() <= granted.items()
+
+
+def test_a_right_that_a_chart_value_grants_is_there_only_with_it() -> None:
+    def resources(*, keda: bool) -> set[str]:
+        rules = operator_rules(OperatorSettings(keda=keda))
+        return {resource for rule in rules for resource in rule["resources"]}
+
+    assert resources(keda=True) - resources(keda=False) == {"scaledobjects"}
+    guard, _, rest = render_chart_rules().partition("{{- if .Values.keda.enabled }}\n")
+    assert "scaledobjects" not in guard
+    assert rest.startswith("- apiGroups: [keda.sh]\n  resources: [scaledobjects]\n")
+
+
+def test_no_right_is_a_wildcard_or_reaches_a_secret() -> None:
+    rights = [*OPERATOR, *METRICS_SERVER]
+    rights += [*metrics_server_cluster_rights("role"), *lease_rights("lease")]
+    assert not [each for each in rights if "*" in (each.kind.group, each.resource, *each.verbs)]
+    assert not [each for each in rights if each.resource == "secrets"]
