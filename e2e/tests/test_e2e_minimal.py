@@ -25,6 +25,7 @@ def test_the_example_has_five_lines() -> None:
     assert len([line for line in lines if line.strip() and not line.startswith("#")]) == 5
 
 
+@pytest.mark.causes("WaitingForGPU")
 def test_without_a_gpu_the_status_says_so_with_the_schedulers_numbers(
     cluster: Cluster, namespace: str
 ) -> None:

@@ -67,6 +67,7 @@ def test_two_replicas_fill_one_claim_and_leave_it_when_they_go(
     cluster.kubectl("delete", "pv", name)
 
 
+@pytest.mark.causes("ModelNotFound")
 def test_an_unknown_model_is_named_in_the_status(cluster: Cluster, namespace: str) -> None:
     cluster.apply(cpu_service("unknown", "hf://nobody/no-such-model"), namespace)
 

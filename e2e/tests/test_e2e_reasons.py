@@ -1,7 +1,7 @@
 """Why a service is not ready: each reason by its real cause, all of them at once in one namespace.
 
-Reasons with another cause than the node, the hub or the container are brought about in other tiers;
-operator/tests/unit/test_conditions.py says where.
+Reasons with another cause than the node, the hub or the container are caused in other tiers, by the
+tests that are marked so.
 """
 
 import copy
@@ -19,7 +19,7 @@ from stage import TINY_MODEL, Images, cpu_service
 pytestmark = pytest.mark.local
 
 SLOW_MODEL = "llmservice-test/slow-smollm2"
-HEALTHY, SLOW, IMPATIENT = "healthy", "slow", "impatient"
+HEALTHY, SLOW, IMPATIENT, KILLED = "healthy", "slow", "impatient", "killed"
 NOWHERE = {"nodeSelector": {"llmservice-test/nowhere": "true"}}
 
 CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
@@ -60,9 +60,9 @@ CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
         "InvalidEngineArgument",
         "--kv-cache-memory-bytes",
     ),
-    "crash": (
+    "unknown-error": (
         {"engine": {"env": [{"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": "lots"}]}},
-        "CrashLoop",
+        "LoadFailed",
         "Look at `kubectl logs --previous`",
     ),
 }
@@ -112,11 +112,14 @@ def services(cluster: Cluster, namespace: str, images: Images) -> None:
         small("no-server", engine={"image": images.operator}),
         small(SLOW, f"hf://{SLOW_MODEL}"),
         small(IMPATIENT, template=NOWHERE),
+        small(KILLED),
         small(HEALTHY),
     ]
     cluster.apply({"apiVersion": "v1", "kind": "List", "items": [claim, *made]}, namespace)
 
 
+@pytest.mark.causes("Unschedulable", "VolumePending", "ImagePullError", "SecretMissing")
+@pytest.mark.causes("ConfigMapMissing", "OutOfMemory", "InvalidEngineArgument", "LoadFailed")
 @pytest.mark.parametrize("name", CAUSES)
 def test_the_status_says_what_is_wrong_and_what_to_change(
     cluster: Cluster, namespace: str, name: str
@@ -129,18 +132,21 @@ def test_the_status_says_what_is_wrong_and_what_to_change(
     cluster.kubectl("delete", "llm", name, "-n", namespace, "--wait=false")
 
 
+@pytest.mark.causes("ContainerStartError")
 def test_an_image_without_our_server_is_told_as_such(cluster: Cluster, namespace: str) -> None:
     message = until_reason(cluster, "no-server", namespace, "ContainerStartError")
-    assert "must hold the command llmservice-server" in message
+    assert "that has the command llmservice-server" in message
     cluster.kubectl("delete", "llm", "no-server", "-n", namespace, "--wait=false")
 
 
+@pytest.mark.causes("DownloadingModel")
 def test_a_download_is_told_in_bytes(cluster: Cluster, namespace: str) -> None:
     message = until_reason(cluster, SLOW, namespace, "DownloadingModel")
     assert " MB of 269." in message
     cluster.kubectl("delete", "llm", SLOW, "-n", namespace, "--wait=false")
 
 
+@pytest.mark.causes("StartupTimeout")
 def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace: str) -> None:
     """A service's own deadline is a minute at least, so a pod beside its own gets a shorter one."""
     deployment = cluster.read("deployment", IMPATIENT, namespace)
@@ -182,6 +188,7 @@ def test_a_start_that_goes_well_tells_of_no_trouble(cluster: Cluster, namespace:
     } == {kind: (it["status"], it["reason"]) for kind, it in found.items()}
 
 
+@pytest.mark.causes("ServerNotReady")
 def test_a_server_that_stands_still_is_not_ready_and_then_serves_on(
     cluster: Cluster, namespace: str
 ) -> None:
@@ -194,6 +201,24 @@ def test_a_server_that_stands_still_is_not_ready_and_then_serves_on(
     finally:
         os.kill(server, signal.SIGCONT)
     wait_ready(cluster, HEALTHY, namespace, within=30)
+
+
+@pytest.mark.causes("CrashLoop")
+def test_a_server_that_is_killed_again_and_again_is_told_as_such(
+    cluster: Cluster, namespace: str
+) -> None:
+    def is_told() -> str:
+        found = ready(cluster, KILLED, namespace)
+        if found.get("reason") != "CrashLoop":
+            (pod,) = cluster.list("pods", namespace, f"llmservice.dev/name={KILLED}")
+            os.kill(process_of(pod), signal.SIGKILL)
+        assert found.get("reason") == "CrashLoop", found
+        return str(found["message"])
+
+    message = eventually(is_told, within=120, every=1)
+    assert "ended with exit code 137" in message
+    assert "Look at `kubectl logs --previous`" in message
+    cluster.kubectl("delete", "llm", KILLED, "-n", namespace, "--wait=false")
 
 
 def process_of(pod: Object) -> int:

@@ -114,7 +114,7 @@ def in_place(cluster: Cluster, name: str, namespace: str) -> bool:
     service = cluster.read("llm", name, namespace)
     progressing = conditions(service).get("Progressing", {})
     assert progressing.get("reason") == "RolloutInPlace", progressing
-    downtime = "With one replica nothing answers meanwhile." in progressing["message"]
+    downtime = "With one replica, the service is unavailable in between." in progressing["message"]
     return downtime is (name == SINGLE)
 
 

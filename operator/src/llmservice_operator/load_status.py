@@ -81,7 +81,7 @@ def build_load_status(
         if view.plan.left_over:
             verdicts.append(Verdict(kind, "False", Reason.KEDA_MISSING, view.plan.left_over))
         elif service.spec.suspend:
-            verdicts.append(Verdict(kind, "False", Reason.SUSPENDED, Reason.SUSPENDED.hint))
+            verdicts.append(_suspended())
         else:
             verdicts.append(_active(autoscaling, view, scaling, seen, asked, now))
     if autoscaling is not None or slo.is_limited:
@@ -92,6 +92,12 @@ def build_load_status(
         achieved, met = _slo(service, slo, view.report, was_decided=was_decided)
         verdicts.append(met)
     return LoadStatus(scaling, achieved, tuple(verdicts))
+
+
+def _suspended() -> Verdict:
+    reason = Reason.SUSPENDED
+    message = f"spec.suspend is true. {reason.hint}"
+    return Verdict(ConditionType.AUTOSCALING_ACTIVE, "False", reason, message)
 
 
 def _autoscaling(
@@ -231,34 +237,35 @@ def _active(
     now: datetime,
 ) -> Verdict:
     kind, plan = ConditionType.AUTOSCALING_ACTIVE, view.plan
+    stays = f"The number of replicas stays at {asked}."
     match autoscaling.mode:
         case ScalingMode.PAUSED:
-            message = f"{asked} replicas stay. {Reason.PAUSED.hint}"
+            message = f"{stays} {Reason.PAUSED.hint}"
             return Verdict(kind, "False", Reason.PAUSED, message)
         case ScalingMode.RECOMMEND:
-            message = f"{asked} replicas stay; {status.desired_replicas} would follow the load."
+            message = f"{stays} The load asks for {status.desired_replicas}."
             message = f"{message} {Reason.RECOMMENDING.hint}"
             return Verdict(kind, "False", Reason.RECOMMENDING, message)
     if plan.hindrance is not None:
-        message = f"{asked} replicas stay: {plan.note} {plan.hindrance.hint}"
+        message = f"{stays} {plan.note} {plan.hindrance.hint}"
         return Verdict(kind, "False", plan.hindrance, message)
     if total_load(autoscaling, view.report, now) is None:
         reason, why = _missing(view.report)
-        return Verdict(kind, "False", reason, _told(f"{asked} replicas stay: {why}", plan))
+        return Verdict(kind, "False", reason, _told(f"{stays} {why}", plan))
     broken = _controller_problem(view)
     if broken is not None:
-        message = _told(f"{asked} replicas stay: the HorizontalPodAutoscaler says: {broken}", plan)
+        message = _told(f"{stays} The HorizontalPodAutoscaler reports: {broken}", plan)
         return Verdict(kind, "False", Reason.METRICS_MISSING, message)
     hindered = _hindered(view.report, seen, asked, now)
     if hindered is not None:
         return Verdict(kind, "True", Reason.NO_CAPACITY, hindered)
     if _is_short(autoscaling, status, asked):
         message = (
-            f"At the maximum of {autoscaling.max_replicas} replicas each is at {status.load}. "
+            f"At the maximum of {autoscaling.max_replicas} replicas, each is at {status.load}. "
             f"{Reason.AT_MAXIMUM.hint}"
         )
         return Verdict(kind, "True", Reason.AT_MAXIMUM, _told(message, plan))
-    message = f"{asked} replicas, each at {status.load} of {autoscaling.metric}."
+    message = f"{_replicas(asked)} at {status.load} of {autoscaling.metric}."
     return Verdict(kind, "True", Reason.FOLLOWING_LOAD, _told(message, plan))
 
 
@@ -278,6 +285,10 @@ def _hindered(
         said += ", and one was not ready within three cold starts"
     why = "" if seen.problem is None else f" {seen.problem.message}"
     return f"{said}. {Reason.NO_CAPACITY.hint}{why}"
+
+
+def _replicas(number: int) -> str:
+    return "1 replica" if number == 1 else f"{number} replicas, each"
 
 
 def _told(message: str, plan: ProviderPlan) -> str:
@@ -324,7 +335,9 @@ def _slo(
                 # Nobody asks now: what the last requests achieved stays true of them.
                 return service.status.slo, Verdict(kind, before.status, known, before.message)
         reason = Reason.WAITING_FOR_TRAFFIC
-        return None, Verdict(kind, "Unknown", reason, f"No request was judged yet. {reason.hint}")
+        return None, Verdict(
+            kind, "Unknown", reason, f"No request has been measured yet. {reason.hint}"
+        )
     # A point of hysteresis, so that an attainment at the objective itself is not told every time.
     was_missed = before is not None and before.status == "False"
     is_met = measured >= min(slo.objective_percent + was_missed, 100)

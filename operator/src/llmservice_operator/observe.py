@@ -146,11 +146,9 @@ def _deployment_problems(deployment: Manifest, is_stuck: bool) -> Iterator[Probl
         else:
             yield with_hint(Reason.POD_REFUSED, f"The API server refuses the pod: {said}")
     if is_stuck:
-        advice = Reason.ROLLOUT_STUCK.hint.replace("NAME", deployment["metadata"]["name"])
-        yield Problem(
-            Reason.ROLLOUT_STUCK,
-            f"The rollout made no progress within its deadline and no pod says why. {advice}",
-        )
+        reason = Reason.ROLLOUT_STUCK
+        hint = reason.hint.replace("NAME", deployment["metadata"]["name"])
+        yield Problem(reason, f"{reason.meaning} {hint}")
 
 
 def _accelerator_waits(service: LLMService, pods: list[Manifest]) -> Iterator[datetime]:

@@ -1,8 +1,7 @@
-"""What keeps a pod from being ready, told from its status alone, and what to do about it."""
+"""What keeps a pod from being ready, according to its status, and what to do about it."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import Any, Final
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import ReplicaLoad
-from llmservice_operator.api.reason_facts import Source
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.termination_message import TerminationMessage
 
 _QUOTED_LIMIT: Final = 2000
-"""Characters of somebody else's text in a message, so that our advice after it is never cut off."""
+"""Characters of another program's text in a message, so that the hint after it is never cut off."""
 
 _DOWNLOAD_STEP_PERCENT: Final = 5
 
@@ -59,14 +58,14 @@ class Problem:
 
 
 def with_hint(reason: Reason, said: str) -> Problem:
-    """Return a problem that says what the reason advises."""
+    """Return a problem whose message ends with the hint of its reason."""
     return Problem(reason, f"{said} {reason.hint}")
 
 
 _SERVED_BEFORE: Final = with_hint(
     Reason.SERVER_NOT_READY,
-    "The model server served and does not answer its readiness probe now: it hangs, or is about to "
-    "be replaced.",
+    "The model server was ready and does not answer its readiness probe now: it hangs, or it is "
+    "being replaced.",
 )
 
 
@@ -94,7 +93,7 @@ def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -
         said = quoted(waiting.get("message"))
         yield with_hint(
             Reason.IMAGE_PULL_ERROR,
-            f"The node cannot get the image {server.get('image', '')}: {said}",
+            f"The node cannot pull the image {server.get('image', '')}: {said}",
         )
     elif waiting.get("reason") in _START_REASONS:
         yield _start_problem(quoted(waiting.get("message")))
@@ -113,7 +112,7 @@ def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Proble
         resource = short[1]
         return with_hint(
             Reason.WAITING_FOR_GPU,
-            f"A replica needs {gpus} {resource} on one node and none has them free: {said}",
+            f"A replica needs {gpus} {resource} on one node, and no node has them free: {said}",
         )
     volumes = pod.get("spec", {}).get("volumes", ())
     claims = [each[_CLAIM]["claimName"] for each in volumes if _CLAIM in each]
@@ -168,7 +167,7 @@ def _was_ready_since(pod: Manifest, state: Mapping[str, Any]) -> bool:
 
 
 def _loading(restarts: int, told: ReplicaLoad | None) -> Problem:
-    again = f" It was restarted {restarts} time(s)." if restarts else ""
+    again = f" The container was restarted {restarts} time(s)." if restarts else ""
     if told is not None and told.phase in _DOWNLOADING and told.total_bytes:
         total = told.total_bytes
         # In steps, because every new text is a write of the status.
@@ -188,9 +187,11 @@ def _size(number: int) -> str:
 
 def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Problem:
     said = str(ended.get("message", "")).strip()
-    reason, message = _last_words(said)
-    if reason is not None:
-        return Problem(reason, message)
+    parsed = TerminationMessage.parse(said)
+    problem = None if parsed is None else _last_words(parsed, restarts)
+    if problem is not None:
+        return problem
+    message = parsed.message if parsed else said
     if ended.get("reason") in _NEVER_RAN:
         return _start_problem(quoted(message))
     if ended.get("reason") == "OOMKilled":
@@ -202,8 +203,8 @@ def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Pr
     if budget and _seconds(ended) >= budget - period and not _was_ready_since(pod, ended):
         return with_hint(
             Reason.STARTUP_TIMEOUT,
-            f"The model was not loaded within {budget} seconds and the container was restarted, "
-            f"{restarts} time(s) so far.",
+            f"The model was not loaded within {budget} seconds. The container was restarted "
+            f"{restarts} time(s).",
         )
     words = quoted(message) if message else "It left no message."
     return with_hint(
@@ -230,25 +231,38 @@ def _seconds(ended: Mapping[str, Any]) -> float:
     return (finished - started).total_seconds()
 
 
-def _last_words(said: str) -> tuple[Reason | None, str]:
-    """Return the reason and message in a termination message of our server.
-
-    No reason when the text is something else, such as the end of a log, or when this operator
-    does not know the reason.
-    """
-    try:
-        words = json.loads(said)
-        word, message = str(words["reason"]), quoted(words["message"])
-    except (ValueError, TypeError, KeyError):
-        return None, said
-    known = Reason.named(word)
-    return known if known and known.source is Source.MODEL_SERVER else None, message
+def _last_words(said: TerminationMessage, restarts: int) -> Problem | None:
+    """Return the problem that a model server names; None when its reason is not known here."""
+    reason, message = said.known_reason, _beginning(said.message)
+    if reason is None:
+        return None
+    if reason.is_transient:
+        message = f"{message} The container was restarted {restarts} time(s)."
+    return Problem(reason, message) if said.has_advice else with_hint(reason, message)
 
 
 def quoted(text: object) -> str:
-    """Return somebody else's text as one bounded sentence."""
-    words = " ".join(str(text or "").split()) or "no reason given"
+    """Return another program's text as bounded sentences: its end, where it is too long.
+
+    The end of a log says more than its beginning.
+    """
+    words = _one_line(text)
     if len(words) > _QUOTED_LIMIT:
-        # The end of a log says more than its beginning.
         words = f"... {words[-_QUOTED_LIMIT:]}"
+    return _sentence(words)
+
+
+def _beginning(text: str) -> str:
+    """Return a model server's text as bounded sentences: it begins with what was found."""
+    words = _one_line(text)
+    if len(words) > _QUOTED_LIMIT:
+        return f"{words[:_QUOTED_LIMIT]} ..."
+    return _sentence(words)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text or "").split()) or "no reason given"
+
+
+def _sentence(words: str) -> str:
     return words if words.endswith((".", "!", "?")) else f"{words}."

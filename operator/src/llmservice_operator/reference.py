@@ -73,18 +73,18 @@ def render_conditions() -> str:
         sections += ["", f"## {source}", "", *_rows(("reason", "means", "what to do"), rows)]
     return _page(
         "Conditions",
-        "What the status of an LLMService says. There is no phase: each condition is `True`, "
-        "`False` or `Unknown`, carries the `observedGeneration` it speaks about, and its "
-        "`lastTransitionTime` moves only when its status does. A change of Ready, or of its "
-        "reason, is also told once as an Event.",
+        "The conditions in the status of an LLMService. There is no phase. Each condition is "
+        "`True`, `False` or `Unknown` for the generation in its `observedGeneration`; its "
+        "`lastTransitionTime` changes only with its status. The operator also records an Event "
+        "when the status or the reason of Ready changes.",
         "",
         *_rows(
             ("condition", "says", "set by", "absent"),
             ((f"`{each}`", each.meaning, each.set_by, each.absent) for each in ConditionType),
         ),
         "",
-        "A condition's reason is one of those below; its message adds what the cluster said, such "
-        "as the scheduler's numbers, and ends with what to do.",
+        "A condition's reason is one of those below. Its message adds details from the cluster, "
+        "such as the scheduler's numbers, and ends with what to change.",
         *sections,
     )
 

@@ -203,10 +203,10 @@ def _progressing(
     if failure is not None:
         return Verdict(kind, "False", failure.reason, failure.message)
     if seen.is_rolled_out:
-        return Verdict(kind, "False", Reason.ROLLOUT_COMPLETE, "All pods run the present spec.")
-    message = f"{seen.updated_replicas} of {desired} replicas run the present spec."
+        return Verdict(kind, "False", Reason.ROLLOUT_COMPLETE, "All pods run the current spec.")
+    message = f"{seen.updated_replicas} of {desired} replicas run the current spec."
     if seen.is_stuck:
-        return Verdict(kind, "False", Reason.ROLLOUT_STUCK, f"{message} Ready says what hinders.")
+        return Verdict(kind, "False", Reason.ROLLOUT_STUCK, f"{message} Ready says why.")
     if is_in_place:
         return Verdict(kind, "True", Reason.ROLLOUT_IN_PLACE, _in_place(seen, desired))
     return Verdict(kind, "True", Reason.ROLLOUT_IN_PROGRESS, message)
@@ -232,8 +232,8 @@ def _notice_events(previous: LLMServiceStatus, notices: tuple[str, ...]) -> Iter
 def _in_place(seen: Observation, desired: int) -> str:
     """Return what a rollout means in which old replicas end first."""
     reason = Reason.ROLLOUT_IN_PLACE
-    cost = " With one replica nothing answers meanwhile." if desired == 1 else ""
-    done = f"{seen.updated_replicas} of {desired} replicas run the present spec."
+    cost = " With one replica, the service is unavailable in between." if desired == 1 else ""
+    done = f"{seen.updated_replicas} of {desired} replicas run the current spec."
     return f"{done} {reason.meaning}{cost} {reason.hint}"
 
 
@@ -251,7 +251,7 @@ def _available(service: LLMService, seen: Observation) -> Verdict:
     if desired == 0:
         reason, why = _zero(service)
         return Verdict(kind, "False", reason, why)
-    return Verdict(kind, "False", Reason.NO_REPLICA_READY, "No replica answers; Ready says why.")
+    return Verdict(kind, "False", Reason.NO_REPLICA_READY, "No replica is ready; Ready says why.")
 
 
 def _model_ready(
@@ -286,7 +286,7 @@ def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdat
 
 
 def _event(before: Condition | None, after: Condition | None) -> Event | None:
-    """Return what to tell about a condition, if its status or reason has changed."""
+    """Return the Event about a condition whose status or reason has changed."""
     if after is None or (
         before is not None and (before.status, before.reason) == (after.status, after.reason)
     ):

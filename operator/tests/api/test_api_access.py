@@ -95,6 +95,7 @@ def test_a_rotation_of_the_api_keys_changes_no_object(
     assert template(api, served, name) == before
 
 
+@pytest.mark.causes("Suspended")
 def test_a_suspended_service_keeps_everything_but_its_pods_and_comes_back_as_it_was(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:

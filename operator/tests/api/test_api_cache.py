@@ -70,7 +70,7 @@ def test_a_change_that_a_claim_cannot_follow_is_told_and_holds_up_nothing_else(
     ):
         change_cache(api, served, name, **change)
         message = eventually(reported)["message"]
-        assert "put spec.model.cache back instead" in message
+        assert "revert spec.model.cache instead" in message
         api.patch(LLMSERVICES, served, name, {"spec": {"engine": {"maxModelLen": len(change)}}})
         eventually(lambda: len(args(api, served, name)) == 3)
         change_cache(api, served, name, **back)

@@ -218,6 +218,7 @@ def test_a_field_that_somebody_else_added_stays(
     assert live["metadata"]["annotations"]["example.com/note"] == "keep me"
 
 
+@pytest.mark.causes("NameConflict")
 def test_a_foreign_object_of_the_same_name_is_reported_and_left_alone_until_it_goes(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
@@ -278,6 +279,7 @@ def test_children_left_behind_on_purpose_are_taken_back(
     eventually(adopted)
 
 
+@pytest.mark.causes("ImmutableField")
 def test_a_field_that_cannot_change_is_reported_with_the_remedy(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:

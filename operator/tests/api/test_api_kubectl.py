@@ -67,6 +67,7 @@ def table(printed: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.causes("ScaledToZero")
 def test_scale_works_when_replicas_is_unset_and_down_to_none(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:

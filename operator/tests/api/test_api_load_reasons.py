@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.kinds import API_SERVICES, AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.metrics_server.registration import API_SERVICE
 from llmservice_operator.scaling.traffic import FEWEST_REQUESTS
@@ -105,6 +106,7 @@ def world(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
         api.request("DELETE", f"/api/v1/namespaces/{namespace}")
 
 
+@pytest.mark.causes(Reason.FOREIGN_METRICS_API)
 def test_where_the_metrics_api_is_somebody_elses_the_provider_external_cannot_scale(
     world: World,
 ) -> None:
@@ -112,23 +114,25 @@ def test_where_the_metrics_api_is_somebody_elses_the_provider_external_cannot_sc
     world.create("external", provider="External")
     said = world.until_told("external", "ForeignMetricsAPI")
     assert said == (
-        f"1 replicas stay: external.metrics.k8s.io belongs to {world.owner} in this cluster and is "
-        "left alone. Set spec.autoscaling.provider to Auto, KEDA or Direct."
+        f"The number of replicas stays at 1. external.metrics.k8s.io belongs to {world.owner} in "
+        "this cluster and is left alone. Set spec.autoscaling.provider to Auto, KEDA or Direct."
     )
     eventually(lambda: world.api.read(AUTOSCALERS, world.namespace, "external") is None)
     after = world.api.request("GET", API_SERVICES.path(None, API_SERVICE))
     assert after["spec"] == before["spec"]
 
 
+@pytest.mark.causes(Reason.KEDA_MISSING)
 def test_without_keda_in_the_cluster_the_provider_keda_cannot_scale(world: World) -> None:
     world.create("keda", provider="KEDA")
     assert world.until_told("keda", "KEDAMissing") == (
-        "1 replicas stay: The provider KEDA needs KEDA in the cluster and rights on its "
-        "ScaledObjects. Install KEDA 2.17 or newer and set the chart value keda.enabled, or set "
-        "spec.autoscaling.provider to Auto."
+        "The number of replicas stays at 1. The provider KEDA needs KEDA in the cluster, and "
+        "rights on its ScaledObjects. Install KEDA 2.17 or newer and set the chart value "
+        "keda.enabled, or set spec.autoscaling.provider to Auto."
     )
 
 
+@pytest.mark.causes(Reason.WAITING_FOR_TRAFFIC)
 def test_a_model_that_nobody_asks_yet_waits_for_traffic(world: World) -> None:
     world.create("idle")
     with Engine("127.0.2.1", rate=0.0).listening() as engine:
@@ -136,7 +140,8 @@ def test_a_model_that_nobody_asks_yet_waits_for_traffic(world: World) -> None:
         said = world.until_told(
             "idle",
             "WaitingForTraffic",
-            begins=f"1 replicas stay: Fewer than {FEWEST_REQUESTS} requests have been answered",
+            begins="The number of replicas stays at 1. "
+            f"Fewer than {FEWEST_REQUESTS} requests have been answered",
         )
         assert f"belongs to {world.owner}" in said
         world.until_told("idle", "WaitingForTraffic", "MetricsAvailable", "Fewer than ")
@@ -144,6 +149,7 @@ def test_a_model_that_nobody_asks_yet_waits_for_traffic(world: World) -> None:
     assert replicas == 1
 
 
+@pytest.mark.causes(Reason.NO_CAPACITY)
 def test_a_load_that_needs_more_than_a_quota_allows_is_told_with_the_quotas_words(
     world: World,
 ) -> None:
@@ -153,8 +159,5 @@ def test_a_load_that_needs_more_than_a_quota_allows_is_told_with_the_quotas_word
         world.create("busy", on="nvidia")
         world.run_pod("busy", engine)
         said = world.until_told("busy", "NoCapacity")
-    assert said.startswith(
-        "1 of 2 replicas run. Ready says what they wait for; add nodes if it is room, or lower "
-        "spec.autoscaling.maxReplicas to what there is room for. "
-    )
+    assert said.startswith(f"1 of 2 replicas run. {Reason.NO_CAPACITY.hint} ")
     assert "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1" in said

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support import Api, OperatorProcess, condition, eventually, make_service
 
@@ -20,6 +22,7 @@ def until_reason(api: Api, namespace: str, name: str, reason: str) -> str:
     return eventually(has_it, 20)
 
 
+@pytest.mark.causes("QuotaExceeded", "PodRefused", "InvalidSpec")
 def test_pods_that_the_api_server_refuses_are_told_with_its_words(
     api: Api, namespace: str, log: Path
 ) -> None:
@@ -48,6 +51,7 @@ def test_pods_that_the_api_server_refuses_are_told_with_its_words(
         assert said.endswith("or run an engine.version that has it: 0.31.0 or 0.32.0"), said
 
 
+@pytest.mark.causes("RolloutStuck")
 def test_a_rollout_that_its_controller_gives_up_is_stuck(
     api: Api, namespace: str, log: Path
 ) -> None:

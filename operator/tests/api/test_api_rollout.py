@@ -76,6 +76,7 @@ def find_no_gpu(api: Api, namespace: str, pod: str, seconds: float) -> None:
     api.patch(PODS, namespace, pod, {"status": status}, "status")
 
 
+@pytest.mark.causes("RolloutInPlace")
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_an_old_replica_ends_first_once_no_gpu_was_free_for_a_minute(
     api: Api, operator: OperatorProcess, served: str, name: str, replicas: int
@@ -90,7 +91,7 @@ def test_an_old_replica_ends_first_once_no_gpu_was_free_for_a_minute(
     eventually(lambda: len(names_of(pods(api, served, name)) & old) == replicas - 1)
     said = eventually(lambda: progressing(api, served, name))
     assert (said["status"], said["reason"]) == ("True", "RolloutInPlace")
-    assert ("nothing answers meanwhile" in said["message"]) is (replicas == 1)
+    assert ("the service is unavailable in between" in said["message"]) is (replicas == 1)
 
     def replaced() -> bool:
         make_pods_ready(api, served, name)

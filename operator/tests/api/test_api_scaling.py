@@ -110,6 +110,7 @@ def until_reason(
     return eventually(found, timeout)
 
 
+@pytest.mark.causes("FollowingLoad", "AtMaximum", "MetricsMissing", "MetricsAvailable")
 def test_where_the_metrics_api_is_somebody_elses_the_operator_itself_scales(
     api: Api, watching: tuple[OperatorProcess, str], source: ReportSource, name: str
 ) -> None:
@@ -226,6 +227,7 @@ def has_passed(operator: OperatorProcess, passes: float) -> bool:
     return operator.metric("controller_runtime_reconcile_total") > passes
 
 
+@pytest.mark.causes("SLOMet", "SLOMissed")
 def test_what_the_requests_achieve_is_told_and_a_missed_objective_is_an_event(
     api: Api, watching: tuple[OperatorProcess, str], source: ReportSource, name: str
 ) -> None:
@@ -260,6 +262,7 @@ def test_what_the_requests_achieve_is_told_and_a_missed_objective_is_an_event(
     eventually(is_gone)
 
 
+@pytest.mark.causes("Recommending", "Paused")
 def test_a_recommendation_and_a_pause_change_nothing(
     api: Api, watching: tuple[OperatorProcess, str], source: ReportSource, name: str
 ) -> None:

@@ -1,6 +1,8 @@
 import re
 from typing import Any
 
+import pytest
+
 from llmservice_operator.kinds import EVENTS, LLMSERVICES
 from operator_support import (
     CPU_IMAGE,
@@ -25,6 +27,9 @@ def until_ready(api: Api, namespace: str, name: str) -> dict[str, Any]:
     return eventually(ready, 15)
 
 
+@pytest.mark.causes(
+    "Serving", "ModelLoaded", "RolloutComplete", "RolloutInProgress", "NoReplicaReady"
+)
 def test_the_status_follows_the_pods_from_missing_to_ready(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:

@@ -71,6 +71,34 @@ async def test_a_server_of_before_the_latencies_and_engines_is_understood(
     assert answer.snapshot.engines == 1
 
 
+PROBES = {
+    f"{folder.name}: {name}": body
+    for folder in sorted(RECORDED.glob("server_v*"))
+    for name, body in json.loads((folder / "probes.json").read_text()).items()
+}
+
+
+@pytest.mark.parametrize("body", PROBES.values(), ids=PROBES)
+async def test_a_probe_of_every_released_server_is_understood(
+    engine: Engine,
+    metrics: EngineMetrics,
+    monkeypatch: pytest.MonkeyPatch,
+    body: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(engine, "probe", lambda: body)
+
+    answer = await metrics.ask(engine.address, is_ready=False)
+
+    assert answer is not None
+    download = body.get("download", {})
+    assert (answer.phase, answer.elapsed_seconds, answer.downloaded_bytes, answer.total_bytes) == (
+        body["phase"],
+        body["elapsedSeconds"],
+        download.get("bytesDone"),
+        download.get("bytesTotal"),
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -141,7 +141,7 @@ def message(update: StatusUpdate, condition: str) -> str:
 @pytest.mark.usefixtures("promoted")
 def test_the_status_has_the_notice_and_the_service_is_ready() -> None:
     update = reported()
-    assert message(update, "Progressing") == f"All pods run the present spec. {NOTICE}"
+    assert message(update, "Progressing") == f"All pods run the current spec. {NOTICE}"
     assert {each["type"]: each["status"] for each in update.status["conditions"]} == {
         "Ready": "True",
         "Progressing": "False",
@@ -153,7 +153,7 @@ def test_the_status_has_the_notice_and_the_service_is_ready() -> None:
 
 def test_a_flag_without_a_field_has_no_notice() -> None:
     update = reported()
-    assert message(update, "Progressing") == "All pods run the present spec."
+    assert message(update, "Progressing") == "All pods run the current spec."
     assert DEPRECATED.reason not in {event.reason for event in update.events}
 
 

@@ -106,7 +106,7 @@ def test_at_the_maximum_and_still_short_it_says_how_many_would_do() -> None:
     found = status(view(400.0), spec=spec)
     told = verdict(found, ConditionType.AUTOSCALING_ACTIVE)
     assert (told.status, told.reason) == ("True", Reason.AT_MAXIMUM)
-    assert told.message.startswith("At the maximum of 2 replicas each is at 200/85.")
+    assert told.message.startswith("At the maximum of 2 replicas, each is at 200/85.")
     (recommended,) = scaling(found).recommendations or ()
     assert (recommended.field, recommended.value) == ("autoscaling.maxReplicas", "5")
 
@@ -132,9 +132,9 @@ def test_a_replica_that_is_not_ready_after_three_cold_starts_is_told(
     if is_late:
         assert told.status == "True"
         assert told.message == (
-            "2 of 4 replicas run, and one was not ready within three cold starts. Ready says what "
-            "they wait for; add nodes if it is room, or lower spec.autoscaling.maxReplicas to what "
-            "there is room for. The model server starts."
+            "2 of 4 replicas run, and one was not ready within three cold starts. Add nodes if "
+            "room is missing, or lower spec.autoscaling.maxReplicas to what fits. Ready says what "
+            "the replicas wait for. The model server starts."
         )
 
 
@@ -173,7 +173,7 @@ def test_nobody_who_may_scale_is_a_reason_of_its_own() -> None:
     plan = ProviderPlan(hindrance=Reason.KEDA_MISSING, note="No KEDA.")
     told = active(replace(view(), plan=plan))
     assert (told.status, told.reason) == ("False", Reason.KEDA_MISSING)
-    assert told.message.startswith("2 replicas stay: No KEDA. Install KEDA")
+    assert told.message.startswith("The number of replicas stays at 2. No KEDA. Install KEDA")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_scaled_object_that_cannot_be_removed_is_told_before_anything_else(
 def test_a_mode_that_holds_is_told(mode: str) -> None:
     told = active(view(), spec={"autoscaling": {"maxReplicas": 3, "mode": mode}})
     assert told.status == "False"
-    assert told.message.startswith("2 replicas stay")
+    assert told.message.startswith("The number of replicas stays at 2.")
 
 
 def test_a_suspended_service_begins_again_with_what_it_had() -> None:

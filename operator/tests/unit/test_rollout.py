@@ -166,8 +166,8 @@ def test_the_conditions_say_that_old_replicas_end_first_and_what_it_costs(
     for kind in ("Ready", "Progressing"):
         assert conditions[kind]["reason"] == "RolloutInPlace"
         message = conditions[kind]["message"]
-        assert ("With one replica nothing answers meanwhile." in message) is downtime
-        assert "spec.rolloutStrategy.type RollingUpdate" in message
+        assert ("With one replica, the service is unavailable in between." in message) is downtime
+        assert "set spec.rolloutStrategy.type to RollingUpdate" in message
 
 
 def test_a_pod_waits_for_an_accelerator_since_the_scheduler_first_said_so() -> None:

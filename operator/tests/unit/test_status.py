@@ -267,7 +267,7 @@ def test_the_status_of_a_served_model_is_complete() -> None:
                 "status": "False",
                 **stamp,
                 "reason": "RolloutComplete",
-                "message": "All pods run the present spec.",
+                "message": "All pods run the current spec.",
             },
             {
                 "type": "Available",

@@ -25,7 +25,7 @@ loading      from the command line to a warm engine, phase by phase
 cpu_platform small defaults and settings of a CPU-only engine
 model_infos  what vLLM finds out about model classes, kept in the image
 download     fetching weights with progress
-failures     every way a load can fail, by reason, with what to change
+failures     every way a load can fail, by reason
 compat       the only module that names vLLM symbols
 stream_errors  how an error of a stream is told on each route
 errors, streaming, metrics, logs, drain   what their names say

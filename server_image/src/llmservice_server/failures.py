@@ -1,7 +1,8 @@
-"""Why a server could not serve: one reason word and a message that says what to change.
+"""Why a server could not serve: a reason, and what was found.
 
-The words are those of the LLMService status. A load fails in our process or in the engine's, so
-what is classified is not an exception but its facts, which travel between processes as JSON.
+The words are those of the LLMService status. What to change is not said here: the operator has one
+hint for each reason and adds it. A load fails in our process or in the engine's, so what is
+classified is not an exception but its facts, which travel between processes as JSON.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from llmservice_server.lifecycle import Lifecycle, Phase
@@ -16,15 +18,39 @@ from llmservice_server.lifecycle import Lifecycle, Phase
 _TERMINATION_MESSAGE_BYTES = 4096
 """What the kubelet keeps of a termination message."""
 
+_TERMINATION_MESSAGE_FORMAT = 2
+"""Servers of format 1, which did not name it, also wrote what to change into the message."""
+
 _LONGEST_MESSAGE = 3000
 """Characters. An exception's text may hold a whole configuration."""
 
 
+class Reason(StrEnum):
+    """Every reason that a server can end with; the operator has a hint for each."""
+
+    CACHE_LOST = "CacheLost"
+    CONTEXT_DOES_NOT_FIT = "ContextDoesNotFit"
+    ENGINE_DIED = "EngineDied"
+    ENGINE_HUNG = "EngineHung"
+    GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
+    HUB_UNREACHABLE = "HubUnreachable"
+    INVALID_ENGINE_ARGUMENT = "InvalidEngineArgument"
+    LOAD_FAILED = "LoadFailed"
+    """The load ended with an error that no rule knows."""
+    MODEL_ACCESS_DENIED = "ModelAccessDenied"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    OUT_OF_MEMORY = "OutOfMemory"
+    REMOTE_CODE_REFUSED = "RemoteCodeRefused"
+    SECRET_MISSING = "SecretMissing"
+    STARTUP_TIMEOUT = "StartupTimeout"
+    UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
+
+
 @dataclass(frozen=True)
 class Failure:
-    """A reason, CamelCase, and a sentence for the person who reads the status."""
+    """A reason, and what was found, in sentences for the person who reads the status."""
 
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -68,61 +94,57 @@ def read_facts(path: Path) -> list[ErrorFact]:
 
 @dataclass(frozen=True)
 class _Rule:
-    """How a kind of failure is recognised, and what to tell the user about it."""
+    """How a kind of failure is recognised, and what it means for the user."""
 
-    reason: str
-    advice: str
+    reason: Reason
+    finding: str
     types: tuple[str, ...] = ()
     text: str = ""
     longest: str = ""
-    """Where the text tells the longest context that would do, a form whose group is the number."""
+    """Where the text has the longest context that fits: a form whose group is the number."""
 
     def matches(self, fact: ErrorFact) -> bool:
         if self.types and not set(self.types) & set(fact.types):
             return False
         return re.search(self.text, fact.text, re.IGNORECASE | re.DOTALL) is not None
 
-    def advise(self, fact: ErrorFact) -> str:
+    def failure(self, fact: ErrorFact) -> Failure:
         longest = re.search(self.longest, fact.text) if self.longest else None
-        return f"At most {longest[1]} tokens fit. {self.advice}" if longest else self.advice
+        finding = f"{self.finding} At most {longest[1]} tokens fit." if longest else self.finding
+        return Failure(self.reason, _message(finding, fact.text))
 
 
 _RULES = (
     _Rule(
-        "ModelAccessDenied",
-        "The model needs permission. Accept its terms on the hub and name a Secret with a token "
-        "that may read it in spec.model.credentialsSecretRef.",
+        Reason.MODEL_ACCESS_DENIED,
+        "The hub serves this model only to those who have accepted its terms.",
         types=("GatedRepoError",),
     ),
     _Rule(
-        "ModelNotFound",
-        "The model exists, but not in this revision. Correct spec.model.revision.",
+        Reason.MODEL_NOT_FOUND,
+        "The hub has this model, but not in this revision.",
         types=("RevisionNotFoundError",),
     ),
     _Rule(
-        "ModelNotFound",
-        "There is no such model. Correct spec.model.uri; for a private model name a Secret with a "
-        "token in spec.model.credentialsSecretRef.",
+        Reason.MODEL_NOT_FOUND,
+        "The hub has no such model, or it is private and the token may not read it.",
         types=("RepositoryNotFoundError",),
     ),
     _Rule(
-        "ModelAccessDenied",
-        "The hub refused the token, or wants one. Check the Secret named in "
-        "spec.model.credentialsSecretRef; without one the model must be public.",
+        Reason.MODEL_ACCESS_DENIED,
+        "The hub refused the token, or requires one.",
         text=r"\b(401|403) (client error|unauthorized|forbidden)|invalid (user )?token|gated repo",
     ),
     _Rule(
-        "ModelNotFound",
-        "There is no model in this place. Correct spec.model.uri: it must name a repository, or a "
-        "folder of the claim that holds config.json and the weights.",
+        Reason.MODEL_NOT_FOUND,
+        "There is no model in this place.",
         text=r"not a valid model identifier|not a local folder|can't load the configuration of|"
         r"invalid repository id|cannot find any model weights|does not appear to have a file "
         r"named config\.json|no such file or directory: '[^']*config\.json",
     ),
     _Rule(
-        "HubUnreachable",
-        "The hub did not answer and the model is not in the cache. Check the network, or set the "
-        "hub's address (chart value model.hubEndpoint).",
+        Reason.HUB_UNREACHABLE,
+        "The hub did not answer, and the model is not in the cache.",
         types=(
             "LocalEntryNotFoundError",
             "OfflineModeIsEnabled",
@@ -133,65 +155,58 @@ _RULES = (
         ),
     ),
     _Rule(
-        "RemoteCodeRefused",
-        "The model brings Python code of its own, which is not run unless you trust it. Set "
-        "spec.model.trustRemoteCode: true if you do.",
+        Reason.REMOTE_CODE_REFUSED,
+        "The model brings Python code of its own, and running it is not allowed.",
         text=r"trust_remote_code",
     ),
     _Rule(
-        "UnsupportedArchitecture",
-        "This vLLM cannot run the model. Choose another model, or an image with a newer vLLM in "
-        "spec.engine.image.",
+        Reason.UNSUPPORTED_ARCHITECTURE,
+        "This version of vLLM cannot run the model.",
         text=r"model architectures? .* (not supported|failed to be inspected)|"
         r"does not recognize this architecture|no supported architecture",
     ),
     _Rule(
-        "ContextDoesNotFit",
-        "Lower spec.engine.maxModelLen, or give the engine more memory for its KV cache "
-        "(spec.engine.gpuMemoryUtilizationPercent, or --kv-cache-memory-bytes in "
-        "spec.engine.extraArgs).",
+        Reason.CONTEXT_DOES_NOT_FIT,
+        "The KV cache cannot hold one request of the maximum length.",
         text=r"to serve at least one request|no available memory for the cache blocks|"
         r"larger than the available kv cache memory",
         longest=r"estimated maximum model length is (\d+)",
     ),
     _Rule(
-        "ContextDoesNotFit",
-        "Lower spec.engine.maxModelLen to what the model supports.",
+        Reason.CONTEXT_DOES_NOT_FIT,
+        "The maximum length is longer than the model supports.",
         text=r"max_model_len .* (is )?greater than the derived",
         longest=r"derived max_model_len \(\w+=(\d+)",
     ),
     _Rule(
-        "GPUOutOfMemory",
-        "The model does not fit the GPU. Use more GPUs (spec.accelerator.count), a larger one, a "
-        "quantized model, or a lower spec.engine.maxModelLen.",
+        Reason.GPU_OUT_OF_MEMORY,
+        "The model does not fit into the memory of the GPU.",
         types=("OutOfMemoryError",),
     ),
     _Rule(
-        "GPUOutOfMemory",
-        "The GPU has too little free memory. Make sure that nothing else uses it, or lower "
-        "spec.engine.gpuMemoryUtilizationPercent.",
+        Reason.GPU_OUT_OF_MEMORY,
+        "The GPU has too little free memory: the engine asks for more, or another process uses it.",
         text=r"cuda(?: error:)? out of memory|free memory on device .* is less than desired",
     ),
     _Rule(
-        "OutOfMemory",
-        "The container has too little memory. Raise spec.resources.limits.memory.",
+        Reason.OUT_OF_MEMORY,
+        "The container has too little memory.",
         types=("MemoryError",),
     ),
     _Rule(
-        "OutOfMemory",
-        "The kernel killed the engine, most likely because the container has too little memory. "
-        "Raise spec.resources.limits.memory.",
+        Reason.OUT_OF_MEMORY,
+        "The kernel killed the engine, most likely because the container has too little memory.",
         text=r"failed core proc\(s\): \{[^}]*: -9\b",
     ),
     _Rule(
-        "InvalidEngineArgument",
-        "Correct the engine's arguments (spec.engine).",
+        Reason.INVALID_ENGINE_ARGUMENT,
+        "The engine refused its arguments.",
         types=("ValidationError", "ArgumentError"),
     ),
 )
 
 
-def classify(facts: Sequence[ErrorFact], unrecognised: str) -> Failure:
+def classify(facts: Sequence[ErrorFact], unrecognised: Reason) -> Failure:
     """Return the failure that a chain of errors amounts to.
 
     Every rule is tried on the whole chain before the next rule: the list goes from the certain to
@@ -201,35 +216,27 @@ def classify(facts: Sequence[ErrorFact], unrecognised: str) -> Failure:
     for rule in _RULES:
         for fact in facts:
             if rule.matches(fact):
-                return Failure(rule.reason, _message(rule.advise(fact), fact.text))
+                return rule.failure(fact)
     root = facts[-1] if facts else ErrorFact(("unknown error",), "")
-    return Failure(
-        unrecognised,
-        _message("The log has the details.", f"{root.types[0]}: {root.text}"),
-    )
+    return Failure(unrecognised, _message("", f"{root.types[0]}: {root.text}"))
 
 
 def too_slow(lifecycle: Lifecycle) -> Failure:
-    """Return what is said when the time for a start is over before the engine serves."""
-    done, advice = "", "choose a smaller or a quantized model, or nodes with faster disks."
-    if lifecycle.phase in (Phase.DOWNLOADING, Phase.WAITING_FOR_CACHE):
-        advice = (
-            "bring the model nearer: a claim (spec.model.uri: pvc://...), or a mirror of the hub "
-            "(chart value model.hubEndpoint)."
-        )
-        if lifecycle.download is not None:
-            done = f", {lifecycle.download.bytes_done} of {lifecycle.download.bytes_total} bytes"
+    """Return the failure of a server that is stopped before its engine serves."""
+    done = ""
+    is_fetching = lifecycle.phase in (Phase.DOWNLOADING, Phase.WAITING_FOR_CACHE)
+    if is_fetching and lifecycle.download is not None:
+        done = f", {lifecycle.download.bytes_done} of {lifecycle.download.bytes_total} bytes"
     return Failure(
-        "StartupTimeout",
-        f"The model was not ready after {lifecycle.elapsed_seconds:.0f} seconds and the server was "
-        f"told to stop while {lifecycle.phase.value.replace('_', ' ')}{done}. "
-        f"Raise spec.startup.timeoutSeconds, or {advice}",
+        Reason.STARTUP_TIMEOUT,
+        f"The model was not ready after {lifecycle.elapsed_seconds:.0f} seconds, and the server "
+        f"was stopped while {lifecycle.phase.value.replace('_', ' ')}{done}.",
     )
 
 
-def _message(advice: str, text: str) -> str:
+def _message(finding: str, text: str) -> str:
     said = " ".join(text.split())
-    return f"{advice} The engine said: {said}"[:_LONGEST_MESSAGE] if said else advice
+    return f"{finding} The engine said: {said}".strip()[:_LONGEST_MESSAGE] if said else finding
 
 
 def write_termination_message(failure: Failure, path: Path) -> None:
@@ -246,5 +253,8 @@ def write_termination_message(failure: Failure, path: Path) -> None:
 
 
 def _line(reason: str, message: str) -> bytes:
-    content = json.dumps({"reason": reason, "message": message}, ensure_ascii=False)
+    content = json.dumps(
+        {"format": _TERMINATION_MESSAGE_FORMAT, "reason": reason, "message": message},
+        ensure_ascii=False,
+    )
     return content.encode(errors="replace") + b"\n"

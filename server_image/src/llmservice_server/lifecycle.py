@@ -39,7 +39,7 @@ class Lifecycle:
         self.download: DownloadProgress | None = None
         self.cache_writer: str | None = None
         """The server that fills the shared cache, while this one waits."""
-        self.failure_message: str | None = None
+        self._failure: dict[str, str] = {}
         self.accepts_requests = False
         """Whether the API port serves: from ready until the drain refuses new requests."""
         self.load_seconds: dict[Phase, float] = {}
@@ -89,14 +89,14 @@ class Lifecycle:
         if self.phase is not Phase.WAITING_FOR_CACHE:
             self.enter(Phase.WAITING_FOR_CACHE)
 
-    def fail(self, message: str) -> None:
+    def fail(self, reason: str, message: str) -> None:
         """Enter the failed phase for good."""
-        self.failure_message = message
+        self._failure = {"reason": reason, "message": message}
         self.accepts_requests = False
         self.enter(Phase.FAILED)
 
     def report(self) -> dict[str, object]:
-        """Return the body of every probe: phase and ages in seconds."""
+        """Return the body of every probe: phase, ages in seconds, and why the server has failed."""
         body: dict[str, object] = {
             "phase": self.phase.value,
             "phaseSeconds": round(self.phase_seconds, 1),
@@ -111,6 +111,4 @@ class Lifecycle:
             }
         if self.is_stalled:
             body["message"] = "the engine makes no step although work is waiting"
-        if self.failure_message is not None:
-            body["message"] = self.failure_message
-        return body
+        return body | self._failure

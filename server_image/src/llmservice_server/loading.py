@@ -14,7 +14,7 @@ from llmservice_server.context_limit import refuse_shortened_answers
 from llmservice_server.download import ModelDownload, hub_model
 from llmservice_server.engine import Engine, observed_llm, step_recorder
 from llmservice_server.engine_usage import EngineLimits, EngineUsage
-from llmservice_server.failures import Failure, StartRefused
+from llmservice_server.failures import Failure, Reason, StartRefused
 from llmservice_server.filling import shared_cache
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.settings import ServerSettings
@@ -125,11 +125,11 @@ def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Na
     for name in _OWN_FLAGS:
         if getattr(arguments, name, None) != parser.get_default(name):
             flag = f"--{name.replace('_', '-')}"
-            raise _invalid_argument(f"{flag} is set by the model server itself; remove it")
+            raise _invalid_argument(f"{flag} is set by the model server itself")
     for name in _TELLING_FLAGS:
         if getattr(arguments, name, False):
             flag = f"--{name.replace('_', '-')}"
-            raise _invalid_argument(f"{flag} would log prompts, which is never done; remove it")
+            raise _invalid_argument(f"{flag} would log prompts, which is never done")
     try:
         vllm.validate_parsed_serve_args(arguments)
     except (TypeError, ValueError) as error:
@@ -139,7 +139,10 @@ def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Na
 
 def _invalid_argument(message: str) -> StartRefused:
     return StartRefused(
-        Failure("InvalidEngineArgument", f"Correct the engine's arguments (spec.engine): {message}")
+        Failure(
+            Reason.INVALID_ENGINE_ARGUMENT,
+            f"The engine refused its arguments: {message.rstrip('.')}.",
+        )
     )
 
 
@@ -172,11 +175,7 @@ def _looked_up_downloads(arguments: Namespace) -> list[ModelDownload]:
     """Return the downloads of the model and of its draft model, as far as they are on the hub."""
     if Path(arguments.model).is_absolute() and not Path(arguments.model, "config.json").exists():
         raise StartRefused(
-            Failure(
-                "ModelNotFound",
-                f"There is no config.json in {arguments.model}. Correct spec.model.uri: it must "
-                "name a folder of the claim that holds config.json and the weights.",
-            )
+            Failure(Reason.MODEL_NOT_FOUND, f"There is no config.json in {arguments.model}.")
         )
     if os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
         return []

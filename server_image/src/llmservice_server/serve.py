@@ -19,6 +19,7 @@ from llmservice_server.engine import Engine
 from llmservice_server.engine_usage import EngineUsage, Objectives
 from llmservice_server.failures import (
     Failure,
+    Reason,
     StartRefused,
     classify,
     facts_of,
@@ -42,19 +43,16 @@ from llmservice_server.watch import EngineWatch, Loss
 logger = logging.getLogger(__name__)
 
 _KILLED = Failure(
-    "EngineDied",
-    "The engine process ended without a word, as when the kernel kills it for lack of memory. "
-    "If it happens again, raise spec.resources.limits.memory.",
+    Reason.ENGINE_DIED,
+    "The engine process ended without a message, as it does when the kernel kills it for lack of "
+    "memory.",
 )
 _HUNG = Failure(
-    "EngineHung",
-    "The engine stopped making steps while work was waiting. The log shows its last words; if a "
-    "step may take that long here, raise spec.serving.engineHangSeconds.",
+    Reason.ENGINE_HUNG, "The engine stopped making steps while requests were waiting for it."
 )
 _NO_KEY = Failure(
-    "SecretMissing",
-    "There is no API key: the Secret of spec.auth.apiKeysSecretRef, or its key, does not exist or "
-    "is empty. Create it in the service's namespace, or correct the reference.",
+    Reason.SECRET_MISSING,
+    "There is no API key: the Secret with the API keys, or its key, does not exist or is empty.",
 )
 _LAST_WORDS_SECONDS = 1.0
 """What a load that is called off gets to hand back its turn at a shared cache."""
@@ -99,7 +97,7 @@ class Server:
         try:
             if keys is not None and not keys.has_any():
                 # Found out before the minutes of a load rather than by the first client.
-                return self._fail(StartRefused(_NO_KEY), "LoadFailed")
+                return self._fail(StartRefused(_NO_KEY), Reason.LOAD_FAILED)
             return await self._load_and_serve(app, api, terminated)
         finally:
             await api.stop()
@@ -133,7 +131,7 @@ class Server:
         try:
             engine = loading.result()
         except Exception as error:
-            return self._fail(error, "LoadFailed")
+            return self._fail(error, Reason.LOAD_FAILED)
         return await self._serve(engine, api, terminated)
 
     async def _load(self, app: object) -> Engine:
@@ -170,7 +168,7 @@ class Server:
             await drain(self._lifecycle, self._in_flight, api, self._settings, watch.lost)
         if watch.loss is not None:
             refused = StartRefused(_HUNG) if watch.loss is Loss.HANGS else None
-            code = self._fail(refused, "EngineDied")
+            code = self._fail(refused, Reason.ENGINE_DIED)
             await self._in_flight.wait_until_none(_LAST_ANSWERS_SECONDS)
             # Who has still not heard of it waits for an engine that hangs.
             await self._in_flight.cut_all(ENGINE_FAILED)
@@ -180,7 +178,7 @@ class Server:
         await asyncio.to_thread(engine.shutdown)
         return 0
 
-    def _fail(self, error: BaseException | None, unrecognised: str) -> int:
+    def _fail(self, error: BaseException | None, unrecognised: Reason) -> int:
         """Report why this server ends, everywhere somebody may look; return the exit code."""
         if isinstance(error, StartRefused):
             failure = error.failure
@@ -188,7 +186,7 @@ class Server:
             # The engine process knows why it ended; to us it only says that it did.
             facts = read_facts(self._engine_error_file) or (facts_of(error) if error else [])
             failure = classify(facts, unrecognised) if facts else _KILLED
-        self._lifecycle.fail(failure.message)
+        self._lifecycle.fail(failure.reason, failure.message)
         logger.error("%s: %s", failure.reason, failure.message, exc_info=error)
         write_termination_message(failure, self._settings.termination_log)
         return 1

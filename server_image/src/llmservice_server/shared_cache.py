@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from llmservice_server.failures import Failure, StartRefused
+from llmservice_server.failures import Failure, Reason, StartRefused
 
 _HELD, _ENDED = "held", "ended"
 
@@ -29,9 +29,9 @@ _BEATS_PER_TAKEOVER = 6
 _POLL_SECONDS = 1.0
 
 _LOST = Failure(
-    "CacheLost",
+    Reason.CACHE_LOST,
     "Another model server took over the cache, because this one gave no sign of life while it "
-    "filled it. It starts again by itself; if that happens often, the claim's storage is too slow.",
+    "filled it.",
 )
 
 

@@ -184,6 +184,7 @@ def deaths() -> Iterator[Deaths]:
         )
 
 
+@pytest.mark.causes("EngineDied")
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_the_death_of_the_engine_ends_the_server_with_a_reason(
     server: ModelServer, deaths: Deaths, seed: int
@@ -217,7 +218,7 @@ def test_the_death_of_the_engine_ends_the_server_with_a_reason(
     deaths.ended_seconds.append(time.monotonic() - started)
     assert deaths.ended_seconds[-1] < 2
     assert server.termination_message()["reason"] == "EngineDied"
-    assert "spec.resources.limits.memory" in server.termination_message()["message"]
+    assert "ended without a message" in server.termination_message()["message"]
     for reply in (each.answer() for each in asked):
         assert reply.status in (200, 503)
         is_whole = reply.status == 200 and (not is_stream(reply) or is_complete(reply))
@@ -258,6 +259,7 @@ def error_at_the_end(reply: Reply) -> int | None:
     return code
 
 
+@pytest.mark.causes("EngineHung")
 @pytest.mark.parametrize("server_settings", [{"LLMSERVICE_ENGINE_HANG_SECONDS": "2"}])
 def test_an_engine_that_hangs_is_not_alive_until_it_goes_on(server: ModelServer) -> None:
     server.wait_until_ready()
@@ -285,8 +287,9 @@ def test_an_engine_that_hangs_is_not_alive_until_it_goes_on(server: ModelServer)
     assert lost.answer().status == 503
 
 
+@pytest.mark.causes("ContextDoesNotFit")
 @pytest.mark.parametrize(
-    ("flags", "reason", "advice"),
+    ("flags", "reason", "found"),
     [
         (["--kv-cache-memory-bytes=262144"], "ContextDoesNotFit", "At most 128 tokens fit."),
         (["--max-model-len=9999999"], "ContextDoesNotFit", "At most 2048 tokens fit."),
@@ -297,46 +300,47 @@ def test_an_engine_that_hangs_is_not_alive_until_it_goes_on(server: ModelServer)
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_start_that_cannot_work_says_what_to_change(
+def test_a_start_that_cannot_work_says_what_was_found(
     preloaded: Preloaded,
     tiny_model: Path,
     tmp_path: Path,
     flags: list[str],
     reason: str,
-    advice: str,
+    found: str,
 ) -> None:
     with running_server(preloaded, tmp_path, *flags_for(tiny_model), *flags) as server:
         assert server.process.wait(240) == 1, server.log.read_text()
         message = server.termination_message()
-        assert (message["reason"], advice in message["message"]) == (reason, True), message
+        assert (message["reason"], found in message["message"]) == (reason, True), message
 
 
+@pytest.mark.causes("RemoteCodeRefused", "UnsupportedArchitecture")
 @pytest.mark.parametrize(
-    ("configuration", "code", "reason", "advice"),
+    ("configuration", "code", "reason", "found"),
     [
         (
             {"architectures": ["TomorrowForCausalLM"], "model_type": "tomorrow"},
             "",
             "UnsupportedArchitecture",
-            "a newer vLLM",
+            "This version of vLLM cannot run",
         ),
         (
             {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}},
             "raise AssertionError('code of the model was run')",
             "RemoteCodeRefused",
-            "spec.model.trustRemoteCode",
+            "Python code of its own",
         ),
     ],
     ids=["an architecture that vLLM does not know", "code that nobody trusted"],
 )
-def test_a_model_that_cannot_be_served_says_what_to_change(
+def test_a_model_that_cannot_be_served_says_what_was_found(
     engine_python: Path,
     tiny_model: Path,
     tmp_path: Path,
     configuration: dict[str, object],
     code: str,
     reason: str,
-    advice: str,
+    found: str,
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
@@ -347,5 +351,5 @@ def test_a_model_that_cannot_be_served_says_what_to_change(
     with running_server(engine_python, tmp_path / "server", *flags_for(model)) as server:
         assert server.process.wait(240) == 1, server.log.read_text()
         message = server.termination_message()
-        assert (message["reason"], advice in message["message"]) == (reason, True), message
+        assert (message["reason"], found in message["message"]) == (reason, True), message
         assert "was run" not in server.log.read_text()

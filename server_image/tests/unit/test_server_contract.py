@@ -11,9 +11,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from llmservice_operator import names
+from llmservice_operator.api import reasons
+from llmservice_operator.api.reason_facts import Source
 from llmservice_operator.api.serving import Serving
+from llmservice_operator.api.termination_message import TerminationMessage
 from llmservice_operator.desired.environment import REQUEST_TIMEOUT_SECONDS
 from llmservice_operator.engine_metrics import UsageReport
+from llmservice_server import failures
 from llmservice_server.engine_usage import EngineLimits, EngineUsage, Objectives
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management import create_management_app
@@ -62,6 +66,38 @@ def test_the_server_has_the_defaults_that_the_operator_documents() -> None:
     mebibytes = settings.max_body_bytes // 1024**2
     assert f"Default: {mebibytes}," in str(documented["max_body_mebibytes"].description)
     assert f"Default: {settings.max_choices}." in str(documented["max_choices"].description)
+
+
+def test_the_server_ends_with_the_reasons_that_the_operator_has_hints_for() -> None:
+    known = {each.value for each in reasons.Reason if each.source is Source.MODEL_SERVER}
+    assert {each.value for each in failures.Reason} == known
+
+
+@pytest.mark.parametrize("reason", failures.Reason)
+def test_the_operator_reads_what_the_server_leaves_behind(
+    reason: failures.Reason, tmp_path: Path
+) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    failures.write_termination_message(failures.Failure(reason, 'It said "é".'), log)
+
+    message = TerminationMessage.parse(log.read_text())
+
+    assert message is not None
+    assert message.known_reason is reasons.Reason.named(reason.value)
+    assert message.message == 'It said "é".'
+    assert not message.has_advice
+
+
+def test_an_operator_of_version_0_1_0_reads_a_reason_and_a_message(tmp_path: Path) -> None:
+    log = tmp_path / "termination-log"
+    log.touch()
+    failure = failures.Failure(failures.Reason.OUT_OF_MEMORY, "Killed.")
+    failures.write_termination_message(failure, log)
+
+    # That version took nothing but these two from the message, and ignored the rest.
+    words = json.loads(log.read_text())
+    assert (words["reason"], words["message"]) == ("OutOfMemory", "Killed.")
 
 
 @pytest.mark.parametrize(

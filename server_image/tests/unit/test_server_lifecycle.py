@@ -36,11 +36,12 @@ async def test_only_a_ready_server_is_ready() -> None:
 
 async def test_a_failed_server_is_not_alive_and_says_why() -> None:
     lifecycle = Lifecycle()
-    lifecycle.fail("raise spec.resources.limits.memory")
+    lifecycle.fail("OutOfMemory", "The container has too little memory.")
 
     assert await statuses(lifecycle) == {"/livez": 503, "/startupz": 503, "/readyz": 503}
     answer = await Client(make_management(lifecycle)).get("/livez")
-    assert answer.json()["message"] == "raise spec.resources.limits.memory"
+    assert answer.json()["reason"] == "OutOfMemory"
+    assert answer.json()["message"] == "The container has too little memory."
 
 
 async def test_a_probe_tells_phase_ages_and_download() -> None:

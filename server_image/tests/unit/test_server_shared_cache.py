@@ -75,6 +75,7 @@ def test_a_writer_that_was_killed_is_replaced_by_exactly_one(tmp_path: Path, hub
         assert stored.read_bytes() == (tmp_path / "model" / WEIGHTS).read_bytes()
 
 
+@pytest.mark.causes("CacheLost")
 def test_a_writer_that_stood_still_gives_up_when_another_has_taken_over(
     tmp_path: Path, hub: str
 ) -> None:

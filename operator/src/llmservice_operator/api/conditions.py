@@ -17,7 +17,7 @@ from llmservice_operator.api.fields import Fields
 from llmservice_operator.api.reasons import Reason
 
 MESSAGE_LIMIT = 4096
-"""Characters; the API server would refuse a longer message and with it the whole status."""
+"""Characters. The API server refuses a longer message, and the whole status with it."""
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 
@@ -27,57 +27,57 @@ class ConditionType(StrEnum):
 
     READY = (
         "Ready",
-        "The summary: True while every replica asked for serves the present spec. Its reason is "
-        "the REASON of `kubectl get llm`, so it names the most useful thing to know.",
+        "The summary: True while every desired replica serves the current spec. Its reason is the "
+        "REASON column of `kubectl get llm`: the most useful one of all problems.",
     )
     PROGRESSING = (
         "Progressing",
-        "True while pods are being created or replaced; False when that is done or stuck.",
+        "True while pods are being created or replaced; False when the rollout is done or stuck.",
     )
     AVAILABLE = (
         "Available",
-        "True while at least one model server answers, be it of this spec or of the one before.",
+        "True while at least one replica is ready, of the current spec or of an earlier one.",
     )
     MODEL_READY = (
         "ModelReady",
-        "True once a model server of the present spec holds the model in memory; False with what "
-        "keeps it from loading; Unknown until its container runs.",
+        "True once a model server of the current spec holds the model in memory; False while it "
+        "loads or cannot load; Unknown until its container runs.",
     )
 
     AUTOSCALING_ACTIVE = (
         "AutoscalingActive",
-        "True while the replicas follow the load, be it at a limit; False with why they are held.",
+        "True while the replicas follow the load, also at a limit; False while their number stays.",
         "the operator, every 15 seconds",
-        "while spec.autoscaling is",
+        "while spec.autoscaling is absent",
     )
     METRICS_AVAILABLE = (
         "MetricsAvailable",
-        "True while the metrics server knows the load; False with what it misses. Unknown is never "
-        "zero: the replicas are held meanwhile.",
+        "True while the metrics server knows the load; False while it does not. An unknown load is "
+        "not zero: the number of replicas stays meanwhile.",
         "the operator, every 15 seconds",
-        "while neither spec.autoscaling nor spec.slo asks for it",
+        "while neither spec.autoscaling nor a limit in spec.slo needs it",
     )
     SLO_MET = (
         "SLOMet",
         "True while the share of the last minute's requests within the SLO is at least the "
-        "objective; Unknown before the first request.",
+        "objective; False while it is lower; Unknown before the first request.",
         "the operator, every 15 seconds",
-        "while no limit of the SLO is in force",
+        "while spec.slo sets no limit",
     )
 
     meaning: str
     """What its statuses say, in Markdown."""
     set_by: str
-    """Who decides it and when."""
+    """Which process decides it, and when."""
     absent: str
-    """When the status does not hold it."""
+    """When the status does not contain it."""
 
     def __new__(
         cls,
         word: str,
         meaning: str,
         set_by: str = "the operator, on every pass",
-        absent: str = "until the operator first saw the service",
+        absent: str = "until the operator's first pass",
     ) -> Self:
         member = str.__new__(cls, word)
         member._value_ = word

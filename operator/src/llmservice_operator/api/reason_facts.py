@@ -89,3 +89,23 @@ class Facts:
                 f"The reason {self.word} has a rank, but its source {self.source.name} reports no "
                 "problem of a replica: remove the rank."
             )
+
+
+def from_model_server(
+    word: str,
+    meaning: str,
+    hint: str,
+    *,
+    is_transient: bool = False,
+    about: Subject | None = Subject.MODEL,
+) -> Facts:
+    """Return the facts of a reason that a model server gives as it ends."""
+    return Facts(
+        word,
+        Source.MODEL_SERVER,
+        meaning,
+        hint,
+        rank=Rank.LAST_WORDS,
+        is_transient=is_transient,
+        about=about,
+    )

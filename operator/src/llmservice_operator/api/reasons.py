@@ -1,4 +1,4 @@
-"""The reasons that a condition may have, declared once, each with what to do about it.
+"""The reasons that a condition may have, each declared once with everything known about it.
 
 docs/conditions.md is made from what is declared here.
 """
@@ -8,7 +8,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-from llmservice_operator.api.reason_facts import Facts, Rank, Source, Subject
+from llmservice_operator.api.reason_facts import (
+    Facts,
+    Rank,
+    Source,
+    Subject,
+    from_model_server,
+)
 
 
 class Reason(StrEnum):
@@ -17,14 +23,14 @@ class Reason(StrEnum):
     SERVING = Facts(
         "Serving",
         Source.COUNTS,
-        "All replicas asked for are ready and run the present spec.",
+        "All desired replicas are ready and run the current spec.",
         "Nothing.",
         is_normal=True,
     )
     MODEL_LOADED = Facts(
         "ModelLoaded",
         Source.COUNTS,
-        "A model server of the present spec is ready.",
+        "A model server of the current spec is ready.",
         "Nothing.",
         is_normal=True,
     )
@@ -38,29 +44,29 @@ class Reason(StrEnum):
     ROLLOUT_IN_PROGRESS = Facts(
         "RolloutInProgress",
         Source.COUNTS,
-        "Pods are being created or replaced and nothing hinders them.",
+        "Pods are being created or replaced, and no problem is known.",
         "Wait.",
         is_normal=True,
     )
     SCALED_TO_ZERO = Facts(
         "ScaledToZero",
         Source.COUNTS,
-        "No replica is asked for: spec.replicas is 0.",
+        "No replica is desired: spec.replicas is 0.",
         "Set it to 1 or more to serve the model.",
         is_normal=True,
     )
     SUSPENDED = Facts(
         "Suspended",
         Source.COUNTS,
-        "No replica is asked for: spec.suspend is true.",
+        "No replica is desired: spec.suspend is true.",
         "Set it to false to serve the model again.",
         is_normal=True,
     )
     NO_REPLICA_READY = Facts(
         "NoReplicaReady",
         Source.COUNTS,
-        "No model server answers.",
-        "The condition Ready says why.",
+        "No replica is ready.",
+        "See the condition Ready.",
     )
 
     QUOTA_EXCEEDED = Facts(
@@ -75,21 +81,13 @@ class Reason(StrEnum):
         "PodRefused",
         Source.ROLLOUT,
         "The API server refuses the pods for another reason, such as an admission policy.",
-        "Change what it names, or the policy.",
+        "Correct the field that the message names, or change the policy.",
         rank=Rank.ADMISSION,
-    )
-    ROLLOUT_IN_PLACE = Facts(
-        "RolloutInPlace",
-        Source.OPERATOR,
-        "No accelerator is free for a new replica beside the old ones, so each old one ends before "
-        "its successor starts.",
-        "Wait, or add GPU nodes; with spec.rolloutStrategy.type RollingUpdate a rollout waits for "
-        "a free GPU instead.",
     )
     ROLLOUT_STUCK = Facts(
         "RolloutStuck",
         Source.ROLLOUT,
-        "The rollout made no progress within its deadline and no pod says why.",
+        "The rollout made no progress within its deadline, and no pod reports a problem.",
         "Look at `kubectl describe pods -l llmservice.dev/name=NAME`.",
         rank=Rank.DEADLINE,
     )
@@ -97,9 +95,9 @@ class Reason(StrEnum):
     WAITING_FOR_GPU = Facts(
         "WaitingForGPU",
         Source.POD,
-        "The scheduler finds no node with enough free GPUs; the message has its numbers.",
-        "Add GPU nodes or free GPUs, lower spec.accelerator.count or spec.replicas, or tolerate "
-        "in spec.template.tolerations what taints the GPU nodes have beside that of their GPUs. "
+        "No node has enough free GPUs; the message has the scheduler's numbers.",
+        "Add GPU nodes, free GPUs, lower spec.accelerator.count or spec.replicas, or add "
+        "tolerations to spec.template.tolerations for any other taints on the GPU nodes. "
         "Nodes offer GPUs only with a device plugin: `kubectl describe nodes` lists them.",
         rank=Rank.ACCELERATOR,
         about=Subject.ROOM,
@@ -107,7 +105,7 @@ class Reason(StrEnum):
     UNSCHEDULABLE = Facts(
         "Unschedulable",
         Source.POD,
-        "The scheduler finds no node for another reason: CPU, memory, taints, node selector.",
+        "No node can take the pod for another reason: CPU, memory, taints, node selector.",
         "Lower spec.resources, correct spec.template, or add nodes.",
         rank=Rank.NODE,
         about=Subject.ROOM,
@@ -116,25 +114,17 @@ class Reason(StrEnum):
         "VolumePending",
         Source.POD,
         "A claim that the pods mount is missing or not bound to a volume.",
-        "Create the claim in this namespace, see with `kubectl describe pvc` why it is not bound, "
-        "or correct its name in the spec.",
+        "Create the claim in this namespace, correct its name in the spec, or find out with "
+        "`kubectl describe pvc` why it is not bound.",
         rank=Rank.VOLUME,
     )
     IMAGE_PULL_ERROR = Facts(
         "ImagePullError",
         Source.POD,
-        "The node cannot get the image.",
-        "Correct spec.engine.image or, where it is not set, the chart values server.gpuImage and "
-        "server.cpuImage; for a private registry name a Secret in spec.engine.imagePullSecrets.",
+        "The node cannot pull the image.",
+        "Correct spec.engine.image, or the chart values server.gpuImage and server.cpuImage where "
+        "it is unset. For a private registry, name a Secret in spec.engine.imagePullSecrets.",
         rank=Rank.IMAGE,
-    )
-    SECRET_MISSING = Facts(
-        "SecretMissing",
-        Source.MODEL_SERVER,
-        "A Secret that the spec names, or its key, does not exist.",
-        "Create the Secret, or correct spec.model.credentialsSecretRef, "
-        "spec.auth.apiKeysSecretRef or spec.engine.env.",
-        rank=Rank.LAST_WORDS,
     )
     CONFIG_MAP_MISSING = Facts(
         "ConfigMapMissing",
@@ -147,43 +137,23 @@ class Reason(StrEnum):
         "ContainerStartError",
         Source.POD,
         "The node cannot create or start the container.",
-        "An image in spec.engine.image must hold the command llmservice-server.",
+        "Use an image in spec.engine.image that has the command llmservice-server.",
         rank=Rank.CONTAINER,
     )
     LOADING_MODEL = Facts(
         "LoadingModel",
         Source.POD,
-        "The container runs and loads the model, or downloads it where no metrics server tells.",
+        "The container loads the model. Without a metrics server, it may also be downloading it.",
         "Wait, or follow it with `kubectl logs`.",
         rank=Rank.LOAD,
         is_normal=True,
         about=Subject.MODEL,
     )
-    DOWNLOADING_MODEL = Facts(
-        "DownloadingModel",
-        Source.METRICS_SERVER,
-        "The container downloads the model; the message says how much of it is there, in steps of "
-        "5 %.",
-        "Wait, or follow it with `kubectl logs`.",
-        rank=Rank.DOWNLOAD,
-        is_normal=True,
-        about=Subject.MODEL,
-    )
-    STARTUP_TIMEOUT = Facts(
-        "StartupTimeout",
-        Source.MODEL_SERVER,
-        "The model was not loaded within spec.startup.timeoutSeconds, and the kubelet restarted "
-        "the container.",
-        "Raise spec.startup.timeoutSeconds, bring the model nearer (a claim with pvc://, or a "
-        "mirror with the chart value model.hubEndpoint), or choose a smaller or quantized one.",
-        rank=Rank.LAST_WORDS,
-        about=Subject.MODEL,
-    )
     CRASH_LOOP = Facts(
         "CrashLoop",
         Source.POD,
-        "The container ends again and again; the message carries its last words.",
-        "Look at `kubectl logs --previous`, and at spec.engine.",
+        "The container ends again and again without a reason; the message has the end of its log.",
+        "Look at `kubectl logs --previous`, and check spec.engine.",
         rank=Rank.CRASH,
         is_transient=True,
         about=Subject.MODEL,
@@ -191,105 +161,140 @@ class Reason(StrEnum):
     SERVER_NOT_READY = Facts(
         "ServerNotReady",
         Source.POD,
-        "The model server served and does not answer its readiness probe now.",
-        "Wait: one that hangs is restarted. If it happens again, look at `kubectl logs` and at the "
-        "load of each replica.",
+        "A model server that was ready does not answer its readiness probe.",
+        "Wait: a server that hangs is restarted. If this happens again, look at `kubectl logs` and "
+        "at the load of each replica.",
         rank=Rank.READINESS,
     )
 
-    MODEL_NOT_FOUND = Facts(
-        "ModelNotFound",
-        Source.MODEL_SERVER,
-        "The hub has no such model or revision, or the claim no such folder.",
-        "Correct spec.model.uri or spec.model.revision; for a private model name a Secret with a "
-        "token in spec.model.credentialsSecretRef.",
-        rank=Rank.LAST_WORDS,
-        about=Subject.MODEL,
-    )
-    MODEL_ACCESS_DENIED = Facts(
-        "ModelAccessDenied",
-        Source.MODEL_SERVER,
-        "The hub wants a token, or refuses the given one.",
-        "Accept the model's terms on the hub and name a Secret with a token that may read it in "
-        "spec.model.credentialsSecretRef.",
-        rank=Rank.LAST_WORDS,
-        about=Subject.MODEL,
-    )
-    HUB_UNREACHABLE = Facts(
-        "HubUnreachable",
-        Source.MODEL_SERVER,
-        "The hub does not answer.",
-        "Check the network of the pods, which their NetworkPolicy lets reach DNS and public "
-        "addresses at port 443; see spec.networkPolicy. Or set the chart value model.hubEndpoint "
-        "to a mirror.",
-        rank=Rank.LAST_WORDS,
-        about=Subject.MODEL,
-    )
-    REMOTE_CODE_REFUSED = Facts(
-        "RemoteCodeRefused",
-        Source.MODEL_SERVER,
-        "The model brings Python code of its own, which is not run unless you trust it.",
-        "Set spec.model.trustRemoteCode: true if you do, or choose another model.",
-        rank=Rank.LAST_WORDS,
-        about=Subject.MODEL,
-    )
-    UNSUPPORTED_ARCHITECTURE = Facts(
-        "UnsupportedArchitecture",
-        Source.MODEL_SERVER,
-        "The engine's version does not know the model's architecture.",
-        "Choose another model, or an image with a newer vLLM in spec.engine.image.",
-        rank=Rank.LAST_WORDS,
-        about=Subject.MODEL,
-    )
-    CONTEXT_DOES_NOT_FIT = Facts(
-        "ContextDoesNotFit",
-        Source.MODEL_SERVER,
-        "The KV cache cannot hold one request of engine.maxModelLen tokens, or the model was not "
-        "made for so many; the message has the largest number that fits.",
-        "Lower spec.engine.maxModelLen, or leave the KV cache more memory: "
-        "spec.engine.gpuMemoryUtilizationPercent, more GPUs, a quantized model.",
-        rank=Rank.LAST_WORDS,
-        about=Subject.MODEL,
-    )
-    INVALID_ENGINE_ARGUMENT = Facts(
-        "InvalidEngineArgument",
-        Source.MODEL_SERVER,
-        "The engine refuses one of its arguments.",
-        "Correct the field of spec.engine, or the flag in spec.engine.extraArgs, that the message "
-        "names.",
-        rank=Rank.LAST_WORDS,
-        about=Subject.MODEL,
-    )
-    GPU_OUT_OF_MEMORY = Facts(
-        "GPUOutOfMemory",
-        Source.MODEL_SERVER,
-        "The GPU's memory cannot hold the model, or something else uses it.",
-        "Use more GPUs (spec.accelerator.count), larger ones, a quantized model, or lower "
-        "spec.engine.maxModelLen or spec.engine.gpuMemoryUtilizationPercent.",
-        rank=Rank.LAST_WORDS,
-        about=Subject.MODEL,
-    )
-    OUT_OF_MEMORY = Facts(
-        "OutOfMemory",
-        Source.MODEL_SERVER,
-        "The container came to its memory limit; where that kills it at once, the kubelet says so.",
-        "Raise spec.resources.limits.memory, or lower spec.engine.maxModelLen.",
-        rank=Rank.LAST_WORDS,
+    DOWNLOADING_MODEL = Facts(
+        "DownloadingModel",
+        Source.METRICS_SERVER,
+        "The container downloads the model; the message has the progress in steps of 5 %.",
+        "Wait, or follow it with `kubectl logs`.",
+        rank=Rank.DOWNLOAD,
+        is_normal=True,
         about=Subject.MODEL,
     )
 
+    MODEL_NOT_FOUND = from_model_server(
+        "ModelNotFound",
+        "The hub has no such model or revision, or the claim has no model in this folder.",
+        "Correct spec.model.uri or spec.model.revision. For a private model, name a Secret with a "
+        "token in spec.model.credentialsSecretRef. A folder of a claim must hold config.json and "
+        "the weights.",
+    )
+    MODEL_ACCESS_DENIED = from_model_server(
+        "ModelAccessDenied",
+        "The hub requires a token, or refuses the given one.",
+        "Accept the model's terms on the hub, and name a Secret with a token that may read the "
+        "model in spec.model.credentialsSecretRef.",
+    )
+    HUB_UNREACHABLE = from_model_server(
+        "HubUnreachable",
+        "The hub does not answer, and the model is not in the cache.",
+        "Check the network of the pods, or set the chart value model.hubEndpoint to a mirror. The "
+        "NetworkPolicy of the pods allows DNS and public addresses at port 443; "
+        "spec.networkPolicy changes it.",
+    )
+    REMOTE_CODE_REFUSED = from_model_server(
+        "RemoteCodeRefused",
+        "The model brings Python code of its own, which runs only where the spec allows it.",
+        "Set spec.model.trustRemoteCode: true if you trust the code, or choose another model.",
+    )
+    UNSUPPORTED_ARCHITECTURE = from_model_server(
+        "UnsupportedArchitecture",
+        "The engine's version does not support the model's architecture.",
+        "Choose another model, or an image with a newer vLLM in spec.engine.image.",
+    )
+    CONTEXT_DOES_NOT_FIT = from_model_server(
+        "ContextDoesNotFit",
+        "The model does not support spec.engine.maxModelLen tokens, or the KV cache cannot hold "
+        "one request of that length. The message has the largest number that fits.",
+        "Lower spec.engine.maxModelLen. For more KV cache, raise "
+        "spec.engine.gpuMemoryUtilizationPercent (on CPUs, --kv-cache-memory-bytes in "
+        "spec.engine.extraArgs), or use more GPUs or a quantized model.",
+    )
+    INVALID_ENGINE_ARGUMENT = from_model_server(
+        "InvalidEngineArgument",
+        "The engine refuses one of its arguments.",
+        "Correct the field of spec.engine, or correct or remove the flag in "
+        "spec.engine.extraArgs, that the message names.",
+    )
+    GPU_OUT_OF_MEMORY = from_model_server(
+        "GPUOutOfMemory",
+        "The model does not fit into the GPU's memory, or another process uses that memory.",
+        "Use more GPUs (spec.accelerator.count), larger GPUs or a quantized model, or lower "
+        "spec.engine.maxModelLen. If another process uses the GPU, end it or lower "
+        "spec.engine.gpuMemoryUtilizationPercent.",
+    )
+    OUT_OF_MEMORY = from_model_server(
+        "OutOfMemory",
+        "The container reached its memory limit.",
+        "Raise spec.resources.limits.memory, or lower spec.engine.maxModelLen.",
+    )
+    STARTUP_TIMEOUT = from_model_server(
+        "StartupTimeout",
+        "The model was not loaded within spec.startup.timeoutSeconds, and the kubelet restarted "
+        "the container.",
+        "Raise spec.startup.timeoutSeconds, choose a smaller or quantized model, or bring the "
+        "model nearer: a claim (pvc://), or a mirror of the hub (chart value model.hubEndpoint).",
+    )
+    SECRET_MISSING = from_model_server(
+        "SecretMissing",
+        "A Secret that the spec names, or its key, does not exist or is empty.",
+        "Create the Secret in this namespace, or correct spec.model.credentialsSecretRef, "
+        "spec.auth.apiKeysSecretRef or spec.engine.env.",
+        about=None,
+    )
+    LOAD_FAILED = from_model_server(
+        "LoadFailed",
+        "The model server ended while loading, with an error that has no reason of its own.",
+        "Look at `kubectl logs --previous`, and check spec.engine.",
+        is_transient=True,
+    )
+    ENGINE_DIED = from_model_server(
+        "EngineDied",
+        "The engine process ended while it served.",
+        "Look at `kubectl logs --previous`. If this happens again, raise "
+        "spec.resources.limits.memory.",
+        is_transient=True,
+    )
+    ENGINE_HUNG = from_model_server(
+        "EngineHung",
+        "The engine made no step for spec.serving.engineHangSeconds while requests waited.",
+        "Look at `kubectl logs --previous`. If a step may take that long, raise "
+        "spec.serving.engineHangSeconds.",
+        is_transient=True,
+    )
+    CACHE_LOST = from_model_server(
+        "CacheLost",
+        "Another model server took over the shared cache while this one filled it.",
+        "Wait: the server starts again. If this happens often, use faster storage for the claim "
+        "of spec.model.cache.",
+        is_transient=True,
+    )
+
+    ROLLOUT_IN_PLACE = Facts(
+        "RolloutInPlace",
+        Source.OPERATOR,
+        "No accelerator is free for a new replica, so each old replica ends before its successor "
+        "starts.",
+        "Wait, or add GPU nodes. To wait for a free GPU instead, set spec.rolloutStrategy.type to "
+        "RollingUpdate.",
+    )
     NAME_CONFLICT = Facts(
         "NameConflict",
         Source.OPERATOR,
-        "An object with a name that this service needs belongs to somebody else.",
+        "An object with a name that this service needs has another owner.",
         "Delete or rename that object, or give the LLMService another name.",
     )
     IMMUTABLE_FIELD = Facts(
         "ImmutableField",
         Source.OPERATOR,
-        "The API server refuses a change of a field that cannot change.",
-        "Delete that object: it is made anew as wanted. A claim holds data: put spec.model.cache "
-        "back instead, or set claimName to another claim.",
+        "The API server refuses to change an immutable field.",
+        "Delete that object, and the operator creates it anew. A claim holds data: revert "
+        "spec.model.cache instead, or set its claimName to another claim.",
     )
     INVALID_SPEC = Facts(
         "InvalidSpec",
@@ -309,27 +314,28 @@ class Reason(StrEnum):
         "AtMaximum",
         Source.LOAD,
         "The load needs more replicas than maxReplicas.",
-        "Raise spec.autoscaling.maxReplicas, or make a replica sustain more.",
+        "Raise spec.autoscaling.maxReplicas, or make each replica faster.",
     )
     NO_CAPACITY = Facts(
         "NoCapacity",
         Source.LOAD,
         "The load needs more replicas than become ready: the cluster has no room for them, or "
-        "three cold starts did not suffice.",
-        "Ready says what they wait for; add nodes if it is room, or lower "
-        "spec.autoscaling.maxReplicas to what there is room for.",
+        "one was not ready after three cold starts.",
+        "Add nodes if room is missing, or lower spec.autoscaling.maxReplicas to what fits. Ready "
+        "says what the replicas wait for.",
     )
     METRICS_MISSING = Facts(
         "MetricsMissing",
         Source.LOAD,
-        "The load is not known; the replicas are held.",
-        "See the message; if the metrics server is away, look at its pods.",
+        "The load is unknown, so the number of replicas stays; the message names the cause.",
+        "Look at the pods and logs of the metrics server.",
     )
     WAITING_FOR_TRAFFIC = Facts(
         "WaitingForTraffic",
         Source.LOAD,
-        "Nothing is known yet: no replica is ready, no request came, or the first minute lasts.",
-        "Wait, or send a request.",
+        "The load is not known yet: no replica is ready, too few requests have been answered, or "
+        "the first minute is not over.",
+        "Wait, or send requests.",
         is_normal=True,
     )
     METRICS_AVAILABLE = Facts(
@@ -342,44 +348,43 @@ class Reason(StrEnum):
     RECOMMENDING = Facts(
         "Recommending",
         Source.LOAD,
-        "The mode is Recommend: the replicas stay, and the status says how many there would be.",
-        "Set spec.autoscaling.mode to Active to let them follow.",
+        "The mode is Recommend: the number of replicas stays, and the status recommends one.",
+        "Set spec.autoscaling.mode to Active to let the replicas follow the load.",
         is_normal=True,
     )
     PAUSED = Facts(
         "Paused",
         Source.LOAD,
-        "The mode is Paused: the replicas stay.",
-        "Set spec.autoscaling.mode to Active to let them follow the load.",
+        "The mode is Paused: the number of replicas stays.",
+        "Set spec.autoscaling.mode to Active to let the replicas follow the load.",
         is_normal=True,
     )
     FOREIGN_METRICS_API = Facts(
         "ForeignMetricsAPI",
         Source.LOAD,
-        "The provider External needs external.metrics.k8s.io, which cannot be served here; the "
-        "message says why. It is left alone.",
+        "The provider External needs external.metrics.k8s.io, which the metrics server cannot "
+        "serve in this cluster; the message says why.",
         "Set spec.autoscaling.provider to Auto, KEDA or Direct.",
     )
     KEDA_MISSING = Facts(
         "KEDAMissing",
         Source.LOAD,
-        "The provider KEDA needs KEDA in the cluster and rights on its ScaledObjects.",
+        "The provider KEDA needs KEDA in the cluster, and rights on its ScaledObjects.",
         "Install KEDA 2.17 or newer and set the chart value keda.enabled, or set "
         "spec.autoscaling.provider to Auto.",
     )
     SLO_MET = Facts(
         "SLOMet",
         Source.LOAD,
-        "As many requests as the objective asks for are within the SLO.",
+        "The share of requests within the SLO is at least the objective.",
         "Nothing.",
         is_normal=True,
     )
     SLO_MISSED = Facts(
         "SLOMissed",
         Source.LOAD,
-        "Fewer requests than the objective asks for are within the SLO.",
-        "If AutoscalingActive is at a limit, lift it; else wait for the new replicas, or relax "
-        "spec.slo.",
+        "The share of requests within the SLO is below the objective.",
+        "Wait for new replicas, raise the limit that AutoscalingActive names, or relax spec.slo.",
     )
 
     source: Source

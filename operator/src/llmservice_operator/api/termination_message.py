@@ -1,0 +1,44 @@
+"""What a model server leaves behind as it ends: the termination message of its container.
+
+The image of a server may be older or newer than this operator, so messages of every released server
+are understood for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import ValidationError
+
+from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.reason_facts import Source
+from llmservice_operator.api.reasons import Reason
+
+
+class TerminationMessage(Fields):
+    format: int = 1
+    """1, which is not written: the message itself ends with what to change, or begins with it.
+    From 2 on it holds nothing but what was found, and the operator adds the hint."""
+    reason: str
+    """Why the server ended, as one CamelCase word."""
+    message: str
+    """What the server found, and what the engine said, in sentences."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the message; None when the text is something else, such as the end of a log."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError:
+            return None
+
+    @property
+    def known_reason(self) -> Reason | None:
+        """The reason, where this operator knows it as one that a model server gives."""
+        reason = Reason.named(self.reason)
+        return reason if reason and reason.source is Source.MODEL_SERVER else None
+
+    @property
+    def has_advice(self) -> bool:
+        """Whether the message itself says what to change."""
+        return self.format < 2
