@@ -7,7 +7,7 @@ sentences that hold them, change on a decision or by five points.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from llmservice_operator.api import Manifest
@@ -19,6 +19,7 @@ from llmservice_operator.api.autoscaling import (
     Slo,
 )
 from llmservice_operator.api.conditions import ConditionType, Verdict
+from llmservice_operator.api.fields import timestamp
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reason_facts import Subject
 from llmservice_operator.api.reasons import Reason
@@ -172,7 +173,7 @@ def _decisions(
     if view.decision is not None:
         reason = f"{view.decision.reason}: {reason}"
     decision = ScalingDecision(
-        time=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        time=timestamp(now),
         from_replicas=before.desired_replicas or 0,
         to_replicas=desired,
         reason=reason,

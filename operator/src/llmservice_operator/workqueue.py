@@ -31,7 +31,7 @@ class Clock(Protocol):
 
 
 class QueueObserver(Protocol):
-    """Is told what happens in the queue; telemetry implements it."""
+    """Counts what happens in the queue; telemetry implements it."""
 
     def added(self) -> None: ...
 

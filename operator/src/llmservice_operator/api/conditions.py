@@ -7,13 +7,13 @@ moves only when its status does. docs/conditions.md is made from what is declare
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.fields import Fields, timestamp
 from llmservice_operator.api.reasons import Reason
 
 MESSAGE_LIMIT = 4096
@@ -121,7 +121,7 @@ class Condition(Fields):
         now: datetime,
     ) -> Self:
         """Return the condition that comes after `previous`: same status, same transition time."""
-        changed_at = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        changed_at = timestamp(now)
         if previous is not None and previous.status == status:
             changed_at = previous.last_transition_time
         return cls(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Self
 
@@ -210,6 +211,11 @@ Portion = Annotated[
     ),
 ]
 """A number of replicas up to 9999, or a percentage of them."""
+
+
+def timestamp(moment: datetime) -> str:
+    """Return a moment, with any time zone, as Kubernetes writes it: in UTC, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def as_int_or_string(portion: str) -> int | str:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.fields import timestamp
 from llmservice_operator.cluster.client import Cluster
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.kinds import EVENTS
@@ -87,8 +88,8 @@ class EventRecorder:
             # The API server refuses more than 1 KiB.
             "message": message.encode()[:1024].decode(errors="ignore"),
             "count": 1,
-            "firstTimestamp": _timestamp(now),
-            "lastTimestamp": _timestamp(now),
+            "firstTimestamp": timestamp(now),
+            "lastTimestamp": timestamp(now),
             "source": {"component": names.FIELD_MANAGER},
             "reportingComponent": names.FIELD_MANAGER,
             "reportingInstance": self._instance,
@@ -97,7 +98,7 @@ class EventRecorder:
         return _Series(EVENTS.path(metadata["namespace"], name), 1, now)
 
     async def _count_up(self, series: _Series, now: datetime) -> None:
-        change = {"count": series.count + 1, "lastTimestamp": _timestamp(now)}
+        change = {"count": series.count + 1, "lastTimestamp": timestamp(now)}
         await self._cluster.write(
             "PATCH", series.path, change, content_type="application/merge-patch+json"
         )
@@ -117,7 +118,3 @@ class EventRecorder:
         self._series = {k: s for k, s in self._series.items() if now - s.last < SERIES_WINDOW}
         full_again = BURST * REFILL
         self._budgets = {u: b for u, b in self._budgets.items() if now - b.at < full_again}
-
-
-def _timestamp(now: datetime) -> str:
-    return now.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -8,10 +8,10 @@ where it outlives the operator, and ends with the rollout.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
-from llmservice_operator.api.fields import as_int_or_string
+from llmservice_operator.api.fields import as_int_or_string, timestamp
 from llmservice_operator.api.lifecycle import RolloutType
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import RolloutStatus
@@ -45,7 +45,7 @@ def decide_rollout(service: LLMService, seen: Observation, now: datetime) -> Rol
     left = PATIENCE_SECONDS - (now - since).total_seconds()
     if left > 0:
         return RolloutDecision(None, min(left, PATIENCE_SECONDS))
-    stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    stamp = timestamp(now)
     return RolloutDecision(RolloutStatus(in_place_since=stamp))
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from llmservice_operator import api, names
 from llmservice_operator.api.autoscaling import ScalingMetric
+from llmservice_operator.api.fields import timestamp
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.cluster import Key
 from llmservice_operator.errors import ClusterError
@@ -185,7 +186,7 @@ def _item(metric: ScalingMetric, name: str, report: LoadReport, now: float) -> d
     return {
         "metricName": metric.external_name,
         "metricLabels": {names.METRIC_SERVICE_LABEL: name},
-        "timestamp": datetime.fromtimestamp(report.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "timestamp": timestamp(datetime.fromtimestamp(report.at, UTC)),
         "windowSeconds": WINDOW_SECONDS,
         # A Kubernetes quantity: thousandths keep it exact.
         "value": f"{round(1000 * value)}m",

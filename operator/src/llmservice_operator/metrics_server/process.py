@@ -57,7 +57,6 @@ class MetricsServer:
         """Run until a signal comes; return the exit code."""
         settings, own = self._settings, self._settings.metrics_server
         metrics, health = Metrics(), Health(self._seconds_since_round)
-        health.not_ready("watches", "the watches have not started yet")
         cluster = await Cluster.connect(metrics)
         engines, learner = EngineMetrics(), LeaderClient()
         namespaces = settings.watch_namespaces or (None,)

@@ -1,21 +1,12 @@
-"""What the operator tells about itself: JSON logs, Prometheus metrics, health endpoints."""
+"""The Prometheus metrics of a process."""
 
 import asyncio
-import json
-import logging
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from types import MappingProxyType
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
-from aiohttp import web
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -28,46 +19,7 @@ from prometheus_client import (
 CONTROLLER = "llmservice"
 """The one controller of this process: the value of the `controller` and `name` labels."""
 
-STUCK_SECONDS = 120.0
-"""A pass is cancelled after 60 s; one this old ignores its cancellation, only a restart helps."""
-
 PASS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-
-_log_fields: ContextVar[Mapping[str, Any]] = ContextVar("log_fields", default=MappingProxyType({}))
-
-
-@contextmanager
-def log_fields(**fields: Any) -> Iterator[None]:
-    """Add fields to every log line that is written inside the block."""
-    token = _log_fields.set({**_log_fields.get(), **fields})
-    try:
-        yield
-    finally:
-        _log_fields.reset(token)
-
-
-class JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname,
-            "logger": record.name,
-            "msg": record.getMessage(),
-            **_log_fields.get(),
-        }
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
-def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
-    """Write every log line of this process as one JSON object."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Kopf tells of every handler call at INFO; ours log what they do themselves.
-    logging.getLogger("kopf").setLevel(logging.INFO if level == "DEBUG" else logging.WARNING)
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
 
 
 class QueueState(Protocol):
@@ -160,7 +112,7 @@ class Metrics:
     def render(self) -> bytes:
         return generate_latest(self.registry)
 
-    # What the work queue tells.
+    # From the work queue.
 
     def added(self) -> None:
         self._adds.labels(CONTROLLER).inc()
@@ -189,7 +141,7 @@ class Metrics:
         self._unfinished.labels(CONTROLLER).set_function(queue.unfinished_seconds)
         self._longest.labels(CONTROLLER).set_function(queue.longest_running_seconds)
 
-    # What the API client, the watches and the passes tell.
+    # From the API client, the watches and the passes.
 
     def request_finished(self, method: str, host: str, code: str, seconds: float) -> None:
         self._requests.labels(code, method, host).inc()
@@ -245,57 +197,6 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(name, text, labels, registry=self.registry, buckets=PASS_SECONDS)
-
-
-class Health:
-    """Answers the probes. Not ready is a list of reasons, each a sentence that says what to do."""
-
-    def __init__(self, longest_running_seconds: Callable[[], float]) -> None:
-        self._longest_running_seconds = longest_running_seconds
-        self._not_ready: dict[str, str] = {"watches": "the watches have not started yet"}
-
-    def not_ready(self, part: str, reason: str) -> None:
-        self._not_ready[part] = reason
-
-    def ready(self, part: str) -> None:
-        self._not_ready.pop(part, None)
-
-    def why_not_ready(self) -> list[str]:
-        return sorted(self._not_ready.values())
-
-    def why_not_alive(self) -> list[str]:
-        """A blocked event loop needs no reason here: it cannot answer the probe at all."""
-        age = self._longest_running_seconds()
-        return [f"a pass has been running for {age:.0f} s"] if age > STUCK_SECONDS else []
-
-
-def create_app(metrics: Metrics, health: Health) -> web.Application:
-    """Return the web application with /livez, /readyz and /metrics."""
-
-    def probe(reasons: Callable[[], list[str]]) -> Callable[[web.Request], Any]:
-        async def answer(_: web.Request) -> web.Response:
-            found = reasons()
-            body = {"status": "not ok" if found else "ok", "reasons": found}
-            return web.json_response(body, status=503 if found else 200)
-
-        return answer
-
-    async def show_metrics(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app = web.Application()
-    app.router.add_get("/livez", probe(health.why_not_alive))
-    app.router.add_get("/readyz", probe(health.why_not_ready))
-    app.router.add_get("/metrics", show_metrics)
-    return app
-
-
-async def start_server(app: web.Application, port: int) -> web.AppRunner:
-    """Serve the application on all addresses; the caller cleans the runner up."""
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, host=None, port=port).start()
-    return runner
 
 
 async def measure_loop_lag(metrics: Metrics, period_seconds: float = 1.0) -> None:

@@ -1,0 +1,28 @@
+"""The answers to the probes: whether the process is ready, and whether it is alive."""
+
+from collections.abc import Callable
+
+STUCK_SECONDS = 120.0
+"""Passes are cancelled after 60 s. One this old ignores its cancellation: only a restart helps."""
+
+
+class Health:
+    """Answers the probes. Not ready is a list of reasons, each a sentence that says what to do."""
+
+    def __init__(self, longest_running_seconds: Callable[[], float]) -> None:
+        self._longest_running_seconds = longest_running_seconds
+        self._not_ready: dict[str, str] = {"watches": "the watches have not started yet"}
+
+    def not_ready(self, part: str, reason: str) -> None:
+        self._not_ready[part] = reason
+
+    def ready(self, part: str) -> None:
+        self._not_ready.pop(part, None)
+
+    def why_not_ready(self) -> list[str]:
+        return sorted(self._not_ready.values())
+
+    def why_not_alive(self) -> list[str]:
+        """A blocked event loop needs no reason here: it cannot answer the probe at all."""
+        age = self._longest_running_seconds()
+        return [f"a pass has been running for {age:.0f} s"] if age > STUCK_SECONDS else []

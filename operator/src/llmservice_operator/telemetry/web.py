@@ -1,0 +1,39 @@
+"""The HTTP endpoints of a process: /livez, /readyz and /metrics."""
+
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from llmservice_operator.telemetry.health import Health
+from llmservice_operator.telemetry.metrics import Metrics
+
+
+def create_app(metrics: Metrics, health: Health) -> web.Application:
+    """Return the web application with /livez, /readyz and /metrics."""
+
+    def probe(reasons: Callable[[], list[str]]) -> Callable[[web.Request], Any]:
+        async def answer(_: web.Request) -> web.Response:
+            found = reasons()
+            body = {"status": "not ok" if found else "ok", "reasons": found}
+            return web.json_response(body, status=503 if found else 200)
+
+        return answer
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.router.add_get("/livez", probe(health.why_not_alive))
+    app.router.add_get("/readyz", probe(health.why_not_ready))
+    app.router.add_get("/metrics", show_metrics)
+    return app
+
+
+async def start_server(app: web.Application, port: int) -> web.AppRunner:
+    """Serve the application on all addresses; the caller cleans the runner up."""
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, host=None, port=port).start()
+    return runner
