@@ -31,13 +31,14 @@ FLAG_FORM = (
     "must be --flag=value in printable ASCII, with the flag's full name in lower case and dashes, "
     "such as --block-size=32; write a switch as --enforce-eager=true"
 )
-ROLLING_ONLY = "belongs to type RollingUpdate only: remove it or choose RollingUpdate"
+ROLLING_ONLY = "requires type RollingUpdate: remove it, or choose that type"
 NO_DRAIN = (
     "must be less than the number of replicas, or nodes that run one can never be drained: lower "
     "it, raise the number of replicas, or remove it"
 )
 PEER = (
-    "stands alone: a peer is an ipBlock, or pods chosen with podSelector, namespaceSelector or both"
+    "must be set alone: a peer is either an ipBlock, or pods selected by podSelector, "
+    "namespaceSelector or both"
 )
 UNSAFE_FLAG = "is set by the operator or unsafe in a shared cluster: remove it"
 
@@ -76,8 +77,8 @@ NODE_REQUIREMENT = (
     f"spec.template.affinity.nodeAffinity.{REQUIRED}.nodeSelectorTerms[0].matchExpressions[0]"
 )
 LABEL_VALUE = (
-    "must be the value of a label: at most 63 letters, digits and . _ -, first and last a letter "
-    "or digit"
+    "must be a label value: at most 63 letters, digits and . _ -, starting and ending with a "
+    "letter or digit"
 )
 RESERVED_LABEL = (
     "has a label that the operator or Kubernetes sets: remove llmservice.dev/*, pod-template-hash "
@@ -169,8 +170,8 @@ REFUSED = {
     ),
     "queue length for another metric": (
         {"autoscaling": {"maxReplicas": 3, "targetRequestsWaiting": 3}},
-        "spec.autoscaling.targetRequestsWaiting: belongs to the metric RequestsWaiting only: remove"
-        " it or choose that metric",
+        "spec.autoscaling.targetRequestsWaiting: requires the metric RequestsWaiting: remove it, "
+        "or choose that metric",
     ),
     "limit of no time": (
         {"slo": {"itlMilliseconds": 0}},
@@ -298,8 +299,8 @@ REFUSED = {
     ),
     "offload in words": (
         {"engine": {"kvCache": {"offload": {"cpu": "lots"}}}},
-        "spec.engine.kvCache.offload.cpu: must be a quantity such as 4, 500m or 32Gi, with three "
-        "decimals at most",
+        "spec.engine.kvCache.offload.cpu: must be a quantity such as 4, 500m or 32Gi, with at "
+        "most three decimals",
     ),
     "KV cache format of the engine's spelling": (
         {"engine": {"kvCache": {"dtype": "fp8"}}},
@@ -436,28 +437,28 @@ REFUSED = {
     ),
     "cache on the node with a storage class": (
         model(cache={"type": "Ephemeral", "storageClassName": "fast"}),
-        "spec.model.cache.type: must be PersistentVolumeClaim for the fields beside size to mean "
-        "something: write that or remove them",
+        "spec.model.cache.type: must be PersistentVolumeClaim when a field other than size is "
+        "set: set that type, or remove the other fields",
     ),
     "cache without a type": (model(cache={"size": "10Gi"}), "spec.model.cache.type: is required"),
     "claim that is neither made nor named": (
         model(cache={"type": "PersistentVolumeClaim"}),
-        "spec.model.cache.size: must be set, or claimName instead: keep one of the two",
+        "spec.model.cache.size: must be set unless claimName is: keep one of the two",
     ),
     "claim that is made and named": (
         model(cache={"type": "PersistentVolumeClaim", "size": "10Gi", "claimName": "a"}),
-        "spec.model.cache.size: must be set, or claimName instead: keep one of the two",
+        "spec.model.cache.size: must be set unless claimName is: keep one of the two",
     ),
     "claim of somebody's that is to be deleted": (
         model(
             cache={"type": "PersistentVolumeClaim", "claimName": "a", "retentionPolicy": "Delete"}
         ),
-        "spec.model.cache.claimName: names a claim that exists: remove storageClassName, "
-        "accessModes and retentionPolicy, or set size instead to have one made",
+        "spec.model.cache.claimName: names an existing claim: remove storageClassName, "
+        "accessModes and retentionPolicy, or set size instead to have a claim created",
     ),
     "claim for next to nothing": (
         model(cache={"type": "PersistentVolumeClaim", "size": "1G"}),
-        "spec.model.cache.size: must be at least 1Gi: less holds no model",
+        "spec.model.cache.size: must be at least 1Gi: no model fits into less",
     ),
     "pull policy of a wrong spelling": (
         {"engine": {"imagePullPolicy": "always"}},
@@ -470,7 +471,7 @@ REFUSED = {
     ),
     "variable with a dash": (
         variable("MY-VAR"),
-        "spec.engine.env[0].name: must be the name of a variable, letters, digits and _, such as "
+        "spec.engine.env[0].name: must be a variable name of letters, digits and _, such as "
         "NCCL_DEBUG",
     ),
     "variable of the operator": (
@@ -488,15 +489,15 @@ REFUSED = {
     ),
     "variable without a value": (
         {"engine": {"env": [{"name": "A"}]}},
-        "spec.engine.env[0].value: must be set, or valueFrom instead: keep one of the two",
+        "spec.engine.env[0].value: must be set unless valueFrom is: keep one of the two",
     ),
     "variable with two values": (
         {"engine": {"env": [{"name": "A", "value": "1", "valueFrom": {"secretKeyRef": KEY}}]}},
-        "spec.engine.env[0].value: must be set, or valueFrom instead: keep one of the two",
+        "spec.engine.env[0].value: must be set unless valueFrom is: keep one of the two",
     ),
     "variable from nowhere": (
         {"engine": {"env": [{"name": "A", "valueFrom": {}}]}},
-        "spec.engine.env[0].valueFrom.secretKeyRef: must be set, or configMapKeyRef instead: keep "
+        "spec.engine.env[0].valueFrom.secretKeyRef: must be set unless configMapKeyRef is: keep "
         "one of the two",
     ),
     "variable from a key that is none": (
@@ -505,18 +506,18 @@ REFUSED = {
                 "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "a b"}}}]
             }
         },
-        "spec.engine.env[0].valueFrom.secretKeyRef.key: must be letters, digits and . _ -, such "
-        "as HF_TOKEN",
+        "spec.engine.env[0].valueFrom.secretKeyRef.key: must consist of letters, digits and . _ "
+        "-, such as HF_TOKEN",
     ),
     "chat template that is a path": (
         {"engine": {"chatTemplate": {"inline": "/etc/passwd"}}},
-        "spec.engine.chatTemplate.inline: must be a Jinja template, with {{ }} or {% %} in it: to "
-        "name a file, put it into a ConfigMap and set configMapKeyRef",
+        "spec.engine.chatTemplate.inline: must be a Jinja template with {{ }} or {% %} in it: to "
+        "use a file, put it into a ConfigMap and set configMapKeyRef",
     ),
     "chat template twice": (
         {"engine": {"chatTemplate": {"inline": "{{ x }}", "configMapKeyRef": KEY}}},
-        "spec.engine.chatTemplate.inline: must be set, or configMapKeyRef instead: keep one of "
-        "the two",
+        "spec.engine.chatTemplate.inline: must be set unless configMapKeyRef is: keep one of the "
+        "two",
     ),
     "tool calls of no parser": (
         {"engine": {"toolCalling": {}}},
@@ -524,19 +525,19 @@ REFUSED = {
     ),
     "parser in capitals": (
         {"engine": {"reasoningParser": "Qwen3"}},
-        "spec.engine.reasoningParser: must be a parser that the engine knows, such as hermes",
+        "spec.engine.reasoningParser: must be a parser of the engine, such as hermes",
     ),
     "a port of one's own": (arg("--port=80"), f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}"),
     "a key in plain sight": (arg("--api-key=x"), f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}"),
     "amount in words": (
         {"resources": {"limits": {"memory": "lots"}}},
-        "spec.resources.limits.memory: must be a quantity such as 4, 500m or 32Gi, with three "
-        "decimals at most",
+        "spec.resources.limits.memory: must be a quantity such as 4, 500m or 32Gi, with at most "
+        "three decimals",
     ),
     "amount finer than a thousandth": (
         {"resources": {"limits": {"cpu": "0.0001"}}},
-        "spec.resources.limits.cpu: must be a quantity such as 4, 500m or 32Gi, with three "
-        "decimals at most",
+        "spec.resources.limits.cpu: must be a quantity such as 4, 500m or 32Gi, with at most "
+        "three decimals",
     ),
     "amount beyond every node": (
         {"resources": {"limits": {"memory": "2Pi"}}},
@@ -544,8 +545,8 @@ REFUSED = {
     ),
     "amount with a fraction that is no text": (
         {"resources": {"limits": {"cpu": 0.25}}},
-        'spec.resources.limits.cpu: must be text when it has a fraction: write "0.25" in quotes, '
-        "or 500m for 0.5",
+        'spec.resources.limits.cpu: must be a string when it has a fraction: write "0.25" in '
+        "quotes, or 500m for 0.5",
     ),
     "amount that is a truth value": (
         {"resources": {"limits": {"cpu": True}}},
@@ -553,27 +554,27 @@ REFUSED = {
     ),
     "request above its limit": (
         {"resources": {"requests": {"memory": "1025Mi"}, "limits": {"memory": "1Gi"}}},
-        "spec.resources.requests: asks for more memory than limits allow: raise limits.memory or "
-        "lower requests.memory",
+        "spec.resources.requests: exceed the limits for memory: raise limits.memory or lower "
+        "requests.memory",
     ),
     "toleration of nothing": (
         {"template": {"tolerations": [{}]}},
-        "spec.template.tolerations[0].operator: must be Exists when there is no key: write "
-        "operator: Exists or name the key",
+        "spec.template.tolerations[0].operator: must be Exists when key is unset: set operator: "
+        "Exists or key",
     ),
     "toleration that compares nothing": (
         {"template": {"tolerations": [{"key": "k", "operator": "Exists", "value": "v"}]}},
-        "spec.template.tolerations[0].value: is not looked at with operator Exists: remove it or "
-        "write operator: Equal",
+        "spec.template.tolerations[0].value: has no effect with operator Exists: remove it or set "
+        "operator: Equal",
     ),
     "toleration that ends for no reason": (
         {"template": {"tolerations": [{"key": "k", "tolerationSeconds": 1}]}},
-        "spec.template.tolerations[0].tolerationSeconds: works with effect NoExecute only: write "
-        "effect: NoExecute or remove it",
+        "spec.template.tolerations[0].tolerationSeconds: requires effect NoExecute: set that "
+        "effect, or remove it",
     ),
     "node label that is none": (
         {"template": {"nodeSelector": {"a b": "v"}}},
-        "spec.template.nodeSelector: has a key that is none: write one such as team or "
+        "spec.template.nodeSelector: has an invalid key: write one such as team or "
         "example.com/team",
     ),
     "node label with a blank in its value": (
@@ -595,21 +596,21 @@ REFUSED = {
     ),
     "account in capitals": (
         {"template": {"serviceAccountName": "Me"}},
-        "spec.template.serviceAccountName: must be the name of an object, such as gpu-high",
+        "spec.template.serviceAccountName: must be a valid object name, such as gpu-high",
     ),
     "node requirement without values": (
         node_affinity({"key": "a", "operator": "In"}),
-        f"{NODE_REQUIREMENT}.values: belongs to the operators In, NotIn, Gt and Lt, and each of "
-        "these needs it",
+        f"{NODE_REQUIREMENT}.values: is required by the operators In, NotIn, Gt and Lt and "
+        "refused by the others",
     ),
     "node requirement with values for nothing": (
         node_affinity({"key": "a", "operator": "Exists", "values": ["b"]}),
-        f"{NODE_REQUIREMENT}.values: belongs to the operators In, NotIn, Gt and Lt, and each of "
-        "these needs it",
+        f"{NODE_REQUIREMENT}.values: is required by the operators In, NotIn, Gt and Lt and "
+        "refused by the others",
     ),
     "node requirement greater than a word": (
         node_affinity({"key": "a", "operator": "Gt", "values": ["b"]}),
-        f"{NODE_REQUIREMENT}.values: must be one whole number for the operators Gt and Lt",
+        f"{NODE_REQUIREMENT}.values: must be a single whole number for the operators Gt and Lt",
     ),
     "pods in no place": (
         {"template": {"affinity": {"podAffinity": {REQUIRED: [{}]}}}},
@@ -617,18 +618,18 @@ REFUSED = {
     ),
     "spread over what counts nothing": (
         spread(matchLabelKeys=["a"]),
-        "spec.template.topologySpreadConstraints[0].matchLabelKeys: works with labelSelector only: "
-        "set it or remove matchLabelKeys",
+        "spec.template.topologySpreadConstraints[0].matchLabelKeys: requires labelSelector: set "
+        "it or remove matchLabelKeys",
     ),
     "spread by a label twice": (
         spread(matchLabelKeys=["a"], labelSelector={"matchLabels": {"a": "b"}}),
-        "spec.template.topologySpreadConstraints[0].matchLabelKeys: must not hold a key of "
+        "spec.template.topologySpreadConstraints[0].matchLabelKeys: must not contain a key of "
         "labelSelector: remove it from one of the two",
     ),
     "spread over a least number that binds nobody": (
         spread(minDomains=2),
-        "spec.template.topologySpreadConstraints[0].minDomains: works with whenUnsatisfiable "
-        "DoNotSchedule only: write that or remove it",
+        "spec.template.topologySpreadConstraints[0].minDomains: requires whenUnsatisfiable "
+        "DoNotSchedule: set that, or remove it",
     ),
     "Service object of an unknown type": (
         {"service": {"type": "ExternalName"}},
@@ -641,8 +642,7 @@ REFUSED = {
     ),
     "annotation with a blank": (
         {"service": {"annotations": {"a b": "c"}}},
-        "spec.service.annotations: has a key that is none: write one such as team or "
-        "example.com/team",
+        "spec.service.annotations: has an invalid key: write one such as team or example.com/team",
     ),
     "keys without a Secret": ({"auth": {}}, "spec.auth.apiKeysSecretRef: is required"),
     "keys in a Secret of no name": (
@@ -655,7 +655,8 @@ REFUSED = {
     ),
     "key that is a path": (
         {"auth": {"apiKeysSecretRef": {"name": "keys", "key": "../a"}}},
-        "spec.auth.apiKeysSecretRef.key: must be letters, digits and . _ -, such as HF_TOKEN",
+        "spec.auth.apiKeysSecretRef.key: must consist of letters, digits and . _ -, such as "
+        "HF_TOKEN",
     ),
     "surge where the operator decides": (
         {"rolloutStrategy": {"maxSurge": 1}},
@@ -667,8 +668,8 @@ REFUSED = {
     ),
     "rollout that cannot begin": (
         {"rolloutStrategy": {"type": "RollingUpdate", "maxSurge": 0}},
-        "spec.rolloutStrategy.maxUnavailable: must be at least 1 when maxSurge is 0, or no replica "
-        "could ever be replaced",
+        "spec.rolloutStrategy.maxUnavailable: must be at least 1 when maxSurge is 0, or no "
+        "replica can ever be replaced",
     ),
     "rollout of an unknown type": (
         {"rolloutStrategy": {"type": "BlueGreen"}},
@@ -682,13 +683,13 @@ REFUSED = {
     ),
     "budget that says it twice": (
         {"replicas": 3, "podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}},
-        "spec.podDisruptionBudget.maxUnavailable: says the same as minAvailable in another way: "
-        "remove one of them",
+        "spec.podDisruptionBudget.maxUnavailable: cannot be combined with minAvailable: remove "
+        "one of the two",
     ),
     "budget that lets nobody go": (
         {"podDisruptionBudget": {"maxUnavailable": "0%"}},
-        "spec.podDisruptionBudget.maxUnavailable: must be at least 1, or no node with a replica "
-        "could ever be drained",
+        "spec.podDisruptionBudget.maxUnavailable: must be at least 1, or nodes that run a replica "
+        "can never be drained",
     ),
     "budget that is a word": (
         {"podDisruptionBudget": {"maxUnavailable": "half"}},
@@ -717,7 +718,7 @@ REFUSED = {
     ),
     "peer without a length": (
         {"networkPolicy": {"from": [{"ipBlock": {"cidr": "10.0.0.1"}}]}},
-        "spec.networkPolicy.from[0].ipBlock.cidr: must be a range of addresses such as 10.0.0.0/8",
+        "spec.networkPolicy.from[0].ipBlock.cidr: must be a CIDR range such as 10.0.0.0/8",
     ),
     "exception from something else": (
         {
@@ -730,8 +731,8 @@ REFUSED = {
     ),
     "peers of no policy": (
         {"networkPolicy": {"enabled": False, "from": [{"podSelector": {}}]}},
-        "spec.networkPolicy.from: has no effect without the NetworkPolicy: remove it, or enabled: "
-        "false",
+        "spec.networkPolicy.from: has no effect without the NetworkPolicy: remove it, or remove "
+        "enabled: false",
     ),
     "drain longer than a day": (
         {"termination": {"drainTimeoutSeconds": 86401}},

@@ -1,12 +1,12 @@
-"""The LLMService API: fields and rules (spec), status, conditions and the generated CRD.
+"""The LLMService API: fields and rules of the spec, status, conditions and the generated CRD.
 
-This package is the one source of the CRD, of validation and of the field documentation.
+The CRD, validation and the field documentation all come from this package.
 """
 
 from typing import Any
 
 Manifest = dict[str, Any]
-"""One Kubernetes object as the API server takes or returns it."""
+"""A Kubernetes object as the API server accepts or returns it."""
 
 GROUP = "llmservice.dev"
 VERSION = "v1alpha1"

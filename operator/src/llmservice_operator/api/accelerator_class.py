@@ -1,6 +1,6 @@
-"""What an administrator calls a kind of accelerator, such as h100: the values of the chart.
+"""Accelerator classes that an administrator defines in the chart's values, such as h100.
 
-A service that names a class gets its fields, as far as its own spec does not set them.
+A class supplies the fields that the spec of a service does not set.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ class AcceleratorClass(Fields):
     ] = Field(default_factory=dict)
     """Labels of the nodes that have the accelerator."""
     tolerations: tuple[Toleration, ...] = ()
-    """Taints of these nodes."""
+    """Tolerations for the taints of these nodes."""
     resource_name: GpuResource | None = None
-    """Resource that their device plugin advertises."""
+    """Resource name that the device plugin on these nodes advertises."""
     gpu: ClassName | None = None
-    """The GPU as nvidia.com/gpu.product holds it. None: what the name of the class says."""
+    """GPU, as in the node label nvidia.com/gpu.product. None: the name of the class names the
+    GPU."""
     resources: Resources = Resources()
-    """CPU, memory and disk of a replica on them."""
+    """CPU, memory and disk of a replica on these nodes."""
 
 
 _CLASSES: TypeAdapter[dict[str, AcceleratorClass]] = TypeAdapter(dict[ClassName, AcceleratorClass])
 
 
 def parse_classes(text: str, variable: str) -> Mapping[str, AcceleratorClass]:
-    """Return name -> class from JSON; raises InvalidSettings that names the field at fault."""
+    """Return name -> class from JSON. Raises InvalidSettings, which names the field at fault."""
     try:
         return _CLASSES.validate_python(json.loads(text))
     except json.JSONDecodeError as error:

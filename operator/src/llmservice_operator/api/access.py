@@ -1,4 +1,4 @@
-"""spec.service and spec.auth: how clients reach the API and what they must bring."""
+"""spec.service and spec.auth: access of clients to the API."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from llmservice_operator.api.network import Cidr
 from llmservice_operator.api.references import ApiKeysSecret
 
 _SOURCE_RANGES: Final = "service.beta.kubernetes.io/load-balancer-source-ranges"
-"""The annotation that the field came after. The API server reads it still, and refuses the Service
-object for what is wrong in it."""
+"""Annotation that the field replaces. The API server still reads it and refuses a Service object
+whose annotation is invalid."""
 
 
 class ServiceObject(Fields):
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    """Who can reach the API: ClusterIP is the cluster alone, NodePort adds a port on every node,
-    LoadBalancer an address from the cloud. The management port stays inside in any case."""
+    """Reach of the API. ClusterIP: the cluster only. NodePort: a port on every node as well.
+    LoadBalancer: an address from the cloud as well. The management port is never exposed."""
     port: Annotated[int, Field(ge=1, le=65535)] = 80
-    """Port on which clients find the API."""
+    """Port of the API on the Service object."""
     annotations: Annotated[
         Mapping[str, Annotated[str, Field(max_length=4096)]],
         Field(max_length=32),
@@ -34,25 +34,26 @@ class ServiceObject(Fields):
             holds=lambda annotations: _SOURCE_RANGES not in annotations,
         ),
     ] = Field(default_factory=dict)
-    """Annotations of the Service object, with which clouds configure load balancers."""
+    """Annotations of the Service object, such as those that configure a cloud's load balancer."""
     external_traffic_policy: Literal["Cluster", "Local"] | None = None
-    """How a node passes on what reaches it from outside the cluster. Local gives it to the replicas
-    on that node alone and keeps the client's address, which a NetworkPolicy needs to tell clients
-    apart: set it when networkPolicy.from lists an ipBlock. Cluster spreads evenly over all
-    replicas, which then see a node's address. Default: Cluster, as in Kubernetes."""
+    """Routing of traffic that reaches a node from outside the cluster. Cluster: spread evenly over
+    all replicas, which see a node's address as the client's address. Local: only to replicas on
+    that node, which keeps the client's address. A NetworkPolicy needs the client's address, so set
+    Local when networkPolicy.from lists an ipBlock. Default: Cluster."""
     load_balancer_source_ranges: Annotated[
         tuple[Cidr, ...],
         Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Addresses that the load balancer lets in, such as 198.51.100.0/24, where the cloud can do so.
-    The NetworkPolicy stands behind it: list them in networkPolicy.from as well. Default: all."""
+    """Client addresses that the load balancer accepts, such as 198.51.100.0/24, if the cloud
+    supports it. The NetworkPolicy still applies, so list the addresses in networkPolicy.from as
+    well. Default: all addresses."""
 
     rules: ClassVar = (
         Rule(
             "externalTrafficPolicy",
             cel="!has(self.externalTrafficPolicy) || self.type != 'ClusterIP'",
-            message="belongs to the types NodePort and LoadBalancer only: remove it, or choose one "
-            "of these types",
+            message="requires type NodePort or LoadBalancer: remove it, or choose one of these "
+            "types",
             holds=lambda service: (
                 service.external_traffic_policy is None or service.type != "ClusterIP"
             ),
@@ -61,7 +62,7 @@ class ServiceObject(Fields):
             "loadBalancerSourceRanges",
             cel="!has(self.loadBalancerSourceRanges) || size(self.loadBalancerSourceRanges) == 0 "
             "|| self.type == 'LoadBalancer'",
-            message="belongs to the type LoadBalancer only: remove it, or choose this type",
+            message="requires type LoadBalancer: remove it, or choose that type",
             holds=lambda service: (
                 not service.load_balancer_source_ranges or service.type == "LoadBalancer"
             ),
@@ -71,6 +72,7 @@ class ServiceObject(Fields):
 
 class Auth(Fields):
     api_keys_secret_ref: ApiKeysSecret
-    """The Secret with the API keys, one of which every request must bring as `Authorization: Bearer
-    KEY`. It is mounted and read again when it changes: to rotate, add a key, move the clients, and
-    remove the old one; no pod restarts. Without the Secret no pod becomes ready."""
+    """Secret with the API keys. Every request must carry one of them as `Authorization: Bearer
+    KEY`. The replicas read the Secret again when it changes. To rotate a key, add a new one, move
+    the clients and remove the old one; no pod restarts. If the Secret is missing, no pod becomes
+    ready."""

@@ -1,4 +1,6 @@
-"""spec.autoscaling and spec.slo: how many replicas there are, and what they are to achieve."""
+"""spec.autoscaling and spec.slo: the bounds and the target of scaling, and the latency
+objectives.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ MAX_REPLICAS: Final = 1000
 
 DEFAULT_TTFT_MILLISECONDS: Final = 500
 DEFAULT_ITL_MILLISECONDS: Final = 50
-"""Quick enough for a person who reads along."""
+"""Fast enough for a person who reads the answer as it arrives."""
 
 
 class ScalingMetric(StrEnum):
@@ -64,26 +66,30 @@ class ScalingProvider(StrEnum):
 
 class Autoscaling(Fields):
     min_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)] = 1
-    """Replicas that are always there, however small the load."""
+    """Minimum number of replicas."""
     max_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
-    """Replicas that there are at most, however great the load."""
+    """Maximum number of replicas."""
     target_gpu_utilization: Annotated[int, Field(alias="targetGPUUtilization", ge=10, le=100)] = 85
-    """Percent of what a replica can sustain that it is to be loaded with; the rest is headroom for
-    bursts. For the metrics GPUDutyCycle and KVCacheUsage, percent of those."""
+    """Target load of each replica, in percent of the load that it can sustain; the rest is headroom
+    for bursts. For the metrics GPUDutyCycle and KVCacheUsage, the target value of that metric in
+    percent."""
     target_requests_waiting: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Requests that may wait in each replica; for the metric RequestsWaiting only. Default: 5."""
+    """Target number of waiting requests per replica, for the metric RequestsWaiting only. Default:
+    5."""
     metric: ScalingMetric = ScalingMetric.EFFECTIVE_GPU_UTILIZATION
-    """What the load is measured by. EffectiveGPUUtilization is linear in the load and 100 where the
-    SLO breaks; the others are for comparison: GPUDutyCycle is near 100 under any load,
-    KVCacheUsage says nothing about long prompts, RequestsWaiting is 0 until it is too late."""
+    """Metric of the load. EffectiveGPUUtilization grows linearly with the load and is 100 where the
+    SLO breaks. The others are for comparison: GPUDutyCycle is near 100 under any load, KVCacheUsage
+    ignores the work of long prompts, and RequestsWaiting stays 0 until the service is
+    overloaded."""
     mode: ScalingMode = ScalingMode.ACTIVE
-    """Active: the replicas follow the load. Recommend: they stay as they are, and status says what
-    would have been done. Paused: they stay as they are."""
+    """Effect of autoscaling. Active: the number of replicas follows the load. Recommend: the number
+    does not change, and the status reports the number that Active would set. Paused: the number
+    does not change."""
     provider: ScalingProvider = ScalingProvider.AUTO
-    """Who changes the replicas. External: a HorizontalPodAutoscaler that reads the metrics server
-    through external.metrics.k8s.io. KEDA: a ScaledObject that reads its address. Direct: the
-    operator itself. Auto: External; where that API belongs to somebody else KEDA if it is
-    installed, else Direct."""
+    """Component that changes the number of replicas. External: a HorizontalPodAutoscaler that reads
+    the metrics server through external.metrics.k8s.io. KEDA: a ScaledObject that reads the metrics
+    server directly. Direct: the operator. Auto: External; if another component owns
+    external.metrics.k8s.io, KEDA where it is installed and Direct elsewhere."""
 
     rules: ClassVar = (
         Rule(
@@ -95,7 +101,7 @@ class Autoscaling(Fields):
         Rule(
             "targetRequestsWaiting",
             cel="!has(self.targetRequestsWaiting) || self.metric == 'RequestsWaiting'",
-            message="belongs to the metric RequestsWaiting only: remove it or choose that metric",
+            message="requires the metric RequestsWaiting: remove it, or choose that metric",
             holds=lambda self: (
                 self.target_requests_waiting is None
                 or self.metric is ScalingMetric.REQUESTS_WAITING
@@ -105,7 +111,7 @@ class Autoscaling(Fields):
 
     @property
     def target(self) -> int:
-        """What each replica's share of the metric is to be, in the metric's own unit."""
+        """Target value of the metric per replica, in the metric's own unit."""
         if self.metric is ScalingMetric.REQUESTS_WAITING:
             return self.target_requests_waiting or 5
         return self.target_gpu_utilization
@@ -115,14 +121,14 @@ class Autoscaling(Fields):
 
 
 class Slo(Fields):
-    """Without either limit no request is judged."""
+    """Latency limits of a request. Without a limit, no attainment is measured."""
 
     ttft_milliseconds: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
-    """Longest time from a request's arrival to its first token."""
+    """Maximum time from the arrival of a request to its first token, in milliseconds."""
     itl_milliseconds: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
-    """Longest mean time between the tokens of an answer."""
+    """Maximum mean time between the tokens of an answer, in milliseconds."""
     objective_percent: Annotated[int, Field(ge=50, le=99)] = 95
-    """Percent of the requests that are to keep both limits."""
+    """Target percentage of requests within both limits."""
 
     @property
     def is_limited(self) -> bool:

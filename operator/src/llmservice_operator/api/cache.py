@@ -1,4 +1,4 @@
-"""spec.model.cache: where downloaded weights and compiled kernels are kept."""
+"""spec.model.cache: storage for downloaded weights and compiled kernels."""
 
 from __future__ import annotations
 
@@ -21,44 +21,45 @@ _GIBIBYTE: Final = 1024**3
 
 class Cache(Fields):
     type: Literal["Ephemeral", "PersistentVolumeClaim"]
-    """Ephemeral: every replica downloads into its own node's disk, and again when it is replaced.
-    PersistentVolumeClaim: the replicas share a claim, which the first of them fills while the
-    others wait."""
+    """Storage of the cache. Ephemeral: the node's disk; every replica downloads the model, and a
+    replacement downloads it again. PersistentVolumeClaim: a claim that the replicas share; the
+    first one downloads the model while the others wait."""
     claim_name: ObjectName | None = None
-    """A claim of this namespace that exists; several LLMServices may share one. The replicas must
-    be able to write to it. Instead of size."""
+    """Existing claim in this namespace, instead of size. The replicas need write access to it.
+    Several LLMServices may share one."""
     size: (
         Annotated[
             Quantity,
             ValueRule(
                 cel="!isQuantity(string(self)) || "
                 "quantity(string(self)).compareTo(quantity('1Gi')) >= 0",
-                message="must be at least 1Gi: less holds no model",
+                message="must be at least 1Gi: no model fits into less",
                 holds=lambda text: quantity_value(text) >= _GIBIBYTE,
             ),
         ]
         | None
     ) = None
-    """Size of the cache, such as 200Gi. PersistentVolumeClaim: of a claim that the operator makes,
-    NAME-cache, instead of claimName; it can grow where the storage class can, and never shrinks.
-    Ephemeral: disk that a node must have free for each replica, unless resources say how much
-    ephemeral-storage, and the most that its cache may take. Default of the latter: whatever the
-    node has, up to 1Ti."""
+    """Size of the cache, such as 200Gi. With PersistentVolumeClaim, the operator creates a claim
+    NAME-cache of this size. The claim can grow if its storage class allows it, and never shrinks.
+    With Ephemeral, this is the limit of the cache and the default request for ephemeral-storage;
+    the default limit is 1Ti."""
     storage_class_name: ObjectName | None = None
-    """Storage class of that claim. Default: the cluster's."""
+    """Storage class of the claim that the operator creates. Default: the cluster's default
+    class."""
     access_modes: Annotated[
         tuple[Literal["ReadWriteOnce", "ReadWriteMany"], ...],
         Field(max_length=2, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """How that claim can be mounted: ReadWriteMany by pods on all nodes; ReadWriteOnce by those on
-    one node only, where then every replica must run. Default: ReadWriteMany."""
+    """Access modes of the claim that the operator creates. ReadWriteMany: pods on all nodes can
+    mount it. ReadWriteOnce: pods on a single node can mount it, so all replicas must run there.
+    Default: ReadWriteMany."""
     retention_policy: Literal["Retain", "Delete"] | None = None
-    """What becomes of that claim when the LLMService is deleted: Retain leaves it, for the next one
-    of this name, Delete deletes it with the service. Default: Retain."""
+    """Fate of the claim that the operator creates when the LLMService is deleted. Retain keeps it
+    for a later LLMService of the same name. Delete deletes it. Default: Retain."""
     compile_cache: bool | None = None
-    """Whether compiled kernels are kept on the claim too, so that a new pod need not compile. They
-    are code: share a claim only between services that trust each other. Default: true on a claim
-    that the operator makes, false on one of claimName."""
+    """Whether the claim also holds compiled kernels, so that a new pod starts without compiling.
+    Kernels are code: share a claim only between services that trust each other. Default: true on a
+    claim that the operator creates, false on an existing one."""
 
     rules: ClassVar = (
         Rule(
@@ -66,14 +67,14 @@ class Cache(Fields):
             cel=f"self.type == '{_ON_A_CLAIM}' || !(has(self.claimName) || "
             "has(self.storageClassName) || (has(self.accessModes) && size(self.accessModes) > 0) "
             "|| has(self.retentionPolicy) || has(self.compileCache))",
-            message=f"must be {_ON_A_CLAIM} for the fields beside size to mean something: write "
-            "that or remove them",
+            message=f"must be {_ON_A_CLAIM} when a field other than size is set: set that type, or "
+            "remove the other fields",
             holds=lambda self: self.is_on_a_claim or not self.claim_fields - {"size"},
         ),
         Rule(
             "size",
             cel=f"self.type != '{_ON_A_CLAIM}' || has(self.size) != has(self.claimName)",
-            message="must be set, or claimName instead: keep one of the two",
+            message="must be set unless claimName is: keep one of the two",
             holds=lambda self: (
                 not self.is_on_a_claim or (self.size is None) != (self.claim_name is None)
             ),
@@ -82,8 +83,8 @@ class Cache(Fields):
             "claimName",
             cel="!has(self.claimName) || !(has(self.storageClassName) || "
             "(has(self.accessModes) && size(self.accessModes) > 0) || has(self.retentionPolicy))",
-            message="names a claim that exists: remove storageClassName, accessModes and "
-            "retentionPolicy, or set size instead to have one made",
+            message="names an existing claim: remove storageClassName, accessModes and "
+            "retentionPolicy, or set size instead to have a claim created",
             holds=lambda self: (
                 self.claim_name is None
                 or not self.claim_fields - {"claim_name", "size", "compile_cache"}
@@ -97,23 +98,23 @@ class Cache(Fields):
 
     @property
     def claim_size(self) -> str | None:
-        """Size of the claim that the operator is to make, if it is."""
+        """Size of the claim that the operator creates; None when it creates none."""
         return self.size if self.is_on_a_claim else None
 
     @property
     def node_size(self) -> str | None:
-        """What the cache may take of a node's disk, if the spec says it."""
+        """Limit of the cache on a node's disk; None when the spec sets none."""
         return None if self.is_on_a_claim else self.size
 
     @property
     def claim_fields(self) -> set[str]:
-        """Names of the fields that are set and say something of a claim."""
+        """Names of the set fields that describe a claim."""
         fields = self.model_dump(exclude={"type"}, exclude_none=True)
         return {name for name, value in fields.items() if value != ()}
 
     @property
     def keeps_kernels(self) -> bool:
-        """Whether compiled kernels are kept on the claim."""
+        """Whether the claim also holds compiled kernels."""
         if self.compile_cache is not None:
             return self.compile_cache
         return self.claim_size is not None

@@ -1,4 +1,4 @@
-"""How the model server reads chats and answers: template, tool calls and reasoning."""
+"""Chat template, tool calls and reasoning of the model server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmservice_operator.api.references import ConfigMapKey
 ParserName = Annotated[
     str,
     Field(min_length=1, max_length=64),
-    matches("[a-z0-9][a-z0-9_-]*", "must be a parser that the engine knows, such as hermes"),
+    matches("[a-z0-9][a-z0-9_-]*", "must be a parser of the engine, such as hermes"),
 ]
 
 
@@ -24,23 +24,23 @@ class ChatTemplate(Fields):
             Field(min_length=1, max_length=65_536),
             ValueRule(
                 cel="self.contains('{')",
-                message="must be a Jinja template, with {{ }} or {% %} in it: to name a file, put "
+                message="must be a Jinja template with {{ }} or {% %} in it: to use a file, put "
                 "it into a ConfigMap and set configMapKeyRef",
                 holds=lambda text: "{" in text,
             ),
         ]
         | None
     ) = None
-    """The Jinja template itself. A change of it replaces the pods."""
+    """Jinja template. A change replaces the pods."""
     config_map_key_ref: ConfigMapKey | None = None
-    """A key of a ConfigMap that holds the template. It is read when a pod starts: to replace the
-    pods with a change, give it another key or ConfigMap."""
+    """Key of a ConfigMap that holds the template. A pod reads it when it starts. To roll out a new
+    template, refer to another key or ConfigMap."""
 
     rules: ClassVar = (
         Rule(
             "inline",
             cel="has(self.inline) != has(self.configMapKeyRef)",
-            message="must be set, or configMapKeyRef instead: keep one of the two",
+            message="must be set unless configMapKeyRef is: keep one of the two",
             holds=lambda self: (self.inline is None) != (self.config_map_key_ref is None),
         ),
     )
@@ -48,5 +48,5 @@ class ChatTemplate(Fields):
 
 class ToolCalling(Fields):
     parser: Annotated[ParserName, EngineFlag("--tool-call-parser")]
-    """How the model writes the calls of tools, by the engine's own name, such as hermes,
+    """Parser of the tool calls that the model writes, by the engine's name for it, such as hermes,
     llama3_json or mistral."""

@@ -1,7 +1,7 @@
-"""The CustomResourceDefinition, made from the Pydantic models.
+"""The CustomResourceDefinition, generated from the Pydantic models.
 
-Pydantic writes JSON Schema 2020-12; Kubernetes takes only its "structural" subset of an older
-draft. What has no counterpart there is an error here, so that nothing is lost in silence.
+Pydantic writes JSON Schema 2020-12, while Kubernetes accepts only a "structural" subset of an older
+draft. A keyword without a structural form is an error, so nothing is lost silently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.api.status import LLMServiceStatus
 
 _DROPPED: Final = {"title", "propertyNames", "$defs"}
-"""Keywords that say nothing Kubernetes could check."""
+"""Keywords without meaning for Kubernetes."""
 
 _KEPT: Final = {
     "default",
@@ -122,7 +122,7 @@ def _root_schema() -> dict[str, Any]:
 
 
 def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the model's schema as Kubernetes takes it.
+    """Return the model's schema in structural form.
 
     Raises ValueError for a type that has no structural form, such as a union.
     """
@@ -161,7 +161,7 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> di
 
 
 def _reading_order(entry: tuple[str, Any]) -> tuple[int, str]:
-    """Put what a reader looks for first at the top and the long parts at the end."""
+    """Sort key that puts the description and the type first and long parts last."""
     keyword, _ = entry
     first, last = ("description", "type", "default"), (VALIDATIONS, "properties")
     if keyword in first:
@@ -170,7 +170,7 @@ def _reading_order(entry: tuple[str, Any]) -> tuple[int, str]:
 
 
 def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the one alternative of `X | None`: absent is how a field is unset."""
+    """Return X for `X | None`; an absent field stands for None."""
     alternatives = [each for each in schema["anyOf"] if each != {"type": "null"}]
     if len(alternatives) != 1:
         raise ValueError(f"a union has no structural form: {schema}")
@@ -179,7 +179,7 @@ def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_unset(value: Any) -> Any:
-    """Return a default without the fields that would say nothing, at every depth."""
+    """Return a default without its empty fields, at every depth."""
     if not isinstance(value, Mapping):
         return value
     kept = {key: _without_unset(each) for key, each in value.items()}

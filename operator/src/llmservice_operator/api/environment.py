@@ -1,4 +1,4 @@
-"""spec.engine.env: variables of the model server's container, and the names refused there."""
+"""spec.engine.env: variables of the model server's container, and the names that are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VARIABLES_WITH_A_FIELD: Final[Mapping[str, str]] = {
     "HUGGINGFACE_HUB_CACHE": "model.cache",
     "TRANSFORMERS_CACHE": "model.cache",
 }
-"""Variables that the operator writes from a field of the spec."""
+"""Variables that the operator sets from a field of the spec."""
 
 _REFUSED: Final = (
     # Set by the operator or by our server: paths, users, ports, who is asked for what.
@@ -50,11 +50,10 @@ _REFUSED_FORM: Final = re.compile(_NAMES)
 
 
 def is_refused_variable(name: str) -> bool:
-    """Return whether the variable could run foreign code, reach other GPUs, or work against what
-    the operator does.
+    """Return whether the variable could run foreign code, reach other GPUs, or conflict with the
+    operator.
 
-    Told by the form of the name, so that one of a coming version is refused before anybody knows
-    it.
+    The form of the name decides, so a variable of a future version is refused too.
     """
     return _REFUSED_FORM.fullmatch(name) is not None
 
@@ -76,15 +75,15 @@ def _by_field() -> Mapping[str, list[str]]:
 
 class EnvironmentSource(Fields):
     secret_key_ref: SecretKey | None = None
-    """A key of a Secret."""
+    """Key of a Secret."""
     config_map_key_ref: ConfigMapKey | None = None
-    """A key of a ConfigMap; a change of it reaches new pods only."""
+    """Key of a ConfigMap; a change affects new pods only."""
 
     rules: ClassVar = (
         Rule(
             "secretKeyRef",
             cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
-            message="must be set, or configMapKeyRef instead: keep one of the two",
+            message="must be set unless configMapKeyRef is: keep one of the two",
             holds=lambda self: (self.secret_key_ref is None) != (self.config_map_key_ref is None),
         ),
     )
@@ -96,7 +95,7 @@ class EnvironmentVariable(Fields):
         Field(min_length=1, max_length=128),
         matches(
             "[A-Za-z_][A-Za-z0-9_]*",
-            "must be the name of a variable, letters, digits and _, such as NCCL_DEBUG",
+            "must be a variable name of letters, digits and _, such as NCCL_DEBUG",
         ),
         *(_has_field(variables, field) for field, variables in _by_field().items()),
         ValueRule(
@@ -105,19 +104,19 @@ class EnvironmentVariable(Fields):
             holds=lambda name: not is_refused_variable(name),
         ),
     ]
-    """Name of the variable. Those that the operator sets, and those that would load code or reach
-    other GPUs, are refused."""
+    """Name of the variable. Variables that the operator sets, load code or reach other GPUs are
+    refused."""
     value: Annotated[str, Field(max_length=4096)] | None = None
-    """Its value, for everybody to read who may read the LLMService: a secret belongs into
-    valueFrom. $(NAME) stands for the variable NAME, as in every pod."""
+    """Value of the variable, visible to everyone with read access to the LLMService. Keep secrets
+    in valueFrom. $(NAME) expands to the variable NAME, as in every pod."""
     value_from: EnvironmentSource | None = None
-    """Where the value comes from, instead of value."""
+    """Source of the value, instead of value."""
 
     rules: ClassVar = (
         Rule(
             "value",
             cel="has(self.value) != has(self.valueFrom)",
-            message="must be set, or valueFrom instead: keep one of the two",
+            message="must be set unless valueFrom is: keep one of the two",
             holds=lambda self: (self.value is None) != (self.value_from is None),
         ),
     )

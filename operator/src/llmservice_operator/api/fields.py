@@ -1,7 +1,7 @@
-"""What every part of the resource is made of: the model base class, its rules and quantities.
+"""Building blocks of the resource: the model base class, its rules and quantities.
 
-A rule is written once, in CEL for the API server and in Python for the operator and `render`, with
-one message; a test holds the two forms against each other.
+Each rule has two forms with one message: CEL for the API server, Python for the operator and
+`render`. A test compares the two forms.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, core_schema
 
 VALIDATIONS = "x-kubernetes-validations"
-"""Where a schema carries its CEL rules."""
+"""Key of the CEL rules in a schema."""
 
 
 @dataclass(frozen=True)
 class ValueRule:
-    """Something that must hold for one value; written as `Annotated[str, ValueRule(...)]`."""
+    """Rule for a single value, written as `Annotated[str, ValueRule(...)]`."""
 
     cel: str
     """The rule for the API server; `self` is the value."""
     message: str
-    """What to write instead; starts in lower case because the field's path stands before it."""
+    """What is wrong and what to write instead. Starts in lower case, because the path of the field
+    precedes it."""
     holds: Callable[[Any], bool]
     """The same rule for Python; takes the value."""
 
@@ -82,13 +83,14 @@ class Rule:
     cel: str
     """The rule for the API server; `self` is the object."""
     message: str
-    """What to write instead; starts in lower case because the field's path stands before it."""
+    """What is wrong and what to write instead. Starts in lower case, because the path of the field
+    precedes it."""
     holds: Callable[[Any], bool]
     """The same rule for Python; takes the parsed object."""
 
 
 def published_rules(model: type[Fields]) -> list[dict[str, str]]:
-    """Return the rules of the model as its schema carries them."""
+    """Return the rules of the model in the form that its schema has."""
     return [
         {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
         for rule in model.rules
@@ -101,10 +103,10 @@ def _publish_rules(schema: dict[str, Any], model: type[Fields]) -> None:
 
 
 class Fields(BaseModel):
-    """Base of every object in the resource: frozen, camelCase outside, snake_case inside.
+    """Base class of every object in the resource: frozen, camelCase in YAML, snake_case in Python.
 
-    Unknown fields are ignored, because the API server already refused them and a newer CRD may
-    have fields that this operator does not know.
+    Unknown fields are ignored: the API server has already refused unknown fields, and a newer CRD
+    may have fields that this operator does not know.
     """
 
     model_config = ConfigDict(
@@ -128,17 +130,18 @@ class Fields(BaseModel):
 
 
 _PLAIN_QUANTITY = "([0-9]{1,15}([.][0-9]{1,3})?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?|[0-9]{1,15}m)"
-"""What Kubernetes keeps as it is: amounts finer than a thousandth it rounds, and the object it
-stores would then never be the one that was sent."""
+"""Form that Kubernetes stores unchanged. It rounds amounts finer than a thousandth, and the stored
+object would then differ from the applied one for ever."""
 _LARGEST_QUANTITY = "1Pi"
 _QUANTITY = re.compile("([0-9]+(?:[.][0-9]+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 _POWERS = {suffix: power for power, suffix in enumerate("kMGTPE", start=1)}
 
 
 def quantity_value(text: str | int) -> Decimal | None:
-    """Return the amount that a Kubernetes quantity such as 500m or 2Gi stands for.
+    """Return the amount of a Kubernetes quantity such as 500m or 2Gi.
 
-    None when it is no quantity, or one in exponent notation, which this API does not take.
+    None for a text that is not a quantity, and for exponent notation, which this API does not
+    accept.
     """
     match = _QUANTITY.fullmatch(str(text))
     if match is None:
@@ -159,11 +162,13 @@ def _is_at_most(text: str, largest: str) -> bool:
 def _quantity_text(value: JsonValue) -> JsonValue:
     """Return a whole number as text.
 
-    A number with a fraction is refused, as the API server does: a structural schema can allow
-    whole numbers and texts in one field, and no other numbers.
+    A number with a fraction is refused, as by the API server: a structural schema can allow
+    integers and strings in one field, but no other numbers.
     """
     if isinstance(value, float) and not value.is_integer():
-        message = f'must be text when it has a fraction: write "{value}" in quotes, or 500m for 0.5'
+        message = (
+            f'must be a string when it has a fraction: write "{value}" in quotes, or 500m for 0.5'
+        )
         raise PydanticCustomError("rule", "{message}", {"message": message})
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(int(value))
@@ -171,7 +176,7 @@ def _quantity_text(value: JsonValue) -> JsonValue:
 
 
 def _int_or_string(max_length: int) -> WithJsonSchema:
-    """Return the schema of a text that may also be written as a whole number."""
+    """Return the schema of a string that may also be written as an integer."""
     return WithJsonSchema(
         {
             "x-kubernetes-int-or-string": True,
@@ -187,7 +192,7 @@ Quantity = Annotated[
     _int_or_string(max_length=32),
     ValueRule(
         cel=f"string(self).matches('^{_PLAIN_QUANTITY}$')",
-        message="must be a quantity such as 4, 500m or 32Gi, with three decimals at most",
+        message="must be a quantity such as 4, 500m or 32Gi, with at most three decimals",
         holds=lambda text: re.fullmatch(_PLAIN_QUANTITY, text) is not None,
     ),
     ValueRule(
@@ -219,5 +224,5 @@ def timestamp(moment: datetime) -> str:
 
 
 def as_int_or_string(portion: str) -> int | str:
-    """Return a Portion as the API server takes it."""
+    """Return a Portion in the form that the API server accepts."""
     return portion if portion.endswith("%") else int(portion)

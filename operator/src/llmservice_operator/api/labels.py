@@ -1,7 +1,7 @@
-"""Labels and annotations: their form, how they are selected by, and those that are the operator's.
+"""Labels and annotations: their form, their selectors, and the keys that the operator reserves.
 
-The form is the one of Kubernetes, so that what the API server took for an LLMService it takes for
-the pods too.
+The form is the one of Kubernetes, so labels that the API server accepts on an LLMService are valid
+on its pods too.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ KEY_LENGTH: Final = 317
 LabelKey = Annotated[
     str,
     Field(min_length=1, max_length=KEY_LENGTH),
-    matches(KEY_PATTERN, f"must be the key of a label, {_KEY_MESSAGE}"),
+    matches(KEY_PATTERN, f"must be a label key, {_KEY_MESSAGE}"),
 ]
 LabelValue = Annotated[
     str,
     Field(max_length=63),
     matches(
         f"({_NAME_PATTERN})?",
-        "must be the value of a label: at most 63 letters, digits and . _ -, first and last a "
-        "letter or digit",
+        "must be a label value: at most 63 letters, digits and . _ -, starting and ending with "
+        "a letter or digit",
     ),
 ]
 
 KEYS_ARE_VALID = ValueRule(
     cel=f"self.all(key, size(key) <= {KEY_LENGTH} && key.matches('^{KEY_PATTERN}$'))",
-    message=f"has a key that is none: write one {_KEY_MESSAGE}",
+    message=f"has an invalid key: write one {_KEY_MESSAGE}",
     holds=lambda keys: all(len(key) <= KEY_LENGTH and KEY_FORM.fullmatch(key) for key in keys),
 )
 
@@ -53,7 +53,7 @@ _SECURITY_PREFIXES: Final = (
     "seccomp.security.alpha.kubernetes.io/",
     "container.seccomp.security.alpha.kubernetes.io/",
 )
-"""Annotations that once weakened the profile of a container."""
+"""Former annotations that weaken the security profile of a container."""
 
 
 def _none_starts_with(prefixes: tuple[str, ...], message: str) -> ValueRule:
@@ -95,18 +95,18 @@ class LabelRequirement(Fields):
     key: LabelKey
     """Key of the label."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    """How the label's value is compared with values."""
+    """Comparison of the label's value with values."""
     values: Annotated[
         tuple[LabelValue, ...],
         Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """What In and NotIn compare with; none for the others."""
+    """Values for In and NotIn; must be empty for the other operators."""
 
     rules: ClassVar = (
         Rule(
             "values",
             cel="(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
-            message="belongs to the operators In and NotIn, and each of these needs it",
+            message="is required by the operators In and NotIn and refused by the others",
             holds=lambda self: (self.operator in ("In", "NotIn")) == bool(self.values),
         ),
     )
@@ -116,16 +116,16 @@ class LabelSelector(Fields):
     match_labels: Annotated[Mapping[_Key, LabelValue], Field(max_length=16), KEYS_ARE_VALID] = (
         Field(default_factory=dict)
     )
-    """Labels that it must have."""
+    """Labels that must all be present."""
     match_expressions: Annotated[
         tuple[LabelRequirement, ...],
         Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Further requirements on its labels; all must be met."""
+    """Further label requirements, which must all be met."""
 
     @property
     def keys(self) -> set[str]:
-        """Keys of the labels that are looked at."""
+        """Keys of the labels that the selector reads."""
         return {*self.match_labels, *(each.key for each in self.match_expressions)}
 
 

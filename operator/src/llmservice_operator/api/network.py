@@ -1,4 +1,4 @@
-"""spec.networkPolicy: who may reach the API, and whom the model servers may reach."""
+"""spec.networkPolicy: the clients of the API, and the destinations of the model servers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from llmservice_operator.api.labels import LabelSelector
 
 METADATA_V4: Final = ("169.254.169.254/32", "100.100.100.200/32")
 METADATA_V6: Final = ("fd00:ec2::254/128", "fd20:ce::254/128")
-"""Where clouds hand out a node's credentials: most of them; Alibaba; AWS and Google over IPv6."""
+"""Addresses where clouds serve a node's credentials: most clouds; Alibaba; AWS and Google over
+IPv6."""
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """Return the addresses that a text such as 10.0.0.0/8 stands for, None for other texts.
+    """Return the network of a text such as 10.0.0.0/8, None for any other text.
 
-    As Kubernetes reads them: a length without zeros before it, and no IPv4 address inside IPv6.
+    The rules are those of Kubernetes: no leading zeros in the prefix length, and no IPv4 address
+    inside IPv6.
     """
     if re.fullmatch("[0-9A-Fa-f:.]+/(0|[1-9][0-9]*)", text) is None:
         return None
@@ -37,14 +39,14 @@ Cidr = Annotated[
     Field(min_length=1, max_length=43),
     ValueRule(
         cel="isCIDR(self)",
-        message="must be a range of addresses such as 10.0.0.0/8",
+        message="must be a CIDR range such as 10.0.0.0/8",
         holds=lambda text: _network(text) is not None,
     ),
 ]
 
 
 def is_within(cidr: str, whole: str) -> bool:
-    """Return whether the whole range holds all addresses of the other one."""
+    """Return whether `whole` contains every address of `cidr`."""
     inner, outer = _network(cidr), _network(whole)
     return (
         inner is not None
@@ -55,14 +57,15 @@ def is_within(cidr: str, whole: str) -> bool:
 
 
 def is_part(cidr: str, whole: str) -> bool:
-    """Return whether the whole range holds it and more: only then it can be an exception."""
+    """Return whether `whole` contains `cidr` and more; only then can it be an exception."""
     return is_within(cidr, whole) and not is_within(whole, cidr)
 
 
 class IPBlock(Fields):
     cidr: Cidr
-    """Addresses that may reach the API, such as 10.0.0.0/8. Those of clients outside the cluster
-    are seen with service.externalTrafficPolicy Local alone; else a node's stands in their place."""
+    """Client addresses that may reach the API, such as 10.0.0.0/8. For clients outside the cluster,
+    set service.externalTrafficPolicy: Local; otherwise the policy sees a node's address instead of
+    theirs."""
     except_: Annotated[
         tuple[Cidr, ...],
         Field(
@@ -71,7 +74,7 @@ class IPBlock(Fields):
             json_schema_extra={"x-kubernetes-list-type": "atomic"},
         ),
     ] = ()
-    """Parts of it that may not."""
+    """Parts of cidr to exclude."""
 
     rules: ClassVar = (
         Rule(
@@ -87,18 +90,20 @@ class IPBlock(Fields):
 
 class NetworkPolicyPeer(Fields):
     pod_selector: LabelSelector | None = None
-    """Pods by their labels; {} means all. Without namespaceSelector, those of the own namespace."""
+    """Pods with these labels; {} selects all pods. Without namespaceSelector, pods in the
+    LLMService's namespace."""
     namespace_selector: LabelSelector | None = None
-    """Namespaces by their labels; {} means all. Without podSelector, all pods in them."""
+    """Namespaces with these labels; {} selects all namespaces. Without podSelector, all pods in
+    them."""
     ip_block: IPBlock | None = None
-    """Addresses, for clients outside the cluster."""
+    """Range of addresses, for clients outside the cluster."""
 
     rules: ClassVar = (
         Rule(
             "ipBlock",
             cel="has(self.ipBlock) != (has(self.podSelector) || has(self.namespaceSelector))",
-            message="stands alone: a peer is an ipBlock, or pods chosen with podSelector, "
-            "namespaceSelector or both",
+            message="must be set alone: a peer is either an ipBlock, or pods selected by "
+            "podSelector, namespaceSelector or both",
             holds=lambda peer: (
                 (peer.ip_block is not None)
                 != (peer.pod_selector is not None or peer.namespace_selector is not None)
@@ -112,7 +117,7 @@ _MetadataFreeCidr = Annotated[
     ValueRule(
         cel=f"!isCIDR(self) || !{[*METADATA_V4, *METADATA_V6]}"
         ".exists(service, cidr(service).containsCIDR(self))",
-        message="is the metadata service of a cloud, which hands out the node's credentials: "
+        message="is the metadata service of a cloud, which serves the node's credentials: "
         "remove it",
         holds=lambda text: not any(is_within(text, each) for each in (*METADATA_V4, *METADATA_V6)),
     ),
@@ -122,54 +127,55 @@ _MetadataFreeCidr = Annotated[
 class DestinationBlock(IPBlock):
     cidr: _MetadataFreeCidr
     """Addresses that the replicas may reach, such as 10.0.0.0/8. The metadata services of clouds
-    are never among them, even if the range holds them, nor are link-local addresses in a range
-    that is wider than theirs."""
+    are always excluded, and so are link-local addresses unless the range lies within the link-local
+    range."""
 
 
 class DestinationPort(Fields):
     port: Annotated[int, Field(ge=1, le=65535)]
-    """Number of the port."""
+    """Port number."""
     protocol: Literal["TCP", "UDP"] = "TCP"
-    """What is spoken over it."""
+    """Transport protocol."""
 
 
 class NetworkPolicyDestination(NetworkPolicyPeer):
     ip_block: DestinationBlock | None = None
-    """Addresses, for what is outside the cluster."""
+    """Range of addresses, for destinations outside the cluster."""
     ports: Annotated[
         tuple[DestinationPort, ...],
         Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Ports there: those of the pods, which may differ from that of a Service before them.
-    Default: every port."""
+    """Destination ports. For pods, the port of the container, which can differ from the port of a
+    Service object in front of it. Default: all ports."""
 
 
 def _without_effect(field: str, peers: Callable[[NetworkPolicy], tuple[Fields, ...]]) -> Rule:
     return Rule(
         field,
         cel=f"self.enabled || !has(self.{field}) || size(self.{field}) == 0",
-        message="has no effect without the NetworkPolicy: remove it, or enabled: false",
+        message="has no effect without the NetworkPolicy: remove it, or remove enabled: false",
         holds=lambda policy: policy.enabled or not peers(policy),
     )
 
 
 class NetworkPolicy(Fields):
     enabled: bool = True
-    """False makes no NetworkPolicy: whoever the network lets through reaches both ports, and the
-    replicas reach whom they like, the cloud's metadata service too."""
+    """Whether the operator creates a NetworkPolicy. Without it, both ports are open to the network,
+    and the replicas can reach any address, including the cloud's metadata service."""
     from_: Annotated[
         tuple[NetworkPolicyPeer, ...],
         Field(alias="from", max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Who may reach the API beside the pods of the LLMService's own namespace, such as a gateway in
-    another one. A load balancer or node port needs the addresses of its clients here, as an
-    ipBlock, and service.externalTrafficPolicy Local so that the policy sees them."""
+    """Clients of the API in addition to the pods of the LLMService's namespace, such as a gateway
+    in another namespace. For a load balancer or node port, add the addresses of its clients as an
+    ipBlock and set service.externalTrafficPolicy: Local, so that the policy sees these
+    addresses."""
     to: Annotated[
         tuple[NetworkPolicyDestination, ...],
         Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Whom the replicas may reach besides DNS and the model's source, such as the proxy of an
-    HTTPS_PROXY, an object store or a collector of traces."""
+    """Destinations of the replicas in addition to DNS and the model's source, such as an HTTPS
+    proxy, an object store or a trace collector."""
 
     rules: ClassVar = (
         _without_effect("from", lambda policy: policy.from_),

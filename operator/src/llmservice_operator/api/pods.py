@@ -1,4 +1,4 @@
-"""spec.resources and spec.template: what each replica may use and where it may run."""
+"""spec.resources and spec.template: the resources and the scheduling of each replica."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _RESOURCES = {
 
 
 def _amount(amounts: ResourceAmounts | None, field: str) -> Decimal | None:
-    """Return the amount of one resource; None when it is not set, or is no quantity."""
+    """Return the amount of one resource; None when it is not set or not a quantity."""
     text = getattr(amounts, field.replace("-", "_"), None)
     return None if text is None else quantity_value(text)
 
 
 class ResourceAmounts(Fields):
     cpu: Quantity | None = None
-    """CPU cores, such as 4 or 500m; a number with a fraction in quotes, such as "0.5"."""
+    """CPU cores, such as 4 or 500m. Quote a number with a fraction, such as "0.5"."""
     memory: Quantity | None = None
-    """Memory, such as 32Gi; shared memory between the engine's processes counts towards it."""
+    """Memory, such as 32Gi. Shared memory between the engine's processes counts towards it."""
     ephemeral_storage: Annotated[Quantity | None, Field(alias="ephemeral-storage")] = None
     """Disk space on the node for logs and the downloaded model, such as 200Gi."""
 
@@ -56,61 +56,60 @@ def _request_within_limit(field: str) -> Rule:
         # An amount that is no quantity has its own message; comparing it would fail with another.
         f"!isQuantity(string({request})) || !isQuantity(string({limit})) || "
         f"quantity(string({request})).compareTo(quantity(string({limit}))) <= 0",
-        message=f"asks for more {field} than limits allow: raise limits.{field} or lower "
-        f"requests.{field}",
+        message=f"exceed the limits for {field}: raise limits.{field} or lower requests.{field}",
         holds=holds,
     )
 
 
 class Resources(Fields):
     requests: ResourceAmounts | None = None
-    """What a node must have free for each replica. Default: the limits. What has no limit either:
-    for each GPU 1 core and 4Gi of memory, with engine.kvCache.offload.cpu beside it; on a CPU 500m
-    and 2Gi; ephemeral-storage as model.cache.size says."""
+    """Resources that a node must have free for each replica. Default: the limits. Without a limit:
+    1 core and 4Gi of memory for each GPU, plus engine.kvCache.offload.cpu; on a CPU, 500m and 2Gi;
+    ephemeral-storage from model.cache.size."""
     limits: ResourceAmounts | None = None
-    """What each replica may use at most. The memory limit must hold the whole model on a CPU, and
-    the loading buffers on GPUs."""
+    """Maximum resources of each replica. On a CPU, the memory limit must hold the whole model; on
+    GPUs, the loading buffers."""
 
     rules: ClassVar = tuple(_request_within_limit(field) for field in _RESOURCES)
 
 
 class Toleration(Fields):
     key: LabelKey | None = None
-    """Key of the taint; without one, operator must be Exists and every taint is tolerated."""
+    """Key of the taint. Without a key, operator must be Exists, and every taint is tolerated."""
     operator: Literal["Exists", "Equal"] | None = None
-    """Exists, or Equal to compare the value. Default: Equal."""
+    """Exists tolerates any value, Equal only the given one. Default: Equal."""
     value: LabelValue | None = None
     """Value of the taint."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Effect of the taint; without one, all effects."""
+    """Effect of the taint. Default: all effects."""
     toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
-    """How long a pod stays after a NoExecute taint appeared. Default: for ever."""
+    """Time in seconds that a pod stays after a NoExecute taint appears. Default: for ever."""
 
     rules: ClassVar = (
         Rule(
             "operator",
             cel="(has(self.key) && size(self.key) > 0) || "
             "(has(self.operator) && self.operator == 'Exists')",
-            message="must be Exists when there is no key: write operator: Exists or name the key",
+            message="must be Exists when key is unset: set operator: Exists or key",
             holds=lambda self: bool(self.key) or self.operator == "Exists",
         ),
         Rule(
             "value",
             cel="!has(self.value) || size(self.value) == 0 || !has(self.operator) || "
             "self.operator != 'Exists'",
-            message="is not looked at with operator Exists: remove it or write operator: Equal",
+            message="has no effect with operator Exists: remove it or set operator: Equal",
             holds=lambda self: not self.value or self.operator != "Exists",
         ),
         Rule(
             "tolerationSeconds",
             cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-            message="works with effect NoExecute only: write effect: NoExecute or remove it",
+            message="requires effect NoExecute: set that effect, or remove it",
             holds=lambda self: self.toleration_seconds is None or self.effect == "NoExecute",
         ),
     )
 
     def covers_every_taint_of(self, key: str) -> bool:
-        """Return whether no taint of this key keeps a new pod from a node, whatever its value."""
+        """Return whether every NoSchedule taint of this key is tolerated, whatever its value."""
         return (
             self.operator == "Exists"
             and self.key in (None, key)
@@ -129,11 +128,11 @@ class Template(Fields):
         tuple[Toleration, ...],
         Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Taints that the replicas tolerate. On GPUs they also tolerate the one that their nodes often
-    carry, with the name of the GPUs' resource, such as nvidia.com/gpu, and the effect
+    """Taints that the replicas tolerate. Replicas on GPUs also tolerate the usual taint of GPU
+    nodes: the key is the GPU resource name, such as nvidia.com/gpu, and the effect is
     NoSchedule."""
     affinity: Affinity | None = None
-    """Which nodes, and which pods beside them, the replicas must have or should have."""
+    """Rules for placing the replicas by the labels of nodes and of other pods."""
     topology_spread_constraints: Annotated[
         tuple[TopologySpreadConstraint, ...],
         Field(
@@ -144,19 +143,19 @@ class Template(Fields):
             },
         ),
     ] = ()
-    """How the replicas are spread over nodes, zones or other places."""
+    """Rules for spreading the replicas across nodes, zones or other domains."""
     priority_class_name: ObjectName | None = None
-    """PriorityClass of the pods, which decides who gives way when GPUs are short. Default: the
-    cluster's."""
+    """PriorityClass of the pods. When GPUs are short, pods of a higher class preempt pods of a
+    lower one. Default: the cluster's default class."""
     runtime_class_name: ObjectName | None = None
-    """RuntimeClass of the pods, such as nvidia. Default: the node's own."""
+    """RuntimeClass of the pods, such as nvidia. Default: the node's default runtime."""
     scheduler_name: ObjectName | None = None
-    """Scheduler that places the pods. Default: the cluster's."""
+    """Scheduler that places the pods. Default: the cluster's default scheduler."""
     service_account_name: ObjectName | None = None
-    """ServiceAccount of the pods, for policies and clouds that go by it; its token is not mounted,
-    for the model server never speaks to the API server. Where the chart's admission policy is on,
-    whoever sets it must be allowed to create pods. Default: default."""
+    """ServiceAccount of the pods, for policies and cloud identities. Its token is not mounted,
+    because the model server never calls the API server. If the chart's admission policy is on,
+    setting it requires permission to create pods. Default: default."""
     labels: Labels = Field(default_factory=dict)
-    """Further labels of the pods."""
+    """Additional labels of the pods."""
     annotations: Annotations = Field(default_factory=dict)
-    """Further annotations of the pods."""
+    """Additional annotations of the pods."""

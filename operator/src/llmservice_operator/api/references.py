@@ -1,7 +1,7 @@
-"""References to other objects: by name only, always in the LLMService's own namespace.
+"""References to other objects: by name only, in the LLMService's own namespace.
 
-A reference with a namespace would let whoever may write an LLMService read what only the operator
-may.
+A reference to another namespace would let users read, through the operator, objects that they have
+no access to.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SUBDOMAIN_PATTERN: Final = f"{_LABEL}([.]{_LABEL})*"
 ObjectName = Annotated[
     str,
     Field(min_length=1, max_length=253),
-    matches(SUBDOMAIN_PATTERN, "must be the name of an object, such as gpu-high"),
+    matches(SUBDOMAIN_PATTERN, "must be a valid object name, such as gpu-high"),
 ]
-"""Name of an object of the cluster, or of the LLMService's namespace."""
+"""Name of a cluster-scoped object, or of one in the LLMService's namespace."""
 
 _Key = Annotated[
     str,
     Field(min_length=1, max_length=253),
-    matches("[A-Za-z0-9._-]+", "must be letters, digits and . _ -, such as HF_TOKEN"),
+    matches("[A-Za-z0-9._-]+", "must consist of letters, digits and . _ -, such as HF_TOKEN"),
 ]
 
 _SecretName = Annotated[
@@ -47,8 +47,8 @@ class ApiKeysSecret(Fields):
     name: _SecretName
     """Name of a Secret in the LLMService's namespace."""
     key: _Key | None = None
-    """The one key of that Secret whose value is an API key. Default: the value of every key is
-    one, so that several can be valid at a time."""
+    """Key of that Secret whose value is the API key. Default: every key of the Secret holds a valid
+    API key."""
 
 
 class ConfigMapKey(Fields):
@@ -68,4 +68,4 @@ class ImagePullSecret(Fields):
         Field(min_length=1, max_length=253),
         matches(SUBDOMAIN_PATTERN, "must be the name of a Secret, such as registry-login"),
     ]
-    """Name of a Secret, in the LLMService's namespace, with the login to a registry."""
+    """Name of a Secret in the LLMService's namespace with credentials for an image registry."""

@@ -22,7 +22,7 @@ _MATCH_LABEL_KEYS: Final = (
         "matchLabelKeys",
         cel="!has(self.matchLabelKeys) || size(self.matchLabelKeys) == 0 || "
         "has(self.labelSelector)",
-        message="works with labelSelector only: set it or remove matchLabelKeys",
+        message="requires labelSelector: set it or remove matchLabelKeys",
         holds=lambda self: not self.match_label_keys or self.label_selector is not None,
     ),
     Rule(
@@ -32,7 +32,7 @@ _MATCH_LABEL_KEYS: Final = (
         "(has(self.labelSelector.matchLabels) && key in self.labelSelector.matchLabels) || "
         "(has(self.labelSelector.matchExpressions) && "
         "self.labelSelector.matchExpressions.exists(each, each.key == key)))",
-        message="must not hold a key of labelSelector: remove it from one of the two",
+        message="must not contain a key of labelSelector: remove it from one of the two",
         holds=lambda self: (
             self.label_selector is None
             or self.label_selector.keys.isdisjoint(self.match_label_keys)
@@ -45,26 +45,26 @@ Weight = Annotated[int, Field(ge=1, le=100)]
 
 class NodeRequirement(Fields):
     key: LabelKey
-    """Key of a node's label, such as nvidia.com/gpu.product."""
+    """Key of a node label, such as nvidia.com/gpu.product."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
-    """How the label's value is compared with values."""
+    """Comparison of the label's value with values."""
     values: Annotated[tuple[LabelValue, ...], Field(max_length=32, json_schema_extra=_ATOMIC)] = ()
-    """What In and NotIn compare with, or the one whole number for Gt and Lt; none for the
-    others."""
+    """Values for In and NotIn, or a single whole number for Gt and Lt; must be empty for the other
+    operators."""
 
     rules: ClassVar = (
         Rule(
             "values",
             cel="(self.operator in ['In', 'NotIn', 'Gt', 'Lt']) == "
             "(has(self.values) && size(self.values) > 0)",
-            message="belongs to the operators In, NotIn, Gt and Lt, and each of these needs it",
+            message="is required by the operators In, NotIn, Gt and Lt and refused by the others",
             holds=lambda self: (self.operator in ("In", "NotIn", "Gt", "Lt")) == bool(self.values),
         ),
         Rule(
             "values",
             cel="!(self.operator in ['Gt', 'Lt']) || !has(self.values) || "
             "(size(self.values) == 1 && self.values[0].matches('^[0-9]{1,18}$'))",
-            message="must be one whole number for the operators Gt and Lt",
+            message="must be a single whole number for the operators Gt and Lt",
             holds=lambda self: (
                 self.operator not in ("Gt", "Lt")
                 or not self.values
@@ -79,96 +79,101 @@ class NodeTerm(Fields):
         tuple[NodeRequirement, ...],
         Field(min_length=1, max_length=8, json_schema_extra=_ATOMIC),
     ]
-    """Requirements on the labels of a node, which must meet all of them."""
+    """Requirements on the labels of a node, which must all be met."""
 
 
 class NodeSelector(Fields):
     node_selector_terms: Annotated[
         tuple[NodeTerm, ...], Field(min_length=1, max_length=8, json_schema_extra=_ATOMIC)
     ]
-    """A node must meet one of these."""
+    """Terms of which a node must meet at least one."""
 
 
 class PreferredNodes(Fields):
     weight: Weight
-    """How much a node that meets the preference is preferred."""
+    """Weight of the preference, added to the score of every node that meets it."""
     preference: NodeTerm
-    """What a node should meet."""
+    """Requirements that a node should meet."""
 
 
 class NodeAffinity(Fields):
     required_during_scheduling_ignored_during_execution: NodeSelector | None = None
-    """What a node must meet to take a replica."""
+    """Requirements that a node must meet to run a replica."""
     preferred_during_scheduling_ignored_during_execution: Annotated[
         tuple[PreferredNodes, ...], Field(max_length=8, json_schema_extra=_ATOMIC)
     ] = ()
-    """What a node should meet; the one with the largest sum of weights is chosen."""
+    """Preferences. The scheduler chooses the node with the largest sum of weights."""
 
 
 class PodTerm(Fields):
     label_selector: LabelSelector | None = None
-    """Which pods of this namespace are looked at. Default: none."""
+    """Pods in this namespace that the term refers to. Default: none."""
     topology_key: LabelKey
-    """Label of nodes; nodes of the same value are one place, such as kubernetes.io/hostname."""
+    """Key of a node label, such as kubernetes.io/hostname. Nodes with the same value form one
+    domain."""
     match_label_keys: LabelKeys = ()
-    """Keys of the replica's own labels that the pods must share, such as pod-template-hash."""
+    """Keys of the replica's own labels that the other pods must have with equal values, such as
+    pod-template-hash."""
 
     rules: ClassVar = _MATCH_LABEL_KEYS
 
 
 class PreferredPods(Fields):
     weight: Weight
-    """How much a place that meets the preference is preferred."""
+    """Weight of the preference, added to the score of every domain that meets it."""
     pod_affinity_term: PodTerm
-    """Which pods the place should have, or not have."""
+    """Pods that the domain should have (podAffinity) or should not have (podAntiAffinity)."""
 
 
 class PodAffinity(Fields):
     required_during_scheduling_ignored_during_execution: Annotated[
         tuple[PodTerm, ...], Field(max_length=8, json_schema_extra=_ATOMIC)
     ] = ()
-    """What must be so; all of these."""
+    """Requirements, which must all be met."""
     preferred_during_scheduling_ignored_during_execution: Annotated[
         tuple[PreferredPods, ...], Field(max_length=8, json_schema_extra=_ATOMIC)
     ] = ()
-    """What should be so; the place with the largest sum of weights is chosen."""
+    """Preferences. The scheduler chooses the domain with the largest sum of weights."""
 
 
 class Affinity(Fields):
     node_affinity: NodeAffinity | None = None
-    """Which nodes, by their labels."""
+    """Placement by the labels of nodes."""
     pod_affinity: PodAffinity | None = None
-    """In the same place as which pods."""
+    """Placement in the same domain as other pods."""
     pod_anti_affinity: PodAffinity | None = None
-    """In another place than which pods."""
+    """Placement in a different domain from other pods."""
 
 
 class TopologySpreadConstraint(Fields):
     max_skew: Annotated[int, Field(ge=1, le=1000)]
-    """How many pods more one place may have than another."""
+    """Maximum difference between the numbers of pods in any two domains."""
     topology_key: LabelKey
-    """Label of nodes; nodes of the same value are one place, such as
-    topology.kubernetes.io/zone."""
+    """Key of a node label, such as topology.kubernetes.io/zone. Nodes with the same value form one
+    domain."""
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"]
-    """What happens when no place fits: the replica waits, or goes where it fits best."""
+    """Behavior when no domain satisfies maxSkew. DoNotSchedule: the replica waits. ScheduleAnyway:
+    it runs where the skew is smallest."""
     label_selector: LabelSelector | None = None
-    """Which pods are counted. Default: those of this LLMService and of one revision."""
+    """Pods that are counted. Default: the pods of this LLMService and of the same revision."""
     match_label_keys: LabelKeys = ()
-    """Keys of the replica's own labels that the counted pods must share, such as
+    """Keys of the replica's own labels that the counted pods must have with equal values, such as
     pod-template-hash."""
     min_domains: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """How many places there must be, or those that are missing count as empty."""
+    """Minimum number of domains. If there are fewer, the missing ones count as empty. Default:
+    1."""
     node_affinity_policy: Literal["Honor", "Ignore"] | None = None
-    """Whether only nodes that nodeSelector and nodeAffinity allow are counted. Default: Honor."""
+    """Whether only nodes that match nodeSelector and nodeAffinity are counted. Default: Honor."""
     node_taints_policy: Literal["Honor", "Ignore"] | None = None
-    """Whether nodes whose taints are not tolerated are left out. Default: Ignore."""
+    """Whether nodes with taints that the replica does not tolerate are left out. Default:
+    Ignore."""
 
     rules: ClassVar = (
         *_MATCH_LABEL_KEYS,
         Rule(
             "minDomains",
             cel="!has(self.minDomains) || self.whenUnsatisfiable == 'DoNotSchedule'",
-            message="works with whenUnsatisfiable DoNotSchedule only: write that or remove it",
+            message="requires whenUnsatisfiable DoNotSchedule: set that, or remove it",
             holds=lambda self: (
                 self.min_domains is None or self.when_unsatisfiable == "DoNotSchedule"
             ),

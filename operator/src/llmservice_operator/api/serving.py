@@ -1,4 +1,4 @@
-"""spec.serving: what a replica allows one request, and when it counts as hung."""
+"""spec.serving: limits of a single request, and the time after which an engine counts as hung."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from llmservice_operator.api.fields import Fields
 
 class Serving(Fields):
     request_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = None
-    """Longest time in seconds for one request, its wait in the queue too; 0 sets no limit. What
-    takes longer ends with 504, or a stream with an error. Default: 600, or
-    termination.drainTimeoutSeconds where that is more."""
+    """Maximum duration of a request in seconds, including its wait in the queue; 0 sets no limit. A
+    longer request ends with status 504, and a stream with an error. Default: 600, or
+    termination.drainTimeoutSeconds if that is greater."""
     engine_hang_seconds: Annotated[int, Field(ge=10, le=86_400)] = 120
-    """Seconds without a step of the engine, while requests wait for one, after which a replica is
-    not ready and a minute later is restarted. Raise it where one step may take longer, such as the
-    first one of a shape that has to be compiled."""
+    """Time in seconds without an engine step, while requests wait for one, after which the replica
+    is not ready. After another minute the container restarts. Raise it if a single step can take
+    longer, such as the first step of a shape that must be compiled."""
     max_body_mebibytes: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Longest body of a request, in MiB; a longer one is answered with 413. A replica may hold
-    sixteen such bodies in memory. Default: 16, which fits a few pictures."""
+    """Maximum size of a request body in MiB; a larger one is refused with status 413. A replica may
+    hold sixteen such bodies in memory. Default: 16, enough for a few images."""
     max_choices: Annotated[int, Field(ge=1, le=16_384)] | None = None
-    """Most answers that one request may ask for (`n`); more are refused with 400. Default: 128."""
+    """Maximum number of answers that one request may ask for (`n`); a request for more is refused
+    with status 400. Default: 128."""

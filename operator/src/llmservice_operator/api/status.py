@@ -1,4 +1,4 @@
-"""What the operator reports in an LLMService's status."""
+"""Status of an LLMService, as the operator reports it."""
 
 from __future__ import annotations
 
@@ -17,85 +17,91 @@ def _atomic(longest: int) -> Any:
 
 class EngineStatus(Fields):
     image: Annotated[str, Field(max_length=512)]
-    """Image of the model servers; kept when a new operator brings a new default."""
+    """Image of the model servers. It stays when an upgrade of the operator brings a new default
+    image."""
     version: Annotated[str, Field(max_length=64)]
-    """vLLM version that the arguments are written for."""
+    """vLLM version that the engine's arguments are written for."""
     default_for: Annotated[str, Field(max_length=32)] | None = None
-    """Accelerator type whose default this image was when it was chosen; absent when
-    spec.engine.image names the image."""
+    """Accelerator type that this image was the default for when it was chosen; absent when
+    spec.engine.image sets the image."""
     assumed_version: Annotated[str, Field(max_length=64)] | None = None
-    """vLLM version that the image of spec.engine.image counts as once spec.engine.version is gone;
-    absent when that is version."""
+    """vLLM version that the operator assumes for spec.engine.image when spec.engine.version is
+    unset; absent when it equals version."""
     untried: bool | None = None
-    """True until a replica with this default image has been ready: until then a new default of the
-    operator replaces it."""
+    """True until a replica with this default image becomes ready. Until then, a new default image
+    of the operator replaces it."""
 
 
 class ScalingDecision(Fields):
     time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    """When it was taken."""
+    """Time of the decision."""
     from_replicas: Annotated[int, Field(ge=0)]
-    """Replicas wanted before."""
+    """Desired replicas before the decision."""
     to_replicas: Annotated[int, Field(ge=0)]
-    """Replicas wanted from then on."""
+    """Desired replicas after the decision."""
     reason: Annotated[str, Field(max_length=256)]
-    """What decided, with the load at that time."""
+    """Cause of the decision, with the load at that time."""
 
 
 class Recommendation(Fields):
     field: Annotated[str, Field(max_length=128)]
-    """The field of the spec that should change."""
+    """Field of the spec that should change."""
     value: Annotated[str, Field(max_length=64)]
-    """What to write there."""
+    """Value to set."""
     reason: Annotated[str, Field(max_length=512)]
-    """What was learned that speaks for it."""
+    """Measurement that supports the recommendation."""
 
 
 class AutoscalingStatus(Fields):
-    """Numbers move on a decision, or when the load has changed by five points."""
+    """State of autoscaling. Numbers change with a decision, or when the load has changed by five
+    points.
+    """
 
     provider: Annotated[str, Field(max_length=16)] | None = None
-    """Who changes the replicas: External, KEDA or Direct; absent while nobody does."""
+    """Component that changes the number of replicas: External, KEDA or Direct; absent when none
+    does."""
     desired_replicas: Annotated[int, Field(ge=0)] | None = None
-    """Replicas that the load asks for, within minReplicas and maxReplicas."""
+    """Number of replicas that the load requires, within minReplicas and maxReplicas."""
     limiting_metric: Annotated[str, Field(max_length=64)] | None = None
-    """What the replicas are decided by: spec.autoscaling.metric, or Backlog while requests queue
-    up."""
+    """Metric that decides the number of replicas: spec.autoscaling.metric, or Backlog while
+    requests queue up."""
     current: Annotated[int, Field(ge=0)] | None = None
-    """The metric of each replica now, in percent or requests; absent while unknown."""
+    """Current value of the metric per replica, in percent or requests; absent while unknown."""
     target: Annotated[int, Field(ge=0)] | None = None
-    """What it is to be."""
+    """Target value of the metric per replica, in percent or requests."""
     load: Annotated[str, Field(max_length=32)] | None = None
-    """The two as CURRENT/TARGET."""
+    """Current and target value as CURRENT/TARGET."""
     decisions: Annotated[tuple[ScalingDecision, ...], _atomic(10)] | None = None
     """The last ten changes of desiredReplicas, newest first."""
     recommendations: Annotated[tuple[Recommendation, ...], _atomic(8)] | None = None
-    """What was learned that only a change of the spec can put to use."""
+    """Improvements that require a change of the spec."""
     calibration: Calibration | None = None
-    """What the metrics server has learned about this service, kept so that a new one need not start
-    anew; written by it alone."""
+    """Measurements of this service that the metrics server stores here, so that a new metrics
+    server can continue with them."""
 
 
 class SloStatus(Fields):
-    """Of the last minute's requests; moves when a decision or a change of five points does."""
+    """Latency of the requests of the last minute. Numbers change with a decision, or when one of
+    them has changed by five points.
+    """
 
     ttft_p95: Annotated[int, Field(ge=0)] | None = None
     """95th percentile of the time to first token, in milliseconds."""
     itl_p95: Annotated[int, Field(ge=0)] | None = None
     """95th percentile of the requests' mean inter-token latency, in milliseconds."""
     attainment_percent: Annotated[int, Field(ge=0, le=100)] | None = None
-    """Share of the requests within the SLO."""
+    """Percent of the requests that meet the SLO."""
 
 
 class RolloutStatus(Fields):
     in_place_since: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    """Since when each old replica ends before its successor starts, because no accelerator is free
-    for one more."""
+    """Time since which each old replica ends before its successor starts, because no accelerator is
+    free for an additional replica."""
 
 
 class LLMServiceStatus(Fields):
     observed_generation: Annotated[int, Field(ge=0)] | None = None
-    """The metadata.generation that this status speaks about."""
+    """metadata.generation that this status is about."""
     conditions: Annotated[
         tuple[Condition, ...],
         Field(
@@ -106,31 +112,31 @@ class LLMServiceStatus(Fields):
             },
         ),
     ] = ()
-    """Ready (the summary), Progressing, Available, ModelReady and, where the load is watched,
-    AutoscalingActive, MetricsAvailable and SLOMet."""
+    """Conditions: Ready (the summary), Progressing, Available, ModelReady and, where the load is
+    measured, AutoscalingActive, MetricsAvailable and SLOMet."""
     replicas: Annotated[int, Field(ge=0)] | None = None
-    """Pods that exist, of this spec or an earlier one."""
+    """Number of pods, including those of an earlier revision."""
     ready_replicas: Annotated[int, Field(ge=0)] | None = None
-    """Pods that answer."""
+    """Number of ready pods."""
     updated_replicas: Annotated[int, Field(ge=0)] | None = None
-    """Pods of the present spec."""
+    """Number of pods of the current revision."""
     ready: Annotated[str, Field(max_length=32)] | None = None
-    """Pods that answer out of those asked for, such as 1/2."""
+    """Ready pods out of the desired number, such as 1/2."""
     gpus: Annotated[int, Field(ge=0)] | None = None
-    """GPUs that all replicas together ask for."""
+    """Total number of GPUs that the replicas request."""
     selector: Annotated[str, Field(max_length=256)] | None = None
     """Label selector of the pods, for `kubectl scale` and autoscalers."""
     url: Annotated[str, Field(max_length=512)] | None = None
     """Address of the API inside the cluster."""
     engine: EngineStatus | None = None
-    """What the model servers run."""
+    """Image and vLLM version of the model servers."""
     rollout: RolloutStatus | None = None
-    """How the rollout goes on that is under way; absent while new replicas start beside the old
-    ones."""
+    """Progress of a rollout in place; absent while new replicas start beside the old ones."""
     autoscaling: AutoscalingStatus | None = None
-    """What the autoscaler sees and does; absent while spec.autoscaling is."""
+    """State of autoscaling; absent without spec.autoscaling."""
     slo: SloStatus | None = None
-    """What the requests achieve; absent while no limit is in force, or nothing was measured."""
+    """Measured latency of the requests; absent without objectives, and while nothing has been
+    measured."""
 
     def condition(self, kind: ConditionType) -> Condition | None:
         return next((each for each in self.conditions if each.type == kind), None)
