@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
-from scaling.calibration import calibrate
 from scaling.gates import (
     CELLS,
     Figures,
@@ -35,6 +34,7 @@ from scaling.runs import (
     peer_names,
     result_of,
 )
+from scaling.truth import truth_of
 from scaling.workloads import Workload
 
 RESULTS = Path(__file__).parent / "results"
@@ -86,7 +86,7 @@ def print_gates(results: list[Result]) -> None:
 
 
 def _sustained(workload: Workload) -> str:
-    hardware, truth = workload.hardware, calibrate(workload).capacity
+    hardware, truth = workload.hardware, truth_of(workload).capacity
     mix = seen_mix(workload, 0.5 * truth)
     promised, mean = promised_rate(hardware, mix), mean_rate(hardware, mix)
     return (
@@ -98,7 +98,7 @@ def _sustained(workload: Workload) -> str:
 
 def run_all(runs: list[Run], jobs: int) -> list[Result]:
     """All runs on some processes, with a line of progress for every tenth."""
-    # Compiling and calibrating once here spares every process from doing it at the same time.
+    # Compiling and measuring once here spares every process from doing it at the same time.
     for name in sorted({run.workload for run in runs}):
         print(_sustained(WORKLOADS[name]), flush=True)
     results = []

@@ -1,37 +1,16 @@
-"""What a model server would report of a simulated engine."""
+"""The counters that a model server would report of a simulated engine."""
 
 from llmservice_operator.scaling.signals import Counters, StepSums
-from scaling.engine import (
-    ANSWER_TOKENS,
-    ARRIVALS,
-    CACHED,
-    COMPUTED,
-    FINISHED,
-    GENERATED,
-    ITL_MET,
-    PROMPT_ARRIVED,
-    SLO_MET,
-    TTFT_MET,
-    Fleet,
-)
+from scaling.engine import COUNTED, FINISHED, Fleet
 
 
 def counters_of(fleet: Fleet, engine: int) -> Counters:
-    """Return what one engine has done so far."""
+    """Return what one engine has done so far. Every finished request is judged."""
     totals = [float(value) for value in fleet.totals[engine]]
     return Counters(
-        arrivals=totals[ARRIVALS],
-        prompt_tokens_arrived=totals[PROMPT_ARRIVED],
-        prompt_tokens_computed=totals[COMPUTED],
-        prompt_tokens_cached=totals[CACHED],
-        generated_tokens=totals[GENERATED],
-        finished=totals[FINISHED],
+        **dict(zip(COUNTED, totals, strict=False)),
         judged=totals[FINISHED],
-        ttft_met=totals[TTFT_MET],
-        itl_met=totals[ITL_MET],
-        slo_met=totals[SLO_MET],
         prompt_lengths=tuple(fleet.prompt_lengths[engine].tolist()),
         answer_lengths=tuple(fleet.answer_lengths[engine].tolist()),
-        answer_tokens=totals[ANSWER_TOKENS],
         steps=StepSums(tuple(fleet.moments[engine].tolist())),
     )

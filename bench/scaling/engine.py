@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-NOT_ROUTABLE, ROUTABLE = 0, 1
+from llmservice_operator.api.calibration import LENGTH_BUCKETS
+from llmservice_operator.scaling.signals import STEP_MOMENTS
 
 FIXED, PREFILL, SEQUENCE, KV, NOISE = range(5)
 MAX_SEQUENCES, KV_CAPACITY, MAX_STEP_TOKENS = range(3)
@@ -20,8 +21,21 @@ ARRIVALS, PROMPT_ARRIVED, COMPUTED, CACHED, GENERATED, FINISHED, TTFT_MET, ITL_M
 )
 ANSWER_TOKENS, BUSY_SECONDS, PREEMPTIONS = 9, 10, 11
 TOTALS = 12
-MOMENTS = 15
-BUCKETS = 21
+COUNTED = (
+    "arrivals",
+    "prompt_tokens_arrived",
+    "prompt_tokens_computed",
+    "prompt_tokens_cached",
+    "generated_tokens",
+    "finished",
+    "ttft_met",
+    "itl_met",
+    "slo_met",
+    "answer_tokens",
+)
+"""The totals that a model server reports, by the name of its counter."""
+MOMENTS = STEP_MOMENTS
+BUCKETS = LENGTH_BUCKETS
 
 Array = np.ndarray[Any, Any]
 

@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from scaling.calibration import calibrate
 from scaling.engine import Array
 from scaling.simulation import Pod, Simulation
+from scaling.truth import truth_of
 from scaling.workloads import Traffic, Workload
 
 UTILIZATION = 0.85
@@ -34,7 +34,7 @@ def offered_load(workload: Workload, traffic: Traffic) -> Array:
     smooth = np.convolve(seconds, window, "same") / np.convolve(
         np.ones(len(seconds)), window, "same"
     )
-    return smooth / calibrate(workload).capacity
+    return smooth / truth_of(workload).capacity
 
 
 class Oracle:

@@ -22,9 +22,9 @@ from llmservice_operator.scaling.hpa import (
     ScalingRules,
     decide,
 )
-from scaling.calibration import Calibration
 from scaling.engine import BUSY_SECONDS
 from scaling.simulation import Pod, Policy, Simulation
+from scaling.truth import Truth
 
 Signal = Callable[[Simulation], float]
 
@@ -339,10 +339,10 @@ class DynamoSla(Newest):
         return clamp(view, max(wanted, self.floor))
 
 
-def peers(calibration: Calibration) -> dict[str, Policy]:
+def peers(truth: Truth) -> dict[str, Policy]:
     """Every peer by name; the tuned ones aim at 85 % of the true capacity."""
-    requests = max(calibration.running_at_target, 1.0)
-    kv = max(calibration.kv_at_target, 0.01)
+    requests = max(truth.running_at_target, 1.0)
+    kv = max(truth.kv_at_target, 0.01)
     return {
         "hpa-duty-cycle": DutyCycle(),
         "keda-waiting": HpaOn(waiting, 5),
@@ -360,5 +360,5 @@ def peers(calibration: Calibration) -> dict[str, Policy]:
         "kaito": Kaito(),
         "dynamo-throughput": Dynamo(),
         "dynamo-latency": Dynamo(0.4, 0.1),
-        "dynamo-sla": DynamoSla(calibration.capacity),
+        "dynamo-sla": DynamoSla(truth.capacity),
     }

@@ -4,9 +4,9 @@ import numpy as np
 
 from llmservice_operator.scaling.capacity import RequestMix, sustainable_rate
 from llmservice_operator.scaling.traffic import TrafficMemory
-from scaling.calibration import measure
 from scaling.counters import counters_of
 from scaling.hardware import SLO, Hardware
+from scaling.truth import measure
 from scaling.workloads import Workload
 
 SEEN_SECONDS = 3000.0

@@ -6,11 +6,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from scaling.calibration import Calibration, calibrate
 from scaling.oracle import Oracle
 from scaling.ours import Ours
 from scaling.peers import peers
 from scaling.simulation import Policy, Scenario, Simulation
+from scaling.truth import Truth, truth_of
 from scaling.workloads import GATE_WORKLOADS, PREFIX_CACHE, Traffic, Workload
 
 OURS, ORACLE = "ours", "oracle"
@@ -79,8 +79,8 @@ def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
 
 
 def peer_names() -> tuple[str, ...]:
-    """The names of all peers, without calibrating anything."""
-    return tuple(peers(Calibration(1, 1, 1, 1)))
+    """The names of all peers, without measuring anything."""
+    return tuple(peers(Truth(1, 1, 1)))
 
 
 @lru_cache(maxsize=4)
@@ -93,7 +93,7 @@ def policy_of(run: Run, oracle: Oracle, workload: Workload) -> Policy:
         return Ours(run.prior)
     if run.policy == ORACLE:
         return oracle
-    return peers(calibrate(workload))[run.policy]
+    return peers(truth_of(workload))[run.policy]
 
 
 def simulate(run: Run) -> tuple[Simulation, Policy]:
@@ -118,7 +118,7 @@ def result_of(run: Run) -> Result:
     simulation, _ = simulate(run)
     workload = simulation.workload
     counted = simulation.counted
-    work = float(np.sum(counted)) / calibrate(workload).capacity / 3600
+    work = float(np.sum(counted)) / truth_of(workload).capacity / 3600
     history = np.array(simulation.history)
     outage = simulation.scenario.outage
     lost = 0

@@ -7,12 +7,12 @@ import pytest
 
 from llmservice_operator.scaling.capacity import EngineLimits
 from llmservice_operator.scaling.step_model import StepModel
-from scaling.calibration import calibrate
 from scaling.hardware import A10, H100, Hardware
 from scaling.oracle import Oracle
 from scaling.ours import Ours
 from scaling.promise import promised_rate, seen_mix
 from scaling.simulation import Scenario, Simulation
+from scaling.truth import truth_of
 from scaling.workloads import Generator, Traffic, Workload, lognormal, poisson
 
 
@@ -67,7 +67,7 @@ def test_the_formula_finds_the_capacity_that_simulation_measures(
 ) -> None:
     """The effective utilization is its rate over this capacity, so it errs by the same share."""
     workload = Workload("mix", hardware, 1, mix)
-    truth = calibrate(workload)
+    truth = truth_of(workload)
 
     formula = promised_rate(hardware, seen_mix(workload, 0.5 * truth.capacity))
 

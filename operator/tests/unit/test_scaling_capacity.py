@@ -12,7 +12,7 @@ from llmservice_operator.scaling.capacity import (
     EngineLimits,
     RequestMix,
     ServiceLevelObjective,
-    missed_share,
+    misses,
     sustainable_rate,
 )
 from llmservice_operator.scaling.lengths import Lengths, lengths_of
@@ -64,7 +64,7 @@ def test_the_shorter_the_answers_the_less_of_the_mean_is_left() -> None:
 def test_steps_that_always_fit_the_latency_cannot_break_it() -> None:
     small_steps = replace(LIMITS, max_step_tokens=512)
 
-    assert missed_share(8.0, mix(2000, 12), TRUTH, small_steps, ITL_ONLY) == pytest.approx(
+    assert misses(8.0, mix(2000, 12), TRUTH, small_steps, ITL_ONLY).share == pytest.approx(
         0, abs=1e-6
     )
 
@@ -91,8 +91,8 @@ def test_engines_that_share_the_requests_of_a_replica_sustain_their_sum() -> Non
     one = sustainable_rate(mean, TRUTH, LIMITS, ITL_ONLY)
 
     assert sustainable_rate(mean, TRUTH, several, ITL_ONLY) == pytest.approx(4 * one)
-    assert missed_share(4 * one, mean, TRUTH, several, ITL_ONLY) == pytest.approx(
-        missed_share(one, mean, TRUTH, LIMITS, ITL_ONLY)
+    assert misses(4 * one, mean, TRUTH, several, ITL_ONLY).share == pytest.approx(
+        misses(one, mean, TRUTH, LIMITS, ITL_ONLY).share
     )
 
 
@@ -105,7 +105,7 @@ def test_two_tokens_a_step_are_half_the_steps_and_twice_the_time_for_each() -> N
 
     assert rate == pytest.approx(sustainable_rate(half, TRUTH, LIMITS, patient), rel=1e-4)
     assert rate > 1.3 * sustainable_rate(mix(400, 201), TRUTH, LIMITS, ITL_ONLY)
-    missed = missed_share(rate, speculating, TRUTH, LIMITS, ITL_ONLY)
+    missed = misses(rate, speculating, TRUTH, LIMITS, ITL_ONLY).share
     assert missed == pytest.approx(0.05, abs=0.002)
 
 
@@ -114,7 +114,7 @@ def test_prompts_that_no_replica_answers_in_time_do_not_shrink_capacity_to_nothi
     requests = RequestMix(prompts, Lengths(((100.0, 1.0),)), 1000.0)
     slo = ServiceLevelObjective()
 
-    assert missed_share(0.0, requests, TRUTH, LIMITS, slo) == pytest.approx(0.3)
+    assert misses(0.0, requests, TRUTH, LIMITS, slo).share == pytest.approx(0.3)
     assert sustainable_rate(requests, TRUTH, LIMITS, slo) > 0.1
 
 
@@ -130,8 +130,8 @@ def test_misses_grow_with_the_rate(prompt: float, answer: float, held: float, sh
     ceiling = 1 / requests.work(TRUTH)
     slo = ServiceLevelObjective()
 
-    less = missed_share(share * ceiling, requests, TRUTH, LIMITS, slo)
-    more = missed_share((share + 0.05) * ceiling, requests, TRUTH, LIMITS, slo)
+    less = misses(share * ceiling, requests, TRUTH, LIMITS, slo).share
+    more = misses((share + 0.05) * ceiling, requests, TRUTH, LIMITS, slo).share
 
     assert 0 <= less <= more + 1e-9 <= 1 + 1e-9
 
@@ -152,7 +152,7 @@ def test_a_slower_engine_never_sustains_more(
 
     assert math.isfinite(fast)
     # Where even an idle engine misses the SLO, that SLO no longer limits the rate.
-    if missed_share(0, mix(prompt, answer), TRUTH.scaled(slower), LIMITS, slo) < 1e-9:
+    if misses(0, mix(prompt, answer), TRUTH.scaled(slower), LIMITS, slo).share < 1e-9:
         assert 0 < slow <= fast * (1 + 1e-6)
 
 

@@ -1,7 +1,7 @@
-"""What the autoscaler reads: cumulative counters of the engine's work, and where it stands now.
+"""The body of `GET /autoscale`: cumulative counters of the engine's work, and its present state.
 
-Counters only grow while the process lives, so a scrape that is lost loses nothing. The engine calls
-`record` once a step, so nothing here waits, allocates much or can fail for a missing statistic.
+Counters only grow while the process lives, so a lost scrape loses nothing. The engine calls
+`record` once a step, so nothing here waits, allocates much or fails for a missing statistic.
 """
 
 import math
@@ -22,13 +22,13 @@ STEP_TERMS = 5
 """An engine step is the vector (1, prefill tokens, sequences, KV tokens read, seconds)."""
 
 _KNOWN_PROMPTS = 1000
-"""Prompts whose lengths are remembered, to stand for those that nobody has read."""
+"""Prompts whose lengths are remembered, to stand for those of requests that were turned away."""
 
 _QUIET_SECONDS = 60.0
-"""How long nobody must have come for a wait to be forgotten that no step has ended.
+"""Idle time after which a suspected hang is dropped.
 
-A wait outlives the requests it was noticed by: clients that give up and come back before a hang is
-certain must not hide it.
+A suspicion outlives the requests that raised it: clients that give up and come back before a hang
+is certain must not hide it.
 """
 
 
@@ -42,13 +42,13 @@ class Objectives:
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """How much each engine takes at once."""
+    """The limits of each engine."""
 
     max_sequences: int = 0
     max_step_tokens: int = 0
     kv_capacity_tokens: float = 0
     engines: int = 1
-    """How many there are: more than one with data parallelism."""
+    """Number of engines: more than one with data parallelism."""
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Counters:
     """What the engine has done since the server became ready."""
 
     arrivals: int = 0
-    """Sequences that were asked for: those accepted and those turned away for a full queue."""
+    """Requested sequences: the accepted ones, and those that a full queue turned away."""
     prompt_tokens_arrived: int = 0
     prompt_tokens_computed: int = 0
     prompt_tokens_cached: int = 0
@@ -78,11 +78,11 @@ class Counters:
     steps: list[float] = field(default_factory=lambda: [0.0] * (STEP_TERMS * (STEP_TERMS + 1) // 2))
     """Upper triangle, row by row, of the sum over steps of x·xᵀ: all that least squares needs.
 
-    Of the steps whose duration is known: not of one that ends a silence.
+    Steps of unknown duration, such as the first after a silence, are left out.
     """
 
     def arrive(self, prompt_tokens: int) -> None:
-        """Count a sequence that was asked for."""
+        """Count a requested sequence."""
         self.arrivals += 1
         self.prompt_tokens_arrived += prompt_tokens
         self.prompt_lengths[_bucket(prompt_tokens)] += 1
@@ -121,12 +121,12 @@ class Counters:
 
 @dataclass
 class _Engine:
-    """Where one engine stands after its last step."""
+    """State of one engine after its last step."""
 
     running: int = 0
     kv_tokens: float = 0.0
     next_began: float | None = None
-    """When its next step began; None when it had nothing to do."""
+    """When its next step began; None if it had no work."""
 
 
 class EngineUsage:
@@ -143,9 +143,9 @@ class EngineUsage:
         self._started = now()
         self.limits = EngineLimits()
         self.unfinished: Callable[[], int] = lambda: 0
-        """Asks the engine for the sequences it has accepted and not finished."""
+        """Returns the sequences that the engine has accepted and not finished."""
         self.gpu_duty_cycle_percent: Callable[[], float | None] = lambda: None
-        """Asks the GPUs, which may take long; None where there are none, or they do not tell."""
+        """Reads the GPUs, which may take long; None without GPUs, or without an answer."""
         self.counters = Counters()
         self._engines: defaultdict[int, _Engine] = defaultdict(_Engine)
         self._known_lengths: deque[int] = deque(maxlen=_KNOWN_PROMPTS)
@@ -153,12 +153,12 @@ class EngineUsage:
         self._waiting_since: float | None = None
 
     def begin(self) -> None:
-        """Forget the warm-up: its steps are slow, and nobody asked for them."""
+        """Drop the counters of the warm-up: its steps are slow, and no client caused them."""
         self.counters = Counters()
         self._known_lengths.clear()
 
     def arrive(self, prompt_tokens: int, sequences: int) -> None:
-        """Count what a request asks for, once the engine has accepted it."""
+        """Count a request that the engine has accepted."""
         for _ in range(sequences):
             self.counters.arrive(prompt_tokens)
             self._known_lengths.append(prompt_tokens)
@@ -170,10 +170,10 @@ class EngineUsage:
         self._last_arrival = now
 
     def turn_away(self, sequences: int) -> None:
-        """Count what a full queue refuses: it is demand all the same.
+        """Count sequences that a full queue turned away: they are demand all the same.
 
-        Its prompt may not have been read, so each takes the length of one that was known lately:
-        that adds to the load and leaves what a mean request needs as it is.
+        Their prompts may not have been read, so each counts with the length of a recent prompt.
+        That adds to the load and leaves the mean request unchanged.
         """
         for _ in range(sequences):
             if self._known_lengths:
@@ -182,7 +182,7 @@ class EngineUsage:
                 self.counters.arrivals += 1
 
     def record(self, scheduler: Any | None, iteration: Any | None, engine: int = 0) -> None:
-        """Take vLLM's statistics of one step of one engine; either part may be missing."""
+        """Add vLLM's statistics of one step of one engine; either part may be missing."""
         now, state = self._clock(), self._engines[engine]
         prefill, decoded, gaps = 0, 0, ()
         if iteration is not None:
@@ -198,8 +198,8 @@ class EngineUsage:
                 self.counters.finish(request, self._objectives)
         sequences = len(gaps)
         if details := getattr(scheduler, "iteration_details", None):
-            # The statistics of a prompt come with its first token, but a long one, or one that
-            # finds a step nearly full, is computed in several steps.
+            # The statistics of a prompt come with its first token. A long prompt, or one that
+            # finds a step nearly full, takes several steps, which only the details show.
             prefill, sequences = details.num_ctx_tokens, details.num_generation_requests
         seconds = _step_seconds(gaps, state.next_began, now)
         # Sequences without a token are computed anew after they had to give up their KV cache.
@@ -216,16 +216,16 @@ class EngineUsage:
         self._waiting_since = now if self.unfinished() else None
 
     def stalled_seconds(self) -> float:
-        """Return how long an engine has made no step although work is waiting for it."""
+        """Return for how long an engine with waiting work has made no step."""
         if not self.unfinished():
             return 0.0
-        # An engine that had work left after its last step waits by itself: others may go on.
+        # One engine of several may hang while the others go on.
         waits = [self._waiting_since, *(engine.next_began for engine in self._engines.values())]
         now = self._clock()
         return now - min((since for since in waits if since is not None), default=now)
 
     def report(self) -> dict[str, object]:
-        """Return the body of /autoscale, but for the phase and what the GPUs tell."""
+        """Return the body of /autoscale without the phase and the duty cycle of the GPUs."""
         engines = list(self._engines.values())
         running = sum(engine.running for engine in engines)
         return {
@@ -243,12 +243,11 @@ class EngineUsage:
 
 
 def _step_seconds(gaps: Any, began: float | None, now: float) -> float | None:
-    """Return how long a step took; None where nobody knows.
+    """Return how long a step took; None if that is unknown.
 
-    A sequence that decodes gets a token every step, so the shortest gap is the step by the engine's
-    own clock. A step that only computes prompts began when the one before it ended. If there was
-    none, it began some time after its request came: reading and sending that may take longer than a
-    small step.
+    A sequence that decodes gets a token in every step, so the shortest gap is the step by the
+    engine's own clock. A step that only computes prompts began when the step before it ended. The
+    first step after a silence began an unknown time after its request arrived.
     """
     if gaps:
         return float(min(gaps))
@@ -265,7 +264,7 @@ def _latency_bucket(seconds: float) -> int:
 
 
 def _camel_case(values: dict[str, object]) -> dict[str, object]:
-    """Return the same values under names as JSON of Kubernetes has them."""
+    """Return the same values under camelCase names, as in JSON of Kubernetes."""
     return {
         first + "".join(word.title() for word in rest): value
         for name, value in values.items()

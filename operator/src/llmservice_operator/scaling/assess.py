@@ -14,7 +14,7 @@ from llmservice_operator.scaling.capacity import (
     EngineLimits,
     RequestMix,
     ServiceLevelObjective,
-    missed_share,
+    misses,
     sustainable_rate,
 )
 from llmservice_operator.scaling.capacity_factor import CapacityFactor, Evidence
@@ -127,8 +127,8 @@ def assess(
             judged=minute.judged,
             missed=0.0 if attainment is None else 1 - attainment,
             allowed=1 - slo.objective,
-            unrepairable=missed_share(0.0, mix, state.fit.model, limits, slo),
-            expected=missed_share(load * rate, mix, state.fit.model, limits, slo),
+            unrepairable=misses(0.0, mix, state.fit.model, limits, slo).share,
+            expected=misses(load * rate, mix, state.fit.model, limits, slo).share,
             utilization=load,
             has_backlog=parts.backlog > 0,
             # A request shows an overload until it has finished and left the minute.

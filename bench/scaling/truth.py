@@ -37,11 +37,11 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Truth:
+    """One engine under one mix, as the simulation finds it."""
+
     capacity: float
     """Requests per second of this mix at which one engine's attainment meets the objective."""
-    idle_attainment: float
-    """Attainment without load: what no replica can repair."""
     running_at_target: float
     """Mean running sequences at 85 % of the capacity."""
     kv_at_target: float
@@ -97,7 +97,7 @@ def measure(workload: Workload, traffic: Traffic, rate: float, seconds: float) -
 
 
 @cache
-def calibrate(workload: Workload) -> Calibration:
+def truth_of(workload: Workload) -> Truth:
     """Find the capacity of one engine for this workload's mix."""
     traffic = workload.make(np.random.default_rng(1234))
     step = workload.hardware.step
@@ -115,4 +115,4 @@ def calibrate(workload: Workload) -> Calibration:
         else:
             high = middle
     target = measure(workload, traffic, 0.85 * low, MEASURED_SECONDS)
-    return Calibration(low, idle, target.running, target.kv_used)
+    return Truth(low, target.running, target.kv_used)
