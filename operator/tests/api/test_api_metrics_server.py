@@ -229,14 +229,14 @@ def demand_of(server: MetricsServerProcess, world: World) -> float | None:
 def test_the_hpa_hears_why_the_load_is_not_known_and_holds(world: World) -> None:
     def answers() -> bool:
         text = world.raw()
-        assert "the load is known after it" in text, text
+        assert "The load is known once" in text, text
         return True
 
     eventually(answers, 15)
 
     def said() -> bool:
         active = condition(world.hpa(), "ScalingActive")
-        return active["status"] == "False" and "the load is known after it" in active["message"]
+        return active["status"] == "False" and "The load is known once" in active["message"]
 
     eventually(said, 30)
     assert world.replicas() == 1

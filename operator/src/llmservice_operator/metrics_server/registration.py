@@ -29,12 +29,12 @@ LOOK_AGAIN_SECONDS = 60.0
 RETRY_SECONDS = 2.0
 
 NOT_LOOKED_YET = ExternalMetrics(
-    is_served=False, message="The metrics server has not looked at the APIService yet."
+    is_served=False, message="The metrics server has not read the APIService yet."
 )
 NAMESPACES_ONLY = ExternalMetrics(
     is_served=False,
-    message="The operator serves some namespaces only and registers nothing for the whole cluster,"
-    " so a HorizontalPodAutoscaler cannot read its metrics; choose another provider.",
+    message="The operator serves only some namespaces and registers no API for the whole cluster,"
+    " so a HorizontalPodAutoscaler cannot read its metrics. Choose another provider.",
 )
 
 
@@ -102,7 +102,8 @@ def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
         is_served=False,
         owner=owner,
         message=f"The APIService {API_SERVICE} belongs to {owner} and is left alone, so a"
-        " HorizontalPodAutoscaler cannot read our metrics; use that provider, or provider direct.",
+        " HorizontalPodAutoscaler cannot read the operator's metrics. Choose the provider KEDA or"
+        " Direct.",
     )
 
 
@@ -186,7 +187,8 @@ class Registration:
             logger.info("updated %s", API_SERVICE)
         self._say(
             ExternalMetrics(
-                is_served=True, message=f"The APIService {API_SERVICE} sends requests to us."
+                is_served=True,
+                message=f"The APIService {API_SERVICE} sends requests to the metrics server.",
             )
         )
 

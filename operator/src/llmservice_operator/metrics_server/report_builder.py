@@ -169,25 +169,23 @@ def _message(assessment: Assessment, serving: int) -> str:
         case None:
             said = f"The load is {assessment.demand_percent:.0f} % of what one replica sustains."
             if silent:
-                said += f" {silent} of {serving} Ready replicas do not answer; {_REMEDY}"
+                said += f" {silent} of {serving} Ready replicas do not answer. {_REMEDY}"
             return said
         case Missing.STARTING:
-            return (
-                "The replicas have been watched for less than a minute; the load is known after it."
-            )
+            return "The load is known once the replicas have been watched for a minute."
         case Missing.NO_READY_REPLICA:
-            return "No replica is Ready, so no load can be measured; the LLMService says why."
+            return "No replica is ready, so the load is unknown; the condition Ready says why."
         case Missing.REPLICAS_MISSING:
-            return f"{silent} of {serving} Ready replicas do not answer; {_REMEDY}"
+            return f"{silent} of {serving} Ready replicas do not answer. {_REMEDY}"
         case Missing.NO_TRAFFIC_YET:
             return (
-                f"Fewer than {FEWEST_REQUESTS} requests have been answered so far, so it is not"
-                " known what one costs; the load is known after them."
+                f"Fewer than {FEWEST_REQUESTS} requests have been answered, so the cost of one is"
+                " not known yet."
             )
 
 
 _REMEDY = (
-    "look at their logs, and for a NetworkPolicy that keeps the metrics server from port 9090."
+    "Look at their logs, and for a NetworkPolicy that blocks port 9090 for the metrics server."
 )
 
 
