@@ -54,6 +54,37 @@ class Failure:
     message: str
 
 
+ENGINE_KILLED = Failure(
+    Reason.ENGINE_DIED,
+    "The engine process ended without a message, as it does when the kernel kills it for lack of "
+    "memory.",
+)
+ENGINE_HUNG = Failure(
+    Reason.ENGINE_HUNG, "The engine stopped making steps while requests were waiting for it."
+)
+NO_API_KEY = Failure(
+    Reason.SECRET_MISSING,
+    "There is no API key: the Secret with the API keys, or its key, does not exist or is empty.",
+)
+CACHE_LOST = Failure(
+    Reason.CACHE_LOST,
+    "Another model server took over the cache, because this one gave no sign of life while it "
+    "filled it.",
+)
+
+
+def invalid_argument(said: str) -> Failure:
+    """Return the failure of a start with arguments that vLLM's parser or this server refuses."""
+    return Failure(
+        Reason.INVALID_ENGINE_ARGUMENT, f"The engine refused its arguments: {said.rstrip('.')}."
+    )
+
+
+def no_configuration(folder: str) -> Failure:
+    """Return the failure of a start with a folder that holds no model."""
+    return Failure(Reason.MODEL_NOT_FOUND, f"There is no config.json in {folder}.")
+
+
 class StartRefused(Exception):
     """A start that we refuse ourselves; carries its failure."""
 

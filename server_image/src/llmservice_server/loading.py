@@ -14,7 +14,7 @@ from llmservice_server.context_limit import refuse_shortened_answers
 from llmservice_server.download import ModelDownload, hub_model
 from llmservice_server.engine import Engine, observed_llm, step_recorder
 from llmservice_server.engine_usage import EngineLimits, EngineUsage
-from llmservice_server.failures import Failure, Reason, StartRefused
+from llmservice_server.failures import StartRefused, invalid_argument, no_configuration
 from llmservice_server.filling import shared_cache
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.settings import ServerSettings
@@ -112,7 +112,7 @@ def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Na
 
     class Parser(vllm.FlexibleArgumentParser):  # type: ignore[misc,name-defined]
         def error(self, message: str) -> NoReturn:
-            raise _invalid_argument(message)
+            raise StartRefused(invalid_argument(message))
 
     parser: Any = vllm.make_arg_parser(Parser(prog="llmservice-server"))
     # A page on the web must not ask the model through the browser of somebody who can reach it.
@@ -125,25 +125,18 @@ def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Na
     for name in _OWN_FLAGS:
         if getattr(arguments, name, None) != parser.get_default(name):
             flag = f"--{name.replace('_', '-')}"
-            raise _invalid_argument(f"{flag} is set by the model server itself")
+            refused = f"{flag} is set by the model server itself"
+            raise StartRefused(invalid_argument(refused))
     for name in _TELLING_FLAGS:
         if getattr(arguments, name, False):
             flag = f"--{name.replace('_', '-')}"
-            raise _invalid_argument(f"{flag} would log prompts, which is never done")
+            refused = f"{flag} would log prompts, which is never done"
+            raise StartRefused(invalid_argument(refused))
     try:
         vllm.validate_parsed_serve_args(arguments)
     except (TypeError, ValueError) as error:
-        raise _invalid_argument(str(error)) from error
+        raise StartRefused(invalid_argument(str(error))) from error
     return arguments
-
-
-def _invalid_argument(message: str) -> StartRefused:
-    return StartRefused(
-        Failure(
-            Reason.INVALID_ENGINE_ARGUMENT,
-            f"The engine refused its arguments: {message.rstrip('.')}.",
-        )
-    )
 
 
 def _engine_configuration(vllm: Vllm, arguments: Namespace) -> Any:
@@ -174,9 +167,7 @@ def _limits(llm: Any) -> EngineLimits:
 def _looked_up_downloads(arguments: Namespace) -> list[ModelDownload]:
     """Return the downloads of the model and of its draft model, as far as they are on the hub."""
     if Path(arguments.model).is_absolute() and not Path(arguments.model, "config.json").exists():
-        raise StartRefused(
-            Failure(Reason.MODEL_NOT_FOUND, f"There is no config.json in {arguments.model}.")
-        )
+        raise StartRefused(no_configuration(arguments.model))
     if os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
         return []
     draft = arguments.speculative_config or {}

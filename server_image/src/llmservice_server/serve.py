@@ -18,7 +18,9 @@ from llmservice_server.drain import drain
 from llmservice_server.engine import Engine
 from llmservice_server.engine_usage import EngineUsage, Objectives
 from llmservice_server.failures import (
-    Failure,
+    ENGINE_HUNG,
+    ENGINE_KILLED,
+    NO_API_KEY,
     Reason,
     StartRefused,
     classify,
@@ -42,18 +44,6 @@ from llmservice_server.watch import EngineWatch, Loss
 
 logger = logging.getLogger(__name__)
 
-_KILLED = Failure(
-    Reason.ENGINE_DIED,
-    "The engine process ended without a message, as it does when the kernel kills it for lack of "
-    "memory.",
-)
-_HUNG = Failure(
-    Reason.ENGINE_HUNG, "The engine stopped making steps while requests were waiting for it."
-)
-_NO_KEY = Failure(
-    Reason.SECRET_MISSING,
-    "There is no API key: the Secret with the API keys, or its key, does not exist or is empty.",
-)
 _LAST_WORDS_SECONDS = 1.0
 """What a load that is called off gets to hand back its turn at a shared cache."""
 _LAST_ANSWERS_SECONDS = 1.0
@@ -97,7 +87,7 @@ class Server:
         try:
             if keys is not None and not keys.has_any():
                 # Found out before the minutes of a load rather than by the first client.
-                return self._fail(StartRefused(_NO_KEY), Reason.LOAD_FAILED)
+                return self._fail(StartRefused(NO_API_KEY), Reason.LOAD_FAILED)
             return await self._load_and_serve(app, api, terminated)
         finally:
             await api.stop()
@@ -167,7 +157,7 @@ class Server:
         if watch.loss is None:
             await drain(self._lifecycle, self._in_flight, api, self._settings, watch.lost)
         if watch.loss is not None:
-            refused = StartRefused(_HUNG) if watch.loss is Loss.HANGS else None
+            refused = StartRefused(ENGINE_HUNG) if watch.loss is Loss.HANGS else None
             code = self._fail(refused, Reason.ENGINE_DIED)
             await self._in_flight.wait_until_none(_LAST_ANSWERS_SECONDS)
             # Who has still not heard of it waits for an engine that hangs.
@@ -185,7 +175,7 @@ class Server:
         else:
             # The engine process knows why it ended; to us it only says that it did.
             facts = read_facts(self._engine_error_file) or (facts_of(error) if error else [])
-            failure = classify(facts, unrecognised) if facts else _KILLED
+            failure = classify(facts, unrecognised) if facts else ENGINE_KILLED
         self._lifecycle.fail(failure.reason, failure.message)
         logger.error("%s: %s", failure.reason, failure.message, exc_info=error)
         write_termination_message(failure, self._settings.termination_log)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from llmservice_server.failures import Failure, Reason, StartRefused
+from llmservice_server.failures import CACHE_LOST, StartRefused
 
 _HELD, _ENDED = "held", "ended"
 
@@ -27,12 +27,6 @@ _BEATS_PER_TAKEOVER = 6
 """A writer may miss some: network file systems pause, and an import can hold up every thread."""
 
 _POLL_SECONDS = 1.0
-
-_LOST = Failure(
-    Reason.CACHE_LOST,
-    "Another model server took over the cache, because this one gave no sign of life while it "
-    "filled it.",
-)
 
 
 @dataclass(frozen=True)
@@ -198,5 +192,5 @@ async def _ended_by_loss_of(writer: Writer) -> AsyncIterator[None]:
         yield
     except asyncio.CancelledError:
         if lost.is_set():
-            raise StartRefused(_LOST) from None
+            raise StartRefused(CACHE_LOST) from None
         raise

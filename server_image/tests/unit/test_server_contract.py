@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+import record_release
 from llmservice_operator import names
 from llmservice_operator.api import reasons
 from llmservice_operator.api.reason_facts import Source
@@ -87,6 +88,21 @@ def test_the_operator_reads_what_the_server_leaves_behind(
     assert message.known_reason is reasons.Reason.named(reason.value)
     assert message.message == 'It said "é".'
     assert not message.has_advice
+
+
+def test_a_release_is_recorded_with_every_reason_and_phase() -> None:
+    messages = record_release.termination_messages().values()
+    assert {json.loads(text)["reason"] for text in messages} == {*failures.Reason}
+    assert {body["phase"] for body in record_release.probes().values()} == {*Phase}
+
+
+@pytest.mark.parametrize("name", record_release.failures())
+def test_the_server_leaves_it_to_the_operator_what_to_change(name: str) -> None:
+    message = TerminationMessage.parse(record_release.termination_messages()[name])
+    assert message is not None
+    assert message.known_reason is not None
+    # Fields of the spec stand in hints alone.
+    assert "spec." not in message.message
 
 
 def test_an_operator_of_version_0_1_0_reads_a_reason_and_a_message(tmp_path: Path) -> None:
