@@ -8,7 +8,7 @@ from llmservice_operator.scaling.assess import (
     ScalingState,
     assess,
 )
-from llmservice_operator.scaling.hpa import Behavior, Bounds, HpaState, decide
+from llmservice_operator.scaling.hpa import Behavior, HpaSpec, HpaState, decide
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.signals import (
     ReplicaReport,
@@ -76,11 +76,9 @@ class Ours:
             self.behavior = behavior
         decision = decide(
             self.hpa,
-            self.behavior,
-            Bounds(1, maximum),
+            HpaSpec(self.behavior, 1, maximum, TARGET_PERCENT),
             view.desired,
             seen.demand_percent,
-            TARGET_PERCENT,
             view.now,
         )
         self.hpa = decision.state
@@ -88,14 +86,14 @@ class Ours:
 
 
 def _report(view: Simulation, pod: Pod) -> ReplicaReport:
-    is_heard = pod.is_ready and not view.is_blind
+    answers = pod.is_ready and not view.is_blind
     return ReplicaReport(
         pod.name,
         pod.created,
         pod.is_ready and not pod.is_draining,
         pod.ready_at,
         pod.is_draining,
-        _snapshot(view, pod) if is_heard else None,
+        _snapshot(view, pod) if answers else None,
     )
 
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from llmservice_operator.scaling.hpa import (
-    DEFAULT_UP,
     Behavior,
-    Bounds,
     ChangePolicy,
+    HpaSpec,
     HpaState,
     PolicyType,
     ScalingRules,
@@ -72,7 +71,12 @@ def slow(window_seconds: float) -> ScalingRules:
     return ScalingRules(window_seconds, (ChangePolicy(PolicyType.PERCENT, 100, 15),))
 
 
-DEFAULT = Behavior()
+DEFAULT_UP = ScalingRules(
+    0,
+    (ChangePolicy(PolicyType.PODS, 4, 15), ChangePolicy(PolicyType.PERCENT, 100, 15)),
+)
+DEFAULT = Behavior(DEFAULT_UP, slow(300))
+"""The behavior of an HPA without one."""
 
 
 class HpaOn(Newest):
@@ -86,10 +90,8 @@ class HpaOn(Newest):
         total = self.total(view)
         if view.now % 15:
             return None
-        bounds = Bounds(1, view.workload.max_replicas)
-        decision = decide(
-            self.state, self.behavior, bounds, view.desired, total, self.target, view.now
-        )
+        spec = HpaSpec(self.behavior, 1, view.workload.max_replicas, self.target)
+        decision = decide(self.state, spec, view.desired, total, view.now)
         self.state = decision.state
         return decision.replicas
 
@@ -138,11 +140,11 @@ class KubeAI(Newest):
     def step(self, view: Simulation) -> int | None:
         if view.now % 10:
             return None
-        wanted = clamp(view, math.ceil(self.active.add(concurrency(view)) / self.target))
-        if wanted >= view.desired:
+        desired = clamp(view, math.ceil(self.active.add(concurrency(view)) / self.target))
+        if desired >= view.desired:
             self.lower_since = view.now
-            return wanted
-        return wanted if view.now - self.lower_since >= 30 else None
+            return desired
+        return desired if view.now - self.lower_since >= 30 else None
 
 
 class Knative(Newest):
@@ -160,28 +162,28 @@ class Knative(Newest):
         if view.now % 2:
             return None
         ready = max(len(view.ready), 1)
-        wanted = math.ceil(self.stable.mean / self.target)
+        desired = math.ceil(self.stable.mean / self.target)
         urgent = math.ceil(self.panic.mean / self.target)
         if urgent / ready >= 2:
             if view.now - self.panicked_at > 60:
                 self.most = 0
             self.panicked_at = view.now
         if view.now - self.panicked_at <= 60:
-            self.most = max(self.most, urgent, wanted, view.desired)
+            self.most = max(self.most, urgent, desired, view.desired)
             return clamp(view, self.most)
-        return clamp(view, min(max(wanted, math.floor(ready / 2)), 1000 * ready))
+        return clamp(view, min(max(desired, math.floor(ready / 2)), 1000 * ready))
 
 
 class WvaOne(Newest):
     """llm-d workload variant autoscaler, first version: spare KV and queue room, one at a time."""
 
     def __init__(self) -> None:
-        self.wanted = 1.0
+        self.desired = 1.0
         self.kv: dict[str, Average] = {}
         self.queue: dict[str, Average] = {}
         rules = slow(240)
         self.hpa = HpaOn(
-            lambda view: self.wanted, 1.0, Behavior(ScalingRules(240, DEFAULT_UP.policies), rules)
+            lambda view: self.desired, 1.0, Behavior(ScalingRules(240, DEFAULT_UP.policies), rules)
         )
 
     def step(self, view: Simulation) -> int | None:
@@ -195,7 +197,7 @@ class WvaOne(Newest):
                 room_kv.append(0.8 - most_kv)
                 room_queue.append(5 - most_queue)
         if view.now % 60 == 0:
-            self.wanted = float(self._decide(view, room_kv, room_queue))
+            self.desired = float(self._decide(view, room_kv, room_queue))
         return self.hpa.step(view)
 
     def _decide(self, view: Simulation, room_kv: list[float], room_queue: list[float]) -> int:
@@ -220,20 +222,20 @@ def _peak(averages: dict[str, Average], name: str, value: float) -> deque[float]
 
 
 class WvaTwo(Newest):
-    """llm-d workload variant autoscaler, second version: KV tokens wanted over KV tokens offered.
+    """llm-d workload variant autoscaler, second version: KV tokens needed over KV tokens offered.
 
     A replica's capacity is 80 % of its KV tokens, or what it held when its queue was five long.
     """
 
     def __init__(self, window_seconds: float) -> None:
-        self.wanted = 1.0
+        self.desired = 1.0
         self.saturated: deque[float] = deque(maxlen=10)
         rules = ScalingRules(window_seconds, DEFAULT_UP.policies)
-        self.hpa = HpaOn(lambda view: self.wanted, 1.0, Behavior(rules, slow(window_seconds)))
+        self.hpa = HpaOn(lambda view: self.desired, 1.0, Behavior(rules, slow(window_seconds)))
 
     def step(self, view: Simulation) -> int | None:
         if view.now % 60 == 0 and view.ready:
-            self.wanted = float(self._decide(view))
+            self.desired = float(self._decide(view))
         return self.hpa.step(view)
 
     def _decide(self, view: Simulation) -> int:
@@ -279,15 +281,15 @@ class AIBrix(Newest):
         if self.is_kpa and self.panic.mean > 2 * value:
             value = self.panic.mean
         pods = 1 if self.is_kpa else view.desired
-        wanted = math.ceil(pods * value / self.target)
+        desired = math.ceil(pods * value / self.target)
         if abs(value / self.target - 1) <= 0.1 and not self.is_kpa:
-            wanted = view.desired
-        wanted = clamp(view, min(max(wanted, view.desired // 2), 2 * view.desired))
-        self.recommended.append(wanted)
-        if wanted < view.desired:
+            desired = view.desired
+        desired = clamp(view, min(max(desired, view.desired // 2), 2 * view.desired))
+        self.recommended.append(desired)
+        if desired < view.desired:
             choose = max if self.guarded else min
-            wanted = min(choose(self.recommended), view.desired)
-        return clamp(view, wanted)
+            desired = min(choose(self.recommended), view.desired)
+        return clamp(view, desired)
 
 
 class Dynamo(Newest):
@@ -335,8 +337,8 @@ class DynamoSla(Newest):
             self.floor = clamp(view, math.ceil(predicted / self.capacity))
         if view.now % 5 or view.pending or not view.ready:
             return max(self.floor, view.desired) if view.desired < self.floor else None
-        wanted = self.load.by_load(view)
-        return clamp(view, max(wanted, self.floor))
+        desired = self.load.by_load(view)
+        return clamp(view, max(desired, self.floor))
 
 
 def peers(truth: Truth) -> dict[str, Policy]:

@@ -138,10 +138,10 @@ class Simulation:
             self.held = arrived - first
             self.now = until
             self._advance_pods()
-            wanted = policy.step(self)
-            if wanted is not None and wanted != self.desired:
+            desired = policy.step(self)
+            if desired is not None and desired != self.desired:
                 self.events += self.now > EXCLUDED_SECONDS
-                self.desired = wanted
+                self.desired = desired
                 self._scale(policy)
             if self.now > EXCLUDED_SECONDS:
                 self._pod_seconds += len(self.pods)

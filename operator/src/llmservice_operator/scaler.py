@@ -24,7 +24,7 @@ from llmservice_operator.scaling.deletion_cost import (
     is_removal_near,
 )
 from llmservice_operator.scaling.direct import SYNC_SECONDS, Sync, sync
-from llmservice_operator.scaling.hpa import Bounds, Decision
+from llmservice_operator.scaling.hpa import Decision, HpaSpec
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.settings import OperatorSettings
 
@@ -135,16 +135,16 @@ class Scaler:
         current: int = deployment["spec"]["replicas"]
         wrote, decision = await self._mark_emptiest(service, autoscaling, report, current), None
         is_direct = plan.autoscaler.provider is ScalingProvider.DIRECT
-        wanted = current
+        desired = current
         if is_direct or autoscaling.mode is ScalingMode.RECOMMEND:
             decision = self._decide(key, autoscaling, plan, report, current)
-            wanted = decision.replicas if is_direct else current
+            desired = decision.replicas if is_direct else current
         else:
             self._syncs.pop(key, None)
         if current == 0 and autoscaling.mode is ScalingMode.ACTIVE:
-            wanted = autoscaling.min_replicas
-        if wanted != current:
-            wrote |= await self._set_replicas(service, deployment, wanted)
+            desired = autoscaling.min_replicas
+        if desired != current:
+            wrote |= await self._set_replicas(service, deployment, desired)
         return wrote, decision
 
     def _decide(
@@ -157,17 +157,16 @@ class Scaler:
     ) -> Decision:
         now, before = self._now(), self._syncs.get(key)
         if autoscaling.mode is ScalingMode.RECOMMEND and before is not None:
-            # Nobody follows: what was recommended last is what would be there now.
+            # Nothing changes the replicas: the last recommendation is what would run now.
             current = before.decision.replicas
-        self._syncs[key] = sync(
-            before,
+        spec = HpaSpec(
             behavior_for(autoscaling.max_replicas, plan.autoscaler.window_seconds),
-            Bounds(autoscaling.min_replicas, autoscaling.max_replicas),
-            current,
-            total_load(autoscaling, report, now),
+            autoscaling.min_replicas,
+            autoscaling.max_replicas,
             autoscaling.target,
-            now.timestamp(),
         )
+        total = total_load(autoscaling, report, now)
+        self._syncs[key] = sync(before, spec, current, total, now.timestamp())
         return self._syncs[key].decision
 
     async def _set_replicas(self, service: LLMService, deployment: Manifest, number: int) -> bool:

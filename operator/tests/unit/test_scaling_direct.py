@@ -8,14 +8,14 @@ from llmservice_operator.scaling.deletion_cost import (
     is_removal_near,
 )
 from llmservice_operator.scaling.direct import Sync, sync
-from llmservice_operator.scaling.hpa import Bounds, Cause
+from llmservice_operator.scaling.hpa import Cause, HpaSpec
 from llmservice_operator.scaling.recommend import behavior_for
 
-BEHAVIOR = behavior_for(max_replicas=8, scale_down_window_seconds=90)
+SPEC = HpaSpec(behavior_for(max_replicas=8, scale_down_window_seconds=90), 1, 8, 85.0)
 
 
 def after(before: Sync | None, total: float | None, current: int, now: float) -> Sync:
-    return sync(before, BEHAVIOR, Bounds(1, 8), current, total, 85.0, now)
+    return sync(before, SPEC, current, total, now)
 
 
 def test_it_decides_at_once_and_then_every_fifteen_seconds() -> None:

@@ -5,25 +5,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmservice_operator.scaling.hpa import (
-    DEFAULT_DOWN,
-    DEFAULT_UP,
     At,
     Behavior,
-    Bounds,
     Cause,
     ChangePolicy,
+    HpaSpec,
     HpaState,
     PolicyType,
     ScalingRules,
-    Select,
     decide,
     replicas_for,
 )
 
 PODS, PERCENT = PolicyType.PODS, PolicyType.PERCENT
-WIDE = Bounds(1, 1000)
+DEFAULT_UP = ScalingRules(0, (ChangePolicy(PODS, 4, 15), ChangePolicy(PERCENT, 100, 15)))
+DEFAULT_DOWN = ScalingRules(300, (ChangePolicy(PERCENT, 100, 15),))
+DEFAULT = Behavior(DEFAULT_UP, DEFAULT_DOWN)
+"""The behavior of an HPA without one."""
 AT_ONCE = Behavior(DEFAULT_UP, ScalingRules(0, DEFAULT_DOWN.policies))
 NOW = 10_000.0
+
+
+def hpa(
+    behavior: Behavior = DEFAULT, low: int = 1, high: int = 1000, target: float = 85
+) -> HpaSpec:
+    return HpaSpec(behavior, low, high, target)
 
 
 @pytest.mark.parametrize(
@@ -47,11 +53,11 @@ NOW = 10_000.0
 def test_replicas_follow_the_controller(
     current: int, total: float, target: float, expected: int
 ) -> None:
-    assert replicas_for(total, target, current, Behavior()) == expected
+    assert replicas_for(total, hpa(target=target), current) == expected
 
 
-def rules(*policies: ChangePolicy, select: Select = Select.MAX, window: float = 0) -> ScalingRules:
-    return ScalingRules(window, policies, select)
+def rules(*policies: ChangePolicy, window: float = 0) -> ScalingRules:
+    return ScalingRules(window, policies)
 
 
 @pytest.mark.parametrize(
@@ -74,20 +80,6 @@ def rules(*policies: ChangePolicy, select: Select = Select.MAX, window: float = 
             Cause.SCALE_UP_LIMITED,
             id="the policy that allows most",
         ),
-        pytest.param(
-            rules(ChangePolicy(PODS, 4, 60), ChangePolicy(PERCENT, 200, 60), select=Select.MIN),
-            10,
-            14,
-            Cause.SCALE_UP_LIMITED,
-            id="the policy that allows least",
-        ),
-        pytest.param(
-            rules(ChangePolicy(PODS, 4, 60), select=Select.DISABLED),
-            10,
-            10,
-            Cause.SCALE_UP_LIMITED,
-            id="disabled",
-        ),
     ],
 )
 def test_scale_up_keeps_to_its_policies(
@@ -95,7 +87,7 @@ def test_scale_up_keeps_to_its_policies(
 ) -> None:
     behavior = Behavior(scale_up, DEFAULT_DOWN)
 
-    decision = decide(HpaState(), behavior, WIDE, current, 85.0 * 500, 85, NOW)
+    decision = decide(HpaState(), hpa(behavior), current, 85.0 * 500, NOW)
 
     assert (decision.replicas, decision.reason) == (expected, reason)
 
@@ -112,21 +104,12 @@ def test_scale_up_keeps_to_its_policies(
             80,
             id="the policy that allows most",
         ),
-        pytest.param(
-            rules(ChangePolicy(PODS, 4, 60), ChangePolicy(PERCENT, 20, 60), select=Select.MIN),
-            100,
-            96,
-            id="the policy that allows least",
-        ),
-        pytest.param(
-            rules(ChangePolicy(PODS, 4, 60), select=Select.DISABLED), 100, 100, id="disabled"
-        ),
     ],
 )
 def test_scale_down_keeps_to_its_policies(
     scale_down: ScalingRules, current: int, expected: int
 ) -> None:
-    decision = decide(HpaState(), Behavior(DEFAULT_UP, scale_down), WIDE, current, 0, 85, NOW)
+    decision = decide(HpaState(), hpa(Behavior(DEFAULT_UP, scale_down)), current, 0, NOW)
 
     assert decision.replicas == expected
 
@@ -135,7 +118,7 @@ def test_changes_inside_the_period_count_against_the_policy() -> None:
     behavior = Behavior(rules(ChangePolicy(PODS, 4, 60)), DEFAULT_DOWN)
     state = HpaState((At(NOW, 10),), added=(At(NOW - 90, 5), At(NOW - 30, 3)))
 
-    decision = decide(state, behavior, WIDE, 10, 85.0 * 500, 85, NOW)
+    decision = decide(state, hpa(behavior), 10, 85.0 * 500, NOW)
 
     # Ten run, three of them are from this minute: it began with seven.
     assert decision.replicas == 11
@@ -145,7 +128,7 @@ def test_removed_replicas_of_the_period_may_come_back() -> None:
     behavior = Behavior(rules(ChangePolicy(PODS, 4, 60)), DEFAULT_DOWN)
     state = HpaState((At(NOW, 10),), removed=(At(NOW - 30, 5),))
 
-    assert decide(state, behavior, WIDE, 10, 85.0 * 500, 85, NOW).replicas == 19
+    assert decide(state, hpa(behavior), 10, 85.0 * 500, NOW).replicas == 19
 
 
 @pytest.mark.parametrize(
@@ -170,7 +153,7 @@ def test_windows_stabilize(
     )
     state = HpaState(tuple(At(NOW - age, replicas) for age, replicas in past))
 
-    decision = decide(state, behavior, WIDE, 5 if expected != 9 else 10, 85.0 * wanted, 85, NOW)
+    decision = decide(state, hpa(behavior), 5 if expected != 9 else 10, 85.0 * wanted, NOW)
 
     assert decision.replicas == expected
 
@@ -189,13 +172,13 @@ def test_windows_stabilize(
 def test_bounds_and_holds_have_their_reason(
     current: int, total: float | None, expected: int, reason: Cause
 ) -> None:
-    decision = decide(HpaState(), AT_ONCE, Bounds(2, 10), current, total, 85, NOW)
+    decision = decide(HpaState(), hpa(AT_ONCE, 2, 10), current, total, NOW)
 
     assert (decision.replicas, decision.reason) == (expected, reason)
 
 
 def test_a_controller_that_has_just_started_does_not_drop_replicas() -> None:
-    decision = decide(HpaState(), Behavior(), WIDE, 8, 85.0, 85, NOW)
+    decision = decide(HpaState(), hpa(DEFAULT), 8, 85.0, NOW)
 
     assert (decision.replicas, decision.reason) == (8, Cause.SCALE_DOWN_STABILIZED)
 
@@ -210,9 +193,7 @@ def test_a_controller_that_has_just_started_does_not_drop_replicas() -> None:
 def test_decisions_stay_within_bounds(
     current: int, total: float | None, low: int, room: int
 ) -> None:
-    bounds = Bounds(low, low + room)
-
-    decision = decide(HpaState(), Behavior(), bounds, current, total, 85, NOW)
+    decision = decide(HpaState(), hpa(DEFAULT, low, low + room), current, total, NOW)
 
     if total is not None or not low <= current <= low + room:
         assert low <= decision.replicas <= low + room
@@ -230,7 +211,7 @@ def test_more_demand_never_means_fewer_replicas(
 ) -> None:
     state = HpaState(tuple(At(NOW - 15 * (i + 1), n) for i, n in enumerate(reversed(past))))
 
-    less = decide(state, Behavior(), Bounds(1, 60), current, total, 85, NOW)
-    greater = decide(state, Behavior(), Bounds(1, 60), current, total + more, 85, NOW)
+    less = decide(state, hpa(DEFAULT, 1, 60), current, total, NOW)
+    greater = decide(state, hpa(DEFAULT, 1, 60), current, total + more, NOW)
 
     assert greater.replicas >= less.replicas

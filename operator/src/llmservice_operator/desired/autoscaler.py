@@ -78,7 +78,7 @@ def build_behavior(
 def _rules(rules: ScalingRules, *, with_tolerance: bool) -> dict[str, Any]:
     written: dict[str, Any] = {
         "stabilizationWindowSeconds": round(rules.stabilization_window_seconds),
-        "selectPolicy": rules.select.value,
+        "selectPolicy": "Max",
         "policies": [
             {
                 "type": policy.type.value,

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from llmservice_operator.scaling.hpa import Behavior, Bounds, Decision, HpaState, decide
+from llmservice_operator.scaling.hpa import Decision, HpaSpec, HpaState, decide
 
 SYNC_SECONDS = 15.0
-"""As often as the HPA controller looks."""
+"""Period of the HPA controller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,20 +16,12 @@ class Sync:
     decision: Decision
 
 
-def sync(
-    before: Sync | None,
-    behavior: Behavior,
-    bounds: Bounds,
-    current: int,
-    total: float | None,
-    target: float,
-    now: float,
-) -> Sync:
-    """Decide anew when it is time, else return the decision of before.
+def sync(before: Sync | None, spec: HpaSpec, current: int, total: float | None, now: float) -> Sync:
+    """Decide when a sync is due, else return the sync before.
 
     A `total` of None is unknown, and holds the replicas.
     """
     if before is not None and now - before.at < SYNC_SECONDS:
         return before
     state = HpaState() if before is None else before.decision.state
-    return Sync(now, decide(state, behavior, bounds, current, total, target, now))
+    return Sync(now, decide(state, spec, current, total, now))
