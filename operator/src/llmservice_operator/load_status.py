@@ -339,7 +339,7 @@ def _slo(
         return None, Verdict(
             kind, "Unknown", reason, f"No request has been measured yet. {reason.hint}"
         )
-    # A point of hysteresis, so that an attainment at the objective itself is not told every time.
+    # A point of hysteresis: an attainment near the objective must not make an Event every time.
     was_missed = before is not None and before.status == "False"
     is_met = measured >= min(slo.objective_percent + was_missed, 100)
     achieved = service.status.slo

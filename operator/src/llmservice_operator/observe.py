@@ -33,7 +33,7 @@ class LiveObjects:
     pods: tuple[Manifest, ...] = ()
     """Pods with the service's label."""
     report: LoadReport | None = None
-    """What the model servers say about themselves; None while no metrics server tells."""
+    """What the model servers say about themselves; None without a metrics server."""
 
 
 @dataclass(frozen=True)

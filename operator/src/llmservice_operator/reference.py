@@ -75,8 +75,8 @@ def render_conditions() -> str:
         "Conditions",
         "The conditions in the status of an LLMService. There is no phase. Each condition is "
         "`True`, `False` or `Unknown` for the generation in its `observedGeneration`; its "
-        "`lastTransitionTime` changes only with its status. The operator also records an Event "
-        "when the status or the reason of Ready changes.",
+        "`lastTransitionTime` changes only with its status. The operator records an Event "
+        "when the status or the reason of Ready or of a condition of the load changes.",
         "",
         *_rows(
             ("condition", "says", "set by", "absent"),

@@ -58,8 +58,8 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
         a_pod(unscheduled=NO_GPU),
         Reason.WAITING_FOR_GPU,
         f"A replica needs 1 nvidia.com/gpu on one node, and no node has them free: {NO_GPU} Add "
-        "GPU nodes, free GPUs, lower spec.accelerator.count or spec.replicas, or add tolerations "
-        "to spec.template.tolerations for any other taints on the GPU nodes. "
+        "GPU nodes, free some GPUs, lower spec.accelerator.count or spec.replicas, or add "
+        "tolerations to spec.template.tolerations for any other taints on the GPU nodes. "
         "Nodes offer GPUs only with a device plugin: `kubectl describe nodes` lists them.",
     ),
     "no memory on any node": (

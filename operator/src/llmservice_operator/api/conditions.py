@@ -27,8 +27,8 @@ class ConditionType(StrEnum):
 
     READY = (
         "Ready",
-        "The summary: True while every desired replica serves the current spec. Its reason is the "
-        "REASON column of `kubectl get llm`: the most useful one of all problems.",
+        "The summary: True while every desired replica serves the current spec. Its reason, "
+        "the REASON column of `kubectl get llm`, is the most useful of all that apply.",
     )
     PROGRESSING = (
         "Progressing",

@@ -96,7 +96,7 @@ class Reason(StrEnum):
         "WaitingForGPU",
         Source.POD,
         "No node has enough free GPUs; the message has the scheduler's numbers.",
-        "Add GPU nodes, free GPUs, lower spec.accelerator.count or spec.replicas, or add "
+        "Add GPU nodes, free some GPUs, lower spec.accelerator.count or spec.replicas, or add "
         "tolerations to spec.template.tolerations for any other taints on the GPU nodes. "
         "Nodes offer GPUs only with a device plugin: `kubectl describe nodes` lists them.",
         rank=Rank.ACCELERATOR,
@@ -143,7 +143,7 @@ class Reason(StrEnum):
     LOADING_MODEL = Facts(
         "LoadingModel",
         Source.POD,
-        "The container loads the model. Without a metrics server, it may also be downloading it.",
+        "The container loads the model, or downloads it while no metrics server reports progress.",
         "Wait, or follow it with `kubectl logs`.",
         rank=Rank.LOAD,
         is_normal=True,
@@ -218,8 +218,8 @@ class Reason(StrEnum):
     INVALID_ENGINE_ARGUMENT = from_model_server(
         "InvalidEngineArgument",
         "The engine refuses one of its arguments.",
-        "Correct the field of spec.engine, or correct or remove the flag in "
-        "spec.engine.extraArgs, that the message names.",
+        "Correct the argument that the message names: a field of spec.engine, or a flag in "
+        "spec.engine.extraArgs.",
     )
     GPU_OUT_OF_MEMORY = from_model_server(
         "GPUOutOfMemory",
