@@ -1,11 +1,15 @@
 """A cluster in memory: what a pass over one service reads there and writes to it."""
 
 import itertools
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
 from core_support import as_live
 from llmservice_operator import names
+from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
+from llmservice_operator.cluster import Cluster, ServedKinds
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, Kind, kind_of
+from llmservice_operator.settings import OperatorSettings
 
 
 class RacingCluster:
@@ -17,6 +21,7 @@ class RacingCluster:
         self._versions = itertools.count(100)
         self.changes: dict[str, dict[str, Any]] = {}
         """Spec that somebody else writes right before our next write to the kind."""
+        self.unserved: set[Kind] = set()
 
     def put(self, manifest: dict[str, Any]) -> dict[str, Any]:
         kind, metadata = kind_of(manifest), manifest["metadata"]
@@ -31,8 +36,17 @@ class RacingCluster:
     async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         return self.objects.get((kind, name))
 
-    async def check_served(self, kind: Kind) -> None:
-        """Serve every kind."""
+    async def list_resources(self, discovery_path: str) -> frozenset[str]:
+        kinds = (*REQUIRED_KINDS, *optional_kinds(OperatorSettings()))
+        served = (kind for kind in kinds if kind not in self.unserved)
+        return frozenset(k.plural for k in served if k.discovery_path == discovery_path)
+
+    async def list_all(
+        self, kind: Kind, namespace: str | None, limit: int = 500
+    ) -> AsyncIterator[dict[str, Any]]:
+        for (found, _), manifest in list(self.objects.items()):
+            if found is kind:
+                yield manifest
 
     async def apply(
         self, manifest: dict[str, Any], uid: str | None = None, manager: str = names.FIELD_MANAGER
@@ -72,3 +86,9 @@ class RacingCluster:
 
     async def write(self, *_: Any, **__: Any) -> dict[str, Any]:
         return {}
+
+
+def served_kinds(cluster: Any, settings: OperatorSettings) -> ServedKinds:
+    """Return what the operator knows about the kinds before it has looked for them."""
+    optional = optional_kinds(settings)
+    return ServedKinds(cast(Cluster, cluster), [None], REQUIRED_KINDS, optional)

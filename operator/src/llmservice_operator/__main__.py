@@ -16,11 +16,18 @@ from pathlib import Path
 from aiohttp import web
 
 from llmservice_operator.api.crd import render_crd
-from llmservice_operator.children import WATCHED_KINDS
-from llmservice_operator.cluster import Audit, Cache, Cluster, EventRecorder, Key, Lease
-from llmservice_operator.errors import ClusterError, InvalidSettings, NotFound, OperatorError
+from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
+from llmservice_operator.cluster import (
+    Audit,
+    Cache,
+    Cluster,
+    EventRecorder,
+    Key,
+    Lease,
+    ServedKinds,
+)
+from llmservice_operator.errors import ClusterError, InvalidSettings, NotServed, OperatorError
 from llmservice_operator.handlers import Watches, build_registry
-from llmservice_operator.kinds import LLMSERVICES
 from llmservice_operator.leader import Leader
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.metrics_server import MetricsServer
@@ -119,16 +126,25 @@ class Process:
         leader = Leader(Lease(cluster, settings.namespace, settings.lease_name), identity)
         cluster.may_write = leader.is_holding
         namespaces = settings.watch_namespaces or (None,)
-        audit = Audit(cluster, cache, namespaces, queue.add, metrics.cache_diverged)
-        registry = build_registry(cache, queue.add, metrics)
-        watches = Watches(settings, registry, audit, health, metrics)
+        optional = optional_kinds(settings)
+        served = ServedKinds(cluster, namespaces, REQUIRED_KINDS, optional)
+        audit = Audit(cluster, cache, served, namespaces, queue.add, metrics.cache_diverged)
+        build = functools.partial(build_registry, cache, queue.add, metrics)
+        watches = Watches(settings, build, served, audit, health, metrics)
         reports = LoadReportClient(settings.metrics_server_url)
         reconciler = Reconciler(
-            cluster, cache, EventRecorder(cluster, identity, _now), metrics, settings, _now, reports
+            cluster,
+            cache,
+            served,
+            EventRecorder(cluster, identity, _now),
+            metrics,
+            settings,
+            _now,
+            reports,
         )
         metrics.read_leadership(settings.lease_name, leader.is_holding)
         metrics.read_queue(queue, WORKERS)
-        for kind in WATCHED_KINDS:
+        for kind in (*REQUIRED_KINDS, *(kind for kind, granted in optional.items() if granted)):
             metrics.read_cache(kind.plural, functools.partial(cache.count, kind))
 
         async def work() -> None:
@@ -185,8 +201,8 @@ class Process:
                 if suspects:
                     await asyncio.sleep(min(AUDIT_GRACE_SECONDS, period))
                     repaired = await audit.repair(suspects)
-            except NotFound:
-                logger.error("the cluster does not know %s any more", LLMSERVICES.kind)
+            except NotServed as error:
+                logger.error("%s any more", error)
                 watches.restart()
             except ClusterError as error:
                 logger.warning("the audit of the cache failed: %s", error)

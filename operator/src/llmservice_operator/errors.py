@@ -6,6 +6,7 @@ OperatorError
 ├── InvalidSettings    the operator itself was started with wrong settings
 └── ClusterError       the API server answered with an error
     ├── NotFound       404
+    │   └── NotServed  the cluster does not know a kind
     ├── Forbidden      403
     ├── Conflict       409
     ├── Gone           410
@@ -52,6 +53,14 @@ class ClusterError(OperatorError):
 
 class NotFound(ClusterError):
     """The object does not exist."""
+
+
+class NotServed(NotFound):
+    """The cluster does not know a kind that the operator needs."""
+
+    def __init__(self, kind: str, api_version: str) -> None:
+        super().__init__(f"the cluster does not know {kind} of {api_version}", 404)
+        self.kind = kind
 
 
 class Forbidden(ClusterError):

@@ -7,15 +7,22 @@ errors, so work, retries and the supervision of the watches are ours.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import kopf
 
-from llmservice_operator.children import WATCHED_KINDS
-from llmservice_operator.cluster import Audit, Cache, Key, load_configuration, owner_key
-from llmservice_operator.errors import ClusterError, Forbidden, NotFound
-from llmservice_operator.kinds import LLMSERVICES
+from llmservice_operator.cluster import (
+    DISCOVERY_PERIOD_SECONDS,
+    Audit,
+    Cache,
+    Key,
+    ServedKinds,
+    load_configuration,
+    owner_key,
+)
+from llmservice_operator.errors import ClusterError, Forbidden, NotServed
+from llmservice_operator.kinds import LLMSERVICES, Kind
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Health, Metrics
 
@@ -25,12 +32,16 @@ RESTART_BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 HEALTHY_AFTER_SECONDS = 60.0
 """Watches that ran this long before they broke begin the backoff anew."""
 WAIT_FOR_CLUSTER_SECONDS = 5.0
+_HOW_TO_SERVE = {
+    LLMSERVICES.kind: "apply crds/llmservice.yaml or install the chart with crds.install=true"
+}
+"""What to do where a kind is not served, for kinds that are not Kubernetes' own."""
 
 
 def build_registry(
-    cache: Cache, enqueue: Callable[[Key], None], metrics: Metrics
+    cache: Cache, enqueue: Callable[[Key], None], metrics: Metrics, kinds: Sequence[Kind]
 ) -> kopf.OperatorRegistry:
-    """Return Kopf's registry with the one event handler for every watched kind."""
+    """Return Kopf's registry with the one event handler for each of the kinds."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(login)
 
@@ -43,7 +54,7 @@ def build_registry(
         if news and owner is not None:
             enqueue(owner)
 
-    for kind in WATCHED_KINDS:
+    for kind in kinds:
         kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(note)
     return registry
 
@@ -78,7 +89,7 @@ class EndlessBackoffs:
             delay = min(delay * 2, 15.0)
 
 
-def build_settings() -> kopf.OperatorSettings:
+def build_settings(kinds: Sequence[Kind]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     # Without scanning Kopf needs no right to watch namespaces and CRDs.
@@ -90,7 +101,7 @@ def build_settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 10
     settings.watching.reconnect_backoff = 1
     settings.process.ultimate_exiting_timeout = None
-    for kind in WATCHED_KINDS:
+    for kind in kinds:
         if kind.label_selector:
             selector = (kind.group, kind.version, kind.plural)
             settings.watching.label_selectors[selector] = kind.label_selector
@@ -103,7 +114,8 @@ class Watches:
     def __init__(
         self,
         settings: OperatorSettings,
-        registry: kopf.OperatorRegistry,
+        build_registry: Callable[[Sequence[Kind]], kopf.OperatorRegistry],
+        served: ServedKinds,
         audit: Audit,
         health: Health,
         metrics: Metrics,
@@ -111,11 +123,13 @@ class Watches:
         self.loaded = asyncio.Event()
         """Set once the cache holds all there is: before that everything looks deleted."""
         self._namespaces = settings.watch_namespaces
-        self._registry = registry
+        self._build_registry = build_registry
+        self._served = served
         self._audit = audit
         self._health = health
         self._metrics = metrics
         self._stop_kopf = asyncio.Event()
+        self._kinds_changed = False
 
     def restart(self) -> None:
         """Stop the running watches; new ones start at once."""
@@ -133,6 +147,8 @@ class Watches:
             await self._watch(stop, own_signals)
             if stop.is_set():
                 return
+            if self._kinds_changed:
+                continue
             self._health.not_ready("watches", "the watches have stopped and are being restarted")
             self._metrics.watches_restarted()
             failures = 0 if clock.time() - started > HEALTHY_AFTER_SECONDS else failures + 1
@@ -144,10 +160,9 @@ class Watches:
         """Fill the cache; when that fails say why, for people, and return False."""
         try:
             await self._audit.reload()
-        except NotFound:
+        except NotServed as error:
             reason = (
-                f"the cluster does not know {LLMSERVICES.kind}: apply crds/llmservice.yaml"
-                " or install the chart with crds.install=true"
+                f"{error}: {_HOW_TO_SERVE.get(error.kind, 'the operator cannot work without it')}"
             )
         except Forbidden as error:
             reason = f"a right is missing, grant it to the operator's service account: {error}"
@@ -163,13 +178,18 @@ class Watches:
 
     async def _watch(self, stop: asyncio.Event, own_signals: Callable[[], None]) -> None:
         self._stop_kopf = asyncio.Event()
-        stopping = asyncio.create_task(_forward(stop, self._stop_kopf))
+        self._kinds_changed = False
+        kinds = self._served.watched
+        aside = (
+            asyncio.create_task(_forward(stop, self._stop_kopf)),
+            asyncio.create_task(self._look_for_kinds()),
+        )
         # Kopf ends every task that is younger than itself when it stops.
         older = asyncio.all_tasks()
         try:
             tasks = await kopf.spawn_tasks(
-                registry=self._registry,
-                settings=build_settings(),
+                registry=self._build_registry(kinds),
+                settings=build_settings(kinds),
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
                 standalone=True,
@@ -180,7 +200,26 @@ class Watches:
         except Exception:
             logger.exception("the watches broke")
         finally:
-            stopping.cancel()
+            for task in aside:
+                task.cancel()
+
+    async def _look_for_kinds(self) -> None:
+        """End these watches as soon as other kinds are to be watched."""
+        while True:
+            await asyncio.sleep(DISCOVERY_PERIOD_SECONDS)
+            try:
+                if not await self._served.refresh():
+                    continue
+            except ClusterError as error:
+                logger.warning("the kinds that are served cannot be looked up: %s", error)
+                continue
+            logger.info(
+                "other kinds are served now; watching %s",
+                ", ".join(kind.plural for kind in self._served.watched),
+            )
+            self._kinds_changed = True
+            self._stop_kopf.set()
+            return
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -21,6 +21,7 @@ from llmservice_operator.cluster import (
     Cluster,
     EventRecorder,
     Key,
+    ServedKinds,
     controller_of,
     is_service,
 )
@@ -43,7 +44,6 @@ from llmservice_operator.errors import (
 from llmservice_operator.kinds import (
     LLMSERVICES,
     PODS,
-    SCALED_OBJECTS,
     SERVICES,
     Kind,
 )
@@ -80,6 +80,7 @@ class Reconciler:
         self,
         cluster: Cluster,
         cache: Cache,
+        served: ServedKinds,
         recorder: EventRecorder,
         metrics: Metrics,
         settings: OperatorSettings,
@@ -88,12 +89,13 @@ class Reconciler:
     ) -> None:
         self._cluster = cluster
         self._cache = cache
+        self._served = served
         self._recorder = recorder
         self._metrics = metrics
         self._settings = settings
         self._now = now
         self._reports = reports
-        self._scaler = Scaler(cluster, cache, settings, now)
+        self._scaler = Scaler(cluster, cache, served, settings, now)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one service closer to its spec; return when to look again, in seconds, if at all.
@@ -132,17 +134,20 @@ class Reconciler:
         workload = await self._live(WORKLOAD.kind, service.namespace, WORKLOAD.name(service))
         is_watched = service.spec.autoscaling is not None or service.spec.objectives.is_limited
         report = await self._read_report(service) if is_watched else None
-        scaled_object = await self._scaler.live_scaled_object(service)
-        plan, decision = await self._scaler.plan(service, report, scaled_object), None
+        plan, decision = self._scaler.plan(service, report), None
         wrote, failure, pin = False, None, None
         try:
             pin = resolve_pin(service, workload, self._settings)
             replicas = resolve_replicas(service, workload)
             context = Context.of(service, self._settings, pin, replicas, plan.autoscaler)
-            children = build_each(context)
+            children = {
+                child: manifest
+                for child, manifest in build_each(context).items()
+                if child.kind in self._served
+            }
             # What is not wanted any more goes first: two autoscalers would fight, and KEDA's
             # webhook refuses the second.
-            wrote |= await self._prune(service, children, scaled_object)
+            wrote |= await self._prune(service, children)
             wrote |= await self._keep_replicas(service, children[WORKLOAD], workload, replicas)
             for child, manifest in children.items():
                 wrote |= await self._apply(service, child, manifest)
@@ -239,18 +244,13 @@ class Reconciler:
                 raise
             return await self._cluster.apply(substitute)
 
-    async def _prune(
-        self, service: LLMService, wanted: Iterable[Child], scaled_object: Manifest | None
-    ) -> bool:
+    async def _prune(self, service: LLMService, wanted: Iterable[Child]) -> bool:
         """Delete what an earlier spec needed and this one does not; say whether there was any."""
         key = service.namespace, service.name
         kept = {(child.kind, child.name(service)) for child in wanted}
         removed = False
         for kind in (child.kind for child in CHILDREN if child.is_pruned):
-            present = self._cache.owned(key, kind)
-            if scaled_object is not None and kind is SCALED_OBJECTS:
-                present.append(scaled_object)
-            for live in present:
+            for live in self._cache.owned(key, kind):
                 name = live["metadata"]["name"]
                 is_going = "deletionTimestamp" in live["metadata"]
                 if (kind, name) in kept or is_going or not is_owned_by(live, service):
@@ -274,7 +274,7 @@ class Reconciler:
             raise NotNow("the service is being deleted; nothing is made for it")
 
     async def _live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        # What is not watched may hold the name: a ScaledObject, an object without our labels.
+        # An object without our labels, which is not watched, may hold the name.
         cached = self._cache.get(kind, namespace, name)
         return cached or await self._cluster.read(kind, namespace, name)
 

@@ -12,12 +12,12 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import Autoscaling, ScalingMode, ScalingProvider
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.cluster import Cache, Cluster, Key, controller_of
+from llmservice_operator.cluster import Cache, Cluster, Key, ServedKinds, controller_of
 from llmservice_operator.desired import is_owned_by
 from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
 from llmservice_operator.desired.replicas import build_hand_over, first_replicas
-from llmservice_operator.errors import Forbidden, NotFound
-from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, PODS, SCALED_OBJECTS
+from llmservice_operator.errors import NotFound
+from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, PODS, SCALED_OBJECTS, Kind
 from llmservice_operator.scaling.deletion_cost import (
     Occupancy,
     deletion_costs,
@@ -42,11 +42,13 @@ class Scaler:
         self,
         cluster: Cluster,
         cache: Cache,
+        served: ServedKinds,
         settings: OperatorSettings,
         now: Callable[[], datetime],
     ) -> None:
         self._cluster = cluster
         self._cache = cache
+        self._served = served
         self._settings = settings
         self._now = now
         self._syncs: dict[Key, Sync] = {}
@@ -58,22 +60,11 @@ class Scaler:
         self._marked.pop(key, None)
 
     def live_autoscaler(self, service: LLMService) -> Manifest | None:
-        live = self._cache.get(AUTOSCALERS, service.namespace, names.autoscaler(service))
-        return live if live is not None and is_owned_by(live, service) else None
+        """Return the service's own HPA, if it has one."""
+        return self._owned(AUTOSCALERS, service)
 
-    async def live_scaled_object(self, service: LLMService) -> Manifest | None:
-        """Return our ScaledObject; None without the rights to see it.
-
-        It is read: its kind is not watched, for many clusters do not have it.
-        """
-        if not self._settings.keda:
-            return None
-        name = names.autoscaler(service)
-        try:
-            live = await self._cluster.read(SCALED_OBJECTS, service.namespace, name)
-        except Forbidden:
-            # Only a service that KEDA is to scale needs the right, and says so when it is missing.
-            return None
+    def _owned(self, kind: Kind, service: LLMService) -> Manifest | None:
+        live = self._cache.get(kind, service.namespace, names.autoscaler(service))
         return live if live is not None and is_owned_by(live, service) else None
 
     def _scaled_object_of_keda(self, service: LLMService) -> str | None:
@@ -87,31 +78,20 @@ class Scaler:
                 return str(controller["name"])
         return None
 
-    async def plan(
-        self, service: LLMService, report: LoadReport | None, scaled_object: Manifest | None
-    ) -> ProviderPlan:
-        """Decide who scales the service in this cluster; `scaled_object` is ours, as it is now."""
-        unremovable = None if self._settings.keda else self._scaled_object_of_keda(service)
+    def plan(self, service: LLMService, report: LoadReport | None) -> ProviderPlan:
+        """Decide what scales the service in this cluster."""
+        unremovable = None
+        if SCALED_OBJECTS in self._served.forbidden:
+            unremovable = self._scaled_object_of_keda(service)
         return plan_provider(
             service,
             self._settings,
             report,
-            self.live_autoscaler(service) or scaled_object,
+            self._owned(AUTOSCALERS, service) or self._owned(SCALED_OBJECTS, service),
             self._now(),
-            keda_is_installed=await self._has_keda(service),
+            keda_is_installed=SCALED_OBJECTS in self._served,
             unremovable=unremovable,
         )
-
-    async def _has_keda(self, service: LLMService) -> bool:
-        autoscaling = service.spec.autoscaling
-        wishes = (ScalingProvider.KEDA, ScalingProvider.AUTO)
-        if not self._settings.keda or autoscaling is None or autoscaling.provider not in wishes:
-            return False
-        try:
-            await self._cluster.check_served(SCALED_OBJECTS)
-        except NotFound:
-            return False
-        return True
 
     async def hand_over(self, service: LLMService, deployment: Manifest) -> bool:
         """Let the number of replicas outlive our own manifest, which is about to leave it out."""

@@ -5,7 +5,7 @@ import pytest
 from llmservice_operator import names
 from llmservice_operator.cluster import Cache, owner_key
 from llmservice_operator.cluster.cache import REMEMBERED_DELETIONS
-from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS, SCALED_OBJECTS, Kind
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS, Kind
 
 KEY = ("team", "llama")
 
@@ -42,12 +42,6 @@ def test_only_a_newer_version_is_news() -> None:
     live = cache.service(KEY)
     assert live is not None
     assert live["metadata"]["resourceVersion"] == "10"
-
-
-def test_an_object_that_nobody_watches_is_never_kept() -> None:
-    cache = Cache()
-    assert not cache.observe(make_object(SCALED_OBJECTS, "llama", 5, **OURS))
-    assert cache.get(SCALED_OBJECTS, *KEY) is None
 
 
 def test_a_late_deletion_does_not_drop_the_successor_of_the_same_name() -> None:

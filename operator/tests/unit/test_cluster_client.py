@@ -10,7 +10,15 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import ApiClient, Configuration
 
-from llmservice_operator.cluster import Audit, Cache, Cluster, EventRecorder, Key, Lease
+from llmservice_operator.cluster import (
+    Audit,
+    Cache,
+    Cluster,
+    EventRecorder,
+    Key,
+    Lease,
+    ServedKinds,
+)
 from llmservice_operator.errors import ClusterError, Conflict, Forbidden, NotFound, Rejected
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 
@@ -324,7 +332,8 @@ async def test_the_audit_finds_what_the_watches_missed_and_confirms_it_before_it
     diverged: list[str] = []
     for manifest in (service("same", 1), service("old", 3), service("ghost", 4)):
         cache.observe(manifest)
-    audit = Audit(cluster, cache, [None], enqueued.append, diverged.append)
+    served = ServedKinds(cluster, [None], [LLMSERVICES, DEPLOYMENTS], {})
+    audit = Audit(cluster, cache, served, [None], enqueued.append, diverged.append)
 
     suspects = await audit.suspects()
     assert sorted(name for _, _, name in suspects) == ["ghost", "new", "old"]
@@ -343,8 +352,9 @@ async def test_a_reload_makes_the_cache_equal_to_the_cluster(
     cluster: Cluster, server: Server
 ) -> None:
     def answer(request: web.Request) -> web.Response:
-        if request.path == "/apis/llmservice.dev/v1alpha1":
-            return web.json_response({"resources": [{"name": "llmservices"}]})
+        if request.path in (LLMSERVICES.discovery_path, DEPLOYMENTS.discovery_path):
+            resources = [{"name": "llmservices"}, {"name": "deployments"}]
+            return web.json_response({"resources": resources})
         items = [SERVICE] if request.path.endswith("/llmservices") else []
         return web.json_response({"items": items, "metadata": {}})
 
@@ -353,18 +363,20 @@ async def test_a_reload_makes_the_cache_equal_to_the_cluster(
     enqueued: list[Key] = []
     gone = {**SERVICE, "metadata": {**SERVICE["metadata"], "name": "gone"}}
     cache.observe(gone)
-    await Audit(cluster, cache, ["team"], enqueued.append, lambda _: None).reload()
+    served = ServedKinds(cluster, ["team"], [LLMSERVICES, DEPLOYMENTS], {})
+    await Audit(cluster, cache, served, ["team"], enqueued.append, lambda _: None).reload()
     assert enqueued == [("team", "gone"), ("team", "llama")]
     assert cache.count(LLMSERVICES) == 1
-    assert {request[1].split("/")[-2] for request in server.requests[1:]} == {"team"}
+    assert {request[1].split("/")[-2] for request in server.requests[2:]} == {"team"}
 
 
-async def test_a_kind_that_discovery_does_not_name_yet_is_not_served(
+async def test_discovery_names_the_kinds_of_a_group_and_none_where_the_group_is_unknown(
     cluster: Cluster, server: Server
 ) -> None:
     server.answer = lambda _: web.json_response({"resources": [{"name": "other"}]})
-    with pytest.raises(NotFound, match="has no llmservices"):
-        await cluster.check_served(LLMSERVICES)
+    assert await cluster.list_resources(LLMSERVICES.discovery_path) == {"other"}
     server.refuse(404)
-    with pytest.raises(NotFound):
-        await cluster.check_served(LLMSERVICES)
+    assert await cluster.list_resources(LLMSERVICES.discovery_path) == frozenset()
+    server.refuse(503)
+    with pytest.raises(ClusterError):
+        await cluster.list_resources(LLMSERVICES.discovery_path)

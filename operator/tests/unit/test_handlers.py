@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from llmservice_operator import handlers
-from llmservice_operator.children import WATCHED_KINDS
+from llmservice_operator.children import REQUIRED_KINDS
 from llmservice_operator.cluster import Cache, Key
 from llmservice_operator.handlers import EndlessBackoffs, build_registry, build_settings
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
@@ -26,7 +26,7 @@ def enqueued() -> list[Key]:
 
 @pytest.fixture
 def note(enqueued: list[Key]) -> Note:
-    registry = build_registry(Cache(), enqueued.append, Metrics())
+    registry = build_registry(Cache(), enqueued.append, Metrics(), REQUIRED_KINDS)
     (function,) = {handler.fn for handler in registry._watching.get_all_handlers()}
     return cast(Note, function)
 
@@ -47,10 +47,10 @@ def event(type_: str | None, version: int, **metadata: Any) -> dict[str, Any]:
 
 
 def test_every_watched_kind_has_the_event_handler_and_no_other_kind_of_handler() -> None:
-    registry = build_registry(Cache(), lambda key: None, Metrics())
+    registry = build_registry(Cache(), lambda key: None, Metrics(), REQUIRED_KINDS)
     selectors = [handler.selector for handler in registry._watching.get_all_handlers()]
     watched = {selector.any_name for selector in selectors if selector is not None}
-    assert watched == {kind.plural for kind in WATCHED_KINDS}
+    assert watched == {kind.plural for kind in REQUIRED_KINDS}
     assert not registry._changing.get_all_handlers()
     assert not registry._spawning.get_all_handlers()
 
@@ -81,12 +81,12 @@ def test_handlers_are_short() -> None:
 
 
 def test_children_are_filtered_by_the_api_server_and_nothing_is_posted_or_scanned() -> None:
-    settings = build_settings()
+    settings = build_settings(REQUIRED_KINDS)
     selectors = settings.watching.label_selectors
     assert selectors["apps", "v1", "deployments"] == (
         "app.kubernetes.io/managed-by=llmservice-operator"
     )
-    assert len(selectors) == len(WATCHED_KINDS) - 1
+    assert len(selectors) == len(REQUIRED_KINDS) - 1
     assert not settings.posting.enabled
     assert settings.scanning.disabled
 

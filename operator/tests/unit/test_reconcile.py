@@ -13,7 +13,7 @@ from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Metrics
-from reconcile_support import RacingCluster
+from reconcile_support import RacingCluster, served_kinds
 
 KEY = ("team", "llama")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -35,7 +35,8 @@ def reconciler(cluster: RacingCluster, cache: Cache) -> Reconciler:
     recorder = EventRecorder(racing, "test", lambda: NOW)
     settings = OperatorSettings()
     reports = LoadReportClient(None)
-    return Reconciler(racing, cache, recorder, Metrics(), settings, lambda: NOW, reports)
+    served = served_kinds(cluster, settings)
+    return Reconciler(racing, cache, served, recorder, Metrics(), settings, lambda: NOW, reports)
 
 
 @pytest.fixture
@@ -116,12 +117,14 @@ async def test_a_download_is_followed_with_few_writes_and_without_numbers_once_n
         url = str(server.make_url("/"))
         reports = LoadReportClient(url)
         racing = cast(Cluster, cluster)
+        settings = OperatorSettings(metrics_server_url=url)
         reconciler = Reconciler(
             racing,
             cache,
+            served_kinds(cluster, settings),
             EventRecorder(racing, "test", lambda: NOW),
             Metrics(),
-            OperatorSettings(metrics_server_url=url),
+            settings,
             lambda: NOW,
             reports,
         )

@@ -1,13 +1,12 @@
 """Who scales a service from one pass to the next: made, restored, exchanged, removed."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
 
 from core_support import NOW
 from llmservice_operator import names
-from llmservice_operator.children import WATCHED_KINDS
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder
 from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.kinds import (
@@ -24,7 +23,7 @@ from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import WAIT_FOR_COLLECTOR_SECONDS, Reconciler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Metrics
-from reconcile_support import RacingCluster
+from reconcile_support import RacingCluster, served_kinds
 
 KEY = ("team", "llama")
 
@@ -35,11 +34,20 @@ class KedaCluster(RacingCluster):
     def __init__(self) -> None:
         super().__init__()
         self.has_rights = True
+        self.reads: list[Kind] = []
         self.knows_fallback_behavior = True
 
     async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         self._check_rights(kind)
+        self.reads.append(kind)
         return await super().read(kind, namespace, name)
+
+    async def list_all(
+        self, kind: Kind, namespace: str | None, limit: int = 500
+    ) -> AsyncIterator[dict[str, Any]]:
+        self._check_rights(kind)
+        async for manifest in super().list_all(kind, namespace, limit):
+            yield manifest
 
     async def apply(
         self, manifest: dict[str, Any], uid: str | None = None, manager: str = names.FIELD_MANAGER
@@ -66,20 +74,23 @@ class World:
         self.restart(keda=True)
 
     def restart(self, *, keda: bool) -> None:
-        cluster = cast(Cluster, self.cluster)
+        cluster, settings = cast(Cluster, self.cluster), OperatorSettings(keda=keda)
         self.cluster.has_rights = keda
+        self.served = served_kinds(cluster, settings)
         self._reconciler = Reconciler(
             cluster,
             self.cache,
+            self.served,
             EventRecorder(cluster, "test", lambda: NOW),
             Metrics(),
-            OperatorSettings(keda=keda),
+            settings,
             lambda: NOW,
             LoadReportClient(None),
         )
 
     async def settle(self) -> float | None:
         """Pass until there is nothing to write; return when to look again."""
+        await self.served.refresh()
         for _ in range(10):
             again = await self._reconciler.reconcile(KEY)
             if again != 0.0:
@@ -112,8 +123,8 @@ class World:
         self.cache.observe(self.cluster.put(manifest))
 
     def lose(self, kind: Kind, name: str = "llama") -> None:
-        """Delete an object and let the watch, if there is one of its kind, tell of it."""
-        if kind in WATCHED_KINDS:
+        """Delete an object and let the watch, if its kind is watched, report it."""
+        if kind in self.served:
             self.cache.drop(self.cluster.put(self.cluster.objects[kind, name]))
         del self.cluster.objects[kind, name]
 
@@ -180,11 +191,12 @@ def edited(scaled_object: dict[str, Any]) -> dict[str, Any]:
 
 async def test_a_scaled_object_that_somebody_deleted_or_edited_is_restored(world: World) -> None:
     await world.serve(**by("KEDA"))
-    wanted = world.cluster.objects.pop((SCALED_OBJECTS, "llama"))
+    wanted = world.cluster.objects[SCALED_OBJECTS, "llama"]
+    world.lose(SCALED_OBJECTS)
     await world.settle()
     assert world.cluster.objects[SCALED_OBJECTS, "llama"]["spec"] == wanted["spec"]
 
-    world.cluster.put(edited(wanted))
+    world.see(edited(wanted))
     await world.settle()
     assert world.cluster.objects[SCALED_OBJECTS, "llama"]["spec"] == wanted["spec"]
     world.cluster.writes.clear()
@@ -330,14 +342,44 @@ async def test_without_rights_and_without_a_trace_of_keda_a_service_works_on(wor
     assert world.status["autoscaling"]["provider"] == "External"
 
 
-async def test_a_right_that_is_missing_hinders_only_those_whom_keda_is_to_scale(
+async def test_a_right_that_is_missing_hinders_only_a_service_that_keda_is_to_scale(
     world: World,
 ) -> None:
     world.cluster.has_rights = False
     await world.serve(replicas=2)
     assert world.replicas == 2
-    with pytest.raises(Forbidden):
-        await world.serve(**by("KEDA"))
+    assert world.condition("Ready")["reason"] != "KEDAMissing"
+    await world.serve(**by("KEDA"))
+    said = world.condition("AutoscalingActive")
+    assert (said["status"], said["reason"]) == ("False", "KEDAMissing")
+    assert "rights on its ScaledObjects" in said["message"]
+
+
+async def test_keda_scales_as_soon_as_it_is_installed_and_is_missed_when_it_is_removed(
+    world: World,
+) -> None:
+    world.cluster.unserved = {SCALED_OBJECTS}
+    await world.serve(**by("KEDA"))
+    assert not world.has(SCALED_OBJECTS)
+    assert world.condition("AutoscalingActive")["reason"] == "KEDAMissing"
+
+    world.cluster.unserved = set()
+    await world.settle()
+    assert world.has(SCALED_OBJECTS)
+    assert world.condition("AutoscalingActive")["reason"] != "KEDAMissing"
+
+    world.lose(SCALED_OBJECTS)
+    world.cluster.unserved = {SCALED_OBJECTS}
+    await world.settle()
+    assert not world.has(SCALED_OBJECTS)
+    assert world.condition("AutoscalingActive")["reason"] == "KEDAMissing"
+
+
+async def test_a_scaled_object_is_read_from_the_cache(world: World) -> None:
+    await world.serve(**by("KEDA"))
+    world.cluster.reads.clear()
+    await world.settle()
+    assert SCALED_OBJECTS not in world.cluster.reads
 
 
 async def test_a_keda_that_is_too_old_is_named_with_the_version_that_is_needed(

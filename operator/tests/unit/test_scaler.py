@@ -1,5 +1,6 @@
 """What the operator itself sends to scale; the whole way is in tests/api and tests/keda."""
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, cast
 
@@ -9,13 +10,13 @@ from core_support import NOW, a_body, as_live
 from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.cluster import Cache, Cluster
+from llmservice_operator.cluster import Cache, Cluster, ServedKinds
 from llmservice_operator.desired import Autoscaler, resolve_pin
 from llmservice_operator.desired.provider import ProviderPlan
-from llmservice_operator.errors import NotFound
-from llmservice_operator.kinds import Kind
+from llmservice_operator.kinds import SCALED_OBJECTS
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
+from reconcile_support import served_kinds
 from report_support import a_report
 
 SETTINGS = OperatorSettings(keda=True)
@@ -30,9 +31,12 @@ class Recorder:
         self.sent: list[Any] = []
         self.has_keda = True
 
-    async def check_served(self, kind: Kind) -> None:
-        if not self.has_keda:
-            raise NotFound(f"no {kind.plural}", 404)
+    async def list_resources(self, _: str) -> frozenset[str]:
+        return frozenset({SCALED_OBJECTS.plural} if self.has_keda else ())
+
+    async def list_all(self, *_: Any, **__: Any) -> AsyncIterator[dict[str, Any]]:
+        for manifest in list[dict[str, Any]]():
+            yield manifest
 
     async def apply(self, manifest: dict[str, Any], manager: str) -> dict[str, Any]:
         self.sent.append((manager, manifest["spec"]))
@@ -51,8 +55,13 @@ def cache() -> Cache:
 
 
 @pytest.fixture
-def scaler(cluster: Recorder, cache: Cache) -> Scaler:
-    return Scaler(cast(Cluster, cluster), cache, SETTINGS, lambda: NOW)
+def served(cluster: Recorder) -> ServedKinds:
+    return served_kinds(cluster, SETTINGS)
+
+
+@pytest.fixture
+def scaler(cluster: Recorder, cache: Cache, served: ServedKinds) -> Scaler:
+    return Scaler(cast(Cluster, cluster), cache, served, SETTINGS, lambda: NOW)
 
 
 def service(provider: str = "Auto", status: dict[str, Any] | None = None) -> LLMService:
@@ -89,18 +98,18 @@ async def test_without_a_report_direct_mode_writes_nothing(
 
 
 async def test_a_recommendation_goes_on_from_the_one_before_for_nobody_follows_it(
-    cluster: Recorder, cache: Cache
+    cluster: Recorder, cache: Cache, served: ServedKinds
 ) -> None:
     autoscaling = {"minReplicas": 1, "maxReplicas": 12, "mode": "Recommend"}
     of, now = LLMService.parse(a_body({"autoscaling": autoscaling})), [NOW]
-    scaler = Scaler(cast(Cluster, cluster), cache, SETTINGS, lambda: now[0])
+    scaler = Scaler(cast(Cluster, cluster), cache, served, SETTINGS, lambda: now[0])
     runs(cache, of, 10)
 
     said = []
     for _ in range(60):
         now[0] += timedelta(seconds=15)
         report = a_report(at=now[0].timestamp(), demand_percent=4 * 85.0)
-        _, decision = await scaler.scale(of, await scaler.plan(of, report, None), report)
+        _, decision = await scaler.scale(of, scaler.plan(of, report), report)
         assert decision is not None
         said.append(decision.replicas)
 
@@ -112,8 +121,13 @@ async def test_a_recommendation_goes_on_from_the_one_before_for_nobody_follows_i
 
 @pytest.mark.parametrize(("installed", "expected"), [(True, "KEDA"), (False, None)])
 async def test_keda_is_looked_for_before_it_is_used(
-    cluster: Recorder, scaler: Scaler, installed: bool, expected: str | None
+    cluster: Recorder,
+    scaler: Scaler,
+    served: ServedKinds,
+    installed: bool,
+    expected: str | None,
 ) -> None:
     cluster.has_keda = installed
-    found = (await scaler.plan(service("KEDA"), None, None)).autoscaler.provider
+    await served.refresh()
+    found = scaler.plan(service("KEDA"), None).autoscaler.provider
     assert (found and found.value) == expected

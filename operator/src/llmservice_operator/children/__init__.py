@@ -20,16 +20,18 @@ from llmservice_operator.children import (
 )
 from llmservice_operator.children.child import Child, Context, Grant
 from llmservice_operator.kinds import LLMSERVICES, PODS, Kind
+from llmservice_operator.settings import OperatorSettings
 
 __all__ = [
     "CHILDREN",
-    "WATCHED_KINDS",
+    "REQUIRED_KINDS",
     "WORKLOAD",
     "Child",
     "Context",
     "Grant",
     "build_all",
     "build_each",
+    "optional_kinds",
 ]
 
 CHILDREN: Final[tuple[Child, ...]] = (
@@ -48,11 +50,21 @@ CHILDREN: Final[tuple[Child, ...]] = (
 WORKLOAD: Final = workload.CHILD
 """The child that runs the model servers."""
 
-WATCHED_KINDS: Final[tuple[Kind, ...]] = (
+REQUIRED_KINDS: Final[tuple[Kind, ...]] = (
     LLMSERVICES,
     *(child.kind for child in CHILDREN if not child.is_optional_api),
     PODS,
 )
+"""The kinds without which the operator cannot work; each is watched."""
+
+
+def optional_kinds(settings: OperatorSettings) -> dict[Kind, bool]:
+    """Return the kinds that a cluster may lack, and whether the rights on each are granted."""
+    return {
+        child.kind: child.grant is None or child.grant.is_given(settings)
+        for child in CHILDREN
+        if child.is_optional_api
+    }
 
 
 def build_all(context: Context) -> list[Manifest]:

@@ -9,9 +9,10 @@ import logging
 from collections.abc import Callable, Sequence
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.children import WATCHED_KINDS
 from llmservice_operator.cluster.cache import Cache, Key, ObjectId, object_id, owner_key, version
 from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.cluster.served import ServedKinds
+from llmservice_operator.errors import NotFound, NotServed
 from llmservice_operator.kinds import LLMSERVICES, Kind
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ class Audit:
         self,
         cluster: Cluster,
         cache: Cache,
+        served: ServedKinds,
         namespaces: Sequence[str | None],
         enqueue: Callable[[Key], None],
         diverged: Callable[[str], None],
@@ -29,19 +31,24 @@ class Audit:
         """`diverged` is told the plural of every object that the watches were wrong about."""
         self._cluster = cluster
         self._cache = cache
+        self._served = served
         self._namespaces = namespaces
         self._enqueue = enqueue
         self._diverged = diverged
+        self._watched: tuple[Kind, ...] = ()
+        """The kinds of the last reload."""
 
     async def reload(self) -> None:
         """Make the cache equal to the cluster and enqueue what changed. Only while no watch runs.
 
-        Raises ClusterError: NotFound when LLMService is not served, Forbidden when a right is
-        missing.
+        Raises ClusterError: NotServed when the cluster does not know a required kind, Forbidden
+        when a right is missing.
         """
-        await self._cluster.check_served(LLMSERVICES)
-        for kind in WATCHED_KINDS:
-            listed = await self._list(kind)
+        await self._served.load()
+        before, self._watched = self._watched, self._served.watched
+        unwatched = self._cache.kinds() - set(self._served.watched)
+        for kind in (*self._served.watched, *unwatched):
+            listed = {} if kind in unwatched else await self._list(kind)
             gone = [m for m in self._cache.of_kind(kind) if object_id(m) not in listed]
             changed = [m for m in listed.values() if self._cache.observe(m)]
             for manifest in gone:
@@ -49,6 +56,10 @@ class Audit:
             for owner in map(owner_key, (*gone, *changed)):
                 if owner is not None:
                     self._enqueue(owner)
+        if before not in ((), self._watched):
+            # What a service has may depend on what is served.
+            for service in self._cache.of_kind(LLMSERVICES):
+                self._enqueue(object_id(service)[1:])
 
     async def suspects(self) -> list[ObjectId]:
         """LIST everything and return what differs from the cache.
@@ -56,7 +67,7 @@ class Audit:
         The event of a difference may still be on its way: give it some seconds, then `repair`.
         """
         suspects: list[ObjectId] = []
-        for kind in WATCHED_KINDS:
+        for kind in self._served.watched:
             known = [object_id(manifest) for manifest in self._cache.of_kind(kind)]
             listed = await self._list(kind)
             suspects += [id_ for id_, manifest in listed.items() if self._is_news(manifest)]
@@ -83,11 +94,17 @@ class Audit:
         return repaired
 
     async def _list(self, kind: Kind) -> dict[ObjectId, Manifest]:
-        return {
-            object_id(manifest): manifest
-            for namespace in self._namespaces
-            async for manifest in self._cluster.list_all(kind, namespace)
-        }
+        try:
+            return {
+                object_id(manifest): manifest
+                for namespace in self._namespaces
+                async for manifest in self._cluster.list_all(kind, namespace)
+            }
+        except NotFound as error:
+            if self._served.is_optional(kind):
+                # Removed a moment ago, and its objects with it.
+                return {}
+            raise NotServed(kind.kind, kind.api_version) from error
 
     def _is_news(self, manifest: Manifest) -> bool:
         known = self._cache.get(*object_id(manifest))

@@ -6,7 +6,6 @@ from typing import Any
 
 from llmservice_operator import api, names
 from llmservice_operator.api import Manifest
-from llmservice_operator.children import WATCHED_KINDS
 from llmservice_operator.kinds import LLMSERVICES, Kind, kind_of
 
 Key = tuple[str, str]
@@ -75,12 +74,9 @@ class Cache:
     def observe(self, manifest: Manifest) -> bool:
         """Keep the object unless a version at least as new is known; say whether it was kept.
 
-        What a write returned is observed too, so the echo of our own write is no news. An object of
-        a kind that is not watched is never kept: nobody would tell when it changes or goes.
+        What a write returned is observed too, so the echo of our own write is no news.
         """
         key = object_id(manifest)
-        if key[0] not in WATCHED_KINDS:
-            return False
         known = self._objects.get(key)
         if known is not None and version(known) >= version(manifest):
             return False
@@ -122,6 +118,10 @@ class Cache:
 
     def of_kind(self, kind: Kind) -> Iterable[Manifest]:
         return [manifest for id_, manifest in self._objects.items() if id_[0] is kind]
+
+    def kinds(self) -> set[Kind]:
+        """Return the kinds of which there is an object."""
+        return {id_[0] for id_ in self._objects}
 
     def _remove(self, key: ObjectId) -> None:
         known = self._objects.pop(key, None)

@@ -76,14 +76,16 @@ class Cluster:
     async def close(self) -> None:
         await self._client.close()
 
-    async def check_served(self, kind: Kind) -> None:
-        """Raise NotFound unless the API server's discovery names the kind.
+    async def list_resources(self, discovery_path: str) -> frozenset[str]:
+        """Return the plurals that discovery names at the path of a group and version.
 
         Discovery lags behind: a kind can be listed seconds before it is named.
         """
-        found = await self._request("GET", kind.discovery_path)
-        if kind.plural not in (resource["name"] for resource in found["resources"]):
-            raise NotFound(f"{kind.discovery_path} has no {kind.plural}", 404)
+        try:
+            found = await self._request("GET", discovery_path)
+        except NotFound:
+            return frozenset()
+        return frozenset(resource["name"] for resource in found["resources"])
 
     async def read(self, kind: Kind, namespace: str | None, name: str) -> Manifest | None:
         """Return the object as it is now, None when there is none.

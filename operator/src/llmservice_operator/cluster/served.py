@@ -1,0 +1,94 @@
+"""Which of the kinds that the operator works with the API server serves, and which are watched.
+
+An optional kind, such as KEDA's ScaledObject, comes and goes with its CustomResourceDefinition: it
+is looked for again and again, and while it is absent nothing lists, watches or writes it.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.errors import Forbidden, NotFound, NotServed
+from llmservice_operator.kinds import Kind
+
+logger = logging.getLogger(__name__)
+
+DISCOVERY_PERIOD_SECONDS = 20.0
+"""How often the optional kinds are looked for: one request each, and one more when it appears."""
+
+
+class ServedKinds:
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespaces: Sequence[str | None],
+        required: Sequence[Kind],
+        optional: Mapping[Kind, bool],
+    ) -> None:
+        """`optional` says of each kind whether the operator was granted the rights on it.
+
+        A kind that was not granted is never asked for.
+        """
+        self._cluster = cluster
+        self._namespaces = namespaces
+        self._required = tuple(required)
+        self._optional = optional
+        self._found: frozenset[Kind] = frozenset()
+        self.forbidden = frozenset(kind for kind, granted in optional.items() if not granted)
+        """Optional kinds that the operator has no rights on, whether they are served or not."""
+
+    @property
+    def watched(self) -> tuple[Kind, ...]:
+        """The kinds to list and watch now, the required ones first."""
+        return (*self._required, *(kind for kind in self._optional if kind in self._found))
+
+    def __contains__(self, kind: object) -> bool:
+        """Say whether the kind can be used now: it is served, and the operator may watch it."""
+        return kind in self._found or kind in self._required
+
+    def is_optional(self, kind: Kind) -> bool:
+        return kind in self._optional
+
+    async def load(self) -> None:
+        """Find out anew what is served; raise NotServed for a required kind that is not."""
+        resources: dict[str, frozenset[str]] = {}
+        for kind in self._required:
+            path = kind.discovery_path
+            if path not in resources:
+                resources[path] = await self._cluster.list_resources(path)
+            if kind.plural not in resources[path]:
+                raise NotServed(kind.kind, kind.api_version)
+        # A right may have been taken away since.
+        self._found = frozenset()
+        await self.refresh()
+
+    async def refresh(self) -> bool:
+        """Look for the optional kinds; say whether other kinds than before are to be watched."""
+        found, forbidden = set(), set()
+        for kind, granted in self._optional.items():
+            if not granted:
+                forbidden.add(kind)
+            elif kind.plural not in await self._cluster.list_resources(kind.discovery_path):
+                continue
+            elif kind in self._found or await self._may_list(kind):
+                found.add(kind)
+            else:
+                forbidden.add(kind)
+        changed = found != self._found
+        self._found, self.forbidden = frozenset(found), frozenset(forbidden)
+        return changed
+
+    async def _may_list(self, kind: Kind) -> bool:
+        """Say whether the kind can be listed; the rights of an own role may lag behind ours."""
+        try:
+            for namespace in self._namespaces:
+                async for _ in self._cluster.list_all(kind, namespace, limit=1):
+                    break
+        except Forbidden as error:
+            if kind not in self.forbidden:
+                logger.warning("%s are not used: a right is missing: %s", kind.plural, error)
+            return False
+        except NotFound:
+            # Discovery still names a kind that has just been removed.
+            return False
+        return True

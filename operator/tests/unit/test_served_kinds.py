@@ -1,0 +1,188 @@
+"""The kinds that the operator works with: some required, others optional while they are served."""
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from llmservice_operator.children import REQUIRED_KINDS
+from llmservice_operator.cluster import Audit, Cache, Cluster, Key
+from llmservice_operator.errors import ClusterError, Forbidden, NotFound, NotServed
+from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, SCALED_OBJECTS, Kind
+from llmservice_operator.settings import OperatorSettings
+from reconcile_support import RacingCluster, served_kinds
+
+KEDA = OperatorSettings(keda=True)
+
+
+class CountingCluster(RacingCluster):
+    """Counts what is asked, and may refuse to list a kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.refusals: dict[Kind, ClusterError] = {}
+
+    async def list_resources(self, discovery_path: str) -> frozenset[str]:
+        self.asked.append(discovery_path)
+        return await super().list_resources(discovery_path)
+
+    async def list_all(
+        self, kind: Kind, namespace: str | None, limit: int = 500
+    ) -> AsyncIterator[dict[str, Any]]:
+        self.asked.append(kind.plural)
+        if kind in self.refusals:
+            raise self.refusals[kind]
+        async for manifest in super().list_all(kind, namespace, limit):
+            yield manifest
+
+
+@pytest.fixture
+def cluster() -> CountingCluster:
+    return CountingCluster()
+
+
+def an_object(kind: Kind) -> dict[str, Any]:
+    metadata = {
+        "name": "llama",
+        "namespace": "team",
+        "uid": "1",
+        "resourceVersion": "1",
+        "labels": {"llmservice.dev/name": "llama"},
+    }
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
+
+
+async def test_an_optional_kind_is_watched_as_soon_as_it_is_served_and_no_longer(
+    cluster: CountingCluster,
+) -> None:
+    served = served_kinds(cluster, KEDA)
+    cluster.unserved = {SCALED_OBJECTS}
+    await served.load()
+    assert served.watched == REQUIRED_KINDS
+    assert SCALED_OBJECTS not in served
+    assert not await served.refresh()
+
+    cluster.unserved = set()
+    assert await served.refresh()
+    assert served.watched == (*REQUIRED_KINDS, SCALED_OBJECTS)
+    assert SCALED_OBJECTS in served
+    assert not await served.refresh()
+
+    cluster.unserved = {SCALED_OBJECTS}
+    assert await served.refresh()
+    assert served.watched == REQUIRED_KINDS
+
+
+async def test_to_look_for_a_kind_that_is_watched_takes_one_request(
+    cluster: CountingCluster,
+) -> None:
+    served = served_kinds(cluster, KEDA)
+    await served.load()
+    cluster.asked.clear()
+    await served.refresh()
+    assert cluster.asked == [SCALED_OBJECTS.discovery_path]
+
+
+async def test_a_kind_that_was_not_granted_is_never_asked_for(cluster: CountingCluster) -> None:
+    served = served_kinds(cluster, OperatorSettings(keda=False))
+    await served.load()
+    assert SCALED_OBJECTS not in served
+    assert SCALED_OBJECTS in served.forbidden
+    assert not {SCALED_OBJECTS.discovery_path, SCALED_OBJECTS.plural} & set(cluster.asked)
+
+
+async def test_a_missing_right_on_an_optional_kind_hinders_nothing_else_and_is_logged_once(
+    cluster: CountingCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.refusals[SCALED_OBJECTS] = Forbidden("cannot list scaledobjects", 403)
+    served = served_kinds(cluster, KEDA)
+    await served.load()
+    await served.refresh()
+    assert served.watched == REQUIRED_KINDS
+    assert SCALED_OBJECTS in served.forbidden
+    assert caplog.text.count("scaledobjects are not used: a right is missing") == 1
+
+    del cluster.refusals[SCALED_OBJECTS]
+    assert await served.refresh()
+    assert SCALED_OBJECTS in served
+    assert SCALED_OBJECTS not in served.forbidden
+
+
+async def test_a_kind_that_vanishes_between_discovery_and_list_is_absent(
+    cluster: CountingCluster,
+) -> None:
+    cluster.refusals[SCALED_OBJECTS] = NotFound("the server could not find it", 404)
+    served = served_kinds(cluster, KEDA)
+    await served.load()
+    assert served.watched == REQUIRED_KINDS
+
+
+@pytest.mark.parametrize("kind", [LLMSERVICES, AUTOSCALERS], ids=lambda kind: kind.kind)
+async def test_a_required_kind_that_is_not_served_is_named(
+    cluster: CountingCluster, kind: Kind
+) -> None:
+    cluster.unserved = {kind}
+    with pytest.raises(NotServed, match=f"does not know {kind.kind} of {kind.api_version}"):
+        await served_kinds(cluster, KEDA).load()
+
+
+@pytest.fixture
+def enqueued() -> list[Key]:
+    return []
+
+
+def an_audit(cluster: CountingCluster, cache: Cache, enqueued: list[Key]) -> Audit:
+    typed, served = cast(Cluster, cluster), served_kinds(cluster, KEDA)
+    return Audit(typed, cache, served, [None], enqueued.append, lambda _: None)
+
+
+async def test_objects_of_a_kind_that_is_gone_are_forgotten_and_their_services_looked_at(
+    cluster: CountingCluster, enqueued: list[Key]
+) -> None:
+    cache = Cache()
+    cluster.put(an_object(SCALED_OBJECTS))
+    audit = an_audit(cluster, cache, enqueued)
+    await audit.reload()
+    assert cache.count(SCALED_OBJECTS) == 1
+
+    enqueued.clear()
+    cluster.unserved = {SCALED_OBJECTS}
+    await audit.reload()
+    assert cache.count(SCALED_OBJECTS) == 0
+    assert enqueued == [("team", "llama")]
+
+
+async def test_every_service_is_looked_at_when_another_kind_is_served(
+    cluster: CountingCluster, enqueued: list[Key]
+) -> None:
+    cluster.put(an_object(LLMSERVICES))
+    cluster.unserved = {SCALED_OBJECTS}
+    audit = an_audit(cluster, Cache(), enqueued)
+    await audit.reload()
+    enqueued.clear()
+    await audit.reload()
+    assert enqueued == []
+
+    cluster.unserved = set()
+    await audit.reload()
+    assert enqueued == [("team", "llama")]
+
+
+async def test_an_optional_kind_that_is_removed_during_an_audit_has_no_objects(
+    cluster: CountingCluster, enqueued: list[Key]
+) -> None:
+    cache = Cache()
+    cluster.put(an_object(SCALED_OBJECTS))
+    audit = an_audit(cluster, cache, enqueued)
+    await audit.reload()
+    cluster.objects.clear()
+    cluster.refusals[SCALED_OBJECTS] = NotFound("the server could not find it", 404)
+    suspects = await audit.suspects()
+    assert suspects == [(SCALED_OBJECTS, "team", "llama")]
+    assert await audit.repair(suspects) == 1
+    assert cache.count(SCALED_OBJECTS) == 0
+
+    cluster.refusals[AUTOSCALERS] = NotFound("the server could not find it", 404)
+    with pytest.raises(NotServed, match="HorizontalPodAutoscaler of autoscaling/v2"):
+        await audit.suspects()
