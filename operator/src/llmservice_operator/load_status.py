@@ -1,7 +1,7 @@
 """The part of the status that follows from the load: `autoscaling`, `slo` and three conditions.
 
-The load moves all the time and the API server need not hear of every move: numbers, and the
-sentences that hold them, change on a decision or by five points.
+The load changes all the time, and not every change is worth a write: numbers, and the sentences
+that hold them, change with a decision or by five points.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llmservice_operator.api.autoscaling import (
     ScalingProvider,
     Slo,
 )
-from llmservice_operator.api.conditions import ConditionType, Verdict
+from llmservice_operator.api.conditions import ConditionType, ConditionUpdate
 from llmservice_operator.api.fields import timestamp
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reason_facts import Subject
@@ -43,81 +43,83 @@ DECISIONS_KEPT: Final = 10
 _BEFORE_THE_LOAD: Final = frozenset(
     {Missing.STARTING, Missing.NO_READY_REPLICA, Missing.NO_TRAFFIC_YET}
 )
-"""Why a report has no demand although nothing is wrong."""
+"""Reports without a demand in which nothing is wrong."""
 
 COLD_STARTS_TO_WAIT: Final = 3
-"""A pod that is not ready after so many may never be: the service has to do without it."""
+"""A pod that is not ready after as many cold starts counts as lost capacity."""
 
 
 @dataclass(frozen=True)
 class LoadView:
-    """Everything that is known about the scaling of one service at one time."""
+    """The load of one service and its scaling at one time."""
 
     plan: ProviderPlan = field(default_factory=ProviderPlan)
     report: LoadReport | None = None
-    """Of the metrics server; None when it does not answer."""
+    """From the metrics server; None without an answer."""
     autoscaler: Manifest | None = None
     """The live HPA."""
     decision: Decision | None = None
-    """Of the operator itself, where it scales or recommends."""
+    """The operator's own decision, where it scales or recommends."""
 
 
 @dataclass(frozen=True)
 class LoadStatus:
     autoscaling: AutoscalingStatus | None
     slo: SloStatus | None
-    verdicts: tuple[Verdict, ...]
+    conditions: tuple[ConditionUpdate, ...]
 
 
 def build_load_status(
-    service: LLMService, view: LoadView, seen: Observation, asked: int, now: datetime
+    service: LLMService, view: LoadView, seen: Observation, desired: int, now: datetime
 ) -> LoadStatus:
-    """Return the status after the present one; `asked` is what the Deployment asks for."""
+    """Return the status that follows the present one; `desired` replicas are requested now."""
     autoscaling, slo = service.spec.autoscaling, service.spec.objectives
-    verdicts: list[Verdict] = []
+    conditions: list[ConditionUpdate] = []
     scaling = None
     if autoscaling is not None:
-        scaling = _autoscaling(service, autoscaling, view, asked, now)
+        scaling = _autoscaling(service, autoscaling, view, desired, now)
         kind = ConditionType.AUTOSCALING_ACTIVE
         if view.plan.left_over:
-            verdicts.append(Verdict(kind, "False", Reason.KEDA_MISSING, view.plan.left_over))
+            conditions.append(
+                ConditionUpdate(kind, "False", Reason.KEDA_MISSING, view.plan.left_over)
+            )
         elif service.spec.suspend:
-            verdicts.append(_suspended())
+            conditions.append(_suspended())
         else:
-            verdicts.append(_active(autoscaling, view, scaling, seen, asked, now))
+            conditions.append(_active(autoscaling, view, scaling, seen, desired, now))
     if autoscaling is not None or slo.is_limited:
-        verdicts.append(_metrics(autoscaling, view, now))
+        conditions.append(_metrics(autoscaling, view, now))
     achieved = None
     if slo.is_limited:
         was_decided = scaling is not None and _was_decided(service, scaling)
         achieved, met = _slo(service, slo, view.report, was_decided=was_decided)
-        verdicts.append(met)
-    return LoadStatus(scaling, achieved, tuple(verdicts))
+        conditions.append(met)
+    return LoadStatus(scaling, achieved, tuple(conditions))
 
 
-def _suspended() -> Verdict:
+def _suspended() -> ConditionUpdate:
     reason = Reason.SUSPENDED
     message = f"spec.suspend is true. {reason.hint}"
-    return Verdict(ConditionType.AUTOSCALING_ACTIVE, "False", reason, message)
+    return ConditionUpdate(ConditionType.AUTOSCALING_ACTIVE, "False", reason, message)
 
 
 def _autoscaling(
-    service: LLMService, autoscaling: Autoscaling, view: LoadView, asked: int, now: datetime
+    service: LLMService, autoscaling: Autoscaling, view: LoadView, desired: int, now: datetime
 ) -> AutoscalingStatus:
     before = service.status.autoscaling or AutoscalingStatus()
     if service.spec.suspend:
-        # It begins again with as many replicas as it had.
+        # The service resumes with as many replicas as it had.
         return before
-    desired = _desired(autoscaling, view, asked)
+    recommended = _recommended(autoscaling, view, desired)
     provider = ScalingProvider.KEDA if view.plan.left_over else view.plan.autoscaler.provider
     total = total_load(autoscaling, view.report, now)
-    current = None if total is None or asked == 0 else round(total / asked)
-    is_decision = before.desired_replicas not in (None, desired)
+    current = None if total is None or desired == 0 else round(total / desired)
+    is_decision = before.desired_replicas not in (None, recommended)
     if not is_decision and _is_steady(before.current, current):
         current = before.current
     status = AutoscalingStatus(
         provider=None if provider is None else provider.value,
-        desired_replicas=desired,
+        desired_replicas=recommended,
         limiting_metric=before.limiting_metric,
         current=current,
         target=autoscaling.target,
@@ -127,13 +129,13 @@ def _autoscaling(
     )
     if is_decision:
         status = status.model_copy(
-            update={"decisions": _decisions(before, desired, autoscaling, total, view, now)}
+            update={"decisions": _decisions(before, recommended, autoscaling, total, view, now)}
         )
     if is_decision or current != before.current:
         status = status.model_copy(
             update={
                 "limiting_metric": _limiting_metric(autoscaling, view.report),
-                "recommendations": _recommendations(service, autoscaling, status, view, asked),
+                "recommendations": _recommendations(service, autoscaling, status, view, desired),
             }
         )
     return status
@@ -150,18 +152,18 @@ def _is_steady(before: int | None, after: int | None) -> bool:
     return abs(before - after) < STEADY_POINTS
 
 
-def _desired(autoscaling: Autoscaling, view: LoadView, asked: int) -> int:
+def _recommended(autoscaling: Autoscaling, view: LoadView, desired: int) -> int:
     if view.decision is not None:
         return view.decision.replicas
     if view.autoscaler is not None and autoscaling.mode is ScalingMode.ACTIVE:
-        desired: int = view.autoscaler.get("status", {}).get("desiredReplicas") or asked
-        return desired
-    return asked
+        recommended: int = view.autoscaler.get("status", {}).get("desiredReplicas") or desired
+        return recommended
+    return desired
 
 
 def _decisions(
     before: AutoscalingStatus,
-    desired: int,
+    recommended: int,
     autoscaling: Autoscaling,
     total: float | None,
     view: LoadView,
@@ -175,7 +177,7 @@ def _decisions(
     decision = ScalingDecision(
         time=timestamp(now),
         from_replicas=before.desired_replicas or 0,
-        to_replicas=desired,
+        to_replicas=recommended,
         reason=reason,
     )
     return (decision, *(before.decisions or ()))[:DECISIONS_KEPT]
@@ -183,8 +185,8 @@ def _decisions(
 
 def _limiting_metric(autoscaling: Autoscaling, report: LoadReport | None) -> str:
     is_queueing = report is not None and (report.backlog_gpu_seconds or 0) > 0
-    is_ours = autoscaling.metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION
-    return "Backlog" if is_queueing and is_ours else autoscaling.metric.value
+    is_default = autoscaling.metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION
+    return "Backlog" if is_queueing and is_default else autoscaling.metric.value
 
 
 def _recommendations(
@@ -192,17 +194,17 @@ def _recommendations(
     autoscaling: Autoscaling,
     status: AutoscalingStatus,
     view: LoadView,
-    asked: int,
+    desired: int,
 ) -> tuple[Recommendation, ...] | None:
     found: list[Recommendation] = []
-    if _is_short(autoscaling, status, asked) and status.current is not None:
-        needed = -(-status.current * asked // autoscaling.target)
+    if _is_short(autoscaling, status, desired) and status.current is not None:
+        needed = -(-status.current * desired // autoscaling.target)
         found.append(
             Recommendation(
                 field="autoscaling.maxReplicas",
                 value=str(needed),
-                reason=f"The load was {status.current * asked} % of one replica at the maximum of "
-                f"{autoscaling.max_replicas} replicas.",
+                reason=f"The load was {status.current * desired} % of one replica at the maximum "
+                f"of {autoscaling.max_replicas} replicas.",
             )
         )
     learned = None if view.report is None else view.report.calibration
@@ -223,9 +225,9 @@ def _recommendations(
     return tuple(found) or None
 
 
-def _is_short(autoscaling: Autoscaling, status: AutoscalingStatus, asked: int) -> bool:
+def _is_short(autoscaling: Autoscaling, status: AutoscalingStatus, desired: int) -> bool:
     """Return whether the load needs more than the maximum."""
-    is_full = asked >= autoscaling.max_replicas
+    is_full = desired >= autoscaling.max_replicas
     return is_full and status.current is not None and status.current > autoscaling.target
 
 
@@ -234,54 +236,54 @@ def _active(
     view: LoadView,
     status: AutoscalingStatus,
     seen: Observation,
-    asked: int,
+    desired: int,
     now: datetime,
-) -> Verdict:
+) -> ConditionUpdate:
     kind, plan = ConditionType.AUTOSCALING_ACTIVE, view.plan
-    stays = f"The number of replicas stays at {asked}."
+    stays = f"The number of replicas stays at {desired}."
     match autoscaling.mode:
         case ScalingMode.PAUSED:
             message = f"{stays} {Reason.PAUSED.hint}"
-            return Verdict(kind, "False", Reason.PAUSED, message)
+            return ConditionUpdate(kind, "False", Reason.PAUSED, message)
         case ScalingMode.RECOMMEND:
             message = f"{stays} The load asks for {status.desired_replicas}."
             message = f"{message} {Reason.RECOMMENDING.hint}"
-            return Verdict(kind, "False", Reason.RECOMMENDING, message)
+            return ConditionUpdate(kind, "False", Reason.RECOMMENDING, message)
     if plan.hindrance is not None:
         message = f"{stays} {plan.note} {plan.hindrance.hint}"
-        return Verdict(kind, "False", plan.hindrance, message)
+        return ConditionUpdate(kind, "False", plan.hindrance, message)
     if total_load(autoscaling, view.report, now) is None:
         reason, why = _missing(view.report)
-        return Verdict(kind, "False", reason, _told(f"{stays} {why}", plan))
+        return ConditionUpdate(kind, "False", reason, _with_note(f"{stays} {why}", plan))
     broken = _controller_problem(view)
     if broken is not None:
-        message = _told(f"{stays} The HorizontalPodAutoscaler reports: {broken}", plan)
-        return Verdict(kind, "False", Reason.METRICS_MISSING, message)
-    hindered = _hindered(view.report, seen, asked, now)
+        message = _with_note(f"{stays} The HorizontalPodAutoscaler reports: {broken}", plan)
+        return ConditionUpdate(kind, "False", Reason.METRICS_MISSING, message)
+    hindered = _hindered(view.report, seen, desired, now)
     if hindered is not None:
-        return Verdict(kind, "True", Reason.NO_CAPACITY, hindered)
-    if _is_short(autoscaling, status, asked):
+        return ConditionUpdate(kind, "True", Reason.NO_CAPACITY, hindered)
+    if _is_short(autoscaling, status, desired):
         message = (
             f"At the maximum of {autoscaling.max_replicas} replicas, each is at {status.load}. "
             f"{Reason.AT_MAXIMUM.hint}"
         )
-        return Verdict(kind, "True", Reason.AT_MAXIMUM, _told(message, plan))
-    message = f"{_replicas(asked)} at {status.load} of {autoscaling.metric}."
-    return Verdict(kind, "True", Reason.FOLLOWING_LOAD, _told(message, plan))
+        return ConditionUpdate(kind, "True", Reason.AT_MAXIMUM, _with_note(message, plan))
+    message = f"{_replicas(desired)} at {status.load} of {autoscaling.metric}."
+    return ConditionUpdate(kind, "True", Reason.FOLLOWING_LOAD, _with_note(message, plan))
 
 
 def _hindered(
-    report: LoadReport | None, seen: Observation, asked: int, now: datetime
+    report: LoadReport | None, seen: Observation, desired: int, now: datetime
 ) -> str | None:
-    """Return what is missing and why, if replicas that the load needs do not become ready."""
-    if report is None or asked <= seen.ready_replicas:
+    """Return a message if replicas that the load needs do not become ready, else None."""
+    if report is None or desired <= seen.ready_replicas:
         return None
     has_no_room = seen.problem is not None and seen.problem.reason.about is Subject.ROOM
     patience = timedelta(seconds=COLD_STARTS_TO_WAIT * report.cold_start_seconds)
     is_late = seen.not_ready_since is not None and now - seen.not_ready_since > patience
     if not has_no_room and not is_late:
         return None
-    said = f"{seen.ready_replicas} of {asked} replicas run"
+    said = f"{seen.ready_replicas} of {desired} replicas run"
     if not has_no_room:
         said += ", and one was not ready within three cold starts"
     why = "" if seen.problem is None else f" {seen.problem.message}"
@@ -292,12 +294,12 @@ def _replicas(number: int) -> str:
     return "1 replica" if number == 1 else f"{number} replicas, each"
 
 
-def _told(message: str, plan: ProviderPlan) -> str:
+def _with_note(message: str, plan: ProviderPlan) -> str:
     return f"{message} {plan.note}".rstrip()
 
 
 def _controller_problem(view: LoadView) -> str | None:
-    """Return what the cluster's own controller complains about, if it cannot read the metric."""
+    """Return the message of the HPA controller, if it cannot read the metric."""
     conditions = (view.autoscaler or {}).get("status", {}).get("conditions", [])
     for each in conditions:
         if each["type"] == "ScalingActive" and each["status"] == "False":
@@ -305,16 +307,16 @@ def _controller_problem(view: LoadView) -> str | None:
     return None
 
 
-def _metrics(autoscaling: Autoscaling | None, view: LoadView, now: datetime) -> Verdict:
+def _metrics(autoscaling: Autoscaling | None, view: LoadView, now: datetime) -> ConditionUpdate:
     kind = ConditionType.METRICS_AVAILABLE
     known = None if view.report is None else view.report.demand_percent
     if autoscaling is not None:
         known = total_load(autoscaling, view.report, now)
     if known is None:
         reason, why = _missing(view.report)
-        return Verdict(kind, "False", reason, why)
+        return ConditionUpdate(kind, "False", reason, why)
     reason = Reason.METRICS_AVAILABLE
-    return Verdict(kind, "True", reason, reason.meaning)
+    return ConditionUpdate(kind, "True", reason, reason.meaning)
 
 
 def _missing(report: LoadReport | None) -> tuple[Reason, str]:
@@ -327,16 +329,18 @@ def _missing(report: LoadReport | None) -> tuple[Reason, str]:
 
 def _slo(
     service: LLMService, slo: Slo, report: LoadReport | None, *, was_decided: bool
-) -> tuple[SloStatus | None, Verdict]:
+) -> tuple[SloStatus | None, ConditionUpdate]:
     kind, before = ConditionType.SLO_MET, service.status.condition(ConditionType.SLO_MET)
     measured = None if report is None else report.attainment_percent
     if report is None or measured is None:
         for known in (Reason.SLO_MET, Reason.SLO_MISSED):
             if before is not None and before.reason == known:
-                # Nobody asks now: what the last requests achieved stays true of them.
-                return service.status.slo, Verdict(kind, before.status, known, before.message)
+                # No request came: the result of the last ones stays true.
+                return service.status.slo, ConditionUpdate(
+                    kind, before.status, known, before.message
+                )
         reason = Reason.WAITING_FOR_TRAFFIC
-        return None, Verdict(
+        return None, ConditionUpdate(
             kind, "Unknown", reason, f"No request has been measured yet. {reason.hint}"
         )
     # A point of hysteresis: an attainment near the objective must not make an Event every time.
@@ -362,7 +366,7 @@ def _slo(
     )
     if not is_met:
         message = f"{message} {reason.hint}"
-    return achieved, Verdict(kind, "True" if is_met else "False", reason, message)
+    return achieved, ConditionUpdate(kind, "True" if is_met else "False", reason, message)
 
 
 def _whole(milliseconds: float | None) -> int | None:

@@ -63,7 +63,7 @@ from llmservice_operator.telemetry import CONTROLLER, Metrics, log_fields
 
 logger = logging.getLogger(__name__)
 
-LOOK_AGAIN_SECONDS = 60.0
+REQUEUE_SECONDS = 60.0
 """After a failure that may end without any event that is watched, such as a freed name."""
 LOOK_AT_START_SECONDS = 10.0
 """While a model is being downloaded: no event of the cluster tells how far that came."""
@@ -178,10 +178,10 @@ class Reconciler:
             # no news to the cache any more: only another pass sees it.
             return 0.0
         waits = (
-            update.look_again_seconds,
+            update.requeue_after_seconds,
             LOOK_AT_START_SECONDS if is_starting else None,
-            scaler.LOOK_AGAIN_SECONDS if is_watched else None,
-            None if failure is None else LOOK_AGAIN_SECONDS,
+            scaler.REQUEUE_SECONDS if is_watched else None,
+            None if failure is None else REQUEUE_SECONDS,
         )
         return min((each for each in waits if each is not None), default=None)
 

@@ -30,8 +30,8 @@ from llmservice_operator.settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
 
-LOOK_AGAIN_SECONDS = SYNC_SECONDS
-"""How often the load is looked at."""
+REQUEUE_SECONDS = SYNC_SECONDS
+"""Period of the passes over a service that is scaled."""
 
 MARK_AGAIN_SECONDS = 30.0
 """A pod's deletion cost is written no more often."""

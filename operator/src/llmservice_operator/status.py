@@ -15,7 +15,7 @@ from llmservice_operator.api.conditions import (
     Condition,
     ConditionStatus,
     ConditionType,
-    Verdict,
+    ConditionUpdate,
 )
 from llmservice_operator.api.reason_facts import Subject
 from llmservice_operator.api.reasons import Reason
@@ -59,7 +59,7 @@ class StatusUpdate:
     events: tuple[Event, ...]
     """About each condition of Ready and the load that changed its status or reason, and about each
     argument that works but has a field now."""
-    look_again_seconds: float | None = None
+    requeue_after_seconds: float | None = None
     """When time alone may change what there is to do; None when only an event can."""
 
 
@@ -80,12 +80,12 @@ def build_status(
     rollout = decide_rollout(service, seen, now)
     is_in_place = rollout.status is not None and not seen.is_rolled_out
     notices = build_notices(service.spec)
-    verdicts = (
+    found = (
         _ready(service, seen, failure, is_in_place=is_in_place),
         _with_notices(_progressing(seen, desired, failure, is_in_place=is_in_place), notices),
         _available(service, seen),
         _model_ready(service, seen, failure, is_in_place=is_in_place),
-        *scaling.verdicts,
+        *scaling.conditions,
     )
     engine = service.status.engine
     if pin is not None:
@@ -96,10 +96,10 @@ def build_status(
         observed_generation=service.generation,
         conditions=tuple(
             condition
-            for condition in _conditions(service.status, verdicts, service.generation, now)
+            for condition in _conditions(service.status, found, service.generation, now)
             # One of the load goes with what asked for it.
             if condition.type not in _OF_THE_LOAD
-            or any(condition.type == verdict.type for verdict in scaling.verdicts)
+            or any(condition.type == each.type for each in scaling.conditions)
         ),
         replicas=seen.replicas,
         ready_replicas=seen.ready_replicas,
@@ -117,7 +117,7 @@ def build_status(
     return replace(
         update,
         events=(*update.events, *_notice_events(service.status, notices)),
-        look_again_seconds=rollout.look_again_seconds,
+        requeue_after_seconds=rollout.requeue_after_seconds,
     )
 
 
@@ -133,14 +133,14 @@ def build_status_of_unreadable(
     except ValidationError:
         previous = LLMServiceStatus()
     generation = body["metadata"].get("generation", 0)
-    verdicts = tuple(
-        Verdict(kind, "False", Reason.INVALID_SPEC, str(error))
+    found = tuple(
+        ConditionUpdate(kind, "False", Reason.INVALID_SPEC, str(error))
         for kind in (ConditionType.READY, ConditionType.PROGRESSING)
     )
     status = previous.model_copy(
         update={
             "observed_generation": generation,
-            "conditions": _conditions(previous, verdicts, generation, now),
+            "conditions": _conditions(previous, found, generation, now),
         }
     )
     return _update(previous, status)
@@ -155,20 +155,20 @@ def _desired(service: LLMService, seen: Observation) -> int:
 
 
 def _conditions(
-    previous: LLMServiceStatus, verdicts: tuple[Verdict, ...], generation: int, now: datetime
+    previous: LLMServiceStatus, found: tuple[ConditionUpdate, ...], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
     """Return the conditions after `previous`; one that nothing is said about stays as it is."""
     said = {
-        verdict.type: Condition.following(
-            previous.condition(verdict.type),
-            verdict.type,
-            verdict.status,
-            verdict.reason,
-            verdict.message,
+        each.type: Condition.following(
+            previous.condition(each.type),
+            each.type,
+            each.status,
+            each.reason,
+            each.message,
             generation,
             now,
         )
-        for verdict in verdicts
+        for each in found
     }
     both = ((said.get(kind) or previous.condition(kind)) for kind in ConditionType)
     return tuple(condition for condition in both if condition is not None)
@@ -176,49 +176,51 @@ def _conditions(
 
 def _ready(
     service: LLMService, seen: Observation, failure: Failure | None, *, is_in_place: bool
-) -> Verdict:
+) -> ConditionUpdate:
     kind = ConditionType.READY
     if failure is not None:
-        return Verdict(kind, "False", failure.reason, failure.message)
+        return ConditionUpdate(kind, "False", failure.reason, failure.message)
     desired = _desired(service, seen)
     if desired == 0:
         reason, why = _zero(service)
-        return Verdict(kind, "False", reason, why)
+        return ConditionUpdate(kind, "False", reason, why)
     if seen.is_rolled_out and seen.ready_replicas == desired:
         message = f"{_replicas(seen, desired)} at {names.url(service)}."
-        return Verdict(kind, "True", Reason.SERVING, message)
+        return ConditionUpdate(kind, "True", Reason.SERVING, message)
     waits = seen.problem is None or seen.problem.reason is Reason.WAITING_FOR_GPU
     if is_in_place and waits:
-        return Verdict(kind, "False", Reason.ROLLOUT_IN_PLACE, _in_place(seen, desired))
+        return ConditionUpdate(kind, "False", Reason.ROLLOUT_IN_PLACE, _in_place(seen, desired))
     if seen.problem is not None:
-        return Verdict(kind, "False", seen.problem.reason, seen.problem.message)
+        return ConditionUpdate(kind, "False", seen.problem.reason, seen.problem.message)
     message = f"{_replicas(seen, desired)}; pods are being created or replaced."
-    return Verdict(kind, "False", Reason.ROLLOUT_IN_PROGRESS, message)
+    return ConditionUpdate(kind, "False", Reason.ROLLOUT_IN_PROGRESS, message)
 
 
 def _progressing(
     seen: Observation, desired: int, failure: Failure | None, *, is_in_place: bool
-) -> Verdict:
+) -> ConditionUpdate:
     kind = ConditionType.PROGRESSING
     if failure is not None:
-        return Verdict(kind, "False", failure.reason, failure.message)
+        return ConditionUpdate(kind, "False", failure.reason, failure.message)
     if seen.is_rolled_out:
-        return Verdict(kind, "False", Reason.ROLLOUT_COMPLETE, "All pods run the current spec.")
+        return ConditionUpdate(
+            kind, "False", Reason.ROLLOUT_COMPLETE, "All pods run the current spec."
+        )
     message = f"{seen.updated_replicas} of {desired} replicas run the current spec."
     if seen.is_stuck:
-        return Verdict(kind, "False", Reason.ROLLOUT_STUCK, f"{message} Ready says why.")
+        return ConditionUpdate(kind, "False", Reason.ROLLOUT_STUCK, f"{message} Ready says why.")
     if is_in_place:
-        return Verdict(kind, "True", Reason.ROLLOUT_IN_PLACE, _in_place(seen, desired))
-    return Verdict(kind, "True", Reason.ROLLOUT_IN_PROGRESS, message)
+        return ConditionUpdate(kind, "True", Reason.ROLLOUT_IN_PLACE, _in_place(seen, desired))
+    return ConditionUpdate(kind, "True", Reason.ROLLOUT_IN_PROGRESS, message)
 
 
-def _with_notices(verdict: Verdict, notices: tuple[str, ...]) -> Verdict:
-    """Return the verdict with the notices at its end, which a long message does not push out."""
+def _with_notices(update: ConditionUpdate, notices: tuple[str, ...]) -> ConditionUpdate:
+    """Return the update with the notices at its end, which a long message does not push out."""
     if not notices:
-        return verdict
+        return update
     noted = f". {' '.join(notices)}"
-    message = verdict.message.rstrip(".")[: MESSAGE_LIMIT - len(noted)]
-    return replace(verdict, message=f"{message}{noted}")
+    message = update.message.rstrip(".")[: MESSAGE_LIMIT - len(noted)]
+    return replace(update, message=f"{message}{noted}")
 
 
 def _notice_events(previous: LLMServiceStatus, notices: tuple[str, ...]) -> Iterator[Event]:
@@ -244,26 +246,28 @@ def _zero(service: LLMService) -> tuple[Reason, str]:
     return reason, f"{field}. {reason.hint}"
 
 
-def _available(service: LLMService, seen: Observation) -> Verdict:
+def _available(service: LLMService, seen: Observation) -> ConditionUpdate:
     kind, desired = ConditionType.AVAILABLE, _desired(service, seen)
     if seen.ready_replicas > 0:
-        return Verdict(kind, "True", Reason.SERVING, f"{_replicas(seen, desired)}.")
+        return ConditionUpdate(kind, "True", Reason.SERVING, f"{_replicas(seen, desired)}.")
     if desired == 0:
         reason, why = _zero(service)
-        return Verdict(kind, "False", reason, why)
-    return Verdict(kind, "False", Reason.NO_REPLICA_READY, "No replica is ready; Ready says why.")
+        return ConditionUpdate(kind, "False", reason, why)
+    return ConditionUpdate(
+        kind, "False", Reason.NO_REPLICA_READY, "No replica is ready; Ready says why."
+    )
 
 
 def _model_ready(
     service: LLMService, seen: Observation, failure: Failure | None, *, is_in_place: bool
-) -> Verdict:
+) -> ConditionUpdate:
     kind = ConditionType.MODEL_READY
     if seen.has_loaded_model:
         message = f"A replica holds {service.spec.model.uri} in memory."
-        return Verdict(kind, "True", Reason.MODEL_LOADED, message)
+        return ConditionUpdate(kind, "True", Reason.MODEL_LOADED, message)
     ready = _ready(service, seen, failure, is_in_place=is_in_place)
     status: ConditionStatus = "False" if ready.reason.about is Subject.MODEL else "Unknown"
-    return Verdict(kind, status, ready.reason, ready.message)
+    return ConditionUpdate(kind, status, ready.reason, ready.message)
 
 
 def _replicas(seen: Observation, desired: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from core_support import NOW, a_service
 from llmservice_operator.api.autoscaling import ScalingProvider
-from llmservice_operator.api.conditions import ConditionType, Verdict
+from llmservice_operator.api.conditions import ConditionType, ConditionUpdate
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.status import AutoscalingStatus
 from llmservice_operator.desired import Autoscaler, EnginePin
@@ -49,12 +49,12 @@ def status(
     return build_load_status(service, view, seen, seen.asked or 0, NOW)
 
 
-def verdict(found: LoadStatus, kind: ConditionType) -> Verdict:
-    return next(each for each in found.verdicts if each.type is kind)
+def condition(found: LoadStatus, kind: ConditionType) -> ConditionUpdate:
+    return next(each for each in found.conditions if each.type is kind)
 
 
-def active(*args: Any, **kwargs: Any) -> Verdict:
-    return verdict(status(*args, **kwargs), ConditionType.AUTOSCALING_ACTIVE)
+def active(*args: Any, **kwargs: Any) -> ConditionUpdate:
+    return condition(status(*args, **kwargs), ConditionType.AUTOSCALING_ACTIVE)
 
 
 def scaling(found: LoadStatus) -> AutoscalingStatus:
@@ -104,9 +104,9 @@ def test_a_queue_is_named_as_what_limits() -> None:
 def test_at_the_maximum_and_still_short_it_says_how_many_would_do() -> None:
     spec = {"autoscaling": {"maxReplicas": 2}}
     found = status(view(400.0), spec=spec)
-    told = verdict(found, ConditionType.AUTOSCALING_ACTIVE)
-    assert (told.status, told.reason) == ("True", Reason.AT_MAXIMUM)
-    assert told.message.startswith("At the maximum of 2 replicas, each is at 200/85.")
+    said = condition(found, ConditionType.AUTOSCALING_ACTIVE)
+    assert (said.status, said.reason) == ("True", Reason.AT_MAXIMUM)
+    assert said.message.startswith("At the maximum of 2 replicas, each is at 200/85.")
     (recommended,) = scaling(found).recommendations or ()
     assert (recommended.field, recommended.value) == ("autoscaling.maxReplicas", "5")
 
@@ -114,10 +114,10 @@ def test_at_the_maximum_and_still_short_it_says_how_many_would_do() -> None:
 def test_without_room_in_the_cluster_it_says_so_with_the_schedulers_words() -> None:
     problem = Problem(Reason.WAITING_FOR_GPU, "0/3 nodes have a GPU.")
     seen = replace(TWO, asked=4, is_rolled_out=False, problem=problem)
-    told = active(view(300.0), seen)
-    assert told.reason is Reason.NO_CAPACITY
-    assert told.message.startswith("2 of 4 replicas run.")
-    assert told.message.endswith("0/3 nodes have a GPU.")
+    said = active(view(300.0), seen)
+    assert said.reason is Reason.NO_CAPACITY
+    assert said.message.startswith("2 of 4 replicas run.")
+    assert said.message.endswith("0/3 nodes have a GPU.")
 
 
 @pytest.mark.parametrize(("seconds", "is_late"), [(180, False), (181, True)])
@@ -127,11 +127,11 @@ def test_a_replica_that_is_not_ready_after_three_cold_starts_is_told(
     problem = Problem(Reason.LOADING_MODEL, "The model server starts.")
     since = NOW - timedelta(seconds=seconds)
     seen = replace(TWO, asked=4, is_rolled_out=False, problem=problem, not_ready_since=since)
-    told = active(view(300.0, cold_start_seconds=60.0), seen)
-    assert (told.reason is Reason.NO_CAPACITY) is is_late
+    said = active(view(300.0, cold_start_seconds=60.0), seen)
+    assert (said.reason is Reason.NO_CAPACITY) is is_late
     if is_late:
-        assert told.status == "True"
-        assert told.message == (
+        assert said.status == "True"
+        assert said.message == (
             "2 of 4 replicas run, and one was not ready within three cold starts. Add nodes if "
             "room is missing, or lower spec.autoscaling.maxReplicas to what fits. Ready says what "
             "the replicas wait for. The model server starts."
@@ -157,23 +157,23 @@ def test_an_unknown_load_holds_the_replicas_and_says_why(
 ) -> None:
     found = status(seen)
     for kind in (ConditionType.AUTOSCALING_ACTIVE, ConditionType.METRICS_AVAILABLE):
-        assert verdict(found, kind).status == "False"
-        assert verdict(found, kind).reason is (reason or Reason.METRICS_MISSING)
+        assert condition(found, kind).status == "False"
+        assert condition(found, kind).reason is (reason or Reason.METRICS_MISSING)
     assert scaling(found).load == "?/85"
 
 
 def test_what_the_controller_cannot_read_is_told_in_its_own_words() -> None:
     problem = {"type": "ScalingActive", "status": "False", "message": "no such metric"}
-    told = active(replace(view(), autoscaler={"status": {"conditions": [problem]}}))
-    assert (told.status, told.reason) == ("False", Reason.METRICS_MISSING)
-    assert "no such metric" in told.message
+    said = active(replace(view(), autoscaler={"status": {"conditions": [problem]}}))
+    assert (said.status, said.reason) == ("False", Reason.METRICS_MISSING)
+    assert "no such metric" in said.message
 
 
 def test_nobody_who_may_scale_is_a_reason_of_its_own() -> None:
     plan = ProviderPlan(hindrance=Reason.KEDA_MISSING, note="No KEDA.")
-    told = active(replace(view(), plan=plan))
-    assert (told.status, told.reason) == ("False", Reason.KEDA_MISSING)
-    assert told.message.startswith("The number of replicas stays at 2. No KEDA. Install KEDA")
+    said = active(replace(view(), plan=plan))
+    assert (said.status, said.reason) == ("False", Reason.KEDA_MISSING)
+    assert said.message.startswith("The number of replicas stays at 2. No KEDA. Install KEDA")
 
 
 @pytest.mark.parametrize(
@@ -185,17 +185,17 @@ def test_a_scaled_object_that_cannot_be_removed_is_told_before_anything_else(
     spec = {"autoscaling": {"maxReplicas": 8, "mode": mode}, "suspend": suspend}
     seen = replace(view(), plan=ProviderPlan(left_over="Delete it."))
     found = status(seen, spec=spec, before={"autoscaling": {"provider": "KEDA"}})
-    told = verdict(found, ConditionType.AUTOSCALING_ACTIVE)
-    assert (told.status, told.reason) == ("False", Reason.KEDA_MISSING)
-    assert told.message == "Delete it."
+    said = condition(found, ConditionType.AUTOSCALING_ACTIVE)
+    assert (said.status, said.reason) == ("False", Reason.KEDA_MISSING)
+    assert said.message == "Delete it."
     assert scaling(found).provider == "KEDA"
 
 
 @pytest.mark.parametrize("mode", ["Recommend", "Paused"])
 def test_a_mode_that_holds_is_told(mode: str) -> None:
-    told = active(view(), spec={"autoscaling": {"maxReplicas": 3, "mode": mode}})
-    assert told.status == "False"
-    assert told.message.startswith("The number of replicas stays at 2.")
+    said = active(view(), spec={"autoscaling": {"maxReplicas": 3, "mode": mode}})
+    assert said.status == "False"
+    assert said.message.startswith("The number of replicas stays at 2.")
 
 
 def test_a_suspended_service_begins_again_with_what_it_had() -> None:
@@ -203,7 +203,7 @@ def test_a_suspended_service_begins_again_with_what_it_had() -> None:
     nothing = Observation(asked=0, is_rolled_out=True)
     found = status(view(None), nothing, {**AUTOSCALED, "suspend": True}, before)
     assert scaling(found).desired_replicas == 5
-    assert verdict(found, ConditionType.AUTOSCALING_ACTIVE).reason is Reason.SUSPENDED
+    assert condition(found, ConditionType.AUTOSCALING_ACTIVE).reason is Reason.SUSPENDED
 
 
 def slo(attainment: float | None, before: dict[str, Any] | None = None) -> LoadStatus:
@@ -237,7 +237,7 @@ def slo_before(state: str, attainment: int) -> dict[str, Any]:
 def test_the_slo_is_met_at_the_objective_and_again_a_point_above_it(
     measured: float | None, before: dict[str, Any] | None, met: str
 ) -> None:
-    assert verdict(slo(measured, before), ConditionType.SLO_MET).status == met
+    assert condition(slo(measured, before), ConditionType.SLO_MET).status == met
 
 
 def test_what_the_requests_achieve_changes_by_five_points_or_with_the_verdict() -> None:

@@ -80,21 +80,23 @@ DECISIONS: dict[str, tuple[dict[str, Any], dict[str, Any], Observation, bool, fl
 
 
 @pytest.mark.parametrize(
-    ("spec", "before", "seen", "in_place", "look_again"), DECISIONS.values(), ids=DECISIONS.keys()
+    ("spec", "before", "seen", "in_place", "requeue_after"),
+    DECISIONS.values(),
+    ids=DECISIONS.keys(),
 )
 def test_old_pods_end_first_only_while_no_accelerator_is_free_for_a_new_one(
     spec: dict[str, Any],
     before: dict[str, Any],
     seen: Observation,
     in_place: bool,
-    look_again: float | None,
+    requeue_after: float | None,
 ) -> None:
     decision = decide_rollout(a_service(spec, status=before), seen, NOW)
     assert (decision.status is not None) is in_place
-    assert decision.look_again_seconds == look_again
+    assert decision.requeue_after_seconds == requeue_after
     update = build_status(a_service(spec, status=before), PIN, seen, NOW)
     assert ("rollout" in update.status) is in_place
-    assert update.look_again_seconds == look_again
+    assert update.requeue_after_seconds == requeue_after
 
 
 def test_the_record_outlives_the_operator_and_goes_with_the_rollout() -> None:

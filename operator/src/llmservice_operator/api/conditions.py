@@ -86,8 +86,8 @@ class ConditionType(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A condition without what depends on its past."""
+class ConditionUpdate:
+    """What a pass finds of one condition; `Condition.following` adds the transition time."""
 
     type: ConditionType
     status: ConditionStatus

@@ -27,7 +27,7 @@ that is only being made, is what type RollingUpdate is for."""
 class RolloutDecision:
     status: RolloutStatus | None
     """What to record: None while new pods start beside the old ones."""
-    look_again_seconds: float | None = None
+    requeue_after_seconds: float | None = None
     """When time alone may change the decision; None when only an event can."""
 
 
