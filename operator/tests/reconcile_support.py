@@ -4,12 +4,15 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
-from core_support import as_live
+from core_support import NOW, as_live
 from llmservice_operator import names
 from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
-from llmservice_operator.cluster import Cluster, ServedKinds
+from llmservice_operator.cluster import Cache, Cluster, EventRecorder, ServedKinds
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, Kind, kind_of
+from llmservice_operator.load_report_client import LoadReportClient
+from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.telemetry import Metrics
 
 
 class RacingCluster:
@@ -92,3 +95,24 @@ def served_kinds(cluster: Any, settings: OperatorSettings) -> ServedKinds:
     """Return what the operator knows about the kinds before it has looked for them."""
     optional = optional_kinds(settings)
     return ServedKinds(cast(Cluster, cluster), [None], REQUIRED_KINDS, optional)
+
+
+def a_reconciler(
+    cluster: Any,
+    cache: Cache,
+    settings: OperatorSettings,
+    served: ServedKinds | None = None,
+    reports: LoadReportClient | None = None,
+) -> Reconciler:
+    """Return what makes passes in this cluster, at a time that stands still."""
+    typed = cast(Cluster, cluster)
+    return Reconciler(
+        typed,
+        cache,
+        served or served_kinds(cluster, settings),
+        EventRecorder(typed, "test", lambda: NOW),
+        Metrics(),
+        settings,
+        lambda: NOW,
+        reports or LoadReportClient(None),
+    )

@@ -15,7 +15,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.children import CHILDREN, WORKLOAD, Child, Context, build_each
+from llmservice_operator.children import CHILDREN, WORKLOAD, Child, Context, build_served
 from llmservice_operator.cluster import (
     Cache,
     Cluster,
@@ -140,11 +140,7 @@ class Reconciler:
             pin = resolve_pin(service, workload, self._settings)
             replicas = resolve_replicas(service, workload)
             context = Context.of(service, self._settings, pin, replicas, plan.autoscaler)
-            children = {
-                child: manifest
-                for child, manifest in build_each(context).items()
-                if child.kind in self._served
-            }
+            children = build_served(context, self._served)
             # What is not wanted any more goes first: two autoscalers would fight, and KEDA's
             # webhook refuses the second.
             wrote |= await self._prune(service, children)

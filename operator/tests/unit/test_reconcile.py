@@ -1,5 +1,4 @@
-from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -7,16 +6,14 @@ from aiohttp.test_utils import TestServer
 
 from core_support import a_pod, a_report
 from llmservice_operator.api.load_report import ReplicaLoad
-from llmservice_operator.cluster import Cache, Cluster, EventRecorder
+from llmservice_operator.cluster import Cache
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
 from llmservice_operator.settings import OperatorSettings
-from llmservice_operator.telemetry import Metrics
-from reconcile_support import RacingCluster, served_kinds
+from reconcile_support import RacingCluster, a_reconciler
 
 KEY = ("team", "llama")
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -31,12 +28,7 @@ def cache() -> Cache:
 
 @pytest.fixture
 def reconciler(cluster: RacingCluster, cache: Cache) -> Reconciler:
-    racing = cast(Cluster, cluster)
-    recorder = EventRecorder(racing, "test", lambda: NOW)
-    settings = OperatorSettings()
-    reports = LoadReportClient(None)
-    served = served_kinds(cluster, settings)
-    return Reconciler(racing, cache, served, recorder, Metrics(), settings, lambda: NOW, reports)
+    return a_reconciler(cluster, cache, OperatorSettings())
 
 
 @pytest.fixture
@@ -116,18 +108,8 @@ async def test_a_download_is_followed_with_few_writes_and_without_numbers_once_n
     async with TestServer(app) as server:
         url = str(server.make_url("/"))
         reports = LoadReportClient(url)
-        racing = cast(Cluster, cluster)
         settings = OperatorSettings(metrics_server_url=url)
-        reconciler = Reconciler(
-            racing,
-            cache,
-            served_kinds(cluster, settings),
-            EventRecorder(racing, "test", lambda: NOW),
-            Metrics(),
-            settings,
-            lambda: NOW,
-            reports,
-        )
+        reconciler = a_reconciler(cluster, cache, settings, reports=reports)
         await reconciler.reconcile(KEY)
         start_a_pod(cluster, cache)
         cluster.writes.clear()

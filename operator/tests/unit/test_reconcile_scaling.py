@@ -5,9 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from core_support import NOW
 from llmservice_operator import names
-from llmservice_operator.cluster import Cache, Cluster, EventRecorder
+from llmservice_operator.cluster import Cache, Cluster
 from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.kinds import (
     AUTOSCALERS,
@@ -19,11 +18,9 @@ from llmservice_operator.kinds import (
     Kind,
     kind_of,
 )
-from llmservice_operator.load_report_client import LoadReportClient
-from llmservice_operator.reconcile import WAIT_FOR_COLLECTOR_SECONDS, Reconciler
+from llmservice_operator.reconcile import WAIT_FOR_COLLECTOR_SECONDS
 from llmservice_operator.settings import OperatorSettings
-from llmservice_operator.telemetry import Metrics
-from reconcile_support import RacingCluster, served_kinds
+from reconcile_support import RacingCluster, a_reconciler, served_kinds
 
 KEY = ("team", "llama")
 
@@ -77,16 +74,7 @@ class World:
         cluster, settings = cast(Cluster, self.cluster), OperatorSettings(keda=keda)
         self.cluster.has_rights = keda
         self.served = served_kinds(cluster, settings)
-        self._reconciler = Reconciler(
-            cluster,
-            self.cache,
-            self.served,
-            EventRecorder(cluster, "test", lambda: NOW),
-            Metrics(),
-            settings,
-            lambda: NOW,
-            LoadReportClient(None),
-        )
+        self._reconciler = a_reconciler(cluster, self.cache, settings, self.served)
 
     async def settle(self) -> float | None:
         """Pass until there is nothing to write; return when to look again."""

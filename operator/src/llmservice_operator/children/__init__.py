@@ -6,6 +6,7 @@ ownership and the operator's rights follow from the declarations.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Final
 
 from llmservice_operator.api import Manifest
@@ -30,7 +31,7 @@ __all__ = [
     "Context",
     "Grant",
     "build_all",
-    "build_each",
+    "build_served",
     "optional_kinds",
 ]
 
@@ -68,14 +69,14 @@ def optional_kinds(settings: OperatorSettings) -> dict[Kind, bool]:
 
 
 def build_all(context: Context) -> list[Manifest]:
-    """Return every object of the service in the order to apply them.
+    """Return every object of the service in the order to apply them, where every kind is served.
 
     Raises InvalidSpec when one cannot be made as the spec asks.
     """
-    return list(build_each(context).values())
+    return list(build_served(context, {child.kind for child in CHILDREN}).values())
 
 
-def build_each(context: Context) -> dict[Child, Manifest]:
-    """Return the objects of `build_all`, in its order, by their declarations."""
-    built = ((child, child.build(context)) for child in CHILDREN)
+def build_served(context: Context, served: Container[Kind]) -> dict[Child, Manifest]:
+    """Return the objects of `build_all`, by their declarations, whose kinds are served."""
+    built = ((child, child.build(context)) for child in CHILDREN if child.kind in served)
     return {child: manifest for child, manifest in built if manifest is not None}

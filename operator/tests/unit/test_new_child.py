@@ -1,0 +1,156 @@
+"""A new kind of child is one module and its registration: a copy of the tree gets one."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core_support import REPOSITORY
+
+PACKAGE = Path("operator/src/llmservice_operator")
+CHART_RULES = Path("charts/llmservice-operator/templates/_rules.tpl")
+COPIED = (PACKAGE, Path("crds"), Path("charts/llmservice-operator"), Path("docs"))
+
+HTTP_ROUTE = '''"""The route by which a gateway reaches the service."""
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.children.child import Child, Context
+from llmservice_operator.kinds import Kind
+
+HTTP_ROUTES = Kind(
+    "gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", names.CHILD_SELECTOR
+)
+
+
+def _body(context: Context) -> Manifest | None:
+    service = context.service
+    if service.spec.service.port != 8080:
+        return None
+    target = {"name": names.kubernetes_service(service), "port": 8080}
+    return {"spec": {"rules": [{"backendRefs": [target]}]}}
+
+
+CHILD = Child(kind=HTTP_ROUTES, body=_body, is_pruned=True, is_optional_api=True)
+'''
+
+SERVICE = """
+apiVersion: llmservice.dev/v1alpha1
+kind: LLMService
+metadata: {name: llama, namespace: team}
+spec:
+  model: {uri: "hf://org/model"}
+  accelerator: {type: cpu}
+  service: {port: 8080}
+"""
+
+LIFE = """
+import asyncio, sys, yaml
+from llmservice_operator.children.http_route import HTTP_ROUTES
+from llmservice_operator.cluster import Cache
+from llmservice_operator.settings import OperatorSettings
+from reconcile_support import RacingCluster, a_reconciler, served_kinds
+
+async def passes(reconciler, cluster):
+    cluster.writes.clear()
+    while await reconciler.reconcile(("team", "llama")) == 0.0:
+        pass
+    return [write for write in cluster.writes if "HTTPRoute" in write]
+
+async def live():
+    cluster, cache, settings = RacingCluster(), Cache(), OperatorSettings()
+    served = served_kinds(cluster, settings)
+    reconciler = a_reconciler(cluster, cache, settings, served)
+    body = yaml.safe_load(sys.stdin)
+    body["metadata"]["generation"] = 1
+    cache.observe(cluster.put(body))
+    cluster.unserved = {HTTP_ROUTES}
+    await served.load()
+    print("absent:", await passes(reconciler, cluster))
+    cluster.unserved = set()
+    await served.refresh()
+    print("served:", await passes(reconciler, cluster))
+    body = next(each for each in cluster.objects.values() if each["kind"] == "LLMService")
+    cache.observe(cluster.put({**body, "spec": {**body["spec"], "service": {"port": 80}}}))
+    print("not wanted:", await passes(reconciler, cluster))
+
+asyncio.run(live())
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the tree with one more kind of child."""
+    root = tmp_path_factory.mktemp("tree")
+    for part in COPIED:
+        shutil.copytree(REPOSITORY / part, root / part)
+    shutil.copy(REPOSITORY / "Makefile", root)
+    children = root / PACKAGE / "children"
+    (children / "http_route.py").write_text(HTTP_ROUTE)
+    registry = children / "__init__.py"
+    text = registry.read_text()
+    for line, more in (
+        ("    horizontal_pod_autoscaler,\n", "    http_route,\n"),
+        ("    kubernetes_service.CHILD,\n", "    http_route.CHILD,\n"),
+    ):
+        assert text.count(line) == 1
+        text = text.replace(line, line + more)
+    registry.write_text(text)
+    return root
+
+
+def run(tree: Path, *command: str, text: str = "") -> str:
+    path = os.pathsep.join((str(tree / "operator/src"), str(REPOSITORY / "operator/tests")))
+    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": path, "PATH": scripts},
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_make_generate_writes_its_rights_into_the_chart(tree: Path) -> None:
+    # The environment is the one of this process: nothing has to be set up.
+    run(tree, "make", "--old-file=setup", "generate", "RUN=")
+    rule = (
+        "- apiGroups: [gateway.networking.k8s.io]\n"
+        "  resources: [httproutes]\n"
+        "  verbs: [get, list, watch, create, patch, delete]\n"
+    )
+    before, after = ((root / CHART_RULES).read_text() for root in (REPOSITORY, tree))
+    assert after.replace(rule, "") == before != after
+
+
+def test_its_object_is_printed_in_its_place_and_owned(tree: Path) -> None:
+    command = (sys.executable, "-m", "llmservice_operator", "render", "-f", "-")
+    printed = list(yaml.safe_load_all(run(tree, *command, text=SERVICE)))
+    assert [manifest["kind"] for manifest in printed] == [
+        "NetworkPolicy",
+        "Deployment",
+        "Service",
+        "HTTPRoute",
+        "PodDisruptionBudget",
+    ]
+    route = printed[3]
+    assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
+    assert route["metadata"]["labels"] == printed[2]["metadata"]["labels"]
+
+
+def test_it_is_applied_while_its_api_is_served_and_pruned_when_it_is_not_wanted(
+    tree: Path,
+) -> None:
+    assert run(tree, sys.executable, "-c", LIFE, text=SERVICE).splitlines() == [
+        "absent: []",
+        "served: ['HTTPRoute']",
+        "not wanted: ['delete HTTPRoute']",
+    ]
