@@ -1,6 +1,6 @@
-"""What the operator itself does to scale: hand the replicas over, set their number, mark the pods.
+"""The writes of the operator that scale a service: number of replicas, and pods' deletion costs.
 
-All of it is decided elsewhere; here it is sent.
+The decisions are made in `desired` and `scaling`.
 """
 
 import logging
@@ -34,7 +34,7 @@ REQUEUE_SECONDS = SYNC_SECONDS
 """Period of the passes over a service that is scaled."""
 
 MARK_AGAIN_SECONDS = 30.0
-"""A pod's deletion cost is written no more often."""
+"""Shortest time between two writes of a pod's deletion cost."""
 
 
 class Scaler:
@@ -55,7 +55,7 @@ class Scaler:
         self._marked: dict[Key, datetime] = {}
 
     def forget(self, key: Key) -> None:
-        """Drop what is remembered of a service that is gone."""
+        """Drop the state of a service that is gone."""
         self._syncs.pop(key, None)
         self._marked.pop(key, None)
 
@@ -94,17 +94,17 @@ class Scaler:
         )
 
     async def hand_over(self, service: LLMService, deployment: Manifest) -> bool:
-        """Let the number of replicas outlive our own manifest, which is about to leave it out."""
-        # The HPA leaves 0 alone, which is where a service that was suspended begins again.
+        """Keep the number of replicas before the operator's manifest leaves it out."""
+        # An HPA leaves 0 alone, and a suspended service resumes from 0.
         number = deployment["spec"]["replicas"] or first_replicas(service)
         return await self._set_replicas(service, deployment, number)
 
     async def scale(
         self, service: LLMService, plan: ProviderPlan, report: LoadReport | None
     ) -> tuple[bool, Decision | None]:
-        """Do what nothing else does: the HPA's work in direct mode, and a start from zero.
+        """Do the HPA's work in direct mode, and start a service from zero replicas.
 
-        Says whether anything was written, and what the operator itself has decided.
+        Returns whether anything was written, and the operator's own decision.
         """
         key, autoscaling = (service.namespace, service.name), service.spec.autoscaling
         deployment = self._cache.get(DEPLOYMENTS, service.namespace, names.deployment(service))
@@ -165,7 +165,7 @@ class Scaler:
         report: LoadReport | None,
         current: int,
     ) -> bool:
-        """Write the pods' deletion costs when a replica is about to go."""
+        """Write the pods' deletion costs if a replica is about to be removed."""
         key, now = (service.namespace, service.name), self._now()
         total = total_load(autoscaling, report, now)
         if report is None or total is None or autoscaling.mode is not ScalingMode.ACTIVE:

@@ -1,4 +1,4 @@
-"""What the metrics server has learned about a service, as `status.autoscaling` stores it."""
+"""The calibration of a service, as `status.autoscaling` stores it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ Histogram = Annotated[
 
 
 class Calibration(Fields):
-    """What was learned about the service; enough for a new metrics server to answer alike."""
+    """Measurements of the service, with which a new metrics server computes the same demand."""
 
     step_seconds: Annotated[
         tuple[Learned, ...], Field(min_length=4, max_length=4, json_schema_extra=ATOMIC)
     ]
     """Seconds of an engine step: fixed, per prompt token, per sequence, per KV token read."""
     capacity_factor: Learned
-    """Correction of the modelled capacity from the SLO misses that really happened."""
+    """Correction of the modelled capacity from measured SLO misses."""
     cold_start_seconds: Annotated[
         tuple[Learned, ...], Field(max_length=COLD_STARTS_KEPT, json_schema_extra=ATOMIC)
     ] = ()
     """The last cold starts (pod created to Ready), oldest first."""
     prompt_lengths: Histogram
-    """Histogram of prompts; entry i counts lengths in (2^(i-1), 2^i] tokens, fading."""
+    """Histogram of prompts; entry i counts lengths in (2^(i-1), 2^i] tokens. Old ones fade."""
     answer_lengths: Histogram
     """Histogram of answers, in the same form."""
     mean_prompt_tokens: Learned
@@ -47,4 +47,4 @@ class Calibration(Fields):
     kv_tokens_per_sequence: Learned
     """KV tokens that a running request holds."""
     tokens_per_step: Learned = 1.0
-    """Tokens that a decoding request gets from an engine step; more than one with speculation."""
+    """Tokens of a running request in one engine step; more than one with speculation."""

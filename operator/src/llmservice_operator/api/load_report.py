@@ -1,4 +1,4 @@
-"""What the metrics server knows about one LLMService: `GET /v1/scaling/{namespace}/{name}`.
+"""The load report of one LLMService: `GET /v1/scaling/{namespace}/{name}` of the metrics server.
 
 The operator reads it for status, deletion cost and direct mode, KEDA for `demandPercent`. Null
 always means unknown, and never zero. Both sides may be of different versions, so reasons are texts
@@ -14,7 +14,7 @@ from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.fields import Fields
 
 STALE_SECONDS: Final = 60.0
-"""Age from which a report says nothing about now: its metrics server hangs."""
+"""Age from which a report is outdated, because its metrics server hangs."""
 
 
 class ReplicaLoad(Fields):
@@ -30,35 +30,34 @@ class ReplicaLoad(Fields):
     elapsed_seconds: float | None = None
     """Seconds since the process of the model server started."""
     downloaded_bytes: int | None = None
-    """Bytes of the weights that are on disk; only while downloading."""
+    """Bytes of the weights on disk; only while downloading."""
     total_bytes: int | None = None
     """Bytes of all weights; only while downloading."""
     running_requests: int | None = None
     """Requests in the engine's batch."""
     waiting_requests: int | None = None
-    """Requests that the server accepted and has not begun."""
+    """Requests that the server has accepted and not begun."""
     kv_cache_percent: float | None = None
-    """KV tokens in use, of those that the engine can hold."""
+    """KV tokens in use, in percent of those that the engine can hold."""
     gpu_duty_cycle_percent: float | None = None
-    """Share of the time in which a kernel ran, mean of the replica's GPUs, as NVML tells it."""
+    """Time in which a kernel ran, by NVML; mean of the replica's GPUs."""
     utilization_percent: float | None = None
-    """Effective GPU utilization: work being done, of what the replica sustains within the SLO."""
+    """Effective GPU utilization: work in percent of what the replica sustains within the SLO."""
 
 
 class ExternalMetrics(Fields):
-    """Who serves external.metrics.k8s.io in this cluster, as the metrics server sees it."""
+    """Owner of external.metrics.k8s.io in this cluster, as the metrics server sees it."""
 
     is_served: bool
-    """Whether a HorizontalPodAutoscaler can read our metrics: the APIService is ours."""
+    """Whether a HorizontalPodAutoscaler can read the metrics: the release owns the APIService."""
     owner: str | None = None
-    """Who owns the APIService if it is not ours, as NAMESPACE/SERVICE; null when nobody does, or
-    nobody looked."""
+    """Other owner of the APIService as NAMESPACE/SERVICE; null without one, or before a look."""
     message: str
-    """Why, as a sentence for the user."""
+    """The reason as a sentence for the user."""
 
 
 class LoadReport(Fields):
-    """The answer for one LLMService, as of the last scrape."""
+    """The load of one LLMService as of the last scrape."""
 
     at: float
     """When it was made, in seconds since 1970."""
@@ -70,7 +69,7 @@ class LoadReport(Fields):
     """Why the demand is unknown, as one CamelCase word: Starting, NoReadyReplica, ReplicasMissing,
     NoTrafficYet; null when it is known."""
     message: str
-    """What is known and what is not, as a sentence for the user."""
+    """Sentence for the user about the load, or about why it is unknown."""
     replicas: tuple[ReplicaLoad, ...] = ()
     """All pods of the service, sorted by name."""
     missing_replicas: int = 0
@@ -78,21 +77,21 @@ class LoadReport(Fields):
     capacity_requests_per_second: float | None = None
     """Requests like the recent ones that one replica sustains within the SLO."""
     capacity_factor: float | None = None
-    """Correction of the modelled capacity from the SLO misses that really happened."""
+    """Correction of the modelled capacity from measured SLO misses."""
     cold_start_seconds: float
-    """How long a new pod takes to be Ready: high percentile of the last ones, 120 before any."""
+    """Time from a new pod to a Ready one: high percentile of the last ones, 120 before any."""
     scale_down_window_seconds: float
-    """How long a scale-down should look back: 1.5 cold starts, 600 while the load is bursty."""
+    """Scale-down window: 1.5 cold starts, and 600 while the load is bursty."""
     is_bursty: bool = False
     """Whether the load of the last ten minutes came in bursts."""
     attainment_percent: float | None = None
-    """Requests of the last minute within the SLO, of those that it applies to."""
+    """Requests of the last minute within the SLO, in percent of the judged ones."""
     ttft_p95_milliseconds: float | None = None
     """95th percentile of the time to first token of the requests of the last minute."""
     itl_p95_milliseconds: float | None = None
     """95th percentile of the requests' mean inter-token latency, over the last minute."""
     backlog_gpu_seconds: float | None = None
-    """Queued work in seconds of one replica, with what queues up until new replicas serve."""
+    """Queued work in seconds of one replica, with the queue until new replicas serve."""
     gpu_duty_cycle_percent: float | None = None
     """Sum of the Ready replicas' duty cycles: the metric GPUDutyCycle. Null without GPUs."""
     kv_cache_percent: float | None = None
@@ -102,7 +101,7 @@ class LoadReport(Fields):
     calibration: Calibration | None = None
     """What was learned; null before anything was."""
     external_metrics: ExternalMetrics | None = None
-    """Whether and by whom external metrics are served."""
+    """Owner of external metrics in this cluster."""
 
     def is_stale(self, now: float) -> bool:
         """Return whether the report is too old at `now`, in seconds since 1970."""

@@ -24,15 +24,15 @@ DEFAULT_WINDOW_SECONDS: Final = round(scale_down_window(ColdStarts().estimate, i
 
 @dataclass(frozen=True)
 class Autoscaler:
-    """Which object scales the service, and what was learned about it."""
+    """The provider that scales the service, and the parts of its object that were learned."""
 
     provider: ScalingProvider | None = None
-    """External and KEDA have an object, KEDA's only while the service is not suspended; Direct and
-    None, for nobody, have none."""
+    """External and KEDA have an object (KEDA's not while the service is suspended); Direct and None
+    have none."""
     window_seconds: int = DEFAULT_WINDOW_SECONDS
-    """How long a scale-down looks back."""
+    """Scale-down stabilization window."""
     with_tolerance: bool = True
-    """Whether the API server keeps the field; with one that drops it, a load within 10 % of the
+    """Whether the API server keeps the field. With one that drops it, a load within 10 % of the
     target changes nothing."""
 
     @classmethod
@@ -46,7 +46,7 @@ class Autoscaler:
 
 
 def behavior_of(live: Manifest) -> Mapping[str, Any]:
-    """Return the HPA's behavior that a live HPA or ScaledObject holds; empty when there is none."""
+    """Return the behavior in a live HPA or ScaledObject; empty if there is none."""
     spec = live["spec"]
     if live["kind"] == "ScaledObject":
         spec = spec.get("advanced", {}).get("horizontalPodAutoscalerConfig", {})
@@ -55,9 +55,9 @@ def behavior_of(live: Manifest) -> Mapping[str, Any]:
 
 
 def keeps_tolerance(live: Manifest | None) -> bool:
-    """Return whether to send the tolerance, given the live HPA: not where it was dropped before.
+    """Return whether to send the tolerance: not if the API server dropped it from the live HPA.
 
-    A ScaledObject, which never has it, does not tell.
+    A ScaledObject never has it, and so does not show it.
     """
     if live is None or live["kind"] == "ScaledObject":
         return True

@@ -26,22 +26,21 @@ from llmservice_operator.settings import OperatorSettings
 
 SHORTEST_WINDOW_PERIOD_SECONDS: Final = 300.0
 WORTH_A_NEW_WINDOW: Final = 0.1
-"""How long a window stays at least, and by what share another must differ: each change is a write,
-and starts the controller's stabilization anew."""
+"""A window stays for at least this time, and a new one differs by at least this share: each change
+is a write, and restarts the controller's stabilization."""
 
 
 @dataclass(frozen=True)
 class ProviderPlan:
     autoscaler: Autoscaler = field(default_factory=Autoscaler)
-    """What is to be there; without a provider nothing changes the replicas."""
+    """The object that scales; without a provider nothing changes the replicas."""
     hindrance: Reason | None = None
-    """Why nobody can."""
+    """Why no provider can change the replicas."""
     note: str = ""
-    """Whom the metrics API belongs to and what is done instead; empty when there is nothing to
-    say."""
+    """Sentence about the owner of the metrics API and the provider used instead; may be empty."""
     left_over: str = ""
-    """By what KEDA scales the service although the operator can neither change nor remove it, and
-    what to do about it; empty when it does not."""
+    """Message about a ScaledObject that still scales this service and that the operator may not
+    delete; empty if there is none."""
 
 
 def plan_provider(
@@ -54,17 +53,17 @@ def plan_provider(
     keda_is_installed: bool,
     unremovable: str | None = None,
 ) -> ProviderPlan:
-    """Return the plan; `live` is our present HPA or ScaledObject.
+    """Return the plan; `live` is the present HPA or ScaledObject of the service.
 
-    Without a `report` nothing is changed. `unremovable` names the ScaledObject by which KEDA scales
-    the service where the operator has no rights on it.
+    Without a `report` the provider stays. `unremovable` names a ScaledObject that scales the
+    service and on which the operator has no rights.
     """
     autoscaling = service.spec.autoscaling
     left_over = "" if unremovable is None else _advice(service, unremovable)
     if autoscaling is None:
         return ProviderPlan(left_over=left_over)
     provider, hindrance, note = _provider(service, settings, report, keda_is_installed)
-    # Two that scale would undo each other's work.
+    # Two objects that scale would undo each other's work.
     is_free = autoscaling.mode is ScalingMode.ACTIVE and not left_over
     return ProviderPlan(
         Autoscaler(
@@ -95,7 +94,7 @@ def _provider(
     autoscaling, before = service.spec.autoscaling, _provider_before(service)
     if before is ScalingProvider.KEDA and not keda_is_installed:
         before = None
-    wished = ScalingProvider.AUTO if autoscaling is None else autoscaling.provider
+    requested = ScalingProvider.AUTO if autoscaling is None else autoscaling.provider
     external = None if report is None else report.external_metrics
     # Cluster-wide the metrics server registers itself within seconds; confined to namespaces never.
     is_away = external is not None and not external.is_served
@@ -109,7 +108,7 @@ def _provider(
             else "The operator is confined to namespaces and serves no "
             f"{names.EXTERNAL_METRICS_GROUP}"
         )
-    match wished:
+    match requested:
         case ScalingProvider.DIRECT:
             return ScalingProvider.DIRECT, None, ""
         case ScalingProvider.KEDA if keda_is_installed:
@@ -123,7 +122,7 @@ def _provider(
         case ScalingProvider.AUTO if is_away:
             return ScalingProvider.DIRECT, None, f"{why}; the operator itself scales instead."
         case ScalingProvider.AUTO if external is None and before is not None:
-            # An outage of the metrics server is no reason to change who scales.
+            # An outage of the metrics server is no reason to change the provider.
             return before, None, ""
         case _:
             return ScalingProvider.EXTERNAL, None, ""
@@ -135,7 +134,7 @@ def _provider_before(service: LLMService) -> ScalingProvider | None:
 
 
 def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datetime) -> int:
-    """Return how long a scale-down is to look back: the learned window, in few steps."""
+    """Return the scale-down window: the learned one, in few steps."""
     present = None
     if live is not None:
         present = behavior_of(live).get("scaleDown", {}).get("stabilizationWindowSeconds")
@@ -151,7 +150,7 @@ def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datet
 
 
 def _written_at(live: Manifest, now: datetime) -> datetime:
-    """Return when we last changed the object, as the API server keeps it."""
+    """Return when the operator last changed the object, by its managedFields."""
     for entry in live["metadata"].get("managedFields", []):
         if entry["manager"] == names.FIELD_MANAGER and "time" in entry:
             return datetime.fromisoformat(entry["time"])

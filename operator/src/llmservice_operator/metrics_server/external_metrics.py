@@ -1,4 +1,4 @@
-"""external.metrics.k8s.io/v1beta1, as the API server asks for it on behalf of its users."""
+"""Serves external.metrics.k8s.io/v1beta1 to the API server, which asks on behalf of users."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,7 +19,7 @@ GROUP, VERSION = names.EXTERNAL_METRICS_GROUP, names.EXTERNAL_METRICS_VERSION
 ROOT = f"/apis/{GROUP}"
 WINDOW_SECONDS = 60
 REMEMBERED_SECONDS = 10.0
-"""How long an answer of the authorizer holds."""
+"""How long an answer of the authorizer is reused."""
 REMEMBERED_ANSWERS = 1000
 
 
@@ -45,7 +45,7 @@ Authorizer = Callable[[Mapping[str, Any]], Awaitable[bool]]
 
 
 class Refused(Exception):
-    """An answer that is an error: its message is read by users, in `kubectl describe hpa`."""
+    """An error response; users read its message in `kubectl describe hpa`."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -65,7 +65,7 @@ class Refused(Exception):
 
 
 class Access:
-    """Asks the cluster's authorizer, and remembers its answers for some seconds."""
+    """Client of the cluster's authorizer, with a cache of some seconds."""
 
     def __init__(self, ask: Authorizer, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
@@ -73,7 +73,7 @@ class Access:
         self._answers: dict[str, tuple[float, bool]] = {}
 
     async def check(self, user: User, attributes: Mapping[str, Any]) -> None:
-        """Raise Refused unless the user may do what the review's attributes say."""
+        """Raise Refused unless the user may do what `attributes` describe."""
         spec = {**user.access_review, **attributes}
         key = repr(spec)
         at, allowed = self._answers.get(key, (-REMEMBERED_SECONDS, False))
@@ -97,7 +97,7 @@ def create_external_metrics_app(
     ask: Authorizer,
     now: Callable[[], float] = time.time,
 ) -> web.Application:
-    """Return the application that the API server's aggregation layer talks to."""
+    """Return the application for the API server's aggregation layer."""
     access = Access(ask)
 
     @web.middleware
@@ -210,7 +210,7 @@ def _user(request: web.Request, front_proxy: FrontProxy | None) -> User:
 
 
 def _attributes(request: web.Request) -> dict[str, Any]:
-    """Return what is asked for, in the words of a SubjectAccessReview."""
+    """Return the attributes of the request for a SubjectAccessReview."""
     if "metric" not in request.match_info:
         return {"nonResourceAttributes": {"path": request.path, "verb": request.method.lower()}}
     return {

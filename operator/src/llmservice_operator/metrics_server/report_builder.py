@@ -1,4 +1,4 @@
-"""Pods, their answers and an assessment -> the report about one service. No clock, no I/O."""
+"""Builds the load report of one service from its pods, their answers and an assessment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Replica:
 
     name: str
     address: str | None
-    """Where it can be asked; None before it has one."""
+    """IP address; None before the pod has one."""
     created: float
     is_ready: bool
     ready_at: float | None
@@ -77,7 +77,7 @@ def build_report(
     calibration: Calibration | None,
     external_metrics: ExternalMetrics,
 ) -> LoadReport:
-    """Return what is known now; `answers` holds the newest answer of each replica."""
+    """Return the report; `answers` holds the newest answer of each replica."""
     serving = [it for it in replicas if it.serves]
     parts = assessment.parts
     backlog = parts and parts.backlog * max(SHORTEST_DRAIN_SECONDS, assessment.cold_start_seconds)
@@ -113,14 +113,14 @@ def build_report(
 
 @dataclass(frozen=True)
 class _Totals:
-    """Sums over the Ready replicas, for those who scale by something else than the demand."""
+    """Sums over the Ready replicas: the totals of the metrics other than the demand."""
 
     at: float
     serving: Sequence[Replica]
     answers: Mapping[str, EngineAnswer]
 
     def of(self, read: Callable[[EngineAnswer], float | None]) -> float | None:
-        """Return the sum, silent replicas taken as the mean of the others; None without most."""
+        """Return the sum, with the mean for silent replicas; None if more than half are silent."""
         fresh = [
             answer
             for it in self.serving

@@ -1,31 +1,31 @@
-"""The capacity factor κ: what SLO misses say about a capacity that the model got wrong."""
+"""The capacity factor κ: correction of the modelled capacity from measured SLO misses."""
 
 from dataclasses import dataclass, replace
 
 PERIOD_SECONDS = 15.0
 FEWEST_REQUESTS = 20
-"""Finished requests in a minute below which a share of misses means nothing."""
+"""Finished requests of a minute that a share of misses needs at least."""
 
 FULL = 0.90
 """Utilization from which misses are expected."""
 BUSY = 0.70
-"""Utilization below which few misses prove nothing."""
+"""Utilization from which few misses prove spare capacity."""
 FEW_MISSES = 0.5
-"""Share of the expected misses below which the capacity is larger than believed."""
+"""Share of the expected misses below which the capacity is larger than modelled."""
 CLEARLY_MET = 0.4
 """Share of the allowed misses below which a lowered capacity recovers."""
 FEWEST_EXPECTED = 2.0
-"""Expected misses of a minute below which their absence proves nothing."""
+"""Expected misses of a minute from which their absence proves spare capacity."""
 
 FASTEST_FALL = 0.05
 RISE = 1.01
 LOWEST, HIGHEST = 0.35, 1.25
-"""Replicas that share their load well sustain more than each would alone; never much more."""
+"""Replicas that share their load well sustain somewhat more than each would alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the requests that finished in the last minute say about the capacity.
+    """Misses of the requests that finished in the last minute, and the load that caused them.
 
     Misses are shares of the judged requests.
     """
@@ -33,11 +33,11 @@ class Evidence:
     judged: float
     missed: float
     allowed: float
-    """What the objective leaves."""
+    """The share that the objective allows."""
     unrepairable: float
-    """What an idle replica misses too, by the model."""
+    """The share that an idle replica misses too, by the model."""
     expected: float
-    """What replicas with this load miss, by the model."""
+    """The share that replicas with this load miss, by the model."""
     utilization: float
     """Mean of the replicas; 1 is full."""
     has_backlog: bool
@@ -47,12 +47,12 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class CapacityFactor:
-    """κ and when it may move next."""
+    """κ, and when it last moved."""
 
     value: float = 1.0
     moved_at: float = -1e18
     overloaded_at: float = -1e18
-    """When the replicas were last full or had a backlog: misses from then say nothing."""
+    """When the replicas were last full or had a backlog: misses from then are expected."""
 
     def corrected(self, now: float, seen: Evidence) -> "CapacityFactor":
         """Return κ after a look at the last minute."""

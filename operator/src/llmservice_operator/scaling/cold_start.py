@@ -1,4 +1,4 @@
-"""How long it takes from a new pod to a Ready one: a high percentile of what was seen."""
+"""The time from a new pod to a Ready one: a high percentile of the last cold starts."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from llmservice_operator.api.calibration import COLD_STARTS_KEPT
 DEFAULT_SECONDS = 120.0
 PERCENTILE = 0.9
 LONGEST_SECONDS = 3600.0
-"""A new node, a large model from the hub and its load together take less."""
+"""More than a new node, a download of a large model and its load take together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +18,14 @@ class ColdStarts:
     seconds: tuple[float, ...] = ()
 
     def add(self, seconds: float) -> "ColdStarts":
-        """Remember one, unless it was none: hours were spent waiting for room, or on a repair."""
+        """Add one, unless it is too long to be one: the pod waited for room, or for a repair."""
         if seconds > LONGEST_SECONDS:
             return self
         return ColdStarts((*self.seconds, seconds)[-COLD_STARTS_KEPT:])
 
     @property
     def estimate(self) -> float:
-        """Seconds within which nine of ten pods were Ready."""
+        """Seconds within which nine of ten pods became Ready."""
         if not self.seconds:
             return DEFAULT_SECONDS
         ordered = sorted(self.seconds)

@@ -1,20 +1,20 @@
-"""Which replica is to go first when there is one too many: the emptiest, with the coldest cache."""
+"""The order in which replicas are removed: the emptiest first, then the coldest cache."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 NEAR = 0.3
-"""Replicas by which the load must be below the present number for a removal to be near."""
+"""A removal is near when the load is this many replicas below their number."""
 
 REQUESTS_PER_BUCKET = 4
 PERCENT_PER_BUCKET = 10
-"""Loads that differ by less cost the same, so that costs seldom change."""
+"""Smaller differences of load do not change a cost, so that costs seldom change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """What one Ready replica would lose."""
+    """The work that removing one Ready replica would lose."""
 
     pod: str
     running_requests: int
@@ -22,7 +22,7 @@ class Occupancy:
 
 
 def is_removal_near(needed: float, replicas: int, min_replicas: int) -> bool:
-    """Whether the load, in `needed` replicas, lets one go soon."""
+    """Whether a load of `needed` replicas will soon free one."""
     return replicas > min_replicas and needed < replicas - NEAR
 
 

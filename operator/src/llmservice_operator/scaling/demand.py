@@ -1,4 +1,4 @@
-"""A service's load in percent of one replica: 170 is two replicas at 85 %.
+"""The load of a service in percent of one replica: 170 is two replicas at 85 %.
 
 Arrivals and not what is being served decide, so an overload is seen at once and in full, and
 nothing depends on how many replicas are ready or pending.
@@ -10,30 +10,30 @@ from dataclasses import dataclass
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
 
 STEADY_SECONDS = 60.0
-"""Span of the load that decides without a burst."""
+"""Span over which the load is measured without a burst."""
 
 BURSTS = ((10.0, 3.0), (15.0, 3.0), (30.0, 2.0))
-"""(seconds, standard deviations): a shorter span decides when it is this far above the steady."""
+"""(seconds, standard deviations): a shorter span counts if it is so far above the steady load."""
 
 FEWEST_ARRIVALS = 5
-"""Requests in a span below which nothing stands out."""
+"""With fewer requests in a span, no burst is detected."""
 
 TREND_SECONDS = 300.0
 TREND_CERTAINTY = 3.0
-"""Standard errors that a slope must be above zero to be believed."""
+"""Standard errors above zero from which a slope is a trend."""
 
 REACTION_SECONDS = 15.0
 """From a metric to a new pod object: one sync of the HorizontalPodAutoscaler."""
 
 NORMAL_QUEUE_SECONDS = 0.5
-"""Queued GPU-seconds per replica that are batching at work, not backlog."""
+"""Queued GPU-seconds per replica that batching needs; more is backlog."""
 
 SHORTEST_DRAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What tokens cost in seconds of one replica that runs at its capacity."""
+    """Cost of requests and tokens in seconds of one replica at its capacity."""
 
     request: float
     """Replica-seconds of a mean request."""
@@ -53,7 +53,7 @@ class Price:
         return (prompts + done.arrivals * self.mean_answer * self.answer_token) / tick.seconds
 
     def served(self, tick: Tick) -> float:
-        """Replicas' worth of work that was done in this span."""
+        """Replicas that the work done in this span kept busy."""
         prompts = tick.done.prompt_tokens_computed * self.prompt_token
         return (prompts + tick.done.generated_tokens * self.answer_token) / tick.seconds
 
@@ -65,7 +65,7 @@ class Demand:
     load: float
     trend: float
     backlog: float
-    """Replicas that work the queue off within one cold start."""
+    """Replicas that empty the queue within one cold start."""
 
     @property
     def percent(self) -> float:
@@ -75,12 +75,12 @@ class Demand:
 def demand(
     ledger: Ledger, price: Price, queued: float, ready: int, cold_start_seconds: float
 ) -> Demand:
-    """The demand for this ledger with `queued` requests waiting for `ready` replicas."""
+    """Return the demand, with `queued` requests waiting for `ready` replicas."""
     load = load_of(ledger, price)
     horizon = cold_start_seconds + REACTION_SECONDS
     queue_seconds = max(0.0, queued * price.request - NORMAL_QUEUE_SECONDS * ready)
-    # Replicas asked for now start serving one cold start from now. What piles up until then is
-    # known today; asking for it only when it is there would cost a second cold start.
+    # New replicas serve one cold start from now. The queue of that time is known today; waiting
+    # until it exists would cost a second cold start.
     shortfall_seconds = max(0.0, load - ready) * cold_start_seconds
     return Demand(
         load,
@@ -90,7 +90,7 @@ def demand(
 
 
 def load_of(ledger: Ledger, price: Price) -> float:
-    """Replicas busy: the last minute's, or a shorter span's when it stands out of the noise."""
+    """Return the busy replicas of the last minute, or of a shorter span with a burst."""
     minute = ledger.last(STEADY_SECONDS)
     if minute.seconds <= 0:
         return 0.0
@@ -108,7 +108,7 @@ def load_of(ledger: Ledger, price: Price) -> float:
 
 
 def trend_of(ledger: Ledger, price: Price) -> float:
-    """Replicas per second by which the load rises steadily; 0 for noise, a step, or a fall."""
+    """Return the steady rise in replicas per second; 0 for noise, a step, or a fall."""
     recent = [tick for tick in ledger.ticks if tick.at > ledger.ticks[-1].at - TREND_SECONDS]
     if len(recent) < 12 or recent[-1].at - recent[0].at < TREND_SECONDS / 2:
         return 0.0
@@ -116,5 +116,5 @@ def trend_of(ledger: Ledger, price: Price) -> float:
     line = fit_line([(tick.at, value) for tick, value in zip(recent, values, strict=True)])
     if line.slope <= TREND_CERTAINTY * line.slope_error:
         return 0.0
-    # A step is over: what comes after it is a level, not a rise.
+    # A step has ended in a new level, which is no rise.
     return line.slope if line.squared_residuals <= step_residuals(values) else 0.0

@@ -1,6 +1,6 @@
-"""Data sheets of accelerators: where a step model starts before any step was seen.
+"""Data sheets of accelerators: the prior of a step model follows from them.
 
-A wrong entry costs accuracy for the first minute of traffic, no more.
+A wrong entry costs accuracy for the first minute of traffic only.
 """
 
 from llmservice_operator.scaling.step_model import HardwareClass
@@ -30,7 +30,7 @@ bits without sparsity.
 """
 
 UNKNOWN = HardwareClass(0.6e12, 125e12)
-"""A small accelerator: better to start with too many replicas than with too few."""
+"""A small accelerator, so that a service starts with too many replicas and not with too few."""
 
 CPU = HardwareClass(50e9, 1e12)
 """A few cores of a server."""
@@ -47,7 +47,7 @@ def is_known(product: str) -> bool:
 
 
 def hardware_class(product: str | None, count: int = 1) -> HardwareClass:
-    """The data sheet of `count` accelerators of this product; None is no accelerator."""
+    """Return the data sheet of `count` accelerators; None is a CPU."""
     if product is None:
         return CPU
     one = _data_sheet(product) or UNKNOWN

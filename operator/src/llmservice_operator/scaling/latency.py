@@ -22,7 +22,7 @@ class Latencies(Sums):
     itl: Histogram = (0.0,) * LATENCY_BUCKETS
 
     def since(self, before: "Latencies") -> "Latencies":
-        """What came after `before`; all of it when a counter went backwards (a restart)."""
+        """Return the part after `before`; all of it if a counter went backwards (a restart)."""
         difference = self.plus(before, -1.0)
         went_back = min(*difference.ttft, *difference.itl) < 0
         return self if went_back else difference
@@ -30,7 +30,7 @@ class Latencies(Sums):
 
 @dataclass(frozen=True, slots=True)
 class LatencyWindow:
-    """What finished in the last minute."""
+    """Latencies of the requests that finished in the last minute."""
 
     marks: Mapping[str, Latencies] = field(default_factory=dict)
     """The newest report of each replica."""
@@ -59,7 +59,7 @@ class LatencyWindow:
 
 
 def percentile_milliseconds(histogram: Histogram, share: float) -> float | None:
-    """The latency that this share of the requests did not exceed; None without requests."""
+    """Return the latency that this share of the requests did not exceed; None without requests."""
     count = sum(histogram)
     if count <= 0:
         return None

@@ -1,4 +1,4 @@
-"""What a service did in the last minutes, tick by tick."""
+"""Arrivals and work of a service in the last minutes, tick by tick."""
 
 import math
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ KEPT_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What came in and was done between two scrapes, all replicas together."""
+    """Arrivals and work between two scrapes, all replicas together."""
 
     at: float
     seconds: float
     done: Tally = field(default_factory=Tally)
 
     def plus(self, other: "Tick", share: float) -> "Tick":
-        """Return this tick with a share of what was done in another span."""
+        """Return this tick with a share of another span."""
         return Tick(self.at, self.seconds, self.done.plus(other.done, share))
 
 
@@ -34,9 +34,9 @@ class Ledger:
         return Ledger((*kept, tick))
 
     def spread(self, spans: Iterable[Tick]) -> "Ledger":
-        """Give to every tick its part of what was done in longer spans.
+        """Add to every tick its part of longer spans.
 
-        The newest tick lasts until the next comes; what was done before the first one is left out.
+        The newest tick lasts until the next one. The part before the first tick is left out.
         """
         ticks = list(self.ticks)
         for span in spans:

@@ -1,4 +1,4 @@
-"""How long prompts and answers are: a distribution learned from fading histograms."""
+"""Distributions of the lengths of prompts and answers, from fading histograms."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class Lengths:
         return sum(tokens * tokens * share for tokens, share in self.points)
 
     def mean_excess(self, limit: float) -> float:
-        """How often `limit` goes into a length beyond the first time, in the mean."""
+        """Mean of `max(0, length / limit - 1)`: the further budgets that a prompt needs."""
         return sum(max(0.0, tokens / limit - 1) * share for tokens, share in self.points)
 
     def times(self, factor: float) -> "Lengths":
@@ -32,9 +32,9 @@ class Lengths:
 
 
 def lengths_of(histogram: tuple[float, ...], total_tokens: float) -> Lengths | None:
-    """The distribution behind a histogram whose lengths sum to `total_tokens`; None when empty.
+    """Return the distribution of a histogram whose lengths sum to `total_tokens`; None if empty.
 
-    A bucket is taken at its middle, then all are stretched so that the mean is the true one.
+    Each bucket counts at its middle, and all are scaled to the true mean.
     """
     count = sum(histogram)
     if count <= 0 or total_tokens <= 0:

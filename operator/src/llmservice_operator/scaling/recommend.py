@@ -1,4 +1,4 @@
-"""The HPA behavior that suits a service, from what was measured."""
+"""The HPA behavior that suits the measured cold start and load of a service."""
 
 from llmservice_operator.scaling.hpa import Behavior, ChangePolicy, PolicyType, ScalingRules
 
@@ -9,7 +9,7 @@ DOWN_TOLERANCE = 0.0
 
 
 def behavior_for(max_replicas: int, scale_down_window_seconds: float) -> Behavior:
-    """Up: to the right size in one step. Down: at most half in a minute, after the window."""
+    """Return the behavior: up in one step, down after the window, by at most half in a minute."""
     return Behavior(
         ScalingRules(
             0.0, (ChangePolicy(PolicyType.PODS, max_replicas, UP_PERIOD_SECONDS),), tolerance=0.0

@@ -1,4 +1,4 @@
-"""How long the busiest recent demand holds its replicas.
+"""How long the highest recent demand holds its replicas.
 
 A replica kept idle costs its GPU time; one removed too early costs a cold start and the requests
 that miss their SLO meanwhile. Waiting about as long as a cold start is at most twice as dear as
@@ -15,19 +15,19 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 90.0, 600.0
 
 BIN_SECONDS = 15.0
 BURSTY_SPREAD = 0.4
-"""Coefficient of variation of the load around its trend above which the next burst is expected."""
+"""Variation of the load around its trend, as a share of the mean, from which it is bursty."""
 NOISE_DEVIATIONS = 3.0
 
 
 def scale_down_window(cold_start_seconds: float, is_bursty: bool) -> float:
-    """Seconds for which the HPA's scale-down looks back."""
+    """Return the scale-down stabilization window of the HPA, in seconds."""
     if is_bursty:
         return LONGEST_SECONDS
     return min(max(COLD_STARTS * cold_start_seconds, SHORTEST_SECONDS), LONGEST_SECONDS)
 
 
 def is_bursty(ledger: Ledger, price: Price) -> bool:
-    """Whether the load of the last ten minutes comes in bursts: more than trend and noise."""
+    """Whether the load of the last ten minutes varies by more than trend and noise."""
     if not ledger.ticks or ledger.ticks[-1].at - ledger.ticks[0].at < KEPT_SECONDS / 2:
         return False
     bins = _bins(ledger, price)

@@ -1,4 +1,4 @@
-"""What one model server reports at `GET :9090/autoscale`, and the difference of two reports.
+"""The report of one model server at `GET :9090/autoscale`, and the difference of two reports.
 
 Counters are cumulative since the process started, so a lost report loses nothing.
 """
@@ -59,10 +59,10 @@ class StepSums(Sums):
 
 @dataclass(frozen=True, slots=True)
 class Flow(Sums):
-    """What comes in and what is done: the demand follows from it."""
+    """Arrivals and work; the demand follows from them."""
 
     arrivals: float = 0
-    """Requests that came in, whether started or not."""
+    """Requests, whether started or not."""
     prompt_tokens_arrived: float = 0
     prompt_tokens_computed: float = 0
     generated_tokens: float = 0
@@ -80,7 +80,7 @@ class Tally(Flow):
 
 @dataclass(frozen=True, slots=True)
 class Counters(Tally):
-    """What a model server has done since its process started.
+    """Counters of a model server since its process started.
 
     The fields are the counters in the body of `GET /autoscale`, by name.
     """
@@ -101,13 +101,13 @@ class Counters(Tally):
     steps: StepSums = field(default_factory=StepSums)
 
     def since(self, before: "Counters") -> "Counters":
-        """What happened after `before`; all of it when a counter went backwards (a restart)."""
+        """Return the part after `before`; all of it if a counter went backwards (a restart)."""
         difference = self.plus(before, -1.0)
         return self if difference.went_backwards else difference
 
     @property
     def went_backwards(self) -> bool:
-        """Whether this difference of two reports can only be that of two processes."""
+        """Whether this difference can only be that of two processes."""
         least: float = min(*astuple(Tally.of(self)), self.finished, self.steps.steps)
         return least < 0
 
@@ -133,7 +133,7 @@ class Snapshot:
     """With data parallelism a replica has several, each with steps of its own."""
 
     def since(self, before: "Snapshot") -> Counters:
-        """What the replica did after `before`."""
+        """Return the counters after `before`."""
         if self.started != before.started:
             return self.counters
         return self.counters.since(before.counters)

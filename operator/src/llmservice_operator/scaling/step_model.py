@@ -2,8 +2,8 @@
 
     seconds = fixed + prefill·(prefill tokens) + sequence·(sequences) + kv·(KV tokens read)
 
-Recursive least squares with forgetting, in its information form: the sums of the past fade, new
-sums are added, and a prior keeps the terms sane that the traffic does not separate.
+Recursive least squares with forgetting, in information form: old sums fade, new sums are added, and
+a prior decides between terms that the traffic does not separate.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,10 +13,10 @@ from statistics import median
 from llmservice_operator.scaling.signals import StepSums
 
 FORGETTING_PER_SECOND = 0.999
-"""Half of what was learned is forgotten after 11.5 minutes of traffic."""
+"""The weight of old steps halves in 11.5 minutes of traffic."""
 
 WARM_UP_SECONDS = 60.0
-"""Steps of a replica younger than this teach nothing: compilation and cold caches slow them."""
+"""Steps of a younger replica are ignored: compilation and cold caches slow them."""
 
 STEP_NOISE = 0.1
 """Standard deviation of a step's duration around the model, as a share of the mean step."""
@@ -25,7 +25,10 @@ PRIOR_SPREAD = 0.5
 """Standard deviation of a prior's coefficient, as a share of it."""
 
 LEAST_SHARE = 0.1
-"""Of what a guess has a coefficient beside the others: in smaller units none is looked for."""
+"""Lower bound of a coefficient's unit, as a share of what the prior predicts.
+
+Without it a coefficient once fitted as zero could never grow again.
+"""
 
 SECONDS = 4
 COEFFICIENTS = 4
@@ -33,7 +36,7 @@ COEFFICIENTS = 4
 
 @dataclass(frozen=True, slots=True)
 class StepModel:
-    """Seconds of an engine step by what is in it."""
+    """Seconds of an engine step by its content."""
 
     fixed: float
     """Seconds of an empty step: reading the weights, launching kernels."""
@@ -49,7 +52,7 @@ class StepModel:
         return (self.fixed, self.prefill, self.sequence, self.kv)
 
     def seconds_of(self, sums: StepSums) -> float:
-        """Return how long all these steps take."""
+        """Return the seconds that all these steps take."""
         return sum(each * sums.moment(0, i) for i, each in enumerate(self.coefficients))
 
     def scaled(self, factor: float) -> "StepModel":
@@ -58,7 +61,7 @@ class StepModel:
 
 @dataclass(frozen=True, slots=True)
 class HardwareClass:
-    """What a data sheet says about the accelerators of one replica, all of them together."""
+    """Data sheet of all accelerators of one replica together."""
 
     memory_bytes_per_second: float
     flops: float
@@ -68,7 +71,7 @@ class HardwareClass:
 def prior_step_model(
     hardware: HardwareClass, weight_bytes: float, parameters: float, kv_bytes_per_token: float
 ) -> StepModel:
-    """The step model that the roofline predicts before any step was seen."""
+    """Return the step model that the roofline predicts before any step was measured."""
     return StepModel(
         fixed=1.1 * weight_bytes / hardware.memory_bytes_per_second,
         prefill=2 * parameters / (0.5 * hardware.flops),
@@ -79,12 +82,12 @@ def prior_step_model(
 
 @dataclass(frozen=True, slots=True)
 class StepModelFit:
-    """What has been learned so far; `model` is the answer."""
+    """The step model learned so far, and the sums that it follows from."""
 
     prior: StepModel
     sums: StepSums = field(default_factory=StepSums)
     units: StepModel | None = None
-    """What the coefficients are looked for in multiples of; None: the prior."""
+    """Units of the coefficients in the fit; None: the prior."""
     model: StepModel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +95,7 @@ class StepModelFit:
 
     @classmethod
     def after(cls, learned: StepModel, guess: StepModel) -> "StepModelFit":
-        """Begin with what was learned elsewhere, or before the engine was changed.
+        """Begin with a model learned elsewhere, or before a change of the engine.
 
         A coefficient that was learned as nothing has no multiples, so it gets its unit from the
         guess: from what that says of it beside the others.
@@ -106,7 +109,7 @@ class StepModelFit:
         return cls(learned, units=units)
 
     def learn(self, sums: StepSums, seconds: float) -> "StepModelFit":
-        """Add the steps of the last `seconds`; silence neither teaches nor forgets."""
+        """Add the steps of the last `seconds`; without steps nothing is learned or forgotten."""
         if sums.steps < 1:
             return self
         kept = self.sums.times(FORGETTING_PER_SECOND**seconds)
@@ -114,9 +117,9 @@ class StepModelFit:
 
 
 def _solve(prior: StepModel, units: StepModel, sums: StepSums) -> StepModel:
-    """The non-negative coefficients that fit the sums and the prior best.
+    """Return the non-negative coefficients that fit the sums and the prior best.
 
-    Every coefficient is written as a multiple of its unit, so one spread suits all four.
+    Every coefficient is a multiple of its unit, so one spread suits all four.
     """
     if sums.steps < 1 or sums.seconds <= 0:
         return prior

@@ -1,4 +1,4 @@
-"""What requests of a service look like: fading sums of lengths, cache hits and KV held."""
+"""The mean request of a service: fading sums of lengths, cache hits and KV tokens held."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,20 +8,20 @@ from llmservice_operator.scaling.lengths import lengths_of
 from llmservice_operator.scaling.signals import Counters
 
 MEMORY_SECONDS = 600.0
-"""Time constant with which old requests are forgotten, while there are new ones."""
+"""Time constant of forgetting, while new requests come."""
 
 FEWEST_REQUESTS = 10
-"""Prompts and finished answers below which there is no mix yet."""
+"""Prompts and finished answers that a mix needs at least."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficMemory:
-    """Counters of the recent past, the older the lighter."""
+    """Counters of the recent past; older ones have less weight."""
 
     counters: Counters = field(default_factory=Counters)
 
     def learn(self, counters: Counters, seconds: float) -> "TrafficMemory":
-        """Add what happened in the last `seconds`; silence forgets nothing."""
+        """Add the counters of the last `seconds`; without requests nothing is forgotten."""
         if counters.arrivals + counters.finished <= 0:
             return self
         kept = math.exp(-seconds / MEMORY_SECONDS)
@@ -35,7 +35,7 @@ class TrafficMemory:
 
     @property
     def mix(self) -> RequestMix | None:
-        """What a mean request needs; None before enough was seen."""
+        """The mix of the requests; None before there are enough."""
         seen = self.counters
         if min(sum(seen.prompt_lengths), sum(seen.answer_lengths)) < FEWEST_REQUESTS:
             return None
