@@ -30,7 +30,7 @@ def render_engine_flags() -> str:
         "",
         "## Set by a field",
         "",
-        "`extraArgs` refuses these flags, but for those that it took before they got their field. "
+        "`extraArgs` refuses these flags, except those that it accepted before they had a field. "
         "Such an argument still works; the condition Progressing and a Warning Event "
         f"`{DEPRECATED_ARGUMENT}` name the field to set instead.",
         "",

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.kinds import EVENTS, LLMSERVICES
+from llmservice_operator.kinds import DEPLOYMENTS, EVENTS, LLMSERVICES
 from operator_support import (
     CPU_IMAGE,
     Api,
@@ -83,6 +83,25 @@ def test_a_transition_is_told_as_an_event_once(
     assert event["type"] == "Normal"
     described = kubectl("-n", served, "describe", "llm", name)
     assert "Serving" in described
+
+
+def test_an_argument_whose_flag_has_a_field_works_and_is_an_event_once(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    by_argument = {"extraArgs": ["--seed=7"]}
+    api.create(LLMSERVICES, make_service(name, served, engine=by_argument))
+    until_pods(api, served, name, 1)
+    make_pods_ready(api, served, name)
+    progressing = condition(until_ready(api, served, name), "Progressing")
+    assert "set spec.engine.seed instead" in progressing["message"]
+    (container,) = api.get(DEPLOYMENTS, served, name)["spec"]["template"]["spec"]["containers"]
+    assert "--seed=7" in container["args"]
+    events = [
+        (event["type"], event["count"])
+        for event in api.list_all(EVENTS, served)
+        if event["involvedObject"]["name"] == name and event["reason"] == "DeprecatedArgument"
+    ]
+    assert events == [("Warning", 1)]
 
 
 def test_a_status_that_somebody_changed_is_put_right(
