@@ -64,7 +64,7 @@ class World:
     engines: tuple[Engine, Engine]
 
     @property
-    def learner(self) -> MetricsServerProcess:
+    def leader(self) -> MetricsServerProcess:
         leads = self.first.metric("leader_election_master_status") == 1.0
         return self.first if leads else self.second
 
@@ -269,7 +269,7 @@ def test_the_report_shows_ready_and_loading_replicas(world: World) -> None:
     assert (loading.phase, loading.downloaded_bytes, loading.total_bytes) == ("downloading", 3, 10)
     assert report.external_metrics is not None
     assert report.external_metrics.is_served
-    gauge = world.learner.metric("llm_gpu_demand_percent", namespace=world.namespace)
+    gauge = world.leader.metric("llm_gpu_demand_percent", namespace=world.namespace)
     assert gauge == pytest.approx(report.demand_percent, rel=0.02)
 
 
@@ -470,24 +470,24 @@ def test_the_rights_of_the_table_are_enough_and_nothing_was_refused(world: World
         assert server.is_running()
 
 
-def test_without_the_learner_the_follower_answers_on_and_learns(world: World) -> None:
+def test_without_the_leader_the_standby_answers_on_and_takes_over(world: World) -> None:
     until_known(world)
-    learner = world.learner
-    follower = world.second if learner is world.first else world.first
-    before = demand_of(follower, world)
+    leader = world.leader
+    standby = world.second if leader is world.first else world.first
+    before = demand_of(standby, world)
     assert before is not None
-    learner.kill()
+    leader.kill()
 
     def answers() -> bool:
-        now = demand_of(follower, world)
+        now = demand_of(standby, world)
         assert now is not None
         assert now == pytest.approx(before, rel=0.05)
-        return follower.metric("leader_election_master_status") == 1.0
+        return standby.metric("leader_election_master_status") == 1.0
 
     eventually(answers, 25)
     # Its address is still an endpoint here; in a cluster the kubelet's probe takes it out.
     path = f"/apis/discovery.k8s.io/v1/namespaces/{world.namespace}/endpointslices"
-    world.api.request("DELETE", f"{path}/{NAME}-{learner.external_port}")
+    world.api.request("DELETE", f"{path}/{NAME}-{leader.external_port}")
 
 
 def test_silent_replicas_make_the_hpa_hold_with_a_message(world: World) -> None:
