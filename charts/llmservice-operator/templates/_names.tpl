@@ -4,7 +4,7 @@ Every object name and image reference of the chart.
   llmservice-operator.fullname            name of the operator's objects
   llmservice-operator.serviceAccountName  account the operator runs as
   llmservice-operator.leaseRoleName       Role for the leader Lease
-  llmservice-operator.remoteCodeRoleName  Role of those who may trust the code of models
+  llmservice-operator.remoteCodeRoleName  Role that grants trust-remote-code
   llmservice-operator.metricsServerName   name of the metrics server's objects
   llmservice-operator.image               image reference of the operator
 */}}

@@ -58,19 +58,18 @@ def denial(release: Release, name: str, message: str) -> str:
 
 def about_accounts(release: Release) -> str:
     return (
-        f"spec.template.serviceAccountName: you may not create pods in namespace {release.name}, "
-        "so you may not choose what runs under an account there: remove it, leave it and "
-        "engine.image as they were, or ask for the right to create pods, which the ClusterRole "
-        "edit has"
+        "spec.template.serviceAccountName: requires the right to create pods in namespace "
+        f"{release.name}, which you do not have: remove the field, leave it and engine.image "
+        "unchanged, or ask for that right, which the ClusterRole edit grants"
     )
 
 
 def about_code(release: Release, role: str = "ClusterRole") -> str:
     return (
-        "spec.model.trustRemoteCode: you may not have the code of models run in namespace "
-        f"{release.name}: remove it, leave the model, its revision and the draft model as they "
-        "were, or ask for the right trust-remote-code on llmservices, which the "
-        f"{role} {release.full_name}-trust-remote-code has"
+        "spec.model.trustRemoteCode: requires the right trust-remote-code on llmservices in "
+        f"namespace {release.name}, which you do not have: remove the field, leave the model, its "
+        "revision and the draft model unchanged, or ask for that right, which the "
+        f"{role} {release.full_name}-trust-remote-code grants"
     )
 
 

@@ -144,7 +144,7 @@ def test_the_notes_command_makes_a_service_when_it_is_pasted(release: Release) -
     [
         ({"replicas": 0}, "replicas is 0, so nothing reconciles"),
         ({"rbac": {"create": False}}, "rbac.create is false"),
-        ({"metricsServer": {"enabled": False}}, "no LLMService can be scaled by its load"),
+        ({"metricsServer": {"enabled": False}}, "no LLMService can scale with its load"),
         ({"rbac": {"create": False}}, "nothing deletes the APIService"),
         ({"crds": {"keep": False}}, "deletes every LLMService in the cluster"),
     ],
