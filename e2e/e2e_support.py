@@ -9,14 +9,15 @@ import os
 import re
 import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from shared_support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 Object = dict[str, Any]
@@ -108,32 +109,6 @@ def forward_port(name: str, namespace: str) -> str:
     if port is None:
         raise CommandFailed(f"{' '.join(command)}: {line or 'no port was forwarded'}")
     return f"http://127.0.0.1:{port[1]}"
-
-
-def eventually(
-    check: Callable[[], Any], *, within: float, every: float = 0.5, describe: str = ""
-) -> Any:
-    """The first truthy result of `check`; fails with the last result or error after `within` s."""
-    deadline = time.monotonic() + within
-    last: object = None
-    while time.monotonic() < deadline:
-        try:
-            last = check()
-        except (AssertionError, OSError, KeyError, IndexError) as error:
-            last = error
-        else:
-            if last:
-                return last
-        time.sleep(every)
-    raise AssertionError(f"{describe or 'not reached'} within {within:g} s; last: {last}")
-
-
-def holds_for(seconds: float, check: Callable[[], Any], *, every: float = 1.0) -> None:
-    """Fail when `check` is not true, or raises, at any time within the seconds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert check()
-        time.sleep(every)
 
 
 def conditions(service: Object | None) -> dict[str, Object]:

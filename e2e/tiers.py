@@ -24,7 +24,7 @@ RESULTS = ROOT / ".tiers"
 LINT = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
-    ("mypy", "operator", "server_image", "e2e", "charts", "bench", "conftest.py"),
+    ("mypy", "operator", "server_image", "e2e", "charts", "bench", "testing", "conftest.py"),
     ("lint-imports", "--no-cache"),
     (
         "yamllint",
@@ -58,7 +58,13 @@ TIERS = (
     Tier(
         "unit",
         "builders, status, queue, server and driver without any outside system",
-        ("operator/tests/unit", "server_image/tests/unit", "e2e/cluster/tests/unit", "e2e/unit"),
+        (
+            "operator/tests/unit",
+            "server_image/tests/unit",
+            "e2e/cluster/tests/unit",
+            "e2e/unit",
+            "testing/tests",
+        ),
     ),
     Tier(
         "bench",

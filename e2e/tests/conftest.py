@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e_support import Cluster, eventually
+from e2e_support import Cluster
+from shared_support.waiting import eventually
 from stage import Images, images_under_test, install_chart, load_images, start_hub
 
 

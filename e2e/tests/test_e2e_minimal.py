@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e_support import Cluster, ask, conditions, eventually, wait_ready
+from e2e_support import Cluster, ask, conditions, wait_ready
+from shared_support.waiting import eventually
 from stage import EXAMPLES, localkube
 
 NAME = "smollm2"

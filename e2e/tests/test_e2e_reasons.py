@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from e2e_support import Cluster, Object, conditions, eventually, wait_ready
+from e2e_support import Cluster, Object, conditions, wait_ready
+from shared_support.waiting import eventually
 from stage import TINY_MODEL, Images, cpu_service
 
 pytestmark = pytest.mark.local

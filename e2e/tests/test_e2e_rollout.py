@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import pytest
 
-from e2e_support import Cluster, CommandFailed, Object, ask, conditions, eventually, wait_ready
+from e2e_support import Cluster, CommandFailed, Object, ask, conditions, wait_ready
+from shared_support.waiting import eventually
 from stage import TINY_MODEL, cpu_service, localkube
 
 pytestmark = pytest.mark.local

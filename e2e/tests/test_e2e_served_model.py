@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e_support import Cluster, Object, ask, eventually, pod_states, wait_ready
+from e2e_support import Cluster, Object, ask, pod_states, wait_ready
+from shared_support.waiting import eventually
 from stage import EXAMPLES, MODEL, SYSTEM_NAMESPACE, localkube
 
 NAME = "smollm2-cpu"

@@ -1,6 +1,7 @@
 """`helm uninstall` takes the operator away and leaves what it made running."""
 
-from e2e_support import Cluster, ask, eventually, pod_states, wait_ready
+from e2e_support import Cluster, ask, pod_states, wait_ready
+from shared_support.waiting import eventually
 from stage import (
     SYSTEM_NAMESPACE,
     TINY_MODEL,

@@ -67,7 +67,7 @@ def test_every_test_file_belongs_to_a_tier_or_has_a_make_target_of_its_own() -> 
     assert [path for tier in TIERS for path in tier.leaves_out if path not in of_their_own] == []
     homes = [ROOT / path for tier in TIERS for path in tier.paths]
     homes += [ROOT / path for path in of_their_own]
-    folders = ("operator", "server_image", "charts", "e2e", "bench")
+    folders = ("operator", "server_image", "charts", "e2e", "bench", "testing")
     files = [file for folder in folders for file in (ROOT / folder).rglob("test_*.py")]
 
     strays = [file for file in files if not any(home in file.parents for home in homes)]

@@ -10,46 +10,22 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import yaml
 from kubernetes import client, config
 
 from llmservice_operator.kinds import LLMSERVICES, PODS, Kind
-
-T = TypeVar("T")
+from shared_support.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "crds" / "examples"
 CPU_IMAGE = "registry.example/llmservice/server-cpu:1"
 GPU_IMAGE = "registry.example/llmservice/server-gpu:1"
-
-
-def eventually(check: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
-    """Return what `check` returns as soon as that is true; it may also raise AssertionError."""
-    deadline = time.monotonic() + timeout
-    while True:
-        problem: object = what or check
-        try:
-            if result := check():
-                return result
-        except AssertionError as error:
-            problem = error
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: {problem}")
-        time.sleep(0.05)
-
-
-def holds_for(seconds: float, check: Callable[[], object]) -> None:
-    """Fail when `check` is not true, or raises, at any time within the seconds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert check()
-        time.sleep(0.1)
 
 
 def make_service(name: str, namespace: str, **spec: Any) -> dict[str, Any]:

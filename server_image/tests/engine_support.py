@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from preloaded_support import ForkedProcess, Preloaded
+from shared_support.waiting import eventually
 
 SERVER_IMAGE = Path(__file__).parents[1]
 START_SECONDS = 240
@@ -49,6 +49,10 @@ class Reply:
     def events(self) -> list[str]:
         """The data of its server-sent events."""
         return [line[6:] for line in self.body.splitlines() if line.startswith("data: ")]
+
+
+class ServerEnded(Exception):
+    """The server ended while a test waited for it; the text is its log."""
 
 
 class ModelServer:
@@ -113,11 +117,13 @@ class ModelServer:
 
     def eventually(self, holds: Callable[[], bool], seconds: float = START_SECONDS) -> None:
         """Return once it holds; fails with the server's log when it never does."""
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert self.process.poll() is None, f"the server ended\n{self.log.read_text()}"
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(POLL_SECONDS)
+
+        def holds_while_running() -> bool:
+            if self.process.poll() is not None:
+                raise ServerEnded(self.log.read_text())
+            return holds()
+
+        eventually(holds_while_running, seconds, self.log.read_text, every=POLL_SECONDS)
 
     def engine_pid(self) -> int:
         """Return the process that the engine runs in."""

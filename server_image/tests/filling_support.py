@@ -4,8 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,11 +68,3 @@ def working(tmp_path: Path, hub: str, count: int) -> Iterator[list[Worker]]:
             with suppress(ProcessLookupError):
                 worker.process.kill()
             worker.process.wait(PATIENCE_SECONDS)
-
-
-def eventually(check: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := check()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
-    return found

@@ -4,9 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,14 +80,6 @@ def rights(user: str, namespace: str) -> set[Right]:
         },
     )
     return rights_of(json.loads(review)["status"]["resourceRules"])
-
-
-def eventually(holds: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Wait until the condition holds; fail with `what` when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"after {seconds:.0f} s still not: {what}"
-        time.sleep(0.2)
 
 
 @dataclass

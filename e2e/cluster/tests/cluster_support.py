@@ -4,16 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from localkube import cgroups
 from localkube.cluster import Cluster
-
-Read = TypeVar("Read")
 
 LOCALKUBE = str(Path(sys.executable).with_name("localkube"))
 
@@ -28,21 +24,6 @@ def succeed(name: str, *arguments: str) -> str:
     done = localkube(name, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def eventually(read: Callable[[], Read], seconds: float = 60) -> Read:
-    """Return the first true value of `read`; an assertion or a false value is tried again."""
-    deadline = time.monotonic() + seconds
-    while True:
-        failure: AssertionError | None = None
-        try:
-            if value := read():
-                return value
-        except AssertionError as error:
-            failure = error
-        if time.monotonic() > deadline:
-            raise failure or AssertionError(f"not within {seconds} s")
-        time.sleep(0.2)
 
 
 def objects(cluster: Cluster, *arguments: str) -> Any:

@@ -12,16 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from e2e_support import (
-    Cluster,
-    CommandFailed,
-    Object,
-    ask,
-    conditions,
-    eventually,
-    holds_for,
-    wait_ready,
-)
+from e2e_support import Cluster, CommandFailed, Object, ask, conditions, wait_ready
+from shared_support.waiting import eventually, holds_for
 from stage import SYSTEM_NAMESPACE, TINY_MODEL, cpu_service
 from steady_load import SteadyLoad
 
@@ -238,10 +230,10 @@ def test_autoscaling_off_and_on_under_load_drops_no_replica(
         return stage.replicas() >= before
 
     stage.patch({"autoscaling": None})
-    holds_for(10, at_least)
+    holds_for(10, at_least, every=1)
     assert stage.hpa() is None
     stage.patch({"autoscaling": {"maxReplicas": 3}})
-    holds_for(30, at_least)
+    holds_for(30, at_least, every=1)
     eventually(lambda: stage.scaling_active()[0] == "True", within=60, every=1)
     assert stage.replicas() >= before
     assert overload.failures == []
@@ -254,7 +246,7 @@ def test_without_one_metrics_server_the_hpa_misses_nothing(
 
     stage.cluster.kubectl("delete", "pod", "-n", SYSTEM_NAMESPACE, first["metadata"]["name"])
 
-    holds_for(45, lambda: stage.scaling_active()[0] == "True")
+    holds_for(45, lambda: stage.scaling_active()[0] == "True", every=1)
     stage.cluster.kubectl("get", "--raw", stage.path_of_demand())
     assert overload.failures == []
 
@@ -277,7 +269,7 @@ def test_without_any_metrics_server_the_replicas_stay_and_the_conditions_say_why
     told = stage.condition("AutoscalingActive")
     stage.say(f"AutoscalingActive without metrics servers: {told['message']}")
     assert (told["status"], told["reason"]) == ("False", "MetricsMissing")
-    holds_for(20, lambda: stage.replicas() == held)
+    holds_for(20, lambda: stage.replicas() == held, every=1)
     stage.cluster.kubectl("scale", *servers, "--replicas=2")
     eventually(lambda: stage.scaling_active()[0] == "True", within=240, every=1)
     assert stage.replicas() >= held

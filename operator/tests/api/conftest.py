@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from llmservice_operator.kinds import LLMSERVICES
-from operator_support import REPOSITORY, Api, OperatorProcess, eventually, kubectl
+from operator_support import REPOSITORY, Api, OperatorProcess, kubectl
+from shared_support.waiting import eventually
 
 
 @pytest.fixture(scope="session")

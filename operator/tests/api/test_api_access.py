@@ -12,12 +12,12 @@ from operator_support import (
     Api,
     OperatorProcess,
     condition,
-    eventually,
     kubectl,
     make_service,
     until_settled,
     writes_nothing,
 )
+from shared_support.waiting import eventually
 
 
 def created(api: Api, namespace: str, name: str, **spec: Any) -> dict[str, Any]:

@@ -9,13 +9,12 @@ from operator_support import (
     Api,
     ApiError,
     OperatorProcess,
-    eventually,
-    holds_for,
     kubectl,
     make_service,
     until_settled,
     writes_nothing,
 )
+from shared_support.waiting import eventually, holds_for
 
 HPA_SECONDS = 45.0
 """The controller looks at every autoscaler each 15 s, and has a queue."""

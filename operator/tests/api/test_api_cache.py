@@ -3,14 +3,8 @@
 from typing import Any
 
 from llmservice_operator.kinds import CLAIMS, DEPLOYMENTS, LLMSERVICES
-from operator_support import (
-    Api,
-    OperatorProcess,
-    condition,
-    eventually,
-    make_service,
-    until_settled,
-)
+from operator_support import Api, OperatorProcess, condition, make_service, until_settled
+from shared_support.waiting import eventually
 
 
 def with_cache(name: str, namespace: str, **cache: Any) -> dict[str, Any]:

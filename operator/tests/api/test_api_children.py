@@ -22,12 +22,11 @@ from operator_support import (
     Api,
     OperatorProcess,
     condition,
-    eventually,
-    holds_for,
     make_service,
     until_settled,
     writes_nothing,
 )
+from shared_support.waiting import eventually, holds_for
 
 EVERY_SERVICE_HAS = (DEPLOYMENTS, SERVICES, POD_DISRUPTION_BUDGETS, NETWORK_POLICIES)
 """The kinds of children that do not depend on the spec, unless it switches one off."""
@@ -267,7 +266,7 @@ def test_children_left_behind_on_purpose_are_taken_back(
         return not owners and api.read(LLMSERVICES, served, name) is None
 
     # The garbage collector learns of a new kind with its next discovery, every 30 s.
-    eventually(orphaned, timeout=90)
+    eventually(orphaned, within=90)
     successor = api.create(LLMSERVICES, make_service(name, served))
 
     def adopted() -> bool:

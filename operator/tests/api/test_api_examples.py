@@ -5,14 +5,8 @@ from typing import Any
 import yaml
 
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
-from operator_support import (
-    EXAMPLES,
-    Api,
-    OperatorProcess,
-    eventually,
-    until_settled,
-    writes_nothing,
-)
+from operator_support import EXAMPLES, Api, OperatorProcess, until_settled, writes_nothing
+from shared_support.waiting import eventually
 
 
 def test_every_example_is_carried_out_and_a_second_pass_writes_nothing(

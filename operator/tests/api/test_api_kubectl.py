@@ -16,12 +16,12 @@ from operator_support import (
     Api,
     OperatorProcess,
     condition,
-    eventually,
     kubectl,
     make_pods_ready,
     make_service,
     until_pods,
 )
+from shared_support.waiting import eventually
 
 
 def test_wait_ends_when_the_service_is_ready_and_get_shows_it(

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES
-from operator_support import Api, OperatorProcess, eventually, make_service
+from operator_support import Api, OperatorProcess, make_service
+from shared_support.waiting import eventually
 
 LEASE = "llmservice-operator"
 CRASH_FAILOVER_SECONDS = 20

@@ -33,16 +33,8 @@ from llmservice_operator.kinds import (
     LLMSERVICES,
 )
 from metrics_support import Engine, MetricsServerProcess, make_pod
-from operator_support import (
-    Api,
-    ApiError,
-    condition,
-    eventually,
-    holds_for,
-    kubeconfig_for,
-    kubectl,
-    make_service,
-)
+from operator_support import Api, ApiError, condition, kubeconfig_for, kubectl, make_service
+from shared_support.waiting import eventually, holds_for
 
 pytestmark = pytest.mark.local
 

@@ -5,12 +5,12 @@ from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES, SERVICES
 from operator_support import (
     Api,
     OperatorProcess,
-    eventually,
     make_pods_ready,
     make_service,
     until_pods,
     until_settled,
 )
+from shared_support.waiting import eventually
 
 KINDS = (LLMSERVICES, DEPLOYMENTS, SERVICES)
 

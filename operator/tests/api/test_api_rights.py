@@ -12,12 +12,12 @@ from operator_support import (
     Api,
     OperatorProcess,
     condition,
-    eventually,
     kubeconfig_for,
     make_pods_ready,
     make_service,
     until_settled,
 )
+from shared_support.waiting import eventually
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 Account = Callable[..., str]

@@ -11,12 +11,11 @@ from operator_support import (
     ApiError,
     OperatorProcess,
     condition,
-    eventually,
-    holds_for,
     make_pods_ready,
     make_service,
     until_settled,
 )
+from shared_support.waiting import eventually, holds_for
 
 SURGE = {"maxSurge": 1, "maxUnavailable": 0}
 IN_PLACE = {"maxSurge": 0, "maxUnavailable": 1}

@@ -17,14 +17,13 @@ from operator_support import (
     Api,
     OperatorProcess,
     condition,
-    eventually,
-    holds_for,
     make_service,
     until_settled,
     writes_nothing,
 )
 from report_support import ReportSource, report_source
 from scaling_support import TRUTH, service
+from shared_support.waiting import eventually, holds_for
 
 SYNC_SECONDS = 25.0
 """The load is looked at every 15 s."""

@@ -9,12 +9,12 @@ from operator_support import (
     Api,
     OperatorProcess,
     condition,
-    eventually,
     kubectl,
     make_pods_ready,
     make_service,
     until_pods,
 )
+from shared_support.waiting import eventually
 
 
 def until_ready(api: Api, namespace: str, name: str) -> dict[str, Any]:

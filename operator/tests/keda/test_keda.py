@@ -13,14 +13,13 @@ from operator_support import (
     Api,
     OperatorProcess,
     condition,
-    eventually,
-    holds_for,
     kubectl,
     make_service,
     until_settled,
     writes_nothing,
 )
 from report_support import report_source
+from shared_support.waiting import eventually, holds_for
 
 OWNER = "keda/keda-adapter"
 API_SERVICE = "v1beta1.external.metrics.k8s.io"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from filling_support import PATIENCE_SECONDS, REPOSITORY, SOURCE, eventually, working
+from filling_support import PATIENCE_SECONDS, REPOSITORY, SOURCE, working
 from hub_support import running_hub, write_repository
 from llmservice_server.shared_cache import FillLock
 from localkube.hub.settings import HubSettings, RepositorySettings
+from shared_support.waiting import eventually
 
 WEIGHTS = "model.safetensors"
 WEIGHT_BYTES = 30_000_000
@@ -66,7 +67,9 @@ def test_of_several_servers_one_fetches_and_compiles_and_the_others_wait(
 
 def test_a_writer_that_was_killed_is_replaced_by_exactly_one(tmp_path: Path, hub: str) -> None:
     with working(tmp_path, hub, 3) as workers:
-        (writer,) = eventually(lambda: [each for each in workers if each.is_fetching()])
+        (writer,) = eventually(
+            lambda: [each for each in workers if each.is_fetching()], PATIENCE_SECONDS
+        )
         writer.process.kill()
         survivors = [each for each in workers if each is not writer]
         assert all(worker.succeeded() for worker in survivors)
@@ -80,10 +83,12 @@ def test_a_writer_that_stood_still_gives_up_when_another_has_taken_over(
     tmp_path: Path, hub: str
 ) -> None:
     with working(tmp_path, hub, 2) as workers:
-        (writer,) = eventually(lambda: [each for each in workers if each.is_fetching()])
+        (writer,) = eventually(
+            lambda: [each for each in workers if each.is_fetching()], PATIENCE_SECONDS
+        )
         writer.process.send_signal(signal.SIGSTOP)
         (other,) = (each for each in workers if each is not writer)
-        eventually(other.is_fetching)
+        eventually(other.is_fetching, PATIENCE_SECONDS)
         writer.process.send_signal(signal.SIGCONT)
         assert writer.process.wait(PATIENCE_SECONDS) == 1
         assert writer.said()[-1] == {"failed": "CacheLost"}
@@ -122,7 +127,7 @@ def test_turns_never_overlap_while_servers_race_and_are_killed(tmp_path: Path) -
     for _ in range(3):
         victim, turns = contender(10_000), chance.randint(1, 20)
         mine = f"begin {victim.pid}\n"
-        eventually(lambda: log.exists() and log.read_text().count(mine) >= turns)  # noqa: B023
+        eventually(lambda: log.exists() and log.read_text().count(mine) >= turns, PATIENCE_SECONDS)  # noqa: B023
         victim.kill()
         victim.wait()
         killed.add(victim.pid)

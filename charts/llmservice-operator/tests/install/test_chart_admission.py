@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from chart_cluster_support import ADOPT, CRD, SMALLEST, Release, eventually, kubectl, read, refusal
+from chart_cluster_support import ADOPT, CRD, SMALLEST, Release, kubectl, read, refusal
 from chart_support import Manifest, Values
+from shared_support.waiting import eventually
 
 WITH_ACCOUNT: Mapping[str, Any] = {"template": {"serviceAccountName": "cloud"}}
 WITH_CODE: Mapping[str, Any] = {
@@ -74,7 +75,7 @@ def about_code(release: Release, role: str = "ClusterRole") -> str:
 
 
 def until_in_force(release: Release) -> None:
-    eventually(lambda: refused(release, "writer", WITH_CODE) != "", "the policy is in force")
+    eventually(lambda: refused(release, "writer", WITH_CODE) != "", 30, "the policy is in force")
 
 
 def test_an_account_is_given_by_whoever_may_create_pods(release: Release) -> None:
@@ -85,7 +86,7 @@ def test_an_account_is_given_by_whoever_may_create_pods(release: Release) -> Non
         denial(release, "wanted", about_accounts(release))
     )
     assert refused(release, "writer", {}) == ""
-    eventually(lambda: refused(release, "editor", WITH_ACCOUNT) == "", "edit has the right")
+    eventually(lambda: refused(release, "editor", WITH_ACCOUNT) == "", 30, "edit has the right")
 
 
 def test_remote_code_is_trusted_by_whoever_has_the_right(release: Release) -> None:
@@ -96,13 +97,15 @@ def test_remote_code_is_trusted_by_whoever_has_the_right(release: Release) -> No
         assert refused(release, user, WITH_CODE).endswith(
             denial(release, "wanted", about_code(release))
         )
-    eventually(lambda: refused(release, "administrator", WITH_CODE) == "", "admin has the right")
+    eventually(
+        lambda: refused(release, "administrator", WITH_CODE) == "", 30, "admin has the right"
+    )
 
     kubectl(
         *("create", "rolebinding", "trust", f"--clusterrole={release.full_name}-trust-remote-code"),
         *("--user=writer", "-n", release.name, "--as=administrator"),
     )
-    eventually(lambda: refused(release, "writer", WITH_CODE) == "", "the right was handed on")
+    eventually(lambda: refused(release, "writer", WITH_CODE) == "", 30, "the right was handed on")
 
 
 @pytest.fixture
@@ -110,7 +113,9 @@ def kept(release: Release) -> Release:
     """A service with both fields, stored by somebody with every right."""
     install(release)
     until_in_force(release)
-    eventually(lambda: refused(release, "administrator", WITH_CODE) == "", "admin has the right")
+    eventually(
+        lambda: refused(release, "administrator", WITH_CODE) == "", 30, "admin has the right"
+    )
     both = {**WITH_ACCOUNT, **WITH_CODE, "engine": {"image": "registry.example/server:1"}}
     kubectl("create", "-n", release.name, "-f-", stdin=service("kept", both))
     return release
@@ -184,7 +189,7 @@ def test_the_api_server_finds_nothing_wrong_with_the_types_of_the_policy(
         assert "expressionWarnings" not in status.get("typeChecking", {}), status
         return bool(status.get("observedGeneration") == policy["metadata"]["generation"])
 
-    eventually(checked, "the types of the policy are checked")
+    eventually(checked, 30, "the types of the policy are checked")
 
 
 def test_without_the_policy_nobody_is_asked(release: Release) -> None:
@@ -192,5 +197,6 @@ def test_without_the_policy_nobody_is_asked(release: Release) -> None:
 
     eventually(
         lambda: refused(release, "writer", {**WITH_ACCOUNT, **WITH_CODE}) == "",
+        30,
         "no right is needed",
     )

@@ -12,19 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chart_cluster_support import (
-    ADOPT,
-    CRD,
-    SMALLEST,
-    Release,
-    eventually,
-    kubectl,
-    read,
-    rights,
-)
+from chart_cluster_support import ADOPT, CRD, SMALLEST, Release, kubectl, read, rights
 from chart_support import CHART, HelmError, Manifest, Values, render
 from operator_support import OperatorProcess, until_settled
 from rights_table import READ, TRUST, WRITE, Right, lease_rights, operator_rights, table
+from shared_support.waiting import eventually
 
 
 @pytest.mark.parametrize("name", ["default", "everything"])
@@ -58,7 +50,9 @@ def test_all_pods_are_admitted_where_only_restricted_pods_are(release: Release) 
         found: list[Manifest] = read("pods", "-n", release.name, "-l", selector)["items"]
         return found
 
-    eventually(lambda: len(pods()) == 4, "two pods of the operator and two of the metrics server")
+    eventually(
+        lambda: len(pods()) == 4, 30, "two pods of the operator and two of the metrics server"
+    )
     assert all(
         container["image"] == "ghcr.io/llmservice/operator:0.1.0"
         for pod in pods()
@@ -185,7 +179,7 @@ def templates(release: Release, name: str) -> dict[str, str]:
 def make_pod_ready(release: Release, name: str) -> None:
     """Play the kubelet: there is none where only the API server runs."""
     selector = ("-n", release.name, "-l", f"llmservice.dev/name={name}")
-    eventually(lambda: len(read("pods", *selector)["items"]) == 1, "a pod")
+    eventually(lambda: len(read("pods", *selector)["items"]) == 1, 30, "a pod")
     pod = read("pods", *selector)["items"][0]["metadata"]["name"]
     conditions = [{"type": kind, "status": "True"} for kind in ("Ready", "PodScheduled")]
     status = json.dumps({"status": {"phase": "Running", "conditions": conditions}})
@@ -202,11 +196,11 @@ def test_an_upgrade_with_a_new_engine_restarts_no_pod_until_the_spec_asks_for_it
     kubectl("wait", "crd", CRD, "--for=condition=Established", "--timeout=30s")
     with operator_of(release, tmp_path / "first.log").until_leading() as operator:
         kubectl("create", *here, "-f-", stdin=SMALLEST)
-        eventually(lambda: len(templates(release, "smollm2")) == 1, "a pod template")
+        eventually(lambda: len(templates(release, "smollm2")) == 1, 30, "a pod template")
         make_pod_ready(release, "smollm2")
         service = ("llmservice", "smollm2", *here)
         # Without it the image is one that nobody has seen running, and is not kept.
-        eventually(lambda: "untried" not in read(*service)["status"]["engine"], "a tried image")
+        eventually(lambda: "untried" not in read(*service)["status"]["engine"], 30, "a tried image")
         until_settled(operator)
         first = templates(release, "smollm2")
         assert set(first.values()) == {older}
@@ -217,15 +211,17 @@ def test_an_upgrade_with_a_new_engine_restarts_no_pod_until_the_spec_asks_for_it
     release.install(upgrade, verb="upgrade")
     with operator_of(release, tmp_path / "second.log").until_leading() as operator:
         kubectl("create", *here, "-f-", stdin={**SMALLEST, "metadata": {"name": "later"}})
-        eventually(lambda: set(templates(release, "later").values()) == {newer}, "the new image")
+        eventually(
+            lambda: set(templates(release, "later").values()) == {newer}, 30, "the new image"
+        )
         merge = ("--type=merge", "-p")
         kubectl("patch", *service, "--subresource=status", *merge, '{"status": null}')
-        eventually(lambda: "status" in read(*service), "a new status")
+        eventually(lambda: "status" in read(*service), 30, "a new status")
         until_settled(operator)
         assert templates(release, "smollm2") == first
 
         kubectl("patch", *service, *merge, '{"spec": {"engine": {"version": "0.32.0"}}}')
-        eventually(lambda: len(templates(release, "smollm2")) == 2, "a second pod template")
+        eventually(lambda: len(templates(release, "smollm2")) == 2, 30, "a second pod template")
         until_settled(operator)
         assert sorted(templates(release, "smollm2").values()) == [older, newer]
 
@@ -242,6 +238,7 @@ def test_the_authorizer_grants_the_operator_exactly_its_table(release: Release) 
 
     eventually(
         lambda: own_rights(release, release.name) == everywhere | lease,
+        30,
         "the operator's rights in its own namespace are its table and its Lease",
     )
     assert own_rights(release, "default") == everywhere
@@ -253,6 +250,7 @@ def test_with_watch_namespaces_the_authorizer_grants_nothing_elsewhere(release: 
 
     eventually(
         lambda: own_rights(release, watched) == operator_rights(),
+        30,
         "the operator's rights in the watched namespace are its table",
     )
     assert own_rights(release, release.name) == lease_rights(release.full_name)
@@ -277,4 +275,4 @@ def test_the_clusters_user_roles_include_services(
     def on_services() -> set[Right]:
         return {it for it in rights("someone", release.name) if it[0] == "llmservice.dev"}
 
-    eventually(lambda: on_services() == expected, f"{role} has the rights of the chart's roles")
+    eventually(lambda: on_services() == expected, 30, f"{role} has the rights of the chart's roles")

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster_support import apply, eventually, localkube, objects, succeed
+from cluster_support import apply, localkube, objects, succeed
 from localkube.cluster import Cluster
 from localkube.hub.daemon import PRIVATE_TINY_LLAMA, READER_TOKEN
 from localkube.hub.models import TINY_LLAMA, models_folder
+from shared_support.waiting import eventually
 
 NAME = "test-hub"
 NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "models"}}
@@ -87,11 +88,11 @@ def test_the_models_are_on_a_claim_also_after_it_was_deleted(cluster: Cluster) -
         return bool(claim["status"]["phase"] == "Bound")
 
     succeed(NAME, "models", "volume", "models", "weights")
-    eventually(is_bound)
+    eventually(is_bound, 60)
     succeed(NAME, "models", "volume", "models", "weights")
     cluster.kubectl("delete", "pvc", "weights", "--namespace=models")
     succeed(NAME, "models", "volume", "models", "weights")
-    eventually(is_bound)
+    eventually(is_bound, 60)
 
     volume = objects(cluster, "pv", "models.models.weights")
     assert volume["spec"]["hostPath"]["path"] == str(models_folder())

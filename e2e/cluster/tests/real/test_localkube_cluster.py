@@ -8,16 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster_support import (
-    LOCALKUBE,
-    eventually,
-    links,
-    localkube,
-    objects,
-    remains,
-    succeed,
-)
+from cluster_support import LOCALKUBE, links, localkube, objects, remains, succeed
 from localkube.cluster import Cluster
+from shared_support.waiting import eventually
 
 NAME = "test-api"
 OTHER = "test-api-2"
@@ -122,7 +115,9 @@ def test_a_crashed_cluster_is_reported_and_goes_whole(other: str) -> None:
     assert process is not None
     os.kill(process, signal.SIGKILL)
 
-    eventually(lambda: "kube-apiserver             has ended" in localkube(other, "status").stdout)
+    eventually(
+        lambda: "kube-apiserver             has ended" in localkube(other, "status").stdout, 60
+    )
     assert localkube(other, "status").returncode == 1
     succeed(other, "down")
 
@@ -151,7 +146,7 @@ def test_a_command_that_is_left_in_exec_ends_with_the_cluster(other: str) -> Non
     succeed(other, "up", "--api-only")
     visitor = subprocess.Popen([LOCALKUBE, "--name", other, "exec", "--", "sleep", "600"])
     netns = os.stat(Cluster(other).netns).st_ino
-    eventually(lambda: os.stat(f"/proc/{visitor.pid}/ns/net").st_ino == netns)
+    eventually(lambda: os.stat(f"/proc/{visitor.pid}/ns/net").st_ino == netns, 60)
 
     succeed(other, "down")
 
@@ -164,6 +159,6 @@ def _killed_up(name: str) -> int:
         [LOCALKUBE, "--name", name, "up", "--api-only"], stderr=subprocess.DEVNULL
     ) as driver:
         pid_file = Cluster(name).pids / "kube-apiserver.pid"
-        eventually(pid_file.exists)
+        eventually(pid_file.exists, 60)
         driver.kill()
     return driver.returncode

@@ -9,18 +9,11 @@ from typing import Any
 
 import pytest
 
-from cluster_support import (
-    apply,
-    eventually,
-    links,
-    localkube,
-    objects,
-    remains,
-    succeed,
-)
+from cluster_support import apply, links, localkube, objects, remains, succeed
 from localkube import archive
 from localkube.cluster import Cluster, Node
 from localkube.node import import_archive
+from shared_support.waiting import eventually
 
 NAME = "test-nodes"
 NAMESPACE = "restricted"
@@ -54,7 +47,7 @@ def cluster(echo_archive: Path) -> Iterator[Cluster]:
         import_archive(node, echo_archive)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     apply(running, namespace(labels), service(), *(pod(f"on-{n}", node=n) for n in NODES))
-    eventually(lambda: all(is_ready(running, f"on-{each}") for each in NODES))
+    eventually(lambda: all(is_ready(running, f"on-{each}") for each in NODES), 60)
     yield running
     succeed(NAME, "down")
 
@@ -139,7 +132,7 @@ def logs(cluster: Cluster, name: str) -> str:
 def test_a_service_is_reached_by_name_and_answers_from_every_node(cluster: Cluster) -> None:
     url = f"http://echo.{NAMESPACE}.svc"
 
-    eventually(lambda: {fetch(url) for _ in range(4)} == {"on-node1", "on-node2"})
+    eventually(lambda: {fetch(url) for _ in range(4)} == {"on-node1", "on-node2"}, 60)
 
 
 def test_a_service_is_reached_by_its_cluster_address(cluster: Cluster) -> None:
@@ -189,18 +182,18 @@ def test_an_image_in_the_registry_is_pulled_by_every_node(cluster: Cluster) -> N
 
     apply(cluster, pod("pulled", node="node2", image=reference, app="pulled"))
 
-    eventually(lambda: is_ready(cluster, "pulled"))
+    eventually(lambda: is_ready(cluster, "pulled"), 60)
 
 
 def test_a_pod_that_asks_for_a_gpu_runs_once_the_nodes_say_that_they_have_one(
     cluster: Cluster, echo_program: Path, tmp_path: Path
 ) -> None:
     apply(cluster, pod("gpu", app="gpu", gpus=1))
-    eventually(lambda: conditions(cluster, "gpu").get("PodScheduled") == "False")
+    eventually(lambda: conditions(cluster, "gpu").get("PodScheduled") == "False", 60)
 
     succeed(NAME, "gpus", "1")
 
-    eventually(lambda: is_ready(cluster, "gpu"))
+    eventually(lambda: is_ready(cluster, "gpu"), 60)
     # A node reports its images with its status: once it names a new one, it has written the
     # status since, and must have left the GPUs in it.
     new_image = "localhost/localkube/echo:new"
@@ -236,7 +229,7 @@ def test_a_crash_with_running_pods_goes_whole_and_the_images_stay(cluster: Clust
     succeed(NAME, "up")
     assert containers(cluster.node(1)) == []
     apply(cluster, namespace({}), pod("again"))
-    eventually(lambda: is_ready(cluster, "again"))
+    eventually(lambda: is_ready(cluster, "again"), 60)
     assert localkube(NAME, "status").returncode == 0
 
 

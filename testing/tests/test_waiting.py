@@ -1,0 +1,85 @@
+"""What is awaited is returned as soon as it is there; a wait that fails says what it saw."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from shared_support.waiting import eventually, holds_for
+
+
+def in_turn(*results: object) -> Callable[[], object]:
+    """A check that gives these results one after another; an error among them is raised."""
+    left: Iterator[object] = iter(results)
+
+    def check() -> object:
+        result = next(left)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return check
+
+
+def test_the_first_true_result_is_returned() -> None:
+    assert eventually(in_turn(None, 0, "", 7, 8), every=0) == 7
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AssertionError("wrong"), KeyError("absent"), IndexError(), ConnectionRefusedError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_that_means_not_yet_is_tried_again(error: Exception) -> None:
+    assert eventually(in_turn(error, "there"), every=0) == "there"
+
+
+def test_any_other_error_ends_the_wait_at_once() -> None:
+    with pytest.raises(ZeroDivisionError):
+        eventually(in_turn(ZeroDivisionError(), "there"), every=0)
+
+
+def test_a_wait_that_fails_says_for_what_and_what_it_saw_last() -> None:
+    with pytest.raises(AssertionError, match=r"not within 0\.02 s: three pods; last: \[\]"):
+        eventually(list, 0.02, "three pods", every=0.01)
+
+
+def test_a_wait_that_fails_names_the_last_error() -> None:
+    def check() -> None:
+        raise AssertionError("two pods")
+
+    with pytest.raises(AssertionError, match=r"last: AssertionError.*two pods") as failed:
+        eventually(check, 0, "three pods")
+
+    assert str(failed.value.__cause__) == "two pods"
+
+
+def test_a_description_that_is_a_function_is_read_when_the_wait_has_failed() -> None:
+    log: list[str] = []
+
+    with pytest.raises(AssertionError, match="the server's log: started"):
+        eventually(lambda: log.append("started"), 0, lambda: f"the server's log: {log[0]}")
+
+
+def test_a_wait_polls_less_often_the_longer_it_lasts() -> None:
+    tries: list[float] = []
+
+    with pytest.raises(AssertionError):
+        eventually(lambda: tries.append(time.monotonic()), 0.6)
+
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert gaps[0] < 0.04 < gaps[-1] < 0.2
+
+
+def test_a_condition_that_holds_is_read_until_the_end() -> None:
+    started = time.monotonic()
+
+    holds_for(0.05, lambda: True, every=0.01)
+
+    assert time.monotonic() - started >= 0.05
+
+
+def test_a_condition_that_ceases_to_hold_fails() -> None:
+    with pytest.raises(AssertionError):
+        holds_for(10, in_turn(True, True, False), every=0)
