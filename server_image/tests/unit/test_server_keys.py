@@ -157,7 +157,7 @@ async def test_no_log_shows_a_key(
 
 
 @pytest.mark.parametrize("keys", [{}, {"key": " \n"}], ids=["no file", "an empty file"])
-def test_a_server_without_any_key_ends_before_it_loads_and_says_what_to_do(
+def test_a_server_without_any_key_ends_before_it_loads_and_says_why(
     tmp_path: Path, keys: dict[str, str]
 ) -> None:
     folder, log = tmp_path / "keys", tmp_path / "termination-log"
@@ -180,4 +180,5 @@ def test_a_server_without_any_key_ends_before_it_loads_and_says_what_to_do(
     assert ended.returncode == 1, ended.stderr
     said = json.loads(log.read_text())
     assert said["reason"] == "SecretMissing"
-    assert "spec.auth.apiKeysSecretRef" in said["message"]
+    # The operator adds the hint of the reason: which field to correct.
+    assert "the Secret with the API keys" in said["message"]
