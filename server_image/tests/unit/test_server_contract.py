@@ -71,7 +71,9 @@ def test_the_server_has_the_defaults_that_the_operator_documents() -> None:
 
 def test_the_server_ends_with_the_reasons_that_the_operator_has_hints_for() -> None:
     known = {each.value for each in reasons.Reason if each.source is Source.MODEL_SERVER}
-    assert {each.value for each in failures.Reason} == known
+    assert {each.value for each in failures.Reason} == known, (
+        "failures.py and api/reasons.py must declare the same reasons of a model server"
+    )
 
 
 @pytest.mark.parametrize("reason", failures.Reason)
