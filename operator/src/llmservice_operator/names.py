@@ -1,6 +1,7 @@
-"""Every name the operator gives to something: objects, labels, ports, environment variables.
+"""Every name that the operator gives: objects, labels, ports, paths, environment variables.
 
-Nobody else formats a name, so that two modules can never disagree on one.
+No other module formats a name, so that two modules never disagree on one. The names of a metric
+stand where the metric is declared.
 """
 
 from __future__ import annotations

@@ -90,7 +90,10 @@ def test_an_unknown_class_is_refused_with_those_that_there_are(
         ("{", "CLASSES is no JSON"),
         ('{"a b": {}}', "must be an accelerator class, or a GPU"),
         ('{"a": {"nodes": {}}}', "CLASSES: a.nodes: Extra inputs are not permitted"),
-        ('{"a": {"resourceName": "gpu"}}', "CLASSES: a.resourceName: must have the form DOMAIN/NAME"),
+        (
+            '{"a": {"resourceName": "gpu"}}',
+            "CLASSES: a.resourceName: must have the form DOMAIN/NAME",
+        ),
     ],
 )
 def test_a_wrong_class_stops_the_operator_from_starting(text: str, said: str) -> None:

@@ -98,7 +98,7 @@ def test_engines_that_share_the_requests_of_a_replica_sustain_their_sum() -> Non
 
 def test_two_tokens_a_step_are_half_the_steps_and_twice_the_time_for_each() -> None:
     speculating = replace(mix(400, 201), tokens_per_step=2)
-    half = replace(mix(400, 101), kv_per_sequence=speculating.kv_per_sequence)
+    half = replace(mix(400, 101), kv_tokens_per_sequence=speculating.kv_tokens_per_sequence)
     patient = ServiceLevelObjective(None, 0.1)
 
     rate = sustainable_rate(speculating, TRUTH, LIMITS, ITL_ONLY)

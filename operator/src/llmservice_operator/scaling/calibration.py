@@ -33,7 +33,7 @@ def calibration_of(state: ScalingState) -> Calibration | None:
         mean_prompt_tokens=seen.prompt_tokens_arrived / sum(seen.prompt_lengths),
         mean_answer_tokens=seen.answer_tokens / sum(seen.answer_lengths),
         computed_share=state.traffic.computed_share,
-        kv_tokens_per_sequence=mix.kv_per_sequence,
+        kv_tokens_per_sequence=mix.kv_tokens_per_sequence,
         tokens_per_step=mix.tokens_per_step,
     )
 

@@ -50,7 +50,7 @@ class RequestMix:
     prompts: Lengths
     """Prompt tokens that must be computed, without those that the prefix cache saves."""
     answers: Lengths
-    kv_per_sequence: float
+    kv_tokens_per_sequence: float
     """KV tokens that a running sequence holds. It is measured: long answers stay longer."""
     tokens_per_step: float = 1.0
     """Tokens that a decoding sequence gets from a step: more than one with speculative decoding."""
@@ -64,7 +64,7 @@ class RequestMix:
 
     def token_work(self, model: StepModel) -> float:
         """Seconds that one token of an answer adds to the steps."""
-        return (model.sequence + model.kv * self.kv_per_sequence) / self.tokens_per_step
+        return (model.sequence + model.kv * self.kv_tokens_per_sequence) / self.tokens_per_step
 
     def in_steps(self) -> "RequestMix":
         """Return the mix with steps in place of answer tokens: one token in each step."""
@@ -324,8 +324,8 @@ class _Engine:
         if freed <= load.rate:
             return 1.0
         late = blocked * math.exp(-(freed - load.rate) * ttft)
-        held = load.batch_mean * mix.kv_per_sequence
-        held_variance = mix.kv_per_sequence**2 * (
+        held = load.batch_mean * mix.kv_tokens_per_sequence
+        held_variance = mix.kv_tokens_per_sequence**2 * (
             load.batch_variance + load.batch_mean * KV_SPREAD**2
         )
         return max(late, _tail(held, held_variance, self.limits.kv_capacity_tokens))
