@@ -245,7 +245,8 @@ class Reconciler:
         key = service.namespace, service.name
         kept = {(child.kind, child.name(service)) for child in wanted}
         removed = False
-        for kind in (child.kind for child in CHILDREN if child.is_pruned):
+        pruned = (child.kind for child in CHILDREN if child.is_pruned)
+        for kind in (kind for kind in pruned if kind in self._served):
             for live in self._cache.owned(key, kind):
                 name = live["metadata"]["name"]
                 is_going = "deletionTimestamp" in live["metadata"]

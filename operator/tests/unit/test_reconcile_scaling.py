@@ -363,6 +363,18 @@ async def test_keda_scales_as_soon_as_it_is_installed_and_is_missed_when_it_is_r
     assert world.condition("AutoscalingActive")["reason"] == "KEDAMissing"
 
 
+async def test_a_scaled_object_is_left_alone_while_its_kind_cannot_be_used(world: World) -> None:
+    await world.serve(**by("KEDA"))
+    world.cluster.unserved = {SCALED_OBJECTS}
+    await world.settle()
+    assert world.has(SCALED_OBJECTS)
+    assert world.condition("AutoscalingActive")["reason"] == "KEDAMissing"
+    world.cluster.unserved = set()
+    world.cluster.writes.clear()
+    await world.settle()
+    assert set(world.cluster.writes) == {"status"}
+
+
 async def test_a_scaled_object_is_read_from_the_cache(world: World) -> None:
     await world.serve(**by("KEDA"))
     world.cluster.reads.clear()

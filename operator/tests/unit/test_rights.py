@@ -1,5 +1,10 @@
 """The operator's rights follow from what it does; the chart grants exactly these."""
 
+from functools import reduce
+from operator import getitem
+
+import yaml
+
 from core_support import REPOSITORY
 from llmservice_operator.children import CHILDREN
 from llmservice_operator.rights import (
@@ -36,6 +41,14 @@ def test_a_right_that_a_chart_value_grants_is_there_only_with_it() -> None:
     guard, _, rest = render_chart_rules().partition("{{- if .Values.keda.enabled }}\n")
     assert "scaledobjects" not in guard
     assert rest.startswith("- apiGroups: [keda.sh]\n  resources: [scaledobjects]\n")
+
+
+def test_each_chart_value_that_grants_rights_is_off_or_on_by_default() -> None:
+    values = yaml.safe_load((REPOSITORY / "charts/llmservice-operator/values.yaml").read_text())
+    for right in OPERATOR:
+        if right.grant is not None:
+            found = reduce(getitem, right.grant.chart_value.split("."), values)
+            assert isinstance(found, bool), right.grant.chart_value
 
 
 def test_no_right_is_a_wildcard_or_reaches_a_secret() -> None:

@@ -1,6 +1,6 @@
 """The kinds that the operator works with: some required, others optional while they are served."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
@@ -22,15 +22,18 @@ class CountingCluster(RacingCluster):
         super().__init__()
         self.asked: list[str] = []
         self.refusals: dict[Kind, ClusterError] = {}
+        self.meanwhile: Callable[[], None] = lambda: None
 
     async def list_resources(self, discovery_path: str) -> frozenset[str]:
         self.asked.append(discovery_path)
+        self.meanwhile()
         return await super().list_resources(discovery_path)
 
     async def list_all(
         self, kind: Kind, namespace: str | None, limit: int = 500
     ) -> AsyncIterator[dict[str, Any]]:
         self.asked.append(kind.plural)
+        self.meanwhile()
         if kind in self.refusals:
             raise self.refusals[kind]
         async for manifest in super().list_all(kind, namespace, limit):
@@ -72,6 +75,16 @@ async def test_an_optional_kind_is_watched_as_soon_as_it_is_served_and_no_longer
     cluster.unserved = {SCALED_OBJECTS}
     assert await served.refresh()
     assert served.watched == REQUIRED_KINDS
+
+
+async def test_what_was_found_stands_while_it_is_looked_for_anew(cluster: CountingCluster) -> None:
+    served = served_kinds(cluster, KEDA)
+    await served.load()
+    seen = []
+    cluster.meanwhile = lambda: seen.append(SCALED_OBJECTS in served)
+    await served.load()
+    assert all(seen)
+    assert len(seen) == len(cluster.asked) / 2
 
 
 async def test_to_look_for_a_kind_that_is_watched_takes_one_request(

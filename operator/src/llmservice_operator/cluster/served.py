@@ -59,18 +59,24 @@ class ServedKinds:
             if kind.plural not in resources[path]:
                 raise NotServed(kind.kind, kind.api_version)
         # A right may have been taken away since.
-        self._found = frozenset()
-        await self.refresh()
+        await self._look(known=frozenset())
 
     async def refresh(self) -> bool:
         """Look for the optional kinds; say whether other kinds than before are to be watched."""
+        return await self._look(known=self._found)
+
+    async def _look(self, known: frozenset[Kind]) -> bool:
+        """Look for the optional kinds; those that are known to be listable are not listed again.
+
+        What was found before stands until all is known: passes go on meanwhile.
+        """
         found, forbidden = set(), set()
         for kind, granted in self._optional.items():
             if not granted:
                 forbidden.add(kind)
             elif kind.plural not in await self._cluster.list_resources(kind.discovery_path):
                 continue
-            elif kind in self._found or await self._may_list(kind):
+            elif kind in known or await self._may_list(kind):
                 found.add(kind)
             else:
                 forbidden.add(kind)
