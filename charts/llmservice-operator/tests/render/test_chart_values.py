@@ -172,13 +172,7 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
     assert settings.images.cpu == everything["server"]["cpuImage"]
     assert settings.images.engine_version == everything["server"]["engineVersion"]
     assert settings.hub_endpoint == everything["model"]["hubEndpoint"]
-    classes = {
-        name: each.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-        for name, each in settings.accelerator_classes.items()
-    }
-    expected = copy.deepcopy(everything["acceleratorClasses"])
-    expected["mig-3g"]["resources"]["requests"]["cpu"] = "4"
-    assert classes == expected
+    assert classes_in(settings) == classes_of(everything)
     assert settings.monitoring_namespace == everything["monitoring"]["namespace"]
     assert settings.monitoring_pod_labels == everything["monitoring"]["podLabels"]
     assert list(settings.watch_namespaces) == everything["watchNamespaces"]
@@ -186,6 +180,20 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
     assert settings.log_level.lower() == everything["logLevel"]
     assert settings.health_port == container(everything)["ports"][0]["containerPort"]
     assert from_the_pod == ["LLMSERVICE_OPERATOR_NAMESPACE"]
+
+
+def classes_in(settings: OperatorSettings) -> dict[str, Any]:
+    return {
+        name: each.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        for name, each in settings.accelerator_classes.items()
+    }
+
+
+def classes_of(everything: dict[str, Any]) -> dict[str, Any]:
+    """The accelerator classes of the values, with quantities as the operator keeps them."""
+    classes: dict[str, Any] = copy.deepcopy(everything["acceleratorClasses"])
+    classes["mig-3g"]["resources"]["requests"]["cpu"] = "4"
+    return classes
 
 
 def test_the_metrics_server_reads_the_values_from_its_environment() -> None:
@@ -197,6 +205,7 @@ def test_the_metrics_server_reads_the_values_from_its_environment() -> None:
     name = deployment["metadata"]["name"]
 
     settings = OperatorSettings.from_environment(environment)
+    assert classes_in(settings) == classes_of(everything)
     own = settings.metrics_server
 
     assert list(settings.watch_namespaces) == everything["watchNamespaces"]
