@@ -69,6 +69,33 @@ class LoadStatus:
     conditions: tuple[ConditionUpdate, ...]
 
 
+@dataclass(frozen=True)
+class _Scaling:
+    """A service with `spec.autoscaling`, its load and its replicas at one time."""
+
+    service: LLMService
+    autoscaling: Autoscaling
+    view: LoadView
+    seen: Observation
+    desired: int
+    now: datetime
+
+    @property
+    def total(self) -> float | None:
+        return total_load(self.autoscaling, self.view.report, self.now)
+
+    @property
+    def recommended(self) -> int:
+        """The replicas that the load requires."""
+        view = self.view
+        if view.decision is not None:
+            return view.decision.replicas
+        if view.autoscaler is not None and self.autoscaling.mode is ScalingMode.ACTIVE:
+            by_hpa: int = view.autoscaler.get("status", {}).get("desiredReplicas") or self.desired
+            return by_hpa
+        return self.desired
+
+
 def build_load_status(
     service: LLMService, view: LoadView, seen: Observation, desired: int, now: datetime
 ) -> LoadStatus:
@@ -77,7 +104,8 @@ def build_load_status(
     conditions: list[ConditionUpdate] = []
     scaling = None
     if autoscaling is not None:
-        scaling = _autoscaling(service, autoscaling, view, desired, now)
+        it = _Scaling(service, autoscaling, view, seen, desired, now)
+        scaling = _autoscaling(it)
         kind = ConditionType.AUTOSCALING_ACTIVE
         if view.plan.left_over:
             conditions.append(
@@ -86,7 +114,7 @@ def build_load_status(
         elif service.spec.suspend:
             conditions.append(_suspended())
         else:
-            conditions.append(_active(autoscaling, view, scaling, seen, desired, now))
+            conditions.append(_active(it, scaling))
     if autoscaling is not None or slo.is_limited:
         conditions.append(_metrics(autoscaling, view, now))
     achieved = None
@@ -103,39 +131,34 @@ def _suspended() -> ConditionUpdate:
     return ConditionUpdate(ConditionType.AUTOSCALING_ACTIVE, "False", reason, message)
 
 
-def _autoscaling(
-    service: LLMService, autoscaling: Autoscaling, view: LoadView, desired: int, now: datetime
-) -> AutoscalingStatus:
-    before = service.status.autoscaling or AutoscalingStatus()
-    if service.spec.suspend:
+def _autoscaling(it: _Scaling) -> AutoscalingStatus:
+    before = it.service.status.autoscaling or AutoscalingStatus()
+    if it.service.spec.suspend:
         # The service resumes with as many replicas as it had.
         return before
-    recommended = _recommended(autoscaling, view, desired)
-    provider = ScalingProvider.KEDA if view.plan.left_over else view.plan.autoscaler.provider
-    total = total_load(autoscaling, view.report, now)
-    current = None if total is None or desired == 0 else round(total / desired)
-    is_decision = before.desired_replicas not in (None, recommended)
+    plan, target, total = it.view.plan, it.autoscaling.target, it.total
+    provider = ScalingProvider.KEDA if plan.left_over else plan.autoscaler.provider
+    current = None if total is None or it.desired == 0 else round(total / it.desired)
+    is_decision = before.desired_replicas not in (None, it.recommended)
     if not is_decision and _is_steady(before.current, current):
         current = before.current
     status = AutoscalingStatus(
         provider=None if provider is None else provider.value,
-        desired_replicas=recommended,
+        desired_replicas=it.recommended,
         limiting_metric=before.limiting_metric,
         current=current,
-        target=autoscaling.target,
-        load=f"{'?' if current is None else current}/{autoscaling.target}",
+        target=target,
+        load=f"{'?' if current is None else current}/{target}",
         decisions=before.decisions,
         recommendations=before.recommendations,
     )
     if is_decision:
-        status = status.model_copy(
-            update={"decisions": _decisions(before, recommended, autoscaling, total, view, now)}
-        )
+        status = status.model_copy(update={"decisions": _decisions(it, before)})
     if is_decision or current != before.current:
         status = status.model_copy(
             update={
-                "limiting_metric": _limiting_metric(autoscaling, view.report),
-                "recommendations": _recommendations(service, autoscaling, status, view, desired),
+                "limiting_metric": _limiting_metric(it.autoscaling, it.view.report),
+                "recommendations": _recommendations(it, status),
             }
         )
     return status
@@ -152,32 +175,17 @@ def _is_steady(before: int | None, after: int | None) -> bool:
     return abs(before - after) < STEADY_POINTS
 
 
-def _recommended(autoscaling: Autoscaling, view: LoadView, desired: int) -> int:
-    if view.decision is not None:
-        return view.decision.replicas
-    if view.autoscaler is not None and autoscaling.mode is ScalingMode.ACTIVE:
-        recommended: int = view.autoscaler.get("status", {}).get("desiredReplicas") or desired
-        return recommended
-    return desired
-
-
-def _decisions(
-    before: AutoscalingStatus,
-    recommended: int,
-    autoscaling: Autoscaling,
-    total: float | None,
-    view: LoadView,
-    now: datetime,
-) -> tuple[ScalingDecision, ...]:
-    unit = f" {autoscaling.metric.unit}".rstrip()
+def _decisions(it: _Scaling, before: AutoscalingStatus) -> tuple[ScalingDecision, ...]:
+    metric, target, total = it.autoscaling.metric, it.autoscaling.target, it.total
+    unit = f" {metric.unit}".rstrip()
     load = "unknown" if total is None else f"{total:.0f}{unit}"
-    reason = f"{autoscaling.metric} {load}, {autoscaling.target}{unit} for each replica"
-    if view.decision is not None:
-        reason = f"{view.decision.reason}: {reason}"
+    reason = f"{metric} {load}, {target}{unit} for each replica"
+    if it.view.decision is not None:
+        reason = f"{it.view.decision.reason}: {reason}"
     decision = ScalingDecision(
-        time=timestamp(now),
+        time=timestamp(it.now),
         from_replicas=before.desired_replicas or 0,
-        to_replicas=recommended,
+        to_replicas=it.recommended,
         reason=reason,
     )
     return (decision, *(before.decisions or ()))[:DECISIONS_KEPT]
@@ -189,13 +197,8 @@ def _limiting_metric(autoscaling: Autoscaling, report: LoadReport | None) -> str
     return "Backlog" if is_queueing and is_default else autoscaling.metric.value
 
 
-def _recommendations(
-    service: LLMService,
-    autoscaling: Autoscaling,
-    status: AutoscalingStatus,
-    view: LoadView,
-    desired: int,
-) -> tuple[Recommendation, ...] | None:
+def _recommendations(it: _Scaling, status: AutoscalingStatus) -> tuple[Recommendation, ...] | None:
+    autoscaling, desired = it.autoscaling, it.desired
     found: list[Recommendation] = []
     if _is_short(autoscaling, status, desired) and status.current is not None:
         needed = -(-status.current * desired // autoscaling.target)
@@ -207,9 +210,9 @@ def _recommendations(
                 f"of {autoscaling.max_replicas} replicas.",
             )
         )
-    learned = None if view.report is None else view.report.calibration
-    itl = service.spec.objectives.itl_milliseconds
-    batching = service.spec.engine.batching
+    learned = None if it.view.report is None else it.view.report.calibration
+    itl = it.service.spec.objectives.itl_milliseconds
+    batching = it.service.spec.engine.batching
     if learned is not None and itl is not None:
         tokens = largest_step(StepModel(*learned.step_seconds), itl)
         written = None if batching is None else batching.max_num_batched_tokens
@@ -231,14 +234,8 @@ def _is_short(autoscaling: Autoscaling, status: AutoscalingStatus, desired: int)
     return is_full and status.current is not None and status.current > autoscaling.target
 
 
-def _active(
-    autoscaling: Autoscaling,
-    view: LoadView,
-    status: AutoscalingStatus,
-    seen: Observation,
-    desired: int,
-    now: datetime,
-) -> ConditionUpdate:
+def _active(it: _Scaling, status: AutoscalingStatus) -> ConditionUpdate:
+    autoscaling, view, desired = it.autoscaling, it.view, it.desired
     kind, plan = ConditionType.AUTOSCALING_ACTIVE, view.plan
     stays = f"The number of replicas stays at {desired}."
     match autoscaling.mode:
@@ -252,14 +249,14 @@ def _active(
     if plan.hindrance is not None:
         message = f"{stays} {plan.note} {plan.hindrance.hint}"
         return ConditionUpdate(kind, "False", plan.hindrance, message)
-    if total_load(autoscaling, view.report, now) is None:
+    if it.total is None:
         reason, why = _missing(view.report)
         return ConditionUpdate(kind, "False", reason, _with_note(f"{stays} {why}", plan))
     broken = _controller_problem(view)
     if broken is not None:
         message = _with_note(f"{stays} The HorizontalPodAutoscaler reports: {broken}", plan)
         return ConditionUpdate(kind, "False", Reason.METRICS_MISSING, message)
-    hindered = _hindered(view.report, seen, desired, now)
+    hindered = _hindered(it)
     if hindered is not None:
         return ConditionUpdate(kind, "True", Reason.NO_CAPACITY, hindered)
     if _is_short(autoscaling, status, desired):
@@ -272,15 +269,14 @@ def _active(
     return ConditionUpdate(kind, "True", Reason.FOLLOWING_LOAD, _with_note(message, plan))
 
 
-def _hindered(
-    report: LoadReport | None, seen: Observation, desired: int, now: datetime
-) -> str | None:
+def _hindered(it: _Scaling) -> str | None:
     """Return a message if replicas that the load needs do not become ready, else None."""
+    report, seen, desired = it.view.report, it.seen, it.desired
     if report is None or desired <= seen.ready_replicas:
         return None
     has_no_room = seen.problem is not None and seen.problem.reason.about is Subject.ROOM
     patience = timedelta(seconds=COLD_STARTS_TO_WAIT * report.cold_start_seconds)
-    is_late = seen.not_ready_since is not None and now - seen.not_ready_since > patience
+    is_late = seen.not_ready_since is not None and it.now - seen.not_ready_since > patience
     if not has_no_room and not is_late:
         return None
     said = f"{seen.ready_replicas} of {desired} replicas run"
