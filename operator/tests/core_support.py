@@ -171,7 +171,7 @@ def a_pod(
             ],
         },
         "status": {
-            "phase": "Pending",
+            "phase": "Running" if state and "running" in state else "Pending",
             "conditions": conditions,
             "containerStatuses": statuses,
         },

@@ -32,10 +32,10 @@ from llmservice_operator.api.status import (
 )
 from llmservice_operator.desired.provider import ProviderPlan, total_load
 from llmservice_operator.desired.step_tokens import largest_step
-from llmservice_operator.observe import Observation
 from llmservice_operator.scaling.assess import Missing
 from llmservice_operator.scaling.hpa import Decision
 from llmservice_operator.scaling.step_model import StepModel
+from llmservice_operator.workload import Observation
 
 STEADY_POINTS: Final = 5
 DECISIONS_KEPT: Final = 10

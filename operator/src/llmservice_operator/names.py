@@ -15,7 +15,7 @@ FIELD_MANAGER: Final = "llmservice-operator"
 """Our identity in server-side apply, also the value of the managed-by label."""
 
 HANDOVER_FIELD_MANAGER: Final = f"{FIELD_MANAGER}-handover"
-"""Owns a Deployment's spec.replicas from the moment autoscaling is switched on, so that the number
+"""Owns a workload's spec.replicas from the moment autoscaling is switched on, so that the number
 outlives our own manifest without it, and when the operator itself scales."""
 
 METRICS_SERVER_FIELD_MANAGER: Final = "llmservice-metrics-server"
@@ -26,7 +26,7 @@ PART_OF_LABEL: Final = "app.kubernetes.io/part-of"
 PART_OF: Final = "llmservice"
 """Value of the part-of label on what belongs to the release and to no LLMService."""
 SERVICE_LABEL: Final = f"{api.GROUP}/name"
-"""Carries the LLMService's name on every child and pod; the Deployment's (immutable) selector."""
+"""Carries the LLMService's name on every child and pod; the workload's (immutable) selector."""
 
 NAMESPACE_NAME_LABEL: Final = "kubernetes.io/metadata.name"
 """Kubernetes puts it on every namespace."""
@@ -40,10 +40,10 @@ CHILD_SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 ENGINE_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-version"
 ENGINE_DEFAULT_FOR_ANNOTATION: Final = f"{api.GROUP}/engine-default-for"
 ENGINE_ASSUMED_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-assumed-version"
-"""On the Deployment, never on its pod template: recording the pin must not restart a pod."""
+"""On the workload, never on its pod template: recording the pin must not restart a pod."""
 
 KEPT_REPLICAS_ANNOTATION: Final = f"{api.GROUP}/kept-replicas"
-"""On the Deployment: how many replicas there were when autoscaling was removed."""
+"""On the workload: how many replicas there were when autoscaling was removed."""
 
 DELETION_COST_ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Kubernetes' own: of a ReplicaSet's pods the one with the least goes first."""
@@ -117,7 +117,7 @@ def child(service: LLMService) -> str:
     return service.name
 
 
-def deployment(service: LLMService) -> str:
+def workload(service: LLMService) -> str:
     return service.name
 
 
@@ -143,7 +143,7 @@ def url(service: LLMService) -> str:
 
 
 def selector(service: LLMService) -> dict[str, str]:
-    """Return the labels that pick this service's pods; immutable in a Deployment."""
+    """Return the labels that select all of this service's pods; immutable in a workload."""
     return {SERVICE_LABEL: service.name}
 
 

@@ -7,7 +7,6 @@ crash in the middle of the last pass; and a second pass in a row writes nothing.
 import logging
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import datetime
 
 from llmservice_operator import names, scaler
@@ -15,7 +14,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.children import CHILDREN, WORKLOAD, Child, Context, build_served
+from llmservice_operator.children import CHILDREN, Child, Context, build_served, workload_child
 from llmservice_operator.cluster import (
     Cache,
     Cluster,
@@ -25,14 +24,7 @@ from llmservice_operator.cluster import (
     controller_of,
     is_service,
 )
-from llmservice_operator.desired import (
-    Replicas,
-    is_owned_by,
-    is_up_to_date,
-    resolve_pin,
-    resolve_replicas,
-)
-from llmservice_operator.desired.replicas import first_replicas, is_handed_over
+from llmservice_operator.desired import is_owned_by, is_up_to_date
 from llmservice_operator.errors import (
     ClusterError,
     Forbidden,
@@ -44,12 +36,10 @@ from llmservice_operator.errors import (
 from llmservice_operator.kinds import (
     LLMSERVICES,
     PODS,
-    SERVICES,
     Kind,
 )
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.load_status import LoadView
-from llmservice_operator.observe import LiveObjects, observe
 from llmservice_operator.refusals import failure_of
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
@@ -60,6 +50,15 @@ from llmservice_operator.status import (
     build_status_of_unreadable,
 )
 from llmservice_operator.telemetry import CONTROLLER, Metrics, log_fields
+from llmservice_operator.workload import (
+    ReplicaCount,
+    first_replicas,
+    is_handed_over,
+    observe_service,
+    replicas_of,
+    resolve_pin,
+    resolve_replicas,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +66,8 @@ REQUEUE_SECONDS = 60.0
 """After a failure that may end without any event that is watched, such as a freed name."""
 LOOK_AT_START_SECONDS = 10.0
 """While a model is being downloaded: no event of the cluster tells how far that came."""
+STARTING = (Reason.LOADING_MODEL, Reason.DOWNLOADING_MODEL)
+"""Reasons of a replica whose model server is on its way to be ready."""
 WAIT_FOR_COLLECTOR_SECONDS = 2.0
 """While the children of a deleted service of the same name are being collected."""
 
@@ -131,20 +132,21 @@ class Reconciler:
             self._metrics.terminal_error()
             wrote = await self._report(body, build_status_of_unreadable(body, error, self._now()))
             return 0.0 if wrote else None
-        workload = await self._live(WORKLOAD.kind, service.namespace, WORKLOAD.name(service))
+        workload = workload_child(service)
+        live = await self._live(workload.kind, service.namespace, workload.name(service))
         is_watched = service.spec.autoscaling is not None or service.spec.objectives.is_limited
         report = await self._read_report(service) if is_watched else None
         plan, decision = self._scaler.plan(service, report), None
         wrote, failure, pin = False, None, None
         try:
-            pin = resolve_pin(service, workload, self._settings)
-            replicas = resolve_replicas(service, workload)
+            pin = resolve_pin(service, live, self._settings)
+            replicas = resolve_replicas(service, live)
             context = Context.of(service, self._settings, pin, replicas, plan.autoscaler)
             children = build_served(context, self._served)
             # What is not wanted any more goes first: two autoscalers would fight, and KEDA's
             # webhook refuses the second.
             wrote |= await self._prune(service, children)
-            wrote |= await self._keep_replicas(service, children[WORKLOAD], workload, replicas)
+            wrote |= await self._keep_replicas(service, children[workload], live, replicas)
             for child, manifest in children.items():
                 wrote |= await self._apply(service, child, manifest)
             scaled, decision = await self._scaler.scale(service, plan, report)
@@ -156,16 +158,14 @@ class Reconciler:
         if failure is None and service.spec.autoscaling is None and plan.left_over:
             # With autoscaling the condition AutoscalingActive says so.
             failure = Failure(Reason.KEDA_MISSING, plan.left_over)
-        live = self._live_objects(service)
-        seen = observe(service, live)
-        is_starting = (
-            self._settings.metrics_server_url is not None
-            and seen.problem is not None
-            and seen.problem.reason is Reason.LOADING_MODEL
-        )
-        if is_starting:
-            report = report or await self._read_report(service)
-            seen = observe(service, replace(live, report=report))
+        pods = self._cache.owned((service.namespace, service.name), PODS)
+        has_reports = self._settings.metrics_server_url is not None
+        # The report says how far the download of a replica that starts has come.
+        may_start = any(each.is_running and not each.is_ready for each in replicas_of(pods))
+        if has_reports and report is None and may_start:
+            report = await self._read_report(service)
+        seen = observe_service(service, self._owned(service, workload), pods, report)
+        is_starting = has_reports and seen.problem is not None and seen.problem.reason in STARTING
         view = LoadView(plan, report, self._scaler.live_autoscaler(service), decision)
         update = build_status(service, pin, seen, self._now(), failure, view)
         wrote |= await self._report(body, update)
@@ -189,7 +189,7 @@ class Reconciler:
         service: LLMService,
         manifest: Manifest,
         live: Manifest | None,
-        replicas: Replicas,
+        replicas: ReplicaCount,
     ) -> bool:
         """See that the workload keeps its number of replicas when it changes who sets it.
 
@@ -275,18 +275,9 @@ class Reconciler:
         cached = self._cache.get(kind, namespace, name)
         return cached or await self._cluster.read(kind, namespace, name)
 
-    def _live_objects(self, service: LLMService) -> LiveObjects:
-        key = service.namespace, service.name
-
-        def owned(kind: Kind, name: str) -> Manifest | None:
-            live = self._cache.get(kind, service.namespace, name)
-            return live if live is not None and is_owned_by(live, service) else None
-
-        return LiveObjects(
-            deployment=owned(WORKLOAD.kind, WORKLOAD.name(service)),
-            kubernetes_service=owned(SERVICES, names.kubernetes_service(service)),
-            pods=tuple(self._cache.owned(key, PODS)),
-        )
+    def _owned(self, service: LLMService, child: Child) -> Manifest | None:
+        live = self._cache.get(child.kind, service.namespace, child.name(service))
+        return live if live is not None and is_owned_by(live, service) else None
 
     async def _report(self, body: Manifest, update: StatusUpdate) -> bool:
         """Write the status when it says something new, then the Events of what changed.

@@ -9,9 +9,9 @@ import yaml
 from llmservice_operator import api
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import resolve_pin
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload import resolve_pin
 
 
 def render_file(text: str, settings: OperatorSettings) -> str:

@@ -1,4 +1,4 @@
-"""The writes of the operator that scale a service: number of replicas, and pods' deletion costs.
+"""The writes of the operator that scale a service: number of replicas, and their deletion costs.
 
 The decisions are made in `desired` and `scaling`.
 """
@@ -15,9 +15,8 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.cluster import Cache, Cluster, Key, ServedKinds, controller_of
 from llmservice_operator.desired import is_owned_by
 from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
-from llmservice_operator.desired.replicas import build_hand_over, first_replicas
 from llmservice_operator.errors import NotFound
-from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, PODS, SCALED_OBJECTS, Kind
+from llmservice_operator.kinds import AUTOSCALERS, PODS, SCALED_OBJECTS, Kind
 from llmservice_operator.scaling.deletion_cost import (
     Occupancy,
     deletion_costs,
@@ -27,6 +26,13 @@ from llmservice_operator.scaling.direct import SYNC_SECONDS, Sync, sync
 from llmservice_operator.scaling.hpa import Decision, HpaSpec
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload import (
+    asked_replicas,
+    build_hand_over,
+    first_replicas,
+    replicas_of,
+    workload_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +40,7 @@ REQUEUE_SECONDS = SYNC_SECONDS
 """Period of the passes over a service that is scaled."""
 
 MARK_AGAIN_SECONDS = 30.0
-"""Shortest time between two writes of a pod's deletion cost."""
+"""Shortest time between two writes of a replica's deletion cost."""
 
 
 class Scaler:
@@ -93,11 +99,11 @@ class Scaler:
             unremovable=unremovable,
         )
 
-    async def hand_over(self, service: LLMService, deployment: Manifest) -> bool:
+    async def hand_over(self, service: LLMService, live: Manifest) -> bool:
         """Keep the number of replicas before the operator's manifest leaves it out."""
         # An HPA leaves 0 alone, and a suspended service resumes from 0.
-        number = deployment["spec"]["replicas"] or first_replicas(service)
-        return await self._set_replicas(service, deployment, number)
+        number = asked_replicas(live) or first_replicas(service)
+        return await self._set_replicas(service, live, number)
 
     async def scale(
         self, service: LLMService, plan: ProviderPlan, report: LoadReport | None
@@ -107,12 +113,13 @@ class Scaler:
         Returns whether anything was written, and the operator's own decision.
         """
         key, autoscaling = (service.namespace, service.name), service.spec.autoscaling
-        deployment = self._cache.get(DEPLOYMENTS, service.namespace, names.deployment(service))
-        is_ours = deployment is not None and is_owned_by(deployment, service)
-        if autoscaling is None or service.spec.suspend or deployment is None or not is_ours:
+        workload = workload_of(service)
+        live = self._cache.get(workload.kind, service.namespace, workload.name(service))
+        is_ours = live is not None and is_owned_by(live, service)
+        if autoscaling is None or service.spec.suspend or live is None or not is_ours:
             self._syncs.pop(key, None)
             return False, None
-        current: int = deployment["spec"]["replicas"]
+        current = asked_replicas(live)
         wrote, decision = await self._mark_emptiest(service, autoscaling, report, current), None
         is_direct = plan.autoscaler.provider is ScalingProvider.DIRECT
         desired = current
@@ -124,7 +131,7 @@ class Scaler:
         if current == 0 and autoscaling.mode is ScalingMode.ACTIVE:
             desired = autoscaling.min_replicas
         if desired != current:
-            wrote |= await self._set_replicas(service, deployment, desired)
+            wrote |= await self._set_replicas(service, live, desired)
         return wrote, decision
 
     def _decide(
@@ -149,13 +156,13 @@ class Scaler:
         self._syncs[key] = sync(before, spec, current, total, now.timestamp())
         return self._syncs[key].decision
 
-    async def _set_replicas(self, service: LLMService, deployment: Manifest, number: int) -> bool:
-        if "deletionTimestamp" in deployment["metadata"] or not is_owned_by(deployment, service):
+    async def _set_replicas(self, service: LLMService, live: Manifest, number: int) -> bool:
+        if "deletionTimestamp" in live["metadata"] or not is_owned_by(live, service):
             return False
-        change = build_hand_over(deployment, number)
+        change = build_hand_over(live, number)
         stored = await self._cluster.apply(change, manager=names.HANDOVER_FIELD_MANAGER)
         self._cache.observe(stored)
-        logger.info("set %d replicas, of %d", number, deployment["spec"]["replicas"])
+        logger.info("set %d replicas, of %d", number, asked_replicas(live))
         return True
 
     async def _mark_emptiest(
@@ -165,7 +172,10 @@ class Scaler:
         report: LoadReport | None,
         current: int,
     ) -> bool:
-        """Write the pods' deletion costs if a replica is about to be removed."""
+        """Write the replicas' deletion costs if one is about to be removed.
+
+        Every pod of a replica gets its cost, whichever of them the workload's controller compares.
+        """
         key, now = (service.namespace, service.name), self._now()
         total = total_load(autoscaling, report, now)
         if report is None or total is None or autoscaling.mode is not ScalingMode.ACTIVE:
@@ -181,12 +191,14 @@ class Scaler:
             if each.is_ready and each.running_requests is not None
         )
         wrote = False
-        for pod in self._cache.owned(key, PODS):
-            cost = costs.get(pod["metadata"]["name"])
-            annotations = pod["metadata"].get("annotations") or {}
-            if cost is None or annotations.get(names.DELETION_COST_ANNOTATION) == str(cost):
+        for replica in replicas_of(self._cache.owned(key, PODS)):
+            cost = costs.get(replica.name)
+            if cost is None:
                 continue
-            wrote |= await self._mark(pod, cost)
+            for pod in replica.pods:
+                annotations = pod["metadata"].get("annotations") or {}
+                if annotations.get(names.DELETION_COST_ANNOTATION) != str(cost):
+                    wrote |= await self._mark(pod, cost)
         if wrote:
             self._marked[key] = now
         return wrote

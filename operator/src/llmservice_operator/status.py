@@ -22,11 +22,9 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
 from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT, build_notices
-from llmservice_operator.desired.pin import EnginePin
-from llmservice_operator.desired.rollout import decide_rollout
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.load_status import LoadView, build_load_status
-from llmservice_operator.observe import Observation
+from llmservice_operator.workload import EnginePin, Observation, decide_rollout, workload_of
 
 _OF_THE_LOAD: Final = (
     ConditionType.AUTOSCALING_ACTIVE,
@@ -80,11 +78,13 @@ def build_status(
     rollout = decide_rollout(service, seen, now)
     is_in_place = rollout.status is not None and not seen.is_rolled_out
     notices = build_notices(service.spec)
+    ready = _ready(service, seen, desired, failure, is_in_place=is_in_place)
+    selector = workload_of(service).server_selector(service)
     found = (
-        _ready(service, seen, failure, is_in_place=is_in_place),
+        ready,
         _with_notices(_progressing(seen, desired, failure, is_in_place=is_in_place), notices),
-        _available(service, seen),
-        _model_ready(service, seen, failure, is_in_place=is_in_place),
+        _available(service, seen, desired),
+        _model_ready(service, seen, ready),
         *scaling.conditions,
     )
     engine = service.status.engine
@@ -106,7 +106,7 @@ def build_status(
         updated_replicas=seen.updated_replicas,
         ready=f"{seen.ready_replicas}/{desired}",
         gpus=service.spec.gpus * desired,
-        selector=",".join(f"{key}={value}" for key, value in names.selector(service).items()),
+        selector=",".join(f"{key}={value}" for key, value in selector.items()),
         url=names.url(service) if is_reachable else None,
         engine=engine,
         rollout=rollout.status,
@@ -126,7 +126,7 @@ def build_status_of_unreadable(
 ) -> StatusUpdate:
     """Return the status of an LLMService that LLMService.parse refused.
 
-    What the last readable pass reported about pods and engine stays: they go on running.
+    What the last readable pass reported about replicas and engine stays: they go on running.
     """
     try:
         previous = LLMServiceStatus.model_validate(body.get("status", {}))
@@ -175,12 +175,16 @@ def _conditions(
 
 
 def _ready(
-    service: LLMService, seen: Observation, failure: Failure | None, *, is_in_place: bool
+    service: LLMService,
+    seen: Observation,
+    desired: int,
+    failure: Failure | None,
+    *,
+    is_in_place: bool,
 ) -> ConditionUpdate:
     kind = ConditionType.READY
     if failure is not None:
         return ConditionUpdate(kind, "False", failure.reason, failure.message)
-    desired = _desired(service, seen)
     if desired == 0:
         reason, why = _zero(service)
         return ConditionUpdate(kind, "False", reason, why)
@@ -246,8 +250,8 @@ def _zero(service: LLMService) -> tuple[Reason, str]:
     return reason, f"{field}. {reason.hint}"
 
 
-def _available(service: LLMService, seen: Observation) -> ConditionUpdate:
-    kind, desired = ConditionType.AVAILABLE, _desired(service, seen)
+def _available(service: LLMService, seen: Observation, desired: int) -> ConditionUpdate:
+    kind = ConditionType.AVAILABLE
     if seen.ready_replicas > 0:
         return ConditionUpdate(kind, "True", Reason.SERVING, f"{_replicas(seen, desired)}.")
     if desired == 0:
@@ -258,14 +262,11 @@ def _available(service: LLMService, seen: Observation) -> ConditionUpdate:
     )
 
 
-def _model_ready(
-    service: LLMService, seen: Observation, failure: Failure | None, *, is_in_place: bool
-) -> ConditionUpdate:
+def _model_ready(service: LLMService, seen: Observation, ready: ConditionUpdate) -> ConditionUpdate:
     kind = ConditionType.MODEL_READY
     if seen.has_loaded_model:
         message = f"A replica holds {service.spec.model.uri} in memory."
         return ConditionUpdate(kind, "True", Reason.MODEL_LOADED, message)
-    ready = _ready(service, seen, failure, is_in_place=is_in_place)
     status: ConditionStatus = "False" if ready.reason.about is Subject.MODEL else "Unknown"
     return ConditionUpdate(kind, status, ready.reason, ready.message)
 

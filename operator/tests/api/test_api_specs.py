@@ -12,10 +12,11 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.cluster.client import as_yaml
-from llmservice_operator.desired import Autoscaler, is_up_to_date, resolve_pin
+from llmservice_operator.desired import Autoscaler, is_up_to_date
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.kinds import LLMSERVICES, kind_of
 from llmservice_operator.names import FIELD_MANAGER
+from llmservice_operator.workload import resolve_pin
 from operator_support import Api, ApiError
 from random_specs import Spec, many_valid_specs
 from spec_table import ACCEPTED, REFUSED, Refused, plain

@@ -8,10 +8,10 @@ import yaml
 from core_support import REPOSITORY, SETTINGS, a_service
 from engine_asking import Ask
 from engine_stand_ins import StandIns
-from llmservice_operator.desired import resolve_pin
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
+from llmservice_operator.workload import resolve_pin
 from random_specs import LIKELY, Spec, many_valid_specs
 
 pytest_plugins = ("engine_fixtures",)

@@ -8,10 +8,9 @@ import pytest
 from core_support import SETTINGS, a_pod, a_service
 from llmservice_operator.api.accelerator_class import parse_classes
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import resolve_pin
 from llmservice_operator.errors import InvalidSettings, InvalidSpec
-from llmservice_operator.observe import LiveObjects, observe
 from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload import observe_service, resolve_pin
 
 PROFILE = {
     "nodeSelector": {"gpu": "h100", "pool": "llm"},
@@ -109,7 +108,7 @@ def test_a_shortage_is_told_of_the_resource_that_the_class_named() -> None:
         "spec": {"replicas": 1},
         "status": {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1},
     }
-    seen = observe(service, LiveObjects(deployment, None, (a_pod(unscheduled=said),)))
+    seen = observe_service(service, deployment, [a_pod(unscheduled=said)])
     assert seen.problem is not None
     assert seen.problem.reason == "WaitingForGPU"
     assert "A replica needs 1 nvidia.com/mig-3g.40gb on one node" in seen.problem.message

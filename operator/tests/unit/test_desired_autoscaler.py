@@ -11,13 +11,15 @@ from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.children.horizontal_pod_autoscaler import CHILD
-from llmservice_operator.desired import Autoscaler, resolve_pin, resolve_replicas
-from llmservice_operator.desired.replicas import (
+from llmservice_operator.desired import Autoscaler
+from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload import (
     build_hand_over,
     first_replicas,
     is_handed_over,
+    resolve_pin,
+    resolve_replicas,
 )
-from llmservice_operator.settings import OperatorSettings
 
 AUTOSCALING = {"autoscaling": {"minReplicas": 2, "maxReplicas": 24}}
 
@@ -113,7 +115,7 @@ def test_nothing_scales_a_service_that_is_only_watched(mode: str) -> None:
 def test_keda_is_led_to_the_metrics_servers_report_and_holds_without_it() -> None:
     service = a_service({"autoscaling": {"maxReplicas": 3, "provider": "KEDA"}})
     spec = objects(service)["ScaledObject"]["spec"]
-    assert spec["scaleTargetRef"] == {"name": "qwen"}
+    assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "qwen"}
     assert spec["triggers"] == [
         {
             "type": "metrics-api",

@@ -7,7 +7,7 @@ import pytest
 from core_support import SETTINGS, a_service
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import resolve_pin
+from llmservice_operator.workload import resolve_pin
 
 MADE = {"type": "PersistentVolumeClaim", "size": "200Gi"}
 NAMED = {"type": "PersistentVolumeClaim", "claimName": "models"}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from core_support import HARMLESS_ARG, SETTINGS, a_service, as_live, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import is_up_to_date, resolve_pin
+from llmservice_operator.desired import is_up_to_date
+from llmservice_operator.workload import resolve_pin
 
 HUB = {"uri": "hf://org/model"}
 specs = st.fixed_dictionaries(

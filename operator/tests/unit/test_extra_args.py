@@ -11,12 +11,12 @@ from llmservice_operator.api.extra_args import FLAG_FIELDS, field_rules, has_ref
 from llmservice_operator.api.flags import EngineFlag, FlagField
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired import EnginePin, engine_args, extra_args
+from llmservice_operator.desired import engine_args, extra_args
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.extra_args import build_notices
 from llmservice_operator.errors import InvalidSpec
-from llmservice_operator.observe import Observation
 from llmservice_operator.status import Event, Failure, StatusUpdate, build_status
+from llmservice_operator.workload import EnginePin, Observation
 
 NEWEST = "0.32.0"
 PROMOTED = EngineFlag("--block-size", accepted_in_extra_args=True)

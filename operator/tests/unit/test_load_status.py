@@ -11,16 +11,15 @@ from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.conditions import ConditionType, ConditionUpdate
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.status import AutoscalingStatus
-from llmservice_operator.desired import Autoscaler, EnginePin
+from llmservice_operator.desired import Autoscaler
 from llmservice_operator.desired.provider import ProviderPlan
 from llmservice_operator.load_status import (
     LoadStatus,
     LoadView,
     build_load_status,
 )
-from llmservice_operator.observe import Observation
-from llmservice_operator.pod_problems import Problem
 from llmservice_operator.status import build_status
+from llmservice_operator.workload import EnginePin, Observation, Problem
 from report_support import a_report
 
 PLAN = ProviderPlan(Autoscaler(ScalingProvider.EXTERNAL))

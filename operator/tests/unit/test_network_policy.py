@@ -8,8 +8,8 @@ from core_support import SETTINGS, a_service
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import resolve_pin
 from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload import resolve_pin
 from network_policy_support import Host, may_connect
 
 MONITORED = OperatorSettings(

@@ -18,8 +18,8 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import resolve_pin
 from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.workload import resolve_pin
 from random_specs import SCHEMA, SEED, Spec, many_valid_specs, valid_specs
 from spec_table import ACCEPTED
 

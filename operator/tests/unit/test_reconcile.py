@@ -133,7 +133,7 @@ def start_a_pod(cluster: RacingCluster, cache: Cache) -> None:
     cache.observe(cluster.put({**deployment, "status": counts}))
     pod = a_pod({"running": {"startedAt": "2026-01-01T00:00:00Z"}}, started=False)
     labels = {**pod["metadata"]["labels"], "llmservice.dev/name": "llama"}
-    metadata = {"name": "llama-1", "namespace": "team", "labels": labels}
+    metadata = {**pod["metadata"], "name": "llama-1", "namespace": "team", "labels": labels}
     cache.observe(cluster.put({**pod, "apiVersion": "v1", "kind": "Pod", "metadata": metadata}))
 
 

@@ -11,11 +11,12 @@ from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.cluster import Cache, Cluster, ServedKinds
-from llmservice_operator.desired import Autoscaler, resolve_pin
+from llmservice_operator.desired import Autoscaler
 from llmservice_operator.desired.provider import ProviderPlan
 from llmservice_operator.kinds import SCALED_OBJECTS
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload import resolve_pin
 from reconcile_support import served_kinds
 from report_support import a_report
 

@@ -8,8 +8,8 @@ import pytest
 from core_support import SETTINGS, a_service, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import resolve_pin
 from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.workload import resolve_pin
 
 DRAFT = {"uri": "hf://org/draft"}
 

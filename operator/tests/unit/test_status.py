@@ -8,10 +8,7 @@ from core_support import NOW, a_body, a_service
 from llmservice_operator.api.conditions import MESSAGE_LIMIT
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired import EnginePin
 from llmservice_operator.errors import InvalidSpec
-from llmservice_operator.observe import Observation
-from llmservice_operator.pod_problems import Problem
 from llmservice_operator.status import (
     Event,
     Failure,
@@ -19,6 +16,7 @@ from llmservice_operator.status import (
     build_status,
     build_status_of_unreadable,
 )
+from llmservice_operator.workload import EnginePin, Observation, Problem
 
 PIN = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
 SERVING = Observation(

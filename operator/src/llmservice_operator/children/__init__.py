@@ -20,25 +20,26 @@ from llmservice_operator.children import (
     workload,
 )
 from llmservice_operator.children.child import Child, Context, Grant
+from llmservice_operator.children.workload import workload_child
 from llmservice_operator.kinds import LLMSERVICES, PODS, Kind
 from llmservice_operator.settings import OperatorSettings
 
 __all__ = [
     "CHILDREN",
     "REQUIRED_KINDS",
-    "WORKLOAD",
     "Child",
     "Context",
     "Grant",
     "build_all",
     "build_served",
     "optional_kinds",
+    "workload_child",
 ]
 
 CHILDREN: Final[tuple[Child, ...]] = (
     # First, so that no pod is ever reachable before it.
     network_policy.CHILD,
-    workload.CHILD,
+    *workload.CHILDREN,
     kubernetes_service.CHILD,
     horizontal_pod_autoscaler.CHILD,
     scaled_object.CHILD,
@@ -47,9 +48,6 @@ CHILDREN: Final[tuple[Child, ...]] = (
     cache_claim.CHILD,
 )
 """In the order in which they are applied."""
-
-WORKLOAD: Final = workload.CHILD
-"""The child that runs the model servers."""
 
 REQUIRED_KINDS: Final[tuple[Kind, ...]] = (
     LLMSERVICES,

@@ -9,16 +9,11 @@ from typing import Final, Self
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired import (
-    Autoscaler,
-    EnginePin,
-    Replicas,
-    resolve_replicas,
-    with_class,
-)
+from llmservice_operator.desired import Autoscaler, with_class
 from llmservice_operator.desired.manifest import build_metadata
 from llmservice_operator.kinds import Kind
 from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload import EnginePin, ReplicaCount, resolve_replicas
 
 
 @dataclass(frozen=True)
@@ -29,7 +24,7 @@ class Context:
     """With the settings of its accelerator class filled in."""
     settings: OperatorSettings
     pin: EnginePin
-    replicas: Replicas
+    replicas: ReplicaCount
     autoscaler: Autoscaler
 
     @classmethod
@@ -38,7 +33,7 @@ class Context:
         service: LLMService,
         settings: OperatorSettings,
         pin: EnginePin,
-        replicas: Replicas | None = None,
+        replicas: ReplicaCount | None = None,
         autoscaler: Autoscaler | None = None,
     ) -> Self:
         """Return the context; without `replicas` and `autoscaler` that of a new service.

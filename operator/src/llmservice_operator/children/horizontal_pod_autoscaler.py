@@ -10,6 +10,7 @@ from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.children.child import Child, Context
 from llmservice_operator.desired.autoscaler import build_behavior
 from llmservice_operator.kinds import AUTOSCALERS
+from llmservice_operator.workload import workload_of
 
 
 def _body(context: Context) -> Manifest | None:
@@ -19,11 +20,7 @@ def _body(context: Context) -> Manifest | None:
         return None
     return {
         "spec": {
-            "scaleTargetRef": {
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
-                "name": names.deployment(service),
-            },
+            "scaleTargetRef": workload_of(service).scale_reference(service),
             "minReplicas": autoscaling.min_replicas,
             "maxReplicas": autoscaling.max_replicas,
             "metrics": [

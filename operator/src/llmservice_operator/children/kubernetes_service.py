@@ -9,6 +9,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.access import ServiceObject
 from llmservice_operator.children.child import Child, Context
 from llmservice_operator.kinds import SERVICES
+from llmservice_operator.workload import workload_of
 
 
 def _body(context: Context) -> Manifest:
@@ -17,7 +18,7 @@ def _body(context: Context) -> Manifest:
     return {
         "spec": {
             "type": wanted.type,
-            "selector": names.selector(context.service),
+            "selector": dict(workload_of(context.service).server_selector(context.service)),
             **_from_outside(wanted),
             "ports": [
                 {

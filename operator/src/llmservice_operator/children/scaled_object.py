@@ -11,6 +11,7 @@ from llmservice_operator.children.child import Child, Context, Grant
 from llmservice_operator.desired.autoscaler import build_behavior
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.kinds import SCALED_OBJECTS
+from llmservice_operator.workload import workload_of
 
 POLLING_SECONDS: Final = 5
 FAILURES_BEFORE_FALLBACK: Final = 3
@@ -26,7 +27,7 @@ def _body(context: Context) -> Manifest | None:
     server = (context.settings.metrics_server_url or "").rstrip("/")
     return {
         "spec": {
-            "scaleTargetRef": {"name": names.deployment(service)},
+            "scaleTargetRef": workload_of(service).scale_reference(service),
             "minReplicaCount": autoscaling.min_replicas,
             "maxReplicaCount": autoscaling.max_replicas,
             "pollingInterval": POLLING_SECONDS,

@@ -1,26 +1,40 @@
-"""The workload, which runs the model servers: its kind and builder are named here alone."""
+"""The workload, which runs the model servers: one declaration for each kind of workload."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children.child import Child, Context
-from llmservice_operator.desired.deployment import build_deployment_spec
-from llmservice_operator.desired.pin import pin_annotations
-from llmservice_operator.kinds import DEPLOYMENTS
+from llmservice_operator.workload import WORKLOADS, Workload, pin_annotations, workload_of
 
 
-def _body(context: Context) -> Manifest:
-    return {
-        "spec": build_deployment_spec(
-            context.service, context.settings, context.pin, context.replicas
-        )
-    }
+def declare(workload: Workload) -> Child:
+    """Return the declaration of a kind of workload; a service has one workload, of its own kind."""
+
+    def body(context: Context) -> Manifest | None:
+        if workload_of(context.service) is not workload:
+            return None
+        return {
+            "spec": workload.build_spec(
+                context.service, context.settings, context.pin, context.replicas
+            )
+        }
+
+    return Child(kind=workload.kind, body=body, name=workload.name, annotations=_annotations)
 
 
 def _annotations(context: Context) -> Mapping[str, str]:
     return {**pin_annotations(context.pin), **context.replicas.annotations}
 
 
-CHILD: Final = Child(kind=DEPLOYMENTS, body=_body, name=names.deployment, annotations=_annotations)
+_BY_KIND: Final = {workload.kind: declare(workload) for workload in WORKLOADS}
+
+CHILDREN: Final = tuple(_BY_KIND.values())
+
+
+def workload_child(service: LLMService) -> Child:
+    """Return the declaration of the service's workload."""
+    return _BY_KIND[workload_of(service).kind]

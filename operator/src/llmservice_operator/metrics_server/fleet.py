@@ -1,4 +1,4 @@
-"""Rounds over all services: each asks every pod and makes every report."""
+"""Rounds over all services: each asks every replica and makes every report."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ from llmservice_operator.desired.step_prior import UNKNOWN_PRIOR, prior_of
 from llmservice_operator.engine_metrics import EngineAnswer
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.metrics_server.calibration_store import stored_calibration
-from llmservice_operator.metrics_server.report_builder import Replica, build_report, is_over
+from llmservice_operator.metrics_server.report_builder import build_report, scaling_view
 from llmservice_operator.scaling.assess import (
     TARGET_PERCENT,
     Assessment,
@@ -35,6 +35,7 @@ from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.latency import LatencyWindow
 from llmservice_operator.scaling.signals import Scrape
 from llmservice_operator.scaling.step_model import StepModelFit
+from llmservice_operator.workload import Replica, replicas_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ CLOCK_SKEW_SECONDS = 30.0
 
 
 class Engines(Protocol):
-    """Asks one model server."""
+    """Asks the model server of one replica."""
 
     async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None: ...
 
@@ -116,7 +117,7 @@ class Fleet:
         at: float,
         ask_leader: Callable[[float], Awaitable[Mapping[Key, LoadReport]]] | None = None,
     ) -> None:
-        """Ask every pod, then make every report as of `at`.
+        """Ask every replica, then make every report as of `at`.
 
         `ask_leader` returns the leader's reports as of a moment; None in the leader itself.
         """
@@ -124,12 +125,13 @@ class Fleet:
             (it["metadata"]["namespace"], it["metadata"]["name"]): it
             for it in self._list_services()
         }
-        replicas: defaultdict[Key, list[Replica]] = defaultdict(list)
+        pods: defaultdict[Key, list[Manifest]] = defaultdict(list)
         for pod in self._list_pods():
             metadata = pod["metadata"]
             key = metadata["namespace"], metadata["labels"].get(names.SERVICE_LABEL, "")
-            if key in manifests and not is_over(pod):
-                replicas[key].append(Replica.from_pod(pod))
+            if key in manifests:
+                pods[key].append(pod)
+        replicas = {key: replicas_of(pods[key]) for key in manifests}
         answers = await self._ask(replicas)
         by_leader = await ask_leader(at) if ask_leader else {}
         learned = {
@@ -172,8 +174,8 @@ class Fleet:
     ) -> defaultdict[Key, dict[str, EngineAnswer]]:
         asked = [
             (key, it.name, self._engines.ask(it.address, is_ready=it.serves))
-            for key, pods in replicas.items()
-            for it in pods
+            for key, of_service in replicas.items()
+            for it in of_service
             if it.address
         ]
         found: defaultdict[Key, dict[str, EngineAnswer]] = defaultdict(dict)
@@ -204,7 +206,7 @@ class Fleet:
             if name in replicas_by_name
         }
         self._read_spec(service, manifest)
-        scrape = Scrape(at, tuple(it.report(answers.get(it.name)) for it in replicas))
+        scrape = Scrape(at, tuple(scaling_view(it, answers.get(it.name)) for it in replicas))
         aim = service.objective, service.target_percent
         reported_before = service.state.reported_percent
         service.state, assessment = assess(service.state, scrape, *aim)

@@ -1,13 +1,10 @@
-"""Builds the load report of one service from its pods, their answers and an assessment."""
+"""Builds the load report of one service from its replicas, their answers and an assessment."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
-from llmservice_operator.api import Manifest
 from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.load_report import ExternalMetrics, LoadReport, ReplicaLoad
 from llmservice_operator.engine_metrics import EngineAnswer
@@ -16,55 +13,20 @@ from llmservice_operator.scaling.demand import SHORTEST_DRAIN_SECONDS
 from llmservice_operator.scaling.latency import Latencies, percentile_milliseconds
 from llmservice_operator.scaling.signals import ReplicaReport
 from llmservice_operator.scaling.traffic import FEWEST_REQUESTS
+from llmservice_operator.workload import Replica
 
 
-@dataclass(frozen=True)
-class Replica:
-    """One pod, reduced to what scaling needs."""
-
-    name: str
-    address: str | None
-    """IP address; None before the pod has one."""
-    created: float
-    is_ready: bool
-    ready_at: float | None
-    is_draining: bool
-
-    @classmethod
-    def from_pod(cls, pod: Manifest) -> Replica:
-        metadata, status = pod["metadata"], pod.get("status", {})
-        conditions: Sequence[Mapping[str, Any]] = status.get("conditions", ())
-        ready = next((it for it in conditions if it["type"] == "Ready"), {})
-        is_ready = ready.get("status") == "True"
-        since = ready.get("lastTransitionTime")
-        return cls(
-            name=metadata["name"],
-            address=status.get("podIP"),
-            created=_epoch_seconds(metadata["creationTimestamp"]),
-            is_ready=is_ready,
-            ready_at=_epoch_seconds(since) if is_ready and since else None,
-            is_draining="deletionTimestamp" in metadata,
-        )
-
-    @property
-    def serves(self) -> bool:
-        return self.is_ready and not self.is_draining
-
-    def report(self, answer: EngineAnswer | None) -> ReplicaReport:
-        """Return what the scaling core takes."""
-        return ReplicaReport(
-            self.name,
-            self.created,
-            self.is_ready,
-            self.ready_at,
-            self.is_draining,
-            answer.snapshot if answer else None,
-        )
-
-
-def is_over(pod: Manifest) -> bool:
-    """Say whether the pod's containers have ended for good: an evicted pod, say."""
-    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+def scaling_view(replica: Replica, answer: EngineAnswer | None) -> ReplicaReport:
+    """Return what the scaling core takes of a replica and the answer of its model server."""
+    ready_since = replica.ready_since
+    return ReplicaReport(
+        replica.name,
+        replica.created.timestamp(),
+        replica.is_ready,
+        None if ready_since is None else ready_since.timestamp(),
+        replica.is_leaving,
+        answer.snapshot if answer else None,
+    )
 
 
 def build_report(
@@ -187,7 +149,3 @@ def _message(assessment: Assessment, serving: int) -> str:
 _REMEDY = (
     "Look at their logs, and for a NetworkPolicy that blocks port 9090 for the metrics server."
 )
-
-
-def _epoch_seconds(timestamp: str) -> float:
-    return datetime.fromisoformat(timestamp).timestamp()

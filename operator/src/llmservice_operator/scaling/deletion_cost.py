@@ -16,7 +16,8 @@ PERCENT_PER_BUCKET = 10
 class Occupancy:
     """The work that removing one Ready replica would lose."""
 
-    pod: str
+    replica: str
+    """Its name."""
     running_requests: int
     kv_cache_percent: float
 
@@ -27,9 +28,9 @@ def is_removal_near(needed: float, replicas: int, min_replicas: int) -> bool:
 
 
 def deletion_costs(replicas: Iterable[Occupancy]) -> dict[str, int]:
-    """Return the cost of each pod's deletion; the ReplicaSet deletes the cheapest first."""
+    """Return the cost of deleting each replica, by its name; the cheapest is deleted first."""
     return {
-        each.pod: 1000 * math.ceil(each.running_requests / REQUESTS_PER_BUCKET)
+        each.replica: 1000 * math.ceil(each.running_requests / REQUESTS_PER_BUCKET)
         + 10 * math.ceil(each.kv_cache_percent / PERCENT_PER_BUCKET)
         for each in replicas
     }

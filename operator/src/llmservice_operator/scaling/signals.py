@@ -141,7 +141,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaReport:
-    """One pod of the service as one scrape saw it."""
+    """One replica of the service as one scrape saw it."""
 
     name: str
     created: float
@@ -155,7 +155,7 @@ class ReplicaReport:
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """All pods of one service at one time."""
+    """All replicas of one service at one time."""
 
     at: float
     replicas: tuple[ReplicaReport, ...]

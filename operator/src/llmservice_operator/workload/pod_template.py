@@ -1,4 +1,4 @@
-"""The Deployment that runs a service's model servers."""
+"""The pod that runs a model server: container, probes, security context."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import math
 from typing import Any, Final
 
 from llmservice_operator import names
+from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.environment import build_environment
-from llmservice_operator.desired.pin import EnginePin
-from llmservice_operator.desired.placement import build_placement, build_pod_metadata
-from llmservice_operator.desired.replicas import Replicas
 from llmservice_operator.desired.resources import build_resources
-from llmservice_operator.desired.rollout import build_strategy
 from llmservice_operator.desired.volumes import build_volume_mounts, build_volumes
 from llmservice_operator.settings import OperatorSettings
-
-IMAGE_PULL_BUDGET_SECONDS: Final = 20 * 60
-"""Longest that scheduling a pod and pulling its image (about 10 GB) may take. A judgement."""
+from llmservice_operator.workload.pin import EnginePin
+from llmservice_operator.workload.placement import build_placement, build_pod_metadata
 
 TERMINATION_MARGIN_SECONDS: Final = 15
 """What a drained server gets to free its GPUs and end before it is killed."""
@@ -36,41 +32,26 @@ restart. Writing why it ended, and giving back its GPUs, takes seconds.
 READINESS_PROBE_PERIOD_SECONDS: Final = 5
 """How late, at worst, a replica that is ready again is sent requests."""
 
-REVISION_HISTORY_LIMIT: Final = 3
-"""Old ReplicaSets kept for `kubectl rollout undo`-style reading; each is an object to store."""
-
 USER_ID: Final = 10001
 """Any unprivileged user will do: the image runs under every UID."""
 
 
-def build_deployment_spec(
-    service: LLMService, settings: OperatorSettings, pin: EnginePin, replicas: Replicas
+def build_pod_template(
+    service: LLMService, settings: OperatorSettings, pin: EnginePin, revision_label: str
 ) -> dict[str, Any]:
-    """Build the spec of the Deployment that runs the service's model servers.
+    """Build the template of a pod that runs a model server.
 
-    Raises InvalidSpec when the engine cannot be run as the spec asks.
+    `revision_label` is the label by which the workload tells its revisions apart. Raises
+    InvalidSpec when the engine cannot be run as the spec asks.
     """
     return {
-        **({} if replicas.sent is None else {"replicas": replicas.sent}),
-        "selector": {"matchLabels": names.selector(service)},
-        "strategy": build_strategy(service),
-        "progressDeadlineSeconds": _progress_deadline(service),
-        "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
-        "template": {
-            "metadata": build_pod_metadata(service),
-            "spec": _build_pod_spec(service, settings, pin),
-        },
+        "metadata": build_pod_metadata(service),
+        "spec": _build_pod_spec(service, settings, pin, revision_label),
     }
 
 
-def _progress_deadline(service: LLMService) -> int:
-    """Return when a rollout without progress is stuck: never while a pod may still be starting."""
-    chosen = service.spec.rollout_strategy.progress_deadline_seconds
-    return chosen or service.spec.startup.timeout_seconds + IMAGE_PULL_BUDGET_SECONDS
-
-
 def _build_pod_spec(
-    service: LLMService, settings: OperatorSettings, pin: EnginePin
+    service: LLMService, settings: OperatorSettings, pin: EnginePin, revision_label: str
 ) -> dict[str, Any]:
     """Build a pod that meets the "restricted" Pod Security Standard."""
     termination = service.spec.termination
@@ -98,7 +79,14 @@ def _build_pod_spec(
         pod_spec["imagePullSecrets"] = [
             {"name": secret.name} for secret in service.spec.engine.image_pull_secrets
         ]
-    return pod_spec | build_placement(service)
+    return pod_spec | build_placement(service, revision_label)
+
+
+def server_image(pod_template: Manifest) -> str | None:
+    """Return the image of the model server in the template of a live workload."""
+    containers = pod_template["spec"]["containers"]
+    servers = (each for each in containers if each["name"] == names.SERVER_CONTAINER)
+    return next((each["image"] for each in servers), None)
 
 
 def _build_server_container(

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.api.reason_facts import Source
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.observe import (
-    LiveObjects,
-    Observation,
-    observe,
-)
-from llmservice_operator.pod_problems import Problem
+from llmservice_operator.workload import Observation, Problem, observe_service
 
 RECORDED = Path(__file__).parent / "recorded"
 NO_GPU = (
@@ -31,8 +25,7 @@ LOG = "Traceback (most recent call last):\n  File x\nValueError: no"
 
 
 def seen(*pods: Manifest, spec: Mapping[str, Any] | None = None, **deployment: Any) -> Observation:
-    live = LiveObjects(deployment=a_deployment(**deployment), pods=pods)
-    return observe(a_service(spec), live)
+    return observe_service(a_service(spec), a_deployment(**deployment), pods)
 
 
 def problem(*pods: Manifest, spec: Mapping[str, Any] | None = None, **deployment: Any) -> Problem:
@@ -244,9 +237,8 @@ def told(phase: str, done: int | None = None, total: int | None = None) -> LoadR
     ],
 )
 def test_a_download_is_told_in_steps(done: int, total: int, text: str) -> None:
-    live = LiveObjects(a_deployment(), pods=(a_pod(RUNNING, started=False),))
-    live = replace(live, report=told("downloading", done, total))
-    assert observe(a_service(), live).problem == Problem(
+    pods, report = [a_pod(RUNNING, started=False)], told("downloading", done, total)
+    assert observe_service(a_service(), a_deployment(), pods, report).problem == Problem(
         Reason.DOWNLOADING_MODEL,
         f"The model server downloads the model: {text}. Wait, or follow it with `kubectl logs`.",
     )
@@ -258,8 +250,8 @@ def test_a_download_is_told_in_steps(done: int, total: int, text: str) -> None:
     ids=["no metrics server", "no numbers", "another phase", "no such pod"],
 )
 def test_without_numbers_a_model_loads(report: LoadReport | None) -> None:
-    live = LiveObjects(a_deployment(), pods=(a_pod(RUNNING, started=False),), report=report)
-    found = observe(a_service(), live).problem
+    pods = [a_pod(RUNNING, started=False)]
+    found = observe_service(a_service(), a_deployment(), pods, report).problem
     assert found is not None
     assert found.reason is Reason.LOADING_MODEL
 
@@ -382,7 +374,7 @@ def test_a_deployment_that_its_controller_has_not_seen_says_only_what_still_runs
 
 
 def test_without_a_deployment_nothing_is_there() -> None:
-    assert observe(a_service(), LiveObjects()) == Observation()
+    assert observe_service(a_service(), None, ()) == Observation()
 
 
 @pytest.mark.parametrize(

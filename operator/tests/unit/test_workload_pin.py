@@ -10,9 +10,9 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import EnginePin, resolve_pin
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings, ServerImages
+from llmservice_operator.workload import EnginePin, resolve_pin
 
 UPGRADED = OperatorSettings(
     images=ServerImages(gpu="registry/gpu:2", cpu="registry/cpu:2", engine_version="0.33.0")

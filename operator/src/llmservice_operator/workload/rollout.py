@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from llmservice_operator.api.fields import as_int_or_string, timestamp
+from llmservice_operator.api.fields import timestamp
 from llmservice_operator.api.lifecycle import RolloutType
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import RolloutStatus
-from llmservice_operator.observe import Observation
+from llmservice_operator.workload.observation import Observation
 
 PATIENCE_SECONDS: Final = 60.0
 """How long a new pod waits for an accelerator before an old one gives its own up. A judgement:
@@ -47,24 +47,3 @@ def decide_rollout(service: LLMService, seen: Observation, now: datetime) -> Rol
         return RolloutDecision(None, min(left, PATIENCE_SECONDS))
     stamp = timestamp(now)
     return RolloutDecision(RolloutStatus(in_place_since=stamp))
-
-
-def build_strategy(service: LLMService) -> dict[str, Any]:
-    """Build the Deployment's strategy; it stands beside the pod template and never in it."""
-    wanted = service.spec.rollout_strategy
-    if wanted.type is RolloutType.RECREATE:
-        return {"type": "Recreate"}
-    if wanted.type is RolloutType.AUTO and service.status.rollout is not None:
-        return _rolling("0", "1")
-    # A new model server is up before an old one goes: no request is refused meanwhile.
-    return _rolling(wanted.max_surge or "1", wanted.max_unavailable or "0")
-
-
-def _rolling(surge: str, unavailable: str) -> dict[str, Any]:
-    return {
-        "type": "RollingUpdate",
-        "rollingUpdate": {
-            "maxSurge": as_int_or_string(surge),
-            "maxUnavailable": as_int_or_string(unavailable),
-        },
-    }

@@ -14,6 +14,7 @@ from llmservice_operator.api.load_report import ReplicaLoad
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.termination_message import TerminationMessage
+from llmservice_operator.workload.replica import condition, is_ready
 
 _QUOTED_LIMIT: Final = 2000
 """Characters of another program's text in a message, so that the hint after it is never cut off."""
@@ -69,19 +70,11 @@ _SERVED_BEFORE: Final = with_hint(
 )
 
 
-def condition(manifest: Manifest, kind: str) -> Mapping[str, Any]:
-    """Return a condition of an object's status; an empty one where it has none of the kind."""
-    conditions = manifest.get("status", {}).get("conditions", [])
-    return next((each for each in conditions if each["type"] == kind), {})
-
-
-def is_ready(pod: Manifest) -> bool:
-    """Return whether the pod answers."""
-    return condition(pod, "Ready").get("status") == "True"
-
-
 def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -> Iterator[Problem]:
-    """Yield what keeps the pod from being ready: at most one thing."""
+    """Yield what keeps the pod from being ready: at most one thing.
+
+    `told` is the load report about the replica whose server is in the pod, where there is one.
+    """
     scheduled = condition(pod, "PodScheduled")
     server = _server_status(pod)
     waiting = server.get("state", {}).get("waiting", {})

@@ -1,4 +1,4 @@
-"""How many replicas the Deployment is to have, and whether that is ours to say.
+"""The number of replicas in the workload's manifest, and whether the operator sets it.
 
 While autoscaling is on, our manifest does not hold the number: sending one would undo the
 autoscaler's. Leaving it out must not lose it either. Server-side apply removes a field that nobody
@@ -20,45 +20,56 @@ from llmservice_operator.desired.manifest import is_owned_by
 
 
 @dataclass(frozen=True)
-class Replicas:
+class ReplicaCount:
     sent: int | None
-    """What our manifest of the Deployment says; None leaves it to the autoscaler."""
+    """spec.replicas of our manifest of the workload; None leaves it to the autoscaler."""
     annotations: Mapping[str, str]
-    """Of the Deployment: what is to be remembered about it."""
+    """Annotations of the workload that record the number."""
     is_kept_now: bool = False
-    """Whether `sent` was read from the live Deployment just now: it must not have changed since."""
+    """Whether `sent` was read from the live workload just now: it must not have changed since."""
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """The part of the workload's spec that sets the number; empty if the autoscaler does."""
+        return {} if self.sent is None else {"replicas": self.sent}
 
 
-def resolve_replicas(service: LLMService, live: Manifest | None) -> Replicas:
+def resolve_replicas(service: LLMService, live: Manifest | None) -> ReplicaCount:
     """Return the number of the spec; where it has none, the number at which autoscaling ended."""
     replicas = _resolve(service, live)
     return replace(replicas, sent=0) if service.spec.suspend else replicas
 
 
-def _resolve(service: LLMService, live: Manifest | None) -> Replicas:
+def _resolve(service: LLMService, live: Manifest | None) -> ReplicaCount:
     spec = service.spec
     if spec.autoscaling is not None:
-        return Replicas(None, {})
+        return ReplicaCount(None, {})
     if spec.replicas is not None:
-        return Replicas(spec.replicas, {})
+        return ReplicaCount(spec.replicas, {})
     if live is None or not is_owned_by(live, service):
-        return Replicas(1, {})
+        return ReplicaCount(1, {})
     kept = live["metadata"].get("annotations", {}).get(names.KEPT_REPLICAS_ANNOTATION)
     if kept is not None and kept.isdecimal():
         return _keeping(int(kept))
     if service.status.autoscaling is not None and service.status.autoscaling.desired_replicas:
-        return _keeping(live["spec"]["replicas"], now=True)
-    return Replicas(1, {})
+        return _keeping(asked_replicas(live), now=True)
+    return ReplicaCount(1, {})
 
 
-def _keeping(number: int, *, now: bool = False) -> Replicas:
-    return Replicas(number, {names.KEPT_REPLICAS_ANNOTATION: str(number)}, is_kept_now=now)
+def _keeping(number: int, *, now: bool = False) -> ReplicaCount:
+    return ReplicaCount(number, {names.KEPT_REPLICAS_ANNOTATION: str(number)}, is_kept_now=now)
+
+
+def asked_replicas(live: Manifest) -> int:
+    """Return how many replicas a live workload asks for."""
+    number: int = live["spec"].get("replicas", 1)
+    return number
 
 
 def first_replicas(service: LLMService) -> int:
-    """Return how many replicas a new Deployment of an autoscaled service begins with.
+    """Return how many replicas a new workload of an autoscaled service begins with.
 
-    As many as there were last when the Deployment was deleted under us.
+    As many as there were last, in case somebody deleted the workload.
     """
     autoscaling, status = service.spec.autoscaling, service.status.autoscaling
     if autoscaling is None or service.spec.suspend:
@@ -77,7 +88,7 @@ def is_handed_over(service: LLMService, live: Manifest) -> bool:
 def build_hand_over(live: Manifest, replicas: int) -> dict[str, Any]:
     """Build what the second field manager applies: the number alone.
 
-    It fails when the Deployment has changed since it was read.
+    It fails when the workload has changed since it was read.
     """
     metadata = live["metadata"]
     kept = ("name", "namespace", "uid", "resourceVersion")

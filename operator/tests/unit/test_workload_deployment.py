@@ -9,8 +9,8 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.environment import VARIABLES_WITH_A_FIELD, is_refused_variable
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import resolve_pin
 from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload import resolve_pin
 
 
 def objects(service: LLMService, settings: OperatorSettings = SETTINGS) -> list[Manifest]:

@@ -8,50 +8,27 @@ that does not exist.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.manifest import is_owned_by
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings
-
-
-@dataclass(frozen=True)
-class EnginePin:
-    image: str
-    version: str
-    """vLLM version that the arguments are written for."""
-    default_for: str | None = None
-    """Accelerator type whose default the image was; None when spec.engine.image names it.
-
-    Kept with the pin, because a default may be replaced when the accelerator changes, and an image
-    from the spec must go when the spec no longer names it.
-    """
-    assumed_version: str | None = None
-    """What an image from the spec is taken to hold while the spec names no version: what the
-    operator brought when the image came. None when that is `version`, and for images of ours.
-
-    Kept beside the one that the spec names, so that taking spec.engine.version away again gives
-    back what there was before it.
-    """
-    untried: bool = False
-    """Whether this is a default image that no replica has been ready with."""
+from llmservice_operator.workload.pin import EnginePin, pin_of_annotations
+from llmservice_operator.workload.registry import workload_of
 
 
 def resolve_pin(
-    service: LLMService, live_deployment: Manifest | None, settings: OperatorSettings
+    service: LLMService, live_workload: Manifest | None, settings: OperatorSettings
 ) -> EnginePin:
     """Return the image of the spec, else the one pinned in the status, else the running one, else
     the operator's default for the accelerator. A default that is untried is not pinned.
 
-    The live Deployment speaks for a status that was lost. Raises InvalidSpec when the spec wants a
+    The live workload replaces a status that was lost. Raises InvalidSpec when the spec wants a
     version without an image, and neither the pinned nor the default image holds it.
     """
     accelerator = service.spec.accelerator.type
-    kept = _pin_of_status(service) or _pin_of_deployment(service, live_deployment)
+    kept = _pin_of_status(service) or _pin_of_workload(service, live_workload)
     image, wanted = service.spec.engine.image, service.spec.engine.version
     images = settings.images
     if image is not None:
@@ -94,31 +71,8 @@ def _pin_of_status(service: LLMService) -> EnginePin | None:
     )
 
 
-def _pin_of_deployment(service: LLMService, live: Manifest | None) -> EnginePin | None:
+def _pin_of_workload(service: LLMService, live: Manifest | None) -> EnginePin | None:
     if live is None or not is_owned_by(live, service):
         return None
-    annotations = live["metadata"].get("annotations", {})
-    version = annotations.get(names.ENGINE_VERSION_ANNOTATION)
-    images = [
-        container["image"]
-        for container in live["spec"]["template"]["spec"]["containers"]
-        if container["name"] == names.SERVER_CONTAINER
-    ]
-    if version is None or not images:
-        return None
-    return EnginePin(
-        images[0],
-        version,
-        annotations.get(names.ENGINE_DEFAULT_FOR_ANNOTATION),
-        annotations.get(names.ENGINE_ASSUMED_VERSION_ANNOTATION),
-    )
-
-
-def pin_annotations(pin: EnginePin) -> dict[str, str]:
-    """Return the Deployment annotations from which a lost status is restored."""
-    annotations = {
-        names.ENGINE_VERSION_ANNOTATION: pin.version,
-        names.ENGINE_DEFAULT_FOR_ANNOTATION: pin.default_for,
-        names.ENGINE_ASSUMED_VERSION_ANNOTATION: pin.assumed_version,
-    }
-    return {key: value for key, value in annotations.items() if value is not None}
+    image = workload_of(service).pinned_image(live)
+    return None if image is None else pin_of_annotations(live, image)

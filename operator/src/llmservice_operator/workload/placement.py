@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from llmservice_operator import names
 from llmservice_operator.api.accelerator import DEFAULT_GPU_RESOURCE
@@ -11,19 +11,20 @@ from llmservice_operator.api.pods import Toleration
 from llmservice_operator.api.scheduling import TopologySpreadConstraint
 from llmservice_operator.api.spec import LLMService
 
-_REVISION_LABEL: Final = "pod-template-hash"
-"""Set by the Deployment: counts each revision apart, so that a rolling update ends spread too."""
 
+def build_placement(service: LLMService, revision_label: str) -> dict[str, Any]:
+    """Return the fields of the pod spec that decide where and as whom it runs, those set only.
 
-def build_placement(service: LLMService) -> dict[str, Any]:
-    """Return the fields of the pod spec that decide where and as whom it runs, those set only."""
+    Spread constraints count each revision by `revision_label`, so that a rolling update ends spread
+    too.
+    """
     template = service.spec.template
     fields = {
         "nodeSelector": dict(template.node_selector),
         "tolerations": [_toleration(each) for each in _tolerations(service)],
         "affinity": _as_written(template.affinity) if template.affinity else {},
         "topologySpreadConstraints": [
-            _spread(service, each) for each in template.topology_spread_constraints
+            _spread(service, each, revision_label) for each in template.topology_spread_constraints
         ],
         "priorityClassName": template.priority_class_name,
         "runtimeClassName": template.runtime_class_name,
@@ -67,11 +68,13 @@ def _toleration(toleration: Toleration) -> dict[str, Any]:
     return {field: value for field, value in written.items() if value != ""}
 
 
-def _spread(service: LLMService, constraint: TopologySpreadConstraint) -> dict[str, Any]:
+def _spread(
+    service: LLMService, constraint: TopologySpreadConstraint, revision_label: str
+) -> dict[str, Any]:
     written = _as_written(constraint)
     if constraint.label_selector is None:
         written["labelSelector"] = {"matchLabels": names.selector(service)}
-        written["matchLabelKeys"] = [_REVISION_LABEL]
+        written["matchLabelKeys"] = [revision_label]
     return written
 
 

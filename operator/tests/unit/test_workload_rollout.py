@@ -9,9 +9,14 @@ from core_support import NOW, SETTINGS, a_deployment, a_pod, a_service, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import EnginePin, decide_rollout, resolve_pin
-from llmservice_operator.observe import LiveObjects, Observation, observe
 from llmservice_operator.status import build_status
+from llmservice_operator.workload import (
+    EnginePin,
+    Observation,
+    decide_rollout,
+    observe_service,
+    resolve_pin,
+)
 
 PIN = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
 NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
@@ -176,8 +181,9 @@ def test_a_pod_waits_for_an_accelerator_since_the_scheduler_first_said_so() -> N
     old = a_pod(ready=True, template="old", created="2026-01-01T00:00:00Z")
     new = a_pod(unscheduled=NO_GPU)
     new["status"]["conditions"][-1]["lastTransitionTime"] = "2026-01-02T03:03:05Z"
-    live = LiveObjects(deployment=a_deployment(2, 1, 1), pods=(old, new))
-    since = observe(a_service(), live).waits_for_accelerator_since
+    since = observe_service(
+        a_service(), a_deployment(2, 1, 1), (old, new)
+    ).waits_for_accelerator_since
     assert since == NOW - timedelta(seconds=60)
 
 
@@ -186,8 +192,8 @@ def test_a_pod_that_waits_is_seen_beside_one_created_in_the_same_second(order: i
     new = a_pod(unscheduled=NO_GPU)
     new["status"]["conditions"][-1]["lastTransitionTime"] = "2026-01-02T03:03:05Z"
     pods = (a_pod(ready=True, template="old"), new)[::order]
-    live = LiveObjects(deployment=a_deployment(2, 1, 1), pods=pods)
-    assert observe(a_service(), live).waits_for_accelerator_since is not None
+    seen = observe_service(a_service(), a_deployment(2, 1, 1), pods)
+    assert seen.waits_for_accelerator_since is not None
 
 
 @pytest.mark.parametrize(
@@ -202,5 +208,6 @@ def test_a_pod_that_waits_is_seen_beside_one_created_in_the_same_second(order: i
 def test_waiting_for_anything_else_gives_no_accelerator_up(
     spec: dict[str, Any], unscheduled: str | None
 ) -> None:
-    live = LiveObjects(deployment=a_deployment(2, 1, 1), pods=(a_pod(unscheduled=unscheduled),))
-    assert observe(a_service(spec), live).waits_for_accelerator_since is None
+    pods = (a_pod(unscheduled=unscheduled),)
+    seen = observe_service(a_service(spec), a_deployment(2, 1, 1), pods)
+    assert seen.waits_for_accelerator_since is None

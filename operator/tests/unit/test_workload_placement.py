@@ -7,7 +7,8 @@ import pytest
 from core_support import SETTINGS, a_service, as_live, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import is_up_to_date, resolve_pin
+from llmservice_operator.desired import is_up_to_date
+from llmservice_operator.workload import resolve_pin
 
 EVERYTHING: dict[str, Any] = {
     "nodeSelector": {"nvidia.com/gpu.product": "H100"},

@@ -1,0 +1,48 @@
+"""The workload of a service: the object that keeps its replicas running.
+
+`Workload` is what the operator has to know about a kind of workload, `WORKLOADS` lists the kinds.
+A replica is one copy of the model that serves requests, whatever the number of its pods; outside of
+this package nothing assumes that it is one pod, or that the workload is a Deployment.
+"""
+
+from __future__ import annotations
+
+from llmservice_operator.workload.observation import Observation, observe_service
+from llmservice_operator.workload.pin import EnginePin, pin_annotations
+from llmservice_operator.workload.pin_choice import resolve_pin
+from llmservice_operator.workload.pod_problems import Problem
+from llmservice_operator.workload.protocol import Workload, WorkloadState
+from llmservice_operator.workload.registry import WORKLOADS, replicas_of, workload_of
+from llmservice_operator.workload.replica import Replica
+from llmservice_operator.workload.replica_count import (
+    ReplicaCount,
+    asked_replicas,
+    build_hand_over,
+    first_replicas,
+    is_handed_over,
+    resolve_replicas,
+)
+from llmservice_operator.workload.rollout import RolloutDecision, decide_rollout
+
+__all__ = [
+    "WORKLOADS",
+    "EnginePin",
+    "Observation",
+    "Problem",
+    "Replica",
+    "ReplicaCount",
+    "RolloutDecision",
+    "Workload",
+    "WorkloadState",
+    "asked_replicas",
+    "build_hand_over",
+    "decide_rollout",
+    "first_replicas",
+    "is_handed_over",
+    "observe_service",
+    "pin_annotations",
+    "replicas_of",
+    "resolve_pin",
+    "resolve_replicas",
+    "workload_of",
+]

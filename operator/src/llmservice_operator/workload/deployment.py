@@ -1,0 +1,133 @@
+"""The Deployment: a replica is one pod of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.fields import as_int_or_string
+from llmservice_operator.api.lifecycle import RolloutType
+from llmservice_operator.api.reasons import Reason
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.kinds import DEPLOYMENTS, Kind
+from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload.pin import EnginePin
+from llmservice_operator.workload.pod_problems import Problem, quoted, with_hint
+from llmservice_operator.workload.pod_template import build_pod_template, server_image
+from llmservice_operator.workload.protocol import Workload, WorkloadState
+from llmservice_operator.workload.replica import Replica, condition
+from llmservice_operator.workload.replica_count import ReplicaCount, asked_replicas
+
+IMAGE_PULL_BUDGET_SECONDS: Final = 20 * 60
+"""Longest that scheduling a pod and pulling its image (about 10 GB) may take. A judgement."""
+
+REVISION_HISTORY_LIMIT: Final = 3
+"""Old ReplicaSets kept for `kubectl rollout undo`-style reading; each is an object to store."""
+
+_REVISION_LABEL: Final = "pod-template-hash"
+"""The Deployment controller gives each ReplicaSet a value of its own."""
+
+
+class _Deployment:
+    kind: Kind = DEPLOYMENTS
+
+    def runs(self, service: LLMService) -> bool:
+        """Every service: one pod holds the whole model."""
+        return True
+
+    def made(self, pod: Manifest) -> bool:
+        """Every pod: a service has no others."""
+        return True
+
+    def name(self, service: LLMService) -> str:
+        return names.workload(service)
+
+    def build_spec(
+        self,
+        service: LLMService,
+        settings: OperatorSettings,
+        pin: EnginePin,
+        count: ReplicaCount,
+    ) -> dict[str, Any]:
+        return {
+            **count.fields,
+            "selector": {"matchLabels": names.selector(service)},
+            "strategy": _strategy(service),
+            "progressDeadlineSeconds": _progress_deadline(service),
+            "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
+            "template": build_pod_template(service, settings, pin, _REVISION_LABEL),
+        }
+
+    def state_of(self, live: Manifest) -> WorkloadState:
+        status = live.get("status", {})
+        generation = live["metadata"].get("generation", 0)
+        return WorkloadState(
+            asked=asked_replicas(live),
+            replicas=status.get("replicas", 0),
+            ready=status.get("readyReplicas", 0),
+            is_current=status.get("observedGeneration", 0) >= generation,
+            updated=status.get("updatedReplicas", 0),
+            is_stuck=condition(live, "Progressing").get("reason") == "ProgressDeadlineExceeded",
+            problems=tuple(_problems(live)),
+        )
+
+    def replicas_of(self, pods: Iterable[Manifest]) -> Iterator[Replica]:
+        for pod in pods:
+            yield Replica(pod, pod["metadata"].get("labels", {}).get(_REVISION_LABEL))
+
+    def pinned_image(self, live: Manifest) -> str | None:
+        return server_image(live["spec"]["template"])
+
+    def scale_reference(self, service: LLMService) -> dict[str, str]:
+        return {
+            "apiVersion": self.kind.api_version,
+            "kind": self.kind.kind,
+            "name": self.name(service),
+        }
+
+    def server_selector(self, service: LLMService) -> dict[str, str]:
+        return names.selector(service)
+
+
+DEPLOYMENT: Final[Workload] = _Deployment()
+
+
+def _progress_deadline(service: LLMService) -> int:
+    """Return when a rollout without progress is stuck: never while a pod may still be starting."""
+    chosen = service.spec.rollout_strategy.progress_deadline_seconds
+    return chosen or service.spec.startup.timeout_seconds + IMAGE_PULL_BUDGET_SECONDS
+
+
+def _strategy(service: LLMService) -> dict[str, Any]:
+    """Build the strategy; it stands beside the pod template, so that it restarts no pod."""
+    wanted = service.spec.rollout_strategy
+    if wanted.type is RolloutType.RECREATE:
+        return {"type": "Recreate"}
+    if wanted.type is RolloutType.AUTO and service.status.rollout is not None:
+        return _rolling("0", "1")
+    # A new model server is up before an old one goes: no request is refused meanwhile.
+    return _rolling(wanted.max_surge or "1", wanted.max_unavailable or "0")
+
+
+def _rolling(surge: str, unavailable: str) -> dict[str, Any]:
+    return {
+        "type": "RollingUpdate",
+        "rollingUpdate": {
+            "maxSurge": as_int_or_string(surge),
+            "maxUnavailable": as_int_or_string(unavailable),
+        },
+    }
+
+
+def _problems(live: Manifest) -> Iterator[Problem]:
+    failure = condition(live, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return
+    said = quoted(failure.get("message"))
+    if "exceeded quota" in said:
+        said = f"A ResourceQuota of the namespace refuses the pod: {said}"
+        yield with_hint(Reason.QUOTA_EXCEEDED, said)
+    else:
+        yield with_hint(Reason.POD_REFUSED, f"The API server refuses the pod: {said}")

@@ -1,0 +1,117 @@
+"""Live objects -> Observation: the cluster's state of one service, reduced to what is reported.
+
+Of everything that keeps a replica from being ready, the problem whose reason has the lowest rank is
+reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.reasons import Reason
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.workload.pod_problems import Problem, pod_problems
+from llmservice_operator.workload.registry import replicas_of, workload_of
+from llmservice_operator.workload.replica import Replica, condition
+
+
+@dataclass(frozen=True)
+class Observation:
+    asked: int | None = None
+    """Replicas that the workload asks for; None while there is no workload."""
+    replicas: int = 0
+    """Replicas that exist, of this spec or an earlier one."""
+    updated_replicas: int = 0
+    """Replicas of the present spec."""
+    ready_replicas: int = 0
+    """Replicas that answer."""
+    is_rolled_out: bool = False
+    """Whether the workload's controller saw the present manifest and has nothing left to do."""
+    is_stuck: bool = False
+    """Whether the rollout made no progress within its deadline."""
+    waits_for_accelerator_since: datetime | None = None
+    """Since when a pod of the present spec finds no node with enough free accelerators."""
+    not_ready_since: datetime | None = None
+    """Since when the replica of the present spec that waits longest has not been ready."""
+    has_loaded_model: bool = False
+    """Whether a replica of the present spec is ready."""
+    problem: Problem | None = None
+    """The most useful thing to know about a replica that is not ready; None when all are, or when
+    nothing hinders them and their containers do not run yet."""
+
+
+def observe_service(
+    service: LLMService,
+    live: Manifest | None,
+    pods: Iterable[Manifest],
+    report: LoadReport | None = None,
+) -> Observation:
+    """Reduce the live workload of a service and its pods.
+
+    `report` is what the model servers say about themselves; None while no metrics server answers.
+    """
+    if live is None:
+        return Observation()
+    state = workload_of(service).state_of(live)
+    if not state.is_current:
+        # Its counts of replicas are still true, what it says about the present spec is not.
+        return Observation(asked=state.asked, replicas=state.replicas, ready_replicas=state.ready)
+    present = _newest_revision(replicas_of(pods)) if state.updated else []
+    found = list(_problems_of_pods(service, present, report))
+    problems = [*state.problems, *(problem for _, problem in found)]
+    if state.is_stuck:
+        problems.append(_stuck(service))
+    waits = (
+        condition(pod, "PodScheduled").get("lastTransitionTime")
+        for pod, problem in found
+        if problem.reason is Reason.WAITING_FOR_GPU
+    )
+    unready = (replica.not_ready_since for replica in present)
+    return Observation(
+        asked=state.asked,
+        replicas=state.replicas,
+        updated_replicas=state.updated,
+        ready_replicas=state.ready,
+        is_rolled_out=state.replicas == state.updated == state.ready == state.asked,
+        is_stuck=state.is_stuck,
+        waits_for_accelerator_since=min(
+            (datetime.fromisoformat(since) for since in waits if since), default=None
+        ),
+        not_ready_since=min((since for since in unready if since), default=None),
+        has_loaded_model=any(replica.is_ready for replica in present),
+        problem=min(problems, key=lambda each: (each.reason.rank, each.reason), default=None),
+    )
+
+
+def _newest_revision(replicas: Iterable[Replica]) -> list[Replica]:
+    """Return the replicas that stay, of the pod template that replicas were last created from.
+
+    The pods carry the name of their template; the workload does not say which one is the present.
+    """
+    staying = [replica for replica in replicas if not replica.is_leaving]
+    if not staying:
+        return []
+    # Of those created within the same second the one that is not ready yet is likely the newer.
+    newest = max(staying, key=lambda each: (each.created, not each.is_ready))
+    return [replica for replica in staying if replica.revision == newest.revision]
+
+
+def _problems_of_pods(
+    service: LLMService, replicas: Iterable[Replica], report: LoadReport | None
+) -> Iterator[tuple[Manifest, Problem]]:
+    """Yield each pod that hinders its replica, with the reason."""
+    loads = {each.pod: each for each in report.replicas} if report else {}
+    for replica in replicas:
+        for pod in replica.pods:
+            load = loads.get(replica.name) if pod is replica.server else None
+            for problem in pod_problems(service, pod, load):
+                yield pod, problem
+
+
+def _stuck(service: LLMService) -> Problem:
+    reason = Reason.ROLLOUT_STUCK
+    return Problem(reason, f"{reason.meaning} {reason.hint.replace('NAME', service.name)}")

@@ -1,0 +1,54 @@
+"""The engine pin: the image and engine version that a service stays on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+
+
+@dataclass(frozen=True)
+class EnginePin:
+    image: str
+    version: str
+    """vLLM version that the arguments are written for."""
+    default_for: str | None = None
+    """Accelerator type whose default the image was; None when spec.engine.image names it.
+
+    Kept with the pin, because a default may be replaced when the accelerator changes, and an image
+    from the spec must go when the spec no longer names it.
+    """
+    assumed_version: str | None = None
+    """What an image from the spec is taken to hold while the spec names no version: what the
+    operator brought when the image came. None when that is `version`, and for images of ours.
+
+    Kept beside the one that the spec names, so that taking spec.engine.version away again gives
+    back what there was before it.
+    """
+    untried: bool = False
+    """Whether this is a default image that no replica has been ready with."""
+
+
+def pin_annotations(pin: EnginePin) -> dict[str, str]:
+    """Return the workload's annotations from which a lost status is restored."""
+    annotations = {
+        names.ENGINE_VERSION_ANNOTATION: pin.version,
+        names.ENGINE_DEFAULT_FOR_ANNOTATION: pin.default_for,
+        names.ENGINE_ASSUMED_VERSION_ANNOTATION: pin.assumed_version,
+    }
+    return {key: value for key, value in annotations.items() if value is not None}
+
+
+def pin_of_annotations(live: Manifest, image: str) -> EnginePin | None:
+    """Return the pin that a live workload with this image records; None if it records none."""
+    annotations = live["metadata"].get("annotations", {})
+    version = annotations.get(names.ENGINE_VERSION_ANNOTATION)
+    if version is None:
+        return None
+    return EnginePin(
+        image,
+        version,
+        annotations.get(names.ENGINE_DEFAULT_FOR_ANNOTATION),
+        annotations.get(names.ENGINE_ASSUMED_VERSION_ANNOTATION),
+    )

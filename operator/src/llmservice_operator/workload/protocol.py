@@ -1,0 +1,93 @@
+"""What the operator has to know about a kind of workload: an object that keeps replicas running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.kinds import Kind
+from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload.pin import EnginePin
+from llmservice_operator.workload.pod_problems import Problem
+from llmservice_operator.workload.replica import Replica
+from llmservice_operator.workload.replica_count import ReplicaCount
+
+
+@dataclass(frozen=True)
+class WorkloadState:
+    """What the status of a live workload says. Every number counts replicas, whatever their pods.
+
+    Of `updated`, `is_stuck` and `problems` nothing is known while the state is not current.
+    """
+
+    asked: int
+    """Replicas that the workload asks for."""
+    replicas: int
+    """Replicas that exist, of the present pod template or an earlier one."""
+    ready: int
+    is_current: bool
+    """Whether the workload's controller has seen the present manifest."""
+    updated: int = 0
+    """Replicas of the present pod template."""
+    is_stuck: bool = False
+    """Whether the rollout made no progress within its deadline."""
+    problems: tuple[Problem, ...] = ()
+    """What keeps the controller from creating pods."""
+
+
+class Workload(Protocol):
+    """One kind of workload. Of every kind `spec.replicas` is the number of its replicas."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    def runs(self, service: LLMService) -> bool:
+        """Return whether the service is run by a workload of this kind."""
+        ...
+
+    def made(self, pod: Manifest) -> bool:
+        """Return whether the pod belongs to a workload of this kind."""
+        ...
+
+    def name(self, service: LLMService) -> str:
+        """Return the name of the service's workload."""
+        ...
+
+    def build_spec(
+        self,
+        service: LLMService,
+        settings: OperatorSettings,
+        pin: EnginePin,
+        count: ReplicaCount,
+    ) -> dict[str, Any]:
+        """Build the spec of the workload.
+
+        Raises InvalidSpec when the engine cannot be run as the spec asks.
+        """
+        ...
+
+    def state_of(self, live: Manifest) -> WorkloadState:
+        """Read the state from a live workload."""
+        ...
+
+    def replicas_of(self, pods: Iterable[Manifest]) -> Iterable[Replica]:
+        """Group pods of this kind of workload, none of which has ended for good, into replicas.
+
+        Pods without that of their server are no replica.
+        """
+        ...
+
+    def pinned_image(self, live: Manifest) -> str | None:
+        """Return the image of the model server in a live workload."""
+        ...
+
+    def scale_reference(self, service: LLMService) -> dict[str, str]:
+        """Return the reference by which an autoscaler finds the workload."""
+        ...
+
+    def server_selector(self, service: LLMService) -> Mapping[str, str]:
+        """Return labels that select one pod of each replica: the one with its server."""
+        ...

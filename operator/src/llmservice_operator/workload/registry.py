@@ -1,0 +1,39 @@
+"""The kinds of workload, and which of them a service or a pod belongs to."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.workload.deployment import DEPLOYMENT
+from llmservice_operator.workload.protocol import Workload
+from llmservice_operator.workload.replica import Replica, is_over
+
+WORKLOADS: Final[tuple[Workload, ...]] = (DEPLOYMENT,)
+"""Each kind of workload; the first that a service or a pod fits is its own, the last fits all."""
+
+
+def workload_of(service: LLMService) -> Workload:
+    """Return the kind of workload that runs the service."""
+    return next(each for each in WORKLOADS if each.runs(service))
+
+
+def replicas_of(pods: Iterable[Manifest]) -> list[Replica]:
+    """Group the pods of one service into replicas; pods that have ended for good are in none.
+
+    Each pod says itself which kind of workload made it, because a service may have pods of two:
+    those of the present kind and those that still end.
+    """
+    pods_by_kind = defaultdict[int, list[Manifest]](list)
+    for pod in pods:
+        if not is_over(pod):
+            number = next(number for number, each in enumerate(WORKLOADS) if each.made(pod))
+            pods_by_kind[number].append(pod)
+    return [
+        replica
+        for number, workload in enumerate(WORKLOADS)
+        for replica in workload.replicas_of(pods_by_kind[number])
+    ]

@@ -1,0 +1,103 @@
+"""One replica of a service: the pods that together run one model server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from llmservice_operator.api import Manifest
+
+
+def condition(manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Return a condition of an object's status; an empty one where it has none of the kind."""
+    conditions = manifest.get("status", {}).get("conditions", [])
+    return next((each for each in conditions if each["type"] == kind), {})
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Return whether the pod is Ready."""
+    return condition(pod, "Ready").get("status") == "True"
+
+
+def is_over(pod: Manifest) -> bool:
+    """Return whether the pod's containers have ended for good, as those of an evicted pod have."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
+
+
+@dataclass(frozen=True)
+class Replica:
+    """One copy of the model that serves requests. It is as ready as the least ready of its pods."""
+
+    server: Manifest
+    """The pod that answers requests, probes and scrapes."""
+    revision: str | None
+    """Name of the pod template that the pods were made from; None if they do not say."""
+    workers: tuple[Manifest, ...] = ()
+    """Further pods that hold a part of the model; none where one pod holds the whole."""
+    size: int = 1
+    """Pods that the replica needs in order to serve."""
+
+    @property
+    def name(self) -> str:
+        """The name of the server's pod."""
+        return str(self.server["metadata"]["name"])
+
+    @property
+    def pods(self) -> tuple[Manifest, ...]:
+        return (self.server, *self.workers)
+
+    @property
+    def address(self) -> str | None:
+        """Where the server can be scraped; None before its pod has an IP address."""
+        address: str | None = self.server.get("status", {}).get("podIP")
+        return address
+
+    @property
+    def created(self) -> datetime:
+        """When the first of the pods was created."""
+        return min(map(_created, self.pods))
+
+    @property
+    def is_ready(self) -> bool:
+        return len(self.pods) >= self.size and all(map(is_ready, self.pods))
+
+    @property
+    def ready_since(self) -> datetime | None:
+        """When the last of the pods became Ready; None while one is not."""
+        if not self.is_ready:
+            return None
+        changes = [condition(pod, "Ready").get("lastTransitionTime") for pod in self.pods]
+        return max((datetime.fromisoformat(each) for each in changes if each), default=None)
+
+    @property
+    def not_ready_since(self) -> datetime | None:
+        """When the first of the pods that are not Ready ceased to be, or was created.
+
+        None when all that exist are Ready.
+        """
+        return min((_not_ready_since(pod) for pod in self.pods if not is_ready(pod)), default=None)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether one of the pods is being deleted: the others cannot serve without it."""
+        return any("deletionTimestamp" in pod["metadata"] for pod in self.pods)
+
+    @property
+    def serves(self) -> bool:
+        return self.is_ready and not self.is_leaving
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's container has been started."""
+        return bool(self.server.get("status", {}).get("phase") == "Running")
+
+
+def _created(pod: Manifest) -> datetime:
+    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+
+
+def _not_ready_since(pod: Manifest) -> datetime:
+    changed: str | None = condition(pod, "Ready").get("lastTransitionTime")
+    return datetime.fromisoformat(changed) if changed else _created(pod)
