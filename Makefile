@@ -22,10 +22,10 @@ help:  ## List the commands
 ## Set up ------------------------------------------------------------------------------------------
 
 .PHONY: setup
-setup: .venv/.ready  ## Python environment of the workspace (bootstraps uv)
+setup: .venv/.ready  ## Create the Python environment of the workspace (bootstraps uv)
 
 .PHONY: setup-system
-setup-system: setup  ## Debian packages of the local cluster (needs root)
+setup-system: setup  ## Install the Debian packages of the local cluster (needs root)
 	@$(RUN) localkube setup
 
 $(CURDIR)/.uv/bin/uv:
@@ -41,16 +41,16 @@ $(CURDIR)/.uv/bin/uv:
 ## See it work -------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: setup  ## From nothing to an answer: cluster, images, chart, an example, a question (CLUSTER=local|kind)
+demo: setup  ## Build and start everything, deploy an example and ask it a question (CLUSTER=local|kind)
 	@$(if $(filter local,$(CLUSTER)),$(RUN) localkube setup)
 	@$(RUN) python e2e/demo.py --cluster $(CLUSTER) --name $(NAME)
 
 .PHONY: up
-up: setup-system  ## Bring up the local cluster (KUBERNETES=1.34 for that version, here and with demo and test)
+up: setup-system  ## Start the local cluster (KUBERNETES=1.34 selects that version, also for demo and test)
 	@$(RUN) localkube up --name $(NAME)
 
 .PHONY: down
-down: setup  ## Take the local cluster down; images and models stay cached
+down: setup  ## Remove the local cluster; images and models stay cached
 	@$(RUN) localkube down --name $(NAME)
 
 .PHONY: images
@@ -68,24 +68,24 @@ render: setup  ## Print the objects of one LLMService: make render F=crds/exampl
 ## Check it ----------------------------------------------------------------------------------------
 
 .PHONY: test
-test: setup  ## Everything that needs no GPU, on real parts; ends with a table of the tiers
+test: setup  ## Run every test tier that needs no GPU; ends with a table of the tiers
 	@$(RUN) localkube setup
 	@$(RUN) python e2e/tiers.py
 
 .PHONY: tier
-tier: setup  ## One tier alone: make tier T=unit (T=list prints them)
+tier: setup  ## Run a single tier: make tier T=unit (T=list lists the tiers)
 	@$(RUN) python e2e/tiers.py $(T)
 
 .PHONY: e2e
-e2e: setup  ## The end-to-end tier; with KUBECONFIG set it runs on that cluster
+e2e: setup  ## Run the end-to-end tier; with KUBECONFIG set it runs on that cluster
 	@$(RUN) python e2e/tiers.py e2e $(if $(KUBECONFIG),--on-kubeconfig)
 
 .PHONY: lint
-lint: setup  ## Style, types, layers, generated files
+lint: setup  ## Check style, types, layers and generated files
 	@$(RUN) python e2e/tiers.py lint
 
 .PHONY: fmt
-fmt: setup  ## Format and fix what can be fixed
+fmt: setup  ## Format the code and apply automatic fixes
 	@$(RUN) ruff format . && $(RUN) ruff check --fix .
 
 .PHONY: generate
@@ -96,24 +96,24 @@ generate: setup  ## Rewrite generated files (CRD and its copy in the chart, the 
 	@for page in conditions engine-flags; do $(RUN) llmservice-operator reference $$page > docs/$$page.md; done
 
 .PHONY: flag-tables
-flag-tables: setup  ## Write flags and signatures of one vLLM version from its wheel: make flag-tables V=0.32.0
+flag-tables: setup  ## Write the flags and signatures of a vLLM version from its wheel: make flag-tables V=0.32.0
 	@$(RUN) python server_image/flag_tables.py $(or $(V),$(shell cat server_image/requirements/vllm-version))
 
 .PHONY: golden
-golden: setup  ## Rewrite the objects of all examples (operator/tests/golden); read the diff
+golden: setup  ## Rewrite the objects of all examples (operator/tests/golden); review the diff
 	@$(RUN) pytest -q operator/tests/unit -k golden --update-golden
 
 .PHONY: golden-chart
-golden-chart: setup  ## Rewrite what the chart renders, and the values in its README; needs helm, which it builds
+golden-chart: setup  ## Rewrite the chart's rendered objects and the values in its README; builds helm
 	@$(RUN) localkube build
 	@$(RUN) pytest -q charts/llmservice-operator/tests/render --update-golden
 
 .PHONY: engine-env
-engine-env: setup  ## The Python environment with vLLM on CPU; prints its path
+engine-env: setup  ## Create the Python environment with vLLM for the CPU; prints its path
 	@$(RUN) python server_image/engine_env.py
 
 .PHONY: test-keda
-test-keda: setup  ## Scale through a real KEDA, built from its Go module (first time: about 10 minutes)
+test-keda: setup  ## Test scaling through a real KEDA, built from its Go module (first time: about 10 minutes)
 	@$(RUN) localkube setup
 	@$(RUN) localkube up --api-only --name test-keda
 	@$(RUN) localkube keda start --name test-keda
@@ -121,7 +121,7 @@ test-keda: setup  ## Scale through a real KEDA, built from its Go module (first 
 	$(RUN) localkube down --name test-keda; exit $$failed
 
 .PHONY: test-autoscaling
-test-autoscaling: setup  ## Load on a full cluster brings pods and takes them away again (10 minutes, the whole machine)
+test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 minutes, uses the whole machine)
 	@$(RUN) localkube setup
 	@$(RUN) localkube models > /dev/null
 	@images=$$($(RUN) localkube images build all --json) && $(RUN) localkube up --name test-autoscaling && \
@@ -129,7 +129,7 @@ test-autoscaling: setup  ## Load on a full cluster brings pods and takes them aw
 	$(RUN) localkube down --name test-autoscaling; exit $$failed; }
 
 .PHONY: test-serving-long
-test-serving-long: $(addprefix long-,$(or $(PART),hostile rollouts deaths stock))  ## 20,000 hostile requests, 100 rollouts, 50 deaths, 10 rollouts of stock vLLM (an hour; PART=hostile runs one part)
+test-serving-long: $(addprefix long-,$(or $(PART),hostile rollouts deaths stock))  ## Test the server for long: hostile requests, rollouts, engine deaths, stock vLLM (an hour; PART=hostile runs one part)
 
 .PHONY: long-hostile long-rollouts long-deaths long-stock long-models
 long-hostile: long-models
@@ -146,25 +146,25 @@ long-models: setup
 ## Measure it -------------------------------------------------------------------------------------
 
 .PHONY: bench-scaling
-bench-scaling: setup  ## The autoscaler against an oracle and its peers, simulated; ends with a line per gate
+bench-scaling: setup  ## Simulate the autoscaler, others and an oracle; ends with a line per gate
 	@PYTHONPATH=bench $(RUN) python -m scaling
 
 .PHONY: bench-scaling-full
-bench-scaling-full: setup  ## The same on every cell; writes bench/scaling/results (CSV and plots)
+bench-scaling-full: setup  ## Simulate every cell; writes bench/scaling/results (CSV and plots)
 	@PYTHONPATH=bench $(RUN) python -m scaling --full
 
 .PHONY: bench-serving
-bench-serving: setup  ## The server against stock vLLM, batching, speculation; ends with a line per gate
+bench-serving: setup  ## Measure the server against stock vLLM, batching and speculation; ends with a line per gate
 	@PYTHONPATH=bench $(RUN) python -m serving $(PART)
 
 .PHONY: bench-utilization
-bench-utilization: setup  ## Is the effective GPU utilization the true load of a real engine? Ends with a line for the gate
+bench-utilization: setup  ## Compare the effective GPU utilization with the true load of a real engine; ends with a line for the gate
 	@PYTHONPATH=bench $(RUN) python -m utilization
 
 ## Leave -------------------------------------------------------------------------------------------
 
 .PHONY: clean
-clean: setup  ## Remove everything: clusters, images, models, caches, environments
+clean: setup  ## Remove clusters, images, models, caches and environments
 	@$(RUN) localkube clean --cache
 	@rm -rf .venv .uv .tiers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage* dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -87,21 +87,25 @@ async def run_metrics_server(settings: OperatorSettings) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="llmservice-operator",
-        description="Serves language models on Kubernetes as LLMService objects say.",
+        description="Runs language models on Kubernetes from LLMService objects.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("run", help="watch the cluster and serve every LLMService in it")
-    commands.add_parser("metrics-server", help="measure the load of every LLMService and serve it")
-    render = commands.add_parser("render", help="print what an LLMService becomes; no cluster used")
+    commands.add_parser("run", help="run the operator")
+    commands.add_parser(
+        "metrics-server", help="run the metrics server, which measures the load of every LLMService"
+    )
+    render = commands.add_parser(
+        "render", help="print the objects of an LLMService, without a cluster"
+    )
     render.add_argument(
         "-f",
         "--file",
         required=True,
         type=Path,
-        help="YAML file with one or more LLMServices, - for standard input",
+        help="YAML file with one or more LLMServices; - reads standard input",
     )
     commands.add_parser("crd", help="print the CustomResourceDefinition")
-    commands.add_parser("chart-rules", help="print the chart's templates of the rules to grant")
+    commands.add_parser("chart-rules", help="print the chart's RBAC rules")
     reference = commands.add_parser("reference", help="print a page of the documentation")
     reference.add_argument("page", choices=PAGES)
     return parser

@@ -1,7 +1,7 @@
-"""Entry point: heeds SIGTERM before anything slow is imported.
+"""Entry point: handles SIGTERM before any slow import.
 
-As process 1 of a container a program that has no handler yet never hears of a signal: the pod
-would then live through its whole termination grace.
+Process 1 of a container receives no signal that it has no handler for. Without an early handler, a
+pod that is stopped while it imports would stay for its whole termination grace period.
 """
 
 import os

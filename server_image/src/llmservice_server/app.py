@@ -1,4 +1,6 @@
-"""The application on the API port: ours outside, the engine's own OpenAI application inside."""
+"""The application on the API port: the server's own outside, the engine's OpenAI application
+inside.
+"""
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -9,7 +11,7 @@ from llmservice_server.gate import Admission, Gate
 
 
 def create_app(admission: Admission) -> FastAPI:
-    """Return the application as it is before the engine is loaded: it refuses with 503."""
+    """Return the application without an engine; it refuses requests with 503."""
     app = FastAPI(title="LLMService", openapi_url=None, redirect_slashes=False)
     app.add_exception_handler(HTTPException, answer_http_exception)
     app.add_exception_handler(Exception, answer_unexpected)
@@ -19,5 +21,5 @@ def create_app(admission: Admission) -> FastAPI:
 
 
 def attach_engine_app(app: FastAPI, engine_app: ASGIApp) -> None:
-    """Put the engine's application behind the gate, which then calls it without a detour."""
+    """Put the engine's application behind the gate, which then calls it directly."""
     app.state.engine_app = engine_app

@@ -1,4 +1,4 @@
-"""Command line of the model server: engine flags in, an exit code out."""
+"""Command line of the model server: reads engine flags and returns an exit code."""
 
 import asyncio
 import importlib.util
@@ -25,20 +25,20 @@ Engine flags are those of `vllm serve`, except the ones of its HTTP listener (--
 environment:
   LLMSERVICE_API_PORT               port of the API (8000)
   LLMSERVICE_MANAGEMENT_PORT        port of /livez /startupz /readyz /metrics (9090)
-  LLMSERVICE_PRE_STOP_SECONDS       how long requests are still served after SIGTERM (5)
-  LLMSERVICE_DRAIN_TIMEOUT_SECONDS  longest wait for requests in flight after that (600)
-  LLMSERVICE_REQUEST_TIMEOUT_SECONDS  longest time for one request, 0 for no limit (600)
-  LLMSERVICE_ENGINE_HANG_SECONDS    no step for so long with work waiting: not alive (120)
-  LLMSERVICE_MAX_BODY_BYTES         longest body of a request (16777216)
-  LLMSERVICE_MAX_CHOICES            most answers to one request, its `n` (128)
-  LLMSERVICE_API_KEYS_DIRECTORY     folder whose files hold an API key each; unset: no key needed
-  LLMSERVICE_SHARED_CACHE_DIRECTORY folder shared by servers, of which one fills the model cache
-  LLMSERVICE_CACHE_TAKEOVER_SECONDS no sign of life for so long: another fills it (60)
+  LLMSERVICE_PRE_STOP_SECONDS       time to serve requests after SIGTERM (5)
+  LLMSERVICE_DRAIN_TIMEOUT_SECONDS  maximum time to finish requests after that (600)
+  LLMSERVICE_REQUEST_TIMEOUT_SECONDS  maximum time of a request; 0: no limit (600)
+  LLMSERVICE_ENGINE_HANG_SECONDS    time without an engine step until not alive (120)
+  LLMSERVICE_MAX_BODY_BYTES         maximum size of a request body (16777216)
+  LLMSERVICE_MAX_CHOICES            maximum `n` of a request (128)
+  LLMSERVICE_API_KEYS_DIRECTORY     folder with one API key per file; unset: no key
+  LLMSERVICE_SHARED_CACHE_DIRECTORY model cache that several servers share
+  LLMSERVICE_CACHE_TAKEOVER_SECONDS time until another server fills it (60)
   LLMSERVICE_ADMINISTRATION_ROUTES  true opens vLLM's administration routes (false)
-  LLMSERVICE_SLO_TTFT_MILLISECONDS  time to first token that /autoscale judges requests by
-  LLMSERVICE_SLO_ITL_MILLISECONDS   time between tokens that /autoscale judges requests by
+  LLMSERVICE_SLO_TTFT_MILLISECONDS  limit of the time to first token for /autoscale
+  LLMSERVICE_SLO_ITL_MILLISECONDS   limit of the time between tokens for /autoscale
   LLMSERVICE_TERMINATION_LOG        file for the reason of a failure (/dev/termination-log)
-  HF_ENDPOINT, HF_TOKEN, HF_HOME    hub address, token and cache, as everywhere
+  HF_ENDPOINT, HF_TOKEN, HF_HOME    address, token and cache of the hub
 """
 
 
@@ -70,10 +70,10 @@ def _print_engine_help() -> int:
 
 
 def _serve(arguments: Sequence[str], settings: ServerSettings) -> NoReturn:
-    """Run the server and end the process with its exit code.
+    """Run the server and exit with its exit code.
 
-    The process ends without waiting for its threads: an import or a load that SIGTERM has
-    overtaken would hold it for minutes.
+    The process exits without waiting for its threads: an import or a load that is running when
+    SIGTERM arrives would delay the exit for minutes.
     """
     from llmservice_server.listener import PortUnavailable
     from llmservice_server.serve import Server
@@ -94,7 +94,7 @@ def _serve(arguments: Sequence[str], settings: ServerSettings) -> NoReturn:
 
 
 def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return the fast event loop that vLLM brings along, None where it is not installed."""
+    """Return the fast event loop that ships with vLLM; None where it is not installed."""
     if importlib.util.find_spec("uvloop") is None:
         return None
     import uvloop

@@ -1,7 +1,8 @@
 """The only module that names vLLM symbols.
 
-vLLM keeps the signatures of what we use and moves the modules they live in. So each symbol has a
-list of modules, newest first; a contract test checks names and parameters on the installed vLLM.
+vLLM keeps the signatures of the symbols below, but moves the modules that they are in. So each
+symbol has a list of modules, newest first. A contract test checks names and parameters against the
+installed vLLM.
 """
 
 import importlib
@@ -46,7 +47,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Vllm:
-    """Every vLLM symbol the server uses, found."""
+    """Every vLLM symbol that the server uses, imported."""
 
     AsyncEngineArgs: Any
     AsyncLLM: Any
@@ -69,31 +70,33 @@ class Vllm:
 
 @cache
 def load_vllm() -> Vllm:
-    """Import vLLM (about ten seconds); raises ImportError naming the symbol that has moved."""
+    """Import vLLM (about ten seconds). Raises ImportError with the name of a symbol that has
+    moved.
+    """
     return Vllm(**{field.name: _find(field.name) for field in fields(Vllm)})
 
 
 def load_nvml() -> Any:
-    """Return vLLM's copy of the NVML bindings; importing it needs no GPU."""
+    """Return vLLM's copy of the NVML bindings. Importing it needs no GPU."""
     return importlib.import_module("vllm.third_party.pynvml")
 
 
 def model_inspections() -> dict[str, Callable[[], object]]:
-    """Return for every class of models how vLLM inspects it; it keeps the result in its cache.
+    """Return, for every model class, a function that makes vLLM inspect it and cache the result.
 
-    vLLM does so in a process of its own each time; here it is done in this one, for hundreds.
+    vLLM itself starts a process for each inspection. Here one process inspects hundreds of classes.
     """
     registry: Any = importlib.import_module("vllm.model_executor.models.registry")
     if not hasattr(registry, "_run_in_subprocess"):
-        raise ImportError("this vLLM inspects models in another way; see compat.py")
+        raise ImportError("this vLLM version inspects models differently; see compat.py")
     registry._run_in_subprocess = lambda inspect: inspect()
     return {name: known.inspect_model_cls for name, known in registry.ModelRegistry.models.items()}
 
 
 def tell_steps(configuration: Any) -> bool:
-    """Have the engine tell with every step what was in it; return whether it is to be logged, too.
+    """Make the engine report the content of every step; return whether to log it too.
 
-    vLLM means it for its log, a line for every step. Older versions can only log it.
+    vLLM has this for its log, one line per step. Older versions can only log it.
     """
     stats: Any = importlib.import_module("vllm.v1.metrics.stats")
     observability = configuration.observability_config
@@ -108,7 +111,7 @@ def _find(symbol: str) -> Any:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as missing:
-            # A module that vLLM moved is looked for elsewhere; one that vLLM lacks is an error.
+            # A module that has moved is tried elsewhere; one that is missing is an error.
             if missing.name is None or not missing.name.startswith("vllm"):
                 raise
             continue
@@ -121,12 +124,12 @@ def _find(symbol: str) -> Any:
 
 
 def engine_version() -> str:
-    """Return the version that vLLM itself tells; imports vLLM."""
+    """Return the version that vLLM reports; imports vLLM."""
     return str(importlib.import_module("vllm").__version__)
 
 
 def is_cpu_build() -> bool:
-    """Tell without importing vLLM whether it is its CPU build."""
+    """Return whether the installed vLLM is its CPU build, without importing it."""
     if os.environ.get("VLLM_TARGET_DEVICE"):
         return os.environ["VLLM_TARGET_DEVICE"] == "cpu"
     try:

@@ -1,7 +1,8 @@
-"""One client's connection, held to limits that the HTTP library does not set.
+"""Limits of a client's connection that the HTTP library does not enforce.
 
-The gate limits requests, so its limits begin where a request's head has ended. What never becomes
-a request, what surrounds a body, and who does not read the answers, is limited here.
+The gate limits requests, so its limits begin when the head of a request is complete. The limits
+here cover connections without a request, the framing around a body, and clients that do not read
+their answers.
 """
 
 import fcntl
@@ -16,37 +17,40 @@ from llmservice_server.errors import error_response
 from llmservice_server.request_ids import HEADER, new_request_id
 
 MESSAGE_SECONDS = 90.0
-"""How long a request may take to arrive whole.
+"""Maximum time for a request to arrive completely, in seconds.
 
-The gate refuses a body that takes longer than 60 seconds. This ends what the gate never sees, and
-what a client goes on sending after it was refused.
+The gate refuses a body that takes longer than 60 seconds. This limit ends requests that never reach
+the gate, and data that a client keeps sending after a refusal.
 """
 
 STUCK_SECONDS = 60.0
-"""How long a client may read nothing of an answer, when it has more of it than buffers hold."""
+"""Maximum time without a byte read by the client, in seconds, while more of an answer waits than
+buffers hold."""
 
 KEEP_ALIVE_SECONDS = 120.0
-"""How long a connection may be without a request.
+"""Maximum time of a connection without a request, in seconds.
 
-Longer than usual clients keep theirs (nginx and AWS's load balancers 60 seconds, Go 90): who closes
-first loses no request, while a client may send one just before it learns that we have closed.
+It is longer than that of usual clients: nginx and AWS's load balancers use 60 seconds, Go 90. The
+side that closes first loses no request, whereas a client may send one just before it notices that
+the server has closed.
 """
 
 _FRAMING_BYTES = 64 * 1024
-"""Most bytes of a request besides its body: request line, headers, marks of chunks, trailers."""
+"""Maximum size of a request in bytes without its body: request line, headers, chunk headers,
+trailers."""
 
 _FRAMING_PER_BODY_BYTE = 8
-"""Marks of chunks allowed for a byte of the body: a chunk of one byte has five."""
+"""Framing bytes allowed per byte of the body: a chunk of one byte has five."""
 
 _HEADERS = 256
-"""Most headers of a request. A judgement: browsers and proxies send twenty."""
+"""Maximum number of headers of a request. A judgement: browsers and proxies send twenty."""
 
 _PIPELINED = 32
-"""Most requests that wait on one connection until the one before them is answered."""
+"""Maximum number of requests that wait on one connection for the answer to an earlier one."""
 
 
 class _Excess(Exception):
-    """A request has more of something than is allowed."""
+    """A request exceeds a limit."""
 
 
 class LimitedConnection(HttpToolsProtocol):
@@ -55,36 +59,36 @@ class LimitedConnection(HttpToolsProtocol):
     _framing = 0
     _head_is_here = False
     _receiving_since: float | None = None
-    """When the request that is arriving began; None between requests."""
+    """Start of the request that is arriving; None between requests."""
     _unsent_bytes = 0
-    """How many there were at the last look."""
+    """Number at the last check."""
     _unread_since: float | None = None
-    """Since when the client has read nothing; None while nothing waits for it to read."""
+    """Time since which the client has read nothing; None while nothing waits for it."""
     _idle_since: float | None = None
-    """Since when there is no request and no answer; None while there is one."""
+    """Time since which the connection is idle; None while there is a request or an answer."""
 
     @property
     def unsent_bytes(self) -> int:
-        """How much of its answers the client has not got yet.
+        """Number of bytes of its answers that the client has not received yet.
 
-        What the kernel holds of it counts: it takes more from us only now and then, megabytes at
-        a time, while a slow client reads all along.
+        This includes bytes in the kernel's buffers: the kernel accepts more only from time to time,
+        megabytes at once, while a slow client reads all the time.
         """
         try:
             descriptor = self.transport.get_extra_info("socket").fileno()
             of_kernel = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
         except (OSError, ValueError):
-            # The socket is closed already, or none that could tell.
+            # The socket is closed already, or does not support this.
             of_kernel = b""
         return self.transport.get_write_buffer_size() + int.from_bytes(of_kernel, sys.byteorder)
 
     def connection_made(self, transport) -> None:  # type: ignore[no-untyped-def]
-        """Begin: who connects has to say something."""
+        """Start the timer for the first request of the connection."""
         super().connection_made(transport)
         self._receiving_since = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; what is no body counts against the limit."""
+        """Parse the received bytes; bytes outside a body count against the limit."""
         self._framing += len(data)
         super().data_received(data)
         if self._framing > _FRAMING_BYTES and not self.transport.is_closing():
@@ -100,12 +104,12 @@ class LimitedConnection(HttpToolsProtocol):
             self._receiving_since = time.monotonic()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; what follows the body is none, whoever forwards it."""
+        """Store a header; trailers are dropped, even from a proxy."""
         if not self._head_is_here:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request, if there are not too many of anything."""
+        """Start the request if no limit is exceeded."""
         self._head_is_here = True
         if len(self.headers) > _HEADERS or len(self.pipeline) >= _PIPELINED:
             self._framing = _FRAMING_BYTES + 1
@@ -113,7 +117,7 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body; it was not framing after all."""
+        """Count a part of the body, which was not framing."""
         self._framing = max(0, self._framing - (1 + _FRAMING_PER_BODY_BYTE) * len(body))
         super().on_body(body)
 
@@ -123,14 +127,15 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def resume_writing(self) -> None:
-        """Notice that the client has read most of what it was sent."""
+        """Note that the client has read most of the data that it was sent."""
         super().resume_writing()
         self._unread_since = None
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, in the envelope of all errors, and close the connection.
+        """Refuse invalid data in the envelope of all errors, and close the connection.
 
-        Where the client waits for another answer first, it would take this one for that.
+        A client that still waits for another answer would take this one for it, so it then gets
+        none.
         """
         cycle = self.cycle
         if self._is_answering and (self.pipeline or cycle.response_started or not cycle.more_body):
@@ -148,13 +153,14 @@ class LimitedConnection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def end_if_overdue(self, now: float, idle_seconds: float) -> None:
-        """Drop the client if it takes too long to send its request or to read its answer.
+        """Close the connection if the client takes too long to send its request or to read its
+        answer.
 
-        A connection without a request for longer than `idle_seconds` is closed. uvicorn's timer for
-        that is stopped by any byte of the client, even by one that begins no request.
+        A connection without a request for longer than `idle_seconds` is closed too. uvicorn's own
+        timer does not suffice: any byte from the client stops it, even one that begins no request.
         """
         if self.flow.read_paused:
-            # It may not go on: we have not dealt yet with what it sent.
+            # The client may not send more: its earlier data is not processed yet.
             self._receiving_since = None if self._receiving_since is None else now
         unsent = self.unsent_bytes
         if not (self.flow.write_paused or self.transport.is_closing()):
@@ -180,10 +186,10 @@ def _is_over(since: float | None, seconds: float, now: float) -> bool:
 
 def _refusal(is_too_large: bool) -> Response:
     if is_too_large:
-        text = "the request's head, or what surrounds its body, is too large; send less"
+        text = "the request's head or the framing of its body is too large; send less"
         response = error_response(text, 431)
     else:
-        response = error_response("this is no valid HTTP/1.1 request", 400)
+        response = error_response("this is not a valid HTTP/1.1 request", 400)
     response.headers["connection"] = "close"
     response.headers[HEADER.decode()] = new_request_id()
     return response

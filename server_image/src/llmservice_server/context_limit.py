@@ -1,8 +1,8 @@
-"""Refusing what vLLM would shorten: a prompt and an answer that do not fit the context together.
+"""Refuses a request whose prompt and answer together exceed the context, which vLLM would shorten.
 
-vLLM refuses `max_tokens` above the whole context, but lowers it silently to what the prompt leaves.
-A client that asked for 500 tokens then takes the 3 it got for the model's whole answer. OpenAI's
-API refuses such a request, and so does this server, on every route that generates.
+vLLM refuses a `max_tokens` above the whole context, but silently lowers it to the space that the
+prompt leaves. A client that asks for 500 tokens and gets 3 takes them for the complete answer.
+OpenAI's API refuses such a request. So does this server, on every route that generates.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from llmservice_server.compat import Vllm
 
 
 def why_it_does_not_fit(prompt_tokens: int, max_tokens: int, context: int) -> str | None:
-    """Return what to tell the client, or None when prompt and answer fit the context."""
+    """Return the message for the client; None when prompt and answer fit the context."""
     room = context - prompt_tokens
     if max_tokens <= room:
         return None
@@ -23,10 +23,10 @@ def why_it_does_not_fit(prompt_tokens: int, max_tokens: int, context: int) -> st
 
 
 def refuse_shortened_answers(vllm: Vllm) -> None:
-    """Make vLLM check every tokenized prompt together with the answer that was asked for.
+    """Make vLLM check every tokenized prompt together with the requested answer length.
 
-    This is the one place that all of its routes pass with both numbers in hand: later, the wanted
-    length is gone. Once per process.
+    All of its routes pass through this place with both numbers; later, the requested length is
+    gone. Call it once per process.
     """
     check_prompt = vllm.TokenizeParams.apply_post_tokenization
 

@@ -1,7 +1,7 @@
 """Small defaults and settings of an engine that runs on CPUs only.
 
-vLLM's own defaults fit a machine that is ours alone: half of its memory for the KV cache, every
-core pinned, kernels compiled before the first token. In a container each of them is too much.
+vLLM's defaults are for a machine of its own: half of the memory for the KV cache, every core
+pinned, kernels compiled before the first token. Each of them is too much for a container.
 """
 
 import gc
@@ -12,13 +12,15 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 KV_CACHE_BYTES = 1024**3
-"""KV cache unless asked otherwise. A judgement: enough for dozens of requests to a small model."""
+"""Default size of the KV cache. A judgement: enough for dozens of requests to a small model."""
 
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpu_limit(cgroup: Path = CGROUP) -> float:
-    """Return how many CPUs this container may use: its cgroup limit, else what it may run on."""
+    """Return the number of CPUs that this container may use: its cgroup limit, or else its CPU
+    affinity.
+    """
     usable = float(len(os.sched_getaffinity(0)))
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
@@ -28,8 +30,8 @@ def cpu_limit(cgroup: Path = CGROUP) -> float:
 
 
 def prepare_environment(environment: MutableMapping[str, str], cpus: float) -> None:
-    """Set what must be known before vLLM is imported; what the user set stays."""
-    # One CPU is left to the API and the scheduler: with all of them computing, every step of the
+    """Set the variables that vLLM reads at import; values that the user has set stay."""
+    # One CPU is left to the API and the scheduler: if all of them compute, every step of the
     # engine waits for threads that have no CPU to run on.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, math.floor(cpus) - 1)))
     # Pinning counts the node's cores, not the container's, and would put every server of a node
@@ -38,7 +40,7 @@ def prepare_environment(environment: MutableMapping[str, str], cpus: float) -> N
 
 
 def set_defaults(parser: ArgumentParser, environment: MutableMapping[str, str]) -> None:
-    """Change engine defaults; a flag on the command line still wins."""
+    """Change engine defaults; a flag on the command line takes precedence."""
     # Compiling takes longer than most small models take to load.
     parser.set_defaults(enforce_eager=True)
     if "VLLM_CPU_KVCACHE_SPACE" not in environment:
@@ -46,22 +48,23 @@ def set_defaults(parser: ArgumentParser, environment: MutableMapping[str, str]) 
 
 
 def compile_nothing(environment: MutableMapping[str, str]) -> None:
-    """Keep the parts of an eager engine eager that vLLM compiles all the same.
+    """Prevent vLLM from compiling parts of an eager engine.
 
-    The first request with log probabilities would otherwise hold up everybody for half a minute,
-    or fail where there is no compiler, as in the image. vLLM must have been imported.
+    Otherwise the first request with log probabilities delays all others for half a minute, or fails
+    without a compiler, as in the image. vLLM must be imported before.
     """
     import torch
 
     torch.compiler.set_stance("force_eager")
-    # For the processes that are started anew.
+    # For processes that are spawned.
     environment["TORCH_COMPILE_DISABLE"] = "1"
 
 
 def use_one_process_tree(arguments: Namespace, environment: MutableMapping[str, str]) -> bool:
-    """Run the only worker inside the engine process, where one worker is enough.
+    """Run the only worker inside the engine process, if one worker is enough.
 
-    The engine stays a process of its own, so its death is seen. Returns whether it applies.
+    The engine remains a process of its own, so its death can be detected. Returns whether this
+    applies.
     """
     if arguments.tensor_parallel_size * arguments.pipeline_parallel_size != 1:
         return False
@@ -73,11 +76,11 @@ def use_one_process_tree(arguments: Namespace, environment: MutableMapping[str, 
 
 
 def fork_engine(environment: MutableMapping[str, str]) -> None:
-    """Let the engine process inherit the modules that are imported already.
+    """Let the engine process inherit the imported modules.
 
-    To be called after the engine's configuration is made, which forces "spawn": importing
-    everything again takes ten seconds. Safe where no accelerator has been initialised.
+    Call it after the engine's configuration is created, which forces "spawn": a new import takes
+    ten seconds. It is safe if no accelerator has been initialized.
     """
     environment["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
-    # The collector writes to every object that it looks at, and so would copy what the two share.
+    # The garbage collector writes to every object that it visits, which would copy shared memory.
     gc.freeze()

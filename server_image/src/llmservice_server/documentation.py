@@ -1,7 +1,7 @@
-"""The OpenAPI document and the page at /docs: what is served, each with an example that works.
+"""The OpenAPI document and the page at /docs: the served routes, each with a working example.
 
-The page holds no script and loads nothing from elsewhere: it works without internet, and no
-stranger's code runs where a key is typed.
+The page contains no script and loads nothing external. It works without internet access, and no
+foreign code runs on a page where users enter a key.
 """
 
 import json
@@ -43,7 +43,7 @@ def examples(model: str) -> dict[str, dict[str, object]]:
 
 
 def document(app: FastAPI, model: str, with_administration: bool) -> None:
-    """Describe what the gate lets through, and nothing else."""
+    """Describe the routes that the gate admits, and no others."""
     describe_all = app.openapi
 
     def describe() -> dict[str, Any]:
@@ -58,7 +58,7 @@ def document(app: FastAPI, model: str, with_administration: bool) -> None:
         return schema | {"paths": paths}
 
     app.openapi = describe  # type: ignore[method-assign]
-    # FastAPI's own page comes first otherwise; it loads its script from another site.
+    # Otherwise FastAPI's own page comes first, which loads its script from another site.
     app.router.routes[:] = [
         route for route in app.router.routes if getattr(route, "path", None) != "/docs"
     ]
@@ -79,7 +79,7 @@ def _page(schema: dict[str, Any], model: str) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
         f"<style>{_STYLE}</style><h1>{title}</h1>"
         "<p>Set <code>URL</code> to the address of this service and <code>KEY</code> to an API key "
-        "(any text where no key is asked for). "
+        "(any text if no key is required). "
         'The whole schema: <a href="openapi.json">openapi.json</a>.</p>'
         f"{''.join(sections)}</html>"
     )

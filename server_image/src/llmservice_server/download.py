@@ -1,8 +1,9 @@
-"""Fetching a model's weights from the hub, with progress.
+"""Downloads a model's weights from the hub and reports the progress.
 
-vLLM would fetch the same files itself, silently. We fetch them first, into the same cache, and
-hand it the same repository and revision, so it finds everything there. Should its choice of files
-ever differ from ours, it fetches the rest: slower to see, never wrong.
+vLLM would download the same files without reporting. The server downloads them first, into the same
+cache, and passes vLLM the same repository and revision, so vLLM finds all files there. If vLLM ever
+chooses other files, it downloads the rest itself: the progress is then less visible, but the result
+is correct.
 """
 
 import fnmatch
@@ -24,7 +25,7 @@ _WEIGHT_PATTERNS = {
     "npcache": ("*.bin",),
     "pt": ("*.pt",),
 }
-"""For each load format that reads plain files: which to look for, the first that exists wins."""
+"""Load format -> patterns of its weight files; the first pattern with a match is used."""
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
@@ -33,22 +34,22 @@ _INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model on the hub and how its weights are to be loaded."""
+    """A model on the hub, and the load format of its weights."""
 
     repository: str
     revision: str | None = None
     load_format: str = "auto"
     cache_dir: str | None = None
-    """Where the weights go; None is the hub library's own cache."""
+    """Cache folder of the weights; None is the hub library's own cache."""
 
     token: str | None = None
-    """None leaves it to the environment (HF_TOKEN)."""
+    """Access token; None uses the environment variable HF_TOKEN."""
 
 
 def hub_model(
     model: str, revision: str | None, load_format: str, cache_dir: str | None, token: object
 ) -> HubModel | None:
-    """Return what to fetch, or None when the weights do not come from the hub as plain files."""
+    """Return the model to download, or None when the weights are not plain files on the hub."""
     if "://" in model or Path(model).exists() or load_format not in _WEIGHT_PATTERNS:
         return None
     return HubModel(
@@ -59,10 +60,10 @@ def hub_model(
 def weight_files(
     names: Iterable[str], load_format: str, read_index: Callable[[], str]
 ) -> list[str]:
-    """Return the files of a repository that hold the weights, as vLLM chooses them.
+    """Return the weight files of a repository, as vLLM chooses them.
 
-    Files in subfolders never decide the format. Where an index lists the shards it is followed:
-    a repository may carry a second copy of its weights.
+    Files in subfolders never decide the format. If an index lists the shards, it decides: a
+    repository may contain a second copy of its weights.
     """
     names = list(names)
     top_level = [name for name in names if "/" not in name]
@@ -81,12 +82,12 @@ def weight_files(
 
 
 def configuration_files(names: Iterable[str]) -> list[str]:
-    """Return the files of a repository beside its weights, in whatever format these are."""
+    """Return the files of a repository other than its weights, in any format."""
     return sorted(name for name in names if not name.endswith(_WEIGHT_SUFFIXES))
 
 
 class ModelDownload:
-    """The download of one model. Its methods block: they belong in a thread."""
+    """The download of one model. Its methods block, so call them in a thread."""
 
     def __init__(self, model: HubModel) -> None:
         self._model = model
@@ -99,17 +100,17 @@ class ModelDownload:
 
     @property
     def folder(self) -> str:
-        """The name of the repository's folder in the cache."""
+        """Name of the repository's folder in the cache."""
         from huggingface_hub.file_download import repo_folder_name
 
         return str(repo_folder_name(repo_id=self._model.repository, repo_type="model"))
 
     def look_up(self) -> None:
-        """Ask for the files and their sizes; there is nothing to fetch when the hub is away and
-        the model is in the cache.
+        """Read the list of files and their sizes. Nothing is downloaded if the hub is unreachable
+        and the model is in the cache.
 
-        Raises the hub library's own errors: they tell apart what does not exist, what is not
-        allowed and what cannot be reached.
+        Raises the hub library's own errors, which distinguish a model that does not exist, missing
+        access and an unreachable hub.
         """
         from huggingface_hub import constants, snapshot_download
 
@@ -138,15 +139,15 @@ class ModelDownload:
         self._sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
 
     def has_configuration(self) -> bool:
-        """Tell whether every file beside the weights is in the cache."""
+        """Return whether every file other than the weights is in the cache."""
         return self._are_cached(configuration_files(self._sizes))
 
     def fetch_configuration(self) -> None:
-        """Fetch what stands beside the weights: small, and read before them."""
+        """Download the files other than the weights: they are small and read first."""
         self._fetch(configuration_files(self._sizes))
 
     def choose_weights(self) -> None:
-        """Decide which files hold the weights; fetches their index when there is one."""
+        """Choose the weight files; downloads their index if there is one."""
         from huggingface_hub import hf_hub_download
 
         model = self._model
@@ -166,20 +167,20 @@ class ModelDownload:
         self.measure()
 
     def has_weights(self) -> bool:
-        """Tell whether the chosen weights are in the cache."""
+        """Return whether the chosen weights are in the cache."""
         return self._are_cached(self._weights)
 
     def fetch_weights(self) -> None:
-        """Fetch what is missing; a download that was cut goes on where it stopped."""
+        """Download the missing files; an interrupted download resumes."""
         self._fetch(self._weights)
 
     def bytes_done(self) -> int:
-        """Return how much of the total is on disk, read from the disk itself."""
+        """Return the number of bytes on disk, as the disk itself reports them."""
         arrived = _bytes_in(self._blobs(), complete_only=False) - self._blob_bytes_before
         return min(self.bytes_total, self._cached_bytes + max(0, arrived))
 
     def measure(self) -> None:
-        """Take down what is on disk, so that what arrives from now on can be told from it."""
+        """Record the bytes on disk, to distinguish later ones from them."""
         self._cached_bytes = sum(self._sizes[name] for name in self._weights if self._cached(name))
         self._blob_bytes_before = _bytes_in(self._blobs(), complete_only=True)
 
@@ -214,13 +215,13 @@ class ModelDownload:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Tell whether the hub itself said no, rather than not answering."""
+    """Return whether the hub refused the request, rather than not answering."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     return 400 <= status < 500
 
 
 def _bytes_in(folder: Path, *, complete_only: bool) -> int:
-    """Return the size of the files in a cache's folder of blobs; unfinished ones end so."""
+    """Return the size of the files in a cache's blobs folder, including unfinished ones."""
     if not folder.is_dir():
         return 0
     return sum(

@@ -1,4 +1,4 @@
-"""Ending without cutting anybody off."""
+"""Ends the server without cutting a request."""
 
 import asyncio
 import logging
@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 _CUT = Cut("drain_timeout", "this replica had to stop; send the request again", 503)
 _QUIET_SECONDS = 0.5
-"""How long nobody must have asked before the server goes.
+"""Time without a request before the server exits, in seconds.
 
-A client whose answer began before the drain does not know that its connection will close. Its next
-request, which follows at once when there is one, is still told so.
+A client whose answer began before the drain does not know that its connection will close. If its
+next request follows at once, it still gets an answer with that notice.
 """
 
 
@@ -28,11 +28,11 @@ async def drain(
     settings: ServerSettings,
     engine_lost: asyncio.Event,
 ) -> None:
-    """Return when the server may go: nobody waits for an answer or its rest, or the time is up.
+    """Return when the server may exit: no client waits for an answer, or the time is up.
 
-    For the first seconds new requests are served as before, because they keep coming until every
-    proxy has learned that this replica is not ready; only then are they refused. Returns at once
-    when the engine is lost: nothing can be finished then.
+    For the first seconds new requests are served as before, because they arrive until every proxy
+    has noticed that this replica is not ready. After that they are refused. Returns at once when
+    the engine is lost, because no request can be finished then.
     """
     lifecycle.enter(Phase.DRAINING)
     logger.info("draining; %d requests in flight", in_flight.count)

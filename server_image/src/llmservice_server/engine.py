@@ -1,4 +1,4 @@
-"""vLLM behind the few operations the server needs of it."""
+"""vLLM behind the few operations that the server needs."""
 
 import uuid
 from argparse import Namespace
@@ -32,7 +32,7 @@ from llmservice_server.stream_errors import begin_responses_with_the_engine, pas
 
 
 class Engine:
-    """A running engine; its work is done in a process of its own."""
+    """A running engine, which works in a process of its own."""
 
     def __init__(self, vllm: Vllm, llm: Any, arguments: Namespace) -> None:
         self._vllm = vllm
@@ -45,11 +45,13 @@ class Engine:
 
     @property
     def has_died(self) -> bool:
-        """Whether the engine can answer nothing any more; it never recovers."""
+        """Whether the engine is dead; it never recovers."""
         return bool(self._llm.errored)
 
     async def tokenize(self, prompt: str) -> TokenizedPrompt:
-        """Return the prompt in tokens; raises vLLM's validation error for one that is too long."""
+        """Return the prompt in tokens. Raises vLLM's validation error for a prompt that is too
+        long.
+        """
         parsed = self._vllm.parse_model_prompt(self._llm.model_config, prompt)
         (engine_input,) = await self._llm.renderer.render_cmpl_async([parsed])
         return TokenizedPrompt(len(engine_input["prompt_token_ids"]), engine_input)
@@ -57,7 +59,7 @@ class Engine:
     async def generate(
         self, prompt: TokenizedPrompt, wanted: GenerateRequest
     ) -> AsyncGenerator[Piece, None]:
-        """Generate, piece by piece when streaming is wanted, else in one."""
+        """Generate an answer: in pieces when streaming, otherwise in one piece."""
         kinds = self._vllm.RequestOutputKind
         parameters = self._vllm.SamplingParams(
             output_kind=kinds.DELTA if wanted.stream else kinds.FINAL_ONLY,
@@ -81,19 +83,19 @@ class Engine:
     async def build_app(self, with_administration: bool) -> FastAPI:
         """Return vLLM's OpenAI application with /generate added.
 
-        /generate is registered on vLLM's own application, so that vLLM's validation errors get
-        the same answers there as everywhere.
+        /generate is registered on vLLM's own application, so vLLM's validation errors get the same
+        answers there as on other routes.
         """
         tasks = await self._llm.get_supported_tasks()
         app: FastAPI = self._vllm.build_app(self._arguments, tasks, self._llm.model_config)
         await self._vllm.init_app_state(self._llm, app.state, self._arguments, tasks)
-        # vLLM's handler of engine errors would stop this server; ending the process is our part.
+        # vLLM's handler of engine errors would stop this server, which ends its process itself.
         app.state.server = None
         if "generate" in tasks:
             app.include_router(create_generate_router(self))
             pass_errors_of_messages(app.state.anthropic_serving_messages)
             begin_responses_with_the_engine(app.state.openai_serving_responses)
-        # A redirect would name the host that the client named.
+        # A redirect would repeat the host that the client sent.
         app.router.redirect_slashes = False
         app.add_exception_handler(Exception, answer_unexpected)
         app.add_exception_handler(HTTPException, answer_http_exception)
@@ -102,20 +104,20 @@ class Engine:
         app.add_exception_handler(self._vllm.EngineDeadError, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineGenerateError, answer_unprocessable)
         if not self._arguments.allowed_origins:
-            # Nobody from elsewhere is allowed anyway; it would answer in an envelope of its own.
+            # No other origin is allowed anyway, and it would answer in an envelope of its own.
             app.user_middleware[:] = [
                 each
                 for each in app.user_middleware
                 if each.cls.__name__ != CORSMiddleware.__name__  # type: ignore[attr-defined]
             ]
-        # vLLM has had the middleware stack made already; without one the next request makes it
-        # anew, with our handlers.
+        # vLLM has built the middleware stack already. Without one, the next request builds it
+        # again, with the server's handlers.
         app.middleware_stack = None
         document(app, app.state.openai_serving_models.model_name(), with_administration)
         return app
 
     async def warm_up(self) -> None:
-        """Generate a few tokens for real: the first request pays for lazy compilation."""
+        """Generate a few tokens, because the first request triggers lazy compilation."""
         if "generate" not in await self._llm.get_supported_tasks():
             return
         wanted = GenerateRequest(prompt="Hello", max_tokens=2, ignore_eos=True)
@@ -129,7 +131,7 @@ class Engine:
 
 
 def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
-    """Return AsyncLLM as a class that counts what it is asked for, and bounds it."""
+    """Return a subclass of AsyncLLM that counts and limits its requests."""
 
     class ObservedLLM(vllm.AsyncLLM):  # type: ignore[misc,name-defined]
         async def add_request(
@@ -140,7 +142,7 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             except vllm.VLLMValidationError:
                 raise
             except (OverflowError, TypeError, ValueError) as error:
-                # A number beyond 64 bits, say, or half of a character. vLLM takes it for an error
+                # Such as a number beyond 64 bits or half of a character. vLLM treats it as an error
                 # of its own, which is 500 in a stream.
                 raise vllm.VLLMValidationError(
                     f"a value of the request cannot be encoded: {error}"
@@ -153,8 +155,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             try:
                 await super()._add_request(request, *arguments, **more)
             except BaseException:
-                # vLLM counts it as unfinished before it is sent. It would take a place in the queue
-                # for ever, and pass for an engine that hangs.
+                # vLLM counts it as unfinished before it is sent. It would keep a place in the queue
+                # for ever, and look like an engine that hangs.
                 await self.abort(request.request_id, internal=True)
                 raise
 
@@ -167,8 +169,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             return _satisfiable(vllm, outputs)
 
         def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
-            # vLLM asks this first. More answers than one request may have are no full queue:
-            # sending the request again would not help.
+            # vLLM calls this first. Too many answers in one request are not a full queue: to
+            # send the request again would not help.
             if n > max_choices:
                 raise vllm.VLLMValidationError(
                     f"n is {n}; one request may ask for at most {max_choices} answers",
@@ -177,8 +179,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             try:
                 super().check_admission(n, request_id)
             except Exception:
-                # vLLM asks before it reads the prompt, and again as it adds the request. Whichever
-                # fails is the last: nothing arrives after it.
+                # vLLM calls this before it reads the prompt, and again when it adds the request.
+                # The call that fails is the last one: nothing arrives after it.
                 usage.turn_away(n)
                 raise
 
@@ -188,24 +190,24 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
 async def _satisfiable(vllm: Vllm, outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
     """Return the same outputs; raises vLLM's validation error when no text fits the structure.
 
-    vLLM notices that only by the first token, and takes it for an error of its own.
+    vLLM notices this only at the first token, and reports it as an error of its own.
     """
     async with aclosing(outputs):
         async for output in outputs:
             if any(choice.finish_reason == "error" for choice in output.outputs):
                 raise vllm.VLLMValidationError(
-                    "no text satisfies the structure that was asked for; it may refer to itself "
-                    "without an end, or allow nothing",
+                    "no text satisfies the requested structure; it may refer to itself endlessly "
+                    "or allow nothing",
                     parameter="structured_outputs",
                 )
             yield output
 
 
 def step_recorder(vllm: Vllm, usage: EngineUsage, *, logs_steps: bool) -> Any:
-    """Return the class of stat logger that passes every step of the engine on.
+    """Return the class of a stat logger that passes every step of the engine on.
 
-    vLLM asks it before its own loggers. Unless `logs_steps`, it takes away what these would write a
-    line of for every step.
+    vLLM calls it before its own loggers. Unless `logs_steps`, it removes the data for which these
+    would write a log line per step.
     """
 
     class StepRecorder(vllm.StatLoggerBase):  # type: ignore[misc,name-defined]

@@ -1,4 +1,4 @@
-"""The one error envelope of the API port: OpenAI's, as vLLM writes it."""
+"""The error envelope of the API port: OpenAI's, in vLLM's form."""
 
 import traceback
 from http import HTTPStatus
@@ -10,10 +10,8 @@ from starlette.responses import JSONResponse, Response
 from llmservice_server.request_ids import current_request_id
 
 RETRY_AFTER_SECONDS = 5
-"""What a refused client is told to wait.
-
-A judgement: endpoints leave a Service within a few seconds, and a full queue moves about as fast.
-"""
+"""Value of Retry-After in seconds. A judgement: an endpoint leaves a Service within a few seconds,
+and a full queue moves about as fast."""
 
 
 class RequestRefused(Exception):
@@ -25,7 +23,7 @@ class RequestRefused(Exception):
 
 
 class EngineUnavailable(Exception):
-    """The engine cannot take or finish a request now."""
+    """The engine cannot accept or finish a request now."""
 
 
 def error_body(message: str, status: int, parameter: str | None = None) -> dict[str, object]:
@@ -51,7 +49,7 @@ async def answer_unavailable(_: Request, failure: Exception) -> Response:
 
 
 async def answer_unprocessable(_: Request, failure: Exception) -> Response:
-    """Answer a request that broke inside the engine's front end, where vLLM says nothing."""
+    """Answer a request that failed in the engine's front end, where vLLM gives no message."""
     cause = failure.__cause__ or failure
     return error_response(
         f"the engine could not process this request ({type(cause).__name__}{_in_the_log()})",
@@ -60,39 +58,39 @@ async def answer_unprocessable(_: Request, failure: Exception) -> Response:
 
 
 async def answer_http_exception(request: Request, failure: Exception) -> Response:
-    """Answer what the framework itself refuses: unknown path, wrong method, unreadable body."""
+    """Answer requests that the framework refuses: unknown path, wrong method, unreadable body."""
     assert isinstance(failure, HTTPException)
     message = failure.detail
     if message == HTTPStatus.NOT_FOUND.phrase:
-        # The gate has passed it, so it is a route that other models have.
-        message = f"this model does not serve {request.scope['path']}; GET /docs lists what it does"
+        # The gate has admitted it, so it is a route of other models.
+        message = f"this model does not serve {request.scope['path']}; GET /docs lists its routes"
     response = error_response(message, failure.status_code)
     response.headers.update(failure.headers or {})
     return response
 
 
 async def answer_unexpected(_: Request, failure: Exception) -> Response:
-    """Answer what nobody foresaw."""
+    """Answer an unexpected error."""
     return unexpected_error(failure)
 
 
 def unexpected_error(failure: Exception) -> JSONResponse:
-    """Return the answer to what nobody foresaw; what the exception says stays out of it."""
+    """Return the answer to an unexpected error, without the text of the exception."""
     if _broke_while_reading(failure):
-        return error_response(f"the body cannot be understood ({type(failure).__name__})", 400)
+        return error_response(f"the body cannot be parsed ({type(failure).__name__})", 400)
     return error_response(f"internal error ({type(failure).__name__}{_in_the_log()})", 500)
 
 
 def _broke_while_reading(failure: Exception) -> bool:
-    """Tell whether the framework was still turning the request into arguments.
+    """Return whether the error occurred while the framework parsed the request into arguments.
 
-    What breaks there, as vLLM's validators do on types that they do not expect, was sent so.
+    Such an error, as when vLLM's validators meet an unexpected type, is caused by the request.
     """
     frames = traceback.walk_tb(failure.__traceback__)
     return any(frame.f_code.co_name == "solve_dependencies" for frame, _ in frames)
 
 
 def _in_the_log() -> str:
-    """Return where somebody who may read the log finds more."""
+    """Return the text that leads a reader of the log to the details."""
     request_id = current_request_id.get()
     return f"; the log has more under requestId {request_id}" if request_id else ""

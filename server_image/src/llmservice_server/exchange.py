@@ -1,8 +1,8 @@
-"""One request and its response, held to limits of size and time, and honest about its end.
+"""One request and its response, with limits of size and time and a correct end.
 
-A limit that is exceeded looks to the application like a client that left: every route of vLLM
-listens for that and aborts in the engine. What the application then still says is dropped, and the
-client gets an error instead.
+To the application, an exceeded limit looks like a client that disconnects: every route of vLLM
+listens for that and aborts the request in the engine. The application's further output is dropped,
+and the client gets an error instead.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ from llmservice_server.stream_errors import BARE_ERROR, NAMED_ERROR, error_event
 from llmservice_server.streaming import STREAM_END
 
 _BODY_SECONDS = 60.0
-"""How long a client may take to send its body. A judgement: a megabyte over a slow line."""
+"""Maximum time for the body of a request to arrive, in seconds. A judgement: a megabyte over a slow
+line."""
 
 _LEFT: Message = {"type": "http.disconnect"}
 _ERROR_EVENTS = (BARE_ERROR.encode(), NAMED_ERROR.encode())
@@ -26,10 +27,10 @@ _END_EVENT = STREAM_END.encode()
 
 @dataclass(frozen=True)
 class Cut:
-    """Why we ended an exchange ourselves."""
+    """Reason why the server ended an exchange."""
 
     reason: str
-    """As metrics name it."""
+    """Name of the reason in metrics."""
     message: str
     status: int
 
@@ -40,25 +41,25 @@ _NO_ROOM = Cut(
 
 
 class BodyRoom:
-    """How many bytes of bodies may be held at once, of all requests together."""
+    """Maximum number of bytes of all request bodies in memory."""
 
     def __init__(self, size: int) -> None:
         self._free = size
 
     def take(self, size: int) -> bool:
-        """Tell whether there is room for so many more, and take it."""
+        """Reserve so many bytes; return whether there is room for them."""
         if size > self._free:
             return False
         self._free -= size
         return True
 
     def give_back(self, size: int) -> None:
-        """Free what was taken."""
+        """Release the reserved bytes."""
         self._free += size
 
 
 class Exchange:
-    """The receive and send of one request, to be given to the application in their place."""
+    """The receive and send callables of one request that the application gets."""
 
     def __init__(
         self,
@@ -72,7 +73,9 @@ class Exchange:
         amend: Callable[[Message], None],
         engine_has_died: Callable[[], bool],
     ) -> None:
-        """Begin; `timeout_seconds` of 0 is no limit, `amend` may change a response's start."""
+        """Begin the exchange. `timeout_seconds` of 0 sets no limit. `amend` may change the start of
+        a response.
+        """
         self._receive = receive
         self._send = send
         self._route = route
@@ -93,20 +96,20 @@ class Exchange:
         self._is_broken = False
         self._is_replaced = False
         self.status: int | None = None
-        """Of the response that the client was sent."""
+        """Status of the response that the client received."""
         self.is_finished = False
         self.client_left = False
-        """Whether the client went away before its response had ended."""
+        """Whether the client disconnected before its response ended."""
         self.cut: Cut | None = None
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody listens to the application any more."""
+        """Whether the application's output is no longer used."""
         return self.client_left or self.cut is not None
 
     @property
     def is_held(self) -> bool:
-        """Whether a stream has been announced and nothing of it sent."""
+        """Whether a stream is announced and none of it is sent yet."""
         return self._held_start is not None
 
     @property
@@ -115,7 +118,7 @@ class Exchange:
         return self._is_stream and not self.is_finished
 
     async def receive(self) -> Message:
-        """Return the next message of the client, or that it left when a limit is exceeded."""
+        """Return the next message of the client, or a disconnect when a limit is exceeded."""
         if self.cut is not None:
             return _LEFT
         waiting = asyncio.timeout_at(self._deadline if self._body_is_here else self._body_deadline)
@@ -127,7 +130,7 @@ class Exchange:
             self.cut = self.cut or self._too_late()
             return _LEFT
         finally:
-            # A listener that was cancelled may end after the next one has begun.
+            # A cancelled listener may end after the next one has begun.
             if self._waiting is waiting:
                 self._waiting = None
         if message["type"] == "http.disconnect":
@@ -145,11 +148,11 @@ class Exchange:
         return message
 
     def close(self) -> None:
-        """Give back what the exchange held."""
+        """Release the resources of the exchange."""
         self._body_room.give_back(self._body_bytes)
 
     def end(self, cut: Cut) -> None:
-        """End the exchange now, unless it is over."""
+        """End the exchange now, unless it has ended."""
         if self.is_over or self.is_finished:
             return
         self.cut = cut
@@ -157,14 +160,14 @@ class Exchange:
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def send(self, message: Message) -> None:
-        """Pass a part of the response on. Every streamed token comes by here."""
+        """Pass a part of the response on. This runs for every streamed token."""
         if self.client_left or self.cut is not None or self._is_replaced:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._is_stream = _is_event_stream(message)
             if self._is_stream:
-                # Not before the first event is known: an error there can still have a status.
+                # Only after the first event is known: an error in it can still have a status.
                 self._held_start = message
                 return
             self._amend(message)
@@ -180,7 +183,9 @@ class Exchange:
         await self._send(message)
 
     async def finish(self) -> None:
-        """Tell the client about a limit that ended the exchange; does nothing otherwise."""
+        """Send the client the error of the limit that ended the exchange; does nothing
+        otherwise.
+        """
         if self.cut is None or self.client_left or self.is_finished:
             return
         if self.status is None or self._held_start is not None:
@@ -194,7 +199,7 @@ class Exchange:
             raise ConnectionAbortedError(self.cut.message)
 
     async def _begins_with_error(self, message: Message) -> bool:
-        """Answer a stream that begins with an error by that error; else let its start pass."""
+        """Answer with the error if a stream begins with one; otherwise let the stream start."""
         start, self._held_start = self._held_start, None
         assert start is not None
         error = self._error_in(message)
@@ -208,7 +213,7 @@ class Exchange:
         return True
 
     def _end_honestly(self, message: Message) -> None:
-        """Keep a stream that an error broke from ending like a complete one."""
+        """Prevent a stream that an error broke from ending like a complete one."""
         if self._is_broken and message.get("body") == _END_EVENT:
             message["body"] = b""
         elif (error := self._error_in(message)) is not None:
@@ -225,7 +230,7 @@ class Exchange:
             return None
         try:
             error = json.loads(body.partition(b"data: ")[2])["error"]
-            # Without a code it is one that nobody foresaw, and what it says is not for the client.
+            # An error without a code is unexpected, and its text is not for the client.
             text = str(error["message"]) if "code" in error else ""
             status = int(error.get("code", 500))
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -251,7 +256,7 @@ class Exchange:
         return Cut(
             "timeout",
             f"the request took longer than {self._timeout_seconds:g} seconds; ask for fewer "
-            "tokens, or have spec.serving.requestTimeoutSeconds raised",
+            "tokens, or raise spec.serving.requestTimeoutSeconds",
             504,
         )
 

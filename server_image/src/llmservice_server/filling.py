@@ -1,7 +1,6 @@
-"""What a load writes to a cache, and whose turn that is when the cache is shared.
+"""Fills the model cache, in turns when servers share it.
 
-A cache of the server's own is filled without asking anybody; vLLM then fetches the small files
-itself.
+A cache of the server's own is filled without turns; vLLM then downloads the small files itself.
 """
 
 import asyncio
@@ -30,12 +29,12 @@ class OwnCache:
         self._lifecycle = lifecycle
 
     async def fill_configuration(self, download: ModelDownload) -> None:
-        """Make the files beside the weights be there, and know the weights."""
+        """Provide the files other than the weights, and choose the weight files."""
         await asyncio.to_thread(download.choose_weights)
 
     async def fill_weights(self, download: ModelDownload) -> None:
-        """Fetch the weights and keep the progress in the lifecycle."""
-        # Once more: the engine's configuration may have fetched small files since.
+        """Download the weights and report the progress to the lifecycle."""
+        # Again, because the engine's configuration may have downloaded small files since.
         await asyncio.to_thread(download.measure)
         running = asyncio.ensure_future(asyncio.to_thread(download.fetch_weights))
         while not running.done():
@@ -44,11 +43,13 @@ class OwnCache:
             await asyncio.wait((running,), timeout=_PROGRESS_INTERVAL_SECONDS)
         await running
         self._lifecycle.download = DownloadProgress(download.bytes_total, download.bytes_total)
-        logger.info("the weights are here: %d bytes", download.bytes_total)
+        logger.info("the weights are on disk: %d bytes", download.bytes_total)
 
     @asynccontextmanager
     async def compiling(self, inputs: Sequence[str]) -> AsyncIterator[None]:
-        """Enter when compiled kernels may be written; `inputs` is what they depend on."""
+        """Enter when compiled kernels may be written; `inputs` identifies the inputs of the
+        compilation.
+        """
         yield
 
 
@@ -59,7 +60,7 @@ class Shared(OwnCache):
         super().__init__(lifecycle)
         self._cache = cache
         self._compiled = compiled
-        """Where compiled kernels go when that is shared too."""
+        """Folder of compiled kernels if they are shared too."""
 
     async def fill_configuration(self, download: ModelDownload) -> None:
         async with self._turn(download.folder, download.has_configuration) as is_ours:
@@ -107,7 +108,7 @@ def _touch(marker: Path) -> None:
 
 
 def shared_cache(settings: ServerSettings, lifecycle: Lifecycle) -> OwnCache:
-    """Return the cache as the settings have it."""
+    """Return the cache that the settings describe."""
     folder = settings.shared_cache_directory
     if folder is None:
         return OwnCache(lifecycle)

@@ -1,6 +1,6 @@
-"""Admission in front of the API: who may pass now, what is in flight, and how it is counted.
+"""Admission in front of the API: checks keys and phase, and counts the requests in progress.
 
-Pure ASGI on purpose: it is passed by every request and every streamed chunk.
+It is pure ASGI because every request and every streamed chunk passes through it.
 """
 
 import asyncio
@@ -31,17 +31,17 @@ _UNANSWERABLE = Cut("unanswerable", "a value of the request cannot be used for a
 _BROKEN = Cut("broken", "the answer could not be finished", 500)
 
 _LONG_BODIES = 16
-"""How many bodies of the longest length may be in memory at once: 256 MiB by default."""
+"""Number of bodies of maximum length that may be in memory at once: 256 MiB by default."""
 
 _CUT_SECONDS = 0.5
-"""How long requests that we end may take to be told."""
+"""Time in which the errors of ended requests are sent, in seconds."""
 
 _CLIENT_LEFT = 499
-"""What proxies log for a client that went away; nobody receives it, but it is counted."""
+"""Status that proxies log for a client that disconnected; it is never sent, but counted."""
 
 
 class InFlight:
-    """The requests that are being answered, and ways to wait until there is none."""
+    """The requests in progress, and ways to wait until there are none."""
 
     def __init__(self) -> None:
         self._exchanges: set[Exchange] = set()
@@ -51,12 +51,12 @@ class InFlight:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of requests in progress."""
         return len(self._exchanges)
 
     @property
     def seen(self) -> int:
-        """How many there have been."""
+        """Number of requests so far."""
         return self._seen
 
     @contextmanager
@@ -73,7 +73,7 @@ class InFlight:
                 self._none.set()
 
     async def wait_until_none(self, timeout: float) -> bool:
-        """Return whether no request was left before the timeout, in seconds."""
+        """Return whether all requests ended before the timeout, in seconds."""
         try:
             await asyncio.wait_for(self._none.wait(), timeout)
         except TimeoutError:
@@ -81,7 +81,7 @@ class InFlight:
         return True
 
     async def wait_until_quiet(self, quiet_seconds: float) -> None:
-        """Return when none was left and nobody came for a while."""
+        """Return when no request is left and none has arrived for a while."""
         seen = -1
         while seen != self._seen or self._exchanges:
             seen = self._seen
@@ -89,7 +89,7 @@ class InFlight:
             await asyncio.sleep(quiet_seconds)
 
     async def cut_all(self, cut: Cut) -> None:
-        """End what is in flight with an error, and give it a moment to be sent."""
+        """End the requests in progress with an error, and allow a moment to send it."""
         for exchange in list(self._exchanges):
             exchange.end(cut)
         await self.wait_until_none(_CUT_SECONDS)
@@ -97,18 +97,18 @@ class InFlight:
 
 @dataclass(frozen=True)
 class Admission:
-    """What the gate admits by."""
+    """Rules of admission."""
 
     lifecycle: Lifecycle
     metrics: ServerMetrics
     in_flight: InFlight
     settings: ServerSettings
     keys: ApiKeys | None
-    """None asks nobody for a key."""
+    """None requires no key."""
 
 
 class Gate:
-    """ASGI middleware that admits serving requests while the server serves."""
+    """ASGI middleware that admits requests to serving routes while the server serves."""
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
         self._app = app
@@ -154,7 +154,7 @@ class Gate:
             application: ASGIApp = scope["app"].state.engine_app or self._app
             await application(scope, exchange.receive, exchange.send)
         except Exception as error:
-            # What the application says about a client that has gone is of no interest.
+            # The application's errors about a client that has disconnected do not matter.
             if not exchange.is_over:
                 logger.exception("an answer broke")
                 if exchange.is_broken_stream:
@@ -170,11 +170,13 @@ class Gate:
             and exchange.cut is None
             and not self._lifecycle.engine_has_died()
         ):
-            # The one thing that a living engine refuses in this way.
+            # The only case in which a live engine refuses in this way.
             self._metrics.rejected.labels("queue_full").inc()
 
     def _refusal(self, route: str | None, scope: Scope) -> Cut | None:
-        """Return why the request may not pass. The key comes first: without one, all are equal."""
+        """Return the reason to refuse the request. The key is checked first, so that all requests
+        without one get the same answer.
+        """
         if self._keys is not None and not self._keys.allow(scope["headers"]):
             return Cut(
                 "unauthorized", "send a valid API key in the header Authorization: Bearer KEY", 401
@@ -192,7 +194,7 @@ class Gate:
             return ENGINE_FAILED
         # Starlette hides an error that has a handler behind its own once a stream is announced.
         cause = error.__cause__ or error
-        # Before there is anything to tell, what is wrong is the value that the client sent.
+        # An error before the first event is due to a value that the client sent.
         is_its_value = exchange.is_held and isinstance(cause, ValueError | TypeError)
         return _UNANSWERABLE if is_its_value else _BROKEN
 
@@ -205,7 +207,9 @@ class Gate:
         return Cut("loading", f"the model is not ready yet (phase {phase}); try again later", 503)
 
     def _amend(self, request_id: str, start: Message) -> None:
-        """Add the request's id, and the headers that the phase asks for, to a response's start."""
+        """Add the request's id, and the headers of the current phase, to the start of a
+        response.
+        """
         headers = MutableHeaders(scope=start)
         headers["x-request-id"] = request_id
         if self._lifecycle.phase is Phase.DRAINING:
@@ -215,7 +219,7 @@ class Gate:
             headers.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
 
     def _count(self, exchange: Exchange, route: str | None, method: str, seconds: float) -> None:
-        """Count an exchange that has ended, and log it: never what was asked or answered."""
+        """Count and log an exchange that has ended, without prompt or answer."""
         # One label for all unknown paths: a scanner must not grow the metric.
         label = route or "unknown"
         status = exchange.status or 500
@@ -231,7 +235,7 @@ class Gate:
 
 
 def _announced_bytes(scope: Scope) -> int:
-    """Return the length of the body that the client announces, 0 when it announces none."""
+    """Return the announced length of the body; 0 when there is none."""
     for name, value in scope["headers"]:
         if name == b"content-length":
             return int(value) if value.isdigit() else 0

@@ -1,4 +1,4 @@
-"""POST /generate: the smallest way to ask the model, plain or as server-sent events."""
+"""POST /generate: a minimal API of the model, with plain answers or server-sent events."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -18,14 +18,14 @@ _LARGEST_SEED = 2**63 - 1
 """Seeds travel to the engine as signed 64-bit integers."""
 
 _CLIENT_LEFT = 499
-"""What proxies log for it; nobody receives it, but it is counted."""
+"""Status that proxies log for a client that disconnected; it is never sent, but counted."""
 
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class GenerateRequest(BaseModel):
-    """What a client may ask. Unknown fields are refused: a misspelt one must not be ignored."""
+    """Body of a request. Unknown fields are refused, because a misspelt one must not be ignored."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -59,31 +59,31 @@ class GenerateRequest(BaseModel):
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt as the engine takes it."""
+    """A prompt in the engine's form."""
 
     tokens: int
-    """Its length."""
+    """Number of tokens."""
 
     engine_input: Any
-    """The engine's own form; nobody else looks into it."""
+    """The engine's own representation, opaque to other code."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some more generated text: all of it when nothing is streamed."""
+    """A piece of the generated text; the whole text without streaming."""
 
     text: str
     tokens: int
     finish_reason: str | None
-    """Set on the last piece."""
+    """Set on the last piece only."""
 
 
 class TextEngine(Protocol):
-    """What /generate needs from an engine."""
+    """Operations of an engine that /generate needs."""
 
     @property
     def max_model_len(self) -> int:
-        """Longest prompt and answer together, in tokens."""
+        """Maximum length of prompt and answer together, in tokens."""
 
     async def tokenize(self, prompt: str) -> TokenizedPrompt:
         """Return the prompt in tokens."""
@@ -91,9 +91,9 @@ class TextEngine(Protocol):
     def generate(
         self, prompt: TokenizedPrompt, wanted: GenerateRequest
     ) -> AsyncGenerator[Piece, None]:
-        """Generate; closing the generator or cancelling its task aborts in the engine.
+        """Generate an answer. Closing the generator or cancelling its task aborts it in the engine.
 
-        Raises EngineUnavailable when the engine dies on the way.
+        Raises EngineUnavailable when the engine dies meanwhile.
         """
 
 
@@ -118,7 +118,7 @@ def create_generate_router(engine: TextEngine) -> APIRouter:
 
 
 def _check_fits(prompt: TokenizedPrompt, wanted: GenerateRequest, max_model_len: int) -> None:
-    """Refuse what the engine would cut silently at the end of its context."""
+    """Refuse a request that the engine would silently cut at the end of its context."""
     if reason := why_it_does_not_fit(prompt.tokens, wanted.max_tokens, max_model_len):
         is_prompt_alone_too_long = prompt.tokens >= max_model_len
         raise RequestRefused(reason, "prompt" if is_prompt_alone_too_long else "max_tokens")
@@ -141,7 +141,7 @@ async def _whole(pieces: AsyncGenerator[Piece, None], prompt: TokenizedPrompt) -
 async def _events(
     pieces: AsyncGenerator[Piece, None], prompt: TokenizedPrompt
 ) -> AsyncGenerator[str, None]:
-    """Frame the pieces; only a stream that reached its end carries usage and the end mark."""
+    """Frame the pieces as events; only a complete stream carries usage and the end mark."""
     tokens = 0
     async with aclosing(pieces):
         try:

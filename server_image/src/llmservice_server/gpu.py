@@ -1,7 +1,7 @@
-"""What NVML says about the GPUs, read when metrics are scraped.
+"""GPU metrics from NVML, read when metrics are scraped.
 
-A number that cannot be had is absent, never zero: without a GPU there is no family at all. The duty
-cycle is the share of time in which any kernel ran; it is no measure of how full a GPU is.
+An unavailable number is absent, never zero: without a GPU there is no metric family at all. The
+duty cycle is the share of the time in which any kernel runs; it does not measure how full a GPU is.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ _THROTTLE_REASONS = {
     "hw_thermal_slowdown": 0x40,
     "hw_power_brake": 0x80,
 }
-"""Bits of NVML's mask that mean a lower clock than the load asks for."""
+"""Bits of NVML's mask that mean a clock below the one that the load needs."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class GpuCollector:
         yield from (family for family in families if family.samples)
 
     def duty_cycle_percent(self) -> float | None:
-        """Return the mean duty cycle of the GPUs that tell it; None when none does."""
+        """Return the mean duty cycle of the GPUs that report one; None when none does."""
         told = [sample.value for sample in self._family(_READINGS[0]).samples]
         return sum(told) / len(told) if told else None
 

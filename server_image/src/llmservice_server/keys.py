@@ -1,4 +1,4 @@
-"""API keys: read from a mounted Secret, followed when it changes, never shown to anybody."""
+"""API keys: read from a mounted Secret, read again when it changes, never shown."""
 
 import hashlib
 import hmac
@@ -11,13 +11,14 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_SECONDS = 1.0
-"""The kubelet takes up to a minute to renew a mounted Secret: a second more is nothing."""
+"""Time between two checks, in seconds. The kubelet itself takes up to a minute to update a mounted
+Secret."""
 
 
 class ApiKeys:
-    """The keys that open the API: the content of every file of a folder, several for rotation.
+    """The valid API keys: the content of every file of a folder; several allow rotation.
 
-    A folder without a key, or one that cannot be read, opens the API to nobody.
+    If the folder has no key or cannot be read, no request is admitted.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,14 +29,15 @@ class ApiKeys:
         self._look_at = clock()
 
     def allow(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Tell whether a request with these headers brings a key.
+        """Return whether the headers contain a valid key.
 
-        It is looked for where OpenAI's clients put it (Authorization: Bearer) and where
-        Anthropic's do (x-api-key), which /v1/messages serves.
+        OpenAI's clients send it as Authorization: Bearer, Anthropic's clients as x-api-key to
+        /v1/messages.
         """
         self._follow()
         presented = [key for name, value in headers for key in _keys_in(name, value)]
-        # Every key is compared, and by its digest: time tells neither which nor how much matched.
+        # Every key is compared by its digest, so the time does not reveal which key matches, or how
+        # much of it.
         matches = [
             hmac.compare_digest(_digest(key), digest)
             for key in presented
@@ -44,12 +46,12 @@ class ApiKeys:
         return any(matches)
 
     def has_any(self) -> bool:
-        """Tell whether there is a key by which anybody could be let in."""
+        """Return whether there is any valid key."""
         self._follow()
         return bool(self._digests)
 
     def _follow(self) -> None:
-        """Read the files again when they are not those that were read last."""
+        """Read the files again if they have changed."""
         now = self._clock()
         if now < self._look_at:
             return
@@ -66,9 +68,9 @@ class ApiKeys:
                 return
             keys = [path.read_bytes().strip() for path, _ in files]
         except OSError as error:
-            # A file that vanished while the folder was being replaced: look again in a second.
+            # A file vanished while the folder was being replaced: try again in a second.
             logger.warning(
-                "the API keys could not be read (%s); keeping the ones that are known",
+                "the API keys could not be read (%s); keeping the current ones",
                 os.strerror(error.errno or 0),
             )
             return

@@ -1,4 +1,4 @@
-"""The phase a server is in, from its first second to its last, and what the probes say about it."""
+"""Phases of a server from start to exit, and the bodies of its probes."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Where the server stands; it only ever moves forward, but for the waits."""
+    """Phase of the server. It only moves forward, except for waits."""
 
     IMPORTING = "importing"
     WAITING_FOR_CACHE = "waiting_for_cache"
-    """Another server fills the cache that the two share."""
+    """Another server fills the shared cache."""
     DOWNLOADING = "downloading"
     LOADING = "loading"
     WARMING_UP = "warming_up"
@@ -22,14 +22,14 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class DownloadProgress:
-    """How much of the weights is on disk."""
+    """Progress of the download: bytes of the weights on disk."""
 
     bytes_done: int
     bytes_total: int
 
 
 class Lifecycle:
-    """The current phase and its age. Used from the event loop only."""
+    """The current phase and its age. Use it from the event loop only."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -38,16 +38,16 @@ class Lifecycle:
         self.phase = Phase.IMPORTING
         self.download: DownloadProgress | None = None
         self.cache_writer: str | None = None
-        """The server that fills the shared cache, while this one waits."""
+        """The server that fills the shared cache while this one waits."""
         self._failure: dict[str, str] = {}
         self.accepts_requests = False
         """Whether the API port serves: from ready until the drain refuses new requests."""
         self.load_seconds: dict[Phase, float] = {}
-        """How long each finished phase before ready took."""
+        """Duration of each finished phase before ready, in seconds."""
         self.engine_has_died: Callable[[], bool] = lambda: False
-        """Asks the engine, once there is one; true a moment before the phase says so."""
+        """Whether the engine is dead; true a moment before the phase changes."""
         self.is_stalled = False
-        """Whether the engine makes no step although work is waiting."""
+        """Whether the engine makes no step although requests wait."""
 
     @property
     def is_ready(self) -> bool:
@@ -55,7 +55,7 @@ class Lifecycle:
 
     @property
     def has_started(self) -> bool:
-        """Whether loading is over and well; stays true while draining."""
+        """Whether loading has succeeded; stays true while draining."""
         return self.phase in (Phase.READY, Phase.DRAINING)
 
     @property
@@ -64,12 +64,12 @@ class Lifecycle:
 
     @property
     def phase_seconds(self) -> float:
-        """How long the current phase has lasted."""
+        """Age of the current phase, in seconds."""
         return self._clock() - self._entered_at
 
     @property
     def elapsed_seconds(self) -> float:
-        """How long the server has run."""
+        """Age of the server, in seconds."""
         return self._clock() - self._started_at
 
     def enter(self, phase: Phase) -> None:
@@ -84,7 +84,7 @@ class Lifecycle:
             self.accepts_requests = True
 
     def wait_for_cache(self, writer: str) -> None:
-        """Enter the wait for another server, or go on with it."""
+        """Enter the wait for another server, or continue it."""
         self.cache_writer = writer
         if self.phase is not Phase.WAITING_FOR_CACHE:
             self.enter(Phase.WAITING_FOR_CACHE)
@@ -96,19 +96,19 @@ class Lifecycle:
         self.enter(Phase.FAILED)
 
     def report(self) -> dict[str, object]:
-        """Return the body of every probe: phase, ages in seconds, and why the server has failed."""
+        """Return the body of every probe: phase, ages in seconds, and the reason of a failure."""
         body: dict[str, object] = {
             "phase": self.phase.value,
             "phaseSeconds": round(self.phase_seconds, 1),
             "elapsedSeconds": round(self.elapsed_seconds, 1),
         }
         if self.phase is Phase.WAITING_FOR_CACHE:
-            body["message"] = f"{self.cache_writer} fills the cache that the two share"
+            body["message"] = f"{self.cache_writer} fills the shared cache"
         if self.phase in (Phase.DOWNLOADING, Phase.WAITING_FOR_CACHE) and self.download is not None:
             body["download"] = {
                 "bytesDone": self.download.bytes_done,
                 "bytesTotal": self.download.bytes_total,
             }
         if self.is_stalled:
-            body["message"] = "the engine makes no step although work is waiting"
+            body["message"] = "the engine makes no step although requests are waiting"
         return body | self._failure

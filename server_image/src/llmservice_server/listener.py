@@ -1,4 +1,4 @@
-"""HTTP listeners that leave signals to the server and never leak into the engine process."""
+"""HTTP listeners that leave signals to the server and close their sockets in the engine process."""
 
 import asyncio
 import os
@@ -15,24 +15,26 @@ from llmservice_server.connection import KEEP_ALIVE_SECONDS, LimitedConnection
 
 _BACKLOG = 2048
 _CUT_AFTER_SECONDS = 1
-"""How long responses may still end once a listener stops; whoever stops it has waited before."""
+"""Time for responses to end after a listener stops, in seconds; the caller has already waited for
+them."""
 
 _TICKS_BETWEEN_LOOKS = 10
 _UNSENT_CHECK_SECONDS = 0.1
 
 _LAST_IDLE_SECONDS = 5.0
-"""How long a connection may be without a request when this listener will stop.
+"""Maximum time of an idle connection while this listener is about to stop, in seconds.
 
-A client that asks again at once is still answered, which tells it to close the connection.
+A client that sends another request at once still gets an answer, which asks it to close the
+connection.
 """
 
 
 class PortUnavailable(Exception):
-    """A port cannot be listened on; the text says which and why."""
+    """A port that cannot be opened; the text names it and the cause."""
 
 
 def bind(port: int) -> socket.socket:
-    """Return a listening socket for IPv4 and, where there is one, IPv6."""
+    """Return a listening socket for IPv4 and, where available, IPv6."""
     try:
         return socket.create_server(
             ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
@@ -48,7 +50,7 @@ def bind(port: int) -> socket.socket:
 
 
 class Listener(uvicorn.Server):
-    """One HTTP server in our event loop."""
+    """An HTTP server in the server's event loop."""
 
     def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
         config = uvicorn.Config(
@@ -60,7 +62,7 @@ class Listener(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            # Nothing here depends on who a client says it is.
+            # Nothing here depends on the identity that a client claims.
             proxy_headers=False,
             timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
             timeout_graceful_shutdown=_CUT_AFTER_SECONDS,
@@ -73,11 +75,11 @@ class Listener(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none: what a signal means is decided in one place for all listeners."""
+        """Capture no signals: one place handles them for all listeners."""
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Drop the clients that hold a connection for nothing; called ten times a second."""
+        """Close idle and stuck connections; called ten times a second."""
         if counter % _TICKS_BETWEEN_LOOKS == 0:
             now = time.monotonic()
             for connection in self._connections():
@@ -85,11 +87,13 @@ class Listener(uvicorn.Server):
         return await super().on_tick(counter)
 
     def let_idle_go(self) -> None:
-        """Close connections without a request soon: their clients then turn to another replica."""
+        """Close idle connections soon, so that their clients turn to another replica."""
         self._idle_seconds = _LAST_IDLE_SECONDS
 
     async def wait_until_sent(self) -> None:
-        """Return when every client has got what it was answered, or was dropped for not reading."""
+        """Return when every client has received its answers, or was disconnected because it does
+        not read.
+        """
         while any(  # noqa: ASYNC110 - the kernel tells nobody when a client has got something
             connection.unsent_bytes for connection in self._connections()
         ):
@@ -103,20 +107,21 @@ class Listener(uvicorn.Server):
         ]
 
     def start(self) -> None:
-        """Serve from now on, in the background."""
+        """Start serving, in the background."""
         self._serving = asyncio.ensure_future(self.serve(sockets=[self._listening]))
 
     async def stop(self) -> None:
-        """Stop accepting, and cut what has not ended within a second."""
+        """Stop accepting connections, and cut responses that do not end within a second."""
         self.should_exit = True
         if self._serving is not None:
             await self._serving
 
     def _close_in_child(self) -> None:
-        """Let go of our sockets in a forked engine process.
+        """Close the server's sockets in a forked engine process.
 
-        Otherwise it keeps the port open after us, and connections that we close stay half open.
-        The wake-up descriptor of signals is shared, too: a SIGTERM to the child would reach us.
+        Otherwise that process keeps the port open after the server exits, and closed connections
+        stay half open. The wake-up descriptor of signals is shared too: a SIGTERM to the child
+        would reach the server.
         """
         signal.set_wakeup_fd(-1)
         descriptors = [self._listening.fileno()]

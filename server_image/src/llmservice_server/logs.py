@@ -1,6 +1,6 @@
 """Structured logs: one JSON object per line, never a prompt or an answer.
 
-logging.json, beside this file, is the configuration of every process: ours and, through
+logging.json, beside this file, configures both processes: this one and, through
 VLLM_LOGGING_CONFIG_PATH, the engine's.
 """
 
@@ -17,9 +17,9 @@ from llmservice_server.request_ids import current_request_id
 
 CONFIGURATION = Path(__file__).with_name("logging.json")
 ENGINE_ERROR_FILE = "LLMSERVICE_ENGINE_ERROR_FILE"
-"""Names the file in which the engine process leaves the error it died of.
+"""Variable with the path of the file for the error that ends the engine process.
 
-It ends with the server's process id, so that the server's own errors stay out of it.
+The path ends with the server's process id, so the server's own errors are not written to it.
 """
 
 LAST_WORDS = frozenset(
@@ -30,23 +30,23 @@ LAST_WORDS = frozenset(
         "WorkerProc failed.",
     }
 )
-"""What vLLM's processes say with the error that ends them.
+"""Messages with which vLLM's processes log the error that ends them.
 
-Any other error that they log may end one request alone, and quote it.
+Any other error that they log may concern a single request and quote it.
 """
 
 _QUOTING = ("vllm.v1.structured_output", "vllm.logging_utils.dump_input")
-"""Loggers of the engine's process that put what a client asked for into their messages."""
+"""Loggers of the engine's process whose messages may contain a client's input."""
 
 DETAILS = "llmservice_details"
-"""Name of a record's `extra` whose entries become entries of its line."""
+"""Key in a record's `extra` whose entries become entries of the log line."""
 
 
 def configure() -> None:
-    """Configure this process and, by its environment, the engine's.
+    """Configure this process and, through its environment, the engine's.
 
     VLLM_LOGGING_LEVEL sets the level, here and in an engine that is forked from this process.
-    VLLM_LOGGING_CONFIG_PATH is overruled: another configuration would log prompts.
+    VLLM_LOGGING_CONFIG_PATH is overwritten, because another configuration would log prompts.
     """
     configuration = json.loads(CONFIGURATION.read_text())
     level = os.environ.get("VLLM_LOGGING_LEVEL", "").upper()
@@ -58,10 +58,10 @@ def configure() -> None:
 
 
 class OwnDebugOnly(logging.Filter):
-    """Drops what others debug while they answer a request: it quotes what they were asked."""
+    """Drops debug messages of libraries during a request, because they quote the request."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record is logged."""
+        """Return whether a record is logged."""
         return record.levelno >= logging.INFO or current_request_id.get() is None or _is_own(record)
 
 
@@ -86,14 +86,14 @@ class JsonFormatter(logging.Formatter):
             may_quote = request_id is not None or _is_survived_by_an_engine(record)
             told = _places(error) if may_quote else traceback.format_exception(error)
             line["error"] = "".join(told)
-        # ASCII: no terminal obeys it, and no text that is half a character breaks it.
+        # ASCII cannot control a terminal, and half a character cannot break it.
         return json.dumps(line)
 
 
 def _message(record: logging.LogRecord, request_id: str | None) -> str:
-    """Return what a record says; of what others say about a request, only their own words.
+    """Return the message of a record; for a library's message during a request, only its template.
 
-    The values that they put into them come from the client: a name, an error that quotes it.
+    The values in it come from the client: a name, or an error that quotes the request.
     """
     is_of_a_request = request_id is not None or record.name.startswith(_QUOTING)
     if is_of_a_request and not _is_own(record):
@@ -106,9 +106,8 @@ def _is_own(record: logging.LogRecord) -> bool:
 
 
 def _places(error: BaseException) -> list[str]:
-    """Return where an error and its causes came from, without what they say.
-
-    What an error says about a request may quote it.
+    """Return the places in the code of an error and its causes, without their texts, which may
+    quote the request.
     """
     lines: list[str] = []
     current: BaseException | None = error
@@ -120,24 +119,28 @@ def _places(error: BaseException) -> list[str]:
 
 
 def _engine_error_file() -> str | None:
-    """Return where this process leaves the error it ends of; None in the server itself."""
+    """Return the path for the error that ends this process; None in the server itself."""
     path = os.environ.get(ENGINE_ERROR_FILE)
     return None if not path or path.endswith(f".{os.getpid()}") else path
 
 
 def _is_survived_by_an_engine(record: logging.LogRecord) -> bool:
-    """Tell whether an error may be that of one request: in the engine nothing says so."""
+    """Return whether an error may concern a single request; in the engine process, any error
+    may.
+    """
     return _engine_error_file() is not None and str(record.msg) not in LAST_WORDS
 
 
 class EngineErrorHandler(logging.Handler):
-    """Leaves the error that ends an engine where the server can read it.
+    """Writes the error that ends an engine to a file that the server reads.
 
     The engine's own message to the server says only that it failed.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the exception of the engine's end unless an earlier one, its root, is there."""
+        """Write the exception that ends the engine, unless an earlier one, its root, is written
+        already.
+        """
         path = _engine_error_file()
         error = record.exc_info[1] if record.exc_info else None
         if path is None or error is None or _is_survived_by_an_engine(record):
@@ -146,5 +149,5 @@ class EngineErrorHandler(logging.Handler):
             with open(path, "x") as file:
                 json.dump([fact.as_json() for fact in facts_of(error)], file)
         except OSError:
-            # The record itself is in the log; nothing may fail because of its copy.
+            # The record itself is in the log; a failure of its copy must not matter.
             return

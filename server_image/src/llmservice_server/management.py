@@ -12,7 +12,7 @@ from llmservice_server.lifecycle import Lifecycle
 def create_management_app(
     lifecycle: Lifecycle, registry: CollectorRegistry, usage: EngineUsage
 ) -> FastAPI:
-    """Return the application; every probe's body says the phase and how long it has lasted."""
+    """Return the application. The body of every probe contains the phase and its age."""
     app = FastAPI(title="Management", openapi_url=None)
 
     def probe(ok: bool) -> Response:
@@ -32,13 +32,13 @@ def create_management_app(
 
     @app.get("/metrics")
     def metrics() -> Response:
-        # Not async: rendering some hundred families must not hold up the event loop.
+        # Not async: rendering some hundred families must not block the event loop.
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/autoscale")
     async def autoscale() -> Response:
-        # A slow driver must not hold up the event loop. The rest is told by the loop that counts
-        # it, and so of one moment.
+        # A slow driver must not block the event loop. The event loop itself reads the rest, so
+        # these numbers are of one moment.
         gpus = {"gpuDutyCyclePercent": await run_in_threadpool(usage.gpu_duty_cycle_percent)}
         return JSONResponse(usage.report() | gpus | {"phase": lifecycle.phase.value})
 

@@ -1,4 +1,6 @@
-"""Giving memory back that the allocator keeps: long requests would otherwise be held for ever."""
+"""Returns free memory of the allocator to the system, which would otherwise keep it after long
+requests.
+"""
 
 import asyncio
 import ctypes
@@ -7,11 +9,14 @@ from collections.abc import Callable
 from llmservice_server.gate import InFlight
 
 _LOOK_SECONDS = 5.0
-"""How often to look. Giving back takes tens of milliseconds, and only where nobody waits."""
+"""Time between two checks, in seconds. Returning memory takes tens of milliseconds and runs only
+while no request is in progress."""
 
 
 def find_trim() -> Callable[[], object] | None:
-    """Return what gives free memory back to the system, None where the C library cannot."""
+    """Return the function that returns free memory to the system; None where the C library has
+    none.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return None if trim is None else lambda: trim(0)
 
@@ -19,7 +24,9 @@ def find_trim() -> Callable[[], object] | None:
 async def give_back_when_idle(
     in_flight: InFlight, trim: Callable[[], object] | None, look_seconds: float = _LOOK_SECONDS
 ) -> None:
-    """Trim whenever requests have been answered and none is in flight; runs until cancelled."""
+    """Return memory whenever requests have been answered and none is in progress; runs until
+    cancelled.
+    """
     seen = in_flight.seen
     while trim is not None:
         await asyncio.sleep(look_seconds)

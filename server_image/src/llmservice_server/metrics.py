@@ -1,4 +1,4 @@
-"""Our own metric families. vLLM's (`vllm:*`) stand beside them, untouched."""
+"""The server's own metric families. vLLM's (`vllm:*`) are unchanged."""
 
 from collections.abc import Iterator
 
@@ -8,11 +8,11 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from llmservice_server.lifecycle import Lifecycle, Phase
 
 _DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-"""Seconds. From a refused request to a long answer of a large model."""
+"""Bucket bounds in seconds, from a refused request to a long answer of a large model."""
 
 
 class ServerMetrics:
-    """What the gate counts. One per registry."""
+    """Counters of the gate. One per registry."""
 
     def __init__(self, registry: CollectorRegistry, lifecycle: Lifecycle) -> None:
         self.requests = Counter(
@@ -28,12 +28,10 @@ class ServerMetrics:
             buckets=_DURATION_BUCKETS,
             registry=registry,
         )
-        self.in_flight = Gauge(
-            "llm_requests_in_flight", "Requests that are being answered", registry=registry
-        )
+        self.in_flight = Gauge("llm_requests_in_flight", "Requests in progress", registry=registry)
         self.aborted = Counter(
             "llm_requests_aborted",
-            "Requests whose client went away before the answer had ended",
+            "Requests whose client disconnected before the answer ended",
             ["route"],
             registry=registry,
         )
@@ -47,7 +45,7 @@ class ServerMetrics:
 
 
 class _LifecycleCollector:
-    """Reads the lifecycle at scrape time, so that the two can never disagree."""
+    """Reads the lifecycle at scrape time, so that metrics and lifecycle never disagree."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
@@ -58,7 +56,7 @@ class _LifecycleCollector:
             phase.add_metric([candidate], float(candidate is self._lifecycle.phase))
         yield phase
         load = GaugeMetricFamily(
-            "llm_load_seconds", "Seconds each phase before ready took", labels=["phase"]
+            "llm_load_seconds", "Duration of each phase before ready, in seconds", labels=["phase"]
         )
         for finished, seconds in self._lifecycle.load_seconds.items():
             load.add_metric([finished], seconds)
@@ -66,6 +64,6 @@ class _LifecycleCollector:
         if self._lifecycle.phase is Phase.DRAINING:
             yield GaugeMetricFamily(
                 "llm_drain_seconds",
-                "Seconds since the drain began; absent before",
+                "Seconds since the drain began; absent before it",
                 self._lifecycle.phase_seconds,
             )

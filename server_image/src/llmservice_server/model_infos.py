@@ -1,11 +1,11 @@
-"""What vLLM finds out about the classes of models, kept in the image.
+"""vLLM's information about model classes, stored in the image.
 
-Before it makes an engine's configuration vLLM imports the model's class in a process of its own,
-which takes ten seconds, and keeps what it has learnt in its cache. A new pod's cache is empty. So
-the build of the image fills one, and a start lays it out where vLLM looks. vLLM compares a hash of
-the class's source: what is laid out may be of no use, but never wrong.
+Before vLLM creates an engine's configuration, it imports the model's class in a process of its own,
+which takes ten seconds, and caches the information. A new pod's cache is empty. So the build of the
+image fills a cache, and a start copies it to vLLM's cache. vLLM compares a hash of the class's
+source, so stored information may be useless but never wrong.
 
-    python -m llmservice_server.model_infos    # in the build of an image
+python -m llmservice_server.model_infos   # in the build of an image
 """
 
 import logging
@@ -19,20 +19,20 @@ from llmservice_server.compat import model_inspections
 
 BAKED = Path(__file__).with_name("modelinfos")
 _FOLDER = "modelinfos"
-"""As vLLM names it below its cache."""
+"""Name of vLLM's folder below its cache."""
 
 logger = logging.getLogger(__name__)
 
 
 def lay_out(cache: Path, baked: Path = BAKED) -> None:
-    """Copy to vLLM's cache what it lacks; a cache that cannot be written stays as it is."""
+    """Copy missing entries to vLLM's cache; a cache that cannot be written stays as it is."""
     known = cache / _FOLDER
     missing = [info for info in baked.glob("*.json") if not (known / info.name).exists()]
     if not missing:
         return
     try:
         known.mkdir(parents=True, exist_ok=True)
-        # Several pods may share the cache: nobody may see half a file.
+        # Several pods may share the cache, and none may read half a file.
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             for info in missing:
                 os.replace(shutil.copyfile(info, Path(folder, info.name)), known / info.name)
@@ -41,9 +41,9 @@ def lay_out(cache: Path, baked: Path = BAKED) -> None:
 
 
 def bake() -> None:
-    """Fill the folder of this package with what vLLM says of every class that can be imported.
+    """Fill the folder of this package with the information about every class that can be imported.
 
-    Some need packages that are not there, or an accelerator.
+    Some classes need packages that are not installed, or an accelerator.
     """
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update({"HOME": folder, "XDG_CACHE_HOME": folder, "VLLM_CACHE_ROOT": folder})
@@ -55,7 +55,7 @@ def bake() -> None:
         shutil.rmtree(BAKED, ignore_errors=True)
         BAKED.mkdir()
         for info in Path(folder, _FOLDER).glob("*.json"):
-            # vLLM's are for their owner only.
+            # vLLM's files are readable only by their owner.
             shutil.copyfile(info, BAKED / info.name)
     print(f"{len(list(BAKED.iterdir()))} model infos in {BAKED}")
 

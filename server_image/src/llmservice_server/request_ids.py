@@ -1,4 +1,4 @@
-"""The id of a request: the client's own or a new one, on its answer and in its lines of the log."""
+"""Request ids: the client's own or a new one, on the answer and on the log lines of a request."""
 
 import re
 import uuid
@@ -9,21 +9,22 @@ from starlette.types import Scope
 HEADER = b"x-request-id"
 
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
-"""What clients and proxies use, and nothing that means something in a header or a log."""
+"""Form of an id: the characters that clients and proxies use, and none with a meaning in headers or
+logs."""
 
 current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
-"""The request that is being answered in this task; None outside of one."""
+"""Id of the request of this task; None outside a request."""
 
 
 def new_request_id() -> str:
-    """Return an id that nobody else has."""
+    """Return a new unique id."""
     return uuid.uuid4().hex
 
 
 def identify(scope: Scope) -> str:
-    """Return the request's id, and make it the one that the application reads from the headers.
+    """Return the request's id, and set it in the headers that the application reads.
 
-    An id that does not look like one is replaced, not refused: it is of no use to anybody else.
+    An invalid id is replaced, not refused, because only its sender uses it.
     """
     found = [value for name, value in scope["headers"] if name == HEADER]
     if len(found) == 1 and _ACCEPTED.fullmatch(found[0]):

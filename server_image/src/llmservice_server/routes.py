@@ -1,8 +1,8 @@
-"""Which paths of the API port belong to serving. Everything else answers 404.
+"""Paths of the API port that belong to serving. All others answer 404.
 
 vLLM registers administration routes (pausing, weights, adapters, scaling, profiling) beside the
-serving ones, most of them without a key. An allowlist keeps routes that a later vLLM adds closed
-until somebody has looked at them.
+serving ones, most of them without a key. An allowlist keeps the routes of a later vLLM closed until
+they have been reviewed.
 """
 
 import re
@@ -30,7 +30,7 @@ _SERVING_PATHS = frozenset(
     }
 )
 
-# Not any word: vLLM has other routes beside the responses.
+# Not any word, because vLLM has other routes beside the responses.
 _SERVING_TEMPLATES = tuple(
     (re.compile(re.sub(r"\{\w+\}", "resp_[^/]+", template)), template)
     for template in ("/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel")
@@ -38,12 +38,12 @@ _SERVING_TEMPLATES = tuple(
 
 
 def is_documented(template: str) -> bool:
-    """Tell whether a route, as an OpenAPI document writes it, belongs to serving."""
+    """Return whether a route, in the form of an OpenAPI document, belongs to serving."""
     return template in _SERVING_PATHS or any(template == known for _, known in _SERVING_TEMPLATES)
 
 
 def serving_route(path: str) -> str | None:
-    """Return the route a path belongs to, as metrics label it, or None when it is not served."""
+    """Return the route of a path as its metrics label; None when the path is not served."""
     if path in _SERVING_PATHS:
         return path
     for pattern, template in _SERVING_TEMPLATES:

@@ -1,4 +1,4 @@
-"""What the operator tells the server by environment variables; engine flags come otherwise."""
+"""Settings of the server from environment variables; engine settings are flags."""
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -11,7 +11,7 @@ _DAY_SECONDS = 86400.0
 
 
 class InvalidSetting(ValueError):
-    """An environment variable holds something that cannot be used; the text names it."""
+    """An environment variable has an invalid value; the text names the variable."""
 
 
 def _number(default: float | None, most: float, least: float = 0) -> Any:
@@ -30,59 +30,63 @@ class ServerSettings:
     """Port of the probes and /metrics; never exposed outside the cluster."""
 
     pre_stop_seconds: float = _number(5.0, _DAY_SECONDS)
-    """How long requests are still served after SIGTERM, while endpoints are being updated."""
+    """Time in seconds that requests are still served after SIGTERM, while endpoints are updated."""
 
     drain_timeout_seconds: float = _number(600.0, _DAY_SECONDS)
-    """Longest wait for requests in flight once new ones are refused."""
+    """Maximum time in seconds to finish the requests in progress once new ones are refused."""
 
     request_timeout_seconds: float = _number(600.0, _DAY_SECONDS)
-    """Longest time for one request, 0 for no limit.
+    """Maximum duration of a request in seconds; 0 sets no limit.
 
-    As long as the default drain, so that a rollout ends no request that would have ended otherwise;
-    it is also the patience of the usual clients.
+    It equals the default drain time, so a rollout ends no request that would have continued
+    otherwise. It is also the timeout of common clients.
     """
 
     engine_hang_seconds: float = _number(120.0, _DAY_SECONDS, least=0.5)
-    """How long the engine may make no step while work is waiting.
+    """Maximum time in seconds without an engine step while requests wait.
 
     A judgement: longer than the longest step, which computes one chunk of a prompt or compiles.
     """
 
     max_body_bytes: int = _number(16 * 1024**2, 2**40, least=1)
-    """Longest body of a request. Fits a few pictures; a long prompt is a hundredth of it."""
+    """Maximum size of a request body in bytes. Enough for a few images; a long prompt is a
+    hundredth of it."""
 
     max_choices: int = _number(128, 16384, least=1)
-    """Most answers that one request may ask for (`n`); the limit of the OpenAI API."""
+    """Maximum number of answers that one request may ask for (`n`); the limit of the OpenAI API."""
 
     api_keys_directory: Path | None = None
-    """A mounted Secret: the content of every file is a key. None asks nobody for a key."""
+    """Folder of a mounted Secret; the content of every file is a key. None requires no key."""
 
     shared_cache_directory: Path | None = None
-    """A folder that several servers share, where one at a time fills the model cache. None means
-    that the cache is this server's own."""
+    """Folder of a model cache that several servers share and one at a time fills. None means that
+    this server has a cache of its own."""
 
     cache_takeover_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
-    """How long the server that fills the shared cache may give no sign of life before another
-    takes its place.
+    """Time in seconds without a sign of life from the server that fills the shared cache, after
+    which another takes over.
 
-    A judgement: storage on the network pauses for seconds, an import holds up threads as long.
+    A judgement: network storage pauses for seconds, and an import blocks threads as long.
     """
 
     administration_routes: bool = False
-    """Whether vLLM's administration routes (pause, weights, adapters, sleep) can be reached."""
+    """Whether vLLM's administration routes (pause, weights, adapters, sleep) are open."""
 
     slo_ttft_milliseconds: float | None = _number(None, _DAY_SECONDS * 1000)
-    """Time to first token that /autoscale judges by, None for no such objective."""
+    """Limit of the time to first token that /autoscale measures against; None sets no limit."""
 
     slo_itl_milliseconds: float | None = _number(None, _DAY_SECONDS * 1000)
-    """Mean time between tokens that /autoscale judges by, None for no such objective."""
+    """Limit of the mean time between tokens that /autoscale measures against; None sets no
+    limit."""
 
     termination_log: Path = Path("/dev/termination-log")
-    """Where the kubelet reads why the container ended; used only when it can be written."""
+    """File of the termination message that the kubelet reads; used only if it can be written."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "ServerSettings":
-        """Read the settings; raises InvalidSetting for what is no number or out of range."""
+        """Read the settings. Raises InvalidSetting for a value that is not a number or out of
+        range.
+        """
         values: dict[str, Any] = {}
         for each in fields(cls):
             name = PREFIX + each.name.upper()
@@ -98,7 +102,7 @@ class ServerSettings:
 
 
 def _parsed(name: str, text: str, setting: Field[Any]) -> object:
-    """Return the text in the type of the setting."""
+    """Return the text, converted to the type of the setting."""
     if isinstance(setting.default, bool):
         if text not in ("true", "false"):
             raise InvalidSetting(f"{name} is {text!r}; it must be true or false")

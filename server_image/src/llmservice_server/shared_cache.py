@@ -1,10 +1,10 @@
-"""A cache that several servers share: one of them fills it, the others wait.
+"""A cache that several servers share: one of them fills it, and the others wait.
 
-The servers know nothing of each other but the files on the claim, which may be a network file
-system, and any of them may be killed at any moment. So a turn is a file with a number: who creates
-the next number has the turn, and nobody else can, for files are created exclusively. Numbers only
-ever grow; a turn that ended keeps its number under another name, so that a server that looked away
-for long can never take one that has been had.
+The servers know each other only through files on the claim, which may be a network file system, and
+each of them can be killed at any moment. So a turn is a file with a number. The server that creates
+the next number has the turn; only one can, because files are created exclusively. Numbers only
+grow. A turn that ended keeps its number under another name, so a server that was paused for long
+can never take a number that has been used.
 """
 
 import asyncio
@@ -24,14 +24,15 @@ from llmservice_server.failures import CACHE_LOST, StartRefused
 _HELD, _ENDED = "held", "ended"
 
 _BEATS_PER_TAKEOVER = 6
-"""A writer may miss some: network file systems pause, and an import can hold up every thread."""
+"""Interval of the signs of life, in seconds. A writer may miss some, because network file systems
+pause and an import can block every thread."""
 
 _POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """One file of the folder."""
+    """A file of the folder."""
 
     number: int
     is_held: bool
@@ -39,7 +40,7 @@ class _Turn:
 
 
 class Writer:
-    """The turn that this process has; gives a sign of life until it is released."""
+    """The turn of this process; gives signs of life until it is released."""
 
     def __init__(self, turn: Path, number: int, beat_seconds: float) -> None:
         self._turn = turn
@@ -48,7 +49,7 @@ class Writer:
         self._over = threading.Event()
         self._file = os.open(turn, os.O_WRONLY)
         self.on_loss: Callable[[], None] = lambda: None
-        """Called, from a thread, when another server has taken the turn."""
+        """Called in a thread when another server has taken the turn."""
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._beat, name="cache-writer", daemon=True).start()
@@ -76,7 +77,7 @@ class Writer:
 
 
 class FillLock:
-    """Who may write to one part of the cache. Its methods block: they belong in a thread."""
+    """The right to write to one part of the cache. Its methods block, so call them in a thread."""
 
     def __init__(
         self,
@@ -90,10 +91,10 @@ class FillLock:
         self._sign: tuple[Path, int] | None = None
         self._sign_seen_at = 0.0
         self.holder = ""
-        """The server that had the turn when this one last tried to take it."""
+        """The server that had the turn at the last attempt to take it."""
 
     def try_acquire(self) -> Writer | None:
-        """Take the turn; None while a server that lives has it."""
+        """Take the turn; None while a live server has it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         newest = max(_turns(self._folder), key=lambda turn: turn.number, default=None)
         if newest is not None and newest.is_held and self._is_alive(newest):
@@ -101,9 +102,10 @@ class FillLock:
         return self._take(0 if newest is None else newest.number + 1)
 
     def _is_alive(self, turn: _Turn) -> bool:
-        """Tell whether its file changed lately, by our own clock: that of the storage may differ.
+        """Return whether the file changed lately by the local clock; the storage's clock may
+        differ.
 
-        A file is opened before it is looked at, for network file systems then ask their server.
+        The file is opened before it is checked, because network file systems then ask their server.
         """
         try:
             with turn.path.open() as file:
@@ -124,7 +126,7 @@ class FillLock:
             return None
         others = [turn for turn in _turns(self._folder) if turn.path != path]
         if any(turn.number >= number for turn in others):
-            # This server looked at an old state: the number has been had, or later ones have.
+            # This server has read an old state: this number or a later one has been used.
             path.unlink(missing_ok=True)
             return None
         for turn in others:
@@ -142,11 +144,12 @@ def _turns(folder: Path) -> list[_Turn]:
 
 @dataclass(frozen=True)
 class SharedCache:
-    """The folder that several servers share."""
+    """The folder that the servers share."""
 
     folder: Path
     takeover_seconds: float
-    """How long a writer may give no sign of life before another server takes its turn."""
+    """Time in seconds without a sign of life from the writer, after which another server takes its
+    turn."""
 
     @asynccontextmanager
     async def turn(
@@ -155,10 +158,11 @@ class SharedCache:
         is_filled: Callable[[], bool],
         waiting: Callable[[str], Awaitable[None]],
     ) -> AsyncIterator[bool]:
-        """Enter when a part of the cache is filled (False), or is this server's to fill (True).
+        """Enter when a part of the cache is filled (False), or when it is this server's turn to
+        fill it (True).
 
-        `is_filled` is asked in a thread; `waiting` is told who fills the part meanwhile. Raises
-        StartRefused when another server took the turn away: what still writes must end.
+        `is_filled` is called in a thread. `waiting` gets the current writer meanwhile. Raises
+        StartRefused when another server has taken the turn, because writing must stop then.
         """
         lock = FillLock(self.folder / "locks" / part, self.takeover_seconds)
         while not await asyncio.to_thread(is_filled):
@@ -178,7 +182,7 @@ class SharedCache:
 
 @asynccontextmanager
 async def _ended_by_loss_of(writer: Writer) -> AsyncIterator[None]:
-    """Cancel the body when the turn is lost, and raise StartRefused for it."""
+    """Cancel the body when the turn is lost, and raise StartRefused."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     lost = threading.Event()
 

@@ -1,7 +1,7 @@
-"""How an error of a stream is told, by the route that streams.
+"""Error events of streams, by route.
 
-Each API has an event of its own for it, and its clients take no other for an error. On two routes
-vLLM lets no error through as it was; both are mended here.
+Each API has its own error event, and its clients recognize no other. On two routes vLLM does not
+pass errors on unchanged; this module corrects both.
 """
 
 from collections.abc import AsyncGenerator
@@ -12,32 +12,32 @@ from llmservice_server.errors import error_body
 from llmservice_server.streaming import event, prefetched
 
 BARE_ERROR = 'data: {"error"'
-"""How an event begins by which vLLM tells an error on the routes of completions."""
+"""Prefix of vLLM's error events on the routes of completions."""
 
 NAMED_ERROR = "event: error\n"
-"""How one begins elsewhere."""
+"""Prefix of error events on other routes."""
 
 _EVENTS_BEFORE_THE_ENGINE = 2
 """response.created and response.in_progress, which vLLM sends before it asks the engine."""
 
 
 def error_event(route: str | None, message: str, status: int, number: int) -> str:
-    """Return the event that ends a broken stream of a route; `number` events came before it."""
+    """Return the event that ends a broken stream of a route, after `number` events."""
     body = error_body(message, status)
     if route == "/v1/messages":
         error = {"type": _anthropic_type(status), "message": message}
         return event({"type": "error", "error": error}, "error")
     if route is not None and route.startswith("/v1/responses"):
-        # What the API defines, and the envelope: OpenAI's libraries raise only at that.
+        # The API's own fields, and the envelope, without which OpenAI's libraries do not raise.
         defined = {"type": "error", "sequence_number": number, "code": str(status)}
         return event({**defined, "message": message, "param": None, **body}, "error")
     return event(body)
 
 
 def pass_errors_of_messages(messages: Any) -> None:
-    """Let errors pass vLLM's /v1/messages as its chat tells them.
+    """Pass errors through vLLM's /v1/messages in the form of its chat route.
 
-    It makes the stream of a message from that of a chat, and takes an error in there for a piece
+    vLLM builds the stream of a message from that of a chat, and treats an error in it as a piece
     that it cannot read.
     """
     convert = messages.message_stream_converter
@@ -65,15 +65,15 @@ def pass_errors_of_messages(messages: Any) -> None:
 
 
 def begin_responses_with_the_engine(responses: Any) -> None:
-    """Let vLLM's /v1/responses start a stream only when the engine has begun to answer.
+    """Start a stream of vLLM's /v1/responses only when the engine has begun to answer.
 
-    An error before that is then answered like that of a request without a stream.
+    An earlier error is then answered like that of a request without a stream.
     """
     create = responses.create_responses
 
     async def create_begun(request: Any, raw_request: Any = None) -> Any:
         answer = await create(request, raw_request)
-        # What runs in the background is to be known by its id at once.
+        # A background response must be known by its id at once.
         if isinstance(answer, AsyncGenerator) and not request.background:
             return await prefetched(answer, _EVENTS_BEFORE_THE_ENGINE + 1)
         return answer
@@ -82,7 +82,7 @@ def begin_responses_with_the_engine(responses: Any) -> None:
 
 
 def _anthropic_type(status: int) -> str:
-    """Return what Anthropic's API calls an error of a status."""
+    """Return the error type of Anthropic's API for a status."""
     if status == 503:
         return "overloaded_error"
     if status == 504:

@@ -1,4 +1,4 @@
-"""Server-sent events, and what happens when the client goes away."""
+"""Server-sent events, and the cancellation of work when the client disconnects."""
 
 import asyncio
 import json
@@ -10,20 +10,21 @@ from starlette.requests import ClientDisconnect, Request
 T = TypeVar("T")
 
 STREAM_END = "data: [DONE]\n\n"
-"""The last event of a stream that was not cut."""
+"""Last event of a complete stream."""
 
 
 def event(data: dict[str, object], name: str | None = None) -> str:
-    """Return one server-sent event; one without a name is a message."""
+    """Return a server-sent event; without a name it is a message."""
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return the work's result, or cancel it and raise ClientDisconnect when the client leaves.
+    """Return the result of the work, or cancel it and raise ClientDisconnect when the client
+    disconnects.
 
-    The request's body must have been read: whatever else the client sends is dropped. The
-    framework cancels streams by itself, but lets a plain handler run on for nobody.
+    The request's body must have been read; the client's further data is dropped. The framework
+    cancels streams by itself, but lets a plain handler run on without a client.
     """
     working = asyncio.ensure_future(work)
     listening = asyncio.ensure_future(_disconnected(request))
@@ -44,10 +45,10 @@ async def _disconnected(request: Request) -> None:
 
 
 async def prefetched(source: AsyncGenerator[T, None], count: int = 1) -> AsyncGenerator[T, None]:
-    """Return the same items after the first ones have arrived.
+    """Return the same items, but only after the first ones have arrived.
 
-    What is wrong with a request shows at the first item that the engine made. Waiting for it lets
-    the error have a status of its own instead of breaking a response that has started with 200.
+    An error of a request shows at the first item from the engine. Waiting for it gives the error a
+    status of its own, instead of breaking a response that has started with 200.
     """
     first = [await anext(source) for _ in range(count)]
     return _after(first, source)

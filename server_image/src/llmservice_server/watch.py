@@ -1,4 +1,4 @@
-"""Noticing that the engine has died or hangs."""
+"""Detects that the engine has died or hangs."""
 
 import asyncio
 import logging
@@ -13,14 +13,14 @@ _CHECK_SECONDS = 0.1
 
 
 class Loss(Enum):
-    """How an engine was lost for good."""
+    """Ways in which an engine is lost for good."""
 
     DIED = "died"
     HANGS = "hangs"
 
 
 class EngineWatch:
-    """Looks at the engine ten times a second and keeps the lifecycle informed."""
+    """Checks the engine ten times a second and updates the lifecycle."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class EngineWatch:
         self._stalled_seconds = stalled_seconds
         self._hang_seconds = hang_seconds
         self.lost = asyncio.Event()
-        """Set when waiting for the engine has no use any more."""
+        """Set when there is no point in waiting for the engine any longer."""
         self.loss: Loss | None = None
 
     async def run(self) -> None:
@@ -48,7 +48,7 @@ class EngineWatch:
         self.lost.set()
 
     def _look_for_a_hang(self) -> None:
-        """Tell the probes about a hang; it may pass, unless somebody waits for it to end."""
+        """Report a hang to the probes; it may pass, unless a caller waits for it to end."""
         stalled = self._stalled_seconds()
         is_stalled = stalled > self._hang_seconds
         if is_stalled != self._lifecycle.is_stalled:
@@ -58,5 +58,5 @@ class EngineWatch:
             else:
                 logger.warning("the engine makes steps again")
         if is_stalled and self._lifecycle.phase is Phase.DRAINING:
-            # The kubelet restarts what is not alive: nothing in flight can be finished then.
+            # The kubelet restarts a container that is not alive: no request can be finished then.
             self.loss = Loss.HANGS

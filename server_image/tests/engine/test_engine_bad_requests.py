@@ -182,7 +182,7 @@ def test_routes_for_what_the_model_cannot_do_say_so(server: ModelServer) -> None
     reply = server.post("/v1/embeddings", {"model": SERVED_NAME, "input": "Hello"})
     assert_refused(reply, 404)
     assert reply.json()["error"]["message"] == (
-        "this model does not serve /v1/embeddings; GET /docs lists what it does"
+        "this model does not serve /v1/embeddings; GET /docs lists its routes"
     )
 
 

@@ -67,7 +67,7 @@ def test_says_that_it_does_not_generate(server: ModelServer, path: str) -> None:
     reply = server.post(path, {"prompt": "Hello"})
     assert reply.status == 404
     assert reply.json()["error"] == {
-        "message": f"this model does not serve {path}; GET /docs lists what it does",
+        "message": f"this model does not serve {path}; GET /docs lists its routes",
         "type": "NotFoundError",
         "param": None,
         "code": 404,

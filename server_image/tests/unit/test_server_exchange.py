@@ -18,8 +18,8 @@ TEXT = 'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
 ERROR = 'data: {"error": {"message": "it broke", "type": "X", "param": null, "code": 500}}\n\n'
 END = "data: [DONE]\n\n"
 TOO_LONG = (
-    "the request took longer than 0.02 seconds; ask for fewer tokens, or have "
-    "spec.serving.requestTimeoutSeconds raised"
+    "the request took longer than 0.02 seconds; ask for fewer tokens, or raise "
+    "spec.serving.requestTimeoutSeconds"
 )
 
 

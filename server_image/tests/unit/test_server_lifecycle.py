@@ -71,7 +71,7 @@ def test_a_wait_for_a_shared_cache_names_who_fills_it_and_how_far_it_is() -> Non
         "phaseSeconds": 0.0,
         "elapsedSeconds": 0.0,
         "download": {"bytesDone": 10, "bytesTotal": 40},
-        "message": "qwen-5c9-abc fills the cache that the two share",
+        "message": "qwen-5c9-abc fills the shared cache",
     }
     assert not lifecycle.has_started
     assert lifecycle.is_alive

@@ -46,7 +46,7 @@ async def test_a_hang_shows_in_the_probes_and_passes(caplog: pytest.LogCaptureFi
     await asyncio.wait((watching,), timeout=0.2)
     assert await engine.probes() == (503, 503)
     assert engine.lifecycle.report()["message"] == (
-        "the engine makes no step although work is waiting"
+        "the engine makes no step although requests are waiting"
     )
     assert "no step for 2.1 seconds" in caplog.text
 

@@ -46,7 +46,7 @@ def _add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name",
         default=cluster.DEFAULT_NAME,
-        help="which cluster, before or after the command (default: %(default)s)",
+        help="name of the cluster, before or after the command (default: %(default)s)",
     )
 
 

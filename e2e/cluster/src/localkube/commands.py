@@ -11,37 +11,42 @@ from localkube.progress import say
 
 def register(subparsers: Any) -> None:
     up = subparsers.add_parser("up", help="start a cluster")
-    up.add_argument("--nodes", type=int, default=1, help="how many nodes (default: %(default)s)")
+    up.add_argument("--nodes", type=int, default=1, help="number of nodes (default: %(default)s)")
     up.add_argument(
-        "--api-only", action="store_true", help="etcd, API server and controllers; no node"
+        "--api-only",
+        action="store_true",
+        help="start only etcd, API server and controllers, without a node",
     )
     up.set_defaults(run=_up)
 
-    down = subparsers.add_parser("down", help="remove a cluster whole; its images stay cached")
+    down = subparsers.add_parser("down", help="remove a cluster completely; its images stay cached")
     down.set_defaults(run=_down)
 
     status = subparsers.add_parser(
-        "status", help="show the clusters and their daemons; fails unless --name is whole"
+        "status",
+        help="show the clusters and their daemons; fails if a daemon of the named cluster is down",
     )
     status.set_defaults(run=_status)
 
     gpu = subparsers.add_parser("gpus", help="advertise GPUs on every node")
-    gpu.add_argument("count", type=int, help="how many per node, 0 for none")
+    gpu.add_argument("count", type=int, help="number of GPUs per node; 0 for none")
     gpu.set_defaults(run=_gpus)
 
     log = subparsers.add_parser("audit", help="print the API server's audit log as JSON lines")
-    log.add_argument("--since", help="only from this time on, like 2030-01-31T12:00:00Z")
-    log.add_argument("--user", help="only of this user name")
-    log.add_argument("--writes", action="store_true", help="only what changes something")
+    log.add_argument("--since", help="only entries from this time on, such as 2030-01-31T12:00:00Z")
+    log.add_argument("--user", help="only entries of this user")
+    log.add_argument("--writes", action="store_true", help="only entries of write requests")
     log.set_defaults(run=_audit)
 
     setup = subparsers.add_parser(
-        "setup", help="install the Debian packages that are missing and look for what else is"
+        "setup", help="install missing Debian packages and report other missing requirements"
     )
     setup.set_defaults(run=_setup)
 
     clean = subparsers.add_parser("clean", help="remove every cluster")
-    clean.add_argument("--cache", action="store_true", help="and all cached programs and images")
+    clean.add_argument(
+        "--cache", action="store_true", help="also remove all cached programs and images"
+    )
     clean.set_defaults(run=_clean)
 
 

@@ -33,13 +33,15 @@ ADAPTER_PORT = 19443
 
 def register(subparsers: Any) -> None:
     """Add this module's commands to the command line."""
-    keda = subparsers.add_parser("keda", help="KEDA's operator and metrics adapter")
+    keda = subparsers.add_parser(
+        "keda", help="build, start or stop KEDA's operator and metrics adapter"
+    )
     actions = keda.add_subparsers(required=True, metavar="ACTION")
     building = actions.add_parser("build", help="build KEDA's programs into the cache")
     building.set_defaults(run=_build)
-    starting = actions.add_parser("start", help="start KEDA in the cluster, or do nothing")
+    starting = actions.add_parser("start", help="start KEDA in the cluster unless it runs")
     starting.set_defaults(run=_start)
-    stopping = actions.add_parser("stop", help="end KEDA and remove its APIService")
+    stopping = actions.add_parser("stop", help="stop KEDA and remove its APIService")
     stopping.set_defaults(run=_stop)
 
 

@@ -14,7 +14,7 @@ from localkube.errors import LocalkubeError
 
 def register(subparsers: Any) -> None:
     models = subparsers.add_parser(
-        "models", help="make the test models if they are not cached, and print where they are"
+        "models", help="create the test models unless they are cached, and print their location"
     )
     models.add_argument(
         "--reference",
@@ -45,7 +45,7 @@ def register(subparsers: Any) -> None:
     volume.set_defaults(run=_volume)
 
     commands = subparsers.add_parser(
-        "hub", help="serve the test models as the Hugging Face hub does"
+        "hub", help="serve the test models like the Hugging Face Hub"
     ).add_subparsers(required=True, metavar="start|stop|url")
     start = commands.add_parser("start", help="start the hub, or start it again, and print its URL")
     start.add_argument(

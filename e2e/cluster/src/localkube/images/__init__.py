@@ -27,7 +27,7 @@ def register(subparsers: Any) -> None:
         "--json", action="store_true", help="print the references as one JSON object"
     )
     building.set_defaults(run=_build)
-    loading = subparsers.add_parser("load-image", help="make a built image known to the nodes")
+    loading = subparsers.add_parser("load-image", help="load a built image into the nodes")
     loading.add_argument("reference", metavar="REFERENCE")
     loading.add_argument("--node", metavar="NODE", help="only this one, such as node2")
     loading.set_defaults(run=_load)
