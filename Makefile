@@ -90,10 +90,7 @@ fmt: setup  ## Format the code and apply automatic fixes
 
 .PHONY: generate
 generate: setup  ## Rewrite generated files (CRD and its copy in the chart, the chart's rules, reference pages)
-	@$(RUN) llmservice-operator crd > crds/llmservice.yaml
-	@cp crds/llmservice.yaml charts/llmservice-operator/files/llmservice.yaml
-	@$(RUN) llmservice-operator chart-rules > charts/llmservice-operator/templates/_rules.tpl
-	@for page in conditions engine-flags; do $(RUN) llmservice-operator reference $$page > docs/$$page.md; done
+	@$(RUN) python e2e/generated.py
 
 .PHONY: flag-tables
 flag-tables: setup  ## Write the flags and signatures of a vLLM version from its wheel: make flag-tables V=0.32.0

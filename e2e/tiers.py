@@ -21,11 +21,15 @@ from typing import Any, TextIO
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".tiers"
 
+BUDGET_SECONDS = 25 * 60
+"""Longest time that all tiers may take on two idle cores once everything is built."""
+
 LINT = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy", "operator", "server_image", "e2e", "charts", "bench", "testing", "conftest.py"),
     ("lint-imports", "--no-cache"),
+    ("python", "e2e/generated.py", "--check"),
     (
         "yamllint",
         "--strict",
@@ -275,13 +279,25 @@ class Beside:
 
 
 def print_summary(results: list[Result], seconds: float) -> None:
-    """One line a tier, then a closing line in pytest's own form with the seconds of the clock."""
+    """One line a tier, what is left of the budget, a closing line in pytest's own form.
+
+    The seconds of a tier and those of the closing line are those of the clock.
+    """
     print("\n" + f"{'tier':<10}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
     for result in results:
         print(
             f"{result.name:<10}{result.passed:>8}{result.failed:>8}{result.skipped:>9}"
             f"{result.seconds:>9.0f}{'' if result.ok else '   FAILED'}"
         )
+    left = 1 - seconds / BUDGET_SECONDS
+    print(
+        f"{'total':<36}{seconds:>9.0f}, "
+        + (
+            f"{left:.0%} of the {BUDGET_SECONDS // 60} minutes are left"
+            if left >= 0
+            else f"{-left:.0%} more than the {BUDGET_SECONDS // 60} minutes that it may take"
+        )
+    )
     counts = [
         f"{number} {word}"
         for number, word in (

@@ -30,8 +30,7 @@ def signature(symbol: Any) -> dict[str, Any]:
         found["methods"] = {
             name: parameters(method)
             for name, method in inspect.getmembers(symbol, inspect.isroutine)
-            if not name.startswith("_")
-            and str(getattr(method, "__module__", "")).startswith("vllm")
+            if not name.startswith("_") and _is_of_vllm(method)
         }
         found["properties"] = [
             name

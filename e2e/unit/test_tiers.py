@@ -62,6 +62,22 @@ def test_the_summary_names_every_tier_and_closes_in_pytests_form(
     assert lines[-1].strip("= ") == "1 failed, 20 passed in 8.00s"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (1000, "1000, 33% of the 25 minutes are left"),
+        (1650, "1650, 10% more than the 25 minutes that it may take"),
+    ],
+)
+def test_the_summary_says_how_much_of_the_budget_is_left(
+    capsys: pytest.CaptureFixture[str], seconds: float, said: str
+) -> None:
+    print_summary([Result("unit", 10, 0, 0, 3)], seconds)
+
+    (total,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("total"))
+    assert total.removeprefix("total").strip() == said
+
+
 def test_every_test_file_belongs_to_a_tier_or_has_a_make_target_of_its_own() -> None:
     of_their_own = re.findall(r"pytest (?:-\S+ )*(\S+)", (ROOT / "Makefile").read_text())
     assert [path for tier in TIERS for path in tier.leaves_out if path not in of_their_own] == []

@@ -1,6 +1,8 @@
 """The CEL rules of a schema, run as the API server runs them, with its functions."""
 
 import ipaddress
+import json
+from functools import cache
 from typing import Any
 
 import celpy
@@ -55,7 +57,6 @@ _FUNCTIONS: dict[str, Any] = {
     "compareTo": _compare,
 }
 _ENVIRONMENT = celpy.Environment()
-_PROGRAMS: dict[str, Any] = {}
 
 
 def compiled(rule: str) -> Any:
@@ -65,15 +66,25 @@ def compiled(rule: str) -> Any:
 
 def holds(rule: str, value: Any) -> bool:
     """Say whether a rule holds for a value."""
-    if rule not in _PROGRAMS:
-        # The API server spells field names that are no CEL identifiers this way; the interpreter
-        # takes them as they are once the values are spelled alike.
-        _PROGRAMS[rule] = _ENVIRONMENT.program(compiled(rule), functions=_FUNCTIONS)
-    result = _PROGRAMS[rule].evaluate({"self": json_to_cel(_spelled(value))})
-    return bool(result)
+    # The interpreter is slow, and random specs have most of their parts in common.
+    return _holds(rule, json.dumps(value))
+
+
+@cache
+def _holds(rule: str, value: str) -> bool:
+    return bool(_program(rule).evaluate({"self": json_to_cel(_spelled(json.loads(value)))}))
+
+
+@cache
+def _program(rule: str) -> Any:
+    return _ENVIRONMENT.program(compiled(rule), functions=_FUNCTIONS)
 
 
 def _spelled(value: Any) -> Any:
+    """Spell the names of fields as the API server does where they are no CEL identifiers.
+
+    The interpreter takes the rules as they are once the values are spelled alike.
+    """
     if isinstance(value, dict):
         return {key.replace("-", "__dash__"): _spelled(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -823,12 +823,6 @@ def test_a_uri_says_where_the_model_is(uri: str, source: HubModel | ClaimModel) 
     assert a_service(model(uri=uri)).spec.model.source == source
 
 
-def test_a_service_under_deletion_says_so() -> None:
-    metadata = {"name": "a", "deletionTimestamp": "2026-01-02T03:04:05Z"}
-    assert LLMService.parse(a_body(metadata=metadata)).is_deleting
-    assert not a_service().is_deleting
-
-
 @pytest.mark.parametrize(
     ("count", "parallelism", "gpus", "tensor"),
     [

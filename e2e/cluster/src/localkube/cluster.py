@@ -108,10 +108,6 @@ class Cluster:
         """The control group, below each controller's root, of all the cluster's processes."""
         return f"localkube/{self.name}"
 
-    @property
-    def containerd_sockets(self) -> list[Path]:
-        return [node.containerd_socket for node in self.nodes()]
-
     def node(self, index: int) -> Node:
         return Node(self, index)
 

@@ -35,7 +35,7 @@ def other() -> Iterator[str]:
 def test_an_api_only_cluster_answers_and_has_no_node(cluster: Cluster) -> None:
     assert succeed(NAME, "kubectl", "get", "--raw=/readyz").strip() == "ok"
     assert objects(cluster, "nodes")["items"] == []
-    assert cluster.containerd_sockets == []
+    assert cluster.nodes() == []
 
 
 def test_exec_has_the_cluster_in_its_environment_and_returns_the_status(cluster: Cluster) -> None:

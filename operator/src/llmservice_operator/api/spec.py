@@ -236,7 +236,6 @@ class Metadata(Fields):
     uid: str = ""
     """Empty only for an object that was never in a cluster."""
     generation: int = 0
-    deletion_timestamp: str | None = None
 
 
 class LLMService(Fields):
@@ -305,10 +304,6 @@ class LLMService(Fields):
     @property
     def generation(self) -> int:
         return self.metadata.generation
-
-    @property
-    def is_deleting(self) -> bool:
-        return self.metadata.deletion_timestamp is not None
 
 
 def _invalid_spec(error: ValidationError, *within: str) -> InvalidSpec:

@@ -1,0 +1,64 @@
+"""Keep the files that are made from the code fresh: say which are stale, or write them all.
+
+`make generate` writes them; `make lint` fails while one of them is stale.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def printed_by(*arguments: str) -> Callable[[], str]:
+    """Return a function that gives what a command of the operator prints."""
+
+    def printed() -> str:
+        command = ["llmservice-operator", *arguments]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    return printed
+
+
+FILES: Mapping[str, Callable[[], str]] = {
+    "crds/llmservice.yaml": printed_by("crd"),
+    "charts/llmservice-operator/files/llmservice.yaml": printed_by("crd"),
+    "charts/llmservice-operator/templates/_rules.tpl": printed_by("chart-rules"),
+    "docs/conditions.md": printed_by("reference", "conditions"),
+    "docs/engine-flags.md": printed_by("reference", "engine-flags"),
+}
+"""Every generated file, with what makes its text."""
+
+
+def stale(files: Mapping[str, Callable[[], str]], root: Path) -> list[str]:
+    """Return the files that are absent or not what the code makes now."""
+    return [
+        name
+        for name, text in files.items()
+        if not (root / name).exists() or (root / name).read_text() != text()
+    ]
+
+
+def write(files: Mapping[str, Callable[[], str]], root: Path) -> None:
+    """Write the files whose text has changed; a command that fails leaves its file as it was."""
+    for name in stale(files, root):
+        (root / name).write_text(files[name]())
+
+
+def main() -> int:
+    """Write the files, or check them; the status is 1 when one is stale."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say which files are stale")
+    if not parser.parse_args().check:
+        write(FILES, ROOT)
+        return 0
+    found = stale(FILES, ROOT)
+    for name in found:
+        print(f"{name} is stale: run `make generate`")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
