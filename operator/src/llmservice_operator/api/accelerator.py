@@ -56,8 +56,8 @@ class Accelerator(Fields):
     nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu."""
 
     gpu_class: Annotated[ClassName | None, Field(alias="class")] = None
-    """Type of the GPUs: an accelerator class that the administrator has defined, or a GPU such as
-    H100 or a value of the node label nvidia.com/gpu.product. A class supplies the node selector,
+    """Type of the GPUs: an accelerator class that the administrator has defined, a GPU such as
+    H100, or a value of the node label nvidia.com/gpu.product. A class supplies the node selector,
     tolerations, resource name and resources that the spec does not set. A GPU name alone selects no
     node. The operator limits the engine step to fit the ITL of the SLO when it knows the GPU, the
     model's name gives its size and engine.batching.maxNumBatchedTokens is unset. Default:

@@ -77,10 +77,10 @@ class Autoscaling(Fields):
     """Target number of waiting requests per replica, for the metric RequestsWaiting only. Default:
     5."""
     metric: ScalingMetric = ScalingMetric.EFFECTIVE_GPU_UTILIZATION
-    """Metric of the load. EffectiveGPUUtilization grows linearly with the load and is 100 where the
-    SLO breaks. The others are for comparison: GPUDutyCycle is near 100 under any load, KVCacheUsage
-    ignores the work of long prompts, and RequestsWaiting stays 0 until the service is
-    overloaded."""
+    """Metric that measures the load. EffectiveGPUUtilization grows linearly with the load and is
+    100 where the SLO breaks. The others are for comparison: GPUDutyCycle is near 100 under any
+    load, KVCacheUsage ignores the work of long prompts, and RequestsWaiting stays 0 until the
+    service is overloaded."""
     mode: ScalingMode = ScalingMode.ACTIVE
     """Effect of autoscaling. Active: the number of replicas follows the load. Recommend: the number
     does not change, and the status reports the number that Active would set. Paused: the number
@@ -88,8 +88,8 @@ class Autoscaling(Fields):
     provider: ScalingProvider = ScalingProvider.AUTO
     """Component that changes the number of replicas. External: a HorizontalPodAutoscaler that reads
     the metrics server through external.metrics.k8s.io. KEDA: a ScaledObject that reads the metrics
-    server directly. Direct: the operator. Auto: External; if another component owns
-    external.metrics.k8s.io, KEDA where it is installed and Direct elsewhere."""
+    server directly. Direct: the operator. Auto: External, unless another component owns
+    external.metrics.k8s.io; then KEDA if it is installed, otherwise Direct."""
 
     rules: ClassVar = (
         Rule(

@@ -58,8 +58,8 @@ class Batching(Fields):
     max_queued_tokens: (
         Annotated[int, Field(ge=1, le=1_000_000_000), EngineFlag("--max-num-queued-tokens")] | None
     ) = None
-    """Maximum number of prompt tokens that wait in one replica. A replica refuses a request that
-    would exceed it at once with status 503. Default: no limit."""
+    """Maximum number of prompt tokens that wait in one replica. A request that would exceed it is
+    refused at once with status 503. Default: no limit."""
 
     rules: ClassVar = (
         Rule(

@@ -54,8 +54,9 @@ class Cache(Fields):
     mount it. ReadWriteOnce: pods on a single node can mount it, so all replicas must run there.
     Default: ReadWriteMany."""
     retention_policy: Literal["Retain", "Delete"] | None = None
-    """Fate of the claim that the operator creates when the LLMService is deleted. Retain keeps it
-    for a later LLMService of the same name. Delete deletes it. Default: Retain."""
+    """Deletion policy of the claim that the operator creates. When the LLMService is deleted,
+    Retain keeps the claim for a later LLMService of the same name, and Delete deletes it. Default:
+    Retain."""
     compile_cache: bool | None = None
     """Whether the claim also holds compiled kernels, so that a new pod starts without compiling.
     Kernels are code: share a claim only between services that trust each other. Default: true on a

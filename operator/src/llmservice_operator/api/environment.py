@@ -104,8 +104,8 @@ class EnvironmentVariable(Fields):
             holds=lambda name: not is_refused_variable(name),
         ),
     ]
-    """Name of the variable. Variables that the operator sets, load code or reach other GPUs are
-    refused."""
+    """Name of the variable. Variables that the operator sets are refused, and so are variables that
+    load code or reach other GPUs."""
     value: Annotated[str, Field(max_length=4096)] | None = None
     """Value of the variable, visible to everyone with read access to the LLMService. Keep secrets
     in valueFrom. $(NAME) expands to the variable NAME, as in every pod."""

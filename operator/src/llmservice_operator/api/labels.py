@@ -95,7 +95,7 @@ class LabelRequirement(Fields):
     key: LabelKey
     """Key of the label."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
-    """Comparison of the label's value with values."""
+    """Operator that compares the label's value with `values`."""
     values: Annotated[
         tuple[LabelValue, ...],
         Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),

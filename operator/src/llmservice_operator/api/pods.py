@@ -63,9 +63,9 @@ def _request_within_limit(field: str) -> Rule:
 
 class Resources(Fields):
     requests: ResourceAmounts | None = None
-    """Resources that a node must have free for each replica. Default: the limits. Without a limit:
-    1 core and 4Gi of memory for each GPU, plus engine.kvCache.offload.cpu; on a CPU, 500m and 2Gi;
-    ephemeral-storage from model.cache.size."""
+    """Resources that a node must have free for each replica. Default: the limits. Default for a
+    resource without a limit: on GPUs, 1 core and 4Gi of memory per GPU, plus
+    engine.kvCache.offload.cpu; on a CPU, 500m and 2Gi; for ephemeral-storage, model.cache.size."""
     limits: ResourceAmounts | None = None
     """Maximum resources of each replica. On a CPU, the memory limit must hold the whole model; on
     GPUs, the loading buffers."""

@@ -47,7 +47,7 @@ class NodeRequirement(Fields):
     key: LabelKey
     """Key of a node label, such as nvidia.com/gpu.product."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
-    """Comparison of the label's value with values."""
+    """Operator that compares the label's value with `values`."""
     values: Annotated[tuple[LabelValue, ...], Field(max_length=32, json_schema_extra=_ATOMIC)] = ()
     """Values for In and NotIn, or a single whole number for Gt and Lt; must be empty for the other
     operators."""
@@ -86,7 +86,7 @@ class NodeSelector(Fields):
     node_selector_terms: Annotated[
         tuple[NodeTerm, ...], Field(min_length=1, max_length=8, json_schema_extra=_ATOMIC)
     ]
-    """Terms of which a node must meet at least one."""
+    """Terms; a node must meet at least one of them."""
 
 
 class PreferredNodes(Fields):

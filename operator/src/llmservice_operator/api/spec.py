@@ -95,7 +95,8 @@ class LLMServiceSpec(Fields):
     rollout_strategy: RolloutStrategy = RolloutStrategy()
     """How a rollout replaces pods."""
     pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
-    """How many replicas may be evicted at a time, such as by a node drain."""
+    """Limit of the number of replicas that may be evicted at a time, for example by a node
+    drain."""
     network_policy: NetworkPolicy = NetworkPolicy()
     """Network access to the replicas. The API port accepts pods of the same namespace and the peers
     in `from`. The management port accepts only the kubelet, the metrics server and monitoring. The

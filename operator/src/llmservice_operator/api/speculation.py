@@ -62,8 +62,8 @@ class ScheduleStep(Fields):
     min_batch_size: Annotated[int, Field(ge=1, le=65_536)]
     """Smallest number of concurrent requests that this step applies to."""
     max_batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    """Largest number of concurrent requests that this step applies to. Above the largest of the
-    last step, the last step still applies."""
+    """Largest number of concurrent requests that this step applies to. With more requests than in
+    any step, the last step applies."""
     num_speculative_tokens: Annotated[int, Field(ge=0, le=MAX_SPECULATIVE_TOKENS)]
     """Number of tokens to guess in this step of the schedule; 0 pauses speculation."""
 
@@ -99,8 +99,8 @@ class SpeculativeDecoding(Fields):
         tuple[ScheduleStep, ...],
         Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
     ] = ()
-    """Number of tokens to guess, by the number of concurrent requests. Guessing speeds up few
-    requests and slows down many. Default: always numSpeculativeTokens."""
+    """Number of tokens to guess, by the number of concurrent requests. Guessing speeds up a few
+    requests, but slows down many. Default: always numSpeculativeTokens."""
 
     rules: ClassVar = (
         Rule(
