@@ -1,4 +1,4 @@
-"""Pack one static program into an image archive, without any image tool."""
+"""Packs a static program into an image archive, without any image tool."""
 
 import hashlib
 import io

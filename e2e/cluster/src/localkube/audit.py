@@ -1,4 +1,4 @@
-"""Read the API server's audit log: who did what to which object, and when."""
+"""Reads the API server's audit log: user, verb, object and time of each request."""
 
 import datetime
 import json

@@ -28,7 +28,7 @@ class Module:
     """Names under which the program is started, when it is several in one."""
     flags: str = "-s -w"
     minutes: int = 1
-    """About how long a first build takes on two cores, to say so before it begins."""
+    """Approximate time of a first build on two cores, shown before it begins."""
     go_module: str = ""
     """The folder below go/, when it is not called as the program."""
     modfile: str = "go.mod"
@@ -79,7 +79,7 @@ KEDA = (
     Module("keda-operator", package=f"{_KEDA}/operator", minutes=10, go_module="keda"),
     Module("keda-adapter", package=f"{_KEDA}/adapter", minutes=2, go_module="keda"),
 )
-"""What a cluster with KEDA needs beside."""
+"""Additional programs of a cluster with KEDA."""
 
 
 def kubernetes_versions() -> Mapping[str, tuple[str, str]]:
@@ -141,7 +141,8 @@ def missing(wanted: Sequence[Module]) -> list[Module]:
 
 
 def build(wanted: Sequence[Module]) -> None:
-    """Build what the cache lacks; a build that is killed leaves nothing that looks finished."""
+    """Build the programs that the cache lacks; a build that is killed leaves no result that looks
+    complete."""
     if not missing(wanted):
         return
     folders = paths.cluster_cache() / "bin"
@@ -192,7 +193,7 @@ def _go_build(module: Module, output: Path) -> None:
 
 
 def build_failure(name: str, stderr: str) -> str:
-    """Return what to tell a person about a failed build, by what Go wrote."""
+    """Return the message about a failed build, based on Go's output."""
     tail = "\n".join(stderr.strip().splitlines()[-8:])
     network = ("dial tcp", "no such host", "i/o timeout", "connection refused", "Forbidden")
     if any(sign in stderr for sign in network):

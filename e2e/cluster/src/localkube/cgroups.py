@@ -1,6 +1,7 @@
-"""The control group that holds every process of a cluster, to find and end each one by.
+"""The control group of a cluster's processes, by which they are found and ended.
 
-Works with the unified hierarchy (cgroup v2) and with the older one (v1, one tree per controller).
+It works with the unified hierarchy (cgroup v2) and with the older one (v1, one tree per
+controller).
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Command line of the local cluster; each command's work is done in the module it is named for."""
+"""Command line of the local cluster. Each command is implemented in the module of its name."""
 
 import argparse
 import importlib
@@ -11,7 +11,7 @@ from localkube.cluster import Cluster
 from localkube.errors import LocalkubeError
 
 Subparsers = Any
-"""What argparse gives for adding subcommands; its class is private."""
+"""argparse's object for adding subcommands, whose class is private."""
 
 EXTENSIONS = ("localkube.commands", "localkube.images", "localkube.hub", "localkube.keda")
 """Modules with `register(subparsers)`, which adds commands: each parser sets `run`, a function of
@@ -19,7 +19,7 @@ the parsed arguments (with `name`) that returns the exit status."""
 
 
 TOOLS = ("kubectl", "helm")
-"""Programs whose whole command line is passed on to them."""
+"""Programs that get their whole command line unchanged."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,7 +51,7 @@ def _add_name(parser: argparse.ArgumentParser) -> None:
 
 
 def name_first(argv: list[str]) -> list[str]:
-    """Move `--name` to the front, wherever it stands in our own part of the command line."""
+    """Move `--name` to the front, from any place in localkube's own part of the command line."""
     ours = next((i for i, word in enumerate(argv) if word in ("--", *TOOLS)), len(argv))
     name_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_name(name_only)
@@ -103,7 +103,7 @@ def _become(target: Cluster, command: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status; an error a person can act on is one message."""
+    """Run a command and return its exit status; an expected error becomes a single message."""
     try:
         arguments = build_parser().parse_args(name_first(sys.argv[1:] if argv is None else argv))
         status: int = arguments.run(arguments)

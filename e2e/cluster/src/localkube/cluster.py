@@ -1,4 +1,4 @@
-"""A cluster by its name: where its parts lie, and how to run something inside it."""
+"""A cluster by its name: its paths, and running commands inside it."""
 
 import fcntl
 import json
@@ -21,15 +21,15 @@ DEFAULT_NAME = "llmservice"
 NODE_NETWORK = "10.200.0"
 POD_NETWORK = "10.244"
 SERVICE_NETWORK = "10.96"
-"""Prefixes of the node, pod and service addresses; every cluster has the same ones, each inside
-a network namespace of its own."""
+"""Prefixes of the node, pod and service addresses. All clusters use the same ones, each inside its
+own network namespace."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node: its own network namespace, containerd and kubelet."""
+    """A node with its own network namespace, containerd and kubelet."""
 
     cluster: "Cluster"
     index: int
@@ -52,12 +52,13 @@ class Node:
 
     @property
     def netns(self) -> Path:
-        """The bind mount that keeps the node's network namespace alive."""
+        """Bind mount that keeps the node's network namespace alive."""
         return self.state / "netns"
 
     @property
     def store(self) -> Path:
-        """containerd's images: kept when the cluster goes, so that none is imported twice."""
+        """Folder of containerd's images, kept when the cluster is removed, so that no image is
+        imported twice."""
         return paths.cluster_cache() / "containerd" / self.cluster.name / self.name
 
     @property
@@ -112,16 +113,16 @@ class Cluster:
         return Node(self, index)
 
     def nodes(self) -> list[Node]:
-        """Return the nodes that run containers: none where only the API server was asked for."""
+        """Return the nodes that run containers; none in an API-only cluster."""
         record = self.record()
         return [] if record["apiOnly"] else [self.node(i + 1) for i in range(record["nodes"])]
 
     def exists(self) -> bool:
-        """Tell whether `up` has begun and `down` has not finished; says nothing about health."""
+        """Return whether `up` has begun and `down` has not finished; says nothing about health."""
         return self.state.exists()
 
     def record(self) -> dict[str, Any]:
-        """Return what `up` was asked for: apiOnly, nodes, and the folder of its programs."""
+        """Return the settings of `up`: apiOnly, nodes, and the folder of its programs."""
         try:
             record: dict[str, Any] = json.loads((self.state / "cluster.json").read_text())
         except FileNotFoundError:
@@ -140,10 +141,10 @@ class Cluster:
         }
 
     def visiting(self, command: Sequence[str]) -> list[str]:
-        """Return the command line by which a person or a test runs `command` in the cluster.
+        """Return the command line that runs `command` in the cluster, for users and tests.
 
-        As `inside`, and names of Services are found too: the cluster's resolv.conf is mounted
-        over the machine's, for this command alone.
+        Unlike `inside`, it also resolves names of Services: the cluster's resolv.conf is mounted
+        over the machine's, for this command only.
         """
         mount = '[ ! -e /etc/resolv.conf ] || mount --bind "$0" /etc/resolv.conf; exec "$@"'
         own_mounts = ["unshare", "--mount", "--propagation=slave", "--", "sh", "-c", mount]
@@ -208,9 +209,9 @@ class Cluster:
         return {name: pid if pid in alive else None for name, pid in recorded.items()}
 
     def stop_daemon(self, name: str, wait_seconds: float = 10) -> None:
-        """End a daemon of ours and wait for it; nothing happens where it is gone already.
+        """End a daemon and wait for it; does nothing if it has ended already.
 
-        One that does not end by itself in time is killed.
+        A daemon that does not end in time is killed.
         """
         pid_file = self.pids / f"{name}.pid"
         if not pid_file.exists():
@@ -232,7 +233,7 @@ class Cluster:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the cluster alone: `up` and `down` of one name never run at the same time."""
+        """Lock the cluster, so that `up` and `down` of one name never run at the same time."""
         paths.STATE_ROOT.mkdir(parents=True, exist_ok=True)
         with (paths.STATE_ROOT / f".{self.name}.lock").open("w") as lock:
             try:

@@ -1,4 +1,4 @@
-"""Commands of a cluster's life, from the command line to the modules that do the work."""
+"""Commands for the life cycle of a cluster; other modules do the work."""
 
 import argparse
 import json
@@ -61,7 +61,7 @@ def _down(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    """Print every cluster; the exit status is 0 when the named one is whole."""
+    """Print every cluster; the exit status is 0 if the named cluster is complete."""
     clusters = all_clusters()
     if not clusters:
         print("No cluster. Start one: localkube up")

@@ -1,9 +1,9 @@
-"""Errors that a person sees, each with what to do about it."""
+"""Errors that users see, each with the action to take."""
 
 
 class LocalkubeError(Exception):
-    """The command cannot go on; the text says why and what to change."""
+    """The command cannot continue; the text says why and what to change."""
 
 
 class CommandFailed(LocalkubeError):
-    """A program that we ran exited with an error; the text holds its last lines."""
+    """A program exited with an error; the text contains its last lines."""

@@ -1,7 +1,7 @@
-"""Make the nodes say that they have GPUs, so that pods which ask for one are scheduled and run.
+"""Makes the nodes advertise GPUs, so that pods that request GPUs are scheduled and run.
 
-Only the count is made up: scheduler and kubelet treat it as the real thing. The kubelet leaves
-what it does not know of in its node's status alone, until it is started again.
+Only the number is fake: scheduler and kubelet treat it like a real one. The kubelet keeps unknown
+resources in its node's status until it restarts.
 """
 
 import json

@@ -90,7 +90,7 @@ def start(cluster: Cluster) -> None:
 
 
 def stop(cluster: Cluster) -> None:
-    """End KEDA; an APIService without a server behind it would block every namespace's end."""
+    """Stop KEDA and remove its APIService, which would block the deletion of every namespace."""
     cluster.kubectl("delete", "apiservice", API_SERVICE, "--ignore-not-found")
     for daemon in (ADAPTER, OPERATOR):
         cluster.stop_daemon(daemon)

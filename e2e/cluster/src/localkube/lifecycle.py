@@ -1,4 +1,4 @@
-"""The story of a cluster: up, down, status, clean."""
+"""Life cycle of a cluster: up, down, status, clean."""
 
 import datetime
 import json
@@ -36,7 +36,7 @@ _POLITE_SECONDS = 3.0
 
 
 def up(cluster: Cluster, *, nodes: int = 1, api_only: bool = False) -> None:
-    """Start the cluster and return when it is ready; one that runs already is left as it is."""
+    """Start the cluster and return when it is ready; a running cluster is left as it is."""
     if not 1 <= nodes <= MOST_NODES:
         raise LocalkubeError(f"{nodes} nodes: choose between 1 and {MOST_NODES}.")
     if api_only and nodes > 1:
@@ -54,7 +54,8 @@ def up(cluster: Cluster, *, nodes: int = 1, api_only: bool = False) -> None:
 
 
 def _runs_as_wanted(cluster: Cluster, nodes: int, api_only: bool) -> bool:
-    """Tell whether the cluster is whole; raise where a whole one differs from what is wanted."""
+    """Return whether the cluster is complete; raises if a complete cluster differs from the
+    requested one."""
     if not healthy(cluster):
         return False
     record = cluster.record()
@@ -67,7 +68,7 @@ def _runs_as_wanted(cluster: Cluster, nodes: int, api_only: bool) -> bool:
 
 
 def healthy(cluster: Cluster) -> bool:
-    """Tell whether `up` came to its end and every daemon it started is still alive."""
+    """Return whether `up` has finished and every daemon that it started is alive."""
     with suppress(LocalkubeError):
         return cluster.record()["complete"] and None not in cluster.daemons().values()
     return False
@@ -112,7 +113,7 @@ def _start(cluster: Cluster, nodes: int, api_only: bool) -> None:
 
 
 def _options(nodes: int, api_only: bool) -> dict[str, Any]:
-    """Return what the record of a cluster says about how it was asked for."""
+    """Return the settings of a cluster from its record."""
     programs = sorted(str(binaries.folder(module)) for module in binaries.modules())
     return {"nodes": nodes, "apiOnly": api_only, "programs": programs}
 
@@ -153,7 +154,8 @@ def _wait_for_api_server(cluster: Cluster) -> None:
 
 
 def _wait_for_controllers(cluster: Cluster) -> None:
-    """Wait for the account that pods of the default namespace need: then controllers work."""
+    """Wait for the ServiceAccount of pods in the default namespace, which shows that controllers
+    work."""
     probe = ["kubectl", "get", "serviceaccount", "default"]
     waiting.until(
         lambda: cluster.exec(probe, capture_output=True).returncode == 0,
@@ -199,7 +201,7 @@ def schedulable(nodes: dict[str, Any]) -> set[str]:
 
 
 def down(cluster: Cluster) -> None:
-    """Remove the cluster whole, in whatever state it is; its images stay in the cache."""
+    """Remove the whole cluster in any state; its images stay in the cache."""
     with cluster.locked(), step(f"Removing cluster {cluster.name}"):
         _remove(cluster)
 
@@ -213,7 +215,7 @@ def _remove(cluster: Cluster) -> None:
 
 
 def _end_politely(cluster: Cluster) -> None:
-    """Ask those daemons to end that have something to close, such as containerd its store."""
+    """Stop the daemons that need a clean end, such as containerd for its store."""
 
     def asked() -> list[int]:
         daemons = cluster.daemons().items()
@@ -228,7 +230,7 @@ def _end_politely(cluster: Cluster) -> None:
 
 
 def _kill_visitors(cluster: Cluster) -> None:
-    """End what runs in the namespaces without being ours, such as a command left in `exec`."""
+    """End other processes in the namespaces, such as a command that was left running in `exec`."""
     for pid in network.processes(cluster):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

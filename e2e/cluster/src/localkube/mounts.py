@@ -1,4 +1,4 @@
-"""Mounts below a folder, which have to go before the folder can."""
+"""Removes the mounts below a folder, which must be done before the folder can be removed."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from localkube.errors import CommandFailed
 
 
 def below(folder: Path) -> list[Path]:
-    """Return what is mounted in or below the folder, in the order in which it was mounted."""
+    """Return the mount points in or below the folder, in the order of mounting."""
     return [
         target
         for target in targets(Path("/proc/self/mountinfo").read_text())
@@ -23,7 +23,7 @@ def targets(mountinfo: str) -> list[Path]:
 
 
 def release(folder: Path) -> None:
-    """Unmount all below the folder; what is still in use goes once it is not."""
+    """Unmount everything below the folder; a mount that is in use goes when it no longer is."""
     for target in reversed(below(folder)):
         done = subprocess.run(
             ["umount", "--lazy", str(target)], capture_output=True, text=True, check=False

@@ -15,8 +15,10 @@ from localkube.errors import CommandFailed
 
 _BRIDGE = "nodes"
 _GATEWAY_OFFSET = 254
-"""Last number of the address that the default route names; nobody has it. The kubelet wants a
-default route to exist, and what takes it finds no neighbour there."""
+"""Last number of the default route's address, which no host has.
+
+The kubelet needs a default route, and traffic on it finds no neighbor.
+"""
 
 
 def create(cluster: Cluster, nodes: int) -> None:

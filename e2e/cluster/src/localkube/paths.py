@@ -1,6 +1,6 @@
-"""Where things lie: the cache that outlives a cluster, and the state that goes with it.
+"""Paths of the cache, which outlives a cluster, and of the state, which is removed with it.
 
-The state is outside the cache because unix sockets lie in it, whose paths must stay short.
+The state is outside the cache because it contains unix sockets, whose paths must be short.
 """
 
 import os
@@ -9,14 +9,14 @@ from pathlib import Path
 import localkube
 
 STATE_ROOT = Path("/var/lib/localkube")
-"""Parent of every cluster's state; all of it goes on `localkube down`."""
+"""Parent folder of the clusters' state; `localkube down` removes a cluster's state."""
 
 CACHED = ("engine-env", "heads", "images", "localkube", "models", "suffix-packages")
-"""What the project's tools keep in the cache folder."""
+"""Folders of the project's tools in the cache."""
 
 
 def cache_dir() -> Path:
-    """Return the folder of everything slow to make, shared by all of the project's tools."""
+    """Return the cache folder of results that are slow to build, shared by the project's tools."""
     if configured := os.environ.get("LLMSERVICE_CACHE"):
         return Path(configured)
     parent = os.environ.get("XDG_CACHE_HOME")

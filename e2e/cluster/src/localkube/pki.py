@@ -1,7 +1,7 @@
-"""Certificates of one cluster, made anew on every `up`, and the kubeconfig files that carry them.
+"""Certificates of a cluster, created on every `up`, and the kubeconfig files that contain them.
 
-Two authorities, as Kubernetes wants them: `ca` for the cluster, and `front-proxy-ca` for the API
-server when it passes a request on to an aggregated API. Nothing here leaves the machine.
+Kubernetes needs two authorities: `ca` for the cluster, and `front-proxy-ca` for requests that the
+API server passes on to an aggregated API. None of them leaves the machine.
 """
 
 import base64
@@ -19,14 +19,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID_DAYS = 30
 _BACKDATED = datetime.timedelta(minutes=5)
-"""Certificates begin a little in the past, for a clock that is set back a moment later."""
+"""Certificates are valid from a little in the past, in case the clock is set back."""
 
 SERVICE_ACCOUNT_KEY = "sa"
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What to issue: a client and server certificate, since most of ours are used as both."""
+    """A certificate to issue, for both client and server use, because most of them need both."""
 
     file: str
     common_name: str
@@ -37,7 +37,7 @@ class Certificate:
 
 
 class Authority:
-    """A certificate authority that lives in one folder, as FILE.crt and FILE.key."""
+    """A certificate authority in a folder, as FILE.crt and FILE.key."""
 
     def __init__(self, folder: Path, file: str, now: datetime.datetime) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""Look at the machine before anything is begun, and say all that is missing at once."""
+"""Checks the machine before a command starts, and reports all missing requirements at once."""
 
 import os
 import re
@@ -23,8 +23,8 @@ NODE_PACKAGES = {
 }
 IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
 COMPILER_PACKAGES = {"g++": "g++", "python3-dev": "python3-config"}
-"""Debian packages, each with a program of it, by which we see that it is there. The last ones build
-what speculation by suffixes needs."""
+"""Debian packages, each with a program that shows whether it is installed. The last ones build the
+package for speculation by suffixes."""
 
 GO_NEEDED = (1, 26)
 DISK_GB_TO_BUILD = 10
@@ -37,21 +37,22 @@ DISK_GB_FROM_NOTHING = 45
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found on the machine."""
+    """Result of the checks."""
 
     root: bool
     missing_packages: Sequence[str] = ()
     go: tuple[int, int] | None = None
     to_build: Sequence[str] = ()
     from_nothing: bool = False
-    """Whether images and models are wanted too, and not even the first image is there."""
+    """Whether images and models are needed too and none is cached yet."""
     disk_free_gb: dict[Path, float] = field(default_factory=dict)
     """Free space by folder: the cache's and the state's."""
     missing_controllers: Sequence[str] = ()
 
 
 def problems(facts: Facts) -> list[str]:
-    """Return what keeps a cluster from starting, each with what to do; empty when nothing does."""
+    """Return the problems that prevent a start, each with the action to take; empty when there are
+    none."""
     found = []
     if not facts.root:
         found.append("Network namespaces and containers need root: run it as root (sudo).")
@@ -84,10 +85,10 @@ def problems(facts: Facts) -> list[str]:
 
 
 def check(*, api_only: bool, with_images: bool = False) -> None:
-    """Raise with every problem at once, so that a person sets the machine up in one go.
+    """Raise an error with all problems, so that a user can solve them together.
 
-    `with_images` asks for all that a demo or a whole test run will need, half an hour before it
-    needs the last of it.
+    `with_images` also checks what a demo or a whole test run needs, half an hour before it is
+    needed.
     """
     facts = look(api_only=api_only)
     if with_images:
@@ -116,7 +117,7 @@ def missing_packages(packages: dict[str, str]) -> list[str]:
 
 
 def install_packages() -> None:
-    """Install what Debian has of what we need, for clusters with nodes and for building."""
+    """Install the Debian packages for clusters with nodes and for builds."""
     wanted = missing_packages(
         API_ONLY_PACKAGES | NODE_PACKAGES | IMAGE_PACKAGES | COMPILER_PACKAGES
     )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 def say(text: str) -> None:
-    """Print one line for the person who waits."""
+    """Print a line of progress."""
     print(text, file=sys.stderr, flush=True)
 
 

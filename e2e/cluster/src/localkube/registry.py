@@ -1,6 +1,6 @@
 """The image registry inside the cluster's network, from which every node pulls.
 
-Its blobs lie in the cache, shared by all clusters, so that an image is pushed once.
+Its blobs are in the cache and shared by all clusters, so an image is pushed only once.
 """
 
 import os
@@ -12,7 +12,7 @@ from localkube import paths
 from localkube.cluster import Cluster
 
 ADDRESS = "localhost:5000"
-"""What image references begin with: a registry on `localhost` is spoken to without TLS."""
+"""Prefix of image references: clients use no TLS with a registry on `localhost`."""
 
 _PORT = 5000
 

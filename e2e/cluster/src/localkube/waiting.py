@@ -1,4 +1,4 @@
-"""Wait for something to come true, no longer than said, and explain when it does not."""
+"""Waits for a condition with a timeout, and explains a failure."""
 
 import time
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Models to serve in tests, made from packages, and a hub that hands them out.
+"""Models for the tests, created from packages, and a hub that serves them.
 
-What a command needs is imported when it runs, so that the command line stays quick.
+Each command imports its modules when it runs, so that the command line starts fast.
 """
 
 import argparse

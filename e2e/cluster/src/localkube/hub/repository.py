@@ -1,7 +1,7 @@
-"""What the test hub serves: repositories, their branches, commits and files, as plain values.
+"""Content of the test hub as plain values: repositories, their branches, commits and files.
 
-A commit's sha follows from the files in it alone, so the same models have the same sha on every
-machine, and a revision can be written into a test.
+A commit's sha follows from its files alone. The same models have the same sha on every machine, so
+a test can name a revision.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ HASHING_CHUNK_BYTES = 1024 * 1024
 
 
 class Visibility(StrEnum):
-    """Who may read a repository."""
+    """Visibility of a repository."""
 
     PUBLIC = "public"
     GATED = "gated"
-    """Everyone sees the listing; only a token with access downloads."""
+    """The listing is public; only a token with access can download."""
     PRIVATE = "private"
-    """Without a token with access it looks as if it did not exist."""
+    """Without a token with access, the repository seems not to exist."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class _Settings(BaseModel):
 
 
 class InvalidHubSettings(Exception):
-    """The configuration cannot be used; the message names each field at fault."""
+    """An invalid configuration; the message names each wrong field."""
 
 
 class RepositorySettings(_Settings):
@@ -61,7 +61,7 @@ class RepositorySettings(_Settings):
 
 
 class HubSettings(_Settings):
-    """Everything the hub is told when it starts."""
+    """Settings of the hub."""
 
     repositories: dict[RepositoryId, RepositorySettings]
     tokens: dict[str, frozenset[RepositoryId]] = {}

@@ -7,11 +7,11 @@ from typing import Any
 from localkube.cluster import Cluster
 
 CAPACITY = "1Gi"
-"""Nothing measures it; a claim and its volume only have to name the same."""
+"""Nominal size: nothing enforces it, but the claim and its volume must agree."""
 
 
 def build_volume(namespace: str, claim: str, folder: Path) -> dict[str, Any]:
-    """Return the PersistentVolume that is kept for this claim alone."""
+    """Return the PersistentVolume that is reserved for this claim."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",

@@ -1,4 +1,4 @@
-"""Build the images with buildah, each once, in a store inside the cache folder."""
+"""Builds the images with buildah, each one once, in a store inside the cache folder."""
 
 import fcntl
 import json
@@ -17,14 +17,14 @@ from localkube.errors import CommandFailed, LocalkubeError
 from localkube.images.recipes import DEBIAN, NAMED, REPOSITORY, Base, Image, lineage
 
 PROGRAMS = {"buildah": "buildah", "debootstrap": "debootstrap"}
-"""What building needs, and the Debian package that each comes in."""
+"""Programs that a build needs, and their Debian packages."""
 
 _FORWARDED = re.compile(
     r"UV_(DEFAULT_INDEX|INDEX\w*|EXTRA_INDEX_URL|HTTP_TIMEOUT|NATIVE_TLS|SYSTEM_CERTS"
     r"|INSECURE_HOST|OFFLINE)|(https?|no|all)_proxy",
     re.IGNORECASE,
 )
-"""The variables by which this machine's uv finds its packages: the build's uv gets them too."""
+"""Variables with the package index of this machine's uv, which the build's uv uses too."""
 
 _UNREACHABLE = re.compile(
     r"Failed to fetch|Temporary failure|Could not resolve|error sending request|dns error"
@@ -54,7 +54,7 @@ def require_root() -> None:
 
 
 def require_programs(programs: dict[str, str]) -> None:
-    """Raise an error with the line that installs what is missing."""
+    """Raise an error with the command that installs the missing programs."""
     missing = sorted({package for name, package in programs.items() if not shutil.which(name)})
     if missing:
         raise LocalkubeError(
@@ -261,7 +261,7 @@ def _package_index(folder: Path) -> list[str]:
 
 
 def _explain(what: str, log: Path) -> str:
-    """Return the end of the log with what a person can do about it."""
+    """Return the end of the log, with the action that a user can take."""
     text = log.read_text(errors="replace")
     lines = "\n".join(f"    {line}" for line in text.splitlines()[-15:])
     message = f"{what} failed; the end of {log}:\n{lines}"

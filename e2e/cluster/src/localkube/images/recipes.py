@@ -1,7 +1,7 @@
-"""What the images are made of, and the tag that follows from it.
+"""Recipes of the images, and the tags that follow from them.
 
-A tag is a hash of everything that goes into its image, so an image that exists under its tag is
-the right one: nothing unchanged is built twice and no node ever runs a stale one.
+A tag is a hash of everything that goes into its image, so an image with that tag is the right one.
+Nothing unchanged is built twice, and no node ever runs a stale image.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from pathlib import Path
 import localkube
 
 REPOSITORY = Path(localkube.__file__).parents[4]
-"""The checkout: what the Dockerfiles' paths are relative to."""
+"""The checkout, which the Dockerfiles' paths are relative to."""
 
 REGISTRY = "localhost:5000"
-"""Where the nodes pull from, as seen in the cluster's network."""
+"""Registry that the nodes pull from, as an address in the cluster's network."""
 
 _FROM = re.compile(r"^FROM\s+(?P<source>\S+)\s+AS\s+(?P<name>\S+)\s*$", re.MULTILINE)
 _USED_ARGUMENT = re.compile(r"\$\{(\w+)\}")
@@ -50,9 +50,9 @@ class Image:
     sources: tuple[str, ...]
     """Files and folders that the target reads from the checkout."""
     for_nodes: bool = True
-    """False for an image that others are built on and no pod runs."""
+    """False for a base image that no pod runs."""
     size_gb: int = 1
-    """Free disk that building it takes, rounded up."""
+    """Free disk space that the build needs, rounded up."""
 
     def tag(self, root: Path = REPOSITORY) -> str:
         instructions = stage_closure((root / self.dockerfile).read_text(), self.target)
@@ -132,14 +132,14 @@ SERVER_GPU = Image(
 )
 
 NAMED = {"cpu": SERVER_CPU, "gpu": SERVER_GPU, "operator": OPERATOR}
-"""The images by the word that a person asks for them with."""
+"""The images by their name on the command line."""
 
 
 def stage_closure(dockerfile: str, target: str) -> str:
-    """Return the instructions that decide what `target` becomes, without comments.
+    """Return the instructions that determine `target`, without comments.
 
-    These are its stage and the stages that it names; a stage behind a build argument is left out,
-    because the image given in its place has a tag of its own.
+    These are its own stage and the stages that it names. A stage behind a build argument is left
+    out, because the image used in its place has a tag of its own.
     """
     text = re.sub(r"^\s*#.*\n", "", dockerfile, flags=re.MULTILINE)
     text = re.sub(r"\n{2,}", "\n", text)
@@ -166,7 +166,7 @@ def stage_closure(dockerfile: str, target: str) -> str:
 
 
 def lineage(image: Image) -> list[Image]:
-    """Return the images to build for this one, the first first."""
+    """Return the images to build for this one, in the order of building."""
     older = lineage(image.parent) if isinstance(image.parent, Image) else []
     return [*older, image]
 
@@ -187,7 +187,8 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _digest(parts: Iterable[str | bytes]) -> str:
-    """Return 12 hex digits; lengths are hashed too, so that no two lists read alike."""
+    """Return 12 hex digits. Lengths are hashed too, so that different lists give different
+    digits."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

@@ -1,7 +1,7 @@
-"""Bring an image to the nodes: push it to the cluster's registry, pull it on each node.
+"""Loads an image into the nodes: pushes it to the cluster's registry and pulls it on each node.
 
-Layers that the registry or a node already has do not move again, so a change of our own code
-moves kilobytes.
+Layers that the registry or a node already has are not copied again, so a change of the project's
+code copies kilobytes.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ PROGRAMS = {"buildah": "buildah", "ctr": "containerd"}
 
 
 def load(cluster: Cluster, reference: str, nodes: Iterable[Node] | None = None) -> None:
-    """Make a built image known to the nodes (all of them unless named) by its reference."""
+    """Load a built image into the named nodes, or into all of them."""
     require_root()
     require_programs(PROGRAMS)
     if not reference.startswith(f"{REGISTRY}/"):
