@@ -7,10 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from llmservice_operator import names
 from llmservice_operator.api import API_VERSION, KIND, Manifest
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings, ServerImages
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,6 +35,13 @@ def a_body(spec: Mapping[str, Any] | None = None, **root: Any) -> dict[str, Any]
         "spec": {"model": {"uri": "hf://org/model"}, **(spec or {})},
         **root,
     }
+
+
+def refusal_of(spec: Mapping[str, Any]) -> str:
+    """Return the words in which the operator refuses the spec; fails when it takes it."""
+    with pytest.raises(InvalidSpec) as refused:
+        LLMService.parse(a_body(spec))
+    return str(refused.value)
 
 
 def a_service(spec: Mapping[str, Any] | None = None, **root: Any) -> LLMService:

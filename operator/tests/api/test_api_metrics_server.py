@@ -6,10 +6,7 @@ tests of this file share one world, because the load is known only after a minut
 
 import base64
 import functools
-import http.client
 import json
-import os
-import socket
 import ssl
 import uuid
 from collections.abc import Iterator
@@ -20,10 +17,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from intruder_support import Intruder
 from llmservice_operator import rights
 from llmservice_operator.kinds import (
     API_SERVICES,
@@ -41,6 +36,7 @@ pytestmark = pytest.mark.local
 SERVICE = "llm"
 NAME = "metrics"
 API_SERVICE = "v1beta1.external.metrics.k8s.io"
+EXTERNAL_METRICS = "/apis/external.metrics.k8s.io/v1beta1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 LOAD = 20.0
 """Requests a second: a little more than one replica of these engines sustains."""
@@ -61,7 +57,7 @@ class World:
         return self.first if leads else self.second
 
     def raw(self, *options: str, metric: str = "llm_gpu_demand_percent") -> str:
-        path = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{self.namespace}/{metric}"
+        path = f"{EXTERNAL_METRICS}/namespaces/{self.namespace}/{metric}"
         selector = f"?labelSelector=llmservice%3D{SERVICE}"
         return kubectl("get", "--raw", path + selector, *options, check=False)
 
@@ -304,69 +300,13 @@ def test_what_was_learned_stands_in_the_status_and_no_apply_of_the_operator_remo
     assert (entry["operation"], entry["subresource"]) == ("Apply", "status")
 
 
-class Intruder:
-    """Speaks to a metrics server past the API server, with certificates of its own making."""
-
-    def __init__(self, world: World, folder: Path) -> None:
-        live = world.api.request("GET", API_SERVICES.path(name=API_SERVICE))
-        self._trust = base64.b64decode(live["spec"]["caBundle"]).decode()
-        self._port = world.first.external_port
-        self._folder = folder
-        self._host = f"{NAME}.{world.namespace}.svc"
-        self.path = (
-            f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{world.namespace}"
-            "/llm_gpu_demand_percent"
-        )
-
-    def ask(self, certificate: str | None, **headers: str) -> int:
-        context = ssl.create_default_context(cadata=self._trust)
-        if certificate is not None:
-            context.load_cert_chain(certificate)
-        with (
-            socket.create_connection(("127.0.0.1", self._port), 10) as raw,
-            context.wrap_socket(raw, server_hostname=self._host) as secured,
-        ):
-            connection = http.client.HTTPConnection(self._host)
-            connection.sock = secured
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request("GET", self.path, headers=named)
-            return connection.getresponse().status
-
-    def certificate(self, common_name: str, authority: str) -> str:
-        """Issue a client certificate of one of the cluster's own authorities."""
-        pki = Path(os.environ["KUBECONFIG"]).parent / "pki"
-        signer = x509.load_pem_x509_certificate((pki / f"{authority}.crt").read_bytes())
-        signing_key = serialization.load_pem_private_key(
-            (pki / f"{authority}.key").read_bytes(), None
-        )
-        assert isinstance(signing_key, ec.EllipticCurvePrivateKey)
-        key = ec.generate_private_key(ec.SECP256R1())
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
-            .issuer_name(signer.subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(signer.not_valid_before_utc)
-            .not_valid_after(signer.not_valid_after_utc)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)
-            .sign(signing_key, hashes.SHA256())
-        )
-        path = self._folder / f"{common_name}-{authority}.pem"
-        path.write_bytes(
-            made.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        return str(path)
-
-
 @pytest.fixture
 def intruder(world: World, tmp_path: Path) -> Intruder:
-    return Intruder(world, tmp_path)
+    live = world.api.request("GET", API_SERVICES.path(name=API_SERVICE))
+    trust = base64.b64decode(live["spec"]["caBundle"]).decode()
+    host = f"{NAME}.{world.namespace}.svc"
+    path = f"{EXTERNAL_METRICS}/namespaces/{world.namespace}/llm_gpu_demand_percent"
+    return Intruder(trust, host, world.first.external_port, path, tmp_path)
 
 
 SOMEBODY = {"X_Remote_User": "system:serviceaccount:kube-system:horizontal-pod-autoscaler"}

@@ -6,7 +6,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from engine_support import SERVED_NAME, ModelServer
-from hostile_support import SECRET, Attacker, resident_bytes
+from hostile_bytes_support import SECRET
+from hostile_support import Attacker, resident_bytes
 
 REQUESTS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "1000"))
 ATTACKERS = 8
