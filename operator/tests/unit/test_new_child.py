@@ -88,7 +88,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tree")
     for part in COPIED:
         shutil.copytree(REPOSITORY / part, root / part)
-    shutil.copy(REPOSITORY / "Makefile", root)
+    for name in ("Makefile", "e2e/generated.py"):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, root / name)
     children = root / PACKAGE / "children"
     (children / "http_route.py").write_text(HTTP_ROUTE)
     registry = children / "__init__.py"
