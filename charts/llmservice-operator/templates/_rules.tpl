@@ -68,7 +68,7 @@
 - apiGroups: [apiregistration.k8s.io]
   resources: [apiservices]
   resourceNames: [v1beta1.external.metrics.k8s.io]
-  verbs: [get, list, watch, update]
+  verbs: [get, update]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [clusterroles]
   resourceNames: [{{ . }}]

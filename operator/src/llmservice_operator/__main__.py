@@ -5,7 +5,6 @@ import asyncio
 import functools
 import logging
 import os
-import random
 import socket
 import sys
 import uuid
@@ -18,16 +17,15 @@ from aiohttp import web
 from llmservice_operator.api.crd import render_crd
 from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
 from llmservice_operator.cluster import (
-    Audit,
     Cache,
     Cluster,
     EventRecorder,
     Key,
     Lease,
+    Reflector,
     ServedKinds,
 )
-from llmservice_operator.errors import ClusterError, InvalidSettings, NotServed, OperatorError
-from llmservice_operator.handlers import Watches, build_registry
+from llmservice_operator.errors import InvalidSettings, OperatorError
 from llmservice_operator.leader import Leader
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.metrics_server import MetricsServer
@@ -50,8 +48,6 @@ from llmservice_operator.workqueue import WorkQueue
 logger = logging.getLogger(__name__)
 
 WORKERS = 10
-AUDIT_GRACE_SECONDS = 5.0
-"""How long an event may be on its way before a difference counts as lost."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,9 +128,16 @@ class Process:
         namespaces = settings.watch_namespaces or (None,)
         optional = optional_kinds(settings)
         served = ServedKinds(cluster, namespaces, REQUIRED_KINDS, optional)
-        audit = Audit(cluster, cache, served, namespaces, queue.add, metrics.cache_diverged)
-        build = functools.partial(build_registry, cache, queue.add, metrics)
-        watches = Watches(settings, build, served, audit, health, metrics)
+        reflector = Reflector(
+            cluster,
+            served,
+            cache,
+            namespaces,
+            queue.add,
+            metrics,
+            functools.partial(health.report, "watches"),
+            settings.audit_period_seconds,
+        )
         reports = LoadReportClient(settings.metrics_server_url)
         reconciler = Reconciler(
             cluster,
@@ -152,19 +155,19 @@ class Process:
             metrics.read_cache(kind.plural, functools.partial(cache.count, kind))
 
         async def work() -> None:
-            await watches.loaded.wait()
+            await reflector.loaded.wait()
             await leader.elected.wait()
             await queue.work(reconciler.reconcile)
 
-        # All tasks start before the watches: Kopf ends those that are younger than itself.
         election = self._tasks.start("leader", leader.run())
         workers = [self._tasks.start(f"worker-{number}", work()) for number in range(WORKERS)]
-        self._tasks.start("audit", self._audit(audit, watches))
+        self._tasks.start("audit", reflector.audit())
+        self._tasks.start("discovery", reflector.discover())
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
         leaving = self._tasks.start("leaving", self._leave(leader, election, workers))
         self._tasks.heed_signals()
         try:
-            await watches.run(self._tasks.stop, self._tasks.heed_signals)
+            await reflector.run(self._tasks.stop)
             self._tasks.stop.set()
             await leaving
         finally:
@@ -191,30 +194,6 @@ class Process:
         await self._tasks.stop.wait()
         await self._tasks.cancel(election, *workers)
         await leader.release()
-
-    async def _audit(self, audit: Audit, watches: Watches) -> None:
-        """Compare the cache with the cluster for ever; restart watches that keep missing events."""
-        period = self._settings.audit_period_seconds
-        repaired_before = 0
-        await watches.loaded.wait()
-        while True:
-            await asyncio.sleep(period * random.uniform(0.8, 1.2))
-            try:
-                suspects = await audit.suspects()
-                repaired = 0
-                if suspects:
-                    await asyncio.sleep(min(AUDIT_GRACE_SECONDS, period))
-                    repaired = await audit.repair(suspects)
-            except NotServed as error:
-                logger.error("%s any more", error)
-                watches.restart()
-            except ClusterError as error:
-                logger.warning("the audit of the cache failed: %s", error)
-            else:
-                if repaired and repaired_before:
-                    logger.error("the watches keep missing events and are restarted")
-                    watches.restart()
-                repaired_before = repaired
 
 
 def _now() -> datetime:

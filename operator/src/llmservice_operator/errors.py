@@ -9,7 +9,6 @@ OperatorError
     │   └── NotServed  the cluster does not know a kind
     ├── Forbidden      403
     ├── Conflict       409
-    ├── Gone           410
     └── Rejected       400 and 422: the same request will fail again
 """
 
@@ -69,10 +68,6 @@ class Forbidden(ClusterError):
 
 class Conflict(ClusterError):
     """Somebody else changed or owns what the request was about."""
-
-
-class Gone(ClusterError):
-    """The version to go on from is too old: what there is must be listed anew."""
 
 
 class Rejected(ClusterError):

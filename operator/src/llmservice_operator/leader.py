@@ -125,7 +125,7 @@ class Leader:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # See workqueue.work: a restart of the watches may cancel the connection attempt.
+            # The request was cancelled, and not this task: it counts as failed.
             return False
         except (Conflict, NotFound):
             self._lease = None

@@ -99,7 +99,7 @@ def metrics_server_cluster_rights(owner_role: str) -> tuple[Right, ...]:
             why="May the user on whose behalf the API server asks read metrics?",
         ),
         Right(API_SERVICES, ("create",), why=_NAMELESS),
-        Right(API_SERVICES, (*_READ, "update"), resource_names=(names.EXTERNAL_METRICS_API,)),
+        Right(API_SERVICES, ("get", "update"), resource_names=(names.EXTERNAL_METRICS_API,)),
         Right(CLUSTER_ROLES, ("get",), resource_names=(owner_role,)),
     )
 

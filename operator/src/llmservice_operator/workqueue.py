@@ -145,8 +145,8 @@ class WorkQueue(Generic[Key]):
     async def work(self, process: Callable[[Key], Awaitable[float | None]]) -> None:
         """Be one worker, for ever: take a key, process it, and see to its next time.
 
-        `process` returns None when the key is settled, or the seconds after which it wants to be
-        looked at again; it raises to be retried with a growing backoff.
+        `process` returns None when the key is settled, or the seconds after which the key is due
+        again; it raises to be retried with a growing backoff.
         """
         while True:
             key = await self._ready.get()
@@ -154,7 +154,7 @@ class WorkQueue(Generic[Key]):
             result = "error"
             try:
                 async with asyncio.timeout(self._settings.timeout_seconds):
-                    again_after = await process(key)
+                    requeue_after = await process(key)
             except TimeoutError:
                 result = "timeout"
                 logger.error(
@@ -167,8 +167,7 @@ class WorkQueue(Generic[Key]):
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise
-                # Kopf cancels every younger task when its watches are restarted; one of them
-                # may be the connection attempt that this pass was waiting for.
+                # Something that the pass waited for was cancelled, and not this worker.
                 logger.warning("reconcile of %s was interrupted; it is retried", key)
                 self._retry(key)
             except ClusterError as error:
@@ -179,9 +178,9 @@ class WorkQueue(Generic[Key]):
                 self._retry(key)
             else:
                 self._failures.pop(key, None)
-                result = "success" if again_after is None else "requeue_after"
-                if again_after is not None:
-                    self.add_after(key, again_after)
+                result = "success" if requeue_after is None else "requeue_after"
+                if requeue_after is not None:
+                    self.add_after(key, requeue_after)
             finally:
                 self._finish(key, result)
 

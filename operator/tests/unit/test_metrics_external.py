@@ -15,6 +15,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cluster, Key
 from llmservice_operator.errors import ClusterError
+from llmservice_operator.kinds import CONFIG_MAPS, Kind
 from llmservice_operator.metrics_server.external_metrics import create_external_metrics_app
 from llmservice_operator.metrics_server.front_proxy import (
     CONFIG_NAME,
@@ -24,6 +25,7 @@ from llmservice_operator.metrics_server.front_proxy import (
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from localkube.pki import Authority, Certificate
 from operator_support import free_port, utc_now
+from watching_support import eventually_true
 
 NOW = utc_now()
 HOST = "metrics.llm.svc"
@@ -45,24 +47,25 @@ def report(demand: float | None, **change: Any) -> LoadReport:
 
 
 class Configuration:
-    """The one ConfigMap, as a cluster that changes it when told."""
+    """The one ConfigMap, in a cluster that may be away."""
 
     def __init__(self, authority: Path, names: str = '["front-proxy-client"]') -> None:
-        self._changes: asyncio.Queue[Manifest] = asyncio.Queue()
-        self._first = self._manifest(authority, names)
+        self.error: ClusterError | None = None
+        self.reads = 0
+        self._manifest = self._built(authority, names)
 
     def change(self, authority: Path) -> None:
-        self._changes.put_nowait(self._manifest(authority, '["front-proxy-client"]'))
+        self._manifest = self._built(authority, '["front-proxy-client"]')
 
-    async def list_for_watch(self, *_: object) -> tuple[list[Manifest], str]:
-        return [self._first], "1"
-
-    async def watch(self, *_: object) -> AsyncIterator[Manifest]:
-        while True:
-            yield {"type": "MODIFIED", "object": await self._changes.get()}
+    async def read(self, kind: Kind, namespace: str, name: str) -> Manifest:
+        assert (kind, namespace, name) == (CONFIG_MAPS, CONFIG_NAMESPACE, CONFIG_NAME)
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        return self._manifest
 
     @staticmethod
-    def _manifest(authority: Path, names: str) -> Manifest:
+    def _built(authority: Path, names: str) -> Manifest:
         return {
             "metadata": {
                 "namespace": CONFIG_NAMESPACE,
@@ -96,7 +99,9 @@ class Server:
             made.issue(Certificate(f"{authority}-client", "front-proxy-client"))
             made.issue(Certificate(f"{authority}-other", "somebody-else"))
         self.configuration = Configuration(self.folder / "front-proxy-ca.crt")
-        self.secure = SecureServer(cast(Cluster, self.configuration), self.port, [HOST], utc_now)
+        self.secure = SecureServer(
+            cast(Cluster, self.configuration), self.port, [HOST], utc_now, poll_seconds=0.02
+        )
 
     async def review(self, spec: Mapping[str, Any]) -> bool:
         self.reviews.append(spec)
@@ -391,6 +396,14 @@ async def test_rotated_authorities_count_at_once_and_the_old_ones_no_more(server
             pass
     with pytest.raises(aiohttp.ClientError):
         await server.get(ROOT)
+
+
+async def test_authorities_that_cannot_be_read_stay_as_they_were(server: Server) -> None:
+    server.configuration.error = ClusterError("no answer")
+    reads = server.configuration.reads
+    await eventually_true(lambda: server.configuration.reads > reads + 2)
+
+    assert (await server.get(ROOT))[0] == 200
 
 
 @pytest.mark.parametrize(

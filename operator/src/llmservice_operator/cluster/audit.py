@@ -1,8 +1,8 @@
-"""The self-audit: LIST what the watches should have told, and repair the cache where they did not.
+"""The audit: LIST the objects, and repair the cache where the watches failed to update it.
 
-Kopf forgets to tell of objects that vanished while a watch was down, and a watch may be dead
-without an error. So from time to time the truth is read, and every difference is processed as if
-its event had come.
+No event comes for an object that vanished while a watch was down, and a watch may be dead without
+an error. So from time to time the objects are listed, and every difference is processed as if its
+event had come.
 """
 
 import logging
@@ -28,7 +28,7 @@ class Audit:
         enqueue: Callable[[Key], None],
         diverged: Callable[[str], None],
     ) -> None:
-        """`diverged` is told the plural of every object that the watches were wrong about."""
+        """`diverged` takes the plural of every object that the watches were wrong about."""
         self._cluster = cluster
         self._cache = cache
         self._served = served

@@ -1,4 +1,4 @@
-"""What the watches have told so far: LLMServices and their children, newest version of each."""
+"""The store of the watches: LLMServices and their children, the newest version of each."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

@@ -18,7 +18,6 @@ from llmservice_operator.errors import (
     ClusterError,
     Conflict,
     Forbidden,
-    Gone,
     NotFound,
     Rejected,
 )
@@ -26,8 +25,6 @@ from llmservice_operator.kinds import SUBJECT_ACCESS_REVIEWS, Kind, kind_of
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0
-WATCH_SECONDS = 60
-"""How long one watch lasts; the next goes on where it ended, so short ones find a dead line."""
 LIST_CHUNK = 500
 """Objects per page of a LIST: bounds the memory that one answer takes."""
 
@@ -101,65 +98,13 @@ class Cluster:
         self, kind: Kind, namespace: str | None, limit: int = LIST_CHUNK
     ) -> AsyncIterator[Manifest]:
         """Yield every object the kind's selector picks; namespace None means all namespaces."""
-        async for page in self._pages(kind, namespace, limit):
-            for item in page["items"]:
-                yield _typed(kind, item)
-
-    async def list_for_watch(
-        self, kind: Kind, namespace: str | None, name: str = ""
-    ) -> tuple[list[Manifest], str]:
-        """Return what there is, and the version from which `watch` tells what changes.
-
-        With `name` only that object, as a right limited to one name allows.
-        """
-        found: list[Manifest] = []
-        version = ""
-        async for page in self._pages(kind, namespace, LIST_CHUNK, name):
-            found += [_typed(kind, item) for item in page["items"]]
-            version = page["metadata"]["resourceVersion"]
-        return found, version
-
-    async def watch(
-        self, kind: Kind, namespace: str | None, version: str, name: str = ""
-    ) -> AsyncIterator[Manifest]:
-        """Yield what happens after `version` until the API server ends the watch.
-
-        Raises Gone when that version is too old to go on from.
-        """
-        query = {
-            **_selection(kind, name),
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": version,
-            "timeoutSeconds": str(WATCH_SECONDS),
-        }
-        path = kind.path(namespace)
-        limits = aiohttp.ClientTimeout(
-            sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=WATCH_SECONDS + REQUEST_TIMEOUT_SECONDS
-        )
-        try:
-            answer = await self._send("GET", path, query, None, "application/json", limits)
-            if answer.status >= 400:
-                raise _error(f"watch {path}", answer.status, await answer.read(), answer.headers)
-            try:
-                async for line in _lines(answer.response.content):
-                    event: Manifest = json.loads(line)
-                    if event["type"] == "ERROR":
-                        status = event["object"]
-                        raise _error(f"watch {path}", status["code"], json.dumps(status).encode())
-                    yield event
-            finally:
-                answer.response.close()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ClusterError(f"watch {path}: {str(error) or type(error).__name__}") from error
-
-    async def _pages(
-        self, kind: Kind, namespace: str | None, limit: int, name: str = ""
-    ) -> AsyncIterator[Manifest]:
-        query = {"limit": str(limit), **_selection(kind, name)}
+        query = {"limit": str(limit)}
+        if kind.label_selector:
+            query["labelSelector"] = kind.label_selector
         while True:
             page = await self._request("GET", kind.path(namespace), query)
-            yield page
+            for item in page["items"]:
+                yield _typed(kind, item)
             if not page["metadata"].get("continue"):
                 return
             query["continue"] = page["metadata"]["continue"]
@@ -296,24 +241,9 @@ class Cluster:
         return answer
 
 
-def _selection(kind: Kind, name: str) -> dict[str, str]:
-    """Return the query that picks the kind's objects, or the one of this name."""
-    query = {"labelSelector": kind.label_selector} if kind.label_selector else {}
-    return {**query, "fieldSelector": f"metadata.name={name}"} if name else query
-
-
 def _typed(kind: Kind, item: Manifest) -> Manifest:
     """Items of a list carry neither version nor kind: the list says it once for all of them."""
     return {"apiVersion": kind.api_version, "kind": kind.kind, **item}
-
-
-async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Yield lines of any length; the reader's own iteration refuses long ones."""
-    rest = b""
-    async for chunk in stream.iter_any():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
 
 
 def as_yaml(manifest: Manifest) -> str:
@@ -339,7 +269,6 @@ def _error(
         403: Forbidden,
         404: NotFound,
         409: Conflict,
-        410: Gone,
         422: Rejected,
     }
     seconds = headers.get("Retry-After", "")

@@ -1,7 +1,7 @@
-"""Who is asking: the API server proves itself by certificate and names its user in headers.
+"""The user of a request: the API server proves itself by certificate and sends the user in headers.
 
-How it does both stands in the ConfigMap kube-system/extension-apiserver-authentication, which the
-API server keeps; it is watched, because authorities are rotated.
+The ConfigMap kube-system/extension-apiserver-authentication, which the API server keeps, says how.
+It is read again and again, because authorities are rotated.
 """
 
 from __future__ import annotations

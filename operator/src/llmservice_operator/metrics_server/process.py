@@ -1,4 +1,4 @@
-"""The metrics server as a process: watches, rounds, three ports, and the Lease of the learner."""
+"""The metrics server as a process: watches, rounds, three ports, and the leader's Lease."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ import uuid
 from datetime import UTC, datetime
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster import Cluster, Key, Lease, Watched
+from llmservice_operator.cluster import Cache, Cluster, Key, Lease, Reflector, ServedKinds
 from llmservice_operator.engine_metrics import EngineMetrics
 from llmservice_operator.kinds import LLMSERVICES, PODS
 from llmservice_operator.leader import Leader
@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 5.0
 LAST_WRITES_SECONDS = 5.0
-"""How long the end of the process waits for the API server to take what was learned."""
+"""How long the end of the process waits for the API server to store the calibrations."""
 
 
 class MetricsServer:
-    """Both replicas do the same; the one that holds the Lease is the learner of the two."""
+    """Both replicas measure and serve; the leader, which holds the Lease, also calibrates."""
 
     def __init__(self, settings: OperatorSettings) -> None:
         own = settings.metrics_server
@@ -58,26 +58,26 @@ class MetricsServer:
         settings, own = self._settings, self._settings.metrics_server
         metrics, health = Metrics(), Health(self._seconds_since_round)
         cluster = await Cluster.connect(metrics)
-        engines, learner = EngineMetrics(), LeaderClient()
-        namespaces = settings.watch_namespaces or (None,)
-        services = [Watched(cluster, LLMSERVICES, namespace) for namespace in namespaces]
-        pods = [Watched(cluster, PODS, namespace) for namespace in namespaces]
+        engines, leader = EngineMetrics(), LeaderClient()
+        cache = Cache()
+        reflector = self._reflector(cluster, cache, metrics, health)
         secure, registration = self._external(cluster)
         fleet = Fleet(
-            lambda: _objects(services),
-            lambda: _objects(pods),
+            lambda: cache.of_kind(LLMSERVICES),
+            lambda: cache.of_kind(PODS),
             engines,
             lambda: registration.state if registration else NAMESPACES_ONLY,
             settings.accelerator_classes,
         )
         metrics.registry.register(ReportCollector(lambda: fleet.reports))
-        metrics.read_leadership(settings.lease_name, self._is_learner)
+        metrics.read_leadership(settings.lease_name, self._is_leader)
         servers = [
             await start_server(create_app(metrics, health), settings.health_port),
             await start_server(create_report_app(fleet), own.scaling_port),
         ]
-        for watched in (*services, *pods):
-            self._tasks.start(f"watch-{watched.kind.plural}", watched.run())
+        # While the process drains it still answers, so the watches last as long as it does.
+        self._tasks.start("watches", reflector.run(asyncio.Event()))
+        self._tasks.start("audit", reflector.audit())
         lease = Lease(cluster, settings.namespace, settings.lease_name)
         ending = [self._tasks.start("lead", self._lead(lease))]
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
@@ -91,25 +91,47 @@ class MetricsServer:
             ending.append(self._tasks.start("registration", register))
         else:
             logger.info("%s", NAMESPACES_ONLY.message)
-        checkpoints = CalibrationStore(cluster)
+        store = CalibrationStore(cluster)
         self._tasks.start(
-            "rounds", self._rounds(fleet, services, pods, learner, checkpoints, health)
+            "rounds", self._rounds(fleet, cache, reflector.loaded, leader, store, health)
         )
         self._tasks.heed_signals()
         try:
             await self._tasks.stop.wait()
             health.not_ready("leaving", "the process is about to end")
-            if self._is_learner():
-                await _write_last(checkpoints, fleet, services)
+            if self._is_leader():
+                await _write_last(store, fleet, cache)
             await self._leave(*ending)
         finally:
             await self._tasks.cancel_all()
             for server in servers:
                 await server.cleanup()
             await engines.close()
-            await learner.close()
+            await leader.close()
             await cluster.close()
         return 1 if self._tasks.failed else 0
+
+    def _reflector(
+        self, cluster: Cluster, cache: Cache, metrics: Metrics, health: Health
+    ) -> Reflector:
+        namespaces = self._settings.watch_namespaces or (None,)
+
+        def report(problem: str | None) -> None:
+            # Later the process goes on with what it knows: an outage must not stop the scaling.
+            if problem is not None and not reflector.loaded.is_set():
+                health.not_ready("watches", problem)
+
+        reflector = Reflector(
+            cluster,
+            ServedKinds(cluster, namespaces, (LLMSERVICES, PODS), {}),
+            cache,
+            namespaces,
+            lambda _: None,
+            metrics,
+            report,
+            self._settings.audit_period_seconds,
+        )
+        return reflector
 
     def _external(self, cluster: Cluster) -> tuple[SecureServer | None, Registration | None]:
         """Return the parts for external metrics; none where only some namespaces are served."""
@@ -127,7 +149,7 @@ class MetricsServer:
             secure.authority,
             lambda: datetime.now(UTC),
         )
-        secure.authority_changed = registration.look_again
+        secure.authority_changed = registration.requeue
         return secure, registration
 
     async def _register(
@@ -141,15 +163,14 @@ class MetricsServer:
     async def _rounds(
         self,
         fleet: Fleet,
-        services: list[Watched],
-        pods: list[Watched],
-        learner: LeaderClient,
-        checkpoints: CalibrationStore,
+        cache: Cache,
+        loaded: asyncio.Event,
+        leader: LeaderClient,
+        store: CalibrationStore,
         health: Health,
     ) -> None:
-        """Look at all services every five seconds, at the same moments in both replicas."""
-        for watched in (*services, *pods):
-            await watched.loaded.wait()
+        """Measure all services every five seconds, at the same moments in both replicas."""
+        await loaded.wait()
         health.not_ready(
             "warm-up", "another replica knows loads that this one knows only after a minute"
         )
@@ -157,33 +178,33 @@ class MetricsServer:
         while True:
             at = math.floor(time.time() / PERIOD_SECONDS + 1) * PERIOD_SECONDS
             await asyncio.sleep(at - time.time())
-            address = self._learner_address()
-            await fleet.round(at, functools.partial(learner.ask, address) if address else None)
+            address = self._leader_address()
+            await fleet.round(at, functools.partial(leader.ask, address) if address else None)
             self._round_ended = time.monotonic()
-            if self._is_learner():
-                await checkpoints.write(at, fleet.learned, _by_key(services))
+            if self._is_leader():
+                await store.write(at, fleet.learned, _services(cache))
             if not fleet.lags:
                 health.ready("warm-up")
 
     async def _lead(self, lease: Lease) -> None:
-        """Stand for the Lease for ever: who loses it goes on serving, as a follower."""
+        """Compete for the Lease for ever: a leader that loses it goes on serving as a standby."""
         while True:
             identity = f"{self._address}_{uuid.uuid4().hex[:8]}"
             self._leader = Leader(lease, identity, on_lost=lambda: None)
             await self._leader.run()
 
-    def _is_learner(self) -> bool:
+    def _is_leader(self) -> bool:
         return self._leader is not None and self._leader.is_holding()
 
-    def _learner_address(self) -> str | None:
-        """Return where the learner can be asked; None when that is us, or when there is none."""
-        if self._leader is None or self._is_learner():
+    def _leader_address(self) -> str | None:
+        """Return the address of the leader; None if this process is it, or if there is none."""
+        if self._leader is None or self._is_leader():
             return None
         address = self._leader.holder.rpartition("_")[0]
         return address if address != self._address else None
 
     async def _leave(self, *ending: asyncio.Task[None]) -> None:
-        """Let the other replica learn, and answer until nobody is sent here any more."""
+        """Release the Lease, and answer until no more requests are sent here."""
         await self._tasks.cancel(*ending)
         if self._leader is not None:
             await self._leader.release()
@@ -194,18 +215,17 @@ class MetricsServer:
         return 0.0 if self._round_ended is None else time.monotonic() - self._round_ended
 
 
-async def _write_last(checkpoints: CalibrationStore, fleet: Fleet, services: list[Watched]) -> None:
+async def _write_last(store: CalibrationStore, fleet: Fleet, cache: Cache) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(LAST_WRITES_SECONDS):
-            await checkpoints.write(time.time(), fleet.learned, _by_key(services), is_last=True)
+            await store.write(time.time(), fleet.learned, _services(cache), is_last=True)
 
 
-def _objects(watched: list[Watched]) -> list[Manifest]:
-    return [manifest for it in watched for manifest in it.objects.values()]
-
-
-def _by_key(services: list[Watched]) -> dict[Key, Manifest]:
-    return {key: manifest for it in services for key, manifest in it.objects.items()}
+def _services(cache: Cache) -> dict[Key, Manifest]:
+    return {
+        (manifest["metadata"]["namespace"], manifest["metadata"]["name"]): manifest
+        for manifest in cache.of_kind(LLMSERVICES)
+    }
 
 
 def _host(address: str) -> str:

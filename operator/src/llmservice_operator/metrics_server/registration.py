@@ -1,4 +1,4 @@
-"""The APIService that sends external metrics to us: made when nobody has it, ours alone to change.
+"""The APIService that sends external metrics to us: made where there is none, ours to change.
 
 There is one `v1beta1.external.metrics.k8s.io` in a cluster, and KEDA or an adapter may have it. A
 foreign one is never touched: the report says whose it is. Ours goes with the release, because the
@@ -7,6 +7,7 @@ namespace.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import ExternalMetrics
-from llmservice_operator.cluster import Cluster, Watched
+from llmservice_operator.cluster import Cluster
 from llmservice_operator.errors import ClusterError, Conflict, Forbidden
 from llmservice_operator.kinds import API_SERVICES, CLUSTER_ROLES
 from llmservice_operator.metrics_server.certificates import merged_bundle
@@ -24,8 +25,8 @@ from llmservice_operator.metrics_server.certificates import merged_bundle
 logger = logging.getLogger(__name__)
 
 API_SERVICE = names.EXTERNAL_METRICS_API
-LOOK_AGAIN_SECONDS = 60.0
-"""Without any event: authorities expire, and the owner may be made anew."""
+POLL_SECONDS = 5.0
+"""How often the APIService is read. It is one object, read by name: no watch is worth it."""
 RETRY_SECONDS = 2.0
 
 NOT_LOOKED_YET = ExternalMetrics(
@@ -126,47 +127,46 @@ class Registration:
         self._authority = authority
         self._now = now
         self._wake = asyncio.Event()
-        self._watched = Watched(cluster, API_SERVICES, name=API_SERVICE, changed=self._wake.set)
 
-    @property
-    def live(self) -> Manifest | None:
-        return self._watched.objects.get(("", API_SERVICE))
-
-    def look_again(self) -> None:
-        """Look now: the authority has changed."""
+    def requeue(self) -> None:
+        """Check the APIService now: the authority has changed."""
         self._wake.set()
 
     async def run(self) -> None:
-        watching = asyncio.create_task(self._watched.run())
-        try:
-            await self._watched.loaded.wait()
-            while True:
-                self._wake.clear()
-                wait = LOOK_AGAIN_SECONDS
-                try:
-                    await self._ensure()
-                except Conflict:
-                    # Another replica was faster; what it wrote is on its way to us.
-                    wait = RETRY_SECONDS
-                except ClusterError as error:
-                    logger.error("the APIService cannot be written: %s", error)
-                    self._say(
-                        ExternalMetrics(
-                            is_served=False,
-                            message=f"The APIService {API_SERVICE} cannot be written: {error}",
-                        )
-                    )
-                    wait = RETRY_SECONDS
-                try:
-                    async with asyncio.timeout(wait):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
-        finally:
-            watching.cancel()
+        """Read the APIService and make it right, for ever."""
+        while True:
+            self._wake.clear()
+            wait = POLL_SECONDS
+            try:
+                live = await self._cluster.read(API_SERVICES, None, API_SERVICE)
+            except ClusterError as error:
+                # What was found last still holds as far as anybody knows.
+                logger.warning("the APIService cannot be read: %s", error)
+            else:
+                wait = await self._try_to_ensure(live)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
 
-    async def _ensure(self) -> None:
-        live = self.live
+    async def _try_to_ensure(self, live: Manifest | None) -> float:
+        """Make the APIService right, and return the seconds until it is to be checked again."""
+        try:
+            await self._ensure(live)
+        except Conflict:
+            # Another replica was faster.
+            return RETRY_SECONDS
+        except ClusterError as error:
+            logger.error("the APIService cannot be written: %s", error)
+            self._say(
+                ExternalMetrics(
+                    is_served=False,
+                    message=f"The APIService {API_SERVICE} cannot be written: {error}",
+                )
+            )
+            return RETRY_SECONDS
+        return POLL_SECONDS
+
+    async def _ensure(self, live: Manifest | None) -> None:
         if live is not None and not is_ours(live, self._endpoint):
             self._say(foreign_owner(live))
             return

@@ -8,7 +8,9 @@ from datetime import datetime
 
 from aiohttp import web
 
-from llmservice_operator.cluster import Cluster, Watched
+from llmservice_operator.api import Manifest
+from llmservice_operator.cluster import Cluster
+from llmservice_operator.errors import ClusterError
 from llmservice_operator.kinds import CONFIG_MAPS
 from llmservice_operator.metrics_server.certificates import issue, server_context
 from llmservice_operator.metrics_server.front_proxy import (
@@ -19,29 +21,33 @@ from llmservice_operator.metrics_server.front_proxy import (
 
 logger = logging.getLogger(__name__)
 
-LOOK_AGAIN_SECONDS = 60.0
+POLL_SECONDS = 10.0
+"""How often the API server's authorities are read: one ConfigMap, by name."""
 SPREAD_SECONDS = 30.0
 """How long a new authority may take from the APIService to every API server."""
 
 
 class SecureServer:
     def __init__(
-        self, cluster: Cluster, port: int, names: Sequence[str], now: Callable[[], datetime]
+        self,
+        cluster: Cluster,
+        port: int,
+        names: Sequence[str],
+        now: Callable[[], datetime],
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         """`names` are those by which the API server knows us."""
         self.front_proxy: FrontProxy | None = None
         """How the API server signs in; None before that is known."""
         self.serving = asyncio.Event()
         self.authority_changed: Callable[[], None] = lambda: None
-        """Called when there is a new authority that clients must be told of."""
+        """Called when there is a new authority for clients to trust."""
         self._port = port
         self._names = names
         self._now = now
         self._certificate = self._next = issue(names, now())
-        self._wake = asyncio.Event()
-        self._config = Watched(
-            cluster, CONFIG_MAPS, CONFIG_NAMESPACE, CONFIG_NAME, changed=self._wake.set
-        )
+        self._cluster = cluster
+        self._poll_seconds = poll_seconds
         self._site: web.TCPSite | None = None
 
     def authority(self) -> bytes:
@@ -49,23 +55,21 @@ class SecureServer:
         return self._next.authority
 
     async def run(self, app: web.Application) -> None:
-        """Serve for ever, as soon as it is known who may ask."""
+        """Serve for ever, as soon as the API server's authorities are known."""
         runner = web.AppRunner(app)
         await runner.setup()
-        watching = asyncio.create_task(self._config.run())
         try:
             while True:
-                self._wake.clear()
                 if self._now() >= self._next.renew_at:
                     await self._renew()
-                await self._refresh(runner)
                 try:
-                    async with asyncio.timeout(LOOK_AGAIN_SECONDS):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+                    config = await self._cluster.read(CONFIG_MAPS, CONFIG_NAMESPACE, CONFIG_NAME)
+                except ClusterError as error:
+                    logger.warning("the API server's authorities cannot be read: %s", error)
+                else:
+                    await self._refresh(runner, config)
+                await asyncio.sleep(self._poll_seconds)
         finally:
-            watching.cancel()
             await runner.cleanup()
 
     async def _renew(self) -> None:
@@ -74,11 +78,8 @@ class SecureServer:
         self.authority_changed()
         await asyncio.sleep(SPREAD_SECONDS)
 
-    async def _refresh(self, runner: web.AppRunner) -> None:
+    async def _refresh(self, runner: web.AppRunner, config: Manifest | None) -> None:
         """Open the port anew when the authorities or the certificate have changed."""
-        if not self._config.loaded.is_set():
-            return
-        config = self._config.objects.get((CONFIG_NAMESPACE, CONFIG_NAME))
         found = FrontProxy.from_config(config) if config is not None else None
         if found is None:
             logger.error(
@@ -97,7 +98,7 @@ class SecureServer:
         await site.start()
         if self._site is not None:
             await self._site.stop()
-            # Who was let in by old authorities must prove itself again.
+            # A client that the old authorities let in must prove itself again.
             for connection in runner.server.connections if runner.server else ():
                 connection.close()
         self._site, self.front_proxy, self._certificate = site, found, self._next

@@ -19,6 +19,13 @@ class Health:
     def ready(self, part: str) -> None:
         self._not_ready.pop(part, None)
 
+    def report(self, part: str, reason: str | None) -> None:
+        """Set why the part is not ready; None where it is ready."""
+        if reason is None:
+            self.ready(part)
+        else:
+            self.not_ready(part, reason)
+
     def why_not_ready(self) -> list[str]:
         return sorted(self._not_ready.values())
 

@@ -42,6 +42,4 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # Kopf tells of every handler call at INFO; ours log what they do themselves.
-    logging.getLogger("kopf").setLevel(logging.INFO if level == "DEBUG" else logging.WARNING)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

@@ -1,0 +1,213 @@
+"""The reflector: lists the objects of some kinds into a cache, and keeps it equal to the cluster.
+
+One for each process. It loads the cache, watches, audits the cache against the cluster, and begins
+anew when the watches end or when the set of served kinds changes.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.cluster.audit import Audit
+from llmservice_operator.cluster.cache import Cache, Key, owner_key
+from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.cluster.served import DISCOVERY_PERIOD_SECONDS, ServedKinds
+from llmservice_operator.cluster.watching import DELETED, LISTED, OnEvent, watch
+from llmservice_operator.errors import ClusterError, Forbidden, NotServed
+from llmservice_operator.kinds import LLMSERVICES, Kind, kind_of
+
+logger = logging.getLogger(__name__)
+
+RESTART_BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+HEALTHY_AFTER_SECONDS = 60.0
+"""Watches that ran this long before they broke begin the backoff anew."""
+WAIT_FOR_CLUSTER_SECONDS = 5.0
+AUDIT_GRACE_SECONDS = 5.0
+"""How long an event may be on its way before a difference counts as lost."""
+
+_REMEDIES = {
+    LLMSERVICES.kind: "apply crds/llmservice.yaml or install the chart with crds.install=true"
+}
+"""What to do where a kind is not served, for kinds that are not Kubernetes' own."""
+
+
+class ReflectorObserver(Protocol):
+    """Counts what happens; telemetry implements it. `plural` is that of a kind."""
+
+    def watch_event(self, plural: str) -> None: ...
+
+    def watches_restarted(self) -> None: ...
+
+    def cache_diverged(self, plural: str) -> None:
+        """Count an object that the watches were wrong about."""
+
+
+class Watcher(Protocol):
+    """Delivers events until `stop` is set; `watching.watch` in the product."""
+
+    async def __call__(
+        self,
+        kinds: Sequence[Kind],
+        namespaces: Sequence[str | None],
+        on_event: OnEvent,
+        stop: asyncio.Event,
+    ) -> None: ...
+
+
+class Reflector:
+    def __init__(
+        self,
+        cluster: Cluster,
+        served: ServedKinds,
+        cache: Cache,
+        namespaces: Sequence[str | None],
+        enqueue: Callable[[Key], None],
+        observer: ReflectorObserver,
+        on_problem: Callable[[str | None], None],
+        audit_period_seconds: float,
+        watcher: Watcher = watch,
+    ) -> None:
+        """`enqueue` takes the LLMService of every object that changed, appeared or vanished.
+
+        `on_problem` takes the reason why the cache may be out of date, a sentence that says what
+        to do, and None once it is loaded. The namespace None means all.
+        """
+        self.loaded = asyncio.Event()
+        """Set once the cache holds all there is: before that everything looks deleted."""
+        self._served = served
+        self._cache = cache
+        self._namespaces = namespaces
+        self._enqueue = enqueue
+        self._observer = observer
+        self._on_problem = on_problem
+        self._audit_period = audit_period_seconds
+        self._watcher = watcher
+        self._audit = Audit(cluster, cache, served, namespaces, enqueue, observer.cache_diverged)
+        self._stop_watching = asyncio.Event()
+        self._kinds_changed = False
+        self._listed = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Load the cache and watch until `stop` is set, anew whenever the watches end."""
+        failures = 0
+        clock = asyncio.get_running_loop()
+        while not stop.is_set():
+            if not await self._load():
+                await _wait(stop, WAIT_FOR_CLUSTER_SECONDS)
+                continue
+            started = clock.time()
+            await self._watch(stop)
+            if stop.is_set():
+                return
+            if self._kinds_changed:
+                continue
+            self._on_problem("the watches have stopped and are being restarted")
+            self._observer.watches_restarted()
+            failures = 0 if clock.time() - started > HEALTHY_AFTER_SECONDS else failures + 1
+            await _wait(
+                stop, RESTART_BACKOFF_SECONDS[min(failures, len(RESTART_BACKOFF_SECONDS)) - 1]
+            )
+
+    async def audit(self) -> None:
+        """Compare the cache with the cluster for ever; restart watches that keep missing events."""
+        period = self._audit_period
+        repaired_before = 0
+        await self.loaded.wait()
+        while True:
+            # A list names nothing that was deleted while the watch was down.
+            was_listed = await _wait(self._listed, period * random.uniform(0.8, 1.2))
+            if was_listed:
+                await asyncio.sleep(min(AUDIT_GRACE_SECONDS, period))
+                self._listed.clear()
+            try:
+                suspects = await self._audit.suspects()
+                repaired = 0
+                if suspects:
+                    await asyncio.sleep(min(AUDIT_GRACE_SECONDS, period))
+                    repaired = await self._audit.repair(suspects)
+            except NotServed as error:
+                logger.error("%s any more", error)
+                self._stop_watching.set()
+            except ClusterError as error:
+                logger.warning("the audit of the cache failed: %s", error)
+            else:
+                if repaired and repaired_before and not was_listed:
+                    logger.error("the watches keep missing events and are restarted")
+                    self._stop_watching.set()
+                repaired_before = repaired
+
+    async def discover(self) -> None:
+        """Ask for ever which optional kinds are served; watch anew when that has changed."""
+        await self.loaded.wait()
+        while True:
+            await asyncio.sleep(DISCOVERY_PERIOD_SECONDS)
+            try:
+                has_changed = await self._served.refresh()
+            except ClusterError as error:
+                logger.warning("the kinds that are served cannot be looked up: %s", error)
+                continue
+            if has_changed:
+                plurals = ", ".join(kind.plural for kind in self._served.watched)
+                logger.info("other kinds are served now; watching %s", plurals)
+                self._kinds_changed = True
+                self._stop_watching.set()
+
+    async def _load(self) -> bool:
+        """Fill the cache; when that fails report why, and return False."""
+        try:
+            await self._audit.reload()
+        except NotServed as error:
+            remedy = _REMEDIES.get(error.kind, "the process cannot work without it")
+            reason = f"{error}: {remedy}"
+        except Forbidden as error:
+            reason = f"a right is missing, grant it to the operator's service account: {error}"
+        except ClusterError as error:
+            reason = f"the cluster cannot be read: {error}"
+        else:
+            self._on_problem(None)
+            self.loaded.set()
+            return True
+        self._on_problem(reason)
+        logger.error("%s; trying again in %d s", reason, WAIT_FOR_CLUSTER_SECONDS)
+        return False
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        self._stop_watching = asyncio.Event()
+        self._kinds_changed = False
+        stopping = asyncio.create_task(_forward(stop, self._stop_watching))
+        try:
+            await self._watcher(
+                self._served.watched, self._namespaces, self._note, self._stop_watching
+            )
+        except Exception:
+            logger.exception("the watches broke")
+        finally:
+            stopping.cancel()
+
+    def _note(self, type_: str, manifest: Manifest) -> None:
+        self._observer.watch_event(kind_of(manifest).plural)
+        if type_ == LISTED:
+            self._listed.set()
+        is_deleted = type_ == DELETED
+        is_new = self._cache.drop(manifest) if is_deleted else self._cache.observe(manifest)
+        owner = owner_key(manifest)
+        if is_new and owner is not None:
+            self._enqueue(owner)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, at most some seconds; return whether it is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True
+
+
+async def _forward(source: asyncio.Event, target: asyncio.Event) -> None:
+    await source.wait()
+    target.set()

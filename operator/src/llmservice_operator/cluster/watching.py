@@ -1,0 +1,185 @@
+"""The watches: Kopf delivers the events. The one module that imports Kopf and knows its habits.
+
+Kopf expects a process of its own. It takes the signals of its main thread, cancels every task of
+its event loop that is younger than itself, and keeps the process alive until it has ended. So it
+runs in a thread with an event loop of its own, where none of this reaches the rest of the process.
+
+It also forgets deletions that happen while a watch is down, and ends for good on some errors. The
+reflector makes up for both.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import kopf
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.cluster.client import load_configuration
+from llmservice_operator.kinds import Kind
+
+LISTED = "LISTED"
+"""The type of an event whose object was listed: at the start, and after a watch was lost."""
+DELETED = "DELETED"
+
+OnEvent = Callable[[str, Manifest], None]
+"""Takes the type and the object of an event. Other types than the two above are changes."""
+
+
+async def watch(
+    kinds: Sequence[Kind],
+    namespaces: Sequence[str | None],
+    on_event: OnEvent,
+    stop: asyncio.Event,
+) -> None:
+    """Call `on_event` in this event loop for every event, until `stop` is set.
+
+    The namespace None means all. A watch of a lost connection goes on by itself. Raises whatever
+    error ended the watches, and also returns when they ended before their time.
+    """
+    quieten()
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def deliver(type_: str, manifest: Manifest) -> None:
+        loop.call_soon_threadsafe(on_event, type_, manifest)
+
+    def finish(error: Exception | None) -> None:
+        loop.call_soon_threadsafe(_settle, ended, error)
+
+    thread = _KopfThread(build_registry(kinds, deliver), build_settings(kinds), namespaces, finish)
+    thread.start()
+    stopping = asyncio.create_task(stop.wait(), name="stop of the watches")
+    stopping.add_done_callback(lambda _: thread.end())
+    try:
+        await asyncio.shield(ended)
+    finally:
+        # Also on cancellation: no event may come after this function has returned.
+        stopping.cancel()
+        await asyncio.wait([ended])
+
+
+class _KopfThread(threading.Thread):
+    def __init__(
+        self,
+        registry: kopf.OperatorRegistry,
+        settings: kopf.OperatorSettings,
+        namespaces: Sequence[str | None],
+        finish: Callable[[Exception | None], None],
+    ) -> None:
+        # A daemon, so that a thread that hangs cannot keep the process from its end.
+        super().__init__(name="watches", daemon=True)
+        self._registry = registry
+        self._settings = settings
+        self._namespaces = [namespace for namespace in namespaces if namespace is not None]
+        self._finish = finish
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+
+    def end(self) -> None:
+        """Ask Kopf to end; call from any thread."""
+        # Otherwise the loop is closed: Kopf has ended already.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    def run(self) -> None:
+        error: Exception | None = None
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._operate())
+        except Exception as broken:
+            error = broken
+        finally:
+            self._finish(error)
+
+    async def _operate(self) -> None:
+        await kopf.operator(
+            registry=self._registry,
+            settings=self._settings,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            standalone=True,
+            stop_flag=self._stop,
+        )
+
+
+def build_registry(kinds: Sequence[Kind], deliver: OnEvent) -> kopf.OperatorRegistry:
+    """Return Kopf's registry with the one event handler for every kind."""
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(login)
+
+    async def note(event: Any, **_: Any) -> None:
+        deliver(event["type"] or LISTED, event["object"])
+
+    for kind in kinds:
+        kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(note)
+    return registry
+
+
+def build_settings(kinds: Sequence[Kind]) -> kopf.OperatorSettings:
+    """Return settings by which Kopf does nothing but watch."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    # Without scanning Kopf needs no right to watch namespaces and CRDs.
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = EndlessBackoffs()
+    settings.watching.connect_timeout = 10
+    settings.watching.reconnect_backoff = 1
+    settings.process.ultimate_exiting_timeout = None
+    for kind in kinds:
+        if kind.label_selector:
+            selector = (kind.group, kind.version, kind.plural)
+            settings.watching.label_selectors[selector] = kind.label_selector
+    return settings
+
+
+async def login(**_: Any) -> kopf.ConnectionInfo:
+    """Log in as our own client does; called again when the API server refuses the credentials."""
+    found = await load_configuration()
+    header = await found.get_api_key_with_prefix("BearerToken") or ""
+    scheme, __, token = header.strip().rpartition(" ")
+    return kopf.ConnectionInfo(
+        server=found.host,
+        ca_path=found.ssl_ca_cert,
+        insecure=not found.verify_ssl,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_path=found.cert_file,
+        private_key_path=found.key_file,
+        proxy_url=found.proxy,
+    )
+
+
+class EndlessBackoffs:
+    """Delays between attempts of one request, without end: Kopf gives up for good after the last.
+
+    An API server that is away for an hour must not end the watches.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        delay = 1.0
+        while True:
+            yield delay * random.uniform(0.8, 1.2)
+            delay = min(delay * 2, 15.0)
+
+
+def quieten() -> None:
+    """Keep Kopf's chatter out of the log: it reports every call of a handler at INFO."""
+    is_debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
+    logging.getLogger("kopf").setLevel(logging.INFO if is_debugging else logging.WARNING)
+    # At every start it warns of the very thing that its thread is for: it takes no signals there.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+
+
+def _settle(ended: "asyncio.Future[None]", error: Exception | None) -> None:
+    if error is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(error)

@@ -1,0 +1,275 @@
+"""The reflector keeps its cache right, whatever happens to the watches and to the cluster."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from llmservice_operator.cluster import Cache, Cluster, Key, Reflector, ServedKinds, reflector
+from llmservice_operator.cluster.watching import DELETED, LISTED, OnEvent
+from llmservice_operator.errors import ClusterError, Forbidden
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, SCALED_OBJECTS, Kind
+from watching_support import eventually_true
+
+REQUIRED = (LLMSERVICES, DEPLOYMENTS)
+LLAMA = ("team", "llama")
+
+
+def service(name: str = "llama", version: int = 1) -> dict[str, Any]:
+    metadata = {"namespace": "team", "name": name, "uid": name, "resourceVersion": str(version)}
+    return {"apiVersion": LLMSERVICES.api_version, "kind": LLMSERVICES.kind, "metadata": metadata}
+
+
+@dataclass
+class World:
+    """A cluster in memory, the watches on it, and what the reflector makes of both."""
+
+    objects: dict[Kind, list[dict[str, Any]]] = field(default_factory=dict)
+    served: set[Kind] = field(default_factory=lambda: {*REQUIRED})
+    error: ClusterError | None = None
+    lists: int = 0
+    watches: list[tuple[Kind, ...]] = field(default_factory=list)
+    on_event: OnEvent | None = None
+    broken: asyncio.Event = field(default_factory=asyncio.Event)
+    cache: Cache = field(default_factory=Cache)
+    enqueued: list[Key] = field(default_factory=list)
+    problems: list[str | None] = field(default_factory=list)
+    counted: list[str] = field(default_factory=list)
+
+    # The cluster.
+
+    async def list_resources(self, path: str) -> frozenset[str]:
+        return frozenset(kind.plural for kind in self.served if kind.discovery_path == path)
+
+    async def list_all(
+        self, kind: Kind, namespace: str | None, limit: int = 0
+    ) -> AsyncIterator[dict[str, Any]]:
+        self.lists += 1
+        if self.error is not None:
+            raise self.error
+        for manifest in self.objects.get(kind, []):
+            yield manifest
+
+    async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
+        found = (it for it in self.objects.get(kind, []) if it["metadata"]["name"] == name)
+        return next(found, None)
+
+    # The watches.
+
+    async def watch(
+        self,
+        kinds: Sequence[Kind],
+        namespaces: Sequence[str | None],
+        on_event: OnEvent,
+        stop: asyncio.Event,
+    ) -> None:
+        self.watches.append(tuple(kinds))
+        self.on_event = on_event
+        self.broken.clear()
+        waiting = [asyncio.create_task(it.wait()) for it in (stop, self.broken)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        if self.broken.is_set():
+            raise RuntimeError("a watch broke")
+
+    def tell(self, type_: str, manifest: dict[str, Any]) -> None:
+        assert self.on_event is not None
+        self.on_event(type_, manifest)
+
+    # The observer.
+
+    def watch_event(self, plural: str) -> None:
+        self.counted.append(f"event of {plural}")
+
+    def watches_restarted(self) -> None:
+        self.counted.append("restart")
+
+    def cache_diverged(self, plural: str) -> None:
+        self.counted.append(f"missed {plural}")
+
+    @asynccontextmanager
+    async def reflecting(self, audit_seconds: float = 1000.0) -> AsyncIterator[None]:
+        cluster = cast(Cluster, self)
+        found = Reflector(
+            cluster,
+            ServedKinds(cluster, [None], REQUIRED, {SCALED_OBJECTS: True}),
+            self.cache,
+            [None],
+            self.enqueued.append,
+            self,
+            self.problems.append,
+            audit_seconds,
+            self.watch,
+        )
+        stop = asyncio.Event()
+        running = asyncio.create_task(found.run(stop))
+        aside = [asyncio.create_task(it) for it in (found.audit(), found.discover())]
+        try:
+            yield
+        finally:
+            stop.set()
+            for task in aside:
+                task.cancel()
+            await asyncio.gather(*aside, return_exceptions=True)
+            await asyncio.wait_for(running, 5)
+
+    async def until_watching(self, times: int = 1) -> None:
+        await eventually_true(lambda: len(self.watches) >= times)
+
+    def known(self) -> set[str]:
+        return {it["metadata"]["name"] for it in self.cache.of_kind(LLMSERVICES)}
+
+
+@pytest.fixture(autouse=True)
+def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reflector, "WAIT_FOR_CLUSTER_SECONDS", 0.01)
+    monkeypatch.setattr(reflector, "RESTART_BACKOFF_SECONDS", (0.01,))
+    monkeypatch.setattr(reflector, "DISCOVERY_PERIOD_SECONDS", 0.01)
+    monkeypatch.setattr(reflector, "AUDIT_GRACE_SECONDS", 0.01)
+
+
+async def test_an_event_enqueues_its_service_and_its_echo_does_not() -> None:
+    world = World()
+    async with world.reflecting():
+        await world.until_watching()
+        world.tell("ADDED", service(version=1))
+        world.tell("MODIFIED", service(version=1))
+        assert world.enqueued == [LLAMA]
+        world.tell("MODIFIED", service(version=2))
+        world.tell(DELETED, service(version=3))
+        assert world.enqueued == [LLAMA] * 3
+    assert world.counted == ["event of llmservices"] * 4
+
+
+async def test_an_object_of_nobody_enqueues_nothing() -> None:
+    world = World()
+    stranger = {"apiVersion": DEPLOYMENTS.api_version, "kind": DEPLOYMENTS.kind}
+    async with world.reflecting():
+        await world.until_watching()
+        world.tell("ADDED", {**service(), **stranger})
+    assert world.enqueued == []
+
+
+async def test_watches_that_break_are_reported_and_started_again_on_a_cache_that_is_right() -> None:
+    world = World({LLMSERVICES: [service("kept"), service("gone")]})
+    async with world.reflecting():
+        await world.until_watching()
+        assert world.known() == {"kept", "gone"}
+        world.objects[LLMSERVICES] = [service("kept"), service("new")]
+        world.broken.set()
+        await world.until_watching(2)
+        assert world.known() == {"kept", "new"}
+    assert ("team", "gone") in world.enqueued
+    assert world.problems == [None, "the watches have stopped and are being restarted", None]
+    assert "restart" in world.counted
+
+
+@pytest.mark.parametrize(
+    ("missing", "problem"),
+    [
+        pytest.param(
+            LLMSERVICES,
+            "the cluster does not know LLMService of llmservice.dev/v1alpha1: apply"
+            " crds/llmservice.yaml or install the chart with crds.install=true",
+            id="the CRD",
+        ),
+        pytest.param(
+            DEPLOYMENTS,
+            "the cluster does not know Deployment of apps/v1: the process cannot work without it",
+            id="another kind",
+        ),
+    ],
+)
+async def test_a_kind_that_is_not_served_is_named(missing: Kind, problem: str) -> None:
+    world = World()
+    world.served.remove(missing)
+    async with world.reflecting():
+        await eventually_true(lambda: len(world.problems) > 2)
+        assert world.watches == []
+        world.served.add(missing)
+        await world.until_watching()
+    assert set(world.problems[:-1]) == {problem}
+    assert world.problems[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        pytest.param(
+            Forbidden("list pods: 403: no"),
+            "a right is missing, grant it to the operator's service account: list pods: 403: no",
+            id="a missing right",
+        ),
+        pytest.param(
+            ClusterError("no answer"), "the cluster cannot be read: no answer", id="an outage"
+        ),
+    ],
+)
+async def test_a_cluster_that_cannot_be_read_is_reported_until_it_can(
+    error: ClusterError, problem: str
+) -> None:
+    world = World({LLMSERVICES: [service()]}, error=error)
+    async with world.reflecting():
+        await eventually_true(lambda: len(world.problems) > 2)
+        world.error = None
+        await world.until_watching()
+        assert world.known() == {"llama"}
+    assert set(world.problems[:-1]) == {problem}
+
+
+async def test_an_optional_kind_is_watched_once_it_is_served_and_only_as_long() -> None:
+    world = World()
+    async with world.reflecting():
+        await world.until_watching()
+        world.served.add(SCALED_OBJECTS)
+        await world.until_watching(2)
+        world.served.remove(SCALED_OBJECTS)
+        await world.until_watching(3)
+    assert world.watches == [REQUIRED, (*REQUIRED, SCALED_OBJECTS), REQUIRED]
+    # Planned, and so neither a problem nor a failure.
+    assert set(world.problems) == {None}
+    assert "restart" not in world.counted
+
+
+async def test_a_deletion_that_no_watch_saw_is_found_after_the_next_list() -> None:
+    world = World({LLMSERVICES: [service("kept"), service("gone")]})
+    async with world.reflecting():
+        await world.until_watching()
+        world.objects[LLMSERVICES] = [service("kept")]
+        world.tell(LISTED, service("kept"))
+        await eventually_true(lambda: world.known() == {"kept"})
+    assert world.watches == [REQUIRED]
+    assert "missed llmservices" in world.counted
+
+
+async def test_watches_that_keep_missing_events_are_restarted() -> None:
+    world = World({LLMSERVICES: [service()]})
+    async with world.reflecting(audit_seconds=0.02):
+        await world.until_watching()
+        for version in range(2, 1000):
+            world.objects[LLMSERVICES] = [service(version=version)]
+            missed = world.counted.count("missed llmservices")
+            await eventually_true(
+                lambda missed=missed: (  # type: ignore[misc]
+                    len(world.watches) > 1 or world.counted.count("missed llmservices") > missed
+                )
+            )
+            if len(world.watches) > 1:
+                break
+    assert "restart" in world.counted
+
+
+async def test_one_missed_event_is_repaired_without_a_restart() -> None:
+    world = World({LLMSERVICES: [service()]})
+    async with world.reflecting(audit_seconds=0.02):
+        await world.until_watching()
+        world.objects[LLMSERVICES] = [service(version=2)]
+        await eventually_true(lambda: "missed llmservices" in world.counted)
+        lists = world.lists
+        await eventually_true(lambda: world.lists > lists + 8)
+    assert world.watches == [REQUIRED]
+    assert world.enqueued[-1] == LLAMA

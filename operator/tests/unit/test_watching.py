@@ -1,0 +1,279 @@
+"""The watches as Kopf runs them, against an API server of this file."""
+
+import asyncio
+import itertools
+import json
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from llmservice_operator.cluster.watching import (
+    DELETED,
+    LISTED,
+    EndlessBackoffs,
+    build_registry,
+    build_settings,
+    quieten,
+    watch,
+)
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
+from watching_support import eventually_true
+
+KINDS = (LLMSERVICES, DEPLOYMENTS, PODS)
+RESOURCES = [
+    {"name": "pods", "singularName": "pod", "kind": "Pod", "namespaced": True},
+    # Kopf waits for it whatever it watches.
+    {"name": "namespaces", "singularName": "namespace", "kind": "Namespace", "namespaced": False},
+]
+
+
+def pod(name: str, version: int, **metadata: Any) -> dict[str, Any]:
+    found = {"namespace": "ml", "name": name, "uid": name, "resourceVersion": str(version)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {**found, **metadata}}
+
+
+def event(type_: str, item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": type_, "object": item}
+
+
+@dataclass
+class ApiServer:
+    """Serves pods: answers each list and each watch with the next of those it was given."""
+
+    port: int
+    lists: list[list[dict[str, Any]]]
+    watches: list[list[dict[str, Any]]] = field(default_factory=list)
+    queries: list[dict[str, str]] = field(default_factory=list)
+    status: int = 200
+    refusals: int = 0
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def discover(self, request: web.Request) -> web.Response:
+        answers: dict[str, Any] = {
+            "/api": {"versions": ["v1"]},
+            "/apis": {"groups": []},
+            "/api/v1": {"resources": [{**it, "verbs": ["list", "watch"]} for it in RESOURCES]},
+        }
+        return web.json_response(answers[request.path])
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if self.status != 200:
+            self.refusals += 1
+            return web.json_response({"code": self.status, "message": "no"}, status=self.status)
+        self.queries.append(dict(request.query))
+        if "watch" not in request.query:
+            metadata = {"resourceVersion": str(10 * len(self.queries))}
+            items = self.lists.pop(0) if self.lists else []
+            listed = {"apiVersion": "v1", "kind": "PodList", "metadata": metadata, "items": items}
+            return web.json_response(listed)
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        if not self.watches:
+            await self.leaving.wait()
+            return stream
+        text = "".join(f"{json.dumps(it)}\n" for it in self.watches.pop(0)).encode()
+        # In pieces that end anywhere, as from a network.
+        for start in range(0, len(text), 60_000):
+            await stream.write(text[start : start + 60_000])
+        return stream
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        self.leaving.clear()
+        app = web.Application()
+        for path in ("/api", "/apis", "/api/v1"):
+            app.router.add_get(path, self.discover)
+        app.router.add_get("/api/v1/pods", self.answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        try:
+            yield
+        finally:
+            self.leaving.set()
+            await runner.cleanup()
+
+
+@pytest.fixture
+def server(
+    unused_tcp_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ApiServer]:
+    address = f"http://127.0.0.1:{unused_tcp_port}"
+    context = {"cluster": "test", "user": "test"}
+    path = tmp_path / "kubeconfig"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "current-context": "test",
+                "contexts": [{"name": "test", "context": context}],
+                "clusters": [{"name": "test", "cluster": {"server": address}}],
+                "users": [{"name": "test", "user": {}}],
+            }
+        )
+    )
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    kopf = logging.getLogger("kopf")
+    level = kopf.level
+    yield ApiServer(unused_tcp_port, [])
+    kopf.setLevel(level)
+
+
+@dataclass
+class Watching:
+    events: list[tuple[str, str]] = field(default_factory=list)
+    newest: dict[str, dict[str, Any]] = field(default_factory=dict)
+    threads: set[int] = field(default_factory=set)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def note(self, type_: str, manifest: dict[str, Any]) -> None:
+        self.events.append((type_, manifest["metadata"]["name"]))
+        self.newest[manifest["metadata"]["name"]] = manifest
+        self.threads.add(threading.get_ident())
+
+    async def until(self, *events: tuple[str, str]) -> None:
+        await eventually_true(lambda: self.events == list(events), 20)
+
+
+@asynccontextmanager
+async def watching() -> AsyncIterator[Watching]:
+    found = Watching()
+    running = asyncio.create_task(watch((PODS,), [None], found.note, found.stop))
+    try:
+        yield found
+    finally:
+        found.stop.set()
+        await asyncio.wait_for(running, 20)
+
+
+async def test_every_object_and_every_change_arrives_in_the_event_loop_of_the_caller(
+    server: ApiServer,
+) -> None:
+    long, longer = (pod("long", it, annotations={"note": it * 20_000 * "x"}) for it in (12, 13))
+    server.lists = [[pod("a", 5), pod("b", 6)]]
+    server.watches = [
+        [event("ADDED", long), event("MODIFIED", longer)],
+        [event("BOOKMARK", pod("", 14)), event(DELETED, pod("b", 15))],
+    ]
+    async with server.serving(), watching() as found:
+        # Several changes of one object may arrive as its newest state alone.
+        await eventually_true(
+            lambda: found.newest.get("long") == longer and (DELETED, "b") in found.events, 20
+        )
+        assert (LISTED, "a") in found.events
+        assert found.threads == {threading.get_ident()}
+        await eventually_true(lambda: len(server.queries) == 4, 20)
+        versions = [query.get("resourceVersion") for query in server.queries]
+        assert versions == [None, "10", "13", "15"]
+        assert {query["labelSelector"] for query in server.queries} == {PODS.label_selector}
+
+
+async def test_a_version_that_is_too_old_leads_to_a_new_list(server: ApiServer) -> None:
+    server.lists = [[pod("a", 5)], [pod("b", 6)]]
+    server.watches = [[event("ERROR", {"code": 410, "message": "too old resource version"})]]
+    async with server.serving(), watching() as found:
+        await found.until((LISTED, "a"), (LISTED, "b"))
+
+
+async def test_the_watches_outlive_an_api_server_that_is_away(server: ApiServer) -> None:
+    server.lists = [[pod("a", 5)]]
+    async with watching() as found:
+        # It is away when they start, and once more while they run.
+        async with server.serving():
+            await found.until((LISTED, "a"))
+        server.watches = [[event("ADDED", pod("b", 20))]]
+        async with server.serving():
+            await found.until((LISTED, "a"), ("ADDED", "b"))
+
+
+async def test_the_watches_outlive_a_right_that_is_missing_for_a_while(server: ApiServer) -> None:
+    server.lists = [[pod("a", 5)]]
+    server.status = 403
+    async with server.serving(), watching() as found:
+        await eventually_true(lambda: server.refusals > 0, 20)
+        server.status = 200
+        await found.until((LISTED, "a"))
+
+
+async def test_an_error_in_a_watch_ends_all_watches(server: ApiServer) -> None:
+    server.watches = [[event("ERROR", {"code": 500, "message": "etcd is lost"})]]
+    async with server.serving():
+        with pytest.raises(Exception, match="etcd is lost"):
+            await asyncio.wait_for(watch((PODS,), [None], Watching().note, asyncio.Event()), 20)
+
+
+async def test_signals_and_tasks_of_the_process_are_left_alone(server: ApiServer) -> None:
+    loop, heeded, broken_off = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, heeded.set)
+    try:
+        async with server.serving(), watching() as found:
+            server.lists = [[pod("a", 5)]]
+            await eventually_true(lambda: len(server.queries) > 1, 20)
+            younger = asyncio.create_task(broken_off.wait())
+            found.stop.set()
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(heeded.wait(), 5)
+        assert not younger.done()
+        broken_off.set()
+        await younger
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def test_no_thread_outlives_watches_that_are_cancelled(server: ApiServer) -> None:
+    before = threading.active_count()
+    async with server.serving():
+        running = asyncio.create_task(watch((PODS,), [None], Watching().note, asyncio.Event()))
+        await eventually_true(lambda: len(server.queries) > 1, 20)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    await eventually_true(lambda: threading.active_count() == before, 5)
+
+
+def test_every_kind_has_the_event_handler_and_no_other_kind_of_handler() -> None:
+    registry = build_registry(KINDS, lambda *_: None)
+    selectors = [handler.selector for handler in registry._watching.get_all_handlers()]
+    watched = {selector.any_name for selector in selectors if selector is not None}
+    assert watched == {kind.plural for kind in KINDS}
+    assert not registry._changing.get_all_handlers()
+    assert not registry._spawning.get_all_handlers()
+
+
+def test_children_are_filtered_by_the_api_server_and_nothing_is_posted_or_scanned() -> None:
+    settings = build_settings(KINDS)
+    selectors = settings.watching.label_selectors
+    assert selectors["apps", "v1", "deployments"] == (
+        "app.kubernetes.io/managed-by=llmservice-operator"
+    )
+    assert len(selectors) == len(KINDS) - 1
+    assert not settings.posting.enabled
+    assert settings.scanning.disabled
+
+
+def test_a_dead_connection_is_noticed_after_a_minute_without_even_a_bookmark() -> None:
+    assert 60 < build_settings(KINDS).watching.inactivity_timeout < 90
+
+
+def test_requests_of_the_watches_are_retried_for_ever_with_bounded_delays() -> None:
+    delays = list(itertools.islice(EndlessBackoffs(), 1000))
+    assert 0.8 <= delays[0] <= 1.2
+    assert max(delays) <= 18.0
+    assert min(delays[10:]) >= 12.0
+    assert len(set(delays[10:])) > 100
+
+
+def test_the_chatter_of_kopf_is_left_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    quieten()
+    logging.getLogger("kopf.objects").info("Handler succeeded")
+    logging.getLogger("kopf.objects").warning("Handler failed")
+    assert caplog.messages == ["Handler failed"]
