@@ -72,7 +72,7 @@ class Leader:
 
     @property
     def holder(self) -> str:
-        """Return who held the Lease when it was last read; empty when nobody did."""
+        """Return the holder of the Lease when it was last read; empty if it had none."""
         spec = self._lease["spec"] if self._lease is not None else {}
         return str(spec.get("holderIdentity") or "")
 
@@ -153,7 +153,7 @@ class Leader:
     async def _renew(self) -> bool:
         asked_at = self._monotonic()
         if self._lease is None:
-            # A write of ours may have landed although its answer was lost: look who holds it.
+            # A write may have succeeded although its answer was lost: read the holder.
             lease = await self._store.read_lease()
             if lease is None:
                 return self._hold(await self._store.create_lease(self._spec(None)), asked_at)

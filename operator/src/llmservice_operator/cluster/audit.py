@@ -70,7 +70,7 @@ class Audit:
         for kind in self._served.watched:
             known = [object_id(manifest) for manifest in self._cache.of_kind(kind)]
             listed = await self._list(kind)
-            suspects += [id_ for id_, manifest in listed.items() if self._is_news(manifest)]
+            suspects += [id_ for id_, manifest in listed.items() if self._is_newer(manifest)]
             suspects += [id_ for id_ in known if id_ not in listed]
         return suspects
 
@@ -106,6 +106,6 @@ class Audit:
                 return {}
             raise NotServed(kind.kind, kind.api_version) from error
 
-    def _is_news(self, manifest: Manifest) -> bool:
+    def _is_newer(self, manifest: Manifest) -> bool:
         known = self._cache.get(*object_id(manifest))
         return known is None or version(known) < version(manifest)

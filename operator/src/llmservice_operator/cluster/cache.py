@@ -16,7 +16,7 @@ ObjectId = tuple[Kind, str, str]
 
 
 REMEMBERED_DELETIONS = 1000
-"""Far more than can happen while one request of ours is under way."""
+"""Far more than can happen while one request of this process is under way."""
 
 
 def object_id(manifest: Mapping[str, Any]) -> ObjectId:
@@ -68,13 +68,13 @@ class Cache:
         self._objects: dict[ObjectId, Manifest] = {}
         self._by_owner: defaultdict[Key, set[ObjectId]] = defaultdict(set)
         self._dropped: dict[ObjectId, int] = {}
-        """At which version the newest deletions happened: the answer to a write of ours may come
-        after the event of the deletion that followed it, and must not bring the object back."""
+        """The versions of the newest deletions. The answer to a write may arrive after the event of
+        a deletion that followed it, and must not bring the object back."""
 
     def observe(self, manifest: Manifest) -> bool:
         """Keep the object unless a version at least as new is known; say whether it was kept.
 
-        What a write returned is observed too, so the echo of our own write is no news.
+        What a write returned is observed too, so the event of that write changes nothing.
         """
         key = object_id(manifest)
         known = self._objects.get(key)

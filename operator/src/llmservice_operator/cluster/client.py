@@ -115,7 +115,7 @@ class Cluster:
         """Server-side apply with our field manager; return the object as stored.
 
         With `uid` it raises Conflict when the stored object is not that very one. Fields that
-        others own are taken over: who edits a field of ours finds it restored.
+        others own are taken over: an edit of a field that we own is undone.
         """
         if uid is not None:
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}

@@ -38,7 +38,7 @@ class _Budget:
 
 class EventRecorder:
     def __init__(self, cluster: Cluster, instance: str, now: Callable[[], datetime]) -> None:
-        """`instance` tells the operator processes apart."""
+        """`instance` is the name of this operator process."""
         self._cluster = cluster
         self._instance = instance
         self._now = now

@@ -34,7 +34,7 @@ class User:
 
     @property
     def access_review(self) -> dict[str, Any]:
-        """The part of a SubjectAccessReview's spec that says who asks."""
+        """The part of a SubjectAccessReview's spec that names the user."""
         return {
             "user": self.name,
             "groups": list(self.groups),
