@@ -23,7 +23,7 @@ def render_file(text: str, settings: OperatorSettings) -> str:
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:
-        raise InvalidSpec(f"is no valid YAML: {error}", "the file") from error
+        raise InvalidSpec(f"is not valid YAML: {error}", "the file") from error
     if not documents:
         raise InvalidSpec("holds no LLMService", "the file")
     manifests = [manifest for document in documents for manifest in _render(document, settings)]

@@ -77,8 +77,8 @@ def test_an_unknown_class_is_refused_with_those_that_there_are(
     with pytest.raises(InvalidSpec) as refused:
         build_all(Context.of(service, settings(**classes), resolve_pin(service, None, SETTINGS)))
     assert str(refused.value) == (
-        "spec.accelerator.class: abacus is no accelerator class of this operator and no GPU that "
-        f"it knows: {known}name a GPU such as H100, or have the class added to the chart value "
+        "spec.accelerator.class: abacus is neither an accelerator class of this operator nor a "
+        f"known GPU: {known}name a GPU such as H100, or add the class to the chart value "
         "acceleratorClasses"
     )
 

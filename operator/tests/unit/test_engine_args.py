@@ -203,12 +203,12 @@ def test_every_field_that_sets_a_flag_is_compiled_in_a_case_above(field: FlagFie
         (
             [HARMLESS_ARG, "--max-logprob=4"],
             "spec.engine.extraArgs[1]",
-            "--max-logprob is no flag of vLLM: did you mean --max-logprobs?",
+            "--max-logprob is not a flag of vLLM: did you mean --max-logprobs?",
         ),
         (
             ["--zzzzzz=1"],
             "spec.engine.extraArgs[0]",
-            "--zzzzzz is no flag of vLLM: remove it; docs/engine-flags.md lists them",
+            "--zzzzzz is not a flag of vLLM: remove it; docs/engine-flags.md lists them",
         ),
         (
             ["--enforce-eager=yes"],
@@ -223,7 +223,7 @@ def test_every_field_that_sets_a_flag_is_compiled_in_a_case_above(field: FlagFie
         (
             ["--logprobs-mode=all"],
             "spec.engine.extraArgs[0]",
-            "all is no value of --logprobs-mode in vLLM 0.32.0: choose from processed_logits, "
+            "all is not a value of --logprobs-mode in vLLM 0.32.0: choose from processed_logits, "
             "processed_logprobs, raw_logits, raw_logprobs",
         ),
     ],
@@ -278,7 +278,7 @@ def test_a_field_that_the_version_lacks_is_refused_with_the_versions_that_have_i
 def test_a_parser_that_the_version_does_not_bring_is_refused_with_those_that_it_does(
     engine: dict[str, Any], field: str, flag: str, name: str
 ) -> None:
-    with pytest.raises(InvalidSpec, match=f"is no value of {flag} in vLLM {NEWEST}") as refused:
+    with pytest.raises(InvalidSpec, match=f"is not a value of {flag} in vLLM {NEWEST}") as refused:
         build_engine_args(a_service({"engine": engine}), NEWEST)
     assert refused.value.field == field
     assert f" {name}," in refused.value.message

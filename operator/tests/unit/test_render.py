@@ -42,7 +42,7 @@ def test_every_service_of_a_file_is_rendered_in_order() -> None:
         ),
         (
             GOOD + "  engine: x",
-            "the file: is no valid YAML: ",
+            "the file: is not valid YAML: ",
         ),
     ],
     ids=["empty", "no object", "version", "kind", "no spec", "unknown field", "no YAML"],

@@ -101,7 +101,7 @@ def test_a_draft_model_is_split_as_the_model_or_where_it_can_be_not_at_all(
     with pytest.raises(InvalidSpec) as refused:
         pod(speculating(method, draftModel=draft), accelerator=accelerator)
     assert refused.value.message == (
-        f"must be {allowed}, which the model itself is split over: remove it or write that"
+        f"must be {allowed}, to match the split of the model: set that number, or remove the field"
     )
     assert refused.value.field == ("spec.engine.speculativeDecoding.draftModel.tensorParallelSize")
 

@@ -25,9 +25,8 @@ def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> 
     if name not in classes:
         known = f"choose from {', '.join(sorted(classes))}, " if classes else ""
         raise InvalidSpec(
-            f"{name} is no accelerator class of this operator and no GPU that it knows: {known}"
-            "name a GPU such as H100, or have the class added to the chart value "
-            "acceleratorClasses",
+            f"{name} is neither an accelerator class of this operator nor a known GPU: {known}"
+            "name a GPU such as H100, or add the class to the chart value acceleratorClasses",
             "spec.accelerator.class",
         )
     chosen = classes[name]

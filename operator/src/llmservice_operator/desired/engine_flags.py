@@ -42,7 +42,7 @@ class EngineFlags:
         if is_refused(flag):
             raise InvalidSpec(f"{flag} {IS_REFUSED}", field)
         if flag not in self.table and not _versions_with(flag):
-            raise InvalidSpec(f"{flag} is no flag of vLLM: {self._nearest(flag)}", field)
+            raise InvalidSpec(f"{flag} is not a flag of vLLM: {self._nearest(flag)}", field)
         kind = self._flag(flag, field).kind
         if kind is FlagKind.VALUE:
             return self.write(flag, value, field)
@@ -61,7 +61,7 @@ class EngineFlags:
             return [flag] if value else off
         if entry.choices and str(value) not in entry.choices:
             raise InvalidSpec(
-                f"{value} is no value of {flag} in vLLM {self.version}: "
+                f"{value} is not a value of {flag} in vLLM {self.version}: "
                 f"choose from {', '.join(entry.choices)}",
                 field,
             )

@@ -53,8 +53,8 @@ def _draft_model(service: LLMService, method: str, draft: DraftModel) -> dict[st
     allowed = {whole} if method == "DraftModel" else {1, whole}
     if width is not None and width not in allowed:
         raise InvalidSpec(
-            f"must be {' or '.join(map(str, sorted(allowed)))}, which the model itself is split "
-            f"over: remove it or write that",
+            f"must be {' or '.join(map(str, sorted(allowed)))}, to match the split of the model: "
+            "set that number, or remove the field",
             "spec.engine.speculativeDecoding.draftModel.tensorParallelSize",
         )
     config = {
