@@ -1,0 +1,217 @@
+"""A kind of workload whose replicas have two pods, through everything that speaks of replicas."""
+
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from core_support import NOW, SETTINGS, a_body, a_pod, a_service, one
+from fleet_support import Pods
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.autoscaling import ScalingProvider
+from llmservice_operator.api.load_report import ReplicaLoad
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.children import Context, build_all
+from llmservice_operator.children.workload import declare
+from llmservice_operator.cluster import Cache, Cluster
+from llmservice_operator.desired import Autoscaler
+from llmservice_operator.desired.provider import ProviderPlan
+from llmservice_operator.engine_metrics import EngineAnswer
+from llmservice_operator.metrics_server.fleet import Fleet
+from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
+from llmservice_operator.scaler import Scaler
+from llmservice_operator.status import build_status
+from llmservice_operator.workload import (
+    WORKLOADS,
+    EnginePin,
+    observe_service,
+    pin_annotations,
+    registry,
+    replicas_of,
+    resolve_pin,
+)
+from pair_support import IN_PAIRS, PAIR_SETS, PAIRS, ROLE, a_pair, a_pair_set, a_pod_of_a_pair
+from reconcile_support import served_kinds
+from report_support import a_report
+
+NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+RUNNING = {"running": {"startedAt": "2026-01-02T03:00:00Z"}}
+PIN = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
+SCALED = {"autoscaling": {"minReplicas": 1, "maxReplicas": 4}}
+
+
+@pytest.fixture(autouse=True)
+def _pairs_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "WORKLOADS", (PAIRS, *WORKLOADS))
+
+
+def in_pairs(**spec: Any) -> LLMService:
+    return a_service({**IN_PAIRS, **spec})
+
+
+def status_of(live: Manifest, *pods: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the status, and its conditions by type."""
+    service = in_pairs(replicas=2)
+    seen = observe_service(service, live, pods)
+    status = build_status(service, PIN, seen, NOW).status
+    return status, {each["type"]: each for each in status["conditions"]}
+
+
+def test_the_status_counts_pairs_and_selects_their_servers() -> None:
+    pods = [*a_pair("a", ready=True), *a_pair("b", ready=True)]
+    status, conditions = status_of(a_pair_set(ready=2), *pods)
+    assert (status["replicas"], status["readyReplicas"], status["ready"]) == (2, 2, "2/2")
+    assert conditions["Ready"]["status"] == conditions["ModelReady"]["status"] == "True"
+    assert status["selector"] == f"llmservice.dev/name=qwen,{ROLE}=server"
+
+
+def test_a_worker_without_a_gpu_explains_why_its_replica_is_not_ready() -> None:
+    server = a_pod_of_a_pair("b", "server", state=RUNNING, started=False)
+    worker = a_pod_of_a_pair("b", "worker", unscheduled=NO_GPU)
+    _, conditions = status_of(a_pair_set(ready=1), *a_pair("a", ready=True), server, worker)
+    assert conditions["Ready"]["reason"] == "WaitingForGPU"
+    assert NO_GPU in conditions["Ready"]["message"]
+
+
+def test_what_the_controller_of_pairs_is_refused_is_reported() -> None:
+    live = a_pair_set(all_=0, new=0, refusals=["No more pairs here."])
+    assert status_of(live)[1]["Ready"]["message"] == "No more pairs here."
+
+
+def test_the_model_is_loaded_when_both_pods_of_a_pair_are_ready() -> None:
+    server = a_pod_of_a_pair("a", "server", ready=True)
+    worker = a_pod_of_a_pair("a", "worker", state=RUNNING, started=False)
+    for pods, is_loaded in (
+        ([server], False),
+        ([server, worker], False),
+        (a_pair("a", ready=True), True),
+    ):
+        seen = observe_service(in_pairs(), a_pair_set(), pods)
+        assert seen.has_loaded_model is is_loaded
+
+
+def test_a_pair_serves_since_its_later_pod_is_ready_and_no_longer_when_one_is_leaving() -> None:
+    server = a_pod_of_a_pair("a", "server", ready=True, changed="2026-01-02T03:01:00Z")
+    worker = a_pod_of_a_pair("a", "worker", ready=True, changed="2026-01-02T03:02:00Z")
+    (pair,) = replicas_of([worker, server])
+    assert pair.serves
+    assert pair.ready_since == datetime(2026, 1, 2, 3, 2, tzinfo=UTC)
+    worker["metadata"]["deletionTimestamp"] = "2026-01-02T03:03:00Z"
+    (pair,) = replicas_of([server, worker])
+    assert pair.is_leaving
+    assert not pair.serves
+
+
+def test_pairs_of_an_earlier_template_have_no_say() -> None:
+    old = a_pair("old", revision="1", created="2026-01-01T00:00:00Z", unscheduled=NO_GPU)
+    new = a_pair("new", revision="2", state=RUNNING, started=False)
+    _, conditions = status_of(a_pair_set(new=1), *old, *new)
+    assert conditions["Ready"]["reason"] == "LoadingModel"
+
+
+def test_pods_of_two_kinds_of_workload_make_replicas_of_their_own() -> None:
+    found = replicas_of([*a_pair("a"), a_pod(), a_pod_of_a_pair("no-server", "worker")])
+    assert [(each.name, len(each.pods)) for each in found] == [("a", 2), ("qwen-new-1", 1)]
+
+
+def test_a_pod_that_has_ended_for_good_belongs_to_no_replica() -> None:
+    server, worker = a_pair("a", ready=True)
+    worker["status"]["phase"] = "Failed"
+    (pair,) = replicas_of([server, worker])
+    assert pair.pods == (server,)
+    assert not pair.is_ready
+
+
+class Listening:
+    """Model servers of which each says whom it was asked as."""
+
+    def __init__(self, servers: Pods) -> None:
+        self.asked: dict[str, bool] = {}
+        self._servers = servers
+
+    async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None:
+        self.asked[address] = is_ready
+        return await self._servers.ask(address, is_ready=is_ready)
+
+
+async def test_the_metrics_server_asks_one_pod_of_each_pair_and_reports_pairs() -> None:
+    servers = Pods()
+    servers.add("a")
+    servers.add("b")
+    starting = a_pod_of_a_pair("b", "worker", state=RUNNING, started=False)
+    pods = [*a_pair("a", ready=True), a_pod_of_a_pair("b", "server", ready=True), starting]
+    engines = Listening(servers)
+    fleet = Fleet(lambda: [a_body(IN_PAIRS)], lambda: pods, engines, lambda: NAMESPACES_ONLY, {})
+    await fleet.round(servers.now)
+    assert engines.asked == {"a": True, "b": False}
+    replicas = fleet.reports["team", "qwen"].replicas
+    assert [(each.pod, each.is_ready) for each in replicas] == [("a", True), ("b", False)]
+
+
+class Patches:
+    def __init__(self) -> None:
+        self.costs: dict[str, str] = {}
+
+    async def write(self, _: str, path: str, change: Manifest, **__: Any) -> Manifest:
+        name = path.rpartition("/")[2]
+        self.costs[name] = change["metadata"]["annotations"][names.DELETION_COST_ANNOTATION]
+        metadata = {"namespace": "team", "name": name, "uid": f"uid-{name}", "labels": {}}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {**metadata, "resourceVersion": "8"},
+        }
+
+
+async def test_both_pods_of_a_pair_have_its_deletion_cost() -> None:
+    cluster, cache = Patches(), Cache()
+    for live in (a_pair_set(ready=2), *a_pair("busy", ready=True), *a_pair("idle", ready=True)):
+        cache.observe(live)
+    report = a_report(
+        at=NOW.timestamp(),
+        demand_percent=10.0,
+        replicas=(
+            ReplicaLoad(pod="busy", is_ready=True, running_requests=9, kv_cache_percent=50.0),
+            ReplicaLoad(pod="idle", is_ready=True, running_requests=0, kv_cache_percent=0.0),
+        ),
+    )
+    served = served_kinds(cluster, SETTINGS)
+    scaler = Scaler(cast(Cluster, cluster), cache, served, SETTINGS, lambda: NOW)
+    plan = ProviderPlan(Autoscaler(ScalingProvider.EXTERNAL))
+    assert await scaler.scale(in_pairs(**SCALED), plan, report) == (True, None)
+    assert cluster.costs["busy"] == cluster.costs["busy-worker"] == "3050"
+    assert cluster.costs["idle"] == cluster.costs["idle-worker"] == "0"
+
+
+def context(service: LLMService) -> Context:
+    return Context.of(service, SETTINGS, PIN)
+
+
+def test_the_declared_workload_of_a_service_in_pairs_is_no_deployment() -> None:
+    service = in_pairs(replicas=2)
+    built = declare(PAIRS).build(context(service))
+    assert built is not None
+    assert (built["kind"], built["metadata"]["name"]) == (PAIR_SETS.kind, "qwen-pairs")
+    assert built["spec"] == {"replicas": 2, "serverImage": PIN.image}
+    assert declare(PAIRS).build(context(a_service())) is None
+    assert "Deployment" not in {each["kind"] for each in build_all(context(service))}
+
+
+def test_clients_and_autoscalers_find_the_pairs() -> None:
+    built = build_all(context(in_pairs(**SCALED)))
+    assert one("Service", built)["spec"]["selector"][ROLE] == "server"
+    reference = {"apiVersion": "example.org/v1", "kind": "PairSet", "name": "qwen-pairs"}
+    assert one("HorizontalPodAutoscaler", built)["spec"]["scaleTargetRef"] == reference
+    by_keda = Context.of(
+        in_pairs(**SCALED), SETTINGS, PIN, autoscaler=Autoscaler(ScalingProvider.KEDA)
+    )
+    assert one("ScaledObject", build_all(by_keda))["spec"]["scaleTargetRef"] == reference
+
+
+def test_a_lost_status_is_read_from_the_live_pairs() -> None:
+    live = a_pair_set()
+    live["metadata"]["annotations"] = pin_annotations(PIN)
+    newer = EnginePin("registry/gpu:1", "0.32.0", "nvidia", untried=True)
+    assert resolve_pin(in_pairs(), live, SETTINGS) == PIN
+    assert resolve_pin(in_pairs(), None, SETTINGS) == newer
