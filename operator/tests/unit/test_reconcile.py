@@ -5,9 +5,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from core_support import a_pod, a_report
-from llmservice_operator.api.load_report import ReplicaLoad
+from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cache
-from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
 from llmservice_operator.settings import OperatorSettings
@@ -124,6 +124,35 @@ async def test_a_download_is_followed_with_few_writes_and_without_numbers_once_n
     assert ready(cluster)["reason"] == "LoadingModel"
     assert await reconciler.reconcile(KEY) == LOOK_AT_START_SECONDS
     await reports.close()
+
+
+class CountedReports(LoadReportClient):
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.reads = 0
+
+    async def read(self, namespace: str, name: str) -> LoadReport | None:
+        self.reads += 1
+        return None
+
+
+@pytest.mark.usefixtures("service")
+async def test_the_metrics_server_is_asked_only_while_a_replica_may_start(
+    cluster: RacingCluster, cache: Cache
+) -> None:
+    reports = CountedReports()
+    settings = OperatorSettings(metrics_server_url="http://metrics-server")
+    reconciler = a_reconciler(cluster, cache, settings, reports=reports)
+    await reconciler.reconcile(KEY)
+    assert reports.reads == 0
+    start_a_pod(cluster, cache)
+    await reconciler.reconcile(KEY)
+    assert reports.reads == 1
+    pod = cluster.objects[PODS, "llama-1"]
+    status = {**pod["status"], "conditions": [{"type": "Ready", "status": "True"}]}
+    cache.observe(cluster.put({**pod, "status": status}))
+    await reconciler.reconcile(KEY)
+    assert reports.reads == 1
 
 
 def start_a_pod(cluster: RacingCluster, cache: Cache) -> None:

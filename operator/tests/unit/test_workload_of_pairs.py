@@ -74,6 +74,18 @@ def test_a_worker_without_a_gpu_explains_why_its_replica_is_not_ready() -> None:
     assert NO_GPU in conditions["Ready"]["message"]
 
 
+def test_the_download_of_a_server_says_nothing_about_its_worker() -> None:
+    server = a_pod_of_a_pair("a", "server", ready=True)
+    worker = a_pod_of_a_pair("a", "worker", state=RUNNING, started=False)
+    load = ReplicaLoad(
+        pod="a", is_ready=False, phase="downloading", downloaded_bytes=1, total_bytes=2
+    )
+    report = a_report(replicas=(load,))
+    seen = observe_service(in_pairs(), a_pair_set(), [server, worker], report)
+    assert seen.problem is not None
+    assert seen.problem.reason == "LoadingModel"
+
+
 def test_what_the_controller_of_pairs_is_refused_is_reported() -> None:
     live = a_pair_set(all_=0, new=0, refusals=["No more pairs here."])
     assert status_of(live)[1]["Ready"]["message"] == "No more pairs here."

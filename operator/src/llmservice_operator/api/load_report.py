@@ -18,12 +18,12 @@ STALE_SECONDS: Final = 60.0
 
 
 class ReplicaLoad(Fields):
-    """One pod of the service, Ready or not."""
+    """One replica of the service, Ready or not."""
 
     pod: str
-    """Name of the pod."""
+    """Name of the pod that serves its requests."""
     is_ready: bool
-    """Whether the pod is Ready and stays: one that is being deleted is not."""
+    """Whether the replica is Ready and stays: one that is being deleted is not."""
     phase: str | None = None
     """What its model server says it does: importing, waiting_for_cache, downloading, loading,
     warming_up, ready, draining or failed; null while it does not answer."""
@@ -71,9 +71,9 @@ class LoadReport(Fields):
     message: str
     """Sentence for the user about the load, or about why it is unknown."""
     replicas: tuple[ReplicaLoad, ...] = ()
-    """All pods of the service, sorted by name."""
+    """All replicas of the service, sorted by name."""
     missing_replicas: int = 0
-    """Ready pods that have not answered for 15 seconds or more."""
+    """Ready replicas that have not answered for 15 seconds or more."""
     capacity_requests_per_second: float | None = None
     """Requests like the recent ones that one replica sustains within the SLO."""
     capacity_factor: float | None = None

@@ -115,17 +115,18 @@ class LLMServiceStatus(Fields):
     """Conditions: Ready (the summary), Progressing, Available, ModelReady and, where the load is
     measured, AutoscalingActive, MetricsAvailable and SLOMet."""
     replicas: Annotated[int, Field(ge=0)] | None = None
-    """Number of pods, including those of an earlier revision."""
+    """Number of replicas, including those of an earlier revision."""
     ready_replicas: Annotated[int, Field(ge=0)] | None = None
-    """Number of ready pods."""
+    """Number of ready replicas."""
     updated_replicas: Annotated[int, Field(ge=0)] | None = None
-    """Number of pods of the current revision."""
+    """Number of replicas of the current revision."""
     ready: Annotated[str, Field(max_length=32)] | None = None
-    """Ready pods out of the desired number, such as 1/2."""
+    """Ready replicas out of the desired number, such as 1/2."""
     gpus: Annotated[int, Field(ge=0)] | None = None
     """Total number of GPUs that the replicas request."""
     selector: Annotated[str, Field(max_length=256)] | None = None
-    """Label selector of the pods, for `kubectl scale` and autoscalers."""
+    """Label selector of the pods that serve requests, one per replica. `kubectl scale` and
+    autoscalers read it."""
     url: Annotated[str, Field(max_length=512)] | None = None
     """Address of the API inside the cluster."""
     engine: EngineStatus | None = None

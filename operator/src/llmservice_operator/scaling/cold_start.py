@@ -25,7 +25,7 @@ class ColdStarts:
 
     @property
     def estimate(self) -> float:
-        """Seconds within which nine of ten pods became Ready."""
+        """Seconds within which nine of ten replicas became Ready."""
         if not self.seconds:
             return DEFAULT_SECONDS
         ordered = sorted(self.seconds)
