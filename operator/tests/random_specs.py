@@ -11,7 +11,6 @@ from typing import Any, Final
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from core_support import a_body
 from llmservice_operator.api.crd import build_crd
 from llmservice_operator.api.fields import VALIDATIONS
 from llmservice_operator.api.spec import LLMService
@@ -19,6 +18,7 @@ from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
+from operator_support.core import a_body
 
 Spec = dict[str, Any]
 Strategy = st.SearchStrategy[Any]

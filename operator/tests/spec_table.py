@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import yaml
 
-from core_support import HARMLESS_ARG, HARMLESS_FLAG
 from llmservice_operator.api.extra_args import FLAG_FIELDS
+from operator_support.core import HARMLESS_ARG, HARMLESS_FLAG
 
 FOLDER: Final = Path(__file__).parent / "specs"
 

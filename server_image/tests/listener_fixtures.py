@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from listener_support import Echo, Raw
 from llmservice_server.listener import Listener, bind
+from server_support.listener import Echo, Raw
 
 
 @pytest.fixture

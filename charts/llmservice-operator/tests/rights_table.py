@@ -4,7 +4,7 @@ A right is more than a rule: it is one verb on one resource, so that two ways to
 rules compare equal.
 """
 
-from chart_support import Manifest
+from chart_support.helm import Manifest
 from llmservice_operator import rights
 from llmservice_operator.settings import OperatorSettings
 

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from chart_support import Manifest, Values, parse, render_text
+from chart_support.helm import Manifest, Values, parse, render_text
 
 VALUE_SETS: dict[str, Values] = {
     "the defaults": {},

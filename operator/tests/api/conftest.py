@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmservice_operator.kinds import LLMSERVICES
-from operator_support import REPOSITORY, Api, OperatorProcess, kubectl
+from operator_support.processes import REPOSITORY, Api, OperatorProcess, kubectl
 from shared_support.waiting import eventually
 
 

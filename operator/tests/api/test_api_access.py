@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, SERVICES
-from operator_support import (
+from operator_support.processes import (
     Api,
     OperatorProcess,
     condition,

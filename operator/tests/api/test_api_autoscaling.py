@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES
-from operator_support import (
+from operator_support.processes import (
     Api,
     ApiError,
     OperatorProcess,

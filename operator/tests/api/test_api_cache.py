@@ -3,7 +3,7 @@
 from typing import Any
 
 from llmservice_operator.kinds import CLAIMS, DEPLOYMENTS, LLMSERVICES
-from operator_support import Api, OperatorProcess, condition, make_service, until_settled
+from operator_support.processes import Api, OperatorProcess, condition, make_service, until_settled
 from shared_support.waiting import eventually
 
 

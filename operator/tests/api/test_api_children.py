@@ -17,7 +17,7 @@ from llmservice_operator.kinds import (
     PODS,
     SERVICES,
 )
-from operator_support import (
+from operator_support.processes import (
     CPU_IMAGE,
     Api,
     OperatorProcess,

@@ -5,7 +5,7 @@ import pytest
 
 from llmservice_operator.api.crd import build_crd
 from llmservice_operator.kinds import LLMSERVICES
-from operator_support import EXAMPLES, Api, kubectl, make_service
+from operator_support.processes import EXAMPLES, Api, kubectl, make_service
 
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/llmservices.llmservice.dev"
 

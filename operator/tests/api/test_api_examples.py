@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
-from operator_support import EXAMPLES, Api, OperatorProcess, until_settled, writes_nothing
+from operator_support.processes import EXAMPLES, Api, OperatorProcess, until_settled, writes_nothing
 from shared_support.waiting import eventually
 
 

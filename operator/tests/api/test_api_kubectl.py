@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
-from operator_support import (
+from operator_support.processes import (
     CPU_IMAGE,
     EXAMPLES,
     Api,

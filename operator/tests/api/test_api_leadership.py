@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES
-from operator_support import Api, OperatorProcess, make_service
+from operator_support.processes import Api, OperatorProcess, make_service
 from shared_support.waiting import eventually
 
 LEASE = "llmservice-operator"

@@ -15,8 +15,8 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.kinds import API_SERVICES, AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.metrics_server.registration import API_SERVICE
 from llmservice_operator.scaling.traffic import FEWEST_REQUESTS
-from metrics_support import Engine, MetricsServerProcess, set_pod
-from operator_support import Api, OperatorProcess, condition, make_service, until_pods
+from operator_support.metrics import Engine, MetricsServerProcess, set_pod
+from operator_support.processes import Api, OperatorProcess, condition, make_service, until_pods
 from shared_support.waiting import eventually
 
 pytestmark = pytest.mark.local

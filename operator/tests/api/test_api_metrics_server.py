@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from intruder_support import Intruder
 from llmservice_operator import rights
 from llmservice_operator.kinds import (
     API_SERVICES,
@@ -27,8 +26,16 @@ from llmservice_operator.kinds import (
     DEPLOYMENTS,
     LLMSERVICES,
 )
-from metrics_support import Engine, MetricsServerProcess, make_pod
-from operator_support import Api, ApiError, condition, kubeconfig_for, kubectl, make_service
+from operator_support.intruder import Intruder
+from operator_support.metrics import Engine, MetricsServerProcess, make_pod
+from operator_support.processes import (
+    Api,
+    ApiError,
+    condition,
+    kubeconfig_for,
+    kubectl,
+    make_service,
+)
 from shared_support.waiting import eventually, holds_for
 
 pytestmark = pytest.mark.local

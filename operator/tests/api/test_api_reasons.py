@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
-from operator_support import Api, OperatorProcess, condition, make_service
+from operator_support.processes import Api, OperatorProcess, condition, make_service
 from shared_support.waiting import eventually
 
 ON_GPU = {"accelerator": {"type": "nvidia"}}

@@ -2,7 +2,7 @@ from pathlib import Path
 from typing import Any
 
 from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES, SERVICES
-from operator_support import (
+from operator_support.processes import (
     Api,
     OperatorProcess,
     make_pods_ready,

@@ -8,7 +8,7 @@ import pytest
 from llmservice_operator.kinds import CLAIMS, DEPLOYMENTS, LLMSERVICES, NETWORK_POLICIES, SERVICES
 from llmservice_operator.rights import lease_rights, operator_rules, rules
 from llmservice_operator.settings import OperatorSettings
-from operator_support import (
+from operator_support.processes import (
     Api,
     OperatorProcess,
     condition,

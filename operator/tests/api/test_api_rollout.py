@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
-from operator_support import (
+from operator_support.processes import (
     Api,
     ApiError,
     OperatorProcess,

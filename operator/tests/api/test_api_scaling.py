@@ -13,7 +13,7 @@ from llmservice_operator.names import DELETION_COST_ANNOTATION
 from llmservice_operator.scaling.assess import ScalingState
 from llmservice_operator.scaling.calibration import calibration_of
 from llmservice_operator.scaling.step_model import StepModelFit
-from operator_support import (
+from operator_support.processes import (
     Api,
     OperatorProcess,
     condition,
@@ -21,8 +21,8 @@ from operator_support import (
     until_settled,
     writes_nothing,
 )
-from report_support import ReportSource, report_source
-from scaling_support import TRUTH, service
+from operator_support.report import ReportSource, report_source
+from operator_support.scaling import TRUTH, service
 from shared_support.waiting import eventually, holds_for
 
 SYNC_SECONDS = 25.0

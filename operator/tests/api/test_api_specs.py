@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from core_support import SETTINGS, a_body
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
@@ -17,7 +16,8 @@ from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.kinds import LLMSERVICES, kind_of
 from llmservice_operator.names import FIELD_MANAGER
 from llmservice_operator.workload import resolve_pin
-from operator_support import Api, ApiError
+from operator_support.core import SETTINGS, a_body
+from operator_support.processes import Api, ApiError
 from random_specs import Spec, many_valid_specs
 from spec_table import ACCEPTED, REFUSED, Refused, plain
 

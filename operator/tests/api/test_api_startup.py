@@ -4,7 +4,14 @@ import sys
 from pathlib import Path
 
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
-from operator_support import REPOSITORY, Api, ApiError, OperatorProcess, free_port, make_service
+from operator_support.processes import (
+    REPOSITORY,
+    Api,
+    ApiError,
+    OperatorProcess,
+    free_port,
+    make_service,
+)
 from shared_support.waiting import eventually
 
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/llmservices.llmservice.dev"

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from llmservice_operator.kinds import DEPLOYMENTS, EVENTS, LLMSERVICES
-from operator_support import (
+from operator_support.processes import (
     CPU_IMAGE,
     Api,
     OperatorProcess,

@@ -5,13 +5,13 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from core_support import REPOSITORY, SETTINGS, a_service
 from engine_asking import Ask
 from engine_stand_ins import StandIns
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
 from llmservice_operator.workload import resolve_pin
+from operator_support.core import REPOSITORY, SETTINGS, a_service
 from random_specs import LIKELY, Spec, many_valid_specs
 
 pytest_plugins = ("engine_fixtures",)

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 import flag_tables
-from core_support import REPOSITORY, SETTINGS, a_service
 from engine_asking import Ask
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_args import build_engine_args
@@ -16,6 +15,7 @@ from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, FlagKind
 from llmservice_operator.settings import ENGINE_VERSION
 from llmservice_operator.workload import resolve_pin
+from operator_support.core import REPOSITORY, SETTINGS, a_service
 
 pytest_plugins = ("engine_fixtures",)
 

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import pytest
 
-from core_support import SETTINGS, a_service
-from engine_support import ModelServer, common_environment, running_server
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.workload import resolve_pin
 from localkube.hub.speculation import build_heads, suffix_packages
-from preloaded_support import Preloaded, preloaded_interpreter
+from operator_support.core import SETTINGS, a_service
+from server_support.engine import ModelServer, common_environment, running_server
+from server_support.preloaded import Preloaded, preloaded_interpreter
 
 pytest_plugins = ("engine_fixtures",)
 

@@ -7,8 +7,8 @@ import pytest
 
 from llmservice_operator.api.load_report import ExternalMetrics
 from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, PODS, SCALED_OBJECTS
-from metrics_support import Engine, MetricsServerProcess, make_pod
-from operator_support import (
+from operator_support.metrics import Engine, MetricsServerProcess, make_pod
+from operator_support.processes import (
     REPOSITORY,
     Api,
     OperatorProcess,
@@ -18,7 +18,7 @@ from operator_support import (
     until_settled,
     writes_nothing,
 )
-from report_support import report_source
+from operator_support.report import report_source
 from shared_support.waiting import eventually, holds_for
 
 OWNER = "keda/keda-adapter"

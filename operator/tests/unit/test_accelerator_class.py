@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from core_support import SETTINGS, a_pod, a_service
 from llmservice_operator.api.accelerator_class import parse_classes
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.errors import InvalidSettings, InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import observe_service, resolve_pin
+from operator_support.core import SETTINGS, a_pod, a_service
 
 PROFILE = {
     "nodeSelector": {"gpu": "h100", "pool": "llm"},

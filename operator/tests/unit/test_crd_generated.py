@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar
 import pytest
 from pydantic import BaseModel, Field
 
-from core_support import REPOSITORY
 from llmservice_operator.api.crd import build_crd, render_crd, structural_schema
 from llmservice_operator.api.fields import Fields
+from operator_support.core import REPOSITORY
 
 VERSION = build_crd()["spec"]["versions"][0]
 ROOT = VERSION["schema"]["openAPIV3Schema"]

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from cel_support import all_rules, broken_rules, compiled, defaulted
-from core_support import HARMLESS_FLAG, a_body
 from llmservice_operator.api.crd import build_crd
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
+from operator_support.cel import all_rules, broken_rules, compiled, defaulted
+from operator_support.core import HARMLESS_FLAG, a_body
 from random_specs import SEED, specs_by_schema
 
 ROOT = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

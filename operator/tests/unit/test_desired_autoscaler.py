@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from core_support import SETTINGS, a_service, as_live
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingProvider
@@ -20,6 +19,7 @@ from llmservice_operator.workload import (
     resolve_pin,
     resolve_replicas,
 )
+from operator_support.core import SETTINGS, a_service, as_live
 
 AUTOSCALING = {"autoscaling": {"minReplicas": 2, "maxReplicas": 24}}
 

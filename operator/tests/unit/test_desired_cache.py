@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from core_support import SETTINGS, a_service
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.workload import resolve_pin
+from operator_support.core import SETTINGS, a_service
 
 MADE = {"type": "PersistentVolumeClaim", "size": "200Gi"}
 NAMED = {"type": "PersistentVolumeClaim", "claimName": "models"}

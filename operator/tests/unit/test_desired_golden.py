@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core_support import REPOSITORY
 from llmservice_operator.render import render_file
 from llmservice_operator.settings import OperatorSettings
+from operator_support.core import REPOSITORY
 
 MEAN_ALL = {"podSelector", "namespaceSelector"}
 """Selectors that the API server keeps when they are empty, because that means everything."""

@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 
-from core_support import HARMLESS_ARG, HARMLESS_FLAG, a_service
 from flag_tables import render_table, table_path
 from llmservice_operator.api.extra_args import FLAG_FIELDS, FLAGS_WITH_A_FIELD, is_refused
 from llmservice_operator.api.flags import FlagField
@@ -13,6 +12,7 @@ from llmservice_operator.desired.engine_flags import EngineFlags, accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
+from operator_support.core import HARMLESS_ARG, HARMLESS_FLAG, a_service
 
 NEWEST = "0.32.0"
 CPU = {"accelerator": {"type": "cpu"}}

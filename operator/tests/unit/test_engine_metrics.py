@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmservice_operator.engine_metrics import EngineMetrics, UsageReport
-from metrics_support import Engine
+from operator_support.metrics import Engine
 
 RECORDED = Path(__file__).parent / "recorded"
 

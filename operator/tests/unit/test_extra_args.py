@@ -5,7 +5,6 @@ from typing import Any, Final
 
 import pytest
 
-from core_support import HARMLESS_ARG, NOW, a_body, a_service
 from llmservice_operator.api.conditions import MESSAGE_LIMIT
 from llmservice_operator.api.extra_args import FLAG_FIELDS, field_rules, has_refused_form
 from llmservice_operator.api.flags import EngineFlag, FlagField
@@ -17,6 +16,7 @@ from llmservice_operator.desired.extra_args import build_notices
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.status import Event, Failure, StatusUpdate, build_status
 from llmservice_operator.workload import EnginePin, Observation
+from operator_support.core import HARMLESS_ARG, NOW, a_body, a_service
 
 NEWEST = "0.32.0"
 PROMOTED = EngineFlag("--block-size", accepted_in_extra_args=True)

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 import pytest
 import yaml
 
-from core_support import REPOSITORY, a_service
 from llmservice_operator.api.extra_args import FLAG_FIELDS, FLAGS_WITH_A_FIELD
 from llmservice_operator.api.fields import Fields
 from llmservice_operator.api.flags import EngineFlag, FlagField, declared_flags
 from llmservice_operator.api.spec import LLMServiceSpec
 from llmservice_operator.desired.engine_args import COMPUTED, build_engine_args, check_flags
 from llmservice_operator.desired.flag_tables import TABLES
+from operator_support.core import REPOSITORY, a_service
 from random_specs import SCHEMA
 
 EXAMPLES = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))

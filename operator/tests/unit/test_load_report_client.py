@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.load_report_client import LoadReportClient
-from operator_support import free_port
+from operator_support.processes import free_port
 
 REPORT = LoadReport(
     at=1000.0,

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from core_support import NOW, a_service
 from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.conditions import ConditionType, ConditionUpdate
 from llmservice_operator.api.reasons import Reason
@@ -20,7 +19,8 @@ from llmservice_operator.load_status import (
 )
 from llmservice_operator.status import build_status
 from llmservice_operator.workload import EnginePin, Observation, Problem
-from report_support import a_report
+from operator_support.core import NOW, a_service
+from operator_support.report import a_report
 
 PLAN = ProviderPlan(Autoscaler(ScalingProvider.EXTERNAL))
 TWO = Observation(

@@ -7,7 +7,7 @@ import pytest
 from cryptography import x509
 
 from llmservice_operator.metrics_server.certificates import LIFETIME, issue, merged_bundle
-from operator_support import utc_now
+from operator_support.processes import utc_now
 
 NOW = utc_now()
 HOST = "metrics.llm.svc"

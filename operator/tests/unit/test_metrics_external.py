@@ -24,8 +24,8 @@ from llmservice_operator.metrics_server.front_proxy import (
 )
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from localkube.pki import Authority, Certificate
-from operator_support import free_port, utc_now
-from watching_support import eventually_true
+from operator_support.processes import free_port, utc_now
+from operator_support.watching import eventually_true
 
 NOW = utc_now()
 HOST = "metrics.llm.svc"

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from fleet_support import KEY, START, TICK, BadConnection, World, service
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.metrics_server.fleet import Fleet
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.scaling import assess
 from llmservice_operator.scaling.step_model import StepModel
-from operator_support import make_service
-from scaling_support import TRUTH, load
+from operator_support.fleet import KEY, START, TICK, BadConnection, World, service
+from operator_support.processes import make_service
+from operator_support.scaling import TRUTH, load
 
 
 @pytest.fixture

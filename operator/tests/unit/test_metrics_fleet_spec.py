@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from core_support import a_service
-from fleet_support import KEY, World
 from llmservice_operator.api.accelerator_class import AcceleratorClass
 from llmservice_operator.desired.step_prior import UNKNOWN_PRIOR, prior_of
+from operator_support.core import a_service
+from operator_support.fleet import KEY, World
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from llmservice_operator.kinds import API_SERVICES, CLUSTER_ROLES, Kind
 from llmservice_operator.metrics_server import registration
 from llmservice_operator.metrics_server.certificates import issue
 from llmservice_operator.metrics_server.registration import API_SERVICE, Endpoint, Registration
-from operator_support import utc_now
-from watching_support import eventually_true
+from operator_support.processes import utc_now
+from operator_support.watching import eventually_true
 
 FOREIGN: Manifest = {
     "metadata": {"name": API_SERVICE, "labels": {}},

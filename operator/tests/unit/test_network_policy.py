@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from core_support import SETTINGS, a_service
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
-from network_policy_support import Host, may_connect
+from operator_support.core import SETTINGS, a_service
+from operator_support.network_policy import Host, may_connect
 
 MONITORED = OperatorSettings(
     images=SETTINGS.images,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core_support import REPOSITORY
+from operator_support.core import REPOSITORY
 
 PACKAGE = Path("operator/src/llmservice_operator")
 CHART_RULES = Path("charts/llmservice-operator/templates/_rules.tpl")
@@ -53,7 +53,7 @@ import asyncio, sys, yaml
 from llmservice_operator.children.http_route import HTTP_ROUTES
 from llmservice_operator.cluster import Cache
 from llmservice_operator.settings import OperatorSettings
-from reconcile_support import RacingCluster, a_reconciler, served_kinds
+from operator_support.reconcile import RacingCluster, a_reconciler, served_kinds
 
 async def passes(reconciler, cluster):
     cluster.writes.clear()

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core_support import REPOSITORY
 from llmservice_operator.__main__ import main
 from llmservice_operator.reference import PAGES
+from operator_support.core import REPOSITORY
 
 SERVICE = """
 apiVersion: llmservice.dev/v1alpha1

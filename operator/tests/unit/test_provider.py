@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from core_support import NOW, a_service
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import ExternalMetrics, LoadReport
@@ -13,7 +12,8 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.desired import Autoscaler
 from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
 from llmservice_operator.settings import OperatorSettings
-from report_support import a_report
+from operator_support.core import NOW, a_service
+from operator_support.report import a_report
 
 OURS = ExternalMetrics(is_served=True, message="Ours.")
 SOON = ExternalMetrics(is_served=False, message="Not yet.")

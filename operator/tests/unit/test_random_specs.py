@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from core_support import SETTINGS, a_body
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.workload import resolve_pin
+from operator_support.core import SETTINGS, a_body
 from random_specs import SCHEMA, SEED, Spec, many_valid_specs, valid_specs
 from spec_table import ACCEPTED
 

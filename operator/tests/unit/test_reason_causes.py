@@ -3,9 +3,9 @@ engine, or by what one said or did that was recorded."""
 
 import pytest
 
-from causes_support import Cause, causes_in, causes_of
-from core_support import REPOSITORY
 from llmservice_operator.api.reasons import Reason
+from operator_support.causes import Cause, causes_in, causes_of
+from operator_support.core import REPOSITORY
 
 MARKED = """
 import pytest

@@ -4,14 +4,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from core_support import a_pod, a_report
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cache
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
 from llmservice_operator.settings import OperatorSettings
-from reconcile_support import RacingCluster, a_reconciler
+from operator_support.core import a_pod, a_report
+from operator_support.reconcile import RacingCluster, a_reconciler
 
 KEY = ("team", "llama")
 

@@ -20,7 +20,7 @@ from llmservice_operator.kinds import (
 )
 from llmservice_operator.reconcile import WAIT_FOR_COLLECTOR_SECONDS
 from llmservice_operator.settings import OperatorSettings
-from reconcile_support import RacingCluster, a_reconciler, served_kinds
+from operator_support.reconcile import RacingCluster, a_reconciler, served_kinds
 
 KEY = ("team", "llama")
 

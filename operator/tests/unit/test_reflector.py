@@ -12,7 +12,7 @@ from llmservice_operator.cluster import Cache, Cluster, Key, Reflector, ServedKi
 from llmservice_operator.cluster.watching import DELETED, LISTED, OnEvent
 from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, SCALED_OBJECTS, Kind
-from watching_support import eventually_true
+from operator_support.watching import eventually_true
 
 REQUIRED = (LLMSERVICES, DEPLOYMENTS)
 LLAMA = ("team", "llama")

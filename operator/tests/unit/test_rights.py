@@ -5,7 +5,6 @@ from operator import getitem
 
 import yaml
 
-from core_support import REPOSITORY
 from llmservice_operator.children import CHILDREN
 from llmservice_operator.rights import (
     METRICS_SERVER,
@@ -16,6 +15,7 @@ from llmservice_operator.rights import (
     render_chart_rules,
 )
 from llmservice_operator.settings import OperatorSettings
+from operator_support.core import REPOSITORY
 
 CHART_RULES = "charts/llmservice-operator/templates/_rules.tpl"
 

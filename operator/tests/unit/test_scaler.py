@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import pytest
 
-from core_support import NOW, a_body, as_live
 from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
@@ -17,8 +16,9 @@ from llmservice_operator.kinds import SCALED_OBJECTS
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
-from reconcile_support import served_kinds
-from report_support import a_report
+from operator_support.core import NOW, a_body, as_live
+from operator_support.reconcile import served_kinds
+from operator_support.report import a_report
 
 SETTINGS = OperatorSettings(keda=True)
 DIRECT = ProviderPlan(Autoscaler(ScalingProvider.DIRECT))

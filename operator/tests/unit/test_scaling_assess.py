@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llmservice_operator.scaling.assess import Missing
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
-from scaling_support import TICK, Server, Service, load, service
+from operator_support.scaling import TICK, Server, Service, load, service
 
 
 def demand_of(percent: float | None) -> float:

@@ -16,7 +16,7 @@ from llmservice_operator.scaling.capacity import (
     sustainable_rate,
 )
 from llmservice_operator.scaling.lengths import Lengths, lengths_of
-from scaling_support import TRUTH, bucket_of
+from operator_support.scaling import TRUTH, bucket_of
 
 LIMITS = EngineLimits(256, 420_000, 8192)
 NO_SLO = ServiceLevelObjective(None, None)

@@ -16,7 +16,7 @@ from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.scale_down import scale_down_window
 from llmservice_operator.scaling.signals import STEP_MOMENTS, Counters, StepSums, Tally
 from llmservice_operator.scaling.step_model import StepModelFit
-from scaling_support import TRUTH, Server, Service, service
+from operator_support.scaling import TRUTH, Server, Service, service
 
 
 def test_a_ledger_sums_the_last_seconds_and_forgets_after_ten_minutes() -> None:

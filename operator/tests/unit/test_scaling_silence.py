@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmservice_operator.scaling.capacity import ServiceLevelObjective
 from llmservice_operator.scaling.ledger import Ledger, Tick
 from llmservice_operator.scaling.signals import Tally
-from scaling_support import TICK, Server, Service, load, service
+from operator_support.scaling import TICK, Server, Service, load, service
 
 
 def told(running: Service, seconds: float, rate: float, *silent: str) -> list[float]:

@@ -15,7 +15,7 @@ from llmservice_operator.scaling.step_model import (
     StepModelFit,
     prior_step_model,
 )
-from scaling_support import TRUTH, step_sums
+from operator_support.scaling import TRUTH, step_sums
 
 
 def mixed_steps(seed: int, count: int = 400) -> list[tuple[float, float, float]]:

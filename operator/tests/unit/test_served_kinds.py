@@ -10,7 +10,7 @@ from llmservice_operator.cluster import Audit, Cache, Cluster, Key
 from llmservice_operator.errors import ClusterError, Forbidden, NotFound, NotServed
 from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, SCALED_OBJECTS, Kind
 from llmservice_operator.settings import OperatorSettings
-from reconcile_support import RacingCluster, served_kinds
+from operator_support.reconcile import RacingCluster, served_kinds
 
 KEDA = OperatorSettings(keda=True)
 

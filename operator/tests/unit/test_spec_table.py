@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from core_support import HARMLESS_FLAG, a_body
 from llmservice_operator.api.crd import build_crd
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_operator.errors import InvalidSpec
+from operator_support.core import HARMLESS_FLAG, a_body
 from spec_table import ACCEPTED, REFUSED, Refused
 
 TAKEN_BY_PYTHON = {

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from core_support import NOW, a_body, a_service
 from llmservice_operator.api.conditions import MESSAGE_LIMIT
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
@@ -17,6 +16,7 @@ from llmservice_operator.status import (
     build_status_of_unreadable,
 )
 from llmservice_operator.workload import EnginePin, Observation, Problem
+from operator_support.core import NOW, a_body, a_service
 
 PIN = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
 SERVING = Observation(

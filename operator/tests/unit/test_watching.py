@@ -26,7 +26,7 @@ from llmservice_operator.cluster.watching import (
     watch,
 )
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
-from watching_support import eventually_true
+from operator_support.watching import eventually_true
 
 KINDS = (LLMSERVICES, DEPLOYMENTS, PODS)
 RESOURCES = [

@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 import yaml
 
-from core_support import REPOSITORY, SETTINGS, a_service, one
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.environment import VARIABLES_WITH_A_FIELD, is_refused_variable
@@ -11,6 +10,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
+from operator_support.core import REPOSITORY, SETTINGS, a_service, one
 
 
 def objects(service: LLMService, settings: OperatorSettings = SETTINGS) -> list[Manifest]:

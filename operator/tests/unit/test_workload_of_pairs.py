@@ -5,8 +5,6 @@ from typing import Any, cast
 
 import pytest
 
-from core_support import NOW, SETTINGS, a_body, a_pod, a_service, one
-from fleet_support import Pods
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingProvider
@@ -31,9 +29,19 @@ from llmservice_operator.workload import (
     replicas_of,
     resolve_pin,
 )
-from pair_support import IN_PAIRS, PAIR_SETS, PAIRS, ROLE, a_pair, a_pair_set, a_pod_of_a_pair
-from reconcile_support import served_kinds
-from report_support import a_report
+from operator_support.core import NOW, SETTINGS, a_body, a_pod, a_service, one
+from operator_support.fleet import Pods
+from operator_support.pair import (
+    IN_PAIRS,
+    PAIR_SETS,
+    PAIRS,
+    ROLE,
+    a_pair,
+    a_pair_set,
+    a_pod_of_a_pair,
+)
+from operator_support.reconcile import served_kinds
+from operator_support.report import a_report
 
 NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
 RUNNING = {"running": {"startedAt": "2026-01-02T03:00:00Z"}}

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from core_support import SETTINGS, a_service, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus
@@ -13,6 +12,7 @@ from llmservice_operator.children import Context, build_all
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings, ServerImages
 from llmservice_operator.workload import EnginePin, resolve_pin
+from operator_support.core import SETTINGS, a_service, one
 
 UPGRADED = OperatorSettings(
     images=ServerImages(gpu="registry/gpu:2", cpu="registry/cpu:2", engine_version="0.33.0")

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from core_support import NOW, SETTINGS, a_deployment, a_pod, a_service, one
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
@@ -17,6 +16,7 @@ from llmservice_operator.workload import (
     observe_service,
     resolve_pin,
 )
+from operator_support.core import NOW, SETTINGS, a_deployment, a_pod, a_service, one
 
 PIN = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
 NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."

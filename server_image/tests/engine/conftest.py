@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-import engine_support
-from engine_support import ModelServer, common_environment, flags_for, running_server
 from localkube.hub.models import TINY_LLAMA, build_models
-from preloaded_support import Preloaded, preloaded_interpreter
+from server_support import engine as engine_support
+from server_support.engine import ModelServer, common_environment, flags_for, running_server
+from server_support.preloaded import Preloaded, preloaded_interpreter
 
 KEYS = ("first-key", "second-key")
 
@@ -22,7 +22,7 @@ def engine_python() -> Path:
 @pytest.fixture(scope="session")
 def installed_vllm(engine_python: Path) -> dict[str, Any]:
     """Version, signatures and routes of the vLLM that the servers here run."""
-    script = Path(engine_support.__file__).with_name("installed_vllm.py")
+    script = Path(__file__).parents[1] / "installed_vllm.py"
     asked = subprocess.run([engine_python, script], check=True, stdout=subprocess.PIPE, text=True)
     answer: dict[str, Any] = json.loads(asked.stdout)
     return answer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import ModelServer
+from server_support.engine import ModelServer
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW")
 STRANGERS: tuple[dict[str, str], ...] = (

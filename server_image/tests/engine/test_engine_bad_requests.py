@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from engine_support import SERVED_NAME, ModelServer, Reply
+from server_support.engine import SERVED_NAME, ModelServer, Reply
 
 PROMPT = "Hello"
 

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from engine_support import SERVER_IMAGE
 from flag_tables import signatures_path
+from server_support.engine import SERVER_IMAGE
 
 PINNED = (SERVER_IMAGE / "requirements" / "vllm-version").read_text().strip()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from engine_support import ModelServer, flags_for, running_server
-from hub_support import running_hub
 from localkube.hub.repository import Visibility
 from localkube.hub.settings import HubSettings, RepositorySettings
+from localkube_support.hub import running_hub
+from server_support.engine import ModelServer, flags_for, running_server
 
 REPOSITORY = "org/tiny"
 PRIVATE = "org/secret"

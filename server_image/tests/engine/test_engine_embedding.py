@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from engine_support import (
+from server_support.engine import (
     SERVED_NAME,
     ModelServer,
     documented_examples,
     flags_for,
     running_server,
 )
-from preloaded_support import Preloaded
+from server_support.preloaded import Preloaded
 
 HIDDEN_SIZE = 64
 

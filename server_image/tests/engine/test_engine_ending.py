@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from engine_support import SERVED_NAME, ModelServer, Reply, flags_for, running_server
-from preloaded_support import Preloaded
+from server_support.engine import SERVED_NAME, ModelServer, Reply, flags_for, running_server
+from server_support.preloaded import Preloaded
 
 TOKENS = 400
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))

@@ -5,9 +5,9 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from engine_support import SERVED_NAME, ModelServer
-from hostile_bytes_support import SECRET
-from hostile_support import Attacker, resident_bytes
+from server_support.engine import SERVED_NAME, ModelServer
+from server_support.hostile import Attacker, resident_bytes
+from server_support.hostile_bytes import SECRET
 
 REQUESTS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "1000"))
 ATTACKERS = 8

@@ -7,9 +7,9 @@ import openai
 import pytest
 from openai import OpenAI
 
-from engine_support import ModelServer, running_server, running_stock
 from localkube.hub.models import SMOLLM2, build_models
 from openai_suite import MODEL, SUITE, Answered, Question, difference
+from server_support.engine import ModelServer, running_server, running_stock
 
 KEY = "a-key"
 SURE = 1e-3

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engine_support import flags_for, running_server
-from preloaded_support import Preloaded
-from rollout_support import KeepAliveClient, Tally
+from server_support.engine import flags_for, running_server
+from server_support.preloaded import Preloaded
+from server_support.rollout import KeepAliveClient, Tally
 
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine_support import SERVED_NAME, ModelServer, documented_examples
+from server_support.engine import SERVED_NAME, ModelServer, documented_examples
 
 PROMPT = "Hello"
 

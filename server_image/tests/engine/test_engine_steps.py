@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine_support import SERVED_NAME, ModelServer, flags_for, running_server
-from preloaded_support import Preloaded
+from server_support.engine import SERVED_NAME, ModelServer, flags_for, running_server
+from server_support.preloaded import Preloaded
 
 BUDGET = 64
 """Tokens that one step takes."""

@@ -4,10 +4,10 @@ import os
 import random
 from pathlib import Path
 
-import engine_support
-from engine_support import flags_for, running_stock
 from localkube.hub.models import TINY_LLAMA, build_models
-from rollout_support import KeepAliveClient, Tally
+from server_support import engine as engine_support
+from server_support.engine import flags_for, running_stock
+from server_support.rollout import KeepAliveClient, Tally
 
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "10"))
 PATIENCE_SECONDS = 30

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from listener_support import Echo, Raw, held_by
 from llmservice_server import connection
 from llmservice_server import listener as listener_module
 from llmservice_server.connection import KEEP_ALIVE_SECONDS, STUCK_SECONDS
 from llmservice_server.listener import Listener
+from server_support.listener import Echo, Raw, held_by
 
 pytest_plugins = ("listener_fixtures",)
 

@@ -23,7 +23,7 @@ from llmservice_server.engine_usage import EngineLimits, EngineUsage, Objectives
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management import create_management_app
 from llmservice_server.settings import ServerSettings
-from server_support import Client, make_management
+from server_support.in_process import Client, make_management
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 

@@ -2,7 +2,7 @@ from fastapi import Body, FastAPI
 
 from llmservice_server.documentation import document
 from llmservice_server.routes import is_documented, serving_route
-from server_support import Client
+from server_support.in_process import Client
 
 
 def documented(with_administration: bool = False) -> FastAPI:

@@ -3,7 +3,6 @@ import asyncio
 import pytest
 from fastapi import FastAPI, Request
 
-from listener_support import Echo, Raw
 from llmservice_server import connection
 from llmservice_server import listener as listener_module
 from llmservice_server.app import attach_engine_app
@@ -12,7 +11,8 @@ from llmservice_server.lifecycle import Phase
 from llmservice_server.listener import Listener
 from llmservice_server.settings import ServerSettings
 from llmservice_server.streaming import until_disconnect
-from server_support import Client, make_exchange, make_stack
+from server_support.in_process import Client, make_exchange, make_stack
+from server_support.listener import Echo, Raw
 
 pytest_plugins = ("listener_fixtures",)
 

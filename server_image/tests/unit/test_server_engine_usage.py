@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from llmservice_server.engine_usage import EngineLimits, EngineUsage, Objectives
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.management import create_management_app
-from server_support import Client
+from server_support.in_process import Client
 
 
 class Engine:

@@ -12,7 +12,7 @@ from llmservice_server import exchange
 from llmservice_server.app import attach_engine_app
 from llmservice_server.settings import ServerSettings
 from llmservice_server.streaming import until_disconnect
-from server_support import Client, Stack, make_stack
+from server_support.in_process import Client, Stack, make_stack
 
 TEXT = 'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
 ERROR = 'data: {"error": {"message": "it broke", "type": "X", "param": null, "code": 500}}\n\n'

@@ -12,7 +12,7 @@ from llmservice_server.errors import answer_unexpected
 from llmservice_server.lifecycle import Phase
 from llmservice_server.logs import JsonFormatter
 from llmservice_server.settings import ServerSettings
-from server_support import Client, make_stack
+from server_support.in_process import Client, make_stack
 
 
 def engine_app(status: int = 200) -> FastAPI:

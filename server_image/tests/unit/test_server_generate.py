@@ -12,7 +12,7 @@ from llmservice_server.errors import (
     answer_unavailable,
 )
 from llmservice_server.generate import create_generate_router
-from server_support import Client, ScriptedEngine
+from server_support.in_process import Client, ScriptedEngine
 
 
 def app_with(engine: ScriptedEngine) -> FastAPI:

@@ -12,7 +12,7 @@ from llmservice_server.app import attach_engine_app
 from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Phase
 from llmservice_server.routes import serving_route
-from server_support import Client, Stack, make_stack
+from server_support.in_process import Client, Stack, make_stack
 
 
 class Clock:

@@ -2,7 +2,7 @@ from prometheus_client import CollectorRegistry
 
 from llmservice_server.lifecycle import DownloadProgress, Lifecycle, Phase
 from llmservice_server.metrics import ServerMetrics
-from server_support import Client, make_management
+from server_support.in_process import Client, make_management
 
 
 class Clock:

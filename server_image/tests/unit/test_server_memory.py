@@ -2,7 +2,7 @@ import asyncio
 
 from llmservice_server.gate import InFlight
 from llmservice_server.memory import find_trim, give_back_when_idle
-from server_support import make_exchange
+from server_support.in_process import make_exchange
 
 
 async def test_gives_back_once_after_requests_and_never_while_one_is_in_flight() -> None:

@@ -12,10 +12,10 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from engine_support import free_ports
 from llmservice_server import serve
 from llmservice_server.serve import Server
 from llmservice_server.settings import ServerSettings
+from server_support.engine import free_ports
 
 
 class Kept:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from filling_support import PATIENCE_SECONDS, REPOSITORY, SOURCE, working
-from hub_support import running_hub, write_repository
 from llmservice_server.shared_cache import FillLock
 from localkube.hub.settings import HubSettings, RepositorySettings
+from localkube_support.hub import running_hub, write_repository
+from server_support.filling import PATIENCE_SECONDS, REPOSITORY, SOURCE, working
 from shared_support.waiting import eventually
 
 WEIGHTS = "model.safetensors"

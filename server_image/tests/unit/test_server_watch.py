@@ -4,7 +4,7 @@ import pytest
 
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.watch import EngineWatch, Loss
-from server_support import Client, make_management
+from server_support.in_process import Client, make_management
 
 
 class Engine:

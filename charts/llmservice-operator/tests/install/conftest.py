@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chart_cluster_support import CRD, Release, kubectl, require_cluster
+from chart_support.cluster import CRD, Release, kubectl, require_cluster
 
 
 @pytest.fixture(scope="module", autouse=True)

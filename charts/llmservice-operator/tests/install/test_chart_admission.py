@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from chart_cluster_support import ADOPT, CRD, SMALLEST, Release, kubectl, read, refusal
-from chart_support import Manifest, Values
+from chart_support.cluster import ADOPT, CRD, SMALLEST, Release, kubectl, read, refusal
+from chart_support.helm import Manifest, Values
 from shared_support.waiting import eventually
 
 WITH_ACCOUNT: Mapping[str, Any] = {"template": {"serviceAccountName": "cloud"}}

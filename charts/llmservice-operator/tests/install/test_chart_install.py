@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chart_cluster_support import ADOPT, CRD, SMALLEST, Release, kubectl, read, rights
-from chart_support import CHART, HelmError, Manifest, Values, render
-from operator_support import OperatorProcess, until_settled
+from chart_support.cluster import ADOPT, CRD, SMALLEST, Release, kubectl, read, rights
+from chart_support.helm import CHART, HelmError, Manifest, Values, render
+from operator_support.processes import OperatorProcess, until_settled
 from rights_table import READ, TRUST, WRITE, Right, lease_rights, operator_rights, table
 from shared_support.waiting import eventually
 

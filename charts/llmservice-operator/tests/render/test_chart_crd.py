@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chart_support import CHART, REPOSITORY, Manifest, find, helm, load_defaults, render
+from chart_support.helm import CHART, REPOSITORY, Manifest, find, helm, load_defaults, render
 
 COPY = CHART / "files" / "llmservice.yaml"
 KEEP = "helm.sh/resource-policy"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chart_support import CHART, Values, fields, render
+from chart_support.helm import CHART, Values, fields, render
 
 TESTS = CHART / "tests"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chart_support import (
+from chart_support.helm import (
     METRICS_SERVER,
     NAMESPACE,
     RELEASE,

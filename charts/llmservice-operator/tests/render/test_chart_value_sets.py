@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 from kubernetes_validate.utils import all_versions
 
-from chart_support import (
+from chart_support.helm import (
     CHART,
     NAMESPACE,
     RELEASE,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chart_support import (
+from chart_support.helm import (
     CHART,
     METRICS_SERVER,
     Field,

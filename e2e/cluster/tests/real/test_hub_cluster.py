@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster_support import apply, localkube, objects, succeed
 from localkube.cluster import Cluster
 from localkube.hub.daemon import PRIVATE_TINY_LLAMA, READER_TOKEN
 from localkube.hub.models import TINY_LLAMA, models_folder
+from localkube_support.cluster import apply, localkube, objects, succeed
 from shared_support.waiting import eventually
 
 NAME = "test-hub"

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from images_support import ANY_USER, run_restricted
 from localkube.errors import CommandFailed
 from localkube.images import build
 from localkube.images.builder import Store
@@ -18,6 +17,7 @@ from localkube.images.recipes import (
     SERVER_CPU,
     SERVER_GPU,
 )
+from localkube_support.images import ANY_USER, run_restricted
 
 EXAMPLE = REPOSITORY / "crds/examples/minimal.yaml"
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster_support import LOCALKUBE, links, localkube, objects, remains, succeed
 from localkube.cluster import Cluster
+from localkube_support.cluster import LOCALKUBE, links, localkube, objects, remains, succeed
 from shared_support.waiting import eventually
 
 NAME = "test-api"

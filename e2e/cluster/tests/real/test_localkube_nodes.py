@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cluster_support import apply, links, localkube, objects, remains, succeed
 from localkube import archive
 from localkube.cluster import Cluster, Node
 from localkube.node import import_archive
+from localkube_support.cluster import apply, links, localkube, objects, remains, succeed
 from shared_support.waiting import eventually
 
 NAME = "test-nodes"

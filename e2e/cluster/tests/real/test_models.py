@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster_support import localkube, succeed
 from localkube.hub import engine
 from localkube.hub.models import SMOLLM2, TINY_LLAMA, models_folder
+from localkube_support.cluster import localkube, succeed
 
 NAME = "test-models"
 """Of no cluster: models need none."""

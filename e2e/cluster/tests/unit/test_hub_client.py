@@ -15,9 +15,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub import HfApi, errors, snapshot_download
 
-from hub_support import running_hub, write_repository
 from localkube.hub.repository import Visibility
 from localkube.hub.settings import HubSettings, RepositorySettings
+from localkube_support.hub import running_hub, write_repository
 
 PUBLIC = "org/public"
 PRIVATE = "org/private"

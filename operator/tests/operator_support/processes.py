@@ -22,7 +22,7 @@ from kubernetes import client, config
 from llmservice_operator.kinds import LLMSERVICES, PODS, Kind
 from shared_support.waiting import eventually
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 EXAMPLES = REPOSITORY / "crds" / "examples"
 CPU_IMAGE = "registry.example/llmservice/server-cpu:1"
 GPU_IMAGE = "registry.example/llmservice/server-gpu:1"

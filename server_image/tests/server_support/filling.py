@@ -13,8 +13,8 @@ REPOSITORY = "org/tiny"
 TAKEOVER_SECONDS = 4
 """Long enough that a machine under load does not make a writer look dead."""
 PATIENCE_SECONDS = 60
-HERE = Path(__file__).parent
-SOURCE = HERE.parent / "src"
+TESTS = Path(__file__).parents[1]
+SOURCE = TESTS.parent / "src"
 
 
 class Worker:
@@ -36,7 +36,7 @@ class Worker:
         }
         with self._said.open("w") as said, self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, HERE / "filling_worker.py", REPOSITORY],
+                [sys.executable, TESTS / "filling_worker.py", REPOSITORY],
                 env=environment,
                 stdout=said,
                 stderr=log,

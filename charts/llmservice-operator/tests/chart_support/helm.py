@@ -20,7 +20,7 @@ from localkube import binaries
 Manifest = dict[str, Any]
 Values = Mapping[str, Any]
 
-CHART = Path(__file__).resolve().parents[1]
+CHART = Path(__file__).resolve().parents[2]
 REPOSITORY = CHART.parents[1]
 RELEASE = "llmservice-operator"
 NAMESPACE = "llmservice-system"

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Callable
 
-from engine_support import SERVED_NAME
+from server_support.engine import SERVED_NAME
 
 SECRET = "tulip-in-the-vault"
 """Stands in every prompt here, and may stand in no log."""

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
-from core_support import NOW, as_live
 from llmservice_operator import names
 from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, ServedKinds
@@ -13,6 +12,7 @@ from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Metrics
+from operator_support.core import NOW, as_live
 
 
 class RacingCluster:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preloaded_support import ForkedProcess, Preloaded
+from server_support.preloaded import ForkedProcess, Preloaded
 from shared_support.waiting import eventually
 
-SERVER_IMAGE = Path(__file__).parents[1]
+SERVER_IMAGE = Path(__file__).parents[2]
 START_SECONDS = 240
 """A start takes 15 seconds on two idle cores; importing alone takes a minute on busy ones."""
 STOP_SECONDS = 60

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from engine_support import SERVED_NAME, ModelServer
+from server_support.engine import SERVED_NAME, ModelServer
 
 PROMPT = "The sea is"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chart_support import CHART, Manifest, Values, helm
+from chart_support.helm import CHART, Manifest, Values, helm
 from rights_table import Right, rights_of
 
 MISSING = (

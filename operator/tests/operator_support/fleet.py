@@ -15,8 +15,8 @@ from llmservice_operator.metrics_server.fleet import Engines, Fleet
 from llmservice_operator.metrics_server.registration import NAMESPACES_ONLY
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
 from llmservice_operator.scaling.step_model import StepModel
-from operator_support import make_service
-from scaling_support import TRUTH, Server, load
+from operator_support.processes import make_service
+from operator_support.scaling import TRUTH, Server, load
 
 START = 1_700_000_000.0
 KEY = ("ml", "qwen")

@@ -15,8 +15,8 @@ from llmservice_operator import names
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.kinds import PODS
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS
-from operator_support import Api, OperatorProcess, free_port
-from scaling_support import load
+from operator_support.processes import Api, OperatorProcess, free_port
+from operator_support.scaling import load
 
 
 def camel(name: str) -> str:

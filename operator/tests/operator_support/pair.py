@@ -7,7 +7,6 @@ labels are unlike a Deployment's on purpose.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from core_support import a_pod
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.reasons import Reason
@@ -22,6 +21,7 @@ from llmservice_operator.workload import (
     Workload,
     WorkloadState,
 )
+from operator_support.core import a_pod
 
 PAIR_SETS = Kind("example.org", "v1", "PairSet", "pairsets", names.CHILD_SELECTOR)
 PAIR = "example.org/pair"

@@ -22,8 +22,8 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 
-from engine_support import ModelServer
-from hostile_bytes_support import RAW, SECRET
+from server_support.engine import ModelServer
+from server_support.hostile_bytes import RAW, SECRET
 
 PATIENCE_SECONDS = 8.0
 """How long a hostile client waits before it leaves; some of the requests are valid and long."""

@@ -16,7 +16,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings, ServerImages
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 HARMLESS_FLAG = "--response-role"
 """A flag that every engine version has, that extraArgs takes, and that will hardly get a field."""
 HARMLESS_ARG = f"{HARMLESS_FLAG}=assistant"

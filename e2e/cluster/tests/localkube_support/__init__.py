@@ -1,0 +1,1 @@
+"""What the tests of the local cluster, its images and its hub share."""
