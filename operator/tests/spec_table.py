@@ -64,7 +64,7 @@ LONG: Final = {
         _too_long("spec.engine.image", 512), {"engine": {"image": "a" * 513}}
     ),
     "a GPU resource whose name has 64 characters": Refused(
-        'spec.accelerator.resourceName: Invalid value: "string": must have the form DOMAIN/NAME, '
+        "spec.accelerator.resourceName: Invalid value: must have the form DOMAIN/NAME, "
         "as in a node's status.allocatable, such as nvidia.com/gpu",
         {"accelerator": {"resourceName": "a.b/" + "a" * 64}},
     ),
@@ -73,7 +73,7 @@ LONG: Final = {
         {"resources": {"limits": {"memory": "1" * 33}}},
     ),
     "a name of 64 characters": Refused(
-        'metadata.name: Invalid value: "object": must be a valid Service name: at most 63 '
+        "metadata.name: Invalid value: must be a valid Service name: at most 63 "
         "lower-case letters, digits and '-', starting with a letter and ending with a letter or "
         "digit, such as qwen-7b",
         name="a" * 64,
@@ -83,7 +83,7 @@ LONG: Final = {
 
 FLAGS: Final = {
     f"{flag} by its flag": Refused(
-        f'spec.engine.extraArgs[0]: Invalid value: "string": {flag} has a field of its own: set '
+        f"spec.engine.extraArgs[0]: Invalid value: {flag} has a field of its own: set "
         f"{field.name} instead",
         {"engine": {"extraArgs": [f"{flag}=1"]}},
     )
@@ -116,7 +116,15 @@ _PREFIX = re.compile(
 )
 
 
+_QUOTED_VALUE = re.compile(r'(Invalid value: )(?:"(?:[^"\\]|\\.)*": |-?[0-9]+: (?=must))')
+"""The wrong value in a rule's message; API servers before 1.37 quote the name of its type."""
+
+_SAID_TWICE = re.compile(r", <nil>: Invalid value: Checked value must be of type [^],]*")
+"""What API servers since 1.37 add to the message about a number of the wrong type."""
+
+
 def plain(message: str) -> str:
-    """Return what the API server says without what it says every time."""
+    """Return what the API server says about a fault, without the value and the object's name."""
     text = _PREFIX.sub("", message, count=1).replace(f", {NOT_COMPLETE}", "")
+    text = _SAID_TWICE.sub("", _QUOTED_VALUE.sub(r"\1", text))
     return text[1:-1] if text.startswith("[") and text.endswith("]") else text

@@ -279,3 +279,19 @@ def test_an_exception_that_holds_a_metadata_service_is_not_made_twice() -> None:
     block = {"cidr": "100.64.0.0/10", "except": ["100.100.0.0/16"]}
     (policy,) = policies(to({"ipBlock": block}))
     assert policy["spec"]["egress"][1] == {"to": [{"ipBlock": block}]}
+
+
+def test_address_ranges_are_written_as_every_api_server_takes_them() -> None:
+    block = {"cidr": "10.1.2.3/8", "except": ["10.1.2.3/16", "10.2.0.0/16"]}
+    spec = {
+        "service": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["198.51.100.7/8"]},
+        "networkPolicy": {"from": [{"ipBlock": block}], "to": [{"ipBlock": block}]},
+    }
+
+    context = Context.of(a_service(spec), SETTINGS, resolve_pin(a_service(spec), None, SETTINGS))
+    children = {manifest["kind"]: manifest["spec"] for manifest in build_all(context)}
+
+    written = {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.2.0.0/16"]}
+    assert children["Service"]["loadBalancerSourceRanges"] == ["198.0.0.0/8"]
+    assert {"ipBlock": written} in children["NetworkPolicy"]["ingress"][0]["from"]
+    assert {"to": [{"ipBlock": written}]} in children["NetworkPolicy"]["egress"]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from llmservice_operator.api.fields import Fields, Rule, ValueRule
 from llmservice_operator.api.labels import LabelSelector
@@ -34,6 +34,16 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     return None if is_mapped else interface.network
 
 
+def _canonical(text: str) -> str:
+    """Return a CIDR range as Kubernetes writes it: 10.1.2.3/8 becomes 10.0.0.0/8.
+
+    Newer API servers refuse any other form in new objects; older ones accepted it. The addresses
+    are the same.
+    """
+    network = _network(text)
+    return text if network is None else str(network)
+
+
 Cidr = Annotated[
     str,
     Field(min_length=1, max_length=43),
@@ -42,6 +52,7 @@ Cidr = Annotated[
         message="must be a CIDR range such as 10.0.0.0/8",
         holds=lambda text: _network(text) is not None,
     ),
+    AfterValidator(_canonical),
 ]
 
 
