@@ -9,8 +9,10 @@ listener     HTTP listeners without signal handlers of their own
 connection   limits of a connection outside its requests
 request_ids  request ids in headers and logs
 management   the small application on the management port: probes and metrics
+management_thread  the thread and the event loop of that port
 app, gate    the application on the API port and the admission in front of it
 exchange     a request: its limits and the correct end of its response
+body_shape   limits on the number of values in a body, before it is parsed
 keys         API keys from a mounted Secret
 routes       the paths that belong to serving
 documentation  the OpenAPI document and the page at /docs

@@ -83,9 +83,9 @@ class LimitedConnection(HttpToolsProtocol):
         return self.transport.get_write_buffer_size() + int.from_bytes(of_kernel, sys.byteorder)
 
     def connection_made(self, transport) -> None:  # type: ignore[no-untyped-def]
-        """Start the timer for the first request of the connection."""
+        """Start the timer of a connection without a request."""
         super().connection_made(transport)
-        self._receiving_since = time.monotonic()
+        self._idle_since = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
         """Parse the received bytes; bytes outside a body count against the limit."""

@@ -138,6 +138,15 @@ class ModelDownload:
         tree = hub.list_repo_tree(model.repository, revision=self._commit, recursive=True)
         self._sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
 
+    def remove_locks(self) -> None:
+        """Remove the hub library's locks on the files of this repository.
+
+        Only the one server that may write to the repository calls this. On a file system without
+        `flock` a lock is the mere existence of its file, and outlives a server that was killed.
+        """
+        for lock in (self._cache() / ".locks" / self.folder).glob("*.lock"):
+            lock.unlink(missing_ok=True)
+
     def has_configuration(self) -> bool:
         """Return whether every file other than the weights is in the cache."""
         return self._are_cached(configuration_files(self._sizes))
@@ -185,9 +194,12 @@ class ModelDownload:
         self._blob_bytes_before = _bytes_in(self._blobs(), complete_only=True)
 
     def _blobs(self) -> Path:
+        return self._cache() / self.folder / "blobs"
+
+    def _cache(self) -> Path:
         from huggingface_hub import constants
 
-        return Path(self._model.cache_dir or constants.HF_HUB_CACHE) / self.folder / "blobs"
+        return Path(self._model.cache_dir or constants.HF_HUB_CACHE)
 
     def _are_cached(self, names: Iterable[str]) -> bool:
         return all(map(self._cached, names))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Send
 
+from llmservice_server.body_shape import BadShape, Shape, check_shape
 from llmservice_server.errors import error_response
 from llmservice_server.stream_errors import BARE_ERROR, NAMED_ERROR, error_event
 from llmservice_server.streaming import STREAM_END
@@ -67,6 +68,7 @@ class Exchange:
         send: Send,
         *,
         route: str | None,
+        content_type: bytes,
         max_body_bytes: int,
         body_room: BodyRoom,
         timeout_seconds: float,
@@ -79,6 +81,7 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._route = route
+        self._content_type = content_type
         self._max_body_bytes = max_body_bytes
         self._body_room = body_room
         self._timeout_seconds = timeout_seconds
@@ -88,7 +91,10 @@ class Exchange:
         self._deadline = now + timeout_seconds if timeout_seconds else None
         self._body_deadline = min(now + _BODY_SECONDS, self._deadline or now + _BODY_SECONDS)
         self._body_bytes = 0
+        self._body_parts: list[bytes] = []
         self._body_is_here = False
+        self.shape = Shape()
+        """Shape of the body, once it has arrived."""
         self._waiting: asyncio.Timeout | None = None
         self._held_start: Message | None = None
         self._is_stream = False
@@ -118,7 +124,18 @@ class Exchange:
         return self._is_stream and not self.is_finished
 
     async def receive(self) -> Message:
-        """Return the next message of the client, or a disconnect when a limit is exceeded."""
+        """Return the next message of the client, or a disconnect when a limit is exceeded.
+
+        The body is one message, because its shape is checked before the application sees any of it.
+        """
+        while True:
+            message = await self._next_message()
+            if message["type"] == "http.disconnect":
+                return message
+            if self._body_is_here:
+                return self._checked_body(message)
+
+    async def _next_message(self) -> Message:
         if self.cut is not None:
             return _LEFT
         waiting = asyncio.timeout_at(self._deadline if self._body_is_here else self._body_deadline)
@@ -136,16 +153,27 @@ class Exchange:
         if message["type"] == "http.disconnect":
             self.client_left = not self.is_finished
             return message
-        size = len(message.get("body", b""))
-        if not self._body_room.take(size):
+        part = message.get("body", b"")
+        if not self._body_room.take(len(part)):
             self.cut = _NO_ROOM
             return _LEFT
-        self._body_bytes += size
+        self._body_bytes += len(part)
         if self._body_bytes > self._max_body_bytes:
             self.cut = body_too_large(self._max_body_bytes)
             return _LEFT
+        self._body_parts.append(part)
         self._body_is_here = not message.get("more_body", False)
         return message
+
+    def _checked_body(self, message: Message) -> Message:
+        body = b"".join(self._body_parts)
+        self._body_parts.clear()
+        try:
+            self.shape = check_shape(self._route, self._content_type, body)
+        except BadShape as error:
+            self.cut = Cut("body_shape", str(error), 400)
+            return _LEFT
+        return {**message, "body": body}
 
     def close(self) -> None:
         """Release the resources of the exchange."""

@@ -65,12 +65,14 @@ class Shared(OwnCache):
     async def fill_configuration(self, download: ModelDownload) -> None:
         async with self._turn(download.folder, download.has_configuration) as is_ours:
             if is_ours:
+                await asyncio.to_thread(download.remove_locks)
                 await asyncio.to_thread(download.fetch_configuration)
         await super().fill_configuration(download)
 
     async def fill_weights(self, download: ModelDownload) -> None:
         async with self._turn(download.folder, download.has_weights, download) as is_ours:
             if is_ours:
+                await asyncio.to_thread(download.remove_locks)
                 await super().fill_weights(download)
 
     @asynccontextmanager

@@ -41,7 +41,7 @@ _CLIENT_LEFT = 499
 
 
 class InFlight:
-    """The requests in progress, and ways to wait until there are none."""
+    """The admitted requests in progress, and ways to wait until there are none."""
 
     def __init__(self) -> None:
         self._exchanges: set[Exchange] = set()
@@ -51,12 +51,12 @@ class InFlight:
 
     @property
     def count(self) -> int:
-        """Number of requests in progress."""
+        """Number of admitted requests in progress."""
         return len(self._exchanges)
 
     @property
     def seen(self) -> int:
-        """Number of requests so far."""
+        """Number of admitted requests so far."""
         return self._seen
 
     @contextmanager
@@ -81,7 +81,7 @@ class InFlight:
         return True
 
     async def wait_until_quiet(self, quiet_seconds: float) -> None:
-        """Return when no request is left and none has arrived for a while."""
+        """Return when no request is left and none has been admitted for a while."""
         seen = -1
         while seen != self._seen or self._exchanges:
             seen = self._seen
@@ -129,6 +129,7 @@ class Gate:
             receive,
             send,
             route=route,
+            content_type=_header(scope, b"content-type"),
             max_body_bytes=self._settings.max_body_bytes,
             body_room=self._body_room,
             timeout_seconds=self._settings.request_timeout_seconds,
@@ -136,20 +137,24 @@ class Gate:
             engine_has_died=self._lifecycle.engine_has_died,
         )
         try:
-            with self._in_flight.holding(exchange):
-                await self._answer(exchange, route, scope)
+            if refusal := self._refusal(route, scope):
+                # Not in flight: a refused request must not prolong a drain.
+                await self._refuse(exchange, refusal, scope)
+            else:
+                with self._in_flight.holding(exchange):
+                    await self._answer(exchange, scope)
         finally:
             exchange.close()
             self._count(exchange, route, scope["method"], time.perf_counter() - started_at)
 
-    async def _answer(self, exchange: Exchange, route: str | None, scope: Scope) -> None:
-        if refusal := self._refusal(route, scope):
-            self._metrics.rejected.labels(refusal.reason).inc()
-            response = error_response(refusal.message, refusal.status)
-            if refusal.status == 401:
-                response.headers["www-authenticate"] = "Bearer"
-            await response(scope, exchange.receive, exchange.send)
-            return
+    async def _refuse(self, exchange: Exchange, refusal: Cut, scope: Scope) -> None:
+        self._metrics.rejected.labels(refusal.reason).inc()
+        response = error_response(refusal.message, refusal.status)
+        if refusal.status == 401:
+            response.headers["www-authenticate"] = "Bearer"
+        await response(scope, exchange.receive, exchange.send)
+
+    async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         try:
             application: ASGIApp = scope["app"].state.engine_app or self._app
             await application(scope, exchange.receive, exchange.send)
@@ -236,7 +241,10 @@ class Gate:
 
 def _announced_bytes(scope: Scope) -> int:
     """Return the announced length of the body; 0 when there is none."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() else 0
-    return 0
+    value = _header(scope, b"content-length")
+    return int(value) if value.isdigit() else 0
+
+
+def _header(scope: Scope, name: bytes) -> bytes:
+    """Return the value of a header; empty when there is none."""
+    return next((value for known, value in scope["headers"] if known == name), b"")

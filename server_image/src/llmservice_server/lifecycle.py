@@ -1,5 +1,6 @@
 """Phases of a server from start to exit, and the bodies of its probes."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +30,10 @@ class DownloadProgress:
 
 
 class Lifecycle:
-    """The current phase and its age. Use it from the event loop only."""
+    """The current phase and its age.
+
+    The event loop of the API changes it. That of the management port only reads it.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -48,10 +52,22 @@ class Lifecycle:
         """Whether the engine is dead; true a moment before the phase changes."""
         self.is_stalled = False
         """Whether the engine makes no step although requests wait."""
+        self._api_beat_at = self._started_at
+        self.api_hang_seconds = math.inf
+        """Age of the last heartbeat of the API's event loop from which it hangs, in seconds."""
+
+    def beat(self) -> None:
+        """Note that the API's event loop runs."""
+        self._api_beat_at = self._clock()
+
+    @property
+    def api_hangs(self) -> bool:
+        """Whether the API's event loop has not run for too long."""
+        return self._clock() - self._api_beat_at > self.api_hang_seconds
 
     @property
     def is_ready(self) -> bool:
-        return self.phase is Phase.READY and not self.is_stalled
+        return self.phase is Phase.READY and not (self.is_stalled or self.api_hangs)
 
     @property
     def has_started(self) -> bool:
@@ -60,7 +76,7 @@ class Lifecycle:
 
     @property
     def is_alive(self) -> bool:
-        return self.phase is not Phase.FAILED and not self.is_stalled
+        return self.phase is not Phase.FAILED and not (self.is_stalled or self.api_hangs)
 
     @property
     def phase_seconds(self) -> float:
@@ -109,6 +125,9 @@ class Lifecycle:
                 "bytesDone": self.download.bytes_done,
                 "bytesTotal": self.download.bytes_total,
             }
-        if self.is_stalled:
+        if self.api_hangs:
+            silent = self._clock() - self._api_beat_at
+            body["message"] = f"the API has answered nothing for {silent:.0f} seconds"
+        elif self.is_stalled:
             body["message"] = "the engine makes no step although requests are waiting"
         return body | self._failure

@@ -50,7 +50,7 @@ def bind(port: int) -> socket.socket:
 
 
 class Listener(uvicorn.Server):
-    """An HTTP server in the server's event loop."""
+    """An HTTP server in an event loop."""
 
     def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
         config = uvicorn.Config(
@@ -108,7 +108,11 @@ class Listener(uvicorn.Server):
 
     def start(self) -> None:
         """Start serving, in the background."""
-        self._serving = asyncio.ensure_future(self.serve(sockets=[self._listening]))
+        self._serving = asyncio.ensure_future(self.serve_until_stopped())
+
+    async def serve_until_stopped(self) -> None:
+        """Serve in the current event loop."""
+        await self.serve(sockets=[self._listening])
 
     async def stop(self) -> None:
         """Stop accepting connections, and cut responses that do not end within a second."""

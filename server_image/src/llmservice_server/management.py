@@ -1,18 +1,31 @@
 """The application on the management port: probes and metrics, from the first second."""
 
+import asyncio
+
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from llmservice_server.engine_usage import EngineUsage
+from llmservice_server.errors import error_response
 from llmservice_server.lifecycle import Lifecycle
+from llmservice_server.management_thread import run_in
+
+_USAGE_SECONDS = 1.5
+"""Maximum time to read the counters, in seconds; the metrics server waits half a second longer."""
 
 
 def create_management_app(
-    lifecycle: Lifecycle, registry: CollectorRegistry, usage: EngineUsage
+    lifecycle: Lifecycle,
+    registry: CollectorRegistry,
+    usage: EngineUsage,
+    api_loop: asyncio.AbstractEventLoop,
 ) -> FastAPI:
-    """Return the application. The body of every probe contains the phase and its age."""
+    """Return the application. The body of every probe contains the phase and its age.
+
+    `api_loop` is the event loop that counts the usage.
+    """
     app = FastAPI(title="Management", openapi_url=None)
 
     def probe(ok: bool) -> Response:
@@ -37,9 +50,13 @@ def create_management_app(
 
     @app.get("/autoscale")
     async def autoscale() -> Response:
-        # A slow driver must not block the event loop. The event loop itself reads the rest, so
-        # these numbers are of one moment.
+        # A slow driver must not block the event loop. The event loop that counts also reads the
+        # rest, so these numbers are of one moment.
         gpus = {"gpuDutyCyclePercent": await run_in_threadpool(usage.gpu_duty_cycle_percent)}
-        return JSONResponse(usage.report() | gpus | {"phase": lifecycle.phase.value})
+        try:
+            report = await run_in(api_loop, usage.report, _USAGE_SECONDS)
+        except TimeoutError:
+            return error_response("the API is busy; its counters cannot be read now", 503)
+        return JSONResponse(report | gpus | {"phase": lifecycle.phase.value})
 
     return app

@@ -37,6 +37,7 @@ from llmservice_server.listener import Listener, bind
 from llmservice_server.loading import load_engine
 from llmservice_server.logs import ENGINE_ERROR_FILE
 from llmservice_server.management import create_management_app
+from llmservice_server.management_thread import ManagementThread, beat
 from llmservice_server.memory import find_trim, give_back_when_idle
 from llmservice_server.metrics import ServerMetrics
 from llmservice_server.settings import ServerSettings
@@ -77,10 +78,14 @@ class Server:
         keys_folder = self._settings.api_keys_directory
         keys = ApiKeys(keys_folder) if keys_folder is not None else None
         app = create_app(self._admission(keys))
-        management = Listener(
-            create_management_app(self._lifecycle, REGISTRY, self._usage),
-            bind(self._settings.management_port),
+        # The probes also report a hang of this event loop.
+        self._lifecycle.api_hang_seconds = self._settings.engine_hang_seconds
+        beating = asyncio.ensure_future(beat(self._lifecycle))
+        management_app = create_management_app(
+            self._lifecycle, REGISTRY, self._usage, asyncio.get_running_loop()
         )
+        management_socket = bind(self._settings.management_port)
+        management = ManagementThread(lambda: Listener(management_app, management_socket))
         api = Listener(app, bind(self._settings.api_port))
         management.start()
         api.start()
@@ -92,6 +97,7 @@ class Server:
         finally:
             await api.stop()
             await management.stop()
+            beating.cancel()
             _kill_children()
             self._engine_error_file.unlink(missing_ok=True)
 

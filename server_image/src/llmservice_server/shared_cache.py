@@ -8,6 +8,7 @@ can never take a number that has been used.
 """
 
 import asyncio
+import errno
 import os
 import socket
 import threading
@@ -63,17 +64,34 @@ class Writer:
     ) -> None:
         """End the turn; the next server that wants one gets it at once."""
         self._over.set()
-        with suppress(FileNotFoundError):
+        # Where this fails, another server has the turn, or takes it for want of signs of life.
+        with suppress(OSError):
             self._turn.rename(self._turn.with_suffix(f".{_ENDED}"))
-        os.close(self._file)
+        with suppress(OSError):
+            os.close(self._file)
 
     def _beat(self) -> None:
         while not self._over.wait(self._beat_seconds):
-            with suppress(OSError):  # the storage may be away for a moment
-                os.utime(self._file)
-                if any(turn.number > self._number for turn in _turns(self._turn.parent)):
-                    self.on_loss()
-                    return
+            if not self._gives_sign() or self._is_replaced():
+                self.on_loss()
+                return
+
+    def _gives_sign(self) -> bool:
+        """Give a sign of life; return whether the file of the turn still exists."""
+        try:
+            os.utime(self._file)
+        except OSError as error:
+            # A network file system reports ESTALE when another server has removed the file. Other
+            # errors pass: the storage may be away for a moment.
+            return error.errno != errno.ESTALE
+        return True
+
+    def _is_replaced(self) -> bool:
+        """Return whether another server has taken the turn."""
+        try:
+            return any(turn.number > self._number for turn in _turns(self._turn.parent))
+        except OSError as error:
+            return error.errno == errno.ESTALE
 
 
 class FillLock:
@@ -111,8 +129,10 @@ class FillLock:
             with turn.path.open() as file:
                 sign = turn.path, os.fstat(file.fileno()).st_mtime_ns
                 self.holder = file.read()
-        except FileNotFoundError:
-            return True  # it ended just now
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return True  # it ended just now
+            raise
         if sign != self._sign:
             self._sign, self._sign_seen_at = sign, self._clock()
         return self._clock() - self._sign_seen_at < self._takeover_seconds

@@ -172,7 +172,10 @@ def make_stack(
 def make_management(lifecycle: Lifecycle, registry: CollectorRegistry | None = None) -> FastAPI:
     """Return the application on the management port, without an engine."""
     return create_management_app(
-        lifecycle, registry or CollectorRegistry(), EngineUsage(Objectives())
+        lifecycle,
+        registry or CollectorRegistry(),
+        EngineUsage(Objectives()),
+        asyncio.get_running_loop(),
     )
 
 
@@ -190,6 +193,7 @@ def make_exchange() -> Exchange:
         receive,
         send,
         route=None,
+        content_type=b"",
         max_body_bytes=1,
         body_room=BodyRoom(1),
         timeout_seconds=0,

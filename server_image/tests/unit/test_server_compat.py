@@ -10,8 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import core_schema
 
 from flag_tables import SIGNATURES, signatures_path
+from llmservice_server import compat
 from llmservice_server.compat import _MODULES, Vllm, tell_steps
 from llmservice_server.generate import GenerateRequest
 
@@ -112,3 +115,15 @@ def test_an_engine_that_can_only_log_its_steps_is_not_asked_for_them(
     observability = SimpleNamespace(enable_logging_iteration_details=False)
     assert not tell_steps(SimpleNamespace(observability_config=observability))
     assert not observability.enable_logging_iteration_details
+
+
+def test_a_list_is_refused_at_its_first_wrong_item() -> None:
+    lists = core_schema.list_schema
+    try:
+        compat._stop_at_the_first_wrong_item()
+        compat._stop_at_the_first_wrong_item()
+        with pytest.raises(ValidationError) as refused:
+            TypeAdapter(list[dict[str, int]] | list[str]).validate_python([1] * 20_000)
+        assert refused.value.error_count() == 2
+    finally:
+        core_schema.list_schema = lists

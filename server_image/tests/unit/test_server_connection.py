@@ -108,7 +108,6 @@ async def test_thousands_may_not(client: Raw, echo: Echo) -> None:
 @pytest.mark.parametrize(
     "beginning",
     [
-        b"",
         b"GET / HTTP/1.1\r\n",
         b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\n12",
         b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\n",
@@ -120,6 +119,18 @@ async def test_who_never_ends_a_request_loses_the_connection(
 ) -> None:
     monkeypatch.setattr(connection, "MESSAGE_SECONDS", 0.2)
     assert await client.answer_to(beginning) == b""
+
+
+async def test_a_connection_that_never_had_a_request_closes_like_one_that_had(
+    client: Raw, listener: Listener
+) -> None:
+    held, opened = await held_by(listener), time.monotonic()
+    held.end_if_overdue(opened + KEEP_ALIVE_SECONDS - 1, KEEP_ALIVE_SECONDS)
+    assert not held.transport.is_closing()
+
+    held.end_if_overdue(opened + KEEP_ALIVE_SECONDS + 1, KEEP_ALIVE_SECONDS)
+
+    assert await client.answer_to(b"") == b""
 
 
 async def test_who_waits_for_an_answer_keeps_the_connection(

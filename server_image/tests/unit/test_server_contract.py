@@ -1,5 +1,6 @@
 """The operator and the server agree on what they never share in code."""
 
+import asyncio
 import json
 import re
 import tomllib
@@ -140,7 +141,7 @@ async def test_the_metrics_server_reads_every_field_that_the_server_reports() ->
         setattr(usage.counters, name, [number] * len(before) if is_list else number)
     lifecycle = Lifecycle()
     lifecycle.enter(Phase.READY)
-    app = create_management_app(lifecycle, CollectorRegistry(), usage)
+    app = create_management_app(lifecycle, CollectorRegistry(), usage, asyncio.get_running_loop())
 
     body = json.loads((await Client(app).get("/autoscale")).body)
 

@@ -85,16 +85,33 @@ async def test_does_not_wait_for_answers_that_a_dead_engine_will_never_give(
         await asyncio.wait_for(draining, timeout=5)
 
 
-async def test_goes_only_after_nobody_has_asked_for_a_moment(listener: Listener) -> None:
+async def test_a_refused_request_gets_an_answer_and_prolongs_no_drain(listener: Listener) -> None:
     stack = make_stack()
     draining = asyncio.ensure_future(
         drain(stack.lifecycle, stack.in_flight, listener, settings(), asyncio.Event())
     )
+    await asyncio.wait((draining,), timeout=0.05)
+    assert not draining.done()
+    statuses = []
+    for _ in range(100):
+        statuses += [
+            (await Client(stack.app).get(path)).status for path in ("/v1/models", "/nothing")
+        ]
+        await asyncio.wait((draining,), timeout=0.05)
+        if draining.done():
+            break
+    assert draining.done()
+    assert set(statuses) == {503, 404}
+
+
+async def test_an_admitted_request_starts_the_last_wait_again() -> None:
+    stack = make_stack()
+    quiet = asyncio.ensure_future(stack.in_flight.wait_until_quiet(0.2))
     for _ in range(4):
-        await asyncio.wait((draining,), timeout=0.3)
-        assert not draining.done()
-        assert (await Client(stack.app).get("/v1/models")).status == 503
-    await asyncio.wait_for(draining, timeout=5)
+        with stack.in_flight.holding(make_exchange()):
+            await asyncio.wait((quiet,), timeout=0.1)
+        assert not quiet.done()
+    await asyncio.wait_for(quiet, timeout=5)
 
 
 async def test_tells_those_whom_the_drain_timeout_cuts(listener: Listener) -> None:

@@ -351,7 +351,9 @@ async def test_is_served_on_the_management_port_with_the_phase() -> None:
     lifecycle.enter(Phase.READY)
     engine = Engine()
     engine.arrive(7)
-    app = create_management_app(lifecycle, CollectorRegistry(), engine.usage)
+    app = create_management_app(
+        lifecycle, CollectorRegistry(), engine.usage, asyncio.get_running_loop()
+    )
 
     answer = await Client(app).get("/autoscale")
 
@@ -385,7 +387,9 @@ async def test_a_slow_gpu_driver_holds_up_nothing_but_the_report_that_asks_it() 
         return 97.0 if may_answer.wait(5) else None
 
     engine.usage.gpu_duty_cycle_percent = duty_cycle
-    app = create_management_app(Lifecycle(), CollectorRegistry(), engine.usage)
+    app = create_management_app(
+        Lifecycle(), CollectorRegistry(), engine.usage, asyncio.get_running_loop()
+    )
     asking = asyncio.ensure_future(Client(app).get("/autoscale"))
     assert await asyncio.to_thread(asked.wait, 5)
     assert (await Client(app).get("/livez")).status == 200

@@ -1,10 +1,12 @@
 """Several real processes on one cache: one fills it, the others wait, whoever is killed when."""
 
+import errno
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,3 +166,49 @@ def test_a_server_that_looked_away_cannot_take_a_turn_that_has_been_had(tmp_path
     with with_second:
         now[0] = 59
         assert slow.try_acquire() is None
+
+
+def test_a_writer_whose_file_another_server_has_removed_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A network file system reports it in this way; a local one keeps an open file.
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    writer = FillLock(tmp_path, 0.06).try_acquire()
+    assert writer is not None
+    lost = threading.Event()
+    writer.on_loss = lost.set
+    monkeypatch.setattr(os, "utime", stale)
+    with writer:
+        assert lost.wait(10)
+
+
+def test_a_sign_of_life_that_fails_for_another_reason_hides_no_takeover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    writer = FillLock(tmp_path, 0.06).try_acquire()
+    assert writer is not None
+    lost = threading.Event()
+    writer.on_loss = lost.set
+    monkeypatch.setattr(os, "utime", away)
+    with writer:
+        assert not lost.wait(0.2)
+        (tmp_path / f"{1:010}.held").touch()
+        assert lost.wait(10)
+
+
+def test_locks_of_a_writer_that_was_killed_stop_nobody(tmp_path: Path, hub: str) -> None:
+    # What the hub library leaves on a file system without flock: the file itself is the lock.
+    locks = tmp_path / "cache/hub/.locks" / f"models--{REPOSITORY.replace('/', '--')}"
+    other = tmp_path / "cache/hub/.locks/models--another/a.lock"
+    for lock in (locks / "left.lock", other):
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+    with working(tmp_path, hub, 1) as (worker,):
+        assert worker.succeeded()
+    assert not (locks / "left.lock").exists()
+    assert other.exists()

@@ -1,0 +1,150 @@
+"""Limits on the shape of a JSON body, checked before the application parses it.
+
+Parsing and validation run on the event loop that serves every client. Their time depends on the
+number of values in a body, far more than on its length: a megabyte of small arrays would take
+minutes.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_KIBI = 1024
+
+MAX_INPUTS = 2 * _KIBI
+"""Maximum number of texts in one request; the limit of OpenAI's embeddings. Each one becomes a
+request to the engine."""
+
+_MAX_CONTAINERS = 16 * _KIBI
+"""Maximum number of arrays and objects. A judgement: a long conversation has a few thousand.
+Validation takes up to 50 microseconds for each."""
+
+_MAX_PAIRS = 64 * _KIBI
+"""Maximum number of names with a value."""
+
+_MAX_VALUES = 128 * _KIBI
+_MAX_VALUES_OF_TOKENS = 1024 * _KIBI
+"""Maximum number of values where prompts may be token ids: a few contexts of the longest models."""
+
+_MAX_FORM_FIELDS = 1000
+
+_TOKEN_ROUTES = frozenset(
+    {"/v1/completions", "/v1/embeddings", "/generate", "/detokenize", "/tokenize"}
+)
+
+_INPUT_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "/v1/completions": ("prompt", "prompt_embeds"),
+    "/v1/embeddings": ("input",),
+    "/v1/rerank": ("documents",),
+    "/v1/score": ("data_1", "data_2", "text_1", "text_2", "queries", "documents", "items"),
+}
+"""Route -> fields that hold one text or several."""
+
+_MAX_LENGTHS: Mapping[str, int] = {
+    "stop": 256,
+    "stop_sequences": 256,
+    "bad_words": 256,
+    "stop_token_ids": 4 * _KIBI,
+    "logit_bias": 16 * _KIBI,
+    "tools": _KIBI,
+}
+"""Field -> maximum number of entries. Stop texts are compared with each token of the answer."""
+
+_FEW = 256
+"""Number of values below which no limit of a field can be exceeded."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Shape of an accepted body."""
+
+    inputs: int = 1
+    """Number of texts, each of which becomes a request to the engine."""
+
+
+class BadShape(Exception):
+    """A body that exceeds a limit; the text names the limit and says what to change."""
+
+
+def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
+    """Return the shape of a body. Raises BadShape for one that would take too long to parse.
+
+    The time is linear in the length of the body, about a millisecond per megabyte. A body that is
+    not valid JSON passes, because the application answers it.
+    """
+    kind = content_type.partition(b";")[0].strip().lower()
+    if kind.startswith(b"multipart/"):
+        return Shape()  # the framework limits the number of its parts
+    if kind == b"application/x-www-form-urlencoded":
+        if body.count(b"&") >= _MAX_FORM_FIELDS:
+            raise BadShape(f"the form has more than {_MAX_FORM_FIELDS} fields; send fewer")
+        return Shape()
+    if b"\0" in body[:4] or body.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BadShape("the body is not UTF-8; send JSON in UTF-8")
+    values = _check_counts(body, _MAX_VALUES_OF_TOKENS if route in _TOKEN_ROUTES else _MAX_VALUES)
+    if values <= _FEW and (values <= 1 or route not in _INPUT_FIELDS):
+        return Shape()
+    try:
+        parsed = json.loads(body)
+    except (RecursionError, ValueError):
+        return Shape()
+    return _check_fields(route, parsed) if isinstance(parsed, dict) else Shape()
+
+
+def _check_counts(body: bytes, max_values: int) -> int:
+    """Return an upper bound of the number of values; raises BadShape when there are too many."""
+    containers, pairs, values = _counts(body)
+    if containers > _MAX_CONTAINERS or pairs > _MAX_PAIRS or values > max_values:
+        # Most of these characters may belong to a long text.
+        containers, pairs, values = _counts(_without_strings(body, max_values))
+    for count, limit, name in (
+        (containers, _MAX_CONTAINERS, "arrays and objects"),
+        (pairs, _MAX_PAIRS, "names with values"),
+        (values, max_values, "values"),
+    ):
+        if count > limit:
+            raise BadShape(f"the body has more than {limit} {name}; split it into several requests")
+    return values
+
+
+def _counts(json_text: bytes) -> tuple[int, int, int]:
+    """Return the numbers of containers, pairs and values, if the text has no strings."""
+    containers = json_text.count(b"[") + json_text.count(b"{")
+    return containers, json_text.count(b":"), json_text.count(b",") + containers
+
+
+def _without_strings(body: bytes, max_values: int) -> bytes:
+    """Return the body without the content of its strings."""
+    unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if unescaped.count(b'"') > 4 * max_values:
+        # Names and values, two quotes each: more than the limit in any valid body.
+        raise BadShape(
+            f"the body has more than {max_values} values; split it into several requests"
+        )
+    return b"".join(unescaped.split(b'"')[::2])
+
+
+def _check_fields(route: str | None, body: dict[str, object]) -> Shape:
+    for name, limit in _MAX_LENGTHS.items():
+        entries = body.get(name)
+        if isinstance(entries, list | dict) and len(entries) > limit:
+            raise BadShape(f"{name} has {len(entries)} entries; it may have at most {limit}")
+    inputs = 1
+    for name in _INPUT_FIELDS.get(route or "", ()):
+        number = _number_of_inputs(body.get(name))
+        if number > MAX_INPUTS:
+            raise BadShape(
+                f"{name} has {number} entries; one request may have at most {MAX_INPUTS}, "
+                "so split it into several requests"
+            )
+        inputs = max(inputs, number)
+    return Shape(inputs)
+
+
+def _number_of_inputs(field: object) -> int:
+    """Return the number of texts in a field: a list of token ids is one."""
+    if isinstance(field, dict):
+        field = field.get("content")
+    if not isinstance(field, list) or (field and isinstance(field[0], int)):
+        return 1
+    return len(field)
