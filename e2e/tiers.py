@@ -1,4 +1,4 @@
-"""Run the test tiers, those of two lanes beside each other, and say at the end what ran.
+"""Run the test tiers, several lanes beside each other, and say at the end what ran.
 
 A tier is a set of pytest paths and the cluster that they need. A tier that cannot start has failed:
 nothing here skips. `make test` runs all; `make tier T=NAME` runs one.
@@ -115,20 +115,18 @@ TIERS = (
 )
 
 
-@dataclass(frozen=True)
-class Lane:
-    """Tiers that run one after another, while those of the other lane run beside them."""
+Lane = tuple[str, ...]
+"""Names of tiers that run one after another, while those of the other lanes run beside them."""
 
-    tiers: tuple[str, ...]
-    gives_way: bool
-    """Whether its commands take only the CPU time that the other lane leaves."""
-
-
-LANES = (
-    Lane(("lint", "unit", "bench", "chart", "api"), gives_way=True),
-    Lane(("engine", "cluster", "e2e"), gives_way=False),
+LANES: tuple[Lane, ...] = (
+    ("lint", "unit", "bench", "chart", "engine"),
+    ("api", "cluster"),
+    ("e2e",),
 )
-"""What computes on one core, beside what waits and times a real engine or a whole cluster."""
+"""What computes goes beside what mostly waits: for a period, a timeout or a rollout."""
+
+GIVES_WAY = ("lint", "unit", "bench", "chart")
+"""Tiers that measure no time: they take only the CPU time that the other lanes leave."""
 
 
 @dataclass(frozen=True)
@@ -265,13 +263,13 @@ class Beside:
 
     def _run_lane(self, lane: Lane) -> list[Result]:
         results = []
-        for name in lane.tiers:
+        for name in lane:
             if self.stopping.is_set():
                 break
             log = RESULTS / f"{name}.log"
             print(f"==> tier {name} runs; it prints into {log.relative_to(ROOT)}", flush=True)
             with log.open("w", buffering=1) as file:
-                console = Console(file, lane.gives_way)
+                console = Console(file, name in GIVES_WAY)
                 results.append(run_named(name, console, on_kubeconfig=self.on_kubeconfig))
             printed = log.read_text(errors="replace")
             print(f"\n==> tier {name}\n{printed}", flush=True)
@@ -332,11 +330,7 @@ def main() -> int:
 
     RESULTS.mkdir(exist_ok=True)
     started = time.monotonic()
-    lanes = [
-        Lane(tiers, lane.gives_way)
-        for lane in LANES
-        if (tiers := tuple(name for name in lane.tiers if name in wanted))
-    ]
+    lanes = [tiers for lane in LANES if (tiers := tuple(name for name in lane if name in wanted))]
     if len(wanted) == 1:
         results = [run_named(wanted[0], Console(), on_kubeconfig=options.on_kubeconfig)]
     else:
