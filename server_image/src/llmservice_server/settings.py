@@ -1,9 +1,18 @@
 """Settings of the server from environment variables; engine settings are flags."""
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from annotated_types import Ge, Le
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 PREFIX = "LLMSERVICE_"
 
@@ -11,17 +20,25 @@ _DAY_SECONDS = 86400.0
 
 
 class InvalidSetting(ValueError):
-    """An environment variable has an invalid value; the text names the variable."""
+    """Environment variables have invalid values; the text names each of them."""
 
 
 def _number(default: float | None, most: float, least: float = 0) -> Any:
-    """Return a field that holds a number within bounds; it is an integer where its default is."""
-    return field(default=default, metadata={"least": least, "most": most})
+    """Return a field that holds a number within bounds."""
+    return Field(default, ge=least, le=most)
 
 
-@dataclass(frozen=True)
-class ServerSettings:
+def _true_or_false(value: object) -> object:
+    """Return the value, unless it is one of the other words that pydantic takes for a bool."""
+    if isinstance(value, str) and value not in ("true", "false"):
+        raise ValueError("true or false")
+    return value
+
+
+class ServerSettings(BaseSettings):
     """Settings of one server process; a field is read from LLMSERVICE_ and its upper-case name."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     api_port: int = _number(8000, 65535)
     """Port of /v1 and /generate."""
@@ -69,7 +86,7 @@ class ServerSettings:
     A judgement: network storage pauses for seconds, and an import blocks threads as long.
     """
 
-    administration_routes: bool = False
+    administration_routes: Annotated[bool, BeforeValidator(_true_or_false)] = False
     """Whether vLLM's administration routes (pause, weights, adapters, sleep) are open."""
 
     slo_ttft_milliseconds: float | None = _number(None, _DAY_SECONDS * 1000)
@@ -83,37 +100,54 @@ class ServerSettings:
     """File of the termination message that the kubelet reads; used only if it can be written."""
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> "ServerSettings":
-        """Read the settings. Raises InvalidSetting for a value that is not a number or out of
-        range.
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the arguments as the one source: only `from_environment` reads variables."""
+        return (init_settings,)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the settings; an empty variable counts as unset.
+
+        Raises InvalidSetting for values that are not numbers, out of range or contradictory.
         """
-        values: dict[str, Any] = {}
-        for each in fields(cls):
-            name = PREFIX + each.name.upper()
-            if text := environment.get(name):
-                values[each.name] = _parsed(name, text, each)
-        settings = cls(**values)
-        if settings.api_port == settings.management_port != 0:
-            raise InvalidSetting(
-                f"{PREFIX}API_PORT and {PREFIX}MANAGEMENT_PORT are both {settings.api_port}; "
+        source = EnvSettingsSource(cls)
+        source.env_vars = {
+            name.lower(): text for name, text in environment.items() if name.isupper() and text
+        }
+        try:
+            return cls(**source())
+        except ValidationError as error:
+            raise InvalidSetting("; ".join(map(_refusal, error.errors()))) from None
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.api_port == self.management_port != 0:
+            raise ValueError(
+                f"{PREFIX}API_PORT and {PREFIX}MANAGEMENT_PORT are both {self.api_port}; "
                 "give them different ports"
             )
-        return settings
+        return self
 
 
-def _parsed(name: str, text: str, setting: Field[Any]) -> object:
-    """Return the text, converted to the type of the setting."""
-    if isinstance(setting.default, bool):
-        if text not in ("true", "false"):
-            raise InvalidSetting(f"{name} is {text!r}; it must be true or false")
-        return text == "true"
-    if "most" not in setting.metadata:
-        return Path(text)
-    try:
-        value = int(text) if isinstance(setting.default, int) else float(text)
-    except ValueError:
-        raise InvalidSetting(f"{name} is {text!r}; it must be a number") from None
-    least, most = setting.metadata["least"], setting.metadata["most"]
-    if not least <= value <= most:
-        raise InvalidSetting(f"{name} is {text}; it must be between {least:g} and {most:.16g}")
-    return value
+def _refusal(error: ErrorDetails) -> str:
+    """Return the sentence that names a variable, its value and what it may be."""
+    said = str(error.get("ctx", {}).get("error", ""))
+    if not error["loc"]:
+        return said
+    field = str(error["loc"][0])
+    variable, text = f"{PREFIX}{field.upper()}", error["input"]
+    if said:
+        return f"{variable} is {text!r}; it must be {said}"
+    if error["type"] not in ("greater_than_equal", "less_than_equal", "int_parsing_size"):
+        return f"{variable} is {text!r}; it must be a number"
+    bounds = ServerSettings.model_fields[field].metadata
+    least = next(bound.ge for bound in bounds if isinstance(bound, Ge))
+    most = next(bound.le for bound in bounds if isinstance(bound, Le))
+    return f"{variable} is {text}; it must be between {least:g} and {most:.16g}"

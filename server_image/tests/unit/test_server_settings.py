@@ -31,8 +31,21 @@ def test_reads_every_setting_from_its_variable() -> None:
         }
     )
     assert settings == ServerSettings(
-        *(1, 2, 0.5, 4.0, 0.0, 2.5, 100, 3, Path("/keys"), Path("/shared"), 7.5, True),
-        *(500.0, 40.5, Path("/tmp/why")),
+        api_port=1,
+        management_port=2,
+        pre_stop_seconds=0.5,
+        drain_timeout_seconds=4.0,
+        request_timeout_seconds=0.0,
+        engine_hang_seconds=2.5,
+        max_body_bytes=100,
+        max_choices=3,
+        api_keys_directory=Path("/keys"),
+        shared_cache_directory=Path("/shared"),
+        cache_takeover_seconds=7.5,
+        administration_routes=True,
+        slo_ttft_milliseconds=500.0,
+        slo_itl_milliseconds=40.5,
+        termination_log=Path("/tmp/why"),
     )
 
 
@@ -46,6 +59,14 @@ def test_reads_every_setting_from_its_variable() -> None:
         (
             {"LLMSERVICE_API_PORT": "70000"},
             "LLMSERVICE_API_PORT is 70000; it must be between 0 and 65535",
+        ),
+        (
+            {"LLMSERVICE_API_PORT": "9" * 5000},
+            f"LLMSERVICE_API_PORT is {'9' * 5000}; it must be between 0 and 65535",
+        ),
+        (
+            {"LLMSERVICE_DRAIN_TIMEOUT_SECONDS": "inf"},
+            "LLMSERVICE_DRAIN_TIMEOUT_SECONDS is inf; it must be between 0 and 86400",
         ),
         (
             {"LLMSERVICE_PRE_STOP_SECONDS": "nan"},
@@ -76,3 +97,29 @@ def test_says_which_variable_is_wrong_and_what_it_may_be(
     with pytest.raises(InvalidSetting) as refused:
         ServerSettings.from_environment(environment)
     assert str(refused.value) == message
+
+
+def test_every_wrong_variable_is_named_at_once() -> None:
+    with pytest.raises(InvalidSetting) as refused:
+        ServerSettings.from_environment(
+            {"LLMSERVICE_API_PORT": "http", "LLMSERVICE_MAX_CHOICES": "0"}
+        )
+    assert str(refused.value) == (
+        "LLMSERVICE_API_PORT is 'http'; it must be a number; "
+        "LLMSERVICE_MAX_CHOICES is 0; it must be between 1 and 16384"
+    )
+
+
+def test_only_from_environment_reads_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMSERVICE_API_PORT", "1")
+    assert ServerSettings().api_port == 8000
+    assert ServerSettings.from_environment({}).api_port == 8000
+
+
+def test_other_variables_of_the_pod_are_not_settings() -> None:
+    environment = {
+        "LLMSERVICE_ENGINE_ERROR_FILE": "/e",
+        "API_PORT": "1",
+        "llmservice_api_port": "2",
+    }
+    assert ServerSettings.from_environment(environment) == ServerSettings()
