@@ -6,6 +6,7 @@ Metrics server and operator are the real processes; model servers are sockets th
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,26 @@ class World:
         return eventually(found, FIRST_MINUTE)
 
 
+@contextmanager
+def idle_service(world: World) -> Iterator[None]:
+    """A service with one replica that nobody asks."""
+    world.create("idle")
+    with Engine("127.0.2.1", rate=0.0).listening() as engine:
+        world.run_pod("idle", engine)
+        yield
+
+
+@contextmanager
+def busy_service(world: World) -> Iterator[None]:
+    """A service whose load needs two GPUs, in a namespace that may have one."""
+    quota = {"metadata": {"name": "gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "1"}}}
+    world.api.request("POST", f"/api/v1/namespaces/{world.namespace}/resourcequotas", quota)
+    with Engine("127.0.2.2", rate=20.0).listening() as engine:
+        world.create("busy", on="nvidia")
+        world.run_pod("busy", engine)
+        yield
+
+
 @pytest.fixture(scope="module")
 def world(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     logs = tmp_path_factory.mktemp("reasons")
@@ -92,7 +113,10 @@ def world(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
             settings = {"WATCH_NAMESPACES": namespace, "METRICS_SERVER_URL": url, "KEDA": "true"}
             with OperatorProcess(logs / "operator", namespace, **settings) as operator:
                 operator.until_leading()
-                yield World(api, namespace)
+                world = World(api, namespace)
+                # A load is known after a minute: the minutes of both run at the same time.
+                with idle_service(world), busy_service(world):
+                    yield world
     finally:
         # While it stands and nobody answers for it, no namespace can be deleted.
         api.request("DELETE", API_SERVICES.path(None, API_SERVICE))
@@ -128,17 +152,14 @@ def test_without_keda_in_the_cluster_the_provider_keda_cannot_scale(world: World
 
 @pytest.mark.causes(Reason.WAITING_FOR_TRAFFIC)
 def test_a_model_that_nobody_asks_yet_waits_for_traffic(world: World) -> None:
-    world.create("idle")
-    with Engine("127.0.2.1", rate=0.0).listening() as engine:
-        world.run_pod("idle", engine)
-        said = world.until_told(
-            "idle",
-            "WaitingForTraffic",
-            begins="The number of replicas stays at 1. "
-            f"Fewer than {FEWEST_REQUESTS} requests have been answered",
-        )
-        assert f"belongs to {world.owner}" in said
-        world.until_told("idle", "WaitingForTraffic", "MetricsAvailable", "Fewer than ")
+    said = world.until_told(
+        "idle",
+        "WaitingForTraffic",
+        begins="The number of replicas stays at 1. "
+        f"Fewer than {FEWEST_REQUESTS} requests have been answered",
+    )
+    assert f"belongs to {world.owner}" in said
+    world.until_told("idle", "WaitingForTraffic", "MetricsAvailable", "Fewer than ")
     replicas = world.api.get(DEPLOYMENTS, world.namespace, "idle")["spec"]["replicas"]
     assert replicas == 1
 
@@ -147,11 +168,6 @@ def test_a_model_that_nobody_asks_yet_waits_for_traffic(world: World) -> None:
 def test_a_load_that_needs_more_than_a_quota_allows_is_told_with_the_quotas_words(
     world: World,
 ) -> None:
-    quota = {"metadata": {"name": "gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "1"}}}
-    world.api.request("POST", f"/api/v1/namespaces/{world.namespace}/resourcequotas", quota)
-    with Engine("127.0.2.2", rate=20.0).listening() as engine:
-        world.create("busy", on="nvidia")
-        world.run_pod("busy", engine)
-        said = world.until_told("busy", "NoCapacity")
+    said = world.until_told("busy", "NoCapacity")
     assert said.startswith(f"1 of 2 replicas run. {Reason.NO_CAPACITY.hint} ")
     assert "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1" in said
