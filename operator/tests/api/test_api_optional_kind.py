@@ -1,0 +1,94 @@
+"""A kind that comes and goes with its CustomResourceDefinition, while the operator runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, SCALED_OBJECTS
+from operator_support.processes import (
+    Api,
+    ApiError,
+    OperatorProcess,
+    condition,
+    make_service,
+    until_settled,
+)
+from shared_support.waiting import eventually
+
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+NAME = f"{SCALED_OBJECTS.plural}.{SCALED_OBJECTS.group}"
+ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+DEFINITION = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": NAME},
+    "spec": {
+        "group": SCALED_OBJECTS.group,
+        "scope": "Namespaced",
+        "names": {"kind": SCALED_OBJECTS.kind, "plural": SCALED_OBJECTS.plural},
+        "versions": [
+            {
+                "name": SCALED_OBJECTS.version,
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": ANYTHING}}},
+            }
+        ],
+    },
+}
+"""As much of KEDA as the operator itself meets."""
+
+WITHIN_SECONDS = 60.0
+
+
+def remove_the_definition(api: Api) -> None:
+    try:
+        api.request("DELETE", f"{CRDS}/{NAME}")
+    except ApiError as error:
+        if error.status != 404:
+            raise
+
+
+@pytest.fixture
+def definition(api: Api) -> Iterator[None]:
+    """Nothing is installed before the test, nor after it."""
+    remove_the_definition(api)
+    yield
+    remove_the_definition(api)
+
+
+def test_a_kind_is_used_within_a_minute_of_its_installation_and_missed_when_it_is_removed(
+    api: Api, namespace: str, log: Path, definition: None
+) -> None:
+    def reason() -> Any:
+        return condition(api.get(LLMSERVICES, namespace, "llm"), "AutoscalingActive")["reason"]
+
+    settings = {"WATCH_NAMESPACES": namespace, "KEDA": "true", "AUDIT_PERIOD_SECONDS": "2"}
+    with OperatorProcess(log, namespace, **settings) as operator:
+        operator.until_leading()
+        scaling = {"maxReplicas": 3, "provider": "KEDA"}
+        api.create(LLMSERVICES, make_service("llm", namespace, autoscaling=scaling))
+        eventually(lambda: reason() == "KEDAMissing", 15)
+
+        api.request("POST", CRDS, DEFINITION)
+        eventually(lambda: api.read(SCALED_OBJECTS, namespace, "llm"), WITHIN_SECONDS)
+        found = api.get(SCALED_OBJECTS, namespace, "llm")
+        assert found["spec"]["maxReplicaCount"] == 3
+        eventually(lambda: reason() != "KEDAMissing", 15)
+        until_settled(operator, 3)
+
+        # It is watched like every other child, not looked at from time to time.
+        api.delete(SCALED_OBJECTS, namespace, "llm")
+        eventually(lambda: api.read(SCALED_OBJECTS, namespace, "llm"), 5)
+
+        remove_the_definition(api)
+        eventually(lambda: reason() == "KEDAMissing", WITHIN_SECONDS)
+        api.patch(
+            LLMSERVICES, namespace, "llm", {"spec": {"autoscaling": {"provider": "External"}}}
+        )
+        eventually(lambda: api.read(AUTOSCALERS, namespace, "llm"), 15)
+        operator.until_ready()
+        assert operator.terminate() == 0
+    assert "llmservice.yaml" not in log.read_text()
