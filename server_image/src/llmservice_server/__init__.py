@@ -13,6 +13,8 @@ management_thread  the thread and the event loop of that port
 app, gate    the application on the API port and the admission in front of it
 exchange     a request: its limits and the correct end of its response
 body_shape   limits on the number of values in a body, before it is parsed
+queue_place  the places of one request in the engine's queue
+structures   limits on the structure of an answer
 keys         API keys from a mounted Secret
 routes       the paths that belong to serving
 documentation  the OpenAPI document and the page at /docs

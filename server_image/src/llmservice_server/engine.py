@@ -1,5 +1,6 @@
 """vLLM behind the few operations that the server needs."""
 
+import re
 import uuid
 from argparse import Namespace
 from collections.abc import AsyncGenerator
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from llmservice_server.body_shape import MAX_INPUTS
 from llmservice_server.compat import Vllm
 from llmservice_server.documentation import document
 from llmservice_server.engine_usage import EngineUsage
@@ -28,7 +30,12 @@ from llmservice_server.generate import (
     TokenizedPrompt,
     create_generate_router,
 )
+from llmservice_server.queue_place import Place, PromisedPlaces, current_place
 from llmservice_server.stream_errors import begin_responses_with_the_engine, pass_errors_of_messages
+from llmservice_server.structures import why_too_large
+
+_STEP_OF_BEAMS = re.compile(r"-beam-\d+$")
+"""End of the request ids of vLLM's beam search."""
 
 
 class Engine:
@@ -132,11 +139,17 @@ class Engine:
 
 def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
     """Return a subclass of AsyncLLM that counts and limits its requests."""
+    promised = PromisedPlaces()
+    max_sequences = max(MAX_INPUTS, max_choices)
 
     class ObservedLLM(vllm.AsyncLLM):  # type: ignore[misc,name-defined]
         async def add_request(
             self, request_id: str, prompt: Any, params: Any, *arguments: Any, **more: Any
         ) -> Any:
+            if structure := getattr(params, "structured_outputs", None):
+                reason = why_too_large(structure)
+                if reason is not None:
+                    raise vllm.VLLMValidationError(reason, parameter="structured_outputs")
             try:
                 queue = await super().add_request(request_id, prompt, params, *arguments, **more)
             except vllm.VLLMValidationError:
@@ -148,7 +161,10 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                     f"a value of the request cannot be encoded: {error}"
                 ) from error
             tokens = prompt.get("prompt_token_ids", ()) if isinstance(prompt, dict) else ()
-            usage.arrive(len(tokens), getattr(params, "n", 1))
+            sequences, place = getattr(params, "n", 1), current_place.get()
+            is_step_of_beams = _STEP_OF_BEAMS.search(request_id) is not None
+            if place is None or place.is_demand(sequences) or not is_step_of_beams:
+                usage.arrive(len(tokens), sequences)
             return queue
 
         async def _add_request(self, request: Any, *arguments: Any, **more: Any) -> None:
@@ -176,15 +192,60 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                     f"n is {n}; one request may ask for at most {max_choices} answers",
                     parameter="n",
                 )
+            place = current_place.get()
+            if place is None:
+                self._check_queue(n, n, request_id)
+                return
+            if not place.is_admitted:
+                self._admit(place, n, request_id)
+            if request_id is not None:
+                # The sequences are about to enter the queue; without an id, that comes later.
+                place.enter(n)
+
+        def _admit(self, place: Place, n: int, request_id: str | None) -> None:
+            wanted = place.wanted(n)
+            if wanted > max_sequences:
+                raise vllm.VLLMValidationError(
+                    f"the request asks for {wanted} answers in all; one request may ask for at "
+                    f"most {max_sequences}, so split it into several requests",
+                    parameter="n",
+                )
+            if usage.waiting() or promised.count:
+                self._check_queue(promised.count + wanted, wanted, request_id)
+            # Otherwise it is admitted whatever its size, because waiting would not help it.
+            place.admit(wanted, promised)
+
+        def _check_queue(self, places: int, wanted: int, request_id: str | None) -> None:
             try:
-                super().check_admission(n, request_id)
+                super().check_admission(places, request_id)
             except Exception:
                 # vLLM calls this before it reads the prompt, and again when it adds the request.
                 # The call that fails is the last one: nothing arrives after it.
-                usage.turn_away(n)
+                usage.turn_away(wanted)
                 raise
 
     return ObservedLLM
+
+
+def report_aborts(vllm: Vllm, llm: Any) -> None:
+    """Make an abort by the engine an error of the request, instead of the end of its answer.
+
+    An engine that is stopped aborts its requests: with data parallelism those of the others when
+    one has died. A client's own abort does not come from the engine.
+    """
+    processor = llm.output_processor
+    process = processor.process_outputs
+
+    def process_honestly(outputs: Any, *arguments: Any, **more: Any) -> Any:
+        for output in outputs:
+            if output.finish_reason is not None and str(output.finish_reason) == "abort":
+                state = processor.request_states.get(output.request_id)
+                if state is not None and state.queue is not None:
+                    # An error stays in the queue whatever follows it.
+                    state.queue.put(vllm.EngineDeadError())
+        return process(outputs, *arguments, **more)
+
+    processor.process_outputs = process_honestly
 
 
 async def _satisfiable(vllm: Vllm, outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:

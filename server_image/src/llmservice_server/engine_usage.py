@@ -224,6 +224,10 @@ class EngineUsage:
         now = self._clock()
         return now - min((since for since in waits if since is not None), default=now)
 
+    def waiting(self) -> int:
+        """Return the number of sequences that wait for the engine, as of its last step."""
+        return max(0, self.unfinished() - sum(each.running for each in self._engines.values()))
+
     def report(self) -> dict[str, object]:
         """Return the body of /autoscale without the phase and the duty cycle of the GPUs."""
         engines = list(self._engines.values())
@@ -233,7 +237,7 @@ class EngineUsage:
             "counters": _camel_case({**asdict(self.counters), "steps": {}})
             | {"steps": {"moments": list(self.counters.steps)}},
             "running": running,
-            "waiting": max(0, self.unfinished() - running),
+            "waiting": self.waiting(),
             "kvTokens": sum(engine.kv_tokens for engine in engines),
             "kvCapacityTokens": self.limits.engines * self.limits.kv_capacity_tokens,
             "engines": self.limits.engines,

@@ -20,6 +20,7 @@ from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.logs import DETAILS
 from llmservice_server.metrics import ServerMetrics
+from llmservice_server.queue_place import Place, current_place
 from llmservice_server.request_ids import identify
 from llmservice_server.routes import serving_route
 from llmservice_server.settings import ServerSettings
@@ -141,7 +142,7 @@ class Gate:
                 # Not in flight: a refused request must not prolong a drain.
                 await self._refuse(exchange, refusal, scope)
             else:
-                with self._in_flight.holding(exchange):
+                with self._in_flight.holding(exchange), _place_of(exchange):
                     await self._answer(exchange, scope)
         finally:
             exchange.close()
@@ -237,6 +238,18 @@ class Gate:
         self._metrics.duration.labels(label).observe(seconds)
         details = {"route": label, "status": status, "seconds": round(seconds, 4)}
         logger.info("%s %s %d", method, label, status, extra={DETAILS: details})
+
+
+@contextmanager
+def _place_of(exchange: Exchange) -> Iterator[None]:
+    """Give the request a place in the engine's queue while it lasts."""
+    place = Place(lambda: exchange.shape.inputs)
+    token = current_place.set(place)
+    try:
+        yield
+    finally:
+        current_place.reset(token)
+        place.leave()
 
 
 def _announced_bytes(scope: Scope) -> int:

@@ -12,7 +12,7 @@ from llmservice_server import cpu_platform, model_infos
 from llmservice_server.compat import Vllm, engine_version, is_cpu_build, load_vllm, tell_steps
 from llmservice_server.context_limit import refuse_shortened_answers
 from llmservice_server.download import ModelDownload, hub_model
-from llmservice_server.engine import Engine, observed_llm, step_recorder
+from llmservice_server.engine import Engine, observed_llm, report_aborts, step_recorder
 from llmservice_server.engine_usage import EngineLimits, EngineUsage
 from llmservice_server.failures import StartRefused, invalid_argument, no_configuration
 from llmservice_server.filling import shared_cache
@@ -99,6 +99,7 @@ async def load_engine(
             disable_log_stats=arguments.disable_log_stats,
             enable_log_requests=arguments.enable_log_requests,
         )
+    report_aborts(vllm, llm)
     usage.unfinished = llm.get_num_unfinished_requests
     usage.limits = _limits(llm)
     return Engine(vllm, llm, arguments)

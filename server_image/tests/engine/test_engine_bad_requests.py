@@ -2,6 +2,8 @@
 
 import json
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -187,17 +189,54 @@ def test_routes_for_what_the_model_cannot_do_say_so(server: ModelServer) -> None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_more_answers_than_the_queue_holds_are_refused_to_be_sent_again(
+def test_more_answers_than_the_queue_holds_are_admitted_only_when_nothing_waits(
     server: ModelServer, stream: bool
 ) -> None:
     refused = 'llm_requests_rejected_total{reason="queue_full"}'
     before = server.metric(refused)
-    many = {"model": SERVED_NAME, "prompt": [PROMPT] * 300, "max_tokens": 200, "stream": stream}
-    reply = server.post("/v1/completions", many)
-    assert_refused(reply, 503)
-    assert int(reply.headers["retry-after"]) > 0
-    assert server.metric(refused) == before + 1
+    many = {"model": SERVED_NAME, "prompt": [PROMPT] * 300, "max_tokens": 60, "ignore_eos": True}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.post, "/v1/completions", many)
+        server.eventually(lambda: server.metric("vllm:num_requests_waiting") > 0, seconds=20)
+        reply = server.post("/v1/completions", {**many, "stream": stream})
+        assert_refused(reply, 503)
+        assert int(reply.headers["retry-after"]) > 0
+        server.eventually(lambda: server.metric(refused) == before + 1, seconds=5)
+        answer = first.result()
+    assert answer.status == 200
+    assert len(answer.json()["choices"]) == 300
     server.eventually(lambda: server.metric("vllm:num_requests_running") == 0, seconds=20)
+
+
+def test_what_can_never_be_admitted_gets_the_limit(server: ModelServer) -> None:
+    texts = {"model": SERVED_NAME, "max_tokens": 1}
+    assert_refused(server.post("/v1/completions", {**texts, "prompt": ["a"] * 2049}), 400)
+    reply = server.post("/v1/completions", {**texts, "prompt": ["a"] * 1024, "n": 8})
+    assert_refused(reply, 400)
+    assert "asks for 8192 answers in all" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"choice": [f"choice number {number}" for number in range(100_000)]},
+        {"choice": ["a" * 50_000] * 3},
+        {"regex": "a" * 131_073},
+        {"grammar": 'root ::= "' + "a" * 131_073 + '"'},
+        {"json": {"properties": {f"p{number}": {} for number in range(513)}}},
+        {"json": {"type": "string", "minLength": 1_000_000}},
+    ],
+    ids=lambda structure: next(iter(structure)),
+)
+def test_a_structure_that_is_too_large_is_refused_at_once(
+    server: ModelServer, structure: dict[str, object]
+) -> None:
+    wanted = {"model": SERVED_NAME, "prompt": PROMPT, "structured_outputs": structure}
+    began = time.monotonic()
+    reply = server.post("/v1/completions", wanted)
+    assert time.monotonic() - began < 2
+    assert_refused(reply, 400)
+    assert "it may" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

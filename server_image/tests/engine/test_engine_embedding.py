@@ -72,3 +72,17 @@ def test_says_that_it_does_not_generate(server: ModelServer, path: str) -> None:
         "param": None,
         "code": 404,
     }
+
+
+def test_embeds_as_many_texts_as_clients_send_at_once_and_refuses_more(server: ModelServer) -> None:
+    # More than the queue of an engine on a CPU, whose default is 1,024.
+    wanted = {"model": SERVED_NAME, "input": ["a title"] * 1025}
+    answer = server.post("/v1/embeddings", wanted)
+    assert answer.status == 200
+    assert len(answer.json()["data"]) == 1025
+
+    refused = server.post("/v1/embeddings", {**wanted, "input": ["a title"] * 20_000})
+    assert refused.status == 400
+    assert "at most 2048" in refused.json()["error"]["message"]
+    arrays = b'{"model": "tiny", "input": [' + b"[1]," * 250_000 + b"[1]]}"
+    assert server.post("/v1/embeddings", arrays).status == 400

@@ -119,7 +119,7 @@ def test_a_structure_that_nothing_satisfies_is_the_fault_of_who_asks_for_it(
         (400, "structured_outputs"),
         (400, None),
     )
-    assert "no text satisfies the structure" in reply.json()["error"]["message"]
+    assert "no text satisfies the requested structure" in reply.json()["error"]["message"]
 
 
 def test_chats_as_a_stream(server: ModelServer) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from llmservice_server.engine import observed_llm
+from llmservice_server.engine import observed_llm, report_aborts
 from llmservice_server.engine_usage import EngineUsage, Objectives
+from llmservice_server.queue_place import Place, current_place
 
 TOKENS = [1, 2, 3]
 
@@ -26,7 +27,11 @@ class ScriptedLLM:
     unfinished = 0
     is_full = False
 
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
     def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
+        self.asked.append(n)
         if self.is_full:
             raise QueueFull
 
@@ -48,9 +53,9 @@ class Engine:
         self.llm = observed_llm(vllm, self.usage, max_choices=8)()
         self.usage.unfinished = lambda: self.llm.unfinished
 
-    async def add(self, n: int = 1, is_valid: bool = True) -> None:
+    async def add(self, n: int = 1, is_valid: bool = True, request_id: str = "id") -> None:
         wanted = SimpleNamespace(n=n, is_valid=is_valid)
-        await self.llm.add_request("id", {"prompt_token_ids": TOKENS}, wanted)
+        await self.llm.add_request(request_id, {"prompt_token_ids": TOKENS}, wanted)
 
     def counted(self) -> tuple[int, int]:
         return self.usage.counters.arrivals, self.usage.counters.prompt_tokens_arrived
@@ -95,3 +100,86 @@ async def test_a_request_that_no_engine_would_take_is_no_demand_and_waits_for_no
     await engine.add()
 
     assert engine.usage.stalled_seconds() == 0
+
+
+def place(inputs: int) -> Place:
+    """Begin an HTTP request of so many texts."""
+    begun = Place(lambda: inputs)
+    current_place.set(begun)
+    return begun
+
+
+async def test_a_request_of_any_size_is_admitted_when_nothing_waits() -> None:
+    engine = Engine()
+    engine.llm.is_full = True
+    place(2000)
+    for _ in range(2000):
+        await engine.add()
+    assert engine.counted() == (2000, 6000)
+
+
+async def test_a_full_queue_refuses_a_request_before_any_of_its_texts_is_computed() -> None:
+    engine = Engine()
+    await engine.add()
+    engine.llm.is_full = True
+    place(2000)
+    with pytest.raises(QueueFull):
+        await engine.add()
+    assert engine.llm.unfinished == 1
+    assert engine.usage.counters.arrivals == 2001
+
+
+async def test_a_request_that_is_being_added_holds_its_places() -> None:
+    engine = Engine()
+    first = place(3)
+    await engine.add()
+    place(5)
+    await engine.add()
+    assert engine.llm.asked == [2 + 5]
+    first.leave()
+    place(1)
+    await engine.add()
+    assert engine.llm.asked == [7, 4 + 1]
+
+
+async def test_a_request_for_more_answers_than_could_ever_be_admitted_gets_the_limit() -> None:
+    engine = Engine()
+    place(1025)
+    with pytest.raises(Invalid, match=r"2050 answers in all.*at most 2048"):
+        await engine.add(n=2)
+    assert engine.counted() == (0, 0)
+
+
+async def test_a_beam_search_counts_its_beams_once() -> None:
+    engine = Engine()
+    place(1)
+    engine.llm.check_admission(4)
+    for token in range(10):
+        for beam in range(4):
+            await engine.add(request_id=f"id-{token}-beam-{beam}")
+    assert engine.counted() == (4, 12)
+
+
+class Queue(list[object]):
+    def put(self, output: object) -> None:
+        self.append(output)
+
+
+@pytest.mark.parametrize(("reason", "is_error"), [("abort", True), ("stop", False), (None, False)])
+def test_an_abort_by_the_engine_is_an_error_of_its_request(
+    reason: str | None, is_error: bool
+) -> None:
+    class Dead(Exception):
+        pass
+
+    queue = Queue()
+    processed: list[object] = []
+    processor = SimpleNamespace(
+        request_states={"a": SimpleNamespace(queue=queue)}, process_outputs=processed.append
+    )
+    vllm: Any = SimpleNamespace(EngineDeadError=Dead)
+    report_aborts(vllm, SimpleNamespace(output_processor=processor))
+    outputs = [SimpleNamespace(request_id=each, finish_reason=reason) for each in ("a", "gone")]
+    processor.process_outputs(outputs)
+    assert [type(each) is Dead for each in queue] == [True] * is_error
+    assert processed == [outputs]

@@ -1,0 +1,63 @@
+"""The places that one HTTP request takes in the engine's queue, all at once.
+
+vLLM admits each text of a request by itself, so a request of more texts than the queue holds would
+compute a part of them and be refused each time that it is sent.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+
+
+class PromisedPlaces:
+    """Number of sequences that are admitted and not in the engine yet."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class Place:
+    """The places of one HTTP request."""
+
+    def __init__(self, inputs: Callable[[], int]) -> None:
+        self._inputs = inputs
+        self._promised: PromisedPlaces | None = None
+        self._rest = 0
+        self._wanted = 0
+        self._arrived = 0
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether all sequences of the request are admitted."""
+        return self._promised is not None
+
+    def wanted(self, choices: int) -> int:
+        """Return the number of sequences that the request asks for."""
+        return self._inputs() * choices
+
+    def admit(self, sequences: int, promised: PromisedPlaces) -> None:
+        """Admit all sequences."""
+        self._promised, self._rest, self._wanted = promised, sequences, sequences
+        promised.count += sequences
+
+    def enter(self, sequences: int) -> None:
+        """Note that sequences are in the engine's queue; more than admitted change nothing."""
+        sequences = min(sequences, self._rest)
+        self._rest -= sequences
+        if self._promised is not None:
+            self._promised.count -= sequences
+
+    def is_demand(self, sequences: int) -> bool:
+        """Return whether sequences belong to what the client asked for.
+
+        A beam search computes each of its sequences anew for each token.
+        """
+        self._arrived += sequences
+        return not self.is_admitted or self._arrived <= self._wanted
+
+    def leave(self) -> None:
+        """Release the places that the request has not used."""
+        self.enter(self._rest)
+
+
+current_place: ContextVar[Place | None] = ContextVar("current_place", default=None)
+"""The places of the current HTTP request; None for the server's own requests."""

@@ -1,0 +1,68 @@
+"""Limits on the structure of an answer: a JSON schema, expression, list of choices or grammar.
+
+The engine compiles a structure for all clients in a few threads, and does not stop when the client
+has disconnected.
+"""
+
+import json
+from typing import Any
+
+_MAX_BYTES = 128 * 1024
+"""Maximum length of a structure. A judgement: the schemas of a hundred tools have half of it."""
+
+_MAX_CHOICES = 4096
+_MAX_PROPERTIES = 512
+"""Maximum number of properties of one object. The time to compile grows with its square."""
+
+_MAX_REPETITION = 100_000
+"""Maximum of minItems and similar limits, which some compilers unfold."""
+
+_REPETITIONS = ("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties")
+
+
+def why_too_large(structure: Any) -> str | None:
+    """Return the message for the client; None when the structure is within all limits.
+
+    `structure` is vLLM's StructuredOutputsParams.
+    """
+    choices = getattr(structure, "choice", None) or ()
+    if len(choices) > _MAX_CHOICES:
+        return f"the structure has {len(choices)} choices; it may have at most {_MAX_CHOICES}"
+    schema = getattr(structure, "json", None)
+    parts = [getattr(structure, name, None) for name in ("regex", "grammar", "structural_tag")]
+    texts = [part for part in (*parts, *choices) if isinstance(part, str)]
+    texts.append(schema if isinstance(schema, str) else json.dumps(schema))
+    length = sum(map(len, texts))
+    if length > _MAX_BYTES:
+        return f"the structure has {length} characters; it may have at most {_MAX_BYTES}"
+    for each in (schema, parts[2]):
+        if reason := _why_schema_is_too_large(each):
+            return reason
+    return None
+
+
+def _why_schema_is_too_large(schema: Any) -> str | None:
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (RecursionError, ValueError):
+            return None  # vLLM answers it
+    remaining = [schema]
+    while remaining:
+        each = remaining.pop()
+        if isinstance(each, list):
+            remaining.extend(each)
+        if not isinstance(each, dict):
+            continue
+        remaining.extend(each.values())
+        properties = each.get("properties")
+        if isinstance(properties, dict) and len(properties) > _MAX_PROPERTIES:
+            return (
+                f"an object of the structure has {len(properties)} properties; it may have at "
+                f"most {_MAX_PROPERTIES}"
+            )
+        for name in _REPETITIONS:
+            number = each.get(name)
+            if isinstance(number, int | float) and number > _MAX_REPETITION:
+                return f"{name} of the structure is {number}; it may be at most {_MAX_REPETITION}"
+    return None
