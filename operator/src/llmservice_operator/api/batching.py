@@ -54,7 +54,8 @@ class Batching(Fields):
         Annotated[int, Field(ge=1, le=1_000_000), EngineFlag("--max-num-queued-reqs")] | None
     ) = None
     """Maximum number of requests that wait in one replica. A replica with a full queue refuses a
-    request at once with status 503. Default: no limit."""
+    request at once with status 503. If nothing waits, a request of any number of texts is
+    accepted. Default: 8 times `maxNumSeqs`, or the engine's default of it."""
     max_queued_tokens: (
         Annotated[int, Field(ge=1, le=1_000_000_000), EngineFlag("--max-num-queued-tokens")] | None
     ) = None
