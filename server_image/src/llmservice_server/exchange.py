@@ -36,7 +36,7 @@ class Cut:
     status: int
 
 
-_NO_ROOM = Cut(
+NO_ROOM = Cut(
     "bodies_full", "too many long requests at once on this replica; send the request again", 503
 )
 
@@ -155,7 +155,7 @@ class Exchange:
             return message
         part = message.get("body", b"")
         if not self._body_room.take(len(part)):
-            self.cut = _NO_ROOM
+            self.cut = NO_ROOM
             return _LEFT
         self._body_bytes += len(part)
         if self._body_bytes > self._max_body_bytes:

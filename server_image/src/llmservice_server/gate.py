@@ -6,7 +6,7 @@ It is pure ASGI because every request and every streamed chunk passes through it
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmservice_server.errors import RETRY_AFTER_SECONDS, error_response, unexpected_error
-from llmservice_server.exchange import BodyRoom, Cut, Exchange, body_too_large
+from llmservice_server.exchange import NO_ROOM, BodyRoom, Cut, Exchange, body_too_large
 from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.logs import DETAILS
@@ -106,6 +106,8 @@ class Admission:
     settings: ServerSettings
     keys: ApiKeys | None
     """None requires no key."""
+    turn_away: Callable[[int], None] = lambda sequences: None
+    """Counts sequences that were refused for want of room as demand."""
 
 
 class Gate:
@@ -118,6 +120,7 @@ class Gate:
         self._in_flight = admission.in_flight
         self._settings = admission.settings
         self._keys = admission.keys
+        self._turn_away = admission.turn_away
         self._metrics.in_flight.set_function(lambda: admission.in_flight.count)
         self._body_room = BodyRoom(_LONG_BODIES * admission.settings.max_body_bytes)
 
@@ -234,6 +237,9 @@ class Gate:
             self._metrics.aborted.labels(label).inc()
         elif exchange.cut is not None:
             self._metrics.rejected.labels(exchange.cut.reason).inc()
+            if exchange.cut is NO_ROOM:
+                # Its texts are not known, because its body was not read.
+                self._turn_away(1)
         self._metrics.requests.labels(label, status).inc()
         self._metrics.duration.labels(label).observe(seconds)
         details = {"route": label, "status": status, "seconds": round(seconds, 4)}

@@ -108,6 +108,7 @@ class Server:
             self._in_flight,
             self._settings,
             keys,
+            self._usage.turn_away,
         )
 
     async def _load_and_serve(self, app: object, api: Listener, terminated: asyncio.Event) -> int:

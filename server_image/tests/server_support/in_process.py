@@ -147,6 +147,8 @@ class Stack:
     lifecycle: Lifecycle
     in_flight: InFlight
     registry: CollectorRegistry
+    turned_away: list[int]
+    """Sequences of each refusal that counts as demand."""
 
 
 def make_stack(
@@ -156,6 +158,7 @@ def make_stack(
 ) -> Stack:
     """Return the application in a phase, without an engine behind it."""
     lifecycle, in_flight, registry = Lifecycle(), InFlight(), CollectorRegistry()
+    turned_away: list[int] = []
     app = create_app(
         Admission(
             lifecycle,
@@ -163,10 +166,11 @@ def make_stack(
             in_flight,
             settings or ServerSettings(),
             keys,
+            turned_away.append,
         )
     )
     lifecycle.enter(phase)
-    return Stack(app, lifecycle, in_flight, registry)
+    return Stack(app, lifecycle, in_flight, registry, turned_away)
 
 
 def make_management(lifecycle: Lifecycle, registry: CollectorRegistry | None = None) -> FastAPI:

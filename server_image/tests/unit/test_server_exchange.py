@@ -106,6 +106,7 @@ async def test_bodies_that_do_not_fit_together_are_refused_to_be_sent_again() ->
 
     assert (answer.status, "retry-after" in answer.headers) == (503, True)
     assert rejected(stack, "bodies_full") == 1
+    assert stack.turned_away == [1], "an autoscaler sees nothing of it"
     assert rejected(stack, "queue_full") is None
     for client in clients:
         client.leave()
