@@ -1,4 +1,4 @@
-"""Everything this operator raises on purpose.
+"""The exceptions that the operator raises on purpose.
 
 OperatorError
 ├── InvalidSpec        the user's LLMService cannot be carried out as written
@@ -16,11 +16,11 @@ from __future__ import annotations
 
 
 class OperatorError(Exception):
-    """Root of the tree; its text is fit to be shown to a user."""
+    """Root of the tree; its text can be shown to a user."""
 
 
 class InvalidSpec(OperatorError):
-    """The LLMService cannot be carried out; repeating helps only after the user changed it."""
+    """The LLMService cannot be carried out; a retry helps only after the user has changed it."""
 
     def __init__(self, message: str, field: str) -> None:
         """`field` is the path from the object's root, such as spec.model.uri."""
@@ -43,7 +43,7 @@ class ClusterError(OperatorError):
     def __init__(
         self, message: str, status: int = 0, retry_after_seconds: float | None = None
     ) -> None:
-        """`retry_after_seconds` is what an overloaded server asked for; None when it did not."""
+        """`retry_after_seconds` is the delay that an overloaded server asked for, or None."""
         super().__init__(message)
         self.message = message
         self.status = status
@@ -67,7 +67,7 @@ class Forbidden(ClusterError):
 
 
 class Conflict(ClusterError):
-    """Somebody else changed or owns what the request was about."""
+    """Another client has changed the object, or owns it or some of its fields."""
 
 
 class Rejected(ClusterError):

@@ -63,11 +63,11 @@ from llmservice_operator.workload import (
 logger = logging.getLogger(__name__)
 
 REQUEUE_SECONDS = 60.0
-"""After a failure that may end without any event that is watched, such as a freed name."""
+"""Delay after a failure that can end without a watched event, such as a name that becomes free."""
 LOOK_AT_START_SECONDS = 10.0
-"""While a model is being downloaded: no event of the cluster tells how far that came."""
+"""Delay while a model downloads, because no event of the cluster reports the progress."""
 STARTING = (Reason.LOADING_MODEL, Reason.DOWNLOADING_MODEL)
-"""Reasons of a replica whose model server is on its way to be ready."""
+"""Reasons of a replica whose model server is still starting."""
 WAIT_FOR_COLLECTOR_SECONDS = 2.0
 """While the children of a deleted service of the same name are being collected."""
 
@@ -101,7 +101,7 @@ class Reconciler:
     async def reconcile(self, key: Key) -> float | None:
         """Bring one service closer to its spec; return when to look again, in seconds, if at all.
 
-        Raises ClusterError when the cluster hindered the pass: it is to be retried.
+        Raises ClusterError when the cluster prevented the pass, which a retry may repair.
         """
         body = self._cache.service(key)
         if body is None:
@@ -143,8 +143,8 @@ class Reconciler:
             replicas = resolve_replicas(service, live)
             context = Context.of(service, self._settings, pin, replicas, plan.autoscaler)
             children = build_served(context, self._served)
-            # What is not wanted any more goes first: two autoscalers would fight, and KEDA's
-            # webhook refuses the second.
+            # Remove unwanted children first: two autoscalers would fight, and KEDA's webhook
+            # refuses the second.
             wrote |= await self._prune(service, children)
             wrote |= await self._keep_replicas(service, children[workload], live, replicas)
             for child, manifest in children.items():
@@ -262,7 +262,7 @@ class Reconciler:
     async def _check_still_wanted(self, service: LLMService) -> None:
         """Ask the API server itself before a child is made: the watch may be behind.
 
-        A child made for a service that is gone would be left to nobody.
+        A child created for a deleted service would have no owner and never be removed.
         """
         live = await self._cluster.read(LLMSERVICES, service.namespace, service.name)
         if live is None or live["metadata"]["uid"] != service.uid:

@@ -13,9 +13,9 @@ from llmservice_operator.status import Failure
 
 _BY_WORDS: Final[tuple[tuple[type[OperatorError], str, Reason], ...]] = (
     (Rejected, "immutable", Reason.IMMUTABLE_FIELD),
-    # A claim that was made smaller.
+    # The spec makes a claim smaller.
     (Rejected, "can not be less than", Reason.IMMUTABLE_FIELD),
-    # A claim that was made larger, of a storage class that cannot.
+    # The spec makes a claim larger, and its storage class does not allow that.
     (Forbidden, "can be resized", Reason.IMMUTABLE_FIELD),
     (Forbidden, "exceeded quota", Reason.QUOTA_EXCEEDED),
 )
@@ -29,7 +29,7 @@ def failure_of(error: OperatorError) -> Failure:
             return _advised(reason, said)
     match error:
         case InvalidSpec() | Rejected():
-            # Either names the field and what is wrong with it.
+            # The messages of both errors name the field and the problem.
             return Failure(Reason.INVALID_SPEC, said)
         case NameTaken():
             return _advised(Reason.NAME_CONFLICT, said)

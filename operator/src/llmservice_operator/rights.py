@@ -35,7 +35,7 @@ class Right:
     resource_names: tuple[str, ...] = ()
     """The only objects of the kind that the right is for; empty for all."""
     grant: Grant | None = None
-    """What the right depends on; None grants it always."""
+    """Condition of the right; None grants it always."""
     why: str = ""
     """A reason that the verbs do not show; it stands in the chart as a comment."""
 

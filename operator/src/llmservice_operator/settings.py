@@ -35,7 +35,7 @@ class ServerImages:
 
 @dataclass(frozen=True)
 class MetricsServerSettings:
-    """What only the metrics server is told."""
+    """Settings that only the metrics server reads."""
 
     external_port: int = 8443
     """Port of external.metrics.k8s.io, for the API server alone."""
@@ -47,9 +47,9 @@ class MetricsServerSettings:
     owner_role: str = "llmservice-operator-metrics-server"
     """ClusterRole that the APIService is deleted with."""
     pod_address: str = "127.0.0.1"
-    """Where the other replica reaches this one."""
+    """Address at which the other replica reaches this one."""
     drain_seconds: int = 5
-    """How long it answers after it was asked to end, until nobody is sent to it any more."""
+    """Seconds that it keeps answering after SIGTERM, until clients are no longer routed to it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class OperatorSettings:
     hub_endpoint: str | None = None
     """Address of a Hugging Face hub or mirror; None means the public hub."""
     accelerator_classes: Mapping[str, AcceleratorClass] = field(default_factory=dict)
-    """Name -> what spec.accelerator.class of that name stands for."""
+    """Accelerator classes by the name that spec.accelerator.class gives."""
     watch_namespaces: tuple[str, ...] = ()
     """Namespaces whose LLMServices are served; empty means all."""
     namespace: str = "llmservice-system"
@@ -74,7 +74,7 @@ class OperatorSettings:
     """Port of /livez, /readyz and /metrics."""
     log_level: str = "INFO"
     audit_period_seconds: float = 300.0
-    """How often what the watches told is compared with the cluster, +-20 %."""
+    """Seconds between two comparisons of the watched objects with the cluster, +-20 %."""
     metrics_server_url: str | None = None
     """Where the operator reads load reports, without a path; None: there is no metrics server."""
     metrics_server: MetricsServerSettings = field(default_factory=MetricsServerSettings)
@@ -83,7 +83,7 @@ class OperatorSettings:
     def from_environment(cls, env: Mapping[str, str]) -> Self:
         """Read the settings; an empty variable counts as unset.
 
-        Raises InvalidSettings that names the variable and what it may hold.
+        Raises InvalidSettings, which names the variable and the accepted values.
         """
         default = cls()
         own = default.metrics_server

@@ -1,4 +1,4 @@
-"""spec + Observation -> status and the events of what changed."""
+"""From the spec and an Observation to the status, and to Events for its changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OF_THE_LOAD: Final = (
 
 @dataclass(frozen=True)
 class Failure:
-    """Why this pass could not make the cluster as the spec asks; what runs goes on running."""
+    """Why this pass could not apply the spec. Running pods are left as they are."""
 
     reason: Reason
     message: str
@@ -97,7 +97,7 @@ def build_status(
         conditions=tuple(
             condition
             for condition in _conditions(service.status, found, service.generation, now)
-            # One of the load goes with what asked for it.
+            # A condition about the load is dropped when the spec no longer asks for it.
             if condition.type not in _OF_THE_LOAD
             or any(condition.type == each.type for each in scaling.conditions)
         ),

@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 class Tasks:
-    """What a process does at the same time, and the reasons for which it ends."""
+    """The concurrent tasks of a process, and the reasons for which it exits."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()

@@ -30,7 +30,7 @@ cpu_platform small defaults and settings of a CPU-only engine
 model_infos  vLLM's information about model classes, stored in the image
 download     downloads weights and reports the progress
 failures     every way a load can fail, by reason
-compat       the only module that names vLLM symbols
+compat       the only module that imports vLLM, with the symbols it takes
 stream_errors  error events of streams, by route
 errors, streaming, metrics, logs, drain   as their names say
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 from llmservice_server.lifecycle import Lifecycle, Phase
 
 _TERMINATION_MESSAGE_BYTES = 4096
-"""What the kubelet keeps of a termination message."""
+"""Bytes of a termination message that the kubelet keeps."""
 
 _TERMINATION_MESSAGE_FORMAT = 2
 """Servers of format 1, which did not name it, also wrote what to change into the message."""
@@ -48,7 +48,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """A reason, and what was found, in sentences for the person who reads the status."""
+    """A reason and its details, in sentences for the reader of the status."""
 
     reason: Reason
     message: str

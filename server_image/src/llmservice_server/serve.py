@@ -46,7 +46,7 @@ from llmservice_server.watch import EngineWatch, Loss
 logger = logging.getLogger(__name__)
 
 _LAST_WORDS_SECONDS = 1.0
-"""What a load that is called off gets to hand back its turn at a shared cache."""
+"""Seconds that a cancelled load has to hand back its turn at a shared cache."""
 _LAST_ANSWERS_SECONDS = 1.0
 """How long requests that the engine's death broke may take to hear of it."""
 
@@ -65,7 +65,7 @@ class Server:
         )
 
     async def run(self) -> int:
-        """Serve until told to stop; return the exit code.
+        """Serve until SIGTERM; return the exit code.
 
         Raises PortUnavailable when a port cannot be bound.
         """
@@ -116,8 +116,8 @@ class Server:
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
-            # Nobody is being served, so there is nothing to wait for but that others may go on.
-            # What still runs in a thread ends with the process.
+            # No request is in progress, so wait only to hand the turn at the cache to another
+            # server. Threads that still run end with the process.
             failure = too_slow(self._lifecycle)
             logger.info("told to stop while %s", self._lifecycle.phase.value)
             # Somebody reads it only when the kubelet stopped this container to start another one.
@@ -167,7 +167,7 @@ class Server:
             refused = StartRefused(ENGINE_HUNG) if watch.loss is Loss.HANGS else None
             code = self._fail(refused, Reason.ENGINE_DIED)
             await self._in_flight.wait_until_none(_LAST_ANSWERS_SECONDS)
-            # Who has still not heard of it waits for an engine that hangs.
+            # Requests still open are blocked on the hung engine; end them.
             await self._in_flight.cut_all(ENGINE_FAILED)
             return code
         watching.cancel()

@@ -47,7 +47,7 @@ class AcceleratorType(StrEnum):
 
 class Accelerator(Fields):
     type: AcceleratorType = AcceleratorType.NVIDIA
-    """What the model runs on: nvidia (GPUs) or cpu (for trying things out; slow)."""
+    """Hardware that the model runs on: nvidia (GPUs) or cpu (slow, for trials)."""
     count: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
     """Number of GPUs of each replica; the model is split across them. Default: the number that
     engine.parallelism needs, or 1."""

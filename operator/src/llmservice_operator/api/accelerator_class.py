@@ -19,7 +19,7 @@ from llmservice_operator.errors import InvalidSettings
 
 
 class AcceleratorClass(Fields):
-    # Unlike a service it comes from nobody who checked it before.
+    # Unlike a service, it was not validated by the API server.
     model_config = ConfigDict(extra="forbid")
 
     node_selector: Annotated[

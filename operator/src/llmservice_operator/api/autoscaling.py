@@ -20,7 +20,7 @@ DEFAULT_ITL_MILLISECONDS: Final = 50
 
 
 class ScalingMetric(StrEnum):
-    """What the load is measured by, with the names of the metric's total over all replicas."""
+    """A metric of the load, with the names of its total over all replicas."""
 
     EFFECTIVE_GPU_UTILIZATION = (
         "EffectiveGPUUtilization",

@@ -48,8 +48,8 @@ class Batching(Fields):
         ]
         | None
     ) = None
-    """What the engine optimizes for. Interactivity: low latency of single answers. Throughput: many
-    answers at a time. Default: Balanced."""
+    """Optimization goal of the engine. Interactivity: low latency of single answers. Throughput:
+    many answers at a time. Default: Balanced."""
     max_queued_requests: (
         Annotated[int, Field(ge=1, le=1_000_000), EngineFlag("--max-num-queued-reqs")] | None
     ) = None

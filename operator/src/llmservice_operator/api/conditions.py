@@ -66,7 +66,7 @@ class ConditionType(StrEnum):
     )
 
     meaning: str
-    """What its statuses say, in Markdown."""
+    """Meaning of its statuses, in Markdown."""
     set_by: str
     """Which process decides it, and when."""
     absent: str
@@ -87,7 +87,7 @@ class ConditionType(StrEnum):
 
 @dataclass(frozen=True)
 class ConditionUpdate:
-    """What a pass finds of one condition; `Condition.following` adds the transition time."""
+    """A condition as one pass finds it; `Condition.following` adds the transition time."""
 
     type: ConditionType
     status: ConditionStatus

@@ -22,7 +22,7 @@ FLAGS_WITH_A_FIELD: Final[Mapping[str, str]] = {
 """Engine flag -> the field that sets it."""
 
 _REFUSED: Final = (
-    # Who reaches the server, and over what.
+    # Access to the server, and its addresses and protocols.
     *("allow-credentials", "allowed-.*", "api-key", "api-server-count", "disable-fastapi-docs"),
     *("enable-offline-docs", "enable-scale-out", "enable-ssl-refresh", "grpc", "headless", "host"),
     *("enable-tokenizer-info-endpoint", "middleware", "port", ".*-port", "root-path", "ssl-.*"),

@@ -33,7 +33,7 @@ class EngineFlag:
     """True when the value is more than the field's own: desired/engine_args.py computes it."""
     accepted_in_extra_args: bool = False
     """True for a flag that extraArgs took before it got a field: stored services may have it there,
-    so it goes on working."""
+    so it stays accepted."""
 
     @property
     def refused_in_extra_args(self) -> tuple[str, ...]:

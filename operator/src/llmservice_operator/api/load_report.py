@@ -25,7 +25,7 @@ class ReplicaLoad(Fields):
     is_ready: bool
     """Whether the replica is Ready and stays: one that is being deleted is not."""
     phase: str | None = None
-    """What its model server says it does: importing, waiting_for_cache, downloading, loading,
+    """Phase that its model server reports: importing, waiting_for_cache, downloading, loading,
     warming_up, ready, draining or failed; null while it does not answer."""
     elapsed_seconds: float | None = None
     """Seconds since the process of the model server started."""
@@ -99,7 +99,7 @@ class LoadReport(Fields):
     requests_waiting: float | None = None
     """Requests waiting on all Ready replicas: the metric RequestsWaiting."""
     calibration: Calibration | None = None
-    """What was learned; null before anything was."""
+    """Learned calibration; null before there is one."""
     external_metrics: ExternalMetrics | None = None
     """Owner of external metrics in this cluster."""
 

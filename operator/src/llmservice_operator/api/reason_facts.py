@@ -1,4 +1,4 @@
-"""What is known about each reason of a condition: the form in which reasons.py declares them."""
+"""Properties of a condition's reason: the form in which reasons.py declares them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Rank(IntEnum):
 
 
 class Subject(StrEnum):
-    """What a reason is about, where other conditions depend on it."""
+    """Subject of a reason, if other conditions depend on it."""
 
     MODEL = "model"
     """A container has tried to load the model and does not hold it."""
@@ -67,9 +67,9 @@ class Facts:
     """The reason itself, in CamelCase; part of the API."""
     source: Source
     meaning: str
-    """What happened."""
+    """The event that the reason stands for."""
     hint: str
-    """What to change, as the end of a message."""
+    """The change that helps, as the end of a message."""
     rank: Rank = Rank.NONE
     is_normal: bool = False
     """Whether an Event about it is Normal; every other one is a Warning."""

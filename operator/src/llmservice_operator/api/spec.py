@@ -39,7 +39,7 @@ _DISK_LIMIT = "self.resources.limits.ephemeral__dash__storage"
 
 
 def _nvidia_only(field: str, is_unset: Callable[[Engine], bool]) -> Rule:
-    """Return the rule that a field of spec.engine, or a part of one, needs GPUs."""
+    """Return a rule: a field of spec.engine, or a part of it, requires GPUs."""
     parts = f"engine.{field}".split(".")
     absent = (f"!has(self.{'.'.join(parts[: depth + 1])})" for depth in range(len(parts)))
     return Rule(
@@ -51,7 +51,7 @@ def _nvidia_only(field: str, is_unset: Callable[[Engine], bool]) -> Rule:
 
 
 def _budget_lets_a_drain_finish(amount: str, replicas: str) -> str:
-    """Return the rule for which Python has PodDisruptionBudget.lets_a_drain_finish."""
+    """Return the CEL form of PodDisruptionBudget.lets_a_drain_finish."""
     return (
         "!has(self.podDisruptionBudget) || !has(self.podDisruptionBudget.minAvailable) || "
         f"{replicas} == 0 || !{amount}.matches('^({PORTION_FORM})$') || ({amount}.endsWith('%') ? "

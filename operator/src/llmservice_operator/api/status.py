@@ -132,7 +132,7 @@ class LLMServiceStatus(Fields):
     engine: EngineStatus | None = None
     """Image and vLLM version of the model servers."""
     rollout: RolloutStatus | None = None
-    """Progress of a rollout in place; absent while new replicas start beside the old ones."""
+    """Progress of a rollout in place; absent while new replicas start before old ones end."""
     autoscaling: AutoscalingStatus | None = None
     """State of autoscaling; absent without spec.autoscaling."""
     slo: SloStatus | None = None

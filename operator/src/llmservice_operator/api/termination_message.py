@@ -1,4 +1,4 @@
-"""What a model server leaves behind as it ends: the termination message of its container.
+"""The termination message that a model server writes when it exits.
 
 The image of a server may be older or newer than this operator, so messages of every released server
 are understood for ever.
@@ -22,7 +22,7 @@ class TerminationMessage(Fields):
     reason: str
     """Why the server ended, as one CamelCase word."""
     message: str
-    """What the server found, and what the engine said, in sentences."""
+    """The server's finding and the engine's error, in sentences."""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:

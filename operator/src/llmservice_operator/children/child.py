@@ -1,4 +1,4 @@
-"""What a declaration of a child says, and what follows from it for every child alike."""
+"""The declaration of a child, and the properties that follow from it for every child."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ class Child:
     outlives_service: Callable[[LLMService], bool] = _never
     """Say whether the object stays when the service is deleted: it then has no owner."""
     is_optional_api: bool = False
-    """Whether a cluster may lack the kind: then it has no such objects, and all else goes on."""
+    """Whether a cluster may lack the kind. The operator then works without such objects."""
     grant: Grant | None = None
-    """What the rights on the kind depend on; None grants them always."""
+    """Condition of the rights on the kind; None grants them always."""
     substitute: Callable[[Manifest, str], Manifest | None] = _no_substitute
     """Return what to create instead of a manifest that the API server refuses with this message.
 
@@ -120,7 +120,7 @@ class Child:
 
     @property
     def verbs(self) -> tuple[str, ...]:
-        """What the operator does with objects of the kind: all children are treated alike."""
+        """Verbs that the operator uses on objects of the kind, the same for all children."""
         return (*_KEPT, "delete") if self.is_pruned else _KEPT
 
 

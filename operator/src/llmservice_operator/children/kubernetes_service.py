@@ -23,7 +23,7 @@ def _body(context: Context) -> Manifest:
             "ports": [
                 {
                     # Service meshes know the protocol by this name. appProtocol would say the same,
-                    # but has Azure's load balancers ask / for health, which is no route of ours.
+                    # but makes Azure's load balancers probe /, which is not served.
                     "name": names.SERVICE_PORT_NAME,
                     "port": wanted.port,
                     "protocol": "TCP",
@@ -39,7 +39,7 @@ def _from_outside(wanted: ServiceObject) -> dict[str, Any]:
         "externalTrafficPolicy": wanted.external_traffic_policy,
         "loadBalancerSourceRanges": list(wanted.load_balancer_source_ranges),
     }
-    # What is unset is not sent: the API server decides it, and clears it with the type.
+    # Unset fields are not sent: the API server sets them, and clears them with the type.
     return {name: value for name, value in fields.items() if value}
 
 

@@ -1,7 +1,7 @@
-"""Who may reach a service's pods, and whom they may reach.
+"""Network access to a service's pods, and from them.
 
-Traffic between a pod and the node it runs on is no matter of a NetworkPolicy: Kubernetes lets it
-pass always, so the kubelet's probes need no rule.
+NetworkPolicies do not apply to traffic between a pod and its own node: Kubernetes always allows it.
+So the kubelet's probes need no rule.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _ANY_HUB: Final = [
     {"namespaceSelector": {}},
 ]
 _BARRED: Final = (_LINK_LOCAL_V4, _LINK_LOCAL_V6, *METADATA_V4, *METADATA_V6)
-"""What a range that happens to hold it does not open."""
+"""Addresses that stay closed even if a range in the policy includes them."""
 
 
 def _body(context: Context) -> Manifest | None:

@@ -57,7 +57,7 @@ class Audit:
                 if owner is not None:
                     self._enqueue(owner)
         if before not in ((), self._watched):
-            # What a service has may depend on what is served.
+            # The children of a service can depend on the served kinds.
             for service in self._cache.of_kind(LLMSERVICES):
                 self._enqueue(object_id(service)[1:])
 

@@ -43,7 +43,7 @@ def owner_key(manifest: Mapping[str, Any]) -> Key | None:
     controller = controller_of(manifest)
     if controller is not None and is_service(controller):
         return metadata["namespace"], controller["name"]
-    # A pod's controller is a ReplicaSet, which nobody here watches; an orphan has none at all.
+    # A pod's controller is a ReplicaSet, which the operator does not watch. An orphan has none.
     name = (metadata.get("labels") or {}).get(names.SERVICE_LABEL)
     return (metadata["namespace"], name) if name else None
 

@@ -31,7 +31,7 @@ AUDIT_GRACE_SECONDS = 5.0
 _REMEDIES = {
     LLMSERVICES.kind: "apply crds/llmservice.yaml or install the chart with crds.install=true"
 }
-"""What to do where a kind is not served, for kinds that are not Kubernetes' own."""
+"""Advice for a cluster that does not serve a kind, for kinds that are not Kubernetes' own."""
 
 
 class ReflectorObserver(Protocol):

@@ -62,7 +62,7 @@ class ServedKinds:
         await self._look(known=frozenset())
 
     async def refresh(self) -> bool:
-        """Look for the optional kinds; say whether other kinds than before are to be watched."""
+        """Look for the optional kinds; return whether the set of kinds to watch has changed."""
         return await self._look(known=self._found)
 
     async def _look(self, known: frozenset[Kind]) -> bool:

@@ -1,4 +1,4 @@
-"""What an LLMService asks for: the parts that its children are made of, as plain values.
+"""The desired state of an LLMService: the parts of its children, as plain values.
 
 A few functions also read live objects: the provider of the autoscaler is chosen by what scales the
 service now, and is_up_to_date compares an object with its manifest.

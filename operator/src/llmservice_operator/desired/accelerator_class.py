@@ -13,9 +13,9 @@ from llmservice_operator.scaling.hardware import is_known
 
 
 def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> LLMService:
-    """Return the service with what its class says and its spec does not.
+    """Return the service with the values of its class in the fields that its spec leaves unset.
 
-    Raises InvalidSpec for a class that is neither the operator's nor a known GPU.
+    Raises InvalidSpec for a class that is neither defined by the administrator nor a known GPU.
     """
     spec, name = service.spec, service.spec.accelerator.gpu_class
     if name is None:

@@ -1,4 +1,4 @@
-"""What an HPA and KEDA's ScaledObject have in common: both change the replicas with the load."""
+"""Common parts of an HPA and KEDA's ScaledObject, which both scale the replicas with the load."""
 
 from __future__ import annotations
 

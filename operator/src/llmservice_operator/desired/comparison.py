@@ -17,8 +17,8 @@ from llmservice_operator import names
 from llmservice_operator.api.fields import quantity_value
 
 _IDENTITY = {"name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp"}
-"""Metadata that nobody owns: the API server leaves it out of managedFields, as it does apiVersion
-and kind."""
+"""Metadata without a field manager. The API server leaves it out of managedFields, as it does
+apiVersion and kind."""
 
 _HOLDS_QUANTITIES = {"limits", "requests", "sizeLimit"}
 """Fields that are, or hold, amounts; a text elsewhere is never one, even if it looks like it."""

@@ -19,7 +19,7 @@ from llmservice_operator.desired.volumes import model_locations
 from llmservice_operator.errors import InvalidSpec
 
 Value = str | int | bool | None
-"""What a flag is set to; None for not at all."""
+"""Value of a flag; None if the flag is not set."""
 
 
 def build_engine_args(service: LLMService, version: str) -> list[str]:

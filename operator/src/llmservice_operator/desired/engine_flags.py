@@ -1,4 +1,4 @@
-"""What an engine of one vLLM version takes: writing flags, and saying why one cannot be written.
+"""Flags of an engine of one vLLM version: writes them, and explains why one is refused.
 
 vLLM's parser takes abbreviations, underscores and nested flags, so a list of what is refused could
 be got around. Here only the full name of a flag in the version's table passes.

@@ -1,4 +1,4 @@
-"""What all children have in common: who owns them and how they are labelled."""
+"""Common metadata of all children: owner and labels."""
 
 from __future__ import annotations
 

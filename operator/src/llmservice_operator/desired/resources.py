@@ -1,4 +1,4 @@
-"""What a replica asks of its node."""
+"""Resources that a replica requests from its node."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build_resources(service: LLMService) -> dict[str, dict[str, str]]:
     gpus = {accelerator.gpu_resource: str(service.spec.gpus)} if service.spec.gpus else {}
     requests = _amounts(service.spec.resources.requests)
     limits = _amounts(service.spec.resources.limits)
-    # Without a request Kubernetes takes the limit for it; one of ours might exceed it.
+    # Without a request Kubernetes uses the limit. A default request could exceed it.
     defaults = {
         name: amount for name, amount in _default_requests(service).items() if name not in limits
     }
@@ -41,7 +41,7 @@ def build_resources(service: LLMService) -> dict[str, dict[str, str]]:
 
 
 def offloaded_gibibytes(service: LLMService) -> int:
-    """Return the memory, rounded up, that the KV cache takes beside the GPUs."""
+    """Return the memory, rounded up, that the KV cache takes outside the GPUs."""
     kv_cache = service.spec.engine.kv_cache
     offload = None if kv_cache is None else kv_cache.offload
     return 0 if offload is None else math.ceil((quantity_value(offload.cpu) or 0) / 1024**3)

@@ -19,7 +19,7 @@ GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 """Node label by which a service may choose its GPUs."""
 
 GUESSED_PARAMETERS: Final = 8e9
-"""Of a model without a size in its name, on each GPU: that is how models are laid out."""
+"""Assumed parameters on each GPU of a model without a size in its name: the usual layout."""
 GUESSED_PARAMETERS_ON_CPU: Final = 0.5e9
 GUESSED_KV_BYTES_PER_TOKEN: Final = 131072.0
 

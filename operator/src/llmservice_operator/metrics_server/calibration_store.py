@@ -26,7 +26,7 @@ class CalibrationStore:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._written: dict[str, tuple[float, Calibration]] = {}
-        """By the service's uid: when it was last written, and what."""
+        """Time and value of the last write, by the service's uid."""
 
     async def write(
         self,

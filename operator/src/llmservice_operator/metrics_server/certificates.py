@@ -83,7 +83,7 @@ def merged_bundle(bundle: str, authority: bytes, now: datetime) -> str:
     try:
         present = x509.load_pem_x509_certificates(base64.b64decode(bundle)) if bundle else []
     except ValueError:
-        # Nobody can use such a bundle: what is in it is lost already.
+        # Such a bundle is unusable, so replacing it loses nothing.
         present = []
     kept = [it for it in present if it.not_valid_after_utc > now]
     ours = x509.load_pem_x509_certificate(authority)

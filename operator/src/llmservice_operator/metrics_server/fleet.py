@@ -57,7 +57,7 @@ class _Service:
     state: ScalingState
     generation: int | None = None
     engine: tuple[Fields, ...] | None = None
-    """What the spec says of the engine and what it runs on; None before it was read."""
+    """Engine and hardware from the spec; None before it was read."""
     objective: ServiceLevelObjective = field(default_factory=ServiceLevelObjective)
     target_percent: float = TARGET_PERCENT
     answers: dict[str, EngineAnswer] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class Fleet:
 
     @property
     def learned(self) -> dict[Key, Calibration]:
-        """What this process itself has learned about services that it has watched for a minute."""
+        """Calibrations from this process itself, of services that it has watched for a minute."""
         return {
             key: it.learned
             for key, it in self._services.items()
@@ -143,7 +143,8 @@ class Fleet:
             for key, it in by_leader.items()
             if key in manifests and it.at >= at and it.demand_percent is not None
         }
-        # At once: the own reports take a moment, in which the two would report different loads.
+        # Publish these at once: until the own reports are built, the two would report different
+        # loads.
         self.reports = {**self.reports, **repeated}
         own: dict[Key, LoadReport] = {}
         for gone in self._services.keys() - manifests.keys():
@@ -288,7 +289,7 @@ def _assess_as_standby(
     objective: ServiceLevelObjective,
     target_percent: float,
 ) -> tuple[ScalingState, Assessment]:
-    """Assess the scrape with what the leader has learned; keep the own learning beside it.
+    """Assess the scrape with the leader's calibration; keep the own learning separately.
 
     κ and cold starts move slowly and by rare events, so the leader's replace the own ones.
     """

@@ -140,7 +140,7 @@ class Registration:
             try:
                 live = await self._cluster.read(API_SERVICES, None, API_SERVICE)
             except ClusterError as error:
-                # What was found last still holds as far as anybody knows.
+                # Nothing contradicts the last finding, so keep it.
                 logger.warning("the APIService cannot be read: %s", error)
             else:
                 wait = await self._try_to_ensure(live)
@@ -149,7 +149,7 @@ class Registration:
                     await self._wake.wait()
 
     async def _try_to_ensure(self, live: Manifest | None) -> float:
-        """Make the APIService right, and return the seconds until it is to be checked again."""
+        """Correct the APIService; return the seconds until the next check."""
         try:
             await self._ensure(live)
         except Conflict:

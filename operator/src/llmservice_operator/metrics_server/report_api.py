@@ -21,7 +21,7 @@ WAIT_SECONDS = 0.7
 LEADER_TIMEOUT_SECONDS = 1.0
 
 _REPORTS = TypeAdapter(dict[str, LoadReport])
-"""By NAMESPACE/NAME."""
+"""Reports by NAMESPACE/NAME."""
 
 
 class Reporter(Protocol):

@@ -65,7 +65,7 @@ class ScalingState:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What the service needs, and everything that led to it."""
+    """The replicas that the service needs, and every value that led to the number."""
 
     demand_percent: float | None
     """None: unknown, which is never zero. The replicas must be held."""
@@ -218,7 +218,7 @@ def _demand(
 
 
 def _limits(snapshots: list[Snapshot]) -> EngineLimits:
-    """What the least of the replicas can hold."""
+    """The smallest value of each limit over all replicas."""
     return EngineLimits(
         min(snapshot.max_sequences for snapshot in snapshots),
         min(snapshot.kv_capacity_tokens / snapshot.engines for snapshot in snapshots),

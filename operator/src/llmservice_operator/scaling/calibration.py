@@ -1,4 +1,4 @@
-"""From what was learned to a calibration, which is small enough for a status, and back.
+"""Converts learned state to a calibration, which is small enough for a status, and back.
 
 The leader writes it. A metrics server that starts later, and the standby, begin with it and so
 compute the same demand.
@@ -19,7 +19,7 @@ WORTH_WRITING = 0.05
 
 
 def calibration_of(state: ScalingState) -> Calibration | None:
-    """What the state has learned; None before it knows a mix."""
+    """The calibration of the state; None before it knows a mix."""
     mix = state.traffic.mix
     if mix is None:
         return None
@@ -39,7 +39,7 @@ def calibration_of(state: ScalingState) -> Calibration | None:
 
 
 def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
-    """The state with what was learned elsewhere in place of its own learning."""
+    """The state with a calibration from elsewhere in place of its own."""
     prompts = sum(learned.prompt_lengths)
     arrived = prompts * learned.mean_prompt_tokens
     counters = Counters(

@@ -289,7 +289,7 @@ class _Engine:
         return _tail(load.batch_mean, load.batch_variance, room)
 
     def _budget(self, load: _Load) -> float:
-        """Prompt tokens for which a step has room beside the sequences that decode."""
+        """Prompt tokens that fit into a step in addition to the decoding sequences."""
         return max(self.limits.max_step_tokens - load.batch_mean, 1.0)
 
     def _ttft_missed(self, load: _Load, ttft: float) -> float:

@@ -69,7 +69,7 @@ class HpaState:
 
 
 class Cause(StrEnum):
-    """What made a decision what it is: the first word of `decisions[].reason` in the status.
+    """The cause of a decision: the first word of `decisions[].reason` in the status.
 
     It is no reason of a condition; those are in api/reasons.py.
     """

@@ -97,8 +97,8 @@ class StepModelFit:
     def after(cls, learned: StepModel, guess: StepModel) -> "StepModelFit":
         """Begin with a model learned elsewhere, or before a change of the engine.
 
-        A coefficient that was learned as nothing has no multiples, so it gets its unit from the
-        guess: from what that says of it beside the others.
+        A coefficient that was learned as zero has no scale of its own. Its unit comes from the
+        guess: from its size there, relative to the other coefficients.
         """
         pairs = list(zip(learned.coefficients, guess.coefficients, strict=True))
         ratios = [mine / guessed for mine, guessed in pairs if mine > 0]

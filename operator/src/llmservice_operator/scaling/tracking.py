@@ -26,7 +26,7 @@ RATE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Increment:
-    """What one scrape added."""
+    """Work that one scrape added."""
 
     seconds: float = 0.0
     """Since the scrape before; 0 for the first, which only sets marks."""
@@ -52,7 +52,7 @@ class Tracking:
     late: Mapping[str, float] = field(default_factory=dict)
     """Replicas that served before their first report, and when that came."""
     ledger: Ledger = field(default_factory=Ledger)
-    """What is known to have been done."""
+    """Work that reports have confirmed."""
 
     def add(self, scrape: Scrape, engine_since: float = -math.inf) -> tuple["Tracking", Increment]:
         """Add one scrape; a scrape that was added already changes nothing.
@@ -117,7 +117,7 @@ class Tracking:
         return (self.silent | self.late.keys()) & self.serving.keys() - self.rates.keys()
 
     def _estimated(self, name: str, until: float) -> Tick:
-        """What a replica did since its last report, if it went on at its rates."""
+        """Estimate the work since a replica's last report, at its last known rates."""
         if name not in self.rates:
             return Tick(until, 0.0)
         return _at_rates(self.rates[name], self.snapshots[name].at, until)
@@ -142,7 +142,7 @@ def _blended(rates: Flow, done: Counters, seconds: float, kept: float) -> Flow:
 
 
 def _at_rates(rates: Flow, began: float, ended: float) -> Tick:
-    """What is done at these rates in a span of time; how many met the SLO is not estimated."""
+    """Work at these rates in a span of time, without an estimate of the requests in the SLO."""
     seconds = ended - began
     return Tick(ended, seconds, Tally.of(rates.times(seconds)))
 
@@ -150,7 +150,7 @@ def _at_rates(rates: Flow, began: float, ended: float) -> Tick:
 def _difference(
     before: Snapshot | None, after: Snapshot, last_scrape: float
 ) -> tuple[Counters, float]:
-    """What a replica did since its last report, and in how many seconds.
+    """Work of a replica since its last report, and the seconds that it took.
 
     The first report of a replica that started after the last scrape counts from that start. The
     first report of an older one only sets the mark from which later reports count.
@@ -168,7 +168,7 @@ def _serves(report: ReplicaReport) -> bool:
 
 
 def _tick(at: float, seconds: float, done: Counters, *, is_serving: bool) -> Tick:
-    """What one replica did; the work of one that drains is no load of those that stay."""
+    """Work of one replica. The work of a draining replica is no load of the remaining ones."""
     tally = Tally.of(done)
     if not is_serving:
         tally = replace(tally, prompt_tokens_computed=0.0, generated_tokens=0.0)

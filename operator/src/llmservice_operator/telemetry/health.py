@@ -20,7 +20,7 @@ class Health:
         self._not_ready.pop(part, None)
 
     def report(self, part: str, reason: str | None) -> None:
-        """Set why the part is not ready; None where it is ready."""
+        """Set the reason that the part is not ready; None if it is ready."""
         if reason is None:
             self.ready(part)
         else:

@@ -40,8 +40,8 @@ class Observation:
     has_loaded_model: bool = False
     """Whether a replica of the present spec is ready."""
     problem: Problem | None = None
-    """The most useful thing to know about a replica that is not ready; None when all are, or when
-    nothing hinders them and their containers do not run yet."""
+    """The most useful thing to know about a replica that is not ready; None if all are
+    ready, or if the others have no problem and their containers have not started yet."""
 
 
 def observe_service(
@@ -58,7 +58,7 @@ def observe_service(
         return Observation()
     state = workload_of(service).state_of(live)
     if not state.is_current:
-        # Its counts of replicas are still true, what it says about the present spec is not.
+        # The replica counts are still true. The fields about the present spec are outdated.
         return Observation(asked=state.asked, replicas=state.replicas, ready_replicas=state.ready)
     present = _newest_revision(replicas_of(pods)) if state.updated else []
     found = list(_problems_of_pods(service, present, report))

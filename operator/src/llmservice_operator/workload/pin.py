@@ -20,11 +20,12 @@ class EnginePin:
     from the spec must go when the spec no longer names it.
     """
     assumed_version: str | None = None
-    """What an image from the spec is taken to hold while the spec names no version: what the
-    operator brought when the image came. None when that is `version`, and for images of ours.
+    """Assumed vLLM version of an image from the spec, for when the spec names no version: the
+    operator's own version at the time that the image was set. None if it equals `version`, and for
+    the operator's own images.
 
-    Kept beside the one that the spec names, so that taking spec.engine.version away again gives
-    back what there was before it.
+    Kept in addition to the version that the spec names, so that removing spec.engine.version
+    restores the state before it was set.
     """
     untried: bool = False
     """Whether this is a default image that no replica has been ready with."""

@@ -13,10 +13,10 @@ from llmservice_operator.api.spec import LLMService
 
 
 def build_placement(service: LLMService, revision_label: str) -> dict[str, Any]:
-    """Return the fields of the pod spec that decide where and as whom it runs, those set only.
+    """Return the set fields of the pod spec for scheduling, runtime class and service account.
 
-    Spread constraints count each revision by `revision_label`, so that a rolling update ends spread
-    too.
+    Spread constraints count each revision by `revision_label`, so that the pods are spread
+    evenly after a rolling update, too.
     """
     template = service.spec.template
     fields = {
@@ -64,7 +64,7 @@ def _tolerations(service: LLMService) -> tuple[Toleration, ...]:
 
 def _toleration(toleration: Toleration) -> dict[str, Any]:
     written = _as_written(toleration)
-    # The API server leaves empty texts out, and would so differ from what was sent for ever.
+    # The API server drops empty strings, so sending them would look like drift in every pass.
     return {field: value for field, value in written.items() if value != ""}
 
 

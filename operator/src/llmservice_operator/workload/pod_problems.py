@@ -1,4 +1,4 @@
-"""What keeps a pod from being ready, according to its status, and what to do about it."""
+"""Finds the problem that keeps a pod from being ready, from its status, and how to solve it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _CLAIM_IS_MISSING: Final = re.compile(r"persistentvolumeclaim|PersistentVolumeCl
 
 @dataclass(frozen=True)
 class Problem:
-    """What keeps a replica from being ready, and what to do about it."""
+    """A problem that keeps a replica from being ready, and how to solve it."""
 
     reason: Reason
     message: str

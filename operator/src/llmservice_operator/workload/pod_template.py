@@ -17,20 +17,20 @@ from llmservice_operator.workload.pin import EnginePin
 from llmservice_operator.workload.placement import build_placement, build_pod_metadata
 
 TERMINATION_MARGIN_SECONDS: Final = 15
-"""What a drained server gets to free its GPUs and end before it is killed."""
+"""Seconds that a drained server has to free its GPUs and exit before it is killed."""
 
 STARTUP_PROBE_PERIOD_SECONDS: Final = 5
-"""How late, at worst, a loaded model is noticed; each probe is one cheap request."""
+"""Maximum delay until a loaded model is noticed; each probe is one cheap request."""
 
 FAILED_PROBE_GRACE_SECONDS: Final = 30
-"""What a server gets to end that the kubelet ends for a failed probe.
+"""Seconds that a server has to exit after the kubelet stops it for a failed probe.
 
-It finishes no answer any more, so the pod's own time, which is for a drain, would only delay its
-restart. Writing why it ended, and giving back its GPUs, takes seconds.
+Such a server completes no more answers, so the pod's grace period, which allows for a drain, would
+only delay the restart. The server needs a few seconds to write its reason and free its GPUs.
 """
 
 READINESS_PROBE_PERIOD_SECONDS: Final = 5
-"""How late, at worst, a replica that is ready again is sent requests."""
+"""Maximum delay until a replica that is ready again receives requests."""
 
 USER_ID: Final = 10001
 """Any unprivileged user will do: the image runs under every UID."""

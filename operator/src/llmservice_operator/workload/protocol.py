@@ -1,4 +1,4 @@
-"""What the operator has to know about a kind of workload: an object that keeps replicas running."""
+"""Interface to a kind of workload: an object that keeps replicas running."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmservice_operator.workload.replica_count import ReplicaCount
 
 @dataclass(frozen=True)
 class WorkloadState:
-    """What the status of a live workload says. Every number counts replicas, whatever their pods.
+    """The status of a live workload. Every number counts replicas, whatever their pods.
 
     Of `updated`, `is_stuck` and `problems` nothing is known while the state is not current.
     """
@@ -35,7 +35,7 @@ class WorkloadState:
     is_stuck: bool = False
     """Whether the rollout made no progress within its deadline."""
     problems: tuple[Problem, ...] = ()
-    """What keeps the controller from creating pods."""
+    """The problem that keeps the controller from creating pods."""
 
 
 class Workload(Protocol):

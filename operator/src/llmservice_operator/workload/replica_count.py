@@ -3,7 +3,7 @@
 While autoscaling is on, our manifest does not hold the number: sending one would undo the
 autoscaler's. Leaving it out must not lose it either. Server-side apply removes a field that nobody
 sends any more, and the API server then puts 1 in its place; so before the first manifest without
-it, a second field manager of ours takes the number over (`is_handed_over`).
+it, a second field manager of the operator takes the number over (`is_handed_over`).
 """
 
 from __future__ import annotations

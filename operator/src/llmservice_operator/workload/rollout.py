@@ -1,8 +1,8 @@
-"""How a rollout goes on: new pods beside the old ones, or in their place.
+"""Chooses how a rollout continues: new pods in addition to the old ones, or in their place.
 
-A pod with GPUs cannot be started beside the old ones when no GPU is free. A rollout of type Auto
-waits a while for one and then lets an old pod end first. That it does so is kept in the status,
-where it outlives the operator, and ends with the rollout.
+A new pod with GPUs cannot start while the old pods hold all of them. A rollout of type Auto waits
+for a free GPU for a while and then lets an old pod end first. The status records this decision
+until the rollout ends, so it survives a restart of the operator.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from llmservice_operator.api.status import RolloutStatus
 from llmservice_operator.workload.observation import Observation
 
 PATIENCE_SECONDS: Final = 60.0
-"""How long a new pod waits for an accelerator before an old one gives its own up. A judgement:
-scheduled pods that end without a drain have left by then. A longer wait, for a drain or for a node
-that is only being made, is what type RollingUpdate is for."""
+"""How long a new pod waits for an accelerator before an old one gives its own up. The value
+is an estimate: by then, scheduled pods that end without a drain are gone. Type RollingUpdate is for
+longer waits, such as for a drain or for a new node."""
 
 
 @dataclass(frozen=True)
 class RolloutDecision:
     status: RolloutStatus | None
-    """What to record: None while new pods start beside the old ones."""
+    """Status of the rollout to record; None while new pods start in addition to the old ones."""
     requeue_after_seconds: float | None = None
-    """When time alone may change the decision; None when only an event can."""
+    """Seconds after which the decision may change without an event; None if it cannot."""
 
 
 def decide_rollout(service: LLMService, seen: Observation, now: datetime) -> RolloutDecision:
-    """Return whether old pods are to end first, by what was recorded and what is seen."""
+    """Decide from the recorded rollout and the observation whether old pods end first."""
     if service.spec.rollout_strategy.type is not RolloutType.AUTO:
         return RolloutDecision(None)
     recorded = service.status.rollout
@@ -40,7 +40,7 @@ def decide_rollout(service: LLMService, seen: Observation, now: datetime) -> Rol
         return RolloutDecision(None if seen.is_rolled_out else recorded)
     since = seen.waits_for_accelerator_since
     if since is None or seen.replicas <= seen.updated_replicas:
-        # Without an old pod there is none that could give its accelerator up.
+        # No old pod is left that could release its accelerator.
         return RolloutDecision(None)
     left = PATIENCE_SECONDS - (now - since).total_seconds()
     if left > 0:
