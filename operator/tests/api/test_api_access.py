@@ -126,7 +126,7 @@ def test_kubectl_scale_below_the_budget_is_refused_with_what_to_do(
     created(api, served, name, replicas=3, podDisruptionBudget={"minAvailable": 2})
     printed = kubectl("scale", "llm", name, "-n", served, "--replicas=2", check=False)
     assert "podDisruptionBudget.minAvailable" in printed
-    assert "must be less than the replicas" in printed
+    assert "must be less than the number of replicas" in printed
     kubectl("scale", "llm", name, "-n", served, "--replicas=0")
     eventually(lambda: replicas(api, served, name) == 0)
 

@@ -48,7 +48,7 @@ def test_kubectl_scale_is_refused_with_what_to_change_instead(
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served, autoscaling={"maxReplicas": 3}))
     said = kubectl("-n", served, "scale", f"llm/{name}", "--replicas=2", check=False)
-    assert "is decided by autoscaling" in said
+    assert "cannot be set with autoscaling" in said
     assert "autoscaling.minReplicas and autoscaling.maxReplicas" in said
 
 
