@@ -136,7 +136,7 @@ def test_servers_that_share_a_cache_take_turns_and_hand_theirs_back_when_told_to
             server.eventually(server.is_listening, seconds=60)
         servers[0].eventually(lambda: are_in("downloading", "waiting_for_cache"))
         writer, waiter = sorted(servers, key=phase)
-        assert "fills the cache" in waiter.probe("/startupz").json()["message"]
+        assert "fills the shared cache" in waiter.probe("/startupz").json()["message"]
 
         writer.terminate()
         assert writer.exit_code() == 0
