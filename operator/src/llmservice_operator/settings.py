@@ -1,11 +1,19 @@
-"""The values the operator process is started with; __main__ reads them from the environment."""
+"""The values the operator process is started with; __main__ passes the environment."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from llmservice_operator.api.accelerator_class import AcceleratorClass, parse_classes
 from llmservice_operator.errors import InvalidSettings
@@ -16,149 +24,182 @@ PREFIX = "LLMSERVICE_OPERATOR_"
 ENGINE_VERSION = "0.32.0"
 """vLLM version inside the server images released with this operator."""
 
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
 
 def _released(image: str) -> str:
     return f"ghcr.io/llmservice/{image}:{version('llmservice-operator')}"
 
 
-@dataclass(frozen=True)
-class ServerImages:
+def _from_text(parse: Callable[[str], Any]) -> BeforeValidator:
+    """Return a validator that parses the text of a variable and leaves other values alone."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+def _labels(text: str) -> dict[str, str]:
+    pairs = [pair.strip().partition("=") for pair in text.split(",") if pair.strip()]
+    if not all(key and separator for key, separator, _ in pairs):
+        raise ValueError("a pair is not KEY=VALUE")
+    return {key: value for key, _, value in pairs}
+
+
+def _classes(text: str) -> Mapping[str, AcceleratorClass]:
+    try:
+        return parse_classes(text, f"{PREFIX}ACCELERATOR_CLASSES")
+    except InvalidSettings as error:
+        raise PydanticCustomError("accelerator_classes", "{said}", {"said": str(error)}) from error
+
+
+# The description of a field is what to write into its variable.
+Port = Annotated[int, Field(ge=1, le=65535, description="a port number from 1 to 65535")]
+Address = Annotated[
+    str | None,
+    Field(pattern=r"^https?://", description="an address that starts with http:// or https://"),
+]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    _from_text(str.upper),
+    Field(description="one of DEBUG, INFO, WARNING, ERROR"),
+]
+Switch = Annotated[
+    bool,
+    _from_text(lambda text: {"true": True, "false": False}.get(text.lower())),
+    Field(description="true or false"),
+]
+Names = Annotated[
+    tuple[str, ...],
+    _from_text(lambda text: tuple(name for it in text.split(",") if (name := it.strip()))),
+]
+Labels = Annotated[Mapping[str, str], _from_text(_labels), Field(description="KEY=VALUE,KEY=VALUE")]
+
+
+class _Settings(BaseSettings):
+    """Settings that are read from a given environment, and never from that of the process."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        populate_by_name=True,
+        env_prefix=PREFIX,
+        env_prefix_target="all",
+        enable_decoding=False,  # the types above parse the text
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the arguments as the one source: the pure core reads no environment."""
+        return (init_settings,)
+
+    @classmethod
+    def _texts(cls, variables: Mapping[str, str]) -> dict[str, Any]:
+        """Return the texts of these fields; the names of the variables are in lower case."""
+        source = EnvSettingsSource(cls)
+        source.env_vars = variables
+        return source()
+
+
+class ServerImages(_Settings):
     """Default model server images; an LLMService keeps the one it was first given."""
 
-    gpu: str = field(default_factory=lambda: _released("server-gpu"))
-    cpu: str = field(default_factory=lambda: _released("server-cpu"))
+    gpu: str = Field(
+        default_factory=lambda: _released("server-gpu"), validation_alias="SERVER_IMAGE_GPU"
+    )
+    cpu: str = Field(
+        default_factory=lambda: _released("server-cpu"), validation_alias="SERVER_IMAGE_CPU"
+    )
     engine_version: str = ENGINE_VERSION
     """vLLM version in both images."""
 
 
-@dataclass(frozen=True)
-class MetricsServerSettings:
+class MetricsServerSettings(_Settings):
     """Settings that only the metrics server reads."""
 
-    external_port: int = 8443
+    external_port: Port = Field(8443, validation_alias="EXTERNAL_METRICS_PORT")
     """Port of external.metrics.k8s.io, for the API server alone."""
-    scaling_port: int = 8081
+    scaling_port: Port = 8081
     """Port of the load reports as JSON."""
-    service_name: str = "llmservice-operator-metrics-server"
+    service_name: str = Field(
+        "llmservice-operator-metrics-server", validation_alias="METRICS_SERVICE_NAME"
+    )
     """Service object, in the operator's namespace, through which the API server reaches it."""
-    service_port: int = 443
+    service_port: Port = Field(443, validation_alias="METRICS_SERVICE_PORT")
     owner_role: str = "llmservice-operator-metrics-server"
     """ClusterRole that the APIService is deleted with."""
     pod_address: str = "127.0.0.1"
     """Address at which the other replica reaches this one."""
-    drain_seconds: int = 5
+    drain_seconds: int = Field(5, ge=0, le=3600, description="a whole number up to 3600")
     """Seconds that it keeps answering after SIGTERM, until clients are no longer routed to it."""
 
 
-@dataclass(frozen=True)
-class OperatorSettings:
-    images: ServerImages = field(default_factory=ServerImages)
-    hub_endpoint: str | None = None
+class OperatorSettings(_Settings):
+    images: ServerImages = Field(default_factory=ServerImages)
+    hub_endpoint: Address = None
     """Address of a Hugging Face hub or mirror; None means the public hub."""
-    accelerator_classes: Mapping[str, AcceleratorClass] = field(default_factory=dict)
+    accelerator_classes: Annotated[Mapping[str, AcceleratorClass], _from_text(_classes)] = Field(
+        default_factory=dict
+    )
     """Accelerator classes by the name that spec.accelerator.class gives."""
-    watch_namespaces: tuple[str, ...] = ()
+    watch_namespaces: Names = ()
     """Namespaces whose LLMServices are served; empty means all."""
     namespace: str = "llmservice-system"
     """Where the operator itself runs and keeps its Lease."""
     monitoring_namespace: str | None = None
     """Namespace whose pods may read the metrics of model servers; None means none."""
-    monitoring_pod_labels: Mapping[str, str] = field(default_factory=dict)
+    monitoring_pod_labels: Labels = Field(default_factory=dict)
     """Labels of those pods; empty means all pods of that namespace."""
     lease_name: str = "llmservice-operator"
-    keda: bool = False
+    keda: Switch = False
     """Whether the operator has the rights to write KEDA's ScaledObjects."""
-    health_port: int = 8080
+    health_port: Port = 8080
     """Port of /livez, /readyz and /metrics."""
-    log_level: str = "INFO"
-    audit_period_seconds: float = 300.0
+    log_level: LogLevel = "INFO"
+    audit_period_seconds: int = Field(300, ge=1, description="a whole number from 1")
     """Seconds between two comparisons of the watched objects with the cluster, +-20 %."""
-    metrics_server_url: str | None = None
+    metrics_server_url: Address = None
     """Where the operator reads load reports, without a path; None: there is no metrics server."""
-    metrics_server: MetricsServerSettings = field(default_factory=MetricsServerSettings)
+    metrics_server: MetricsServerSettings = Field(default_factory=MetricsServerSettings)
 
     @classmethod
-    def from_environment(cls, env: Mapping[str, str]) -> Self:
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the settings; an empty variable counts as unset.
 
-        Raises InvalidSettings, which names the variable and the accepted values.
+        Raises InvalidSettings, which names every wrong variable and what to write.
         """
-        default = cls()
-        own = default.metrics_server
+        variables = {
+            name.lower(): text.strip()
+            for name, text in environment.items()
+            if name in _VARIABLES and text.strip()
+        }
+        groups = {
+            "images": ServerImages._texts(variables),
+            "metrics_server": MetricsServerSettings._texts(variables),
+        }
+        try:
+            return cls(**{**cls._texts(variables), **groups})
+        except ValidationError as error:
+            refusals = (_refusal(each, variables) for each in error.errors())
+            raise InvalidSettings("; ".join(refusals)) from None
 
-        def text(name: str, otherwise: str) -> str:
-            return env.get(PREFIX + name, "").strip() or otherwise
 
-        def address(name: str) -> str | None:
-            value = text(name, "")
-            if value and not value.startswith(("http://", "https://")):
-                raise InvalidSettings(
-                    f"{PREFIX}{name} is {value!r}: write an address that starts with"
-                    " http:// or https://"
-                )
-            return value or None
+def _refusal(error: ErrorDetails, variables: Mapping[str, str]) -> str:
+    """Return the sentence that names a variable, its text and what to write instead."""
+    if error["type"] == "accelerator_classes":
+        return error["msg"]
+    variable = PREFIX + str(error["loc"][-1]).upper()
+    text = variables[variable.lower()]
+    return f"{variable} is {text!r}: write {_VARIABLES[variable]}"
 
-        keda = text("KEDA", "false").lower()
-        if keda not in ("true", "false"):
-            raise InvalidSettings(f"{PREFIX}KEDA is {keda!r}: write true or false")
 
-        def number(name: str, otherwise: int, lowest: int, highest: int, what: str) -> int:
-            value = text(name, str(otherwise))
-            if not value.isdecimal() or not lowest <= int(value) <= highest:
-                raise InvalidSettings(f"{PREFIX}{name} is {value!r}: write {what}")
-            return int(value)
+_VARIABLES = {
+    PREFIX + str(field.validation_alias or name).upper(): field.description
+    for group in (OperatorSettings, ServerImages, MetricsServerSettings)
+    for name, field in group.model_fields.items()
+}
+"""Every variable and what to write into it.
 
-        def port(name: str, otherwise: int) -> int:
-            return number(name, otherwise, 1, 65535, "a port number from 1 to 65535")
-
-        level = text("LOG_LEVEL", default.log_level).upper()
-        if level not in LOG_LEVELS:
-            raise InvalidSettings(
-                f"{PREFIX}LOG_LEVEL is {level!r}: write one of {', '.join(LOG_LEVELS)}"
-            )
-        period = text("AUDIT_PERIOD_SECONDS", f"{default.audit_period_seconds:g}")
-        if not period.isdecimal() or int(period) < 1:
-            raise InvalidSettings(
-                f"{PREFIX}AUDIT_PERIOD_SECONDS is {period!r}: write a whole number from 1"
-            )
-        labels = text("MONITORING_POD_LABELS", "")
-        pairs = [pair.strip().partition("=") for pair in labels.split(",") if pair.strip()]
-        if not all(key and separator for key, separator, _ in pairs):
-            raise InvalidSettings(
-                f"{PREFIX}MONITORING_POD_LABELS is {labels!r}: write KEY=VALUE,KEY=VALUE"
-            )
-        namespaces = (name.strip() for name in text("WATCH_NAMESPACES", "").split(","))
-        return cls(
-            images=ServerImages(
-                gpu=text("SERVER_IMAGE_GPU", default.images.gpu),
-                cpu=text("SERVER_IMAGE_CPU", default.images.cpu),
-                engine_version=text("ENGINE_VERSION", default.images.engine_version),
-            ),
-            hub_endpoint=address("HUB_ENDPOINT"),
-            accelerator_classes=parse_classes(
-                text("ACCELERATOR_CLASSES", "{}"), f"{PREFIX}ACCELERATOR_CLASSES"
-            ),
-            watch_namespaces=tuple(name for name in namespaces if name),
-            namespace=text("NAMESPACE", default.namespace),
-            monitoring_namespace=text("MONITORING_NAMESPACE", "") or None,
-            monitoring_pod_labels={key: value for key, _, value in pairs},
-            lease_name=text("LEASE_NAME", default.lease_name),
-            keda=keda == "true",
-            health_port=port("HEALTH_PORT", default.health_port),
-            log_level=level,
-            audit_period_seconds=float(period),
-            metrics_server_url=address("METRICS_SERVER_URL"),
-            metrics_server=MetricsServerSettings(
-                external_port=port("EXTERNAL_METRICS_PORT", own.external_port),
-                scaling_port=port("SCALING_PORT", own.scaling_port),
-                service_name=text("METRICS_SERVICE_NAME", own.service_name),
-                service_port=port("METRICS_SERVICE_PORT", own.service_port),
-                owner_role=text("OWNER_ROLE", own.owner_role),
-                pod_address=text("POD_ADDRESS", own.pod_address),
-                drain_seconds=number(
-                    "DRAIN_SECONDS", own.drain_seconds, 0, 3600, "a whole number up to 3600"
-                ),
-            ),
-        )
+Any other that starts with PREFIX may be one that Kubernetes sets for a Service of that name.
+"""

@@ -2,8 +2,9 @@ from importlib.metadata import version
 
 import pytest
 
+from llmservice_operator.api.accelerator_class import parse_classes
 from llmservice_operator.errors import InvalidSettings
-from llmservice_operator.settings import OperatorSettings, ServerImages
+from llmservice_operator.settings import MetricsServerSettings, OperatorSettings, ServerImages
 
 
 def test_an_empty_environment_gives_the_released_images_and_all_namespaces() -> None:
@@ -39,11 +40,19 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "HEALTH_PORT": "8081",
         "LOG_LEVEL": "debug",
         "AUDIT_PERIOD_SECONDS": "5",
+        "ACCELERATOR_CLASSES": '{"a": {"gpu": "H100"}}',
+        "EXTERNAL_METRICS_PORT": "1",
+        "SCALING_PORT": "2",
+        "METRICS_SERVICE_NAME": "service",
+        "METRICS_SERVICE_PORT": "3",
+        "OWNER_ROLE": "role",
+        "POD_ADDRESS": "10.0.0.1",
+        "DRAIN_SECONDS": "0",
     }
     assert OperatorSettings.from_environment(
         {f"LLMSERVICE_OPERATOR_{name}": value for name, value in environment.items()}
     ) == OperatorSettings(
-        images=ServerImages("gpu:1", "cpu:1", "1.2.3"),
+        images=ServerImages(gpu="gpu:1", cpu="cpu:1", engine_version="1.2.3"),
         hub_endpoint="http://hub:8090",
         metrics_server_url="http://metrics:8081",
         keda=True,
@@ -55,6 +64,16 @@ def test_every_setting_is_read_from_its_variable() -> None:
         health_port=8081,
         log_level="DEBUG",
         audit_period_seconds=5,
+        accelerator_classes=parse_classes('{"a": {"gpu": "H100"}}', ""),
+        metrics_server=MetricsServerSettings(
+            external_port=1,
+            scaling_port=2,
+            service_name="service",
+            service_port=3,
+            owner_role="role",
+            pod_address="10.0.0.1",
+            drain_seconds=0,
+        ),
     )
 
 
@@ -75,6 +94,10 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("HEALTH_PORT", "65536", "write a port number from 1 to 65535"),
         ("AUDIT_PERIOD_SECONDS", "0.5", "write a whole number from 1"),
         ("AUDIT_PERIOD_SECONDS", "0", "write a whole number from 1"),
+        ("AUDIT_PERIOD_SECONDS", "1.5", "write a whole number from 1"),
+        ("METRICS_SERVICE_PORT", "0", "write a port number from 1 to 65535"),
+        ("EXTERNAL_METRICS_PORT", "x", "write a port number from 1 to 65535"),
+        ("DRAIN_SECONDS", "-1", "write a whole number up to 3600"),
         ("LOG_LEVEL", "LOUD", "write one of DEBUG, INFO, WARNING, ERROR"),
     ],
 )
@@ -85,3 +108,53 @@ def test_a_wrong_setting_is_refused_by_name_with_the_remedy(
     with pytest.raises(InvalidSettings) as refused:
         OperatorSettings.from_environment({variable: value})
     assert str(refused.value) == f"{variable} is {value!r}: {remedy}"
+
+
+def test_every_wrong_variable_is_named_at_once() -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        OperatorSettings.from_environment(
+            {
+                "LLMSERVICE_OPERATOR_KEDA": "Yes",
+                "LLMSERVICE_OPERATOR_SCALING_PORT": "0",
+                "LLMSERVICE_OPERATOR_ACCELERATOR_CLASSES": '{"a": {"nodes": {}}}',
+            }
+        )
+    assert sorted(str(refused.value).split("; ")) == [
+        "LLMSERVICE_OPERATOR_ACCELERATOR_CLASSES: a.nodes: Extra inputs are not permitted",
+        "LLMSERVICE_OPERATOR_KEDA is 'Yes': write true or false",
+        "LLMSERVICE_OPERATOR_SCALING_PORT is '0': write a port number from 1 to 65535",
+    ]
+
+
+def test_only_from_environment_reads_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = OperatorSettings()
+    for name in ("SERVER_IMAGE_GPU", "LEASE_NAME", "POD_ADDRESS"):
+        monkeypatch.setenv(f"LLMSERVICE_OPERATOR_{name}", "from-the-process")
+    assert OperatorSettings() == OperatorSettings.from_environment({}) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LLMSERVICE_OPERATOR_IMAGES",
+        "LLMSERVICE_OPERATOR_METRICS_SERVER",
+        "LLMSERVICE_OPERATOR_GPU",
+        "LLMSERVICE_OPERATOR_SERVICE_PORT",  # of a Service named llmservice-operator
+        "SERVER_IMAGE_GPU",
+        "HEALTH_PORT",
+        "llmservice_operator_health_port",
+    ],
+)
+def test_a_variable_of_another_name_is_not_a_setting(name: str) -> None:
+    assert OperatorSettings.from_environment({name: "1"}) == OperatorSettings()
+
+
+def test_every_setting_that_can_be_refused_says_what_to_write() -> None:
+    """A field of text takes any text; the accelerator classes name the field at fault."""
+    for group in (OperatorSettings, ServerImages, MetricsServerSettings):
+        for name, field in group.model_fields.items():
+            takes_any = field.annotation in (str, str | None, tuple[str, ...]) and not any(
+                hasattr(it, "pattern") for it in field.metadata
+            )
+            composed = name in ("images", "metrics_server", "accelerator_classes")
+            assert takes_any or composed or field.description, f"{name}: add a description"
