@@ -51,6 +51,11 @@ def test_every_log_line_is_one_json_object_with_the_fields_of_its_pass(stream: i
     assert "namespace" not in second
 
 
+def test_what_a_library_attaches_to_a_record_is_not_logged(stream: io.StringIO) -> None:
+    logging.getLogger("kopf").info("changed", extra={"settings": "many", "k8s_ref": {}})
+    assert list(lines(stream)[0]) == ["ts", "level", "logger", "msg"]
+
+
 def test_the_traceback_of_an_error_is_in_its_line(stream: io.StringIO) -> None:
     try:
         raise ZeroDivisionError("nothing")

@@ -209,3 +209,11 @@ def test_what_others_say_of_a_request_is_logged_without_what_the_client_said(
 ) -> None:
     record = logging.LogRecord(name, logging.ERROR, "f", 1, "no model %s", ("tulip",), None)
     assert json.loads(logs.JsonFormatter().format(record))["message"] == message
+
+
+def test_what_a_library_attaches_to_a_record_is_not_logged() -> None:
+    record = record_of()
+    record.color_message = "tulip"  # as uvicorn does
+    assert list(json.loads(logs.JsonFormatter().format(record))) == [
+        *("time", "level", "logger", "message", "process"),
+    ]
