@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
-    """Run what was asked for; a missed gate is told, not an error."""
+    """Run the requested parts; a missed gate is reported and is not an error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="every cell; writes CSV and plots")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")

@@ -1,4 +1,4 @@
-"""Draws docs/capacity.png: misses of the capacity formula by cause, beside simulated engines.
+"""Draws docs/capacity.png: misses of the capacity formula by cause, against simulated engines.
 
 PYTHONPATH=bench uv run python -m scaling.capacity_figure
 """

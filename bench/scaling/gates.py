@@ -102,7 +102,7 @@ def dominated_cells(figures: Figures) -> list[tuple[tuple[str, float], str]]:
 
 
 def gates(results: Iterable[Result]) -> list[Gate]:
-    """Every gate, in the order in which they are told."""
+    """Every gate, in the order of the report."""
     figures = Figures(results)
     ours = [r for r in figures.results if r.run.policy == OURS]
 

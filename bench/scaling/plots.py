@@ -28,7 +28,7 @@ def draw_all(folder: Path) -> None:
 
 
 def draw(workload: Workload, cold_start: float, folder: Path) -> None:
-    """Ours beside the oracle and the strongest kind of peer."""
+    """Ours next to the oracle and the strongest kind of peer."""
     figure, (replicas, utilization, attainment) = plt.subplots(3, 1, sharex=True, figsize=(9, 8))
     for policy, color in COLORS.items():
         simulation, _ = simulate(Run(workload.name, cold_start, policy, SEEDS[0]))

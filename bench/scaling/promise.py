@@ -1,4 +1,4 @@
-"""What the product's formula promises that one engine sustains, to be held against the truth."""
+"""The rate that one engine sustains by the product's formula, for comparison with the truth."""
 
 import numpy as np
 
@@ -13,9 +13,9 @@ SEEN_SECONDS = 3000.0
 
 
 def seen_mix(workload: Workload, rate: float) -> RequestMix:
-    """What a replica tells of the workload's requests when it serves so many a second.
+    """Return the request mix that a replica reports when it serves the workload at this rate.
 
-    Raises RuntimeError when too few came.
+    Raises RuntimeError if too few requests arrived.
     """
     traffic = workload.make(np.random.default_rng(5))
     seen = measure(workload, traffic, rate, SEEN_SECONDS).fleet

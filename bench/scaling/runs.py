@@ -1,4 +1,4 @@
-"""What the bench runs: one run is one policy on one cell with one seed."""
+"""The runs of the bench: one run is one policy on one cell with one seed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ class Run:
     seed: int
     prior: float = 1.0
     event: str = ""
-    """What happens besides the traffic: "", "outage" or "never-ready"."""
+    """Disturbance of the run: "", "outage" or "never-ready"."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run showed."""
+    """Results of one run."""
 
     run: Run
     gpu_hours: float
@@ -50,7 +50,7 @@ class Result:
     recovery_seconds: float
     cut: int
     replicas_lost: int
-    """Replicas that went while the metrics were away."""
+    """Replicas that were removed while no metrics were available."""
 
 
 def gate_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
@@ -68,7 +68,7 @@ def gate_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
 
 
 def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
-    """What stands beside the gates: other cold starts, a prefix cache, a pod that never starts."""
+    """Runs without a gate: other cold starts, a prefix cache, a pod that never starts."""
     for workload in GATE_WORKLOADS:
         for cold_start in OTHER_COLD_STARTS:
             for policy in (OURS, ORACLE, *peer_names):

@@ -40,7 +40,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What happens apart from the traffic."""
+    """Disturbances of the service, apart from the traffic."""
 
     cold_start: float
     seed: int
@@ -72,7 +72,7 @@ class Simulation:
     desired: int = 0
     pods: list[Pod] = field(default_factory=list)
     held: int = 0
-    """Requests in front of the replicas, while none is ready."""
+    """Requests that wait while no replica is ready."""
     requests: Requests = field(init=False)
     fleet: Fleet = field(init=False)
     history: list[tuple[float, int, int, float]] = field(default_factory=list)

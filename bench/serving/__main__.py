@@ -1,7 +1,7 @@
 """Measure the model server: against stock vLLM, its batching, and speculative decoding.
 
 Prints a table for each part and, at the end, a line for each gate; writes CSV and PNG files. A
-missed gate is told, not an error. Give the machine nothing else to do meanwhile.
+missed gate is reported and is not an error. Give the machine nothing else to do meanwhile.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Continuous batching against waves and padded static batches, beside what theory says.
+"""Continuous batching against waves and padded static batches, next to the prediction of theory.
 
 A wave is a batch whose next one starts when its last answer has ended; answers that end early free
 their part of the computation. A padded static batch computes every answer to the length of its

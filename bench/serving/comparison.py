@@ -1,4 +1,4 @@
-"""Ours against stock vLLM: the gates, with stock against stock beside them."""
+"""Ours against stock vLLM: the gates, with stock against stock as the control."""
 
 import itertools
 import random
@@ -23,7 +23,7 @@ class Effort:
     """How much is asked for."""
 
     pairs: int = 48
-    """Of every way of asking; a multiple of the six orders of three servers."""
+    """Rounds of every kind of request; a multiple of the six orders of three servers."""
     starts: int = 5
     requests: int = 100
     concurrency: int = 32
@@ -74,7 +74,7 @@ class Comparison:
 
 @dataclass
 class Starts:
-    """Seconds from the start of a process to a ready server, by who started."""
+    """Seconds from the start of a process to a ready server, by server."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _STARTS})
 

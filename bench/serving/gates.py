@@ -63,7 +63,7 @@ GATES = (
 
 @dataclass(frozen=True)
 class Ratios:
-    """What is known of one gate: ours to stock, and one stock to another."""
+    """Ratios of one gate: ours to stock, and stock to stock."""
 
     ours: Interval | None
     stock: Interval | None = None

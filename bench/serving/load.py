@@ -17,7 +17,7 @@ from serving.servers import SERVED_NAME, Server
 
 @dataclass
 class Load:
-    """What one run did. Times in seconds."""
+    """Results of one run. Times in seconds."""
 
     tokens: int = 0
     """Generated in all answers."""
@@ -78,7 +78,7 @@ async def _run(
         async def client() -> None:
             while waiting:
                 number, length = waiting.pop()
-                # Another prompt each time, and the same ones for every server.
+                # A different prompt each time, and the same sequence of prompts for every server.
                 own = {"prompt": f"{number}. {body['prompt']}", "max_tokens": length}
                 await _ask(session, server, load, {**body, **own})
 

@@ -1,4 +1,4 @@
-"""Tables and plots of what was measured."""
+"""Tables and plots of the measurements."""
 
 import csv
 import subprocess
@@ -18,7 +18,7 @@ Row = dict[str, object]
 def commit() -> str:
     """The commit under test, marked when the code is not its own; a source archive has none."""
     name = _git("describe", "--always")
-    # What the bench has just written is no change of what it measures.
+    # Files that the bench has just written do not change the measured code.
     others = (":/", ":(top,exclude,glob)bench/*/results/**")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", *others)
     return f"{name}-dirty" if name and changed else name or "unknown"
@@ -56,7 +56,7 @@ def draw_bars(
 ) -> None:
     """Draw a group of bars for every row, in a panel for each unit.
 
-    `label` names the columns that tell the rows apart, `panels` those with values, by their unit.
+    `label` names the columns that identify a row. `panels` names the value columns by their unit.
     """
     figure, all_axes = plt.subplots(
         len(panels),
@@ -89,7 +89,7 @@ def draw_predictions(
     predicted: str,
     measured: str,
 ) -> None:
-    """Draw lines of what was predicted and points of what was measured, a colour for each group."""
+    """Draw predictions as lines and measurements as points, with a colour for each group."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for color, name in enumerate(dict.fromkeys(str(row[group]) for row in rows)):
         chosen = [row for row in rows if row[group] == name]

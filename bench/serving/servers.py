@@ -14,13 +14,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SERVED_NAME = "model"
 STOCK_MODULE = "vllm.entrypoints.launchers.api_server.entry"
-"""What `vllm serve` runs; the `vllm` command itself does not start from the CPU wheel."""
+"""Module that `vllm serve` runs; the `vllm` command itself does not start from the CPU wheel."""
 
 _START_SECONDS = 300
 _POLL_SECONDS = 0.02
 
 ENGINE_FLAGS = ("--enforce-eager", "--distributed-executor-backend=uni")
-"""What our server chooses on a CPU, so that both compare the API and not the engine's setup."""
+"""The settings of our server on a CPU, so that the comparison is of the API, not of the setup."""
 ENGINE_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
@@ -32,7 +32,7 @@ class Server:
     url: str
     management_url: str
     pid: int
-    """Of the process that serves the API; the engine runs in another one."""
+    """Id of the process that serves the API; the engine runs in another one."""
     ready_seconds: float
 
     def api_cpu_seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""Speculative decoding: measured acceptance and speedup beside the two usual formulas.
+"""Speculative decoding: measured acceptance and speedup against the two usual formulas.
 
 With g tokens drafted a step, each accepted with probability a, and a draft token costing c of a
 target step:
@@ -51,7 +51,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Counted:
-    """What an engine has done so far."""
+    """Counters of an engine since its start."""
 
     steps: float
     tokens: float

@@ -35,7 +35,7 @@ class Model:
     hidden: int
     intermediate: int
     vocabulary: int = 20480
-    """Small, as the output layer is beside the others in a model of billions of parameters."""
+    """Small, as the output layer is relative to the others in a model of billions of parameters."""
     kv_heads: int = 2
     head: int = 32
 

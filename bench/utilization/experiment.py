@@ -29,33 +29,33 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
 SEARCHES = (2, 2, 2, 1, 1)
 """Rates that a round tries for each mix; what the later rounds read is near the capacity, too."""
 LEARNED_SHARES = (0.35, 0.85)
-"""Loads of the traffic that is learned from, as shares of what the model so far believes in: from
-idle to what the autoscaler aims at."""
+"""Loads of the traffic that is learned from, as shares of the present estimate of the capacity:
+from idle to the autoscaler's target."""
 NEAR = 0.25
-"""How far from the capacity, as a share of it, a level still tells how long a step takes there."""
+"""Largest distance of a level from the capacity, as a share of it, to show the step time there."""
 FEWEST_REQUESTS = 20
-"""Expected in a level; fewer say nothing of a share of 95 %."""
+"""Expected requests in a level; fewer say nothing about a share of 95 %."""
 FEWEST_READ = 40
-"""Expected in a level that is read; of fewer, too many are in it with a part only."""
+"""Expected requests in a level that is read; of fewer, too many are only partly in it."""
 PROBED = 0.3
-"""Share of the capacity believed in at which a mix is met for the first time."""
+"""First load of a new mix, as a share of the estimated capacity."""
 
 _ITL_STEPS, _TTFT_STEPS = 3.0, 20.0
-"""The SLO in steps of a lone sequence: what 50 ms and 500 ms are to an 8B model on a large GPU."""
+"""The SLO in steps of a lone sequence: like 50 ms and 500 ms for an 8B model on a large GPU."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How long everything takes."""
+    """Durations of the parts of the experiment."""
 
     first_seconds: float = 5.0
-    """Of a level before the first round, where little need be known."""
+    """Duration of a level before the first round, which needs little precision."""
     lesson_seconds: float = 5.0
     level_seconds: float = 8.0
-    """Of a level that is searched with."""
+    """Duration of a level of the search."""
     read_seconds: float = 14.0
-    """Of a level that is read. At its ends other requests are in the engine: the shorter it is, the
-    more differs what is served from what is offered."""
+    """Duration of a level that is read. Other requests overlap with its ends. The shorter
+    the level, the more the served load differs from the offered one."""
     longest_seconds: float = 25.0
 
     def searching(self, rate: float) -> float:
@@ -81,9 +81,9 @@ class Reading:
     batch_share: float
     attainment: float
     step_time: float
-    """Of the engine, in percent of what the model says."""
+    """Step time of the engine, in percent of the model's prediction."""
     own_utilization: float
-    """By a model that was learned from this traffic itself, as it is in service."""
+    """Utilization by a model that was learned from this traffic itself, as in service."""
 
     @property
     def load(self) -> float:
@@ -140,11 +140,11 @@ class Traffic:
     """Those of the levels at which the signals are compared."""
 
     def trials(self, slo: ServiceLevelObjective, model: StepModel) -> list[Trial]:
-        """Return what became of the requests, on a machine that is always as fast as on average.
+        """Return the outcomes of the requests, scaled to a machine of constant average speed.
 
-        A level in which the machine was slow is one at a higher rate and with more patience on a
-        faster machine. How slow it was tell the engine's own steps: how much longer they took than
-        in all levels near the capacity, for what was in them. So the step model only compares
+        A level on a slow machine equals one at a higher rate and with more patience on a faster
+        machine. The engine's own steps show the speed: they are compared, for their contents, with
+        the steps in all levels near the capacity. So the step model only compares
         levels of the same traffic with each other, and whether it is right for this traffic
         remains to be judged.
         """
@@ -158,7 +158,7 @@ class Traffic:
 
 
 def _slowness(levels: Sequence[Level], model: StepModel) -> float:
-    """Return how long the engine's steps took, as a multiple of what the model says."""
+    """Return the time of the engine's steps, as a multiple of the model's prediction."""
     took = sum(level.done.steps.seconds for level in levels)
     expected = sum(model.seconds_of(level.done.steps) for level in levels)
     return took / expected
@@ -214,7 +214,7 @@ class Experiment:
         return estimate(traffic.trials(self.slo, self.model), self.slo.objective)
 
     def readings(self, name: str) -> Iterator[Reading]:
-        """Hold every signal against the truth, by all that was found out until now."""
+        """Compare every signal with the truth, by all results so far."""
         for tested in self.tested:
             truth, own = self.truth(tested), self._learned_from(tested)
             for level in tested.read:
@@ -289,7 +289,7 @@ def effective_utilization(
     limits: EngineLimits,
     slo: ServiceLevelObjective,
 ) -> float:
-    """What the product says of one replica: work served, at the price of the mix seen so far."""
+    """The product's signal for one replica: work served, at the price of the mix seen so far."""
     traffic = TrafficMemory(seen)
     mix = traffic.mix
     if mix is None:

@@ -1,4 +1,4 @@
-"""What requests look like: lengths of prompts and answers, in another order each time."""
+"""Shapes of requests: lengths of prompts and answers, in another order each time."""
 
 import math
 import random

@@ -24,7 +24,7 @@ SAMPLE_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Answer:
-    """What the client saw of one request, in seconds; infinite where nothing came in time."""
+    """Latencies of one request at the client, in seconds; infinite if no answer came in time."""
 
     ttft: float = math.inf
     itl: float = math.inf
@@ -46,7 +46,7 @@ class Level:
     """Requests per second that were asked for; chance gives a few more or less."""
     seconds: float
     done: Counters
-    """What the server counted meanwhile."""
+    """Counters of the server in the same time."""
     answers: Sequence[Answer]
     samples: Sequence[Snapshot]
 
@@ -60,7 +60,7 @@ class Level:
         return sum(answer.meets(slo) for answer in self.answers) / len(self.answers)
 
     def trial(self, slo: ServiceLevelObjective, slowness: float = 1.0) -> Trial:
-        """What became of the requests, on a machine that is faster by this factor."""
+        """Outcomes of the requests, scaled to a machine that is faster by this factor."""
         missed = sum(not answer.meets(slo, slowness) for answer in self.answers)
         return Trial(self.offered * slowness, len(self.answers), missed)
 
@@ -109,8 +109,9 @@ async def _offer(
         judged = await _send(session, server, mix, rate, seconds, chance)
         after, took = await read_snapshot(session, server), time.perf_counter() - began
         sampling.cancel()
-        # Who has no whole answer when even the longest was due by the SLO has missed it. Cutting
-        # the rest off ends it in the engine, so that the next level begins with an empty one.
+        # A request without a complete answer by the time that the SLO allows the longest one has
+        # missed it. Disconnecting ends these requests in the engine, so that the next level begins
+        # with an empty one.
         patience = (slo.ttft_seconds or 0.0) + LONGEST_ANSWER * (slo.itl_seconds or 0.0)
         _, late = await asyncio.wait([*early, *judged], timeout=patience)
         for task in late:

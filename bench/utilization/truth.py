@@ -1,8 +1,8 @@
 """The true capacity: the rate at which the share of requests within the SLO falls to the objective.
 
-Nothing of the product's formulas is known here. Trials are noisy, for requests come by chance and
-the machine is shared, so the search goes on on both sides of its best guess, and all trials
-together say what is known.
+Nothing of the product's formulas is known here. Trials are noisy, because requests arrive at
+random and the machine is shared. So the search continues on both sides of its best guess, and the
+estimate uses all trials.
 """
 
 import math
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 SIDES = (0.94, 1.06)
-"""Where the search goes on once it has rates that met and that missed, as shares of its guess."""
+"""Next rates of a search that has seen both hits and misses, as shares of its guess."""
 STEP = 1.3
-"""Factor between two rates before that."""
+"""Factor between two rates until then."""
 SLOWEST_RATE = 0.05
 """Requests per second at which an engine that still misses its SLO is given up."""
 HICCUPS = 0.005
@@ -26,7 +26,7 @@ RATES = 400
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of the requests at one rate."""
+    """Outcomes of the requests at one rate."""
 
     rate: float
     requests: int

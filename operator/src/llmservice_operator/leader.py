@@ -145,7 +145,7 @@ class Leader:
         holder = lease["spec"].get("holderIdentity")
         duration = lease["spec"].get("leaseDurationSeconds") or self._settings.lease_seconds
         expired = self._monotonic() - self._seen_at >= duration
-        # Our own name on it means that an earlier write landed although its answer was lost.
+        # If the lease has our name, an earlier write succeeded although its answer was lost.
         if holder and holder != self._identity and not expired:
             return False
         return self._hold(await self._store.replace_lease(lease, self._spec(lease)), asked_at)
@@ -158,14 +158,14 @@ class Leader:
             if lease is None:
                 return self._hold(await self._store.create_lease(self._spec(None)), asked_at)
             if lease["spec"].get("holderIdentity") != self._identity:
-                # Never renew somebody else's lease; the deadline ends this process.
+                # Never renew another holder's lease; the deadline ends this process.
                 return False
             self._lease = lease
         spec = {**self._lease["spec"], "renewTime": self._timestamp()}
         return self._hold(await self._store.replace_lease(self._lease, spec), asked_at)
 
     def _hold(self, lease: dict[str, Any], asked_at: float) -> bool:
-        # Counted from before the request: the others may have seen it as early as that.
+        # Count from before the request, because the others may have seen the renewal since then.
         self._lease = lease
         self._renewed_at = asked_at
         return True

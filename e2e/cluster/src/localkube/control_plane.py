@@ -141,7 +141,7 @@ def _api_server_certificates(pki: Path) -> list[str]:
 def _aggregation(pki: Path) -> list[str]:
     """Return how the API server names itself and the user to an aggregated API."""
     return [
-        # Straight to the endpoints: a cluster without nodes has nobody who routes a ClusterIP.
+        # Connect to the endpoints, because without nodes no kube-proxy routes a ClusterIP.
         "--enable-aggregator-routing",
         f"--requestheader-client-ca-file={pki}/front-proxy-ca.crt",
         "--requestheader-allowed-names=front-proxy-client",

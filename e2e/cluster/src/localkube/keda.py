@@ -1,6 +1,6 @@
 """KEDA in a local cluster: its operator and its metrics adapter, as the project's tests meet them.
 
-They run as processes beside the API server, with the administrator's rights, so that a cluster
+They run as processes next to the API server, with the administrator's rights, so that a cluster
 without nodes can have them. KEDA's resource definitions come from its Go module.
 """
 

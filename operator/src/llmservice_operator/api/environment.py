@@ -41,7 +41,7 @@ _REFUSED: Final = (
     *("TRITON_.*", "TORCH_EXTENSIONS_DIR", "CUDA_HOME"),
     # Routes and formats that vLLM itself calls unsafe.
     *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_.*"),
-    # GPUs of other pods: the runtime takes these for a request to see them.
+    # These make the container runtime expose the GPUs of other pods.
     *("NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_.*|DISABLE_REQUIRE|MIG_.*)",),
     "CUDA_VISIBLE_DEVICES",
 )

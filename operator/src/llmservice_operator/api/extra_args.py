@@ -52,9 +52,9 @@ _REFUSED: Final = (
     *("enable-cumem-allocator", "enable-nccl-comm-suspend", ".*lora.*", "shutdown-timeout"),
 )
 _HARMLESS: Final = "(override-)?generation-config|allowed-media-domains"
-"""Looks like what is refused; holds sampling defaults, or bounds what the server may fetch."""
+"""Exceptions to the refused names: sampling defaults, and limits on what the server fetches."""
 
-# Within a flag's name only: its value may hold anything, an equals sign and dashes too.
+# Match only the flag's name: its value may contain anything, such as an equals sign.
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")
 _REFUSED_FORM: Final = re.compile(f"--(?!({_HARMLESS})$)({_NAMES})")
 

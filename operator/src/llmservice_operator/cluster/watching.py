@@ -38,8 +38,8 @@ async def watch(
 ) -> None:
     """Call `on_event` in this event loop for every event, until `stop` is set.
 
-    The namespace None means all. A watch of a lost connection goes on by itself. Raises whatever
-    error ended the watches, and also returns when they ended before their time.
+    The namespace None means all. A watch whose connection is lost resumes by itself. Raises the
+    error that ended the watches; also returns if they end early without one.
     """
     quieten()
     loop = asyncio.get_running_loop()

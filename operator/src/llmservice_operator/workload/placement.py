@@ -1,4 +1,4 @@
-"""Where the pods of a service may run, and what else the pod template says of its own."""
+"""Scheduling of a service's pods, and the other fields that spec.template sets on them."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ STRANGER_TOKEN = "hf_localkubeStranger"
 
 
 def default_settings(models: Mapping[str, Path]) -> HubSettings:
-    """Return what a hub serves that was told nothing: all models, the tiny one behind doors too,
-    and the larger one slowly."""
+    """Return the default settings: all models, the tiny one also private and gated, and the larger
+    one slowly."""
 
     def served(repo_id: str, visibility: Visibility) -> RepositorySettings:
         return RepositorySettings(branches={"main": models[repo_id]}, visibility=visibility)

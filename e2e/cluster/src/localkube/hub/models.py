@@ -83,7 +83,7 @@ def _build(folder: Path) -> None:
     with progress.step("Making the tiny random Llama"):
         engine.run_script("make_tiny_llama.py", str(smollm2), str(tiny))
     for path in [unfinished, *unfinished.rglob("*")]:
-        # A volume of them is read by pods under any user id.
+        # Pods under any user id read these files from a volume.
         path.chmod(0o755 if path.is_dir() else 0o644)
     unfinished.rename(folder)
 

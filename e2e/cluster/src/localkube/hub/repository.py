@@ -44,7 +44,7 @@ class File:
 
     @property
     def lfs_pointer(self) -> str:
-        """What git keeps in place of the file when large-file storage has it."""
+        """The pointer that git keeps in place of a file in large-file storage."""
         return (
             "version https://git-lfs.github.com/spec/v1\n"
             f"oid sha256:{self.sha256}\nsize {self.size_bytes}\n"

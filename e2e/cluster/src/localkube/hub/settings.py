@@ -1,4 +1,4 @@
-"""The test hub's configuration: what it serves, to whom, and how fast.
+"""The test hub's configuration: repositories, access and speed.
 
 host: 10.200.0.1
 port: 8090

