@@ -115,7 +115,7 @@ class DutyCycle(HpaOn):
             shares.append(100 * min((seen[-1] - seen[0]) / max(len(seen) - 1, 1), 1.0))
         total = sum(shares)
         if shares and total / len(shares) <= self.target:
-            # Only ready pods count for a fall: the rest are taken as the same as the mean.
+            # To scale down, only ready pods count: the rest are assumed to equal the mean.
             return total / len(shares) * view.desired
         return total
 

@@ -36,7 +36,7 @@ class Workload:
     name: str
     hardware: Hardware
     max_replicas: int
-    """About three times what the peak needs, so that a bound decides nothing but waste."""
+    """About three times what the peak needs, so that the maximum limits only waste."""
     make: Callable[[Generator], Traffic]
     burst_at: float | None = None
     """When the load steps up; recovery is measured from there."""

@@ -32,7 +32,7 @@ def main() -> int:
     if unknown := sorted(set(parts) - set(_PARTS)):
         parser.error(f"no part {', '.join(unknown)}: choose from {', '.join(_PARTS)}")
     started = time.monotonic()
-    # Whoever stops the bench stops its servers, too.
+    # A signal to the bench must stop its servers, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     asked.out.mkdir(parents=True, exist_ok=True)
     python = Path(_printed("python", "server_image/engine_env.py"), "bin", "python")

@@ -59,7 +59,7 @@ class Size:
     longest_seconds: float = 25.0
 
     def searching(self, rate: float) -> float:
-        """Seconds in which some requests come on a slow machine, too."""
+        """Seconds in which some requests arrive even on a slow machine."""
         return max(self.level_seconds, min(FEWEST_REQUESTS / rate, self.longest_seconds))
 
     def reading(self, rate: float) -> float:

@@ -198,7 +198,7 @@ class Reconciler:
         if live is None:
             manifest["spec"]["replicas"] = first_replicas(service)
         elif replicas.is_kept_now:
-            # A number that was read just now is sent only if it still stands there.
+            # Send a number that was just read only if it has not changed since.
             manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
         elif not is_handed_over(service, live):
             return await self._scaler.hand_over(service, live)

@@ -32,7 +32,7 @@ def lay_out(cache: Path, baked: Path = BAKED) -> None:
         return
     try:
         known.mkdir(parents=True, exist_ok=True)
-        # Several pods may share the cache, and none may read half a file.
+        # Several pods may share the cache, and none may read an incomplete file.
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             for info in missing:
                 os.replace(shutil.copyfile(info, Path(folder, info.name)), known / info.name)

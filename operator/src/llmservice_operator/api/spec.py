@@ -262,8 +262,8 @@ class LLMService(Fields):
     def _forget_malformed_status(
         cls, value: Any, parse: ValidatorFunctionWrapHandler
     ) -> LLMServiceStatus:
-        # Every pass writes the whole status anew, so one that cannot be read is worth nothing,
-        # while refusing the service for it would stop the operator from repairing it.
+        # Every pass writes the whole status again, so an unreadable status can be ignored. An
+        # error here would keep the operator from repairing it.
         try:
             status: LLMServiceStatus = parse(value)
         except ValidationError:
@@ -329,5 +329,5 @@ def _message(details: ErrorDetails) -> str:
                 "explain llmservice.spec --recursive` lists all fields"
             )
         case _:
-            # Pydantic writes "Input should be ..." and the field's path stands before it.
+            # Pydantic writes "Input should be ...", but here the field's path comes first.
             return f"{details['msg'].removeprefix('Input ')}, not {details['input']!r}"

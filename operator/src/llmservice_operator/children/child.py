@@ -86,7 +86,7 @@ class Child:
     name: Callable[[LLMService], str] = names.child
     annotations: Callable[[Context], Mapping[str, str]] = _no_annotations
     is_pruned: bool = False
-    """Whether the operator deletes the object once the service is not to have it any more."""
+    """Whether the operator deletes the object when the service no longer needs it."""
     outlives_service: Callable[[LLMService], bool] = _never
     """Say whether the object stays when the service is deleted: it then has no owner."""
     is_optional_api: bool = False

@@ -39,7 +39,7 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
         for arg in _write(field, service, flags)
     ]
     args.extend(_extra_args(extra, service, flags))
-    # The kubelet puts a variable, a token perhaps, in place of $(NAME), and $ in place of $$.
+    # The kubelet replaces $(NAME) with a variable, which may be a token, and $$ with $.
     args = [arg.replace("$", "$$") for arg in args]
     if engine.chat_template is not None and engine.chat_template.inline is None:
         template = f"$({names.CHAT_TEMPLATE_ENV})"

@@ -50,7 +50,7 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if service.spec.auth is not None:
         values[names.API_KEYS_DIRECTORY_ENV] = names.API_KEYS_PATH
-    # Judged whether autoscaling is on or not: switching it on must not restart a pod.
+    # Set even while autoscaling is off, because switching it on must not restart a pod.
     slo = service.spec.slo or DEFAULT_SLO
     limits = {
         names.SLO_TTFT_ENV: slo.ttft_milliseconds,

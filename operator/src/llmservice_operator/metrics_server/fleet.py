@@ -247,7 +247,7 @@ class Fleet:
         service.generation = generation
         spec = self._spec_of(manifest)
         if spec is None:
-            return  # what runs goes on by the spec of before, as does the load that it can bear
+            return  # the replicas still run the previous spec, so keep its capacity
         engine = spec.model, spec.engine, spec.accelerator, spec.template
         if service.engine is not None and engine != service.engine:
             since = self._at - CLOCK_SKEW_SECONDS

@@ -46,7 +46,7 @@ class Tracking:
     rates: Mapping[str, Flow] = field(default_factory=dict)
     """Per second, as of each replica's last report."""
     serving: Mapping[str, float] = field(default_factory=dict)
-    """Ready replicas that are not draining, and since when each is."""
+    """Ready replicas that are not draining, each with the time since which it is Ready."""
     silent: frozenset[str] = frozenset()
     """Serving replicas that did not answer the last scrape."""
     late: Mapping[str, float] = field(default_factory=dict)

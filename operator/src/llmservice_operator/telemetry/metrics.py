@@ -141,7 +141,7 @@ class Metrics:
         self._unfinished.labels(CONTROLLER).set_function(queue.unfinished_seconds)
         self._longest.labels(CONTROLLER).set_function(queue.longest_running_seconds)
 
-    # From the API client, the watches and the passes.
+    # Called by the API client, the watches and the passes.
 
     def request_finished(self, method: str, host: str, code: str, seconds: float) -> None:
         self._requests.labels(code, method, host).inc()

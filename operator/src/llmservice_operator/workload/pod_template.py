@@ -108,8 +108,8 @@ def _build_server_container(
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        # A crash that left no message of its own still says its last words in the pod's status,
-        # which the operator can read; logs it cannot.
+        # After a crash without a termination message, the end of the log is in the pod's status.
+        # The operator can read the status, but not the logs.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": build_volume_mounts(service),
     }

@@ -73,9 +73,9 @@ class Replica:
 
     @property
     def not_ready_since(self) -> datetime | None:
-        """When the first of the pods that are not Ready ceased to be, or was created.
+        """Earliest time since which a pod is not Ready: when it lost that state, or was created.
 
-        None when all that exist are Ready.
+        None if all existing pods are Ready.
         """
         return min((_not_ready_since(pod) for pod in self.pods if not is_ready(pod)), default=None)
 

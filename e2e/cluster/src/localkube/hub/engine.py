@@ -15,7 +15,7 @@ SCRIPTS = Path(__file__).parent / "engine_scripts"
 REQUIREMENTS = SCRIPTS / "requirements.txt"
 
 SHOWN_LINES = 20
-"""How much of a failed program's output is worth a person's time."""
+"""Lines of the end of a failed program's output that an error message shows."""
 
 
 @cache

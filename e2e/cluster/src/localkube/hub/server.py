@@ -295,7 +295,7 @@ async def serve(settings: HubSettings) -> None:
 
 def main() -> int:
     """Run the hub that the configuration file in the first argument describes."""
-    # One line for each request, on standard error.
+    # Log one line for each request, on standard error.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         settings = HubSettings.parse(Path(sys.argv[1]).read_text())

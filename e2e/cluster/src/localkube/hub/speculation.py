@@ -1,6 +1,6 @@
 """Draft heads for the tiny Llama, with random weights, and the package for suffix decoding.
 
-Apart from the models, for they are none that could be served.
+Kept apart from the models, because they cannot be served alone.
 """
 
 import hashlib

@@ -40,7 +40,8 @@ def _push(cluster: Cluster, reference: str) -> None:
     with Store.open(to_read=True) as store:
         if not store.has(reference):
             raise LocalkubeError(f"{reference} is not built. Run: localkube images build all")
-        # zstd at its fastest: half the bytes to write and to read again, for seconds of work.
+        # The fastest level of zstd halves the bytes to write and read, for a few seconds of
+        # work.
         command = store.command(
             *("push", "--quiet", "--tls-verify=false"),
             *("--compression-format", "zstd", "--compression-level", "1"),
@@ -59,7 +60,7 @@ def _has(node: Node, reference: str) -> bool:
 
 
 def _pull(cluster: Cluster, node: Node, reference: str) -> None:
-    # In the first node's network, where the registry listens: this client fetches by itself.
+    # Run in the first node's network, where the registry listens: this client fetches by itself.
     done = _ctr(node, "images", "pull", "--plain-http", reference, inside=cluster)
     if done.returncode:
         raise CommandFailed(f"{node.name} could not pull {reference}: {done.stderr.strip()}")
