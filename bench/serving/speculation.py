@@ -36,7 +36,7 @@ class Draft:
     configuration: dict[str, object]
     cost: float
     temperatures: tuple[float, ...]
-    """Of the target; the warmer it is, the fewer of a greedy draft's tokens it accepts."""
+    """Temperatures of the target; a warmer one accepts fewer tokens of a greedy draft."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class LoadView:
 
     plan: ProviderPlan = field(default_factory=ProviderPlan)
     report: LoadReport | None = None
-    """From the metrics server; None without an answer."""
+    """Report of the metrics server; None without an answer."""
     autoscaler: Manifest | None = None
     """The live HPA."""
     decision: Decision | None = None

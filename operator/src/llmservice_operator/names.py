@@ -86,13 +86,13 @@ METRIC_SERVICE_LABEL: Final = "llmservice"
 """Label of every external metric and gauge whose value is the LLMService's name."""
 
 LOAD_REPORTS_PATH: Final = "/v1/scaling"
-"""Where the metrics server serves all load reports as JSON."""
+"""Path at which the metrics server serves all load reports as JSON."""
 
 CACHE_VOLUME: Final = "cache"
 CACHE_PATH: Final = "/cache"
 MODEL_CACHE_VOLUME: Final = "model-cache"
 MODEL_CACHE_PATH: Final = "/model-cache"
-"""Where the claim of spec.model.cache is mounted, writable, in addition to the pod's own cache."""
+"""Mount path of the claim of spec.model.cache, writable, in addition to the pod's own cache."""
 TMP_VOLUME: Final = "tmp"
 TMP_PATH: Final = "/tmp"
 SHM_VOLUME: Final = "shm"
@@ -101,10 +101,10 @@ API_KEYS_VOLUME: Final = "api-keys"
 API_KEYS_PATH: Final = "/etc/llmservice/api-keys"
 MODELS_VOLUME: Final = "models"
 MODELS_PATH: Final = "/models"
-"""Where the claim of a pvc:// model is mounted, read-only."""
+"""Mount path of the claim of a pvc:// model, read-only."""
 DRAFT_MODELS_VOLUME: Final = "draft-models"
 DRAFT_MODELS_PATH: Final = "/draft-models"
-"""Where the claim of a pvc:// draft model is mounted, when it is another one."""
+"""Mount path of the claim of a pvc:// draft model, if it is another claim."""
 
 
 def load_report_path(namespace: str, name: str) -> str:

@@ -146,7 +146,7 @@ class OperatorSettings(_Settings):
     watch_namespaces: Names = ()
     """Namespaces whose LLMServices are served; empty means all."""
     namespace: str = "llmservice-system"
-    """Where the operator itself runs and keeps its Lease."""
+    """Namespace in which the operator runs and keeps its Lease."""
     monitoring_namespace: str | None = None
     """Namespace whose pods may read the metrics of model servers; None means none."""
     monitoring_pod_labels: Labels = Field(default_factory=dict)
@@ -160,7 +160,7 @@ class OperatorSettings(_Settings):
     audit_period_seconds: int = Field(300, ge=1, description="a whole number from 1")
     """Seconds between two comparisons of the watched objects with the cluster, +-20 %."""
     metrics_server_url: Address = None
-    """Where the operator reads load reports, without a path; None: there is no metrics server."""
+    """URL of the load reports, without a path; None if there is no metrics server."""
     metrics_server: MetricsServerSettings = Field(default_factory=MetricsServerSettings)
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Final
 
 
 class Source(StrEnum):
-    """Where the operator reads a reason; the value is a heading in docs/conditions.md."""
+    """Origin of a reason; the value is a heading in docs/conditions.md."""
 
     COUNTS = "From the Deployment's counts"
     ROLLOUT = "From the Deployment's conditions"

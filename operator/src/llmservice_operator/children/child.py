@@ -21,7 +21,7 @@ class Context:
     """All that the children of one service are built from."""
 
     service: LLMService
-    """With the settings of its accelerator class filled in."""
+    """The service, including the settings of its accelerator class."""
     settings: OperatorSettings
     pin: EnginePin
     replicas: ReplicaCount

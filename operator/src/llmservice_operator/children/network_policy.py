@@ -42,7 +42,7 @@ _DNS_PORTS: Final = [
 ]
 _LINK_LOCAL_V4: Final = "169.254.0.0/16"
 _LINK_LOCAL_V6: Final = "fe80::/10"
-"""Where clouds hand out credentials of containers, too."""
+"""Link-local addresses, where some clouds also serve credentials to containers."""
 _PRIVATE_V4: Final = (
     "10.0.0.0/8",
     "100.64.0.0/10",

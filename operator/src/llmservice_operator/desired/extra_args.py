@@ -24,7 +24,7 @@ class ExtraFlag:
     flag: str
     value: str
     place: str
-    """Where it stands, such as spec.engine.extraArgs[0]."""
+    """Path in the spec, such as spec.engine.extraArgs[0]."""
     field: FlagField | None
     """The field that sets the same flag."""
 

@@ -75,4 +75,4 @@ def _bytes_per_parameter(engine: Engine) -> float:
 
 
 UNKNOWN_PRIOR: Final = _prior(hardware_class("unknown"), GUESSED_PARAMETERS, _HALF_PRECISION_BYTES)
-"""For a spec that cannot be read."""
+"""Prior for a spec that cannot be read."""

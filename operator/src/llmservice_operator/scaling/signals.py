@@ -126,7 +126,7 @@ class Snapshot:
     kv_tokens: float
     kv_capacity_tokens: float
     max_sequences: int
-    """Of each engine."""
+    """Maximum number of sequences that one engine computes at a time."""
     max_step_tokens: int
     """Each engine's token budget of one step (max_num_batched_tokens)."""
     engines: int = 1

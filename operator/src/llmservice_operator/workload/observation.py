@@ -95,7 +95,7 @@ def _newest_revision(replicas: Iterable[Replica]) -> list[Replica]:
     staying = [replica for replica in replicas if not replica.is_leaving]
     if not staying:
         return []
-    # Of those created within the same second the one that is not ready yet is likely the newer.
+    # If several were created in the same second, one that is not ready is likely the newer.
     newest = max(staying, key=lambda each: (each.created, not each.is_ready))
     return [replica for replica in staying if replica.revision == newest.revision]
 

@@ -284,7 +284,7 @@ async def serve(settings: HubSettings) -> None:
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()
-        # Whoever started this process takes the line as the sign that the hub answers.
+        # The parent process waits for this line, which means that the hub answers.
         # With port 0 the system has chosen one.
         host, port = runner.addresses[0][:2]
         print(f"http://{host}:{port}", flush=True)
