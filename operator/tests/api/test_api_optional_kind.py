@@ -43,12 +43,33 @@ DEFINITION = {
 WITHIN_SECONDS = 60.0
 
 
+def install_the_definition(api: Api) -> None:
+    """Return once the API server serves the kind: it refuses requests for it before."""
+    api.request("POST", CRDS, DEFINITION)
+
+    def is_served() -> bool:
+        try:
+            api.list_all(SCALED_OBJECTS, "default")
+        except (ApiError, ValueError):  # not found, as JSON and as plain text
+            return False
+        return True
+
+    eventually(is_served, 15)
+
+
 def remove_the_definition(api: Api) -> None:
-    try:
-        api.request("DELETE", f"{CRDS}/{NAME}")
-    except ApiError as error:
-        if error.status != 404:
-            raise
+    """Return once it is gone: until its objects are, one of the same name is refused."""
+
+    def is_gone() -> bool:
+        try:
+            api.request("DELETE", f"{CRDS}/{NAME}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return True
+        return False
+
+    eventually(is_gone, 15)
 
 
 @pytest.fixture
@@ -72,7 +93,7 @@ def test_a_kind_is_used_within_a_minute_of_its_installation_and_missed_when_it_i
         api.create(LLMSERVICES, make_service("llm", namespace, autoscaling=scaling))
         eventually(lambda: reason() == "KEDAMissing", 15)
 
-        api.request("POST", CRDS, DEFINITION)
+        install_the_definition(api)
         eventually(lambda: api.read(SCALED_OBJECTS, namespace, "llm"), WITHIN_SECONDS)
         found = api.get(SCALED_OBJECTS, namespace, "llm")
         assert found["spec"]["maxReplicaCount"] == 3
