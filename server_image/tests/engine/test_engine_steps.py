@@ -3,6 +3,7 @@
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,20 @@ def test_a_prompt_longer_than_a_step_counts_in_every_step_that_computes_it(
     assert ("context tokens" in server.log.read_text()) is logs_steps
 
 
+@contextmanager
+def full_queue(
+    server: ModelServer, path: str, wanted: dict[str, object]
+) -> Iterator[tuple[int, int]]:
+    """Fill the queue with the answers of one request; yield what has arrived by then."""
+    before = arrived(server)
+    filling = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
+    filling.request("POST", path, json.dumps({**wanted, "n": QUEUE}), server.headers)
+    server.eventually(lambda: arrived(server)[0] == before[0] + QUEUE, seconds=10)
+    yield arrived(server)
+    filling.close()
+    server.eventually(lambda: server.probe("/autoscale").json()["waiting"] == 0, seconds=20)
+
+
 @pytest.mark.parametrize(
     ("path", "asked"),
     [
@@ -81,26 +96,20 @@ def test_what_a_full_queue_turns_away_arrives_like_what_it_takes(
     server: ModelServer, path: str, asked: dict[str, object]
 ) -> None:
     wanted = {"model": SERVED_NAME, "max_tokens": 400, "ignore_eos": True, **asked}
-    before = arrived(server)
-    filling = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
-    filling.request("POST", path, json.dumps({**wanted, "n": QUEUE}), server.headers)
-    server.eventually(lambda: arrived(server)[0] == before[0] + QUEUE, seconds=10)
+    with full_queue(server, path, wanted) as before:
+        refused = [server.post(path, {**wanted, "n": 2}).status for _ in range(3)]
+        after = arrived(server)
 
-    refused = [server.post(path, {**wanted, "n": 2}).status for _ in range(3)]
-
-    after = arrived(server)
-    filling.close()
     assert refused == [503] * 3
-    assert after == (before[0] + QUEUE + 6, before[1] + QUEUE + 6)
-    server.eventually(lambda: server.probe("/autoscale").json()["waiting"] == 0, seconds=20)
+    assert after == (before[0] + 6, before[1] + 6)
 
 
 def test_what_is_turned_away_once_its_prompt_is_read_arrives_once(server: ModelServer) -> None:
-    before = arrived(server)
-    many = ["Hello"] * (QUEUE + 1)
-    wanted = {"model": SERVED_NAME, "prompt": many, "max_tokens": 400, "ignore_eos": True}
+    wanted = {"model": SERVED_NAME, "max_tokens": 400, "ignore_eos": True, "prompt": "Hello"}
+    many = {**wanted, "prompt": ["Hello"] * (QUEUE + 1)}
+    with full_queue(server, "/v1/completions", wanted) as before:
+        status = server.post("/v1/completions", many).status
+        after = arrived(server)
 
-    assert server.post("/v1/completions", wanted).status == 503
-
-    assert arrived(server) == (before[0] + QUEUE + 1, before[1] + QUEUE + 1)
-    server.eventually(lambda: server.probe("/autoscale").json()["waiting"] == 0, seconds=20)
+    assert status == 503
+    assert after == (before[0] + QUEUE + 1, before[1] + QUEUE + 1)
