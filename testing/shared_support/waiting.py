@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tenacity import RetryCallState, RetryError, Retrying
+from tenacity import AsyncRetrying, RetryCallState, RetryError, Retrying
 from tenacity.retry import retry_if_exception_type, retry_if_not_result
 from tenacity.stop import stop_after_delay
 from tenacity.wait import wait_fixed
@@ -34,20 +34,38 @@ def eventually(
         AssertionError: not in time; the text has the description and the last result or error.
 
     """
-    retrying = Retrying(
-        stop=stop_after_delay(within),
-        wait=_a_tenth_more if every is None else wait_fixed(every),
-        retry=retry_if_exception_type(NOT_YET) | retry_if_not_result(bool),
-    )
     try:
-        seen = retrying(check)
+        seen = Retrying(**_policy(within, every))(check)
     except RetryError as error:
-        last = error.last_attempt.exception() or error.last_attempt.result()
         awaited = describe() if callable(describe) else describe
-        message = f"not within {within:g} s: {awaited or check}; last: {last!r}"
-        raise AssertionError(message) from error.last_attempt.exception()
+        raise _too_late(error, within, awaited or check) from error.last_attempt.exception()
     assert seen is not None, "a true result is never None"
     return seen
+
+
+async def eventually_in_loop(check: Callable[[], object], within: float = 10.0) -> None:
+    """Wait like `eventually` for what happens in this event loop, which runs between the tries."""
+
+    async def attempt() -> object:
+        return check()
+
+    try:
+        await AsyncRetrying(**_policy(within, 0.02))(attempt)
+    except RetryError as error:
+        raise _too_late(error, within, check) from error.last_attempt.exception()
+
+
+def _policy(within: float, every: float | None) -> dict[str, Any]:
+    return {
+        "stop": stop_after_delay(within),
+        "wait": _a_tenth_more if every is None else wait_fixed(every),
+        "retry": retry_if_exception_type(NOT_YET) | retry_if_not_result(bool),
+    }
+
+
+def _too_late(error: RetryError, within: float, awaited: object) -> AssertionError:
+    last = error.last_attempt.exception() or error.last_attempt.result()
+    return AssertionError(f"not within {within:g} s: {awaited}; last: {last!r}")
 
 
 def _a_tenth_more(state: RetryCallState) -> float:

@@ -1,12 +1,13 @@
 """What is awaited is returned as soon as it is there; a wait that fails says what it saw."""
 
+import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from shared_support.waiting import eventually, holds_for
+from shared_support.waiting import eventually, eventually_in_loop, holds_for
 
 
 def in_turn(*results: object) -> Callable[[], object]:
@@ -83,3 +84,17 @@ def test_a_condition_that_holds_is_read_until_the_end() -> None:
 def test_a_condition_that_ceases_to_hold_fails() -> None:
     with pytest.raises(AssertionError):
         holds_for(10, in_turn(True, True, False), every=0)
+
+
+async def test_what_happens_in_the_event_loop_of_the_wait_can_be_awaited() -> None:
+    happened = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.05, happened.set)
+
+    await eventually_in_loop(happened.is_set)
+
+    assert happened.is_set()
+
+
+async def test_a_wait_in_an_event_loop_fails_in_time_and_says_what_it_saw_last() -> None:
+    with pytest.raises(AssertionError, match=r"not within 0\.05 s: .*; last: \[\]"):
+        await eventually_in_loop(list, 0.05)

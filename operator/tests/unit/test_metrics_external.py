@@ -25,7 +25,7 @@ from llmservice_operator.metrics_server.front_proxy import (
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from localkube.pki import Authority, Certificate
 from operator_support.processes import free_port, utc_now
-from operator_support.watching import eventually_true
+from shared_support.waiting import eventually_in_loop
 
 NOW = utc_now()
 HOST = "metrics.llm.svc"
@@ -401,7 +401,7 @@ async def test_rotated_authorities_count_at_once_and_the_old_ones_no_more(server
 async def test_authorities_that_cannot_be_read_stay_as_they_were(server: Server) -> None:
     server.configuration.error = ClusterError("no answer")
     reads = server.configuration.reads
-    await eventually_true(lambda: server.configuration.reads > reads + 2)
+    await eventually_in_loop(lambda: server.configuration.reads > reads + 2)
 
     assert (await server.get(ROOT))[0] == 200
 

@@ -15,7 +15,7 @@ from llmservice_operator.metrics_server import registration
 from llmservice_operator.metrics_server.certificates import issue
 from llmservice_operator.metrics_server.registration import API_SERVICE, Endpoint, Registration
 from operator_support.processes import utc_now
-from operator_support.watching import eventually_true
+from shared_support.waiting import eventually_in_loop
 
 FOREIGN: Manifest = {
     "metadata": {"name": API_SERVICE, "labels": {}},
@@ -64,7 +64,7 @@ class World:
 
     async def until_read(self, times: int = 3) -> None:
         before = self.reads
-        await eventually_true(lambda: self.reads >= before + times)
+        await eventually_in_loop(lambda: self.reads >= before + times)
 
 
 @pytest.fixture(autouse=True)
@@ -76,11 +76,11 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_it_is_made_once_and_made_again_when_it_is_deleted() -> None:
     world = World()
     async with world.registered() as found:
-        await eventually_true(lambda: found.state.is_served)
+        await eventually_in_loop(lambda: found.state.is_served)
         await world.until_read()
         assert world.writes == ["POST"]
         world.live = None
-        await eventually_true(lambda: world.writes == ["POST", "POST"])
+        await eventually_in_loop(lambda: world.writes == ["POST", "POST"])
 
 
 async def test_a_foreign_one_is_left_alone_until_its_owner_deletes_it() -> None:
@@ -90,13 +90,13 @@ async def test_a_foreign_one_is_left_alone_until_its_owner_deletes_it() -> None:
         assert found.state.owner == "keda/keda-metrics"
         assert world.writes == []
         world.live = None
-        await eventually_true(lambda: found.state.is_served)
+        await eventually_in_loop(lambda: found.state.is_served)
 
 
 async def test_an_api_server_that_is_away_changes_nothing() -> None:
     world = World()
     async with world.registered() as found:
-        await eventually_true(lambda: found.state.is_served)
+        await eventually_in_loop(lambda: found.state.is_served)
         world.read_error = ClusterError("no answer")
         await world.until_read()
         assert found.state.is_served
@@ -107,9 +107,9 @@ async def test_a_write_that_fails_is_reported_and_repeated() -> None:
     world = World()
     world.write_error = ClusterError("the quota is used up")
     async with world.registered() as found:
-        await eventually_true(lambda: "the quota is used up" in found.state.message)
+        await eventually_in_loop(lambda: "the quota is used up" in found.state.message)
         world.write_error = None
-        await eventually_true(lambda: found.state.is_served)
+        await eventually_in_loop(lambda: found.state.is_served)
 
 
 async def test_another_replica_that_was_faster_is_no_problem() -> None:
@@ -126,6 +126,6 @@ async def test_a_new_authority_is_registered_without_waiting_for_the_next_poll(
     monkeypatch.setattr(registration, "POLL_SECONDS", 1000.0)
     world = World()
     async with world.registered() as found:
-        await eventually_true(lambda: world.reads == 1)
+        await eventually_in_loop(lambda: world.reads == 1)
         found.requeue()
-        await eventually_true(lambda: world.reads == 2)
+        await eventually_in_loop(lambda: world.reads == 2)

@@ -12,7 +12,7 @@ from llmservice_operator.cluster import Cache, Cluster, Key, Reflector, ServedKi
 from llmservice_operator.cluster.watching import DELETED, LISTED, OnEvent
 from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, SCALED_OBJECTS, Kind
-from operator_support.watching import eventually_true
+from shared_support.waiting import eventually_in_loop
 
 REQUIRED = (LLMSERVICES, DEPLOYMENTS)
 LLAMA = ("team", "llama")
@@ -118,7 +118,7 @@ class World:
             await asyncio.wait_for(running, 5)
 
     async def until_watching(self, times: int = 1) -> None:
-        await eventually_true(lambda: len(self.watches) >= times)
+        await eventually_in_loop(lambda: len(self.watches) >= times)
 
     def known(self) -> set[str]:
         return {it["metadata"]["name"] for it in self.cache.of_kind(LLMSERVICES)}
@@ -188,7 +188,7 @@ async def test_a_kind_that_is_not_served_is_named(missing: Kind, problem: str) -
     world = World()
     world.served.remove(missing)
     async with world.reflecting():
-        await eventually_true(lambda: len(world.problems) > 2)
+        await eventually_in_loop(lambda: len(world.problems) > 2)
         assert world.watches == []
         world.served.add(missing)
         await world.until_watching()
@@ -214,7 +214,7 @@ async def test_a_cluster_that_cannot_be_read_is_reported_until_it_can(
 ) -> None:
     world = World({LLMSERVICES: [service()]}, error=error)
     async with world.reflecting():
-        await eventually_true(lambda: len(world.problems) > 2)
+        await eventually_in_loop(lambda: len(world.problems) > 2)
         world.error = None
         await world.until_watching()
         assert world.known() == {"llama"}
@@ -241,7 +241,7 @@ async def test_a_deletion_that_no_watch_saw_is_found_after_the_next_list() -> No
         await world.until_watching()
         world.objects[LLMSERVICES] = [service("kept")]
         world.tell(LISTED, service("kept"))
-        await eventually_true(lambda: world.known() == {"kept"})
+        await eventually_in_loop(lambda: world.known() == {"kept"})
     assert world.watches == [REQUIRED]
     assert "missed llmservices" in world.counted
 
@@ -253,7 +253,7 @@ async def test_watches_that_keep_missing_events_are_restarted() -> None:
         for version in range(2, 1000):
             world.objects[LLMSERVICES] = [service(version=version)]
             missed = world.counted.count("missed llmservices")
-            await eventually_true(
+            await eventually_in_loop(
                 lambda missed=missed: (  # type: ignore[misc]
                     len(world.watches) > 1 or world.counted.count("missed llmservices") > missed
                 )
@@ -268,8 +268,8 @@ async def test_one_missed_event_is_repaired_without_a_restart() -> None:
     async with world.reflecting(audit_seconds=0.02):
         await world.until_watching()
         world.objects[LLMSERVICES] = [service(version=2)]
-        await eventually_true(lambda: "missed llmservices" in world.counted)
+        await eventually_in_loop(lambda: "missed llmservices" in world.counted)
         lists = world.lists
-        await eventually_true(lambda: world.lists > lists + 8)
+        await eventually_in_loop(lambda: world.lists > lists + 8)
     assert world.watches == [REQUIRED]
     assert world.enqueued[-1] == LLAMA

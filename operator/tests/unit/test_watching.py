@@ -26,7 +26,7 @@ from llmservice_operator.cluster.watching import (
     watch,
 )
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
-from operator_support.watching import eventually_true
+from shared_support.waiting import eventually_in_loop
 
 KINDS = (LLMSERVICES, DEPLOYMENTS, PODS)
 RESOURCES = [
@@ -140,7 +140,7 @@ class Watching:
         self.threads.add(threading.get_ident())
 
     async def until(self, *events: tuple[str, str]) -> None:
-        await eventually_true(lambda: self.events == list(events), 20)
+        await eventually_in_loop(lambda: self.events == list(events), 20)
 
 
 @asynccontextmanager
@@ -165,12 +165,12 @@ async def test_every_object_and_every_change_arrives_in_the_event_loop_of_the_ca
     ]
     async with server.serving(), watching() as found:
         # Several changes of one object may arrive as its newest state alone.
-        await eventually_true(
+        await eventually_in_loop(
             lambda: found.newest.get("long") == longer and (DELETED, "b") in found.events, 20
         )
         assert (LISTED, "a") in found.events
         assert found.threads == {threading.get_ident()}
-        await eventually_true(lambda: len(server.queries) == 4, 20)
+        await eventually_in_loop(lambda: len(server.queries) == 4, 20)
         versions = [query.get("resourceVersion") for query in server.queries]
         assert versions == [None, "10", "13", "15"]
         assert {query["labelSelector"] for query in server.queries} == {PODS.label_selector}
@@ -198,7 +198,7 @@ async def test_the_watches_outlive_a_right_that_is_missing_for_a_while(server: A
     server.lists = [[pod("a", 5)]]
     server.status = 403
     async with server.serving(), watching() as found:
-        await eventually_true(lambda: server.refusals > 0, 20)
+        await eventually_in_loop(lambda: server.refusals > 0, 20)
         server.status = 200
         await found.until((LISTED, "a"))
 
@@ -216,7 +216,7 @@ async def test_signals_and_tasks_of_the_process_are_left_alone(server: ApiServer
     try:
         async with server.serving(), watching() as found:
             server.lists = [[pod("a", 5)]]
-            await eventually_true(lambda: len(server.queries) > 1, 20)
+            await eventually_in_loop(lambda: len(server.queries) > 1, 20)
             younger = asyncio.create_task(broken_off.wait())
             found.stop.set()
         signal.raise_signal(signal.SIGTERM)
@@ -232,11 +232,11 @@ async def test_no_thread_outlives_watches_that_are_cancelled(server: ApiServer) 
     before = threading.active_count()
     async with server.serving():
         running = asyncio.create_task(watch((PODS,), [None], Watching().note, asyncio.Event()))
-        await eventually_true(lambda: len(server.queries) > 1, 20)
+        await eventually_in_loop(lambda: len(server.queries) > 1, 20)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-    await eventually_true(lambda: threading.active_count() == before, 5)
+    await eventually_in_loop(lambda: threading.active_count() == before, 5)
 
 
 def test_every_kind_has_the_event_handler_and_no_other_kind_of_handler() -> None:
