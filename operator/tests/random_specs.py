@@ -18,7 +18,7 @@ from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
-from operator_support.core import a_body
+from operator_support.services import a_body
 
 Spec = dict[str, Any]
 Strategy = st.SearchStrategy[Any]

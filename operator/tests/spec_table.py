@@ -8,7 +8,7 @@ from typing import Any, Final
 import yaml
 
 from llmservice_operator.api.extra_args import FLAG_FIELDS
-from operator_support.core import HARMLESS_ARG, HARMLESS_FLAG
+from operator_support.services import HARMLESS_ARG, HARMLESS_FLAG
 
 FOLDER: Final = Path(__file__).parent / "specs"
 

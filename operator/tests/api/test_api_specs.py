@@ -16,8 +16,8 @@ from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.kinds import LLMSERVICES, kind_of
 from llmservice_operator.names import FIELD_MANAGER
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import SETTINGS, a_body
 from operator_support.processes import Api, ApiError
+from operator_support.services import SETTINGS, a_body
 from random_specs import Spec, many_valid_specs
 from spec_table import ACCEPTED, REFUSED, Refused, plain
 

@@ -11,7 +11,7 @@ from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import REPOSITORY, SETTINGS, a_service
+from operator_support.services import REPOSITORY, SETTINGS, a_service
 from random_specs import LIKELY, Spec, many_valid_specs
 
 pytest_plugins = ("engine_fixtures",)

@@ -15,7 +15,7 @@ from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, FlagKind
 from llmservice_operator.settings import ENGINE_VERSION
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import REPOSITORY, SETTINGS, a_service
+from operator_support.services import REPOSITORY, SETTINGS, a_service
 
 pytest_plugins = ("engine_fixtures",)
 

@@ -15,7 +15,7 @@ import pytest
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.workload import resolve_pin
 from localkube.hub.speculation import build_heads, suffix_packages
-from operator_support.core import SETTINGS, a_service
+from operator_support.services import SETTINGS, a_service
 from server_support.engine import ModelServer, common_environment, running_server
 from server_support.preloaded import Preloaded, preloaded_interpreter
 

@@ -21,7 +21,7 @@ from llmservice_operator.workload import (
     Workload,
     WorkloadState,
 )
-from operator_support.core import a_pod
+from operator_support.services import a_pod
 
 PAIR_SETS = Kind("example.org", "v1", "PairSet", "pairsets", names.CHILD_SELECTOR)
 PAIR = "example.org/pair"

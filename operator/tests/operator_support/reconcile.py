@@ -12,7 +12,7 @@ from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Metrics
-from operator_support.core import NOW, as_live
+from operator_support.services import NOW, as_live
 
 
 class RacingCluster:

@@ -10,7 +10,7 @@ from llmservice_operator.children import Context, build_all
 from llmservice_operator.errors import InvalidSettings, InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import observe_service, resolve_pin
-from operator_support.core import SETTINGS, a_pod, a_service
+from operator_support.services import SETTINGS, a_pod, a_service
 
 PROFILE = {
     "nodeSelector": {"gpu": "h100", "pool": "llm"},

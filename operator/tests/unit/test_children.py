@@ -7,7 +7,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import CHILDREN, Child, Context, build_all
 from llmservice_operator.kinds import AUTOSCALERS, NETWORK_POLICIES, PODS, Kind, kind_of
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import SETTINGS, a_service
+from operator_support.services import SETTINGS, a_service
 
 
 def context(service: LLMService) -> Context:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from llmservice_operator.api.crd import build_crd, render_crd, structural_schema
 from llmservice_operator.api.fields import Fields
-from operator_support.core import REPOSITORY
+from operator_support.services import REPOSITORY
 
 VERSION = build_crd()["spec"]["versions"][0]
 ROOT = VERSION["schema"]["openAPIV3Schema"]

@@ -10,7 +10,7 @@ from llmservice_operator.api.crd import build_crd
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
 from operator_support.cel import all_rules, broken_rules, compiled, defaulted
-from operator_support.core import HARMLESS_FLAG, a_body
+from operator_support.services import HARMLESS_FLAG, a_body
 from random_specs import SEED, specs_by_schema
 
 ROOT = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

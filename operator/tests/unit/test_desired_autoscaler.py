@@ -19,7 +19,7 @@ from llmservice_operator.workload import (
     resolve_pin,
     resolve_replicas,
 )
-from operator_support.core import SETTINGS, a_service, as_live
+from operator_support.services import SETTINGS, a_service, as_live
 
 AUTOSCALING = {"autoscaling": {"minReplicas": 2, "maxReplicas": 24}}
 

@@ -7,7 +7,7 @@ import pytest
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import SETTINGS, a_service
+from operator_support.services import SETTINGS, a_service
 
 MADE = {"type": "PersistentVolumeClaim", "size": "200Gi"}
 NAMED = {"type": "PersistentVolumeClaim", "claimName": "models"}

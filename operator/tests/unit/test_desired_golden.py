@@ -6,7 +6,7 @@ import yaml
 
 from llmservice_operator.render import render_file
 from llmservice_operator.settings import OperatorSettings
-from operator_support.core import REPOSITORY
+from operator_support.services import REPOSITORY
 
 MEAN_ALL = {"podSelector", "namespaceSelector"}
 """Selectors that the API server keeps when they are empty, because that means everything."""

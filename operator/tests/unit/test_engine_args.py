@@ -12,7 +12,7 @@ from llmservice_operator.desired.engine_flags import EngineFlags, accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
-from operator_support.core import HARMLESS_ARG, HARMLESS_FLAG, a_service
+from operator_support.services import HARMLESS_ARG, HARMLESS_FLAG, a_service
 
 NEWEST = "0.32.0"
 CPU = {"accelerator": {"type": "cpu"}}

@@ -16,7 +16,7 @@ from llmservice_operator.desired.extra_args import build_notices
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.status import Event, Failure, StatusUpdate, build_status
 from llmservice_operator.workload import EnginePin, Observation
-from operator_support.core import HARMLESS_ARG, NOW, a_body, a_service
+from operator_support.services import HARMLESS_ARG, NOW, a_body, a_service
 
 NEWEST = "0.32.0"
 PROMOTED = EngineFlag("--block-size", accepted_in_extra_args=True)

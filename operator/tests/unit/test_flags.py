@@ -11,7 +11,7 @@ from llmservice_operator.api.flags import EngineFlag, FlagField, declared_flags
 from llmservice_operator.api.spec import LLMServiceSpec
 from llmservice_operator.desired.engine_args import COMPUTED, build_engine_args, check_flags
 from llmservice_operator.desired.flag_tables import TABLES
-from operator_support.core import REPOSITORY, a_service
+from operator_support.services import REPOSITORY, a_service
 from random_specs import SCHEMA
 
 EXAMPLES = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))

@@ -19,8 +19,8 @@ from llmservice_operator.load_status import (
 )
 from llmservice_operator.status import build_status
 from llmservice_operator.workload import EnginePin, Observation, Problem
-from operator_support.core import NOW, a_service
 from operator_support.report import a_report
+from operator_support.services import NOW, a_service
 
 PLAN = ProviderPlan(Autoscaler(ScalingProvider.EXTERNAL))
 TWO = Observation(

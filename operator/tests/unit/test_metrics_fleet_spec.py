@@ -6,8 +6,8 @@ import pytest
 
 from llmservice_operator.api.accelerator_class import AcceleratorClass
 from llmservice_operator.desired.step_prior import UNKNOWN_PRIOR, prior_of
-from operator_support.core import a_service
 from operator_support.fleet import KEY, World
+from operator_support.services import a_service
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import SETTINGS, a_service
 from operator_support.network_policy import Host, may_connect
+from operator_support.services import SETTINGS, a_service
 
 MONITORED = OperatorSettings(
     images=SETTINGS.images,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from operator_support.core import REPOSITORY
+from operator_support.services import REPOSITORY
 
 PACKAGE = Path("operator/src/llmservice_operator")
 CHART_RULES = Path("charts/llmservice-operator/templates/_rules.tpl")

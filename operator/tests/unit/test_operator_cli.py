@@ -6,7 +6,7 @@ import yaml
 
 from llmservice_operator.__main__ import main
 from llmservice_operator.reference import PAGES
-from operator_support.core import REPOSITORY
+from operator_support.services import REPOSITORY
 
 SERVICE = """
 apiVersion: llmservice.dev/v1alpha1

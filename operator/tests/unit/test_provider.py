@@ -12,8 +12,8 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.desired import Autoscaler
 from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
 from llmservice_operator.settings import OperatorSettings
-from operator_support.core import NOW, a_service
 from operator_support.report import a_report
+from operator_support.services import NOW, a_service
 
 OURS = ExternalMetrics(is_served=True, message="Ours.")
 SOON = ExternalMetrics(is_served=False, message="Not yet.")

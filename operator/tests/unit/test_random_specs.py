@@ -19,7 +19,7 @@ from llmservice_operator.api.status import EngineStatus
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import SETTINGS, a_body
+from operator_support.services import SETTINGS, a_body
 from random_specs import SCHEMA, SEED, Spec, many_valid_specs, valid_specs
 from spec_table import ACCEPTED
 

@@ -5,7 +5,7 @@ import pytest
 
 from llmservice_operator.api.reasons import Reason
 from operator_support.causes import Cause, causes_in, causes_of
-from operator_support.core import REPOSITORY
+from operator_support.services import REPOSITORY
 
 MARKED = """
 import pytest

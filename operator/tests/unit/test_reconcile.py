@@ -10,8 +10,8 @@ from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
 from llmservice_operator.settings import OperatorSettings
-from operator_support.core import a_pod, a_report
 from operator_support.reconcile import RacingCluster, a_reconciler
+from operator_support.services import a_pod, a_report
 
 KEY = ("team", "llama")
 

@@ -3,7 +3,7 @@ import yaml
 
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.render import render_file
-from operator_support.core import SETTINGS
+from operator_support.services import SETTINGS
 
 HEAD = "apiVersion: llmservice.dev/v1alpha1\nkind: LLMService\nmetadata: {name: qwen}\n"
 GOOD = HEAD + "spec: {model: {uri: 'hf://org/model'}}\n"

@@ -15,7 +15,7 @@ from llmservice_operator.rights import (
     render_chart_rules,
 )
 from llmservice_operator.settings import OperatorSettings
-from operator_support.core import REPOSITORY
+from operator_support.services import REPOSITORY
 
 CHART_RULES = "charts/llmservice-operator/templates/_rules.tpl"
 

@@ -16,9 +16,9 @@ from llmservice_operator.kinds import SCALED_OBJECTS
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import NOW, a_body, as_live
 from operator_support.reconcile import served_kinds
 from operator_support.report import a_report
+from operator_support.services import NOW, a_body, as_live
 
 SETTINGS = OperatorSettings(keda=True)
 DIRECT = ProviderPlan(Autoscaler(ScalingProvider.DIRECT))

@@ -10,7 +10,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_operator.errors import InvalidSpec
-from operator_support.core import HARMLESS_FLAG, a_body
+from operator_support.services import HARMLESS_FLAG, a_body
 from spec_table import ACCEPTED, REFUSED, Refused
 
 TAKEN_BY_PYTHON = {

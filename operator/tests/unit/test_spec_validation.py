@@ -8,7 +8,7 @@ from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.model import ClaimModel, HubModel
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
-from operator_support.core import a_body, a_service, refusal_of
+from operator_support.services import a_body, a_service, refusal_of
 
 NVIDIA_ONLY = "requires accelerator.type nvidia: remove it, or choose that type"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from operator_support.core import HARMLESS_ARG, refusal_of
+from operator_support.services import HARMLESS_ARG, refusal_of
 
 NVIDIA_ONLY = "requires accelerator.type nvidia: remove it, or choose that type"
 

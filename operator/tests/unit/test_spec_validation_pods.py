@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from operator_support.core import refusal_of
+from operator_support.services import refusal_of
 
 ROLLING_ONLY = "requires type RollingUpdate: remove it, or choose that type"
 

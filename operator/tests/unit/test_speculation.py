@@ -9,7 +9,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import SETTINGS, a_service, one
+from operator_support.services import SETTINGS, a_service, one
 
 DRAFT = {"uri": "hf://org/draft"}
 

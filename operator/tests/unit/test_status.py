@@ -16,7 +16,7 @@ from llmservice_operator.status import (
     build_status_of_unreadable,
 )
 from llmservice_operator.workload import EnginePin, Observation, Problem
-from operator_support.core import NOW, a_body, a_service
+from operator_support.services import NOW, a_body, a_service
 
 PIN = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
 SERVING = Observation(

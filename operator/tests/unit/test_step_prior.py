@@ -6,7 +6,7 @@ import pytest
 
 from llmservice_operator.desired.step_prior import UNKNOWN_PRIOR, prior_of
 from llmservice_operator.scaling.step_model import StepModel
-from operator_support.core import a_service
+from operator_support.services import a_service
 
 H100 = {"class": "H100"}
 ONE_SIZE = "hf://Qwen/Qwen2.5-7B-Instruct"

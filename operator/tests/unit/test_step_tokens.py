@@ -7,7 +7,7 @@ import pytest
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.step_tokens import derived_step_tokens, largest_step
 from llmservice_operator.scaling.step_model import StepModel
-from operator_support.core import a_service
+from operator_support.services import a_service
 
 QWEN = "hf://Qwen/Qwen2.5-7B-Instruct"
 

@@ -10,7 +10,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.reason_facts import Source
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.workload.pod_problems import Problem, pod_problems
-from operator_support.core import a_pod, a_service
+from operator_support.services import a_pod, a_service
 
 RECORDED = Path(__file__).parent / "recorded"
 LOADING = Problem(

@@ -10,7 +10,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import REPOSITORY, SETTINGS, a_service, one
+from operator_support.services import REPOSITORY, SETTINGS, a_service, one
 
 
 def objects(service: LLMService, settings: OperatorSettings = SETTINGS) -> list[Manifest]:

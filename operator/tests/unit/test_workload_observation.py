@@ -13,7 +13,7 @@ from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.api.reason_facts import Source
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.workload import Observation, Problem, observe_service
-from operator_support.core import a_deployment, a_pod, a_report, a_service
+from operator_support.services import a_deployment, a_pod, a_report, a_service
 
 RECORDED = Path(__file__).parent / "recorded"
 NO_GPU = (

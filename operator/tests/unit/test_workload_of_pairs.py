@@ -29,7 +29,6 @@ from llmservice_operator.workload import (
     replicas_of,
     resolve_pin,
 )
-from operator_support.core import NOW, SETTINGS, a_body, a_pod, a_service, one
 from operator_support.fleet import Pods
 from operator_support.pair import (
     IN_PAIRS,
@@ -42,6 +41,7 @@ from operator_support.pair import (
 )
 from operator_support.reconcile import served_kinds
 from operator_support.report import a_report
+from operator_support.services import NOW, SETTINGS, a_body, a_pod, a_service, one
 
 NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
 RUNNING = {"running": {"startedAt": "2026-01-02T03:00:00Z"}}

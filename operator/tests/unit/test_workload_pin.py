@@ -12,7 +12,7 @@ from llmservice_operator.children import Context, build_all
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings, ServerImages
 from llmservice_operator.workload import EnginePin, resolve_pin
-from operator_support.core import SETTINGS, a_service, one
+from operator_support.services import SETTINGS, a_service, one
 
 UPGRADED = OperatorSettings(
     images=ServerImages(gpu="registry/gpu:2", cpu="registry/cpu:2", engine_version="0.33.0")

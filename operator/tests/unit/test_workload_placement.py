@@ -8,7 +8,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.desired import is_up_to_date
 from llmservice_operator.workload import resolve_pin
-from operator_support.core import SETTINGS, a_service, as_live, one
+from operator_support.services import SETTINGS, a_service, as_live, one
 
 EVERYTHING: dict[str, Any] = {
     "nodeSelector": {"nvidia.com/gpu.product": "H100"},

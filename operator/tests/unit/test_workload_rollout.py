@@ -16,7 +16,7 @@ from llmservice_operator.workload import (
     observe_service,
     resolve_pin,
 )
-from operator_support.core import NOW, SETTINGS, a_deployment, a_pod, a_service, one
+from operator_support.services import NOW, SETTINGS, a_deployment, a_pod, a_service, one
 
 PIN = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
 NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
