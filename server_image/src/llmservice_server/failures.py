@@ -1,8 +1,8 @@
 """Why a server could not serve: a reason, and what was found.
 
-The words are those of the LLMService status. What to change is not said here: the operator has one
-hint for each reason and adds it. A load fails in our process or in the engine's, so what is
-classified is not an exception but its facts, which travel between processes as JSON.
+The words are those of the LLMService status. The operator adds the advice: it has one hint for each
+reason. A load fails in this process or in the engine's, so its facts are classified and not its
+exception: they travel between processes as JSON.
 """
 
 import json

@@ -22,9 +22,9 @@ class Source(StrEnum):
 class Rank(IntEnum):
     """Order in which the problems of replicas are reported: the lowest rank wins.
 
-    The message of a container that ran is the most useful. Next comes what keeps containers from
-    running, from the late steps of a pod's life to the early ones. What needs only patience is
-    last. Of two problems with one rank, the alphabet decides.
+    The message of a container that ran is the most useful. Problems that keep containers from
+    running come next, from the late steps of a pod's life to the early ones. Problems that need
+    only patience are last. Of two problems with one rank, the alphabet decides.
     """
 
     LAST_WORDS = auto()
