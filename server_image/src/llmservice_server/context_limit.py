@@ -1,4 +1,4 @@
-"""Refuses a request whose prompt and answer together exceed the context, which vLLM would shorten.
+"""Refuses a request whose prompt and answer together exceed the context.
 
 vLLM refuses a `max_tokens` above the whole context, but silently lowers it to the space that the
 prompt leaves. A client that asks for 500 tokens and gets 3 takes them for the complete answer.
@@ -25,8 +25,8 @@ def why_it_does_not_fit(prompt_tokens: int, max_tokens: int, context: int) -> st
 def refuse_shortened_answers(vllm: Vllm) -> None:
     """Make vLLM check every tokenized prompt together with the requested answer length.
 
-    All of its routes pass through this place with both numbers; later, the requested length is
-    gone. Call it once per process.
+    All routes of vLLM pass through this place with both numbers. The requested length is not
+    available later. Call this function once per process.
     """
     check_prompt = vllm.TokenizeParams.apply_post_tokenization
 

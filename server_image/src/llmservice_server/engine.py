@@ -1,4 +1,4 @@
-"""vLLM behind the few operations that the server needs."""
+"""Wraps vLLM in the few operations that the server needs."""
 
 import re
 import uuid
@@ -39,7 +39,7 @@ _STEP_OF_BEAMS = re.compile(r"-beam-\d+$")
 
 
 class Engine:
-    """A running engine, which works in a process of its own."""
+    """A running engine. It works in a process of its own."""
 
     def __init__(self, vllm: Vllm, llm: Any, arguments: Namespace) -> None:
         self._vllm = vllm
@@ -56,8 +56,9 @@ class Engine:
         return bool(self._llm.errored)
 
     async def tokenize(self, prompt: str) -> TokenizedPrompt:
-        """Return the prompt in tokens. Raises vLLM's validation error for a prompt that is too
-        long.
+        """Return the prompt in tokens.
+
+        Raises vLLM's validation error for a prompt that is too long.
         """
         parsed = self._vllm.parse_model_prompt(self._llm.model_config, prompt)
         (engine_input,) = await self._llm.renderer.render_cmpl_async([parsed])
@@ -96,13 +97,14 @@ class Engine:
         tasks = await self._llm.get_supported_tasks()
         app: FastAPI = self._vllm.build_app(self._arguments, tasks, self._llm.model_config)
         await self._vllm.init_app_state(self._llm, app.state, self._arguments, tasks)
-        # vLLM's handler of engine errors would stop this server, which ends its process itself.
+        # vLLM's handler of engine errors would stop the server that it finds here. This server
+        # ends its process itself.
         app.state.server = None
         if "generate" in tasks:
             app.include_router(create_generate_router(self))
             pass_errors_of_messages(app.state.anthropic_serving_messages)
             begin_responses_with_the_engine(app.state.openai_serving_responses)
-        # A redirect would repeat the host that the client sent.
+        # A redirect would repeat the Host header of the client.
         app.router.redirect_slashes = False
         app.add_exception_handler(Exception, answer_unexpected)
         app.add_exception_handler(HTTPException, answer_http_exception)
@@ -111,14 +113,15 @@ class Engine:
         app.add_exception_handler(self._vllm.EngineDeadError, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineGenerateError, answer_unprocessable)
         if not self._arguments.allowed_origins:
-            # No other origin is allowed anyway, and it would answer in an envelope of its own.
+            # Without allowed origins, the CORS middleware allows nothing more than its absence
+            # does. Its refusals would not have the server's error format.
             app.user_middleware[:] = [
                 each
                 for each in app.user_middleware
                 if each.cls.__name__ != CORSMiddleware.__name__  # type: ignore[attr-defined]
             ]
-        # vLLM has built the middleware stack already. Without one, the next request builds it
-        # again, with the server's handlers.
+        # vLLM has already built the middleware stack. None makes the next request build it again,
+        # with the server's handlers.
         app.middleware_stack = None
         document(app, app.state.openai_serving_models.model_name(), with_administration)
         return app
@@ -155,8 +158,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             except vllm.VLLMValidationError:
                 raise
             except (OverflowError, TypeError, ValueError) as error:
-                # Such as a number beyond 64 bits or half of a character. vLLM treats it as an error
-                # of its own, which is 500 in a stream.
+                # Examples are a number beyond 64 bits and a lone surrogate. vLLM treats them as an
+                # internal error, which has the status 500 in a stream.
                 raise vllm.VLLMValidationError(
                     f"a value of the request cannot be encoded: {error}"
                 ) from error
@@ -171,8 +174,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             try:
                 await super()._add_request(request, *arguments, **more)
             except BaseException:
-                # vLLM counts it as unfinished before it is sent. It would keep a place in the queue
-                # for ever, and look like an engine that hangs.
+                # vLLM counts the request as unfinished before it is sent. Without an abort, the
+                # request would stay in the queue for ever and the engine would look hung.
                 await self.abort(request.request_id, internal=True)
                 raise
 
@@ -185,8 +188,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             return _satisfiable(vllm, outputs)
 
         def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
-            # vLLM calls this first. Too many answers in one request are not a full queue: to
-            # send the request again would not help.
+            # vLLM calls this first. Too many answers in one request are an error of the client,
+            # not a full queue: a retry would not help.
             if n > max_choices:
                 raise vllm.VLLMValidationError(
                     f"n is {n}; one request may ask for at most {max_choices} answers",
@@ -199,7 +202,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             if not place.is_admitted:
                 self._admit(place, n, request_id)
             if request_id is not None:
-                # The sequences are about to enter the queue; without an id, that comes later.
+                # The sequences enter the queue after a call with an id. A call without an id comes
+                # earlier.
                 place.enter(n)
 
         def _admit(self, place: Place, n: int, request_id: str | None) -> None:
@@ -212,7 +216,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                 )
             if usage.waiting() or promised.count:
                 self._check_queue(promised.count + wanted, wanted, request_id)
-            # Otherwise it is admitted whatever its size, because waiting would not help it.
+            # While no request waits, a request of any size is admitted, because a retry would find
+            # no more room.
             place.admit(wanted, promised)
 
         def _check_queue(self, places: int, wanted: int, request_id: str | None) -> None:
@@ -220,7 +225,7 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                 super().check_admission(places, request_id)
             except Exception:
                 # vLLM calls this before it reads the prompt, and again when it adds the request.
-                # The call that fails is the last one: nothing arrives after it.
+                # A refusal ends the request, so its sequences are counted once.
                 usage.turn_away(wanted)
                 raise
 
@@ -228,10 +233,10 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
 
 
 def report_aborts(vllm: Vllm, llm: Any) -> None:
-    """Make an abort by the engine an error of the request, instead of the end of its answer.
+    """Report an abort by the engine as an error of the request, not as the end of its answer.
 
-    An engine that is stopped aborts its requests: with data parallelism those of the others when
-    one has died. A client's own abort does not come from the engine.
+    An engine that is stopped aborts its requests. With data parallelism, the death of one engine
+    stops the others. An abort by a client does not come from the engine.
     """
     processor = llm.output_processor
     process = processor.process_outputs
@@ -241,7 +246,7 @@ def report_aborts(vllm: Vllm, llm: Any) -> None:
             if output.finish_reason is not None and str(output.finish_reason) == "abort":
                 state = processor.request_states.get(output.request_id)
                 if state is not None and state.queue is not None:
-                    # An error stays in the queue whatever follows it.
+                    # The queue keeps an error even when an output follows it.
                     state.queue.put(vllm.EngineDeadError())
         return process(outputs, *arguments, **more)
 
@@ -249,9 +254,9 @@ def report_aborts(vllm: Vllm, llm: Any) -> None:
 
 
 async def _satisfiable(vllm: Vllm, outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """Return the same outputs; raises vLLM's validation error when no text fits the structure.
+    """Yield the same outputs; raise vLLM's validation error when no text fits the structure.
 
-    vLLM notices this only at the first token, and reports it as an error of its own.
+    vLLM detects this only at the first token, and reports it as an internal error.
     """
     async with aclosing(outputs):
         async for output in outputs:
@@ -265,10 +270,10 @@ async def _satisfiable(vllm: Vllm, outputs: AsyncGenerator[Any, None]) -> AsyncG
 
 
 def step_recorder(vllm: Vllm, usage: EngineUsage, *, logs_steps: bool) -> Any:
-    """Return the class of a stat logger that passes every step of the engine on.
+    """Return the class of a stat logger that records every step of the engine in `usage`.
 
-    vLLM calls it before its own loggers. Unless `logs_steps`, it removes the data for which these
-    would write a log line per step.
+    vLLM calls it before its own loggers. Without `logs_steps`, it removes the data from which they
+    would write one log line per step.
     """
 
     class StepRecorder(vllm.StatLoggerBase):  # type: ignore[misc,name-defined]

@@ -1,4 +1,4 @@
-"""One request and its response, with limits of size and time and a correct end.
+"""Limits the size and time of one request, and ends its response correctly.
 
 To the application, an exceeded limit looks like a client that disconnects: every route of vLLM
 listens for that and aborts the request in the engine. The application's further output is dropped,
@@ -18,8 +18,8 @@ from llmservice_server.stream_errors import BARE_ERROR, NAMED_ERROR, error_event
 from llmservice_server.streaming import STREAM_END
 
 _BODY_SECONDS = 60.0
-"""Maximum time for the body of a request to arrive, in seconds. A judgement: a megabyte over a slow
-line."""
+"""Maximum time in seconds for the body of a request to arrive. It is an estimate that allows a
+megabyte over a slow line."""
 
 _LEFT: Message = {"type": "http.disconnect"}
 _ERROR_EVENTS = (BARE_ERROR.encode(), NAMED_ERROR.encode())
@@ -42,25 +42,25 @@ NO_ROOM = Cut(
 
 
 class BodyRoom:
-    """Maximum number of bytes of all request bodies in memory."""
+    """Budget in bytes for all request bodies in memory."""
 
     def __init__(self, size: int) -> None:
         self._free = size
 
     def take(self, size: int) -> bool:
-        """Reserve so many bytes; return whether there is room for them."""
+        """Reserve `size` bytes; return False when there is no room for them."""
         if size > self._free:
             return False
         self._free -= size
         return True
 
     def give_back(self, size: int) -> None:
-        """Release the reserved bytes."""
+        """Release `size` reserved bytes."""
         self._free += size
 
 
 class Exchange:
-    """The receive and send callables of one request that the application gets."""
+    """One request and its response. The application calls its `receive` and `send`."""
 
     def __init__(
         self,
@@ -75,8 +75,9 @@ class Exchange:
         amend: Callable[[Message], None],
         engine_has_died: Callable[[], bool],
     ) -> None:
-        """Begin the exchange. `timeout_seconds` of 0 sets no limit. `amend` may change the start of
-        a response.
+        """Begin the exchange.
+
+        `timeout_seconds` of 0 sets no limit. `amend` may change the start of a response.
         """
         self._receive = receive
         self._send = send
@@ -110,12 +111,12 @@ class Exchange:
 
     @property
     def is_over(self) -> bool:
-        """Whether the application's output is no longer used."""
+        """Whether further output of the application is dropped."""
         return self.client_left or self.cut is not None
 
     @property
     def is_held(self) -> bool:
-        """Whether a stream is announced and none of it is sent yet."""
+        """Whether the application has started a stream and nothing of the stream is sent yet."""
         return self._held_start is not None
 
     @property
@@ -147,7 +148,7 @@ class Exchange:
             self.cut = self.cut or self._too_late()
             return _LEFT
         finally:
-            # A cancelled listener may end after the next one has begun.
+            # A cancelled call may end after the next call has set its own timeout.
             if self._waiting is waiting:
                 self._waiting = None
         if message["type"] == "http.disconnect":
@@ -176,11 +177,11 @@ class Exchange:
         return {**message, "body": body}
 
     def close(self) -> None:
-        """Release the resources of the exchange."""
+        """Release the memory that was reserved for the body."""
         self._body_room.give_back(self._body_bytes)
 
     def end(self, cut: Cut) -> None:
-        """End the exchange now, unless it has ended."""
+        """End the exchange now, unless it has already ended."""
         if self.is_over or self.is_finished:
             return
         self.cut = cut
@@ -188,14 +189,15 @@ class Exchange:
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
     async def send(self, message: Message) -> None:
-        """Pass a part of the response on. This runs for every streamed token."""
+        """Send a part of the response to the client. This runs for every streamed token."""
         if self.client_left or self.cut is not None or self._is_replaced:
             return
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._is_stream = _is_event_stream(message)
             if self._is_stream:
-                # Only after the first event is known: an error in it can still have a status.
+                # The start waits for the first event, because an error there can still set the
+                # status.
                 self._held_start = message
                 return
             self._amend(message)
@@ -211,8 +213,9 @@ class Exchange:
         await self._send(message)
 
     async def finish(self) -> None:
-        """Send the client the error of the limit that ended the exchange; does nothing
-        otherwise.
+        """Send the client the error if the server ended the exchange.
+
+        Raises ConnectionAbortedError when the response has begun and is not a stream.
         """
         if self.cut is None or self.client_left or self.is_finished:
             return
@@ -227,7 +230,10 @@ class Exchange:
             raise ConnectionAbortedError(self.cut.message)
 
     async def _begins_with_error(self, message: Message) -> bool:
-        """Answer with the error if a stream begins with one; otherwise let the stream start."""
+        """Start the stream and return False, unless its first event is an error.
+
+        In that case, answer with the error and return True.
+        """
         start, self._held_start = self._held_start, None
         assert start is not None
         error = self._error_in(message)
@@ -252,7 +258,7 @@ class Exchange:
         return error_event(self._route, text, status, self._events).encode()
 
     def _error_in(self, message: Message) -> tuple[str, int] | None:
-        """Return message and status of an event that is an error."""
+        """Return message and status of an event that is an error; None for any other event."""
         body: bytes = message.get("body", b"")
         if not body.startswith(_ERROR_EVENTS):
             return None
@@ -290,7 +296,7 @@ class Exchange:
 
 
 def body_too_large(limit: int) -> Cut:
-    """Return the answer to a body over the limit."""
+    """Return the answer to a body over the limit, in bytes."""
     return Cut("body_too_large", f"the body is longer than {limit} bytes; send a shorter one", 413)
 
 

@@ -42,7 +42,7 @@ _CLIENT_LEFT = 499
 
 
 class InFlight:
-    """The admitted requests in progress, and ways to wait until there are none."""
+    """Set of the admitted requests in progress; callers can wait until it is empty."""
 
     def __init__(self) -> None:
         self._exchanges: set[Exchange] = set()
@@ -62,7 +62,7 @@ class InFlight:
 
     @contextmanager
     def holding(self, exchange: Exchange) -> Iterator[None]:
-        """Count an exchange while it lasts."""
+        """Count an exchange as in progress while the context is open."""
         self._exchanges.add(exchange)
         self._seen += 1
         self._none.clear()
@@ -74,7 +74,7 @@ class InFlight:
                 self._none.set()
 
     async def wait_until_none(self, timeout: float) -> bool:
-        """Return whether all requests ended before the timeout, in seconds."""
+        """Wait until no request is in progress; return False after `timeout` seconds."""
         try:
             await asyncio.wait_for(self._none.wait(), timeout)
         except TimeoutError:
@@ -82,7 +82,7 @@ class InFlight:
         return True
 
     async def wait_until_quiet(self, quiet_seconds: float) -> None:
-        """Return when no request is left and none has been admitted for a while."""
+        """Wait until no request is in progress and none was admitted for `quiet_seconds`."""
         seen = -1
         while seen != self._seen or self._exchanges:
             seen = self._seen
@@ -90,7 +90,7 @@ class InFlight:
             await asyncio.sleep(quiet_seconds)
 
     async def cut_all(self, cut: Cut) -> None:
-        """End the requests in progress with an error, and allow a moment to send it."""
+        """End the requests in progress with an error, and wait briefly until it is sent."""
         for exchange in list(self._exchanges):
             exchange.end(cut)
         await self.wait_until_none(_CUT_SECONDS)
@@ -98,16 +98,16 @@ class InFlight:
 
 @dataclass(frozen=True)
 class Admission:
-    """Rules of admission."""
+    """Settings and parts of the server that decide whether a request is admitted."""
 
     lifecycle: Lifecycle
     metrics: ServerMetrics
     in_flight: InFlight
     settings: ServerSettings
     keys: ApiKeys | None
-    """None requires no key."""
+    """Accepted API keys; None accepts requests without a key."""
     turn_away: Callable[[int], None] = lambda sequences: None
-    """Counts sequences that were refused for want of room as demand."""
+    """Callback that counts sequences as demand when they are refused because there is no room."""
 
 
 class Gate:
@@ -142,7 +142,7 @@ class Gate:
         )
         try:
             if refusal := self._refusal(route, scope):
-                # Not in flight: a refused request must not prolong a drain.
+                # A refused request is not counted in flight, because it must not prolong a drain.
                 await self._refuse(exchange, refusal, scope)
             else:
                 with self._in_flight.holding(exchange), _place_of(exchange):
@@ -163,7 +163,7 @@ class Gate:
             application: ASGIApp = scope["app"].state.engine_app or self._app
             await application(scope, exchange.receive, exchange.send)
         except Exception as error:
-            # The application's errors about a client that has disconnected do not matter.
+            # Errors are expected after the exchange has ended early, so they are ignored.
             if not exchange.is_over:
                 logger.exception("an answer broke")
                 if exchange.is_broken_stream:
@@ -179,12 +179,13 @@ class Gate:
             and exchange.cut is None
             and not self._lifecycle.engine_has_died()
         ):
-            # The only case in which a live engine refuses in this way.
+            # A live engine answers 503 only when its queue is full.
             self._metrics.rejected.labels("queue_full").inc()
 
     def _refusal(self, route: str | None, scope: Scope) -> Cut | None:
-        """Return the reason to refuse the request. The key is checked first, so that all requests
-        without one get the same answer.
+        """Return the reason to refuse the request; None admits it.
+
+        The key is checked first, so that all requests without one get the same answer.
         """
         if self._keys is not None and not self._keys.allow(scope["headers"]):
             return Cut(
@@ -201,9 +202,10 @@ class Gate:
     def _why_it_broke(self, exchange: Exchange, error: Exception) -> Cut:
         if self._lifecycle.engine_has_died():
             return ENGINE_FAILED
-        # Starlette hides an error that has a handler behind its own once a stream is announced.
+        # After a stream has started, Starlette raises an error of its own in place of an error
+        # that has a handler. The original error is its cause.
         cause = error.__cause__ or error
-        # An error before the first event is due to a value that the client sent.
+        # A ValueError or TypeError before the first event comes from a value that the client sent.
         is_its_value = exchange.is_held and isinstance(cause, ValueError | TypeError)
         return _UNANSWERABLE if is_its_value else _BROKEN
 
@@ -216,20 +218,19 @@ class Gate:
         return Cut("loading", f"the model is not ready yet (phase {phase}); try again later", 503)
 
     def _amend(self, request_id: str, start: Message) -> None:
-        """Add the request's id, and the headers of the current phase, to the start of a
-        response.
-        """
+        """Add the request's id and the headers of the current phase to a response's start."""
         headers = MutableHeaders(scope=start)
         headers["x-request-id"] = request_id
         if self._lifecycle.phase is Phase.DRAINING:
-            # The client's next request then opens a connection, to another replica.
+            # The client then opens a new connection for its next request and reaches another
+            # replica.
             headers["connection"] = "close"
         if start["status"] == 503:
             headers.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
 
     def _count(self, exchange: Exchange, route: str | None, method: str, seconds: float) -> None:
-        """Count and log an exchange that has ended, without prompt or answer."""
-        # One label for all unknown paths: a scanner must not grow the metric.
+        """Count and log an exchange that has ended; the log contains neither prompt nor answer."""
+        # All unknown paths share one label, so that a scanner cannot grow the metric.
         label = route or "unknown"
         status = exchange.status or 500
         if exchange.client_left:
@@ -238,7 +239,7 @@ class Gate:
         elif exchange.cut is not None:
             self._metrics.rejected.labels(exchange.cut.reason).inc()
             if exchange.cut is NO_ROOM:
-                # Its texts are not known, because its body was not read.
+                # The body was not read, so the number of its sequences is unknown: count one.
                 self._turn_away(1)
         self._metrics.requests.labels(label, status).inc()
         self._metrics.duration.labels(label).observe(seconds)
@@ -248,7 +249,7 @@ class Gate:
 
 @contextmanager
 def _place_of(exchange: Exchange) -> Iterator[None]:
-    """Give the request a place in the engine's queue while it lasts."""
+    """Give the request a place in the engine's queue while the context is open."""
     place = Place(lambda: exchange.shape.inputs)
     token = current_place.set(place)
     try:
@@ -259,11 +260,11 @@ def _place_of(exchange: Exchange) -> Iterator[None]:
 
 
 def _announced_bytes(scope: Scope) -> int:
-    """Return the announced length of the body; 0 when there is none."""
+    """Return the content-length of the request in bytes; 0 when it is absent or not a number."""
     value = _header(scope, b"content-length")
     return int(value) if value.isdigit() else 0
 
 
 def _header(scope: Scope, name: bytes) -> bytes:
-    """Return the value of a header; empty when there is none."""
+    """Return the value of a header; empty when the header is absent."""
     return next((value for known, value in scope["headers"] if known == name), b"")

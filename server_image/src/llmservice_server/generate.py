@@ -15,7 +15,7 @@ from llmservice_server.errors import EngineUnavailable, RequestRefused, error_bo
 from llmservice_server.streaming import STREAM_END, event, prefetched, until_disconnect
 
 _LARGEST_SEED = 2**63 - 1
-"""Seeds travel to the engine as signed 64-bit integers."""
+"""Largest seed. Seeds travel to the engine as signed 64-bit integers."""
 
 _CLIENT_LEFT = 499
 """Status that proxies log for a client that disconnected; it is never sent, but counted."""
@@ -75,7 +75,7 @@ class Piece:
     text: str
     tokens: int
     finish_reason: str | None
-    """Set on the last piece only."""
+    """Reason why the text ends; set on the last piece only."""
 
 
 class TextEngine(Protocol):
@@ -141,7 +141,7 @@ async def _whole(pieces: AsyncGenerator[Piece, None], prompt: TokenizedPrompt) -
 async def _events(
     pieces: AsyncGenerator[Piece, None], prompt: TokenizedPrompt
 ) -> AsyncGenerator[str, None]:
-    """Frame the pieces as events; only a complete stream carries usage and the end mark."""
+    """Yield the pieces as events. Only a complete stream has the usage and the end mark."""
     tokens = 0
     async with aclosing(pieces):
         try:

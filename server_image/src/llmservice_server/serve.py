@@ -1,4 +1,4 @@
-"""The life of one server: listen, load, serve, drain, exit."""
+"""Runs one server from start to exit: it listens, loads, serves, drains and exits."""
 
 import asyncio
 import gc
@@ -46,9 +46,9 @@ from llmservice_server.watch import EngineWatch, Loss
 logger = logging.getLogger(__name__)
 
 _LAST_WORDS_SECONDS = 1.0
-"""Seconds that a cancelled load has to hand back its turn at a shared cache."""
+"""Maximum time in seconds for a cancelled load to give up its turn at a shared cache."""
 _LAST_ANSWERS_SECONDS = 1.0
-"""How long requests that the engine's death broke may take to hear of it."""
+"""Maximum time in seconds for sending the error to requests that the engine's death broke."""
 
 
 class Server:
@@ -70,7 +70,8 @@ class Server:
         Raises PortUnavailable when a port cannot be bound.
         """
         os.environ[ENGINE_ERROR_FILE] = str(self._engine_error_file)
-        # A container that was killed leaves it to the next one, whose process id is the same.
+        # A killed container leaves the file behind. The next one has the same process id, so it
+        # would read the file as its own.
         self._engine_error_file.unlink(missing_ok=True)
         terminated = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,7 +92,8 @@ class Server:
         api.start()
         try:
             if keys is not None and not keys.has_any():
-                # Found out before the minutes of a load rather than by the first client.
+                # The server checks this before a load of minutes, so that the error does not
+                # wait for the first client.
                 return self._fail(StartRefused(NO_API_KEY), Reason.LOAD_FAILED)
             return await self._load_and_serve(app, api, terminated)
         finally:
@@ -116,11 +118,12 @@ class Server:
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
-            # No request is in progress, so wait only to hand the turn at the cache to another
-            # server. Threads that still run end with the process.
+            # No request is in progress. The load only has to give up its turn at the cache for
+            # another server. Threads that still run end with the process.
             failure = too_slow(self._lifecycle)
             logger.info("told to stop while %s", self._lifecycle.phase.value)
-            # Somebody reads it only when the kubelet stopped this container to start another one.
+            # The message can be read only when the kubelet stopped this container to start another
+            # one.
             write_termination_message(failure, self._settings.termination_log)
             loading.cancel()
             await asyncio.wait((loading,), timeout=_LAST_WORDS_SECONDS)
@@ -142,8 +145,8 @@ class Server:
         await engine.warm_up()
         self._usage.begin()
         attach_engine_app(app, engine_app)  # type: ignore[arg-type]
-        # What has been imported and built stays for good. Looked at again with every full
-        # collection, it would hold up all answers for half a second each time.
+        # The imported modules and the objects built so far live until the process ends. Every full
+        # collection would scan them again and delay all answers by half a second.
         gc.collect()
         gc.freeze()
         self._lifecycle.enter(Phase.READY)
@@ -176,11 +179,15 @@ class Server:
         return 0
 
     def _fail(self, error: BaseException | None, unrecognised: Reason) -> int:
-        """Report why this server ends, everywhere somebody may look; return the exit code."""
+        """Report the reason of the failure and return the exit code.
+
+        The report goes to the lifecycle, the log and the termination message.
+        """
         if isinstance(error, StartRefused):
             failure = error.failure
         else:
-            # The engine process knows why it ended; to us it only says that it did.
+            # The engine process writes the cause of its end to the file. The error in this process
+            # only says that it ended.
             facts = read_facts(self._engine_error_file) or (facts_of(error) if error else [])
             failure = classify(facts, unrecognised) if facts else ENGINE_KILLED
         self._lifecycle.fail(failure.reason, failure.message)
@@ -197,6 +204,6 @@ def _objectives(settings: ServerSettings) -> Objectives:
 
 
 def _kill_children() -> None:
-    """Leave no engine process behind, whatever state it is in."""
+    """Kill all engine processes, whatever their state."""
     for child in multiprocessing.active_children():
         child.kill()
