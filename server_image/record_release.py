@@ -1,9 +1,9 @@
-"""Record what the model server of a release tells the operator, for the operator's tests.
+"""Record the messages that the model server of a release sends to the operator, for its tests.
 
     uv run python server_image/record_release.py 0.2.0
 
-Run it at every release and commit the files. A newer operator must understand them for ever: the
-image of a service stays until its spec changes.
+Run it at every release and commit the files. Every later operator must understand them, because an
+image stays in use until its service's spec changes.
 """
 
 import json
@@ -56,11 +56,12 @@ ERRORS = {
     "unknown": ("ValueError", "invalid literal for int() with base 10: 'lots'"),
     "unknown-long": ("RuntimeError", "é\n" * 9000),
 }
-"""The class and the text of an error for each rule of the model server, and of unknown ones."""
+"""Name -> class and text of an error. Each rule of the model server has one, and some errors match
+no rule."""
 
 
 def failures() -> dict[str, Failure]:
-    """Return an example of everything that a server can end with."""
+    """Return an example of each failure with which a server can end, by name."""
     loading = {
         name: classify([ErrorFact((kind, "Exception"), text)], Reason.LOAD_FAILED)
         for name, (kind, text) in ERRORS.items()
@@ -91,7 +92,7 @@ def termination_messages() -> dict[str, str]:
 
 
 def probes() -> dict[str, dict[str, object]]:
-    """Return the body of a probe in each phase, and of an engine that hangs."""
+    """Return the body of a probe in each phase, and the body while the engine hangs."""
     stalled = lifecycle_in(Phase.READY)
     stalled.is_stalled = True
     bodies = {phase.value: lifecycle_in(phase).report() for phase in Phase}
@@ -99,7 +100,7 @@ def probes() -> dict[str, dict[str, object]]:
 
 
 def lifecycle_in(phase: Phase) -> Lifecycle:
-    """Return a lifecycle that has been in a phase for two seconds, of five."""
+    """Return a lifecycle that is five seconds old and has been in the phase for two seconds."""
     seconds = iter((0.0, 3.0))
     lifecycle = Lifecycle(lambda: next(seconds, 5.0))
     if phase is Phase.FAILED:

@@ -1,7 +1,7 @@
-"""The body of `GET /autoscale`: cumulative counters of the engine's work, and its present state.
+"""Counts the engine's work for `GET /autoscale`, and reports it with the engine's current state.
 
-Counters only grow while the process lives, so a lost scrape loses nothing. The engine calls
-`record` once a step, so nothing here waits, allocates much or fails for a missing statistic.
+Counters only grow while the process lives, so a missed scrape loses no data. The engine calls
+`record` once per step, so `record` never waits, allocates little and accepts missing statistics.
 """
 
 import math
@@ -13,28 +13,31 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 LENGTH_BUCKETS = 21
-"""Bucket i counts lengths in (2**(i-1), 2**i]; the last holds the rest."""
+"""Number of buckets for lengths in tokens. Bucket i counts lengths in (2**(i-1), 2**i]; the last
+one counts all longer ones."""
 
 LATENCY_BUCKETS = 73
-"""Bucket i counts latencies in (2**((i-1)/4), 2**(i/4)] milliseconds; the last holds the rest."""
+"""Number of buckets for latencies. Bucket i counts latencies in (2**((i-1)/4), 2**(i/4)]
+milliseconds; the last one counts all longer ones."""
 
 STEP_TERMS = 5
-"""An engine step is the vector (1, prefill tokens, sequences, KV tokens read, seconds)."""
+"""Number of terms of an engine step, which is the vector (1, prefill tokens, sequences, KV tokens
+read, seconds)."""
 
 _KNOWN_PROMPTS = 1000
-"""Prompts whose lengths are remembered, to stand for those of requests that were turned away."""
+"""Number of recent prompts whose lengths are kept, as estimates for requests that are refused."""
 
 _QUIET_SECONDS = 60.0
-"""Idle time after which a suspected hang is dropped.
+"""Idle time in seconds after which a suspected hang is dropped.
 
-A suspicion outlives the requests that raised it: clients that give up and come back before a hang
-is certain must not hide it.
+The suspicion outlives the requests that raised it. Otherwise, clients that give up and retry before
+the hang is certain would hide it.
 """
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """The service level objectives that finished requests are judged by, in seconds."""
+    """Service level objectives for finished requests, in seconds; None sets no objective."""
 
     ttft: float | None = None
     itl: float | None = None
@@ -42,30 +45,31 @@ class Objectives:
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """The limits of each engine."""
+    """Limits of each engine, and the number of engines."""
 
     max_sequences: int = 0
     max_step_tokens: int = 0
     kv_capacity_tokens: float = 0
     engines: int = 1
-    """Number of engines: more than one with data parallelism."""
+    """Number of engines. It exceeds 1 only with data parallelism."""
 
 
 @dataclass
 class Counters:
-    """What the engine has done since the server became ready."""
+    """Cumulative work of the engine since the server became ready."""
 
     arrivals: int = 0
-    """Requested sequences: the accepted ones, and those that a full queue turned away."""
+    """Number of requested sequences, both accepted and refused by a full queue."""
     prompt_tokens_arrived: int = 0
     prompt_tokens_computed: int = 0
     prompt_tokens_cached: int = 0
     generated_tokens: int = 0
     decoded_tokens: int = 0
-    """Tokens of the sequences in `steps`: with speculative decoding more than one each."""
+    """Number of tokens that the sequences in `steps` generated. With speculative decoding, a
+    sequence can generate more than one per step."""
     finished: int = 0
     judged: int = 0
-    """Finished requests that the objectives were applied to; none without an objective."""
+    """Number of finished requests to which the objectives were applied; 0 without an objective."""
     ttft_met: int = 0
     itl_met: int = 0
     slo_met: int = 0
@@ -74,11 +78,11 @@ class Counters:
     answer_tokens: int = 0
     ttft_milliseconds: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)
     itl_milliseconds: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)
-    """Mean inter-token latencies of requests, of those with more than one token."""
+    """Histogram of the mean inter-token latency of each request with more than one token."""
     steps: list[float] = field(default_factory=lambda: [0.0] * (STEP_TERMS * (STEP_TERMS + 1) // 2))
-    """Upper triangle, row by row, of the sum over steps of x·xᵀ: all that least squares needs.
+    """Sum over steps of x·xᵀ, as its upper triangle row by row. Least squares needs nothing else.
 
-    Steps of unknown duration, such as the first after a silence, are left out.
+    Steps of unknown duration, such as the first after an idle time, are left out.
     """
 
     def arrive(self, prompt_tokens: int) -> None:
@@ -97,14 +101,14 @@ class Counters:
                 index += 1
 
     def finish(self, request: Any, objectives: Objectives) -> None:
-        """Count a finished request, given vLLM's statistics of it."""
+        """Count a finished request from vLLM's statistics of it."""
         tokens = int(getattr(request, "num_generation_tokens", 0))
         self.finished += 1
         self.answer_tokens += tokens
         self.answer_lengths[_bucket(tokens)] += 1
         if str(request.finish_reason) in ("abort", "error"):
             return
-        # From the arrival in the API to the first token: it holds the queue, too.
+        # TTFT begins with the arrival in the API, so it includes the time in the queue.
         ttft, itl = request.e2e_latency - request.decode_time, request.mean_time_per_output_token
         self.ttft_milliseconds[_latency_bucket(ttft)] += 1
         if tokens > 1:
@@ -126,11 +130,11 @@ class _Engine:
     running: int = 0
     kv_tokens: float = 0.0
     next_began: float | None = None
-    """When its next step began; None if it had no work."""
+    """Start of its next step; None if the engine had no work."""
 
 
 class EngineUsage:
-    """The counters, fed by the engines, and the report made of them."""
+    """Counters that the engines update, and the report that is made from them."""
 
     def __init__(
         self,
@@ -143,9 +147,10 @@ class EngineUsage:
         self._started = now()
         self.limits = EngineLimits()
         self.unfinished: Callable[[], int] = lambda: 0
-        """Returns the sequences that the engine has accepted and not finished."""
+        """Returns the number of sequences that the engine has accepted and not finished."""
         self.gpu_duty_cycle_percent: Callable[[], float | None] = lambda: None
-        """Reads the GPUs, which may take long; None without GPUs, or without an answer."""
+        """Returns the mean duty cycle of the GPUs; None without GPUs or without a reading. The call
+        may take long."""
         self.counters = Counters()
         self._engines: defaultdict[int, _Engine] = defaultdict(_Engine)
         self._known_lengths: deque[int] = deque(maxlen=_KNOWN_PROMPTS)
@@ -153,7 +158,7 @@ class EngineUsage:
         self._waiting_since: float | None = None
 
     def begin(self) -> None:
-        """Drop the counters of the warm-up: its steps are slow, and no client caused them."""
+        """Drop the counters of the warm-up, because its steps are slow and not from clients."""
         self.counters = Counters()
         self._known_lengths.clear()
 
@@ -170,10 +175,10 @@ class EngineUsage:
         self._last_arrival = now
 
     def turn_away(self, sequences: int) -> None:
-        """Count sequences that a full queue turned away: they are demand all the same.
+        """Count sequences that a full queue refused, because they are demand, too.
 
-        Their prompts may not have been read, so each counts with the length of a recent prompt.
-        That adds to the load and leaves the mean request unchanged.
+        Their prompts may not have been read, so each one counts with the length of a recent prompt.
+        This adds to the load and does not change the mean request.
         """
         for _ in range(sequences):
             if self._known_lengths:
@@ -202,7 +207,8 @@ class EngineUsage:
             # finds a step nearly full, takes several steps, which only the details show.
             prefill, sequences = details.num_ctx_tokens, details.num_generation_requests
         seconds = _step_seconds(gaps, state.next_began, now)
-        # Sequences without a token are computed anew after they had to give up their KV cache.
+        # Sequences that yield no token are recomputed after they lost their KV cache. A step of
+        # only such sequences is left out.
         if (prefill or gaps) and seconds is not None:
             read = state.kv_tokens if sequences else 0.0
             self.counters.step(prefill, sequences, read, seconds)
@@ -216,10 +222,10 @@ class EngineUsage:
         self._waiting_since = now if self.unfinished() else None
 
     def stalled_seconds(self) -> float:
-        """Return for how long an engine with waiting work has made no step."""
+        """Return the time in seconds for which an engine with waiting work has made no step."""
         if not self.unfinished():
             return 0.0
-        # One engine of several may hang while the others go on.
+        # One of several engines may hang while the others continue.
         waits = [self._waiting_since, *(engine.next_began for engine in self._engines.values())]
         now = self._clock()
         return now - min((since for since in waits if since is not None), default=now)
@@ -247,11 +253,11 @@ class EngineUsage:
 
 
 def _step_seconds(gaps: Any, began: float | None, now: float) -> float | None:
-    """Return how long a step took; None if that is unknown.
+    """Return the duration of a step in seconds; None if it is unknown.
 
-    A sequence that decodes gets a token in every step, so the shortest gap is the step by the
-    engine's own clock. A step that only computes prompts began when the step before it ended. The
-    first step after a silence began an unknown time after its request arrived.
+    A decoding sequence gets a token in every step, so the shortest gap is the duration by the
+    engine's own clock. A step that only computes prompts began when the previous step ended. The
+    first step after an idle time began at an unknown time after its request arrived.
     """
     if gaps:
         return float(min(gaps))

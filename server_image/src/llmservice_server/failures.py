@@ -1,8 +1,8 @@
-"""Why a server could not serve: a reason, and what was found.
+"""Classifies the failures of a server: each has a reason and a message.
 
-The words are those of the LLMService status. The operator adds the advice: it has one hint for each
-reason. A load fails in this process or in the engine's, so its facts are classified and not its
-exception: they travel between processes as JSON.
+The reasons are those of the LLMService status. The operator adds the advice, because it has one
+hint for each reason. A load fails in this process or in the engine process. So the rules classify
+facts about the exception, which pass between the processes as JSON.
 """
 
 import json
@@ -16,17 +16,18 @@ from pathlib import Path
 from llmservice_server.lifecycle import Lifecycle, Phase
 
 _TERMINATION_MESSAGE_BYTES = 4096
-"""Bytes of a termination message that the kubelet keeps."""
+"""Number of bytes of a termination message that the kubelet keeps."""
 
 _TERMINATION_MESSAGE_FORMAT = 2
-"""Servers of format 1, which did not name it, also wrote what to change into the message."""
+"""Format of the termination message. A message of format 1 has no field `format` and also contains
+the advice."""
 
 _LONGEST_MESSAGE = 3000
-"""Characters. An exception's text may hold a whole configuration."""
+"""Maximum length of a message in characters. An exception's text may hold a whole configuration."""
 
 
 class Reason(StrEnum):
-    """Every reason that a server can end with; the operator has a hint for each."""
+    """Reasons with which a server can end; the operator has a hint for each."""
 
     CACHE_LOST = "CacheLost"
     CONTEXT_DOES_NOT_FIT = "ContextDoesNotFit"
@@ -36,7 +37,7 @@ class Reason(StrEnum):
     HUB_UNREACHABLE = "HubUnreachable"
     INVALID_ENGINE_ARGUMENT = "InvalidEngineArgument"
     LOAD_FAILED = "LoadFailed"
-    """The load ended with an error that no rule knows."""
+    """The load ended with an error that no rule recognises."""
     MODEL_ACCESS_DENIED = "ModelAccessDenied"
     MODEL_NOT_FOUND = "ModelNotFound"
     OUT_OF_MEMORY = "OutOfMemory"
@@ -86,7 +87,7 @@ def no_configuration(folder: str) -> Failure:
 
 
 class StartRefused(Exception):
-    """A start that we refuse ourselves; carries its failure."""
+    """A start that the server itself refuses, with its failure."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -105,7 +106,7 @@ class ErrorFact:
 
 
 def facts_of(error: BaseException) -> list[ErrorFact]:
-    """Return the exception and what caused it, the root last."""
+    """Return the facts of the exception and of its causes, the root cause last."""
     facts: list[ErrorFact] = []
     current: BaseException | None = error
     while current is not None and len(facts) < 10:
@@ -116,7 +117,7 @@ def facts_of(error: BaseException) -> list[ErrorFact]:
 
 
 def read_facts(path: Path) -> list[ErrorFact]:
-    """Return the facts that the engine process left behind, none when it left none."""
+    """Return the facts that the engine process wrote; empty when it wrote none."""
     try:
         return [ErrorFact(tuple(f["types"]), f["text"]) for f in json.loads(path.read_text())]
     except (OSError, ValueError):
@@ -125,14 +126,15 @@ def read_facts(path: Path) -> list[ErrorFact]:
 
 @dataclass(frozen=True)
 class _Rule:
-    """How a kind of failure is recognised, and what it means for the user."""
+    """Pattern of one kind of failure, with its reason and its finding for the user."""
 
     reason: Reason
     finding: str
     types: tuple[str, ...] = ()
     text: str = ""
     longest: str = ""
-    """Where the text has the longest context that fits: a form whose group is the number."""
+    """Pattern of the longest context that fits; its group is the number of tokens. Empty when the
+    text does not contain it."""
 
     def matches(self, fact: ErrorFact) -> bool:
         if self.types and not set(self.types) & set(fact.types):
@@ -238,11 +240,11 @@ _RULES = (
 
 
 def classify(facts: Sequence[ErrorFact], unrecognised: Reason) -> Failure:
-    """Return the failure that a chain of errors amounts to.
+    """Return the failure of the first rule that matches an error of the chain.
 
-    Every rule is tried on the whole chain before the next rule: the list goes from the certain to
-    the vague, while the telling exception may stand anywhere in a chain. `unrecognised` is the
-    reason of an error that no rule knows.
+    The rules are ordered from the most to the least certain. Each rule is tried on the whole chain
+    before the next rule, because the decisive exception may be anywhere in the chain.
+    `unrecognised` is the reason of an error that no rule recognises.
     """
     for rule in _RULES:
         for fact in facts:
@@ -271,9 +273,9 @@ def _message(finding: str, text: str) -> str:
 
 
 def write_termination_message(failure: Failure, path: Path) -> None:
-    """Leave the failure where the kubelet looks for it; does nothing where there is no such file.
+    """Write the failure to the file that the kubelet reads; do nothing if the file is missing.
 
-    The file is never created: outside a container /dev is not ours to write in.
+    The file is never created, because the server must not write to /dev outside a container.
     """
     if not os.access(path, os.W_OK):
         return

@@ -1,10 +1,10 @@
-"""A cache that several servers share: one of them fills it, and the others wait.
+"""Coordinates servers that share a cache: one of them fills it, and the others wait.
 
-The servers know each other only through files on the claim, which may be a network file system, and
-each of them can be killed at any moment. So a turn is a file with a number. The server that creates
-the next number has the turn; only one can, because files are created exclusively. Numbers only
-grow. A turn that ended keeps its number under another name, so a server that was paused for long
-can never take a number that has been used.
+The servers communicate only through files on the claim, which may be a network file system. Each
+server can be killed at any moment. So a turn is a file whose name is a number. The server that
+creates the file of the next number has the turn. Files are created exclusively, so only one server
+can do this. Numbers only grow. A turn that ended keeps its number under another name, so a server
+that was paused for long can never take a number that has been used.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ from llmservice_server.failures import CACHE_LOST, StartRefused
 _HELD, _ENDED = "held", "ended"
 
 _BEATS_PER_TAKEOVER = 6
-"""Interval of the signs of life, in seconds. A writer may miss some, because network file systems
-pause and an import can block every thread."""
+"""Number of signs of life within the takeover time. A writer may miss some, because network file
+systems pause and an import can block every thread."""
 
 _POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """A file of the folder."""
+    """One turn, as its file in the folder shows it."""
 
     number: int
     is_held: bool
@@ -41,7 +41,7 @@ class _Turn:
 
 
 class Writer:
-    """The turn of this process; gives signs of life until it is released."""
+    """The turn of this process. A thread gives signs of life until the turn ends."""
 
     def __init__(self, turn: Path, number: int, beat_seconds: float) -> None:
         self._turn = turn
@@ -50,7 +50,7 @@ class Writer:
         self._over = threading.Event()
         self._file = os.open(turn, os.O_WRONLY)
         self.on_loss: Callable[[], None] = lambda: None
-        """Called in a thread when another server has taken the turn."""
+        """Callback in a thread, called when another server has taken the turn."""
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._beat, name="cache-writer", daemon=True).start()
@@ -62,9 +62,9 @@ class Writer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the turn; the next server that wants one gets it at once."""
+        """End the turn, so that a waiting server gets the next one at once."""
         self._over.set()
-        # Where this fails, another server has the turn, or takes it for want of signs of life.
+        # If this fails, another server has taken the turn, or takes it when the signs of life stop.
         with suppress(OSError):
             self._turn.rename(self._turn.with_suffix(f".{_ENDED}"))
         with suppress(OSError):
@@ -82,7 +82,7 @@ class Writer:
             os.utime(self._file)
         except OSError as error:
             # A network file system reports ESTALE when another server has removed the file. Other
-            # errors pass: the storage may be away for a moment.
+            # errors are ignored, because the storage may be unavailable for a moment.
             return error.errno != errno.ESTALE
         return True
 
@@ -109,10 +109,10 @@ class FillLock:
         self._sign: tuple[Path, int] | None = None
         self._sign_seen_at = 0.0
         self.holder = ""
-        """The server that had the turn at the last attempt to take it."""
+        """Host name of the server that had the turn at the last attempt to take it."""
 
     def try_acquire(self) -> Writer | None:
-        """Take the turn; None while a live server has it."""
+        """Take the turn; return None while a live server has it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         newest = max(_turns(self._folder), key=lambda turn: turn.number, default=None)
         if newest is not None and newest.is_held and self._is_alive(newest):
@@ -120,10 +120,10 @@ class FillLock:
         return self._take(0 if newest is None else newest.number + 1)
 
     def _is_alive(self, turn: _Turn) -> bool:
-        """Return whether the file changed lately by the local clock; the storage's clock may
-        differ.
+        """Return whether the file of the turn has changed within the takeover time.
 
-        The file is opened before it is checked, because network file systems then ask their server.
+        The local clock measures this time, because the storage's clock may differ. The file is
+        opened before it is checked, because network file systems then ask their server.
         """
         try:
             with turn.path.open() as file:
@@ -131,7 +131,7 @@ class FillLock:
                 self.holder = file.read()
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ESTALE):
-                return True  # it ended just now
+                return True  # the turn ended just now
             raise
         if sign != self._sign:
             self._sign, self._sign_seen_at = sign, self._clock()
@@ -146,7 +146,7 @@ class FillLock:
             return None
         others = [turn for turn in _turns(self._folder) if turn.path != path]
         if any(turn.number >= number for turn in others):
-            # This server has read an old state: this number or a later one has been used.
+            # This server has read an outdated state: this number or a later one has been used.
             path.unlink(missing_ok=True)
             return None
         for turn in others:
@@ -164,7 +164,7 @@ def _turns(folder: Path) -> list[_Turn]:
 
 @dataclass(frozen=True)
 class SharedCache:
-    """The folder that the servers share."""
+    """A cache folder that several servers share."""
 
     folder: Path
     takeover_seconds: float
@@ -178,11 +178,11 @@ class SharedCache:
         is_filled: Callable[[], bool],
         waiting: Callable[[str], Awaitable[None]],
     ) -> AsyncIterator[bool]:
-        """Enter when a part of the cache is filled (False), or when it is this server's turn to
-        fill it (True).
+        """Enter when a part of the cache is filled (False) or this server may fill it (True).
 
-        `is_filled` is called in a thread. `waiting` gets the current writer meanwhile. Raises
-        StartRefused when another server has taken the turn, because writing must stop then.
+        `is_filled` is called in a thread. While this server waits, `waiting` is called with the
+        name of the current writer. Raises StartRefused when another server has taken the turn,
+        because writing must stop then.
         """
         lock = FillLock(self.folder / "locks" / part, self.takeover_seconds)
         while not await asyncio.to_thread(is_filled):
