@@ -20,7 +20,7 @@ def main() -> int:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    # Nothing has been started that would have to be stopped.
+    # Nothing has started yet, so nothing needs to be stopped.
     os._exit(0)
 
 

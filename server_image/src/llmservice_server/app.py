@@ -1,6 +1,4 @@
-"""The application on the API port: the server's own outside, the engine's OpenAI application
-inside.
-"""
+"""Builds the application on the API port: the gate around the engine's OpenAI application."""
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 _KIBI = 1024
 
 MAX_INPUTS = 2 * _KIBI
-"""Maximum number of texts in one request; the limit of OpenAI's embeddings. Each one becomes a
+"""Maximum number of texts in one request, the same as for OpenAI's embeddings. Each text becomes a
 request to the engine."""
 
 _MAX_CONTAINERS = 16 * _KIBI
-"""Maximum number of arrays and objects. A judgement: a long conversation has a few thousand.
-Validation takes up to 50 microseconds for each."""
+"""Maximum number of arrays and objects. The value is an estimate: a long conversation has a few
+thousand. Validation takes up to 50 microseconds for each."""
 
 _MAX_PAIRS = 64 * _KIBI
 """Maximum number of names with a value."""
 
 _MAX_VALUES = 128 * _KIBI
 _MAX_VALUES_OF_TOKENS = 1024 * _KIBI
-"""Maximum number of values where prompts may be token ids: a few contexts of the longest models."""
+"""Maximum number of values on routes whose prompts may be token ids. It allows a few contexts of
+the longest models."""
 
 _MAX_FORM_FIELDS = 1000
 
@@ -95,7 +96,7 @@ def _check_counts(body: bytes, max_values: int) -> int:
     """Return an upper bound of the number of values; raises BadShape when there are too many."""
     containers, pairs, values = _counts(body)
     if containers > _MAX_CONTAINERS or pairs > _MAX_PAIRS or values > max_values:
-        # Most of these characters may belong to a long text.
+        # Most of these characters may belong to a long text, so count again without strings.
         containers, pairs, values = _counts(_without_strings(body, max_values))
     for count, limit, name in (
         (containers, _MAX_CONTAINERS, "arrays and objects"),
@@ -108,7 +109,7 @@ def _check_counts(body: bytes, max_values: int) -> int:
 
 
 def _counts(json_text: bytes) -> tuple[int, int, int]:
-    """Return the numbers of containers, pairs and values, if the text has no strings."""
+    """Return the numbers of containers, pairs and values; too many if the text has strings."""
     containers = json_text.count(b"[") + json_text.count(b"{")
     return containers, json_text.count(b":"), json_text.count(b",") + containers
 
@@ -117,7 +118,7 @@ def _without_strings(body: bytes, max_values: int) -> bytes:
     """Return the body without the content of its strings."""
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
     if unescaped.count(b'"') > 4 * max_values:
-        # Names and values, two quotes each: more than the limit in any valid body.
+        # A value and its name have at most four quotes, so a valid body exceeds the limit.
         raise BadShape(
             f"the body has more than {max_values} values; split it into several requests"
         )
@@ -142,7 +143,7 @@ def _check_fields(route: str | None, body: dict[str, object]) -> Shape:
 
 
 def _number_of_inputs(field: object) -> int:
-    """Return the number of texts in a field: a list of token ids is one."""
+    """Return the number of texts in a field; a list of token ids is one text."""
     if isinstance(field, dict):
         field = field.get("content")
     if not isinstance(field, list) or (field and isinstance(field[0], int)):

@@ -72,15 +72,16 @@ class Vllm:
 
 @cache
 def load_vllm() -> Vllm:
-    """Import vLLM (about ten seconds). Raises ImportError with the name of a symbol that has
-    moved.
+    """Import vLLM, which takes about ten seconds.
+
+    Raises ImportError with the name of a symbol that has moved.
     """
     _stop_at_the_first_wrong_item()
     return Vllm(**{field.name: _find(field.name) for field in fields(Vllm)})
 
 
 def _stop_at_the_first_wrong_item() -> None:
-    """Make the models that are defined from now on refuse a list at its first wrong item.
+    """Make pydantic models that are defined from now on refuse a list at its first wrong item.
 
     vLLM's models are unions of dozens of types, and pydantic collects an error for each type and
     item. Twenty thousand wrong items in 60 KB would take 20 seconds and 9 GB.
@@ -116,7 +117,7 @@ def model_inspections() -> dict[str, Callable[[], object]]:
 def tell_steps(configuration: Any) -> bool:
     """Make the engine report the content of every step; return whether to log it too.
 
-    vLLM has this for its log, one line per step. Older versions can only log it.
+    vLLM offers this for its log, with one line per step. Older versions can only log it.
     """
     stats: Any = importlib.import_module("vllm.v1.metrics.stats")
     observability = configuration.observability_config
@@ -131,7 +132,8 @@ def _find(symbol: str) -> Any:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as missing:
-            # A module that has moved is tried elsewhere; one that is missing is an error.
+            # A missing module of vLLM may have moved, so the next name is tried. A missing module
+            # of another package is an error.
             if missing.name is None or not missing.name.startswith("vllm"):
                 raise
             continue
@@ -155,5 +157,6 @@ def is_cpu_build() -> bool:
     try:
         return "cpu" in metadata.version("vllm")
     except metadata.PackageNotFoundError:
-        # The CPU wheel is a distribution of its own, which vLLM's platform detection knows too.
+        # The CPU wheel is a distribution of another name. vLLM's platform detection handles it,
+        # too.
         return True

@@ -24,33 +24,33 @@ the gate, and data that a client keeps sending after a refusal.
 """
 
 STUCK_SECONDS = 60.0
-"""Maximum time without a byte read by the client, in seconds, while more of an answer waits than
-buffers hold."""
+"""Maximum time in seconds that a client may read nothing while the unsent part of its answer
+exceeds the buffers."""
 
 KEEP_ALIVE_SECONDS = 120.0
 """Maximum time of a connection without a request, in seconds.
 
-It is longer than that of usual clients: nginx and AWS's load balancers use 60 seconds, Go 90. The
-side that closes first loses no request, whereas a client may send one just before it notices that
-the server has closed.
+It is longer than the idle timeout of usual clients: nginx and AWS's load balancers use 60 seconds,
+Go uses 90. So the client closes first. If the server closed first, it would lose a request that the
+client sends just before it notices.
 """
 
 _FRAMING_BYTES = 64 * 1024
-"""Maximum size of a request in bytes without its body: request line, headers, chunk headers,
+"""Maximum size in bytes of a request without its body: the request line, headers, chunk headers and
 trailers."""
 
 _FRAMING_PER_BODY_BYTE = 8
-"""Framing bytes allowed per byte of the body: a chunk of one byte has five."""
+"""Number of framing bytes allowed per byte of the body. A chunk of one byte has five."""
 
 _HEADERS = 256
-"""Maximum number of headers of a request. A judgement: browsers and proxies send twenty."""
+"""Maximum number of headers of a request. It is an estimate: browsers and proxies send twenty."""
 
 _PIPELINED = 32
 """Maximum number of requests that wait on one connection for the answer to an earlier one."""
 
 
 class _Excess(Exception):
-    """A request exceeds a limit."""
+    """Error of a request that exceeds a limit."""
 
 
 class LimitedConnection(HttpToolsProtocol):
@@ -59,26 +59,26 @@ class LimitedConnection(HttpToolsProtocol):
     _framing = 0
     _head_is_here = False
     _receiving_since: float | None = None
-    """Start of the request that is arriving; None between requests."""
+    """Time at which the arriving request began; None between requests."""
     _unsent_bytes = 0
-    """Number at the last check."""
+    """Number of unsent bytes at the last check."""
     _unread_since: float | None = None
-    """Time since which the client has read nothing; None while nothing waits for it."""
+    """Time of the client's last progress while it is slow to read; None otherwise."""
     _idle_since: float | None = None
-    """Time since which the connection is idle; None while there is a request or an answer."""
+    """Time at which the connection became idle; None while there is a request or an answer."""
 
     @property
     def unsent_bytes(self) -> int:
         """Number of bytes of its answers that the client has not received yet.
 
-        This includes bytes in the kernel's buffers: the kernel accepts more only from time to time,
-        megabytes at once, while a slow client reads all the time.
+        This includes bytes in the kernel's buffers. The kernel accepts more data only in bursts of
+        megabytes, even while a slow client reads steadily.
         """
         try:
             descriptor = self.transport.get_extra_info("socket").fileno()
             of_kernel = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
         except (OSError, ValueError):
-            # The socket is closed already, or does not support this.
+            # The socket is already closed, or does not support this call.
             of_kernel = b""
         return self.transport.get_write_buffer_size() + int.from_bytes(of_kernel, sys.byteorder)
 
@@ -95,7 +95,7 @@ class LimitedConnection(HttpToolsProtocol):
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
-        """Start over with the next request of the connection."""
+        """Reset the limits for the next request of the connection."""
         super().on_message_begin()
         self._framing = 0
         self._head_is_here = False
@@ -117,7 +117,7 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Count a part of the body, which was not framing."""
+        """Subtract a part of the body from the framing bytes."""
         self._framing = max(0, self._framing - (1 + _FRAMING_PER_BODY_BYTE) * len(body))
         super().on_body(body)
 
@@ -134,8 +134,8 @@ class LimitedConnection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse invalid data in the envelope of all errors, and close the connection.
 
-        A client that still waits for another answer would take this one for it, so it then gets
-        none.
+        A client that still waits for an earlier answer would take the refusal for that answer. Such
+        a client gets no refusal.
         """
         cycle = self.cycle
         if self._is_answering and (self.pipeline or cycle.response_started or not cycle.more_body):
@@ -153,14 +153,14 @@ class LimitedConnection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def end_if_overdue(self, now: float, idle_seconds: float) -> None:
-        """Close the connection if the client takes too long to send its request or to read its
-        answer.
+        """Close the connection if the client sends its request or reads its answer too slowly.
 
         A connection without a request for longer than `idle_seconds` is closed too. uvicorn's own
         timer does not suffice: any byte from the client stops it, even one that begins no request.
         """
         if self.flow.read_paused:
-            # The client may not send more: its earlier data is not processed yet.
+            # The client cannot send more until its earlier data is processed, so this time does
+            # not count.
             self._receiving_since = None if self._receiving_since is None else now
         unsent = self.unsent_bytes
         if not (self.flow.write_paused or self.transport.is_closing()):

@@ -1,7 +1,7 @@
-"""Small defaults and settings of an engine that runs on CPUs only.
+"""Sets small defaults for an engine that runs on CPUs only.
 
-vLLM's defaults are for a machine of its own: half of the memory for the KV cache, every core
-pinned, kernels compiled before the first token. Each of them is too much for a container.
+vLLM's defaults assume a dedicated machine. They give half of the memory to the KV cache, pin every
+core and compile kernels before the first token. Each of them is too much for a container.
 """
 
 import gc
@@ -12,14 +12,16 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 KV_CACHE_BYTES = 1024**3
-"""Default size of the KV cache. A judgement: enough for dozens of requests to a small model."""
+"""Default size of the KV cache in bytes. It is an estimate that suffices for dozens of requests to
+a small model."""
 
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpu_limit(cgroup: Path = CGROUP) -> float:
-    """Return the number of CPUs that this container may use: its cgroup limit, or else its CPU
-    affinity.
+    """Return the number of CPUs that this container may use.
+
+    It is the minimum of the cgroup limit, if there is one, and the CPU affinity.
     """
     usable = float(len(os.sched_getaffinity(0)))
     try:
@@ -30,12 +32,12 @@ def cpu_limit(cgroup: Path = CGROUP) -> float:
 
 
 def prepare_environment(environment: MutableMapping[str, str], cpus: float) -> None:
-    """Set the variables that vLLM reads at import; values that the user has set stay."""
-    # One CPU is left to the API and the scheduler: if all of them compute, every step of the
-    # engine waits for threads that have no CPU to run on.
+    """Set the variables that vLLM reads at import, and keep values that the user has set."""
+    # One CPU is left to the API and the scheduler. If all CPUs compute, every step of the engine
+    # waits for threads that have no CPU to run on.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, math.floor(cpus) - 1)))
-    # Pinning counts the node's cores, not the container's, and would put every server of a node
-    # on the same ones.
+    # Pinning counts the node's cores, not the container's. It would put all servers of a node on
+    # the same cores.
     environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
@@ -56,15 +58,15 @@ def compile_nothing(environment: MutableMapping[str, str]) -> None:
     import torch
 
     torch.compiler.set_stance("force_eager")
-    # For processes that are spawned.
+    # Spawned processes read this variable.
     environment["TORCH_COMPILE_DISABLE"] = "1"
 
 
 def use_one_process_tree(arguments: Namespace, environment: MutableMapping[str, str]) -> bool:
     """Run the only worker inside the engine process, if one worker is enough.
 
-    The engine remains a process of its own, so its death can be detected. Returns whether this
-    applies.
+    The engine remains a process of its own, so its death can be detected. Returns whether one
+    worker is enough.
     """
     if arguments.tensor_parallel_size * arguments.pipeline_parallel_size != 1:
         return False
@@ -78,8 +80,9 @@ def use_one_process_tree(arguments: Namespace, environment: MutableMapping[str, 
 def fork_engine(environment: MutableMapping[str, str]) -> None:
     """Let the engine process inherit the imported modules.
 
-    Call it after the engine's configuration is created, which forces "spawn": a new import takes
-    ten seconds. It is safe if no accelerator has been initialized.
+    A spawned process would import everything again, which takes ten seconds. Call this function
+    after the engine's configuration is created, because that sets "spawn". A fork is safe if no
+    accelerator has been initialized.
     """
     environment["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     # The garbage collector writes to every object that it visits, which would copy shared memory.

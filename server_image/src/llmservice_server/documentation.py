@@ -1,4 +1,4 @@
-"""The OpenAPI document and the page at /docs: the served routes, each with a working example.
+"""Builds the OpenAPI document and the page at /docs, with a working example for each served route.
 
 The page contains no script and loads nothing external. It works without internet access, and no
 foreign code runs on a page where users enter a key.
@@ -58,7 +58,7 @@ def document(app: FastAPI, model: str, with_administration: bool) -> None:
         return schema | {"paths": paths}
 
     app.openapi = describe  # type: ignore[method-assign]
-    # Otherwise FastAPI's own page comes first, which loads its script from another site.
+    # FastAPI's own page loads its script from another site, and would take precedence.
     app.router.routes[:] = [
         route for route in app.router.routes if getattr(route, "path", None) != "/docs"
     ]

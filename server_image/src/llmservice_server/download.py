@@ -40,7 +40,7 @@ class HubModel:
     revision: str | None = None
     load_format: str = "auto"
     cache_dir: str | None = None
-    """Cache folder of the weights; None is the hub library's own cache."""
+    """Cache folder of the weights; None uses the hub library's own cache."""
 
     token: str | None = None
     """Access token; None uses the environment variable HF_TOKEN."""
@@ -106,11 +106,11 @@ class ModelDownload:
         return str(repo_folder_name(repo_id=self._model.repository, repo_type="model"))
 
     def look_up(self) -> None:
-        """Read the list of files and their sizes. Nothing is downloaded if the hub is unreachable
-        and the model is in the cache.
+        """Read the list of files and their sizes.
 
-        Raises the hub library's own errors, which distinguish a model that does not exist, missing
-        access and an unreachable hub.
+        Nothing is downloaded if the hub is unreachable and the model is in the cache. Raises the
+        hub library's own errors, which distinguish a model that does not exist, missing access and
+        an unreachable hub.
         """
         from huggingface_hub import constants, snapshot_download
 
@@ -141,8 +141,8 @@ class ModelDownload:
     def remove_locks(self) -> None:
         """Remove the hub library's locks on the files of this repository.
 
-        Only the one server that may write to the repository calls this. On a file system without
-        `flock` a lock is the mere existence of its file, and outlives a server that was killed.
+        Only the server that may write to the repository calls this. On a file system without
+        `flock`, the existence of a file is the lock, so it outlives a server that was killed.
         """
         for lock in (self._cache() / ".locks" / self.folder).glob("*.lock"):
             lock.unlink(missing_ok=True)
@@ -184,12 +184,12 @@ class ModelDownload:
         self._fetch(self._weights)
 
     def bytes_done(self) -> int:
-        """Return the number of bytes on disk, as the disk itself reports them."""
+        """Return the number of bytes of the weights on disk, by the sizes of the files there."""
         arrived = _bytes_in(self._blobs(), complete_only=False) - self._blob_bytes_before
         return min(self.bytes_total, self._cached_bytes + max(0, arrived))
 
     def measure(self) -> None:
-        """Record the bytes on disk, to distinguish later ones from them."""
+        """Record the bytes that are on disk now, as the base of `bytes_done`."""
         self._cached_bytes = sum(self._sizes[name] for name in self._weights if self._cached(name))
         self._blob_bytes_before = _bytes_in(self._blobs(), complete_only=True)
 
@@ -233,7 +233,10 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _bytes_in(folder: Path, *, complete_only: bool) -> int:
-    """Return the size of the files in a cache's blobs folder, including unfinished ones."""
+    """Return the size in bytes of all files in a cache's blobs folder.
+
+    `complete_only` leaves out unfinished files.
+    """
     if not folder.is_dir():
         return 0
     return sum(

@@ -28,11 +28,11 @@ async def drain(
     settings: ServerSettings,
     engine_lost: asyncio.Event,
 ) -> None:
-    """Return when the server may exit: no client waits for an answer, or the time is up.
+    """Serve the last requests, and return when no client waits or the drain timeout is over.
 
-    For the first seconds new requests are served as before, because they arrive until every proxy
-    has noticed that this replica is not ready. After that they are refused. Returns at once when
-    the engine is lost, because no request can be finished then.
+    During the first seconds, new requests are served as before, because they arrive until every
+    proxy has noticed that this replica is not ready. After that, new requests are refused. If the
+    engine is lost, no request can be finished, so the function returns at once.
     """
     lifecycle.enter(Phase.DRAINING)
     logger.info("draining; %d requests in flight", in_flight.count)

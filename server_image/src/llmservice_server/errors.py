@@ -1,4 +1,4 @@
-"""The error envelope of the API port: OpenAI's, in vLLM's form."""
+"""Builds the error responses of the API port in OpenAI's envelope, in vLLM's form."""
 
 import traceback
 from http import HTTPStatus
@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 from llmservice_server.request_ids import current_request_id
 
 RETRY_AFTER_SECONDS = 5
-"""Value of Retry-After in seconds. A judgement: an endpoint leaves a Service within a few seconds,
-and a full queue moves about as fast."""
+"""Value of Retry-After in seconds. It is an estimate: an endpoint leaves a Service within a few
+seconds, and a full queue drains about as fast."""
 
 
 class RequestRefused(Exception):
@@ -44,7 +44,7 @@ async def answer_refused(_: Request, refusal: Exception) -> Response:
 
 
 async def answer_unavailable(_: Request, failure: Exception) -> Response:
-    """Answer a dead or stopping engine with 503: another replica can serve the request."""
+    """Answer with 503 while the engine is dead or stopping, because another replica can serve."""
     return error_response(str(failure) or "the engine is not available", 503)
 
 
@@ -62,7 +62,7 @@ async def answer_http_exception(request: Request, failure: Exception) -> Respons
     assert isinstance(failure, HTTPException)
     message = failure.detail
     if message == HTTPStatus.NOT_FOUND.phrase:
-        # The gate has admitted it, so it is a route of other models.
+        # The gate has admitted the path, so other models serve it.
         message = f"this model does not serve {request.scope['path']}; GET /docs lists its routes"
     response = error_response(message, failure.status_code)
     response.headers.update(failure.headers or {})
@@ -84,13 +84,13 @@ def unexpected_error(failure: Exception) -> JSONResponse:
 def _broke_while_reading(failure: Exception) -> bool:
     """Return whether the error occurred while the framework parsed the request into arguments.
 
-    Such an error, as when vLLM's validators meet an unexpected type, is caused by the request.
+    The request causes such an error, for example when vLLM's validators meet an unexpected type.
     """
     frames = traceback.walk_tb(failure.__traceback__)
     return any(frame.f_code.co_name == "solve_dependencies" for frame, _ in frames)
 
 
 def _in_the_log() -> str:
-    """Return the text that leads a reader of the log to the details."""
+    """Return a text that names the request id in the log; empty outside a request."""
     request_id = current_request_id.get()
     return f"; the log has more under requestId {request_id}" if request_id else ""

@@ -1,6 +1,6 @@
 """Fills the model cache, in turns when servers share it.
 
-A cache of the server's own is filled without turns; vLLM then downloads the small files itself.
+A server fills its own cache without turns. In that case vLLM downloads the small files itself.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _PROGRESS_INTERVAL_SECONDS = 0.5
 
 
 class OwnCache:
-    """The cache of this server alone."""
+    """A cache that only this server uses."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
@@ -34,7 +34,7 @@ class OwnCache:
 
     async def fill_weights(self, download: ModelDownload) -> None:
         """Download the weights and report the progress to the lifecycle."""
-        # Again, because the engine's configuration may have downloaded small files since.
+        # Measure again, because the engine's configuration may have downloaded small files since.
         await asyncio.to_thread(download.measure)
         running = asyncio.ensure_future(asyncio.to_thread(download.fetch_weights))
         while not running.done():
@@ -47,20 +47,21 @@ class OwnCache:
 
     @asynccontextmanager
     async def compiling(self, inputs: Sequence[str]) -> AsyncIterator[None]:
-        """Enter when compiled kernels may be written; `inputs` identifies the inputs of the
-        compilation.
+        """Enter when compiled kernels may be written.
+
+        `inputs` identifies the inputs of the compilation.
         """
         yield
 
 
 class Shared(OwnCache):
-    """A cache that one server at a time writes to."""
+    """A shared cache, to which one server at a time writes."""
 
     def __init__(self, lifecycle: Lifecycle, cache: SharedCache, compiled: Path | None) -> None:
         super().__init__(lifecycle)
         self._cache = cache
         self._compiled = compiled
-        """Folder of compiled kernels if they are shared too."""
+        """Folder of compiled kernels if they are shared; otherwise None."""
 
     async def fill_configuration(self, download: ModelDownload) -> None:
         async with self._turn(download.folder, download.has_configuration) as is_ours:
@@ -80,7 +81,7 @@ class Shared(OwnCache):
         if self._compiled is None:
             yield
             return
-        # Kernels also depend on the GPU; servers on different ones compile into different folders.
+        # Kernels also depend on the GPU, and servers on different GPUs use different folders.
         key = hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()[:16]
         marker = self._compiled / f"compiled-{key}"
         async with self._turn(f"{self._compiled.name}-{key}", marker.exists) as is_ours:

@@ -17,12 +17,12 @@ _THROTTLE_REASONS = {
     "hw_thermal_slowdown": 0x40,
     "hw_power_brake": 0x80,
 }
-"""Bits of NVML's mask that mean a clock below the one that the load needs."""
+"""Reason -> bit of NVML's mask, for each reason that lowers the clock below the load's need."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """One number per GPU."""
+    """One metric, which is read for each GPU."""
 
     name: str
     documentation: str
@@ -82,7 +82,7 @@ class GpuCollector:
             try:
                 family.add_metric([str(index)], float(reading.read(self._nvml, gpu)))
             except self._nvml.NVMLError:
-                continue  # this GPU, or the part of it that we see, does not tell
+                continue  # the GPU, or the visible part of it, does not report this number
         return family
 
     def _throttling(self) -> Metric:
@@ -102,7 +102,7 @@ class GpuCollector:
 
 
 def find_gpus(nvml: Any) -> GpuCollector | None:
-    """Return a collector, or None where there is no driver or no GPU."""
+    """Return a collector; None without a driver or a GPU."""
     try:
         nvml.nvmlInit()
         gpus = [

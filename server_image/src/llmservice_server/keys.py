@@ -1,4 +1,4 @@
-"""API keys: read from a mounted Secret, read again when it changes, never shown."""
+"""Checks API keys from a mounted Secret; reads them again when it changes, and never shows them."""
 
 import hashlib
 import hmac
@@ -16,7 +16,7 @@ Secret."""
 
 
 class ApiKeys:
-    """The valid API keys: the content of every file of a folder; several allow rotation.
+    """The valid API keys. Each file of a folder contains one; several keys allow rotation.
 
     If the folder has no key or cannot be read, no request is admitted.
     """
@@ -60,7 +60,7 @@ class ApiKeys:
             files = [
                 (path, path.stat())
                 for path in sorted(self._directory.iterdir())
-                # The kubelet keeps its own links in names that start with two dots.
+                # The kubelet's own links have names that start with two dots.
                 if not path.name.startswith(".") and path.is_file()
             ]
             found = [(path.name, s.st_ino, s.st_mtime_ns, s.st_size) for path, s in files]
@@ -68,7 +68,7 @@ class ApiKeys:
                 return
             keys = [path.read_bytes().strip() for path, _ in files]
         except OSError as error:
-            # A file vanished while the folder was being replaced: try again in a second.
+            # A file vanished because the folder is being replaced. The next try is in a second.
             logger.warning(
                 "the API keys could not be read (%s); keeping the current ones",
                 os.strerror(error.errno or 0),

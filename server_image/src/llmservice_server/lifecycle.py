@@ -1,4 +1,4 @@
-"""Phases of a server from start to exit, and the bodies of its probes."""
+"""Keeps the phase of a server from start to exit, and builds the bodies of its probes."""
 
 import math
 import time
@@ -32,7 +32,7 @@ class DownloadProgress:
 class Lifecycle:
     """The current phase and its age.
 
-    The event loop of the API changes it. That of the management port only reads it.
+    The event loop of the API changes them. The event loop of the management port only reads them.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,22 +42,23 @@ class Lifecycle:
         self.phase = Phase.IMPORTING
         self.download: DownloadProgress | None = None
         self.cache_writer: str | None = None
-        """The server that fills the shared cache while this one waits."""
+        """Host name of the server that fills the shared cache while this one waits."""
         self._failure: dict[str, str] = {}
         self.accepts_requests = False
         """Whether the API port serves: from ready until the drain refuses new requests."""
         self.load_seconds: dict[Phase, float] = {}
         """Duration of each finished phase before ready, in seconds."""
         self.engine_has_died: Callable[[], bool] = lambda: False
-        """Whether the engine is dead; true a moment before the phase changes."""
+        """Whether the engine is dead; becomes true a moment before the phase changes."""
         self.is_stalled = False
         """Whether the engine makes no step although requests wait."""
         self._api_beat_at = self._started_at
         self.api_hang_seconds = math.inf
-        """Age of the last heartbeat of the API's event loop from which it hangs, in seconds."""
+        """Maximum age in seconds of the last heartbeat of the API's event loop. Beyond it, the loop
+        counts as hung."""
 
     def beat(self) -> None:
-        """Note that the API's event loop runs."""
+        """Record a heartbeat of the API's event loop."""
         self._api_beat_at = self._clock()
 
     @property
@@ -89,7 +90,7 @@ class Lifecycle:
         return self._clock() - self._started_at
 
     def enter(self, phase: Phase) -> None:
-        """Move on to a phase."""
+        """Enter a phase, and record the duration of the previous one while the server loads."""
         now = self._clock()
         if not self.has_started:
             before = self.load_seconds.get(self.phase, 0.0)
@@ -106,7 +107,7 @@ class Lifecycle:
             self.enter(Phase.WAITING_FOR_CACHE)
 
     def fail(self, reason: str, message: str) -> None:
-        """Enter the failed phase for good."""
+        """Enter the failed phase, which is final, with its reason and message."""
         self._failure = {"reason": reason, "message": message}
         self.accepts_requests = False
         self.enter(Phase.FAILED)

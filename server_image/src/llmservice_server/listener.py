@@ -15,14 +15,14 @@ from llmservice_server.connection import KEEP_ALIVE_SECONDS, LimitedConnection
 
 _BACKLOG = 2048
 _CUT_AFTER_SECONDS = 1
-"""Time for responses to end after a listener stops, in seconds; the caller has already waited for
-them."""
+"""Time in seconds for responses to end after a listener stops. The caller has already waited for
+these responses."""
 
 _TICKS_BETWEEN_LOOKS = 10
 _UNSENT_CHECK_SECONDS = 0.1
 
 _LAST_IDLE_SECONDS = 5.0
-"""Maximum time of an idle connection while this listener is about to stop, in seconds.
+"""Maximum idle time of a connection in seconds while its listener is about to stop.
 
 A client that sends another request at once still gets an answer, which asks it to close the
 connection.
@@ -40,7 +40,7 @@ def bind(port: int) -> socket.socket:
             ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
         )
     except (OSError, ValueError):
-        pass  # There is no IPv6 here, or the port is taken: then IPv4 fails as well.
+        pass  # IPv6 is missing, or the port is taken. If it is taken, IPv4 fails as well.
     try:
         return socket.create_server(("", port), backlog=_BACKLOG)
     except OSError as error:
@@ -50,19 +50,19 @@ def bind(port: int) -> socket.socket:
 
 
 class Listener(uvicorn.Server):
-    """An HTTP server in an event loop."""
+    """An HTTP server that runs in an event loop."""
 
     def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
         config = uvicorn.Config(
             app,
             http=LimitedConnection,
             lifespan="off",
-            # An upgrade to a websocket is then a request like any other, and refused as one.
+            # An upgrade to a websocket is then an ordinary request, and the gate refuses it.
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
-            # Nothing here depends on the identity that a client claims.
+            # Nothing depends on the address that a client claims.
             proxy_headers=False,
             timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
             timeout_graceful_shutdown=_CUT_AFTER_SECONDS,
@@ -75,7 +75,7 @@ class Listener(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture no signals: one place handles them for all listeners."""
+        """Capture no signals, because one place handles them for all listeners."""
         yield
 
     async def on_tick(self, counter: int) -> bool:
@@ -87,12 +87,13 @@ class Listener(uvicorn.Server):
         return await super().on_tick(counter)
 
     def let_idle_go(self) -> None:
-        """Close idle connections soon, so that their clients turn to another replica."""
+        """Close idle connections soon, so that their clients connect to another replica."""
         self._idle_seconds = _LAST_IDLE_SECONDS
 
     async def wait_until_sent(self) -> None:
-        """Return when every client has received its answers, or was disconnected because it does
-        not read.
+        """Wait until every client has received its answers.
+
+        A client that does not read is disconnected, so it does not prolong the wait.
         """
         while any(  # noqa: ASYNC110 - the kernel tells nobody when a client has got something
             connection.unsent_bytes for connection in self._connections()
@@ -124,7 +125,7 @@ class Listener(uvicorn.Server):
         """Close the server's sockets in a forked engine process.
 
         Otherwise that process keeps the port open after the server exits, and closed connections
-        stay half open. The wake-up descriptor of signals is shared too: a SIGTERM to the child
+        stay half open. The wake-up descriptor of signals is shared too, so a SIGTERM to the child
         would reach the server.
         """
         signal.set_wakeup_fd(-1)

@@ -1,4 +1,4 @@
-"""From the command line to a warm engine, one phase after the other."""
+"""Turns the command line into a running engine, phase by phase."""
 
 import asyncio
 import logging
@@ -22,10 +22,10 @@ from llmservice_server.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 _QUEUE_PER_SLOT = 8
-"""Requests that may wait or run, per sequence that the engine computes at once.
+"""Number of requests that may wait or run, per sequence that the engine computes at once.
 
-A judgement: whoever stands behind eight full batches is served sooner by another replica. The flag
---max-num-queued-reqs sets another number.
+The value is an estimate: another replica serves a request sooner than a queue of eight full
+batches. The flag --max-num-queued-reqs sets another number of requests.
 """
 
 _OWN_FLAGS = (
@@ -40,10 +40,10 @@ _OWN_FLAGS = (
     "ssl_certfile",
     "ssl_ca_certs",
 )
-"""Flags of vLLM's own server process, which is not the one that runs here."""
+"""Flags of vLLM's own server process, which this server replaces; they are refused."""
 
 _TELLING_FLAGS = ("enable_log_requests", "enable_log_outputs")
-"""Flags that log what was asked or answered."""
+"""Flags that log prompts or answers; they are refused."""
 
 
 async def load_engine(
@@ -52,10 +52,10 @@ async def load_engine(
     usage: EngineUsage,
     settings: ServerSettings,
 ) -> Engine:
-    """Return a running engine that keeps `usage`.
+    """Return a running engine that updates `usage`.
 
-    Everything that blocks runs in a thread, so that the probes answer meanwhile. Raises what went
-    wrong, as it was raised; failures.classify knows the reasons.
+    Everything that blocks runs in a thread, so that the probes keep answering. Errors are raised
+    unchanged; failures.classify maps them to reasons.
     """
     on_cpu = is_cpu_build()
     # vLLM's compiled parts read the environment when they are imported.
@@ -63,9 +63,9 @@ async def load_engine(
         cpu_platform.prepare_environment(os.environ, cpu_platform.cpu_limit())
     else:
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    # vLLM's handlers would stop our listener before the probes could say why.
+    # vLLM's handlers would stop the listener before the probes could report the reason.
     os.environ["VLLM_KEEP_ALIVE_ON_ENGINE_DEATH"] = "1"
-    # It logs whole answers, some of which quote the prompt.
+    # This variable makes vLLM log whole answers, some of which quote the prompt.
     os.environ.pop("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", None)
     vllm = await asyncio.to_thread(load_vllm)
     refuse_shortened_answers(vllm)
@@ -81,7 +81,8 @@ async def load_engine(
     downloads = await asyncio.to_thread(_looked_up_downloads, arguments)
     for download in downloads:
         await cache.fill_configuration(download)
-    # Before the weights: a wrong argument shows in seconds, not after an hour of download.
+    # The configuration comes before the weights, so that a wrong argument fails in seconds and not
+    # after an hour of download.
     configuration = await asyncio.to_thread(_engine_configuration, vllm, arguments)
     logs_steps = tell_steps(configuration)
     for download in downloads:
@@ -116,7 +117,7 @@ def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Na
             raise StartRefused(invalid_argument(message))
 
     parser: Any = vllm.make_arg_parser(Parser(prog="llmservice-server"))
-    # A page on the web must not ask the model through the browser of somebody who can reach it.
+    # A web page must not send requests to the model through the browser of a user with access.
     parser.set_defaults(allowed_origins=[])
     if on_cpu:
         cpu_platform.set_defaults(parser, os.environ)
@@ -152,13 +153,13 @@ def _engine_configuration(vllm: Vllm, arguments: Namespace) -> Any:
 
 
 def _limits(llm: Any) -> EngineLimits:
-    """Return how much each running engine takes at once; its KV cache is measured by now."""
+    """Return the limits of the running engines, whose KV cache has a known size by now."""
     cache, scheduling = llm.vllm_config.cache_config, llm.vllm_config.scheduler_config
     engines = llm.vllm_config.parallel_config.data_parallel_size
     return EngineLimits(
         max_sequences=scheduling.max_num_seqs,
         max_step_tokens=scheduling.max_num_batched_tokens,
-        # The blocks are those of all engines together, the tokens those of one.
+        # The number of blocks covers all engines together. The number of tokens covers one engine.
         kv_capacity_tokens=getattr(cache, "kv_cache_size_tokens", None)
         or cache.num_gpu_blocks * cache.block_size / engines,
         engines=engines,
@@ -166,7 +167,7 @@ def _limits(llm: Any) -> EngineLimits:
 
 
 def _looked_up_downloads(arguments: Namespace) -> list[ModelDownload]:
-    """Return the downloads of the model and of its draft model, as far as they are on the hub."""
+    """Return a download for each of the model and its draft model that is on the hub."""
     if Path(arguments.model).is_absolute() and not Path(arguments.model, "config.json").exists():
         raise StartRefused(no_configuration(arguments.model))
     if os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):

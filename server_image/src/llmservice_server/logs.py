@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object per line, never a prompt or an answer.
+"""Writes structured logs: one JSON object per line, never a prompt or an answer.
 
 logging.json, beside this file, configures both processes: this one and, through
 VLLM_LOGGING_CONFIG_PATH, the engine's.
@@ -17,7 +17,7 @@ from llmservice_server.request_ids import current_request_id
 
 CONFIGURATION = Path(__file__).with_name("logging.json")
 ENGINE_ERROR_FILE = "LLMSERVICE_ENGINE_ERROR_FILE"
-"""Variable with the path of the file for the error that ends the engine process.
+"""Environment variable with the path of the file for the error that ends the engine process.
 
 The path ends with the server's process id, so the server's own errors are not written to it.
 """
@@ -66,7 +66,7 @@ class OwnDebugOnly(logging.Filter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One line of JSON per record."""
+    """Formats each record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -86,7 +86,8 @@ class JsonFormatter(logging.Formatter):
             may_quote = request_id is not None or _is_survived_by_an_engine(record)
             told = _places(error) if may_quote else traceback.format_exception(error)
             line["error"] = "".join(told)
-        # ASCII cannot control a terminal, and half a character cannot break it.
+        # JSON in ASCII contains no control characters for a terminal, and a lone surrogate cannot
+        # break it.
         return json.dumps(line)
 
 
@@ -106,8 +107,9 @@ def _is_own(record: logging.LogRecord) -> bool:
 
 
 def _places(error: BaseException) -> list[str]:
-    """Return the places in the code of an error and its causes, without their texts, which may
-    quote the request.
+    """Return the places in the code of an error and its causes, without their texts.
+
+    The texts may quote the request.
     """
     lines: list[str] = []
     current: BaseException | None = error
@@ -125,8 +127,9 @@ def _engine_error_file() -> str | None:
 
 
 def _is_survived_by_an_engine(record: logging.LogRecord) -> bool:
-    """Return whether an error may concern a single request; in the engine process, any error
-    may.
+    """Return whether an engine process logged an error that does not end it.
+
+    Such an error may concern a single request and quote it.
     """
     return _engine_error_file() is not None and str(record.msg) not in LAST_WORDS
 
@@ -138,8 +141,9 @@ class EngineErrorHandler(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the exception that ends the engine, unless an earlier one, its root, is written
-        already.
+        """Write the exception that ends the engine, unless an earlier one is already written.
+
+        The earlier exception is the root cause.
         """
         path = _engine_error_file()
         error = record.exc_info[1] if record.exc_info else None
@@ -149,5 +153,5 @@ class EngineErrorHandler(logging.Handler):
             with open(path, "x") as file:
                 json.dump([fact.as_json() for fact in facts_of(error)], file)
         except OSError:
-            # The record itself is in the log; a failure of its copy must not matter.
+            # The record itself is in the log, so a missing copy does no harm.
             return

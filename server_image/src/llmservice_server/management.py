@@ -1,4 +1,4 @@
-"""The application on the management port: probes and metrics, from the first second."""
+"""Builds the application on the management port: probes and metrics, from the first second."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from llmservice_server.lifecycle import Lifecycle
 from llmservice_server.management_thread import run_in
 
 _USAGE_SECONDS = 1.5
-"""Maximum time to read the counters, in seconds; the metrics server waits half a second longer."""
+"""Maximum time in seconds to read the counters; the metrics server waits half a second longer."""
 
 
 def create_management_app(
@@ -45,13 +45,14 @@ def create_management_app(
 
     @app.get("/metrics")
     def metrics() -> Response:
-        # Not async: rendering some hundred families must not block the event loop.
+        # FastAPI runs this plain function in a thread, because rendering some hundred families
+        # must not block the event loop.
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/autoscale")
     async def autoscale() -> Response:
         # A slow driver must not block the event loop. The event loop that counts also reads the
-        # rest, so these numbers are of one moment.
+        # counters, so these are all from one moment.
         gpus = {"gpuDutyCyclePercent": await run_in_threadpool(usage.gpu_duty_cycle_percent)}
         try:
             report = await run_in(api_loop, usage.report, _USAGE_SECONDS)

@@ -1,4 +1,4 @@
-"""The management port, on a thread and an event loop of its own.
+"""Runs the management port on a thread and an event loop of its own.
 
 The event loop of the API may be busy for seconds with one request. The kubelet would restart a
 server whose probes do not answer meanwhile.
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 _BEAT_SECONDS = 0.5
 _STOP_SECONDS = 3.0
-"""Maximum time to stop the listener, in seconds; the process ends anyway."""
+"""Maximum time in seconds to stop the listener; the process ends anyway."""
 
 
 class ManagementThread:
@@ -51,7 +51,7 @@ class ManagementThread:
 
 
 async def beat(lifecycle: Lifecycle) -> None:
-    """Give the heartbeat of the event loop of the API, until cancelled."""
+    """Record heartbeats of the API's event loop until cancelled."""
     while True:
         lifecycle.beat()
         await asyncio.sleep(_BEAT_SECONDS)
@@ -60,7 +60,7 @@ async def beat(lifecycle: Lifecycle) -> None:
 async def run_in(loop: asyncio.AbstractEventLoop, read: Callable[[], T], seconds: float) -> T:
     """Return the result of a function that runs in another event loop.
 
-    Raises TimeoutError when that loop does not run for so many seconds.
+    Raises TimeoutError when that loop does not answer within `seconds`.
     """
 
     async def call() -> T:

@@ -1,4 +1,4 @@
-"""The server's own metric families. vLLM's (`vllm:*`) are unchanged."""
+"""Declares the server's own metric families. vLLM's families (`vllm:*`) are unchanged."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ _DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300
 
 
 class ServerMetrics:
-    """Counters of the gate. One per registry."""
+    """Metrics of the gate and the lifecycle. A registry can have only one instance."""
 
     def __init__(self, registry: CollectorRegistry, lifecycle: Lifecycle) -> None:
         self.requests = Counter(

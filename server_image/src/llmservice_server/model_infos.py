@@ -1,9 +1,9 @@
-"""vLLM's information about model classes, stored in the image.
+"""Stores vLLM's information about model classes in the image, and copies it to vLLM's cache.
 
-Before vLLM creates an engine's configuration, it imports the model's class in a process of its own,
+Before vLLM creates an engine's configuration, it imports the model's class in a separate process,
 which takes ten seconds, and caches the information. A new pod's cache is empty. So the build of the
-image fills a cache, and a start copies it to vLLM's cache. vLLM compares a hash of the class's
-source, so stored information may be useless but never wrong.
+image fills a cache, and each start copies it to vLLM's cache. vLLM compares a hash of the class's
+source, so it ignores stored information that does not match.
 
 python -m llmservice_server.model_infos   # in the build of an image
 """
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def lay_out(cache: Path, baked: Path = BAKED) -> None:
-    """Copy missing entries to vLLM's cache; a cache that cannot be written stays as it is."""
+    """Copy missing entries to vLLM's cache; a cache that cannot be written stays unchanged."""
     known = cache / _FOLDER
     missing = [info for info in baked.glob("*.json") if not (known / info.name).exists()]
     if not missing:

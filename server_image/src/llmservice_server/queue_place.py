@@ -1,7 +1,7 @@
-"""The places that one HTTP request takes in the engine's queue, all at once.
+"""Reserves all places of one HTTP request in the engine's queue at once.
 
-vLLM admits each text of a request by itself, so a request of more texts than the queue holds would
-compute a part of them and be refused each time that it is sent.
+vLLM admits each text of a request separately. A request with more texts than the queue holds would
+be computed in part and then refused, at every attempt.
 """
 
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from contextvars import ContextVar
 
 
 class PromisedPlaces:
-    """Number of sequences that are admitted and not in the engine yet."""
+    """Number of sequences that are admitted and not yet in the engine."""
 
     def __init__(self) -> None:
         self.count = 0
 
 
 class Place:
-    """The places of one HTTP request."""
+    """The places of one HTTP request in the engine's queue."""
 
     def __init__(self, inputs: Callable[[], int]) -> None:
         self._inputs = inputs
@@ -40,16 +40,16 @@ class Place:
         promised.count += sequences
 
     def enter(self, sequences: int) -> None:
-        """Note that sequences are in the engine's queue; more than admitted change nothing."""
+        """Record that sequences are in the engine's queue; ignore more than are admitted."""
         sequences = min(sequences, self._rest)
         self._rest -= sequences
         if self._promised is not None:
             self._promised.count -= sequences
 
     def is_demand(self, sequences: int) -> bool:
-        """Return whether sequences belong to what the client asked for.
+        """Count arriving sequences, and return whether they are among those that the client wants.
 
-        A beam search computes each of its sequences anew for each token.
+        A beam search sends each of its sequences to the engine again for each token.
         """
         self._arrived += sequences
         return not self.is_admitted or self._arrived <= self._wanted

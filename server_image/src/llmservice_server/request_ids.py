@@ -1,4 +1,4 @@
-"""Request ids: the client's own or a new one, on the answer and on the log lines of a request."""
+"""Gives each request an id, the client's own or a new one, for its answer and its log lines."""
 
 import re
 import uuid
@@ -9,8 +9,8 @@ from starlette.types import Scope
 HEADER = b"x-request-id"
 
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
-"""Form of an id: the characters that clients and proxies use, and none with a meaning in headers or
-logs."""
+"""Pattern of an id. It accepts the characters that clients and proxies use, and none with a meaning
+in headers or logs."""
 
 current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
 """Id of the request of this task; None outside a request."""

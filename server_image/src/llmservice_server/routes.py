@@ -1,4 +1,4 @@
-"""Paths of the API port that belong to serving. All others answer 404.
+"""Lists the paths of the API port that belong to serving. All others answer 404.
 
 vLLM registers administration routes (pausing, weights, adapters, scaling, profiling) beside the
 serving ones, most of them without a key. An allowlist keeps the routes of a later vLLM closed until
@@ -30,7 +30,7 @@ _SERVING_PATHS = frozenset(
     }
 )
 
-# Not any word, because vLLM has other routes beside the responses.
+# An id begins with resp_. Any other word may be another route of vLLM below /v1/responses.
 _SERVING_TEMPLATES = tuple(
     (re.compile(re.sub(r"\{\w+\}", "resp_[^/]+", template)), template)
     for template in ("/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel")

@@ -1,4 +1,4 @@
-"""Settings of the server from environment variables; engine settings are flags."""
+"""Reads the settings of the server from environment variables. Engine settings are flags."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,14 +29,16 @@ def _number(default: float | None, most: float, least: float = 0) -> Any:
 
 
 def _true_or_false(value: object) -> object:
-    """Return the value, unless it is one of the other words that pydantic takes for a bool."""
+    """Return the value; raise ValueError for the other words that pydantic accepts as a bool."""
     if isinstance(value, str) and value not in ("true", "false"):
         raise ValueError("true or false")
     return value
 
 
 class ServerSettings(BaseSettings):
-    """Settings of one server process; a field is read from LLMSERVICE_ and its upper-case name."""
+    """Settings of one server process. The variable of a field is LLMSERVICE_ and its name in upper
+    case.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
@@ -62,28 +64,32 @@ class ServerSettings(BaseSettings):
     engine_hang_seconds: float = _number(120.0, _DAY_SECONDS, least=0.5)
     """Maximum time in seconds without an engine step while requests wait.
 
-    A judgement: longer than the longest step, which computes one chunk of a prompt or compiles.
+    The default is an estimate: it exceeds the longest step, which computes one chunk of a prompt or
+    compiles.
     """
 
     max_body_bytes: int = _number(16 * 1024**2, 2**40, least=1)
-    """Maximum size of a request body in bytes. Enough for a few images; a long prompt is a
-    hundredth of it."""
+    """Maximum size of a request body in bytes. The default allows a few images; a long prompt takes
+    a hundredth of it."""
 
     max_choices: int = _number(128, 16384, least=1)
-    """Maximum number of answers that one request may ask for (`n`); the limit of the OpenAI API."""
+    """Maximum number of answers that one request may ask for (`n`). The default is the limit of the
+    OpenAI API."""
 
     api_keys_directory: Path | None = None
-    """Folder of a mounted Secret; the content of every file is a key. None requires no key."""
+    """Folder of a mounted Secret; the content of every file is a key. With None, requests need no
+    key."""
 
     shared_cache_directory: Path | None = None
     """Folder of a model cache that several servers share and one at a time fills. None means that
     this server has a cache of its own."""
 
     cache_takeover_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
-    """Time in seconds without a sign of life from the server that fills the shared cache, after
-    which another takes over.
+    """Maximum time in seconds without a sign of life from the server that fills the shared cache.
+    After it, another server takes over.
 
-    A judgement: network storage pauses for seconds, and an import blocks threads as long.
+    The default is an estimate: network storage pauses for seconds, and an import blocks threads for
+    as long.
     """
 
     administration_routes: Annotated[bool, BeforeValidator(_true_or_false)] = False
@@ -108,7 +114,7 @@ class ServerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the arguments as the one source: only `from_environment` reads variables."""
+        """Return the arguments as the only source; only `from_environment` reads variables."""
         return (init_settings,)
 
     @classmethod
@@ -137,7 +143,7 @@ class ServerSettings(BaseSettings):
 
 
 def _refusal(error: ErrorDetails) -> str:
-    """Return the sentence that names a variable, its value and what it may be."""
+    """Return a sentence that names a variable, its value and its allowed values."""
     said = str(error.get("ctx", {}).get("error", ""))
     if not error["loc"]:
         return said

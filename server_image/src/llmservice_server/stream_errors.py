@@ -1,7 +1,7 @@
-"""Error events of streams, by route.
+"""Builds the error events of streams, by route.
 
-Each API has its own error event, and its clients recognize no other. On two routes vLLM does not
-pass errors on unchanged; this module corrects both.
+Each API has its own error event, and its clients recognize no other. On two routes vLLM changes
+errors or their status; this module corrects both routes.
 """
 
 from collections.abc import AsyncGenerator
@@ -12,13 +12,14 @@ from llmservice_server.errors import error_body
 from llmservice_server.streaming import event, prefetched
 
 BARE_ERROR = 'data: {"error"'
-"""Prefix of vLLM's error events on the routes of completions."""
+"""Prefix of vLLM's error events on the completions routes."""
 
 NAMED_ERROR = "event: error\n"
 """Prefix of error events on other routes."""
 
 _EVENTS_BEFORE_THE_ENGINE = 2
-"""response.created and response.in_progress, which vLLM sends before it asks the engine."""
+"""Number of events that vLLM sends before it asks the engine: response.created and
+response.in_progress."""
 
 
 def error_event(route: str | None, message: str, status: int, number: int) -> str:
@@ -28,17 +29,18 @@ def error_event(route: str | None, message: str, status: int, number: int) -> st
         error = {"type": _anthropic_type(status), "message": message}
         return event({"type": "error", "error": error}, "error")
     if route is not None and route.startswith("/v1/responses"):
-        # The API's own fields, and the envelope, without which OpenAI's libraries do not raise.
+        # The event has the API's own fields and the envelope. OpenAI's libraries raise an error
+        # only if the envelope is there.
         defined = {"type": "error", "sequence_number": number, "code": str(status)}
         return event({**defined, "message": message, "param": None, **body}, "error")
     return event(body)
 
 
 def pass_errors_of_messages(messages: Any) -> None:
-    """Pass errors through vLLM's /v1/messages in the form of its chat route.
+    """Make vLLM's /v1/messages send errors in the form of its chat route.
 
-    vLLM builds the stream of a message from that of a chat, and treats an error in it as a piece
-    that it cannot read.
+    vLLM converts the stream of a chat to the stream of a message. It treats an error event as a
+    piece that it cannot read.
     """
     convert = messages.message_stream_converter
 
@@ -67,13 +69,13 @@ def pass_errors_of_messages(messages: Any) -> None:
 def begin_responses_with_the_engine(responses: Any) -> None:
     """Start a stream of vLLM's /v1/responses only when the engine has begun to answer.
 
-    An earlier error is then answered like that of a request without a stream.
+    An earlier error then gets the same answer as an error of a request without a stream.
     """
     create = responses.create_responses
 
     async def create_begun(request: Any, raw_request: Any = None) -> Any:
         answer = await create(request, raw_request)
-        # A background response must be known by its id at once.
+        # The client must receive the id of a background response at once.
         if isinstance(answer, AsyncGenerator) and not request.background:
             return await prefetched(answer, _EVENTS_BEFORE_THE_ENGINE + 1)
         return answer

@@ -1,4 +1,4 @@
-"""Server-sent events, and the cancellation of work when the client disconnects."""
+"""Formats server-sent events, and cancels work when the client disconnects."""
 
 import asyncio
 import json
@@ -20,11 +20,10 @@ def event(data: dict[str, object], name: str | None = None) -> str:
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of the work, or cancel it and raise ClientDisconnect when the client
-    disconnects.
+    """Return the result of the work; cancel it and raise ClientDisconnect if the client leaves.
 
-    The request's body must have been read; the client's further data is dropped. The framework
-    cancels streams by itself, but lets a plain handler run on without a client.
+    The request's body must have been read; further data from the client is dropped. The framework
+    cancels streams by itself, but lets a plain handler continue without a client.
     """
     working = asyncio.ensure_future(work)
     listening = asyncio.ensure_future(_disconnected(request))
@@ -45,7 +44,7 @@ async def _disconnected(request: Request) -> None:
 
 
 async def prefetched(source: AsyncGenerator[T, None], count: int = 1) -> AsyncGenerator[T, None]:
-    """Return the same items, but only after the first ones have arrived.
+    """Wait for the first `count` items, and return a generator of all items.
 
     An error of a request shows at the first item from the engine. Waiting for it gives the error a
     status of its own, instead of breaking a response that has started with 200.

@@ -1,4 +1,4 @@
-"""Limits on the structure of an answer: a JSON schema, expression, list of choices or grammar.
+"""Limits the structure of an answer: a JSON schema, expression, list of choices or grammar.
 
 The engine compiles a structure for all clients in a few threads, and does not stop when the client
 has disconnected.
@@ -8,14 +8,15 @@ import json
 from typing import Any
 
 _MAX_BYTES = 128 * 1024
-"""Maximum length of a structure. A judgement: the schemas of a hundred tools have half of it."""
+"""Maximum length of a structure. It is an estimate: the schemas of a hundred tools take half of it.
+"""
 
 _MAX_CHOICES = 4096
 _MAX_PROPERTIES = 512
 """Maximum number of properties of one object. The time to compile grows with its square."""
 
 _MAX_REPETITION = 100_000
-"""Maximum of minItems and similar limits, which some compilers unfold."""
+"""Maximum value of minItems and similar limits, which some compilers unroll."""
 
 _REPETITIONS = ("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties")
 
@@ -46,7 +47,7 @@ def _why_schema_is_too_large(schema: Any) -> str | None:
         try:
             schema = json.loads(schema)
         except (RecursionError, ValueError):
-            return None  # vLLM answers it
+            return None  # vLLM refuses a schema that is not JSON
     remaining = [schema]
     while remaining:
         each = remaining.pop()

@@ -34,7 +34,7 @@ class EngineWatch:
         self._stalled_seconds = stalled_seconds
         self._hang_seconds = hang_seconds
         self.lost = asyncio.Event()
-        """Set when there is no point in waiting for the engine any longer."""
+        """Set when the engine is lost, so that no caller waits for it any longer."""
         self.loss: Loss | None = None
 
     async def run(self) -> None:
@@ -48,7 +48,7 @@ class EngineWatch:
         self.lost.set()
 
     def _look_for_a_hang(self) -> None:
-        """Report a hang to the probes; it may pass, unless a caller waits for it to end."""
+        """Report a hang to the probes. A hang may pass, so it is a loss only during a drain."""
         stalled = self._stalled_seconds()
         is_stalled = stalled > self._hang_seconds
         if is_stalled != self._lifecycle.is_stalled:
@@ -58,5 +58,5 @@ class EngineWatch:
             else:
                 logger.warning("the engine makes steps again")
         if is_stalled and self._lifecycle.phase is Phase.DRAINING:
-            # The kubelet restarts a container that is not alive: no request can be finished then.
+            # The kubelet restarts a container that is not alive, so no request can be finished.
             self.loss = Loss.HANGS
