@@ -1,8 +1,9 @@
-"""Make the Python environment that runs the real engine on a CPU, once, and print its path.
+"""Create the Python environment that runs the real engine on a CPU, once, and print its path.
 
-The environment holds exactly what requirements/cpu.txt locks (about 6 GB) and lives in the cache
-folder, named by the hash of what goes into it. `llmservice_server` is not installed there: whoever
-starts it puts server_image/src on PYTHONPATH, so that a code change needs no new environment.
+The environment contains exactly the packages that requirements/cpu.txt locks (about 6 GB). It is a
+folder in the cache folder, and its name is the hash of its inputs. `llmservice_server` is not
+installed there: callers put server_image/src on PYTHONPATH, so that a code change needs no new
+environment.
 """
 
 import fcntl
@@ -17,24 +18,24 @@ from pathlib import Path
 
 REQUIREMENTS = Path(__file__).parent / "requirements" / "cpu.txt"
 PYTHON_VERSION = "3.11"
-"""The version that requirements/cpu.txt is locked for, and the one in the CPU image."""
+"""Python version for which requirements/cpu.txt is locked; the CPU image has the same version."""
 
 
 def cache_dir() -> Path:
-    """Return the folder of heavy artefacts, which every checkout shares."""
+    """Return the folder of large build results, which all checkouts share."""
     if chosen := os.environ.get("LLMSERVICE_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmservice"
 
 
 def environment_path() -> Path:
-    """Return where the environment of the current lock file is, or will be."""
+    """Return the path of the environment for the current lock file, which may not exist yet."""
     inputs = hashlib.sha256(PYTHON_VERSION.encode() + b"\0" + REQUIREMENTS.read_bytes())
     return cache_dir() / "engine-env" / inputs.hexdigest()[:16]
 
 
 def is_complete(environment: Path) -> bool:
-    """Tell whether the environment is whole; false too when its base interpreter is gone."""
+    """Return whether the environment is complete; False also if its base interpreter is missing."""
     return (environment / "bin" / "python").exists()
 
 
@@ -48,11 +49,11 @@ def only_builder(environment: Path) -> Iterator[None]:
 
 
 def build(environment: Path) -> None:
-    """Install the locked requirements next to their final place, then move them there whole."""
+    """Install the locked requirements beside their final place, then move them in one step."""
     unfinished = environment.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     print(f"Installing vLLM for CPU into {environment} (once, about 6 GB)", file=sys.stderr)
-    # Relocatable: its scripts find their interpreter beside them after the rename.
+    # The scripts of a relocatable environment find their interpreter after the rename.
     uv("venv", "--quiet", "--relocatable", "--python", PYTHON_VERSION, str(unfinished))
     uv(
         *("pip", "install", "--quiet", "--require-hashes", "--no-deps", "--compile-bytecode"),
@@ -63,12 +64,12 @@ def build(environment: Path) -> None:
 
 
 def uv(*arguments: str) -> None:
-    """Run uv with its output on standard error: standard output carries only the path."""
+    """Run uv with its output on standard error, because standard output contains only the path."""
     subprocess.run(["uv", *arguments], check=True, stdout=sys.stderr)
 
 
 def main() -> int:
-    """Make the environment when it is not there and print its path."""
+    """Create the environment if it is missing, and print its path."""
     environment = environment_path()
     if not is_complete(environment):
         with only_builder(environment):

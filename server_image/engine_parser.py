@@ -1,11 +1,15 @@
-"""Ask vLLM's own argument parser; runs inside the engine environment, never in the workspace's.
+"""Answer questions about engine flags with vLLM's own argument parser.
 
-`flags` prints every long flag with its kind and choices as JSON. `ask` answers each line of
-standard input, a question and lists of arguments as JSON, with a line. The question `parse` is
-what the parser says to each list: null when it accepts it. `read` is what it makes of each list:
-name -> value, of those that differ from the default. `configure` is what vLLM says when it makes an
-engine's whole configuration of each list: null when it can.
-The vLLM that is asked is the first on the module path.
+It runs inside the engine environment, never in the workspace's, and uses the first vLLM on the
+module path.
+
+`flags` prints every long flag with its kind and choices as JSON. `ask` reads lines of JSON from
+standard input and answers each with a line of JSON. A line contains a question and lists of
+arguments; the answer contains an entry for each list:
+
+parse      the parser's error message; null if the parser accepts the arguments
+read       name -> value, for the values that differ from the default
+configure  the error when vLLM creates an engine's whole configuration; null without an error
 """
 
 import argparse
@@ -24,14 +28,16 @@ from llmservice_server.compat import load_vllm
 
 
 def make_parser() -> Any:
-    """Return the parser that the model server uses too."""
+    """Return the argument parser, which the model server uses, too."""
     vllm = load_vllm()
     return vllm.make_arg_parser(vllm.FlexibleArgumentParser())
 
 
 def registered_parsers() -> dict[str, list[str]]:
-    """Return flag -> names of the parsers that vLLM brings; its argument parser takes any name and
-    vLLM refuses it later, when the server starts.
+    """Return flag -> names of the parsers that vLLM contains.
+
+    vLLM's argument parser accepts any name. vLLM refuses an unknown name later, when the server
+    starts.
     """
     from vllm.reasoning import ReasoningParserManager
     from vllm.tool_parsers import ToolParserManager
@@ -48,13 +54,13 @@ def describe(action: argparse.Action) -> dict[str, Any]:
         return {"kind": "switch", "choices": []}
     if action.nargs == 0:
         return {"kind": "on-only", "choices": []}
-    # "None" stands for unset and cannot be written on a command line.
+    # "None" means unset and cannot be written on a command line.
     choices = [str(choice) for choice in action.choices or () if str(choice) != "None"]
     return {"kind": "value", "choices": sorted(choices)}
 
 
 def flags(parser: Any) -> dict[str, dict[str, Any]]:
-    """Return every full flag name; the negative twins of switches are left out."""
+    """Return full flag name -> description, without the negative forms of switches."""
     known = {
         name: describe(action)
         for action in parser._actions
@@ -67,7 +73,7 @@ def flags(parser: Any) -> dict[str, dict[str, Any]]:
 
 
 def complaint(parser: Any, arguments: list[str]) -> str | None:
-    """Return why the parser refuses the arguments; None when it takes them."""
+    """Return the parser's error message; None when it accepts the arguments."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -80,13 +86,13 @@ def complaint(parser: Any, arguments: list[str]) -> str | None:
 
 
 def values(parser: Any, arguments: list[str]) -> dict[str, Any]:
-    """Return what the parser makes of the arguments, without what they leave at its default."""
+    """Return the values that the parser reads and that differ from the default."""
     read = vars(parser.parse_args(arguments)).items()
     return {name: value for name, value in read if value != parser.get_default(name)}
 
 
 def obstacle(parser: Any, arguments: list[str]) -> str | None:
-    """Return why no engine can be configured by the arguments; None when one can."""
+    """Return the error when vLLM configures an engine by the arguments; None without an error."""
     vllm = load_vllm()
     try:
         parsed = parser.parse_args(arguments)
@@ -95,7 +101,7 @@ def obstacle(parser: Any, arguments: list[str]) -> str | None:
             usage_context=vllm.UsageContext.OPENAI_API_SERVER
         )
     except ValidationError as error:
-        # Its own text holds the whole configuration.
+        # The text of the error contains the whole configuration.
         first = error.errors(include_url=False)[0]
         return f"ValidationError: {'.'.join(map(str, first['loc']))}: {first['msg']}"
     except (Exception, SystemExit) as error:
@@ -106,7 +112,7 @@ def obstacle(parser: Any, arguments: list[str]) -> str | None:
 def main() -> None:
     """Answer questions about the parser on standard output."""
     answers = sys.stdout
-    # Importing vLLM writes to standard output now and then, and only answers may stand there.
+    # Importing vLLM sometimes writes to standard output, which must contain only the answers.
     with contextlib.redirect_stdout(sys.stderr):
         parser = make_parser()
         if sys.argv[1] == "flags":

@@ -1,6 +1,6 @@
-"""Print where each vLLM symbol of compat.py is and what it takes, as JSON.
+"""Print the module, parameters and members of each vLLM symbol of compat.py, as JSON.
 
-Runs inside the engine environment. The vLLM that is asked is the first on the module path.
+It runs inside the engine environment and inspects the first vLLM on the module path.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from llmservice_server.compat import load_vllm
 
 
 def signatures() -> dict[str, dict[str, Any]]:
-    """Return what every symbol of compat.py looks like in this vLLM."""
+    """Return the signature of every symbol of compat.py in this vLLM."""
     return {name: signature(symbol) for name, symbol in sorted(vars(load_vllm()).items())}
 
 
 def signature(symbol: Any) -> dict[str, Any]:
-    """Return what a symbol looks like to whoever uses it."""
+    """Return the public interface of a symbol: its module, parameters and members."""
     if not callable(symbol):
-        # A setting, whose value is this machine's.
+        # The symbol is a setting. Its value depends on the machine, so only its type is recorded.
         return {"type": type(symbol).__name__}
     found: dict[str, Any] = {"module": symbol.__module__, "parameters": parameters(symbol)}
     if inspect.isclass(symbol):
@@ -37,7 +37,7 @@ def signature(symbol: Any) -> dict[str, Any]:
             for name, member in inspect.getmembers(symbol, lambda each: isinstance(each, property))
             if not name.startswith("_")
         ]
-        # The fields of a struct, or the members of an enumeration.
+        # These attributes hold the fields of a struct and the members of an enumeration.
         for attribute in ("__struct_fields__", "__members__"):
             if names := getattr(symbol, attribute, ()):
                 found["fields"] = list(names)
@@ -49,15 +49,15 @@ def _is_of_vllm(method: Any) -> bool:
 
 
 def parameters(function: Any) -> list[str]:
-    """Return the names of a function's parameters, none where Python cannot tell."""
+    """Return the names of a function's parameters; empty if Python cannot inspect it."""
     with contextlib.suppress(ValueError):
         return list(inspect.signature(function).parameters)
     return []
 
 
 def main() -> None:
-    """Answer on standard output."""
-    # Importing vLLM writes to standard output now and then, and only the answer may stand there.
+    """Print the signatures to standard output."""
+    # Importing vLLM sometimes writes to standard output, which must contain only the answer.
     with contextlib.redirect_stdout(sys.stderr):
         answer = signatures()
     json.dump(answer, sys.stdout)

@@ -1,12 +1,12 @@
-"""Write the flags of a vLLM version, and the signatures of what the model server uses of it.
+"""Write the flags of vLLM versions, and the signatures of the symbols that the model server uses.
 
     uv run python server_image/flag_tables.py 0.31.0 [...]
 
-Each version's wheel is unpacked into a temporary folder, one at a time, and put ahead of the vLLM
-of the engine environment, whose other packages serve for versions close to it. The operator reads
-every table in its folder, so a new file needs no other edit. `make generate` then shows the new
-flags in docs/engine-flags.md: decide there which of them a user may set. The server's unit tests
-say whether the model server can work with the signatures.
+Each version's wheel is unpacked into a temporary folder, which precedes the engine environment on
+the module path. The other packages of that environment fit versions that are close to its own. The
+operator reads every table in its folder, so a new file needs no other edit. `make generate` then
+shows the new flags in docs/engine-flags.md: decide there which of them a user may set. The server's
+unit tests show whether the model server works with the signatures.
 """
 
 import json
@@ -23,11 +23,11 @@ TABLES = HERE.parent / "operator/src/llmservice_operator/desired/flag_tables"
 SIGNATURES = HERE / "signatures"
 
 PLATFORM_CHOICES = {"--mm-processor-device"}
-"""Flags whose choices are those of the machine that is asked, here one without a GPU."""
+"""Flags whose choices depend on the machine, so the tables do not list their choices."""
 
 
 def engine_python() -> Path:
-    """Return the interpreter of the engine environment, making that environment if need be."""
+    """Return the interpreter of the engine environment, which is created if it is missing."""
     made = subprocess.run(
         [sys.executable, HERE / "engine_env.py"], check=True, stdout=subprocess.PIPE, text=True
     )
@@ -35,17 +35,17 @@ def engine_python() -> Path:
 
 
 def read_flags(python: Path, vllm: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return the flags of the vLLM unpacked at `vllm`; None means the environment's own."""
+    """Return the flags of the vLLM unpacked at `vllm`; None uses the environment's own vLLM."""
     return ask(python, vllm, "engine_parser.py", "flags")
 
 
 def read_signatures(python: Path, vllm: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return the signatures of what compat.py names, in the same vLLM."""
+    """Return the signatures of the symbols in compat.py, for the vLLM unpacked at `vllm`."""
     return ask(python, vllm, "engine_signatures.py")
 
 
 def ask(python: Path, vllm: Path | None, script: str, *question: str) -> dict[str, dict[str, Any]]:
-    """Run one of our scripts on a vLLM and return the JSON that it prints."""
+    """Run a script of this folder with a vLLM, and return the JSON that it prints."""
     path = {} if vllm is None else {"PYTHONPATH": str(vllm)}
     asked = subprocess.run(
         [python, HERE / script, *question],
@@ -59,7 +59,7 @@ def ask(python: Path, vllm: Path | None, script: str, *question: str) -> dict[st
 
 
 def render_table(flags: dict[str, dict[str, Any]]) -> str:
-    """Return the operator's table as JSON, with one flag a line for readable differences."""
+    """Return the operator's table as JSON, with one flag per line for readable differences."""
     lines = []
     for name, flag in sorted(flags.items()):
         choices = [] if name in PLATFORM_CHOICES else flag["choices"]

@@ -1,8 +1,8 @@
-"""Install the model server into the image's Python, and fail unless that is all that changed.
+"""Install the model server into the image's Python, and fail if any other package changes.
 
-The vLLM image is tested as a whole by those who make it: exchanging one of its packages would be
-a version nobody tested. So our package comes without its dependencies, and this step of the image
-build fails when a package of the base changed or when the base lacks something we import.
+The vLLM project tests its image as a whole, so an image with one package replaced is untested. The
+model server is therefore installed without its dependencies. This step of the image build fails if
+a package of the base changes, or if the base lacks a requirement of the model server.
 """
 
 import re
@@ -23,7 +23,7 @@ def installed() -> dict[str, str]:
 
 
 def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Say for each package of the base that is not as it was what became of it."""
+    """Return a line for each package of the base that was changed or removed."""
     return [
         f"{name} {version} -> {after.get(name, 'removed')}"
         for name, version in sorted(before.items())
@@ -33,7 +33,8 @@ def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 def unmet(requirements: list[str], present: dict[str, str]) -> list[str]:
     """Return the requirements that the present packages do not meet."""
-    # Every base with vLLM has it; asked for late so that its absence has a message of its own.
+    # Every base with vLLM has this package. The import is here, so that main() can report its
+    # absence first.
     from packaging.requirements import Requirement
 
     missing = []
@@ -50,7 +51,7 @@ def unmet(requirements: list[str], present: dict[str, str]) -> list[str]:
 
 
 def install(source: Path) -> None:
-    """Install the package alone; uv also builds it."""
+    """Build and install the package without its dependencies."""
     subprocess.run(
         [
             *("uv", "pip", "install", "--python", sys.executable, "--break-system-packages"),
