@@ -1,6 +1,6 @@
-"""A server that does nothing but fill its model cache; it says what it is doing, line by line.
+"""Runs a server that only fills its model cache, and prints a line of JSON for each state.
 
-Its environment is that of a model server; the only argument names the repository.
+It needs the environment of a model server. The only argument is the repository.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ def say(**what: object) -> None:
 
 
 async def tell(lifecycle: Lifecycle) -> None:
-    """Say every change of what a probe would answer, ages left out."""
+    """Print the body of a probe at each change, without the ages."""
     said = None
     while True:
         body = {key: value for key, value in lifecycle.report().items() if "Seconds" not in key}
@@ -62,5 +62,5 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    # As the server does: what still runs in a thread ends with the process.
+    # Threads that still run end with the process, as in the server.
     os._exit(asyncio.run(main()))

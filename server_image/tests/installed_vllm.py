@@ -1,4 +1,4 @@
-"""What tests want to know of the installed vLLM, as JSON; runs inside the engine environment."""
+"""Prints facts about the installed vLLM for tests, as JSON; runs inside the engine environment."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ EVERY_FLAG = ("--model=x", "--enable-scale-out", "--enable-tokenizer-info-endpoi
 
 
 class AnyModel:
-    """A model that is good for everything, as far as routes go."""
+    """A stand-in for a model that supports every task, so that vLLM registers all its routes."""
 
     num_labels = 1
 
@@ -32,10 +32,10 @@ class AnyModel:
 
 
 def routes() -> list[list[str]]:
-    """Return method and path of everything that vLLM's application has for any model."""
+    """Return method and path of every route that vLLM's application has for any model."""
     from llmservice_server.compat import load_vllm
 
-    # Administration routes that vLLM itself keeps for development.
+    # This variable adds the administration routes that vLLM reserves for development.
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"
     vllm = load_vllm()
     parser = vllm.make_arg_parser(vllm.FlexibleArgumentParser())
@@ -48,13 +48,13 @@ def _listed(found: Any) -> list[list[str]]:
     for route in found:
         methods = getattr(route, "methods", None) or ("GET",)
         listed += [[method, route.path] for method in methods if getattr(route, "path", None)]
-        # A router that was included, or an application that was mounted.
+        # Included routers and mounted applications have routes of their own.
         listed += _listed(getattr(route, "routes", None) or ())
     return listed
 
 
 def main() -> None:
-    """Answer on standard output."""
+    """Print the facts to standard output."""
     with contextlib.redirect_stdout(sys.stderr):
         import vllm
 

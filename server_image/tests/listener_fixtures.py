@@ -1,4 +1,4 @@
-"""A real listener in front of an echo, and a client of it, for every test that asks for them."""
+"""Fixtures: an echo application, a real listener in front of it, and a client of the listener."""
 
 from collections.abc import AsyncIterator
 

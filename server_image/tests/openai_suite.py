@@ -1,4 +1,4 @@
-"""What users of the official `openai` client do, as questions that any such server can be asked."""
+"""Calls of the official `openai` client, which any compatible server must answer alike."""
 
 import json
 from collections.abc import Callable
@@ -25,8 +25,8 @@ WEATHER: ChatCompletionFunctionToolParam = {
         },
     },
 }
-"""A tool that a request can insist on: so small a model calls none by itself, and without `strict`
-its arguments have no end."""
+"""A tool that a request can force. So small a model calls no tool by itself, and without `strict`
+its arguments never end."""
 SCHEMA = {
     "type": "object",
     "properties": {"capital": {"type": "string", "maxLength": 12}},
@@ -37,14 +37,14 @@ SCHEMA = {
 
 @dataclass
 class Answered:
-    """An answer in the form in which two servers are compared."""
+    """The parts of an answer that are compared between two servers."""
 
     facts: object
-    """What must be the same."""
+    """Values that must be equal."""
     tokens: list[str] = field(default_factory=list)
-    """What must be the same as long as the model is sure."""
+    """Tokens that must be equal as long as the model is sure of its choice."""
     gaps: list[float] = field(default_factory=list)
-    """How much more probable each token was than the next one, in logarithms."""
+    """Difference between the log probabilities of each token and the second most probable one."""
 
 
 Question = Callable[[OpenAI], Answered]
@@ -219,7 +219,7 @@ def responses(client: OpenAI) -> Answered:
 
 
 def embeddings(client: OpenAI) -> Answered:
-    """Ask a model for what it cannot do."""
+    """Request embeddings, which this model does not support."""
     try:
         client.embeddings.create(model=MODEL, input="Paris")
     except openai.APIStatusError as error:
@@ -260,9 +260,9 @@ SUITE: tuple[Question, ...] = (
 
 
 def difference(ours: Answered, theirs: Answered) -> float | None:
-    """Return how sure the model was where two answers part; None when they are the same.
+    """Return the gap at the first token that differs between two answers; None if none differs.
 
-    Raises AssertionError when they differ in more than the choice between two tokens.
+    Raises AssertionError if they differ in more than the choice between two tokens.
     """
     assert ours.facts == theirs.facts
     for number, (mine, other) in enumerate(zip(ours.tokens, theirs.tokens, strict=False)):

@@ -1,1 +1,1 @@
-"""What the tests of the model server share."""
+"""Shared support for the tests of the model server."""

@@ -1,4 +1,4 @@
-"""A model server with a real engine, as a process of its own, talked to by HTTP."""
+"""Starts a model server with a real engine as a process of its own, and talks to it by HTTP."""
 
 import http.client
 import json
@@ -18,16 +18,17 @@ from shared_support.waiting import eventually
 
 SERVER_IMAGE = Path(__file__).parents[2]
 START_SECONDS = 240
-"""A start takes 15 seconds on two idle cores; importing alone takes a minute on busy ones."""
+"""Maximum time of a start in seconds. A start takes 15 seconds on two idle cores; on busy ones, the
+imports alone take a minute."""
 STOP_SECONDS = 60
 POLL_SECONDS = 0.02
 SERVED_NAME = "tiny"
 STOCK_MODULE = "vllm.entrypoints.launchers.api_server.entry"
-"""What `vllm serve` runs; the `vllm` command itself does not start from the CPU wheel."""
+"""Module that `vllm serve` runs. The `vllm` command itself does not start from the CPU wheel."""
 
 
 def engine_python() -> Path:
-    """Return the interpreter of the engine's environment, which is made when it is not there."""
+    """Return the interpreter of the engine environment, which is created if it is missing."""
     made = subprocess.run(
         [sys.executable, SERVER_IMAGE / "engine_env.py"], check=True, capture_output=True, text=True
     )
@@ -36,7 +37,7 @@ def engine_python() -> Path:
 
 @dataclass(frozen=True)
 class Reply:
-    """One whole HTTP response."""
+    """One complete HTTP response."""
 
     status: int
     headers: Mapping[str, str]
@@ -47,7 +48,7 @@ class Reply:
 
     @property
     def events(self) -> list[str]:
-        """The data of its server-sent events."""
+        """Data of the server-sent events in the body."""
         return [line[6:] for line in self.body.splitlines() if line.startswith("data: ")]
 
 
@@ -69,7 +70,7 @@ class ModelServer:
         self.log = folder / "server.log"
         self._termination_log = folder / "termination-log"
         self.headers = {"Content-Type": "application/json"}
-        """Sent with every request."""
+        """Headers that are sent with every request."""
 
     def request(
         self,
@@ -79,7 +80,7 @@ class ModelServer:
         port: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Send one request, with these headers instead of the usual; read the whole response."""
+        """Send one request and read the whole response. `headers` replaces the usual headers."""
         connection = http.client.HTTPConnection(
             "127.0.0.1", port or self.api_port, timeout=START_SECONDS
         )
@@ -103,7 +104,7 @@ class ModelServer:
         return self.request("GET", path, port=self.management_port)
 
     def metric(self, sample: str) -> float:
-        """Return the value of one sample, named as it is written on the page; 0 when absent."""
+        """Return the value of one sample, whose name is as on the page; 0 when it is absent."""
         page = self.probe("/metrics").body
         values = [line.rpartition(" ")[2] for line in page.splitlines() if line.startswith(sample)]
         return sum(map(float, values))
@@ -116,7 +117,7 @@ class ModelServer:
             return tried.connect_ex(("127.0.0.1", self.management_port)) == 0
 
     def eventually(self, holds: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-        """Return once it holds; fails with the server's log when it never does."""
+        """Wait until the condition holds; fail with the server's log if it never does."""
 
         def holds_while_running() -> bool:
             if self.process.poll() is not None:
@@ -126,7 +127,7 @@ class ModelServer:
         eventually(holds_while_running, seconds, self.log.read_text, every=POLL_SECONDS)
 
     def engine_pid(self) -> int:
-        """Return the process that the engine runs in."""
+        """Return the id of the engine process."""
         children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         pids = [int(pid) for task in children for pid in task.read_text().split()]
         (engine,) = (
@@ -135,7 +136,7 @@ class ModelServer:
         return engine
 
     def terminate_child(self) -> None:
-        """Send SIGTERM to the server when it was started by another command."""
+        """Send SIGTERM to a server that another command started."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         (child,) = map(int, children.read_text().split())
         os.kill(child, signal.SIGTERM)
@@ -147,7 +148,7 @@ class ModelServer:
         return self.process.wait(STOP_SECONDS)
 
     def termination_message(self) -> dict[str, str]:
-        """Return what the kubelet would read."""
+        """Return the termination message that the kubelet would read."""
         message: dict[str, str] = json.loads(self._termination_log.read_text())
         return message
 
@@ -160,7 +161,7 @@ def free_ports() -> tuple[int, int]:
 
 
 def common_environment(python: Path, folder: Path) -> dict[str, str]:
-    """Return the variables of every server, and of whatever imports vLLM for one."""
+    """Return the variables of every server, and of other processes that import vLLM."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
@@ -176,9 +177,9 @@ def common_environment(python: Path, folder: Path) -> dict[str, str]:
 def running_server(
     python: Path | Preloaded, folder: Path, *flags: str, starter: str = "", **settings: str
 ) -> Iterator[ModelServer]:
-    """Start the server with engine flags and environment settings; it is gone afterwards.
+    """Start the server with engine flags and environment settings, and kill it afterwards.
 
-    `starter` is a command that starts the server, such as one that gives it a PID namespace.
+    `starter` is a command that starts the server, for example in a PID namespace of its own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "termination-log").touch()
@@ -204,9 +205,9 @@ def running_server(
 
 @contextmanager
 def running_stock(python: Path, folder: Path, *flags: str) -> Iterator[ModelServer]:
-    """Start vLLM's own server with the engine that ours has on a CPU.
+    """Start vLLM's own server with the engine settings that the model server uses on a CPU.
 
-    Its one port stands for both of ours: it answers /health and /metrics there.
+    vLLM's server has only one port, which also serves /health and /metrics.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_ports()[0]
@@ -243,14 +244,14 @@ def _ending(process: "subprocess.Popen[bytes] | ForkedProcess") -> Iterator[None
     try:
         yield
     finally:
-        # The engine's process too: it outlives a server that had no time to end it.
+        # The group includes the engine process, which outlives a server that could not end it.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_SECONDS)
 
 
 def flags_for(model: Path | str) -> tuple[str, ...]:
-    """Return the flags that the operator would pass, small enough for a test machine."""
+    """Return flags as the operator would pass them, with sizes that fit a test machine."""
     return (
         f"--model={model}",
         f"--served-model-name={SERVED_NAME}",

@@ -1,4 +1,4 @@
-"""Servers that fill one model cache, as processes of their own."""
+"""Starts servers that fill one model cache, each as a process of its own."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 REPOSITORY = "org/tiny"
 TAKEOVER_SECONDS = 4
-"""Long enough that a machine under load does not make a writer look dead."""
+"""Takeover time in seconds. It is so long that a writer on a busy machine does not look dead."""
 PATIENCE_SECONDS = 60
 TESTS = Path(__file__).parents[1]
 SOURCE = TESTS.parent / "src"
@@ -46,7 +46,7 @@ class Worker:
         return [json.loads(line) for line in self._said.read_text().splitlines()]
 
     def is_fetching(self) -> bool:
-        """Whether bytes of the weights have arrived, by its own hand."""
+        """Return whether this server itself has downloaded some bytes of the weights."""
         told = [each for each in self.said() if "phase" in each]
         last: dict[str, Any] = told[-1] if told else {}
         done = last.get("download", {}).get("bytesDone", 0)

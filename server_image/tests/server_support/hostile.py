@@ -1,7 +1,7 @@
-"""Requests that no honest client sends, and what a server may say to them.
+"""Sends requests that no honest client sends, and checks the server's answers.
 
-Three makers of requests are mixed by a seed: schemathesis from our own OpenAPI document, the
-documentation's examples with a value or two poisoned, and raw bytes that break HTTP itself.
+A seed mixes three sources of requests: schemathesis with the server's own OpenAPI document, the
+examples of the documentation with some poisoned values, and raw bytes that break HTTP itself.
 """
 
 import copy
@@ -26,10 +26,11 @@ from server_support.engine import ModelServer
 from server_support.hostile_bytes import RAW, SECRET
 
 PATIENCE_SECONDS = 8.0
-"""How long a hostile client waits before it leaves; some of the requests are valid and long."""
+"""Time in seconds after which a hostile client disconnects; some of the requests are valid and
+long."""
 
 _ONE_AT_A_TIME = threading.Lock()
-"""Held to draw examples, which is not made for threads."""
+"""Lock for drawing examples, which is not thread-safe."""
 
 POISON: tuple[Any, ...] = (
     None,
@@ -151,12 +152,12 @@ FIELDS = [
     "return_token_strs",
     "typo",
 ]
-"""Names of body fields that some route takes; every other route should care about none of them."""
+"""Names of body fields that some route accepts. All other routes should ignore or refuse them."""
 
 
 @dataclass
 class Findings:
-    """What all requests came to."""
+    """Results of all requests."""
 
     sent: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
@@ -168,7 +169,7 @@ class Findings:
 
 
 class Attacker:
-    """Sends hostile requests, the same ones for the same seed."""
+    """Sends hostile requests, which are the same for the same seed."""
 
     def __init__(self, server: ModelServer, number: int) -> None:
         self._server = server
@@ -184,7 +185,7 @@ class Attacker:
         self.findings = Findings()
 
     def attack(self, requests: int) -> None:
-        """Send so many, an eighth of them from the schema."""
+        """Send the given number of requests, an eighth of them from the schema."""
         for case in self._from_schema(requests // 8):
             self._send(*case)
         while self.findings.sent < requests:
@@ -260,13 +261,14 @@ class Attacker:
             self.findings.count("left")
             return
         except ConnectionError:
-            # Refused and closed before the whole body was sent.
+            # The server refused the request and closed the connection before the whole body was
+            # sent.
             self.findings.count("closed")
             if len(body) < 1_000_000:
                 self.findings.wrong.append(f"closed without an answer: {told}")
             return
         except (http.client.HTTPException, ValueError) as error:
-            # Not even the client can say it.
+            # A ValueError or InvalidURL means that the client cannot send the request.
             if isinstance(error, http.client.HTTPException) and not isinstance(
                 error, http.client.InvalidURL
             ):
@@ -281,7 +283,7 @@ class Attacker:
             self.findings.wrong.append(f"{problem}: {told} -> {received[:300]!r}")
 
     def _send_raw(self, parts: list[bytes]) -> None:
-        """Send parts of bytes; None of what comes back may be a failure of the server's."""
+        """Send parts of bytes. No answer may be an internal error or have an injected header."""
         received = b""
         with socket.create_connection(("127.0.0.1", self._server.api_port), timeout=1) as client:
             try:
@@ -303,7 +305,7 @@ class Attacker:
 
 
 def _drawn(strategy: Any, wanted: int, number: int) -> list[Any]:
-    """Return so many examples of a strategy, the same ones for the same number."""
+    """Return up to `wanted` examples of a strategy, which are the same for the same `number`."""
     cases: list[Any] = []
 
     @seed(number)
@@ -317,14 +319,14 @@ def _drawn(strategy: Any, wanted: int, number: int) -> list[Any]:
     def collect(case: Any) -> None:
         cases.append(case)
 
-    # There is nothing wrong to be said to a route that takes nothing.
+    # A route without parameters has no invalid examples.
     with _ONE_AT_A_TIME, suppress(Unsatisfiable):
         collect()
     return cases
 
 
 def _problem(response: http.client.HTTPResponse, body: bytes) -> str | None:
-    """Return what is wrong with an answer, whatever was asked."""
+    """Return the problem of an answer that no request justifies; None if there is none."""
     if not response.getheader("x-request-id"):
         return "no request id"
     if response.getheader("x-injected"):
@@ -392,7 +394,7 @@ VALUES = (
 
 
 def resident_bytes(server: ModelServer) -> int:
-    """Return the memory that the server and its engine have written, each shared page once."""
+    """Return the bytes of memory written by the server and its engine; shared pages count once."""
     total = 0
     for pid in (server.process.pid, server.engine_pid()):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

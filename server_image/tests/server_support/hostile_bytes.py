@@ -1,4 +1,4 @@
-"""Bytes that break HTTP itself, each kind drawn by chance."""
+"""Generates bytes that break HTTP itself: each kind has a function that draws random bytes."""
 
 import json
 import random
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from server_support.engine import SERVED_NAME
 
 SECRET = "tulip-in-the-vault"
-"""Stands in every prompt here, and may stand in no log."""
+"""Text of every prompt here, which must not appear in any log."""
 
 Raw = Callable[[random.Random, bytes], list[bytes]]
 
@@ -128,4 +128,5 @@ RAW: tuple[Raw, ...] = (
     _targets,
     _ids,
 )
-"""Every kind: a function of the chance and of the `Authorization` header's value."""
+"""Functions of all kinds. Their arguments are the random generator and the value of the
+`Authorization` header."""

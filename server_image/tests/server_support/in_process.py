@@ -1,4 +1,4 @@
-"""Calling ASGI applications in process, with control over what the client does meanwhile."""
+"""Calls ASGI applications in process, with control over the client's actions during a request."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ from llmservice_server.settings import ServerSettings
 
 @dataclass
 class Answer:
-    """What a client saw."""
+    """The response that a client received."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Answer:
 
 
 class Client:
-    """One client of an ASGI application; `leave()` is a closed connection."""
+    """One client of an ASGI application; `leave()` closes its connection."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -60,9 +60,9 @@ class Client:
         body: bytes | Sequence[bytes] = b"",
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Send a request; a body of several parts is one without an announced length.
+        """Send a request. A body of several parts has no announced length.
 
-        A last part that is empty never comes: the client stops sending.
+        If the last part is empty, the client stops sending before it and the body never ends.
         """
         answer = Answer()
         parts = [body] if isinstance(body, bytes) else list(body)
@@ -107,7 +107,8 @@ class Client:
 
 
 class ScriptedEngine:
-    """An engine that answers with given pieces, for faults that a real one shows only by chance."""
+    """An engine that answers with given pieces, for faults that a real engine shows only by chance.
+    """
 
     max_model_len = 32
 
@@ -141,14 +142,14 @@ class ScriptedEngine:
 
 @dataclass
 class Stack:
-    """The API application with what stands around it."""
+    """The API application with the parts that it depends on."""
 
     app: FastAPI
     lifecycle: Lifecycle
     in_flight: InFlight
     registry: CollectorRegistry
     turned_away: list[int]
-    """Sequences of each refusal that counts as demand."""
+    """Number of sequences of each refusal that counts as demand."""
 
 
 def make_stack(
@@ -184,7 +185,7 @@ def make_management(lifecycle: Lifecycle, registry: CollectorRegistry | None = N
 
 
 def make_exchange() -> Exchange:
-    """Return an exchange in which nobody says anything."""
+    """Return an exchange in which neither side sends a message."""
 
     async def receive() -> dict[str, Any]:
         await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""An application on a real listener, and a client that talks to it by raw bytes."""
+"""An application for a real listener, and a client that sends raw bytes to it."""
 
 import asyncio
 from typing import Any, Self
@@ -8,7 +8,7 @@ from llmservice_server.listener import Listener
 
 
 class Echo:
-    """An application that tells what it was given, or waits before it answers."""
+    """An application that records its requests, and can wait before it answers."""
 
     def __init__(self) -> None:
         self.scopes: list[dict[str, Any]] = []
@@ -16,7 +16,7 @@ class Echo:
         self.go_on.set()
         self.answer = b"x"
         self.reads = True
-        """Whether it waits for the body of a request before it answers."""
+        """Whether the application reads the body of a request before it answers."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)
@@ -35,7 +35,7 @@ class Echo:
 
 
 class Raw:
-    """A client that sends bytes."""
+    """A client that sends raw bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -47,7 +47,7 @@ class Raw:
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def answer_to(self, sent: bytes) -> bytes:
-        """Return all that is answered until the server closes the connection."""
+        """Return everything that the server sends until it closes the connection."""
         self.writer.write(sent)
         received = b""
         try:
@@ -59,13 +59,13 @@ class Raw:
         return received
 
     async def receive(self, size: int) -> None:
-        """Read so many bytes of what is answered, and then nothing more."""
+        """Read exactly `size` bytes of the answer."""
         async with asyncio.timeout(5):
             await self.reader.readexactly(size)
 
 
 async def held_by(listener: Listener) -> LimitedConnection:
-    """Return the one connection of a listener as soon as it is there."""
+    """Wait for the only connection of a listener, and return it."""
     async with asyncio.timeout(5):
         while not listener.server_state.connections:
             await asyncio.to_thread(lambda: None)

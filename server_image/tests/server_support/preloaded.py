@@ -1,8 +1,8 @@
-"""An interpreter that has imported vLLM and becomes a model server as often as it is asked.
+"""Runs an interpreter that has imported vLLM and forks a model server on each request.
 
-Importing takes most of a start, and is the same each time. A server forked here runs all the code
-that a started one runs after its imports. It is not for tests of the start itself, nor of what is
-read from the environment while importing.
+The imports take most of the time of a start, and are the same each time. A forked server runs all
+the code that a started server runs after its imports. It does not suit tests of the start itself,
+or of environment variables that are read during the imports.
 """
 
 import json
@@ -20,19 +20,19 @@ POLL_SECONDS = 0.01
 
 
 class ForkedProcess:
-    """A server whose parent is the preloaded interpreter; to be used like a Popen."""
+    """A server whose parent is the preloaded interpreter. Its interface is a part of Popen's."""
 
     def __init__(self, pid: int, status: Path) -> None:
         self.pid = pid
         self._status = status
-        """The file that its parent leaves the exit code in."""
+        """File in which the parent process writes the exit code."""
 
     def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
+        """Return the exit code; None while the server runs."""
         return int(self._status.read_text()) if self._status.exists() else None
 
     def wait(self, timeout: float) -> int:
-        """Return the exit code; raises TimeoutExpired."""
+        """Wait for the exit code and return it; raise TimeoutExpired after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while (code := self.poll()) is None:
             if time.monotonic() > deadline:
@@ -46,7 +46,7 @@ class ForkedProcess:
 
 
 class Preloaded:
-    """The interpreter; it forks one server for each line that it is sent."""
+    """The interpreter. It forks one server for each line on its standard input."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -65,7 +65,7 @@ class Preloaded:
 
 @contextmanager
 def preloaded_interpreter(python: Path, environment: Mapping[str, str]) -> Iterator[Preloaded]:
-    """Run the interpreter; servers that still run then are their tests' to end."""
+    """Run the interpreter. Each test ends its own servers."""
     with subprocess.Popen(
         [python, __file__],
         env=environment,
@@ -77,11 +77,11 @@ def preloaded_interpreter(python: Path, environment: Mapping[str, str]) -> Itera
 
 
 def fork_servers() -> None:
-    """Do in the interpreter what it is for, until nobody can ask any more."""
+    """Import vLLM, and fork a server for each line until standard input ends."""
     from llmservice_server import cpu_platform, logs
     from llmservice_server.compat import load_vllm
 
-    # As a server does before it imports.
+    # A server does the same before its imports.
     logs.configure()
     cpu_platform.prepare_environment(os.environ, cpu_platform.cpu_limit())
     load_vllm()
@@ -94,7 +94,7 @@ def fork_servers() -> None:
 def _keep(
     flags: list[str], environment: dict[str, str], folder: str, log: str, status: str
 ) -> None:
-    """Be the parent of one server: tell who it is, and its exit code once it has ended."""
+    """Be the parent of one server: print its process id, and write its exit code at its end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
@@ -116,7 +116,7 @@ def _become_server(flags: list[str], environment: dict[str, str], folder: str, l
         os.dup2(nothing.fileno(), 0)
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    # What the interpreter has set for importing stays, as it would in a server.
+    # Variables that the interpreter has set for its imports stay, as in a server.
     os.environ.update(environment)
     tempfile.tempdir = None
     sys.argv = ["llmservice-server", *flags]

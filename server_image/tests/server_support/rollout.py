@@ -1,4 +1,4 @@
-"""Clients that keep their connections and their manners while a server is being replaced."""
+"""Clients that reuse their connections correctly while a server is being replaced."""
 
 import http.client
 import json
@@ -15,13 +15,14 @@ PROMPT = "The sea is"
 
 @dataclass
 class Tally:
-    """What all clients saw."""
+    """Results of all clients."""
 
     complete: int = 0
     moved: int = 0
-    """Clients that were told to go to another replica, in a way they can act on."""
+    """Number of clients that the server sent to another replica in a way that they can act on."""
     wrong: list[str] = field(default_factory=list)
-    """Answers that were cut, or whose status a client cannot act on; at most one per client."""
+    """Problems: answers that were cut, or whose status a client cannot act on; at most one per
+    client."""
 
     def add(self, other: "Tally") -> None:
         self.complete += other.complete
@@ -29,7 +30,7 @@ class Tally:
         self.wrong += other.wrong
 
     def __str__(self) -> str:
-        """Return how many clients lost an answer, and each way in which they did."""
+        """Return the number of clients that lost an answer, and the number for each problem."""
         ways = Counter(re.sub(r"[0-9]+", "N", problem) for problem in self.wrong)
         return "\n".join(
             [
@@ -41,11 +42,11 @@ class Tally:
 
 
 class AnswerLost(Exception):
-    """An answer is not the whole one; the text says in what."""
+    """An answer is not complete; the text names the difference."""
 
 
 class KeepAliveClient(threading.Thread):
-    """Asks again and again on one connection, until it is told to connect elsewhere."""
+    """Sends requests on one connection until the server asks it to connect elsewhere."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class KeepAliveClient(threading.Thread):
                 pass
             self._tally.moved += 1
         except Exception as error:
-            # A client that lost an answer has nothing more to tell of this rollout.
+            # A client stops after its first lost answer, so each client counts once.
             kind = "stream" if self._stream else "plain request"
             how = "" if isinstance(error, AnswerLost) else f"{type(error).__name__}: "
             self._tally.wrong.append(f"{kind}: {how}{error}")
@@ -107,11 +108,11 @@ class KeepAliveClient(threading.Thread):
         if problem is not None:
             raise AnswerLost(problem)
         self._tally.complete += 1
-        # The library has closed the connection itself when the server ended it in good order.
+        # The library itself closes a connection that the server ended in good order.
         return not closes and connection.sock is not None and not _is_closed(connection)
 
     def _problem(self, status: int, body: str, tokens: int) -> str | None:
-        """Return how an answer differs from a complete one."""
+        """Return the difference between an answer and a complete one; None if it is complete."""
         if status != 200:
             return f"status {status}: {body[:200]}"
         if not self._stream:
@@ -148,7 +149,7 @@ def _finish_reason(piece: dict[str, object]) -> object:
 
 
 def _is_closed(connection: http.client.HTTPConnection) -> bool:
-    """Tell whether the server has ended the connection, as pools of connections do before use."""
+    """Return whether the server has ended the connection, as connection pools check before use."""
     import select
 
     readable, _, _ = select.select([connection.sock], [], [], 0)
