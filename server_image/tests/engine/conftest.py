@@ -21,7 +21,7 @@ def engine_python() -> Path:
 
 @pytest.fixture(scope="session")
 def installed_vllm(engine_python: Path) -> dict[str, Any]:
-    """Version, signatures and routes of the vLLM that the servers here run."""
+    """Facts about the vLLM that the servers of these tests run: version, signatures and routes."""
     script = Path(__file__).parents[1] / "installed_vllm.py"
     asked = subprocess.run([engine_python, script], check=True, stdout=subprocess.PIPE, text=True)
     answer: dict[str, Any] = json.loads(asked.stdout)
@@ -35,7 +35,7 @@ def tiny_model() -> Path:
 
 @pytest.fixture(scope="session")
 def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
-    """Where a test gets its own server from when the imports of a start are not its subject."""
+    """Interpreter that forks a server for each test whose subject is not the imports of a start."""
     environment = common_environment(engine_python, tmp_path_factory.mktemp("preloaded"))
     with preloaded_interpreter(engine_python, environment) as interpreter:
         yield interpreter
@@ -43,13 +43,13 @@ def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def loading_answers() -> dict[str, int]:
-    """What the serving server answered while it was loading."""
+    """Path -> status that the server of `serving` returned while it was loading."""
     return {}
 
 
 @pytest.fixture(scope="session")
 def api_keys() -> tuple[str, ...]:
-    """The keys of the serving server, which sends the first one by itself."""
+    """Keys of the server of `serving`. Its `ModelServer` sends the first one with each request."""
     return KEYS
 
 
@@ -60,14 +60,14 @@ def serving(
     tmp_path_factory: pytest.TempPathFactory,
     loading_answers: dict[str, int],
 ) -> Iterator[ModelServer]:
-    """One server for every test that only asks."""
+    """One server for all tests that only send requests."""
     folder = tmp_path_factory.mktemp("serving")
     keys = tmp_path_factory.mktemp("keys")
     for number, key in enumerate(KEYS):
         (keys / str(number)).write_text(f"{key}\n")
     settings = {
         "LLMSERVICE_API_KEYS_DIRECTORY": str(keys),
-        # Nothing may tell what is asked, at any level.
+        # The log may not contain a prompt at any level, so log at the lowest.
         "VLLM_LOGGING_LEVEL": "DEBUG",
         "LLMSERVICE_MAX_BODY_BYTES": "2000000",
         "LLMSERVICE_MAX_CHOICES": "8",

@@ -1,4 +1,4 @@
-"""Who may reach what: every route that vLLM has, in every spelling and by every method."""
+"""Access to every route of vLLM, in every spelling and by every method."""
 
 import http.client
 import re
@@ -19,7 +19,7 @@ STRANGERS: tuple[dict[str, str], ...] = (
 
 
 def spellings(path: str) -> list[str]:
-    """Return ways to write a path that some server somewhere takes for the same one."""
+    """Return spellings of a path that some HTTP servers treat as the same path."""
     plain = re.sub(r"\{[^}]*\}", "x", path)
     return [
         plain,
@@ -58,7 +58,7 @@ class Connection:
 
 @pytest.fixture
 def paths(installed_vllm: dict[str, Any], server: ModelServer) -> set[str]:
-    """Every path that vLLM has for any model, and those that ours adds."""
+    """Every path that vLLM has for any model, and the paths that the model server adds."""
     known = {path for _, path in installed_vllm["routes"]}
     assert {"/v1/chat/completions", "/v1/embeddings", "/pause", "/docs"} <= known
     assert len(known) > 40
@@ -74,7 +74,7 @@ def test_without_a_key_nothing_answers(server: ModelServer, paths: set[str]) -> 
             for method in (METHODS if number < 2 else METHODS[:3])
             for headers in [STRANGERS[(number + len(path)) % 5]]
             if (status := asked.status(method, spelling, headers)) != 401
-            # What is no HTTP at all is not asked for a key.
+            # A method that HTTP does not know is refused before the key is checked.
             and (method, status) != ("BREW", 400)
         ]
     assert not answered
@@ -91,7 +91,7 @@ def test_with_a_key_only_serving_answers(
         }
     paths = {path for _, path in served}
     documented = set(server.get("/openapi.json").json()["paths"])
-    # A response that is not there is 404, too.
+    # A response that does not exist is 404, too.
     assert documented - {"/generate"} - paths == {
         "/v1/responses/{response_id}",
         "/v1/responses/{response_id}/cancel",

@@ -1,4 +1,4 @@
-"""What a ready server answers to requests that cannot be served: always the one envelope."""
+"""Answers of a ready server to requests that it cannot serve: always the one error envelope."""
 
 import json
 import socket
@@ -12,7 +12,7 @@ from server_support.engine import SERVED_NAME, ModelServer, Reply
 PROMPT = "Hello"
 
 WRONG_EVERYWHERE = [
-    # Stock vLLM takes the first two and cuts the answer.
+    # Stock vLLM accepts the first two and cuts the answer.
     {"prompt": PROMPT, "max_tokens": 512},
     {"prompt": "word " * 250, "max_tokens": 300},
     {"prompt": PROMPT, "max_tokens": 513},
@@ -126,7 +126,7 @@ def test_what_cannot_be_told_to_the_engine_leaves_nothing_behind(server: ModelSe
                 "a value of the request cannot be encoded: 'utf-8' codec can't encode character "
                 "'\\ud800' in position 0: surrogates not allowed"
             )
-    # What waits for an engine that makes no step would make the server restart.
+    # Requests that wait for an engine without steps would make the kubelet restart the server.
     assert server.probe("/autoscale").json()["waiting"] == 0
 
 
@@ -155,7 +155,7 @@ def test_a_stream_that_the_engine_refuses_answers_with_400_and_is_no_defect_in_t
 
 
 def assert_refused(reply: Reply, status: int = 400) -> None:
-    """Check for the one envelope."""
+    """Check the status and the one error envelope."""
     assert reply.status == status, reply.body
     error = reply.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}

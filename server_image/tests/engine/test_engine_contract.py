@@ -1,4 +1,4 @@
-"""The installed vLLM is the one that is named once, and what is recorded of it is true."""
+"""The installed vLLM has the pinned version, and the records about it are correct."""
 
 import json
 from typing import Any

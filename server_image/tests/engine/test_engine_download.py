@@ -1,4 +1,4 @@
-"""Models from a hub: fetched with progress, and refused with the reason."""
+"""Models from a hub: downloads with progress, and refusals with a reason."""
 
 import re
 import shutil
@@ -30,10 +30,10 @@ def settings(model: Path, bytes_per_second: int | None = None) -> HubSettings:
 
 
 def padded(tiny_model: Path, folder: Path) -> Path:
-    """Return a copy of the model that is large enough to take its time.
+    """Return a copy of the model that is large enough for a download of some duration.
 
-    The hub's client writes ten megabytes at a time, so a tiny model alone arrives at once. What
-    lies in a subfolder is fetched with the weights and not loaded.
+    The hub's client writes ten megabytes at a time, so a tiny model alone arrives at once. The
+    server downloads files of a subfolder with the weights, and vLLM does not load them.
     """
     model = folder / "model"
     shutil.copytree(tiny_model, model)
@@ -140,7 +140,7 @@ def test_servers_that_share_a_cache_take_turns_and_hand_theirs_back_when_told_to
 
         writer.terminate()
         assert writer.exit_code() == 0
-        # Long before a minute without a sign of life would have let it.
+        # A takeover for lack of signs of life would take a minute.
         waiter.eventually(lambda: phase(waiter) == "downloading", seconds=10)
 
 
@@ -154,14 +154,16 @@ REFUSED = {
     "gated": ([f"--model={PRIVATE}"], "ModelAccessDenied", "have accepted its terms"),
     "no answer": ([f"--model={REPOSITORY}"], "HubUnreachable", "did not answer"),
 }
-"""Flags, the reason that a server ends with, and what it found."""
+"""Case -> flags, reason of the server's end, and a part of its message."""
 
 
 @pytest.fixture(scope="module")
 def refused_servers(
     engine_python: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, ModelServer]]:
-    """A server for each of them, side by side: they import, and wait for the hub."""
+    """A server for each case. They start in parallel, because they spend their time on imports and
+    the hub.
+    """
     folder = tmp_path_factory.mktemp("refused")
     with running_hub(settings(tiny_model), folder) as address, ExitStack() as stack:
         yield {

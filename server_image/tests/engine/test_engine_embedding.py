@@ -1,4 +1,4 @@
-"""A model that embeds instead of generating: its own files tell, and no flag."""
+"""A model that embeds instead of generating. Its own files say so, without a flag."""
 
 import json
 import math
@@ -25,7 +25,7 @@ HIDDEN_SIZE = 64
 def server(
     preloaded: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelServer]:
-    """The tiny Llama with the files that tell how Sentence Transformers pools its states."""
+    """Server of the tiny Llama with the files that set the pooling of Sentence Transformers."""
     folder = tmp_path_factory.mktemp("embedding")
     model = folder / "model"
     shutil.copytree(tiny_model, model)
@@ -75,7 +75,7 @@ def test_says_that_it_does_not_generate(server: ModelServer, path: str) -> None:
 
 
 def test_embeds_as_many_texts_as_clients_send_at_once_and_refuses_more(server: ModelServer) -> None:
-    # More than the queue of an engine on a CPU, whose default is 1,024.
+    # One more text than the queue of an engine on a CPU holds by default.
     wanted = {"model": SERVED_NAME, "input": ["a title"] * 1025}
     answer = server.post("/v1/embeddings", wanted)
     assert answer.status == 200

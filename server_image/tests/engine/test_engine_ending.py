@@ -1,4 +1,4 @@
-"""How a server ends: by a drain that cuts nobody, or with a failure that says what to change."""
+"""End of a server: by a drain that cuts no answer, or with a failure that has a reason."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def server_settings() -> dict[str, str]:
 
 
 class Asking:
-    """A request that is under way in a thread."""
+    """A request in progress, sent by a thread."""
 
     def __init__(self, server: ModelServer, path: str, data: dict[str, object]) -> None:
         self.reply: Reply | None = None
@@ -127,7 +127,7 @@ def test_is_gone_at_once_when_told_to_stop_while_importing(
         server.terminate()
 
         assert server.exit_code() == 0
-        # Importing holds the interpreter for up to a second at a time.
+        # Imports block the interpreter for up to a second at a time.
         assert time.monotonic() - started < 5
 
 
@@ -147,7 +147,7 @@ def test_is_gone_at_once_with_its_engine_when_told_to_stop_while_loading(
 
 
 def members(group: int) -> list[str]:
-    """Return the command lines of the processes that are left of a group."""
+    """Return the command lines of the processes of a group that still run."""
     left = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -161,19 +161,19 @@ def members(group: int) -> list[str]:
 
 @dataclass
 class Deaths:
-    """What all deaths of engines came to."""
+    """Results of all deaths of engines."""
 
     seen_seconds: list[float] = field(default_factory=list)
     ended_seconds: list[float] = field(default_factory=list)
     complete: int = 0
-    """Answers that were whole before the engine died."""
+    """Number of answers that were complete before the engine died."""
     told: int = 0
-    """Answers that ended with an error."""
+    """Number of answers that ended with an error."""
 
 
 @pytest.fixture(scope="module")
 def deaths() -> Iterator[Deaths]:
-    """Filled by each death; printed at the end."""
+    """Results that each test adds to; the fixture prints them at the end."""
     deaths = Deaths()
     yield deaths
     if deaths.ended_seconds:
@@ -233,7 +233,7 @@ def test_the_death_of_the_engine_ends_the_server_with_a_reason(
 def test_an_answer_that_an_engine_aborts_as_it_stops_is_an_error(
     server: ModelServer, stream: bool
 ) -> None:
-    # With data parallelism the other engines stop in this way when one has died.
+    # With data parallelism, the other engines stop in this way after one has died.
     server.wait_until_ready()
     wanted = {"model": SERVED_NAME, "prompt": "Hi", "max_tokens": TOKENS, "ignore_eos": True}
     asked = Asking(server, "/v1/completions", {**wanted, "stream": stream})
@@ -255,7 +255,7 @@ def is_stream(reply: Reply) -> bool:
 
 
 def is_dead(server: ModelServer) -> bool:
-    """Tell whether the probes say so; a server that has gone cannot be asked."""
+    """Return whether the liveness probe fails; True also when the server has ended."""
     try:
         return server.probe("/livez").status == 503
     except OSError:
@@ -263,17 +263,17 @@ def is_dead(server: ModelServer) -> bool:
 
 
 def is_complete(reply: Reply) -> bool:
-    """Tell whether a client would take a stream for a whole answer."""
+    """Return whether a client would regard a stream as a complete answer."""
     ends = ("[DONE]", '{"type":"message_stop"}')
     return reply.events[-1] in ends or "response.completed" in reply.body
 
 
 def error_at_the_end(reply: Reply) -> int | None:
-    """Return the status that the last event of a stream carries."""
+    """Return the status in the last event of a stream; None if it has none."""
     assert '"length"' not in reply.body
     error = json.loads(reply.events[-1]).get("error", {})
     if error.get("type") == "overloaded_error":
-        # As Anthropic's API calls it, which has no codes.
+        # Errors of Anthropic's API have a type and no code.
         assert "\n\nevent: error\n" in reply.body
         return 503
     code: int | None = error.get("code")
@@ -298,7 +298,7 @@ def test_an_engine_that_hangs_is_not_alive_until_it_goes_on(server: ModelServer)
     assert asked.answer().status == 200
     server.eventually(lambda: server.probe("/livez").status == 200, seconds=2)
 
-    # What is not alive is told to stop: nobody waits for what will never come.
+    # The kubelet stops a container that is not alive. The drain does not wait for a hung engine.
     os.kill(engine, signal.SIGSTOP)
     lost = Asking(server, "/generate", {"prompt": "Hi", "max_tokens": 5, "ignore_eos": True})
     server.eventually(lambda: server.probe("/livez").status == 503, seconds=5)

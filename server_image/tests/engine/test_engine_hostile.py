@@ -1,4 +1,4 @@
-"""Thousands of requests that nobody should send: the server refuses them and stays as it was."""
+"""Thousands of hostile requests leave the answers and the memory of the server unchanged."""
 
 import os
 import time
@@ -13,7 +13,7 @@ REQUESTS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "1000"))
 ATTACKERS = 8
 MEMORY_GROWTH = 1.05
 SETTLE_SECONDS = 8
-"""The server looks every five seconds whether it can give memory back."""
+"""Time in seconds to wait for the server, which gives memory back every five seconds."""
 
 
 def test_hostile_requests_leave_the_server_as_it_was(server: ModelServer) -> None:
@@ -22,7 +22,8 @@ def test_hostile_requests_leave_the_server_as_it_was(server: ModelServer) -> Non
     share = REQUESTS // (2 * ATTACKERS)
     started = time.monotonic()
     attackers = [Attacker(server, number) for number in range(2 * ATTACKERS)]
-    # The first half fills what is filled once: the KV cache, the allocator, compiled grammars.
+    # The first half fills everything that grows only once: the KV cache, the allocator and the
+    # compiled grammars.
     _attack(server, attackers[:ATTACKERS], share)
     before = settled_bytes(server)
     _attack(server, attackers[ATTACKERS:], share)
@@ -43,7 +44,7 @@ def test_hostile_requests_leave_the_server_as_it_was(server: ModelServer) -> Non
 
 
 def settled_bytes(server: ModelServer) -> int:
-    """Return the memory once the server has given back what it does not need."""
+    """Return the memory in bytes after the server has given free memory back."""
     settled = time.monotonic() + SETTLE_SECONDS
     server.eventually(lambda: time.monotonic() > settled)
     return resident_bytes(server)

@@ -1,4 +1,4 @@
-"""The official client, on the real model: every answer is the one that stock vLLM gives."""
+"""The official client with the real model: every answer equals that of stock vLLM."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from server_support.engine import ModelServer, running_server, running_stock
 
 KEY = "a-key"
 SURE = 1e-3
-"""Two tokens whose logarithmic probabilities are closer than this may change places."""
+"""Difference of log probabilities below which two tokens may change places."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def flags() -> tuple[str, ...]:
 def starting(
     engine_python: Path, flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ModelServer, ModelServer]]:
-    """Ours and stock vLLM, started at the same time."""
+    """The model server and stock vLLM, which start at the same time."""
     folder = tmp_path_factory.mktemp("openai")
     keys = folder / "keys"
     keys.mkdir()
@@ -48,7 +48,7 @@ def starting(
 
 @pytest.fixture(scope="module")
 def retried(starting: tuple[ModelServer, ModelServer]) -> list[int]:
-    """Statuses of the requests that one call took, made while the server was loading."""
+    """Statuses of all requests of one call, which the client made while the server was loading."""
     ours, _ = starting
     ours.eventually(ours.is_listening, seconds=120)
     statuses: list[int] = []
@@ -64,7 +64,7 @@ def retried(starting: tuple[ModelServer, ModelServer]) -> list[int]:
 def theirs(
     starting: tuple[ModelServer, ModelServer], retried: list[int]
 ) -> dict[Question, Answered]:
-    """What stock vLLM answers, one question after the other."""
+    """Question -> answer of stock vLLM, which gets one question after the other."""
     _, stock = starting
     stock.eventually(lambda: stock.is_listening() and stock.probe("/health").status == 200)
     with client_of(stock) as client:

@@ -1,4 +1,4 @@
-"""A rollout, again and again: the server is told to stop at a random moment under load."""
+"""Repeated rollouts: each server gets SIGTERM at a random moment under load."""
 
 import os
 import random
@@ -16,7 +16,7 @@ ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
 
 @pytest.fixture(scope="module")
 def together() -> Iterator[Tally]:
-    """What the clients of all rounds saw; printed at the end."""
+    """Results of the clients of all rounds; the fixture prints them at the end."""
     tally = Tally()
     yield tally
     print(f"\n{ROUNDS} rollouts: {tally}")

@@ -1,4 +1,4 @@
-"""What a ready server answers, and what it says until it is ready."""
+"""Answers of a ready server, and its probes until it is ready."""
 
 import html
 import http.client
@@ -211,7 +211,7 @@ def test_the_autoscaler_reads_what_the_engine_did(server: ModelServer) -> None:
     assert done["promptTokensArrived"] == tokens
     assert done["promptTokensComputed"] + done["promptTokensCached"] == tokens
     assert done["generatedTokens"] == done["answerTokens"] == 20
-    # One objective is generous, the other one cannot be met.
+    # The TTFT objective is generous, and the ITL objective cannot be met.
     assert (done["ttftMet"], done["itlMet"], done["sloMet"]) == (1, 0, 0)
     steps, _, sequences, kv_tokens, seconds = (
         new - old
@@ -221,7 +221,7 @@ def test_the_autoscaler_reads_what_the_engine_did(server: ModelServer) -> None:
             strict=True,
         )
     )
-    # Nobody knows how long the first step took, which ended a silence.
+    # The first step is left out: it followed an idle time, so its duration is unknown.
     assert (steps, sequences) == (19, 19)
     assert 0 < seconds < 20
     assert kv_tokens > 0
@@ -274,14 +274,14 @@ def test_logs_are_json_and_hold_no_prompt(server: ModelServer) -> None:
     server.post("/generate", {"prompt": secret, "max_tokens": -2})
 
     def written() -> list[dict[str, Any]]:
-        # What follows the last end of a line is still being written.
+        # Text after the last end of a line is still being written.
         lines = server.log.read_text().rpartition("\n")[0].splitlines()
         return [json.loads(line) for line in lines if '"logger": "llmservice_server' in line]
 
     def is_refusal(line: dict[str, Any]) -> bool:
         return (line.get("route"), line.get("status")) == ("/generate", 400)
 
-    # A request is logged once it is over, which the client may learn a moment before.
+    # A request is logged at its end, possibly a moment after the client has its answer.
     server.eventually(lambda: is_refusal(written()[-1]), seconds=5)
     ours = written()
     assert any(line["message"].startswith("ready") for line in ours)

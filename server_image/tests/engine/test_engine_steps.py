@@ -1,4 +1,4 @@
-"""What the autoscaler learns of the real engine's steps."""
+"""Reports of the real engine's steps, which the autoscaler learns from."""
 
 import http.client
 import json
@@ -13,9 +13,9 @@ from server_support.engine import SERVED_NAME, ModelServer, flags_for, running_s
 from server_support.preloaded import Preloaded
 
 BUDGET = 64
-"""Tokens that one step takes."""
+"""Maximum number of tokens of one step."""
 QUEUE = 32
-"""Sequences that may be unfinished: eight times those that are computed at once."""
+"""Maximum number of unfinished sequences: eight times the number that is computed at once."""
 PROMPT = "one " * 170
 LOGS_STEPS = "--enable-logging-iteration-details"
 
@@ -27,7 +27,7 @@ def server(
     tiny_model: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ModelServer]:
-    """A server with a small budget; the second one's owner wants a line for every step."""
+    """A server with a small token budget, once without and once with a log line for every step."""
     more = [f"--max-num-batched-tokens={BUDGET}", "--max-num-seqs=4", request.param]
     flags = [*flags_for(tiny_model), *filter(None, more)]
     with running_server(preloaded, tmp_path_factory.mktemp("steps"), *flags) as started:
@@ -46,7 +46,7 @@ def moments(server: ModelServer) -> list[float]:
 
 
 def arrived(server: ModelServer) -> tuple[int, int]:
-    """Return how many sequences arrived, and how many of them with a length."""
+    """Return the number of sequences that arrived, and of those that have a prompt length."""
     counted = counters(server)
     return counted["arrivals"], sum(counted["promptLengths"])
 
@@ -62,8 +62,8 @@ def test_a_prompt_longer_than_a_step_counts_in_every_step_that_computes_it(
         after - first for after, first in zip(moments(server)[:6], before[:6], strict=True)
     )
 
-    # The first step ended a silence, so nobody knows how long it took. Two more of the prompt
-    # follow, and one for each token after the first.
+    # The first step followed an idle time, so its duration is unknown and it does not count. Two
+    # more steps compute the prompt, and two steps compute the tokens after the first.
     assert (steps, prefill, sequences) == (4, tokens - BUDGET, 2)
     assert squares == BUDGET**2 + (tokens - 2 * BUDGET) ** 2
     assert seconds > 0
@@ -75,7 +75,7 @@ def test_a_prompt_longer_than_a_step_counts_in_every_step_that_computes_it(
 def full_queue(
     server: ModelServer, path: str, wanted: dict[str, object]
 ) -> Iterator[tuple[int, int]]:
-    """Fill the queue with the answers of one request; yield what has arrived by then."""
+    """Fill the queue with the answers of one request; yield the arrivals counted by then."""
     before = arrived(server)
     filling = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
     filling.request("POST", path, json.dumps({**wanted, "n": QUEUE}), server.headers)

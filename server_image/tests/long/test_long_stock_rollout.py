@@ -1,4 +1,4 @@
-"""The same rollout on stock vLLM, to show what it cuts. Not part of `make test`."""
+"""Rollouts of stock vLLM, to show that it cuts answers. They are not part of `make test`."""
 
 import os
 import random
@@ -11,9 +11,9 @@ from server_support.rollout import KeepAliveClient, Tally
 
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "10"))
 PATIENCE_SECONDS = 30
-"""How long a client waits; a pod that is told to end is killed after as long.
+"""Time in seconds that a client waits, the same as a pod's default termination grace period.
 
-Stock vLLM ends its engine first, and then waits for connections that nobody will answer any more.
+Stock vLLM ends its engine first, and then waits for connections that never get an answer.
 """
 
 

@@ -107,8 +107,7 @@ class Client:
 
 
 class ScriptedEngine:
-    """An engine that answers with given pieces, for faults that a real engine shows only by chance.
-    """
+    """An engine that answers with given pieces, for faults that are rare in a real engine."""
 
     max_model_len = 32
 

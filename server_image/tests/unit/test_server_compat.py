@@ -1,7 +1,7 @@
-"""Every vLLM version whose signatures are recorded has what compat.py names, as we call it.
+"""Every vLLM version with recorded signatures has the symbols of compat.py and their parameters.
 
-The recordings are written by `make flag-tables V=...` from the version's own wheel; the engine
-tests compare the one of the pinned version with what is installed.
+`make flag-tables V=...` writes the records from the wheel of the version. The engine tests compare
+the record of the pinned version with the installed vLLM.
 """
 
 import json
@@ -48,7 +48,7 @@ PARAMETERS = {
     "parse_model_prompt": {"model_config", "prompt"},
     "validate_parsed_serve_args": {"args"},
 }
-"""What the server calls, with the parameters that it names."""
+"""Symbols that the server calls, with the parameters that it passes by name."""
 
 FIELDS = {
     "RequestOutputKind": {"DELTA", "FINAL_ONLY"},

@@ -1,4 +1,4 @@
-"""What a client may do to a connection, tried on a real listener by raw bytes."""
+"""Limits of a client's connection, tested with raw bytes on a real listener."""
 
 import asyncio
 import json
@@ -177,7 +177,7 @@ async def test_who_reads_slowly_keeps_the_connection_as_long_as_it_reads(
     for _ in range(10):
         left = held.unsent_bytes
         held.end_if_overdue(now, KEEP_ALIVE_SECONDS)
-        # Less than the kernel makes room for at once.
+        # The read is smaller than the space that the kernel frees at once.
         await client.receive(600_000)
         async with asyncio.timeout(5):
             while held.unsent_bytes >= left:
@@ -231,7 +231,7 @@ async def test_a_connection_is_kept_longer_than_proxies_keep_theirs(
     await client.reader.readuntil(b"\r\n\r\nx")
     held = await held_by(listener)
     assert held.timeout_keep_alive_task is not None
-    # Go's; nginx and AWS's load balancers keep theirs for 60 seconds.
+    # Go keeps idle connections for 90 seconds; nginx and AWS's load balancers keep them for 60.
     assert held.timeout_keep_alive_task.when() - asyncio.get_running_loop().time() > 90
 
 

@@ -1,4 +1,4 @@
-"""The operator and the server agree on what they never share in code."""
+"""The operator and the server agree on names and formats without shared code."""
 
 import asyncio
 import json
@@ -104,7 +104,7 @@ def test_the_server_leaves_it_to_the_operator_what_to_change(name: str) -> None:
     message = TerminationMessage.parse(record_release.termination_messages()[name])
     assert message is not None
     assert message.known_reason is not None
-    # Fields of the spec stand in hints alone.
+    # Only hints name fields of the spec.
     assert "spec." not in message.message
 
 
@@ -114,7 +114,7 @@ def test_an_operator_of_version_0_1_0_reads_a_reason_and_a_message(tmp_path: Pat
     failure = failures.Failure(failures.Reason.OUT_OF_MEMORY, "Killed.")
     failures.write_termination_message(failure, log)
 
-    # That version took nothing but these two from the message, and ignored the rest.
+    # That version reads only these two fields of the message, and ignores the rest.
     words = json.loads(log.read_text())
     assert (words["reason"], words["message"]) == ("OutOfMemory", "Killed.")
 
@@ -134,7 +134,7 @@ async def test_the_metrics_server_reads_every_field_that_the_server_reports() ->
     usage.limits = EngineLimits(16, 2048, 1000, engines=2)
     usage.unfinished = lambda: 3
     usage.gpu_duty_cycle_percent = lambda: 90.0
-    # Every counter has a value of its own, so that none can be read as another.
+    # Every counter has a different value, so that no counter can be confused with another.
     for number, name in enumerate(vars(usage.counters), 1):
         before = getattr(usage.counters, name)
         is_list = isinstance(before, list)
@@ -157,7 +157,7 @@ async def test_the_metrics_server_reads_every_field_that_the_server_reports() ->
 
 
 def _plain(value: Any) -> Any:
-    """Return a counter of the operator as the server holds it."""
+    """Return a counter of the operator in the server's form."""
     value = value["moments"] if isinstance(value, dict) else value
     return list(value) if isinstance(value, tuple) else value
 
@@ -182,7 +182,7 @@ def test_the_tests_of_the_workspace_run_the_libraries_that_the_image_has() -> No
     }
     image = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (REQUIREMENTS / "cpu.txt").read_text(), re.M))
 
-    # starlette is what FastAPI is built on; the gate is written against it.
+    # FastAPI is built on starlette, and the gate uses starlette directly.
     for name in (*direct, "starlette"):
         assert workspace[name] == image[name], f"{name}: run uv lock or lock cpu.txt anew"
 

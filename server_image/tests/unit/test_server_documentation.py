@@ -32,7 +32,7 @@ async def test_names_that_are_no_html_are_shown_as_they_are() -> None:
     assert "Complete &lt;it&gt;" in page
     assert "&lt;mine&gt;" in page
     assert "<mine>" not in page
-    # A shell takes the quote of the name as text.
+    # The quote in the name is escaped, so a shell reads it as text.
     assert "it'\\''s" in page
 
 
@@ -53,6 +53,6 @@ async def test_administration_is_described_only_where_it_is_open() -> None:
 def test_what_is_documented_is_what_the_gate_lets_through() -> None:
     assert is_documented("/v1/responses/{response_id}")
     assert serving_route("/v1/responses/resp_1") == "/v1/responses/{response_id}"
-    # vLLM's own, beside the responses: no id of one.
+    # This is a route of vLLM, and not the id of a response.
     assert not is_documented("/v1/responses/render")
     assert serving_route("/v1/responses/render") is None

@@ -137,7 +137,7 @@ async def test_tells_those_whom_the_drain_timeout_cuts(listener: Listener) -> No
 
 
 async def ask_for_much(client: Raw, echo: Echo) -> None:
-    """Have the application finish an answer of which the client has read one byte."""
+    """Let the application finish an answer of which the client has read only one byte."""
     echo.answer = b"x" * 20_000_000
     client.writer.write(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n")
     await client.receive(1)

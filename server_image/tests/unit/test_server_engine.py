@@ -1,4 +1,4 @@
-"""What the server counts of the requests that it hands to the engine, and of those refused."""
+"""Counts of the requests that the server sends to the engine, and of refused requests."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,7 @@ class Invalid(Exception):
 
 
 class ScriptedLLM:
-    """An AsyncLLM that refuses where vLLM's does."""
+    """An AsyncLLM that refuses requests at the same places as vLLM's."""
 
     unfinished = 0
     is_full = False
@@ -44,7 +44,7 @@ class ScriptedLLM:
 
 
 class Engine:
-    """An observed engine, and a clock that is moved by hand."""
+    """An observed engine with a clock that the test advances."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -103,7 +103,7 @@ async def test_a_request_that_no_engine_would_take_is_no_demand_and_waits_for_no
 
 
 def place(inputs: int) -> Place:
-    """Begin an HTTP request of so many texts."""
+    """Begin an HTTP request with the given number of texts."""
     begun = Place(lambda: inputs)
     current_place.set(begun)
     return begun

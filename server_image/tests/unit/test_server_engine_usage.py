@@ -13,7 +13,7 @@ from server_support.in_process import Client
 
 
 class Engine:
-    """A clock and a number of unfinished requests, moved by hand."""
+    """A clock and a number of unfinished requests, both of which the test sets."""
 
     def __init__(self, objectives: Objectives | None = None) -> None:
         self.seconds = 100.0
@@ -72,7 +72,7 @@ def counters(engine: Engine) -> dict[str, object]:
 
 
 def sums_of(*steps: tuple[float, ...]) -> list[float]:
-    """The sums over steps of every product of two of their five terms."""
+    """Return the sum over all steps of each product of two of their five terms."""
     return [sum(x[i] * x[j] for x in steps) for i in range(5) for j in range(i, 5)]
 
 
@@ -85,7 +85,7 @@ def test_counts_what_arrives_before_it_is_started() -> None:
     assert (counted["arrivals"], counted["promptTokensArrived"]) == (3, 106)
     lengths = counted["promptLengths"]
     assert isinstance(lengths, list)
-    # 3 lies in (2, 4], 100 in (64, 128].
+    # The length 3 is in (2, 4], and 100 is in (64, 128].
     assert (lengths[2], lengths[7], sum(lengths)) == (2, 1, 3)
     assert engine.usage.report()["waiting"] == 3
 
@@ -102,7 +102,7 @@ def test_what_is_turned_away_adds_to_the_load_and_leaves_the_mix_of_prompts_as_i
         engine.arrive(3)
     engine.usage.turn_away(7)
     counted = counters(engine)
-    # What was common long ago says nothing of what is turned away now.
+    # Refused sequences get a recent length: the long prompts are forgotten.
     assert (counted["arrivals"], counted["promptTokensArrived"]) == (2020, 1300 + 2007 * 3)
     lengths = counted["promptLengths"]
     assert isinstance(lengths, list)
@@ -138,7 +138,7 @@ def test_sums_of_steps_hold_every_product_of_two_terms() -> None:
     engine.usage.record(Scheduler(1, 0, 0.2), Iteration(Prompt(), 2, [0.5, 0.5]))
 
     steps = counters(engine)["steps"]
-    # The second step's sequences read the KV cache that the first one left: a tenth of 1000 tokens.
+    # The sequences of the second step read the KV cache of the first step: a tenth of 1000 tokens.
     first, second = (1, 30, 0, 0, 0.25), (1, 0, 2, 100, 0.5)
     assert steps == {"moments": pytest.approx(sums_of(first, second))}
     counted = counters(engine)
@@ -154,7 +154,8 @@ def test_drafts_that_are_accepted_are_more_tokens_of_the_same_sequences() -> Non
     engine.arrive(3)
     engine.usage.record(Scheduler(1), Iteration(Prompt(3), 1, [], time_to_first_tokens_iter=[0.1]))
     assert counters(engine)["decodedTokens"] == 0
-    # Another prompt's first token comes with two sequences' three and one.
+    # This step yields the first token of another prompt, and three tokens and one token of two
+    # decoding sequences.
     first = Iteration(Prompt(3), 5, [0.1, 0.1], time_to_first_tokens_iter=[0.2])
     engine.usage.record(Scheduler(3), first)
 
@@ -165,7 +166,7 @@ def test_drafts_that_are_accepted_are_more_tokens_of_the_same_sequences() -> Non
 def test_a_prompt_counts_in_the_steps_that_compute_it_and_not_where_its_first_token_comes() -> None:
     engine = Engine()
     engine.arrive(3000)
-    # A step that others were in, before the prompt's first tokens were computed.
+    # This step decodes another sequence before the prompt's first tokens are computed.
     engine.usage.record(Scheduler(2), Iteration(Prompt(), 1, [0.1]))
     first = Scheduler(2, iteration_details=StepDetails(2047, 1))
     engine.usage.record(first, Iteration(Prompt(), 1, [0.5]))
@@ -200,7 +201,7 @@ def test_each_engine_has_steps_of_its_own_and_the_report_has_them_together() -> 
     engine.usage.record(chunk, None, 1)
 
     steps = counters(engine)["steps"]
-    # No sequence decoded in the second step, so none read what the prompt had in the KV cache.
+    # No sequence decoded in the second step, so no KV tokens were read.
     rows = [(1, 0, 3, 0, 0.01), (1, 400, 0, 0, 0.2)]
     assert steps == {"moments": pytest.approx(sums_of(*rows))}
     report = engine.usage.report()
@@ -374,7 +375,7 @@ def test_latencies_of_answers_are_counted_by_quarters_of_a_doubling() -> None:
     ttft, itl = counted["ttftMilliseconds"], counted["itlMilliseconds"]
     assert isinstance(ttft, list)
     assert isinstance(itl, list)
-    # 500 ms lies in (2^8.75, 2^9], 100 ms in (2^6.5, 2^6.75].
+    # A latency of 500 ms is in (2^8.75, 2^9], and 100 ms is in (2^6.5, 2^6.75].
     assert (ttft[36], ttft[0], ttft[-1], sum(ttft), len(ttft)) == (1, 1, 1, 3, 73)
     assert (itl[27], sum(itl)) == (2, 2)
 

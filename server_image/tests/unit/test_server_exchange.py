@@ -1,4 +1,4 @@
-"""Limits on a request, and how the end of its response is told."""
+"""Limits on a request, and the correct end of its response."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ TOO_LONG = (
 
 
 class Inner:
-    """A stand-in for vLLM's application: it echoes, streams what it is told, or never answers."""
+    """A stand-in for vLLM's application: it echoes, streams given events, or never answers."""
 
     def __init__(self, *events: str, then_hangs: bool = False) -> None:
         self.ended = asyncio.Event()
@@ -316,7 +316,7 @@ async def test_a_stream_that_breaks_before_its_first_event_has_a_status(
 
     inner = FastAPI()
     if is_handled:
-        # As vLLM's application has one: too late for a stream that is announced.
+        # vLLM's application has such a handler. It is too late for a stream that has started.
         inner.add_exception_handler(type(error), lambda *_: Response(status_code=418))
 
     @inner.post("/v1/responses")

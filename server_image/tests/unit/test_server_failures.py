@@ -26,7 +26,7 @@ def fact(text: str, *types: str) -> ErrorFact:
 @pytest.mark.parametrize(
     ("facts", "reason", "finding"),
     [
-        # The hub says 401 to a stranger who asks for what does not exist.
+        # Without a token, the hub answers 401 for a repository that does not exist.
         ([fact("401 Client Error.", "RepositoryNotFoundError")], "ModelNotFound", "no such model"),
         ([fact("404", "RevisionNotFoundError")], "ModelNotFound", "not in this revision"),
         (

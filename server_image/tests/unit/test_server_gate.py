@@ -223,7 +223,7 @@ async def test_a_request_is_one_line_of_log_that_says_what_came_of_it(
 
     (record,) = caplog.records
     line = json.loads(JsonFormatter().format(record))
-    # The id belongs to the request's task, in which the formatter runs when it is for real.
+    # The line has no request id, because the formatter runs outside the request's task here.
     assert line["message"] == "GET /v1/responses/{response_id}/cancel 404"
     assert (line["route"], line["status"]) == ("/v1/responses/{response_id}/cancel", 404)
     assert 0 <= line["seconds"] < 5
@@ -259,7 +259,7 @@ async def test_an_error_that_nobody_foresaw_is_in_the_log_under_the_id_that_the_
     lines = [json.loads(line) for line in written]
     assert {line["requestId"] for line in lines} == {"the-id"}
     assert "KeyError" in lines[0]["error"]
-    # What an error says may quote the request.
+    # The text of an error may quote the request.
     assert "tulip" not in "".join(written) + told
 
 

@@ -29,7 +29,7 @@ async def test_answers_with_text_finish_reason_and_usage() -> None:
         "/generate", {"prompt": "The capital of France is"}
     )
 
-    # 100 tokens are the default, and do not fit this engine.
+    # The default of 100 tokens does not fit this engine.
     assert answer.status == 400
     answer = await Client(app_with(ScriptedEngine("Par", "is"))).post(
         "/generate", {"prompt": "The capital of France is", "max_tokens": 2}

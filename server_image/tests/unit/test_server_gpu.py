@@ -11,7 +11,7 @@ class NVMLError(Exception):
 
 
 class ScriptedNvml:
-    """NVML of a machine with two GPUs, the second of which tells only its memory."""
+    """NVML of a machine with two GPUs. The second one reports only its memory."""
 
     NVMLError = NVMLError
     NVML_CLOCK_SM = 1

@@ -29,7 +29,7 @@ def clock() -> Clock:
 
 
 def mount(folder: Path, version: str, **keys: str) -> None:
-    """Write a Secret as the kubelet does: a new folder, and one link that is swapped at once."""
+    """Write a Secret as the kubelet does: write a new folder, then switch one link atomically."""
     data = folder / f"..{version}"
     data.mkdir()
     for name, key in keys.items():
@@ -180,5 +180,5 @@ def test_a_server_without_any_key_ends_before_it_loads_and_says_why(
     assert ended.returncode == 1, ended.stderr
     said = json.loads(log.read_text())
     assert said["reason"] == "SecretMissing"
-    # The operator adds the hint of the reason: which field to correct.
+    # The operator adds the hint of the reason, which names the field to correct.
     assert "the Secret with the API keys" in said["message"]

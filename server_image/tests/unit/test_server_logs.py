@@ -25,7 +25,7 @@ def record_of(
 
 @pytest.fixture
 def engine_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where this process leaves its error: it is the engine's."""
+    """Path of the error file; this process counts as the engine process."""
     path = tmp_path / "error.0"
     monkeypatch.setenv(logs.ENGINE_ERROR_FILE, str(path))
     return path
@@ -124,7 +124,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_the_configuration_is_ours_in_every_process(configured: dict[str, Any]) -> None:
     logs.configure()
 
-    # Another one would log what the engine says of prompts.
+    # Another configuration would log the engine's messages about prompts.
     assert os.environ["VLLM_LOGGING_CONFIG_PATH"] == str(logs.CONFIGURATION)
     for used in (*configured["formatters"].values(), *configured["filters"].values()):
         module, _, name = used["()"].rpartition(".")
@@ -163,7 +163,7 @@ def test_an_error_of_a_request_is_logged_by_its_place_and_not_by_its_words() -> 
     assert "ValueError" in entry["error"]
     assert "RuntimeError" in entry["error"]
     assert "test_server_logs.py" in entry["error"]
-    assert '"rose"' in entry["error"]  # our own code, which is no secret
+    assert '"rose"' in entry["error"]  # this is a line of code, which is no secret
     assert "invalid literal" not in entry["error"]
 
 
@@ -213,7 +213,7 @@ def test_what_others_say_of_a_request_is_logged_without_what_the_client_said(
 
 def test_what_a_library_attaches_to_a_record_is_not_logged() -> None:
     record = record_of()
-    record.color_message = "tulip"  # as uvicorn does
+    record.color_message = "tulip"  # uvicorn sets this attribute
     assert list(json.loads(logs.JsonFormatter().format(record))) == [
         *("time", "level", "logger", "message", "process"),
     ]

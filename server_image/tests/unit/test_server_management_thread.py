@@ -1,4 +1,4 @@
-"""Probes answer while the event loop of the API does not, and report when it hangs."""
+"""Probes answer while the event loop of the API is blocked, and report when it hangs."""
 
 import asyncio
 import http.client
@@ -37,7 +37,7 @@ async def test_probes_answer_while_the_api_is_blocked() -> None:
     management = ManagementThread(lambda: Listener(app, bind(port)))
     management.start()
     try:
-        # These calls block the event loop of this test, which is that of the API.
+        # These calls block the event loop of this test, which is also the API's event loop.
         assert [ask(port, path)[0] for path in PATHS] == [200] * len(PATHS)
         status, body = ask(port, "/autoscale")
         assert (status, "busy" in body.decode()) == (503, True)

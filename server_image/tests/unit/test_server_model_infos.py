@@ -1,4 +1,4 @@
-"""What the image knows about model classes lies where vLLM looks for it."""
+"""The information about model classes in the image reaches the folder that vLLM reads."""
 
 import logging
 from pathlib import Path

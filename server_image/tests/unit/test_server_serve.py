@@ -19,14 +19,14 @@ from server_support.engine import free_ports
 
 
 class Kept:
-    """Something that only a full collection finds to be garbage."""
+    """An object in a reference cycle, which only a full collection frees."""
 
     def __init__(self) -> None:
         self.itself = self
 
 
 class LoadedEngine:
-    """What a load returns, with nothing to compute on."""
+    """A stand-in for a loaded engine that computes nothing."""
 
     has_died = False
 
@@ -45,7 +45,7 @@ class LoadedEngine:
 
 @pytest.fixture
 def collector() -> Iterator[None]:
-    """A garbage collector that collects when it is told to, and looks at everything again later."""
+    """A garbage collector that runs only on request, and is reset after the test."""
     gc.unfreeze()
     gc.disable()
     yield

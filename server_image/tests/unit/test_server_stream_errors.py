@@ -1,4 +1,4 @@
-"""Errors that vLLM loses in its streams, told by stand-ins that lose them as it does."""
+"""Errors that vLLM loses in its streams, tested with stand-ins that lose them in the same way."""
 
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ END = "data: [DONE]\n\n"
 
 
 class Messages:
-    """Makes events of pieces, and of an error in there one that says nothing of it."""
+    """Converts pieces to events. Like vLLM, it replaces an error by an event without its text."""
 
     async def message_stream_converter(
         self, pieces: AsyncGenerator[str, None]
@@ -56,7 +56,7 @@ async def test_a_message_without_an_error_is_as_it_was(messages: Messages) -> No
 
 
 class Responses:
-    """Answers with what it is given."""
+    """Returns a given answer."""
 
     def __init__(self, answer: Any) -> None:
         self._answer = answer
