@@ -27,8 +27,8 @@ from llmservice_operator.scaling.hpa import Decision, HpaSpec
 from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import (
-    asked_replicas,
     build_hand_over,
+    desired_replicas,
     first_replicas,
     replicas_of,
     workload_of,
@@ -102,7 +102,7 @@ class Scaler:
     async def hand_over(self, service: LLMService, live: Manifest) -> bool:
         """Keep the number of replicas before the operator's manifest leaves it out."""
         # An HPA leaves 0 alone, and a suspended service resumes from 0.
-        number = asked_replicas(live) or first_replicas(service)
+        number = desired_replicas(live) or first_replicas(service)
         return await self._set_replicas(service, live, number)
 
     async def scale(
@@ -119,7 +119,7 @@ class Scaler:
         if autoscaling is None or service.spec.suspend or live is None or not is_ours:
             self._syncs.pop(key, None)
             return False, None
-        current = asked_replicas(live)
+        current = desired_replicas(live)
         wrote, decision = await self._mark_emptiest(service, autoscaling, report, current), None
         is_direct = plan.autoscaler.provider is ScalingProvider.DIRECT
         desired = current
@@ -162,7 +162,7 @@ class Scaler:
         change = build_hand_over(live, number)
         stored = await self._cluster.apply(change, manager=names.HANDOVER_FIELD_MANAGER)
         self._cache.observe(stored)
-        logger.info("set %d replicas, of %d", number, asked_replicas(live))
+        logger.info("set %d replicas, of %d", number, desired_replicas(live))
         return True
 
     async def _mark_emptiest(

@@ -149,9 +149,9 @@ def build_status_of_unreadable(
 def _desired(service: LLMService, seen: Observation) -> int:
     """Return how many replicas are asked for: by the spec, or by the autoscaler it leaves it to."""
     spec = service.spec
-    if spec.replicas is not None or spec.suspend or seen.asked is None:
+    if spec.replicas is not None or spec.suspend or seen.desired is None:
         return spec.desired_replicas
-    return seen.asked
+    return seen.desired
 
 
 def _conditions(

@@ -80,7 +80,7 @@ def built(spec: Spec, name: str) -> list[Manifest]:
     metadata = {"name": name, "namespace": NAMESPACE, "uid": "uid-1", "generation": 1}
     service = LLMService.parse(a_body(spec, metadata=metadata))
     # As on this API server, which drops the tolerance and has no kinds of KEDA's.
-    autoscaler = replace(Autoscaler.wished(service), with_tolerance=False)
+    autoscaler = replace(Autoscaler.of_spec(service), with_tolerance=False)
     pin = resolve_pin(service, None, SETTINGS)
     objects = build_all(Context.of(service, SETTINGS, pin, autoscaler=autoscaler))
     return [each for each in objects if not each["apiVersion"].startswith("keda.sh/")]

@@ -56,7 +56,7 @@ class _PairSet:
         pairs = live["status"]
         refusals = pairs.get("refusals", ())
         return WorkloadState(
-            asked=live["spec"]["replicas"],
+            desired=live["spec"]["replicas"],
             replicas=pairs["all"],
             ready=pairs["ready"],
             is_current=pairs["seen"] == live["metadata"]["generation"],

@@ -110,7 +110,7 @@ def a_deployment(
     replicas: int = 1,
     updated: int = 1,
     ready: int = 0,
-    asked: int = 1,
+    desired: int = 1,
     conditions: tuple[Mapping[str, Any], ...] = (),
     observed_generation: int = 2,
 ) -> Manifest:
@@ -118,7 +118,7 @@ def a_deployment(
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": "qwen", "namespace": "team", "generation": 2},
-        "spec": {"replicas": asked},
+        "spec": {"replicas": desired},
         "status": {
             "observedGeneration": observed_generation,
             "replicas": replicas,

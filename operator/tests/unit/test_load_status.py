@@ -24,7 +24,7 @@ from operator_support.services import NOW, a_service
 
 PLAN = ProviderPlan(Autoscaler(ScalingProvider.EXTERNAL))
 TWO = Observation(
-    asked=2,
+    desired=2,
     replicas=2,
     updated_replicas=2,
     ready_replicas=2,
@@ -45,7 +45,7 @@ def status(
     before: dict[str, Any] | None = None,
 ) -> LoadStatus:
     service = a_service(AUTOSCALED if spec is None else spec, status=before or {})
-    return build_load_status(service, view, seen, seen.asked or 0, NOW)
+    return build_load_status(service, view, seen, seen.desired or 0, NOW)
 
 
 def condition(found: LoadStatus, kind: ConditionType) -> ConditionUpdate:
@@ -112,7 +112,7 @@ def test_at_the_maximum_and_still_short_it_says_how_many_would_do() -> None:
 
 def test_without_room_in_the_cluster_it_says_so_with_the_schedulers_words() -> None:
     problem = Problem(Reason.WAITING_FOR_GPU, "0/3 nodes have a GPU.")
-    seen = replace(TWO, asked=4, is_rolled_out=False, problem=problem)
+    seen = replace(TWO, desired=4, is_rolled_out=False, problem=problem)
     said = active(view(300.0), seen)
     assert said.reason is Reason.NO_CAPACITY
     assert said.message.startswith("2 of 4 replicas run.")
@@ -125,7 +125,7 @@ def test_a_replica_that_is_not_ready_after_three_cold_starts_is_told(
 ) -> None:
     problem = Problem(Reason.LOADING_MODEL, "The model server starts.")
     since = NOW - timedelta(seconds=seconds)
-    seen = replace(TWO, asked=4, is_rolled_out=False, problem=problem, not_ready_since=since)
+    seen = replace(TWO, desired=4, is_rolled_out=False, problem=problem, not_ready_since=since)
     said = active(view(300.0, cold_start_seconds=60.0), seen)
     assert (said.reason is Reason.NO_CAPACITY) is is_late
     if is_late:
@@ -199,7 +199,7 @@ def test_a_mode_that_holds_is_told(mode: str) -> None:
 
 def test_a_suspended_service_begins_again_with_what_it_had() -> None:
     before = {"autoscaling": {"desiredReplicas": 5, "current": 60}}
-    nothing = Observation(asked=0, is_rolled_out=True)
+    nothing = Observation(desired=0, is_rolled_out=True)
     found = status(view(None), nothing, {**AUTOSCALED, "suspend": True}, before)
     assert scaling(found).desired_replicas == 5
     assert condition(found, ConditionType.AUTOSCALING_ACTIVE).reason is Reason.SUSPENDED

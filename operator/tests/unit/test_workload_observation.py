@@ -370,7 +370,7 @@ def test_pods_that_are_leaving_have_no_say() -> None:
 def test_a_deployment_that_its_controller_has_not_seen_says_only_what_still_runs() -> None:
     crash = PROBLEMS["a crash without a word"][0]
     observation = seen(crash, replicas=2, updated=2, ready=1, observed_generation=1)
-    assert observation == Observation(asked=1, replicas=2, ready_replicas=1)
+    assert observation == Observation(desired=1, replicas=2, ready_replicas=1)
 
 
 def test_without_a_deployment_nothing_is_there() -> None:
@@ -380,12 +380,12 @@ def test_without_a_deployment_nothing_is_there() -> None:
 @pytest.mark.parametrize(
     ("counts", "rolled_out"),
     [
-        ({"replicas": 2, "updated": 2, "ready": 2, "asked": 2}, True),
-        ({"replicas": 3, "updated": 2, "ready": 2, "asked": 2}, False),
-        ({"replicas": 2, "updated": 1, "ready": 2, "asked": 2}, False),
-        ({"replicas": 2, "updated": 2, "ready": 1, "asked": 2}, False),
-        ({"replicas": 2, "updated": 2, "ready": 2, "asked": 3}, False),
-        ({"replicas": 0, "updated": 0, "ready": 0, "asked": 0}, True),
+        ({"replicas": 2, "updated": 2, "ready": 2, "desired": 2}, True),
+        ({"replicas": 3, "updated": 2, "ready": 2, "desired": 2}, False),
+        ({"replicas": 2, "updated": 1, "ready": 2, "desired": 2}, False),
+        ({"replicas": 2, "updated": 2, "ready": 1, "desired": 2}, False),
+        ({"replicas": 2, "updated": 2, "ready": 2, "desired": 3}, False),
+        ({"replicas": 0, "updated": 0, "ready": 0, "desired": 0}, True),
     ],
     ids=[
         "all replaced and ready",
@@ -393,7 +393,7 @@ def test_without_a_deployment_nothing_is_there() -> None:
         "one is still to replace",
         "one is not ready",
         "one is still to create",
-        "none is asked for",
+        "none is desired",
     ],
 )
 def test_a_rollout_is_done_when_nothing_is_left_to_do(

@@ -27,7 +27,7 @@ RECORDED = {"rollout": {"inPlaceSince": "2026-01-02T03:00:00Z"}}
 
 def waiting_since(seconds: float, replicas: int = 2, updated: int = 1) -> Observation:
     return Observation(
-        asked=1,
+        desired=1,
         replicas=replicas,
         updated_replicas=updated,
         ready_replicas=replicas - updated,
@@ -166,7 +166,7 @@ def test_the_conditions_say_that_old_replicas_end_first_and_what_it_costs(
     replicas: int, downtime: bool
 ) -> None:
     service = a_service({"replicas": replicas}, status=RECORDED)
-    seen = Observation(asked=replicas, replicas=replicas, updated_replicas=1)
+    seen = Observation(desired=replicas, replicas=replicas, updated_replicas=1)
     conditions = {
         each["type"]: each for each in build_status(service, PIN, seen, NOW).status["conditions"]
     }

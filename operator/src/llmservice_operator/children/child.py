@@ -46,7 +46,7 @@ class Context:
             settings,
             pin,
             replicas or resolve_replicas(service, None),
-            autoscaler or Autoscaler.wished(service),
+            autoscaler or Autoscaler.of_spec(service),
         )
 
 

@@ -14,18 +14,18 @@ from llmservice_operator.workload import workload_of
 
 def _body(context: Context) -> Manifest:
     """Open the API port; the management port is never in a Service object."""
-    wanted = context.service.spec.service
+    spec = context.service.spec.service
     return {
         "spec": {
-            "type": wanted.type,
+            "type": spec.type,
             "selector": dict(workload_of(context.service).server_selector(context.service)),
-            **_from_outside(wanted),
+            **_from_outside(spec),
             "ports": [
                 {
                     # Service meshes know the protocol by this name. appProtocol would say the same,
                     # but makes Azure's load balancers probe /, which is not served.
                     "name": names.SERVICE_PORT_NAME,
-                    "port": wanted.port,
+                    "port": spec.port,
                     "protocol": "TCP",
                     "targetPort": names.API_PORT_NAME,
                 }
@@ -34,10 +34,10 @@ def _body(context: Context) -> Manifest:
     }
 
 
-def _from_outside(wanted: ServiceObject) -> dict[str, Any]:
+def _from_outside(spec: ServiceObject) -> dict[str, Any]:
     fields = {
-        "externalTrafficPolicy": wanted.external_traffic_policy,
-        "loadBalancerSourceRanges": list(wanted.load_balancer_source_ranges),
+        "externalTrafficPolicy": spec.external_traffic_policy,
+        "loadBalancerSourceRanges": list(spec.load_balancer_source_ranges),
     }
     # Unset fields are not sent: the API server sets them, and clears them with the type.
     return {name: value for name, value in fields.items() if value}

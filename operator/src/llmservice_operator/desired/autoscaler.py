@@ -36,7 +36,7 @@ class Autoscaler:
     target changes nothing."""
 
     @classmethod
-    def wished(cls, service: LLMService) -> Self:
+    def of_spec(cls, service: LLMService) -> Self:
         """Return what the spec asks for, Auto being what it is where nothing stands against it."""
         autoscaling = service.spec.autoscaling
         if autoscaling is None or autoscaling.mode is not ScalingMode.ACTIVE:

@@ -176,14 +176,14 @@ class Registration:
             live["spec"].get("caBundle", "") if live else "", self._authority(), self._now()
         )
         owner = await self._owner()
-        wanted = build_api_service(self._endpoint, bundle, owner)
+        desired = build_api_service(self._endpoint, bundle, owner)
         if live is None:
-            await self._cluster.write("POST", API_SERVICES.path(), wanted)
+            await self._cluster.write("POST", API_SERVICES.path(), desired)
             logger.info("registered %s", API_SERVICE)
-        elif _differs(live, wanted):
-            metadata = {**live["metadata"], **wanted["metadata"]}
+        elif _differs(live, desired):
+            metadata = {**live["metadata"], **desired["metadata"]}
             path = API_SERVICES.path(name=API_SERVICE)
-            await self._cluster.write("PUT", path, {**live, **wanted, "metadata": metadata})
+            await self._cluster.write("PUT", path, {**live, **desired, "metadata": metadata})
             logger.info("updated %s", API_SERVICE)
         self._say(
             ExternalMetrics(
@@ -205,12 +205,12 @@ class Registration:
         self.state = state
 
 
-def _differs(live: Manifest, wanted: Manifest) -> bool:
+def _differs(live: Manifest, desired: Manifest) -> bool:
     metadata = live["metadata"]
-    labels = wanted["metadata"]["labels"]
+    labels = desired["metadata"]["labels"]
     return (
-        live["spec"] != {**live["spec"], **wanted["spec"]}
+        live["spec"] != {**live["spec"], **desired["spec"]}
         or not labels.items() <= (metadata.get("labels") or {}).items()
         or [it["uid"] for it in metadata.get("ownerReferences", [])]
-        != [it["uid"] for it in wanted["metadata"].get("ownerReferences", [])]
+        != [it["uid"] for it in desired["metadata"].get("ownerReferences", [])]
     )

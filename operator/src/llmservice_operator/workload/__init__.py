@@ -16,8 +16,8 @@ from llmservice_operator.workload.registry import WORKLOADS, replicas_of, worklo
 from llmservice_operator.workload.replica import Replica
 from llmservice_operator.workload.replica_count import (
     ReplicaCount,
-    asked_replicas,
     build_hand_over,
+    desired_replicas,
     first_replicas,
     is_handed_over,
     resolve_replicas,
@@ -34,9 +34,9 @@ __all__ = [
     "RolloutDecision",
     "Workload",
     "WorkloadState",
-    "asked_replicas",
     "build_hand_over",
     "decide_rollout",
+    "desired_replicas",
     "first_replicas",
     "is_handed_over",
     "observe_service",

@@ -18,7 +18,7 @@ from llmservice_operator.workload.pod_problems import Problem, quoted, with_hint
 from llmservice_operator.workload.pod_template import build_pod_template, server_image
 from llmservice_operator.workload.protocol import Workload, WorkloadState
 from llmservice_operator.workload.replica import Replica, condition
-from llmservice_operator.workload.replica_count import ReplicaCount, asked_replicas
+from llmservice_operator.workload.replica_count import ReplicaCount, desired_replicas
 
 IMAGE_PULL_BUDGET_SECONDS: Final = 20 * 60
 """Longest that scheduling a pod and pulling its image (about 10 GB) may take. A judgement."""
@@ -64,7 +64,7 @@ class _Deployment:
         status = live.get("status", {})
         generation = live["metadata"].get("generation", 0)
         return WorkloadState(
-            asked=asked_replicas(live),
+            desired=desired_replicas(live),
             replicas=status.get("replicas", 0),
             ready=status.get("readyReplicas", 0),
             is_current=status.get("observedGeneration", 0) >= generation,

@@ -21,7 +21,7 @@ from llmservice_operator.workload.replica import Replica, condition
 
 @dataclass(frozen=True)
 class Observation:
-    asked: int | None = None
+    desired: int | None = None
     """Replicas that the workload asks for; None while there is no workload."""
     replicas: int = 0
     """Replicas that exist, of this spec or an earlier one."""
@@ -59,7 +59,9 @@ def observe_service(
     state = workload_of(service).state_of(live)
     if not state.is_current:
         # The replica counts are still true. The fields about the present spec are outdated.
-        return Observation(asked=state.asked, replicas=state.replicas, ready_replicas=state.ready)
+        return Observation(
+            desired=state.desired, replicas=state.replicas, ready_replicas=state.ready
+        )
     present = _newest_revision(replicas_of(pods)) if state.updated else []
     found = list(_problems_of_pods(service, present, report))
     problems = [*state.problems, *(problem for _, problem in found)]
@@ -72,11 +74,11 @@ def observe_service(
     )
     unready = (replica.not_ready_since for replica in present)
     return Observation(
-        asked=state.asked,
+        desired=state.desired,
         replicas=state.replicas,
         updated_replicas=state.updated,
         ready_replicas=state.ready,
-        is_rolled_out=state.replicas == state.updated == state.ready == state.asked,
+        is_rolled_out=state.replicas == state.updated == state.ready == state.desired,
         is_stuck=state.is_stuck,
         waits_for_accelerator_since=min(
             (datetime.fromisoformat(since) for since in waits if since), default=None

@@ -23,7 +23,7 @@ class WorkloadState:
     Of `updated`, `is_stuck` and `problems` nothing is known while the state is not current.
     """
 
-    asked: int
+    desired: int
     """Replicas that the workload asks for."""
     replicas: int
     """Replicas that exist, of the present pod template or an earlier one."""

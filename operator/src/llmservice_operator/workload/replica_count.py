@@ -52,7 +52,7 @@ def _resolve(service: LLMService, live: Manifest | None) -> ReplicaCount:
     if kept is not None and kept.isdecimal():
         return _keeping(int(kept))
     if service.status.autoscaling is not None and service.status.autoscaling.desired_replicas:
-        return _keeping(asked_replicas(live), now=True)
+        return _keeping(desired_replicas(live), now=True)
     return ReplicaCount(1, {})
 
 
@@ -60,7 +60,7 @@ def _keeping(number: int, *, now: bool = False) -> ReplicaCount:
     return ReplicaCount(number, {names.KEPT_REPLICAS_ANNOTATION: str(number)}, is_kept_now=now)
 
 
-def asked_replicas(live: Manifest) -> int:
+def desired_replicas(live: Manifest) -> int:
     """Return how many replicas a live workload asks for."""
     number: int = live["spec"].get("replicas", 1)
     return number
