@@ -157,11 +157,14 @@ class Process:
         async def work() -> None:
             await reflector.loaded.wait()
             await leader.elected.wait()
+            # Before the first answer every load would be reported as unknown.
+            await reports.polled.wait()
             await queue.work(reconciler.reconcile)
 
         election = self._tasks.start("leader", leader.run())
         workers = [self._tasks.start(f"worker-{number}", work()) for number in range(WORKERS)]
         self._tasks.start("audit", reflector.audit())
+        self._tasks.start("load-reports", reports.run())
         self._tasks.start("discovery", reflector.discover())
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
         leaving = self._tasks.start("leaving", self._leave(leader, election, workers))
@@ -172,7 +175,6 @@ class Process:
             await leaving
         finally:
             await self._tasks.cancel_all()
-            await reports.close()
             await cluster.close()
             await server.cleanup()
         return 1 if self._tasks.failed else 0

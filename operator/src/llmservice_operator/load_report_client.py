@@ -1,8 +1,17 @@
-"""Client of the metrics server: reads load reports. No report is None, never zero."""
+"""Client of the metrics server: polls the load reports of all services in the background.
+
+A pass reads what the last poll brought and never waits for the metrics server, so one that hangs
+delays nothing. No report is None, never zero.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import aiohttp
 from pydantic import ValidationError
@@ -12,37 +21,101 @@ from llmservice_operator.api.load_report import LoadReport
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_SECONDS = 3.0
-"""A pass must not wait for a metrics server that hangs; the next pass asks again."""
+POLL_SECONDS: Final = 5.0
+"""Time between two polls: the metrics server measures as often."""
+TIMEOUT_SECONDS: Final = 3.0
+"""Longest that one poll may take, from the connection on."""
+KEPT_SECONDS: Final = 3 * POLL_SECONDS
+"""How long reports are used after the last answer, so that one lost answer is no news."""
+LONGEST_ANSWER_BYTES: Final = 64 * 2**20
+"""Longest answer that is read: far more than the reports of ten thousand services."""
 
 
 class LoadReportClient:
-    """Reads the report of one service. Open it once and close it at the end."""
+    """Holds the newest report of every service while `run` polls for them."""
 
-    def __init__(self, url: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        longest_bytes: int = LONGEST_ANSWER_BYTES,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`url` is the server's address without a path; None means that there is none."""
+        self.polled = asyncio.Event()
+        """Set once the first poll has ended, whatever its result. Without a server it is set."""
         self._url = url and url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-        self._session: aiohttp.ClientSession | None = None
-
-    async def read(self, namespace: str, name: str) -> LoadReport | None:
-        """Return the report of a service; None without an answer, which is logged."""
+        self._longest_bytes = longest_bytes
+        self._monotonic = monotonic
+        self._answer: Mapping[str, Any] = {}
+        """The last answer: reports by NAMESPACE/NAME."""
+        self._answered_at = 0.0
+        self._parsed: dict[str, LoadReport | None] = {}
+        """The reports of the last answer that were asked for."""
+        self._is_answering = True
         if not self._url:
-            return None
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout)
-        try:
-            async with self._session.get(
-                f"{self._url}{names.load_report_path(namespace, name)}", allow_redirects=False
-            ) as answer:
-                if answer.status != 200:
-                    return None
-                return LoadReport.model_validate_json(await answer.read())
-        except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
-            logger.warning("no load report: %s", str(error) or type(error).__name__)
-            return None
+            self.polled.set()
 
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+    def read(self, namespace: str, name: str) -> LoadReport | None:
+        """Return the newest report of a service; None without one."""
+        if self._monotonic() - self._answered_at > KEPT_SECONDS:
+            return None
+        key = f"{namespace}/{name}"
+        if key not in self._parsed:
+            self._parsed[key] = self._parse(key)
+        return self._parsed[key]
+
+    async def run(self) -> None:
+        """Poll for ever; return at once without a metrics server."""
+        if not self._url:
+            return
+        async with aiohttp.ClientSession(timeout=self._timeout) as session:
+            while True:
+                await self.poll(session)
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def poll(self, session: aiohttp.ClientSession) -> None:
+        """Ask once for the reports of all services; keep the last ones when no answer comes."""
+        url = f"{self._url}{names.LOAD_REPORTS_PATH}"
+        try:
+            async with asyncio.timeout(self._timeout.total):
+                answer = await self._ask(session, url)
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
+            # One line for an outage, not one for every poll of it.
+            level = logging.WARNING if self._is_answering else logging.DEBUG
+            logger.log(level, "no load reports from %s: %s", url, str(error) or "no answer in time")
+            self._is_answering = False
+        else:
+            if not self._is_answering:
+                logger.info("%s answers again", url)
+            self._is_answering = True
+            self._answer, self._parsed = answer, {}
+            self._answered_at = self._monotonic()
+        self.polled.set()
+
+    async def _ask(self, session: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
+        """Return the answer; raise ClientError, or ValueError for one that holds no reports."""
+        async with session.get(url, allow_redirects=False) as answer:
+            if answer.status != 200:
+                raise ValueError(f"the answer has status {answer.status}")
+            text = bytearray()
+            async for chunk in answer.content.iter_any():
+                text += chunk
+                if len(text) > self._longest_bytes:
+                    raise ValueError(f"the answer has more than {self._longest_bytes} bytes")
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("the answer is no JSON object")
+        return found
+
+    def _parse(self, key: str) -> LoadReport | None:
+        """Read one report; one that makes no sense hides none of the others."""
+        found = self._answer.get(key)
+        if found is None:
+            return None
+        try:
+            return LoadReport.model_validate(found)
+        except ValidationError as error:
+            logger.warning("the load report of %s makes no sense: %s", key, error)
+            return None

@@ -135,7 +135,7 @@ class Reconciler:
         workload = workload_child(service)
         live = await self._live(workload.kind, service.namespace, workload.name(service))
         is_watched = service.spec.autoscaling is not None or service.spec.objectives.is_limited
-        report = await self._read_report(service) if is_watched else None
+        report = self._read_report(service) if is_watched else None
         plan, decision = self._scaler.plan(service, report), None
         wrote, failure, pin = False, None, None
         try:
@@ -163,7 +163,7 @@ class Reconciler:
         # The report says how far the download of a replica that starts has come.
         may_start = any(each.is_running and not each.is_ready for each in replicas_of(pods))
         if has_reports and report is None and may_start:
-            report = await self._read_report(service)
+            report = self._read_report(service)
         seen = observe_service(service, self._owned(service, workload), pods, report)
         is_starting = has_reports and seen.problem is not None and seen.problem.reason in STARTING
         view = LoadView(plan, report, self._scaler.live_autoscaler(service), decision)
@@ -181,8 +181,8 @@ class Reconciler:
         )
         return min((each for each in waits if each is not None), default=None)
 
-    async def _read_report(self, service: LLMService) -> LoadReport | None:
-        return await self._reports.read(service.namespace, service.name)
+    def _read_report(self, service: LLMService) -> LoadReport | None:
+        return self._reports.read(service.namespace, service.name)
 
     async def _keep_replicas(
         self,

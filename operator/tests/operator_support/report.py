@@ -1,13 +1,19 @@
 """A source of load reports that says what a test wants, over real HTTP."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import time
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.names import LOAD_REPORTS_PATH
+
+_ONE = TypeAdapter(LoadReport)
+_REPORTS = TypeAdapter(dict[str, LoadReport])
 
 
 def a_report(**fields: Any) -> LoadReport:
@@ -29,7 +35,7 @@ class ReportSource:
     def __init__(self, url: str) -> None:
         self.url = url
         self.reports: dict[str, LoadReport] = {}
-        """By NAMESPACE/NAME; without one the answer is 503."""
+        """By NAMESPACE/NAME; without one the answer to KEDA is 503."""
 
     def say(self, namespace: str, name: str, **fields: Any) -> None:
         self.reports[f"{namespace}/{name}"] = a_report(**fields)
@@ -38,16 +44,27 @@ class ReportSource:
         self.reports.pop(f"{namespace}/{name}", None)
 
 
+def _fresh(reports: Mapping[str, LoadReport]) -> dict[str, LoadReport]:
+    return {key: it.model_copy(update={"at": time()}) for key, it in dict(reports).items()}
+
+
 @contextmanager
 def report_source() -> Iterator[ReportSource]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            report = source.reports.get(self.path.removeprefix("/v1/scaling/"))
-            self.send_response(503 if report is None else 200)
+            if self.path == LOAD_REPORTS_PATH:
+                # As for the operator.
+                self._answer(_REPORTS.dump_json(_fresh(source.reports), by_alias=True))
+            else:
+                # As for KEDA.
+                key = self.path.removeprefix(f"{LOAD_REPORTS_PATH}/")
+                found = _fresh(source.reports).get(key)
+                self._answer(None if found is None else _ONE.dump_json(found, by_alias=True))
+
+        def _answer(self, body: bytes | None) -> None:
+            self.send_response(503 if body is None else 200)
             self.end_headers()
-            if report is not None:
-                fresh = report.model_copy(update={"at": time()})
-                self.wfile.write(fresh.model_dump_json(by_alias=True).encode())
+            self.wfile.write(body or b"")
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""

@@ -1,16 +1,18 @@
 """The operator's client of the metrics server, against a real HTTP server."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from llmservice_operator.api.load_report import LoadReport
-from llmservice_operator.load_report_client import LoadReportClient
+from llmservice_operator.load_report_client import KEPT_SECONDS, LoadReportClient
 from operator_support.processes import free_port
+from shared_support.waiting import eventually_in_loop
 
 REPORT = LoadReport(
     at=1000.0,
@@ -20,60 +22,165 @@ REPORT = LoadReport(
     cold_start_seconds=60.0,
     scale_down_window_seconds=90.0,
 )
+TEXT = REPORT.model_dump_json(by_alias=True)
+LONGEST = 100_000
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Polled:
+    """A client whose polls and whose time are steps of the test."""
+
+    def __init__(self, url: str, session: ClientSession, timeout: float) -> None:
+        self.seconds = 1_000_000.0
+        self.client = LoadReportClient(
+            url, timeout, longest_bytes=LONGEST, monotonic=lambda: self.seconds
+        )
+        self._session = session
+
+    async def poll(self) -> None:
+        await self.client.poll(self._session)
 
 
 @asynccontextmanager
-async def reading_from(
-    answer: Callable[[web.Request], Awaitable[web.Response]], timeout: float = 5
-) -> AsyncIterator[LoadReportClient]:
+async def polling(answer: Answer, timeout: float = 5) -> AsyncIterator[Polled]:
     app = web.Application()
-    app.router.add_get("/v1/scaling/{namespace}/{name}", answer)
-    async with TestServer(app) as server:
-        reports = LoadReportClient(str(server.make_url("/")), timeout)
-        try:
-            yield reports
-        finally:
-            await reports.close()
+    app.router.add_get("/v1/scaling", answer)
+    async with TestServer(app) as server, ClientSession() as session:
+        yield Polled(str(server.make_url("/")), session, timeout)
 
 
-async def test_reads_the_report_of_one_service() -> None:
-    async def answer(request: web.Request) -> web.Response:
-        assert request.match_info == {"namespace": "ml", "name": "qwen"}
-        return web.json_response(text=REPORT.model_dump_json(by_alias=True))
+def reports(**texts: str) -> str:
+    """Return an answer with the reports of these services of the namespace ml."""
+    return "{" + ", ".join(f'"ml/{name}": {text}' for name, text in texts.items()) + "}"
 
-    async with reading_from(answer) as reports:
-        assert await reports.read("ml", "qwen") == REPORT
-        assert await reports.read("ml", "qwen") == REPORT
+
+async def test_one_request_reads_the_reports_of_all_services() -> None:
+    requests = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal requests
+        requests += 1
+        return web.json_response(text=reports(qwen=TEXT, llama=TEXT))
+
+    async with polling(answer) as polled:
+        await polled.poll()
+        assert polled.client.read("ml", "qwen") == REPORT
+        assert polled.client.read("ml", "llama") == REPORT
+        assert polled.client.read("ml", "other") is None
+        assert requests == 1
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(404, "{}"), (503, "{}"), (200, "{}"), (200, "no JSON"), (302, "")]
+    ("status", "body"),
+    [
+        (404, "{}"),
+        (503, reports(qwen=TEXT)),
+        (200, "no JSON"),
+        (200, "[1]"),
+        (200, "[" * 50_000),
+        (200, reports(qwen=TEXT, llama=json.dumps("x" * LONGEST))),
+        (302, ""),
+    ],
+    ids=["unknown path", "error", "no JSON", "a list", "too deep", "too long", "redirected"],
 )
-async def test_an_answer_that_is_no_report_is_unknown(status: int, body: str) -> None:
+async def test_an_answer_that_holds_no_reports_is_unknown(status: int, body: str) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text=body, headers={"Location": "/v1/scaling/ml/other"})
 
-    async with reading_from(answer) as reports:
-        assert await reports.read("ml", "qwen") is None
+    async with polling(answer) as polled:
+        await polled.poll()
+        assert polled.client.read("ml", "qwen") is None
+        assert polled.client.polled.is_set()
 
 
-async def test_a_metrics_server_that_hangs_is_given_up() -> None:
+@pytest.mark.parametrize("text", ["{}", "null", "7", TEXT.replace("170.0", '"much"', 1)])
+async def test_a_report_that_makes_no_sense_hides_none_of_the_others(text: str) -> None:
     async def answer(_: web.Request) -> web.Response:
-        await asyncio.Event().wait()
-        raise AssertionError
+        return web.json_response(text=reports(broken=text, qwen=TEXT))
 
-    async with reading_from(answer, timeout=0.1) as reports:
-        assert await reports.read("ml", "qwen") is None
+    async with polling(answer) as polled:
+        await polled.poll()
+        assert polled.client.read("ml", "broken") is None
+        assert polled.client.read("ml", "qwen") == REPORT
 
 
-async def test_no_metrics_server_is_unknown() -> None:
-    reports = LoadReportClient(f"http://127.0.0.1:{free_port()}")
-    assert await reports.read("ml", "qwen") is None
-    await reports.close()
-    assert await LoadReportClient(None).read("ml", "qwen") is None
+async def test_reports_are_read_at_once_while_the_metrics_server_hangs() -> None:
+    hangs = False
+
+    async def answer(_: web.Request) -> web.Response:
+        if hangs:
+            await asyncio.Event().wait()
+        return web.json_response(text=reports(qwen=TEXT))
+
+    async with polling(answer, timeout=0.2) as polled:
+        await polled.poll()
+        hangs = True
+        poll = asyncio.create_task(polled.poll())
+        assert polled.client.read("ml", "qwen") == REPORT
+        assert not poll.done()
+        await poll
+        assert polled.client.read("ml", "qwen") == REPORT
+        polled.seconds += KEPT_SECONDS + 1
+        assert polled.client.read("ml", "qwen") is None
+
+
+async def test_a_metrics_server_that_sends_byte_after_byte_is_given_up() -> None:
+    sent = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            sent.set()
+            await asyncio.sleep(0.02)  # noqa: TID251 - a slow server is the point
+
+    async with polling(answer, timeout=0.2) as polled, asyncio.timeout(5):
+        await polled.poll()
+        assert sent.is_set()
+        assert polled.client.read("ml", "qwen") is None
+
+
+async def test_an_outage_is_logged_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    works = True
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(text=reports(qwen=TEXT), status=200 if works else 500)
+
+    caplog.set_level("INFO")
+    async with polling(answer) as polled:
+        await polled.poll()
+        works = False
+        for _ in range(3):
+            await polled.poll()
+        works = True
+        await polled.poll()
+    said = [record.message for record in caplog.records if "aiohttp" not in record.name]
+    assert [("no load reports" in each, "answers again" in each) for each in said] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+async def test_without_an_answer_the_first_poll_ends_too() -> None:
+    client = LoadReportClient(f"http://127.0.0.1:{free_port()}")
+    assert not client.polled.is_set()
+    polls = asyncio.create_task(client.run())
+    await eventually_in_loop(client.polled.is_set)
+    assert client.read("ml", "qwen") is None
+    polls.cancel()
+    await asyncio.gather(polls, return_exceptions=True)
+
+
+async def test_without_a_metrics_server_nothing_is_polled_or_waited_for() -> None:
+    client = LoadReportClient(None)
+    await client.run()
+    assert client.polled.is_set()
+    assert client.read("ml", "qwen") is None
 
 
 def test_a_field_of_a_newer_metrics_server_is_ignored() -> None:
-    text = REPORT.model_dump_json(by_alias=True).replace("{", '{"mood": "good", ', 1)
+    text = TEXT.replace("{", '{"mood": "good", ', 1)
 
     assert LoadReport.model_validate_json(text) == REPORT

@@ -1,13 +1,13 @@
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.cluster import Cache
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
-from llmservice_operator.load_report_client import LoadReportClient
+from llmservice_operator.load_report_client import KEPT_SECONDS, LoadReportClient
 from llmservice_operator.reconcile import LOOK_AT_START_SECONDS, Reconciler
 from llmservice_operator.settings import OperatorSettings
 from operator_support.reconcile import RacingCluster, a_reconciler
@@ -101,13 +101,15 @@ async def test_a_download_is_followed_with_few_writes_and_without_numbers_once_n
             downloaded_bytes=done * 10**9,
             total_bytes=100 * 10**9,
         )
-        return web.json_response(text=a_report(replica).model_dump_json(by_alias=True))
+        text = a_report(replica).model_dump_json(by_alias=True)
+        return web.json_response(text=f'{{"team/llama": {text}}}')
 
     app = web.Application()
-    app.router.add_get("/v1/scaling/team/llama", answer)
-    async with TestServer(app) as server:
+    app.router.add_get("/v1/scaling", answer)
+    seconds = 1_000_000.0
+    async with TestServer(app) as server, ClientSession() as session:
         url = str(server.make_url("/"))
-        reports = LoadReportClient(url)
+        reports = LoadReportClient(url, monotonic=lambda: seconds)
         settings = OperatorSettings(metrics_server_url=url)
         reconciler = a_reconciler(cluster, cache, settings, reports=reports)
         await reconciler.reconcile(KEY)
@@ -115,15 +117,16 @@ async def test_a_download_is_followed_with_few_writes_and_without_numbers_once_n
         cluster.writes.clear()
         while done < 99:
             done += 1
+            await reports.poll(session)
             assert await reconciler.reconcile(KEY) in (0.0, LOOK_AT_START_SECONDS)
         assert ready(cluster)["reason"] == "DownloadingModel"
         assert "95.0 GB of 100.0 GB (95 %)" in ready(cluster)["message"]
         assert cluster.writes.count("status") == 20
         assert await reconciler.reconcile(KEY) == LOOK_AT_START_SECONDS
+    seconds += KEPT_SECONDS + 1
     await reconciler.reconcile(KEY)
     assert ready(cluster)["reason"] == "LoadingModel"
     assert await reconciler.reconcile(KEY) == LOOK_AT_START_SECONDS
-    await reports.close()
 
 
 class CountedReports(LoadReportClient):
@@ -131,13 +134,13 @@ class CountedReports(LoadReportClient):
         super().__init__(None)
         self.reads = 0
 
-    async def read(self, namespace: str, name: str) -> LoadReport | None:
+    def read(self, namespace: str, name: str) -> LoadReport | None:
         self.reads += 1
         return None
 
 
 @pytest.mark.usefixtures("service")
-async def test_the_metrics_server_is_asked_only_while_a_replica_may_start(
+async def test_a_report_is_looked_at_only_while_a_replica_may_start(
     cluster: RacingCluster, cache: Cache
 ) -> None:
     reports = CountedReports()
