@@ -62,7 +62,7 @@ def install(source: Path) -> None:
 
 
 def main() -> int:
-    """Install from the folder in the first argument; the exit status decides the build."""
+    """Install from the folder in the first argument; return the exit status of the build step."""
     if util.find_spec("vllm") is None or util.find_spec("packaging") is None:
         print(f"the base image has no vLLM that {sys.executable} can import", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Limits on the shape of a JSON body, checked before the application parses it.
+"""Limits the shape of a JSON body before the application parses it.
 
 Parsing and validation run on the event loop that serves every client. Their time depends on the
 number of values in a body, far more than on its length: a megabyte of small arrays would take

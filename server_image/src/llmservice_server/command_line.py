@@ -94,7 +94,7 @@ def _serve(arguments: Sequence[str], settings: ServerSettings) -> NoReturn:
 
 
 def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return the fast event loop that ships with vLLM; None where it is not installed."""
+    """Return the fast event loop that ships with vLLM; None if it is not installed."""
     if importlib.util.find_spec("uvloop") is None:
         return None
     import uvloop

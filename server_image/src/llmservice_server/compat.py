@@ -1,4 +1,4 @@
-"""The only module that imports vLLM, and the list of the symbols that the server takes from it.
+"""Imports the vLLM symbols that the server uses; no other module imports vLLM.
 
 vLLM keeps the signatures of the symbols below, but moves the modules that they are in. So each
 symbol has a list of modules, newest first. A contract test checks names and parameters against the

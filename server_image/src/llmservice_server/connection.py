@@ -1,4 +1,4 @@
-"""Limits of a client's connection that the HTTP library does not enforce.
+"""Enforces limits on a client's connection that the HTTP library does not enforce.
 
 The gate limits requests, so its limits begin when the head of a request is complete. The limits
 here cover connections without a request, the framing around a body, and clients that do not read

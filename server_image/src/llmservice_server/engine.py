@@ -113,8 +113,8 @@ class Engine:
         app.add_exception_handler(self._vllm.EngineDeadError, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineGenerateError, answer_unprocessable)
         if not self._arguments.allowed_origins:
-            # Without allowed origins, the CORS middleware allows nothing more than its absence
-            # does. Its refusals would not have the server's error format.
+            # Without allowed origins, the CORS middleware has no use. Its refusals lack the
+            # server's error envelope.
             app.user_middleware[:] = [
                 each
                 for each in app.user_middleware

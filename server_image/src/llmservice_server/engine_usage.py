@@ -59,7 +59,7 @@ class Counters:
     """Cumulative work of the engine since the server became ready."""
 
     arrivals: int = 0
-    """Number of requested sequences, both accepted and refused by a full queue."""
+    """Number of requested sequences: those accepted and those refused by a full queue."""
     prompt_tokens_arrived: int = 0
     prompt_tokens_computed: int = 0
     prompt_tokens_cached: int = 0
@@ -80,7 +80,7 @@ class Counters:
     itl_milliseconds: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)
     """Histogram of the mean inter-token latency of each request with more than one token."""
     steps: list[float] = field(default_factory=lambda: [0.0] * (STEP_TERMS * (STEP_TERMS + 1) // 2))
-    """Sum over steps of x·xᵀ, as its upper triangle row by row. Least squares needs nothing else.
+    """Sum of x·xᵀ over all steps, as its upper triangle row by row. Least squares needs only this.
 
     Steps of unknown duration, such as the first after an idle time, are left out.
     """

@@ -49,7 +49,7 @@ async def answer_unavailable(_: Request, failure: Exception) -> Response:
 
 
 async def answer_unprocessable(_: Request, failure: Exception) -> Response:
-    """Answer a request that failed in the engine's front end, where vLLM gives no message."""
+    """Answer a request that failed in the engine's front end, for which vLLM has no message."""
     cause = failure.__cause__ or failure
     return error_response(
         f"the engine could not process this request ({type(cause).__name__}{_in_the_log()})",

@@ -1,4 +1,4 @@
-"""Admission in front of the API: checks keys and phase, and counts the requests in progress.
+"""Admits requests to the API: checks keys and phase, and counts the requests in progress.
 
 It is pure ASGI because every request and every streamed chunk passes through it.
 """

@@ -1,4 +1,4 @@
-"""POST /generate: a minimal API of the model, with plain answers or server-sent events."""
+"""Serves POST /generate, a minimal API of the model with plain answers or server-sent events."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing

@@ -1,4 +1,4 @@
-"""GPU metrics from NVML, read when metrics are scraped.
+"""Reads GPU metrics from NVML at each scrape.
 
 An unavailable number is absent, never zero: without a GPU there is no metric family at all. The
 duty cycle is the share of the time in which any kernel runs; it does not measure how full a GPU is.

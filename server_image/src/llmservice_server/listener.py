@@ -1,4 +1,4 @@
-"""HTTP listeners that leave signals to the server and close their sockets in the engine process."""
+"""Runs HTTP listeners, which leave signals to the server and close in the engine process."""
 
 import asyncio
 import os

@@ -167,7 +167,7 @@ def _limits(llm: Any) -> EngineLimits:
 
 
 def _looked_up_downloads(arguments: Namespace) -> list[ModelDownload]:
-    """Return a download for each of the model and its draft model that is on the hub."""
+    """Return the downloads of the model and its draft model; a model outside the hub has none."""
     if Path(arguments.model).is_absolute() and not Path(arguments.model, "config.json").exists():
         raise StartRefused(no_configuration(arguments.model))
     if os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):

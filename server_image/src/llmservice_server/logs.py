@@ -43,7 +43,7 @@ DETAILS = "llmservice_details"
 
 
 def configure() -> None:
-    """Configure this process and, through its environment, the engine's.
+    """Configure the logs of this process and, through its environment, of the engine process.
 
     VLLM_LOGGING_LEVEL sets the level, here and in an engine that is forked from this process.
     VLLM_LOGGING_CONFIG_PATH is overwritten, because another configuration would log prompts.
@@ -94,7 +94,7 @@ class JsonFormatter(logging.Formatter):
 def _message(record: logging.LogRecord, request_id: str | None) -> str:
     """Return the message of a record; for a library's message during a request, only its template.
 
-    The values in it come from the client: a name, or an error that quotes the request.
+    The values in a message may come from the client: a name, or an error that quotes the request.
     """
     is_of_a_request = request_id is not None or record.name.startswith(_QUOTING)
     if is_of_a_request and not _is_own(record):

@@ -51,8 +51,8 @@ def create_management_app(
 
     @app.get("/autoscale")
     async def autoscale() -> Response:
-        # A slow driver must not block the event loop. The event loop that counts also reads the
-        # counters, so these are all from one moment.
+        # A slow driver must not block the event loop. The event loop that updates the counters
+        # also reads them, so they are all from one moment.
         gpus = {"gpuDutyCyclePercent": await run_in_threadpool(usage.gpu_duty_cycle_percent)}
         try:
             report = await run_in(api_loop, usage.report, _USAGE_SECONDS)

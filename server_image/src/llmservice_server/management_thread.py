@@ -1,7 +1,7 @@
 """Runs the management port on a thread and an event loop of its own.
 
-The event loop of the API may be busy for seconds with one request. The kubelet would restart a
-server whose probes do not answer meanwhile.
+The event loop of the API may be busy with one request for seconds. If the probes did not answer in
+that time, the kubelet would restart the server.
 """
 
 import asyncio

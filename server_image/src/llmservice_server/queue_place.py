@@ -40,7 +40,7 @@ class Place:
         promised.count += sequences
 
     def enter(self, sequences: int) -> None:
-        """Record that sequences are in the engine's queue; ignore more than are admitted."""
+        """Record that sequences are in the engine's queue; ignore those beyond the admitted."""
         sequences = min(sequences, self._rest)
         self._rest -= sequences
         if self._promised is not None:

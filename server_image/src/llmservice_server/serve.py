@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 _LAST_WORDS_SECONDS = 1.0
 """Maximum time in seconds for a cancelled load to give up its turn at a shared cache."""
 _LAST_ANSWERS_SECONDS = 1.0
-"""Maximum time in seconds for sending the error to requests that the engine's death broke."""
+"""Maximum time in seconds to send an error to the requests that the engine's death ended."""
 
 
 class Server:
@@ -92,8 +92,8 @@ class Server:
         api.start()
         try:
             if keys is not None and not keys.has_any():
-                # The server checks this before a load of minutes, so that the error does not
-                # wait for the first client.
+                # A missing key is reported before the load, which takes minutes, and not only
+                # when the first client is refused.
                 return self._fail(StartRefused(NO_API_KEY), Reason.LOAD_FAILED)
             return await self._load_and_serve(app, api, terminated)
         finally:
