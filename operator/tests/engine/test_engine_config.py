@@ -11,15 +11,13 @@ from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
 from llmservice_operator.workload import resolve_pin
-from operator_support.services import REPOSITORY, SETTINGS, a_service
+from operator_support.examples import EXAMPLES
+from operator_support.services import SETTINGS, a_service
 from random_specs import LIKELY, Spec, many_valid_specs
 
 pytest_plugins = ("engine_fixtures",)
 
-EXAMPLES: Final = {
-    path.stem: yaml.safe_load(path.read_text())["spec"]
-    for path in sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
-}
+EXAMPLE_SPECS: Final = {path.stem: yaml.safe_load(path.read_text())["spec"] for path in EXAMPLES}
 RANDOM_SPECS: Final = 300
 ACCEPTED_FLAGS: Final = LIKELY["spec.engine.extraArgs[]"]
 
@@ -100,7 +98,7 @@ def is_for_the_pinned_version(spec: Spec) -> bool:
 def arguments() -> dict[str, list[str]]:
     """The compiled arguments of every example and of random specs."""
     random = many_valid_specs(RANDOM_SPECS, is_for_the_pinned_version)
-    specs = EXAMPLES | {f"random {number}": spec for number, spec in enumerate(random)}
+    specs = EXAMPLE_SPECS | {f"random {number}": spec for number, spec in enumerate(random)}
     return {name: compiled(spec) for name, spec in specs.items()}
 
 

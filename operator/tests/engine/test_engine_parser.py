@@ -15,11 +15,10 @@ from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, FlagKind
 from llmservice_operator.settings import ENGINE_VERSION
 from llmservice_operator.workload import resolve_pin
-from operator_support.services import REPOSITORY, SETTINGS, a_service
+from operator_support.examples import EXAMPLES
+from operator_support.services import SETTINGS, a_service
 
 pytest_plugins = ("engine_fixtures",)
-
-EXAMPLES = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
 
 Parse = Callable[[list[list[str]]], list[str | None]]
 

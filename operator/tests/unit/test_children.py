@@ -1,11 +1,25 @@
 """The declarations of children: what every child has in common, and what is left to each."""
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 import pytest
 
-from llmservice_operator import names
+from llmservice_operator import children, names
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import CHILDREN, Child, Context, build_all
-from llmservice_operator.kinds import AUTOSCALERS, NETWORK_POLICIES, PODS, Kind, kind_of
+from llmservice_operator.kinds import (
+    AUTOSCALERS,
+    CLAIMS,
+    DEPLOYMENTS,
+    NETWORK_POLICIES,
+    PODS,
+    SCALED_OBJECTS,
+    SERVICES,
+    Kind,
+    kind_of,
+)
+from llmservice_operator.rights import OPERATOR
 from llmservice_operator.workload import resolve_pin
 from operator_support.services import SETTINGS, a_service
 
@@ -37,9 +51,45 @@ def test_every_child_is_labelled_and_owned_by_the_service() -> None:
         assert owner["controller"], manifest["kind"]
 
 
-def test_only_a_child_that_is_pruned_needs_the_right_to_delete() -> None:
-    may_delete = {child.kind.kind for child in CHILDREN if "delete" in child.verbs}
-    assert may_delete == {"NetworkPolicy", "HorizontalPodAutoscaler", "ScaledObject"}
+MODULES = sorted(each.name for each in iter_modules(children.__path__) if each.name != "child")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_of_children_is_registered(name: str) -> None:
+    module = import_module(f"{children.__name__}.{name}")
+    declared = {value for value in vars(module).values() if isinstance(value, Child)}
+    declared |= {*getattr(module, "CHILDREN", ())}
+    assert declared, f"children/{name}.py declares no child: end it with CHILD = Child(...)"
+    assert declared <= {*CHILDREN}, (
+        f"children/{name}.py is in no list: import it in children/__init__.py, and add "
+        f"{name}.CHILD to CHILDREN there, in its place in the order of applying"
+    )
+
+
+def test_no_child_is_registered_twice() -> None:
+    kinds = [child.kind.kind for child in CHILDREN]
+    assert len({*kinds}) == len(kinds), kinds
+
+
+@pytest.mark.parametrize("child", CHILDREN, ids=lambda child: child.kind.kind)
+def test_the_operator_may_delete_an_object_exactly_where_it_prunes_it(child: Child) -> None:
+    rights = [right for right in OPERATOR if right.kind is child.kind and not right.subresource]
+    may_delete = any("delete" in right.verbs for right in rights)
+    assert may_delete is child.is_pruned, (
+        f"the right to delete a {child.kind.kind} follows from is_pruned of its Child: set it "
+        "there, and grant nothing else in rights.py"
+    )
+
+
+def test_the_operator_deletes_nothing_but_children() -> None:
+    others = {right.kind for right in OPERATOR} - {child.kind for child in CHILDREN}
+    assert not [each for each in OPERATOR if each.kind in others and "delete" in each.verbs]
+
+
+def test_what_a_service_may_do_without_is_pruned_and_what_serves_or_holds_data_never_is() -> None:
+    pruned = {child.kind for child in CHILDREN if child.is_pruned}
+    assert {NETWORK_POLICIES, AUTOSCALERS, SCALED_OBJECTS} <= pruned
+    assert not {DEPLOYMENTS, SERVICES, CLAIMS} & pruned
 
 
 def test_a_child_whose_watch_would_bring_the_objects_of_others_is_refused() -> None:
@@ -54,6 +104,6 @@ def test_a_kind_is_declared_once() -> None:
 
 
 def test_what_the_api_server_refuses_for_another_reason_has_no_substitute() -> None:
-    children = {child.kind: child for child in CHILDREN}
-    assert children[AUTOSCALERS].substitute({}, "exceeded quota") is None
-    assert children[NETWORK_POLICIES].substitute({}, ".tolerance") is None
+    by_kind = {child.kind: child for child in CHILDREN}
+    assert by_kind[AUTOSCALERS].substitute({}, "exceeded quota") is None
+    assert by_kind[NETWORK_POLICIES].substitute({}, ".tolerance") is None

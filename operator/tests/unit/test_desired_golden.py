@@ -6,12 +6,10 @@ import yaml
 
 from llmservice_operator.render import render_file
 from llmservice_operator.settings import OperatorSettings
-from operator_support.services import REPOSITORY
+from operator_support.examples import EXAMPLES, GOLDEN, example_text
 
 MEAN_ALL = {"podSelector", "namespaceSelector"}
 """Selectors that the API server keeps when they are empty, because that means everything."""
-EXAMPLES = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -36,7 +34,7 @@ def test_every_golden_file_has_an_example() -> None:
 
 
 def test_the_minimal_example_is_five_lines_long() -> None:
-    lines = (REPOSITORY / "crds/examples/minimal.yaml").read_text().splitlines()
+    lines = example_text("minimal").splitlines()
     assert len([line for line in lines if not line.startswith("#")]) == 5
 
 

@@ -9,33 +9,32 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llmservice_operator.render import render_file
+from llmservice_operator.settings import OperatorSettings
 from operator_support.services import REPOSITORY
 
 PACKAGE = Path("operator/src/llmservice_operator")
 CHART_RULES = Path("charts/llmservice-operator/templates/_rules.tpl")
 COPIED = (PACKAGE, Path("crds"), Path("charts/llmservice-operator"), Path("docs"))
 
-HTTP_ROUTE = '''"""The route by which a gateway reaches the service."""
+SIGNPOST = '''"""A sign that leads to the service, of a kind that no software has."""
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.children.child import Child, Context
 from llmservice_operator.kinds import Kind
 
-HTTP_ROUTES = Kind(
-    "gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes", names.CHILD_SELECTOR
-)
+SIGNPOSTS = Kind("example.org", "v1", "Signpost", "signposts", names.CHILD_SELECTOR)
 
 
 def _body(context: Context) -> Manifest | None:
     service = context.service
     if service.spec.service.port != 8080:
         return None
-    target = {"name": names.kubernetes_service(service), "port": 8080}
-    return {"spec": {"rules": [{"backendRefs": [target]}]}}
+    return {"spec": {"leadsTo": names.kubernetes_service(service)}}
 
 
-CHILD = Child(kind=HTTP_ROUTES, body=_body, is_pruned=True, is_optional_api=True)
+CHILD = Child(kind=SIGNPOSTS, body=_body, is_pruned=True, is_optional_api=True)
 '''
 
 SERVICE = """
@@ -50,7 +49,7 @@ spec:
 
 LIFE = """
 import asyncio, sys, yaml
-from llmservice_operator.children.http_route import HTTP_ROUTES
+from llmservice_operator.children.signpost import SIGNPOSTS
 from llmservice_operator.cluster import Cache
 from llmservice_operator.settings import OperatorSettings
 from operator_support.reconcile import RacingCluster, a_reconciler, served_kinds
@@ -59,7 +58,7 @@ async def passes(reconciler, cluster):
     cluster.writes.clear()
     while await reconciler.reconcile(("team", "llama")) == 0.0:
         pass
-    return [write for write in cluster.writes if "HTTPRoute" in write]
+    return [write for write in cluster.writes if "Signpost" in write]
 
 async def live():
     cluster, cache, settings = RacingCluster(), Cache(), OperatorSettings()
@@ -68,7 +67,7 @@ async def live():
     body = yaml.safe_load(sys.stdin)
     body["metadata"]["generation"] = 1
     cache.observe(cluster.put(body))
-    cluster.unserved = {HTTP_ROUTES}
+    cluster.unserved = {SIGNPOSTS}
     await served.load()
     print("absent:", await passes(reconciler, cluster))
     cluster.unserved = set()
@@ -92,12 +91,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, root / name)
     children = root / PACKAGE / "children"
-    (children / "http_route.py").write_text(HTTP_ROUTE)
+    (children / "signpost.py").write_text(SIGNPOST)
     registry = children / "__init__.py"
     text = registry.read_text()
     for line, more in (
-        ("    horizontal_pod_autoscaler,\n", "    http_route,\n"),
-        ("    kubernetes_service.CHILD,\n", "    http_route.CHILD,\n"),
+        ("    scaled_object,\n", "    signpost,\n"),
+        ("    kubernetes_service.CHILD,\n", "    signpost.CHILD,\n"),
     ):
         assert text.count(line) == 1
         text = text.replace(line, line + more)
@@ -125,27 +124,24 @@ def test_make_generate_writes_its_rights_into_the_chart(tree: Path) -> None:
     # The environment is the one of this process: nothing has to be set up.
     run(tree, "make", "--old-file=setup", "generate", "RUN=")
     rule = (
-        "- apiGroups: [gateway.networking.k8s.io]\n"
-        "  resources: [httproutes]\n"
+        "- apiGroups: [example.org]\n"
+        "  resources: [signposts]\n"
         "  verbs: [get, list, watch, create, patch, delete]\n"
     )
     before, after = ((root / CHART_RULES).read_text() for root in (REPOSITORY, tree))
     assert after.replace(rule, "") == before != after
 
 
-def test_its_object_is_printed_in_its_place_and_owned(tree: Path) -> None:
+def test_its_object_is_printed_in_its_place_with_the_labels_of_its_service(tree: Path) -> None:
     command = (sys.executable, "-m", "llmservice_operator", "render", "-f", "-")
     printed = list(yaml.safe_load_all(run(tree, *command, text=SERVICE)))
-    assert [manifest["kind"] for manifest in printed] == [
-        "NetworkPolicy",
-        "Deployment",
-        "Service",
-        "HTTPRoute",
-        "PodDisruptionBudget",
-    ]
-    route = printed[3]
-    assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
-    assert route["metadata"]["labels"] == printed[2]["metadata"]["labels"]
+    (place,) = (at for at, each in enumerate(printed) if each["kind"] == "Signpost")
+    signpost, target = printed.pop(place), printed[place - 1]
+    assert signpost["apiVersion"] == "example.org/v1"
+    assert signpost["spec"] == {"leadsTo": target["metadata"]["name"]}
+    assert signpost["metadata"]["labels"] == target["metadata"]["labels"]
+    assert target["kind"] == "Service"
+    assert printed == list(yaml.safe_load_all(render_file(SERVICE, OperatorSettings())))
 
 
 def test_it_is_applied_while_its_api_is_served_and_pruned_when_it_is_not_wanted(
@@ -153,6 +149,6 @@ def test_it_is_applied_while_its_api_is_served_and_pruned_when_it_is_not_wanted(
 ) -> None:
     assert run(tree, sys.executable, "-c", LIFE, text=SERVICE).splitlines() == [
         "absent: []",
-        "served: ['HTTPRoute']",
-        "not wanted: ['delete HTTPRoute']",
+        "served: ['Signpost']",
+        "not wanted: ['delete Signpost']",
     ]

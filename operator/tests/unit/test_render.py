@@ -3,6 +3,8 @@ import yaml
 
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.render import render_file
+from llmservice_operator.settings import OperatorSettings
+from operator_support.examples import STALE_GOLDEN, example_text, golden_objects
 from operator_support.services import SETTINGS
 
 HEAD = "apiVersion: llmservice.dev/v1alpha1\nkind: LLMService\nmetadata: {name: qwen}\n"
@@ -10,18 +12,10 @@ GOOD = HEAD + "spec: {model: {uri: 'hf://org/model'}}\n"
 
 
 def test_every_service_of_a_file_is_rendered_in_order() -> None:
-    text = f"{GOOD}---\n---\n{GOOD.replace('qwen', 'second')}"
-    rendered = list(yaml.safe_load_all(render_file(text, SETTINGS)))
-    assert [(each["kind"], each["metadata"]["name"]) for each in rendered] == [
-        ("NetworkPolicy", "qwen"),
-        ("Deployment", "qwen"),
-        ("Service", "qwen"),
-        ("PodDisruptionBudget", "qwen"),
-        ("NetworkPolicy", "second"),
-        ("Deployment", "second"),
-        ("Service", "second"),
-        ("PodDisruptionBudget", "second"),
-    ]
+    text = f"{example_text('smollm2-cpu')}---\n---\n{example_text('minimal')}"
+    rendered = list(yaml.safe_load_all(render_file(text, OperatorSettings())))
+    expected = golden_objects("smollm2-cpu") + golden_objects("minimal")
+    assert rendered == expected, STALE_GOLDEN
 
 
 @pytest.mark.parametrize(

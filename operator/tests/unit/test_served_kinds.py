@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import pytest
 
-from llmservice_operator.children import REQUIRED_KINDS
-from llmservice_operator.cluster import Audit, Cache, Cluster, Key
+from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
+from llmservice_operator.cluster import Audit, Cache, Cluster, Key, ServedKinds
 from llmservice_operator.errors import ClusterError, Forbidden, NotFound, NotServed
 from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, SCALED_OBJECTS, Kind
 from llmservice_operator.settings import OperatorSettings
-from operator_support.reconcile import RacingCluster, served_kinds
+from operator_support.reconcile import RacingCluster
 
 KEDA = OperatorSettings(keda=True)
 
@@ -43,6 +43,12 @@ class CountingCluster(RacingCluster):
 @pytest.fixture
 def cluster() -> CountingCluster:
     return CountingCluster()
+
+
+def served_kinds(cluster: CountingCluster, settings: OperatorSettings) -> ServedKinds:
+    """Return the required kinds and ScaledObject, whatever other kinds are optional."""
+    optional = {SCALED_OBJECTS: optional_kinds(settings)[SCALED_OBJECTS]}
+    return ServedKinds(cast(Cluster, cluster), [None], REQUIRED_KINDS, optional)
 
 
 def an_object(kind: Kind) -> dict[str, Any]:

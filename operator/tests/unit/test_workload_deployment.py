@@ -10,7 +10,8 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
-from operator_support.services import REPOSITORY, SETTINGS, a_service, one
+from operator_support.examples import example_text
+from operator_support.services import SETTINGS, a_service, one
 
 
 def objects(service: LLMService, settings: OperatorSettings = SETTINGS) -> list[Manifest]:
@@ -462,9 +463,5 @@ def test_the_pin_is_recorded_where_it_rolls_no_pod() -> None:
 
 
 def test_a_service_that_was_never_in_a_cluster_owns_nothing() -> None:
-    for manifest in objects(LLMService.parse(yaml.safe_load(example("minimal")))):
+    for manifest in objects(LLMService.parse(yaml.safe_load(example_text("minimal")))):
         assert "ownerReferences" not in manifest["metadata"]
-
-
-def example(name: str) -> str:
-    return (REPOSITORY / "crds" / "examples" / f"{name}.yaml").read_text()

@@ -1,11 +1,13 @@
 """A kind of workload whose replicas have two pods, through everything that speaks of replicas."""
 
 from datetime import UTC, datetime
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any, cast
 
 import pytest
 
-from llmservice_operator import names
+from llmservice_operator import names, workload
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import ScalingProvider
 from llmservice_operator.api.load_report import ReplicaLoad
@@ -23,6 +25,7 @@ from llmservice_operator.status import build_status
 from llmservice_operator.workload import (
     WORKLOADS,
     EnginePin,
+    Workload,
     observe_service,
     pin_annotations,
     registry,
@@ -141,6 +144,23 @@ def test_a_pod_that_has_ended_for_good_belongs_to_no_replica() -> None:
     (pair,) = replicas_of([server, worker])
     assert pair.pods == (server,)
     assert not pair.is_ready
+
+
+PARTS = [name for name in vars(Workload) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", sorted(each.name for each in iter_modules(workload.__path__)))
+def test_every_kind_of_workload_is_registered(name: str) -> None:
+    values = vars(import_module(f"{workload.__name__}.{name}")).values()
+    declared = [
+        value
+        for value in values
+        if not isinstance(value, type) and all(hasattr(value, part) for part in PARTS)
+    ]
+    assert all(value in WORKLOADS for value in declared), (
+        f"workload/{name}.py implements a kind of workload that is in no list: give it its place "
+        "in WORKLOADS of workload/registry.py"
+    )
 
 
 class Listening:

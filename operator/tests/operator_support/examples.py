@@ -1,0 +1,24 @@
+"""The examples of the CRD, and the objects that each becomes, as its golden file has them."""
+
+from typing import Final
+
+import yaml
+
+from llmservice_operator.api import Manifest
+from operator_support.services import REPOSITORY
+
+EXAMPLES: Final = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
+GOLDEN: Final = REPOSITORY / "operator" / "tests" / "golden"
+
+STALE_GOLDEN: Final = (
+    "operator/tests/golden may be stale: run `make golden` and review the difference"
+)
+
+
+def example_text(name: str) -> str:
+    return (REPOSITORY / "crds" / "examples" / f"{name}.yaml").read_text()
+
+
+def golden_objects(name: str) -> list[Manifest]:
+    """Return the objects of an example in the order in which they are applied."""
+    return list(yaml.safe_load_all((GOLDEN / f"{name}.yaml").read_text()))
