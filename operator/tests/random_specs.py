@@ -11,7 +11,6 @@ from typing import Any, Final
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from llmservice_operator.api.crd import build_crd
 from llmservice_operator.api.fields import VALIDATIONS
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import accepted_flags
@@ -19,17 +18,13 @@ from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
 from operator_support.services import a_body
+from operator_support.spec_fields import SCHEMA
 
 Spec = dict[str, Any]
 Strategy = st.SearchStrategy[Any]
 
 SEED: Final = int(os.environ.get("LLMSERVICE_TEST_SEED", "20261124"))
 """What all random specs follow from: the same ones in every run unless somebody sets another."""
-
-SCHEMA: Final[Mapping[str, Any]] = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"][
-    "properties"
-]["spec"]
-
 
 _VALUES: Final = {
     "--attention-backend": "TORCH_SDPA",

@@ -20,6 +20,8 @@ REPOSITORY = Path(__file__).parents[3]
 HARMLESS_FLAG = "--response-role"
 """A flag that every engine version has, that extraArgs takes, and that will hardly get a field."""
 HARMLESS_ARG = f"{HARMLESS_FLAG}=assistant"
+HARMLESS_SWITCH = "--return-tokens-as-token-ids"
+"""The same, and it is either on or off."""
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS = OperatorSettings(
     images=ServerImages(gpu="registry/gpu:1", cpu="registry/cpu:1", engine_version="0.32.0")

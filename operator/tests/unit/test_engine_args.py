@@ -9,14 +9,21 @@ from llmservice_operator.api.flags import FlagField
 from llmservice_operator.desired import flag_tables
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.engine_flags import EngineFlags, accepted_flags
-from llmservice_operator.desired.flag_tables import TABLES
+from llmservice_operator.desired.flag_tables import TABLES, FlagKind
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
-from operator_support.services import HARMLESS_ARG, HARMLESS_FLAG, a_service
+from operator_support.services import HARMLESS_ARG, HARMLESS_FLAG, HARMLESS_SWITCH, a_service
+from operator_support.spec_fields import is_set, schema_of
 
 NEWEST = "0.32.0"
 CPU = {"accelerator": {"type": "cpu"}}
 HUB = {"uri": "hf://org/model"}
+
+
+def off(switch: str) -> str:
+    """Return the argument that turns a switch of the engine off."""
+    return f"--no-{switch.removeprefix('--')}"
+
 
 COMPILED = {
     "a minimal spec": (
@@ -40,7 +47,7 @@ COMPILED = {
         {
             "model": {**HUB, "name": "chat", "revision": "abc"},
             "engine": {
-                "extraArgs": [HARMLESS_ARG, "--block-size=16"],
+                "extraArgs": [HARMLESS_ARG, f"{HARMLESS_SWITCH}=true"],
                 "seed": 7,
                 "kvCache": {"offload": {"cpu": "1500Mi"}, "dtype": "FP8E4M3"},
                 "prefixCaching": {"enabled": True},
@@ -86,7 +93,7 @@ COMPILED = {
             "--kv-offloading-size=1.465",
             "--seed=7",
             HARMLESS_ARG,
-            "--block-size=16",
+            HARMLESS_SWITCH,
         ],
     ),
     "a seed that stands where it stood before it had a field": (
@@ -103,7 +110,7 @@ COMPILED = {
             "engine": {
                 "batching": {"chunkedPrefill": False, "longPrefillTokenThreshold": 0},
                 "prefixCaching": {"enabled": False},
-                "extraArgs": ["--async-scheduling=false"],
+                "extraArgs": [f"{HARMLESS_SWITCH}=false"],
             },
         },
         [
@@ -112,7 +119,7 @@ COMPILED = {
             "--no-enable-chunked-prefill",
             "--long-prefill-token-threshold=0",
             "--no-enable-prefix-caching",
-            "--no-async-scheduling",
+            off(HARMLESS_SWITCH),
         ],
     ),
     "a share of GPU memory and an offload in whole numbers": (
@@ -191,10 +198,32 @@ COMPILED_IN_TEST_SPECULATION = {"--speculative-config"}
 
 @pytest.mark.parametrize("field", FLAG_FIELDS, ids=lambda field: field.name)
 def test_every_field_that_sets_a_flag_is_compiled_in_a_case_above(field: FlagField) -> None:
-    compiled = {arg.partition("=")[0] for _, args in COMPILED.values() for arg in args}
-    assert field.flag.name in compiled | COMPILED_IN_TEST_SPECULATION, (
+    assert field.flag.name in compiled_with(field) | COMPILED_IN_TEST_SPECULATION, (
         f"set spec.{field.name} in a case of COMPILED and expect {field.flag.name} there"
     )
+
+
+def has_an_off(field: FlagField) -> bool:
+    """Return whether `false` in the field is an argument; a default of false is never written."""
+    is_boolean = schema_of(field.name).get("type") == "boolean"
+    is_switch = TABLES[NEWEST][field.flag.name].kind is FlagKind.SWITCH
+    return is_boolean and is_switch and field.default is not False
+
+
+@pytest.mark.parametrize(
+    "field", [each for each in FLAG_FIELDS if has_an_off(each)], ids=lambda field: field.name
+)
+def test_every_field_that_turns_a_switch_off_does_so_in_a_case_above(field: FlagField) -> None:
+    argument = off(field.flag.name)
+    assert argument in compiled_with(field), (
+        f"set spec.{field.name}: false in a case of COMPILED and expect {argument} there"
+    )
+
+
+def compiled_with(field: FlagField) -> set[str]:
+    """Return the flags that the engine gets in the cases that set the field."""
+    cases = (args for spec, args in COMPILED.values() if is_set(spec, field.name))
+    return {arg.partition("=")[0] for args in cases for arg in args}
 
 
 @pytest.mark.parametrize(

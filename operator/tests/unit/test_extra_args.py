@@ -10,29 +10,37 @@ from llmservice_operator.api.extra_args import FLAG_FIELDS, field_rules, has_ref
 from llmservice_operator.api.flags import EngineFlag, FlagField
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired import engine_args, extra_args
+from llmservice_operator.desired import engine_args, engine_flags, extra_args
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.extra_args import build_notices
+from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.status import Event, Failure, StatusUpdate, build_status
 from llmservice_operator.workload import EnginePin, Observation
 from operator_support.services import HARMLESS_ARG, NOW, a_body, a_service
 
 NEWEST = "0.32.0"
-PROMOTED = EngineFlag("--block-size", accepted_in_extra_args=True)
-ARGUMENT = {"extraArgs": [HARMLESS_ARG, "--block-size=16"]}
+PROMOTED = EngineFlag("--leap-size", accepted_in_extra_args=True)
+"""A flag of an invented engine version, so that no field of the spec sets it."""
+ARGUMENT = {"extraArgs": [HARMLESS_ARG, "--leap-size=16"]}
 NOTICE = (
-    "spec.engine.extraArgs[1]: --block-size has a field now: set spec.engine.maxModelLen instead. "
+    "spec.engine.extraArgs[1]: --leap-size has a field now: set spec.engine.maxModelLen instead. "
     "The argument still works; the change may replace the pods."
 )
 NOTICE_BESIDE_THE_FIELD = (
-    "spec.engine.extraArgs[1]: --block-size has a field, which is set: remove the argument."
+    "spec.engine.extraArgs[1]: --leap-size has a field, which is set: remove the argument."
 )
+
+
+@pytest.fixture(autouse=True)
+def _the_newest_version_has_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {**TABLES[NEWEST], PROMOTED.name: Flag(FlagKind.VALUE)}
+    monkeypatch.setattr(engine_flags, "TABLES", {**TABLES, NEWEST: table})
 
 
 @pytest.fixture
 def promoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let --block-size have a field: here it is engine.maxModelLen that sets it."""
+    """Let --leap-size have a field: here it is engine.maxModelLen that sets it."""
     promote(monkeypatch, PROMOTED)
 
 
@@ -55,7 +63,7 @@ def test_an_argument_stays_where_it_stands_when_its_flag_gets_a_field(
     before = compiled(ARGUMENT)
     promote(monkeypatch, PROMOTED)
     assert compiled(ARGUMENT) == before
-    assert before[-2:] == [HARMLESS_ARG, "--block-size=16"]
+    assert before[-2:] == [HARMLESS_ARG, "--leap-size=16"]
 
 
 @pytest.mark.usefixtures("promoted")
@@ -70,15 +78,15 @@ def test_a_field_and_an_argument_that_differ_are_refused_with_both_names() -> No
     with pytest.raises(InvalidSpec) as refused:
         compiled({**ARGUMENT, "maxModelLen": 32})
     assert str(refused.value) == (
-        "spec.engine.maxModelLen: differs from spec.engine.extraArgs[1], --block-size=16: "
+        "spec.engine.maxModelLen: differs from spec.engine.extraArgs[1], --leap-size=16: "
         "remove that argument"
     )
 
 
 @pytest.mark.usefixtures("promoted")
 def test_an_argument_of_a_flag_with_a_field_is_still_given_only_once() -> None:
-    with pytest.raises(InvalidSpec, match="--block-size is given twice"):
-        compiled({"maxModelLen": 16, "extraArgs": ["--block-size=16", "--block-size=16"]})
+    with pytest.raises(InvalidSpec, match="--leap-size is given twice"):
+        compiled({"maxModelLen": 16, "extraArgs": ["--leap-size=16", "--leap-size=16"]})
 
 
 def test_an_argument_replaces_what_the_operator_would_compute_for_its_field(
@@ -86,10 +94,10 @@ def test_an_argument_replaces_what_the_operator_would_compute_for_its_field(
 ) -> None:
     promote(monkeypatch, replace(PROMOTED, is_computed=True))
     monkeypatch.setattr(
-        engine_args, "COMPUTED", {**engine_args.COMPUTED, "--block-size": lambda _: 64}
+        engine_args, "COMPUTED", {**engine_args.COMPUTED, "--leap-size": lambda _: 64}
     )
-    assert "--block-size=64" in compiled({})
-    assert [arg for arg in compiled(ARGUMENT) if "block-size" in arg] == ["--block-size=16"]
+    assert "--leap-size=64" in compiled({})
+    assert [arg for arg in compiled(ARGUMENT) if "leap-size" in arg] == ["--leap-size=16"]
 
 
 @pytest.mark.usefixtures("promoted")
@@ -109,12 +117,12 @@ def test_a_notice_says_which_field_to_set(engine: dict[str, Any], notices: tuple
 
 def test_the_rules_take_the_argument_but_none_of_the_flags_that_are_parts_of_it() -> None:
     field = FLAG_FIELDS[0]
-    accepted = replace(field, flag=replace(PROMOTED, also=("--blocks",)))
+    accepted = replace(field, flag=replace(PROMOTED, also=("--leaps",)))
     (rule,) = field_rules([accepted])
-    assert rule.holds("--block-size=16")
-    assert not rule.holds("--blocks=1")
-    (refusing,) = field_rules([replace(field, flag=EngineFlag("--block-size"))])
-    assert not refusing.holds("--block-size=16")
+    assert rule.holds("--leap-size=16")
+    assert not rule.holds("--leaps=1")
+    (refusing,) = field_rules([replace(field, flag=EngineFlag("--leap-size"))])
+    assert not refusing.holds("--leap-size=16")
 
 
 PIN = EnginePin("registry/gpu:1", NEWEST, "nvidia")

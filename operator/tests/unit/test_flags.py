@@ -11,10 +11,9 @@ from llmservice_operator.api.flags import EngineFlag, FlagField, declared_flags
 from llmservice_operator.api.spec import LLMServiceSpec
 from llmservice_operator.desired.engine_args import COMPUTED, build_engine_args, check_flags
 from llmservice_operator.desired.flag_tables import TABLES
-from operator_support.services import REPOSITORY, a_service
-from random_specs import SCHEMA
-
-EXAMPLES = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
+from operator_support.examples import EXAMPLES
+from operator_support.services import a_service
+from operator_support.spec_fields import is_set, schema_of
 
 
 class Inner(Fields):
@@ -123,24 +122,7 @@ def test_every_field_that_sets_a_flag_is_in_an_example(field: FlagField) -> None
         assert is_shown, f"set spec.{field.name} in one of crds/examples, then run `make golden`"
 
 
-def is_set(spec: Any, field: str) -> bool:
-    for name in field.split("."):
-        if not isinstance(spec, dict) or name not in spec:
-            return False
-        spec = spec[name]
-    return True
-
-
-def words(field: str) -> list[str]:
-    """Return the words that the schema allows for a field; none where it is no choice."""
-    schema: Any = SCHEMA
-    for name in field.split("."):
-        schema = schema["properties"][name]
-    found: list[str] = schema.get("enum", [])
-    return found
-
-
-WORDS = [(field, word) for field in FLAG_FIELDS for word in words(field.name)]
+WORDS = [(field, word) for field in FLAG_FIELDS for word in schema_of(field.name).get("enum", ())]
 
 
 @pytest.mark.parametrize("version", TABLES)

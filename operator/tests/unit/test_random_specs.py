@@ -20,7 +20,8 @@ from llmservice_operator.children import Context, build_all
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.workload import resolve_pin
 from operator_support.services import SETTINGS, a_body
-from random_specs import SCHEMA, SEED, Spec, many_valid_specs, valid_specs
+from operator_support.spec_fields import SCHEMA
+from random_specs import SEED, Spec, many_valid_specs, valid_specs
 from spec_table import ACCEPTED
 
 PAIRS = 1000

@@ -8,9 +8,9 @@ import pytest
 from llmservice_operator.api.crd import build_crd
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import accepted_flags
-from llmservice_operator.desired.flag_tables import TABLES
+from llmservice_operator.desired.flag_tables import TABLES, FlagKind
 from llmservice_operator.errors import InvalidSpec
-from operator_support.services import HARMLESS_FLAG, a_body
+from operator_support.services import HARMLESS_FLAG, HARMLESS_SWITCH, a_body
 from spec_table import ACCEPTED, REFUSED, Refused
 
 TAKEN_BY_PYTHON = {
@@ -68,6 +68,14 @@ def test_accepts_without_an_api_server_what_one_accepts(sentence: str) -> None:
     LLMService.parse(a_body(ACCEPTED[sentence]), refuse_unknown_fields=True)
 
 
-def test_the_harmless_flag_of_the_tests_is_in_every_version_and_accepted() -> None:
+@pytest.mark.parametrize(
+    ("flag", "kind"), [(HARMLESS_FLAG, FlagKind.VALUE), (HARMLESS_SWITCH, FlagKind.SWITCH)]
+)
+def test_the_harmless_flags_of_the_tests_are_in_every_version_and_accepted(
+    flag: str, kind: FlagKind
+) -> None:
     for version, table in TABLES.items():
-        assert HARMLESS_FLAG in accepted_flags(table), f"vLLM {version}: choose another one"
+        assert flag in accepted_flags(table), (
+            f"vLLM {version} or a field took {flag}: choose another in operator_support/services.py"
+        )
+        assert table[flag].kind is kind, f"vLLM {version}: choose another one"

@@ -1,0 +1,28 @@
+"""Fields of the spec by their path, such as engine.batching.maxNumSeqs."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llmservice_operator.api.crd import build_crd
+
+SCHEMA: Final[Mapping[str, Any]] = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"][
+    "properties"
+]["spec"]
+"""The schema of the spec in the CRD."""
+
+
+def schema_of(field: str) -> Mapping[str, Any]:
+    """Return the part of the schema that is about one field."""
+    schema = SCHEMA
+    for name in field.split("."):
+        schema = schema["properties"][name]
+    return schema
+
+
+def is_set(spec: Any, field: str) -> bool:
+    """Return whether a spec, as a user writes it, has the field."""
+    for name in field.split("."):
+        if not isinstance(spec, dict) or name not in spec:
+            return False
+        spec = spec[name]
+    return True
