@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from e2e_support import Cluster, Object, conditions, wait_ready
+from llmservice_operator.api.reasons import Reason
 from shared_support.waiting import eventually
 from stage import TINY_MODEL, Images, cpu_service
 
@@ -28,7 +29,7 @@ CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
     "no-image": (
         {"engine": {"image": "registry.invalid/server:1"}},
         "ImagePullError",
-        "Correct spec.engine.image",
+        Reason.IMAGE_PULL_ERROR.hint,
     ),
     "no-secret": (
         {"model": {"uri": f"hf://{TINY_MODEL}", "credentialsSecretRef": {"name": "absent"}}},
@@ -54,7 +55,7 @@ CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
     "no-memory": (
         {"resources": {"requests": {"cpu": "20m"}, "limits": {"memory": "64Mi"}}},
         "OutOfMemory",
-        "Raise spec.resources.limits.memory",
+        Reason.OUT_OF_MEMORY.hint,
     ),
     "wrong-argument": (
         {"engine": {"extraArgs": ["--kv-cache-memory-bytes=lots"]}},
@@ -64,7 +65,7 @@ CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
     "unknown-error": (
         {"engine": {"env": [{"name": "VLLM_ENGINE_READY_TIMEOUT_S", "value": "lots"}]}},
         "LoadFailed",
-        "Look at `kubectl logs --previous`",
+        Reason.LOAD_FAILED.hint,
     ),
 }
 
@@ -136,7 +137,7 @@ def test_the_status_says_what_is_wrong_and_what_to_change(
 @pytest.mark.causes("ContainerStartError")
 def test_an_image_without_our_server_is_told_as_such(cluster: Cluster, namespace: str) -> None:
     message = until_reason(cluster, "no-server", namespace, "ContainerStartError")
-    assert "that has the command llmservice-server" in message
+    assert message.endswith(Reason.CONTAINER_START_ERROR.hint)
     cluster.kubectl("delete", "llm", "no-server", "-n", namespace, "--wait=false")
 
 
@@ -218,7 +219,7 @@ def test_a_server_that_is_killed_again_and_again_is_told_as_such(
 
     message = eventually(is_told, within=120, every=1)
     assert "ended with exit code 137" in message
-    assert "Look at `kubectl logs --previous`" in message
+    assert message.endswith(Reason.CRASH_LOOP.hint)
     cluster.kubectl("delete", "llm", KILLED, "-n", namespace, "--wait=false")
 
 

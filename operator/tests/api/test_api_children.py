@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.kinds import (
     DEPLOYMENTS,
     EVENTS,
@@ -238,7 +239,7 @@ def test_a_foreign_object_of_the_same_name_is_reported_and_left_alone_until_it_g
     ready = eventually(reported)
     assert ready["status"] == "False"
     assert f"Service {name} belongs to somebody else" in ready["message"]
-    assert "give the LLMService another name" in ready["message"]
+    assert ready["message"].endswith(Reason.NAME_CONFLICT.hint)
     until_settled(operator)
     assert (
         api.get(SERVICES, served, name)["metadata"]["resourceVersion"]
@@ -304,7 +305,7 @@ def test_a_field_that_cannot_change_is_reported_with_the_remedy(
         assert ready["reason"] == "ImmutableField", ready
         return ready
 
-    assert "Delete that object" in eventually(reported)["message"]
+    assert eventually(reported)["message"].endswith(Reason.IMMUTABLE_FIELD.hint)
     api.delete(DEPLOYMENTS, served, name)
     until_served(api, served, name)
     eventually(

@@ -133,7 +133,7 @@ def test_where_the_metrics_api_is_somebody_elses_the_provider_external_cannot_sc
     said = world.until_told("external", "ForeignMetricsAPI")
     assert said == (
         f"The number of replicas stays at 1. external.metrics.k8s.io belongs to {world.owner} in "
-        "this cluster and is left alone. Set spec.autoscaling.provider to Auto, KEDA or Direct."
+        f"this cluster and is left alone. {Reason.FOREIGN_METRICS_API.hint}"
     )
     eventually(lambda: world.api.read(AUTOSCALERS, world.namespace, "external") is None)
     after = world.api.request("GET", API_SERVICES.path(None, API_SERVICE))
@@ -144,9 +144,8 @@ def test_where_the_metrics_api_is_somebody_elses_the_provider_external_cannot_sc
 def test_without_keda_in_the_cluster_the_provider_keda_cannot_scale(world: World) -> None:
     world.create("keda", provider="KEDA")
     assert world.until_told("keda", "KEDAMissing") == (
-        "The number of replicas stays at 1. The provider KEDA needs KEDA in the cluster, and "
-        "rights on its ScaledObjects. Install KEDA 2.17 or newer and set the chart value "
-        "keda.enabled, or set spec.autoscaling.provider to Auto."
+        "The number of replicas stays at 1. "
+        f"{Reason.KEDA_MISSING.meaning} {Reason.KEDA_MISSING.hint}"
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support.processes import Api, OperatorProcess, condition, make_service
 from shared_support.waiting import eventually
@@ -43,7 +44,7 @@ def test_pods_that_the_api_server_refuses_are_told_with_its_words(
 
         said = until_reason(api, namespace, "quota", "QuotaExceeded")
         assert "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1" in said
-        assert said.endswith("or lower spec.replicas, spec.accelerator.count or spec.resources.")
+        assert said.endswith(Reason.QUOTA_EXCEEDED.hint)
         said = until_reason(api, namespace, "large", "PodRefused")
         assert "maximum memory usage per Container is 4Gi" in said
         said = until_reason(api, namespace, "old", "InvalidSpec")
@@ -72,6 +73,6 @@ def test_a_rollout_that_its_controller_gives_up_is_stuck(
     with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
         said = until_reason(api, namespace, "llm", "RolloutStuck")
-        assert "kubectl describe pods -l llmservice.dev/name=llm" in said
+        assert said.endswith(Reason.ROLLOUT_STUCK.hint.replace("NAME", "llm"))
         progressing = condition(api.get(LLMSERVICES, namespace, "llm"), "Progressing")
         assert (progressing["status"], progressing["reason"]) == ("False", "RolloutStuck")

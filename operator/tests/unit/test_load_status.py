@@ -131,9 +131,8 @@ def test_a_replica_that_is_not_ready_after_three_cold_starts_is_told(
     if is_late:
         assert said.status == "True"
         assert said.message == (
-            "2 of 4 replicas run, and one was not ready within three cold starts. Add nodes if "
-            "room is missing, or lower spec.autoscaling.maxReplicas to what fits. Ready says what "
-            "the replicas wait for. The model server starts."
+            "2 of 4 replicas run, and one was not ready within three cold starts. "
+            f"{Reason.NO_CAPACITY.hint} The model server starts."
         )
 
 
@@ -172,7 +171,9 @@ def test_nobody_who_may_scale_is_a_reason_of_its_own() -> None:
     plan = ProviderPlan(hindrance=Reason.KEDA_MISSING, note="No KEDA.")
     said = active(replace(view(), plan=plan))
     assert (said.status, said.reason) == ("False", Reason.KEDA_MISSING)
-    assert said.message.startswith("The number of replicas stays at 2. No KEDA. Install KEDA")
+    assert said.message == (
+        f"The number of replicas stays at 2. No KEDA. {Reason.KEDA_MISSING.hint}"
+    )
 
 
 @pytest.mark.parametrize(

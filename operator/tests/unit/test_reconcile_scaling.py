@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 
 from llmservice_operator import names
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.cluster import Cache, Cluster
 from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.kinds import (
@@ -340,7 +341,7 @@ async def test_a_right_that_is_missing_hinders_only_a_service_that_keda_is_to_sc
     await world.serve(**by("KEDA"))
     said = world.condition("AutoscalingActive")
     assert (said["status"], said["reason"]) == ("False", "KEDAMissing")
-    assert "rights on its ScaledObjects" in said["message"]
+    assert said["message"].endswith(f"{Reason.KEDA_MISSING.meaning} {Reason.KEDA_MISSING.hint}")
 
 
 async def test_keda_scales_as_soon_as_it_is_installed_and_is_missed_when_it_is_removed(

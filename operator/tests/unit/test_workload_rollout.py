@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
 from llmservice_operator.status import build_status
@@ -174,7 +175,7 @@ def test_the_conditions_say_that_old_replicas_end_first_and_what_it_costs(
         assert conditions[kind]["reason"] == "RolloutInPlace"
         message = conditions[kind]["message"]
         assert ("With one replica, the service is unavailable in between." in message) is downtime
-        assert "set spec.rolloutStrategy.type to RollingUpdate" in message
+        assert message.endswith(f" {Reason.ROLLOUT_IN_PLACE.hint}")
 
 
 def test_a_pod_waits_for_an_accelerator_since_the_scheduler_first_said_so() -> None:
