@@ -33,7 +33,7 @@ FRESH_SECONDS = 15.0
 
 
 class Missing(StrEnum):
-    """Why there is no demand: the caller holds the replicas, and says why."""
+    """Reason why there is no demand. The caller holds the replicas and reports this reason."""
 
     STARTING = "Starting"
     NO_READY_REPLICA = "NoReadyReplica"
@@ -43,15 +43,15 @@ class Missing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScalingState:
-    """All that one scrape leaves to the next."""
+    """State of one service between two scrapes."""
 
     fit: StepModelFit
     engine_since: float = -math.inf
-    """Replicas older than this may have another engine than the present one."""
+    """Creation time from which replicas have the present engine; older ones may have another."""
     first_at: float | None = None
     tracking: Tracking = field(default_factory=Tracking)
     reported_percent: float = 0.0
-    """The last demand that was reported while every replica answered."""
+    """Last demand that was reported while every replica answered."""
     ready: frozenset[str] = frozenset()
     """Replicas whose cold start is already known."""
     traffic: TrafficMemory = field(default_factory=TrafficMemory)
@@ -59,7 +59,7 @@ class ScalingState:
     factor: CapacityFactor = field(default_factory=CapacityFactor)
 
     def with_new_engine(self, since: float, guess: StepModel) -> "ScalingState":
-        """Return the state in which what was learned of steps is a guess, to be learned anew."""
+        """Return the state of a service whose engine changed: learned step times become a prior."""
         return replace(self, fit=StepModelFit.after(self.fit.model, guess), engine_since=since)
 
 
@@ -68,11 +68,12 @@ class Assessment:
     """The replicas that the service needs, and every value that led to the number."""
 
     demand_percent: float | None
-    """None: unknown, which is never zero. The replicas must be held."""
+    """Demand in percent of one replica. None is an unknown demand, which is never zero: the
+    replicas must be held."""
     missing: Missing | None = None
     parts: Demand | None = None
     utilization_percent: Mapping[str, float] = field(default_factory=dict)
-    """Effective GPU utilization of each Ready replica."""
+    """Effective GPU utilization of each Ready replica, in percent."""
     capacity: float | None = None
     """Requests per second of this mix that one replica sustains."""
     capacity_factor: float = 1.0
@@ -131,7 +132,7 @@ def assess(
             expected=misses(load * rate, mix, state.fit.model, limits, slo).share,
             utilization=load,
             has_backlog=parts.backlog > 0,
-            # A request shows an overload until it has finished and left the minute.
+            # An overload stays visible until its requests have finished and left the minute.
             memory_seconds=STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05),
         )
         state = replace(state, factor=state.factor.corrected(scrape.at, evidence))
@@ -153,7 +154,7 @@ def assess(
 
 
 def _learn(state: ScalingState, scrape: Scrape) -> ScalingState:
-    """Take the reports into the state."""
+    """Add the reports to the state."""
     tracking, added = state.tracking.add(scrape, state.engine_since)
     state = replace(
         state,
@@ -172,7 +173,7 @@ def _learn(state: ScalingState, scrape: Scrape) -> ScalingState:
 
 
 def _with_cold_starts(state: ScalingState, scrape: Scrape) -> ColdStarts:
-    """Cold starts of replicas that became Ready while we were looking."""
+    """Return the cold starts, with those of the replicas that became Ready since the last scrape."""
     cold_starts = state.cold_starts
     if state.first_at is None:
         return cold_starts
@@ -195,10 +196,10 @@ def _demand(
     fresh: list[Snapshot],
     target_percent: float,
 ) -> tuple[ScalingState, Demand, float]:
-    """The likely demand in its parts, and the percent to report.
+    """Return the parts of the likely demand, and the percent to report.
 
-    The two differ while replicas are silent. Silent replicas count as loaded at target, so silence
-    never scales down. Only replicas that answer can scale up.
+    The two differ while replicas are silent. A silent replica counts as loaded at the target, so
+    silence never scales down. Only replicas that answer can scale up.
     """
     tracking, cold_start = state.tracking, state.cold_starts.estimate
     known = [it for r in ready if (it := tracking.snapshots.get(r.name)) is not None]
@@ -218,7 +219,7 @@ def _demand(
 
 
 def _limits(snapshots: list[Snapshot]) -> EngineLimits:
-    """The smallest value of each limit over all replicas."""
+    """Return the smallest value of each limit over all replicas."""
     return EngineLimits(
         min(snapshot.max_sequences for snapshot in snapshots),
         min(snapshot.kv_capacity_tokens / snapshot.engines for snapshot in snapshots),
@@ -228,7 +229,7 @@ def _limits(snapshots: list[Snapshot]) -> EngineLimits:
 
 
 def price_of(mix: RequestMix, model: StepModel, computed_share: float, capacity: float) -> Price:
-    """Marginal GPU-seconds, stretched so that a mean request costs 1 / capacity."""
+    """Return marginal GPU-seconds, scaled so that a mean request costs 1 / capacity."""
     stretch = 1 / (capacity * mix.work(model))
     token = mix.token_work(model)
     prompts, answers = mix.prompts, mix.answers

@@ -19,7 +19,7 @@ WORTH_WRITING = 0.05
 
 
 def calibration_of(state: ScalingState) -> Calibration | None:
-    """The calibration of the state; None before it knows a mix."""
+    """Return the calibration of the state; None while the request mix is unknown."""
     mix = state.traffic.mix
     if mix is None:
         return None
@@ -39,7 +39,7 @@ def calibration_of(state: ScalingState) -> Calibration | None:
 
 
 def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
-    """The state with a calibration from elsewhere in place of its own."""
+    """Return the state with another process's calibration in place of its own."""
     prompts = sum(learned.prompt_lengths)
     arrived = prompts * learned.mean_prompt_tokens
     counters = Counters(
@@ -64,7 +64,7 @@ def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
 
 
 def has_moved(now: Calibration, written: Calibration) -> bool:
-    """Whether a number that decides has moved enough to be written."""
+    """Return whether a number that affects decisions has changed enough to be written."""
     pairs = zip(_deciding(now), _deciding(written), strict=True)
     return any(
         abs(mine - theirs) > WORTH_WRITING * max(abs(mine), abs(theirs)) for mine, theirs in pairs
@@ -83,7 +83,7 @@ def _deciding(learned: Calibration) -> Iterator[float]:
 
 
 def _one_sequence(kv_tokens: float) -> StepSums:
-    """Step sums that say only how many KV tokens one sequence holds."""
+    """Return step sums that contain only the KV tokens that one sequence holds."""
     moments = [0.0] * len(StepSums().moments)
     moments[2], moments[3] = 1.0, kv_tokens
     return StepSums(tuple(moments))

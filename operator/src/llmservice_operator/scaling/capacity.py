@@ -126,7 +126,7 @@ def misses(
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """Steps that a request shares with one other sequence: mean and mean square."""
+    """Steps that a request shares with one other sequence: mean and mean square of their number."""
 
     mean: float
     square: float
@@ -149,13 +149,13 @@ class _Stay:
     steps: float
     """Steps after the one that gives the first token."""
     share: float
-    """Of all requests."""
+    """Share of all requests that have answers of this length."""
     found: _Shared
-    """With a sequence that decodes when the stay begins."""
+    """Steps shared with a sequence that already decodes when the stay begins."""
     joined: _Shared
-    """With a sequence that begins to decode during the stay."""
+    """Steps shared with a sequence that begins to decode during the stay."""
     begun: _Shared
-    """With a sequence that begins to decode together with the stay."""
+    """Steps shared with a sequence that begins to decode at the same time as the stay."""
 
 
 def _stays(answers: Lengths) -> tuple[_Stay, ...]:
@@ -165,7 +165,7 @@ def _stays(answers: Lengths) -> tuple[_Stay, ...]:
         _Stay(
             steps,
             share,
-            # A longer answer is found more often, and at any point of its own stay.
+            # A random moment falls more often into a longer stay, and is uniform within it.
             found=_over([(_any_part(other, steps), of * other / mean) for other, of in every]),
             joined=_over([(_any_part(steps, other), of) for other, of in every]),
             begun=_over([(_Shared(m := min(steps, other), m * m), of) for other, of in every]),
@@ -183,7 +183,7 @@ def _over(cases: Sequence[tuple[_Shared, float]]) -> _Shared:
 
 
 def _any_part(whole: float, limit: float) -> _Shared:
-    """The rest of a whole from a uniformly random moment on, at most `limit`."""
+    """Return the steps from a uniformly random moment of a whole to its end, at most `limit`."""
     if whole <= limit:
         return _Shared(whole / 2, whole**2 / 3)
     return _Shared(limit - limit**2 / (2 * whole), limit**2 - 2 / 3 * limit**3 / whole)
@@ -200,11 +200,11 @@ class _Load:
     batch_variance: float
     token_work: float
     step: float
-    """Seconds of a step without prefill at the mean batch."""
+    """Seconds of a step at the mean batch, without prefill."""
 
     @classmethod
     def at(cls, rate: float, mix: RequestMix, model: StepModel) -> "_Load | None":
-        """Return the steady state; None if work comes faster than it is done."""
+        """Return the steady state; None if work arrives faster than the engine completes it."""
         prefill_share = rate * mix.prompt_work(model)
         if prefill_share >= 1:
             return None
@@ -278,9 +278,9 @@ class _Engine:
         return min(missed, self._breakable(load, itl))
 
     def _breakable(self, load: _Load, itl: float) -> float:
-        """Return how often the batch is so large that a step full of prefill exceeds the ITL.
-
-        No more requests can miss: a full step is the longest there is.
+        """Return the probability that the batch is so large that a step full of prefill exceeds the
+        ITL limit. It bounds the share of requests that miss, because a full step is the longest
+        step.
         """
         full = self.model.fixed + self.limits.max_step_tokens * self.model.prefill
         if full >= itl:
@@ -303,8 +303,8 @@ class _Engine:
         half_full_step = budget * per_token / 2
         missed = 0.0
         for tokens, share in mix.prompts.points:
-            # Alone, a prompt waits for the running step. In a queue, prompts fill whole steps,
-            # and the first token leaves at the end of the last one.
+            # A prompt that waits alone waits for the running step. In a queue, prompts fill whole
+            # steps, and the first token leaves at the end of the last one.
             alone = half_plain_step + max(1.0, tokens / budget) * load.step + tokens * model.prefill
             room = ttft - half_full_step - tokens * per_token
             late = 1.0 if room <= 0 else math.exp(-busy * room / wait) if wait > 0 else 0.0

@@ -7,7 +7,7 @@ FEWEST_REQUESTS = 20
 """Finished requests of a minute that a share of misses needs at least."""
 
 FULL = 0.90
-"""Utilization from which misses are expected."""
+"""Utilization from which the model expects misses."""
 BUSY = 0.70
 """Utilization from which few misses prove spare capacity."""
 FEW_MISSES = 0.5
@@ -33,29 +33,29 @@ class Evidence:
     judged: float
     missed: float
     allowed: float
-    """The share that the objective allows."""
+    """Share that the objective allows to miss."""
     unrepairable: float
-    """The share that an idle replica misses too, by the model."""
+    """Share that misses on an idle replica too, by the model."""
     expected: float
-    """The share that replicas with this load miss, by the model."""
+    """Share that misses on replicas with this load, by the model."""
     utilization: float
-    """Mean of the replicas; 1 is full."""
+    """Mean effective utilization of the replicas; 1 is full."""
     has_backlog: bool
     memory_seconds: float
-    """How long after an overload finished requests still show it."""
+    """Seconds after an overload during which finished requests still show it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CapacityFactor:
-    """κ, and when it last moved."""
+    """The factor κ, and the time of its last change."""
 
     value: float = 1.0
     moved_at: float = -1e18
     overloaded_at: float = -1e18
-    """When the replicas were last full or had a backlog: misses from then are expected."""
+    """Time when the replicas were last full or had a backlog. Misses of that time are expected."""
 
     def corrected(self, now: float, seen: Evidence) -> "CapacityFactor":
-        """Return κ after a look at the last minute."""
+        """Return κ corrected by the evidence of the last minute."""
         if seen.has_backlog or seen.utilization >= FULL:
             return replace(self, overloaded_at=now)
         if now < self.moved_at + PERIOD_SECONDS - 1e-6 or seen.judged < FEWEST_REQUESTS:

@@ -8,7 +8,8 @@ from llmservice_operator.api.calibration import COLD_STARTS_KEPT
 DEFAULT_SECONDS = 120.0
 PERCENTILE = 0.9
 LONGEST_SECONDS = 3600.0
-"""More than a new node, a download of a large model and its load take together."""
+"""Longest time that counts as a cold start. A new node, the download of a large model and its load
+take less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +19,17 @@ class ColdStarts:
     seconds: tuple[float, ...] = ()
 
     def add(self, seconds: float) -> "ColdStarts":
-        """Add one, unless it is too long to be one: the pod waited for room, or for a repair."""
+        """Add one cold start.
+
+        A longer time is not added: that pod waited for a node or for a repair.
+        """
         if seconds > LONGEST_SECONDS:
             return self
         return ColdStarts((*self.seconds, seconds)[-COLD_STARTS_KEPT:])
 
     @property
     def estimate(self) -> float:
-        """Seconds within which nine of ten replicas became Ready."""
+        """Return the seconds within which nine of ten replicas became Ready."""
         if not self.seconds:
             return DEFAULT_SECONDS
         ordered = sorted(self.seconds)

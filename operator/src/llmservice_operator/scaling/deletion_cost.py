@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NEAR = 0.3
-"""A removal is near when the load is this many replicas below their number."""
+"""A removal is near when the load needs this many replicas fewer than there are, or more."""
 
 REQUESTS_PER_BUCKET = 4
 PERCENT_PER_BUCKET = 10
@@ -17,13 +17,13 @@ class Occupancy:
     """The work that removing one Ready replica would lose."""
 
     replica: str
-    """Its name."""
+    """Name of the replica."""
     running_requests: int
     kv_cache_percent: float
 
 
 def is_removal_near(needed: float, replicas: int, min_replicas: int) -> bool:
-    """Whether a load of `needed` replicas will soon free one."""
+    """Return whether a load of `needed` replicas will soon let one be removed."""
     return replicas > min_replicas and needed < replicas - NEAR
 
 

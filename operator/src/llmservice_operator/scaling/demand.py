@@ -1,7 +1,7 @@
 """The load of a service in percent of one replica: 170 is two replicas at 85 %.
 
-Arrivals and not what is being served decide, so an overload is seen at once and in full, and
-nothing depends on how many replicas are ready or pending.
+The demand follows arrivals, not completed work. An overload is therefore visible at once and in
+full, and the number of ready or pending replicas does not matter.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from llmservice_operator.scaling.ledger import Ledger, Tick, fit_line, step_residuals
 
 STEADY_SECONDS = 60.0
-"""Span over which the load is measured without a burst."""
+"""Time span in seconds over which the steady load is measured."""
 
 BURSTS = ((10.0, 3.0), (15.0, 3.0), (30.0, 2.0))
 """(seconds, standard deviations): a shorter span counts if it is so far above the steady load."""
@@ -23,10 +23,10 @@ TREND_CERTAINTY = 3.0
 """Standard errors above zero from which a slope is a trend."""
 
 REACTION_SECONDS = 15.0
-"""From a metric to a new pod object: one sync of the HorizontalPodAutoscaler."""
+"""Seconds from a metric to a new pod object: one sync of the HorizontalPodAutoscaler."""
 
 NORMAL_QUEUE_SECONDS = 0.5
-"""Queued GPU-seconds per replica that batching needs; more is backlog."""
+"""Queued GPU-seconds per replica that batching needs; the rest of a queue is backlog."""
 
 SHORTEST_DRAIN_SECONDS = 30.0
 
@@ -38,7 +38,7 @@ class Price:
     request: float
     """Replica-seconds of a mean request."""
     prompt_token: float
-    """Per prompt token to be computed."""
+    """Replica-seconds of a prompt token to be computed."""
     answer_token: float
     mean_answer: float
     computed_share: float
@@ -47,13 +47,13 @@ class Price:
     """Root mean square of a request's work over its mean: 1 when all are alike."""
 
     def arrived(self, tick: Tick) -> float:
-        """Replicas that the arrivals of this span keep busy."""
+        """Return the replicas that the arrivals of this span keep busy."""
         done = tick.done
         prompts = done.prompt_tokens_arrived * self.computed_share * self.prompt_token
         return (prompts + done.arrivals * self.mean_answer * self.answer_token) / tick.seconds
 
     def served(self, tick: Tick) -> float:
-        """Replicas that the work done in this span kept busy."""
+        """Return the replicas that the work done in this span kept busy."""
         prompts = tick.done.prompt_tokens_computed * self.prompt_token
         return (prompts + tick.done.generated_tokens * self.answer_token) / tick.seconds
 
@@ -79,8 +79,8 @@ def demand(
     load = load_of(ledger, price)
     horizon = cold_start_seconds + REACTION_SECONDS
     queue_seconds = max(0.0, queued * price.request - NORMAL_QUEUE_SECONDS * ready)
-    # New replicas serve one cold start from now. The queue of that time is known today; waiting
-    # until it exists would cost a second cold start.
+    # New replicas serve one cold start from now, and today's trend predicts the queue of that time.
+    # Waiting until the queue exists would cost a second cold start.
     shortfall_seconds = max(0.0, load - ready) * cold_start_seconds
     return Demand(
         load,
@@ -108,7 +108,7 @@ def load_of(ledger: Ledger, price: Price) -> float:
 
 
 def trend_of(ledger: Ledger, price: Price) -> float:
-    """Return the steady rise in replicas per second; 0 for noise, a step, or a fall."""
+    """Return the steady rise in replicas per second; 0 for noise, a step or a fall."""
     recent = [tick for tick in ledger.ticks if tick.at > ledger.ticks[-1].at - TREND_SECONDS]
     if len(recent) < 12 or recent[-1].at - recent[0].at < TREND_SECONDS / 2:
         return 0.0
@@ -116,5 +116,5 @@ def trend_of(ledger: Ledger, price: Price) -> float:
     line = fit_line([(tick.at, value) for tick, value in zip(recent, values, strict=True)])
     if line.slope <= TREND_CERTAINTY * line.slope_error:
         return 0.0
-    # A step has ended in a new level, which is no rise.
+    # A step has ended at a new level, so the load no longer rises.
     return line.slope if line.squared_residuals <= step_residuals(values) else 0.0

@@ -1,4 +1,6 @@
-"""The HPA's arithmetic at the HPA's pace, for services that nothing else scales."""
+"""Scales a service that has no HorizontalPodAutoscaler, by the same arithmetic and at the same
+pace.
+"""
 
 from dataclasses import dataclass
 
@@ -10,14 +12,14 @@ SYNC_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """The newest decision, and when it was taken; seconds on any clock."""
+    """The newest decision and its time, in seconds on any clock."""
 
     at: float
     decision: Decision
 
 
 def sync(before: Sync | None, spec: HpaSpec, current: int, total: float | None, now: float) -> Sync:
-    """Decide when a sync is due, else return the sync before.
+    """Return a new decision when a sync is due, else the last one.
 
     A `total` of None is unknown, and holds the replicas.
     """

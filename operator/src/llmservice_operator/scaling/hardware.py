@@ -1,4 +1,4 @@
-"""Data sheets of accelerators: the prior of a step model follows from them.
+"""Data sheets of accelerators, from which the prior of a step model follows.
 
 A wrong entry costs accuracy for the first minute of traffic only.
 """
@@ -42,7 +42,7 @@ def _data_sheet(product: str) -> HardwareClass | None:
 
 
 def is_known(product: str) -> bool:
-    """Whether there is a data sheet of this product."""
+    """Return whether there is a data sheet of this product."""
     return _data_sheet(product) is not None
 
 

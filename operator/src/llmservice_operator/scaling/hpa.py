@@ -25,7 +25,10 @@ class ChangePolicy:
 
 @dataclass(frozen=True, slots=True)
 class ScalingRules:
-    """How fast replicas may change in one direction: as fast as the policy that allows most."""
+    """Limits on the speed of change in one direction.
+
+    The policy that allows the largest change decides.
+    """
 
     stabilization_window_seconds: float
     policies: tuple[ChangePolicy, ...]
@@ -53,7 +56,7 @@ class HpaSpec:
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """A number of replicas at a time."""
+    """A number of replicas at one time."""
 
     at: float
     replicas: int
@@ -61,7 +64,7 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class HpaState:
-    """Memory of earlier syncs."""
+    """Recommendations and changes of earlier syncs."""
 
     recommendations: tuple[At, ...] = ()
     added: tuple[At, ...] = ()
@@ -69,9 +72,9 @@ class HpaState:
 
 
 class Cause(StrEnum):
-    """The cause of a decision: the first word of `decisions[].reason` in the status.
+    """Cause of a decision: the first word of `decisions[].reason` in the status.
 
-    It is no reason of a condition; those are in api/reasons.py.
+    It is not the reason of a condition; those are in api/reasons.py.
     """
 
     DESIRED_WITHIN_RANGE = "DesiredWithinRange"
@@ -88,7 +91,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The desired replicas, and what decided on them."""
+    """The desired replicas, and the rule that decided."""
 
     replicas: int
     reason: Cause
@@ -96,7 +99,9 @@ class Decision:
 
 
 def replicas_for(total: float, spec: HpaSpec, current: int) -> int:
-    """Replicas that bring the average of `total` to the target; `current` within the tolerance."""
+    """Return the replicas that bring the average of `total` to the target; within the tolerance
+    that is `current`.
+    """
     target, rules = spec.target, spec.behavior
     if current > 0:
         ratio = total / (target * current)
@@ -110,11 +115,11 @@ def replicas_for(total: float, spec: HpaSpec, current: int) -> int:
 def decide(
     state: HpaState, spec: HpaSpec, current: int, total: float | None, now: float
 ) -> Decision:
-    """One sync: the replicas for a metric that sums to `total`, None when it is missing."""
+    """Return the decision of one sync for a metric that sums to `total`; None is a missing metric."""
     if current == 0 and spec.min_replicas > 0:
         return Decision(0, Cause.SCALED_TO_ZERO, state)
     if not state.recommendations:
-        # A controller without a past takes the present number as its first recommendation.
+        # A controller without a history takes the present number as its first recommendation.
         state = HpaState((At(now, current),), state.added, state.removed)
     if current > spec.max_replicas:
         return _changed(state, now, current, spec.max_replicas, Cause.TOO_MANY_REPLICAS)
@@ -136,7 +141,7 @@ def decide(
 def _stabilize(
     state: HpaState, behavior: Behavior, current: int, desired: int, now: float
 ) -> tuple[int, HpaState]:
-    """Rise to the least and fall to the most that was recommended within the windows."""
+    """Return the number between the least and the greatest recommendation of the two windows."""
     up_since = now - behavior.scale_up.stabilization_window_seconds
     down_since = now - behavior.scale_down.stabilization_window_seconds
     least = min([desired, *(r.replicas for r in state.recommendations if r.at > up_since)])
@@ -149,7 +154,7 @@ def _stabilize(
 def _limit(
     state: HpaState, spec: HpaSpec, current: int, desired: int, now: float
 ) -> tuple[int, Cause | None]:
-    """The part of the change that the policies and bounds allow."""
+    """Return the change as far as policies and bounds allow it."""
     if desired > current:
         allowed = max(current, _furthest(state, spec.behavior.scale_up, current, now, 1))
         highest = min(spec.max_replicas, allowed)
@@ -168,7 +173,7 @@ def _limit(
 def _furthest(
     state: HpaState, rules: ScalingRules, current: int, now: float, direction: int
 ) -> int:
-    """The furthest number that a policy allows; `direction` is 1 for up, -1 for down."""
+    """Return the furthest number that a policy allows; `direction` is 1 for up, -1 for down."""
     proposals = []
     for policy in rules.policies:
         start = current - _net_change(state, policy.period_seconds, now)
@@ -188,11 +193,11 @@ def _net_change(state: HpaState, period_seconds: float, now: float) -> int:
 
 
 LONGEST_PERIOD_SECONDS = 1800.0
-"""Kubernetes allows no longer period in a policy."""
+"""Longest period of a policy that Kubernetes allows."""
 
 
 def _changed(state: HpaState, now: float, current: int, replicas: int, reason: Cause) -> Decision:
-    """The decision, with the change written down for the policies of later syncs."""
+    """Return the decision, and record the change for the policies of later syncs."""
     since = now - LONGEST_PERIOD_SECONDS
     added = tuple(event for event in state.added if event.at > since)
     removed = tuple(event for event in state.removed if event.at > since)

@@ -39,7 +39,7 @@ class LatencyWindow:
     def add(
         self, at: float, reports: Mapping[str, Latencies], replicas: Iterable[str]
     ) -> "LatencyWindow":
-        """Add what replicas report; the first report of a replica only sets its mark."""
+        """Add the replicas' reports. The first report of a replica only sets its starting point."""
         total = Latencies()
         for name, latencies in reports.items():
             if name in self.marks:

@@ -51,7 +51,7 @@ class Ledger:
         return Ledger(tuple(ticks))
 
     def last(self, seconds: float) -> Tick:
-        """The sum of the ticks that ended in the last `seconds`."""
+        """Return the sum of the ticks that ended in the last `seconds`."""
         if not self.ticks:
             return Tick(0.0, 0.0)
         now, span, done = self.ticks[-1].at, 0.0, Tally()
@@ -73,7 +73,9 @@ class Line:
 
 
 def fit_line(points: list[tuple[float, float]]) -> Line:
-    """Least squares through (time, value) points; at least three at different times."""
+    """Return the least-squares line through (time, value) points, of which at least three differ in
+    time.
+    """
     count = len(points)
     mean_x = sum(x for x, _ in points) / count
     mean_y = sum(y for _, y in points) / count
@@ -84,7 +86,7 @@ def fit_line(points: list[tuple[float, float]]) -> Line:
 
 
 def step_residuals(values: list[float]) -> float:
-    """Squared residuals of the best single step: one level before, one after."""
+    """Return the squared residuals of the best single step: one level before it, one after it."""
     sums = list(accumulate(values, initial=0.0))
     squares = sum(value * value for value in values)
     count = len(values)

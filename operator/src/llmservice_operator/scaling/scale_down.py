@@ -1,7 +1,7 @@
-"""How long the highest recent demand holds its replicas.
+"""Computes the window in which the highest recent demand holds its replicas.
 
-A replica kept idle costs its GPU time; one removed too early costs a cold start and the requests
-that miss their SLO meanwhile. Waiting about as long as a cold start is at most twice as dear as
+A replica kept idle costs its GPU time. One removed too early costs a cold start, and the requests
+that miss their SLO meanwhile. Waiting about as long as a cold start costs at most twice as much as
 knowing the future (the ski-rental argument).
 """
 
@@ -27,7 +27,7 @@ def scale_down_window(cold_start_seconds: float, is_bursty: bool) -> float:
 
 
 def is_bursty(ledger: Ledger, price: Price) -> bool:
-    """Whether the load of the last ten minutes varies by more than trend and noise."""
+    """Return whether the load of the last ten minutes varies by more than trend and noise."""
     if not ledger.ticks or ledger.ticks[-1].at - ledger.ticks[0].at < KEPT_SECONDS / 2:
         return False
     bins = _bins(ledger, price)
@@ -42,7 +42,7 @@ def is_bursty(ledger: Ledger, price: Price) -> bool:
 
 
 def _bins(ledger: Ledger, price: Price) -> list[tuple[float, float, float]]:
-    """(time, work, arrivals) of spans of fifteen seconds."""
+    """Return (time, work, arrivals) of spans of fifteen seconds."""
     bins: dict[int, list[float]] = {}
     for tick in ledger.ticks:
         entry = bins.setdefault(math.floor(tick.at / BIN_SECONDS), [0.0, 0.0])

@@ -36,7 +36,7 @@ class StepSums(Sums):
             raise ValueError(f"step sums are {STEP_MOMENTS} numbers, not {len(self.moments)}")
 
     def moment(self, i: int, j: int) -> float:
-        """Sum over steps of term i times term j."""
+        """Return the sum over steps of term i times term j."""
         low, high = min(i, j), max(i, j)
         return self.moments[low * STEP_TERMS - low * (low - 1) // 2 + high - low]
 
@@ -59,7 +59,7 @@ class StepSums(Sums):
 
 @dataclass(frozen=True, slots=True)
 class Flow(Sums):
-    """Arrivals and work; the demand follows from them."""
+    """Arrivals and work, from which the demand follows."""
 
     arrivals: float = 0
     """Requests, whether started or not."""
@@ -73,7 +73,7 @@ class Tally(Flow):
     """A flow, and how many of its requests met the SLO."""
 
     judged: float = 0
-    """Finished requests that the SLO was applied to."""
+    """Finished requests to which the SLO was applied."""
     slo_met: float = 0
     """Judged requests that met both TTFT and ITL."""
 
@@ -107,7 +107,7 @@ class Counters(Tally):
 
     @property
     def went_backwards(self) -> bool:
-        """Whether this difference can only be that of two processes."""
+        """Return whether this difference can only be that of two processes."""
         least: float = min(*astuple(Tally.of(self)), self.finished, self.steps.steps)
         return least < 0
 
@@ -117,9 +117,9 @@ class Snapshot:
     """One report of one model server."""
 
     at: float
-    """When it was taken, in seconds of the scraper's clock."""
+    """Time of the report, in seconds of the scraper's clock."""
     started: float
-    """When the process started: another value is another process, and its counters begin at 0."""
+    """Start time of the process. Another value is another process, whose counters begin at 0."""
     counters: Counters
     running: int
     waiting: int
@@ -130,7 +130,8 @@ class Snapshot:
     max_step_tokens: int
     """Each engine's token budget of one step (max_num_batched_tokens)."""
     engines: int = 1
-    """With data parallelism a replica has several, each with steps of its own."""
+    """Number of engines. With data parallelism a replica has several, each with steps of its own.
+    """
 
     def since(self, before: "Snapshot") -> Counters:
         """Return the counters after `before`."""
@@ -147,10 +148,10 @@ class ReplicaReport:
     created: float
     is_ready: bool
     ready_at: float | None
-    """When it became Ready; None while it never was."""
+    """Time when the replica became Ready; None before."""
     is_draining: bool
     snapshot: Snapshot | None
-    """None when the scrape failed."""
+    """Report of the replica; None when the scrape failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""How long an engine step takes, learned online from the service's own traffic.
+"""Learns the duration of an engine step online from the service's own traffic.
 
-    seconds = fixed + prefill·(prefill tokens) + sequence·(sequences) + kv·(KV tokens read)
+seconds = fixed + prefill·(prefill tokens) + sequence·(sequences) + kv·(KV tokens read)
 
-Recursive least squares with forgetting, in information form: old sums fade, new sums are added, and
-a prior decides between terms that the traffic does not separate.
+The method is recursive least squares with forgetting, in information form. Old sums fade and new
+sums are added. A prior decides between terms that the traffic does not separate.
 """
 
 from dataclasses import dataclass, field, replace
@@ -52,7 +52,7 @@ class StepModel:
         return (self.fixed, self.prefill, self.sequence, self.kv)
 
     def seconds_of(self, sums: StepSums) -> float:
-        """Return the seconds that all these steps take."""
+        """Return the total seconds of all these steps."""
         return sum(each * sums.moment(0, i) for i, each in enumerate(self.coefficients))
 
     def scaled(self, factor: float) -> "StepModel":
@@ -82,12 +82,12 @@ def prior_step_model(
 
 @dataclass(frozen=True, slots=True)
 class StepModelFit:
-    """The step model learned so far, and the sums that it follows from."""
+    """The step model learned so far, and the sums from which it follows."""
 
     prior: StepModel
     sums: StepSums = field(default_factory=StepSums)
     units: StepModel | None = None
-    """Units of the coefficients in the fit; None: the prior."""
+    """Units of the coefficients in the fit; None uses the prior."""
     model: StepModel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,7 +95,8 @@ class StepModelFit:
 
     @classmethod
     def after(cls, learned: StepModel, guess: StepModel) -> "StepModelFit":
-        """Begin with a model learned elsewhere, or before a change of the engine.
+        """Return a fit that begins with another model: one learned elsewhere, or before a change of
+        engine.
 
         A coefficient that was learned as zero has no scale of its own. Its unit comes from the
         guess: from its size there, relative to the other coefficients.
@@ -109,7 +110,7 @@ class StepModelFit:
         return cls(learned, units=units)
 
     def learn(self, sums: StepSums, seconds: float) -> "StepModelFit":
-        """Add the steps of the last `seconds`; without steps nothing is learned or forgotten."""
+        """Add the steps of the last `seconds`. Without steps, nothing is learned or forgotten."""
         if sums.steps < 1:
             return self
         kept = self.sums.times(FORGETTING_PER_SECOND**seconds)

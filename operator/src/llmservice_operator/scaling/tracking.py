@@ -1,8 +1,8 @@
-"""The last report of each replica, and an estimate for those that do not answer.
+"""Keeps the last report of each replica, and estimates the work of replicas that do not answer.
 
-Silence is not idleness. A replica that serves and does not answer is assumed to go on at its last
-rates, so its load stays in the demand. When it answers again, what it really did replaces the
-estimate, spread over the time in which it was done.
+Silence is not idleness. A replica that serves and does not answer is assumed to continue at its
+last rates, so its load stays in the demand. When it answers again, its report replaces the
+estimate, spread over the time of the silence.
 """
 
 import math
@@ -29,36 +29,36 @@ class Increment:
     """Work that one scrape added."""
 
     seconds: float = 0.0
-    """Since the scrape before; 0 for the first, which only sets marks."""
+    """Seconds since the previous scrape; 0 for the first, which only sets starting points."""
     total: Counters = field(default_factory=Counters)
     learnable: Counters = field(default_factory=Counters)
-    """The part that the step model learns from: of warm replicas with the present engine."""
+    """Counters for the step model: only those of warm replicas with the present engine."""
     has_answer: bool = False
     """Whether any replica answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """All replicas by their last reports."""
+    """The last report, the rates and the state of every replica."""
 
     at: float = -math.inf
     snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
     rates: Mapping[str, Flow] = field(default_factory=dict)
-    """Per second, as of each replica's last report."""
+    """Rates of each replica as of its last report, per second."""
     serving: Mapping[str, float] = field(default_factory=dict)
-    """Ready replicas that are not draining, each with the time since which it is Ready."""
+    """Ready replicas that are not draining, with the time when each became Ready."""
     silent: frozenset[str] = frozenset()
     """Serving replicas that did not answer the last scrape."""
     late: Mapping[str, float] = field(default_factory=dict)
-    """Replicas that served before their first report, and when that came."""
+    """Replicas that served before their first report, with the time of that report."""
     ledger: Ledger = field(default_factory=Ledger)
     """Work that reports have confirmed."""
 
     def add(self, scrape: Scrape, engine_since: float = -math.inf) -> tuple["Tracking", Increment]:
-        """Add one scrape; a scrape that was added already changes nothing.
+        """Add one scrape. A repeated scrape changes nothing.
 
-        Once a replica exists that was created after `engine_since`, the step model learns only
-        from such replicas.
+        Once a replica exists that was created after `engine_since`, the step model learns only from
+        such replicas.
         """
         if scrape.at <= self.at:
             return self, Increment()
@@ -95,7 +95,7 @@ class Tracking:
                 learnable = learnable.plus(done)
         ledger = self.ledger
         if seconds > 0 and answered:
-            # A time without any answer is unknown, not empty: it is left out.
+            # The load during a time without any answer is unknown, so that time is left out.
             ledger = ledger.add(Tick(scrape.at, seconds)).spread(spans)
         serving = self._serving(scrape)
         silent = frozenset(serving) - answered
@@ -103,7 +103,7 @@ class Tracking:
         return after_it, Increment(seconds, total, learnable, bool(answered))
 
     def likely(self) -> Ledger:
-        """The ledger, with an estimate for the replicas that did not answer."""
+        """Return the ledger, with an estimate for the replicas that did not answer."""
         spans = [self._estimated(name, self.at) for name in self.silent]
         for name, answered_at in self.late.items():
             if name in self.rates and name in self.serving:
@@ -113,11 +113,11 @@ class Tracking:
 
     @property
     def unmeasured(self) -> frozenset[str]:
-        """Replicas that serve and have no rates yet."""
+        """Return the replicas that serve and have no rates yet."""
         return (self.silent | self.late.keys()) & self.serving.keys() - self.rates.keys()
 
     def _estimated(self, name: str, until: float) -> Tick:
-        """Estimate the work since a replica's last report, at its last known rates."""
+        """Return the estimated work since a replica's last report, at its last known rates."""
         if name not in self.rates:
             return Tick(until, 0.0)
         return _at_rates(self.rates[name], self.snapshots[name].at, until)
@@ -130,19 +130,25 @@ class Tracking:
         }
 
     def _lost(self, scrape: Scrape) -> set[str]:
-        """Replicas that ended without another answer: nothing will replace their estimate."""
+        """Return the replicas that ended without another answer.
+
+        No report will replace their estimate.
+        """
         goes_on = {it.name for it in scrape.replicas if it.snapshot is not None or _serves(it)}
         return set(self.silent - goes_on)
 
 
 def _blended(rates: Flow, done: Counters, seconds: float, kept: float) -> Flow:
-    """The rates after some more seconds, with this share kept of what they were before."""
+    """Return the rates after this scrape, in which the old rates keep the share `kept`."""
     now = Flow(*(amount / seconds for amount in astuple(Flow.of(done))))
     return now.plus(rates.plus(now, -1.0), kept)
 
 
 def _at_rates(rates: Flow, began: float, ended: float) -> Tick:
-    """Work at these rates in a span of time, without an estimate of the requests in the SLO."""
+    """Return the work at these rates in a time span.
+
+    It does not estimate how many requests meet the SLO.
+    """
     seconds = ended - began
     return Tick(ended, seconds, Tally.of(rates.times(seconds)))
 
@@ -150,10 +156,10 @@ def _at_rates(rates: Flow, began: float, ended: float) -> Tick:
 def _difference(
     before: Snapshot | None, after: Snapshot, last_scrape: float
 ) -> tuple[Counters, float]:
-    """Work of a replica since its last report, and the seconds that it took.
+    """Return the work of a replica since its last report, and the seconds that it took.
 
     The first report of a replica that started after the last scrape counts from that start. The
-    first report of an older one only sets the mark from which later reports count.
+    first report of an older one only sets the starting point for later reports.
     """
     if before is None:
         if after.started < last_scrape:
@@ -168,7 +174,10 @@ def _serves(report: ReplicaReport) -> bool:
 
 
 def _tick(at: float, seconds: float, done: Counters, *, is_serving: bool) -> Tick:
-    """Work of one replica. The work of a draining replica is no load of the remaining ones."""
+    """Return the work of one replica.
+
+    Work of a draining replica is no load of the remaining ones.
+    """
     tally = Tally.of(done)
     if not is_serving:
         tally = replace(tally, prompt_tokens_computed=0.0, generated_tokens=0.0)

@@ -1,4 +1,4 @@
-"""The mean request of a service: fading sums of lengths, cache hits and KV tokens held."""
+"""Learns the mean request of a service, by fading sums of lengths, cache hits and KV tokens held."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from llmservice_operator.scaling.lengths import lengths_of
 from llmservice_operator.scaling.signals import Counters
 
 MEMORY_SECONDS = 600.0
-"""Time constant of forgetting, while new requests come."""
+"""Time constant of forgetting, which advances only while new requests arrive."""
 
 FEWEST_REQUESTS = 10
 """Prompts and finished answers that a mix needs at least."""
@@ -21,7 +21,7 @@ class TrafficMemory:
     counters: Counters = field(default_factory=Counters)
 
     def learn(self, counters: Counters, seconds: float) -> "TrafficMemory":
-        """Add the counters of the last `seconds`; without requests nothing is forgotten."""
+        """Add the counters of the last `seconds`. Without requests, nothing is forgotten."""
         if counters.arrivals + counters.finished <= 0:
             return self
         kept = math.exp(-seconds / MEMORY_SECONDS)
@@ -49,6 +49,6 @@ class TrafficMemory:
             if steps.sequences > 0
             else prompts.mean + answers.mean / 2
         )
-        # Speculation may be off for large batches, but it never costs tokens.
+        # Speculation may be off for large batches, but it never loses tokens.
         per_step = max(1.0, seen.decoded_tokens / steps.sequences) if steps.sequences > 0 else 1.0
         return RequestMix(prompts.times(self.computed_share), answers, held, per_step)
