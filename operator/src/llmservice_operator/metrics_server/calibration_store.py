@@ -17,11 +17,12 @@ from llmservice_operator.scaling.calibration import has_moved
 logger = logging.getLogger(__name__)
 
 SHORTEST_PERIOD_SECONDS = 600.0
-"""Learning moves all the time; the API server need not hear of every move."""
+"""Shortest time between two writes of a calibration. Learning changes it constantly, and the API
+server need not store every change."""
 
 
 class CalibrationStore:
-    """Writes calibrations that have moved, for each service every ten minutes at most."""
+    """Writes calibrations that have changed, each service's at most every ten minutes."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -36,14 +37,15 @@ class CalibrationStore:
         *,
         is_last: bool = False,
     ) -> None:
-        """Write the calibrations that are due; one that fails stays due.
+        """Write the calibrations that are due. A failed write stays due.
 
-        With `is_last` every calibration that has moved is due: the next process begins with it.
+        With `is_last`, every calibration that has changed is due, because the next process begins
+        with it.
         """
         uids = {manifest["metadata"]["uid"] for manifest in services.values()}
         self._written = {uid: it for uid, it in self._written.items() if uid in uids}
         for key, calibration in learned.items():
-            # Without an autoscaler the load is not needed after a restart.
+            # Without an autoscaler, no restart needs the load.
             is_scaled = key in services and "autoscaling" in services[key]["spec"]
             period = 0.0 if is_last else SHORTEST_PERIOD_SECONDS
             if is_scaled and self._is_due(services[key], calibration, at, period):
@@ -54,7 +56,7 @@ class CalibrationStore:
         if uid not in self._written:
             if stored is None:
                 return True
-            # Another process wrote it; how long ago is unknown.
+            # Another process wrote it, at an unknown time.
             self._written[uid] = at, stored
         written_at, written = self._written[uid]
         if at - written_at < period:
@@ -68,7 +70,7 @@ class CalibrationStore:
                 {
                     "apiVersion": LLMSERVICES.api_version,
                     "kind": LLMSERVICES.kind,
-                    # The uid makes it this very service, not a new one that took its name.
+                    # The uid keeps the write from a new service of the same name.
                     "metadata": {it: metadata[it] for it in ("namespace", "name", "uid")},
                     "status": {"autoscaling": {"calibration": calibration}},
                 },

@@ -1,7 +1,7 @@
-"""The metrics server's own certificate authority, in memory, and the certificate it serves with.
+"""The metrics server's certificate authority, in memory, and its serving certificate.
 
-The API server trusts whoever the APIService's caBundle names. Each replica makes an authority of
-its own and adds it there, so no key is ever stored or shared.
+The API server trusts the authorities in the APIService's caBundle. Each replica makes its own
+authority and adds it there, so no key is ever stored or shared.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LIFETIME = timedelta(hours=48)
-"""Short, because a replica that died leaves its authority in the bundle for that long."""
+"""Lifetime of an authority. It is short, because the authority of a dead replica stays in the
+bundle for that long."""
 RENEW_BEFORE = timedelta(hours=24)
 CLOCK_SKEW = timedelta(minutes=10)
-"""How far the API server's clock may be behind ours."""
+"""Longest time that the API server's clock may be behind this one."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class ServingCertificate:
 
 
 def issue(names: Sequence[str], now: datetime) -> ServingCertificate:
-    """Make a new authority and a certificate of it; the authority's key is forgotten at once."""
+    """Make a new authority and a certificate that it signs, and discard the authority's key."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
-    # A name of its own, so that the API server finds the right one of several authorities.
+    # The name is unique, so that the API server finds the right one of several authorities.
     authority_name = _name(f"llmservice metrics server {uuid.uuid4().hex[:12]}")
     authority = (
         _builder(authority_name, authority_name, authority_key, now)
@@ -79,7 +80,7 @@ def issue(names: Sequence[str], now: datetime) -> ServingCertificate:
 
 
 def merged_bundle(bundle: str, authority: bytes, now: datetime) -> str:
-    """Return an APIService's caBundle (base64) with our authority and without expired ones."""
+    """Return an APIService's caBundle (base64) with this authority and without expired ones."""
     try:
         present = x509.load_pem_x509_certificates(base64.b64decode(bundle)) if bundle else []
     except ValueError:
@@ -102,7 +103,8 @@ def server_context(certificate: ServingCertificate, client_authorities: str) -> 
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=client_authorities)
-    # Python's ssl reads a key from a file only: one that nobody else can read, for this moment.
+    # Python's ssl reads a key only from a file. No other user can read this one, and it exists only
+    # for this call.
     descriptor, path = tempfile.mkstemp()
     try:
         with os.fdopen(descriptor, "wb") as file:

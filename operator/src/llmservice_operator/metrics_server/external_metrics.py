@@ -19,15 +19,15 @@ GROUP, VERSION = names.EXTERNAL_METRICS_GROUP, names.EXTERNAL_METRICS_VERSION
 ROOT = f"/apis/{GROUP}"
 WINDOW_SECONDS = 60
 REMEMBERED_SECONDS = 10.0
-"""How long an answer of the authorizer is reused."""
+"""Seconds for which an answer of the authorizer is reused."""
 REMEMBERED_ANSWERS = 1000
 
 
 def _value(metric: ScalingMetric, report: LoadReport) -> float | None:
     """Return the total; a demand is rounded to a whole percent for each replica.
 
-    The HorizontalPodAutoscaler divides by the replicas, and `kubectl get hpa` prints the quotient:
-    71/85 is read at a glance, 70867m/85 is not.
+    The HorizontalPodAutoscaler divides by the replicas, and `kubectl get hpa` prints the quotient.
+    71/85 is easy to read, 70867m/85 is not.
     """
     total = report.total(metric)
     if total is None or metric is not ScalingMetric.EFFECTIVE_GPU_UTILIZATION:
@@ -41,11 +41,11 @@ METRICS: Mapping[str, ScalingMetric] = {it.external_name: it for it in ScalingMe
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Reports = Callable[[], Mapping[Key, LoadReport]]
 Authorizer = Callable[[Mapping[str, Any]], Awaitable[bool]]
-"""Takes the spec of a SubjectAccessReview."""
+"""Sends the spec of a SubjectAccessReview, and returns whether the access is allowed."""
 
 
 class Refused(Exception):
-    """An error response; users read its message in `kubectl describe hpa`."""
+    """An error response. Users read its message in `kubectl describe hpa`."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -65,7 +65,7 @@ class Refused(Exception):
 
 
 class Access:
-    """Client of the cluster's authorizer, with a cache of some seconds."""
+    """Client of the cluster's authorizer, which reuses answers for some seconds."""
 
     def __init__(self, ask: Authorizer, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
@@ -188,7 +188,7 @@ def _item(metric: ScalingMetric, name: str, report: LoadReport, now: float) -> d
         "metricLabels": {names.METRIC_SERVICE_LABEL: name},
         "timestamp": timestamp(datetime.fromtimestamp(report.at, UTC)),
         "windowSeconds": WINDOW_SECONDS,
-        # A Kubernetes quantity: thousandths keep it exact.
+        # Thousandths keep a Kubernetes quantity exact.
         "value": f"{round(1000 * value)}m",
     }
 

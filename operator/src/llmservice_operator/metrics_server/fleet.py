@@ -1,4 +1,4 @@
-"""Rounds over all services: each asks every replica and makes every report."""
+"""Runs rounds over all services. A round asks every replica and makes every report."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ from llmservice_operator.workload import Replica, replicas_of
 logger = logging.getLogger(__name__)
 
 CLOCK_SKEW_SECONDS = 30.0
-"""How far the API server's clock, by which pods are made, may be behind this one."""
+"""Longest time that the API server's clock, which dates the pods, may be behind this one."""
 
 
 class Engines(Protocol):
@@ -51,29 +51,29 @@ class Engines(Protocol):
 
 @dataclass
 class _Service:
-    """One service between two rounds."""
+    """State of one service between two rounds."""
 
     uid: str
     state: ScalingState
     generation: int | None = None
     engine: tuple[Fields, ...] | None = None
-    """Engine and hardware from the spec; None before it was read."""
+    """Engine and hardware from the spec; None before the spec was read."""
     objective: ServiceLevelObjective = field(default_factory=ServiceLevelObjective)
     target_percent: float = TARGET_PERCENT
     answers: dict[str, EngineAnswer] = field(default_factory=dict)
     latencies: LatencyWindow = field(default_factory=LatencyWindow)
     learned: Calibration | None = None
     is_known: bool = False
-    """Whether it has been watched for long enough to know its load."""
+    """Whether the service has been watched for long enough to know its load."""
 
 
 class Fleet:
     """The state of every service between two rounds, and the newest reports.
 
     The leader reports what it computes. A standby computes too, so that it can take over at any
-    time, but repeats the leader's reports: the two ask a pod some milliseconds apart, and the
-    autoscaler must not read a different load with every other request. If the leader has no value,
-    or replies too late, the standby computes one from the leader's calibration.
+    time, but repeats the leader's reports. The two ask a pod some milliseconds apart, and the
+    autoscaler must not read alternating loads. If the leader has no value, or replies too late, the
+    standby computes one from the leader's calibration.
     """
 
     def __init__(
@@ -143,8 +143,8 @@ class Fleet:
             for key, it in by_leader.items()
             if key in manifests and it.at >= at and it.demand_percent is not None
         }
-        # Publish these at once: until the own reports are built, the two would report different
-        # loads.
+        # Publish these at once. Until this process's own reports are built, the two would report
+        # different loads.
         self.reports = {**self.reports, **repeated}
         own: dict[Key, LoadReport] = {}
         for gone in self._services.keys() - manifests.keys():
@@ -155,10 +155,11 @@ class Fleet:
                     key, manifest, replicas[key], answers[key], at, learned.get(key)
                 )
             except (ArithmeticError, ValueError):
-                # Numbers that no model server sends must not silence the other services.
+                # Numbers that no model server sends must not stop the reports of other services.
                 logger.exception("%s/%s: what its replicas report makes no sense", *key)
                 self._services.pop(key, None)
-            # Each takes milliseconds; the requests of others must not wait for all of them.
+            # Each assessment takes milliseconds. Requests of other clients must not wait for all of
+            # them.
             await asyncio.sleep(0)
         self.lags = any(
             not self._services[key].is_known
@@ -240,14 +241,16 @@ class Fleet:
         return state if stored is None else with_calibration(state, stored)
 
     def _read_spec(self, service: _Service, manifest: Manifest) -> None:
-        """Take over what the spec asks for, when it has changed and can be read."""
+        """Adopt the engine, the hardware and the objective of the spec, if it has changed and is
+        readable.
+        """
         generation = manifest["metadata"].get("generation", 0)
         if generation == service.generation:
             return
         service.generation = generation
         spec = self._spec_of(manifest)
         if spec is None:
-            return  # the replicas still run the previous spec, so keep its capacity
+            return  # The replicas still run the previous spec, so its capacity stays.
         engine = spec.model, spec.engine, spec.accelerator, spec.template
         if service.engine is not None and engine != service.engine:
             since = self._at - CLOCK_SKEW_SECONDS
@@ -273,12 +276,12 @@ class Fleet:
         try:
             return with_class(service, self._classes).spec
         except InvalidSpec:
-            # The operator refuses an unknown class. The limits of the spec hold without it.
+            # The operator refuses an unknown class. The limits of the spec apply without it.
             return service.spec
 
 
 def _learned_by(report: LoadReport) -> Calibration | None:
-    """Return what the leader has learned, as its report says; None while it knows no load."""
+    """Return what the leader has learned, from its report; None while the leader knows no load."""
     return None if report.missing == Missing.STARTING else report.calibration
 
 
@@ -289,9 +292,11 @@ def _assess_as_standby(
     objective: ServiceLevelObjective,
     target_percent: float,
 ) -> tuple[ScalingState, Assessment]:
-    """Assess the scrape with the leader's calibration; keep the own learning separately.
+    """Assess the scrape with the leader's calibration, and keep the calibration of this process
+    separately.
 
-    κ and cold starts move slowly and by rare events, so the leader's replace the own ones.
+    κ and cold starts change slowly and by rare events, so the leader's values replace those of this
+    process.
     """
     as_leader = with_calibration(own, learned)
     after, assessment = assess(as_leader, scrape, objective, target_percent)

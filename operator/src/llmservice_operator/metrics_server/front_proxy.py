@@ -1,7 +1,8 @@
-"""The user of a request: the API server proves itself by certificate and sends the user in headers.
+"""Reads the user of a request from its headers, which the API server proves by its
+certificate.
 
-The ConfigMap kube-system/extension-apiserver-authentication, which the API server keeps, says how.
-It is read again and again, because authorities are rotated.
+The ConfigMap kube-system/extension-apiserver-authentication, which the API server keeps, holds the
+authorities and the header names. It is read repeatedly, because authorities are rotated.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ class User:
 
 @dataclass(frozen=True)
 class FrontProxy:
-    """How the API server authenticates to us, and where it writes the user."""
+    """Authentication of the API server to the metrics server, and the headers that hold the
+    user.
+    """
 
     client_authorities: str
-    """PEM."""
+    """PEM certificates of the authorities that sign the API server's client certificate."""
     allowed_names: tuple[str, ...]
     """Common names that its certificate may have; empty means any."""
     user_headers: tuple[str, ...]
@@ -92,9 +95,9 @@ class FrontProxy:
             raise Unauthenticated("the request names no user")
         groups = [value for it in self.group_headers for value in headers.getall(it, [])]
         if not {_AUTHENTICATED, _UNAUTHENTICATED} & set(groups):
-            # Every API server counts whom it knows among these. The API server itself comes
-            # without, and what it cannot discover it takes for content that a namespace may hold:
-            # no namespace would ever be deleted.
+            # The API server sends one of the two groups with every user, but neither with its own
+            # requests. Refusing its discovery would block the deletion of every namespace, because
+            # this API could hold objects in it.
             groups.append(_AUTHENTICATED)
         return User(name, tuple(groups), self._extra(headers))
 
@@ -103,7 +106,8 @@ class FrontProxy:
         for header, value in headers.items():
             for prefix in self.extra_prefixes:
                 if header.lower().startswith(prefix.lower()):
-                    # Keys may hold characters that no header may, so they come percent-encoded.
+                    # Keys may hold characters that a header may not, so they arrive
+                    # percent-encoded.
                     key = urllib.parse.unquote(header[len(prefix) :].lower())
                     extra[key] = (*extra.get(key, ()), value)
         return extra

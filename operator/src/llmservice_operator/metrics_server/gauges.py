@@ -1,4 +1,4 @@
-"""The reports as Prometheus gauges. What is unknown has no sample: it is never zero."""
+"""Exposes the reports as Prometheus gauges. An unknown value has no sample; it is never zero."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -63,7 +63,7 @@ OF_REPLICA: tuple[tuple[str, str, Callable[[ReplicaLoad], float | None]], ...] =
 
 
 class ReportCollector(Collector):
-    """Reads the reports at every collection."""
+    """Reads the reports at every scrape."""
 
     def __init__(self, reports: Callable[[], Mapping[Key, LoadReport]]) -> None:
         self._reports = reports

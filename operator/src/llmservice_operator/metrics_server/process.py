@@ -1,4 +1,4 @@
-"""The metrics server as a process: watches, rounds, three ports, and the leader's Lease."""
+"""Runs the metrics server as a process: watches, rounds, three ports and the leader's Lease."""
 
 import asyncio
 import contextlib
@@ -39,11 +39,15 @@ logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 5.0
 LAST_WRITES_SECONDS = 5.0
-"""How long the end of the process waits for the API server to store the calibrations."""
+"""Longest time that the end of the process waits for the API server to store the calibrations."""
 
 
 class MetricsServer:
-    """Both replicas measure and serve; the leader, which holds the Lease, also calibrates."""
+    """The metrics server.
+
+    Both replicas measure and serve. The leader, which holds the Lease, also writes
+    calibrations.
+    """
 
     def __init__(self, settings: OperatorSettings) -> None:
         own = settings.metrics_server
@@ -75,7 +79,7 @@ class MetricsServer:
             await start_server(create_app(metrics, health), settings.health_port),
             await start_server(create_report_app(fleet), own.scaling_port),
         ]
-        # While the process drains it still answers, so the watches last as long as it does.
+        # A draining process still answers, so the watches last as long as it does.
         self._tasks.start("watches", reflector.run(asyncio.Event()))
         self._tasks.start("audit", reflector.audit())
         lease = Lease(cluster, settings.namespace, settings.lease_name)
@@ -117,7 +121,8 @@ class MetricsServer:
         namespaces = self._settings.watch_namespaces or (None,)
 
         def report(problem: str | None) -> None:
-            # Later the process goes on with what it knows: an outage must not stop the scaling.
+            # Later, the process continues with its last reading, because an outage must not stop
+            # the scaling.
             if problem is not None and not reflector.loaded.is_set():
                 health.not_ready("watches", problem)
 
@@ -134,7 +139,9 @@ class MetricsServer:
         return reflector
 
     def _external(self, cluster: Cluster) -> tuple[SecureServer | None, Registration | None]:
-        """Return the parts for external metrics; none where only some namespaces are served."""
+        """Return the parts that serve external metrics; None where the operator serves only some
+        namespaces.
+        """
         settings, own = self._settings, self._settings.metrics_server
         if settings.watch_namespaces:
             return None, None
@@ -155,7 +162,10 @@ class MetricsServer:
     async def _register(
         self, secure: SecureServer, registration: Registration, health: Health
     ) -> None:
-        """Send requests here once they can be answered: before that the API would be broken."""
+        """Register the APIService once this process can answer.
+
+        Earlier, the API would be broken.
+        """
         await secure.serving.wait()
         health.ready("external")
         await registration.run()
@@ -187,7 +197,7 @@ class MetricsServer:
                 health.ready("warm-up")
 
     async def _lead(self, lease: Lease) -> None:
-        """Compete for the Lease for ever: a leader that loses it goes on serving as a standby."""
+        """Compete for the Lease for ever. A leader that loses it continues as a standby."""
         while True:
             identity = f"{self._address}_{uuid.uuid4().hex[:8]}"
             self._leader = Leader(lease, identity, on_lost=lambda: None)
@@ -197,14 +207,16 @@ class MetricsServer:
         return self._leader is not None and self._leader.is_holding()
 
     def _leader_address(self) -> str | None:
-        """Return the address of the leader; None if this process is it, or if there is none."""
+        """Return the address of the leader; None if this process leads, or if there is no
+        leader.
+        """
         if self._leader is None or self._is_leader():
             return None
         address = self._leader.holder.rpartition("_")[0]
         return address if address != self._address else None
 
     async def _leave(self, *ending: asyncio.Task[None]) -> None:
-        """Release the Lease, and answer until no more requests are sent here."""
+        """Release the Lease, and answer until clients have stopped sending requests."""
         await self._tasks.cancel(*ending)
         if self._leader is not None:
             await self._leader.release()

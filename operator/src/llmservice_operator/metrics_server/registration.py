@@ -1,9 +1,9 @@
-"""The APIService that sends external metrics to us: made where there is none, ours to change.
+"""Keeps the APIService that sends external metrics to this server.
 
-There is one `v1beta1.external.metrics.k8s.io` in a cluster, and KEDA or an adapter may have it. A
-foreign one is never touched: the report says whose it is. Ours goes with the release, because the
-release's ClusterRole owns it: one left behind without a server would block every deletion of a
-namespace.
+A cluster has one `v1beta1.external.metrics.k8s.io`, and KEDA or an adapter may have it. A foreign
+one is never changed: the report names its owner. The release's ClusterRole owns ours, so the
+APIService is deleted with the release. An APIService without a server would block every deletion of
+a namespace.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 API_SERVICE = names.EXTERNAL_METRICS_API
 POLL_SECONDS = 5.0
-"""How often the APIService is read. It is one object, read by name: no watch is worth it."""
+"""Time between two reads of the APIService. It is one object, read by name, so a watch is not worth
+its cost."""
 RETRY_SECONDS = 2.0
 
 NOT_LOOKED_YET = ExternalMetrics(
@@ -41,7 +42,7 @@ NAMESPACES_ONLY = ExternalMetrics(
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The Service object through which the API server reaches us."""
+    """The Service object through which the API server reaches the metrics server."""
 
     namespace: str
     name: str
@@ -53,7 +54,7 @@ class Endpoint:
 
 
 def build_api_service(endpoint: Endpoint, bundle: str, owner: Manifest | None) -> Manifest:
-    """Return the APIService as it should be; `owner` is the ClusterRole that it goes with."""
+    """Return the desired APIService. `owner` is the ClusterRole with which it is deleted."""
     metadata: dict[str, Any] = {
         "name": API_SERVICE,
         "labels": {
@@ -86,7 +87,7 @@ def build_api_service(endpoint: Endpoint, bundle: str, owner: Manifest | None) -
 
 
 def is_ours(live: Mapping[str, Any], endpoint: Endpoint) -> bool:
-    """Say whether an APIService is ours to change: by our label, and for our Service object."""
+    """Return whether the APIService has our label and points to our Service object."""
     labels = live["metadata"].get("labels") or {}
     service = live["spec"].get("service") or {}
     return bool(
@@ -96,7 +97,7 @@ def is_ours(live: Mapping[str, Any], endpoint: Endpoint) -> bool:
 
 
 def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
-    """Say whose an APIService is that is not ours."""
+    """Return the owner of a foreign APIService, in words."""
     service = live["spec"].get("service")
     owner = f"{service['namespace']}/{service['name']}" if service else "the API server itself"
     return ExternalMetrics(
@@ -109,7 +110,7 @@ def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
 
 
 class Registration:
-    """Keeps the APIService as it should be for as long as it is ours."""
+    """Keeps the APIService as desired while it is ours."""
 
     def __init__(
         self,
@@ -119,7 +120,10 @@ class Registration:
         authority: Callable[[], bytes],
         now: Callable[[], datetime],
     ) -> None:
-        """`owner_name` is the ClusterRole of the release, `authority` the one we serve by now."""
+        """`owner_name` is the ClusterRole of the release.
+
+        `authority` returns the one that serves now.
+        """
         self.state = NOT_LOOKED_YET
         self._cluster = cluster
         self._endpoint = endpoint
@@ -129,18 +133,18 @@ class Registration:
         self._wake = asyncio.Event()
 
     def requeue(self) -> None:
-        """Check the APIService now: the authority has changed."""
+        """Check the APIService now, because the authority has changed."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Read the APIService and make it right, for ever."""
+        """Read the APIService and correct it, for ever."""
         while True:
             self._wake.clear()
             wait = POLL_SECONDS
             try:
                 live = await self._cluster.read(API_SERVICES, None, API_SERVICE)
             except ClusterError as error:
-                # Nothing contradicts the last finding, so keep it.
+                # Nothing contradicts the last result, so it stays.
                 logger.warning("the APIService cannot be read: %s", error)
             else:
                 wait = await self._try_to_ensure(live)
@@ -153,7 +157,7 @@ class Registration:
         try:
             await self._ensure(live)
         except Conflict:
-            # Another replica was faster.
+            # Another replica created it first.
             return RETRY_SECONDS
         except ClusterError as error:
             logger.error("the APIService cannot be written: %s", error)
@@ -193,7 +197,7 @@ class Registration:
         )
 
     async def _owner(self) -> Manifest | None:
-        """Return the ClusterRole that the APIService goes with; None where the chart makes none."""
+        """Return the ClusterRole that owns the APIService; None where the chart makes none."""
         try:
             return await self._cluster.read(CLUSTER_ROLES, None, self._owner_name)
         except Forbidden:

@@ -1,4 +1,4 @@
-"""The load reports as JSON: one for the operator and KEDA, all of them for the standby."""
+"""Serves the load reports as JSON: one for the operator and KEDA, all of them for the standby."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,8 @@ from llmservice_operator.cluster import Key
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.7
-"""How long a standby waits for a round that is not over; then it gets the reports before it."""
+"""Seconds that a standby waits for a running round. After that it gets the reports of the round
+before."""
 LEADER_TIMEOUT_SECONDS = 1.0
 
 _REPORTS = TypeAdapter(dict[str, LoadReport])
@@ -78,7 +79,9 @@ class LeaderClient:
         await self._session.close()
 
     async def ask(self, address: str, at: float) -> dict[Key, LoadReport]:
-        """Return its reports, as of this moment if it is in time; empty when it does not answer."""
+        """Return the leader's reports as of this moment, if they arrive in time; empty when it does
+        not answer.
+        """
         try:
             async with self._session.get(
                 f"http://{address}{names.LOAD_REPORTS_PATH}",

@@ -17,7 +17,7 @@ from llmservice_operator.workload import Replica
 
 
 def scaling_view(replica: Replica, answer: EngineAnswer | None) -> ReplicaReport:
-    """Return what the scaling core takes of a replica and the answer of its model server."""
+    """Return the part of a replica and of its model server's answer that the scaling core uses."""
     ready_since = replica.ready_since
     return ReplicaReport(
         replica.name,
@@ -75,14 +75,16 @@ def build_report(
 
 @dataclass(frozen=True)
 class _Totals:
-    """Sums over the Ready replicas: the totals of the metrics other than the demand."""
+    """Sums over the Ready replicas: the totals of all metrics except the demand."""
 
     at: float
     serving: Sequence[Replica]
     answers: Mapping[str, EngineAnswer]
 
     def of(self, read: Callable[[EngineAnswer], float | None]) -> float | None:
-        """Return the sum, with the mean for silent replicas; None if more than half are silent."""
+        """Return the sums, with the mean in place of silent replicas; None if more than half are
+        silent.
+        """
         fresh = [
             answer
             for it in self.serving

@@ -1,4 +1,4 @@
-"""The HTTPS port: its certificate and its clients' authorities change while it serves."""
+"""The HTTPS port, whose certificate and client authorities change while it serves."""
 
 import asyncio
 import logging
@@ -22,9 +22,9 @@ from llmservice_operator.metrics_server.front_proxy import (
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 10.0
-"""How often the API server's authorities are read: one ConfigMap, by name."""
+"""Time between two reads of the API server's authorities: one ConfigMap, by name."""
 SPREAD_SECONDS = 30.0
-"""How long a new authority may take from the APIService to every API server."""
+"""Longest time that a new authority in the APIService takes to reach every API server."""
 
 
 class SecureServer:
@@ -36,9 +36,9 @@ class SecureServer:
         now: Callable[[], datetime],
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        """`names` are those by which the API server knows us."""
+        """`names` are the DNS names by which the API server reaches this server."""
         self.front_proxy: FrontProxy | None = None
-        """How the API server signs in; None before that is known."""
+        """Authentication of the API server; None before it is known."""
         self.serving = asyncio.Event()
         self.authority_changed: Callable[[], None] = lambda: None
         """Called when there is a new authority for clients to trust."""
@@ -51,7 +51,9 @@ class SecureServer:
         self._site: web.TCPSite | None = None
 
     def authority(self) -> bytes:
-        """Return the authority, PEM, that clients must trust: the one that serves, or soon will."""
+        """Return the authority, in PEM, that clients must trust: that of the present or the next
+        certificate.
+        """
         return self._next.authority
 
     async def run(self, app: web.Application) -> None:
@@ -73,13 +75,13 @@ class SecureServer:
             await runner.cleanup()
 
     async def _renew(self) -> None:
-        """Make a new authority known, and serve by it once it is."""
+        """Announce a new authority, and serve with its certificate once clients trust it."""
         self._next = issue(self._names, self._now())
         self.authority_changed()
         await asyncio.sleep(SPREAD_SECONDS)
 
     async def _refresh(self, runner: web.AppRunner, config: Manifest | None) -> None:
-        """Open the port anew when the authorities or the certificate have changed."""
+        """Open the port again when the authorities or the certificate have changed."""
         found = FrontProxy.from_config(config) if config is not None else None
         if found is None:
             logger.error(
@@ -98,7 +100,7 @@ class SecureServer:
         await site.start()
         if self._site is not None:
             await self._site.stop()
-            # A client that the old authorities let in must prove itself again.
+            # A client that the old authorities admitted must authenticate again.
             for connection in runner.server.connections if runner.server else ():
                 connection.close()
         self._site, self.front_proxy, self._certificate = site, found, self._next

@@ -173,7 +173,7 @@ def _learn(state: ScalingState, scrape: Scrape) -> ScalingState:
 
 
 def _with_cold_starts(state: ScalingState, scrape: Scrape) -> ColdStarts:
-    """Return the cold starts, with those of the replicas that became Ready since the last scrape."""
+    """Return the cold starts, with those of replicas that became Ready since the last scrape."""
     cold_starts = state.cold_starts
     if state.first_at is None:
         return cold_starts

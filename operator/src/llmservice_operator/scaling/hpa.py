@@ -115,7 +115,7 @@ def replicas_for(total: float, spec: HpaSpec, current: int) -> int:
 def decide(
     state: HpaState, spec: HpaSpec, current: int, total: float | None, now: float
 ) -> Decision:
-    """Return the decision of one sync for a metric that sums to `total`; None is a missing metric."""
+    """Return the decision of one sync for a metric that sums to `total`, or is missing (None)."""
     if current == 0 and spec.min_replicas > 0:
         return Decision(0, Cause.SCALED_TO_ZERO, state)
     if not state.recommendations:

@@ -24,7 +24,7 @@ class Lengths:
         return sum(tokens * tokens * share for tokens, share in self.points)
 
     def mean_excess(self, limit: float) -> float:
-        """Return the mean of `max(0, length / limit - 1)`: the further budgets that a prompt needs."""
+        """Return the mean of `max(0, length / limit - 1)`: the further budgets of a prompt."""
         return sum(max(0.0, tokens / limit - 1) * share for tokens, share in self.points)
 
     def times(self, factor: float) -> "Lengths":

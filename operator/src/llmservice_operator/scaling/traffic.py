@@ -1,4 +1,4 @@
-"""Learns the mean request of a service, by fading sums of lengths, cache hits and KV tokens held."""
+"""Learns the mean request of a service from fading sums of lengths, cache hits and KV tokens."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How the operator reports on itself: JSON logs, Prometheus metrics, health endpoints."""
+"""Reports on the operator itself: JSON logs, Prometheus metrics and health endpoints."""
 
 from llmservice_operator.telemetry.health import Health
 from llmservice_operator.telemetry.log import configure_logging, log_fields

@@ -1,13 +1,17 @@
-"""The answers to the probes: whether the process is ready, and whether it is alive."""
+"""Answers the probes: whether the process is ready, and whether it is alive."""
 
 from collections.abc import Callable
 
 STUCK_SECONDS = 120.0
-"""Passes are cancelled after 60 s. One this old ignores its cancellation: only a restart helps."""
+"""Age in seconds of a stuck pass. Passes are cancelled after 60 s. A pass this old ignores its
+cancellation, and only a restart helps."""
 
 
 class Health:
-    """Answers the probes. Not ready is a list of reasons, each a sentence that says what to do."""
+    """Answers the probes.
+
+    A process that is not ready gives reasons, each a sentence that says what to do.
+    """
 
     def __init__(self, longest_running_seconds: Callable[[], float]) -> None:
         self._longest_running_seconds = longest_running_seconds
@@ -20,7 +24,7 @@ class Health:
         self._not_ready.pop(part, None)
 
     def report(self, part: str, reason: str | None) -> None:
-        """Set the reason that the part is not ready; None if it is ready."""
+        """Set the reason why a part is not ready; None when it is ready."""
         if reason is None:
             self.ready(part)
         else:
@@ -30,6 +34,9 @@ class Health:
         return sorted(self._not_ready.values())
 
     def why_not_alive(self) -> list[str]:
-        """A blocked event loop needs no reason here: it cannot answer the probe at all."""
+        """Return the reason why the process is not alive.
+
+        A blocked event loop needs no reason here, because it cannot answer the probe at all.
+        """
         age = self._longest_running_seconds()
         return [f"a pass has been running for {age:.0f} s"] if age > STUCK_SECONDS else []

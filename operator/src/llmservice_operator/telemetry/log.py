@@ -1,4 +1,4 @@
-"""The log: every line one JSON object, with the fields of the pass that writes it."""
+"""Writes the log: every line is one JSON object, with the fields of the pass that writes it."""
 
 import json
 import logging

@@ -17,7 +17,7 @@ from prometheus_client import (
 )
 
 CONTROLLER = "llmservice"
-"""The one controller of this process: the value of the `controller` and `name` labels."""
+"""Value of the `controller` and `name` labels. A process has one controller."""
 
 PASS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -35,7 +35,10 @@ class QueueState(Protocol):
 
 
 class Metrics:
-    """All metrics of the process. Names of controller-runtime are kept: its dashboards fit."""
+    """All metrics of the process.
+
+    Their names are those of controller-runtime, so that its dashboards fit.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -134,7 +137,7 @@ class Metrics:
         self._retries.labels(CONTROLLER).inc()
 
     def read_queue(self, queue: QueueState, workers: int) -> None:
-        """Read the queue whenever the metrics are asked for."""
+        """Read the queue at every scrape."""
         self._workers.labels(CONTROLLER).set(workers)
         self._depth.labels(CONTROLLER).set_function(lambda: len(queue))
         self._active.labels(CONTROLLER).set_function(queue.busy)
@@ -163,7 +166,7 @@ class Metrics:
         self._leading.labels(lease_name).set_function(lambda: float(holding()))
 
     def applied(self, kind: str, result: str) -> None:
-        """Result: created, changed, noop or deleted."""
+        """Count one apply by its result: created, changed, noop or deleted."""
         self._applies.labels(kind, result).inc()
 
     def drift_corrected(self, kind: str) -> None:
@@ -184,7 +187,9 @@ class Metrics:
             self._replicas.labels(namespace, name, state).set(status.get(state, 0))
 
     def service_gone(self, namespace: str, name: str) -> None:
-        """Drop the service's series, so that dead services neither alert nor fill the memory."""
+        """Drop the service's series, so that deleted services neither raise alerts nor fill the
+        memory.
+        """
         gone = {"namespace": namespace, "name": name}
         self._conditions.remove_by_labels(gone)
         self._replicas.remove_by_labels(gone)
@@ -200,7 +205,7 @@ class Metrics:
 
 
 async def measure_loop_lag(metrics: Metrics, period_seconds: float = 1.0) -> None:
-    """Measure for ever how late the event loop wakes a sleeper up."""
+    """Measure for ever how late the event loop wakes a sleeping task."""
     while True:
         started = time.monotonic()
         await asyncio.sleep(period_seconds)
