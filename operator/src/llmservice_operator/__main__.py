@@ -43,11 +43,9 @@ from llmservice_operator.telemetry import (
     measure_loop_lag,
     start_server,
 )
-from llmservice_operator.workqueue import WorkQueue
+from llmservice_operator.workqueue import QueueSettings, Shares, WorkQueue
 
 logger = logging.getLogger(__name__)
-
-WORKERS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,7 +117,11 @@ class Process:
         settings = self._settings
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         metrics, cache = Metrics(), Cache()
-        queue: WorkQueue[Key] = WorkQueue(metrics)
+        shares = Shares()
+        # A webhook or a quota that is slow to answer is so for a namespace.
+        queue: WorkQueue[Key] = WorkQueue(
+            metrics, QueueSettings(shares=shares), group_of=lambda key: key[0]
+        )
         health = Health(queue.longest_running_seconds)
         cluster = await Cluster.connect(metrics)
         server = await self._serve(metrics, health)
@@ -150,7 +152,7 @@ class Process:
             reports,
         )
         metrics.read_leadership(settings.lease_name, leader.is_holding)
-        metrics.read_queue(queue, WORKERS)
+        metrics.read_queue(queue, shares.workers)
         for kind in (*REQUIRED_KINDS, *(kind for kind, granted in optional.items() if granted)):
             metrics.read_cache(kind.plural, functools.partial(cache.count, kind))
 
@@ -162,7 +164,9 @@ class Process:
             await queue.work(reconciler.reconcile)
 
         election = self._tasks.start("leader", leader.run())
-        workers = [self._tasks.start(f"worker-{number}", work()) for number in range(WORKERS)]
+        workers = [
+            self._tasks.start(f"worker-{number}", work()) for number in range(shares.workers)
+        ]
         self._tasks.start("audit", reflector.audit())
         self._tasks.start("load-reports", reports.run())
         self._tasks.start("discovery", reflector.discover())

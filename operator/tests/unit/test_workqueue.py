@@ -1,65 +1,11 @@
 import asyncio
-import heapq
 import itertools
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from llmservice_operator.errors import ClusterError
-from llmservice_operator.workqueue import QueueSettings, TokenBucket, WorkQueue
-
-
-class Timer:
-    def __init__(self) -> None:
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
-class StandingClock:
-    """A clock that moves only when it is told to."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-        self._order = itertools.count()
-        self._timers: list[tuple[float, int, Timer, Callable[[], None]]] = []
-
-    def time(self) -> float:
-        return self._now
-
-    def call_later(self, delay: float, callback: Callable[[], None], /) -> Timer:
-        timer = Timer()
-        heapq.heappush(self._timers, (self._now + delay, next(self._order), timer, callback))
-        return timer
-
-    def advance(self, seconds: float) -> None:
-        until = self._now + seconds
-        while self._timers and self._timers[0][0] <= until:
-            self._now, _, timer, callback = heapq.heappop(self._timers)
-            if not timer.cancelled:
-                callback()
-        self._now = until
-
-
-class Observer:
-    def __init__(self) -> None:
-        self.adds = 0
-        self.retries = 0
-        self.waits: list[float] = []
-        self.results: list[str] = []
-
-    def added(self) -> None:
-        self.adds += 1
-
-    def started(self, waited_seconds: float) -> None:
-        self.waits.append(waited_seconds)
-
-    def finished(self, seconds: float, result: str) -> None:
-        self.results.append(result)
-
-    def retried(self) -> None:
-        self.retries += 1
+from llmservice_operator.workqueue import QueueSettings, WorkQueue
+from operator_support.workqueue import Observer, StandingClock, run_workers, settle, stop
 
 
 @pytest.fixture
@@ -75,26 +21,6 @@ def observer() -> Observer:
 @pytest.fixture
 async def queue(clock: StandingClock, observer: Observer) -> WorkQueue[str]:
     return WorkQueue(observer, clock=clock, uniform=lambda low, high: 0.0)
-
-
-async def settle() -> None:
-    """Let every task run as far as it can."""
-    for _ in range(20):
-        await asyncio.sleep(0)  # noqa: TID251 - yields, does not wait
-
-
-async def run_workers(
-    queue: WorkQueue[str], process: Callable[[str], Awaitable[float | None]], count: int = 1
-) -> list[asyncio.Task[None]]:
-    workers = [asyncio.create_task(queue.work(process)) for _ in range(count)]
-    await settle()
-    return workers
-
-
-async def stop(workers: list[asyncio.Task[None]]) -> None:
-    for worker in workers:
-        worker.cancel()
-    await asyncio.gather(*workers, return_exceptions=True)
 
 
 async def test_a_key_added_many_times_is_processed_once(
@@ -289,6 +215,77 @@ async def test_waits_as_long_as_the_api_server_asked(
     assert passes == 2
 
 
+@pytest.mark.parametrize("asked", [86_400.0, 1e300])
+async def test_no_retry_waits_longer_than_the_limit_whatever_the_api_server_asks(
+    queue: WorkQueue[str], clock: StandingClock, asked: float
+) -> None:
+    passes = 0
+
+    async def process(key: str) -> None:
+        nonlocal passes
+        passes += 1
+        raise ClusterError("too many requests", 429, retry_after_seconds=asked)
+
+    queue.add("a")
+    workers = await run_workers(queue, process)
+    clock.advance(300.0)
+    await settle()
+    await stop(workers)
+    assert passes == 2
+
+
+async def test_no_retry_waits_longer_than_the_limit_however_many_keys_fail_however_often(
+    clock: StandingClock, observer: Observer
+) -> None:
+    """Events bring a pass at once, so passes can fail far more often than retries are made."""
+    queue: WorkQueue[int] = WorkQueue(
+        observer, clock=clock, uniform=lambda low, high: high, group_of=lambda _: "team"
+    )
+    passes = 0
+
+    async def process(key: int) -> None:
+        nonlocal passes
+        passes += 1
+        raise ClusterError("refused")
+
+    workers = await run_workers(queue, process)
+    for _ in range(20):
+        for key in range(1000):
+            queue.add(key)
+        while len(queue):
+            await settle()
+        clock.advance(0.01)
+        await settle()
+    before = passes
+    clock.advance(300.0)
+    while len(queue):
+        await settle()
+    await stop(workers)
+    assert passes >= before + 1000
+
+
+async def test_a_pass_that_was_cut_off_is_not_tried_again_before_as_long_has_gone_by(
+    queue: WorkQueue[str], clock: StandingClock
+) -> None:
+    passes = 0
+
+    async def process(key: str) -> None:
+        nonlocal passes
+        passes += 1
+        clock.advance(60.0)
+        raise ClusterError("no answer")
+
+    queue.add("a")
+    workers = await run_workers(queue, process)
+    clock.advance(59.0)
+    await settle()
+    assert passes == 1
+    clock.advance(2.0)
+    await settle()
+    await stop(workers)
+    assert passes == 2
+
+
 async def test_an_unexpected_error_does_not_end_the_worker(
     queue: WorkQueue[str], observer: Observer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -419,12 +416,3 @@ async def test_tells_how_long_keys_wait_and_passes_run(
     assert queue.unfinished_seconds() == 5.0
     await stop(workers)
     assert queue.longest_running_seconds() == 0.0
-
-
-def test_retries_of_all_keys_together_keep_to_the_rate_after_a_burst(clock: StandingClock) -> None:
-    bucket = TokenBucket(20.0, 3, clock.time)
-    assert [bucket.reserve() for _ in range(5)] == pytest.approx([0, 0, 0, 0.05, 0.1])
-    clock.advance(0.1)
-    assert bucket.reserve() == pytest.approx(0.05)
-    clock.advance(3600.0)
-    assert [bucket.reserve() for _ in range(4)] == pytest.approx([0, 0, 0, 0.05])

@@ -1,17 +1,16 @@
-"""A work queue of keys: each key once, one worker per key at a time, failures with backoff.
-
-Knows nothing of Kubernetes. Everything runs in one event loop, so plain sets need no locks.
-"""
+"""A work queue of keys: each key once, one worker per key at a time, failures with backoff."""
 
 import asyncio
 import logging
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from llmservice_operator.errors import ClusterError
+from llmservice_operator.workqueue.fairness import FairKeys, Shares
+from llmservice_operator.workqueue.retries import RetryRate
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +46,7 @@ class QueueObserver(Protocol):
 class QueueSettings:
     backoff_min_seconds: float = 0.005
     backoff_max_seconds: float = 300.0
+    """Longest wait for a retry, whatever the rate of retries or the API server asks for."""
     backoff_jitter: float = 0.1
     """Share of a backoff by which it is moved at random, so that keys that failed together part."""
 
@@ -57,25 +57,7 @@ class QueueSettings:
     retry_burst: int = 50
     timeout_seconds: float = 60.0
     """Longest one pass may take before it is cancelled and counted as failed."""
-
-
-class TokenBucket:
-    """Spaces out callers to a rate after a burst. Never refuses: says how long to wait."""
-
-    def __init__(self, per_second: float, burst: int, time: Callable[[], float]) -> None:
-        self._per_second = per_second
-        self._burst = burst
-        self._time = time
-        self._tokens = float(burst)
-        self._filled_at = time()
-
-    def reserve(self) -> float:
-        """Take one token and return the seconds until it is really there, 0 when it is now."""
-        now = self._time()
-        refill = (now - self._filled_at) * self._per_second
-        self._tokens = min(float(self._burst), self._tokens + refill) - 1
-        self._filled_at = now
-        return max(0.0, -self._tokens / self._per_second)
+    shares: Shares = field(default_factory=Shares)
 
 
 class WorkQueue(Generic[Key]):
@@ -85,15 +67,21 @@ class WorkQueue(Generic[Key]):
         settings: QueueSettings | None = None,
         clock: Clock | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
+        group_of: Callable[[Key], Hashable] = lambda key: key,
     ) -> None:
+        """`group_of` returns what shares its workers with others, such as a namespace."""
         self._observer = observer
         self._settings = settings or QueueSettings()
         self._clock = clock or asyncio.get_running_loop()
         self._uniform = uniform
-        self._bucket = TokenBucket(
-            self._settings.retries_per_second, self._settings.retry_burst, self._clock.time
+        self._group_of = group_of
+        self._retries = RetryRate(
+            self._settings.retries_per_second,
+            self._settings.retry_burst,
+            self._settings.backoff_max_seconds,
+            self._clock.time,
         )
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._ready = FairKeys(group_of, self._settings.shares, self._clock.time)
         self._added_at: dict[Key, float] = {}
         """Keys that wait for a pass, also those a worker is busy with: they get one more."""
         self._started_at: dict[Key, float] = {}
@@ -112,7 +100,7 @@ class WorkQueue(Generic[Key]):
         self._added_at[key] = self._clock.time()
         self._observer.added()
         if key not in self._started_at:
-            self._ready.put_nowait(key)
+            self._ready.put(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Ask for a pass in some seconds; of several such wishes for a key the earliest counts."""
@@ -194,8 +182,9 @@ class WorkQueue(Generic[Key]):
 
     def _finish(self, key: Key, result: str) -> None:
         self._observer.finished(self._clock.time() - self._started_at.pop(key), result)
+        self._ready.done(key)
         if key in self._added_at:
-            self._ready.put_nowait(key)
+            self._ready.put(key)
 
     def _retry(self, key: Key, at_least_seconds: float = 0.0) -> None:
         settings = self._settings
@@ -205,4 +194,9 @@ class WorkQueue(Generic[Key]):
         backoff *= 1 + self._uniform(-settings.backoff_jitter, settings.backoff_jitter)
         self._failures[key] += 1
         self._observer.retried()
-        self.add_after(key, max(backoff, at_least_seconds, self._bucket.reserve()))
+        took = self._clock.time() - self._started_at[key]
+        # What hangs until it is cut off must not do so all the time.
+        pause = took if took > settings.shares.slow_seconds else 0.0
+        turn = self._retries.reserve(self._group_of(key))
+        wait = max(backoff, at_least_seconds, pause, turn)
+        self.add_after(key, min(wait, settings.backoff_max_seconds))

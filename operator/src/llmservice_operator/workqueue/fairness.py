@@ -1,0 +1,153 @@
+"""Shares the workers among groups of keys, so that one slow group never holds up the others.
+
+Whether a group is slow shows only in its passes. So a group that is new gets few workers until a
+pass over one of its keys was quick. Groups that are slow, or new, never get all the workers
+together: some are always left for the groups that are known to be quick.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Generic, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How many workers may be busy at a time, with what."""
+
+    workers: int = 32
+    """All workers. Most of them wait for an answer of the API server most of the time."""
+    of_group: int = 8
+    of_new_group: int = 2
+    for_slow_groups: int = 16
+    """All slow groups together."""
+    for_slow_and_new_groups: int = 24
+    slow_seconds: float = 5.0
+    """A group is slow while one of its passes has been running for longer, and until a pass is
+    quicker."""
+    remembered_seconds: float = 300.0
+    """How long a group without passes counts as slow or quick; then it is new again."""
+
+
+class _Pace(IntEnum):
+    """How quick the passes over the keys of a group are."""
+
+    SLOW = 0
+    NEW = 1
+    QUICK = 2
+
+
+@dataclass
+class _Ended:
+    """The last pass over a key of a group."""
+
+    at: float
+    was_slow: bool
+
+
+class FairKeys(Generic[Key]):
+    """Keys that wait for a worker; the groups with a free share get one in turn."""
+
+    def __init__(
+        self, group_of: Callable[[Key], Hashable], shares: Shares, time: Callable[[], float]
+    ) -> None:
+        self._group_of = group_of
+        self._shares = shares
+        self._time = time
+        self._waiting: dict[Hashable, deque[Key]] = {}
+        """The keys of each group, by whose turn it is."""
+        self._running: defaultdict[Hashable, dict[Key, float]] = defaultdict(dict)
+        """The keys of each group that a worker is busy with, with the time of their start."""
+        self._ended: dict[Hashable, _Ended] = {}
+        """The last pass of each group, the latest at the end."""
+        self._changed = asyncio.Event()
+
+    def put(self, key: Key) -> None:
+        """Let the key wait for a worker."""
+        self._waiting.setdefault(self._group_of(key), deque()).append(key)
+        self._changed.set()
+
+    async def get(self) -> Key:
+        """Wait for a key whose group has a free share; the caller says `done` in the end."""
+        while True:
+            key = self._take()
+            if key is not None:
+                return key
+            self._changed.clear()
+            await self._changed.wait()
+
+    def done(self, key: Key) -> None:
+        """End the pass over a key that `get` returned."""
+        group, now = self._group_of(key), self._time()
+        was_slow = now - self._running[group].pop(key) > self._shares.slow_seconds
+        if not self._running[group]:
+            del self._running[group]
+        before = self._ended.pop(group, None)
+        self._ended[group] = _Ended(now, was_slow)
+        if was_slow and not (before is not None and before.was_slow):
+            logger.warning(
+                "a pass in %s took more than %g s: all slow ones together get %d of %d workers",
+                group,
+                self._shares.slow_seconds,
+                self._shares.for_slow_groups,
+                self._shares.workers,
+            )
+        self._forget(now)
+        self._changed.set()
+
+    def _take(self) -> Key | None:
+        """Take the first key of the group whose turn it is; None while no share is free."""
+        now = self._time()
+        busy = dict.fromkeys(_Pace, 0)
+        for group, running in self._running.items():
+            busy[self._pace(group, now)] += len(running)
+        for group in self._waiting:
+            pace = self._pace(group, now)
+            beside = sum(number for each, number in busy.items() if each <= pace)
+            if len(self._running.get(group, ())) < self._of_group(pace) and beside < self._of(pace):
+                break
+        else:
+            return None
+        keys = self._waiting.pop(group)
+        key = keys.popleft()
+        if keys:
+            self._waiting[group] = keys  # at the end: the others are next
+        self._running[group][key] = now
+        return key
+
+    def _pace(self, group: Hashable, now: float) -> _Pace:
+        started = min(self._running.get(group, {}).values(), default=now)
+        if now - started > self._shares.slow_seconds:
+            return _Pace.SLOW
+        ended = self._ended.get(group)
+        if ended is None:
+            return _Pace.NEW
+        return _Pace.SLOW if ended.was_slow else _Pace.QUICK
+
+    def _of_group(self, pace: _Pace) -> int:
+        return self._shares.of_new_group if pace is _Pace.NEW else self._shares.of_group
+
+    def _of(self, pace: _Pace) -> int:
+        """Return the workers for all groups of this pace and of lower ones together."""
+        match pace:
+            case _Pace.SLOW:
+                return self._shares.for_slow_groups
+            case _Pace.NEW:
+                return self._shares.for_slow_and_new_groups
+            case _Pace.QUICK:
+                return self._shares.workers
+
+    def _forget(self, now: float) -> None:
+        """Forget the groups whose last pass is long ago."""
+        while self._ended:
+            group, ended = next(iter(self._ended.items()))
+            if now - ended.at <= self._shares.remembered_seconds:
+                return
+            del self._ended[group]

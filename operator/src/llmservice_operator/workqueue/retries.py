@@ -1,0 +1,44 @@
+"""Retries of all keys together keep to a rate, of which every group with failures gets a share."""
+
+from collections.abc import Callable, Hashable
+
+
+class RetryRate:
+    """Spaces out callers to a rate after a burst. Never refuses: says how long to wait.
+
+    A group waits behind its own callers and not behind those of others: where many keys of one
+    group fail, the first failure in another is retried almost at once.
+    """
+
+    def __init__(
+        self, per_second: float, burst: int, longest_seconds: float, time: Callable[[], float]
+    ) -> None:
+        """`longest_seconds` bounds the answers, however many callers there were."""
+        self._per_second = per_second
+        self._burst = float(burst)
+        self._longest_seconds = longest_seconds
+        self._time = time
+        self._tokens = self._burst
+        self._filled_at = time()
+        self._due: dict[Hashable, float] = {}
+        """When the last caller of each group that has to wait gets its turn."""
+
+    def reserve(self, group: Hashable) -> float:
+        """Return the seconds until the caller's turn, 0 when it is now."""
+        now = self._time()
+        if now > self._filled_at:
+            refill = (now - self._filled_at) * self._per_second
+            self._tokens = min(self._burst, self._tokens + refill)
+            self._filled_at = now
+        self._due = {each: due for each, due in self._due.items() if due > now}
+        if self._tokens >= 1 and group not in self._due:
+            self._tokens -= 1
+            return 0.0
+        # Those who wait use the rate up; the next burst gathers after them.
+        latest = now + self._longest_seconds
+        self._tokens = 0.0
+        self._filled_at = min(self._filled_at + 1 / self._per_second, latest)
+        waiting = len(self._due.keys() | {group})
+        due = self._due.get(group, now) + waiting / self._per_second
+        self._due[group] = min(due, latest)
+        return self._due[group] - now
