@@ -67,6 +67,9 @@ class Leader:
         self._now = now
         self._sleep = sleep
         self._lease: dict[str, Any] | None = None
+        """The Lease as it was last read or written; None while its state is not known."""
+        self._taken_by: str | None = None
+        """Why an elected process holds the Lease no more; None while it may hold it."""
         self._seen_at = 0.0
         self._renewed_at = 0.0
 
@@ -77,15 +80,20 @@ class Leader:
         return str(spec.get("holderIdentity") or "")
 
     def is_holding(self) -> bool:
-        """Say whether writes are safe: elected, and renewed within the deadline.
+        """Say whether writes are safe: elected, renewed within the deadline, and not replaced.
 
         Also False in a process that was suspended past the deadline and has just woken up, even
-        before its election loop had a chance to notice.
+        before its election loop had a chance to notice; and while somebody else has changed the
+        Lease and its holder is not known yet.
         """
-        return self.elected.is_set() and self._renewal_age() < self._settings.renew_deadline_seconds
+        return self.elected.is_set() and self._lease is not None and not self._is_overdue()
 
     async def run(self) -> None:
-        """Wait for the Lease, then renew it for ever. On loss call `on_lost` and return."""
+        """Wait for the Lease, then renew it for ever. On loss call `on_lost` and return.
+
+        A Lease that is gone or names another holder is lost at once: the other one may work
+        already.
+        """
         logger.info("waiting for the lease as %s", self._identity)
         while not await self._attempt(self._acquire):
             await self._sleep(self._settings.retry_seconds)
@@ -93,10 +101,15 @@ class Leader:
         self.elected.set()
         while True:
             await self._sleep(self._settings.retry_seconds)
-            if not await self._attempt(self._renew) and not self.is_holding():
-                logger.critical("lost the lease: not renewed for %.1f s", self._renewal_age())
-                self._on_lost()
-                return
+            if await self._attempt(self._renew):
+                continue
+            if self._taken_by is None and not self._is_overdue():
+                continue
+            why = self._taken_by or f"not renewed for {self._renewal_age():.1f} s"
+            self._lease = None
+            logger.critical("lost the lease: %s", why)
+            self._on_lost()
+            return
 
     async def release(self) -> None:
         """Give the Lease up, so that the next leader need not wait for it to expire."""
@@ -152,17 +165,25 @@ class Leader:
 
     async def _renew(self) -> bool:
         asked_at = self._monotonic()
-        if self._lease is None:
-            # A write may have succeeded although its answer was lost: read the holder.
-            lease = await self._store.read_lease()
-            if lease is None:
-                return self._hold(await self._store.create_lease(self._spec(None)), asked_at)
-            if lease["spec"].get("holderIdentity") != self._identity:
-                # Never renew another holder's lease; the deadline ends this process.
-                return False
-            self._lease = lease
-        spec = {**self._lease["spec"], "renewTime": self._timestamp()}
-        return self._hold(await self._store.replace_lease(self._lease, spec), asked_at)
+        if self._lease is not None:
+            try:
+                return self._hold(await self._prolong(self._lease), asked_at)
+            except (Conflict, NotFound):
+                self._lease = None
+        # Somebody has changed or deleted the Lease, or it was our own write whose answer was lost.
+        lease = await self._store.read_lease()
+        if lease is None:
+            self._taken_by = "it was deleted"
+            return False
+        holder = lease["spec"].get("holderIdentity")
+        if holder != self._identity:
+            self._taken_by = f"its holder is {holder or 'nobody'}"
+            return False
+        return self._hold(await self._prolong(lease), asked_at)
+
+    async def _prolong(self, lease: dict[str, Any]) -> dict[str, Any]:
+        spec = {**lease["spec"], "renewTime": self._timestamp()}
+        return await self._store.replace_lease(lease, spec)
 
     def _hold(self, lease: dict[str, Any], asked_at: float) -> bool:
         # Count from before the request, because the others may have seen the renewal since then.
@@ -179,6 +200,9 @@ class Leader:
             "renewTime": self._timestamp(),
             "leaseTransitions": transitions,
         }
+
+    def _is_overdue(self) -> bool:
+        return self._renewal_age() >= self._settings.renew_deadline_seconds
 
     def _renewal_age(self) -> float:
         return self._monotonic() - self._renewed_at

@@ -65,5 +65,17 @@ def test_a_leader_whose_lease_was_taken_ends_itself(api: Api, namespace: str, lo
     with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as leader:
         leader.until_leading()
         api.patch(LEASES, namespace, LEASE, {"spec": {"holderIdentity": "somebody-else"}})
-        assert leader.wait(15) == 1
+        assert leader.wait(8) == 1
         assert any("lost the lease" in line["msg"] for line in leader.log_lines())
+
+
+def test_a_leader_whose_lease_was_deleted_ends_itself_and_another_leads(
+    api: Api, namespace: str, log: Path
+) -> None:
+    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as leader:
+        leader.until_leading()
+        api.delete(LEASES, namespace, LEASE)
+        assert leader.wait(8) == 1
+        assert any("lost the lease: it was deleted" in line["msg"] for line in leader.log_lines())
+    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as other:
+        other.until_leading(5)

@@ -19,6 +19,7 @@ class World:
         self.lease: dict[str, Any] | None = None
         self.writes: list[str] = []
         self.fail: Exception | None = None
+        self.fail_reads: Exception | None = None
         self.hang = False
         self.after_sleep: Callable[[], None] = lambda: None
 
@@ -29,8 +30,8 @@ class World:
         return None if self.lease is None else self.lease["spec"]["holderIdentity"]
 
     async def read_lease(self) -> dict[str, Any] | None:
-        if self.fail:
-            raise self.fail
+        if self.fail or self.fail_reads:
+            raise self.fail or self.fail_reads or AssertionError
         return self.lease
 
     async def create_lease(self, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,16 +245,69 @@ async def test_a_process_that_slept_past_the_deadline_may_not_write_when_it_wake
     await first.kill()
 
 
-async def test_a_lease_taken_by_somebody_else_is_not_taken_back() -> None:
+@pytest.mark.parametrize("holder", ["usurper", "", None])
+async def test_a_leader_whose_lease_names_another_holder_ends_at_the_next_look(
+    holder: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World()
     first = Candidate(world, "first")
     await first.until_asleep()
-    world._write({"holderIdentity": "usurper", "leaseDurationSeconds": 15})
-    for _ in range(5):
-        world.seconds += 2
-        await first.step()
+    world._write({"holderIdentity": holder, "leaseDurationSeconds": 15})
+    world.seconds += 2
+    await first.step()
     assert first.lost
-    assert world.holder() == "usurper"
+    assert not first.leader.is_holding()
+    assert world.holder() == holder
+    assert f"its holder is {holder or 'nobody'}" in caplog.text
+
+
+async def test_a_leader_whose_lease_was_deleted_ends_at_the_next_look(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    world.lease = None
+    world.seconds += 2
+    await first.step()
+    assert first.lost
+    assert not first.leader.is_holding()
+    assert world.lease is None
+    assert "it was deleted" in caplog.text
+
+
+async def test_after_a_lease_was_deleted_two_hold_it_no_longer_than_a_retry_period() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    second = Candidate(world, "second")
+    await second.until_asleep()
+    world.lease = None
+    world.seconds += 2
+    await second.step()
+    assert second.leader.is_holding()
+    await first.step()
+    assert not first.leader.is_holding()
+    assert world.holder() == "second"
+    await second.kill()
+
+
+async def test_a_leader_writes_nothing_while_it_does_not_know_who_changed_the_lease() -> None:
+    world = World()
+    first = Candidate(world, "first")
+    await first.until_asleep()
+    assert world.lease is not None
+    world._write(world.lease["spec"])
+    world.fail_reads = ClusterError("no answer")
+    world.seconds += 2
+    await first.step()
+    assert not first.leader.is_holding()
+    assert not first.lost
+    world.fail_reads = None
+    world.seconds += 2
+    await first.step()
+    assert first.leader.is_holding()
+    await first.kill()
 
 
 async def test_a_write_whose_answer_was_lost_is_recognised() -> None:
@@ -267,19 +321,6 @@ async def test_a_write_whose_answer_was_lost_is_recognised() -> None:
         await first.step()
     assert not first.lost
     assert first.leader.is_holding()
-    await first.kill()
-
-
-async def test_a_lease_deleted_by_hand_is_made_again() -> None:
-    world = World()
-    first = Candidate(world, "first")
-    await first.until_asleep()
-    world.lease = None
-    for _ in range(3):
-        world.seconds += 2
-        await first.step()
-    assert world.holder() == "first"
-    assert not first.lost
     await first.kill()
 
 
