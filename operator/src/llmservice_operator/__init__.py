@@ -1,6 +1,7 @@
-"""Kubernetes operator for LLMService: one resource in, a served language model out.
+"""Kubernetes operator for LLMService: a user applies one resource and gets a served language
+model.
 
-ARCHITECTURE.md says what each module is for; the layer contract in pyproject.toml says what it may
+ARCHITECTURE.md describes the modules. The layer contract in pyproject.toml says what each may
 import.
 """
 

@@ -1,4 +1,4 @@
-"""The command line, and how the parts of the operator process are put together."""
+"""The command line, and the assembly of the operator process."""
 
 import argparse
 import asyncio
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class Process:
-    """The running operator: watches on every replica, work on the one that holds the Lease."""
+    """The running operator. Every replica watches; only the one that holds the Lease works."""
 
     def __init__(self, settings: OperatorSettings) -> None:
         self._settings = settings
@@ -159,7 +159,7 @@ class Process:
         async def work() -> None:
             await reflector.loaded.wait()
             await leader.elected.wait()
-            # Before the first answer every load would be reported as unknown.
+            # Before the first poll ends, every load would be reported as unknown.
             await reports.polled.wait()
             await queue.work(reconciler.reconcile)
 
@@ -196,7 +196,9 @@ class Process:
     async def _leave(
         self, leader: Leader, election: asyncio.Task[None], workers: list[asyncio.Task[None]]
     ) -> None:
-        """On the way out stop working, then give up the Lease; before the slower rest ends."""
+        """Stop the workers when the process is to end, then release the Lease before slower cleanup
+        begins.
+        """
         await self._tasks.stop.wait()
         await self._tasks.cancel(election, *workers)
         await leader.release()

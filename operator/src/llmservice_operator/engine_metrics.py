@@ -20,10 +20,12 @@ from llmservice_operator.scaling.sums import Sums
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0
-"""A management port answers in milliseconds; a round of scrapes waits for the slowest."""
+"""Longest time in seconds that one scrape may take. A management port answers in milliseconds, and
+a round waits for its slowest scrape."""
 CONNECTIONS = 100
 LONGEST_ANSWER = 64 * 1024
-"""Bytes. The pod is somebody else's program and must not fill our memory."""
+"""Longest answer in bytes that is read. A pod may run any program, which must not fill the
+operator's memory."""
 
 Amount = Annotated[float, Field(ge=0)]
 Delays = Annotated[
@@ -32,7 +34,10 @@ Delays = Annotated[
 
 
 class _Answer(Fields):
-    """Numbers of a pod decide about money: what is no number is no answer."""
+    """Base of the answers of a pod.
+
+    Its numbers decide on GPUs, so a value that is not a number is rejected.
+    """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -41,7 +46,7 @@ _AnswerT = TypeVar("_AnswerT", bound=_Answer)
 
 
 class _Delays(_Answer):
-    """Histograms that stand among the counters; a server before them sends neither."""
+    """Histograms beside the counters. Older servers send neither."""
 
     ttft_milliseconds: Delays | None = None
     itl_milliseconds: Delays | None = None
@@ -57,7 +62,7 @@ def _model(declared: type[Sums], base: type[_AnswerT]) -> type[_AnswerT]:
 
 
 def _json_type(field: dataclasses.Field[Any]) -> Any:
-    """Return what the body holds for a field: an amount, as many as there are, or an object."""
+    """Return the JSON type of a field: a number, a list of fixed length, or an object."""
     if field.type is StepSums:
         return _model(StepSums, _Answer)
     if isinstance(field.default, tuple):
@@ -85,7 +90,7 @@ class UsageReport(_Answer):
     gpu_duty_cycle_percent: Amount | None = None
 
     def snapshot(self, now: float) -> Snapshot:
-        """Return what the scaling core takes, as of `now`."""
+        """Return the snapshot for the scaling core, as of `now`."""
         counted = self.counters.model_dump(exclude=set(_Delays.model_fields))
         return Snapshot(
             at=now,
@@ -128,14 +133,14 @@ class EngineAnswer:
     elapsed_seconds: float
     snapshot: Snapshot
     latencies: Latencies | None = None
-    """Cumulative; None from a server that does not report them."""
+    """Cumulative histograms; None from a server that does not report them."""
     gpu_duty_cycle_percent: float | None = None
     downloaded_bytes: int | None = None
     total_bytes: int | None = None
 
 
 class EngineMetrics:
-    """One HTTP client for all model servers. Close it at the end."""
+    """One HTTP client for all model servers. The caller closes it at the end."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
@@ -148,7 +153,7 @@ class EngineMetrics:
         await self._session.close()
 
     async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None:
-        """Ask the model server at this address; None without an answer that can be read.
+        """Ask the model server at this address; None without a readable answer.
 
         A server that is not ready is also asked for the progress of its start.
         """
@@ -175,7 +180,7 @@ class EngineMetrics:
         )
 
     async def _get(self, address: str, path: str) -> bytes:
-        """Return the body, whatever the status: a probe's 503 has one too."""
+        """Return the body, whatever the status, because a probe's 503 has one too."""
         host = f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
         url = f"http://{host}:{names.MANAGEMENT_PORT}{path}"
         body = b""

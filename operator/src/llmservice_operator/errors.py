@@ -71,4 +71,4 @@ class Conflict(ClusterError):
 
 
 class Rejected(ClusterError):
-    """The API server understood the request and will refuse it every time."""
+    """The API server understood the request and will refuse every repetition of it."""

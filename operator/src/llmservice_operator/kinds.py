@@ -13,7 +13,7 @@ _DECLARED: Final[dict[tuple[str, str], Kind]] = {}
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind; to declare it is to make it known to `kind_of`."""
+    """A kind of object. Creating one registers it for `kind_of`."""
 
     group: str
     version: str

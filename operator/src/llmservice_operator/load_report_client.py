@@ -1,7 +1,7 @@
 """Client of the metrics server: polls the load reports of all services in the background.
 
-A pass reads what the last poll brought and never waits for the metrics server, so one that hangs
-delays nothing. No report is None, never zero.
+A pass reads the result of the last poll and never waits for the metrics server, so a stalled
+metrics server delays nothing. A missing report is None, never zero.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from llmservice_operator.api.load_report import LoadReport
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 5.0
-"""Time between two polls: the metrics server measures as often."""
+"""Time in seconds between two polls, equal to the metrics server's period."""
 TIMEOUT_SECONDS: Final = 3.0
-"""Longest that one poll may take, from the connection on."""
+"""Longest time in seconds that one poll may take, connecting included."""
 KEPT_SECONDS: Final = 3 * POLL_SECONDS
-"""How long reports are used after the last answer, so that one lost answer is no news."""
+"""Time in seconds for which the last answer is used, so that one lost answer changes nothing."""
 LONGEST_ANSWER_BYTES: Final = 64 * 2**20
-"""Longest answer that is read: far more than the reports of ten thousand services."""
+"""Longest answer in bytes that is read: far more than the reports of ten thousand services."""
 
 
 class LoadReportClient:
@@ -52,7 +52,7 @@ class LoadReportClient:
         """The last answer: reports by NAMESPACE/NAME."""
         self._answered_at = 0.0
         self._parsed: dict[str, LoadReport | None] = {}
-        """The reports of the last answer that were asked for."""
+        """Reports of the last answer that passes have read."""
         self._is_answering = True
         if not self._url:
             self.polled.set()
@@ -76,13 +76,13 @@ class LoadReportClient:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def poll(self, session: aiohttp.ClientSession) -> None:
-        """Ask once for the reports of all services; keep the last ones when no answer comes."""
+        """Ask once for the reports of all services. Without an answer, the last reports stay."""
         url = f"{self._url}{names.LOAD_REPORTS_PATH}"
         try:
             async with asyncio.timeout(self._timeout.total):
                 answer = await self._ask(session, url)
         except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
-            # One line for an outage, not one for every poll of it.
+            # An outage writes one line, not one line for every poll.
             level = logging.WARNING if self._is_answering else logging.DEBUG
             logger.log(level, "no load reports from %s: %s", url, str(error) or "no answer in time")
             self._is_answering = False
@@ -95,7 +95,10 @@ class LoadReportClient:
         self.polled.set()
 
     async def _ask(self, session: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
-        """Return the answer; raise ClientError, or ValueError for one that holds no reports."""
+        """Return the answer.
+
+        Raises ClientError, or ValueError for an answer that holds no reports.
+        """
         async with session.get(url, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise ValueError(f"the answer has status {answer.status}")
@@ -110,7 +113,7 @@ class LoadReportClient:
         return found
 
     def _parse(self, key: str) -> LoadReport | None:
-        """Read one report; one that makes no sense hides none of the others."""
+        """Read one report. An invalid report hides none of the others."""
         found = self._answer.get(key)
         if found is None:
             return None

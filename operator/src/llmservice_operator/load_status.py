@@ -1,7 +1,8 @@
-"""The part of the status that follows from the load: `autoscaling`, `slo` and three conditions.
+"""Builds the part of the status that follows from the load: `autoscaling`, `slo` and three
+conditions.
 
-The load changes all the time, and not every change is worth a write: numbers, and the sentences
-that hold them, change with a decision or by five points.
+The load changes constantly, and not every change is worth a write. Numbers, and the sentences that
+contain them, change with a decision or by five points.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ DECISIONS_KEPT: Final = 10
 _BEFORE_THE_LOAD: Final = frozenset(
     {Missing.STARTING, Missing.NO_READY_REPLICA, Missing.NO_TRAFFIC_YET}
 )
-"""Reports without a demand in which nothing is wrong."""
+"""Reasons for a missing demand that are normal."""
 
 COLD_STARTS_TO_WAIT: Final = 3
-"""A pod that is not ready after as many cold starts counts as lost capacity."""
+"""Number of cold starts after which a pod that is not ready counts as lost capacity."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,10 @@ class _Scaling:
 def build_load_status(
     service: LLMService, view: LoadView, seen: Observation, desired: int, now: datetime
 ) -> LoadStatus:
-    """Return the status that follows the present one; `desired` replicas are requested now."""
+    """Return the status after the present one.
+
+    `desired` is the number of replicas requested now.
+    """
     autoscaling, slo = service.spec.autoscaling, service.spec.objectives
     conditions: list[ConditionUpdate] = []
     scaling = None
@@ -134,7 +138,7 @@ def _suspended() -> ConditionUpdate:
 def _autoscaling(it: _Scaling) -> AutoscalingStatus:
     before = it.service.status.autoscaling or AutoscalingStatus()
     if it.service.spec.suspend:
-        # The service resumes with as many replicas as it had.
+        # A resumed service gets the number of replicas that it had before.
         return before
     plan, target, total = it.view.plan, it.autoscaling.target, it.total
     provider = ScalingProvider.KEDA if plan.left_over else plan.autoscaler.provider
@@ -270,7 +274,7 @@ def _active(it: _Scaling, status: AutoscalingStatus) -> ConditionUpdate:
 
 
 def _hindered(it: _Scaling) -> str | None:
-    """Return a message if replicas that the load needs do not become ready, else None."""
+    """Return a message if replicas that the load needs do not become ready; else None."""
     report, seen, desired = it.view.report, it.seen, it.desired
     if report is None or desired <= seen.ready_replicas:
         return None
@@ -331,7 +335,7 @@ def _slo(
     if report is None or measured is None:
         for known in (Reason.SLO_MET, Reason.SLO_MISSED):
             if before is not None and before.reason == known:
-                # No request came: the result of the last ones stays true.
+                # Without new requests, the result of the last ones remains true.
                 return service.status.slo, ConditionUpdate(
                     kind, before.status, known, before.message
                 )
@@ -339,7 +343,8 @@ def _slo(
         return None, ConditionUpdate(
             kind, "Unknown", reason, f"No request has been measured yet. {reason.hint}"
         )
-    # A point of hysteresis: an attainment near the objective must not make an Event every time.
+    # One point of hysteresis keeps an attainment near the objective from recording an Event every
+    # time.
     was_missed = before is not None and before.status == "False"
     is_met = measured >= min(slo.objective_percent + was_missed, 100)
     achieved = service.status.slo

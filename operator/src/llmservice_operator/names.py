@@ -12,24 +12,27 @@ from llmservice_operator import api
 from llmservice_operator.api.spec import LLMService
 
 FIELD_MANAGER: Final = "llmservice-operator"
-"""Our identity in server-side apply, also the value of the managed-by label."""
+"""The operator's identity in server-side apply, also the value of the managed-by label."""
 
 HANDOVER_FIELD_MANAGER: Final = f"{FIELD_MANAGER}-handover"
-"""Owns a workload's spec.replicas from the moment autoscaling is switched on, so that the number
-outlives our own manifest without it, and when the operator itself scales."""
+"""Field manager that owns a workload's spec.replicas from the moment autoscaling is switched on,
+and while the operator itself scales. The number therefore stays when the operator's manifest no
+longer contains it."""
 
 METRICS_SERVER_FIELD_MANAGER: Final = "llmservice-metrics-server"
-"""Owns status.autoscaling.calibration and nothing else; the operator never sends that field."""
+"""Field manager that owns status.autoscaling.calibration and nothing else. The operator never sends
+that field."""
 
 MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
 PART_OF_LABEL: Final = "app.kubernetes.io/part-of"
 PART_OF: Final = "llmservice"
-"""Value of the part-of label on what belongs to the release and to no LLMService."""
+"""Value of the part-of label on objects that belong to the release and to no LLMService."""
 SERVICE_LABEL: Final = f"{api.GROUP}/name"
-"""Carries the LLMService's name on every child and pod; the workload's (immutable) selector."""
+"""Label that holds the LLMService's name on every child and pod. It is the workload's (immutable)
+selector."""
 
 NAMESPACE_NAME_LABEL: Final = "kubernetes.io/metadata.name"
-"""Kubernetes puts it on every namespace."""
+"""Label that Kubernetes puts on every namespace, with the namespace's name."""
 COMPONENT_LABEL: Final = "app.kubernetes.io/component"
 METRICS_SERVER_COMPONENT: Final = "metrics-server"
 """Value of the component label on the pods of the metrics server."""
@@ -40,13 +43,14 @@ CHILD_SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 ENGINE_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-version"
 ENGINE_DEFAULT_FOR_ANNOTATION: Final = f"{api.GROUP}/engine-default-for"
 ENGINE_ASSUMED_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-assumed-version"
-"""On the workload, never on its pod template: recording the pin must not restart a pod."""
+"""Annotation on the workload, never on its pod template, because recording the pin must not restart
+a pod."""
 
 KEPT_REPLICAS_ANNOTATION: Final = f"{api.GROUP}/kept-replicas"
-"""On the workload: how many replicas there were when autoscaling was removed."""
+"""Annotation on the workload: the number of replicas when autoscaling was removed."""
 
 DELETION_COST_ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
-"""Kubernetes' own: of a ReplicaSet's pods the one with the least goes first."""
+"""Annotation of Kubernetes. A ReplicaSet first deletes the pod with the lowest cost."""
 
 SERVER_CONTAINER: Final = "server"
 SERVER_COMMAND: Final = "llmservice-server"
@@ -70,7 +74,7 @@ ENGINE_HANG_SECONDS_ENV: Final = "LLMSERVICE_ENGINE_HANG_SECONDS"
 MAX_BODY_BYTES_ENV: Final = "LLMSERVICE_MAX_BODY_BYTES"
 MAX_CHOICES_ENV: Final = "LLMSERVICE_MAX_CHOICES"
 CHAT_TEMPLATE_ENV: Final = "LLMSERVICE_CHAT_TEMPLATE"
-"""Holds the chat template of a ConfigMap; the server's command line refers to it."""
+"""Variable that holds the chat template of a ConfigMap. The server's command line refers to it."""
 API_KEYS_DIRECTORY_ENV: Final = "LLMSERVICE_API_KEYS_DIRECTORY"
 SLO_TTFT_ENV: Final = "LLMSERVICE_SLO_TTFT_MILLISECONDS"
 SLO_ITL_ENV: Final = "LLMSERVICE_SLO_ITL_MILLISECONDS"
@@ -113,7 +117,7 @@ def load_report_path(namespace: str, name: str) -> str:
 
 
 def child(service: LLMService) -> str:
-    """Return the name of a child that has no other: each kind has names of its own."""
+    """Return the name of a child whose kind needs no name of its own: the LLMService's name."""
     return service.name
 
 

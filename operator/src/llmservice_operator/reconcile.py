@@ -63,17 +63,17 @@ from llmservice_operator.workload import (
 logger = logging.getLogger(__name__)
 
 REQUEUE_SECONDS = 60.0
-"""Delay after a failure that can end without a watched event, such as a name that becomes free."""
+"""Delay after a failure that can end without a watched event: for example, a name becomes free."""
 LOOK_AT_START_SECONDS = 10.0
 """Delay while a model downloads, because no event of the cluster reports the progress."""
 STARTING = (Reason.LOADING_MODEL, Reason.DOWNLOADING_MODEL)
 """Reasons of a replica whose model server is still starting."""
 WAIT_FOR_COLLECTOR_SECONDS = 2.0
-"""While the children of a deleted service of the same name are being collected."""
+"""Delay while the garbage collector removes the children of a deleted service of the same name."""
 
 
 class NotNow(OperatorError):
-    """The pass must end without a report: what it knows is about to change."""
+    """The pass must end without a report, because its observations are about to change."""
 
 
 class Reconciler:
@@ -110,7 +110,7 @@ class Reconciler:
             return None
         metadata = body["metadata"]
         if "deletionTimestamp" in metadata:
-            # The garbage collector is taking the children: whatever is made now is left behind.
+            # The garbage collector is taking the children. A child made now would be left behind.
             return None
         with log_fields(
             controller=CONTROLLER,
@@ -143,7 +143,7 @@ class Reconciler:
             replicas = resolve_replicas(service, live)
             context = Context.of(service, self._settings, pin, replicas, plan.autoscaler)
             children = build_served(context, self._served)
-            # Remove unwanted children first: two autoscalers would fight, and KEDA's webhook
+            # Remove unwanted children first. Two autoscalers would conflict, and KEDA's webhook
             # refuses the second.
             wrote |= await self._prune(service, children)
             wrote |= await self._keep_replicas(service, children[workload], live, replicas)
@@ -156,11 +156,11 @@ class Reconciler:
             self._metrics.terminal_error()
             logger.warning("%s: %s", failure.reason, failure.message)
         if failure is None and service.spec.autoscaling is None and plan.left_over:
-            # With autoscaling the condition AutoscalingActive says so.
+            # With autoscaling, the condition AutoscalingActive reports this.
             failure = Failure(Reason.KEDA_MISSING, plan.left_over)
         pods = self._cache.owned((service.namespace, service.name), PODS)
         has_reports = self._settings.metrics_server_url is not None
-        # The report says how far the download of a replica that starts has come.
+        # The report contains the download progress of a replica that starts.
         may_start = any(each.is_running and not each.is_ready for each in replicas_of(pods))
         if has_reports and report is None and may_start:
             report = self._read_report(service)
@@ -170,8 +170,9 @@ class Reconciler:
         update = build_status(service, pin, seen, self._now(), failure, view)
         wrote |= await self._report(body, update)
         if wrote:
-            # The answer to a write also holds what others changed meanwhile, and their events are
-            # no news to the cache any more: only another pass sees it.
+            # The answer to a write also contains the changes of others since the last event. The
+            # cache has already taken them from the answer, so their events start no pass; this pass
+            # requests one.
             return 0.0
         waits = (
             update.requeue_after_seconds,
@@ -191,9 +192,9 @@ class Reconciler:
         live: Manifest | None,
         replicas: ReplicaCount,
     ) -> bool:
-        """See that the workload keeps its number of replicas when it changes who sets it.
+        """Keep the workload's number of replicas when the owner of that number changes.
 
-        Completes the manifest, and says whether anything was written.
+        Completes the manifest, and returns whether anything was written.
         """
         if live is None:
             manifest["spec"]["replicas"] = first_replicas(service)
@@ -205,7 +206,7 @@ class Reconciler:
         return False
 
     async def _apply(self, service: LLMService, child: Child, manifest: Manifest) -> bool:
-        """Apply one child unless it is already as wanted; say whether it was written."""
+        """Apply one child unless it is as desired already; return whether it was written."""
         kind, name = child.kind, manifest["metadata"]["name"]
         live = await self._live(kind, service.namespace, name)
         if live is None:
@@ -216,7 +217,7 @@ class Reconciler:
             return True
         _check_owner(live, service)
         if "deletionTimestamp" in live["metadata"]:
-            # Its last event brings the next pass.
+            # The object's last event starts the next pass.
             return False
         if is_up_to_date(live, manifest):
             self._metrics.applied(kind.kind, "noop")
@@ -241,7 +242,9 @@ class Reconciler:
             return await self._cluster.apply(substitute)
 
     async def _prune(self, service: LLMService, wanted: Iterable[Child]) -> bool:
-        """Delete what an earlier spec needed and this one does not; say whether there was any."""
+        """Delete the children that an earlier spec needed and this one does not; return whether
+        there were any.
+        """
         key = service.namespace, service.name
         kept = {(child.kind, child.name(service)) for child in wanted}
         removed = False
@@ -260,7 +263,8 @@ class Reconciler:
         return removed
 
     async def _check_still_wanted(self, service: LLMService) -> None:
-        """Ask the API server itself before a child is made: the watch may be behind.
+        """Ask the API server whether the service still exists before a child is made, because the
+        watch may be behind.
 
         A child created for a deleted service would have no owner and never be removed.
         """
@@ -280,9 +284,8 @@ class Reconciler:
         return live if live is not None and is_owned_by(live, service) else None
 
     async def _report(self, body: Manifest, update: StatusUpdate) -> bool:
-        """Write the status when it says something new, then the Events of what changed.
-
-        Says whether the status was written.
+        """Write the status if it differs, then the Events of the changes; return whether the status
+        was written.
         """
         metadata = body["metadata"]
         changed = not is_up_to_date(body, {"status": update.status}, "status")
@@ -291,7 +294,7 @@ class Reconciler:
                 {
                     "apiVersion": body["apiVersion"],
                     "kind": body["kind"],
-                    # The uid makes it this very service: not a new one that took its name.
+                    # The uid keeps the write from a new service of the same name.
                     "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
                     "status": update.status,
                 }
@@ -305,10 +308,10 @@ class Reconciler:
 
 
 def _check_owner(live: Manifest, service: LLMService) -> None:
-    """Return when the object is ours to write.
+    """Return if the operator may write the object; raise NameTaken if another owner has it.
 
-    So is one without any controller that carries our labels: the service was deleted with
-    `--cascade=orphan`, or somebody removed the reference. Raises NameTaken for anybody else's.
+    It may write an object without any controller that has our labels: the service was deleted with
+    `--cascade=orphan`, or a user removed the reference.
     """
     if is_owned_by(live, service):
         return

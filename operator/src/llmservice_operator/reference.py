@@ -1,4 +1,6 @@
-"""`llmservice-operator reference`: pages of the documentation that are made from the code."""
+"""`llmservice-operator reference`: prints the pages of the documentation that are made from the
+code.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,7 @@ def _accepted_row(name: str, flags: Mapping[str, Flag]) -> tuple[str, str, str]:
 
 
 def render_conditions() -> str:
-    """Return the page on conditions and reasons: what each says, and what to do about it."""
+    """Return the page on conditions and reasons, with their meaning and the remedy."""
     sections: list[str] = []
     for source in Source:
         rows = (
@@ -104,4 +106,4 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "conditions": render_conditions,
     "engine-flags": render_engine_flags,
 }
-"""Name of a page (docs/NAME.md) -> what writes it."""
+"""Functions that write the pages, by the name of the page (docs/NAME.md)."""

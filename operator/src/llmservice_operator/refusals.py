@@ -1,6 +1,6 @@
-"""Errors that a retry cannot repair -> the reason and message that the status gives for them.
+"""Maps errors that a retry cannot repair to the reason and message in the status.
 
-The API server has no codes for these causes, so they are recognised by its words.
+The API server has no codes for these causes, so its words identify them.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from llmservice_operator.status import Failure
 
 _BY_WORDS: Final[tuple[tuple[type[OperatorError], str, Reason], ...]] = (
     (Rejected, "immutable", Reason.IMMUTABLE_FIELD),
-    # The spec makes a claim smaller.
+    # Message when the spec makes a claim smaller.
     (Rejected, "can not be less than", Reason.IMMUTABLE_FIELD),
-    # The spec makes a claim larger, and its storage class does not allow that.
+    # Message when the spec makes a claim larger, and its storage class does not allow that.
     (Forbidden, "can be resized", Reason.IMMUTABLE_FIELD),
     (Forbidden, "exceeded quota", Reason.QUOTA_EXCEEDED),
 )
 
 
 def failure_of(error: OperatorError) -> Failure:
-    """Return what the status says about an error; raise one that a retry may repair."""
+    """Return the failure for the status; raise an error again that a retry may repair."""
     said = str(error)
     for kind, words, reason in _BY_WORDS:
         if isinstance(error, kind) and words in said:

@@ -1,4 +1,4 @@
-"""`llmservice-operator render`: what an LLMService becomes, printed without a cluster."""
+"""`llmservice-operator render`: prints the objects of an LLMService, without a cluster."""
 
 from __future__ import annotations
 

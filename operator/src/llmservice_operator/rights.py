@@ -1,9 +1,12 @@
-"""Every right of the operator and of the metrics server, and no other; the chart grants these.
+"""Every right of the operator and of the metrics server, and no other; the chart grants
+these.
 
-The rights on children follow from their declarations. No Secret, no wildcard, and nothing of
-cluster scope for the operator: with a list of watched namespaces the same rules stand in a Role of
-each namespace. `render_chart_rules` writes the rules for the chart, so that no list of rights is
-written twice.
+The rights on children follow from their declarations. The operator gets no Secret, no wildcard, and
+no object of cluster scope. With a list of watched namespaces, a Role in each of them has the same
+rules.
+
+`render_chart_rules` writes the rules for the chart, so that no list of rights is written
+twice.
 """
 
 from __future__ import annotations
@@ -33,11 +36,11 @@ class Right:
     verbs: tuple[str, ...]
     subresource: str = ""
     resource_names: tuple[str, ...] = ()
-    """The only objects of the kind that the right is for; empty for all."""
+    """Names of the only objects of the kind that the right covers; empty covers all."""
     grant: Grant | None = None
     """Condition of the right; None grants it always."""
     why: str = ""
-    """A reason that the verbs do not show; it stands in the chart as a comment."""
+    """Purpose of the right, where the verbs do not show it. The chart contains it as a comment."""
 
     @property
     def resource(self) -> str:
@@ -88,7 +91,8 @@ _NAMELESS: Final = "A create request carries no name that a rule could be limite
 
 
 def metrics_server_cluster_rights(owner_role: str) -> tuple[Right, ...]:
-    """Return what the metrics server needs besides to serve external metrics to the cluster.
+    """Return the further rights with which the metrics server serves external metrics to the
+    cluster.
 
     `owner_role` names the ClusterRole that owns the APIService, which is deleted with it.
     """
@@ -123,7 +127,10 @@ def rules(rights: Iterable[Right]) -> list[dict[str, Any]]:
 
 
 def render_chart_rules() -> str:
-    """Return the chart's named templates of rules; those that need a name are included with it."""
+    """Return the chart's named templates of rules.
+
+    A template whose rules need a name takes it as its argument.
+    """
     templates = {
         "rules": OPERATOR,
         "metricsServerRules": METRICS_SERVER,

@@ -1,4 +1,4 @@
-"""The writes of the operator that scale a service: number of replicas, and their deletion costs.
+"""Writes the objects that scale a service: the number of replicas, and their deletion costs.
 
 The decisions are made in `desired` and `scaling`.
 """
@@ -37,10 +37,10 @@ from llmservice_operator.workload import (
 logger = logging.getLogger(__name__)
 
 REQUEUE_SECONDS = SYNC_SECONDS
-"""Period of the passes over a service that is scaled."""
+"""Period in seconds of the passes over a service that is scaled."""
 
 MARK_AGAIN_SECONDS = 30.0
-"""Shortest time between two writes of a replica's deletion cost."""
+"""Shortest time in seconds between two writes of a replica's deletion cost."""
 
 
 class Scaler:
@@ -74,9 +74,10 @@ class Scaler:
         return live if live is not None and is_owned_by(live, service) else None
 
     def _scaled_object_of_keda(self, service: LLMService) -> str | None:
-        """Return the name of the ScaledObject by which KEDA scales the service, if it does.
+        """Return the name of the ScaledObject by which KEDA scales the service, if there is
+        one.
 
-        No right on ScaledObjects is needed: KEDA gives the HPA that it makes our labels.
+        No right on ScaledObjects is needed, because KEDA puts our labels on the HPA that it makes.
         """
         for live in self._cache.owned((service.namespace, service.name), AUTOSCALERS):
             controller = controller_of(live)
@@ -100,8 +101,8 @@ class Scaler:
         )
 
     async def hand_over(self, service: LLMService, live: Manifest) -> bool:
-        """Keep the number of replicas before the operator's manifest leaves it out."""
-        # An HPA leaves 0 alone, and a suspended service resumes from 0.
+        """Record the number of replicas before the operator's manifest omits it."""
+        # An HPA does not change 0, and a suspended service resumes from 0.
         number = desired_replicas(live) or first_replicas(service)
         return await self._set_replicas(service, live, number)
 
@@ -144,7 +145,8 @@ class Scaler:
     ) -> Decision:
         now, before = self._now(), self._syncs.get(key)
         if autoscaling.mode is ScalingMode.RECOMMEND and before is not None:
-            # Nothing changes the replicas: the last recommendation is what would run now.
+            # Nothing else changes the replicas, so the last recommendation would be the present
+            # number.
             current = before.decision.replicas
         spec = HpaSpec(
             behavior_for(autoscaling.max_replicas, plan.autoscaler.window_seconds),
@@ -174,7 +176,8 @@ class Scaler:
     ) -> bool:
         """Write the replicas' deletion costs if one is about to be removed.
 
-        Every pod of a replica gets its cost, whichever of them the workload's controller compares.
+        Every pod of a replica gets the replica's cost, because the workload's controller may
+        compare any of them.
         """
         key, now = (service.namespace, service.name), self._now()
         total = total_load(autoscaling, report, now)

@@ -1,4 +1,4 @@
-"""The values the operator process is started with; __main__ passes the environment."""
+"""The settings of the operator process, read from an environment that __main__ passes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmservice_operator.api.accelerator_class import AcceleratorClass, parse_cl
 from llmservice_operator.errors import InvalidSettings
 
 PREFIX = "LLMSERVICE_OPERATOR_"
-"""Every setting is the environment variable PREFIX + NAME."""
+"""Prefix of the environment variable of every setting: PREFIX + NAME."""
 
 ENGINE_VERSION = "0.32.0"
 """vLLM version inside the server images released with this operator."""
@@ -48,7 +48,7 @@ def _classes(text: str) -> Mapping[str, AcceleratorClass]:
         raise PydanticCustomError("accelerator_classes", "{said}", {"said": str(error)}) from error
 
 
-# The description of a field is what to write into its variable.
+# The description of a field says what to write into its variable.
 Port = Annotated[int, Field(ge=1, le=65535, description="a port number from 1 to 65535")]
 Address = Annotated[
     str | None,
@@ -103,7 +103,7 @@ class _Settings(BaseSettings):
 
 
 class ServerImages(_Settings):
-    """Default model server images; an LLMService keeps the one it was first given."""
+    """Default model server images. An LLMService keeps the image that it got first."""
 
     gpu: str = Field(
         default_factory=lambda: _released("server-gpu"), validation_alias="SERVER_IMAGE_GPU"
@@ -128,11 +128,12 @@ class MetricsServerSettings(_Settings):
     """Service object, in the operator's namespace, through which the API server reaches it."""
     service_port: Port = Field(443, validation_alias="METRICS_SERVICE_PORT")
     owner_role: str = "llmservice-operator-metrics-server"
-    """ClusterRole that the APIService is deleted with."""
+    """ClusterRole that owns the APIService, so that both are deleted together."""
     pod_address: str = "127.0.0.1"
-    """Address at which the other replica reaches this one."""
+    """Address at which the other replica reaches this process."""
     drain_seconds: int = Field(5, ge=0, le=3600, description="a whole number up to 3600")
-    """Seconds that it keeps answering after SIGTERM, until clients are no longer routed to it."""
+    """Seconds for which the server answers after SIGTERM, until clients are no longer routed
+    to it."""
 
 
 class OperatorSettings(_Settings):
@@ -142,7 +143,7 @@ class OperatorSettings(_Settings):
     accelerator_classes: Annotated[Mapping[str, AcceleratorClass], _from_text(_classes)] = Field(
         default_factory=dict
     )
-    """Accelerator classes by the name that spec.accelerator.class gives."""
+    """Accelerator classes, by their names in spec.accelerator.class."""
     watch_namespaces: Names = ()
     """Namespaces whose LLMServices are served; empty means all."""
     namespace: str = "llmservice-system"
@@ -199,7 +200,5 @@ _VARIABLES = {
     for group in (OperatorSettings, ServerImages, MetricsServerSettings)
     for name, field in group.model_fields.items()
 }
-"""Every variable and what to write into it.
-
-Any other that starts with PREFIX may be one that Kubernetes sets for a Service of that name.
-"""
+"""Description of every variable, by its name. Another variable that starts with PREFIX may be one
+that Kubernetes sets for a Service of that name."""

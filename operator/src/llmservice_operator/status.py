@@ -1,4 +1,4 @@
-"""From the spec and an Observation to the status, and to Events for its changes."""
+"""Builds the status from the spec and an Observation, and the Events for its changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OF_THE_LOAD: Final = (
 
 @dataclass(frozen=True)
 class Failure:
-    """Why this pass could not apply the spec. Running pods are left as they are."""
+    """Reason why this pass could not apply the spec. Running pods stay unchanged."""
 
     reason: Reason
     message: str
@@ -55,10 +55,10 @@ class StatusUpdate:
     status: dict[str, Any]
     """The whole status, to apply on the status subresource when it differs from the live one."""
     events: tuple[Event, ...]
-    """About each condition of Ready and the load that changed its status or reason, and about each
-    argument that works but has a field now."""
+    """Events about each changed status or reason of Ready and of the load's conditions, and about
+    each deprecated argument."""
     requeue_after_seconds: float | None = None
-    """When time alone may change what there is to do; None when only an event can."""
+    """Delay after which time alone may require a pass; None when only an event can."""
 
 
 def build_status(
@@ -71,7 +71,8 @@ def build_status(
 ) -> StatusUpdate:
     """Return the status that follows the service's present one.
 
-    `pin` is None only when the pass failed before there was one; the pin of before is then kept.
+    `pin` is None only when the pass failed before there was one. Then the earlier pin is
+    kept.
     """
     desired = _desired(service, seen)
     scaling = build_load_status(service, view or LoadView(), seen, desired, now)
@@ -97,7 +98,7 @@ def build_status(
         conditions=tuple(
             condition
             for condition in _conditions(service.status, found, service.generation, now)
-            # A condition about the load is dropped when the spec no longer asks for it.
+            # A condition about the load is dropped once the spec no longer requires it.
             if condition.type not in _OF_THE_LOAD
             or any(condition.type == each.type for each in scaling.conditions)
         ),
@@ -126,7 +127,8 @@ def build_status_of_unreadable(
 ) -> StatusUpdate:
     """Return the status of an LLMService that LLMService.parse refused.
 
-    What the last readable pass reported about replicas and engine stays: they go on running.
+    The last readable pass reported replicas and engine. Those fields stay, because the replicas
+    still run.
     """
     try:
         previous = LLMServiceStatus.model_validate(body.get("status", {}))
@@ -147,7 +149,9 @@ def build_status_of_unreadable(
 
 
 def _desired(service: LLMService, seen: Observation) -> int:
-    """Return how many replicas are asked for: by the spec, or by the autoscaler it leaves it to."""
+    """Return the desired replicas: from the spec, or from the workload where an autoscaler
+    decides.
+    """
     spec = service.spec
     if spec.replicas is not None or spec.suspend or seen.desired is None:
         return spec.desired_replicas
@@ -157,7 +161,7 @@ def _desired(service: LLMService, seen: Observation) -> int:
 def _conditions(
     previous: LLMServiceStatus, found: tuple[ConditionUpdate, ...], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
-    """Return the conditions after `previous`; one that nothing is said about stays as it is."""
+    """Return the conditions after `previous`; a condition without an update stays the same."""
     said = {
         each.type: Condition.following(
             previous.condition(each.type),
@@ -219,7 +223,7 @@ def _progressing(
 
 
 def _with_notices(update: ConditionUpdate, notices: tuple[str, ...]) -> ConditionUpdate:
-    """Return the update with the notices at its end, which a long message does not push out."""
+    """Return the update with the notices at its end, where a long message cannot displace them."""
     if not notices:
         return update
     noted = f". {' '.join(notices)}"
@@ -228,7 +232,7 @@ def _with_notices(update: ConditionUpdate, notices: tuple[str, ...]) -> Conditio
 
 
 def _notice_events(previous: LLMServiceStatus, notices: tuple[str, ...]) -> Iterator[Event]:
-    """Return an Event for each notice that the status does not hold yet."""
+    """Return an Event for each notice that the status does not contain yet."""
     before = previous.condition(ConditionType.PROGRESSING)
     for notice in notices:
         if before is None or notice not in before.message:
@@ -236,7 +240,7 @@ def _notice_events(previous: LLMServiceStatus, notices: tuple[str, ...]) -> Iter
 
 
 def _in_place(seen: Observation, desired: int) -> str:
-    """Return what a rollout means in which old replicas end first."""
+    """Return the message of a rollout in which old replicas end first."""
     reason = Reason.ROLLOUT_IN_PLACE
     cost = " With one replica, the service is unavailable in between." if desired == 1 else ""
     done = f"{seen.updated_replicas} of {desired} replicas run the current spec."
@@ -244,7 +248,7 @@ def _in_place(seen: Observation, desired: int) -> str:
 
 
 def _zero(service: LLMService) -> tuple[Reason, str]:
-    """Return why no replica is asked for."""
+    """Return the reason and message for zero desired replicas."""
     reason = Reason.SUSPENDED if service.spec.suspend else Reason.SCALED_TO_ZERO
     field = "spec.suspend is true" if service.spec.suspend else "spec.replicas is 0"
     return reason, f"{field}. {reason.hint}"
@@ -276,7 +280,7 @@ def _replicas(seen: Observation, desired: int) -> str:
 
 
 def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdate:
-    # The calibration is the metrics server's: a field that we sent would be taken from it.
+    # The metrics server owns the calibration. Sending the field would take the ownership.
     written = status.model_dump(
         by_alias=True, exclude_none=True, mode="json", exclude={"autoscaling": {"calibration"}}
     )

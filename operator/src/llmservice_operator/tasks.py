@@ -1,4 +1,4 @@
-"""The tasks of a process: none of them may end before the process does."""
+"""The tasks of a process. The process ends when one of them ends."""
 
 import asyncio
 import logging
@@ -14,20 +14,20 @@ class Tasks:
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
-        """Set once the process is to end: a signal came, or a task broke."""
+        """Set once the process has to end: a signal arrived, or a task failed."""
         self.failed = False
-        """Whether a task broke."""
+        """Whether a task failed."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task; when it breaks, the process ends."""
+        """Start a task. When it fails, the process ends."""
         task = asyncio.create_task(coroutine, name=name)
         task.add_done_callback(self._check)
         self._tasks.append(task)
         return task
 
     def heed_signals(self) -> None:
-        """Let SIGTERM and SIGINT set `stop`."""
+        """Set `stop` on SIGTERM and SIGINT."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)

@@ -1,4 +1,4 @@
-"""The children: every kind of object that an LLMService has, each declared in a module of its own.
+"""The children: every kind of object that an LLMService has, each declared in its own module.
 
 `CHILDREN` is the one list of them. Building, printing, the order of applying, pruning, watching,
 ownership and the operator's rights follow from the declarations.
@@ -37,14 +37,14 @@ __all__ = [
 ]
 
 CHILDREN: Final[tuple[Child, ...]] = (
-    # First, so that no pod is ever reachable before it.
+    # The NetworkPolicy is first, so that no pod is ever reachable without it.
     network_policy.CHILD,
     *workload.CHILDREN,
     kubernetes_service.CHILD,
     horizontal_pod_autoscaler.CHILD,
     scaled_object.CHILD,
     pod_disruption_budget.CHILD,
-    # Last: a claim that cannot become what is asked for must hold up nothing else.
+    # The claim is last, because a claim that the API server refuses must delay no other object.
     cache_claim.CHILD,
 )
 """In the order in which they are applied."""

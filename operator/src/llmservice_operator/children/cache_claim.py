@@ -1,7 +1,8 @@
-"""The claim that holds the model cache, where the operator is to make it.
+"""The PersistentVolumeClaim of the model cache, where the spec requests one from the
+operator.
 
-Only weights are shared between services: Python modules that a model brings, and kernels, are code,
-so those go to the pod's own cache, and kernels at most to a folder of the service.
+Services share only weights. Python modules of a model and compiled kernels are code. They go to the
+pod's own cache, and kernels optionally to a folder of the service.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from llmservice_operator.kinds import CLAIMS
 
 
 def _outlives_service(service: LLMService) -> bool:
-    """Say whether the claim is retained; a service of the same name finds it again by its name."""
+    """Return whether the claim is retained.
+
+    A service of the same name finds it again by its name.
+    """
     cache = service.spec.model.cache
     return cache is not None and cache.retention_policy != "Delete"
 

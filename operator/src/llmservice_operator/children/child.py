@@ -18,7 +18,7 @@ from llmservice_operator.workload import EnginePin, ReplicaCount, resolve_replic
 
 @dataclass(frozen=True)
 class Context:
-    """All that the children of one service are built from."""
+    """Everything that the children of one service are built from."""
 
     service: LLMService
     """The service, including the settings of its accelerator class."""
@@ -36,9 +36,9 @@ class Context:
         replicas: ReplicaCount | None = None,
         autoscaler: Autoscaler | None = None,
     ) -> Self:
-        """Return the context; without `replicas` and `autoscaler` that of a new service.
+        """Return the context; without `replicas` and `autoscaler`, that of a new service.
 
-        A new service gets the autoscaler that its spec asks for. Raises InvalidSpec when the
+        A new service gets the autoscaler that its spec requests. Raises InvalidSpec when the
         accelerator class is unknown.
         """
         return cls(
@@ -57,7 +57,7 @@ class Grant:
     chart_value: str
     """Path below the chart's values, such as `keda.enabled`."""
     is_given: Callable[[OperatorSettings], bool]
-    """Whether the value is set, as far as the operator knows it from its settings."""
+    """Whether the value is set, according to the operator's settings."""
 
 
 def _never(_: LLMService) -> bool:
@@ -74,30 +74,25 @@ def _no_substitute(_: Manifest, __: str) -> Manifest | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """One kind of object that a service has, at most one object of it per service."""
+    """A kind of object that a service has. A service has at most one object of the kind."""
 
     kind: Kind
     body: Callable[[Context], Manifest | None]
-    """Return the manifest without apiVersion, kind and metadata; None while the service is not to
-    have the object.
-
-    Raises InvalidSpec when the object cannot be made as the spec asks.
-    """
+    """Return the manifest without apiVersion, kind and metadata; None if the service needs no such
+    object. Raises InvalidSpec when the object cannot be made as the spec requires."""
     name: Callable[[LLMService], str] = names.child
     annotations: Callable[[Context], Mapping[str, str]] = _no_annotations
     is_pruned: bool = False
     """Whether the operator deletes the object when the service no longer needs it."""
     outlives_service: Callable[[LLMService], bool] = _never
-    """Say whether the object stays when the service is deleted: it then has no owner."""
+    """Return whether the object stays when the service is deleted. Such an object has no owner."""
     is_optional_api: bool = False
     """Whether a cluster may lack the kind. The operator then works without such objects."""
     grant: Grant | None = None
     """Condition of the rights on the kind; None grants them always."""
     substitute: Callable[[Manifest, str], Manifest | None] = _no_substitute
-    """Return what to create instead of a manifest that the API server refuses with this message.
-
-    None when there is nothing better. Raises InvalidSpec when the user has to change something.
-    """
+    """Return a replacement for a manifest that the API server refused with this message; None if
+    there is none. Raises InvalidSpec when the user has to change something."""
 
     def __post_init__(self) -> None:
         if self.kind.label_selector != names.CHILD_SELECTOR:

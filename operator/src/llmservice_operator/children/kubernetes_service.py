@@ -13,7 +13,7 @@ from llmservice_operator.workload import workload_of
 
 
 def _body(context: Context) -> Manifest:
-    """Open the API port; the management port is never in a Service object."""
+    """Return a body that opens the API port. The management port is never in a Service object."""
     spec = context.service.spec.service
     return {
         "spec": {

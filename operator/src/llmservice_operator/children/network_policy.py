@@ -1,7 +1,7 @@
-"""Network access to a service's pods, and from them.
+"""Network access to and from a service's pods.
 
-NetworkPolicies do not apply to traffic between a pod and its own node: Kubernetes always allows it.
-So the kubelet's probes need no rule.
+NetworkPolicies do not apply to traffic between a pod and its own node, which Kubernetes always
+allows. So the kubelet's probes need no rule.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from llmservice_operator.kinds import NETWORK_POLICIES
 from llmservice_operator.settings import OperatorSettings
 
 _RESOLVERS: Final = [
-    # The resolver may be a pod, or a cache on the node with a link-local address; never the cloud's
-    # metadata service, which hands out the node's credentials.
+    # The resolver may be a pod, or a cache on the node with a link-local address. It is never the
+    # cloud's metadata service, which issues the node's credentials.
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": list(METADATA_V4)}},
     {"ipBlock": {"cidr": "::/0", "except": list(METADATA_V6)}},
     # Some network plugins do not count pods among the addresses of an ipBlock.
@@ -36,26 +36,27 @@ _RESOLVERS: Final = [
 ]
 _DNS_PORTS: Final = [
     {"port": port, "protocol": protocol}
-    # Policies see the port of the resolver's pod, which is 5353 on OpenShift.
+    # Policies apply to the port of the resolver's pod, which is 5353 on OpenShift.
     for port in (53, 5353)
     for protocol in ("UDP", "TCP")
 ]
 _LINK_LOCAL_V4: Final = "169.254.0.0/16"
 _LINK_LOCAL_V6: Final = "fe80::/10"
-"""Link-local addresses, where some clouds also serve credentials to containers."""
+"""Link-local addresses, at which some clouds also issue credentials to containers."""
 _PRIVATE_V4: Final = (
     "10.0.0.0/8",
     "100.64.0.0/10",
     "172.16.0.0/12",
     "192.168.0.0/16",
-    # Not private by their name, but some clouds give them to pods.
+    # These addresses are not private by their names, but some clouds assign them to pods.
     "198.18.0.0/15",
     "240.0.0.0/4",
 )
 _PRIVATE_V6: Final = ("fc00::/7",)
 _PUBLIC_HUB: Final = [
-    # The hub and what it redirects downloads to have no fixed addresses, but public ones. A request
-    # that names an address for the server to fetch must not reach the cluster's own services.
+    # The hub, and the hosts to which it redirects downloads, have public addresses that change. A
+    # request that names an address for the server to fetch must not reach the cluster's own
+    # services.
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, *_PRIVATE_V4]}},
     {"ipBlock": {"cidr": "::/0", "except": [_LINK_LOCAL_V6, *_PRIVATE_V6]}},
 ]
@@ -69,7 +70,7 @@ _BARRED: Final = (_LINK_LOCAL_V4, _LINK_LOCAL_V6, *METADATA_V4, *METADATA_V6)
 
 
 def _body(context: Context) -> Manifest | None:
-    """Refuse all but what serving needs."""
+    """Return a policy that refuses all traffic except what serving needs."""
     service, settings = context.service, context.settings
     if not service.spec.network_policy.enabled:
         return None
@@ -96,7 +97,7 @@ def _body(context: Context) -> Manifest | None:
 
 
 def _observers(settings: OperatorSettings) -> list[dict[str, Any]]:
-    """Return who may read the metrics of a model server."""
+    """Return the peers that may read the metrics of a model server."""
     metrics_server = {names.COMPONENT_LABEL: names.METRICS_SERVER_COMPONENT}
     observers = [_pods(settings.namespace, metrics_server)]
     if settings.monitoring_namespace is not None:
@@ -112,7 +113,9 @@ def _pods(namespace: str, labels: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
-    """Return how the pods reach the hub: not at all for a claim, or when they are not to ask it."""
+    """Return the peers for downloads; none for a claim, and none when the pods must not ask the
+    hub.
+    """
     downloads = any(isinstance(source, HubModel) for source in service.spec.sources)
     if not downloads or service.spec.model.offline:
         return []
@@ -133,7 +136,7 @@ def _to_destination(destination: NetworkPolicyDestination) -> dict[str, Any]:
 
 
 def _exceptions(block: DestinationBlock) -> list[str]:
-    """Return what the user excepts from the range, and what is barred in it."""
+    """Return the addresses in the range that the user excludes or that are always barred."""
     exceptions = list(block.except_)
     for barred in _BARRED:
         if is_part(barred, block.cidr) and not any(is_within(barred, each) for each in exceptions):

@@ -1,4 +1,4 @@
-"""How many of a service's pods a node drain may take at a time."""
+"""Limits how many of a service's pods a node drain may evict at a time."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from llmservice_operator.children.child import Child, Context
 from llmservice_operator.kinds import POD_DISRUPTION_BUDGETS
 
 DEFAULT_MAX_UNAVAILABLE: Final = "1"
-"""Not a least number of ready pods: with one replica that would hold up every drain for ever."""
+"""Default limit. A least number of ready pods would block every drain of a service with one replica
+for ever."""
 
 
 def _body(context: Context) -> Manifest:
-    """Limit evictions; a budget that a drain cannot meet is refused with the spec."""
+    """Return the budget. Validation of the spec refuses a budget that blocks every drain."""
     service = context.service
     return {
         "spec": {
             **_allowance(service.spec.pod_disruption_budget),
-            # A replica that is not ready anyway, such as one that crashes, is never protected.
+            # A replica that is not ready, such as one that crashes, is never protected.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": names.selector(service)},
         },

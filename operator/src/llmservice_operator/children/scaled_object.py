@@ -22,7 +22,7 @@ def _body(context: Context) -> Manifest | None:
     if autoscaling is None or context.autoscaler.provider is not ScalingProvider.KEDA:
         return None
     if service.spec.suspend:
-        # KEDA lifts a suspended service from 0 to its minimum; an HPA leaves 0 alone.
+        # KEDA lifts a suspended service from 0 to its minimum. An HPA does not change 0.
         return None
     server = (context.settings.metrics_server_url or "").rstrip("/")
     return {
@@ -31,14 +31,14 @@ def _body(context: Context) -> Manifest | None:
             "minReplicaCount": autoscaling.min_replicas,
             "maxReplicaCount": autoscaling.max_replicas,
             "pollingInterval": POLLING_SECONDS,
-            # Unknown is never zero: without an answer the replicas stay as they are.
+            # Unknown is never zero, so without an answer the replicas stay.
             "fallback": {
                 "failureThreshold": FAILURES_BEFORE_FALLBACK,
                 "replicas": autoscaling.min_replicas,
                 "behavior": "currentReplicasIfHigher",
             },
             "advanced": {
-                # Whether this KEDA knows the tolerance cannot be seen from what it keeps.
+                # KEDA's stored object does not show whether this KEDA knows the tolerance.
                 "horizontalPodAutoscalerConfig": {
                     "behavior": build_behavior(
                         autoscaling, context.autoscaler, with_tolerance=False

@@ -12,7 +12,10 @@ from llmservice_operator.workload import WORKLOADS, Workload, pin_annotations, w
 
 
 def declare(workload: Workload) -> Child:
-    """Return the declaration of a kind of workload; a service has one workload, of its own kind."""
+    """Return the declaration of a kind of workload.
+
+    A service has one workload, of one of these kinds.
+    """
 
     def body(context: Context) -> Manifest | None:
         if workload_of(context.service) is not workload:
