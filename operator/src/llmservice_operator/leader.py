@@ -1,6 +1,6 @@
-"""Leader election: of all operator processes, one holds the Lease and only that one works.
+"""Leader election: of all operator processes, only the one that holds the Lease works.
 
-Time is measured on the monotonic clock: a lease counts as expired when it has not changed for its
+Time is measured on the monotonic clock. A lease counts as expired when it has not changed for its
 duration on OUR clock, so skewed or jumping wall clocks cannot make two leaders.
 """
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class LeaseStore(Protocol):
-    """Where the Lease is kept. Both writes raise Conflict when another process was faster."""
+    """Storage of the Lease. Both writes raise Conflict when another process was faster."""
 
     async def read_lease(self) -> dict[str, Any] | None: ...
 
@@ -38,11 +38,12 @@ class LeaderSettings:
     renew_deadline_seconds: float = 10.0
     retry_seconds: float = 2.0
     request_seconds: float = 5.0
-    """Longest one request may take, so that a hung one cannot outlive the renew deadline."""
+    """Longest time that one request may take, so that a stalled request cannot outlast the renew
+    deadline."""
 
 
 def exit_process() -> None:
-    """End the process at once: a cleanup that writes could collide with the next leader."""
+    """End the process at once, because a cleanup that writes could collide with the next leader."""
     os._exit(1)
 
 
@@ -69,7 +70,7 @@ class Leader:
         self._lease: dict[str, Any] | None = None
         """The Lease as it was last read or written; None while its state is not known."""
         self._taken_by: str | None = None
-        """Why an elected process holds the Lease no more; None while it may hold it."""
+        """Reason why an elected process no longer holds the Lease; None while it may hold it."""
         self._seen_at = 0.0
         self._renewed_at = 0.0
 
@@ -80,18 +81,19 @@ class Leader:
         return str(spec.get("holderIdentity") or "")
 
     def is_holding(self) -> bool:
-        """Say whether writes are safe: elected, renewed within the deadline, and not replaced.
+        """Return whether writes are safe: elected, renewed within the deadline, and not
+        replaced.
 
-        Also False in a process that was suspended past the deadline and has just woken up, even
-        before its election loop had a chance to notice; and while somebody else has changed the
-        Lease and its holder is not known yet.
+        It is also False in a process that was suspended past the deadline and has just resumed,
+        even before its election loop could notice. And it is False while another process has
+        changed the Lease and its holder is not known yet.
         """
         return self.elected.is_set() and self._lease is not None and not self._is_overdue()
 
     async def run(self) -> None:
-        """Wait for the Lease, then renew it for ever. On loss call `on_lost` and return.
+        """Wait for the Lease, then renew it for ever. On its loss, call `on_lost` and return.
 
-        A Lease that is gone or names another holder is lost at once: the other one may work
+        A Lease that is gone or names another holder is lost at once, because that holder may work
         already.
         """
         logger.info("waiting for the lease as %s", self._identity)
@@ -112,7 +114,7 @@ class Leader:
             return
 
     async def release(self) -> None:
-        """Give the Lease up, so that the next leader need not wait for it to expire."""
+        """Release the Lease, so that the next leader need not wait until it expires."""
         if self._lease is None or not self.is_holding():
             return
         self.elected.clear()
@@ -126,7 +128,9 @@ class Leader:
             logger.info("released the lease")
 
     async def _attempt(self, step: Callable[[], Awaitable[bool]]) -> bool:
-        """Return what the step returns; False when it fails or hangs, because both are retried."""
+        """Return the result of the step; False when it fails or stalls, because both are
+        retried.
+        """
         seconds = self._settings.request_seconds
         if self.elected.is_set():
             left = self._settings.renew_deadline_seconds - self._renewal_age()
@@ -138,7 +142,7 @@ class Leader:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # The request was cancelled, and not this task: it counts as failed.
+            # The request was cancelled, not this task. The step counts as failed.
             return False
         except (Conflict, NotFound):
             self._lease = None
@@ -170,7 +174,7 @@ class Leader:
                 return self._hold(await self._prolong(self._lease), asked_at)
             except (Conflict, NotFound):
                 self._lease = None
-        # Somebody has changed or deleted the Lease, or it was our own write whose answer was lost.
+        # Another process changed or deleted the Lease, or the answer to our own write was lost.
         lease = await self._store.read_lease()
         if lease is None:
             self._taken_by = "it was deleted"
@@ -186,7 +190,8 @@ class Leader:
         return await self._store.replace_lease(lease, spec)
 
     def _hold(self, lease: dict[str, Any], asked_at: float) -> bool:
-        # Count from before the request, because the others may have seen the renewal since then.
+        # Count from before the request, because other processes may have seen the renewal since
+        # then.
         self._lease = lease
         self._renewed_at = asked_at
         return True

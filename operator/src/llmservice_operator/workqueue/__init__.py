@@ -1,8 +1,9 @@
-"""The work queue: which key is processed when, by how many workers, and again after a failure.
+"""The work queue: it decides when a worker processes which key, and when a failed key is
+retried.
 
-queue.py is the queue itself, fairness.py shares the workers among groups of keys, retries.py spaces
-out the retries. None of them knows Kubernetes. Everything runs in one event loop, so plain sets
-need no locks.
+queue.py is the queue itself, fairness.py shares the workers among groups of keys, and retries.py
+spaces out the retries. None of them knows Kubernetes. Everything runs in one event loop, so plain
+sets need no locks.
 """
 
 from llmservice_operator.workqueue.fairness import FairKeys, Shares

@@ -1,8 +1,8 @@
-"""Shares the workers among groups of keys, so that one slow group never holds up the others.
+"""Shares the workers among groups of keys, so that a slow group never delays the others.
 
-Whether a group is slow shows only in its passes. So a group that is new gets few workers until a
-pass over one of its keys was quick. Groups that are slow, or new, never get all the workers
-together: some are always left for the groups that are known to be quick.
+Only the passes of a group show whether it is slow. A new group therefore gets few workers until a
+pass over one of its keys was quick. Slow and new groups together never get all workers: some are
+always reserved for groups that are known to be quick.
 """
 
 import asyncio
@@ -20,24 +20,25 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Shares:
-    """How many workers may be busy at a time, with what."""
+    """Limits on the workers that may be busy at a time."""
 
     workers: int = 32
     """All workers. Most of them wait for an answer of the API server most of the time."""
     of_group: int = 8
     of_new_group: int = 2
     for_slow_groups: int = 16
-    """All slow groups together."""
+    """Workers for all slow groups together."""
     for_slow_and_new_groups: int = 24
     slow_seconds: float = 5.0
-    """A group is slow while one of its passes has been running for longer, and until a pass is
-    quicker."""
+    """Duration of a running pass from which its group is slow. The group stays slow until a pass
+    ends sooner."""
     remembered_seconds: float = 300.0
-    """How long a group without passes counts as slow or quick; then it is new again."""
+    """Time in seconds after its last pass for which a group counts as slow or quick. Then it is new
+    again."""
 
 
 class _Pace(IntEnum):
-    """How quick the passes over the keys of a group are."""
+    """Speed of the passes over the keys of a group."""
 
     SLOW = 0
     NEW = 1
@@ -53,7 +54,7 @@ class _Ended:
 
 
 class FairKeys(Generic[Key]):
-    """Keys that wait for a worker; the groups with a free share get one in turn."""
+    """Keys that wait for a worker. The groups with a free share get a worker in rotation."""
 
     def __init__(
         self, group_of: Callable[[Key], Hashable], shares: Shares, time: Callable[[], float]
@@ -62,11 +63,11 @@ class FairKeys(Generic[Key]):
         self._shares = shares
         self._time = time
         self._waiting: dict[Hashable, deque[Key]] = {}
-        """The keys of each group, by whose turn it is."""
+        """Waiting keys of each group; the group whose turn it is comes first."""
         self._running: defaultdict[Hashable, dict[Key, float]] = defaultdict(dict)
-        """The keys of each group that a worker is busy with, with the time of their start."""
+        """Keys of each group that a worker is processing, with the start time of the pass."""
         self._ended: dict[Hashable, _Ended] = {}
-        """The last pass of each group, the latest at the end."""
+        """Last pass of each group, in the order in which the passes ended."""
         self._changed = asyncio.Event()
 
     def put(self, key: Key) -> None:
@@ -75,7 +76,10 @@ class FairKeys(Generic[Key]):
         self._changed.set()
 
     async def get(self) -> Key:
-        """Wait for a key whose group has a free share; the caller says `done` in the end."""
+        """Wait for a key whose group has a free share.
+
+        The caller calls `done` when its pass has ended.
+        """
         while True:
             key = self._take()
             if key is not None:
@@ -135,7 +139,9 @@ class FairKeys(Generic[Key]):
         return self._shares.of_new_group if pace is _Pace.NEW else self._shares.of_group
 
     def _of(self, pace: _Pace) -> int:
-        """Return the workers for all groups of this pace and of lower ones together."""
+        """Return the number of workers that all groups of this pace and of slower ones may have
+        together.
+        """
         match pace:
             case _Pace.SLOW:
                 return self._shares.for_slow_groups
@@ -145,7 +151,7 @@ class FairKeys(Generic[Key]):
                 return self._shares.workers
 
     def _forget(self, now: float) -> None:
-        """Forget the groups whose last pass is long ago."""
+        """Forget the groups whose last pass ended long ago."""
         while self._ended:
             group, ended = next(iter(self._ended.items()))
             if now - ended.at <= self._shares.remembered_seconds:

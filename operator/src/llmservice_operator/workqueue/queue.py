@@ -22,7 +22,7 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """The part of an event loop that the queue needs; tests pass one whose time stands still."""
+    """The part of an event loop that the queue needs. Tests pass one whose time they control."""
 
     def time(self) -> float: ...
 
@@ -37,7 +37,7 @@ class QueueObserver(Protocol):
     def started(self, waited_seconds: float) -> None: ...
 
     def finished(self, seconds: float, result: str) -> None:
-        """Result: success, requeue_after, error or timeout."""
+        """Count a pass with its result: success, requeue_after, error or timeout."""
 
     def retried(self) -> None: ...
 
@@ -46,13 +46,15 @@ class QueueObserver(Protocol):
 class QueueSettings:
     backoff_min_seconds: float = 0.005
     backoff_max_seconds: float = 300.0
-    """Longest wait for a retry, whatever the rate of retries or the API server asks for."""
+    """Longest delay of a retry, whatever the rate of retries or the API server requires."""
     backoff_jitter: float = 0.1
-    """Share of a backoff by which it is moved at random, so that keys that failed together part."""
+    """Share of a backoff by which it varies at random, so that keys that failed together spread
+    out."""
 
     retries_per_second: float = 20.0
-    """Retries of all keys together. First attempts are not held back: a change must be fast, but
-    a thousand failing services must not add load to an API server that is already in trouble."""
+    """Rate limit of the retries of all keys together. First attempts are not limited, because a
+    change must be applied quickly. A thousand failing services must not add load to an API server
+    that is already in trouble."""
 
     retry_burst: int = 50
     timeout_seconds: float = 60.0
@@ -69,7 +71,9 @@ class WorkQueue(Generic[Key]):
         uniform: Callable[[float, float], float] = random.uniform,
         group_of: Callable[[Key], Hashable] = lambda key: key,
     ) -> None:
-        """`group_of` returns what shares its workers with others, such as a namespace."""
+        """`group_of` returns the group that shares its workers, such as the namespace of the
+        key.
+        """
         self._observer = observer
         self._settings = settings or QueueSettings()
         self._clock = clock or asyncio.get_running_loop()
@@ -83,18 +87,22 @@ class WorkQueue(Generic[Key]):
         )
         self._ready = FairKeys(group_of, self._settings.shares, self._clock.time)
         self._added_at: dict[Key, float] = {}
-        """Keys that wait for a pass, also those a worker is busy with: they get one more."""
+        """Keys that wait for a pass. A key in here that a worker is processing gets one more
+        pass."""
         self._started_at: dict[Key, float] = {}
-        """Keys a worker is busy with."""
+        """Keys that a worker is processing."""
         self._failures: defaultdict[Key, int] = defaultdict(int)
         self._timers: dict[Key, tuple[float, Timer]] = {}
 
     def __len__(self) -> int:
-        """Count the keys that wait for a worker; timed ones are not counted before their time."""
+        """Count the keys that wait for a worker.
+
+        A key with a delay counts once the delay has passed.
+        """
         return len(self._added_at)
 
     def add(self, key: Key) -> None:
-        """Ask for a pass over the key as soon as a worker is free."""
+        """Request a pass over the key as soon as a worker is free."""
         if key in self._added_at:
             return
         self._added_at[key] = self._clock.time()
@@ -103,7 +111,7 @@ class WorkQueue(Generic[Key]):
             self._ready.put(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Ask for a pass in some seconds; of several such wishes for a key the earliest counts."""
+        """Request a pass after some seconds; of several requests for a key, the earliest counts."""
         due = self._clock.time() + seconds
         if key in self._timers:
             if self._timers[key][0] <= due:
@@ -117,7 +125,7 @@ class WorkQueue(Generic[Key]):
         self._timers[key] = (due, self._clock.call_later(seconds, ring))
 
     def busy(self) -> int:
-        """Count the workers that have a key in hand."""
+        """Count the workers that are processing a key."""
         return len(self._started_at)
 
     def unfinished_seconds(self) -> float:
@@ -131,10 +139,10 @@ class WorkQueue(Generic[Key]):
         return max((now - started for started in self._started_at.values()), default=0.0)
 
     async def work(self, process: Callable[[Key], Awaitable[float | None]]) -> None:
-        """Be one worker, for ever: take a key, process it, and see to its next time.
+        """Work for ever: take a key, process it, and schedule its next pass.
 
         `process` returns None when the key is settled, or the seconds after which the key is due
-        again; it raises to be retried with a growing backoff.
+        again. It raises to be retried with a growing backoff.
         """
         while True:
             key = await self._ready.get()
@@ -155,7 +163,7 @@ class WorkQueue(Generic[Key]):
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise
-                # Something that the pass waited for was cancelled, and not this worker.
+                # Something that the pass waited for was cancelled, not this worker.
                 logger.warning("reconcile of %s was interrupted; it is retried", key)
                 self._retry(key)
             except ClusterError as error:
@@ -188,14 +196,15 @@ class WorkQueue(Generic[Key]):
 
     def _retry(self, key: Key, at_least_seconds: float = 0.0) -> None:
         settings = self._settings
-        # The exponent is bounded because a float overflows long before a service stops failing.
+        # The exponent is limited, because a float would overflow long before a service stops
+        # failing.
         backoff = settings.backoff_min_seconds * 2.0 ** min(self._failures[key], 64)
         backoff = min(backoff, settings.backoff_max_seconds)
         backoff *= 1 + self._uniform(-settings.backoff_jitter, settings.backoff_jitter)
         self._failures[key] += 1
         self._observer.retried()
         took = self._clock.time() - self._started_at[key]
-        # What hangs until it is cut off must not do so all the time.
+        # A pass that stalls until its time limit must not be repeated continuously.
         pause = took if took > settings.shares.slow_seconds else 0.0
         turn = self._retries.reserve(self._group_of(key))
         wait = max(backoff, at_least_seconds, pause, turn)

@@ -1,19 +1,21 @@
-"""Retries of all keys together keep to a rate, of which every group with failures gets a share."""
+"""Limits the retries of all keys together to a rate, and shares it among the groups with
+failures.
+"""
 
 from collections.abc import Callable, Hashable
 
 
 class RetryRate:
-    """Spaces out callers to a rate after a burst. Never refuses: says how long to wait.
+    """Limits callers to a rate after a burst. It never refuses: it returns the time to wait.
 
-    A group waits behind its own callers and not behind those of others: where many keys of one
-    group fail, the first failure in another is retried almost at once.
+    A caller waits behind the callers of its own group only. Where many keys of one group fail, the
+    first failure in another group is retried almost at once.
     """
 
     def __init__(
         self, per_second: float, burst: int, longest_seconds: float, time: Callable[[], float]
     ) -> None:
-        """`longest_seconds` bounds the answers, however many callers there were."""
+        """`longest_seconds` limits the time to wait, however many callers there were."""
         self._per_second = per_second
         self._burst = float(burst)
         self._longest_seconds = longest_seconds
@@ -21,7 +23,7 @@ class RetryRate:
         self._tokens = self._burst
         self._filled_at = time()
         self._due: dict[Hashable, float] = {}
-        """When the last caller of each group that has to wait gets its turn."""
+        """Time of the turn of each waiting group's last caller."""
 
     def reserve(self, group: Hashable) -> float:
         """Return the seconds until the caller's turn, 0 when it is now."""
@@ -34,7 +36,7 @@ class RetryRate:
         if self._tokens >= 1 and group not in self._due:
             self._tokens -= 1
             return 0.0
-        # Those who wait use the rate up; the next burst gathers after them.
+        # The waiting callers use the rate, and the next burst accumulates after them.
         latest = now + self._longest_seconds
         self._tokens = 0.0
         self._filled_at = min(self._filled_at + 1 / self._per_second, latest)
