@@ -1,8 +1,8 @@
-"""The audit: LIST the objects, and repair the cache where the watches failed to update it.
+"""The audit lists the objects, and repairs the cache where the watches failed to update it.
 
-No event comes for an object that vanished while a watch was down, and a watch may be dead without
-an error. So from time to time the objects are listed, and every difference is processed as if its
-event had come.
+An object that vanished while a watch was down causes no event, and a watch may be dead without an
+error. So the audit lists all objects periodically, and processes every difference as if its event
+had come.
 """
 
 import logging
@@ -28,7 +28,9 @@ class Audit:
         enqueue: Callable[[Key], None],
         diverged: Callable[[str], None],
     ) -> None:
-        """`diverged` takes the plural of every object that the watches were wrong about."""
+        """`diverged` is called with the plural of every object about which the watches were
+        wrong.
+        """
         self._cluster = cluster
         self._cache = cache
         self._served = served
@@ -36,10 +38,11 @@ class Audit:
         self._enqueue = enqueue
         self._diverged = diverged
         self._watched: tuple[Kind, ...] = ()
-        """The kinds of the last reload."""
+        """Kinds of the last reload."""
 
     async def reload(self) -> None:
-        """Make the cache equal to the cluster and enqueue what changed. Only while no watch runs.
+        """Make the cache equal to the cluster and enqueue the changes. Call it only while no watch
+        runs.
 
         Raises ClusterError: NotServed when the cluster does not know a required kind, Forbidden
         when a right is missing.
@@ -62,9 +65,10 @@ class Audit:
                 self._enqueue(object_id(service)[1:])
 
     async def suspects(self) -> list[ObjectId]:
-        """LIST everything and return what differs from the cache.
+        """List everything and return the differences from the cache.
 
-        The event of a difference may still be on its way: give it some seconds, then `repair`.
+        The event of a difference may still be on its way. Wait some seconds, then call
+        `repair`.
         """
         suspects: list[ObjectId] = []
         for kind in self._served.watched:
@@ -75,7 +79,9 @@ class Audit:
         return suspects
 
     async def repair(self, suspects: Sequence[ObjectId]) -> int:
-        """Bring the cache up to date where it still differs, enqueue, and return how often."""
+        """Update the cache where it still differs, enqueue, and return the number of
+        differences.
+        """
         repaired = 0
         for id_ in suspects:
             live = await self._cluster.read(*id_)
@@ -102,7 +108,7 @@ class Audit:
             }
         except NotFound as error:
             if self._served.is_optional(kind):
-                # Removed a moment ago, and its objects with it.
+                # The kind was removed a moment ago, and its objects with it.
                 return {}
             raise NotServed(kind.kind, kind.api_version) from error
 

@@ -1,4 +1,6 @@
-"""Requests to the API server: plain dicts in and out, every error converted once to ours."""
+"""Requests to the API server: plain dicts in and out, with every error converted once to a
+ClusterError.
+"""
 
 import asyncio
 import json
@@ -26,23 +28,24 @@ from llmservice_operator.kinds import SUBJECT_ACCESS_REVIEWS, Kind, kind_of
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0
 LIST_CHUNK = 500
-"""Objects per page of a LIST: bounds the memory that one answer takes."""
+"""Objects per page of a LIST. It limits the memory that one answer takes."""
 
 
 class RequestObserver(Protocol):
     def request_finished(self, method: str, host: str, code: str, seconds: float) -> None:
-        """Code: the HTTP status, or `error` when no answer came."""
+        """Count a request. The code is the HTTP status, or `error` when no answer came."""
 
 
 async def load_configuration(configuration: Configuration | None = None) -> Configuration:
-    """Read where the API server is and how to log in: a kubeconfig, else the pod's account.
+    """Read the address and the credentials of the API server: from a kubeconfig, else from the
+    pod's account.
 
-    With an existing configuration that one is renewed. Raises ClusterError that says what to set.
+    An existing configuration is renewed. Raises ClusterError that says what to set.
     """
     configuration = configuration or Configuration()
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-            # The client re-reads the token file every minute: projected tokens expire.
+            # The client reads the token file again every minute, because projected tokens expire.
             load_incluster_config(client_configuration=configuration)
         else:
             await load_kube_config(
@@ -63,11 +66,11 @@ class Cluster:
         self._client = client
         self._observer = observer
         self.may_write: Callable[[], bool] = lambda: True
-        """Asked before every write except the Lease's; False makes the write fail unsent."""
+        """Asked before every write except the Lease's. False makes the write fail unsent."""
 
     @classmethod
     async def connect(cls, observer: RequestObserver) -> Self:
-        """Return a client with the credentials of `load_configuration`; sends nothing yet."""
+        """Return a client with the credentials of `load_configuration`. It sends nothing yet."""
         return cls(ApiClient(await load_configuration()), observer)
 
     async def close(self) -> None:
@@ -76,7 +79,7 @@ class Cluster:
     async def list_resources(self, discovery_path: str) -> frozenset[str]:
         """Return the plurals that discovery names at the path of a group and version.
 
-        Discovery lags behind: a kind can be listed seconds before it is named.
+        Discovery lags behind: a kind can be listed some seconds before discovery names it.
         """
         try:
             found = await self._request("GET", discovery_path)
@@ -85,9 +88,9 @@ class Cluster:
         return frozenset(resource["name"] for resource in found["resources"])
 
     async def read(self, kind: Kind, namespace: str | None, name: str) -> Manifest | None:
-        """Return the object as it is now, None when there is none.
+        """Return the object as it is now; None when there is none.
 
-        Namespace None is for kinds that belong to the cluster.
+        The namespace None is for kinds of cluster scope.
         """
         try:
             return await self._request("GET", kind.path(namespace, name))
@@ -97,7 +100,10 @@ class Cluster:
     async def list_all(
         self, kind: Kind, namespace: str | None, limit: int = LIST_CHUNK
     ) -> AsyncIterator[Manifest]:
-        """Yield every object the kind's selector picks; namespace None means all namespaces."""
+        """Yield every object that the kind's selector matches.
+
+        The namespace None means all namespaces.
+        """
         query = {"limit": str(limit)}
         if kind.label_selector:
             query["labelSelector"] = kind.label_selector
@@ -112,10 +118,10 @@ class Cluster:
     async def apply(
         self, manifest: Manifest, uid: str | None = None, manager: str = names.FIELD_MANAGER
     ) -> Manifest:
-        """Server-side apply with our field manager; return the object as stored.
+        """Apply with server-side apply and our field manager; return the object as stored.
 
-        With `uid` it raises Conflict when the stored object is not that very one. Fields that
-        others own are taken over: an edit of a field that we own is undone.
+        With `uid` it raises Conflict when the stored object has another uid. The operator takes
+        over fields that others own, so an edit of such a field is undone.
         """
         if uid is not None:
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
@@ -128,16 +134,16 @@ class Cluster:
         return await self._apply(manifest, "status", manager)
 
     async def review_access(self, spec: Mapping[str, Any]) -> bool:
-        """Ask whether a user may do something; `spec` is that of a SubjectAccessReview."""
+        """Return whether a user may do something. `spec` is that of a SubjectAccessReview."""
         kind = SUBJECT_ACCESS_REVIEWS
         body = {"apiVersion": kind.api_version, "kind": kind.kind, "spec": dict(spec)}
         review = await self._request("POST", kind.path(), None, body)
         return bool(review["status"].get("allowed"))
 
     async def delete(self, live: Manifest) -> None:
-        """Delete exactly the object that was seen, in the state it was seen in.
+        """Delete the object only in the state in which it was read.
 
-        Raises Conflict when it changed since; an object that is gone already is no error.
+        Raises Conflict when it has changed since. An object that is gone already is no error.
         """
         metadata = live["metadata"]
         body = {
@@ -161,7 +167,7 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
-        """Send one write, unless this process has ceased to be the leader."""
+        """Send one write, unless this process is no longer the leader."""
         if not self.may_write():
             raise ClusterError("not written: this process does not hold the lease any more")
         return await self._request(method, path, query, body, content_type)
@@ -225,7 +231,7 @@ class Cluster:
         content_type: str,
         limits: aiohttp.ClientTimeout,
     ) -> Any:
-        """Return the client's answer object as soon as its headers are there."""
+        """Return the client's response object as soon as its headers have arrived."""
         method, url, headers, body, _ = await self._client.param_serialize(
             method,
             path,
@@ -236,18 +242,18 @@ class Cluster:
         )
         answer = await self._client.call_api(method, url, headers, body, _request_timeout=limits)
         if answer.status == 401:
-            # The token of a kubeconfig's plugin has expired; the retry comes with a new one.
+            # The token of a kubeconfig's plugin has expired. The retry uses a new one.
             await load_configuration(self._client.configuration)
         return answer
 
 
 def _typed(kind: Kind, item: Manifest) -> Manifest:
-    """Items of a list carry neither version nor kind: the list says it once for all of them."""
+    """Return the items of a list with version and kind, which the list states only once."""
     return {"apiVersion": kind.api_version, "kind": kind.kind, **item}
 
 
 def as_yaml(manifest: Manifest) -> str:
-    """Return JSON that a YAML reader takes for the same.
+    """Return JSON that a YAML reader reads as the same value.
 
     YAML reads some characters as line breaks, refuses others, and does not know the pairs of
     escapes by which JSON writes an emoji.
@@ -259,7 +265,7 @@ def as_yaml(manifest: Manifest) -> str:
 def _error(
     request: str, status: int, text: bytes, headers: Mapping[str, str] = MappingProxyType({})
 ) -> ClusterError:
-    """Convert an error answer; its message is the server's own, which names verb and resource."""
+    """Convert an error answer. Its message is the server's own, which names verb and resource."""
     try:
         message = json.loads(text)["message"]
     except (ValueError, KeyError, TypeError):

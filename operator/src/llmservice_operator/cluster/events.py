@@ -1,4 +1,6 @@
-"""Events on an LLMService, as `kubectl describe` shows them: deduplicated and never a flood."""
+"""Records Events on an LLMService, as `kubectl describe` shows them, without repetition or
+floods.
+"""
 
 import logging
 import uuid
@@ -16,11 +18,11 @@ from llmservice_operator.kinds import EVENTS
 logger = logging.getLogger(__name__)
 
 SERIES_WINDOW = timedelta(minutes=10)
-"""Within it a repeated Event is counted up instead of written anew."""
+"""Time within which a repeated Event increases a count instead of being written anew."""
 
 BURST = 25
 REFILL = timedelta(minutes=5)
-"""Per object: 25 Events at once, then one per five minutes, as client-go does it."""
+"""Limit per object: 25 Events at once, then one per five minutes, as in client-go."""
 
 
 @dataclass
@@ -46,9 +48,9 @@ class EventRecorder:
         self._budgets: dict[str, _Budget] = {}
 
     async def record(self, regarding: Manifest, type_: str, reason: str, message: str) -> None:
-        """Write an Event, or count an equal recent one up.
+        """Write an Event, or increase the count of an equal recent one.
 
-        An Event is a courtesy: one that cannot be written is logged and dropped.
+        A failure to write an Event is logged and does not fail the pass.
         """
         now = self._now()
         self._expire(now)
@@ -85,7 +87,7 @@ class EventRecorder:
             },
             "type": type_,
             "reason": reason,
-            # The API server refuses more than 1 KiB.
+            # The API server refuses a message of more than 1 KiB.
             "message": message.encode()[:1024].decode(errors="ignore"),
             "count": 1,
             "firstTimestamp": timestamp(now),

@@ -17,7 +17,7 @@ class Lease:
         return await self._cluster.read(LEASES, self._namespace, self._name)
 
     async def create_lease(self, spec: Mapping[str, object]) -> Manifest:
-        """Raises Conflict when somebody else created it first."""
+        """Create the Lease. Raises Conflict when another process created it first."""
         lease = {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,
@@ -29,6 +29,9 @@ class Lease:
     async def replace_lease(
         self, lease: Mapping[str, object], spec: Mapping[str, object]
     ) -> Manifest:
-        """Write the spec over exactly the lease that was read; raises Conflict otherwise."""
+        """Write the spec over exactly the Lease that was read.
+
+        Raises Conflict if it has changed.
+        """
         path = LEASES.path(self._namespace, self._name)
         return await self._cluster.write_lease("PUT", path, {**lease, "spec": dict(spec)})

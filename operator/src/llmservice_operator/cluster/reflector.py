@@ -1,7 +1,8 @@
-"""The reflector: lists the objects of some kinds into a cache, and keeps it equal to the cluster.
+"""The reflector: lists the objects of some kinds into a cache, and keeps it equal to the
+cluster.
 
-One for each process. It loads the cache, watches, audits the cache against the cluster, and begins
-anew when the watches end or when the set of served kinds changes.
+Each process has one. It loads the cache, watches, and audits the cache against the cluster. It
+starts again when the watches end or when the set of served kinds changes.
 """
 
 import asyncio
@@ -23,26 +24,26 @@ logger = logging.getLogger(__name__)
 
 RESTART_BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 HEALTHY_AFTER_SECONDS = 60.0
-"""Watches that ran this long before they broke begin the backoff anew."""
+"""Duration after which watches count as healthy. If they break later, the backoff starts again."""
 WAIT_FOR_CLUSTER_SECONDS = 5.0
 AUDIT_GRACE_SECONDS = 5.0
-"""How long an event may be on its way before a difference counts as lost."""
+"""Time that an event may take to arrive, before a difference counts as lost."""
 
 _REMEDIES = {
     LLMSERVICES.kind: "apply crds/llmservice.yaml or install the chart with crds.install=true"
 }
-"""Advice for a cluster that does not serve a kind, for kinds that are not Kubernetes' own."""
+"""Advice for a cluster that does not serve a kind, for each kind that is not Kubernetes' own."""
 
 
 class ReflectorObserver(Protocol):
-    """Counts what happens; telemetry implements it. `plural` is that of a kind."""
+    """Counts the events of the reflector; telemetry implements it. `plural` is that of a kind."""
 
     def watch_event(self, plural: str) -> None: ...
 
     def watches_restarted(self) -> None: ...
 
     def cache_diverged(self, plural: str) -> None:
-        """Count an object that the watches were wrong about."""
+        """Count an object about which the watches were wrong."""
 
 
 class Watcher(Protocol):
@@ -70,13 +71,14 @@ class Reflector:
         audit_period_seconds: float,
         watcher: Watcher = watch,
     ) -> None:
-        """`enqueue` takes the LLMService of every object that changed, appeared or vanished.
+        """`enqueue` is called with the LLMService of every object that changed, appeared or
+        vanished.
 
-        `on_problem` takes the reason why the cache may be out of date, a sentence that says what
-        to do, and None once it is loaded. The namespace None means all.
+        `on_problem` is called with the reason why the cache may be out of date, a sentence that
+        says what to do, and with None once the cache is loaded. The namespace None means all.
         """
         self.loaded = asyncio.Event()
-        """Set once the cache holds all there is: before that everything looks deleted."""
+        """Set once the cache holds all objects. Before that, every object looks deleted."""
         self._served = served
         self._cache = cache
         self._namespaces = namespaces
@@ -91,7 +93,7 @@ class Reflector:
         self._listed = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Load the cache and watch until `stop` is set, anew whenever the watches end."""
+        """Load the cache and watch until `stop` is set; start again whenever the watches end."""
         failures = 0
         clock = asyncio.get_running_loop()
         while not stop.is_set():
@@ -112,12 +114,14 @@ class Reflector:
             )
 
     async def audit(self) -> None:
-        """Compare the cache with the cluster for ever; restart watches that keep missing events."""
+        """Compare the cache with the cluster for ever; restart watches that repeatedly miss
+        events.
+        """
         period = self._audit_period
         repaired_before = 0
         await self.loaded.wait()
         while True:
-            # A list names nothing that was deleted while the watch was down.
+            # A list does not contain objects that were deleted while the watch was down.
             was_listed = await _wait(self._listed, period * random.uniform(0.8, 1.2))
             if was_listed:
                 await asyncio.sleep(min(AUDIT_GRACE_SECONDS, period))
@@ -140,7 +144,9 @@ class Reflector:
                 repaired_before = repaired
 
     async def discover(self) -> None:
-        """Ask for ever which optional kinds are served; watch anew when that has changed."""
+        """Look for the optional kinds for ever; restart the watches when the set of served kinds
+        changes.
+        """
         await self.loaded.wait()
         while True:
             await asyncio.sleep(DISCOVERY_PERIOD_SECONDS)
@@ -156,7 +162,7 @@ class Reflector:
                 self._stop_watching.set()
 
     async def _load(self) -> bool:
-        """Fill the cache; when that fails report why, and return False."""
+        """Fill the cache. If that fails, report the reason and return False."""
         try:
             await self._audit.reload()
         except NotServed as error:

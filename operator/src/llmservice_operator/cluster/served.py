@@ -1,7 +1,7 @@
-"""Which of the kinds that the operator works with the API server serves, and which are watched.
+"""Determines which of the operator's kinds the API server serves, and which are watched.
 
-An optional kind, such as KEDA's ScaledObject, comes and goes with its CustomResourceDefinition: it
-is looked for again and again, and while it is absent nothing lists, watches or writes it.
+An optional kind, such as KEDA's ScaledObject, comes and goes with its CustomResourceDefinition. The
+operator looks for it periodically. While it is absent, nothing lists, watches or writes it.
 """
 
 import logging
@@ -14,7 +14,8 @@ from llmservice_operator.kinds import Kind
 logger = logging.getLogger(__name__)
 
 DISCOVERY_PERIOD_SECONDS = 20.0
-"""How often the optional kinds are looked for: one request each, and one more when it appears."""
+"""Time between two searches for the optional kinds. Each costs one request, and one more when the
+kind appears."""
 
 
 class ServedKinds:
@@ -25,9 +26,9 @@ class ServedKinds:
         required: Sequence[Kind],
         optional: Mapping[Kind, bool],
     ) -> None:
-        """`optional` says of each kind whether the operator was granted the rights on it.
+        """`optional` maps each kind to whether the operator was granted the rights on it.
 
-        A kind that was not granted is never asked for.
+        A kind without rights is never requested.
         """
         self._cluster = cluster
         self._namespaces = namespaces
@@ -35,7 +36,7 @@ class ServedKinds:
         self._optional = optional
         self._found: frozenset[Kind] = frozenset()
         self.forbidden = frozenset(kind for kind, granted in optional.items() if not granted)
-        """Optional kinds that the operator has no rights on, whether they are served or not."""
+        """Optional kinds on which the operator has no rights, whether they are served or not."""
 
     @property
     def watched(self) -> tuple[Kind, ...]:
@@ -43,14 +44,16 @@ class ServedKinds:
         return (*self._required, *(kind for kind in self._optional if kind in self._found))
 
     def __contains__(self, kind: object) -> bool:
-        """Say whether the kind can be used now: it is served, and the operator may watch it."""
+        """Return whether the kind can be used now: it is served, and the operator may watch it."""
         return kind in self._found or kind in self._required
 
     def is_optional(self, kind: Kind) -> bool:
         return kind in self._optional
 
     async def load(self) -> None:
-        """Find out anew what is served; raise NotServed for a required kind that is not."""
+        """Determine anew which kinds are served; raise NotServed for a required kind that is
+        not.
+        """
         resources: dict[str, frozenset[str]] = {}
         for kind in self._required:
             path = kind.discovery_path
@@ -58,7 +61,7 @@ class ServedKinds:
                 resources[path] = await self._cluster.list_resources(path)
             if kind.plural not in resources[path]:
                 raise NotServed(kind.kind, kind.api_version)
-        # A right may have been taken away since.
+        # The right may have been removed since.
         await self._look(known=frozenset())
 
     async def refresh(self) -> bool:
@@ -66,9 +69,10 @@ class ServedKinds:
         return await self._look(known=self._found)
 
     async def _look(self, known: frozenset[Kind]) -> bool:
-        """Look for the optional kinds; those that are known to be listable are not listed again.
+        """Look for the optional kinds. A kind that is known to be listable is not listed
+        again.
 
-        What was found before stands until all is known: passes go on meanwhile.
+        The earlier result stays until the new one is complete, because passes continue meanwhile.
         """
         found, forbidden = set(), set()
         for kind, granted in self._optional.items():
@@ -85,7 +89,10 @@ class ServedKinds:
         return changed
 
     async def _may_list(self, kind: Kind) -> bool:
-        """Say whether the kind can be listed; the rights of an own role may lag behind ours."""
+        """Return whether the kind can be listed.
+
+        Rights that were just granted take effect some time later.
+        """
         try:
             for namespace in self._namespaces:
                 async for _ in self._cluster.list_all(kind, namespace, limit=1):

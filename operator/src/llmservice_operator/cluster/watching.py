@@ -1,11 +1,10 @@
-"""The watches: Kopf delivers the events. The one module that imports Kopf and knows its habits.
+"""Delivers the events of watches by means of Kopf. This is the one module that imports Kopf.
 
-Kopf expects a process of its own. It takes the signals of its main thread, cancels every task of
+Kopf expects a process of its own. It handles the signals of its main thread, cancels every task of
 its event loop that is younger than itself, and keeps the process alive until it has ended. So it
-runs in a thread with an event loop of its own, where none of this reaches the rest of the process.
-
-It also forgets deletions that happen while a watch is down, and ends for good on some errors. The
-reflector makes up for both.
+runs in a thread with its own event loop, where none of this affects the rest of the process. It
+also misses deletions that happen while a watch is down, and ends for good on some errors. The
+reflector compensates for both.
 """
 
 import asyncio
@@ -23,11 +22,11 @@ from llmservice_operator.cluster.client import load_configuration
 from llmservice_operator.kinds import Kind
 
 LISTED = "LISTED"
-"""The type of an event whose object was listed: at the start, and after a watch was lost."""
+"""Type of an event whose object was listed: at the start, and after a watch was lost."""
 DELETED = "DELETED"
 
 OnEvent = Callable[[str, Manifest], None]
-"""Takes the type and the object of an event. Other types than the two above are changes."""
+"""Called with the type and the object of an event. Types other than the two above are changes."""
 
 
 async def watch(
@@ -39,7 +38,7 @@ async def watch(
     """Call `on_event` in this event loop for every event, until `stop` is set.
 
     The namespace None means all. A watch whose connection is lost resumes by itself. Raises the
-    error that ended the watches; also returns if they end early without one.
+    error that ended the watches. Also returns if they end early without one.
     """
     quieten()
     loop = asyncio.get_running_loop()
@@ -58,7 +57,8 @@ async def watch(
     try:
         await asyncio.shield(ended)
     finally:
-        # Also on cancellation: no event may come after this function has returned.
+        # This also runs on cancellation, because no event may arrive after this function has
+        # returned.
         stopping.cancel()
         await asyncio.wait([ended])
 
@@ -71,7 +71,7 @@ class _KopfThread(threading.Thread):
         namespaces: Sequence[str | None],
         finish: Callable[[Exception | None], None],
     ) -> None:
-        # A daemon, so that a thread that hangs cannot keep the process from its end.
+        # The thread is a daemon, so that it cannot keep the process from ending when it stalls.
         super().__init__(name="watches", daemon=True)
         self._registry = registry
         self._settings = settings
@@ -81,8 +81,8 @@ class _KopfThread(threading.Thread):
         self._stop = asyncio.Event()
 
     def end(self) -> None:
-        """Ask Kopf to end; call from any thread."""
-        # Otherwise the loop is closed: Kopf has ended already.
+        """Ask Kopf to end. Any thread may call this."""
+        # A closed loop means that Kopf has ended already.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._stop.set)
 
@@ -121,7 +121,7 @@ def build_registry(kinds: Sequence[Kind], deliver: OnEvent) -> kopf.OperatorRegi
 
 
 def build_settings(kinds: Sequence[Kind]) -> kopf.OperatorSettings:
-    """Return settings by which Kopf does nothing but watch."""
+    """Return settings with which Kopf only watches."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     # Without scanning Kopf needs no right to watch namespaces and CRDs.
@@ -141,7 +141,10 @@ def build_settings(kinds: Sequence[Kind]) -> kopf.OperatorSettings:
 
 
 async def login(**_: Any) -> kopf.ConnectionInfo:
-    """Log in as our own client does; called again when the API server refuses the credentials."""
+    """Log in as our own client does.
+
+    Kopf calls this again when the API server refuses the credentials.
+    """
     found = await load_configuration()
     header = await found.get_api_key_with_prefix("BearerToken") or ""
     scheme, __, token = header.strip().rpartition(" ")
@@ -158,7 +161,8 @@ async def login(**_: Any) -> kopf.ConnectionInfo:
 
 
 class EndlessBackoffs:
-    """Delays between attempts of one request, without end: Kopf gives up for good after the last.
+    """Endless delays between the attempts of one request, because Kopf gives up for good after the
+    last.
 
     An API server that is away for an hour must not end the watches.
     """
@@ -171,10 +175,10 @@ class EndlessBackoffs:
 
 
 def quieten() -> None:
-    """Keep Kopf's chatter out of the log: it reports every call of a handler at INFO."""
+    """Keep Kopf's messages about every call of a handler out of the log."""
     is_debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
     logging.getLogger("kopf").setLevel(logging.INFO if is_debugging else logging.WARNING)
-    # At every start it warns of the very thing that its thread is for: it takes no signals there.
+    # Kopf warns at every start that it handles no signals in this thread, which is intended.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
 

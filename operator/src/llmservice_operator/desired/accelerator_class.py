@@ -1,4 +1,4 @@
-"""spec.accelerator.class: the service as it is with the fields of its class."""
+"""Applies spec.accelerator.class: returns the service with the fields of its class."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from llmservice_operator.scaling.hardware import is_known
 
 
 def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> LLMService:
-    """Return the service with the values of its class in the fields that its spec leaves unset.
+    """Return the service with the values of its class in the fields that its spec does not
+    set.
 
-    Raises InvalidSpec for a class that is neither defined by the administrator nor a known GPU.
+    Raises InvalidSpec for a class that is neither defined by the administrator nor a known
+    GPU.
     """
     spec, name = service.spec, service.spec.accelerator.gpu_class
     if name is None:

@@ -19,7 +19,7 @@ from llmservice_operator.scaling.recommend import behavior_for
 from llmservice_operator.scaling.scale_down import scale_down_window
 
 DEFAULT_WINDOW_SECONDS: Final = round(scale_down_window(ColdStarts().estimate, is_bursty=False))
-"""How long a scale-down looks back before any cold start was measured."""
+"""Scale-down window in seconds before any cold start was measured."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class Autoscaler:
     """The provider that scales the service, and the parts of its object that were learned."""
 
     provider: ScalingProvider | None = None
-    """External and KEDA have an object (KEDA's not while the service is suspended); Direct and None
-    have none."""
+    """Provider of the autoscaler. External and KEDA have an object (KEDA only while the service is
+    not suspended); Direct and None have none."""
     window_seconds: int = DEFAULT_WINDOW_SECONDS
     """Scale-down stabilization window."""
     with_tolerance: bool = True
-    """Whether the API server keeps the field. With one that drops it, a load within 10 % of the
+    """Whether the API server keeps the tolerance. If it drops the field, a load within 10 % of the
     target changes nothing."""
 
     @classmethod
     def of_spec(cls, service: LLMService) -> Self:
-        """Return what the spec asks for, Auto being what it is where nothing stands against it."""
+        """Return the autoscaler that the spec requests. Auto is External, its first choice."""
         autoscaling = service.spec.autoscaling
         if autoscaling is None or autoscaling.mode is not ScalingMode.ACTIVE:
             return cls()
@@ -55,9 +55,10 @@ def behavior_of(live: Manifest) -> Mapping[str, Any]:
 
 
 def keeps_tolerance(live: Manifest | None) -> bool:
-    """Return whether to send the tolerance: not if the API server dropped it from the live HPA.
+    """Return whether to send the tolerance: not if the API server dropped it from the live
+    HPA.
 
-    A ScaledObject never has it, and so does not show it.
+    A ScaledObject never contains it, so a live ScaledObject shows nothing.
     """
     if live is None or live["kind"] == "ScaledObject":
         return True

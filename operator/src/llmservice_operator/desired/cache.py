@@ -1,7 +1,7 @@
-"""How the replicas find the model cache that they share.
+"""Places the model cache that the replicas share.
 
-Only weights are shared between services: Python modules that a model brings, and kernels, are code,
-so those go to the pod's own cache, and kernels at most to a folder of the service.
+Services share only weights. Python modules of a model and compiled kernels are code. They go to the
+pod's own cache, and kernels optionally to a folder of the service.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _HUB: Final = f"{names.MODEL_CACHE_PATH}/hub"
 
 
 def cache_claim_name(service: LLMService) -> str | None:
-    """Return the claim that is mounted as the cache, if one is."""
+    """Return the claim that is mounted as the cache; None without one."""
     cache = service.spec.model.cache
     if cache is None or not cache.is_on_a_claim:
         return None
@@ -24,13 +24,13 @@ def cache_claim_name(service: LLMService) -> str | None:
 
 
 def node_cache_size(service: LLMService) -> str | None:
-    """Return what the cache may take of a node's disk; None where the spec does not say."""
+    """Return the limit of the cache on a node's disk; None if the spec sets none."""
     cache = service.spec.model.cache
     return None if cache is None else cache.node_size
 
 
 def cache_variables(service: LLMService) -> dict[str, str]:
-    """Return the variables that lead the libraries to the claim; none without one."""
+    """Return the variables that point the libraries to the claim; none without one."""
     cache = service.spec.model.cache
     if cache is None or not cache.is_on_a_claim:
         return {}

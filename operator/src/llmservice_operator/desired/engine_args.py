@@ -1,4 +1,6 @@
-"""spec -> vLLM's command line: exec form, one --flag=value each, always in the same order."""
+"""Compiles the spec to vLLM's command line: exec form, one --flag=value each, always in the same
+order.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ Value = str | int | bool | None
 def build_engine_args(service: LLMService, version: str) -> list[str]:
     """Return the arguments for an engine of this vLLM version.
 
-    Raises InvalidSpec for a version that is not known, for a field or an extra argument that the
-    version does not have, and for an extra argument that differs from the field of the same flag.
+    Raises InvalidSpec for an unknown version, for a field or an extra argument that the version
+    does not have, and for an extra argument that differs from the field of the same flag.
     """
     flags = EngineFlags.of(version)
     spec, engine = service.spec, service.spec.engine
@@ -77,7 +79,7 @@ def _served_name(service: LLMService) -> Value:
 
 
 def _served_names(service: LLMService) -> list[str]:
-    """Return the one flag of several values; each has to be an argument of its own."""
+    """Return the one flag that has several values. Each value has to be an argument of its own."""
     model = service.spec.model
     if not model.aliases:
         return []
@@ -120,14 +122,14 @@ COMPUTED: Final[Mapping[str, Callable[[LLMService], Value]]] = {
     "--chat-template": _inline_template,
     "--enable-auto-tool-choice": lambda service: True if service.spec.engine.tool_calling else None,
 }
-"""Values that are more than what one field holds."""
+"""Values that are computed from more than one field."""
 
 
 def check_flags(fields: Iterable[FlagField], computed: Iterable[str]) -> None:
     """Raise TypeError, which names the flag, unless the value of every field can be written.
 
-    It runs when this module is imported, so that a declaration that lacks its other half fails
-    before any service is compiled.
+    It runs when this module is imported, so that an incomplete declaration fails before any service
+    is compiled.
     """
     named = {field.flag.name: field for field in fields}
     declared = {name for name, field in named.items() if field.flag.is_computed}

@@ -1,7 +1,7 @@
 """Flags of an engine of one vLLM version: writes them, and explains why one is refused.
 
-vLLM's parser takes abbreviations, underscores and nested flags, so a list of what is refused could
-be got around. Here only the full name of a flag in the version's table passes.
+vLLM's parser takes abbreviations, underscores and nested flags, so a user could evade a list of
+refused flags. Only the full name of a flag in the version's table is accepted here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EngineFlags:
 
     @classmethod
     def of(cls, version: str) -> Self:
-        """Raises InvalidSpec for a version without a table."""
+        """Return the flags of a version. Raises InvalidSpec for a version without a table."""
         if version not in TABLES:
             raise InvalidSpec(
                 f"vLLM {version} is not known to this operator: use an image of vLLM "
@@ -35,7 +35,7 @@ class EngineFlags:
         return cls(version, TABLES[version])
 
     def write_extra(self, flag: str, value: str, field: str) -> list[str]:
-        """Return the arguments that a user's own `flag=value` stands for.
+        """Return the arguments for a user's own `flag=value`.
 
         Raises InvalidSpec for a flag that is not accepted here or that the version lacks.
         """
@@ -51,9 +51,9 @@ class EngineFlags:
         return self.write(flag, value == "true", field)
 
     def write(self, flag: str, value: str | int | bool, field: str) -> list[str]:
-        """Return the arguments that set `flag`: one, or none for off where that is to leave it out.
+        """Return the arguments that set `flag`; none for off, if off means to omit the flag.
 
-        Raises InvalidSpec that blames `field` when the version lacks the flag or the value.
+        Raises InvalidSpec that names `field` when the version lacks the flag or the value.
         """
         entry = self._flag(flag, field)
         if isinstance(value, bool):

@@ -19,21 +19,23 @@ _CACHES: Final = {
     "TRITON_CACHE_DIR": f"{names.CACHE_PATH}/triton",
     "NUMBA_CACHE_DIR": f"{names.CACHE_PATH}/numba",
 }
-"""The root filesystem is read-only, so every library's cache is led to the cache volume."""
+"""Cache folders of the libraries. The root filesystem is read-only, so they point to the cache
+volume."""
 
 _IDENTITY: Final = {"HOME": names.TMP_PATH, "USER": "llmservice", "LOGNAME": "llmservice"}
-"""The UID has no entry in /etc/passwd, where torch would otherwise look for a name and fail."""
+"""Identity of the user. The UID has no entry in /etc/passwd, so torch would fail to look up its
+name."""
 
 _NO_TELEMETRY: Final = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 REQUEST_TIMEOUT_SECONDS: Final = 600
-"""Longest time for one request unless the spec says otherwise: the patience of the usual clients,
-and as long as the default drain, so that a rollout ends nothing that would have ended well."""
+"""Default time limit of one request. Usual clients wait as long, and the default drain lasts as
+long, so that a rollout ends no request that would have succeeded."""
 
 
 def build_environment(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
-    """Return the container's variables; a token is only ever referred to, never copied."""
+    """Return the container's variables. A token is only referred to, never copied."""
     termination = service.spec.termination
     values = {
         names.API_PORT_ENV: str(names.API_PORT),
@@ -50,7 +52,8 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if service.spec.auth is not None:
         values[names.API_KEYS_DIRECTORY_ENV] = names.API_KEYS_PATH
-    # Set even while autoscaling is off, because switching it on must not restart a pod.
+    # The variable is set even while autoscaling is off, because switching it on must not restart a
+    # pod.
     slo = service.spec.slo or DEFAULT_SLO
     limits = {
         names.SLO_TTFT_ENV: slo.ttft_milliseconds,
@@ -68,7 +71,8 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         environment.append({"name": names.HUB_TOKEN_ENV, "valueFrom": {"secretKeyRef": reference}})
     template = service.spec.engine.chat_template
     if template is not None and template.config_map_key_ref is not None:
-        # A variable and no file: of a ConfigMap that is missing the pod's status then says so.
+        # It is a variable and not a file, because the pod's status reports a missing ConfigMap only
+        # for a variable.
         chosen = template.config_map_key_ref.model_dump(by_alias=True)
         environment.append(
             {"name": names.CHAT_TEMPLATE_ENV, "valueFrom": {"configMapKeyRef": chosen}}
@@ -78,11 +82,14 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
 
 
 def _limits(service: LLMService) -> dict[str, str]:
-    """Return what the server allows a request; what is not set the server decides itself."""
+    """Return the variables for the limits of requests.
+
+    The server has defaults for limits that are not set.
+    """
     serving = service.spec.serving
     timeout = serving.request_timeout_seconds
     if timeout is None:
-        # A longer drain is for longer requests, which have to be allowed then.
+        # A longer drain allows longer requests.
         timeout = max(REQUEST_TIMEOUT_SECONDS, service.spec.termination.drain_timeout_seconds)
     mebibytes = serving.max_body_mebibytes
     limits = {
@@ -95,7 +102,7 @@ def _limits(service: LLMService) -> dict[str, str]:
 
 
 def _variable(variable: EnvironmentVariable) -> dict[str, Any]:
-    """Return the variable of the spec; an empty value is left out, as the API server does."""
+    """Return the variable of the spec. An empty value is omitted, as the API server does."""
     if variable.value_from is not None:
         source = variable.value_from.model_dump(by_alias=True, exclude_none=True)
         return {"name": variable.name, "valueFrom": source}

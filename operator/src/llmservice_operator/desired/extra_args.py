@@ -1,7 +1,7 @@
-"""spec.engine.extraArgs: the flags that it sets, and those among them that have got a field since.
+"""Reads spec.engine.extraArgs: the flags that it sets, and those that have a field now.
 
-A flag that gets a field goes on working in extraArgs, because a stored service may have it there.
-It stays where it stands on the command line, so that no pod is replaced for it.
+A flag that gets a field keeps working in extraArgs, because a stored service may contain it there.
+It keeps its place on the command line, so that no pod is replaced.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class ExtraFlag:
     place: str
     """Path in the spec, such as spec.engine.extraArgs[0]."""
     field: FlagField | None
-    """The field that sets the same flag."""
+    """Field that sets the same flag; None if there is none."""
 
     def is_left_to_the_field(self, spec: LLMServiceSpec) -> bool:
-        """Return whether the field is set too, so that it decides what the engine is given."""
+        """Return whether the field is set too. Then the field decides the value."""
         return self.field is not None and self.field.is_set(spec)
 
 
@@ -45,7 +45,7 @@ def read_extra_args(spec: LLMServiceSpec) -> list[ExtraFlag]:
 
 
 def build_notices(spec: LLMServiceSpec) -> tuple[str, ...]:
-    """Return a sentence or two about each item whose flag has a field: what to set instead."""
+    """Return a notice about each item whose flag has a field: it names the field to set instead."""
     return tuple(
         f"{each.place}: {each.flag} has a field, which is set: remove the argument."
         if each.is_left_to_the_field(spec)

@@ -13,9 +13,9 @@ from llmservice_operator.api.spec import LLMService
 def build_metadata(
     service: LLMService, name: str, annotations: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return the metadata of a child, owned by the service so that it goes when the service goes.
+    """Return the metadata of a child, owned by the service so that both are deleted together.
 
-    A service that was never in a cluster has no uid, and its children then no owner.
+    A service that was never in a cluster has no uid, and its children then have no owner.
     """
     metadata: dict[str, Any] = {
         "name": name,
@@ -43,7 +43,7 @@ def _owner_reference(service: LLMService) -> dict[str, Any]:
 def is_owned_by(live: Manifest, service: LLMService) -> bool:
     """Return whether the live object's controller is this very service.
 
-    One of the same name that was deleted and created again is another: its uid differs.
+    A service that was deleted and created again has another uid, so it is another owner.
     """
     owners = live.get("metadata", {}).get("ownerReferences", [])
     return any(owner.get("controller") and owner["uid"] == service.uid for owner in owners)

@@ -12,23 +12,21 @@ from llmservice_operator.desired.cache import node_cache_size
 
 CORES_PER_GPU: Final = 1
 GIBIBYTES_PER_GPU: Final = 4
-"""Requests of a replica on GPUs that nobody gave any.
-
-A judgement, meant as the least that keeps a replica from being the first to starve or to be
-evicted: each GPU has a process that feeds it, which keeps one core busy and holds some 3 GiB of
-libraries and buffers. The smallest nodes with a GPU have 4 cores and 16 GiB.
-"""
+"""Default memory request in GiB for each GPU. It is an estimate of the least that keeps a replica
+from being the first to starve or to be evicted: each GPU has a process that feeds it, which keeps
+one core busy and holds some 3 GiB of libraries and buffers. The smallest nodes with a GPU have 4
+cores and 16 GiB."""
 
 CORES_ON_A_CPU: Final = "500m"
 MEMORY_ON_A_CPU: Final = "2Gi"
-"""The same without a GPU, where weights and KV cache are in this memory too: enough for a small
-model, and little enough for a node of two cores."""
+"""Default memory request without a GPU, where weights and KV cache are in this memory too. It is
+enough for a small model, and little enough for a node of two cores."""
 
 
 def build_resources(service: LLMService) -> dict[str, dict[str, str]]:
-    """Return the container's requests and limits, without a part that would be empty."""
+    """Return the container's requests and limits, without empty parts."""
     accelerator = service.spec.accelerator
-    # Kubernetes wants GPUs as limits; the same number as requests keeps the two in step.
+    # Kubernetes requires GPUs as limits. Requests with the same number keep the two equal.
     gpus = {accelerator.gpu_resource: str(service.spec.gpus)} if service.spec.gpus else {}
     requests = _amounts(service.spec.resources.requests)
     limits = _amounts(service.spec.resources.limits)
@@ -41,17 +39,17 @@ def build_resources(service: LLMService) -> dict[str, dict[str, str]]:
 
 
 def offloaded_gibibytes(service: LLMService) -> int:
-    """Return the memory, rounded up, that the KV cache takes outside the GPUs."""
+    """Return the memory in GiB, rounded up, that the KV cache takes outside the GPUs."""
     kv_cache = service.spec.engine.kv_cache
     offload = None if kv_cache is None else kv_cache.offload
     return 0 if offload is None else math.ceil((quantity_value(offload.cpu) or 0) / 1024**3)
 
 
 def _default_requests(service: LLMService) -> dict[str, str]:
-    """Return requests, by resource, without which a pod would count as one of best effort.
+    """Return requests, by resource, without which the pod would be of the class BestEffort.
 
-    Disk is asked for only where the spec says how much: nobody here knows the size of a model, and
-    a guess would keep small models from small nodes.
+    Disk is requested only if the spec gives its size. The size of a model is unknown here, and a
+    guess would keep small models from small nodes.
     """
     gpus = service.spec.gpus
     requests = {"cpu": CORES_ON_A_CPU, "memory": MEMORY_ON_A_CPU}

@@ -1,4 +1,4 @@
-"""spec.engine.speculativeDecoding -> the engine's speculative configuration."""
+"""Compiles spec.engine.speculativeDecoding to the engine's speculative configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _METHODS: Final = {
 def build_speculative_config(service: LLMService) -> str | None:
     """Return the configuration as JSON, always spelled alike; None without speculation.
 
-    Raises InvalidSpec when the draft model is split as the engine cannot do it.
+    Raises InvalidSpec when the engine does not support the parallelism of the draft model.
     """
     speculation = service.spec.engine.speculative_decoding
     if speculation is None:
@@ -48,8 +48,8 @@ def build_speculative_config(service: LLMService) -> str | None:
 
 def _draft_model(service: LLMService, method: str, draft: DraftModel) -> dict[str, str | int]:
     width, whole = draft.tensor_parallel_size, max(service.spec.tensor_parallelism, 1)
-    # A whole model that drafts runs in the same processes as the one it drafts for; only layers
-    # that read its hidden states may stay on one GPU.
+    # A draft model that is a whole model runs in the same processes as the target model. Only
+    # layers that read the target's hidden states may stay on one GPU.
     allowed = {whole} if method == "DraftModel" else {1, whole}
     if width is not None and width not in allowed:
         raise InvalidSpec(

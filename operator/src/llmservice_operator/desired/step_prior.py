@@ -1,6 +1,7 @@
-"""How long an engine step takes before any was measured: from the spec and data sheets.
+"""Estimates the duration of an engine step before any was measured, from the spec and data
+sheets.
 
-The GPU is that of `accelerator.class`, or of the node label that the pods select; the size of the
+The GPU is that of `accelerator.class`, or of the node label that the pods select. The size of the
 model is the one in its name. A wrong prior costs accuracy for the first minute of traffic.
 """
 
@@ -19,13 +20,14 @@ GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 """Node label by which a service may choose its GPUs."""
 
 GUESSED_PARAMETERS: Final = 8e9
-"""Assumed parameters on each GPU of a model without a size in its name: the usual layout."""
+"""Assumed parameters on each GPU, for a model without a size in its name: a common layout."""
 GUESSED_PARAMETERS_ON_CPU: Final = 0.5e9
 GUESSED_KV_BYTES_PER_TOKEN: Final = 131072.0
 
 _PARAMETERS: Final = re.compile("(?<![A-Za-z0-9.])([0-9]+(?:[.][0-9]+)?)[bB](?![A-Za-z0-9])")
 _ACTIVE_PARAMETERS: Final = re.compile("-[aA][0-9]+[bB](?![A-Za-z0-9])")
-"""Marks a mixture of experts, whose steps take less time than its size suggests."""
+"""Pattern in the name of a mixture of experts, whose steps take less time than its size
+suggests."""
 
 _BYTES: Final = {"fp8": 1.0, "awq": 0.5, "awq_marlin": 0.5, "gptq": 0.5, "gptq_marlin": 0.5}
 _FULL_PRECISION_BYTES, _HALF_PRECISION_BYTES = 4.0, 2.0
@@ -34,7 +36,7 @@ _FULL_PRECISION_BYTES, _HALF_PRECISION_BYTES = 4.0, 2.0
 def prior_of(spec: LLMServiceSpec) -> StepModel:
     """Return the step model that the spec and the data sheets suggest.
 
-    The spec must hold the fields of its accelerator class. A size or a GPU that is unknown is
+    The spec must contain the fields of its accelerator class. An unknown size or GPU is
     guessed.
     """
     named = parameters_in(spec.model.uri)
@@ -53,7 +55,7 @@ def _prior(hardware: HardwareClass, parameters: float, bytes_per_parameter: floa
 
 
 def parameters_in(uri: str) -> float | None:
-    """Return the number of parameters that the model's name gives, such as 7B."""
+    """Return the number of parameters in the model's name, such as 7B."""
     found = _PARAMETERS.search(uri)
     if found is None or _ACTIVE_PARAMETERS.search(uri):
         return None
@@ -61,7 +63,7 @@ def parameters_in(uri: str) -> float | None:
 
 
 def _product(spec: LLMServiceSpec) -> str:
-    """Return the GPU by its product name; one without a data sheet counts as small."""
+    """Return the GPU by its product name. A GPU without a data sheet counts as small."""
     gpu_class = spec.accelerator.gpu_class
     if gpu_class is not None and is_known(gpu_class):
         return gpu_class

@@ -1,7 +1,8 @@
-"""How many tokens one engine step may compute, so that a prompt does not hold up other answers.
+"""Derives how many tokens one engine step may compute, so that a prompt does not delay other
+answers.
 
-A prefill that shares a step with answers delays each of them by the whole step. With an ITL to
-keep, a step must not take longer than that.
+A prefill that shares a step with answers delays each of them by the whole step. With an ITL limit,
+a step must not take longer than that limit.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from llmservice_operator.scaling.hardware import is_known
 from llmservice_operator.scaling.step_model import StepModel
 
 STEP: Final = 64
-"""Tokens to which a step is rounded down."""
+"""Multiple of tokens to which a step is rounded down."""
 SMALLEST, LARGEST = 256, 8192
-"""Below, the GPU idles; above, the engine's own default on its largest GPUs."""
+"""Bounds of a step. With fewer tokens the GPU idles; the upper bound is the engine's own default on
+its largest GPUs."""
 
 
 def largest_step(model: StepModel, itl_milliseconds: float) -> int | None:
@@ -29,9 +31,10 @@ def largest_step(model: StepModel, itl_milliseconds: float) -> int | None:
 
 
 def derived_step_tokens(service: LLMService) -> int | None:
-    """Return the tokens of a step by the spec alone; None if it leaves the GPU or the size open.
+    """Return the tokens of a step from the spec alone; None if it does not determine the GPU or the
+    size.
 
-    A calibration is not used: it changes, and each change would restart the pods.
+    A calibration is not used, because it changes and each change would restart the pods.
     """
     spec = service.spec
     itl = spec.objectives.itl_milliseconds
@@ -47,5 +50,5 @@ def derived_step_tokens(service: LLMService) -> int | None:
     tokens = largest_step(prior_of(spec), itl)
     if tokens is None:
         return None
-    # Each request gets a token in a step.
+    # Each request gets at least one token in a step.
     return max(tokens, (batching and batching.max_num_seqs) or 0)

@@ -1,4 +1,4 @@
-"""Where a model server may write, and where it reads the model of a claim."""
+"""Volumes of a model server: the folders that it may write, and the claims that hold models."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from llmservice_operator.desired.cache import cache_claim_name, node_cache_size
 from llmservice_operator.desired.resources import offloaded_gibibytes
 
 CACHE_SIZE_LIMIT: Final = "1Ti"
-"""Upper bound of downloaded weights and compiled kernels that no spec bounds; reserves nothing.
-
-It stops a runaway download from filling the node. The largest open models have some 800 GB.
-"""
+"""Upper bound of downloaded weights and compiled kernels, if the spec sets none. It reserves
+nothing and stops a runaway download from filling the node. The largest open models have some 800
+GB."""
 
 TMP_SIZE_LIMIT: Final = "10Gi"
-"""Upper bound of temporary files; reserves nothing. Uploads and lock files need far less."""
+"""Upper bound of temporary files. It reserves nothing. Uploads and lock files need far less."""
 
 SHM_GIBIBYTES: Final = 8
-"""Upper bound of shared memory between the engine's processes; what is used counts as the
-container's memory. A judgement: NCCL and vLLM's message queues stay below 1 GB for 8 GPUs, and the
-rest leaves room for images in requests. The container runtime's 64 MB would crash the engine.
-"""
+"""Upper bound of shared memory between the engine's processes; used memory counts as the
+container's. It is an estimate: NCCL and vLLM's message queues stay below 1 GB for 8 GPUs, and the
+rest leaves room for images in requests. The container runtime's 64 MB would crash the engine."""
 
 OWNER_AND_GROUP_READ: Final = 0o440
 
@@ -53,7 +51,9 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
 
 
 def _shm_size_limit(service: LLMService) -> str:
-    """Return room for the processes' messages and, since vLLM keeps it there, the offloaded KV."""
+    """Return the room for messages between processes and for the offloaded KV cache, which vLLM
+    keeps there.
+    """
     return f"{SHM_GIBIBYTES + offloaded_gibibytes(service)}Gi"
 
 
@@ -77,10 +77,10 @@ def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
 
 
 def _keys_source(reference: ApiKeysSecret) -> dict[str, Any]:
-    """Return the volume source of the API keys; nothing in it changes when a key does.
+    """Return the volume source of the API keys. It stays the same when a key changes.
 
-    It is optional so that the server, and not only the kubelet, sees that the Secret is missing:
-    it says so in its termination message, which the operator can read.
+    It is optional, so that the server and not only the kubelet notices a missing Secret. The server
+    reports it in its termination message, which the operator can read.
     """
     source: dict[str, Any] = {
         "secretName": reference.name,
@@ -99,7 +99,7 @@ _MOUNT_PATHS: Final = {
 
 
 def _claims(service: LLMService) -> dict[str, str]:
-    """Return volume name -> claim; a claim of both models is one volume."""
+    """Return the claims by their volume names. A claim of both models is one volume."""
     volumes: dict[str, str] = {}
     for name, source in zip(_MOUNT_PATHS, service.spec.sources, strict=False):
         if isinstance(source, ClaimModel) and source.claim not in volumes.values():
@@ -108,9 +108,10 @@ def _claims(service: LLMService) -> dict[str, str]:
 
 
 def model_locations(service: LLMService) -> list[str]:
-    """Return what vLLM is to load for the model and, if there is one, for the draft model.
+    """Return the locations from which vLLM loads the model and, if there is one, the draft
+    model.
 
-    A repository of the hub, or a folder of a mounted claim.
+    A location is a repository of the hub, or a folder of a mounted claim.
     """
     mounted = {claim: _MOUNT_PATHS[name] for name, claim in _claims(service).items()}
     return [

@@ -1,8 +1,8 @@
 """The workload of a service: the object that keeps its replicas running.
 
-`Workload` is what the operator has to know about a kind of workload, `WORKLOADS` lists the kinds.
-A replica is one copy of the model that serves requests, whatever the number of its pods; outside of
-this package nothing assumes that it is one pod, or that the workload is a Deployment.
+`Workload` is the interface to a kind of workload, and `WORKLOADS` lists the kinds. A replica is one
+copy of the model that serves requests, whatever the number of its pods. Outside of this package,
+nothing assumes that a replica is one pod, or that the workload is a Deployment.
 """
 
 from __future__ import annotations

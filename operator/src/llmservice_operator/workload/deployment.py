@@ -1,4 +1,4 @@
-"""The Deployment: a replica is one pod of it."""
+"""The Deployment, whose replicas have one pod each."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from llmservice_operator.workload.replica import Replica, condition
 from llmservice_operator.workload.replica_count import ReplicaCount, desired_replicas
 
 IMAGE_PULL_BUDGET_SECONDS: Final = 20 * 60
-"""Longest that scheduling a pod and pulling its image (about 10 GB) may take. A judgement."""
+"""Longest time for scheduling a pod and pulling its image (about 10 GB). It is an estimate."""
 
 REVISION_HISTORY_LIMIT: Final = 3
-"""Old ReplicaSets kept for `kubectl rollout undo`-style reading; each is an object to store."""
+"""Old ReplicaSets that are kept, so that `kubectl rollout history` shows earlier revisions; each is
+an object to store."""
 
 _REVISION_LABEL: Final = "pod-template-hash"
-"""The Deployment controller gives each ReplicaSet a value of its own."""
+"""Label whose value the Deployment controller sets differently on each ReplicaSet."""
 
 
 class _Deployment:
     kind: Kind = DEPLOYMENTS
 
     def runs(self, service: LLMService) -> bool:
-        """Every service: one pod holds the whole model."""
+        """Return True: a Deployment runs any service, because one pod holds the whole model."""
         return True
 
     def made(self, pod: Manifest) -> bool:
-        """Every pod: a service has no others."""
+        """Return True: every pod of a service belongs to its Deployment."""
         return True
 
     def name(self, service: LLMService) -> str:
@@ -95,19 +96,22 @@ DEPLOYMENT: Final[Workload] = _Deployment()
 
 
 def _progress_deadline(service: LLMService) -> int:
-    """Return when a rollout without progress is stuck: never while a pod may still be starting."""
+    """Return the seconds after which a rollout without progress is stuck.
+
+    No pod may still be starting then.
+    """
     chosen = service.spec.rollout_strategy.progress_deadline_seconds
     return chosen or service.spec.startup.timeout_seconds + IMAGE_PULL_BUDGET_SECONDS
 
 
 def _strategy(service: LLMService) -> dict[str, Any]:
-    """Build the strategy; it stands beside the pod template, so that it restarts no pod."""
+    """Build the strategy. It is outside of the pod template, so changing it restarts no pod."""
     wanted = service.spec.rollout_strategy
     if wanted.type is RolloutType.RECREATE:
         return {"type": "Recreate"}
     if wanted.type is RolloutType.AUTO and service.status.rollout is not None:
         return _rolling("0", "1")
-    # A new model server is up before an old one goes: no request is refused meanwhile.
+    # A new model server is ready before an old one ends, so no request is refused meanwhile.
     return _rolling(wanted.max_surge or "1", wanted.max_unavailable or "0")
 
 

@@ -1,6 +1,6 @@
-"""Live objects -> Observation: the cluster's state of one service, reduced to what is reported.
+"""Reduces live objects to an Observation: the state of one service, as far as it is reported.
 
-Of everything that keeps a replica from being ready, the problem whose reason has the lowest rank is
+Of all problems that keep a replica from being ready, the one whose reason has the lowest rank is
 reported.
 """
 
@@ -22,26 +22,27 @@ from llmservice_operator.workload.replica import Replica, condition
 @dataclass(frozen=True)
 class Observation:
     desired: int | None = None
-    """Replicas that the workload asks for; None while there is no workload."""
+    """Replicas that the workload requests; None while there is no workload."""
     replicas: int = 0
     """Replicas that exist, of this spec or an earlier one."""
     updated_replicas: int = 0
     """Replicas of the present spec."""
     ready_replicas: int = 0
-    """Replicas that answer."""
+    """Replicas that are ready."""
     is_rolled_out: bool = False
-    """Whether the workload's controller saw the present manifest and has nothing left to do."""
+    """Whether the workload's controller has seen the present manifest and has nothing left to
+    do."""
     is_stuck: bool = False
     """Whether the rollout made no progress within its deadline."""
     waits_for_accelerator_since: datetime | None = None
-    """Since when a pod of the present spec finds no node with enough free accelerators."""
+    """Time since which a pod of the present spec finds no node with enough free accelerators."""
     not_ready_since: datetime | None = None
-    """Since when the replica of the present spec that waits longest has not been ready."""
+    """Time since which the longest-waiting replica of the present spec has not been ready."""
     has_loaded_model: bool = False
     """Whether a replica of the present spec is ready."""
     problem: Problem | None = None
-    """The most useful thing to know about a replica that is not ready; None if all are
-    ready, or if the others have no problem and their containers have not started yet."""
+    """Most important problem of a replica that is not ready. None if all are ready, or if the
+    others have no problem and their containers have not started yet."""
 
 
 def observe_service(
@@ -52,13 +53,13 @@ def observe_service(
 ) -> Observation:
     """Reduce the live workload of a service and its pods.
 
-    `report` is what the model servers say about themselves; None while no metrics server answers.
+    `report` is the load report of the metrics server; None while it does not answer.
     """
     if live is None:
         return Observation()
     state = workload_of(service).state_of(live)
     if not state.is_current:
-        # The replica counts are still true. The fields about the present spec are outdated.
+        # The replica counts are still correct. The fields about the present spec are outdated.
         return Observation(
             desired=state.desired, replicas=state.replicas, ready_replicas=state.ready
         )
@@ -90,9 +91,11 @@ def observe_service(
 
 
 def _newest_revision(replicas: Iterable[Replica]) -> list[Replica]:
-    """Return the replicas that stay, of the pod template that replicas were last created from.
+    """Return the replicas that stay, of the pod template from which replicas were last
+    created.
 
-    The pods carry the name of their template; the workload does not say which one is the present.
+    The pods carry the name of their template. The workload does not say which template is the
+    present one.
     """
     staying = [replica for replica in replicas if not replica.is_leaving]
     if not staying:
@@ -105,7 +108,7 @@ def _newest_revision(replicas: Iterable[Replica]) -> list[Replica]:
 def _problems_of_pods(
     service: LLMService, replicas: Iterable[Replica], report: LoadReport | None
 ) -> Iterator[tuple[Manifest, Problem]]:
-    """Yield each pod that hinders its replica, with the reason."""
+    """Yield each pod that keeps its replica from being ready, with the reason."""
     loads = {each.pod: each for each in report.replicas} if report else {}
     for replica in replicas:
         for pod in replica.pods:

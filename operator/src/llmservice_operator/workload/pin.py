@@ -14,21 +14,16 @@ class EnginePin:
     version: str
     """vLLM version that the arguments are written for."""
     default_for: str | None = None
-    """Accelerator type whose default the image was; None when spec.engine.image names it.
-
-    Kept with the pin, because a default may be replaced when the accelerator changes, and an image
-    from the spec must go when the spec no longer names it.
-    """
+    """Accelerator type for which the image was the default; None when spec.engine.image names it.
+    The pin records it for two cases: a default may be replaced when the accelerator changes, and an
+    image from the spec must go when the spec no longer names it."""
     assumed_version: str | None = None
-    """Assumed vLLM version of an image from the spec, for when the spec names no version: the
-    operator's own version at the time that the image was set. None if it equals `version`, and for
-    the operator's own images.
-
-    Kept in addition to the version that the spec names, so that removing spec.engine.version
-    restores the state before it was set.
-    """
+    """Assumed vLLM version of an image from the spec, for a spec that names no version. It is the
+    operator's own version at the time when the image was set. None if it equals `version`, and for
+    the operator's own images. The pin keeps it in addition to the version that the spec names, so
+    that removing spec.engine.version restores the state before it was set."""
     untried: bool = False
-    """Whether this is a default image that no replica has been ready with."""
+    """Whether this is a default image with which no replica has been ready."""
 
 
 def pin_annotations(pin: EnginePin) -> dict[str, str]:

@@ -1,9 +1,8 @@
-"""Which engine a service runs, decided once.
+"""Decides once which engine a service runs.
 
-An upgrade of the operator brings new default images. Were they taken at once, the upgrade would
-restart every GPU pod of the cluster; so a service keeps the image it was first given until its
-own spec asks for another. An image that no replica has been ready with is not kept: it may be one
-that does not exist.
+An upgrade of the operator brings new default images. Using them at once would restart every GPU pod
+of the cluster. So a service keeps its first image until its own spec requests another. An image
+with which no replica has been ready is not kept, because it may not exist.
 """
 
 from __future__ import annotations
@@ -22,10 +21,11 @@ def resolve_pin(
     service: LLMService, live_workload: Manifest | None, settings: OperatorSettings
 ) -> EnginePin:
     """Return the image of the spec, else the one pinned in the status, else the running one, else
-    the operator's default for the accelerator. A default that is untried is not pinned.
+    the operator's default for the accelerator.
 
-    The live workload replaces a status that was lost. Raises InvalidSpec when the spec wants a
-    version without an image, and neither the pinned nor the default image holds it.
+    An untried default is not pinned. The live workload replaces a status that was lost. Raises
+    InvalidSpec when the spec names a version without an image, and neither the pinned nor the
+    default image holds it.
     """
     accelerator = service.spec.accelerator.type
     kept = _pin_of_status(service) or _pin_of_workload(service, live_workload)

@@ -35,7 +35,10 @@ def build_placement(service: LLMService, revision_label: str) -> dict[str, Any]:
 
 
 def build_pod_metadata(service: LLMService) -> dict[str, Any]:
-    """Return the pod template's metadata; the operator's labels cannot be among the user's."""
+    """Return the pod template's metadata.
+
+    Validation keeps the operator's labels out of the user's.
+    """
     template = service.spec.template
     metadata: dict[str, Any] = {"labels": {**template.labels, **names.labels(service)}}
     if template.annotations:
@@ -44,11 +47,12 @@ def build_pod_metadata(service: LLMService) -> dict[str, Any]:
 
 
 def _tolerations(service: LLMService) -> tuple[Toleration, ...]:
-    """Return the tolerations of the spec and, on GPUs, the one of the taint that keeps others off.
+    """Return the tolerations of the spec and, on GPUs, one for the taint that keeps other
+    pods off.
 
-    By custom a node with GPUs has a taint of their resource's name, so that nothing else takes its
-    cores; what asks for the resource is what the node is for. Slices of a GPU have resources of
-    their own, and their nodes the taint of whole ones.
+    Nodes with GPUs usually have a taint with their resource's name, so that no other pod uses their
+    cores. A pod that requests the resource may run there. Slices of a GPU have resources of their
+    own, but their nodes have the taint of whole GPUs.
     """
     tolerations, resource = service.spec.template.tolerations, service.spec.accelerator.gpu_resource
     if not service.spec.gpus:
@@ -79,5 +83,8 @@ def _spread(
 
 
 def _as_written(fields: Fields) -> dict[str, Any]:
-    """Return what the user wrote; a selector that was left empty stays one, for it means all."""
+    """Return the fields that the user set.
+
+    A selector that the user left empty stays, because it selects everything.
+    """
     return fields.model_dump(mode="json", by_alias=True, exclude_defaults=True)

@@ -17,7 +17,8 @@ from llmservice_operator.api.termination_message import TerminationMessage
 from llmservice_operator.workload.replica import condition, is_ready
 
 _QUOTED_LIMIT: Final = 2000
-"""Characters of another program's text in a message, so that the hint after it is never cut off."""
+"""Longest text of another program in a message, in characters, so that the hint after it is never
+cut off."""
 
 _DOWNLOAD_STEP_PERCENT: Final = 5
 
@@ -36,13 +37,15 @@ _START_REASONS: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
 _NEVER_RAN: Final = frozenset({"ContainerCannotRun", "StartError"})
-"""Reasons with which the kubelet says that a container has ended which it could not start; it says
-so between its attempts."""
+"""Reasons with which the kubelet reports, between its attempts, a container that it could not
+start."""
 _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
 _DOWNLOADING: Final = ("downloading", "waiting_for_cache")
-"""Phases in which the bytes of a model arrive, by this server or by one that shares its cache."""
+"""Phases in which the bytes of a model arrive, through this server or through one that shares its
+cache."""
 _GPUS_ARE_SHORT: Final = re.compile("Insufficient ([a-z0-9.-]+/[A-Za-z0-9._-]*[A-Za-z0-9])")
-"""GPUs are the only resource with a domain in its name that a replica asks for."""
+"""Message of the scheduler about missing GPUs. They are the only resource of a replica with a
+domain in its name."""
 _CONFIG_MAP_IS_MISSING: Final = re.compile(
     r'configmap "[^"]+" not found|couldn\'t find key \S+ in ConfigMap'
 )
@@ -71,9 +74,9 @@ _SERVED_BEFORE: Final = with_hint(
 
 
 def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -> Iterator[Problem]:
-    """Yield what keeps the pod from being ready: at most one thing.
+    """Yield the problem that keeps the pod from being ready; at most one.
 
-    `told` is the load report about the replica whose server is in the pod, where there is one.
+    `told` is the load report about the replica whose server is in the pod, if there is one.
     """
     scheduled = condition(pod, "PodScheduled")
     server = _server_status(pod)
@@ -129,7 +132,7 @@ def _start_problem(said: str) -> Problem:
 def _running_problems(
     pod: Manifest, server: Mapping[str, Any], told: ReplicaLoad | None
 ) -> Iterator[Problem]:
-    """Yield what a container that was started at least once, or is about to be, amounts to."""
+    """Yield the problem of a container that was started at least once, or is about to be."""
     running = server.get("state", {}).get("running")
     ended = server.get("state", {}).get("terminated") or server.get("lastState", {}).get(
         "terminated"
@@ -140,7 +143,7 @@ def _running_problems(
         yield _SERVED_BEFORE if _was_ready_since(pod, running) else _loading(restarts, told)
     elif ended is not None:
         problem = _crash_problem(pod, ended, restarts)
-        # One restart is no loop: a node that was rebooted ends containers too.
+        # One restart is no loop, because the reboot of a node ends containers too.
         is_retrying = running is not None and restarts < 2
         if is_retrying and problem.reason.is_transient:
             problem = _loading(restarts, told)
@@ -150,10 +153,11 @@ def _running_problems(
 
 
 def _was_ready_since(pod: Manifest, state: Mapping[str, Any]) -> bool:
-    """Return whether a pod that is not ready was so at some time since a container started.
+    """Return whether a pod that is not ready was ready at some time since a container
+    started.
 
-    Its Ready condition then changed after that; without ever being ready it last changed when the
-    pod, or the container before, came to be so.
+    In that case its Ready condition changed after that start. A pod that was never ready has a
+    condition that last changed when the pod, or its previous container, became unready.
     """
     changed = condition(pod, "Ready").get("lastTransitionTime") or ""
     return bool(changed > state.get("startedAt", ""))
@@ -163,7 +167,7 @@ def _loading(restarts: int, told: ReplicaLoad | None) -> Problem:
     again = f" The container was restarted {restarts} time(s)." if restarts else ""
     if told is not None and told.phase in _DOWNLOADING and told.total_bytes:
         total = told.total_bytes
-        # In steps, because every new text is a write of the status.
+        # The size grows in steps, because every new text is a write of the status.
         percent = 100 * (told.downloaded_bytes or 0) // total
         percent -= percent % _DOWNLOAD_STEP_PERCENT
         done = f"{_size(total * percent // 100)} of {_size(total)} ({percent} %)"
@@ -174,7 +178,7 @@ def _loading(restarts: int, told: ReplicaLoad | None) -> Problem:
 
 
 def _size(number: int) -> str:
-    """Return a number of bytes as people write it."""
+    """Return a number of bytes in a common unit."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
@@ -225,7 +229,7 @@ def _seconds(ended: Mapping[str, Any]) -> float:
 
 
 def _last_words(said: TerminationMessage, restarts: int) -> Problem | None:
-    """Return the problem that a model server names; None when its reason is not known here."""
+    """Return the problem that a model server reported; None when its reason is not known here."""
     reason, message = said.known_reason, _beginning(said.message)
     if reason is None:
         return None
@@ -235,7 +239,8 @@ def _last_words(said: TerminationMessage, restarts: int) -> Problem | None:
 
 
 def quoted(text: object) -> str:
-    """Return another program's text as bounded sentences: its end, where it is too long.
+    """Return another program's text as sentences of bounded length: its end, where it is too
+    long.
 
     The end of a log says more than its beginning.
     """
@@ -246,7 +251,7 @@ def quoted(text: object) -> str:
 
 
 def _beginning(text: str) -> str:
-    """Return a model server's text as bounded sentences: it begins with what was found."""
+    """Return a model server's text as sentences of bounded length. It begins with the finding."""
     words = _one_line(text)
     if len(words) > _QUOTED_LIMIT:
         return f"{words[:_QUOTED_LIMIT]} ..."

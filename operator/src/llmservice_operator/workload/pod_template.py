@@ -20,20 +20,18 @@ TERMINATION_MARGIN_SECONDS: Final = 15
 """Seconds that a drained server has to free its GPUs and exit before it is killed."""
 
 STARTUP_PROBE_PERIOD_SECONDS: Final = 5
-"""Maximum delay until a loaded model is noticed; each probe is one cheap request."""
+"""Maximum delay until the kubelet notices a loaded model. Each probe is one cheap request."""
 
 FAILED_PROBE_GRACE_SECONDS: Final = 30
-"""Seconds that a server has to exit after the kubelet stops it for a failed probe.
-
-Such a server completes no more answers, so the pod's grace period, which allows for a drain, would
-only delay the restart. The server needs a few seconds to write its reason and free its GPUs.
-"""
+"""Seconds that a server has to exit after the kubelet stops it for a failed probe. Such a server
+completes no more answers. The pod's grace period, which allows for a drain, would only delay the
+restart. The server needs a few seconds to write its reason and free its GPUs."""
 
 READINESS_PROBE_PERIOD_SECONDS: Final = 5
 """Maximum delay until a replica that is ready again receives requests."""
 
 USER_ID: Final = 10001
-"""Any unprivileged user will do: the image runs under every UID."""
+"""UID of the server. Any unprivileged user works, because the image runs under every UID."""
 
 
 def build_pod_template(
@@ -41,8 +39,8 @@ def build_pod_template(
 ) -> dict[str, Any]:
     """Build the template of a pod that runs a model server.
 
-    `revision_label` is the label by which the workload tells its revisions apart. Raises
-    InvalidSpec when the engine cannot be run as the spec asks.
+    `revision_label` is the label with which the workload distinguishes its revisions. Raises
+    InvalidSpec when the engine cannot be run as the spec requires.
     """
     return {
         "metadata": build_pod_metadata(service),
@@ -57,15 +55,16 @@ def _build_pod_spec(
     termination = service.spec.termination
     pod_spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
-        # Service links would put a *_PORT variable for every Service of the namespace into the
-        # environment; for a service called vllm that overrides a setting of the engine.
+        # Service links would set a *_PORT variable for every Service of the namespace. For a
+        # service named vllm, that variable overrides a setting of the engine.
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER_ID,
             "runAsGroup": USER_ID,
             "fsGroup": USER_ID,
-            # Without this the kubelet would change the owner of every file of a model, each time.
+            # Without this, the kubelet would change the owner of every file of a model at each
+            # start.
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
@@ -128,14 +127,15 @@ def _port(name: str, number: int) -> dict[str, Any]:
 def _build_probes(spec: LLMServiceSpec) -> dict[str, Any]:
     ends = {"terminationGracePeriodSeconds": FAILED_PROBE_GRACE_SECONDS}
     failures = math.ceil(spec.startup.timeout_seconds / STARTUP_PROBE_PERIOD_SECONDS)
-    # A server that drains says so at once. Where its pod is the only one, or the only one of a node
-    # that a load balancer still asks, proxies send it what comes as long as it counts as serving.
+    # A draining server fails its probe at once. If it is the only pod, or the only pod of a node
+    # that a load balancer still uses, proxies continue to send it requests while it counts as
+    # ready.
     until_gone = math.ceil(spec.termination.pre_stop_seconds / READINESS_PROBE_PERIOD_SECONDS) + 1
     return {
         "startupProbe": ends
         | _probe(names.STARTUP_PROBE_PATH, STARTUP_PROBE_PERIOD_SECONDS, failures),
-        # A minute: an engine that only computes hard still lets its server answer, but the server
-        # does much else besides, and a restart for a moment's delay would cut every answer.
+        # The threshold is one minute. A server answers while its engine computes, but may be
+        # delayed for a moment, and a restart would end every request in progress.
         "livenessProbe": ends | _probe(names.LIVENESS_PROBE_PATH, 10, failures=6, timeout=10),
         "readinessProbe": _probe(
             names.READINESS_PROBE_PATH, READINESS_PROBE_PERIOD_SECONDS, max(2, until_gone)

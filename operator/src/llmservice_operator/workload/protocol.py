@@ -18,13 +18,13 @@ from llmservice_operator.workload.replica_count import ReplicaCount
 
 @dataclass(frozen=True)
 class WorkloadState:
-    """The status of a live workload. Every number counts replicas, whatever their pods.
+    """The status of a live workload. Every number counts replicas, not pods.
 
-    Of `updated`, `is_stuck` and `problems` nothing is known while the state is not current.
+    While the state is not current, `updated`, `is_stuck` and `problems` are unknown.
     """
 
     desired: int
-    """Replicas that the workload asks for."""
+    """Replicas that the workload requests."""
     replicas: int
     """Replicas that exist, of the present pod template or an earlier one."""
     ready: int
@@ -35,21 +35,21 @@ class WorkloadState:
     is_stuck: bool = False
     """Whether the rollout made no progress within its deadline."""
     problems: tuple[Problem, ...] = ()
-    """The problem that keeps the controller from creating pods."""
+    """Problems that keep the controller from creating pods."""
 
 
 class Workload(Protocol):
-    """One kind of workload. Of every kind `spec.replicas` is the number of its replicas."""
+    """One kind of workload. In every kind, `spec.replicas` is the number of replicas."""
 
     @property
     def kind(self) -> Kind: ...
 
     def runs(self, service: LLMService) -> bool:
-        """Return whether the service is run by a workload of this kind."""
+        """Return whether a workload of this kind runs the service."""
         ...
 
     def made(self, pod: Manifest) -> bool:
-        """Return whether the pod belongs to a workload of this kind."""
+        """Return whether a workload of this kind made the pod."""
         ...
 
     def name(self, service: LLMService) -> str:
@@ -74,9 +74,10 @@ class Workload(Protocol):
         ...
 
     def replicas_of(self, pods: Iterable[Manifest]) -> Iterable[Replica]:
-        """Group pods of this kind of workload, none of which has ended for good, into replicas.
+        """Group pods of this kind of workload into replicas. None of the pods has ended for
+        good.
 
-        Pods without that of their server are no replica.
+        Pods without the pod of their server are no replica.
         """
         ...
 
@@ -89,5 +90,5 @@ class Workload(Protocol):
         ...
 
     def server_selector(self, service: LLMService) -> Mapping[str, str]:
-        """Return labels that select one pod of each replica: the one with its server."""
+        """Return labels that select one pod of each replica: the one that runs the server."""
         ...

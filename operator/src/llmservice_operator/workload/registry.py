@@ -1,4 +1,4 @@
-"""The kinds of workload, and which of them a service or a pod belongs to."""
+"""Lists the kinds of workload, and finds the kind of a service or of a pod."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmservice_operator.workload.protocol import Workload
 from llmservice_operator.workload.replica import Replica, is_over
 
 WORKLOADS: Final[tuple[Workload, ...]] = (DEPLOYMENT,)
-"""Each kind of workload; the first that a service or a pod fits is its own, the last fits all."""
+"""Every kind of workload. The first that fits a service or a pod is used, and the last fits all."""
 
 
 def workload_of(service: LLMService) -> Workload:
@@ -24,8 +24,8 @@ def workload_of(service: LLMService) -> Workload:
 def replicas_of(pods: Iterable[Manifest]) -> list[Replica]:
     """Group the pods of one service into replicas; pods that have ended for good are in none.
 
-    Each pod says itself which kind of workload made it, because a service may have pods of two:
-    those of the present kind and those that still end.
+    Each pod shows which kind of workload made it, because a service may have pods of two kinds:
+    those of the present kind and those that are still ending.
     """
     pods_by_kind = defaultdict[int, list[Manifest]](list)
     for pod in pods:

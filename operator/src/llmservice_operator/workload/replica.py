@@ -11,7 +11,9 @@ from llmservice_operator.api import Manifest
 
 
 def condition(manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """Return a condition of an object's status; an empty one where it has none of the kind."""
+    """Return a condition of an object's status; an empty one if the object has none of that
+    type.
+    """
     conditions = manifest.get("status", {}).get("conditions", [])
     return next((each for each in conditions if each["type"] == kind), {})
 
@@ -22,7 +24,7 @@ def is_ready(pod: Manifest) -> bool:
 
 
 def is_over(pod: Manifest) -> bool:
-    """Return whether the pod's containers have ended for good, as those of an evicted pod have."""
+    """Return whether the pod's containers have ended for good, such as those of an evicted pod."""
     return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 
 
@@ -33,15 +35,15 @@ class Replica:
     server: Manifest
     """The pod that answers requests, probes and scrapes."""
     revision: str | None
-    """Name of the pod template that the pods were made from; None if they do not say."""
+    """Name of the pod template from which the pods were made; None if the pods do not name it."""
     workers: tuple[Manifest, ...] = ()
-    """Further pods that hold a part of the model; none where one pod holds the whole."""
+    """Further pods that hold a part of the model. There are none if one pod holds the whole."""
     size: int = 1
-    """Pods that the replica needs in order to serve."""
+    """Number of pods that the replica needs in order to serve."""
 
     @property
     def name(self) -> str:
-        """The name of the server's pod."""
+        """Name of the server's pod."""
         return str(self.server["metadata"]["name"])
 
     @property
@@ -50,13 +52,13 @@ class Replica:
 
     @property
     def address(self) -> str | None:
-        """Where the server can be scraped; None before its pod has an IP address."""
+        """Address at which the server can be scraped; None before its pod has an IP address."""
         address: str | None = self.server.get("status", {}).get("podIP")
         return address
 
     @property
     def created(self) -> datetime:
-        """When the first of the pods was created."""
+        """Time at which the first of the pods was created."""
         return min(map(_created, self.pods))
 
     @property
@@ -65,7 +67,7 @@ class Replica:
 
     @property
     def ready_since(self) -> datetime | None:
-        """When the last of the pods became Ready; None while one is not."""
+        """Time at which the last of the pods became Ready; None while one is not Ready."""
         if not self.is_ready:
             return None
         changes = [condition(pod, "Ready").get("lastTransitionTime") for pod in self.pods]
@@ -73,7 +75,8 @@ class Replica:
 
     @property
     def not_ready_since(self) -> datetime | None:
-        """Earliest time since which a pod is not Ready: when it lost that state, or was created.
+        """Earliest time since which a pod is not Ready: its creation, or the loss of that
+        state.
 
         None if all existing pods are Ready.
         """
@@ -81,7 +84,7 @@ class Replica:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether one of the pods is being deleted: the others cannot serve without it."""
+        """Whether one of the pods is being deleted. The others cannot serve without it."""
         return any("deletionTimestamp" in pod["metadata"] for pod in self.pods)
 
     @property

@@ -1,9 +1,9 @@
 """The number of replicas in the workload's manifest, and whether the operator sets it.
 
-While autoscaling is on, our manifest does not hold the number: sending one would undo the
-autoscaler's. Leaving it out must not lose it either. Server-side apply removes a field that nobody
-sends any more, and the API server then puts 1 in its place; so before the first manifest without
-it, a second field manager of the operator takes the number over (`is_handed_over`).
+While autoscaling is on, our manifest does not contain the number, because sending one would undo
+the autoscaler's. Omitting it must not lose it either. Server-side apply removes a field that no
+manager sends any more, and the API server then sets 1. So before the first manifest without the
+number, a second field manager of the operator takes it over (`is_handed_over`).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from llmservice_operator.desired.manifest import is_owned_by
 @dataclass(frozen=True)
 class ReplicaCount:
     sent: int | None
-    """spec.replicas of our manifest of the workload; None leaves it to the autoscaler."""
+    """spec.replicas in our manifest of the workload; None leaves it to the autoscaler."""
     annotations: Mapping[str, str]
     """Annotations of the workload that record the number."""
     is_kept_now: bool = False
-    """Whether `sent` was read from the live workload just now: it must not have changed since."""
+    """Whether `sent` was read from the live workload just now. It must not have changed since."""
 
     @property
     def fields(self) -> dict[str, int]:
-        """The part of the workload's spec that sets the number; empty if the autoscaler does."""
+        """Part of the workload's spec that sets the number; empty if the autoscaler sets it."""
         return {} if self.sent is None else {"replicas": self.sent}
 
 
 def resolve_replicas(service: LLMService, live: Manifest | None) -> ReplicaCount:
-    """Return the number of the spec; where it has none, the number at which autoscaling ended."""
+    """Return the number of the spec; without one, the number at which autoscaling ended."""
     replicas = _resolve(service, live)
     return replace(replicas, sent=0) if service.spec.suspend else replicas
 
@@ -61,15 +61,16 @@ def _keeping(number: int, *, now: bool = False) -> ReplicaCount:
 
 
 def desired_replicas(live: Manifest) -> int:
-    """Return how many replicas a live workload asks for."""
+    """Return the number of replicas that a live workload requests."""
     number: int = live["spec"].get("replicas", 1)
     return number
 
 
 def first_replicas(service: LLMService) -> int:
-    """Return how many replicas a new workload of an autoscaled service begins with.
+    """Return the number of replicas with which a new workload of an autoscaled service
+    begins.
 
-    As many as there were last, in case somebody deleted the workload.
+    It is the last known number, in case a user deleted the workload.
     """
     autoscaling, status = service.spec.autoscaling, service.status.autoscaling
     if autoscaling is None or service.spec.suspend:
@@ -79,16 +80,16 @@ def first_replicas(service: LLMService) -> int:
 
 
 def is_handed_over(service: LLMService, live: Manifest) -> bool:
-    """Return whether a manifest without spec.replicas would leave the live number as it is."""
+    """Return whether the live number stays when a manifest without spec.replicas is applied."""
     spec = service.spec
     is_ours = spec.autoscaling is None or spec.suspend
     return is_ours or not owns_field(live, "spec", "replicas")
 
 
 def build_hand_over(live: Manifest, replicas: int) -> dict[str, Any]:
-    """Build what the second field manager applies: the number alone.
+    """Build the manifest of the second field manager: the number alone.
 
-    It fails when the workload has changed since it was read.
+    The apply fails when the workload has changed since it was read.
     """
     metadata = live["metadata"]
     kept = ("name", "namespace", "uid", "resourceVersion")

@@ -1,8 +1,8 @@
 """Chooses how a rollout continues: new pods in addition to the old ones, or in their place.
 
-A new pod with GPUs cannot start while the old pods hold all of them. A rollout of type Auto waits
-for a free GPU for a while and then lets an old pod end first. The status records this decision
-until the rollout ends, so it survives a restart of the operator.
+A new pod with GPUs cannot start while the old pods hold all of them. A rollout of type Auto waits a
+while for a free GPU and then lets an old pod end first. The status records this decision until the
+rollout ends, so it survives a restart of the operator.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from llmservice_operator.api.status import RolloutStatus
 from llmservice_operator.workload.observation import Observation
 
 PATIENCE_SECONDS: Final = 60.0
-"""How long a new pod waits for an accelerator before an old one gives its own up. The value
-is an estimate: by then, scheduled pods that end without a drain are gone. Type RollingUpdate is for
+"""Seconds that a new pod waits for an accelerator before an old pod ends to free one. The value is
+an estimate: by then, scheduled pods that end without a drain are gone. Type RollingUpdate is for
 longer waits, such as for a drain or for a new node."""
 
 
