@@ -39,8 +39,8 @@ GpuResource = Annotated[
 
 
 class AcceleratorType(StrEnum):
-    # Lower case, unlike the other words of this API: Kubernetes spells hardware so, as in the
-    # resources nvidia.com/gpu and cpu.
+    # The values are in lower case, unlike the other words of this API, because Kubernetes spells
+    # hardware so: for example the resources nvidia.com/gpu and cpu.
     NVIDIA = "nvidia"
     CPU = "cpu"
 

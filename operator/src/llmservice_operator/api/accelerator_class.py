@@ -19,7 +19,7 @@ from llmservice_operator.errors import InvalidSettings
 
 
 class AcceleratorClass(Fields):
-    # Unlike a service, it was not validated by the API server.
+    # The API server has not validated this type, unlike a service.
     model_config = ConfigDict(extra="forbid")
 
     node_selector: Annotated[
@@ -41,7 +41,10 @@ _CLASSES: TypeAdapter[dict[str, AcceleratorClass]] = TypeAdapter(dict[ClassName,
 
 
 def parse_classes(text: str, variable: str) -> Mapping[str, AcceleratorClass]:
-    """Return name -> class from JSON. Raises InvalidSettings, which names the field at fault."""
+    """Return the classes in a JSON text, by their names.
+
+    Raises InvalidSettings, which names the wrong field.
+    """
     try:
         return _CLASSES.validate_python(json.loads(text))
     except json.JSONDecodeError as error:

@@ -10,7 +10,7 @@ from llmservice_operator.api.fields import Fields, Rule
 from llmservice_operator.api.flags import EngineFlag
 
 LEAST_STEP_TOKENS = 2048
-"""Tokens that vLLM computes in a step by default on the smallest GPU and on a CPU."""
+"""Tokens that vLLM computes in a step by default, on the smallest GPU and on a CPU."""
 
 
 class Batching(Fields):

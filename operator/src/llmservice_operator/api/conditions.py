@@ -1,7 +1,7 @@
 """The conditions of an LLMService, declared once; their reasons are in reasons.py.
 
-There is no phase. Every condition carries the generation it speaks about, and its transition time
-moves only when its status does. docs/conditions.md is made from what is declared here.
+There is no phase. Every condition carries the generation that it describes, and its transition time
+changes only with its status. docs/conditions.md is made from these declarations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from llmservice_operator.api.fields import Fields, timestamp
 from llmservice_operator.api.reasons import Reason
 
 MESSAGE_LIMIT = 4096
-"""Characters. The API server refuses a longer message, and the whole status with it."""
+"""Longest message in characters. The API server refuses a longer one, and the whole status
+with it."""
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 
@@ -120,7 +121,10 @@ class Condition(Fields):
         generation: int,
         now: datetime,
     ) -> Self:
-        """Return the condition that comes after `previous`: same status, same transition time."""
+        """Return the condition that follows `previous`.
+
+        With the same status it keeps the transition time.
+        """
         changed_at = timestamp(now)
         if previous is not None and previous.status == status:
             changed_at = previous.last_transition_time

@@ -112,7 +112,7 @@ def _root_schema() -> dict[str, Any]:
         "properties": {
             "apiVersion": {"type": "string", "description": f"Always {api.API_VERSION}."},
             "kind": {"type": "string", "description": f"Always {api.KIND}."},
-            # Declared so that the rule on the name can point at it.
+            # The field is declared so that the rule on the name can refer to it.
             "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": structural_schema(LLMServiceSpec),
             "status": structural_schema(LLMServiceStatus),
@@ -170,7 +170,7 @@ def _reading_order(entry: tuple[str, Any]) -> tuple[int, str]:
 
 
 def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return X for `X | None`; an absent field stands for None."""
+    """Return X for `X | None`. An absent field means None."""
     alternatives = [each for each in schema["anyOf"] if each != {"type": "null"}]
     if len(alternatives) != 1:
         raise ValueError(f"a union has no structural form: {schema}")

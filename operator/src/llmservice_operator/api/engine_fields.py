@@ -1,8 +1,8 @@
 """The fields of spec.engine, apart from extraArgs and env.
 
-They stand in a module of their own because extraArgs refuses the flags that they set. The engine
-gets its flags in the order in which the fields are declared here, so moving a field restarts every
-service that sets it.
+They have their own module because extraArgs refuses the flags that they set. The engine gets its
+flags in the order in which the fields are declared here, so moving a field restarts every service
+that sets it.
 """
 
 from __future__ import annotations

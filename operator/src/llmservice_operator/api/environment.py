@@ -23,7 +23,7 @@ VARIABLES_WITH_A_FIELD: Final[Mapping[str, str]] = {
 """Variables that the operator sets from a field of the spec."""
 
 _REFUSED: Final = (
-    # Set by the operator or by our server: paths, users, ports, who is asked for what.
+    # The operator or the model server sets these: paths, users, ports and addresses of services.
     *("LLMSERVICE_.*", "HOME", "USER", "LOGNAME", "XDG_.*", "HF_HOME", "HF_ENDPOINT"),
     *("HF_MODULES_CACHE", "HF_TOKEN_PATH", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"),
     *("DO_NOT_TRACK", "VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "PROMETHEUS_MULTIPROC_DIR"),
@@ -35,11 +35,11 @@ _REFUSED: Final = (
         "KUBERNETES_.*",
     ),
     *("VLLM_KEEP_ALIVE_ON_ENGINE_DEATH", "VLLM_USE_MODELSCOPE", "VLLM_WORKER_MULTIPROC_METHOD"),
-    # Code that would be loaded, or found in another place than the image's own.
+    # These load code, or find it in another place than the image's own.
     *("LD_.*", "PYTHON.*", "PATH", "ENV", "BASH_.*", "GLIBC_TUNABLES", "GCONV_PATH", "CC", "CXX"),
     *("VLLM_PLUGINS", "VLLM_.*_(PATH|DIR|ROOT|FOLDER)", "NCCL_.*_PLUGIN", "CUDA_INJECTION.*"),
     *("TRITON_.*", "TORCH_EXTENSIONS_DIR", "CUDA_HOME"),
-    # Routes and formats that vLLM itself calls unsafe.
+    # vLLM itself calls these routes and formats unsafe.
     *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_.*"),
     # These make the container runtime expose the GPUs of other pods.
     *("NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_.*|DISABLE_REQUIRE|MIG_.*)",),

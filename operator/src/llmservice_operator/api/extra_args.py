@@ -19,25 +19,25 @@ FLAG_FIELDS: Final = declared_flags(model=Model, engine=EngineFields)
 FLAGS_WITH_A_FIELD: Final[Mapping[str, str]] = {
     flag: field.name for field in FLAG_FIELDS for flag in (field.flag.name, *field.flag.also)
 }
-"""Engine flag -> the field that sets it."""
+"""Field that sets an engine flag, by the flag."""
 
 _REFUSED: Final = (
-    # Access to the server, and its addresses and protocols.
+    # These open access to the server, or set its addresses and protocols.
     *("allow-credentials", "allowed-.*", "api-key", "api-server-count", "disable-fastapi-docs"),
     *("enable-offline-docs", "enable-scale-out", "enable-ssl-refresh", "grpc", "headless", "host"),
     *("enable-tokenizer-info-endpoint", "middleware", "port", ".*-port", "root-path", "ssl-.*"),
     *("tokens-only", "tool-server", "uds", "otlp-traces-endpoint", "collect-detailed-traces"),
-    # The listener is our server's own; there these would do nothing.
+    # The listener is the model server's own, so these would have no effect.
     *("disable-access-log-for-endpoints", ".*uvicorn-.*", "h11-.*", "enable-request-id-headers"),
-    # Code, or data that is run like code.
+    # These load code, or data that is executed like code.
     *(".*-cls", ".*-plugin", "(.*-)?config", "code-revision", "config-format", "hf-token"),
     *("hf-overrides", "logits-processors", "model-class-overrides", "trust-.*", "load-format"),
     *("enable-prompt-embeds", "enable-mm-embeds", "media-io-kwargs", "mm-processor-kwargs"),
     *("pt-load-map-location", "skip-tokenizer-init", "tokenizer"),
     "tokenizer-revision",
-    # Files of the container.
+    # These name files of the container.
     *(".*-path", ".*-dir", ".*-file"),
-    # The shape of a replica: its processes and what it holds.
+    # These change the shape of a replica: its processes and its content.
     *(
         "convert",
         "runner",
@@ -54,7 +54,7 @@ _REFUSED: Final = (
 _HARMLESS: Final = "(override-)?generation-config|allowed-media-domains"
 """Exceptions to the refused names: sampling defaults, and limits on what the server fetches."""
 
-# Match only the flag's name: its value may contain anything, such as an equals sign.
+# Match only the flag's name. Its value may contain anything, such as an equals sign.
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")
 _REFUSED_FORM: Final = re.compile(f"--(?!({_HARMLESS})$)({_NAMES})")
 
@@ -76,7 +76,7 @@ def has_refused_form(flag: str) -> bool:
 
 
 def field_rules(fields: Iterable[FlagField]) -> tuple[ValueRule, ...]:
-    """Return the rules that leave the flags of these fields to the fields."""
+    """Return the rules that reserve the flags of these fields for the fields."""
     return tuple(
         _has_field(flag, field.name)
         for field in fields

@@ -62,9 +62,9 @@ class ValueRule:
 
 
 def matches(pattern: str, message: str) -> ValueRule:
-    """Return the rule that a text is wholly of the form `pattern`.
+    """Return the rule that the whole text matches `pattern`.
 
-    The pattern must mean the same to Python and to RE2 and hold no backslash or quote.
+    The pattern must have the same meaning in Python and in RE2, and contain no backslash or quote.
     """
     form = re.compile(pattern)
     return ValueRule(
@@ -90,7 +90,7 @@ class Rule:
 
 
 def published_rules(model: type[Fields]) -> list[dict[str, str]]:
-    """Return the rules of the model in the form that its schema has."""
+    """Return the rules of the model in the form of its schema."""
     return [
         {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
         for rule in model.rules

@@ -1,4 +1,4 @@
-"""The engine flag that a field of the spec sets, named where the field is declared.
+"""Declares which engine flag a field of the spec sets, at the field itself.
 
 `max_model_len: Annotated[int, EngineFlag("--max-model-len")] | None = None` is all that a plain
 field needs. The command line, the rules of spec.engine.extraArgs and docs/engine-flags.md follow
@@ -37,7 +37,7 @@ class EngineFlag:
 
     @property
     def refused_in_extra_args(self) -> tuple[str, ...]:
-        """The flags of this field that extraArgs refuses because there is the field."""
+        """Flags of this field that extraArgs refuses because the field exists."""
         return self.also if self.accepted_in_extra_args else (self.name, *self.also)
 
 
@@ -60,7 +60,9 @@ class FlagField:
         return self._stored(spec) is not None
 
     def value(self, spec: Fields) -> str | int | bool | None:
-        """Return what the engine is given for the field alone; None when it is not set."""
+        """Return the value that the field alone gives the engine; None when the field is not
+        set.
+        """
         value: str | int | bool | None = self._stored(spec)
         if self.has_words and value is not None:
             return self.flag.words.get(str(value), str(value).lower())
@@ -76,10 +78,11 @@ class FlagField:
 
 
 def declared_flags(**parts: type[Fields]) -> tuple[FlagField, ...]:
-    """Return the fields of these parts of the spec that set a flag, in the order of declaration.
+    """Return the fields of these parts of the spec that set a flag, in the order of
+    declaration.
 
-    Raises TypeError for a flag that two fields declare, and for a field whose value cannot be
-    written as it is but is not declared as computed.
+    Raises TypeError for a flag that two fields declare. Raises it, too, for a field whose value
+    cannot be written unchanged and that is not declared as computed.
     """
     found: dict[str, FlagField] = {}
     for part, model in parts.items():
@@ -113,7 +116,7 @@ def _flags_of(model: type[Fields], path: tuple[str, ...], name: str) -> Iterator
 
 
 def _unwrapped(info: FieldInfo) -> tuple[Any, list[Any]]:
-    """Return a field's type without None, and everything that annotates it."""
+    """Return a field's type without None, and all its annotations."""
     plain, notes = info.annotation, list(info.metadata)
     while True:
         if get_origin(plain) is Annotated:

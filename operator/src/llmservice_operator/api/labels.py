@@ -1,7 +1,8 @@
-"""Labels and annotations: their form, their selectors, and the keys that the operator reserves.
+"""Labels and annotations: their form, their selectors, and the keys that the operator
+reserves.
 
-The form is the one of Kubernetes, so labels that the API server accepts on an LLMService are valid
-on its pods too.
+The form is that of Kubernetes, so labels that the API server accepts on an LLMService are valid on
+its pods too.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from llmservice_operator.api.fields import Fields, Portion, Rule
 
 
 class Startup(Fields):
-    # A judgement: 140 GB (70B parameters in bf16) at 1 Gbit/s are 19 minutes, plus loading and
-    # compiling.
+    # The value is an estimate: 140 GB (70B parameters in bf16) at 1 Gbit/s take 19 minutes, plus
+    # loading and compiling.
     timeout_seconds: Annotated[int, Field(ge=60, le=86_400)] = 1800
     """Maximum time in seconds from the start of the container until the replica is ready: download,
     loading and compilation. After that the container restarts and keeps the files that it has

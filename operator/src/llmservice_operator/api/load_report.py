@@ -14,7 +14,7 @@ from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.fields import Fields
 
 STALE_SECONDS: Final = 60.0
-"""Age from which a report is outdated, because its metrics server hangs."""
+"""Age in seconds from which a report is outdated, because its metrics server no longer measures."""
 
 
 class ReplicaLoad(Fields):

@@ -1,4 +1,4 @@
-"""spec.model: the source of the weights, and the names that clients call the model by."""
+"""spec.model: the source of the weights, and the names by which clients call the model."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from llmservice_operator.api.references import ObjectName
 from llmservice_operator.api.scheduling import Affinity, TopologySpreadConstraint
 
 _RESOURCES = {
-    # field: how CEL spells it
+    # CEL spelling of each field.
     "cpu": "cpu",
     "memory": "memory",
     "ephemeral-storage": "ephemeral__dash__storage",
@@ -53,7 +53,7 @@ def _request_within_limit(field: str) -> Rule:
     return Rule(
         "requests",
         cel=f"!has(self.requests) || !has({request}) || !has(self.limits) || !has({limit}) || "
-        # An amount that is no quantity has its own message; comparing it would fail with another.
+        # A value that is not a quantity has its own message. Comparing it would fail with another.
         f"!isQuantity(string({request})) || !isQuantity(string({limit})) || "
         f"quantity(string({request})).compareTo(quantity(string({limit}))) <= 0",
         message=f"exceed the limits for {field}: raise limits.{field} or lower requests.{field}",

@@ -42,14 +42,14 @@ class Rank(IntEnum):
     DOWNLOAD = auto()
     LOAD = auto()
     NONE = auto()
-    """For a reason that is no problem of a replica."""
+    """The reason is no problem of a replica."""
 
 
 class Subject(StrEnum):
     """Subject of a reason, if other conditions depend on it."""
 
     MODEL = "model"
-    """A container has tried to load the model and does not hold it."""
+    """A container has tried to load the model and has failed."""
     ROOM = "room"
     """The cluster has no room for a replica."""
 
@@ -99,7 +99,7 @@ def from_model_server(
     is_transient: bool = False,
     about: Subject | None = Subject.MODEL,
 ) -> Facts:
-    """Return the facts of a reason that a model server gives as it ends."""
+    """Return the facts of a reason that a model server reports when it ends."""
     return Facts(
         word,
         Source.MODEL_SERVER,

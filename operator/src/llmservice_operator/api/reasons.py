@@ -1,6 +1,6 @@
-"""The reasons that a condition may have, each declared once with everything known about it.
+"""The reasons that a condition may have, each declared once with all its properties.
 
-docs/conditions.md is made from what is declared here.
+docs/conditions.md is made from these declarations.
 """
 
 from __future__ import annotations
@@ -405,5 +405,5 @@ class Reason(StrEnum):
 
     @classmethod
     def named(cls, word: str) -> Self | None:
-        """Return the reason with this word; None for one of another version."""
+        """Return the reason with this name; None for one of another version."""
         return next((each for each in cls if each == word), None)

@@ -1,6 +1,8 @@
-"""spec.template.affinity and topologySpreadConstraints: Kubernetes' own fields, typed and bounded.
+"""spec.template.affinity and topologySpreadConstraints: Kubernetes' own fields, typed and
+bounded.
 
-What names other namespaces is left out: a service looks at pods of its own namespace only.
+Fields that name other namespaces are left out, because a service depends on pods of its own
+namespace only.
 """
 
 from __future__ import annotations

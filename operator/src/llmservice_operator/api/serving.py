@@ -1,4 +1,6 @@
-"""spec.serving: limits of a single request, and the time after which an engine counts as hung."""
+"""spec.serving: limits of a single request, and the time after which an engine counts as
+stalled.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The LLMService resource: every field, its bounds, its rules and its documentation.
 
-A field's docstring is its text in `kubectl explain`. Defaults that a user should see are schema
-defaults; one that depends on other fields is none here and is decided in desired/.
+A field's docstring is its text in `kubectl explain`. A default that a user should see is a schema
+default. A default that depends on other fields is None here and is decided in desired/.
 """
 
 from __future__ import annotations
@@ -262,8 +262,8 @@ class LLMService(Fields):
     def _forget_malformed_status(
         cls, value: Any, parse: ValidatorFunctionWrapHandler
     ) -> LLMServiceStatus:
-        # Every pass writes the whole status again, so an unreadable status can be ignored. An
-        # error here would keep the operator from repairing it.
+        # Every pass writes the whole status again, so an unreadable status can be ignored. An error
+        # here would keep the operator from repairing it.
         try:
             status: LLMServiceStatus = parse(value)
         except ValidationError:
@@ -274,8 +274,8 @@ class LLMService(Fields):
     def parse(cls, body: Mapping[str, Any], *, refuse_unknown_fields: bool = False) -> Self:
         """Return the service that `body`, an object of the API server, describes.
 
-        Unknown fields of the spec are ignored unless `refuse_unknown_fields`, for input that no
-        API server has checked. Raises InvalidSpec for the first thing that is wrong.
+        Unknown fields of the spec are ignored. With `refuse_unknown_fields` they are refused; it is
+        for input that no API server has checked. Raises InvalidSpec for the first error.
         """
         try:
             service = cls.model_validate(body)

@@ -1,4 +1,4 @@
-"""spec.engine.speculativeDecoding: a cheap draft proposes tokens and the model checks them."""
+"""spec.engine.speculativeDecoding: a cheap draft proposes tokens, and the model verifies them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The termination message that a model server writes when it exits.
 
-The image of a server may be older or newer than this operator, so messages of every released server
-are understood for ever.
+The image of a server may be older or newer than this operator, so the messages of every released
+server must always be readable.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TerminationMessage(Fields):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return the message; None when the text is something else, such as the end of a log."""
+        """Return the message; None when the text is anything else, such as the end of a log."""
         try:
             return cls.model_validate_json(text)
         except ValidationError:
@@ -34,7 +34,7 @@ class TerminationMessage(Fields):
 
     @property
     def known_reason(self) -> Reason | None:
-        """The reason, where this operator knows it as one that a model server gives."""
+        """The reason, if this operator knows it as one that a model server reports."""
         reason = Reason.named(self.reason)
         return reason if reason and reason.source is Source.MODEL_SERVER else None
 
