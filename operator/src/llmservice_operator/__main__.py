@@ -150,6 +150,7 @@ class Process:
             settings,
             _now,
             reports,
+            functools.partial(health.report_hindrance, "crd"),
         )
         metrics.read_leadership(settings.lease_name, leader.is_holding)
         metrics.read_queue(queue, shares.workers)

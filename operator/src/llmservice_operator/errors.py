@@ -3,6 +3,9 @@
 OperatorError
 ├── InvalidSpec        the user's LLMService cannot be carried out as written
 ├── NameTaken          an object of a needed name belongs to another owner
+├── StillDeleting      an object of a needed name is being deleted
+├── Unreadable         an object of somebody else makes no sense
+├── Contested          another client, or a webhook, changes an object back again and again
 ├── InvalidSettings    the operator itself was started with wrong settings
 └── ClusterError       the API server answered with an error
     ├── NotFound       404
@@ -31,6 +34,18 @@ class InvalidSpec(OperatorError):
 
 class NameTaken(OperatorError):
     """An object of the needed name belongs to another owner and is left alone."""
+
+
+class StillDeleting(OperatorError):
+    """An object of the needed name is being deleted, and takes its time."""
+
+
+class Unreadable(OperatorError):
+    """An object from the cluster has a part of a form that the API does not allow."""
+
+
+class Contested(OperatorError):
+    """The operator's write of an object does not last, so the object is left alone for a time."""
 
 
 class InvalidSettings(OperatorError):

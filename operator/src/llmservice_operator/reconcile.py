@@ -9,51 +9,32 @@ import uuid
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from llmservice_operator import names, scaler
+from llmservice_operator import scaler
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.children import CHILDREN, Child, Context, build_served, workload_child
-from llmservice_operator.cluster import (
-    Cache,
-    Cluster,
-    EventRecorder,
-    Key,
-    ServedKinds,
-    controller_of,
-    is_service,
-)
-from llmservice_operator.desired import is_owned_by, is_up_to_date
-from llmservice_operator.errors import (
-    ClusterError,
-    Forbidden,
-    InvalidSpec,
-    NameTaken,
-    OperatorError,
-    Rejected,
-)
-from llmservice_operator.kinds import (
-    LLMSERVICES,
-    PODS,
-    Kind,
-)
+from llmservice_operator.child_writer import ChildWriter, Outcome, ServiceGone
+from llmservice_operator.children import Child, Context, build_each, workload_child
+from llmservice_operator.cluster import Cache, Cluster, EventRecorder, Key, ServedKinds
+from llmservice_operator.convergence import ConvergenceGuard
+from llmservice_operator.desired import is_owned_by
+from llmservice_operator.errors import ClusterError, InvalidSpec, OperatorError, StillDeleting
+from llmservice_operator.kinds import PODS
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.load_status import LoadView
-from llmservice_operator.refusals import failure_of
+from llmservice_operator.refusals import Refusal, failure_of, failure_of_all
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.status import (
     Failure,
     StatusUpdate,
     build_status,
-    build_status_of_unreadable,
+    build_status_of_failure,
 )
+from llmservice_operator.status_writer import StatusWriter, Written
 from llmservice_operator.telemetry import CONTROLLER, Metrics, log_fields
 from llmservice_operator.workload import (
-    ReplicaCount,
-    first_replicas,
-    is_handed_over,
     observe_service,
     replicas_of,
     resolve_pin,
@@ -72,8 +53,8 @@ WAIT_FOR_COLLECTOR_SECONDS = 2.0
 """Delay while the garbage collector removes the children of a deleted service of the same name."""
 
 
-class NotNow(OperatorError):
-    """The pass must end without a report, because its observations are about to change."""
+class ToldAlready(ClusterError):
+    """The pass has to be repeated, and the status says why."""
 
 
 class Reconciler:
@@ -87,8 +68,11 @@ class Reconciler:
         settings: OperatorSettings,
         now: Callable[[], datetime],
         reports: LoadReportClient,
+        on_problem: Callable[[str | None], None] = lambda _: None,
     ) -> None:
-        self._cluster = cluster
+        """`on_problem` takes what keeps every status from being complete, and None once nothing
+        does.
+        """
         self._cache = cache
         self._served = served
         self._recorder = recorder
@@ -96,7 +80,10 @@ class Reconciler:
         self._settings = settings
         self._now = now
         self._reports = reports
-        self._scaler = Scaler(cluster, cache, served, settings, now)
+        self._guard = ConvergenceGuard()
+        self._scaler = Scaler(cluster, cache, served, settings, now, self._guard)
+        self._children = ChildWriter(cluster, cache, served, metrics, self._scaler, self._guard)
+        self._statuses = StatusWriter(cluster, cache, self._guard, on_problem)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one service closer to its spec; return when to look again, in seconds, if at all.
@@ -107,6 +94,7 @@ class Reconciler:
         if body is None:
             self._metrics.service_gone(*key)
             self._scaler.forget(key)
+            self._guard.forget(key)
             return None
         metadata = body["metadata"]
         if "deletionTimestamp" in metadata:
@@ -121,41 +109,50 @@ class Reconciler:
         ):
             try:
                 return await self._pass(body)
-            except NotNow as reason:
+            except ServiceGone as reason:
                 logger.info("%s", reason)
                 return WAIT_FOR_COLLECTOR_SECONDS
+            except ToldAlready:
+                raise
+            except Exception as error:
+                await self._tell(body, error)
+                raise
 
     async def _pass(self, body: Manifest) -> float | None:
         try:
             service = LLMService.parse(body)
         except InvalidSpec as error:
             self._metrics.terminal_error()
-            wrote = await self._report(body, build_status_of_unreadable(body, error, self._now()))
-            return 0.0 if wrote else None
+            update = build_status_of_failure(body, failure_of(error), self._now())
+            written = await self._report(body, update)
+            return 0.0 if written.is_changed else written.look_again_seconds
         workload = workload_child(service)
-        live = await self._live(workload.kind, service.namespace, workload.name(service))
+        live, unread = await self._read_workload(service, workload)
         is_watched = service.spec.autoscaling is not None or service.spec.objectives.is_limited
         report = self._read_report(service) if is_watched else None
-        plan, decision = self._scaler.plan(service, report), None
-        wrote, failure, pin = False, None, None
+        plan, decision, pin = self._scaler.plan(service, report), None, None
+        outcome = Outcome()
         try:
             pin = resolve_pin(service, live, self._settings)
             replicas = resolve_replicas(service, live)
             context = Context.of(service, self._settings, pin, replicas, plan.autoscaler)
-            children = build_served(context, self._served)
-            # Remove unwanted children first. Two autoscalers would conflict, and KEDA's webhook
-            # refuses the second.
-            wrote |= await self._prune(service, children)
-            wrote |= await self._keep_replicas(service, children[workload], live, replicas)
-            for child, manifest in children.items():
-                wrote |= await self._apply(service, child, manifest)
-            scaled, decision = await self._scaler.scale(service, plan, report)
-            wrote |= scaled
-        except (InvalidSpec, NameTaken, Rejected, Forbidden) as error:
-            failure = failure_of(error)
+            built: dict[Child, Manifest | OperatorError] = {**build_each(context, self._served)}
+            if unread is not None:
+                # Its number of replicas and its image are not known, so it must stay as it is.
+                built[workload], pin = unread, None
+        except InvalidSpec as error:
+            outcome.refuse("the spec", error)
+        else:
+            outcome = await self._children.write(service, built, replicas)
+            try:
+                scaled, decision = await self._scaler.scale(service, plan, report)
+                outcome.wrote |= scaled
+            except OperatorError as error:
+                outcome.refuse("the number of replicas", error)
+        failure = failure_of_all(outcome.refusals)
+        if failure is not None:
             self._metrics.terminal_error()
-            logger.warning("%s: %s", failure.reason, failure.message)
-        if failure is None and service.spec.autoscaling is None and plan.left_over:
+        elif service.spec.autoscaling is None and plan.left_over:
             # With autoscaling, the condition AutoscalingActive reports this.
             failure = Failure(Reason.KEDA_MISSING, plan.left_over)
         pods = self._cache.owned((service.namespace, service.name), PODS)
@@ -167,160 +164,69 @@ class Reconciler:
         seen = observe_service(service, self._owned(service, workload), pods, report)
         is_starting = has_reports and seen.problem is not None and seen.problem.reason in STARTING
         view = LoadView(plan, report, self._scaler.live_autoscaler(service), decision)
-        update = build_status(service, pin, seen, self._now(), failure, view)
-        wrote |= await self._report(body, update)
-        if wrote:
+        update = build_status(
+            service, pin, seen, self._now(), failure, view, tuple(outcome.rewrites)
+        )
+        written = await self._report(body, update)
+        for refusal in outcome.refusals:
+            if refusal.may_end_soon:
+                cause = refusal.error
+                after = cause.retry_after_seconds if isinstance(cause, ClusterError) else None
+                raise ToldAlready(str(cause), retry_after_seconds=after) from cause
+        if outcome.wrote or written.is_changed:
             # The answer to a write also contains the changes of others since the last event. The
             # cache has already taken them from the answer, so their events start no pass; this pass
             # requests one.
             return 0.0
         waits = (
             update.requeue_after_seconds,
+            outcome.look_again_seconds,
+            written.look_again_seconds,
             LOOK_AT_START_SECONDS if is_starting else None,
             scaler.REQUEUE_SECONDS if is_watched else None,
-            None if failure is None else REQUEUE_SECONDS,
+            None if failure is None else _retry_seconds(outcome.refusals),
         )
         return min((each for each in waits if each is not None), default=None)
 
+    async def _read_workload(
+        self, service: LLMService, workload: Child
+    ) -> tuple[Manifest | None, OperatorError | None]:
+        """Return the live workload, or why it cannot be read."""
+        name = workload.name(service)
+        try:
+            return await self._children.live(workload.kind, service.namespace, name), None
+        except OperatorError as error:
+            return None, error
+
+    async def _tell(self, body: Manifest, error: Exception) -> None:
+        """Say in the status what ended a pass before it could say so itself."""
+        update = build_status_of_failure(body, failure_of(error), self._now())
+        try:
+            await self._report(body, update)
+        except OperatorError as untold:
+            logger.warning("the status could not be written either: %s", untold)
+
     def _read_report(self, service: LLMService) -> LoadReport | None:
         return self._reports.read(service.namespace, service.name)
-
-    async def _keep_replicas(
-        self,
-        service: LLMService,
-        manifest: Manifest,
-        live: Manifest | None,
-        replicas: ReplicaCount,
-    ) -> bool:
-        """Keep the workload's number of replicas when the owner of that number changes.
-
-        Completes the manifest, and returns whether anything was written.
-        """
-        if live is None:
-            manifest["spec"]["replicas"] = first_replicas(service)
-        elif replicas.is_kept_now:
-            # Send a number that was just read only if it has not changed since.
-            manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
-        elif not is_handed_over(service, live):
-            return await self._scaler.hand_over(service, live)
-        return False
-
-    async def _apply(self, service: LLMService, child: Child, manifest: Manifest) -> bool:
-        """Apply one child unless it is as desired already; return whether it was written."""
-        kind, name = child.kind, manifest["metadata"]["name"]
-        live = await self._live(kind, service.namespace, name)
-        if live is None:
-            await self._check_still_wanted(service)
-            self._cache.observe(await self._create(child, manifest))
-            self._metrics.applied(kind.kind, "created")
-            logger.info("created %s %s", kind.kind, name)
-            return True
-        _check_owner(live, service)
-        if "deletionTimestamp" in live["metadata"]:
-            # The object's last event starts the next pass.
-            return False
-        if is_up_to_date(live, manifest):
-            self._metrics.applied(kind.kind, "noop")
-            return False
-        uid = live["metadata"]["uid"]
-        if controller_of(live) is None:
-            await self._check_still_wanted(service)
-        self._cache.observe(await self._cluster.apply(manifest, uid))
-        self._metrics.applied(kind.kind, "changed")
-        if service.status.observed_generation == service.generation:
-            self._metrics.drift_corrected(kind.kind)
-        logger.info("changed %s %s", kind.kind, name)
-        return True
-
-    async def _create(self, child: Child, manifest: Manifest) -> Manifest:
-        try:
-            return await self._cluster.apply(manifest)
-        except ClusterError as error:
-            substitute = child.substitute(manifest, error.message)
-            if substitute is None:
-                raise
-            return await self._cluster.apply(substitute)
-
-    async def _prune(self, service: LLMService, wanted: Iterable[Child]) -> bool:
-        """Delete the children that an earlier spec needed and this one does not; return whether
-        there were any.
-        """
-        key = service.namespace, service.name
-        kept = {(child.kind, child.name(service)) for child in wanted}
-        removed = False
-        pruned = (child.kind for child in CHILDREN if child.is_pruned)
-        for kind in (kind for kind in pruned if kind in self._served):
-            for live in self._cache.owned(key, kind):
-                name = live["metadata"]["name"]
-                is_going = "deletionTimestamp" in live["metadata"]
-                if (kind, name) in kept or is_going or not is_owned_by(live, service):
-                    continue
-                await self._cluster.delete(live)
-                self._cache.drop(live)
-                self._metrics.applied(kind.kind, "deleted")
-                logger.info("deleted %s %s", kind.kind, name)
-                removed = True
-        return removed
-
-    async def _check_still_wanted(self, service: LLMService) -> None:
-        """Ask the API server whether the service still exists before a child is made, because the
-        watch may be behind.
-
-        A child created for a deleted service would have no owner and never be removed.
-        """
-        live = await self._cluster.read(LLMSERVICES, service.namespace, service.name)
-        if live is None or live["metadata"]["uid"] != service.uid:
-            raise NotNow("the service was deleted; waiting for the watch to say so")
-        if "deletionTimestamp" in live["metadata"]:
-            raise NotNow("the service is being deleted; nothing is made for it")
-
-    async def _live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        # An object without our labels, which is not watched, may hold the name.
-        cached = self._cache.get(kind, namespace, name)
-        return cached or await self._cluster.read(kind, namespace, name)
 
     def _owned(self, service: LLMService, child: Child) -> Manifest | None:
         live = self._cache.get(child.kind, service.namespace, child.name(service))
         return live if live is not None and is_owned_by(live, service) else None
 
-    async def _report(self, body: Manifest, update: StatusUpdate) -> bool:
-        """Write the status if it differs, then the Events of the changes; return whether the status
-        was written.
-        """
+    async def _report(self, body: Manifest, update: StatusUpdate) -> Written:
+        """Write the status when it says something new, then the Events of what changed."""
         metadata = body["metadata"]
-        changed = not is_up_to_date(body, {"status": update.status}, "status")
-        if changed:
-            stored = await self._cluster.apply_status(
-                {
-                    "apiVersion": body["apiVersion"],
-                    "kind": body["kind"],
-                    # The uid keeps the write from a new service of the same name.
-                    "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
-                    "status": update.status,
-                }
-            )
-            self._cache.observe(stored)
+        written = await self._statuses.write(body, update.status)
+        if written.is_changed:
             logger.info("wrote the status")
         self._metrics.service_seen(metadata["namespace"], metadata["name"], update.status)
-        for event in update.events:
-            await self._recorder.record(body, event.type, event.reason, event.message)
-        return changed
+        if written.look_again_seconds is None:
+            for event in update.events:
+                await self._recorder.record(body, event.type, event.reason, event.message)
+        return written
 
 
-def _check_owner(live: Manifest, service: LLMService) -> None:
-    """Return if the operator may write the object; raise NameTaken if another owner has it.
-
-    It may write an object without any controller that has our labels: the service was deleted with
-    `--cascade=orphan`, or a user removed the reference.
-    """
-    if is_owned_by(live, service):
-        return
-    metadata, controller = live["metadata"], controller_of(live)
-    if controller is None:
-        labels = metadata.get("labels") or {}
-        if names.labels(service).items() <= labels.items():
-            return
-    elif is_service(controller) and controller["name"] == service.name:
-        raise NotNow(f"{live['kind']} {metadata['name']} of a deleted service is being collected")
-    owner = f"{controller['kind']} {controller['name']}" if controller else "somebody else"
-    raise NameTaken(f"{live['kind']} {metadata['name']} belongs to {owner} and is left alone.")
+def _retry_seconds(refusals: Iterable[Refusal]) -> float:
+    """Return when to try again what no event may tell of."""
+    is_deleting = any(isinstance(each.error, StillDeleting) for each in refusals)
+    return WAIT_FOR_COLLECTOR_SECONDS if is_deleting else REQUEUE_SECONDS

@@ -1,41 +1,110 @@
-"""Maps errors that a retry cannot repair to the reason and message in the status.
+"""Maps what keeps a pass from carrying out the spec to the reason and message in the status.
 
-The API server has no codes for these causes, so its words identify them.
+The API server has no codes for these causes, so its words identify them. Every error has a reason,
+because a pass that fails must say so, whatever failed.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from llmservice_operator.api.conditions import MESSAGE_LIMIT
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.errors import Forbidden, InvalidSpec, NameTaken, OperatorError, Rejected
+from llmservice_operator.errors import (
+    ClusterError,
+    Contested,
+    Forbidden,
+    InvalidSpec,
+    NameTaken,
+    OperatorError,
+    Rejected,
+    StillDeleting,
+    Unreadable,
+)
 from llmservice_operator.status import Failure
 
-_BY_WORDS: Final[tuple[tuple[type[OperatorError], str, Reason], ...]] = (
-    (Rejected, "immutable", Reason.IMMUTABLE_FIELD),
+_BY_WORDS: Final[tuple[tuple[type[Exception], re.Pattern[str], Reason], ...]] = (
+    (Rejected, re.compile("immutable"), Reason.IMMUTABLE_FIELD),
     # Message when the spec makes a claim smaller.
-    (Rejected, "can not be less than", Reason.IMMUTABLE_FIELD),
+    (Rejected, re.compile("can not be less than"), Reason.IMMUTABLE_FIELD),
     # Message when the spec makes a claim larger, and its storage class does not allow that.
-    (Forbidden, "can be resized", Reason.IMMUTABLE_FIELD),
-    (Forbidden, "exceeded quota", Reason.QUOTA_EXCEEDED),
+    (Forbidden, re.compile("can be resized"), Reason.IMMUTABLE_FIELD),
+    (Forbidden, re.compile("exceeded quota"), Reason.QUOTA_EXCEEDED),
+    # Also the words of an admission policy, whatever the HTTP status that it chose.
+    (ClusterError, re.compile("denied (the )?request"), Reason.OBJECT_REFUSED),
+    # The authorizer names the user, the verb and the resource; admission does not.
+    (Forbidden, re.compile(r"cannot \w+ resource"), Reason.RIGHT_MISSING),
 )
+_BY_CLASS: Final[tuple[tuple[type[Exception], Reason], ...]] = (
+    (NameTaken, Reason.NAME_CONFLICT),
+    (StillDeleting, Reason.OBJECT_TERMINATING),
+    (Unreadable, Reason.UNREADABLE_OBJECT),
+    (Contested, Reason.FIELD_CONFLICT),
+    (Forbidden, Reason.OBJECT_REFUSED),
+    (ClusterError, Reason.CLUSTER_ERROR),
+)
+_QUOTED_LIMIT: Final = 1000
+"""Characters of one refusal where there are several."""
 
 
-def failure_of(error: OperatorError) -> Failure:
-    """Return the failure for the status; raise an error again that a retry may repair."""
+@dataclass(frozen=True)
+class Refusal:
+    """One thing that a pass could not do."""
+
+    what: str
+    """The object, such as Deployment llama."""
+    error: Exception
+
+    @property
+    def may_end_soon(self) -> bool:
+        """Whether a retry within seconds may help, and nothing but a retry."""
+        if not isinstance(self.error, OperatorError):
+            return True
+        return isinstance(self.error, ClusterError) and not isinstance(
+            self.error, Forbidden | Rejected
+        )
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return what the status says about an error."""
+    said, reason = str(error) or type(error).__name__, _reason(error)
+    if reason is Reason.INVALID_SPEC:
+        # The message names the field and the problem.
+        return Failure(reason, said)
+    return Failure(reason, f"{said.rstrip('.')}. {reason.hint}")
+
+
+def failure_of_all(refusals: Sequence[Refusal]) -> Failure | None:
+    """Return what the status says about everything that a pass could not do; None for nothing.
+
+    The reason is that of the first, in the order in which the objects are applied. The message
+    quotes each.
+    """
+    if not refusals:
+        return None
+    if len(refusals) == 1:
+        return failure_of(refusals[0].error)
+    reasons = [_reason(each.error) for each in refusals]
+    quotes = (f"{each.what}: {_shortened(str(each.error)).rstrip('.')}." for each in refusals)
+    hints = dict.fromkeys(each.hint for each in reasons if each is not Reason.INVALID_SPEC)
+    advice = " ".join(hints)
+    said = " ".join(quotes)[: MESSAGE_LIMIT - len(advice) - 1]
+    return Failure(reasons[0], f"{said} {advice}".rstrip())
+
+
+def _reason(error: Exception) -> Reason:
     said = str(error)
     for kind, words, reason in _BY_WORDS:
-        if isinstance(error, kind) and words in said:
-            return _advised(reason, said)
-    match error:
-        case InvalidSpec() | Rejected():
-            # The messages of both errors name the field and the problem.
-            return Failure(Reason.INVALID_SPEC, said)
-        case NameTaken():
-            return _advised(Reason.NAME_CONFLICT, said)
-        case _:
-            raise error
+        if isinstance(error, kind) and words.search(said):
+            return reason
+    if isinstance(error, InvalidSpec | Rejected):
+        return Reason.INVALID_SPEC
+    found = (reason for kind, reason in _BY_CLASS if isinstance(error, kind))
+    return next(found, Reason.OPERATOR_FAULT)
 
 
-def _advised(reason: Reason, said: str) -> Failure:
-    return Failure(reason, f"{said.rstrip('.')}. {reason.hint}")
+def _shortened(text: str) -> str:
+    return text if len(text) <= _QUOTED_LIMIT else f"{text[:_QUOTED_LIMIT]} ..."

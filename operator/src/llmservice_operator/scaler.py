@@ -12,10 +12,19 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.autoscaling import Autoscaling, ScalingMode, ScalingProvider
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.cluster import Cache, Cluster, Key, ServedKinds, controller_of
+from llmservice_operator.cluster import (
+    Cache,
+    Cluster,
+    Key,
+    ServedKinds,
+    controller_of,
+    is_same_version,
+)
+from llmservice_operator.convergence import ConvergenceGuard
 from llmservice_operator.desired import is_owned_by
+from llmservice_operator.desired.comparison import Difference
 from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
-from llmservice_operator.errors import NotFound
+from llmservice_operator.errors import Contested, NotFound
 from llmservice_operator.kinds import AUTOSCALERS, PODS, SCALED_OBJECTS, Kind
 from llmservice_operator.scaling.deletion_cost import (
     Occupancy,
@@ -51,12 +60,14 @@ class Scaler:
         served: ServedKinds,
         settings: OperatorSettings,
         now: Callable[[], datetime],
+        guard: ConvergenceGuard | None = None,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
         self._served = served
         self._settings = settings
         self._now = now
+        self._guard = guard or ConvergenceGuard()
         self._syncs: dict[Key, Sync] = {}
         self._marked: dict[Key, datetime] = {}
 
@@ -161,11 +172,21 @@ class Scaler:
     async def _set_replicas(self, service: LLMService, live: Manifest, number: int) -> bool:
         if "deletionTimestamp" in live["metadata"] or not is_owned_by(live, service):
             return False
+        difference = Difference(("f:spec", "f:replicas"), number, desired_replicas(live))
+        known_as = (service.namespace, service.name), "replicas"
+        wanted, now = {"replicas": number}, self._now().timestamp()
+        if self._guard.pause(known_as, wanted, [difference], now) is not None:
+            raise Contested(
+                f"spec.replicas of {live['kind']} {live['metadata']['name']} is "
+                f"{desired_replicas(live)}, and the operator has written {number} several times. "
+                "Another client scales it, or an admission webhook rewrites it."
+            )
         change = build_hand_over(live, number)
         stored = await self._cluster.apply(change, manager=names.HANDOVER_FIELD_MANAGER)
         self._cache.observe(stored)
+        self._guard.wrote(known_as, wanted, [difference], [], now)
         logger.info("set %d replicas, of %d", number, desired_replicas(live))
-        return True
+        return not is_same_version(stored, live)
 
     async def _mark_emptiest(
         self,
@@ -219,4 +240,4 @@ class Scaler:
         except NotFound:
             return False  # gone meanwhile
         self._cache.observe(stored)
-        return True
+        return not is_same_version(stored, pod)

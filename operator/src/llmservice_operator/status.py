@@ -22,9 +22,11 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
 from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT, build_notices
-from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.load_status import LoadView, build_load_status
 from llmservice_operator.workload import EnginePin, Observation, decide_rollout, workload_of
+
+FIELD_REWRITTEN: Final = "FieldRewritten"
+"""Reason of the Event about a field of a child that an admission webhook rewrites."""
 
 _OF_THE_LOAD: Final = (
     ConditionType.AUTOSCALING_ACTIVE,
@@ -55,8 +57,8 @@ class StatusUpdate:
     status: dict[str, Any]
     """The whole status, to apply on the status subresource when it differs from the live one."""
     events: tuple[Event, ...]
-    """Events about each changed status or reason of Ready and of the load's conditions, and about
-    each deprecated argument."""
+    """Events about each changed status or reason of Ready and of the load's conditions, about each
+    deprecated argument, and about each field that an admission webhook rewrites."""
     requeue_after_seconds: float | None = None
     """Delay after which time alone may require a pass; None when only an event can."""
 
@@ -68,11 +70,12 @@ def build_status(
     now: datetime,
     failure: Failure | None = None,
     view: LoadView | None = None,
+    rewrites: tuple[str, ...] = (),
 ) -> StatusUpdate:
     """Return the status that follows the service's present one.
 
-    `pin` is None only when the pass failed before there was one. Then the earlier pin is
-    kept.
+    `pin` is None only when the pass failed before there was one. Then the earlier pin is kept.
+    `rewrites` says which fields of the children an admission webhook rewrites, in sentences.
     """
     desired = _desired(service, seen)
     scaling = build_load_status(service, view or LoadView(), seen, desired, now)
@@ -83,7 +86,9 @@ def build_status(
     selector = workload_of(service).server_selector(service)
     found = (
         ready,
-        _with_notices(_progressing(seen, desired, failure, is_in_place=is_in_place), notices),
+        _with_notices(
+            _progressing(seen, desired, failure, is_in_place=is_in_place), (*notices, *rewrites)
+        ),
         _available(service, seen, desired),
         _model_ready(service, seen, ready),
         *scaling.conditions,
@@ -117,15 +122,19 @@ def build_status(
     update = _update(service.status, status)
     return replace(
         update,
-        events=(*update.events, *_notice_events(service.status, notices)),
+        events=(
+            *update.events,
+            *_notice_events(service.status, DEPRECATED_ARGUMENT, notices),
+            *_notice_events(service.status, FIELD_REWRITTEN, rewrites),
+        ),
         requeue_after_seconds=rollout.requeue_after_seconds,
     )
 
 
-def build_status_of_unreadable(
-    body: Mapping[str, Any], error: InvalidSpec, now: datetime
+def build_status_of_failure(
+    body: Mapping[str, Any], failure: Failure, now: datetime
 ) -> StatusUpdate:
-    """Return the status of an LLMService that LLMService.parse refused.
+    """Return the status of an LLMService that a pass could say nothing else about.
 
     The last readable pass reported replicas and engine. Those fields stay, because the replicas
     still run.
@@ -136,7 +145,7 @@ def build_status_of_unreadable(
         previous = LLMServiceStatus()
     generation = body["metadata"].get("generation", 0)
     found = tuple(
-        ConditionUpdate(kind, "False", Reason.INVALID_SPEC, str(error))
+        ConditionUpdate(kind, "False", failure.reason, failure.message)
         for kind in (ConditionType.READY, ConditionType.PROGRESSING)
     )
     status = previous.model_copy(
@@ -231,12 +240,14 @@ def _with_notices(update: ConditionUpdate, notices: tuple[str, ...]) -> Conditio
     return replace(update, message=f"{message}{noted}")
 
 
-def _notice_events(previous: LLMServiceStatus, notices: tuple[str, ...]) -> Iterator[Event]:
+def _notice_events(
+    previous: LLMServiceStatus, reason: str, notices: tuple[str, ...]
+) -> Iterator[Event]:
     """Return an Event for each notice that the status does not contain yet."""
     before = previous.condition(ConditionType.PROGRESSING)
     for notice in notices:
         if before is None or notice not in before.message:
-            yield Event("Warning", DEPRECATED_ARGUMENT, notice)
+            yield Event("Warning", reason, notice)
 
 
 def _in_place(seen: Observation, desired: int) -> str:

@@ -1,18 +1,22 @@
 """A cluster in memory: what a pass over one service reads there and writes to it."""
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 from llmservice_operator import names
 from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, ServedKinds
+from llmservice_operator.errors import ClusterError, Conflict
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, Kind, kind_of
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.telemetry import Metrics
 from operator_support.services import NOW, as_live
+
+KEY = ("team", "llama")
+"""The service of these tests."""
 
 
 class RacingCluster:
@@ -25,6 +29,12 @@ class RacingCluster:
         self.changes: dict[str, dict[str, Any]] = {}
         """Spec that somebody else writes right before our next write to the kind."""
         self.unserved: set[Kind] = set()
+        self.refusals: dict[Kind, Exception] = {}
+        """What a write of an object of the kind is answered with, instead of being done."""
+        self.refuse_other_uids = False
+        """Whether an apply to an object that was made anew is a conflict, as in a cluster."""
+        self.webhook: Callable[[dict[str, Any]], None] = lambda _: None
+        """Changes what is applied, as a mutating webhook does."""
 
     def put(self, manifest: dict[str, Any]) -> dict[str, Any]:
         kind, metadata = kind_of(manifest), manifest["metadata"]
@@ -54,22 +64,32 @@ class RacingCluster:
     async def apply(
         self, manifest: dict[str, Any], uid: str | None = None, manager: str = names.FIELD_MANAGER
     ) -> dict[str, Any]:
+        kind = kind_of(manifest)
         self.writes.append(manifest["kind"])
-        known = self.objects.get((kind_of(manifest), manifest["metadata"]["name"]), {})
+        if kind in self.refusals:
+            raise self.refusals[kind]
+        known = self.objects.get((kind, manifest["metadata"]["name"]), {})
+        if self.refuse_other_uids and uid not in (None, known["metadata"]["uid"]):
+            raise Conflict("the object was made anew", 409)
         if manager != names.FIELD_MANAGER:
             return self.put({**known, "spec": {**known["spec"], **manifest["spec"]}})
         stored = {**as_live(manifest), "status": known.get("status", {})}
-        if kind_of(manifest) is DEPLOYMENTS and known:
+        self.webhook(stored)
+        if kind is DEPLOYMENTS and known:
             # What another manager owns stays.
             stored["spec"] = {"replicas": known["spec"]["replicas"], **stored["spec"]}
-        return self.put(stored)
+        return known if _same(stored, known) else self.put(stored)
 
     async def delete(self, live: dict[str, Any]) -> None:
         self.writes.append(f"delete {live['kind']}")
+        if kind_of(live) in self.refusals:
+            raise self.refusals[kind_of(live)]
         del self.objects[kind_of(live), live["metadata"]["name"]]
 
     async def apply_status(self, manifest: dict[str, Any]) -> dict[str, Any]:
         self.writes.append("status")
+        if LLMSERVICES in self.refusals:
+            raise self.refusals[LLMSERVICES]
         live = self.objects[LLMSERVICES, manifest["metadata"]["name"]]
         if spec := self.changes.pop("LLMService", None):
             generation = live["metadata"]["generation"] + 1
@@ -91,6 +111,15 @@ class RacingCluster:
         return {}
 
 
+def _same(stored: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Say whether a write changes nothing: the API server then keeps the version."""
+    if not known:
+        return False
+    metadata = {"uid": known["metadata"]["uid"], **stored["metadata"]}
+    version = known["metadata"]["resourceVersion"]
+    return {**stored, "metadata": {**metadata, "resourceVersion": version}} == known
+
+
 def served_kinds(cluster: Any, settings: OperatorSettings) -> ServedKinds:
     """Return what the operator knows about the kinds before it has looked for them."""
     optional = optional_kinds(settings)
@@ -103,6 +132,7 @@ def a_reconciler(
     settings: OperatorSettings,
     served: ServedKinds | None = None,
     reports: LoadReportClient | None = None,
+    on_problem: Callable[[str | None], None] = lambda _: None,
 ) -> Reconciler:
     """Return what makes passes in this cluster, at a time that stands still."""
     typed = cast(Cluster, cluster)
@@ -115,4 +145,67 @@ def a_reconciler(
         settings,
         lambda: NOW,
         reports or LoadReportClient(None),
+        on_problem,
     )
+
+
+class OneService:
+    """A cluster with one service, and the operator's passes over it."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.cluster, self.cache = RacingCluster(), Cache()
+        self.problems: list[str | None] = []
+        """What the operator said keeps every status from being complete."""
+        self.reconciler = a_reconciler(
+            self.cluster, self.cache, OperatorSettings(), on_problem=self.problems.append
+        )
+        self.see(
+            {
+                "apiVersion": LLMSERVICES.api_version,
+                "kind": LLMSERVICES.kind,
+                "metadata": {"name": KEY[1], "namespace": KEY[0], "generation": 1},
+                "spec": {
+                    "model": {"uri": "hf://org/model"},
+                    "accelerator": {"type": "cpu"},
+                    **spec,
+                },
+            }
+        )
+
+    def see(self, manifest: dict[str, Any]) -> None:
+        """Store an object and let the watch tell of it."""
+        self.cache.observe(self.cluster.put(manifest))
+
+    def change(self, **spec: Any) -> None:
+        """Change the spec of the service."""
+        body = self.cluster.objects[LLMSERVICES, KEY[1]]
+        generation = body["metadata"]["generation"] + 1
+        metadata = {**body["metadata"], "generation": generation}
+        self.see({**body, "metadata": metadata, "spec": {**body["spec"], **spec}})
+
+    def is_rolled_out(self) -> None:
+        """Do what the Deployment's controller does once its one replica is ready."""
+        live = self.cluster.objects[DEPLOYMENTS, KEY[1]]
+        counts = ("replicas", "updatedReplicas", "readyReplicas")
+        self.see({**live, "status": {each: 1 for each in counts}})
+
+    async def settle(self) -> float | None:
+        """Pass until nothing is left to write; return when to look again."""
+        for _ in range(10):
+            try:
+                again = await self.reconciler.reconcile(KEY)
+            except ClusterError:
+                # The queue would try again.
+                again = 0.0
+            if again != 0.0:
+                return again
+        return 0.0
+
+    def has(self, kind: Kind) -> bool:
+        return (kind, KEY[1]) in self.cluster.objects
+
+    def condition(self, type_: str) -> dict[str, Any]:
+        conditions = self.cluster.objects[LLMSERVICES, KEY[1]]["status"]["conditions"]
+        found: dict[str, Any]
+        (found,) = (each for each in conditions if each["type"] == type_)
+        return found

@@ -6,13 +6,16 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.errors import (
     ClusterError,
     Conflict,
+    Contested,
     Forbidden,
     InvalidSpec,
     NameTaken,
     OperatorError,
     Rejected,
+    StillDeleting,
+    Unreadable,
 )
-from llmservice_operator.refusals import failure_of
+from llmservice_operator.refusals import Refusal, failure_of, failure_of_all
 
 QUOTA = 'persistentvolumeclaims "models" is forbidden: exceeded quota: storage'
 
@@ -52,16 +55,40 @@ def test_a_wrong_spec_says_itself_what_to_correct(error: OperatorError) -> None:
     assert (failure.reason, failure.message) == (Reason.INVALID_SPEC, str(error))
 
 
+@pytest.mark.causes(Reason.UNREADABLE_OBJECT)
 @pytest.mark.parametrize(
-    "error",
+    ("error", "reason", "is_tried_soon"),
     [
-        Forbidden("services is forbidden: cannot patch resource"),
-        Conflict("the object has been modified"),
-        ClusterError("field is immutable", 500),
+        (
+            Forbidden('User "operator" cannot patch resource "services"'),
+            Reason.RIGHT_MISSING,
+            False,
+        ),
+        (Forbidden("maximum cpu usage per Pod is 1"), Reason.OBJECT_REFUSED, False),
+        (Rejected("the policy denied the request"), Reason.OBJECT_REFUSED, False),
+        (ClusterError("admission webhook x denied the request"), Reason.OBJECT_REFUSED, True),
+        (Conflict("the object has been modified"), Reason.CLUSTER_ERROR, True),
+        (ClusterError("field is immutable", 500), Reason.CLUSTER_ERROR, True),
+        (ClusterError("no answer"), Reason.CLUSTER_ERROR, True),
+        (StillDeleting("Service llama is being deleted."), Reason.OBJECT_TERMINATING, False),
+        (Unreadable("metadata.uid: Field required"), Reason.UNREADABLE_OBJECT, False),
+        (Contested("spec.replicas is 3"), Reason.FIELD_CONFLICT, False),
+        (KeyError("manager"), Reason.OPERATOR_FAULT, True),
     ],
-    ids=["a right that is missing", "a conflict", "the words in another error"],
+    ids=lambda each: type(each).__name__ if isinstance(each, Exception) else str(each),
 )
-def test_what_a_retry_may_repair_is_raised(error: ClusterError) -> None:
-    with pytest.raises(type(error)) as raised:
-        failure_of(error)
-    assert raised.value is error
+def test_every_error_has_a_reason_and_what_a_retry_may_repair_is_tried_soon(
+    error: Exception, reason: Reason, is_tried_soon: bool
+) -> None:
+    failure = failure_of(error)
+    assert failure.reason is reason
+    assert failure.message == f"{str(error).rstrip('.')}. {reason.hint}"
+    assert Refusal("Service llama", error).may_end_soon is is_tried_soon
+
+
+def test_an_error_without_words_is_named_by_its_class() -> None:
+    assert failure_of(TimeoutError()).message.startswith("TimeoutError. ")
+
+
+def test_without_a_refusal_there_is_no_failure() -> None:
+    assert failure_of_all([]) is None

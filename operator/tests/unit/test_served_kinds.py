@@ -7,7 +7,7 @@ import pytest
 
 from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
 from llmservice_operator.cluster import Audit, Cache, Cluster, Key, ServedKinds
-from llmservice_operator.errors import ClusterError, Forbidden, NotFound, NotServed
+from llmservice_operator.errors import Forbidden, NotFound, NotServed
 from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, SCALED_OBJECTS, Kind
 from llmservice_operator.settings import OperatorSettings
 from operator_support.reconcile import RacingCluster
@@ -21,7 +21,6 @@ class CountingCluster(RacingCluster):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[str] = []
-        self.refusals: dict[Kind, ClusterError] = {}
         self.meanwhile: Callable[[], None] = lambda: None
 
     async def list_resources(self, discovery_path: str) -> frozenset[str]:

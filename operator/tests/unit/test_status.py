@@ -8,12 +8,13 @@ from llmservice_operator.api.conditions import MESSAGE_LIMIT
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.refusals import failure_of
 from llmservice_operator.status import (
     Event,
     Failure,
     StatusUpdate,
     build_status,
-    build_status_of_unreadable,
+    build_status_of_failure,
 )
 from llmservice_operator.workload import EnginePin, Observation, Problem
 from operator_support.services import NOW, a_body, a_service
@@ -378,7 +379,7 @@ def test_a_service_that_cannot_be_read_says_so_and_keeps_what_runs() -> None:
     body = a_body({"replicas": -1}, status=first.status)
     body["metadata"]["generation"] = 4
     error = InvalidSpec("should be greater than or equal to 0, not -1", "spec.replicas")
-    update = build_status_of_unreadable(body, error, NOW)
+    update = build_status_of_failure(body, failure_of(error), NOW)
     assert conditions(update) == {
         "Ready": ("False", "InvalidSpec"),
         "Progressing": ("False", "InvalidSpec"),
@@ -394,7 +395,9 @@ def test_a_service_that_cannot_be_read_says_so_and_keeps_what_runs() -> None:
 
 @pytest.mark.parametrize("status", [{}, {"replicas": "many"}])
 def test_a_service_that_could_never_be_read_says_so(status: dict[str, Any]) -> None:
-    update = build_status_of_unreadable(a_body(status=status), InvalidSpec("no", "spec"), NOW)
+    update = build_status_of_failure(
+        a_body(status=status), failure_of(InvalidSpec("no", "spec")), NOW
+    )
     assert conditions(update) == {
         "Ready": ("False", "InvalidSpec"),
         "Progressing": ("False", "InvalidSpec"),
@@ -419,9 +422,9 @@ def test_the_calibration_stays_the_metrics_servers() -> None:
     assert service.status.autoscaling.calibration is not None
 
     readable = build_status(service, PIN, SERVING, NOW)
-    unreadable = build_status_of_unreadable(body, InvalidSpec("is wrong", "spec"), NOW)
+    unreadable = build_status_of_failure(body, failure_of(InvalidSpec("is wrong", "spec")), NOW)
     del body["status"]["autoscaling"]["desiredReplicas"]
-    fixed = build_status_of_unreadable(body, InvalidSpec("is wrong", "spec"), NOW)
+    fixed = build_status_of_failure(body, failure_of(InvalidSpec("is wrong", "spec")), NOW)
 
     assert "calibration" not in readable.status["autoscaling"]
     assert unreadable.status["autoscaling"] == {"desiredReplicas": 2}

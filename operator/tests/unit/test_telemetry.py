@@ -175,6 +175,30 @@ async def test_readiness_names_every_reason_and_liveness_does_not_depend_on_it(
             assert answer.status == 503
 
 
+async def test_a_process_that_works_in_part_is_ready_and_names_what_it_does_not_do(
+    address: tuple[str, Health, list[float]],
+) -> None:
+    url, health, _ = address
+    health.ready("watches")
+    health.report_hindrance("namespaces", "the namespace b cannot be read")
+    async with ClientSession(url) as session:
+        async with session.get("/readyz") as answer:
+            assert answer.status == 200
+            assert await answer.json() == {
+                "status": "hindered",
+                "reasons": ["the namespace b cannot be read"],
+            }
+        health.not_ready("watches", "the cluster cannot be read")
+        async with session.get("/readyz") as answer:
+            assert answer.status == 503
+            found = (await answer.json())["reasons"]
+            assert found == ["the cluster cannot be read", "the namespace b cannot be read"]
+        health.ready("watches")
+        health.report_hindrance("namespaces", None)
+        async with session.get("/readyz") as answer:
+            assert await answer.json() == {"status": "ok", "reasons": []}
+
+
 async def test_liveness_fails_when_a_pass_cannot_be_ended(
     address: tuple[str, Health, list[float]],
 ) -> None:

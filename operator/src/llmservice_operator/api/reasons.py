@@ -296,6 +296,56 @@ class Reason(StrEnum):
         "Delete that object, and the operator creates it anew. A claim holds data: revert "
         "spec.model.cache instead, or set its claimName to another claim.",
     )
+    OBJECT_REFUSED = Facts(
+        "ObjectRefused",
+        Source.OPERATOR,
+        "The API server refuses an object of the service: an admission webhook, a policy, a "
+        "LimitRange or a quota forbids it. Every other object of the service is applied.",
+        "Correct the field that the message names, or change the policy. The operator tries again "
+        "every minute.",
+    )
+    RIGHT_MISSING = Facts(
+        "RightMissing",
+        Source.OPERATOR,
+        "The operator lacks a right on an object of the service.",
+        "Grant the right that the message names to the operator's service account; the chart of "
+        "the operator's version grants all of them.",
+    )
+    OBJECT_TERMINATING = Facts(
+        "ObjectTerminating",
+        Source.OPERATOR,
+        "An object with a name that this service needs is being deleted.",
+        "Wait until it is gone. If that takes long, see its finalizers and, for a claim, the pods "
+        "that still mount it.",
+        is_normal=True,
+    )
+    UNREADABLE_OBJECT = Facts(
+        "UnreadableObject",
+        Source.OPERATOR,
+        "An object with a name that this service needs has a form that the API does not allow.",
+        "Correct the field that the message names, or delete the object.",
+    )
+    FIELD_CONFLICT = Facts(
+        "FieldConflict",
+        Source.OPERATOR,
+        "Another client changes a field of the operator back again and again. The operator leaves "
+        "the object alone for a time that grows up to 5 minutes.",
+        "Remove the field from what the other manager applies, or set the field in the spec of "
+        "the LLMService to its value.",
+    )
+    CLUSTER_ERROR = Facts(
+        "ClusterError",
+        Source.OPERATOR,
+        "The API server does not answer a write, or answers it with an error.",
+        "Wait, because the operator tries again. If this goes on, look at the API server and at "
+        "the admission webhook that the message names.",
+    )
+    OPERATOR_FAULT = Facts(
+        "OperatorFault",
+        Source.OPERATOR,
+        "The operator hit an error that it does not expect.",
+        "Look at the operator's log, and report the error. The operator tries again.",
+    )
     INVALID_SPEC = Facts(
         "InvalidSpec",
         Source.OPERATOR,

@@ -21,6 +21,7 @@ from llmservice_operator.children import (
 )
 from llmservice_operator.children.child import Child, Context, Grant
 from llmservice_operator.children.workload import workload_child
+from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.kinds import LLMSERVICES, PODS, Kind
 from llmservice_operator.settings import OperatorSettings
 
@@ -31,7 +32,7 @@ __all__ = [
     "Context",
     "Grant",
     "build_all",
-    "build_served",
+    "build_each",
     "optional_kinds",
     "workload_child",
 ]
@@ -71,10 +72,28 @@ def build_all(context: Context) -> list[Manifest]:
 
     Raises InvalidSpec when one cannot be made as the spec asks.
     """
-    return list(build_served(context, {child.kind for child in CHILDREN}).values())
+    built = []
+    for manifest in build_each(context, {child.kind for child in CHILDREN}).values():
+        if isinstance(manifest, InvalidSpec):
+            raise manifest
+        built.append(manifest)
+    return built
 
 
-def build_served(context: Context, served: Container[Kind]) -> dict[Child, Manifest]:
-    """Return the objects of `build_all`, by their declarations, whose kinds are served."""
-    built = ((child, child.build(context)) for child in CHILDREN if child.kind in served)
-    return {child: manifest for child, manifest in built if manifest is not None}
+def build_each(context: Context, served: Container[Kind]) -> dict[Child, Manifest | InvalidSpec]:
+    """Return the objects whose kinds are served, by their declarations, in the order to apply them.
+
+    The error stands in place of an object that cannot be made as the spec asks.
+    """
+    built: dict[Child, Manifest | InvalidSpec] = {}
+    for child in CHILDREN:
+        if child.kind not in served:
+            continue
+        try:
+            manifest = child.build(context)
+        except InvalidSpec as error:
+            built[child] = error
+        else:
+            if manifest is not None:
+                built[child] = manifest
+    return built

@@ -9,7 +9,14 @@ lost.
 """
 
 from llmservice_operator.cluster.audit import Audit
-from llmservice_operator.cluster.cache import Cache, Key, controller_of, is_service, owner_key
+from llmservice_operator.cluster.cache import (
+    Cache,
+    Key,
+    controller_of,
+    is_same_version,
+    is_service,
+    owner_key,
+)
 from llmservice_operator.cluster.client import Cluster
 from llmservice_operator.cluster.events import EventRecorder
 from llmservice_operator.cluster.lease import Lease
@@ -26,6 +33,7 @@ __all__ = [
     "Reflector",
     "ServedKinds",
     "controller_of",
+    "is_same_version",
     "is_service",
     "owner_key",
 ]

@@ -29,6 +29,12 @@ def version(manifest: Mapping[str, Any]) -> int:
     return int(manifest["metadata"]["resourceVersion"])
 
 
+def is_same_version(stored: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
+    """Return whether a write changed nothing: the API server then keeps the version."""
+    one, other = (each["metadata"].get("resourceVersion") for each in (stored, live))
+    return one is not None and one == other
+
+
 def controller_of(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the owner reference of the object's controller, whatever its kind."""
     references: list[dict[str, Any]] = manifest["metadata"].get("ownerReferences") or []

@@ -1,27 +1,51 @@
-"""Does a live object already hold what we would apply?
+"""Does a live object already hold what we would apply, and if not, where does it differ?
 
 Server-side apply records in metadata.managedFields which fields each manager owns, down to the
 item of a list. Comparing along that record answers both questions at once: does every field we
 send have our value, and is there a field we once sent and no longer do. So a converged pass writes
 nothing, a removed field is noticed, and no hash annotation is needed. What the API server or
 others added to the object is not ours and is not looked at.
+
+Anybody may store anything in managedFields. A record that makes no sense counts as a difference.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api.fields import quantity_value
 
+_HEAD = {"apiVersion", "kind", "metadata"}
 _IDENTITY = {"name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp"}
 """Metadata without a field manager. The API server leaves it out of managedFields, as it does
 apiVersion and kind."""
 
-_HOLDS_QUANTITIES = {"limits", "requests", "sizeLimit"}
-"""Fields that are, or hold, amounts; a text elsewhere is never one, even if it looks like it."""
+_HOLDS_QUANTITIES = {"limits", "requests", "sizeLimit", "target", "tolerance"}
+"""Fields that are, or hold, amounts; a text elsewhere is never one, even if it looks like it. The
+target is that of a metric, the tolerance that of an autoscaler."""
+
+ABSENT: Final = None
+"""Value of a field that is not there. The API server stores no null in a field that we send."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field in which a live object is not what we would apply."""
+
+    keys: tuple[str, ...]
+    """The way to the field, in the form that managedFields has: `f:` a field, `k:` an item of a
+    list by its keys, `v:` an item by its value."""
+    sent: Any
+    live: Any
+
+    @property
+    def path(self) -> str:
+        """The way to the field as people write it: spec.containers[name=server].image."""
+        return "".join(map(_readable, self.keys)).lstrip(".") or "metadata.managedFields"
 
 
 def is_up_to_date(
@@ -33,87 +57,172 @@ def is_up_to_date(
     The live object must still have its managedFields. Lists must hold their merge keys (a port's
     protocol, say) and no field may be an empty list or mapping that the API server would drop.
     """
+    return next(find_differences(live, manifest, subresource), None) is None
+
+
+def find_differences(
+    live: Mapping[str, Any], manifest: Mapping[str, Any], subresource: str | None = None
+) -> Iterator[Difference]:
+    """Yield each field that applying `manifest` would change; see `is_up_to_date`.
+
+    An object that we have never applied differs as a whole.
+    """
     owned = _owned_fields(live, subresource)
     if owned is None:
-        return False
-    sent = {key: manifest[key] for key in manifest.keys() - {"apiVersion", "kind", "metadata"}}
+        yield Difference((), names.FIELD_MANAGER, ABSENT)
+        return
+    sent = {key: value for key, value in manifest.items() if key not in _HEAD}
     metadata = manifest.get("metadata", {})
-    metadata = {key: metadata[key] for key in metadata.keys() - _IDENTITY}
+    metadata = {key: value for key, value in metadata.items() if key not in _IDENTITY}
     if metadata:
         sent["metadata"] = metadata
-    return _matches(owned, sent, live, in_quantities=False)
+    yield from _differences((), owned, sent, live, in_quantities=False)
 
 
 def owns_field(live: Mapping[str, Any], *path: str) -> bool:
     """Return whether we have applied the field of the live object that the path leads to."""
-    owned: Mapping[str, Any] = _owned_fields(live, None) or {}
+    owned: Any = _owned_fields(live, None) or {}
     for key in path:
-        if f"f:{key}" not in owned:
+        if not isinstance(owned, Mapping) or f"f:{key}" not in owned:
             return False
         owned = owned[f"f:{key}"]
     return True
 
 
 def _owned_fields(live: Mapping[str, Any], subresource: str | None) -> Mapping[str, Any] | None:
-    for entry in live.get("metadata", {}).get("managedFields", []):
+    for entry in live.get("metadata", {}).get("managedFields") or ():
         if (
-            entry.get("manager") == names.FIELD_MANAGER
+            isinstance(entry, Mapping)
+            and entry.get("manager") == names.FIELD_MANAGER
             and entry.get("operation") == "Apply"
             and entry.get("subresource") == subresource
+            and isinstance(entry.get("fieldsV1"), Mapping)
         ):
             owned: Mapping[str, Any] = entry["fieldsV1"]
             return owned
     return None
 
 
-def _matches(owned: Mapping[str, Any], sent: Any, live: Any, *, in_quantities: bool) -> bool:
+def _differences(
+    keys: tuple[str, ...], owned: Any, sent: Any, live: Any, *, in_quantities: bool
+) -> Iterator[Difference]:
     """Compare one node; `owned` is its part of fieldsV1, empty where ownership goes no deeper."""
-    children = {path: deeper for path, deeper in owned.items() if path != "."}
+    children = owned if isinstance(owned, Mapping) else {"?": {}}
+    children = {key: deeper for key, deeper in children.items() if key != "."}
+    kinds = {key[:2] for key in children}
     if not children:
-        return _equal(sent, live, in_quantities=in_quantities)
-    kind = next(iter(children))[0]
-    if kind == "f" and isinstance(sent, Mapping) and isinstance(live, Mapping):
-        return children.keys() == {f"f:{key}" for key in sent} and all(
-            key in live
-            and _matches(
-                children[f"f:{key}"],
+        if not _equal(sent, live, in_quantities=in_quantities):
+            yield Difference(keys, sent, live)
+    elif kinds == {"f:"} and isinstance(sent, Mapping) and isinstance(live, Mapping):
+        yield from _field_differences(keys, children, sent, live, in_quantities=in_quantities)
+    elif kinds == {"k:"} and isinstance(sent, list) and isinstance(live, list):
+        yield from _item_differences(keys, children, sent, live, in_quantities=in_quantities)
+    elif kinds == {"v:"} and isinstance(sent, list) and isinstance(live, list):
+        yield from _value_differences(keys, children, sent, live)
+    else:
+        yield Difference(keys, sent, live)
+
+
+def _field_differences(
+    keys: tuple[str, ...],
+    owned: Mapping[str, Any],
+    sent: Mapping[str, Any],
+    live: Mapping[str, Any],
+    *,
+    in_quantities: bool,
+) -> Iterator[Difference]:
+    for field, value in sent.items():
+        key = f"f:{field}"
+        if key in owned and field in live:
+            yield from _differences(
+                (*keys, key),
+                owned[key],
                 value,
-                live[key],
-                in_quantities=in_quantities or key in _HOLDS_QUANTITIES,
+                live[field],
+                in_quantities=in_quantities or field in _HOLDS_QUANTITIES,
             )
-            for key, value in sent.items()
-        )
-    if kind == "k" and isinstance(sent, list) and isinstance(live, list):
-        return len(children) == len(sent) and all(
-            _item_matches(json.loads(path[2:]), deeper, sent, live, in_quantities=in_quantities)
-            for path, deeper in children.items()
-        )
-    if kind == "v" and isinstance(sent, list) and isinstance(live, list):
-        values = [json.loads(path[2:]) for path in children]
-        return sorted(values) == sorted(sent) and all(value in live for value in values)
-    return False
+        else:
+            yield Difference((*keys, key), value, live.get(field, ABSENT))
+    for key in owned:
+        if key[2:] not in sent:
+            yield Difference((*keys, key), ABSENT, live.get(key[2:], ABSENT))
 
 
-def _item_matches(
-    key: Mapping[str, Any],
+def _item_differences(
+    keys: tuple[str, ...],
     owned: Mapping[str, Any],
     sent: list[Any],
     live: list[Any],
     *,
     in_quantities: bool,
-) -> bool:
-    """Compare the one item of a list that has these merge keys."""
-    ours = [item for item in sent if key.items() <= item.items()]
-    theirs = [item for item in live if key.items() <= item.items()]
-    return len(ours) == len(theirs) == 1 and _matches(
-        owned, ours[0], theirs[0], in_quantities=in_quantities
-    )
+) -> Iterator[Difference]:
+    """Compare the items of a list by their merge keys."""
+    unmatched = list(range(len(sent)))
+    for key, deeper in owned.items():
+        merge_keys = _parsed(key)
+        ours = [index for index in unmatched if _has_keys(sent[index], merge_keys)]
+        theirs = [item for item in live if _has_keys(item, merge_keys)]
+        unmatched = [index for index in unmatched if index not in ours]
+        if len(ours) == len(theirs) == 1:
+            yield from _differences(
+                (*keys, key), deeper, sent[ours[0]], theirs[0], in_quantities=in_quantities
+            )
+        else:
+            yield Difference(
+                (*keys, key), [sent[index] for index in ours] or ABSENT, theirs or ABSENT
+            )
+    for index in unmatched:
+        yield Difference(keys, sent[index], ABSENT)
+
+
+def _value_differences(
+    keys: tuple[str, ...], owned: Mapping[str, Any], sent: list[Any], live: list[Any]
+) -> Iterator[Difference]:
+    """Compare the items of a list that is a set: their order does not count."""
+    values = [_parsed(key) for key in owned]
+    for value in sent:
+        if value not in values or value not in live:
+            yield Difference(keys, value, ABSENT)
+    for key, value in zip(owned, values, strict=True):
+        if value not in sent:
+            yield Difference((*keys, key), ABSENT, value)
+
+
+def _parsed(key: str) -> Any:
+    try:
+        return json.loads(key[2:])
+    except ValueError:
+        return ABSENT
+
+
+def _has_keys(item: Any, keys: Any) -> bool:
+    return isinstance(item, Mapping) and isinstance(keys, Mapping) and keys.items() <= item.items()
 
 
 def _equal(sent: Any, live: Any, *, in_quantities: bool) -> bool:
     if isinstance(sent, bool) or isinstance(live, bool):
         return sent is live  # True == 1 in Python, not in the API
+    if isinstance(sent, Mapping) and isinstance(live, Mapping):
+        return sent.keys() == live.keys() and all(
+            _equal(value, live[field], in_quantities=in_quantities or field in _HOLDS_QUANTITIES)
+            for field, value in sent.items()
+        )
+    if isinstance(sent, list) and isinstance(live, list):
+        return len(sent) == len(live) and all(
+            _equal(one, other, in_quantities=in_quantities)
+            for one, other in zip(sent, live, strict=True)
+        )
     if in_quantities and isinstance(sent, str | int) and isinstance(live, str | int):
-        # The API server writes 1000m as 1 and 1024Mi as 1Gi.
-        return quantity_value(sent) == quantity_value(live) and quantity_value(live) is not None
+        # The API server writes 1000m as 1, 1024Mi as 1Gi and 1000 as 1k.
+        amount = quantity_value(sent)
+        return sent == live or (amount is not None and amount == quantity_value(live))
     return bool(sent == live)
+
+
+def _readable(key: str) -> str:
+    if key.startswith("f:"):
+        return f".{key[2:]}"
+    value = _parsed(key)
+    if isinstance(value, Mapping):
+        return f"[{','.join(f'{field}={each}' for field, each in value.items())}]"
+    return f"[{value}]"

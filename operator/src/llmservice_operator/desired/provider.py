@@ -152,7 +152,7 @@ def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datet
 def _written_at(live: Manifest, now: datetime) -> datetime:
     """Return when the operator last changed the object, by its managedFields."""
     for entry in live["metadata"].get("managedFields", []):
-        if entry["manager"] == names.FIELD_MANAGER and "time" in entry:
+        if entry.get("manager") == names.FIELD_MANAGER and "time" in entry:
             return datetime.fromisoformat(entry["time"])
     return now
 

@@ -8,14 +8,17 @@ cancellation, and only a restart helps."""
 
 
 class Health:
-    """Answers the probes.
+    """Answers the probes with lists of reasons, each a sentence that says what to do.
 
-    A process that is not ready gives reasons, each a sentence that says what to do.
+    A process that is not ready does nothing for anybody. One that is hindered works, except for
+    what the reason names: it stays ready, so that one namespace or one kind of object cannot stop
+    a rollout of the process.
     """
 
     def __init__(self, longest_running_seconds: Callable[[], float]) -> None:
         self._longest_running_seconds = longest_running_seconds
         self._not_ready: dict[str, str] = {"watches": "the watches have not started yet"}
+        self._hindered: dict[str, str] = {}
 
     def not_ready(self, part: str, reason: str) -> None:
         self._not_ready[part] = reason
@@ -29,6 +32,16 @@ class Health:
             self.ready(part)
         else:
             self.not_ready(part, reason)
+
+    def report_hindrance(self, part: str, reason: str | None) -> None:
+        """Set the reason that the part does not do all of its work; None if it does."""
+        if reason is None:
+            self._hindered.pop(part, None)
+        else:
+            self._hindered[part] = reason
+
+    def why_hindered(self) -> list[str]:
+        return sorted(self._hindered.values())
 
     def why_not_ready(self) -> list[str]:
         return sorted(self._not_ready.values())

@@ -166,7 +166,7 @@ class Metrics:
         self._leading.labels(lease_name).set_function(lambda: float(holding()))
 
     def applied(self, kind: str, result: str) -> None:
-        """Count one apply by its result: created, changed, noop or deleted."""
+        """Count one apply by its result: created, changed, noop, paused or deleted."""
         self._applies.labels(kind, result).inc()
 
     def drift_corrected(self, kind: str) -> None:

@@ -13,10 +13,13 @@ from llmservice_operator.telemetry.metrics import Metrics
 def create_app(metrics: Metrics, health: Health) -> web.Application:
     """Return the web application with /livez, /readyz and /metrics."""
 
-    def probe(reasons: Callable[[], list[str]]) -> Callable[[web.Request], Any]:
+    def probe(
+        reasons: Callable[[], list[str]], lesser: Callable[[], list[str]] = list
+    ) -> Callable[[web.Request], Any]:
         async def answer(_: web.Request) -> web.Response:
-            found = reasons()
-            body = {"status": "not ok" if found else "ok", "reasons": found}
+            found, hindered = reasons(), lesser()
+            status = "not ok" if found else "hindered" if hindered else "ok"
+            body = {"status": status, "reasons": [*found, *hindered]}
             return web.json_response(body, status=503 if found else 200)
 
         return answer
@@ -26,7 +29,7 @@ def create_app(metrics: Metrics, health: Health) -> web.Application:
 
     app = web.Application()
     app.router.add_get("/livez", probe(health.why_not_alive))
-    app.router.add_get("/readyz", probe(health.why_not_ready))
+    app.router.add_get("/readyz", probe(health.why_not_ready, health.why_hindered))
     app.router.add_get("/metrics", show_metrics)
     return app
 

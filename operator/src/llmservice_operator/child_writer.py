@@ -1,0 +1,354 @@
+"""Writes the children of one service, each for itself: one that is refused hinders no other.
+
+Nothing here decides what a child holds: the manifests come from `children`. What could not be
+written is returned, and the status tells it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.children import CHILDREN, Child, workload_child
+from llmservice_operator.cluster import (
+    Cache,
+    Cluster,
+    ServedKinds,
+    controller_of,
+    is_same_version,
+    is_service,
+)
+from llmservice_operator.convergence import WHOLE_OBJECT, ConvergenceGuard, Name, Pause
+from llmservice_operator.desired import is_owned_by
+from llmservice_operator.desired.comparison import Difference, find_differences
+from llmservice_operator.desired.ownership import say_contest, say_foreign_cause, say_rewrite
+from llmservice_operator.errors import (
+    ClusterError,
+    Conflict,
+    Contested,
+    NameTaken,
+    OperatorError,
+    Rejected,
+    StillDeleting,
+)
+from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, SCALED_OBJECTS, Kind
+from llmservice_operator.refusals import Refusal
+from llmservice_operator.scaler import Scaler
+from llmservice_operator.telemetry import Metrics
+from llmservice_operator.workload import ReplicaCount, first_replicas, is_handed_over
+
+logger = logging.getLogger(__name__)
+
+BUDGET_SECONDS = 25.0
+"""Time for all children of one pass. A write may take 15 s, and the status must still be written
+within the 60 s of a pass."""
+_AUTOSCALING = frozenset({AUTOSCALERS, SCALED_OBJECTS})
+"""Kinds of which two objects at once would fight over the replicas."""
+
+
+class ServiceGone(OperatorError):
+    """The service has been deleted, or another one has its name; nothing may be made for it."""
+
+
+@dataclass
+class Outcome:
+    """What came of writing the children."""
+
+    wrote: bool = False
+    refusals: list[Refusal] = field(default_factory=list)
+    rewrites: list[str] = field(default_factory=list)
+    """Sentences about fields that an admission webhook rewrites. The service runs with them."""
+    look_again_seconds: float | None = None
+    """When a child that was left alone may be written again."""
+
+    def refuse(self, what: str, error: Exception) -> None:
+        self.refusals.append(Refusal(what, error))
+        logger.warning("%s was not written: %s", what, error)
+
+    def wait(self, seconds: float) -> None:
+        self.look_again_seconds = min(seconds, self.look_again_seconds or seconds)
+
+
+class ChildWriter:
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        served: ServedKinds,
+        metrics: Metrics,
+        scaler: Scaler,
+        guard: ConvergenceGuard,
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._served = served
+        self._metrics = metrics
+        self._scaler = scaler
+        self._guard = guard
+
+    async def live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        """Return the object of this name, whoever made it."""
+        # An object without our labels, which is not watched, may hold the name.
+        cached = self._cache.get(kind, namespace, name)
+        return cached or await self._cluster.read(kind, namespace, name)
+
+    async def write(
+        self,
+        service: LLMService,
+        built: Mapping[Child, Manifest | OperatorError],
+        replicas: ReplicaCount,
+    ) -> Outcome:
+        """Delete the children that are not in `built`, and apply those that are.
+
+        A child with an error in place of its manifest stays as it is. Raises ServiceGone.
+        """
+        outcome, clock = Outcome(), asyncio.get_running_loop()
+        deadline = clock.time() + BUDGET_SECONDS
+        # Remove unwanted children first: two autoscalers would fight, and KEDA's webhook refuses
+        # the second.
+        unremoved = await self._prune(service, built, outcome)
+        for child, manifest in built.items():
+            what = f"{child.kind.kind} {child.name(service)}"
+            if isinstance(manifest, OperatorError):
+                outcome.refuse(what, manifest)
+            elif child.kind in _AUTOSCALING and unremoved & _AUTOSCALING:
+                continue  # the refusal of the deletion says why
+            elif clock.time() > deadline:
+                error = ClusterError("not tried yet: other objects took too long")
+                outcome.refuse(what, error)
+            else:
+                await self._write_for_itself(service, child, manifest, replicas, outcome)
+        return outcome
+
+    async def _write_for_itself(
+        self,
+        service: LLMService,
+        child: Child,
+        manifest: Manifest,
+        replicas: ReplicaCount,
+        outcome: Outcome,
+    ) -> None:
+        """Write one child. What keeps it from being written is noted, and hinders no other."""
+        name = manifest["metadata"]["name"]
+        try:
+            try:
+                outcome.wrote |= await self._write(service, child, manifest, replicas, outcome)
+            except Conflict:
+                if replicas.is_kept_now:
+                    raise  # the number of replicas was read before the change
+                await self._read_anew(child.kind, service.namespace, name)
+                outcome.wrote |= await self._write(service, child, manifest, replicas, outcome)
+        except ServiceGone:
+            raise
+        except OperatorError as error:
+            outcome.refuse(f"{child.kind.kind} {name}", error)
+        except Exception as error:
+            logger.exception("%s %s cannot be written", child.kind.kind, name)
+            outcome.refuse(f"{child.kind.kind} {name}", error)
+
+    async def _read_anew(self, kind: Kind, namespace: str, name: str) -> None:
+        live, known = await self._cluster.read(kind, namespace, name), None
+        if live is not None:
+            self._cache.observe(live)
+        elif (known := self._cache.get(kind, namespace, name)) is not None:
+            self._cache.drop(known)
+
+    async def _write(
+        self,
+        service: LLMService,
+        child: Child,
+        manifest: Manifest,
+        replicas: ReplicaCount,
+        outcome: Outcome,
+    ) -> bool:
+        kind, name = child.kind, manifest["metadata"]["name"]
+        live = await self.live(kind, service.namespace, name)
+        wrote = False
+        if child is workload_child(service):
+            if live is None:
+                manifest["spec"]["replicas"] = first_replicas(service)
+            elif replicas.is_kept_now:
+                # Send a number that was just read only if it has not changed since.
+                manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
+            elif not is_handed_over(service, live):
+                # The workload keeps its number of replicas when another sets it from now on.
+                wrote = await self._scaler.hand_over(service, live)
+                live = await self.live(kind, service.namespace, name)
+        if live is None:
+            return await self._create(service, child, manifest, outcome)
+        return await self._change(service, child, manifest, live, outcome) or wrote
+
+    async def _create(
+        self, service: LLMService, child: Child, manifest: Manifest, outcome: Outcome
+    ) -> bool:
+        kind, name = child.kind, manifest["metadata"]["name"]
+        known_as = _name(service, kind, name)
+        pause = self._guard.pause(known_as, manifest, [WHOLE_OBJECT], self._now())
+        if pause is not None:
+            outcome.wait(pause.seconds)
+            raise Contested("The operator creates it, and somebody deletes it, again and again.")
+        await self._check_still_wanted(service)
+        try:
+            stored = await self._cluster.apply(manifest)
+        except ClusterError as error:
+            substitute = child.substitute(manifest, error.message)
+            if substitute is None:
+                raise
+            stored = await self._cluster.apply(substitute)
+            manifest = substitute
+        self._cache.observe(stored)
+        left = list(find_differences(stored, manifest))
+        self._guard.wrote(known_as, manifest, [WHOLE_OBJECT], left, self._now())
+        self._metrics.applied(kind.kind, "created")
+        logger.info("created %s %s", kind.kind, name)
+        return True
+
+    async def _change(
+        self,
+        service: LLMService,
+        child: Child,
+        manifest: Manifest,
+        live: Manifest,
+        outcome: Outcome,
+    ) -> bool:
+        """Apply one child unless it is already as wanted; say whether it was written."""
+        kind, name = child.kind, manifest["metadata"]["name"]
+        _check_owner(live, service)
+        if "deletionTimestamp" in live["metadata"]:
+            raise StillDeleting(f"{kind.kind} {name} is being deleted and will be made anew.")
+        differences = list(find_differences(live, manifest))
+        if not differences:
+            self._metrics.applied(kind.kind, "noop")
+            return False
+        known_as = _name(service, kind, name)
+        pause = self._guard.pause(known_as, manifest, differences, self._now())
+        if pause is not None:
+            self._metrics.applied(kind.kind, "paused")
+            await self._tell(pause, kind, live, differences, outcome)
+            return False
+        if controller_of(live) is None:
+            await self._check_still_wanted(service)
+        try:
+            stored = await self._cluster.apply(manifest, live["metadata"]["uid"])
+        except Rejected as error:
+            owner = await self._owner_of_the_cause(kind, live, error)
+            raise owner or error from error
+        self._cache.observe(stored)
+        left = list(find_differences(stored, manifest))
+        self._guard.wrote(known_as, manifest, differences, left, self._now())
+        if is_same_version(stored, live):
+            # The API server takes what is there for what was sent.
+            self._metrics.applied(kind.kind, "noop")
+            return False
+        self._metrics.applied(kind.kind, "changed")
+        if service.status.observed_generation == service.generation:
+            self._metrics.drift_corrected(kind.kind)
+        logger.info("changed %s %s: %s", kind.kind, name, differences[0].path)
+        return True
+
+    async def _tell(
+        self,
+        pause: Pause,
+        kind: Kind,
+        live: Manifest,
+        differences: list[Difference],
+        outcome: Outcome,
+    ) -> None:
+        """Say why an object is left alone; raise Contested where somebody changes it back."""
+        outcome.wait(pause.seconds)
+        what = f"{kind.kind} {live['metadata']['name']}"
+        if pause.is_rewritten:
+            outcome.rewrites.append(say_rewrite(what, differences))
+            return
+        metadata = live["metadata"]
+        # The cache keeps no field ownership of others.
+        whole = await self._cluster.read(kind, metadata["namespace"], metadata["name"])
+        raise Contested(say_contest(differences, whole or live))
+
+    async def _prune(
+        self, service: LLMService, wanted: Iterable[Child], outcome: Outcome
+    ) -> frozenset[Kind]:
+        """Delete what an earlier spec needed and this one does not; return what is left of it."""
+        key = service.namespace, service.name
+        kept = {(child.kind, child.name(service)) for child in wanted}
+        unremoved = set()
+        pruned = (child.kind for child in CHILDREN if child.is_pruned)
+        for kind in (kind for kind in pruned if kind in self._served):
+            for live in self._cache.owned(key, kind):
+                name = live["metadata"]["name"]
+                is_going = "deletionTimestamp" in live["metadata"]
+                if (kind, name) in kept or is_going or not is_owned_by(live, service):
+                    continue
+                try:
+                    await self._delete(service, kind, live, outcome)
+                except OperatorError as error:
+                    unremoved.add(kind)
+                    outcome.refuse(f"{kind.kind} {name}, which is not wanted any more", error)
+        return frozenset(unremoved)
+
+    async def _delete(
+        self, service: LLMService, kind: Kind, live: Manifest, outcome: Outcome
+    ) -> None:
+        name = live["metadata"]["name"]
+        known_as = _name(service, kind, name)
+        pause = self._guard.pause(known_as, {}, [WHOLE_OBJECT], self._now())
+        if pause is not None:
+            outcome.wait(pause.seconds)
+            raise Contested("The operator deletes it, and somebody makes it anew, again and again.")
+        await self._cluster.delete(live)
+        self._cache.drop(live)
+        self._guard.wrote(known_as, {}, [WHOLE_OBJECT], [], self._now())
+        self._metrics.applied(kind.kind, "deleted")
+        logger.info("deleted %s %s", kind.kind, name)
+        outcome.wrote = True
+
+    async def _check_still_wanted(self, service: LLMService) -> None:
+        """Ask the API server whether the service still exists before a child is made, because the
+        watch may be behind.
+
+        A child created for a deleted service would have no owner and never be removed.
+        """
+        live = await self._cluster.read(LLMSERVICES, service.namespace, service.name)
+        if live is None or live["metadata"]["uid"] != service.uid:
+            raise ServiceGone("the service was deleted; waiting for the watch to say so")
+        if "deletionTimestamp" in live["metadata"]:
+            raise ServiceGone("the service is being deleted; nothing is made for it")
+
+    async def _owner_of_the_cause(
+        self, kind: Kind, live: Manifest, error: Rejected
+    ) -> Contested | None:
+        """Return who owns the field that the API server complains of, if that is not us."""
+        metadata = live["metadata"]
+        whole = await self._cluster.read(kind, metadata["namespace"], metadata["name"])
+        said = say_foreign_cause(whole or live, error.message)
+        return None if said is None else Contested(said)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _name(service: LLMService, kind: Kind, name: str) -> Name:
+    return (service.namespace, service.name), (kind, name)
+
+
+def _check_owner(live: Manifest, service: LLMService) -> None:
+    """Return when the object is ours to write.
+
+    So is one without any controller that carries our labels: the service was deleted with
+    `--cascade=orphan`, or somebody removed the reference. Raises NameTaken for anybody else's, and
+    StillDeleting for one of a deleted service of the same name.
+    """
+    if is_owned_by(live, service):
+        return
+    metadata, controller = live["metadata"], controller_of(live)
+    if controller is None:
+        labels = metadata.get("labels") or {}
+        if names.labels(service).items() <= labels.items():
+            return
+    elif is_service(controller) and controller["name"] == service.name:
+        raise StillDeleting(f"{live['kind']} {metadata['name']} belongs to a deleted service.")
+    owner = f"{controller['kind']} {controller['name']}" if controller else "somebody else"
+    raise NameTaken(f"{live['kind']} {metadata['name']} belongs to {owner} and is left alone.")

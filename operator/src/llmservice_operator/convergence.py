@@ -1,0 +1,151 @@
+"""Keeps the operator from writing one object again and again without an end.
+
+A pass that finds a difference writes, and looks again. That ends only if the write lasts. It does
+not where an admission webhook rewrites what is sent, or where another client changes it back. The
+guard remembers the last write of each object, and tells three cases apart:
+
+- The answer to a write differed already from what was sent. The same manifest will get the same
+  answer, so the object is as equal as it gets; it is sent again after some minutes, in case the
+  webhook is gone.
+- A field differs again after several equal writes. The object is left alone for a time that grows
+  with each further write.
+- Many different fields differ, one after another. A rate limits the writes of one object.
+
+It knows nothing of Kubernetes, and takes the time as an argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from llmservice_operator.desired.comparison import Difference
+
+EQUAL_WRITES: Final = 5
+"""Writes of the same field with the same value before the object is left alone for the first
+time. Some are needed: two clients may well cross each other's path once or twice."""
+LONGEST_PAUSE_SECONDS: Final = 300.0
+FORGET_AFTER_SECONDS: Final = 60.0
+"""Without a write for so long, and for twice the last pause, a contest is over."""
+WRITE_BURST: Final = 200
+"""Writes of one object at once. An object has fewer fields, so each may be restored once."""
+WRITES_PER_SECOND: Final = 0.9
+"""Of one object, after the burst."""
+WHOLE_OBJECT: Final = Difference(("f:metadata",), None, None)
+"""The difference of an object that is not there, or is there and must not be."""
+
+Name = tuple[Hashable, Hashable]
+"""Identity of the object that is written: its service's, and its own within the service."""
+
+
+@dataclass
+class _Record:
+    """What is known about the writes of one object."""
+
+    digest: bytes = b""
+    """Of the manifest that was written last."""
+    rewritten: frozenset[tuple[str, str]] = frozenset()
+    """Path and live value of each field in which the answer differed from that manifest."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """By the path of a field: how often that manifest was written because of it."""
+    written_at: float = 0.0
+    tokens: float = float(WRITE_BURST)
+    filled_at: float = 0.0
+
+    def pause_seconds(self, paths: Iterable[str]) -> float:
+        """Return the time after the last write for which these differing fields are left."""
+        # A field that differs for the first time is restored at once, whatever the others do.
+        least = min((self.counts.get(path, 0) for path in paths), default=0)
+        over = least - EQUAL_WRITES
+        return 0.0 if over < 0 else min(2.0 ** min(over, 16), LONGEST_PAUSE_SECONDS)
+
+    def longest_pause_seconds(self) -> float:
+        return max((self.pause_seconds([path]) for path in self.counts), default=0.0)
+
+    def fill(self, now: float) -> None:
+        refill = (now - self.filled_at) * WRITES_PER_SECOND
+        self.tokens = min(float(WRITE_BURST), self.tokens + refill)
+        self.filled_at = now
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Why an object is not written now."""
+
+    seconds: float
+    """Time until it is written again, if it differs then."""
+    is_rewritten: bool
+    """Whether the answer to the last write already differed in the same way."""
+
+
+class ConvergenceGuard:
+    def __init__(self) -> None:
+        self._records: dict[Hashable, dict[Hashable, _Record]] = {}
+
+    def forget(self, service: Hashable) -> None:
+        """Drop what is known of the objects of a service that is gone."""
+        self._records.pop(service, None)
+
+    def pause(
+        self, name: Name, manifest: Mapping[str, Any], differences: Iterable[Difference], now: float
+    ) -> Pause | None:
+        """Return for how long the object must not be written; None if it may be written now."""
+        record = self._record(name)
+        if record is None:
+            return None
+        self._expire(record, now)
+        record.fill(now)
+        found = list(differences)
+        if record.digest == _digest(manifest):
+            left = record.written_at + LONGEST_PAUSE_SECONDS - now
+            if record.rewritten and _values(found) <= record.rewritten and left > 0:
+                return Pause(left, is_rewritten=True)
+            left = record.written_at + record.pause_seconds(each.path for each in found) - now
+            if left > 0:
+                return Pause(left, is_rewritten=False)
+        if record.tokens < 1:
+            return Pause((1 - record.tokens) / WRITES_PER_SECOND, is_rewritten=False)
+        return None
+
+    def wrote(
+        self,
+        name: Name,
+        manifest: Mapping[str, Any],
+        before: Iterable[Difference],
+        after: Iterable[Difference],
+        now: float,
+    ) -> None:
+        """Note a write, the differences that led to it, and those that its answer still had."""
+        service, object_ = name
+        records = self._records.setdefault(service, {})
+        record = records.setdefault(object_, _Record(filled_at=now))
+        self._expire(record, now)
+        record.fill(now)
+        digest = _digest(manifest)
+        if digest != record.digest:
+            record.digest, record.counts = digest, {}
+        for path in {each.path for each in before}:
+            record.counts[path] = record.counts.get(path, 0) + 1
+        record.rewritten = _values(after)
+        record.written_at = now
+        record.tokens -= 1
+
+    def _record(self, name: Name) -> _Record | None:
+        service, object_ = name
+        return self._records.get(service, {}).get(object_)
+
+    def _expire(self, record: _Record, now: float) -> None:
+        quiet = FORGET_AFTER_SECONDS + 2 * record.longest_pause_seconds()
+        if now - record.written_at > quiet:
+            record.counts = {}
+
+
+def _values(differences: Iterable[Difference]) -> frozenset[tuple[str, str]]:
+    return frozenset((each.path, json.dumps(each.live, sort_keys=True)) for each in differences)
+
+
+def _digest(manifest: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).digest()

@@ -1,0 +1,148 @@
+"""Writes the status of a service, also where the cluster's CustomResourceDefinition is older.
+
+The API server refuses a whole status because of one field that its schema does not know. Such
+fields are left out, so that the rest is told.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.cluster import Cache, Cluster, is_same_version
+from llmservice_operator.convergence import ConvergenceGuard, Name
+from llmservice_operator.desired.comparison import find_differences
+from llmservice_operator.errors import ClusterError
+
+logger = logging.getLogger(__name__)
+
+TRY_AGAIN_SECONDS = 300.0
+"""After this time the fields that the CRD lacked are sent again: it may have been upgraded."""
+_UNKNOWN_FIELD = re.compile(r"\.status((?:\.\w+|\[[^\]]*\])+): field not declared in schema")
+
+Path = tuple[str, ...]
+"""Names of fields from the status down; items of lists are not counted."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of writing a status."""
+
+    is_changed: bool
+    look_again_seconds: float | None = None
+    """When it may be written again, if it was left alone because somebody changes it back."""
+
+
+class StatusWriter:
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        guard: ConvergenceGuard,
+        on_problem: Callable[[str | None], None],
+    ) -> None:
+        """`on_problem` takes what is wrong with the CRD, and None once nothing is."""
+        self._cluster = cluster
+        self._cache = cache
+        self._guard = guard
+        self._on_problem = on_problem
+        self._unknown: frozenset[Path] = frozenset()
+        """Fields that the cluster's CRD does not know."""
+        self._found_out_at = 0.0
+
+    async def write(self, body: Manifest, status: Mapping[str, Any]) -> Written:
+        """Apply the status of the service `body` unless it is there already.
+
+        Raises ClusterError.
+        """
+        now, metadata = asyncio.get_running_loop().time(), body["metadata"]
+        tried = self._unknown
+        if tried and now - self._found_out_at > TRY_AGAIN_SECONDS:
+            tried = frozenset()
+        wanted = {"status": without(status, tried)}
+        differences = list(find_differences(body, wanted, "status"))
+        if not differences:
+            return Written(False)
+        known_as: Name = ((metadata["namespace"], metadata["name"]), "status")
+        pause = self._guard.pause(known_as, wanted, differences, now)
+        if pause is not None:
+            logger.warning(
+                "the status is left alone for %.0f s: another client changes %s back",
+                pause.seconds,
+                differences[0].path,
+            )
+            return Written(False, pause.seconds)
+        stored = await self._apply(body, status, tried, now)
+        self._cache.observe(stored)
+        self._guard.wrote(known_as, wanted, differences, [], now)
+        return Written(not is_same_version(stored, body))
+
+    async def _apply(
+        self, body: Manifest, status: Mapping[str, Any], unknown: frozenset[Path], now: float
+    ) -> Manifest:
+        while True:
+            try:
+                stored = await self._send(body, without(status, unknown))
+            except ClusterError as error:
+                found = unknown_fields(error.message) - unknown
+                if not found:
+                    raise
+                unknown |= found
+            else:
+                break
+        if unknown != self._unknown:
+            self._tell(unknown)
+        if unknown:
+            self._found_out_at = now
+        self._unknown = unknown
+        return stored
+
+    def _tell(self, unknown: frozenset[Path]) -> None:
+        if not unknown:
+            logger.info("the LLMService CRD knows every field of the status again")
+            self._on_problem(None)
+            return
+        fields = ", ".join(sorted(f"status.{'.'.join(path)}" for path in unknown))
+        problem = (
+            f"the cluster's LLMService CRD is older than the operator and lacks {fields}, which is "
+            "left out: apply crds/llmservice.yaml of the operator's version, or install the chart "
+            "with crds.install=true"
+        )
+        logger.error("%s", problem)
+        self._on_problem(problem)
+
+    async def _send(self, body: Manifest, status: Mapping[str, Any]) -> Manifest:
+        metadata = body["metadata"]
+        return await self._cluster.apply_status(
+            {
+                "apiVersion": body["apiVersion"],
+                "kind": body["kind"],
+                # The uid makes it this very service: not a new one that took its name.
+                "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
+                "status": dict(status),
+            }
+        )
+
+
+def unknown_fields(refusal: str) -> frozenset[Path]:
+    """Return the fields of the status that the API server says its schema does not declare."""
+    found = (re.sub(r"\[[^\]]*\]", "", path) for path in _UNKNOWN_FIELD.findall(refusal))
+    return frozenset(tuple(path.strip(".").split(".")) for path in found)
+
+
+def without(value: Any, paths: Collection[Path]) -> Any:
+    """Return the value without the fields at these paths, in every item of a list."""
+    if not paths:
+        return value
+    if isinstance(value, list):
+        return [without(each, paths) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: without(each, [path[1:] for path in paths if path[0] == key and len(path) > 1])
+        for key, each in value.items()
+        if (key,) not in paths
+    }
