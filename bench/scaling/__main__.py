@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
-    """Run the requested parts; a missed gate is reported and is not an error."""
+    """Run the requested parts. A missed gate is reported and is not an error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="every cell; writes CSV and plots")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
@@ -59,7 +59,7 @@ def main() -> int:
         results += run_all(
             [run for run in other_runs(names) if run.workload in wanted], arguments.jobs
         )
-        # matplotlib is loaded only where something is drawn.
+        # matplotlib is loaded only to draw.
         from scaling.plots import draw_all
 
         write_csv(results, commit)
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def _commit() -> str:
-    """The commit under test; a source archive has none."""
+    """Return the commit under test; a source archive has none."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 
@@ -97,8 +97,8 @@ def _sustained(workload: Workload) -> str:
 
 
 def run_all(runs: list[Run], jobs: int) -> list[Result]:
-    """All runs on some processes, with a line of progress for every tenth."""
-    # Compiling and measuring once here spares every process from doing it at the same time.
+    """Run all runs on several processes, and print progress after every tenth."""
+    # Compiling and measuring once here saves every process from doing it at the same time.
     for name in sorted({run.workload for run in runs}):
         print(_sustained(WORKLOADS[name]), flush=True)
     results = []
@@ -113,7 +113,7 @@ def run_all(runs: list[Run], jobs: int) -> list[Result]:
 
 
 def print_tables(results: list[Result]) -> None:
-    """Every cell of the first seed, then the sum of the cells by policy."""
+    """Print every cell of the first seed, then the sum of the cells by policy."""
     print(
         f"\n{'workload':<16}{'cold':>5} {'policy':<26}{'GPU-h':>8}{'SLO %':>8}{'events':>8}"
         f"{'peak':>6}{'use %':>7}{'recovery':>10}{'cut':>5}"
@@ -144,7 +144,7 @@ def print_tables(results: list[Result]) -> None:
 
 
 def write_csv(results: Iterable[Result], commit: str) -> None:
-    """Every run in one table, with the commit it came from."""
+    """Write every run into one table, with the commit that it measured."""
     RESULTS.mkdir(exist_ok=True)
     rows = [
         {**asdict(result.run), **{k: v for k, v in asdict(result).items() if k != "run"}}

@@ -1,4 +1,5 @@
-"""Draws docs/capacity.png: misses of the capacity formula by cause, against simulated engines.
+"""Draws docs/capacity.png: the misses that the capacity formula predicts by cause, and those of
+simulated engines.
 
 PYTHONPATH=bench uv run python -m scaling.capacity_figure
 """
@@ -21,7 +22,8 @@ from scaling.workloads import GATE_WORKLOADS, Workload
 
 FIGURE = Path(__file__).parents[2] / "docs/capacity.png"
 SHOWN = ("prefill-bursts", "azure", "reasoning", "small-gpu")
-"""Short answers to long prompts, usual ones, long answers, and slow steps."""
+"""Workloads of the figure: short answers to long prompts, usual ones, long answers, and slow
+steps."""
 POINTS = 12
 
 

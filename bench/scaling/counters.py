@@ -1,11 +1,11 @@
-"""The counters that a model server would report of a simulated engine."""
+"""Computes the counters that a model server would report of a simulated engine."""
 
 from llmservice_operator.scaling.signals import Counters, StepSums
 from scaling.engine import COUNTED, FINISHED, Fleet
 
 
 def counters_of(fleet: Fleet, engine: int) -> Counters:
-    """Return what one engine has done so far. Every finished request is judged."""
+    """Return the counters of one engine so far. Every finished request is judged."""
     totals = [float(value) for value in fleet.totals[engine]]
     return Counters(
         **dict(zip(COUNTED, totals, strict=False)),

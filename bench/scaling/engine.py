@@ -33,7 +33,7 @@ COUNTED = (
     "slo_met",
     "answer_tokens",
 )
-"""The totals that a model server reports, by the name of its counter."""
+"""Totals that a model server reports, by the name of its counter."""
 MOMENTS = STEP_MOMENTS
 BUCKETS = LENGTH_BUCKETS
 
@@ -49,13 +49,13 @@ class Requests(NamedTuple):
     """Prompt tokens that the prefix cache holds."""
     answer: Array
     first_token: Array
-    """Seconds; negative until it happened."""
+    """Time of the first token in seconds; negative before it."""
     finish: Array
     to_compute: Array
     """Prompt tokens (and, after a preemption, answer tokens) still to be computed."""
     generated: Array
     behind: Array
-    """The next request in the same queue, or -1."""
+    """Next request in the same queue; -1 for none."""
 
 
 class Fleet(NamedTuple):
@@ -69,10 +69,10 @@ class Fleet(NamedTuple):
     head_admitted: Array
     running: Array
     sequences: Array
-    """The running sequences of each engine, as request numbers, the youngest last."""
+    """Running sequences of each engine, as request numbers, the youngest last."""
     kv_used: Array
     kv_read: Array
-    """KV tokens of the sequences that decode: what one step reads."""
+    """KV tokens of the decoding sequences, which one step reads."""
     totals: Array
     prompt_lengths: Array
     answer_lengths: Array
@@ -146,7 +146,7 @@ def enqueue(requests: Requests, fleet: Fleet, engine: int, request: int) -> None
 
 @njit(cache=True)
 def _preempt(requests: Requests, fleet: Fleet, engine: int) -> None:
-    """The youngest sequence gives its KV tokens back and waits again, first in line."""
+    """Preempt the youngest sequence: it releases its KV tokens and waits first in the queue."""
     fleet.running[engine] -= 1
     victim = fleet.sequences[engine, fleet.running[engine]]
     held = requests.prompt[victim] + requests.generated[victim]
@@ -189,7 +189,7 @@ def _finish(requests: Requests, fleet: Fleet, engine: int, request: int, slo: Ar
 def _step(
     requests: Requests, fleet: Fleet, engine: int, step: Array, limits: Array, slo: Array
 ) -> None:
-    """One engine step."""
+    """Run one engine step."""
     capacity = limits[KV_CAPACITY]
     while fleet.kv_used[engine] + fleet.running[engine] > capacity and fleet.running[engine] > 1:
         _preempt(requests, fleet, engine)

@@ -1,4 +1,4 @@
-"""The gates: figures of many runs against their limits."""
+"""The gates: figures of many runs, each compared with its limit."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,12 +9,12 @@ from scaling.workloads import GATE_WORKLOADS
 
 CELLS = tuple((w.name, cold) for w in GATE_WORKLOADS for cold in GATE_COLD_STARTS)
 FEWEST_PERCENT = 85.0
-"""Mean SLO attainment from which a peer counts as serving at all."""
+"""Mean SLO attainment from which a peer counts as meeting the service's purpose."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One figure, its limit, and the value that each seed alone gives."""
+    """One figure, its limit, and its value for each seed alone."""
 
     name: str
     limit: float
@@ -52,7 +52,7 @@ class Figures:
     def over_cells(
         self, policy: str, seed: int, figure: Callable[[Result], float], prior: float = 1.0
     ) -> list[float]:
-        """The figure in each of the gate cells; not-a-number where the run is missing."""
+        """Return the figure in each of the gate cells; not-a-number where the run is missing."""
         rows = [self._by_key.get((*cell, policy, seed, prior)) for cell in CELLS]
         return [math.nan if row is None else figure(row) for row in rows]
 
@@ -77,7 +77,7 @@ def mean(values: list[float]) -> float:
 
 
 def best_peer(figures: Figures) -> str | None:
-    """The peer with the fewest GPU-hours of those that serve."""
+    """Return the peer with the fewest GPU-hours of those that meet the service's purpose."""
     serving = [
         name
         for name in figures.peers()
@@ -88,7 +88,7 @@ def best_peer(figures: Figures) -> str | None:
 
 
 def dominated_cells(figures: Figures) -> list[tuple[tuple[str, float], str]]:
-    """Cells in which a peer needs fewer GPU-hours and attains more, with that peer."""
+    """Return the cells in which a peer needs fewer GPU-hours and attains more, with that peer."""
     hours = figures.over_cells(OURS, SEEDS[0], gpu_hours)
     share = figures.over_cells(OURS, SEEDS[0], attainment)
     found = []
@@ -102,7 +102,7 @@ def dominated_cells(figures: Figures) -> list[tuple[tuple[str, float], str]]:
 
 
 def gates(results: Iterable[Result]) -> list[Gate]:
-    """Every gate, in the order of the report."""
+    """Return every gate, in the order of the report."""
     figures = Figures(results)
     ours = [r for r in figures.results if r.run.policy == OURS]
 

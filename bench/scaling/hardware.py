@@ -15,7 +15,9 @@ from scaling.engine import Array
 
 @dataclass(frozen=True)
 class Hardware:
-    """One replica: the truth, and the prior that the product computes from data sheets."""
+    """One replica: its true step model, and the prior that the product computes from data
+    sheets.
+    """
 
     step: StepModel
     limits: EngineLimits
@@ -45,11 +47,11 @@ H100 = Hardware(
     EngineLimits(max_sequences=256, kv_capacity_tokens=420_000, max_step_tokens=1024),
     prior_step_model(hardware_class("NVIDIA-H100-80GB-HBM3"), **_EIGHT_BILLION),
 )
-"""An 8-billion-parameter model on one large accelerator."""
+"""Engine with an 8-billion-parameter model on one large accelerator."""
 
 A10 = Hardware(
     StepModel(fixed=30e-3, prefill=160e-6, sequence=60e-6, kv=220e-9),
     EngineLimits(max_sequences=128, kv_capacity_tokens=40_000, max_step_tokens=256),
     prior_step_model(hardware_class("NVIDIA-A10"), **_EIGHT_BILLION),
 )
-"""The same model on a small accelerator: little KV, slow steps."""
+"""Engine with the same model on a small accelerator: little KV memory, slow steps."""

@@ -1,8 +1,8 @@
-"""A clairvoyant policy: it knows the whole traffic, the capacity and the cold start.
+"""A clairvoyant policy, which knows the whole traffic, the capacity and the cold start.
 
-Replicas at a time = the most that the load from one cold start ago to one cold start ahead needs
-at 85 % of the capacity, the load smoothed over 30 seconds. A reference, not a bound: where load
-jumps within the smoothing it is too small.
+Its replicas at a time are the most that the load needs at 85 % of the capacity, from one cold start
+ago to one cold start ahead. The load is smoothed over 30 seconds. The policy is a reference, not a
+bound: where load jumps within the smoothing, it is too small.
 """
 
 import math
@@ -20,7 +20,7 @@ AHEAD_COLD_STARTS = 1.25
 
 
 def offered_load(workload: Workload, traffic: Traffic) -> Array:
-    """Replicas at full capacity that the arrivals of each second need, smoothed."""
+    """Return the replicas at full capacity that the arrivals of each second need, smoothed."""
     step = workload.hardware.step
     held = float(np.mean(traffic.prompt) + np.mean(traffic.answer) / 2)
     work = (traffic.prompt - traffic.cached) * step.prefill + traffic.answer * (
@@ -38,7 +38,7 @@ def offered_load(workload: Workload, traffic: Traffic) -> Array:
 
 
 class Oracle:
-    """Replicas by the future."""
+    """Decides on replicas from the future load."""
 
     def __init__(self, workload: Workload, traffic: Traffic, cold_start: float) -> None:
         load = offered_load(workload, traffic)

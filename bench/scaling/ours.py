@@ -1,4 +1,4 @@
-"""Our policy: the product's own modules, fed as the metrics server feeds them."""
+"""Our policy: the product's own modules, with the same inputs as in the metrics server."""
 
 from dataclasses import dataclass, field
 
@@ -23,12 +23,12 @@ from scaling.simulation import Pod, Simulation
 SCRAPE_SECONDS = 5
 SYNC_SECONDS = 15
 PATCH_SECONDS = 300.0
-"""How often the operator changes the HPA's behavior at most."""
+"""Shortest time between two changes of the HPA's behavior by the operator."""
 
 
 @dataclass
 class Ours:
-    """Demand from every scrape, replicas from every sync of the HPA."""
+    """Computes the demand at every scrape, and the replicas at every sync of the HPA."""
 
     prior_factor: float = 1.0
     state: ScalingState | None = None
@@ -47,7 +47,9 @@ class Ours:
         return None
 
     def victim_order(self, view: Simulation, pods: list[Pod]) -> list[Pod]:
-        """The pod-deletion-cost that the operator sets: the emptiest first, then the newest."""
+        """Return the order of the pod-deletion-cost that the operator sets: the emptiest first,
+        then the newest.
+        """
         fleet = view.fleet
         return sorted(
             pods,

@@ -1,8 +1,8 @@
 """The policies of other autoscalers, re-implemented from their documented rules.
 
-Each keeps its own averages from metrics that are fresh to the second, fresher than any of them
-gets in a cluster. `default` settings are the ones they ship; `tuned` ones are set per workload
-from the true capacity, which no user knows.
+Each keeps its own averages from metrics that are fresh to the second, fresher than in any cluster.
+`default` settings are those of the release. `tuned` settings are set per workload from the true
+capacity, which no user knows.
 """
 
 import math
@@ -29,7 +29,7 @@ Signal = Callable[[Simulation], float]
 
 
 def concurrency(view: Simulation) -> float:
-    """Requests inside the service, running or waiting."""
+    """Return the requests inside the service, running or waiting."""
     ready = view.ready
     return float(np.sum(view.running(ready)) + np.sum(view.waiting(ready))) + view.held
 
@@ -39,7 +39,7 @@ def waiting(view: Simulation) -> float:
 
 
 class Newest:
-    """Scale-down of a plain ReplicaSet: the newest pod goes first."""
+    """Scale-down of a plain ReplicaSet: the newest pod is removed first."""
 
     def victim_order(self, view: Simulation, pods: list[Pod]) -> list[Pod]:
         return sorted(pods, key=lambda pod: -pod.created)
@@ -47,7 +47,7 @@ class Newest:
 
 @dataclass
 class Average:
-    """A signal's mean over the last seconds."""
+    """Mean of a signal over the last seconds."""
 
     seconds: int
     values: deque[float] = field(default_factory=deque)
@@ -76,7 +76,7 @@ DEFAULT_UP = ScalingRules(
     (ChangePolicy(PolicyType.PODS, 4, 15), ChangePolicy(PolicyType.PERCENT, 100, 15)),
 )
 DEFAULT = Behavior(DEFAULT_UP, slow(300))
-"""The behavior of an HPA without one."""
+"""Behavior of an HPA whose spec sets none."""
 
 
 class HpaOn(Newest):
@@ -115,13 +115,15 @@ class DutyCycle(HpaOn):
             shares.append(100 * min((seen[-1] - seen[0]) / max(len(seen) - 1, 1), 1.0))
         total = sum(shares)
         if shares and total / len(shares) <= self.target:
-            # To scale down, only ready pods count: the rest are assumed to equal the mean.
+            # To scale down, only ready pods count. The others are assumed to equal the mean.
             return total / len(shares) * view.desired
         return total
 
 
 class Kaito(Newest):
-    """Waiting requests over 10; one more each five minutes, one fewer each ten."""
+    """KAITO: adds a replica each five minutes while more than 10 requests wait, and removes one
+    each ten minutes otherwise.
+    """
 
     def __init__(self) -> None:
         behavior = Behavior(
@@ -132,7 +134,10 @@ class Kaito(Newest):
 
 
 class KubeAI(Newest):
-    """Mean active requests of ten minutes over a target; down only after 30 s of agreement."""
+    """KubeAI: mean active requests of ten minutes over a target.
+
+    It removes replicas only after 30 s of agreement.
+    """
 
     def __init__(self, target: float = 100.0) -> None:
         self.target, self.active, self.lower_since = target, Average(60), 0.0
@@ -148,7 +153,9 @@ class KubeAI(Newest):
 
 
 class Knative(Newest):
-    """Concurrency over a target: a stable minute, and a panic of six seconds."""
+    """Knative: concurrency over a target, with a stable window of one minute and a panic window of
+    six seconds.
+    """
 
     def __init__(self, target: float = 70.0) -> None:
         self.target = target
@@ -175,7 +182,9 @@ class Knative(Newest):
 
 
 class WvaOne(Newest):
-    """llm-d workload variant autoscaler, first version: spare KV and queue room, one at a time."""
+    """llm-d workload variant autoscaler, first version: spare KV and queue room, one replica at a
+    time.
+    """
 
     def __init__(self) -> None:
         self.desired = 1.0
@@ -222,9 +231,11 @@ def _peak(averages: dict[str, Average], name: str, value: float) -> deque[float]
 
 
 class WvaTwo(Newest):
-    """llm-d workload variant autoscaler, second version: KV tokens needed over KV tokens offered.
+    """llm-d workload variant autoscaler, second version: KV tokens needed over KV tokens
+    offered.
 
-    A replica's capacity is 80 % of its KV tokens, or what it held when its queue was five long.
+    A replica's capacity is 80 % of its KV tokens, or the tokens that it held when its queue was
+    five long.
     """
 
     def __init__(self, window_seconds: float) -> None:
@@ -261,8 +272,8 @@ class WvaTwo(Newest):
 class AIBrix(Newest):
     """AIBrix: per-pod mean of KV usage over a target, at most doubled and at least halved.
 
-    `is_kpa`: the target divides the mean without the number of pods, as its source does. The
-    scale-down "cooldown" takes the least of 300 s, as its source does; `guarded` the most.
+    With `is_kpa`, the target divides the mean without the number of pods, as in its source. The
+    scale-down "cooldown" takes the least of 300 s, as in its source; with `guarded`, the most.
     """
 
     def __init__(self, target: float = 0.5, *, is_kpa: bool = False, guarded: bool = False) -> None:
@@ -293,7 +304,7 @@ class AIBrix(Newest):
 
 
 class Dynamo(Newest):
-    """Dynamo's planner on load: KV blocks in use and queued over all of them, one pod at a time."""
+    """Dynamo's planner on load: used and queued KV blocks over all of them, one pod at a time."""
 
     def __init__(self, up: float = 1.0, down: float = 0.6) -> None:
         self.up, self.down = up, down
@@ -316,9 +327,11 @@ class Dynamo(Newest):
 
 
 class DynamoSla(Newest):
-    """Dynamo's planner on SLA: a floor from the predicted rate every three minutes, plus load.
+    """Dynamo's planner on SLA: a floor from the predicted rate every three minutes, plus the
+    load.
 
-    The rate one engine sustains comes from its offline profile, taken as the true capacity.
+    The rate that one engine sustains comes from its offline profile, taken as the true
+    capacity.
     """
 
     def __init__(self, capacity: float) -> None:
@@ -342,7 +355,7 @@ class DynamoSla(Newest):
 
 
 def peers(truth: Truth) -> dict[str, Policy]:
-    """Every peer by name; the tuned ones aim at 85 % of the true capacity."""
+    """Return every peer by name. The tuned ones aim at 85 % of the true capacity."""
     requests = max(truth.running_at_target, 1.0)
     kv = max(truth.kv_at_target, 0.01)
     return {

@@ -20,7 +20,7 @@ COLORS = {OURS: "tab:blue", ORACLE: "tab:gray", "llm-d-concurrency-tuned": "tab:
 
 
 def draw_all(folder: Path) -> None:
-    """One plot for each workload and cold start of the gates."""
+    """Draw one plot for each workload and cold start of the gates."""
     folder.mkdir(exist_ok=True)
     for workload in GATE_WORKLOADS:
         for cold_start in GATE_COLD_STARTS:
@@ -28,7 +28,7 @@ def draw_all(folder: Path) -> None:
 
 
 def draw(workload: Workload, cold_start: float, folder: Path) -> None:
-    """Ours next to the oracle and the strongest kind of peer."""
+    """Draw our policy beside the oracle and the strongest kind of peer."""
     figure, (replicas, utilization, attainment) = plt.subplots(3, 1, sharex=True, figsize=(9, 8))
     for policy, color in COLORS.items():
         simulation, _ = simulate(Run(workload.name, cold_start, policy, SEEDS[0]))

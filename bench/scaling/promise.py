@@ -1,4 +1,6 @@
-"""The rate that one engine sustains by the product's formula, for comparison with the truth."""
+"""Computes the rate that one engine sustains by the product's formula, for comparison with the
+truth.
+"""
 
 import numpy as np
 
@@ -26,12 +28,12 @@ def seen_mix(workload: Workload, rate: float) -> RequestMix:
 
 
 def promised_rate(hardware: Hardware, mix: RequestMix) -> float:
-    """Requests per second by the product's formula."""
+    """Return the requests per second that one engine sustains by the product's formula."""
     return sustainable_rate(mix, hardware.step, hardware.limits, SLO)
 
 
 def mean_rate(hardware: Hardware, mix: RequestMix) -> float:
-    """Requests per second at which the MEAN inter-token latency meets the SLO."""
+    """Return the requests per second at which the MEAN inter-token latency meets the SLO."""
     step = hardware.step
     work = mix.prompt_work(step) + (mix.answers.mean - 1) * mix.token_work(step)
     return (1 - step.fixed / (SLO.itl_seconds or np.inf)) / work

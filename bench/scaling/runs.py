@@ -1,4 +1,4 @@
-"""The runs of the bench: one run is one policy on one cell with one seed."""
+"""The runs of the bench. One run is one policy on one cell with one seed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ OUTAGE_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Run:
-    """One simulation, by values that can be written into a file."""
+    """One simulation, as values that can be written into a file."""
 
     workload: str
     cold_start: float
@@ -54,7 +54,7 @@ class Result:
 
 
 def gate_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
-    """The runs that the gates need."""
+    """Return the runs that the gates need."""
     for workload in GATE_WORKLOADS:
         for cold_start in GATE_COLD_STARTS:
             for seed in SEEDS:
@@ -68,7 +68,9 @@ def gate_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
 
 
 def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
-    """Runs without a gate: other cold starts, a prefix cache, a pod that never starts."""
+    """Return the runs without a gate: other cold starts, a prefix cache, a pod that never
+    starts.
+    """
     for workload in GATE_WORKLOADS:
         for cold_start in OTHER_COLD_STARTS:
             for policy in (OURS, ORACLE, *peer_names):
@@ -79,7 +81,7 @@ def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
 
 
 def peer_names() -> tuple[str, ...]:
-    """The names of all peers, without measuring anything."""
+    """Return the names of all peers, without a measurement."""
     return tuple(peers(Truth(1, 1, 1)))
 
 
@@ -97,10 +99,11 @@ def policy_of(run: Run, oracle: Oracle, workload: Workload) -> Policy:
 
 
 def simulate(run: Run) -> tuple[Simulation, Policy]:
-    """Run it, and hand back everything that happened."""
+    """Simulate the run, and return its simulation."""
     workload, traffic = WORKLOADS[run.workload], _traffic(run.workload, run.seed)
     oracle = Oracle(workload, traffic, run.cold_start)
-    # An outage hides the fall from the peak: the worst moment to mistake silence for idleness.
+    # An outage hides the fall from the peak, which is the worst moment to mistake silence for
+    # idleness.
     hidden = 0.3 * traffic.seconds
     scenario = Scenario(
         run.cold_start,
@@ -114,7 +117,7 @@ def simulate(run: Run) -> tuple[Simulation, Policy]:
 
 
 def result_of(run: Run) -> Result:
-    """Run it, and hand back its figures."""
+    """Simulate the run, and return its figures."""
     simulation, _ = simulate(run)
     workload = simulation.workload
     counted = simulation.counted

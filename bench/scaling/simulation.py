@@ -1,6 +1,6 @@
-"""One service under one policy: pods that start cold, serve, drain and are paid for.
+"""Simulates one service under one policy: pods start cold, serve, drain and are paid for.
 
-Time goes in steps of one second; inside a second the engines run on their own clocks.
+Time advances in steps of one second. Within a second, the engines run on their own clocks.
 """
 
 from collections import deque
@@ -14,7 +14,8 @@ from scaling.hardware import SLO, SLO_ARRAY
 from scaling.workloads import Traffic, Workload
 
 EXCLUDED_SECONDS = 300.0
-"""The start, in which every policy finds its footing, is in no figure."""
+"""Length of the start in seconds. No figure includes it, because every policy needs time to
+adapt."""
 
 DRAIN_DEADLINE_SECONDS = 600.0
 COLD_START_SPREAD = (0.85, 1.25)
@@ -48,22 +49,23 @@ class Scenario:
     outage: tuple[float, float] | None = None
     """Every scrape in this span fails."""
     never_ready: int | None = None
-    """The pod with this number, counted from the first that was created later, never starts."""
+    """Number of a pod that never starts, counted from the first pod that was created later than the
+    start."""
 
 
 class Policy(Protocol):
-    """Anything that decides on replicas."""
+    """A policy that decides on replicas."""
 
     def step(self, view: "Simulation") -> int | None:
-        """The desired replicas at this second; None leaves them."""
+        """Return the desired replicas at this second; None leaves them unchanged."""
 
     def victim_order(self, view: "Simulation", pods: list[Pod]) -> list[Pod]:
-        """Ready pods, the one to go first."""
+        """Return the Ready pods in the order of their removal."""
 
 
 @dataclass
 class Simulation:
-    """The service as policies see it; metrics are fresh to the second for everyone."""
+    """The service as policies see it. Its metrics are fresh to the second for every policy."""
 
     workload: Workload
     traffic: Traffic
@@ -216,7 +218,7 @@ class Simulation:
 
     @property
     def met(self) -> Array:
-        """Whether each request met the SLO; one that never started has missed it."""
+        """Whether each request met the SLO. A request that never started has missed it."""
         fast = self.met_ttft
         requests = self.requests
         done = requests.finish >= 0
@@ -236,7 +238,9 @@ class Simulation:
 
     @property
     def counted(self) -> Array:
-        """Requests in the figures: not of the start, nor so late that they could not answer."""
+        """Requests that count in the figures: none from the start, and none that arrived
+        too late to be answered.
+        """
         arrival = self.requests.arrival
         return (arrival > EXCLUDED_SECONDS) & (arrival < self.traffic.seconds - 5)
 
@@ -245,7 +249,9 @@ class Simulation:
         return 100 * float(np.mean(self.met[self.counted]))
 
     def recovery_seconds(self, burst_at: float, span: float = 600.0) -> float:
-        """From the burst's start to the end of its last bucket that misses the TTFT objective."""
+        """Return the seconds from the burst's start to the end of its last bucket that misses the
+        TTFT objective.
+        """
         arrival, met = self.requests.arrival, self.met_ttft
         recovered = 0.0
         for start in np.arange(burst_at, burst_at + span, BUCKET_SECONDS):

@@ -1,7 +1,8 @@
-"""The truth about one engine: the rate at which its SLO attainment falls to the objective.
+"""Measures the truth about one engine: the rate at which its SLO attainment falls to the
+objective.
 
-Found by simulation and bisection, without the product's formulas: the oracle's replicas, the
-peers' hand-tuned targets and the error of our utilization are measured against it.
+It uses simulation and bisection, without the product's formulas. The oracle's replicas, the peers'
+hand-tuned targets and the error of our utilization are measured against it.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ WARM_UP_SECONDS = 200.0
 
 @dataclass(frozen=True)
 class Level:
-    """One engine under one constant rate."""
+    """Results of one engine under one constant rate."""
 
     rate: float
     attainment: float
@@ -38,7 +39,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Truth:
-    """One engine under one mix, as the simulation finds it."""
+    """True capacity of one engine under one mix, by simulation."""
 
     capacity: float
     """Requests per second of this mix at which one engine's attainment meets the objective."""

@@ -26,24 +26,25 @@ class Traffic:
     answer: Array
     cached: Array
     seconds: float
-    """When the traffic ends."""
+    """Time in seconds at which the traffic ends."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A kind of traffic on a kind of engine."""
+    """One kind of traffic on one kind of engine."""
 
     name: str
     hardware: Hardware
     max_replicas: int
-    """About three times what the peak needs, so that the maximum limits only waste."""
+    """Maximum replicas: about three times the peak's need, so that the maximum limits only
+    waste."""
     make: Callable[[Generator], Traffic]
     burst_at: float | None = None
-    """When the load steps up; recovery is measured from there."""
+    """Time at which the load steps up, from which recovery is measured."""
 
 
 def lognormal(rng: Generator, mean: float, spread: float, low: int, high: int, n: int) -> Array:
-    """Token counts with this mean and coefficient of variation, cut to [low, high]."""
+    """Return token counts with this mean and coefficient of variation, cut to [low, high]."""
     sigma = np.sqrt(np.log1p(spread**2))
     drawn = rng.lognormal(np.log(mean) - sigma**2 / 2, sigma, n)
     return np.clip(np.rint(drawn), low, high).astype(np.int64)
@@ -55,7 +56,7 @@ def gamma(rng: Generator, mean: float, spread: float, low: int, high: int, n: in
 
 
 def poisson(rng: Generator, rate: Callable[[Array], Array], peak: float, seconds: float) -> Array:
-    """Arrival times of a Poisson process whose rate changes, by thinning."""
+    """Return arrival times of a Poisson process whose rate changes, by thinning."""
     count = rng.poisson(peak * seconds)
     times = np.sort(rng.uniform(0, seconds, count))
     return times[rng.uniform(0, peak, count) < rate(times)]
@@ -69,7 +70,9 @@ def _trace() -> tuple[Array, Array, Array]:
 
 
 def azure(rng: Generator) -> Traffic:
-    """The conversation trace, ten times: each request also comes at nine moments around its own."""
+    """Return the conversation trace, ten times over: each request also arrives at nine moments near
+    its own.
+    """
     times, prompts, answers = _trace()
     copies = 10
     moved = np.repeat(times, copies) + rng.normal(0, 5, len(times) * copies)
@@ -95,7 +98,7 @@ def _conversation(rng: Generator, arrival: Array, seconds: float) -> Traffic:
 
 
 def burst(rng: Generator) -> Traffic:
-    """20 requests/s, 80 for ten minutes, 20 again."""
+    """Return 20 requests/s, then 80 for ten minutes, then 20 again."""
     seconds = 2400.0
 
     def rate(t: Array) -> Array:
@@ -105,7 +108,7 @@ def burst(rng: Generator) -> Traffic:
 
 
 def diurnal(rng: Generator) -> Traffic:
-    """A day in two hours: between 15 and 105 requests/s."""
+    """Return a day in two hours: between 15 and 105 requests/s."""
     seconds = 7200.0
 
     def rate(t: Array) -> Array:
@@ -115,7 +118,9 @@ def diurnal(rng: Generator) -> Traffic:
 
 
 def prefill_bursts(rng: Generator) -> Traffic:
-    """Long prompts, short answers; minutes of silence and minutes of up to 80 requests/s."""
+    """Return long prompts with short answers: minutes of silence and minutes of up to 80
+    requests/s.
+    """
     seconds = 3600.0
     minutes = rng.gamma(0.5, 30.0, 60)
     minutes[rng.uniform(size=60) < 0.25] = 0
@@ -131,7 +136,9 @@ def prefill_bursts(rng: Generator) -> Traffic:
 
 
 def reasoning(rng: Generator) -> Traffic:
-    """Short prompts, very long answers of very different lengths: bound by KV tokens."""
+    """Return short prompts with very long answers of very different lengths, limited by KV
+    tokens.
+    """
     seconds = 5400.0
 
     def rate(t: Array) -> Array:
@@ -143,7 +150,7 @@ def reasoning(rng: Generator) -> Traffic:
 
 
 def small_gpu(rng: Generator) -> Traffic:
-    """A day in two hours on small accelerators, with short prompts."""
+    """Return a day in two hours on small accelerators, with short prompts."""
     seconds = 7200.0
 
     def rate(t: Array) -> Array:
@@ -155,7 +162,7 @@ def small_gpu(rng: Generator) -> Traffic:
 
 
 def prefix_cache(rng: Generator) -> Traffic:
-    """The diurnal load with conversations that share two thirds of most prompts."""
+    """Return the diurnal load with conversations that share two thirds of most prompts."""
     plain = diurnal(rng)
     share = np.where(rng.uniform(size=len(plain.arrival)) < 0.8, 0.8, 0.0)
     cached = np.minimum((plain.prompt * share).astype(np.int64), plain.prompt - 1)

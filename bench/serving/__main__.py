@@ -1,7 +1,7 @@
-"""Measure the model server: against stock vLLM, its batching, and speculative decoding.
+"""Measures the model server: against stock vLLM, its batching, and speculative decoding.
 
-Prints a table for each part and, at the end, a line for each gate; writes CSV and PNG files. A
-missed gate is reported and is not an error. Give the machine nothing else to do meanwhile.
+It prints a table for each part and, at the end, a line for each gate, and writes CSV and PNG files.
+A missed gate is reported and is not an error. The machine should run nothing else meanwhile.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _TINY = "llmservice-test/tiny-random-llama"
 
 
 def main() -> int:
-    """Run the parts that were asked for."""
+    """Run the requested parts."""
     parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(_PARTS)}")
     parser.add_argument("--short", action="store_true", help="see that it works; decides nothing")

@@ -1,8 +1,9 @@
-"""Continuous batching against waves and padded static batches, next to the prediction of theory.
+"""Compares continuous batching with waves, with padded static batches, and with the theory's
+prediction.
 
-A wave is a batch whose next one starts when its last answer has ended; answers that end early free
-their part of the computation. A padded static batch computes every answer to the length of its
-longest one, and only the wanted tokens count.
+The next wave starts when the last answer of a wave has ended. Answers that end early free their
+part of the computation. A padded static batch computes every answer to the length of its longest
+one, and only the requested tokens count.
 """
 
 import heapq
@@ -30,7 +31,7 @@ class Mix:
     draw: Callable[[random.Random], float]
 
     def lengths(self, count: int) -> list[int]:
-        """Return so many lengths, the same ones every time."""
+        """Return this many lengths, always the same ones."""
         chance = random.Random(1)
         return [max(1, min(LONGEST, round(self.draw(chance)))) for _ in range(count)]
 
@@ -44,16 +45,16 @@ MIXES = (
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is asked for."""
+    """Number of requests of each measurement."""
 
     requests: int = 128
     repeats: int = 3
     batches_of_model: int = 6
-    """Requests of a measurement of the model, in batches."""
+    """Requests of one measurement of the throughput model, in batches."""
 
 
 def measure(python: Path, model: Path, folder: Path, effort: Effort) -> tuple[list[Row], list[Row]]:
-    """Return the table of batching, and that of the model of throughput."""
+    """Return the table of batching, and the table of the throughput model."""
     with servers.ours(python, model, folder, [f"--max-num-seqs={BATCH}"]) as server:
         run(server, [16] * BATCH, concurrency=BATCH, stream=False)
         batching = [_batching_row(server, mix, effort) for mix in MIXES]
@@ -76,7 +77,7 @@ def _batching_row(server: Server, mix: Mix, effort: Effort) -> Row:
     def padded() -> float:
         return sum(_ask(server, [max(wave)] * len(wave), BATCH).seconds for wave in waves)
 
-    # In turn, so that a busy moment of the machine does not fall on one of them alone.
+    # The kinds alternate, so that a busy moment of the machine does not affect one of them alone.
     turns = [[way() for way in (continuous, waved, padded)] for _ in range(effort.repeats)]
     seconds = [statistics.median(turn[way] for turn in turns) for way in range(3)]
     useful, mean = sum(lengths), statistics.fmean(lengths)
@@ -135,7 +136,7 @@ def throughput_model(batch: int, mean_length: float, batch_latency: float) -> fl
 
 
 def continuous_steps(lengths: Sequence[int], batch: int) -> int:
-    """Return the steps of an engine that fills a place as soon as it is free."""
+    """Return the steps of an engine that refills a place as soon as it is free."""
     busy_until = [0] * batch
     for length in lengths:
         heapq.heapreplace(busy_until, busy_until[0] + length)

@@ -1,4 +1,4 @@
-"""Ours against stock vLLM: the gates, with stock against stock as the control."""
+"""Compares our server with stock vLLM for the gates, and stock with stock as the control."""
 
 import itertools
 import random
@@ -20,7 +20,7 @@ _STARTS = ("ours", "stock, eager", "stock")
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is asked for."""
+    """Number of requests and rounds of the comparison."""
 
     pairs: int = 48
     """Rounds of every kind of request; a multiple of the six orders of three servers."""
@@ -38,7 +38,7 @@ class Comparison:
     streamed: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _NAMES})
 
     def ratios(self) -> dict[str, Ratios]:
-        """Return what is known of the gates of a running server."""
+        """Return the measured ratios for the gates of a running server."""
         measured: list[tuple[str, dict[str, list[Load]], Callable[[Load], float]]] = [
             ("throughput_plain", self.plain, lambda load: load.throughput),
             ("throughput_stream", self.streamed, lambda load: load.throughput),
@@ -51,7 +51,7 @@ class Comparison:
         }
 
     def rows(self) -> list[Row]:
-        """Return one row for every server and way of asking, over all of its runs."""
+        """Return one row for every server and kind of request, over all of its runs."""
         rows: list[Row] = []
         for asked, runs in (("plain", self.plain), ("stream", self.streamed)):
             for name, loads in runs.items():
@@ -74,13 +74,13 @@ class Comparison:
 
 @dataclass
 class Starts:
-    """Seconds from the start of a process to a ready server, by server."""
+    """Seconds from the start of a process to a ready server, by the way of starting."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _STARTS})
 
     def ratios(self) -> dict[str, Ratios]:
-        """Return what is known of the gate of a start."""
-        # Stock as it is shipped compiles, which pays later: it is shown, and decides nothing.
+        """Return the measured ratios for the gate of a start."""
+        # Stock as shipped compiles, which saves time later. It is shown and does not decide.
         ratio = paired_ratio(self.seconds["ours"], self.seconds["stock, eager"])
         return {"start_to_ready": Ratios(ratio)}
 
@@ -100,7 +100,7 @@ class Starts:
 
 
 def compare(python: Path, model: Path, folder: Path, effort: Effort) -> Comparison:
-    """Run all three servers side by side and ask them in turn."""
+    """Run all three servers side by side, and send requests to them alternately."""
     comparison = Comparison()
     with ExitStack() as stack:
         running: list[Server] = [
@@ -126,7 +126,7 @@ def compare(python: Path, model: Path, folder: Path, effort: Effort) -> Comparis
 
 
 def start(python: Path, model: Path, folder: Path, effort: Effort) -> Starts:
-    """Start servers in turn, each alone, and stock as it is shipped once."""
+    """Start the servers alternately, each alone, and stock as shipped once."""
     starts = Starts()
     for number in range(effort.starts):
         for name in random.Random(number).sample(_STARTS, k=len(_STARTS)):
@@ -139,7 +139,7 @@ def start(python: Path, model: Path, folder: Path, effort: Effort) -> Starts:
 
 
 def _orders(running: list[Server], rounds: int) -> list[tuple[Server, ...]]:
-    """Return the orders in which rounds ask: every one as often as any other, by chance."""
+    """Return the orders of the servers in the rounds: each order equally often, shuffled."""
     every = list(itertools.permutations(running))
     orders = list(itertools.islice(itertools.cycle(every), rounds))
     random.Random(0).shuffle(orders)

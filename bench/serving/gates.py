@@ -11,7 +11,7 @@ _CONFIDENCE = 0.90
 
 @dataclass(frozen=True)
 class Interval:
-    """A typical ratio and where it lies with 90 % confidence."""
+    """A typical ratio, and the interval that contains it with 90 % confidence."""
 
     middle: float
     low: float
@@ -30,9 +30,10 @@ class Gate:
     at_least: bool
 
     def verdict(self, ratio: Interval | None) -> str:
-        """PASS or FAIL when the whole interval is on one side of the limit, else UNDECIDED.
+        """Return PASS or FAIL when the whole interval is on one side of the limit, else
+        UNDECIDED.
 
-        What was not measured has failed.
+        A gate without a measurement has failed.
         """
         if ratio is None:
             return "FAIL"
@@ -45,7 +46,7 @@ class Gate:
         return f"UNDECIDED (width {ratio.high - ratio.low:.3f})"
 
     def line(self, ratio: Interval | None, control: Interval | None) -> str:
-        """Return what is printed for the gate."""
+        """Return the printed line of the gate."""
         sign = ">=" if self.at_least else "<="
         beside = f"  stock/stock {control}" if control else ""
         shown = "missing" if ratio is None else str(ratio)
@@ -70,7 +71,7 @@ class Ratios:
 
 
 def lines(found: Mapping[str, Ratios], *, only_found: bool = False) -> list[str]:
-    """Return a line for every gate; one that is not among those found has failed."""
+    """Return a line for every gate. A gate that was not measured has failed."""
     nothing = Ratios(None)
     return [
         gate.line(found.get(gate.name, nothing).ours, found.get(gate.name, nothing).stock)
@@ -82,10 +83,10 @@ def lines(found: Mapping[str, Ratios], *, only_found: bool = False) -> list[str]
 def paired_ratio(ours: Sequence[float], stock: Sequence[float]) -> Interval | None:
     """Return the typical ratio of pairs with its interval; None for fewer than five pairs.
 
-    The two of a pair ran close to each other, so what slowed the machine down slowed both. The
-    estimate is Hodges' and Lehmann's, the interval the one that Wilcoxon's signed-rank test does
-    not reject: exact for any symmetric noise, and a pair that something disturbed moves it little.
-    With fewer pairs no such interval holds 90 %.
+    The two runs of a pair follow each other closely, so a slow machine slows both. The estimate is
+    that of Hodges and Lehmann, and the interval is the one that Wilcoxon's signed-rank test does
+    not reject. It is exact for any symmetric noise, and one disturbed pair changes it little. With
+    fewer pairs, no such interval contains 90 %.
     """
     logs = [math.log(a / b) for a, b in zip(ours, stock, strict=True)]
     means = sorted((a + b) / 2 for a, b in itertools.combinations_with_replacement(logs, 2))
@@ -100,7 +101,9 @@ def paired_ratio(ours: Sequence[float], stock: Sequence[float]) -> Interval | No
 
 
 def _rejected_ranks(pairs: int, share: float) -> int:
-    """Return how many of the lowest sums of signed ranks have at most this share of the chance."""
+    """Return the number of the lowest signed-rank sums whose total probability is at most this
+    share.
+    """
     ways = [1]
     for rank in range(1, pairs + 1):
         longer = ways + [0] * rank

@@ -1,6 +1,8 @@
-"""The load generator: requests of given lengths, plain or streamed, and what their clients saw.
+"""The load generator: sends requests of given lengths, plain or streamed, and measures them at the
+client.
 
-vLLM's own generator (`vllm bench serve`) only streams, and the gates need plain requests, too.
+vLLM's own generator (`vllm bench serve`) only streams, and the gates need plain requests,
+too.
 """
 
 import asyncio
@@ -20,7 +22,7 @@ class Load:
     """Results of one run. Times in seconds."""
 
     tokens: int = 0
-    """Generated in all answers."""
+    """Tokens generated in all answers."""
     seconds: float = 0.0
     api_cpu_seconds: float = 0.0
     ttft: list[float] = field(default_factory=list)
@@ -52,7 +54,7 @@ def run(
     prompt: str = "The sea in winter is",
     temperature: float = 0,
 ) -> Load:
-    """Ask for one answer of each length, with so many requests under way at once."""
+    """Request one answer of each length, with this many requests in flight at once."""
     body = {
         "model": SERVED_NAME,
         "prompt": prompt,
@@ -78,7 +80,7 @@ async def _run(
         async def client() -> None:
             while waiting:
                 number, length = waiting.pop()
-                # A different prompt each time, and the same sequence of prompts for every server.
+                # Each prompt is different, and every server gets the same sequence of prompts.
                 own = {"prompt": f"{number}. {body['prompt']}", "max_tokens": length}
                 await _ask(session, server, load, {**body, **own})
 

@@ -1,4 +1,4 @@
-"""Tables and plots of the measurements."""
+"""Writes tables and plots of the measurements."""
 
 import csv
 import subprocess
@@ -16,7 +16,9 @@ Row = dict[str, object]
 
 
 def commit() -> str:
-    """The commit under test, marked when the code is not its own; a source archive has none."""
+    """Return the commit under test, marked when the code differs from it; a source archive has
+    none.
+    """
     name = _git("describe", "--always")
     # Files that the bench has just written do not change the measured code.
     others = (":/", ":(top,exclude,glob)bench/*/results/**")
@@ -29,7 +31,7 @@ def _git(*arguments: str) -> str:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows as CSV, with the commit they came from, and print them as a table."""
+    """Write rows as CSV, with the commit that they measured, and print them as a table."""
     with path.open("w", newline="") as file:
         file.write(f"# commit {commit()}\n")
         writer = csv.DictWriter(file, list(rows[0]))
@@ -44,7 +46,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def write_text(path: Path, lines: Sequence[str]) -> None:
-    """Write lines, with the commit they came from."""
+    """Write lines, with the commit that they measured."""
     path.write_text("\n".join([f"# commit {commit()}", *lines, ""]))
 
 

@@ -1,4 +1,4 @@
-"""Starting ours and stock vLLM with the same model and arguments, and reading their CPU time."""
+"""Starts our server and stock vLLM with the same model and arguments, and reads their CPU time."""
 
 import http.client
 import os
@@ -37,13 +37,13 @@ class Server:
 
     def api_cpu_seconds(self) -> float:
         """CPU time of the API process so far, all threads."""
-        # The CPU clock of another process, as clock_getcpuclockid(3) makes it; /proc counts only
-        # hundredths of a second.
+        # The id of the CPU clock of another process is computed as clock_getcpuclockid(3) does.
+        # /proc counts only hundredths of a second.
         return time.clock_gettime((~self.pid << 3) | 2)
 
 
 Running = AbstractContextManager[Server]
-"""A server that is started on entry and gone after it."""
+"""A server that starts on entry and ends on exit."""
 
 
 def ours(
@@ -70,7 +70,7 @@ def stock(
     name: str = "stock",
     as_shipped: bool = False,
 ) -> Running:
-    """Run stock vLLM: with the engine's setup that ours chooses, or as it is shipped."""
+    """Run stock vLLM: with the engine settings that our server chooses, or as shipped."""
     port = _free_port()
     command = [str(python), "-m", STOCK_MODULE, *_model_flags(model), f"--port={port}", *flags]
     variables = {}
@@ -82,7 +82,7 @@ def stock(
 
 
 def _last_words(log: Path) -> str:
-    """Return the end of a server's log, which is gone with its folder."""
+    """Return the end of a server's log, before its folder is deleted."""
     return log.read_text(errors="replace")[-3000:]
 
 

@@ -1,4 +1,4 @@
-"""Speculative decoding: measured acceptance and speedup against the two usual formulas.
+"""Measures the acceptance and speedup of speculative decoding against the two usual formulas.
 
 With g tokens drafted a step, each accepted with probability a, and a draft token costing c of a
 target step:
@@ -6,9 +6,9 @@ target step:
     linear     g / (1 + (1 - a)*g)
     geometric  (1 - a^(g+1)) / ((1 - a)*(g*c + 1))
 
-The geometric one follows from accepting until the first miss: its numerator over 1 - a is what a
-step gives, g*c + 1 what it costs. Both are measured on their own, too, so that the table shows
-which part of a formula reality departs from.
+The geometric formula follows from accepting until the first miss. Its numerator over 1 - a is the
+number of tokens of a step, and g*c + 1 is the cost of a step. Both are also measured separately, so
+that the table shows which part of a formula differs from reality.
 """
 
 import json
@@ -25,23 +25,23 @@ from serving.report import Row
 from serving.servers import Server
 
 _REPETITIVE = " ".join(["one two three four five six seven eight nine ten"] * 8)
-"""A prompt that an n-gram draft can continue."""
+"""Prompt that an n-gram draft can continue."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A way of drafting, and what a drafted token costs of a target step."""
+    """A drafting method, and the cost of a drafted token as a share of a target step."""
 
     name: str
     configuration: dict[str, object]
     cost: float
     temperatures: tuple[float, ...]
-    """Temperatures of the target; a warmer one accepts fewer tokens of a greedy draft."""
+    """Temperatures of the target. At a higher one, fewer tokens of a greedy draft are accepted."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is asked for."""
+    """Number of requests of each measurement."""
 
     gammas: tuple[int, ...] = (2, 3, 5)
     rounds: int = 7
@@ -60,7 +60,7 @@ class Counted:
     """Drafted tokens that were accepted, by their place in the draft."""
 
     def since(self, before: "Counted") -> "Counted":
-        """Return what was done after an earlier count."""
+        """Return the counts since an earlier reading."""
         earlier = before.accepted or (0.0,) * len(self.accepted)
         return Counted(
             self.steps - before.steps,
@@ -71,9 +71,11 @@ class Counted:
 
     @property
     def acceptance(self) -> float:
-        """The chance that a drafted token is accepted once those before it are: a of the formulas.
+        """Probability that a drafted token is accepted if all those before it are: a of
+        the formulas.
 
-        A draft is tried at its first place always, at a later one if the place before was accepted.
+        The first token of a draft is always tried, a later one only if the token before it was
+        accepted.
         """
         tried = self.drafts + sum(self.accepted[:-1])
         return sum(self.accepted) / tried if tried else 0.0
@@ -99,7 +101,7 @@ def geometric(alpha: float, gamma: int, cost: float) -> float:
 
 
 def measure(python: Path, model: Path, folder: Path, effort: Effort) -> list[Row]:
-    """Measure every draft at every g; return a row each."""
+    """Measure every draft at every g; return a row for each."""
     found = []
     with servers.ours(python, model, folder) as plain:
         for gamma in effort.gammas:
@@ -115,7 +117,7 @@ def measure(python: Path, model: Path, folder: Path, effort: Effort) -> list[Row
 
 
 def verdict(rows: list[Row]) -> str:
-    """Say which formula the measured speedups follow, by the size of its typical error."""
+    """Return which formula the measured speedups follow, by the size of its typical error."""
     errors = {
         formula: math.exp(
             sum(
@@ -165,7 +167,7 @@ def _row(
             temperature=temperature,
         )
 
-    # The first answers compile what drafts.
+    # The first answers compile the drafting code.
     for server in (plain, drafting):
         ask(server)
     before = _count(drafting)

@@ -1,7 +1,7 @@
-"""Is the effective GPU utilization the true load of a real engine?
+"""Tests whether the effective GPU utilization is the true load of a real engine.
 
-Prints a table, draws a plot, and ends with the line of the gate. Give the machine nothing else to
-do meanwhile: the truth is measured by a clock.
+It prints a table, draws a plot, and ends with the line of the gate. The machine should run nothing
+else meanwhile, because the truth is measured by a clock.
 """
 
 import argparse
@@ -29,13 +29,14 @@ REPOSITORY = "llmservice-test/tiny-random-llama"
 
 @dataclass(frozen=True)
 class Model:
-    """Random weights in the shape of a Llama: only the time of a step matters here."""
+    """Random weights in the shape of a Llama, because only the time of a step matters here."""
 
     layers: int
     hidden: int
     intermediate: int
     vocabulary: int = 20480
-    """Small, as the output layer is relative to the others in a model of billions of parameters."""
+    """Vocabulary size. It is small, because the output layer is small relative to the others in a
+    model of billions of parameters."""
     kv_heads: int = 2
     head: int = 32
 
@@ -60,7 +61,8 @@ class Model:
 
 
 MODELS = {"12 x 128": Model(12, 128, 256), "8 x 256": Model(8, 256, 1024)}
-"""Layers x width: large enough that the engine, small enough that a minute shows many requests."""
+"""Layers x width. A model is large enough that the engine is the bottleneck, and small enough that
+a minute has many requests."""
 
 FLAGS = ("--max-num-seqs=32", "--max-num-batched-tokens=512")
 

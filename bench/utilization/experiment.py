@@ -1,7 +1,8 @@
-"""Is the effective GPU utilization true? Learn on some traffic, find the truth on other, compare.
+"""Tests whether the effective GPU utilization is true: learns on some traffic, and compares with
+the truth on other traffic.
 
-A shared machine is a tenth faster in one minute than in another. So learning, searching and reading
-take turns, round after round, and all three meet the same machine on the average.
+A shared machine may be a tenth faster in one minute than in another. So learning, searching and
+reading alternate in rounds, and on average all three run on the same machine.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,23 +26,27 @@ from utilization.traffic import Level, offer
 from utilization.truth import Trial, Truth, estimate, next_rate
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
-"""Loads at which the readings are compared, one each round, as shares of the capacity so far."""
+"""Loads at which the readings are compared, one in each round, as shares of the present estimate of
+the capacity."""
 SEARCHES = (2, 2, 2, 1, 1)
-"""Rates that a round tries for each mix; what the later rounds read is near the capacity, too."""
+"""Rates that each round tries for each mix. Later rounds try fewer, because their readings are near
+the capacity, too."""
 LEARNED_SHARES = (0.35, 0.85)
-"""Loads of the traffic that is learned from, as shares of the present estimate of the capacity:
-from idle to the autoscaler's target."""
+"""Loads of the traffic for learning, as shares of the present estimate of the capacity: from idle
+to the autoscaler's target."""
 NEAR = 0.25
-"""Largest distance of a level from the capacity, as a share of it, to show the step time there."""
+"""Largest distance of a level from the capacity, as a share of it, at which the level shows the
+step time there."""
 FEWEST_REQUESTS = 20
-"""Expected requests in a level; fewer say nothing about a share of 95 %."""
+"""Expected requests that a level needs. Fewer do not determine a share of 95 %."""
 FEWEST_READ = 40
-"""Expected requests in a level that is read; of fewer, too many are only partly in it."""
+"""Expected requests that a level for a reading needs. With fewer, too many of them are only partly
+within it."""
 PROBED = 0.3
 """First load of a new mix, as a share of the estimated capacity."""
 
 _ITL_STEPS, _TTFT_STEPS = 3.0, 20.0
-"""The SLO in steps of a lone sequence: like 50 ms and 500 ms for an 8B model on a large GPU."""
+"""The SLO in steps of a single sequence, like 50 ms and 500 ms for an 8B model on a large GPU."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +54,27 @@ class Size:
     """Durations of the parts of the experiment."""
 
     first_seconds: float = 5.0
-    """Duration of a level before the first round, which needs little precision."""
+    """Duration in seconds of a level before the first round, which needs little precision."""
     lesson_seconds: float = 5.0
     level_seconds: float = 8.0
-    """Duration of a level of the search."""
+    """Duration in seconds of a level of the search."""
     read_seconds: float = 14.0
-    """Duration of a level that is read. Other requests overlap with its ends. The shorter
-    the level, the more the served load differs from the offered one."""
+    """Duration in seconds of a level for a reading. Other requests overlap with its ends. The
+    shorter the level, the more the served load differs from the offered load."""
     longest_seconds: float = 25.0
 
     def searching(self, rate: float) -> float:
-        """Seconds in which some requests arrive even on a slow machine."""
+        """Return the seconds in which some requests arrive even on a slow machine."""
         return max(self.level_seconds, min(FEWEST_REQUESTS / rate, self.longest_seconds))
 
     def reading(self, rate: float) -> float:
-        """Seconds in which enough requests are served whole."""
+        """Return the seconds in which enough requests are served from start to end."""
         return max(self.read_seconds, min(FEWEST_READ / rate, self.longest_seconds))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One mix at one load: what is true and what each signal says, in percent."""
+    """The true load of one mix at one rate and the value of each signal, in percent."""
 
     model: str
     mix: str
@@ -83,7 +88,7 @@ class Reading:
     step_time: float
     """Step time of the engine, in percent of the model's prediction."""
     own_utilization: float
-    """Utilization by a model that was learned from this traffic itself, as in service."""
+    """Utilization by a step model that was learned from this traffic itself, as in service."""
 
     @property
     def load(self) -> float:
@@ -92,17 +97,19 @@ class Reading:
 
     @property
     def error(self) -> float:
-        """Percent by which the utilization is off."""
+        """Error of the utilization, in percent of the true load."""
         return 100 * abs(self.utilization / self.load - 1)
 
     @property
     def own_error(self) -> float:
-        """Percent by which it is off when the model was learned from the same traffic."""
+        """Error of the utilization by a model learned from the same traffic, in percent of the true
+        load.
+        """
         return 100 * abs(self.own_utilization / self.load - 1)
 
     @property
     def error_bounds(self) -> tuple[float, float]:
-        """The least and the greatest error within the interval of the capacity."""
+        """Least and greatest error within the interval of the capacity."""
         ratios = [
             self.utilization / (100 * self.offered / rate)
             for rate in (self.truth.low, self.truth.high)
@@ -131,22 +138,22 @@ class Reading:
 
 @dataclass
 class Traffic:
-    """One mix, and what has been seen of it."""
+    """One mix, and all levels that were measured with it."""
 
     mix: Mix
     seen: Counters = field(default_factory=Counters)
     levels: list[Level] = field(default_factory=list)
     read: list[Level] = field(default_factory=list)
-    """Those of the levels at which the signals are compared."""
+    """The levels at which the signals are compared."""
 
     def trials(self, slo: ServiceLevelObjective, model: StepModel) -> list[Trial]:
         """Return the outcomes of the requests, scaled to a machine of constant average speed.
 
-        A level on a slow machine equals one at a higher rate and with more patience on a faster
-        machine. The engine's own steps show the speed: they are compared, for their contents, with
-        the steps in all levels near the capacity. So the step model only compares
-        levels of the same traffic with each other, and whether it is right for this traffic
-        remains to be judged.
+        A level on a slow machine equals a level on a faster machine at a higher rate and with
+        longer latency limits. The time of the engine's own steps shows the speed. It is compared,
+        for the same contents of steps, with all levels near the capacity. So the step model only
+        compares levels of the same traffic, and this use does not presume that the model is right
+        for the traffic.
         """
         plain = [level.trial(slo) for level in self.levels]
         if not plain:
@@ -177,26 +184,27 @@ class Experiment:
         self._lessons = cycle(product(LEARNED_SHARES, self._learned))
         self.tested = [Traffic(mix) for mix in TESTED]
         self.slo = ServiceLevelObjective(30.0, 1.0)
-        """Anything, until it is known how long a step takes; then fixed."""
+        """The limits are arbitrary until the duration of a step is known; then they are fixed."""
 
     @property
     def model(self) -> StepModel:
-        """The step model as learned so far."""
+        """The step model learned so far."""
         return self._fit.model
 
     def begin(self) -> None:
-        """Learn enough to choose an SLO that suits the engine, and meet every mix once."""
+        """Learn enough to choose an SLO that suits the engine, and offer every mix once."""
         self._learn(self._learned[1], 1.0, self._size.first_seconds)
         for _ in range(len(LEARNED_SHARES) * len(self._learned)):
             self.slo = _slo(self.model)
             self._learn_more()
         self.slo = _slo(self.model)
         for traffic in self.tested:
-            # Enough requests to know the mix by, or the search would begin far from where it ends.
+            # With too few requests the mix would be unknown, and the search would begin far from
+            # its end.
             self._offer(traffic, PROBED * self._believed(traffic), self._size.first_seconds)
 
     def round(self, number: int) -> None:
-        """Go on learning and searching, and read every signal at one more load."""
+        """Continue to learn and to search, and read every signal at one more load."""
         for traffic in self.tested:
             self._learn_more()
             for _ in range(SEARCHES[number]):
@@ -210,7 +218,7 @@ class Experiment:
             traffic.read.append(self._offer(traffic, rate, self._size.reading(rate)))
 
     def truth(self, traffic: Traffic) -> Truth:
-        """Return what is known about the true capacity for a mix."""
+        """Return the estimate of the true capacity for a mix."""
         return estimate(traffic.trials(self.slo, self.model), self.slo.objective)
 
     def readings(self, name: str) -> Iterator[Reading]:
@@ -258,7 +266,7 @@ class Experiment:
         return level
 
     def _believed(self, traffic: Traffic) -> float:
-        """Requests per second that the product believes in, right or not."""
+        """Return the capacity in requests per second by the product's formula."""
         mix = TrafficMemory(traffic.seen).mix
         if mix is None:
             return _rough_capacity(traffic.mix, self.model)
@@ -266,12 +274,14 @@ class Experiment:
 
 
 def prior_of(parameters: float, kv_bytes_per_token: float) -> StepModel:
-    """Return the step model that a data sheet promises for 32-bit weights on a CPU."""
+    """Return the step model that a data sheet predicts for 32-bit weights on a CPU."""
     return prior_step_model(CPU, 4 * parameters, parameters, kv_bytes_per_token)
 
 
 def _rough_capacity(mix: Mix, model: StepModel) -> float:
-    """Requests per second by the mix's own means: where to begin, right or not."""
+    """Return a rough capacity in requests per second from the mix's own means, with which a search
+    begins.
+    """
     per_request = mix.prompt_mean * model.prefill + mix.answer_mean * model.sequence
     return 1 / max(per_request, mix.answer_mean * model.fixed / 8)
 
@@ -289,7 +299,9 @@ def effective_utilization(
     limits: EngineLimits,
     slo: ServiceLevelObjective,
 ) -> float:
-    """The product's signal for one replica: work served, at the price of the mix seen so far."""
+    """Return the product's signal for one replica: work served, at the price of the mix seen so
+    far.
+    """
     traffic = TrafficMemory(seen)
     mix = traffic.mix
     if mix is None:

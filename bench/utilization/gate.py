@@ -1,4 +1,4 @@
-"""The verdict: how far the utilization is off where it is furthest off."""
+"""Gives the verdict on the largest error of the utilization."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -11,8 +11,8 @@ LIMIT_PERCENT = 10.0
 def line(found: Sequence[Reading]) -> str:
     """Return the line of the gate `egu_error`, in percent of the true load.
 
-    The true capacity is known only within its interval, so every error lies in one. PASS when
-    all lie below the limit, FAIL when one lies above it whole.
+    The true capacity is known only within its interval, so every error has an interval. PASS when
+    all intervals are below the limit, FAIL when one is completely above it.
     """
     if not found:
         return f"GATE egu_error missing {LIMIT_PERCENT:.0f} FAIL"
@@ -29,7 +29,7 @@ def line(found: Sequence[Reading]) -> str:
 
 
 def own_line(found: Sequence[Reading]) -> str:
-    """Return how far it is off where the model was learned from the same traffic."""
+    """Return a line about the error of a model that was learned from the same traffic."""
     errors = [reading.own_error for reading in found]
     return (
         f"learned from the same traffic it would be off by {max(errors):.1f} % at most, "

@@ -1,4 +1,4 @@
-"""Shapes of requests: lengths of prompts and answers, in another order each time."""
+"""Shapes of requests: lengths of prompts and answers, in a random order."""
 
 import math
 import random
@@ -9,7 +9,8 @@ from statistics import NormalDist
 LONGEST_PROMPT = 600
 LONGEST_ANSWER = 200
 TOKEN_IDS = range(1000, 20000)
-"""Plain words in the test models' vocabulary; random ones, so that no two prompts begin alike."""
+"""Token ids of plain words in the test models' vocabulary. They are drawn at random, so that no two
+prompts begin alike."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,11 @@ class Mix:
     """Standard deviation of a length over its mean."""
 
     def requests(self, count: int, chance: random.Random) -> Iterator[tuple[list[int], int]]:
-        """Return prompts, as token ids that no cache has seen, and lengths of their answers.
+        """Yield prompts, as token ids that no cache contains, and lengths of their answers, without
+        end.
 
-        Endless. Any `count` of them have all lengths in their shares, so that a few requests are no
-        lighter or heavier than many; their order is chance.
+        Any `count` of them contain all lengths in their shares, so that a few requests are no
+        lighter or heavier than many. Their order is random.
         """
         while True:
             prompts = self._lengths(self.prompt_mean, LONGEST_PROMPT, count, chance)
@@ -46,12 +48,12 @@ class Mix:
 
 
 LEARNED = (Mix("long prompts", 180, 30, 1.0), Mix("short prompts", 40, 50, 1.0))
-"""The traffic from which the step model is learned, with lengths as different as in public traces:
-there the deviation is about the mean."""
+"""Traffic from which the step model is learned. Its lengths vary as in public traces, in which the
+deviation is about the mean."""
 
 TESTED = (
     Mix("prefill-heavy", 300, 12),
     Mix("decode-heavy", 24, 80),
     Mix("mixed", 110, 40),
 )
-"""Other traffic, on which the utilization is judged."""
+"""Other traffic, on which the utilization is tested."""

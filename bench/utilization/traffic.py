@@ -1,4 +1,6 @@
-"""Offering requests at a rate, whatever becomes of them, and judging them by the client's clock."""
+"""Offers requests at a rate, independent of their completion, and judges them by the client's
+clock.
+"""
 
 import asyncio
 import json
@@ -18,20 +20,23 @@ from utilization.mixes import LONGEST_ANSWER, Mix
 from utilization.truth import Trial
 
 SETTLE_SECONDS = 2.5
-"""Requests of the first seconds meet an engine that is not yet as full as the rate makes it."""
+"""Seconds at the start of a level whose requests do not count, because the engine is not yet as
+full as the rate makes it."""
 SAMPLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Latencies of one request at the client, in seconds; infinite if no answer came in time."""
+    """Latencies of one request at the client, in seconds; infinite if no answer arrived in time."""
 
     ttft: float = math.inf
     itl: float = math.inf
-    """Mean over the request."""
+    """Mean inter-token latency of the request, in seconds."""
 
     def meets(self, slo: ServiceLevelObjective, patience: float = 1.0) -> bool:
-        """Tell whether the request was as fast as the SLO wants each to be, times the patience."""
+        """Return whether the request met the latency limits of the SLO, multiplied by
+        `patience`.
+        """
         ttft, itl = slo.ttft_seconds, slo.itl_seconds
         return (ttft is None or self.ttft <= patience * ttft) and (
             itl is None or self.itl <= patience * itl
@@ -40,10 +45,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Level:
-    """One mix at one rate."""
+    """Results of one mix at one rate."""
 
     rate: float
-    """Requests per second that were asked for; chance gives a few more or less."""
+    """Offered requests per second. The real number varies at random."""
     seconds: float
     done: Counters
     """Counters of the server in the same time."""
@@ -60,18 +65,20 @@ class Level:
         return sum(answer.meets(slo) for answer in self.answers) / len(self.answers)
 
     def trial(self, slo: ServiceLevelObjective, slowness: float = 1.0) -> Trial:
-        """Outcomes of the requests, scaled to a machine that is faster by this factor."""
+        """Return the outcomes of the requests, scaled to a machine that is faster by this
+        factor.
+        """
         missed = sum(not answer.meets(slo, slowness) for answer in self.answers)
         return Trial(self.offered * slowness, len(self.answers), missed)
 
     @property
     def offered(self) -> float:
-        """Requests per second that came."""
+        """Requests per second that arrived."""
         return len(self.answers) / self.seconds
 
     @property
     def busy(self) -> float:
-        """Share of the time in which the engine had work: what a duty cycle shows."""
+        """Share of the time in which the engine had work, as a duty cycle shows it."""
         return _mean([each.running + each.waiting > 0 for each in self.samples])
 
     @property
@@ -88,7 +95,7 @@ class Level:
 def offer(
     server: Server, mix: Mix, rate: float, seconds: float, slo: ServiceLevelObjective, seed: int
 ) -> Level:
-    """Offer requests at random times for so long, and judge them once the engine has settled."""
+    """Offer requests at random times for this long, and judge them once the engine has settled."""
     return asyncio.run(_offer(server, mix, rate, seconds, slo, random.Random(seed)))
 
 
@@ -109,9 +116,9 @@ async def _offer(
         judged = await _send(session, server, mix, rate, seconds, chance)
         after, took = await read_snapshot(session, server), time.perf_counter() - began
         sampling.cancel()
-        # A request without a complete answer by the time that the SLO allows the longest one has
-        # missed it. Disconnecting ends these requests in the engine, so that the next level begins
-        # with an empty one.
+        # A request without a complete answer has missed its limits once the SLO's time for the
+        # longest answer is over. Disconnecting ends these requests in the engine, so that the next
+        # level begins with an empty one.
         patience = (slo.ttft_seconds or 0.0) + LONGEST_ANSWER * (slo.itl_seconds or 0.0)
         _, late = await asyncio.wait([*early, *judged], timeout=patience)
         for task in late:
@@ -141,7 +148,7 @@ async def _send(
     seconds: float,
     chance: random.Random,
 ) -> list["asyncio.Task[Answer]"]:
-    """Start requests as a Poisson process for so long; return them, finished or not."""
+    """Start requests as a Poisson process for this long; return them, finished or not."""
     started, due = time.perf_counter(), chance.expovariate(rate)
     requests = mix.requests(max(1, round(rate * seconds)), chance)
     tasks = []

@@ -1,8 +1,9 @@
-"""The true capacity: the rate at which the share of requests within the SLO falls to the objective.
+"""Estimates the true capacity: the rate at which the share of requests within the SLO falls to the
+objective.
 
-Nothing of the product's formulas is known here. Trials are noisy, because requests arrive at
-random and the machine is shared. So the search continues on both sides of its best guess, and the
-estimate uses all trials.
+It uses none of the product's formulas. Trials are noisy, because requests arrive at random and the
+machine is shared. So the search continues on both sides of its best guess, and the estimate uses
+all trials.
 """
 
 import math
@@ -12,15 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 SIDES = (0.94, 1.06)
-"""Next rates of a search that has seen both hits and misses, as shares of its guess."""
+"""Next rates, as shares of the guessed capacity, of a search in which some rates met the objective
+and others missed it."""
 STEP = 1.3
-"""Factor between two rates until then."""
+"""Factor between two rates before both cases have occurred."""
 SLOWEST_RATE = 0.05
-"""Requests per second at which an engine that still misses its SLO is given up."""
+"""Lowest rate in requests per second. An engine that misses its SLO at this rate is given up."""
 HICCUPS = 0.005
-"""Share of the requests that miss at any rate, as on every shared machine."""
+"""Share of the requests that miss at any rate, because the machine is shared."""
 STEEPNESS = np.geomspace(3.0, 60.0, 40)
-"""How fast the odds of a miss grow with the rate, as exponents: a guess on a wide range."""
+"""Exponents with which the odds of a miss grow with the rate: a wide range of guesses."""
 RATES = 400
 
 
@@ -38,7 +40,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Truth:
-    """The capacity in requests per second, and the interval in which it lies with 90 %."""
+    """The capacity in requests per second, and its interval with 90 % confidence."""
 
     capacity: float
     low: float
@@ -46,10 +48,10 @@ class Truth:
 
 
 def next_rate(trials: Sequence[Trial], objective: float, guess: float) -> float:
-    """Return the rate that is worth trying next; `guess` is only where the search begins.
+    """Return the next rate to try. `guess` is only the start of the search.
 
-    Raises RuntimeError when not even one request every 20 seconds meets the SLO: the machine is
-    busy with something else.
+    Raises RuntimeError when not even one request every 20 seconds meets the SLO, because the
+    machine is busy with something else.
     """
     met = [trial.rate for trial in trials if trial.met(objective)]
     missed = [trial.rate for trial in trials if not trial.met(objective)]
@@ -62,10 +64,10 @@ def next_rate(trials: Sequence[Trial], objective: float, guess: float) -> float:
 
 
 def estimate(trials: Sequence[Trial], objective: float) -> Truth:
-    """Return what the trials say together.
+    """Return the estimate from all trials together.
 
-    The odds of a miss grow with a power of the rate that is not known either. Trials differ by more
-    than chance among their requests: so much less each of them says.
+    The odds of a miss grow with a power of the rate, which is unknown too. Trials vary by more than
+    the randomness of their requests, so each of them has less weight.
     """
     rate = np.array([trial.rate for trial in trials])
     count = np.array([trial.requests for trial in trials], dtype=float)

@@ -107,7 +107,7 @@ class UsageReport(_Answer):
 
     @property
     def latencies(self) -> Latencies | None:
-        """Return both histograms; None from a server that does not report them."""
+        """Both histograms; None from a server that does not report them."""
         ttft, itl = self.counters.ttft_milliseconds, self.counters.itl_milliseconds
         return Latencies(ttft, itl) if ttft and itl else None
 

@@ -76,7 +76,7 @@ class Leader:
 
     @property
     def holder(self) -> str:
-        """Return the holder of the Lease when it was last read; empty if it had none."""
+        """Holder of the Lease when it was last read; empty if it had none."""
         spec = self._lease["spec"] if self._lease is not None else {}
         return str(spec.get("holderIdentity") or "")
 

@@ -29,7 +29,7 @@ class ColdStarts:
 
     @property
     def estimate(self) -> float:
-        """Return the seconds within which nine of ten replicas became Ready."""
+        """Seconds within which nine of ten replicas became Ready."""
         if not self.seconds:
             return DEFAULT_SECONDS
         ordered = sorted(self.seconds)

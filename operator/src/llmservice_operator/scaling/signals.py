@@ -107,7 +107,7 @@ class Counters(Tally):
 
     @property
     def went_backwards(self) -> bool:
-        """Return whether this difference can only be that of two processes."""
+        """Whether this difference can only be that of two processes."""
         least: float = min(*astuple(Tally.of(self)), self.finished, self.steps.steps)
         return least < 0
 

@@ -1,6 +1,6 @@
 """Learns the duration of an engine step online from the service's own traffic.
 
-seconds = fixed + prefill·(prefill tokens) + sequence·(sequences) + kv·(KV tokens read)
+    seconds = fixed + prefill·(prefill tokens) + sequence·(sequences) + kv·(KV tokens read)
 
 The method is recursive least squares with forgetting, in information form. Old sums fade and new
 sums are added. A prior decides between terms that the traffic does not separate.

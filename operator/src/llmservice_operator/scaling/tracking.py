@@ -113,7 +113,7 @@ class Tracking:
 
     @property
     def unmeasured(self) -> frozenset[str]:
-        """Return the replicas that serve and have no rates yet."""
+        """Replicas that serve and have no rates yet."""
         return (self.silent | self.late.keys()) & self.serving.keys() - self.rates.keys()
 
     def _estimated(self, name: str, until: float) -> Tick:
