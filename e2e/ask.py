@@ -1,4 +1,6 @@
-"""POST the JSON of standard input to a URL and print the answer: `curl` for machines without it."""
+"""Sends the JSON of standard input to a URL and prints the answer: a `curl` for machines without
+one.
+"""
 
 import sys
 import time
@@ -6,7 +8,8 @@ import urllib.error
 import urllib.request
 
 REFUSED_SECONDS = 10.0
-"""How long nobody may answer: a node learns of a pod up to a second after it is Ready."""
+"""Seconds for which a refused connection is tried again. A node learns of a pod up to a second
+after it is Ready."""
 
 request = urllib.request.Request(
     sys.argv[1], data=sys.stdin.buffer.read(), headers={"Content-Type": "application/json"}

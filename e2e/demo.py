@@ -1,6 +1,8 @@
-"""From nothing to an answer: bring up a cluster, install the chart, apply an example, ask.
+"""From nothing to an answer: brings up a cluster, installs the chart, applies an example and asks
+it.
 
-`make demo` runs it on the local cluster, `make demo CLUSTER=kind` on kind where a Docker engine is.
+`make demo` runs it on the local cluster, `make demo CLUSTER=kind` on kind with a Docker
+engine.
 """
 
 import argparse
@@ -30,11 +32,12 @@ NAME = "smollm2-cpu"
 SERVED_MODEL = "smollm2"
 PROMPT = "The capital of France is"
 READY_WITHIN_SECONDS = 600
-"""A judgement: the example is ready in well under a minute; a slow machine gets ten."""
+"""Time limit in seconds for the example. It is an estimate: the example is ready in well under a
+minute, and a slow machine gets ten."""
 
 
 class Steps:
-    """Prints each step as it starts and how long it took; the table comes at the end."""
+    """Prints each step when it starts, then its duration, and a table at the end."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -42,14 +45,14 @@ class Steps:
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """One step of the demo."""
+        """Run one step of the demo."""
         print(f"\n==> {title}", flush=True)
         started = time.monotonic()
         yield
         self.took.append((title, time.monotonic() - started))
 
     def print_table(self) -> None:
-        """Seconds of every step and of the whole."""
+        """Print the seconds of every step and of the whole."""
         print("\nseconds  step")
         for title, seconds in self.took:
             print(f"{seconds:7.1f}  {title}")
@@ -57,7 +60,7 @@ class Steps:
 
 
 def local_cluster(name: str, steps: Steps) -> tuple[Cluster, Images, str | None, list[str]]:
-    """The local cluster with the images loaded and a hub that serves the example's model."""
+    """Bring up the local cluster with the images and a hub that serves the example's model."""
     with steps.step("Models, converted once and cached"):
         localkube("models", capture=True)
     with steps.step("Images, built once and cached"):
@@ -73,7 +76,7 @@ def local_cluster(name: str, steps: Steps) -> tuple[Cluster, Images, str | None,
 
 
 def kind_cluster(name: str, steps: Steps) -> tuple[Cluster, Images, str | None, list[str]]:
-    """A kind cluster; models come from the public hub."""
+    """Bring up a kind cluster, whose models come from the public hub."""
     images = Images("llmservice/operator:demo", "llmservice/server-cpu:demo", "")
     builds = (
         (images.operator, "operator/Dockerfile", ()),
@@ -116,13 +119,13 @@ def watch_until_ready(cluster: Cluster) -> None:
 
 
 def line_of(kind: str, condition: Object, seconds: float) -> str:
-    """One condition as a line: when, which, and what it says."""
+    """Return one condition as a line: time, type and message."""
     state = f"{kind}={condition['status']}"
     return f"  {seconds:6.1f} s  {state:<20} {condition.get('reason', '')}: {condition['message']}"
 
 
 def ask_through_the_service(cluster: Cluster) -> str:
-    """The completion of the prompt, asked by HTTP at the Service object's address."""
+    """Return the completion of the prompt, requested by HTTP at the Service object's address."""
     body = json.dumps({"model": SERVED_MODEL, "prompt": PROMPT, "max_tokens": 16, "temperature": 0})
     url = f"{cluster.address_of(NAME, NAMESPACE)}/v1/completions"
     print(f"POST {url}\n{body}", flush=True)
@@ -139,7 +142,7 @@ CLUSTERS: dict[str, Callable[[str, Steps], tuple[Cluster, Images, str | None, li
 
 
 def print_next_commands(prefix: Sequence[str]) -> None:
-    """The three commands that a person would type next."""
+    """Print three commands that a user would try next."""
     enter = "".join(f"{word} " for word in prefix)
     prompt = '{"prompt": "The moon is", "max_tokens": 16}'
     print("\nNext:")

@@ -1,6 +1,6 @@
-"""What the end-to-end tests and the demo say to a cluster: kubectl, helm, waiting, HTTP.
+"""Access of the end-to-end tests and the demo to a cluster: kubectl, helm, waiting and HTTP.
 
-Everything goes through the command-line clients, because these are what users have.
+Everything goes through the command-line clients, because users have these.
 """
 
 import atexit
@@ -24,18 +24,18 @@ Object = dict[str, Any]
 
 
 class CommandFailed(AssertionError):
-    """A client refused or failed; the message is what it printed."""
+    """A client refused or failed. The message is its output."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster as seen through kubectl and helm, each started behind `prefix`."""
+    """A cluster behind kubectl and helm, each started with `prefix`."""
 
     prefix: tuple[str, ...] = ()
-    """The command that enters the cluster's network, empty when already inside."""
+    """Command that enters the cluster's network; empty when already inside."""
 
     def run(self, *command: str, stdin: str | None = None) -> str:
-        """Run a command beside the cluster; its standard output."""
+        """Run a command beside the cluster; return its standard output."""
         done = subprocess.run(
             [*self.prefix, *command], cwd=ROOT, input=stdin, capture_output=True, text=True
         )
@@ -44,16 +44,16 @@ class Cluster:
         return done.stdout
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl; its standard output."""
+        """Run kubectl; return its standard output."""
         return self.run("kubectl", *arguments, stdin=stdin)
 
     def read(self, kind: str, name: str, namespace: str) -> Object | None:
-        """One object, or None when there is none."""
+        """Return one object; None when there is none."""
         text = self.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
         return json.loads(text) if text.strip() else None
 
     def list(self, kind: str, namespace: str, selector: str = "") -> list[Object]:
-        """All objects of a kind in a namespace, in the API server's order."""
+        """Return all objects of a kind in a namespace, in the API server's order."""
         text = self.kubectl("get", kind, "-n", namespace, "-l", selector, "-o", "json")
         items: list[Object] = json.loads(text)["items"]
         return items
@@ -66,17 +66,18 @@ class Cluster:
             self.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(manifest))
 
     def create_namespace(self, name: str) -> None:
-        """A namespace that admits only pods of the restricted Pod Security Standard."""
+        """Create a namespace that admits only pods of the restricted Pod Security Standard."""
         labels = {"pod-security.kubernetes.io/enforce": "restricted"}
         metadata = {"name": name, "labels": labels}
         manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def address_of(self, name: str, namespace: str) -> str:
-        """A URL of a Service object: its cluster address, or a forwarded port from outside.
+        """Yield a URL of a Service object: its cluster address, or a forwarded port from
+        outside.
 
-        From inside it is one that answers: kube-proxy programs a node once a second, so a pod may
-        be Ready a moment before connections to its Service are accepted.
+        From inside, the address is one that answers. kube-proxy programs a node once a second, so a
+        pod may be Ready a moment before its Service accepts connections.
         """
         found = self.read("service", name, namespace)
         assert found is not None, f"no Service object {namespace}/{name}"
@@ -93,13 +94,13 @@ class Cluster:
 
 
 def accepts_connections(host: str, port: int) -> bool:
-    """True; raises OSError where nobody listens."""
+    """Return True; raise OSError where nothing listens."""
     with socket.create_connection((host, port), timeout=5):
         return True
 
 
 def forward_port(name: str, namespace: str) -> str:
-    """The URL of a Service object on this machine, until the process ends."""
+    """Yield the URL of a Service object on this machine; it is valid until the block ends."""
     command = ["kubectl", "port-forward", "-n", namespace, f"service/{name}", ":80"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     atexit.register(process.terminate)
@@ -112,13 +113,13 @@ def forward_port(name: str, namespace: str) -> str:
 
 
 def conditions(service: Object | None) -> dict[str, Object]:
-    """The conditions of an LLMService by type; empty before the operator saw it."""
+    """Return the conditions of an LLMService by type; empty before the operator has seen it."""
     status = (service or {}).get("status", {})
     return {condition["type"]: condition for condition in status.get("conditions", [])}
 
 
 def is_ready(service: Object | None) -> bool:
-    """True when Ready holds for the spec as it is now."""
+    """Return True when Ready holds for the present spec."""
     if service is None:
         return False
     ready = conditions(service).get("Ready", {})
@@ -127,7 +128,7 @@ def is_ready(service: Object | None) -> bool:
 
 
 def wait_ready(cluster: Cluster, name: str, namespace: str, within: float = 300) -> Object:
-    """The LLMService once it is Ready; fails with its last conditions."""
+    """Return the LLMService once it is Ready. A failure shows its last conditions."""
 
     def ready() -> Object | None:
         service = cluster.read("llmservice", name, namespace)
@@ -142,7 +143,7 @@ def wait_ready(cluster: Cluster, name: str, namespace: str, within: float = 300)
 
 
 def ask(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -> Any:
-    """The JSON answer of an HTTP endpoint; POST when there is a body."""
+    """Return the JSON answer of an HTTP endpoint; a request with a body is a POST."""
     request = urllib.request.Request(
         url,
         data=None if body is None else json.dumps(body).encode(),
@@ -156,7 +157,7 @@ def ask(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -
 
 
 def pod_states(pods: Sequence[Object]) -> dict[str, tuple[str, int]]:
-    """Identity and restarts of pods, to see that nothing happened to them."""
+    """Return identity and restarts of pods, which show whether a pod was replaced or restarted."""
     return {
         pod["metadata"]["name"]: (
             pod["metadata"]["uid"],

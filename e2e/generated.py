@@ -1,6 +1,6 @@
-"""Keep the files that are made from the code fresh: say which are stale, or write them all.
+"""Keeps the generated files fresh: names the stale ones, or writes them all.
 
-`make generate` writes them; `make lint` fails while one of them is stale.
+`make generate` writes them. `make lint` fails while one of them is stale.
 """
 
 import argparse
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def printed_by(*arguments: str) -> Callable[[], str]:
-    """Return a function that gives what a command of the operator prints."""
+    """Return a function that returns the output of a command of the operator."""
 
     def printed() -> str:
         command = ["llmservice-operator", *arguments]
@@ -29,11 +29,11 @@ FILES: Mapping[str, Callable[[], str]] = {
     "docs/conditions.md": printed_by("reference", "conditions"),
     "docs/engine-flags.md": printed_by("reference", "engine-flags"),
 }
-"""Every generated file, with what makes its text."""
+"""Every generated file, with the function that makes its text."""
 
 
 def stale(files: Mapping[str, Callable[[], str]], root: Path) -> list[str]:
-    """Return the files that are absent or not what the code makes now."""
+    """Return the files that are absent or differ from the code's present output."""
     return [
         name
         for name, text in files.items()
@@ -42,7 +42,7 @@ def stale(files: Mapping[str, Callable[[], str]], root: Path) -> list[str]:
 
 
 def write(files: Mapping[str, Callable[[], str]], root: Path) -> None:
-    """Write the files whose text has changed; a command that fails leaves its file as it was."""
+    """Write the files whose text has changed. A command that fails leaves its file unchanged."""
     for name in stale(files, root):
         (root / name).write_text(files[name]())
 

@@ -1,6 +1,7 @@
-"""Put in place what an LLMService needs: cluster, images, models, hub, chart.
+"""Prepares everything that an LLMService needs: cluster, images, models, hub, chart.
 
-The demo and the end-to-end tests stand on the same stage, so what a newcomer sees is tested.
+The demo and the end-to-end tests use the same preparation, so the tests cover the first steps of a
+newcomer.
 """
 
 import json
@@ -29,13 +30,13 @@ class Images:
 
     @classmethod
     def from_json(cls, text: str) -> "Images":
-        """Parse what `localkube images build` prints."""
+        """Parse the output of `localkube images build`."""
         found = json.loads(text)
         return cls(found["operator"], found["server-cpu"], found["server-gpu"])
 
 
 def cpu_service(name: str, uri: str) -> Object:
-    """An LLMService that is small enough to run beside others on a node without a GPU."""
+    """Return an LLMService that is small enough to run beside others on a node without a GPU."""
     return {
         "apiVersion": "llmservice.dev/v1alpha1",
         "kind": "LLMService",
@@ -50,7 +51,7 @@ def cpu_service(name: str, uri: str) -> Object:
 
 
 def localkube(*arguments: str, capture: bool = False) -> str:
-    """Run localkube; progress goes to the terminal, standard output is returned if captured."""
+    """Run localkube. Progress goes to the terminal; standard output is returned if captured."""
     done = subprocess.run(
         ["localkube", *arguments],
         cwd=ROOT,
@@ -62,7 +63,7 @@ def localkube(*arguments: str, capture: bool = False) -> str:
 
 
 def images_under_test() -> Images:
-    """The images by their input hash, or those named by LLMSERVICE_E2E_IMAGES (JSON)."""
+    """Return the images by their input hash, or those that LLMSERVICE_E2E_IMAGES names (JSON)."""
     given = os.environ.get("LLMSERVICE_E2E_IMAGES")
     return Images.from_json(given or localkube("images", "build", "all", "--json", capture=True))
 
@@ -74,7 +75,7 @@ def load_images(name: str, images: Images) -> None:
 
 
 def start_hub(name: str) -> str:
-    """Start the test hub in a local cluster; its URL as pods reach it."""
+    """Start the test hub in a local cluster; return its URL as pods reach it."""
     localkube("hub", "start", "--name", name)
     return localkube("hub", "url", "--name", name, capture=True).strip()
 
@@ -82,8 +83,8 @@ def start_hub(name: str) -> str:
 def install_chart(cluster: Cluster, images: Images, hub: str | None, *extra: str) -> None:
     """Install or upgrade the chart and wait until the operator is available.
 
-    The CPU image is the default for GPU services too: the nodes here advertise GPUs that they
-    do not have, and everything but the arithmetic is then as on a real one.
+    The CPU image is the default for GPU services too. The nodes here advertise GPUs that they do
+    not have, so everything but the arithmetic is as on a real GPU.
     """
     registry, _, rest = images.operator.partition("/")
     repository, _, tag = rest.rpartition(":")

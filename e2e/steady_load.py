@@ -1,4 +1,4 @@
-"""Requests at a rate, by clients that keep their connections: what a test or a person puts on."""
+"""Sends requests at a constant rate, by clients that keep their connections."""
 
 import asyncio
 import threading
@@ -13,20 +13,21 @@ TIMEOUT_SECONDS = 120
 
 @dataclass
 class SteadyLoad:
-    """Load from `with` to `stop` or the end of the block; every answer is checked for its length.
+    """Load from `with` to `stop` or the end of the block. The length of every answer is
+    checked.
 
-    kube-proxy chooses a pod for each connection, so a client that keeps its own for ever meets no
-    new pod: `requests_per_connection` makes it begin another.
+    kube-proxy chooses a pod for each connection, so a client that keeps its connection for ever
+    meets no new pod. With `requests_per_connection` it opens a new one after so many requests.
     """
 
     url: str
     model: str
     rate: float | None
-    """Requests a second; None: as many as are answered."""
+    """Requests per second; None sends as many as are answered."""
     requests_per_connection: int | None = None
     clients: int = 32
     seconds: float = 0.0
-    """How long it lasted, until the last answer."""
+    """Duration in seconds, until the last answer."""
     answered: int = 0
     failures: list[str] = field(default_factory=list)
 
@@ -43,7 +44,10 @@ class SteadyLoad:
         self.stop()
 
     def stop(self) -> None:
-        """Send nothing more and return when what was sent is answered; a second time is nothing."""
+        """Send nothing more, and return when all requests are answered.
+
+        A second call does nothing.
+        """
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._over.set)
             self._thread.join()
@@ -68,11 +72,11 @@ class SteadyLoad:
                 while sent != self.requests_per_connection and not await self._is_over_at(due):
                     await self._ask(session)
                     sent += 1
-                    # One that could not keep up does not catch up later.
+                    # A client that was late skips the missed time.
                     due = max(due + period, time.monotonic() - period)
 
     async def _is_over_at(self, due: float) -> bool:
-        """Wait until it is time for the next request; say whether there is to be none."""
+        """Wait until the time of the next request; return whether the load has ended."""
         try:
             await asyncio.wait_for(self._over.wait(), max(0.001, due - time.monotonic()))
         except TimeoutError:
@@ -82,7 +86,7 @@ class SteadyLoad:
     async def _ask(self, session: aiohttp.ClientSession) -> None:
         body = {
             "model": self.model,
-            # No two alike, so that the prefix cache saves nothing.
+            # No two prompts are alike, so that the prefix cache saves nothing.
             "prompt": f"{time.monotonic()} The sea in winter is grey and cold",
             "max_tokens": ANSWER_TOKENS,
             "ignore_eos": True,

@@ -1,7 +1,7 @@
-"""Run the test tiers, several lanes beside each other, and say at the end what ran.
+"""Runs the test tiers, in several lanes side by side, and prints at the end which ran.
 
 A tier is a set of pytest paths and the cluster that they need. A tier that cannot start has failed:
-nothing here skips. `make test` runs all; `make tier T=NAME` runs one.
+nothing is skipped. `make test` runs all, and `make tier T=NAME` runs one.
 """
 
 import argparse
@@ -49,13 +49,14 @@ class Tier:
     proves: str
     paths: tuple[str, ...]
     cluster: tuple[str, ...] | None = None
-    """Options of `localkube up` for the cluster that the tests run inside; None for none."""
+    """Options of `localkube up` for the cluster inside which the tests run; None for none."""
     prepare: tuple[tuple[str, ...], ...] = ()
-    """What has to be built first, while package registries can still be reached."""
+    """Commands that build the tier's needs first, while package registries are reachable."""
     leaves_out: tuple[str, ...] = ()
-    """Paths below those whose tests run elsewhere."""
+    """Paths below `paths` whose tests run elsewhere."""
     exports: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Variables for the tests, each with the command that prints its value; run after `prepare`."""
+    """Variables for the tests, each with the command that prints its value. They run after
+    `prepare`."""
 
 
 TIERS = (
@@ -107,7 +108,8 @@ TIERS = (
         "chart, operator and vLLM together on a full cluster",
         ("e2e/tests",),
         cluster=(),
-        # What takes the whole machine for long has a command of its own: make test-autoscaling.
+        # Tests that use the whole machine for long have a command of their own:
+        # make test-autoscaling.
         leaves_out=("e2e/tests/load",),
         prepare=(("localkube", "models"),),
         exports=(("LLMSERVICE_E2E_IMAGES", ("localkube", "images", "build", "all", "--json")),),
@@ -116,28 +118,29 @@ TIERS = (
 
 
 Lane = tuple[str, ...]
-"""Names of tiers that run one after another, while those of the other lanes run beside them."""
+"""Names of tiers that run one after another, while the tiers of the other lanes run beside them."""
 
 LANES: tuple[Lane, ...] = (
     ("lint", "unit", "bench", "chart", "engine"),
     ("api", "cluster"),
     ("e2e",),
 )
-"""What computes goes beside what mostly waits: for a period, a timeout or a rollout."""
+"""Lanes that combine tiers which compute with tiers which mostly wait for a period, a timeout or a
+rollout."""
 
 GIVES_WAY = ("lint", "unit", "bench", "chart")
-"""Tiers that measure no time: they take only the CPU time that the other lanes leave."""
+"""Tiers that measure no time. They get only the CPU time that the other lanes leave."""
 
 
 @dataclass(frozen=True)
 class Console:
-    """Where the commands of a tier print: on the terminal, or into a file that is shown whole."""
+    """Output of a tier's commands: the terminal, or a file that is shown whole."""
 
     log: TextIO | None = None
     gives_way: bool = False
 
     def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command from the root of the repository; options are those of subprocess."""
+        """Run a command from the root of the repository. The options are those of subprocess."""
         output = {} if self.log is None else {"stdout": self.log, "stderr": self.log}
         return subprocess.run(
             [*(("nice",) if self.gives_way else ()), *command],
@@ -145,13 +148,13 @@ class Console:
         )
 
     def say(self, text: str) -> None:
-        """Print a line in order with what the commands print."""
+        """Print a line in order with the output of the commands."""
         print(text, file=self.log, flush=True)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one tier did: pytest's own counts and the seconds it took."""
+    """Result of one tier: pytest's own counts and the duration in seconds."""
 
     name: str
     passed: int
@@ -161,12 +164,12 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """A tier that ran no test proves nothing, so it has failed."""
+        """Whether the tier passed. A tier that ran no test proves nothing, so it has failed."""
         return self.failed == 0 and self.skipped == 0 and self.passed > 0
 
 
 def run_lint(console: Console) -> Result:
-    """Run every check, also after one has failed: a reader wants the whole list."""
+    """Run every check, even after one has failed, because a reader wants the whole list."""
     started = time.monotonic()
     failed = 0
     for command in LINT:
@@ -176,10 +179,10 @@ def run_lint(console: Console) -> Result:
 
 
 def run_tier(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Result:
-    """Bring up what the tier needs, run its tests, take down what it brought up.
+    """Bring up the cluster that the tier needs, run its tests, and remove the cluster.
 
     With `on_kubeconfig` the tests run on the cluster of KUBECONFIG instead, without those that need
-    the node, the GPUs or the audit log of a local one.
+    the node, the GPUs or the audit log of a local cluster.
     """
     report = RESULTS / f"{tier.name}.xml"
     report.unlink(missing_ok=True)
@@ -204,13 +207,13 @@ def run_tier(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Result:
 
 
 def printed_by(command: Sequence[str], console: Console) -> str:
-    """What a command prints on its standard output; its progress still reaches the console."""
+    """Return the standard output of a command. Its progress still reaches the console."""
     return console.run(command, check=True, stdout=subprocess.PIPE).stdout.strip()
 
 
 @contextlib.contextmanager
 def cluster_for(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Iterator[list[str]]:
-    """The command prefix under which the tier's tests see their cluster."""
+    """Yield the command prefix with which the tier's tests reach their cluster."""
     if tier.cluster is None or on_kubeconfig:
         yield []
         return
@@ -224,7 +227,7 @@ def cluster_for(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Iterato
 
 
 def read_report(name: str, report: Path, seconds: float) -> Result:
-    """Pytest's counts; without a report (it never got that far) the tier has failed."""
+    """Return pytest's counts. A tier without a report did not reach its tests, and has failed."""
     if not report.exists():
         return Result(name, 0, 1, 0, seconds)
     suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
@@ -237,7 +240,7 @@ def read_report(name: str, report: Path, seconds: float) -> Result:
 
 
 def run_named(name: str, console: Console, *, on_kubeconfig: bool) -> Result:
-    """Run the checks without tests or the tier of this name."""
+    """Run the checks without tests, or the tier of this name."""
     for tier in TIERS:
         if tier.name == name:
             return run_tier(tier, console, on_kubeconfig=on_kubeconfig)
@@ -246,11 +249,14 @@ def run_named(name: str, console: Console, *, on_kubeconfig: bool) -> Result:
 
 @dataclass
 class Beside:
-    """Lanes that run at the same time; what a tier printed is shown whole once it has ended."""
+    """Lanes that run at the same time.
+
+    The output of a tier is shown whole once the tier has ended.
+    """
 
     on_kubeconfig: bool
     stopping: threading.Event = field(default_factory=threading.Event)
-    """Keeps a lane from its next tier once the user has interrupted."""
+    """Set when the user has interrupted. A lane then starts no further tier."""
 
     def run(self, lanes: Sequence[Lane]) -> list[Result]:
         """Run the lanes; return the results of all their tiers."""
@@ -277,9 +283,10 @@ class Beside:
 
 
 def print_summary(results: list[Result], seconds: float) -> None:
-    """One line a tier, what is left of the budget, a closing line in pytest's own form.
+    """Print one line per tier, the rest of the budget, and a closing line in pytest's own
+    form.
 
-    The seconds of a tier and those of the closing line are those of the clock.
+    The seconds of a tier and those of the closing line are wall time.
     """
     print("\n" + f"{'tier':<10}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
     for result in results:

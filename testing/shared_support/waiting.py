@@ -1,4 +1,4 @@
-"""Wait for what happens in another process, and fail with the last thing that was seen."""
+"""Waits for an event in another process, and fails with the last value that was seen."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tenacity.wait import wait_fixed
 Seen = TypeVar("Seen")
 
 NOT_YET = (AssertionError, LookupError, OSError)
-"""Errors of a check that mean "not yet": a wrong value, a missing field, nobody listening."""
+"""Errors of a check that mean "not yet": a wrong value, a missing field, or no listener."""
 
 
 def eventually(

@@ -37,7 +37,7 @@ def single_program(program: Path, reference: str) -> bytes:
 
 
 def pause_reference() -> str:
-    """Return the name of the image of every pod's first container, which no registry has."""
+    """Return the name of the image of every pod's first container, which no registry holds."""
     _, _, digest = binaries.program("pause").parent.name.rpartition("-")
     return f"localhost/localkube/pause:{digest}"
 

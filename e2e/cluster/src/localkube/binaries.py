@@ -1,4 +1,4 @@
-"""Build the cluster's programs from their Go modules, once per version, into the cache."""
+"""Builds the cluster's programs from their Go modules, once per version, into the cache."""
 
 import fcntl
 import hashlib
@@ -25,14 +25,14 @@ class Module:
     name: str
     package: str = "."
     links: Sequence[str] = ()
-    """Names under which the program is started, when it is several in one."""
+    """Further names under which the program starts, when it is several programs in one."""
     flags: str = "-s -w"
     minutes: int = 1
     """Approximate time of a first build on two cores, shown before it begins."""
     go_module: str = ""
-    """The folder below go/, when it is not called as the program."""
+    """Folder below go/, when its name differs from the program's."""
     modfile: str = "go.mod"
-    """The file with the locked dependencies; a program of several versions has one for each."""
+    """File with the locked dependencies. A program of several versions has one for each."""
 
     @property
     def source(self) -> Path:
@@ -98,7 +98,7 @@ def kubernetes_versions() -> Mapping[str, tuple[str, str]]:
 
 
 def modules() -> tuple[Module, ...]:
-    """Return what a cluster needs, in the Kubernetes version that the environment chooses."""
+    """Return the programs of a cluster, in the Kubernetes version that the environment chooses."""
     versions = kubernetes_versions()
     chosen = os.environ.get(KUBERNETES_VARIABLE) or next(iter(versions))
     if chosen not in versions:
@@ -110,9 +110,9 @@ def modules() -> tuple[Module, ...]:
 
 
 def folder(module: Module) -> Path:
-    """Return where the module's programs lie, whether they are built or not.
+    """Return the folder of the module's programs, whether they are built or not.
 
-    The name is a hash of all that goes in: sources, locked dependencies, flags and toolchain.
+    The name is a hash of all inputs: sources, locked dependencies, flags and toolchain.
     """
     digest = hashlib.sha256()
     for source in module.inputs:
@@ -122,14 +122,16 @@ def folder(module: Module) -> Path:
 
 
 def toolchain() -> str:
-    """Return what the Go toolchain calls itself, such as `go version go1.26.8 linux/amd64`."""
+    """Return the name and version of the Go toolchain, such as `go version go1.26.8
+    linux/amd64`.
+    """
     if not shutil.which("go"):
         raise LocalkubeError("Go is missing: install it from https://go.dev/dl/.")
     return subprocess.run(["go", "version"], capture_output=True, text=True, check=True).stdout
 
 
 def program(name: str) -> Path:
-    """Return the path of a program by the name it is started under."""
+    """Return the path of a program by the name under which it starts."""
     for module in (*modules(), *KEDA):
         if name in (module.name, *module.links):
             return folder(module) / name
@@ -141,8 +143,10 @@ def missing(wanted: Sequence[Module]) -> list[Module]:
 
 
 def build(wanted: Sequence[Module]) -> None:
-    """Build the programs that the cache lacks; a build that is killed leaves no result that looks
-    complete."""
+    """Build the programs that the cache lacks.
+
+    A build that is killed leaves no result that looks complete.
+    """
     if not missing(wanted):
         return
     folders = paths.cluster_cache() / "bin"

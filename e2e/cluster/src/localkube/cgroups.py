@@ -1,4 +1,4 @@
-"""The control group of a cluster's processes, by which they are found and ended.
+"""The control group of a cluster's processes, with which they are found and ended.
 
 It works with the unified hierarchy (cgroup v2) and with the older one (v1, one tree per
 controller).
@@ -15,7 +15,7 @@ from localkube.errors import LocalkubeError
 
 MOUNT = Path("/sys/fs/cgroup")
 _DAEMONS = "daemons"
-"""A leaf of its own, since cgroup v2 allows no process in a group that has children."""
+"""Leaf group of the daemons, because cgroup v2 allows no process in a group that has children."""
 
 _KILL_SECONDS = 20.0
 
@@ -37,7 +37,10 @@ def roots() -> list[Path]:
 
 
 def _tracking_root() -> Path:
-    """Return the tree in which we look processes up; freezer limits nothing by itself."""
+    """Return the tree in which processes are looked up.
+
+    The freezer controller limits nothing by itself.
+    """
     return MOUNT if unified() else MOUNT / "freezer"
 
 
@@ -51,7 +54,7 @@ def create(group: str, children: Sequence[str]) -> None:
 
 
 def _delegate(group: str) -> None:
-    """Hand the controllers down to the group: under cgroup v2 each level has to allow it."""
+    """Enable the controllers in the group. Under cgroup v2, each level has to allow them."""
     controllers = " ".join(
         f"+{name}" for name in (MOUNT / "cgroup.controllers").read_text().split()
     )
@@ -86,7 +89,7 @@ def daemons(group: str) -> set[int]:
 
 
 def kill(group: str) -> None:
-    """End every process of the group; a moment is given to those that fork meanwhile."""
+    """End every process of the group, and retry briefly for those that fork meanwhile."""
     deadline = time.monotonic() + _KILL_SECONDS
     while alive := members(group):
         if time.monotonic() > deadline:

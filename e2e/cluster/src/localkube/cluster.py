@@ -179,13 +179,13 @@ class Cluster:
     ) -> int:
         """Start a process that lives until `down`, and return its id.
 
-        It runs in the node's network namespace and in the cluster's control group, by which
-        `down` finds it whatever happened to its parent. Output goes to logs/NAME.log.
+        It runs in the node's network namespace and in the cluster's control group, in which `down`
+        finds it even if its parent has ended. Output goes to logs/NAME.log.
         """
         for folder in (self.pids, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        # A shell between us and the daemon: init becomes its parent, so that it is reaped
-        # whenever it ends, and it is in the control group before it can do anything.
+        # A shell runs between us and the daemon. Init then becomes the daemon's parent and reaps it
+        # whenever it ends, and the daemon is in the control group before it can do anything.
         detach = ["sh", "-c", 'setsid "$@" >>"$0" 2>&1 </dev/null & echo $!']
         line = [*detach, str(self.logs / f"{name}.log"), *self.inside(command, node)]
         done = subprocess.run(
@@ -203,7 +203,7 @@ class Cluster:
         return pid
 
     def daemons(self) -> dict[str, int | None]:
-        """Return every daemon that was started, with its process id, None where it has died."""
+        """Return every daemon that was started, with its process id; None where it has died."""
         alive = cgroups.daemons(self.cgroup)
         recorded = {each.stem: int(each.read_text()) for each in sorted(self.pids.glob("*.pid"))}
         return {name: pid if pid in alive else None for name, pid in recorded.items()}

@@ -12,10 +12,10 @@ SERVICE_SUBNET = f"{SERVICE_NETWORK}.0.0/16"
 ETCD = "http://127.0.0.1:2379"
 
 AUTOSCALER_PERIOD = "15s"
-"""How often the horizontal autoscaler looks: the default, stated because tests rely on it."""
+"""Period of the horizontal autoscaler. It is the default, stated because tests rely on it."""
 
 PROGRAMS = frozenset({"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"})
-"""The daemons of the control plane; none of them keeps anything that outlives the cluster."""
+"""Daemons of the control plane. None of them stores anything that outlives the cluster."""
 
 COMPONENT_USERS = {
     "controller-manager": "system:kube-controller-manager",
@@ -31,7 +31,7 @@ def server_url(cluster: Cluster) -> str:
 
 
 def certificates(cluster: Cluster, nodes: int) -> list[Certificate]:
-    """Return what to issue for a cluster of so many nodes."""
+    """Return the certificates of a cluster with this many nodes."""
     service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"]
     return [
         Certificate(
@@ -60,9 +60,10 @@ def certificates(cluster: Cluster, nodes: int) -> list[Certificate]:
 
 
 def audit_policy() -> dict[str, Any]:
-    """Return what the API server writes down: every write by anyone, and reads of our concern.
+    """Return the audit policy: the API server records every write, and the reads that concern the
+    operator.
 
-    Left out are the reads by which Kubernetes itself lives, which would bury the rest.
+    It omits the reads of Kubernetes' own components, which would bury the rest.
     """
     own_users = ["system:apiserver", *COMPONENT_USERS.values()]
     own_groups = ["system:nodes", "system:serviceaccounts:kube-system"]
@@ -93,14 +94,16 @@ def etcd(cluster: Cluster) -> list[str]:
         f"--listen-client-urls={ETCD}",
         f"--advertise-client-urls={ETCD}",
         "--listen-peer-urls=http://127.0.0.1:2380",
-        # The data goes with the cluster, so nothing is gained by waiting for the disk.
+        # The data is deleted with the cluster, so nothing is gained by waiting for the disk.
         "--unsafe-no-fsync",
         "--log-level=warn",
     ]
 
 
 def api_server(cluster: Cluster, *, without_proxy: bool) -> list[str]:
-    """Return its command line; `without_proxy` where no kube-proxy makes Service addresses work."""
+    """Return the API server's command line; `without_proxy` where no kube-proxy makes Service
+    addresses work.
+    """
     pki = cluster.state / "pki"
     return [
         "kube-apiserver",
@@ -114,9 +117,9 @@ def api_server(cluster: Cluster, *, without_proxy: bool) -> list[str]:
         "--profiling=false",
         *_api_server_certificates(pki),
         *_aggregation(pki),
-        # It then finds the server of an aggregated API by the endpoints of its Service.
+        # The API server then finds the server of an aggregated API by the endpoints of its Service.
         *(["--enable-aggregator-routing"] if without_proxy else []),
-        # The name of a node is known to no DNS here: `kubectl logs` needs the address.
+        # No DNS here knows the name of a node, so `kubectl logs` needs the address.
         "--kubelet-preferred-address-types=InternalIP",
         f"--audit-policy-file={cluster.state / 'audit-policy.yaml'}",
         f"--audit-log-path={cluster.audit_log}",
@@ -139,7 +142,9 @@ def _api_server_certificates(pki: Path) -> list[str]:
 
 
 def _aggregation(pki: Path) -> list[str]:
-    """Return how the API server names itself and the user to an aggregated API."""
+    """Return the flags with which the API server identifies itself and the user to an aggregated
+    API.
+    """
     return [
         # Connect to the endpoints, because without nodes no kube-proxy routes a ClusterIP.
         "--enable-aggregator-routing",
@@ -166,10 +171,10 @@ def controller_manager(cluster: Cluster) -> list[str]:
         f"--horizontal-pod-autoscaler-sync-period={AUTOSCALER_PERIOD}",
         "--leader-elect=false",
         "--profiling=false",
-        # The default of 20 requests a second is most of the time that a start takes.
+        # The default of 20 requests a second would take most of the time of a start.
         "--kube-api-qps=200",
         "--kube-api-burst=400",
-        # Pod subnets are fixed by the node's number, as the routes between the nodes are.
+        # The node's number determines its pod subnet and the routes between the nodes.
         "--allocate-node-cidrs=false",
         "--configure-cloud-routes=false",
     ]

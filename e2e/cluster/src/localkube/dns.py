@@ -15,7 +15,8 @@ _COREFILE = """.:53 {{
     cache 5 cluster.local
 }}
 """
-# Five seconds at most until a new Service is seen: tests look names up before they exist.
+# A new Service is visible after five seconds at most, because tests look names up before they
+# exist.
 
 
 def corefile(cluster: Cluster) -> str:
@@ -25,7 +26,9 @@ def corefile(cluster: Cluster) -> str:
 
 
 def manifests(cluster: Cluster) -> list[dict[str, Any]]:
-    """Return the Service that pods ask, its one endpoint, and the right to read what is named."""
+    """Return the Service that pods ask, its one endpoint, and the right to read Services and
+    endpoints.
+    """
     ports = [
         {"name": "dns", "port": 53, "protocol": "UDP"},
         {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
@@ -86,7 +89,7 @@ def start(cluster: Cluster) -> None:
 
 
 def resolver(cluster: Cluster) -> str:
-    """Return a resolv.conf by which a process outside of pods finds Services by name."""
+    """Return a resolv.conf with which a process outside of pods resolves Services by name."""
     return (
         f"nameserver {cluster.node(1).address}\n"
         "search default.svc.cluster.local svc.cluster.local cluster.local\n"

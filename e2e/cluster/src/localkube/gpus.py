@@ -14,7 +14,7 @@ RESOURCE = "nvidia.com/gpu"
 
 
 def patch(count: int) -> dict[str, Any]:
-    """Return the merge patch of a node's status; a count of zero takes the resource away."""
+    """Return the merge patch of a node's status. A count of zero removes the resource."""
     amount = str(count) if count else None
     return {"status": {field: {RESOURCE: amount} for field in ("capacity", "allocatable")}}
 

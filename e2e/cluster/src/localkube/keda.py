@@ -28,7 +28,7 @@ START_SECONDS = 60
 GRPC_PORT = 19666
 PROBE_PORT = 19081
 ADAPTER_PORT = 19443
-"""Ports in the first node's network, away from those that tests and pods of the host use."""
+"""Ports in the first node's network, apart from those that tests and pods of the host use."""
 
 
 def register(subparsers: Any) -> None:
@@ -63,7 +63,7 @@ def _stop(arguments: argparse.Namespace) -> int:
 def start(cluster: Cluster) -> None:
     """Start KEDA and return once its adapter serves external metrics through the API server.
 
-    Raises LocalkubeError with the end of the log of the part that does not come up.
+    Raises LocalkubeError with the end of the log of the part that does not start.
     """
     binaries.build(binaries.KEDA)
     if cluster.daemons().get(ADAPTER):
@@ -97,7 +97,7 @@ def stop(cluster: Cluster) -> None:
 
 
 def folder_of(path: Path) -> Path:
-    """Return the folder, made for its owner alone: it holds keys."""
+    """Return the folder of the keys, which only its owner can read."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     return path
@@ -152,7 +152,7 @@ def _adapter(cluster: Cluster, certificates: Path) -> list[str]:
 
 
 def _objects(certificates: Path, address: str) -> list[dict[str, Any]]:
-    """Return the Service object that stands for the adapter, and the APIService behind it."""
+    """Return the Service object of the adapter, and the APIService that refers to it."""
     metadata = {"name": ADAPTER, "namespace": NAMESPACE}
     port = {"name": "https", "protocol": "TCP", "port": ADAPTER_PORT}
     bundle = base64.b64encode((certificates / "ca.crt").read_bytes()).decode()

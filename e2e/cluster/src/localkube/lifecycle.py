@@ -32,11 +32,11 @@ from localkube.progress import say, step
 
 MOST_NODES = 9
 _POLITE_SECONDS = 3.0
-"""Time for daemons to end by themselves on `down`, so that containerd closes its store."""
+"""Seconds that daemons have to end by themselves on `down`, so that containerd closes its store."""
 
 
 def up(cluster: Cluster, *, nodes: int = 1, api_only: bool = False) -> None:
-    """Start the cluster and return when it is ready; a running cluster is left as it is."""
+    """Start the cluster and return when it is ready. A running cluster stays unchanged."""
     if not 1 <= nodes <= MOST_NODES:
         raise LocalkubeError(f"{nodes} nodes: choose between 1 and {MOST_NODES}.")
     if api_only and nodes > 1:
@@ -230,20 +230,23 @@ def _end_politely(cluster: Cluster) -> None:
 
 
 def _kill_visitors(cluster: Cluster) -> None:
-    """End other processes in the namespaces, such as a command that was left running in `exec`."""
+    """End other processes in the namespaces, such as a command that still runs in `exec`."""
     for pid in network.processes(cluster):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def clean(*, cache: bool) -> None:
-    """Remove every cluster and, on request, all that the project's tools keep in the cache."""
+    """Remove every cluster and, on request, everything that the project's tools keep in the
+    cache.
+    """
     for each in all_clusters():
         down(each)
     _remove_folder(paths.STATE_ROOT)
     if cache:
         with step(f"Removing what the project keeps in {paths.cache_dir()}"):
-            # By name: LLMSERVICE_CACHE may point at a folder that holds other things as well.
+            # Only known names are removed, because LLMSERVICE_CACHE may point at a folder that
+            # holds other things as well.
             for name in paths.CACHED:
                 _remove_folder(paths.cache_dir() / name)
             with suppress(OSError):
@@ -251,7 +254,7 @@ def clean(*, cache: bool) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    # Never into a mount: what is mounted there may be somebody's files.
+    # A mount is never entered, because it may hold the user's files.
     mounts.release(folder)
     if folder.exists():
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""Removes the mounts below a folder, which must be done before the folder can be removed."""
+"""Removes the mounts below a folder, as is necessary before the folder can be removed."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ def targets(mountinfo: str) -> list[Path]:
 
 
 def release(folder: Path) -> None:
-    """Unmount everything below the folder; a mount that is in use goes when it no longer is."""
+    """Unmount everything below the folder. A mount in use ends when its last user ends."""
     for target in reversed(below(folder)):
         done = subprocess.run(
             ["umount", "--lazy", str(target)], capture_output=True, text=True, check=False

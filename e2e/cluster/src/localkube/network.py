@@ -15,10 +15,8 @@ from localkube.errors import CommandFailed
 
 _BRIDGE = "nodes"
 _GATEWAY_OFFSET = 254
-"""Last number of the default route's address, which no host has.
-
-The kubelet needs a default route, and traffic on it finds no neighbor.
-"""
+"""Last number of the default route's address, which no host has. The kubelet needs a default route,
+and packets on it find no neighbor."""
 
 
 def create(cluster: Cluster, nodes: int) -> None:
@@ -51,7 +49,7 @@ def _create_namespace(node: Node) -> None:
     node.netns.touch()
     _check(["unshare", f"--net={node.netns}", "true"])
     _ip(node, "link", "set", "lo", "up")
-    # Routing between pods, and service addresses between pods on the same bridge.
+    # This allows routing between pods, and service addresses between pods on the same bridge.
     settings = ["net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"]
     _check(node.cluster.inside(["sysctl", "-qw", *settings], node))
 

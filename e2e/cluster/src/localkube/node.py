@@ -23,7 +23,7 @@ _OWN_FOLDERS = {
     "pod-logs": "/var/log/pods",
     "container-logs": "/var/log/containers",
 }
-"""Folders of the node's state, and where the node's programs see them."""
+"""Folders of the node's state, and the paths at which the node's programs see them."""
 
 _MOUNT_AND_BECOME = """
 while [ "$1" != -- ]; do mkdir -p "$2"; mount --bind "$1" "$2"; shift 2; done
@@ -74,9 +74,10 @@ required_plugins = ["io.containerd.grpc.v1.cri"]
 
 
 def cni_config(node: Node) -> dict[str, Any]:
-    """Return the pod network: a bridge per node; the nodes' routes join the bridges.
+    """Return the pod network: a bridge per node, joined by the nodes' routes.
 
-    Nothing is masqueraded: there is no outside, and pods see each other's true addresses.
+    No address is masqueraded. There is no outside network, and pods see each other's true
+    addresses.
     """
     addresses = {
         "type": "host-local",
@@ -115,15 +116,16 @@ def kubelet_config(node: Node) -> dict[str, Any]:
         "clusterDomain": "cluster.local",
         "clusterDNS": [DNS_SERVICE_ADDRESS],
         "resolvConf": str(node.state / "resolv.conf"),
-        # Large images on a developer's disk: evict only when it is really about to be full,
-        # and never delete an image that a later test needs.
+        # Images on a developer's disk are large. Evict only when the disk is really about to be
+        # full, and never delete an image that a later test needs.
         "evictionHard": {
             "nodefs.available": "1%",
             "imagefs.available": "1%",
             "memory.available": "100Mi",
         },
         "imageGCHighThresholdPercent": 100,
-        # An end-to-end test asks for pods to be gone: look for it more often than by default.
+        # End-to-end tests wait until pods are gone, so the kubelet checks more often than by
+        # default.
         "syncFrequency": "30s",
     }
 
@@ -145,7 +147,7 @@ def kube_proxy(node: Node) -> list[str]:
         f"--hostname-override={node.name}",
         f"--cluster-cidr={POD_NETWORK}.0.0/16",
         "--proxy-mode=nftables",
-        # The limits of connection tracking belong to the machine; leave them as they are.
+        # The limits of connection tracking belong to the machine, so they stay unchanged.
         "--conntrack-max-per-core=0",
         "--conntrack-min=0",
     ]
@@ -166,12 +168,12 @@ def write_configuration(node: Node) -> None:
 
 
 def start_containerd(node: Node) -> None:
-    """Start containerd, without the containers that an earlier life of the node has left."""
+    """Start containerd, without the containers from an earlier run of the node."""
     _launch_containerd(node)
     leftovers = _ctr(node, "containers", "list", "--quiet").split()
     if leftovers:
         _ctr(node, "containers", "remove", *leftovers)
-        # Its CRI part has read them already, and would report them to the kubelet.
+        # containerd's CRI part has read them already, and would report them to the kubelet.
         node.cluster.stop_daemon(_daemon(node, "containerd"), wait_seconds=10)
         _launch_containerd(node)
     if archive.pause_reference() not in _ctr(node, "images", "list", "--quiet").split():
@@ -184,7 +186,7 @@ def import_archive(node: Node, archive_file: Path) -> None:
 
 
 def start_kubelet(node: Node) -> None:
-    """Start kubelet and kube-proxy; the kubelet shares containerd's mounts, as it must."""
+    """Start kubelet and kube-proxy. The kubelet must share containerd's mounts."""
     containerd = node.cluster.daemons()[_daemon(node, "containerd")]
     share = ["nsenter", f"--mount=/proc/{containerd}/ns/mnt", "--"]
     node.cluster.start_daemon(_daemon(node, "kubelet"), [*share, *kubelet(node)], node=node)
@@ -194,7 +196,8 @@ def start_kubelet(node: Node) -> None:
 def _launch_containerd(node: Node) -> None:
     binds = [part for own, seen in _OWN_FOLDERS.items() for part in (str(node.state / own), seen)]
     prepare = ["sh", "-ec", _MOUNT_AND_BECOME, "sh", *binds, "--"]
-    # Slave: an unmount on the machine takes effect here as well, and nothing goes the other way.
+    # With slave propagation, an unmount on the machine takes effect here as well, and no mount here
+    # appears there.
     unshare = ["unshare", "--mount", "--propagation=slave", "--"]
     start = ["containerd", f"--config={node.state / 'containerd.toml'}", "--log-level=warn"]
     name = _daemon(node, "containerd")

@@ -28,11 +28,14 @@ package for speculation by suffixes."""
 
 GO_NEEDED = (1, 26)
 DISK_GB_TO_BUILD = 10
-"""Go's module and build caches take about 6 GB, the programs 0.3 GB."""
+"""Free disk space in GB for a build. Go's module and build caches take about 6 GB, the programs 0.3
+GB."""
 DISK_GB_TO_RUN = 2
-"""etcd, logs and small images; what images need is said when they are built."""
+"""Free disk space in GB for a run: etcd, logs and small images. The builds of images check their
+own need."""
 DISK_GB_FROM_NOTHING = 45
-"""Programs, models, the engine's environment and the images, when none of them is cached."""
+"""Free disk space in GB when nothing is cached: programs, models, the engine's environment and the
+images."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ def problems(facts: Facts) -> list[str]:
 def check(*, api_only: bool, with_images: bool = False) -> None:
     """Raise an error with all problems, so that a user can solve them together.
 
-    `with_images` also checks what a demo or a whole test run needs, half an hour before it is
-    needed.
+    `with_images` also checks the requirements of a demo or a whole test run, half an hour before
+    they matter.
     """
     facts = look(api_only=api_only)
     if with_images:
@@ -133,7 +136,7 @@ def install_packages() -> None:
 
 
 def go_version() -> tuple[int, int] | None:
-    """Return the version of the Go toolchain, None where there is none."""
+    """Return the version of the Go toolchain; None without one."""
     if not shutil.which("go"):
         return None
     return parse_go_version(binaries.toolchain())

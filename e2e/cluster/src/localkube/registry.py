@@ -30,15 +30,18 @@ def config() -> str:
                 "filesystem": {"rootdirectory": str(storage())},
                 "delete": {"enabled": True},
             },
-            # Every address of the first node, since the other nodes reach it by that one.
-            # The secret signs uploads under way; all clusters' registries share their storage.
+            # The registry listens on every address of the first node, because the other nodes reach
+            # it at one of them. The secret signs uploads in progress, and the registries of all
+            # clusters share their storage.
             "http": {"addr": f":{_PORT}", "secret": "localkube"},
         }
     )
 
 
 def node_hosts(cluster: Cluster) -> str:
-    """Return containerd's hosts.toml for ADDRESS: where a node really finds the registry."""
+    """Return containerd's hosts.toml for ADDRESS: the address at which a node reaches the
+    registry.
+    """
     url = f"http://{cluster.node(1).address}:{_PORT}"
     return f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n'
 
@@ -47,7 +50,7 @@ def start(cluster: Cluster) -> None:
     storage().mkdir(parents=True, exist_ok=True)
     configuration = cluster.state / "registry.yaml"
     configuration.write_text(config())
-    # A debug variable of the caller's must not change how the registry is configured.
+    # A debug variable of the caller must not change the configuration of the registry.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("REGISTRY_")}
     cluster.start_daemon(
         "registry", ["docker-registry", "serve", str(configuration)], environment=environment

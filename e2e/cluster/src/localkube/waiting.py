@@ -12,7 +12,10 @@ _PAUSE_SECONDS = 0.25
 def until(
     ready: Callable[[], bool], *, cluster: Cluster, daemon: str, what: str, seconds: float
 ) -> None:
-    """Return once `ready` says so; `daemon` is who brings it about, and whose log is shown."""
+    """Return once `ready` returns true.
+
+    A failure shows the log of `daemon`, which has to fulfil the condition.
+    """
     deadline = time.monotonic() + seconds
     while not ready():
         died = cluster.daemons().get(daemon) is None

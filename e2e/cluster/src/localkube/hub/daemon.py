@@ -1,4 +1,4 @@
-"""The hub as a part of a local cluster: started in its network, stopped at the latest with it."""
+"""Runs the hub as a part of a local cluster: in its network, and no longer than the cluster."""
 
 import sys
 from collections.abc import Mapping
@@ -18,13 +18,14 @@ PRIVATE_TINY_LLAMA = "llmservice-test/private-tiny-llama"
 GATED_TINY_LLAMA = "llmservice-test/gated-tiny-llama"
 SLOW_SMOLLM2 = "llmservice-test/slow-smollm2"
 SLOW_BYTES_PER_SECOND = 4_000_000
-"""A minute for the whole model: long enough to be seen on its way."""
+"""Speed at which the whole model takes a minute, long enough to observe the download."""
 
 READER_TOKEN = "hf_localkubeReader"
-"""Opens the private and the gated repository. No secret: it guards random weights."""
+"""Token that opens the private and the gated repository. It is no secret, because it guards random
+weights."""
 
 STRANGER_TOKEN = "hf_localkubeStranger"
-"""Is known to the hub and opens nothing."""
+"""Token that the hub knows and that opens nothing."""
 
 
 def default_settings(models: Mapping[str, Path]) -> HubSettings:
@@ -58,7 +59,7 @@ def read_settings(file: Path) -> HubSettings:
 
 
 def start(cluster: Cluster, settings: HubSettings) -> str:
-    """Start the cluster's hub, in place of one that runs, and return its URL once it answers."""
+    """Start the cluster's hub, in place of a running one, and return its URL once it answers."""
     here = settings.model_copy(update={"host": cluster.node(1).address})
     cluster.stop_daemon(DAEMON)
     settings_file(cluster).write_text(here.to_yaml())
@@ -78,12 +79,12 @@ def start(cluster: Cluster, settings: HubSettings) -> str:
 
 
 def stop(cluster: Cluster) -> None:
-    """Stop the cluster's hub; nothing happens where none runs."""
+    """Stop the cluster's hub, if one runs."""
     cluster.stop_daemon(DAEMON)
 
 
 def url(cluster: Cluster) -> str:
-    """Return the address of the cluster's hub as pods reach it; raises when none runs."""
+    """Return the address at which pods reach the cluster's hub; raises when none runs."""
     if cluster.daemons().get(DAEMON) is None:
         raise LocalkubeError(
             f"No hub runs in {cluster.name!r}. Start it: localkube --name {cluster.name} hub start"

@@ -1,4 +1,4 @@
-"""Run our scripts on the engine's own torch and transformers, without importing them here."""
+"""Runs our scripts with the engine's own torch and transformers, without importing them here."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ SHOWN_LINES = 20
 
 @cache
 def environment() -> Path:
-    """Return the engine's environment, which is made now if it is not there (6 GB, minutes)."""
+    """Return the engine's environment. It is created if it does not exist (6 GB, minutes)."""
     made = subprocess.run(
         [sys.executable, str(ENVIRONMENT_MAKER)], stdout=subprocess.PIPE, text=True, check=False
     )

@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 
 LFS_SUFFIX = ".safetensors"
 LFS_FROM_BYTES = 10 * 1024 * 1024
-"""From this size on the public hub keeps every file in large-file storage, whatever its name."""
+"""Size in bytes from which the public hub keeps every file in large-file storage, whatever its
+name."""
 
 HASHING_CHUNK_BYTES = 1024 * 1024
 
@@ -36,7 +37,7 @@ class File:
     size_bytes: int
     git_oid: str
     sha256: str | None
-    """Set for files in large-file storage only; it is then the file's ETag."""
+    """Hash of a file in large-file storage, where it is the file's ETag; None for other files."""
 
     @property
     def etag(self) -> str:
@@ -44,7 +45,7 @@ class File:
 
     @property
     def lfs_pointer(self) -> str:
-        """The pointer that git keeps in place of a file in large-file storage."""
+        """Pointer that git stores in place of a file in large-file storage."""
         return (
             "version https://git-lfs.github.com/spec/v1\n"
             f"oid sha256:{self.sha256}\nsize {self.size_bytes}\n"
@@ -59,7 +60,10 @@ class Commit:
     files: Mapping[str, File]
 
     def folders(self) -> Mapping[str, str]:
-        """Return an id for every folder, by its path; it follows from what is in the folder."""
+        """Return an id for every folder, by its path.
+
+        The id depends only on the folder's content.
+        """
         contents: dict[str, list[str]] = {}
         for path, file in self.files.items():
             for parent in PurePosixPath(path).parents[:-1]:
@@ -79,7 +83,7 @@ class Repository:
     branches: Mapping[str, Commit]
 
     def find_commit(self, revision: str) -> Commit | None:
-        """Return the commit that a branch name or a full sha stands for, or None."""
+        """Return the commit of a branch name or a full sha; None if there is none."""
         if revision in self.branches:
             return self.branches[revision]
         return next((c for c in self.branches.values() if c.sha == revision), None)
@@ -101,7 +105,7 @@ def read_commit(folder: Path) -> Commit:
 
 
 def read_file(path: Path) -> File:
-    """Hash a file as git does, and as large-file storage does where the hub would keep it there."""
+    """Hash a file as git does, and as large-file storage does if the hub would keep it there."""
     size = path.stat().st_size
     git_oid = hashlib.sha1(f"blob {size}\0".encode())
     sha256 = hashlib.sha256()

@@ -23,10 +23,10 @@ from localkube.hub.settings import HubSettings, InvalidHubSettings
 
 CHUNK_BYTES = 64 * 1024
 SLICES_PER_SECOND = 20
-"""How finely a throttled download is dealt out."""
+"""Number of slices per second in which a throttled download is sent."""
 
 SHUTDOWN_SECONDS = 0.5
-"""How long downloads in flight keep a stopped hub alive: no client of a test minds the cut."""
+"""Seconds for which downloads in flight keep a stopped hub alive. No test depends on their end."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Hub:
         return cls(repositories, settings)
 
     def bytes_per_second(self, repo_id: str) -> int | None:
-        """Return the speed limit of one download from this repository, None for no limit."""
+        """Return the speed limit of one download from this repository; None for no limit."""
         return self.settings.repositories[repo_id].bytes_per_second or (
             self.settings.bytes_per_second
         )
@@ -93,7 +93,7 @@ async def answer_model_info(request: web.Request) -> web.Response:
 
 
 async def answer_tree(request: web.Request) -> web.Response:
-    """Answer with the files and folders below a path, all of them when recursive is asked for."""
+    """Answer with the files and folders below a path; all of them if the request is recursive."""
     _, commit = find_commit(request)
     root = request.match_info.get("path", "").rstrip("/")
     folders = commit.folders()
@@ -161,7 +161,7 @@ async def answer_file(request: web.Request) -> web.StreamResponse:
 
 
 def requested_range(request: web.Request, file: File) -> tuple[int, int]:
-    """Return the first byte asked for and the one after the last; 416 when they are not there."""
+    """Return the first requested byte and the one after the last; 416 when they do not exist."""
     try:
         start, stop, _ = request.http_range.indices(file.size_bytes)
     except ValueError:
@@ -176,7 +176,7 @@ def requested_range(request: web.Request, file: File) -> tuple[int, int]:
 async def write_slice(
     response: web.StreamResponse, path: Path, start: int, stop: int, bytes_per_second: int | None
 ) -> None:
-    """Write the bytes of a file from start up to stop, keeping below the limit at every moment."""
+    """Write the bytes of a file from start up to stop, below the speed limit at every moment."""
     clock = asyncio.get_running_loop().time
     begun = clock()
     chunk_bytes = CHUNK_BYTES
@@ -199,10 +199,10 @@ def read_chunks(path: Path, start: int, stop: int, chunk_bytes: int) -> Iterator
 
 
 def find_commit(request: web.Request) -> tuple[Repository, Commit]:
-    """Return the repository and commit a path names, or refuse in the public hub's way.
+    """Return the repository and commit that a path names, or refuse as the public hub does.
 
-    What a caller may not see does not exist: a private repository without access answers exactly
-    like an unknown one.
+    A repository that the client must not see seems not to exist: a private one without access
+    answers exactly like an unknown one.
     """
     hub = request.app[HUB]
     token = bearer_token(request)
@@ -223,7 +223,7 @@ def find_commit(request: web.Request) -> tuple[Repository, Commit]:
 
 
 def refuse_gated(request: web.Request, repository: Repository) -> None:
-    """Refuse the files of a gated repository to a caller who was not let in."""
+    """Refuse the files of a gated repository to a client without access."""
     token = bearer_token(request)
     if repository.visibility is not Visibility.GATED or has_access(
         request.app[HUB], token, repository.repo_id
@@ -249,14 +249,14 @@ def has_access(hub: Hub, token: str | None, repo_id: str) -> bool:
 
 
 def bearer_token(request: web.Request) -> str | None:
-    """Return the caller's token, None for an anonymous one."""
+    """Return the client's token; None for an anonymous one."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token if scheme.lower() == "bearer" else None
 
 
 def entry_not_found(request: web.Request, commit: Commit) -> web.HTTPException:
     error = refusal(404, "EntryNotFound", f"Entry not found: {request.match_info['path']}")
-    # With the commit known, the client remembers that the file is absent and asks no more.
+    # With the commit known, the client remembers that the file is absent and does not ask again.
     error.headers["X-Repo-Commit"] = commit.sha
     return error
 
@@ -275,7 +275,7 @@ def refusal(status: int, code: str | None, message: str) -> web.HTTPException:
 
 
 async def serve(settings: HubSettings) -> None:
-    """Serve until the process is told to stop."""
+    """Serve until a signal stops the process."""
     hub = await asyncio.to_thread(Hub.load, settings)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -71,7 +71,7 @@ class HubSettings(_Settings):
 
     @property
     def url(self) -> str:
-        """The hub's address, as HF_ENDPOINT wants it."""
+        """Address of the hub, in the form of HF_ENDPOINT."""
         return f"http://{self.host}:{self.port}"
 
     @model_validator(mode="after")
@@ -96,6 +96,6 @@ class HubSettings(_Settings):
             raise InvalidHubSettings("the hub's configuration: " + "; ".join(faults)) from error
 
     def to_yaml(self) -> str:
-        """Write the form that parse reads."""
+        """Write the form that `parse` reads."""
         document = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return yaml.safe_dump(document, sort_keys=False)

@@ -1,4 +1,4 @@
-"""Put the folder of models into a cluster as a PersistentVolume and a claim bound to it."""
+"""Makes the folder of models a PersistentVolume of a cluster, with a claim bound to it."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,8 @@ def build_volume(namespace: str, claim: str, folder: Path) -> dict[str, Any]:
         "spec": {
             "capacity": {"storage": CAPACITY},
             "accessModes": ["ReadOnlyMany"],
-            # Never Delete: what lies there is the cache of every cluster on this machine.
+            # The policy is never Delete, because this folder is the cache of every cluster on this
+            # machine.
             "persistentVolumeReclaimPolicy": "Retain",
             "storageClassName": "",
             "hostPath": {"path": str(folder), "type": "Directory"},
@@ -44,7 +45,7 @@ def build_claim(namespace: str, claim: str) -> dict[str, Any]:
 
 
 def volume_name(namespace: str, claim: str) -> str:
-    # A dot is in no namespace's name, so two pairs never meet in one volume.
+    # No namespace's name contains a dot, so two pairs never share a volume.
     return f"models.{namespace}.{claim}"
 
 
@@ -52,7 +53,7 @@ def apply_volume(cluster: Cluster, namespace: str, claim: str, folder: Path) -> 
     """Make the folder readable through the claim; safe to repeat.
 
     A volume whose earlier claim was deleted keeps that claim's identity and binds to no other, so
-    it is made anew.
+    it is created again.
     """
     name = volume_name(namespace, claim)
     known = cluster.kubectl(
@@ -62,6 +63,7 @@ def apply_volume(cluster: Cluster, namespace: str, claim: str, folder: Path) -> 
         cluster.kubectl("delete", "pv", name, "--ignore-not-found")
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(build_volume(namespace, claim, folder)))
     if not known:
-        # A claim that is seen before its volume is looked at again only after 15 seconds.
+        # If the claim exists before its volume, the controller checks it again only after 15
+        # seconds.
         cluster.kubectl("wait", "pv", name, "--for=jsonpath={.status.phase}=Available")
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(build_claim(namespace, claim)))

@@ -1,4 +1,4 @@
-"""The project's container images: built from their Dockerfiles, tagged by what is in them, loaded.
+"""Builds the project's container images, tags them by their inputs, and loads them.
 
 localkube images build [cpu|gpu|operator|all]
 localkube load-image REFERENCE

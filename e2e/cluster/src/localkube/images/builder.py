@@ -39,7 +39,8 @@ _SECRETS = "/run/secrets"
 def build(names: Iterable[str]) -> dict[str, str]:
     """Return the reference of each named image, after building those that are missing.
 
-    `gpu` is built on a stand-in for the official vLLM image, which lies in a registry.
+    `gpu` is built on a stand-in for the official vLLM image, because that one is in a
+    registry.
     """
     wanted = [NAMED[name] for name in names]
     require_root()
@@ -63,7 +64,10 @@ def require_programs(programs: dict[str, str]) -> None:
 
 
 class Store:
-    """buildah's images and working containers, held by this process alone or shared to read."""
+    """buildah's images and working containers.
+
+    This process holds the store alone, or shares it to read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -82,7 +86,7 @@ class Store:
     def command(self, *arguments: str) -> list[str]:
         """Return buildah's command line for this store.
 
-        overlay: with vfs every layer would copy the gigabytes below it.
+        It uses overlay, because with vfs every layer would copy the gigabytes below it.
         """
         return [
             *("buildah", "--root", str(self.folder / "storage")),
@@ -91,7 +95,7 @@ class Store:
         ]
 
     def environment(self) -> dict[str, str]:
-        # TMPDIR also takes the cache mounts of the builds, so that one folder holds everything.
+        # TMPDIR also holds the cache mounts of the builds, so that one folder holds everything.
         return os.environ | {"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(self.temporary)}
 
     def run(self, *arguments: str) -> str:
@@ -117,7 +121,7 @@ class Store:
             self.run("rm", name)
 
     def ensure(self, image: Image) -> str:
-        """Build the image and what it stands on, unless they are there; return its reference."""
+        """Build the image and its parents, unless they exist; return its reference."""
         if self.has(reference := image.reference()):
             return reference
         self._ensure_base(DEBIAN)
@@ -151,12 +155,13 @@ class Store:
             try:
                 self._run_logged(image.name, "bud", *options, str(root))
             finally:
-                # buildah leaves a mounted container per `--mount=from=`, and a killed build all
-                # of its own, gigabytes each. None is in use: we hold the store alone.
+                # buildah leaves a mounted container for each `--mount=from=`, and a killed build
+                # leaves all of its own, with gigabytes each. None is in use, because we hold the
+                # store alone.
                 self.run("rm", "--all")
 
     def tools(self) -> str:
-        """Return the reference of the image that holds uv, made of this machine's own."""
+        """Return the reference of the image that holds uv, made from this machine's own."""
         version = subprocess.run(
             ["uv", "--version"], capture_output=True, text=True, check=True
         ).stdout.split()[1]
@@ -227,7 +232,7 @@ def _acquire(lock: IO[str], kind: int) -> None:
 
 
 def uv_binary() -> Path:
-    """Return this machine's uv itself: the one on PATH may be a script that finds it."""
+    """Return the binary of this machine's uv. The one on PATH may be a script that finds it."""
     if not (found := os.environ.get("UV")):
         found = subprocess.run(
             ["uv", "run", "--no-project", "printenv", "UV"],

@@ -40,8 +40,7 @@ def _push(cluster: Cluster, reference: str) -> None:
     with Store.open(to_read=True) as store:
         if not store.has(reference):
             raise LocalkubeError(f"{reference} is not built. Run: localkube images build all")
-        # The fastest level of zstd halves the bytes to write and read, for a few seconds of
-        # work.
+        # The fastest level of zstd halves the bytes to write and read, for a few seconds of work.
         command = store.command(
             *("push", "--quiet", "--tls-verify=false"),
             *("--compression-format", "zstd", "--compression-level", "1"),
@@ -60,7 +59,8 @@ def _has(node: Node, reference: str) -> bool:
 
 
 def _pull(cluster: Cluster, node: Node, reference: str) -> None:
-    # Run in the first node's network, where the registry listens: this client fetches by itself.
+    # The command runs in the first node's network, where the registry listens, because this client
+    # fetches by itself.
     done = _ctr(node, "images", "pull", "--plain-http", reference, inside=cluster)
     if done.returncode:
         raise CommandFailed(f"{node.name} could not pull {reference}: {done.stderr.strip()}")
