@@ -9,7 +9,7 @@ import pytest
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.children import Context, build_all
+from llmservice_operator.children import REQUIRED_KINDS, Context, build_all
 from llmservice_operator.cluster.client import as_yaml
 from llmservice_operator.desired import Autoscaler, is_up_to_date
 from llmservice_operator.errors import InvalidSpec
@@ -79,11 +79,11 @@ def test_takes_the_objects_of_random_specs_as_they_are_sent(api: Api) -> None:
 def built(spec: Spec, name: str) -> list[Manifest]:
     metadata = {"name": name, "namespace": NAMESPACE, "uid": "uid-1", "generation": 1}
     service = LLMService.parse(a_body(spec, metadata=metadata))
-    # As on this API server, which drops the tolerance and has no kinds of KEDA's.
+    # As on this API server, which drops the tolerance and serves no optional kind.
     autoscaler = replace(Autoscaler.of_spec(service), with_tolerance=False)
     pin = resolve_pin(service, None, SETTINGS)
-    objects = build_all(Context.of(service, SETTINGS, pin, autoscaler=autoscaler))
-    return [each for each in objects if not each["apiVersion"].startswith("keda.sh/")]
+    context = Context.of(service, SETTINGS, pin, autoscaler=autoscaler)
+    return [each for each in build_all(context) if kind_of(each) in REQUIRED_KINDS]
 
 
 def assert_taken_as_sent(api: Api, manifest: Manifest) -> None:

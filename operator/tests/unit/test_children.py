@@ -60,7 +60,8 @@ def test_every_module_of_children_is_registered(name: str) -> None:
     declared = {value for value in vars(module).values() if isinstance(value, Child)}
     declared |= {*getattr(module, "CHILDREN", ())}
     assert declared, f"children/{name}.py declares no child: end it with CHILD = Child(...)"
-    assert declared <= {*CHILDREN}, (
+    missing = declared - {*CHILDREN}
+    assert not missing, (
         f"children/{name}.py is in no list: import it in children/__init__.py, and add "
         f"{name}.CHILD to CHILDREN there, in its place in the order of applying"
     )
