@@ -3,7 +3,6 @@
 from typing import Any, Final
 
 import pytest
-import yaml
 
 from engine_asking import Ask
 from engine_stand_ins import StandIns
@@ -11,13 +10,12 @@ from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
 from llmservice_operator.workload import resolve_pin
-from operator_support.examples import EXAMPLES
+from operator_support.examples import EXAMPLE_SPECS
 from operator_support.services import SETTINGS, a_service
 from random_specs import LIKELY, Spec, many_valid_specs
 
 pytest_plugins = ("engine_fixtures",)
 
-EXAMPLE_SPECS: Final = {path.stem: yaml.safe_load(path.read_text())["spec"] for path in EXAMPLES}
 RANDOM_SPECS: Final = 300
 ACCEPTED_FLAGS: Final = LIKELY["spec.engine.extraArgs[]"]
 

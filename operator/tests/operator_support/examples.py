@@ -8,6 +8,8 @@ from llmservice_operator.api import Manifest
 from operator_support.services import REPOSITORY
 
 EXAMPLES: Final = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
+EXAMPLE_SPECS: Final = {path.stem: yaml.safe_load(path.read_text())["spec"] for path in EXAMPLES}
+"""Name of an example -> its spec. An API server accepts each."""
 GOLDEN: Final = REPOSITORY / "operator" / "tests" / "golden"
 
 STALE_GOLDEN: Final = (

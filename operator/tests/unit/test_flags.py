@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 import pytest
-import yaml
 
 from llmservice_operator.api.extra_args import FLAG_FIELDS, FLAGS_WITH_A_FIELD
 from llmservice_operator.api.fields import Fields
@@ -11,7 +10,7 @@ from llmservice_operator.api.flags import EngineFlag, FlagField, declared_flags
 from llmservice_operator.api.spec import LLMServiceSpec
 from llmservice_operator.desired.engine_args import COMPUTED, build_engine_args, check_flags
 from llmservice_operator.desired.flag_tables import TABLES
-from operator_support.examples import EXAMPLES
+from operator_support.examples import EXAMPLE_SPECS
 from operator_support.services import a_service
 from operator_support.spec_fields import is_set, schema_of
 
@@ -114,8 +113,7 @@ WITHOUT_EXAMPLE = {
 
 @pytest.mark.parametrize("field", FLAG_FIELDS, ids=lambda field: field.name)
 def test_every_field_that_sets_a_flag_is_in_an_example(field: FlagField) -> None:
-    examples = (yaml.safe_load(path.read_text())["spec"] for path in EXAMPLES)
-    is_shown = any(is_set(example, field.name) for example in examples)
+    is_shown = any(is_set(spec, field.name) for spec in EXAMPLE_SPECS.values())
     if field.name in WITHOUT_EXAMPLE:
         assert not is_shown, f"{field.name} has an example now: remove it from WITHOUT_EXAMPLE"
     else:
