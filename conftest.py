@@ -1,9 +1,11 @@
-"""What every tier shares: the switch that rewrites golden files."""
+"""Settings and options of all tiers: hypothesis without deadlines, and the rewriting of golden
+files.
+"""
 
 import pytest
 from hypothesis import settings
 
-# How long an example takes says more of what else the machine does than of the code.
+# The duration of an example depends more on the load of the machine than on the code.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
@@ -14,5 +16,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def update_golden(request: pytest.FixtureRequest) -> bool:
-    """True when the run is to rewrite golden files instead of comparing with them."""
+    """Whether this run rewrites the golden files instead of comparing with them."""
     return bool(request.config.getoption("--update-golden"))

@@ -47,10 +47,10 @@ class Scenario:
     seed: int
     initial_replicas: int
     outage: tuple[float, float] | None = None
-    """Every scrape in this span fails."""
+    """Start and end in seconds of a span in which every scrape fails; None for no such span."""
     never_ready: int | None = None
-    """Number of a pod that never starts, counted from the first pod that was created later than the
-    start."""
+    """Number of a pod that never becomes ready; None for no such pod. The count begins with the
+    first pod that is created after the start of the simulation."""
 
 
 class Policy(Protocol):
@@ -238,8 +238,10 @@ class Simulation:
 
     @property
     def counted(self) -> Array:
-        """Requests that count in the figures: none from the start, and none that arrived
-        too late to be answered.
+        """Whether each request counts in the figures.
+
+        Requests of the first EXCLUDED_SECONDS do not count. Those of the last five seconds of the
+        traffic do not count either, because they may have no time left for an answer.
         """
         arrival = self.requests.arrival
         return (arrival > EXCLUDED_SECONDS) & (arrival < self.traffic.seconds - 5)

@@ -32,7 +32,7 @@ class Effort:
 
 @dataclass
 class Comparison:
-    """Every run of every server, by whether it streamed."""
+    """Every run of every server, the plain and the streamed ones apart."""
 
     plain: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _NAMES})
     streamed: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _NAMES})
@@ -74,7 +74,7 @@ class Comparison:
 
 @dataclass
 class Starts:
-    """Seconds from the start of a process to a ready server, by the way of starting."""
+    """Times in seconds from the start of a process to a ready server, by server and settings."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _STARTS})
 
@@ -85,7 +85,7 @@ class Starts:
         return {"start_to_ready": Ratios(ratio)}
 
     def rows(self) -> list[Row]:
-        """Return a row for every way of starting."""
+        """Return a row for every server that was started."""
         return [
             {
                 "server": name,

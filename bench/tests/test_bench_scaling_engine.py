@@ -1,4 +1,4 @@
-"""The simulated engines keep the rules of a real one."""
+"""Tests that the simulated engines follow the scheduling rules of a real engine."""
 
 import numpy as np
 import pytest

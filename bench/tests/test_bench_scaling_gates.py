@@ -1,4 +1,4 @@
-"""Gates say PASS only for figures that are there and meet the limit with every seed."""
+"""Tests that a gate is PASS only if its figures exist and meet the limit with every seed."""
 
 from collections.abc import Callable
 from dataclasses import replace

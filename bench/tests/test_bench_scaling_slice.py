@@ -1,4 +1,4 @@
-"""A slice of the bench that fits into a test run: our formula, our policy, an outage."""
+"""Tests a small part of the bench: our formula, our policy and an outage."""
 
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,9 @@ from scaling.workloads import Generator, Traffic, Workload, lognormal, poisson
 
 @dataclass(frozen=True)
 class Mix:
-    """Traffic of one kind at a constant rate; frozen, so that a workload with it can be a key."""
+    """Traffic of one kind at a constant rate. It is frozen, so that its workload can be a cache
+    key.
+    """
 
     prompt: float
     answer: float
@@ -37,7 +39,7 @@ SLOW = replace(
     step=StepModel(fixed=16e-3, prefill=500e-6, sequence=1.5e-3, kv=1e-6),
     limits=EngineLimits(max_sequences=32, kv_capacity_tokens=300_000, max_step_tokens=512),
 )
-"""What a model on a CPU is, at the scale of the SLO: a prompt takes as long as several steps."""
+"""Engine like a model on a CPU, scaled to the SLO: a prompt takes as long as several steps."""
 
 
 def _slots(count: int) -> Hardware:
@@ -65,7 +67,9 @@ def _slots(count: int) -> Hardware:
 def test_the_formula_finds_the_capacity_that_simulation_measures(
     hardware: Hardware, mix: Mix
 ) -> None:
-    """The effective utilization is its rate over this capacity, so it errs by the same share."""
+    """The effective utilization is a rate over this capacity, so both have the same
+    relative error.
+    """
     workload = Workload("mix", hardware, 1, mix)
     truth = truth_of(workload)
 
@@ -75,7 +79,7 @@ def test_the_formula_finds_the_capacity_that_simulation_measures(
 
 
 def hill(rng: Generator) -> Traffic:
-    """Half an hour that rises threefold and falls again."""
+    """Return half an hour of traffic whose rate rises threefold and falls again."""
     seconds = 1800.0
     arrival = poisson(rng, lambda t: 30 - 15 * np.cos(2 * np.pi * t / seconds), 45, seconds)
     prompt = lognormal(rng, 1100, 1.0, 8, 8000, len(arrival))

@@ -1,4 +1,4 @@
-"""The figures of the serving bench: which ones a gate is made of, and the theory beside them."""
+"""Tests the figures of the serving bench: the inputs of each gate, and the theoretical values."""
 
 import asyncio
 import math
@@ -22,7 +22,7 @@ NAMES = ("ours", "stock", "stock again")
 
 
 def compared(**changed: float) -> dict[str, str]:
-    """Return the verdict of every gate, where some figures of ours are so many times stock's."""
+    """Return the verdict of every gate when our named figures are these multiples of stock's."""
     comparison, starts = Comparison(), Starts()
     for number in range(20):
         for name in NAMES:
@@ -73,7 +73,7 @@ def test_a_quantile_is_a_value_that_was_seen() -> None:
 
 
 class Response:
-    """The lines of a stream as the client library gives them."""
+    """Response whose content yields the lines of a stream, as the client library does."""
 
     def __init__(self, lines: Sequence[bytes]) -> None:
         self.content = self._read(lines)

@@ -1,4 +1,4 @@
-"""The bench of the utilization finds a capacity nobody told it, and judges by what it knows."""
+"""Tests that the utilization bench finds an unknown capacity, and judges within its uncertainty."""
 
 import random
 from dataclasses import replace
@@ -39,7 +39,7 @@ def level(rate: float, met: int, missed: int = 0) -> Level:
 
 
 def trial(rate: float, capacity: float, requests: int = 400) -> Trial:
-    """The odds of a miss grow with the tenth power of the rate, and are 1 to 19 at the capacity."""
+    """Return a trial whose odds of a miss grow as rate^10, and are 1 to 19 at the capacity."""
     odds = (rate / capacity) ** 10 / 19
     return Trial(rate, requests, round(requests * odds / (1 + odds)))
 
@@ -113,7 +113,7 @@ def test_a_request_meets_the_slo_by_both_of_its_times(answer: Answer, met: bool)
 
 
 def _level_on(slowness: float, rate: float, itl: float) -> Level:
-    """400 requests on a machine that needs so many times as long for every step."""
+    """Return 400 requests on a machine whose every step takes `slowness` times as long."""
     steps = StepSums((1000.0, 0.0, 5000.0, 0.0, slowness * 15.0) + (0.0,) * 10)
     assert STEP.seconds_of(steps) == pytest.approx(15.0)
     answers = [Answer(0.1, slowness * itl)] * 400
@@ -128,7 +128,7 @@ def test_a_slow_minute_counts_as_more_load_met_with_more_patience() -> None:
 
     trials = traffic.trials(SLO, STEP)
 
-    # The model is a tenth too fast for this traffic at all times: that is not the machine's doing.
+    # The model is a tenth too fast for this traffic at all times, so it does not show slowness.
     assert [it.rate for it in trials[:4]] == pytest.approx([9.0, 10.0, 11.0, 12.0], rel=0.08)
     assert trials[-1].rate == pytest.approx(1.2 * trials[1].rate)
     assert [it.missed for it in trials] == [0, 0, 0, 0, 400, 0]

@@ -1,4 +1,4 @@
-"""Tests whether the effective GPU utilization is the true load of a real engine.
+"""Tests whether the effective GPU utilization equals the true load of a real engine.
 
 It prints a table, draws a plot, and ends with the line of the gate. The machine should run nothing
 else meanwhile, because the truth is measured by a clock.
@@ -35,8 +35,8 @@ class Model:
     hidden: int
     intermediate: int
     vocabulary: int = 20480
-    """Vocabulary size. It is small, because the output layer is small relative to the others in a
-    model of billions of parameters."""
+    """Vocabulary size. It is small, so that the output layer is as small relative to the other
+    layers as in a model of billions of parameters."""
     kv_heads: int = 2
     head: int = 32
 
@@ -61,8 +61,8 @@ class Model:
 
 
 MODELS = {"12 x 128": Model(12, 128, 256), "8 x 256": Model(8, 256, 1024)}
-"""Layers x width. A model is large enough that the engine is the bottleneck, and small enough that
-a minute has many requests."""
+"""Models by their layers x width. Each is large enough that the engine is the bottleneck, and small
+enough that it serves many requests a minute."""
 
 FLAGS = ("--max-num-seqs=32", "--max-num-batched-tokens=512")
 

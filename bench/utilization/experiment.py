@@ -1,8 +1,8 @@
-"""Tests whether the effective GPU utilization is true: learns on some traffic, and compares with
-the truth on other traffic.
+"""Tests whether the effective GPU utilization is true: learns a step model from some mixes, and
+compares the utilization with the true load on other mixes.
 
 A shared machine may be a tenth faster in one minute than in another. So learning, searching and
-reading alternate in rounds, and on average all three run on the same machine.
+reading alternate in rounds, and on average all three meet the same machine speed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,8 +29,8 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
 """Loads at which the readings are compared, one in each round, as shares of the present estimate of
 the capacity."""
 SEARCHES = (2, 2, 2, 1, 1)
-"""Rates that each round tries for each mix. Later rounds try fewer, because their readings are near
-the capacity, too."""
+"""Number of rates that each round tries for each mix. Later rounds try fewer, because their
+readings are near the capacity, too."""
 LEARNED_SHARES = (0.35, 0.85)
 """Loads of the traffic for learning, as shares of the present estimate of the capacity: from idle
 to the autoscaler's target."""
@@ -51,24 +51,34 @@ _ITL_STEPS, _TTFT_STEPS = 3.0, 20.0
 
 @dataclass(frozen=True)
 class Size:
-    """Durations of the parts of the experiment."""
+    """Durations of the levels. A level is one mix that is offered at one rate."""
 
     first_seconds: float = 5.0
-    """Duration in seconds of a level before the first round, which needs little precision."""
+    """Duration in seconds of a level before the first round. Such a level needs little
+    precision."""
     lesson_seconds: float = 5.0
     level_seconds: float = 8.0
-    """Duration in seconds of a level of the search."""
+    """Least duration in seconds of a level of the search for the capacity."""
     read_seconds: float = 14.0
-    """Duration in seconds of a level for a reading. Other requests overlap with its ends. The
-    shorter the level, the more the served load differs from the offered load."""
+    """Least duration in seconds of a level for a reading. Some requests begin before the level or
+    end after it. So the shorter the level, the more its served load differs from the offered
+    load."""
     longest_seconds: float = 25.0
 
     def searching(self, rate: float) -> float:
-        """Return the seconds in which some requests arrive even on a slow machine."""
+        """Return the duration in seconds of a level of the search at this rate.
+
+        It is long enough for FEWEST_REQUESTS, so that some arrive even on a slow machine, but at
+        most `longest_seconds`.
+        """
         return max(self.level_seconds, min(FEWEST_REQUESTS / rate, self.longest_seconds))
 
     def reading(self, rate: float) -> float:
-        """Return the seconds in which enough requests are served from start to end."""
+        """Return the duration in seconds of a level for a reading at this rate.
+
+        It is long enough for FEWEST_READ requests, so that enough are served from start to end, but
+        at most `longest_seconds`.
+        """
         return max(self.read_seconds, min(FEWEST_READ / rate, self.longest_seconds))
 
 
@@ -92,7 +102,7 @@ class Reading:
 
     @property
     def load(self) -> float:
-        """Percent of the true capacity."""
+        """True load, in percent of the true capacity."""
         return 100 * self.offered / self.truth.capacity
 
     @property
@@ -119,7 +129,7 @@ class Reading:
         return (0.0 if spans_zero else min(errors)), max(errors)
 
     def row(self) -> dict[str, object]:
-        """The reading as a line of the table."""
+        """Return the reading as a row of the table."""
         return {
             "model": self.model,
             "mix": self.mix,
@@ -144,16 +154,16 @@ class Traffic:
     seen: Counters = field(default_factory=Counters)
     levels: list[Level] = field(default_factory=list)
     read: list[Level] = field(default_factory=list)
-    """The levels at which the signals are compared."""
+    """Levels at which the signals are compared with the truth."""
 
     def trials(self, slo: ServiceLevelObjective, model: StepModel) -> list[Trial]:
         """Return the outcomes of the requests, scaled to a machine of constant average speed.
 
         A level on a slow machine equals a level on a faster machine at a higher rate and with
-        longer latency limits. The time of the engine's own steps shows the speed. It is compared,
-        for the same contents of steps, with all levels near the capacity. So the step model only
-        compares levels of the same traffic, and this use does not presume that the model is right
-        for the traffic.
+        longer latency limits. The speed of a level follows from the measured time of its steps,
+        relative to the time that the step model predicts. It is compared with the speed of all
+        levels near the capacity. Both belong to the same traffic, so a constant error of the model
+        for this traffic cancels out.
         """
         plain = [level.trial(slo) for level in self.levels]
         if not plain:
@@ -165,14 +175,14 @@ class Traffic:
 
 
 def _slowness(levels: Sequence[Level], model: StepModel) -> float:
-    """Return the time of the engine's steps, as a multiple of the model's prediction."""
+    """Return the measured time of the engine's steps over the time that the model predicts."""
     took = sum(level.done.steps.seconds for level in levels)
     expected = sum(model.seconds_of(level.done.steps) for level in levels)
     return took / expected
 
 
 class Experiment:
-    """One engine with all mixes."""
+    """One engine, the step model that is learned from it, and all mixes."""
 
     def __init__(self, server: Server, limits: EngineLimits, prior: StepModel, size: Size) -> None:
         self._server = server
@@ -184,7 +194,8 @@ class Experiment:
         self._lessons = cycle(product(LEARNED_SHARES, self._learned))
         self.tested = [Traffic(mix) for mix in TESTED]
         self.slo = ServiceLevelObjective(30.0, 1.0)
-        """The limits are arbitrary until the duration of a step is known; then they are fixed."""
+        """Latency limits. They are arbitrary until the duration of a step is known, and then
+        fixed."""
 
     @property
     def model(self) -> StepModel:
@@ -199,12 +210,12 @@ class Experiment:
             self._learn_more()
         self.slo = _slo(self.model)
         for traffic in self.tested:
-            # With too few requests the mix would be unknown, and the search would begin far from
-            # its end.
+            # Without these requests the mix would be unknown, and the search would begin far from
+            # the capacity.
             self._offer(traffic, PROBED * self._believed(traffic), self._size.first_seconds)
 
     def round(self, number: int) -> None:
-        """Continue to learn and to search, and read every signal at one more load."""
+        """Learn more, search further, and read every signal of each mix at this round's load."""
         for traffic in self.tested:
             self._learn_more()
             for _ in range(SEARCHES[number]):
@@ -222,7 +233,9 @@ class Experiment:
         return estimate(traffic.trials(self.slo, self.model), self.slo.objective)
 
     def readings(self, name: str) -> Iterator[Reading]:
-        """Compare every signal with the truth, by all results so far."""
+        """Yield a reading for every mix and load, with the truth as estimated from all results so
+        far.
+        """
         for tested in self.tested:
             truth, own = self.truth(tested), self._learned_from(tested)
             for level in tested.read:
@@ -279,8 +292,8 @@ def prior_of(parameters: float, kv_bytes_per_token: float) -> StepModel:
 
 
 def _rough_capacity(mix: Mix, model: StepModel) -> float:
-    """Return a rough capacity in requests per second from the mix's own means, with which a search
-    begins.
+    """Return a rough capacity in requests per second from the mix's own means, as the start of the
+    search.
     """
     per_request = mix.prompt_mean * model.prefill + mix.answer_mean * model.sequence
     return 1 / max(per_request, mix.answer_mean * model.fixed / 8)

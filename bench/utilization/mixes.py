@@ -21,14 +21,14 @@ class Mix:
     prompt_mean: float
     answer_mean: float
     variation: float = 0.4
-    """Standard deviation of a length over its mean."""
+    """Coefficient of variation of a length: its standard deviation over its mean."""
 
     def requests(self, count: int, chance: random.Random) -> Iterator[tuple[list[int], int]]:
-        """Yield prompts, as token ids that no cache contains, and lengths of their answers, without
-        end.
+        """Yield endless pairs of a prompt, as token ids that no cache contains, and an answer
+        length.
 
-        Any `count` of them contain all lengths in their shares, so that a few requests are no
-        lighter or heavier than many. Their order is random.
+        Each group of `count` requests has all lengths in their proportions, so a short level is no
+        lighter or heavier than a long one. The order within a group is random.
         """
         while True:
             prompts = self._lengths(self.prompt_mean, LONGEST_PROMPT, count, chance)

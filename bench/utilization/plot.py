@@ -1,4 +1,4 @@
-"""Draws every signal against the true load. A signal that is the load lies on the diagonal."""
+"""Draws every signal against the true load. A signal that equals the load is on the diagonal."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -20,8 +20,8 @@ from utilization.mixes import LONGEST_ANSWER, Mix
 from utilization.truth import Trial
 
 SETTLE_SECONDS = 2.5
-"""Seconds at the start of a level whose requests do not count, because the engine is not yet as
-full as the rate makes it."""
+"""Time in seconds at the start of a level. Requests in it do not count, because the engine has not
+reached its steady load yet."""
 SAMPLE_SECONDS = 0.2
 
 
@@ -48,7 +48,7 @@ class Level:
     """Results of one mix at one rate."""
 
     rate: float
-    """Offered requests per second. The real number varies at random."""
+    """Offered requests per second, on average. The number of arrivals is random; see `offered`."""
     seconds: float
     done: Counters
     """Counters of the server in the same time."""
@@ -78,7 +78,7 @@ class Level:
 
     @property
     def busy(self) -> float:
-        """Share of the time in which the engine had work, as a duty cycle shows it."""
+        """Share of the time in which the engine had work, like the duty cycle of a GPU."""
         return _mean([each.running + each.waiting > 0 for each in self.samples])
 
     @property
@@ -88,7 +88,7 @@ class Level:
 
     @property
     def batch_share(self) -> float:
-        """Mean share of the engine's sequences that run."""
+        """Mean number of running sequences, as a share of the engine's maximum."""
         return _mean([each.running / each.max_sequences for each in self.samples])
 
 
@@ -118,7 +118,7 @@ async def _offer(
         sampling.cancel()
         # A request without a complete answer has missed its limits once the SLO's time for the
         # longest answer is over. Disconnecting ends these requests in the engine, so that the next
-        # level begins with an empty one.
+        # level begins with an empty engine.
         patience = (slo.ttft_seconds or 0.0) + LONGEST_ANSWER * (slo.itl_seconds or 0.0)
         _, late = await asyncio.wait([*early, *judged], timeout=patience)
         for task in late:
@@ -148,7 +148,7 @@ async def _send(
     seconds: float,
     chance: random.Random,
 ) -> list["asyncio.Task[Answer]"]:
-    """Start requests as a Poisson process for this long; return them, finished or not."""
+    """Start requests as a Poisson process for this long; return their tasks, finished or not."""
     started, due = time.perf_counter(), chance.expovariate(rate)
     requests = mix.requests(max(1, round(rate * seconds)), chance)
     tasks = []

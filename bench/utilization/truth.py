@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 SIDES = (0.94, 1.06)
-"""Next rates, as shares of the guessed capacity, of a search in which some rates met the objective
-and others missed it."""
+"""Factors on the estimated capacity that give the next rate once at least one rate has met the
+objective and one has missed it. They alternate, so that the search tries both sides."""
 STEP = 1.3
-"""Factor between two rates before both cases have occurred."""
+"""Factor between two rates as long as all rates have met the objective, or all have missed it."""
 SLOWEST_RATE = 0.05
 """Lowest rate in requests per second. An engine that misses its SLO at this rate is given up."""
 HICCUPS = 0.005
 """Share of the requests that miss at any rate, because the machine is shared."""
 STEEPNESS = np.geomspace(3.0, 60.0, 40)
-"""Exponents with which the odds of a miss grow with the rate: a wide range of guesses."""
+"""Candidate exponents of the power law by which the odds of a miss grow with the rate."""
 RATES = 400
 
 
@@ -51,7 +51,7 @@ def next_rate(trials: Sequence[Trial], objective: float, guess: float) -> float:
     """Return the next rate to try. `guess` is only the start of the search.
 
     Raises RuntimeError when not even one request every 20 seconds meets the SLO, because the
-    machine is busy with something else.
+    machine is then busy with something else.
     """
     met = [trial.rate for trial in trials if trial.met(objective)]
     missed = [trial.rate for trial in trials if not trial.met(objective)]
@@ -66,8 +66,9 @@ def next_rate(trials: Sequence[Trial], objective: float, guess: float) -> float:
 def estimate(trials: Sequence[Trial], objective: float) -> Truth:
     """Return the estimate from all trials together.
 
-    The odds of a miss grow with a power of the rate, which is unknown too. Trials vary by more than
-    the randomness of their requests, so each of them has less weight.
+    The odds of a miss grow with a power of the rate. The exponent is unknown, so the estimate
+    covers all values of STEEPNESS. Trials vary by more than the randomness of their requests, so
+    each of them has less weight.
     """
     rate = np.array([trial.rate for trial in trials])
     count = np.array([trial.requests for trial in trials], dtype=float)

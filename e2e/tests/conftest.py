@@ -1,4 +1,4 @@
-"""The stage of the end-to-end tests: one cluster, one installation of the chart."""
+"""Fixtures of the end-to-end tests: one cluster and one installation of the chart."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from stage import Images, images_under_test, install_chart, load_images, start_h
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
-    """The cluster of KUBECONFIG."""
+    """Cluster of KUBECONFIG."""
     if not os.environ.get("KUBECONFIG"):
         pytest.exit("these tests need a cluster: run `make e2e`, or set KUBECONFIG", returncode=1)
     return Cluster()
@@ -21,7 +21,7 @@ def cluster() -> Cluster:
 
 @pytest.fixture(scope="session")
 def local_cluster_name() -> str:
-    """The name of the local cluster, for tests that need its node, its GPUs or its audit log."""
+    """Name of the local cluster, for tests that need its node, its GPUs or its audit log."""
     name = os.environ.get("LOCALKUBE_NAME")
     if not name:
         pytest.fail("this test needs the local cluster: run `make e2e` without KUBECONFIG")
@@ -35,14 +35,14 @@ def images() -> Images:
 
 @pytest.fixture(scope="session")
 def hub() -> str | None:
-    """URL of the test hub; None on a foreign cluster, which uses the public one."""
+    """URL of the test hub; None on any other cluster, which uses the public hub."""
     name = os.environ.get("LOCALKUBE_NAME")
     return start_hub(name) if name else None
 
 
 @pytest.fixture(scope="session", autouse=True)
 def installation(cluster: Cluster, images: Images, hub: str | None) -> None:
-    """The chart, installed once with the images under test."""
+    """Install the chart once, with the images under test."""
     if name := os.environ.get("LOCALKUBE_NAME"):
         load_images(name, images)
     install_chart(cluster, images, hub)
@@ -50,12 +50,12 @@ def installation(cluster: Cluster, images: Images, hub: str | None) -> None:
 
 @pytest.fixture(scope="module")
 def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A restricted namespace of the test module's own."""
+    """Name of a namespace that only this test module uses. It admits only restricted pods."""
     name = re.sub(r"[^a-z0-9]+", "-", request.module.__name__.removeprefix("test_"))
     cluster.create_namespace(name)
     yield name
-    # Pods first: a namespace that still holds some is looked at again only after half of their
-    # termination grace, which is five minutes here.
+    # Pods are deleted first. The namespace controller checks a namespace that still has pods only
+    # after half of their termination grace period, and that is five minutes here.
     cluster.kubectl("delete", "llm", "--all", "-n", name)
     eventually(lambda: not cluster.list("pods", name), within=120, describe="pods gone")
     cluster.kubectl("delete", "namespace", name, "--timeout=120s")

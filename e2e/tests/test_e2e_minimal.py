@@ -1,4 +1,6 @@
-"""The five-line example, unchanged: it says that it waits for a GPU, and runs when there is one."""
+"""Tests the unchanged five-line example: it reports that it waits for a GPU, and runs once one
+exists.
+"""
 
 from collections.abc import Iterator
 

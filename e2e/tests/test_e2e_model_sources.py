@@ -1,4 +1,6 @@
-"""Where weights come from beside the hub, and what is said when they cannot be had."""
+"""Tests the sources of weights other than the hub, and the messages when weights are
+unavailable.
+"""
 
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def test_two_replicas_fill_one_claim_and_leave_it_when_they_go(
 ) -> None:
     folder, name = tmp_path / "claim", f"cache-{local_cluster_name}"
     folder.mkdir()
-    # A folder of the node is not made the pods' own, as a volume of a storage system is.
+    # The kubelet does not apply fsGroup to a hostPath volume, so every user may write here.
     folder.chmod(0o777)
     spec = {
         "capacity": {"storage": "1Gi"},

@@ -1,7 +1,7 @@
-"""Why a service is not ready: each reason by its real cause, all of them at once in one namespace.
+"""Tests the reasons of services that are not ready, each by its real cause, all in one namespace.
 
-Reasons with another cause than the node, the hub or the container are caused in other tiers, by the
-tests that are marked so.
+These are the reasons that a node, the hub or a container causes. Tests with the mark `causes` in
+other tiers cover the other reasons.
 """
 
 import copy
@@ -25,7 +25,7 @@ HEALTHY, SLOW, IMPATIENT, KILLED = "healthy", "slow", "impatient", "killed"
 NOWHERE = {"nodeSelector": {"llmservice-test/nowhere": "true"}}
 
 CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
-    # name of the service: what is wrong with its spec, the reason, and what the message holds
+    # Name of the service: (faulty part of its spec, reason, part of the message).
     "no-image": (
         {"engine": {"image": "registry.invalid/server:1"}},
         "ImagePullError",
@@ -71,7 +71,7 @@ CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
 
 
 def small(name: str, uri: str = f"hf://{TINY_MODEL}", **spec: Any) -> Object:
-    """A service that many others have room beside."""
+    """Return a service that requests so little that many run side by side."""
     service = cpu_service(name, uri)
     service["spec"]["resources"] = {"requests": {"cpu": "20m", "memory": "64Mi"}}
     service["spec"].update(spec)
@@ -85,7 +85,7 @@ def ready(cluster: Cluster, name: str, namespace: str) -> Object:
 def until_reason(
     cluster: Cluster, name: str, namespace: str, reason: str, within: float = 120
 ) -> str:
-    """Wait until Ready has the reason; return its message."""
+    """Wait until the Ready condition has the reason; return its message."""
 
     def has_it() -> str:
         found = ready(cluster, name, namespace)
@@ -98,7 +98,7 @@ def until_reason(
 
 @pytest.fixture(scope="module", autouse=True)
 def services(cluster: Cluster, namespace: str, images: Images) -> None:
-    """All of them at once: most fail while others still wait for a processor."""
+    """Create all services at once, because most fail while others still wait for a CPU."""
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -130,7 +130,7 @@ def test_the_status_says_what_is_wrong_and_what_to_change(
     assert text in until_reason(cluster, name, namespace, reason)
     available = conditions(cluster.read("llm", name, namespace))["Available"]
     assert (available["status"], available["reason"]) == ("False", "NoReplicaReady")
-    # Its work is done; the processors are for the others.
+    # The service is no longer needed, and the others wait for its CPU.
     cluster.kubectl("delete", "llm", name, "-n", namespace, "--wait=false")
 
 
@@ -150,7 +150,9 @@ def test_a_download_is_told_in_bytes(cluster: Cluster, namespace: str) -> None:
 
 @pytest.mark.causes("StartupTimeout")
 def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace: str) -> None:
-    """A service's own deadline is a minute at least, so a pod beside its own gets a shorter one."""
+    """The startup deadline of a service is at least a minute, so an extra pod gets a
+    shorter one.
+    """
     deployment = cluster.read("deployment", IMPATIENT, namespace)
     assert deployment is not None
     pod = copy.deepcopy(deployment["spec"]["template"])
@@ -158,7 +160,7 @@ def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace
     pod["spec"]["containers"][0]["startupProbe"] |= {
         "periodSeconds": 2,
         "failureThreshold": 3,
-        # It may be told to stop before it can hear of it.
+        # The container may get SIGTERM before it handles the signal.
         "terminationGracePeriodSeconds": 5,
     }
     pod |= {"apiVersion": "v1", "kind": "Pod"}
@@ -224,7 +226,7 @@ def test_a_server_that_is_killed_again_and_again_is_told_as_such(
 
 
 def process_of(pod: Object) -> int:
-    """The server's process as this machine, which is the node too, sees it."""
+    """Return the id of the pod's server process on this machine, which is also the node."""
     uid = pod["metadata"]["uid"]
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""Rollouts where every GPU is taken: what clients notice of them, and that they finish."""
+"""Tests rollouts while every GPU is in use: the effect on clients, and that they finish."""
 
 import json
 import threading
@@ -17,18 +17,19 @@ pytestmark = pytest.mark.local
 
 SINGLE, PAIR = "single", "pair"
 OTHER_GPU = "example.com/gpu"
-"""A resource of the single replica's own, so that both rollouts can wait at the same time."""
+"""Resource that only the single replica requests, so that both rollouts can wait at the same
+time."""
 
 
 class Client:
-    """Asks again and again until it is stopped, and remembers when it got no answer."""
+    """Client that sends requests until it is stopped, and records the time and error of each."""
 
     def __init__(self, url: str, model: str) -> None:
         self._url, self._model = url, model
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.answers: list[tuple[float, str]] = []
-        """When each request ended, and with what error; empty for an answer."""
+        """End time of each request, and its error; an empty error means an answer."""
 
     def __enter__(self) -> "Client":
         self._thread.start()
@@ -49,7 +50,7 @@ class Client:
             self.answers.append((time.monotonic(), error))
 
     def was_answered_since(self, moment: float) -> bool:
-        """Say whether at least ten requests have been answered since."""
+        """Return whether at least ten requests have been answered since this time."""
         return sum(when > moment and not error for when, error in self.answers) >= 10
 
     def failures(self) -> list[str]:
@@ -72,7 +73,7 @@ def gpu_service(name: str, replicas: int, resource: str) -> Object:
 
 
 def advertise(cluster: Cluster, resource: str, count: int) -> None:
-    """Make the node say that it has so many of a resource."""
+    """Make every node advertise this amount of a resource; 0 removes the resource."""
     amount = str(count) if count else None
     patch = {"status": {part: {resource: amount} for part in ("capacity", "allocatable")}}
     names = cluster.kubectl("get", "nodes", "-o", "name").split()
@@ -86,7 +87,7 @@ def advertise(cluster: Cluster, resource: str, count: int) -> None:
 def rollouts(
     cluster: Cluster, namespace: str, local_cluster_name: str
 ) -> Iterator[dict[str, Client]]:
-    """Both services after a rollout, with the clients that asked all the while."""
+    """Clients that sent requests to both services during a rollout, after it has ended."""
     localkube("gpus", "2", "--name", local_cluster_name)
     advertise(cluster, OTHER_GPU, 1)
     cluster.apply(gpu_service(SINGLE, 1, OTHER_GPU), namespace)
@@ -151,7 +152,7 @@ def test_two_replicas_on_two_gpus_are_replaced_without_a_failed_request(
 
 
 def assert_ended(cluster: Cluster, namespace: str, name: str) -> None:
-    """The strategy is the one of before, and changing it twice made no further pod template."""
+    """Assert that the earlier strategy is back, and that its two changes made no pod template."""
 
     def surges() -> bool:
         strategy = (cluster.read("deployment", name, namespace) or {})["spec"]["strategy"]
@@ -180,7 +181,7 @@ def test_a_node_drain_can_evict_every_replica_and_only_one_at_a_time(
     assert len(before) == replicas
     assert evict(cluster, namespace, first)
     if others:
-        # The first one's successor has yet to load the model, so the budget is used up.
+        # The replacement of the first pod still loads the model, so the budget allows no eviction.
         assert not evict(cluster, namespace, others[0])
     for pod in others:
         eventually(partial(evict, cluster, namespace, pod), within=120, every=1)
@@ -189,7 +190,7 @@ def test_a_node_drain_can_evict_every_replica_and_only_one_at_a_time(
 
 
 def evict(cluster: Cluster, namespace: str, pod: str) -> bool:
-    """Ask for one eviction, as `kubectl drain` does; say whether the budget allowed it."""
+    """Request an eviction, as `kubectl drain` does; return whether the budget allowed it."""
     eviction = {
         "apiVersion": "policy/v1",
         "kind": "Eviction",

@@ -1,4 +1,6 @@
-"""One CPU service from apply to delete: the answers, the watch over children, the quiet."""
+"""Tests one CPU service from apply to delete: answers, repair of children, no writes once
+converged.
+"""
 
 import json
 import time
@@ -22,7 +24,7 @@ PROMPTS = [
 ]
 TOKENS = 32
 SMALL_GAP = 1e-3
-"""Below this gap between the two best log-probabilities, rounding may pick either token."""
+"""Gap between the two best log-probabilities below which rounding may select either token."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def served_pods(cluster: Cluster, namespace: str) -> list[Object]:
 
 
 def successes(cluster: Cluster, namespace: str) -> float:
-    """Requests that the engines finished, summed over the pods."""
+    """Return the number of requests that the engines finished, summed over the pods."""
     total = 0.0
     for pod in served_pods(cluster, namespace):
         path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}:9090/proxy/metrics"
@@ -89,7 +91,7 @@ def test_answers_five_prompts_exactly_as_transformers_does(
 
 
 def first_difference(tokens: list[int], others: list[int]) -> int | None:
-    """Position of the first differing token; None when the lists are equal."""
+    """Return the position of the first differing token; None when the lists are equal."""
     assert len(tokens) == len(others)
     pairs = enumerate(zip(tokens, others, strict=True))
     return next((position for position, (one, other) in pairs if one != other), None)
@@ -142,7 +144,7 @@ def test_a_converged_minute_writes_nothing_but_leases(
     ).splitlines()
     events = [json.loads(line) for line in lines]
     ours = [event for event in events if event["user"]["username"].startswith(account)]
-    # A review of somebody's rights is asked by a create, and stores nothing.
+    # A SubjectAccessReview is a create request that stores nothing.
     reads = {"get", "list", "watch"}
     writes = [
         event["objectRef"]["resource"]
@@ -203,7 +205,7 @@ def test_an_edited_deployment_is_back_within_five_seconds(
 
 
 def wait_for_leader(cluster: Cluster) -> None:
-    """Until somebody holds the Lease: a killed leader's term has to end first."""
+    """Wait until a running pod holds the Lease. The term of a killed leader has to end first."""
 
     def held() -> bool:
         holders = {

@@ -1,4 +1,4 @@
-"""`helm uninstall` takes the operator away and leaves what it made running."""
+"""Tests that `helm uninstall` removes the operator, and that its LLMServices keep running."""
 
 from e2e_support import Cluster, ask, pod_states, wait_ready
 from shared_support.waiting import eventually
@@ -27,7 +27,7 @@ def test_uninstalling_leaves_served_pods_and_the_crd_in_place(
 
     uninstall_chart(cluster)
     eventually(lambda: not cluster.list("pods", SYSTEM_NAMESPACE), within=60)
-    # One that is left without its server would block the deletion of every namespace.
+    # An APIService without its server would block the deletion of every namespace.
     eventually(lambda: not cluster.kubectl(*API_SERVICE), within=60)
 
     assert cluster.kubectl("get", "crd", "llmservices.llmservice.dev", "-o", "name").strip()

@@ -1,4 +1,6 @@
-"""Documents and YAML files: short lines, so that a diff is readable, and links that work."""
+"""Tests documents and YAML files: their lines are short, for readable diffs, and their
+links work.
+"""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ GENERATED = {
     "docs/engine-flags.md",
 }
 NOT_DOCUMENTS = {"golden", "templates", "CHANGELOG.md"}
-"""Recorded output; text with code of the template language in it; one long line for each change."""
+"""Parts of a path that exclude a file: recorded output, text with template code, and the changelog,
+which has one long line for each change."""
 
 LINK = re.compile(r"\[[^]]*\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 
@@ -37,14 +40,17 @@ def name(path: Path) -> str:
 
 
 def is_too_long(line: str) -> bool:
-    """Whether the line could be shorter: a table row and a long word, such as a URL, could not."""
+    """Return whether a line is too long and can be shortened.
+
+    A table row and a long word, such as a URL, cannot.
+    """
     longest_word = max(map(len, line.split()), default=0)
     is_one_word = len(line) - longest_word <= LONGEST_LINE // 3
     return len(line) > LONGEST_LINE and not line.startswith("|") and not is_one_word
 
 
 def prose(document: str) -> Iterator[tuple[int, str]]:
-    """The numbered lines outside code blocks."""
+    """Yield the lines outside code blocks, with their numbers."""
     in_code = False
     for number, line in enumerate(document.splitlines(), start=1):
         if line.startswith("```"):
@@ -54,7 +60,7 @@ def prose(document: str) -> Iterator[tuple[int, str]]:
 
 
 def anchors(document: str) -> set[str]:
-    """The anchors that a forge gives the headings of the document."""
+    """Return the anchors of the document's headings, as code hosts make them."""
     headings = (line.lstrip("# ") for _, line in prose(document) if line.startswith("#"))
     words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
     return {each.replace(" ", "-") for each in words}

@@ -1,4 +1,4 @@
-"""A generated file that is not what the code makes is named, and is written anew."""
+"""Tests that a stale generated file is named, and is written again."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The layer contract is alive: it fails when somebody breaks it."""
+"""Tests that the layer contract fails when a module breaks it."""
 
 import os
 import re
@@ -13,7 +13,7 @@ SOURCES = ("operator/src", "server_image/src", "e2e/cluster/src")
 PACKAGE = "llmservice_operator"
 
 NEW = "helpers"
-"""A module that does not exist."""
+"""Name of a module that does not exist."""
 
 BREACHES = {
     "core imports time": ("refusals.py", "time", "reads no clock"),
@@ -31,7 +31,7 @@ BREACHES = {
     "upwards": ("names.py", f"{PACKAGE}.reconcile", "Operator layers"),
     "across distributions": ("status.py", "llmservice_server", "share no code"),
 }
-"""Module, import and a part of the name of the contract that it breaks."""
+"""Module, the import added to it, and a part of the name of the contract that the import breaks."""
 
 
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,7 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The complaints about a tree with every breach in it, by the name of the contract."""
+    """Complaints about a tree that contains every breach, by the name of the contract."""
     root = tmp_path_factory.mktemp("broken")
     for source in SOURCES:
         shutil.copytree(ROOT / source, root / source, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""The tier runner tells the truth: what did not run, or skipped, has not passed."""
+"""Tests that a tier that did not run, or that skipped tests, has not passed."""
 
 import re
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_every_tier_runs_in_one_lane() -> None:
 def test_lanes_run_beside_each_other_and_show_a_tier_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Each tier waits for a file of the other one: run one after the other, both would fail.
+    # Each tier waits for a file of the other one, so both would fail if they ran in sequence.
     def waiting(own: str, other: str) -> tiers.Tier:
         script = f"touch {own}; for i in $(seq 500); do [ -e {other} ] && exit; sleep 0.02; done"
         prepare = ("sh", "-c", f"cd {tmp_path}; echo {own} begins; {script}; echo no {other}")

@@ -25,13 +25,13 @@ def eventually(
     """Return the first true result of `check`, which runs again while it is false or NOT_YET.
 
     Args:
-        check: read what is awaited; any other error ends the wait at once.
+        check: reads the awaited value; any error outside NOT_YET ends the wait at once.
         within: seconds until the wait fails; the last try may end later.
-        describe: what is awaited, for the message; a function is called once the wait has failed.
-        every: seconds between two tries; by default a tenth of the time that has gone by.
+        describe: name of the awaited value, for the message; a function is called on failure.
+        every: seconds between two tries; by default a tenth of the elapsed time.
 
     Raises:
-        AssertionError: not in time; the text has the description and the last result or error.
+        AssertionError: no true result in time; the text has the description and the last result.
 
     """
     try:
@@ -44,7 +44,7 @@ def eventually(
 
 
 async def eventually_in_loop(check: Callable[[], object], within: float = 10.0) -> None:
-    """Wait like `eventually` for what happens in this event loop, which runs between the tries."""
+    """Wait like `eventually` for an event in this event loop, which runs between the tries."""
 
     async def attempt() -> object:
         return check()
@@ -69,7 +69,10 @@ def _too_late(error: RetryError, within: float, awaited: object) -> AssertionErr
 
 
 def _a_tenth_more(state: RetryCallState) -> float:
-    """Return seconds that make a wait at most a tenth longer, without polling a busy machine."""
+    """Return a tenth of the elapsed seconds, at least 0.02 and at most 0.5.
+
+    A wait then ends at most a tenth late, and does not poll a busy machine often.
+    """
     return min(max(0.02, (state.seconds_since_start or 0) / 10), 0.5)
 
 

@@ -1,4 +1,4 @@
-"""What is awaited is returned as soon as it is there; a wait that fails says what it saw."""
+"""Tests that a wait returns the first true result, and that a failure shows the last one."""
 
 import asyncio
 import itertools
@@ -11,7 +11,9 @@ from shared_support.waiting import eventually, eventually_in_loop, holds_for
 
 
 def in_turn(*results: object) -> Callable[[], object]:
-    """A check that gives these results one after another; an error among them is raised."""
+    """Return a check that returns these results one after another, and raises those that are
+    errors.
+    """
     left: Iterator[object] = iter(results)
 
     def check() -> object:

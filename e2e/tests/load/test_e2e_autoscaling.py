@@ -1,7 +1,7 @@
-"""The whole way of the number on a real cluster: load, model server, metrics server, HPA, pods.
+"""Tests autoscaling on a real cluster: load, model server, metrics server, HPA and pods.
 
-It takes the machine for ten minutes, so `make test-autoscaling` runs it and `make test` does not.
-The tests are one story and run in this order: each goes on from where the one before ended.
+The tests use the whole machine for ten minutes, so only `make test-autoscaling` runs them. They run
+in this order, and each continues from the state in which the previous one ended.
 """
 
 import json
@@ -22,22 +22,24 @@ METRICS_SERVERS = "app.kubernetes.io/component=metrics-server"
 DEMAND = "llm_gpu_demand_percent"
 REQUESTS_PER_CONNECTION = 10
 CLIENTS_OF_A_POD = 32
-"""Each waits for its answer before it asks again: so many keep a pod's limit of CPU busy."""
+"""Number of clients that use a pod's whole CPU limit. Each waits for its answer before it sends the
+next request."""
 CLIENTS = 96
-"""So many that a rate is kept up although answers are late."""
+"""Number of clients, enough to keep a constant rate although answers are late."""
 SATURATION_SECONDS = 20.0
 OVERLOAD = 1.1
-"""Offered load as a share of what one busy pod answers: more than its SLO allows."""
+"""Offered load as a share of the throughput of one busy pod. It is more than the SLO allows."""
 AT_EASE = 0.4
-"""What is left of the load when it is off, as a share of the same: one pod bears it easily."""
+"""Load after the overload, as a share of the throughput of one busy pod. One pod serves it
+easily."""
 PAIRS_OF_ANSWERS = 250
 LONGEST_WINDOW_SECONDS = 600
-"""How long a scale-down looks back at most."""
+"""Longest stabilization window of a scale-down, in seconds."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The service under load, and how to look at what becomes of it."""
+    """The service under load, with access to its state and its metrics."""
 
     cluster: Cluster
     namespace: str
@@ -57,7 +59,7 @@ class Stage:
         return SteadyLoad(self.url, NAME, rate, per_connection, clients=CLIENTS)
 
     def throughput(self, pods: int) -> float:
-        """Return how many requests a second so many pods answer that are all busy."""
+        """Return the requests per second that this many busy pods answer together."""
         clients = CLIENTS_OF_A_POD * pods
         load = SteadyLoad(self.url, NAME, None, REQUESTS_PER_CONNECTION, clients)
         with load:
@@ -91,14 +93,14 @@ class Stage:
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
     def demand(self, metrics_server: Object) -> tuple[float, float]:
-        """Return when a metrics server looked last, and the demand that it tells."""
+        """Return the time of a metrics server's last scrape, and the demand that it reports."""
         address = metrics_server["status"]["podIP"]
         report = ask(f"http://{address}:8081/v1/scaling/{self.namespace}/{NAME}")
         assert report["demandPercent"] is not None, report["message"]
         return report["at"], float(report["demandPercent"])
 
     def path_of_demand(self) -> str:
-        """Return where the HPA reads the demand from the API server."""
+        """Return the API path at which the HPA reads the demand."""
         selector = f"labelSelector=llmservice%3D{NAME}"
         group = "/apis/external.metrics.k8s.io/v1beta1"
         return f"{group}/namespaces/{self.namespace}/{DEMAND}?{selector}"
@@ -117,7 +119,7 @@ def stage(cluster: Cluster, namespace: str, pytestconfig: pytest.Config) -> Stag
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def say(text: str) -> None:
-        """Print a figure at once, also where the output of tests is kept back."""
+        """Print a figure at once, even while pytest captures the output."""
         with capture.global_and_fixture_disabled():
             print(f"\n{text}", flush=True)
 
@@ -126,16 +128,17 @@ def stage(cluster: Cluster, namespace: str, pytestconfig: pytest.Config) -> Stag
 
 @pytest.fixture(scope="module")
 def one(stage: Stage) -> float:
-    """Requests a second that one pod answers when it is busy."""
+    """Requests per second that one busy pod answers."""
     return stage.throughput(pods=1)
 
 
 @pytest.fixture(scope="module")
 def overload(stage: Stage, one: float) -> Iterator[SteadyLoad]:
-    """More than one pod bears, put on while autoscaling is on and there is one pod."""
+    """Load that exceeds one pod's capacity. It starts with autoscaling on and one pod running."""
     stage.patch({"replicas": 1})
     stage.wait_ready()
-    # What kept two pods busy must have left the minute, or two are asked for at once.
+    # The load of two pods must have left the averages over a minute. Otherwise the demand asks for
+    # two pods at once.
     eventually(
         lambda: all(stage.demand(each)[1] < 20 for each in stage.metrics_servers()), within=120
     )
@@ -148,7 +151,7 @@ def overload(stage: Stage, one: float) -> Iterator[SteadyLoad]:
 
 @pytest.fixture(scope="module")
 def template(stage: Stage) -> Object:
-    """The pod template before anything was learned."""
+    """Pod template before the operator has learned anything about the service."""
     found: Object = stage.deployment()["spec"]["template"]
     return found
 
@@ -204,7 +207,7 @@ def test_both_metrics_servers_tell_the_same(stage: Stage, overload: SteadyLoad) 
 
     def differ() -> bool:
         (at, ours), (then, theirs) = stage.demand(first), stage.demand(second)
-        # Each looks every five seconds; between the two answers one may have looked again.
+        # Each server scrapes every five seconds, so one may scrape again between the two answers.
         pairs = apart if at == then else across_rounds
         pairs.append(abs(ours - theirs) / max(ours, theirs))
         return len(apart) + len(across_rounds) == PAIRS_OF_ANSWERS

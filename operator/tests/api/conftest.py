@@ -25,11 +25,11 @@ def api() -> Api:
 @pytest.fixture(scope="session", autouse=True)
 def crd(api: Api) -> None:
     api.apply_file(REPOSITORY / "crds" / "llmservice.yaml")
-    # kubectl gives up at once where there is no condition yet.
+    # `kubectl wait` fails at once while the object has no condition, so it is repeated.
     eventually(
         lambda: kubectl("wait", "--for=condition=Established", "crd/llmservices.llmservice.dev")
     )
-    # Established is one step before served.
+    # The API server serves the resource shortly after the CRD is Established.
     eventually(lambda: api.read(LLMSERVICES, "default", ""))
 
 
@@ -50,13 +50,13 @@ def _make_namespace(api: Api, made: list[str]) -> str:
 
 @pytest.fixture
 def namespace(api: Api, _namespaces: list[str]) -> str:
-    """A namespace of the test's own, which no operator watches yet."""
+    """Namespace that only this test uses, and that no operator watches yet."""
     return _make_namespace(api, _namespaces)
 
 
 @pytest.fixture(scope="session")
 def served(api: Api, _namespaces: list[str]) -> str:
-    """The namespace that the shared operator watches; tests use names of their own in it."""
+    """Namespace that the shared operator watches. Each test uses object names of its own in it."""
     return _make_namespace(api, _namespaces)
 
 
@@ -71,7 +71,7 @@ def _shared_operator(
 
 @pytest.fixture
 def operator(_shared_operator: OperatorProcess) -> OperatorProcess:
-    """The one operator that most tests share; it serves the namespace `served`."""
+    """Operator that most tests share. It watches the namespace `served`."""
     return _shared_operator.until_leading()
 
 

@@ -21,7 +21,7 @@ def engine_python() -> Path:
 
 @pytest.fixture(scope="session")
 def installed_vllm(engine_python: Path) -> dict[str, Any]:
-    """Facts about the vLLM that the servers of these tests run: version, signatures and routes."""
+    """Facts about the vLLM under test: version, signatures and routes."""
     script = Path(__file__).parents[1] / "installed_vllm.py"
     asked = subprocess.run([engine_python, script], check=True, stdout=subprocess.PIPE, text=True)
     answer: dict[str, Any] = json.loads(asked.stdout)
@@ -43,7 +43,7 @@ def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def loading_answers() -> dict[str, int]:
-    """Path -> status that the server of `serving` returned while it was loading."""
+    """HTTP status by path that the server of `serving` returned while it was loading."""
     return {}
 
 
@@ -67,7 +67,7 @@ def serving(
         (keys / str(number)).write_text(f"{key}\n")
     settings = {
         "LLMSERVICE_API_KEYS_DIRECTORY": str(keys),
-        # The log may not contain a prompt at any level, so log at the lowest.
+        # The log must not contain a prompt at any level, so the test logs at the lowest level.
         "VLLM_LOGGING_LEVEL": "DEBUG",
         "LLMSERVICE_MAX_BODY_BYTES": "2000000",
         "LLMSERVICE_MAX_CHOICES": "8",
