@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import CHILDREN, Child, workload_child
@@ -22,7 +21,7 @@ from llmservice_operator.cluster import (
     is_service,
 )
 from llmservice_operator.convergence import WHOLE_OBJECT, ConvergenceGuard, Name, Pause
-from llmservice_operator.desired import is_owned_by
+from llmservice_operator.desired import may_change
 from llmservice_operator.desired.comparison import Difference, find_differences
 from llmservice_operator.desired.ownership import say_contest, say_foreign_cause, say_rewrite
 from llmservice_operator.errors import (
@@ -280,7 +279,7 @@ class ChildWriter:
             for live in self._cache.owned(key, kind):
                 name = live["metadata"]["name"]
                 is_going = "deletionTimestamp" in live["metadata"]
-                if (kind, name) in kept or is_going or not is_owned_by(live, service):
+                if (kind, name) in kept or is_going or not may_change(live, service):
                     continue
                 try:
                     await self._delete(service, kind, live, outcome)
@@ -337,18 +336,13 @@ def _name(service: LLMService, kind: Kind, name: str) -> Name:
 def _check_owner(live: Manifest, service: LLMService) -> None:
     """Return when the object is ours to write.
 
-    So is one without any controller that carries our labels: the service was deleted with
-    `--cascade=orphan`, or somebody removed the reference. Raises NameTaken for anybody else's, and
-    StillDeleting for one of a deleted service of the same name.
+    Raises NameTaken for anybody else's, and StillDeleting for one of a deleted service of the same
+    name.
     """
-    if is_owned_by(live, service):
+    if may_change(live, service):
         return
     metadata, controller = live["metadata"], controller_of(live)
-    if controller is None:
-        labels = metadata.get("labels") or {}
-        if names.labels(service).items() <= labels.items():
-            return
-    elif is_service(controller) and controller["name"] == service.name:
+    if controller and is_service(controller) and controller["name"] == service.name:
         raise StillDeleting(f"{live['kind']} {metadata['name']} belongs to a deleted service.")
     owner = f"{controller['kind']} {controller['name']}" if controller else "somebody else"
     raise NameTaken(f"{live['kind']} {metadata['name']} belongs to {owner} and is left alone.")

@@ -21,7 +21,7 @@ from llmservice_operator.cluster import (
     is_same_version,
 )
 from llmservice_operator.convergence import ConvergenceGuard
-from llmservice_operator.desired import is_owned_by
+from llmservice_operator.desired import is_owned_by, may_change
 from llmservice_operator.desired.comparison import Difference
 from llmservice_operator.desired.provider import ProviderPlan, plan_provider, total_load
 from llmservice_operator.errors import Contested, NotFound
@@ -38,8 +38,8 @@ from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import (
     build_hand_over,
     desired_replicas,
-    first_replicas,
     replicas_of,
+    resumed_replicas,
     workload_of,
 )
 
@@ -113,9 +113,7 @@ class Scaler:
 
     async def hand_over(self, service: LLMService, live: Manifest) -> bool:
         """Record the number of replicas before the operator's manifest omits it."""
-        # An HPA does not change 0, and a suspended service resumes from 0.
-        number = desired_replicas(live) or first_replicas(service)
-        return await self._set_replicas(service, live, number)
+        return await self._set_replicas(service, live, resumed_replicas(service, live))
 
     async def scale(
         self, service: LLMService, plan: ProviderPlan, report: LoadReport | None
@@ -170,7 +168,7 @@ class Scaler:
         return self._syncs[key].decision
 
     async def _set_replicas(self, service: LLMService, live: Manifest, number: int) -> bool:
-        if "deletionTimestamp" in live["metadata"] or not is_owned_by(live, service):
+        if "deletionTimestamp" in live["metadata"] or not may_change(live, service):
             return False
         difference = Difference(("f:spec", "f:replicas"), number, desired_replicas(live))
         known_as = (service.namespace, service.name), "replicas"

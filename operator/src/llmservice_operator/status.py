@@ -261,8 +261,13 @@ def _in_place(seen: Observation, desired: int) -> str:
 def _zero(service: LLMService) -> tuple[Reason, str]:
     """Return the reason and message for zero desired replicas."""
     reason = Reason.SUSPENDED if service.spec.suspend else Reason.SCALED_TO_ZERO
-    field = "spec.suspend is true" if service.spec.suspend else "spec.replicas is 0"
-    return reason, f"{field}. {reason.hint}"
+    if service.spec.suspend:
+        cause = "spec.suspend is true"
+    elif service.spec.replicas == 0:
+        cause = "spec.replicas is 0"
+    else:
+        cause = f"The {workload_of(service).kind.kind} asks for 0 replicas"
+    return reason, f"{cause}. {reason.hint}"
 
 
 def _available(service: LLMService, seen: Observation, desired: int) -> ConditionUpdate:

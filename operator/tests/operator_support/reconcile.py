@@ -1,5 +1,6 @@
 """A cluster in memory: what a pass over one service reads there and writes to it."""
 
+import copy
 import itertools
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
@@ -7,6 +8,7 @@ from typing import Any, cast
 from llmservice_operator import names
 from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, ServedKinds
+from llmservice_operator.desired.comparison import owns_field
 from llmservice_operator.errors import ClusterError, Conflict
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, Kind, kind_of
 from llmservice_operator.load_report_client import LoadReportClient
@@ -72,12 +74,15 @@ class RacingCluster:
         if self.refuse_other_uids and uid not in (None, known["metadata"]["uid"]):
             raise Conflict("the object was made anew", 409)
         if manager != names.FIELD_MANAGER:
-            return self.put({**known, "spec": {**known["spec"], **manifest["spec"]}})
+            taken = {**known, "spec": {**known["spec"], **manifest["spec"]}}
+            return self.put(_without_our_replicas(taken))
         stored = {**as_live(manifest), "status": known.get("status", {})}
         self.webhook(stored)
         if kind is DEPLOYMENTS and known:
-            # What another manager owns stays.
-            stored["spec"] = {"replicas": known["spec"]["replicas"], **stored["spec"]}
+            # What another manager owns stays; what only we owned and leave out gets its default.
+            is_left_out = owns_field(known, "spec", "replicas")
+            replicas = 1 if is_left_out else known["spec"]["replicas"]
+            stored["spec"] = {"replicas": replicas, **stored["spec"]}
         return known if _same(stored, known) else self.put(stored)
 
     async def delete(self, live: dict[str, Any]) -> None:
@@ -118,6 +123,14 @@ def _same(stored: dict[str, Any], known: dict[str, Any]) -> bool:
     metadata = {"uid": known["metadata"]["uid"], **stored["metadata"]}
     version = known["metadata"]["resourceVersion"]
     return {**stored, "metadata": {**metadata, "resourceVersion": version}} == known
+
+
+def _without_our_replicas(live: dict[str, Any]) -> dict[str, Any]:
+    """Return the workload after another manager has set its number of replicas."""
+    live = copy.deepcopy(live)
+    for entry in live["metadata"]["managedFields"]:
+        entry["fieldsV1"].get("f:spec", {}).pop("f:replicas", None)
+    return live
 
 
 def served_kinds(cluster: Any, settings: OperatorSettings) -> ServedKinds:

@@ -73,7 +73,7 @@ def as_live(manifest: Manifest) -> Manifest:
     """Return the manifest as the API server returns it after our apply: owned, with defaults."""
     live = copy.deepcopy(manifest)
     sent = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind")}
-    identity = ("name", "namespace")
+    identity = ("name", "namespace", "uid", "resourceVersion")
     metadata = {key: value for key, value in sent.pop("metadata").items() if key not in identity}
     if metadata:
         sent["metadata"] = metadata

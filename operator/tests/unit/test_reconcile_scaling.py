@@ -1,177 +1,25 @@
 """Who scales a service from one pass to the next: made, restored, exchanged, removed."""
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from llmservice_operator import names
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.cluster import Cache, Cluster
-from llmservice_operator.errors import ClusterError, Forbidden
 from llmservice_operator.kinds import (
     AUTOSCALERS,
-    DEPLOYMENTS,
     LLMSERVICES,
     POD_DISRUPTION_BUDGETS,
     SCALED_OBJECTS,
     SERVICES,
-    Kind,
-    kind_of,
 )
 from llmservice_operator.reconcile import WAIT_FOR_COLLECTOR_SECONDS
-from llmservice_operator.settings import OperatorSettings
-from operator_support.reconcile import RacingCluster, a_reconciler, served_kinds
-
-KEY = ("team", "llama")
-
-
-class KedaCluster(RacingCluster):
-    """A cluster with KEDA, whose webhook takes no Deployment that an HPA scales already."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.has_rights = True
-        self.reads: list[Kind] = []
-        self.knows_fallback_behavior = True
-
-    async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
-        self._check_rights(kind)
-        self.reads.append(kind)
-        return await super().read(kind, namespace, name)
-
-    async def list_all(
-        self, kind: Kind, namespace: str | None, limit: int = 500
-    ) -> AsyncIterator[dict[str, Any]]:
-        self._check_rights(kind)
-        async for manifest in super().list_all(kind, namespace, limit):
-            yield manifest
-
-    async def apply(
-        self, manifest: dict[str, Any], uid: str | None = None, manager: str = names.FIELD_MANAGER
-    ) -> dict[str, Any]:
-        kind = kind_of(manifest)
-        self._check_rights(kind)
-        if kind is SCALED_OBJECTS and (AUTOSCALERS, "llama") in self.objects:
-            raise Forbidden("the workload 'llama' is already managed by the hpa 'llama'", 403)
-        if kind is SCALED_OBJECTS and not self.knows_fallback_behavior:
-            raise ClusterError(".spec.fallback.behavior: field not declared in schema", 500)
-        return await super().apply(manifest, uid, manager)
-
-    def _check_rights(self, kind: Kind) -> None:
-        if kind is SCALED_OBJECTS and not self.has_rights:
-            raise Forbidden('cannot get resource "scaledobjects"', 403)
-
-
-class World:
-    """A cluster with one service, and the operator's passes over it."""
-
-    def __init__(self) -> None:
-        self.cluster = KedaCluster()
-        self.cache = Cache()
-        self.restart(keda=True)
-
-    def restart(self, *, keda: bool) -> None:
-        cluster, settings = cast(Cluster, self.cluster), OperatorSettings(keda=keda)
-        self.cluster.has_rights = keda
-        self.served = served_kinds(cluster, settings)
-        self._reconciler = a_reconciler(cluster, self.cache, settings, self.served)
-
-    async def settle(self) -> float | None:
-        """Pass until there is nothing to write; return when to look again."""
-        await self.served.refresh()
-        for _ in range(10):
-            again = await self._reconciler.reconcile(KEY)
-            if again != 0.0:
-                return again
-        raise AssertionError("a pass always finds something to write")
-
-    async def serve(self, uid: str = "first", **spec: Any) -> None:
-        """Create the service, or change its spec, and let the operator follow."""
-        live = self.cluster.objects.get((LLMSERVICES, "llama"), {})
-        metadata = live.get("metadata", {"name": "llama", "namespace": "team", "uid": uid})
-        generation = metadata.get("generation", 0) + 1
-        self.see(
-            {
-                **live,
-                "apiVersion": LLMSERVICES.api_version,
-                "kind": LLMSERVICES.kind,
-                "metadata": {**metadata, "generation": generation},
-                "spec": {
-                    "model": {"uri": "hf://org/model"},
-                    "accelerator": {"type": "cpu"},
-                    **spec,
-                },
-            }
-        )
-        self.cluster.writes.clear()
-        await self.settle()
-
-    def see(self, manifest: dict[str, Any]) -> None:
-        """Store an object and let the watch tell of it."""
-        self.cache.observe(self.cluster.put(manifest))
-
-    def lose(self, kind: Kind, name: str = "llama") -> None:
-        """Delete an object and let the watch, if its kind is watched, report it."""
-        if kind in self.served:
-            self.cache.drop(self.cluster.put(self.cluster.objects[kind, name]))
-        del self.cluster.objects[kind, name]
-
-    def scale(self, replicas: int) -> None:
-        """Do what an autoscaler does."""
-        live = self.cluster.objects[DEPLOYMENTS, "llama"]
-        self.see({**live, "spec": {**live["spec"], "replicas": replicas}})
-
-    def keda_makes_its_hpa(self) -> None:
-        scaled_object = self.cluster.objects[SCALED_OBJECTS, "llama"]
-        controller = {
-            "apiVersion": SCALED_OBJECTS.api_version,
-            "kind": SCALED_OBJECTS.kind,
-            "name": "llama",
-            "uid": "uid-of-keda",
-            "controller": True,
-        }
-        metadata = {
-            "name": "keda-hpa-llama",
-            "namespace": "team",
-            "labels": scaled_object["metadata"]["labels"],
-            "ownerReferences": [controller],
-        }
-        self.see(
-            {
-                "apiVersion": AUTOSCALERS.api_version,
-                "kind": AUTOSCALERS.kind,
-                "metadata": metadata,
-                "spec": {},
-            }
-        )
-
-    def has(self, kind: Kind) -> bool:
-        return (kind, "llama") in self.cluster.objects
-
-    @property
-    def replicas(self) -> int:
-        found: int = self.cluster.objects[DEPLOYMENTS, "llama"]["spec"]["replicas"]
-        return found
-
-    @property
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.cluster.objects[LLMSERVICES, "llama"]["status"]
-        return found
-
-    def condition(self, type_: str) -> dict[str, Any]:
-        found: dict[str, Any]
-        (found,) = (each for each in self.status["conditions"] if each["type"] == type_)
-        return found
+from operator_support.world import World, by
 
 
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def by(provider: str, **autoscaling: Any) -> dict[str, Any]:
-    return {"autoscaling": {"maxReplicas": 4, "provider": provider, **autoscaling}}
 
 
 def edited(scaled_object: dict[str, Any]) -> dict[str, Any]:

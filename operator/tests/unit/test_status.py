@@ -429,3 +429,16 @@ def test_the_calibration_stays_the_metrics_servers() -> None:
     assert "calibration" not in readable.status["autoscaling"]
     assert unreadable.status["autoscaling"] == {"desiredReplicas": 2}
     assert "autoscaling" not in fixed.status
+
+
+def test_a_number_of_0_that_nobody_wrote_is_not_blamed_on_the_spec() -> None:
+    for spec, cause in (
+        ({"replicas": 0}, "spec.replicas is 0. "),
+        ({}, "The Deployment asks for 0 replicas. "),
+        ({"autoscaling": {"maxReplicas": 2}}, "The Deployment asks for 0 replicas. "),
+    ):
+        update = build_status(a_service(spec), PIN, Observation(desired=0), NOW)
+        for kind in ("Ready", "Available"):
+            (said,) = (each for each in update.status["conditions"] if each["type"] == kind)
+            assert said["reason"] == "ScaledToZero"
+            assert said["message"].startswith(cause)

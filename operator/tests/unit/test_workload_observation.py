@@ -12,8 +12,9 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport, ReplicaLoad
 from llmservice_operator.api.reason_facts import Source
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.workload import Observation, Problem, observe_service
-from operator_support.services import a_deployment, a_pod, a_report, a_service
+from llmservice_operator.status import build_status
+from llmservice_operator.workload import EnginePin, Observation, Problem, observe_service
+from operator_support.services import NOW, a_deployment, a_pod, a_report, a_service
 
 RECORDED = Path(__file__).parent / "recorded"
 NO_GPU = (
@@ -419,3 +420,55 @@ def test_the_replica_that_waits_longest_says_since_when_one_is_not_ready() -> No
     assert seen(ready).not_ready_since is None
     assert seen(ready, pending).not_ready_since == datetime(2026, 1, 2, 3, 2, tzinfo=UTC)
     assert seen(ready, pending, starting).not_ready_since == datetime(2026, 1, 2, 3, 1, tzinfo=UTC)
+
+
+def progressing(message: str, reason: str = "ReplicaSetUpdated") -> Mapping[str, Any]:
+    return {"type": "Progressing", "status": "True", "reason": reason, "message": message}
+
+
+OLD_AGAIN = a_pod(RUNNING, ready=True, template="old", created="2026-01-02T03:03:00Z")
+"""A pod of the earlier template that was created anew during the rollout, as by a drain."""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'ReplicaSet "qwen-new" is progressing.',
+        'Created new replica set "qwen-new"',
+        'Found new replica set "qwen-new"',
+        'ReplicaSet "qwen-new" has timed out progressing.',
+        'ReplicaSet "qwen-new" has successfully progressed.',
+    ],
+)
+def test_a_pod_of_an_earlier_template_that_is_created_anew_does_not_count_as_the_present_one(
+    message: str,
+) -> None:
+    new = a_pod(unscheduled=NO_GPU)
+    new["status"]["conditions"][-1]["lastTransitionTime"] = "2026-01-02T03:00:00Z"
+    told = (progressing(message),)
+    found = seen(new, OLD_AGAIN, replicas=2, updated=1, ready=1, conditions=told)
+    assert not found.has_loaded_model
+    assert found.problem is not None
+    assert found.problem.reason is Reason.WAITING_FOR_GPU
+    assert found.waits_for_accelerator_since is not None
+
+
+@pytest.mark.parametrize("reason", ["DeploymentPaused", "DeploymentResumed"])
+def test_nothing_is_said_about_the_present_template_while_its_controller_does_not_name_it(
+    reason: str,
+) -> None:
+    told = (progressing("Deployment is paused", reason),)
+    found = seen(OLD_AGAIN, replicas=2, updated=1, ready=1, conditions=told)
+    assert not found.has_loaded_model
+    assert found.not_ready_since is None
+
+
+def test_an_image_that_never_ran_stays_untried_beside_a_pod_of_before() -> None:
+    told = (progressing('ReplicaSet "qwen-new" is progressing.'),)
+    deployment = a_deployment(replicas=2, updated=1, ready=1, conditions=told)
+    pods = (a_pod(waiting("ImagePullBackOff")), OLD_AGAIN)
+    pin = EnginePin("registry/gpu:2", "0.33.0", "nvidia", untried=True)
+    status = build_status(a_service(), pin, observe_service(a_service(), deployment, pods), NOW)
+    assert status.status["engine"]["untried"] is True
+    (model,) = (it for it in status.status["conditions"] if it["type"] == "ModelReady")
+    assert model["status"] == "Unknown"

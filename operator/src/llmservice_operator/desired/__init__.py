@@ -10,12 +10,14 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.desired.accelerator_class import with_class
 from llmservice_operator.desired.autoscaler import Autoscaler
 from llmservice_operator.desired.comparison import is_up_to_date
-from llmservice_operator.desired.manifest import is_owned_by
+from llmservice_operator.desired.manifest import is_left_to, is_owned_by, may_change
 
 __all__ = [
     "Autoscaler",
     "Manifest",
+    "is_left_to",
     "is_owned_by",
     "is_up_to_date",
+    "may_change",
     "with_class",
 ]

@@ -47,3 +47,20 @@ def is_owned_by(live: Manifest, service: LLMService) -> bool:
     """
     owners = live.get("metadata", {}).get("ownerReferences", [])
     return any(owner.get("controller") and owner["uid"] == service.uid for owner in owners)
+
+
+def is_left_to(live: Manifest, service: LLMService) -> bool:
+    """Return whether the live object has no controller and carries the service's labels.
+
+    A service of this name was deleted with `--cascade=orphan`, or somebody removed the owner
+    reference: the service adopts the object, and keeps what it finds in it.
+    """
+    metadata = live.get("metadata", {})
+    if any(owner.get("controller") for owner in metadata.get("ownerReferences") or ()):
+        return False
+    return names.labels(service).items() <= (metadata.get("labels") or {}).items()
+
+
+def may_change(live: Manifest, service: LLMService) -> bool:
+    """Return whether the live object is the service's, or is to become so."""
+    return is_owned_by(live, service) or is_left_to(live, service)

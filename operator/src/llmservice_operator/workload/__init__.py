@@ -21,6 +21,7 @@ from llmservice_operator.workload.replica_count import (
     first_replicas,
     is_handed_over,
     resolve_replicas,
+    resumed_replicas,
 )
 from llmservice_operator.workload.rollout import RolloutDecision, decide_rollout
 
@@ -44,5 +45,6 @@ __all__ = [
     "replicas_of",
     "resolve_pin",
     "resolve_replicas",
+    "resumed_replicas",
     "workload_of",
 ]

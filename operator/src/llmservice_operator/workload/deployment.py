@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -29,6 +30,10 @@ an object to store."""
 
 _REVISION_LABEL: Final = "pod-template-hash"
 """Label whose value the Deployment controller sets differently on each ReplicaSet."""
+
+_REPLICA_SET: Final = re.compile(r'[Rr]eplica ?[Ss]et "([^"]+)"')
+_PAUSED: Final = ("DeploymentPaused", "DeploymentResumed")
+"""Reasons of the condition Progressing that come without the name of a ReplicaSet."""
 
 
 class _Deployment:
@@ -70,6 +75,7 @@ class _Deployment:
             ready=status.get("readyReplicas", 0),
             is_current=status.get("observedGeneration", 0) >= generation,
             updated=status.get("updatedReplicas", 0),
+            revision=_present_revision(live),
             is_stuck=condition(live, "Progressing").get("reason") == "ProgressDeadlineExceeded",
             problems=tuple(_problems(live)),
         )
@@ -123,6 +129,19 @@ def _rolling(surge: str, unavailable: str) -> dict[str, Any]:
             "maxUnavailable": as_int_or_string(unavailable),
         },
     }
+
+
+def _present_revision(live: Manifest) -> str | None:
+    """Return the revision of the present template, of which the controller names the ReplicaSet.
+
+    It says so in the same status as the number of updated replicas. While the Deployment is paused
+    it says something else.
+    """
+    progressing = condition(live, "Progressing")
+    if progressing.get("reason") in _PAUSED:
+        return ""
+    named = _REPLICA_SET.search(str(progressing.get("message")))
+    return None if named is None else named[1].removeprefix(f"{live['metadata']['name']}-")
 
 
 def _problems(live: Manifest) -> Iterator[Problem]:

@@ -63,7 +63,7 @@ def observe_service(
         return Observation(
             desired=state.desired, replicas=state.replicas, ready_replicas=state.ready
         )
-    present = _newest_revision(replicas_of(pods)) if state.updated else []
+    present = _present(replicas_of(pods), state.revision) if state.updated else []
     found = list(_problems_of_pods(service, present, report))
     problems = [*state.problems, *(problem for _, problem in found)]
     if state.is_stuck:
@@ -90,19 +90,18 @@ def observe_service(
     )
 
 
-def _newest_revision(replicas: Iterable[Replica]) -> list[Replica]:
-    """Return the replicas that stay, of the pod template from which replicas were last
-    created.
+def _present(replicas: Iterable[Replica], revision: str | None) -> list[Replica]:
+    """Return the replicas of the present pod template that stay.
 
-    The pods carry the name of their template. The workload does not say which template is the
-    present one.
+    The newest pod may be of an earlier template, because the pods of a drained node are created
+    again during a rollout. The newest pod decides only where the workload's controller never names
+    the present template.
     """
     staying = [replica for replica in replicas if not replica.is_leaving]
-    if not staying:
-        return []
-    # If several were created in the same second, one that is not ready is likely the newer.
-    newest = max(staying, key=lambda each: (each.created, not each.is_ready))
-    return [replica for replica in staying if replica.revision == newest.revision]
+    if revision is None and staying:
+        # If several were created in the same second, one that is not ready is likely the newer.
+        revision = max(staying, key=lambda each: (each.created, not each.is_ready)).revision
+    return [replica for replica in staying if replica.revision == revision]
 
 
 def _problems_of_pods(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.manifest import is_owned_by
+from llmservice_operator.desired.manifest import may_change
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload.pin import EnginePin, pin_of_annotations
@@ -72,7 +72,7 @@ def _pin_of_status(service: LLMService) -> EnginePin | None:
 
 
 def _pin_of_workload(service: LLMService, live: Manifest | None) -> EnginePin | None:
-    if live is None or not is_owned_by(live, service):
+    if live is None or not may_change(live, service):
         return None
     image = workload_of(service).pinned_image(live)
     return None if image is None else pin_of_annotations(live, image)

@@ -20,7 +20,7 @@ from llmservice_operator.workload.replica_count import ReplicaCount
 class WorkloadState:
     """The status of a live workload. Every number counts replicas, not pods.
 
-    While the state is not current, `updated`, `is_stuck` and `problems` are unknown.
+    While the state is not current, `updated`, `revision`, `is_stuck` and `problems` are unknown.
     """
 
     desired: int
@@ -34,6 +34,9 @@ class WorkloadState:
     """Replicas of the present pod template."""
     is_stuck: bool = False
     """Whether the rollout made no progress within its deadline."""
+    revision: str | None = None
+    """Revision of the present pod template, as `Replica.revision` names it; empty while the
+    controller does not say, None where it never does."""
     problems: tuple[Problem, ...] = ()
     """Problems that keep the controller from creating pods."""
 

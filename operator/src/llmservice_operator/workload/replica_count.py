@@ -14,9 +14,10 @@ from typing import Any
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.autoscaling import MAX_REPLICAS
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.comparison import owns_field
-from llmservice_operator.desired.manifest import is_owned_by
+from llmservice_operator.desired.manifest import is_owned_by, may_change
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,60 @@ class ReplicaCount:
 
 
 def resolve_replicas(service: LLMService, live: Manifest | None) -> ReplicaCount:
-    """Return the number of the spec; without one, the number at which autoscaling ended."""
-    replicas = _resolve(service, live)
-    return replace(replicas, sent=0) if service.spec.suspend else replicas
+    """Return the number of the spec; without one, the number at which autoscaling ended.
 
-
-def _resolve(service: LLMService, live: Manifest | None) -> ReplicaCount:
+    An object that the service adopts keeps its number. A suspended service has 0, and its workload
+    records the number to which it returns.
+    """
     spec = service.spec
+    live = live if live is not None and may_change(live, service) else None
+    if spec.suspend:
+        return _suspended(service, live)
     if spec.autoscaling is not None:
         return ReplicaCount(None, {})
     if spec.replicas is not None:
         return ReplicaCount(spec.replicas, {})
-    if live is None or not is_owned_by(live, service):
+    if live is None:
         return ReplicaCount(1, {})
-    kept = live["metadata"].get("annotations", {}).get(names.KEPT_REPLICAS_ANNOTATION)
-    if kept is not None and kept.isdecimal():
-        return _keeping(int(kept))
-    if service.status.autoscaling is not None and service.status.autoscaling.desired_replicas:
-        return _keeping(desired_replicas(live), now=True)
+    recorded = _recorded(live)
+    if recorded is not None:
+        return _keeping(recorded)
+    number, scaled_to = desired_replicas(live), _scaled_to(service)
+    if scaled_to is not None:
+        return _keeping(number or scaled_to, now=number > 0)
+    if number > 1 and not is_owned_by(live, service):
+        return _keeping(number, now=True)
     return ReplicaCount(1, {})
+
+
+def _suspended(service: LLMService, live: Manifest | None) -> ReplicaCount:
+    if service.spec.replicas is not None:
+        return ReplicaCount(0, {})
+    running = 0 if live is None else desired_replicas(live)
+    recorded = None if live is None else _recorded(live)
+    if service.spec.autoscaling is None and recorded is not None:
+        before = recorded
+    else:
+        # The number that runs is newer than any that was recorded.
+        before = running or recorded or _scaled_to(service) or 0
+    is_default = before == 1 and service.spec.autoscaling is None
+    if before == 0 or is_default:
+        return ReplicaCount(0, {})
+    return replace(_keeping(before, now=running == before), sent=0)
+
+
+def _recorded(live: Manifest) -> int | None:
+    """Return the number that a live workload records; 0 and what is no number record nothing."""
+    kept = (live["metadata"].get("annotations") or {}).get(names.KEPT_REPLICAS_ANNOTATION)
+    if kept is None or not kept.isdecimal() or not 0 < int(kept) <= MAX_REPLICAS:
+        return None
+    return int(kept)
+
+
+def _scaled_to(service: LLMService) -> int | None:
+    """Return the number that the load last required; None if it is not known."""
+    autoscaling = service.status.autoscaling
+    return autoscaling.desired_replicas or None if autoscaling is not None else None
 
 
 def _keeping(number: int, *, now: bool = False) -> ReplicaCount:
@@ -72,11 +108,21 @@ def first_replicas(service: LLMService) -> int:
 
     It is the last known number, in case a user deleted the workload.
     """
-    autoscaling, status = service.spec.autoscaling, service.status.autoscaling
+    autoscaling = service.spec.autoscaling
     if autoscaling is None or service.spec.suspend:
         return service.spec.desired_replicas
-    before = None if status is None else status.desired_replicas
-    return autoscaling.clamp(before or autoscaling.min_replicas)
+    return autoscaling.clamp(_scaled_to(service) or autoscaling.min_replicas)
+
+
+def resumed_replicas(service: LLMService, live: Manifest) -> int:
+    """Return how many replicas a live workload keeps when an autoscaler takes it over.
+
+    An HPA leaves 0 alone, so a service that was suspended gets the number of before.
+    """
+    recorded, autoscaling = _recorded(live), service.spec.autoscaling
+    if recorded is not None and autoscaling is not None:
+        recorded = autoscaling.clamp(recorded)
+    return desired_replicas(live) or recorded or first_replicas(service)
 
 
 def is_handed_over(service: LLMService, live: Manifest) -> bool:
