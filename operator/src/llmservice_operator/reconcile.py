@@ -15,7 +15,8 @@ from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.child_writer import ChildWriter, Outcome, ServiceGone
-from llmservice_operator.children import Child, Context, build_each, workload_child
+from llmservice_operator.children import Child, workload_child
+from llmservice_operator.children.attempt import build_around_pods
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, Key, ServedKinds
 from llmservice_operator.convergence import ConvergenceGuard
 from llmservice_operator.desired import is_owned_by
@@ -37,8 +38,6 @@ from llmservice_operator.telemetry import CONTROLLER, Metrics, log_fields
 from llmservice_operator.workload import (
     observe_service,
     replicas_of,
-    resolve_pin,
-    resolve_replicas,
 )
 
 logger = logging.getLogger(__name__)
@@ -133,17 +132,17 @@ class Reconciler:
         plan, decision, pin = self._scaler.plan(service, report), None, None
         outcome = Outcome()
         try:
-            pin = resolve_pin(service, live, self._settings)
-            replicas = resolve_replicas(service, live)
-            context = Context.of(service, self._settings, pin, replicas, plan.autoscaler)
-            built: dict[Child, Manifest | OperatorError] = {**build_each(context, self._served)}
+            built = build_around_pods(service, live, self._settings, plan.autoscaler, self._served)
+            pin = built.pin
             if unread is not None:
                 # Its number of replicas and its image are not known, so it must stay as it is.
-                built[workload], pin = unread, None
+                built.children[workload], pin = unread, None
         except InvalidSpec as error:
             outcome.refuse("the spec", error)
         else:
-            outcome = await self._children.write(service, built, replicas)
+            outcome = await self._children.write(service, built.children, built.replicas)
+            if built.unbuilt is not None:
+                outcome.refuse(f"the pods of {service.name}", built.unbuilt)
             try:
                 scaled, decision = await self._scaler.scale(service, plan, report)
                 outcome.wrote |= scaled

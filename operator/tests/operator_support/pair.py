@@ -52,6 +52,11 @@ class _PairSet:
     ) -> dict[str, Any]:
         return {**count.fields, "serverImage": pin.image}
 
+    def keep_spec(
+        self, service: LLMService, count: ReplicaCount, applied: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return {**count.fields, "serverImage": applied["serverImage"]}
+
     def state_of(self, live: Manifest) -> WorkloadState:
         pairs = live["status"]
         refusals = pairs.get("refusals", ())

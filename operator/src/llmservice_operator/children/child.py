@@ -100,9 +100,12 @@ class Child:
 
     def build(self, context: Context) -> Manifest | None:
         """Build the object: labelled, and owned by the service unless it outlives it."""
-        service, body = context.service, self.body(context)
-        if body is None:
-            return None
+        body = self.body(context)
+        return None if body is None else self.complete(context, body)
+
+    def complete(self, context: Context, body: Manifest) -> Manifest:
+        """Return the manifest with this body, as `build` does."""
+        service = context.service
         metadata = build_metadata(service, self.name(service), self.annotations(context))
         if self.outlives_service(service):
             metadata.pop("ownerReferences", None)

@@ -8,6 +8,7 @@ from typing import Final
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children.child import Child, Context
+from llmservice_operator.desired.applied import applied_field
 from llmservice_operator.workload import WORKLOADS, Workload, pin_annotations, workload_of
 
 
@@ -36,6 +37,20 @@ def _annotations(context: Context) -> Mapping[str, str]:
 _BY_KIND: Final = {workload.kind: declare(workload) for workload in WORKLOADS}
 
 CHILDREN: Final = tuple(_BY_KIND.values())
+
+
+def keep_pods(context: Context, live: Manifest) -> Manifest | None:
+    """Return the manifest of the live workload around the pods that it has.
+
+    It stands in for one that cannot be built as the spec asks: the number of replicas and whatever
+    else is not part of a pod follows the spec. None where the operator has applied no pods.
+    """
+    workload = workload_of(context.service)
+    try:
+        spec = workload.keep_spec(context.service, context.replicas, applied_field(live, "spec"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return workload_child(context.service).complete(context, {"spec": spec})
 
 
 def workload_child(service: LLMService) -> Child:

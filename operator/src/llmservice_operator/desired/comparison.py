@@ -67,7 +67,7 @@ def find_differences(
 
     An object that we have never applied differs as a whole.
     """
-    owned = _owned_fields(live, subresource)
+    owned = owned_fields(live, subresource)
     if owned is None:
         yield Difference((), names.FIELD_MANAGER, ABSENT)
         return
@@ -81,7 +81,7 @@ def find_differences(
 
 def owns_field(live: Mapping[str, Any], *path: str) -> bool:
     """Return whether we have applied the field of the live object that the path leads to."""
-    owned: Any = _owned_fields(live, None) or {}
+    owned: Any = owned_fields(live, None) or {}
     for key in path:
         if not isinstance(owned, Mapping) or f"f:{key}" not in owned:
             return False
@@ -89,7 +89,8 @@ def owns_field(live: Mapping[str, Any], *path: str) -> bool:
     return True
 
 
-def _owned_fields(live: Mapping[str, Any], subresource: str | None) -> Mapping[str, Any] | None:
+def owned_fields(live: Mapping[str, Any], subresource: str | None) -> Mapping[str, Any] | None:
+    """Return the fieldsV1 of what we have applied; None where we have applied nothing."""
     for entry in live.get("metadata", {}).get("managedFields") or ():
         if (
             isinstance(entry, Mapping)

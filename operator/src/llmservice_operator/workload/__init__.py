@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from llmservice_operator.workload.observation import Observation, observe_service
 from llmservice_operator.workload.pin import EnginePin, pin_annotations
-from llmservice_operator.workload.pin_choice import resolve_pin
+from llmservice_operator.workload.pin_choice import recorded_pin, resolve_pin
 from llmservice_operator.workload.pod_problems import Problem
 from llmservice_operator.workload.protocol import Workload, WorkloadState
 from llmservice_operator.workload.registry import WORKLOADS, replicas_of, workload_of
@@ -42,6 +42,7 @@ __all__ = [
     "is_handed_over",
     "observe_service",
     "pin_annotations",
+    "recorded_pin",
     "replicas_of",
     "resolve_pin",
     "resolve_replicas",

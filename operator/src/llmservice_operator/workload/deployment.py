@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from llmservice_operator import names
@@ -58,13 +58,14 @@ class _Deployment:
         count: ReplicaCount,
     ) -> dict[str, Any]:
         return {
-            **count.fields,
-            "selector": {"matchLabels": names.selector(service)},
-            "strategy": _strategy(service),
-            "progressDeadlineSeconds": _progress_deadline(service),
-            "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
+            **_spec_without_template(service, count),
             "template": build_pod_template(service, settings, pin, _REVISION_LABEL),
         }
+
+    def keep_spec(
+        self, service: LLMService, count: ReplicaCount, applied: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return {**_spec_without_template(service, count), "template": applied["template"]}
 
     def state_of(self, live: Manifest) -> WorkloadState:
         status = live.get("status", {})
@@ -99,6 +100,16 @@ class _Deployment:
 
 
 DEPLOYMENT: Final[Workload] = _Deployment()
+
+
+def _spec_without_template(service: LLMService, count: ReplicaCount) -> dict[str, Any]:
+    return {
+        **count.fields,
+        "selector": {"matchLabels": names.selector(service)},
+        "strategy": _strategy(service),
+        "progressDeadlineSeconds": _progress_deadline(service),
+        "revisionHistoryLimit": REVISION_HISTORY_LIMIT,
+    }
 
 
 def _progress_deadline(service: LLMService) -> int:

@@ -28,7 +28,7 @@ def resolve_pin(
     default image holds it.
     """
     accelerator = service.spec.accelerator.type
-    kept = _pin_of_status(service) or _pin_of_workload(service, live_workload)
+    kept = recorded_pin(service, live_workload)
     image, wanted = service.spec.engine.image, service.spec.engine.version
     images = settings.images
     if image is not None:
@@ -48,6 +48,11 @@ def resolve_pin(
         )
     default = images.cpu if accelerator is AcceleratorType.CPU else images.gpu
     return EnginePin(default, images.engine_version, accelerator.value, untried=True)
+
+
+def recorded_pin(service: LLMService, live_workload: Manifest | None) -> EnginePin | None:
+    """Return the pin of the last pass; None if neither the status nor the workload records one."""
+    return _pin_of_status(service) or _pin_of_workload(service, live_workload)
 
 
 def _pin_of_spec(image: str, wanted: str | None, kept: EnginePin | None, brought: str) -> EnginePin:

@@ -72,6 +72,16 @@ class Workload(Protocol):
         """
         ...
 
+    def keep_spec(
+        self, service: LLMService, count: ReplicaCount, applied: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Build the spec around the pods of the spec that was last applied.
+
+        It serves while `build_spec` raises InvalidSpec. Raises KeyError where `applied` lacks the
+        pods.
+        """
+        ...
+
     def state_of(self, live: Manifest) -> WorkloadState:
         """Read the state from a live workload."""
         ...

@@ -1,0 +1,80 @@
+"""Builds the children of a service that may not be buildable as its spec asks.
+
+What cannot be built leaves the pods as they are, and everything else follows the spec. So an
+operator that is older than the last one, and does not know the engine of a service, still scales
+the service and keeps its network policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, replace
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.children import Child, Context, build_each, workload_child
+from llmservice_operator.children.workload import keep_pods
+from llmservice_operator.desired import Autoscaler, may_change
+from llmservice_operator.errors import InvalidSpec, OperatorError
+from llmservice_operator.kinds import Kind
+from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload import (
+    EnginePin,
+    ReplicaCount,
+    recorded_pin,
+    resolve_pin,
+    resolve_replicas,
+)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    pin: EnginePin
+    replicas: ReplicaCount
+    children: dict[Child, Manifest | OperatorError]
+    """What to write, in order; an error stands in place of what stays as it is."""
+    unbuilt: InvalidSpec | None
+    """Why the pods stay as they are; None when they follow the spec."""
+
+
+def build_around_pods(
+    service: LLMService,
+    live: Manifest | None,
+    settings: OperatorSettings,
+    autoscaler: Autoscaler,
+    served: Container[Kind],
+) -> Attempt:
+    """Build the children; where the pods cannot be built, keep those of the live workload.
+
+    Raises InvalidSpec where there is nothing to keep: then nothing is made.
+    """
+    kept = live if live is not None and may_change(live, service) else None
+    replicas = resolve_replicas(service, live)
+    try:
+        pin = resolve_pin(service, live, settings)
+        context = Context.of(service, settings, pin, replicas, autoscaler)
+    except InvalidSpec as error:
+        recorded = recorded_pin(service, live)
+        if kept is None or recorded is None:
+            raise
+        # The accelerator class may be unknown. Only the pods have settings of it.
+        context, unbuilt = Context(service, settings, recorded, replicas, autoscaler), error
+        children = _build(context, served)
+    else:
+        children = _build(context, served)
+        found = children.get(workload_child(service))
+        if not isinstance(found, InvalidSpec):
+            return Attempt(pin, replicas, children, None)
+        unbuilt = found
+    # The pods that stay have the engine that was recorded.
+    context = replace(context, pin=recorded_pin(service, live) or context.pin)
+    manifest = None if kept is None else keep_pods(context, kept)
+    if manifest is None:
+        children[workload_child(service)] = unbuilt
+        return Attempt(context.pin, replicas, children, None)
+    children[workload_child(service)] = manifest
+    return Attempt(context.pin, replicas, children, unbuilt)
+
+
+def _build(context: Context, served: Container[Kind]) -> dict[Child, Manifest | OperatorError]:
+    return {**build_each(context, served)}
