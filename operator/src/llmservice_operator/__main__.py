@@ -24,6 +24,7 @@ from llmservice_operator.cluster import (
     Lease,
     Reflector,
     ServedKinds,
+    Term,
 )
 from llmservice_operator.errors import InvalidSettings, OperatorError
 from llmservice_operator.leader import Leader
@@ -157,14 +158,26 @@ class Process:
         for kind in (*REQUIRED_KINDS, *(kind for kind, granted in optional.items() if granted)):
             metrics.read_cache(kind.plural, functools.partial(cache.count, kind))
 
-        async def work() -> None:
+        term, begun = Term(cluster, cache, namespaces, queue.add), asyncio.Event()
+
+        async def begin() -> None:
             await reflector.loaded.wait()
             await leader.elected.wait()
+            await term.begin()
             # Before the first poll ends, every load would be reported as unknown.
             await reports.polled.wait()
-            await queue.work(reconciler.reconcile)
+            begun.set()
+
+        async def process(key: Key) -> float | None:
+            await term.confirm(key)
+            return await reconciler.reconcile(key)
+
+        async def work() -> None:
+            await begun.wait()
+            await queue.work(process)
 
         election = self._tasks.start("leader", leader.run())
+        beginning = self._tasks.start("term", begin())
         workers = [
             self._tasks.start(f"worker-{number}", work()) for number in range(shares.workers)
         ]
@@ -172,7 +185,7 @@ class Process:
         self._tasks.start("load-reports", reports.run())
         self._tasks.start("discovery", reflector.discover())
         self._tasks.start("loop-lag", measure_loop_lag(metrics))
-        leaving = self._tasks.start("leaving", self._leave(leader, election, workers))
+        leaving = self._tasks.start("leaving", self._leave(leader, election, beginning, *workers))
         self._tasks.heed_signals()
         try:
             await reflector.run(self._tasks.stop)
@@ -194,14 +207,12 @@ class Process:
                 " to a free one"
             ) from error
 
-    async def _leave(
-        self, leader: Leader, election: asyncio.Task[None], workers: list[asyncio.Task[None]]
-    ) -> None:
+    async def _leave(self, leader: Leader, *working: asyncio.Task[None]) -> None:
         """Stop the workers when the process is to end, then release the Lease before slower cleanup
         begins.
         """
         await self._tasks.stop.wait()
-        await self._tasks.cancel(election, *workers)
+        await self._tasks.cancel(*working)
         await leader.release()
 
 

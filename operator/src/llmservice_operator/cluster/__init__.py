@@ -3,9 +3,9 @@ client.
 
 client.py makes the requests, served.py determines which kinds are served, cache.py keeps the
 objects that the watches delivered, audit.py compares the two, watching.py delivers events by means
-of Kopf, reflector.py runs all of these, lease.py stores the leader's Lease, events.py records
-Events. Manifests are plain dicts everywhere: no typed models, so no field of a newer API server is
-lost.
+of Kopf, reflector.py runs all of these, lease.py stores the leader's Lease, term.py reads the
+services anew after an election, events.py records Events. Manifests are plain dicts everywhere: no
+typed models, so no field of a newer API server is lost.
 """
 
 from llmservice_operator.cluster.audit import Audit
@@ -22,6 +22,7 @@ from llmservice_operator.cluster.events import EventRecorder
 from llmservice_operator.cluster.lease import Lease
 from llmservice_operator.cluster.reflector import Reflector
 from llmservice_operator.cluster.served import ServedKinds
+from llmservice_operator.cluster.term import Term
 
 __all__ = [
     "Audit",
@@ -32,6 +33,7 @@ __all__ = [
     "Lease",
     "Reflector",
     "ServedKinds",
+    "Term",
     "controller_of",
     "is_same_version",
     "is_service",

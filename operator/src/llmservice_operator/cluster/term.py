@@ -1,0 +1,64 @@
+"""What a new leader has read of the LLMServices since it was elected.
+
+A standby fills its cache from watches, and a watch may be dead without an error. Its first change
+of a service must not rest on a spec of before: it would undo what the last leader did. So every
+service is read from the API server once in a term before anything is done for it: all of them by
+one LIST, and by itself each that the LIST did not bring.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from llmservice_operator.cluster.cache import Cache, Key, object_id
+from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.errors import ClusterError
+from llmservice_operator.kinds import LLMSERVICES
+
+logger = logging.getLogger(__name__)
+
+
+class Term:
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        namespaces: Sequence[str | None],
+        enqueue: Callable[[Key], None],
+    ) -> None:
+        """`enqueue` is called with every service that the watches had not brought. The namespace
+        None means all.
+        """
+        self._cluster = cluster
+        self._cache = cache
+        self._namespaces = namespaces
+        self._enqueue = enqueue
+        self._unread: set[Key] = set()
+        """Services that the cache knows from before this term."""
+
+    async def begin(self) -> None:
+        """List every LLMService. Call it once, after the election."""
+        self._unread = {object_id(each)[1:] for each in self._cache.of_kind(LLMSERVICES)}
+        for namespace in self._namespaces:
+            try:
+                async for service in self._cluster.list_all(LLMSERVICES, namespace):
+                    key = object_id(service)[1:]
+                    if self._cache.observe(service):
+                        self._enqueue(key)
+                    self._unread.discard(key)
+            except ClusterError as error:
+                where = namespace or "the cluster"
+                logger.warning("each LLMService of %s is read by itself: %s", where, error)
+
+    async def confirm(self, key: Key) -> None:
+        """Make sure that the cached LLMService was read in this term.
+
+        Raises ClusterError when it cannot be read.
+        """
+        if key not in self._unread:
+            return
+        live, known = await self._cluster.read(LLMSERVICES, *key), self._cache.service(key)
+        if live is not None:
+            self._cache.observe(live)
+        elif known is not None:
+            self._cache.drop(known)
+        self._unread.discard(key)
