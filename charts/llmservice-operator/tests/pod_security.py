@@ -1,4 +1,4 @@
-"""The "restricted" Pod Security Standard, as a list of what a pod spec violates."""
+"""Checks a pod spec against the "restricted" Pod Security Standard."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ VOLUME_KINDS = {
 
 
 def violations(pod: dict[str, Any]) -> list[str]:
-    """What the standard forbids in this pod spec; empty when it is satisfied."""
+    """Return the parts of the pod spec that violate the standard; empty for none."""
     return [*_of_pod(pod), *(problem for it in _containers(pod) for problem in _of(it, pod))]
 
 

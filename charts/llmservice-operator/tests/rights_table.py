@@ -1,7 +1,8 @@
-"""The rights that the chart may give: of the two processes by their code, of users as tables.
+"""Rights that the chart may grant. The processes' rights come from their code, the users' from
+tables.
 
-A right is more than a rule: it is one verb on one resource, so that two ways to write the same
-rules compare equal.
+A right is one verb on one resource. A rule may contain several, so two different lists of rules
+with the same rights compare equal.
 """
 
 from chart_support.helm import Manifest
@@ -9,26 +10,26 @@ from llmservice_operator import rights
 from llmservice_operator.settings import OperatorSettings
 
 Right = tuple[str, str, str, str]
-"""API group, resource, verb, and the one object's name or an empty string for all."""
+"""API group, resource, verb, and the name of the only object or an empty string for all objects."""
 
 
 def operator_rights(*, keda: bool = False) -> set[Right]:
-    """What the operator may do in a namespace that it watches, by the declarations in its code."""
+    """Return the operator's rights in a watched namespace, as declared in its code."""
     return rights_of(rights.operator_rules(OperatorSettings(keda=keda)))
 
 
 def metrics_server_rights() -> set[Right]:
-    """What the metrics server may do there."""
+    """Return the metrics server's rights in a watched namespace."""
     return rights_of(rights.rules(rights.METRICS_SERVER))
 
 
 def metrics_server_cluster_rights(name: str) -> set[Right]:
-    """What the metrics server may do besides where it serves external metrics."""
+    """Return the metrics server's further rights for serving external metrics."""
     return rights_of(rights.rules(rights.metrics_server_cluster_rights(name)))
 
 
 def lease_rights(name: str) -> set[Right]:
-    """What a process may do with Leases: make one, and lead by the one of this name."""
+    """Return a process's rights on Leases: create any, and use the one of this name."""
     return rights_of(rights.rules(rights.lease_rights(name)))
 
 
@@ -44,11 +45,11 @@ WRITE = {
 }
 
 TRUST: dict[tuple[str, str], str] = {("llmservice.dev", "llmservices"): "trust-remote-code"}
-"""What the admission policy asks for where an LLMService has the code of a model run."""
+"""Right that the admission policy requires for an LLMService that runs the code of a model."""
 
 
 def rights_of(rules: list[Manifest]) -> set[Right]:
-    """Every right that these rules give."""
+    """Return every right that these rules grant."""
     return {
         (group, resource, verb, name)
         for rule in rules
@@ -60,5 +61,5 @@ def rights_of(rules: list[Manifest]) -> set[Right]:
 
 
 def table(rows: dict[tuple[str, str], str]) -> set[Right]:
-    """The rights of one of the tables above."""
+    """Return the rights of one of the tables above."""
     return {(*key, verb, "") for key, verbs in rows.items() for verb in verbs.split()}

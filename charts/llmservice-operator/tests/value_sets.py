@@ -1,4 +1,4 @@
-"""Sets of values that users write, each named by what it is for."""
+"""Sets of values as users write them, by their purpose."""
 
 from functools import cache
 
@@ -79,11 +79,11 @@ VALUE_SETS: dict[str, Values] = {
 
 @cache
 def rendered_text(name: str) -> str:
-    """What helm prints for one of the sets, rendered once for all tests."""
+    """Return helm's output for one of the sets, rendered once for all tests."""
     return render_text(VALUE_SETS[name])
 
 
 @cache
 def rendered(name: str) -> list[Manifest]:
-    """The same as objects; shared by all tests, so copy one before changing it."""
+    """Return the objects of one of the sets. All tests share them, so copy one before a change."""
     return parse(rendered_text(name))

@@ -1,1 +1,1 @@
-"""What the tests of the chart share."""
+"""Helpers that the tests of the chart share."""

@@ -26,28 +26,28 @@ SMALLEST: Manifest = {
 }
 
 ADOPT = "--take-ownership"
-"""Another test's CRD may be there already; helm then wants to hear that it is ours now."""
+"""Helm option that adopts objects of another release. The CRD of an earlier test may exist."""
 
 
 class NoCluster(Exception):
-    """Says how to get a cluster for these tests."""
+    """No cluster is reachable; the message says how to start one for these tests."""
 
 
 def require_cluster() -> None:
-    """Raise NoCluster unless KUBECONFIG and kubectl are here."""
+    """Raise NoCluster unless KUBECONFIG is set and kubectl is installed."""
     if shutil.which("kubectl") is None or not os.environ.get("KUBECONFIG"):
         raise NoCluster(MISSING)
 
 
 def kubectl(*args: str, stdin: Manifest | list[Manifest] | None = None) -> str:
-    """Run kubectl on the objects, if any, and return its output; fail with its message."""
+    """Run kubectl with the objects, if any, as input. Return its output; fail with its message."""
     done = _kubectl(*args, stdin=stdin)
     assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
     return done.stdout
 
 
 def refusal(*args: str, stdin: Manifest | None = None) -> str:
-    """What kubectl says when it fails; an empty string when it does not."""
+    """Return kubectl's error message; an empty string when it succeeds."""
     done = _kubectl(*args, stdin=stdin)
     return done.stderr.strip() if done.returncode != 0 else ""
 
@@ -64,13 +64,13 @@ def _kubectl(
 
 
 def read(*args: str) -> Any:
-    """What `kubectl get` answers, as JSON; None where the object does not exist."""
+    """Return the parsed output of `kubectl get`; None when the object does not exist."""
     text = kubectl("get", *args, "--ignore-not-found", "--output=json")
     return json.loads(text) if text else None
 
 
 def rights(user: str, namespace: str) -> set[Right]:
-    """What the API server's authorizer lets this user do in a namespace, by its own account."""
+    """Return the rights of a user in a namespace, as the API server's authorizer lists them."""
     review = kubectl(
         *("create", f"--as={user}", "--validate=ignore", "--output=json", "-f-"),
         stdin={
@@ -84,7 +84,7 @@ def rights(user: str, namespace: str) -> set[Right]:
 
 @dataclass
 class Release:
-    """One release of the chart with namespaces of its own, all removed at the end."""
+    """One release of the chart, and its namespaces. The test removes both at the end."""
 
     name: str = field(default_factory=lambda: f"chart-{uuid.uuid4().hex[:8]}")
     namespaces: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Release:
         return f"system:serviceaccount:{self.name}:{self.full_name}"
 
     def make_namespace(self, name: str) -> str:
-        """A namespace whose pods must satisfy the restricted standard."""
+        """Create a namespace that admits only restricted pods; return its name."""
         label = {"pod-security.kubernetes.io/enforce": "restricted"}
         metadata = {"name": name, "labels": label}
         kubectl(

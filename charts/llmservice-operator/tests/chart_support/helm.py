@@ -1,6 +1,6 @@
-"""Runs the real helm on the chart, and reads what it renders.
+"""Runs the real helm on the chart, and parses its output.
 
-Nothing here talks to a cluster.
+Nothing here connects to a cluster.
 """
 
 import json
@@ -49,7 +49,7 @@ def load_defaults() -> Any:
 
 
 def fields() -> list[Field]:
-    """Every value in the order of values.yaml, with its description from the schema."""
+    """Return every value in the order of values.yaml, with its description from the schema."""
     return list(_fields(load_schema(), load_defaults(), ()))
 
 
@@ -62,12 +62,12 @@ def _fields(schema: Any, default: Any, path: tuple[str, ...]) -> Iterator[Field]
 
 
 class HelmError(Exception):
-    """What helm wrote to standard error."""
+    """Helm failed. The message is its standard error."""
 
 
 @cache
 def helm_binary() -> str:
-    """The helm named by $HELM, else the one on PATH, else the one of the local cluster."""
+    """Return the path of helm: of $HELM, else on PATH, else of the local cluster."""
     if found := os.environ.get("HELM") or shutil.which("helm"):
         return found
     cached = binaries.program("helm")
@@ -97,7 +97,7 @@ def render_text(
     namespace: str = NAMESPACE,
     kube_version: str = KUBE_VERSION,
 ) -> str:
-    """What `helm template` prints for these values."""
+    """Return the output of `helm template` for these values."""
     return helm(
         *("template", release, str(chart), "--namespace", namespace),
         *("--kube-version", kube_version, "--values", "-"),
@@ -106,17 +106,17 @@ def render_text(
 
 
 def render(values: Values | None = None, **options: Any) -> list[Manifest]:
-    """The rendered objects, in helm's order."""
+    """Return the rendered objects, in helm's order."""
     return parse(render_text(values, **options))
 
 
 def parse(text: str) -> list[Manifest]:
-    """The objects in helm's output, without the empty documents."""
+    """Return the objects in helm's output, without the empty documents."""
     return [document for document in yaml.safe_load_all(text) if document]
 
 
 METRICS_SERVER = "metrics-server"
-"""The component label of the metrics server's objects."""
+"""Component label of the metrics server's objects."""
 
 
 def is_of(component: str, manifest: Manifest) -> bool:
@@ -127,7 +127,11 @@ def is_of(component: str, manifest: Manifest) -> bool:
 def find(
     manifests: list[Manifest], kind: str, name: str | None = None, component: str | None = None
 ) -> Manifest:
-    """The one object of this kind (and name); without either of the metrics server only if told."""
+    """Return the only object of this kind.
+
+    With `name`, it is the one of this name. Without it, objects of the metrics server count only
+    when `component` is METRICS_SERVER, and other objects only when it is not.
+    """
     found = [
         manifest
         for manifest in manifests
@@ -139,7 +143,7 @@ def find(
 
 
 def pods(manifests: list[Manifest]) -> Iterator[Manifest]:
-    """Every pod spec among the objects."""
+    """Yield every pod spec among the objects."""
     for manifest in manifests:
         if manifest["kind"] == "Pod":
             yield manifest["spec"]

@@ -7,7 +7,7 @@ from chart_support.cluster import CRD, Release, kubectl, require_cluster
 
 @pytest.fixture(scope="module", autouse=True)
 def no_crd_from_elsewhere() -> None:
-    """Helm refuses to change fields that another client has applied."""
+    """Delete a CRD that another client has applied, because helm refuses to change its fields."""
     require_cluster()
     kubectl("delete", "crd", CRD, "--ignore-not-found")
 

@@ -1,4 +1,5 @@
-"""The admission policy on a real API server: which right a field needs, and what needs none."""
+"""Tests the admission policy on a real API server: the fields that need a right, and the changes
+that need none."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,8 +21,10 @@ def service(name: str, spec: Mapping[str, Any]) -> Manifest:
 
 
 def install(release: Release, values: Values | None = None) -> None:
-    """Install the chart and people with rights: `writer` writes services and no pods, `editor` and
-    `administrator` have the cluster's roles of a namespace.
+    """Install the chart and bind roles to three users.
+
+    `writer` can write LLMServices and no pods. `editor` and `administrator` have the roles `edit`
+    and `admin` in the namespace.
     """
     release.install(values, ADOPT)
     kubectl("wait", "crd", CRD, "--for=condition=Established", "--timeout=30s")
@@ -34,7 +37,7 @@ def install(release: Release, values: Values | None = None) -> None:
 
 
 def refused(release: Release, user: str, spec: Mapping[str, Any]) -> str:
-    """What the API server says to the user who would create such a service; nothing is stored."""
+    """Return the API server's error when the user creates such a service; nothing is stored."""
     return refusal(
         *("create", "-n", release.name, f"--as={user}", "--dry-run=server", "-f-"),
         stdin=service("wanted", spec),
@@ -42,7 +45,7 @@ def refused(release: Release, user: str, spec: Mapping[str, Any]) -> str:
 
 
 def changed(release: Release, user: str, change: str, *options: str) -> str:
-    """What the API server says to the user who changes the stored service."""
+    """Return the API server's error when the user changes the stored service."""
     return refusal(
         *("patch", "llmservice", "kept", "-n", release.name, f"--as={user}"),
         *("--type=merge", "-p", change, *options),
@@ -110,7 +113,7 @@ def test_remote_code_is_trusted_by_whoever_has_the_right(release: Release) -> No
 
 @pytest.fixture
 def kept(release: Release) -> Release:
-    """A service with both fields, stored by somebody with every right."""
+    """A release with a stored service that sets both fields. A user with every right created it."""
     install(release)
     until_in_force(release)
     eventually(

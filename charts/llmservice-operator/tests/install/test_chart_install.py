@@ -1,6 +1,6 @@
-"""The chart on a real API server: install, upgrade, uninstall, and what its rights come to.
+"""Tests the chart on a real API server: install, upgrade, uninstall, and the rights that it grants.
 
-Nothing here needs a node: pods are admitted, not run.
+The tests need no node, because pods are admitted and not run.
 """
 
 import json
@@ -152,7 +152,7 @@ def test_the_notes_warn_of_what_a_value_leads_to(
 
 
 def operator_of(release: Release, log: Path) -> OperatorProcess:
-    """The operator as a process, with exactly the settings of the installed Deployment."""
+    """Return the operator as a process, with exactly the settings of the installed Deployment."""
     deployment = release.deployment()
     assert deployment is not None
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
@@ -166,7 +166,7 @@ def operator_of(release: Release, log: Path) -> OperatorProcess:
 
 
 def templates(release: Release, name: str) -> dict[str, str]:
-    """Hash of every pod template that the service has had, and the image in it."""
+    """Return the image of every pod template that the service has had, by the template's hash."""
     selector = f"llmservice.dev/name={name}"
     return {
         each["metadata"]["labels"]["pod-template-hash"]: each["spec"]["template"]["spec"][
@@ -177,7 +177,7 @@ def templates(release: Release, name: str) -> dict[str, str]:
 
 
 def make_pod_ready(release: Release, name: str) -> None:
-    """Play the kubelet: there is none where only the API server runs."""
+    """Set the pod's status to Ready, because no kubelet runs in an API-only cluster."""
     selector = ("-n", release.name, "-l", f"llmservice.dev/name={name}")
     eventually(lambda: len(read("pods", *selector)["items"]) == 1, 30, "a pod")
     pod = read("pods", *selector)["items"][0]["metadata"]["name"]
@@ -199,7 +199,7 @@ def test_an_upgrade_with_a_new_engine_restarts_no_pod_until_the_spec_asks_for_it
         eventually(lambda: len(templates(release, "smollm2")) == 1, 30, "a pod template")
         make_pod_ready(release, "smollm2")
         service = ("llmservice", "smollm2", *here)
-        # Without it the image is one that nobody has seen running, and is not kept.
+        # An upgrade keeps an image only if a replica with it has loaded the model before.
         eventually(lambda: "untried" not in read(*service)["status"]["engine"], 30, "a tried image")
         until_settled(operator)
         first = templates(release, "smollm2")
@@ -227,7 +227,7 @@ def test_an_upgrade_with_a_new_engine_restarts_no_pod_until_the_spec_asks_for_it
 
 
 def own_rights(release: Release, namespace: str) -> set[Right]:
-    """The operator's rights in a namespace beyond those that every account has."""
+    """Return the operator's rights in a namespace beyond those that every account has."""
     other = f"system:serviceaccount:{release.name}:other"
     return rights(release.account, namespace) - rights(other, namespace)
 

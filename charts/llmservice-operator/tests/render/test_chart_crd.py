@@ -1,4 +1,4 @@
-"""The CRD in the chart is the generated one, and the versions are those of the distributions."""
+"""Tests that the chart has the generated CRD and the versions of the distributions."""
 
 import re
 import subprocess

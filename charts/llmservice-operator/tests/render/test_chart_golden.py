@@ -1,6 +1,6 @@
-"""The chart's output for three sets of values, object by object, in golden files.
+"""Compares the chart's objects for three sets of values with golden files.
 
-The CRD is left out of them: test_chart_crd.py compares it with its source.
+The golden files omit the CRD, because test_chart_crd.py compares it with its source.
 """
 
 from functools import reduce
@@ -51,5 +51,6 @@ def test_no_golden_file_is_left_over() -> None:
 def test_everything_yaml_changes_every_value() -> None:
     same = [it.name for it in fields() if reduce(getitem, it.path, EVERYTHING) == it.default]
 
-    # Without roles and account there would be nothing to look at.
+    # These three keep their defaults. Otherwise the golden file would lack the roles, the accounts
+    # and the metrics server.
     assert same == ["rbac.create", "serviceAccount.create", "metricsServer.enabled"]

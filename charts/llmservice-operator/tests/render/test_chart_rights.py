@@ -1,4 +1,5 @@
-"""What the operator, the metrics server and the users may do: every right, and no other."""
+"""Tests that the operator, the metrics server and the users have every right they need, and no
+other."""
 
 from typing import Any
 
@@ -31,11 +32,11 @@ from value_sets import VALUE_SETS, rendered
 Grants = dict[tuple[str, str | None], set[Right]]
 
 READER = "extension-apiserver-authentication-reader"
-"""A Role that Kubernetes itself makes in kube-system: it lets one ConfigMap be read."""
+"""Name of a Role that Kubernetes creates in kube-system. It grants read access to one ConfigMap."""
 
 
 def grants(manifests: list[Manifest], component: str | None = None) -> Grants:
-    """Rights by (kind of binding, namespace) that the account of a component is given."""
+    """Return the rights of a component's account, by (kind of binding, namespace)."""
     deployment = find(manifests, "Deployment", component=component)
     account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
     subject: dict[str, Any] = {"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}

@@ -1,4 +1,4 @@
-"""Every set of values renders to valid, restricted objects, the same each time."""
+"""Tests that every set of values always renders to the same valid objects with restricted pods."""
 
 import copy
 import json
@@ -26,7 +26,7 @@ OLDEST = (1, 30)
 
 
 def kubernetes_versions() -> list[str]:
-    """All releases from the chart's oldest to the newest whose schemas are known."""
+    """Return all releases from the chart's oldest to the newest with a known schema."""
     versions = [it.rsplit(".", 1)[0] for it in all_versions()]
     return [it for it in versions if tuple(map(int, it.split("."))) >= OLDEST]
 
@@ -36,7 +36,7 @@ NO_METRICS_SERVER = {"metricsServer": {"enabled": False}}
 
 @cache
 def validate(manifest: str, kubernetes_version: str) -> None:
-    """Cached, because most objects are equal in most value sets."""
+    """Validate an object. Results are cached, because most value sets give the same objects."""
     kubernetes_validate.validate(json.loads(manifest), kubernetes_version, strict=True)
 
 

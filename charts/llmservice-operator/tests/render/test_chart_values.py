@@ -1,4 +1,4 @@
-"""The values: what is refused, and that schema, comments and README say the same."""
+"""Tests the values: the refused ones, and the agreement of schema, comments and README."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ FREE_MAPS = {
     *("metricsServer.resources.limits", "metricsServer.resources.requests"),
     *("resources.limits", "resources.requests", "serviceAccount.annotations", "tolerations[]"),
 }
-"""Kubernetes' own types, whose keys the API server checks."""
+"""Values of Kubernetes types. The API server checks their keys, so the schema allows any key."""
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_wrong_value_is_refused_by_its_name(values: Values, message: str) -> N
 
 
 def objects(schema: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every schema of an object, with its path."""
+    """Yield every schema of an object, with its path."""
     if schema.get("type") == "object":
         yield path, schema
     if "items" in schema:
@@ -115,7 +115,7 @@ def test_schema_and_defaults_name_the_same_values() -> None:
 
 
 def comments() -> dict[str, str]:
-    """The comment above each value of values.yaml."""
+    """Return the comment above each value of values.yaml."""
     found: dict[str, str] = {}
     path: list[str] = []
     comment = ""
@@ -190,7 +190,7 @@ def classes_in(settings: OperatorSettings) -> dict[str, Any]:
 
 
 def classes_of(everything: dict[str, Any]) -> dict[str, Any]:
-    """The accelerator classes of the values, with quantities as the operator keeps them."""
+    """Return the accelerator classes of the values, with quantities in the operator's form."""
     classes: dict[str, Any] = copy.deepcopy(everything["acceleratorClasses"])
     classes["mig-3g"]["resources"]["requests"]["cpu"] = "4"
     return classes

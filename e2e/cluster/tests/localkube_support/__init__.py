@@ -1,1 +1,1 @@
-"""What the tests of the local cluster, its images and its hub share."""
+"""Helpers that the tests of the local cluster, its images and its hub share."""

@@ -1,4 +1,4 @@
-"""What tests of a real cluster share: the command line, waiting, and a look at the machine."""
+"""Helpers for tests of a real cluster: the command line, objects, and leftovers on the machine."""
 
 import json
 import os
@@ -15,7 +15,7 @@ LOCALKUBE = str(Path(sys.executable).with_name("localkube"))
 
 
 def localkube(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does, and give its outcome, whatever it is."""
+    """Run the command line as a user does; return its result, also after a failure."""
     line = [LOCALKUBE, "--name", name, *arguments]
     return subprocess.run(line, capture_output=True, text=True)
 
@@ -36,7 +36,7 @@ def apply(cluster: Cluster, *manifests: dict[str, Any]) -> None:
 
 
 def remains(name: str) -> dict[str, list[str]]:
-    """Return what of the cluster can be seen on this machine, by kind; kinds with none are out."""
+    """Return the cluster's traces on this machine, by kind; kinds without a trace are absent."""
     found = {
         "state": [str(Cluster(name).state)] if Cluster(name).exists() else [],
         "processes": _processes(name),
@@ -61,7 +61,7 @@ def _processes(name: str) -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                continue  # it has ended, and init has yet to take note
+                continue  # a zombie: it has ended, and its parent has not reaped it yet
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             if any(sign in command + (process / "cgroup").read_text() for sign in signs):
                 found.append(command)
@@ -69,7 +69,7 @@ def _processes(name: str) -> list[str]:
 
 
 def _mounts(folder: str) -> list[str]:
-    """Return the mounts below the folder in any mount namespace, so not only in ours."""
+    """Return the mounts below the folder in every mount namespace of this machine."""
     found: set[str] = set()
     for table in Path("/proc").glob("[0-9]*/mountinfo"):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Run a built image the way a restricted pod runs: no root, no capability, nothing to write to."""
+"""Runs a built image like a restricted pod: no root, no capability, a read-only file system."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from typing import Any
 from localkube.images.builder import Store
 
 ANY_USER = 54321
-"""A user and group that no /etc/passwd knows."""
+"""Id of a user and group that no /etc/passwd contains."""
 
 
 def run_restricted(

@@ -1,4 +1,4 @@
-"""The hub and the volume of models inside a real cluster."""
+"""Tests the hub and the volume of models inside a real cluster."""
 
 import os
 import sys
@@ -30,7 +30,7 @@ def hub(cluster: Cluster) -> str:
 
 
 def downloaded_size(cluster: Cluster, hub: str, repo_id: str, token: str) -> str:
-    """Return how long a file is that the real client downloads in the cluster, or its error."""
+    """Return the size of a file that the real client downloads in the cluster, or its error."""
     program = (
         "import tempfile, huggingface_hub as h\n"
         "with tempfile.TemporaryDirectory() as cache:\n"

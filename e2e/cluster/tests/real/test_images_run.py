@@ -1,4 +1,4 @@
-"""The images, built and run for real under the rules of a restricted pod."""
+"""Tests that the built images run under the rules of a restricted pod."""
 
 import shutil
 from pathlib import Path
@@ -104,7 +104,7 @@ def test_the_stand_in_base_looks_like_the_official_image(images: dict[str, str])
 
 @pytest.fixture
 def changed_checkout(tmp_path: Path) -> Path:
-    """What a server image is built from, to be changed by the test."""
+    """Copy of the files that a server image is built from. The test changes it."""
     shutil.copytree(
         REPOSITORY / "server_image",
         tmp_path / "server_image",

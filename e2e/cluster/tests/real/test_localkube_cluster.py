@@ -1,4 +1,6 @@
-"""The control plane for real: API-only clusters come up, run side by side, and go whole."""
+"""Tests real control planes: API-only clusters start, run side by side, and leave nothing
+behind.
+"""
 
 import json
 import os
@@ -26,7 +28,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def other() -> Iterator[str]:
-    """The name of a cluster that is not there, and is not there afterwards."""
+    """Name of a cluster that does not exist before the test, and is removed after it."""
     succeed(OTHER, "down")
     yield OTHER
     succeed(OTHER, "down")
@@ -154,7 +156,7 @@ def test_a_command_that_is_left_in_exec_ends_with_the_cluster(other: str) -> Non
 
 
 def _killed_up(name: str) -> int:
-    """Kill `up` while it waits for the API server; return how it ended."""
+    """Kill `up` while it waits for the API server; return its exit status."""
     with subprocess.Popen(
         [LOCALKUBE, "--name", name, "up", "--api-only"], stderr=subprocess.DEVNULL
     ) as driver:

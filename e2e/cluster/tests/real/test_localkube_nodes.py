@@ -1,4 +1,4 @@
-"""Nodes for real: restricted pods on two nodes, their network, DNS, logs, GPUs, and their end."""
+"""Tests two real nodes: restricted pods, network, DNS, logs, GPUs, and removal."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def echo_archive(echo_program: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(echo_archive: Path) -> Iterator[Cluster]:
-    """Two nodes, on each an echo pod that the restricted standard lets in, and their Service."""
+    """Cluster of two nodes. Each has a restricted echo pod, and one Service selects both pods."""
     succeed(NAME, "down")
     succeed(NAME, "up", "--nodes=2")
     running = Cluster(NAME)
@@ -120,7 +120,7 @@ def address(cluster: Cluster, name: str) -> str:
 
 
 def fetch(url: str) -> str:
-    """Read a page from inside the cluster's network, with the interpreter of the tests."""
+    """Return a page that the tests' interpreter reads inside the cluster's network."""
     program = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
     return succeed(NAME, "exec", "--", "python3", "-c", program, url).strip()
 
@@ -194,8 +194,8 @@ def test_a_pod_that_asks_for_a_gpu_runs_once_the_nodes_say_that_they_have_one(
     succeed(NAME, "gpus", "1")
 
     eventually(lambda: is_ready(cluster, "gpu"), 60)
-    # A node reports its images with its status: once it names a new one, it has written the
-    # status since, and must have left the GPUs in it.
+    # The node's status lists its images. Once it lists a new one, the kubelet has written the
+    # status again, and must have kept the GPUs in it.
     new_image = "localhost/localkube/echo:new"
     file = tmp_path / "new.tar"
     file.write_bytes(archive.single_program(echo_program, new_image))
@@ -225,7 +225,7 @@ def test_a_crash_with_running_pods_goes_whole_and_the_images_stay(cluster: Clust
 
     assert remains(NAME) == {}
     assert links() == links_before
-    # The same images again, and nothing of the pods that were running: a new pod starts at once.
+    # The images are kept and the earlier pods are gone, so a new pod starts at once.
     succeed(NAME, "up")
     assert containers(cluster.node(1)) == []
     apply(cluster, namespace({}), pod("again"))

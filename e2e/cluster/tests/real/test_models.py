@@ -1,4 +1,4 @@
-"""The models that tests serve: that they are what they claim to be, and the same every time."""
+"""Tests that the models of the tests have the right content, and are the same every time."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from localkube.hub.models import SMOLLM2, TINY_LLAMA, models_folder
 from localkube_support.cluster import localkube, succeed
 
 NAME = "test-models"
-"""Of no cluster: models need none."""
+"""Cluster name for the command line. No cluster runs, because models need none."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The test hub as the real huggingface_hub client sees it."""
+"""Tests the test hub with the real huggingface_hub client."""
 
 import os
 import re
@@ -225,7 +225,7 @@ def test_a_throttled_download_takes_as_long_as_its_limit_says(hub: str, tmp_path
 
 
 def test_a_download_goes_on_where_the_connection_broke(tmp_path: Path) -> None:
-    # The client writes 10 MiB at a time, so less than that is no beginning to go on from.
+    # The client writes 10 MiB at a time, so it can resume only a larger download.
     files = {"model.safetensors": bytes(range(256)) * 100_000}
     folder = write_repository(tmp_path / "large", files)
     large = RepositorySettings(branches={"main": folder}, bytes_per_second=12_000_000)
@@ -239,7 +239,8 @@ def test_a_download_goes_on_where_the_connection_broke(tmp_path: Path) -> None:
             [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True
         )
         wait_for_bytes(cache)
-        # It gives up after some seconds without a hub; a busy machine takes longer to start one.
+        # The client gives up after some seconds without a hub, and a busy machine may need longer
+        # to start one. So the client is stopped meanwhile.
         client.send_signal(signal.SIGSTOP)
     same_address = settings.model_copy(update={"port": int(address.rsplit(":", 1)[1])})
     with client, running_hub(same_address, tmp_path, log):
@@ -253,7 +254,7 @@ def test_a_download_goes_on_where_the_connection_broke(tmp_path: Path) -> None:
 
 
 def wait_for_bytes(cache: Path) -> None:
-    """Until a part of a file has arrived."""
+    """Wait until a part of a file has arrived."""
     deadline = time.monotonic() + 30
     while not any(path.stat().st_size for path in cache.rglob("*.incomplete")):
         assert time.monotonic() < deadline, "no byte arrived"
@@ -261,7 +262,7 @@ def wait_for_bytes(cache: Path) -> None:
 
 
 def ask(address: str, byte_range: str) -> tuple[int, str, bytes]:
-    """Return status, Content-Range and body of a GET of the weights' bytes in a range."""
+    """Return status, Content-Range and body of a GET for a byte range of the weights."""
     request = urllib.request.Request(
         f"{address}/{PUBLIC}/resolve/main/model.safetensors", headers={"Range": byte_range}
     )

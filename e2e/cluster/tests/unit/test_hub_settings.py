@@ -1,4 +1,4 @@
-"""The hub's configuration file, and what is said about a wrong one."""
+"""Tests the hub's configuration file, and the messages about a wrong one."""
 
 import subprocess
 import sys

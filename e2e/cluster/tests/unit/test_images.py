@@ -34,7 +34,7 @@ RUN install light
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of everything that the images are made of."""
+    """Copy of all files that the images are built from."""
     for image in EVERY_IMAGE:
         for source in (image.dockerfile, *image.sources):
             target = tmp_path / source
@@ -155,7 +155,7 @@ def test_dockerfiles_default_to_public_images(dockerfile: str) -> None:
 
 
 def admitted(path: str) -> bool:
-    """Tell whether .dockerignore lets the file into a build, by the rules of its format."""
+    """Return whether .dockerignore admits the file to a build, by the rules of its format."""
     inside = True
     for line in (REPOSITORY / ".dockerignore").read_text().splitlines():
         if not line or line.startswith("#"):

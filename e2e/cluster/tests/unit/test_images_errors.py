@@ -1,4 +1,4 @@
-"""Every error that a person can see while images are built and loaded."""
+"""Tests every error that a user can see while images are built and loaded."""
 
 import json
 import os
@@ -24,7 +24,7 @@ class Usage(NamedTuple):
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH of our own, and a cache folder of our own."""
+    """Folder of fake programs, first on PATH. The cache folder is the test's own, too."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/sbin:{os.environ['PATH']}")

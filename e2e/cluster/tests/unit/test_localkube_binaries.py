@@ -1,4 +1,4 @@
-"""Which Kubernetes a cluster gets, and when its program is built anew."""
+"""Tests the Kubernetes version of a cluster, and the conditions for a new build of its program."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is written for the programs of a cluster, and what the command line makes of its words."""
+"""Tests the configuration of a cluster's programs, and the parsing of the command line."""
 
 import io
 import json
@@ -30,7 +30,7 @@ from localkube.errors import LocalkubeError
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """A cluster whose state and cache lie in the test's own folder, and which does not run."""
+    """Cluster that does not run, with its state and cache in the test's own folder."""
     monkeypatch.setattr(paths, "STATE_ROOT", tmp_path / "state")
     monkeypatch.setenv("LLMSERVICE_CACHE", str(tmp_path / "cache"))
     return Cluster("demo")

@@ -1,4 +1,4 @@
-"""What a person is told while a cluster comes and goes, without starting one."""
+"""Tests the messages about the life cycle of a cluster, without starting one."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from localkube.errors import LocalkubeError
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """A cluster whose state and cache lie in the test's own folder, and which does not run."""
+    """Cluster that does not run, with its state and cache in the test's own folder."""
     monkeypatch.setattr(paths, "STATE_ROOT", tmp_path / "state")
     monkeypatch.setenv("LLMSERVICE_CACHE", str(tmp_path / "cache"))
     cluster = Cluster("demo")

@@ -1,4 +1,4 @@
-"""Certificates: who they are for, how long they are good, and who vouches for them."""
+"""Tests the certificates: their subjects, their validity, and their authorities."""
 
 import base64
 import datetime

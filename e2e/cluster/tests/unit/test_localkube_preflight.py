@@ -1,4 +1,4 @@
-"""What a person reads when the machine is not ready: each message says what to do."""
+"""Tests that each message about an unprepared machine says what to do."""
 
 from dataclasses import replace
 from pathlib import Path
