@@ -140,6 +140,7 @@ class Process:
             metrics,
             functools.partial(health.report, "watches"),
             settings.audit_period_seconds,
+            on_hindrance=functools.partial(health.report_hindrance, "watches"),
         )
         reports = LoadReportClient(settings.metrics_server_url)
         reconciler = Reconciler(
@@ -156,7 +157,11 @@ class Process:
         metrics.read_leadership(settings.lease_name, leader.is_holding)
         metrics.read_queue(queue, shares.workers)
         for kind in (*REQUIRED_KINDS, *(kind for kind, granted in optional.items() if granted)):
-            metrics.read_cache(kind.plural, functools.partial(cache.count, kind))
+            metrics.read_cache(
+                kind.plural,
+                functools.partial(cache.count, kind),
+                functools.partial(cache.count_unreadable, kind),
+            )
 
         term, begun = Term(cluster, cache, namespaces, queue.add), asyncio.Event()
 

@@ -19,6 +19,7 @@ from llmservice_operator.cluster import (
     controller_of,
     is_same_version,
     is_service,
+    understood,
 )
 from llmservice_operator.convergence import WHOLE_OBJECT, ConvergenceGuard, Name, Pause
 from llmservice_operator.desired import may_change
@@ -65,7 +66,9 @@ class Outcome:
 
     def refuse(self, what: str, error: Exception) -> None:
         self.refusals.append(Refusal(what, error))
-        logger.warning("%s was not written: %s", what, error)
+        # A contest would fill the log: each write of the other client brings a pass.
+        level = logging.DEBUG if isinstance(error, Contested) else logging.WARNING
+        logger.log(level, "%s was not written: %s", what, error)
 
     def wait(self, seconds: float) -> None:
         self.look_again_seconds = min(seconds, self.look_again_seconds or seconds)
@@ -92,7 +95,7 @@ class ChildWriter:
         """Return the object of this name, whoever made it."""
         # An object without our labels, which is not watched, may hold the name.
         cached = self._cache.get(kind, namespace, name)
-        return cached or await self._cluster.read(kind, namespace, name)
+        return cached or await self._read(kind, namespace, name)
 
     async def write(
         self,
@@ -310,7 +313,7 @@ class ChildWriter:
 
         A child created for a deleted service would have no owner and never be removed.
         """
-        live = await self._cluster.read(LLMSERVICES, service.namespace, service.name)
+        live = await self._read(LLMSERVICES, service.namespace, service.name)
         if live is None or live["metadata"]["uid"] != service.uid:
             raise ServiceGone("the service was deleted; waiting for the watch to say so")
         if "deletionTimestamp" in live["metadata"]:
@@ -324,6 +327,10 @@ class ChildWriter:
         whole = await self._cluster.read(kind, metadata["namespace"], metadata["name"])
         said = say_foreign_cause(whole or live, error.message)
         return None if said is None else Contested(said)
+
+    async def _read(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        live = await self._cluster.read(kind, namespace, name)
+        return None if live is None else understood(live)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

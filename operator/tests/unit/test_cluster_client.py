@@ -207,11 +207,72 @@ async def test_writes_nothing_once_it_does_not_lead_but_the_lease(
     with pytest.raises(ClusterError, match="does not hold the lease"):
         await cluster.apply(DEPLOYMENT)
     assert server.requests == []
+    server.answer = lambda _: web.json_response({"metadata": {}, "spec": {}})
     await Lease(cluster, "system", "operator").create_lease({"holderIdentity": "me"})
     assert server.requests[0][:2] == (
         "POST",
         "/apis/coordination.k8s.io/v1/namespaces/system/leases",
     )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param({"text": "<html>Sign in</html>", "content_type": "text/html"}, id="html"),
+        pytest.param({"text": '{"items": [{"metad'}, id="truncated"),
+        pytest.param({"text": ""}, id="empty"),
+        pytest.param({"text": "[]"}, id="a list"),
+        pytest.param({"text": "null"}, id="null"),
+        pytest.param({"text": "{}"}, id="an object without metadata"),
+        pytest.param({"text": '{"metadata": null, "items": {}}'}, id="items that are no list"),
+        pytest.param({"body": b"\xff\xfe"}, id="no text"),
+    ],
+)
+async def test_an_answer_that_is_not_the_api_servers_is_an_error_of_the_cluster(
+    cluster: Cluster, server: Server, answer: dict[str, Any]
+) -> None:
+    server.answer = lambda _: web.Response(**answer)
+    with pytest.raises(ClusterError, match="not one of the API server"):
+        await cluster.read(DEPLOYMENTS, "team", "llama")
+    with pytest.raises(ClusterError, match="not one of the API server"):
+        [each async for each in cluster.list_all(DEPLOYMENTS, "team")]
+    with pytest.raises(ClusterError, match="not one of the API server"):
+        await cluster.list_resources(DEPLOYMENTS.discovery_path)
+    with pytest.raises(ClusterError, match="not one of the API server"):
+        await Lease(cluster, "system", "lease").create_lease({})
+
+
+@pytest.mark.parametrize("status", [403, 404, 409, 422])
+async def test_a_page_of_a_proxy_says_nothing_about_an_object(
+    cluster: Cluster, server: Server, status: int
+) -> None:
+    server.answer = lambda _: web.Response(text="<html>no</html>", status=status)
+    with pytest.raises(ClusterError) as raised:
+        await cluster.read(DEPLOYMENTS, "team", "llama")
+    assert type(raised.value) is ClusterError
+
+
+async def test_a_path_at_which_the_api_server_serves_nothing_is_not_found(
+    cluster: Cluster, server: Server
+) -> None:
+    server.answer = lambda _: web.Response(text="404 page not found\n", status=404)
+    assert await cluster.read(DEPLOYMENTS, "team", "llama") is None
+
+
+async def test_a_server_cannot_ask_for_an_endless_delay(cluster: Cluster, server: Server) -> None:
+    server.refuse(429, Retry_After="99999999")
+    with pytest.raises(ClusterError) as raised:
+        await cluster.read(DEPLOYMENTS, "team", "llama")
+    assert raised.value.retry_after_seconds == 300
+
+
+async def test_an_emptied_lease_has_no_holder(cluster: Cluster, server: Server) -> None:
+    metadata = {"name": "lease", "namespace": "system"}
+    server.answer = lambda _: web.json_response({"metadata": metadata, "spec": None})
+    assert await Lease(cluster, "system", "lease").read_lease() == {
+        "metadata": metadata,
+        "spec": {},
+    }
 
 
 async def test_an_expired_token_is_read_anew(
@@ -224,7 +285,9 @@ async def test_an_expired_token_is_read_anew(
 
     def answer(request: web.Request) -> web.Response:
         valid = request.headers["Authorization"] == "Bearer second"
-        return web.json_response({"message": "Unauthorized"}, status=200 if valid else 401)
+        if valid:
+            return web.json_response(DEPLOYMENT)
+        return web.json_response({"message": "Unauthorized"}, status=401)
 
     server.answer = answer
     async with TestServer(app) as running:

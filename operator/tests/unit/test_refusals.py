@@ -55,7 +55,6 @@ def test_a_wrong_spec_says_itself_what_to_correct(error: OperatorError) -> None:
     assert (failure.reason, failure.message) == (Reason.INVALID_SPEC, str(error))
 
 
-@pytest.mark.causes(Reason.UNREADABLE_OBJECT)
 @pytest.mark.parametrize(
     ("error", "reason", "is_tried_soon"),
     [

@@ -19,6 +19,7 @@ from llmservice_operator.cluster.cache import (
 )
 from llmservice_operator.cluster.client import Cluster
 from llmservice_operator.cluster.events import EventRecorder
+from llmservice_operator.cluster.foreign import understood
 from llmservice_operator.cluster.lease import Lease
 from llmservice_operator.cluster.reflector import Reflector
 from llmservice_operator.cluster.served import ServedKinds
@@ -38,4 +39,5 @@ __all__ = [
     "is_same_version",
     "is_service",
     "owner_key",
+    "understood",
 ]

@@ -6,14 +6,28 @@ had come.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster.cache import Cache, Key, ObjectId, object_id, owner_key, version
+from llmservice_operator.cluster.cache import (
+    Cache,
+    Key,
+    ObjectId,
+    Snapshot,
+    is_other_version,
+    object_id,
+    version,
+)
 from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.cluster.foreign import understood
 from llmservice_operator.cluster.served import ServedKinds
-from llmservice_operator.errors import NotFound, NotServed
+from llmservice_operator.errors import ClusterError, Forbidden, NotFound, NotServed, Unreadable
 from llmservice_operator.kinds import LLMSERVICES, Kind
+
+Scope = tuple[Kind, str | None]
+"""A kind in a namespace; None means in all namespaces."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,32 +51,47 @@ class Audit:
         self._namespaces = namespaces
         self._enqueue = enqueue
         self._diverged = diverged
+        self.troubles: dict[Scope, ClusterError] = {}
+        """Each kind and namespace that could not be listed the last time, and why."""
+        self.went_back = False
+        """Whether the cluster was found in an earlier state than the cache: after a restore of its
+        database the versions begin anew, and only a reload helps."""
         self._watched: tuple[Kind, ...] = ()
         """Kinds of the last reload."""
+        self._suspected: dict[ObjectId, _Suspect] = {}
 
     async def reload(self) -> None:
         """Make the cache equal to the cluster and enqueue the changes. Call it only while no watch
         runs.
 
-        Raises ClusterError: NotServed when the cluster does not know a required kind, Forbidden
-        when a right is missing.
+        A kind that cannot be listed in a namespace keeps what is known of it, and is in `troubles`
+        afterwards. Raises ClusterError when nothing can be listed, and NotServed when the cluster
+        does not know a required kind.
         """
         await self._served.load()
         before, self._watched = self._watched, self._served.watched
-        unwatched = self._cache.kinds() - set(self._served.watched)
-        for kind in (*self._served.watched, *unwatched):
-            listed = {} if kind in unwatched else await self._list(kind)
-            gone = [m for m in self._cache.of_kind(kind) if object_id(m) not in listed]
-            changed = [m for m in listed.values() if self._cache.observe(m)]
-            for manifest in gone:
-                self._cache.drop(manifest)
-            for owner in map(owner_key, (*gone, *changed)):
-                if owner is not None:
-                    self._enqueue(owner)
+        for kind in self._cache.kinds() - set(self._watched):
+            # Nothing is told of such objects any more.
+            self._take_over(self._cache.snapshot(kind, None), [])
+        scopes = [(kind, each) for kind in self._watched for each in self._namespaces]
+        self.troubles = {}
+        for scope in scopes:
+            await self._load(scope)
+        if len(self.troubles) == len(scopes):
+            raise self.troubles[scopes[0]]
         if before not in ((), self._watched):
             # The children of a service can depend on the served kinds.
             for service in self._cache.of_kind(LLMSERVICES):
                 self._enqueue(object_id(service)[1:])
+
+    async def retry(self) -> bool:
+        """List again what could not be listed; return whether any of it can be now."""
+        before, forbidden = len(self.troubles), set[str | None]()
+        for kind, namespace in list(self.troubles):
+            # A namespace that is gone answers every request alike: one is enough.
+            if namespace not in forbidden and not await self._load((kind, namespace)):
+                forbidden.add(namespace)
+        return len(self.troubles) < before
 
     async def suspects(self) -> list[ObjectId]:
         """List everything and return the differences from the cache.
@@ -70,48 +99,127 @@ class Audit:
         The event of a difference may still be on its way. Wait some seconds, then call
         `repair`.
         """
-        suspects: list[ObjectId] = []
-        for kind in self._served.watched:
-            known = [object_id(manifest) for manifest in self._cache.of_kind(kind)]
-            listed = await self._list(kind)
-            suspects += [id_ for id_, manifest in listed.items() if self._is_newer(manifest)]
-            suspects += [id_ for id_ in known if id_ not in listed]
-        return suspects
+        self._suspected = {}
+        for scope in ((kind, each) for kind in self._served.watched for each in self._namespaces):
+            before = self._cache.snapshot(*scope).objects
+            listed = await self._list(scope)
+            if listed is None:
+                continue
+            versions = {object_id(each): version(each) for each in _readable(listed)}
+            for id_ in {*before, *versions}:
+                suspect = _Suspect(
+                    version(before[id_]) if id_ in before else None, versions.get(id_)
+                )
+                if suspect.known != suspect.listed:
+                    self._suspected[id_] = suspect
+        return list(self._suspected)
 
     async def repair(self, suspects: Sequence[ObjectId]) -> int:
         """Update the cache where it still differs, enqueue, and return the number of
         differences.
+
+        An object of which an event has come since counts for nothing, even if it has changed again.
         """
         repaired = 0
         for id_ in suspects:
-            live = await self._cluster.read(*id_)
-            known = self._cache.get(*id_)
-            if live is None and known is not None:
-                self._cache.drop(known)
-            elif live is None or not self._cache.observe(live):
+            suspect, known = self._suspected[id_], self._cache.get(*id_)
+            if suspect.has_moved(known):
                 continue
-            repaired += 1
+            try:
+                live = await self._cluster.read(*id_)
+            except ClusterError as error:
+                logger.warning("%s cannot be looked at: %s", " ".join(map(str, id_[1:])), error)
+                continue
+            if self._cache.get(*id_) is not known or not self._differs(known, live):
+                continue
             kind, namespace, name = id_
             logger.warning("the watch of %s missed %s/%s", kind.plural, namespace, name)
             self._diverged(kind.plural)
-            owner = owner_key(live or known or {})
-            if owner is not None:
-                self._enqueue(owner)
+            repaired += 1
+            self._repair(known, live)
         return repaired
 
-    async def _list(self, kind: Kind) -> dict[ObjectId, Manifest]:
-        try:
-            return {
-                object_id(manifest): manifest
-                for namespace in self._namespaces
-                async for manifest in self._cluster.list_all(kind, namespace)
-            }
-        except NotFound as error:
-            if self._served.is_optional(kind):
-                # The kind was removed a moment ago, and its objects with it.
-                return {}
-            raise NotServed(kind.kind, kind.api_version) from error
+    def _differs(self, known: Manifest | None, live: Manifest | None) -> bool:
+        if live is None or known is None:
+            return live is not known
+        return is_other_version(known, live)
 
-    def _is_newer(self, manifest: Manifest) -> bool:
-        known = self._cache.get(*object_id(manifest))
-        return known is None or version(known) < version(manifest)
+    def _repair(self, known: Manifest | None, live: Manifest | None) -> None:
+        """Replace what is known of one object, even by something older: by its restored backup."""
+        if live is None:
+            owners = None if known is None else self._cache.take(known, is_deleted=True)
+        elif known is not None and version(live) < version(known):
+            self.went_back = True
+            owners = None
+        else:
+            owners = self._cache.take(live)
+        for owner in owners or ():
+            self._enqueue(owner)
+
+    async def _load(self, scope: Scope) -> bool:
+        before = self._cache.snapshot(*scope)
+        listed = await self._list(scope)
+        if listed is None:
+            return False
+        self._take_over(before, listed)
+        return True
+
+    def _take_over(self, before: Snapshot, listed: Iterable[Manifest]) -> None:
+        for owner in self._cache.replace(before, listed):
+            self._enqueue(owner)
+
+    async def _list(self, scope: Scope) -> list[Manifest] | None:
+        """Return all objects of a kind in a namespace; None, and a trouble, if that fails."""
+        kind, namespace = scope
+        try:
+            listed = [each async for each in self._cluster.list_all(kind, namespace)]
+        except NotFound as error:
+            if not self._served.is_optional(kind):
+                raise NotServed(kind.kind, kind.api_version) from error
+            # The kind was removed a moment ago, and its objects with it.
+            listed = []
+        except ClusterError as error:
+            if scope not in self.troubles:
+                logger.error("%s", say_trouble(scope, error))
+            self.troubles[scope] = error
+            return None
+        if self.troubles.pop(scope, None) is not None:
+            logger.info("%s can be listed again", _say_scope(scope))
+        return listed
+
+
+@dataclass(frozen=True)
+class _Suspect:
+    """The versions of an object of which cache and list disagree; None where it is missing."""
+
+    known: int | None
+    listed: int | None
+
+    def has_moved(self, known: Manifest | None) -> bool:
+        """Return whether the watch has told something since."""
+        return (None if known is None else version(known)) != self.known
+
+
+def say_trouble(scope: Scope, error: ClusterError) -> str:
+    """Say that a kind cannot be listed in a namespace, and what to do."""
+    _, namespace = scope
+    advice = ""
+    if isinstance(error, Forbidden):
+        advice = "grant the right to the operator's service account"
+        if namespace is not None:
+            advice += f", or remove {namespace} from watchNamespaces if it is gone"
+        advice = f": {advice}"
+    return f"{_say_scope(scope)} cannot be listed{advice}: {error}"
+
+
+def _say_scope(scope: Scope) -> str:
+    kind, namespace = scope
+    return f"{kind.plural} of {'all namespaces' if namespace is None else namespace}"
+
+
+def _readable(listed: Iterable[Any]) -> Iterator[Manifest]:
+    for each in listed:
+        try:
+            yield understood(each)
+        except Unreadable:
+            continue

@@ -1,11 +1,15 @@
 """The store of the watches: LLMServices and their children, the newest version of each."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from llmservice_operator import api, names
 from llmservice_operator.api import Manifest
+from llmservice_operator.cluster.foreign import identity, understood
+from llmservice_operator.errors import Unreadable
 from llmservice_operator.kinds import LLMSERVICES, Kind, kind_of
 
 Key = tuple[str, str]
@@ -15,6 +19,10 @@ ObjectId = tuple[Kind, str, str]
 """Kind, namespace and name of any object."""
 
 
+logger = logging.getLogger(__name__)
+
+REMEMBERED_UNREADABLE = 1000
+"""Objects that make no sense and are counted, and logged once each."""
 REMEMBERED_DELETIONS = 1000
 """Far more than can happen while one request of this process is under way."""
 
@@ -31,7 +39,7 @@ def version(manifest: Mapping[str, Any]) -> int:
 
 def is_same_version(stored: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
     """Return whether a write changed nothing: the API server then keeps the version."""
-    one, other = (each["metadata"].get("resourceVersion") for each in (stored, live))
+    one, other = (each.get("metadata", {}).get("resourceVersion") for each in (stored, live))
     return one is not None and one == other
 
 
@@ -60,15 +68,6 @@ def is_service(reference: Mapping[str, Any]) -> bool:
     return bool(group == api.GROUP and reference["kind"] == api.KIND)
 
 
-def _trimmed(manifest: Manifest) -> Manifest:
-    """Leave out the field ownership of others: half of a manifest's bytes, and of no use here."""
-    metadata = dict(manifest["metadata"])
-    ours = [e for e in metadata.pop("managedFields", ()) if e["manager"] == names.FIELD_MANAGER]
-    if ours:
-        metadata["managedFields"] = ours
-    return {**manifest, "metadata": metadata}
-
-
 class Cache:
     def __init__(self) -> None:
         self._objects: dict[ObjectId, Manifest] = {}
@@ -76,37 +75,88 @@ class Cache:
         self._dropped: dict[ObjectId, int] = {}
         """The versions of the newest deletions. The answer to a write may arrive after the event of
         a deletion that followed it, and must not bring the object back."""
+        self._unreadable: dict[tuple[str, str, str], None] = {}
+        """Kind, namespace and name of the objects that make no sense, as texts."""
 
-    def observe(self, manifest: Manifest) -> bool:
-        """Keep the object unless a version at least as new is known; say whether it was kept.
+    def observe(self, manifest: Any) -> bool:
+        """Keep the object unless a version at least as new is known; return whether it was news.
 
-        What a write returned is observed too, so the event of that write changes nothing.
+        What a write returned is observed too, so the event of that write changes nothing. An object
+        that makes no sense is not kept, and whatever was known of it is forgotten.
         """
-        key = object_id(manifest)
-        known = self._objects.get(key)
-        if known is not None and version(known) >= version(manifest):
-            return False
-        if self._dropped.get(key, 0) >= version(manifest):
-            return False
-        self._remove(key)
-        self._objects[key] = _trimmed(manifest)
-        owner = owner_key(manifest)
-        if owner is not None:
-            self._by_owner[owner].add(key)
-        return True
+        return self.take(manifest) is not None
 
-    def drop(self, manifest: Manifest) -> bool:
+    def drop(self, manifest: Any) -> bool:
         """Forget a deleted object; False when a newer one of its name has been seen since."""
-        key = object_id(manifest)
-        self._dropped.pop(key, None)
-        self._dropped[key] = version(manifest)
-        if len(self._dropped) > REMEMBERED_DELETIONS:
-            del self._dropped[next(iter(self._dropped))]
-        known = self._objects.get(key)
-        if known is None or known["metadata"]["uid"] != manifest["metadata"]["uid"]:
-            return False
-        self._remove(key)
-        return True
+        return self.take(manifest, is_deleted=True) is not None
+
+    def take(self, manifest: Any, *, is_deleted: bool = False) -> frozenset[Key] | None:
+        """Observe or drop an object; return the services that it belongs or belonged to.
+
+        None if it was no news.
+        """
+        try:
+            found = understood(manifest)
+        except Unreadable as error:
+            return self._skip(manifest, error, is_deleted=is_deleted)
+        self._unreadable.pop(identity(found), None)
+        id_ = object_id(found)
+        known = self._objects.get(id_)
+        if is_deleted:
+            self._dropped.pop(id_, None)
+            self._dropped[id_] = version(found)
+            if len(self._dropped) > REMEMBERED_DELETIONS:
+                del self._dropped[next(iter(self._dropped))]
+            if known is None or known["metadata"]["uid"] != found["metadata"]["uid"]:
+                return None
+            return self._remove(id_)
+        if known is not None and version(known) >= version(found):
+            return None
+        if self._dropped.get(id_, 0) >= version(found):
+            return None
+        return self._put(id_, found)
+
+    def replace(self, before: "Snapshot", listed: Iterable[Any]) -> tuple[Key, ...]:
+        """Make the cache equal to a list of objects, whatever their versions.
+
+        `before` is the snapshot from when the list was asked for: what came or went since is newer
+        than the list. Returns the services of everything that changed.
+        """
+        found, changed = dict[ObjectId, Manifest](), list[Key]()
+        unreadable = {each for each in self._unreadable if before.holds(each)}
+        for manifest in listed:
+            unreadable.discard(identity(manifest))
+            try:
+                item = understood(manifest)
+            except Unreadable as error:
+                changed += self._skip(manifest, error) or ()
+            else:
+                found[object_id(item)] = item
+        for each in unreadable:
+            self._unreadable.pop(each, None)
+        for id_, known in before.objects.items():
+            if id_ not in found and self._objects.get(id_) is known:
+                changed += self._remove(id_)
+        for id_, item in found.items():
+            now = self._objects.get(id_)
+            has_moved = now is not before.objects.get(id_) or (
+                self._dropped.get(id_) != before.dropped.get(id_)
+            )
+            if has_moved:
+                changed += self.take(item) or ()
+            elif now is None or is_other_version(now, item):
+                self._dropped.pop(id_, None)
+                changed += self._put(id_, item)
+        return tuple(dict.fromkeys(changed))
+
+    def snapshot(self, kind: Kind, namespace: str | None) -> "Snapshot":
+        """Return what is known of a kind in a namespace, for `replace`; None means in all."""
+        objects = {
+            id_: known
+            for id_, known in self._objects.items()
+            if id_[0] is kind and namespace in (None, id_[1])
+        }
+        return Snapshot(kind, namespace, objects, dict(self._dropped))
 
     def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         return self._objects.get((kind, namespace, name))
@@ -122,17 +172,69 @@ class Cache:
     def count(self, kind: Kind) -> int:
         return sum(1 for id_ in self._objects if id_[0] is kind)
 
-    def of_kind(self, kind: Kind) -> Iterable[Manifest]:
+    def count_unreadable(self, kind: Kind) -> int:
+        """Count the objects of a kind that make no sense; at most REMEMBERED_UNREADABLE of all."""
+        return sum(1 for each in self._unreadable if each[0] == kind.kind)
+
+    def of_kind(self, kind: Kind) -> list[Manifest]:
         return [manifest for id_, manifest in self._objects.items() if id_[0] is kind]
 
     def kinds(self) -> set[Kind]:
         """Return the kinds of which there is an object."""
         return {id_[0] for id_ in self._objects}
 
-    def _remove(self, key: ObjectId) -> None:
-        known = self._objects.pop(key, None)
+    def _skip(
+        self, manifest: Any, error: Unreadable, *, is_deleted: bool = False
+    ) -> frozenset[Key] | None:
+        """Leave out an object that makes no sense, and forget what was known of it."""
+        key = identity(manifest)
+        if is_deleted:
+            self._unreadable.pop(key, None)
+        elif key not in self._unreadable:
+            logger.warning("an object is skipped, because it makes no sense: %s", error)
+            self._unreadable[key] = None
+            if len(self._unreadable) > REMEMBERED_UNREADABLE:
+                del self._unreadable[next(iter(self._unreadable))]
+        try:
+            id_ = object_id(manifest)
+            return self._remove(id_) if id_ in self._objects else None
+        except (KeyError, TypeError):
+            return None  # not even its name makes sense
+
+    def _put(self, id_: ObjectId, manifest: Manifest) -> frozenset[Key]:
+        owners = self._remove(id_)
+        self._objects[id_] = manifest
+        owner = owner_key(manifest)
+        if owner is None:
+            return owners
+        self._by_owner[owner].add(id_)
+        return owners | {owner}
+
+    def _remove(self, id_: ObjectId) -> frozenset[Key]:
+        known = self._objects.pop(id_, None)
         owner = owner_key(known) if known is not None else None
-        if owner is not None:
-            self._by_owner[owner].discard(key)
-            if not self._by_owner[owner]:
-                del self._by_owner[owner]
+        if owner is None:
+            return frozenset()
+        self._by_owner[owner].discard(id_)
+        if not self._by_owner[owner]:
+            del self._by_owner[owner]
+        return frozenset({owner})
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the cache knew of a kind in a namespace when a list was asked for."""
+
+    kind: Kind
+    namespace: str | None
+    objects: Mapping[ObjectId, Manifest]
+    dropped: Mapping[ObjectId, int]
+
+    def holds(self, identity: tuple[str, str, str]) -> bool:
+        """Return whether an object is of this kind and namespace."""
+        return identity[0] == self.kind.kind and self.namespace in (None, identity[1])
+
+
+def is_other_version(known: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    one, other = known["metadata"], found["metadata"]
+    return (one["uid"], version(known)) != (other["uid"], version(found))

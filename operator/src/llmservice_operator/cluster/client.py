@@ -27,6 +27,8 @@ from llmservice_operator.kinds import SUBJECT_ACCESS_REVIEWS, Kind, kind_of
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0
+LONGEST_RETRY_AFTER_SECONDS = 300.0
+"""Longest delay that an answer may ask for. A longer one would end the work on a service."""
 LIST_CHUNK = 500
 """Objects per page of a LIST. It limits the memory that one answer takes."""
 
@@ -85,17 +87,24 @@ class Cluster:
             found = await self._request("GET", discovery_path)
         except NotFound:
             return frozenset()
-        return frozenset(resource["name"] for resource in found["resources"])
+        try:
+            return frozenset(resource["name"] for resource in found["resources"] or ())
+        except (KeyError, TypeError) as error:
+            raise _foreign_answer("GET", discovery_path) from error
 
     async def read(self, kind: Kind, namespace: str | None, name: str) -> Manifest | None:
         """Return the object as it is now; None when there is none.
 
         The namespace None is for kinds of cluster scope.
         """
+        path = kind.path(namespace, name)
         try:
-            return await self._request("GET", kind.path(namespace, name))
+            found = await self._request("GET", path)
         except NotFound:
             return None
+        if not isinstance(found.get("metadata"), dict):
+            raise _foreign_answer("GET", path)
+        return found
 
     async def list_all(
         self, kind: Kind, namespace: str | None, limit: int = LIST_CHUNK
@@ -109,11 +118,14 @@ class Cluster:
             query["labelSelector"] = kind.label_selector
         while True:
             page = await self._request("GET", kind.path(namespace), query)
-            for item in page["items"]:
+            items, head = page.get("items") or [], page.get("metadata")
+            if not isinstance(items, list) or not isinstance(head, dict):
+                raise _foreign_answer("GET", kind.path(namespace))
+            for item in items:
                 yield _typed(kind, item)
-            if not page["metadata"].get("continue"):
+            if not head.get("continue"):
                 return
-            query["continue"] = page["metadata"]["continue"]
+            query["continue"] = str(head["continue"])
 
     async def apply(
         self, manifest: Manifest, uid: str | None = None, manager: str = names.FIELD_MANAGER
@@ -138,7 +150,8 @@ class Cluster:
         kind = SUBJECT_ACCESS_REVIEWS
         body = {"apiVersion": kind.api_version, "kind": kind.kind, "spec": dict(spec)}
         review = await self._request("POST", kind.path(), None, body)
-        return bool(review["status"].get("allowed"))
+        status = review.get("status")
+        return isinstance(status, dict) and bool(status.get("allowed"))
 
     async def delete(self, live: Manifest) -> None:
         """Delete the object only in the state in which it was read.
@@ -174,7 +187,10 @@ class Cluster:
 
     async def write_lease(self, method: str, path: str, body: Mapping[str, Any]) -> Manifest:
         """Send one write of leader election, which must work before there is a leader."""
-        return await self._request(method, path, None, body)
+        lease = await self._request(method, path, None, body)
+        if not isinstance(lease.get("metadata"), dict) or not isinstance(lease.get("spec"), dict):
+            raise _foreign_answer(method, path)
+        return lease
 
     async def _apply(self, manifest: Manifest, subresource: str, manager: str) -> Manifest:
         metadata = manifest["metadata"]
@@ -219,7 +235,12 @@ class Cluster:
             )
         if answer.status >= 400:
             raise _error(f"{method} {path}", answer.status, text, answer.headers)
-        manifest: Manifest = json.loads(text)
+        try:
+            manifest: Manifest = json.loads(text)
+        except ValueError as error:
+            raise _foreign_answer(method, path, text) from error
+        if not isinstance(manifest, dict):
+            raise _foreign_answer(method, path, text)
         return manifest
 
     async def _send(
@@ -247,8 +268,19 @@ class Cluster:
         return answer
 
 
-def _typed(kind: Kind, item: Manifest) -> Manifest:
+def _foreign_answer(method: str, path: str, text: bytes = b"") -> ClusterError:
+    """Return the error for an answer that no API server gives; a proxy may have given it."""
+    said = " ".join(text[:200].decode(errors="replace").split())
+    return ClusterError(
+        f"{method} {path}: the answer is not one of the API server, but perhaps of a proxy between"
+        f" it and the operator{f': {said}' if said else ''}"
+    )
+
+
+def _typed(kind: Kind, item: Any) -> Any:
     """Return the items of a list with version and kind, which the list states only once."""
+    if not isinstance(item, dict):
+        return item
     return {"apiVersion": kind.api_version, "kind": kind.kind, **item}
 
 
@@ -267,9 +299,12 @@ def _error(
 ) -> ClusterError:
     """Convert an error answer. Its message is the server's own, which names verb and resource."""
     try:
-        message = json.loads(text)["message"]
+        message, is_the_servers = json.loads(text)["message"], True
     except (ValueError, KeyError, TypeError):
         message = text.decode(errors="replace")[:500]
+        # All that the API server says without a status is that it serves nothing at a path. Any
+        # other page is a proxy's, and says nothing about the object.
+        is_the_servers = status == 404 and text.strip() == b"404 page not found"
     classes = {
         400: Rejected,
         403: Forbidden,
@@ -278,8 +313,8 @@ def _error(
         422: Rejected,
     }
     seconds = headers.get("Retry-After", "")
-    return classes.get(status, ClusterError)(
+    return (classes.get(status, ClusterError) if is_the_servers else ClusterError)(
         f"{request}: {status}: {message}",
         status,
-        float(seconds) if seconds.isdecimal() else None,
+        min(float(seconds), LONGEST_RETRY_AFTER_SECONDS) if seconds.isdecimal() else None,
     )

@@ -14,7 +14,9 @@ class Lease:
         self._name = name
 
     async def read_lease(self) -> Manifest | None:
-        return await self._cluster.read(LEASES, self._namespace, self._name)
+        lease = await self._cluster.read(LEASES, self._namespace, self._name)
+        # Anybody with rights on Leases may have emptied it.
+        return None if lease is None else {**lease, "spec": lease.get("spec") or {}}
 
     async def create_lease(self, spec: Mapping[str, object]) -> Manifest:
         """Create the Lease. Raises Conflict when another process created it first."""

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster.audit import Audit
-from llmservice_operator.cluster.cache import Cache, Key, owner_key
+from llmservice_operator.cluster.audit import Audit, say_trouble
+from llmservice_operator.cluster.cache import Cache, Key
 from llmservice_operator.cluster.client import Cluster
 from llmservice_operator.cluster.served import DISCOVERY_PERIOD_SECONDS, ServedKinds
 from llmservice_operator.cluster.watching import DELETED, LISTED, OnEvent, watch
@@ -26,6 +26,12 @@ RESTART_BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 HEALTHY_AFTER_SECONDS = 60.0
 """Duration after which watches count as healthy. If they break later, the backoff starts again."""
 WAIT_FOR_CLUSTER_SECONDS = 5.0
+PATIENT_ATTEMPTS = 3
+"""Loads that fail in part before the process works with the rest."""
+LONGEST_RETRY_SECONDS = 300.0
+"""Longest pause between two attempts to list what could not be listed."""
+TROUBLES_TOLD = 5
+"""Kinds and namespaces that a reason names; it counts the others."""
 AUDIT_GRACE_SECONDS = 5.0
 """Time that an event may take to arrive, before a difference counts as lost."""
 
@@ -70,6 +76,7 @@ class Reflector:
         on_problem: Callable[[str | None], None],
         audit_period_seconds: float,
         watcher: Watcher = watch,
+        on_hindrance: Callable[[str | None], None] = lambda _: None,
     ) -> None:
         """`enqueue` is called with the LLMService of every object that changed, appeared or
         vanished.
@@ -87,6 +94,8 @@ class Reflector:
         self._on_problem = on_problem
         self._audit_period = audit_period_seconds
         self._watcher = watcher
+        self._on_hindrance = on_hindrance
+        self._patience = PATIENT_ATTEMPTS
         self._audit = Audit(cluster, cache, served, namespaces, enqueue, observer.cache_diverged)
         self._stop_watching = asyncio.Event()
         self._kinds_changed = False
@@ -108,10 +117,10 @@ class Reflector:
                 continue
             self._on_problem("the watches have stopped and are being restarted")
             self._observer.watches_restarted()
-            failures = 0 if clock.time() - started > HEALTHY_AFTER_SECONDS else failures + 1
-            await _wait(
-                stop, RESTART_BACKOFF_SECONDS[min(failures, len(RESTART_BACKOFF_SECONDS)) - 1]
-            )
+            was_healthy = clock.time() - started > HEALTHY_AFTER_SECONDS
+            failures = 1 if was_healthy else failures + 1
+            last = len(RESTART_BACKOFF_SECONDS) - 1
+            await _wait(stop, RESTART_BACKOFF_SECONDS[min(failures - 1, last)])
 
     async def audit(self) -> None:
         """Compare the cache with the cluster for ever; restart watches that repeatedly miss
@@ -138,7 +147,12 @@ class Reflector:
             except ClusterError as error:
                 logger.warning("the audit of the cache failed: %s", error)
             else:
-                if repaired and repaired_before and not was_listed:
+                self._tell_troubles()
+                if self._audit.went_back:
+                    self._audit.went_back = False
+                    logger.error("the cluster is in an earlier state than before; loading it anew")
+                    self._stop_watching.set()
+                elif repaired and repaired_before and not was_listed:
                     logger.error("the watches keep missing events and are restarted")
                     self._stop_watching.set()
                 repaired_before = repaired
@@ -148,14 +162,15 @@ class Reflector:
         changes.
         """
         await self.loaded.wait()
+        clock = asyncio.get_running_loop()
+        pause, retry_at = 0.0, 0.0
         while True:
             await asyncio.sleep(DISCOVERY_PERIOD_SECONDS)
-            try:
-                has_changed = await self._served.refresh()
-            except ClusterError as error:
-                logger.warning("the kinds that are served cannot be looked up: %s", error)
-                continue
-            if has_changed:
+            if self._audit.troubles and clock.time() >= retry_at:
+                is_better = await self._retry()
+                pause = 0.0 if is_better else min(2 * pause + 1, LONGEST_RETRY_SECONDS)
+                retry_at = clock.time() + pause
+            if await self._served.refresh():
                 plurals = ", ".join(kind.plural for kind in self._served.watched)
                 logger.info("other kinds are served now; watching %s", plurals)
                 self._kinds_changed = True
@@ -163,6 +178,7 @@ class Reflector:
 
     async def _load(self) -> bool:
         """Fill the cache. If that fails, report the reason and return False."""
+        reason: str | None
         try:
             await self._audit.reload()
         except NotServed as error:
@@ -173,12 +189,51 @@ class Reflector:
         except ClusterError as error:
             reason = f"the cluster cannot be read: {error}"
         else:
+            reason = self._why_not_to_begin()
+        if reason is None:
+            self._patience = PATIENT_ATTEMPTS
             self._on_problem(None)
+            self._tell_troubles()
             self.loaded.set()
             return True
         self._on_problem(reason)
         logger.error("%s; trying again in %d s", reason, WAIT_FOR_CLUSTER_SECONDS)
         return False
+
+    def _why_not_to_begin(self) -> str | None:
+        """Return why a cache that is loaded in part is of no use; None if it is of some.
+
+        An error that may soon end is waited for, but not for ever: a kind in one namespace must not
+        keep the process from all others.
+        """
+        troubles = self._audit.troubles
+        services = [troubles.get((LLMSERVICES, namespace)) for namespace in self._namespaces]
+        if LLMSERVICES in self._served and all(services):
+            return f"no LLMService can be read: {services[0]}"
+        passing = [each for each in troubles.values() if not isinstance(each, Forbidden)]
+        if passing and self._patience > 0:
+            self._patience -= 1
+            return f"the cluster cannot be read: {passing[0]}"
+        return None
+
+    def _tell_troubles(self) -> None:
+        """Report what is not watched, in few enough words."""
+        said = [say_trouble(scope, error) for scope, error in self._audit.troubles.items()]
+        more = len(said) - TROUBLES_TOLD
+        if more > 0:
+            said = [*said[:TROUBLES_TOLD], f"and {more} more"]
+        self._on_hindrance("; ".join(said) or None)
+
+    async def _retry(self) -> bool:
+        """List again what could not be listed; return whether some of it can be now."""
+        try:
+            is_better = await self._audit.retry()
+        except NotServed as error:
+            logger.error("%s any more", error)
+            self._stop_watching.set()
+            return False
+        self._tell_troubles()
+        return is_better
 
     async def _watch(self, stop: asyncio.Event) -> None:
         self._stop_watching = asyncio.Event()
@@ -197,10 +252,7 @@ class Reflector:
         self._observer.watch_event(kind_of(manifest).plural)
         if type_ == LISTED:
             self._listed.set()
-        is_deleted = type_ == DELETED
-        is_new = self._cache.drop(manifest) if is_deleted else self._cache.observe(manifest)
-        owner = owner_key(manifest)
-        if is_new and owner is not None:
+        for owner in self._cache.take(manifest, is_deleted=type_ == DELETED) or ():
             self._enqueue(owner)
 
 

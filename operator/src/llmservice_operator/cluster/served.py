@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from llmservice_operator.cluster.client import Cluster
-from llmservice_operator.errors import Forbidden, NotFound, NotServed
+from llmservice_operator.errors import ClusterError, Forbidden, NotFound, NotServed
 from llmservice_operator.kinds import Kind
 
 logger = logging.getLogger(__name__)
@@ -54,12 +54,13 @@ class ServedKinds:
         """Determine anew which kinds are served; raise NotServed for a required kind that is
         not.
         """
-        resources: dict[str, frozenset[str]] = {}
+        resources: dict[str, frozenset[str] | None] = {}
         for kind in self._required:
             path = kind.discovery_path
             if path not in resources:
-                resources[path] = await self._cluster.list_resources(path)
-            if kind.plural not in resources[path]:
+                resources[path] = await self._look_up(path, is_first=not resources)
+            found = resources[path]
+            if found is not None and kind.plural not in found:
                 raise NotServed(kind.kind, kind.api_version)
         # The right may have been removed since.
         await self._look(known=frozenset())
@@ -74,34 +75,55 @@ class ServedKinds:
 
         The earlier result stays until the new one is complete, because passes continue meanwhile.
         """
-        found, forbidden = set(), set()
+        found, forbidden = set[Kind](), set[Kind]()
         for kind, granted in self._optional.items():
             if not granted:
                 forbidden.add(kind)
-            elif kind.plural not in await self._cluster.list_resources(kind.discovery_path):
                 continue
-            elif kind in known or await self._may_list(kind):
-                found.add(kind)
-            else:
-                forbidden.add(kind)
+            try:
+                if kind.plural not in await self._cluster.list_resources(kind.discovery_path):
+                    continue
+                may_list = kind in known or await self._may_list(kind)
+            except ClusterError as error:
+                logger.warning("whether %s are served cannot be looked up: %s", kind.plural, error)
+                may_list = kind in self._found
+                if not may_list:
+                    continue
+            (found if may_list else forbidden).add(kind)
         changed = found != self._found
         self._found, self.forbidden = frozenset(found), frozenset(forbidden)
         return changed
 
     async def _may_list(self, kind: Kind) -> bool:
-        """Return whether the kind can be listed.
+        """Return whether the kind can be listed in any namespace.
 
         Rights that were just granted take effect some time later.
         """
-        try:
-            for namespace in self._namespaces:
+        refusal = None
+        for namespace in self._namespaces:
+            try:
                 async for _ in self._cluster.list_all(kind, namespace, limit=1):
                     break
-        except Forbidden as error:
-            if kind not in self.forbidden:
-                logger.warning("%s are not used: a right is missing: %s", kind.plural, error)
-            return False
-        except NotFound:
-            # Discovery still names a kind that has just been removed.
-            return False
-        return True
+            except Forbidden as error:
+                refusal = error
+            except NotFound:
+                # Discovery still names a kind that has just been removed.
+                return False
+            else:
+                return True
+        if kind not in self.forbidden:
+            logger.warning("%s are not used: a right is missing: %s", kind.plural, refusal)
+        return False
+
+    async def _look_up(self, path: str, *, is_first: bool) -> frozenset[str] | None:
+        """Return the kinds of a group; None where that cannot be found out, and a list must tell.
+
+        Raises ClusterError where nothing answers at all.
+        """
+        try:
+            return await self._cluster.list_resources(path)
+        except ClusterError as error:
+            if is_first and not error.status:
+                raise
+            logger.warning("the kinds at %s cannot be looked up: %s", path, error)
+            return None

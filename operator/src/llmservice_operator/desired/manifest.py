@@ -46,7 +46,7 @@ def is_owned_by(live: Manifest, service: LLMService) -> bool:
     A service that was deleted and created again has another uid, so it is another owner.
     """
     owners = live.get("metadata", {}).get("ownerReferences", [])
-    return any(owner.get("controller") and owner["uid"] == service.uid for owner in owners)
+    return any(owner.get("controller") and owner.get("uid") == service.uid for owner in owners)
 
 
 def is_left_to(live: Manifest, service: LLMService) -> bool:

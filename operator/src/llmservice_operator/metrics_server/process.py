@@ -135,6 +135,7 @@ class MetricsServer:
             metrics,
             report,
             self._settings.audit_period_seconds,
+            on_hindrance=functools.partial(health.report_hindrance, "watches"),
         )
         return reflector
 

@@ -86,6 +86,9 @@ class Metrics:
         self._leading = gauge("leader_election_master_status", "1 on the leader", "name")
         self._events = counter("llmservice_watch_events", "Watch events", "kind")
         self._cached = gauge("llmservice_cache_objects", "Objects known from the watches", "kind")
+        self._unreadable = gauge(
+            "llmservice_unreadable_objects", "Objects skipped because they make no sense", "kind"
+        )
         self._diverged = counter(
             "llmservice_cache_divergence", "Objects the watches were wrong about", "kind"
         )
@@ -156,8 +159,12 @@ class Metrics:
     def watches_restarted(self) -> None:
         self._watch_restarts.inc()
 
-    def read_cache(self, plural: str, count: Callable[[], float]) -> None:
+    def read_cache(
+        self, plural: str, count: Callable[[], float], unreadable: Callable[[], float]
+    ) -> None:
+        """Read at every scrape how many objects are known, and how many make no sense."""
         self._cached.labels(plural).set_function(count)
+        self._unreadable.labels(plural).set_function(unreadable)
 
     def cache_diverged(self, plural: str) -> None:
         self._diverged.labels(plural).inc()
