@@ -1,5 +1,4 @@
-"""From nothing to an answer: brings up a cluster, installs the chart, applies an example and asks
-it.
+"""Runs the demo: brings up a cluster, installs the chart, applies an example and sends it a prompt.
 
 `make demo` runs it on the local cluster, `make demo CLUSTER=kind` on kind with a Docker
 engine.

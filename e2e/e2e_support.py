@@ -1,4 +1,4 @@
-"""Access of the end-to-end tests and the demo to a cluster: kubectl, helm, waiting and HTTP.
+"""Gives the end-to-end tests and the demo access to a cluster: kubectl, helm, waiting and HTTP.
 
 Everything goes through the command-line clients, because users have these.
 """
@@ -73,11 +73,12 @@ class Cluster:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def address_of(self, name: str, namespace: str) -> str:
-        """Yield a URL of a Service object: its cluster address, or a forwarded port from
+        """Return a URL of a Service object: its cluster address, or a forwarded port from
         outside.
 
-        From inside, the address is one that answers. kube-proxy programs a node once a second, so a
-        pod may be Ready a moment before its Service accepts connections.
+        Inside the cluster's network, it waits until the address accepts connections. kube-proxy
+        updates a node once a second, so a pod may be Ready a moment before its Service is
+        reachable.
         """
         found = self.read("service", name, namespace)
         assert found is not None, f"no Service object {namespace}/{name}"
@@ -100,7 +101,7 @@ def accepts_connections(host: str, port: int) -> bool:
 
 
 def forward_port(name: str, namespace: str) -> str:
-    """Yield the URL of a Service object on this machine; it is valid until the block ends."""
+    """Return a URL of a Service object on this machine, valid until this process ends."""
     command = ["kubectl", "port-forward", "-n", namespace, f"service/{name}", ":80"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     atexit.register(process.terminate)

@@ -1,4 +1,4 @@
-"""Sends requests at a constant rate, by clients that keep their connections."""
+"""Sends requests at a constant rate, from clients that keep their connections."""
 
 import asyncio
 import threading
@@ -13,8 +13,9 @@ TIMEOUT_SECONDS = 120
 
 @dataclass
 class SteadyLoad:
-    """Load from `with` to `stop` or the end of the block. The length of every answer is
-    checked.
+    """Load that starts with the `with` block, and ends with the block or with `stop`.
+
+    The length of every answer is checked.
 
     kube-proxy chooses a pod for each connection, so a client that keeps its connection for ever
     meets no new pod. With `requests_per_connection` it opens a new one after so many requests.
@@ -23,7 +24,7 @@ class SteadyLoad:
     url: str
     model: str
     rate: float | None
-    """Requests per second; None sends as many as are answered."""
+    """Requests per second; None sends each request as soon as the client's last one is answered."""
     requests_per_connection: int | None = None
     clients: int = 32
     seconds: float = 0.0
@@ -72,7 +73,7 @@ class SteadyLoad:
                 while sent != self.requests_per_connection and not await self._is_over_at(due):
                     await self._ask(session)
                     sent += 1
-                    # A client that was late skips the missed time.
+                    # A client that is late does not make up for the missed time.
                     due = max(due + period, time.monotonic() - period)
 
     async def _is_over_at(self, due: float) -> bool:

@@ -1,4 +1,4 @@
-"""The scaling bench: `make bench-scaling`, `make bench-scaling-full`."""
+"""Runs the scaling bench: `make bench-scaling`, `make bench-scaling-full`."""
 
 import argparse
 import csv
@@ -98,7 +98,7 @@ def _sustained(workload: Workload) -> str:
 
 def run_all(runs: list[Run], jobs: int) -> list[Result]:
     """Run all runs on several processes, and print progress after every tenth."""
-    # Compiling and measuring once here saves every process from doing it at the same time.
+    # Compiled code and measured capacities are cached here, so that no worker process repeats them.
     for name in sorted({run.workload for run in runs}):
         print(_sustained(WORKLOADS[name]), flush=True)
     results = []

@@ -1,8 +1,8 @@
-"""A fleet of continuous-batching engines, step by step: the simulator's inner loop.
+"""Simulates a fleet of continuous-batching engines step by step. It is the simulator's inner loop.
 
-Each engine does what vLLM's scheduler does: running sequences decode first, the rest of the step's
-token budget goes to prompts in order of arrival (chunked prefill), a prompt is admitted when a slot
-and its KV tokens are free, and when KV tokens run out the youngest sequence is preempted and
+Each engine follows the rules of vLLM's scheduler. Running sequences decode first. The rest of the
+step's token budget goes to prompts in order of arrival (chunked prefill). A prompt is admitted when
+a slot and its KV tokens are free. When KV tokens run out, the youngest sequence is preempted and
 computed again later. Requests are routed on arrival to the engine with the fewest requests.
 """
 
@@ -285,9 +285,9 @@ def run_until(
     limits: Array,
     slo: Array,
 ) -> int:
-    """Serve until a time; return the first request that was not routed yet.
+    """Run the engines until a time; return the number of the first request that is not yet routed.
 
-    `active` lists the engines that exist. Without a routable one, requests stay with the caller.
+    `active` lists the engines that exist. While none of them is routable, no request is routed.
     """
     request = first
     while request < len(requests.arrival) and requests.arrival[request] < until:

@@ -1,4 +1,4 @@
-"""The gates: figures of many runs, each compared with its limit."""
+"""Compares the figures of many runs with the limits of the gates."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,12 +9,12 @@ from scaling.workloads import GATE_WORKLOADS
 
 CELLS = tuple((w.name, cold) for w in GATE_WORKLOADS for cold in GATE_COLD_STARTS)
 FEWEST_PERCENT = 85.0
-"""Mean SLO attainment from which a peer counts as meeting the service's purpose."""
+"""Least mean SLO attainment in percent of a peer that can be the best one."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One figure, its limit, and its value for each seed alone."""
+    """One figure: its limit, and its value for each seed."""
 
     name: str
     limit: float
@@ -24,7 +24,9 @@ class Gate:
 
     @property
     def verdict(self) -> str:
-        """PASS when every seed meets the limit, FAIL when none does or one is missing."""
+        """PASS when every seed meets the limit, FAIL when none does or a value is missing, else
+        UNDECIDED.
+        """
         if not self.values or any(math.isnan(value) for value in self.values):
             return "FAIL"
         met = [v >= self.limit if self.is_at_least else v <= self.limit for v in self.values]
@@ -77,7 +79,7 @@ def mean(values: list[float]) -> float:
 
 
 def best_peer(figures: Figures) -> str | None:
-    """Return the peer with the fewest GPU-hours of those that meet the service's purpose."""
+    """Return the peer with the fewest GPU-hours among those that attain FEWEST_PERCENT."""
     serving = [
         name
         for name in figures.peers()

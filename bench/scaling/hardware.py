@@ -1,4 +1,4 @@
-"""The engines that the simulator knows.
+"""Defines the engines of the simulator.
 
 Every coefficient is a roofline estimate, not a measurement.
 """

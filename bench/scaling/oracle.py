@@ -1,4 +1,4 @@
-"""A clairvoyant policy, which knows the whole traffic, the capacity and the cold start.
+"""Implements a clairvoyant policy, which knows the whole traffic, the capacity and the cold start.
 
 Its replicas at a time are the most that the load needs at 85 % of the capacity, from one cold start
 ago to one cold start ahead. The load is smoothed over 30 seconds. The policy is a reference, not a

@@ -1,4 +1,4 @@
-"""Our policy: the product's own modules, with the same inputs as in the metrics server."""
+"""Implements our policy with the product's own modules and the inputs of the metrics server."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The policies of other autoscalers, re-implemented from their documented rules.
+"""Implements the policies of other autoscalers from their documented rules.
 
 Each keeps its own averages from metrics that are fresh to the second, fresher than in any cluster.
 `default` settings are those of the release. `tuned` settings are set per workload from the true
@@ -47,7 +47,7 @@ class Newest:
 
 @dataclass
 class Average:
-    """Mean of a signal over the last seconds."""
+    """Mean of the last samples of a signal, at most `seconds` of them."""
 
     seconds: int
     values: deque[float] = field(default_factory=deque)
@@ -272,8 +272,9 @@ class WvaTwo(Newest):
 class AIBrix(Newest):
     """AIBrix: per-pod mean of KV usage over a target, at most doubled and at least halved.
 
-    With `is_kpa`, the target divides the mean without the number of pods, as in its source. The
-    scale-down "cooldown" takes the least of 300 s, as in its source; with `guarded`, the most.
+    With `is_kpa`, the mean is not multiplied by the number of pods, as in AIBrix's source. The
+    scale-down "cooldown" takes the lowest recommendation of 300 s, as in its source; with
+    `guarded`, the highest.
     """
 
     def __init__(self, target: float = 0.5, *, is_kpa: bool = False, guarded: bool = False) -> None:

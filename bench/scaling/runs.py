@@ -1,4 +1,4 @@
-"""The runs of the bench. One run is one policy on one cell with one seed."""
+"""Lists and simulates the runs of the bench. One run is one policy on one cell with one seed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
 
 
 def peer_names() -> tuple[str, ...]:
-    """Return the names of all peers, without a measurement."""
+    """Return the names of all peers, without measuring a capacity."""
     return tuple(peers(Truth(1, 1, 1)))
 
 
@@ -99,11 +99,11 @@ def policy_of(run: Run, oracle: Oracle, workload: Workload) -> Policy:
 
 
 def simulate(run: Run) -> tuple[Simulation, Policy]:
-    """Simulate the run, and return its simulation."""
+    """Simulate the run; return the simulation and the policy."""
     workload, traffic = WORKLOADS[run.workload], _traffic(run.workload, run.seed)
     oracle = Oracle(workload, traffic, run.cold_start)
-    # An outage hides the fall from the peak, which is the worst moment to mistake silence for
-    # idleness.
+    # The outage covers the fall from the peak. At that time it is most harmful to take missing
+    # metrics for an idle service.
     hidden = 0.3 * traffic.seconds
     scenario = Scenario(
         run.cold_start,

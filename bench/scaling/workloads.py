@@ -1,4 +1,4 @@
-"""The traffic of the bench: the Azure trace and synthetic loads, each made from a seed."""
+"""Makes the traffic of the bench from a seed: the Azure trace and synthetic loads."""
 
 import csv
 import gzip

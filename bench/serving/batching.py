@@ -50,7 +50,7 @@ class Effort:
     requests: int = 128
     repeats: int = 3
     batches_of_model: int = 6
-    """Requests of one measurement of the throughput model, in batches."""
+    """Size of one measurement of the throughput model, in batches of requests."""
 
 
 def measure(python: Path, model: Path, folder: Path, effort: Effort) -> tuple[list[Row], list[Row]]:

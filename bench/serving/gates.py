@@ -1,4 +1,4 @@
-"""Verdicts: a paired ratio, its 90 % interval, and whether it lies on the right side of a limit."""
+"""Gives the verdicts of the gates: compares the 90 % interval of a paired ratio with a limit."""
 
 import itertools
 import math
@@ -84,9 +84,9 @@ def paired_ratio(ours: Sequence[float], stock: Sequence[float]) -> Interval | No
     """Return the typical ratio of pairs with its interval; None for fewer than five pairs.
 
     The two runs of a pair follow each other closely, so a slow machine slows both. The estimate is
-    that of Hodges and Lehmann, and the interval is the one that Wilcoxon's signed-rank test does
-    not reject. It is exact for any symmetric noise, and one disturbed pair changes it little. With
-    fewer pairs, no such interval contains 90 %.
+    that of Hodges and Lehmann. The interval contains the ratios that Wilcoxon's signed-rank test
+    does not reject. It is exact for any symmetric noise, and one disturbed pair changes it little.
+    With fewer than five pairs, no such interval has 90 % confidence.
     """
     logs = [math.log(a / b) for a, b in zip(ours, stock, strict=True)]
     means = sorted((a + b) / 2 for a, b in itertools.combinations_with_replacement(logs, 2))

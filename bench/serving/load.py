@@ -19,7 +19,7 @@ from serving.servers import SERVED_NAME, Server
 
 @dataclass
 class Load:
-    """Results of one run. Times in seconds."""
+    """Results of one run, with times in seconds."""
 
     tokens: int = 0
     """Tokens generated in all answers."""

@@ -20,7 +20,8 @@ _START_SECONDS = 300
 _POLL_SECONDS = 0.02
 
 ENGINE_FLAGS = ("--enforce-eager", "--distributed-executor-backend=uni")
-"""The settings of our server on a CPU, so that the comparison is of the API, not of the setup."""
+"""Engine flags of our server on a CPU. Stock vLLM gets the same ones, so that the comparison covers
+the API and not the settings."""
 ENGINE_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
@@ -43,7 +44,7 @@ class Server:
 
 
 Running = AbstractContextManager[Server]
-"""A server that starts on entry and ends on exit."""
+"""Context manager that starts a server on entry and stops it on exit."""
 
 
 def ours(

@@ -1,7 +1,7 @@
 """Measures the acceptance and speedup of speculative decoding against the two usual formulas.
 
-With g tokens drafted a step, each accepted with probability a, and a draft token costing c of a
-target step:
+Let g be the number of tokens drafted in a step, a the probability that a drafted token is accepted,
+and c the cost of a drafted token as a share of a target step. The predicted speedups are:
 
     linear     g / (1 + (1 - a)*g)
     geometric  (1 - a^(g+1)) / ((1 - a)*(g*c + 1))
@@ -41,7 +41,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Effort:
-    """Number of requests of each measurement."""
+    """Size of each measurement."""
 
     gammas: tuple[int, ...] = (2, 3, 5)
     rounds: int = 7
@@ -71,7 +71,7 @@ class Counted:
 
     @property
     def acceptance(self) -> float:
-        """Probability that a drafted token is accepted if all those before it are: a of
+        """Probability that a drafted token is accepted if all those before it are: `a` in
         the formulas.
 
         The first token of a draft is always tried, a later one only if the token before it was

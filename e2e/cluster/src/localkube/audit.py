@@ -27,7 +27,7 @@ def events(
     with cluster.audit_log.open(encoding="utf-8") as log:
         for line in log:
             if not line.endswith("\n"):
-                return  # being written just now
+                return  # the API server is still writing this line
             event: dict[str, Any] = json.loads(line)
             if begin and moment(event["requestReceivedTimestamp"]) < begin:
                 continue
@@ -39,7 +39,7 @@ def events(
 
 
 def moment(text: str) -> datetime.datetime:
-    """Return the time that `text` says; without an offset it is taken as UTC."""
+    """Parse an ISO 8601 time; without an offset, it is UTC."""
     try:
         parsed = datetime.datetime.fromisoformat(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The control group of a cluster's processes, with which they are found and ended.
+"""Manages the control group of a cluster's processes, by which they are found and ended.
 
 It works with the unified hierarchy (cgroup v2) and with the older one (v1, one tree per
 controller).
@@ -39,7 +39,7 @@ def roots() -> list[Path]:
 def _tracking_root() -> Path:
     """Return the tree in which processes are looked up.
 
-    The freezer controller limits nothing by itself.
+    Under cgroup v1, this is the tree of the freezer controller, which limits nothing by itself.
     """
     return MOUNT if unified() else MOUNT / "freezer"
 
@@ -65,7 +65,7 @@ def _delegate(group: str) -> None:
 def enter(group: str, command: Sequence[str]) -> list[str]:
     """Return the command line that joins the group and then becomes `command`.
 
-    The process joins itself, before it can have children, so that none is ever outside.
+    The process joins before it can have children, so no child is ever outside the group.
     """
     procs = _tracking_root() / group / _DAEMONS / "cgroup.procs"
     return ["sh", "-c", 'echo 0 > "$0" && exec "$@"', str(procs), *command]
@@ -75,13 +75,13 @@ def members(group: str) -> set[int]:
     """Return the ids of all processes in the group and below."""
     found: set[int] = set()
     for procs in (_tracking_root() / group).rglob("cgroup.procs"):
-        with suppress(OSError):  # the group went while we looked
+        with suppress(OSError):  # the group has been removed meanwhile
             found.update(int(line) for line in procs.read_text().split())
     return found - {0}
 
 
 def daemons(group: str) -> set[int]:
-    """Return the processes that we started ourselves, without those in containers."""
+    """Return the ids of the cluster's daemons, without the processes in containers."""
     with suppress(OSError):
         text = (_tracking_root() / group / _DAEMONS / "cgroup.procs").read_text()
         return {int(line) for line in text.split()}
@@ -106,7 +106,7 @@ def remove(group: str) -> None:
         for folder in _deepest_first(root / group):
             with suppress(FileNotFoundError):
                 folder.rmdir()
-        with suppress(OSError):  # other clusters still live below it
+        with suppress(OSError):  # other clusters still have groups below it
             (root / group).parent.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""A cluster by its name: its paths, and running commands inside it."""
+"""Describes a cluster by its name: its paths, and the commands that run inside it."""
 
 import fcntl
 import json
@@ -118,7 +118,9 @@ class Cluster:
         return [] if record["apiOnly"] else [self.node(i + 1) for i in range(record["nodes"])]
 
     def exists(self) -> bool:
-        """Return whether `up` has begun and `down` has not finished; says nothing about health."""
+        """Return whether `up` has begun and `down` has not finished; the cluster may be
+        unhealthy.
+        """
         return self.state.exists()
 
     def record(self) -> dict[str, Any]:
@@ -153,17 +155,19 @@ class Cluster:
     def inside(self, command: Sequence[str], node: Node | None = None) -> list[str]:
         """Return the command line that runs `command` in a node's network namespace.
 
-        Not `ip netns exec`, which remounts /sys and so hides the control groups.
+        It does not use `ip netns exec`, which remounts /sys and so hides the control groups.
         """
         return ["nsenter", f"--net={(node or self.node(1)).netns}", "--", *command]
 
     def exec(self, command: Sequence[str], **popen: Any) -> subprocess.CompletedProcess[Any]:
-        """Run `command` inside the namespace and wait for it; `popen` goes to subprocess.run."""
+        """Run `command` inside the namespace and wait for it; `popen` are options of
+        subprocess.run.
+        """
         popen.setdefault("env", self.environment())
         return subprocess.run(self.visiting(command), **popen)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl as the cluster's administrator and return what it prints."""
+        """Run kubectl as the cluster's administrator and return its output."""
         done = self.exec(["kubectl", *arguments], input=stdin, capture_output=True, text=True)
         if done.returncode:
             raise LocalkubeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
@@ -184,8 +188,8 @@ class Cluster:
         """
         for folder in (self.pids, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        # A shell runs between us and the daemon. Init then becomes the daemon's parent and reaps it
-        # whenever it ends, and the daemon is in the control group before it can do anything.
+        # A shell runs between this process and the daemon. So init becomes the daemon's parent and
+        # reaps it when it ends, and the daemon joins the control group before it does anything.
         detach = ["sh", "-c", 'setsid "$@" >>"$0" 2>&1 </dev/null & echo $!']
         line = [*detach, str(self.logs / f"{name}.log"), *self.inside(command, node)]
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The control plane: certificates, the audit policy, and the command lines of its programs."""
+"""Configures the control plane: certificates, audit policy, and command lines of its programs."""
 
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def audit_policy() -> dict[str, Any]:
     """Return the audit policy: the API server records every write, and the reads that concern the
     operator.
 
-    It omits the reads of Kubernetes' own components, which would bury the rest.
+    It omits the reads of Kubernetes' own components, because they would outnumber the rest.
     """
     own_users = ["system:apiserver", *COMPONENT_USERS.values()]
     own_groups = ["system:nodes", "system:serviceaccounts:kube-system"]

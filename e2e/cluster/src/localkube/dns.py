@@ -1,4 +1,6 @@
-"""The cluster's DNS: CoreDNS as a process on the first node, behind the usual Service."""
+"""Configures the cluster's DNS: CoreDNS as a process on the first node, behind the usual
+Service.
+"""
 
 import json
 from typing import Any
@@ -15,8 +17,8 @@ _COREFILE = """.:53 {{
     cache 5 cluster.local
 }}
 """
-# A new Service is visible after five seconds at most, because tests look names up before they
-# exist.
+# An absent name is cached for five seconds at most, because tests look up names of Services before
+# they create them.
 
 
 def corefile(cluster: Cluster) -> str:

@@ -1,4 +1,4 @@
-"""KEDA in a local cluster: its operator and its metrics adapter, as the project's tests meet them.
+"""Runs KEDA in a local cluster: its operator and its metrics adapter.
 
 They run as processes next to the API server, with the administrator's rights, so that a cluster
 without nodes can have them. KEDA's resource definitions come from its Go module.
@@ -97,7 +97,7 @@ def stop(cluster: Cluster) -> None:
 
 
 def folder_of(path: Path) -> Path:
-    """Return the folder of the keys, which only its owner can read."""
+    """Create a folder for keys that only its owner can read; return it."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     return path

@@ -1,4 +1,4 @@
-"""Life cycle of a cluster: up, down, status, clean."""
+"""Implements the life cycle of a cluster: up, down, status, clean."""
 
 import datetime
 import json
@@ -113,7 +113,7 @@ def _start(cluster: Cluster, nodes: int, api_only: bool) -> None:
 
 
 def _options(nodes: int, api_only: bool) -> dict[str, Any]:
-    """Return the settings of a cluster from its record."""
+    """Return the settings that the record of a cluster contains."""
     programs = sorted(str(binaries.folder(module)) for module in binaries.modules())
     return {"nodes": nodes, "apiOnly": api_only, "programs": programs}
 

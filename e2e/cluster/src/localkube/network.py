@@ -1,7 +1,7 @@
-"""The network of one cluster: a namespace per node, joined by a bridge in the first one.
+"""Makes the network of a cluster: a namespace per node, joined by a bridge in the first one.
 
-No link is made outside these namespaces, so that nothing of a cluster is reachable from, or
-collides with, the machine; when a namespace goes, its links go with it.
+All links are inside these namespaces. So the machine cannot reach a cluster, and no address of a
+cluster conflicts with the machine. The links are deleted with their namespace.
 """
 
 import subprocess
@@ -79,7 +79,7 @@ def processes(cluster: Cluster) -> set[int]:
             namespaces.add(path.stat().st_ino)
     found = set()
     for link in Path("/proc").glob("[0-9]*/ns/net"):
-        with suppress(OSError):  # the process ended while we looked
+        with suppress(OSError):  # the process has ended meanwhile
             if link.stat().st_ino in namespaces:
                 found.add(int(link.parts[2]))
     return found

@@ -1,7 +1,7 @@
-"""A node: containerd, kubelet and kube-proxy, in a network and a mount namespace of their own.
+"""Runs a node: containerd, kubelet and kube-proxy, in a network and a mount namespace of their own.
 
-The mount namespace makes the node's well-known folders its own, so that several nodes on one
-machine never meet, and takes every mount (volumes, container roots) away when the node ends.
+In its mount namespace, each node has its own folders at the well-known paths, so several nodes can
+run on one machine. All mounts (volumes, container roots) disappear with the namespace.
 """
 
 import json
@@ -173,7 +173,8 @@ def start_containerd(node: Node) -> None:
     leftovers = _ctr(node, "containers", "list", "--quiet").split()
     if leftovers:
         _ctr(node, "containers", "remove", *leftovers)
-        # containerd's CRI part has read them already, and would report them to the kubelet.
+        # containerd's CRI plugin has already loaded the containers, and would report them to the
+        # kubelet. A restart makes it forget them.
         node.cluster.stop_daemon(_daemon(node, "containerd"), wait_seconds=10)
         _launch_containerd(node)
     if archive.pause_reference() not in _ctr(node, "images", "list", "--quiet").split():
@@ -181,7 +182,9 @@ def start_containerd(node: Node) -> None:
 
 
 def import_archive(node: Node, archive_file: Path) -> None:
-    """Give the node an image from an archive that names it, without the registry."""
+    """Import an image into the node from an archive that contains its name, without the
+    registry.
+    """
     _ctr(node, "images", "import", str(archive_file))
 
 

@@ -1,4 +1,4 @@
-"""Certificates of a cluster, created on every `up`, and the kubeconfig files that contain them.
+"""Creates the certificates of a cluster on every `up`, and the kubeconfig files that contain them.
 
 Kubernetes needs two authorities: `ca` for the cluster, and `front-proxy-ca` for requests that the
 API server passes on to an aggregated API. None of them leaves the machine.
@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID_DAYS = 30
 _BACKDATED = datetime.timedelta(minutes=5)
-"""Certificates are valid from a little in the past, in case the clock is set back."""
+"""Time before now from which certificates are valid, in case the clock is set back."""
 
 SERVICE_ACCOUNT_KEY = "sa"
 

@@ -1,4 +1,4 @@
-"""One readable line per step on standard error, with the seconds it took.
+"""Prints one line per step on standard error, with the duration of the step in seconds.
 
 Standard output stays free for results, which other programs read.
 """

@@ -1,4 +1,4 @@
-"""The image registry inside the cluster's network, from which every node pulls.
+"""Runs the image registry inside the cluster's network, from which every node pulls.
 
 Its blobs are in the cache and shared by all clusters, so an image is pushed only once.
 """

@@ -1,6 +1,6 @@
-"""The models that tests and the demo serve, made once from packages and kept in the cache.
+"""Makes the models of the tests and the demo, once, from packages, and keeps them in the cache.
 
-One folder holds them all as ORGANISATION/NAME, so that it is also what a volume of models is.
+One folder contains all models as ORGANISATION/NAME, so it can also be used as a volume of models.
 """
 
 import fcntl
@@ -26,11 +26,12 @@ INPUTS = (
     engine.SCRIPTS / "make_tiny_llama.py",
 )
 NEEDED_BYTES = 1024**3
-"""Disk that making the models takes for a while; half of it stays."""
+"""Disk space in bytes that the creation of the models needs. The models themselves take half of
+it."""
 
 
 def build_models() -> dict[str, Path]:
-    """Return the folder of each model by its repository id; makes them if they are not cached."""
+    """Return the folder of each model by its repository id. Models that are not cached are made."""
     folder = models_folder()
     if not folder.exists():
         with only_builder(folder):
@@ -40,7 +41,9 @@ def build_models() -> dict[str, Path]:
 
 
 def models_folder() -> Path:
-    """Return where the models lie, whether they are made or not; named by all that goes in."""
+    """Return the folder of the models, whether it exists or not. Its name is a hash of
+    all inputs.
+    """
     digest = hashlib.sha256(engine.environment().name.encode())
     for path in INPUTS:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -59,9 +62,9 @@ def read_prompts(file: Path) -> list[str]:
 
 
 def read_greedy_reference(model: Path, prompts: Sequence[str], tokens: int) -> list[dict[str, Any]]:
-    """Return what transformers answers in fp32: for each prompt its text, token_ids and gaps.
+    """Return the greedy answers of transformers in fp32: text, token_ids and gaps for each prompt.
 
-    A gap is the difference of the two best log-probabilities where that token was chosen.
+    The gap of a token is the difference of the two best log-probabilities at its position.
     """
     printed = engine.run_script(
         "greedy_reference.py", str(model), str(tokens), stdin=json.dumps(list(prompts))

@@ -1,4 +1,4 @@
-"""Content of the test hub as plain values: repositories, their branches, commits and files.
+"""Models the content of the test hub: repositories, their branches, commits and files.
 
 A commit's sha follows from its files alone. The same models have the same sha on every machine, so
 a test can name a revision.

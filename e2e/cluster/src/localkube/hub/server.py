@@ -1,8 +1,8 @@
-"""A server that speaks the Hugging Face hub's protocol, as far as downloading a model needs it.
+"""Serves the part of the Hugging Face hub's protocol that the download of a model needs.
 
-It answers what `huggingface_hub` asks (model info, tree, HEAD and GET of files, with ranges) and
-refuses as the public hub does, with the same statuses and X-Error headers, so that an error a user
-would see in production is the error a test sees here. `python -m localkube.hub.server FILE` runs
+It answers the requests of `huggingface_hub`: model info, tree, HEAD and GET of files, with ranges.
+It refuses like the public hub, with the same statuses and X-Error headers. So a test sees the same
+errors as a user in production. `python -m localkube.hub.server FILE` runs
 it in the foreground and prints its URL once it listens.
 """
 
@@ -132,7 +132,7 @@ def describe_file(path: str, file: File) -> dict[str, Any]:
 
 
 async def answer_file(request: web.Request) -> web.StreamResponse:
-    """Answer a HEAD or GET of one file, whole or from a byte on, no faster than allowed."""
+    """Answer a HEAD or GET of a file or of a byte range of it, within the speed limit."""
     repository, commit = find_commit(request)
     refuse_gated(request, repository)
     file = commit.files.get(request.match_info["path"])
@@ -161,7 +161,7 @@ async def answer_file(request: web.Request) -> web.StreamResponse:
 
 
 def requested_range(request: web.Request, file: File) -> tuple[int, int]:
-    """Return the first requested byte and the one after the last; 416 when they do not exist."""
+    """Return the first requested byte and the one after the last; raises 416 outside the file."""
     try:
         start, stop, _ = request.http_range.indices(file.size_bytes)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The test hub's configuration: repositories, access and speed.
+"""Parses the test hub's configuration: repositories, access and speed.
 
 host: 10.200.0.1
 port: 8090

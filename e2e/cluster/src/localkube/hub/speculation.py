@@ -1,6 +1,6 @@
-"""Draft heads for the tiny Llama, with random weights, and the package for suffix decoding.
+"""Makes draft heads for the tiny Llama, with random weights, and the package for suffix decoding.
 
-Kept apart from the models, because they cannot be served alone.
+The heads are not among the models, because no server can serve them alone.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ def build_heads() -> dict[str, Path]:
 
 
 def suffix_packages() -> Path:
-    """Return a folder with the package that vLLM guesses by suffixes with; built once."""
+    """Return a folder with the package that vLLM needs for suffix decoding; it is built once."""
 
     def make(folder: Path) -> None:
         with progress.step("Building arctic-inference"):
@@ -38,7 +38,7 @@ def suffix_packages() -> Path:
 
 
 def _cached(kind: str, of: str, recipe: Path, make: Callable[[Path], None]) -> Path:
-    """Return the folder that `make` makes, named by all that goes in."""
+    """Return the folder that `make` fills. Its name is a hash of all inputs."""
     digest = hashlib.sha256(of.encode() + recipe.read_bytes()).hexdigest()[:16]
     folder = paths.cache_dir() / kind / digest
     with only_builder(folder):

@@ -66,7 +66,7 @@ def require_programs(programs: dict[str, str]) -> None:
 class Store:
     """buildah's images and working containers.
 
-    This process holds the store alone, or shares it to read.
+    A process locks the store exclusively, or shares it for reading.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,7 +77,7 @@ class Store:
     @classmethod
     @contextmanager
     def open(cls, *, to_read: bool = False) -> Iterator["Store"]:
-        """Wait for the store; `to_read` shares it with others that only read."""
+        """Wait for the lock and yield the store; `to_read` shares it with other readers."""
         store = cls(paths.cache_dir() / "images")
         with (store.folder / "lock").open("w") as lock:
             _acquire(lock, fcntl.LOCK_SH if to_read else fcntl.LOCK_EX)
@@ -99,7 +99,7 @@ class Store:
         return os.environ | {"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(self.temporary)}
 
     def run(self, *arguments: str) -> str:
-        """Run buildah and return what it prints."""
+        """Run buildah and return its output."""
         done = subprocess.run(
             self.command(*arguments), env=self.environment(), capture_output=True, text=True
         )
@@ -156,8 +156,8 @@ class Store:
                 self._run_logged(image.name, "bud", *options, str(root))
             finally:
                 # buildah leaves a mounted container for each `--mount=from=`, and a killed build
-                # leaves all of its own, with gigabytes each. None is in use, because we hold the
-                # store alone.
+                # leaves all of its own, with gigabytes each. None is in use, because this
+                # process holds the exclusive lock.
                 self.run("rm", "--all")
 
     def tools(self) -> str:
@@ -232,7 +232,7 @@ def _acquire(lock: IO[str], kind: int) -> None:
 
 
 def uv_binary() -> Path:
-    """Return the binary of this machine's uv. The one on PATH may be a script that finds it."""
+    """Return the binary of this machine's uv. The `uv` on PATH may be a script that starts it."""
     if not (found := os.environ.get("UV")):
         found = subprocess.run(
             ["uv", "run", "--no-project", "printenv", "UV"],
@@ -246,7 +246,7 @@ def uv_binary() -> Path:
 def _package_index(folder: Path) -> list[str]:
     """Return the options that give a build the package index and uv cache of this machine.
 
-    They travel as build secrets, so that nothing of this machine stays in an image.
+    The settings are passed as build secrets, so that nothing of this machine stays in an image.
     """
     variables = {name: value for name, value in os.environ.items() if _FORWARDED.fullmatch(name)}
     options = []

@@ -59,8 +59,8 @@ def _has(node: Node, reference: str) -> bool:
 
 
 def _pull(cluster: Cluster, node: Node, reference: str) -> None:
-    # The command runs in the first node's network, where the registry listens, because this client
-    # fetches by itself.
+    # `ctr` itself fetches the layers, so it runs in the first node's network, where the registry
+    # listens.
     done = _ctr(node, "images", "pull", "--plain-http", reference, inside=cluster)
     if done.returncode:
         raise CommandFailed(f"{node.name} could not pull {reference}: {done.stderr.strip()}")
