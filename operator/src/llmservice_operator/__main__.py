@@ -142,7 +142,7 @@ class Process:
             settings.audit_period_seconds,
             on_hindrance=functools.partial(health.report_hindrance, "watches"),
         )
-        reports = LoadReportClient(settings.metrics_server_url)
+        reports = LoadReportClient(settings.metrics_server_url, queue.add)
         reconciler = Reconciler(
             cluster,
             cache,

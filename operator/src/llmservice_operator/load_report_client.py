@@ -37,14 +37,20 @@ class LoadReportClient:
     def __init__(
         self,
         url: str | None,
+        on_news: Callable[[tuple[str, str]], None] = lambda _: None,
         timeout_seconds: float = TIMEOUT_SECONDS,
         longest_bytes: int = LONGEST_ANSWER_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`url` is the server's address without a path; None means that there is none."""
+        """`url` is the server's address without a path; None means that there is none.
+
+        `on_news` is called with namespace and name of every service that gets a report after a
+        pass has found none.
+        """
         self.polled = asyncio.Event()
         """Set once the first poll has ended, whatever its result. Without a server it is set."""
         self._url = url and url.rstrip("/")
+        self._on_news = on_news
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._longest_bytes = longest_bytes
         self._monotonic = monotonic
@@ -53,18 +59,23 @@ class LoadReportClient:
         self._answered_at = 0.0
         self._parsed: dict[str, LoadReport | None] = {}
         """Reports of the last answer that passes have read."""
+        self._missed: set[tuple[str, str]] = set()
+        """Services of which a pass has found no report since the last answer."""
         self._is_answering = True
         if not self._url:
             self.polled.set()
 
     def read(self, namespace: str, name: str) -> LoadReport | None:
         """Return the newest report of a service; None without one."""
-        if self._monotonic() - self._answered_at > KEPT_SECONDS:
-            return None
-        key = f"{namespace}/{name}"
-        if key not in self._parsed:
-            self._parsed[key] = self._parse(key)
-        return self._parsed[key]
+        report = None
+        if self._monotonic() - self._answered_at <= KEPT_SECONDS:
+            key = f"{namespace}/{name}"
+            if key not in self._parsed:
+                self._parsed[key] = self._parse(key)
+            report = self._parsed[key]
+        if report is None and self._url:
+            self._missed.add((namespace, name))
+        return report
 
     async def run(self) -> None:
         """Poll for ever; return at once without a metrics server."""
@@ -92,6 +103,10 @@ class LoadReportClient:
             self._is_answering = True
             self._answer, self._parsed = answer, {}
             self._answered_at = self._monotonic()
+            missed, self._missed = self._missed, set()
+            for namespace, name in missed:
+                if f"{namespace}/{name}" in answer:
+                    self._on_news((namespace, name))
         self.polled.set()
 
     async def _ask(self, session: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:

@@ -33,8 +33,13 @@ class Polled:
 
     def __init__(self, url: str, session: ClientSession, timeout: float) -> None:
         self.seconds = 1_000_000.0
+        self.news: list[tuple[str, str]] = []
         self.client = LoadReportClient(
-            url, timeout, longest_bytes=LONGEST, monotonic=lambda: self.seconds
+            url,
+            self.news.append,
+            timeout_seconds=timeout,
+            longest_bytes=LONGEST,
+            monotonic=lambda: self.seconds,
         )
         self._session = session
 
@@ -123,6 +128,26 @@ async def test_reports_are_read_at_once_while_the_metrics_server_hangs() -> None
         assert polled.client.read("ml", "qwen") == REPORT
         polled.seconds += KEPT_SECONDS + 1
         assert polled.client.read("ml", "qwen") is None
+
+
+async def test_a_service_without_a_report_is_looked_at_again_as_soon_as_it_has_one() -> None:
+    known: dict[str, str] = {}
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(text=reports(**known))
+
+    async with polling(answer) as polled:
+        await polled.poll()
+        assert polled.client.read("ml", "qwen") is None
+        await polled.poll()
+        assert polled.news == []
+        assert polled.client.read("ml", "qwen") is None
+        known["qwen"] = known["llama"] = TEXT
+        await polled.poll()
+        assert polled.news == [("ml", "qwen")]
+        polled.client.read("ml", "qwen")
+        await polled.poll()
+        assert polled.news == [("ml", "qwen")]
 
 
 async def test_a_metrics_server_that_sends_byte_after_byte_is_given_up() -> None:
