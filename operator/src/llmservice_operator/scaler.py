@@ -164,8 +164,11 @@ class Scaler:
             autoscaling.target,
         )
         total = total_load(autoscaling, report, now)
-        self._syncs[key] = sync(before, spec, current, total, now.timestamp())
-        return self._syncs[key].decision
+        found = sync(before, spec, current, total, now.timestamp())
+        if total is not None or before is not None:
+            # Before the load is known there is no period: the first load is acted on at once.
+            self._syncs[key] = found
+        return found.decision
 
     async def _set_replicas(self, service: LLMService, live: Manifest, number: int) -> bool:
         if "deletionTimestamp" in live["metadata"] or not may_change(live, service):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -16,6 +18,8 @@ from pydantic_settings import (
 )
 
 from llmservice_operator.api.accelerator_class import AcceleratorClass, parse_classes
+from llmservice_operator.api.labels import KEY_FORM, KEY_LENGTH, VALUE_FORM
+from llmservice_operator.api.references import NAMESPACE_FORM, SUBDOMAIN_FORM
 from llmservice_operator.errors import InvalidSettings
 
 PREFIX = "LLMSERVICE_OPERATOR_"
@@ -41,6 +45,50 @@ def _labels(text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def _valid_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    for key, value in labels.items():
+        if len(key) > KEY_LENGTH or not KEY_FORM.fullmatch(key):
+            raise _wrong(f"{key!r} is no label key, such as app.kubernetes.io/name")
+        if len(value) > 63 or not VALUE_FORM.fullmatch(value):
+            raise _wrong(f"{value!r} is no label value, such as prometheus")
+    return labels
+
+
+def _named(form: re.Pattern[str]) -> Callable[[str], str]:
+    """Return a validator of the name of an object."""
+
+    def check(name: str) -> str:
+        if not form.fullmatch(name) or len(name) > 253:
+            raise ValueError("not a valid name")
+        return name
+
+    return check
+
+
+def _reachable(address: str | None) -> str | None:
+    """Refuse an address to which no request can be sent, and of which no rule can be made."""
+    if address is None:
+        return None
+    try:
+        host = urlsplit(address).hostname
+    except ValueError:
+        host = None
+    if host is None or not _HOST.fullmatch(host):
+        raise _wrong("it has no valid host")
+    try:
+        port = urlsplit(address).port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise _wrong("its port is no number from 1 to 65535")
+    return address
+
+
+def _wrong(said: str) -> PydanticCustomError:
+    """Return the error of a setting whose form is right and whose content is not."""
+    return PydanticCustomError("content", "{said}", {"said": said})
+
+
 def _classes(text: str) -> Mapping[str, AcceleratorClass]:
     try:
         return parse_classes(text, f"{PREFIX}ACCELERATOR_CLASSES")
@@ -48,11 +96,20 @@ def _classes(text: str) -> Mapping[str, AcceleratorClass]:
         raise PydanticCustomError("accelerator_classes", "{said}", {"said": str(error)}) from error
 
 
+_HOST = re.compile("[A-Za-z0-9._:-]+")
+
 # The description of a field says what to write into its variable.
 Port = Annotated[int, Field(ge=1, le=65535, description="a port number from 1 to 65535")]
 Address = Annotated[
     str | None,
     Field(pattern=r"^https?://", description="an address that starts with http:// or https://"),
+    AfterValidator(_reachable),
+]
+Namespace = Annotated[
+    str, AfterValidator(_named(NAMESPACE_FORM)), Field(description="the name of a namespace")
+]
+ObjectName = Annotated[
+    str, AfterValidator(_named(SUBDOMAIN_FORM)), Field(description="the name of an object")
 ]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
@@ -67,8 +124,15 @@ Switch = Annotated[
 Names = Annotated[
     tuple[str, ...],
     _from_text(lambda text: tuple(name for it in text.split(",") if (name := it.strip()))),
+    AfterValidator(lambda names: tuple(map(_named(NAMESPACE_FORM), names))),
+    Field(description="names of namespaces, separated by commas"),
 ]
-Labels = Annotated[Mapping[str, str], _from_text(_labels), Field(description="KEY=VALUE,KEY=VALUE")]
+Labels = Annotated[
+    Mapping[str, str],
+    _from_text(_labels),
+    AfterValidator(_valid_labels),
+    Field(description="KEY=VALUE,KEY=VALUE"),
+]
 
 
 class _Settings(BaseSettings):
@@ -146,13 +210,13 @@ class OperatorSettings(_Settings):
     """Accelerator classes, by their names in spec.accelerator.class."""
     watch_namespaces: Names = ()
     """Namespaces whose LLMServices are served; empty means all."""
-    namespace: str = "llmservice-system"
+    namespace: Namespace = "llmservice-system"
     """Namespace in which the operator runs and keeps its Lease."""
-    monitoring_namespace: str | None = None
+    monitoring_namespace: Namespace | None = Field(None, description="the name of a namespace")
     """Namespace whose pods may read the metrics of model servers; None means none."""
     monitoring_pod_labels: Labels = Field(default_factory=dict)
     """Labels of those pods; empty means all pods of that namespace."""
-    lease_name: str = "llmservice-operator"
+    lease_name: ObjectName = "llmservice-operator"
     keda: Switch = False
     """Whether the operator has the rights to write KEDA's ScaledObjects."""
     health_port: Port = 8080
@@ -192,8 +256,16 @@ def _refusal(error: ErrorDetails, variables: Mapping[str, str]) -> str:
         return error["msg"]
     variable = PREFIX + str(error["loc"][-1]).upper()
     text = variables[variable.lower()]
+    if error["type"] == "content":
+        return f"{variable} is {text!r}: {error['msg']}{_CHART_VALUES.get(variable, '')}"
     return f"{variable} is {text!r}: write {_VARIABLES[variable]}"
 
+
+_CHART_VALUES = {
+    f"{PREFIX}HUB_ENDPOINT": "; correct the chart value model.hubEndpoint",
+    f"{PREFIX}MONITORING_POD_LABELS": "; correct the chart value monitoring.podLabels",
+}
+"""The chart values that become variables whose content may be refused."""
 
 _VARIABLES = {
     PREFIX + str(field.validation_alias or name).upper(): field.description

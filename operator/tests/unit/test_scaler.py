@@ -120,6 +120,20 @@ async def test_a_recommendation_goes_on_from_the_one_before_for_nobody_follows_i
     assert cluster.sent == []
 
 
+async def test_the_first_load_is_acted_on_at_once(
+    cluster: Recorder, cache: Cache, served: ServedKinds
+) -> None:
+    of, now = service(), [NOW]
+    scaler = Scaler(cast(Cluster, cluster), cache, served, SETTINGS, lambda: now[0])
+    runs(cache, of, 2)
+    await scaler.scale(of, DIRECT, None)
+    now[0] += timedelta(seconds=5)
+    report = a_report(at=now[0].timestamp(), demand_percent=4 * 85.0)
+    _, decision = await scaler.scale(of, DIRECT, report)
+    assert decision is not None
+    assert decision.replicas == 4
+
+
 @pytest.mark.parametrize(("installed", "expected"), [(True, "KEDA"), (False, None)])
 async def test_keda_is_looked_for_before_it_is_used(
     cluster: Recorder,

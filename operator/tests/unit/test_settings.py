@@ -99,6 +99,11 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("EXTERNAL_METRICS_PORT", "x", "write a port number from 1 to 65535"),
         ("DRAIN_SECONDS", "-1", "write a whole number up to 3600"),
         ("LOG_LEVEL", "LOUD", "write one of DEBUG, INFO, WARNING, ERROR"),
+        ("NAMESPACE", "Not A Name", "write the name of a namespace"),
+        ("NAMESPACE", "x" * 64, "write the name of a namespace"),
+        ("MONITORING_NAMESPACE", "a.b", "write the name of a namespace"),
+        ("WATCH_NAMESPACES", "a,b_c", "write names of namespaces, separated by commas"),
+        ("LEASE_NAME", "-lease", "write the name of an object"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name_with_the_remedy(
@@ -108,6 +113,43 @@ def test_a_wrong_setting_is_refused_by_name_with_the_remedy(
     with pytest.raises(InvalidSettings) as refused:
         OperatorSettings.from_environment({variable: value})
     assert str(refused.value) == f"{variable} is {value!r}: {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("HUB_ENDPOINT", "https://hub:99999", "its port is no number from 1 to 65535"),
+        ("HUB_ENDPOINT", "https://hub:0", "its port is no number from 1 to 65535"),
+        ("HUB_ENDPOINT", "https://hub:x/y", "its port is no number from 1 to 65535"),
+        ("HUB_ENDPOINT", "https://", "it has no valid host"),
+        ("HUB_ENDPOINT", "https:///path", "it has no valid host"),
+        ("HUB_ENDPOINT", "https://hub example", "it has no valid host"),
+        ("HUB_ENDPOINT", "https://[::1", "it has no valid host"),
+        ("METRICS_SERVER_URL", "http://metrics:65536", "its port is no number from 1 to 65535"),
+        ("MONITORING_POD_LABELS", "a b=c", "'a b' is no label key"),
+        ("MONITORING_POD_LABELS", "app=no value", "'no value' is no label value"),
+    ],
+)
+def test_a_setting_with_which_every_pass_would_fail_is_refused_at_the_start(
+    name: str, value: str, problem: str
+) -> None:
+    variable = f"LLMSERVICE_OPERATOR_{name}"
+    with pytest.raises(InvalidSettings) as refused:
+        OperatorSettings.from_environment({variable: value})
+    assert str(refused.value).startswith(f"{variable} is {value!r}: {problem}")
+
+
+def test_a_refused_hub_endpoint_names_the_value_of_the_chart() -> None:
+    with pytest.raises(InvalidSettings, match=r"the chart value model\.hubEndpoint"):
+        OperatorSettings.from_environment({"LLMSERVICE_OPERATOR_HUB_ENDPOINT": "https://hub:99999"})
+
+
+@pytest.mark.parametrize(
+    "address", ["https://hub.example.com/mirror", "http://10.0.0.1:8090", "http://[fd00::1]:80/x"]
+)
+def test_an_address_of_every_form_is_taken(address: str) -> None:
+    settings = OperatorSettings.from_environment({"LLMSERVICE_OPERATOR_HUB_ENDPOINT": address})
+    assert settings.hub_endpoint == address
 
 
 def test_every_wrong_variable_is_named_at_once() -> None:

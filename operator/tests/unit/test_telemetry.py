@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from aiohttp import ClientSession
+from prometheus_client.metrics import MetricWrapperBase
 
 from llmservice_operator.telemetry import (
     Health,
@@ -138,6 +139,37 @@ def test_the_series_of_a_service_end_with_it() -> None:
     text = metrics.render().decode()
     assert 'name="llama"' not in text
     assert 'name="qwen"' in text
+
+
+def test_the_series_of_a_condition_end_with_it() -> None:
+    metrics = Metrics()
+
+    def see(*types: str) -> str:
+        conditions = [{"type": type_, "status": "False"} for type_ in types]
+        metrics.service_seen("team", "llama", {"conditions": conditions})
+        return metrics.render().decode()
+
+    assert see("Ready", "SLOMet").count('type="SLOMet"') == 3
+    text = see("Ready")
+    assert 'type="SLOMet"' not in text
+    assert text.count('type="Ready"') == 3
+    assert see("Ready", "SLOMet").count('type="SLOMet"') == 3
+    metrics.service_gone("team", "llama")
+    assert 'name="llama"' not in metrics.render().decode()
+
+
+def test_the_series_of_a_service_are_dropped_without_a_look_at_those_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("this looks at the series of all services")
+
+    monkeypatch.setattr(MetricWrapperBase, "remove_by_labels", refuse)
+    monkeypatch.setattr(MetricWrapperBase, "_multi_samples", refuse)
+    metrics = Metrics()
+    metrics.service_seen("team", "llama", {"conditions": [{"type": "Ready", "status": "True"}]})
+    metrics.service_gone("team", "llama")
+    metrics.service_gone("team", "never-seen")
 
 
 @pytest.fixture

@@ -48,6 +48,14 @@ FREE_MAPS = {
         ({"image": {"digest": "sha256:abc"}}, "at '/image/digest': 'sha256:abc' does not match"),
         ({"image": {"tag": "a b"}}, "at '/image/tag': 'a b' does not match pattern"),
         ({"model": {"hubEndpoint": "hub.local"}}, "at '/model/hubEndpoint': 'hub.local' does not"),
+        (
+            {"model": {"hubEndpoint": "https://hub:65536"}},
+            "at '/model/hubEndpoint': 'https://hub:6",
+        ),
+        (
+            {"model": {"hubEndpoint": "https://:443"}},
+            "at '/model/hubEndpoint': 'https://:443' does",
+        ),
         ({"server": {"gpuImage": ""}}, "at '/server/gpuImage': '' does not match pattern"),
         ({"server": {"engineVersion": "latest"}}, "at '/server/engineVersion': 'latest' does not"),
         ({"acceleratorClasses": {"a": {"nodes": {}}}}, "at '/acceleratorClasses/a': additional"),

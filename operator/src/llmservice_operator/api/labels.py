@@ -19,6 +19,7 @@ from llmservice_operator.api.references import SUBDOMAIN_PATTERN
 _NAME_PATTERN: Final = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 KEY_PATTERN: Final = f"({SUBDOMAIN_PATTERN}/)?{_NAME_PATTERN}"
 KEY_FORM: Final = re.compile(KEY_PATTERN)
+VALUE_FORM: Final = re.compile(f"({_NAME_PATTERN})?")
 _KEY_MESSAGE: Final = "such as team or example.com/team"
 
 KEY_LENGTH: Final = 317

@@ -6,6 +6,7 @@ no access to.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -15,6 +16,9 @@ from llmservice_operator.api.fields import Fields, matches
 _LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 SUBDOMAIN_PATTERN: Final = f"{_LABEL}([.]{_LABEL})*"
 """The name of a Secret, a PersistentVolumeClaim and most other objects (RFC 1123 subdomain)."""
+SUBDOMAIN_FORM: Final = re.compile(SUBDOMAIN_PATTERN)
+NAMESPACE_FORM: Final = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""The name of a namespace (RFC 1123 label)."""
 
 ObjectName = Annotated[
     str,

@@ -46,6 +46,7 @@ class EventRecorder:
         self._now = now
         self._series: dict[tuple[str, str, str, str], _Series] = {}
         self._budgets: dict[str, _Budget] = {}
+        """Both with the latest at the end, so that the oldest are dropped without a search."""
 
     async def record(self, regarding: Manifest, type_: str, reason: str, message: str) -> None:
         """Write an Event, or increase the count of an equal recent one.
@@ -60,12 +61,13 @@ class EventRecorder:
             logger.info("event %s not written: too many for this object", reason)
             return
         try:
-            if key in self._series:
-                await self._count_up(self._series[key], now)
+            series = self._series.pop(key, None)
+            if series is None:
+                series = await self._create(regarding, type_, reason, message, now)
             else:
-                self._series[key] = await self._create(regarding, type_, reason, message, now)
+                await self._count_up(series, now)
+            self._series[key] = series
         except ClusterError as error:
-            self._series.pop(key, None)
             logger.warning("event %s could not be written: %s", reason, error)
 
     async def _create(
@@ -108,7 +110,8 @@ class EventRecorder:
         series.last = now
 
     def _take(self, uid: str, now: datetime) -> bool:
-        budget = self._budgets.setdefault(uid, _Budget(float(BURST), now))
+        budget = self._budgets.pop(uid, None) or _Budget(float(BURST), now)
+        self._budgets[uid] = budget
         budget.tokens = min(float(BURST), budget.tokens + (now - budget.at) / REFILL)
         budget.at = now
         if budget.tokens < 1:
@@ -117,6 +120,8 @@ class EventRecorder:
         return True
 
     def _expire(self, now: datetime) -> None:
-        self._series = {k: s for k, s in self._series.items() if now - s.last < SERIES_WINDOW}
+        while self._series and now - next(iter(self._series.values())).last >= SERIES_WINDOW:
+            del self._series[next(iter(self._series))]
         full_again = BURST * REFILL
-        self._budgets = {u: b for u, b in self._budgets.items() if now - b.at < full_again}
+        while self._budgets and now - next(iter(self._budgets.values())).at >= full_again:
+            del self._budgets[next(iter(self._budgets))]

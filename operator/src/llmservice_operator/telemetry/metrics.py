@@ -19,6 +19,8 @@ from prometheus_client import (
 CONTROLLER = "llmservice"
 """Value of the `controller` and `name` labels. A process has one controller."""
 
+_REPLICA_STATES = ("replicas", "readyReplicas")
+
 PASS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -108,6 +110,8 @@ class Metrics:
             "type",
             "status",
         )
+        self._shown: dict[tuple[str, str], frozenset[tuple[str, str]]] = {}
+        """The series of every service's conditions, by type and status."""
         self._replicas = gauge(
             "llmservice_replicas", "Replicas by state", "namespace", "name", "state"
         )
@@ -186,20 +190,35 @@ class Metrics:
         self._loop_lag.set(seconds)
 
     def service_seen(self, namespace: str, name: str, status: Mapping[str, Any]) -> None:
-        for condition in status.get("conditions", ()):
-            for value in ("True", "False", "Unknown"):
-                series = self._conditions.labels(namespace, name, condition["type"], value)
-                series.set(float(condition["status"] == value))
-        for state in ("replicas", "readyReplicas"):
-            self._replicas.labels(namespace, name, state).set(status.get(state, 0))
+        """Show the status of a service; drop the series of conditions that it no longer has."""
+        service = namespace, name
+        conditions = {
+            (condition["type"], value): float(condition["status"] == value)
+            for condition in status.get("conditions", ())
+            for value in ("True", "False", "Unknown")
+        }
+        for of_condition in self._shown.get(service, frozenset()) - conditions.keys():
+            self._conditions.remove(*service, *of_condition)
+        for of_condition, value in conditions.items():
+            self._conditions.labels(*service, *of_condition).set(value)
+        self._shown[service] = frozenset(conditions)
+        for state in _REPLICA_STATES:
+            self._replicas.labels(*service, state).set(status.get(state, 0))
 
     def service_gone(self, namespace: str, name: str) -> None:
         """Drop the service's series, so that deleted services neither raise alerts nor fill the
         memory.
+
+        The time that it takes does not depend on the number of other services.
         """
-        gone = {"namespace": namespace, "name": name}
-        self._conditions.remove_by_labels(gone)
-        self._replicas.remove_by_labels(gone)
+        service = namespace, name
+        conditions = self._shown.pop(service, None)
+        if conditions is None:
+            return
+        for of_condition in conditions:
+            self._conditions.remove(*service, *of_condition)
+        for state in _REPLICA_STATES:
+            self._replicas.remove(*service, state)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
