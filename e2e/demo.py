@@ -51,7 +51,7 @@ class Steps:
         self.took.append((title, time.monotonic() - started))
 
     def print_table(self) -> None:
-        """Print the seconds of every step and of the whole."""
+        """Print the seconds of every step and their total."""
         print("\nseconds  step")
         for title, seconds in self.took:
             print(f"{seconds:7.1f}  {title}")

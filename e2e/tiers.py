@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".tiers"
 
 BUDGET_SECONDS = 25 * 60
-"""Longest time that all tiers may take on two idle cores once everything is built."""
+"""Time limit in seconds of all tiers on two idle cores, once everything is built."""
 
 LINT = (
     ("ruff", "check", "."),
@@ -38,7 +38,7 @@ LINT = (
         "charts/llmservice-operator/Chart.yaml",
     ),
 )
-"""The checks without a test function, in the order in which they fail fastest."""
+"""Commands of the tier `lint`. The fastest ones are first."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ LANES: tuple[Lane, ...] = (
     ("api", "cluster"),
     ("e2e",),
 )
-"""Lanes that combine tiers which compute with tiers which mostly wait for a period, a timeout or a
-rollout."""
+"""Lanes that run side by side. While the tiers of one lane compute, those of another mostly wait
+for a period, a timeout or a rollout."""
 
 GIVES_WAY = ("lint", "unit", "bench", "chart")
 """Tiers that measure no time. They get only the CPU time that the other lanes leave."""
@@ -134,7 +134,9 @@ GIVES_WAY = ("lint", "unit", "bench", "chart")
 
 @dataclass(frozen=True)
 class Console:
-    """Output of a tier's commands: the terminal, or a file that is shown whole."""
+    """Output of a tier's commands: the terminal, or a file that is printed when the tier
+    has ended.
+    """
 
     log: TextIO | None = None
     gives_way: bool = False
@@ -169,7 +171,7 @@ class Result:
 
 
 def run_lint(console: Console) -> Result:
-    """Run every check, even after one has failed, because a reader wants the whole list."""
+    """Run every check, even after one has failed, so that the output lists all problems."""
     started = time.monotonic()
     failed = 0
     for command in LINT:

@@ -22,13 +22,13 @@ from scaling.workloads import GATE_WORKLOADS, Workload
 
 FIGURE = Path(__file__).parents[2] / "docs/capacity.png"
 SHOWN = ("prefill-bursts", "azure", "reasoning", "small-gpu")
-"""Workloads of the figure: short answers to long prompts, usual ones, long answers, and slow
-steps."""
+"""Workloads of the figure. In this order, they have short answers to long prompts, usual lengths,
+long answers, and slow steps."""
 POINTS = 12
 
 
 def draw(workload: Workload, axes: Axes) -> None:
-    """Draw the shares that miss against the request rate."""
+    """Draw the share of requests that miss the SLO, by cause, against the request rate."""
     hardware, truth = workload.hardware, truth_of(workload).capacity
     mix = seen_mix(workload, 0.5 * truth)
     promised = promised_rate(hardware, mix)

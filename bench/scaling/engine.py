@@ -33,7 +33,7 @@ COUNTED = (
     "slo_met",
     "answer_tokens",
 )
-"""Totals that a model server reports, by the name of its counter."""
+"""Counter names of the totals that a model server reports, in the order of the totals."""
 MOMENTS = STEP_MOMENTS
 BUCKETS = LENGTH_BUCKETS
 

@@ -1,8 +1,9 @@
 """Implements a clairvoyant policy, which knows the whole traffic, the capacity and the cold start.
 
-Its replicas at a time are the most that the load needs at 85 % of the capacity, from one cold start
-ago to one cold start ahead. The load is smoothed over 30 seconds. The policy is a reference, not a
-bound: where load jumps within the smoothing, it is too small.
+At any time it has the most replicas that the load needs at 85 % of the capacity, between one cold
+start before that time and AHEAD_COLD_STARTS cold starts after it. The load is smoothed over 30
+seconds. The policy is a reference and not a bound: when the load jumps within the smoothing window,
+it has too few replicas.
 """
 
 import math

@@ -80,7 +80,7 @@ DEFAULT = Behavior(DEFAULT_UP, slow(300))
 
 
 class HpaOn(Newest):
-    """The cluster's HPA on a total with an AverageValue target."""
+    """HPA of the cluster on the total of a metric, with an AverageValue target."""
 
     def __init__(self, total: Signal, target: float, behavior: Behavior = DEFAULT) -> None:
         self.total, self.target, self.behavior = total, target, behavior
@@ -182,8 +182,8 @@ class Knative(Newest):
 
 
 class WvaOne(Newest):
-    """llm-d workload variant autoscaler, first version: spare KV and queue room, one replica at a
-    time.
+    """llm-d workload variant autoscaler, first version: scales by spare KV and queue room, one
+    replica at a time.
     """
 
     def __init__(self) -> None:
@@ -231,8 +231,8 @@ def _peak(averages: dict[str, Average], name: str, value: float) -> deque[float]
 
 
 class WvaTwo(Newest):
-    """llm-d workload variant autoscaler, second version: KV tokens needed over KV tokens
-    offered.
+    """llm-d workload variant autoscaler, second version: KV tokens in demand over the KV
+    tokens of a replica.
 
     A replica's capacity is 80 % of its KV tokens, or the tokens that it held when its queue was
     five long.
@@ -305,7 +305,7 @@ class AIBrix(Newest):
 
 
 class Dynamo(Newest):
-    """Dynamo's planner on load: used and queued KV blocks over all of them, one pod at a time."""
+    """Dynamo's planner by load: used and queued KV blocks over all KV blocks, one pod at a time."""
 
     def __init__(self, up: float = 1.0, down: float = 0.6) -> None:
         self.up, self.down = up, down
@@ -328,8 +328,9 @@ class Dynamo(Newest):
 
 
 class DynamoSla(Newest):
-    """Dynamo's planner on SLA: a floor from the predicted rate every three minutes, plus the
-    load.
+    """Dynamo's planner by SLA: the planner by load, with a lower bound of replicas.
+
+    Every three minutes, the bound is computed from the predicted request rate.
 
     The rate that one engine sustains comes from its offline profile, taken as the true
     capacity.

@@ -1,4 +1,4 @@
-"""Plots of a run's hour: load, replicas, utilization and SLO attainment, one file per workload."""
+"""Draws load, replicas, utilization and SLO attainment of a run over time, one file per cell."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def draw_all(folder: Path) -> None:
 
 
 def draw(workload: Workload, cold_start: float, folder: Path) -> None:
-    """Draw our policy beside the oracle and the strongest kind of peer."""
+    """Draw our policy, the oracle and a strong peer."""
     figure, (replicas, utilization, attainment) = plt.subplots(3, 1, sharex=True, figsize=(9, 8))
     for policy, color in COLORS.items():
         simulation, _ = simulate(Run(workload.name, cold_start, policy, SEEDS[0]))

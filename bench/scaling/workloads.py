@@ -36,11 +36,11 @@ class Workload:
     name: str
     hardware: Hardware
     max_replicas: int
-    """Maximum replicas: about three times the peak's need, so that the maximum limits only
-    waste."""
+    """Maximum replicas: about three times the need at the peak, so that it limits only wasteful
+    policies."""
     make: Callable[[Generator], Traffic]
     burst_at: float | None = None
-    """Time at which the load steps up, from which recovery is measured."""
+    """Time in seconds of a step up in load, from which recovery is measured; None for no step."""
 
 
 def lognormal(rng: Generator, mean: float, spread: float, low: int, high: int, n: int) -> Array:

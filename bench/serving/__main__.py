@@ -1,4 +1,4 @@
-"""Measures the model server: against stock vLLM, its batching, and speculative decoding.
+"""Measures the model server: a comparison with stock vLLM, batching, and speculative decoding.
 
 It prints a table for each part and, at the end, a line for each gate, and writes CSV and PNG files.
 A missed gate is reported and is not an error. The machine should run nothing else meanwhile.

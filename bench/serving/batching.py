@@ -1,9 +1,9 @@
 """Compares continuous batching with waves, with padded static batches, and with the theory's
 prediction.
 
-The next wave starts when the last answer of a wave has ended. Answers that end early free their
-part of the computation. A padded static batch computes every answer to the length of its longest
-one, and only the requested tokens count.
+The next wave starts when the last answer of a wave has ended. In a wave, answers that end early
+free their part of the computation. A padded static batch computes every answer to the length of its
+longest one, and only the requested tokens count.
 """
 
 import heapq

@@ -1,4 +1,4 @@
-"""The load generator: sends requests of given lengths, plain or streamed, and measures them at the
+"""Generates load: sends requests of given lengths, plain or streamed, and measures them at the
 client.
 
 vLLM's own generator (`vllm bench serve`) only streams, and the gates need plain requests,
@@ -54,7 +54,7 @@ def run(
     prompt: str = "The sea in winter is",
     temperature: float = 0,
 ) -> Load:
-    """Request one answer of each length, with this many requests in flight at once."""
+    """Request one answer of each length, with `concurrency` requests in flight at once."""
     body = {
         "model": SERVED_NAME,
         "prompt": prompt,

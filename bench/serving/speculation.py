@@ -117,7 +117,7 @@ def measure(python: Path, model: Path, folder: Path, effort: Effort) -> list[Row
 
 
 def verdict(rows: list[Row]) -> str:
-    """Return which formula the measured speedups follow, by the size of its typical error."""
+    """Return a line with the typical error of each formula and the name of the better one."""
     errors = {
         formula: math.exp(
             sum(

@@ -46,7 +46,8 @@ PROBED = 0.3
 """First load of a new mix, as a share of the estimated capacity."""
 
 _ITL_STEPS, _TTFT_STEPS = 3.0, 20.0
-"""The SLO in steps of a single sequence, like 50 ms and 500 ms for an 8B model on a large GPU."""
+"""Limits of the SLO, as multiples of the step time of a single sequence. They correspond to 50 ms
+and 500 ms for an 8B model on a large GPU."""
 
 
 @dataclass(frozen=True)

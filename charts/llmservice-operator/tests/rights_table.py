@@ -1,5 +1,6 @@
-"""Rights that the chart may grant. The processes' rights come from their code, the users' from
-tables.
+"""Lists the rights that the chart may grant.
+
+The rights of the processes come from their code, and those of the users from tables.
 
 A right is one verb on one resource. A rule may contain several, so two different lists of rules
 with the same rights compare equal.

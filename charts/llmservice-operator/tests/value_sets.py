@@ -1,4 +1,4 @@
-"""Sets of values as users write them, by their purpose."""
+"""Sets of values that users write, each named after its purpose."""
 
 from functools import cache
 

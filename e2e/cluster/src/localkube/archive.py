@@ -12,7 +12,7 @@ NOBODY = "65534:65534"
 
 
 def single_program(program: Path, reference: str) -> bytes:
-    """Return a `docker save` archive of an image that holds only `program`, run as nobody.
+    """Return a `docker save` archive of an image with only `program`, which runs as nobody.
 
     The same program gives the same bytes: times and owners are fixed.
     """

@@ -20,7 +20,7 @@ def events(
 ) -> Iterator[dict[str, Any]]:
     """Yield the audit events, oldest first.
 
-    `since` is an RFC 3339 time; `user` is matched whole, as in
+    `since` is an RFC 3339 time; `user` is the complete name, as in
     system:serviceaccount:NAMESPACE:NAME.
     """
     begin = moment(since) if since else None

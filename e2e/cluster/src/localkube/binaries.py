@@ -25,7 +25,7 @@ class Module:
     name: str
     package: str = "."
     links: Sequence[str] = ()
-    """Further names under which the program starts, when it is several programs in one."""
+    """Further names of the program, when one executable contains several programs."""
     flags: str = "-s -w"
     minutes: int = 1
     """Approximate time of a first build on two cores, shown before it begins."""
@@ -40,7 +40,7 @@ class Module:
 
     @property
     def inputs(self) -> Sequence[Path]:
-        """All files of the build, without the locked dependencies of its other versions."""
+        """Input files of the build, without the locked dependencies of other versions."""
         locks = (self.modfile, self.modfile.removesuffix(".mod") + ".sum")
         return [
             file
@@ -85,7 +85,8 @@ KEDA = (
 def kubernetes_versions() -> Mapping[str, tuple[str, str]]:
     """Return each version that a cluster may have, the default first.
 
-    The key is the minor version; the value is the whole version and the file that locks it.
+    The key is the minor version; the value is the full version and the file with its locked
+    dependencies.
     """
     found = {}
     source = KUBERNETES.source
@@ -152,7 +153,7 @@ def build(wanted: Sequence[Module]) -> None:
     folders = paths.cluster_cache() / "bin"
     folders.mkdir(parents=True, exist_ok=True)
     with (folders / ".lock").open("w") as lock:
-        # Two builds at once would take twice the memory to make the same thing.
+        # Two builds at once would take twice the memory for the same result.
         fcntl.flock(lock, fcntl.LOCK_EX)
         _build_missing(wanted)
 

@@ -14,12 +14,12 @@ Subparsers = Any
 """argparse's object for adding subcommands, whose class is private."""
 
 EXTENSIONS = ("localkube.commands", "localkube.images", "localkube.hub", "localkube.keda")
-"""Modules with `register(subparsers)`, which adds commands: each parser sets `run`, a function of
-the parsed arguments (with `name`) that returns the exit status."""
+"""Modules with a function `register(subparsers)`, which adds commands. The parser of a command sets
+`run`, a function of the parsed arguments (with `name`) that returns the exit status."""
 
 
 TOOLS = ("kubectl", "helm")
-"""Programs that get their whole command line unchanged."""
+"""Programs that get the rest of the command line unchanged."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,7 +95,7 @@ def _run_inside(arguments: argparse.Namespace) -> int:
 
 
 def _become(target: Cluster, command: list[str]) -> int:
-    """Replace this process, so that signals, terminal and exit status are the command's own."""
+    """Replace this process by the command, which then gets the signals and sets the exit status."""
     environment = target.environment()
     line = target.visiting(command)
     sys.stdout.flush()

@@ -106,7 +106,7 @@ class Cluster:
 
     @property
     def cgroup(self) -> str:
-        """The control group, below each controller's root, of all the cluster's processes."""
+        """Control group of all the cluster's processes, relative to each controller's root."""
         return f"localkube/{self.name}"
 
     def node(self, index: int) -> Node:

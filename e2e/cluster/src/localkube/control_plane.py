@@ -101,8 +101,8 @@ def etcd(cluster: Cluster) -> list[str]:
 
 
 def api_server(cluster: Cluster, *, without_proxy: bool) -> list[str]:
-    """Return the API server's command line; `without_proxy` where no kube-proxy makes Service
-    addresses work.
+    """Return the API server's command line; `without_proxy` is for a cluster without kube-proxy,
+    where Service addresses do not work.
     """
     pki = cluster.state / "pki"
     return [

@@ -28,7 +28,7 @@ def corefile(cluster: Cluster) -> str:
 
 
 def manifests(cluster: Cluster) -> list[dict[str, Any]]:
-    """Return the Service that pods ask, its one endpoint, and the right to read Services and
+    """Return the DNS Service, its only endpoint, and the right of CoreDNS to read Services and
     endpoints.
     """
     ports = [

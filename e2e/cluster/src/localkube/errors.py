@@ -2,8 +2,8 @@
 
 
 class LocalkubeError(Exception):
-    """The command cannot continue; the text says why and what to change."""
+    """The command cannot continue. The message gives the problem and the change to make."""
 
 
 class CommandFailed(LocalkubeError):
-    """A program exited with an error; the text contains its last lines."""
+    """A program exited with an error. The message contains the last lines of its output."""

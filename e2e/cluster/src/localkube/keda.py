@@ -28,7 +28,7 @@ START_SECONDS = 60
 GRPC_PORT = 19666
 PROBE_PORT = 19081
 ADAPTER_PORT = 19443
-"""Ports in the first node's network, apart from those that tests and pods of the host use."""
+"""Ports in the first node's network that neither tests nor pods with host network use."""
 
 
 def register(subparsers: Any) -> None:

@@ -32,7 +32,7 @@ from localkube.progress import say, step
 
 MOST_NODES = 9
 _POLITE_SECONDS = 3.0
-"""Seconds that daemons have to end by themselves on `down`, so that containerd closes its store."""
+"""Grace period in seconds for daemons on `down`, so that containerd can close its store."""
 
 
 def up(cluster: Cluster, *, nodes: int = 1, api_only: bool = False) -> None:
@@ -254,7 +254,7 @@ def clean(*, cache: bool) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    # A mount is never entered, because it may hold the user's files.
+    # Mounts are removed first, because a mount may contain the user's files.
     mounts.release(folder)
     if folder.exists():
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""Removes the mounts below a folder, as is necessary before the folder can be removed."""
+"""Removes the mounts below a folder, so that the folder can be removed."""
 
 import re
 import subprocess

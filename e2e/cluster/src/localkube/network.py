@@ -15,8 +15,8 @@ from localkube.errors import CommandFailed
 
 _BRIDGE = "nodes"
 _GATEWAY_OFFSET = 254
-"""Last number of the default route's address, which no host has. The kubelet needs a default route,
-and packets on it find no neighbor."""
+"""Last number of the default gateway's address. The kubelet needs a default route. No host has this
+address, so packets to it are lost."""
 
 
 def create(cluster: Cluster, nodes: int) -> None:

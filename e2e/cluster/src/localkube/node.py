@@ -38,7 +38,7 @@ def cgroup(node: Node) -> str:
 
 
 def containerd_config(node: Node) -> str:
-    """Return containerd's configuration; strings are quoted as JSON does, which TOML accepts."""
+    """Return containerd's configuration. Its strings are quoted as in JSON, which is valid TOML."""
     cri = 'plugins."io.containerd.grpc.v1.cri"'
     return f"""version = 2
 root = {json.dumps(str(node.store))}

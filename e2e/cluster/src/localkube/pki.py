@@ -1,7 +1,7 @@
 """Creates the certificates of a cluster on every `up`, and the kubeconfig files that contain them.
 
 Kubernetes needs two authorities: `ca` for the cluster, and `front-proxy-ca` for requests that the
-API server passes on to an aggregated API. None of them leaves the machine.
+API server passes on to an aggregated API. Their keys stay on this machine.
 """
 
 import base64
@@ -26,7 +26,9 @@ SERVICE_ACCOUNT_KEY = "sa"
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate to issue, for both client and server use, because most of them need both."""
+    """A certificate to issue. It is valid for client and server use, because most programs need
+    both.
+    """
 
     file: str
     common_name: str

@@ -49,7 +49,7 @@ class Facts:
     from_nothing: bool = False
     """Whether images and models are needed too and none is cached yet."""
     disk_free_gb: dict[Path, float] = field(default_factory=dict)
-    """Free space by folder: the cache's and the state's."""
+    """Free space in GB by folder, for the cache and the state."""
     missing_controllers: Sequence[str] = ()
 
 
@@ -90,8 +90,8 @@ def problems(facts: Facts) -> list[str]:
 def check(*, api_only: bool, with_images: bool = False) -> None:
     """Raise an error with all problems, so that a user can solve them together.
 
-    `with_images` also checks the requirements of a demo or a whole test run, half an hour before
-    they matter.
+    `with_images` also checks the requirements of a demo or a whole test run. Otherwise these would
+    fail only after half an hour.
     """
     facts = look(api_only=api_only)
     if with_images:

@@ -1,4 +1,4 @@
-"""Models for the tests, created from packages, and a hub that serves them.
+"""Adds the commands for the models of the tests and for the hub that serves them.
 
 Each command imports its modules when it runs, so that the command line starts fast.
 """

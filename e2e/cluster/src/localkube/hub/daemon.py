@@ -1,4 +1,4 @@
-"""Runs the hub as a part of a local cluster: in its network, and no longer than the cluster."""
+"""Runs the hub inside a local cluster: in its network, and until the cluster is removed."""
 
 import sys
 from collections.abc import Mapping
@@ -18,7 +18,8 @@ PRIVATE_TINY_LLAMA = "llmservice-test/private-tiny-llama"
 GATED_TINY_LLAMA = "llmservice-test/gated-tiny-llama"
 SLOW_SMOLLM2 = "llmservice-test/slow-smollm2"
 SLOW_BYTES_PER_SECOND = 4_000_000
-"""Speed at which the whole model takes a minute, long enough to observe the download."""
+"""Speed limit in bytes per second. The download of the larger model then takes a minute, long
+enough to observe it."""
 
 READER_TOKEN = "hf_localkubeReader"
 """Token that opens the private and the gated repository. It is no secret, because it guards random

@@ -1,4 +1,6 @@
-"""Runs our scripts with the engine's own torch and transformers, without importing them here."""
+"""Runs the project's scripts with the engine's torch and transformers, without importing
+them here.
+"""
 
 import os
 import subprocess
@@ -15,12 +17,14 @@ SCRIPTS = Path(__file__).parent / "engine_scripts"
 REQUIREMENTS = SCRIPTS / "requirements.txt"
 
 SHOWN_LINES = 20
-"""Lines of the end of a failed program's output that an error message shows."""
+"""Number of last lines of a failed program's output that an error message shows."""
 
 
 @cache
 def environment() -> Path:
-    """Return the engine's environment. It is created if it does not exist (6 GB, minutes)."""
+    """Return the folder of the engine's environment. If it is missing, its creation takes minutes
+    and 6 GB.
+    """
     made = subprocess.run(
         [sys.executable, str(ENVIRONMENT_MAKER)], stdout=subprocess.PIPE, text=True, check=False
     )
@@ -30,7 +34,7 @@ def environment() -> Path:
 
 
 def run_script(name: str, *arguments: str, packages: Path | None = None, stdin: str = "") -> str:
-    """Run a script of engine_scripts and return what it prints; `packages` is put on its path."""
+    """Run a script of engine_scripts and return its output; `packages` is added to its path."""
     path = [str(packages)] if packages else []
     return _run(
         [str(environment() / "bin" / "python"), str(SCRIPTS / name), *arguments],

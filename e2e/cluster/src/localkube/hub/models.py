@@ -102,7 +102,7 @@ def _check_disk(folder: Path) -> None:
 
 @contextmanager
 def only_builder(folder: Path) -> Iterator[None]:
-    """Keep other processes from making the same models at the same time."""
+    """Lock the folder, so that no other process makes the same content at the same time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,6 +1,6 @@
 """Models the content of the test hub: repositories, their branches, commits and files.
 
-A commit's sha follows from its files alone. The same models have the same sha on every machine, so
+A commit's sha depends only on its files. The same models have the same sha on every machine, so
 a test can name a revision.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 LFS_SUFFIX = ".safetensors"
 LFS_FROM_BYTES = 10 * 1024 * 1024
-"""Size in bytes from which the public hub keeps every file in large-file storage, whatever its
+"""Size in bytes from which the public hub keeps a file in large-file storage, independent of its
 name."""
 
 HASHING_CHUNK_BYTES = 1024 * 1024
@@ -76,7 +76,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Repository:
-    """A model repository as the hub knows it."""
+    """A model repository: its id, its visibility, and a commit for each branch."""
 
     repo_id: str
     visibility: Visibility
@@ -93,7 +93,8 @@ class Repository:
 def read_commit(folder: Path) -> Commit:
     """Read a folder as a commit; it must not change while the hub runs.
 
-    Cached, because several repositories may serve the same folder and weights are slow to hash.
+    Results are cached, because several repositories may serve the same folder, and weights are slow
+    to hash.
     """
     files = {
         path.relative_to(folder).as_posix(): read_file(path)

@@ -2,8 +2,8 @@
 
 It answers the requests of `huggingface_hub`: model info, tree, HEAD and GET of files, with ranges.
 It refuses like the public hub, with the same statuses and X-Error headers. So a test sees the same
-errors as a user in production. `python -m localkube.hub.server FILE` runs
-it in the foreground and prints its URL once it listens.
+errors as a user in production. `python -m localkube.hub.server FILE` runs it in the foreground and
+prints its URL once it listens.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ SLICES_PER_SECOND = 20
 """Number of slices per second in which a throttled download is sent."""
 
 SHUTDOWN_SECONDS = 0.5
-"""Seconds for which downloads in flight keep a stopped hub alive. No test depends on their end."""
+"""Time limit in seconds for downloads in progress when the hub stops. No test needs them to
+finish."""
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,7 @@ _SECRETS = "/run/secrets"
 def build(names: Iterable[str]) -> dict[str, str]:
     """Return the reference of each named image, after building those that are missing.
 
-    `gpu` is built on a stand-in for the official vLLM image, because that one is in a
-    registry.
+    `gpu` is built on a substitute for the official vLLM image, which only a registry has.
     """
     wanted = [NAMED[name] for name in names]
     require_root()
@@ -266,7 +265,7 @@ def _package_index(folder: Path) -> list[str]:
 
 
 def _explain(what: str, log: Path) -> str:
-    """Return the end of the log, with the action that a user can take."""
+    """Return the end of the log, followed by the action that a user can take."""
     text = log.read_text(errors="replace")
     lines = "\n".join(f"    {line}" for line in text.splitlines()[-15:])
     message = f"{what} failed; the end of {log}:\n{lines}"

@@ -40,7 +40,7 @@ def _push(cluster: Cluster, reference: str) -> None:
     with Store.open(to_read=True) as store:
         if not store.has(reference):
             raise LocalkubeError(f"{reference} is not built. Run: localkube images build all")
-        # The fastest level of zstd halves the bytes to write and read, for a few seconds of work.
+        # The fastest level of zstd halves the bytes to write and read, in only a few seconds.
         command = store.command(
             *("push", "--quiet", "--tls-verify=false"),
             *("--compression-format", "zstd", "--compression-level", "1"),
