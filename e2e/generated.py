@@ -12,22 +12,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def printed_by(*arguments: str) -> Callable[[], str]:
-    """Return a function that returns the output of a command of the operator."""
+def printed_by(*command: str) -> Callable[[], str]:
+    """Return a function that returns the output of a command."""
 
     def printed() -> str:
-        command = ["llmservice-operator", *arguments]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
     return printed
 
 
 FILES: Mapping[str, Callable[[], str]] = {
-    "crds/llmservice.yaml": printed_by("crd"),
-    "charts/llmservice-operator/files/llmservice.yaml": printed_by("crd"),
-    "charts/llmservice-operator/templates/_rules.tpl": printed_by("chart-rules"),
-    "docs/conditions.md": printed_by("reference", "conditions"),
-    "docs/engine-flags.md": printed_by("reference", "engine-flags"),
+    "crds/llmservice.yaml": printed_by("llmservice-operator", "crd"),
+    "charts/llmservice-operator/files/llmservice.yaml": printed_by("llmservice-operator", "crd"),
+    "charts/llmservice-operator/templates/_rules.tpl": printed_by(
+        "llmservice-operator", "chart-rules"
+    ),
+    "docs/conditions.md": printed_by("llmservice-operator", "reference", "conditions"),
+    "docs/engine-flags.md": printed_by("llmservice-operator", "reference", "engine-flags"),
+    "docs/routes.md": printed_by(sys.executable, "-m", "llmservice_server.route_page"),
 }
 """Every generated file, with the function that makes its text."""
 

@@ -16,11 +16,14 @@ body_shape   limits on the number of values in a body, before it is parsed
 queue_place  the places of one request in the engine's queue
 structures   limits on the structure of an answer
 keys         API keys from a mounted Secret
-routes       the paths that belong to serving
+routes       the one list of routes that belong to serving
+route_page   docs/routes.md, made from that list
 documentation  the OpenAPI document and the page at /docs
 generate     POST /generate
 engine       wraps vLLM in the few operations that the server needs
-context_limit  refuses requests that exceed the context
+context_limit  lowers the length of an answer to what the context leaves
+lookups      small routes that tell what is served
+cors         pages of other sites in a browser
 engine_usage counters of the engine's work for the autoscaler
 memory       returns free memory of the allocator to the system
 watch        detects that the engine has died or hangs

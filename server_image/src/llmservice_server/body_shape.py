@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llmservice_server.routes import ROUTE_OF_PATH, Route
+
 _KIBI = 1024
 
 MAX_INPUTS = 2 * _KIBI
@@ -29,27 +31,18 @@ the longest models."""
 
 _MAX_FORM_FIELDS = 1000
 
-_TOKEN_ROUTES = frozenset(
-    {"/v1/completions", "/v1/embeddings", "/generate", "/detokenize", "/tokenize"}
-)
-
-_INPUT_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "/v1/completions": ("prompt", "prompt_embeds"),
-    "/v1/embeddings": ("input",),
-    "/v1/rerank": ("documents",),
-    "/v1/score": ("data_1", "data_2", "text_1", "text_2", "queries", "documents", "items"),
-}
-"""Route -> fields that hold one text or several."""
-
 _MAX_LENGTHS: Mapping[str, int] = {
     "stop": 256,
     "stop_sequences": 256,
     "bad_words": 256,
     "stop_token_ids": 4 * _KIBI,
     "logit_bias": 16 * _KIBI,
+    "label_token_ids": _KIBI,
     "tools": _KIBI,
 }
 """Field -> maximum number of entries. Stop texts are compared with each token of the answer."""
+
+_OTHER = Route("", "none of the known routes")
 
 _FEW = 256
 """Number of values below which no limit of a field can be exceeded."""
@@ -82,14 +75,15 @@ def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
         return Shape()
     if b"\0" in body[:4] or body.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BadShape("the body is not UTF-8; send JSON in UTF-8")
-    values = _check_counts(body, _MAX_VALUES_OF_TOKENS if route in _TOKEN_ROUTES else _MAX_VALUES)
-    if values <= _FEW and (values <= 1 or route not in _INPUT_FIELDS):
+    known = ROUTE_OF_PATH.get(route or "", _OTHER)
+    values = _check_counts(body, _MAX_VALUES_OF_TOKENS if known.takes_token_ids else _MAX_VALUES)
+    if values <= _FEW and (values <= 1 or not known.texts):
         return Shape()
     try:
         parsed = json.loads(body)
     except (RecursionError, ValueError):
         return Shape()
-    return _check_fields(route, parsed) if isinstance(parsed, dict) else Shape()
+    return _check_fields(known.texts, parsed) if isinstance(parsed, dict) else Shape()
 
 
 def _check_counts(body: bytes, max_values: int) -> int:
@@ -125,13 +119,13 @@ def _without_strings(body: bytes, max_values: int) -> bytes:
     return b"".join(unescaped.split(b'"')[::2])
 
 
-def _check_fields(route: str | None, body: dict[str, object]) -> Shape:
+def _check_fields(text_fields: tuple[str, ...], body: dict[str, object]) -> Shape:
     for name, limit in _MAX_LENGTHS.items():
         entries = body.get(name)
         if isinstance(entries, list | dict) and len(entries) > limit:
             raise BadShape(f"{name} has {len(entries)} entries; it may have at most {limit}")
     inputs = 1
-    for name in _INPUT_FIELDS.get(route or "", ()):
+    for name in text_fields:
         number = _number_of_inputs(body.get(name))
         if number > MAX_INPUTS:
             raise BadShape(
@@ -145,7 +139,7 @@ def _check_fields(route: str | None, body: dict[str, object]) -> Shape:
 def _number_of_inputs(field: object) -> int:
     """Return the number of texts in a field; a list of token ids is one text."""
     if isinstance(field, dict):
-        field = field.get("content")
+        field = field["content"] if "content" in field else list(field)
     if not isinstance(field, list) or (field and isinstance(field[0], int)):
         return 1
     return len(field)

@@ -9,9 +9,14 @@ import fcntl
 import sys
 import termios
 import time
+from typing import Any
 
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from llmservice_server.errors import error_response
 from llmservice_server.request_ids import HEADER, new_request_id
@@ -115,6 +120,8 @@ class LimitedConnection(HttpToolsProtocol):
             self._framing = _FRAMING_BYTES + 1
             raise _Excess
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            _end_with_the_connection(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Subtract a part of the body from the framing bytes."""
@@ -178,6 +185,27 @@ class LimitedConnection(HttpToolsProtocol):
             self.transport.abort()
         elif _is_over(self._idle_since, idle_seconds, now):
             self.transport.close()
+
+
+def _end_with_the_connection(cycle: RequestResponseCycle) -> None:
+    """Let the end of the connection tell the end of an answer whose length is unknown.
+
+    A client of HTTP/1.0 does not know chunks, which uvicorn sends to every client. It closes the
+    connection of such a client after the answer anyway.
+    """
+    send, is_of_unknown_length = cycle.send, False
+
+    async def send_without_chunks(message: Any) -> None:
+        nonlocal is_of_unknown_length
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message["headers"]}
+            is_of_unknown_length = b"content-length" not in names
+            cycle.chunked_encoding = False if is_of_unknown_length else None
+        elif is_of_unknown_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    cycle.send = send_without_chunks  # type: ignore[method-assign]
 
 
 def _is_over(since: float | None, seconds: float, now: float) -> bool:

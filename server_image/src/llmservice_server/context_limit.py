@@ -1,45 +1,76 @@
-"""Refuses a request whose prompt and answer together exceed the context.
+"""Makes the requested length of an answer a limit that the context may lower.
 
-vLLM refuses a `max_tokens` above the whole context, but silently lowers it to the space that the
-prompt leaves. A client that asks for 500 tokens and gets 3 takes them for the complete answer.
-OpenAI's API refuses such a request. So does this server, on every route that generates.
+Clients send the longest answer that they accept, whatever the model's context is. vLLM lowers such
+a number to the room that the prompt leaves, and the answer ends with the finish reason `length`.
+But it refuses a number above the whole context, and a prompt that it truncates keeps one token for
+the answer.
 """
 
 from typing import Any
 
 from llmservice_server.compat import Vllm
 
+_ROOM_SHARE = 4
+"""Share of the context, as its divisor, that a truncated prompt leaves for an answer of unknown
+length."""
 
-def why_it_does_not_fit(prompt_tokens: int, max_tokens: int, context: int) -> str | None:
-    """Return the message for the client; None when prompt and answer fit the context."""
-    room = context - prompt_tokens
-    if max_tokens <= room:
+_MAX_ROOM = 1024
+"""Maximum number of tokens of that room. A judgement: a long answer."""
+
+
+def room_for_answer(context: int, max_tokens: int) -> int:
+    """Return the number of tokens that a truncated prompt leaves for the answer.
+
+    A `max_tokens` of 0, or one that no prompt would leave, does not tell the length of the answer.
+    """
+    if 0 < max_tokens < context:
+        return max_tokens
+    return max(1, min(context // _ROOM_SHARE, _MAX_ROOM))
+
+
+def why_no_room(prompt_tokens: int, context: int) -> str | None:
+    """Return the message for the client; None when the context has room for a token of an
+    answer.
+    """
+    if prompt_tokens < context:
         return None
-    change = f"lower max_tokens to at most {room}" if room > 0 else "shorten the prompt"
     return (
-        f"the prompt has {prompt_tokens} tokens and max_tokens is {max_tokens}, together "
-        f"more than the model's context of {context}; {change}"
+        f"the prompt has {prompt_tokens} tokens, which leaves no room for an answer in the model's "
+        f"context of {context}; shorten the prompt"
     )
 
 
-def refuse_shortened_answers(vllm: Vllm) -> None:
-    """Make vLLM check every tokenized prompt together with the requested answer length.
+def cap_answers(vllm: Vllm) -> None:
+    """Make vLLM lower the requested length of an answer instead of refusing the request.
 
-    All routes of vLLM pass through this place with both numbers. The requested length is not
-    available later. Call this function once per process.
+    All routes of a model that generates describe the lengths of a request by the class changed
+    here. Call it once per process, and not for a model that only reads its prompts.
     """
+    check = vllm.TokenizeParams.__post_init__
     check_prompt = vllm.TokenizeParams.apply_post_tokenization
 
-    def check_both(parameters: Any, tokenizer: Any, prompt: Any) -> Any:
-        checked = check_prompt(parameters, tokenizer, prompt)
+    def cap_and_check(lengths: Any) -> None:
+        context = lengths.max_total_tokens
+        if context is not None:
+            wanted, kept = lengths.max_output_tokens or 0, lengths.truncate_prompt_tokens
+            # The class is frozen, and this is the end of its construction. The length of the answer
+            # is only checked here: the routes lower the number of the request itself.
+            object.__setattr__(lengths, "max_output_tokens", 0)
+            if kept is not None and (kept < 0 or kept == context):
+                room = room_for_answer(context, wanted)
+                object.__setattr__(lengths, "truncate_prompt_tokens", context - room)
+        check(lengths)
+
+    def check_room(lengths: Any, tokenizer: Any, prompt: Any) -> Any:
+        checked = check_prompt(lengths, tokenizer, prompt)
         tokens = checked.get("prompt_token_ids")
-        if tokens is None or parameters.max_total_tokens is None:
-            return checked
-        reason = why_it_does_not_fit(
-            len(tokens), parameters.max_output_tokens or 0, parameters.max_total_tokens
-        )
-        if reason is not None:
-            raise vllm.VLLMValidationError(reason, parameter=parameters.max_output_tokens_param)
+        if tokens is None:
+            tokens = checked.get("prompt_embeds", ())
+        context = lengths.max_total_tokens
+        # vLLM would report that max_tokens is 0, whatever the client sent.
+        if context is not None and (reason := why_no_room(len(tokens), context)):
+            raise vllm.VLLMValidationError(reason, parameter="input_tokens")
         return checked
 
-    vllm.TokenizeParams.apply_post_tokenization = check_both
+    vllm.TokenizeParams.__post_init__ = cap_and_check
+    vllm.TokenizeParams.apply_post_tokenization = check_room

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse, Response
 
-from llmservice_server.routes import is_documented
+from llmservice_server.routes import ROUTE_OF_PATH, ROUTES
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
@@ -22,23 +22,10 @@ pre { background: #f4f4f4; padding: .8rem; overflow-x: auto } h2 { margin-top: 2
 
 def examples(model: str) -> dict[str, dict[str, object]]:
     """Return a request body for each route that takes one, given the served model's name."""
-    question = [{"role": "user", "content": "What is the capital of France?"}]
     return {
-        "/generate": {"prompt": "The capital of France is", "max_tokens": 16},
-        "/v1/chat/completions": {"model": model, "messages": question, "max_tokens": 16},
-        "/v1/completions": {
-            "model": model,
-            "prompt": "The capital of France is",
-            "max_tokens": 16,
-        },
-        "/v1/responses": {"model": model, "input": "Say hello.", "max_output_tokens": 16},
-        "/v1/messages": {"model": model, "messages": question, "max_tokens": 16},
-        "/v1/messages/count_tokens": {"model": model, "messages": question},
-        "/tokenize": {"model": model, "prompt": "The capital of France is"},
-        "/detokenize": {"model": model, "tokens": [1, 2, 3]},
-        "/v1/embeddings": {"model": model, "input": "The capital of France is Paris."},
-        "/v1/score": {"model": model, "text_1": "capital of France", "text_2": "Paris"},
-        "/v1/rerank": {"model": model, "query": "capital of France", "documents": ["Paris"]},
+        route.path: ({"model": model} if route.names_model else {}) | dict(route.example)
+        for route in ROUTES
+        if route.example
     }
 
 
@@ -50,7 +37,7 @@ def document(app: FastAPI, model: str, with_administration: bool) -> None:
         schema = describe_all()
         paths = schema["paths"]
         if not with_administration:
-            paths = {path: paths[path] for path in paths if is_documented(path)}
+            paths = {path: paths[path] for path in paths if path in ROUTE_OF_PATH}
         for path, example in examples(model).items():
             for operation in paths.get(path, {}).values():
                 for media in operation.get("requestBody", {}).get("content", {}).values():

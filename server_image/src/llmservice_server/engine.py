@@ -3,8 +3,8 @@
 import re
 import uuid
 from argparse import Namespace
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -30,9 +30,13 @@ from llmservice_server.generate import (
     TokenizedPrompt,
     create_generate_router,
 )
+from llmservice_server.lookups import create_lookup_router
 from llmservice_server.queue_place import Place, PromisedPlaces, current_place
 from llmservice_server.stream_errors import begin_responses_with_the_engine, pass_errors_of_messages
-from llmservice_server.structures import why_too_large
+from llmservice_server.structures import keep_compiler, why_not_compiled, why_too_large
+
+_STRUCTURE = "structured_outputs"
+"""Parameter of a request that errors of its structure name."""
 
 _STEP_OF_BEAMS = re.compile(r"-beam-\d+$")
 """End of the request ids of vLLM's beam search."""
@@ -88,8 +92,10 @@ class Engine:
                 "the engine of this replica failed; send the request again"
             ) from death
 
-    async def build_app(self, with_administration: bool) -> FastAPI:
-        """Return vLLM's OpenAI application with /generate added.
+    async def build_app(
+        self, with_administration: bool, requests_in_progress: Callable[[], int]
+    ) -> FastAPI:
+        """Return vLLM's OpenAI application with the server's own routes added.
 
         /generate is registered on vLLM's own application, so vLLM's validation errors get the same
         answers there as on other routes.
@@ -104,7 +110,11 @@ class Engine:
             app.include_router(create_generate_router(self))
             pass_errors_of_messages(app.state.anthropic_serving_messages)
             begin_responses_with_the_engine(app.state.openai_serving_responses)
-        # A redirect would repeat the Host header of the client.
+        models = app.state.openai_serving_models
+        lookups = create_lookup_router(models, requests_in_progress)
+        # In front of vLLM's routes, because one of them has the same path.
+        app.router.routes[:0] = lookups.routes
+        # A redirect would repeat the Host header of the client. The gate has one that does not.
         app.router.redirect_slashes = False
         app.add_exception_handler(Exception, answer_unexpected)
         app.add_exception_handler(HTTPException, answer_http_exception)
@@ -112,18 +122,16 @@ class Engine:
         app.add_exception_handler(EngineUnavailable, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineDeadError, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineGenerateError, answer_unprocessable)
-        if not self._arguments.allowed_origins:
-            # Without allowed origins, the CORS middleware has no use. Its refusals lack the
-            # server's error envelope.
-            app.user_middleware[:] = [
-                each
-                for each in app.user_middleware
-                if each.cls.__name__ != CORSMiddleware.__name__  # type: ignore[attr-defined]
-            ]
+        # The gate applies the rules for other origins, so that its own answers follow them, too.
+        app.user_middleware[:] = [
+            each
+            for each in app.user_middleware
+            if each.cls.__name__ != CORSMiddleware.__name__  # type: ignore[attr-defined]
+        ]
         # vLLM has already built the middleware stack. None makes the next request build it again,
         # with the server's handlers.
         app.middleware_stack = None
-        document(app, app.state.openai_serving_models.model_name(), with_administration)
+        document(app, models.model_name(), with_administration)
         return app
 
     async def warm_up(self) -> None:
@@ -131,13 +139,29 @@ class Engine:
         if "generate" not in await self._llm.get_supported_tasks():
             return
         wanted = GenerateRequest(prompt="Hello", max_tokens=2, ignore_eos=True)
-        async with aclosing(self.generate(await self.tokenize(wanted.prompt), wanted)) as pieces:
-            async for _ in pieces:
-                pass
+        pieces = self.generate(await self.tokenize(wanted.prompt), wanted)
+        with _unseen(self._llm):
+            async with aclosing(pieces):
+                async for _ in pieces:
+                    pass
 
     def shutdown(self) -> None:
         """Stop the engine's processes; blocks until they are gone."""
         self._llm.shutdown()
+
+
+@contextmanager
+def _unseen(llm: Any) -> Iterator[None]:
+    """Keep what the engine does meanwhile out of its metrics and traces: no client asked for it."""
+    loggers, processor = llm.logger_manager, llm.output_processor
+    traces = processor.tracing_enabled
+    loggers.record = lambda *_, **__: None
+    processor.tracing_enabled = False
+    try:
+        yield
+    finally:
+        del loggers.record
+        processor.tracing_enabled = traces
 
 
 def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
@@ -152,10 +176,12 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             if structure := getattr(params, "structured_outputs", None):
                 reason = why_too_large(structure)
                 if reason is not None:
-                    raise vllm.VLLMValidationError(reason, parameter="structured_outputs")
+                    raise vllm.VLLMValidationError(reason, parameter=_STRUCTURE)
             try:
                 queue = await super().add_request(request_id, prompt, params, *arguments, **more)
-            except vllm.VLLMValidationError:
+            except vllm.VLLMValidationError as error:
+                if words := why_not_compiled(error):
+                    raise vllm.VLLMValidationError(words, parameter=_STRUCTURE) from error
                 raise
             except (OverflowError, TypeError, ValueError) as error:
                 # Examples are a number beyond 64 bits and a lone surrogate. vLLM treats them as an
@@ -163,6 +189,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                 raise vllm.VLLMValidationError(
                     f"a value of the request cannot be encoded: {error}"
                 ) from error
+            if structure:
+                keep_compiler(self.input_processor, structure)
             tokens = prompt.get("prompt_token_ids", ()) if isinstance(prompt, dict) else ()
             sequences, place = getattr(params, "n", 1), current_place.get()
             is_step_of_beams = _STEP_OF_BEAMS.search(request_id) is not None
@@ -254,7 +282,7 @@ def report_aborts(vllm: Vllm, llm: Any) -> None:
 
 
 async def _satisfiable(vllm: Vllm, outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """Yield the same outputs; raise vLLM's validation error when no text fits the structure.
+    """Yield the same outputs; raise vLLM's validation error when the engine gives a structure up.
 
     vLLM detects this only at the first token, and reports it as an internal error.
     """
@@ -262,9 +290,9 @@ async def _satisfiable(vllm: Vllm, outputs: AsyncGenerator[Any, None]) -> AsyncG
         async for output in outputs:
             if any(choice.finish_reason == "error" for choice in output.outputs):
                 raise vllm.VLLMValidationError(
-                    "no text satisfies the requested structure; it may refer to itself endlessly "
-                    "or allow nothing",
-                    parameter="structured_outputs",
+                    "the engine could not follow the requested structure; it may refer to itself "
+                    "endlessly, or allow no text",
+                    parameter=_STRUCTURE,
                 )
             yield output
 

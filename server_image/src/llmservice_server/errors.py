@@ -86,8 +86,13 @@ def _broke_while_reading(failure: Exception) -> bool:
 
     The request causes such an error, for example when vLLM's validators meet an unexpected type.
     """
+    return was_raised_in("solve_dependencies", failure)
+
+
+def was_raised_in(function: str, failure: Exception) -> bool:
+    """Return whether an error occurred within a function of this name."""
     frames = traceback.walk_tb(failure.__traceback__)
-    return any(frame.f_code.co_name == "solve_dependencies" for frame, _ in frames)
+    return any(frame.f_code.co_name == function for frame, _ in frames)
 
 
 def _in_the_log() -> str:

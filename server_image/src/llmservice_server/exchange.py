@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Send
 
 from llmservice_server.body_shape import BadShape, Shape, check_shape
 from llmservice_server.errors import error_response
-from llmservice_server.stream_errors import BARE_ERROR, NAMED_ERROR, error_event
+from llmservice_server.stream_errors import BARE_ERROR, NAMED_ERROR, StreamError, error_event
 from llmservice_server.streaming import STREAM_END
 
 _BODY_SECONDS = 60.0
@@ -221,9 +221,9 @@ class Exchange:
             return
         if self.status is None or self._held_start is not None:
             self.status = self.cut.status
-            await self._answer(self.cut.message, self.cut.status)
+            await self._answer(StreamError(self.cut.message, self.cut.status))
         elif self._is_stream:
-            error = self._error_event(self.cut.message, self.cut.status)
+            error = self._error_event(StreamError(self.cut.message, self.cut.status))
             await self._send({"type": "http.response.body", "body": error, "more_body": False})
             self.is_finished = True
         else:
@@ -242,8 +242,8 @@ class Exchange:
             await self._send(start)
             return False
         self._is_replaced = True
-        self.status = error[1]
-        await self._answer(*error)
+        self.status = error.status
+        await self._answer(error)
         return True
 
     def _end_honestly(self, message: Message) -> None:
@@ -252,13 +252,13 @@ class Exchange:
             message["body"] = b""
         elif (error := self._error_in(message)) is not None:
             self._is_broken = True
-            message["body"] = self._error_event(*error)
+            message["body"] = self._error_event(error)
 
-    def _error_event(self, text: str, status: int) -> bytes:
-        return error_event(self._route, text, status, self._events).encode()
+    def _error_event(self, error: StreamError) -> bytes:
+        return error_event(self._route, error, self._events).encode()
 
-    def _error_in(self, message: Message) -> tuple[str, int] | None:
-        """Return message and status of an event that is an error; None for any other event."""
+    def _error_in(self, message: Message) -> StreamError | None:
+        """Return the error that an event reports; None for any other event."""
         body: bytes = message.get("body", b"")
         if not body.startswith(_ERROR_EVENTS):
             return None
@@ -267,14 +267,16 @@ class Exchange:
             # An error without a code is unexpected, and its text is not for the client.
             text = str(error["message"]) if "code" in error else ""
             status = int(error.get("code", 500))
+            parameter = error.get("param")
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
         if status >= 500 and self._engine_has_died():
-            return "the engine of this replica failed; send the request again", 503
-        return text or "the engine could not finish this request", status
+            return StreamError("the engine of this replica failed; send the request again", 503)
+        text = text or "the engine could not finish this request"
+        return StreamError(text, status, parameter if isinstance(parameter, str) else None)
 
-    async def _answer(self, text: str, status: int) -> None:
-        response = error_response(text, status)
+    async def _answer(self, error: StreamError) -> None:
+        response = error_response(error.message, error.status, error.parameter)
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmservice_server.cors import Origins
 from llmservice_server.errors import RETRY_AFTER_SECONDS, error_response, unexpected_error
 from llmservice_server.exchange import NO_ROOM, BodyRoom, Cut, Exchange, body_too_large
 from llmservice_server.keys import ApiKeys
@@ -22,13 +24,14 @@ from llmservice_server.logs import DETAILS
 from llmservice_server.metrics import ServerMetrics
 from llmservice_server.queue_place import Place, current_place
 from llmservice_server.request_ids import identify
-from llmservice_server.routes import serving_route
+from llmservice_server.routes import Route, find_route, without_slashes
 from llmservice_server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
 ENGINE_FAILED = Cut("failed", "the engine of this replica failed; send the request again", 503)
 _UNANSWERABLE = Cut("unanswerable", "a value of the request cannot be used for a stream", 400)
+_NO_KEY = Cut("unauthorized", "send a valid API key in the header Authorization: Bearer KEY", 401)
 _BROKEN = Cut("broken", "the answer could not be finished", 500)
 
 _LONG_BODIES = 16
@@ -128,35 +131,32 @@ class Gate:
         assert scope["type"] == "http", "the listener speaks nothing else"
         started_at = time.perf_counter()
         request_id = identify(scope)
-        route = serving_route(scope["path"])
+        route = find_route(scope["method"], scope["path"])
+        origins: Origins | None = scope["app"].state.origins
         exchange = Exchange(
             receive,
-            send,
-            route=route,
+            send if origins is None else origins.shown_to(scope, send),
+            route=None if route is None else route.path,
             content_type=_header(scope, b"content-type"),
             max_body_bytes=self._settings.max_body_bytes,
             body_room=self._body_room,
             timeout_seconds=self._settings.request_timeout_seconds,
-            amend=partial(self._amend, request_id),
+            amend=partial(self._amend, request_id, route),
             engine_has_died=self._lifecycle.engine_has_died,
         )
         try:
-            if refusal := self._refusal(route, scope):
-                # A refused request is not counted in flight, because it must not prolong a drain.
-                await self._refuse(exchange, refusal, scope)
+            # A browser asks for permission without the key that the page will send.
+            permission = origins.permission(scope) if origins is not None else None
+            own_answer = permission or self._own_answer(route, scope)
+            if own_answer is not None:
+                # Such a request is not counted in flight, because it must not prolong a drain.
+                await own_answer(scope, exchange.receive, exchange.send)
             else:
                 with self._in_flight.holding(exchange), _place_of(exchange):
                     await self._answer(exchange, scope)
         finally:
             exchange.close()
             self._count(exchange, route, scope["method"], time.perf_counter() - started_at)
-
-    async def _refuse(self, exchange: Exchange, refusal: Cut, scope: Scope) -> None:
-        self._metrics.rejected.labels(refusal.reason).inc()
-        response = error_response(refusal.message, refusal.status)
-        if refusal.status == 401:
-            response.headers["www-authenticate"] = "Bearer"
-        await response(scope, exchange.receive, exchange.send)
 
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         try:
@@ -182,15 +182,34 @@ class Gate:
             # A live engine answers 503 only when its queue is full.
             self._metrics.rejected.labels("queue_full").inc()
 
-    def _refusal(self, route: str | None, scope: Scope) -> Cut | None:
-        """Return the reason to refuse the request; None admits it.
+    def _own_answer(self, route: Route | None, scope: Scope) -> Response | None:
+        """Return the answer to a request that is not admitted; None admits it.
 
         The key is checked first, so that all requests without one get the same answer.
         """
-        if self._keys is not None and not self._keys.allow(scope["headers"]):
-            return Cut(
-                "unauthorized", "send a valid API key in the header Authorization: Bearer KEY", 401
-            )
+        if self._lacks_key(route, scope):
+            response = self._refused(_NO_KEY)
+            response.headers["www-authenticate"] = "Bearer"
+            return response
+        if route is None:
+            location = without_slashes(scope["method"], scope["raw_path"])
+            if location is not None:
+                return Response(status_code=307, headers={"location": _with_query(location, scope)})
+        if refusal := self._refusal(route, scope):
+            return self._refused(refusal)
+        return None
+
+    def _lacks_key(self, route: Route | None, scope: Scope) -> bool:
+        if self._keys is None or (route is not None and not route.needs_key):
+            return False
+        return not self._keys.allow(scope["headers"])
+
+    def _refused(self, refusal: Cut) -> Response:
+        self._metrics.rejected.labels(refusal.reason).inc()
+        return error_response(refusal.message, refusal.status)
+
+    def _refusal(self, route: Route | None, scope: Scope) -> Cut | None:
+        """Return the reason to refuse the request; None admits it."""
         if route is None and not self._settings.administration_routes:
             return Cut("no_route", f"no route {scope['path'][:200]}; GET /docs lists them", 404)
         if not self._lifecycle.accepts_requests:
@@ -217,10 +236,12 @@ class Gate:
             return ENGINE_FAILED
         return Cut("loading", f"the model is not ready yet (phase {phase}); try again later", 503)
 
-    def _amend(self, request_id: str, start: Message) -> None:
+    def _amend(self, request_id: str, route: Route | None, start: Message) -> None:
         """Add the request's id and the headers of the current phase to a response's start."""
         headers = MutableHeaders(scope=start)
         headers["x-request-id"] = request_id
+        if route is not None and route.is_of_anthropic:
+            headers["request-id"] = request_id
         if self._lifecycle.phase is Phase.DRAINING:
             # The client then opens a new connection for its next request and reaches another
             # replica.
@@ -228,10 +249,10 @@ class Gate:
         if start["status"] == 503:
             headers.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
 
-    def _count(self, exchange: Exchange, route: str | None, method: str, seconds: float) -> None:
+    def _count(self, exchange: Exchange, route: Route | None, method: str, seconds: float) -> None:
         """Count and log an exchange that has ended; the log contains neither prompt nor answer."""
         # All unknown paths share one label, so that a scanner cannot grow the metric.
-        label = route or "unknown"
+        label = "unknown" if route is None else route.path
         status = exchange.status or 500
         if exchange.client_left:
             status = _CLIENT_LEFT
@@ -257,6 +278,11 @@ def _place_of(exchange: Exchange) -> Iterator[None]:
     finally:
         current_place.reset(token)
         place.leave()
+
+
+def _with_query(location: str, scope: Scope) -> str:
+    query: bytes = scope["query_string"]
+    return f"{location}?{query.decode('ascii')}" if query else location
 
 
 def _announced_bytes(scope: Scope) -> int:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from llmservice_server.context_limit import why_it_does_not_fit
+from llmservice_server.context_limit import why_no_room
 from llmservice_server.errors import EngineUnavailable, RequestRefused, error_body
 from llmservice_server.streaming import STREAM_END, event, prefetched, until_disconnect
 
@@ -104,8 +104,7 @@ def create_generate_router(engine: TextEngine) -> APIRouter:
     @router.post("/generate", summary="Generate text from a prompt")
     async def generate(wanted: GenerateRequest, request: Request) -> Response:
         prompt = await engine.tokenize(wanted.prompt)
-        _check_fits(prompt, wanted, engine.max_model_len)
-        pieces = engine.generate(prompt, wanted)
+        pieces = engine.generate(prompt, _capped(wanted, prompt, engine.max_model_len))
         try:
             if wanted.stream:
                 begun = await until_disconnect(request, prefetched(pieces))
@@ -117,11 +116,15 @@ def create_generate_router(engine: TextEngine) -> APIRouter:
     return router
 
 
-def _check_fits(prompt: TokenizedPrompt, wanted: GenerateRequest, max_model_len: int) -> None:
-    """Refuse a request that the engine would silently cut at the end of its context."""
-    if reason := why_it_does_not_fit(prompt.tokens, wanted.max_tokens, max_model_len):
-        is_prompt_alone_too_long = prompt.tokens >= max_model_len
-        raise RequestRefused(reason, "prompt" if is_prompt_alone_too_long else "max_tokens")
+def _capped(wanted: GenerateRequest, prompt: TokenizedPrompt, context: int) -> GenerateRequest:
+    """Return the request with a `max_tokens` that fits the context.
+
+    Raises RequestRefused when the prompt leaves no room for an answer.
+    """
+    if reason := why_no_room(prompt.tokens, context):
+        raise RequestRefused(reason, "prompt")
+    room = context - prompt.tokens
+    return wanted.model_copy(update={"max_tokens": min(wanted.max_tokens, room)})
 
 
 async def _whole(pieces: AsyncGenerator[Piece, None], prompt: TokenizedPrompt) -> dict[str, object]:

@@ -4,13 +4,13 @@ import asyncio
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from llmservice_server import cpu_platform, model_infos
 from llmservice_server.compat import Vllm, engine_version, is_cpu_build, load_vllm, tell_steps
-from llmservice_server.context_limit import refuse_shortened_answers
+from llmservice_server.context_limit import cap_answers
 from llmservice_server.download import ModelDownload, hub_model
 from llmservice_server.engine import Engine, observed_llm, report_aborts, step_recorder
 from llmservice_server.engine_usage import EngineLimits, EngineUsage
@@ -51,8 +51,9 @@ async def load_engine(
     lifecycle: Lifecycle,
     usage: EngineUsage,
     settings: ServerSettings,
+    on_arguments: Callable[[Namespace], None],
 ) -> Engine:
-    """Return a running engine that updates `usage`.
+    """Return a running engine that updates `usage`; call `on_arguments` once the flags are parsed.
 
     Everything that blocks runs in a thread, so that the probes keep answering. Errors are raised
     unchanged; failures.classify maps them to reasons.
@@ -68,8 +69,8 @@ async def load_engine(
     # This variable makes vLLM log whole answers, some of which quote the prompt.
     os.environ.pop("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", None)
     vllm = await asyncio.to_thread(load_vllm)
-    refuse_shortened_answers(vllm)
     arguments = await asyncio.to_thread(parse_arguments, vllm, command_line, on_cpu)
+    on_arguments(arguments)
     await asyncio.to_thread(model_infos.lay_out, Path(vllm.VLLM_CACHE_ROOT))
 
     if on_cpu and arguments.enforce_eager:
@@ -84,6 +85,8 @@ async def load_engine(
     # The configuration comes before the weights, so that a wrong argument fails in seconds and not
     # after an hour of download.
     configuration = await asyncio.to_thread(_engine_configuration, vllm, arguments)
+    if configuration.model_config.runner_type == "generate":
+        cap_answers(vllm)
     logs_steps = tell_steps(configuration)
     for download in downloads:
         await cache.fill_weights(download)

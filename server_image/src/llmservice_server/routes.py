@@ -1,52 +1,336 @@
-"""Lists the paths of the API port that belong to serving. All others answer 404.
+"""The routes of the API port that belong to serving: the one list of them.
+
+The gate admits these routes and no others, the limits of a body follow from them, and both the page
+at /docs and docs/routes.md are made from them.
 
 vLLM registers administration routes (pausing, weights, adapters, scaling, profiling) beside the
-serving ones, most of them without a key. An allowlist keeps the routes of a later vLLM closed until
-they have been reviewed.
+serving ones, most of them without a key. This list of allowed routes keeps the routes of a later
+vLLM closed until they have been reviewed: `CLOSED` has those that were.
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from urllib.parse import unquote
 
-_SERVING_PATHS = frozenset(
-    {
-        "/docs",
-        "/openapi.json",
-        "/health",
-        "/version",
-        "/generate",
-        "/tokenize",
-        "/detokenize",
-        "/v1/audio/transcriptions",
-        "/v1/audio/translations",
+
+class Models(StrEnum):
+    """Kinds of models that have a route."""
+
+    ALL = "all"
+    GENERATING = "models that generate text"
+    HEARING = "models that transcribe speech"
+    POOLING = "embedding, classification and reward models"
+    EMBEDDING = "embedding models"
+    CLASSIFYING = "classification models"
+    SCORING = "models that score pairs of texts"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One path of the API."""
+
+    path: str
+    """Path; a name in braces stands for any text without a slash, `{model}` also for one with
+    slashes, as names of models have them."""
+
+    purpose: str
+    """What a client gets from the route, in a few words."""
+
+    models: Models = Models.ALL
+    methods: tuple[str, ...] = ("POST",)
+
+    texts: tuple[str, ...] = ()
+    """Fields that hold one text or several, each of which becomes a request to the engine."""
+
+    takes_token_ids: bool = False
+    """Whether a body may consist of token ids, which are many small values."""
+
+    example: Mapping[str, object] = field(default_factory=dict)
+    """Body that works with the model, without the model's name; empty when there is none."""
+
+    names_model: bool = True
+    """Whether a body may contain the model's name."""
+
+    is_of_anthropic: bool = False
+    """Whether the route has the form of Anthropic's API, whose clients read the header
+    request-id."""
+
+    needs_key: bool = True
+    """Whether the route needs an API key where the server has keys."""
+
+
+_QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+_BEGINNING = "The capital of France is"
+_RANKED = {"query": "capital of France", "documents": ["Paris", "Rome"]}
+_PAIR = {"text_1": "capital of France", "text_2": "Paris"}
+_SCORED = ("data_1", "data_2", "text_1", "text_2", "queries", "documents", "items")
+
+ROUTES = (
+    Route(
         "/v1/chat/completions",
+        "answer to a conversation",
+        Models.GENERATING,
+        example={"messages": _QUESTION, "max_tokens": 16},
+    ),
+    Route(
+        "/v1/chat/completions/batch",
+        "answers to several conversations",
+        Models.GENERATING,
+        texts=("messages",),
+        example={"messages": [_QUESTION], "max_tokens": 16},
+    ),
+    Route(
         "/v1/completions",
-        "/v1/embeddings",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/models",
-        "/v1/rerank",
+        "continuation of one prompt or several",
+        Models.GENERATING,
+        texts=("prompt", "prompt_embeds"),
+        takes_token_ids=True,
+        example={"prompt": _BEGINNING, "max_tokens": 16},
+    ),
+    Route(
         "/v1/responses",
-        "/v1/score",
-    }
+        "answer in the form of OpenAI's Responses API",
+        Models.GENERATING,
+        example={"input": "Say hello.", "max_output_tokens": 16},
+    ),
+    Route(
+        "/v1/responses/{response_id}",
+        "stored or running response",
+        Models.GENERATING,
+        ("GET",),
+    ),
+    Route(
+        "/v1/responses/{response_id}/cancel",
+        "end of a running response",
+        Models.GENERATING,
+    ),
+    Route(
+        "/v1/messages",
+        "answer in the form of Anthropic's API",
+        Models.GENERATING,
+        is_of_anthropic=True,
+        example={"messages": _QUESTION, "max_tokens": 16},
+    ),
+    Route(
+        "/v1/messages/count_tokens",
+        "number of tokens of a conversation, in the form of Anthropic's API",
+        Models.GENERATING,
+        is_of_anthropic=True,
+        example={"messages": _QUESTION},
+    ),
+    Route(
+        "/generate",
+        "continuation of a prompt, in a minimal form",
+        Models.GENERATING,
+        takes_token_ids=True,
+        example={"prompt": _BEGINNING, "max_tokens": 16},
+        names_model=False,
+    ),
+    Route(
+        "/generative_scoring",
+        "probabilities of given next tokens, for several items",
+        Models.GENERATING,
+        texts=("items",),
+        takes_token_ids=True,
+        example={"query": "Is it a city? ", "items": ["Paris", "Seine"], "label_token_ids": [1, 2]},
+    ),
+    Route(
+        "/v1/systemone",
+        "answers to questions with given options, by the few architectures that vLLM supports here",
+        Models.GENERATING,
+        texts=("questions",),
+    ),
+    Route("/v1/audio/transcriptions", "text of a recording", Models.HEARING),
+    Route("/v1/audio/translations", "English text of a recording", Models.HEARING),
+    Route(
+        "/v1/embeddings",
+        "vectors of texts",
+        Models.EMBEDDING,
+        texts=("input",),
+        takes_token_ids=True,
+        example={"input": "The capital of France is Paris."},
+    ),
+    Route(
+        "/v2/embed",
+        "vectors of texts, in the form of Cohere's API",
+        Models.EMBEDDING,
+        texts=("texts", "images", "inputs"),
+        example={
+            "texts": ["The capital of France is Paris."],
+            "input_type": "search_document",
+            "embedding_types": ["float"],
+        },
+    ),
+    Route(
+        "/classify",
+        "probabilities of the labels of texts",
+        Models.CLASSIFYING,
+        texts=("input",),
+        takes_token_ids=True,
+        example={"input": "The food was good."},
+    ),
+    Route(
+        "/pooling",
+        "output of the model's pooler, such as the vector or the reward of each token",
+        Models.POOLING,
+        texts=("input", "data"),
+        takes_token_ids=True,
+        example={"input": "The capital of France is Paris."},
+    ),
+    Route("/score", "scores of pairs", Models.SCORING, texts=_SCORED, example=_PAIR),
+    Route("/v1/score", "the same as `/score`", Models.SCORING, texts=_SCORED, example=_PAIR),
+    Route(
+        "/rerank",
+        "documents in the order of their relevance, in the form of Jina's API",
+        Models.SCORING,
+        texts=("documents",),
+        example=_RANKED,
+    ),
+    Route(
+        "/v1/rerank",
+        "the same as `/rerank`",
+        Models.SCORING,
+        texts=("documents",),
+        example=_RANKED,
+    ),
+    Route(
+        "/v2/rerank",
+        "the same as `/rerank`, where Cohere's clients expect it",
+        Models.SCORING,
+        texts=("documents",),
+        example=_RANKED,
+    ),
+    Route(
+        "/tokenize",
+        "tokens of a text or a conversation",
+        takes_token_ids=True,
+        example={"prompt": _BEGINNING},
+    ),
+    Route(
+        "/detokenize",
+        "text of tokens",
+        takes_token_ids=True,
+        example={"tokens": [1, 2, 3]},
+    ),
+    Route("/v1/models", "names of the served models", methods=("GET",)),
+    Route("/v1/models/{model}", "one of the served models", methods=("GET",)),
+    Route("/health", "200 while the server serves, else 503", methods=("GET",), needs_key=False),
+    Route(
+        "/ping",
+        "the same as `/health`",
+        methods=("GET", "POST"),
+        needs_key=False,
+    ),
+    Route("/load", "number of requests in progress", methods=("GET",)),
+    Route("/version", "version of vLLM", methods=("GET",)),
+    Route("/docs", "page with an example for each route of the model", methods=("GET",)),
+    Route("/openapi.json", "OpenAPI document of the model's routes", methods=("GET",)),
 )
+"""Every route for clients."""
 
-# An id begins with resp_. Any other word may be another route of vLLM below /v1/responses.
-_SERVING_TEMPLATES = tuple(
-    (re.compile(re.sub(r"\{\w+\}", "resp_[^/]+", template)), template)
-    for template in ("/v1/responses/{response_id}", "/v1/responses/{response_id}/cancel")
-)
+CLOSED: Mapping[str, tuple[str, ...]] = {
+    "They change the server or belong to its owner.": (
+        "/abort_requests",
+        "/collective_rpc",
+        "/fault_tolerance/apply",
+        "/fault_tolerance/status",
+        "/finish_weight_update",
+        "/get_world_size",
+        "/init_weight_transfer_engine",
+        "/is_paused",
+        "/is_scaling_elastic_ep",
+        "/is_sleeping",
+        "/kv_event_sources",
+        "/pause",
+        "/release_kv_cache_memory",
+        "/reset_encoder_cache",
+        "/reset_mm_cache",
+        "/reset_prefix_cache",
+        "/resume",
+        "/scale_elastic_ep",
+        "/server_info",
+        "/shutdown_weight_transfer_engine",
+        "/sleep",
+        "/start_draft_weight_update",
+        "/start_profile",
+        "/start_weight_update",
+        "/stop_profile",
+        "/update_weight_version",
+        "/update_weights",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+        "/wake_up",
+        "/weight_checker",
+        "/weight_info",
+    ),
+    "They pass tokens between servers that divide the work of one.": (
+        "/inference/v1/generate",
+        "/v1/chat/completions/derender",
+        "/v1/chat/completions/render",
+        "/v1/completions/derender",
+        "/v1/completions/render",
+        "/v1/messages/render",
+        "/v1/responses/render",
+    ),
+    "The management port has the metrics.": ("/metrics",),
+    "The server has a page of its own instead.": ("/docs/oauth2-redirect", "/redoc"),
+    "Its requests have the form of any other route, which the limits of a body depend on.": (
+        "/invocations",
+    ),
+    "It shows files of the model, such as its chat template.": ("/tokenizer_info",),
+    "It is a websocket, which the server does not speak.": ("/v1/realtime",),
+    "They need a library that the image does not have.": (
+        "/cohere/v2/chat",
+        "/cohere/v2/chat/render",
+    ),
+}
+"""Reason -> routes of vLLM that stay closed for it."""
+
+ROUTE_OF_PATH: Mapping[str, Route] = {route.path: route for route in ROUTES}
+"""The routes by their path; those with a name in braces, too."""
 
 
-def is_documented(template: str) -> bool:
-    """Return whether a route, in the form of an OpenAPI document, belongs to serving."""
-    return template in _SERVING_PATHS or any(template == known for _, known in _SERVING_TEMPLATES)
+def _pattern(path: str) -> re.Pattern[str]:
+    """Return the paths that a path with a name in braces stands for."""
+    any_text = {"model": ".*[^/]"}
+    plain_and_names = re.split(r"\{(\w+)\}", path)
+    return re.compile(
+        "".join(
+            any_text.get(part, "[^/]+") if number % 2 else re.escape(part)
+            for number, part in enumerate(plain_and_names)
+        )
+    )
 
 
-def serving_route(path: str) -> str | None:
-    """Return the route of a path as its metrics label; None when the path is not served."""
-    if path in _SERVING_PATHS:
-        return path
-    for pattern, template in _SERVING_TEMPLATES:
-        if pattern.fullmatch(path):
-            return template
+_PATTERNS = tuple((_pattern(route.path), route) for route in ROUTES if "{" in route.path)
+
+
+def find_route(method: str, path: str) -> Route | None:
+    """Return the route of a request; None when the path is not served.
+
+    A wrong method of a plain path is left to the framework, which answers 405. A path with a name
+    in it may also be another route of vLLM by another method.
+    """
+    if "{" not in path and (route := ROUTE_OF_PATH.get(path)) is not None:
+        return route
+    for pattern, route in _PATTERNS:
+        if method in route.methods and pattern.fullmatch(path):
+            return route
     return None
+
+
+def without_slashes(method: str, raw_path: bytes) -> str | None:
+    """Return the address of the route that a path with slashes at its end means; None for others.
+
+    The address has no host, because that would be the one that the client sent. After one slash it
+    is relative, so that it holds behind a proxy that serves the API below a prefix, too. Clients do
+    not agree on what is relative to several slashes.
+    """
+    path = raw_path.rstrip(b"/")
+    slashes = len(raw_path) - len(path)
+    if not slashes or find_route(method, unquote(path.decode("ascii"))) is None:
+        return None
+    plain = path.decode("ascii")
+    return f"../{plain.rpartition('/')[2]}" if slashes == 1 else plain

@@ -10,10 +10,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
-from llmservice_server.app import attach_engine_app, create_app
+from llmservice_server.app import allow_origins, attach_engine_app, create_app
 from llmservice_server.compat import load_nvml
+from llmservice_server.cors import Origins
 from llmservice_server.drain import drain
 from llmservice_server.engine import Engine
 from llmservice_server.engine_usage import EngineUsage, Objectives
@@ -113,7 +115,7 @@ class Server:
             self._usage.turn_away,
         )
 
-    async def _load_and_serve(self, app: object, api: Listener, terminated: asyncio.Event) -> int:
+    async def _load_and_serve(self, app: FastAPI, api: Listener, terminated: asyncio.Event) -> int:
         loading = asyncio.ensure_future(self._load(app))
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -134,17 +136,25 @@ class Server:
             return self._fail(error, Reason.LOAD_FAILED)
         return await self._serve(engine, api, terminated)
 
-    async def _load(self, app: object) -> Engine:
-        engine = await load_engine(self._command_line, self._lifecycle, self._usage, self._settings)
+    async def _load(self, app: FastAPI) -> Engine:
+        engine = await load_engine(
+            self._command_line,
+            self._lifecycle,
+            self._usage,
+            self._settings,
+            lambda arguments: allow_origins(app, Origins.from_arguments(arguments)),
+        )
         if (gpus := find_gpus(load_nvml())) is not None:
             REGISTRY.register(gpus)
             self._usage.gpu_duty_cycle_percent = gpus.duty_cycle_percent
         self._lifecycle.engine_has_died = lambda: engine.has_died
         self._lifecycle.enter(Phase.WARMING_UP)
-        engine_app = await engine.build_app(self._settings.administration_routes)
+        engine_app = await engine.build_app(
+            self._settings.administration_routes, lambda: self._in_flight.count
+        )
         await engine.warm_up()
         self._usage.begin()
-        attach_engine_app(app, engine_app)  # type: ignore[arg-type]
+        attach_engine_app(app, engine_app)
         # The imported modules and the objects built so far live until the process ends. Every full
         # collection would scan them again and delay all answers by half a second.
         gc.collect()

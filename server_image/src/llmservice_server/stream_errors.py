@@ -6,7 +6,7 @@ errors or their status; this module corrects both routes.
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmservice_server.errors import error_body
 from llmservice_server.streaming import event, prefetched
@@ -22,17 +22,27 @@ _EVENTS_BEFORE_THE_ENGINE = 2
 response.in_progress."""
 
 
-def error_event(route: str | None, message: str, status: int, number: int) -> str:
+class StreamError(NamedTuple):
+    """Error of a stream."""
+
+    message: str
+    status: int
+    parameter: str | None = None
+    """Parameter of the request that caused it, as far as it is known."""
+
+
+def error_event(route: str | None, error: StreamError, number: int) -> str:
     """Return the event that ends a broken stream of a route, after `number` events."""
-    body = error_body(message, status)
+    body = error_body(*error)
     if route == "/v1/messages":
-        error = {"type": _anthropic_type(status), "message": message}
-        return event({"type": "error", "error": error}, "error")
+        of_anthropic = {"type": _anthropic_type(error.status), "message": error.message}
+        return event({"type": "error", "error": of_anthropic}, "error")
     if route is not None and route.startswith("/v1/responses"):
         # The event has the API's own fields and the envelope. OpenAI's libraries raise an error
         # only if the envelope is there.
-        defined = {"type": "error", "sequence_number": number, "code": str(status)}
-        return event({**defined, "message": message, "param": None, **body}, "error")
+        defined = {"type": "error", "sequence_number": number, "code": str(error.status)}
+        details = {"message": error.message, "param": error.parameter}
+        return event({**defined, **details, **body}, "error")
     return event(body)
 
 

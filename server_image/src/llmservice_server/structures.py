@@ -4,8 +4,11 @@ The engine compiles a structure for all clients in a few threads, and does not s
 has disconnected.
 """
 
+import copy
 import json
 from typing import Any
+
+from llmservice_server.errors import was_raised_in
 
 _MAX_BYTES = 128 * 1024
 """Maximum length of a structure. It is an estimate: the schemas of a hundred tools take half of it.
@@ -40,6 +43,33 @@ def why_too_large(structure: Any) -> str | None:
         if reason := _why_schema_is_too_large(each):
             return reason
     return None
+
+
+def keep_compiler(input_processor: Any, structure: Any) -> None:
+    """Check later structures with the compiler of this one, which the engine has accepted.
+
+    vLLM chooses a compiler for each request, but the engine uses that of its first structure for
+    all. A structure that only another compiler takes would be accepted, and then fail in the engine
+    without a reason. `input_processor` is vLLM's.
+    """
+    settings = input_processor.structured_outputs_config
+    chosen = getattr(structure, "_backend", None)
+    if settings is not None and settings.backend == "auto" and chosen:
+        kept = copy.copy(settings)
+        kept.backend = chosen
+        input_processor.structured_outputs_config = kept
+
+
+def why_not_compiled(error: Exception) -> str | None:
+    """Return the words of the compiler about a structure; None for an error about something else.
+
+    vLLM's own text often only names the kind of structure. The compiler's text is the cause.
+    """
+    if not was_raised_in("_validate_structured_outputs", error):
+        return None
+    words = str(error)
+    cause = str(error.__cause__ or "")
+    return words if cause in words else f"{words} {cause}"
 
 
 def _why_schema_is_too_large(schema: Any) -> str | None:

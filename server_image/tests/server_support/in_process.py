@@ -46,8 +46,8 @@ class Client:
     def leave(self) -> None:
         self._left.set()
 
-    async def get(self, path: str) -> Answer:
-        return await self.request("GET", path)
+    async def get(self, path: str, query: str = "") -> Answer:
+        return await self.request("GET", path, query=query)
 
     async def post(self, path: str, data: object) -> Answer:
         body = data if isinstance(data, bytes) else json.dumps(data).encode()
@@ -59,6 +59,7 @@ class Client:
         path: str,
         body: bytes | Sequence[bytes] = b"",
         headers: dict[str, str] | None = None,
+        query: str = "",
     ) -> Answer:
         """Send a request. A body of several parts has no announced length.
 
@@ -92,7 +93,7 @@ class Client:
             "raw_path": path.encode(),
             "root_path": "",
             "scheme": "http",
-            "query_string": b"",
+            "query_string": query.encode(),
             "headers": [
                 (name.lower().encode(), value.encode())
                 for name, value in (
@@ -116,6 +117,8 @@ class ScriptedEngine:
         self._dies = dies
         self._hangs = hangs
         self.aborted = False
+        self.wanted: GenerateRequest | None = None
+        """The last request."""
         self.started = asyncio.Event()
 
     async def tokenize(self, prompt: str) -> TokenizedPrompt:
@@ -124,6 +127,7 @@ class ScriptedEngine:
     async def generate(
         self, prompt: TokenizedPrompt, wanted: GenerateRequest
     ) -> AsyncGenerator[Piece, None]:
+        self.wanted = wanted
         self.started.set()
         finished = False
         try:

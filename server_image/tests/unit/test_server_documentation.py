@@ -1,7 +1,6 @@
 from fastapi import Body, FastAPI
 
 from llmservice_server.documentation import document
-from llmservice_server.routes import is_documented, serving_route
 from server_support.in_process import Client
 
 
@@ -48,11 +47,3 @@ async def test_administration_is_described_only_where_it_is_open() -> None:
         assert ("/pause" in answer.json()["paths"]) is is_open
         page = (await Client(documented(is_open)).get("/docs")).body.decode()
         assert ("/pause" in page) is is_open
-
-
-def test_what_is_documented_is_what_the_gate_lets_through() -> None:
-    assert is_documented("/v1/responses/{response_id}")
-    assert serving_route("/v1/responses/resp_1") == "/v1/responses/{response_id}"
-    # This is a route of vLLM, and not the id of a response.
-    assert not is_documented("/v1/responses/render")
-    assert serving_route("/v1/responses/render") is None

@@ -6,12 +6,14 @@ import re
 import pytest
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, model_validator
+from starlette.responses import StreamingResponse
 
 from llmservice_server.app import attach_engine_app
 from llmservice_server.errors import answer_unexpected
 from llmservice_server.lifecycle import Phase
 from llmservice_server.logs import JsonFormatter
 from llmservice_server.settings import ServerSettings
+from llmservice_server.streaming import event
 from server_support.in_process import Client, make_stack
 
 
@@ -86,10 +88,10 @@ async def test_refuses_new_requests_late_in_a_drain() -> None:
         "/metrics",
         "/v1/load_lora_adapter",
         "/v1/responses/a/b/c",
-        "/v1/responses/render",
+        "/v1/chat/completions/render",
         "/",
         "/v1/",
-        "/ping",
+        "/invocations",
     ],
 )
 async def test_routes_that_do_not_serve_are_not_there(path: str) -> None:
@@ -218,13 +220,13 @@ async def test_a_request_is_one_line_of_log_that_says_what_came_of_it(
     attach_engine_app(stack.app, engine_app())
 
     await Client(stack.app).request(
-        "GET", "/v1/responses/resp_my-secret/cancel", headers={"x-request-id": "the-id"}
+        "POST", "/v1/responses/resp_my-secret/cancel", headers={"x-request-id": "the-id"}
     )
 
     (record,) = caplog.records
     line = json.loads(JsonFormatter().format(record))
     # The line has no request id, because the formatter runs outside the request's task here.
-    assert line["message"] == "GET /v1/responses/{response_id}/cancel 404"
+    assert line["message"] == "POST /v1/responses/{response_id}/cancel 404"
     assert (line["route"], line["status"]) == ("/v1/responses/{response_id}/cancel", 404)
     assert 0 <= line["seconds"] < 5
 
@@ -263,12 +265,45 @@ async def test_an_error_that_nobody_foresaw_is_in_the_log_under_the_id_that_the_
     assert "tulip" not in "".join(written) + told
 
 
-@pytest.mark.parametrize("path", ["/v1/models/", "//v1/models", "/v1//models", "/V1/models"])
+@pytest.mark.parametrize("path", ["//v1/models", "//v1/models/", "/v1//models", "/V1/models"])
 async def test_a_path_is_served_only_as_it_is_written(path: str) -> None:
     stack = make_stack()
     attach_engine_app(stack.app, engine_app())
     answer = await Client(stack.app).get(path)
     assert (answer.status, "location" in answer.headers) == (404, False)
+
+
+async def test_slashes_at_the_end_lead_to_the_route_and_keep_the_query() -> None:
+    stack = make_stack()
+    attach_engine_app(stack.app, engine_app())
+    answer = await Client(stack.app).get("/v1/models/", query="a=b")
+    assert (answer.status, answer.headers["location"]) == (307, "../models?a=b")
+    assert answer.body == b""
+    # It has not reached the engine, so it must not prolong a drain.
+    assert stack.in_flight.seen == 0
+
+
+async def test_an_error_of_a_stream_names_the_parameter_that_caused_it() -> None:
+    stack, inner = make_stack(), FastAPI()
+    wrong = {"error": {"message": "no", "type": "x", "param": "structured_outputs", "code": 400}}
+
+    @inner.post("/generate")
+    async def generate() -> StreamingResponse:
+        return StreamingResponse(iter([event(wrong)]), media_type="text/event-stream")
+
+    attach_engine_app(stack.app, inner)
+    answer = await Client(stack.app).post("/generate", {})
+    assert (answer.status, answer.json()["error"]["param"]) == (400, "structured_outputs")
+
+
+async def test_a_message_has_the_header_that_clients_of_its_api_read() -> None:
+    stack = make_stack()
+    attach_engine_app(stack.app, engine_app())
+    for path in ("/v1/messages", "/v1/messages/count_tokens", "/v1/models"):
+        answer = await Client(stack.app).request("POST", path, headers={"x-request-id": "the-id"})
+        assert answer.headers["x-request-id"] == "the-id"
+        expected = None if path == "/v1/models" else "the-id"
+        assert answer.headers.get("request-id") == expected
 
 
 async def test_an_open_administration_redirects_nobody() -> None:

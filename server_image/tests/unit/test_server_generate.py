@@ -26,12 +26,6 @@ def app_with(engine: ScriptedEngine) -> FastAPI:
 
 async def test_answers_with_text_finish_reason_and_usage() -> None:
     answer = await Client(app_with(ScriptedEngine("Par", "is"))).post(
-        "/generate", {"prompt": "The capital of France is"}
-    )
-
-    # The default of 100 tokens does not fit this engine.
-    assert answer.status == 400
-    answer = await Client(app_with(ScriptedEngine("Par", "is"))).post(
         "/generate", {"prompt": "The capital of France is", "max_tokens": 2}
     )
     assert answer.json() == {
@@ -54,18 +48,17 @@ async def test_streams_events_and_ends_with_usage_and_the_end_mark() -> None:
     assert events[2] == "[DONE]"
 
 
-async def test_never_cuts_an_answer_silently_at_the_end_of_the_context() -> None:
-    answer = await Client(app_with(ScriptedEngine("x"))).post(
-        "/generate", {"prompt": "one two", "max_tokens": 31}
-    )
-
-    assert answer.status == 400
-    error = answer.json()["error"]
-    assert error["message"] == (
-        "the prompt has 2 tokens and max_tokens is 31, together more than the model's context "
-        "of 32; lower max_tokens to at most 30"
-    )
-    assert error["param"] == "max_tokens"
+@pytest.mark.parametrize(("max_tokens", "asked"), [(29, 29), (31, 30), (2**40, 30), (None, 30)])
+async def test_lowers_the_length_of_an_answer_to_the_room_that_the_prompt_leaves(
+    max_tokens: int | None, asked: int
+) -> None:
+    engine = ScriptedEngine("x")
+    wanted = {} if max_tokens is None else {"max_tokens": max_tokens}
+    answer = await Client(app_with(engine)).post("/generate", {"prompt": "one two", **wanted})
+    assert answer.status == 200
+    assert answer.json()["finish_reason"] == "length"
+    assert engine.wanted is not None
+    assert engine.wanted.max_tokens == asked
 
 
 async def test_says_to_shorten_a_prompt_that_fills_the_context() -> None:

@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from llmservice_server.app import attach_engine_app
 from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Phase
-from llmservice_server.routes import serving_route
 from server_support.in_process import Client, Stack, make_stack
 
 
@@ -50,6 +49,8 @@ def protected(folder: Path, clock: Clock, phase: Phase = Phase.READY) -> Stack:
     inner = FastAPI()
 
     @inner.get("/v1/models")
+    @inner.get("/health")
+    @inner.get("/ping")
     async def models() -> dict[str, str]:
         return {}
 
@@ -92,15 +93,24 @@ async def test_without_a_key_every_route_answers_401_in_every_phase(
 ) -> None:
     mount(tmp_path, "1", one="first")
     stack = protected(tmp_path, clock, phase)
-    for path in ("/v1/models", "/generate", "/docs", "/openapi.json", "/health", "/", "/nothing"):
+    for path in ("/v1/models", "/generate", "/docs", "/openapi.json", "/load", "/", "/nothing"):
         answer = await Client(stack.app).request(method, path)
         assert answer.status == 401, path
         assert answer.headers["www-authenticate"] == "Bearer"
         assert method == "HEAD" or answer.json()["error"]["code"] == 401
-    assert serving_route("/docs")
     assert stack.registry.get_sample_value(
         "llm_requests_rejected_total", {"reason": "unauthorized"}
     )
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping"])
+@pytest.mark.parametrize("phase", list(Phase))
+async def test_whether_the_server_is_up_is_told_without_a_key(
+    tmp_path: Path, clock: Clock, phase: Phase, path: str
+) -> None:
+    mount(tmp_path, "1", one="first")
+    answer = await Client(protected(tmp_path, clock, phase).app).get(path)
+    assert answer.status == (200 if phase is Phase.READY else 503)
 
 
 async def test_follows_a_rotation_without_a_restart(tmp_path: Path, clock: Clock) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ class LoadedEngine:
     def __init__(self) -> None:
         self.frozen_when_warmed_up = -1
 
-    async def build_app(self, with_administration: bool) -> FastAPI:
+    async def build_app(
+        self, with_administration: bool, requests_in_progress: Callable[[], int]
+    ) -> FastAPI:
         return FastAPI()
 
     async def warm_up(self) -> None:

@@ -1,0 +1,58 @@
+"""Pages of other sites in a browser: which of them may call the API and read its answers.
+
+The rules apply in front of the gate. A browser asks for permission without the key of the page, and
+hides every answer without these headers from the page, also those of the gate itself.
+"""
+
+from argparse import Namespace
+from functools import partial
+from typing import Self
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+_SHOWN_HEADERS = ("request-id", "retry-after", "x-request-id")
+"""Headers of an answer that a page may read beside the few that it always may."""
+
+
+class Origins:
+    """The rules of vLLM's flags for other origins."""
+
+    def __init__(self, rules: CORSMiddleware) -> None:
+        self._rules = rules
+
+    @classmethod
+    def from_arguments(cls, arguments: Namespace) -> Self | None:
+        """Return the rules of parsed flags; None when no other origin is allowed."""
+        if not arguments.allowed_origins:
+            return None
+        return cls(
+            CORSMiddleware(
+                _unused,
+                allow_origins=arguments.allowed_origins,
+                allow_methods=arguments.allowed_methods,
+                allow_headers=arguments.allowed_headers,
+                allow_credentials=arguments.allow_credentials,
+                expose_headers=_SHOWN_HEADERS,
+            )
+        )
+
+    def permission(self, scope: Scope) -> Response | None:
+        """Return the answer to a browser that asks whether a page may send a request."""
+        headers = Headers(scope=scope)
+        if scope["method"] != "OPTIONS" or not {
+            "origin",
+            "access-control-request-method",
+        } <= set(headers):
+            return None
+        return self._rules.preflight_response(headers)
+
+    def shown_to(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that lets the page that made the request read the answer."""
+        return partial(self._rules.send, send=send, request_headers=Headers(scope=scope))
+
+
+async def _unused(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("only the rules of the middleware are used")

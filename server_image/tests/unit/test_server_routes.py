@@ -1,0 +1,86 @@
+"""The one list of routes, and which of them a request is for."""
+
+from urllib.parse import urljoin
+
+import pytest
+
+from llmservice_server.body_shape import MAX_INPUTS, BadShape, check_shape
+from llmservice_server.documentation import examples
+from llmservice_server.routes import CLOSED, ROUTES, find_route, without_slashes
+
+
+def path_of(method: str, path: str) -> str | None:
+    route = find_route(method, path)
+    return None if route is None else route.path
+
+
+def test_every_route_is_listed_once_and_none_is_closed_too() -> None:
+    paths = [route.path for route in ROUTES]
+    assert len(paths) == len(set(paths))
+    assert not set(paths) & {path for closed in CLOSED.values() for path in closed}
+
+
+def test_every_route_is_found_by_its_own_path_and_methods() -> None:
+    for route in ROUTES:
+        for method in route.methods:
+            assert find_route(method, route.path) is route
+
+
+def test_a_name_in_a_path_may_be_any_text() -> None:
+    assert path_of("GET", "/v1/responses/abc") == "/v1/responses/{response_id}"
+    assert path_of("POST", "/v1/responses/abc/cancel") == "/v1/responses/{response_id}/cancel"
+    assert path_of("GET", "/v1/models/an-owner/a-model") == "/v1/models/{model}"
+    assert path_of("GET", "/v1/responses/a/b") is None
+    assert path_of("GET", "/v1/models/") is None
+
+
+def test_a_route_of_vllm_beside_the_names_stays_closed() -> None:
+    assert path_of("POST", "/v1/responses/render") is None
+    assert path_of("POST", "/v1/models/pause") is None
+
+
+def test_a_wrong_method_of_a_plain_path_is_left_to_the_framework() -> None:
+    assert path_of("DELETE", "/v1/chat/completions") == "/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("path", "below"),
+    [
+        ("/v1/chat/completions/", ""),
+        ("/v1/chat/completions/", "/behind/a/proxy"),
+        ("/v1/models/a:b%2Fc/", "/x"),
+        ("/v1/chat/completions///", ""),
+    ],
+)
+def test_slashes_at_the_end_lead_to_the_route_itself(path: str, below: str) -> None:
+    location = without_slashes("GET", path.encode())
+    assert location is not None
+    assert urljoin(f"http://host{below}{path}", location) == f"http://host{below}" + path.rstrip(
+        "/"
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "//", "/pause/", "/v1/chat/completions", "/v1/models%2F"])
+def test_no_other_path_leads_anywhere(path: str) -> None:
+    assert without_slashes("GET", path.encode()) is None
+
+
+def test_the_texts_of_every_route_are_counted_before_they_are_parsed() -> None:
+    counted = [(route.path, name) for route in ROUTES for name in route.texts]
+    assert ("/v2/embed", "texts") in counted
+    for path, name in counted:
+        body = f'{{"{name}": [{"[[9]]," * MAX_INPUTS}[[9]]]}}'.encode()
+        with pytest.raises(BadShape, match=f"{name} has {MAX_INPUTS + 1} entries"):
+            check_shape(path, b"application/json", body)
+
+
+def test_questions_with_names_are_counted_like_a_list() -> None:
+    names = ", ".join(f'"q{number}": {{}}' for number in range(300))
+    assert check_shape("/v1/systemone", b"", f'{{"questions": {{{names}}}}}'.encode()).inputs == 300
+
+
+def test_every_example_fits_the_limits_and_names_the_model_where_it_may() -> None:
+    found = examples("a-model")
+    assert "model" not in found.pop("/generate")
+    assert {"/classify", "/pooling", "/score", "/v2/rerank", "/v2/embed"} <= set(found)
+    assert {example["model"] for example in found.values()} == {"a-model"}
