@@ -5,6 +5,7 @@ foreign code runs on a page where users enter a key.
 """
 
 import json
+from collections.abc import Collection
 from html import escape
 from typing import Any
 
@@ -29,13 +30,15 @@ def examples(model: str) -> dict[str, dict[str, object]]:
     }
 
 
-def document(app: FastAPI, model: str, with_administration: bool) -> None:
+def document(
+    app: FastAPI, model: str, with_administration: bool, absent: Collection[str] = ()
+) -> None:
     """Describe the routes that the gate admits, and no others."""
     describe_all = app.openapi
 
     def describe() -> dict[str, Any]:
         schema = describe_all()
-        paths = schema["paths"]
+        paths = {path: schema["paths"][path] for path in schema["paths"] if path not in absent}
         if not with_administration:
             paths = {path: paths[path] for path in paths if path in ROUTE_OF_PATH}
         for path, example in examples(model).items():

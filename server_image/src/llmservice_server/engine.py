@@ -131,7 +131,10 @@ class Engine:
         # vLLM has already built the middleware stack. None makes the next request build it again,
         # with the server's handlers.
         app.middleware_stack = None
-        document(app, models.model_name(), with_administration)
+        # vLLM registers this route for every model, and serves it for a few architectures.
+        has_decisions = getattr(app.state, "serving_structured_decisions", None) is not None
+        absent = () if has_decisions else ("/v1/systemone",)
+        document(app, models.model_name(), with_administration, absent)
         return app
 
     async def warm_up(self) -> None:

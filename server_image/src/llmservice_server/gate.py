@@ -133,9 +133,10 @@ class Gate:
         request_id = identify(scope)
         route = find_route(scope["method"], scope["path"])
         origins: Origins | None = scope["app"].state.origins
+        permission = None if origins is None else origins.permission(scope)
         exchange = Exchange(
             receive,
-            send if origins is None else origins.shown_to(scope, send),
+            send if origins is None or permission else origins.shown_to(scope, send),
             route=None if route is None else route.path,
             content_type=_header(scope, b"content-type"),
             max_body_bytes=self._settings.max_body_bytes,
@@ -146,7 +147,6 @@ class Gate:
         )
         try:
             # A browser asks for permission without the key that the page will send.
-            permission = origins.permission(scope) if origins is not None else None
             own_answer = permission or self._own_answer(route, scope)
             if own_answer is not None:
                 # Such a request is not counted in flight, because it must not prolong a drain.

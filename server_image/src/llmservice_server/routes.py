@@ -20,6 +20,7 @@ class Models(StrEnum):
 
     ALL = "all"
     GENERATING = "models that generate text"
+    DECIDING = "models of a few architectures, which vLLM names"
     HEARING = "models that transcribe speech"
     POOLING = "embedding, classification and reward models"
     EMBEDDING = "embedding models"
@@ -138,8 +139,8 @@ ROUTES = (
     ),
     Route(
         "/v1/systemone",
-        "answers to questions with given options, by the few architectures that vLLM supports here",
-        Models.GENERATING,
+        "answers to questions with given options",
+        Models.DECIDING,
         texts=("questions",),
     ),
     Route("/v1/audio/transcriptions", "text of a recording", Models.HEARING),

@@ -6,6 +6,7 @@ has disconnected.
 
 import copy
 import json
+import re
 from typing import Any
 
 from llmservice_server.errors import was_raised_in
@@ -20,6 +21,9 @@ _MAX_PROPERTIES = 512
 
 _MAX_REPETITION = 100_000
 """Maximum value of minItems and similar limits, which some compilers unroll."""
+
+_PLACE_IN_THE_COMPILER = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
+"""Time and line of code with which xgrammar begins a text."""
 
 _REPETITIONS = ("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties")
 
@@ -67,9 +71,10 @@ def why_not_compiled(error: Exception) -> str | None:
     """
     if not was_raised_in("_validate_structured_outputs", error):
         return None
-    words = str(error)
-    cause = str(error.__cause__ or "")
-    return words if cause in words else f"{words} {cause}"
+    words, cause = str(error), str(error.__cause__ or "")
+    if cause not in words:
+        words = f"{words} {cause}"
+    return _PLACE_IN_THE_COMPILER.sub("", words).strip()
 
 
 def _why_schema_is_too_large(schema: Any) -> str | None:

@@ -57,7 +57,8 @@ def test_embeds(server: ModelServer) -> None:
 
 def test_every_example_of_its_documentation_works(server: ModelServer) -> None:
     examples = documented_examples(server.get("/openapi.json").json()["paths"])
-    assert "/v1/embeddings" in examples
+    assert {"/v1/embeddings", "/v2/embed", "/pooling"} <= set(examples)
+    assert {"/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"} <= set(examples)
     for path, example in examples.items():
         assert server.post(path, example).status == 200, path
 

@@ -17,6 +17,8 @@ class Echo:
         self.answer = b"x"
         self.reads = True
         """Whether the application reads the body of a request before it answers."""
+        self.is_of_known_length = True
+        """Whether the answer is whole; otherwise it is sent twice, in two parts."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)
@@ -29,8 +31,10 @@ class Echo:
             more = message["more_body"]
         await self.go_on.wait()
         body = self.answer or str(size).encode()
-        head = [(b"content-length", b"%d" % len(body))]
+        head = [(b"content-length", b"%d" % len(body))] if self.is_of_known_length else []
         await send({"type": "http.response.start", "status": 200, "headers": head})
+        if not self.is_of_known_length:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": body})
 
 

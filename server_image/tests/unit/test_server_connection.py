@@ -88,6 +88,31 @@ async def test_trailers_are_no_headers(client: Raw, echo: Echo) -> None:
     assert b"x-api-key" not in dict(scope["headers"])
 
 
+async def test_a_client_of_the_oldest_http_gets_no_chunks(client: Raw, echo: Echo) -> None:
+    echo.is_of_known_length = False
+    answer = await client.answer_to(b"GET / HTTP/1.0\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head
+    assert body == b"xx"
+
+
+async def test_a_client_of_the_oldest_http_gets_the_length_where_it_is_known(
+    client: Raw,
+) -> None:
+    head, _, body = (await client.answer_to(b"GET / HTTP/1.0\r\n\r\n")).partition(b"\r\n\r\n")
+    assert b"content-length: 1" in head
+    assert body == b"x"
+
+
+async def test_any_other_client_gets_chunks(client: Raw, echo: Echo) -> None:
+    echo.is_of_known_length = False
+    request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    head, _, body = (await client.answer_to(request)).partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head
+    assert body == b"1\r\nx\r\n1\r\nx\r\n0\r\n\r\n"
+
+
 async def test_nothing_is_put_into_an_answer_that_is_under_way(client: Raw, echo: Echo) -> None:
     echo.go_on.clear()
     assert await client.answer_to(b"GET / HTTP/1.1\r\n\r\nnonsense\r\n\r\n") == b""

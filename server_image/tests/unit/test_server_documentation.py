@@ -19,6 +19,13 @@ def documented(with_administration: bool = False) -> FastAPI:
     return app
 
 
+async def test_a_route_that_the_model_lacks_is_not_described() -> None:
+    app = documented()
+    document(app, "a-model", with_administration=True, absent=("/pause",))
+    assert set((await Client(app).get("/openapi.json")).json()["paths"]) == {"/v1/completions"}
+    assert "/pause" not in (await Client(app).get("/docs")).body.decode()
+
+
 async def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing() -> None:
     page = (await Client(documented()).get("/docs")).body.decode()
     assert "<script" not in page

@@ -285,11 +285,11 @@ async def test_slashes_at_the_end_lead_to_the_route_and_keep_the_query() -> None
 
 async def test_an_error_of_a_stream_names_the_parameter_that_caused_it() -> None:
     stack, inner = make_stack(), FastAPI()
-    wrong = {"error": {"message": "no", "type": "x", "param": "structured_outputs", "code": 400}}
+    error = {"message": "no", "type": "x", "param": "structured_outputs", "code": 400}
 
     @inner.post("/generate")
     async def generate() -> StreamingResponse:
-        return StreamingResponse(iter([event(wrong)]), media_type="text/event-stream")
+        return StreamingResponse(iter([event({"error": error})]), media_type="text/event-stream")
 
     attach_engine_app(stack.app, inner)
     answer = await Client(stack.app).post("/generate", {})

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmservice_server.structures import why_too_large
+from llmservice_server.structures import keep_compiler, why_not_compiled, why_too_large
 
 LONG = "a" * 131_073
 
@@ -55,3 +55,55 @@ def test_a_structure_that_would_compile_for_long_gets_the_limit(
 )
 def test_a_structure_within_the_limits_passes(structure: dict[str, Any]) -> None:
     assert why_too_large(SimpleNamespace(**structure)) is None
+
+
+class Refused(Exception):
+    """Stands for vLLM's validation error."""
+
+
+def refusal_of(text: str, cause: str, function: str = "_validate_structured_outputs") -> Exception:
+    """Return an error that a function of this name raises from another one."""
+    code = f"def {function}():\n    raise Refused(text) from ValueError(cause)"
+    names: dict[str, Any] = {"Refused": Refused, "text": text, "cause": cause}
+    exec(code, names)
+    with pytest.raises(Refused) as raised:
+        names[function]()
+    return raised.value
+
+
+def test_the_words_of_the_compiler_follow_those_of_vllm() -> None:
+    assert why_not_compiled(refusal_of("Invalid.", "line 1: no")) == "Invalid. line 1: no"
+    assert why_not_compiled(refusal_of("Failed: no", "no")) == "Failed: no"
+
+
+def test_the_place_in_the_code_of_the_compiler_is_left_out() -> None:
+    place = "[02:14:55] /project/cpp/regex_converter.cc:83: "
+    assert why_not_compiled(refusal_of(f"Failed: {place}Unclosed '['\n", "")) == (
+        "Failed: Unclosed '['"
+    )
+
+
+def test_an_error_about_something_else_is_not_one_of_the_compiler() -> None:
+    assert why_not_compiled(refusal_of("too many", "", function="_validate_logprobs")) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "kept"),
+    [
+        ("auto", "xgrammar", "xgrammar"),
+        ("auto", "guidance", "guidance"),
+        ("auto", None, "auto"),
+        ("outlines", "outlines", "outlines"),
+    ],
+)
+def test_later_structures_are_checked_by_the_compiler_of_the_first(
+    asked: str, first: str | None, kept: str
+) -> None:
+    settings = SimpleNamespace(backend=asked)
+    processor = SimpleNamespace(structured_outputs_config=settings)
+    keep_compiler(processor, SimpleNamespace(_backend=first))
+    keep_compiler(processor, SimpleNamespace(_backend="another"))
+    expected = "another" if kept == "auto" else kept
+    assert processor.structured_outputs_config.backend == expected
+    # The settings are those of the engine, too.
+    assert settings.backend == asked
