@@ -27,7 +27,21 @@ _WEIGHT_PATTERNS = {
 }
 """Load format -> patterns of its weight files; the first pattern with a match is used."""
 
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
+_CONFIGURATION_PATTERNS = (
+    "*.bpe",
+    "*.jinja",
+    "*.json",
+    "*.model",
+    "*.model.v*",
+    "*.py",
+    "*.spm",
+    "*.tiktoken",
+    "*.txt",
+    "*.vocab",
+)
+"""Patterns of the files beside the weights that vLLM loads: configurations, tokenizers, templates
+and code. A repository may also hold gigabytes of weights for other programs, in formats that no
+list would name completely."""
 
 _INDEX = "model.safetensors.index.json"
 
@@ -82,8 +96,12 @@ def weight_files(
 
 
 def configuration_files(names: Iterable[str]) -> list[str]:
-    """Return the files of a repository other than its weights, in any format."""
-    return sorted(name for name in names if not name.endswith(_WEIGHT_SUFFIXES))
+    """Return the files of a repository that vLLM loads beside the weights."""
+    return sorted(
+        name
+        for name in names
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in _CONFIGURATION_PATTERNS)
+    )
 
 
 class ModelDownload:

@@ -3,7 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from llmservice_server.download import HubModel, hub_model, weight_files
+from llmservice_server.download import (
+    HubModel,
+    configuration_files,
+    hub_model,
+    weight_files,
+)
 
 INDEX = "model.safetensors.index.json"
 
@@ -55,3 +60,61 @@ def test_leaves_other_ways_of_loading_to_the_engine(load_format: str) -> None:
 def test_fetches_nothing_for_a_folder_or_an_object_store(tmp_path: Path) -> None:
     assert hub_model(str(tmp_path), None, "auto", None, None) is None
     assert hub_model("s3://bucket/model", None, "auto", None, None) is None
+
+
+LOADED = [
+    "1_Pooling/config.json",
+    "added_tokens.json",
+    "additional_chat_templates/tool_use.jinja",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "modeling_own.py",
+    "modules.json",
+    "params.json",
+    "preprocessor_config.json",
+    "qwen.tiktoken",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "vocab.json",
+    "vocab.txt",
+]
+
+
+def test_takes_every_file_beside_the_weights_that_the_engine_loads() -> None:
+    assert configuration_files(reversed(LOADED)) == LOADED
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "coreml/model.mlmodel",
+        "flax_model.msgpack",
+        "model-Q4_K_M.gguf",
+        "model.bf16.ckpt",
+        "model.nemo",
+        "model.safetensors",
+        "model.tflite",
+        "onnx/model.onnx",
+        "onnx/model.onnx_data",
+        "onnx/model_q4.onnx.data",
+        "openvino/openvino_model.bin",
+        "openvino/openvino_model.xml",
+        "pytorch_model.bin",
+        "rust_model.ot",
+        "samples.tar.gz",
+        "tf_model.h5",
+        "weights.npz",
+        "README.md",
+        ".gitattributes",
+        "teaser.png",
+    ],
+)
+def test_leaves_what_is_for_other_programs_or_for_people(name: str) -> None:
+    assert configuration_files(["config.json", name]) == ["config.json"]
