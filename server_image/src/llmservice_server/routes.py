@@ -160,7 +160,6 @@ ROUTES = (
         texts=("texts", "images", "inputs"),
         example={
             "texts": ["The capital of France is Paris."],
-            "input_type": "search_document",
             "embedding_types": ["float"],
         },
     ),
@@ -267,6 +266,7 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
         "/weight_info",
     ),
     "They pass tokens between servers that divide the work of one.": (
+        "/inference/v1/abort_requests",
         "/inference/v1/generate",
         "/v1/chat/completions/derender",
         "/v1/chat/completions/render",
