@@ -10,6 +10,7 @@ from llmservice_operator.desired import flag_tables
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.engine_flags import EngineFlags, accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, FlagKind
+from llmservice_operator.desired.gone_flags import GONE
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
 from operator_support.services import HARMLESS_ARG, HARMLESS_FLAG, HARMLESS_SWITCH, a_service
@@ -235,6 +236,45 @@ def compiled_with(field: FlagField) -> set[str]:
             "--max-logprob is not a flag of vLLM: did you mean --max-logprobs?",
         ),
         (
+            ["--max-num-batched-token=8192"],
+            "spec.engine.extraArgs[0]",
+            "--max-num-batched-token is not a flag of vLLM: did you mean --max-num-batched-tokens? "
+            "Set engine.batching.maxNumBatchedTokens instead",
+        ),
+        (
+            ["--no-enable-prefix-caching=true"],
+            "spec.engine.extraArgs[0]",
+            "--no-enable-prefix-caching turns off --enable-prefix-caching: "
+            "set engine.prefixCaching.enabled instead",
+        ),
+        (
+            ["--no-enforce-eager=true"],
+            "spec.engine.extraArgs[0]",
+            "--no-enforce-eager turns off --enforce-eager: write --enforce-eager=false instead",
+        ),
+        (
+            ["--no-max-logprobs=true"],
+            "spec.engine.extraArgs[0]",
+            "--no-max-logprobs is not a flag of vLLM: did you mean --max-logprobs?",
+        ),
+        (
+            ["--disable-log-requests=true"],
+            "spec.engine.extraArgs[0]",
+            "--disable-log-requests is gone from vLLM: "
+            "remove it, because requests are never logged",
+        ),
+        (
+            ["--num-speculative-tokens=5"],
+            "spec.engine.extraArgs[0]",
+            "--num-speculative-tokens is gone from vLLM: set engine.speculativeDecoding instead",
+        ),
+        (
+            ["--enable-structured-logging=true"],
+            "spec.engine.extraArgs[0]",
+            "--enable-structured-logging is not a flag of vLLM: remove it; "
+            "docs/engine-flags.md lists them",
+        ),
+        (
             ["--zzzzzz=1"],
             "spec.engine.extraArgs[0]",
             "--zzzzzz is not a flag of vLLM: remove it; docs/engine-flags.md lists them",
@@ -394,3 +434,15 @@ def test_a_table_is_read_and_written_alike() -> None:
 
 def test_the_version_of_the_released_images_has_a_table() -> None:
     assert ENGINE_VERSION in TABLES
+
+
+@pytest.mark.parametrize("flag", sorted(GONE))
+def test_a_flag_that_is_gone_is_in_no_version_and_leads_to_what_is_there(flag: str) -> None:
+    assert all(flag not in table for table in TABLES.values())
+    assert not is_refused(flag), "the schema refuses it with a message of its own"
+    fields = {field.name for field in FLAG_FIELDS} | {"accelerator.type"}
+    for word in GONE[flag].split():
+        if word.startswith("--"):
+            assert word.partition("=")[0] in accepted_flags(TABLES[NEWEST])
+        elif word.startswith(("engine.", "accelerator.")):
+            assert word in fields

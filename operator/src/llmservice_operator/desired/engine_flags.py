@@ -13,7 +13,13 @@ from typing import Self
 
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, IS_REFUSED, is_refused
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
+from llmservice_operator.desired.gone_flags import GONE
 from llmservice_operator.errors import InvalidSpec
+
+_CLOSE = 0.85
+"""Similarity from which one flag is taken for a misspelling of another, between 0 and 1. A
+judgement: a wrong letter or two. What is less similar is another flag, and advice to set it would
+do harm."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class EngineFlags:
         if is_refused(flag):
             raise InvalidSpec(f"{flag} {IS_REFUSED}", field)
         if flag not in self.table and not _versions_with(flag):
-            raise InvalidSpec(f"{flag} is not a flag of vLLM: {self._nearest(flag)}", field)
+            raise InvalidSpec(self._why_unknown(flag), field)
         kind = self._flag(flag, field).kind
         if kind is FlagKind.VALUE:
             return self.write(flag, value, field)
@@ -76,9 +82,25 @@ class EngineFlags:
             )
         return self.table[flag]
 
+    def _why_unknown(self, flag: str) -> str:
+        """Return what to change about a flag that no supported version has."""
+        if flag in GONE:
+            return f"{flag} is gone from vLLM: {GONE[flag]}"
+        switch = flag.replace("--no-", "--", 1)
+        entry = None if switch == flag or is_refused(switch) else self.table.get(switch)
+        if entry is not None and entry.kind is not FlagKind.VALUE:
+            its_field = FLAGS_WITH_A_FIELD.get(switch)
+            off = f"set {its_field}" if its_field else f"write {switch}=false"
+            return f"{flag} turns off {switch}: {off} instead"
+        return f"{flag} is not a flag of vLLM: {self._nearest(flag)}"
+
     def _nearest(self, flag: str) -> str:
-        near = get_close_matches(flag, accepted_flags(self.table), n=1)
-        return f"did you mean {near[0]}?" if near else "remove it; docs/engine-flags.md lists them"
+        known = [each for each in self.table if not is_refused(each)]
+        near = get_close_matches(flag, known, n=1, cutoff=_CLOSE)
+        if not near:
+            return "remove it; docs/engine-flags.md lists them"
+        field = FLAGS_WITH_A_FIELD.get(near[0])
+        return f"did you mean {near[0]}?" + (f" Set {field} instead" if field else "")
 
 
 def accepted_flags(table: Mapping[str, Flag]) -> list[str]:

@@ -1,0 +1,73 @@
+"""Flags that older versions of vLLM had: deployments that are moved here still have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+_ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
+    "remove it": (
+        "calculate-kv-scales",
+        "disable-async-output-proc",
+        "disable-frontend-multiprocessing",
+        "enable-prompt-adapter",
+        "engine-use-ray",
+        "eplb-step-interval",
+        "eplb-window-size",
+        "full-cuda-graph",
+        "logits-processor-pattern",
+        "max-long-partial-prefills",
+        "max-num-partial-prefills",
+        "max-prompt-adapter-token",
+        "max-prompt-adapters",
+        "multi-step-stream-outputs",
+        "num-lookahead-slots",
+        "num-redundant-experts",
+        "num-scheduler-steps",
+        "preemption-mode",
+        "scheduler-delay-factor",
+        "tokenizer-pool-size",
+        "tokenizer-pool-type",
+        "use-v2-block-manager",
+        "worker-use-ray",
+    ),
+    "remove it, because requests are never logged": ("disable-log-requests",),
+    "remove it, because vLLM chooses what compiles a structure": (
+        "guided-decoding-backend",
+        "guided-decoding-disable-additional-properties",
+        "guided-decoding-disable-any-whitespace",
+        "guided-decoding-disable-fallback",
+    ),
+    "remove it, because the model's files name its task": ("task",),
+    "remove it, and set the value in the model's config.json": ("rope-scaling", "rope-theta"),
+    "set accelerator.type instead": ("device",),
+    "set engine.kvCache.offload.cpu instead": ("swap-space",),
+    "set engine.reasoningParser instead": ("enable-reasoning",),
+    "set engine.speculativeDecoding instead": (
+        "disable-logprobs-during-spec-decoding",
+        "ngram-prompt-lookup-max",
+        "ngram-prompt-lookup-min",
+        "num-speculative-tokens",
+        "spec-decoding-acceptance-method",
+        "speculative-disable-by-batch-size",
+        "speculative-disable-mqa-scorer",
+        "speculative-draft-tensor-parallel-size",
+        "speculative-max-model-len",
+        "speculative-model",
+        "speculative-model-quantization",
+        "typical-acceptance-sampler-posterior-alpha",
+        "typical-acceptance-sampler-posterior-threshold",
+    ),
+    "write --cudagraph-capture-sizes instead": ("cuda-graph-sizes",),
+    "write --max-cudagraph-capture-size instead": (
+        "max-context-len-to-capture",
+        "max-seq-len-to-capture",
+    ),
+    "write --mm-encoder-tp-mode=data instead": ("enable-multimodal-encoder-data-parallel",),
+    "write --mm-processor-cache-gb=0 instead": ("disable-mm-preprocessor-cache",),
+}
+
+GONE: Final[Mapping[str, str]] = {
+    f"--{flag}": advice for advice, flags in _ADVICE.items() for flag in flags
+}
+"""Flag -> what to change. A flag that a supported version has is not listed."""
