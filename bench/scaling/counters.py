@@ -1,11 +1,13 @@
-"""Computes the counters that a model server would report of a simulated engine."""
+"""Computes the counters that a model server would report about a simulated engine."""
 
 from llmservice_operator.scaling.signals import Counters, StepSums
 from scaling.engine import COUNTED, FINISHED, Fleet
 
 
 def counters_of(fleet: Fleet, engine: int) -> Counters:
-    """Return the counters of one engine so far. Every finished request is judged."""
+    """Return the counters of one engine so far. All finished requests count as judged by
+    the SLO.
+    """
     totals = [float(value) for value in fleet.totals[engine]]
     return Counters(
         **dict(zip(COUNTED, totals, strict=False)),

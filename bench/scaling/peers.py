@@ -270,7 +270,8 @@ class WvaTwo(Newest):
 
 
 class AIBrix(Newest):
-    """AIBrix: per-pod mean of KV usage over a target, at most doubled and at least halved.
+    """AIBrix: per-pod mean of KV usage over a target. A step at most doubles or halves the
+    replicas.
 
     With `is_kpa`, the mean is not multiplied by the number of pods, as in AIBrix's source. The
     scale-down "cooldown" takes the lowest recommendation of 300 s, as in its source; with
@@ -330,10 +331,8 @@ class Dynamo(Newest):
 class DynamoSla(Newest):
     """Dynamo's planner by SLA: the planner by load, with a lower bound of replicas.
 
-    Every three minutes, the bound is computed from the predicted request rate.
-
-    The rate that one engine sustains comes from its offline profile, taken as the true
-    capacity.
+    Every three minutes, the bound is computed from the predicted request rate. The true capacity
+    serves as the rate that the offline profile of one engine gives.
     """
 
     def __init__(self, capacity: float) -> None:

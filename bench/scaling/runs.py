@@ -68,8 +68,8 @@ def gate_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
 
 
 def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
-    """Return the runs without a gate: other cold starts, a prefix cache, a pod that never
-    starts.
+    """Return the runs without a gate: other cold starts, a prefix cache, and a pod that never
+    becomes ready.
     """
     for workload in GATE_WORKLOADS:
         for cold_start in OTHER_COLD_STARTS:

@@ -70,8 +70,10 @@ def _trace() -> tuple[Array, Array, Array]:
 
 
 def azure(rng: Generator) -> Traffic:
-    """Return the conversation trace, ten times over: each request also arrives at nine moments near
-    its own.
+    """Return the conversation trace at ten times its rate.
+
+    Ten requests arrive near the time of each original. One in ten keeps the lengths of its
+    original, and the others draw theirs from the whole trace.
     """
     times, prompts, answers = _trace()
     copies = 10
@@ -108,7 +110,7 @@ def burst(rng: Generator) -> Traffic:
 
 
 def diurnal(rng: Generator) -> Traffic:
-    """Return a day in two hours: between 15 and 105 requests/s."""
+    """Return two hours of a sinusoidal load, with a period of one hour and 15 to 105 requests/s."""
     seconds = 7200.0
 
     def rate(t: Array) -> Array:
@@ -118,7 +120,7 @@ def diurnal(rng: Generator) -> Traffic:
 
 
 def prefill_bursts(rng: Generator) -> Traffic:
-    """Return long prompts with short answers: minutes of silence and minutes of up to 80
+    """Return long prompts with short answers. Each minute has a random rate, from none to 80
     requests/s.
     """
     seconds = 3600.0
@@ -136,8 +138,8 @@ def prefill_bursts(rng: Generator) -> Traffic:
 
 
 def reasoning(rng: Generator) -> Traffic:
-    """Return short prompts with very long answers of very different lengths, limited by KV
-    tokens.
+    """Return short prompts with very long answers of very different lengths. KV tokens limit the
+    engine.
     """
     seconds = 5400.0
 
@@ -150,7 +152,7 @@ def reasoning(rng: Generator) -> Traffic:
 
 
 def small_gpu(rng: Generator) -> Traffic:
-    """Return a day in two hours on small accelerators, with short prompts."""
+    """Return two hours of a sinusoidal load with short prompts, for small accelerators."""
     seconds = 7200.0
 
     def rate(t: Array) -> Array:

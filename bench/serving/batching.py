@@ -77,7 +77,7 @@ def _batching_row(server: Server, mix: Mix, effort: Effort) -> Row:
     def padded() -> float:
         return sum(_ask(server, [max(wave)] * len(wave), BATCH).seconds for wave in waves)
 
-    # The kinds alternate, so that a busy moment of the machine does not affect one of them alone.
+    # The kinds alternate, so that a busy moment of the machine does not affect only one of them.
     turns = [[way() for way in (continuous, waved, padded)] for _ in range(effort.repeats)]
     seconds = [statistics.median(turn[way] for turn in turns) for way in range(3)]
     useful, mean = sum(lengths), statistics.fmean(lengths)

@@ -80,7 +80,8 @@ class Starts:
 
     def ratios(self) -> dict[str, Ratios]:
         """Return the measured ratios for the gate of a start."""
-        # Stock as shipped compiles, which saves time later. It is shown and does not decide.
+        # Stock as shipped compiles at its start, which saves time later. Its times are shown, but
+        # do not affect the gate.
         ratio = paired_ratio(self.seconds["ours"], self.seconds["stock, eager"])
         return {"start_to_ready": Ratios(ratio)}
 

@@ -31,7 +31,7 @@ class Load:
 
     @property
     def throughput(self) -> float:
-        """Tokens a second."""
+        """Generated tokens per second."""
         return self.tokens / self.seconds
 
     @property

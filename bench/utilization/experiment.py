@@ -313,8 +313,8 @@ def effective_utilization(
     limits: EngineLimits,
     slo: ServiceLevelObjective,
 ) -> float:
-    """Return the product's signal for one replica: work served, at the price of the mix seen so
-    far.
+    """Return the product's utilization of one replica: the served work, at the price of the mix
+    seen so far.
     """
     traffic = TrafficMemory(seen)
     mix = traffic.mix

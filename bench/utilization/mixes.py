@@ -1,4 +1,4 @@
-"""Shapes of requests: lengths of prompts and answers, in a random order."""
+"""Defines mixes of requests: lengths of prompts and answers, in a random order."""
 
 import math
 import random

@@ -51,14 +51,14 @@ class Level:
     """Offered requests per second, on average. The number of arrivals is random; see `offered`."""
     seconds: float
     done: Counters
-    """Counters of the server in the same time."""
+    """Increase of the server's counters during the level."""
     answers: Sequence[Answer]
     samples: Sequence[Snapshot]
 
     def attainment(self, slo: ServiceLevelObjective) -> float:
         """Share of the requests that met the SLO by the client's clock.
 
-        Raises RuntimeError when no request came.
+        Raises RuntimeError when no request arrived.
         """
         if not self.answers:
             raise RuntimeError(f"no request in {self.seconds:.0f} s: measure for longer")
