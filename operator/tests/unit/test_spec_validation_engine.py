@@ -17,7 +17,7 @@ DRAFT_MODEL = (
 
 FLAG_FORM = (
     "must be --flag=value in printable ASCII, with the flag's full name in lower case and dashes, "
-    "such as --block-size=32; write a switch as --enforce-eager=true"
+    f"such as {HARMLESS_ARG}; write a switch as --flag=true"
 )
 
 

@@ -98,7 +98,7 @@ ExtraArg = Annotated[
     matches(
         "--[a-z][a-z0-9-]*=[ -~]+",
         "must be --flag=value in printable ASCII, with the flag's full name in lower case and "
-        "dashes, such as --block-size=32; write a switch as --enforce-eager=true",
+        "dashes, such as --response-role=assistant; write a switch as --flag=true",
     ),
     *field_rules(FLAG_FIELDS),
     ValueRule(
