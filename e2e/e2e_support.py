@@ -1,6 +1,6 @@
 """Gives the end-to-end tests and the demo access to a cluster: kubectl, helm, waiting and HTTP.
 
-Everything goes through the command-line clients, because users have these.
+Every access uses the command-line clients, because users do the same.
 """
 
 import atexit
@@ -35,7 +35,7 @@ class Cluster:
     """Command that enters the cluster's network; empty when already inside."""
 
     def run(self, *command: str, stdin: str | None = None) -> str:
-        """Run a command beside the cluster; return its standard output."""
+        """Run a command in the cluster's network; return its standard output."""
         done = subprocess.run(
             [*self.prefix, *command], cwd=ROOT, input=stdin, capture_output=True, text=True
         )
@@ -95,7 +95,7 @@ class Cluster:
 
 
 def accepts_connections(host: str, port: int) -> bool:
-    """Return True; raise OSError where nothing listens."""
+    """Return True when a connection succeeds; raise OSError when nothing listens."""
     with socket.create_connection((host, port), timeout=5):
         return True
 

@@ -31,7 +31,7 @@ FILES: Mapping[str, Callable[[], str]] = {
     "docs/engine-flags.md": printed_by("llmservice-operator", "reference", "engine-flags"),
     "docs/routes.md": printed_by(sys.executable, "-m", "llmservice_server.route_page"),
 }
-"""Every generated file, with the function that makes its text."""
+"""Generated files, each with the function that makes its text."""
 
 
 def stale(files: Mapping[str, Callable[[], str]], root: Path) -> list[str]:

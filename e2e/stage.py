@@ -84,7 +84,7 @@ def install_chart(cluster: Cluster, images: Images, hub: str | None, *extra: str
     """Install or upgrade the chart and wait until the operator is available.
 
     The CPU image is the default for GPU services too. The nodes here advertise GPUs that they do
-    not have, so everything but the arithmetic is as on a real GPU.
+    not have, so everything except the computation is the same as on a real GPU.
     """
     registry, _, rest = images.operator.partition("/")
     repository, _, tag = rest.rpartition(":")

@@ -17,8 +17,9 @@ class SteadyLoad:
 
     The length of every answer is checked.
 
-    kube-proxy chooses a pod for each connection, so a client that keeps its connection for ever
-    meets no new pod. With `requests_per_connection` it opens a new one after so many requests.
+    kube-proxy chooses a pod for each connection, so a client that keeps its connection never
+    reaches a new pod. With `requests_per_connection` it opens a new connection after this many
+    requests.
     """
 
     url: str
@@ -87,7 +88,7 @@ class SteadyLoad:
     async def _ask(self, session: aiohttp.ClientSession) -> None:
         body = {
             "model": self.model,
-            # No two prompts are alike, so that the prefix cache saves nothing.
+            # Every prompt is different, so that the prefix cache saves nothing.
             "prompt": f"{time.monotonic()} The sea in winter is grey and cold",
             "max_tokens": ANSWER_TOKENS,
             "ignore_eos": True,

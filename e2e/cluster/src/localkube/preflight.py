@@ -23,8 +23,8 @@ NODE_PACKAGES = {
 }
 IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
 COMPILER_PACKAGES = {"g++": "g++", "python3-dev": "python3-config"}
-"""Debian packages, each with a program that shows whether it is installed. The last ones build the
-package for speculation by suffixes."""
+"""Debian packages, each with a program that shows whether it is installed. Those of
+COMPILER_PACKAGES are for the build of the package for suffix decoding."""
 
 GO_NEEDED = (1, 26)
 DISK_GB_TO_BUILD = 10
@@ -148,7 +148,7 @@ def parse_go_version(text: str) -> tuple[int, int] | None:
 
 
 def _missing_controllers() -> list[str]:
-    """Return the control groups that the kubelet needs and the machine does not offer."""
+    """Return the cgroup controllers that the kubelet needs and the machine does not offer."""
     needed = ["cpu", "cpuset", "memory", "pids"]
     if cgroups.unified():
         available = (cgroups.MOUNT / "cgroup.controllers").read_text().split()
