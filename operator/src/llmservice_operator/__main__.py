@@ -48,9 +48,14 @@ from llmservice_operator.workqueue import QueueSettings, Shares, WorkQueue
 
 logger = logging.getLogger(__name__)
 
+DEEPEST_JSON = 25_000
+"""Recursion limit of the process. The API server stores objects that are nested 10,000 levels deep,
+and one of them must not make a list unreadable."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    sys.setrecursionlimit(DEEPEST_JSON)
     try:
         settings = OperatorSettings.from_environment(os.environ)
         match options.command:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import CHILDREN, Child, workload_child
 from llmservice_operator.cluster import (
@@ -35,7 +36,7 @@ from llmservice_operator.errors import (
     StillDeleting,
 )
 from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, SCALED_OBJECTS, Kind
-from llmservice_operator.refusals import Refusal
+from llmservice_operator.refusals import Refusal, failure_of
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.telemetry import Metrics
 from llmservice_operator.workload import ReplicaCount, first_replicas, is_handed_over
@@ -323,6 +324,8 @@ class ChildWriter:
         self, kind: Kind, live: Manifest, error: Rejected
     ) -> Contested | None:
         """Return who owns the field that the API server complains of, if that is not us."""
+        if failure_of(error).reason is not Reason.INVALID_SPEC:
+            return None  # the cause is known
         metadata = live["metadata"]
         whole = await self._cluster.read(kind, metadata["namespace"], metadata["name"])
         said = say_foreign_cause(whole or live, error.message)

@@ -2,11 +2,13 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmservice_operator.kinds import LLMSERVICES
-from operator_support.processes import REPOSITORY, Api, OperatorProcess, kubectl
+from operator_support.accounts import RBAC, Account
+from operator_support.processes import REPOSITORY, Api, OperatorProcess, kubeconfig_for, kubectl
 from shared_support.waiting import eventually
 
 
@@ -83,3 +85,39 @@ def log(tmp_path: Path) -> Path:
 @pytest.fixture
 def name() -> str:
     return f"llm-{uuid.uuid4().hex[:6]}"
+
+
+@pytest.fixture
+def account(api: Api, namespace: str, tmp_path: Path) -> Iterator[Account]:
+    """Make a service account with rules; return the path of its kubeconfig."""
+    cluster_wide: list[str] = []
+
+    def make(watched: list[dict[str, Any]], own: list[dict[str, Any]], *, everywhere: bool) -> str:
+        name = "operator"
+        scope = f"/namespaces/{namespace}"
+        api.request("POST", f"/api/v1{scope}/serviceaccounts", {"metadata": {"name": name}})
+        subjects = [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]
+
+        def grant(kind: str, role: str, rules: list[dict[str, Any]], path: str) -> None:
+            plural = kind.lower()
+            reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role}
+            metadata = {"metadata": {"name": role}}
+            api.request("POST", f"{path}/{plural}s", {**metadata, "rules": rules})
+            binding = {**metadata, "roleRef": reference, "subjects": subjects}
+            api.request("POST", f"{path}/{plural}bindings", binding)
+
+        grant("Role", "leader", own, f"{RBAC}{scope}")
+        if everywhere:
+            grant("ClusterRole", namespace, watched, RBAC)
+            cluster_wide.append(namespace)
+        else:
+            grant("Role", "watched", watched, f"{RBAC}{scope}")
+        token = api.request("POST", f"/api/v1{scope}/serviceaccounts/{name}/token", {"spec": {}})[
+            "status"
+        ]["token"]
+        return kubeconfig_for(api, token, tmp_path / "kubeconfig")
+
+    yield make
+    for name in cluster_wide:
+        api.request("DELETE", f"{RBAC}/clusterrolebindings/{name}")
+        api.request("DELETE", f"{RBAC}/clusterroles/{name}")

@@ -89,7 +89,23 @@ async def test_without_any_llmservice_that_can_be_read_nothing_begins() -> None:
     async with world.reflecting():
         await eventually_in_loop(lambda: len(world.problems) > 2 * reflector.PATIENT_ATTEMPTS)
         assert world.watches == []
-    assert set(world.problems) == {f"no LLMService can be read: {GONE}"}
+    assert set(world.problems) == {
+        f"a right is missing, grant it to the operator's service account: {GONE}"
+    }
+
+
+async def test_without_a_kind_in_every_namespace_the_rest_goes_on_and_nothing_is_ready() -> None:
+    world = two_namespaces()
+    world.errors = {(DEPLOYMENTS, "a"): GONE, (DEPLOYMENTS, "b"): GONE}
+    async with world.reflecting():
+        await world.until_watching()
+        assert world.known() == {"mine", "theirs"}
+        assert world.problems == [
+            f"a right is missing, grant it to the operator's service account: {GONE}"
+        ]
+        world.errors.clear()
+        await eventually_in_loop(lambda: world.problems[-1] is None)
+        await eventually_in_loop(lambda: world.hindrances[-1] is None)
 
 
 async def test_what_was_known_of_a_namespace_is_kept_while_it_cannot_be_listed() -> None:
@@ -123,12 +139,12 @@ async def test_an_audit_that_fails_in_one_namespace_repairs_the_others() -> None
 async def test_many_troubles_are_told_in_few_words() -> None:
     namespaces = tuple(f"n{number}" for number in range(20))
     world = World({LLMSERVICES: [service("mine", namespace="n0")]}, namespaces=namespaces)
-    world.errors = {(DEPLOYMENTS, namespace): GONE for namespace in namespaces}
+    world.errors = {(DEPLOYMENTS, namespace): GONE for namespace in namespaces[1:]}
     async with world.reflecting():
         await world.until_watching()
         told = world.hindrances[-1]
     assert told is not None
-    assert told.endswith(f"and {20 - reflector.TROUBLES_TOLD} more")
+    assert told.endswith(f"and {19 - reflector.TROUBLES_TOLD} more")
 
 
 async def test_an_unreadable_object_breaks_no_load_no_event_and_no_audit() -> None:

@@ -237,7 +237,7 @@ class Cluster:
             raise _error(f"{method} {path}", answer.status, text, answer.headers)
         try:
             manifest: Manifest = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _foreign_answer(method, path, text) from error
         if not isinstance(manifest, dict):
             raise _foreign_answer(method, path, text)

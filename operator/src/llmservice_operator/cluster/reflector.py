@@ -96,6 +96,7 @@ class Reflector:
         self._watcher = watcher
         self._on_hindrance = on_hindrance
         self._patience = PATIENT_ATTEMPTS
+        self._blocked: str | None = None
         self._audit = Audit(cluster, cache, served, namespaces, enqueue, observer.cache_diverged)
         self._stop_watching = asyncio.Event()
         self._kinds_changed = False
@@ -184,15 +185,14 @@ class Reflector:
         except NotServed as error:
             remedy = _REMEDIES.get(error.kind, "the process cannot work without it")
             reason = f"{error}: {remedy}"
-        except Forbidden as error:
-            reason = f"a right is missing, grant it to the operator's service account: {error}"
         except ClusterError as error:
-            reason = f"the cluster cannot be read: {error}"
+            reason = _say_error(error)
         else:
             reason = self._why_not_to_begin()
         if reason is None:
             self._patience = PATIENT_ATTEMPTS
-            self._on_problem(None)
+            self._blocked = self._why_blocked()
+            self._on_problem(self._blocked)
             self._tell_troubles()
             self.loaded.set()
             return True
@@ -209,15 +209,30 @@ class Reflector:
         troubles = self._audit.troubles
         services = [troubles.get((LLMSERVICES, namespace)) for namespace in self._namespaces]
         if LLMSERVICES in self._served and all(services):
-            return f"no LLMService can be read: {services[0]}"
+            return _say_error(services[0])
         passing = [each for each in troubles.values() if not isinstance(each, Forbidden)]
         if passing and self._patience > 0:
             self._patience -= 1
-            return f"the cluster cannot be read: {passing[0]}"
+            return _say_error(passing[0])
+        return None
+
+    def _why_blocked(self) -> str | None:
+        """Return why a kind can be listed in no namespace at all; None if none is."""
+        for kind in self._served.watched:
+            errors = [self._audit.troubles.get((kind, each)) for each in self._namespaces]
+            if all(errors):
+                return _say_error(errors[0])
         return None
 
     def _tell_troubles(self) -> None:
-        """Report what is not watched, in few enough words."""
+        """Report what is not watched, in few enough words.
+
+        Without a kind in one namespace the process is hindered. Without one in all of them it is
+        not ready, although it does what it can.
+        """
+        if (blocked := self._why_blocked()) != self._blocked:
+            self._blocked = blocked
+            self._on_problem(blocked)
         said = [say_trouble(scope, error) for scope, error in self._audit.troubles.items()]
         more = len(said) - TROUBLES_TOLD
         if more > 0:
@@ -254,6 +269,12 @@ class Reflector:
             self._listed.set()
         for owner in self._cache.take(manifest, is_deleted=type_ == DELETED) or ():
             self._enqueue(owner)
+
+
+def _say_error(error: ClusterError | None) -> str:
+    if isinstance(error, Forbidden):
+        return f"a right is missing, grant it to the operator's service account: {error}"
+    return f"the cluster cannot be read: {error}"
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

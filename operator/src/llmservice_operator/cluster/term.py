@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from llmservice_operator.cluster.cache import Cache, Key, object_id
 from llmservice_operator.cluster.client import Cluster
+from llmservice_operator.cluster.foreign import identity
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.kinds import LLMSERVICES
 
@@ -41,10 +42,9 @@ class Term:
         for namespace in self._namespaces:
             try:
                 async for service in self._cluster.list_all(LLMSERVICES, namespace):
-                    key = object_id(service)[1:]
-                    if self._cache.observe(service):
+                    for key in self._cache.take(service) or ():
                         self._enqueue(key)
-                    self._unread.discard(key)
+                    self._unread.discard(identity(service)[1:])
             except ClusterError as error:
                 where = namespace or "the cluster"
                 logger.warning("each LLMService of %s is read by itself: %s", where, error)

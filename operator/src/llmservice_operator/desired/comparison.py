@@ -192,7 +192,7 @@ def _value_differences(
 def _parsed(key: str) -> Any:
     try:
         return json.loads(key[2:])
-    except ValueError:
+    except (ValueError, RecursionError):
         return ABSENT
 
 

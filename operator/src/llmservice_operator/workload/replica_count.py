@@ -81,9 +81,10 @@ def _suspended(service: LLMService, live: Manifest | None) -> ReplicaCount:
 def _recorded(live: Manifest) -> int | None:
     """Return the number that a live workload records; 0 and what is no number record nothing."""
     kept = (live["metadata"].get("annotations") or {}).get(names.KEPT_REPLICAS_ANNOTATION)
-    if kept is None or not kept.isdecimal() or not 0 < int(kept) <= MAX_REPLICAS:
+    # Anybody may have written it, and Python reads no number of thousands of digits.
+    if kept is None or not kept.isdecimal() or len(kept) > len(str(MAX_REPLICAS)):
         return None
-    return int(kept)
+    return int(kept) if 0 < int(kept) <= MAX_REPLICAS else None
 
 
 def _scaled_to(service: LLMService) -> int | None:
