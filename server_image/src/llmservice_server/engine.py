@@ -33,7 +33,7 @@ from llmservice_server.generate import (
 from llmservice_server.lookups import create_lookup_router
 from llmservice_server.queue_place import Place, PromisedPlaces, current_place
 from llmservice_server.stream_errors import begin_responses_with_the_engine, pass_errors_of_messages
-from llmservice_server.structures import keep_compiler, why_not_compiled, why_too_large
+from llmservice_server.structures import Compiler, why_not_compiled, why_too_large
 
 _STRUCTURE = "structured_outputs"
 """Parameter of a request that errors of its structure name."""
@@ -169,7 +169,7 @@ def _unseen(llm: Any) -> Iterator[None]:
 
 def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
     """Return a subclass of AsyncLLM that counts and limits its requests."""
-    promised = PromisedPlaces()
+    promised, compiler = PromisedPlaces(), Compiler()
     max_sequences = max(MAX_INPUTS, max_choices)
 
     class ObservedLLM(vllm.AsyncLLM):  # type: ignore[misc,name-defined]
@@ -193,7 +193,7 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                     f"a value of the request cannot be encoded: {error}"
                 ) from error
             if structure:
-                keep_compiler(self.input_processor, structure)
+                compiler.note(structure)
             tokens = prompt.get("prompt_token_ids", ()) if isinstance(prompt, dict) else ()
             sequences, place = getattr(params, "n", 1), current_place.get()
             is_step_of_beams = _STEP_OF_BEAMS.search(request_id) is not None
@@ -216,7 +216,12 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             outputs = super().generate(prompt, sampling_params, request_id, *arguments, **more)
             if getattr(sampling_params, "structured_outputs", None) is None:
                 return outputs  # type: ignore[no-any-return]
-            return _satisfiable(vllm, outputs)
+
+            def why_it_failed() -> str | None:
+                tokenizer = self.renderer.tokenizer
+                return compiler.why_it_failed(self.vllm_config, tokenizer, sampling_params)
+
+            return _followed(vllm, outputs, why_it_failed)
 
         def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
             # vLLM calls this first. Too many answers in one request are an error of the client,
@@ -284,7 +289,9 @@ def report_aborts(vllm: Vllm, llm: Any) -> None:
     processor.process_outputs = process_honestly
 
 
-async def _satisfiable(vllm: Vllm, outputs: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+async def _followed(
+    vllm: Vllm, outputs: AsyncGenerator[Any, None], why_it_failed: Callable[[], str | None]
+) -> AsyncGenerator[Any, None]:
     """Yield the same outputs; raise vLLM's validation error when the engine gives a structure up.
 
     vLLM detects this only at the first token, and reports it as an internal error.
@@ -293,8 +300,9 @@ async def _satisfiable(vllm: Vllm, outputs: AsyncGenerator[Any, None]) -> AsyncG
         async for output in outputs:
             if any(choice.finish_reason == "error" for choice in output.outputs):
                 raise vllm.VLLMValidationError(
-                    "the engine could not follow the requested structure; it may refer to itself "
-                    "endlessly, or allow no text",
+                    why_it_failed()
+                    or "the engine could not follow the requested structure; it may refer to "
+                    "itself endlessly, or allow no text",
                     parameter=_STRUCTURE,
                 )
             yield output

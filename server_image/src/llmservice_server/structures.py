@@ -49,19 +49,38 @@ def why_too_large(structure: Any) -> str | None:
     return None
 
 
-def keep_compiler(input_processor: Any, structure: Any) -> None:
-    """Check later structures with the compiler of this one, which the engine has accepted.
+class Compiler:
+    """The compiler of structures that the engine uses.
 
     vLLM chooses a compiler for each request, but the engine uses that of its first structure for
-    all. A structure that only another compiler takes would be accepted, and then fail in the engine
-    without a reason. `input_processor` is vLLM's.
+    all. Where it fails on a structure that was checked by another compiler, the engine gives no
+    reason.
     """
-    settings = input_processor.structured_outputs_config
-    chosen = getattr(structure, "_backend", None)
-    if settings is not None and settings.backend == "auto" and chosen:
-        kept = copy.copy(settings)
-        kept.backend = chosen
-        input_processor.structured_outputs_config = kept
+
+    def __init__(self) -> None:
+        self._name: str | None = None
+
+    def note(self, structure: Any) -> None:
+        """Note a structure that the engine has accepted; the first one decides."""
+        self._name = self._name or getattr(structure, "_backend", None)
+
+    def why_it_failed(self, configuration: Any, tokenizer: Any, params: Any) -> str | None:
+        """Return the words of the compiler about the structure of vLLM's sampling parameters.
+
+        None when the compiler finds nothing wrong, and only the engine does. `configuration` is
+        that of vLLM.
+        """
+        settings = copy.copy(configuration.structured_outputs_config)
+        settings.backend = self._name
+        checked = copy.deepcopy(params)
+        checked.structured_outputs._backend = None
+        try:
+            checked.verify(
+                configuration.model_config, configuration.speculative_config, settings, tokenizer
+            )
+        except Exception as error:
+            return why_not_compiled(error)
+        return None
 
 
 def why_not_compiled(error: Exception) -> str | None:

@@ -191,6 +191,21 @@ def test_a_structure_that_cannot_be_compiled_is_refused_in_the_compilers_words(
     assert "<path>" not in error["message"]
 
 
+def test_a_structure_that_only_another_compiler_checks_is_followed_as_stock_vllm_does(
+    server: ModelServer,
+) -> None:
+    wanted = {**MODEL, "prompt": "Hello", "max_tokens": 30, "temperature": 0}
+    for schema in (
+        {"type": "integer"},
+        # vLLM has this one checked by another compiler than the engine's.
+        {"type": "object", "patternProperties": {"^a$": {"type": "integer"}}},
+        {"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "maxItems": 2},
+    ):
+        structure = {"structured_outputs": {"json": schema}}
+        reply = server.post("/v1/completions", {**wanted, **structure})
+        assert reply.status == 200, reply.body
+
+
 def test_a_client_finds_its_model_by_name_and_no_other(server: ModelServer) -> None:
     with OpenAI(base_url=f"http://127.0.0.1:{server.api_port}/v1/", api_key=KEY) as client:
         assert client.models.retrieve(SERVED_NAME).id == SERVED_NAME

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llmservice_server.structures import keep_compiler, why_not_compiled, why_too_large
+from llmservice_server.structures import Compiler, why_not_compiled, why_too_large
 
 LONG = "a" * 131_073
 
@@ -87,23 +87,37 @@ def test_an_error_about_something_else_is_not_one_of_the_compiler() -> None:
     assert why_not_compiled(refusal_of("too many", "", function="_validate_logprobs")) is None
 
 
-@pytest.mark.parametrize(
-    ("asked", "first", "kept"),
-    [
-        ("auto", "xgrammar", "xgrammar"),
-        ("auto", "guidance", "guidance"),
-        ("auto", None, "auto"),
-        ("outlines", "outlines", "outlines"),
-    ],
+class Parameters:
+    """Sampling parameters whose structure only one compiler takes."""
+
+    def __init__(self, taken_by: str) -> None:
+        self.structured_outputs = SimpleNamespace(_backend="as checked before")
+        self._taken_by = taken_by
+
+    def verify(self, model: Any, speculation: Any, settings: Any, tokenizer: Any) -> None:
+        assert (model, speculation, tokenizer) == ("the model", None, "the tokenizer")
+        assert self.structured_outputs._backend is None
+        if settings.backend != self._taken_by:
+            raise refusal_of("Invalid.", f"{settings.backend} says no")
+
+
+CONFIGURATION = SimpleNamespace(
+    model_config="the model",
+    speculative_config=None,
+    structured_outputs_config=SimpleNamespace(backend="auto"),
 )
-def test_later_structures_are_checked_by_the_compiler_of_the_first(
-    asked: str, first: str | None, kept: str
+
+
+@pytest.mark.parametrize(
+    ("taken_by", "words"), [("guidance", "Invalid. xgrammar says no"), ("xgrammar", None)]
+)
+def test_the_compiler_of_the_first_structure_says_why_a_later_one_failed(
+    taken_by: str, words: str | None
 ) -> None:
-    settings = SimpleNamespace(backend=asked)
-    processor = SimpleNamespace(structured_outputs_config=settings)
-    keep_compiler(processor, SimpleNamespace(_backend=first))
-    keep_compiler(processor, SimpleNamespace(_backend="another"))
-    expected = "another" if kept == "auto" else kept
-    assert processor.structured_outputs_config.backend == expected
-    # The settings are those of the engine, too.
-    assert settings.backend == asked
+    compiler, parameters = Compiler(), Parameters(taken_by)
+    for backend in ("xgrammar", "guidance"):
+        compiler.note(SimpleNamespace(_backend=backend))
+    assert compiler.why_it_failed(CONFIGURATION, "the tokenizer", parameters) == words
+    # Neither the settings of the engine nor the request are changed.
+    assert CONFIGURATION.structured_outputs_config.backend == "auto"
+    assert parameters.structured_outputs._backend == "as checked before"
