@@ -66,8 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 configure_logging(settings.log_level)
                 return asyncio.run(run_metrics_server(settings))
             case "render":
-                text = sys.stdin.read() if str(options.file) == "-" else options.file.read_text()
-                sys.stdout.write(render_file(text, settings))
+                sys.stdout.write(render_file(_text_of(options.file), settings))
+            case "plan":
+                text, may_fit = _plan(options, settings)
+                sys.stdout.write(text)
+                return 0 if may_fit else 1
             case "crd":
                 sys.stdout.write(render_crd())
             case "chart-rules":
@@ -78,6 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"llmservice-operator: {error}\n")
         return 1
     return 0
+
+
+def _plan(options: argparse.Namespace, settings: OperatorSettings) -> tuple[str, bool]:
+    # The hub's client takes 30 MiB, which the running operator does not need.
+    from llmservice_operator.plan import plan_command
+
+    token, endpoint = os.environ.get("HF_TOKEN"), os.environ.get("HF_ENDPOINT")
+    return plan_command(
+        _text_of(options.file),
+        settings,
+        folder=options.model_dir,
+        gpu_memory=options.gpu_memory,
+        token=token,
+        endpoint=endpoint,
+    )
+
+
+def _text_of(file: Path) -> str:
+    return sys.stdin.read() if str(file) == "-" else file.read_text()
 
 
 async def run_metrics_server(settings: OperatorSettings) -> int:
@@ -103,6 +125,27 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         type=Path,
         help="YAML file with one or more LLMServices; - reads standard input",
+    )
+    plan = commands.add_parser(
+        "plan", help="say whether the model of an LLMService fits on its GPUs; exit with 1 if not"
+    )
+    plan.add_argument(
+        "-f",
+        "--file",
+        required=True,
+        type=Path,
+        help="YAML file with one or more LLMServices; - reads standard input",
+    )
+    plan.add_argument(
+        "--model-dir",
+        type=Path,
+        help="folder with the model's config.json and safetensors files; default: the hub that "
+        "HF_ENDPOINT names, with the token in HF_TOKEN",
+    )
+    plan.add_argument(
+        "--gpu-memory",
+        metavar="QUANTITY",
+        help="memory of one GPU, such as 24Gi; default: that of the GPU which the spec names",
     )
     commands.add_parser("crd", help="print the CustomResourceDefinition")
     commands.add_parser("chart-rules", help="print the chart's RBAC rules")

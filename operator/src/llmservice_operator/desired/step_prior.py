@@ -16,6 +16,8 @@ from llmservice_operator.api.spec import LLMServiceSpec
 from llmservice_operator.scaling.hardware import hardware_class, is_known
 from llmservice_operator.scaling.step_model import HardwareClass, StepModel, prior_step_model
 
+UNKNOWN_GPU: Final = "unknown"
+"""Product name without a data sheet, which counts as a small GPU."""
 GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 """Node label by which a service may choose its GPUs."""
 
@@ -44,7 +46,10 @@ def prior_of(spec: LLMServiceSpec) -> StepModel:
         hardware, guessed = hardware_class(None), GUESSED_PARAMETERS_ON_CPU
     else:
         gpus = 1 if named is None else spec.tensor_parallelism
-        hardware, guessed = hardware_class(_product(spec), gpus), GUESSED_PARAMETERS
+        hardware, guessed = (
+            hardware_class(gpu_product(spec) or UNKNOWN_GPU, gpus),
+            GUESSED_PARAMETERS,
+        )
     return _prior(hardware, named or guessed, _bytes_per_parameter(spec.engine))
 
 
@@ -62,12 +67,12 @@ def parameters_in(uri: str) -> float | None:
     return float(found[1]) * 1e9
 
 
-def _product(spec: LLMServiceSpec) -> str:
-    """Return the GPU by its product name. A GPU without a data sheet counts as small."""
+def gpu_product(spec: LLMServiceSpec) -> str | None:
+    """Return the GPU's product name, if the class or the node selector gives it."""
     gpu_class = spec.accelerator.gpu_class
     if gpu_class is not None and is_known(gpu_class):
         return gpu_class
-    return spec.template.node_selector.get(GPU_PRODUCT_LABEL, "unknown")
+    return spec.template.node_selector.get(GPU_PRODUCT_LABEL)
 
 
 def _bytes_per_parameter(engine: Engine) -> float:
@@ -76,5 +81,7 @@ def _bytes_per_parameter(engine: Engine) -> float:
     return _FULL_PRECISION_BYTES if engine.dtype == "Float32" else _HALF_PRECISION_BYTES
 
 
-UNKNOWN_PRIOR: Final = _prior(hardware_class("unknown"), GUESSED_PARAMETERS, _HALF_PRECISION_BYTES)
+UNKNOWN_PRIOR: Final = _prior(
+    hardware_class(UNKNOWN_GPU), GUESSED_PARAMETERS, _HALF_PRECISION_BYTES
+)
 """Prior for a spec that cannot be read."""

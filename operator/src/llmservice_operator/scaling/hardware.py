@@ -1,32 +1,36 @@
 """Data sheets of accelerators, from which the prior of a step model follows.
 
-A wrong entry costs accuracy for the first minute of traffic only.
+A wrong speed costs accuracy for the first minute of traffic only. A wrong memory misleads a plan.
 """
 
 from llmservice_operator.scaling.step_model import HardwareClass
 
+MIB = 2**20
+
 DATA_SHEETS: tuple[tuple[str, HardwareClass], ...] = (
-    ("B200", HardwareClass(8.0e12, 2250e12)),
-    ("H200", HardwareClass(4.8e12, 989e12)),
-    ("H100-NVL", HardwareClass(3.9e12, 835e12)),
-    ("H100-PCIE", HardwareClass(2.0e12, 756e12)),
-    ("H100", HardwareClass(3.35e12, 989e12)),
-    ("A100-SXM4-40GB", HardwareClass(1.555e12, 312e12)),
-    ("A100-PCIE-40GB", HardwareClass(1.555e12, 312e12)),
-    ("A100", HardwareClass(2.0e12, 312e12)),
-    ("L40S", HardwareClass(0.864e12, 362e12)),
-    ("L40", HardwareClass(0.864e12, 181e12)),
-    ("L4", HardwareClass(0.3e12, 121e12)),
-    ("A30", HardwareClass(0.933e12, 165e12)),
-    ("A10", HardwareClass(0.6e12, 125e12)),
-    ("RTX-A6000", HardwareClass(0.768e12, 155e12)),
-    ("V100", HardwareClass(0.9e12, 125e12)),
-    ("T4", HardwareClass(0.32e12, 65e12)),
+    ("B200", HardwareClass(8.0e12, 2250e12, 183359 * MIB)),
+    ("H200", HardwareClass(4.8e12, 989e12, 143771 * MIB)),
+    ("H100-NVL", HardwareClass(3.9e12, 835e12, 95830 * MIB)),
+    ("H100-PCIE", HardwareClass(2.0e12, 756e12, 81559 * MIB)),
+    ("H100", HardwareClass(3.35e12, 989e12, 81559 * MIB)),
+    ("A100-SXM4-40GB", HardwareClass(1.555e12, 312e12, 40960 * MIB)),
+    ("A100-PCIE-40GB", HardwareClass(1.555e12, 312e12, 40960 * MIB)),
+    ("A100", HardwareClass(2.0e12, 312e12, 81920 * MIB)),
+    ("L40S", HardwareClass(0.864e12, 362e12, 46068 * MIB)),
+    ("L40", HardwareClass(0.864e12, 181e12, 46068 * MIB)),
+    ("L4", HardwareClass(0.3e12, 121e12, 23034 * MIB)),
+    ("A30", HardwareClass(0.933e12, 165e12, 24576 * MIB)),
+    ("A10", HardwareClass(0.6e12, 125e12, 23028 * MIB)),
+    ("RTX-A6000", HardwareClass(0.768e12, 155e12, 49140 * MIB)),
+    ("V100-SXM2-32GB", HardwareClass(0.9e12, 125e12, 32768 * MIB)),
+    ("V100-PCIE-32GB", HardwareClass(0.9e12, 125e12, 32768 * MIB)),
+    ("V100", HardwareClass(0.9e12, 125e12, 16384 * MIB)),
+    ("T4", HardwareClass(0.32e12, 65e12, 15360 * MIB)),
 )
 """(part of the product name, data sheet); the first that fits counts, so longer names stand first.
 
-Product names are those of the node label nvidia.com/gpu.product. Bytes/s, and dense FLOP/s at 16
-bits without sparsity.
+Product names are those of the node label nvidia.com/gpu.product. The numbers are bytes/s, dense
+FLOP/s at 16 bits without sparsity, and the bytes of memory that the driver reports.
 """
 
 UNKNOWN = HardwareClass(0.6e12, 125e12)
@@ -51,4 +55,12 @@ def hardware_class(product: str | None, count: int = 1) -> HardwareClass:
     if product is None:
         return CPU
     one = _data_sheet(product) or UNKNOWN
-    return HardwareClass(one.memory_bytes_per_second * count, one.flops * count)
+    return HardwareClass(
+        one.memory_bytes_per_second * count, one.flops * count, one.memory_bytes * count
+    )
+
+
+def memory_bytes(product: str) -> int | None:
+    """Return the memory of one accelerator of this product; None without a data sheet."""
+    sheet = _data_sheet(product)
+    return None if sheet is None else sheet.memory_bytes

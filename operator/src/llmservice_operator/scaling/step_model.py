@@ -66,6 +66,8 @@ class HardwareClass:
     memory_bytes_per_second: float
     flops: float
     """Peak dense FLOP/s in the precision that the model computes in."""
+    memory_bytes: int = 0
+    """Memory of the accelerators; 0 where no plan needs it."""
 
 
 def prior_step_model(

@@ -1,0 +1,60 @@
+"""Bytes of the KV cache of one request on one GPU, as vLLM reserves them.
+
+vLLM stores the cache in blocks of 16 tokens. A block covers as many layers as one group has, and a
+request takes blocks for each group of layers. Layers that keep the whole context are one kind,
+layers with a window are another. If a model has both, all groups have the same number of layers,
+and the last group of a kind may be padded. Source: vLLM 0.32, v1/core/kv_cache_utils.py.
+"""
+
+from collections import Counter
+from math import ceil
+
+from llmservice_operator.fit.model_shape import ModelShape
+
+BLOCK_TOKENS = 16
+"""Tokens of a block of the KV cache, by default on NVIDIA GPUs."""
+
+_CLOSE = 1.5
+"""Ratio of the numbers of layers below which the larger number is the size of a group."""
+
+
+def token_bytes(shape: ModelShape, tensor: int, element_bytes: int) -> int:
+    """Return the bytes that one layer keeps of one token, on each of `tensor` GPUs."""
+    if shape.latent_size is not None:
+        return shape.latent_size * element_bytes
+    return 2 * max(1, shape.kv_heads // tensor) * shape.head_size * element_bytes
+
+
+def request_bytes(
+    shape: ModelShape,
+    tokens: int,
+    *,
+    in_flight_tokens: int,
+    element_bytes: int,
+    tensor: int = 1,
+    pipeline: int = 1,
+) -> int:
+    """Return the bytes of a request of `tokens` tokens on one GPU.
+
+    `in_flight_tokens` are the tokens that the engine may have scheduled and not yet settled; layers
+    with a window keep them in addition to the window.
+    """
+    layers = Counter(shape.windows[: ceil(len(shape.windows) / pipeline)])
+    group = _layers_of_a_group(layers)
+    blocks = sum(
+        ceil(count / group) * _blocks(window, tokens, in_flight_tokens)
+        for window, count in layers.items()
+    )
+    return blocks * group * BLOCK_TOKENS * token_bytes(shape, tensor, element_bytes)
+
+
+def _layers_of_a_group(layers: Counter[int | None]) -> int:
+    least, most = min(layers.values()), max(layers.values())
+    return most if most < _CLOSE * least else least
+
+
+def _blocks(window: int | None, tokens: int, in_flight_tokens: int) -> int:
+    if window is None:
+        return ceil(tokens / BLOCK_TOKENS)
+    # A window need not begin at the beginning of a block, so it touches one more.
+    return ceil(min(window - 1 + in_flight_tokens, tokens) / BLOCK_TOKENS) + 1

@@ -1,0 +1,146 @@
+"""Reads the part of a model's config.json that decides on its memory.
+
+The names of the fields are those of the transformers library. A model whose layers keep another
+state than keys and values is refused, because its memory would be guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llmservice_operator.errors import OperatorError
+
+_FULL: Final = frozenset({"full_attention", "attention"})
+# vLLM keeps the whole context of these layers, too, unless an environment variable allows less.
+_CHUNKED: Final = "chunked_attention"
+_WINDOWED: Final = "sliding_attention"
+
+_OTHER_STATE: Final = {
+    "layers_block_type": "layers of more than one kind",
+    "hybrid_override_pattern": "layers of more than one kind",
+    "linear_num_key_heads": "linear attention",
+    "ssm_cfg": "state-space layers",
+    "mamba_d_state": "state-space layers",
+    "state_size": "state-space layers",
+    "index_topk": "a sparse attention index",
+    "compress_ratios": "a compressed KV cache",
+    "num_kv_shared_layers": "layers that share a KV cache",
+    "global_head_dim": "layers with heads of two sizes",
+    "block_configs": "layers of different shapes",
+}
+"""Fields of models whose memory does not follow from the formulas here."""
+
+_ALTERNATING: Final = {"gemma2": 2, "gpt_oss": 2}
+"""Period of the layers with the whole context, by model type, where the config names no kinds."""
+
+_SCALED_LENGTHS: Final = frozenset({"linear", "dynamic", "yarn"})
+"""Kinds of rope scaling that lengthen the context that the config names."""
+
+
+class UnknownShape(OperatorError):
+    """The memory of the model cannot be computed from its config.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of a model. Every number of elements is for the whole model, on however many GPUs."""
+
+    windows: tuple[int | None, ...]
+    """Tokens that each layer attends to; None for the whole context."""
+    attention_heads: int
+    kv_heads: int
+    head_size: int
+    """Elements of one key, and of one value."""
+    latent_size: int | None
+    """Elements that a layer keeps of a token in place of keys and values (multi-head latent
+    attention), or None. Every GPU keeps them all."""
+    hidden_size: int
+    intermediate_size: int
+    vocabulary: int
+    longest: int
+    """Longest request in tokens that the model is made for."""
+    element_bytes: int
+    """Bytes of a number in the model's own format, as the engine computes in it."""
+    is_quantized: bool
+    """Whether the weights are stored in the format that the engine computes with."""
+
+
+def read_shape(config: Mapping[str, Any]) -> ModelShape:
+    """Return the shape of the model with this config.json.
+
+    Raises UnknownShape when a field is missing, or when the formulas do not cover the model.
+    """
+    text = config.get("text_config") or config.get("llm_config") or config
+    if not isinstance(text, Mapping):
+        raise UnknownShape("config.json has a text_config that is not an object")
+    kinds = text.get("layer_types")
+    for name, what in _OTHER_STATE.items():
+        if text.get(name):
+            raise UnknownShape(f"the model has {what} ({name}), whose memory is not known here")
+    heads = _number(text, "num_attention_heads", "n_head")
+    hidden = _number(text, "hidden_size", "n_embd")
+    layers = _number(text, "num_hidden_layers", "n_layer")
+    latent = text.get("kv_lora_rank")
+    return ModelShape(
+        windows=_windows(text, layers, kinds),
+        attention_heads=heads,
+        kv_heads=_kv_heads(text, heads),
+        head_size=int(text.get("head_dim") or hidden // heads),
+        latent_size=None if not latent else int(latent) + _number(text, "qk_rope_head_dim"),
+        hidden_size=hidden,
+        intermediate_size=int(text.get("intermediate_size") or 4 * hidden),
+        vocabulary=_number(text, "vocab_size"),
+        longest=_longest(text),
+        element_bytes=2,
+        is_quantized=bool(config.get("quantization_config") or text.get("quantization_config")),
+    )
+
+
+def _number(config: Mapping[str, Any], *names: str) -> int:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise UnknownShape(f"config.json has no {names[0]}")
+
+
+def _kv_heads(text: Mapping[str, Any], heads: int) -> int:
+    if text.get("multi_query") and not text.get("new_decoder_architecture"):
+        return 1
+    for name in ("num_key_value_heads", "num_kv_heads", "n_head_kv"):
+        value = text.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    return heads
+
+
+def _windows(text: Mapping[str, Any], layers: int, kinds: Any) -> tuple[int | None, ...]:
+    window = text.get("sliding_window")
+    if text.get("use_sliding_window") is False or not isinstance(window, int) or window < 1:
+        window = None
+    if kinds is not None:
+        return tuple(_window_of(kind, window) for kind in kinds[:layers])
+    period = text.get("sliding_window_pattern") or _ALTERNATING.get(str(text.get("model_type")))
+    if window is not None and isinstance(period, int) and period > 0:
+        return tuple(None if (layer + 1) % period == 0 else window for layer in range(layers))
+    return (window,) * layers
+
+
+def _window_of(kind: str, window: int | None) -> int | None:
+    if kind in _FULL or kind == _CHUNKED:
+        return None
+    if kind == _WINDOWED:
+        return window
+    raise UnknownShape(f"the model has layers of the kind {kind}, whose memory is not known here")
+
+
+def _longest(text: Mapping[str, Any]) -> int:
+    longest = _number(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    scaling = text.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    if kind in _SCALED_LENGTHS:
+        original = scaling.get("original_max_position_embeddings", longest)
+        longest = int(original * float(scaling.get("factor", 1.0)))
+    return longest

@@ -1,0 +1,248 @@
+"""Whether a service's model fits on the GPUs of one replica, and what to change if it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from llmservice_operator.api.accelerator import AcceleratorType
+from llmservice_operator.api.batching import LEAST_STEP_TOKENS
+from llmservice_operator.api.spec import LLMServiceSpec
+from llmservice_operator.fit.kv_cache import request_bytes
+from llmservice_operator.fit.model_shape import ModelShape
+from llmservice_operator.fit.weights import Checkpoint, weight_bytes
+
+GIB: Final = 2**30
+
+UTILIZATION_PERCENT: Final = 90
+"""Share of a GPU's memory that the engine uses where the spec sets none."""
+LARGE_GPU_BYTES: Final = 70 * GIB
+"""Memory from which the engine computes larger steps by default. Source: vLLM 0.32,
+engine/arg_utils.py."""
+LARGE_STEP_TOKENS: Final = 8192
+SEQUENCES, SEQUENCES_ON_A_LARGE_GPU = 256, 1024
+"""Requests at a time, by the engine's default."""
+BATCHES_IN_FLIGHT: Final = 2
+"""Steps that the engine schedules before it has settled the first."""
+
+UNCERTAIN: Final = 0.1
+"""Share of the memory by which the estimated part may be wrong."""
+LIBRARY_BYTES: Final = 3 * GIB // 2
+"""CUDA context, CUDA graphs and workspaces of each process. An estimate."""
+COLLECTIVE_BYTES: Final = GIB // 2
+"""Buffers of the library that connects several GPUs. An estimate."""
+ROUND_TOKENS: Final = 1024
+"""Multiple of tokens to which an advised length is rounded down."""
+
+
+class Verdict(StrEnum):
+    FITS = "fits"
+    WITHIN_10_PERCENT = "within 10 %"
+    DOES_NOT_FIT = "does not fit"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Memory of one GPU of a replica, in bytes, and what follows from it."""
+
+    verdict: Verdict
+    gpu: int
+    """Memory of the GPU."""
+    budget: int
+    """Part of that memory that the engine uses."""
+    weights: int
+    reserve: int
+    """Estimate of activations, CUDA graphs and libraries."""
+    token: float
+    """Bytes of the KV cache for each token of a request of the longest length."""
+    request: int
+    """Bytes of the KV cache for one request of the longest length."""
+    longest: int
+    """Longest length of a request, in tokens."""
+    refusal: str | None
+    """Why the engine cannot split the model across the GPUs, and what to set; None if it can."""
+    advice: tuple[str, ...]
+    """Changes that make the model fit, of which one is enough; empty when it does."""
+
+    @property
+    def needed(self) -> int:
+        """Bytes with which the engine serves one request of the longest length."""
+        return self.weights + self.reserve + self.request
+
+    @property
+    def requests(self) -> int:
+        """Requests of the longest length that the KV cache holds at a time."""
+        return max(0, (self.budget - self.weights - self.reserve) // self.request)
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One service on one kind of GPU."""
+
+    spec: LLMServiceSpec
+    shape: ModelShape
+    checkpoint: Checkpoint
+    gpu: int
+
+    @property
+    def tensor(self) -> int:
+        return max(1, self.spec.tensor_parallelism)
+
+    @property
+    def pipeline(self) -> int:
+        split = self.spec.engine.parallelism
+        return split.pipeline if split is not None else 1
+
+    @property
+    def budget(self) -> int:
+        percent = self.spec.engine.gpu_memory_utilization_percent or UTILIZATION_PERCENT
+        return self.gpu * percent // 100
+
+    @property
+    def element_bytes(self) -> int:
+        return 4 if self.spec.engine.dtype == "Float32" else self.shape.element_bytes
+
+    @property
+    def kv_element_bytes(self) -> int:
+        cache = self.spec.engine.kv_cache
+        has_eight_bits = cache is not None and (cache.dtype or "").startswith("FP8")
+        return 1 if has_eight_bits else self.element_bytes
+
+    @property
+    def step_tokens(self) -> int:
+        batching = self.spec.engine.batching
+        if batching is not None and batching.max_num_batched_tokens is not None:
+            return batching.max_num_batched_tokens
+        return LARGE_STEP_TOKENS if self.gpu >= LARGE_GPU_BYTES else LEAST_STEP_TOKENS
+
+    @property
+    def sequences(self) -> int:
+        batching = self.spec.engine.batching
+        if batching is not None and batching.max_num_seqs is not None:
+            return batching.max_num_seqs
+        return SEQUENCES_ON_A_LARGE_GPU if self.gpu >= LARGE_GPU_BYTES else SEQUENCES
+
+    @property
+    def longest(self) -> int:
+        return self.spec.engine.max_model_len or self.shape.longest
+
+    def weights(self, gpus: int) -> int:
+        """Return the bytes of the weights on each GPU, if the model is split across `gpus`."""
+        whole = weight_bytes(
+            self.checkpoint, self.shape, self.element_bytes, self.spec.engine.quantization
+        )
+        return whole // gpus
+
+    def reserve(self, tensor: int) -> int:
+        """Return the estimated bytes of a GPU that are neither weights nor KV cache."""
+        states = 8 * self.shape.hidden_size + 4 * self.shape.intermediate_size // tensor
+        logits = 3 * 4 * self.sequences * self.shape.vocabulary // tensor
+        collective = COLLECTIVE_BYTES if tensor > 1 else 0
+        return self.step_tokens * states * 2 + logits + LIBRARY_BYTES + collective
+
+    def request(self, tokens: int, *, kv_element_bytes: int, tensor: int) -> int:
+        return request_bytes(
+            self.shape,
+            tokens,
+            in_flight_tokens=BATCHES_IN_FLIGHT * self.step_tokens,
+            element_bytes=kv_element_bytes,
+            tensor=tensor,
+            pipeline=self.pipeline,
+        )
+
+    def needed(
+        self, *, tokens: int | None = None, eight_bits: bool = False, tensor: int | None = None
+    ) -> int:
+        """Return the bytes needed for one request, with some of the settings changed."""
+        split = tensor or self.tensor
+        cache = self.request(
+            tokens or self.longest,
+            kv_element_bytes=1 if eight_bits else self.kv_element_bytes,
+            tensor=split,
+        )
+        return self.weights(split * self.pipeline) + self.reserve(split) + cache
+
+    def surely_fits(self, needed: int) -> bool:
+        return needed <= (1 - UNCERTAIN) * self.budget
+
+
+def plan_fit(spec: LLMServiceSpec, shape: ModelShape, checkpoint: Checkpoint, gpu: int) -> Plan:
+    """Return the plan for a service whose model has this shape and these weights.
+
+    `gpu` is the memory of one GPU in bytes. The spec must contain the fields of its accelerator
+    class.
+    """
+    case = _Case(spec, shape, checkpoint, gpu)
+    needed = case.needed()
+    if case.surely_fits(needed):
+        verdict = Verdict.FITS
+    elif needed <= (1 + UNCERTAIN) * case.budget:
+        verdict = Verdict.WITHIN_10_PERCENT
+    else:
+        verdict = Verdict.DOES_NOT_FIT
+    refusal = heads_refusal(spec, shape)
+    if refusal is not None:
+        verdict = Verdict.DOES_NOT_FIT
+    request = case.request(case.longest, kv_element_bytes=case.kv_element_bytes, tensor=case.tensor)
+    is_advised = verdict is not Verdict.FITS and refusal is None
+    return Plan(
+        verdict=verdict,
+        gpu=gpu,
+        budget=case.budget,
+        weights=case.weights(case.tensor * case.pipeline),
+        reserve=case.reserve(case.tensor),
+        token=request / case.longest,
+        request=request,
+        longest=case.longest,
+        refusal=refusal,
+        advice=tuple(_advice(case)) if is_advised else (),
+    )
+
+
+def heads_refusal(spec: LLMServiceSpec, shape: ModelShape) -> str | None:
+    """Return what to change if the engine cannot split the model's heads; None if it can."""
+    tensor = max(1, spec.tensor_parallelism)
+    if spec.accelerator.type is AcceleratorType.CPU or _splits(shape, tensor):
+        return None
+    possible = ", ".join(str(it) for it in range(1, 65) if _splits(shape, it))
+    return (
+        f"{tensor} GPUs cannot share the model's {shape.attention_heads} attention heads and "
+        f"{shape.kv_heads} KV heads: set engine.parallelism.tensor to one of {possible}"
+    )
+
+
+def _splits(shape: ModelShape, tensor: int) -> bool:
+    if shape.attention_heads % tensor:
+        return False
+    if shape.latent_size is not None:
+        return True
+    return shape.kv_heads % tensor == 0 or tensor % shape.kv_heads == 0
+
+
+def _advice(case: _Case) -> Iterator[str]:
+    """Yield changes, each of which makes the model fit for sure."""
+    longest = _longest_that_fits(case)
+    if longest:
+        yield f"set engine.maxModelLen to at most {longest:,}"
+    if case.kv_element_bytes > 1 and case.surely_fits(case.needed(eight_bits=True)):
+        yield "set engine.kvCache.dtype to FP8"
+    more = (it for it in range(case.tensor + 1, 65) if _splits(case.shape, it))
+    enough = next((it for it in more if case.surely_fits(case.needed(tensor=it))), None)
+    if enough is not None:
+        yield f"set accelerator.count to {enough * case.pipeline}"
+    if enough is None and not longest:
+        yield "choose a GPU with more memory, or a quantized model"
+
+
+def _longest_that_fits(case: _Case) -> int:
+    """Return the greatest length that fits for sure, rounded down; 0 if none does."""
+    low, high = 0, case.longest
+    while low < high:
+        middle = (low + high + 1) // 2
+        if case.surely_fits(case.needed(tokens=middle)):
+            low = middle
+        else:
+            high = middle - 1
+    return low // ROUND_TOKENS * ROUND_TOKENS or low

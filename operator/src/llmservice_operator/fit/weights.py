@@ -1,0 +1,72 @@
+"""Bytes of a model's weights in the memory of its GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from llmservice_operator.fit.model_shape import ModelShape
+
+_BITS: Final = {
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+    "F32": 32,
+    "I32": 32,
+    "U32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "I16": 16,
+    "U16": 16,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
+    "F4": 4,
+}
+"""Bits of a number, by its name in the safetensors format."""
+_WHOLE_PRECISION: Final = frozenset({"F64", "F32", "F16", "BF16"})
+
+_BITS_AT_LOAD: Final = {"fp8": 8}
+"""Bits of a linear layer's weight, by the quantization that the engine makes as it loads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Number of stored parameters of a model, by the safetensors name of their format."""
+
+    parameters: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parameters.values())
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(count * _BITS.get(kind, 16) // 8 for kind, count in self.parameters.items())
+
+
+def weight_bytes(
+    checkpoint: Checkpoint, shape: ModelShape, element_bytes: int, quantization: str | None
+) -> int:
+    """Return the bytes of all weights once they are loaded.
+
+    The engine converts floating-point weights to the format in which it computes. It leaves the
+    weights of a quantized model as they are stored. With `quantization` it quantizes the linear
+    layers of an unquantized model; embeddings and the output layer stay.
+    """
+    if shape.is_quantized:
+        return checkpoint.stored_bytes
+    loaded = sum(
+        count * (element_bytes if kind in _WHOLE_PRECISION else _BITS.get(kind, 16) / 8)
+        for kind, count in checkpoint.parameters.items()
+    )
+    bits = _BITS_AT_LOAD.get(quantization or "")
+    if bits is None:
+        return int(loaded)
+    outside = min(2 * shape.vocabulary * shape.hidden_size, checkpoint.total)
+    linear = checkpoint.total - outside
+    return int(loaded - linear * (element_bytes - bits / 8))

@@ -1,0 +1,157 @@
+"""`llmservice-operator plan`: whether the model of an LLMService fits on its GPUs.
+
+It reads the model's own files, so that the answer comes before a GPU is rented.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from llmservice_operator.api.accelerator import AcceleratorType
+from llmservice_operator.api.fields import quantity_value
+from llmservice_operator.api.model import ClaimModel, model_source
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.accelerator_class import with_class
+from llmservice_operator.desired.step_prior import gpu_product
+from llmservice_operator.errors import InvalidSpec, OperatorError
+from llmservice_operator.fit import ModelShape, Plan, Verdict, plan_fit, read_shape
+from llmservice_operator.model_files import ModelFiles, read_folder, read_repository
+from llmservice_operator.render import read_services
+from llmservice_operator.scaling.hardware import memory_bytes
+from llmservice_operator.settings import OperatorSettings
+
+ReadModel = Callable[[LLMService], ModelFiles]
+"""Returns the files of the service's model."""
+
+GIB: Final = 2**30
+
+_WITHOUT_WEIGHTS: Final = ("Ngram", "Suffix")
+"""Methods of speculative decoding whose draft takes no memory of a GPU."""
+_SLICE: Final = re.compile("/mig-[0-9]+g[.]([0-9]+)gb")
+"""Resource name of a slice of a GPU, with its memory in GB."""
+USABLE_SHARE_OF_A_SLICE: Final = 0.95
+"""Share of the memory in a slice's name that the driver reports, in GiB."""
+
+
+def plan_file(
+    text: str, settings: OperatorSettings, read_model: ReadModel, gpu_memory: int | None
+) -> tuple[str, bool]:
+    """Return the plan of every LLMService in the YAML `text`, and whether all of them may fit.
+
+    `gpu_memory` is the memory of one GPU in bytes; None takes it from the GPU that the spec names.
+    Raises InvalidSpec for a text that is no LLMService. A model that cannot be read or computed has
+    a sentence in the plan that says why, and hides none of the others.
+    """
+    plans = [_plan(service, settings, read_model, gpu_memory) for service in read_services(text)]
+    printed = "\n".join("\n".join(lines) + "\n" for lines, _ in plans)
+    return printed, all(may_fit for _, may_fit in plans)
+
+
+def _plan(
+    service: LLMService,
+    settings: OperatorSettings,
+    read_model: ReadModel,
+    gpu_memory: int | None,
+) -> tuple[list[str], bool]:
+    try:
+        service = with_class(service, settings.accelerator_classes)
+        memory = gpu_memory or _memory_of(service)
+        config, checkpoint = read_model(service)
+        shape = read_shape(config)
+        plan = plan_fit(service.spec, shape, checkpoint, memory)
+    except OperatorError as error:
+        return [f"{service.name}: no verdict: {error}"], False
+    return list(_lines(service, shape, plan)), plan.verdict is not Verdict.DOES_NOT_FIT
+
+
+def _memory_of(service: LLMService) -> int:
+    """Return the memory of one of the service's GPUs in bytes. Raises InvalidSpec if unknown."""
+    if service.spec.accelerator.type is AcceleratorType.CPU:
+        raise InvalidSpec(
+            "is cpu, where the container's memory limit holds the model: a plan is for GPUs only",
+            "spec.accelerator.type",
+        )
+    slice_ = _SLICE.search(service.spec.accelerator.gpu_resource)
+    if slice_ is not None:
+        return int(int(slice_[1]) * GIB * USABLE_SHARE_OF_A_SLICE)
+    product = gpu_product(service.spec)
+    memory = None if product is None else memory_bytes(product)
+    if memory is None:
+        raise InvalidSpec(
+            "names no GPU with a known memory: set it to one such as H100, or pass --gpu-memory",
+            "spec.accelerator.class",
+        )
+    return memory
+
+
+def _lines(service: LLMService, shape: ModelShape, plan: Plan) -> Iterator[str]:
+    spec = service.spec
+    yield f"{service.name}: {plan.verdict}{_reason(plan)}"
+    heads = f"{shape.attention_heads} attention heads, {shape.kv_heads} KV heads"
+    yield f"  model      {spec.model.uri}: {len(shape.windows)} layers, {heads}"
+    count = f"{spec.gpus} GPUs" if spec.gpus > 1 else "1 GPU"
+    yield f"  GPU        {count} of {_gib(plan.gpu)}, of which the engine uses {_gib(plan.budget)}"
+    yield f"  weights    {_gib(plan.weights)} on each GPU"
+    yield f"  estimate   {_gib(plan.reserve)} for activations, CUDA graphs and libraries"
+    yield (
+        f"  KV cache   {plan.token / 1024:,.1f} KiB per token, {_gib(plan.request)} for one request"
+        f" of {plan.longest:,} tokens"
+    )
+    yield f"  room       {plan.requests} requests of {plan.longest:,} tokens at a time"
+    speculation = spec.engine.speculative_decoding
+    if speculation is not None and speculation.method not in _WITHOUT_WEIGHTS:
+        yield "  left out   the draft of the speculative decoding, which needs memory of its own"
+    for number, change in enumerate(plan.advice):
+        yield f"  {'to fit' if number == 0 else 'or':9}  {change}"
+
+
+def _reason(plan: Plan) -> str:
+    if plan.refusal is not None:
+        return f": {plan.refusal}"
+    if plan.verdict is Verdict.FITS:
+        return ""
+    sizes = f"needs {_gib(plan.needed)}, has {_gib(plan.budget)}"
+    if plan.verdict is Verdict.WITHIN_10_PERCENT:
+        return f": {sizes}, and the estimate decides"
+    return f": {sizes}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:,.1f} GiB"
+
+
+def plan_command(
+    text: str,
+    settings: OperatorSettings,
+    *,
+    folder: Path | None,
+    gpu_memory: str | None,
+    token: str | None,
+    endpoint: str | None,
+) -> tuple[str, bool]:
+    """Return the plan for the arguments of the command line, as `plan_file` does.
+
+    Raises InvalidSpec for a text that is no LLMService, and for a memory that is no quantity.
+    """
+    memory = None if gpu_memory is None else quantity_value(gpu_memory)
+    if gpu_memory is not None and (memory is None or memory <= 0):
+        raise InvalidSpec("must be an amount of memory, such as 24Gi", "--gpu-memory")
+
+    def read_model(service: LLMService) -> ModelFiles:
+        if folder is not None:
+            return read_folder(folder)
+        source = model_source(service.spec.model.uri)
+        if isinstance(source, ClaimModel):
+            raise InvalidSpec(
+                "is a folder on a claim: copy its config.json and safetensors files, or mount the "
+                "claim, and pass the folder with --model-dir",
+                "spec.model.uri",
+            )
+        at = service.spec.model.revision
+        hub = endpoint or settings.hub_endpoint
+        return read_repository(source.repository, at, hub, token)
+
+    return plan_file(text, settings, read_model, None if memory is None else int(memory))

@@ -1,0 +1,84 @@
+"""The plan's figures are those of the pinned vLLM, which builds each model without its weights."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from llmservice_operator.fit import Checkpoint, Plan, Verdict, plan_fit, read_shape
+from llmservice_operator.fit.kv_cache import request_bytes
+from llmservice_operator.fit.weights import weight_bytes
+from operator_support.services import a_service
+from operator_support.shapes import CONFIGS
+
+pytest_plugins = ("engine_fixtures",)
+
+SCRIPT: Final = Path(__file__).parents[1] / "engine_memory.py"
+UNQUANTIZED: Final = [name for name, it in CONFIGS.items() if "quantization_config" not in it]
+
+
+@pytest.fixture(scope="module")
+def measured(
+    engine_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    questions = []
+    for name, config in CONFIGS.items():
+        folder = tmp_path_factory.mktemp(name)
+        folder.joinpath("config.json").write_text(json.dumps(config))
+        questions.append([str(folder), {}])
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    finished = subprocess.run(
+        [engine_python, SCRIPT],
+        input=json.dumps(questions),
+        env={**os.environ, **quiet},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    return dict(zip(CONFIGS, json.loads(finished.stdout), strict=True))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_request_takes_as_much_kv_cache_as_vllm_reserves(
+    name: str, measured: dict[str, dict[str, Any]]
+) -> None:
+    shape, vllm = read_shape(CONFIGS[name]), measured[name]
+    assert shape.longest == vllm["length"]
+    computed = request_bytes(
+        shape, vllm["length"], in_flight_tokens=vllm["in_flight"], element_bytes=2
+    )
+    assert computed == pytest.approx(vllm["sequence"], rel=0.01)
+
+
+@pytest.mark.parametrize("name", UNQUANTIZED)
+def test_the_weights_take_as_much_as_vllm_gives_them(
+    name: str, measured: dict[str, dict[str, Any]]
+) -> None:
+    vllm = measured[name]
+    computed = weight_bytes(Checkpoint(vllm["stored"]), read_shape(CONFIGS[name]), 2, None)
+    assert computed == pytest.approx(vllm["weights"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", UNQUANTIZED)
+@pytest.mark.parametrize(
+    ("share", "verdict"),
+    [(0.8, Verdict.FITS), (1.0, Verdict.WITHIN_10_PERCENT), (1.3, Verdict.DOES_NOT_FIT)],
+)
+def test_the_verdict_follows_from_what_vllm_needs(
+    name: str, share: float, verdict: Verdict, measured: dict[str, dict[str, Any]]
+) -> None:
+    """`share` is the memory that vLLM needs, as a share of the memory that it may use."""
+    vllm = measured[name]
+    # As many tokens in flight as when vLLM was asked.
+    batching = {"maxNumBatchedTokens": vllm["in_flight"] // 2, "maxNumSeqs": 64}
+    service = a_service({"engine": {"batching": batching}})
+
+    def planned(gpu: int) -> Plan:
+        return plan_fit(service.spec, read_shape(CONFIGS[name]), Checkpoint(vllm["stored"]), gpu)
+
+    needed = vllm["weights"] + vllm["sequence"] + planned(1).reserve
+    assert planned(int(needed / share / 0.9)).verdict is verdict

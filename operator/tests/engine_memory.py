@@ -1,0 +1,105 @@
+"""Reports how much memory vLLM gives a model, without allocating it.
+
+It runs inside the engine environment, never in the workspace's. It reads a list of folders with a
+config.json, each with engine arguments, as JSON from standard input, builds every model on torch's
+meta device, and prints a list as JSON, for each model:
+
+weights     bytes of the parameters
+stored      parameters that transformers would write, by the safetensors name of their format; null
+            for a quantized model
+sequence    bytes of the KV cache that vLLM reserves for one sequence of the longest length
+length      that length, in tokens
+in_flight   tokens that vLLM may have scheduled and not settled
+block       tokens of a block of the KV cache
+"""
+
+import contextlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from vllm.config import get_layers_from_vllm_config, set_current_vllm_config
+from vllm.distributed import ensure_model_parallel_initialized, init_distributed_environment
+from vllm.distributed.parallel_state import destroy_model_parallel
+from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.v1.core.kv_cache_utils import _max_memory_usage_bytes_from_groups, get_kv_cache_groups
+
+GPU_BLOCK_TOKENS = 16
+"""Block size on GPUs; the CPU's differs."""
+
+
+def stored_parameters(folder: str) -> dict[str, int] | None:
+    """Return what a checkpoint of this model contains, each tied tensor once."""
+    config = AutoConfig.from_pretrained(folder)
+    if getattr(config, "quantization_config", None) is not None:
+        return None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+    names = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+    found: dict[str, int] = {}
+    for parameter in model.parameters():
+        kind = names[parameter.dtype]
+        found[kind] = found.get(kind, 0) + parameter.numel()
+    return found
+
+
+def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return vLLM's figures for the model in a folder."""
+    config = EngineArgs(
+        model=folder,
+        skip_tokenizer_init=True,
+        load_format="dummy",
+        enforce_eager=True,
+        block_size=GPU_BLOCK_TOKENS,
+        **arguments,
+    ).create_engine_config()
+    # The layout of FlashAttention on GPUs. The engine would resolve it when it starts.
+    config.cache_config.kv_cache_layout = "LBNHC"
+    # vLLM manages each window for itself on GPUs only.
+    config.scheduler_config.disable_hybrid_kv_cache_manager = False
+    default = torch.get_default_dtype()
+    with set_current_vllm_config(config):
+        destroy_model_parallel()
+        ensure_model_parallel_initialized(1, 1)
+        torch.set_default_dtype(config.model_config.dtype)
+        try:
+            with torch.device("meta"):
+                model = initialize_model(config)
+        finally:
+            torch.set_default_dtype(default)
+        layers = get_layers_from_vllm_config(config, AttentionLayerBase)
+        specs = {
+            # The CPU's attention has larger blocks for windows.
+            name: spec.copy_with_new_block_size(GPU_BLOCK_TOKENS)
+            for name, layer in layers.items()
+            if (spec := layer.get_kv_cache_spec(config)) is not None
+        }
+        groups = get_kv_cache_groups(config, specs)
+        return {
+            "weights": sum(it.numel() * it.element_size() for it in model.parameters()),
+            "stored": stored_parameters(folder),
+            "sequence": _max_memory_usage_bytes_from_groups(config, groups),
+            "length": config.model_config.max_model_len,
+            "in_flight": config.max_in_flight_tokens,
+            "block": GPU_BLOCK_TOKENS,
+        }
+
+
+def main() -> None:
+    """Measure every model of standard input."""
+    answers = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        rendezvous = Path(tempfile.mkdtemp()) / "rendezvous"
+        init_distributed_environment(1, 0, f"file://{rendezvous}", 0, "gloo")
+        found = [measure(folder, arguments) for folder, arguments in json.load(sys.stdin)]
+    print(json.dumps(found), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+from typing import Any
+
+import pytest
+
+from llmservice_operator.api.spec import LLMServiceSpec
+from llmservice_operator.fit import Checkpoint, Plan, UnknownShape, Verdict, plan_fit, read_shape
+from llmservice_operator.fit.kv_cache import request_bytes
+from llmservice_operator.fit.weights import weight_bytes
+from operator_support.services import a_service
+from operator_support.shapes import CONFIGS
+
+GIB = 2**30
+LLAMA = CONFIGS["llama-8b"]
+WEIGHTS = Checkpoint({"BF16": 8_030_261_248})
+
+
+def spec_of(engine: dict[str, Any] | None = None, gpus: int = 1) -> LLMServiceSpec:
+    return a_service({"engine": engine or {}, "accelerator": {"count": gpus}}).spec
+
+
+def plan(gpu_gib: float, engine: dict[str, Any] | None = None, gpus: int = 1) -> Plan:
+    return plan_fit(spec_of(engine, gpus), read_shape(LLAMA), WEIGHTS, int(gpu_gib * GIB))
+
+
+def kv_bytes(name: str, tokens: int, **options: int) -> int:
+    settings = {"in_flight_tokens": 2048, "element_bytes": 2, **options}
+    return request_bytes(read_shape(CONFIGS[name]), tokens, **settings)
+
+
+def test_each_token_has_a_key_and_a_value_in_each_kv_head_of_each_layer() -> None:
+    assert kv_bytes("llama-8b", 16) == 16 * 32 * 2 * 8 * 128 * 2
+
+
+def test_a_request_takes_whole_blocks() -> None:
+    assert kv_bytes("llama-8b", 17) == kv_bytes("llama-8b", 32)
+
+
+def test_eight_bits_halve_the_kv_cache() -> None:
+    assert 2 * kv_bytes("llama-8b", 4096, element_bytes=1) == kv_bytes("llama-8b", 4096)
+
+
+def test_gpus_share_the_kv_heads_until_each_has_one() -> None:
+    whole = kv_bytes("llama-8b", 4096)
+    assert kv_bytes("llama-8b", 4096, tensor=8) == whole // 8
+    assert kv_bytes("llama-8b", 4096, tensor=32) == whole // 8
+
+
+def test_every_gpu_keeps_the_whole_latent_vector() -> None:
+    assert kv_bytes("deepseek-v3", 4096, tensor=8) == kv_bytes("deepseek-v3", 4096)
+    assert kv_bytes("deepseek-v3", 16) == 16 * 61 * (512 + 64) * 2
+
+
+def test_a_pipeline_stage_keeps_its_own_layers_only() -> None:
+    assert kv_bytes("llama-8b", 4096, pipeline=2) == kv_bytes("llama-8b", 4096) // 2
+
+
+def test_a_windowed_layer_keeps_no_more_than_its_window_and_the_tokens_in_flight() -> None:
+    long, longer = (kv_bytes("mistral-7b-window", tokens) for tokens in (16_384, 32_768))
+    assert long == longer
+    assert kv_bytes("mistral-7b-window", 1024) < long
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"num_hidden_layers": None}, "config.json has no num_hidden_layers"),
+        ({"vocab_size": "many"}, "config.json has no vocab_size"),
+        (
+            {"ssm_cfg": {"layer": "Mamba2"}},
+            "the model has state-space layers (ssm_cfg), whose memory is not known here",
+        ),
+        (
+            {"layer_types": ["full_attention", "linear_attention"] * 16},
+            "the model has layers of the kind linear_attention, whose memory is not known here",
+        ),
+        ({"text_config": [1]}, "config.json has a text_config that is not an object"),
+    ],
+    ids=["no layers", "no number", "state space", "linear attention", "no object"],
+)
+def test_a_model_that_the_formulas_do_not_cover_is_refused(
+    change: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UnknownShape) as refused:
+        read_shape({**LLAMA, **change})
+    assert str(refused.value) == sentence
+
+
+def test_the_text_model_of_a_multimodal_model_decides() -> None:
+    assert read_shape({"model_type": "llava", "text_config": LLAMA}) == read_shape(LLAMA)
+
+
+def test_scaled_positions_lengthen_the_context() -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768}
+    assert read_shape({**LLAMA, "rope_scaling": scaling}).longest == 131_072
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+    assert read_shape({**LLAMA, "rope_scaling": llama3}).longest == 131_072
+
+
+def test_weights_are_converted_to_the_format_that_the_engine_computes_in() -> None:
+    stored = Checkpoint({"F32": 1000, "BF16": 1000})
+    assert weight_bytes(stored, read_shape(LLAMA), 2, None) == 4000
+    assert weight_bytes(stored, read_shape(LLAMA), 4, None) == 8000
+
+
+def test_the_weights_of_a_quantized_model_stay_as_they_are_stored() -> None:
+    stored = Checkpoint({"I32": 1000, "F16": 500, "F8_E4M3": 8})
+    shape = read_shape(CONFIGS["qwen2-7b-awq"])
+    assert weight_bytes(stored, shape, 2, "awq") == 4000 + 1000 + 8
+
+
+def test_quantizing_at_load_halves_all_but_embeddings_and_output() -> None:
+    outside = 2 * LLAMA["vocab_size"] * LLAMA["hidden_size"]
+    linear = WEIGHTS.total - outside
+    assert weight_bytes(WEIGHTS, read_shape(LLAMA), 2, "fp8") == 2 * outside + linear
+
+
+@pytest.mark.parametrize(
+    ("gpu_gib", "verdict"),
+    [(80, Verdict.FITS), (39, Verdict.WITHIN_10_PERCENT), (24, Verdict.DOES_NOT_FIT)],
+)
+def test_the_verdict_compares_what_one_longest_request_needs_with_the_gpu(
+    gpu_gib: float, verdict: Verdict
+) -> None:
+    found = plan(gpu_gib)
+    assert found.verdict is verdict
+    assert found.needed == found.weights + found.reserve + 16 * GIB
+    assert found.budget == found.gpu * 90 // 100
+
+
+def test_the_spec_decides_how_much_of_the_gpu_the_engine_uses() -> None:
+    assert plan(80, {"gpuMemoryUtilizationPercent": 50}).budget == 40 * GIB
+
+
+def test_the_rest_of_the_memory_holds_further_requests() -> None:
+    found = plan(80, {"maxModelLen": 8192})
+    assert found.request == GIB
+    assert found.requests == (found.budget - found.weights - found.reserve) // GIB
+    assert plan(24).requests == 0
+
+
+def test_each_advice_makes_the_model_fit() -> None:
+    advice = plan(24).advice
+    assert advice == ("set engine.maxModelLen to at most 18,432", "set accelerator.count to 2")
+    assert plan(24, {"maxModelLen": 18_432}).verdict is Verdict.FITS
+    assert plan(24, {"maxModelLen": 19_456}).verdict is not Verdict.FITS
+    assert plan(24, gpus=2).verdict is Verdict.FITS
+
+
+def test_an_eight_bit_cache_is_advised_where_it_is_enough() -> None:
+    engine = {"maxModelLen": 32_768}
+    assert "set engine.kvCache.dtype to FP8" in plan(24, engine).advice
+    assert plan(24, {**engine, "kvCache": {"dtype": "FP8"}}).verdict is Verdict.FITS
+    assert plan(80, engine).advice == ()
+
+
+def test_a_model_that_nothing_makes_fit_needs_another_gpu() -> None:
+    found = plan(1)
+    assert found.advice == ("choose a GPU with more memory, or a quantized model",)
+
+
+@pytest.mark.parametrize("gpus", [3, 5, 6, 64])
+def test_gpus_that_cannot_share_the_heads_are_refused_with_the_numbers_that_can(gpus: int) -> None:
+    found = plan(80, gpus=gpus)
+    assert found.verdict is Verdict.DOES_NOT_FIT
+    assert found.refusal == (
+        f"{gpus} GPUs cannot share the model's 32 attention heads and 8 KV heads: set "
+        "engine.parallelism.tensor to one of 1, 2, 4, 8, 16, 32"
+    )
+    assert found.advice == ()
+
+
+def test_a_multiple_of_the_kv_heads_can_share_the_heads() -> None:
+    assert plan(80, gpus=16).refusal is None

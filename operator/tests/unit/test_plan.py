@@ -1,0 +1,143 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from llmservice_operator.__main__ import main
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.errors import OperatorError
+from llmservice_operator.fit import Checkpoint
+from llmservice_operator.model_files import ModelFiles
+from llmservice_operator.plan import plan_file
+from operator_support.services import SETTINGS
+from operator_support.shapes import CONFIGS
+
+SERVICE = """
+apiVersion: llmservice.dev/v1alpha1
+kind: LLMService
+metadata: {name: %s}
+spec: {model: {uri: "%s"}, accelerator: %s}
+"""
+
+
+def text(accelerator: str, name: str = "chat", uri: str = "hf://org/model") -> str:
+    return SERVICE % (name, uri, accelerator)
+
+
+def read_llama(service: LLMService) -> ModelFiles:
+    if service.name == "unreadable":
+        raise OperatorError("the hub sleeps")
+    return CONFIGS["llama-8b"], Checkpoint({"BF16": 8_030_261_248})
+
+
+def planned(accelerator: str, gpu_memory: int | None = None) -> str:
+    return plan_file(text(accelerator), SETTINGS, read_llama, gpu_memory)[0]
+
+
+def test_a_plan_shows_every_part_of_the_memory() -> None:
+    assert planned("{class: H100}") == (
+        "chat: fits\n"
+        "  model      hf://org/model: 32 layers, 32 attention heads, 8 KV heads\n"
+        "  GPU        1 GPU of 79.6 GiB, of which the engine uses 71.7 GiB\n"
+        "  weights    15.0 GiB on each GPU\n"
+        "  estimate   4.3 GiB for activations, CUDA graphs and libraries\n"
+        "  KV cache   128.0 KiB per token, 16.0 GiB for one request of 131,072 tokens\n"
+        "  room       3 requests of 131,072 tokens at a time\n"
+    )
+
+
+def test_a_plan_that_does_not_fit_says_what_to_change() -> None:
+    lines = planned("{class: L4}").splitlines()
+    assert lines[0] == "chat: does not fit: needs 33.2 GiB, has 20.2 GiB"
+    assert lines[-2:] == [
+        "  to fit     set engine.maxModelLen to at most 8,192",
+        "  or         set accelerator.count to 2",
+    ]
+
+
+def test_a_plan_near_the_limit_says_that_the_estimate_decides() -> None:
+    assert planned("{class: L40S}", gpu_memory=38 * 2**30).splitlines()[0] == (
+        "chat: within 10 %: needs 33.2 GiB, has 34.2 GiB, and the estimate decides"
+    )
+
+
+def test_gpus_that_cannot_share_the_heads_do_not_fit() -> None:
+    assert planned("{class: H100, count: 3}").splitlines()[0] == (
+        "chat: does not fit: 3 GPUs cannot share the model's 32 attention heads and 8 KV heads: "
+        "set engine.parallelism.tensor to one of 1, 2, 4, 8, 16, 32"
+    )
+
+
+def test_a_slice_of_a_gpu_has_the_memory_in_its_name() -> None:
+    found = planned("{resourceName: nvidia.com/mig-3g.40gb}")
+    assert "1 GPU of 38.0 GiB" in found
+
+
+def test_the_memory_of_the_command_line_replaces_that_of_the_spec() -> None:
+    assert "1 GPU of 24.0 GiB" in planned("{class: H100}", gpu_memory=24 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "sentence"),
+    [
+        (
+            "{}",
+            "spec.accelerator.class: names no GPU with a known memory: set it to one such as H100,"
+            " or pass --gpu-memory",
+        ),
+        (
+            "{type: cpu}",
+            "spec.accelerator.type: is cpu, where the container's memory limit holds the model: a "
+            "plan is for GPUs only",
+        ),
+    ],
+    ids=["no GPU", "a CPU"],
+)
+def test_a_spec_without_a_known_gpu_has_no_verdict(accelerator: str, sentence: str) -> None:
+    assert planned(accelerator) == f"chat: no verdict: {sentence}\n"
+
+
+def test_a_model_that_cannot_be_read_hides_no_other() -> None:
+    both = text("{class: H100}", "unreadable") + "---" + text("{class: H100}")
+    found, may_fit = plan_file(both, SETTINGS, read_llama, None)
+    assert not may_fit
+    assert found.startswith("unreadable: no verdict: the hub sleeps\n\nchat: fits\n")
+
+
+@pytest.mark.parametrize(("method", "is_left_out"), [("MTP", True), ("Ngram", False)])
+def test_a_draft_with_weights_is_said_to_be_left_out(method: str, is_left_out: bool) -> None:
+    speculation = f"{{method: {method}, numSpeculativeTokens: 2}}"
+    engine = f"{{class: H100}}, engine: {{speculativeDecoding: {speculation}}}"
+    line = "  left out   the draft of the speculative decoding, which needs memory of its own\n"
+    assert (line in planned(engine)) is is_left_out
+
+
+def test_the_command_reads_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path.joinpath("config.json").write_text(json.dumps(CONFIGS["qwen2.5-0.5b-tied"]))
+    header = b'{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+    weights = len(header).to_bytes(8, "little") + header + bytes(4)
+    tmp_path.joinpath("model.safetensors").write_bytes(weights)
+    service = tmp_path / "service.yaml"
+    service.write_text(text("{}", uri="pvc://models/qwen"))
+    arguments = ["plan", "-f", str(service), "--model-dir", str(tmp_path), "--gpu-memory", "24Gi"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith("chat: fits\n")
+
+
+def test_a_claim_needs_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    service = tmp_path / "service.yaml"
+    service.write_text(text("{class: H100}", uri="pvc://models/qwen"))
+    assert main(["plan", "-f", str(service)]) == 1
+    assert capsys.readouterr().out == (
+        "chat: no verdict: spec.model.uri: is a folder on a claim: copy its config.json and "
+        "safetensors files, or mount the claim, and pass the folder with --model-dir\n"
+    )
+
+
+def test_a_memory_that_is_no_quantity_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = tmp_path / "service.yaml"
+    service.write_text(text("{class: H100}"))
+    assert main(["plan", "-f", str(service), "--gpu-memory", "much"]) == 1
+    assert "--gpu-memory: must be an amount of memory, such as 24Gi" in capsys.readouterr().err
