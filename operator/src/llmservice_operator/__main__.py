@@ -66,10 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 configure_logging(settings.log_level)
                 return asyncio.run(run_metrics_server(settings))
             case "render":
-                sys.stdout.write(render_file(_text_of(options.file), settings))
+                text = _text_of(options.file)
+                objects = render_file(text, settings)
+                if options.plan:
+                    sys.stdout.write(_commented(_plan(text, options, settings)[0]))
+                sys.stdout.write(objects)
             case "plan":
-                text, may_fit = _plan(options, settings)
-                sys.stdout.write(text)
+                plan, may_fit = _plan(_text_of(options.file), options, settings)
+                sys.stdout.write(plan)
                 return 0 if may_fit else 1
             case "crd":
                 sys.stdout.write(render_crd())
@@ -83,13 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _plan(options: argparse.Namespace, settings: OperatorSettings) -> tuple[str, bool]:
+def _plan(text: str, options: argparse.Namespace, settings: OperatorSettings) -> tuple[str, bool]:
     # The hub's client takes 30 MiB, which the running operator does not need.
     from llmservice_operator.plan import plan_command
 
     token, endpoint = os.environ.get("HF_TOKEN"), os.environ.get("HF_ENDPOINT")
     return plan_command(
-        _text_of(options.file),
+        text,
         settings,
         folder=options.model_dir,
         gpu_memory=options.gpu_memory,
@@ -98,12 +102,44 @@ def _plan(options: argparse.Namespace, settings: OperatorSettings) -> tuple[str,
     )
 
 
+def _commented(lines: str) -> str:
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines.splitlines())
+
+
 def _text_of(file: Path) -> str:
     return sys.stdin.read() if str(file) == "-" else file.read_text()
 
 
 async def run_metrics_server(settings: OperatorSettings) -> int:
     return await MetricsServer(settings).run()
+
+
+def _file_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "-f",
+        "--file",
+        required=True,
+        type=Path,
+        help="YAML file with one or more LLMServices; - reads standard input",
+    )
+    return parser
+
+
+def _model_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--model-dir",
+        type=Path,
+        help="folder with the model's config.json and safetensors files; default: the hub that "
+        "HF_ENDPOINT names, with the token in HF_TOKEN",
+    )
+    parser.add_argument(
+        "--gpu-memory",
+        metavar="QUANTITY",
+        help="memory of one GPU, such as 24Gi; default: that of the GPU which the spec names",
+    )
+    return parser
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,35 +153,17 @@ def _parser() -> argparse.ArgumentParser:
         "metrics-server", help="run the metrics server, which measures the load of every LLMService"
     )
     render = commands.add_parser(
-        "render", help="print the objects of an LLMService, without a cluster"
+        "render",
+        parents=[_file_parser(), _model_parser()],
+        help="print the objects of an LLMService, without a cluster",
     )
     render.add_argument(
-        "-f",
-        "--file",
-        required=True,
-        type=Path,
-        help="YAML file with one or more LLMServices; - reads standard input",
+        "--plan", action="store_true", help="print the plan first, as comments (see plan)"
     )
-    plan = commands.add_parser(
-        "plan", help="say whether the model of an LLMService fits on its GPUs; exit with 1 if not"
-    )
-    plan.add_argument(
-        "-f",
-        "--file",
-        required=True,
-        type=Path,
-        help="YAML file with one or more LLMServices; - reads standard input",
-    )
-    plan.add_argument(
-        "--model-dir",
-        type=Path,
-        help="folder with the model's config.json and safetensors files; default: the hub that "
-        "HF_ENDPOINT names, with the token in HF_TOKEN",
-    )
-    plan.add_argument(
-        "--gpu-memory",
-        metavar="QUANTITY",
-        help="memory of one GPU, such as 24Gi; default: that of the GPU which the spec names",
+    commands.add_parser(
+        "plan",
+        parents=[_file_parser(), _model_parser()],
+        help="say whether the model of an LLMService fits on its GPUs; exit with 1 if not",
     )
     commands.add_parser("crd", help="print the CustomResourceDefinition")
     commands.add_parser("chart-rules", help="print the chart's RBAC rules")

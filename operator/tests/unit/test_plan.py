@@ -124,6 +124,19 @@ def test_the_command_reads_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.startswith("chat: fits\n")
 
 
+def test_the_plan_stands_as_comments_before_the_rendered_objects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = tmp_path / "service.yaml"
+    service.write_text(text("{class: H100}", uri="pvc://models/qwen"))
+    assert main(["render", "-f", str(service)]) == 0
+    objects = capsys.readouterr().out
+    assert main(["render", "--plan", "-f", str(service)]) == 0
+    planned = capsys.readouterr().out
+    assert planned.startswith("# chat: no verdict: spec.model.uri: is a folder on a claim")
+    assert planned.endswith(objects)
+
+
 def test_a_claim_needs_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service = tmp_path / "service.yaml"
     service.write_text(text("{class: H100}", uri="pvc://models/qwen"))
