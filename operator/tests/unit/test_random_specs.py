@@ -89,13 +89,13 @@ def specs() -> list[Spec]:
     return many_valid_specs(300)
 
 
-def test_every_field_is_in_a_spec_that_is_tried(specs: list[Spec]) -> None:
-    tried = (*specs, *ACCEPTED.values(), *EXAMPLE_SPECS.values())
-    seen = {path for spec in tried for path in drawn(spec, "spec")}
+def test_every_field_is_in_a_spec_that_an_api_server_accepts() -> None:
+    written = (*ACCEPTED.values(), *EXAMPLE_SPECS.values())
+    seen = {path for spec in written for path in drawn(spec, "spec")}
     missing = sorted({*paths(SCHEMA, "spec")} - seen)
     assert not missing, (
-        f"no spec has {', '.join(missing)}: add a line to one of crds/examples, or a spec that an "
-        "API server accepts to operator/tests/specs/accepted.yaml"
+        f"no spec has {', '.join(missing)}: add a line to one of crds/examples, or a spec to "
+        "operator/tests/specs/accepted.yaml"
     )
 
 
