@@ -40,6 +40,14 @@ COMPILED = {
         {**CPU, "model": {"uri": "pvc://claim/a/b", "name": "m"}},
         ["--model=/models/a/b", "--served-model-name=m"],
     ),
+    "web pages that may call the API": (
+        {**CPU, "engine": {"extraArgs": ['--allowed-origins=["https://my.page"]']}},
+        [
+            "--model=org/model",
+            "--served-model-name=qwen",
+            '--allowed-origins=["https://my.page"]',
+        ],
+    ),
     "the root of a claim": (
         {**CPU, "model": {"uri": "pvc://claim", "name": "m"}},
         ["--model=/models", "--served-model-name=m"],

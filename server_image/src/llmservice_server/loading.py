@@ -137,6 +137,9 @@ def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Na
             flag = f"--{name.replace('_', '-')}"
             refused = f"{flag} would log prompts, which is never done"
             raise StartRefused(invalid_argument(refused))
+    if not isinstance(arguments.allowed_origins, list):
+        refused = '--allowed-origins must be a list, such as ["https://my.page"]'
+        raise StartRefused(invalid_argument(refused))
     try:
         vllm.validate_parsed_serve_args(arguments)
     except (TypeError, ValueError) as error:

@@ -317,6 +317,11 @@ def test_an_engine_that_hangs_is_not_alive_until_it_goes_on(server: ModelServer)
         (["--no-such-flag=1"], "InvalidEngineArgument", "unrecognized arguments: --no-such-flag"),
         (["--enable-log-requests"], "InvalidEngineArgument", "would log prompts, which is never"),
         (["--port=80"], "InvalidEngineArgument", "--port is set by the model server itself"),
+        (
+            ['--allowed-origins="https://my.page"'],
+            "InvalidEngineArgument",
+            '--allowed-origins must be a list, such as ["https://my.page"]',
+        ),
         (["--model=/no/such/folder"], "ModelNotFound", "/no/such/folder"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -51,8 +51,9 @@ _REFUSED: Final = (
     *("node-rank", "numa-.*", "prefill-context-parallel-size", "ray-.*", ".*sleep-.*"),
     *("enable-cumem-allocator", "enable-nccl-comm-suspend", ".*lora.*", "shutdown-timeout"),
 )
-_HARMLESS: Final = "(override-)?generation-config|allowed-media-domains"
-"""Exceptions to the refused names: sampling defaults, and limits on what the server fetches."""
+_HARMLESS: Final = "(override-)?generation-config|allowed-media-domains|allowed-origins"
+"""Exceptions to the refused names: sampling defaults, limits on what the server fetches, and the
+web pages that may call the API, which still need a key where the service has keys."""
 
 # Match only the flag's name. Its value may contain anything, such as an equals sign.
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")
