@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from llmservice_operator.cluster import Cache, Cluster, Key, Reflector, ServedKinds
+from llmservice_operator.cluster.watch_session import OnTrouble
 from llmservice_operator.cluster.watching import OnEvent
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, SCALED_OBJECTS, Kind
@@ -43,6 +44,7 @@ class World:
     lists: int = 0
     watches: list[tuple[Kind, ...]] = field(default_factory=list)
     on_event: OnEvent | None = None
+    on_trouble: OnTrouble = lambda *_: None
     broken: asyncio.Event = field(default_factory=asyncio.Event)
     cache: Cache = field(default_factory=Cache)
     enqueued: list[Key] = field(default_factory=list)
@@ -78,7 +80,9 @@ class World:
         namespaces: Sequence[str | None],
         on_event: OnEvent,
         stop: asyncio.Event,
+        on_trouble: OnTrouble,
     ) -> None:
+        self.on_trouble = on_trouble
         self.watches.append(tuple(kinds))
         self.on_event = on_event
         self.broken.clear()

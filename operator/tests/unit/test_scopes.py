@@ -136,6 +136,19 @@ async def test_an_audit_that_fails_in_one_namespace_repairs_the_others() -> None
     assert world.watches == [REQUIRED]
 
 
+async def test_a_watch_that_is_refused_is_told_although_its_kind_can_be_listed() -> None:
+    world = two_namespaces()
+    async with world.reflecting():
+        await world.until_watching()
+        world.on_trouble("/api/v1/namespaces/b/pods", "403: cannot watch")
+        assert world.hindrances[-1] == (
+            "nothing can be watched at /api/v1/namespaces/b/pods: 403: cannot watch"
+        )
+        world.on_trouble("/api/v1/namespaces/b/pods", None)
+        assert world.hindrances[-1] is None
+    assert set(world.problems) == {None}
+
+
 async def test_many_troubles_are_told_in_few_words() -> None:
     namespaces = tuple(f"n{number}" for number in range(20))
     world = World({LLMSERVICES: [service("mine", namespace="n0")]}, namespaces=namespaces)

@@ -2,19 +2,13 @@
 
 import asyncio
 import itertools
-import json
 import logging
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from aiohttp import web
 
 from llmservice_operator.cluster.watching import (
     DELETED,
@@ -26,132 +20,18 @@ from llmservice_operator.cluster.watching import (
     watch,
 )
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
+from operator_support.watched import ApiServer, Watching, an_api_server, event, pod, watching
 from shared_support.waiting import eventually_in_loop
 
 KINDS = (LLMSERVICES, DEPLOYMENTS, PODS)
-RESOURCES = [
-    {"name": "pods", "singularName": "pod", "kind": "Pod", "namespaced": True},
-    # Kopf waits for it whatever it watches.
-    {"name": "namespaces", "singularName": "namespace", "kind": "Namespace", "namespaced": False},
-]
-
-
-def pod(name: str, version: int, **metadata: Any) -> dict[str, Any]:
-    found = {"namespace": "ml", "name": name, "uid": name, "resourceVersion": str(version)}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {**found, **metadata}}
-
-
-def event(type_: str, item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": type_, "object": item}
-
-
-@dataclass
-class ApiServer:
-    """Serves pods: answers each list and each watch with the next of those it was given."""
-
-    port: int
-    lists: list[list[dict[str, Any]]]
-    watches: list[list[dict[str, Any]]] = field(default_factory=list)
-    queries: list[dict[str, str]] = field(default_factory=list)
-    status: int = 200
-    refusals: int = 0
-    leaving: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def discover(self, request: web.Request) -> web.Response:
-        answers: dict[str, Any] = {
-            "/api": {"versions": ["v1"]},
-            "/apis": {"groups": []},
-            "/api/v1": {"resources": [{**it, "verbs": ["list", "watch"]} for it in RESOURCES]},
-        }
-        return web.json_response(answers[request.path])
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        if self.status != 200:
-            self.refusals += 1
-            return web.json_response({"code": self.status, "message": "no"}, status=self.status)
-        self.queries.append(dict(request.query))
-        if "watch" not in request.query:
-            metadata = {"resourceVersion": str(10 * len(self.queries))}
-            items = self.lists.pop(0) if self.lists else []
-            listed = {"apiVersion": "v1", "kind": "PodList", "metadata": metadata, "items": items}
-            return web.json_response(listed)
-        stream = web.StreamResponse()
-        await stream.prepare(request)
-        if not self.watches:
-            await self.leaving.wait()
-            return stream
-        text = "".join(f"{json.dumps(it)}\n" for it in self.watches.pop(0)).encode()
-        # In pieces that end anywhere, as from a network.
-        for start in range(0, len(text), 60_000):
-            await stream.write(text[start : start + 60_000])
-        return stream
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        self.leaving.clear()
-        app = web.Application()
-        for path in ("/api", "/apis", "/api/v1"):
-            app.router.add_get(path, self.discover)
-        app.router.add_get("/api/v1/pods", self.answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
-        try:
-            yield
-        finally:
-            self.leaving.set()
-            await runner.cleanup()
 
 
 @pytest.fixture
 def server(
     unused_tcp_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ApiServer]:
-    address = f"http://127.0.0.1:{unused_tcp_port}"
-    context = {"cluster": "test", "user": "test"}
-    path = tmp_path / "kubeconfig"
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "current-context": "test",
-                "contexts": [{"name": "test", "context": context}],
-                "clusters": [{"name": "test", "cluster": {"server": address}}],
-                "users": [{"name": "test", "user": {}}],
-            }
-        )
-    )
-    monkeypatch.setenv("KUBECONFIG", str(path))
-    kopf = logging.getLogger("kopf")
-    level = kopf.level
-    yield ApiServer(unused_tcp_port, [])
-    kopf.setLevel(level)
-
-
-@dataclass
-class Watching:
-    events: list[tuple[str, str]] = field(default_factory=list)
-    newest: dict[str, dict[str, Any]] = field(default_factory=dict)
-    threads: set[int] = field(default_factory=set)
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def note(self, type_: str, manifest: dict[str, Any]) -> None:
-        self.events.append((type_, manifest["metadata"]["name"]))
-        self.newest[manifest["metadata"]["name"]] = manifest
-        self.threads.add(threading.get_ident())
-
-    async def until(self, *events: tuple[str, str]) -> None:
-        await eventually_in_loop(lambda: self.events == list(events), 20)
-
-
-@asynccontextmanager
-async def watching() -> AsyncIterator[Watching]:
-    found = Watching()
-    running = asyncio.create_task(watch((PODS,), [None], found.note, found.stop))
-    try:
+    with an_api_server(unused_tcp_port, tmp_path, monkeypatch) as found:
         yield found
-    finally:
-        found.stop.set()
-        await asyncio.wait_for(running, 20)
 
 
 async def test_every_object_and_every_change_arrives_in_the_event_loop_of_the_caller(
@@ -203,11 +83,11 @@ async def test_the_watches_outlive_a_right_that_is_missing_for_a_while(server: A
         await found.until((LISTED, "a"))
 
 
-async def test_an_error_in_a_watch_ends_all_watches(server: ApiServer) -> None:
+async def test_an_error_in_a_watch_leads_to_a_new_list(server: ApiServer) -> None:
+    server.lists = [[pod("a", 5)], [pod("b", 6)]]
     server.watches = [[event("ERROR", {"code": 500, "message": "etcd is lost"})]]
-    async with server.serving():
-        with pytest.raises(Exception, match="etcd is lost"):
-            await asyncio.wait_for(watch((PODS,), [None], Watching().note, asyncio.Event()), 20)
+    async with server.serving(), watching() as found:
+        await found.until((LISTED, "a"), (LISTED, "b"))
 
 
 async def test_signals_and_tasks_of_the_process_are_left_alone(server: ApiServer) -> None:

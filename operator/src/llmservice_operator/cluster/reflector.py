@@ -16,6 +16,7 @@ from llmservice_operator.cluster.audit import Audit, say_trouble
 from llmservice_operator.cluster.cache import Cache, Key
 from llmservice_operator.cluster.client import Cluster
 from llmservice_operator.cluster.served import DISCOVERY_PERIOD_SECONDS, ServedKinds
+from llmservice_operator.cluster.watch_session import OnTrouble
 from llmservice_operator.cluster.watching import DELETED, LISTED, OnEvent, watch
 from llmservice_operator.errors import ClusterError, Forbidden, NotServed
 from llmservice_operator.kinds import LLMSERVICES, Kind, kind_of
@@ -61,6 +62,7 @@ class Watcher(Protocol):
         namespaces: Sequence[str | None],
         on_event: OnEvent,
         stop: asyncio.Event,
+        on_trouble: OnTrouble,
     ) -> None: ...
 
 
@@ -97,6 +99,8 @@ class Reflector:
         self._on_hindrance = on_hindrance
         self._patience = PATIENT_ATTEMPTS
         self._blocked: str | None = None
+        self._unwatched: dict[str, str] = {}
+        """By their paths: why streams of the watches are refused."""
         self._audit = Audit(cluster, cache, served, namespaces, enqueue, observer.cache_diverged)
         self._stop_watching = asyncio.Event()
         self._kinds_changed = False
@@ -234,6 +238,7 @@ class Reflector:
             self._blocked = blocked
             self._on_problem(blocked)
         said = [say_trouble(scope, error) for scope, error in self._audit.troubles.items()]
+        said += self._unwatched.values()
         more = len(said) - TROUBLES_TOLD
         if more > 0:
             said = [*said[:TROUBLES_TOLD], f"and {more} more"]
@@ -253,15 +258,27 @@ class Reflector:
     async def _watch(self, stop: asyncio.Event) -> None:
         self._stop_watching = asyncio.Event()
         self._kinds_changed = False
+        self._unwatched = {}
         stopping = asyncio.create_task(_forward(stop, self._stop_watching))
         try:
             await self._watcher(
-                self._served.watched, self._namespaces, self._note, self._stop_watching
+                self._served.watched,
+                self._namespaces,
+                self._note,
+                self._stop_watching,
+                self._note_trouble,
             )
         except Exception:
             logger.exception("the watches broke")
         finally:
             stopping.cancel()
+
+    def _note_trouble(self, path: str, problem: str | None) -> None:
+        if problem is None:
+            self._unwatched.pop(path, None)
+        else:
+            self._unwatched[path] = f"nothing can be watched at {path}: {problem}"
+        self._tell_troubles()
 
     def _note(self, type_: str, manifest: Manifest) -> None:
         self._observer.watch_event(kind_of(manifest).plural)

@@ -3,8 +3,8 @@
 Kopf expects a process of its own. It handles the signals of its main thread, cancels every task of
 its event loop that is younger than itself, and keeps the process alive until it has ended. So it
 runs in a thread with its own event loop, where none of this affects the rest of the process. It
-also misses deletions that happen while a watch is down, and ends for good on some errors. The
-reflector compensates for both.
+also misses deletions that happen while a watch is down, which the reflector repairs. One answer
+that it does not expect ends all of its watches, so `watch_session` keeps such answers from it.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ import kopf
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster.client import load_configuration
+from llmservice_operator.cluster.watch_session import OnTrouble, StreamGuard, open_session
 from llmservice_operator.kinds import Kind
 
 LISTED = "LISTED"
@@ -34,11 +35,13 @@ async def watch(
     namespaces: Sequence[str | None],
     on_event: OnEvent,
     stop: asyncio.Event,
+    on_trouble: OnTrouble = lambda *_: None,
 ) -> None:
     """Call `on_event` in this event loop for every event, until `stop` is set.
 
-    The namespace None means all. A watch whose connection is lost resumes by itself. Raises the
-    error that ended the watches. Also returns if they end early without one.
+    The namespace None means all. A watch whose connection is lost resumes by itself. `on_trouble`
+    is called in this event loop, too, for a watch that cannot. Raises the error that ended the
+    watches. Also returns if they end early without one.
     """
     quieten()
     loop = asyncio.get_running_loop()
@@ -47,10 +50,14 @@ async def watch(
     def deliver(type_: str, manifest: Manifest) -> None:
         loop.call_soon_threadsafe(on_event, type_, manifest)
 
+    def report(path: str, problem: str | None) -> None:
+        loop.call_soon_threadsafe(on_trouble, path, problem)
+
     def finish(error: Exception | None) -> None:
         loop.call_soon_threadsafe(_settle, ended, error)
 
-    thread = _KopfThread(build_registry(kinds, deliver), build_settings(kinds), namespaces, finish)
+    registry = build_registry(kinds, deliver, StreamGuard(report))
+    thread = _KopfThread(registry, build_settings(kinds), namespaces, finish)
     thread.start()
     stopping = asyncio.create_task(stop.wait(), name="stop of the watches")
     stopping.add_done_callback(lambda _: thread.end())
@@ -107,9 +114,16 @@ class _KopfThread(threading.Thread):
         )
 
 
-def build_registry(kinds: Sequence[Kind], deliver: OnEvent) -> kopf.OperatorRegistry:
+def build_registry(
+    kinds: Sequence[Kind], deliver: OnEvent, guard: StreamGuard | None = None
+) -> kopf.OperatorRegistry:
     """Return Kopf's registry with the one event handler for every kind."""
     registry = kopf.OperatorRegistry()
+    guard = guard or StreamGuard(lambda *_: None)
+
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return await log_in(guard)
+
     kopf.on.login(registry=registry)(login)
 
     async def note(event: Any, **_: Any) -> None:
@@ -140,15 +154,15 @@ def build_settings(kinds: Sequence[Kind]) -> kopf.OperatorSettings:
     return settings
 
 
-async def login(**_: Any) -> kopf.ConnectionInfo:
+async def log_in(guard: StreamGuard) -> kopf.AiohttpSession:
     """Log in as our own client does.
 
-    Kopf calls this again when the API server refuses the credentials.
+    Kopf calls this again when the API server refuses the credentials, and closes the sessions.
     """
     found = await load_configuration()
     header = await found.get_api_key_with_prefix("BearerToken") or ""
     scheme, __, token = header.strip().rpartition(" ")
-    return kopf.ConnectionInfo(
+    info = kopf.ConnectionInfo(
         server=found.host,
         ca_path=found.ssl_ca_cert,
         insecure=not found.verify_ssl,
@@ -156,8 +170,9 @@ async def login(**_: Any) -> kopf.ConnectionInfo:
         token=token or None,
         certificate_path=found.cert_file,
         private_key_path=found.key_file,
-        proxy_url=found.proxy,
     )
+    session = open_session(guard, info.as_ssl_context(), info.as_http_headers(), found.proxy)
+    return kopf.AiohttpSession(server=found.host, aiohttp_session=session)
 
 
 class EndlessBackoffs:
