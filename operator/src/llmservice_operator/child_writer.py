@@ -56,7 +56,7 @@ class ServiceGone(OperatorError):
 
 @dataclass
 class Outcome:
-    """What came of writing the children."""
+    """Result of writing the children."""
 
     wrote: bool = False
     refusals: list[Refusal] = field(default_factory=list)

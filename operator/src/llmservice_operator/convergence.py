@@ -43,7 +43,7 @@ Name = tuple[Hashable, Hashable]
 
 @dataclass
 class _Record:
-    """What is known about the writes of one object."""
+    """Record of the writes of one object."""
 
     digest: bytes = b""
     """Of the manifest that was written last."""

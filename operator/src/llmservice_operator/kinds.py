@@ -20,7 +20,7 @@ class Kind:
     kind: str
     plural: str
     label_selector: str = ""
-    """Which objects of the kind are listed and watched; empty means every one."""
+    """Selector of the objects of the kind that are listed and watched. Empty selects all."""
 
     def __post_init__(self) -> None:
         if _DECLARED.setdefault((self.api_version, self.kind), self) is not self:

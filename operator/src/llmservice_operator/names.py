@@ -112,7 +112,7 @@ DRAFT_MODELS_PATH: Final = "/draft-models"
 
 
 def load_report_path(namespace: str, name: str) -> str:
-    """Return where the metrics server serves the load report of one LLMService."""
+    """Return the URL path of one LLMService's load report on the metrics server."""
     return f"{LOAD_REPORTS_PATH}/{namespace}/{name}"
 
 

@@ -1,7 +1,7 @@
 """One pass over one LLMService: load, guard, build, apply what differs, observe, report.
 
-A pass looks at nothing but the present state, so it is right after a restart, a missed event or a
-crash in the middle of the last pass; and a second pass in a row writes nothing.
+A pass depends only on the present state. Its result is therefore correct after a restart, a missed
+event or a crash in the middle of the last pass. A second pass in a row writes nothing.
 """
 
 import logging
@@ -173,9 +173,9 @@ class Reconciler:
                 after = cause.retry_after_seconds if isinstance(cause, ClusterError) else None
                 raise ToldAlready(str(cause), retry_after_seconds=after) from cause
         if outcome.wrote or written.is_changed:
-            # The answer to a write also contains the changes of others since the last event. The
-            # cache has already taken them from the answer, so their events start no pass; this pass
-            # requests one.
+            # The answer to a write also contains changes that others made since the last event. The
+            # cache has stored the answer, so the events of these changes start no pass. This pass
+            # therefore requests another one.
             return 0.0
         waits = (
             update.requeue_after_seconds,

@@ -60,7 +60,7 @@ class Refusal:
 
     @property
     def may_end_soon(self) -> bool:
-        """Whether a retry within seconds may help, and nothing but a retry."""
+        """Whether only a retry can help, and a retry within seconds may do so."""
         if not isinstance(self.error, OperatorError):
             return True
         return isinstance(self.error, ClusterError) and not isinstance(

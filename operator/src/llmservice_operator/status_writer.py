@@ -29,7 +29,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Written:
-    """What came of writing a status."""
+    """Result of writing a status."""
 
     is_changed: bool
     look_again_seconds: float | None = None

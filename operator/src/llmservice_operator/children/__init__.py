@@ -48,14 +48,14 @@ CHILDREN: Final[tuple[Child, ...]] = (
     # The claim is last, because a claim that the API server refuses must delay no other object.
     cache_claim.CHILD,
 )
-"""In the order in which they are applied."""
+"""Kinds of children, in the order in which they are applied."""
 
 REQUIRED_KINDS: Final[tuple[Kind, ...]] = (
     LLMSERVICES,
     *(child.kind for child in CHILDREN if not child.is_optional_api),
     PODS,
 )
-"""The kinds without which the operator cannot work; each is watched."""
+"""Kinds that the operator needs in order to work. Each is watched."""
 
 
 def optional_kinds(settings: OperatorSettings) -> dict[Kind, bool]:

@@ -1,5 +1,4 @@
-"""The PersistentVolumeClaim of the model cache, where the spec requests one from the
-operator.
+"""The PersistentVolumeClaim of the model cache, if the spec asks the operator to create one.
 
 Services share only weights. Python modules of a model and compiled kernels are code. They go to the
 pod's own cache, and kernels optionally to a folder of the service.

@@ -223,7 +223,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the cache knew of a kind in a namespace when a list was asked for."""
+    """Content of the cache for a kind in a namespace at the time when a list was requested."""
 
     kind: Kind
     namespace: str | None

@@ -1,5 +1,6 @@
-"""Requests to the API server: plain dicts in and out, with every error converted once to a
-ClusterError.
+"""The client of the API server.
+
+It takes and returns plain dicts, and converts every error to a ClusterError.
 """
 
 import asyncio

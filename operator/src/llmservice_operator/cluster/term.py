@@ -1,4 +1,4 @@
-"""What a new leader has read of the LLMServices since it was elected.
+"""The LLMServices that a new leader has read since it was elected.
 
 A standby fills its cache from watches, and a watch may be dead without an error. Its first change
 of a service must not rest on a spec of before: it would undo what the last leader did. So every

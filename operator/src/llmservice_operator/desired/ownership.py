@@ -1,4 +1,7 @@
-"""Who changes a field of ours, in words: read from the managedFields of the live object."""
+"""Descriptions of the field managers that change a field of the operator.
+
+They are read from the managedFields of the live object.
+"""
 
 from __future__ import annotations
 

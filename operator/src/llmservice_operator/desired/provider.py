@@ -1,4 +1,4 @@
-"""Which provider changes the replicas of a service in this cluster: HPA, KEDA or the operator."""
+"""The choice of the provider that scales a service in this cluster: HPA, KEDA or the operator."""
 
 from __future__ import annotations
 
