@@ -2,6 +2,7 @@
 
 OperatorError
 ├── InvalidSpec        the user's LLMService cannot be carried out as written
+├── InvalidFile        several things in the user's file are wrong
 ├── NameTaken          an object of a needed name belongs to another owner
 ├── StillDeleting      an object of a needed name is being deleted
 ├── Unreadable         an object of somebody else makes no sense
@@ -17,6 +18,8 @@ OperatorError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class OperatorError(Exception):
     """Root of the tree; its text can be shown to a user."""
@@ -30,6 +33,14 @@ class InvalidSpec(OperatorError):
         super().__init__(f"{field}: {message}")
         self.message = message
         self.field = field
+
+
+class InvalidFile(OperatorError):
+    """Several things in a file of LLMServices are wrong; the text has a line for each."""
+
+    def __init__(self, problems: Iterable[InvalidSpec]) -> None:
+        lines = [str(each) for each in problems]
+        super().__init__("\n  ".join([f"{len(lines)} problems:", *lines]))
 
 
 class NameTaken(OperatorError):

@@ -9,7 +9,7 @@ import yaml
 from llmservice_operator import api
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.errors import InvalidFile, InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
 
@@ -18,33 +18,64 @@ def render_file(text: str, settings: OperatorSettings) -> str:
     """Return the objects of every LLMService in the YAML `text`, as YAML documents.
 
     Raises InvalidSpec with the field and the remedy, also for what the API server would refuse
-    before the operator sees it: text that is no YAML, another kind, an unknown field.
+    before the operator sees it: text that is no YAML, another kind, an unknown field. Raises
+    InvalidFile with all of them where there are several.
     """
-    manifests = [
-        manifest for service in read_services(text) for manifest in _render(service, settings)
-    ]
+    services = read_services(text)
+    problems: list[InvalidSpec] = []
+    manifests: list[api.Manifest] = []
+    for service in services:
+        try:
+            manifests += _render(service, settings)
+        except InvalidSpec as problem:
+            problems.append(_in(service.name, problem) if len(services) > 1 else problem)
+    _raise(problems)
     return yaml.safe_dump_all(manifests, sort_keys=False, width=100)
 
 
 def read_services(text: str) -> list[LLMService]:
-    """Return every LLMService in the YAML `text`. Raises InvalidSpec as `render_file` does."""
+    """Return every LLMService in the YAML `text`. Raises as `render_file` does."""
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:
         raise InvalidSpec(f"is not valid YAML: {error}", "the file") from error
     if not documents:
         raise InvalidSpec("holds no LLMService", "the file")
-    return [_parse(document) for document in documents]
+    problems = [
+        _in(_name_of(document, number), problem) if len(documents) > 1 else problem
+        for number, document in enumerate(documents, start=1)
+        for problem in _problems(document)
+    ]
+    _raise(problems)
+    return [LLMService.parse(document) for document in documents]
 
 
 def _render(service: LLMService, settings: OperatorSettings) -> list[api.Manifest]:
     return build_all(Context.of(service, settings, resolve_pin(service, None, settings)))
 
 
-def _parse(document: Any) -> LLMService:
+def _problems(document: Any) -> list[InvalidSpec]:
     if not isinstance(document, dict):
-        raise InvalidSpec("must hold objects with apiVersion, kind, metadata and spec", "the file")
+        problem = "must hold objects with apiVersion, kind, metadata and spec"
+        return [InvalidSpec(problem, "the file")]
     for field, expected in (("apiVersion", api.API_VERSION), ("kind", api.KIND)):
         if document.get(field) != expected:
-            raise InvalidSpec(f"must be {expected}, not {document.get(field)!r}", field)
-    return LLMService.parse(document, refuse_unknown_fields=True)
+            return [InvalidSpec(f"must be {expected}, not {document.get(field)!r}", field)]
+    return LLMService.problems(document)
+
+
+def _name_of(document: Any, number: int) -> str:
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return str(name) if name else f"document {number}"
+
+
+def _in(name: str, problem: InvalidSpec) -> InvalidSpec:
+    return InvalidSpec(problem.message, f"{name}: {problem.field}")
+
+
+def _raise(problems: list[InvalidSpec]) -> None:
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise InvalidFile(problems)

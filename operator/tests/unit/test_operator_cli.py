@@ -46,14 +46,14 @@ def test_render_uses_the_image_of_the_environment(
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("spec", "message", "lines"),
     [
-        ("{model: {uri: org/model}}", "must start with hf:// or pvc://"),
-        ("{modle: {uri: hf://org/model}}", "spec.model"),
+        ("{model: {uri: org/model}}", "must start with hf:// or pvc://", 1),
+        ("{modle: {uri: hf://org/model}}", "2 problems:\n  spec.model: is required\n", 3),
     ],
 )
-def test_render_refuses_a_wrong_spec_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: str, message: str
+def test_render_refuses_a_wrong_spec_with_a_line_for_each_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: str, message: str, lines: int
 ) -> None:
     file = tmp_path / "service.yaml"
     file.write_text(SERVICE.partition("spec:")[0] + f"spec: {spec}\n")
@@ -61,7 +61,7 @@ def test_render_refuses_a_wrong_spec_in_one_line(
     error = capsys.readouterr().err
     assert error.startswith("llmservice-operator: ")
     assert message in error
-    assert error.count("\n") == 1
+    assert error.count("\n") == lines
 
 
 def test_render_says_which_file_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.errors import InvalidFile, InvalidSpec
 from llmservice_operator.render import render_file
 from llmservice_operator.settings import OperatorSettings
 from operator_support.examples import STALE_GOLDEN, example_text, golden_objects
@@ -48,3 +48,24 @@ def test_a_file_that_cannot_be_rendered_is_refused_with_the_remedy(text: str, me
         assert str(refused.value).startswith(message)
     else:
         assert str(refused.value) == message
+
+
+def test_every_error_of_a_file_is_said_at_once() -> None:
+    one = HEAD + "spec: {model: {uri: 'x://org/model'}, replica: 2}\n"
+    with pytest.raises(InvalidFile) as refused:
+        render_file(f"{one}---\n{GOOD}---\n{{kind: Pod}}\n", SETTINGS)
+    lines = str(refused.value).splitlines()
+    assert lines[0] == "3 problems:"
+    assert [line.split(" ")[2:4] for line in lines[1:]] == [
+        ["qwen:", "spec.model.uri:"],
+        ["qwen:", "spec.replica:"],
+        ["document", "3:"],
+    ]
+
+
+def test_a_file_says_which_services_cannot_be_built() -> None:
+    engine = "engine: {version: 0.1.0, image: 'mine:1'}"
+    bad = HEAD + f"spec: {{model: {{uri: 'hf://org/model'}}, {engine}}}\n"
+    with pytest.raises(InvalidFile) as refused:
+        render_file(f"{bad}---\n{GOOD}---\n{bad}", SETTINGS)
+    assert str(refused.value).startswith("2 problems:\n  qwen: spec.engine.version: ")

@@ -233,12 +233,24 @@ def test_a_name_that_a_service_object_can_have_is_taken(name: str) -> None:
 
 def test_an_unknown_field_is_refused_where_no_api_server_did_it_before() -> None:
     body = a_body({"engine": {"maxModelLength": 1}})
-    with pytest.raises(InvalidSpec) as refused:
-        LLMService.parse(body, refuse_unknown_fields=True)
-    assert str(refused.value) == (
+    (problem,) = LLMService.problems(body)
+    assert str(problem) == (
         "spec.engine.maxModelLength: is not a field of an LLMService: correct its name or its "
         "indentation; `kubectl explain llmservice.spec --recursive` lists all fields"
     )
+
+
+def test_every_error_is_found_at_once() -> None:
+    template = {"nodeSelector": {"-x": "v"}}
+    accelerator = {"type": "cpu", "class": "H100", "count": 2}
+    spec = {"replicas": -1, "accelerator": accelerator, "template": template, "extra": 1}
+    assert [each.field for each in LLMService.problems(a_body(spec))] == [
+        "spec.replicas",
+        "spec.accelerator.class",
+        "spec.accelerator.count",
+        "spec.template.nodeSelector",
+        "spec.extra",
+    ]
 
 
 def test_an_unknown_field_of_a_newer_crd_is_ignored() -> None:

@@ -20,11 +20,12 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     JsonValue,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 VALIDATIONS = "x-kubernetes-validations"
 """Key of the CEL rules in a schema."""
@@ -122,11 +123,17 @@ class Fields(BaseModel):
 
     @model_validator(mode="after")
     def _follow_rules(self) -> Self:
-        for rule in self.rules:
-            if not rule.holds(self):
-                context = {"message": rule.message, "field": rule.field}
-                raise PydanticCustomError("rule", "{message}", context)
+        broken = [rule for rule in self.rules if not rule.holds(self)]
+        if broken:
+            raise ValidationError.from_exception_data(
+                type(self).__name__, [_broken(rule) for rule in broken]
+            )
         return self
+
+
+def _broken(rule: Rule) -> InitErrorDetails:
+    context = {"message": rule.message, "field": rule.field}
+    return InitErrorDetails(type=PydanticCustomError("rule", "{message}", context), input=None)
 
 
 _PLAIN_QUANTITY = "([0-9]{1,15}([.][0-9]{1,3})?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?|[0-9]{1,15}m)"

@@ -271,24 +271,36 @@ class LLMService(Fields):
         return status
 
     @classmethod
-    def parse(cls, body: Mapping[str, Any], *, refuse_unknown_fields: bool = False) -> Self:
+    def parse(cls, body: Mapping[str, Any]) -> Self:
         """Return the service that `body`, an object of the API server, describes.
 
-        Unknown fields of the spec are ignored. With `refuse_unknown_fields` they are refused; it is
-        for input that no API server has checked. Raises InvalidSpec for the first error.
+        Unknown fields of the spec are ignored. Raises InvalidSpec for the first error.
         """
         try:
-            service = cls.model_validate(body)
+            return cls.model_validate(body)
         except ValidationError as error:
-            raise _invalid_spec(error) from error
-        if refuse_unknown_fields:
-            try:
-                LLMServiceSpec.model_validate(
-                    body["spec"], extra="forbid", by_alias=True, by_name=False
-                )
-            except ValidationError as error:
-                raise _invalid_spec(error, "spec") from error
-        return service
+            raise _invalid_spec(error.errors(include_url=False)[0]) from error
+
+    @classmethod
+    def problems(cls, body: Mapping[str, Any]) -> list[InvalidSpec]:
+        """Return every error in a `body` that no API server has checked, unknown fields included.
+
+        A rule between fields is checked only once each of its fields is valid.
+        """
+        try:
+            cls.model_validate(body)
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+        else:
+            found = []
+        try:
+            LLMServiceSpec.model_validate(
+                body.get("spec"), extra="forbid", by_alias=True, by_name=False
+            )
+        except ValidationError as error:
+            unknown = [it for it in error.errors(include_url=False) if _is_unknown(it)]
+            found += [ErrorDetails({**it, "loc": ("spec", *it["loc"])}) for it in unknown]
+        return [_invalid_spec(each) for each in found]
 
     @property
     def name(self) -> str:
@@ -307,12 +319,15 @@ class LLMService(Fields):
         return self.metadata.generation
 
 
-def _invalid_spec(error: ValidationError, *within: str) -> InvalidSpec:
-    """Return the first problem in `error`, with the path as it stands in the user's YAML."""
-    first = error.errors(include_url=False)[0]
-    path = [*within, *first["loc"], *filter(None, [first.get("ctx", {}).get("field")])]
+def _is_unknown(details: ErrorDetails) -> bool:
+    return details["type"] == "extra_forbidden"
+
+
+def _invalid_spec(details: ErrorDetails) -> InvalidSpec:
+    """Return one problem, with the path as it stands in the user's YAML."""
+    path = [*details["loc"], *filter(None, [details.get("ctx", {}).get("field")])]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return InvalidSpec(_message(first), field.lstrip("."))
+    return InvalidSpec(_message(details), field.lstrip("."))
 
 
 def _message(details: ErrorDetails) -> str:
