@@ -38,9 +38,10 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch]
+# The Events of a pod tell why a node does not start it.
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create, patch, list]
 {{- end -}}
 
 {{- define "llmservice-operator.metricsServerRules" -}}

@@ -17,7 +17,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.child_writer import ChildWriter, Outcome, ServiceGone
 from llmservice_operator.children import Child, workload_child
 from llmservice_operator.children.attempt import build_around_pods
-from llmservice_operator.cluster import Cache, Cluster, EventRecorder, Key, ServedKinds
+from llmservice_operator.cluster import Cache, Cluster, EventRecorder, Key, PodEvents, ServedKinds
 from llmservice_operator.convergence import ConvergenceGuard
 from llmservice_operator.desired import is_owned_by
 from llmservice_operator.errors import ClusterError, InvalidSpec, OperatorError, StillDeleting
@@ -82,6 +82,7 @@ class Reconciler:
         self._guard = ConvergenceGuard()
         self._scaler = Scaler(cluster, cache, served, settings, now, self._guard)
         self._children = ChildWriter(cluster, cache, served, metrics, self._scaler, self._guard)
+        self._pod_events = PodEvents(cluster, now)
         self._statuses = StatusWriter(cluster, cache, self._guard, on_problem)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -94,6 +95,7 @@ class Reconciler:
             self._metrics.service_gone(*key)
             self._scaler.forget(key)
             self._guard.forget(key)
+            self._pod_events.forget(key)
             return None
         metadata = body["metadata"]
         if "deletionTimestamp" in metadata:
@@ -160,7 +162,10 @@ class Reconciler:
         may_start = any(each.is_running and not each.is_ready for each in replicas_of(pods))
         if has_reports and report is None and may_start:
             report = self._read_report(service)
-        seen = observe_service(service, self._owned(service, workload), pods, report)
+        events = await self._pod_events.read((service.namespace, service.name), pods)
+        seen = observe_service(
+            service, self._owned(service, workload), pods, report, self._now(), events
+        )
         is_starting = has_reports and seen.problem is not None and seen.problem.reason in STARTING
         view = LoadView(plan, report, self._scaler.live_autoscaler(service), decision)
         update = build_status(
@@ -179,6 +184,7 @@ class Reconciler:
             return 0.0
         waits = (
             update.requeue_after_seconds,
+            seen.look_again_seconds,
             outcome.look_again_seconds,
             written.look_again_seconds,
             LOOK_AT_START_SECONDS if is_starting else None,

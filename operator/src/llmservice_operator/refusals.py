@@ -25,14 +25,19 @@ from llmservice_operator.errors import (
     Unreadable,
 )
 from llmservice_operator.status import Failure
+from llmservice_operator.workload import LIMIT_RANGE_WORDS
 
+_CLAIM_OVER_QUOTA: Final = re.compile("persistentvolumeclaims .*exceeded quota")
+_CLAIM_OUT_OF_RANGE: Final = re.compile(f"persistentvolumeclaims .*{LIMIT_RANGE_WORDS.pattern}")
 _BY_WORDS: Final[tuple[tuple[type[Exception], re.Pattern[str], Reason], ...]] = (
     (Rejected, re.compile("immutable"), Reason.IMMUTABLE_FIELD),
     # Message when the spec makes a claim smaller.
     (Rejected, re.compile("can not be less than"), Reason.IMMUTABLE_FIELD),
     # Message when the spec makes a claim larger, and its storage class does not allow that.
     (Forbidden, re.compile("can be resized"), Reason.IMMUTABLE_FIELD),
+    (Forbidden, _CLAIM_OVER_QUOTA, Reason.STORAGE_QUOTA_EXCEEDED),
     (Forbidden, re.compile("exceeded quota"), Reason.QUOTA_EXCEEDED),
+    (Forbidden, _CLAIM_OUT_OF_RANGE, Reason.LIMIT_RANGE_EXCEEDED),
     # Also the words of an admission policy, whatever the HTTP status that it chose.
     (ClusterError, re.compile("denied (the )?request"), Reason.OBJECT_REFUSED),
     # The authorizer names the user, the verb and the resource; admission does not.

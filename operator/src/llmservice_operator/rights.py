@@ -72,7 +72,11 @@ OPERATOR: Final = (
         (*_READ, "patch"),
         why="The one write to a pod is its deletion cost: the emptiest goes first.",
     ),
-    Right(EVENTS, ("create", "patch")),
+    Right(
+        EVENTS,
+        ("create", "patch", "list"),
+        why="The Events of a pod tell why a node does not start it.",
+    ),
 )
 """Rights of the operator in every namespace that it watches, or in the whole cluster."""
 

@@ -34,6 +34,11 @@ _OF_THE_LOAD: Final = (
     ConditionType.SLO_MET,
 )
 
+_ENDS_IN_PLACE: Final = frozenset(
+    {Reason.WAITING_FOR_GPU, Reason.VOLUME_IN_USE, Reason.QUOTA_EXCEEDED}
+)
+"""Problems of a new pod that go away when an old one ends."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -204,7 +209,7 @@ def _ready(
     if seen.is_rolled_out and seen.ready_replicas == desired:
         message = f"{_replicas(seen, desired)} at {names.url(service)}."
         return ConditionUpdate(kind, "True", Reason.SERVING, message)
-    waits = seen.problem is None or seen.problem.reason is Reason.WAITING_FOR_GPU
+    waits = seen.problem is None or seen.problem.reason in _ENDS_IN_PLACE
     if is_in_place and waits:
         return ConditionUpdate(kind, "False", Reason.ROLLOUT_IN_PLACE, _in_place(seen, desired))
     if seen.problem is not None:

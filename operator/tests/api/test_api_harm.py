@@ -232,7 +232,7 @@ def test_a_limit_range_that_refuses_the_claim_is_in_the_status(
     cache = {"type": "PersistentVolumeClaim", "size": "5Gi"}
     model = {"uri": "hf://org/model", "cache": cache}
     api.create(LLMSERVICES, make_service(name, namespace, model=model))
-    told = until_reason(api, namespace, name, "ObjectRefused")
+    told = until_reason(api, namespace, name, "LimitRangeExceeded")
     assert "maximum storage usage per PersistentVolumeClaim is 1Gi" in told
     assert missing(api, namespace, name) == []
 

@@ -24,7 +24,7 @@ def until_reason(api: Api, namespace: str, name: str, reason: str) -> str:
     return eventually(has_it, 20)
 
 
-@pytest.mark.causes("QuotaExceeded", "PodRefused", "InvalidSpec")
+@pytest.mark.causes("QuotaExceeded", "LimitRangeExceeded", "InvalidSpec")
 def test_pods_that_the_api_server_refuses_are_told_with_its_words(
     api: Api, namespace: str, log: Path
 ) -> None:
@@ -45,7 +45,7 @@ def test_pods_that_the_api_server_refuses_are_told_with_its_words(
         said = until_reason(api, namespace, "quota", "QuotaExceeded")
         assert "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1" in said
         assert said.endswith(Reason.QUOTA_EXCEEDED.hint)
-        said = until_reason(api, namespace, "large", "PodRefused")
+        said = until_reason(api, namespace, "large", "LimitRangeExceeded")
         assert "maximum memory usage per Container is 4Gi" in said
         said = until_reason(api, namespace, "old", "InvalidSpec")
         assert "spec.engine.image to an image that holds vLLM 0.30.0" in said
@@ -73,6 +73,6 @@ def test_a_rollout_that_its_controller_gives_up_is_stuck(
     with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
         said = until_reason(api, namespace, "llm", "RolloutStuck")
-        assert said.endswith(Reason.ROLLOUT_STUCK.hint.replace("NAME", "llm"))
+        assert said.endswith(Reason.ROLLOUT_STUCK.advice("llm"))
         progressing = condition(api.get(LLMSERVICES, namespace, "llm"), "Progressing")
         assert (progressing["status"], progressing["reason"]) == ("False", "RolloutStuck")

@@ -31,6 +31,8 @@ class RacingCluster:
         self.changes: dict[str, dict[str, Any]] = {}
         """Spec that somebody else writes right before our next write to the kind."""
         self.unserved: set[Kind] = set()
+        self.events: dict[str, list[dict[str, Any]]] = {}
+        """Events by the uid of the object that they are about."""
         self.refusals: dict[Kind, Exception] = {}
         """What a write of an object of the kind is answered with, instead of being done."""
         self.refuse_other_uids = False
@@ -55,6 +57,9 @@ class RacingCluster:
         kinds = (*REQUIRED_KINDS, *optional_kinds(OperatorSettings()))
         served = (kind for kind in kinds if kind not in self.unserved)
         return frozenset(k.plural for k in served if k.discovery_path == discovery_path)
+
+    async def list_about(self, kind: Kind, namespace: str, uid: str) -> list[dict[str, Any]]:
+        return self.events.get(uid, [])
 
     async def list_all(
         self, kind: Kind, namespace: str | None, limit: int = 500

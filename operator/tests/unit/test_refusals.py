@@ -32,10 +32,29 @@ QUOTA = 'persistentvolumeclaims "models" is forbidden: exceeded quota: storage'
             Forbidden("only dynamically provisioned pvc can be resized"),
             Reason.IMMUTABLE_FIELD,
         ),
-        (Forbidden(QUOTA), Reason.QUOTA_EXCEEDED),
+        (Forbidden(QUOTA), Reason.STORAGE_QUOTA_EXCEEDED),
+        (
+            Forbidden('services "llm" is forbidden: exceeded quota: services'),
+            Reason.QUOTA_EXCEEDED,
+        ),
+        (
+            Forbidden(
+                'persistentvolumeclaims "llm-cache" is forbidden: maximum storage usage per '
+                "PersistentVolumeClaim is 5Gi, but request is 10Gi"
+            ),
+            Reason.LIMIT_RANGE_EXCEEDED,
+        ),
         (NameTaken("Service llm belongs to Team other and is left alone."), Reason.NAME_CONFLICT),
     ],
-    ids=["immutable", "smaller claim", "claim that cannot grow", "quota", "name"],
+    ids=[
+        "immutable",
+        "smaller claim",
+        "claim that cannot grow",
+        "quota of storage",
+        "quota",
+        "limit range",
+        "name",
+    ],
 )
 def test_a_refusal_keeps_its_words_and_ends_with_what_to_change(
     error: OperatorError, reason: Reason

@@ -179,7 +179,7 @@ PROBLEMS: dict[str, tuple[Manifest, Reason, str]] = {
 def test_a_pod_says_what_keeps_it_from_being_ready_and_then_what_to_do(
     pod: Manifest, reason: Reason, found: str
 ) -> None:
-    assert problem(pod) == Problem(reason, f"{found} {reason.hint}")
+    assert problem(pod) == Problem(reason, f"{found} {reason.advice('qwen')}")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_download_is_told_in_steps(done: int, total: int, text: str) -> None:
     pods, report = [a_pod(RUNNING, started=False)], told("downloading", done, total)
     assert observe_service(a_service(), a_deployment(), pods, report).problem == Problem(
         Reason.DOWNLOADING_MODEL,
-        f"The model server downloads the model: {text}. {Reason.DOWNLOADING_MODEL.hint}",
+        f"The model server downloads the model: {text}. {Reason.DOWNLOADING_MODEL.advice('qwen')}",
     )
 
 
@@ -287,8 +287,7 @@ STUCK = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineEx
 def test_a_rollout_past_its_deadline_is_stuck() -> None:
     observation, reason = seen(conditions=(STUCK,)), Reason.ROLLOUT_STUCK
     assert observation.is_stuck
-    hint = reason.hint.replace("NAME", "qwen")
-    assert observation.problem == Problem(reason, f"{reason.meaning} {hint}")
+    assert observation.problem == Problem(reason, f"{reason.meaning} {reason.advice('qwen')}")
 
 
 def test_a_pod_that_says_why_is_worth_more_than_a_deadline() -> None:
@@ -404,7 +403,7 @@ def test_somebody_elses_long_text_is_cut_to_its_end() -> None:
     assert len(found.message) < 2500
     assert "... x" in found.message
     assert "x end." in found.message
-    assert found.message.endswith(f" {Reason.CRASH_LOOP.hint}")
+    assert found.message.endswith(f" {Reason.CRASH_LOOP.advice('qwen')}")
 
 
 def test_a_refusal_without_a_message_says_so() -> None:

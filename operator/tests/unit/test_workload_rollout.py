@@ -156,6 +156,28 @@ def test_the_strategy_is_the_users_and_changes_no_pod_template(
     assert recorded["template"] == found["template"]
 
 
+MADE = {"type": "PersistentVolumeClaim", "size": "9Gi"}
+
+
+@pytest.mark.parametrize(
+    ("cache", "rollout", "strategy"),
+    [
+        ({**MADE, "accessModes": ["ReadWriteOnce"]}, {}, IN_PLACE),
+        ({**MADE, "accessModes": ["ReadWriteOnce"]}, {"type": "RollingUpdate"}, SURGE),
+        ({**MADE, "accessModes": ["ReadWriteOnce", "ReadWriteMany"]}, {}, SURGE),
+        (MADE, {}, SURGE),
+        ({"type": "PersistentVolumeClaim", "claimName": "models"}, {}, SURGE),
+        ({"type": "Ephemeral", "size": "9Gi"}, {}, SURGE),
+    ],
+    ids=["one node", "the user rather waits", "both", "every node", "unknown", "no claim"],
+)
+def test_a_claim_that_one_node_alone_can_mount_lets_the_old_pod_end_first(
+    cache: dict[str, Any], rollout: dict[str, Any], strategy: dict[str, Any]
+) -> None:
+    spec = {"model": {"uri": "hf://org/model", "cache": cache}, "rolloutStrategy": rollout}
+    assert workload(a_service(spec))["strategy"] == strategy
+
+
 def test_the_deadline_is_the_users_or_longer_than_any_start() -> None:
     deadline = {"rolloutStrategy": {"progressDeadlineSeconds": 600}}
     assert workload(a_service(deadline))["progressDeadlineSeconds"] == 600

@@ -89,11 +89,13 @@ _NONE = ("0", "0%")
 
 class RolloutStrategy(Fields):
     type: RolloutType = RolloutType.AUTO
-    """How a rollout replaces pods. Auto: a new replica becomes ready before an old one ends. If no
-    new replica gets an accelerator within 60 seconds, each old replica ends before its successor
-    starts; with a single replica, the service is then unavailable until the successor is ready.
-    RollingUpdate: as maxSurge and maxUnavailable say, however long it takes to get an accelerator.
-    Recreate: all old replicas end before a new one starts."""
+    """How a rollout replaces pods. Auto: a new replica becomes ready before an old one ends. If
+    for 60 seconds a new replica gets no accelerator, its claim is mounted by another node, or a
+    quota refuses it that takes it once an old one has ended, each old replica ends before its
+    successor starts; with a single replica, the service is then unavailable until the successor is
+    ready. So it is from the beginning with a model cache whose claim has only the access mode
+    ReadWriteOnce. RollingUpdate: as maxSurge and maxUnavailable say, however long a new replica
+    waits. Recreate: all old replicas end before a new one starts."""
     max_surge: Portion | None = None
     """For RollingUpdate: number of replicas that may run above the desired number, such as 1 or
     25%. Default: 1."""

@@ -109,3 +109,10 @@ def from_model_server(
         is_transient=is_transient,
         about=about,
     )
+
+
+def in_commands(name: str, text: str) -> str:
+    """Return the text with the name of the service in the commands that it advises."""
+    for before in ("deploy/", "llmservice.dev/name="):
+        text = text.replace(f"{before}NAME", f"{before}{name}")
+    return text

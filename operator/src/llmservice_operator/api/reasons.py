@@ -8,12 +8,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
+from llmservice_operator.api import pod_reasons
 from llmservice_operator.api.reason_facts import (
     Facts,
     Rank,
     Source,
     Subject,
     from_model_server,
+    in_commands,
 )
 
 
@@ -73,7 +75,8 @@ class Reason(StrEnum):
         "QuotaExceeded",
         Source.ROLLOUT,
         "A ResourceQuota of the namespace refuses the pods.",
-        "Raise the quota, or lower spec.replicas, spec.accelerator.count or spec.resources.",
+        "Raise the quota, or lower spec.replicas, spec.accelerator.count or spec.resources; for "
+        "ephemeral-storage, spec.model.cache.size.",
         rank=Rank.QUOTA,
         about=Subject.ROOM,
     )
@@ -91,6 +94,20 @@ class Reason(StrEnum):
         "Look at `kubectl describe pods -l llmservice.dev/name=NAME`.",
         rank=Rank.DEADLINE,
     )
+
+    DEPLOYMENT_PAUSED = pod_reasons.DEPLOYMENT_PAUSED
+    LIMITS_REQUIRED = pod_reasons.LIMITS_REQUIRED
+    LIMIT_RANGE_EXCEEDED = pod_reasons.LIMIT_RANGE_EXCEEDED
+    STORAGE_QUOTA_EXCEEDED = pod_reasons.STORAGE_QUOTA_EXCEEDED
+
+    VOLUME_IN_USE = pod_reasons.VOLUME_IN_USE
+    POD_NOT_STARTING = pod_reasons.POD_NOT_STARTING
+    EPHEMERAL_STORAGE_EXCEEDED = pod_reasons.EPHEMERAL_STORAGE_EXCEEDED
+    EVICTED = pod_reasons.EVICTED
+    DEVICE_UNAVAILABLE = pod_reasons.DEVICE_UNAVAILABLE
+    POD_REJECTED = pod_reasons.POD_REJECTED
+    NODE_LOST = pod_reasons.NODE_LOST
+    SIDECAR_NOT_READY = pod_reasons.SIDECAR_NOT_READY
 
     WAITING_FOR_GPU = Facts(
         "WaitingForGPU",
@@ -144,7 +161,7 @@ class Reason(StrEnum):
         "LoadingModel",
         Source.POD,
         "The container loads the model, or downloads it while no metrics server reports progress.",
-        "Wait, or follow it with `kubectl logs`.",
+        "Wait, or follow it with `kubectl logs deploy/NAME`.",
         rank=Rank.LOAD,
         is_normal=True,
         about=Subject.MODEL,
@@ -153,7 +170,7 @@ class Reason(StrEnum):
         "CrashLoop",
         Source.POD,
         "The container ends again and again without a reason; the message has the end of its log.",
-        "Look at `kubectl logs --previous`, and check spec.engine.",
+        "Look at `kubectl logs --previous deploy/NAME`, and check spec.engine.",
         rank=Rank.CRASH,
         is_transient=True,
         about=Subject.MODEL,
@@ -162,8 +179,8 @@ class Reason(StrEnum):
         "ServerNotReady",
         Source.POD,
         "A model server that was ready does not answer its readiness probe.",
-        "Wait: a server that hangs is restarted. If this happens again, look at `kubectl logs` and "
-        "at the load of each replica.",
+        "Wait: a server that hangs is restarted. If this happens again, look at `kubectl logs "
+        "deploy/NAME` and at the load of each replica.",
         rank=Rank.READINESS,
     )
 
@@ -171,7 +188,7 @@ class Reason(StrEnum):
         "DownloadingModel",
         Source.METRICS_SERVER,
         "The container downloads the model; the message has the progress in steps of 5 %.",
-        "Wait, or follow it with `kubectl logs`.",
+        "Wait, or follow it with `kubectl logs deploy/NAME`.",
         rank=Rank.DOWNLOAD,
         is_normal=True,
         about=Subject.MODEL,
@@ -250,20 +267,20 @@ class Reason(StrEnum):
     LOAD_FAILED = from_model_server(
         "LoadFailed",
         "The model server ended while loading, with an error that has no reason of its own.",
-        "Look at `kubectl logs --previous`, and check spec.engine.",
+        "Look at `kubectl logs --previous deploy/NAME`, and check spec.engine.",
         is_transient=True,
     )
     ENGINE_DIED = from_model_server(
         "EngineDied",
         "The engine process ended while it served.",
-        "Look at `kubectl logs --previous`. If this happens again, raise "
+        "Look at `kubectl logs --previous deploy/NAME`. If this happens again, raise "
         "spec.resources.limits.memory.",
         is_transient=True,
     )
     ENGINE_HUNG = from_model_server(
         "EngineHung",
         "The engine made no step for spec.serving.engineHangSeconds while requests waited.",
-        "Look at `kubectl logs --previous`. If a step may take that long, raise "
+        "Look at `kubectl logs --previous deploy/NAME`. If a step may take that long, raise "
         "spec.serving.engineHangSeconds.",
         is_transient=True,
     )
@@ -278,9 +295,11 @@ class Reason(StrEnum):
     ROLLOUT_IN_PLACE = Facts(
         "RolloutInPlace",
         Source.OPERATOR,
-        "No accelerator is free for a new replica, so each old replica ends before its successor "
+        "No room is free for a new replica beside the old ones (an accelerator, a quota or a "
+        "volume that one node alone can mount), so each old replica ends before its successor "
         "starts.",
-        "Wait, or add GPU nodes. To wait for a free GPU instead, set spec.rolloutStrategy.type to "
+        "Wait, or add GPU nodes, raise the quota or use a claim with the access mode "
+        "ReadWriteMany. To wait for free room instead, set spec.rolloutStrategy.type to "
         "RollingUpdate.",
     )
     NAME_CONFLICT = Facts(
@@ -452,6 +471,10 @@ class Reason(StrEnum):
         member.rank, member.is_normal = facts.rank, facts.is_normal
         member.is_transient, member.about = facts.is_transient, facts.about
         return member
+
+    def advice(self, name: str) -> str:
+        """Return the hint with the name of the service in its commands."""
+        return in_commands(name, self.hint)
 
     @classmethod
     def named(cls, word: str) -> Self | None:

@@ -96,7 +96,7 @@ class SloStatus(Fields):
 class RolloutStatus(Fields):
     in_place_since: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """Time at which the rollout began to end each old replica before its successor starts, because
-    no accelerator is free for an additional one."""
+    no accelerator, quota or volume is free for an additional one."""
 
 
 class LLMServiceStatus(Fields):

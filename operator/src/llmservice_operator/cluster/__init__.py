@@ -5,8 +5,8 @@ client.py makes the requests, served.py determines which kinds are served, forei
 object, cache.py keeps the objects that the watches delivered, audit.py compares the two,
 watching.py delivers events by means of Kopf through the session of watch_session.py, reflector.py
 runs all of these, lease.py stores the leader's Lease, term.py reads the services anew after an
-election, events.py records Events. Manifests are plain dicts everywhere: no typed models, so no
-field of a newer API server is lost.
+election, events.py records Events, pod_events.py reads those about pods. Manifests are plain dicts
+everywhere: no typed models, so no field of a newer API server is lost.
 """
 
 from llmservice_operator.cluster.audit import Audit
@@ -22,6 +22,7 @@ from llmservice_operator.cluster.client import Cluster
 from llmservice_operator.cluster.events import EventRecorder
 from llmservice_operator.cluster.foreign import understood
 from llmservice_operator.cluster.lease import Lease
+from llmservice_operator.cluster.pod_events import PodEvents
 from llmservice_operator.cluster.reflector import Reflector
 from llmservice_operator.cluster.served import ServedKinds
 from llmservice_operator.cluster.term import Term
@@ -33,6 +34,7 @@ __all__ = [
     "EventRecorder",
     "Key",
     "Lease",
+    "PodEvents",
     "Reflector",
     "ServedKinds",
     "Term",

@@ -128,6 +128,13 @@ class Cluster:
                 return
             query["continue"] = str(head["continue"])
 
+    async def list_about(self, kind: Kind, namespace: str, uid: str) -> list[Manifest]:
+        """Return the Events about one object, at most one page of them."""
+        query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": str(LIST_CHUNK)}
+        page = await self._request("GET", kind.path(namespace), query)
+        items: list[Manifest] = page.get("items") or []
+        return items
+
     async def apply(
         self, manifest: Manifest, uid: str | None = None, manager: str = names.FIELD_MANAGER
     ) -> Manifest:

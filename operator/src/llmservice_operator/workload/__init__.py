@@ -12,6 +12,7 @@ from llmservice_operator.workload.pin import EnginePin, pin_annotations
 from llmservice_operator.workload.pin_choice import recorded_pin, resolve_pin
 from llmservice_operator.workload.pod_problems import Problem
 from llmservice_operator.workload.protocol import Workload, WorkloadState
+from llmservice_operator.workload.refused_pods import LIMIT_RANGE_WORDS
 from llmservice_operator.workload.registry import WORKLOADS, replicas_of, workload_of
 from llmservice_operator.workload.replica import Replica
 from llmservice_operator.workload.replica_count import (
@@ -24,11 +25,19 @@ from llmservice_operator.workload.replica_count import (
     resumed_replicas,
 )
 from llmservice_operator.workload.rollout import RolloutDecision, decide_rollout
+from llmservice_operator.workload.unstarted_pods import (
+    LOOK_AGAIN_SECONDS,
+    PodEvent,
+    pod_to_ask_about,
+)
 
 __all__ = [
+    "LIMIT_RANGE_WORDS",
+    "LOOK_AGAIN_SECONDS",
     "WORKLOADS",
     "EnginePin",
     "Observation",
+    "PodEvent",
     "Problem",
     "Replica",
     "ReplicaCount",
@@ -42,6 +51,7 @@ __all__ = [
     "is_handed_over",
     "observe_service",
     "pin_annotations",
+    "pod_to_ask_about",
     "recorded_pin",
     "replicas_of",
     "resolve_pin",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from llmservice_operator import names
@@ -18,6 +19,7 @@ from llmservice_operator.workload.pin import EnginePin
 from llmservice_operator.workload.pod_problems import Problem, quoted, with_hint
 from llmservice_operator.workload.pod_template import build_pod_template, server_image
 from llmservice_operator.workload.protocol import Workload, WorkloadState
+from llmservice_operator.workload.refused_pods import refusal_problem
 from llmservice_operator.workload.replica import Replica, condition
 from llmservice_operator.workload.replica_count import ReplicaCount, desired_replicas
 
@@ -79,6 +81,7 @@ class _Deployment:
             revision=_present_revision(live),
             is_stuck=condition(live, "Progressing").get("reason") == "ProgressDeadlineExceeded",
             problems=tuple(_problems(live)),
+            refused_since=_refused_since(live),
         )
 
     def replicas_of(self, pods: Iterable[Manifest]) -> Iterator[Replica]:
@@ -126,10 +129,22 @@ def _strategy(service: LLMService) -> dict[str, Any]:
     wanted = service.spec.rollout_strategy
     if wanted.type is RolloutType.RECREATE:
         return {"type": "Recreate"}
-    if wanted.type is RolloutType.AUTO and service.status.rollout is not None:
+    is_recorded = service.status.rollout is not None
+    if wanted.type is RolloutType.AUTO and (is_recorded or _has_claim_of_one_node(service)):
         return _rolling("0", "1")
     # A new model server is ready before an old one ends, so no request is refused meanwhile.
     return _rolling(wanted.max_surge or "1", wanted.max_unavailable or "0")
+
+
+def _has_claim_of_one_node(service: LLMService) -> bool:
+    """Return whether the operator makes a claim that the pods of one node alone can mount.
+
+    A new pod on another node would wait for ever for the old one to release it.
+    """
+    cache = service.spec.model.cache
+    if cache is None or cache.claim_size is None or not cache.access_modes:
+        return False
+    return "ReadWriteMany" not in cache.access_modes
 
 
 def _rolling(surge: str, unavailable: str) -> dict[str, Any]:
@@ -156,12 +171,14 @@ def _present_revision(live: Manifest) -> str | None:
 
 
 def _problems(live: Manifest) -> Iterator[Problem]:
+    if live["spec"].get("paused"):
+        yield with_hint(Reason.DEPLOYMENT_PAUSED, Reason.DEPLOYMENT_PAUSED.meaning)
     failure = condition(live, "ReplicaFailure")
-    if failure.get("status") != "True":
-        return
-    said = quoted(failure.get("message"))
-    if "exceeded quota" in said:
-        said = f"A ResourceQuota of the namespace refuses the pod: {said}"
-        yield with_hint(Reason.QUOTA_EXCEEDED, said)
-    else:
-        yield with_hint(Reason.POD_REFUSED, f"The API server refuses the pod: {said}")
+    if failure.get("status") == "True":
+        yield refusal_problem(quoted(failure.get("message")))
+
+
+def _refused_since(live: Manifest) -> datetime | None:
+    failure = condition(live, "ReplicaFailure")
+    since = failure.get("lastTransitionTime") if failure.get("status") == "True" else None
+    return datetime.fromisoformat(since) if since else None

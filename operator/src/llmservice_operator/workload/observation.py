@@ -6,17 +6,27 @@ reported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
+from llmservice_operator.api.reason_facts import in_commands
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.workload.ended_pods import ended_problem
 from llmservice_operator.workload.pod_problems import Problem, pod_problems
-from llmservice_operator.workload.registry import replicas_of, workload_of
-from llmservice_operator.workload.replica import Replica, condition
+from llmservice_operator.workload.protocol import WorkloadState
+from llmservice_operator.workload.refused_pods import fits_after_one_ends
+from llmservice_operator.workload.registry import group, replicas_of, workload_of
+from llmservice_operator.workload.replica import Replica, condition, is_over
+from llmservice_operator.workload.unstarted_pods import (
+    PodEvent,
+    look_again_seconds,
+    unstarted_problem,
+)
 
 
 @dataclass(frozen=True)
@@ -36,10 +46,16 @@ class Observation:
     """Whether the rollout made no progress within its deadline."""
     waits_for_accelerator_since: datetime | None = None
     """Time since which a pod of the present spec finds no node with enough free accelerators."""
+    waits_for_volume_since: datetime | None = None
+    """Since when a pod of the present spec waits on its node for a volume that another node has."""
+    waits_for_quota_since: datetime | None = None
+    """Since when a quota refuses a new pod that it would take in the place of an old one."""
     not_ready_since: datetime | None = None
     """Time since which the longest-waiting replica of the present spec has not been ready."""
     has_loaded_model: bool = False
     """Whether a replica of the present spec is ready."""
+    look_again_seconds: float | None = None
+    """When time alone may bring a problem of a pod that does not start; None when it cannot."""
     problem: Problem | None = None
     """Most important problem of a replica that is not ready. None if all are ready, or if the
     others have no problem and their containers have not started yet."""
@@ -50,30 +66,35 @@ def observe_service(
     live: Manifest | None,
     pods: Iterable[Manifest],
     report: LoadReport | None = None,
+    now: datetime | None = None,
+    events: Mapping[str, Sequence[PodEvent]] = MappingProxyType({}),
 ) -> Observation:
     """Reduce the live workload of a service and its pods.
 
-    `report` is the load report of the metrics server; None while it does not answer.
+    `report` is what the model servers say about themselves; None while no metrics server answers.
+    `events` are those about pods that do not start, by the name of the pod, the newest last.
+    Without `now` nothing is said that depends on the time.
     """
     if live is None:
         return Observation()
     state = workload_of(service).state_of(live)
     if not state.is_current:
-        # The replica counts are still correct. The fields about the present spec are outdated.
+        # The replica counts are still true. The fields about the present spec are outdated.
         return Observation(
             desired=state.desired, replicas=state.replicas, ready_replicas=state.ready
         )
-    present = _present(replicas_of(pods), state.revision) if state.updated else []
-    found = list(_problems_of_pods(service, present, report))
+    pods = list(pods)
+    replicas = replicas_of(pods)
+    present = _present(replicas, state.revision) if state.updated else []
+    found = list(_problems_of_pods(service, present, report, now, events))
     problems = [*state.problems, *(problem for _, problem in found)]
+    if now is not None:
+        ended = ended_problem(_ended_pods(pods, state.revision), now)
+        problems += [ended] if ended is not None else []
     if state.is_stuck:
-        problems.append(_stuck(service))
-    waits = (
-        condition(pod, "PodScheduled").get("lastTransitionTime")
-        for pod, problem in found
-        if problem.reason is Reason.WAITING_FOR_GPU
-    )
+        problems.append(_stuck())
     unready = (replica.not_ready_since for replica in present)
+    problem = min(problems, key=lambda each: (each.reason.rank, each.reason), default=None)
     return Observation(
         desired=state.desired,
         replicas=state.replicas,
@@ -81,13 +102,58 @@ def observe_service(
         ready_replicas=state.ready,
         is_rolled_out=state.replicas == state.updated == state.ready == state.desired,
         is_stuck=state.is_stuck,
-        waits_for_accelerator_since=min(
-            (datetime.fromisoformat(since) for since in waits if since), default=None
-        ),
+        waits_for_accelerator_since=_since(found, Reason.WAITING_FOR_GPU),
+        waits_for_volume_since=_since(found, Reason.VOLUME_IN_USE),
+        waits_for_quota_since=_waits_for_quota_since(state, replicas, present),
         not_ready_since=min((since for since in unready if since), default=None),
         has_loaded_model=any(replica.is_ready for replica in present),
-        problem=min(problems, key=lambda each: (each.reason.rank, each.reason), default=None),
+        problem=(
+            None
+            if problem is None
+            else Problem(problem.reason, in_commands(service.name, problem.message))
+        ),
+        look_again_seconds=(
+            None
+            if now is None
+            else look_again_seconds((pod for each in present for pod in each.pods), now)
+        ),
     )
+
+
+def _since(found: Iterable[tuple[Manifest, Problem]], reason: Reason) -> datetime | None:
+    """Return since when the pod that has this problem longest has been in its present place."""
+    since = (
+        condition(pod, "PodScheduled").get("lastTransitionTime")
+        for pod, problem in found
+        if problem.reason is reason
+    )
+    return min((datetime.fromisoformat(each) for each in since if each), default=None)
+
+
+def _waits_for_quota_since(
+    state: WorkloadState, replicas: Iterable[Replica], present: Iterable[Replica]
+) -> datetime | None:
+    """Return since when a quota refuses a new pod that it takes as soon as an old one has ended."""
+    old = [
+        pod
+        for replica in replicas
+        if not replica.is_leaving and replica not in present
+        for pod in replica.pods
+    ]
+    refused = (each for each in state.problems if each.reason is Reason.QUOTA_EXCEEDED)
+    return (
+        state.refused_since
+        if any(fits_after_one_ends(each.message, old) for each in refused)
+        else None
+    )
+
+
+def _ended_pods(pods: Iterable[Manifest], revision: str | None) -> Iterator[Manifest]:
+    """Yield the pods of the present template that have ended for good."""
+    over = [pod for pod in pods if is_over(pod) and "deletionTimestamp" not in pod["metadata"]]
+    for replica in group(over):
+        if revision is None or replica.revision == revision:
+            yield from replica.pods
 
 
 def _present(replicas: Iterable[Replica], revision: str | None) -> list[Replica]:
@@ -105,7 +171,11 @@ def _present(replicas: Iterable[Replica], revision: str | None) -> list[Replica]
 
 
 def _problems_of_pods(
-    service: LLMService, replicas: Iterable[Replica], report: LoadReport | None
+    service: LLMService,
+    replicas: Iterable[Replica],
+    report: LoadReport | None,
+    now: datetime | None,
+    events: Mapping[str, Sequence[PodEvent]],
 ) -> Iterator[tuple[Manifest, Problem]]:
     """Yield each pod that keeps its replica from being ready, with the reason."""
     loads = {each.pod: each for each in report.replicas} if report else {}
@@ -114,8 +184,12 @@ def _problems_of_pods(
             load = loads.get(replica.name) if pod is replica.server else None
             for problem in pod_problems(service, pod, load):
                 yield pod, problem
+            told = events.get(pod["metadata"]["name"], ())
+            unstarted = None if now is None else unstarted_problem(pod, told, now)
+            if unstarted is not None:
+                yield pod, unstarted
 
 
-def _stuck(service: LLMService) -> Problem:
+def _stuck() -> Problem:
     reason = Reason.ROLLOUT_STUCK
-    return Problem(reason, f"{reason.meaning} {reason.hint.replace('NAME', service.name)}")
+    return Problem(reason, f"{reason.meaning} {reason.hint}")

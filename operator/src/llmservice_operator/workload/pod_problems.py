@@ -92,7 +92,9 @@ def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -
             f"The node cannot pull the image {server.get('image', '')}: {said}",
         )
     elif waiting.get("reason") in _START_REASONS:
-        yield _start_problem(quoted(waiting.get("message")))
+        yield start_problem(quoted(waiting.get("message")))
+    elif (beside := _problem_beside(pod, server)) is not None:
+        yield beside
     else:
         yield from _running_problems(pod, server, told)
 
@@ -118,7 +120,13 @@ def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Proble
     return with_hint(Reason.UNSCHEDULABLE, f"No node can take a replica: {said}")
 
 
-def _start_problem(said: str) -> Problem:
+def is_missing_object(said: str) -> bool:
+    """Return whether a node lacks a Secret or a ConfigMap, or a key of one."""
+    return bool(_SECRET_IS_MISSING.search(said) or _CONFIG_MAP_IS_MISSING.search(said))
+
+
+def start_problem(said: str) -> Problem:
+    """Return the problem behind the words with which a node says that it cannot start a pod."""
     if _SECRET_IS_MISSING.search(said):
         return with_hint(
             Reason.SECRET_MISSING, f"A Secret that the spec names cannot be read: {said}"
@@ -150,6 +158,57 @@ def _running_problems(
         yield problem
     elif running is not None:
         yield _loading(restarts, told)
+
+
+def _problem_beside(pod: Manifest, server: Mapping[str, Any]) -> Problem | None:
+    """Return the problem of a pod whose model server is not the cause; None if it may be."""
+    status = pod.get("status", {})
+    if (server.get("state") or {}).get("running") is None:
+        failed = [each for each in status.get("initContainerStatuses") or () if _has_failed(each)]
+        return _sidecar_problem("The init container", failed) if failed else None
+    if not server.get("ready"):
+        return None
+    others = [
+        each
+        for each in (
+            *(status.get("containerStatuses") or ()),
+            *(it for it in status.get("initContainerStatuses") or () if it.get("started")),
+        )
+        if not each.get("ready") and each.get("name") != names.SERVER_CONTAINER
+    ]
+    if others:
+        return _sidecar_problem("The model server is ready, but the container", others)
+    ready = condition(pod, "Ready")
+    if ready.get("reason") == "ReadinessGatesNotReady":
+        said = f"The model server is ready, but a readiness gate is not: {ready.get('message')}."
+        return Problem(Reason.SERVER_NOT_READY, said)
+    node = pod.get("spec", {}).get("nodeName") or "of the pod"
+    # The kubelet's last report was that all containers are ready. Only the control plane, which
+    # misses the kubelet, takes that back.
+    return with_hint(Reason.NODE_LOST, f"The node {node} does not report any more.")
+
+
+def _has_failed(container: Mapping[str, Any]) -> bool:
+    """Return whether an init container keeps the others of its pod from starting."""
+    state = container.get("state") or {}
+    ended = state.get("terminated") or {}
+    reason = (state.get("waiting") or {}).get("reason")
+    return bool(
+        ended.get("exitCode") or reason in (_IMAGE_REASONS | _START_REASONS | {"CrashLoopBackOff"})
+    )
+
+
+def _sidecar_problem(what: str, containers: list[Mapping[str, Any]]) -> Problem:
+    named = ", ".join(sorted(str(each.get("name")) for each in containers))
+    states = (each.get("state") or {} for each in containers)
+    words = [
+        f"{part.get('reason') or 'waits'} {part.get('message') or ''}".strip()
+        for state in states
+        for part in (state.get("waiting"), state.get("terminated"))
+        if part
+    ]
+    why = f": {quoted('; '.join(words))}" if words else "."
+    return with_hint(Reason.SIDECAR_NOT_READY, f"{what} {named} is not{why}")
 
 
 def _was_ready_since(pod: Manifest, state: Mapping[str, Any]) -> bool:
@@ -190,7 +249,7 @@ def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Pr
         return problem
     message = parsed.message if parsed else said
     if ended.get("reason") in _NEVER_RAN:
-        return _start_problem(quoted(message))
+        return start_problem(quoted(message))
     if ended.get("reason") == "OOMKilled":
         return with_hint(Reason.OUT_OF_MEMORY, "The container was killed at its memory limit.")
     probe = _startup_probe(pod)

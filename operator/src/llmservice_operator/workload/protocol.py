@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from llmservice_operator.api import Manifest
@@ -39,6 +40,8 @@ class WorkloadState:
     controller does not say, None where it never does."""
     problems: tuple[Problem, ...] = ()
     """Problems that keep the controller from creating pods."""
+    refused_since: datetime | None = None
+    """Since when the API server refuses to create a pod."""
 
 
 class Workload(Protocol):

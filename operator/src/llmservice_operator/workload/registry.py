@@ -22,16 +22,20 @@ def workload_of(service: LLMService) -> Workload:
 
 
 def replicas_of(pods: Iterable[Manifest]) -> list[Replica]:
-    """Group the pods of one service into replicas; pods that have ended for good are in none.
+    """Group the pods of one service into replicas; pods that have ended for good are in none."""
+    return group(pod for pod in pods if not is_over(pod))
+
+
+def group(pods: Iterable[Manifest]) -> list[Replica]:
+    """Group pods of one service by the replica to which they belong.
 
     Each pod shows which kind of workload made it, because a service may have pods of two kinds:
     those of the present kind and those that are still ending.
     """
     pods_by_kind = defaultdict[int, list[Manifest]](list)
     for pod in pods:
-        if not is_over(pod):
-            number = next(number for number, each in enumerate(WORKLOADS) if each.made(pod))
-            pods_by_kind[number].append(pod)
+        number = next(number for number, each in enumerate(WORKLOADS) if each.made(pod))
+        pods_by_kind[number].append(pod)
     return [
         replica
         for number, workload in enumerate(WORKLOADS)

@@ -1,8 +1,8 @@
 """Chooses how a rollout continues: new pods in addition to the old ones, or in their place.
 
-A new pod with GPUs cannot start while the old pods hold all of them. A rollout of type Auto waits a
-while for a free GPU and then lets an old pod end first. The status records this decision until the
-rollout ends, so it survives a restart of the operator.
+A new pod cannot start while the old pods hold all GPUs, the quota or the volume that it needs. A
+rollout of type Auto waits a while and then lets an old pod end first. The status records this
+decision until the rollout ends, so it survives a restart of the operator.
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ def decide_rollout(service: LLMService, seen: Observation, now: datetime) -> Rol
     recorded = service.status.rollout
     if recorded is not None:
         return RolloutDecision(None if seen.is_rolled_out else recorded)
-    since = seen.waits_for_accelerator_since
+    waits = (
+        seen.waits_for_accelerator_since,
+        seen.waits_for_volume_since,
+        seen.waits_for_quota_since,
+    )
+    since = min((each for each in waits if each is not None), default=None)
     if since is None or seen.replicas <= seen.updated_replicas:
-        # No old pod is left that could release its accelerator.
+        # No old pod is left that could release what the new one waits for.
         return RolloutDecision(None)
     left = PATIENCE_SECONDS - (now - since).total_seconds()
     if left > 0:

@@ -1,0 +1,107 @@
+"""Facts about the reasons of pods that are refused, do not start or end: a part of reasons.py."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmservice_operator.api.reason_facts import Facts, Rank, Source, Subject
+
+DEPLOYMENT_PAUSED: Final = Facts(
+    "DeploymentPaused",
+    Source.ROLLOUT,
+    "Somebody has paused the Deployment, so no pod is replaced.",
+    "Resume it with `kubectl rollout resume deploy/NAME`.",
+    rank=Rank.ADMISSION,
+)
+LIMITS_REQUIRED: Final = Facts(
+    "LimitsRequired",
+    Source.ROLLOUT,
+    "A ResourceQuota of the namespace takes only pods that set the limits or requests it counts.",
+    "Set what the message names: limits.memory is spec.resources.limits.memory. For all pods of "
+    "the namespace, a LimitRange can set defaults.",
+    rank=Rank.QUOTA,
+)
+LIMIT_RANGE_EXCEEDED: Final = Facts(
+    "LimitRangeExceeded",
+    Source.ROLLOUT,
+    "A LimitRange of the namespace refuses the pods or the claim of the model cache.",
+    "Change spec.resources or spec.model.cache.size to what the LimitRange allows: `kubectl "
+    "describe limitrange` shows it.",
+    rank=Rank.ADMISSION,
+)
+STORAGE_QUOTA_EXCEEDED: Final = Facts(
+    "StorageQuotaExceeded",
+    Source.OPERATOR,
+    "A ResourceQuota of the namespace refuses the claim of the model cache.",
+    "Lower spec.model.cache.size, or raise the quota: `kubectl describe quota` shows it.",
+)
+
+VOLUME_IN_USE: Final = Facts(
+    "VolumeInUse",
+    Source.POD,
+    "A volume of the pod is attached to another node, and one node alone can mount it.",
+    "Use a claim with the access mode ReadWriteMany. With ReadWriteOnce, set "
+    "spec.rolloutStrategy.type to Auto or Recreate, so that the old pod ends first.",
+    rank=Rank.VOLUME,
+)
+POD_NOT_STARTING: Final = Facts(
+    "PodNotStarting",
+    Source.POD,
+    "A node has taken the pod and does not start it; the message has the last Event.",
+    "Look at `kubectl describe pods -l llmservice.dev/name=NAME`.",
+    rank=Rank.NODE,
+)
+EPHEMERAL_STORAGE_EXCEEDED: Final = Facts(
+    "EphemeralStorageExceeded",
+    Source.POD,
+    "The kubelet evicted the pod, because it used more of the node's disk than its limit, or "
+    "because the disk was full.",
+    "Raise spec.model.cache.size above the size of the model, or keep the model on a claim with "
+    "spec.model.cache.type: PersistentVolumeClaim. If the disk of the node is full, free it or use "
+    "nodes with larger disks.",
+    rank=Rank.NODE,
+    about=Subject.ROOM,
+)
+EVICTED: Final = Facts(
+    "Evicted",
+    Source.POD,
+    "The kubelet evicted the pod, because the node ran short of memory or process IDs.",
+    "Set spec.resources.requests.memory to what the model server needs, or use larger nodes.",
+    rank=Rank.NODE,
+    about=Subject.ROOM,
+)
+DEVICE_UNAVAILABLE: Final = Facts(
+    "DeviceUnavailable",
+    Source.POD,
+    "The kubelet refused the pod, because the node's device plugin has no healthy accelerator for "
+    "it.",
+    "Look at the device plugin's pod on the node that the message names, and at `kubectl describe "
+    "node`. Cordon the node until its accelerators are healthy.",
+    rank=Rank.ACCELERATOR,
+    about=Subject.ROOM,
+)
+POD_REJECTED: Final = Facts(
+    "PodRejected",
+    Source.POD,
+    "The kubelet refused the pod that the scheduler had given to its node.",
+    "Look at `kubectl describe node` of the node that the message names. Correct spec.template or "
+    "spec.resources if they do not fit it.",
+    rank=Rank.NODE,
+    about=Subject.ROOM,
+)
+NODE_LOST: Final = Facts(
+    "NodeLost",
+    Source.POD,
+    "The node of the pod does not report any more.",
+    "Look at `kubectl get nodes`. Kubernetes replaces the pod after five minutes. If the node is "
+    "gone for good, delete the Node, so that its volumes are released.",
+    rank=Rank.NODE,
+)
+SIDECAR_NOT_READY: Final = Facts(
+    "SidecarNotReady",
+    Source.POD,
+    "The model server is ready or waits, and another container of the pod is not ready.",
+    "Look at `kubectl logs deploy/NAME -c CONTAINER` with the container that the message names. "
+    "The operator adds no such container: an admission webhook of the cluster does.",
+    rank=Rank.READINESS,
+)

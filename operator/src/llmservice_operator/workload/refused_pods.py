@@ -1,0 +1,83 @@
+"""Pods that the API server refuses: why, and whether there is room once an old one ends.
+
+The API server has no codes for the causes, so its words identify them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, Final
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.fields import quantity_value
+from llmservice_operator.api.reasons import Reason
+from llmservice_operator.workload.pod_problems import Problem, with_hint
+
+_LIMITS_ARE_MISSING: Final = re.compile("failed quota: .* must specify ")
+LIMIT_RANGE_WORDS: Final = re.compile(
+    r"(maximum|minimum) \S+ usage per \w+ is |max limit to request ratio per "
+)
+_QUOTA: Final = re.compile(
+    r"exceeded quota: [^,]+, requested: (?P<requested>\S+), used: (?P<used>\S+), "
+    r"limited: (?P<limited>\S+)"
+)
+_AMOUNT: Final = re.compile(r"([^=,]+)=([^=,]+)")
+
+
+def refusal_problem(said: str) -> Problem:
+    """Return the problem behind the words with which the API server refuses a pod."""
+    if "exceeded quota" in said:
+        said = f"A ResourceQuota of the namespace refuses the pod: {said}"
+        return with_hint(Reason.QUOTA_EXCEEDED, said)
+    if _LIMITS_ARE_MISSING.search(said):
+        said = f"A ResourceQuota of the namespace wants limits that the pod does not set: {said}"
+        return with_hint(Reason.LIMITS_REQUIRED, said)
+    if LIMIT_RANGE_WORDS.search(said):
+        said = f"A LimitRange of the namespace refuses the pod: {said}"
+        return with_hint(Reason.LIMIT_RANGE_EXCEEDED, said)
+    return with_hint(Reason.POD_REFUSED, f"The API server refuses the pod: {said}")
+
+
+def fits_after_one_ends(said: str, old: Iterable[Manifest]) -> bool:
+    """Return whether the quota that refuses a pod takes it once any one of the old pods has ended.
+
+    Ending one for nothing would take a replica away and give none back.
+    """
+    quota, pods = _QUOTA.search(said), list(old)
+    if quota is None or not pods:
+        return False
+    requested, used, limited = (
+        dict(_AMOUNT.findall(quota[part])) for part in ("requested", "used", "limited")
+    )
+    return bool(requested) and all(
+        _fits(resource, requested, used, limited, pods) for resource in requested
+    )
+
+
+def _fits(
+    resource: str,
+    requested: dict[str, str],
+    used: dict[str, str],
+    limited: dict[str, str],
+    old: Iterable[Manifest],
+) -> bool:
+    amounts = [quantity_value(each.get(resource, "").rstrip(".")) for each in (requested, used)]
+    limit = quantity_value(limited.get(resource, "").rstrip("."))
+    if limit is None or None in amounts:
+        return False
+    freed = min(_amount_of(pod, resource) for pod in old)
+    return sum((each for each in amounts if each is not None), Decimal()) - freed <= limit
+
+
+def _amount_of(pod: Manifest, resource: str) -> Decimal:
+    """Return how much of a quota a pod uses."""
+    if resource in ("pods", "count/pods"):
+        return Decimal(1)
+    kind, _, name = resource.partition(".")
+    if kind not in ("requests", "limits"):
+        kind, name = "requests", resource
+    containers: list[dict[str, Any]] = pod.get("spec", {}).get("containers", [])
+    amounts = ((each.get("resources") or {}).get(kind) or {} for each in containers)
+    return sum((quantity_value(each.get(name, 0)) or Decimal() for each in amounts), Decimal())

@@ -1,0 +1,132 @@
+"""Pods that a node has taken and does not start. Their status says nothing; their Events do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.reasons import Reason
+from llmservice_operator.workload.pod_problems import (
+    Problem,
+    is_missing_object,
+    quoted,
+    start_problem,
+    with_hint,
+)
+from llmservice_operator.workload.replica import condition
+
+PATIENCE_SECONDS: Final = 120.0
+"""How long a pod may take to start before its Events are read. Without an image to pull, it takes
+some seconds."""
+LOST_SECONDS: Final = 300.0
+"""How long a node may take to take notice of a pod."""
+LOOK_AGAIN_SECONDS: Final = 60.0
+
+_NOT_YET: Final = ("ContainerCreating", "PodInitializing", None)
+_ATTACHED: Final = "SuccessfulAttachVolume"
+_MULTI_ATTACH: Final = re.compile("Multi-Attach|exclusively attached|already used by pod")
+
+
+@dataclass(frozen=True)
+class PodEvent:
+    """An Event about a pod."""
+
+    type: str
+    reason: str
+    message: str
+
+
+def unstarted_since(pod: Manifest) -> datetime | None:
+    """Return when a node took the pod, if no container of it was started since; else None."""
+    scheduled, status = condition(pod, "PodScheduled"), pod.get("status", {})
+    if scheduled.get("status") != "True" or status.get("phase") != "Pending":
+        return None
+    servers = (
+        each
+        for each in status.get("containerStatuses") or ()
+        if each.get("name") == names.SERVER_CONTAINER
+    )
+    server: Mapping[str, Any] = next(servers, {})
+    state = server.get("state") or {}
+    if (state and state.keys() != {"waiting"}) or server.get("lastState"):
+        return None
+    if (state.get("waiting") or {}).get("reason") not in _NOT_YET:
+        return None
+    if any((each.get("state") or {}).get("running") for each in _init_statuses(pod)):
+        return None
+    since: str | None = scheduled.get("lastTransitionTime")
+    return datetime.fromisoformat(since) if since else None
+
+
+def pod_to_ask_about(pods: Iterable[Manifest], now: datetime) -> Manifest | None:
+    """Return the pod that has waited longest for its start, if that is too long; else None."""
+    found = [
+        (since, pod)
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"]
+        and (since := unstarted_since(pod)) is not None
+        and (now - since).total_seconds() >= PATIENCE_SECONDS
+    ]
+    return min(found, key=lambda each: each[0])[1] if found else None
+
+
+def unstarted_problem(pod: Manifest, events: Sequence[PodEvent], now: datetime) -> Problem | None:
+    """Return why the pod does not start, from its Events, of which the newest is the last.
+
+    None if that is no problem yet.
+    """
+    since = unstarted_since(pod)
+    if since is None:
+        return None
+    node = pod.get("spec", {}).get("nodeName") or "its node"
+    waited = (now - since).total_seconds()
+    if pod.get("status", {}).get("startTime") is None and waited >= LOST_SECONDS:
+        return with_hint(Reason.NODE_LOST, f"The node {node} takes no notice of the pod.")
+    event = _telling(events)
+    if event is None or waited < PATIENCE_SECONDS:
+        return None
+    said = quoted(event.message)
+    if _MULTI_ATTACH.search(said):
+        said = f"The node {node} cannot attach a volume of the pod: {said}"
+        return with_hint(Reason.VOLUME_IN_USE, said)
+    if is_missing_object(said):
+        return start_problem(said)
+    said = f"The node {node} does not start the pod ({event.reason}): {said}"
+    return with_hint(Reason.POD_NOT_STARTING, said)
+
+
+def _telling(events: Sequence[PodEvent]) -> PodEvent | None:
+    """Return the Event that tells the cause; None while the last one reports no problem.
+
+    An image of ten gigabytes is pulled for minutes. A volume that cannot be attached is told once;
+    after that, only timeouts are.
+    """
+    if not events or events[-1].type != "Warning":
+        return None
+    for event in reversed(events):
+        if event.reason == _ATTACHED:
+            break
+        if event.type == "Warning" and _MULTI_ATTACH.search(event.message):
+            return event
+    return events[-1]
+
+
+def look_again_seconds(pods: Iterable[Manifest], now: datetime) -> float | None:
+    """Return when a pod that is not started may have a problem; None without such a pod."""
+    waits = [
+        (now - since).total_seconds() for pod in pods if (since := unstarted_since(pod)) is not None
+    ]
+    if not waits:
+        return None
+    left = PATIENCE_SECONDS - max(waits)
+    return min(left, PATIENCE_SECONDS) if left > 0 else LOOK_AGAIN_SECONDS
+
+
+def _init_statuses(pod: Manifest) -> Iterable[Mapping[str, Any]]:
+    found: Iterable[Mapping[str, Any]] = pod.get("status", {}).get("initContainerStatuses") or ()
+    return found

@@ -1,0 +1,401 @@
+"""Pods that are refused, do not start, end or lose their node, by the words of real clusters."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.fields import timestamp
+from llmservice_operator.api.reasons import Reason
+from llmservice_operator.api.status import RolloutStatus
+from llmservice_operator.status import build_status
+from llmservice_operator.workload import (
+    EnginePin,
+    Observation,
+    PodEvent,
+    decide_rollout,
+    observe_service,
+)
+from operator_support.services import NOW, a_deployment, a_pod, a_service
+
+PIN = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
+RUNNING: Mapping[str, Any] = {"running": {"startedAt": "2026-01-02T03:00:00Z"}}
+
+
+def ago(seconds: float) -> str:
+    return timestamp(NOW - timedelta(seconds=seconds))
+
+
+def seen(
+    *pods: Manifest,
+    events: tuple[PodEvent, ...] = (),
+    spec: Mapping[str, Any] | None = None,
+    **deployment: Any,
+) -> Observation:
+    named = {pod["metadata"]["name"]: events for pod in pods}
+    return observe_service(a_service(spec), a_deployment(**deployment), pods, None, NOW, named)
+
+
+def told(found: Observation) -> tuple[Reason | None, str]:
+    return (None, "") if found.problem is None else (found.problem.reason, found.problem.message)
+
+
+# Pods that the kubelet ends.
+
+
+def a_failed_pod(reason: str, message: str, *, seconds: float = 30, **fields: Any) -> Manifest:
+    pod = a_pod(created=ago(seconds), changed=ago(seconds), **fields)
+    pod["status"] = {**pod["status"], "phase": "Failed", "reason": reason, "message": message}
+    pod["status"]["conditions"][0]["lastTransitionTime"] = ago(seconds)
+    pod["metadata"]["name"] = f"qwen-failed-{reason}".lower()
+    pod["spec"]["nodeName"] = "node-7"
+    return pod
+
+
+LOW_DISK = (
+    "The node was low on resource: ephemeral-storage. Threshold quantity: 10, available: 2Ki."
+)
+FULL_CACHE = 'Usage of EmptyDir volume "cache" exceeds the limit "20Gi".'
+OVER_LIMIT = "Pod ephemeral local storage usage exceeds the total limit of containers 20Gi."
+LOW_MEMORY = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 32Mi."
+NO_DEVICE = (
+    "Pod was rejected: Allocate failed due to no healthy devices present; cannot allocate "
+    "unhealthy devices nvidia.com/gpu, which is unexpected"
+)
+NO_GPU_LEFT = (
+    "Pod was rejected: Node didn't have enough resource: nvidia.com/gpu, requested: 1, used: 0, "
+    "capacity: 0"
+)
+NO_CPU_LEFT = (
+    "Pod was rejected: Node didn't have enough resource: cpu, requested: 8000, used: 1, "
+    "capacity: 4000"
+)
+NO_TOPOLOGY = "Pod was rejected: Resources cannot be allocated with Topology locality"
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "expected"),
+    [
+        ("Evicted", LOW_DISK, Reason.EPHEMERAL_STORAGE_EXCEEDED),
+        ("Evicted", FULL_CACHE, Reason.EPHEMERAL_STORAGE_EXCEEDED),
+        ("Evicted", OVER_LIMIT, Reason.EPHEMERAL_STORAGE_EXCEEDED),
+        ("Evicted", LOW_MEMORY, Reason.EVICTED),
+        ("UnexpectedAdmissionError", NO_DEVICE, Reason.DEVICE_UNAVAILABLE),
+        ("OutOfnvidia.com/gpu", NO_GPU_LEFT, Reason.DEVICE_UNAVAILABLE),
+        ("OutOfcpu", NO_CPU_LEFT, Reason.POD_REJECTED),
+        ("TopologyAffinityError", NO_TOPOLOGY, Reason.POD_REJECTED),
+        ("NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed", Reason.POD_REJECTED),
+        ("NodeLost", "Node node-7 which was running pod qwen is unresponsive", Reason.NODE_LOST),
+    ],
+)
+@pytest.mark.parametrize("successor", [a_pod(), a_pod(RUNNING, started=False)], ids=["none", "up"])
+def test_a_pod_that_the_kubelet_ended_says_why_beside_its_successor(
+    reason: str, message: str, expected: Reason, successor: Manifest
+) -> None:
+    found, said = told(seen(a_failed_pod(reason, message), successor))
+    assert found is expected
+    assert message.rstrip(".") in said
+    assert "node-7" in said
+    assert said.endswith(expected.advice("qwen"))
+
+
+def test_a_full_disk_names_the_size_of_the_cache() -> None:
+    assert "spec.model.cache.size" in told(seen(a_failed_pod("Evicted", FULL_CACHE)))[1]
+
+
+@pytest.mark.parametrize("reason", ["NodeShutdown", "Terminated", "Preempting", "", "Shutdown"])
+def test_a_pod_that_ended_as_pods_should_is_no_problem(reason: str) -> None:
+    failed = a_failed_pod(reason, "Pod was terminated in response to imminent node shutdown.")
+    assert told(seen(failed))[0] is None
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        a_failed_pod("Evicted", FULL_CACHE, seconds=3600),
+        a_failed_pod("Evicted", FULL_CACHE, template="old"),
+        {
+            **(failed := a_failed_pod("Evicted", FULL_CACHE)),
+            "metadata": {**failed["metadata"], "deletionTimestamp": ago(1)},
+        },
+    ],
+    ids=["an hour ago", "of an earlier template", "that is being deleted"],
+)
+def test_a_failed_pod_that_says_nothing_about_now_is_not_told(pod: Manifest) -> None:
+    named = {"type": "Progressing", "status": "True", "message": 'ReplicaSet "qwen-new" is x.'}
+    found = seen(pod, a_pod(RUNNING, started=False), conditions=(named,))
+    assert told(found)[0] is Reason.LOADING_MODEL
+
+
+def test_the_last_of_several_failures_is_told() -> None:
+    pods = (
+        a_failed_pod("Evicted", FULL_CACHE, seconds=300),
+        a_failed_pod("UnexpectedAdmissionError", NO_DEVICE, seconds=20),
+    )
+    assert told(seen(*pods))[0] is Reason.DEVICE_UNAVAILABLE
+    assert told(seen(*pods[::-1]))[0] is Reason.DEVICE_UNAVAILABLE
+
+
+def test_failures_that_are_over_do_not_hide_that_all_replicas_serve() -> None:
+    pods = (a_failed_pod("Evicted", FULL_CACHE), a_pod(RUNNING, ready=True))
+    found = seen(*pods, ready=1)
+    status = build_status(a_service(), PIN, found, NOW).status
+    assert status["conditions"][0]["status"] == "True"
+
+
+# Pods that a node takes and does not start.
+
+
+def an_unstarted_pod(seconds: float, *, acknowledged: bool = True, **fields: Any) -> Manifest:
+    state = {"waiting": {"reason": "ContainerCreating"}}
+    pod = a_pod(state if acknowledged else None, created=ago(seconds), **fields)
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": ago(seconds)}
+    pod["status"]["conditions"].append(scheduled)
+    if acknowledged:
+        pod["status"]["startTime"] = ago(seconds)
+    pod["spec"]["nodeName"] = "node-7"
+    return pod
+
+
+SCHEDULED = PodEvent("Normal", "Scheduled", "Successfully assigned team/qwen to node-7")
+MULTI_ATTACH = PodEvent(
+    "Warning",
+    "FailedAttachVolume",
+    'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) qwen-old-1',
+)
+TIMED_OUT = PodEvent(
+    "Warning", "FailedMount", "Unable to attach or mount volumes: timed out waiting"
+)
+NO_SANDBOX = PodEvent(
+    "Warning", "FailedCreatePodSandBox", "Failed to create pod sandbox: no IP address is left"
+)
+NO_KEYS = PodEvent(
+    "Warning", "FailedMount", 'MountVolume.SetUp failed for "api-keys": secret "keys" not found'
+)
+PULLING = PodEvent("Normal", "Pulling", 'Pulling image "registry/gpu:1"')
+ATTACHED = PodEvent("Normal", "SuccessfulAttachVolume", "AttachVolume.Attach succeeded")
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ((SCHEDULED, MULTI_ATTACH), Reason.VOLUME_IN_USE),
+        ((SCHEDULED, MULTI_ATTACH, TIMED_OUT), Reason.VOLUME_IN_USE),
+        ((MULTI_ATTACH, ATTACHED, TIMED_OUT), Reason.POD_NOT_STARTING),
+        ((SCHEDULED, NO_SANDBOX), Reason.POD_NOT_STARTING),
+        ((SCHEDULED, NO_KEYS), Reason.SECRET_MISSING),
+        ((SCHEDULED, NO_SANDBOX, PULLING), None),
+        ((SCHEDULED,), None),
+        ((), None),
+    ],
+)
+def test_a_pod_that_does_not_start_within_minutes_says_why_by_its_events(
+    events: tuple[PodEvent, ...], expected: Reason | None
+) -> None:
+    found, said = told(seen(an_unstarted_pod(180), events=events))
+    assert found is expected
+    if expected is not None:
+        assert said.endswith(expected.advice("qwen"))
+    if expected in (Reason.VOLUME_IN_USE, Reason.POD_NOT_STARTING):
+        assert "node-7" in said
+
+
+def test_a_pod_that_has_just_been_scheduled_is_given_time() -> None:
+    found = seen(an_unstarted_pod(30), events=(SCHEDULED, MULTI_ATTACH))
+    assert found.problem is None
+    assert found.look_again_seconds == 90
+
+
+def test_a_pod_that_a_node_takes_no_notice_of_is_on_a_lost_node() -> None:
+    assert told(seen(an_unstarted_pod(200, acknowledged=False)))[0] is None
+    found, said = told(seen(an_unstarted_pod(400, acknowledged=False)))
+    assert found is Reason.NODE_LOST
+    assert "node-7" in said
+
+
+# Pods whose model server is not the cause.
+
+
+def beside(ready: bool = True, reason: str = "", **status: Any) -> Manifest:
+    """Return a pod whose model server runs, has started and is ready."""
+    pod = a_pod(RUNNING, started=True, changed="2026-01-02T03:01:00Z")
+    pod["status"]["containerStatuses"][0]["ready"] = ready
+    pod["status"]["conditions"][0]["reason"] = reason
+    pod["status"]["containerStatuses"] += status.pop("others", [])
+    pod["status"].update(status)
+    pod["spec"]["nodeName"] = "node-7"
+    return pod
+
+
+PROXY = {"name": "istio-proxy", "ready": False, "state": {"running": {}}}
+CRASHING = {
+    "name": "istio-init",
+    "ready": False,
+    "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}},
+}
+
+
+def test_a_node_that_is_lost_is_told_and_not_a_server_that_hangs() -> None:
+    found, said = told(seen(beside()))
+    assert found is Reason.NODE_LOST
+    assert said.startswith("The node node-7 does not report any more.")
+    assert "kubectl logs" not in said
+
+
+def test_a_sidecar_that_is_not_ready_is_named() -> None:
+    found, said = told(seen(beside(reason="ContainersNotReady", others=[PROXY])))
+    assert found is Reason.SIDECAR_NOT_READY
+    assert "istio-proxy" in said
+    assert "kubectl logs deploy/qwen -c" in said
+
+
+def test_an_init_container_that_fails_is_named() -> None:
+    pod = a_pod({"waiting": {"reason": "PodInitializing"}})
+    pod["status"]["initContainerStatuses"] = [CRASHING]
+    found, said = told(seen(pod))
+    assert found is Reason.SIDECAR_NOT_READY
+    assert "istio-init" in said
+    assert "back-off 5m0s" in said
+
+
+def test_a_readiness_gate_that_is_not_met_is_told() -> None:
+    pod = beside(reason="ReadinessGatesNotReady")
+    pod["status"]["conditions"][0]["message"] = 'corresponding condition "x/y" is missing'
+    found, said = told(seen(pod))
+    assert found is Reason.SERVER_NOT_READY
+    assert 'condition "x/y"' in said
+
+
+def test_a_server_that_hangs_is_told_beside_a_sidecar_that_is_ready() -> None:
+    ready = {**PROXY, "ready": True}
+    assert told(seen(beside(ready=False, others=[ready])))[0] is Reason.SERVER_NOT_READY
+
+
+# Pods that the API server refuses.
+
+
+def refused(message: str, seconds: float = 90) -> Mapping[str, Any]:
+    return {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreate",
+        "message": message,
+        "lastTransitionTime": ago(seconds),
+    }
+
+
+def over_quota(requested: str, used: str, limited: str) -> str:
+    return (
+        f'pods "qwen-1" is forbidden: exceeded quota: team, requested: {requested}, '
+        f"used: {used}, limited: {limited}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (over_quota("pods=1", "pods=1", "pods=1"), Reason.QUOTA_EXCEEDED),
+        (
+            'pods "qwen-1" is forbidden: failed quota: team: must specify limits.memory for: '
+            "server",
+            Reason.LIMITS_REQUIRED,
+        ),
+        (
+            'pods "qwen-1" is forbidden: maximum memory usage per Container is 1Gi, but limit is '
+            "2Gi",
+            Reason.LIMIT_RANGE_EXCEEDED,
+        ),
+        (
+            'pods "qwen-1" is forbidden: [minimum cpu usage per Pod is 2, but request is 1, x]',
+            Reason.LIMIT_RANGE_EXCEEDED,
+        ),
+        (
+            'pods "qwen-1" is forbidden: memory max limit to request ratio per Container is 2, but '
+            "provided ratio is 4.000000",
+            Reason.LIMIT_RANGE_EXCEEDED,
+        ),
+        (
+            'admission webhook "x" denied the request: no label',
+            Reason.POD_REFUSED,
+        ),
+    ],
+)
+def test_what_refuses_a_pod_has_a_reason_of_its_own(message: str, expected: Reason) -> None:
+    found, said = told(seen(replicas=0, updated=0, conditions=(refused(message),)))
+    assert found is expected
+    assert message in said
+    assert said.endswith(expected.advice("qwen"))
+
+
+def an_old_pod(gpus: str = "1", **requests: str) -> Manifest:
+    pod = a_pod(RUNNING, ready=True, template="old", created=ago(9999))
+    asked = {"nvidia.com/gpu": gpus, **requests}
+    pod["spec"]["containers"][0]["resources"] = {"requests": asked, "limits": asked}
+    return pod
+
+
+GPU = "requests.nvidia.com/gpu"
+SLICE = "requests.nvidia.com/mig-1g.10gb"
+FITS: dict[str, tuple[str, bool]] = {
+    "the old pod has the one GPU": (over_quota(f"{GPU}=1", f"{GPU}=1", f"{GPU}=1"), True),
+    "others have some": (over_quota(f"{GPU}=1", f"{GPU}=4", f"{GPU}=4"), True),
+    "the new pod needs more than the quota": (
+        over_quota(f"{GPU}=2", f"{GPU}=1", f"{GPU}=1"),
+        False,
+    ),
+    "the old pod gives too little": (over_quota(f"{GPU}=2", f"{GPU}=4", f"{GPU}=4"), False),
+    "the quota became smaller": (over_quota(f"{GPU}=1", f"{GPU}=4", f"{GPU}=2"), False),
+    "slices that the old pod has not": (
+        over_quota(f"{SLICE}=1", f"{SLICE}=1", f"{SLICE}=1"),
+        False,
+    ),
+    "memory": (
+        over_quota("requests.memory=8Gi", "requests.memory=10Gi", "requests.memory=12Gi"),
+        True,
+    ),
+    "memory and GPUs": (
+        over_quota(f"memory=8Gi,{GPU}=1", f"memory=8Gi,{GPU}=1", f"memory=8Gi,{GPU}=1"),
+        True,
+    ),
+    "pods": (over_quota("pods=1", "pods=3", "pods=3"), True),
+    "a message that is not understood": ("exceeded quota: something", False),
+}
+
+
+@pytest.mark.parametrize(("message", "gives_way"), FITS.values(), ids=FITS.keys())
+def test_an_old_pod_gives_way_to_one_that_a_quota_then_takes_and_to_no_other(
+    message: str, gives_way: bool
+) -> None:
+    found = seen(
+        an_old_pod(memory="8Gi"), replicas=1, updated=0, ready=1, conditions=(refused(message),)
+    )
+    decision = decide_rollout(a_service(), found, NOW)
+    assert (decision.status is not None) is gives_way
+    ready = build_status(a_service(), PIN, found, NOW).status["conditions"][0]
+    assert ready["reason"] == ("RolloutInPlace" if gives_way else "QuotaExceeded")
+
+
+def test_a_quota_that_refuses_is_given_as_long_as_a_gpu_that_is_missing() -> None:
+    message = over_quota(f"{GPU}=1", f"{GPU}=1", f"{GPU}=1")
+    conditions = (refused(message, seconds=20),)
+    found = seen(an_old_pod(), replicas=1, updated=0, ready=1, conditions=conditions)
+    decision = decide_rollout(a_service(), found, NOW)
+    assert (decision.status, decision.requeue_after_seconds) == (None, 40)
+
+
+def test_an_old_pod_gives_way_to_one_that_waits_for_its_volume() -> None:
+    new = an_unstarted_pod(200)
+    found = seen(an_old_pod(), new, events=(MULTI_ATTACH,), replicas=2, updated=1, ready=1)
+    decision = decide_rollout(a_service(), found, NOW)
+    assert decision.status == RolloutStatus(in_place_since=timestamp(NOW))
+
+
+def test_a_deployment_that_somebody_paused_is_told() -> None:
+    deployment = a_deployment(replicas=1, updated=0, ready=1)
+    deployment["spec"]["paused"] = True
+    found = observe_service(a_service(), deployment, [an_old_pod()], None, NOW)
+    reason, said = told(found)
+    assert reason is Reason.DEPLOYMENT_PAUSED
+    assert "kubectl rollout resume deploy/qwen" in said
