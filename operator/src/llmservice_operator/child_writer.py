@@ -5,9 +5,9 @@ written is returned, and the status tells it.
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.reasons import Reason
@@ -16,6 +16,7 @@ from llmservice_operator.children import CHILDREN, Child, workload_child
 from llmservice_operator.cluster import (
     Cache,
     Cluster,
+    Key,
     ServedKinds,
     controller_of,
     is_same_version,
@@ -36,43 +37,19 @@ from llmservice_operator.errors import (
     StillDeleting,
 )
 from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, SCALED_OBJECTS, Kind
-from llmservice_operator.refusals import Refusal, failure_of
+from llmservice_operator.outcome import Outcome, ServiceGone
+from llmservice_operator.refusals import failure_of
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.telemetry import Metrics
 from llmservice_operator.workload import ReplicaCount, first_replicas, is_handed_over
 
 logger = logging.getLogger(__name__)
 
-BUDGET_SECONDS = 25.0
+BUDGET_SECONDS = 20.0
 """Time for all children of one pass. A write may take 15 s, and the status must still be written
 within the 60 s of a pass."""
 _AUTOSCALING = frozenset({AUTOSCALERS, SCALED_OBJECTS})
 """Kinds of which two objects at once would fight over the replicas."""
-
-
-class ServiceGone(OperatorError):
-    """The service has been deleted, or another one has its name; nothing may be made for it."""
-
-
-@dataclass
-class Outcome:
-    """Result of writing the children."""
-
-    wrote: bool = False
-    refusals: list[Refusal] = field(default_factory=list)
-    rewrites: list[str] = field(default_factory=list)
-    """Sentences about fields that an admission webhook rewrites. The service runs with them."""
-    look_again_seconds: float | None = None
-    """When a child that was left alone may be written again."""
-
-    def refuse(self, what: str, error: Exception) -> None:
-        self.refusals.append(Refusal(what, error))
-        # A contest would fill the log: each write of the other client brings a pass.
-        level = logging.DEBUG if isinstance(error, Contested) else logging.WARNING
-        logger.log(level, "%s was not written: %s", what, error)
-
-    def wait(self, seconds: float) -> None:
-        self.look_again_seconds = min(seconds, self.look_again_seconds or seconds)
 
 
 class ChildWriter:
@@ -91,6 +68,8 @@ class ChildWriter:
         self._metrics = metrics
         self._scaler = scaler
         self._guard = guard
+        self._slow: dict[Key, tuple[Kind, ...]] = {}
+        """Kinds of each service whose last write got no answer; the one tried last is the last."""
 
     async def live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """Return the object of this name, whoever made it."""
@@ -108,49 +87,47 @@ class ChildWriter:
 
         A child with an error in place of its manifest stays as it is. Raises ServiceGone.
         """
-        outcome, clock = Outcome(), asyncio.get_running_loop()
-        deadline = clock.time() + BUDGET_SECONDS
+        key = service.namespace, service.name
+        slow, outcome = self._slow.get(key, ()), Outcome(self._now() + BUDGET_SECONDS)
         # Remove unwanted children first: two autoscalers would fight, and KEDA's webhook refuses
         # the second.
-        unremoved = await self._prune(service, built, outcome)
-        for child, manifest in built.items():
+        unremoved = await self._prune(service, built, outcome, put_off=slow)
+        # What got no answer the last time comes last, so that it takes no time from the others.
+        ranks = {kind: rank for rank, kind in enumerate(slow)}
+        for child, manifest in sorted(built.items(), key=lambda each: ranks.get(each[0].kind, -1)):
             what = f"{child.kind.kind} {child.name(service)}"
             if isinstance(manifest, OperatorError):
                 outcome.refuse(what, manifest)
             elif child.kind in _AUTOSCALING and unremoved & _AUTOSCALING:
                 continue  # the refusal of the deletion says why
-            elif clock.time() > deadline:
-                error = ClusterError("not tried yet: other objects took too long")
-                outcome.refuse(what, error)
             else:
-                await self._write_for_itself(service, child, manifest, replicas, outcome)
+                step = functools.partial(self._write, service, child, manifest, replicas, outcome)
+                await outcome.attempt(child.kind, what, step, self._now())
+        if unremoved & set(slow):
+            await self._prune(service, built, outcome)
+        untried = [kind for kind in slow if kind not in outcome.tried]
+        self._slow[key] = (*untried, *outcome.unanswered)
         return outcome
 
-    async def _write_for_itself(
+    def forget(self, key: Key) -> None:
+        """Drop the state of a service that is gone."""
+        self._slow.pop(key, None)
+
+    async def _write(
         self,
         service: LLMService,
         child: Child,
         manifest: Manifest,
         replicas: ReplicaCount,
         outcome: Outcome,
-    ) -> None:
-        """Write one child. What keeps it from being written is noted, and hinders no other."""
-        name = manifest["metadata"]["name"]
+    ) -> bool:
         try:
-            try:
-                outcome.wrote |= await self._write(service, child, manifest, replicas, outcome)
-            except Conflict:
-                if replicas.is_kept_now:
-                    raise  # the number of replicas was read before the change
-                await self._read_anew(child.kind, service.namespace, name)
-                outcome.wrote |= await self._write(service, child, manifest, replicas, outcome)
-        except ServiceGone:
-            raise
-        except OperatorError as error:
-            outcome.refuse(f"{child.kind.kind} {name}", error)
-        except Exception as error:
-            logger.exception("%s %s cannot be written", child.kind.kind, name)
-            outcome.refuse(f"{child.kind.kind} {name}", error)
+            return await self._write_once(service, child, manifest, replicas, outcome)
+        except Conflict:
+            if replicas.is_kept_now:
+                raise  # the number of replicas was read before the change
+            await self._read_anew(child.kind, service.namespace, manifest["metadata"]["name"])
+            return await self._write_once(service, child, manifest, replicas, outcome)
 
     async def _read_anew(self, kind: Kind, namespace: str, name: str) -> None:
         live, known = await self._cluster.read(kind, namespace, name), None
@@ -159,7 +136,7 @@ class ChildWriter:
         elif (known := self._cache.get(kind, namespace, name)) is not None:
             self._cache.drop(known)
 
-    async def _write(
+    async def _write_once(
         self,
         service: LLMService,
         child: Child,
@@ -272,9 +249,16 @@ class ChildWriter:
         raise Contested(say_contest(differences, whole or live))
 
     async def _prune(
-        self, service: LLMService, wanted: Iterable[Child], outcome: Outcome
+        self,
+        service: LLMService,
+        wanted: Iterable[Child],
+        outcome: Outcome,
+        put_off: Collection[Kind] = (),
     ) -> frozenset[Kind]:
-        """Delete what an earlier spec needed and this one does not; return what is left of it."""
+        """Delete what an earlier spec needed and this one does not; return what is left of it.
+
+        The kinds in `put_off` are left.
+        """
         key = service.namespace, service.name
         kept = {(child.kind, child.name(service)) for child in wanted}
         unremoved = set()
@@ -285,16 +269,15 @@ class ChildWriter:
                 is_going = "deletionTimestamp" in live["metadata"]
                 if (kind, name) in kept or is_going or not may_change(live, service):
                     continue
-                try:
-                    await self._delete(service, kind, live, outcome)
-                except OperatorError as error:
+                what = f"{kind.kind} {name}, which is not wanted any more"
+                step = functools.partial(self._delete, service, kind, live, outcome)
+                if kind in put_off or not await outcome.attempt(kind, what, step, self._now()):
                     unremoved.add(kind)
-                    outcome.refuse(f"{kind.kind} {name}, which is not wanted any more", error)
         return frozenset(unremoved)
 
     async def _delete(
         self, service: LLMService, kind: Kind, live: Manifest, outcome: Outcome
-    ) -> None:
+    ) -> bool:
         name = live["metadata"]["name"]
         known_as = _name(service, kind, name)
         pause = self._guard.pause(known_as, {}, [WHOLE_OBJECT], self._now())
@@ -306,7 +289,7 @@ class ChildWriter:
         self._guard.wrote(known_as, {}, [WHOLE_OBJECT], [], self._now())
         self._metrics.applied(kind.kind, "deleted")
         logger.info("deleted %s %s", kind.kind, name)
-        outcome.wrote = True
+        return True
 
     async def _check_still_wanted(self, service: LLMService) -> None:
         """Ask the API server whether the service still exists before a child is made, because the

@@ -14,7 +14,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.child_writer import ChildWriter, Outcome, ServiceGone
+from llmservice_operator.child_writer import ChildWriter
 from llmservice_operator.children import Child, workload_child
 from llmservice_operator.children.attempt import build_around_pods
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, Key, PodEvents, ServedKinds
@@ -24,6 +24,7 @@ from llmservice_operator.errors import ClusterError, InvalidSpec, OperatorError,
 from llmservice_operator.kinds import PODS
 from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.load_status import LoadView
+from llmservice_operator.outcome import Outcome, ServiceGone
 from llmservice_operator.refusals import Refusal, failure_of, failure_of_all
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.settings import OperatorSettings
@@ -96,6 +97,7 @@ class Reconciler:
             self._scaler.forget(key)
             self._guard.forget(key)
             self._pod_events.forget(key)
+            self._children.forget(key)
             return None
         metadata = body["metadata"]
         if "deletionTimestamp" in metadata:
@@ -105,7 +107,7 @@ class Reconciler:
             controller=CONTROLLER,
             namespace=key[0],
             name=key[1],
-            generation=metadata["generation"],
+            generation=metadata.get("generation"),
             reconcile_id=uuid.uuid4().hex[:8],
         ):
             try:

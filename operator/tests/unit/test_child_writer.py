@@ -6,6 +6,7 @@ import pytest
 
 from llmservice_operator import child_writer
 from llmservice_operator.api.reasons import Reason
+from llmservice_operator.child_writer import ChildWriter
 from llmservice_operator.errors import ClusterError, Conflict, Forbidden, Rejected
 from llmservice_operator.kinds import (
     AUTOSCALERS,
@@ -16,6 +17,7 @@ from llmservice_operator.kinds import (
     SCALED_OBJECTS,
     SERVICES,
     Kind,
+    kind_of,
 )
 from llmservice_operator.reconcile import REQUEUE_SECONDS, WAIT_FOR_COLLECTOR_SECONDS
 from llmservice_operator.settings import OperatorSettings
@@ -245,3 +247,57 @@ async def test_children_that_take_too_long_leave_time_to_say_so(
         await world.reconciler.reconcile(KEY)
     assert world.cluster.writes == ["status"]
     assert "other objects took too long" in world.condition("Ready")["message"]
+
+
+async def test_webhooks_that_hang_take_no_time_from_the_other_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = OneService()
+    now = [0.0]
+    monkeypatch.setattr(ChildWriter, "_now", lambda _: now[0])
+    hanging = {NETWORK_POLICIES, DEPLOYMENTS, POD_DISRUPTION_BUDGETS}
+    apply = world.cluster.apply
+
+    async def hang(manifest: Any, *arguments: Any, **more: Any) -> Any:
+        if kind_of(manifest) in hanging:
+            now[0] += 15.0
+            raise ClusterError("PATCH: no answer")
+        return await apply(manifest, *arguments, **more)
+
+    world.cluster.apply = hang  # type: ignore[method-assign]
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="no answer"):
+            await world.reconciler.reconcile(KEY)
+    # Not in the first pass, because it was not known yet who hangs.
+    assert world.has(SERVICES)
+    # One that answers again is tried, however many others hang.
+    hanging.remove(POD_DISRUPTION_BUDGETS)
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="no answer"):
+            await world.reconciler.reconcile(KEY)
+    assert world.has(POD_DISRUPTION_BUDGETS)
+    hanging.clear()
+    await world.settle()
+    assert [kind for kind in EVERY_SERVICE_HAS if not world.has(kind)] == []
+
+
+async def test_an_autoscaler_whose_deletion_hangs_is_deleted_after_the_others_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = OneService(autoscaling={"maxReplicas": 4, "provider": "External"})
+    await world.settle()
+    world.change(autoscaling=None, service={"port": 8080})
+    delete = world.cluster.delete
+
+    async def hang(live: dict[str, Any]) -> None:
+        raise ClusterError("DELETE: no answer")
+
+    monkeypatch.setattr(world.cluster, "delete", hang)
+    for _ in range(2):
+        with pytest.raises(ClusterError, match="no answer"):
+            await world.reconciler.reconcile(KEY)
+    assert world.cluster.objects[SERVICES, "llama"]["spec"]["ports"][0]["port"] == 8080
+    assert "DELETE: no answer" in world.condition("Ready")["message"]
+    monkeypatch.setattr(world.cluster, "delete", delete)
+    await world.settle()
+    assert not world.has(AUTOSCALERS)

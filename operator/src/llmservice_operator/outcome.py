@@ -1,0 +1,69 @@
+"""Notes what a pass wrote, and what kept it from writing the rest."""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from llmservice_operator.errors import ClusterError, Contested, OperatorError
+from llmservice_operator.kinds import Kind
+from llmservice_operator.refusals import Refusal
+
+logger = logging.getLogger(__name__)
+
+
+class ServiceGone(OperatorError):
+    """The service has been deleted, or another one has its name; nothing may be made for it."""
+
+
+@dataclass
+class Outcome:
+    """Result of writing the children."""
+
+    deadline: float = math.inf
+    """Time after which no further write may begin."""
+    wrote: bool = False
+    tried: set[Kind] = field(default_factory=set)
+    unanswered: list[Kind] = field(default_factory=list)
+    """Kinds whose write got no answer, as where a webhook hangs."""
+    refusals: list[Refusal] = field(default_factory=list)
+    rewrites: list[str] = field(default_factory=list)
+    """Sentences about fields that an admission webhook rewrites. The service runs with them."""
+    look_again_seconds: float | None = None
+    """When a child that was left alone may be written again."""
+
+    async def attempt(
+        self, kind: Kind, what: str, step: Callable[[], Awaitable[bool]], now: float
+    ) -> bool:
+        """Write or delete one object; return whether nothing kept the step from that.
+
+        What did is noted, and hinders no other object. Raises ServiceGone.
+        """
+        if now > self.deadline:
+            self.refuse(what, ClusterError("not tried yet: other objects took too long"))
+            return False
+        self.tried.add(kind)
+        try:
+            self.wrote |= await step()
+        except ServiceGone:
+            raise
+        except Exception as error:
+            if isinstance(error, ClusterError) and not error.status:
+                self.unanswered.append(kind)
+            self.refuse(what, error)
+            return False
+        return True
+
+    def refuse(self, what: str, error: Exception) -> None:
+        """Note what could not be done, and why."""
+        self.refusals.append(Refusal(what, error))
+        if not isinstance(error, OperatorError):
+            logger.error("%s was not written", what, exc_info=error)
+            return
+        # A contest would fill the log: each write of the other client brings a pass.
+        level = logging.DEBUG if isinstance(error, Contested) else logging.WARNING
+        logger.log(level, "%s was not written: %s", what, error)
+
+    def wait(self, seconds: float) -> None:
+        """Note after which time an object that was left alone may be written again."""
+        self.look_again_seconds = min(seconds, self.look_again_seconds or seconds)
