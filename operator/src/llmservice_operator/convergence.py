@@ -1,17 +1,17 @@
-"""Keeps the operator from writing one object again and again without an end.
+"""Keeps the operator from writing one object repeatedly without end.
 
-A pass that finds a difference writes, and looks again. That ends only if the write lasts. It does
-not where an admission webhook rewrites what is sent, or where another client changes it back. The
-guard remembers the last write of each object, and tells three cases apart:
+A pass that finds a difference writes, and then compares again. That ends only if the write lasts.
+It does not last if an admission webhook rewrites the object, or if another client changes it back.
+The guard remembers the last write of each object, and distinguishes three cases:
 
-- The answer to a write differed already from what was sent. The same manifest will get the same
-  answer, so the object is as equal as it gets; it is sent again after some minutes, in case the
+- The answer to a write already differed from the manifest. The same manifest will get the same
+  answer, so the object cannot become more equal. It is sent again after some minutes, in case the
   webhook is gone.
 - A field differs again after several equal writes. The object is left alone for a time that grows
   with each further write.
 - Many different fields differ, one after another. A rate limits the writes of one object.
 
-It knows nothing of Kubernetes, and takes the time as an argument.
+The module knows nothing of Kubernetes, and takes the time as an argument.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from typing import Any, Final
 from llmservice_operator.desired.comparison import Difference
 
 EQUAL_WRITES: Final = 5
-"""Writes of the same field with the same value before the object is left alone for the first
-time. Some are needed: two clients may well cross each other's path once or twice."""
+"""Writes of the same field with the same value before the object is left alone for the first time.
+Some are necessary, because the writes of two clients may overlap once or twice."""
 LONGEST_PAUSE_SECONDS: Final = 300.0
 FORGET_AFTER_SECONDS: Final = 60.0
-"""Without a write for so long, and for twice the last pause, a contest is over."""
+"""A contest is over after this many seconds, plus twice the last pause, without a write."""
 WRITE_BURST: Final = 200
 """Writes of one object at once. An object has fewer fields, so each may be restored once."""
 WRITES_PER_SECOND: Final = 0.9
-"""Of one object, after the burst."""
+"""Rate of the writes of one object after the burst."""
 WHOLE_OBJECT: Final = Difference(("f:metadata",), None, None)
-"""The difference of an object that is not there, or is there and must not be."""
+"""Difference of an object that is missing, or that exists and must not."""
 
 Name = tuple[Hashable, Hashable]
-"""Identity of the object that is written: its service's, and its own within the service."""
+"""Identity of a written object: that of its service, and its own within the service."""
 
 
 @dataclass
@@ -46,11 +46,11 @@ class _Record:
     """Record of the writes of one object."""
 
     digest: bytes = b""
-    """Of the manifest that was written last."""
+    """Digest of the manifest that was written last."""
     rewritten: frozenset[tuple[str, str]] = frozenset()
     """Path and live value of each field in which the answer differed from that manifest."""
     counts: dict[str, int] = field(default_factory=dict)
-    """By the path of a field: how often that manifest was written because of it."""
+    """Number of writes of that manifest because of a field, by the path of the field."""
     written_at: float = 0.0
     tokens: float = float(WRITE_BURST)
     filled_at: float = 0.0
@@ -73,7 +73,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class Pause:
-    """Why an object is not written now."""
+    """Reason why an object is not written now."""
 
     seconds: float
     """Time until it is written again, if it differs then."""
@@ -86,7 +86,7 @@ class ConvergenceGuard:
         self._records: dict[Hashable, dict[Hashable, _Record]] = {}
 
     def forget(self, service: Hashable) -> None:
-        """Drop what is known of the objects of a service that is gone."""
+        """Drop the records of a service that is gone."""
         self._records.pop(service, None)
 
     def pause(
@@ -118,7 +118,7 @@ class ConvergenceGuard:
         after: Iterable[Difference],
         now: float,
     ) -> None:
-        """Note a write, the differences that led to it, and those that its answer still had."""
+        """Record a write, the differences that caused it, and those that its answer still had."""
         service, object_ = name
         records = self._records.setdefault(service, {})
         record = records.setdefault(object_, _Record(filled_at=now))

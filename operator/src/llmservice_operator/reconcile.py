@@ -70,8 +70,8 @@ class Reconciler:
         reports: LoadReportClient,
         on_problem: Callable[[str | None], None] = lambda _: None,
     ) -> None:
-        """`on_problem` takes what keeps every status from being complete, and None once nothing
-        does.
+        """`on_problem` is called with the reason why statuses are incomplete, and with None once
+        none is.
         """
         self._cache = cache
         self._served = served
@@ -139,7 +139,8 @@ class Reconciler:
             built = build_around_pods(service, live, self._settings, plan.autoscaler, self._served)
             pin = built.pin
             if unread is not None:
-                # Its number of replicas and its image are not known, so it must stay as it is.
+                # The number of replicas and the image are unknown, so the workload must stay
+                # unchanged.
                 built.children[workload], pin = unread, None
         except InvalidSpec as error:
             outcome.refuse("the spec", error)
@@ -198,7 +199,7 @@ class Reconciler:
     async def _read_workload(
         self, service: LLMService, workload: Child
     ) -> tuple[Manifest | None, OperatorError | None]:
-        """Return the live workload, or why it cannot be read."""
+        """Return the live workload, or the error of reading it."""
         name = workload.name(service)
         try:
             return await self._children.live(workload.kind, service.namespace, name), None
@@ -206,7 +207,7 @@ class Reconciler:
             return None, error
 
     async def _tell(self, body: Manifest, error: Exception) -> None:
-        """Say in the status what ended a pass before it could say so itself."""
+        """Report in the status the error that ended a pass early."""
         update = build_status_of_failure(body, failure_of(error), self._now())
         try:
             await self._report(body, update)
@@ -221,7 +222,7 @@ class Reconciler:
         return live if live is not None and is_owned_by(live, service) else None
 
     async def _report(self, body: Manifest, update: StatusUpdate) -> Written:
-        """Write the status when it says something new, then the Events of what changed."""
+        """Write the status if it differs, then the Events of the changes."""
         metadata = body["metadata"]
         written = await self._statuses.write(body, update.status)
         if written.is_changed:
@@ -234,6 +235,6 @@ class Reconciler:
 
 
 def _retry_seconds(refusals: Iterable[Refusal]) -> float:
-    """Return when to try again what no event may tell of."""
+    """Return the delay until refusals are retried that no event may end."""
     is_deleting = any(isinstance(each.error, StillDeleting) for each in refusals)
     return WAIT_FOR_COLLECTOR_SECONDS if is_deleting else REQUEUE_SECONDS

@@ -1,7 +1,7 @@
-"""Maps what keeps a pass from carrying out the spec to the reason and message in the status.
+"""Maps the failures of a pass to the reason and message in the status.
 
 The API server has no codes for these causes, so its words identify them. Every error has a reason,
-because a pass that fails must say so, whatever failed.
+because a failed pass must always say so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BY_WORDS: Final[tuple[tuple[type[Exception], re.Pattern[str], Reason], ...]] = 
     (Rejected, re.compile("immutable"), Reason.IMMUTABLE_FIELD),
     # Message when the spec makes a claim smaller.
     (Rejected, re.compile("can not be less than"), Reason.IMMUTABLE_FIELD),
-    # Message when the spec makes a claim larger, and its storage class does not allow that.
+    # An admission policy uses these words too, whatever HTTP status it chose.
     (Forbidden, re.compile("can be resized"), Reason.IMMUTABLE_FIELD),
     (Forbidden, _CLAIM_OVER_QUOTA, Reason.STORAGE_QUOTA_EXCEEDED),
     (Forbidden, re.compile("exceeded quota"), Reason.QUOTA_EXCEEDED),
@@ -52,7 +52,7 @@ _BY_CLASS: Final[tuple[tuple[type[Exception], Reason], ...]] = (
     (ClusterError, Reason.CLUSTER_ERROR),
 )
 _QUOTED_LIMIT: Final = 1000
-"""Characters of one refusal where there are several."""
+"""Longest quotation of one refusal in characters, if there are several."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Refusal:
 
 
 def failure_of(error: Exception) -> Failure:
-    """Return what the status says about an error."""
+    """Return the failure that the status reports for an error."""
     said, reason = str(error) or type(error).__name__, _reason(error)
     if reason is Reason.INVALID_SPEC:
         # The message names the field and the problem.
@@ -83,7 +83,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def failure_of_all(refusals: Sequence[Refusal]) -> Failure | None:
-    """Return what the status says about everything that a pass could not do; None for nothing.
+    """Return the failure that the status reports for all refusals of a pass; None for none.
 
     The reason is that of the first, in the order in which the objects are applied. The message
     quotes each.

@@ -139,7 +139,7 @@ def build_status(
 def build_status_of_failure(
     body: Mapping[str, Any], failure: Failure, now: datetime
 ) -> StatusUpdate:
-    """Return the status of an LLMService that a pass could say nothing else about.
+    """Return the status of an LLMService whose pass failed without further results.
 
     The last readable pass reported replicas and engine. Those fields stay, because the replicas
     still run.

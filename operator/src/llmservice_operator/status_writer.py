@@ -1,7 +1,7 @@
-"""Writes the status of a service, also where the cluster's CustomResourceDefinition is older.
+"""Writes the status of a service, even if the cluster's CustomResourceDefinition is older.
 
-The API server refuses a whole status because of one field that its schema does not know. Such
-fields are left out, so that the rest is told.
+The API server refuses a whole status because of one field that its schema does not know. The
+operator leaves such fields out, so that the rest is reported.
 """
 
 import asyncio
@@ -20,11 +20,12 @@ from llmservice_operator.errors import ClusterError
 logger = logging.getLogger(__name__)
 
 TRY_AGAIN_SECONDS = 300.0
-"""After this time the fields that the CRD lacked are sent again: it may have been upgraded."""
+"""Seconds after which the fields that the CRD lacked are sent again, because it may have been
+upgraded."""
 _UNKNOWN_FIELD = re.compile(r"\.status((?:\.\w+|\[[^\]]*\])+): field not declared in schema")
 
 Path = tuple[str, ...]
-"""Names of fields from the status down; items of lists are not counted."""
+"""Names of fields from the status down. Items of lists have no place in it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Written:
 
     is_changed: bool
     look_again_seconds: float | None = None
-    """When it may be written again, if it was left alone because somebody changes it back."""
+    """Seconds after which the status may be written again, if it was left alone because another
+    client changes it back."""
 
 
 class StatusWriter:
@@ -44,7 +46,7 @@ class StatusWriter:
         guard: ConvergenceGuard,
         on_problem: Callable[[str | None], None],
     ) -> None:
-        """`on_problem` takes what is wrong with the CRD, and None once nothing is."""
+        """`on_problem` is called with the problem of the CRD, and with None once there is none."""
         self._cluster = cluster
         self._cache = cache
         self._guard = guard
@@ -120,7 +122,7 @@ class StatusWriter:
             {
                 "apiVersion": body["apiVersion"],
                 "kind": body["kind"],
-                # The uid makes it this very service: not a new one that took its name.
+                # The uid keeps the write from a new service of the same name.
                 "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
                 "status": dict(status),
             }
@@ -128,7 +130,9 @@ class StatusWriter:
 
 
 def unknown_fields(refusal: str) -> frozenset[Path]:
-    """Return the fields of the status that the API server says its schema does not declare."""
+    """Return the fields of the status that the API server's schema does not declare, by its own
+    message.
+    """
     found = (re.sub(r"\[[^\]]*\]", "", path) for path in _UNKNOWN_FIELD.findall(refusal))
     return frozenset(tuple(path.strip(".").split(".")) for path in found)
 

@@ -1,8 +1,8 @@
-"""Builds the children of a service that may not be buildable as its spec asks.
+"""Builds the children of a service whose pods may not be buildable from its spec.
 
-What cannot be built leaves the pods as they are, and everything else follows the spec. So an
-operator that is older than the last one, and does not know the engine of a service, still scales
-the service and keeps its network policy.
+Pods that cannot be built stay unchanged, and all other children follow the spec. So an operator
+that is older than the last one, and does not know the engine of a service, still scales the service
+and keeps its network policy.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class Attempt:
     pin: EnginePin
     replicas: ReplicaCount
     children: dict[Child, Manifest | OperatorError]
-    """What to write, in order; an error stands in place of what stays as it is."""
+    """Manifests to write, in order. A child that stays unchanged has an error in place of a
+    manifest."""
     unbuilt: InvalidSpec | None
-    """Why the pods stay as they are; None when they follow the spec."""
+    """Reason why the pods stay unchanged; None when they follow the spec."""
 
 
 def build_around_pods(
@@ -44,9 +45,9 @@ def build_around_pods(
     autoscaler: Autoscaler,
     served: Container[Kind],
 ) -> Attempt:
-    """Build the children; where the pods cannot be built, keep those of the live workload.
+    """Build the children. If the pods cannot be built, keep those of the live workload.
 
-    Raises InvalidSpec where there is nothing to keep: then nothing is made.
+    Raises InvalidSpec if there is no live workload. Then nothing is made.
     """
     kept = live if live is not None and may_change(live, service) else None
     replicas = resolve_replicas(service, live)
@@ -66,7 +67,7 @@ def build_around_pods(
         if not isinstance(found, InvalidSpec):
             return Attempt(pin, replicas, children, None)
         unbuilt = found
-    # The pods that stay have the engine that was recorded.
+    # The pods that stay have the recorded engine.
     context = replace(context, pin=recorded_pin(service, live) or context.pin)
     manifest = None if kept is None else keep_pods(context, kept)
     if manifest is None:

@@ -52,10 +52,10 @@ class Audit:
         self._enqueue = enqueue
         self._diverged = diverged
         self.troubles: dict[Scope, ClusterError] = {}
-        """Each kind and namespace that could not be listed the last time, and why."""
+        """Kinds and namespaces whose last list failed, with the error."""
         self.went_back = False
-        """Whether the cluster was found in an earlier state than the cache: after a restore of its
-        database the versions begin anew, and only a reload helps."""
+        """Whether the cluster's state is older than the cache. After a restore of its database the
+        versions begin anew, and only a reload helps."""
         self._watched: tuple[Kind, ...] = ()
         """Kinds of the last reload."""
         self._suspected: dict[ObjectId, _Suspect] = {}
@@ -64,14 +64,14 @@ class Audit:
         """Make the cache equal to the cluster and enqueue the changes. Call it only while no watch
         runs.
 
-        A kind that cannot be listed in a namespace keeps what is known of it, and is in `troubles`
+        A kind that cannot be listed in a namespace keeps its cached objects, and is in `troubles`
         afterwards. Raises ClusterError when nothing can be listed, and NotServed when the cluster
         does not know a required kind.
         """
         await self._served.load()
         before, self._watched = self._watched, self._served.watched
         for kind in self._cache.kinds() - set(self._watched):
-            # Nothing is told of such objects any more.
+            # No watch reports such objects any more.
             self._take_over(self._cache.snapshot(kind, None), [])
         scopes = [(kind, each) for kind in self._watched for each in self._namespaces]
         self.troubles = {}
@@ -85,10 +85,10 @@ class Audit:
                 self._enqueue(object_id(service)[1:])
 
     async def retry(self) -> bool:
-        """List again what could not be listed; return whether any of it can be now."""
+        """Repeat the lists that failed; return whether any of them succeeds now."""
         before, forbidden = len(self.troubles), set[str | None]()
         for kind, namespace in list(self.troubles):
-            # A namespace that is gone answers every request alike: one is enough.
+            # A namespace that is gone answers every request alike, so one request is enough.
             if namespace not in forbidden and not await self._load((kind, namespace)):
                 forbidden.add(namespace)
         return len(self.troubles) < before
@@ -118,7 +118,7 @@ class Audit:
         """Update the cache where it still differs, enqueue, and return the number of
         differences.
 
-        An object of which an event has come since counts for nothing, even if it has changed again.
+        An object with an event since then does not count, even if it has changed again.
         """
         repaired = 0
         for id_ in suspects:
@@ -145,7 +145,7 @@ class Audit:
         return is_other_version(known, live)
 
     def _repair(self, known: Manifest | None, live: Manifest | None) -> None:
-        """Replace what is known of one object, even by something older: by its restored backup."""
+        """Replace the cached object, even by an older one, such as a restored backup."""
         if live is None:
             owners = None if known is None else self._cache.take(known, is_deleted=True)
         elif known is not None and version(live) < version(known):
@@ -169,7 +169,10 @@ class Audit:
             self._enqueue(owner)
 
     async def _list(self, scope: Scope) -> list[Manifest] | None:
-        """Return all objects of a kind in a namespace; None, and a trouble, if that fails."""
+        """Return all objects of a kind in a namespace.
+
+        If that fails, record a trouble and return None.
+        """
         kind, namespace = scope
         try:
             listed = [each async for each in self._cluster.list_all(kind, namespace)]
@@ -190,13 +193,13 @@ class Audit:
 
 @dataclass(frozen=True)
 class _Suspect:
-    """The versions of an object of which cache and list disagree; None where it is missing."""
+    """Versions of an object in the cache and in the list; None where it is missing."""
 
     known: int | None
     listed: int | None
 
     def has_moved(self, known: Manifest | None) -> bool:
-        """Return whether the watch has told something since."""
+        """Return whether the watch has reported an event since."""
         return (None if known is None else version(known)) != self.known
 
 

@@ -22,9 +22,9 @@ ObjectId = tuple[Kind, str, str]
 logger = logging.getLogger(__name__)
 
 REMEMBERED_UNREADABLE = 1000
-"""Objects that make no sense and are counted, and logged once each."""
+"""Longest list of unreadable objects. Each is counted, and logged once."""
 REMEMBERED_DELETIONS = 1000
-"""Far more than can happen while one request of this process is under way."""
+"""Deletions that are remembered: far more than can happen during one request of this process."""
 
 
 def object_id(manifest: Mapping[str, Any]) -> ObjectId:
@@ -63,7 +63,7 @@ def owner_key(manifest: Mapping[str, Any]) -> Key | None:
 
 
 def is_service(reference: Mapping[str, Any]) -> bool:
-    """Say whether an owner reference points to an LLMService, of whatever version."""
+    """Return whether an owner reference points to an LLMService, of whatever version."""
     group = reference["apiVersion"].partition("/")[0]
     return bool(group == api.GROUP and reference["kind"] == api.KIND)
 
@@ -76,13 +76,14 @@ class Cache:
         """The versions of the newest deletions. The answer to a write may arrive after the event of
         a deletion that followed it, and must not bring the object back."""
         self._unreadable: dict[tuple[str, str, str], None] = {}
-        """Kind, namespace and name of the objects that make no sense, as texts."""
+        """Kind, namespace and name of the unreadable objects, as texts."""
 
     def observe(self, manifest: Any) -> bool:
-        """Keep the object unless a version at least as new is known; return whether it was news.
+        """Keep the object unless a version at least as new is known; return whether the cache
+        changed.
 
-        What a write returned is observed too, so the event of that write changes nothing. An object
-        that makes no sense is not kept, and whatever was known of it is forgotten.
+        The answers to writes are observed too, so the event of a write changes nothing. An
+        unreadable object is not kept, and its earlier version is forgotten.
         """
         return self.take(manifest) is not None
 
@@ -93,7 +94,7 @@ class Cache:
     def take(self, manifest: Any, *, is_deleted: bool = False) -> frozenset[Key] | None:
         """Observe or drop an object; return the services that it belongs or belonged to.
 
-        None if it was no news.
+        None means that the cache did not change.
         """
         try:
             found = understood(manifest)
@@ -119,8 +120,8 @@ class Cache:
     def replace(self, before: "Snapshot", listed: Iterable[Any]) -> tuple[Key, ...]:
         """Make the cache equal to a list of objects, whatever their versions.
 
-        `before` is the snapshot from when the list was asked for: what came or went since is newer
-        than the list. Returns the services of everything that changed.
+        `before` is the snapshot at the time of the request. Objects that came or went since are
+        newer than the list. Returns the services of all changed objects.
         """
         found, changed = dict[ObjectId, Manifest](), list[Key]()
         unreadable = {each for each in self._unreadable if before.holds(each)}
@@ -150,7 +151,9 @@ class Cache:
         return tuple(dict.fromkeys(changed))
 
     def snapshot(self, kind: Kind, namespace: str | None) -> "Snapshot":
-        """Return what is known of a kind in a namespace, for `replace`; None means in all."""
+        """Return the cached objects of a kind in a namespace, for `replace`; None means all
+        namespaces.
+        """
         objects = {
             id_: known
             for id_, known in self._objects.items()
@@ -173,7 +176,7 @@ class Cache:
         return sum(1 for id_ in self._objects if id_[0] is kind)
 
     def count_unreadable(self, kind: Kind) -> int:
-        """Count the objects of a kind that make no sense; at most REMEMBERED_UNREADABLE of all."""
+        """Count the unreadable objects of a kind; at most REMEMBERED_UNREADABLE of all kinds."""
         return sum(1 for each in self._unreadable if each[0] == kind.kind)
 
     def of_kind(self, kind: Kind) -> list[Manifest]:
@@ -186,7 +189,7 @@ class Cache:
     def _skip(
         self, manifest: Any, error: Unreadable, *, is_deleted: bool = False
     ) -> frozenset[Key] | None:
-        """Leave out an object that makes no sense, and forget what was known of it."""
+        """Leave out an unreadable object, and forget its earlier version."""
         key = identity(manifest)
         if is_deleted:
             self._unreadable.pop(key, None)

@@ -29,7 +29,7 @@ from llmservice_operator.kinds import SUBJECT_ACCESS_REVIEWS, Kind, kind_of
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
-"""Longest delay that an answer may ask for. A longer one would end the work on a service."""
+"""Longest delay that an answer may request. A longer one would end the work on a service."""
 LIST_CHUNK = 500
 """Objects per page of a LIST. It limits the memory that one answer takes."""
 
@@ -310,7 +310,7 @@ def _error(
         message, is_the_servers = json.loads(text)["message"], True
     except (ValueError, KeyError, TypeError):
         message = text.decode(errors="replace")[:500]
-        # All that the API server says without a status is that it serves nothing at a path. Any
+        # Without a status, the API server only ever says that it serves nothing at a path. Any
         # other page is a proxy's, and says nothing about the object.
         is_the_servers = status == 404 and text.strip() == b"404 page not found"
     classes = {

@@ -1,8 +1,8 @@
-"""Makes sure that every object from the cluster has the form that the API promises.
+"""Ensures that every object from the cluster has the form that the API promises.
 
-Anybody may have written it, its readers are many, and none of them checks what it reads. So each
-object is checked once, where it enters the process. What is declared here is what the operator
-reads, and no more.
+Any client may have written it, and its many readers do not check it. So each object is checked
+once, where it enters the process. The forms here declare exactly the fields that the operator
+reads.
 """
 
 from collections.abc import Mapping
@@ -218,15 +218,16 @@ _SHAPES: dict[Kind, type[_Object]] = {
     PODS: _Pod,
     SCALED_OBJECTS: _ScaledObject,
 }
-"""The kinds of which more is read than spec and status as a whole. The spec of an LLMService is
-checked where it is parsed."""
+"""Kinds of which the operator reads more than spec and status as a whole. The spec of an LLMService
+is checked where it is parsed."""
 
 
 def understood(manifest: Any) -> Manifest:
-    """Return an object without nulls, once every part of it is of the type that the API promises.
+    """Return an object without nulls, once every part of it has the type that the API
+    promises.
 
-    The field ownership of others is left out, because it is half of a manifest's bytes, and of no
-    use here. Raises Unreadable.
+    The field ownership of others is left out, because it is half of a manifest's bytes and unused.
+    Raises Unreadable.
     """
     if not isinstance(manifest, Mapping) or not isinstance(manifest.get("metadata"), Mapping):
         raise Unreadable("an object without metadata")
@@ -251,7 +252,7 @@ def understood(manifest: Any) -> Manifest:
 
 
 def identity(manifest: Any) -> tuple[str, str, str]:
-    """Return kind, namespace and name of any object, as texts, whatever it holds."""
+    """Return kind, namespace and name of any object as texts, whatever its content."""
     metadata = manifest.get("metadata") if isinstance(manifest, Mapping) else None
     head = manifest if isinstance(manifest, Mapping) else {}
     body = metadata if isinstance(metadata, Mapping) else {}
@@ -267,7 +268,7 @@ def _is_ours(entry: Any) -> bool:
 
 
 def _is_moment(value: Any) -> bool:
-    """Return whether a time can be read, where there is one."""
+    """Return whether a time is absent or readable."""
     try:
         return value is None or bool(_check_moment(value))
     except (TypeError, ValueError):
@@ -275,7 +276,7 @@ def _is_moment(value: Any) -> bool:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Leave out every null: to the API it is the same as an absent field."""
+    """Leave out every null, which the API treats as an absent field."""
     if isinstance(value, dict):
         return {key: _without_nulls(each) for key, each in value.items() if each is not None}
     if isinstance(value, list):

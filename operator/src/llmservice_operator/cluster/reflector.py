@@ -28,11 +28,11 @@ HEALTHY_AFTER_SECONDS = 60.0
 """Duration after which watches count as healthy. If they break later, the backoff starts again."""
 WAIT_FOR_CLUSTER_SECONDS = 5.0
 PATIENT_ATTEMPTS = 3
-"""Loads that fail in part before the process works with the rest."""
+"""Partly failed loads before the process works with the objects that it has."""
 LONGEST_RETRY_SECONDS = 300.0
-"""Longest pause between two attempts to list what could not be listed."""
+"""Longest pause in seconds between two attempts at the lists that failed."""
 TROUBLES_TOLD = 5
-"""Kinds and namespaces that a reason names; it counts the others."""
+"""Kinds and namespaces that a reason names. It counts the others."""
 AUDIT_GRACE_SECONDS = 5.0
 """Time that an event may take to arrive, before a difference counts as lost."""
 
@@ -100,7 +100,7 @@ class Reflector:
         self._patience = PATIENT_ATTEMPTS
         self._blocked: str | None = None
         self._unwatched: dict[str, str] = {}
-        """By their paths: why streams of the watches are refused."""
+        """Reasons why streams of the watches are refused, by their paths."""
         self._audit = Audit(cluster, cache, served, namespaces, enqueue, observer.cache_diverged)
         self._stop_watching = asyncio.Event()
         self._kinds_changed = False
@@ -205,10 +205,10 @@ class Reflector:
         return False
 
     def _why_not_to_begin(self) -> str | None:
-        """Return why a cache that is loaded in part is of no use; None if it is of some.
+        """Return the reason why a partly loaded cache is of no use; None if it is usable.
 
-        An error that may soon end is waited for, but not for ever: a kind in one namespace must not
-        keep the process from all others.
+        The process waits for an error that may soon end, but not for ever, because a kind in one
+        namespace must not keep it from all others.
         """
         troubles = self._audit.troubles
         services = [troubles.get((LLMSERVICES, namespace)) for namespace in self._namespaces]
@@ -221,7 +221,9 @@ class Reflector:
         return None
 
     def _why_blocked(self) -> str | None:
-        """Return why a kind can be listed in no namespace at all; None if none is."""
+        """Return the reason why a kind can be listed in no namespace; None if there is no such
+        kind.
+        """
         for kind in self._served.watched:
             errors = [self._audit.troubles.get((kind, each)) for each in self._namespaces]
             if all(errors):
@@ -229,9 +231,9 @@ class Reflector:
         return None
 
     def _tell_troubles(self) -> None:
-        """Report what is not watched, in few enough words.
+        """Report the unwatched kinds and namespaces, in few words.
 
-        Without a kind in one namespace the process is hindered. Without one in all of them it is
+        Without a kind in one namespace the process is hindered. Without a kind in all of them it is
         not ready, although it does what it can.
         """
         if (blocked := self._why_blocked()) != self._blocked:
@@ -245,7 +247,7 @@ class Reflector:
         self._on_hindrance("; ".join(said) or None)
 
     async def _retry(self) -> bool:
-        """List again what could not be listed; return whether some of it can be now."""
+        """Repeat the lists that failed; return whether some of them succeed now."""
         try:
             is_better = await self._audit.retry()
         except NotServed as error:

@@ -116,9 +116,10 @@ class ServedKinds:
         return False
 
     async def _look_up(self, path: str, *, is_first: bool) -> frozenset[str] | None:
-        """Return the kinds of a group; None where that cannot be found out, and a list must tell.
+        """Return the kinds of a group; None if discovery cannot answer, and a list has to
+        show it.
 
-        Raises ClusterError where nothing answers at all.
+        Raises ClusterError if nothing answers at all.
         """
         try:
             return await self._cluster.list_resources(path)

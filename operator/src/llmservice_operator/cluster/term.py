@@ -1,9 +1,9 @@
 """The LLMServices that a new leader has read since it was elected.
 
-A standby fills its cache from watches, and a watch may be dead without an error. Its first change
-of a service must not rest on a spec of before: it would undo what the last leader did. So every
-service is read from the API server once in a term before anything is done for it: all of them by
-one LIST, and by itself each that the LIST did not bring.
+A standby fills its cache from watches, and a watch may be dead without an error. A leader's first
+change of a service must not depend on an earlier spec, because it would undo the change of the last
+leader. So the leader reads every service from the API server once in its term before it changes
+anything: all of them by one LIST, and one by one those that the LIST did not contain.
 """
 
 import logging
@@ -26,15 +26,16 @@ class Term:
         namespaces: Sequence[str | None],
         enqueue: Callable[[Key], None],
     ) -> None:
-        """`enqueue` is called with every service that the watches had not brought. The namespace
-        None means all.
+        """`enqueue` is called with every service that the watches had missed.
+
+        The namespace None means all.
         """
         self._cluster = cluster
         self._cache = cache
         self._namespaces = namespaces
         self._enqueue = enqueue
         self._unread: set[Key] = set()
-        """Services that the cache knows from before this term."""
+        """Services that the cache knows only from before this term."""
 
     async def begin(self) -> None:
         """List every LLMService. Call it once, after the election."""

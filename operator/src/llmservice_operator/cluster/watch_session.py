@@ -1,12 +1,13 @@
-"""The HTTP session through which Kopf lists and watches: no answer to one stream ends the others.
+"""The HTTP session with which Kopf lists and watches. One bad answer does not end the other
+streams.
 
-Kopf ends every watch because of one answer that it does not expect: a kind that is gone, a page of
-a proxy, a line that is cut off. It also connects anew without a pause to a server that ends each
-watch at once. So what reaches Kopf is checked here, stream by stream:
+Kopf ends every watch because of one unexpected answer: a kind that is gone, a page of a proxy, a
+truncated line. It also reconnects without a pause to a server that ends each watch at once. So this
+module checks the answers of each stream before Kopf gets them:
 
-- A request that is refused is made again after a growing pause, and the trouble is reported.
-- A watch that gets something else than an event is listed anew.
-- Watches that end soon are begun again after a growing pause.
+- A refused request is repeated after a growing pause, and reported as a trouble.
+- A watch with another answer than an event is listed anew.
+- Watches that end early are started again after a growing pause.
 """
 
 import asyncio
@@ -23,20 +24,20 @@ import aiohttp
 logger = logging.getLogger(__name__)
 
 SHORT_SECONDS = 5.0
-"""A watch that ends sooner is too short: the API server keeps one for minutes."""
+"""Duration in seconds below which a watch is too short. The API server keeps one for minutes."""
 LONGEST_PAUSE_SECONDS = 8.0
-"""Between two watches that are too short. Events come late by as much."""
+"""Longest pause in seconds between two watches that are too short. Events are late by as much."""
 LONGEST_RETRY_SECONDS = 60.0
-"""Between two requests that are refused."""
+"""Longest pause in seconds between two refused requests."""
 TOLD_AFTER = 2
-"""Refusals of a stream in a row before it is a trouble: one may come with a change of leaders."""
+"""Refusals of a stream in a row before they are reported. One may come with a change of leaders."""
 UNAUTHORIZED = 401
 GONE = 410
 _NOT_THE_SERVERS = "the answer is not one of the API server, but perhaps of a proxy"
 _EXPIRED = {"type": "ERROR", "object": {"code": GONE, "message": "to be listed anew"}}
 
 OnTrouble = Callable[[str, str | None], None]
-"""Takes the path of a stream and what is wrong with it; None once nothing is."""
+"""Called with the path of a stream and its problem; None once there is none."""
 
 
 def open_session(
@@ -54,7 +55,7 @@ def open_session(
 
 @dataclass
 class _Stream:
-    """What is known of the requests to one path."""
+    """State of the requests to one path."""
 
     watched_at: float = 0.0
     short_watches: int = 0
@@ -63,7 +64,7 @@ class _Stream:
 
 
 class StreamGuard:
-    """Client middleware of aiohttp. It outlives its session: a new login opens another."""
+    """Client middleware of aiohttp. It outlives its session, because a new login opens another."""
 
     def __init__(self, on_trouble: OnTrouble) -> None:
         self._on_trouble = on_trouble
@@ -95,7 +96,7 @@ class StreamGuard:
         clock = asyncio.get_running_loop()
         is_short = stream.watched_at and clock.time() - stream.watched_at < SHORT_SECONDS
         stream.short_watches = stream.short_watches + 1 if is_short else 0
-        # The first end may be a restart of the server, and its events must not come late.
+        # The first end may be a restart of the server, whose events must not be late.
         if stream.short_watches > 1:
             pause = min(2.0 ** min(stream.short_watches - 2, 16), LONGEST_PAUSE_SECONDS)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
@@ -116,7 +117,7 @@ class StreamGuard:
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer whose lines, if it is that of a watch, are events and nothing else."""
+    """An answer. The lines of a watch's answer are events and nothing else."""
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
         await super().start(connection)
@@ -125,13 +126,13 @@ class _Response(aiohttp.ClientResponse):
         return self
 
     def expire(self) -> None:
-        """Turn a refusal because of an old version into the event by which Kopf lists anew."""
+        """Turn a refusal because of an old version into the event after which Kopf lists anew."""
         self.status = 200
         self.content = cast(aiohttp.StreamReader, _Events(self.content, is_expired=True))
 
 
 class _Events:
-    """The content of a watch; everything but its lines is left to the original."""
+    """Content of a watch. Only its lines differ from the original."""
 
     def __init__(self, content: aiohttp.StreamReader, *, is_expired: bool = False) -> None:
         self._content = content
@@ -152,13 +153,13 @@ class _Events:
                         yield _as_line(_EXPIRED)
                         return
                     yield line + b"\n"
-            # A line that is cut off will come again, because its version was not seen.
+            # A truncated line arrives again, because its version was not seen.
             return
         yield _as_line(_EXPIRED)
 
 
 def is_event(line: bytes) -> bool:
-    """Return whether a line of a watch is an event that Kopf can deal with."""
+    """Return whether a line of a watch is an event that Kopf can process."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
@@ -171,9 +172,9 @@ def is_event(line: bytes) -> bool:
 
 
 async def _problem(response: aiohttp.ClientResponse, *, is_watch: bool) -> str | None:
-    """Return what is wrong with an answer; None for one that is as expected.
+    """Return the problem of an answer; None for an expected one.
 
-    The events of a watch are checked as they come.
+    The events of a watch are checked as they arrive.
     """
     try:
         if response.status >= 400:

@@ -1,12 +1,13 @@
-"""Does a live object already hold what we would apply, and if not, where does it differ?
+"""Compares a live object with the manifest that the operator would apply, and names the
+differences.
 
-Server-side apply records in metadata.managedFields which fields each manager owns, down to the
-item of a list. Comparing along that record answers both questions at once: does every field we
-send have our value, and is there a field we once sent and no longer do. So a converged pass writes
-nothing, a removed field is noticed, and no hash annotation is needed. What the API server or
-others added to the object is not ours and is not looked at.
+Server-side apply records in metadata.managedFields which fields each manager owns, down to the item
+of a list. A comparison along that record answers two questions at once: whether every field that we
+send has our value, and whether we no longer send a field that we once sent. So a converged pass
+writes nothing, a removed field is noticed, and no hash annotation is needed. Fields that the API
+server or others added are not compared.
 
-Anybody may store anything in managedFields. A record that makes no sense counts as a difference.
+Any client may store anything in managedFields. An unreadable record counts as a difference.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ _IDENTITY = {"name", "namespace", "uid", "resourceVersion", "generation", "creat
 apiVersion and kind."""
 
 _HOLDS_QUANTITIES = {"limits", "requests", "sizeLimit", "target", "tolerance"}
-"""Fields that are, or hold, amounts; a text elsewhere is never one, even if it looks like it. The
-target is that of a metric, the tolerance that of an autoscaler."""
+"""Fields that are, or contain, quantities. A text elsewhere is never one, even if it looks like it.
+The target is that of a metric, the tolerance that of an autoscaler."""
 
 ABSENT: Final = None
-"""Value of a field that is not there. The API server stores no null in a field that we send."""
+"""Value of a missing field. The API server stores no null in a field that we send."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One field in which a live object is not what we would apply."""
+    """One field in which a live object differs from our manifest."""
 
     keys: tuple[str, ...]
-    """The way to the field, in the form that managedFields has: `f:` a field, `k:` an item of a
-    list by its keys, `v:` an item by its value."""
+    """Path of the field, in the form of managedFields: `f:` a field, `k:` an item of a list by its
+    keys, `v:` an item by its value."""
     sent: Any
     live: Any
 
     @property
     def path(self) -> str:
-        """The way to the field as people write it: spec.containers[name=server].image."""
+        """Path of the field in the usual form: spec.containers[name=server].image."""
         return "".join(map(_readable, self.keys)).lstrip(".") or "metadata.managedFields"
 
 
@@ -90,7 +91,7 @@ def owns_field(live: Mapping[str, Any], *path: str) -> bool:
 
 
 def owned_fields(live: Mapping[str, Any], subresource: str | None) -> Mapping[str, Any] | None:
-    """Return the fieldsV1 of what we have applied; None where we have applied nothing."""
+    """Return the fieldsV1 of what we have applied; None if we have applied nothing."""
     for entry in live.get("metadata", {}).get("managedFields") or ():
         if (
             isinstance(entry, Mapping)

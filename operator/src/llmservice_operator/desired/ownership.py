@@ -14,16 +14,16 @@ from llmservice_operator import names
 from llmservice_operator.desired.comparison import ABSENT, Difference
 
 _VALUE_LIMIT: Final = 120
-"""Characters of a value in a message."""
+"""Longest value in a message, in characters."""
 _FIELDS_TOLD: Final = 3
-"""Differing fields that a message names; it counts the others."""
+"""Differing fields that a message names. It counts the others."""
 _FIELD_AT_FAULT: Final = re.compile(r"(spec(?:\.\w+|\[[^\]]*\])+): ")
-"""The field that a refusal of the API server begins with."""
+"""Pattern of the field with which a refusal of the API server begins."""
 _OUR_MANAGERS: Final = frozenset({names.FIELD_MANAGER, names.HANDOVER_FIELD_MANAGER})
 
 
 def say_rewrite(what: str, differences: Sequence[Difference]) -> str:
-    """Say that the API server stores other values than those that it is sent."""
+    """Return the sentence that the API server stores other values than it was sent."""
     told = "; ".join(
         f"{each.path} is {_written(each.live)}, and the operator sends {_written(each.sent)}"
         for each in differences[:_FIELDS_TOLD]
@@ -35,7 +35,9 @@ def say_rewrite(what: str, differences: Sequence[Difference]) -> str:
 
 
 def say_contest(differences: Sequence[Difference], live: Mapping[str, Any]) -> str:
-    """Say in which fields a live object differs again and again, and who owns them now."""
+    """Return the sentence that names the fields of a live object that differ repeatedly, and their
+    owners.
+    """
     told = "; ".join(
         f"{each.path} is {_written(each.live)}, and the operator has written "
         f"{_written(each.sent)} several times: {_owner(live, each.keys)}"
@@ -45,7 +47,9 @@ def say_contest(differences: Sequence[Difference], live: Mapping[str, Any]) -> s
 
 
 def say_foreign_cause(live: Mapping[str, Any], refusal: str) -> str | None:
-    """Say who else owns the field that a refusal names; None if nobody else does."""
+    """Return the sentence about another owner of the field that a refusal names; None without
+    one.
+    """
     found = _FIELD_AT_FAULT.search(refusal)
     if found is None:
         return None
@@ -59,7 +63,7 @@ def say_foreign_cause(live: Mapping[str, Any], refusal: str) -> str | None:
 
 
 def _owner(live: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Name the manager that owns a field now, where that is not the operator."""
+    """Return the manager that owns a field now, if that is not the operator."""
     managers = list(_managers(live, keys))
     if not managers:
         return "no other manager owns the field, so an admission webhook or a deletion changes it"
@@ -83,7 +87,9 @@ def _managers(live: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[st
 
 
 def _owns(owned: Any, keys: Sequence[str]) -> bool:
-    """Return whether a record of ownership holds a field, or the whole value that it is in."""
+    """Return whether a record of ownership contains a field, or the whole value that contains
+    it.
+    """
     for key in keys:
         if not isinstance(owned, Mapping):
             return False

@@ -26,16 +26,16 @@ from llmservice_operator.settings import OperatorSettings
 
 SHORTEST_WINDOW_PERIOD_SECONDS: Final = 300.0
 WORTH_A_NEW_WINDOW: Final = 0.1
-"""A window stays for at least this time, and a new one differs by at least this share: each change
+"""Share by which a new window must differ. A window also stays for at least this time. Each change
 is a write, and restarts the controller's stabilization."""
 
 
 @dataclass(frozen=True)
 class ProviderPlan:
     autoscaler: Autoscaler = field(default_factory=Autoscaler)
-    """The object that scales; without a provider nothing changes the replicas."""
+    """The autoscaler. Without a provider, nothing changes the replicas."""
     hindrance: Reason | None = None
-    """Why no provider can change the replicas."""
+    """Reason why no provider can change the replicas."""
     note: str = ""
     """Sentence about the owner of the metrics API and the provider used instead; may be empty."""
     left_over: str = ""
@@ -63,7 +63,7 @@ def plan_provider(
     if autoscaling is None:
         return ProviderPlan(left_over=left_over)
     provider, hindrance, note = _provider(service, settings, report, keda_is_installed)
-    # Two objects that scale would undo each other's work.
+    # Two autoscalers would undo each other's changes.
     is_free = autoscaling.mode is ScalingMode.ACTIVE and not left_over
     return ProviderPlan(
         Autoscaler(
@@ -96,7 +96,8 @@ def _provider(
         before = None
     requested = ScalingProvider.AUTO if autoscaling is None else autoscaling.provider
     external = None if report is None else report.external_metrics
-    # Cluster-wide the metrics server registers itself within seconds; confined to namespaces never.
+    # Cluster-wide, the metrics server registers itself within seconds. Confined to namespaces, it
+    # never does.
     is_away = external is not None and not external.is_served
     is_away &= external is not None and bool(external.owner or settings.watch_namespaces)
     why = ""
@@ -142,7 +143,7 @@ def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datet
     if present is None or live is None:
         return learned
     if report is None or report.demand_percent is None:
-        # Whether an unknown load is bursty is unknown too.
+        # An unknown load may be bursty or not.
         return int(present)
     is_alike = abs(learned - present) <= WORTH_A_NEW_WINDOW * present
     is_young = (now - _written_at(live, now)).total_seconds() < SHORTEST_WINDOW_PERIOD_SECONDS
@@ -150,7 +151,7 @@ def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datet
 
 
 def _written_at(live: Manifest, now: datetime) -> datetime:
-    """Return when the operator last changed the object, by its managedFields."""
+    """Return the time of the operator's last change of the object, from its managedFields."""
     for entry in live["metadata"].get("managedFields", []):
         if entry.get("manager") == names.FIELD_MANAGER and "time" in entry:
             return datetime.fromisoformat(entry["time"])

@@ -10,9 +10,9 @@ cancellation, and only a restart helps."""
 class Health:
     """Answers the probes with lists of reasons, each a sentence that says what to do.
 
-    A process that is not ready does nothing for anybody. One that is hindered works, except for
-    what the reason names: it stays ready, so that one namespace or one kind of object cannot stop
-    a rollout of the process.
+    A process that is not ready does no work. A process that is hindered works, except for the part
+    that the reason names. It stays ready, so that one namespace or one kind of object cannot stop a
+    rollout of the process.
     """
 
     def __init__(self, longest_running_seconds: Callable[[], float]) -> None:
@@ -34,7 +34,7 @@ class Health:
             self.not_ready(part, reason)
 
     def report_hindrance(self, part: str, reason: str | None) -> None:
-        """Set the reason that the part does not do all of its work; None if it does."""
+        """Set the reason why the part does not do all of its work; None if it does."""
         if reason is None:
             self._hindered.pop(part, None)
         else:
