@@ -1,7 +1,7 @@
-"""Writes the children of one service, each for itself: one that is refused hinders no other.
+"""Writes the children of one service, each separately: a refused child delays no other.
 
-Nothing here decides what a child holds: the manifests come from `children`. What could not be
-written is returned, and the status tells it.
+The module decides nothing about the content of a child, because the manifests come from `children`.
+It returns the failed writes, and the status reports them.
 """
 
 import asyncio
@@ -46,10 +46,10 @@ from llmservice_operator.workload import ReplicaCount, first_replicas, is_handed
 logger = logging.getLogger(__name__)
 
 BUDGET_SECONDS = 20.0
-"""Time for all children of one pass. A write may take 15 s, and the status must still be written
-within the 60 s of a pass."""
+"""Time in seconds for all children of one pass. A write may take 15 s, and the status must still be
+written within the 60 s of a pass."""
 _AUTOSCALING = frozenset({AUTOSCALERS, SCALED_OBJECTS})
-"""Kinds of which two objects at once would fight over the replicas."""
+"""Kinds of which two objects at once would compete for the number of replicas."""
 
 
 class ChildWriter:
@@ -69,11 +69,12 @@ class ChildWriter:
         self._scaler = scaler
         self._guard = guard
         self._slow: dict[Key, tuple[Kind, ...]] = {}
-        """Kinds of each service whose last write got no answer; the one tried last is the last."""
+        """Kinds of each service whose last write got no answer; the kind that was tried last is the
+        last."""
 
     async def live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        """Return the object of this name, whoever made it."""
-        # An object without our labels, which is not watched, may hold the name.
+        """Return the object of this name, whatever its owner."""
+        # An object without our labels, which is not watched, may have the name.
         cached = self._cache.get(kind, namespace, name)
         return cached or await self._read(kind, namespace, name)
 
@@ -85,14 +86,15 @@ class ChildWriter:
     ) -> Outcome:
         """Delete the children that are not in `built`, and apply those that are.
 
-        A child with an error in place of its manifest stays as it is. Raises ServiceGone.
+        A child with an error in place of its manifest stays unchanged. Raises ServiceGone.
         """
         key = service.namespace, service.name
         slow, outcome = self._slow.get(key, ()), Outcome(self._now() + BUDGET_SECONDS)
         # Remove unwanted children first: two autoscalers would fight, and KEDA's webhook refuses
         # the second.
         unremoved = await self._prune(service, built, outcome, put_off=slow)
-        # What got no answer the last time comes last, so that it takes no time from the others.
+        # Kinds that got no answer the last time come last, so that they take no time from the
+        # others.
         ranks = {kind: rank for rank, kind in enumerate(slow)}
         for child, manifest in sorted(built.items(), key=lambda each: ranks.get(each[0].kind, -1)):
             what = f"{child.kind.kind} {child.name(service)}"
@@ -194,7 +196,7 @@ class ChildWriter:
         live: Manifest,
         outcome: Outcome,
     ) -> bool:
-        """Apply one child unless it is already as wanted; say whether it was written."""
+        """Apply one child unless it is as desired already; return whether it was written."""
         kind, name = child.kind, manifest["metadata"]["name"]
         _check_owner(live, service)
         if "deletionTimestamp" in live["metadata"]:
@@ -220,7 +222,7 @@ class ChildWriter:
         left = list(find_differences(stored, manifest))
         self._guard.wrote(known_as, manifest, differences, left, self._now())
         if is_same_version(stored, live):
-            # The API server takes what is there for what was sent.
+            # From now on, the API server takes the live values for the sent ones.
             self._metrics.applied(kind.kind, "noop")
             return False
         self._metrics.applied(kind.kind, "changed")
@@ -237,14 +239,14 @@ class ChildWriter:
         differences: list[Difference],
         outcome: Outcome,
     ) -> None:
-        """Say why an object is left alone; raise Contested where somebody changes it back."""
+        """Report why an object is left alone; raise Contested if another client changes it back."""
         outcome.wait(pause.seconds)
         what = f"{kind.kind} {live['metadata']['name']}"
         if pause.is_rewritten:
             outcome.rewrites.append(say_rewrite(what, differences))
             return
         metadata = live["metadata"]
-        # The cache keeps no field ownership of others.
+        # The cache does not contain the field ownership of others.
         whole = await self._cluster.read(kind, metadata["namespace"], metadata["name"])
         raise Contested(say_contest(differences, whole or live))
 
@@ -255,9 +257,10 @@ class ChildWriter:
         outcome: Outcome,
         put_off: Collection[Kind] = (),
     ) -> frozenset[Kind]:
-        """Delete what an earlier spec needed and this one does not; return what is left of it.
+        """Delete the children that an earlier spec needed and this one does not; return those that
+        remain.
 
-        The kinds in `put_off` are left.
+        The kinds in `put_off` are skipped.
         """
         key = service.namespace, service.name
         kept = {(child.kind, child.name(service)) for child in wanted}
@@ -306,7 +309,7 @@ class ChildWriter:
     async def _owner_of_the_cause(
         self, kind: Kind, live: Manifest, error: Rejected
     ) -> Contested | None:
-        """Return who owns the field that the API server complains of, if that is not us."""
+        """Return the owner of the field that the API server rejects, if that is another client."""
         if failure_of(error).reason is not Reason.INVALID_SPEC:
             return None  # the cause is known
         metadata = live["metadata"]
@@ -327,10 +330,10 @@ def _name(service: LLMService, kind: Kind, name: str) -> Name:
 
 
 def _check_owner(live: Manifest, service: LLMService) -> None:
-    """Return when the object is ours to write.
+    """Return if the operator may write the object.
 
-    Raises NameTaken for anybody else's, and StillDeleting for one of a deleted service of the same
-    name.
+    Raises NameTaken if another owner has it, and StillDeleting for one of a deleted service of the
+    same name.
     """
     if may_change(live, service):
         return

@@ -3,7 +3,7 @@
 sums             arithmetic over the fields of a dataclass
 signals          the report of a model server, and the difference of two reports
 step_model       seconds of an engine step, learned online
-hardware         data sheets of accelerators, where learning starts
+hardware         data sheets of accelerators, the starting point of learning
 traffic          the mean request: lengths, cache hits, KV tokens held
 lengths          a distribution of token counts
 tracking         the last report of each replica, and an estimate for silent ones
@@ -12,12 +12,12 @@ capacity         the request rate at which one replica still meets its SLO
 capacity_factor  correction of the capacity from measured SLO misses
 cold_start       time from a new pod to a Ready one
 demand           the load of a service in percent of one replica
-scale_down       how long the highest recent demand holds its replicas
+scale_down       the time for which the highest recent demand holds its replicas
 latency          percentiles of TTFT and ITL
 assess           one scrape of a service: everything above in order
-calibration      what was learned, small enough for a status
+calibration      the learned state in a form that is small enough for a status
 hpa              the arithmetic of the HorizontalPodAutoscaler
-direct           the same at its pace, where nothing else scales
+direct           the same arithmetic for services that nothing else scales
 deletion_cost    the order in which replicas are removed
 recommend        the HPA behavior that suits a service
 """

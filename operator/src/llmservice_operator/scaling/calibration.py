@@ -1,7 +1,7 @@
 """Converts learned state to a calibration, which is small enough for a status, and back.
 
-The leader writes it. A metrics server that starts later, and the standby, begin with it and so
-compute the same demand.
+The leader writes the calibration. The standby, and a metrics server that starts later, begin with
+it and therefore compute the same demand.
 """
 
 from collections.abc import Iterator
