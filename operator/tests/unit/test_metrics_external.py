@@ -249,7 +249,7 @@ async def test_a_duty_cycle_without_a_gpu_is_unknown_and_the_message_says_so(
 
     assert (status, body["message"]) == (
         503,
-        "no replica tells the duty cycle of a GPU; choose another autoscaling metric",
+        "no replica reports a GPU duty cycle: choose another autoscaling metric",
     )
 
 

@@ -79,8 +79,8 @@ class LoadReport(Fields):
     capacity_factor: float | None = None
     """Correction of the modelled capacity from measured SLO misses."""
     cold_start_seconds: float
-    """Seconds from the creation of a pod until it is Ready: a high percentile of the last cold starts,
-    120 before the first."""
+    """Seconds from the creation of a pod until it is Ready: a high percentile of the last cold
+    starts, 120 before the first."""
     scale_down_window_seconds: float
     """Scale-down window: 1.5 cold starts, and 600 while the load is bursty."""
     is_bursty: bool = False

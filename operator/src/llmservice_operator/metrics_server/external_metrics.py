@@ -197,8 +197,8 @@ def _unknown(metric: ScalingMetric, report: LoadReport) -> str:
     if metric is ScalingMetric.EFFECTIVE_GPU_UTILIZATION:
         return report.message
     if metric is ScalingMetric.GPU_DUTY_CYCLE and report.kv_cache_percent is not None:
-        return "no replica tells the duty cycle of a GPU; choose another autoscaling metric"
-    return "too few Ready replicas tell what they do; the replicas are held"
+        return "no replica reports a GPU duty cycle: choose another autoscaling metric"
+    return "too few Ready replicas report their load, so the number of replicas is held"
 
 
 def _user(request: web.Request, front_proxy: FrontProxy | None) -> User:

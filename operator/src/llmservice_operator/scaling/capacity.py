@@ -165,8 +165,8 @@ def _stays(answers: Lengths) -> tuple[_Stay, ...]:
         _Stay(
             steps,
             share,
-            # A random moment falls into a long stay more often than into a short one, and is uniform
-            # within the stay.
+            # A random moment falls into a long stay more often than into a short one, and is
+            # uniform within the stay.
             found=_over([(_any_part(other, steps), of * other / mean) for other, of in every]),
             joined=_over([(_any_part(steps, other), of) for other, of in every]),
             begun=_over([(_Shared(m := min(steps, other), m * m), of) for other, of in every]),
