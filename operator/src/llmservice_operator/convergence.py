@@ -28,6 +28,8 @@ EQUAL_WRITES: Final = 5
 """Writes of the same field with the same value before the object is left alone for the first time.
 Some are necessary, because the writes of two clients may overlap once or twice."""
 LONGEST_PAUSE_SECONDS: Final = 300.0
+FADE_SECONDS: Final = 10.0
+"""Time after which one write less counts, as long as there is no contest."""
 FORGET_AFTER_SECONDS: Final = 60.0
 """A contest is over after this many seconds, plus twice the last pause, without a write."""
 WRITE_BURST: Final = 200
@@ -41,6 +43,28 @@ Name = tuple[Hashable, Hashable]
 """Identity of a written object: that of its service, and its own within the service."""
 
 
+@dataclass(frozen=True)
+class _Field:
+    """How often a field was written with the same value."""
+
+    count: int
+    at: float
+    """Time of the last of these writes."""
+
+    @property
+    def pause_seconds(self) -> float:
+        """Return the time after the last write for which the field is left, if it differs."""
+        over = self.count - EQUAL_WRITES
+        return 0.0 if over < 0 else min(2.0 ** min(over, 16), LONGEST_PAUSE_SECONDS)
+
+    def faded(self, now: float) -> int:
+        """Return the count as far as it still matters."""
+        quiet = now - self.at
+        if self.pause_seconds:
+            return 0 if quiet > FORGET_AFTER_SECONDS + 2 * self.pause_seconds else self.count
+        return max(0, self.count - int(quiet / FADE_SECONDS))
+
+
 @dataclass
 class _Record:
     """Record of the writes of one object."""
@@ -49,26 +73,29 @@ class _Record:
     """Digest of the manifest that was written last."""
     rewritten: frozenset[tuple[str, str]] = frozenset()
     """Path and live value of each field in which the answer differed from that manifest."""
-    counts: dict[str, int] = field(default_factory=dict)
-    """Number of writes of that manifest because of a field, by the path of the field."""
+    fields: dict[str, _Field] = field(default_factory=dict)
+    """By their paths: the fields because of which that manifest was written."""
     written_at: float = 0.0
     tokens: float = float(WRITE_BURST)
     filled_at: float = 0.0
 
-    def pause_seconds(self, paths: Iterable[str]) -> float:
-        """Return the time after the last write for which these differing fields are left."""
+    def seconds_left(self, paths: Iterable[str], now: float) -> float:
+        """Return the time for which the object is left, if it differs in these fields."""
         # A field that differs for the first time is restored at once, whatever the others do.
-        least = min((self.counts.get(path, 0) for path in paths), default=0)
-        over = least - EQUAL_WRITES
-        return 0.0 if over < 0 else min(2.0 ** min(over, 16), LONGEST_PAUSE_SECONDS)
-
-    def longest_pause_seconds(self) -> float:
-        return max((self.pause_seconds([path]) for path in self.counts), default=0.0)
+        return min((self._left(path, now) for path in paths), default=0.0)
 
     def fill(self, now: float) -> None:
         refill = (now - self.filled_at) * WRITES_PER_SECOND
         self.tokens = min(float(WRITE_BURST), self.tokens + refill)
         self.filled_at = now
+
+    def count(self, path: str, now: float) -> None:
+        before = self.fields.get(path)
+        self.fields[path] = _Field((before.faded(now) if before is not None else 0) + 1, now)
+
+    def _left(self, path: str, now: float) -> float:
+        found = self.fields.get(path)
+        return 0.0 if found is None else found.at + found.pause_seconds - now
 
 
 @dataclass(frozen=True)
@@ -96,14 +123,13 @@ class ConvergenceGuard:
         record = self._record(name)
         if record is None:
             return None
-        self._expire(record, now)
         record.fill(now)
         found = list(differences)
         if record.digest == _digest(manifest):
             left = record.written_at + LONGEST_PAUSE_SECONDS - now
             if record.rewritten and _values(found) <= record.rewritten and left > 0:
                 return Pause(left, is_rewritten=True)
-            left = record.written_at + record.pause_seconds(each.path for each in found) - now
+            left = record.seconds_left((each.path for each in found), now)
             if left > 0:
                 return Pause(left, is_rewritten=False)
         if record.tokens < 1:
@@ -122,13 +148,12 @@ class ConvergenceGuard:
         service, object_ = name
         records = self._records.setdefault(service, {})
         record = records.setdefault(object_, _Record(filled_at=now))
-        self._expire(record, now)
         record.fill(now)
         digest = _digest(manifest)
         if digest != record.digest:
-            record.digest, record.counts = digest, {}
+            record.digest, record.fields = digest, {}
         for path in {each.path for each in before}:
-            record.counts[path] = record.counts.get(path, 0) + 1
+            record.count(path, now)
         record.rewritten = _values(after)
         record.written_at = now
         record.tokens -= 1
@@ -136,11 +161,6 @@ class ConvergenceGuard:
     def _record(self, name: Name) -> _Record | None:
         service, object_ = name
         return self._records.get(service, {}).get(object_)
-
-    def _expire(self, record: _Record, now: float) -> None:
-        quiet = FORGET_AFTER_SECONDS + 2 * record.longest_pause_seconds()
-        if now - record.written_at > quiet:
-            record.counts = {}
 
 
 def _values(differences: Iterable[Difference]) -> frozenset[tuple[str, str]]:

@@ -19,6 +19,7 @@ def make_object(kind: Kind, name: str, version: int, uid: str = "1", **metadata:
             "namespace": "team",
             "uid": uid,
             "resourceVersion": str(version),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
             **metadata,
         },
     }

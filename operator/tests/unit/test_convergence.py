@@ -108,11 +108,15 @@ def test_a_contest_that_is_over_is_forgotten() -> None:
     assert writes.try_to(differing("image")) is not None
 
 
-def test_edits_now_and_then_are_restored_for_ever() -> None:
+@pytest.mark.parametrize("others", [0, 3])
+def test_edits_now_and_then_are_restored_for_ever(others: int) -> None:
     writes = Writes()
     for _ in range(100):
         assert writes.try_to(differing("image")) is None
-        writes.now += 90
+        for number in range(others):
+            writes.now += 3
+            assert writes.try_to(differing(f"field-{number}")) is None
+        writes.now += 10
 
 
 def test_an_answer_that_differs_from_what_was_sent_is_not_asked_for_again_for_five_minutes() -> (

@@ -39,6 +39,7 @@ def an_object(kind: Kind, **metadata: Any) -> dict[str, Any]:
             "namespace": "team",
             "uid": "1",
             "resourceVersion": "5",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
             "labels": LABELS,
             **metadata,
         },
@@ -113,7 +114,10 @@ UNREADABLE: list[Any] = [
                 {"spec": {"containers": {"name": "server"}}},
                 {"spec": {"containers": [{"image": "a"}]}},
                 {"spec": {"volumes": [{"persistentVolumeClaim": {}}]}},
+                {"metadata": {**an_object(PODS)["metadata"], "creationTimestamp": None}},
+                {"spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": 0.5}}}]}},
                 {"status": "Running"},
+                {"status": {"startTime": "soon"}},
                 {"status": {"phase": 1}},
                 {"status": {"conditions": [{"status": "True"}]}},
                 {"status": {"conditions": [{"type": "Ready", "lastTransitionTime": "now"}]}},
@@ -268,7 +272,7 @@ async def everything_of_one_service() -> list[dict[str, Any]]:
     return list(world.cluster.objects.values())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 async def test_no_junk_anywhere_in_an_object_breaks_a_pass(data: st.DataObject) -> None:
     objects = await everything_of_one_service()

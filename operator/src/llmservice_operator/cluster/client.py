@@ -132,8 +132,10 @@ class Cluster:
         """Return the Events about one object, at most one page of them."""
         query = {"fieldSelector": f"involvedObject.uid={uid}", "limit": str(LIST_CHUNK)}
         page = await self._request("GET", kind.path(namespace), query)
-        items: list[Manifest] = page.get("items") or []
-        return items
+        items = page.get("items") or []
+        if not isinstance(items, list):
+            raise _foreign_answer("GET", kind.path(namespace))
+        return [each for each in items if isinstance(each, dict)]
 
     async def apply(
         self, manifest: Manifest, uid: str | None = None, manager: str = names.FIELD_MANAGER

@@ -87,7 +87,13 @@ class _Probe(_Shape):
     failure_threshold: int = 0
 
 
-class _ProbedContainer(_Container):
+class _Resources(_Shape):
+    limits: dict[str, str | int] = {}
+    requests: dict[str, str | int] = {}
+
+
+class _PodContainer(_Container):
+    resources: _Resources = _Resources()
     startup_probe: _Probe | None = None
 
 
@@ -129,7 +135,7 @@ class _ContainerStatus(_Container):
 
 
 class _PodSpec(_Shape):
-    containers: list[_ProbedContainer] = []
+    containers: list[_PodContainer] = []
     volumes: list[_Volume] = []
     node_name: str = ""
 
@@ -138,13 +144,19 @@ class _PodStatus(_Shape):
     phase: str = ""
     reason: str = ""
     message: str = ""
+    start_time: Moment = ""
     pod_ip: Annotated[str, Field(alias="podIP")] = ""
     conditions: list[_Condition] = []
     container_statuses: list[_ContainerStatus] = []
     init_container_statuses: list[_ContainerStatus] = []
 
 
+class _PodMetadata(_Metadata):
+    creation_timestamp: Moment
+
+
 class _Pod(_Object):
+    metadata: _PodMetadata
     spec: _PodSpec = _PodSpec()  # type: ignore[assignment]
     status: _PodStatus = _PodStatus()  # type: ignore[assignment]
 

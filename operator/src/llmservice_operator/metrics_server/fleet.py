@@ -128,7 +128,7 @@ class Fleet:
         pods: defaultdict[Key, list[Manifest]] = defaultdict(list)
         for pod in self._list_pods():
             metadata = pod["metadata"]
-            key = metadata["namespace"], metadata["labels"].get(names.SERVICE_LABEL, "")
+            key = metadata["namespace"], (metadata.get("labels") or {}).get(names.SERVICE_LABEL, "")
             if key in manifests:
                 pods[key].append(pod)
         replicas = {key: replicas_of(pods[key]) for key in manifests}
