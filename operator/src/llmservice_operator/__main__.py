@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -32,7 +33,7 @@ from llmservice_operator.load_report_client import LoadReportClient
 from llmservice_operator.metrics_server import MetricsServer
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.reference import PAGES
-from llmservice_operator.render import render_file
+from llmservice_operator.render import commented, render_file
 from llmservice_operator.rights import render_chart_rules
 from llmservice_operator.settings import PREFIX, OperatorSettings
 from llmservice_operator.tasks import Tasks
@@ -45,6 +46,9 @@ from llmservice_operator.telemetry import (
     start_server,
 )
 from llmservice_operator.workqueue import QueueSettings, Shares, WorkQueue
+
+if TYPE_CHECKING:
+    from llmservice_operator.plan import Plans
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 text = _text_of(options.file)
                 objects = render_file(text, settings)
                 if options.plan:
-                    sys.stdout.write(_commented(_plan(text, options, settings)[0]))
+                    sys.stdout.write(commented(_plan(text, options, settings).text))
                 sys.stdout.write(objects)
             case "plan":
-                plan, may_fit = _plan(_text_of(options.file), options, settings)
-                sys.stdout.write(plan)
-                return 0 if may_fit else 1
+                plans = _plan(_text_of(options.file), options, settings)
+                sys.stdout.write(plans.text)
+                return 0 if plans.may_fit else 1
+            case "new":
+                sys.stdout.write(_new(options, settings))
             case "crd":
                 sys.stdout.write(render_crd())
             case "chart-rules":
@@ -87,23 +93,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _plan(text: str, options: argparse.Namespace, settings: OperatorSettings) -> tuple[str, bool]:
+def _plan(text: str, options: argparse.Namespace, settings: OperatorSettings) -> "Plans":
     # The hub's client takes 30 MiB, which the running operator does not need.
-    from llmservice_operator.plan import plan_command
+    from llmservice_operator.plan import PlanOptions, plan_command
 
     token, endpoint = os.environ.get("HF_TOKEN"), os.environ.get("HF_ENDPOINT")
-    return plan_command(
-        text,
-        settings,
-        folder=options.model_dir,
-        gpu_memory=options.gpu_memory,
-        token=token,
-        endpoint=endpoint,
-    )
+    where = PlanOptions(options.model_dir, options.gpu_memory, endpoint, token)
+    return plan_command(text, settings, where)
 
 
-def _commented(lines: str) -> str:
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines.splitlines())
+def _new(options: argparse.Namespace, settings: OperatorSettings) -> str:
+    from llmservice_operator.catalogue import MODELS, new_service
+
+    if options.list:
+        return "".join(f"{name}\n" for name in MODELS)
+    return new_service(options.model, options.gpu, lambda text: _plan(text, options, settings))
 
 
 def _text_of(file: Path) -> str:
@@ -165,6 +169,15 @@ def _parser() -> argparse.ArgumentParser:
         parents=[_file_parser(), _model_parser()],
         help="say whether the model of an LLMService fits on its GPUs; exit with 1 if not",
     )
+    new = commands.add_parser(
+        "new",
+        parents=[_model_parser()],
+        help="print an LLMService for a well-known model, with the GPUs that it needs",
+    )
+    model = new.add_mutually_exclusive_group(required=True)
+    model.add_argument("model", nargs="?", help="name of the model in the catalogue")
+    model.add_argument("--list", action="store_true", help="list the models of the catalogue")
+    new.add_argument("--gpu", default="H100", help="GPU to plan for; default: H100")
     commands.add_parser("crd", help="print the CustomResourceDefinition")
     commands.add_parser("chart-rules", help="print the chart's RBAC rules")
     reference = commands.add_parser("reference", help="print a page of the documentation")

@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,12 +53,13 @@ def read_folder(folder: Path) -> ModelFiles:
         )
 
 
+@cache
 def read_repository(
     repository: str, revision: str | None, endpoint: str | None, token: str | None
 ) -> ModelFiles:
     """Return the files of a model on the hub at `endpoint`; None is the public hub.
 
-    Raises ModelFilesError.
+    They are read once in a process. Raises ModelFilesError.
     """
     # False keeps the library from sending a token that the user has stored for another hub.
     hub = HfApi(endpoint=endpoint, token=token or False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -36,10 +37,25 @@ USABLE_SHARE_OF_A_SLICE: Final = 0.95
 """Share of the memory in a slice's name that the driver reports, in GiB."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """The plans of the services of a file."""
+
+    text: str
+    """Lines for a person."""
+    verdicts: tuple[Verdict | None, ...]
+    """Verdict on each service; None where its model cannot be read or computed."""
+
+    @property
+    def may_fit(self) -> bool:
+        """Whether no model is known, or has to be assumed, not to fit."""
+        return not {None, Verdict.DOES_NOT_FIT} & set(self.verdicts)
+
+
 def plan_file(
     text: str, settings: OperatorSettings, read_model: ReadModel, gpu_memory: int | None
-) -> tuple[str, bool]:
-    """Return the plan of every LLMService in the YAML `text`, and whether all of them may fit.
+) -> Plans:
+    """Return the plan of every LLMService in the YAML `text`.
 
     `gpu_memory` is the memory of one GPU in bytes; None takes it from the GPU that the spec names.
     Raises InvalidSpec for a text that is no LLMService. A model that cannot be read or computed has
@@ -47,7 +63,7 @@ def plan_file(
     """
     plans = [_plan(service, settings, read_model, gpu_memory) for service in read_services(text)]
     printed = "\n".join("\n".join(lines) + "\n" for lines, _ in plans)
-    return printed, all(may_fit for _, may_fit in plans)
+    return Plans(printed, tuple(verdict for _, verdict in plans))
 
 
 def _plan(
@@ -55,7 +71,7 @@ def _plan(
     settings: OperatorSettings,
     read_model: ReadModel,
     gpu_memory: int | None,
-) -> tuple[list[str], bool]:
+) -> tuple[list[str], Verdict | None]:
     try:
         service = with_class(service, settings.accelerator_classes)
         memory = gpu_memory or _memory_of(service)
@@ -63,8 +79,8 @@ def _plan(
         shape = read_shape(config)
         plan = plan_fit(service.spec, shape, checkpoint, memory)
     except OperatorError as error:
-        return [f"{service.name}: no verdict: {error}"], False
-    return list(_lines(service, shape, plan)), plan.verdict is not Verdict.DOES_NOT_FIT
+        return [f"{service.name}: no verdict: {error}"], None
+    return list(_lines(service, shape, plan)), plan.verdict
 
 
 def _memory_of(service: LLMService) -> int:
@@ -123,26 +139,32 @@ def _gib(size: int) -> str:
     return f"{size / GIB:,.1f} GiB"
 
 
-def plan_command(
-    text: str,
-    settings: OperatorSettings,
-    *,
-    folder: Path | None,
-    gpu_memory: str | None,
-    token: str | None,
-    endpoint: str | None,
-) -> tuple[str, bool]:
-    """Return the plan for the arguments of the command line, as `plan_file` does.
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """The arguments of the command line that say where a model's files and its GPU are."""
+
+    folder: Path | None
+    """Folder with the files; None reads them from the hub."""
+    gpu_memory: str | None
+    """Memory of one GPU as a quantity; None takes it from the GPU that the spec names."""
+    endpoint: str | None
+    """Address of the hub; None is that of the settings."""
+    token: str | None
+    """Token for the hub."""
+
+
+def plan_command(text: str, settings: OperatorSettings, options: PlanOptions) -> Plans:
+    """Return the plans for the arguments of the command line.
 
     Raises InvalidSpec for a text that is no LLMService, and for a memory that is no quantity.
     """
-    memory = None if gpu_memory is None else quantity_value(gpu_memory)
-    if gpu_memory is not None and (memory is None or memory <= 0):
+    memory = None if options.gpu_memory is None else quantity_value(options.gpu_memory)
+    if options.gpu_memory is not None and (memory is None or memory <= 0):
         raise InvalidSpec("must be an amount of memory, such as 24Gi", "--gpu-memory")
 
     def read_model(service: LLMService) -> ModelFiles:
-        if folder is not None:
-            return read_folder(folder)
+        if options.folder is not None:
+            return read_folder(options.folder)
         source = model_source(service.spec.model.uri)
         if isinstance(source, ClaimModel):
             raise InvalidSpec(
@@ -150,8 +172,7 @@ def plan_command(
                 "claim, and pass the folder with --model-dir",
                 "spec.model.uri",
             )
-        at = service.spec.model.revision
-        hub = endpoint or settings.hub_endpoint
-        return read_repository(source.repository, at, hub, token)
+        hub = options.endpoint or settings.hub_endpoint
+        return read_repository(source.repository, service.spec.model.revision, hub, options.token)
 
     return plan_file(text, settings, read_model, None if memory is None else int(memory))

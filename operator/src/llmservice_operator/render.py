@@ -50,6 +50,11 @@ def read_services(text: str) -> list[LLMService]:
     return [LLMService.parse(document) for document in documents]
 
 
+def commented(lines: str) -> str:
+    """Return lines as comments of YAML."""
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines.splitlines())
+
+
 def _render(service: LLMService, settings: OperatorSettings) -> list[api.Manifest]:
     return build_all(Context.of(service, settings, resolve_pin(service, None, settings)))
 

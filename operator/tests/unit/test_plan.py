@@ -6,7 +6,7 @@ import pytest
 from llmservice_operator.__main__ import main
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import OperatorError
-from llmservice_operator.fit import Checkpoint
+from llmservice_operator.fit import Checkpoint, Verdict
 from llmservice_operator.model_files import ModelFiles
 from llmservice_operator.plan import plan_file
 from operator_support.services import SETTINGS
@@ -31,7 +31,7 @@ def read_llama(service: LLMService) -> ModelFiles:
 
 
 def planned(accelerator: str, gpu_memory: int | None = None) -> str:
-    return plan_file(text(accelerator), SETTINGS, read_llama, gpu_memory)[0]
+    return plan_file(text(accelerator), SETTINGS, read_llama, gpu_memory).text
 
 
 def test_a_plan_shows_every_part_of_the_memory() -> None:
@@ -99,9 +99,10 @@ def test_a_spec_without_a_known_gpu_has_no_verdict(accelerator: str, sentence: s
 
 def test_a_model_that_cannot_be_read_hides_no_other() -> None:
     both = text("{class: H100}", "unreadable") + "---" + text("{class: H100}")
-    found, may_fit = plan_file(both, SETTINGS, read_llama, None)
-    assert not may_fit
-    assert found.startswith("unreadable: no verdict: the hub sleeps\n\nchat: fits\n")
+    found = plan_file(both, SETTINGS, read_llama, None)
+    assert found.verdicts == (None, Verdict.FITS)
+    assert not found.may_fit
+    assert found.text.startswith("unreadable: no verdict: the hub sleeps\n\nchat: fits\n")
 
 
 @pytest.mark.parametrize(("method", "is_left_out"), [("MTP", True), ("Ngram", False)])

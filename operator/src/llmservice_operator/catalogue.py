@@ -1,0 +1,79 @@
+"""`llmservice-operator new`: prints an LLMService for a well-known model.
+
+The catalogue holds the model's id and the fields that its authors recommend. The number of GPUs
+follows from the plan, so it is right for the GPU that the user names. operator/make_catalogue.py
+makes the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from llmservice_operator import api
+from llmservice_operator.errors import OperatorError
+from llmservice_operator.fit import Verdict
+from llmservice_operator.plan import Plans
+from llmservice_operator.render import commented
+
+FILE: Final = Path(__file__).with_name("catalogue.json")
+MODELS: Final[Mapping[str, Mapping[str, Any]]] = (
+    json.loads(FILE.read_text())["models"] if FILE.exists() else {}
+)
+"""Fields of the spec, by the model's name in the catalogue."""
+
+COUNTS: Final = (1, 2, 4, 8, 16, 32, 64)
+"""Numbers of GPUs that are tried, in this order."""
+
+Planner = Callable[[str], Plans]
+"""Returns the plan of a YAML text."""
+
+
+class NotInCatalogue(OperatorError):
+    """There is no model of this name."""
+
+    def __init__(self, name: str) -> None:
+        near = get_close_matches(name.lower(), MODELS, n=3, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        super().__init__(
+            f"{name} is not in the catalogue: {hint}`llmservice-operator new --list` lists all "
+            "models"
+        )
+
+
+def service_of(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an LLMService with this spec."""
+    return {
+        "apiVersion": api.API_VERSION,
+        "kind": api.KIND,
+        "metadata": {"name": name},
+        "spec": deepcopy(dict(spec)),
+    }
+
+
+def new_service(name: str, gpu: str, plan: Planner) -> str:
+    """Return the YAML of an LLMService for a model of the catalogue, with its plan as comments.
+
+    The service has the smallest number of GPUs on which the model fits. If the model's files cannot
+    be read, it has one GPU and the comment says why. Raises NotInCatalogue.
+    """
+    if name not in MODELS:
+        raise NotInCatalogue(name)
+    texts = [_with_gpus(name, gpu, count) for count in COUNTS]
+    for text in texts:
+        plans = plan(text)
+        if plans.verdicts == (None,) or plans.verdicts == (Verdict.FITS,):
+            return commented(plans.text) + text
+    return commented(plans.text) + text
+
+
+def _with_gpus(name: str, gpu: str, count: int) -> str:
+    service = service_of(name, MODELS[name])
+    service["spec"]["accelerator"] = {"class": gpu, "count": count}
+    return yaml.safe_dump(service, sort_keys=False, width=100)
