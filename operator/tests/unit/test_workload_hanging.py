@@ -1,7 +1,6 @@
 """Pods that are refused, do not start, end or lose their node, by the words of real clusters."""
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,14 +17,18 @@ from llmservice_operator.workload import (
     decide_rollout,
     observe_service,
 )
+from operator_support.pods import (
+    FULL_CACHE,
+    RUNNING,
+    a_failed_pod,
+    ago,
+    an_old_pod,
+    an_unstarted_pod,
+    beside,
+)
 from operator_support.services import NOW, a_deployment, a_pod, a_service
 
 PIN = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
-RUNNING: Mapping[str, Any] = {"running": {"startedAt": "2026-01-02T03:00:00Z"}}
-
-
-def ago(seconds: float) -> str:
-    return timestamp(NOW - timedelta(seconds=seconds))
 
 
 def seen(
@@ -45,19 +48,9 @@ def told(found: Observation) -> tuple[Reason | None, str]:
 # Pods that the kubelet ends.
 
 
-def a_failed_pod(reason: str, message: str, *, seconds: float = 30, **fields: Any) -> Manifest:
-    pod = a_pod(created=ago(seconds), changed=ago(seconds), **fields)
-    pod["status"] = {**pod["status"], "phase": "Failed", "reason": reason, "message": message}
-    pod["status"]["conditions"][0]["lastTransitionTime"] = ago(seconds)
-    pod["metadata"]["name"] = f"qwen-failed-{reason}".lower()
-    pod["spec"]["nodeName"] = "node-7"
-    return pod
-
-
 LOW_DISK = (
     "The node was low on resource: ephemeral-storage. Threshold quantity: 10, available: 2Ki."
 )
-FULL_CACHE = 'Usage of EmptyDir volume "cache" exceeds the limit "20Gi".'
 OVER_LIMIT = "Pod ephemeral local storage usage exceeds the total limit of containers 20Gi."
 LOW_MEMORY = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 32Mi."
 NO_DEVICE = (
@@ -148,17 +141,6 @@ def test_failures_that_are_over_do_not_hide_that_all_replicas_serve() -> None:
 # Pods that a node takes and does not start.
 
 
-def an_unstarted_pod(seconds: float, *, acknowledged: bool = True, **fields: Any) -> Manifest:
-    state = {"waiting": {"reason": "ContainerCreating"}}
-    pod = a_pod(state if acknowledged else None, created=ago(seconds), **fields)
-    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": ago(seconds)}
-    pod["status"]["conditions"].append(scheduled)
-    if acknowledged:
-        pod["status"]["startTime"] = ago(seconds)
-    pod["spec"]["nodeName"] = "node-7"
-    return pod
-
-
 SCHEDULED = PodEvent("Normal", "Scheduled", "Successfully assigned team/qwen to node-7")
 MULTI_ATTACH = PodEvent(
     "Warning",
@@ -216,17 +198,6 @@ def test_a_pod_that_a_node_takes_no_notice_of_is_on_a_lost_node() -> None:
 
 
 # Pods whose model server is not the cause.
-
-
-def beside(ready: bool = True, reason: str = "", **status: Any) -> Manifest:
-    """Return a pod whose model server runs, has started and is ready."""
-    pod = a_pod(RUNNING, started=True, changed="2026-01-02T03:01:00Z")
-    pod["status"]["containerStatuses"][0]["ready"] = ready
-    pod["status"]["conditions"][0]["reason"] = reason
-    pod["status"]["containerStatuses"] += status.pop("others", [])
-    pod["status"].update(status)
-    pod["spec"]["nodeName"] = "node-7"
-    return pod
 
 
 PROXY = {"name": "istio-proxy", "ready": False, "state": {"running": {}}}
@@ -327,13 +298,6 @@ def test_what_refuses_a_pod_has_a_reason_of_its_own(message: str, expected: Reas
     assert found is expected
     assert message in said
     assert said.endswith(expected.advice("qwen"))
-
-
-def an_old_pod(gpus: str = "1", **requests: str) -> Manifest:
-    pod = a_pod(RUNNING, ready=True, template="old", created=ago(9999))
-    asked = {"nvidia.com/gpu": gpus, **requests}
-    pod["spec"]["containers"][0]["resources"] = {"requests": asked, "limits": asked}
-    return pod
 
 
 GPU = "requests.nvidia.com/gpu"

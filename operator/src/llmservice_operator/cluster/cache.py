@@ -8,6 +8,7 @@ from typing import Any
 
 from llmservice_operator import api, names
 from llmservice_operator.api import Manifest
+from llmservice_operator.cluster.compact import Compactor
 from llmservice_operator.cluster.foreign import identity, understood
 from llmservice_operator.errors import Unreadable
 from llmservice_operator.kinds import LLMSERVICES, Kind, kind_of
@@ -71,6 +72,7 @@ def is_service(reference: Mapping[str, Any]) -> bool:
 class Cache:
     def __init__(self) -> None:
         self._objects: dict[ObjectId, Manifest] = {}
+        self._compactor = Compactor()
         self._by_owner: defaultdict[Key, set[ObjectId]] = defaultdict(set)
         self._dropped: dict[ObjectId, int] = {}
         """The versions of the newest deletions. The answer to a write may arrive after the event of
@@ -206,7 +208,7 @@ class Cache:
 
     def _put(self, id_: ObjectId, manifest: Manifest) -> frozenset[Key]:
         owners = self._remove(id_)
-        self._objects[id_] = manifest
+        self._objects[id_] = self._compactor.compact(manifest)
         owner = owner_key(manifest)
         if owner is None:
             return owners

@@ -1,0 +1,141 @@
+"""Makes cached objects small: of a pod the fields that are read, of all others no part twice.
+
+The objects of one kind hold the same parts for every service: probes, rules, and above all the
+record of field ownership. One copy of such a part serves all of them. So nobody may change a cached
+object in place.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from llmservice_operator import names
+from llmservice_operator.api import Manifest
+from llmservice_operator.kinds import PODS, kind_of
+
+SHARED_PARTS: Final = 4096
+SHARED_WHOLES: Final = 256
+"""Parts that are remembered in order to be shared: the last ones that were met."""
+
+_POD_METADATA: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "labels",
+    "ownerReferences",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
+_POD_STATUS: Final = ("phase", "reason", "message", "podIP", "startTime")
+_CONDITION: Final = ("type", "status", "reason", "message", "lastTransitionTime")
+_CONTAINER: Final = ("name", "resources", "startupProbe")
+_VOLUME: Final = ("persistentVolumeClaim",)
+_CONTAINER_STATUS: Final = (
+    "name",
+    "image",
+    "state",
+    "lastState",
+    "restartCount",
+    "ready",
+    "started",
+)
+_POD_LISTS: Final = {
+    "conditions": _CONDITION,
+    "containerStatuses": _CONTAINER_STATUS,
+    "initContainerStatuses": _CONTAINER_STATUS,
+}
+
+
+class Compactor:
+    def __init__(self) -> None:
+        self._parts: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        """Parts by what they hold, the last one that was met at the end. The identity of a part
+        stands for it in the key of the part around it, which keeps it alive."""
+        self._wholes: OrderedDict[str, Any] = OrderedDict()
+        """Fields of a spec or of a record of ownership, by their texts."""
+
+    def compact(self, manifest: Manifest) -> Manifest:
+        """Return the object with what the operator reads of it, for the cache to keep."""
+        if kind_of(manifest) is PODS:
+            return _pod(manifest)
+        found, metadata = dict(manifest), dict(manifest["metadata"])
+        found["metadata"] = metadata
+        if "spec" in manifest:
+            found["spec"] = self._share_fields(manifest["spec"])
+        if "managedFields" in metadata:
+            metadata["managedFields"] = [
+                {
+                    name: self._share_fields(each) if isinstance(each, dict) else each
+                    for name, each in entry.items()
+                }
+                for entry in metadata["managedFields"]
+            ]
+        return found
+
+    def _share_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Share each field; first as a whole by its text, which is quick to make."""
+        shared = {}
+        for name, value in fields.items():
+            text = json.dumps(value)
+            if text in self._wholes:
+                self._wholes.move_to_end(text)
+            else:
+                self._wholes[text] = self._share(value)
+            shared[name] = self._wholes[text]
+            if len(self._wholes) > SHARED_WHOLES:
+                self._wholes.popitem(last=False)
+        return shared
+
+    def _share(self, value: Any) -> Any:
+        """Return the value with every part that was met before in place of its equal."""
+        if isinstance(value, dict):
+            shared: Any = {name: self._share(each) for name, each in value.items()}
+            key: tuple[Any, ...] = (dict, *shared, *map(_key, shared.values()))
+        elif isinstance(value, list):
+            shared = [self._share(each) for each in value]
+            key = (list, *map(_key, shared))
+        else:
+            return value
+        known = self._parts.get(key)
+        if known is not None:
+            self._parts.move_to_end(key)
+            return known
+        self._parts[key] = shared
+        if len(self._parts) > SHARED_PARTS:
+            self._parts.popitem(last=False)
+        return shared
+
+
+def _key(value: Any) -> Any:
+    """Return what stands for a value in the key of the part that holds it."""
+    if isinstance(value, dict | list):
+        return (id(value),)
+    # To Python, True is 1 and 1.0.
+    return value if isinstance(value, str) else (type(value), value)
+
+
+def _pod(manifest: Manifest) -> Manifest:
+    found = _picked(manifest, ("apiVersion", "kind"))
+    metadata = manifest["metadata"]
+    found["metadata"] = _picked(metadata, _POD_METADATA)
+    annotations = _picked(metadata.get("annotations", {}), (names.DELETION_COST_ANNOTATION,))
+    if annotations:
+        found["metadata"]["annotations"] = annotations
+    for part, texts, lists in (
+        ("spec", ("nodeName",), {"containers": _CONTAINER, "volumes": _VOLUME}),
+        ("status", _POD_STATUS, _POD_LISTS),
+    ):
+        if part in manifest:
+            whole = manifest[part]
+            found[part] = _picked(whole, texts) | {
+                name: [_picked(item, fields) for item in whole[name]]
+                for name, fields in lists.items()
+                if name in whole
+            }
+    return found
+
+
+def _picked(part: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    return {field: part[field] for field in fields if field in part}
