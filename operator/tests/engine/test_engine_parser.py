@@ -88,6 +88,12 @@ def test_the_parser_reads_what_the_spec_says_letter_by_letter(ask: Ask) -> None:
     ]
 
 
+def test_the_parser_reads_a_context_that_the_memory_decides(ask: Ask) -> None:
+    service = a_service({"engine": {"maxModelLen": "Auto"}})
+    (read,) = ask("read", [build_engine_args(service, ENGINE_VERSION)])
+    assert read["max_model_len"] == -1
+
+
 def test_the_parser_refuses_what_it_does_not_have(parse: Parse) -> None:
     said = parse([["--model=a/b", "--no-such-flag=1"], ["--model=a/b", "--max-num-seqs=many"]])
     assert said[0] is not None

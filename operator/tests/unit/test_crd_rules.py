@@ -240,7 +240,7 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             "image": texts,
             "version": st.sampled_from(["0.32.0", "0.32", "v0.32.0"]),
             "extraArgs": st.lists(flags, max_size=2),
-            "maxModelLen": st.sampled_from([4, 64]),
+            "maxModelLen": st.sampled_from([0, 4, 64, "Auto", "auto", "4"]),
             "batching": st.fixed_dictionaries(
                 {},
                 optional={

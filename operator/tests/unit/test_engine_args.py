@@ -109,6 +109,14 @@ COMPILED = {
         {**CPU, "engine": {"extraArgs": [HARMLESS_ARG, "--seed=-1"]}},
         ["--model=org/model", "--served-model-name=qwen", HARMLESS_ARG, "--seed=-1"],
     ),
+    "a context that the memory decides": (
+        {**CPU, "engine": {"maxModelLen": "Auto"}},
+        ["--model=org/model", "--served-model-name=qwen", "--max-model-len=auto"],
+    ),
+    "a context that the memory decides, as the engine spells it": (
+        {**CPU, "engine": {"maxModelLen": "auto"}},
+        ["--model=org/model", "--served-model-name=qwen", "--max-model-len=auto"],
+    ),
     "a number format in its earlier spelling": (
         {**CPU, "engine": {"dtype": "bfloat16"}},
         ["--model=org/model", "--served-model-name=qwen", "--dtype=bfloat16"],

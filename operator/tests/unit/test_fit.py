@@ -146,6 +146,13 @@ def test_each_advice_makes_the_model_fit() -> None:
     assert plan(24, gpus=2).verdict is Verdict.FITS
 
 
+def test_requests_that_the_engine_shortens_are_as_long_as_surely_fits() -> None:
+    shortened = plan(24, {"maxModelLen": "Auto"})
+    assert (shortened.verdict, shortened.longest) == (Verdict.FITS, 18_432)
+    assert plan(80, {"maxModelLen": "Auto"}) == plan(80)
+    assert plan(1, {"maxModelLen": "Auto"}).verdict is Verdict.DOES_NOT_FIT
+
+
 def test_an_eight_bit_cache_is_advised_where_it_is_enough() -> None:
     engine = {"maxModelLen": 32_768}
     assert "set engine.kvCache.dtype to FP8" in plan(24, engine).advice

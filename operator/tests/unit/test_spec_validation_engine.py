@@ -82,7 +82,7 @@ REFUSED = {
     ),
     "whole prompts of any length in a step of a certain one": (
         {"engine": {"batching": {"maxNumBatchedTokens": 8192, "chunkedPrefill": False}}},
-        "spec.engine.maxModelLen: must be set, to at most batching.maxNumBatchedTokens, when "
+        "spec.engine.maxModelLen: must be a number, at most batching.maxNumBatchedTokens, when "
         "chunkedPrefill is false: a whole prompt must fit into one step, and the model may accept "
         "longer prompts",
     ),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Final, Literal, get_args
 
-from pydantic import BeforeValidator, Field, JsonValue, WithJsonSchema
+from pydantic import BeforeValidator, Field, JsonValue, StrictInt, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from llmservice_operator.api.accelerator import Parallelism
 from llmservice_operator.api.batching import Batching, PrefixCaching
@@ -43,6 +44,39 @@ Dtype = Annotated[
     WithJsonSchema({"type": "string", "enum": [*get_args(_DtypeWord), *_BY_EARLIER_SPELLING]}),
 ]
 """Spelled like kvCache.dtype. A stored service may have the engine's own words, in lower case."""
+
+
+AUTO: Final = "Auto"
+_LONGEST: Final = 100_000_000
+_LENGTH_MESSAGE: Final = f"must be a number of tokens from 1 to {_LONGEST}, without quotes, or Auto"
+
+
+def _length(value: JsonValue) -> JsonValue:
+    """Return a length in the spelling of this API; refuse what is neither a number nor a text."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise PydanticCustomError("rule", "{message}", {"message": _LENGTH_MESSAGE})
+    return AUTO if value == "auto" else value
+
+
+ModelLen = Annotated[
+    StrictInt | str,
+    BeforeValidator(_length),
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "maxLength": len(AUTO),
+        }
+    ),
+    ValueRule(
+        cel=f"type(self) == int ? self >= 1 && self <= {_LONGEST} : self.matches('^(Auto|auto)$')",
+        message=_LENGTH_MESSAGE,
+        holds=lambda value: value == AUTO if isinstance(value, str) else 1 <= value <= _LONGEST,
+    ),
+]
+"""Number of tokens, or Auto. The engine's own spelling, auto, is accepted as well."""
+
+_HAS_NO_LENGTH: Final = "!has(self.maxModelLen) || type(self.maxModelLen) != int"
 
 
 class KvCacheOffload(Fields):
@@ -113,11 +147,12 @@ class EngineFields(Fields):
     """vLLM version in the image. It decides which flags the engine accepts. If `image` is unset,
     setting this to the operator's vLLM version upgrades the service to the operator's current
     image. Default: the version chosen when the LLMService was created."""
-    max_model_len: (
-        Annotated[int, Field(ge=1, le=100_000_000), EngineFlag("--max-model-len")] | None
-    ) = None
-    """Maximum length of a request in tokens, prompt and answer together. Default: the model's own
-    maximum."""
+    max_model_len: Annotated[ModelLen, EngineFlag("--max-model-len", is_computed=True)] | None = (
+        None
+    )
+    """Maximum length of a request in tokens, prompt and answer together. Auto: the longest request
+    that the memory has room for, at most the model's own maximum; replicas on GPUs of different
+    sizes then accept different lengths. Default: the model's own maximum."""
     dtype: Annotated[Dtype, EngineFlag("--dtype")] | None = None
     """Number format of weights and activations. The earlier spellings in lower case are still
     accepted. Default: Auto, the format of the weights."""
@@ -210,30 +245,30 @@ class EngineFields(Fields):
         ),
         Rule(
             "batching.maxNumBatchedTokens",
-            cel="!has(self.maxModelLen) || !has(self.batching) || "
+            cel=f"{_HAS_NO_LENGTH} || !has(self.batching) || "
             "!has(self.batching.maxNumBatchedTokens) || !has(self.batching.chunkedPrefill) || "
             "self.batching.chunkedPrefill || "
             "self.batching.maxNumBatchedTokens >= self.maxModelLen",
             message="must be at least engine.maxModelLen when chunkedPrefill is false: raise "
             "it, lower maxModelLen or remove chunkedPrefill",
             holds=lambda engine: (
-                engine.max_model_len is None
+                engine.fixed_len is None
                 or engine.batching is None
                 or engine.batching.max_num_batched_tokens is None
                 or engine.batching.chunked_prefill is not False
-                or engine.batching.max_num_batched_tokens >= engine.max_model_len
+                or engine.batching.max_num_batched_tokens >= engine.fixed_len
             ),
         ),
         Rule(
             "maxModelLen",
-            cel="has(self.maxModelLen) || !has(self.batching) || "
+            cel=f"!({_HAS_NO_LENGTH}) || !has(self.batching) || "
             "!has(self.batching.maxNumBatchedTokens) || !has(self.batching.chunkedPrefill) || "
             "self.batching.chunkedPrefill",
-            message="must be set, to at most batching.maxNumBatchedTokens, when chunkedPrefill "
+            message="must be a number, at most batching.maxNumBatchedTokens, when chunkedPrefill "
             "is false: a whole prompt must fit into one step, and the model may accept "
             "longer prompts",
             holds=lambda engine: (
-                engine.max_model_len is not None
+                engine.fixed_len is not None
                 or engine.batching is None
                 or engine.batching.max_num_batched_tokens is None
                 or engine.batching.chunked_prefill is not False
@@ -241,15 +276,20 @@ class EngineFields(Fields):
         ),
         Rule(
             "batching.longPrefillTokenThreshold",
-            cel="!has(self.maxModelLen) || !has(self.batching) || "
+            cel=f"{_HAS_NO_LENGTH} || !has(self.batching) || "
             "!has(self.batching.longPrefillTokenThreshold) || "
             "self.batching.longPrefillTokenThreshold <= self.maxModelLen",
             message="must be at most engine.maxModelLen: lower it",
             holds=lambda engine: (
-                engine.max_model_len is None
+                engine.fixed_len is None
                 or engine.batching is None
                 or engine.batching.long_prefill_token_threshold is None
-                or engine.batching.long_prefill_token_threshold <= engine.max_model_len
+                or engine.batching.long_prefill_token_threshold <= engine.fixed_len
             ),
         ),
     )
+
+    @property
+    def fixed_len(self) -> int | None:
+        """Maximum length of a request in tokens, if the spec sets a number."""
+        return self.max_model_len if isinstance(self.max_model_len, int) else None

@@ -228,7 +228,7 @@ class Reason(StrEnum):
         "ContextDoesNotFit",
         "The model does not support spec.engine.maxModelLen tokens, or the KV cache cannot hold "
         "one request of that length. The message has the largest number that fits.",
-        "Lower spec.engine.maxModelLen. For more KV cache, raise "
+        "Lower spec.engine.maxModelLen, or set it to Auto. For more KV cache, raise "
         "spec.engine.gpuMemoryUtilizationPercent (on CPUs, --kv-cache-memory-bytes in "
         "spec.engine.extraArgs), or use more GPUs or a quantized model.",
     )

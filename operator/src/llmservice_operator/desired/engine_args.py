@@ -86,6 +86,11 @@ def _served_names(service: LLMService) -> list[str]:
     return ["--served-model-name", model.name or service.name, *model.aliases]
 
 
+def _model_len(service: LLMService) -> Value:
+    length = service.spec.engine.max_model_len
+    return length.lower() if isinstance(length, str) else length
+
+
 def _gpu_memory(service: LLMService) -> Value:
     percent = service.spec.engine.gpu_memory_utilization_percent
     return None if percent is None else f"0.{percent:02}"
@@ -114,6 +119,7 @@ def _inline_template(service: LLMService) -> Value:
 COMPUTED: Final[Mapping[str, Callable[[LLMService], Value]]] = {
     "--model": lambda service: model_locations(service)[0],
     "--served-model-name": _served_name,
+    "--max-model-len": _model_len,
     "--gpu-memory-utilization": _gpu_memory,
     "--tensor-parallel-size": lambda service: service.spec.tensor_parallelism or None,
     "--max-num-batched-tokens": _step_tokens,

@@ -9,6 +9,7 @@ from typing import Final
 
 from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.batching import LEAST_STEP_TOKENS
+from llmservice_operator.api.engine_fields import AUTO
 from llmservice_operator.api.spec import LLMServiceSpec
 from llmservice_operator.fit.kv_cache import request_bytes
 from llmservice_operator.fit.model_shape import ModelShape
@@ -126,7 +127,12 @@ class _Case:
 
     @property
     def longest(self) -> int:
-        return self.spec.engine.max_model_len or self.shape.longest
+        chosen = self.spec.engine.fixed_len or self.shape.longest
+        if self.spec.engine.max_model_len != AUTO:
+            return chosen
+        # The engine shortens the requests itself. Where even the shortest does not fit, the plan is
+        # that of the model's own length.
+        return _longest_that_fits(self, chosen) or chosen
 
     def weights(self, gpus: int) -> int:
         """Return the bytes of the weights on each GPU, if the model is split across `gpus`."""
@@ -223,7 +229,7 @@ def _splits(shape: ModelShape, tensor: int) -> bool:
 
 def _advice(case: _Case) -> Iterator[str]:
     """Yield changes, each of which makes the model fit for sure."""
-    longest = _longest_that_fits(case)
+    longest = _longest_that_fits(case, case.longest)
     if longest:
         yield f"set engine.maxModelLen to at most {longest:,}"
     if case.kv_element_bytes > 1 and case.surely_fits(case.needed(eight_bits=True)):
@@ -236,13 +242,15 @@ def _advice(case: _Case) -> Iterator[str]:
         yield "choose a GPU with more memory, or a quantized model"
 
 
-def _longest_that_fits(case: _Case) -> int:
-    """Return the greatest length that fits for sure, rounded down; 0 if none does."""
-    low, high = 0, case.longest
+def _longest_that_fits(case: _Case, most: int) -> int:
+    """Return the greatest length up to `most` that fits for sure, rounded down; 0 if none does."""
+    low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
         if case.surely_fits(case.needed(tokens=middle)):
             low = middle
         else:
             high = middle - 1
+    if low == most:
+        return low
     return low // ROUND_TOKENS * ROUND_TOKENS or low
