@@ -158,6 +158,15 @@ bench-serving: setup  ## Measure the server against stock vLLM, batching and spe
 bench-utilization: setup  ## Compare the effective GPU utilization with the true load of a real engine; ends with a line for the gate
 	@PYTHONPATH=bench $(RUN) python -m utilization
 
+.PHONY: bench-operator
+bench-operator: setup  ## Measure the operator with 10 to 5,000 services; ends with a line per gate (ARGS=--help)
+	@$(RUN) localkube setup
+	@$(RUN) localkube down --name bench-operator
+	@$(RUN) localkube up --api-only --name bench-operator
+	@failed=0; PYTHONPATH=bench:bench/operator:operator/tests:testing \
+	$(RUN) localkube exec --name bench-operator -- python -m operator_bench $(ARGS) || failed=1; \
+	$(RUN) localkube down --name bench-operator; exit $$failed
+
 ## Leave -------------------------------------------------------------------------------------------
 
 .PHONY: clean

@@ -241,6 +241,10 @@ class OperatorProcess:
     def wait(self, timeout: float) -> int:
         return self._process.wait(timeout)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def is_running(self) -> bool:
         return self._process.poll() is None
 

@@ -1,0 +1,34 @@
+"""What is measured with one number of services."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Cell:
+    """The figures of one number of services; None where the bench did not get so far."""
+
+    services: int
+    plain_create_seconds: float | None = None
+    """Time in which a bare client applies the children of all services."""
+    plain_delete_seconds: float | None = None
+    """Time in which the services and all that they own are deleted while no operator runs."""
+    create_seconds: float | None = None
+    """Time from the first creation of a service until the last child exists."""
+    converge_seconds: float | None = None
+    """Time from the first creation until every service reports a ready replica."""
+    cpu_ms_per_service: float | None = None
+    """CPU time of the operator from the first creation until all have converged, per service."""
+    cpu_ms_per_pass: float | None = None
+    """The same CPU time, per pass."""
+    restart_seconds: float | None = None
+    """Time from the start of the process until it has looked at every service."""
+    restart_writes: float | None = None
+    rss_mib: float | None = None
+    """Highest resident memory in MiB of any operator process."""
+    idle_requests_per_second: float | None = None
+    """Requests of the operator without those of leader election, while nothing happens."""
+    event_ms: dict[str, Sequence[float]] = field(default_factory=dict)
+    """Times in milliseconds from a change of a service to that of its child, by circumstances."""
+    delete_seconds: float | None = None
+    """Time in which the services and all that they own are deleted beside the operator."""

@@ -1,0 +1,86 @@
+"""The operator under measurement: its CPU time, its memory, and its requests."""
+
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+from operator_bench.client import USER_AGENT, BenchError
+from operator_support.processes import OperatorProcess
+from shared_support.waiting import eventually
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(operator: OperatorProcess) -> float:
+    """Return the CPU time of the process so far, in user mode and in the kernel."""
+    text = Path(f"/proc/{operator.pid}/stat").read_text()
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+
+
+def highest_rss_mib(operator: OperatorProcess) -> float:
+    """Return the highest resident memory of the process so far in MiB."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{operator.pid}/status").read_text())
+    assert found, "the process has ended"
+    return int(found[1]) / 1024
+
+
+def passes(operator: OperatorProcess) -> float:
+    return operator.metric("controller_runtime_reconcile_total")
+
+
+def until_leading(operator: OperatorProcess) -> None:
+    def leads() -> bool:
+        if not operator.is_running():
+            raise BenchError(f"the operator ended: {operator.log.read_text()[-2000:]}")
+        return (
+            operator.get("/readyz")[0] == 200
+            and operator.metric("leader_election_master_status") == 1.0
+        )
+
+    eventually(leads, 120, "the operator leads")
+
+
+def until_idle(operator: OperatorProcess, least_passes: float, within: float) -> None:
+    """Wait until it has made so many passes and has nothing to do.
+
+    The pause between two looks grows, because a look costs the operator time.
+    """
+
+    def is_idle() -> bool:
+        return (
+            passes(operator) >= least_passes
+            and operator.metric("workqueue_depth") == 0
+            and operator.metric("controller_runtime_active_workers") == 0
+        )
+
+    eventually(is_idle, within, "the operator is idle")
+
+
+class AuditLog:
+    """Counts the requests that the API server answers to the operator."""
+
+    def __init__(self) -> None:
+        self._path = Path(os.environ["KUBECONFIG"]).parent / "logs" / "audit.log"
+        self._begin = self._path.stat()
+
+    def requests(self) -> Counter[str]:
+        """Count those since the log was opened by verb and kind, without leader election.
+
+        Raises BenchError when the log was rotated meanwhile. A watch counts when it begins and
+        when it ends.
+        """
+        with self._path.open(encoding="utf-8") as log:
+            if os.fstat(log.fileno()).st_ino != self._begin.st_ino:
+                raise BenchError("the audit log was rotated, so the requests are unknown")
+            log.seek(self._begin.st_size)
+            found = [json.loads(line) for line in log if line.endswith("\n")]
+        return Counter(
+            f"{event['verb']} {event['objectRef']['resource']}"
+            for event in found
+            if not event["user"]["username"].startswith("system:")
+            and event.get("userAgent") != USER_AGENT
+            and event["objectRef"]["resource"] != "leases"
+        )
