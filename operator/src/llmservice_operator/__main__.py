@@ -203,7 +203,7 @@ class Process:
             metrics, QueueSettings(shares=shares), group_of=lambda key: key[0]
         )
         health = Health(queue.longest_running_seconds)
-        cluster = await Cluster.connect(metrics)
+        cluster = await Cluster.connect(metrics, identity)
         server = await self._serve(metrics, health)
         leader = Leader(Lease(cluster, settings.namespace, settings.lease_name), identity)
         cluster.may_write = leader.is_holding

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import BaseTestServer, TestServer
 from kubernetes.aio.client import ApiClient, Configuration
 
 from llmservice_operator.cluster import (
@@ -291,28 +291,48 @@ async def test_an_expired_token_is_read_anew(
 
     server.answer = answer
     async with TestServer(app) as running:
-
-        def log_in_with(token: str) -> None:
-            kubeconfig.write_text(
-                json.dumps(
-                    {
-                        "current-context": "c",
-                        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                        "clusters": [
-                            {"name": "c", "cluster": {"server": str(running.make_url(""))}}
-                        ],
-                        "users": [{"name": "u", "user": {"token": token}}],
-                    }
-                )
-            )
-
-        log_in_with("first")
-        cluster = await Cluster.connect(observer)
-        log_in_with("second")
+        kubeconfig.write_text(kubeconfig_of(running, "first"))
+        cluster = await Cluster.connect(observer, "replica")
+        kubeconfig.write_text(kubeconfig_of(running, "second"))
         with pytest.raises(ClusterError, match="401"):
             await cluster.read(DEPLOYMENTS, "team", "llama")
         assert await cluster.read(DEPLOYMENTS, "team", "llama") is not None
         await cluster.close()
+
+
+async def test_every_replica_names_itself_in_its_requests(
+    observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        agents.append(request.headers["User-Agent"])
+        return web.json_response(DEPLOYMENT)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    kubeconfig = tmp_path / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    async with TestServer(app) as running:
+        kubeconfig.write_text(kubeconfig_of(running, "token"))
+        for identity in ("pod-a_1", "pod-b_2"):
+            cluster = await Cluster.connect(observer, identity)
+            await cluster.apply(DEPLOYMENT)
+            await cluster.close()
+    assert [agent.startswith("llmservice-operator/") for agent in agents] == [True, True]
+    assert [agent.split()[-1] for agent in agents] == ["(pod-a_1)", "(pod-b_2)"]
+
+
+def kubeconfig_of(running: BaseTestServer, token: str) -> str:
+    server = str(running.make_url(""))
+    return json.dumps(
+        {
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+        }
+    )
 
 
 SERVICE: dict[str, Any] = {

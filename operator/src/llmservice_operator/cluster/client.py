@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
@@ -72,9 +73,14 @@ class Cluster:
         """Asked before every write except the Lease's. False makes the write fail unsent."""
 
     @classmethod
-    async def connect(cls, observer: RequestObserver) -> Self:
-        """Return a client with the credentials of `load_configuration`. It sends nothing yet."""
-        return cls(ApiClient(await load_configuration()), observer)
+    async def connect(cls, observer: RequestObserver, identity: str) -> Self:
+        """Return a client with the credentials of `load_configuration`. It sends nothing yet.
+
+        The audit log of the API server shows the identity, which tells replicas apart.
+        """
+        client = ApiClient(await load_configuration())
+        client.user_agent = f"llmservice-operator/{version('llmservice-operator')} ({identity})"
+        return cls(client, observer)
 
     async def close(self) -> None:
         await self._client.close()

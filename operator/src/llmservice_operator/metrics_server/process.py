@@ -61,7 +61,7 @@ class MetricsServer:
         """Run until a signal comes; return the exit code."""
         settings, own = self._settings, self._settings.metrics_server
         metrics, health = Metrics(), Health(self._seconds_since_round)
-        cluster = await Cluster.connect(metrics)
+        cluster = await Cluster.connect(metrics, f"metrics-server {self._address}")
         engines, leader = EngineMetrics(), LeaderClient()
         cache = Cache()
         reflector = self._reflector(cluster, cache, metrics, health)
