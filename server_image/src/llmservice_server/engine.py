@@ -226,12 +226,13 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
         def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
             # vLLM calls this first. Too many answers in one request are an error of the client,
             # not a full queue: a retry would not help.
-            if n > max_choices:
+            place = current_place.get()
+            choices = n if place is None else place.choices(n)
+            if choices > max_choices:
                 raise vllm.VLLMValidationError(
-                    f"n is {n}; one request may ask for at most {max_choices} answers",
+                    f"n is {choices}; one request may ask for at most {max_choices} answers",
                     parameter="n",
                 )
-            place = current_place.get()
             if place is None:
                 self._check_queue(n, n, request_id)
                 return

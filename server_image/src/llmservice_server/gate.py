@@ -152,7 +152,7 @@ class Gate:
                 # Such a request is not counted in flight, because it must not prolong a drain.
                 await own_answer(scope, exchange.receive, exchange.send)
             else:
-                with self._in_flight.holding(exchange), _place_of(exchange):
+                with self._in_flight.holding(exchange), _place_of(exchange, route):
                     await self._answer(exchange, scope)
         finally:
             exchange.close()
@@ -269,9 +269,10 @@ class Gate:
 
 
 @contextmanager
-def _place_of(exchange: Exchange) -> Iterator[None]:
+def _place_of(exchange: Exchange, route: Route | None) -> Iterator[None]:
     """Give the request a place in the engine's queue while the context is open."""
-    place = Place(lambda: exchange.shape.inputs)
+    asks_for_all = route is not None and route.asks_for_all
+    place = Place(lambda: exchange.shape.inputs, asks_for_all=asks_for_all)
     token = current_place.set(place)
     try:
         yield

@@ -18,8 +18,12 @@ class PromisedPlaces:
 class Place:
     """The places of one HTTP request in the engine's queue."""
 
-    def __init__(self, inputs: Callable[[], int]) -> None:
+    def __init__(self, inputs: Callable[[], int], *, asks_for_all: bool = False) -> None:
+        """Begin without a place. `inputs` returns the number of texts. With `asks_for_all`, vLLM
+        asks for room for all texts at once, instead of naming the answers for one.
+        """
         self._inputs = inputs
+        self._asks_for_all = asks_for_all
         self._promised: PromisedPlaces | None = None
         self._rest = 0
         self._wanted = 0
@@ -30,9 +34,13 @@ class Place:
         """Whether all sequences of the request are admitted."""
         return self._promised is not None
 
-    def wanted(self, choices: int) -> int:
-        """Return the number of sequences that the request asks for."""
-        return self._inputs() * choices
+    def choices(self, asked: int) -> int:
+        """Return the number of answers for one text, given the number that vLLM asks for."""
+        return 1 if self._asks_for_all else asked
+
+    def wanted(self, asked: int) -> int:
+        """Return the number of sequences of the request, given the number that vLLM asks for."""
+        return asked if self._asks_for_all else self._inputs() * asked
 
     def admit(self, sequences: int, promised: PromisedPlaces) -> None:
         """Admit all sequences."""

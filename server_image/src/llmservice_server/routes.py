@@ -45,6 +45,9 @@ class Route:
     texts: tuple[str, ...] = ()
     """Fields that hold one text or several, each of which becomes a request to the engine."""
 
+    asks_for_all: bool = False
+    """Whether vLLM asks for room in its queue for all texts at once, not for the answers to one."""
+
     takes_token_ids: bool = False
     """Whether a body may consist of token ids, which are many small values."""
 
@@ -134,6 +137,7 @@ ROUTES = (
         "probabilities of given next tokens, for several items",
         Models.GENERATING,
         texts=("items",),
+        asks_for_all=True,
         takes_token_ids=True,
         example={"query": "Is it a city? ", "items": ["Paris", "Seine"], "label_token_ids": [1, 2]},
     ),
@@ -142,6 +146,7 @@ ROUTES = (
         "answers to questions with given options",
         Models.DECIDING,
         texts=("questions",),
+        asks_for_all=True,
     ),
     Route("/v1/audio/transcriptions", "text of a recording", Models.HEARING),
     Route("/v1/audio/translations", "English text of a recording", Models.HEARING),

@@ -16,7 +16,11 @@ from server_support.preloaded import Preloaded
 KEY = "a-key"
 PAGE = "https://a.page"
 MODEL = {"model": SERVED_NAME}
-CHAT = {**MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
+CHAT: dict[str, Any] = {
+    **MODEL,
+    "messages": [{"role": "user", "content": "Hello"}],
+    "max_tokens": 2,
+}
 LONG = "word " * 2000
 CONTEXT = 512
 
@@ -191,6 +195,26 @@ def test_a_structure_that_cannot_be_compiled_is_refused_in_the_compilers_words(
     assert (reply.status, error["param"]) == (400, "structured_outputs")
     assert words in error["message"]
     assert "<path>" not in error["message"]
+
+
+def test_a_list_is_scored_or_answered_whole(server: ModelServer) -> None:
+    # More than the answers that one request may ask for, and than the engine computes at once.
+    many = 300
+    scored = {**MODEL, "query": "Is it ", "items": ["a"] * many, "label_token_ids": [1, 2]}
+    reply = server.post("/generative_scoring", scored)
+    assert reply.status == 200, reply.body
+    assert len(reply.json()["data"]) == many
+    batch = {**CHAT, "messages": [CHAT["messages"]] * many}
+    reply = server.post("/v1/chat/completions/batch", batch)
+    assert reply.status == 200, reply.body
+    assert len(reply.json()["choices"]) == many
+    for path, wanted, name in (
+        ("/generative_scoring", scored, "items"),
+        ("/v1/chat/completions/batch", batch, "messages"),
+    ):
+        refused = server.post(path, {**wanted, name: [*wanted[name]] * 7})
+        assert refused.status == 400
+        assert "at most 2048" in refused.json()["error"]["message"]
 
 
 def test_a_structure_that_only_another_compiler_checks_is_followed_as_stock_vllm_does(

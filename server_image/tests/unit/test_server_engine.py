@@ -102,9 +102,9 @@ async def test_a_request_that_no_engine_would_take_is_no_demand_and_waits_for_no
     assert engine.usage.stalled_seconds() == 0
 
 
-def place(inputs: int) -> Place:
+def place(inputs: int, *, asks_for_all: bool = False) -> Place:
     """Begin an HTTP request with the given number of texts."""
-    begun = Place(lambda: inputs)
+    begun = Place(lambda: inputs, asks_for_all=asks_for_all)
     current_place.set(begun)
     return begun
 
@@ -116,6 +116,22 @@ async def test_a_request_of_any_size_is_admitted_when_nothing_waits() -> None:
     for _ in range(2000):
         await engine.add()
     assert engine.counted() == (2000, 6000)
+
+
+@pytest.mark.parametrize(("texts", "is_admitted"), [(9, True), (2048, True), (2049, False)])
+async def test_a_route_that_asks_for_all_texts_at_once_asks_for_no_more(
+    texts: int, is_admitted: bool
+) -> None:
+    engine = Engine()
+    place(texts, asks_for_all=True)
+    if not is_admitted:
+        with pytest.raises(Invalid, match="2049 answers in all"):
+            engine.llm.check_admission(texts)
+        return
+    engine.llm.check_admission(texts)
+    for _ in range(texts):
+        await engine.add()
+    assert engine.counted() == (texts, 3 * texts)
 
 
 async def test_a_full_queue_refuses_a_request_before_any_of_its_texts_is_computed() -> None:
