@@ -29,6 +29,11 @@ _MAX_VALUES_OF_TOKENS = 1024 * _KIBI
 """Maximum number of values on routes whose prompts may be token ids. It allows a few contexts of
 the longest models."""
 
+_MAX_REPEATED = 4 * _KIBI * _KIBI
+"""Maximum length of a text times the number of prompts that it becomes a part of, in characters.
+Such as a query that is compared with each of many documents. A judgement: a question of 2,000
+characters, and 2,000 documents."""
+
 _MAX_FORM_FIELDS = 1000
 
 _MAX_LENGTHS: Mapping[str, int] = {
@@ -83,7 +88,7 @@ def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
         parsed = json.loads(body)
     except (RecursionError, ValueError):
         return Shape()
-    return _check_fields(known.texts, parsed) if isinstance(parsed, dict) else Shape()
+    return _check_fields(known, parsed) if isinstance(parsed, dict) else Shape()
 
 
 def _check_counts(body: bytes, max_values: int) -> int:
@@ -119,13 +124,13 @@ def _without_strings(body: bytes, max_values: int) -> bytes:
     return b"".join(unescaped.split(b'"')[::2])
 
 
-def _check_fields(text_fields: tuple[str, ...], body: dict[str, object]) -> Shape:
+def _check_fields(route: Route, body: dict[str, object]) -> Shape:
     for name, limit in _MAX_LENGTHS.items():
         entries = body.get(name)
         if isinstance(entries, list | dict) and len(entries) > limit:
             raise BadShape(f"{name} has {len(entries)} entries; it may have at most {limit}")
     inputs = 1
-    for name in text_fields:
+    for name in route.texts:
         number = _number_of_inputs(body.get(name))
         if number > MAX_INPUTS:
             raise BadShape(
@@ -133,7 +138,23 @@ def _check_fields(text_fields: tuple[str, ...], body: dict[str, object]) -> Shap
                 "so split it into several requests"
             )
         inputs = max(inputs, number)
+    if inputs > 1:
+        _check_repetition(route, body, inputs)
     return Shape(inputs)
+
+
+def _check_repetition(route: Route, body: dict[str, object], inputs: int) -> None:
+    """Check the length of the texts that stand in the prompt of each of the others."""
+    for name in (*route.texts, *route.repeated):
+        field = body.get(name)
+        if field is None or (name in route.texts and _number_of_inputs(field) > 1):
+            continue
+        length = len(field) if isinstance(field, str) else len(json.dumps(field))
+        if length * inputs > _MAX_REPEATED:
+            raise BadShape(
+                f"{name} has {length} characters and is read with each of {inputs} entries; send "
+                f"at most {_MAX_REPEATED // length} entries at once, or a shorter {name}"
+            )
 
 
 def _number_of_inputs(field: object) -> int:

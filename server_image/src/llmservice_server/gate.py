@@ -139,7 +139,7 @@ class Gate:
             send if origins is None or permission else origins.shown_to(scope, send),
             route=None if route is None else route.path,
             content_type=_header(scope, b"content-type"),
-            max_body_bytes=self._settings.max_body_bytes,
+            max_body_bytes=self._max_body_bytes(route),
             body_room=self._body_room,
             timeout_seconds=self._settings.request_timeout_seconds,
             amend=partial(self._amend, request_id, route),
@@ -214,9 +214,15 @@ class Gate:
             return Cut("no_route", f"no route {scope['path'][:200]}; GET /docs lists them", 404)
         if not self._lifecycle.accepts_requests:
             return self._not_serving()
-        if _announced_bytes(scope) > self._settings.max_body_bytes:
-            return body_too_large(self._settings.max_body_bytes)
+        if _announced_bytes(scope) > (limit := self._max_body_bytes(route)):
+            return body_too_large(limit)
         return None
+
+    def _max_body_bytes(self, route: Route | None) -> int:
+        limit = self._settings.max_body_bytes
+        if route is None or route.max_body_bytes is None:
+            return limit
+        return min(limit, route.max_body_bytes)
 
     def _why_it_broke(self, exchange: Exchange, error: Exception) -> Cut:
         if self._lifecycle.engine_has_died():

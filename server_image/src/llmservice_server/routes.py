@@ -45,6 +45,12 @@ class Route:
     texts: tuple[str, ...] = ()
     """Fields that hold one text or several, each of which becomes a request to the engine."""
 
+    repeated: tuple[str, ...] = ()
+    """Fields whose text becomes a part of the prompt of each of the texts."""
+
+    max_body_bytes: int | None = None
+    """Maximum size of a body in bytes, where the route allows less than the server."""
+
     asks_for_all: bool = False
     """Whether vLLM asks for room in its queue for all texts at once, not for the answers to one."""
 
@@ -137,6 +143,9 @@ ROUTES = (
         "probabilities of given next tokens, for several items",
         Models.GENERATING,
         texts=("items",),
+        repeated=("query",),
+        # vLLM turns the texts into tokens on the event loop that serves every client.
+        max_body_bytes=256 * 1024,
         asks_for_all=True,
         takes_token_ids=True,
         example={"query": "Is it a city? ", "items": ["Paris", "Seine"], "label_token_ids": [1, 2]},
@@ -146,6 +155,7 @@ ROUTES = (
         "answers to questions with given options",
         Models.DECIDING,
         texts=("questions",),
+        repeated=("state", "instructions"),
         asks_for_all=True,
     ),
     Route("/v1/audio/transcriptions", "text of a recording", Models.HEARING),
@@ -191,6 +201,7 @@ ROUTES = (
         "documents in the order of their relevance, in the form of Jina's API",
         Models.SCORING,
         texts=("documents",),
+        repeated=("query",),
         example=_RANKED,
     ),
     Route(
@@ -198,6 +209,7 @@ ROUTES = (
         "the same as `/rerank`",
         Models.SCORING,
         texts=("documents",),
+        repeated=("query",),
         example=_RANKED,
     ),
     Route(
@@ -205,6 +217,7 @@ ROUTES = (
         "the same as `/rerank`, where Cohere's clients expect it",
         Models.SCORING,
         texts=("documents",),
+        repeated=("query",),
         example=_RANKED,
     ),
     Route(

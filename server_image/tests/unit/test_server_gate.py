@@ -306,6 +306,25 @@ async def test_a_message_has_the_header_that_clients_of_its_api_read() -> None:
         assert answer.headers.get("request-id") == expected
 
 
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_a_route_may_allow_less_than_the_server(is_announced: bool) -> None:
+    stack, inner = make_stack(), FastAPI()
+
+    @inner.post("/generative_scoring")
+    @inner.post("/generate")
+    async def answer(request: Request) -> int:
+        return len(await request.body())
+
+    attach_engine_app(stack.app, inner)
+    body = b'{"prompt": "' + b"a" * 256 * 1024 + b'"}'
+    headers = {"content-length": str(len(body))} if is_announced else {}
+    statuses = {
+        path: (await Client(stack.app).request("POST", path, body, headers)).status
+        for path in ("/generative_scoring", "/generate")
+    }
+    assert statuses == {"/generative_scoring": 413, "/generate": 200}
+
+
 async def test_an_open_administration_redirects_nobody() -> None:
     stack = make_stack(settings=ServerSettings(administration_routes=True))
     inner = engine_app()

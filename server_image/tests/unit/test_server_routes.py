@@ -1,5 +1,6 @@
 """The one list of routes, and which of them a request is for."""
 
+import json
 from urllib.parse import urljoin
 
 import pytest
@@ -72,6 +73,33 @@ def test_the_texts_of_every_route_are_counted_before_they_are_parsed() -> None:
         body = f'{{"{name}": [{"[[9]]," * MAX_INPUTS}[[9]]]}}'.encode()
         with pytest.raises(BadShape, match=f"{name} has {MAX_INPUTS + 1} entries"):
             check_shape(path, b"application/json", body)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "texts"),
+    [
+        ("/generative_scoring", "query", "items"),
+        ("/rerank", "query", "documents"),
+        ("/v1/rerank", "query", "documents"),
+        ("/v2/rerank", "query", "documents"),
+        ("/score", "text_1", "text_2"),
+        ("/v1/score", "queries", "documents"),
+        ("/v1/systemone", "state", "questions"),
+    ],
+)
+def test_a_text_that_is_read_with_each_of_many_is_limited(path: str, text: str, texts: str) -> None:
+    def body(length: int, number: int) -> bytes:
+        return json.dumps({text: "a" * length, texts: ["b"] * number}).encode()
+
+    assert check_shape(path, b"", body(2048, 2048)).inputs == 2048
+    assert check_shape(path, b"", body(5_000_000, 1)).inputs == 1
+    with pytest.raises(BadShape, match=f"{text} has 2049 .* at most 2047 entries"):
+        check_shape(path, b"", body(2049, 2048))
+
+
+def test_a_long_prompt_is_no_text_that_is_read_with_others() -> None:
+    body = json.dumps({"prompt": "a" * 5_000_000, "n": 100}).encode()
+    assert check_shape("/v1/completions", b"", body).inputs == 1
 
 
 def test_questions_with_names_are_counted_like_a_list() -> None:
