@@ -34,6 +34,10 @@ _MAX_REPEATED = 4 * _KIBI * _KIBI
 Such as a query that is compared with each of many documents. A judgement: a question of 2,000
 characters, and 2,000 documents."""
 
+_MAX_SLOW_BYTES = 1024 * _KIBI
+"""Maximum length of a body whose texts vLLM turns into tokens on the event loop. That takes half a
+second."""
+
 _MAX_FORM_FIELDS = 1000
 
 _MAX_LENGTHS: Mapping[str, int] = {
@@ -82,13 +86,17 @@ def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
         raise BadShape("the body is not UTF-8; send JSON in UTF-8")
     known = ROUTE_OF_PATH.get(route or "", _OTHER)
     values = _check_counts(body, _MAX_VALUES_OF_TOKENS if known.takes_token_ids else _MAX_VALUES)
-    if values <= _FEW and (values <= 1 or not known.texts):
+    is_short = len(body) <= _MAX_SLOW_BYTES or not known.slow_fields
+    if is_short and values <= _FEW and (values <= 1 or not known.texts):
         return Shape()
     try:
         parsed = json.loads(body)
     except (RecursionError, ValueError):
         return Shape()
-    return _check_fields(known, parsed) if isinstance(parsed, dict) else Shape()
+    if not isinstance(parsed, dict):
+        return Shape()
+    _check_slow_fields(known, parsed, len(body))
+    return _check_fields(known, parsed)
 
 
 def _check_counts(body: bytes, max_values: int) -> int:
@@ -141,6 +149,16 @@ def _check_fields(route: Route, body: dict[str, object]) -> Shape:
     if inputs > 1:
         _check_repetition(route, body, inputs)
     return Shape(inputs)
+
+
+def _check_slow_fields(route: Route, body: dict[str, object], size: int) -> None:
+    """Check the length of a body whose texts vLLM reads on the event loop of all clients."""
+    for name in route.slow_fields:
+        if size > _MAX_SLOW_BYTES and body.get(name):
+            raise BadShape(
+                f"with {name}, a body may have at most {_MAX_SLOW_BYTES} bytes; send fewer texts "
+                f"at once, or leave {name} out"
+            )
 
 
 def _check_repetition(route: Route, body: dict[str, object], inputs: int) -> None:

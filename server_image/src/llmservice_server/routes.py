@@ -48,6 +48,10 @@ class Route:
     repeated: tuple[str, ...] = ()
     """Fields whose text becomes a part of the prompt of each of the texts."""
 
+    slow_fields: tuple[str, ...] = ()
+    """Fields that make vLLM turn the texts into tokens on the event loop that serves every client.
+    """
+
     max_body_bytes: int | None = None
     """Maximum size of a body in bytes, where the route allows less than the server."""
 
@@ -75,6 +79,7 @@ _QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 _BEGINNING = "The capital of France is"
 _RANKED = {"query": "capital of France", "documents": ["Paris", "Rome"]}
 _PAIR = {"text_1": "capital of France", "text_2": "Paris"}
+_CUTS = ("max_tokens_per_query", "max_tokens_per_doc")
 _SCORED = ("data_1", "data_2", "text_1", "text_2", "queries", "documents", "items")
 
 ROUTES = (
@@ -194,14 +199,29 @@ ROUTES = (
         takes_token_ids=True,
         example={"input": "The capital of France is Paris."},
     ),
-    Route("/score", "scores of pairs", Models.SCORING, texts=_SCORED, example=_PAIR),
-    Route("/v1/score", "the same as `/score`", Models.SCORING, texts=_SCORED, example=_PAIR),
+    Route(
+        "/score",
+        "scores of pairs",
+        Models.SCORING,
+        texts=_SCORED,
+        slow_fields=_CUTS,
+        example=_PAIR,
+    ),
+    Route(
+        "/v1/score",
+        "the same as `/score`",
+        Models.SCORING,
+        texts=_SCORED,
+        slow_fields=_CUTS,
+        example=_PAIR,
+    ),
     Route(
         "/rerank",
         "documents in the order of their relevance, in the form of Jina's API",
         Models.SCORING,
         texts=("documents",),
         repeated=("query",),
+        slow_fields=_CUTS,
         example=_RANKED,
     ),
     Route(
@@ -210,6 +230,7 @@ ROUTES = (
         Models.SCORING,
         texts=("documents",),
         repeated=("query",),
+        slow_fields=_CUTS,
         example=_RANKED,
     ),
     Route(
@@ -218,6 +239,7 @@ ROUTES = (
         Models.SCORING,
         texts=("documents",),
         repeated=("query",),
+        slow_fields=_CUTS,
         example=_RANKED,
     ),
     Route(

@@ -97,6 +97,21 @@ def test_a_text_that_is_read_with_each_of_many_is_limited(path: str, text: str, 
         check_shape(path, b"", body(2049, 2048))
 
 
+@pytest.mark.parametrize("path", ["/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize("field", ["max_tokens_per_query", "max_tokens_per_doc"])
+@pytest.mark.parametrize("documents", [["a" * 2**20], ["a" * 2**10] * 2**10, "a" * 2**20])
+def test_texts_that_are_cut_on_the_event_loop_are_limited(
+    path: str, field: str, documents: object
+) -> None:
+    def body(limit: int) -> bytes:
+        return json.dumps({"query": "q", "documents": documents, field: limit}).encode()
+
+    with pytest.raises(BadShape, match=f"with {field}, a body may have at most 1048576 bytes"):
+        check_shape(path, b"", body(5))
+    # It sets no limit, so nothing is cut.
+    check_shape(path, b"", body(0))
+
+
 def test_a_long_prompt_is_no_text_that_is_read_with_others() -> None:
     body = json.dumps({"prompt": "a" * 5_000_000, "n": 100}).encode()
     assert check_shape("/v1/completions", b"", body).inputs == 1
