@@ -94,6 +94,11 @@ def test_a_pod_that_the_kubelet_ended_says_why_beside_its_successor(
     assert said.endswith(expected.advice("qwen"))
 
 
+def test_a_failure_is_looked_at_until_it_is_no_longer_recent() -> None:
+    assert seen(a_failed_pod("Evicted", FULL_CACHE)).look_again_seconds == 60
+    assert seen(a_failed_pod("Evicted", FULL_CACHE, seconds=3600)).look_again_seconds is None
+
+
 def test_a_full_disk_names_the_size_of_the_cache() -> None:
     assert "spec.model.cache.size" in told(seen(a_failed_pod("Evicted", FULL_CACHE)))[1]
 

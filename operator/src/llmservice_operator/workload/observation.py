@@ -23,6 +23,7 @@ from llmservice_operator.workload.refused_pods import fits_after_one_ends
 from llmservice_operator.workload.registry import group, replicas_of, workload_of
 from llmservice_operator.workload.replica import Replica, condition, is_over
 from llmservice_operator.workload.unstarted_pods import (
+    LOOK_AGAIN_SECONDS,
     PodEvent,
     look_again_seconds,
     unstarted_problem,
@@ -55,7 +56,7 @@ class Observation:
     has_loaded_model: bool = False
     """Whether a replica of the present spec is ready."""
     look_again_seconds: float | None = None
-    """When time alone may bring a problem of a pod that does not start; None when it cannot."""
+    """When time alone may bring or end a problem; None when only an event can."""
     problem: Problem | None = None
     """Most important problem of a replica that is not ready. None if all are ready, or if the
     others have no problem and their containers have not started yet."""
@@ -88,9 +89,9 @@ def observe_service(
     present = _present(replicas, state.revision) if state.updated else []
     found = list(_problems_of_pods(service, present, report, now, events))
     problems = [*state.problems, *(problem for _, problem in found)]
-    if now is not None:
-        ended = ended_problem(_ended_pods(pods, state.revision), now)
-        problems += [ended] if ended is not None else []
+    ended = None if now is None else ended_problem(_ended_pods(pods, state.revision), now)
+    if ended is not None:
+        problems.append(ended)
     if state.is_stuck:
         problems.append(_stuck())
     unready = (replica.not_ready_since for replica in present)
@@ -112,12 +113,19 @@ def observe_service(
             if problem is None
             else Problem(problem.reason, in_commands(service.name, problem.message))
         ),
-        look_again_seconds=(
-            None
-            if now is None
-            else look_again_seconds((pod for each in present for pod in each.pods), now)
-        ),
+        look_again_seconds=_look_again_seconds(present, ended, now),
     )
+
+
+def _look_again_seconds(
+    present: Iterable[Replica], ended: Problem | None, now: datetime | None
+) -> float | None:
+    """Return when time alone may change the problem."""
+    if now is None:
+        return None
+    if ended is not None:
+        return LOOK_AGAIN_SECONDS
+    return look_again_seconds((pod for each in present for pod in each.pods), now)
 
 
 def _since(found: Iterable[tuple[Manifest, Problem]], reason: Reason) -> datetime | None:
