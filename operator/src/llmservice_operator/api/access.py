@@ -73,6 +73,6 @@ class ServiceObject(Fields):
 class Auth(Fields):
     api_keys_secret_ref: ApiKeysSecret
     """Secret with the API keys. Every request must carry one of them as `Authorization: Bearer
-    KEY`. The replicas read the Secret again when it changes. To rotate a key, add a new one, move
-    the clients and remove the old one; no pod restarts. If the Secret is missing, no pod becomes
-    ready."""
+    KEY`, except `/health` and `/ping`. The replicas read the Secret again when it changes. To
+    rotate a key, add a new one, move the clients and remove the old one; no pod restarts. If the
+    Secret is missing, no pod becomes ready."""
