@@ -9,7 +9,7 @@ from scaling.workloads import GATE_WORKLOADS
 
 CELLS = tuple((w.name, cold) for w in GATE_WORKLOADS for cold in GATE_COLD_STARTS)
 FEWEST_PERCENT = 85.0
-"""Least mean SLO attainment in percent of a peer that can be the best one."""
+"""Minimum mean SLO attainment, in percent, of a peer that may count as the best one."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ class Hardware:
     limits: EngineLimits
     prior: StepModel
     step_noise: float = 0.05
-    """Standard deviation of a step's duration around the model, as a share of it."""
+    """Standard deviation of the step durations around the model, as a share of the modelled
+    duration."""
 
     @property
     def step_array(self) -> Array:

@@ -36,8 +36,8 @@ class Workload:
     name: str
     hardware: Hardware
     max_replicas: int
-    """Maximum replicas: about three times the need at the peak, so that it limits only wasteful
-    policies."""
+    """Maximum number of replicas, about three times the need at the peak, so that it limits only
+    wasteful policies."""
     make: Callable[[Generator], Traffic]
     burst_at: float | None = None
     """Time in seconds of a step up in load, from which recovery is measured; None for no step."""

@@ -35,8 +35,8 @@ LEARNED_SHARES = (0.35, 0.85)
 """Loads of the traffic for learning, as shares of the present estimate of the capacity: from idle
 to the autoscaler's target."""
 NEAR = 0.25
-"""Largest distance of a level from the capacity, as a share of it, at which the level shows the
-step time there."""
+"""Largest relative distance of a level from the capacity at which the level shows the step time at
+the capacity."""
 FEWEST_REQUESTS = 20
 """Expected requests that a level needs. Fewer do not determine a share of 95 %."""
 FEWEST_READ = 40

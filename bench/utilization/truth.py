@@ -20,7 +20,7 @@ STEP = 1.3
 SLOWEST_RATE = 0.05
 """Lowest rate in requests per second. An engine that misses its SLO at this rate is given up."""
 HICCUPS = 0.005
-"""Share of the requests that miss at any rate, because the machine is shared."""
+"""Share of the requests that miss at any rate, because other programs use the machine."""
 STEEPNESS = np.geomspace(3.0, 60.0, 40)
 """Candidate exponents of the power law by which the odds of a miss grow with the rate."""
 RATES = 400

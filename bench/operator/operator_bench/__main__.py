@@ -28,7 +28,7 @@ from shared_support.waiting import eventually, eventually_in_loop
 RESULTS = REPOSITORY / "bench" / "operator" / "results"
 SIZES = (10, 100, 1000, 5000)
 COLLECTOR_SECONDS = 120.0
-"""Time in which the garbage collector gets to know a new kind."""
+"""Time in seconds in which the garbage collector discovers a new kind."""
 
 
 def main() -> int:
@@ -56,7 +56,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             asyncio.run(_measure(asked, sizes, cells, Path(folder)))
     except (BenchError, AssertionError, TimeoutError, ExceptionGroup):
-        # What was measured until then is reported; a gate without a figure has failed.
+        # The figures measured so far are reported. A gate without a figure has failed.
         traceback.print_exc()
     finally:
         if cells:

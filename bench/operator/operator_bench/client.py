@@ -1,4 +1,4 @@
-"""A bare client of the API server, and the watches that tell what it stores."""
+"""A bare client of the API server, and watches of the stored objects."""
 
 import asyncio
 import json
@@ -84,9 +84,10 @@ class Client:
         )
 
     async def events(self, kind: Kind, *, whole: bool) -> AsyncIterator[tuple[str, Manifest]]:
-        """Yield what exists as ADDED, then every event for ever; without `whole` only its metadata.
+        """Yield an ADDED event for each existing object, then every later event, for ever.
 
-        Raises BenchError when the server has forgotten events that were not read yet.
+        Without `whole`, events contain only metadata. Raises BenchError when the server has dropped
+        events that were not read yet.
         """
         path = self._server + kind.path()
         query = {"labelSelector": kind.label_selector} if kind.label_selector else {}
@@ -136,7 +137,7 @@ async def connect() -> AsyncIterator[Client]:
 async def for_each(
     items: Iterable[Item], work: Callable[[Item], Awaitable[object]], at_once: int = CONNECTIONS
 ) -> None:
-    """Do the work for every item, for some of them at a time."""
+    """Call the function for every item, with a limited number of calls at a time."""
     waiting = iter(items)
 
     async def worker() -> None:
@@ -149,18 +150,18 @@ async def for_each(
 
 
 class Watched:
-    """What exists of some kinds, by their watches, and since when."""
+    """The objects of some kinds that the watches have reported, and the time of each."""
 
     def __init__(self, client: Client, kinds: Iterable[Kind]) -> None:
         self._client = client
         self._kinds = tuple(kinds)
         self.existing: defaultdict[Kind, set[Key]] = defaultdict(set)
         self.changed_at: dict[Kind, float] = {}
-        """When the last object of each kind came or went, on the clock `time.monotonic`."""
+        """Time of the last creation or deletion of each kind, on the clock `time.monotonic`."""
         self.on_added: dict[Kind, Callable[[Key], None]] = {}
-        """Called for every object of the kind that comes."""
+        """Callbacks for every object that appears, by kind."""
         self.on_service: Callable[[Key, Manifest], None] = lambda *_: None
-        """Called for every state of an LLMService."""
+        """Callback for every state of an LLMService."""
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

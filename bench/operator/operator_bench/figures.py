@@ -1,4 +1,4 @@
-"""What is measured with one number of services."""
+"""Figures that are measured with one number of services."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Cell:
-    """The figures of one number of services; None where the bench did not get so far."""
+    """Figures of one number of services. None marks a figure that the bench did not reach."""
 
     services: int
     plain_create_seconds: float | None = None
     """Time in which a bare client applies the children of all services."""
     plain_delete_seconds: float | None = None
-    """Time in which the services and all that they own are deleted while no operator runs."""
+    """Time in seconds to delete the services and their children while no operator runs."""
     create_seconds: float | None = None
     """Time from the first creation of a service until the last child exists."""
     converge_seconds: float | None = None
@@ -22,7 +22,7 @@ class Cell:
     cpu_ms_per_pass: float | None = None
     """The same CPU time, per pass."""
     restart_seconds: float | None = None
-    """Time from the start of the process until it has looked at every service."""
+    """Time from the start of the process until it has processed every service."""
     restart_writes: float | None = None
     rss_mib: float | None = None
     """Highest resident memory in MiB of any operator process."""
@@ -31,4 +31,4 @@ class Cell:
     event_ms: dict[str, Sequence[float]] = field(default_factory=dict)
     """Times in milliseconds from a change of a service to that of its child, by circumstances."""
     delete_seconds: float | None = None
-    """Time in which the services and all that they own are deleted beside the operator."""
+    """Time in seconds to delete the services and their children while the operator runs."""

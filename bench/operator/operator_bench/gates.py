@@ -11,7 +11,7 @@ _CONFIDENCE = 0.90
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured figure, and the interval that it is known to be in."""
+    """A measured figure and its confidence interval."""
 
     value: float
     low: float
@@ -34,7 +34,7 @@ class Gate:
     name: str
     limit: float
     of: Callable[[Mapping[int, Cell]], Figure | None]
-    """Returns the figure from the measurements by their number of services; None without one."""
+    """Return the figure, given the measurements by number of services. None without a figure."""
 
     def line(self, cells: Mapping[int, Cell]) -> str:
         """Return the printed line. A gate that was not measured has failed."""

@@ -1,4 +1,4 @@
-"""What hangs beside the operator while it is measured."""
+"""Servers and webhooks that hang while the operator is measured."""
 
 import contextlib
 import socket

@@ -13,7 +13,7 @@ from shared_support.waiting import eventually_in_loop
 PERIOD_SECONDS = 0.1
 """Time between two changes."""
 LOST_SECONDS = 15.0
-"""Time that a change is waited for; one that takes longer counts with this time."""
+"""Maximum wait for a change in seconds. A change that takes longer counts with this time."""
 
 
 class Latency:
@@ -23,7 +23,7 @@ class Latency:
         self._client = client
         self._round = 0
         self._waiting: dict[Key, tuple[str, float]] = {}
-        """The round that each changed service is to show, and when it was changed."""
+        """Expected round and time of the change, by changed service."""
         self._took: list[float] = []
 
     @asynccontextmanager

@@ -26,13 +26,16 @@ from shared_support.waiting import eventually_in_loop
 
 OPERATOR_NAMESPACE = "bench-operator"
 SAMPLES = 300
-"""Changes from which a quantile is read."""
+"""Number of changes from which a quantile is computed."""
 PHASE_SECONDS = 900.0
-"""Time limit of a phase; the bench as a whole has one of its own."""
+"""Time limit of one phase in seconds. The whole bench has a separate limit."""
 
 
 class Measurement:
-    """Fills the figures of one cell, phase by phase, so that an interrupted one keeps the rest."""
+    """Fills the figures of one cell, phase by phase.
+
+    An interrupted measurement keeps the earlier phases.
+    """
 
     def __init__(self, client: Client, cell: Cell, folder: Path, idle_seconds: float) -> None:
         self._client = client
@@ -44,10 +47,10 @@ class Measurement:
         self._child_kinds = kinds_of_children(self._keys[0])
         self._seen = Watched(client, [LLMSERVICES, PODS, *self._child_kinds])
         self._ready: set[Key] = set()
-        """Services that reported a ready replica at any time since they were created."""
+        """Services that have reported a ready replica since their creation."""
 
     async def run(self, *, beside_others: bool) -> None:
-        """Measure; `beside_others` adds the bare client and what hangs."""
+        """Measure one cell. `beside_others` adds the bare client and the servers that hang."""
         await self._make_namespaces()
         async with self._seen.watching(), self._kubelet():
             if beside_others:
@@ -80,7 +83,7 @@ class Measurement:
 
     @asynccontextmanager
     async def _kubelet(self) -> AsyncIterator[None]:
-        """Report every pod as ready soon after it was made."""
+        """Report every pod as ready soon after its creation."""
         made: asyncio.Queue[Key] = asyncio.Queue()
         self._seen.on_added[PODS] = made.put_nowait
         self._seen.on_service = self._note_service

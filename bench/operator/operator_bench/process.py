@@ -44,9 +44,9 @@ def until_leading(operator: OperatorProcess) -> None:
 
 
 def until_idle(operator: OperatorProcess, least_passes: float, within: float) -> None:
-    """Wait until it has made so many passes and has nothing to do.
+    """Wait until the operator has made this number of passes and its queue is empty.
 
-    The pause between two looks grows, because a look costs the operator time.
+    The pause between two checks grows, because a check costs the operator time.
     """
 
     def is_idle() -> bool:
@@ -67,9 +67,9 @@ class AuditLog:
         self._begin = self._path.stat()
 
     def requests(self) -> Counter[str]:
-        """Count those since the log was opened by verb and kind, without leader election.
+        """Count requests by verb and kind since the log was opened, without leader election.
 
-        Raises BenchError when the log was rotated meanwhile. A watch counts when it begins and
+        Raises BenchError when the log has been rotated. A watch counts once when it begins and once
         when it ends.
         """
         with self._path.open(encoding="utf-8") as log:

@@ -35,7 +35,7 @@ _PANELS: dict[str, dict[str, Callable[[Cell], float | None]]] = {
 
 
 def rows(cells: Iterable[Cell]) -> list[Row]:
-    """Return the rows of the table; a figure that is missing is an empty cell."""
+    """Return the rows of the table. A missing figure gives an empty cell."""
     return [_row(cell) for cell in cells]
 
 
@@ -63,7 +63,7 @@ def _row(cell: Cell) -> Row:
 
 
 _SHORT = {"quiet": "", "metrics server hangs": "metrics ", "webhook hangs": "webhook "}
-"""Circumstances of a change, and the beginning of their columns."""
+"""Conditions of a change, and the prefixes of their columns."""
 
 
 def _event_ms(cell: Cell, name: str, share: float) -> float | None:

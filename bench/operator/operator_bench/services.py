@@ -1,4 +1,4 @@
-"""The services of a measurement, and the part of the kubelet, which is not there."""
+"""The services of a measurement, and a substitute for the kubelet."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ from operator_support.processes import make_service
 NAMESPACES = 10
 """Namespaces over which the services are spread."""
 AUTOSCALED_SHARE = 16
-"""One in so many services has an autoscaler."""
+"""One service in this number has an autoscaler."""
 
 
 def keys(size: int) -> list[Key]:
-    """Return namespaces and names of the services of a measurement."""
+    """Return the namespace and name of each service of a measurement."""
     return [(f"bench-{size}-{number % NAMESPACES}", f"llm-{number}") for number in range(size)]
 
 
@@ -29,12 +29,12 @@ def build_service(number: int, key: Key) -> Manifest:
 
 
 def clients_of(round_: int) -> dict[str, Any]:
-    """Return the part of a spec whose change writes one child and replaces no pod."""
+    """Return a part of a spec. A change of it writes one child and replaces no pod."""
     return {"from": [{"podSelector": {"matchLabels": {"round": str(round_)}}}]}
 
 
 def round_of(network_policy: Manifest) -> str | None:
-    """Return the round that a live NetworkPolicy shows."""
+    """Return the round that a live NetworkPolicy contains."""
     for rule in network_policy["spec"].get("ingress", ()):
         for peer in rule.get("from", ()):
             labels = peer.get("podSelector", {}).get("matchLabels", {})
@@ -50,7 +50,7 @@ def children_of(stored: Manifest) -> list[Manifest]:
 
 
 def kinds_of_children(key: Key) -> frozenset[Kind]:
-    """Return the kinds of all children that services have here: those of one with an autoscaler."""
+    """Return all kinds of children in the bench: those of a service with an autoscaler."""
     built = build_service(0, key)
     stored = {**built, "metadata": {**built["metadata"], "uid": "none-yet"}}
     return frozenset(map(kind_of, children_of(stored)))

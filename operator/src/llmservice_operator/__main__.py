@@ -198,7 +198,7 @@ class Process:
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         metrics, cache = Metrics(), Cache()
         shares = Shares()
-        # A webhook or a quota that is slow to answer is so for a namespace.
+        # Slow webhooks and quotas usually delay all services of one namespace.
         queue: WorkQueue[Key] = WorkQueue(
             metrics, QueueSettings(shares=shares), group_of=lambda key: key[0]
         )

@@ -69,8 +69,8 @@ class ChildWriter:
         self._scaler = scaler
         self._guard = guard
         self._slow: dict[Key, tuple[Kind, ...]] = {}
-        """Kinds of each service whose last write got no answer; the kind that was tried last is the
-        last."""
+        """Kinds whose last write got no answer, by service. The most recently tried kind is at the
+        end."""
 
     async def live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """Return the object of this name, whatever its owner."""
@@ -93,7 +93,7 @@ class ChildWriter:
         # Remove unwanted children first: two autoscalers would fight, and KEDA's webhook refuses
         # the second.
         unremoved = await self._prune(service, built, outcome, put_off=slow)
-        # Kinds that got no answer the last time come last, so that they take no time from the
+        # Kinds without an answer to their last write come last, so that they take no time from the
         # others.
         ranks = {kind: rank for rank, kind in enumerate(slow)}
         for child, manifest in sorted(built.items(), key=lambda each: ranks.get(each[0].kind, -1)):
@@ -222,7 +222,8 @@ class ChildWriter:
         left = list(find_differences(stored, manifest))
         self._guard.wrote(known_as, manifest, differences, left, self._now())
         if is_same_version(stored, live):
-            # From now on, the API server takes the live values for the sent ones.
+            # From now on, the API server accepts the live values in place of those that the
+            # operator sends.
             self._metrics.applied(kind.kind, "noop")
             return False
         self._metrics.applied(kind.kind, "changed")
@@ -246,7 +247,7 @@ class ChildWriter:
             outcome.rewrites.append(say_rewrite(what, differences))
             return
         metadata = live["metadata"]
-        # The cache does not contain the field ownership of others.
+        # The cache leaves out which fields other clients own.
         whole = await self._cluster.read(kind, metadata["namespace"], metadata["name"])
         raise Contested(say_contest(differences, whole or live))
 

@@ -29,7 +29,7 @@ EQUAL_WRITES: Final = 5
 Some are necessary, because the writes of two clients may overlap once or twice."""
 LONGEST_PAUSE_SECONDS: Final = 300.0
 FADE_SECONDS: Final = 10.0
-"""Time after which one write less counts, as long as there is no contest."""
+"""Time in seconds after which the count falls by one write, as long as there is no contest."""
 FORGET_AFTER_SECONDS: Final = 60.0
 """A contest is over after this many seconds, plus twice the last pause, without a write."""
 WRITE_BURST: Final = 200
@@ -53,12 +53,12 @@ class _Field:
 
     @property
     def pause_seconds(self) -> float:
-        """Return the time after the last write for which the field is left, if it differs."""
+        """Return the time after the last write during which the field is not restored."""
         over = self.count - EQUAL_WRITES
         return 0.0 if over < 0 else min(2.0 ** min(over, 16), LONGEST_PAUSE_SECONDS)
 
     def faded(self, now: float) -> int:
-        """Return the count as far as it still matters."""
+        """Return the count at `now`: old writes no longer count."""
         quiet = now - self.at
         if self.pause_seconds:
             return 0 if quiet > FORGET_AFTER_SECONDS + 2 * self.pause_seconds else self.count
@@ -74,7 +74,7 @@ class _Record:
     rewritten: frozenset[tuple[str, str]] = frozenset()
     """Path and live value of each field in which the answer differed from that manifest."""
     fields: dict[str, _Field] = field(default_factory=dict)
-    """By their paths: the fields because of which that manifest was written."""
+    """The fields that caused the last write, by path."""
     written_at: float = 0.0
     tokens: float = float(WRITE_BURST)
     filled_at: float = 0.0

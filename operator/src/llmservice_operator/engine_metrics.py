@@ -180,7 +180,9 @@ class EngineMetrics:
         )
 
     async def _get(self, address: str, path: str) -> bytes:
-        """Return the body, whatever the status, because a probe's 503 has one too."""
+        """Return the body, whatever the status, because the body of a probe with status 503 is also
+        needed.
+        """
         host = f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
         url = f"http://{host}:{names.MANAGEMENT_PORT}{path}"
         body = b""

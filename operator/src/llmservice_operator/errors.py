@@ -2,10 +2,10 @@
 
 OperatorError
 ├── InvalidSpec        the user's LLMService cannot be carried out as written
-├── InvalidFile        several things in the user's file are wrong
+├── InvalidFile        the user's file contains several errors
 ├── NameTaken          an object of a needed name belongs to another owner
 ├── StillDeleting      an object of a needed name is being deleted
-├── Unreadable         an object of somebody else makes no sense
+├── Unreadable         an object from the cluster has a form that the API does not allow
 ├── Contested          another client, or a webhook, changes an object back again and again
 ├── InvalidSettings    the operator itself was started with wrong settings
 └── ClusterError       the API server answered with an error

@@ -93,7 +93,7 @@ class LoadReportClient:
             async with asyncio.timeout(self._timeout.total):
                 answer = await self._ask(session, url)
         except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
-            # An outage writes one line, not one line for every poll.
+            # An outage is logged once, not at every poll.
             level = logging.WARNING if self._is_answering else logging.DEBUG
             logger.log(level, "no load reports from %s: %s", url, str(error) or "no answer in time")
             self._is_answering = False

@@ -138,7 +138,7 @@ def _suspended() -> ConditionUpdate:
 def _autoscaling(it: _Scaling) -> AutoscalingStatus:
     before = it.service.status.autoscaling or AutoscalingStatus()
     if it.service.spec.suspend:
-        # A resumed service gets the number of replicas that it had before.
+        # A resumed service returns to the number of replicas that it had before.
         return before
     plan, target, total = it.view.plan, it.autoscaling.target, it.total
     provider = ScalingProvider.KEDA if plan.left_over else plan.autoscaler.provider
@@ -274,7 +274,7 @@ def _active(it: _Scaling, status: AutoscalingStatus) -> ConditionUpdate:
 
 
 def _hindered(it: _Scaling) -> str | None:
-    """Return a message if replicas that the load needs do not become ready; else None."""
+    """Return a message if replicas that the load needs do not become ready. None otherwise."""
     report, seen, desired = it.view.report, it.seen, it.desired
     if report is None or desired <= seen.ready_replicas:
         return None

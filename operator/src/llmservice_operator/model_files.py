@@ -65,7 +65,8 @@ def read_repository(
     hub = HfApi(endpoint=endpoint, token=token or False)
     at = f" at revision {revision}" if revision else ""
     try:
-        # It fails at once where the hub cannot be reached; the download would try again for long.
+        # This call fails at once if the hub is unreachable. The download would retry for a long
+        # time.
         hub.model_info(repository, revision=revision, timeout=TIMEOUT_SECONDS)
         with tempfile.TemporaryDirectory() as folder:
             path = hub.hf_hub_download(

@@ -25,7 +25,7 @@ class Outcome:
     wrote: bool = False
     tried: set[Kind] = field(default_factory=set)
     unanswered: list[Kind] = field(default_factory=list)
-    """Kinds whose write got no answer, as where a webhook hangs."""
+    """Kinds whose write got no answer, for example because a webhook hangs."""
     refusals: list[Refusal] = field(default_factory=list)
     rewrites: list[str] = field(default_factory=list)
     """Sentences about fields that an admission webhook rewrites. The service runs with them."""
@@ -35,9 +35,10 @@ class Outcome:
     async def attempt(
         self, kind: Kind, what: str, step: Callable[[], Awaitable[bool]], now: float
     ) -> bool:
-        """Write or delete one object; return whether nothing kept the step from that.
+        """Write or delete one object; return whether the step succeeded.
 
-        What did is noted, and hinders no other object. Raises ServiceGone.
+        A failure is recorded and does not stop the writes of other objects. Raises
+        ServiceGone.
         """
         if now > self.deadline:
             self.refuse(what, ClusterError("not tried yet: other objects took too long"))
@@ -55,15 +56,16 @@ class Outcome:
         return True
 
     def refuse(self, what: str, error: Exception) -> None:
-        """Note what could not be done, and why."""
+        """Record an operation that failed, and the error."""
         self.refusals.append(Refusal(what, error))
         if not isinstance(error, OperatorError):
             logger.error("%s was not written", what, exc_info=error)
             return
-        # A contest would fill the log: each write of the other client brings a pass.
+        # The log would overflow during a contest, because each write of the other client starts a
+        # pass.
         level = logging.DEBUG if isinstance(error, Contested) else logging.WARNING
         logger.log(level, "%s was not written: %s", what, error)
 
     def wait(self, seconds: float) -> None:
-        """Note after which time an object that was left alone may be written again."""
+        """Record when an object that was left alone may be written again."""
         self.look_again_seconds = min(seconds, self.look_again_seconds or seconds)

@@ -48,7 +48,7 @@ class Plans:
 
     @property
     def may_fit(self) -> bool:
-        """Whether no model is known, or has to be assumed, not to fit."""
+        """Whether every service has a verdict, and no verdict says that the model does not fit."""
         return not {None, Verdict.DOES_NOT_FIT} & set(self.verdicts)
 
 

@@ -40,7 +40,8 @@ _BY_WORDS: Final[tuple[tuple[type[Exception], re.Pattern[str], Reason], ...]] = 
     (Forbidden, _CLAIM_OUT_OF_RANGE, Reason.LIMIT_RANGE_EXCEEDED),
     # Also the words of an admission policy, whatever the HTTP status that it chose.
     (ClusterError, re.compile("denied (the )?request"), Reason.OBJECT_REFUSED),
-    # The authorizer names the user, the verb and the resource; admission does not.
+    # The message of the authorizer names the user, the verb and the resource. A message of
+    # admission does not.
     (Forbidden, re.compile(r"cannot \w+ resource"), Reason.RIGHT_MISSING),
 )
 _BY_CLASS: Final[tuple[tuple[type[Exception], Reason], ...]] = (

@@ -34,7 +34,7 @@ def render_file(text: str, settings: OperatorSettings) -> str:
 
 
 def read_services(text: str) -> list[LLMService]:
-    """Return every LLMService in the YAML `text`. Raises as `render_file` does."""
+    """Return every LLMService in the YAML `text`. Raises the errors of `render_file`."""
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:

@@ -40,7 +40,7 @@ class Right:
     grant: Grant | None = None
     """Condition of the right; None grants it always."""
     why: str = ""
-    """Purpose of the right, where the verbs do not show it. The chart contains it as a comment."""
+    """Purpose of the right, if the verbs do not show it. The chart contains it as a comment."""
 
     @property
     def resource(self) -> str:

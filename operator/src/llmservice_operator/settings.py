@@ -66,7 +66,10 @@ def _named(form: re.Pattern[str]) -> Callable[[str], str]:
 
 
 def _reachable(address: str | None) -> str | None:
-    """Refuse an address to which no request can be sent, and of which no rule can be made."""
+    """Return a usable address.
+
+    Raises an error if no request can be sent to it or no rule can match it.
+    """
     if address is None:
         return None
     try:
@@ -85,7 +88,7 @@ def _reachable(address: str | None) -> str | None:
 
 
 def _wrong(said: str) -> PydanticCustomError:
-    """Return the error of a setting whose form is right and whose content is not."""
+    """Return the error for a setting with a valid form but an invalid content."""
     return PydanticCustomError("content", "{said}", {"said": said})
 
 

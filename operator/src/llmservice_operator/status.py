@@ -65,7 +65,8 @@ class StatusUpdate:
     """Events about each changed status or reason of Ready and of the load's conditions, about each
     deprecated argument, and about each field that an admission webhook rewrites."""
     requeue_after_seconds: float | None = None
-    """Delay after which time alone may require a pass; None when only an event can."""
+    """Delay in seconds until a pass is needed even without an event. None if only an event can
+    require one."""
 
 
 def build_status(

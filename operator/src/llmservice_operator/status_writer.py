@@ -25,7 +25,7 @@ upgraded."""
 _UNKNOWN_FIELD = re.compile(r"\.status((?:\.\w+|\[[^\]]*\])+): field not declared in schema")
 
 Path = tuple[str, ...]
-"""Names of fields from the status down. Items of lists have no place in it."""
+"""Path of field names, starting below the status. Indexes of lists are left out."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class StatusWriter:
             {
                 "apiVersion": body["apiVersion"],
                 "kind": body["kind"],
-                # The uid keeps the write from a new service of the same name.
+                # With the uid, the write cannot reach a new service of the same name.
                 "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
                 "status": dict(status),
             }
@@ -130,8 +130,8 @@ class StatusWriter:
 
 
 def unknown_fields(refusal: str) -> frozenset[Path]:
-    """Return the fields of the status that the API server's schema does not declare, by its own
-    message.
+    """Return the fields of the status that the API server's message names as missing from its
+    schema.
     """
     found = (re.sub(r"\[[^\]]*\]", "", path) for path in _UNKNOWN_FIELD.findall(refusal))
     return frozenset(tuple(path.strip(".").split(".")) for path in found)

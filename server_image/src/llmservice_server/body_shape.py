@@ -30,9 +30,9 @@ _MAX_VALUES_OF_TOKENS = 1024 * _KIBI
 the longest models."""
 
 _MAX_REPEATED = 4 * _KIBI * _KIBI
-"""Maximum length of a text times the number of prompts that it becomes a part of, in characters.
-Such as a query that is compared with each of many documents. A judgement: a question of 2,000
-characters, and 2,000 documents."""
+"""Maximum product of the length of a text, in characters, and the number of prompts that contain
+it. An example of such a text is a query that is compared with each of many documents. The value is
+an estimate: a question of 2,000 characters and 2,000 documents."""
 
 _MAX_SLOW_BYTES = 1024 * _KIBI
 """Maximum length of a body whose texts vLLM turns into tokens on the event loop. That takes half a
@@ -100,7 +100,7 @@ def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
 
 
 def _check_counts(body: bytes, max_values: int) -> int:
-    """Return an upper bound of the number of values; raises BadShape when there are too many."""
+    """Return an upper bound of the number of values. Raises BadShape when there are too many."""
     containers, pairs, values = _counts(body)
     if containers > _MAX_CONTAINERS or pairs > _MAX_PAIRS or values > max_values:
         # Most of these characters may belong to a long text, so count again without strings.
@@ -116,7 +116,10 @@ def _check_counts(body: bytes, max_values: int) -> int:
 
 
 def _counts(json_text: bytes) -> tuple[int, int, int]:
-    """Return the numbers of containers, pairs and values; too many if the text has strings."""
+    """Return the numbers of containers, pairs and values.
+
+    Strings in the text can only raise them.
+    """
     containers = json_text.count(b"[") + json_text.count(b"{")
     return containers, json_text.count(b":"), json_text.count(b",") + containers
 
@@ -152,7 +155,9 @@ def _check_fields(route: Route, body: dict[str, object]) -> Shape:
 
 
 def _check_slow_fields(route: Route, body: dict[str, object], size: int) -> None:
-    """Check the length of a body whose texts vLLM reads on the event loop of all clients."""
+    """Raise BadShape for a long body whose texts vLLM tokenizes on the event loop of all
+    clients.
+    """
     for name in route.slow_fields:
         if size > _MAX_SLOW_BYTES and body.get(name):
             raise BadShape(
@@ -162,7 +167,7 @@ def _check_slow_fields(route: Route, body: dict[str, object], size: int) -> None
 
 
 def _check_repetition(route: Route, body: dict[str, object], inputs: int) -> None:
-    """Check the length of the texts that stand in the prompt of each of the others."""
+    """Raise BadShape if a text that is repeated in many prompts is too long."""
     for name in (*route.texts, *route.repeated):
         field = body.get(name)
         if field is None or (name in route.texts and _number_of_inputs(field) > 1):

@@ -188,10 +188,10 @@ class LimitedConnection(HttpToolsProtocol):
 
 
 def _end_with_the_connection(cycle: RequestResponseCycle) -> None:
-    """Let the end of the connection tell the end of an answer whose length is unknown.
+    """Mark the end of an answer of unknown length by closing the connection.
 
-    A client of HTTP/1.0 does not know chunks, which uvicorn sends to every client. It closes the
-    connection of such a client after the answer anyway.
+    A client of HTTP/1.0 does not know chunks, which uvicorn sends to every client. uvicorn closes
+    the connection of such a client after the answer anyway.
     """
     send, is_of_unknown_length = cycle.send, False
 

@@ -15,13 +15,14 @@ _ROOM_SHARE = 4
 length."""
 
 _MAX_ROOM = 1024
-"""Maximum number of tokens of that room. A judgement: a long answer."""
+"""Maximum of that room in tokens. The value is an estimate: the length of a long answer."""
 
 
 def room_for_answer(context: int, max_tokens: int) -> int:
     """Return the number of tokens that a truncated prompt leaves for the answer.
 
-    A `max_tokens` of 0, or one that no prompt would leave, does not tell the length of the answer.
+    A `max_tokens` of 0 does not state the length of the answer. Neither does one that would leave
+    no room for a prompt.
     """
     if 0 < max_tokens < context:
         return max_tokens

@@ -1,7 +1,7 @@
-"""Pages of other sites in a browser: which of them may call the API and read its answers.
+"""Decides which pages of other sites may call the API from a browser and read its answers.
 
-The rules apply in front of the gate. A browser asks for permission without the key of the page, and
-hides every answer without these headers from the page, also those of the gate itself.
+The rules apply in front of the gate. A browser asks for permission without the page's key. It hides
+every answer without these headers from the page, even an answer of the gate itself.
 """
 
 from argparse import Namespace
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 _SHOWN_HEADERS = ("request-id", "retry-after", "x-request-id")
-"""Headers of an answer that a page may read beside the few that it always may."""
+"""Headers of an answer that a page may read in addition to those that every page may read."""
 
 
 class Origins:

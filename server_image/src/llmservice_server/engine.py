@@ -36,7 +36,7 @@ from llmservice_server.stream_errors import begin_responses_with_the_engine, pas
 from llmservice_server.structures import Compiler, why_not_compiled, why_too_large
 
 _STRUCTURE = "structured_outputs"
-"""Parameter of a request that errors of its structure name."""
+"""Name of the request parameter that appears in errors about the structure of the answer."""
 
 _STEP_OF_BEAMS = re.compile(r"-beam-\d+$")
 """End of the request ids of vLLM's beam search."""
@@ -131,7 +131,7 @@ class Engine:
         # vLLM has already built the middleware stack. None makes the next request build it again,
         # with the server's handlers.
         app.middleware_stack = None
-        # vLLM registers this route for every model, and serves it for a few architectures.
+        # vLLM registers this route for every model, but it works for only a few architectures.
         has_decisions = getattr(app.state, "serving_structured_decisions", None) is not None
         absent = () if has_decisions else ("/v1/systemone",)
         document(app, models.model_name(), with_administration, absent)
@@ -155,7 +155,9 @@ class Engine:
 
 @contextmanager
 def _unseen(llm: Any) -> Iterator[None]:
-    """Keep what the engine does meanwhile out of its metrics and traces: no client asked for it."""
+    """Exclude the engine's work in this context from its metrics and traces, because no client
+    requested it.
+    """
     loggers, processor = llm.logger_manager, llm.output_processor
     traces = processor.tracing_enabled
     loggers.record = lambda *_, **__: None
@@ -293,7 +295,8 @@ def report_aborts(vllm: Vllm, llm: Any) -> None:
 async def _followed(
     vllm: Vllm, outputs: AsyncGenerator[Any, None], why_it_failed: Callable[[], str | None]
 ) -> AsyncGenerator[Any, None]:
-    """Yield the same outputs; raise vLLM's validation error when the engine gives a structure up.
+    """Yield the same outputs. Raise vLLM's validation error when the engine rejects the
+    structure.
 
     vLLM detects this only at the first token, and reports it as an internal error.
     """

@@ -30,10 +30,8 @@ LAST_WORDS = frozenset(
         "WorkerProc failed.",
     }
 )
-"""Messages with which vLLM's processes log the error that ends them.
-
-Any other error that they log may concern a single request and quote it.
-"""
+"""Messages with which vLLM's processes log the error that ends them. Any other logged error may
+concern a single request and quote it."""
 
 _QUOTING = ("vllm.v1.structured_output", "vllm.logging_utils.dump_input")
 """Loggers of the engine's process whose messages may contain a client's input."""

@@ -22,10 +22,10 @@ def create_lookup_router(models: Any, requests_in_progress: Callable[[], int]) -
         names = ", ".join(each.id for each in served)
         return error_response(f"no model {model[:200]} is served here, but {names}", 404, "model")
 
-    # vLLM counts only where a flag says so, and answers 0 elsewhere.
+    # vLLM tracks the load only if a flag is set, and otherwise reports 0.
     @router.get("/load", summary="Number of requests in progress")
     async def load() -> Response:
-        # This request is none of them.
+        # The request for the load is not part of the load.
         return JSONResponse({"server_load": max(0, requests_in_progress() - 1)})
 
     return router

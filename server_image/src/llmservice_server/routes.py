@@ -33,8 +33,8 @@ class Route:
     """One path of the API."""
 
     path: str
-    """Path; a name in braces stands for any text without a slash, `{model}` also for one with
-    slashes, as names of models have them."""
+    """Path of the route. A name in braces stands for any text without a slash. `{model}` also
+    matches slashes, because names of models may contain them."""
 
     purpose: str
     """What a client gets from the route, in a few words."""
@@ -46,7 +46,7 @@ class Route:
     """Fields that hold one text or several, each of which becomes a request to the engine."""
 
     repeated: tuple[str, ...] = ()
-    """Fields whose text becomes a part of the prompt of each of the texts."""
+    """Fields whose text is repeated in the prompt of every text."""
 
     slow_fields: tuple[str, ...] = ()
     """Fields that make vLLM turn the texts into tokens on the event loop that serves every client.
@@ -330,11 +330,11 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
 """Reason -> routes of vLLM that stay closed for it."""
 
 ROUTE_OF_PATH: Mapping[str, Route] = {route.path: route for route in ROUTES}
-"""The routes by their path; those with a name in braces, too."""
+"""Routes by path, including paths with a name in braces."""
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    """Return the paths that a path with a name in braces stands for."""
+    """Return a pattern for the paths that match a path with a name in braces."""
     any_text = {"model": ".*[^/]"}
     plain_and_names = re.split(r"\{(\w+)\}", path)
     return re.compile(
@@ -363,11 +363,13 @@ def find_route(method: str, path: str) -> Route | None:
 
 
 def without_slashes(method: str, raw_path: bytes) -> str | None:
-    """Return the address of the route that a path with slashes at its end means; None for others.
+    """Return the address of the route that matches the path without its final slashes. None without
+    one.
 
-    The address has no host, because that would be the one that the client sent. After one slash it
-    is relative, so that it holds behind a proxy that serves the API below a prefix, too. Clients do
-    not agree on what is relative to several slashes.
+    The address has no host, because the only known host is the one that the client sent. After one
+    slash the address is relative. It therefore also works behind a proxy that serves the API below
+    a prefix. After several slashes it is absolute, because clients resolve relative addresses
+    differently there.
     """
     path = raw_path.rstrip(b"/")
     slashes = len(raw_path) - len(path)

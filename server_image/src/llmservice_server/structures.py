@@ -23,7 +23,7 @@ _MAX_REPETITION = 100_000
 """Maximum value of minItems and similar limits, which some compilers unroll."""
 
 _PLACE_IN_THE_COMPILER = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
-"""Time and line of code with which xgrammar begins a text."""
+"""Time and source line at the beginning of xgrammar's error texts."""
 
 _REPETITIONS = ("maxItems", "maxLength", "maxProperties", "minItems", "minLength", "minProperties")
 
@@ -52,9 +52,9 @@ def why_too_large(structure: Any) -> str | None:
 class Compiler:
     """The compiler of structures that the engine uses.
 
-    vLLM chooses a compiler for each request, but the engine uses that of its first structure for
-    all. Where it fails on a structure that was checked by another compiler, the engine gives no
-    reason.
+    vLLM chooses a compiler for each request, but the engine uses the compiler of its first
+    structure for all of them. If it fails on a structure that another compiler has checked, the
+    engine reports no cause.
     """
 
     def __init__(self) -> None:
@@ -65,10 +65,9 @@ class Compiler:
         self._name = self._name or getattr(structure, "_backend", None)
 
     def why_it_failed(self, configuration: Any, tokenizer: Any, params: Any) -> str | None:
-        """Return the words of the compiler about the structure of vLLM's sampling parameters.
+        """Return the compiler's error about the structure of vLLM's sampling parameters.
 
-        None when the compiler finds nothing wrong, and only the engine does. `configuration` is
-        that of vLLM.
+        None if the compiler accepts the structure. `configuration` is vLLM's.
         """
         settings = copy.copy(configuration.structured_outputs_config)
         settings.backend = self._name
@@ -84,9 +83,9 @@ class Compiler:
 
 
 def why_not_compiled(error: Exception) -> str | None:
-    """Return the words of the compiler about a structure; None for an error about something else.
+    """Return the compiler's error about a structure. None for an unrelated error.
 
-    vLLM's own text often only names the kind of structure. The compiler's text is the cause.
+    vLLM's own text often names only the kind of structure. The compiler's text contains the cause.
     """
     if not was_raised_in("_validate_structured_outputs", error):
         return None

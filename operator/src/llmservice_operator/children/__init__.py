@@ -68,9 +68,10 @@ def optional_kinds(settings: OperatorSettings) -> dict[Kind, bool]:
 
 
 def build_all(context: Context) -> list[Manifest]:
-    """Return every object of the service in the order to apply them, where every kind is served.
+    """Return every object of the service in the order of applying, as if the cluster served every
+    kind.
 
-    Raises InvalidSpec when one cannot be made as the spec asks.
+    Raises InvalidSpec when an object cannot be built as the spec asks.
     """
     built = []
     for manifest in build_each(context, {child.kind for child in CHILDREN}).values():

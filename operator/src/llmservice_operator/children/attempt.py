@@ -1,8 +1,8 @@
-"""Builds the children of a service whose pods may not be buildable from its spec.
+"""Builds the children of a service, even if its pods cannot be built from its spec.
 
-Pods that cannot be built stay unchanged, and all other children follow the spec. So an operator
-that is older than the last one, and does not know the engine of a service, still scales the service
-and keeps its network policy.
+Pods that cannot be built stay unchanged, and all other children follow the spec. An operator may be
+older than the last one and not know the engine of a service. It still scales the service and keeps
+its network policy.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def build_around_pods(
         recorded = recorded_pin(service, live)
         if kept is None or recorded is None:
             raise
-        # The accelerator class may be unknown. Only the pods have settings of it.
+        # The accelerator class may be unknown. Only the pods use its settings.
         context, unbuilt = Context(service, settings, recorded, replicas, autoscaler), error
         children = _build(context, served)
     else:

@@ -99,7 +99,10 @@ class Child:
             raise ValueError(f"{self.kind.kind} must be watched by the labels of children")
 
     def build(self, context: Context) -> Manifest | None:
-        """Build the object: labelled, and owned by the service unless it outlives it."""
+        """Build the object, with its labels.
+
+        The service owns it, unless the object outlives the service.
+        """
         body = self.body(context)
         return None if body is None else self.complete(context, body)
 

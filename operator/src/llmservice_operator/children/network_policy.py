@@ -48,7 +48,8 @@ _PRIVATE_V4: Final = (
     "100.64.0.0/10",
     "172.16.0.0/12",
     "192.168.0.0/16",
-    # These addresses are not private by their names, but some clouds assign them to pods.
+    # The names of these ranges do not say that they are private, but some clouds assign them to
+    # pods.
     "198.18.0.0/15",
     "240.0.0.0/4",
 )
@@ -113,8 +114,9 @@ def _pods(namespace: str, labels: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
-    """Return the peers for downloads; none for a claim, and none when the pods must not ask the
-    hub.
+    """Return the peers for downloads.
+
+    Empty if no model comes from the hub, or if the pods work offline.
     """
     downloads = any(isinstance(source, HubModel) for source in service.spec.sources)
     if not downloads or service.spec.model.offline:

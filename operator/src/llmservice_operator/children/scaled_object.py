@@ -31,7 +31,7 @@ def _body(context: Context) -> Manifest | None:
             "minReplicaCount": autoscaling.min_replicas,
             "maxReplicaCount": autoscaling.max_replicas,
             "pollingInterval": POLLING_SECONDS,
-            # Unknown is never zero, so without an answer the replicas stay.
+            # An unknown load is not a load of zero, so without an answer the replicas stay.
             "fallback": {
                 "failureThreshold": FAILURES_BEFORE_FALLBACK,
                 "replicas": autoscaling.min_replicas,

@@ -42,8 +42,9 @@ CHILDREN: Final = tuple(_BY_KIND.values())
 def keep_pods(context: Context, live: Manifest) -> Manifest | None:
     """Return the manifest of the live workload around the pods that it has.
 
-    It stands in for one that cannot be built as the spec asks: the number of replicas and whatever
-    else is not part of a pod follows the spec. None where the operator has applied no pods.
+    It replaces a manifest that cannot be built as the spec asks. The number of replicas and
+    everything else outside the pods follow the spec. Returns None if the operator has applied no
+    pods.
     """
     workload = workload_of(context.service)
     try:

@@ -42,9 +42,7 @@ class Audit:
         enqueue: Callable[[Key], None],
         diverged: Callable[[str], None],
     ) -> None:
-        """`diverged` is called with the plural of every object about which the watches were
-        wrong.
-        """
+        """`diverged` is called with the plural of each object for which the watches were wrong."""
         self._cluster = cluster
         self._cache = cache
         self._served = served

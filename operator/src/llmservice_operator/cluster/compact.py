@@ -1,8 +1,9 @@
-"""Makes cached objects small: of a pod the fields that are read, of all others no part twice.
+"""Makes cached objects small.
 
-The objects of one kind hold the same parts for every service: probes, rules, and above all the
-record of field ownership. One copy of such a part serves all of them. So nobody may change a cached
-object in place.
+A pod keeps only the fields that the operator reads. In all other objects, equal parts are stored
+once. The objects of one kind contain the same parts for every service: probes, rules, and above all
+the record of field ownership. All of them share one copy of such a part. So nobody may change a
+cached object in place.
 """
 
 import json
@@ -16,7 +17,7 @@ from llmservice_operator.kinds import PODS, kind_of
 
 SHARED_PARTS: Final = 4096
 SHARED_WHOLES: Final = 256
-"""Parts that are remembered in order to be shared: the last ones that were met."""
+"""Number of parts that are kept for sharing: the most recently used ones."""
 
 _POD_METADATA: Final = (
     "name",
@@ -51,13 +52,15 @@ _POD_LISTS: Final = {
 class Compactor:
     def __init__(self) -> None:
         self._parts: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-        """Parts by what they hold, the last one that was met at the end. The identity of a part
-        stands for it in the key of the part around it, which keeps it alive."""
+        """Parts by their content, the most recently used at the end. The key of a part contains the
+        identities of the parts inside it. The part keeps those alive."""
         self._wholes: OrderedDict[str, Any] = OrderedDict()
         """Fields of a spec or of a record of ownership, by their texts."""
 
     def compact(self, manifest: Manifest) -> Manifest:
-        """Return the object with what the operator reads of it, for the cache to keep."""
+        """Return the object reduced to what the operator reads, in the form that the cache
+        keeps.
+        """
         if kind_of(manifest) is PODS:
             return _pod(manifest)
         found, metadata = dict(manifest), dict(manifest["metadata"])
@@ -75,7 +78,10 @@ class Compactor:
         return found
 
     def _share_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Share each field; first as a whole by its text, which is quick to make."""
+        """Share each field.
+
+        A field is first looked up as a whole by its text, which is quick to make.
+        """
         shared = {}
         for name, value in fields.items():
             text = json.dumps(value)
@@ -89,7 +95,7 @@ class Compactor:
         return shared
 
     def _share(self, value: Any) -> Any:
-        """Return the value with every part that was met before in place of its equal."""
+        """Return an equal value in which every known part is replaced by its shared copy."""
         if isinstance(value, dict):
             shared: Any = {name: self._share(each) for name, each in value.items()}
             key: tuple[Any, ...] = (dict, *shared, *map(_key, shared.values()))
@@ -109,10 +115,10 @@ class Compactor:
 
 
 def _key(value: Any) -> Any:
-    """Return what stands for a value in the key of the part that holds it."""
+    """Return the representation of a value in the key of the part that contains it."""
     if isinstance(value, dict | list):
         return (id(value),)
-    # To Python, True is 1 and 1.0.
+    # Python treats True, 1 and 1.0 as equal.
     return value if isinstance(value, str) else (type(value), value)
 
 

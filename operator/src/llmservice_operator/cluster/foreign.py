@@ -36,7 +36,7 @@ _Text = Annotated[str, Field(min_length=1)]
 
 
 class _Shape(BaseModel):
-    """Form of one part of an object. A field without a default must be there."""
+    """Form of one part of an object. A field without a default is required."""
 
     model_config = ConfigDict(
         strict=True, extra="ignore", alias_generator=to_camel, hide_input_in_errors=True

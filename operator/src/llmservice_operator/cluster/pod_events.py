@@ -1,4 +1,4 @@
-"""The Events about a pod, which alone tell why a node does not start it."""
+"""The Events about a pod. Only they show why a node does not start it."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -31,10 +31,11 @@ class PodEvents:
         self._asked: dict[Key, _Asked] = {}
 
     async def read(self, key: Key, pods: Iterable[Manifest]) -> dict[str, tuple[PodEvent, ...]]:
-        """Return the Events of the pod that has waited longest, by its name, the newest last.
+        """Return the Events of the pod that has waited longest, under its name, the newest
+        last.
 
-        Empty without such a pod, and when the Events cannot be read: the status then says less,
-        and nothing that is wrong.
+        Empty without such a pod, and if the Events cannot be read. In that case the status contains
+        less detail, but no error.
         """
         now = self._now()
         pod = pod_to_ask_about(pods, now)
@@ -66,7 +67,7 @@ class PodEvents:
 
 
 def _last_time(event: Manifest) -> str:
-    """Return when the Event last happened. Times in the API's form are in order as texts."""
+    """Return the time of the Event's last occurrence. Times in the API's form sort as texts."""
     series, metadata = event.get("series") or {}, event.get("metadata") or {}
     times = (
         series.get("lastObservedTime"),

@@ -32,7 +32,7 @@ PATIENT_ATTEMPTS = 3
 LONGEST_RETRY_SECONDS = 300.0
 """Longest pause in seconds between two attempts at the lists that failed."""
 TROUBLES_TOLD = 5
-"""Kinds and namespaces that a reason names. It counts the others."""
+"""Number of kinds and namespaces that a reason names. It gives only a count of the others."""
 AUDIT_GRACE_SECONDS = 5.0
 """Time that an event may take to arrive, before a difference counts as lost."""
 
@@ -231,10 +231,10 @@ class Reflector:
         return None
 
     def _tell_troubles(self) -> None:
-        """Report the unwatched kinds and namespaces, in few words.
+        """Report the unwatched kinds and namespaces briefly.
 
-        Without a kind in one namespace the process is hindered. Without a kind in all of them it is
-        not ready, although it does what it can.
+        If a kind is not watched in one namespace, the process reports a hindrance. If a kind is
+        watched in no namespace, the process is not ready, although it does what it can.
         """
         if (blocked := self._why_blocked()) != self._blocked:
             self._blocked = blocked

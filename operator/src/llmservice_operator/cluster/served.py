@@ -116,8 +116,8 @@ class ServedKinds:
         return False
 
     async def _look_up(self, path: str, *, is_first: bool) -> frozenset[str] | None:
-        """Return the kinds of a group; None if discovery cannot answer, and a list has to
-        show it.
+        """Return the kinds of a group. None if discovery cannot answer, so that a list has to
+        decide.
 
         Raises ClusterError if nothing answers at all.
         """

@@ -2,8 +2,8 @@
 
 A standby fills its cache from watches, and a watch may be dead without an error. A leader's first
 change of a service must not depend on an earlier spec, because it would undo the change of the last
-leader. So the leader reads every service from the API server once in its term before it changes
-anything: all of them by one LIST, and one by one those that the LIST did not contain.
+leader. So, before it changes anything, the leader reads every service from the API server once in
+its term. One LIST reads them all. A service that the LIST did not contain is read by name.
 """
 
 import logging

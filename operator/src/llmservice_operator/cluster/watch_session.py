@@ -28,9 +28,10 @@ SHORT_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 8.0
 """Longest pause in seconds between two watches that are too short. Events are late by as much."""
 LONGEST_RETRY_SECONDS = 60.0
-"""Longest pause in seconds between two refused requests."""
+"""Longest pause in seconds between a refused request and the next attempt."""
 TOLD_AFTER = 2
-"""Refusals of a stream in a row before they are reported. One may come with a change of leaders."""
+"""Number of consecutive refusals of a stream after which they are reported. A single refusal may
+come from a change of the API server's leader."""
 UNAUTHORIZED = 401
 GONE = 410
 _NOT_THE_SERVERS = "the answer is not one of the API server, but perhaps of a proxy"
@@ -117,7 +118,10 @@ class StreamGuard:
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer. The lines of a watch's answer are events and nothing else."""
+    """Response to a request of Kopf.
+
+    The content of a watch is filtered to lines that are events.
+    """
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
         await super().start(connection)
@@ -126,7 +130,7 @@ class _Response(aiohttp.ClientResponse):
         return self
 
     def expire(self) -> None:
-        """Turn a refusal because of an old version into the event after which Kopf lists anew."""
+        """Turn the refusal of an old version into the event that makes Kopf list again."""
         self.status = 200
         self.content = cast(aiohttp.StreamReader, _Events(self.content, is_expired=True))
 

@@ -1,4 +1,7 @@
-"""The part of a live object that the operator has applied, for when it cannot be built anew."""
+"""Reads the part of a live object that the operator has applied.
+
+It is needed when the object cannot be built from the spec.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from llmservice_operator.desired.comparison import owned_fields
 
 
 def applied_field(live: Mapping[str, Any], field: str) -> Any:
-    """Return a top-level field of a live object as far as the operator has applied it.
+    """Return the part of a top-level field of a live object that the operator has applied.
 
-    To apply it again changes nothing. It has no defaults of the API server and no fields of others,
-    so that the operator does not become their owner. None where the operator owns nothing of it.
+    Applying it again changes nothing. It contains no defaults of the API server and no fields of
+    other clients, so the operator does not become their owner. None if the operator owns nothing of
+    the field.
     """
     owned = owned_fields(live, None) or {}
     key = f"f:{field}"

@@ -103,7 +103,7 @@ def _step_tokens(service: LLMService) -> Value:
 
 
 def _offloaded(service: LLMService) -> Value:
-    """Return the memory for the KV cache in GiB; an error of 0.001 GiB does not matter."""
+    """Return the memory for the KV cache in GiB. An error of 0.001 GiB does not matter."""
     kv_cache = service.spec.engine.kv_cache
     if kv_cache is None or kv_cache.offload is None:
         return None

@@ -17,9 +17,9 @@ from llmservice_operator.desired.gone_flags import GONE
 from llmservice_operator.errors import InvalidSpec
 
 _CLOSE = 0.85
-"""Similarity from which one flag is taken for a misspelling of another, between 0 and 1. A
-judgement: a wrong letter or two. What is less similar is another flag, and advice to set it would
-do harm."""
+"""Similarity, between 0 and 1, from which a flag counts as a misspelling of another. The value is
+an estimate that allows one or two wrong letters. A less similar flag is a different flag, and
+advice to set it would do harm."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from llmservice_operator.desired.comparison import ABSENT, Difference
 _VALUE_LIMIT: Final = 120
 """Longest value in a message, in characters."""
 _FIELDS_TOLD: Final = 3
-"""Differing fields that a message names. It counts the others."""
+"""Number of differing fields that a message names. It gives only a count of the others."""
 _FIELD_AT_FAULT: Final = re.compile(r"(spec(?:\.\w+|\[[^\]]*\])+): ")
 """Pattern of the field with which a refusal of the API server begins."""
 _OUR_MANAGERS: Final = frozenset({names.FIELD_MANAGER, names.HANDOVER_FIELD_MANAGER})

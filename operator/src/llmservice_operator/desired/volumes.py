@@ -99,7 +99,10 @@ _MOUNT_PATHS: Final = {
 
 
 def _claims(service: LLMService) -> dict[str, str]:
-    """Return the claims by their volume names. A claim of both models is one volume."""
+    """Return the claims by their volume names.
+
+    If both models are on the same claim, it is one volume.
+    """
     volumes: dict[str, str] = {}
     for name, source in zip(_MOUNT_PATHS, service.spec.sources, strict=False):
         if isinstance(source, ClaimModel) and source.claim not in volumes.values():

@@ -56,5 +56,5 @@ def _layers_of_a_group(layers: Counter[int | None]) -> int:
 def _blocks(window: int | None, tokens: int, in_flight_tokens: int) -> int:
     if window is None:
         return ceil(tokens / BLOCK_TOKENS)
-    # A window need not begin at the beginning of a block, so it touches one more.
+    # A window may begin in the middle of a block, so it can touch one block more.
     return ceil(min(window - 1 + in_flight_tokens, tokens) / BLOCK_TOKENS) + 1

@@ -13,7 +13,7 @@ from typing import Any, Final
 from llmservice_operator.errors import OperatorError
 
 _FULL: Final = frozenset({"full_attention", "attention"})
-# vLLM keeps the whole context of these layers, too, unless an environment variable allows less.
+# vLLM also keeps the whole context of these layers, unless an environment variable allows less.
 _CHUNKED: Final = "chunked_attention"
 _WINDOWED: Final = "sliding_attention"
 

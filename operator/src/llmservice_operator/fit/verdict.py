@@ -130,8 +130,8 @@ class _Case:
         chosen = self.spec.engine.fixed_len or self.shape.longest
         if self.spec.engine.max_model_len != AUTO:
             return chosen
-        # The engine shortens the requests itself. Where even the shortest does not fit, the plan is
-        # that of the model's own length.
+        # The engine shortens the requests itself. If even the shortest request does not fit, the
+        # plan uses the model's own maximum length.
         return _longest_that_fits(self, chosen) or chosen
 
     def weights(self, gpus: int) -> int:

@@ -31,7 +31,8 @@ _BITS: Final = {
 _WHOLE_PRECISION: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 _BITS_AT_LOAD: Final = {"fp8": 8}
-"""Bits of a linear layer's weight, by the quantization that the engine makes as it loads."""
+"""Bits of a weight in a linear layer, by the quantization that the engine applies while it
+loads."""
 
 
 @dataclass(frozen=True, slots=True)

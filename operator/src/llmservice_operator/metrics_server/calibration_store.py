@@ -70,7 +70,7 @@ class CalibrationStore:
                 {
                     "apiVersion": LLMSERVICES.api_version,
                     "kind": LLMSERVICES.kind,
-                    # The uid keeps the write from a new service of the same name.
+                    # With the uid, the write cannot reach a new service of the same name.
                     "metadata": {it: metadata[it] for it in ("namespace", "name", "uid")},
                     "status": {"autoscaling": {"calibration": calibration}},
                 },

@@ -154,7 +154,8 @@ def create_external_metrics_app(
 
 
 def selected_service(selector: str) -> str | None:
-    """Return the LLMService that a label selector names; None when it selects them all.
+    """Return the LLMService that a label selector names. None if the selector matches all
+    services.
 
     Raises Refused for a selector that is not of the form llmservice=NAME.
     """

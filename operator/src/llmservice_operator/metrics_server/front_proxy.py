@@ -35,7 +35,7 @@ class User:
 
     @property
     def access_review(self) -> dict[str, Any]:
-        """The part of a SubjectAccessReview's spec that names the user."""
+        """Return the part of a SubjectAccessReview's spec that names the user."""
         return {
             "user": self.name,
             "groups": list(self.groups),
@@ -52,7 +52,7 @@ class FrontProxy:
     client_authorities: str
     """PEM certificates of the authorities that sign the API server's client certificate."""
     allowed_names: tuple[str, ...]
-    """Common names that its certificate may have; empty means any."""
+    """Common names that the API server's client certificate may have. Empty allows any."""
     user_headers: tuple[str, ...]
     group_headers: tuple[str, ...]
     extra_prefixes: tuple[str, ...]

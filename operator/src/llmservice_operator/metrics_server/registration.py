@@ -97,7 +97,7 @@ def is_ours(live: Mapping[str, Any], endpoint: Endpoint) -> bool:
 
 
 def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
-    """Return the owner of a foreign APIService, in words."""
+    """Return the owner of a foreign APIService in a form for messages."""
     service = live["spec"].get("service")
     owner = f"{service['namespace']}/{service['name']}" if service else "the API server itself"
     return ExternalMetrics(

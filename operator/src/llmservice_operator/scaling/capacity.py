@@ -20,7 +20,7 @@ fixed lengths (0.3) and that of heavy-tailed ones (1.5)."""
 BISECTIONS = 24
 
 NEGLIGIBLE = 1e-9
-"""A mean this small a share of its limit never reaches it."""
+"""A mean below this share of a limit is taken as never reaching the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +132,13 @@ class _Shared:
     square: float
 
     def work(self, token: float) -> "_Shared":
-        """Seconds that the other sequence adds to these steps, at `token` seconds a step."""
+        """Return the seconds that the other sequence adds to these steps, at `token` seconds per
+        step.
+        """
         return _Shared(token * self.mean, token**2 * self.square)
 
     def after(self, prompt: "_Shared") -> "_Shared":
-        """Sum with an independent amount."""
+        """Return the steps of this phase and of a preceding, independent one together."""
         return _Shared(
             prompt.mean + self.mean, prompt.square + 2 * prompt.mean * self.mean + self.square
         )
@@ -252,7 +254,7 @@ class _Engine:
     def _itl_missed(self, load: _Load, itl: float) -> float:
         prompts, prefill = self.mix.prompts, self.model.prefill
         prompt = _Shared(prefill * prompts.mean, prefill**2 * prompts.mean_square)
-        # Requests arrive while the own prompt is computed, which takes longer than a mean step.
+        # Requests arrive while the prompt itself is computed, which takes longer than a mean step.
         longer = (
             prompt.mean
             + load.prefill_share * load.rate * prompt.square

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 PERIOD_SECONDS = 15.0
 FEWEST_REQUESTS = 20
-"""Finished requests of a minute that a share of misses needs at least."""
+"""Minimum number of finished requests in a minute from which a share of misses is computed."""
 
 FULL = 0.90
 """Utilization from which the model expects misses."""
@@ -33,11 +33,11 @@ class Evidence:
     judged: float
     missed: float
     allowed: float
-    """Share that the objective allows to miss."""
+    """Share of the requests that may miss according to the objective."""
     unrepairable: float
-    """Share that misses on an idle replica too, by the model."""
+    """Share of the requests that, by the model, miss even on an idle replica."""
     expected: float
-    """Share that misses on replicas with this load, by the model."""
+    """Share of the requests that, by the model, miss on replicas with this load."""
     utilization: float
     """Mean effective utilization of the replicas; 1 is full."""
     has_backlog: bool

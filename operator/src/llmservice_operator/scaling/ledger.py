@@ -86,7 +86,7 @@ def fit_line(points: list[tuple[float, float]]) -> Line:
 
 
 def step_residuals(values: list[float]) -> float:
-    """Return the squared residuals of the best single step: one level before it, one after it."""
+    """Return the sum of squared residuals of the best step function with one jump."""
     sums = list(accumulate(values, initial=0.0))
     squares = sum(value * value for value in values)
     count = len(values)

@@ -88,7 +88,8 @@ class Counters(Tally):
     prompt_tokens_cached: float = 0
     """Prompt tokens that the prefix cache saved."""
     decoded_tokens: float = field(default=0, metadata=ADDED_LATER)
-    """Tokens of the sequences that `steps` counts; those of a prompt's own step are not in it."""
+    """Tokens that the sequences in `steps` generated. The first token of an answer, which comes
+    from a step that computes its prompt, is not included."""
     finished: float = 0
     ttft_met: float = 0
     itl_met: float = 0
@@ -107,7 +108,9 @@ class Counters(Tally):
 
     @property
     def went_backwards(self) -> bool:
-        """Whether this difference can only be that of two processes."""
+        """Whether a counter fell, which shows that the two reports come from different
+        processes.
+        """
         least: float = min(*astuple(Tally.of(self)), self.finished, self.steps.steps)
         return least < 0
 

@@ -19,10 +19,11 @@ WARM_UP_SECONDS = 60.0
 """Steps of a younger replica are ignored: compilation and cold caches slow them."""
 
 STEP_NOISE = 0.1
-"""Standard deviation of a step's duration around the model, as a share of the mean step."""
+"""Standard deviation of the measured step durations around the model, as a share of the mean
+step."""
 
 PRIOR_SPREAD = 0.5
-"""Standard deviation of a prior's coefficient, as a share of it."""
+"""Standard deviation of each coefficient of a prior, as a share of the coefficient."""
 
 LEAST_SHARE = 0.1
 """Lower bound of a coefficient's unit, as a share of what the prior predicts.
@@ -97,11 +98,11 @@ class StepModelFit:
 
     @classmethod
     def after(cls, learned: StepModel, guess: StepModel) -> "StepModelFit":
-        """Return a fit that begins with another model: one learned elsewhere, or before a change of
+        """Return a fit that begins with another model, learned elsewhere or before a change of the
         engine.
 
-        A coefficient that was learned as zero has no scale of its own. Its unit comes from the
-        guess: from its size there, relative to the other coefficients.
+        A coefficient that was learned as zero has no scale of its own. Its unit is that of the
+        prior, in proportion to the other coefficients.
         """
         pairs = list(zip(learned.coefficients, guess.coefficients, strict=True))
         ratios = [mine / guessed for mine, guessed in pairs if mine > 0]

@@ -11,7 +11,7 @@ MEMORY_SECONDS = 600.0
 """Time constant of forgetting, which advances only while new requests arrive."""
 
 FEWEST_REQUESTS = 10
-"""Prompts and finished answers that a mix needs at least."""
+"""Minimum number of prompts, and of finished answers, from which a mix is computed."""
 
 
 @dataclass(frozen=True, slots=True)

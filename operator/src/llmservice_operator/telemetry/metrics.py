@@ -144,7 +144,7 @@ class Metrics:
         self._retries.labels(CONTROLLER).inc()
 
     def read_queue(self, queue: QueueState, workers: int) -> None:
-        """Read the queue at every scrape."""
+        """Set the gauges of the queue to be read at every scrape."""
         self._workers.labels(CONTROLLER).set(workers)
         self._depth.labels(CONTROLLER).set_function(lambda: len(queue))
         self._active.labels(CONTROLLER).set_function(queue.busy)
@@ -166,7 +166,7 @@ class Metrics:
     def read_cache(
         self, plural: str, count: Callable[[], float], unreadable: Callable[[], float]
     ) -> None:
-        """Read at every scrape how many objects are known, and how many make no sense."""
+        """Set the gauges of known and of unreadable objects to be read at every scrape."""
         self._cached.labels(plural).set_function(count)
         self._unreadable.labels(plural).set_function(unreadable)
 

@@ -35,7 +35,7 @@ _REVISION_LABEL: Final = "pod-template-hash"
 
 _REPLICA_SET: Final = re.compile(r'[Rr]eplica ?[Ss]et "([^"]+)"')
 _PAUSED: Final = ("DeploymentPaused", "DeploymentResumed")
-"""Reasons of the condition Progressing that come without the name of a ReplicaSet."""
+"""Reasons of the condition Progressing whose message does not name a ReplicaSet."""
 
 
 class _Deployment:
@@ -158,10 +158,11 @@ def _rolling(surge: str, unavailable: str) -> dict[str, Any]:
 
 
 def _present_revision(live: Manifest) -> str | None:
-    """Return the revision of the present template, of which the controller names the ReplicaSet.
+    """Return the revision of the present template, from the name of its ReplicaSet in the
+    status.
 
-    It says so in the same status as the number of updated replicas. While the Deployment is paused
-    it says something else.
+    The controller writes that name together with the number of updated replicas. While the
+    Deployment is paused, the status contains another message instead.
     """
     progressing = condition(live, "Progressing")
     if progressing.get("reason") in _PAUSED:

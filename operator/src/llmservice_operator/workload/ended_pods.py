@@ -1,4 +1,4 @@
-"""Pods that end as Failed, again and again, while their workload creates others in their place."""
+"""Pods that end as Failed repeatedly while their workload replaces them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.workload.pod_problems import Problem, quoted, with_hint
 
 RECENT_SECONDS: Final = 600.0
-"""Age from which a failed pod says nothing about the pods of now. Kubernetes keeps such pods for
-long."""
+"""Age in seconds from which a failed pod no longer describes the present. Kubernetes keeps such
+pods for a long time."""
 
 _DISK: Final = re.compile("ephemeral|EmptyDir|emptyDir|disk|inodes", re.IGNORECASE)
 _DEVICES: Final = re.compile("Allocate failed|device", re.IGNORECASE)
@@ -68,7 +68,10 @@ def _problem(pod: Manifest) -> Problem | None:
 
 
 def _ended(pod: Manifest) -> datetime:
-    """Return when the pod ended, or the last time that is known of it."""
+    """Return the time at which the pod ended.
+
+    If it is unknown, return the latest time in the pod's status.
+    """
     status = pod.get("status", {})
     times = [
         *(each.get("lastTransitionTime") for each in status.get("conditions") or ()),

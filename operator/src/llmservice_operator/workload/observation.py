@@ -48,7 +48,8 @@ class Observation:
     waits_for_accelerator_since: datetime | None = None
     """Time since which a pod of the present spec finds no node with enough free accelerators."""
     waits_for_volume_since: datetime | None = None
-    """Since when a pod of the present spec waits on its node for a volume that another node has."""
+    """Time since which a pod of the present spec waits on its node for a volume that is mounted by
+    another node."""
     waits_for_quota_since: datetime | None = None
     """Since when a quota refuses a new pod that it would take in the place of an old one."""
     not_ready_since: datetime | None = None
@@ -56,7 +57,8 @@ class Observation:
     has_loaded_model: bool = False
     """Whether a replica of the present spec is ready."""
     look_again_seconds: float | None = None
-    """When time alone may bring or end a problem; None when only an event can."""
+    """Seconds until a problem may begin or end without an event. None if only an event can change
+    it."""
     problem: Problem | None = None
     """Most important problem of a replica that is not ready. None if all are ready, or if the
     others have no problem and their containers have not started yet."""
@@ -72,9 +74,9 @@ def observe_service(
 ) -> Observation:
     """Reduce the live workload of a service and its pods.
 
-    `report` is what the model servers say about themselves; None while no metrics server answers.
+    `report` contains the reports of the model servers; None while no metrics server answers.
     `events` are those about pods that do not start, by the name of the pod, the newest last.
-    Without `now` nothing is said that depends on the time.
+    Without `now`, everything that depends on the time is left out.
     """
     if live is None:
         return Observation()
@@ -120,7 +122,7 @@ def observe_service(
 def _look_again_seconds(
     present: Iterable[Replica], ended: Problem | None, now: datetime | None
 ) -> float | None:
-    """Return when time alone may change the problem."""
+    """Return the seconds until the problem may change without an event."""
     if now is None:
         return None
     if ended is not None:
@@ -129,7 +131,9 @@ def _look_again_seconds(
 
 
 def _since(found: Iterable[tuple[Manifest, Problem]], reason: Reason) -> datetime | None:
-    """Return since when the pod that has this problem longest has been in its present place."""
+    """Return the time since which the longest-waiting pod with this problem has been in its present
+    place.
+    """
     since = (
         condition(pod, "PodScheduled").get("lastTransitionTime")
         for pod, problem in found
@@ -141,7 +145,9 @@ def _since(found: Iterable[tuple[Manifest, Problem]], reason: Reason) -> datetim
 def _waits_for_quota_since(
     state: WorkloadState, replicas: Iterable[Replica], present: Iterable[Replica]
 ) -> datetime | None:
-    """Return since when a quota refuses a new pod that it takes as soon as an old one has ended."""
+    """Return the time since which a quota refuses a new pod that it would accept after an old one
+    has ended.
+    """
     old = [
         pod
         for replica in replicas

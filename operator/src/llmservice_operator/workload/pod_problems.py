@@ -183,8 +183,8 @@ def _problem_beside(pod: Manifest, server: Mapping[str, Any]) -> Problem | None:
         said = f"The model server is ready, but a readiness gate is not: {ready.get('message')}."
         return Problem(Reason.SERVER_NOT_READY, said)
     node = pod.get("spec", {}).get("nodeName") or "of the pod"
-    # The kubelet's last report was that all containers are ready. Only the control plane, which
-    # misses the kubelet, takes that back.
+    # The kubelet's last report says that all containers are ready. So the control plane has set the
+    # pod to not ready, because it no longer hears from the kubelet.
     return with_hint(Reason.NODE_LOST, f"The node {node} does not report any more.")
 
 
@@ -288,7 +288,10 @@ def _seconds(ended: Mapping[str, Any]) -> float:
 
 
 def _last_words(said: TerminationMessage, restarts: int) -> Problem | None:
-    """Return the problem that a model server reported; None when its reason is not known here."""
+    """Return the problem that a model server reported.
+
+    None if this operator does not know its reason.
+    """
     reason, message = said.known_reason, _beginning(said.message)
     if reason is None:
         return None
@@ -298,10 +301,9 @@ def _last_words(said: TerminationMessage, restarts: int) -> Problem | None:
 
 
 def quoted(text: object) -> str:
-    """Return another program's text as sentences of bounded length: its end, where it is too
-    long.
+    """Return another program's text as sentences, shortened to its last part.
 
-    The end of a log says more than its beginning.
+    The end of a log is more informative than its beginning.
     """
     words = _one_line(text)
     if len(words) > _QUOTED_LIMIT:

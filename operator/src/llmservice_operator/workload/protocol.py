@@ -36,12 +36,12 @@ class WorkloadState:
     is_stuck: bool = False
     """Whether the rollout made no progress within its deadline."""
     revision: str | None = None
-    """Revision of the present pod template, as `Replica.revision` names it; empty while the
-    controller does not say, None where it never does."""
+    """Revision of the present pod template, in the form of `Replica.revision`. Empty while the
+    controller has not reported it. None for a controller that never reports it."""
     problems: tuple[Problem, ...] = ()
     """Problems that keep the controller from creating pods."""
     refused_since: datetime | None = None
-    """Since when the API server refuses to create a pod."""
+    """Time since which the API server refuses to create a pod."""
 
 
 class Workload(Protocol):
@@ -78,9 +78,9 @@ class Workload(Protocol):
     def keep_spec(
         self, service: LLMService, count: ReplicaCount, applied: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Build the spec around the pods of the spec that was last applied.
+        """Build the spec around the pods that were last applied.
 
-        It serves while `build_spec` raises InvalidSpec. Raises KeyError where `applied` lacks the
+        It is used while `build_spec` raises InvalidSpec. Raises KeyError if `applied` contains no
         pods.
         """
         ...
@@ -90,10 +90,10 @@ class Workload(Protocol):
         ...
 
     def replicas_of(self, pods: Iterable[Manifest]) -> Iterable[Replica]:
-        """Group pods of this kind of workload into replicas. None of the pods has ended for
-        good.
+        """Group pods of this kind of workload into replicas.
 
-        Pods without the pod of their server are no replica.
+        All given pods are still running or starting. Pods whose group contains no server pod are
+        left out.
         """
         ...
 

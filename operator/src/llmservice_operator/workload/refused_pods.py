@@ -1,6 +1,7 @@
-"""Pods that the API server refuses: why, and whether there is room once an old one ends.
+"""Pods that the API server refuses: the cause, and whether a quota has room once an old pod
+ends.
 
-The API server has no codes for the causes, so its words identify them.
+The API server has no codes for the causes, so the operator recognizes them by their words.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def refusal_problem(said: str) -> Problem:
 
 
 def fits_after_one_ends(said: str, old: Iterable[Manifest]) -> bool:
-    """Return whether the quota that refuses a pod takes it once any one of the old pods has ended.
+    """Return whether the quota accepts the refused pod once any one of the old pods has
+    ended.
 
-    Ending one for nothing would take a replica away and give none back.
+    Otherwise, ending an old pod would remove a replica without a replacement.
     """
     quota, pods = _QUOTA.search(said), list(old)
     if quota is None or not pods:
@@ -72,7 +74,7 @@ def _fits(
 
 
 def _amount_of(pod: Manifest, resource: str) -> Decimal:
-    """Return how much of a quota a pod uses."""
+    """Return the amount of a quota that a pod uses."""
     if resource in ("pods", "count/pods"):
         return Decimal(1)
     kind, _, name = resource.partition(".")

@@ -79,9 +79,9 @@ def _suspended(service: LLMService, live: Manifest | None) -> ReplicaCount:
 
 
 def _recorded(live: Manifest) -> int | None:
-    """Return the number that a live workload records; 0 and what is no number record nothing."""
+    """Return the number that a live workload records. None if it records 0 or no valid number."""
     kept = (live["metadata"].get("annotations") or {}).get(names.KEPT_REPLICAS_ANNOTATION)
-    # Anybody may have written it, and Python reads no number of thousands of digits.
+    # Any client may have written the annotation, and Python refuses to parse thousands of digits.
     if kept is None or not kept.isdecimal() or len(kept) > len(str(MAX_REPLICAS)):
         return None
     return int(kept) if 0 < int(kept) <= MAX_REPLICAS else None
@@ -116,9 +116,9 @@ def first_replicas(service: LLMService) -> int:
 
 
 def resumed_replicas(service: LLMService, live: Manifest) -> int:
-    """Return how many replicas a live workload keeps when an autoscaler takes it over.
+    """Return the number of replicas of a live workload when an autoscaler takes it over.
 
-    An HPA leaves 0 alone, so a service that was suspended gets the number of before.
+    An HPA does not change 0, so a suspended service returns to its earlier number.
     """
     recorded, autoscaling = _recorded(live), service.spec.autoscaling
     if recorded is not None and autoscaling is not None:

@@ -45,7 +45,7 @@ def decide_rollout(service: LLMService, seen: Observation, now: datetime) -> Rol
     )
     since = min((each for each in waits if each is not None), default=None)
     if since is None or seen.replicas <= seen.updated_replicas:
-        # No old pod is left that could release what the new one waits for.
+        # No old pod remains whose end could free the resource.
         return RolloutDecision(None)
     left = PATIENCE_SECONDS - (now - since).total_seconds()
     if left > 0:

@@ -1,4 +1,4 @@
-"""Pods that a node has taken and does not start. Their status says nothing; their Events do."""
+"""Pods that a node has accepted but does not start. Only their Events show the cause."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from llmservice_operator.workload.pod_problems import (
 from llmservice_operator.workload.replica import condition
 
 PATIENCE_SECONDS: Final = 120.0
-"""How long a pod may take to start before its Events are read. Without an image to pull, it takes
-some seconds."""
+"""Time in seconds that a pod may take to start before its Events are read. Without an image to
+pull, a start takes some seconds."""
 LOST_SECONDS: Final = 300.0
-"""How long a node may take to take notice of a pod."""
+"""Time in seconds within which a node has to acknowledge a pod."""
 LOOK_AGAIN_SECONDS: Final = 60.0
 
 _NOT_YET: Final = ("ContainerCreating", "PodInitializing", None)
@@ -42,7 +42,10 @@ class PodEvent:
 
 
 def unstarted_since(pod: Manifest) -> datetime | None:
-    """Return when a node took the pod, if no container of it was started since; else None."""
+    """Return the time at which a node accepted the pod.
+
+    None if one of its containers has started since.
+    """
     scheduled, status = condition(pod, "PodScheduled"), pod.get("status", {})
     if scheduled.get("status") != "True" or status.get("phase") != "Pending":
         return None
@@ -64,7 +67,7 @@ def unstarted_since(pod: Manifest) -> datetime | None:
 
 
 def pod_to_ask_about(pods: Iterable[Manifest], now: datetime) -> Manifest | None:
-    """Return the pod that has waited longest for its start, if that is too long; else None."""
+    """Return the pod that has waited longest for its start. None if no pod has waited too long."""
     found = [
         (since, pod)
         for pod in pods
@@ -76,9 +79,9 @@ def pod_to_ask_about(pods: Iterable[Manifest], now: datetime) -> Manifest | None
 
 
 def unstarted_problem(pod: Manifest, events: Sequence[PodEvent], now: datetime) -> Problem | None:
-    """Return why the pod does not start, from its Events, of which the newest is the last.
+    """Return the problem that keeps the pod from starting. None if there is none yet.
 
-    None if that is no problem yet.
+    `events` are sorted from the oldest to the newest.
     """
     since = unstarted_since(pod)
     if since is None:
@@ -101,10 +104,10 @@ def unstarted_problem(pod: Manifest, events: Sequence[PodEvent], now: datetime) 
 
 
 def _telling(events: Sequence[PodEvent]) -> PodEvent | None:
-    """Return the Event that tells the cause; None while the last one reports no problem.
+    """Return the Event that names the cause; None while the last one reports no problem.
 
-    An image of ten gigabytes is pulled for minutes. A volume that cannot be attached is told once;
-    after that, only timeouts are.
+    Pulling an image of ten gigabytes takes minutes. A volume that cannot be attached is reported
+    once, and later Events only report timeouts.
     """
     if not events or events[-1].type != "Warning":
         return None
@@ -117,7 +120,10 @@ def _telling(events: Sequence[PodEvent]) -> PodEvent | None:
 
 
 def look_again_seconds(pods: Iterable[Manifest], now: datetime) -> float | None:
-    """Return when a pod that is not started may have a problem; None without such a pod."""
+    """Return the seconds until a pod that has not started may count as a problem.
+
+    None without such a pod.
+    """
     waits = [
         (now - since).total_seconds() for pod in pods if (since := unstarted_since(pod)) is not None
     ]

@@ -87,8 +87,8 @@ class WorkQueue(Generic[Key]):
         )
         self._ready = FairKeys(group_of, self._settings.shares, self._clock.time)
         self._added_at: dict[Key, float] = {}
-        """Keys that wait for a pass. A key in here that a worker is processing gets one more
-        pass."""
+        """Keys that wait for a pass. If a worker is processing such a key, one more pass
+        follows."""
         self._started_at: dict[Key, float] = {}
         """Keys that a worker is processing."""
         self._failures: defaultdict[Key, int] = defaultdict(int)

@@ -15,7 +15,7 @@ class RetryRate:
     def __init__(
         self, per_second: float, burst: int, longest_seconds: float, time: Callable[[], float]
     ) -> None:
-        """`longest_seconds` limits the time to wait, however many callers there were."""
+        """`longest_seconds` limits the returned wait, even with many callers."""
         self._per_second = per_second
         self._burst = float(burst)
         self._longest_seconds = longest_seconds

@@ -34,7 +34,7 @@ def main() -> None:
         for name, value in loaded.config.to_dict().items()
         if name not in LEFT_BY_THE_READER
     }
-    # The loaded model refuses to be saved, because it still counts as quantised.
+    # The loaded model still counts as quantised and refuses to be saved.
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
@@ -42,7 +42,8 @@ def main() -> None:
     # Some clients take the longest prompt from here, and GGUF does not carry it.
     tokenizer.model_max_length = model.config.max_position_embeddings
     for name in ("is_local", "local_files_only"):
-        # How it was loaded here is saved otherwise, and is nothing that its users should repeat.
+        # These settings describe how the tokenizer was loaded here. They would be saved too, and
+        # must not apply to later loads.
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(target)
 

@@ -1,7 +1,7 @@
-"""Write heads of random weights that guess for the tiny Llama: an EAGLE head and Medusa heads.
+"""Write an EAGLE head and Medusa heads with random weights, as drafts for the tiny Llama.
 
 Run by the engine environment's python: `make_tiny_heads.py TINY_LLAMA_FOLDER FOLDER`. Their guesses
-are as good as chance: they show that the engine asks its heads, and takes nothing that is wrong.
+are no better than chance. They show that the engine uses its heads and accepts no wrong token.
 """
 
 import json
@@ -18,7 +18,9 @@ MEDUSA_HEADS = 3
 
 
 def eagle(llama: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return configuration and weights of one more layer in the form of the model's own."""
+    """Return the configuration and weights of an EAGLE head, which is one more layer of the model's
+    form.
+    """
     hidden, inner = llama["hidden_size"], llama["intermediate_size"]
     queries = llama["num_attention_heads"] * llama["head_dim"]
     keys = llama["num_key_value_heads"] * llama["head_dim"]
@@ -38,7 +40,9 @@ def eagle(llama: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def medusa(llama: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return configuration and weights of heads that each guess one token further."""
+    """Return the configuration and weights of Medusa heads, each of which guesses one token further
+    ahead.
+    """
     hidden, vocabulary = llama["hidden_size"], llama["vocab_size"]
     weights = {}
     for head in range(MEDUSA_HEADS):

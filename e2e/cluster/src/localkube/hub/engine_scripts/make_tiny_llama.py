@@ -15,8 +15,8 @@ SEED = 20240607
 CONTEXT_TOKENS = 2048
 SETTINGS = "tokenizer_config.json"
 WEIGHT_SPREAD = 0.3
-"""Standard deviation of the weights. Much more than a model is trained from, so that the best
-token stands out: greedy answers then do not hang on the last bit of a sum."""
+"""Standard deviation of the weights. It is much larger than at the start of training, so that the
+best token stands out and greedy answers do not depend on rounding errors."""
 
 
 def main() -> None:
@@ -34,8 +34,8 @@ def main() -> None:
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,
-            # Four and two heads can be split over two devices; 32 is the smallest size of a head
-            # that the engine's attention kernels have.
+            # Four and two heads can be split over two devices. 32 is the smallest head size that
+            # the engine's attention kernels support.
             num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=32,
