@@ -230,17 +230,13 @@ class Cluster:
         loop = asyncio.get_running_loop()
         started, code = loop.time(), "error"
         try:
-            answer = await self._send(
-                method,
-                path,
-                query,
-                body,
-                content_type,
-                aiohttp.ClientTimeout(
-                    total=REQUEST_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
-                ),
+            limits = aiohttp.ClientTimeout(
+                total=REQUEST_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
             )
-            text = await answer.read()
+            # The client's own limit does not include the login, which may run a plugin.
+            async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+                answer = await self._send(method, path, query, body, content_type, limits)
+                text = await answer.read()
             code = str(answer.status)
         except (aiohttp.ClientError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
