@@ -53,6 +53,19 @@ def test_field_ownership_without_a_manager_hides_nothing_of_the_object() -> None
     assert cache.get(SERVICES, *KEY) is not None
 
 
+def test_field_ownership_in_our_name_that_is_nested_too_deep_makes_an_object_unreadable() -> None:
+    fields: Any = {}
+    for _ in range(20_000):
+        fields = {"f:a": fields}
+    entry = {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields}
+    cache = Cache()
+    cache.observe(an_object(SERVICES))
+    cache.take(an_object(SERVICES, resourceVersion="6", managedFields=[entry]))
+    assert cache.get(SERVICES, *KEY) is None
+    assert cache.owned(KEY, SERVICES) == []
+    assert cache.count_unreadable(SERVICES) == 1
+
+
 @pytest.mark.parametrize("entries", [None, {}, "text", 5])
 def test_field_ownership_that_is_no_list_is_left_out(entries: Any) -> None:
     found = understood(an_object(SERVICES, managedFields=entries))
@@ -272,7 +285,7 @@ async def everything_of_one_service() -> list[dict[str, Any]]:
     return list(world.cluster.objects.values())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 async def test_no_junk_anywhere_in_an_object_breaks_a_pass(data: st.DataObject) -> None:
     objects = await everything_of_one_service()

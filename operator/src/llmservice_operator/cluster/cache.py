@@ -208,7 +208,11 @@ class Cache:
 
     def _put(self, id_: ObjectId, manifest: Manifest) -> frozenset[Key]:
         owners = self._remove(id_)
-        self._objects[id_] = self._compactor.compact(manifest)
+        try:
+            self._objects[id_] = self._compactor.compact(manifest)
+        except RecursionError:
+            self._skip(manifest, Unreadable(f"{' '.join(identity(manifest))} is nested too deep"))
+            return owners
         owner = owner_key(manifest)
         if owner is None:
             return owners
