@@ -98,8 +98,8 @@ class Parallelism(Fields):
         ]
         | None
     ) = None
-    """Number of GPUs that each layer is split across. Fastest on GPUs with fast links. Default: the
-    GPUs of accelerator.count that pipeline and data leave, or 1."""
+    """Number of GPUs that each layer is split across. Fastest on GPUs with fast links. Default:
+    accelerator.count divided by pipeline and data, or 1."""
     pipeline: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--pipeline-parallel-size")] = 1
     """Number of groups that the layers are divided into, each on its own GPUs. For GPUs with slow
     links."""

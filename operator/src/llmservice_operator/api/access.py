@@ -19,8 +19,8 @@ whose annotation is invalid."""
 
 class ServiceObject(Fields):
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    """How the API is exposed. ClusterIP: to the cluster only. NodePort: also on a port of every
-    node. LoadBalancer: also at an address from the cloud. The management port is never exposed."""
+    """Exposure of the API. ClusterIP: to the cluster only. NodePort: also on a port of every node.
+    LoadBalancer: also at an address from the cloud. The management port is never exposed."""
     port: Annotated[int, Field(ge=1, le=65535)] = 80
     """Port of the API on the Service object."""
     annotations: Annotated[

@@ -16,7 +16,7 @@ MAX_REPLICAS: Final = 1000
 
 DEFAULT_TTFT_MILLISECONDS: Final = 500
 DEFAULT_ITL_MILLISECONDS: Final = 50
-"""Fast enough for a person who reads the answer as it arrives."""
+"""Default limit of the ITL, fast enough for a person who reads the answer as it arrives."""
 
 
 class ScalingMetric(StrEnum):
@@ -33,7 +33,7 @@ class ScalingMetric(StrEnum):
     REQUESTS_WAITING = "RequestsWaiting", "llm_requests_waiting", "requests_waiting", ""
 
     external_name: str
-    """In external.metrics.k8s.io, and of the Prometheus gauge."""
+    """Name of the metric in external.metrics.k8s.io, and of the Prometheus gauge."""
     report_field: str
     """Field of LoadReport."""
     unit: str
@@ -47,7 +47,7 @@ class ScalingMetric(StrEnum):
 
     @property
     def json_field(self) -> str:
-        """Field of the report as JSON."""
+        """Name of the report's field in JSON."""
         return to_camel(self.report_field)
 
 

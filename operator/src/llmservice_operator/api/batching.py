@@ -1,4 +1,4 @@
-"""spec.engine.batching: how many requests and tokens the engine processes at once."""
+"""spec.engine.batching: numbers of requests and tokens that the engine processes at once."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Batching(Fields):
         Annotated[int, Field(ge=1, le=1_000_000), EngineFlag("--max-num-queued-reqs")] | None
     ) = None
     """Maximum number of requests that wait in one replica. A replica with a full queue refuses a
-    request at once with status 503. If nothing waits, a request of any number of texts is
-    accepted. Default: 8 times `maxNumSeqs`, or the engine's default of it."""
+    request at once with status 503. If nothing waits, a request of any number of texts is accepted.
+    Default: 8 times `maxNumSeqs`, or 8 times the engine's own default if `maxNumSeqs` is unset."""
     max_queued_tokens: (
         Annotated[int, Field(ge=1, le=1_000_000_000), EngineFlag("--max-num-queued-tokens")] | None
     ) = None

@@ -69,9 +69,9 @@ class ConditionType(StrEnum):
     meaning: str
     """Meaning of its statuses, in Markdown."""
     set_by: str
-    """Which process decides it, and when."""
+    """Process that sets the condition, and the time at which it does."""
     absent: str
-    """When the status does not contain it."""
+    """Case in which the status does not contain the condition."""
 
     def __new__(
         cls,
@@ -98,17 +98,17 @@ class ConditionUpdate:
 
 class Condition(Fields):
     type: Annotated[str, Field(max_length=63)]
-    """Which aspect this condition is about, such as Ready."""
+    """Aspect that this condition is about, such as Ready."""
     status: ConditionStatus
     """True, False or Unknown."""
     observed_generation: Annotated[int, Field(ge=0)] = 0
-    """The metadata.generation that this condition speaks about."""
+    """metadata.generation that this condition describes."""
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    """When the status last changed."""
+    """Time of the last change of the status."""
     reason: Annotated[str, Field(max_length=63)]
-    """Why, as one CamelCase word."""
+    """Cause of the status, as one CamelCase word."""
     message: Annotated[str, Field(max_length=MESSAGE_LIMIT)] = ""
-    """Why, as a sentence that says what to change."""
+    """Cause of the status, as a sentence that says what to change."""
 
     @classmethod
     def following(

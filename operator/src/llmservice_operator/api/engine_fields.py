@@ -123,8 +123,8 @@ class EngineFields(Fields):
     """Image of the model servers. Default: the operator's image for the accelerator when the
     LLMService is created. The service keeps that image when the operator is upgraded."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """When a node pulls the image. Default: Always for the tag latest, IfNotPresent for any other
-    tag."""
+    """Pull policy of the image. Default: Always for the tag latest, IfNotPresent for any
+    other tag."""
     image_pull_secrets: Annotated[
         tuple[ImagePullSecret, ...],
         Field(
@@ -172,15 +172,15 @@ class EngineFields(Fields):
     """Percent of each GPU's memory that the engine uses for weights and KV cache. Default: the
     engine's default, about 90."""
     parallelism: Parallelism | None = None
-    """How the model is split across the GPUs of a replica. Default: tensor parallelism across all
-    of them."""
+    """Split of the model across the GPUs of a replica. Default: tensor parallelism across all of
+    them."""
     batching: Batching | None = None
-    """How many requests and tokens the engine processes at once."""
+    """Numbers of requests and tokens that the engine processes at once."""
     prefix_caching: PrefixCaching | None = None
     """Reuse of the KV cache between prompts with a common prefix. Default: on for every model that
     supports it."""
     kv_cache: KvCache | None = None
-    """How the engine stores the KV cache: the attention keys and values of each request."""
+    """Storage of the KV cache: the attention keys and values of each request."""
     speculative_decoding: (
         Annotated[
             SpeculativeDecoding,

@@ -35,7 +35,7 @@ _REFUSED: Final = (
         "KUBERNETES_.*",
     ),
     *("VLLM_KEEP_ALIVE_ON_ENGINE_DEATH", "VLLM_USE_MODELSCOPE", "VLLM_WORKER_MULTIPROC_METHOD"),
-    # These load code, or find it in another place than the image's own.
+    # These load code, or change the place from which code is loaded.
     *("LD_.*", "PYTHON.*", "PATH", "ENV", "BASH_.*", "GLIBC_TUNABLES", "GCONV_PATH", "CC", "CXX"),
     *("VLLM_PLUGINS", "VLLM_.*_(PATH|DIR|ROOT|FOLDER)", "NCCL_.*_PLUGIN", "CUDA_INJECTION.*"),
     *("TRITON_.*", "TORCH_EXTENSIONS_DIR", "CUDA_HOME"),

@@ -53,7 +53,7 @@ _REFUSED: Final = (
 )
 _HARMLESS: Final = "(override-)?generation-config|allowed-media-domains|allowed-origins"
 """Exceptions to the refused names: sampling defaults, limits on what the server fetches, and the
-web pages that may call the API, which still need a key where the service has keys."""
+web pages that may call the API. Calls from these pages still need a key if the service has keys."""
 
 # Match only the flag's name. Its value may contain anything, such as an equals sign.
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")

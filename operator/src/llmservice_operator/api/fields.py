@@ -38,8 +38,7 @@ class ValueRule:
     cel: str
     """The rule for the API server; `self` is the value."""
     message: str
-    """What is wrong and what to write instead. Starts in lower case, because the path of the field
-    precedes it."""
+    """Problem and correction. Starts in lower case, because the path of the field precedes it."""
     holds: Callable[[Any], bool]
     """The same rule for Python; takes the value."""
 
@@ -77,15 +76,14 @@ def matches(pattern: str, message: str) -> ValueRule:
 
 @dataclass(frozen=True)
 class Rule:
-    """Something that must hold between the fields of one object."""
+    """Rule between the fields of one object."""
 
     field: str
     """The field at fault, as written in YAML."""
     cel: str
     """The rule for the API server; `self` is the object."""
     message: str
-    """What is wrong and what to write instead. Starts in lower case, because the path of the field
-    precedes it."""
+    """Problem and correction. Starts in lower case, because the path of the field precedes it."""
     holds: Callable[[Any], bool]
     """The same rule for Python; takes the parsed object."""
 

@@ -30,7 +30,7 @@ class EngineFlag:
     words: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Value of the field -> the engine's word; a word that is not listed is its lower case."""
     is_computed: bool = False
-    """True when the value is more than the field's own: desired/engine_args.py computes it."""
+    """Whether desired/engine_args.py computes the value from more than this field."""
     accepted_in_extra_args: bool = False
     """True for a flag that extraArgs took before it got a field: stored services may have it there,
     so it stays accepted."""
@@ -49,7 +49,7 @@ class FlagField:
     path: tuple[str, ...]
     """Attributes that lead from the spec to the field, such as ("engine", "dtype")."""
     name: str
-    """The same as a user writes it, without `spec.` before it."""
+    """Path of the field in YAML, without the leading `spec.`."""
     default: Any
     """Value that stands for a field that is not set."""
     has_words: bool

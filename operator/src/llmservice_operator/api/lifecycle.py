@@ -28,9 +28,10 @@ class Termination(Fields):
     drain_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
     """Maximum time in seconds after preStopSeconds to finish the requests in progress; requests
     that are not finished by then end with an error. A value above serving.requestTimeoutSeconds has
-    no effect, unless that is 0. A node drain waits as long, but some node autoscalers do not: the
-    Cluster Autoscaler ends pods after 600 seconds by default, while the defaults here need up to
-    620. Raise its --max-graceful-termination-sec to 620, or lower this to 580."""
+    no effect, unless serving.requestTimeoutSeconds is 0. A node drain waits as long, but some node
+    autoscalers do not: the Cluster Autoscaler ends pods after 600 seconds by default, while the
+    defaults here need up to 620. Raise its --max-graceful-termination-sec to 620, or lower this to
+    580."""
 
 
 _EITHER = Rule(
@@ -89,13 +90,13 @@ _NONE = ("0", "0%")
 
 class RolloutStrategy(Fields):
     type: RolloutType = RolloutType.AUTO
-    """How a rollout replaces pods. Auto: a new replica becomes ready before an old one ends. If
-    for 60 seconds a new replica gets no accelerator, its claim is mounted by another node, or a
-    quota refuses it that takes it once an old one has ended, each old replica ends before its
-    successor starts; with a single replica, the service is then unavailable until the successor is
-    ready. So it is from the beginning with a model cache whose claim has only the access mode
-    ReadWriteOnce. RollingUpdate: as maxSurge and maxUnavailable say, however long a new replica
-    waits. Recreate: all old replicas end before a new one starts."""
+    """Order in which a rollout replaces pods. Auto: a new replica becomes ready before an old one
+    ends. If a new replica waits 60 seconds for an accelerator, a volume or quota that an old
+    replica holds, each old replica ends before its successor starts. With a single replica, the
+    service is then unavailable until the successor is ready. With a model cache whose claim has
+    only the access mode ReadWriteOnce, old replicas end first from the beginning. RollingUpdate:
+    maxSurge and maxUnavailable decide, however long a new replica waits. Recreate: all old replicas
+    end before a new one starts."""
     max_surge: Portion | None = None
     """For RollingUpdate: number of replicas that may run above the desired number, such as 1 or
     25%. Default: 1."""

@@ -23,7 +23,7 @@ class ReplicaLoad(Fields):
     pod: str
     """Name of the pod that serves its requests."""
     is_ready: bool
-    """Whether the replica is Ready and stays: one that is being deleted is not."""
+    """Whether the replica is Ready and not being deleted."""
     phase: str | None = None
     """Phase that its model server reports: importing, waiting_for_cache, downloading, loading,
     warming_up, ready, draining or failed; null while it does not answer."""
@@ -51,7 +51,8 @@ class ExternalMetrics(Fields):
     is_served: bool
     """Whether a HorizontalPodAutoscaler can read the metrics: the release owns the APIService."""
     owner: str | None = None
-    """Other owner of the APIService as NAMESPACE/SERVICE; null without one, or before a look."""
+    """Other owner of the APIService as NAMESPACE/SERVICE; null without one, or before the first
+    check."""
     message: str
     """The reason as a sentence for the user."""
 
@@ -60,16 +61,16 @@ class LoadReport(Fields):
     """The load of one LLMService as of the last scrape."""
 
     at: float
-    """When it was made, in seconds since 1970."""
+    """Time of the report, in seconds since 1970."""
     demand_percent: float | None
     """Total load in percent of one replica: 170 is two replicas at 85 %. Null: unknown, hold."""
     target_percent: float
-    """Percent of a replica that the demand is divided by."""
+    """Target load of one replica in percent. The demand divided by it is the number of replicas."""
     missing: str | None = None
-    """Why the demand is unknown, as one CamelCase word: Starting, NoReadyReplica, ReplicasMissing,
-    NoTrafficYet; null when it is known."""
+    """Cause of an unknown demand, as one CamelCase word: Starting, NoReadyReplica, ReplicasMissing,
+    NoTrafficYet; null when the demand is known."""
     message: str
-    """Sentence for the user about the load, or about why it is unknown."""
+    """Sentence for the user about the load, or about the cause if the load is unknown."""
     replicas: tuple[ReplicaLoad, ...] = ()
     """All replicas of the service, sorted by name."""
     missing_replicas: int = 0

@@ -20,7 +20,7 @@ from llmservice_operator.api.reason_facts import (
 
 
 class Reason(StrEnum):
-    """Why a condition has its status."""
+    """Cause of a condition's status."""
 
     SERVING = Facts(
         "Serving",
@@ -478,5 +478,5 @@ class Reason(StrEnum):
 
     @classmethod
     def named(cls, word: str) -> Self | None:
-        """Return the reason with this name; None for one of another version."""
+        """Return the reason with this name. None if this version does not declare it."""
         return next((each for each in cls if each == word), None)

@@ -39,7 +39,7 @@ _DISK_LIMIT = "self.resources.limits.ephemeral__dash__storage"
 
 
 def _nvidia_only(field: str, is_unset: Callable[[Engine], bool]) -> Rule:
-    """Return a rule: a field of spec.engine, or a part of it, requires GPUs."""
+    """Return the rule that a field of spec.engine, or a part of it, requires GPUs."""
     parts = f"engine.{field}".split(".")
     absent = (f"!has(self.{'.'.join(parts[: depth + 1])})" for depth in range(len(parts)))
     return Rule(
@@ -77,7 +77,7 @@ class LLMServiceSpec(Fields):
     accelerator: Accelerator = Accelerator()
     """Hardware that the model runs on."""
     engine: Engine = Engine()
-    """How vLLM runs the model."""
+    """Settings of the inference engine, vLLM."""
     resources: Resources = Resources()
     """CPU, memory and disk of each replica. Set the number of GPUs in spec.accelerator.count."""
     template: Template = Template()
@@ -93,7 +93,7 @@ class LLMServiceSpec(Fields):
     termination: Termination = Termination()
     """Shutdown of a replica."""
     rollout_strategy: RolloutStrategy = RolloutStrategy()
-    """How a rollout replaces pods."""
+    """Order in which a rollout replaces pods."""
     pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
     """Limit of the number of replicas that may be evicted at a time, for example by a node
     drain."""

@@ -24,8 +24,8 @@ _WITH_DRAFT_MODEL = ("DraftModel", "Eagle", "Eagle3", "Medusa")
 
 class DraftModel(Fields):
     uri: ModelUri
-    """Source of the draft model or head, in the form of model.uri. A private one on the hub is read
-    with the token of model.credentialsSecretRef."""
+    """Source of the draft model or head, in the form of model.uri. A private repository of the hub
+    is read with the token of model.credentialsSecretRef."""
     revision: Revision | None = None
     """Branch, tag or commit of an hf:// draft model. Default: the repository's main branch."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = None

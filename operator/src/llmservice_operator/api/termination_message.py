@@ -17,10 +17,11 @@ from llmservice_operator.api.reasons import Reason
 
 class TerminationMessage(Fields):
     format: int = 1
-    """1, which is not written: the message itself ends with what to change, or begins with it.
-    From 2 on it holds nothing but what was found, and the operator adds the hint."""
+    """Version of the format. In version 1, which leaves this field out, the message itself says
+    what to change. From version 2 on, it contains only the finding, and the operator adds the hint.
+    """
     reason: str
-    """Why the server ended, as one CamelCase word."""
+    """Cause of the server's end, as one CamelCase word."""
     message: str
     """The server's finding and the engine's error, in sentences."""
 
