@@ -149,6 +149,31 @@ async def test_a_watch_that_is_refused_is_told_although_its_kind_can_be_listed()
     assert set(world.problems) == {None}
 
 
+async def test_a_kind_that_stays_broken_keeps_no_other_from_being_tried_again() -> None:
+    world = two_namespaces()
+    world.errors = {(LLMSERVICES, "b"): BROKEN, (DEPLOYMENTS, "b"): GONE}
+    async with world.reflecting():
+        await world.until_watching()
+        del world.errors[DEPLOYMENTS, "b"]
+        await eventually_in_loop(lambda: "deployments" not in str(world.hindrances[-1]))
+        assert "llmservices of b cannot be listed" in str(world.hindrances[-1])
+
+
+async def test_what_an_audit_can_list_again_was_not_missed_by_the_watches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reflector, "DISCOVERY_PERIOD_SECONDS", 1000.0)
+    world = two_namespaces()
+    world.errors = {(kind, "b"): GONE for kind in REQUIRED}
+    async with world.reflecting(audit_seconds=0.02):
+        await world.until_watching()
+        world.errors.clear()
+        await eventually_in_loop(lambda: world.known() == {"mine", "theirs"})
+        await eventually_in_loop(lambda: world.hindrances[-1] is None)
+        assert ("b", "theirs") in world.enqueued
+    assert "missed llmservices" not in world.counted
+
+
 async def test_many_troubles_are_told_in_few_words() -> None:
     namespaces = tuple(f"n{number}" for number in range(20))
     world = World({LLMSERVICES: [service("mine", namespace="n0")]}, namespaces=namespaces)

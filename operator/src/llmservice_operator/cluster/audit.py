@@ -84,11 +84,14 @@ class Audit:
 
     async def retry(self) -> bool:
         """Repeat the lists that failed; return whether any of them succeeds now."""
-        before, forbidden = len(self.troubles), set[str | None]()
+        before, gone = len(self.troubles), set[str | None]()
         for kind, namespace in list(self.troubles):
-            # A namespace that is gone answers every request alike, so one request is enough.
-            if namespace not in forbidden and not await self._load((kind, namespace)):
-                forbidden.add(namespace)
+            # A namespace that is gone forbids every request alike: one is enough.
+            if namespace in gone and isinstance(self.troubles[kind, namespace], Forbidden):
+                continue
+            is_loaded = await self._load((kind, namespace))
+            if not is_loaded and isinstance(self.troubles[kind, namespace], Forbidden):
+                gone.add(namespace)
         return len(self.troubles) < before
 
     async def suspects(self) -> list[ObjectId]:
@@ -99,6 +102,10 @@ class Audit:
         """
         self._suspected = {}
         for scope in ((kind, each) for kind in self._served.watched for each in self._namespaces):
+            if scope in self.troubles:
+                # No watch has told anything of it, so nothing was missed.
+                await self._load(scope)
+                continue
             before = self._cache.snapshot(*scope).objects
             listed = await self._list(scope)
             if listed is None:
