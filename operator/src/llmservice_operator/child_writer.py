@@ -156,7 +156,7 @@ class ChildWriter:
                 # Send a number that was just read only if it has not changed since.
                 manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
             elif not is_handed_over(service, live):
-                # The workload keeps its number of replicas when another sets it from now on.
+                # The workload keeps its number of replicas when another client sets it from now on.
                 wrote = await self._scaler.hand_over(service, live)
                 live = await self.live(kind, service.namespace, name)
         if live is None:

@@ -235,6 +235,6 @@ class Reconciler:
 
 
 def _retry_seconds(refusals: Iterable[Refusal]) -> float:
-    """Return the delay until refusals are retried that no event may end."""
+    """Return the seconds until the next attempt at refused writes whose end no event may report."""
     is_deleting = any(isinstance(each.error, StillDeleting) for each in refusals)
     return WAIT_FOR_COLLECTOR_SECONDS if is_deleting else REQUEUE_SECONDS

@@ -239,6 +239,6 @@ class Scaler:
                 content_type="application/merge-patch+json",
             )
         except NotFound:
-            return False  # gone meanwhile
+            return False  # the pod has ended meanwhile
         self._cache.observe(stored)
         return not is_same_version(stored, pod)

@@ -54,8 +54,8 @@ def cap_answers(vllm: Vllm) -> None:
         context = lengths.max_total_tokens
         if context is not None:
             wanted, kept = lengths.max_output_tokens or 0, lengths.truncate_prompt_tokens
-            # The class is frozen, and this is the end of its construction. The length of the answer
-            # is only checked here: the routes lower the number of the request itself.
+            # The class is frozen, and this is the end of its construction. So this only checks the
+            # length of the answer, and the routes lower the number in the request.
             object.__setattr__(lengths, "max_output_tokens", 0)
             if kept is not None and (kept < 0 or kept == context):
                 room = room_for_answer(context, wanted)

@@ -114,7 +114,8 @@ class Engine:
         lookups = create_lookup_router(models, requests_in_progress)
         # In front of vLLM's routes, because one of them has the same path.
         app.router.routes[:0] = lookups.routes
-        # A redirect would repeat the Host header of the client. The gate has one that does not.
+        # A redirect would repeat the client's Host header. The gate's own redirect contains no
+        # host.
         app.router.redirect_slashes = False
         app.add_exception_handler(Exception, answer_unexpected)
         app.add_exception_handler(HTTPException, answer_http_exception)

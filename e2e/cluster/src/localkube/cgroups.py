@@ -28,7 +28,7 @@ def roots() -> list[Path]:
     """Return every controller's root: one under cgroup v2, one per controller under v1."""
     if unified():
         return [MOUNT]
-    # Aliases such as cpu -> cpu,cpuacct are links; the hybrid v2 tree holds no controller.
+    # Aliases such as cpu -> cpu,cpuacct are links. The hybrid v2 tree holds no controller.
     return [
         each
         for each in sorted(MOUNT.iterdir())

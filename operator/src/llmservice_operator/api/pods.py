@@ -53,7 +53,8 @@ def _request_within_limit(field: str) -> Rule:
     return Rule(
         "requests",
         cel=f"!has(self.requests) || !has({request}) || !has(self.limits) || !has({limit}) || "
-        # A value that is not a quantity has its own message. Comparing it would fail with another.
+        # A value that is not a quantity has its own message. A comparison of it would fail with a
+        # different message.
         f"!isQuantity(string({request})) || !isQuantity(string({limit})) || "
         f"quantity(string({request})).compareTo(quantity(string({limit}))) <= 0",
         message=f"exceed the limits for {field}: raise limits.{field} or lower requests.{field}",

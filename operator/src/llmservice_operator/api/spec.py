@@ -211,7 +211,10 @@ class LLMServiceSpec(Fields):
 
     @property
     def objectives(self) -> Slo:
-        """Objectives that requests are measured against; without limits when none apply."""
+        """Objectives that requests are measured against.
+
+        They have no limits if neither the spec nor autoscaling sets any.
+        """
         if self.slo is not None:
             return self.slo
         return Slo() if self.autoscaling is None else DEFAULT_SLO

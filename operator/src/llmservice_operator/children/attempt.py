@@ -1,8 +1,8 @@
 """Builds the children of a service, even if its pods cannot be built from its spec.
 
-Pods that cannot be built stay unchanged, and all other children follow the spec. An operator may be
-older than the last one and not know the engine of a service. It still scales the service and keeps
-its network policy.
+Pods that cannot be built stay unchanged, and all other children follow the spec. After a downgrade,
+the operator may not know the engine version of a service. It still scales the service and keeps its
+network policy.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def build_around_pods(
         if not isinstance(found, InvalidSpec):
             return Attempt(pin, replicas, children, None)
         unbuilt = found
-    # The pods that stay have the recorded engine.
+    # The pods stay unchanged, so the status keeps the recorded engine.
     context = replace(context, pin=recorded_pin(service, live) or context.pin)
     manifest = None if kept is None else keep_pods(context, kept)
     if manifest is None:

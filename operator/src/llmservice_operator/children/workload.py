@@ -40,7 +40,7 @@ CHILDREN: Final = tuple(_BY_KIND.values())
 
 
 def keep_pods(context: Context, live: Manifest) -> Manifest | None:
-    """Return the manifest of the live workload around the pods that it has.
+    """Return the manifest of the live workload with its present pods.
 
     It replaces a manifest that cannot be built as the spec asks. The number of replicas and
     everything else outside the pods follow the spec. Returns None if the operator has applied no

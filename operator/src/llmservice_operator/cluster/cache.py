@@ -204,7 +204,7 @@ class Cache:
             id_ = object_id(manifest)
             return self._remove(id_) if id_ in self._objects else None
         except (KeyError, TypeError):
-            return None  # not even its name makes sense
+            return None  # not even its name can be read
 
     def _put(self, id_: ObjectId, manifest: Manifest) -> frozenset[Key]:
         owners = self._remove(id_)

