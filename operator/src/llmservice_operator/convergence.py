@@ -40,7 +40,8 @@ WHOLE_OBJECT: Final = Difference(("f:metadata",), None, None)
 """Difference of an object that is missing, or that exists and must not."""
 
 Name = tuple[Hashable, Hashable]
-"""Identity of a written object: that of its service, and its own within the service."""
+"""Identity of a written object: the identity of its service, and that of the object within the
+service."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ _BY_WORDS: Final[tuple[tuple[type[Exception], re.Pattern[str], Reason], ...]] = 
     (Forbidden, _CLAIM_OVER_QUOTA, Reason.STORAGE_QUOTA_EXCEEDED),
     (Forbidden, re.compile("exceeded quota"), Reason.QUOTA_EXCEEDED),
     (Forbidden, _CLAIM_OUT_OF_RANGE, Reason.LIMIT_RANGE_EXCEEDED),
-    # Also the words of an admission policy, whatever the HTTP status that it chose.
+    # An admission policy uses these words too, whatever HTTP status it chose.
     (ClusterError, re.compile("denied (the )?request"), Reason.OBJECT_REFUSED),
     # The message of the authorizer names the user, the verb and the resource. A message of
     # admission does not.

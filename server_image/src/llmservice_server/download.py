@@ -245,7 +245,7 @@ class ModelDownload:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Return whether the hub refused the request, rather than not answering."""
+    """Return whether the hub answered with a refusal. False if it did not answer."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     return 400 <= status < 500
 

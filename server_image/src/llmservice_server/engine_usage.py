@@ -203,8 +203,9 @@ class EngineUsage:
                 self.counters.finish(request, self._objectives)
         sequences = len(gaps)
         if details := getattr(scheduler, "iteration_details", None):
-            # The statistics of a prompt come with its first token. A long prompt, or one that
-            # finds a step nearly full, takes several steps, which only the details show.
+            # The statistics of a prompt come with its first token. A prompt can take several steps,
+            # if it is long or if the first step is nearly full. Only the details of the steps show
+            # this.
             prefill, sequences = details.num_ctx_tokens, details.num_generation_requests
         seconds = _step_seconds(gaps, state.next_began, now)
         # Sequences that yield no token are recomputed after they lost their KV cache. A step of

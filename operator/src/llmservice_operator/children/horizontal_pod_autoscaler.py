@@ -31,7 +31,8 @@ def _body(context: Context) -> Manifest | None:
                             "name": autoscaling.metric.external_name,
                             "selector": {"matchLabels": {names.METRIC_SERVICE_LABEL: service.name}},
                         },
-                        # The metric is an average of a total, so starting pods change nothing.
+                        # The metric is the total divided by the number of replicas, so starting
+                        # pods change nothing.
                         "target": {
                             "type": "AverageValue",
                             "averageValue": str(autoscaling.target),

@@ -86,7 +86,7 @@ class Audit:
         """Repeat the lists that failed; return whether any of them succeeds now."""
         before, gone = len(self.troubles), set[str | None]()
         for kind, namespace in list(self.troubles):
-            # A namespace that is gone forbids every request alike: one is enough.
+            # In a deleted namespace every request gets the same error, so one request is enough.
             if namespace in gone and isinstance(self.troubles[kind, namespace], Forbidden):
                 continue
             is_loaded = await self._load((kind, namespace))
@@ -103,7 +103,7 @@ class Audit:
         self._suspected = {}
         for scope in ((kind, each) for kind in self._served.watched for each in self._namespaces):
             if scope in self.troubles:
-                # No watch has told anything of it, so nothing was missed.
+                # No watch has reported the object, so no watch has missed it.
                 await self._load(scope)
                 continue
             before = self._cache.snapshot(*scope).objects

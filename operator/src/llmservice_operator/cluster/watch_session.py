@@ -97,7 +97,8 @@ class StreamGuard:
         clock = asyncio.get_running_loop()
         is_short = stream.watched_at and clock.time() - stream.watched_at < SHORT_SECONDS
         stream.short_watches = stream.short_watches + 1 if is_short else 0
-        # The first end may be a restart of the server, whose events must not be late.
+        # The first early end may come from a restart of the server, and events after it must not be
+        # late.
         if stream.short_watches > 1:
             pause = min(2.0 ** min(stream.short_watches - 2, 16), LONGEST_PAUSE_SECONDS)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))

@@ -23,7 +23,7 @@ _OUR_MANAGERS: Final = frozenset({names.FIELD_MANAGER, names.HANDOVER_FIELD_MANA
 
 
 def say_rewrite(what: str, differences: Sequence[Difference]) -> str:
-    """Return the sentence that the API server stores other values than it was sent."""
+    """Return the sentence that reports a stored value that differs from the sent one."""
     told = "; ".join(
         f"{each.path} is {_written(each.live)}, and the operator sends {_written(each.sent)}"
         for each in differences[:_FIELDS_TOLD]

@@ -1,7 +1,7 @@
-"""Reads the part of a model's config.json that decides on its memory.
+"""Reads the fields of a model's config.json that determine its memory.
 
-The names of the fields are those of the transformers library. A model whose layers keep another
-state than keys and values is refused, because its memory would be guessed.
+The names of the fields are those of the transformers library. A model whose layers keep a state
+other than keys and values is refused, because its memory could only be guessed.
 """
 
 from __future__ import annotations

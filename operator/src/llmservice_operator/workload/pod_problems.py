@@ -255,7 +255,7 @@ def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Pr
     probe = _startup_probe(pod)
     period = probe.get("periodSeconds", 0)
     budget = period * probe.get("failureThreshold", 0)
-    # The first probe comes within the first period, so the last may be one period early.
+    # The first probe comes within the first period, so the last one may be up to one period early.
     if budget and _seconds(ended) >= budget - period and not _was_ready_since(pod, ended):
         return with_hint(
             Reason.STARTUP_TIMEOUT,

@@ -70,7 +70,7 @@ def _suspended(service: LLMService, live: Manifest | None) -> ReplicaCount:
     if service.spec.autoscaling is None and recorded is not None:
         before = recorded
     else:
-        # The number that runs is newer than any that was recorded.
+        # The live number is newer than any recorded one.
         before = running or recorded or _scaled_to(service) or 0
     is_default = before == 1 and service.spec.autoscaling is None
     if before == 0 or is_default:
