@@ -15,7 +15,7 @@ from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.fields import quantity_value
 from llmservice_operator.api.model import ClaimModel, model_source
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.accelerator_class import with_class
+from llmservice_operator.desired import check_fits_a_node, with_class
 from llmservice_operator.desired.step_prior import gpu_product
 from llmservice_operator.errors import InvalidSpec, OperatorError
 from llmservice_operator.fit import ModelShape, Plan, Verdict, plan_fit, read_shape
@@ -73,6 +73,7 @@ def _plan(
     gpu_memory: int | None,
 ) -> tuple[list[str], Verdict | None]:
     try:
+        check_fits_a_node(service, settings.accelerator_classes, settings.gpus_per_node)
         service = with_class(service, settings.accelerator_classes)
         memory = gpu_memory or _memory_of(service)
         config, checkpoint = read_model(service)

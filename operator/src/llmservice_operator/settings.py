@@ -17,6 +17,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from llmservice_operator.api.accelerator import MAX_GPUS
 from llmservice_operator.api.accelerator_class import AcceleratorClass, parse_classes
 from llmservice_operator.api.labels import KEY_FORM, KEY_LENGTH, VALUE_FORM
 from llmservice_operator.api.references import NAMESPACE_FORM, SUBDOMAIN_FORM
@@ -211,6 +212,10 @@ class OperatorSettings(_Settings):
         default_factory=dict
     )
     """Accelerator classes, by their names in spec.accelerator.class."""
+    gpus_per_node: int = Field(
+        8, ge=1, le=MAX_GPUS, description=f"a whole number from 1 to {MAX_GPUS}"
+    )
+    """Number of GPUs of the largest node, for services whose class names none."""
     watch_namespaces: Names = ()
     """Namespaces whose LLMServices are served; empty means all."""
     namespace: Namespace = "llmservice-system"

@@ -83,11 +83,66 @@ def test_an_unknown_class_is_refused_with_those_that_there_are(
     )
 
 
+TOO_MANY = (
+    "makes a replica of {gpus} GPUs, and a replica runs on one node, which has at most {most}: use "
+    "at most {most}, with a smaller or quantized model if they are too few, or raise the chart "
+    "value {value} if your nodes have more"
+)
+EIGHT_BY_TWO = {"parallelism": {"tensor": 8, "pipeline": 2}}
+
+
+def refusal(spec: dict[str, Any], **classes: Any) -> str | None:
+    """Return why no object of the service is built; None if all are."""
+    service = a_service(spec)
+    try:
+        build_all(Context.of(service, settings(**classes), resolve_pin(service, None, SETTINGS)))
+    except InvalidSpec as refused:
+        return str(refused)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes", "said"),
+    [
+        (
+            {"engine": EIGHT_BY_TWO},
+            {},
+            "spec.engine.parallelism: " + TOO_MANY.format(gpus=16, most=8, value="gpusPerNode"),
+        ),
+        (
+            {"accelerator": {"count": 9}},
+            {},
+            "spec.accelerator.count: " + TOO_MANY.format(gpus=9, most=8, value="gpusPerNode"),
+        ),
+        (
+            {"accelerator": {"class": "H100"}, "engine": EIGHT_BY_TWO},
+            {},
+            "spec.engine.parallelism: " + TOO_MANY.format(gpus=16, most=8, value="gpusPerNode"),
+        ),
+        (
+            {"accelerator": {"class": "fast", "count": 5}},
+            {"fast": {"gpusPerNode": 4}},
+            "spec.accelerator.count: "
+            + TOO_MANY.format(gpus=5, most=4, value="acceleratorClasses.fast.gpusPerNode"),
+        ),
+        ({"accelerator": {"count": 8}}, {}, None),
+        ({"accelerator": {"class": "dgx", "count": 16}}, {"dgx": {"gpusPerNode": 16}}, None),
+        ({"accelerator": {"class": "fast", "count": 16}}, {"fast": PROFILE}, None),
+        ({"accelerator": {"resourceName": "nvidia.com/mig-1g.10gb", "count": 56}}, {}, None),
+    ],
+)
+def test_a_replica_with_more_gpus_than_a_node_is_refused_with_the_number(
+    spec: dict[str, Any], classes: dict[str, Any], said: str | None
+) -> None:
+    assert refusal(spec, **classes) == said
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("{", "CLASSES is no JSON"),
         ('{"a b": {}}', "must be an accelerator class, or a GPU"),
+        ('{"a": {"gpusPerNode": 65}}', "CLASSES: a.gpusPerNode: "),
         ('{"a": {"nodes": {}}}', "CLASSES: a.nodes: Extra inputs are not permitted"),
         (
             '{"a": {"resourceName": "gpu"}}',

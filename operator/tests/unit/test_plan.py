@@ -61,6 +61,14 @@ def test_a_plan_near_the_limit_says_that_the_estimate_decides() -> None:
     )
 
 
+def test_more_gpus_than_a_node_has_get_no_verdict() -> None:
+    (line,) = planned("{class: H100, count: 16}").splitlines()
+    assert line.startswith(
+        "chat: no verdict: spec.accelerator.count: makes a replica of 16 GPUs, and a replica runs "
+        "on one node, which has at most 8"
+    )
+
+
 def test_gpus_that_cannot_share_the_heads_do_not_fit() -> None:
     assert planned("{class: H100, count: 3}").splitlines()[0] == (
         "chat: does not fit: 3 GPUs cannot share the model's 32 attention heads and 8 KV heads: "

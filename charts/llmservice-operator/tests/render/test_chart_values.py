@@ -181,6 +181,7 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
     assert settings.images.engine_version == everything["server"]["engineVersion"]
     assert settings.hub_endpoint == everything["model"]["hubEndpoint"]
     assert classes_in(settings) == classes_of(everything)
+    assert settings.gpus_per_node == everything["gpusPerNode"]
     assert settings.monitoring_namespace == everything["monitoring"]["namespace"]
     assert settings.monitoring_pod_labels == everything["monitoring"]["podLabels"]
     assert list(settings.watch_namespaces) == everything["watchNamespaces"]

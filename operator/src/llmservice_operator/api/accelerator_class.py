@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from llmservice_operator.api.accelerator import ClassName, GpuResource
+from llmservice_operator.api.accelerator import MAX_GPUS, ClassName, GpuResource
 from llmservice_operator.api.fields import Fields
 from llmservice_operator.api.labels import KEY_LENGTH, KEYS_ARE_VALID, LabelValue
 from llmservice_operator.api.pods import Resources, Toleration
@@ -33,6 +33,8 @@ class AcceleratorClass(Fields):
     gpu: ClassName | None = None
     """GPU, as in the node label nvidia.com/gpu.product. None: the name of the class names the
     GPU."""
+    gpus_per_node: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
+    """Number of GPUs, or slices, of each node. None: that of the chart value gpusPerNode."""
     resources: Resources = Resources()
     """CPU, memory and disk of a replica on these nodes."""
 

@@ -9,7 +9,7 @@ from typing import Final, Self
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired import Autoscaler, with_class
+from llmservice_operator.desired import Autoscaler, check_fits_a_node, with_class
 from llmservice_operator.desired.manifest import build_metadata
 from llmservice_operator.kinds import Kind
 from llmservice_operator.settings import OperatorSettings
@@ -39,8 +39,9 @@ class Context:
         """Return the context; without `replicas` and `autoscaler`, that of a new service.
 
         A new service gets the autoscaler that its spec requests. Raises InvalidSpec when the
-        accelerator class is unknown.
+        accelerator class is unknown, and when no node has the GPUs of a replica.
         """
+        check_fits_a_node(service, settings.accelerator_classes, settings.gpus_per_node)
         return cls(
             with_class(service, settings.accelerator_classes),
             settings,

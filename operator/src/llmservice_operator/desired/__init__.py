@@ -11,10 +11,12 @@ from llmservice_operator.desired.accelerator_class import with_class
 from llmservice_operator.desired.autoscaler import Autoscaler
 from llmservice_operator.desired.comparison import is_up_to_date
 from llmservice_operator.desired.manifest import is_left_to, is_owned_by, may_change
+from llmservice_operator.desired.node_size import check_fits_a_node
 
 __all__ = [
     "Autoscaler",
     "Manifest",
+    "check_fits_a_node",
     "is_left_to",
     "is_owned_by",
     "is_up_to_date",
