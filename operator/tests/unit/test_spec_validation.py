@@ -231,6 +231,17 @@ def test_a_name_that_a_service_object_can_have_is_taken(name: str) -> None:
     assert LLMService.parse(a_body(metadata={"name": name})).name == name
 
 
+@pytest.mark.parametrize("field", ["volumes", "volumeMounts", "hostPath"])
+def test_a_field_that_would_mount_a_folder_is_answered_with_the_claim(field: str) -> None:
+    (problem,) = LLMService.problems(a_body({"template": {field: []}}))
+    assert str(problem) == (
+        f"spec.template.{field}: is not a field of an LLMService, and a pod mounts a folder of a "
+        "node or of a file server by a claim only: let an administrator create a PersistentVolume "
+        "for it, such as one of type nfs or local, and a PersistentVolumeClaim, and set model.uri "
+        "to pvc://CLAIM/PATH"
+    )
+
+
 def test_an_unknown_field_is_refused_where_no_api_server_did_it_before() -> None:
     body = a_body({"engine": {"maxModelLength": 1}})
     (problem,) = LLMService.problems(body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
@@ -50,13 +50,30 @@ class SecretKeyReference(Fields):
     """Key of that Secret whose value is the token."""
 
 
+_FOLDER: Final = "(/|[.]|~|(file|hostPath|hostpath|host|local|nfs|nas):)"
+"""Begin of a text that names a folder of a node or of a file server."""
+_FOLDER_FORM: Final = re.compile(_FOLDER)
+
+NEEDS_A_CLAIM: Final = (
+    "a pod mounts a folder of a node or of a file server by a claim only: let an administrator "
+    "create a PersistentVolume for it, such as one of type nfs or local, and a "
+    "PersistentVolumeClaim, and set model.uri to pvc://CLAIM/PATH"
+)
+
 _URI_RULES = (
     ValueRule(
-        cel="self.startsWith('hf://') || self.startsWith('pvc://')",
+        cel=f"!self.matches('^{_FOLDER}')",
+        message=f"names a folder, and {NEEDS_A_CLAIM}",
+        holds=lambda uri: _FOLDER_FORM.match(uri) is None,
+    ),
+    ValueRule(
+        cel=f"self.startsWith('hf://') || self.startsWith('pvc://') || self.matches('^{_FOLDER}')",
         message="must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a model on "
         "the Hugging Face Hub, or pvc://CLAIM/PATH for a folder on a "
         "PersistentVolumeClaim",
-        holds=lambda uri: uri.startswith((HUB_SCHEME, CLAIM_SCHEME)),
+        holds=lambda uri: (
+            uri.startswith((HUB_SCHEME, CLAIM_SCHEME)) or _FOLDER_FORM.match(uri) is not None
+        ),
     ),
     ValueRule(
         cel=f"!self.startsWith('hf://') || self.matches('^{_HUB_URI}$')",
