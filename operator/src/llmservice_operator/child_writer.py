@@ -176,6 +176,7 @@ class ChildWriter:
         try:
             stored = await self._cluster.apply(manifest)
         except ClusterError as error:
+            self._guard.was_refused(known_as, self._now())
             substitute = child.substitute(manifest, error.message)
             if substitute is None:
                 raise
@@ -215,9 +216,12 @@ class ChildWriter:
             await self._check_still_wanted(service)
         try:
             stored = await self._cluster.apply(manifest, live["metadata"]["uid"])
-        except Rejected as error:
-            owner = await self._owner_of_the_cause(kind, live, error)
-            raise owner or error from error
+        except ClusterError as error:
+            self._guard.was_refused(known_as, self._now())
+            if isinstance(error, Rejected):
+                owner = await self._owner_of_the_cause(kind, live, error)
+                raise owner or error from error
+            raise
         self._cache.observe(stored)
         left = list(find_differences(stored, manifest))
         self._guard.wrote(known_as, manifest, differences, left, self._now())

@@ -34,8 +34,9 @@ FORGET_AFTER_SECONDS: Final = 60.0
 """A contest is over after this many seconds, plus twice the last pause, without a write."""
 WRITE_BURST: Final = 200
 """Writes of one object at once. An object has fewer fields, so each may be restored once."""
-WRITES_PER_SECOND: Final = 0.9
-"""Rate of the writes of one object after the burst."""
+WRITES_PER_SECOND: Final = 0.45
+"""Rate of the writes of one object after the burst. A workload has two names here, because its
+replicas are written apart from the rest of it."""
 WHOLE_OBJECT: Final = Difference(("f:metadata",), None, None)
 """Difference of an object that is missing, or that exists and must not."""
 
@@ -146,9 +147,7 @@ class ConvergenceGuard:
         now: float,
     ) -> None:
         """Record a write, the differences that caused it, and those that its answer still had."""
-        service, object_ = name
-        records = self._records.setdefault(service, {})
-        record = records.setdefault(object_, _Record(filled_at=now))
+        record = self._made(name, now)
         record.fill(now)
         digest = _digest(manifest)
         if digest != record.digest:
@@ -158,6 +157,17 @@ class ConvergenceGuard:
         record.rewritten = _values(after)
         record.written_at = now
         record.tokens -= 1
+
+    def was_refused(self, name: Name, now: float) -> None:
+        """Note a write that the API server refused. Nothing changed, but it was a request."""
+        record = self._made(name, now)
+        record.fill(now)
+        record.tokens -= 1
+
+    def _made(self, name: Name, now: float) -> _Record:
+        service, object_ = name
+        records = self._records.setdefault(service, {})
+        return records.setdefault(object_, _Record(filled_at=now))
 
     def _record(self, name: Name) -> _Record | None:
         service, object_ = name

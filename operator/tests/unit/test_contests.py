@@ -7,10 +7,10 @@ import pytest
 
 from llmservice_operator import names
 from llmservice_operator.api.reasons import Reason
-from llmservice_operator.convergence import EQUAL_WRITES
-from llmservice_operator.errors import ClusterError, Rejected
+from llmservice_operator.convergence import EQUAL_WRITES, WRITE_BURST
+from llmservice_operator.errors import ClusterError, Forbidden, Rejected
 from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES, SERVICES
-from operator_support.reconcile import OneService
+from operator_support.reconcile import KEY, OneService
 
 
 def mirror_images(stored: dict[str, Any]) -> None:
@@ -233,3 +233,17 @@ async def test_another_manager_that_scales_in_direct_mode_is_left_alone() -> Non
     assert told["reason"] == "FieldConflict"
     assert "Another client scales it" in told["message"]
     assert names.HANDOVER_FIELD_MANAGER not in told["message"]
+
+
+async def test_a_child_that_is_refused_is_not_sent_again_with_every_event() -> None:
+    world = OneService()
+    await world.settle()
+    world.cluster.refusals[SERVICES] = Forbidden("no Services here", 403)
+    world.cluster.writes.clear()
+    for number in range(2 * WRITE_BURST):
+        live = copy.deepcopy(world.cluster.objects[SERVICES, "llama"])
+        live["spec"]["ports"][0]["targetPort"] = number
+        world.see(live)
+        await world.reconciler.reconcile(KEY)
+    sent = world.cluster.writes.count("Service")
+    assert WRITE_BURST - 5 <= sent <= WRITE_BURST + 20
