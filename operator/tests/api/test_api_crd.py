@@ -33,7 +33,9 @@ def with_rules_twice(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def test_a_crd_with_every_rule_twice_is_within_the_budget_of_a_new_one(api: Api) -> None:
-    """The API server tells no share of its budget for CEL, and is lenient with a CRD it knows."""
+    """The API server does not report how much of its budget for CEL a CRD uses, and is lenient with
+    a CRD that it knows.
+    """
     crd = build_crd()
     crd["metadata"]["name"] = "llmservices.budget.example.com"
     crd["spec"]["group"] = "budget.example.com"

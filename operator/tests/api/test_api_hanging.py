@@ -139,7 +139,7 @@ def test_a_rollout_that_an_accelerator_quota_refuses_goes_in_place_and_ends(
     assert strategy(api, namespace) == SURGE
     api.patch(LLMSERVICES, namespace, "llm", RESTART)
     until_reason(api, namespace, Reason.QUOTA_EXCEEDED)
-    # No event will tell of the end of the minute.
+    # No event will report the end of the minute.
     eventually(lambda: strategy(api, namespace) == IN_PLACE, 90)
 
     def replaced() -> bool:

@@ -1,4 +1,4 @@
-"""What somebody sees who has nothing but kubectl."""
+"""Tests the information that a user sees with kubectl alone."""
 
 import re
 import subprocess

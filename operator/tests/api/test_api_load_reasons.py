@@ -23,7 +23,7 @@ from shared_support.waiting import eventually
 pytestmark = pytest.mark.local
 
 FIRST_MINUTE = 120.0
-"""The load is known after a minute, and looked at every 15 s."""
+"""Time limit in seconds. The load is known after a minute, and processed every 15 s."""
 
 
 @dataclass

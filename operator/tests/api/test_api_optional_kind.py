@@ -100,7 +100,7 @@ def test_a_kind_is_used_within_a_minute_of_its_installation_and_missed_when_it_i
         eventually(lambda: reason() != "KEDAMissing", 15)
         until_settled(operator, 3)
 
-        # It is watched like every other child, not looked at from time to time.
+        # It is watched like every other child, not polled.
         api.delete(SCALED_OBJECTS, namespace, "llm")
         eventually(lambda: api.read(SCALED_OBJECTS, namespace, "llm"), 5)
 

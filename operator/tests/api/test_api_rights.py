@@ -19,7 +19,7 @@ from shared_support.waiting import eventually
 
 
 def go_through_a_life(api: Api, namespace: str) -> None:
-    """Make the operator do all it can do: create, restore, report, tell, clean up."""
+    """Make the operator do all of its work: create, restore, report, clean up."""
     cache = {"type": "PersistentVolumeClaim", "size": "1Gi"}
     model = {"uri": "hf://org/model", "cache": cache}
     api.create(LLMSERVICES, make_service("llm", namespace, replicas=1, model=model))

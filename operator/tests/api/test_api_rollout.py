@@ -41,7 +41,7 @@ def progressing(api: Api, namespace: str, name: str) -> dict[str, Any]:
 
 
 def serve(api: Api, namespace: str, name: str, replicas: int, **spec: Any) -> set[str]:
-    """Bring a service up to so many ready replicas; return the names of its pods."""
+    """Start a service and wait for this number of ready replicas; return the names of its pods."""
     service = make_service(name, namespace, replicas=replicas, accelerator={"count": 1}, **spec)
     api.create(LLMSERVICES, service)
     eventually(lambda: len(pods(api, namespace, name)) == replicas, 15)
@@ -84,7 +84,7 @@ def test_an_old_replica_ends_first_once_no_gpu_was_free_for_a_minute(
     assert strategy(api, served, name) == SURGE
     api.patch(LLMSERVICES, served, name, RESTART)
     (new,) = eventually(lambda: names_of(pods(api, served, name)) - old)
-    # Two seconds are left to wait; no event will tell of their end.
+    # Two seconds of the wait are left, and no event will report their end.
     find_no_gpu(api, served, new, 58)
     eventually(lambda: strategy(api, served, name) == IN_PLACE, 15)
     eventually(lambda: len(names_of(pods(api, served, name)) & old) == replicas - 1)

@@ -1,4 +1,4 @@
-"""What the operator does with the load that the metrics server tells of."""
+"""Tests the operator's use of the load that the metrics server reports."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -26,7 +26,7 @@ from operator_support.scaling import TRUTH, service
 from shared_support.waiting import eventually, holds_for
 
 SYNC_SECONDS = 25.0
-"""The load is looked at every 15 s."""
+"""Time limit in seconds. The load is processed every 15 s."""
 
 FOREIGN = ExternalMetrics(
     is_served=False, owner="keda/keda-operator-metrics-apiserver", message="It belongs to KEDA."
@@ -195,7 +195,7 @@ def test_an_hour_of_learning_changes_no_pod_template(
 
     advice: set[str] = set()
     for number, calibration in enumerate(an_hour_of_learning()):
-        # The load moves with it, so that what is learned is also told.
+        # The load changes at the same time, so that the learned values are also reported.
         source.say(
             namespace,
             name,

@@ -20,7 +20,7 @@ RANDOM_SPECS: Final = 300
 ACCEPTED_FLAGS: Final = LIKELY["spec.engine.extraArgs[]"]
 
 KNOWN_QUANTIZATIONS: Final = (None, "fp8", "awq")
-"""vLLM alone knows the others, and tells them when it starts."""
+"""Only vLLM knows the other quantizations, and it lists them when it starts."""
 
 HINDRANCES: Final = {
     "ImportError: Arctic Inference is required for suffix decoding. Install via "

@@ -176,7 +176,8 @@ def test_the_engine_keeps_the_limits_of_a_batch(plain: ModelServer) -> None:
     assert running == BATCHING["maxNumSeqs"]
     assert 0 < waiting <= BATCHING["maxQueuedRequests"]
     assert set(statuses) == {200, 503}
-    # vLLM counts a prompt where its last part is computed, so its metrics tell no step's tokens.
+    # vLLM counts a prompt in the step that computes its last part, so its metrics do not show the
+    # tokens of each step.
     report = plain.probe("/autoscale").json()
     assert report["maxSequences"] == BATCHING["maxNumSeqs"]
     assert report["maxStepTokens"] == BATCHING["maxNumBatchedTokens"]

@@ -1,4 +1,4 @@
-"""KEDA itself beside the operator: it owns the metrics API, and it scales by what we tell it."""
+"""Tests KEDA beside the operator. KEDA owns the metrics API, and scales by the load reports."""
 
 from collections.abc import Iterator
 from pathlib import Path

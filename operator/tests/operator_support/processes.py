@@ -249,9 +249,9 @@ class OperatorProcess:
         return self._process.poll() is None
 
     def get(self, path: str, port: int | None = None) -> tuple[int, str]:
-        """Return status and body of a request, to its health port unless told otherwise.
+        """Return the status and body of a request, by default to the health port.
 
-        The status is 0 while it does not listen.
+        The status is 0 while the process does not listen.
         """
         url = f"http://127.0.0.1:{port or self.port}{path}"
         try:

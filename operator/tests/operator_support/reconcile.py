@@ -191,7 +191,7 @@ class OneService:
         )
 
     def see(self, manifest: dict[str, Any]) -> None:
-        """Store an object and let the watch tell of it."""
+        """Store an object and let the watch report it."""
         self.cache.observe(self.cluster.put(manifest))
 
     def change(self, **spec: Any) -> None:

@@ -74,7 +74,7 @@ def load(
 
 @dataclass
 class Server:
-    """One replica whose counters grow as told."""
+    """One replica whose counters grow as the test sets them."""
 
     name: str
     created: float = 0.0

@@ -20,7 +20,7 @@ class Timer:
 
 
 class StandingClock:
-    """A clock that moves only when it is told to."""
+    """A clock that moves only when the test advances it."""
 
     def __init__(self) -> None:
         self._now = 0.0

@@ -102,7 +102,7 @@ class World:
         await self.settle()
 
     def see(self, manifest: dict[str, Any]) -> None:
-        """Store an object and let the watch tell of it."""
+        """Store an object and let the watch report it."""
         self.cache.observe(self.cluster.put(manifest))
 
     def lose(self, kind: Kind, name: str = "llama") -> None:

@@ -31,7 +31,7 @@ DEPLOYMENT = {
 
 
 class Server:
-    """Answers as told and notes what it was asked."""
+    """Sends prepared answers and records the requests."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []

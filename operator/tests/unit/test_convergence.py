@@ -1,4 +1,4 @@
-"""No object is written again and again without an end, and the status says what hinders it."""
+"""Tests that no object is written without end, and that the status names the obstacle."""
 
 import copy
 import itertools

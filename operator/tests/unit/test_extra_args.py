@@ -1,4 +1,4 @@
-"""A flag that gets a field goes on working in extraArgs; the status says what to set instead."""
+"""Tests that a flag with a field still works in extraArgs, and that the status names the field."""
 
 from dataclasses import replace
 from typing import Any, Final

@@ -1,4 +1,6 @@
-"""Who may reach which port of a model server, and whom a model server may reach."""
+"""Tests which clients can reach the ports of a model server, and which destinations it can
+reach.
+"""
 
 from typing import Any
 

@@ -144,7 +144,7 @@ async def test_without_rights_nobody_scales_beside_keda_until_its_scaled_object_
     assert (told["status"], told["reason"]) == ("False", "KEDAMissing")
     assert "Run `kubectl delete scaledobject llama -n team`" in told["message"]
     assert not world.has(AUTOSCALERS)
-    # Everything else goes on.
+    # Everything else continues.
     budget = world.cluster.objects[POD_DISRUPTION_BUDGETS, "llama"]
     assert budget["spec"]["maxUnavailable"] == 1
 

@@ -1,6 +1,6 @@
-"""A replica that tells nothing for a while: its load is neither lost nor made up.
+"""Tests that the load of a silent replica is neither lost nor invented.
 
-Every test compares the demand with that of the same service when all of it is heard.
+Every test compares the demand with that of the same service when all replicas answer.
 """
 
 import pytest
@@ -14,7 +14,7 @@ from operator_support.scaling import TICK, Server, Service, load, service
 
 
 def told(running: Service, seconds: float, rate: float, *silent: str) -> list[float]:
-    """The demand at every scrape of the next seconds."""
+    """Return the demand at every scrape of the next seconds."""
     found = []
     for _ in range(int(seconds / TICK)):
         percent = running.run(TICK, rate, silent=frozenset(silent)).demand_percent

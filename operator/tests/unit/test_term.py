@@ -35,7 +35,7 @@ class CountingCluster(RacingCluster):
 
 
 class World:
-    """A standby whose watch of LLMServices died after it had told of one with three replicas."""
+    """A standby whose watch of LLMServices died after it had reported one with three replicas."""
 
     def __init__(self) -> None:
         self.cluster, self.cache = CountingCluster(), Cache()

@@ -64,7 +64,7 @@ def owner_key(manifest: Mapping[str, Any]) -> Key | None:
 
 
 def is_service(reference: Mapping[str, Any]) -> bool:
-    """Return whether an owner reference points to an LLMService, of whatever version."""
+    """Return whether an owner reference points to an LLMService of any version."""
     group = reference["apiVersion"].partition("/")[0]
     return bool(group == api.GROUP and reference["kind"] == api.KIND)
 

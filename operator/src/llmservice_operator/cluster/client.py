@@ -314,8 +314,8 @@ def _error(
         message, is_the_servers = json.loads(text)["message"], True
     except (ValueError, KeyError, TypeError):
         message = text.decode(errors="replace")[:500]
-        # Without a status, the API server only ever says that it serves nothing at a path. Any
-        # other page is a proxy's, and says nothing about the object.
+        # Without a status, a page of the API server only means that it serves nothing at a path.
+        # Any other page comes from a proxy, and contains no information about the object.
         is_the_servers = status == 404 and text.strip() == b"404 page not found"
     classes = {
         400: Rejected,

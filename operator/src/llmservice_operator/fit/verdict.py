@@ -228,7 +228,7 @@ def _splits(shape: ModelShape, tensor: int) -> bool:
 
 
 def _advice(case: _Case) -> Iterator[str]:
-    """Yield changes, each of which makes the model fit for sure."""
+    """Yield changes. Each of them alone makes the model fit with certainty."""
     longest = _longest_that_fits(case, case.longest)
     if longest:
         yield f"set engine.maxModelLen to at most {longest:,}"
@@ -243,7 +243,9 @@ def _advice(case: _Case) -> Iterator[str]:
 
 
 def _longest_that_fits(case: _Case, most: int) -> int:
-    """Return the greatest length up to `most` that fits for sure, rounded down; 0 if none does."""
+    """Return the greatest length up to `most` that fits with certainty, rounded down; 0 if none
+    does.
+    """
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
