@@ -4,8 +4,15 @@ from typing import Any
 
 import pytest
 
+from llmservice_operator import names
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
-from operator_support.processes import Api, OperatorProcess, make_service, until_settled
+from operator_support.processes import (
+    Api,
+    OperatorProcess,
+    condition,
+    make_service,
+    until_settled,
+)
 from shared_support.waiting import eventually
 
 SCALED = {"maxReplicas": 4}
@@ -91,3 +98,38 @@ def test_a_suspended_service_that_lost_its_status_resumes_as_before(
     until_settled(operator)
     change(api, served, name, suspend=False)
     until_replicas(api, served, name, 3)
+
+
+def test_a_service_of_an_engine_that_is_not_known_is_scaled_and_keeps_its_pods(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    api.create(LLMSERVICES, make_service(name, served, replicas=1))
+    eventually(lambda: api.read(DEPLOYMENTS, served, name), 15)
+    until_settled(operator)
+    before = api.get(DEPLOYMENTS, served, name)
+    # What a newer operator leaves when it is rolled back to this one.
+    engine = {**api.get(LLMSERVICES, served, name)["status"]["engine"], "version": "99.0.0"}
+    engine = {key: value for key, value in engine.items() if key != "untried"}
+    replaced = [{"op": "replace", "path": "/status/engine", "value": engine}]
+    path = LLMSERVICES.path(served, name, "status")
+    api.request("PATCH", path, replaced, "application/json-patch+json")
+    change(api, served, name, replicas=3)
+    until_replicas(api, served, name, 3)
+    until_settled(operator)
+    live = api.get(DEPLOYMENTS, served, name)
+    assert live["spec"]["template"] == before["spec"]["template"]
+    assert ours(live)["f:spec"] == ours(before)["f:spec"]
+    service = api.get(LLMSERVICES, served, name)
+    ready = condition(service, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "InvalidSpec")
+    assert "99.0.0" in ready["message"]
+    assert service["status"]["engine"] == engine
+
+
+def ours(live: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that the operator has applied."""
+    (entry,) = (
+        each for each in live["metadata"]["managedFields"] if each["manager"] == names.FIELD_MANAGER
+    )
+    fields: dict[str, Any] = entry["fieldsV1"]
+    return fields
