@@ -42,7 +42,7 @@ def render_engine_flags() -> str:
         "",
         "## Refused",
         "",
-        "They would run foreign code, open files or ports, or work against what the operator does.",
+        "They would run foreign code, open files or ports, or conflict with the operator.",
         "",
         *(f"- `{flag}`" for flag in sorted(flags) if is_refused(flag)),
         "",

@@ -164,7 +164,7 @@ def test_every_kind_of_workload_is_registered(name: str) -> None:
 
 
 class Listening:
-    """Model servers, each of which reports the replica that it was asked as."""
+    """Model servers that record, by address, whether each was asked as a ready replica."""
 
     def __init__(self, servers: Pods) -> None:
         self.asked: dict[str, bool] = {}

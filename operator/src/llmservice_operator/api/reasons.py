@@ -390,8 +390,8 @@ class Reason(StrEnum):
         Source.LOAD,
         "The load needs more replicas than become ready: the cluster has no room for them, or "
         "one was not ready after three cold starts.",
-        "Add nodes if room is missing, or lower spec.autoscaling.maxReplicas to what fits. Ready "
-        "says what the replicas wait for.",
+        "Add nodes if room is missing, or lower spec.autoscaling.maxReplicas to a number that "
+        "fits. The condition Ready names the obstacle.",
     )
     METRICS_MISSING = Facts(
         "MetricsMissing",
