@@ -10,6 +10,7 @@ import fnmatch
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,19 @@ and code. A repository may also hold gigabytes of weights for other programs, in
 list would name completely."""
 
 _INDEX = "model.safetensors.index.json"
+
+_PASSING_STATUSES = frozenset({408, 425, 429})
+"""Statuses below 500 with which a server asks for a later attempt."""
+
+_HEADERS_OF_A_REFUSAL = frozenset({"x-error-code", "x-error-message"})
+"""Headers with which the hub explains why it refuses a request."""
+
+_PAUSES_SECONDS = (2, 4, 8)
+"""Pauses before the next attempts to read the list of files. A restart of the container, which
+Kubernetes delays more and more, follows the last attempt."""
+
+_LONGEST_PAUSE_SECONDS = 60
+"""Maximum pause, however long the hub asks for."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,8 @@ class ModelDownload:
         self._cached_bytes = 0
         self._blob_bytes_before = 0
         self.bytes_total = 0
+        self.is_from_cache = False
+        """Whether the whole model is in the cache and the hub could not be asked."""
 
     @property
     def folder(self) -> str:
@@ -126,26 +142,55 @@ class ModelDownload:
     def look_up(self) -> None:
         """Read the list of files and their sizes.
 
-        Nothing is downloaded if the hub is unreachable and the model is in the cache. Raises the
-        hub library's own errors, which distinguish a model that does not exist, missing access and
-        an unreachable hub.
+        If the hub is unreachable, overloaded or broken and the whole model is in the cache, nothing
+        is downloaded. If the model is not in the cache, an overloaded or broken hub is asked again
+        after a pause. Raises the hub library's own errors, which distinguish a model that does not
+        exist, missing access and an unreachable hub.
         """
-        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub import constants
 
         if constants.HF_HUB_OFFLINE:
             return
-        try:
-            self._list_files()
-        except Exception as error:
-            if _is_refusal(error):
-                raise
+        for pause in (*_PAUSES_SECONDS, None):
             try:
+                return self._list_files()
+            except Exception as error:
+                if is_refusal(error):
+                    raise
+                if self._is_whole_in_cache():
+                    logger.warning("the hub cannot serve; using the cached model: %s", error)
+                    self.is_from_cache = True
+                    return
+                if pause is None or not is_passing(error):
+                    raise
+                seconds = max(pause, min(_retry_after(error), _LONGEST_PAUSE_SECONDS))
+                logger.warning("the hub cannot serve; asking again in %d s: %s", seconds, error)
+            time.sleep(seconds)
+
+    def _is_whole_in_cache(self) -> bool:
+        """Return whether the configuration and all weights are in the cache."""
+        from huggingface_hub import snapshot_download
+
+        model = self._model
+        try:
+            # Of a snapshot that the library knows to lack the named file, it raises an error.
+            folder = Path(
                 snapshot_download(
-                    self._model.repository, revision=self._model.revision, local_files_only=True
+                    model.repository,
+                    revision=model.revision,
+                    cache_dir=model.cache_dir,
+                    local_files_only=True,
+                    allow_patterns=["config.json"],
                 )
-            except Exception:
-                raise error from None
-            logger.warning("the hub cannot be reached; using the cached model: %s", error)
+            )
+            index = folder / _INDEX
+            shards = json.loads(index.read_text())["weight_map"].values() if index.exists() else ()
+            names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+            # With the names of all shards, so that the shards that are missing are noticed.
+            weights = weight_files(names.union(shards), model.load_format, index.read_text)
+        except (OSError, ValueError, KeyError):
+            return False
+        return bool(weights) and names.issuperset(weights)
 
     def _list_files(self) -> None:
         from huggingface_hub import HfApi
@@ -244,10 +289,43 @@ class ModelDownload:
         )
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Return whether the hub answered with a refusal. False if it did not answer."""
+def use_cache_only() -> None:
+    """Keep the hub library from asking the hub, in this process and in the engine's.
+
+    vLLM asks the hub for the same files again, and would fail where the look-up did.
+    """
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether the hub itself refused the model, rather than not serving now.
+
+    A proxy or a firewall refuses, too, but says nothing about the model. It does not send the
+    hub's headers.
+    """
+    response = getattr(error, "response", None)
+    if response is None:
+        return False
+    status = response.status_code
+    if status == 403:
+        return any(name.lower() in _HEADERS_OF_A_REFUSAL for name in response.headers)
+    return 400 <= status < 500 and status not in _PASSING_STATUSES | {407}
+
+
+def is_passing(error: Exception) -> bool:
+    """Return whether the hub answered that it is overloaded or broken at the moment."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
-    return 400 <= status < 500
+    return status in _PASSING_STATUSES or 500 <= status < 600
+
+
+def _retry_after(error: Exception) -> int:
+    """Return the pause in seconds for which the hub asks; 0 if it names none."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    seconds = headers.get("Retry-After", "")
+    return int(seconds) if seconds.isdecimal() else 0
 
 
 def _bytes_in(folder: Path, *, complete_only: bool) -> int:

@@ -30,10 +30,14 @@ class Reason(StrEnum):
     """Reasons with which a server can end; the operator has a hint for each."""
 
     CACHE_LOST = "CacheLost"
+    CERTIFICATE_NOT_TRUSTED = "CertificateNotTrusted"
     CONTEXT_DOES_NOT_FIT = "ContextDoesNotFit"
     ENGINE_DIED = "EngineDied"
     ENGINE_HUNG = "EngineHung"
     GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
+    GPU_UNUSABLE = "GPUUnusable"
+    HUB_BROKEN = "HubBroken"
+    HUB_OVERLOADED = "HubOverloaded"
     HUB_UNREACHABLE = "HubUnreachable"
     INVALID_ENGINE_ARGUMENT = "InvalidEngineArgument"
     LOAD_FAILED = "LoadFailed"
@@ -41,9 +45,14 @@ class Reason(StrEnum):
     MODEL_ACCESS_DENIED = "ModelAccessDenied"
     MODEL_NOT_FOUND = "ModelNotFound"
     OUT_OF_MEMORY = "OutOfMemory"
+    PROXY_REFUSED = "ProxyRefused"
     REMOTE_CODE_REFUSED = "RemoteCodeRefused"
     SECRET_MISSING = "SecretMissing"
+    SHARED_MEMORY_FULL = "SharedMemoryFull"
     STARTUP_TIMEOUT = "StartupTimeout"
+    STORAGE_ACCESS_DENIED = "StorageAccessDenied"
+    STORAGE_FULL = "StorageFull"
+    TENSOR_SIZE_DOES_NOT_FIT = "TensorSizeDoesNotFit"
     UNSUPPORTED_ARCHITECTURE = "UnsupportedArchitecture"
 
 
@@ -84,6 +93,14 @@ def invalid_argument(said: str) -> Failure:
 def no_configuration(folder: str) -> Failure:
     """Return the failure of a start with a folder that holds no model."""
     return Failure(Reason.MODEL_NOT_FOUND, f"There is no config.json in {folder}.")
+
+
+def undividable_heads(heads: int, size: int) -> Failure:
+    """Return the failure of a model whose KV heads cannot be split over `size` GPUs."""
+    return Failure(
+        Reason.TENSOR_SIZE_DOES_NOT_FIT,
+        f"The model has {heads} KV heads, which cannot be split evenly over {size} GPUs.",
+    )
 
 
 class StartRefused(Exception):
@@ -147,7 +164,75 @@ class _Rule:
         return Failure(self.reason, _message(finding, fact.text))
 
 
+_ADVICE_IN_VAIN = re.compile(
+    r"VLLM_ALLOW_|derived_max_model_len|HF_HUB_OFFLINE|local_files_only|hf auth login|"
+    r"huggingface-cli login|--shm-size|your token has the correct permissions"
+)
+"""Pattern of sentences that advise a user of the library. Nobody can follow them here, because the
+operator refuses the variable or sets it from a field. The hint of the reason replaces them."""
+
+_NO_SPACE = r"\[errno (27|28|122)\]|\(os error (27|28|122)\)|no space left on device|quota exceeded"
+"""Pattern of a write that the file system or a limit of its size refuses."""
+
 _RULES = (
+    _Rule(
+        Reason.SHARED_MEMORY_FULL,
+        "The shared memory (/dev/shm) is full.",
+        text=rf"(/dev/shm|shared memory).*({_NO_SPACE})|({_NO_SPACE}).*/dev/shm|"
+        r"insufficient (space in /dev/shm|shared memory)|bus error",
+    ),
+    _Rule(
+        # Shared memory that cannot grow ends the process that writes to it with SIGBUS.
+        Reason.SHARED_MEMORY_FULL,
+        "The engine ended with a bus error, most likely because the shared memory (/dev/shm) is "
+        "full.",
+        text=r"failed core proc\(s\): \{[^}]*: -7\b",
+    ),
+    _Rule(
+        Reason.STORAGE_FULL,
+        "A file cannot be written, because its volume is full or its quota is used up.",
+        text=_NO_SPACE,
+    ),
+    _Rule(
+        # The path distinguishes a file from a connection, which a firewall refuses in these words.
+        Reason.STORAGE_ACCESS_DENIED,
+        "A file or folder cannot be used, because its volume is read-only or its permissions "
+        "forbid it.",
+        text=r"\[errno (1|13|30)\] [^:]*: b?['\"]|read-only file system|"
+        r"permission denied \(os error 13\)",
+    ),
+    _Rule(
+        Reason.CERTIFICATE_NOT_TRUSTED,
+        "The certificate of the hub, or of a proxy in front of it, is not trusted.",
+        text=r"certificate_verify_failed|certificate verify failed",
+    ),
+    _Rule(
+        Reason.PROXY_REFUSED,
+        "A proxy refused the connection to the hub.",
+        types=("ProxyError",),
+    ),
+    _Rule(
+        Reason.PROXY_REFUSED,
+        "A proxy in front of the hub requires authentication.",
+        text=r"\b407 (client error|proxy authentication required)",
+    ),
+    _Rule(
+        # The hub's own refusals have a message.
+        Reason.PROXY_REFUSED,
+        "A proxy or a firewall, and not the hub itself, answered with 403.",
+        text=r"\b403 forbidden: none\.",
+    ),
+    _Rule(
+        Reason.HUB_OVERLOADED,
+        "The hub refused the request because it is overloaded, or because too many requests come "
+        "from this address.",
+        text=r"\b(408 request time-?out|429 (client error|too many requests))",
+    ),
+    _Rule(
+        Reason.HUB_BROKEN,
+        "The hub, or a proxy in front of it, answered with an error of its own.",
+        text=r"server error '5\d\d\b|\b5\d\d server error",
+    ),
     _Rule(
         Reason.MODEL_ACCESS_DENIED,
         "The hub serves this model only to those who have accepted its terms.",
@@ -188,6 +273,11 @@ _RULES = (
         ),
     ),
     _Rule(
+        Reason.HUB_UNREACHABLE,
+        "The connection to the hub broke.",
+        types=("NetworkError", "RemoteProtocolError"),
+    ),
+    _Rule(
         Reason.REMOTE_CODE_REFUSED,
         "The model brings Python code of its own, and running it is not allowed.",
         text=r"trust_remote_code",
@@ -220,6 +310,36 @@ _RULES = (
         Reason.GPU_OUT_OF_MEMORY,
         "The GPU has too little free memory: the engine asks for more, or another process uses it.",
         text=r"cuda(?: error:)? out of memory|free memory on device .* is less than desired",
+    ),
+    _Rule(
+        Reason.GPU_UNUSABLE,
+        "The GPU's driver is too old for this image.",
+        text=r"nvidia driver on your system is too old|cuda driver version is insufficient",
+    ),
+    _Rule(
+        Reason.GPU_UNUSABLE,
+        "The GPU is too old for this image.",
+        text=r"no kernel image is available for execution|"
+        r"gpus? with compute capability .* (is|are) too old",
+    ),
+    _Rule(
+        Reason.GPU_UNUSABLE,
+        "The container has no GPU that the engine can use, or fewer than it needs.",
+        text=r"failed to infer device type|no cuda gpus are available|found no nvidia driver|"
+        r"no cuda-capable device|libcuda\.so\.1: cannot open|no gpus? found|"
+        r"(larger|greater|exceeds?) .*number of available gpus|invalid device ordinal",
+    ),
+    _Rule(
+        Reason.GPU_UNUSABLE,
+        "The GPU or its driver is faulty.",
+        text=r"cuda (error: )?unknown error|system not yet initialized|"
+        r"unable to determine the device handle|uncorrectable ecc error|gpu is lost",
+    ),
+    _Rule(
+        Reason.TENSOR_SIZE_DOES_NOT_FIT,
+        "The number of GPUs over which the model is split does not divide its heads or layers.",
+        text=r"heads \(\d+\) must be divisible by tensor parallel size|"
+        r"^\d+ is not divisible by \d+$",
     ),
     _Rule(
         Reason.OUT_OF_MEMORY,
@@ -268,7 +388,8 @@ def too_slow(lifecycle: Lifecycle) -> Failure:
 
 
 def _message(finding: str, text: str) -> str:
-    said = " ".join(text.split())
+    sentences = re.split(r"(?<=[.!?])\s+(?=['\"`]?[A-Z])", " ".join(text.split()))
+    said = " ".join(each for each in sentences if not _ADVICE_IN_VAIN.search(each))
     return f"{finding} The engine said: {said}".strip()[:_LONGEST_MESSAGE] if said else finding
 
 

@@ -11,10 +11,15 @@ from typing import Any, NoReturn
 from llmservice_server import cpu_platform, model_infos
 from llmservice_server.compat import Vllm, engine_version, is_cpu_build, load_vllm, tell_steps
 from llmservice_server.context_limit import cap_answers
-from llmservice_server.download import ModelDownload, hub_model
+from llmservice_server.download import ModelDownload, hub_model, use_cache_only
 from llmservice_server.engine import Engine, observed_llm, report_aborts, step_recorder
 from llmservice_server.engine_usage import EngineLimits, EngineUsage
-from llmservice_server.failures import StartRefused, invalid_argument, no_configuration
+from llmservice_server.failures import (
+    StartRefused,
+    invalid_argument,
+    no_configuration,
+    undividable_heads,
+)
 from llmservice_server.filling import shared_cache
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.settings import ServerSettings
@@ -152,10 +157,23 @@ def _engine_configuration(vllm: Vllm, arguments: Namespace) -> Any:
     configuration = engine_arguments.create_engine_config(
         usage_context=vllm.UsageContext.OPENAI_API_SERVER
     )
+    refuse_undividable_heads(configuration)
     scheduling = configuration.scheduler_config
     if scheduling.max_num_queued_reqs is None:
         scheduling.max_num_queued_reqs = _QUEUE_PER_SLOT * scheduling.max_num_seqs
     return configuration
+
+
+def refuse_undividable_heads(configuration: Any) -> None:
+    """Raise StartRefused for a tensor size that does not suit the KV heads of the model.
+
+    vLLM checks the other heads here. It checks these only when it builds the model, after the
+    download, and with an error that has no text.
+    """
+    model, size = configuration.model_config, configuration.parallel_config.tensor_parallel_size
+    heads = model.get_total_num_kv_heads()
+    if not model.use_mla and heads % size and size % heads:
+        raise StartRefused(undividable_heads(heads, size))
 
 
 def _limits(llm: Any) -> EngineLimits:
@@ -190,4 +208,6 @@ def _looked_up_downloads(arguments: Namespace) -> list[ModelDownload]:
     downloads = [ModelDownload(model) for model in models if model is not None]
     for download in downloads:
         download.look_up()
+    if downloads and all(download.is_from_cache for download in downloads):
+        use_cache_only()
     return downloads

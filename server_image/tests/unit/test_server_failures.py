@@ -118,6 +118,66 @@ def test_a_gpu_that_is_too_small_is_known_by_what_engines_said_on_real_ones(
     assert failure.message.endswith(recorded["text"])
 
 
+@pytest.mark.causes("GPUUnusable")
+@pytest.mark.parametrize(
+    ("said", "finding"),
+    [
+        (
+            "The NVIDIA driver on your system is too old (found version 12040). Please update your "
+            "GPU driver by downloading and installing a new version",
+            "driver is too old for this image",
+        ),
+        (
+            "CUDA error: CUDA driver version is insufficient for CUDA runtime version",
+            "driver is too old for this image",
+        ),
+        (
+            "CUDA error: no kernel image is available for execution on the device",
+            "GPU is too old",
+        ),
+        ("No CUDA GPUs are available", "no GPU that the engine can use"),
+        ("Found no NVIDIA driver on your system. Please check", "no GPU that the engine can use"),
+        (
+            "Failed to infer device type, please set the environment variable "
+            "`VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose logging",
+            "no GPU that the engine can use",
+        ),
+        ("CUDA error: invalid device ordinal", "fewer than it needs"),
+        ("CUDA error: uncorrectable ECC error encountered", "faulty"),
+        ("Error 802: system not yet initialized", "faulty"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_known_by_what_drivers_say(said: str, finding: str) -> None:
+    failure = classify([fact(said, "RuntimeError")], Reason.LOAD_FAILED)
+    assert failure.reason == "GPUUnusable"
+    assert finding in failure.message
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("[Errno 28] No space left on device: '/cache/x'", "StorageFull"),
+        ("[Errno 122] Disk quota exceeded: '/cache/x'", "StorageFull"),
+        ("I/O error: No space left on device (os error 28)", "StorageFull"),
+        (
+            "unable to open shared memory object </torch_1>: No space left on device (28)",
+            "SharedMemoryFull",
+        ),
+        (
+            "Error while creating shared memory segment /dev/shm/nccl-x: No space left on device",
+            "SharedMemoryFull",
+        ),
+        ("Failed core proc(s): {'EngineCore_DP0': -7}", "SharedMemoryFull"),
+        ("[Errno 13] Permission denied: '/models/llama/model.safetensors'", "StorageAccessDenied"),
+        ("Read-only file system (os error 30)", "StorageAccessDenied"),
+        # A firewall refuses a connection in the words of a file system.
+        ("[Errno 13] Permission denied", "LoadFailed"),
+    ],
+)
+def test_a_full_or_closed_storage_is_known_by_what_libraries_say(said: str, reason: str) -> None:
+    assert classify([fact(said, "OSError")], Reason.LOAD_FAILED).reason == reason
+
+
 def test_a_start_that_was_cut_off_says_how_far_it_came() -> None:
     now = 0.0
     lifecycle = Lifecycle(lambda: now)
@@ -131,6 +191,34 @@ def test_a_start_that_was_cut_off_says_how_far_it_came() -> None:
     )
     lifecycle.enter(Phase.WARMING_UP)
     assert too_slow(lifecycle).message.endswith("the server was stopped while warming up.")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (
+            "User-specified max_model_len (9) is greater than the derived max_model_len "
+            "(max_position_embeddings=8 in model's config.json). To allow overriding this maximum, "
+            "set the env var VLLM_ALLOW_LONG_MAX_MODEL_LEN=1. VLLM_ALLOW_LONG_MAX_MODEL_LEN must "
+            "be used with extreme caution.",
+            "(max_position_embeddings=8 in model's config.json).",
+        ),
+        (
+            "Cannot find an appropriate cached snapshot folder. To enable repo look-ups and "
+            "downloads online, set 'HF_HUB_OFFLINE=0' as environment variable.",
+            "cached snapshot folder.",
+        ),
+        (
+            "403 Forbidden: None.\nCannot access content at: http://hub/api.\n"
+            "Make sure your token has the correct permissions.",
+            "content at: http://hub/api.",
+        ),
+    ],
+    ids=["a variable of vLLM", "a variable of the hub's library", "a token that was not refused"],
+)
+def test_advice_that_cannot_be_followed_is_not_repeated(said: str, kept: str) -> None:
+    message = classify([fact(said)], Reason.LOAD_FAILED).message
+    assert message.endswith(kept), message
 
 
 def test_an_unknown_error_keeps_its_own_words() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-from llmservice_operator.api import pod_reasons
+from llmservice_operator.api import pod_reasons, server_reasons
 from llmservice_operator.api.reason_facts import (
     Facts,
     Rank,
@@ -291,6 +291,16 @@ class Reason(StrEnum):
         "of spec.model.cache.",
         is_transient=True,
     )
+
+    HUB_OVERLOADED = server_reasons.HUB_OVERLOADED
+    HUB_BROKEN = server_reasons.HUB_BROKEN
+    PROXY_REFUSED = server_reasons.PROXY_REFUSED
+    CERTIFICATE_NOT_TRUSTED = server_reasons.CERTIFICATE_NOT_TRUSTED
+    STORAGE_FULL = server_reasons.STORAGE_FULL
+    STORAGE_ACCESS_DENIED = server_reasons.STORAGE_ACCESS_DENIED
+    SHARED_MEMORY_FULL = server_reasons.SHARED_MEMORY_FULL
+    GPU_UNUSABLE = server_reasons.GPU_UNUSABLE
+    TENSOR_SIZE_DOES_NOT_FIT = server_reasons.TENSOR_SIZE_DOES_NOT_FIT
 
     ROLLOUT_IN_PLACE = Facts(
         "RolloutInPlace",

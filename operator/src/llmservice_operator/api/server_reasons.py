@@ -1,0 +1,71 @@
+"""Facts about the reasons of model servers that cannot use their hub, storage or hardware: a part
+of reasons.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llmservice_operator.api.reason_facts import Facts, from_model_server
+
+HUB_OVERLOADED: Final[Facts] = from_model_server(
+    "HubOverloaded",
+    "The hub limits the rate of requests, or has no time for them, and the model is not in the "
+    "cache.",
+    "Name a Secret with a token in spec.model.credentialsSecretRef, because the hub grants more "
+    "requests with one. Or set the chart value model.hubEndpoint to a mirror. With "
+    "spec.model.cache, only one replica downloads.",
+)
+HUB_BROKEN: Final[Facts] = from_model_server(
+    "HubBroken",
+    "The hub answers with an internal error, and the model is not in the cache.",
+    "Wait: the server starts again. If this goes on, look at the status page of the hub, or set "
+    "the chart value model.hubEndpoint to a mirror.",
+)
+PROXY_REFUSED: Final[Facts] = from_model_server(
+    "ProxyRefused",
+    "A proxy or a firewall between the pods and the hub refuses the requests.",
+    "Allow the hub in the proxy, or correct HTTPS_PROXY in spec.engine.env: a proxy with "
+    "authentication needs http://USER:PASSWORD@HOST:PORT, from a Secret. NO_PROXY names the hosts "
+    "that need no proxy.",
+)
+CERTIFICATE_NOT_TRUSTED: Final[Facts] = from_model_server(
+    "CertificateNotTrusted",
+    "The certificate of the hub, or of a proxy in front of it, is signed by an authority that the "
+    "image does not know, or has expired.",
+    "Use an image that contains the certificate of the authority in spec.engine.image, and name "
+    "its file in SSL_CERT_FILE in spec.engine.env. Or renew the certificate.",
+)
+STORAGE_FULL: Final[Facts] = from_model_server(
+    "StorageFull",
+    "The volume that the model server writes to is full, or its quota is used up.",
+    "Free space on the volume, or raise spec.model.cache.size. A claim of spec.model.cache must "
+    "hold the weights of the model, and also compiled kernels if they are shared.",
+)
+STORAGE_ACCESS_DENIED: Final[Facts] = from_model_server(
+    "StorageAccessDenied",
+    "The model server may not write to a volume that it fills, or not read a file of the model.",
+    "Use a volume that is not read-only for spec.model.cache. Make its files readable and "
+    "writable for the group of the pod, or set spec.model.offline if it already holds the model.",
+)
+SHARED_MEMORY_FULL: Final[Facts] = from_model_server(
+    "SharedMemoryFull",
+    "The shared memory of the container (/dev/shm) is full.",
+    "Raise spec.resources.limits.memory, because shared memory counts as the container's memory. "
+    "Lower --mm-processor-cache-gb in spec.engine.extraArgs, or spec.engine.kvCache.offload.cpu.",
+)
+GPU_UNUSABLE: Final[Facts] = from_model_server(
+    "GPUUnusable",
+    "The engine cannot use a GPU: the container has none or too few, the node's driver is too old "
+    "for the image, or the GPU itself is too old or faulty.",
+    "Run `nvidia-smi` on the node, and compare its driver with the CUDA version of the image. "
+    "Update the driver, use an image for it in spec.engine.image, or choose other nodes with "
+    "spec.template.nodeSelector.",
+)
+TENSOR_SIZE_DOES_NOT_FIT: Final[Facts] = from_model_server(
+    "TensorSizeDoesNotFit",
+    "The number of GPUs over which each layer is split does not suit the model: its heads or "
+    "layers cannot be divided by it.",
+    "Set spec.accelerator.count, or spec.engine.parallelism.tensor, to a number that divides "
+    "the heads, such as 1, 2, 4 or 8.",
+)
