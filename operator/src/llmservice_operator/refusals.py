@@ -31,6 +31,8 @@ _CLAIM_OVER_QUOTA: Final = re.compile("persistentvolumeclaims .*exceeded quota")
 _CLAIM_OUT_OF_RANGE: Final = re.compile(f"persistentvolumeclaims .*{LIMIT_RANGE_WORDS.pattern}")
 _BY_WORDS: Final[tuple[tuple[type[Exception], re.Pattern[str], Reason], ...]] = (
     (Rejected, re.compile("immutable"), Reason.IMMUTABLE_FIELD),
+    # Message when the spec changes the class of a load balancer.
+    (Rejected, re.compile("may not change once set"), Reason.IMMUTABLE_FIELD),
     # Message when the spec makes a claim smaller.
     (Rejected, re.compile("can not be less than"), Reason.IMMUTABLE_FIELD),
     # An admission policy uses these words too, whatever HTTP status it chose.

@@ -53,6 +53,9 @@ def test_the_service_object_can_change_its_type_and_port_and_back(
         {"type": "NodePort", "port": 443, "externalTrafficPolicy": "Local"},
         {"type": "NodePort", "port": 443},
         {"type": "LoadBalancer", "port": 443, **local},
+        {"type": "NodePort", "port": 443, "nodePort": 31321},
+        {"type": "LoadBalancer", "port": 443, "nodePort": 31321, "loadBalancerClass": "a.b/vip"},
+        {"type": "NodePort", "port": 443},
         {"type": "ClusterIP", "port": 80},
     )
     for wanted in changes:
@@ -71,6 +74,8 @@ def test_the_service_object_can_change_its_type_and_port_and_back(
             assert live["spec"].get("externalTrafficPolicy") == policy
             ranges = wanted.get("loadBalancerSourceRanges")
             assert live["spec"].get("loadBalancerSourceRanges") == ranges
+            assert live["spec"].get("loadBalancerClass") == wanted.get("loadBalancerClass")
+            assert port.get("nodePort") == wanted.get("nodePort", port.get("nodePort"))
             return ("nodePort" in port) is (wanted["type"] != "ClusterIP")
 
         eventually(follows)

@@ -25,6 +25,10 @@ QUOTA = 'persistentvolumeclaims "models" is forbidden: exceeded quota: storage'
     [
         (Rejected("spec.selector: Invalid value: field is immutable"), Reason.IMMUTABLE_FIELD),
         (
+            Rejected('spec.loadBalancerClass: Invalid value: "b": may not change once set'),
+            Reason.IMMUTABLE_FIELD,
+        ),
+        (
             Rejected("spec.resources.requests.storage: field can not be less than status.capacity"),
             Reason.IMMUTABLE_FIELD,
         ),
@@ -48,6 +52,7 @@ QUOTA = 'persistentvolumeclaims "models" is forbidden: exceeded quota: storage'
     ],
     ids=[
         "immutable",
+        "load balancer of another class",
         "smaller claim",
         "claim that cannot grow",
         "quota of storage",

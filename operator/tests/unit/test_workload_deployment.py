@@ -215,6 +215,13 @@ def test_without_keys_nobody_is_asked_for_one() -> None:
     assert not [each for each in pod_spec()["volumes"] if "secret" in each]
 
 
+def test_the_service_object_has_the_port_of_the_nodes_and_the_class_of_the_load_balancer() -> None:
+    wanted = {"type": "LoadBalancer", "nodePort": 31080, "loadBalancerClass": "example.com/vip"}
+    found = one("Service", objects(a_service({"service": wanted})))["spec"]
+    assert found["loadBalancerClass"] == "example.com/vip"
+    assert [port["nodePort"] for port in found["ports"]] == [31080]
+
+
 @pytest.mark.parametrize(
     ("wanted", "url"),
     [

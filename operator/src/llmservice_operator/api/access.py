@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Rule, ValueRule
-from llmservice_operator.api.labels import KEYS_ARE_VALID
+from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
+from llmservice_operator.api.labels import KEY_LENGTH, KEY_PATTERN, KEYS_ARE_VALID
 from llmservice_operator.api.network import Cidr
 from llmservice_operator.api.references import ApiKeysSecret
 
@@ -23,6 +23,25 @@ class ServiceObject(Fields):
     LoadBalancer: also at an address from the cloud. The management port is never exposed."""
     port: Annotated[int, Field(ge=1, le=65535)] = 80
     """Port of the API on the Service object."""
+    node_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port of the API on every node, for firewalls and external load balancers that need a fixed
+    one. It must lie in the cluster's range for node ports, usually 30000 to 32767, and be free.
+    Default: chosen by the cluster."""
+    load_balancer_class: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=KEY_LENGTH),
+            matches(
+                KEY_PATTERN,
+                "must be the class of a load balancer implementation, such as "
+                "service.k8s.aws/nlb or internal-vip",
+            ),
+        ]
+        | None
+    ) = None
+    """Implementation that provides the load balancer, where the cluster has several. Kubernetes
+    allows no change while the type is LoadBalancer. Default: the cluster's default
+    implementation."""
     annotations: Annotated[
         Mapping[str, Annotated[str, Field(max_length=4096)]],
         Field(max_length=32),
@@ -56,6 +75,21 @@ class ServiceObject(Fields):
             "types",
             holds=lambda service: (
                 service.external_traffic_policy is None or service.type != "ClusterIP"
+            ),
+        ),
+        Rule(
+            "nodePort",
+            cel="!has(self.nodePort) || self.type != 'ClusterIP'",
+            message="requires type NodePort or LoadBalancer: remove it, or choose one of these "
+            "types",
+            holds=lambda service: service.node_port is None or service.type != "ClusterIP",
+        ),
+        Rule(
+            "loadBalancerClass",
+            cel="!has(self.loadBalancerClass) || self.type == 'LoadBalancer'",
+            message="requires type LoadBalancer: remove it, or choose that type",
+            holds=lambda service: (
+                service.load_balancer_class is None or service.type == "LoadBalancer"
             ),
         ),
         Rule(

@@ -28,6 +28,7 @@ def _body(context: Context) -> Manifest:
                     "port": spec.port,
                     "protocol": "TCP",
                     "targetPort": names.API_PORT_NAME,
+                    **({} if spec.node_port is None else {"nodePort": spec.node_port}),
                 }
             ],
         },
@@ -37,6 +38,7 @@ def _body(context: Context) -> Manifest:
 def _from_outside(spec: ServiceObject) -> dict[str, Any]:
     fields = {
         "externalTrafficPolicy": spec.external_traffic_policy,
+        "loadBalancerClass": spec.load_balancer_class,
         "loadBalancerSourceRanges": list(spec.load_balancer_source_ranges),
     }
     # Unset fields are not sent: the API server sets them, and clears them with the type.
