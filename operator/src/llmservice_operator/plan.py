@@ -173,7 +173,8 @@ def plan_command(text: str, settings: OperatorSettings, options: PlanOptions) ->
                 "claim, and pass the folder with --model-dir",
                 "spec.model.uri",
             )
-        hub = options.endpoint or settings.hub_endpoint
-        return read_repository(source.repository, service.spec.model.revision, hub, options.token)
+        model = service.spec.model
+        hub = model.hub_endpoint or options.endpoint or settings.hub_endpoint
+        return read_repository(source.repository, model.revision, hub, options.token)
 
     return plan_file(text, settings, read_model, None if memory is None else int(memory))

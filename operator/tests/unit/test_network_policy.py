@@ -190,6 +190,16 @@ EVERYWHERE = ({"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}})
 REACHED = {
     "the public hub": ({}, None, RESOLVERS | PUBLIC_HUB),
     "a mirror at a port": ({}, "http://mirror.example:8090", RESOLVERS | MIRROR),
+    "a mirror of the service alone": (
+        {"model": {"uri": "hf://org/model", "hubEndpoint": "http://mirror.example:8090"}},
+        None,
+        RESOLVERS | MIRROR,
+    ),
+    "a mirror of the service instead of everybody's": (
+        {"model": {"uri": "hf://org/model", "hubEndpoint": "http://mirror.example:8090"}},
+        "https://other.example",
+        RESOLVERS | MIRROR,
+    ),
     "a mirror over HTTP": ({}, "http://mirror.example/hub", RESOLVERS | {"plain HTTP"}),
     "a mirror over HTTPS": ({}, "https://mirror.example", RESOLVERS | PUBLIC_HUB | OWN),
     "a claim": (CLAIM, None, RESOLVERS),

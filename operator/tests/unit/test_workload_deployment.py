@@ -249,6 +249,12 @@ def test_the_hub_is_the_public_one_unless_the_operator_is_told_of_another() -> N
     assert environment(hub_endpoint="http://hub")["HF_ENDPOINT"] == "http://hub"
 
 
+def test_a_service_may_have_a_hub_of_its_own() -> None:
+    spec = {"model": {"uri": "hf://org/model", "hubEndpoint": "https://own.example"}}
+    assert environment(spec)["HF_ENDPOINT"] == "https://own.example"
+    assert environment(spec, hub_endpoint="http://hub")["HF_ENDPOINT"] == "https://own.example"
+
+
 def test_the_token_is_referred_to_and_never_copied() -> None:
     model = {"uri": "hf://org/model", "credentialsSecretRef": {"name": "hub-token"}}
     reference = {"secretKeyRef": {"name": "hub-token", "key": "HF_TOKEN"}}

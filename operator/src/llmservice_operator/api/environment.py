@@ -12,6 +12,7 @@ from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
 from llmservice_operator.api.references import ConfigMapKey, SecretKey
 
 VARIABLES_WITH_A_FIELD: Final[Mapping[str, str]] = {
+    "HF_ENDPOINT": "model.hubEndpoint",
     "HF_TOKEN": "model.credentialsSecretRef",
     "HUGGING_FACE_HUB_TOKEN": "model.credentialsSecretRef",
     "HF_HUB_OFFLINE": "model.offline",
@@ -24,7 +25,7 @@ VARIABLES_WITH_A_FIELD: Final[Mapping[str, str]] = {
 
 _REFUSED: Final = (
     # The operator or the model server sets these: paths, users, ports and addresses of services.
-    *("LLMSERVICE_.*", "HOME", "USER", "LOGNAME", "XDG_.*", "HF_HOME", "HF_ENDPOINT"),
+    *("LLMSERVICE_.*", "HOME", "USER", "LOGNAME", "XDG_.*", "HF_HOME"),
     *("HF_MODULES_CACHE", "HF_TOKEN_PATH", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"),
     *("DO_NOT_TRACK", "VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "PROMETHEUS_MULTIPROC_DIR"),
     *(
@@ -59,9 +60,10 @@ def is_refused_variable(name: str) -> bool:
 
 
 def _has_field(variables: list[str], field: str) -> ValueRule:
+    has = "has a field of its own" if len(variables) == 1 else "have a field of their own"
     return ValueRule(
         cel=f"!(self in {variables})",
-        message=f"{' and '.join(variables)} have a field of their own: set {field} instead",
+        message=f"{' and '.join(variables)} {has}: set {field} instead",
         holds=lambda name: name not in variables,
     )
 

@@ -128,6 +128,20 @@ def model_source(uri: str) -> HubModel | ClaimModel:
     return ClaimModel(claim, path)
 
 
+_PORT: Final = (
+    "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+)
+
+HubEndpoint = Annotated[
+    str,
+    Field(min_length=1, max_length=512),
+    matches(
+        f"https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:({_PORT}))?(/[A-Za-z0-9._~/-]*)?",
+        "must be the address of a hub, such as https://hub.example.com, without a user or token: "
+        "set model.credentialsSecretRef for a token",
+    ),
+]
+
 ServedName = Annotated[
     str,
     Field(min_length=1, max_length=253),
@@ -153,6 +167,10 @@ class Model(Fields):
     revision: Annotated[Revision, EngineFlag("--revision")] | None = None
     """Branch, tag or commit of an hf:// model. Prefer a commit: with a branch, two replicas can
     serve different weights. Default: the repository's main branch."""
+    hub_endpoint: HubEndpoint | None = None
+    """Address of a Hugging Face compatible hub or mirror, from which the hf:// models of this
+    service are downloaded. The token of credentialsSecretRef is sent to it. Default: the chart
+    value model.hubEndpoint, or huggingface.co."""
     credentials_secret_ref: SecretKeyReference | None = None
     """Secret with the access token for a private or gated hf:// model."""
     trust_remote_code: Annotated[bool, EngineFlag("--trust-remote-code")] = False

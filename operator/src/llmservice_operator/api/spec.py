@@ -137,6 +137,18 @@ class LLMServiceSpec(Fields):
             holds=lambda spec: not spec.model.offline or spec.can_draft_offline,
         ),
         Rule(
+            "model.hubEndpoint",
+            cel="!has(self.model.hubEndpoint) || "
+            "((!has(self.model.offline) || !self.model.offline) && "
+            "(self.model.uri.startsWith('hf://') || (has(self.engine) && "
+            "has(self.engine.speculativeDecoding) && "
+            "has(self.engine.speculativeDecoding.draftModel) && "
+            "self.engine.speculativeDecoding.draftModel.uri.startsWith('hf://'))))",
+            message="has no effect on a service that downloads nothing from a hub: remove it, or "
+            "use an hf:// model without offline",
+            holds=lambda spec: spec.model.hub_endpoint is None or spec.downloads,
+        ),
+        Rule(
             "podDisruptionBudget.minAvailable",
             cel=_budget_lets_a_drain_finish(
                 amount="string(self.podDisruptionBudget.minAvailable)",
@@ -182,6 +194,11 @@ class LLMServiceSpec(Fields):
         speculation = self.engine.speculative_decoding
         draft = None if speculation is None else speculation.draft_model
         return (self.model.source,) if draft is None else (self.model.source, draft.source)
+
+    @property
+    def downloads(self) -> bool:
+        """Whether the replicas may download a model from a hub."""
+        return not self.model.offline and any(isinstance(it, HubModel) for it in self.sources)
 
     @property
     def can_draft_offline(self) -> bool:

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
-from llmservice_operator.api.model import HubModel
 from llmservice_operator.api.network import (
     METADATA_V4,
     METADATA_V6,
@@ -118,11 +117,11 @@ def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[d
 
     Empty if no model comes from the hub, or if the pods work offline.
     """
-    downloads = any(isinstance(source, HubModel) for source in service.spec.sources)
-    if not downloads or service.spec.model.offline:
+    if not service.spec.downloads:
         return []
-    hub = _PUBLIC_HUB if settings.hub_endpoint is None else _ANY_HUB
-    return [{"to": hub, "ports": [_tcp(_hub_port(settings))]}]
+    endpoint = service.spec.model.hub_endpoint or settings.hub_endpoint
+    hub = _PUBLIC_HUB if endpoint is None else _ANY_HUB
+    return [{"to": hub, "ports": [_tcp(_hub_port(endpoint))]}]
 
 
 def _to_destination(destination: NetworkPolicyDestination) -> dict[str, Any]:
@@ -146,8 +145,8 @@ def _exceptions(block: DestinationBlock) -> list[str]:
     return exceptions
 
 
-def _hub_port(settings: OperatorSettings) -> int:
-    address = urlsplit(settings.hub_endpoint or "https://")
+def _hub_port(endpoint: str | None) -> int:
+    address = urlsplit(endpoint or "https://")
     return address.port or (80 if address.scheme == "http" else 443)
 
 

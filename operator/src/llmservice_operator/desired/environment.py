@@ -60,8 +60,9 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         names.SLO_ITL_ENV: slo.itl_milliseconds,
     }
     values |= {name: str(limit) for name, limit in limits.items() if limit is not None}
-    if settings.hub_endpoint is not None:
-        values[names.HUB_ENDPOINT_ENV] = settings.hub_endpoint
+    hub = service.spec.model.hub_endpoint or settings.hub_endpoint
+    if hub is not None:
+        values[names.HUB_ENDPOINT_ENV] = hub
     environment: list[dict[str, Any]] = [
         {"name": name, "value": value} for name, value in values.items()
     ]
