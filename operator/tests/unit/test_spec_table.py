@@ -15,7 +15,6 @@ from spec_table import ACCEPTED, REFUSED, Refused
 TAKEN_BY_PYTHON = {
     # YAML's kinds: what reads as the right one is taken for it.
     "access: a service that is suspended in words",
-    "engine: a number in quotes",
     "engine: chunked prefill in words",
     "model: remote code that is allowed in words",
     "pods: replicas that are a truth value",
