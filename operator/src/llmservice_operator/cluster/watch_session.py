@@ -31,7 +31,7 @@ LONGEST_RETRY_SECONDS = 60.0
 """Longest pause in seconds between a refused request and the next attempt."""
 TOLD_AFTER = 2
 """Number of consecutive refusals of a stream after which they are reported. A single refusal may
-come from a change of the API server's leader."""
+pass by itself, for example during a change of leaders."""
 UNAUTHORIZED = 401
 GONE = 410
 _NOT_THE_SERVERS = "the answer is not one of the API server, but perhaps of a proxy"
