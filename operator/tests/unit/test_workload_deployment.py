@@ -126,6 +126,31 @@ def test_shared_memory_has_room_for_the_kv_cache_that_the_engine_offloads_into_i
     assert volumes["shm"]["emptyDir"]["sizeLimit"] == limit
 
 
+@pytest.mark.parametrize(
+    ("args", "engines", "limit"),
+    [
+        (["--mm-processor-cache-gb=32"], 1, "8Gi"),
+        (["--mm-processor-cache-type=lru", "--mm-processor-cache-gb=32"], 1, "8Gi"),
+        (["--mm-processor-cache-type=shm"], 1, "8Gi"),
+        (["--mm-processor-cache-type=shm"], 2, "12Gi"),
+        (["--mm-processor-cache-type=shm", "--mm-processor-cache-gb=32"], 1, "36Gi"),
+        (["--mm-processor-cache-gb=32", "--mm-processor-cache-type=shm"], 2, "68Gi"),
+        (["--mm-processor-cache-type=shm", "--mm-processor-cache-gb=8.5"], 1, "13Gi"),
+        (["--mm-processor-cache-type=shm", "--mm-processor-cache-gb=lots"], 1, "8Gi"),
+        (["--mm-processor-cache-type=shm", "--mm-processor-cache-gb=inf"], 1, "8Gi"),
+        (["--mm-processor-cache-type=shm", "--mm-processor-cache-gb=nan"], 1, "8Gi"),
+    ],
+)
+def test_shared_memory_has_room_for_the_cache_of_images_that_the_engine_keeps_there(
+    args: list[str], engines: int, limit: str
+) -> None:
+    engine = {"extraArgs": args, "parallelism": {"data": engines}}
+
+    volumes = {volume["name"]: volume for volume in pod_spec({"engine": engine})["volumes"]}
+
+    assert volumes["shm"]["emptyDir"]["sizeLimit"] == limit
+
+
 def test_the_server_is_told_its_ports() -> None:
     variables = environment()
     assert variables["LLMSERVICE_API_PORT"] == "8000"

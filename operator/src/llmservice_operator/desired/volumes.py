@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from llmservice_operator import names
@@ -9,6 +10,7 @@ from llmservice_operator.api.model import ClaimModel
 from llmservice_operator.api.references import ApiKeysSecret
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.cache import cache_claim_name, node_cache_size
+from llmservice_operator.desired.extra_args import read_extra_args
 from llmservice_operator.desired.resources import offloaded_gibibytes
 
 CACHE_SIZE_LIMIT: Final = "1Ti"
@@ -23,6 +25,15 @@ SHM_GIBIBYTES: Final = 8
 """Upper bound of shared memory between the engine's processes; used memory counts as the
 container's. It is an estimate: NCCL and vLLM's message queues stay below 1 GB for 8 GPUs, and the
 rest leaves room for images in requests. The container runtime's 64 MB would crash the engine."""
+
+PROCESSOR_CACHE_GIBIBYTES: Final = 4
+"""vLLM's default size of the cache of processed images, for which SHM_GIBIBYTES has room."""
+
+_LARGEST_PROCESSOR_CACHE_GIBIBYTES: Final = 65_536
+"""Size in GiB above which a cache is a mistake, and fits on no node."""
+
+_PROCESSOR_CACHE_TYPE: Final = "--mm-processor-cache-type"
+_PROCESSOR_CACHE_SIZE: Final = "--mm-processor-cache-gb"
 
 OWNER_AND_GROUP_READ: Final = 0o440
 
@@ -51,10 +62,31 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
 
 
 def _shm_size_limit(service: LLMService) -> str:
-    """Return the room for messages between processes and for the offloaded KV cache, which vLLM
-    keeps there.
+    """Return the room for messages between processes, the offloaded KV cache and the cache of
+    processed images. vLLM keeps all of them there.
     """
-    return f"{SHM_GIBIBYTES + offloaded_gibibytes(service)}Gi"
+    more = offloaded_gibibytes(service) + _processor_cache_gibibytes(service)
+    return f"{SHM_GIBIBYTES + more}Gi"
+
+
+def _processor_cache_gibibytes(service: LLMService) -> int:
+    """Return the memory in GiB, rounded up, that the cache of processed images takes in addition to
+    what SHM_GIBIBYTES has room for.
+
+    Only extraArgs can move this cache to shared memory. Each data-parallel engine has one.
+    """
+    flags = {each.flag: each.value for each in read_extra_args(service.spec)}
+    if flags.get(_PROCESSOR_CACHE_TYPE) != "shm":
+        return 0
+    try:
+        size = float(flags.get(_PROCESSOR_CACHE_SIZE, PROCESSOR_CACHE_GIBIBYTES))
+    except ValueError:
+        return 0  # the engine refuses it
+    if not 0 <= size <= _LARGEST_PROCESSOR_CACHE_GIBIBYTES:
+        return 0
+    split = service.spec.engine.parallelism
+    engines = 1 if split is None else split.data
+    return max(0, math.ceil(size * engines) - PROCESSOR_CACHE_GIBIBYTES)
 
 
 def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
