@@ -27,36 +27,51 @@ def highest_rss_mib(operator: OperatorProcess) -> float:
     return int(found[1]) / 1024
 
 
+def sums(operator: OperatorProcess, *metrics: str) -> list[float]:
+    """Return the sum of all series of each metric, from one page."""
+    status, page = operator.get("/metrics")
+    if status != 200:
+        raise BenchError("the operator serves no metrics")
+    found = dict.fromkeys(metrics, 0.0)
+    for line in page.splitlines():
+        name = re.split("[{ ]", line, maxsplit=1)[0]
+        if name in found:
+            found[name] += float(line.rpartition(" ")[2])
+    return list(found.values())
+
+
 def passes(operator: OperatorProcess) -> float:
-    return operator.metric("controller_runtime_reconcile_total")
+    return sums(operator, "controller_runtime_reconcile_total")[0]
 
 
 def until_leading(operator: OperatorProcess) -> None:
     def leads() -> bool:
         if not operator.is_running():
             raise BenchError(f"the operator ended: {operator.log.read_text()[-2000:]}")
-        return (
-            operator.get("/readyz")[0] == 200
-            and operator.metric("leader_election_master_status") == 1.0
-        )
+        is_ready = operator.get("/readyz")[0] == 200
+        return is_ready and sums(operator, "leader_election_master_status") == [1.0]
 
     eventually(leads, 120, "the operator leads")
 
 
-def until_idle(operator: OperatorProcess, least_passes: float, within: float) -> None:
-    """Wait until the operator has made this number of passes and its queue is empty.
+def until_idle(operator: OperatorProcess, services: int, within: float) -> None:
+    """Wait until the operator has made a pass for every service and its queue is empty.
 
-    The pause between two checks grows, because a check costs the operator time.
+    The more services, the longer is the pause between two checks, because a check costs the
+    operator time.
     """
 
     def is_idle() -> bool:
-        return (
-            passes(operator) >= least_passes
-            and operator.metric("workqueue_depth") == 0
-            and operator.metric("controller_runtime_active_workers") == 0
+        made, waiting, busy = sums(
+            operator,
+            "controller_runtime_reconcile_total",
+            "workqueue_depth",
+            "controller_runtime_active_workers",
         )
+        return made >= services and waiting == 0 and busy == 0
 
-    eventually(is_idle, within, "the operator is idle")
+    every = max(0.1, services / 1000)
+    eventually(is_idle, within, "the operator is idle", every=every)
 
 
 class AuditLog:
