@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from e2e_support import Cluster, Object, conditions, wait_ready
+from llmservice_operator.api.reason_facts import in_commands
 from llmservice_operator.api.reasons import Reason
 from shared_support.waiting import eventually
 from stage import TINY_MODEL, Images, cpu_service
@@ -127,7 +128,7 @@ def test_the_status_says_what_is_wrong_and_what_to_change(
     cluster: Cluster, namespace: str, name: str
 ) -> None:
     _, reason, text = CAUSES[name]
-    assert text in until_reason(cluster, name, namespace, reason)
+    assert in_commands(name, text) in until_reason(cluster, name, namespace, reason)
     available = conditions(cluster.read("llm", name, namespace))["Available"]
     assert (available["status"], available["reason"]) == ("False", "NoReplicaReady")
     # The service is no longer needed, and the others wait for its CPU.
@@ -155,6 +156,7 @@ def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace
     """
     deployment = cluster.read("deployment", IMPATIENT, namespace)
     assert deployment is not None
+    (waiting,) = cluster.list("pod", namespace, f"llmservice.dev/name={IMPATIENT}")
     pod = copy.deepcopy(deployment["spec"]["template"])
     del pod["spec"]["nodeSelector"]
     pod["spec"]["containers"][0]["startupProbe"] |= {
@@ -165,6 +167,8 @@ def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace
     }
     pod |= {"apiVersion": "v1", "kind": "Pod"}
     pod["metadata"]["name"] = f"{IMPATIENT}-too"
+    # It belongs to the present revision, whose ReplicaSet adopts it instead of the waiting pod.
+    pod["metadata"]["labels"] |= waiting["metadata"]["labels"]
     cluster.apply(pod, namespace)
 
     message = until_reason(cluster, IMPATIENT, namespace, "StartupTimeout")
@@ -221,7 +225,7 @@ def test_a_server_that_is_killed_again_and_again_is_told_as_such(
 
     message = eventually(is_told, within=120, every=1)
     assert "ended with exit code 137" in message
-    assert message.endswith(Reason.CRASH_LOOP.hint)
+    assert message.endswith(in_commands(KILLED, Reason.CRASH_LOOP.hint))
     cluster.kubectl("delete", "llm", KILLED, "-n", namespace, "--wait=false")
 
 

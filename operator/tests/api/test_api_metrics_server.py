@@ -272,7 +272,7 @@ def test_other_metrics_are_served_too(world: World) -> None:
     until_known(world)
     kv = json.loads(world.raw(metric="llm_kv_cache_usage_percent"))
     assert kv["items"][0]["value"] == "20000m"
-    assert "duty cycle of a GPU" in world.raw(metric="llm_gpu_duty_cycle_percent")
+    assert "GPU duty cycle" in world.raw(metric="llm_gpu_duty_cycle_percent")
 
 
 def test_what_was_learned_stands_in_the_status_and_no_apply_of_the_operator_removes_it(
