@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator.kinds import LLMSERVICES
+from llmservice_operator.kinds import LLMSERVICES, SUBJECT_ACCESS_REVIEWS
 from operator_support.accounts import RBAC, Account
 from operator_support.processes import REPOSITORY, Api, OperatorProcess, kubeconfig_for, kubectl
 from shared_support.waiting import eventually
@@ -116,6 +116,22 @@ def account(api: Api, namespace: str, tmp_path: Path) -> Iterator[Account]:
             cluster_wide.append(namespace)
         else:
             grant("Role", "watched", watched, f"{RBAC}{scope}")
+        # The API server learns of a new right some time after it has stored it.
+        granted = watched[0]
+        access = {
+            "group": granted["apiGroups"][0],
+            "resource": granted["resources"][0],
+            "verb": granted["verbs"][0],
+            "namespace": namespace,
+        }
+        user = f"system:serviceaccount:{namespace}:{name}"
+
+        def is_allowed() -> bool:
+            review = {"spec": {"user": user, "resourceAttributes": access}}
+            status = api.request("POST", SUBJECT_ACCESS_REVIEWS.path(), review)["status"]
+            return bool(status["allowed"])
+
+        eventually(is_allowed, 30)
         token = api.request("POST", f"/api/v1{scope}/serviceaccounts/{name}/token", {"spec": {}})[
             "status"
         ]["token"]
