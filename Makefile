@@ -140,6 +140,14 @@ long-stock: long-models
 long-models: setup
 	@$(RUN) localkube models > /dev/null
 
+.PHONY: test-faults
+test-faults: setup  ## Kill the operator before and after every write of every flow (at most 45 minutes)
+	@$(RUN) localkube setup
+	@$(RUN) localkube down --name test-faults
+	@$(RUN) localkube up --api-only --name test-faults
+	@failed=0; LLMSERVICE_TEST_LONG=true $(RUN) localkube exec --name test-faults -- pytest -s operator/tests/api/faults --timeout=0 || failed=1; \
+	$(RUN) localkube down --name test-faults; exit $$failed
+
 ## Measure it -------------------------------------------------------------------------------------
 
 .PHONY: bench-scaling

@@ -1,0 +1,152 @@
+"""Services that have every declared kind of child, and what becomes of them under faults."""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmservice_operator import names
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.children import CHILDREN, Context, build_all
+from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.kinds import LEASES, LLMSERVICES, Kind, kind_of
+from llmservice_operator.settings import OperatorSettings
+from llmservice_operator.workload import resolve_pin
+from operator_support.examples import EXAMPLE_SPECS
+from operator_support.fault_proxy import Drop, FaultProxy, Seen
+from operator_support.processes import Api, OperatorProcess, make_service
+from shared_support.waiting import eventually
+
+SERVED = tuple(child for child in CHILDREN if not child.is_optional_api)
+"""The declared children whose kinds every cluster serves."""
+
+_CHANGES_OF_OTHERS = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation")
+_ADDRESSES = ("clusterIP", "clusterIPs", "healthCheckNodePort", "volumeName")
+
+_KILLED_WITHIN_SECONDS = 10.0
+
+State = dict[str, Any]
+
+
+def specs_with_every_child() -> dict[str, dict[str, Any]]:
+    """Return specs of few examples that together have every served child, by the example's name.
+
+    A child that is declared anew needs an example, as each field does.
+    """
+    missing = {child.kind for child in SERVED}
+    chosen: dict[str, dict[str, Any]] = {}
+    built = {name: kinds_of(spec) for name, spec in EXAMPLE_SPECS.items()}
+    while missing:
+        name = max(built, key=lambda name: len(built[name] & missing))
+        assert built[name] & missing, f"no example has a {sorted(each.kind for each in missing)}"
+        chosen[name] = EXAMPLE_SPECS[name]
+        missing -= built[name]
+    return chosen
+
+
+def kinds_of(spec: Mapping[str, Any]) -> frozenset[Kind]:
+    """Return the kinds of children that a service of this spec has."""
+    manifest = service_of("any", "default", spec)
+    manifest["metadata"] = {**manifest["metadata"], "uid": "any"}
+    service, settings = LLMService.parse(manifest), OperatorSettings()
+    try:
+        context = Context.of(service, settings, resolve_pin(service, None, settings))
+        return frozenset(map(kind_of, build_all(context)))
+    except InvalidSpec:
+        return frozenset()  # an example that needs an accelerator class of the cluster
+
+
+def service_of(name: str, namespace: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    manifest = make_service(name, namespace)
+    return {**manifest, "spec": dict(spec)}
+
+
+def children_in(api: Api, namespace: str) -> State:
+    """Return all children in a namespace, without what differs between two equal ones."""
+    found = {}
+    for child in SERVED:
+        for live in api.list_all(child.kind, namespace, labelSelector=names.CHILD_SELECTOR):
+            metadata = {k: v for k, v in live["metadata"].items() if k not in _CHANGES_OF_OTHERS}
+            for owner in metadata.get("ownerReferences", ()):
+                owner["uid"] = "of the owner"
+            spec = {k: v for k, v in live["spec"].items() if k not in _ADDRESSES}
+            kept = {"metadata": metadata, "spec": spec}
+            text = json.dumps(kept, sort_keys=True).replace(namespace, "the-namespace")
+            found[f"{child.kind.kind} {live['metadata']['name']}"] = json.loads(text)
+    return found
+
+
+def owners_are_alive(api: Api, namespace: str) -> bool:
+    """Whether every child belongs to a service that exists."""
+    alive = {each["metadata"]["uid"] for each in api.list_all(LLMSERVICES, namespace)}
+    return all(
+        owner["uid"] in alive
+        for child in SERVED
+        for live in api.list_all(child.kind, namespace, labelSelector=names.CHILD_SELECTOR)
+        for owner in live["metadata"].get("ownerReferences", ())
+    )
+
+
+def is_observed(api: Api, namespace: str) -> bool:
+    """Whether the status of every service is about its present spec."""
+    return all(
+        each.get("status", {}).get("observedGeneration") == each["metadata"]["generation"]
+        for each in api.list_all(LLMSERVICES, namespace)
+    )
+
+
+def free_the_lease(api: Api, namespace: str) -> None:
+    """Let the next operator lead at once, instead of after the lease of the killed one."""
+    api.patch(LEASES, namespace, "llmservice-operator", {"spec": {"holderIdentity": ""}})
+
+
+@dataclass
+class Crash:
+    """Kills the operator right before or right after its write of this number, from 1."""
+
+    proxy: FaultProxy
+    operator: OperatorProcess
+    number: int
+    is_after: bool
+    also: Callable[[], object] = lambda: None
+    """Done just before the operator is killed."""
+    begun: int = 0
+    """Number of its writes that came to the proxy."""
+    reached: int = 0
+    """Number of its writes that the API server has got."""
+    is_killed: bool = False
+
+    def arm(self) -> None:
+        self.proxy.faults.before = self._before
+        self.proxy.faults.after = self._after
+        # What a dead process has sent arrives nowhere.
+        self.proxy.faults.on_request = lambda _: Drop() if self.is_killed else None
+
+    def _before(self, seen: Seen) -> None:
+        if seen.is_write and not self.is_killed:
+            self.begun += 1
+            if self.begun == self.number and not self.is_after:
+                self._kill()
+
+    def _after(self, seen: Seen) -> None:
+        if seen.is_write and not self.is_killed:
+            self.reached += 1
+            if self.reached == self.number and self.is_after:
+                self._kill()
+
+    def _kill(self) -> None:
+        if not self.is_killed:
+            self.is_killed = True
+            self.also()
+            os.kill(self.operator.pid, signal.SIGKILL)
+
+    def until_killed(self) -> None:
+        """Wait for the kill. Two writes of a status may have become one; then kill at rest."""
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: self.is_killed, _KILLED_WITHIN_SECONDS)
+        self._kill()
+        eventually(lambda: not self.operator.is_running(), describe="the operator is killed")
+        self.proxy.faults.clear()

@@ -1,0 +1,20 @@
+"""The size of the fault tests: a seeded sample, or the long form with every case."""
+
+import os
+import random
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+Item = TypeVar("Item")
+
+SEED: Final = int(os.environ.get("LLMSERVICE_TEST_SEED", "1"))
+"""Seed of all that is drawn."""
+IS_LONG: Final = os.environ.get("LLMSERVICE_TEST_LONG", "") == "true"
+"""Whether every case runs, as in `make test-faults`."""
+
+
+def sampled(items: Sequence[Item], number: int, salt: str = "") -> list[Item]:
+    """Return so many of the items, or all of them in the long form."""
+    if IS_LONG or number >= len(items):
+        return list(items)
+    return random.Random(f"{SEED} {salt}").sample(list(items), number)
