@@ -167,8 +167,11 @@ def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace
     }
     pod |= {"apiVersion": "v1", "kind": "Pod"}
     pod["metadata"]["name"] = f"{IMPATIENT}-too"
-    # It belongs to the present revision, whose ReplicaSet adopts it instead of the waiting pod.
     pod["metadata"]["labels"] |= waiting["metadata"]["labels"]
+    # The pod belongs to the present revision. Without an owner, its ReplicaSet would adopt it and
+    # then delete one of the two.
+    owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": IMPATIENT, "controller": True}
+    pod["metadata"]["ownerReferences"] = [{**owner, "uid": deployment["metadata"]["uid"]}]
     cluster.apply(pod, namespace)
 
     message = until_reason(cluster, IMPATIENT, namespace, "StartupTimeout")

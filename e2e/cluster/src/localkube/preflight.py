@@ -23,8 +23,8 @@ NODE_PACKAGES = {
 }
 IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
 COMPILER_PACKAGES = {"g++": "g++", "python3-dev": "python3-config"}
-"""Debian packages, each with a program that shows whether it is installed. Those of
-COMPILER_PACKAGES are for the build of the package for suffix decoding."""
+"""Debian packages, each with a program that shows whether it is installed. The build of the package
+for suffix decoding needs the compilers."""
 
 GO_NEEDED = (1, 26)
 DISK_GB_TO_BUILD = 10

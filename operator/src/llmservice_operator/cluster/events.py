@@ -46,7 +46,8 @@ class EventRecorder:
         self._now = now
         self._series: dict[tuple[str, str, str, str], _Series] = {}
         self._budgets: dict[str, _Budget] = {}
-        """Both with the latest at the end, so that the oldest are dropped without a search."""
+        """Event budgets by object. This mapping and `_series` have the latest at the end, so that
+        the oldest are dropped without a search."""
 
     async def record(self, regarding: Manifest, type_: str, reason: str, message: str) -> None:
         """Write an Event, or increase the count of an equal recent one.

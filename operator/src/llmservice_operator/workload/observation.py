@@ -51,7 +51,7 @@ class Observation:
     """Time since which a pod of the present spec waits on its node for a volume that is mounted by
     another node."""
     waits_for_quota_since: datetime | None = None
-    """Since when a quota refuses a new pod that it would take in the place of an old one."""
+    """Time since which a quota refuses a new pod that would fit in place of an old one."""
     not_ready_since: datetime | None = None
     """Time since which the longest-waiting replica of the present spec has not been ready."""
     has_loaded_model: bool = False
