@@ -222,8 +222,8 @@ REFUSED = {
     ),
     "context of no tokens": (
         {"engine": {"maxModelLen": 0}},
-        "spec.engine.maxModelLen: must be a number of tokens from 1 to 100000000, without quotes, or "
-        "Auto",
+        "spec.engine.maxModelLen: must be a number of tokens from 1 to 100000000, without quotes, "
+        "or Auto",
     ),
     "unknown number format": (
         {"engine": {"dtype": "fp4"}},
