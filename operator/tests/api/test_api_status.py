@@ -96,12 +96,18 @@ def test_an_argument_whose_flag_has_a_field_works_and_is_an_event_once(
     assert "set spec.engine.seed instead" in progressing["message"]
     (container,) = api.get(DEPLOYMENTS, served, name)["spec"]["template"]["spec"]["containers"]
     assert "--seed=7" in container["args"]
-    events = [
-        (event["type"], event["count"])
-        for event in api.list_all(EVENTS, served)
-        if event["involvedObject"]["name"] == name and event["reason"] == "DeprecatedArgument"
-    ]
-    assert events == [("Warning", 1)]
+
+    def is_recorded_once() -> bool:
+        events = [
+            (event["type"], event["count"])
+            for event in api.list_all(EVENTS, served)
+            if event["involvedObject"]["name"] == name and event["reason"] == "DeprecatedArgument"
+        ]
+        assert events == [("Warning", 1)]
+        return True
+
+    # The Event follows the status in which the argument is named.
+    eventually(is_recorded_once, 5)
 
 
 def test_a_status_that_somebody_changed_is_put_right(

@@ -44,6 +44,10 @@ HINDRANCES: Final = {
     "ValidationError: : Value error, Model Runner V1 does not support: batch-sharded sampling": (
         "--enable-batch-sharded-sampling is for the model runner that GPUs have"
     ),
+    "ValidationError: : Value error, Currently, async scheduling is only supported with EAGLE/MTP/"
+    "Draft Model/NGram GPU/DSpark/DFlash kind of speculative decoding": (
+        "--async-scheduling=true suits some methods of speculation only, and vLLM says which"
+    ),
     "ValidationError: : Value error, sampling distribution replay requires Model Runner V2": (
         "--return-sampling-mask is for the model runner that GPUs have"
     ),
