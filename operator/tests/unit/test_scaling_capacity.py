@@ -133,7 +133,9 @@ def test_misses_grow_with_the_rate(prompt: float, answer: float, held: float, sh
     less = misses(share * ceiling, requests, TRUTH, LIMITS, slo).share
     more = misses((share + 0.05) * ceiling, requests, TRUTH, LIMITS, slo).share
 
-    assert 0 <= less <= more + 1e-9 <= 1 + 1e-9
+    # The Wilson-Hilferty approximation of a tail is not monotonic to the last millionth.
+    assert 0 <= less <= more + 1e-5
+    assert more <= 1
 
 
 @settings(max_examples=40)
