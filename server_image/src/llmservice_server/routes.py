@@ -10,7 +10,7 @@ vLLM closed until they have been reviewed: `CLOSED` has those that were.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from urllib.parse import unquote
 
@@ -81,6 +81,30 @@ _RANKED = {"query": "capital of France", "documents": ["Paris", "Rome"]}
 _PAIR = {"text_1": "capital of France", "text_2": "Paris"}
 _CUTS = ("max_tokens_per_query", "max_tokens_per_doc")
 _SCORED = ("data_1", "data_2", "text_1", "text_2", "queries", "documents", "items")
+
+_SCORE = Route(
+    "/score",
+    "scores of pairs",
+    Models.SCORING,
+    texts=_SCORED,
+    slow_fields=_CUTS,
+    example=_PAIR,
+)
+_RERANK = Route(
+    "/rerank",
+    "documents in the order of their relevance, in the form of Jina's API",
+    Models.SCORING,
+    texts=("documents",),
+    repeated=("query",),
+    slow_fields=_CUTS,
+    example=_RANKED,
+)
+
+
+def _same_as(route: Route, path: str, where: str = "") -> Route:
+    """Return the route at another path; `where` says why it has one."""
+    return replace(route, path=path, purpose=f"the same as `{route.path}`{where}")
+
 
 ROUTES = (
     Route(
@@ -199,49 +223,11 @@ ROUTES = (
         takes_token_ids=True,
         example={"input": "The capital of France is Paris."},
     ),
-    Route(
-        "/score",
-        "scores of pairs",
-        Models.SCORING,
-        texts=_SCORED,
-        slow_fields=_CUTS,
-        example=_PAIR,
-    ),
-    Route(
-        "/v1/score",
-        "the same as `/score`",
-        Models.SCORING,
-        texts=_SCORED,
-        slow_fields=_CUTS,
-        example=_PAIR,
-    ),
-    Route(
-        "/rerank",
-        "documents in the order of their relevance, in the form of Jina's API",
-        Models.SCORING,
-        texts=("documents",),
-        repeated=("query",),
-        slow_fields=_CUTS,
-        example=_RANKED,
-    ),
-    Route(
-        "/v1/rerank",
-        "the same as `/rerank`",
-        Models.SCORING,
-        texts=("documents",),
-        repeated=("query",),
-        slow_fields=_CUTS,
-        example=_RANKED,
-    ),
-    Route(
-        "/v2/rerank",
-        "the same as `/rerank`, where Cohere's clients expect it",
-        Models.SCORING,
-        texts=("documents",),
-        repeated=("query",),
-        slow_fields=_CUTS,
-        example=_RANKED,
-    ),
+    _SCORE,
+    _same_as(_SCORE, "/v1/score"),
+    _RERANK,
+    _same_as(_RERANK, "/v1/rerank"),
+    _same_as(_RERANK, "/v2/rerank", ", where Cohere's clients expect it"),
     Route(
         "/tokenize",
         "tokens of a text or a conversation",
