@@ -228,7 +228,7 @@ def test_a_server_that_is_killed_again_and_again_is_told_as_such(
 
     message = eventually(is_told, within=120, every=1)
     assert "ended with exit code 137" in message
-    assert message.endswith(in_commands(KILLED, Reason.CRASH_LOOP.hint))
+    assert message.endswith(Reason.CRASH_LOOP.advice(KILLED))
     cluster.kubectl("delete", "llm", KILLED, "-n", namespace, "--wait=false")
 
 

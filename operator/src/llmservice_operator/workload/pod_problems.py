@@ -14,7 +14,7 @@ from llmservice_operator.api.load_report import ReplicaLoad
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.termination_message import TerminationMessage
-from llmservice_operator.workload.replica import condition, is_ready
+from llmservice_operator.workload.replica import condition, is_ready, server_of
 
 _QUOTED_LIMIT: Final = 2000
 """Longest text of another program in a message, in characters, so that the hint after it is never
@@ -79,7 +79,7 @@ def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -
     `told` is the load report about the replica whose server is in the pod, if there is one.
     """
     scheduled = condition(pod, "PodScheduled")
-    server = _server_status(pod)
+    server = server_of(pod.get("status", {}).get("containerStatuses", ()))
     waiting = server.get("state", {}).get("waiting", {})
     if is_ready(pod):
         return
@@ -97,11 +97,6 @@ def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -
         yield beside
     else:
         yield from _running_problems(pod, server, told)
-
-
-def _server_status(pod: Manifest) -> Mapping[str, Any]:
-    containers = pod.get("status", {}).get("containerStatuses", [])
-    return next((each for each in containers if each["name"] == names.SERVER_CONTAINER), {})
 
 
 def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Problem:
@@ -271,9 +266,10 @@ def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Pr
 
 
 def _startup_probe(pod: Manifest) -> Mapping[str, Any]:
-    containers = pod.get("spec", {}).get("containers", ())
-    servers = (each for each in containers if each["name"] == names.SERVER_CONTAINER)
-    return next((each["startupProbe"] for each in servers if "startupProbe" in each), {})
+    probe: Mapping[str, Any] = server_of(pod.get("spec", {}).get("containers", ())).get(
+        "startupProbe", {}
+    )
+    return probe
 
 
 def _seconds(ended: Mapping[str, Any]) -> float:

@@ -15,6 +15,7 @@ from llmservice_operator.desired.volumes import build_volume_mounts, build_volum
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload.pin import EnginePin
 from llmservice_operator.workload.placement import build_placement, build_pod_metadata
+from llmservice_operator.workload.replica import server_of
 
 TERMINATION_MARGIN_SECONDS: Final = 15
 """Seconds that a drained server has to free its GPUs and exit before it is killed."""
@@ -83,9 +84,8 @@ def _build_pod_spec(
 
 def server_image(pod_template: Manifest) -> str | None:
     """Return the image of the model server in the template of a live workload."""
-    containers = pod_template["spec"]["containers"]
-    servers = (each for each in containers if each["name"] == names.SERVER_CONTAINER)
-    return next((each["image"] for each in servers), None)
+    image: str | None = server_of(pod_template["spec"]["containers"]).get("image")
+    return image
 
 
 def _build_server_container(

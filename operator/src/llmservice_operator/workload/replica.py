@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from llmservice_operator import names
 from llmservice_operator.api import Manifest
 
 
@@ -16,6 +17,13 @@ def condition(manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """
     conditions = manifest.get("status", {}).get("conditions", [])
     return next((each for each in conditions if each["type"] == kind), {})
+
+
+def server_of(containers: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the model server's entry in a list of containers or of their statuses; an empty one if
+    the list has none.
+    """
+    return next((each for each in containers if each["name"] == names.SERVER_CONTAINER), {})
 
 
 def is_ready(pod: Manifest) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.workload.pod_problems import (
@@ -18,7 +17,7 @@ from llmservice_operator.workload.pod_problems import (
     start_problem,
     with_hint,
 )
-from llmservice_operator.workload.replica import condition
+from llmservice_operator.workload.replica import condition, server_of
 
 PATIENCE_SECONDS: Final = 120.0
 """Time in seconds that a pod may take to start before its Events are read. Without an image to
@@ -49,12 +48,7 @@ def unstarted_since(pod: Manifest) -> datetime | None:
     scheduled, status = condition(pod, "PodScheduled"), pod.get("status", {})
     if scheduled.get("status") != "True" or status.get("phase") != "Pending":
         return None
-    servers = (
-        each
-        for each in status.get("containerStatuses") or ()
-        if each.get("name") == names.SERVER_CONTAINER
-    )
-    server: Mapping[str, Any] = next(servers, {})
+    server = server_of(status.get("containerStatuses", ()))
     state = server.get("state") or {}
     if (state and state.keys() != {"waiting"}) or server.get("lastState"):
         return None
