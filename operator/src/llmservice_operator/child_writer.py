@@ -21,6 +21,7 @@ from llmservice_operator.cluster import (
     controller_of,
     is_same_version,
     is_service,
+    refresh,
     understood,
 )
 from llmservice_operator.convergence import WHOLE_OBJECT, ConvergenceGuard, Name, Pause
@@ -128,15 +129,9 @@ class ChildWriter:
         except Conflict:
             if replicas.is_kept_now:
                 raise  # the number of replicas was read before the change
-            await self._read_anew(child.kind, service.namespace, manifest["metadata"]["name"])
+            name = manifest["metadata"]["name"]
+            await refresh(self._cluster, self._cache, child.kind, service.namespace, name)
             return await self._write_once(service, child, manifest, replicas, outcome)
-
-    async def _read_anew(self, kind: Kind, namespace: str, name: str) -> None:
-        live, known = await self._cluster.read(kind, namespace, name), None
-        if live is not None:
-            self._cache.observe(live)
-        elif (known := self._cache.get(kind, namespace, name)) is not None:
-            self._cache.drop(known)
 
     async def _write_once(
         self,
@@ -168,10 +163,8 @@ class ChildWriter:
     ) -> bool:
         kind, name = child.kind, manifest["metadata"]["name"]
         known_as = _name(service, kind, name)
-        pause = self._guard.pause(known_as, manifest, [WHOLE_OBJECT], self._now())
-        if pause is not None:
-            outcome.wait(pause.seconds)
-            raise Contested("The operator creates it, and somebody deletes it, again and again.")
+        said = "The operator creates it, and somebody deletes it, again and again."
+        self._check_uncontested(known_as, manifest, outcome, said)
         await self._check_still_wanted(service)
         try:
             stored = await self._cluster.apply(manifest)
@@ -250,10 +243,7 @@ class ChildWriter:
         if pause.is_rewritten:
             outcome.rewrites.append(say_rewrite(what, differences))
             return
-        metadata = live["metadata"]
-        # The cache leaves out which fields other clients own.
-        whole = await self._cluster.read(kind, metadata["namespace"], metadata["name"])
-        raise Contested(say_contest(differences, whole or live))
+        raise Contested(say_contest(differences, await self._with_owners(kind, live)))
 
     async def _prune(
         self,
@@ -288,16 +278,23 @@ class ChildWriter:
     ) -> bool:
         name = live["metadata"]["name"]
         known_as = _name(service, kind, name)
-        pause = self._guard.pause(known_as, {}, [WHOLE_OBJECT], self._now())
-        if pause is not None:
-            outcome.wait(pause.seconds)
-            raise Contested("The operator deletes it, and somebody makes it anew, again and again.")
+        said = "The operator deletes it, and somebody makes it anew, again and again."
+        self._check_uncontested(known_as, {}, outcome, said)
         await self._cluster.delete(live)
         self._cache.drop(live)
         self._guard.wrote(known_as, {}, [WHOLE_OBJECT], [], self._now())
         self._metrics.applied(kind.kind, "deleted")
         logger.info("deleted %s %s", kind.kind, name)
         return True
+
+    def _check_uncontested(
+        self, known_as: Name, manifest: Manifest, outcome: Outcome, said: str
+    ) -> None:
+        """Raise Contested if the whole object must not be made or deleted now."""
+        pause = self._guard.pause(known_as, manifest, [WHOLE_OBJECT], self._now())
+        if pause is not None:
+            outcome.wait(pause.seconds)
+            raise Contested(said)
 
     async def _check_still_wanted(self, service: LLMService) -> None:
         """Ask the API server whether the service still exists before a child is made, because the
@@ -317,10 +314,13 @@ class ChildWriter:
         """Return the owner of the field that the API server rejects, if that is another client."""
         if failure_of(error).reason is not Reason.INVALID_SPEC:
             return None  # the cause is known
-        metadata = live["metadata"]
-        whole = await self._cluster.read(kind, metadata["namespace"], metadata["name"])
-        said = say_foreign_cause(whole or live, error.message)
+        said = say_foreign_cause(await self._with_owners(kind, live), error.message)
         return None if said is None else Contested(said)
+
+    async def _with_owners(self, kind: Kind, live: Manifest) -> Manifest:
+        """Return the object with all its field ownership: the cache keeps only our part."""
+        metadata = live["metadata"]
+        return await self._cluster.read(kind, metadata["namespace"], metadata["name"]) or live
 
     async def _read(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         live = await self._cluster.read(kind, namespace, name)

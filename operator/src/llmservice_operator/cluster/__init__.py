@@ -5,8 +5,9 @@ client.py makes the requests, served.py determines which kinds are served, forei
 object, cache.py keeps the objects that the watches delivered, audit.py compares the two,
 watching.py delivers events by means of Kopf through the session of watch_session.py, reflector.py
 runs all of these, lease.py stores the leader's Lease, term.py reads the services anew after an
-election, events.py records Events, pod_events.py reads those about pods. Manifests are plain dicts
-everywhere: no typed models, so no field of a newer API server is lost.
+election, refresh.py reads one object anew, events.py records Events, pod_events.py reads those
+about pods. Manifests are plain dicts everywhere: no typed models, so no field of a newer API server
+is lost.
 """
 
 from llmservice_operator.cluster.audit import Audit
@@ -24,6 +25,7 @@ from llmservice_operator.cluster.foreign import understood
 from llmservice_operator.cluster.lease import Lease
 from llmservice_operator.cluster.pod_events import PodEvents
 from llmservice_operator.cluster.reflector import Reflector
+from llmservice_operator.cluster.refresh import refresh
 from llmservice_operator.cluster.served import ServedKinds
 from llmservice_operator.cluster.term import Term
 
@@ -42,5 +44,6 @@ __all__ = [
     "is_same_version",
     "is_service",
     "owner_key",
+    "refresh",
     "understood",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from llmservice_operator.cluster.cache import Cache, Key, object_id
 from llmservice_operator.cluster.client import Cluster
 from llmservice_operator.cluster.foreign import identity
+from llmservice_operator.cluster.refresh import refresh
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.kinds import LLMSERVICES
 
@@ -57,9 +58,5 @@ class Term:
         """
         if key not in self._unread:
             return
-        live, known = await self._cluster.read(LLMSERVICES, *key), self._cache.service(key)
-        if live is not None:
-            self._cache.observe(live)
-        elif known is not None:
-            self._cache.drop(known)
+        await refresh(self._cluster, self._cache, LLMSERVICES, *key)
         self._unread.discard(key)
