@@ -65,6 +65,9 @@ class _Metadata(_Shape):
 
 class _Object(_Shape):
     metadata: _Metadata
+
+
+class _Plain(_Object):
     spec: dict[str, Any] = {}
     status: dict[str, Any] = {}
 
@@ -157,8 +160,8 @@ class _PodMetadata(_Metadata):
 
 class _Pod(_Object):
     metadata: _PodMetadata
-    spec: _PodSpec = _PodSpec()  # type: ignore[assignment]
-    status: _PodStatus = _PodStatus()  # type: ignore[assignment]
+    spec: _PodSpec = _PodSpec()
+    status: _PodStatus = _PodStatus()
 
 
 class _TemplateSpec(_Shape):
@@ -185,8 +188,8 @@ class _DeploymentStatus(_Shape):
 
 
 class _Deployment(_Object):
-    spec: _DeploymentSpec = _DeploymentSpec()  # type: ignore[assignment]
-    status: _DeploymentStatus = _DeploymentStatus()  # type: ignore[assignment]
+    spec: _DeploymentSpec = _DeploymentSpec()
+    status: _DeploymentStatus = _DeploymentStatus()
 
 
 class _ScaleDown(_Shape):
@@ -208,8 +211,8 @@ class _HpaStatus(_Shape):
 
 
 class _Hpa(_Object):
-    spec: _HpaSpec = _HpaSpec()  # type: ignore[assignment]
-    status: _HpaStatus = _HpaStatus()  # type: ignore[assignment]
+    spec: _HpaSpec = _HpaSpec()
+    status: _HpaStatus = _HpaStatus()
 
 
 class _AdvancedHpa(_Shape):
@@ -221,7 +224,8 @@ class _ScaledObjectSpec(_Shape):
 
 
 class _ScaledObject(_Object):
-    spec: _ScaledObjectSpec = _ScaledObjectSpec()  # type: ignore[assignment]
+    spec: _ScaledObjectSpec = _ScaledObjectSpec()
+    status: dict[str, Any] = {}
 
 
 _SHAPES: dict[Kind, type[_Object]] = {
@@ -254,7 +258,7 @@ def understood(manifest: Any) -> Manifest:
     if ours:
         found["metadata"]["managedFields"] = ours
     try:
-        _SHAPES.get(kind, _Object).model_validate(found)
+        _SHAPES.get(kind, _Plain).model_validate(found)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         path = ".".join(map(str, problem["loc"]))
