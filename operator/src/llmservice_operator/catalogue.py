@@ -65,11 +65,11 @@ def new_service(name: str, gpu: str, plan: Planner) -> str:
     """
     if name not in MODELS:
         raise NotInCatalogue(name)
-    texts = [_with_gpus(name, gpu, count) for count in COUNTS]
-    for text in texts:
+    for count in COUNTS:
+        text = _with_gpus(name, gpu, count)
         plans = plan(text)
-        if plans.verdicts == (None,) or plans.verdicts == (Verdict.FITS,):
-            return commented(plans.text) + text
+        if plans.verdicts in {(None,), (Verdict.FITS,)}:
+            break
     return commented(plans.text) + text
 
 

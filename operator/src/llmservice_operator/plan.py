@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from llmservice_operator.api.accelerator import AcceleratorType
-from llmservice_operator.api.fields import quantity_value
+from llmservice_operator.api.fields import GIB, quantity_value
 from llmservice_operator.api.model import ClaimModel, model_source
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import check_fits_a_node, with_class
@@ -26,8 +26,6 @@ from llmservice_operator.settings import OperatorSettings
 
 ReadModel = Callable[[LLMService], ModelFiles]
 """Returns the files of the service's model."""
-
-GIB: Final = 2**30
 
 _WITHOUT_WEIGHTS: Final = ("Ngram", "Suffix")
 """Methods of speculative decoding whose draft takes no memory of a GPU."""

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from llmservice_operator.api.fields import (
+    GIB,
     Fields,
     Quantity,
     Rule,
@@ -16,7 +17,6 @@ from llmservice_operator.api.fields import (
 from llmservice_operator.api.references import ObjectName
 
 _ON_A_CLAIM: Final = "PersistentVolumeClaim"
-_GIBIBYTE: Final = 1024**3
 
 
 class Cache(Fields):
@@ -34,7 +34,7 @@ class Cache(Fields):
                 cel="!isQuantity(string(self)) || "
                 "quantity(string(self)).compareTo(quantity('1Gi')) >= 0",
                 message="must be at least 1Gi: no model fits into less",
-                holds=lambda text: quantity_value(text) >= _GIBIBYTE,
+                holds=lambda text: quantity_value(text) >= GIB,
             ),
         ]
         | None

@@ -16,6 +16,7 @@ from llmservice_operator.api.accelerator import Parallelism
 from llmservice_operator.api.batching import Batching, PrefixCaching
 from llmservice_operator.api.chat import ChatTemplate, ParserName, ToolCalling
 from llmservice_operator.api.fields import (
+    GIB,
     Fields,
     Quantity,
     Rule,
@@ -27,8 +28,6 @@ from llmservice_operator.api.flags import EngineFlag
 from llmservice_operator.api.model import Quantization
 from llmservice_operator.api.references import ImagePullSecret
 from llmservice_operator.api.speculation import SpeculativeDecoding
-
-_GIBIBYTE = 1024**3
 
 _DtypeWord = Literal["Auto", "BFloat16", "Float16", "Float32"]
 _BY_EARLIER_SPELLING: Final = {word.lower(): word for word in get_args(_DtypeWord)}
@@ -87,7 +86,7 @@ class KvCacheOffload(Fields):
             cel="!isQuantity(string(self)) || "
             "quantity(string(self)).compareTo(quantity('1Gi')) >= 0",
             message="must be at least 1Gi: a smaller cache has no effect",
-            holds=lambda text: quantity_value(text) >= _GIBIBYTE,
+            holds=lambda text: quantity_value(text) >= GIB,
         ),
     ]
     """Main memory of each replica for KV cache that does not fit on the GPUs, such as 64Gi. The

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
     BaseModel,
@@ -140,6 +140,9 @@ object would then differ from the applied one for ever."""
 _LARGEST_QUANTITY = "1Pi"
 _QUANTITY = re.compile("([0-9]+(?:[.][0-9]+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 _POWERS = {suffix: power for power, suffix in enumerate("kMGTPE", start=1)}
+
+GIB: Final = 1024**3
+"""Bytes of a gibibyte, the suffix Gi of a quantity."""
 
 
 def quantity_value(text: str | int) -> Decimal | None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from llmservice_operator import names
 from llmservice_operator.api.extra_args import FLAG_FIELDS
-from llmservice_operator.api.fields import quantity_value
+from llmservice_operator.api.fields import GIB, quantity_value
 from llmservice_operator.api.flags import FlagField
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import EngineFlags
@@ -107,7 +107,7 @@ def _offloaded(service: LLMService) -> Value:
     kv_cache = service.spec.engine.kv_cache
     if kv_cache is None or kv_cache.offload is None:
         return None
-    gibibytes = f"{(quantity_value(kv_cache.offload.cpu) or 0) / 1024**3:.3f}"
+    gibibytes = f"{(quantity_value(kv_cache.offload.cpu) or 0) / GIB:.3f}"
     return gibibytes.rstrip("0").rstrip(".")
 
 

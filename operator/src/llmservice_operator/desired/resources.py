@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from llmservice_operator.api.fields import quantity_value
+from llmservice_operator.api.fields import GIB, quantity_value
 from llmservice_operator.api.pods import ResourceAmounts
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.cache import node_cache_size
@@ -42,7 +42,7 @@ def offloaded_gibibytes(service: LLMService) -> int:
     """Return the memory in GiB, rounded up, that the KV cache takes outside the GPUs."""
     kv_cache = service.spec.engine.kv_cache
     offload = None if kv_cache is None else kv_cache.offload
-    return 0 if offload is None else math.ceil((quantity_value(offload.cpu) or 0) / 1024**3)
+    return 0 if offload is None else math.ceil((quantity_value(offload.cpu) or 0) / GIB)
 
 
 def _default_requests(service: LLMService) -> dict[str, str]:

@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from llmservice_operator.errors import OperatorError
 
-_FULL: Final = frozenset({"full_attention", "attention"})
-# vLLM also keeps the whole context of these layers, unless an environment variable allows less.
-_CHUNKED: Final = "chunked_attention"
+# vLLM also keeps the whole context of chunked layers, unless an environment variable allows less.
+_WHOLE_CONTEXT: Final = frozenset({"full_attention", "attention", "chunked_attention"})
 _WINDOWED: Final = "sliding_attention"
 
 _OTHER_STATE: Final = {
@@ -100,21 +99,21 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
 
 
 def _number(config: Mapping[str, Any], *names: str) -> int:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and value > 0:
-            return value
-    raise UnknownShape(f"config.json has no {names[0]}")
+    found = _first_positive(config, *names)
+    if found is None:
+        raise UnknownShape(f"config.json has no {names[0]}")
+    return found
+
+
+def _first_positive(config: Mapping[str, Any], *names: str) -> int | None:
+    values = map(config.get, names)
+    return next((each for each in values if isinstance(each, int) and each > 0), None)
 
 
 def _kv_heads(text: Mapping[str, Any], heads: int) -> int:
     if text.get("multi_query") and not text.get("new_decoder_architecture"):
         return 1
-    for name in ("num_key_value_heads", "num_kv_heads", "n_head_kv"):
-        value = text.get(name)
-        if isinstance(value, int) and value > 0:
-            return value
-    return heads
+    return _first_positive(text, "num_key_value_heads", "num_kv_heads", "n_head_kv") or heads
 
 
 def _windows(text: Mapping[str, Any], layers: int, kinds: Any) -> tuple[int | None, ...]:
@@ -130,7 +129,7 @@ def _windows(text: Mapping[str, Any], layers: int, kinds: Any) -> tuple[int | No
 
 
 def _window_of(kind: str, window: int | None) -> int | None:
-    if kind in _FULL or kind == _CHUNKED:
+    if kind in _WHOLE_CONTEXT:
         return None
     if kind == _WINDOWED:
         return window

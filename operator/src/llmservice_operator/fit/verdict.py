@@ -10,12 +10,11 @@ from typing import Final
 from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.batching import LEAST_STEP_TOKENS
 from llmservice_operator.api.engine_fields import AUTO
+from llmservice_operator.api.fields import GIB
 from llmservice_operator.api.spec import LLMServiceSpec
 from llmservice_operator.fit.kv_cache import request_bytes
 from llmservice_operator.fit.model_shape import ModelShape
 from llmservice_operator.fit.weights import Checkpoint, weight_bytes
-
-GIB: Final = 2**30
 
 UTILIZATION_PERCENT: Final = 90
 """Share of a GPU's memory that the engine uses where the spec sets none."""
