@@ -87,6 +87,13 @@ TIERS = (
         "CRD, operator and chart against a real API server",
         ("operator/tests/api", "charts/llmservice-operator/tests/install"),
         cluster=("--api-only",),
+        leaves_out=("operator/tests/api/scaling",),
+    ),
+    Tier(
+        "scaling",
+        "load, metrics API and autoscalers against a real API server and its HPA controller",
+        ("operator/tests/api/scaling",),
+        cluster=("--api-only",),
     ),
     Tier(
         "engine",
@@ -122,7 +129,8 @@ Lane = tuple[str, ...]
 
 LANES: tuple[Lane, ...] = (
     ("lint", "unit", "bench", "chart", "engine"),
-    ("api", "cluster"),
+    ("api",),
+    ("scaling", "cluster"),
     ("e2e",),
 )
 """Lanes that run side by side. While the tiers of one lane compute, those of another mostly wait
