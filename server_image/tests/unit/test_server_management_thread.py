@@ -13,6 +13,7 @@ from llmservice_server.listener import Listener, bind
 from llmservice_server.management import create_management_app
 from llmservice_server.management_thread import ManagementThread, beat, run_in
 from server_support.engine import free_ports
+from shared_support.waiting import eventually_in_loop
 
 PATHS = ("/livez", "/startupz", "/readyz", "/metrics")
 
@@ -53,7 +54,7 @@ async def test_probes_answer_while_the_api_is_blocked() -> None:
         assert ask(port, "/readyz")[0] == 503
 
         beating = asyncio.ensure_future(beat(lifecycle))
-        await asyncio.sleep(0)
+        await eventually_in_loop(lambda: lifecycle.is_alive)
         assert (await asyncio.to_thread(ask, port, "/livez"))[0] == 200
         beating.cancel()
     finally:
