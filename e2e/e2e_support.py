@@ -22,6 +22,9 @@ from shared_support.waiting import eventually
 ROOT = Path(__file__).resolve().parent.parent
 Object = dict[str, Any]
 
+PATIENCE = 300.0
+"""Time limit in seconds of waits that prove no speed. A busy machine starts a server slowly."""
+
 
 class CommandFailed(AssertionError):
     """A client refused or failed. The message is its output."""
@@ -128,7 +131,7 @@ def is_ready(service: Object | None) -> bool:
     return current and ready.get("status") == "True"
 
 
-def wait_ready(cluster: Cluster, name: str, namespace: str, within: float = 300) -> Object:
+def wait_ready(cluster: Cluster, name: str, namespace: str, within: float = PATIENCE) -> Object:
     """Return the LLMService once it is Ready. A failure shows its last conditions."""
 
     def ready() -> Object | None:

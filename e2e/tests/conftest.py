@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e_support import Cluster
+from e2e_support import PATIENCE, Cluster
 from shared_support.waiting import eventually
 from stage import Images, images_under_test, install_chart, load_images, start_hub
 
@@ -57,5 +57,5 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     # Pods are deleted first. The namespace controller checks a namespace that still has pods only
     # after half of their termination grace period, and that is five minutes here.
     cluster.kubectl("delete", "llm", "--all", "-n", name)
-    eventually(lambda: not cluster.list("pods", name), within=120, describe="pods gone")
+    eventually(lambda: not cluster.list("pods", name), within=PATIENCE, describe="pods gone")
     cluster.kubectl("delete", "namespace", name, "--timeout=120s")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e_support import Cluster, ask, conditions, wait_ready
+from e2e_support import PATIENCE, Cluster, ask, conditions, wait_ready
 from shared_support.waiting import eventually
 from stage import EXAMPLES, localkube
 
@@ -40,7 +40,7 @@ def test_without_a_gpu_the_status_says_so_with_the_schedulers_numbers(
         assert "0/1 nodes are available" in ready["message"], ready
         return "nvidia.com/gpu" in ready["message"]
 
-    eventually(waiting, within=60, every=1)
+    eventually(waiting, within=PATIENCE, every=1)
 
 
 def test_with_a_gpu_it_becomes_ready_and_answers(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e_support import Cluster, ask, conditions, wait_ready
+from e2e_support import PATIENCE, Cluster, ask, conditions, wait_ready
 from shared_support.waiting import eventually
 from stage import TINY_MODEL, cpu_service, localkube
 
@@ -62,7 +62,7 @@ def test_two_replicas_fill_one_claim_and_leave_it_when_they_go(
     (marker,) = (folder / "compile" / "cached").glob("compiled-*")
     assert marker.exists()
     cluster.kubectl("delete", "llm", "cached", "-n", namespace)
-    eventually(lambda: not cluster.list("pods", namespace), within=120, describe="pods gone")
+    eventually(lambda: not cluster.list("pods", namespace), within=PATIENCE, describe="pods gone")
     claim = cluster.read("pvc", "cached-cache", namespace)
     assert claim is not None
     assert claim["status"]["phase"] == "Bound"
@@ -79,5 +79,5 @@ def test_an_unknown_model_is_named_in_the_status(cluster: Cluster, namespace: st
         assert ready.get("reason") == "ModelNotFound", ready
         return "nobody/no-such-model" in ready["message"]
 
-    eventually(says_so, within=120, every=1)
+    eventually(says_so, within=PATIENCE, every=1)
     cluster.kubectl("delete", "llm", "unknown", "-n", namespace)

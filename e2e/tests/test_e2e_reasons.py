@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from e2e_support import Cluster, Object, conditions, wait_ready
+from e2e_support import PATIENCE, Cluster, Object, conditions, wait_ready
 from llmservice_operator.api.reason_facts import in_commands
 from llmservice_operator.api.reasons import Reason
 from shared_support.waiting import eventually
@@ -84,7 +84,7 @@ def ready(cluster: Cluster, name: str, namespace: str) -> Object:
 
 
 def until_reason(
-    cluster: Cluster, name: str, namespace: str, reason: str, within: float = 120
+    cluster: Cluster, name: str, namespace: str, reason: str, within: float = PATIENCE
 ) -> str:
     """Wait until the Ready condition has the reason; return its message."""
 
@@ -208,10 +208,10 @@ def test_a_server_that_stands_still_is_not_ready_and_then_serves_on(
     server = process_of(pod)
     os.kill(server, signal.SIGSTOP)
     try:
-        until_reason(cluster, HEALTHY, namespace, "ServerNotReady", within=30)
+        until_reason(cluster, HEALTHY, namespace, "ServerNotReady")
     finally:
         os.kill(server, signal.SIGCONT)
-    wait_ready(cluster, HEALTHY, namespace, within=30)
+    wait_ready(cluster, HEALTHY, namespace)
 
 
 @pytest.mark.causes("CrashLoop")
@@ -226,7 +226,7 @@ def test_a_server_that_is_killed_again_and_again_is_told_as_such(
         assert found.get("reason") == "CrashLoop", found
         return str(found["message"])
 
-    message = eventually(is_told, within=120, every=1)
+    message = eventually(is_told, within=PATIENCE, every=1)
     assert "ended with exit code 137" in message
     assert message.endswith(Reason.CRASH_LOOP.advice(KILLED))
     cluster.kubectl("delete", "llm", KILLED, "-n", namespace, "--wait=false")

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from e2e_support import Cluster, CommandFailed, Object, ask, conditions, wait_ready
+from e2e_support import PATIENCE, Cluster, CommandFailed, Object, ask, conditions, wait_ready
 from shared_support.waiting import eventually
 from stage import TINY_MODEL, cpu_service, localkube
 
@@ -102,11 +102,11 @@ def rollouts(
                 "patch", "llm", name, "-n", namespace, "--type=merge", f"-p={json.dumps(change)}"
             )
         for name in clients:
-            eventually(partial(in_place, cluster, name, namespace), within=150, every=1)
+            eventually(partial(in_place, cluster, name, namespace), within=PATIENCE, every=1)
         for name in clients:
             wait_ready(cluster, name, namespace)
         for each in clients.values():
-            eventually(partial(each.was_answered_since, time.monotonic()), within=60)
+            eventually(partial(each.was_answered_since, time.monotonic()), within=PATIENCE)
     yield clients
     localkube("gpus", "0", "--name", local_cluster_name)
     advertise(cluster, OTHER_GPU, 0)
@@ -184,8 +184,8 @@ def test_a_node_drain_can_evict_every_replica_and_only_one_at_a_time(
         # The replacement of the first pod still loads the model, so the budget allows no eviction.
         assert not evict(cluster, namespace, others[0])
     for pod in others:
-        eventually(partial(evict, cluster, namespace, pod), within=120, every=1)
-    eventually(lambda: not before & pods(), within=120)
+        eventually(partial(evict, cluster, namespace, pod), within=PATIENCE, every=1)
+    eventually(lambda: not before & pods(), within=PATIENCE)
     wait_ready(cluster, name, namespace)
 
 

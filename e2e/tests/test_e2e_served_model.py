@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e_support import Cluster, Object, ask, pod_states, wait_ready
+from e2e_support import PATIENCE, Cluster, Object, ask, pod_states, wait_ready
 from shared_support.waiting import eventually
 from stage import EXAMPLES, MODEL, SYSTEM_NAMESPACE, localkube
 
@@ -169,7 +169,7 @@ def test_killing_the_operator_changes_no_served_pod(
         ready = [p for p in pods if p["metadata"]["name"] not in gone and all_ready(p)]
         return len(ready) == len(operators)
 
-    eventually(replaced, within=90, describe="new operator pods ready")
+    eventually(replaced, within=PATIENCE, describe="new operator pods ready")
     assert pod_states(served_pods(cluster, namespace)) == before
     assert ask(f"{url}/v1/models")["data"][0]["id"] == SERVED_MODEL
 
@@ -226,7 +226,7 @@ def test_a_spec_change_rolls_the_pods_once(
     cluster.kubectl("patch", "llm", NAME, "-n", namespace, "--type=merge", "-p", patch)
 
     wait_ready(cluster, NAME, namespace)
-    eventually(lambda: len(served_pods(cluster, namespace)) == 1, within=60)
+    eventually(lambda: len(served_pods(cluster, namespace)) == 1, within=PATIENCE)
 
     new = {rs["metadata"]["name"] for rs in cluster.list("replicasets", namespace)} - old
     (pod,) = served_pods(cluster, namespace)
@@ -244,7 +244,7 @@ def test_deleting_the_llmservice_removes_everything(
         left = [o for o in cluster.list(kinds, namespace) if not o["metadata"].get("finalizers")]
         return left == []
 
-    eventually(nothing_left, within=60, describe="all children gone")
+    eventually(nothing_left, within=PATIENCE, describe="all children gone")
 
 
 def test_a_wrong_spec_is_refused_with_what_to_write_instead(

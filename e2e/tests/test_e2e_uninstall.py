@@ -1,6 +1,6 @@
 """Tests that `helm uninstall` removes the operator, and that its LLMServices keep running."""
 
-from e2e_support import Cluster, ask, pod_states, wait_ready
+from e2e_support import PATIENCE, Cluster, ask, pod_states, wait_ready
 from shared_support.waiting import eventually
 from stage import (
     SYSTEM_NAMESPACE,
@@ -26,9 +26,9 @@ def test_uninstalling_leaves_served_pods_and_the_crd_in_place(
     assert cluster.kubectl(*API_SERVICE)
 
     uninstall_chart(cluster)
-    eventually(lambda: not cluster.list("pods", SYSTEM_NAMESPACE), within=60)
+    eventually(lambda: not cluster.list("pods", SYSTEM_NAMESPACE), within=PATIENCE)
     # An APIService without its server would block the deletion of every namespace.
-    eventually(lambda: not cluster.kubectl(*API_SERVICE), within=60)
+    eventually(lambda: not cluster.kubectl(*API_SERVICE), within=PATIENCE)
 
     assert cluster.kubectl("get", "crd", "llmservices.llmservice.dev", "-o", "name").strip()
     assert pod_states(cluster.list("pods", namespace)) == before
