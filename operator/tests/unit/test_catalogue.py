@@ -88,7 +88,7 @@ def test_the_command_lists_and_prints_models(
     [
         (["--max-model-len", "4096"], {"engine": {"maxModelLen": 4096}}),
         (["--kv-cache-dtype=fp8"], {"engine": {"kvCache": {"dtype": "FP8"}}}),
-        (["--trust_remote_code"], {"trust": True}),
+        (["--trust_remote_code"], {"model": {"trustRemoteCode": True}}),
         (["--no-enable-prefix-caching"], {"engine": {"prefixCaching": {"enabled": False}}}),
         (
             ["--gpu-memory-utilization", "0.85"],
@@ -108,11 +108,11 @@ def test_the_command_lists_and_prints_models(
     ids=lambda it: " ".join(it) if isinstance(it, list) else "",
 )
 def test_an_argument_of_a_recipe_becomes_its_field(
-    arguments: list[str], spec: dict[str, object]
+    arguments: list[str], spec: dict[str, dict[str, object]]
 ) -> None:
     made = make_catalogue.spec_of("org/model", arguments, {})
-    trust = {"trustRemoteCode": True} if spec.pop("trust", False) else {}
-    assert made == {"model": {"uri": "hf://org/model", **trust}, **spec}
+    model = {"uri": "hf://org/model", **spec.get("model", {})}
+    assert made == {**spec, "model": model}
 
 
 @pytest.mark.parametrize("flag", ["--chat-template=x.jinja", "--speculative-config.method=mtp"])
