@@ -8,7 +8,7 @@ import yaml
 
 from localkube.errors import CommandFailed
 from localkube.images import build
-from localkube.images.builder import Store
+from localkube.images.builder import KEPT_BUILDS, Store
 from localkube.images.recipes import (
     GPU_STAND_IN_BASE,
     NAMED,
@@ -153,3 +153,18 @@ def test_a_build_on_a_base_without_what_we_need_fails_and_names_it(
     assert "does not meet what the model server needs" in message
     assert "kopf>=1.45 (not there)" in message
     assert "uvicorn>=99 (has " in message
+
+
+def test_the_store_keeps_only_the_newest_builds_of_each_image(tmp_path: Path) -> None:
+    store = Store(tmp_path / "images")
+    builds = [f"localhost/llmservice/{name}:{number}" for number in range(5) for name in "ab"]
+    container = store.run("from", "scratch")
+    for reference in builds:
+        store.run(
+            "commit", "--quiet", "--timestamp", str(builds.index(reference)), container, reference
+        )
+    store.run("rm", container)
+
+    store.forget_old_builds()
+
+    assert store.references() == builds[-2 * KEPT_BUILDS :]

@@ -70,7 +70,7 @@ def test_shows_the_end_of_the_log_and_the_settings_for_an_index_out_of_reach(
     programs: Path,
 ) -> None:
     with builder.Store.open() as store:
-        there = json.dumps([{"names": [DEBIAN.reference(), store.tools()]}])
+        there = json.dumps([{"names": [DEBIAN.reference(), store.tools()], "created": 1}])
     program(
         programs,
         "buildah",
@@ -107,6 +107,29 @@ def test_says_that_containerd_does_not_answer(programs: Path) -> None:
 
     with pytest.raises(CommandFailed, match="containerd of node1 does not answer: no such socket"):
         transfer.load(cluster, "localhost:5000/llmservice/operator:x", [cluster.node(1)])
+
+
+def test_a_node_forgets_the_builds_that_the_store_has_forgotten(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, old = (f"localhost:5000/llmservice/operator:{tag}" for tag in ("new", "old"))
+    program(programs, "buildah", f"""echo '[{{"names": ["{new}"], "created": 1}}]'""")
+    program(
+        programs,
+        "ctr",
+        f"""echo "$@" >> {tmp_path}/asked
+case "$*" in
+*name==*) ;;
+*name~=^localhost:5000/llmservice/) echo {old}; echo {new} ;;
+esac""",
+    )
+    monkeypatch.setattr(Cluster, "exec", lambda *_, **__: subprocess.CompletedProcess([], 0))
+    monkeypatch.setattr(Cluster, "inside", lambda _, command: command)
+    cluster = Cluster("elsewhere")
+
+    transfer.load(cluster, new, [cluster.node(1)])
+
+    assert (tmp_path / "asked").read_text().splitlines()[-1].endswith(f"images remove {old}")
 
 
 def test_load_image_names_the_cluster_that_is_not_there(

@@ -32,6 +32,9 @@ _UNREACHABLE = re.compile(
     re.IGNORECASE,
 )
 
+KEPT_BUILDS = 3
+"""Number of builds of each image that the store keeps: this checkout's and those of others."""
+
 _UV_CACHE = "/run/uv-cache"
 _SECRETS = "/run/secrets"
 
@@ -45,7 +48,9 @@ def build(names: Iterable[str]) -> dict[str, str]:
     require_root()
     require_programs(PROGRAMS)
     with Store.open() as store:
-        return {image.name: store.ensure(image) for image in wanted}
+        references = {image.name: store.ensure(image) for image in wanted}
+        store.forget_old_builds()
+        return references
 
 
 def require_root() -> None:
@@ -107,8 +112,25 @@ class Store:
         return done.stdout.strip()
 
     def has(self, reference: str) -> bool:
+        return reference in self.references()
+
+    def references(self) -> list[str]:
+        """Return the references of all images, the oldest build first."""
         listed = json.loads(self.run("images", "--json") or "[]")
-        return any(reference in (image["names"] or ()) for image in listed)
+        by_age = sorted(listed, key=lambda image: image["created"])
+        return [name for image in by_age for name in image["names"] or ()]
+
+    def forget_old_builds(self) -> None:
+        """Remove all but the newest builds of each image.
+
+        A new build of the engine takes gigabytes, so a machine that builds often would be full
+        within days. Layers that a newer image uses stay.
+        """
+        builds: dict[str, list[str]] = {}
+        for reference in self.references():
+            builds.setdefault(reference.rpartition(":")[0], []).append(reference)
+        for old in (each for found in builds.values() for each in found[:-KEPT_BUILDS]):
+            self.run("rmi", old)
 
     @contextmanager
     def container(self, source: str) -> Iterator[tuple[str, Path]]:

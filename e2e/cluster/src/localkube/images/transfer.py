@@ -34,6 +34,7 @@ def load(cluster: Cluster, reference: str, nodes: Iterable[Node] | None = None) 
     for node in lacking:
         with progress.step(f"pull {reference} on {node.name}"):
             _pull(cluster, node, reference)
+            _forget_old_builds(node)
 
 
 def _push(cluster: Cluster, reference: str) -> None:
@@ -64,6 +65,18 @@ def _pull(cluster: Cluster, node: Node, reference: str) -> None:
     done = _ctr(node, "images", "pull", "--plain-http", reference, inside=cluster)
     if done.returncode:
         raise CommandFailed(f"{node.name} could not pull {reference}: {done.stderr.strip()}")
+
+
+def _forget_old_builds(node: Node) -> None:
+    """Remove the project's images that the store of builds no longer has, to free the disk.
+
+    A container that runs from one keeps its layers.
+    """
+    with Store.open(to_read=True) as store:
+        kept = store.references()
+    held = _ctr(node, "images", "list", "--quiet", f"name~=^{REGISTRY}/llmservice/").stdout.split()
+    if old := [reference for reference in held if reference not in kept]:
+        _ctr(node, "images", "remove", *old)
 
 
 def _ctr(
