@@ -5,14 +5,19 @@ seconds between attempts, as JSON.
 """
 
 import json
+import os
 import sys
 
 from llmservice_server import download
 from llmservice_server.failures import Reason, classify, facts_of
+from llmservice_server.settings import ServerSettings
+from llmservice_server.trust import trust_bundle
 
 
 def main() -> None:
     repository, pauses = sys.argv[1:]
+    if (bundle := ServerSettings.from_environment(os.environ).ca_bundle) is not None:
+        trust_bundle(bundle, os.environ)
     download._PAUSES_SECONDS = tuple(json.loads(pauses))
     model = download.hub_model(repository, None, "auto", None, None)
     assert model is not None

@@ -41,6 +41,8 @@ VALUE_SETS: dict[str, Values] = {
         "server": {"gpuImage": "localhost:5000/llmservice/server-cpu:0a1b2c3d4e5f"}
     },
     "an air-gapped hub": {"model": {"hubEndpoint": "http://10.200.0.1:8090"}},
+    "a CA bundle in a ConfigMap": {"server": {"caBundle": {"name": "corporate-ca"}}},
+    "a proxy": {"server": {"proxy": {"https": "http://proxy:3128"}}},
     "nodes of sixteen GPUs": {"gpusPerNode": 16},
     "monitoring elsewhere": {
         "monitoring": {"namespace": "o11y", "podLabels": {"app.kubernetes.io/name": "prometheus"}}

@@ -21,6 +21,7 @@ from llmservice_operator.api.accelerator import MAX_GPUS
 from llmservice_operator.api.accelerator_class import AcceleratorClass, parse_classes
 from llmservice_operator.api.labels import KEY_FORM, KEY_LENGTH, VALUE_FORM
 from llmservice_operator.api.references import NAMESPACE_FORM, SUBDOMAIN_FORM
+from llmservice_operator.api.server_defaults import ServerDefaults, parse_server_defaults
 from llmservice_operator.errors import InvalidSettings
 
 PREFIX = "LLMSERVICE_OPERATOR_"
@@ -97,7 +98,14 @@ def _classes(text: str) -> Mapping[str, AcceleratorClass]:
     try:
         return parse_classes(text, f"{PREFIX}ACCELERATOR_CLASSES")
     except InvalidSettings as error:
-        raise PydanticCustomError("accelerator_classes", "{said}", {"said": str(error)}) from error
+        raise PydanticCustomError("json_setting", "{said}", {"said": str(error)}) from error
+
+
+def _server_defaults(text: str) -> ServerDefaults:
+    try:
+        return parse_server_defaults(text, f"{PREFIX}SERVER_DEFAULTS")
+    except InvalidSettings as error:
+        raise PydanticCustomError("json_setting", "{said}", {"said": str(error)}) from error
 
 
 _HOST = re.compile("[A-Za-z0-9._:-]+")
@@ -212,6 +220,10 @@ class OperatorSettings(_Settings):
         default_factory=dict
     )
     """Accelerator classes, by their names in spec.accelerator.class."""
+    server_defaults: Annotated[ServerDefaults, _from_text(_server_defaults)] = Field(
+        default_factory=ServerDefaults
+    )
+    """Defaults of the model servers of all services."""
     gpus_per_node: int = Field(
         8, ge=1, le=MAX_GPUS, description=f"a whole number from 1 to {MAX_GPUS}"
     )
@@ -260,7 +272,7 @@ class OperatorSettings(_Settings):
 
 def _refusal(error: ErrorDetails, variables: Mapping[str, str]) -> str:
     """Return the sentence that names a variable, its text and what to write instead."""
-    if error["type"] == "accelerator_classes":
+    if error["type"] == "json_setting":
         return error["msg"]
     variable = PREFIX + str(error["loc"][-1]).upper()
     text = variables[variable.lower()]

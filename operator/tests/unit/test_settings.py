@@ -3,6 +3,7 @@ from importlib.metadata import version
 import pytest
 
 from llmservice_operator.api.accelerator_class import parse_classes
+from llmservice_operator.api.server_defaults import Proxy, ServerDefaults
 from llmservice_operator.errors import InvalidSettings
 from llmservice_operator.settings import MetricsServerSettings, OperatorSettings, ServerImages
 
@@ -42,6 +43,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "AUDIT_PERIOD_SECONDS": "5",
         "ACCELERATOR_CLASSES": '{"a": {"gpu": "H100"}}',
         "GPUS_PER_NODE": "16",
+        "SERVER_DEFAULTS": '{"proxy": {"http": "http://proxy"}}',
         "EXTERNAL_METRICS_PORT": "1",
         "SCALING_PORT": "2",
         "METRICS_SERVICE_NAME": "service",
@@ -67,6 +69,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         audit_period_seconds=5,
         accelerator_classes=parse_classes('{"a": {"gpu": "H100"}}', ""),
         gpus_per_node=16,
+        server_defaults=ServerDefaults(proxy=Proxy(http="http://proxy")),
         metrics_server=MetricsServerSettings(
             external_port=1,
             scaling_port=2,
@@ -196,11 +199,16 @@ def test_a_variable_of_another_name_is_not_a_setting(name: str) -> None:
 
 
 def test_every_setting_that_can_be_refused_says_what_to_write() -> None:
-    """A field of text takes any text; the accelerator classes name the field at fault."""
+    """A field of text takes any text; the settings in JSON name the field at fault."""
     for group in (OperatorSettings, ServerImages, MetricsServerSettings):
         for name, field in group.model_fields.items():
             takes_any = field.annotation in (str, str | None, tuple[str, ...]) and not any(
                 hasattr(it, "pattern") for it in field.metadata
             )
-            composed = name in ("images", "metrics_server", "accelerator_classes")
+            composed = name in (
+                "images",
+                "metrics_server",
+                "accelerator_classes",
+                "server_defaults",
+            )
             assert takes_any or composed or field.description, f"{name}: add a description"

@@ -32,6 +32,7 @@ loading      turns the command line into a running engine, phase by phase
 cpu_platform small defaults for a CPU-only engine
 model_infos  vLLM's information about model classes, stored in the image
 download     downloads weights and reports the progress
+trust        trusts the certificate authorities of a mounted bundle
 filling      fills the model cache, in turns when servers share it
 shared_cache the turns of servers that share a cache
 failures     classifies failures by reason

@@ -32,6 +32,7 @@ environment:
   LLMSERVICE_MAX_BODY_BYTES         maximum size of a request body (16777216)
   LLMSERVICE_MAX_CHOICES            maximum `n` of a request (128)
   LLMSERVICE_API_KEYS_DIRECTORY     folder with one API key per file; unset: no key
+  LLMSERVICE_CA_BUNDLE              file of authorities to trust in addition
   LLMSERVICE_SHARED_CACHE_DIRECTORY model cache that several servers share
   LLMSERVICE_CACHE_TAKEOVER_SECONDS time until another server fills it (60)
   LLMSERVICE_ADMINISTRATION_ROUTES  true opens vLLM's administration routes (false)

@@ -95,6 +95,14 @@ def no_configuration(folder: str) -> Failure:
     return Failure(Reason.MODEL_NOT_FOUND, f"There is no config.json in {folder}.")
 
 
+def wrong_ca_bundle(said: str) -> Failure:
+    """Return the failure of a start with a CA bundle that holds no certificate."""
+    return Failure(
+        Reason.CERTIFICATE_NOT_TRUSTED,
+        f"The CA bundle of the spec or of the chart has no valid certificate in PEM form: {said}.",
+    )
+
+
 def undividable_heads(heads: int, size: int) -> Failure:
     """Return the failure of a model whose KV heads cannot be split over `size` GPUs."""
     return Failure(

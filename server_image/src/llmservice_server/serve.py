@@ -43,6 +43,7 @@ from llmservice_server.management_thread import ManagementThread, beat
 from llmservice_server.memory import find_trim, give_back_when_idle
 from llmservice_server.metrics import ServerMetrics
 from llmservice_server.settings import ServerSettings
+from llmservice_server.trust import trust_bundle
 from llmservice_server.watch import EngineWatch, Loss
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,8 @@ class Server:
         return await self._serve(engine, api, terminated)
 
     async def _load(self, app: FastAPI) -> Engine:
+        if self._settings.ca_bundle is not None:
+            trust_bundle(self._settings.ca_bundle, os.environ)
         engine = await load_engine(
             self._command_line,
             self._lifecycle,

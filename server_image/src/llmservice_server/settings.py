@@ -80,6 +80,10 @@ class ServerSettings(BaseSettings):
     """Folder of a mounted Secret; the content of every file is a key. With None, requests need no
     key."""
 
+    ca_bundle: Path | None = None
+    """File with the certificates of authorities that are trusted in addition to the public ones.
+    None trusts the public ones only."""
+
     shared_cache_directory: Path | None = None
     """Folder of a model cache that several servers share and one at a time fills. None means that
     this server has a cache of its own."""

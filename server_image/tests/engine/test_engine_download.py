@@ -11,6 +11,8 @@ import pytest
 from localkube.hub.repository import Visibility
 from localkube.hub.settings import HubSettings, RepositorySettings
 from localkube_support.hub import running_hub
+from server_support.authority import make_authority
+from server_support.downloading import PASSED_ON, refusing
 from server_support.engine import ModelServer, flags_for, running_server
 
 REPOSITORY = "org/tiny"
@@ -75,6 +77,27 @@ def test_a_download_shows_its_progress_and_is_served(
         assert len({done for done, _ in seen}) > 2
         reply = server.post("/generate", {"prompt": "Hello", "max_tokens": 2, "ignore_eos": True})
         assert reply.json()["usage"]["completion_tokens"] == 2
+
+
+def test_a_hub_of_a_private_authority_is_trusted_by_the_ca_bundle(
+    engine_python: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    authority = make_authority(tmp_path)
+    with (
+        running_hub(settings(tiny_model), tmp_path) as plain,
+        refusing(PASSED_ON, certificate=authority.server, hub=plain) as (address, front),
+        running_server(
+            engine_python,
+            tmp_path / "server",
+            *flags_for(REPOSITORY),
+            HF_ENDPOINT=address,
+            HF_HOME=str(tmp_path / "hf"),
+            LLMSERVICE_CA_BUNDLE=str(authority.bundle),
+        ) as server,
+    ):
+        server.eventually(server.is_listening, seconds=30)
+        server.eventually(lambda: server.probe("/readyz").status == 200)
+        assert front.asked > 0
 
 
 def test_a_start_that_is_cut_off_says_how_much_of_the_model_was_there(

@@ -1,18 +1,14 @@
 """What the hub, the network before it and the storage refuse, each caused for real."""
 
-import datetime
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from localkube.hub.settings import HubSettings, RepositorySettings
 from localkube_support.hub import running_hub, write_repository
+from server_support.authority import make_authority
 from server_support.downloading import DROPPED, PASSED_ON, REPOSITORY, WEIGHTS, downloaded, refusing
 
 INDEX = b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'
@@ -76,7 +72,7 @@ def test_a_proxy_that_refuses_the_connection_is_named(tmp_path: Path, status: in
 
 @pytest.mark.causes("CertificateNotTrusted")
 def test_a_certificate_of_an_unknown_authority_is_named(tmp_path: Path) -> None:
-    with refusing(500, certificate=self_signed(tmp_path)) as (address, hub):
+    with refusing(500, certificate=make_authority(tmp_path).server) as (address, hub):
         failure = downloaded(address, tmp_path / "cache")
     assert failure["reason"] == "CertificateNotTrusted", failure
     assert hub.asked == 0
@@ -156,23 +152,3 @@ def test_a_cache_of_another_user_is_named(hub: str, tmp_path: Path) -> None:
     failure = downloaded(hub, cache, starter=starter)
     assert failure["reason"] == "StorageAccessDenied", failure
     assert str(cache) in failure["message"]
-
-
-def self_signed(folder: Path) -> Path:
-    """Write a certificate for 127.0.0.1 and its key to one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
-        .not_valid_after(datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC))
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    file = folder / "certificate.pem"
-    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + secret)
-    return file

@@ -21,6 +21,7 @@ from chart_support.helm import (
     load_schema,
     render,
 )
+from llmservice_operator.api.server_defaults import ServerDefaults
 from llmservice_operator.settings import OperatorSettings
 
 FREE_MAPS = {
@@ -58,6 +59,11 @@ FREE_MAPS = {
         ),
         ({"server": {"gpuImage": ""}}, "at '/server/gpuImage': '' does not match pattern"),
         ({"server": {"engineVersion": "latest"}}, "at '/server/engineVersion': 'latest' does not"),
+        ({"server": {"proxy": {"http": "proxy"}}}, "at '/server/proxy/http': 'proxy' does not"),
+        (
+            {"server": {"caBundle": {"kind": "File"}}},
+            "at '/server/caBundle/kind': value must be one",
+        ),
         ({"acceleratorClasses": {"a": {"nodes": {}}}}, "at '/acceleratorClasses/a': additional"),
         ({"acceleratorClasses": {"a b": {}}}, "invalid propertyName 'a b'"),
         ({"server": None}, "missing property 'server'"),
@@ -180,6 +186,14 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
     assert settings.images.cpu == everything["server"]["cpuImage"]
     assert settings.images.engine_version == everything["server"]["engineVersion"]
     assert settings.hub_endpoint == everything["model"]["hubEndpoint"]
+    defaults = settings.server_defaults.model_dump(
+        mode="json", by_alias=True, exclude_defaults=True
+    )
+    assert defaults == {
+        "caBundle": {"secretKeyRef": {"name": "corporate-ca", "key": "root.pem"}},
+        "imagePullSecrets": everything["server"]["imagePullSecrets"],
+        "proxy": everything["server"]["proxy"],
+    }
     assert classes_in(settings) == classes_of(everything)
     assert settings.gpus_per_node == everything["gpusPerNode"]
     assert settings.monitoring_namespace == everything["monitoring"]["namespace"]
@@ -256,6 +270,7 @@ def test_the_defaults_are_read_as_no_hub_and_every_namespace() -> None:
     settings = OperatorSettings.from_environment(environment)
 
     assert settings.hub_endpoint is None
+    assert settings.server_defaults == ServerDefaults()
     assert settings.watch_namespaces == ()
 
 

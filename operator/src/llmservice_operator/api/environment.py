@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final
 from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
-from llmservice_operator.api.references import ConfigMapKey, SecretKey
+from llmservice_operator.api.references import KeySource
 
 VARIABLES_WITH_A_FIELD: Final[Mapping[str, str]] = {
     "HF_ENDPOINT": "model.hubEndpoint",
@@ -75,22 +75,6 @@ def _by_field() -> Mapping[str, list[str]]:
     return fields
 
 
-class EnvironmentSource(Fields):
-    secret_key_ref: SecretKey | None = None
-    """Key of a Secret."""
-    config_map_key_ref: ConfigMapKey | None = None
-    """Key of a ConfigMap; a change affects new pods only."""
-
-    rules: ClassVar = (
-        Rule(
-            "secretKeyRef",
-            cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
-            message="must be set unless configMapKeyRef is: keep one of the two",
-            holds=lambda self: (self.secret_key_ref is None) != (self.config_map_key_ref is None),
-        ),
-    )
-
-
 class EnvironmentVariable(Fields):
     name: Annotated[
         str,
@@ -111,7 +95,7 @@ class EnvironmentVariable(Fields):
     value: Annotated[str, Field(max_length=4096)] | None = None
     """Value of the variable, visible to everyone with read access to the LLMService. Keep secrets
     in valueFrom. $(NAME) expands to the variable NAME, as in every pod."""
-    value_from: EnvironmentSource | None = None
+    value_from: KeySource | None = None
     """Source of the value, instead of value."""
 
     rules: ClassVar = (

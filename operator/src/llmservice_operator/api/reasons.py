@@ -146,8 +146,10 @@ class Reason(StrEnum):
     CONFIG_MAP_MISSING = Facts(
         "ConfigMapMissing",
         Source.POD,
-        "A ConfigMap that the spec names, or its key, does not exist.",
-        "Create the ConfigMap, or correct spec.engine.chatTemplate or spec.engine.env.",
+        "A ConfigMap that the spec or the chart names, or its key, does not exist.",
+        "Create the ConfigMap, or correct spec.engine.chatTemplate, spec.caBundle or "
+        "spec.engine.env. The chart value server.caBundle names one that every namespace with a "
+        "service needs.",
         rank=Rank.CONFIGURATION,
     )
     CONTAINER_START_ERROR = Facts(
@@ -261,7 +263,7 @@ class Reason(StrEnum):
         "SecretMissing",
         "A Secret that the spec names, or its key, does not exist or is empty.",
         "Create the Secret in this namespace, or correct spec.model.credentialsSecretRef, "
-        "spec.auth.apiKeysSecretRef or spec.engine.env.",
+        "spec.auth.apiKeysSecretRef, spec.caBundle or spec.engine.env.",
         about=None,
     )
     LOAD_FAILED = from_model_server(

@@ -7,11 +7,11 @@ no access to.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, matches
+from llmservice_operator.api.fields import Fields, Rule, matches
 
 _LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 SUBDOMAIN_PATTERN: Final = f"{_LABEL}([.]{_LABEL})*"
@@ -64,6 +64,22 @@ class ConfigMapKey(Fields):
     """Name of a ConfigMap in the LLMService's namespace."""
     key: _Key
     """Key in that ConfigMap."""
+
+
+class KeySource(Fields):
+    secret_key_ref: SecretKey | None = None
+    """Key of a Secret."""
+    config_map_key_ref: ConfigMapKey | None = None
+    """Key of a ConfigMap; a change affects new pods only."""
+
+    rules: ClassVar = (
+        Rule(
+            "secretKeyRef",
+            cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
+            message="must be set unless configMapKeyRef is: keep one of the two",
+            holds=lambda self: (self.secret_key_ref is None) != (self.config_map_key_ref is None),
+        ),
+    )
 
 
 class ImagePullSecret(Fields):

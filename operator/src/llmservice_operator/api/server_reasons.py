@@ -25,7 +25,8 @@ HUB_BROKEN: Final[Facts] = from_model_server(
 PROXY_REFUSED: Final[Facts] = from_model_server(
     "ProxyRefused",
     "A proxy or a firewall between the pods and the hub refuses the requests.",
-    "Allow the hub in the proxy, or correct HTTPS_PROXY in spec.engine.env: a proxy with "
+    "Allow the hub in the proxy, or correct HTTPS_PROXY in spec.engine.env, or the chart value "
+    "server.proxy: a proxy with "
     "authentication needs http://USER:PASSWORD@HOST:PORT, from a Secret. NO_PROXY names the hosts "
     "that need no proxy.",
 )
@@ -33,8 +34,8 @@ CERTIFICATE_NOT_TRUSTED: Final[Facts] = from_model_server(
     "CertificateNotTrusted",
     "The certificate of the hub, or of a proxy in front of it, is signed by an authority that the "
     "image does not know, or has expired.",
-    "Use an image that contains the certificate of the authority in spec.engine.image, and name "
-    "its file in SSL_CERT_FILE in spec.engine.env. Or renew the certificate.",
+    "Put the certificate of the authority into a ConfigMap, and name it in spec.caBundle, or in "
+    "the chart value server.caBundle for all services. Or renew the certificate.",
 )
 STORAGE_FULL: Final[Facts] = from_model_server(
     "StorageFull",

@@ -27,6 +27,7 @@ from llmservice_operator.api.lifecycle import (
 from llmservice_operator.api.model import NEEDS_A_CLAIM, ClaimModel, HubModel, Model
 from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
+from llmservice_operator.api.references import KeySource
 from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.status import LLMServiceStatus
 from llmservice_operator.errors import InvalidSpec
@@ -105,6 +106,11 @@ class LLMServiceSpec(Fields):
     in `from`. The management port accepts only the kubelet, the metrics server and monitoring. The
     replicas can reach DNS, the model's source and the destinations in `to`. Requires a network
     plugin that enforces NetworkPolicies."""
+    ca_bundle: KeySource | None = None
+    """Certificates in PEM form of authorities that the replicas trust in addition to the public
+    ones, such as that of a private hub or of a proxy that inspects TLS. They apply to the hub, to
+    media that requests name, and to every other connection of the replicas. Default: the chart
+    value server.caBundle."""
     suspend: bool = False
     """Whether the service is suspended. True ends all replicas and keeps every object, address and
     setting; false starts the replicas again."""

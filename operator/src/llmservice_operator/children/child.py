@@ -9,7 +9,7 @@ from typing import Final, Self
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired import Autoscaler, check_fits_a_node, with_class
+from llmservice_operator.desired import Autoscaler, check_fits_a_node, with_class, with_defaults
 from llmservice_operator.desired.manifest import build_metadata
 from llmservice_operator.kinds import Kind
 from llmservice_operator.settings import OperatorSettings
@@ -21,7 +21,7 @@ class Context:
     """Everything that the children of one service are built from."""
 
     service: LLMService
-    """The service, including the settings of its accelerator class."""
+    """The service, including the settings of its accelerator class and the chart's defaults."""
     settings: OperatorSettings
     pin: EnginePin
     replicas: ReplicaCount
@@ -43,7 +43,9 @@ class Context:
         """
         check_fits_a_node(service, settings.accelerator_classes, settings.gpus_per_node)
         return cls(
-            with_class(service, settings.accelerator_classes),
+            with_defaults(
+                with_class(service, settings.accelerator_classes), settings.server_defaults
+            ),
             settings,
             pin,
             replicas or resolve_replicas(service, None),

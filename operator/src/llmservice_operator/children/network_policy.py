@@ -60,11 +60,12 @@ _PUBLIC_HUB: Final = [
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, *_PRIVATE_V4]}},
     {"ipBlock": {"cidr": "::/0", "except": [_LINK_LOCAL_V6, *_PRIVATE_V6]}},
 ]
-_ANY_HUB: Final = [
+_ANY_ADDRESS: Final = [
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, "100.100.100.200/32"]}},
     {"ipBlock": {"cidr": "::/0", "except": [*METADATA_V6, _LINK_LOCAL_V6]}},
     {"namespaceSelector": {}},
 ]
+_PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY")
 _BARRED: Final = (_LINK_LOCAL_V4, _LINK_LOCAL_V6, *METADATA_V4, *METADATA_V6)
 """Addresses that stay closed even if a range in the policy includes them."""
 
@@ -90,6 +91,7 @@ def _body(context: Context) -> Manifest | None:
             "egress": [
                 {"to": _RESOLVERS, "ports": _DNS_PORTS},
                 *_to_model_sources(service, settings),
+                *_to_proxies(service),
                 *(_to_destination(each) for each in service.spec.network_policy.to),
             ],
         },
@@ -120,8 +122,31 @@ def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[d
     if not service.spec.downloads:
         return []
     endpoint = service.spec.model.hub_endpoint or settings.hub_endpoint
-    hub = _PUBLIC_HUB if endpoint is None else _ANY_HUB
-    return [{"to": hub, "ports": [_tcp(_hub_port(endpoint))]}]
+    hub = _PUBLIC_HUB if endpoint is None else _ANY_ADDRESS
+    return [{"to": hub, "ports": [_tcp(_port(endpoint or "https://"))]}]
+
+
+def _to_proxies(service: LLMService) -> list[dict[str, Any]]:
+    """Return the peers of the proxies whose addresses are in the pods' variables.
+
+    The address of a proxy may be a name, which no policy can express, so every address is open at
+    its port. A value from a Secret is unknown here.
+    """
+    ports = {
+        port
+        for variable in service.spec.engine.env
+        if variable.name.upper() in _PROXY_VARIABLES
+        and (port := _proxy_port(variable.value)) is not None
+    }
+    return [{"to": _ANY_ADDRESS, "ports": [_tcp(port) for port in sorted(ports)]}] if ports else []
+
+
+def _proxy_port(address: str | None) -> int | None:
+    """Return the port of a proxy; None for a text that is no address."""
+    try:
+        return _port(address) if address and "://" in address else None
+    except ValueError:
+        return None
 
 
 def _to_destination(destination: NetworkPolicyDestination) -> dict[str, Any]:
@@ -145,8 +170,9 @@ def _exceptions(block: DestinationBlock) -> list[str]:
     return exceptions
 
 
-def _hub_port(endpoint: str | None) -> int:
-    address = urlsplit(endpoint or "https://")
+def _port(url: str) -> int:
+    """Return the port of an address. Raises ValueError for one that is not a number."""
+    address = urlsplit(url)
     return address.port or (80 if address.scheme == "http" else 443)
 
 

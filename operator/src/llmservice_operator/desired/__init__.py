@@ -12,6 +12,7 @@ from llmservice_operator.desired.autoscaler import Autoscaler
 from llmservice_operator.desired.comparison import is_up_to_date
 from llmservice_operator.desired.manifest import is_left_to, is_owned_by, may_change
 from llmservice_operator.desired.node_size import check_fits_a_node
+from llmservice_operator.desired.server_defaults import with_defaults
 
 __all__ = [
     "Autoscaler",
@@ -22,4 +23,5 @@ __all__ = [
     "is_up_to_date",
     "may_change",
     "with_class",
+    "with_defaults",
 ]

@@ -52,6 +52,8 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if service.spec.auth is not None:
         values[names.API_KEYS_DIRECTORY_ENV] = names.API_KEYS_PATH
+    if service.spec.ca_bundle is not None:
+        values[names.CA_BUNDLE_ENV] = f"{names.CA_BUNDLE_PATH}/{names.CA_BUNDLE_FILE}"
     # The variable is set even while autoscaling is off, because switching it on must not restart a
     # pod.
     slo = service.spec.slo or DEFAULT_SLO

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api.model import ClaimModel
-from llmservice_operator.api.references import ApiKeysSecret
+from llmservice_operator.api.references import ApiKeysSecret, KeySource
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.cache import cache_claim_name, node_cache_size
 from llmservice_operator.desired.extra_args import read_extra_args
@@ -36,6 +36,7 @@ _PROCESSOR_CACHE_TYPE: Final = "--mm-processor-cache-type"
 _PROCESSOR_CACHE_SIZE: Final = "--mm-processor-cache-gb"
 
 OWNER_AND_GROUP_READ: Final = 0o440
+EVERYBODY_READS: Final = 0o444
 
 
 def build_volumes(service: LLMService) -> list[dict[str, Any]]:
@@ -55,6 +56,8 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
         volumes.append(
             {"name": names.API_KEYS_VOLUME, "secret": _keys_source(auth.api_keys_secret_ref)}
         )
+    if (bundle := service.spec.ca_bundle) is not None:
+        volumes.append({"name": names.CA_BUNDLE_VOLUME, **_bundle_source(bundle)})
     for name, claim in _claims(service).items():
         source = {"claimName": claim, "readOnly": True}
         volumes.append({"name": name, "persistentVolumeClaim": source})
@@ -101,6 +104,10 @@ def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
         mounts.append(
             {"name": names.API_KEYS_VOLUME, "mountPath": names.API_KEYS_PATH, "readOnly": True}
         )
+    if service.spec.ca_bundle is not None:
+        mounts.append(
+            {"name": names.CA_BUNDLE_VOLUME, "mountPath": names.CA_BUNDLE_PATH, "readOnly": True}
+        )
     mounts += [
         {"name": name, "mountPath": _MOUNT_PATHS[name], "readOnly": True}
         for name in _claims(service)
@@ -122,6 +129,18 @@ def _keys_source(reference: ApiKeysSecret) -> dict[str, Any]:
     if reference.key is not None:
         source["items"] = [{"key": reference.key, "path": reference.key}]
     return source
+
+
+def _bundle_source(bundle: KeySource) -> dict[str, Any]:
+    """Return the volume source of the CA bundle. A pod without it does not start, and its Events
+    name the missing object.
+    """
+    reference = bundle.config_map_key_ref or bundle.secret_key_ref
+    if reference is None:
+        return {}
+    kind, name = ("secret", "secretName") if bundle.secret_key_ref else ("configMap", "name")
+    item = {"key": reference.key, "path": names.CA_BUNDLE_FILE}
+    return {kind: {name: reference.name, "items": [item], "defaultMode": EVERYBODY_READS}}
 
 
 _MOUNT_PATHS: Final = {

@@ -1,0 +1,56 @@
+"""Defaults of all model servers that an administrator sets in the chart's values."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.references import ImagePullSecret, KeySource
+from llmservice_operator.errors import InvalidSettings
+
+_ProxyAddress = Annotated[str, Field(pattern=r"^(https?://\S+)?$")]
+
+
+class Proxy(Fields):
+    # The API server has not validated these types, unlike a service.
+    model_config = ConfigDict(extra="forbid")
+
+    http: _ProxyAddress = ""
+    """Proxy of requests to http:// addresses; empty means none."""
+    https: _ProxyAddress = ""
+    """Proxy of requests to https:// addresses; empty means none."""
+    no_proxy: str = ""
+    """Hosts that are reached without a proxy, separated by commas."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Variables from which libraries read the proxy, without those that are empty."""
+        variables = {
+            "HTTP_PROXY": self.http,
+            "HTTPS_PROXY": self.https,
+            "NO_PROXY": self.no_proxy,
+        }
+        return {name: value for name, value in variables.items() if value}
+
+
+class ServerDefaults(Fields):
+    model_config = ConfigDict(extra="forbid")
+
+    ca_bundle: KeySource | None = None
+    """CA bundle of services that name none. The object is in each service's namespace."""
+    proxy: Proxy = Proxy()
+    """Proxy of services that set no such variable in engine.env."""
+    image_pull_secrets: tuple[ImagePullSecret, ...] = ()
+    """Pull secrets of services that name none. The Secrets are in each service's namespace."""
+
+
+def parse_server_defaults(text: str, variable: str) -> ServerDefaults:
+    """Return the defaults in a JSON text. Raises InvalidSettings, which names the wrong field."""
+    try:
+        return ServerDefaults.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InvalidSettings(f"{variable}: {field}: {first['msg']}") from error
