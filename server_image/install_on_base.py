@@ -1,17 +1,22 @@
 """Install the model server into the image's Python, and fail if any other package changes.
 
 The vLLM project tests its image as a whole, so an image with one package replaced is untested. The
-model server is therefore installed without its dependencies. This step of the image build fails if
+model server is therefore installed without its dependencies. The few packages that a base lacks are
+installed as requirements/cpu.txt locks them. This step of the image build fails if
 a package of the base changes, or if the base lacks a requirement of the model server.
 """
 
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from importlib import metadata, util
 from pathlib import Path
 
 PACKAGE = "llmservice-server"
+ADDED = ("google-re2",)
+"""Packages that the model server needs and that vLLM does not bring. They have no dependencies."""
 
 
 def installed() -> dict[str, str]:
@@ -50,6 +55,22 @@ def unmet(requirements: list[str], present: dict[str, str]) -> list[str]:
     return missing
 
 
+def locked(requirements: str, names: Iterable[str]) -> str:
+    """Return the lines of a lock file about these packages: versions and hashes."""
+    blocks = re.findall(r"^[a-z0-9][^\n]*(?:\n[ \t][^\n]*)*", requirements, re.MULTILINE)
+    return "\n".join(each for each in blocks if each.partition("==")[0] in names) + "\n"
+
+
+def add(names: Iterable[str], lock: Path) -> None:
+    """Install packages in the versions of the lock file, and check their hashes."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(locked(lock.read_text(), names))
+        file.flush()
+        command = ["uv", "pip", "install", "--python", sys.executable, "--break-system-packages"]
+        options = ["--no-deps", "--link-mode", "copy", "--compile-bytecode", "--require-hashes"]
+        subprocess.run([*command, *options, "-r", file.name], check=True)
+
+
 def install(source: Path) -> None:
     """Build and install the package without its dependencies."""
     subprocess.run(
@@ -67,6 +88,8 @@ def main() -> int:
         print(f"the base image has no vLLM that {sys.executable} can import", file=sys.stderr)
         return 1
     before = installed()
+    if absent := [name for name in ADDED if name not in before]:
+        add(absent, Path(sys.argv[1], "requirements", "cpu.txt"))
     install(Path(sys.argv[1]))
     after = installed()
     if changed := changes({k: v for k, v in before.items() if k != PACKAGE}, after):

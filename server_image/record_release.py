@@ -22,6 +22,7 @@ from llmservice_server.failures import (
     classify,
     invalid_argument,
     no_configuration,
+    smoke_test_failure,
     too_slow,
     undividable_heads,
     write_termination_message,
@@ -100,6 +101,7 @@ def failures() -> dict[str, Failure]:
         "flag": invalid_argument("unrecognized arguments: --no-such-flag=1"),
         "kv-heads": undividable_heads(4, 3),
         "no-config": no_configuration("/models/absent"),
+        "smoke-test": smoke_test_failure("32 of 32 log-probabilities are not finite, such as NaN."),
         "too-slow-downloading": too_slow(lifecycle_in(Phase.DOWNLOADING)),
         "too-slow-warming-up": too_slow(lifecycle_in(Phase.WARMING_UP)),
     }

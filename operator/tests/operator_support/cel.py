@@ -8,6 +8,7 @@ from typing import Any
 import celpy
 from celpy import celtypes
 from celpy.adapter import json_to_cel
+from celpy.evaluation import CELEvalError
 
 from llmservice_operator.api.fields import quantity_value
 
@@ -72,7 +73,11 @@ def holds(rule: str, value: Any) -> bool:
 
 @cache
 def _holds(rule: str, value: str) -> bool:
-    return bool(_program(rule).evaluate({"self": json_to_cel(_spelled(json.loads(value)))}))
+    try:
+        return bool(_program(rule).evaluate({"self": json_to_cel(_spelled(json.loads(value)))}))
+    except CELEvalError:
+        # The API server refuses a value whose rule cannot be evaluated.
+        return False
 
 
 @cache

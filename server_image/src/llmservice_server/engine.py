@@ -144,30 +144,29 @@ class Engine:
             return
         wanted = GenerateRequest(prompt="Hello", max_tokens=2, ignore_eos=True)
         pieces = self.generate(await self.tokenize(wanted.prompt), wanted)
-        with _unseen(self._llm):
+        with self.unseen():
             async with aclosing(pieces):
                 async for _ in pieces:
                     pass
 
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Exclude the engine's work in this context from its metrics and traces, because no client
+        requested it.
+        """
+        loggers, processor = self._llm.logger_manager, self._llm.output_processor
+        traces = processor.tracing_enabled
+        loggers.record = lambda *_, **__: None
+        processor.tracing_enabled = False
+        try:
+            yield
+        finally:
+            del loggers.record
+            processor.tracing_enabled = traces
+
     def shutdown(self) -> None:
         """Stop the engine's processes; blocks until they are gone."""
         self._llm.shutdown()
-
-
-@contextmanager
-def _unseen(llm: Any) -> Iterator[None]:
-    """Exclude the engine's work in this context from its metrics and traces, because no client
-    requested it.
-    """
-    loggers, processor = llm.logger_manager, llm.output_processor
-    traces = processor.tracing_enabled
-    loggers.record = lambda *_, **__: None
-    processor.tracing_enabled = False
-    try:
-        yield
-    finally:
-        del loggers.record
-        processor.tracing_enabled = traces
 
 
 def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:

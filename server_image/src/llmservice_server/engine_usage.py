@@ -158,8 +158,12 @@ class EngineUsage:
         self._waiting_since: float | None = None
 
     def begin(self) -> None:
-        """Drop the counters of the warm-up, because its steps are slow and not from clients."""
+        """Drop the counters of the server's own requests, because no client sent them.
+
+        Their steps were not recorded, so they must not count as requests that still wait.
+        """
         self.counters = Counters()
+        self._waiting_since = None
         self._known_lengths.clear()
 
     def arrive(self, prompt_tokens: int, sequences: int) -> None:

@@ -49,6 +49,7 @@ class Reason(StrEnum):
     REMOTE_CODE_REFUSED = "RemoteCodeRefused"
     SECRET_MISSING = "SecretMissing"
     SHARED_MEMORY_FULL = "SharedMemoryFull"
+    SMOKE_TEST_FAILED = "SmokeTestFailed"
     STARTUP_TIMEOUT = "StartupTimeout"
     STORAGE_ACCESS_DENIED = "StorageAccessDenied"
     STORAGE_FULL = "StorageFull"
@@ -101,6 +102,11 @@ def wrong_ca_bundle(said: str) -> Failure:
         Reason.CERTIFICATE_NOT_TRUSTED,
         f"The CA bundle of the spec or of the chart has no valid certificate in PEM form: {said}.",
     )
+
+
+def smoke_test_failure(finding: str) -> Failure:
+    """Return the failure of a server that gets a wrong answer to its own request."""
+    return Failure(Reason.SMOKE_TEST_FAILED, f"The server sent itself a test request. {finding}")
 
 
 def undividable_heads(heads: int, size: int) -> Failure:

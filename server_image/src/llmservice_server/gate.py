@@ -40,6 +40,10 @@ _LONG_BODIES = 16
 _CUT_SECONDS = 0.5
 """Time in which the errors of ended requests are sent, in seconds."""
 
+OWN_REQUEST = "llmservice.own_request"
+"""Key of the scope of a request that the server sends itself. It is admitted before the server is
+ready, without a key, and is not counted, because no client sent it."""
+
 _CLIENT_LEFT = 499
 """Status that proxies log for a client that disconnected; it is never sent, but counted."""
 
@@ -134,6 +138,7 @@ class Gate:
         route = find_route(scope["method"], scope["path"])
         origins: Origins | None = scope["app"].state.origins
         permission = None if origins is None else origins.permission(scope)
+        is_own = OWN_REQUEST in scope
         exchange = Exchange(
             receive,
             send if origins is None or permission else origins.shown_to(scope, send),
@@ -141,14 +146,18 @@ class Gate:
             content_type=_header(scope, b"content-type"),
             max_body_bytes=self._max_body_bytes(route),
             body_room=self._body_room,
-            timeout_seconds=self._settings.request_timeout_seconds,
+            # The sender of an own request limits its time.
+            timeout_seconds=0 if is_own else self._settings.request_timeout_seconds,
             amend=partial(self._amend, request_id, route),
             engine_has_died=self._lifecycle.engine_has_died,
         )
         try:
             # A browser asks for permission without the key that the page will send.
-            own_answer = permission or self._own_answer(route, scope)
-            if own_answer is not None:
+            own_answer = permission or (None if is_own else self._own_answer(route, scope))
+            if is_own:
+                with _place_of(exchange, route):
+                    await self._answer(exchange, scope)
+            elif own_answer is not None:
                 # Such a request is not counted in flight, because it must not prolong a drain.
                 await own_answer(scope, exchange.receive, exchange.send)
             else:
@@ -156,7 +165,8 @@ class Gate:
                     await self._answer(exchange, scope)
         finally:
             exchange.close()
-            self._count(exchange, route, scope["method"], time.perf_counter() - started_at)
+            if not is_own:
+                self._count(exchange, route, scope["method"], time.perf_counter() - started_at)
 
     async def _answer(self, exchange: Exchange, scope: Scope) -> None:
         try:

@@ -16,6 +16,8 @@ class Phase(StrEnum):
     DOWNLOADING = "downloading"
     LOADING = "loading"
     WARMING_UP = "warming_up"
+    SMOKE_TESTING = "smoke_testing"
+    """The server waits for the answer to a request of its own."""
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"

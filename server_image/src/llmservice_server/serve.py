@@ -19,6 +19,7 @@ from llmservice_server.cors import Origins
 from llmservice_server.drain import drain
 from llmservice_server.engine import Engine
 from llmservice_server.engine_usage import EngineUsage, Objectives
+from llmservice_server.errors import EngineUnavailable
 from llmservice_server.failures import (
     ENGINE_HUNG,
     ENGINE_KILLED,
@@ -43,6 +44,7 @@ from llmservice_server.management_thread import ManagementThread, beat
 from llmservice_server.memory import find_trim, give_back_when_idle
 from llmservice_server.metrics import ServerMetrics
 from llmservice_server.settings import ServerSettings
+from llmservice_server.smoke_test import find_failure, question_for
 from llmservice_server.trust import trust_bundle
 from llmservice_server.watch import EngineWatch, Loss
 
@@ -156,8 +158,10 @@ class Server:
             self._settings.administration_routes, lambda: self._in_flight.count
         )
         await engine.warm_up()
-        self._usage.begin()
         attach_engine_app(app, engine_app)
+        if self._settings.smoke_test:
+            await self._test(app, engine, engine_app)
+        self._usage.begin()
         # The imported modules and the objects built so far live until the process ends. Every full
         # collection would scan them again and delay all answers by half a second.
         gc.collect()
@@ -165,6 +169,21 @@ class Server:
         self._lifecycle.enter(Phase.READY)
         logger.info("ready: %s", self._lifecycle.report())
         return engine
+
+    async def _test(self, app: FastAPI, engine: Engine, engine_app: FastAPI) -> None:
+        """Raise StartRefused if the model's answer to a request of the server is wrong."""
+        paths = {getattr(route, "path", "") for route in engine_app.routes}
+        question = question_for(paths, self._settings.smoke_test_prompt)
+        if question is None:
+            logger.info("no smoke test: the model serves no route that has one")
+            return
+        self._lifecycle.enter(Phase.SMOKE_TESTING)
+        with engine.unseen():
+            failure = await find_failure(app, question, self._settings)
+        if engine.has_died:
+            raise EngineUnavailable("the engine died during the smoke test")
+        if failure is not None:
+            raise StartRefused(failure)
 
     async def _serve(self, engine: Engine, api: Listener, terminated: asyncio.Event) -> int:
         watch = EngineWatch(

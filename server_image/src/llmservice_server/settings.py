@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import re2
 from annotated_types import Ge, Le
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -33,6 +34,22 @@ def _true_or_false(value: object) -> object:
     if isinstance(value, str) and value not in ("true", "false"):
         raise ValueError("true or false")
     return value
+
+
+def _pattern(value: str) -> str:
+    """Return the pattern; raise ValueError if it is none."""
+    quiet = re2.Options()
+    quiet.log_errors = False
+    try:
+        re2.compile(value, quiet)
+    except re2.error as error:
+        raise ValueError(f"a pattern in the syntax of RE2: {_words(error)}") from error
+    return value
+
+
+def _words(error: Exception) -> str:
+    said = error.args[0]
+    return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
 
 
 class ServerSettings(BaseSettings):
@@ -105,6 +122,18 @@ class ServerSettings(BaseSettings):
     slo_itl_milliseconds: float | None = _number(None, _DAY_SECONDS * 1000)
     """Limit of the mean time between tokens that /autoscale measures against; None sets no
     limit."""
+
+    smoke_test: Annotated[bool, BeforeValidator(_true_or_false)] = True
+    """Whether the server sends itself a request before it is ready."""
+
+    smoke_test_prompt: str | None = None
+    """Prompt of that request; None chooses one."""
+
+    smoke_test_expect: Annotated[str, AfterValidator(_pattern)] | None = None
+    """Pattern in the syntax of RE2 that must occur in the answer; None accepts any text."""
+
+    smoke_test_timeout_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
+    """Maximum time in seconds until the answer is complete."""
 
     termination_log: Path = Path("/dev/termination-log")
     """File of the termination message that the kubelet reads; used only if it can be written."""

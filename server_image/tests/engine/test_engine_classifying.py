@@ -32,6 +32,7 @@ def server(
     flags = (*flags_for(tiny_model), f"--hf-overrides={json.dumps(overrides)}")
     with running_server(preloaded, folder, *flags) as started:
         started.wait_until_ready()
+        assert started.metric('llm_load_seconds{phase="smoke_testing"}') > 0
         yield started
 
 

@@ -39,6 +39,7 @@ def server(
     (model / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
     with running_server(preloaded, folder / "server", *flags_for(model)) as started:
         started.wait_until_ready()
+        assert started.metric('llm_load_seconds{phase="smoke_testing"}') > 0
         yield started
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+import install_on_base
 import record_release
 from llmservice_operator import names
 from llmservice_operator.api import reasons
+from llmservice_operator.api.lifecycle import SmokeTest
 from llmservice_operator.api.reason_facts import Source
 from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.termination_message import TerminationMessage
@@ -50,6 +52,10 @@ def test_the_server_reads_the_variables_that_the_operator_sets() -> None:
             names.MAX_CHOICES_ENV: "8",
             names.SHARED_CACHE_DIRECTORY_ENV: "/shared",
             names.API_KEYS_DIRECTORY_ENV: names.API_KEYS_PATH,
+            names.SMOKE_TEST_ENV: "false",
+            names.SMOKE_TEST_PROMPT_ENV: "Hello",
+            names.SMOKE_TEST_EXPECT_ENV: "(?i)world",
+            names.SMOKE_TEST_TIMEOUT_SECONDS_ENV: "9",
         }
     )
     assert (settings.api_port, settings.management_port) == (1, 2)
@@ -58,12 +64,17 @@ def test_the_server_reads_the_variables_that_the_operator_sets() -> None:
     assert (settings.max_body_bytes, settings.max_choices) == (7, 8)
     assert settings.shared_cache_directory == Path("/shared")
     assert str(settings.api_keys_directory) == names.API_KEYS_PATH
+    assert not settings.smoke_test
+    assert (settings.smoke_test_prompt, settings.smoke_test_expect) == ("Hello", "(?i)world")
+    assert settings.smoke_test_timeout_seconds == 9
 
 
 def test_the_server_has_the_defaults_that_the_operator_documents() -> None:
     settings = ServerSettings()
     assert settings.request_timeout_seconds == REQUEST_TIMEOUT_SECONDS
     assert settings.engine_hang_seconds == Serving().engine_hang_seconds
+    assert settings.smoke_test is SmokeTest().enabled
+    assert settings.smoke_test_timeout_seconds == SmokeTest().timeout_seconds
     documented = Serving.model_fields
     mebibytes = settings.max_body_bytes // 1024**2
     assert f"Default: {mebibytes}," in str(documented["max_body_mebibytes"].description)
@@ -185,6 +196,12 @@ def test_the_tests_of_the_workspace_run_the_libraries_that_the_image_has() -> No
     # FastAPI is built on starlette, and the gate uses starlette directly.
     for name in (*direct, "starlette"):
         assert workspace[name] == image[name], f"{name}: run uv lock or lock cpu.txt anew"
+
+
+def test_the_packages_that_are_added_to_a_base_are_locked_with_their_hashes() -> None:
+    added = install_on_base.locked((REQUIREMENTS / "cpu.txt").read_text(), install_on_base.ADDED)
+    assert re.findall(r"^([a-z0-9-]+)==", added, re.M) == list(install_on_base.ADDED)
+    assert added.count("--hash=sha256:") > 10
 
 
 def test_every_package_of_the_cpu_image_is_pinned_by_hash() -> None:

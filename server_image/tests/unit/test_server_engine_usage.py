@@ -249,6 +249,11 @@ def test_the_warm_up_is_forgotten() -> None:
     engine.usage.begin()
     assert counters(engine)["arrivals"] == 0
 
+    # Its last step was not recorded, and the first client does not wait since then.
+    engine.seconds += 50
+    engine.arrive(1)
+    assert engine.usage.stalled_seconds() == 0
+
 
 @pytest.mark.parametrize(
     ("objectives", "judged", "ttft", "itl", "slo"),

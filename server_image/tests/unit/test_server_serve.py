@@ -5,6 +5,7 @@ import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from llmservice_server import serve
 from llmservice_server.serve import Server
 from llmservice_server.settings import ServerSettings
 from server_support.engine import free_ports
+
+PROBES = ("/livez", "/startupz", "/readyz")
 
 
 class Kept:
@@ -90,6 +93,80 @@ async def test_what_a_ready_server_keeps_is_not_looked_at_by_the_collector(
 
     os.kill(os.getpid(), signal.SIGTERM)
     assert await running == 0
+
+
+class SilentEngine(LoadedEngine):
+    """An engine that never answers a completion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def build_app(
+        self, with_administration: bool, requests_in_progress: Callable[[], int]
+    ) -> FastAPI:
+        app = FastAPI()
+
+        @app.post("/v1/completions")
+        async def complete() -> None:
+            self.asked.set()
+            await asyncio.Event().wait()
+
+        return app
+
+    def unseen(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def with_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engine: LoadedEngine, seconds: float
+) -> tuple[Server, ServerSettings]:
+    async def load(*_: Any) -> LoadedEngine:
+        return engine
+
+    monkeypatch.setattr(serve, "load_engine", load)
+    monkeypatch.setattr(serve, "load_nvml", lambda: None)
+    monkeypatch.setattr(serve, "find_gpus", lambda nvml: None)
+    monkeypatch.setattr(serve, "REGISTRY", CollectorRegistry())
+    (tmp_path / "termination-log").touch()
+    api_port, management_port = free_ports()
+    settings = ServerSettings(
+        api_port=api_port,
+        management_port=management_port,
+        smoke_test_timeout_seconds=seconds,
+        termination_log=tmp_path / "termination-log",
+    )
+    return Server([], settings), settings
+
+
+async def test_probes_answer_during_the_smoke_test_and_a_signal_ends_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = SilentEngine()
+    server, settings = with_engine(monkeypatch, tmp_path, engine, seconds=600)
+    running = asyncio.ensure_future(server.run())
+    await engine.asked.wait()
+    probes = {path: await status(settings.management_port, path) for path in PROBES}
+    assert probes == {"/livez": 200, "/startupz": 503, "/readyz": 503}
+
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    assert await running == 0
+    failure = json.loads(settings.termination_log.read_text())
+    assert failure["reason"] == "StartupTimeout"
+    assert "stopped while smoke testing" in failure["message"]
+
+
+async def test_the_death_of_an_engine_during_the_smoke_test_is_no_failure_of_the_test(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = SilentEngine()
+    engine.has_died = True
+    server, settings = with_engine(monkeypatch, tmp_path, engine, seconds=0.5)
+    assert await server.run() == 1
+    failure = json.loads(settings.termination_log.read_text())
+    assert failure["reason"] == "LoadFailed"
+    assert "the engine died during the smoke test" in failure["message"]
 
 
 async def test_what_an_engine_died_of_in_a_container_before_is_no_reason_for_this_one(

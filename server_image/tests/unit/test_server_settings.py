@@ -28,6 +28,10 @@ def test_reads_every_setting_from_its_variable() -> None:
             "LLMSERVICE_ADMINISTRATION_ROUTES": "true",
             "LLMSERVICE_SLO_TTFT_MILLISECONDS": "500",
             "LLMSERVICE_SLO_ITL_MILLISECONDS": "40.5",
+            "LLMSERVICE_SMOKE_TEST": "false",
+            "LLMSERVICE_SMOKE_TEST_PROMPT": "2 + 2 =",
+            "LLMSERVICE_SMOKE_TEST_EXPECT": "^ ?4",
+            "LLMSERVICE_SMOKE_TEST_TIMEOUT_SECONDS": "20",
             "LLMSERVICE_TERMINATION_LOG": "/tmp/why",
         }
     )
@@ -47,6 +51,10 @@ def test_reads_every_setting_from_its_variable() -> None:
         administration_routes=True,
         slo_ttft_milliseconds=500.0,
         slo_itl_milliseconds=40.5,
+        smoke_test=False,
+        smoke_test_prompt="2 + 2 =",
+        smoke_test_expect="^ ?4",
+        smoke_test_timeout_seconds=20.0,
         termination_log=Path("/tmp/why"),
     )
 

@@ -1,15 +1,16 @@
-"""Start, replacement and end of replicas: spec.startup, termination, podDisruptionBudget,
-rolloutStrategy.
+"""Start, replacement and end of replicas: spec.startup, smokeTest, termination,
+podDisruptionBudget, rolloutStrategy.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
+import re2
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Portion, Rule
+from llmservice_operator.api.fields import Fields, Portion, Rule, ValueRule
 
 
 class Startup(Fields):
@@ -19,6 +20,49 @@ class Startup(Fields):
     """Maximum time in seconds from the start of the container until the replica is ready: download,
     loading and compilation. After that the container restarts and keeps the files that it has
     downloaded. Raise it for a large model or a slow network."""
+
+
+def _is_re2(pattern: str) -> bool:
+    quiet = re2.Options()
+    quiet.log_errors = False
+    try:
+        re2.compile(pattern, quiet)
+    except re2.error:
+        return False
+    return True
+
+
+SMOKE_TEST_SECONDS: Final = 60
+"""Default time limit of the smoke test. The model server has the same one. It is an estimate: the
+slowest models on a CPU generate an answer of 32 tokens in half of the time."""
+
+
+class SmokeTest(Fields):
+    enabled: bool = True
+    """Whether a new replica sends itself a request before it is ready. If the answer is wrong, the
+    replica restarts, the rollout stops, and the old replicas serve on. Without `expect`, the answer
+    is right if its log-probabilities, or the numbers of its vector, are finite."""
+    prompt: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """Text that the model continues with at most 32 tokens, or for which it computes a vector.
+    Default: a text of the model server. A model that refuses that one is not tested."""
+    expect: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=256),
+            ValueRule(
+                # The API server refuses a pattern that it cannot read, and adds the reason.
+                cel="''.matches(self) in [true, false]",
+                message="must be a regular expression in the syntax of RE2",
+                holds=_is_re2,
+            ),
+        ]
+        | None
+    ) = None
+    """Regular expression in the syntax of RE2 that must occur in the answer, such as `(?i)paris`.
+    For models that generate text. Default: any text is right."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = SMOKE_TEST_SECONDS
+    """Maximum time in seconds until the answer is complete. It is a part of
+    startup.timeoutSeconds."""
 
 
 class Termination(Fields):

@@ -26,7 +26,7 @@ class ReplicaLoad(Fields):
     """Whether the replica is Ready and not being deleted."""
     phase: str | None = None
     """Phase that its model server reports: importing, waiting_for_cache, downloading, loading,
-    warming_up, ready, draining or failed; null while it does not answer."""
+    warming_up, smoke_testing, ready, draining or failed; null while it does not answer."""
     elapsed_seconds: float | None = None
     """Seconds since the process of the model server started."""
     downloaded_bytes: int | None = None

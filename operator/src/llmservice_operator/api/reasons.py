@@ -302,6 +302,7 @@ class Reason(StrEnum):
     STORAGE_ACCESS_DENIED = server_reasons.STORAGE_ACCESS_DENIED
     SHARED_MEMORY_FULL = server_reasons.SHARED_MEMORY_FULL
     GPU_UNUSABLE = server_reasons.GPU_UNUSABLE
+    SMOKE_TEST_FAILED = server_reasons.SMOKE_TEST_FAILED
     TENSOR_SIZE_DOES_NOT_FIT = server_reasons.TENSOR_SIZE_DOES_NOT_FIT
 
     ROLLOUT_IN_PLACE = Facts(

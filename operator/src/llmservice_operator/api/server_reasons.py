@@ -63,6 +63,14 @@ GPU_UNUSABLE: Final[Facts] = from_model_server(
     "Update the driver, use an image for it in spec.engine.image, or choose other nodes with "
     "spec.template.nodeSelector.",
 )
+SMOKE_TEST_FAILED: Final[Facts] = from_model_server(
+    "SmokeTestFailed",
+    "The answer of the new model server to a request of its own is wrong, late or not what "
+    "spec.smokeTest.expect describes. The message has the answer.",
+    "Check the weights, the quantization and the dtype of the model, or correct spec.smokeTest. If "
+    "the answer is late, raise spec.smokeTest.timeoutSeconds. To serve the model anyway, set "
+    "spec.smokeTest.enabled to false.",
+)
 TENSOR_SIZE_DOES_NOT_FIT: Final[Facts] = from_model_server(
     "TensorSizeDoesNotFit",
     "The number of GPUs over which each layer is split does not suit the model: its heads or "

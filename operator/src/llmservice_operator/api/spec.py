@@ -21,6 +21,7 @@ from llmservice_operator.api.fields import PORTION_FORM, Fields, Rule, quantity_
 from llmservice_operator.api.lifecycle import (
     PodDisruptionBudget,
     RolloutStrategy,
+    SmokeTest,
     Startup,
     Termination,
 )
@@ -94,6 +95,8 @@ class LLMServiceSpec(Fields):
     """Authentication of requests. Default: none; every client that can reach the API can use it."""
     startup: Startup = Startup()
     """Startup of a replica."""
+    smoke_test: SmokeTest = SmokeTest()
+    """Test of a new replica, before it is ready: a request to itself."""
     termination: Termination = Termination()
     """Shutdown of a replica."""
     rollout_strategy: RolloutStrategy = RolloutStrategy()
@@ -153,6 +156,15 @@ class LLMServiceSpec(Fields):
             message="has no effect on a service that downloads nothing from a hub: remove it, or "
             "use an hf:// model without offline",
             holds=lambda spec: spec.model.hub_endpoint is None or spec.downloads,
+        ),
+        Rule(
+            "smokeTest.timeoutSeconds",
+            cel="!has(self.smokeTest) || !has(self.smokeTest.timeoutSeconds) || "
+            "!has(self.startup) || !has(self.startup.timeoutSeconds) || "
+            "self.smokeTest.timeoutSeconds <= self.startup.timeoutSeconds",
+            message="must be at most startup.timeoutSeconds, of which it is a part: lower it, or "
+            "raise startup.timeoutSeconds",
+            holds=lambda spec: spec.smoke_test.timeout_seconds <= spec.startup.timeout_seconds,
         ),
         Rule(
             "podDisruptionBudget.minAvailable",

@@ -7,6 +7,7 @@ from typing import Any, Final
 from llmservice_operator import names
 from llmservice_operator.api.autoscaling import DEFAULT_SLO
 from llmservice_operator.api.environment import EnvironmentVariable
+from llmservice_operator.api.lifecycle import SMOKE_TEST_SECONDS
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.cache import cache_variables
 from llmservice_operator.settings import OperatorSettings
@@ -43,6 +44,7 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         names.PRE_STOP_SECONDS_ENV: str(termination.pre_stop_seconds),
         names.DRAIN_TIMEOUT_SECONDS_ENV: str(termination.drain_timeout_seconds),
         **_limits(service),
+        **_smoke_test(service),
         **_IDENTITY,
         **_CACHES,
         **_NO_TELEMETRY,
@@ -102,6 +104,22 @@ def _limits(service: LLMService) -> dict[str, str]:
         names.MAX_CHOICES_ENV: serving.max_choices,
     }
     return {name: str(limit) for name, limit in limits.items() if limit is not None}
+
+
+def _smoke_test(service: LLMService) -> dict[str, str]:
+    """Return the variables of a smoke test that differs from the server's own.
+
+    The default sets none, so that it restarts no pod of an earlier operator.
+    """
+    test = service.spec.smoke_test
+    if not test.enabled:
+        return {names.SMOKE_TEST_ENV: "false"}
+    texts = {names.SMOKE_TEST_PROMPT_ENV: test.prompt, names.SMOKE_TEST_EXPECT_ENV: test.expect}
+    # The kubelet replaces $(NAME) with a variable, which may be a token, and $$ with $.
+    values = {name: text.replace("$", "$$") for name, text in texts.items() if text is not None}
+    if test.timeout_seconds != SMOKE_TEST_SECONDS:
+        values[names.SMOKE_TEST_TIMEOUT_SECONDS_ENV] = str(test.timeout_seconds)
+    return values
 
 
 def _variable(variable: EnvironmentVariable) -> dict[str, Any]:
