@@ -53,6 +53,32 @@ def _listed(found: Any) -> list[list[str]]:
     return listed
 
 
+def chunks() -> dict[str, Any]:
+    """Return which models of chunks have stand-ins, and what they write differently."""
+    from vllm.entrypoints.openai.chat_completion import serving as chats
+    from vllm.entrypoints.openai.completion import serving as completions
+
+    from server_support.streaming import replaced, written
+
+    by_models = list(written(completions, chats))
+    replacements = replaced(completions, chats)
+    by_stand_ins = list(written(completions, chats))
+    different = [pair for pair in zip(by_models, by_stand_ins, strict=True) if len(set(pair)) > 1]
+    return {"replaced": replacements, "number": len(by_models), "different": different}
+
+
+def reads_environment_once() -> bool:
+    """Return whether vLLM keeps the value that a variable had when the server asked for that."""
+    from vllm import envs
+
+    from llmservice_server.compat import read_environment_once
+
+    os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "0"
+    read_environment_once()
+    os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
+    return not envs.VLLM_COMPUTE_NANS_IN_LOGITS
+
+
 def main() -> None:
     """Print the facts to standard output."""
     with contextlib.redirect_stdout(sys.stderr):
@@ -67,6 +93,8 @@ def main() -> None:
             "version": vllm.__version__,
             "signatures": signatures(),
             "routes": routes(),
+            "chunks": chunks(),
+            "reads_environment_once": reads_environment_once(),
             "unsaid": [words for words in LAST_WORDS if not any(words in it for it in sources)],
         }
     json.dump(answer, sys.stdout)

@@ -37,6 +37,7 @@ filling      fills the model cache, in turns when servers share it
 shared_cache the turns of servers that share a cache
 failures     classifies failures by reason
 compat       the only module that imports vLLM, with a list of the symbols
+stream_chunks  the JSON of a stream's chunks, without vLLM's models
 stream_errors  error events of streams, by route
 errors, streaming, metrics, logs, drain   as their names say
 """

@@ -127,6 +127,15 @@ def tell_steps(configuration: Any) -> bool:
     return asked
 
 
+def read_environment_once() -> None:
+    """Make vLLM keep the values of its environment variables, as its engine process does.
+
+    Otherwise it reads some of them anew for every token.
+    """
+    envs: Any = importlib.import_module("vllm.envs")
+    envs.enable_envs_cache()
+
+
 def _find(symbol: str) -> Any:
     for name in _MODULES[symbol]:
         try:

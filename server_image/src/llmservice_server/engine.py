@@ -32,6 +32,8 @@ from llmservice_server.generate import (
 )
 from llmservice_server.lookups import create_lookup_router
 from llmservice_server.queue_place import Place, PromisedPlaces, current_place
+from llmservice_server.routes import served_first
+from llmservice_server.stream_chunks import write_chunks_directly
 from llmservice_server.stream_errors import begin_responses_with_the_engine, pass_errors_of_messages
 from llmservice_server.structures import Compiler, why_not_compiled, why_too_large
 
@@ -110,10 +112,15 @@ class Engine:
             app.include_router(create_generate_router(self))
             pass_errors_of_messages(app.state.anthropic_serving_messages)
             begin_responses_with_the_engine(app.state.openai_serving_responses)
+            write_chunks_directly(
+                app.state.openai_serving_completion, app.state.openai_serving_chat
+            )
         models = app.state.openai_serving_models
         lookups = create_lookup_router(models, requests_in_progress)
         # In front of vLLM's routes, because one of them has the same path.
         app.router.routes[:0] = lookups.routes
+        # Every request tries the routes in turn, twice: for its metrics and to be answered.
+        app.router.routes[:] = served_first(app.router.routes)
         # A redirect would repeat the client's Host header. The gate's own redirect contains no
         # host.
         app.router.redirect_slashes = False

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmservice_server import cpu_platform, model_infos
-from llmservice_server.compat import Vllm, engine_version, is_cpu_build, load_vllm, tell_steps
+from llmservice_server.compat import (
+    Vllm,
+    engine_version,
+    is_cpu_build,
+    load_vllm,
+    read_environment_once,
+    tell_steps,
+)
 from llmservice_server.context_limit import cap_answers
 from llmservice_server.download import ModelDownload, hub_model, use_cache_only
 from llmservice_server.engine import Engine, observed_llm, report_aborts, step_recorder
@@ -108,6 +115,7 @@ async def load_engine(
             disable_log_stats=arguments.disable_log_stats,
             enable_log_requests=arguments.enable_log_requests,
         )
+    read_environment_once()
     report_aborts(vllm, llm)
     usage.unfinished = llm.get_num_unfinished_requests
     usage.limits = _limits(llm)

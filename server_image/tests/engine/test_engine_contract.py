@@ -41,3 +41,18 @@ def test_its_processes_say_the_last_words_by_which_an_end_is_known(
     installed_vllm: dict[str, Any],
 ) -> None:
     assert installed_vllm["unsaid"] == []
+
+
+def test_its_chunks_are_written_without_its_models_in_the_same_bytes(
+    installed_vllm: dict[str, Any],
+) -> None:
+    chunks = installed_vllm["chunks"]
+    assert all(chunks["replaced"].values())
+    assert chunks["number"] > 500
+    assert chunks["different"] == []
+
+
+def test_it_reads_its_environment_once_when_the_server_says_so(
+    installed_vllm: dict[str, Any],
+) -> None:
+    assert installed_vllm["reads_environment_once"]

@@ -4,10 +4,11 @@ import json
 from urllib.parse import urljoin
 
 import pytest
+from starlette.routing import BaseRoute, Route
 
 from llmservice_server.body_shape import MAX_INPUTS, BadShape, check_shape
 from llmservice_server.documentation import examples
-from llmservice_server.routes import CLOSED, ROUTES, find_route, without_slashes
+from llmservice_server.routes import CLOSED, ROUTES, find_route, served_first, without_slashes
 
 
 def path_of(method: str, path: str) -> str | None:
@@ -127,3 +128,16 @@ def test_every_example_fits_the_limits_and_names_the_model_where_it_may() -> Non
     assert "model" not in found.pop("/generate")
     assert {"/classify", "/pooling", "/score", "/v2/rerank", "/v2/embed"} <= set(found)
     assert {example["model"] for example in found.values()} == {"a-model"}
+
+
+def test_the_usual_routes_are_tried_first_and_those_of_one_path_in_their_own_order() -> None:
+    async def answer(_: object) -> None: ...
+
+    paths = ("/pause", "/load", "/load", "/v1/completions", "/v1/models/{model:path}")
+    registered: list[BaseRoute] = [Route(path, answer) for path in paths]
+    registered += [BaseRoute(), Route("/v1/chat/completions", answer)]
+    pause, load, load_again, completions, models, included, chats = registered
+    assert served_first(registered) == [
+        *(chats, completions, load, load_again),
+        *(pause, models, included),
+    ]
