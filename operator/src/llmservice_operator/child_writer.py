@@ -25,7 +25,7 @@ from llmservice_operator.cluster import (
     understood,
 )
 from llmservice_operator.convergence import WHOLE_OBJECT, ConvergenceGuard, Name, Pause
-from llmservice_operator.desired import may_change
+from llmservice_operator.desired import may_change, was_made_by_operator
 from llmservice_operator.desired.comparison import Difference, find_differences
 from llmservice_operator.desired.ownership import say_contest, say_foreign_cause, say_rewrite
 from llmservice_operator.errors import (
@@ -129,8 +129,11 @@ class ChildWriter:
         except Conflict:
             if replicas.is_kept_now:
                 raise  # the number of replicas was read before the change
-            name = manifest["metadata"]["name"]
-            await refresh(self._cluster, self._cache, child.kind, service.namespace, name)
+            where = child.kind, service.namespace, manifest["metadata"]["name"]
+            before = self._cache.get(*where)
+            await refresh(self._cluster, self._cache, *where)
+            if self._cache.get(*where) is before:
+                raise  # the same write would get the same answer
             return await self._write_once(service, child, manifest, replicas, outcome)
 
     async def _write_once(
@@ -192,7 +195,7 @@ class ChildWriter:
     ) -> bool:
         """Apply one child unless it is as desired already; return whether it was written."""
         kind, name = child.kind, manifest["metadata"]["name"]
-        _check_owner(live, service)
+        _check_owner(live, service, child)
         if "deletionTimestamp" in live["metadata"]:
             raise StillDeleting(f"{kind.kind} {name} is being deleted and will be made anew.")
         differences = list(find_differences(live, manifest))
@@ -334,13 +337,15 @@ def _name(service: LLMService, kind: Kind, name: str) -> Name:
     return (service.namespace, service.name), (kind, name)
 
 
-def _check_owner(live: Manifest, service: LLMService) -> None:
+def _check_owner(live: Manifest, service: LLMService, child: Child) -> None:
     """Return if the operator may write the object.
 
     Raises NameTaken if another owner has it, and StillDeleting for one of a deleted service of the
     same name.
     """
-    if may_change(live, service):
+    # An object that outlives services has no owner, and somebody may have taken its labels away.
+    is_kept = child.outlives_service(service) and was_made_by_operator(live)
+    if is_kept or may_change(live, service):
         return
     metadata, controller = live["metadata"], controller_of(live)
     if controller and is_service(controller) and controller["name"] == service.name:

@@ -67,13 +67,21 @@ class ClusterError(OperatorError):
     """The API server refused or failed; `status` is the HTTP status, 0 when none arrived."""
 
     def __init__(
-        self, message: str, status: int = 0, retry_after_seconds: float | None = None
+        self,
+        message: str,
+        status: int = 0,
+        retry_after_seconds: float | None = None,
+        requests: int = 1,
     ) -> None:
-        """`retry_after_seconds` is the delay that an overloaded server asked for, or None."""
+        """`retry_after_seconds` is the delay that an overloaded server asked for, or None.
+
+        `requests` is the number of requests that were sent in vain. A retry sends them again.
+        """
         super().__init__(message)
         self.message = message
         self.status = status
         self.retry_after_seconds = retry_after_seconds
+        self.requests = requests
 
 
 class NotFound(ClusterError):

@@ -32,6 +32,12 @@ class Outcome:
     look_again_seconds: float | None = None
     """When a child that was left alone may be written again."""
 
+    @property
+    def refused_requests(self) -> int:
+        """Number of requests of the pass that were sent in vain."""
+        errors = (each.error for each in self.refusals)
+        return sum(each.requests for each in errors if isinstance(each, ClusterError))
+
     async def attempt(
         self, kind: Kind, what: str, step: Callable[[], Awaitable[bool]], now: float
     ) -> bool:
@@ -41,7 +47,8 @@ class Outcome:
         ServiceGone.
         """
         if now > self.deadline:
-            self.refuse(what, ClusterError("not tried yet: other objects took too long"))
+            said = "not tried yet: other objects took too long"
+            self.refuse(what, ClusterError(said, requests=0))
             return False
         self.tried.add(kind)
         try:

@@ -174,12 +174,12 @@ class Reconciler:
         update = build_status(
             service, pin, seen, self._now(), failure, view, tuple(outcome.rewrites)
         )
-        written = await self._report(body, update)
-        for refusal in outcome.refusals:
-            if refusal.may_end_soon:
-                cause = refusal.error
-                after = cause.retry_after_seconds if isinstance(cause, ClusterError) else None
-                raise ToldAlready(str(cause), retry_after_seconds=after) from cause
+        try:
+            written = await self._report(body, update)
+        except ClusterError as error:
+            error.requests += outcome.refused_requests
+            raise
+        _raise_to_retry(outcome)
         if outcome.wrote or written.is_changed:
             # The answer to a write also contains changes that others made since the last event. The
             # cache has stored the answer, so the events of these changes start no pass. This pass
@@ -232,6 +232,22 @@ class Reconciler:
             for event in update.events:
                 await self._recorder.record(body, event.type, event.reason, event.message)
         return written
+
+
+def _raise_to_retry(outcome: Outcome) -> None:
+    """Raise ToldAlready if one of the refusals may end soon."""
+    errors = (each.error for each in outcome.refusals)
+    asked = max(
+        (each.retry_after_seconds or 0.0 for each in errors if isinstance(each, ClusterError)),
+        default=0.0,
+    )
+    for refusal in outcome.refusals:
+        if refusal.may_end_soon:
+            raise ToldAlready(
+                str(refusal.error),
+                retry_after_seconds=asked,
+                requests=outcome.refused_requests,
+            ) from refusal.error
 
 
 def _retry_seconds(refusals: Iterable[Refusal]) -> float:

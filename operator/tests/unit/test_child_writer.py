@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from llmservice_operator import child_writer
+from llmservice_operator import child_writer, names
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.child_writer import ChildWriter
 from llmservice_operator.errors import ClusterError, Conflict, Forbidden, Rejected
 from llmservice_operator.kinds import (
     AUTOSCALERS,
+    CLAIMS,
     DEPLOYMENTS,
     LLMSERVICES,
     NETWORK_POLICIES,
@@ -217,6 +218,44 @@ async def test_an_object_of_a_deleted_service_is_waited_for_and_the_others_are_m
     told = world.condition("Ready")
     assert told["reason"] == "ObjectTerminating"
     assert "Service llama belongs to a deleted service" in told["message"]
+
+
+async def test_a_retry_counts_every_request_that_was_refused() -> None:
+    world = OneService()
+    for kind in (SERVICES, DEPLOYMENTS):
+        world.cluster.refusals[kind] = ClusterError("etcd is away", 500, retry_after_seconds=3)
+    with pytest.raises(ClusterError) as raised:
+        await world.reconciler.reconcile(KEY)
+    assert raised.value.requests == 2
+    assert raised.value.retry_after_seconds == 3
+
+
+CLAIM = "llama-cache"
+RETAINED = {
+    "uri": "hf://org/model",
+    "cache": {"type": "PersistentVolumeClaim", "size": "1Gi"},
+}
+
+
+@pytest.mark.parametrize("taken", [names.SERVICE_LABEL, names.MANAGED_BY_LABEL])
+async def test_a_label_that_somebody_takes_from_a_retained_claim_comes_back(taken: str) -> None:
+    world = OneService(model=RETAINED)
+    await world.settle()
+    made = world.cluster.objects[CLAIMS, CLAIM]
+    labels = {name: value for name, value in made["metadata"]["labels"].items() if name != taken}
+    world.see({**made, "metadata": {**made["metadata"], "labels": labels}})
+    await world.settle()
+    metadata = world.cluster.objects[CLAIMS, CLAIM]["metadata"]
+    assert metadata["labels"] == made["metadata"]["labels"]
+
+
+async def test_a_claim_of_the_name_that_the_operator_did_not_make_is_left_alone() -> None:
+    world = OneService(model=RETAINED)
+    foreign = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {}}
+    stored = world.cluster.put({**foreign, "metadata": {"name": CLAIM, "namespace": "team"}})
+    await world.settle()
+    assert world.cluster.objects[CLAIMS, CLAIM] == stored
+    assert world.condition("Ready")["reason"] == "NameConflict"
 
 
 async def test_no_second_autoscaler_is_made_while_the_first_cannot_be_deleted() -> None:

@@ -154,6 +154,14 @@ async def test_an_overloaded_server_says_when_to_come_back(
     with pytest.raises(ClusterError) as caught:
         await cluster.read(DEPLOYMENTS, "team", "llama")
     assert caught.value.retry_after_seconds == 7.0
+    for _ in range(3):
+        with pytest.raises(ClusterError, match="not sent"):
+            await cluster.apply(DEPLOYMENT)
+    assert len(server.requests) == 1
+    # A leader that kept its own requests back would lose the Lease.
+    with pytest.raises(ClusterError, match="too many requests"):
+        await Lease(cluster, "system", "operator").read_lease()
+    assert len(server.requests) == 2
 
 
 async def test_an_answer_that_is_no_json_is_quoted(cluster: Cluster, server: Server) -> None:

@@ -92,26 +92,38 @@ async def test_different_keys_are_processed_side_by_side(queue: WorkQueue[str]) 
     await stop(workers)
 
 
+@pytest.mark.parametrize(
+    ("error", "limit"),
+    [
+        pytest.param(TypeError("unhashable"), 300.0, id="a fault"),
+        # The services must follow soon after an outage.
+        pytest.param(ClusterError("no answer"), 30.0, id="an outage"),
+    ],
+)
 async def test_a_failing_key_is_retried_with_a_doubling_backoff_up_to_the_limit(
-    queue: WorkQueue[str], clock: StandingClock, observer: Observer
+    queue: WorkQueue[str],
+    clock: StandingClock,
+    observer: Observer,
+    error: Exception,
+    limit: float,
 ) -> None:
     times: list[float] = []
 
     async def process(key: str) -> None:
         times.append(clock.time())
-        raise ClusterError("no answer")
+        raise error
 
     queue.add("a")
     workers = await run_workers(queue, process)
     for _ in range(30):
-        clock.advance(300.0)
+        clock.advance(limit)
         await settle()
     await stop(workers)
 
     assert observer.results == ["error"] * 31
     assert observer.retries == 31
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert max(gaps) == 300.0
+    assert max(gaps) == limit
 
 
 async def test_backoff_starts_at_five_milliseconds_and_doubles(

@@ -159,6 +159,13 @@ def test_retries_of_a_group_keep_to_the_rate_after_a_burst(clock: StandingClock)
     assert [rate.reserve("a") for _ in range(4)] == pytest.approx([0, 0, 0, 0.05])
 
 
+def test_a_retry_waits_for_each_request_that_it_sends_again(clock: StandingClock) -> None:
+    rate = RetryRate(20.0, 3, 300.0, clock.time)
+    assert [rate.reserve("a", 10) for _ in range(3)] == pytest.approx([0, 0.5, 1.0])
+    clock.advance(1.0)
+    assert rate.reserve("a", 10) > 0
+
+
 def test_a_group_waits_for_its_own_retries_and_not_for_those_of_others(
     clock: StandingClock,
 ) -> None:
@@ -193,7 +200,7 @@ async def test_one_failure_is_retried_at_once_while_a_thousand_wait_in_another_n
         while len(world.queue):
             await settle()
     await world.add("one")
-    world.clock.advance(0.2)
+    world.clock.advance(1.0)
     await settle()
     await stop(workers)
     assert tries["one"] >= 2

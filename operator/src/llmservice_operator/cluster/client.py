@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.cluster.overload import Overload
 from llmservice_operator.errors import (
     ClusterError,
     Conflict,
@@ -25,7 +27,7 @@ from llmservice_operator.errors import (
     NotFound,
     Rejected,
 )
-from llmservice_operator.kinds import SUBJECT_ACCESS_REVIEWS, Kind, kind_of
+from llmservice_operator.kinds import LEASES, SUBJECT_ACCESS_REVIEWS, Kind, kind_of
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0
@@ -69,6 +71,7 @@ class Cluster:
     def __init__(self, client: ApiClient, observer: RequestObserver) -> None:
         self._client = client
         self._observer = observer
+        self._overload = Overload(time.monotonic)
         self.may_write: Callable[[], bool] = lambda: True
         """Asked before every write except the Lease's. False makes the write fail unsent."""
 
@@ -105,8 +108,10 @@ class Cluster:
         The namespace None is for kinds of cluster scope.
         """
         path = kind.path(namespace, name)
+        # Leader election has a pace of its own, and a leader that kept its requests back would end.
+        request = self._attempt if kind is LEASES else self._request
         try:
-            found = await self._request("GET", path)
+            found = await request("GET", path)
         except NotFound:
             return None
         if not isinstance(found.get("metadata"), dict):
@@ -203,7 +208,7 @@ class Cluster:
 
     async def write_lease(self, method: str, path: str, body: Mapping[str, Any]) -> Manifest:
         """Send one write of leader election, which must work before there is a leader."""
-        lease = await self._request(method, path, None, body)
+        lease = await self._attempt(method, path, None, body)
         if not isinstance(lease.get("metadata"), dict) or not isinstance(lease.get("spec"), dict):
             raise _foreign_answer(method, path)
         return lease
@@ -220,6 +225,22 @@ class Cluster:
         return await self.write("PATCH", path, as_yaml(manifest), query, content_type)
 
     async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | str | None = None,
+        content_type: str = "application/json",
+    ) -> Manifest:
+        """Send a request, unless the API server is overloaded."""
+        self._overload.check()
+        try:
+            return await self._attempt(method, path, query, body, content_type)
+        except ClusterError as error:
+            self._overload.note(error)
+            raise
+
+    async def _attempt(
         self,
         method: str,
         path: str,

@@ -10,7 +10,12 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.desired.accelerator_class import with_class
 from llmservice_operator.desired.autoscaler import Autoscaler
 from llmservice_operator.desired.comparison import is_up_to_date
-from llmservice_operator.desired.manifest import is_left_to, is_owned_by, may_change
+from llmservice_operator.desired.manifest import (
+    is_left_to,
+    is_owned_by,
+    may_change,
+    was_made_by_operator,
+)
 from llmservice_operator.desired.node_size import check_fits_a_node
 from llmservice_operator.desired.server_defaults import with_defaults
 
@@ -22,6 +27,7 @@ __all__ = [
     "is_owned_by",
     "is_up_to_date",
     "may_change",
+    "was_made_by_operator",
     "with_class",
     "with_defaults",
 ]

@@ -55,12 +55,24 @@ def is_left_to(live: Manifest, service: LLMService) -> bool:
     A service of this name was deleted with `--cascade=orphan`, or somebody removed the owner
     reference: the service adopts the object, and keeps what it finds in it.
     """
-    metadata = live.get("metadata", {})
-    if any(owner.get("controller") for owner in metadata.get("ownerReferences") or ()):
-        return False
-    return names.labels(service).items() <= (metadata.get("labels") or {}).items()
+    labels = live.get("metadata", {}).get("labels") or {}
+    return not _has_controller(live) and names.labels(service).items() <= labels.items()
+
+
+def was_made_by_operator(live: Manifest) -> bool:
+    """Return whether the operator has applied the live object, and no controller owns it."""
+    entries = live.get("metadata", {}).get("managedFields") or ()
+    return not _has_controller(live) and any(
+        entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
+        for entry in entries
+    )
 
 
 def may_change(live: Manifest, service: LLMService) -> bool:
     """Return whether the live object is the service's, or is to become so."""
     return is_owned_by(live, service) or is_left_to(live, service)
+
+
+def _has_controller(live: Manifest) -> bool:
+    owners = live.get("metadata", {}).get("ownerReferences") or ()
+    return any(owner.get("controller") for owner in owners)

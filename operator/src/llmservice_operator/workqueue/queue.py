@@ -47,16 +47,20 @@ class QueueSettings:
     backoff_min_seconds: float = 0.005
     backoff_max_seconds: float = 300.0
     """Longest delay of a retry, whatever the rate of retries or the API server requires."""
+    backoff_max_of_cluster_seconds: float = 30.0
+    """Longest backoff while only the cluster keeps a pass from its end. An outage may last for
+    hours, and the services must follow soon after it."""
     backoff_jitter: float = 0.1
     """Share of a backoff by which it varies at random, so that keys that failed together spread
     out."""
 
-    retries_per_second: float = 20.0
-    """Rate limit of the retries of all keys together. First attempts are not limited, because a
-    change must be applied quickly. A thousand failing services must not add load to an API server
-    that is already in trouble."""
+    retries_per_second: float = 4.0
+    """Rate limit of the refused requests that the retries of all keys together send again. First
+    attempts are not limited, because a change must be applied quickly. A thousand failing services
+    must not add load to an API server that is already in trouble. A refused write costs three to
+    five requests, because reads precede it."""
 
-    retry_burst: int = 50
+    retry_burst: int = 10
     timeout_seconds: float = 60.0
     """Longest one pass may take before it is cancelled and counted as failed."""
     shares: Shares = field(default_factory=Shares)
@@ -168,7 +172,7 @@ class WorkQueue(Generic[Key]):
                 self._retry(key)
             except ClusterError as error:
                 logger.warning("reconcile of %s failed and is retried: %s", key, error)
-                self._retry(key, error.retry_after_seconds or 0.0)
+                self._retry_refused(key, error)
             except Exception:
                 logger.exception("reconcile of %s hit an unexpected error; it is retried", key)
                 self._retry(key)
@@ -194,18 +198,28 @@ class WorkQueue(Generic[Key]):
         if key in self._added_at:
             self._ready.put(key)
 
-    def _retry(self, key: Key, at_least_seconds: float = 0.0) -> None:
+    def _retry_refused(self, key: Key, error: ClusterError) -> None:
+        longest = self._settings.backoff_max_of_cluster_seconds
+        self._retry(key, longest, error.retry_after_seconds or 0.0, error.requests)
+
+    def _retry(
+        self,
+        key: Key,
+        backoff_max_seconds: float | None = None,
+        at_least_seconds: float = 0.0,
+        requests: int = 1,
+    ) -> None:
         settings = self._settings
         # The exponent is limited, because a float would overflow long before a service stops
         # failing.
         backoff = settings.backoff_min_seconds * 2.0 ** min(self._failures[key], 64)
-        backoff = min(backoff, settings.backoff_max_seconds)
+        backoff = min(backoff, backoff_max_seconds or settings.backoff_max_seconds)
         backoff *= 1 + self._uniform(-settings.backoff_jitter, settings.backoff_jitter)
         self._failures[key] += 1
         self._observer.retried()
         took = self._clock.time() - self._started_at[key]
         # A pass that stalls until its time limit must not be repeated continuously.
         pause = took if took > settings.shares.slow_seconds else 0.0
-        turn = self._retries.reserve(self._group_of(key))
+        turn = self._retries.reserve(self._group_of(key), requests) if requests else 0.0
         wait = max(backoff, at_least_seconds, pause, turn)
         self.add_after(key, min(wait, settings.backoff_max_seconds))

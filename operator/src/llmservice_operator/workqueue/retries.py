@@ -1,4 +1,4 @@
-"""Limits the retries of all keys together to a rate, and shares it among the groups with
+"""Limits the requests of all retries together to a rate, and shares it among the groups with
 failures.
 """
 
@@ -25,8 +25,8 @@ class RetryRate:
         self._due: dict[Hashable, float] = {}
         """Time of the turn of each waiting group's last caller."""
 
-    def reserve(self, group: Hashable) -> float:
-        """Return the seconds until the caller's turn, 0 when it is now."""
+    def reserve(self, group: Hashable, requests: int = 1) -> float:
+        """Return the seconds until the caller may send its requests, 0 when it is now."""
         now = self._time()
         if now > self._filled_at:
             refill = (now - self._filled_at) * self._per_second
@@ -34,13 +34,14 @@ class RetryRate:
             self._filled_at = now
         self._due = {each: due for each, due in self._due.items() if due > now}
         if self._tokens >= 1 and group not in self._due:
-            self._tokens -= 1
+            self._tokens -= requests
             return 0.0
         # The waiting callers use the rate, and the next burst accumulates after them.
         latest = now + self._longest_seconds
-        self._tokens = 0.0
-        self._filled_at = min(self._filled_at + 1 / self._per_second, latest)
+        self._tokens = min(self._tokens, 0.0)
+        seconds = requests / self._per_second
+        self._filled_at = min(self._filled_at + seconds, latest)
         waiting = len(self._due.keys() | {group})
-        due = self._due.get(group, now) + waiting / self._per_second
+        due = self._due.get(group, now) + waiting * seconds
         self._due[group] = min(due, latest)
         return self._due[group] - now

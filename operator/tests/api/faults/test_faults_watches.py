@@ -1,0 +1,133 @@
+"""Watches that lose, repeat and reorder events, and that end for good or at once."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from llmservice_operator import names
+from llmservice_operator.kinds import CLAIMS, LLMSERVICES, SERVICES
+from operator_support.fault_flows import (
+    SERVED,
+    children_in,
+    is_observed,
+    owners_are_alive,
+    service_of,
+    specs_with_every_child,
+)
+from operator_support.fault_proxy import GONE, Event, FaultProxy, Seen
+from operator_support.fault_sample import CHURN_ROUNDS, OUTAGE_SECONDS, SEED
+from operator_support.processes import Api, OperatorProcess, make_service, until_settled
+from shared_support.waiting import eventually, holds_for
+
+AUDIT_SECONDS = 3
+REPAIRED_WITHIN_SECONDS = 30.0
+HIGHEST_RATE = 20.0
+"""Requests a second."""
+
+Start = Callable[..., OperatorProcess]
+
+
+class Unreliable:
+    """Loses, repeats, and withholds until a later one, a tenth each of all events."""
+
+    def __init__(self, seed: int) -> None:
+        self._draw = random.Random(seed)
+        self._withheld: list[Event] = []
+        self.disturbed = 0
+
+    def __call__(self, _: Seen, events: list[Event]) -> list[Event]:
+        delivered = []
+        for event in events:
+            match self._draw.choices(("lost", "twice", "late", "as it is"), (1, 1, 1, 7))[0]:
+                case "lost":
+                    self.disturbed += 1
+                    continue
+                case "twice":
+                    self.disturbed += 1
+                    delivered += [event, event]
+                case "late" if event["object"].get("kind"):
+                    self.disturbed += 1
+                    self._withheld.append(event)
+                    continue
+                case _:
+                    delivered.append(event)
+            same = [each for each in self._withheld if is_same_kind(each, event)]
+            self._withheld = [each for each in self._withheld if each not in same]
+            delivered += same
+        return delivered
+
+
+def is_same_kind(one: Event, other: Event) -> bool:
+    return bool(one["object"].get("kind") == other["object"].get("kind"))
+
+
+def test_no_child_is_wrong_for_longer_than_an_audit_when_events_are_lost_repeated_or_late(
+    api: Api, proxy: FaultProxy, start: Start, namespace: str
+) -> None:
+    with start(AUDIT_PERIOD_SECONDS=str(AUDIT_SECONDS)) as operator:
+        operator.until_leading()
+        for name, spec in specs_with_every_child().items():
+            api.create(LLMSERVICES, service_of(name, namespace, spec))
+        eventually(lambda: is_observed(api, namespace), REPAIRED_WITHIN_SECONDS)
+        until_settled(operator)
+        expected = children_in(api, namespace)
+        assert {text.split()[0] for text in expected} == {child.kind.kind for child in SERVED}
+        draw = random.Random(SEED)
+        unreliable = proxy.faults.on_events = Unreliable(SEED)
+        for _ in range(CHURN_ROUNDS):
+            for child in SERVED:
+                live = api.list_all(child.kind, namespace, labelSelector=names.CHILD_SELECTOR)
+                name = draw.choice(live)["metadata"]["name"]
+                # A claim stays while a pod uses it.
+                if draw.random() < 0.5 and child.kind is not CLAIMS:
+                    api.delete(child.kind, namespace, name)
+                else:
+                    without = {"metadata": {"labels": {names.SERVICE_LABEL: None}}}
+                    api.patch(child.kind, namespace, name, without)
+
+            def repaired() -> bool:
+                assert children_in(api, namespace) == expected
+                return owners_are_alive(api, namespace)
+
+            eventually(repaired, REPAIRED_WITHIN_SECONDS)
+        assert unreliable.disturbed > 0
+
+
+@pytest.mark.parametrize(
+    "only", [pytest.param([GONE], id="gone"), pytest.param([], id="ended at once")]
+)
+def test_watches_that_end_at_once_neither_flood_the_api_server_nor_leave_a_ghost(
+    api: Api,
+    proxy: FaultProxy,
+    start: Start,
+    namespace: str,
+    only: list[Event],
+) -> None:
+    with start(AUDIT_PERIOD_SECONDS=str(AUDIT_SECONDS)) as operator:
+        operator.until_leading()
+        for name in ("kept", "deleted"):
+            api.create(LLMSERVICES, make_service(name, namespace))
+        eventually(lambda: is_observed(api, namespace), REPAIRED_WITHIN_SECONDS)
+        until_settled(operator)
+        proxy.faults.cuts_watch = lambda _: only
+        begin = max(each.at for each in proxy.requests())
+        proxy.end_watches()
+        api.delete(SERVICES, namespace, "kept")
+        api.delete(LLMSERVICES, namespace, "deleted")
+        api.create(LLMSERVICES, make_service("made", namespace))
+        holds_for(OUTAGE_SECONDS, operator.is_running)
+        sent = proxy.requests(begin)
+        assert any(each.is_watch for each in sent), "the operator did not watch again"
+        assert len(sent) <= HIGHEST_RATE * (OUTAGE_SECONDS + 2)
+        proxy.faults.clear()
+
+        def repaired() -> bool:
+            owned = {text.split()[1] for text in children_in(api, namespace)}
+            assert owned == {"kept", "made"}
+            assert api.read(SERVICES, namespace, "kept")
+            assert operator.metric("llmservice_cache_objects", kind=LLMSERVICES.plural) == 2
+            return is_observed(api, namespace)
+
+        # The garbage collector looks for new kinds every half minute.
+        eventually(repaired, 60)
