@@ -19,6 +19,7 @@ from llmservice_operator.cluster import (
     Lease,
     ServedKinds,
 )
+from llmservice_operator.cluster.client import LIST_CHUNK
 from llmservice_operator.errors import ClusterError, Conflict, Forbidden, NotFound, Rejected
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 
@@ -202,7 +203,7 @@ async def test_lists_page_by_page_and_only_what_is_ours(cluster: Cluster, server
     assert found[0]["apiVersion"] == "apps/v1"
     assert [request[1] for request in server.requests] == ["/apis/apps/v1/deployments"] * 2
     assert server.requests[0][2] == {
-        "limit": "500",
+        "limit": str(LIST_CHUNK),
         "labelSelector": "app.kubernetes.io/managed-by=llmservice-operator",
     }
     assert server.requests[1][2]["continue"] == "next"

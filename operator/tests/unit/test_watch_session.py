@@ -57,7 +57,7 @@ PAGES = [
 async def test_a_list_that_is_answered_wrongly_is_asked_for_again_and_the_others_go_on(
     server: ApiServer, page: Any
 ) -> None:
-    server.pages = [("namespaces/b/pods?label", page)] * 3
+    server.pages = [("namespaces/b/pods?limit", page)] * 3
     async with server.serving(), watching("a", "b") as found:
         await eventually_in_loop(
             lambda: (
@@ -86,6 +86,21 @@ async def test_a_watch_that_is_answered_wrongly_is_begun_again_and_the_others_go
         server.watches = [[event("ADDED", pod("late", 20))]] * 2
         assert len([it for it in server.asked if "/a/" in it]) == 2
         assert not found.stop.is_set()
+
+
+@pytest.mark.usefixtures("_impatience")
+async def test_a_list_whose_next_page_has_expired_begins_again(server: ApiServer) -> None:
+    listed = {"metadata": {"continue": "old", "resourceVersion": "7"}, "items": [pod("a", 5)]}
+    server.pages = [
+        ("pods?limit", lambda: web.json_response(listed)),
+        ("continue=old", lambda: refused(410)),
+    ]
+    server.lists = [[pod("a", 5), pod("b", 6)]]
+    async with server.serving(), watching() as found:
+        await eventually_in_loop(lambda: (LISTED, "b") in found.events, 20)
+        await eventually_in_loop(lambda: "watch" in server.asked[-1], 20)
+        assert [("continue" in it) for it in server.asked] == [False, True, False, False]
+        assert found.troubles == []
 
 
 async def test_a_version_that_is_gone_leads_to_a_new_list(server: ApiServer) -> None:

@@ -1,15 +1,20 @@
 """The watches as Kopf runs them, against an API server of this file."""
 
 import asyncio
+import gc
 import itertools
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import kopf
 import pytest
 
+from llmservice_operator.cluster.client import LIST_CHUNK
 from llmservice_operator.cluster.watching import (
     DELETED,
     LISTED,
@@ -141,6 +146,36 @@ def test_children_are_filtered_by_the_api_server_and_nothing_is_posted_or_scanne
 
 def test_a_dead_connection_is_noticed_after_a_minute_without_even_a_bookmark() -> None:
     assert 60 < build_settings(KINDS).watching.inactivity_timeout < 90
+
+
+async def test_a_list_arrives_in_pages_and_kopf_keeps_no_object(server: ApiServer) -> None:
+    server.lists = [[{**pod("a", 5), "spec": {"nodeName": "n"}}]]
+    async with server.serving(), watching() as found:
+        await found.until((LISTED, "a"))
+        assert server.queries[0]["limit"] == str(LIST_CHUNK)
+        assert found.newest["a"]["spec"] == {"nodeName": "n"}
+        # The references are those of `newest` and of the call itself.
+        await eventually_in_loop(lambda: sys.getrefcount(found.newest["a"]["spec"]) == 2, 5)
+
+
+async def test_kopf_drops_the_worker_of_an_object_soon_after_its_event(server: ApiServer) -> None:
+    server.lists = [[pod(f"pod-{number}", 5) for number in range(50)]]
+    async with server.serving(), watching() as found:
+        await eventually_in_loop(lambda: len(found.events) == 50, 20)
+        await eventually_in_loop(lambda: not _workers(), 3)
+
+
+def _workers() -> list[Any]:
+    """Return the tasks by which Kopf processes the events of single objects."""
+    tasks = (each for each in gc.get_objects() if isinstance(each, asyncio.Task))
+    return [each for each in tasks if each.get_name().startswith("worker for") and not each.done()]
+
+
+def test_kopf_computes_no_differences_and_leaves_no_annotation() -> None:
+    storage = build_settings(KINDS).persistence.diffbase_storage
+    body = kopf.Body(pod("a", 5, annotations={"note": "x"}))
+    assert storage.build(body=body, extra_fields=()) == {}
+    assert storage.fetch(body=body) is None
 
 
 def test_requests_of_the_watches_are_retried_for_ever_with_bounded_delays() -> None:

@@ -33,7 +33,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 """Longest delay that an answer may request. A longer one would end the work on a service."""
-LIST_CHUNK = 500
+LIST_CHUNK = 200
 """Objects per page of a LIST. It limits the memory that one answer takes."""
 
 

@@ -8,6 +8,7 @@ module checks the answers of each stream before Kopf gets them:
 - A refused request is repeated after a growing pause, and reported as a trouble.
 - A watch with another answer than an event is listed anew.
 - Watches that end early are started again after a growing pause.
+- A list whose next page has expired begins again with the first page.
 """
 
 import asyncio
@@ -88,6 +89,9 @@ class StreamGuard:
                 if problem is None:
                     self._settle(path, stream)
                 return response
+            if response.status == GONE and "continue" in request.url.query:
+                # Kopf keeps the objects of earlier pages, and takes those of the new list, too.
+                request.url = request.url.without_query_params("continue")
             pause = _pause_seconds(stream.refusals, response.headers.get("Retry-After", ""))
             response.close()
             self._refuse(path, stream, problem)

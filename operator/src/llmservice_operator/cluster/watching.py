@@ -13,18 +13,22 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster.client import load_configuration
+from llmservice_operator.cluster.client import LIST_CHUNK, load_configuration
 from llmservice_operator.cluster.watch_session import OnTrouble, StreamGuard, open_session
 from llmservice_operator.kinds import Kind
 
 LISTED = "LISTED"
 """Type of an event whose object was listed: at the start, and after a watch was lost."""
 DELETED = "DELETED"
+
+IDLE_SECONDS = 0.1
+"""Time in seconds after which Kopf drops the task of an object without events. After a list, every
+object of the cluster has one."""
 
 OnEvent = Callable[[str, Manifest], None]
 """Called with the type and the object of an event. Types other than the two above are changes."""
@@ -127,11 +131,24 @@ def build_registry(
     kopf.on.login(registry=registry)(login)
 
     async def note(event: Any, **_: Any) -> None:
-        deliver(event["type"] or LISTED, event["object"])
+        deliver(event["type"] or LISTED, _taken_from(event["object"]))
 
     for kind in kinds:
         kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)(note)
     return registry
+
+
+def _taken_from(body: kopf.RawBody) -> Manifest:
+    """Return the object, and leave Kopf only its identity.
+
+    What Kopf makes of an event contains reference cycles. They would keep the whole object until
+    the next full garbage collection, which is rare in a large process.
+    """
+    whole, kept = cast(Manifest, body), ("name", "namespace", "uid", "resourceVersion")
+    taken = dict(whole)
+    whole.clear()
+    whole["metadata"] = {key: taken["metadata"][key] for key in kept if key in taken["metadata"]}
+    return taken
 
 
 def build_settings(kinds: Sequence[Kind]) -> kopf.OperatorSettings:
@@ -146,6 +163,9 @@ def build_settings(kinds: Sequence[Kind]) -> kopf.OperatorSettings:
     settings.networking.error_backoffs = EndlessBackoffs()
     settings.watching.connect_timeout = 10
     settings.watching.reconnect_backoff = 1
+    settings.watching.chunk_size = LIST_CHUNK
+    settings.queueing.idle_timeout = IDLE_SECONDS
+    settings.persistence.diffbase_storage = NoDiffs()
     settings.process.ultimate_exiting_timeout = None
     for kind in kinds:
         if kind.label_selector:
@@ -173,6 +193,22 @@ async def log_in(guard: StreamGuard) -> kopf.AiohttpSession:
     )
     session = open_session(guard, info.as_ssl_context(), info.as_http_headers(), found.proxy)
     return kopf.AiohttpSession(server=found.host, aiohttp_session=session)
+
+
+class NoDiffs(kopf.DiffBaseStorage):
+    """Spares Kopf the deep copy of each object from which it would compute what has changed.
+
+    The operator compares objects in its own passes.
+    """
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return cast(kopf.BodyEssence, {})
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Store nothing: the operator leaves no annotations."""
 
 
 class EndlessBackoffs:
