@@ -30,7 +30,6 @@ from llmservice_operator.cluster import (
 from llmservice_operator.errors import InvalidSettings, OperatorError
 from llmservice_operator.leader import Leader
 from llmservice_operator.load_report_client import LoadReportClient
-from llmservice_operator.metrics_server import MetricsServer
 from llmservice_operator.reconcile import Reconciler
 from llmservice_operator.reference import PAGES
 from llmservice_operator.render import commented, render_file
@@ -115,6 +114,9 @@ def _text_of(file: Path) -> str:
 
 
 async def run_metrics_server(settings: OperatorSettings) -> int:
+    # Certificates and load models take 12 MiB, which the running operator does not need.
+    from llmservice_operator.metrics_server import MetricsServer
+
     return await MetricsServer(settings).run()
 
 

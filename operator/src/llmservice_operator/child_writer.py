@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 BUDGET_SECONDS = 20.0
 """Time in seconds for all children of one pass. A write may take 15 s, and the status must still be
 written within the 60 s of a pass."""
+WANTED_SECONDS = 1.0
+"""Time in seconds for which the answer counts that a service still exists. The children of one pass
+need one answer, unless a write is slow."""
 _AUTOSCALING = frozenset({AUTOSCALERS, SCALED_OBJECTS})
 """Kinds of which two objects at once would compete for the number of replicas."""
 
@@ -72,6 +75,9 @@ class ChildWriter:
         self._slow: dict[Key, tuple[Kind, ...]] = {}
         """Kinds whose last write got no answer, by service. The most recently tried kind is at the
         end."""
+        self._wanted: dict[Key, tuple[str, float]] = {}
+        """Uid of each service that the API server confirmed, and the time until which that
+        counts."""
 
     async def live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """Return the object of this name, whatever its owner."""
@@ -115,6 +121,7 @@ class ChildWriter:
     def forget(self, key: Key) -> None:
         """Drop the state of a service that is gone."""
         self._slow.pop(key, None)
+        self._wanted.pop(key, None)
 
     async def _write(
         self,
@@ -305,11 +312,16 @@ class ChildWriter:
 
         A child created for a deleted service would have no owner and never be removed.
         """
-        live = await self._read(LLMSERVICES, service.namespace, service.name)
+        key, begun = (service.namespace, service.name), self._now()
+        uid, until = self._wanted.get(key, ("", 0.0))
+        if uid == service.uid and begun < until:
+            return
+        live = await self._read(LLMSERVICES, *key)
         if live is None or live["metadata"]["uid"] != service.uid:
             raise ServiceGone("the service was deleted; waiting for the watch to say so")
         if "deletionTimestamp" in live["metadata"]:
             raise ServiceGone("the service is being deleted; nothing is made for it")
+        self._wanted[key] = service.uid, begun + WANTED_SECONDS
 
     async def _owner_of_the_cause(
         self, kind: Kind, live: Manifest, error: Rejected

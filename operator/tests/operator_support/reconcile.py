@@ -27,6 +27,7 @@ class RacingCluster:
     def __init__(self) -> None:
         self.objects: dict[tuple[Kind, str], dict[str, Any]] = {}
         self.writes: list[str] = []
+        self.read_kinds: list[Kind] = []
         self._versions = itertools.count(100)
         self.changes: dict[str, dict[str, Any]] = {}
         """Spec that somebody else writes right before our next write to the kind."""
@@ -51,6 +52,7 @@ class RacingCluster:
         return stored
 
     async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
+        self.read_kinds.append(kind)
         return self.objects.get((kind, name))
 
     async def list_resources(self, discovery_path: str) -> frozenset[str]:

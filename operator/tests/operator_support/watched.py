@@ -51,6 +51,8 @@ class ApiServer:
     """Whether every watch ends at once."""
     asked: list[str] = field(default_factory=list)
     """The URL of every request to a collection."""
+    encodings: set[str] = field(default_factory=set)
+    """The encodings of answers that the requests accept."""
 
     async def discover(self, request: web.Request) -> web.Response:
         answers: dict[str, Any] = {
@@ -62,6 +64,7 @@ class ApiServer:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(str(request.rel_url))
+        self.encodings.add(request.headers["Accept-Encoding"])
         for index, (text, page) in enumerate(self.pages):
             if text in self.asked[-1]:
                 del self.pages[index]

@@ -340,3 +340,30 @@ async def test_an_autoscaler_whose_deletion_hangs_is_deleted_after_the_others_ar
     monkeypatch.setattr(world.cluster, "delete", delete)
     await world.settle()
     assert not world.has(AUTOSCALERS)
+
+
+async def test_one_answer_that_the_service_exists_serves_all_children_of_a_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = OneService()
+    await world.settle()
+    assert all(map(world.has, EVERY_SERVICE_HAS))
+    assert world.cluster.read_kinds.count(LLMSERVICES) == 1
+    monkeypatch.setattr(child_writer, "WANTED_SECONDS", 0.0)
+    slow = OneService()
+    await slow.settle()
+    assert slow.cluster.read_kinds.count(LLMSERVICES) == len(EVERY_SERVICE_HAS)
+
+
+async def test_the_answer_about_a_service_does_not_hold_for_its_successor() -> None:
+    world = OneService()
+    await world.settle()
+    world.cluster.read_kinds.clear()
+    successor = world.cluster.objects[LLMSERVICES, KEY[1]]
+    world.see({**successor, "metadata": {**successor["metadata"], "uid": "successor"}})
+    for kind in EVERY_SERVICE_HAS:
+        world.cache.drop(world.cluster.objects.pop((kind, KEY[1])))
+    await world.settle()
+    assert world.cluster.read_kinds.count(LLMSERVICES) == 1
+    owners = world.cluster.objects[DEPLOYMENTS, KEY[1]]["metadata"]["ownerReferences"]
+    assert [each["uid"] for each in owners] == ["successor"]

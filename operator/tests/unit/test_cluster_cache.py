@@ -45,6 +45,23 @@ def test_only_a_newer_version_is_news() -> None:
     assert live["metadata"]["resourceVersion"] == "10"
 
 
+def test_a_version_that_is_held_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache()
+    cache.observe(make_object(PODS, "a", 5))
+    monkeypatch.setattr("llmservice_operator.cluster.cache.understood", pytest.fail)
+    assert cache.take(make_object(PODS, "a", 5)) is None
+
+
+def test_a_listed_object_takes_no_more_memory_than_a_cached_one() -> None:
+    cache = Cache()
+    cache.observe(make_object(PODS, "a", 5))
+    assert cache.reduced(make_object(PODS, "a", 5)) is cache.get(PODS, "team", "a")
+    newer = {**make_object(PODS, "a", 6), "spec": {"nodeName": "n", "tolerations": [{}]}}
+    assert cache.reduced(newer)["spec"] == {"nodeName": "n"}
+    unreadable = {**newer, "status": {"phase": 1}}
+    assert cache.reduced(unreadable) is unreadable
+
+
 def test_a_late_deletion_does_not_drop_the_successor_of_the_same_name() -> None:
     cache = Cache()
     old = make_object(LLMSERVICES, "llama", 5, uid="old")

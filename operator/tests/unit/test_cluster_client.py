@@ -309,13 +309,15 @@ async def test_an_expired_token_is_read_anew(
         await cluster.close()
 
 
-async def test_every_replica_names_itself_in_its_requests(
+async def test_every_replica_names_itself_in_its_requests_and_asks_for_plain_answers(
     observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agents: list[str] = []
+    encodings: set[str] = set()
 
     async def answer(request: web.Request) -> web.Response:
         agents.append(request.headers["User-Agent"])
+        encodings.add(request.headers["Accept-Encoding"])
         return web.json_response(DEPLOYMENT)
 
     app = web.Application()
@@ -330,6 +332,7 @@ async def test_every_replica_names_itself_in_its_requests(
             await cluster.close()
     assert [agent.startswith("llmservice-operator/") for agent in agents] == [True, True]
     assert [agent.split()[-1] for agent in agents] == ["(pod-a_1)", "(pod-b_2)"]
+    assert encodings == {"identity"}
 
 
 def kubeconfig_of(running: BaseTestServer, token: str) -> str:

@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,16 @@ def test_a_wrong_setting_is_named_before_anything_starts(
     monkeypatch.setenv("LLMSERVICE_OPERATOR_HEALTH_PORT", "eighty")
     assert main(["run"]) == 1
     assert "LLMSERVICE_OPERATOR_HEALTH_PORT is 'eighty'" in capsys.readouterr().err
+
+
+def test_the_running_operator_loads_nothing_that_only_other_commands_need() -> None:
+    asked = (
+        "import sys, llmservice_operator.__main__;"
+        "print({each.split('.')[0] for each in sys.modules} & {'cryptography', 'huggingface_hub'});"
+        "print('llmservice_operator.metrics_server' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["set()", "False"]
 
 
 def test_an_unknown_command_shows_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import kopf
 import pytest
@@ -153,6 +153,7 @@ async def test_a_list_arrives_in_pages_and_kopf_keeps_no_object(server: ApiServe
     async with server.serving(), watching() as found:
         await found.until((LISTED, "a"))
         assert server.queries[0]["limit"] == str(LIST_CHUNK)
+        assert server.encodings == {"identity"}
         assert found.newest["a"]["spec"] == {"nodeName": "n"}
         # The references are those of `newest` and of the call itself.
         await eventually_in_loop(lambda: sys.getrefcount(found.newest["a"]["spec"]) == 2, 5)
@@ -173,7 +174,7 @@ def _workers() -> list[Any]:
 
 def test_kopf_computes_no_differences_and_leaves_no_annotation() -> None:
     storage = build_settings(KINDS).persistence.diffbase_storage
-    body = kopf.Body(pod("a", 5, annotations={"note": "x"}))
+    body = kopf.Body(cast(kopf.RawBody, pod("a", 5, annotations={"note": "x"})))
     assert storage.build(body=body, extra_fields=()) == {}
     assert storage.fetch(body=body) is None
 

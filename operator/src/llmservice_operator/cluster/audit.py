@@ -180,7 +180,10 @@ class Audit:
         """
         kind, namespace = scope
         try:
-            listed = [each async for each in self._cluster.list_all(kind, namespace)]
+            # All objects of a large cluster as the API server sends them would not fit into memory.
+            listed = [
+                self._cache.reduced(each) async for each in self._cluster.list_all(kind, namespace)
+            ]
         except NotFound as error:
             if not self._served.is_optional(kind):
                 raise NotServed(kind.kind, kind.api_version) from error

@@ -98,6 +98,8 @@ class Cache:
 
         None means that the cache did not change.
         """
+        if not is_deleted and self._holds(manifest):
+            return None  # most events report a version that the answer to a write contained
         try:
             found = understood(manifest)
         except Unreadable as error:
@@ -152,6 +154,21 @@ class Cache:
                 changed += self._put(id_, item)
         return tuple(dict.fromkeys(changed))
 
+    def reduced(self, manifest: Any) -> Any:
+        """Return the object in the form that the cache keeps, which takes much less memory.
+
+        The cached object itself is returned if the version is the same, and an unreadable object as
+        it is.
+        """
+        try:
+            found = understood(manifest)
+            known = self._objects.get(object_id(found))
+            if known is not None and not is_other_version(known, found):
+                return known
+            return self._compactor.compact(found)
+        except (Unreadable, RecursionError):
+            return manifest
+
     def snapshot(self, kind: Kind, namespace: str | None) -> "Snapshot":
         """Return the cached objects of a kind in a namespace, for `replace`; None means all
         namespaces.
@@ -187,6 +204,14 @@ class Cache:
     def kinds(self) -> set[Kind]:
         """Return the kinds of which there is an object."""
         return {id_[0] for id_ in self._objects}
+
+    def _holds(self, manifest: Any) -> bool:
+        """Return whether this version of the object is in the cache."""
+        try:
+            known = self._objects.get(object_id(manifest))
+            return known is not None and not is_other_version(known, manifest)
+        except (KeyError, TypeError, ValueError):
+            return False
 
     def _skip(
         self, manifest: Any, error: Unreadable, *, is_deleted: bool = False

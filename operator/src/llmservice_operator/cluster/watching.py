@@ -18,7 +18,7 @@ from typing import Any, cast
 import kopf
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster.client import LIST_CHUNK, load_configuration
+from llmservice_operator.cluster.client import LIST_CHUNK, UNCOMPRESSED, load_configuration
 from llmservice_operator.cluster.watch_session import OnTrouble, StreamGuard, open_session
 from llmservice_operator.kinds import Kind
 
@@ -191,7 +191,8 @@ async def log_in(guard: StreamGuard) -> kopf.AiohttpSession:
         certificate_path=found.cert_file,
         private_key_path=found.key_file,
     )
-    session = open_session(guard, info.as_ssl_context(), info.as_http_headers(), found.proxy)
+    headers = {**info.as_http_headers(), "Accept-Encoding": UNCOMPRESSED}
+    session = open_session(guard, info.as_ssl_context(), headers, found.proxy)
     return kopf.AiohttpSession(server=found.host, aiohttp_session=session)
 
 
