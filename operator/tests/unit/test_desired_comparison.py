@@ -1,6 +1,8 @@
 """A converged pass writes nothing, and every difference in what is ours is noticed."""
 
 import copy
+import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
-from llmservice_operator.desired import is_up_to_date
+from llmservice_operator.desired import comparison, is_up_to_date
+from llmservice_operator.desired.comparison import LONGEST_CACHED_KEY, find_differences
 from llmservice_operator.workload import resolve_pin
 from operator_support.services import HARMLESS_ARG, SETTINGS, a_service, as_live, one
 
@@ -219,3 +223,36 @@ def test_the_status_is_compared_with_what_we_own_of_the_status() -> None:
     assert is_up_to_date(live, {"status": {"n": 1}}, subresource="status")
     assert not is_up_to_date(live, {"status": {"n": 2}}, subresource="status")
     assert not is_up_to_date(live, manifest)
+
+
+def listing(names_of_items: list[str]) -> tuple[Manifest, Manifest]:
+    """Return a live object with a list of items, and the manifest that it was made of."""
+    items = [{"name": each, "value": each} for each in names_of_items]
+    owned: Manifest = {
+        f"k:{json.dumps({'name': each})}": {".": {}, "f:name": {}, "f:value": {}}
+        for each in names_of_items
+    }
+    entry = {
+        "manager": names.FIELD_MANAGER,
+        "operation": "Apply",
+        "fieldsV1": {"f:spec": {"f:items": owned}},
+    }
+    sent = {"spec": {"items": items}}
+    return {**copy.deepcopy(sent), "metadata": {"managedFields": [entry]}}, sent
+
+
+def test_the_time_of_a_comparison_grows_with_a_list_and_not_with_its_square() -> None:
+    live, sent = listing([f"item-{number}" for number in range(20_000)])
+    live["spec"]["items"][-1]["value"] = "edited"
+    begun = time.process_time()
+    (found,) = find_differences(live, sent)
+    assert found.path == "spec.items[name=item-19999].value"
+    # Each item against each other would take minutes.
+    assert time.process_time() - begun < 10
+
+
+def test_long_keys_of_others_stay_out_of_the_cache_of_parsed_keys() -> None:
+    live, sent = listing([letter * (LONGEST_CACHED_KEY + 1) for letter in "abc"])
+    before = comparison._parsed_once.cache_info().currsize
+    assert is_up_to_date(live, sent)
+    assert comparison._parsed_once.cache_info().currsize == before

@@ -12,7 +12,9 @@ Any client may store anything in managedFields. An unreadable record counts as a
 
 from __future__ import annotations
 
+import functools
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +30,11 @@ apiVersion and kind."""
 _HOLDS_QUANTITIES = {"limits", "requests", "sizeLimit", "target", "tolerance"}
 """Fields that are, or contain, quantities. A text elsewhere is never one, even if it looks like it.
 The target is that of a metric, the tolerance that of an autoscaler."""
+
+CACHED_KEYS: Final = 512
+"""Number of keys of list items whose parsed form is cached. Those of all services are the same."""
+LONGEST_CACHED_KEY: Final = 200
+"""Greatest length of a cached key in characters."""
 
 ABSENT: Final = None
 """Value of a missing field. The API server stores no null in a field that we send."""
@@ -159,22 +166,49 @@ def _item_differences(
     in_quantities: bool,
 ) -> Iterator[Difference]:
     """Compare the items of a list by their merge keys."""
-    unmatched = list(range(len(sent)))
+    ours, theirs, matched = _Items(sent), _Items(live), set[int]()
     for key, deeper in owned.items():
         merge_keys = _parsed(key)
-        ours = [index for index in unmatched if _has_keys(sent[index], merge_keys)]
-        theirs = [item for item in live if _has_keys(item, merge_keys)]
-        unmatched = [index for index in unmatched if index not in ours]
-        if len(ours) == len(theirs) == 1:
+        mine = [index for index in ours.having(merge_keys) if index not in matched]
+        found = [live[index] for index in theirs.having(merge_keys)]
+        matched.update(mine)
+        if len(mine) == len(found) == 1:
             yield from _differences(
-                (*keys, key), deeper, sent[ours[0]], theirs[0], in_quantities=in_quantities
+                (*keys, key), deeper, sent[mine[0]], found[0], in_quantities=in_quantities
             )
         else:
             yield Difference(
-                (*keys, key), [sent[index] for index in ours] or ABSENT, theirs or ABSENT
+                (*keys, key), [sent[index] for index in mine] or ABSENT, found or ABSENT
             )
-    for index in unmatched:
-        yield Difference(keys, sent[index], ABSENT)
+    for index, item in enumerate(sent):
+        if index not in matched:
+            yield Difference(keys, item, ABSENT)
+
+
+class _Items:
+    """The items of a list, found by merge keys without a search."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self._items = items
+        self._indexes: dict[tuple[str, ...], dict[str, list[int]]] = {}
+        """Positions of the items by the texts of their values, for each set of merge keys."""
+
+    def having(self, merge_keys: Any) -> list[int]:
+        """Return the positions of the items that have these keys and values."""
+        if not isinstance(merge_keys, dict):
+            return []
+        fields = tuple(merge_keys)
+        if fields not in self._indexes:
+            index: defaultdict[str, list[int]] = defaultdict(list)
+            for number, item in enumerate(self._items):
+                if isinstance(item, dict) and all(field in item for field in fields):
+                    index[_text(item, fields)].append(number)
+            self._indexes[fields] = dict(index)
+        return self._indexes[fields].get(_text(merge_keys, fields), [])
+
+
+def _text(item: dict[str, Any], fields: tuple[str, ...]) -> str:
+    return str([item[field] for field in fields])
 
 
 def _value_differences(
@@ -191,14 +225,18 @@ def _value_differences(
 
 
 def _parsed(key: str) -> Any:
+    # Any client may have stored the key, and long keys would make the cache large.
+    return _parsed_once(key) if len(key) <= LONGEST_CACHED_KEY else _parsed_anew(key)
+
+
+def _parsed_anew(key: str) -> Any:
     try:
         return json.loads(key[2:])
     except (ValueError, RecursionError):
         return ABSENT
 
 
-def _has_keys(item: Any, keys: Any) -> bool:
-    return isinstance(item, Mapping) and isinstance(keys, Mapping) and keys.items() <= item.items()
+_parsed_once = functools.lru_cache(CACHED_KEYS)(_parsed_anew)
 
 
 def _equal(sent: Any, live: Any, *, in_quantities: bool) -> bool:
