@@ -166,6 +166,11 @@ bench-serving: setup  ## Measure the server against stock vLLM, batching and spe
 bench-utilization: setup  ## Compare the effective GPU utilization with the true load of a real engine; ends with a line for the gate
 	@PYTHONPATH=bench $(RUN) python -m utilization
 
+.PHONY: bench-migration
+bench-migration: setup  ## Count how many entries of other catalogues a spec can say: RECIPES=FILE KUBEAI=FILE
+	@PYTHONPATH=bench:operator:operator/tests:server_image $(RUN) python -m migration \
+	$(if $(RECIPES),--recipes $(RECIPES)) $(if $(KUBEAI),--kubeai $(KUBEAI))
+
 .PHONY: bench-operator
 bench-operator: setup  ## Measure the operator with 10 to 5,000 services; ends with a line per gate (ARGS=--help)
 	@$(RUN) localkube setup

@@ -8,7 +8,7 @@ standard input and answers each with a line of JSON. A line contains a question 
 arguments; the answer contains an entry for each list:
 
 parse      the parser's error message; null if the parser accepts the arguments
-read       name -> value, for the values that differ from the default
+read       name -> value, for the values that differ from the default; an object is its repr
 configure  the error when vLLM creates an engine's whole configuration; null without an error
 """
 
@@ -121,7 +121,8 @@ def main() -> None:
         for line in sys.stdin:
             question, lists = json.loads(line)
             answer = {"parse": complaint, "read": values, "configure": obstacle}[question]
-            print(json.dumps([answer(parser, each) for each in lists]), file=answers, flush=True)
+            found = json.dumps([answer(parser, each) for each in lists], default=repr)
+            print(found, file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,13 @@ class StandIns:
                 "num_hidden_layers": 1,
                 "draft_vocab_size": 32_000,
             },
+            "dflash": {**wide, "architectures": ["DFlashDraftModel"], "num_hidden_layers": 1},
+            "dspark": {
+                **wide,
+                "architectures": ["Qwen3DSparkModel"],
+                "model_type": "qwen3",
+                "num_hidden_layers": 1,
+            },
             "medusa": {
                 "model_type": "medusa",
                 "architectures": ["MedusaModel"],

@@ -11,6 +11,7 @@ from typing import Any, Final
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from llmservice_operator.api.extra_args import SAFE_VALUES
 from llmservice_operator.api.fields import VALIDATIONS
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import accepted_flags
@@ -27,6 +28,7 @@ SEED: Final = int(os.environ.get("LLMSERVICE_TEST_SEED", "20261124"))
 """What all random specs follow from: the same ones in every run unless somebody sets another."""
 
 _VALUES: Final = {
+    "--additional-config": "{}",
     "--attention-backend": "TORCH_SDPA",
     "--custom-histogram-buckets": "{}",
     "--ir-op-priority": "{}",
@@ -42,7 +44,8 @@ _VALUES: Final = {
 def _extra_arg(flag: str, entry: Flag) -> str:
     if entry.kind is not FlagKind.VALUE:
         return f"{flag}=true"
-    return f"{flag}={entry.choices[-1] if entry.choices else _VALUES.get(flag, '1')}"
+    choices = SAFE_VALUES.get(flag, entry.choices)
+    return f"{flag}={choices[-1] if choices else _VALUES.get(flag, '1')}"
 
 
 _NEWEST: Final = TABLES[ENGINE_VERSION]
@@ -69,6 +72,9 @@ LIKELY: Final[Mapping[str, Sequence[Any]]] = {
         ],
     ),
     "spec.engine.speculativeDecoding.draftModel.tensorParallelSize": (1, 2),
+    "spec.engine.speculativeDecoding.maxModelLen": (512, 65_536),
+    "spec.engine.speculativeDecoding.moeBackend": ("triton", "marlin"),
+    "spec.engine.speculativeDecoding.attentionBackend": ("FLASH_ATTN", "TRITON_ATTN"),
 }
 """Values that mean something, tried beside arbitrary ones: for fields whose form alone does not say
 what gets past the compiler."""

@@ -9,13 +9,15 @@ import yaml
 from llmservice_operator import api
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired.extra_args import build_notices
 from llmservice_operator.errors import InvalidFile, InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
 
 
 def render_file(text: str, settings: OperatorSettings) -> str:
-    """Return the objects of every LLMService in the YAML `text`, as YAML documents.
+    """Return the objects of every LLMService in the YAML `text`, as YAML documents, after comments
+    on arguments and variables that should change.
 
     Raises InvalidSpec with the field and the remedy, also for what the API server would refuse
     before the operator sees it: text that is no YAML, another kind, an unknown field. Raises
@@ -24,13 +26,15 @@ def render_file(text: str, settings: OperatorSettings) -> str:
     services = read_services(text)
     problems: list[InvalidSpec] = []
     manifests: list[api.Manifest] = []
+    notices: list[str] = []
     for service in services:
+        notices += (f"{service.name}: {each}" for each in build_notices(service.spec))
         try:
             manifests += _render(service, settings)
         except InvalidSpec as problem:
             problems.append(_in(service.name, problem) if len(services) > 1 else problem)
     _raise(problems)
-    return yaml.safe_dump_all(manifests, sort_keys=False, width=100)
+    return commented("\n".join(notices)) + yaml.safe_dump_all(manifests, sort_keys=False, width=100)
 
 
 def read_services(text: str) -> list[LLMService]:

@@ -19,10 +19,20 @@ pytest_plugins = ("engine_fixtures",)
 RANDOM_SPECS: Final = 300
 ACCEPTED_FLAGS: Final = LIKELY["spec.engine.extraArgs[]"]
 
+DRAFT: Final = "spec.engine.speculativeDecoding"
+
 KNOWN_QUANTIZATIONS: Final = (None, "fp8", "awq")
 """Only vLLM knows the other quantizations, and it lists them when it starts."""
 
+KNOWN_KERNELS: Final = {None, *LIKELY[f"{DRAFT}.moeBackend"], *LIKELY[f"{DRAFT}.attentionBackend"]}
+"""As with quantizations."""
+
+NO_DSPARK: Final = (
+    "ValidationError: : Value error, Model Runner V1 does not support: dspark speculative decoding"
+)
+
 HINDRANCES: Final = {
+    NO_DSPARK: "the method is for the model runner that GPUs have",
     "ImportError: Arctic Inference is required for suffix decoding. Install via "
     "`pip install arctic-inference==0.1.1`.": "the environment has it for the test that runs it",
     "RuntimeError: DeepSeekR1ReasoningParser reasoning parser could not locate think start/end "
@@ -87,11 +97,14 @@ def is_for_the_pinned_version(spec: Spec) -> bool:
     except InvalidSpec:
         return False
     engine = spec.get("engine", {})
-    draft = engine.get("speculativeDecoding", {}).get("draftModel", {})
+    speculation = engine.get("speculativeDecoding", {})
+    draft = speculation.get("draftModel", {})
     quantizations = {engine.get("quantization"), draft.get("quantization")}
+    kernels = {speculation.get("moeBackend"), speculation.get("attentionBackend")}
     return (
         version == ENGINE_VERSION
         and quantizations <= {*KNOWN_QUANTIZATIONS}
+        and kernels <= KNOWN_KERNELS
         and not any(arg.startswith(LEAVES_TRACES) for arg in engine.get("extraArgs", ()))
     )
 
@@ -146,6 +159,10 @@ HEAD: Final = {"uri": "hf://org/head"}
         ("Eagle3", {"draftModel": HEAD}),
         ("MTP", {}),
         ("Medusa", {"draftModel": HEAD}),
+        ("DFlash", {"draftModel": HEAD}),
+        ("DSpark", {"draftModel": HEAD}),
+        ("MTP", {"moeBackend": "triton", "attentionBackend": "FLASH_ATTN", "enforceEager": True}),
+        ("Eagle", {"draftModel": HEAD, "maxModelLen": 512, "draftSampling": "Greedy"}),
     ],
 )
 def test_the_engine_configures_itself_for_a_method_of_speculation(
@@ -153,4 +170,5 @@ def test_the_engine_configures_itself_for_a_method_of_speculation(
 ) -> None:
     speculation = {"method": method, "numSpeculativeTokens": 1, **more}
     args = compiled({"engine": {"speculativeDecoding": speculation}})
-    assert ask("configure", [stand_ins.arguments(args)]) == [None]
+    hindrance = NO_DSPARK if method == "DSpark" else None
+    assert ask("configure", [stand_ins.arguments(args)]) == [hindrance]

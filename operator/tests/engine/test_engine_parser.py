@@ -9,10 +9,12 @@ import yaml
 
 import flag_tables
 from engine_asking import Ask
+from llmservice_operator.api.extra_args import SAFE_VALUES
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, FlagKind
+from llmservice_operator.desired.gone_flags import GONE_VARIABLES
 from llmservice_operator.settings import ENGINE_VERSION
 from llmservice_operator.workload import resolve_pin
 from operator_support.examples import EXAMPLES
@@ -35,6 +37,13 @@ def test_the_table_of_the_pinned_version_is_what_its_parser_tells(engine_python:
     assert committed == flag_tables.render_table(flags)
 
 
+def test_the_engine_reads_no_variable_that_is_said_to_be_gone(engine_python: Path) -> None:
+    (package,) = engine_python.parents[1].glob("lib/python*/site-packages/vllm")
+    known = (package / "envs.py").read_text()
+    assert '"VLLM_LOGGING_LEVEL"' in known
+    assert [variable for variable in GONE_VARIABLES if f'"{variable}"' in known] == []
+
+
 def compiled(path: Path) -> list[str]:
     service = LLMService.parse(yaml.safe_load(path.read_text()))
     return build_engine_args(service, resolve_pin(service, None, SETTINGS).version)
@@ -47,8 +56,8 @@ def switches() -> list[list[str]]:
     for flag in accepted_flags(table):
         if table[flag].kind is not FlagKind.VALUE:
             extra += [f"{flag}=true", f"{flag}=false"]
-        elif table[flag].choices:
-            extra.append(f"{flag}={table[flag].choices[0]}")
+        elif choices := SAFE_VALUES.get(flag, table[flag].choices):
+            extra.append(f"{flag}={choices[0]}")
     return [
         build_engine_args(a_service({"engine": {"extraArgs": [each]}}), ENGINE_VERSION)
         for each in extra

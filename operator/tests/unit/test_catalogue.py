@@ -1,13 +1,14 @@
 from pathlib import Path
 
-import make_catalogue
 import pytest
 import yaml
 
+import make_catalogue
 from llmservice_operator.__main__ import main
 from llmservice_operator.catalogue import MODELS, NotInCatalogue, new_service, service_of
 from llmservice_operator.fit import Verdict
 from llmservice_operator.plan import Plans
+from translation import Inexpressible, refusals
 
 
 def planned(*fitting_counts: int, verdict: Verdict | None = Verdict.DOES_NOT_FIT) -> "Planner":
@@ -35,7 +36,7 @@ def test_the_catalogue_knows_a_hundred_models() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_of_the_catalogue_becomes_a_service_that_the_engine_accepts(name: str) -> None:
-    assert make_catalogue.complaint(MODELS[name]) is None
+    assert refusals(MODELS[name]) == []
     assert service_of(name, MODELS[name])["metadata"]["name"] == name
 
 
@@ -83,39 +84,11 @@ def test_the_command_lists_and_prints_models(
     assert yaml.safe_load(printed)["spec"]["accelerator"] == {"class": "H100", "count": 1}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "spec"),
-    [
-        (["--max-model-len", "4096"], {"engine": {"maxModelLen": 4096}}),
-        (["--kv-cache-dtype=fp8"], {"engine": {"kvCache": {"dtype": "FP8"}}}),
-        (["--trust_remote_code"], {"model": {"trustRemoteCode": True}}),
-        (["--no-enable-prefix-caching"], {"engine": {"prefixCaching": {"enabled": False}}}),
-        (
-            ["--gpu-memory-utilization", "0.85"],
-            {"engine": {"gpuMemoryUtilizationPercent": 85}},
-        ),
-        (
-            ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
-            {"engine": {"toolCalling": {"parser": "hermes"}}},
-        ),
-        (["--tensor-parallel-size", "8"], {}),
-        (["--async-scheduling"], {"engine": {"extraArgs": ["--async-scheduling=true"]}}),
-        (
-            ["--media-io-kwargs", '{"video": {"fps": 1}}'],
-            {"engine": {"extraArgs": ['--media-io-kwargs={"video": {"fps": 1}}']}},
-        ),
-    ],
-    ids=lambda it: " ".join(it) if isinstance(it, list) else "",
-)
-def test_an_argument_of_a_recipe_becomes_its_field(
-    arguments: list[str], spec: dict[str, dict[str, object]]
-) -> None:
-    made = make_catalogue.spec_of("org/model", arguments, {})
-    model = {"uri": "hf://org/model", **spec.get("model", {})}
-    assert made == {**spec, "model": model}
+def test_a_model_that_needs_an_object_of_its_own_is_left_out() -> None:
+    with pytest.raises(Inexpressible, match="--chat-template needs an object of its own"):
+        make_catalogue.entry_flags(["--chat-template=x.jinja"])
 
 
-@pytest.mark.parametrize("flag", ["--chat-template=x.jinja", "--speculative-config.method=mtp"])
-def test_an_argument_that_needs_an_object_of_its_own_leaves_the_model_out(flag: str) -> None:
-    with pytest.raises(make_catalogue.Inexpressible):
-        make_catalogue.spec_of("org/model", [flag], {})
+def test_an_entry_has_no_flag_that_new_computes() -> None:
+    arguments = ["--tensor-parallel-size", "8", "--max-model-len", "4096"]
+    assert make_catalogue.entry_flags(arguments) == {"--max-model-len": "4096"}

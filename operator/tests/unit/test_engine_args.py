@@ -417,7 +417,7 @@ def test_a_flag_has_a_field_or_is_accepted_or_refused_and_never_two_of_these(ver
             "--data-parallel-rank",
         ),
         *("--download-dir", "--grpc-port", "--hf-overrides", "--host", "--kv-transfer-config"),
-        *("--load-format", "--logits-processors", "--lora-modules", "--middleware", "--nnodes"),
+        *("--logits-processors", "--lora-modules", "--middleware", "--nnodes"),
         *("--port", "--reasoning-parser-plugin", "--root-path", "--scheduler-cls", "--ssl-keyfile"),
         *("--tokenizer", "--tool-server", "--trust-request-chat-template", "--uds", "--worker-cls"),
         *("--enable-prompt-embeds", "--log-config-file", "--some-coming-plugin", "--new-config"),
@@ -428,7 +428,11 @@ def test_a_flag_that_could_harm_is_refused_also_one_of_a_coming_version(flag: st
 
 
 @pytest.mark.parametrize(
-    "flag", ["--generation-config", "--override-generation-config", HARMLESS_FLAG, "--import"]
+    "flag",
+    [
+        *("--generation-config", "--override-generation-config", "--additional-config"),
+        *(HARMLESS_FLAG, "--import"),
+    ],
 )
 def test_a_harmless_flag_is_not_refused_for_the_form_of_its_name(flag: str) -> None:
     assert not is_refused(flag)

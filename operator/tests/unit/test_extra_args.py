@@ -12,8 +12,10 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import engine_args, engine_flags, extra_args
 from llmservice_operator.desired.engine_args import build_engine_args
+from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.extra_args import build_notices
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
+from llmservice_operator.desired.gone_flags import GONE_VARIABLES
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.status import Event, Failure, StatusUpdate, build_status
 from llmservice_operator.workload import EnginePin, Observation
@@ -113,6 +115,21 @@ def test_an_argument_replaces_what_the_operator_would_compute_for_its_field(
 )
 def test_a_notice_says_which_field_to_set(engine: dict[str, Any], notices: tuple[str, ...]) -> None:
     assert build_notices(a_service({"engine": engine}).spec) == notices
+
+
+def test_a_variable_that_vllm_no_longer_reads_has_a_notice() -> None:
+    variables = [{"name": "NCCL_DEBUG", "value": "INFO"}, {"name": "VLLM_USE_V1", "value": "1"}]
+    assert build_notices(a_service({"engine": {"env": variables}}).spec) == (
+        "spec.engine.env[1]: VLLM_USE_V1 has no effect, because vLLM no longer reads it: remove "
+        "it.",
+    )
+
+
+@pytest.mark.parametrize("advice", sorted(set(GONE_VARIABLES.values())))
+def test_the_advice_on_a_variable_names_a_flag_that_extra_args_takes(advice: str) -> None:
+    flags = [word for word in advice.split() if word.startswith("--")]
+    assert advice == "remove it" or flags
+    assert all(set(flags) <= set(accepted_flags(table)) for table in TABLES.values())
 
 
 def test_the_rules_take_the_argument_but_none_of_the_flags_that_are_parts_of_it() -> None:

@@ -69,3 +69,14 @@ def test_a_file_says_which_services_cannot_be_built() -> None:
     with pytest.raises(InvalidFile) as refused:
         render_file(f"{bad}---\n{GOOD}---\n{bad}", SETTINGS)
     assert str(refused.value).startswith("2 problems:\n  qwen: spec.engine.version: ")
+
+
+def test_a_variable_that_has_no_effect_is_said_before_the_objects() -> None:
+    engine = "engine: {env: [{name: VLLM_ATTENTION_BACKEND, value: FLASHINFER}]}"
+    text = HEAD + f"spec: {{model: {{uri: 'hf://org/model'}}, {engine}}}\n"
+    comment, *objects = render_file(text, SETTINGS).splitlines()
+    assert comment == (
+        "# qwen: spec.engine.env[0]: VLLM_ATTENTION_BACKEND has no effect, because vLLM no longer "
+        "reads it: write --attention-backend in extraArgs instead."
+    )
+    assert objects[0].startswith("apiVersion: ")

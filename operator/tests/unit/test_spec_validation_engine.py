@@ -10,8 +10,8 @@ NVIDIA_ONLY = "requires accelerator.type nvidia: remove it, or choose that type"
 
 
 DRAFT_MODEL = (
-    "is required by the methods DraftModel, Eagle, Eagle3 and Medusa and refused by the others: "
-    "set it or remove it to suit the method"
+    "is required by the methods DraftModel, Eagle, Eagle3, Medusa and DFlash, and refused by "
+    "Ngram and Suffix: set it or remove it to suit the method"
 )
 
 
@@ -165,7 +165,7 @@ REFUSED = {
     "method that does not exist": (
         speculation("Lookahead"),
         "spec.engine.speculativeDecoding.method: should be 'Ngram', 'Suffix', 'DraftModel', "
-        "'Eagle', 'Eagle3', 'MTP' or 'Medusa', not 'Lookahead'",
+        "'Eagle', 'Eagle3', 'MTP', 'Medusa', 'DFlash' or 'DSpark', not 'Lookahead'",
     ),
     "draft model that nobody asks": (
         speculation("Ngram", draftModel={"uri": "hf://o/d"}),

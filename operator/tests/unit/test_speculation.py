@@ -48,6 +48,9 @@ def test_a_method_without_a_draft_model_is_named_alone(method: str, name: str) -
         ("Eagle", "eagle"),
         ("Eagle3", "eagle3"),
         ("Medusa", "medusa"),
+        ("DFlash", "dflash"),
+        ("DSpark", "dspark"),
+        ("MTP", "mtp"),
     ],
 )
 def test_a_method_with_a_draft_model_names_both(method: str, name: str) -> None:
@@ -67,6 +70,27 @@ def test_a_draft_model_has_a_revision_a_quantization_and_a_width_of_its_own() ->
         "revision": "abc",
         "quantization": "fp8",
         "draft_tensor_parallel_size": 1,
+    }
+
+
+def test_the_tuning_of_a_draft_is_written_in_the_engines_words() -> None:
+    tuning = {
+        "maxModelLen": 65536,
+        "draftSampling": "Probabilistic",
+        "rejectionSampling": "Block",
+        "moeBackend": "triton",
+        "attentionBackend": "FLASH_ATTN",
+        "enforceEager": False,
+    }
+    assert config(speculating("MTP", **tuning)) == {
+        "method": "mtp",
+        "num_speculative_tokens": 3,
+        "max_model_len": 65536,
+        "draft_sample_method": "probabilistic",
+        "rejection_sample_method": "block",
+        "moe_backend": "triton",
+        "attention_backend": "FLASH_ATTN",
+        "enforce_eager": False,
     }
 
 

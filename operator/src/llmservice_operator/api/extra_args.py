@@ -30,30 +30,34 @@ _REFUSED: Final = (
     # The listener is the model server's own, so these would have no effect.
     *("disable-access-log-for-endpoints", ".*uvicorn-.*", "h11-.*", "enable-request-id-headers"),
     # These load code, or data that is executed like code.
-    *(".*-cls", ".*-plugin", "(.*-)?config", "code-revision", "config-format", "hf-token"),
-    *("hf-overrides", "logits-processors", "model-class-overrides", "trust-.*", "load-format"),
+    *(".*-cls", ".*-plugin", "(.*-)?config", "code-revision", "hf-token"),
+    *("hf-overrides", "logits-processors", "model-class-overrides", "trust-.*"),
     *("enable-prompt-embeds", "enable-mm-embeds", "media-io-kwargs", "mm-processor-kwargs"),
     *("pt-load-map-location", "skip-tokenizer-init", "tokenizer"),
     "tokenizer-revision",
     # These name files of the container.
     *(".*-path", ".*-dir", ".*-file"),
     # These change the shape of a replica: its processes and its content.
-    *(
-        "convert",
-        "runner",
-        "device-ids",
-        "disable-log-stats",
-        "enable-log-.*",
-        "distributed-executor-backend",
-    ),
+    *("convert", "runner", "device-ids", "disable-log-stats", "enable-log-.*"),
     *("data-parallel-(address|backend|.*lb|rank|size-local|start-rank)", "dp-supervisor-.*"),
     *(".*elastic-ep.*", "enable-fault-tolerance", "enable-trace-replay", "master-addr", "nnodes"),
     *("node-rank", "numa-.*", "prefill-context-parallel-size", "ray-.*", ".*sleep-.*"),
     *("enable-cumem-allocator", "enable-nccl-comm-suspend", ".*lora.*", "shutdown-timeout"),
 )
-_HARMLESS: Final = "(override-)?generation-config|allowed-media-domains|allowed-origins"
-"""Exceptions to the refused names: sampling defaults, limits on what the server fetches, and the
-web pages that may call the API. Calls from these pages still need a key if the service has keys."""
+_HARMLESS: Final = (
+    "(override-)?generation-config|additional-config|allowed-media-domains|allowed-origins"
+)
+"""Exceptions to the refused names: sampling defaults, options of the platform, limits on what the
+server fetches, and the web pages that may call the API. Calls from these pages still need a key if
+the service has keys."""
+
+SAFE_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
+    "--config-format": ("auto", "hf", "mistral"),
+    "--distributed-executor-backend": ("mp", "uni"),
+    "--load-format": ("auto", "fastsafetensors", "mistral", "safetensors"),
+}
+"""Flags of which only some values are safe: other formats can hold code, and a replica is one
+pod."""
 
 # Match only the flag's name. Its value may contain anything, such as an equals sign.
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")
@@ -85,6 +89,15 @@ def field_rules(fields: Iterable[FlagField]) -> tuple[ValueRule, ...]:
     )
 
 
+def _takes_only(flag: str, values: tuple[str, ...]) -> ValueRule:
+    *most, last = values
+    return ValueRule(
+        cel=f"!self.startsWith('{flag}=') || self.matches('^{flag}=({'|'.join(values)})$')",
+        message=f"{flag} takes {', '.join(most)} or {last} only: choose one of them, or remove it",
+        holds=lambda arg: not arg.startswith(f"{flag}=") or arg.partition("=")[2] in values,
+    )
+
+
 def _has_field(flag: str, field: str) -> ValueRule:
     return ValueRule(
         cel=f"!self.startsWith('{flag}=')",
@@ -102,6 +115,7 @@ ExtraArg = Annotated[
         "dashes, such as --response-role=assistant; write a switch as --flag=true",
     ),
     *field_rules(FLAG_FIELDS),
+    *(_takes_only(flag, values) for flag, values in SAFE_VALUES.items()),
     ValueRule(
         cel=f"self.matches('^--({_HARMLESS})=') || !self.matches('^--({_NAMES})=')",
         message=IS_REFUSED,

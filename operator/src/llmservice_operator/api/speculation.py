@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Rule
+from llmservice_operator.api.fields import Fields, Rule, matches
 from llmservice_operator.api.model import (
     REVISION_RULE,
     ClaimModel,
@@ -19,7 +19,15 @@ from llmservice_operator.api.model import (
 
 MAX_SPECULATIVE_TOKENS = 16
 
-_WITH_DRAFT_MODEL = ("DraftModel", "Eagle", "Eagle3", "Medusa")
+_WITH_DRAFT_MODEL = ("DraftModel", "Eagle", "Eagle3", "Medusa", "DFlash")
+_WITH_OR_WITHOUT = ("MTP", "DSpark")
+
+
+KernelName = Annotated[
+    str,
+    Field(min_length=1, max_length=64),
+    matches("[A-Za-z0-9][A-Za-z0-9_]*", "must be the engine's name of a kernel, such as triton"),
+]
 
 
 class DraftModel(Fields):
@@ -84,15 +92,19 @@ class ScheduleStep(Fields):
 
 
 class SpeculativeDecoding(Fields):
-    method: Literal["Ngram", "Suffix", "DraftModel", "Eagle", "Eagle3", "MTP", "Medusa"]
+    method: Literal[
+        "Ngram", "Suffix", "DraftModel", "Eagle", "Eagle3", "MTP", "Medusa", "DFlash", "DSpark"
+    ]
     """Source of the guesses. Ngram: text that recurs in the prompt. Suffix: text that recurs in the
-    prompt or in earlier answers. DraftModel: a small model with the same vocabulary. Eagle, Eagle3
-    and Medusa: heads trained for the model. MTP: the model's own prediction layers."""
+    prompt or in earlier answers. DraftModel: a small model with the same vocabulary. Eagle, Eagle3,
+    Medusa, DFlash and DSpark: heads trained for the model. MTP: the model's own prediction
+    layers."""
     num_speculative_tokens: Annotated[int, Field(ge=1, le=MAX_SPECULATIVE_TOKENS)]
     """Number of tokens to guess in an engine step. 3 to 5 suit most models. Every wrong guess is
     wasted computation."""
     draft_model: DraftModel | None = None
-    """Draft model or head, for the methods DraftModel, Eagle, Eagle3 and Medusa."""
+    """Draft model or head, for all methods but Ngram and Suffix. Without it, MTP and DSpark use the
+    layers in the model's own checkpoint."""
     ngram: Ngram | None = None
     """Text that the method Ngram matches. Default: exactly 5 recurring tokens."""
     schedule: Annotated[
@@ -101,14 +113,35 @@ class SpeculativeDecoding(Fields):
     ] = ()
     """Number of tokens to guess, by the number of concurrent requests. Guessing speeds up a few
     requests, but slows down many. Default: always numSpeculativeTokens."""
+    max_model_len: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Maximum length in tokens of a request that the draft guesses for; longer requests get no
+    guesses. Default: the model's own limit."""
+    draft_sampling: Literal["Greedy", "Probabilistic"] | None = None
+    """Choice of the guessed tokens. Greedy: the likeliest. Probabilistic: by the draft's own
+    probabilities, which needs more GPU memory. Default: Greedy."""
+    rejection_sampling: Literal["Standard", "Block"] | None = None
+    """Check of the guesses. Standard: one after the other. Block: all of a step together. Default:
+    Standard."""
+    moe_backend: KernelName | None = None
+    """Kernels of the draft's experts, by the engine's name for them, such as triton. Default: those
+    of the model."""
+    attention_backend: KernelName | None = None
+    """Attention kernels of the draft, by the engine's name for them, such as FLASH_ATTN. Default:
+    the engine's choice."""
+    enforce_eager: bool | None = None
+    """Whether the draft runs without CUDA graphs. Default: as the model."""
 
     rules: ClassVar = (
         Rule(
             "draftModel",
-            cel=f"(self.method in {list(_WITH_DRAFT_MODEL)}) == has(self.draftModel)",
-            message="is required by the methods DraftModel, Eagle, Eagle3 and Medusa and "
-            "refused by the others: set it or remove it to suit the method",
-            holds=lambda self: (self.method in _WITH_DRAFT_MODEL) == (self.draft_model is not None),
+            cel=f"self.method in {list(_WITH_OR_WITHOUT)} || "
+            f"(self.method in {list(_WITH_DRAFT_MODEL)}) == has(self.draftModel)",
+            message="is required by the methods DraftModel, Eagle, Eagle3, Medusa and DFlash, and "
+            "refused by Ngram and Suffix: set it or remove it to suit the method",
+            holds=lambda self: (
+                self.method in _WITH_OR_WITHOUT
+                or (self.method in _WITH_DRAFT_MODEL) == (self.draft_model is not None)
+            ),
         ),
         Rule(
             "ngram",

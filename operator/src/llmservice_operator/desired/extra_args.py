@@ -6,15 +6,18 @@ It keeps its place on the command line, so that no pod is replaced.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from llmservice_operator.api.extra_args import FLAG_FIELDS
 from llmservice_operator.api.flags import FlagField
 from llmservice_operator.api.spec import LLMServiceSpec
+from llmservice_operator.desired.gone_flags import GONE_VARIABLES
 
 DEPRECATED_ARGUMENT: Final = "DeprecatedArgument"
-"""Reason of the Event about an argument whose flag has a field now."""
+"""Reason of the Event about an argument whose flag has a field now, and about a variable that vLLM
+no longer reads."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,14 @@ def read_extra_args(spec: LLMServiceSpec) -> list[ExtraFlag]:
 
 
 def build_notices(spec: LLMServiceSpec) -> tuple[str, ...]:
-    """Return a notice about each item whose flag has a field: it names the field to set instead."""
-    return tuple(
+    """Return a notice about each item whose flag has a field, and about each variable that vLLM no
+    longer reads: it says what to change.
+    """
+    return (*_flag_notices(spec), *_variable_notices(spec))
+
+
+def _flag_notices(spec: LLMServiceSpec) -> Iterator[str]:
+    yield from (
         f"{each.place}: {each.flag} has a field, which is set: remove the argument."
         if each.is_left_to_the_field(spec)
         else f"{each.place}: {each.flag} has a field now: set spec.{each.field.name} instead. "
@@ -54,3 +63,12 @@ def build_notices(spec: LLMServiceSpec) -> tuple[str, ...]:
         for each in read_extra_args(spec)
         if each.field is not None
     )
+
+
+def _variable_notices(spec: LLMServiceSpec) -> Iterator[str]:
+    for index, variable in enumerate(spec.engine.env):
+        if variable.name in GONE_VARIABLES:
+            yield (
+                f"spec.engine.env[{index}]: {variable.name} has no effect, because vLLM no longer "
+                f"reads it: {GONE_VARIABLES[variable.name]}."
+            )

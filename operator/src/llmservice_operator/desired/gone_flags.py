@@ -1,4 +1,6 @@
-"""Flags that older versions of vLLM had: deployments that are moved here still have them."""
+"""Flags and variables that older versions of vLLM had: deployments that are moved here still have
+them.
+"""
 
 from __future__ import annotations
 
@@ -71,3 +73,27 @@ GONE: Final[Mapping[str, str]] = {
     f"--{flag}": advice for advice, flags in _ADVICE.items() for flag in flags
 }
 """Flag -> what to change. A flag that a supported version has is not listed."""
+
+_VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "remove it": (
+        "VLLM_FP8_PADDING",
+        "VLLM_RPC_TIMEOUT",
+        "VLLM_USE_RAY_SPMD_WORKER",
+        "VLLM_USE_TRITON_FLASH_ATTN",
+        "VLLM_USE_TRTLLM_ATTENTION",
+        "VLLM_USE_V1",
+    ),
+    "write --all2all-backend in extraArgs instead": ("VLLM_ALL2ALL_BACKEND",),
+    "write --attention-backend in extraArgs instead": ("VLLM_ATTENTION_BACKEND",),
+    "write --moe-backend in extraArgs instead": (
+        "VLLM_FLASHINFER_MOE_BACKEND",
+        "VLLM_USE_FLASHINFER_MOE_FP4",
+        "VLLM_USE_FLASHINFER_MOE_FP8",
+        "VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8",
+    ),
+}
+
+GONE_VARIABLES: Final[Mapping[str, str]] = {
+    variable: advice for advice, variables in _VARIABLES.items() for variable in variables
+}
+"""Variable of the environment -> what to change. No supported version reads it."""

@@ -18,6 +18,8 @@ _METHODS: Final = {
     "Eagle3": "eagle3",
     "MTP": "mtp",
     "Medusa": "medusa",
+    "DFlash": "dflash",
+    "DSpark": "dspark",
 }
 
 
@@ -43,7 +45,20 @@ def build_speculative_config(service: LLMService) -> str | None:
             [step.min_batch_size, step.max_batch_size, step.num_speculative_tokens]
             for step in speculation.schedule
         )
+    tuning = {
+        "max_model_len": speculation.max_model_len,
+        "draft_sample_method": _in_lower_case(speculation.draft_sampling),
+        "rejection_sample_method": _in_lower_case(speculation.rejection_sampling),
+        "moe_backend": speculation.moe_backend,
+        "attention_backend": speculation.attention_backend,
+        "enforce_eager": speculation.enforce_eager,
+    }
+    config |= {key: value for key, value in tuning.items() if value is not None}
     return json.dumps(config, sort_keys=True, separators=(",", ":"))
+
+
+def _in_lower_case(word: str | None) -> str | None:
+    return None if word is None else word.lower()
 
 
 def _draft_model(service: LLMService, method: str, draft: DraftModel) -> dict[str, str | int]:

@@ -1,0 +1,78 @@
+"""Measures how much of other projects' catalogues an LLMService can say.
+
+    make bench-migration RECIPES=vllm_recipes.json KUBEAI=kubeai_catalogue.json
+
+README.md says where the files come from, and what the table means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import flag_tables
+from engine_asking import asking_engine
+from migration.cases import kubeai_cases, recipe_cases
+from migration.judge import Verdict, judge
+from migration.messages import Change, follow
+
+
+def report(title: str, verdicts: list[Verdict]) -> Iterator[str]:
+    """Yield the table of a catalogue: its entries that cannot be said whole, and the causes."""
+    entries = {
+        name: list(group) for name, group in itertools.groupby(verdicts, lambda it: it.case.entry)
+    }
+    whole = [
+        name
+        for name, group in entries.items()
+        if all(it.is_expressible for it in group if it.case.is_core)
+    ]
+    core = [it for it in verdicts if it.case.is_core]
+    said = sum(it.is_expressible for it in core)
+    yield f"{title}: {len(whole)} of {len(entries)} entries whole, {said} of {len(core)} cases"
+    rest = [it for it in verdicts if not it.case.is_core]
+    if rest:
+        said = sum(it.is_expressible for it in rest)
+        yield f"  for one kind of hardware or one strategy: {said} of {len(rest)} cases"
+    causes = Counter(reason for it in verdicts for reason in set(it.reasons))
+    for reason, count in causes.most_common():
+        yield f"  {count:4} cases: {reason}"
+    for name, group in entries.items():
+        for it in group:
+            for reason in it.reasons:
+                yield f"  {name} [{it.case.way}]: {reason}"
+
+
+def _said(changes: Iterable[Change]) -> Iterator[str]:
+    """Yield each message once, with the number of times that it is followed."""
+    counts = Counter((it.before, it.after or "removed", it.message) for it in changes)
+    for (before, after, message), count in counts.most_common():
+        yield f"  {count:4} times: {before} -> {after}: {message}"
+
+
+def main() -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipes", type=Path, help="facts of vllm-project/recipes as JSON")
+    parser.add_argument("--kubeai", type=Path, help="entries of KubeAI's catalogue as JSON")
+    options = parser.parse_args()
+    with asking_engine(flag_tables.engine_python()) as ask:
+        if options.recipes:
+            verdicts = judge(recipe_cases(options.recipes), ask)
+            print(*report("vLLM recipes", verdicts), sep="\n")
+        if options.kubeai:
+            pasted = kubeai_cases(options.kubeai)
+            print(*report("KubeAI catalogue, as it stands", judge(pasted, ask)), sep="\n")
+            followed = [follow(case) for case in pasted]
+            verdicts = judge([case for case, _ in followed], ask)
+            print(*report("KubeAI catalogue, after the messages", verdicts), sep="\n")
+            print(*_said(change for _, changes in followed for change in changes), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

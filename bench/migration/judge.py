@@ -1,0 +1,106 @@
+"""Whether a command line can be said as a spec, and whether vLLM then reads the same values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from engine_asking import Ask
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.catalogue import service_of
+from llmservice_operator.desired.engine_args import build_engine_args
+from llmservice_operator.settings import ENGINE_VERSION
+from migration.cases import GPUS_OF_A_NODE, Case
+from translation import Inexpressible, refusals, spec_of, speculative_method
+
+FROM_A_CONFIG_MAP: Final = "chat_template"
+"""A file that the other project's image holds; here the user puts it into a ConfigMap."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a case."""
+
+    case: Case
+    reasons: tuple[str, ...]
+    """Why the case cannot be said; empty if it can."""
+
+    @property
+    def is_expressible(self) -> bool:
+        """Whether the spec says the whole case."""
+        return not self.reasons
+
+
+def judge(cases: Iterable[Case], ask: Ask) -> list[Verdict]:
+    """Judge each case: the operator takes its spec, and vLLM's parser reads what the case says."""
+    found = []
+    for case in cases:
+        reasons = _obstacles(case)
+        found.append(Verdict(case, tuple(reasons or _differences(case, ask))))
+    return found
+
+
+def _obstacles(case: Case) -> list[str]:
+    if case.gpus > GPUS_OF_A_NODE:
+        return [f"needs {case.gpus} GPUs, more than a node has"]
+    try:
+        return refusals(spec_of(case.model, case.flags, case.environment))
+    except Inexpressible as error:
+        return [str(error)]
+
+
+def compiled(case: Case) -> list[str]:
+    """Return the operator's command line for a case, as the kubelet passes it on."""
+    spec = spec_of(case.model, case.flags, case.environment)
+    service = LLMService.parse(service_of("model", spec))
+    return [arg.replace("$$", "$") for arg in build_engine_args(service, ENGINE_VERSION)]
+
+
+def original(case: Case) -> list[str]:
+    """Return the command line of a case, one argument a flag."""
+    said = [
+        _written(flag, value) for flag, value in case.flags.items() if flag != "--served-model-name"
+    ]
+    names = str(case.flags.get("--served-model-name") or "").split()
+    return [f"--model={case.model}", *said, *(("--served-model-name", *names) if names else ())]
+
+
+def _written(flag: str, value: str | None) -> str:
+    """Return one argument; older parsers took a value after a switch, too."""
+    if value in (None, "true"):
+        return flag
+    return f"--no-{flag.removeprefix('--')}" if value == "false" else f"{flag}={value}"
+
+
+def _differences(case: Case, ask: Ask) -> list[str]:
+    """Return what vLLM reads differently. Its own refusal of the case's line counts, too."""
+    theirs, ours = original(case), compiled(case)
+    for who, line in (("the case's own line", theirs), ("our line", ours)):
+        (complaint,) = ask("parse", [line])
+        if complaint is not None:
+            return [f"vLLM {ENGINE_VERSION} refuses {who}: {complaint}"]
+    said, read = (_readable(it) for it in ask("read", [theirs, ours]))
+    return [
+        f"vLLM reads {name} as {read.get(name)!r} instead of {value!r}"
+        for name, value in said.items()
+        if name != FROM_A_CONFIG_MAP and read.get(name) != value
+    ]
+
+
+def _readable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with every spelling of the same speculation made one."""
+    found = dict(values)
+    config = found.get("speculative_config")
+    if isinstance(config, str):
+        config = json.loads(config)
+    if isinstance(config, dict):
+        method = speculative_method(config)
+        is_own = method == "mtp"
+        found["speculative_config"] = {
+            key: int(value) if isinstance(value, str) and value.isdigit() else value
+            for key, value in {**config, "method": method}.items()
+            if not (key == "model" and is_own and value == found.get("model"))
+        }
+    return found

@@ -1,0 +1,76 @@
+"""Does what the messages of the product say, as a person would who pastes a deployment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD
+from migration.cases import Case
+from translation import Inexpressible, refusals, spec_of
+
+MOST_CHANGES: Final = 40
+_ABOUT: Final = re.compile(r"(--[a-z0-9-]+|[A-Z][A-Z0-9_]+): (.*)", re.DOTALL)
+_OTHER_NAME: Final = re.compile(r"did you mean (--[a-z0-9-]+)\?|write (--[a-z0-9-]+) instead")
+_FIELD: Final = re.compile(r"set ([a-zA-Z.]+) instead")
+_FLAG_OF: Final = {field: flag for flag, field in FLAGS_WITH_A_FIELD.items()}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that a message made the user do."""
+
+    message: str
+    before: str
+    after: str
+
+
+def follow(case: Case) -> tuple[Case, list[Change]]:
+    """Return the case after every change that the messages ask for, and these changes.
+
+    It ends where a message names nothing that can be done without thinking.
+    """
+    changes: list[Change] = []
+    for _ in range(MOST_CHANGES):
+        try:
+            complaints = refusals(spec_of(case.model, case.flags, case.environment))
+        except Inexpressible:
+            break
+        step = next(_steps(case, complaints), None)
+        if step is None:
+            break
+        case, change = step
+        changes.append(change)
+    return case, changes
+
+
+def _steps(case: Case, complaints: list[str]) -> Iterator[tuple[Case, Change]]:
+    for complaint in complaints:
+        about = _ABOUT.fullmatch(complaint)
+        if about is None:
+            continue
+        name, message = about.groups()
+        if name in case.environment and "remove it" in message:
+            kept = {key: value for key, value in case.environment.items() if key != name}
+            yield replace(case, environment=kept), Change(message, name, "")
+        elif name in case.flags:
+            other = _new_name(message)
+            if other is not None or "remove it" in message:
+                yield _renamed(case, name, other), Change(message, name, other or "")
+
+
+def _new_name(message: str) -> str | None:
+    """Return the flag that a message offers, by its own name or by that of its field."""
+    other = _OTHER_NAME.search(message)
+    if other is not None:
+        return other[1] or other[2]
+    field = _FIELD.search(message)
+    return None if field is None else _FLAG_OF.get(field[1])
+
+
+def _renamed(case: Case, name: str, other: str | None) -> Case:
+    flags = {(other or "") if flag == name else flag: value for flag, value in case.flags.items()}
+    flags.pop("", None)
+    return replace(case, flags=flags)

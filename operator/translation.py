@@ -1,0 +1,225 @@
+"""Says an engine's command line, as people write it for `vllm serve`, in the fields of a spec."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from llmservice_operator.api.extra_args import FLAG_FIELDS
+from llmservice_operator.api.flags import FlagField
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.catalogue import service_of
+from llmservice_operator.desired.engine_args import build_engine_args
+from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.settings import ENGINE_VERSION
+
+Flags = dict[str, Any]
+"""Flags of a command line, each with its value; None for a flag that stands alone."""
+
+BY_FLAG: Final[Mapping[str, FlagField]] = {it.flag.name: it for it in FLAG_FIELDS}
+_SHORT: Final = {
+    "-cc": "--compilation-config",
+    "-dp": "--data-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-tp": "--tensor-parallel-size",
+}
+SPECULATION: Final = "--speculative-config"
+FOLLOWS_FROM_OTHERS: Final = ("--enable-auto-tool-choice",)
+"""Flags that another flag's field sets, too."""
+TEMPLATE: Final = {"configMapKeyRef": {"name": "chat-templates", "key": "template.jinja"}}
+"""Where a template goes that the command line names by its file."""
+_METHODS: Final = {
+    "ngram": "Ngram",
+    "suffix": "Suffix",
+    "draft_model": "DraftModel",
+    "eagle": "Eagle",
+    "eagle3": "Eagle3",
+    "medusa": "Medusa",
+    "mtp": "MTP",
+    "dflash": "DFlash",
+    "dspark": "DSpark",
+}
+_SPECULATION_FIELDS: Final = {
+    "num_speculative_tokens": "numSpeculativeTokens",
+    "model": "draftModel.uri",
+    "revision": "draftModel.revision",
+    "quantization": "draftModel.quantization",
+    "draft_tensor_parallel_size": "draftModel.tensorParallelSize",
+    "prompt_lookup_min": "ngram.promptLookupMin",
+    "prompt_lookup_max": "ngram.promptLookupMax",
+    "max_model_len": "maxModelLen",
+    "moe_backend": "moeBackend",
+    "attention_backend": "attentionBackend",
+    "enforce_eager": "enforceEager",
+    "draft_sample_method": "draftSampling",
+    "rejection_sample_method": "rejectionSampling",
+}
+
+
+class Inexpressible(Exception):
+    """The spec has no way to say an argument."""
+
+
+def flags_of(arguments: Iterable[str]) -> Flags:
+    """Return the flags of a command line, with their full names in hyphens.
+
+    A part of a structured flag, such as --speculative-config.method, becomes a member of the flag's
+    object.
+    """
+    found: Flags = {}
+    words = [
+        word
+        for argument in arguments
+        for word in (argument.split(" ", 1) if argument.startswith("--") else [argument])
+    ]
+    last: str | None = None
+    for word in words:
+        if word.startswith("--") or word.partition(".")[0].partition("=")[0] in _SHORT:
+            name, equals, value = word.partition("=")
+            last = _full(name)
+            found[last] = value if equals else None
+        elif last is not None:
+            found[last] = word if found[last] is None else f"{found[last]} {word}"
+    return _with_objects(found)
+
+
+def _full(name: str) -> str:
+    flag, dot, part = name.partition(".")
+    return _SHORT.get(flag, flag).replace("_", "-") + dot + part
+
+
+def _with_objects(flags: Flags) -> Flags:
+    found: Flags = {}
+    for name, text in flags.items():
+        flag, dot, path = name.partition(".")
+        if not dot:
+            found[name] = text
+            continue
+        whole = found.setdefault(flag, {})
+        found[flag] = whole = json.loads(whole) if isinstance(whole, str) else whole
+        set_at(whole, path, _part(text))
+    return {
+        flag: json.dumps(value) if isinstance(value, dict) else value
+        for flag, value in found.items()
+    }
+
+
+def _part(text: str | None) -> Any:
+    """Return the value of a part of a structured flag, as vLLM's parser reads it."""
+    if text is None:
+        return True
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def set_at(spec: dict[str, Any], path: str, value: Any) -> None:
+    """Set a field of the spec by its path, such as engine.kvCache.dtype."""
+    *folders, field = path.split(".")
+    for folder in folders:
+        spec = spec.setdefault(folder, {})
+    spec[field] = value
+
+
+def typed(field: FlagField, text: str | None) -> Any:
+    """Return a flag's value in the form of its field."""
+    if text is None or text == "true":
+        return True
+    if text == "false":
+        return False
+    if field.has_words:
+        words = {word.lower(): word for word in ("Auto", "BFloat16", "Float16", "Float32", "FP8")}
+        words |= {engine: word for word, engine in field.flag.words.items()}
+        return words.get(text, text)
+    if text.startswith("{"):
+        return json.loads(text)
+    return int(text) if text.isdigit() else text
+
+
+def add_flag(spec: dict[str, Any], flag: str, text: str | None) -> None:
+    """Add a flag to the spec: as its field, else as an extra argument. Raises Inexpressible."""
+    positive = flag.replace("--no-", "--", 1)
+    if flag in FOLLOWS_FROM_OTHERS:
+        return
+    if flag == "--gpu-memory-utilization" and text is not None:
+        set_at(spec, "engine.gpuMemoryUtilizationPercent", round(100 * float(text)))
+    elif flag == "--served-model-name" and text is not None:
+        name, *aliases = shlex.split(text)
+        spec["model"] |= {"name": name, **({"aliases": aliases} if aliases else {})}
+    elif flag == "--chat-template":
+        set_at(spec, "engine.chatTemplate", TEMPLATE)
+    elif flag == "--kv-offloading-size" and text is not None:
+        set_at(spec, BY_FLAG[flag].name, f"{text}Gi")
+    elif flag == SPECULATION and text is not None:
+        set_at(spec, BY_FLAG[flag].name, _speculation(spec, json.loads(text)))
+    elif flag in BY_FLAG:
+        set_at(spec, BY_FLAG[flag].name, typed(BY_FLAG[flag], text))
+    elif positive in BY_FLAG:
+        set_at(spec, BY_FLAG[positive].name, False)
+    else:
+        written = f"{positive}=false" if positive != flag else f"{flag}={text or 'true'}"
+        spec.setdefault("engine", {}).setdefault("extraArgs", []).append(written)
+
+
+def speculative_method(config: Mapping[str, Any]) -> str:
+    """Return the method that vLLM takes from a speculative configuration."""
+    method = str(config.get("method") or "draft_model")
+    return "mtp" if method.endswith("_mtp") else method
+
+
+def _speculation(spec: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    method = speculative_method(config)
+    if method not in _METHODS:
+        raise Inexpressible(f"{SPECULATION} has the method {method}, which has no field")
+    found: dict[str, Any] = {"method": _METHODS[method]}
+    for key, value in config.items():
+        if key == "method":
+            continue
+        if key not in _SPECULATION_FIELDS:
+            raise Inexpressible(f"{SPECULATION} sets {key}, which has no field")
+        if key == "model":
+            value = f"hf://{value}"
+            if method == "mtp" and value == spec["model"]["uri"]:
+                continue  # the model's own layers, as without it
+        if isinstance(value, str) and value.isdigit():
+            value = int(value)
+        if key in ("draft_sample_method", "rejection_sample_method"):
+            value = str(value).capitalize()
+        set_at(found, _SPECULATION_FIELDS[key], value)
+    return found
+
+
+def spec_of(model_id: str, flags: Flags, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of a command line. Raises Inexpressible."""
+    spec: dict[str, Any] = {"model": {"uri": f"hf://{model_id}"}}
+    for flag, text in flags.items():
+        add_flag(spec, flag, text)
+    if environment:
+        spec.setdefault("engine", {})["env"] = [
+            {"name": name, "value": str(value)} for name, value in sorted(environment.items())
+        ]
+    return spec
+
+
+def refusals(spec: Mapping[str, Any]) -> list[str]:
+    """Return why the operator would not run the spec; empty if it would."""
+    body = service_of("model", spec)
+    problems: list[InvalidSpec] = LLMService.problems(body)
+    if not problems:
+        try:
+            build_engine_args(LLMService.parse(body), ENGINE_VERSION)
+        except InvalidSpec as error:
+            problems = [error]
+    return [_with_argument(spec, str(problem)) for problem in problems]
+
+
+def _with_argument(spec: Mapping[str, Any], problem: str) -> str:
+    """Return a problem with the argument that it is about, where the path has only its place."""
+    place = re.match(r"spec\.engine\.(extraArgs|env)\[([0-9]+)\](\.name)?", problem)
+    if place is None:
+        return problem
+    item = spec["engine"][place[1]][int(place[2])]
+    said = item if isinstance(item, str) else item["name"]
+    return f"{said.partition('=')[0]}{problem[place.end() :]}"
