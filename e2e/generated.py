@@ -29,6 +29,7 @@ FILES: Mapping[str, Callable[[], str]] = {
     ),
     "docs/conditions.md": printed_by("llmservice-operator", "reference", "conditions"),
     "docs/engine-flags.md": printed_by("llmservice-operator", "reference", "engine-flags"),
+    "docs/migrating.md": printed_by(sys.executable, str(ROOT / "operator/migration_page.py")),
     "docs/routes.md": printed_by(sys.executable, "-m", "llmservice_server.route_page"),
 }
 """Generated files, each with the function that makes its text."""

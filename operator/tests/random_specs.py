@@ -30,6 +30,7 @@ SEED: Final = int(os.environ.get("LLMSERVICE_TEST_SEED", "20261124"))
 _VALUES: Final = {
     "--additional-config": "{}",
     "--attention-backend": "TORCH_SDPA",
+    "--config-format": "hf",
     "--custom-histogram-buckets": "{}",
     "--ir-op-priority": "{}",
     "--limit-mm-per-prompt": '{"image": 1}',
@@ -38,14 +39,14 @@ _VALUES: Final = {
     "--override-generation-config": '{"temperature": 0.5}',
     "--watermark": "0.5",
 }
-"""Values of the flags that do not take 1."""
+"""Values of the flags that take neither 1 nor the last of their choices."""
 
 
 def _extra_arg(flag: str, entry: Flag) -> str:
     if entry.kind is not FlagKind.VALUE:
         return f"{flag}=true"
-    choices = SAFE_VALUES.get(flag, entry.choices)
-    return f"{flag}={choices[-1] if choices else _VALUES.get(flag, '1')}"
+    choices = SAFE_VALUES.get(flag, entry.choices) or ("1",)
+    return f"{flag}={_VALUES.get(flag, choices[-1])}"
 
 
 _NEWEST: Final = TABLES[ENGINE_VERSION]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -13,6 +13,9 @@ from llmservice_operator.desired.extra_args import build_notices
 from llmservice_operator.errors import InvalidFile, InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
+
+_OTHER_KINDS: Final = ("Deployment", "InferenceService", "LLMInferenceService", "Model")
+_ELSEWHERE: Final = ": docs/migrating.md lists its fields and those of an LLMService"
 
 
 def render_file(text: str, settings: OperatorSettings) -> str:
@@ -69,7 +72,8 @@ def _problems(document: Any) -> list[InvalidSpec]:
         return [InvalidSpec(problem, "the file")]
     for field, expected in (("apiVersion", api.API_VERSION), ("kind", api.KIND)):
         if document.get(field) != expected:
-            return [InvalidSpec(f"must be {expected}, not {document.get(field)!r}", field)]
+            hint = _ELSEWHERE if document.get("kind") in _OTHER_KINDS else ""
+            return [InvalidSpec(f"must be {expected}, not {document.get(field)!r}{hint}", field)]
     return LLMService.problems(document)
 
 

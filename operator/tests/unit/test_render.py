@@ -31,8 +31,7 @@ def test_every_service_of_a_file_is_rendered_in_order() -> None:
         (HEAD, "spec: is required"),
         (
             HEAD + "spec: {model: {uri: 'hf://org/model'}, replica: 2}",
-            "spec.replica: is not a field of an LLMService: correct its name or its indentation; "
-            "`kubectl explain llmservice.spec --recursive` lists all fields",
+            "spec.replica: is not a field of an LLMService: did you mean replicas?",
         ),
         (
             GOOD + "  engine: x",

@@ -246,8 +246,8 @@ def test_an_unknown_field_is_refused_where_no_api_server_did_it_before() -> None
     body = a_body({"engine": {"maxModelLength": 1}})
     (problem,) = LLMService.problems(body)
     assert str(problem) == (
-        "spec.engine.maxModelLength: is not a field of an LLMService: correct its name or its "
-        "indentation; `kubectl explain llmservice.spec --recursive` lists all fields"
+        "spec.engine.maxModelLength: is not a field of an LLMService: did you mean "
+        "engine.maxModelLen?"
     )
 
 

@@ -318,8 +318,15 @@ REFUSED = {
         {"engine": {"reasoningParser": "Qwen3"}},
         "spec.engine.reasoningParser: must be a parser of the engine, such as hermes",
     ),
-    "a port of one's own": (arg("--port=80"), f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}"),
-    "a key in plain sight": (arg("--api-key=x"), f"spec.engine.extraArgs[0]: {UNSAFE_FLAG}"),
+    "a port of one's own": (
+        arg("--port=80"),
+        "spec.engine.extraArgs[0]: --port is set by the operator: set service.port instead",
+    ),
+    "a key in plain sight": (
+        arg("--api-key=x"),
+        "spec.engine.extraArgs[0]: --api-key is set by the operator: set auth.apiKeysSecretRef "
+        "instead",
+    ),
 }
 
 

@@ -119,7 +119,7 @@ def test_a_refusal_names_the_argument_or_the_variable() -> None:
     arguments = ["--api-key=x", "--load-format", "bitsandbytes"]
     spec = spec_of("org/model", flags_of(arguments), {"PYTHONPATH": "/x"})
     assert refusals(spec) == [
-        "--api-key: is set by the operator or unsafe in a shared cluster: remove it",
+        "--api-key: --api-key is set by the operator: set auth.apiKeysSecretRef instead",
         "--load-format: --load-format takes auto, fastsafetensors, mistral or safetensors only: "
         "choose one of them, or remove it",
         "PYTHONPATH: is set by the operator or unsafe in a shared cluster: remove it",

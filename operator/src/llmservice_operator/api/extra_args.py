@@ -23,14 +23,14 @@ FLAGS_WITH_A_FIELD: Final[Mapping[str, str]] = {
 
 _REFUSED: Final = (
     # These open access to the server, or set its addresses and protocols.
-    *("allow-credentials", "allowed-.*", "api-key", "api-server-count", "disable-fastapi-docs"),
+    *("allow-credentials", "allowed-.*", "api-server-count", "disable-fastapi-docs"),
     *("enable-offline-docs", "enable-scale-out", "enable-ssl-refresh", "grpc", "headless", "host"),
-    *("enable-tokenizer-info-endpoint", "middleware", "port", ".*-port", "root-path", "ssl-.*"),
+    *("enable-tokenizer-info-endpoint", "middleware", ".*-port", "root-path", "ssl-.*"),
     *("tokens-only", "tool-server", "uds", "otlp-traces-endpoint", "collect-detailed-traces"),
     # The listener is the model server's own, so these would have no effect.
     *("disable-access-log-for-endpoints", ".*uvicorn-.*", "h11-.*", "enable-request-id-headers"),
     # These load code, or data that is executed like code.
-    *(".*-cls", ".*-plugin", "(.*-)?config", "code-revision", "hf-token"),
+    *(".*-cls", ".*-plugin", "(.*-)?config", "code-revision"),
     *("hf-overrides", "logits-processors", "model-class-overrides", "trust-.*"),
     *("enable-prompt-embeds", "enable-mm-embeds", "media-io-kwargs", "mm-processor-kwargs"),
     *("pt-load-map-location", "skip-tokenizer-init", "tokenizer"),
@@ -44,6 +44,14 @@ _REFUSED: Final = (
     *("node-rank", "numa-.*", "prefill-context-parallel-size", "ray-.*", ".*sleep-.*"),
     *("enable-cumem-allocator", "enable-nccl-comm-suspend", ".*lora.*", "shutdown-timeout"),
 )
+SET_BY: Final[Mapping[str, str]] = {
+    "--api-key": "auth.apiKeysSecretRef",
+    "--download-dir": "model.cache",
+    "--hf-token": "model.credentialsSecretRef",
+    "--port": "service.port",
+}
+"""Refused flags, each with the field that does the same in another way."""
+
 _HARMLESS: Final = (
     "(override-)?generation-config|additional-config|allowed-media-domains|allowed-origins"
 )
@@ -61,6 +69,7 @@ pod."""
 
 # Match only the flag's name. Its value may contain anything, such as an equals sign.
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")
+_SET_BY: Final = "|".join(flag.removeprefix("--") for flag in SET_BY)
 _REFUSED_FORM: Final = re.compile(f"--(?!({_HARMLESS})$)({_NAMES})")
 
 IS_REFUSED: Final = "is set by the operator or unsafe in a shared cluster: remove it"
@@ -72,7 +81,7 @@ def is_refused(flag: str) -> bool:
 
     The form of the name decides, so a flag of a future vLLM version is refused too.
     """
-    return flag not in FLAGS_WITH_A_FIELD and has_refused_form(flag)
+    return flag not in FLAGS_WITH_A_FIELD and (flag in SET_BY or has_refused_form(flag))
 
 
 def has_refused_form(flag: str) -> bool:
@@ -98,6 +107,14 @@ def _takes_only(flag: str, values: tuple[str, ...]) -> ValueRule:
     )
 
 
+def _set_by(flag: str, field: str) -> ValueRule:
+    return ValueRule(
+        cel=f"!self.startsWith('{flag}=')",
+        message=f"{flag} is set by the operator: set {field} instead",
+        holds=lambda arg: not arg.startswith(f"{flag}="),
+    )
+
+
 def _has_field(flag: str, field: str) -> ValueRule:
     return ValueRule(
         cel=f"!self.startsWith('{flag}=')",
@@ -115,10 +132,11 @@ ExtraArg = Annotated[
         "dashes, such as --response-role=assistant; write a switch as --flag=true",
     ),
     *field_rules(FLAG_FIELDS),
+    *(_set_by(flag, field) for flag, field in SET_BY.items()),
     *(_takes_only(flag, values) for flag, values in SAFE_VALUES.items()),
     ValueRule(
-        cel=f"self.matches('^--({_HARMLESS})=') || !self.matches('^--({_NAMES})=')",
+        cel=f"self.matches('^--({_HARMLESS}|{_SET_BY})=') || !self.matches('^--({_NAMES})=')",
         message=IS_REFUSED,
-        holds=lambda arg: not is_refused(arg.partition("=")[0]),
+        holds=lambda arg: arg.partition("=")[0] in SET_BY or not is_refused(arg.partition("=")[0]),
     ),
 ]

@@ -100,7 +100,7 @@ def declared_flags(**parts: type[Fields]) -> tuple[FlagField, ...]:
 def _flags_of(model: type[Fields], path: tuple[str, ...], name: str) -> Iterator[FlagField]:
     for attribute, info in model.model_fields.items():
         its_path, its_name = (*path, attribute), f"{name}.{info.alias}"
-        plain, notes = _unwrapped(info)
+        plain, notes = unwrapped(info)
         for flag in notes:
             if isinstance(flag, EngineFlag):
                 has_words = get_origin(plain) is Literal
@@ -115,7 +115,7 @@ def _flags_of(model: type[Fields], path: tuple[str, ...], name: str) -> Iterator
             yield from _flags_of(plain, its_path, its_name)
 
 
-def _unwrapped(info: FieldInfo) -> tuple[Any, list[Any]]:
+def unwrapped(info: FieldInfo) -> tuple[Any, list[Any]]:
     """Return a field's type without None, and all its annotations."""
     plain, notes = info.annotation, list(info.metadata)
     while True:

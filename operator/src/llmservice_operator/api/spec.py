@@ -25,20 +25,18 @@ from llmservice_operator.api.lifecycle import (
     Startup,
     Termination,
 )
-from llmservice_operator.api.model import NEEDS_A_CLAIM, ClaimModel, HubModel, Model
+from llmservice_operator.api.model import ClaimModel, HubModel, Model
 from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
 from llmservice_operator.api.references import KeySource
 from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.status import LLMServiceStatus
+from llmservice_operator.api.unknown_fields import why_unknown
 from llmservice_operator.errors import InvalidSpec
 
 _NAME = "[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 """A Service object's name (RFC 1035 label)."""
 
-
-_VOLUMES = ("hostPath", "volumeMounts", "volumes")
-"""Fields of a pod by which people mount the folder of a model."""
 
 _DISK_LIMIT = "self.resources.limits.ephemeral__dash__storage"
 
@@ -379,13 +377,8 @@ def _message(details: ErrorDetails) -> str:
             return "is required"
         case "model_type":
             return f"must be an object with fields, not {details['input']!r}"
-        case "extra_forbidden" if details["loc"][-1] in _VOLUMES:
-            return f"is not a field of an LLMService, and {NEEDS_A_CLAIM}"
         case "extra_forbidden":
-            return (
-                "is not a field of an LLMService: correct its name or its indentation; `kubectl "
-                "explain llmservice.spec --recursive` lists all fields"
-            )
+            return why_unknown(str(details["loc"][-1]), LLMServiceSpec)
         case _:
             # Pydantic writes "Input should be ...", but here the field's path comes first.
             return f"{details['msg'].removeprefix('Input ')}, not {details['input']!r}"
