@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from llmservice_operator.api.crd import render_crd
+from llmservice_operator.chart_values import chart_variables
 from llmservice_operator.children import REQUIRED_KINDS, optional_kinds
 from llmservice_operator.cluster import (
     Cache,
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     sys.setrecursionlimit(DEEPEST_JSON)
     try:
-        settings = OperatorSettings.from_environment(os.environ)
+        settings = OperatorSettings.from_environment({**os.environ, **_by_the_chart(options)})
         match options.command:
             case "run":
                 configure_logging(settings.log_level)
@@ -109,6 +110,12 @@ def _new(options: argparse.Namespace, settings: OperatorSettings) -> str:
     return new_service(options.model, options.gpu, lambda text: _plan(text, options, settings))
 
 
+def _by_the_chart(options: argparse.Namespace) -> dict[str, str]:
+    """Return the variables that the chart would set; none unless the command line has values."""
+    files = getattr(options, "values", None)
+    return chart_variables(map(_text_of, files)) if files else {}
+
+
 def _text_of(file: Path) -> str:
     return sys.stdin.read() if str(file) == "-" else file.read_text()
 
@@ -118,6 +125,18 @@ async def run_metrics_server(settings: OperatorSettings) -> int:
     from llmservice_operator.metrics_server import MetricsServer
 
     return await MetricsServer(settings).run()
+
+
+def _values_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--values",
+        action="append",
+        type=Path,
+        help="values file of the chart, so that the output is that of the installed operator; "
+        "repeat it for several files, of which a later one has priority",
+    )
+    return parser
 
 
 def _file_parser() -> argparse.ArgumentParser:
@@ -160,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     render = commands.add_parser(
         "render",
-        parents=[_file_parser(), _model_parser()],
+        parents=[_file_parser(), _values_parser(), _model_parser()],
         help="print the objects of an LLMService, without a cluster",
     )
     render.add_argument(
@@ -168,12 +187,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_parser(
         "plan",
-        parents=[_file_parser(), _model_parser()],
+        parents=[_file_parser(), _values_parser(), _model_parser()],
         help="say whether the model of an LLMService fits on its GPUs; exit with 1 if not",
     )
     new = commands.add_parser(
         "new",
-        parents=[_model_parser()],
+        parents=[_values_parser(), _model_parser()],
         help="print an LLMService for a well-known model, with the GPUs that it needs",
     )
     model = new.add_mutually_exclusive_group(required=True)

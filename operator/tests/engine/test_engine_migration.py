@@ -66,7 +66,7 @@ def test_the_messages_lead_an_old_line_to_one_that_vllm_reads_alike(ask: Ask) ->
     [
         ("--middleware x.Y", "--middleware: is set by the operator or unsafe"),
         ("--speculative-config.method custom_class", "has the method custom_class"),
-        ("--max-num-seqs many", "refuses the case's own line"),
+        ("--block-size many", "refuses the case's own line"),
         ("-tp 8 -pp 2", "needs 16 GPUs, more than a node has"),
     ],
 )

@@ -1,0 +1,30 @@
+"""`render --values` reads the values as the chart's template does."""
+
+import pytest
+import yaml
+
+from chart_support.helm import CHART, find, render
+from llmservice_operator.chart_values import chart_variables
+from llmservice_operator.settings import OperatorSettings
+from value_sets import VALUE_SETS
+
+NAMED_BY_THE_RELEASE = ("lease_name", "metrics_server_url")
+"""Settings that no object of a service depends on, apart from whether there is a URL."""
+
+
+SETS = {
+    **VALUE_SETS,
+    "everything": yaml.safe_load((CHART / "tests" / "everything.yaml").read_text()),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_values_mean_to_the_command_line_what_they_mean_to_the_chart(name: str) -> None:
+    operator = find(render(SETS[name]), "Deployment")
+    (container,) = operator["spec"]["template"]["spec"]["containers"]
+    told = {it["name"]: it["value"] for it in container["env"] if "value" in it}
+    by_the_chart = OperatorSettings.from_environment(told)
+    by_the_values = OperatorSettings.from_environment(chart_variables([yaml.safe_dump(SETS[name])]))
+    names = dict.fromkeys(NAMED_BY_THE_RELEASE)
+    assert by_the_values.model_copy(update=names) == by_the_chart.model_copy(update=names)
+    assert bool(by_the_values.metrics_server_url) == bool(by_the_chart.metrics_server_url)

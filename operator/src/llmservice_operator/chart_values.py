@@ -1,0 +1,98 @@
+"""Reads the values of the chart as the variables that the chart gives the operator.
+
+`render`, `plan` and `new` then print what the installed operator would do. A test of the chart
+compares the variables with those of its template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import yaml
+
+from llmservice_operator.errors import InvalidSettings
+from llmservice_operator.settings import PREFIX
+
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "monitoring": {"namespace": "monitoring"},
+    "metricsServer": {"enabled": True},
+}
+"""Default values of the chart that differ from the operator's settings."""
+
+_METRICS_SERVER: Final = "http://llmservice-operator-metrics-server.llmservice-system.svc:8081"
+"""Its address by the chart's default names. No object of a service depends on the names."""
+
+
+def chart_variables(texts: Iterable[str]) -> dict[str, str]:
+    """Return the operator's variables for values files, of which a later one has priority.
+
+    Raises InvalidSettings for a text that holds no values.
+    """
+    values: Mapping[str, Any] = DEFAULTS
+    for text in texts:
+        values = _merged(values, _mapping(text))
+    server, monitoring = _part(values, "server"), _part(values, "monitoring")
+    metrics = _part(values, "metricsServer")
+    labels = _part(monitoring, "podLabels")
+    variables = {
+        "WATCH_NAMESPACES": ",".join(values.get("watchNamespaces") or ()),
+        "SERVER_IMAGE_GPU": server.get("gpuImage"),
+        "SERVER_IMAGE_CPU": server.get("cpuImage"),
+        "ENGINE_VERSION": server.get("engineVersion"),
+        "ACCELERATOR_CLASSES": json.dumps(_part(values, "acceleratorClasses")),
+        "SERVER_DEFAULTS": json.dumps(_server_defaults(server)),
+        "GPUS_PER_NODE": values.get("gpusPerNode"),
+        "HUB_ENDPOINT": _part(values, "model").get("hubEndpoint"),
+        "MONITORING_NAMESPACE": monitoring.get("namespace"),
+        "MONITORING_POD_LABELS": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
+        "KEDA": str(bool(_part(values, "keda").get("enabled"))).lower(),
+        "METRICS_SERVER_URL": _METRICS_SERVER if metrics.get("enabled") else "",
+        "LOG_LEVEL": values.get("logLevel"),
+    }
+    return {f"{PREFIX}{name}": str(value) for name, value in variables.items() if value is not None}
+
+
+def _mapping(text: str) -> Mapping[str, Any]:
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InvalidSettings(f"the values are not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise InvalidSettings(
+            "the values must be an object with the fields of the chart's values.yaml"
+        )
+    return values
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as Helm merges them: objects field by field, null removes."""
+    found = {key: value for key, value in below.items() if above.get(key, value) is not None}
+    for key, value in above.items():
+        under = below.get(key)
+        if isinstance(value, dict):
+            found[key] = _merged(under if isinstance(under, dict) else {}, value)
+        elif value is not None:
+            found[key] = value
+    return found
+
+
+def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = values.get(name)
+    if part is None:
+        return {}
+    if not isinstance(part, dict):
+        raise InvalidSettings(f"the chart value {name} must be an object, not {part!r}")
+    return part
+
+
+def _server_defaults(server: Mapping[str, Any]) -> dict[str, Any]:
+    found = {
+        name: server[name] for name in ("proxy", "imagePullSecrets") if server.get(name) is not None
+    }
+    bundle = _part(server, "caBundle")
+    if bundle.get("name"):
+        source = "secretKeyRef" if bundle.get("kind") == "Secret" else "configMapKeyRef"
+        found["caBundle"] = {source: {"name": bundle["name"], "key": bundle.get("key", "ca.crt")}}
+    return found

@@ -1,0 +1,69 @@
+"""The values of the chart become the settings of the operator that it installs."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmservice_operator.__main__ import main
+from llmservice_operator.chart_values import chart_variables
+from llmservice_operator.errors import InvalidSettings
+from llmservice_operator.settings import OperatorSettings
+from operator_support.examples import example_text
+
+
+def settings(*texts: str) -> OperatorSettings:
+    return OperatorSettings.from_environment(chart_variables(texts))
+
+
+def test_values_become_settings() -> None:
+    found = settings(
+        "server: {gpuImage: 'mine:1', engineVersion: 0.31.0, proxy: {https: 'http://p:1'}}",
+        "gpusPerNode: 16\nmodel: {hubEndpoint: 'https://hub.example.com'}\nkeda: {enabled: true}",
+    )
+    assert (found.images.gpu, found.images.engine_version) == ("mine:1", "0.31.0")
+    assert (found.gpus_per_node, found.keda) == (16, True)
+    assert found.hub_endpoint == "https://hub.example.com"
+
+
+def test_a_later_file_has_priority_field_by_field_and_null_removes() -> None:
+    found = settings(
+        "monitoring: {namespace: a, podLabels: {x: y}}\nmodel: {hubEndpoint: 'http://a'}",
+        "monitoring: {namespace: b}\nmodel: {hubEndpoint: null}",
+    )
+    assert (found.monitoring_namespace, found.monitoring_pod_labels) == ("b", {"x": "y"})
+    assert found.hub_endpoint is None
+
+
+def test_no_values_are_the_defaults_of_the_chart() -> None:
+    found = settings("")
+    assert found.monitoring_namespace == "monitoring"
+    assert found.metrics_server_url is not None
+    assert settings("metricsServer: {enabled: false}").metrics_server_url is None
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("just text", "the values must be an object with the fields of the chart's values.yaml"),
+        ("a: b: c", "the values are not valid YAML: "),
+        ("server: x", "the chart value server must be an object, not 'x'"),
+    ],
+)
+def test_a_file_without_values_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        chart_variables([text])
+    assert str(refused.value).startswith(sentence)
+
+
+def test_render_prints_what_the_installed_operator_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service, values = tmp_path / "service.yaml", tmp_path / "values.yaml"
+    service.write_text(example_text("minimal"))
+    values.write_text("server: {gpuImage: 'registry.example.com/gpu:7'}")
+    assert main(["render", "-f", str(service), "--values", str(values)]) == 0
+    printed = list(yaml.safe_load_all(capsys.readouterr().out))
+    (deployment,) = (each for each in printed if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example.com/gpu:7"
