@@ -169,7 +169,7 @@ bench-utilization: setup  ## Compare the effective GPU utilization with the true
 .PHONY: bench-migration
 bench-migration: setup  ## Count how many entries of other catalogues a spec can say: RECIPES=FILE KUBEAI=FILE
 	@PYTHONPATH=bench:operator:operator/tests:server_image $(RUN) python -m migration \
-	$(if $(RECIPES),--recipes $(RECIPES)) $(if $(KUBEAI),--kubeai $(KUBEAI))
+	$(if $(RECIPES),--recipes $(RECIPES)) $(if $(KUBEAI),--kubeai $(KUBEAI)) $(ARGS)
 
 .PHONY: bench-operator
 bench-operator: setup  ## Measure the operator with 10 to 5,000 services; ends with a line per gate (ARGS=--help)

@@ -19,6 +19,7 @@ from engine_asking import asking_engine
 from migration.cases import kubeai_cases, recipe_cases
 from migration.judge import Verdict, judge
 from migration.messages import Change, follow
+from migration.vram import compare, table
 
 
 def report(title: str, verdicts: list[Verdict]) -> Iterator[str]:
@@ -59,7 +60,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipes", type=Path, help="facts of vllm-project/recipes as JSON")
     parser.add_argument("--kubeai", type=Path, help="entries of KubeAI's catalogue as JSON")
+    parser.add_argument("--configs", type=Path, help="folder of config.json files, by model id")
+    parser.add_argument("--vram", action="store_true", help="compare GPU memory, and nothing else")
     options = parser.parse_args()
+    if options.vram:
+        print(*table(compare(options.recipes, options.configs)), sep="\n")
+        return 0
     with asking_engine(flag_tables.engine_python()) as ask:
         if options.recipes:
             verdicts = judge(recipe_cases(options.recipes), ask)
