@@ -13,12 +13,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from serving import batching, comparison, gates, speculation
+from localkube.hub.speculation import suffix_packages
+from serving import batching, comparison, gates, speculation, speculation_on_text
 from serving.report import draw_bars, draw_predictions, write_table, write_text
 from serving.servers import ROOT
 
-_PARTS = ("compare", "starts", "batching", "speculation")
+_PARTS = ("compare", "starts", "batching", "speculation", "texts")
 _TINY = "llmservice-test/tiny-random-llama"
+_TRAINED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def main() -> int:
@@ -36,7 +38,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     asked.out.mkdir(parents=True, exist_ok=True)
     python = Path(_printed("python", "server_image/engine_env.py"), "bin", "python")
-    model = Path(json.loads(_printed("localkube", "models"))[_TINY])
+    models = json.loads(_printed("localkube", "models"))
+    model = Path(models[_TINY])
     found: dict[str, gates.Ratios] = {}
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -49,6 +52,8 @@ def main() -> int:
                 _batching(*where, asked.short, asked.out)
             if "speculation" in parts:
                 _speculation(*where, asked.short, asked.out)
+            if "texts" in parts:
+                found |= _texts(python, Path(models[_TRAINED]), where[2], asked.short, asked.out)
     finally:
         print(f"\n{time.monotonic() - started:.0f} s")
         print("\n".join(gates.lines(found)), flush=True)
@@ -59,7 +64,9 @@ def _compare(
     python: Path, model: Path, folder: Path, short: bool, out: Path
 ) -> dict[str, gates.Ratios]:
     effort = (
-        comparison.Effort(pairs=3, requests=16, concurrency=8) if short else comparison.Effort()
+        comparison.Effort(pairs=3, overloads=3, requests=16, concurrency=8)
+        if short
+        else comparison.Effort()
     )
     measured = comparison.compare(python, model, folder, effort)
     rows, ratios = measured.rows(), measured.ratios()
@@ -137,6 +144,23 @@ def _speculation(python: Path, model: Path, folder: Path, short: bool, out: Path
             "cost of a step": ("step cost", "gc+1"),
         },
     )
+
+
+def _texts(
+    python: Path, model: Path, folder: Path, short: bool, out: Path
+) -> dict[str, gates.Ratios]:
+    effort = speculation_on_text.Effort((1,), tokens=16) if short else speculation_on_text.Effort()
+    measured = speculation_on_text.measure(python, model, suffix_packages(), folder, effort)
+    ratios = measured.ratios()
+    write_table(out / "texts.csv", measured.rows)
+    write_text(out / "texts.txt", gates.lines(ratios, only_found=True))
+    draw_bars(
+        out / "texts.png",
+        measured.rows,
+        ("draft", "text", "concurrent"),
+        {"gain": ("gain",), "tokens/s": ("tokens/s",), "acceptance": ("acceptance",)},
+    )
+    return ratios
 
 
 def _printed(*command: str) -> str:

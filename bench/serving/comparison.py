@@ -10,20 +10,24 @@ from pathlib import Path
 
 from serving import servers
 from serving.gates import Interval, Ratios, paired_ratio
-from serving.load import Load, quantile, run
+from serving.load import Load, quantile, run, run_chats
 from serving.report import Row
 from serving.servers import Server
 
 _NAMES = ("ours", "stock", "stock again")
 _STARTS = ("ours", "stock, eager", "stock")
+_OVERLOAD = 1.5
+"""Requested rate as a multiple of the rate that stock vLLM sustains."""
 
 
 @dataclass(frozen=True)
 class Effort:
     """Number of requests and rounds of the comparison."""
 
-    pairs: int = 48
+    pairs: int = 42
     """Rounds of every kind of request; a multiple of the six orders of three servers."""
+    overloads: int = 18
+    """Rounds with more chats than stock vLLM sustains; likewise."""
     starts: int = 5
     requests: int = 100
     concurrency: int = 32
@@ -36,12 +40,14 @@ class Comparison:
 
     plain: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _NAMES})
     streamed: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _NAMES})
+    overloaded: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _NAMES})
 
     def ratios(self) -> dict[str, Ratios]:
         """Return the measured ratios for the gates of a running server."""
         measured: list[tuple[str, dict[str, list[Load]], Callable[[Load], float]]] = [
             ("throughput_plain", self.plain, lambda load: load.throughput),
             ("throughput_stream", self.streamed, lambda load: load.throughput),
+            ("throughput_overload", self.overloaded, lambda load: load.throughput),
             ("ttft_p99", self.streamed, lambda load: quantile(load.ttft, 0.99)),
             ("api_cpu_per_token", self.streamed, lambda load: load.api_cpu_per_1000_tokens),
         ]
@@ -53,7 +59,8 @@ class Comparison:
     def rows(self) -> list[Row]:
         """Return one row for every server and kind of request, over all of its runs."""
         rows: list[Row] = []
-        for asked, runs in (("plain", self.plain), ("stream", self.streamed)):
+        kinds = ("plain", self.plain), ("stream", self.streamed), ("overload", self.overloaded)
+        for asked, runs in kinds:
             for name, loads in runs.items():
                 row: Row = {
                     "server": name,
@@ -123,7 +130,26 @@ def compare(python: Path, model: Path, folder: Path, effort: Effort) -> Comparis
                 for server in order:
                     runs[server.name].append(ask(server, stream))
             print(f"compare: round {number} of {effort.pairs}", flush=True)
+        _overload(running, lengths, effort, comparison)
     return comparison
+
+
+def _overload(
+    running: list[Server], lengths: list[int], effort: Effort, comparison: Comparison
+) -> None:
+    """Send chats to all servers at half as high a rate again as stock vLLM sustains."""
+    stock = next(server for server in running if server.name == "stock")
+    for server in running:
+        run_chats(server, lengths, concurrency=effort.concurrency)
+    sustained = statistics.median(
+        len(lengths) / run_chats(stock, lengths, concurrency=effort.concurrency).seconds
+        for _ in range(3)
+    )
+    for number, order in enumerate(_orders(running, effort.overloads), 1):
+        for server in order:
+            load = run_chats(server, lengths, rate=_OVERLOAD * sustained)
+            comparison.overloaded[server.name].append(load)
+        print(f"compare: round {number} of {effort.overloads} under overload", flush=True)
 
 
 def start(python: Path, model: Path, folder: Path, effort: Effort) -> Starts:

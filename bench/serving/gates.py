@@ -55,10 +55,12 @@ class Gate:
 
 GATES = (
     Gate("throughput_plain", 0.98, at_least=True),
-    Gate("throughput_stream", 0.98, at_least=True),
+    Gate("throughput_stream", 0.99, at_least=True),
+    Gate("throughput_overload", 0.98, at_least=True),
     Gate("ttft_p99", 1.05, at_least=False),
-    Gate("api_cpu_per_token", 1.05, at_least=False),
+    Gate("api_cpu_per_token", 0.95, at_least=False),
     Gate("start_to_ready", 0.5, at_least=False),
+    Gate("speculation_gain", 1.2, at_least=True),
 )
 
 

@@ -6,10 +6,11 @@ too.
 """
 
 import asyncio
+import itertools
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -51,13 +52,66 @@ def run(
     *,
     concurrency: int,
     stream: bool,
-    prompt: str = "The sea in winter is",
+    prompts: Sequence[str] = ("The sea in winter is",),
     temperature: float = 0,
 ) -> Load:
     """Request one answer of each length, with `concurrency` requests in flight at once."""
+    waiting = list(_bodies(lengths, prompts, stream=stream, temperature=temperature))[::-1]
+
+    async def send(session: aiohttp.ClientSession, load: Load) -> None:
+        async def client() -> None:
+            while waiting:
+                await _ask(session, server, load, "/v1/completions", waiting.pop())
+
+        await asyncio.gather(*(client() for _ in range(concurrency)))
+
+    return asyncio.run(_measured(server, send))
+
+
+def run_chats(
+    server: Server, lengths: Sequence[int], *, rate: float | None = None, concurrency: int = 0
+) -> Load:
+    """Request a streamed chat of each length: `rate` of them begin each second, however many are in
+    progress. Without a rate, `concurrency` are in flight at once.
+    """
+    places = asyncio.Semaphore(len(lengths) if rate else concurrency)
+
+    async def send(session: aiohttp.ClientSession, load: Load) -> None:
+        started = time.perf_counter()
+
+        async def client(number: int, body: Mapping[str, object]) -> None:
+            if rate:
+                await asyncio.sleep(started + number / rate - time.perf_counter())
+            async with places:
+                await _ask(session, server, load, "/v1/chat/completions", body)
+
+        bodies = enumerate(_chat_bodies(lengths))
+        await asyncio.gather(*(client(number, body) for number, body in bodies))
+
+    return asyncio.run(_measured(server, send))
+
+
+def _bodies(
+    lengths: Sequence[int], prompts: Sequence[str], *, stream: bool, temperature: float
+) -> Iterator[dict[str, object]]:
+    for number, (length, prompt) in enumerate(zip(lengths, itertools.cycle(prompts), strict=False)):
+        # Each prompt is different, and every server gets the same sequence of prompts.
+        yield {
+            **_body(length, stream=stream, temperature=temperature),
+            "prompt": f"{number}. {prompt}",
+        }
+
+
+def _chat_bodies(lengths: Sequence[int]) -> Iterator[dict[str, object]]:
+    for number, length in enumerate(lengths):
+        asked = {"role": "user", "content": f"{number}. What is the sea like in winter?"}
+        yield {**_body(length, stream=True, temperature=0), "messages": [asked]}
+
+
+def _body(length: int, *, stream: bool, temperature: float) -> dict[str, object]:
     body = {
         "model": SERVED_NAME,
-        "prompt": prompt,
+        "max_tokens": length,
         "temperature": temperature,
         "seed": 0,
         "ignore_eos": True,
@@ -65,37 +119,32 @@ def run(
     }
     if stream:
         body["stream_options"] = {"include_usage": True}
-    return asyncio.run(_run(server, lengths, concurrency, body))
+    return body
 
 
-async def _run(
-    server: Server, lengths: Sequence[int], concurrency: int, body: Mapping[str, object]
+async def _measured(
+    server: Server, send: Callable[[aiohttp.ClientSession, Load], Awaitable[None]]
 ) -> Load:
     load = Load()
-    waiting = list(enumerate(lengths))[::-1]
     limit = aiohttp.ClientTimeout(total=600)
-    connector = aiohttp.TCPConnector(limit=concurrency)
+    connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=limit, connector=connector) as session:
-
-        async def client() -> None:
-            while waiting:
-                number, length = waiting.pop()
-                # Each prompt is different, and every server gets the same sequence of prompts.
-                own = {"prompt": f"{number}. {body['prompt']}", "max_tokens": length}
-                await _ask(session, server, load, {**body, **own})
-
         cpu_before, started = server.api_cpu_seconds(), time.perf_counter()
-        await asyncio.gather(*(client() for _ in range(concurrency)))
+        await send(session, load)
         load.seconds = time.perf_counter() - started
         load.api_cpu_seconds = server.api_cpu_seconds() - cpu_before
     return load
 
 
 async def _ask(
-    session: aiohttp.ClientSession, server: Server, load: Load, body: Mapping[str, object]
+    session: aiohttp.ClientSession,
+    server: Server,
+    load: Load,
+    route: str,
+    body: Mapping[str, object],
 ) -> None:
     started = time.perf_counter()
-    async with session.post(f"{server.url}/v1/completions", json=body) as response:
+    async with session.post(f"{server.url}{route}", json=body) as response:
         if response.status != 200:
             raise RuntimeError(f"{server.name} answered {response.status}: {await response.text()}")
         if body["stream"]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+_SOURCES = ROOT / "server_image" / "src"
 SERVED_NAME = "model"
 STOCK_MODULE = "vllm.entrypoints.launchers.api_server.entry"
 """Module that `vllm serve` runs; the `vllm` command itself does not start from the CPU wheel."""
@@ -48,13 +49,19 @@ Running = AbstractContextManager[Server]
 
 
 def ours(
-    python: Path, model: Path, folder: Path, flags: Sequence[str] = (), *, name: str = "ours"
+    python: Path,
+    model: Path,
+    folder: Path,
+    flags: Sequence[str] = (),
+    *,
+    name: str = "ours",
+    packages: Path | None = None,
 ) -> Running:
-    """Run our server."""
+    """Run our server; `packages` is a folder of further Python packages."""
     api, management = _free_port(), _free_port()
     command = [str(python), "-m", "llmservice_server", *_model_flags(model), *flags]
     variables = {
-        "PYTHONPATH": str(ROOT / "server_image" / "src"),
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (_SOURCES, packages)))),
         "LLMSERVICE_API_PORT": str(api),
         "LLMSERVICE_MANAGEMENT_PORT": str(management),
         "LLMSERVICE_PRE_STOP_SECONDS": "0",

@@ -24,8 +24,7 @@ from serving.load import Load, run
 from serving.report import Row
 from serving.servers import Server
 
-_REPETITIVE = " ".join(["one two three four five six seven eight nine ten"] * 8)
-"""Prompt that an n-gram draft can continue."""
+_PROMPT = " ".join(["one two three four five six seven eight nine ten"] * 8)
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Draft:
 class Effort:
     """Size of each measurement."""
 
-    gammas: tuple[int, ...] = (2, 3, 5)
-    rounds: int = 7
+    gammas: tuple[int, ...] = (2, 5)
+    rounds: int = 5
     requests: int = 3
     tokens: int = 100
 
@@ -101,18 +100,18 @@ def geometric(alpha: float, gamma: int, cost: float) -> float:
 
 
 def measure(python: Path, model: Path, folder: Path, effort: Effort) -> list[Row]:
-    """Measure every draft at every g; return a row for each."""
+    """Measure a draft at every g and temperature; return a row for each."""
     found = []
     with servers.ours(python, model, folder) as plain:
         for gamma in effort.gammas:
-            for draft in _drafts(model, gamma):
-                flag = f"--speculative-config={json.dumps(draft.configuration)}"
-                with servers.ours(python, model, folder, [flag], name="drafting") as drafting:
-                    found += [
-                        _row(plain, drafting, draft, gamma, temperature, effort)
-                        for temperature in draft.temperatures
-                    ]
-                print(f"speculation: {draft.name}, g = {gamma}", flush=True)
+            draft = _draft(model, gamma)
+            flag = f"--speculative-config={json.dumps(draft.configuration)}"
+            with servers.ours(python, model, folder, [flag], name="drafting") as drafting:
+                found += [
+                    _row(plain, drafting, draft, gamma, temperature, effort)
+                    for temperature in draft.temperatures
+                ]
+            print(f"speculation: {draft.name}, g = {gamma}", flush=True)
     return found
 
 
@@ -132,25 +131,12 @@ def verdict(rows: list[Row]) -> str:
     return f"speculation: reality follows the {nearer} formula (typical error: {told})"
 
 
-def _drafts(model: Path, gamma: int) -> tuple[Draft, ...]:
-    return (
-        Draft(
-            "ngram",
-            {
-                "method": "ngram",
-                "num_speculative_tokens": gamma,
-                "prompt_lookup_max": 4,
-                "prompt_lookup_min": 2,
-            },
-            0.0,
-            (0.0,),
-        ),
-        Draft(
-            "the model itself",
-            {"method": "draft_model", "model": str(model), "num_speculative_tokens": gamma},
-            1.0,
-            (0.0, 0.1),
-        ),
+def _draft(model: Path, gamma: int) -> Draft:
+    return Draft(
+        "the model itself",
+        {"method": "draft_model", "model": str(model), "num_speculative_tokens": gamma},
+        1.0,
+        (0.0, 0.1),
     )
 
 
@@ -163,16 +149,16 @@ def _row(
             [effort.tokens] * effort.requests,
             concurrency=1,
             stream=False,
-            prompt=_REPETITIVE,
+            prompts=[_PROMPT],
             temperature=temperature,
         )
 
     # The first answers compile the drafting code.
     for server in (plain, drafting):
         ask(server)
-    before = _count(drafting)
+    before = count(drafting)
     pairs = [(ask(drafting).throughput, ask(plain).throughput) for _ in range(effort.rounds)]
-    counted = _count(drafting).since(before)
+    counted = count(drafting).since(before)
     ratio = paired_ratio(*zip(*pairs, strict=True))
     assert ratio is not None, "fewer rounds than an interval needs"
     alpha = counted.acceptance
@@ -196,7 +182,8 @@ def _row(
     }
 
 
-def _count(server: Server) -> Counted:
+def count(server: Server) -> Counted:
+    """Read the counters of a server's engine."""
     with urllib.request.urlopen(f"{server.management_url}/metrics") as response:
         page = response.read().decode()
     with urllib.request.urlopen(f"{server.management_url}/autoscale") as response:

@@ -2,9 +2,12 @@
 
 import asyncio
 import math
+import os
 import random
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,10 +16,12 @@ import pytest
 
 from serving.batching import MIXES, continuous_steps, throughput_model
 from serving.comparison import Comparison, Starts
-from serving.gates import GATES, lines
-from serving.load import Load, _read_stream, quantile
+from serving.gates import GATES, Interval, lines
+from serving.load import Load, _read_stream, quantile, run_chats
 from serving.report import commit
+from serving.servers import Server
 from serving.speculation import Counted, geometric, geometric_tokens, linear, verdict
+from serving.speculation_on_text import Gains
 
 NAMES = ("ours", "stock", "stock again")
 
@@ -26,8 +31,12 @@ def compared(**changed: float) -> dict[str, str]:
     comparison, starts = Comparison(), Starts()
     for number in range(20):
         for name in NAMES:
-            factors = changed if name == "ours" else {}
-            for kind, runs in (("plain", comparison.plain), ("stream", comparison.streamed)):
+            factors = {"api_cpu_per_token": 0.9, **changed} if name == "ours" else {}
+            for kind, runs in (
+                ("plain", comparison.plain),
+                ("stream", comparison.streamed),
+                ("overload", comparison.overloaded),
+            ):
                 slow = 1 + 0.001 * (number % 3)
                 runs[name].append(
                     Load(
@@ -42,7 +51,9 @@ def compared(**changed: float) -> dict[str, str]:
     for start in range(5):
         starts.seconds["ours"].append(8.0 * changed.get("start_to_ready", 1.0))
         starts.seconds["stock, eager"].append(20.0 + start)
-    told = lines(comparison.ratios() | starts.ratios())
+    gain = 1.5 * changed.get("speculation_gain", 1.0)
+    gains = Gains([], {("ngram", "repeating", 1): Interval(gain, gain, gain)})
+    told = lines(comparison.ratios() | starts.ratios() | gains.ratios())
     return {line.split()[1]: line.split()[2] for line in told}
 
 
@@ -55,9 +66,11 @@ def test_every_gate_passes_where_ours_is_as_good() -> None:
     [
         ("throughput_plain", 0.95),
         ("throughput_stream", 0.95),
+        ("throughput_overload", 0.95),
         ("ttft_p99", 1.1),
         ("api_cpu_per_token", 1.1),
         ("start_to_ready", 2.0),
+        ("speculation_gain", 0.7),
     ],
 )
 def test_each_gate_fails_on_its_own_figure_alone(gate: str, factor: float) -> None:
@@ -184,3 +197,47 @@ def test_what_a_bench_writes_does_not_mark_its_commit_as_changed(
     assert commit() == name
     code.write_text("after")
     assert commit() == f"{name}-dirty"
+
+
+def test_the_gain_of_speculation_is_that_of_the_better_draft_from_text_for_one_request() -> None:
+    gains = Gains(
+        [],
+        {
+            ("ngram", "repeating", 1): Interval(1.5, 1.1, 1.9),
+            ("suffix", "repeating", 1): Interval(1.4, 1.3, 1.5),
+            ("suffix", "repeating", 4): Interval(9.0, 9.0, 9.0),
+            ("suffix", "other", 1): Interval(9.0, 9.0, 9.0),
+            ("the model itself", "repeating", 1): Interval(9.0, 9.0, 9.0),
+        },
+    )
+    assert gains.ratios()["speculation_gain"].ours == Interval(1.4, 1.3, 1.5)
+    assert Gains([], {}).ratios() == {}
+
+
+def test_chats_at_a_rate_begin_whether_or_not_earlier_ones_have_ended() -> None:
+    begun = 0
+    all_begun = threading.Barrier(8, timeout=10)
+
+    class Chats(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            nonlocal begun
+            begun += 1
+            self.rfile.read(int(self.headers["content-length"]))
+            all_begun.wait()
+            self.send_response(200)
+            self.end_headers()
+            for event in ('{"choices":[],"usage":{"completion_tokens":3}}', "[DONE]"):
+                self.wfile.write(f"data: {event}\n\n".encode())
+
+        def log_message(self, format: str, *arguments: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Chats) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{listening.server_port}"
+        server = Server("this", url, url, os.getpid(), 0.0)
+        load = run_chats(server, [3] * 8, rate=200)
+        listening.shutdown()
+
+    assert begun == 8
+    assert load.tokens == 24
+    assert load.seconds >= 7 / 200
