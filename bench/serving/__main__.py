@@ -149,7 +149,7 @@ def _speculation(python: Path, model: Path, folder: Path, short: bool, out: Path
 def _texts(
     python: Path, model: Path, folder: Path, short: bool, out: Path
 ) -> dict[str, gates.Ratios]:
-    effort = speculation_on_text.Effort((1,), tokens=16) if short else speculation_on_text.Effort()
+    effort = speculation_on_text.Effort((1,), tokens=8) if short else speculation_on_text.Effort()
     measured = speculation_on_text.measure(python, model, suffix_packages(), folder, effort)
     ratios = measured.ratios()
     write_table(out / "texts.csv", measured.rows)

@@ -147,7 +147,8 @@ def _overload(
     )
     for number, order in enumerate(_orders(running, effort.overloads), 1):
         for server in order:
-            load = run_chats(server, lengths, rate=_OVERLOAD * sustained)
+            # Twice as many requests, so that a queue can grow.
+            load = run_chats(server, 2 * lengths, rate=_OVERLOAD * sustained)
             comparison.overloaded[server.name].append(load)
         print(f"compare: round {number} of {effort.overloads} under overload", flush=True)
 

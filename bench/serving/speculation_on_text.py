@@ -30,7 +30,7 @@ class Effort:
 
     concurrent: tuple[int, ...] = (1, 4, 16)
     rounds: int = 5
-    tokens: int = 32
+    tokens: int = 16
 
 
 @dataclass
