@@ -98,7 +98,7 @@ def _plan(text: str, options: argparse.Namespace, settings: OperatorSettings) ->
     from llmservice_operator.plan import PlanOptions, plan_command
 
     token, endpoint = os.environ.get("HF_TOKEN"), os.environ.get("HF_ENDPOINT")
-    where = PlanOptions(options.model_dir, options.gpu_memory, endpoint, token)
+    where = PlanOptions(options.model_dir, options.draft_dir, options.gpu_memory, endpoint, token)
     return plan_command(text, settings, where)
 
 
@@ -158,6 +158,9 @@ def _model_parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder with the model's config.json and safetensors files; default: the hub that "
         "HF_ENDPOINT names, with the token in HF_TOKEN",
+    )
+    parser.add_argument(
+        "--draft-dir", type=Path, help="the same folder for the draft model of method DraftModel"
     )
     parser.add_argument(
         "--gpu-memory",

@@ -13,22 +13,25 @@ from typing import Final
 
 from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.fields import GIB, quantity_value
-from llmservice_operator.api.model import ClaimModel, model_source
+from llmservice_operator.api.model import ClaimModel
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.speculation import DraftModel
 from llmservice_operator.desired import check_fits_a_node, with_class
 from llmservice_operator.desired.step_prior import gpu_product
 from llmservice_operator.errors import InvalidSpec, OperatorError
-from llmservice_operator.fit import ModelShape, Plan, Verdict, plan_fit, read_shape
+from llmservice_operator.fit import Draft, ModelShape, Plan, Verdict, plan_fit, read_shape
 from llmservice_operator.model_files import ModelFiles, read_folder, read_repository
 from llmservice_operator.render import read_services
 from llmservice_operator.scaling.hardware import memory_bytes
 from llmservice_operator.settings import OperatorSettings
 
-ReadModel = Callable[[LLMService], ModelFiles]
-"""Returns the files of the service's model."""
+ReadModel = Callable[[LLMService, DraftModel | None], ModelFiles]
+"""Returns the files of the service's model, or those of its draft model, if that is given."""
 
 _WITHOUT_WEIGHTS: Final = ("Ngram", "Suffix")
 """Methods of speculative decoding whose draft takes no memory of a GPU."""
+_WHOLE_MODEL: Final = "DraftModel"
+"""Method whose draft is a model by itself; the others have heads, whose shape is not planned."""
 _SLICE: Final = re.compile("/mig-[0-9]+g[.]([0-9]+)gb")
 """Resource name of a slice of a GPU, with its memory in GB."""
 USABLE_SHARE_OF_A_SLICE: Final = 0.95
@@ -74,12 +77,28 @@ def _plan(
         check_fits_a_node(service, settings.accelerator_classes, settings.gpus_per_node)
         service = with_class(service, settings.accelerator_classes)
         memory = gpu_memory or _memory_of(service)
-        config, checkpoint = read_model(service)
+        config, checkpoint = read_model(service, None)
         shape = read_shape(config)
-        plan = plan_fit(service.spec, shape, checkpoint, memory)
+        draft, left_out = _draft_of(service, read_model)
+        plan = plan_fit(service.spec, shape, checkpoint, memory, draft)
     except OperatorError as error:
         return [f"{service.name}: no verdict: {error}"], None
-    return list(_lines(service, shape, plan)), plan.verdict
+    return [*_lines(service, shape, plan, left_out)], plan.verdict
+
+
+def _draft_of(service: LLMService, read_model: ReadModel) -> tuple[Draft | None, str | None]:
+    """Return the draft model, if the service has one, and else why a draft is left out."""
+    speculation = service.spec.engine.speculative_decoding
+    if speculation is None or speculation.method in _WITHOUT_WEIGHTS:
+        return None, None
+    draft = speculation.draft_model
+    if draft is None or speculation.method != _WHOLE_MODEL:
+        return None, "which needs memory of its own"
+    try:
+        config, checkpoint = read_model(service, draft)
+        return Draft(read_shape(config), checkpoint, draft.quantization), None
+    except OperatorError as error:
+        return None, f"which needs memory of its own: {error}"
 
 
 def _memory_of(service: LLMService) -> int:
@@ -102,7 +121,9 @@ def _memory_of(service: LLMService) -> int:
     return memory
 
 
-def _lines(service: LLMService, shape: ModelShape, plan: Plan) -> Iterator[str]:
+def _lines(
+    service: LLMService, shape: ModelShape, plan: Plan, left_out: str | None
+) -> Iterator[str]:
     spec = service.spec
     yield f"{service.name}: {plan.verdict}{_reason(plan)}"
     heads = f"{shape.attention_heads} attention heads, {shape.kv_heads} KV heads"
@@ -110,15 +131,16 @@ def _lines(service: LLMService, shape: ModelShape, plan: Plan) -> Iterator[str]:
     count = f"{spec.gpus} GPUs" if spec.gpus > 1 else "1 GPU"
     yield f"  GPU        {count} of {_gib(plan.gpu)}, of which the engine uses {_gib(plan.budget)}"
     yield f"  weights    {_gib(plan.weights)} on each GPU"
+    if plan.draft_weights:
+        yield f"  draft      {_gib(plan.draft_weights)} of weights on each GPU"
     yield f"  estimate   {_gib(plan.reserve)} for activations, CUDA graphs and libraries"
     yield (
         f"  KV cache   {plan.token / 1024:,.1f} KiB per token, {_gib(plan.request)} for one request"
         f" of {plan.longest:,} tokens"
     )
     yield f"  room       {plan.requests} requests of {plan.longest:,} tokens at a time"
-    speculation = spec.engine.speculative_decoding
-    if speculation is not None and speculation.method not in _WITHOUT_WEIGHTS:
-        yield "  left out   the draft of the speculative decoding, which needs memory of its own"
+    if left_out is not None:
+        yield f"  left out   the draft of the speculative decoding, {left_out}"
     for number, change in enumerate(plan.advice):
         yield f"  {'to fit' if number == 0 else 'or':9}  {change}"
 
@@ -144,6 +166,8 @@ class PlanOptions:
 
     folder: Path | None
     """Folder with the files; None reads them from the hub."""
+    draft_folder: Path | None
+    """The same for the draft model."""
     gpu_memory: str | None
     """Memory of one GPU as a quantity; None takes it from the GPU that the spec names."""
     endpoint: str | None
@@ -161,18 +185,26 @@ def plan_command(text: str, settings: OperatorSettings, options: PlanOptions) ->
     if options.gpu_memory is not None and (memory is None or memory <= 0):
         raise InvalidSpec("must be an amount of memory, such as 24Gi", "--gpu-memory")
 
-    def read_model(service: LLMService) -> ModelFiles:
-        if options.folder is not None:
-            return read_folder(options.folder)
-        source = model_source(service.spec.model.uri)
+    def read_model(service: LLMService, draft: DraftModel | None) -> ModelFiles:
+        model = service.spec.model
+        folder = options.folder if draft is None else options.draft_folder
+        if folder is not None:
+            return read_folder(folder)
+        source, revision = (
+            (model.source, model.revision) if draft is None else (draft.source, draft.revision)
+        )
         if isinstance(source, ClaimModel):
+            flag, field = (
+                ("--model-dir", "spec.model.uri")
+                if draft is None
+                else ("--draft-dir", "spec.engine.speculativeDecoding.draftModel.uri")
+            )
             raise InvalidSpec(
                 "is a folder on a claim: copy its config.json and safetensors files, or mount the "
-                "claim, and pass the folder with --model-dir",
-                "spec.model.uri",
+                f"claim, and pass the folder with {flag}",
+                field,
             )
-        model = service.spec.model
         hub = model.hub_endpoint or options.endpoint or settings.hub_endpoint
-        return read_repository(source.repository, model.revision, hub, options.token)
+        return read_repository(source.repository, revision, hub, options.token)
 
     return plan_file(text, settings, read_model, None if memory is None else int(memory))

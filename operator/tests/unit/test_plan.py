@@ -5,6 +5,7 @@ import pytest
 
 from llmservice_operator.__main__ import main
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.speculation import DraftModel
 from llmservice_operator.errors import OperatorError
 from llmservice_operator.fit import Checkpoint, Verdict
 from llmservice_operator.model_files import ModelFiles
@@ -24,7 +25,11 @@ def text(accelerator: str, name: str = "chat", uri: str = "hf://org/model") -> s
     return SERVICE % (name, uri, accelerator)
 
 
-def read_llama(service: LLMService) -> ModelFiles:
+def read_llama(service: LLMService, draft: DraftModel | None) -> ModelFiles:
+    if draft is not None and draft.uri == "hf://org/unreadable":
+        raise OperatorError("the hub sleeps")
+    if draft is not None:
+        return CONFIGS["llama-1b-tied"], Checkpoint({"BF16": 1_235_814_400})
     if service.name == "unreadable":
         raise OperatorError("the hub sleeps")
     return CONFIGS["llama-8b"], Checkpoint({"BF16": 8_030_261_248})
@@ -121,6 +126,29 @@ def test_a_draft_with_weights_is_said_to_be_left_out(method: str, is_left_out: b
     assert (line in planned(engine)) is is_left_out
 
 
+def with_a_draft(uri: str) -> list[str]:
+    draft = f"{{method: DraftModel, numSpeculativeTokens: 2, draftModel: {{uri: '{uri}'}}}}"
+    return planned(f"{{class: H100}}, engine: {{speculativeDecoding: {draft}}}").splitlines()
+
+
+def test_a_draft_model_adds_its_weights_and_its_kv_cache() -> None:
+    lines = with_a_draft("hf://org/draft")
+    assert "  weights    15.0 GiB on each GPU" in lines
+    assert "  draft      2.3 GiB of weights on each GPU" in lines
+    # 32 layers of 8 heads of 128 numbers, and 16 layers of 8 heads of 64: 128 KiB and 32 KiB.
+    assert "  KV cache   160.0 KiB per token, 20.0 GiB for one request of 131,072 tokens" in lines
+    assert "  room       2 requests of 131,072 tokens at a time" in lines
+    assert not [line for line in lines if "left out" in line]
+
+
+def test_a_draft_model_that_cannot_be_read_is_left_out_with_the_reason() -> None:
+    assert with_a_draft("hf://org/unreadable")[-1] == (
+        "  left out   the draft of the speculative decoding, which needs memory of its own: the "
+        "hub sleeps"
+    )
+    assert with_a_draft("pvc://drafts/small")[0] == "chat: fits"
+
+
 def test_the_command_reads_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tmp_path.joinpath("config.json").write_text(json.dumps(CONFIGS["qwen2.5-0.5b-tied"]))
     header = b'{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
@@ -131,6 +159,30 @@ def test_the_command_reads_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtur
     arguments = ["plan", "-f", str(service), "--model-dir", str(tmp_path), "--gpu-memory", "24Gi"]
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith("chat: fits\n")
+
+
+def test_the_command_reads_the_folder_of_a_draft(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("model", "draft"):
+        folder = tmp_path / name
+        folder.mkdir()
+        folder.joinpath("config.json").write_text(json.dumps(CONFIGS["qwen2.5-0.5b-tied"]))
+        header = b'{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+        weights = len(header).to_bytes(8, "little") + header + bytes(4)
+        folder.joinpath("model.safetensors").write_bytes(weights)
+    draft = "{method: DraftModel, numSpeculativeTokens: 2, draftModel: {uri: 'pvc://models/d'}}"
+    service = tmp_path / "service.yaml"
+    accelerator = f"{{class: L4}}, engine: {{speculativeDecoding: {draft}}}"
+    service.write_text(text(accelerator, uri="pvc://models/m"))
+    arguments = ["plan", "-f", str(service), "--model-dir", str(tmp_path / "model")]
+    assert main(arguments) == 0
+    assert "pass the folder with --draft-dir" in capsys.readouterr().out
+    assert main([*arguments, "--draft-dir", str(tmp_path / "draft")]) == 0
+    planned = capsys.readouterr().out
+    assert "left out" not in planned
+    # Twice the 24 layers of 2 heads of 64 numbers.
+    assert "KV cache   24.0 KiB per token" in planned
 
 
 def test_the_plan_stands_as_comments_before_the_rendered_objects(

@@ -9,11 +9,12 @@ docs/planning.md derives the formulas.
 """
 
 from llmservice_operator.fit.model_shape import ModelShape, UnknownShape, read_shape
-from llmservice_operator.fit.verdict import Plan, Verdict, plan_fit
+from llmservice_operator.fit.verdict import Draft, Plan, Verdict, plan_fit
 from llmservice_operator.fit.weights import Checkpoint
 
 __all__ = [
     "Checkpoint",
+    "Draft",
     "ModelShape",
     "Plan",
     "UnknownShape",

@@ -44,6 +44,16 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A draft model of its own, as its files describe it."""
+
+    shape: ModelShape
+    checkpoint: Checkpoint
+    quantization: str | None = None
+    """Quantization that the engine applies while it loads."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Memory of one GPU of a replica, in bytes, and what follows from it."""
 
@@ -53,6 +63,9 @@ class Plan:
     budget: int
     """Part of that memory that the engine uses."""
     weights: int
+    """Weights of the model."""
+    draft_weights: int
+    """Weights of the draft model; 0 if none is planned."""
     reserve: int
     """Estimate of activations, CUDA graphs and libraries."""
     token: float
@@ -69,12 +82,12 @@ class Plan:
     @property
     def needed(self) -> int:
         """Bytes with which the engine serves one request of the longest length."""
-        return self.weights + self.reserve + self.request
+        return self.weights + self.draft_weights + self.reserve + self.request
 
     @property
     def requests(self) -> int:
         """Requests of the longest length that the KV cache holds at a time."""
-        return max(0, (self.budget - self.weights - self.reserve) // self.request)
+        return max(0, (self.budget - self.needed + self.request) // self.request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,7 @@ class _Case:
     shape: ModelShape
     checkpoint: Checkpoint
     gpu: int
+    draft: Draft | None
 
     @property
     def tensor(self) -> int:
@@ -140,6 +154,17 @@ class _Case:
         )
         return whole // gpus
 
+    def draft_weights(self, tensor: int) -> int:
+        """Return the bytes of the draft model's weights on each of `tensor` GPUs.
+
+        The draft has no pipeline: the GPUs that compute the last layers hold it.
+        """
+        if self.draft is None:
+            return 0
+        draft = self.draft
+        whole = weight_bytes(draft.checkpoint, draft.shape, self.element_bytes, draft.quantization)
+        return whole // tensor
+
     def reserve(self, tensor: int) -> int:
         """Return the estimated bytes of a GPU that are neither weights nor KV cache."""
         states = 8 * self.shape.hidden_size + 4 * self.shape.intermediate_size // tensor
@@ -148,13 +173,23 @@ class _Case:
         return self.step_tokens * states * 2 + logits + LIBRARY_BYTES + collective
 
     def request(self, tokens: int, *, kv_element_bytes: int, tensor: int) -> int:
-        return request_bytes(
+        in_flight = BATCHES_IN_FLIGHT * self.step_tokens
+        own = request_bytes(
             self.shape,
             tokens,
-            in_flight_tokens=BATCHES_IN_FLIGHT * self.step_tokens,
+            in_flight_tokens=in_flight,
             element_bytes=kv_element_bytes,
             tensor=tensor,
             pipeline=self.pipeline,
+        )
+        if self.draft is None:
+            return own
+        return own + request_bytes(
+            self.draft.shape,
+            tokens,
+            in_flight_tokens=in_flight,
+            element_bytes=kv_element_bytes,
+            tensor=tensor,
         )
 
     def needed(
@@ -167,19 +202,27 @@ class _Case:
             kv_element_bytes=1 if eight_bits else self.kv_element_bytes,
             tensor=split,
         )
-        return self.weights(split * self.pipeline) + self.reserve(split) + cache
+        weights = self.weights(split * self.pipeline) + self.draft_weights(split)
+        return weights + self.reserve(split) + cache
 
     def surely_fits(self, needed: int) -> bool:
         return needed <= (1 - UNCERTAIN) * self.budget
 
 
-def plan_fit(spec: LLMServiceSpec, shape: ModelShape, checkpoint: Checkpoint, gpu: int) -> Plan:
+def plan_fit(
+    spec: LLMServiceSpec,
+    shape: ModelShape,
+    checkpoint: Checkpoint,
+    gpu: int,
+    draft: Draft | None = None,
+) -> Plan:
     """Return the plan for a service whose model has this shape and these weights.
 
-    `gpu` is the memory of one GPU in bytes. The spec must contain the fields of its accelerator
+    `gpu` is the memory of one GPU in bytes, and `draft` the draft model, if one is planned. The
+    spec must contain the fields of its accelerator
     class.
     """
-    case = _Case(spec, shape, checkpoint, gpu)
+    case = _Case(spec, shape, checkpoint, gpu, draft)
     needed = case.needed()
     if case.surely_fits(needed):
         verdict = Verdict.FITS
@@ -197,6 +240,7 @@ def plan_fit(spec: LLMServiceSpec, shape: ModelShape, checkpoint: Checkpoint, gp
         gpu=gpu,
         budget=case.budget,
         weights=case.weights(case.tensor * case.pipeline),
+        draft_weights=case.draft_weights(case.tensor),
         reserve=case.reserve(case.tensor),
         token=request / case.longest,
         request=request,
