@@ -28,10 +28,15 @@ def highest_rss_mib(operator: OperatorProcess) -> float:
 
 
 def sums(operator: OperatorProcess, *metrics: str) -> list[float]:
-    """Return the sum of all series of each metric, from one page."""
+    """Return the sum of all series of each metric, from one page.
+
+    Raises BenchError when the operator has ended, and AssertionError when it does not answer now.
+    On a busy machine the page of many services may take longer than the client waits.
+    """
     status, page = operator.get("/metrics")
-    if status != 200:
-        raise BenchError("the operator serves no metrics")
+    if not operator.is_running():
+        raise BenchError(f"the operator ended: {operator.log.read_text()[-2000:]}")
+    assert status == 200, "the operator serves no metrics"
     found = dict.fromkeys(metrics, 0.0)
     for line in page.splitlines():
         name = re.split("[{ ]", line, maxsplit=1)[0]
@@ -41,15 +46,14 @@ def sums(operator: OperatorProcess, *metrics: str) -> list[float]:
 
 
 def passes(operator: OperatorProcess) -> float:
-    return sums(operator, "controller_runtime_reconcile_total")[0]
+    found = eventually(lambda: sums(operator, "controller_runtime_reconcile_total"), 60)
+    return found[0]
 
 
 def until_leading(operator: OperatorProcess) -> None:
     def leads() -> bool:
-        if not operator.is_running():
-            raise BenchError(f"the operator ended: {operator.log.read_text()[-2000:]}")
-        is_ready = operator.get("/readyz")[0] == 200
-        return is_ready and sums(operator, "leader_election_master_status") == [1.0]
+        is_leader = sums(operator, "leader_election_master_status") == [1.0]
+        return is_leader and operator.get("/readyz")[0] == 200
 
     eventually(leads, 120, "the operator leads")
 

@@ -302,3 +302,9 @@ async def test_no_junk_anywhere_in_an_object_breaks_a_pass(data: st.DataObject) 
         world.cache.observe(victim if number == index else live)
     world.cluster.refusals.clear()
     await world.reconciler.reconcile(KEY)
+
+
+def test_equal_field_names_of_two_objects_are_one_text_in_memory() -> None:
+    texts = (json.dumps(an_object(SERVICES, name=name)) for name in ("a", "b"))
+    one, other = (understood(json.loads(text))["metadata"] for text in texts)
+    assert [id(key) for key in one] == [id(key) for key in other]
