@@ -126,15 +126,17 @@ test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 mi
 	$(RUN) localkube down --name test-autoscaling; exit $$failed; }
 
 .PHONY: test-serving-long
-test-serving-long: $(addprefix long-,$(or $(PART),hostile rollouts deaths stock))  ## Test the server for long: hostile requests, rollouts, engine deaths, stock vLLM (an hour; PART=hostile runs one part)
+test-serving-long: $(addprefix long-,$(or $(PART),hostile rollouts deaths adapters stock))  ## Test the server for long: hostile requests, rollouts, engine deaths, adapters, stock vLLM (an hour; PART=hostile runs one part)
 
-.PHONY: long-hostile long-rollouts long-deaths long-stock long-models
+.PHONY: long-hostile long-rollouts long-deaths long-adapters long-stock long-models
 long-hostile: long-models
 	@LLMSERVICE_TEST_REQUESTS=20000 $(RUN) pytest -s server_image/tests/engine -k "hostile" --timeout=0
 long-rollouts: long-models
 	@LLMSERVICE_TEST_ROUNDS=100 $(RUN) pytest -s server_image/tests/engine -k "rollout_cuts" --timeout=0
 long-deaths: long-models
 	@LLMSERVICE_TEST_ROUNDS=50 $(RUN) pytest -s server_image/tests/engine -k "death_of_the_engine" --timeout=0
+long-adapters: long-models
+	@LLMSERVICE_TEST_REQUESTS=5000 $(RUN) pytest -s server_image/tests/engine/test_engine_adapters_change.py --timeout=0
 long-stock: long-models
 	@LLMSERVICE_TEST_ROUNDS=10 $(RUN) pytest -s server_image/tests/long --timeout=0
 long-models: setup

@@ -89,7 +89,7 @@ FLAGS: Final = {
     )
     for field in FLAG_FIELDS
     for flag in field.flag.refused_in_extra_args
-    if flag not in ("--trust-remote-code", "--speculative-config")
+    if flag not in ("--trust-remote-code", "--speculative-config") and "lora" not in flag
 }
 """All but those that two rules refuse, which are in the file."""
 

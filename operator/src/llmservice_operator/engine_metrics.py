@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, PlainValidator, ValidationError, create_
 
 from llmservice_operator import names
 from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.load_report import ReplicaAdapter
 from llmservice_operator.scaling.latency import LATENCY_BUCKETS, Latencies
 from llmservice_operator.scaling.signals import Counters, Snapshot, StepSums
 from llmservice_operator.scaling.sums import Sums
@@ -74,6 +75,16 @@ def _json_type(field: dataclasses.Field[Any]) -> Any:
 _COUNTERS = _model(Counters, _Delays)
 
 
+class _Adapter(_Answer):
+    """A LoRA adapter in the body of `GET /autoscale`."""
+
+    name: Annotated[str, Field(max_length=512)]
+    source: Annotated[str, Field(max_length=1024)]
+    revision: Annotated[str, Field(max_length=512)] | None = None
+    state: Annotated[str, Field(max_length=32)]
+    message: Annotated[str, Field(max_length=512)] = ""
+
+
 class UsageReport(_Answer):
     """The body of `GET /autoscale`."""
 
@@ -88,6 +99,7 @@ class UsageReport(_Answer):
     engines: Annotated[int, Field(ge=1)] = 1
     phase: Annotated[str, Field(max_length=32)]
     gpu_duty_cycle_percent: Amount | None = None
+    adapters: tuple[_Adapter, ...] | None = None
 
     def snapshot(self, now: float) -> Snapshot:
         """Return the snapshot for the scaling core, as of `now`."""
@@ -137,6 +149,8 @@ class EngineAnswer:
     gpu_duty_cycle_percent: float | None = None
     downloaded_bytes: int | None = None
     total_bytes: int | None = None
+    adapters: tuple[ReplicaAdapter, ...] | None = None
+    """LoRA adapters of the server; None from a server without adapters."""
 
 
 class EngineMetrics:
@@ -177,6 +191,9 @@ class EngineMetrics:
             gpu_duty_cycle_percent=report.gpu_duty_cycle_percent,
             downloaded_bytes=download.bytes_done if download else None,
             total_bytes=download.bytes_total if download else None,
+            adapters=None
+            if report.adapters is None
+            else tuple(ReplicaAdapter(**each.model_dump()) for each in report.adapters),
         )
 
     async def _get(self, address: str, path: str) -> bytes:

@@ -86,6 +86,7 @@ SMOKE_TEST_TIMEOUT_SECONDS_ENV: Final = "LLMSERVICE_SMOKE_TEST_TIMEOUT_SECONDS"
 HUB_ENDPOINT_ENV: Final = "HF_ENDPOINT"
 HUB_TOKEN_ENV: Final = "HF_TOKEN"
 SHARED_CACHE_DIRECTORY_ENV: Final = "LLMSERVICE_SHARED_CACHE_DIRECTORY"
+ADAPTERS_FILE_ENV: Final = "LLMSERVICE_ADAPTERS_FILE"
 
 EXTERNAL_METRICS_GROUP: Final = "external.metrics.k8s.io"
 EXTERNAL_METRICS_VERSION: Final = "v1beta1"
@@ -111,6 +112,10 @@ API_KEYS_PATH: Final = "/etc/llmservice/api-keys"
 CA_BUNDLE_VOLUME: Final = "ca-bundle"
 CA_BUNDLE_PATH: Final = "/etc/llmservice/ca-bundle"
 CA_BUNDLE_FILE: Final = "ca.crt"
+ADAPTERS_VOLUME: Final = "adapters"
+ADAPTERS_PATH: Final = "/etc/llmservice/adapters"
+ADAPTERS_FILE: Final = "adapters.json"
+"""Key of the ConfigMap with the list of adapters, and name of its mounted file."""
 MODELS_VOLUME: Final = "models"
 MODELS_PATH: Final = "/models"
 """Mount path of the claim of a pvc:// model, read-only."""
@@ -145,6 +150,11 @@ def kubernetes_service(service: LLMService) -> str:
 def cache_claim(service: LLMService) -> str:
     """Return the name of the claim that the operator makes for spec.model.cache."""
     return f"{service.name}-cache"
+
+
+def adapters(service: LLMService) -> str:
+    """Return the name of the ConfigMap with the list of adapters."""
+    return f"{service.name}-adapters"
 
 
 def url(service: LLMService) -> str:

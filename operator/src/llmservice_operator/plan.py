@@ -13,7 +13,7 @@ from typing import Final
 
 from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.fields import GIB, quantity_value
-from llmservice_operator.api.model import ClaimModel
+from llmservice_operator.api.model_source import ClaimModel
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.speculation import DraftModel
 from llmservice_operator.desired import check_fits_a_node, with_class

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from llmservice_operator import scaler
+from llmservice_operator.adapter_status import see_adapters
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.child_writer import ChildWriter
-from llmservice_operator.children import Child, workload_child
+from llmservice_operator.children import Child, adapter_list, workload_child
 from llmservice_operator.children.attempt import build_around_pods
 from llmservice_operator.cluster import Cache, Cluster, EventRecorder, Key, PodEvents, ServedKinds
 from llmservice_operator.convergence import ConvergenceGuard
@@ -131,12 +132,27 @@ class Reconciler:
             return 0.0 if written.is_changed else written.look_again_seconds
         workload = workload_child(service)
         live, unread = await self._read_workload(service, workload)
-        is_watched = service.spec.autoscaling is not None or service.spec.objectives.is_limited
+        is_watched = (
+            service.spec.autoscaling is not None
+            or service.spec.objectives.is_limited
+            or service.spec.model.takes_adapters
+        )
         report = self._read_report(service) if is_watched else None
         plan, decision, pin = self._scaler.plan(service, report), None, None
         outcome = Outcome()
+        pods = self._cache.owned((service.namespace, service.name), PODS)
+        has_reports = self._settings.metrics_server_url is not None
+        adapters = see_adapters(
+            service,
+            self._owned(service, adapter_list.CHILD),
+            replicas_of(pods),
+            report,
+            has_reports=has_reports,
+        )
         try:
-            built = build_around_pods(service, live, self._settings, plan.autoscaler, self._served)
+            built = build_around_pods(
+                service, live, self._settings, plan.autoscaler, self._served, adapters.listed
+            )
             pin = built.pin
             if unread is not None:
                 # The number of replicas and the image are unknown, so the workload must stay
@@ -159,8 +175,6 @@ class Reconciler:
         elif service.spec.autoscaling is None and plan.left_over:
             # With autoscaling, the condition AutoscalingActive reports this.
             failure = Failure(Reason.KEDA_MISSING, plan.left_over)
-        pods = self._cache.owned((service.namespace, service.name), PODS)
-        has_reports = self._settings.metrics_server_url is not None
         # The report contains the download progress of a replica that starts.
         may_start = any(each.is_running and not each.is_ready for each in replicas_of(pods))
         if has_reports and report is None and may_start:
@@ -172,7 +186,14 @@ class Reconciler:
         is_starting = has_reports and seen.problem is not None and seen.problem.reason in STARTING
         view = LoadView(plan, report, self._scaler.live_autoscaler(service), decision)
         update = build_status(
-            service, pin, seen, self._now(), failure, view, tuple(outcome.rewrites)
+            service,
+            pin,
+            seen,
+            self._now(),
+            failure,
+            view,
+            tuple(outcome.rewrites),
+            adapters.status,
         )
         try:
             written = await self._report(body, update)

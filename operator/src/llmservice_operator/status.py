@@ -20,7 +20,7 @@ from llmservice_operator.api.conditions import (
 from llmservice_operator.api.reason_facts import Subject
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.api.status import EngineStatus, LLMServiceStatus
+from llmservice_operator.api.status import AdapterStatus, EngineStatus, LLMServiceStatus
 from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT, build_notices
 from llmservice_operator.load_status import LoadView, build_load_status
 from llmservice_operator.workload import EnginePin, Observation, decide_rollout, workload_of
@@ -77,6 +77,7 @@ def build_status(
     failure: Failure | None = None,
     view: LoadView | None = None,
     rewrites: tuple[str, ...] = (),
+    adapters: tuple[AdapterStatus, ...] | None = None,
 ) -> StatusUpdate:
     """Return the status that follows the service's present one.
 
@@ -123,6 +124,7 @@ def build_status(
         engine=engine,
         rollout=rollout.status,
         autoscaling=scaling.autoscaling,
+        adapters=adapters,
         slo=scaling.slo,
     )
     update = _update(service.status, status)

@@ -47,12 +47,17 @@ def _replace(text: Any, old: Any, new: Any) -> celtypes.StringType:
     return celtypes.StringType(str(text).replace(str(old), str(new)))
 
 
+def _split(text: Any, separator: Any) -> celtypes.ListType:
+    return celtypes.ListType(map(celtypes.StringType, str(text).split(str(separator))))
+
+
 _FUNCTIONS: dict[str, Any] = {
     "isCIDR": _is_cidr,
     "cidr": lambda text: text,
     "containsCIDR": _contains_cidr,
     "prefixLength": _prefix_length,
     "replace": _replace,
+    "split": _split,
     "isQuantity": _is_quantity,
     "quantity": _quantity,
     "compareTo": _compare,

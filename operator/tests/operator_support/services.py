@@ -88,7 +88,8 @@ def as_live(manifest: Manifest) -> Manifest:
         },
     ]
     live["metadata"]["resourceVersion"] = "7"
-    live["spec"]["addedByTheServer"] = {"default": True}
+    if "spec" in live:
+        live["spec"]["addedByTheServer"] = {"default": True}
     return live
 
 

@@ -169,6 +169,22 @@ COMPILED = {
         {**CPU, "model": {**HUB, "trustRemoteCode": True}},
         ["--model=org/model", "--served-model-name=qwen", "--trust-remote-code"],
     ),
+    "adapters with the default limits": (
+        {**CPU, "model": {**HUB, "adapters": [{"name": "sql", "uri": "hf://org/sql"}]}},
+        [
+            "--model=org/model",
+            "--served-model-name=qwen",
+            *("--enable-lora", "--max-loras=4", "--max-lora-rank=16"),
+        ],
+    ),
+    "room for adapters that come later": (
+        {**CPU, "model": {**HUB, "maxLoras": 2, "maxLoraRank": 64}},
+        [
+            "--model=org/model",
+            "--served-model-name=qwen",
+            *("--enable-lora", "--max-loras=2", "--max-lora-rank=64"),
+        ],
+    ),
     "chats, tools and reasoning": (
         {
             **CPU,
@@ -417,7 +433,7 @@ def test_a_flag_has_a_field_or_is_accepted_or_refused_and_never_two_of_these(ver
             "--data-parallel-rank",
         ),
         *("--download-dir", "--grpc-port", "--hf-overrides", "--host", "--kv-transfer-config"),
-        *("--logits-processors", "--lora-modules", "--middleware", "--nnodes"),
+        *("--logits-processors", "--lora-dtype", "--middleware", "--nnodes"),
         *("--port", "--reasoning-parser-plugin", "--root-path", "--scheduler-cls", "--ssl-keyfile"),
         *("--tokenizer", "--tool-server", "--trust-request-chat-template", "--uds", "--worker-cls"),
         *("--enable-prompt-embeds", "--log-config-file", "--some-coming-plugin", "--new-config"),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llmservice_operator.api.accelerator import AcceleratorType
-from llmservice_operator.api.model import ClaimModel, HubModel
+from llmservice_operator.api.model_source import ClaimModel, HubModel
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
 from operator_support.services import a_body, a_service, refusal_of
@@ -62,8 +62,8 @@ REFUSED = {
     ),
     "token for a claim": (
         model(uri="pvc://c", credentialsSecretRef={"name": "t"}),
-        "spec.model.credentialsSecretRef: applies to hf:// models only: remove it, because a "
-        "claim needs no token",
+        "spec.model.credentialsSecretRef: applies to hf:// models and adapters only: remove it, "
+        "because a claim needs no token",
     ),
     "secret name in capitals": (
         model(credentialsSecretRef={"name": "Token"}),

@@ -21,6 +21,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "EngineDeadError": ("vllm.v1.engine.exceptions",),
     "EngineGenerateError": ("vllm.v1.engine.exceptions",),
     "FlexibleArgumentParser": ("vllm.utils.argparse_utils", "vllm.utils"),
+    "LoRARequest": ("vllm.lora.request",),
     "RequestOutputKind": ("vllm.sampling_params",),
     "SamplingParams": ("vllm.sampling_params",),
     "StatLoggerBase": ("vllm.v1.metrics.loggers",),
@@ -56,6 +57,7 @@ class Vllm:
     EngineDeadError: type[Exception]
     EngineGenerateError: type[Exception]
     FlexibleArgumentParser: Any
+    LoRARequest: Any
     RequestOutputKind: Any
     SamplingParams: Any
     StatLoggerBase: Any

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,9 @@ Kubernetes delays more and more, follows the last attempt."""
 
 _LONGEST_PAUSE_SECONDS = 60
 """Maximum pause, however long the hub asks for."""
+
+_SINCE_THE_HUB_FAILED = "YES"
+"""Value of HF_HUB_OFFLINE that this module sets. The operator and users set 1."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,11 @@ class ModelDownload:
         self.bytes_total = 0
         self.is_from_cache = False
         """Whether the whole model is in the cache and the hub could not be asked."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Sizes of the repository's files in bytes, as of the look-up."""
+        return self._sizes
 
     @property
     def folder(self) -> str:
@@ -275,18 +283,25 @@ class ModelDownload:
         )
         return isinstance(found, str)
 
+    def fetch(self, names: list[str]) -> Path:
+        """Download these files of the commit that was looked up; return their folder."""
+        return self._download(names, self._commit)
+
     def _fetch(self, names: list[str]) -> None:
+        if names:
+            self._download(names, self._model.revision)
+
+    def _download(self, names: list[str], revision: str | None) -> Path:
         from huggingface_hub import snapshot_download
 
-        if not names:
-            return
-        snapshot_download(
+        folder = snapshot_download(
             self._model.repository,
-            revision=self._model.revision,
+            revision=revision,
             cache_dir=self._model.cache_dir,
             token=self._model.token,
             allow_patterns=names,
         )
+        return Path(folder)
 
 
 def use_cache_only() -> None:
@@ -297,7 +312,22 @@ def use_cache_only() -> None:
     from huggingface_hub import constants
 
     constants.HF_HUB_OFFLINE = True
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = _SINCE_THE_HUB_FAILED
+
+
+def use_hub_again() -> None:
+    """Let the hub library of this process ask the hub again after `use_cache_only`."""
+    from huggingface_hub import constants
+
+    if os.environ.get("HF_HUB_OFFLINE") == _SINCE_THE_HUB_FAILED:
+        constants.HF_HUB_OFFLINE = False
+
+
+def is_offline() -> bool:
+    """Return whether the hub library of this process never asks the hub."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def is_refusal(error: Exception) -> bool:

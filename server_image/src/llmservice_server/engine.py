@@ -11,9 +11,11 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from llmservice_server.adapter_files import AdapterLimits
 from llmservice_server.body_shape import MAX_INPUTS
 from llmservice_server.compat import Vllm
 from llmservice_server.documentation import document
+from llmservice_server.engine_adapters import EngineAdapters
 from llmservice_server.engine_usage import EngineUsage
 from llmservice_server.errors import (
     EngineUnavailable,
@@ -144,6 +146,20 @@ class Engine:
         absent = () if has_decisions else ("/v1/systemone",)
         document(app, models.model_name(), with_administration, absent)
         return app
+
+    def adapters(self, app: FastAPI) -> EngineAdapters:
+        """Return the engine's LoRA adapters, which `app` serves."""
+        return EngineAdapters(self._vllm, self._llm, app.state.openai_serving_models)
+
+    def adapter_limits(self, max_bytes: int) -> AdapterLimits:
+        """Return the limits of a LoRA adapter whose weights have at most `max_bytes`."""
+        model = self._llm.model_config.hf_text_config
+        return AdapterLimits(
+            self._llm.vllm_config.lora_config.max_lora_rank,
+            max_bytes,
+            hidden_size=getattr(model, "hidden_size", None),
+            layers=getattr(model, "num_hidden_layers", None),
+        )
 
     async def warm_up(self) -> None:
         """Generate a few tokens, because the first request triggers lazy compilation."""

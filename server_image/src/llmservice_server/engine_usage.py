@@ -151,6 +151,8 @@ class EngineUsage:
         self.gpu_duty_cycle_percent: Callable[[], float | None] = lambda: None
         """Returns the mean duty cycle of the GPUs; None without GPUs or without a reading. The call
         may take long."""
+        self.adapters: Callable[[], list[dict[str, object]] | None] = lambda: None
+        """Returns the state of each LoRA adapter; None where the server serves none."""
         self.counters = Counters()
         self._engines: defaultdict[int, _Engine] = defaultdict(_Engine)
         self._known_lengths: deque[int] = deque(maxlen=_KNOWN_PROMPTS)
@@ -243,6 +245,7 @@ class EngineUsage:
         """Return the body of /autoscale without the phase and the duty cycle of the GPUs."""
         engines = list(self._engines.values())
         running = sum(engine.running for engine in engines)
+        adapters = self.adapters()
         return {
             "started": self._started,
             "counters": _camel_case({**asdict(self.counters), "steps": {}})
@@ -254,6 +257,7 @@ class EngineUsage:
             "engines": self.limits.engines,
             "maxSequences": self.limits.max_sequences,
             "maxStepTokens": self.limits.max_step_tokens,
+            **({} if adapters is None else {"adapters": adapters}),
         }
 
 

@@ -109,6 +109,13 @@ def smoke_test_failure(finding: str) -> Failure:
     return Failure(Reason.SMOKE_TEST_FAILED, f"The server sent itself a test request. {finding}")
 
 
+def no_adapter_list(file: Path, error: Exception) -> Failure:
+    """Return the failure of a start without a readable list of LoRA adapters."""
+    return Failure(
+        Reason.INVALID_ENGINE_ARGUMENT, f"The list of adapters {file} cannot be read: {error}."
+    )
+
+
 def undividable_heads(heads: int, size: int) -> Failure:
     """Return the failure of a model whose KV heads cannot be split over `size` GPUs."""
     return Failure(

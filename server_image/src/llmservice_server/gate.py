@@ -67,6 +67,10 @@ class InFlight:
         """Number of admitted requests so far."""
         return self._seen
 
+    def open(self) -> frozenset[object]:
+        """Return the admitted requests in progress, to be compared with those of later."""
+        return frozenset(self._exchanges)
+
     @contextmanager
     def holding(self, exchange: Exchange) -> Iterator[None]:
         """Count an exchange as in progress while the context is open."""

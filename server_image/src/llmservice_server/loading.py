@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmservice_server import cpu_platform, model_infos
+from llmservice_server.adapter_list import MOST_ADAPTERS
 from llmservice_server.compat import (
     Vllm,
     engine_version,
@@ -82,6 +83,8 @@ async def load_engine(
     os.environ.pop("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", None)
     vllm = await asyncio.to_thread(load_vllm)
     arguments = await asyncio.to_thread(parse_arguments, vllm, command_line, on_cpu)
+    if settings.adapters_file is not None:
+        _make_room_for_adapters(arguments)
     on_arguments(arguments)
     await asyncio.to_thread(model_infos.lay_out, Path(vllm.VLLM_CACHE_ROOT))
 
@@ -158,6 +161,19 @@ def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Na
     except (TypeError, ValueError) as error:
         raise StartRefused(invalid_argument(str(error))) from error
     return arguments
+
+
+def _make_room_for_adapters(arguments: Namespace) -> None:
+    """Let the engine keep every adapter of the list in memory.
+
+    vLLM would drop the least recently used one, and read its files again for its next request. Its
+    engine ends if the files are gone. Raises StartRefused if the engine takes no adapters.
+    """
+    if not arguments.enable_lora:
+        refused = "LLMSERVICE_ADAPTERS_FILE is set, which requires --enable-lora"
+        raise StartRefused(invalid_argument(refused))
+    # Adapters of the list and those that requests in progress still use.
+    arguments.max_cpu_loras = max(arguments.max_loras, 4 * MOST_ADAPTERS)
 
 
 def _engine_configuration(vllm: Vllm, arguments: Namespace) -> Any:

@@ -13,9 +13,12 @@ from pathlib import Path
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
+from llmservice_server.adapter_files import adapters_folder
+from llmservice_server.adapters import AdapterFile, Adapters
 from llmservice_server.app import allow_origins, attach_engine_app, create_app
 from llmservice_server.compat import load_nvml
 from llmservice_server.cors import Origins
+from llmservice_server.download import use_hub_again
 from llmservice_server.drain import drain
 from llmservice_server.engine import Engine
 from llmservice_server.engine_usage import EngineUsage, Objectives
@@ -28,6 +31,7 @@ from llmservice_server.failures import (
     StartRefused,
     classify,
     facts_of,
+    no_adapter_list,
     read_facts,
     too_slow,
     write_termination_message,
@@ -65,6 +69,7 @@ class Server:
         self._lifecycle = Lifecycle()
         self._in_flight = InFlight()
         self._usage = EngineUsage(_objectives(settings))
+        self._adapters: Adapters | None = None
         self._engine_error_file = Path(
             tempfile.gettempdir(), f"llmservice-engine-error.{os.getpid()}"
         )
@@ -158,6 +163,7 @@ class Server:
             self._settings.administration_routes, lambda: self._in_flight.count
         )
         await engine.warm_up()
+        self._adapters = await self._load_adapters(engine, engine_app)
         attach_engine_app(app, engine_app)
         if self._settings.smoke_test:
             await self._test(app, engine, engine_app)
@@ -185,6 +191,26 @@ class Server:
         if failure is not None:
             raise StartRefused(failure)
 
+    async def _load_adapters(self, engine: Engine, engine_app: FastAPI) -> Adapters | None:
+        """Return the LoRA adapters, once those of the present list are loaded or refused."""
+        settings = self._settings
+        if settings.adapters_file is None:
+            return None
+        use_hub_again()
+        adapters = Adapters(
+            AdapterFile(settings.adapters_file),
+            adapters_folder(),
+            engine.adapter_limits(settings.max_adapter_bytes),
+            engine.adapters(engine_app),
+            self._in_flight,
+        )
+        self._usage.adapters = adapters.report
+        try:
+            await adapters.load_first()
+        except (OSError, ValueError) as error:
+            raise StartRefused(no_adapter_list(settings.adapters_file, error)) from error
+        return adapters
+
     async def _serve(self, engine: Engine, api: Listener, terminated: asyncio.Event) -> int:
         watch = EngineWatch(
             self._lifecycle,
@@ -193,7 +219,9 @@ class Server:
             self._settings.engine_hang_seconds,
         )
         watching = asyncio.ensure_future(watch.run())
-        giving = asyncio.ensure_future(give_back_when_idle(self._in_flight, find_trim()))
+        background = [asyncio.ensure_future(give_back_when_idle(self._in_flight, find_trim()))]
+        if self._adapters is not None:
+            background.append(asyncio.ensure_future(self._adapters.follow()))
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
         if watch.loss is None:
@@ -205,8 +233,8 @@ class Server:
             # Requests still open are blocked on the hung engine; end them.
             await self._in_flight.cut_all(ENGINE_FAILED)
             return code
-        watching.cancel()
-        giving.cancel()
+        for task in (watching, *background):
+            task.cancel()
         await asyncio.to_thread(engine.shutdown)
         return 0
 

@@ -113,6 +113,14 @@ class ServerSettings(BaseSettings):
     as long.
     """
 
+    adapters_file: Path | None = None
+    """File with the list of LoRA adapters, which the server follows while it runs. None means that
+    it serves no adapters."""
+
+    max_adapter_bytes: int = _number(4 * 1024**3, 2**40, least=1)
+    """Maximum size in bytes of the weights of a LoRA adapter. The default allows rank 64 for all
+    layers of a model of 200 billion parameters."""
+
     administration_routes: Annotated[bool, BeforeValidator(_true_or_false)] = False
     """Whether vLLM's administration routes (pause, weights, adapters, sleep) are open."""
 

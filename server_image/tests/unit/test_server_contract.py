@@ -56,8 +56,10 @@ def test_the_server_reads_the_variables_that_the_operator_sets() -> None:
             names.SMOKE_TEST_PROMPT_ENV: "Hello",
             names.SMOKE_TEST_EXPECT_ENV: "(?i)world",
             names.SMOKE_TEST_TIMEOUT_SECONDS_ENV: "9",
+            names.ADAPTERS_FILE_ENV: "/adapters.json",
         }
     )
+    assert settings.adapters_file == Path("/adapters.json")
     assert (settings.api_port, settings.management_port) == (1, 2)
     assert (settings.pre_stop_seconds, settings.drain_timeout_seconds) == (3, 4)
     assert (settings.request_timeout_seconds, settings.engine_hang_seconds) == (5, 6)

@@ -17,6 +17,18 @@ STALE_SECONDS: Final = 60.0
 """Age in seconds from which a report is outdated, because its metrics server no longer measures."""
 
 
+class ReplicaAdapter(Fields):
+    """A LoRA adapter on a replica."""
+
+    name: str
+    source: str
+    revision: str | None = None
+    state: str
+    """State of the adapter: loading, loaded or failed."""
+    message: str = ""
+    """Cause of the last failure as a sentence; empty without one."""
+
+
 class ReplicaLoad(Fields):
     """One replica of the service, Ready or not."""
 
@@ -41,6 +53,9 @@ class ReplicaLoad(Fields):
     """KV tokens in use, in percent of those that the engine can hold."""
     gpu_duty_cycle_percent: float | None = None
     """Time in which a kernel ran, by NVML; mean of the replica's GPUs."""
+    adapters: tuple[ReplicaAdapter, ...] | None = None
+    """LoRA adapters that the replica holds or tries to load; null from a server without
+    adapters."""
     utilization_percent: float | None = None
     """Effective GPU utilization: work in percent of what the replica sustains within the SLO."""
 

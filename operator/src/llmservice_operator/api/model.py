@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
+from llmservice_operator.api.adapters import (
+    DEFAULT_MAX_LORA_RANK,
+    DEFAULT_MAX_LORAS,
+    MOST_ADAPTERS,
+    Adapter,
+    LoraRank,
+)
 from llmservice_operator.api.cache import Cache
-from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
+from llmservice_operator.api.fields import Fields, Rule, matches
 from llmservice_operator.api.flags import EngineFlag
+from llmservice_operator.api.model_source import (
+    HUB_SCHEME,
+    REVISION_RULE,
+    ClaimModel,
+    HubModel,
+    ModelUri,
+    Revision,
+    ServedName,
+    model_source,
+)
 from llmservice_operator.api.references import SUBDOMAIN_PATTERN
-
-HUB_SCHEME, CLAIM_SCHEME = "hf://", "pvc://"
-_HUB_URI = "hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
-_CLAIM_URI = f"pvc://{SUBDOMAIN_PATTERN}(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
-
-
-@dataclass(frozen=True)
-class HubModel:
-    """A model on the Hugging Face hub or a mirror of it."""
-
-    repository: str
-    """ORGANISATION/NAME."""
-
-
-@dataclass(frozen=True)
-class ClaimModel:
-    """A model in a folder on a PersistentVolumeClaim."""
-
-    claim: str
-    path: str
-    """Folder below the volume's root, without a leading slash; empty means the root."""
 
 
 class SecretKeyReference(Fields):
@@ -50,67 +44,6 @@ class SecretKeyReference(Fields):
     """Key of that Secret whose value is the token."""
 
 
-_FOLDER: Final = "(/|[.]|~|(file|hostPath|hostpath|host|local|nfs|nas):)"
-"""Begin of a text that names a folder of a node or of a file server."""
-_FOLDER_FORM: Final = re.compile(_FOLDER)
-
-NEEDS_A_CLAIM: Final = (
-    "a pod mounts a folder of a node or of a file server by a claim only: let an administrator "
-    "create a PersistentVolume for it, such as one of type nfs or local, and a "
-    "PersistentVolumeClaim, and set model.uri to pvc://CLAIM/PATH"
-)
-
-_URI_RULES = (
-    ValueRule(
-        cel=f"!self.matches('^{_FOLDER}')",
-        message=f"names a folder, and {NEEDS_A_CLAIM}",
-        holds=lambda uri: _FOLDER_FORM.match(uri) is None,
-    ),
-    ValueRule(
-        cel=f"self.startsWith('hf://') || self.startsWith('pvc://') || self.matches('^{_FOLDER}')",
-        message="must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a model on "
-        "the Hugging Face Hub, or pvc://CLAIM/PATH for a folder on a "
-        "PersistentVolumeClaim",
-        holds=lambda uri: (
-            uri.startswith((HUB_SCHEME, CLAIM_SCHEME)) or _FOLDER_FORM.match(uri) is not None
-        ),
-    ),
-    ValueRule(
-        cel=f"!self.startsWith('hf://') || self.matches('^{_HUB_URI}$')",
-        message="must have the form hf://ORGANISATION/NAME, such as "
-        "hf://HuggingFaceTB/SmolLM2-135M-Instruct; write a revision into model.revision",
-        holds=lambda uri: not uri.startswith(HUB_SCHEME) or re.fullmatch(_HUB_URI, uri) is not None,
-    ),
-    ValueRule(
-        cel=f"!self.startsWith('pvc://') || self.matches('^{_CLAIM_URI}$')",
-        message="must have the form pvc://CLAIM or pvc://CLAIM/PATH, such as "
-        "pvc://models/llama; each part of PATH consists of letters, digits and . _ - "
-        "and starts with a letter, digit or _",
-        holds=lambda uri: (
-            not uri.startswith(CLAIM_SCHEME) or re.fullmatch(_CLAIM_URI, uri) is not None
-        ),
-    ),
-)
-
-
-ModelUri = Annotated[str, Field(min_length=1, max_length=512), *_URI_RULES]
-
-Revision = Annotated[
-    str,
-    Field(min_length=1, max_length=128),
-    matches(
-        "[A-Za-z0-9][A-Za-z0-9._/-]*",
-        "must be a branch, tag or commit, such as main or a 40-digit commit",
-    ),
-]
-
-REVISION_RULE = Rule(
-    "revision",
-    cel="!has(self.revision) || !self.uri.startsWith('pvc://')",
-    message="applies to hf:// models only: remove it, because a folder on a claim has no revision",
-    holds=lambda model: model.revision is None or model.uri.startswith(HUB_SCHEME),
-)
-
 Quantization = Annotated[
     str,
     Field(min_length=1, max_length=64),
@@ -118,14 +51,6 @@ Quantization = Annotated[
         "[a-z0-9][a-z0-9_-]*", "must be a quantization method of the engine, such as fp8 or awq"
     ),
 ]
-
-
-def model_source(uri: str) -> HubModel | ClaimModel:
-    """Return the model that a valid uri names."""
-    if uri.startswith(HUB_SCHEME):
-        return HubModel(uri.removeprefix(HUB_SCHEME))
-    claim, _, path = uri.removeprefix(CLAIM_SCHEME).partition("/")
-    return ClaimModel(claim, path)
 
 
 _PORT: Final = (
@@ -139,15 +64,6 @@ HubEndpoint = Annotated[
         f"https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:({_PORT}))?(/[A-Za-z0-9._~/-]*)?",
         "must be the address of a hub, such as https://hub.example.com, without a user or token: "
         "set model.credentialsSecretRef for a token",
-    ),
-]
-
-ServedName = Annotated[
-    str,
-    Field(min_length=1, max_length=253),
-    matches(
-        "[A-Za-z0-9][A-Za-z0-9._:/-]*",
-        "must start with a letter or digit and contain only letters, digits and . _ : / -",
     ),
 ]
 
@@ -178,6 +94,31 @@ class Model(Fields):
     whose code you have reviewed, and pin its commit in revision. If the chart's admission policy is
     on, setting it requires the trust-remote-code verb on llmservices."""
 
+    adapters: Annotated[
+        tuple[Adapter, ...],
+        Field(
+            max_length=MOST_ADAPTERS,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["name"],
+            },
+        ),
+        EngineFlag("--enable-lora", also=("--lora-modules",), is_computed=True),
+    ] = ()
+    """LoRA adapters of the model, which clients call by their names. Changing the list restarts no
+    replica, except that the first adapter does where neither maxLoras nor maxLoraRank is set, and
+    so does the removal of the last one."""
+    max_loras: (
+        Annotated[int, Field(ge=1, le=64), EngineFlag("--max-loras", is_computed=True)] | None
+    ) = None
+    """Number of different adapters that one step of the engine computes. Requests for further ones
+    wait. Each takes memory of the GPU, whether there is an adapter or not. Default: 4 with an
+    adapter or maxLoraRank."""
+    max_lora_rank: Annotated[LoraRank, EngineFlag("--max-lora-rank", is_computed=True)] | None = (
+        None
+    )
+    """Maximum rank of an adapter, for which the engine reserves memory. Default: 16 with an adapter
+    or maxLoras."""
     offline: bool = False
     """Whether the model server works without the hub. It then loads the model only from the claim
     of a pvc:// model or of the cache."""
@@ -209,13 +150,70 @@ class Model(Fields):
         ),
         Rule(
             "credentialsSecretRef",
-            cel="!has(self.credentialsSecretRef) || !self.uri.startsWith('pvc://')",
-            message="applies to hf:// models only: remove it, because a claim needs no token",
+            cel="!has(self.credentialsSecretRef) || !self.uri.startsWith('pvc://') || "
+            "(has(self.adapters) && self.adapters.exists(each, each.uri.startsWith('hf://')))",
+            message="applies to hf:// models and adapters only: remove it, because a claim needs "
+            "no token",
             holds=lambda model: (
-                model.credentials_secret_ref is None or model.uri.startswith(HUB_SCHEME)
+                model.credentials_secret_ref is None
+                or model.uri.startswith(HUB_SCHEME)
+                or model.has_hub_adapters
             ),
         ),
+        Rule(
+            "adapters",
+            cel="!has(self.adapters) || self.adapters.all(each, "
+            "self.adapters.filter(other, other.name == each.name).size() == 1 && "
+            "(!has(self.name) || each.name != self.name) && "
+            "(!has(self.aliases) || !self.aliases.exists(alias, alias == each.name)))",
+            message="must not repeat a name, and must not have that of the model or an alias: "
+            "choose another name",
+            holds=lambda model: (
+                len({each.name for each in model.adapters} - {model.name, *model.aliases})
+                == len(model.adapters)
+            ),
+        ),
+        Rule(
+            "adapters",
+            cel="!has(self.adapters) || self.adapters.all(each, !each.uri.startsWith('pvc://') || "
+            "(self.uri.startsWith('pvc://') && "
+            "each.uri.split('/')[2] == self.uri.split('/')[2]))",
+            message="must be on the claim of the model where they are on a claim, because another "
+            "claim would be a further volume: move them there, or use hf:// adapters",
+            holds=lambda model: all(
+                isinstance(model.source, ClaimModel) and source.claim == model.source.claim
+                for source in (each.source for each in model.adapters)
+                if isinstance(source, ClaimModel)
+            ),
+        ),
+        Rule(
+            "adapters",
+            cel="!has(self.adapters) || !has(self.offline) || !self.offline || "
+            "!self.adapters.exists(each, each.uri.startsWith('hf://'))",
+            message="must be on the claim of the model when offline is true: move them there, or "
+            "remove offline",
+            holds=lambda model: not model.offline or not model.has_hub_adapters,
+        ),
     )
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether the engine is started so that adapters can be loaded while it runs."""
+        return bool(self.adapters) or self.max_loras is not None or self.max_lora_rank is not None
+
+    @property
+    def has_hub_adapters(self) -> bool:
+        return any(each.is_on_the_hub for each in self.adapters)
+
+    @property
+    def adapter_slots(self) -> int | None:
+        """Number of adapters in one step of the engine; None without adapters."""
+        return (self.max_loras or DEFAULT_MAX_LORAS) if self.takes_adapters else None
+
+    @property
+    def adapter_rank(self) -> int | None:
+        """Maximum rank of an adapter; None without adapters."""
+        return (self.max_lora_rank or DEFAULT_MAX_LORA_RANK) if self.takes_adapters else None
 
     @property
     def source(self) -> HubModel | ClaimModel:

@@ -25,7 +25,8 @@ from llmservice_operator.api.lifecycle import (
     Startup,
     Termination,
 )
-from llmservice_operator.api.model import ClaimModel, HubModel, Model
+from llmservice_operator.api.model import Model
+from llmservice_operator.api.model_source import ClaimModel, HubModel
 from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
 from llmservice_operator.api.references import KeySource
@@ -147,12 +148,14 @@ class LLMServiceSpec(Fields):
             "model.hubEndpoint",
             cel="!has(self.model.hubEndpoint) || "
             "((!has(self.model.offline) || !self.model.offline) && "
-            "(self.model.uri.startsWith('hf://') || (has(self.engine) && "
+            "(self.model.uri.startsWith('hf://') || (has(self.model.adapters) && "
+            "self.model.adapters.exists(each, each.uri.startsWith('hf://'))) || "
+            "(has(self.engine) && "
             "has(self.engine.speculativeDecoding) && "
             "has(self.engine.speculativeDecoding.draftModel) && "
             "self.engine.speculativeDecoding.draftModel.uri.startsWith('hf://'))))",
             message="has no effect on a service that downloads nothing from a hub: remove it, or "
-            "use an hf:// model without offline",
+            "use an hf:// model or adapter without offline",
             holds=lambda spec: spec.model.hub_endpoint is None or spec.downloads,
         ),
         Rule(
@@ -213,8 +216,9 @@ class LLMServiceSpec(Fields):
 
     @property
     def downloads(self) -> bool:
-        """Whether the replicas may download a model from a hub."""
-        return not self.model.offline and any(isinstance(it, HubModel) for it in self.sources)
+        """Whether the replicas may download a model or an adapter from a hub."""
+        from_hub = any(isinstance(it, HubModel) for it in self.sources)
+        return not self.model.offline and (from_hub or self.model.has_hub_adapters)
 
     @property
     def can_draft_offline(self) -> bool:
@@ -293,6 +297,17 @@ class LLMService(Fields):
             "'-', starting with a letter and ending with a letter or digit, such as "
             "qwen-7b",
             holds=lambda service: re.fullmatch(_NAME, service.metadata.name) is not None,
+        ),
+        Rule(
+            "spec.model.adapters",
+            cel="has(self.spec.model.name) || !has(self.spec.model.adapters) || "
+            "!self.spec.model.adapters.exists(each, each.name == self.metadata.name)",
+            message="must not have the name of the model, which is the LLMService's: choose "
+            "another name, or set model.name",
+            holds=lambda service: (
+                service.spec.model.name is not None
+                or service.metadata.name not in {it.name for it in service.spec.model.adapters}
+            ),
         ),
     )
 

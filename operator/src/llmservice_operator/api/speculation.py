@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Rule, matches
-from llmservice_operator.api.model import (
+from llmservice_operator.api.model import Quantization
+from llmservice_operator.api.model_source import (
     REVISION_RULE,
     ClaimModel,
     HubModel,
     ModelUri,
-    Quantization,
     Revision,
     model_source,
 )

@@ -32,6 +32,18 @@ class EngineStatus(Fields):
     of the operator replaces it."""
 
 
+class AdapterStatus(Fields):
+    name: Annotated[str, Field(max_length=128)]
+    """Name that clients send as `model`."""
+    served: bool
+    """Whether clients get this adapter. While false, they get the previous adapter of the name, if
+    there is one."""
+    replicas: Annotated[tuple[Annotated[str, Field(max_length=253)], ...], _atomic(100)] = ()
+    """Pods that have the adapter, in the order of their names; at most 100 of them."""
+    message: Annotated[str, Field(max_length=512)] | None = None
+    """Reason why a replica does not have the adapter; absent when each has it."""
+
+
 class ScalingDecision(Fields):
     time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """Time of the decision."""
@@ -135,6 +147,8 @@ class LLMServiceStatus(Fields):
     """Progress of a rollout in place; absent while new replicas start before old ones end."""
     autoscaling: AutoscalingStatus | None = None
     """State of autoscaling; absent without spec.autoscaling."""
+    adapters: Annotated[tuple[AdapterStatus, ...], _atomic(32)] | None = None
+    """State of the LoRA adapters; absent without spec.model.adapters."""
     slo: SloStatus | None = None
     """Measured latency of the requests; absent without objectives, and while nothing has been
     measured."""

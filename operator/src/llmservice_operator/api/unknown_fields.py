@@ -9,7 +9,7 @@ from typing import Final
 
 from llmservice_operator.api.fields import Fields
 from llmservice_operator.api.flags import unwrapped
-from llmservice_operator.api.model import NEEDS_A_CLAIM
+from llmservice_operator.api.model_source import NEEDS_A_CLAIM
 
 _UNKNOWN: Final = "is not a field of an LLMService"
 _CLOSE: Final = 0.8

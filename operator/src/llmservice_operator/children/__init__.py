@@ -11,6 +11,7 @@ from typing import Final
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import (
+    adapter_list,
     cache_claim,
     horizontal_pod_autoscaler,
     kubernetes_service,
@@ -40,6 +41,8 @@ __all__ = [
 CHILDREN: Final[tuple[Child, ...]] = (
     # The NetworkPolicy is first, so that no pod is ever reachable without it.
     network_policy.CHILD,
+    # The pods mount it.
+    adapter_list.CHILD,
     *workload.CHILDREN,
     kubernetes_service.CHILD,
     horizontal_pod_autoscaler.CHILD,

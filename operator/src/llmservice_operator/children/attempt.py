@@ -15,6 +15,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Child, Context, build_each, workload_child
 from llmservice_operator.children.workload import keep_pods
 from llmservice_operator.desired import Autoscaler, may_change
+from llmservice_operator.desired.adapters import AdapterList
 from llmservice_operator.errors import InvalidSpec, OperatorError
 from llmservice_operator.kinds import Kind
 from llmservice_operator.settings import OperatorSettings
@@ -44,6 +45,7 @@ def build_around_pods(
     settings: OperatorSettings,
     autoscaler: Autoscaler,
     served: Container[Kind],
+    adapters: AdapterList | None = None,
 ) -> Attempt:
     """Build the children. If the pods cannot be built, keep those of the live workload.
 
@@ -53,13 +55,14 @@ def build_around_pods(
     replicas = resolve_replicas(service, live)
     try:
         pin = resolve_pin(service, live, settings)
-        context = Context.of(service, settings, pin, replicas, autoscaler)
+        context = Context.of(service, settings, pin, replicas, autoscaler, adapters)
     except InvalidSpec as error:
         recorded = recorded_pin(service, live)
         if kept is None or recorded is None:
             raise
         # The accelerator class may be unknown. Only the pods use its settings.
-        context, unbuilt = Context(service, settings, recorded, replicas, autoscaler), error
+        context = Context(service, settings, recorded, replicas, autoscaler, adapters)
+        unbuilt = error
         children = _build(context, served)
     else:
         children = _build(context, served)

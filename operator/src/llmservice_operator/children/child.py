@@ -10,6 +10,7 @@ from llmservice_operator import names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired import Autoscaler, check_fits_a_node, with_class, with_defaults
+from llmservice_operator.desired.adapters import AdapterList
 from llmservice_operator.desired.manifest import build_metadata
 from llmservice_operator.kinds import Kind
 from llmservice_operator.settings import OperatorSettings
@@ -26,6 +27,8 @@ class Context:
     pin: EnginePin
     replicas: ReplicaCount
     autoscaler: Autoscaler
+    adapters: AdapterList | None = None
+    """The list of LoRA adapters; None is that of a service without replicas."""
 
     @classmethod
     def of(
@@ -35,6 +38,7 @@ class Context:
         pin: EnginePin,
         replicas: ReplicaCount | None = None,
         autoscaler: Autoscaler | None = None,
+        adapters: AdapterList | None = None,
     ) -> Self:
         """Return the context; without `replicas` and `autoscaler`, that of a new service.
 
@@ -50,6 +54,7 @@ class Context:
             pin,
             replicas or resolve_replicas(service, None),
             autoscaler or Autoscaler.of_spec(service),
+            adapters,
         )
 
 

@@ -119,6 +119,9 @@ def _inline_template(service: LLMService) -> Value:
 COMPUTED: Final[Mapping[str, Callable[[LLMService], Value]]] = {
     "--model": lambda service: model_locations(service)[0],
     "--served-model-name": _served_name,
+    "--enable-lora": lambda service: service.spec.model.takes_adapters or None,
+    "--max-loras": lambda service: service.spec.model.adapter_slots,
+    "--max-lora-rank": lambda service: service.spec.model.adapter_rank,
     "--max-model-len": _model_len,
     "--gpu-memory-utilization": _gpu_memory,
     "--tensor-parallel-size": lambda service: service.spec.tensor_parallelism or None,

@@ -52,6 +52,8 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
     }
     if service.spec.model.offline:
         values |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if service.spec.model.takes_adapters:
+        values[names.ADAPTERS_FILE_ENV] = f"{names.ADAPTERS_PATH}/{names.ADAPTERS_FILE}"
     if service.spec.auth is not None:
         values[names.API_KEYS_DIRECTORY_ENV] = names.API_KEYS_PATH
     if service.spec.ca_bundle is not None:

@@ -6,7 +6,7 @@ import math
 from typing import Any, Final
 
 from llmservice_operator import names
-from llmservice_operator.api.model import ClaimModel
+from llmservice_operator.api.model_source import ClaimModel, HubModel
 from llmservice_operator.api.references import ApiKeysSecret, KeySource
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.cache import cache_claim_name, node_cache_size
@@ -58,6 +58,9 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
         )
     if (bundle := service.spec.ca_bundle) is not None:
         volumes.append({"name": names.CA_BUNDLE_VOLUME, **_bundle_source(bundle)})
+    if service.spec.model.takes_adapters:
+        listed: dict[str, Any] = {"name": names.adapters(service)}
+        volumes.append({"name": names.ADAPTERS_VOLUME, "configMap": listed})
     for name, claim in _claims(service).items():
         source = {"claimName": claim, "readOnly": True}
         volumes.append({"name": name, "persistentVolumeClaim": source})
@@ -107,6 +110,10 @@ def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
     if service.spec.ca_bundle is not None:
         mounts.append(
             {"name": names.CA_BUNDLE_VOLUME, "mountPath": names.CA_BUNDLE_PATH, "readOnly": True}
+        )
+    if service.spec.model.takes_adapters:
+        mounts.append(
+            {"name": names.ADAPTERS_VOLUME, "mountPath": names.ADAPTERS_PATH, "readOnly": True}
         )
     mounts += [
         {"name": name, "mountPath": _MOUNT_PATHS[name], "readOnly": True}
@@ -167,10 +174,16 @@ def model_locations(service: LLMService) -> list[str]:
 
     A location is a repository of the hub, or a folder of a mounted claim.
     """
+    return [_location(service, source) for source in service.spec.sources]
+
+
+def adapter_locations(service: LLMService) -> list[str]:
+    """Return the locations of the adapters, in the order of the spec."""
+    return [_location(service, each.source) for each in service.spec.model.adapters]
+
+
+def _location(service: LLMService, source: HubModel | ClaimModel) -> str:
+    if isinstance(source, HubModel):
+        return source.repository
     mounted = {claim: _MOUNT_PATHS[name] for name, claim in _claims(service).items()}
-    return [
-        f"{mounted[source.claim]}/{source.path}".rstrip("/")
-        if isinstance(source, ClaimModel)
-        else source.repository
-        for source in service.spec.sources
-    ]
+    return f"{mounted[source.claim]}/{source.path}".rstrip("/")

@@ -119,6 +119,7 @@ def _replica(
         elapsed_seconds=answer.elapsed_seconds,
         downloaded_bytes=answer.downloaded_bytes,
         total_bytes=answer.total_bytes,
+        adapters=answer.adapters,
         running_requests=answer.snapshot.running,
         waiting_requests=answer.snapshot.waiting,
         kv_cache_percent=_kv_percent(answer),

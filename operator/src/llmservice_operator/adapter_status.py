@@ -1,0 +1,136 @@
+"""Decides which LoRA adapters clients get, from what the replicas report, and builds their
+status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from llmservice_operator.api import Manifest
+from llmservice_operator.api.load_report import LoadReport, ReplicaAdapter, ReplicaLoad
+from llmservice_operator.api.spec import LLMService
+from llmservice_operator.api.status import AdapterStatus
+from llmservice_operator.desired.adapters import (
+    AdapterList,
+    ListedAdapter,
+    first_list,
+    next_list,
+    served_adapters,
+    wanted_adapters,
+)
+from llmservice_operator.workload import Replica
+
+_LOADED: Final = "loaded"
+_MOST_REPLICAS: Final = 100
+_LONGEST_MESSAGE: Final = 512
+
+_UNKNOWN: Final = (
+    "The metrics server is off, so the operator does not know which replicas have it. Each replica "
+    "serves it as soon as it has it."
+)
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The adapters of one service in one pass."""
+
+    listed: AdapterList | None
+    """The list to write; None if the service takes no adapters."""
+    status: tuple[AdapterStatus, ...] | None
+    """State of each adapter; None without adapters."""
+
+
+def see_adapters(
+    service: LLMService,
+    live: Manifest | None,
+    replicas: Iterable[Replica],
+    report: LoadReport | None,
+    *,
+    has_reports: bool,
+) -> Adapters:
+    """Return the next list and the status.
+
+    `live` is the present ConfigMap. `has_reports` tells whether there is a metrics server, which
+    reports about the replicas.
+    """
+    if not service.spec.model.takes_adapters:
+        return Adapters(None, None)
+    running = [each for each in replicas if each.is_running and not each.is_leaving]
+    reported = {each.pod: each for each in (report.replicas if report else ())}
+    ready = {each.name: _answer(reported, each.name) for each in running if each.is_ready}
+    if not has_reports:
+        listed = AdapterList(wanted_adapters(service), None)
+    elif not running:
+        listed = first_list(service)
+    else:
+        holdings = [None if each is None else _holdings(each) for each in ready.values()]
+        listed = next_list(wanted_adapters(service), served_adapters(live), holdings)
+    answers = {name: each for name in sorted(reported) if (each := _answer(reported, name))}
+    waits = [name for name, each in ready.items() if each is None]
+    status = tuple(
+        _status(each, listed, answers, waits, len(ready), has_reports=has_reports)
+        for each in listed.wanted
+    )
+    return Adapters(listed, status or None)
+
+
+def _answer(reported: Mapping[str, ReplicaLoad], pod: str) -> ReplicaLoad | None:
+    """Return the report about a replica; None if its server does not answer."""
+    found = reported.get(pod)
+    return None if found is None or found.phase is None else found
+
+
+def _holdings(replica: ReplicaLoad) -> frozenset[ListedAdapter]:
+    return frozenset(_listed(each) for each in replica.adapters or () if each.state == _LOADED)
+
+
+def _listed(adapter: ReplicaAdapter) -> ListedAdapter:
+    return ListedAdapter(adapter.name, adapter.source, adapter.revision)
+
+
+def _status(
+    adapter: ListedAdapter,
+    listed: AdapterList,
+    answers: Mapping[str, ReplicaLoad],
+    waits: Sequence[str],
+    ready: int,
+    *,
+    has_reports: bool,
+) -> AdapterStatus:
+    having = [name for name, each in answers.items() if adapter in _holdings(each)]
+    message = _message(adapter, answers, waits, having, ready) if has_reports else _UNKNOWN
+    return AdapterStatus(
+        name=adapter.name,
+        served=listed.served is None or (adapter in listed.served and bool(having)),
+        replicas=tuple(having[:_MOST_REPLICAS]),
+        message=None if message is None else message[:_LONGEST_MESSAGE],
+    )
+
+
+def _message(
+    adapter: ListedAdapter,
+    answers: Mapping[str, ReplicaLoad],
+    waits: Sequence[str],
+    having: Sequence[str],
+    ready: int,
+) -> str | None:
+    """Return why a replica lacks the adapter, from the most to the least certain cause."""
+    for name, replica in answers.items():
+        for each in replica.adapters or ():
+            if _listed(each) == adapter and each.message:
+                return f"{name}: {each.message}"
+    for name, replica in answers.items():
+        if replica.is_ready and replica.adapters is None:
+            return (
+                f"{name} runs a model server that takes no adapters: set engine.version to the "
+                "operator's vLLM version, or engine.image to a newer image."
+            )
+    if waits:
+        return f"{waits[0]} has not reported yet which adapters it has."
+    lacking = [name for name in answers if name not in having]
+    if lacking or not answers:
+        number = sum(answers[name].is_ready for name in having)
+        return f"{number} of {ready} ready replicas have it."
+    return None

@@ -1,0 +1,113 @@
+"""Sources of models, draft models and adapters, and the names by which clients call them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from llmservice_operator.api.fields import Rule, ValueRule, matches
+from llmservice_operator.api.references import SUBDOMAIN_PATTERN
+
+HUB_SCHEME, CLAIM_SCHEME = "hf://", "pvc://"
+_HUB_URI = "hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
+_CLAIM_URI = f"pvc://{SUBDOMAIN_PATTERN}(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model on the Hugging Face hub or a mirror of it."""
+
+    repository: str
+    """ORGANISATION/NAME."""
+
+
+@dataclass(frozen=True)
+class ClaimModel:
+    """A model in a folder on a PersistentVolumeClaim."""
+
+    claim: str
+    path: str
+    """Folder below the volume's root, without a leading slash; empty means the root."""
+
+
+_FOLDER: Final = "(/|[.]|~|(file|hostPath|hostpath|host|local|nfs|nas):)"
+"""Begin of a text that names a folder of a node or of a file server."""
+_FOLDER_FORM: Final = re.compile(_FOLDER)
+
+NEEDS_A_CLAIM: Final = (
+    "a pod mounts a folder of a node or of a file server by a claim only: let an administrator "
+    "create a PersistentVolume for it, such as one of type nfs or local, and a "
+    "PersistentVolumeClaim, and set model.uri to pvc://CLAIM/PATH"
+)
+
+_URI_RULES = (
+    ValueRule(
+        cel=f"!self.matches('^{_FOLDER}')",
+        message=f"names a folder, and {NEEDS_A_CLAIM}",
+        holds=lambda uri: _FOLDER_FORM.match(uri) is None,
+    ),
+    ValueRule(
+        cel=f"self.startsWith('hf://') || self.startsWith('pvc://') || self.matches('^{_FOLDER}')",
+        message="must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a model on "
+        "the Hugging Face Hub, or pvc://CLAIM/PATH for a folder on a "
+        "PersistentVolumeClaim",
+        holds=lambda uri: (
+            uri.startswith((HUB_SCHEME, CLAIM_SCHEME)) or _FOLDER_FORM.match(uri) is not None
+        ),
+    ),
+    ValueRule(
+        cel=f"!self.startsWith('hf://') || self.matches('^{_HUB_URI}$')",
+        message="must have the form hf://ORGANISATION/NAME, such as "
+        "hf://HuggingFaceTB/SmolLM2-135M-Instruct; write a revision into model.revision",
+        holds=lambda uri: not uri.startswith(HUB_SCHEME) or re.fullmatch(_HUB_URI, uri) is not None,
+    ),
+    ValueRule(
+        cel=f"!self.startsWith('pvc://') || self.matches('^{_CLAIM_URI}$')",
+        message="must have the form pvc://CLAIM or pvc://CLAIM/PATH, such as "
+        "pvc://models/llama; each part of PATH consists of letters, digits and . _ - "
+        "and starts with a letter, digit or _",
+        holds=lambda uri: (
+            not uri.startswith(CLAIM_SCHEME) or re.fullmatch(_CLAIM_URI, uri) is not None
+        ),
+    ),
+)
+
+
+ModelUri = Annotated[str, Field(min_length=1, max_length=512), *_URI_RULES]
+
+Revision = Annotated[
+    str,
+    Field(min_length=1, max_length=128),
+    matches(
+        "[A-Za-z0-9][A-Za-z0-9._/-]*",
+        "must be a branch, tag or commit, such as main or a 40-digit commit",
+    ),
+]
+
+REVISION_RULE = Rule(
+    "revision",
+    cel="!has(self.revision) || !self.uri.startsWith('pvc://')",
+    message="applies to hf:// models only: remove it, because a folder on a claim has no revision",
+    holds=lambda model: model.revision is None or model.uri.startswith(HUB_SCHEME),
+)
+
+
+def model_source(uri: str) -> HubModel | ClaimModel:
+    """Return the model that a valid uri names."""
+    if uri.startswith(HUB_SCHEME):
+        return HubModel(uri.removeprefix(HUB_SCHEME))
+    claim, _, path = uri.removeprefix(CLAIM_SCHEME).partition("/")
+    return ClaimModel(claim, path)
+
+
+ServedName = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    matches(
+        "[A-Za-z0-9][A-Za-z0-9._:/-]*",
+        "must start with a letter or digit and contain only letters, digits and . _ : / -",
+    ),
+]
