@@ -138,6 +138,34 @@ def read_environment_once() -> None:
     envs.enable_envs_cache()
 
 
+def keep_adapters_from_other_requests() -> None:
+    """Keep vLLM's LoRA operations for CPUs from changing requests without an adapter.
+
+    Their row has the index -1, which torch reads as the last adapter. So such a request would get
+    an answer of that adapter whenever another request of its step has an adapter.
+    """
+    operations: Any = importlib.import_module("vllm.lora.ops.torch_ops.lora_ops")
+    users = (operations, importlib.import_module("vllm.lora.punica_wrapper.punica_cpu"))
+    for name in ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice"):
+        original = getattr(operations, name)
+        if getattr(original, "__wrapped__", None) is None:
+            for module in users:
+                setattr(module, name, _without_rows_of_no_adapter(original))
+
+
+def _without_rows_of_no_adapter(operation: Callable[..., None]) -> Callable[..., None]:
+    """Return the operation with zeros in place of the input of each row without an adapter."""
+
+    @wraps(operation)
+    def masked(
+        inputs: Any, weights: Any, output: Any, indices: Any, *more: Any, **named: Any
+    ) -> None:
+        has_adapter = (indices >= 0).unsqueeze(1)
+        operation(inputs * has_adapter, weights, output, indices, *more, **named)
+
+    return masked
+
+
 def _find(symbol: str) -> Any:
     for name in _MODULES[symbol]:
         try:

@@ -14,6 +14,7 @@ from llmservice_server.compat import (
     Vllm,
     engine_version,
     is_cpu_build,
+    keep_adapters_from_other_requests,
     load_vllm,
     read_environment_once,
     tell_steps,
@@ -85,6 +86,8 @@ async def load_engine(
     arguments = await asyncio.to_thread(parse_arguments, vllm, command_line, on_cpu)
     if settings.adapters_file is not None:
         _make_room_for_adapters(arguments)
+    if on_cpu and arguments.enable_lora:
+        await asyncio.to_thread(keep_adapters_from_other_requests)
     on_arguments(arguments)
     await asyncio.to_thread(model_infos.lay_out, Path(vllm.VLLM_CACHE_ROOT))
 
