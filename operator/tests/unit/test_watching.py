@@ -14,10 +14,10 @@ from typing import Any, cast
 import kopf
 import pytest
 
-from llmservice_operator.cluster.client import LIST_CHUNK
 from llmservice_operator.cluster.watching import (
     DELETED,
     LISTED,
+    WATCHED_CHUNK,
     EndlessBackoffs,
     build_registry,
     build_settings,
@@ -152,7 +152,7 @@ async def test_a_list_arrives_in_pages_and_kopf_keeps_no_object(server: ApiServe
     server.lists = [[{**pod("a", 5), "spec": {"nodeName": "n"}}]]
     async with server.serving(), watching() as found:
         await found.until((LISTED, "a"))
-        assert server.queries[0]["limit"] == str(LIST_CHUNK)
+        assert server.queries[0]["limit"] == str(WATCHED_CHUNK)
         assert server.encodings == {"identity"}
         assert found.newest["a"]["spec"] == {"nodeName": "n"}
         # The references are those of `newest` and of the call itself.

@@ -18,7 +18,7 @@ from typing import Any, cast
 import kopf
 
 from llmservice_operator.api import Manifest
-from llmservice_operator.cluster.client import LIST_CHUNK, UNCOMPRESSED, load_configuration
+from llmservice_operator.cluster.client import UNCOMPRESSED, load_configuration
 from llmservice_operator.cluster.watch_session import OnTrouble, StreamGuard, open_session
 from llmservice_operator.kinds import Kind
 
@@ -26,6 +26,8 @@ LISTED = "LISTED"
 """Type of an event whose object was listed: at the start, and after a watch was lost."""
 DELETED = "DELETED"
 
+WATCHED_CHUNK = 50
+"""Objects per page of a list of Kopf. Kopf lists all kinds at once, and holds a page of each."""
 IDLE_SECONDS = 0.1
 """Time in seconds after which Kopf drops the task of an object without events. After a list, every
 object of the cluster has one."""
@@ -163,7 +165,7 @@ def build_settings(kinds: Sequence[Kind]) -> kopf.OperatorSettings:
     settings.networking.error_backoffs = EndlessBackoffs()
     settings.watching.connect_timeout = 10
     settings.watching.reconnect_backoff = 1
-    settings.watching.chunk_size = LIST_CHUNK
+    settings.watching.chunk_size = WATCHED_CHUNK
     settings.queueing.idle_timeout = IDLE_SECONDS
     settings.persistence.diffbase_storage = NoDiffs()
     settings.process.ultimate_exiting_timeout = None
