@@ -93,7 +93,7 @@ generate: setup  ## Rewrite generated files (CRD and its copy in the chart, the 
 	@$(RUN) python e2e/generated.py
 
 .PHONY: flag-tables
-flag-tables: setup  ## Write the flags and signatures of a vLLM version from its wheel: make flag-tables V=0.32.0
+flag-tables: setup  ## Write the flags and the interface of a vLLM version from its wheel: make flag-tables V=0.33.0
 	@$(RUN) python server_image/flag_tables.py $(or $(V),$(shell cat server_image/requirements/vllm-version))
 
 .PHONY: golden
@@ -106,8 +106,8 @@ golden-chart: setup  ## Rewrite the chart's rendered objects and the values in i
 	@$(RUN) pytest -q charts/llmservice-operator/tests/render --update-golden
 
 .PHONY: engine-env
-engine-env: setup  ## Create the Python environment with vLLM for the CPU; prints its path
-	@$(RUN) python server_image/engine_env.py
+engine-env: setup  ## Create the Python environment with vLLM for the CPU; prints its path (V=0.33.0, V=all)
+	@$(RUN) python server_image/engine_env.py $(V)
 
 .PHONY: test-keda
 test-keda: setup  ## Test scaling through a real KEDA, built from its Go module (first time: about 10 minutes)

@@ -100,7 +100,7 @@ TIERS = (
         "the model server on a real vLLM, and the operator's arguments before its parser",
         ("server_image/tests/engine", "operator/tests/engine"),
         prepare=(
-            ("python", "server_image/engine_env.py"),
+            ("python", "server_image/engine_env.py", "all"),
             ("localkube", "models", "--speculation"),
         ),
     ),

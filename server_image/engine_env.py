@@ -1,9 +1,17 @@
-"""Create the Python environment that runs the real engine on a CPU, once, and print its path.
+"""Create the Python environments that run the real engine on a CPU, once, and print their paths.
 
-The environment contains exactly the packages that requirements/cpu.txt locks (about 6 GB). It is a
-folder in the cache folder, and its name is the hash of its inputs. `llmservice_server` is not
-installed there: callers put server_image/src on PYTHONPATH, so that a code change needs no new
-environment.
+    engine_env.py [VERSION ...]      the pinned version of vLLM by default
+    engine_env.py all
+
+The environment of the pinned version contains exactly the packages that requirements/cpu.txt locks
+(about 6 GB). Another version has only its own Python code (about 100 MB), which a file in
+requirements/versions locks. It runs over the compiled parts and the other packages of the pinned
+version. So the tests run the code of every supported version, also of one that no build for CPUs
+exists of yet.
+
+An environment is a folder in the cache folder, and its name is the hash of its inputs.
+`llmservice_server` is not installed there: callers put server_image/src on PYTHONPATH, so that a
+code change needs no new environment.
 """
 
 import fcntl
@@ -12,13 +20,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).parent / "requirements" / "cpu.txt"
+FOLDER = Path(__file__).parent / "requirements"
+REQUIREMENTS = FOLDER / "cpu.txt"
 PYTHON_VERSION = "3.11"
-"""Python version for which requirements/cpu.txt is locked; the CPU image has the same version."""
+"""Python version for which the requirements are locked; the CPU image has the same version."""
+
+PINNED = (FOLDER / "vllm-version").read_text().strip()
+"""Version of vLLM in every image."""
+
+OTHERS = {path.stem: path for path in sorted((FOLDER / "versions").glob("*.txt"))}
+"""Locked requirements of the other supported versions, by version."""
+
+VERSIONS = (PINNED, *OTHERS)
 
 
 def cache_dir() -> Path:
@@ -28,15 +45,22 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmservice"
 
 
-def environment_path() -> Path:
-    """Return the path of the environment for the current lock file, which may not exist yet."""
+def environment_path(version: str = PINNED) -> Path:
+    """Return the path of the environment for the current lock files, which may not exist yet."""
     inputs = hashlib.sha256(PYTHON_VERSION.encode() + b"\0" + REQUIREMENTS.read_bytes())
+    if version != PINNED:
+        inputs.update(b"\0" + OTHERS[version].read_bytes())
     return cache_dir() / "engine-env" / inputs.hexdigest()[:16]
 
 
 def is_complete(environment: Path) -> bool:
     """Return whether the environment is complete; False also if its base interpreter is missing."""
-    return (environment / "bin" / "python").exists()
+    return python_of(environment).exists()
+
+
+def python_of(environment: Path) -> Path:
+    """Return the interpreter of an environment."""
+    return environment / "bin" / "python"
 
 
 @contextmanager
@@ -48,41 +72,92 @@ def only_builder(environment: Path) -> Iterator[None]:
         yield
 
 
-def build(environment: Path) -> None:
+def make(version: str = PINNED) -> Path:
+    """Return the environment of a version, and create it if it is missing.
+
+    Raises CalledProcessError when a package cannot be installed, and FileNotFoundError without uv.
+    """
+    environment = environment_path(version)
+    base = None if version == PINNED else make()
+    if not is_complete(environment):
+        with only_builder(environment):
+            if not is_complete(environment):
+                build(environment, version, base)
+    return environment
+
+
+def build(environment: Path, version: str, base: Path | None) -> None:
     """Install the locked requirements beside their final place, then move them in one step."""
     unfinished = environment.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    print(f"Installing vLLM for CPU into {environment} (once, about 6 GB)", file=sys.stderr)
-    # The scripts of a relocatable environment find their interpreter after the rename.
-    uv("venv", "--quiet", "--relocatable", "--python", PYTHON_VERSION, str(unfinished))
-    uv(
-        *("pip", "install", "--quiet", "--require-hashes", "--no-deps", "--compile-bytecode"),
-        *("--python", str(unfinished / "bin" / "python"), "-r", str(REQUIREMENTS)),
-    )
+    size = "about 6 GB" if base is None else "about 100 MB, for which it reads 0.5 GB"
+    print(f"Installing vLLM {version} for CPU into {environment} (once, {size})", file=sys.stderr)
+    if base is None:
+        # The scripts of a relocatable environment find their interpreter after the rename.
+        uv("venv", "--quiet", "--relocatable", "--python", PYTHON_VERSION, str(unfinished))
+        locked = ("--require-hashes", "-r", str(REQUIREMENTS))
+        install(unfinished, "--compile-bytecode", *locked)
+    else:
+        lay_over(base, unfinished, ("--require-hashes", "-r", str(OTHERS[version])))
     shutil.rmtree(environment, ignore_errors=True)
     unfinished.rename(environment)
 
 
+def lay_over(base: Path, environment: Path, requirements: Sequence[str]) -> None:
+    """Create an environment of another vLLM whose Python code runs over the rest of `base`.
+
+    The code comes from the wheel for GPUs, which exists of every version. Its compiled parts are
+    replaced by those of `base`.
+    """
+    uv("venv", "--quiet", "--relocatable", "--python", str(python_of(base)), str(environment))
+    # The cache of uv would keep the whole wheel.
+    install(environment, "--no-cache", *requirements)
+    ours, theirs = site_packages(environment), site_packages(base)
+    (ours / "base.pth").write_text(f"import site; site.addsitedir({str(theirs)!r})\n")
+    for compiled in (*ours.glob("vllm/**/*.so"), ours / "vllm" / "vllm-rs"):
+        compiled.unlink(missing_ok=True)
+    for compiled in theirs.glob("vllm/*.so"):
+        (ours / "vllm" / compiled.name).symlink_to(compiled)
+    # vLLM recognises its build for CPUs by the version of the distribution.
+    (metadata,) = ours.glob("vllm-*.dist-info/METADATA")
+    lines = metadata.read_text().splitlines()
+    metadata.write_text("\n".join(f"{x}+cpu" if x.startswith("Version: ") else x for x in lines))
+
+
+def site_packages(environment: Path) -> Path:
+    """Return the folder of an environment's packages."""
+    return environment / "lib" / f"python{PYTHON_VERSION}" / "site-packages"
+
+
+def install(environment: Path, *arguments: str) -> None:
+    """Install exactly the named packages."""
+    python = str(python_of(environment))
+    uv("pip", "install", "--quiet", "--no-deps", "--python", python, *arguments)
+
+
 def uv(*arguments: str) -> None:
-    """Run uv with its output on standard error, because standard output contains only the path."""
+    """Run uv with its output on standard error, because standard output contains only paths."""
     subprocess.run(["uv", *arguments], check=True, stdout=sys.stderr)
 
 
 def main() -> int:
-    """Create the environment if it is missing, and print its path."""
-    environment = environment_path()
-    if not is_complete(environment):
-        with only_builder(environment):
-            if not is_complete(environment):
-                try:
-                    build(environment)
-                except FileNotFoundError:
-                    print("uv is not on PATH; `make setup` installs it", file=sys.stderr)
-                    return 1
-                except subprocess.CalledProcessError as failure:
-                    print(f"uv could not build the environment: {failure}", file=sys.stderr)
-                    return failure.returncode
-    print(environment)
+    """Create the environments that are missing, and print their paths."""
+    wanted = sys.argv[1:] or [PINNED]
+    if unknown := [each for each in wanted if each not in (*VERSIONS, "all")]:
+        known = ", ".join(VERSIONS)
+        print(
+            f"no requirements for vLLM {', '.join(unknown)}: choose from {known}", file=sys.stderr
+        )
+        return 1
+    try:
+        for version in VERSIONS if "all" in wanted else wanted:
+            print(make(version))
+    except FileNotFoundError:
+        print("uv is not on PATH; `make setup` installs it", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as failure:
+        print(f"uv could not build the environment: {failure}", file=sys.stderr)
+        return failure.returncode
     return 0
 
 

@@ -17,8 +17,9 @@ import contextlib
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 sys.path.append(str(Path(__file__).parent / "src"))
 
@@ -33,16 +34,18 @@ def make_parser() -> Any:
     return vllm.make_arg_parser(vllm.FlexibleArgumentParser())
 
 
-def registered_parsers() -> dict[str, list[str]]:
-    """Return flag -> names of the parsers that vLLM contains.
+def contained_choices() -> dict[str, Sequence[str]]:
+    """Return flag -> the values that vLLM itself contains, of flags that plugins can add values to.
 
-    vLLM's argument parser accepts any name. vLLM refuses an unknown name later, when the server
+    vLLM's argument parser accepts any value. vLLM refuses an unknown one later, when the server
     starts.
     """
+    from vllm.config.cache import CacheDType
     from vllm.reasoning import ReasoningParserManager
     from vllm.tool_parsers import ToolParserManager
 
     return {
+        "--kv-cache-dtype": get_args(CacheDType),
         "--reasoning-parser": ReasoningParserManager.list_registered(),
         "--tool-call-parser": ToolParserManager.list_registered(),
     }
@@ -59,15 +62,22 @@ def describe(action: argparse.Action) -> dict[str, Any]:
     return {"kind": "value", "choices": sorted(choices)}
 
 
+def is_negative(action: argparse.Action, name: str) -> bool:
+    """Return whether the name turns a switch off: --no-x, and since 0.33 --disable-x for
+    --enable-x and the other way round.
+    """
+    return name.startswith("--no-") or name in getattr(action, "negative_option_strings", ())
+
+
 def flags(parser: Any) -> dict[str, dict[str, Any]]:
     """Return full flag name -> description, without the negative forms of switches."""
     known = {
         name: describe(action)
         for action in parser._actions
         for name in action.option_strings
-        if name.startswith("--") and not name.startswith("--no-") and name != "--help"
+        if name.startswith("--") and name != "--help" and not is_negative(action, name)
     }
-    for name, choices in registered_parsers().items():
+    for name, choices in contained_choices().items():
         known[name]["choices"] = sorted(choices)
     return known
 

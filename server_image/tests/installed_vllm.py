@@ -15,43 +15,6 @@ from llmservice_server.compat import is_cpu_build
 on_cpu = is_cpu_build()
 assert "vllm" not in sys.modules, "telling the build must not need an import of seconds"
 
-EVERY_TASK = ("generate", "transcription", "realtime", "embed", "classify", "token_embed", "render")
-EVERY_FLAG = ("--model=x", "--enable-scale-out", "--enable-tokenizer-info-endpoint")
-
-
-class AnyModel:
-    """A stand-in for a model that supports every task, so that vLLM registers all its routes."""
-
-    num_labels = 1
-
-    def __getattr__(self, name: str) -> Any:
-        return self
-
-    def __call__(self, *_: Any, **__: Any) -> str:
-        return "embed"
-
-
-def routes() -> list[list[str]]:
-    """Return method and path of every route that vLLM's application has for any model."""
-    from llmservice_server.compat import load_vllm
-
-    # This variable adds the administration routes that vLLM reserves for development.
-    os.environ["VLLM_SERVER_DEV_MODE"] = "1"
-    vllm = load_vllm()
-    parser = vllm.make_arg_parser(vllm.FlexibleArgumentParser())
-    app = vllm.build_app(parser.parse_args(list(EVERY_FLAG)), EVERY_TASK, AnyModel())
-    return sorted(_listed(app.routes))
-
-
-def _listed(found: Any) -> list[list[str]]:
-    listed = []
-    for route in found:
-        methods = getattr(route, "methods", None) or ("GET",)
-        listed += [[method, route.path] for method in methods if getattr(route, "path", None)]
-        # Included routers and mounted applications have routes of their own.
-        listed += _listed(getattr(route, "routes", None) or ())
-    return listed
-
 
 def chunks() -> dict[str, Any]:
     """Return which models of chunks have stand-ins, and what they write differently."""
@@ -84,15 +47,14 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
         import vllm
 
-        from engine_signatures import signatures
+        from engine_interface import interface
         from llmservice_server.logs import LAST_WORDS
 
         sources = [path.read_text() for path in Path(vllm.__file__).parent.glob("v1/**/*.py")]
         answer = {
             "on_cpu": on_cpu,
             "version": vllm.__version__,
-            "signatures": signatures(),
-            "routes": routes(),
+            "interface": interface(),
             "chunks": chunks(),
             "reads_environment_once": reads_environment_once(),
             "unsaid": [words for words in LAST_WORDS if not any(words in it for it in sources)],

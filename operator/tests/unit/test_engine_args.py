@@ -16,7 +16,6 @@ from llmservice_operator.settings import ENGINE_VERSION
 from operator_support.services import HARMLESS_ARG, HARMLESS_FLAG, HARMLESS_SWITCH, a_service
 from operator_support.spec_fields import is_set, schema_of
 
-NEWEST = "0.32.0"
 CPU = {"accelerator": {"type": "cpu"}}
 HUB = {"uri": "hf://org/model"}
 
@@ -223,7 +222,7 @@ COMPILED = {
 
 @pytest.mark.parametrize(("spec", "args"), COMPILED.values(), ids=COMPILED.keys())
 def test_a_spec_is_compiled_to_the_engines_arguments(spec: dict[str, Any], args: list[str]) -> None:
-    assert build_engine_args(a_service(spec), NEWEST) == args
+    assert build_engine_args(a_service(spec), ENGINE_VERSION) == args
 
 
 COMPILED_IN_TEST_SPECULATION = {"--speculative-config"}
@@ -239,7 +238,7 @@ def test_every_field_that_sets_a_flag_is_compiled_in_a_case_above(field: FlagFie
 def has_an_off(field: FlagField) -> bool:
     """Return whether `false` in the field is an argument; a default of false is never written."""
     is_boolean = schema_of(field.name).get("type") == "boolean"
-    is_switch = TABLES[NEWEST][field.flag.name].kind is FlagKind.SWITCH
+    is_switch = TABLES[ENGINE_VERSION][field.flag.name].kind is FlagKind.SWITCH
     return is_boolean and is_switch and field.default is not False
 
 
@@ -278,6 +277,19 @@ def compiled_with(field: FlagField) -> set[str]:
             "spec.engine.extraArgs[0]",
             "--no-enable-prefix-caching turns off --enable-prefix-caching: "
             "set engine.prefixCaching.enabled instead",
+        ),
+        (
+            # vLLM has this spelling since 0.33.
+            ["--disable-prefix-caching=true"],
+            "spec.engine.extraArgs[0]",
+            "--disable-prefix-caching turns off --enable-prefix-caching: "
+            "set engine.prefixCaching.enabled instead",
+        ),
+        (
+            ["--enable-cascade-attn=true"],
+            "spec.engine.extraArgs[0]",
+            "--enable-cascade-attn turns off --disable-cascade-attn: "
+            "write --disable-cascade-attn=false instead",
         ),
         (
             ["--no-enforce-eager=true"],
@@ -340,12 +352,12 @@ def test_a_flag_that_the_version_lacks_is_refused_with_the_versions_that_have_it
     assert refusal(["--max-num-active-seqs=4"], "0.30.0") == (
         field,
         "needs --max-num-active-seqs, which vLLM 0.30.0 does not have: remove it, or run an "
-        "engine.version that has it: 0.31.0 or 0.32.0",
+        "engine.version that has it: 0.31.0, 0.32.0 or 0.33.0",
     )
     assert refusal(["--enable-hc-sp=true"], "0.31.0") == (
         field,
         "needs --enable-hc-sp, which vLLM 0.31.0 does not have: remove it, or run an "
-        "engine.version that has it: 0.32.0",
+        "engine.version that has it: 0.32.0 or 0.33.0",
     )
 
 
@@ -355,7 +367,8 @@ def test_a_field_that_the_version_lacks_is_refused_with_the_versions_that_have_i
         older.write("--max-num-queued-reqs", 1, "spec.engine.batching.maxQueuedRequests")
     assert str(refused.value) == (
         "spec.engine.batching.maxQueuedRequests: needs --max-num-queued-reqs, which vLLM 0.29.0 "
-        "does not have: remove it, or run an engine.version that has it: 0.30.0, 0.31.0 or 0.32.0"
+        "does not have: remove it, or run an engine.version that has it: 0.30.0, 0.31.0, 0.32.0 or "
+        "0.33.0"
     )
 
 
@@ -379,8 +392,10 @@ def test_a_field_that_the_version_lacks_is_refused_with_the_versions_that_have_i
 def test_a_parser_that_the_version_does_not_bring_is_refused_with_those_that_it_does(
     engine: dict[str, Any], field: str, flag: str, name: str
 ) -> None:
-    with pytest.raises(InvalidSpec, match=f"is not a value of {flag} in vLLM {NEWEST}") as refused:
-        build_engine_args(a_service({"engine": engine}), NEWEST)
+    with pytest.raises(
+        InvalidSpec, match=f"is not a value of {flag} in vLLM {ENGINE_VERSION}"
+    ) as refused:
+        build_engine_args(a_service({"engine": engine}), ENGINE_VERSION)
     assert refused.value.field == field
     assert f" {name}," in refused.value.message
 
@@ -388,12 +403,12 @@ def test_a_parser_that_the_version_does_not_bring_is_refused_with_those_that_it_
 def test_a_version_without_a_table_is_refused_with_those_that_have_one() -> None:
     assert refusal([], "0.9.0") == (
         "spec.engine.version",
-        "vLLM 0.9.0 is not known to this operator: use an image of vLLM 0.30.0, 0.31.0 or 0.32.0 "
-        "and set its version",
+        "vLLM 0.9.0 is not known to this operator: use an image of vLLM 0.30.0, 0.31.0, 0.32.0 or "
+        "0.33.0 and set its version",
     )
 
 
-def refusal(extra_args: list[str], version: str = NEWEST) -> tuple[str, str]:
+def refusal(extra_args: list[str], version: str = ENGINE_VERSION) -> tuple[str, str]:
     with pytest.raises(InvalidSpec) as refused:
         build_engine_args(a_service({"engine": {"extraArgs": extra_args}}), version)
     return refused.value.field, refused.value.message
@@ -402,13 +417,13 @@ def refusal(extra_args: list[str], version: str = NEWEST) -> tuple[str, str]:
 @pytest.mark.parametrize("arg", ["--trust-remote=true", "--confi=x", "--limit-mm-per-promp=1"])
 def test_an_abbreviated_flag_does_not_pass(arg: str) -> None:
     with pytest.raises(InvalidSpec):
-        build_engine_args(a_service({"engine": {"extraArgs": [arg]}}), NEWEST)
+        build_engine_args(a_service({"engine": {"extraArgs": [arg]}}), ENGINE_VERSION)
 
 
 def test_a_switch_without_a_negative_form_is_turned_off_by_leaving_it_out() -> None:
     def extra(value: str) -> list[str]:
         args = [f"--aggregate-engine-logging={value}"]
-        return build_engine_args(a_service({"engine": {"extraArgs": args}}), NEWEST)[3:]
+        return build_engine_args(a_service({"engine": {"extraArgs": args}}), ENGINE_VERSION)[3:]
 
     assert extra("true") == ["--aggregate-engine-logging"]
     assert extra("false") == []
@@ -479,6 +494,6 @@ def test_a_flag_that_is_gone_is_in_no_version_and_leads_to_what_is_there(flag: s
     fields = {field.name for field in FLAG_FIELDS} | {"accelerator.type"}
     for word in GONE[flag].split():
         if word.startswith("--"):
-            assert word.partition("=")[0] in accepted_flags(TABLES[NEWEST])
+            assert word.partition("=")[0] in accepted_flags(TABLES[ENGINE_VERSION])
         elif word.startswith(("engine.", "accelerator.")):
             assert word in fields

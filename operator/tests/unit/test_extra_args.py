@@ -17,11 +17,11 @@ from llmservice_operator.desired.extra_args import build_notices
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
 from llmservice_operator.desired.gone_flags import GONE_VARIABLES
 from llmservice_operator.errors import InvalidSpec
+from llmservice_operator.settings import ENGINE_VERSION
 from llmservice_operator.status import Event, Failure, StatusUpdate, build_status
 from llmservice_operator.workload import EnginePin, Observation
 from operator_support.services import HARMLESS_ARG, NOW, a_body, a_service
 
-NEWEST = "0.32.0"
 PROMOTED = EngineFlag("--leap-size", accepted_in_extra_args=True)
 """A flag of an invented engine version, so that no field of the spec sets it."""
 ARGUMENT = {"extraArgs": [HARMLESS_ARG, "--leap-size=16"]}
@@ -36,8 +36,8 @@ NOTICE_BESIDE_THE_FIELD = (
 
 @pytest.fixture(autouse=True)
 def _the_newest_version_has_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = {**TABLES[NEWEST], PROMOTED.name: Flag(FlagKind.VALUE)}
-    monkeypatch.setattr(engine_flags, "TABLES", {**TABLES, NEWEST: table})
+    table = {**TABLES[ENGINE_VERSION], PROMOTED.name: Flag(FlagKind.VALUE)}
+    monkeypatch.setattr(engine_flags, "TABLES", {**TABLES, ENGINE_VERSION: table})
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def promote(monkeypatch: pytest.MonkeyPatch, flag: EngineFlag) -> None:
 
 
 def compiled(engine: dict[str, Any]) -> list[str]:
-    return build_engine_args(a_service({"engine": engine}), NEWEST)
+    return build_engine_args(a_service({"engine": engine}), ENGINE_VERSION)
 
 
 def test_an_argument_stays_where_it_stands_when_its_flag_gets_a_field(
@@ -142,7 +142,7 @@ def test_the_rules_take_the_argument_but_none_of_the_flags_that_are_parts_of_it(
     assert not refusing.holds("--leap-size=16")
 
 
-PIN = EnginePin("registry/gpu:1", NEWEST, "nvidia")
+PIN = EnginePin("registry/gpu:1", ENGINE_VERSION, "nvidia")
 SERVING = Observation(
     replicas=1, updated_replicas=1, ready_replicas=1, is_rolled_out=True, has_loaded_model=True
 )

@@ -7,6 +7,7 @@ import pytest
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.children import Context, build_all
+from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.workload import resolve_pin
 from operator_support.services import SETTINGS, a_service, one
@@ -59,6 +60,19 @@ def test_a_method_with_a_draft_model_names_both(method: str, name: str) -> None:
         "num_speculative_tokens": 3,
         "model": "org/draft",
     }
+
+
+def test_a_method_that_the_version_lacks_is_refused_with_the_versions_that_have_it() -> None:
+    service = a_service(
+        {"engine": {"speculativeDecoding": speculating("Medusa", draftModel=DRAFT)}}
+    )
+    with pytest.raises(InvalidSpec) as refused:
+        build_engine_args(service, "0.33.0")
+    assert refused.value.field == "spec.engine.speculativeDecoding.method"
+    assert refused.value.message == (
+        "vLLM 0.33.0 does not have Medusa: set another method, or run an engine.version that has "
+        "it: 0.30.0, 0.31.0 or 0.32.0"
+    )
 
 
 def test_a_draft_model_has_a_revision_a_quantization_and_a_width_of_its_own() -> None:

@@ -21,6 +21,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "EngineDeadError": ("vllm.v1.engine.exceptions",),
     "EngineGenerateError": ("vllm.v1.engine.exceptions",),
     "FlexibleArgumentParser": ("vllm.utils.argparse_utils", "vllm.utils"),
+    "GracefulHTTPError": ("vllm.exceptions",),
     "LoRARequest": ("vllm.lora.request",),
     "RequestOutputKind": ("vllm.sampling_params",),
     "SamplingParams": ("vllm.sampling_params",),
@@ -57,6 +58,7 @@ class Vllm:
     EngineDeadError: type[Exception]
     EngineGenerateError: type[Exception]
     FlexibleArgumentParser: Any
+    GracefulHTTPError: Any
     LoRARequest: Any
     RequestOutputKind: Any
     SamplingParams: Any

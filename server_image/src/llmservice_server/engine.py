@@ -5,6 +5,7 @@ import uuid
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from llmservice_server.documentation import document
 from llmservice_server.engine_adapters import EngineAdapters
 from llmservice_server.engine_usage import EngineUsage
 from llmservice_server.errors import (
+    ENGINE_FAILED_MESSAGE,
     EngineUnavailable,
     RequestRefused,
     answer_http_exception,
@@ -41,6 +43,12 @@ from llmservice_server.structures import Compiler, why_not_compiled, why_too_lar
 
 _STRUCTURE = "structured_outputs"
 """Name of the request parameter that appears in errors about the structure of the answer."""
+
+_OF_A_FEW_MODELS = {
+    "/v1/decisions": "openai_serving_decisions",
+    "/v1/systemone": "serving_structured_decisions",
+}
+"""Route -> vLLM's state that serves it. The state is None for a model without the route."""
 
 _STEP_OF_BEAMS = re.compile(r"-beam-\d+$")
 """End of the request ids of vLLM's beam search."""
@@ -92,9 +100,9 @@ class Engine:
                         completion.text, len(completion.token_ids), completion.finish_reason
                     )
         except self._vllm.EngineDeadError as death:
-            raise EngineUnavailable(
-                "the engine of this replica failed; send the request again"
-            ) from death
+            raise EngineUnavailable(ENGINE_FAILED_MESSAGE) from death
+        except self._vllm.GracefulHTTPError as error:
+            raise EngineUnavailable(str(error)) from error
 
     async def build_app(
         self, with_administration: bool, requests_in_progress: Callable[[], int]
@@ -112,7 +120,8 @@ class Engine:
         app.state.server = None
         if "generate" in tasks:
             app.include_router(create_generate_router(self))
-            pass_errors_of_messages(app.state.anthropic_serving_messages)
+            messages = app.state.anthropic_serving_messages
+            pass_errors_of_messages(messages, self._vllm.EngineDeadError)
             begin_responses_with_the_engine(app.state.openai_serving_responses)
             write_chunks_directly(
                 app.state.openai_serving_completion, app.state.openai_serving_chat
@@ -141,9 +150,12 @@ class Engine:
         # vLLM has already built the middleware stack. None makes the next request build it again,
         # with the server's handlers.
         app.middleware_stack = None
-        # vLLM registers this route for every model, but it works for only a few architectures.
-        has_decisions = getattr(app.state, "serving_structured_decisions", None) is not None
-        absent = () if has_decisions else ("/v1/systemone",)
+        # vLLM registers these routes for every model, but they work for only a few architectures.
+        absent = [
+            path
+            for path, state in _OF_A_FEW_MODELS.items()
+            if getattr(app.state, state, None) is None
+        ]
         document(app, models.model_name(), with_administration, absent)
         return app
 
@@ -217,8 +229,6 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                 raise vllm.VLLMValidationError(
                     f"a value of the request cannot be encoded: {error}"
                 ) from error
-            if structure:
-                compiler.note(structure)
             tokens = prompt.get("prompt_token_ids", ()) if isinstance(prompt, dict) else ()
             sequences, place = getattr(params, "n", 1), current_place.get()
             is_step_of_beams = _STEP_OF_BEAMS.search(request_id) is not None
@@ -227,6 +237,9 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             return queue
 
         async def _add_request(self, request: Any, *arguments: Any, **more: Any) -> None:
+            if getattr(request.sampling_params, "structured_outputs", None) is not None:
+                tokenizer = self.renderer.tokenizer
+                compiler.choose(self.vllm_config, tokenizer, request.sampling_params)
             try:
                 await super()._add_request(request, *arguments, **more)
             except BaseException:
@@ -308,8 +321,13 @@ def report_aborts(vllm: Vllm, llm: Any) -> None:
             if output.finish_reason is not None and str(output.finish_reason) == "abort":
                 state = processor.request_states.get(output.request_id)
                 if state is not None and state.queue is not None:
-                    # The queue keeps an error even when an output follows it.
-                    state.queue.put(vllm.EngineDeadError())
+                    # The queue keeps an error even when an output follows it. vLLM answers this
+                    # one with its status on every route, also before it knows of its own death.
+                    state.queue.put(
+                        vllm.GracefulHTTPError(
+                            ENGINE_FAILED_MESSAGE, HTTPStatus.SERVICE_UNAVAILABLE
+                        )
+                    )
         return process(outputs, *arguments, **more)
 
     processor.process_outputs = process_honestly
@@ -318,21 +336,27 @@ def report_aborts(vllm: Vllm, llm: Any) -> None:
 async def _followed(
     vllm: Vllm, outputs: AsyncGenerator[Any, None], why_it_failed: Callable[[], str | None]
 ) -> AsyncGenerator[Any, None]:
-    """Yield the same outputs. Raise vLLM's validation error when the engine rejects the
-    structure.
+    """Yield the same outputs. Raise vLLM's validation error, with the cause, when the engine
+    rejects the structure.
 
-    vLLM detects this only at the first token, and reports it as an internal error.
+    vLLM detects this only at the first token, and reports it as an internal error. Since 0.33 it
+    reports some structures as errors of the client that only the owner of the server can correct.
     """
     async with aclosing(outputs):
-        async for output in outputs:
-            if any(choice.finish_reason == "error" for choice in output.outputs):
-                raise vllm.VLLMValidationError(
-                    why_it_failed()
-                    or "the engine could not follow the requested structure; it may refer to "
-                    "itself endlessly, or allow no text",
-                    parameter=_STRUCTURE,
-                )
-            yield output
+        try:
+            async for output in outputs:
+                if any(choice.finish_reason == "error" for choice in output.outputs):
+                    raise vllm.VLLMValidationError(
+                        why_it_failed()
+                        or "the engine could not follow the requested structure; it may refer to "
+                        "itself endlessly, or allow no text",
+                        parameter=_STRUCTURE,
+                    )
+                yield output
+        except vllm.VLLMValidationError as error:
+            if error.parameter is None and (words := why_it_failed()):
+                raise vllm.VLLMValidationError(words, parameter=_STRUCTURE) from error
+            raise
 
 
 def step_recorder(vllm: Vllm, usage: EngineUsage, *, logs_steps: bool) -> Any:

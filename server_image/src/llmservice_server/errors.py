@@ -13,6 +13,8 @@ RETRY_AFTER_SECONDS = 5
 """Value of Retry-After in seconds. It is an estimate: an endpoint leaves a Service within a few
 seconds, and a full queue drains about as fast."""
 
+ENGINE_FAILED_MESSAGE = "the engine of this replica failed; send the request again"
+
 
 class RequestRefused(Exception):
     """A request that cannot be served as asked; the text says what to change."""

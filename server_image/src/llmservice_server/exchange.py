@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive, Send
 
 from llmservice_server.body_shape import BadShape, Shape, check_shape
-from llmservice_server.errors import error_response
+from llmservice_server.errors import ENGINE_FAILED_MESSAGE, error_response
 from llmservice_server.stream_errors import BARE_ERROR, NAMED_ERROR, StreamError, error_event
 from llmservice_server.streaming import STREAM_END
 
@@ -271,7 +271,7 @@ class Exchange:
         except (AttributeError, KeyError, TypeError, ValueError):
             return None
         if status >= 500 and self._engine_has_died():
-            return StreamError("the engine of this replica failed; send the request again", 503)
+            return StreamError(ENGINE_FAILED_MESSAGE, 503)
         text = text or "the engine could not finish this request"
         return StreamError(text, status, parameter if isinstance(parameter, str) else None)
 

@@ -16,7 +16,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmservice_server.cors import Origins
-from llmservice_server.errors import RETRY_AFTER_SECONDS, error_response, unexpected_error
+from llmservice_server.errors import (
+    ENGINE_FAILED_MESSAGE,
+    RETRY_AFTER_SECONDS,
+    error_response,
+    unexpected_error,
+)
 from llmservice_server.exchange import NO_ROOM, BodyRoom, Cut, Exchange, body_too_large
 from llmservice_server.keys import ApiKeys
 from llmservice_server.lifecycle import Lifecycle, Phase
@@ -29,7 +34,7 @@ from llmservice_server.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
 
-ENGINE_FAILED = Cut("failed", "the engine of this replica failed; send the request again", 503)
+ENGINE_FAILED = Cut("failed", ENGINE_FAILED_MESSAGE, 503)
 _UNANSWERABLE = Cut("unanswerable", "a value of the request cannot be used for a stream", 400)
 _NO_KEY = Cut("unauthorized", "send a valid API key in the header Authorization: Bearer KEY", 401)
 _BROKEN = Cut("broken", "the answer could not be finished", 500)

@@ -190,6 +190,15 @@ ROUTES = (
         repeated=("state", "instructions"),
         asks_for_all=True,
     ),
+    Route(
+        "/v1/decisions",
+        "answers to questions with given options, in the form of OpenAI's Decisions API, since "
+        "vLLM 0.33",
+        Models.DECIDING,
+        texts=("questions",),
+        repeated=("input",),
+        asks_for_all=True,
+    ),
     Route("/v1/audio/transcriptions", "text of a recording", Models.HEARING),
     Route("/v1/audio/translations", "English text of a recording", Models.HEARING),
     Route(

@@ -6,9 +6,10 @@ errors or their status; this module corrects both routes.
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from llmservice_server.errors import error_body
+from llmservice_server.errors import ENGINE_FAILED_MESSAGE, error_body
 from llmservice_server.streaming import event, prefetched
 
 BARE_ERROR = 'data: {"error"'
@@ -46,34 +47,58 @@ def error_event(route: str | None, error: StreamError, number: int) -> str:
     return event(body)
 
 
-def pass_errors_of_messages(messages: Any) -> None:
-    """Make vLLM's /v1/messages send errors in the form of its chat route.
+def pass_errors_of_messages(messages: Any, engine_died: type[Exception]) -> None:
+    """Make vLLM's /v1/messages send errors in the form of its chat route, and the death of the
+    engine with 503.
 
     vLLM converts the stream of a chat to the stream of a message. It treats an error event as a
-    piece that it cannot read.
+    piece that it cannot read. To a request without a stream it answers 500 when the engine dies,
+    unlike its other routes.
     """
-    convert = messages.message_stream_converter
+    convert, create = messages.message_stream_converter, messages.create_messages
 
-    async def convert_until_error(
-        pieces: AsyncGenerator[str, None],
-    ) -> AsyncGenerator[str, None]:
+    async def create_or_report(request: Any, raw_request: Any = None) -> Any:
+        try:
+            return await create(request, raw_request)
+        except engine_died:
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            return messages.create_error_response(
+                ENGINE_FAILED_MESSAGE, _anthropic_type(status), status
+            )
+
+    async def convert_until_error(pieces: AsyncGenerator[Any, None]) -> AsyncGenerator[str, None]:
         errors = []
 
-        async def until_error() -> AsyncGenerator[str, None]:
+        async def until_error() -> AsyncGenerator[Any, None]:
             async with aclosing(pieces):
                 async for piece in pieces:
-                    if piece.startswith(BARE_ERROR):
-                        errors.append(piece)
+                    if error := _error_of_chat(piece):
+                        errors.append(error)
                         return
                     yield piece
 
         async with aclosing(convert(until_error())) as converted:
             async for each in converted:
+                if errors:
+                    # Since vLLM 0.33, the conversion ends each stream as a complete one.
+                    break
                 yield each
         for error in errors:
             yield error
 
     messages.message_stream_converter = convert_until_error
+    messages.create_messages = create_or_report
+
+
+def _error_of_chat(piece: Any) -> str | None:
+    """Return the error event of a piece of a chat; None for any other piece.
+
+    The pieces are events. Since vLLM 0.33 they are the objects that events are made of.
+    """
+    if isinstance(piece, str):
+        return piece if piece.startswith(BARE_ERROR) else None
+    error = getattr(piece, "error", None)
+    return None if error is None else event({"error": error.model_dump()})
 
 
 def begin_responses_with_the_engine(responses: Any) -> None:

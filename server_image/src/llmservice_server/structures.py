@@ -53,16 +53,26 @@ class Compiler:
     """The compiler of structures that the engine uses.
 
     vLLM chooses a compiler for each request, but the engine uses the compiler of its first
-    structure for all of them. If it fails on a structure that another compiler has checked, the
-    engine reports no cause.
+    structure for all of them. If that one fails on a structure, the engine reports no cause. Since
+    vLLM 0.33, the engine refuses a structure for which another compiler was chosen.
     """
 
     def __init__(self) -> None:
         self._name: str | None = None
 
-    def note(self, structure: Any) -> None:
-        """Note a structure that the engine has accepted; the first one decides."""
-        self._name = self._name or getattr(structure, "_backend", None)
+    def choose(self, configuration: Any, tokenizer: Any, params: Any) -> None:
+        """Choose the engine's compiler for the structure of vLLM's sampling parameters.
+
+        Call it when the request is sent to the engine. The first structure decides. A structure
+        that the engine's compiler does not accept keeps its own choice, and the engine answers.
+        """
+        structure = params.structured_outputs
+        if self._name is None:
+            self._name = structure._backend
+        elif self._name != structure._backend and not self.why_it_failed(
+            configuration, tokenizer, params
+        ):
+            structure._backend = self._name
 
     def why_it_failed(self, configuration: Any, tokenizer: Any, params: Any) -> str | None:
         """Return the compiler's error about the structure of vLLM's sampling parameters.

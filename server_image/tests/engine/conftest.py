@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import engine_env
 from localkube.hub.models import TINY_LLAMA, build_models
 from server_support import engine as engine_support
 from server_support.engine import ModelServer, common_environment, flags_for, running_server
@@ -21,7 +22,7 @@ def engine_python() -> Path:
 
 @pytest.fixture(scope="session")
 def installed_vllm(engine_python: Path) -> dict[str, Any]:
-    """Facts about the vLLM under test: version, signatures and routes."""
+    """Facts about the vLLM under test: version, symbols and routes."""
     script = Path(__file__).parents[1] / "installed_vllm.py"
     asked = subprocess.run([engine_python, script], check=True, stdout=subprocess.PIPE, text=True)
     answer: dict[str, Any] = json.loads(asked.stdout)
@@ -38,6 +39,22 @@ def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """Interpreter that forks a server for each test whose subject is not the imports of a start."""
     environment = common_environment(engine_python, tmp_path_factory.mktemp("preloaded"))
     with preloaded_interpreter(engine_python, environment) as interpreter:
+        yield interpreter
+
+
+@pytest.fixture(scope="session", params=engine_env.VERSIONS)
+def of_any_version(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Preloaded]:
+    """The same interpreter, with each supported version of vLLM. The code is that of the version,
+    and its compiled parts are those of the pinned one.
+    """
+    if request.param == engine_env.PINNED:
+        yield request.getfixturevalue("preloaded")
+        return
+    python = engine_support.engine_python(request.param)
+    environment = common_environment(python, tmp_path_factory.mktemp(f"vllm-{request.param}"))
+    with preloaded_interpreter(python, environment) as interpreter:
         yield interpreter
 
 

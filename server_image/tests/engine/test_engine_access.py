@@ -66,7 +66,7 @@ class Connection:
 @pytest.fixture
 def paths(installed_vllm: dict[str, Any], server: ModelServer) -> set[str]:
     """Every path that vLLM has for any model, and the paths that the model server adds."""
-    known = {path for _, path in installed_vllm["routes"]}
+    known = {path for _, path in installed_vllm["interface"]["routes"]}
     assert {"/v1/chat/completions", "/v1/embeddings", "/pause", "/docs"} <= known
     assert len(known) > 40
     return known | set(server.get("/openapi.json").json()["paths"]) | {"/", "/docs", "/metrics"}
@@ -94,7 +94,7 @@ def test_with_a_key_only_serving_answers(
     with Connection(server) as asked:
         served = {
             (method, path)
-            for method, path in installed_vllm["routes"]
+            for method, path in installed_vllm["interface"]["routes"]
             if asked.status(method, re.sub(r"\{[^}]*\}", "x", path), server.headers) != 404
         }
     paths = {path for _, path in served}
@@ -111,7 +111,7 @@ def test_with_a_key_only_serving_answers(
 def test_no_spelling_of_a_closed_path_opens_it(
     server: ModelServer, installed_vllm: dict[str, Any]
 ) -> None:
-    closed = {path for _, path in installed_vllm["routes"]} - ROUTE_OF_PATH.keys()
+    closed = {path for _, path in installed_vllm["interface"]["routes"]} - ROUTE_OF_PATH.keys()
     assert len(closed) > 30
     with Connection(server) as asked:
         opened = [

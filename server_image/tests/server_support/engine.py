@@ -6,13 +6,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import engine_env
 from server_support.preloaded import ForkedProcess, Preloaded
 from shared_support.waiting import eventually
 
@@ -27,12 +27,9 @@ STOCK_MODULE = "vllm.entrypoints.launchers.api_server.entry"
 """Module that `vllm serve` runs. The `vllm` command itself does not start from the CPU wheel."""
 
 
-def engine_python() -> Path:
-    """Return the interpreter of the engine environment, which is created if it is missing."""
-    made = subprocess.run(
-        [sys.executable, SERVER_IMAGE / "engine_env.py"], check=True, capture_output=True, text=True
-    )
-    return Path(made.stdout.strip(), "bin", "python")
+def engine_python(version: str = engine_env.PINNED) -> Path:
+    """Return the interpreter of an engine environment, which is created if it is missing."""
+    return engine_env.python_of(engine_env.make(version))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ or of environment variables that are read during the imports.
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ class Preloaded:
     def start(
         self, flags: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
     ) -> ForkedProcess:
-        """Start a server in a session of its own."""
+        """Start a server in a session of its own, or the script that the first flag names."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         status = folder / "exit-status"
@@ -119,6 +120,9 @@ def _become_server(flags: list[str], environment: dict[str, str], folder: str, l
     # Variables that the interpreter has set for its imports stay, as in a server.
     os.environ.update(environment)
     tempfile.tempdir = None
+    if flags and flags[0].endswith(".py"):
+        runpy.run_path(flags[0], run_name="__main__")
+        os._exit(0)
     sys.argv = ["llmservice-server", *flags]
     os._exit(main())
 

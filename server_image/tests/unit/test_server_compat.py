@@ -1,4 +1,5 @@
-"""Every vLLM version with recorded signatures has the symbols of compat.py and their parameters.
+"""Every supported vLLM version has the symbols of compat.py with their parameters, and no route
+that nobody has reviewed.
 
 `make flag-tables V=...` writes the records from the wheel of the version. The engine tests compare
 the record of the pinned version with the installed vLLM.
@@ -13,12 +14,13 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import core_schema
 
-from flag_tables import SIGNATURES, signatures_path
+from engine_env import OTHERS, VERSIONS
+from flag_tables import INTERFACES, interface_path
+from llmservice_operator.desired.flag_tables import TABLES
 from llmservice_server import compat
 from llmservice_server.compat import _MODULES, Vllm, tell_steps
 from llmservice_server.generate import GenerateRequest
-
-VERSIONS = [path.stem for path in sorted(SIGNATURES.glob("*.json"))]
+from llmservice_server.routes import CLOSED, ROUTE_OF_PATH, ROUTES
 
 PARAMETERS = {
     "AsyncEngineArgs.create_engine_config": {"usage_context"},
@@ -64,15 +66,42 @@ FIELDS = {
 
 
 @pytest.fixture(params=VERSIONS)
-def recorded(request: pytest.FixtureRequest) -> dict[str, Any]:
-    signatures: dict[str, Any] = json.loads(signatures_path(request.param).read_text())
-    return signatures
+def interface(request: pytest.FixtureRequest) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(interface_path(request.param).read_text())
+    return found
 
 
-def test_three_versions_are_recorded_and_the_pinned_one_is_among_them() -> None:
-    pinned = (SIGNATURES.parent / "requirements" / "vllm-version").read_text().strip()
-    assert pinned in VERSIONS
-    assert len(VERSIONS) >= 3
+@pytest.fixture
+def recorded(interface: dict[str, Any]) -> dict[str, Any]:
+    symbols: dict[str, Any] = interface["symbols"]
+    return symbols
+
+
+def test_every_version_that_the_operator_knows_is_recorded_and_has_an_environment() -> None:
+    assert sorted(VERSIONS) == sorted(TABLES)
+    assert {path.stem for path in INTERFACES.glob("*.json")} == set(VERSIONS)
+    assert len(VERSIONS) >= 4
+
+
+def test_every_other_version_locks_the_code_of_its_own_name() -> None:
+    for version, path in OTHERS.items():
+        assert f"\nvllm=={version} \\\n    --hash=sha256:" in path.read_text()
+
+
+def test_every_route_is_open_or_closed_for_a_reason(interface: dict[str, Any]) -> None:
+    known = {path for _, path in interface["routes"]}
+    closed = {path for paths in CLOSED.values() for path in paths}
+    assert known - ROUTE_OF_PATH.keys() - closed == set()
+
+
+def test_every_open_route_is_one_of_some_version_or_the_servers_own() -> None:
+    known = {
+        tuple(route)
+        for version in VERSIONS
+        for route in json.loads(interface_path(version).read_text())["routes"]
+    }
+    documented = {(method, route.path) for route in ROUTES for method in route.methods}
+    assert documented - known == {("POST", "/generate"), ("GET", "/v1/models/{model}")}
 
 
 def test_every_symbol_is_recorded_and_no_other(recorded: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from llmservice_server.engine import observed_llm, report_aborts
 from llmservice_server.engine_usage import EngineUsage, Objectives
+from llmservice_server.errors import ENGINE_FAILED_MESSAGE
 from llmservice_server.queue_place import Place, current_place
 
 TOKENS = [1, 2, 3]
@@ -185,7 +186,7 @@ class Queue(list[object]):
 def test_an_abort_by_the_engine_is_an_error_of_its_request(
     reason: str | None, is_error: bool
 ) -> None:
-    class Dead(Exception):
+    class Failed(Exception):
         pass
 
     queue = Queue()
@@ -193,9 +194,10 @@ def test_an_abort_by_the_engine_is_an_error_of_its_request(
     processor = SimpleNamespace(
         request_states={"a": SimpleNamespace(queue=queue)}, process_outputs=processed.append
     )
-    vllm: Any = SimpleNamespace(EngineDeadError=Dead)
+    vllm: Any = SimpleNamespace(GracefulHTTPError=Failed)
     report_aborts(vllm, SimpleNamespace(output_processor=processor))
     outputs = [SimpleNamespace(request_id=each, finish_reason=reason) for each in ("a", "gone")]
     processor.process_outputs(outputs)
-    assert [type(each) is Dead for each in queue] == [True] * is_error
+    told = [each.args for each in queue if isinstance(each, Failed)]
+    assert told == [(ENGINE_FAILED_MESSAGE, 503)] * is_error
     assert processed == [outputs]

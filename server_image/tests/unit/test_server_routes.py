@@ -86,6 +86,7 @@ def test_the_texts_of_every_route_are_counted_before_they_are_parsed() -> None:
         ("/score", "text_1", "text_2"),
         ("/v1/score", "queries", "documents"),
         ("/v1/systemone", "state", "questions"),
+        ("/v1/decisions", "input", "questions"),
     ],
 )
 def test_a_text_that_is_read_with_each_of_many_is_limited(path: str, text: str, texts: str) -> None:

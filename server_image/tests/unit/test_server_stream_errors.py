@@ -1,12 +1,16 @@
 """Errors that vLLM loses in its streams, tested with stand-ins that lose them in the same way."""
 
+import json
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from llmservice_server.errors import ENGINE_FAILED_MESSAGE
 from llmservice_server.stream_errors import (
+    BARE_ERROR,
     begin_responses_with_the_engine,
     pass_errors_of_messages,
 )
@@ -15,7 +19,23 @@ ERROR = 'data: {"error": {"message": "it broke", "code": 503}}\n\n'
 END = "data: [DONE]\n\n"
 
 
-class Messages:
+class Dead(Exception):
+    """Stands for the error of vLLM's dead engine."""
+
+
+class Creating:
+    """Returns the request itself. The engine has died when there is none."""
+
+    async def create_messages(self, request: Any, raw_request: Any = None) -> Any:
+        if request is None:
+            raise Dead
+        return request
+
+    def create_error_response(self, *error: Any) -> Any:
+        return error
+
+
+class Messages(Creating):
     """Converts pieces to events. Like vLLM, it replaces an error by an event without its text."""
 
     async def message_stream_converter(
@@ -38,7 +58,7 @@ async def of(*items: Any) -> AsyncGenerator[Any, None]:
 @pytest.fixture
 def messages() -> Messages:
     made = Messages()
-    pass_errors_of_messages(made)
+    pass_errors_of_messages(made, Dead)
     return made
 
 
@@ -53,6 +73,51 @@ async def test_an_error_in_a_message_is_the_last_of_its_events_and_as_it_was(
 async def test_a_message_without_an_error_is_as_it_was(messages: Messages) -> None:
     events = [each async for each in messages.message_stream_converter(of("data: a\n\n", END))]
     assert events == ["event: piece\ndata: a\n\n", "event: message_stop\n"]
+
+
+async def test_the_death_of_the_engine_is_an_error_that_another_replica_can_mend(
+    messages: Any,
+) -> None:
+    assert await messages.create_messages("a message") == "a message"
+    assert await messages.create_messages(None) == (ENGINE_FAILED_MESSAGE, "overloaded_error", 503)
+
+
+class Chunk(BaseModel):
+    """A piece of a chat as an object."""
+
+    text: str
+
+
+class Error(BaseModel):
+    """A piece of a chat that reports an error."""
+
+    class Details(BaseModel):
+        message: str
+        code: int
+
+    error: Details
+
+
+class MessagesOfObjects(Creating):
+    """Converts pieces to events. Like vLLM since 0.33, it ends every stream as a complete one."""
+
+    async def message_stream_converter(
+        self, pieces: AsyncGenerator[Chunk, None]
+    ) -> AsyncGenerator[str, None]:
+        async for piece in pieces:
+            yield f"event: piece\ndata: {piece.text}\n\n"
+        yield "event: message_stop\n"
+
+
+@pytest.mark.parametrize("before", [[], [Chunk(text="a")]], ids=["first", "later"])
+async def test_an_error_among_objects_is_the_last_event_of_a_message(before: list[Chunk]) -> None:
+    messages = MessagesOfObjects()
+    pass_errors_of_messages(messages, Dead)
+    error = Error(error=Error.Details(message="it broke", code=503))
+    events = [each async for each in messages.message_stream_converter(of(*before, error))]
+    assert events[:-1] == ["event: piece\ndata: a\n\n"] * len(before)
+    assert json.loads(events[-1].removeprefix("data: ")) == error.model_dump()
+    assert events[-1].startswith(BARE_ERROR)
 
 
 class Responses:

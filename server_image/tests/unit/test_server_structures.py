@@ -108,16 +108,25 @@ CONFIGURATION = SimpleNamespace(
 )
 
 
+FIRST: Any = SimpleNamespace(structured_outputs=SimpleNamespace(_backend="xgrammar"))
+
+
 @pytest.mark.parametrize(
-    ("taken_by", "words"), [("guidance", "Invalid. xgrammar says no"), ("xgrammar", None)]
+    ("taken_by", "words", "chosen"),
+    [
+        ("guidance", "Invalid. xgrammar says no", "as checked before"),
+        ("xgrammar", None, "xgrammar"),
+    ],
 )
-def test_the_compiler_of_the_first_structure_says_why_a_later_one_failed(
-    taken_by: str, words: str | None
+def test_a_later_structure_gets_the_compiler_of_the_first_one_or_its_words(
+    taken_by: str, words: str | None, chosen: str
 ) -> None:
     compiler, parameters = Compiler(), Parameters(taken_by)
-    for backend in ("xgrammar", "guidance"):
-        compiler.note(SimpleNamespace(_backend=backend))
+    compiler.choose(CONFIGURATION, "the tokenizer", FIRST)
     assert compiler.why_it_failed(CONFIGURATION, "the tokenizer", parameters) == words
     # Neither the settings of the engine nor the request are changed.
     assert CONFIGURATION.structured_outputs_config.backend == "auto"
     assert parameters.structured_outputs._backend == "as checked before"
+
+    compiler.choose(CONFIGURATION, "the tokenizer", parameters)
+    assert parameters.structured_outputs._backend == chosen

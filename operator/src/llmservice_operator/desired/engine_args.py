@@ -15,7 +15,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import EngineFlags
 from llmservice_operator.desired.extra_args import ExtraFlag, read_extra_args
 from llmservice_operator.desired.flag_tables import TABLES
-from llmservice_operator.desired.speculation import build_speculative_config
+from llmservice_operator.desired.speculation import build_speculative_config, check_method
 from llmservice_operator.desired.step_tokens import derived_step_tokens
 from llmservice_operator.desired.volumes import model_locations
 from llmservice_operator.errors import InvalidSpec
@@ -27,11 +27,13 @@ Value = str | int | bool | None
 def build_engine_args(service: LLMService, version: str) -> list[str]:
     """Return the arguments for an engine of this vLLM version.
 
-    Raises InvalidSpec for an unknown version, for a field or an extra argument that the version
-    does not have, and for an extra argument that differs from the field of the same flag.
+    Raises InvalidSpec for an unknown version, for a field, a method of speculation or an extra
+    argument that the version does not have, and for an extra argument that differs from the field
+    of the same flag.
     """
     flags = EngineFlags.of(version)
     spec, engine = service.spec, service.spec.engine
+    check_method(service, flags)
     extra = read_extra_args(spec)
     by_extra_args = {each.flag for each in extra if not each.is_left_to_the_field(spec)}
     args = [

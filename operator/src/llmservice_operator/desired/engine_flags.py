@@ -6,7 +6,7 @@ refused flags. Only the full name of a flag in the version's table is accepted h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Self
@@ -20,6 +20,13 @@ _CLOSE = 0.85
 """Similarity, between 0 and 1, from which a flag counts as a misspelling of another. The value is
 an estimate that allows one or two wrong letters. A less similar flag is a different flag, and
 advice to set it would do harm."""
+
+_NEGATIVE_FORMS = (
+    ("--no-", "--"),
+    ("--disable-", "--enable-"),
+    ("--enable-", "--disable-"),
+)
+"""Beginnings of the names that turn a switch off, and those of the switch."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class EngineFlags:
         if version not in TABLES:
             raise InvalidSpec(
                 f"vLLM {version} is not known to this operator: use an image of vLLM "
-                f"{_listed(TABLES)} and set its version",
+                f"{listed(TABLES)} and set its version",
                 "spec.engine.version",
             )
         return cls(version, TABLES[version])
@@ -77,7 +84,7 @@ class EngineFlags:
         if flag not in self.table:
             raise InvalidSpec(
                 f"needs {flag}, which vLLM {self.version} does not have: remove it, or run an "
-                f"engine.version that has it: {_listed(_versions_with(flag))}",
+                f"engine.version that has it: {listed(_versions_with(flag))}",
                 field,
             )
         return self.table[flag]
@@ -86,12 +93,13 @@ class EngineFlags:
         """Return what to change about a flag that no supported version has."""
         if flag in GONE:
             return f"{flag} is gone from vLLM: {GONE[flag]}"
-        switch = flag.replace("--no-", "--", 1)
-        entry = None if switch == flag or is_refused(switch) else self.table.get(switch)
-        if entry is not None and entry.kind is not FlagKind.VALUE:
-            its_field = FLAGS_WITH_A_FIELD.get(switch)
-            off = f"set {its_field}" if its_field else f"write {switch}=false"
-            return f"{flag} turns off {switch}: {off} instead"
+        for negative, positive in _NEGATIVE_FORMS:
+            switch = flag.replace(negative, positive, 1)
+            entry = None if switch == flag or is_refused(switch) else self.table.get(switch)
+            if entry is not None and entry.kind is not FlagKind.VALUE:
+                its_field = FLAGS_WITH_A_FIELD.get(switch)
+                off = f"set {its_field}" if its_field else f"write {switch}=false"
+                return f"{flag} turns off {switch}: {off} instead"
         return f"{flag} is not a flag of vLLM: {self._nearest(flag)}"
 
     def _nearest(self, flag: str) -> str:
@@ -112,6 +120,7 @@ def _versions_with(flag: str) -> list[str]:
     return [version for version, table in TABLES.items() if flag in table]
 
 
-def _listed(versions: Mapping[str, object] | list[str]) -> str:
+def listed(versions: Iterable[str]) -> str:
+    """Return versions as an enumeration."""
     *most, last = versions
     return f"{', '.join(most)} or {last}" if most else last

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.speculation import DraftModel
+from llmservice_operator.desired.engine_flags import EngineFlags, listed
+from llmservice_operator.desired.flag_tables import TABLES, Flag
 from llmservice_operator.desired.volumes import model_locations
 from llmservice_operator.errors import InvalidSpec
 
@@ -21,6 +24,9 @@ _METHODS: Final = {
     "DFlash": "dflash",
     "DSpark": "dspark",
 }
+
+_METHOD_FLAG: Final = "--spec-method"
+"""Flag whose values are the methods of a version. The configuration names the method instead."""
 
 
 def build_speculative_config(service: LLMService) -> str | None:
@@ -59,6 +65,23 @@ def build_speculative_config(service: LLMService) -> str | None:
 
 def _in_lower_case(word: str | None) -> str | None:
     return None if word is None else word.lower()
+
+
+def check_method(service: LLMService, flags: EngineFlags) -> None:
+    """Raise InvalidSpec when the engine's version does not have the method of speculation."""
+    speculation = service.spec.engine.speculative_decoding
+    if speculation is None or _has_method(flags.table, speculation.method):
+        return
+    versions = [version for version in TABLES if _has_method(TABLES[version], speculation.method)]
+    raise InvalidSpec(
+        f"vLLM {flags.version} does not have {speculation.method}: set another method, or run an "
+        f"engine.version that has it: {listed(versions)}",
+        "spec.engine.speculativeDecoding.method",
+    )
+
+
+def _has_method(table: Mapping[str, Flag], method: str) -> bool:
+    return _METHODS[method] in table[_METHOD_FLAG].choices
 
 
 def _draft_model(service: LLMService, method: str, draft: DraftModel) -> dict[str, str | int]:

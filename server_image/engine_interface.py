@@ -1,11 +1,14 @@
-"""Print the module, parameters and members of each vLLM symbol of compat.py, as JSON.
+"""Print the interface that the model server has to a vLLM, as JSON: its symbols and its routes.
 
-It runs inside the engine environment and inspects the first vLLM on the module path.
+`symbols` has the module, parameters and members of each symbol of compat.py; `routes` has method
+and path of every route that vLLM's application has for any model. It runs inside an engine
+environment.
 """
 
 import contextlib
 import inspect
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,48 @@ sys.path.append(str(Path(__file__).parent / "src"))
 
 from llmservice_server.compat import load_vllm
 
+EVERY_TASK = ("generate", "transcription", "realtime", "embed", "classify", "token_embed", "render")
+EVERY_FLAG = ("--model=x", "--enable-scale-out", "--enable-tokenizer-info-endpoint")
 
-def signatures() -> dict[str, dict[str, Any]]:
+
+def interface() -> dict[str, Any]:
+    """Return the symbols and the routes of this vLLM."""
+    return {"symbols": symbols(), "routes": routes()}
+
+
+class AnyModel:
+    """A stand-in for a model that supports every task, so that vLLM registers all its routes."""
+
+    num_labels = 1
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> str:
+        return "embed"
+
+
+def routes() -> list[list[str]]:
+    """Return method and path of every route that vLLM's application has for any model."""
+    # This variable adds the administration routes that vLLM reserves for development.
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"
+    vllm = load_vllm()
+    parser = vllm.make_arg_parser(vllm.FlexibleArgumentParser())
+    app = vllm.build_app(parser.parse_args(list(EVERY_FLAG)), EVERY_TASK, AnyModel())
+    return sorted(_listed(app.routes))
+
+
+def _listed(found: Any) -> list[list[str]]:
+    listed = []
+    for route in found:
+        methods = getattr(route, "methods", None) or ("GET",)
+        listed += [[method, route.path] for method in methods if getattr(route, "path", None)]
+        # Included routers and mounted applications have routes of their own.
+        listed += _listed(getattr(route, "routes", None) or ())
+    return listed
+
+
+def symbols() -> dict[str, dict[str, Any]]:
     """Return the signature of every symbol of compat.py in this vLLM."""
     return {name: signature(symbol) for name, symbol in sorted(vars(load_vllm()).items())}
 
@@ -56,10 +99,10 @@ def parameters(function: Any) -> list[str]:
 
 
 def main() -> None:
-    """Print the signatures to standard output."""
+    """Print the interface to standard output."""
     # Importing vLLM sometimes writes to standard output, which must contain only the answer.
     with contextlib.redirect_stdout(sys.stderr):
-        answer = signatures()
+        answer = interface()
     json.dump(answer, sys.stdout)
 
 

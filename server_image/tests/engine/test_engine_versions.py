@@ -1,0 +1,317 @@
+"""What the model server changes in vLLM, in the code of each supported version.
+
+Each function that the server replaces or overrides has a test, and the mark `patches` names it.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmservice_server.routes import ROUTE_OF_PATH
+from server_support.engine import SERVED_NAME, ModelServer, Reply, flags_for, running_server
+from server_support.preloaded import Preloaded
+
+STEP_TOKENS = 64
+CONTEXT = 512
+MESSAGES = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def server(
+    of_any_version: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServer]:
+    flags = (*flags_for(tiny_model), f"--max-num-batched-tokens={STEP_TOKENS}", "--max-num-seqs=4")
+    folder = tmp_path_factory.mktemp("server")
+    with running_server(of_any_version, folder, *flags, LLMSERVICE_MAX_CHOICES="8") as started:
+        started.wait_until_ready()
+        yield started
+
+
+def counters(server: ModelServer) -> dict[str, Any]:
+    found: dict[str, Any] = server.probe("/autoscale").json()["counters"]
+    return found
+
+
+@pytest.mark.patches("loggers.record")
+def test_what_no_client_asked_for_is_not_counted(server: ModelServer) -> None:
+    """It is the first test of the file, because the others send requests."""
+    assert server.metric("vllm:request_success_total") == 0
+    assert server.metric("vllm:generation_tokens_total") == 0
+    assert server.post("/generate", {"prompt": "Hello", "max_tokens": 1}).status == 200
+    assert server.metric("vllm:request_success_total") == 1
+
+
+@pytest.mark.patches("StatLoggerBase.record", "StatLoggerBase.log_engine_initialized")
+def test_every_step_is_counted_and_none_is_logged(server: ModelServer) -> None:
+    before = counters(server)["steps"]["moments"]
+    wanted = {"prompt": "one " * 170, "max_tokens": 3, "ignore_eos": True}
+    tokens = server.post("/generate", wanted).json()["usage"]["prompt_tokens"]
+    steps, prefill, sequences = (
+        after - first
+        for after, first in zip(counters(server)["steps"]["moments"][:3], before[:3], strict=True)
+    )
+    # The first step followed an idle time, so it does not count.
+    assert (steps, prefill, sequences) == (4, tokens - STEP_TOKENS, 2)
+    assert "context tokens" not in server.log.read_text()
+
+
+@pytest.mark.patches("AsyncLLM.check_admission", "AsyncLLM.add_request")
+def test_what_is_asked_for_is_limited_and_what_is_accepted_or_turned_away_arrives(
+    server: ModelServer,
+) -> None:
+    before = counters(server)["arrivals"]
+    choices = {"model": SERVED_NAME, "prompt": "Hello", "max_tokens": 1}
+    reply = server.post("/v1/completions", {**choices, "n": 9})
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "n")
+    assert counters(server)["arrivals"] == before
+
+    assert server.post("/v1/completions", {**choices, "n": 3}).status == 200
+    beams = {**choices, "max_tokens": 5, "use_beam_search": True, "n": 2}
+    assert server.post("/v1/completions", beams).status == 200
+    assert counters(server)["arrivals"] == before + 5
+
+    # Twice as many sequences as the queue holds, which are admitted because nothing waits.
+    many = {**choices, "prompt": ["a"] * 64, "max_tokens": 20, "ignore_eos": True}
+    filling = threading.Thread(target=server.post, args=("/v1/completions", many))
+    filling.start()
+    server.eventually(lambda: counters(server)["arrivals"] == before + 5 + 64, seconds=20)
+    refused = server.post("/v1/completions", {**choices, "n": 2})
+    filling.join()
+    assert refused.status == 503
+    assert counters(server)["arrivals"] == before + 5 + 64 + 2
+
+
+@pytest.mark.patches("TokenizeParams.__post_init__", "TokenizeParams.apply_post_tokenization")
+def test_the_requested_length_is_a_limit_for_which_a_prompt_is_cut(server: ModelServer) -> None:
+    wanted = {"model": SERVED_NAME, "prompt": [5] * (CONTEXT - 12), "ignore_eos": True}
+    reply = server.post("/v1/completions", {**wanted, "max_tokens": 2**40})
+    assert reply.json()["usage"]["completion_tokens"] == 12
+
+    cut = {"truncate_prompt_tokens": -1, "max_tokens": 50}
+    reply = server.post("/v1/completions", {**wanted, "prompt": "word " * 2000, **cut})
+    usage = reply.json()["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (CONTEXT - 50, 50)
+
+    reply = server.post("/v1/completions", {**wanted, "prompt": [5] * CONTEXT})
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "input_tokens")
+    assert "leaves no room for an answer" in reply.json()["error"]["message"]
+
+
+@pytest.mark.patches("AsyncLLM.generate")
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("structure", "words"),
+    [
+        ({"grammar": "root ::= root root | root"}, "refer to itself endlessly"),
+        ({"regex": "(?=a)b"}, "look-ahead"),
+    ],
+    ids=["endless", "look-ahead"],
+)
+def test_a_structure_that_cannot_be_followed_is_refused_with_the_cause(
+    server: ModelServer, structure: dict[str, object], words: str, stream: bool
+) -> None:
+    wanted = {"model": SERVED_NAME, "prompt": "Hello", "max_tokens": 2, "stream": stream}
+    reply = server.post("/v1/completions", {**wanted, "structured_outputs": structure})
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "structured_outputs")
+    assert words in reply.json()["error"]["message"]
+
+
+@pytest.mark.patches("AsyncLLM._add_request")
+def test_what_cannot_be_told_to_the_engine_leaves_nothing_behind(server: ModelServer) -> None:
+    for stream in (False, True):
+        wanted = {"model": SERVED_NAME, "prompt": "a", "n": 2, "stop": "\ud800", "stream": stream}
+        reply = server.post("/v1/completions", wanted)
+        assert reply.status == 400
+        assert "cannot be encoded" in reply.json()["error"]["message"]
+    assert server.probe("/autoscale").json()["waiting"] == 0
+
+
+@pytest.mark.patches("messages.message_stream_converter", "responses.create_responses")
+@pytest.mark.parametrize(
+    ("path", "wanted", "wrong", "last"),
+    [
+        (
+            "/v1/messages",
+            {"messages": MESSAGES, "max_tokens": 5},
+            {"stop_sequences": ["\ud800"]},
+            ("message_stop",),
+        ),
+        (
+            "/v1/responses",
+            {"input": "Hello", "max_output_tokens": 5},
+            {"stop": "\ud800"},
+            ("response.completed", "response.incomplete"),
+        ),
+    ],
+)
+def test_a_stream_that_the_engine_refuses_answers_with_400(
+    server: ModelServer,
+    path: str,
+    wanted: dict[str, object],
+    wrong: dict[str, object],
+    last: tuple[str, ...],
+) -> None:
+    asked = {"model": SERVED_NAME, "stream": True, **wanted}
+    refused = server.post(path, {**asked, **wrong})
+    assert refused.status == 400
+    assert "cannot be encoded" in refused.json()["error"]["message"]
+
+    answered = server.post(path, asked)
+    assert answered.status == 200
+    assert json.loads(answered.events[-1])["type"] in last
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("/v1/completions", {"prompt": "Hello"}),
+        ("/v1/chat/completions", {"messages": MESSAGES}),
+        ("/v1/messages", {"messages": MESSAGES}),
+    ],
+)
+def test_a_stream_has_the_text_of_the_plain_answer(
+    server: ModelServer, path: str, wanted: dict[str, object]
+) -> None:
+    asked = {"model": SERVED_NAME, "temperature": 0, "max_tokens": 20, **wanted}
+    plain = server.post(path, asked)
+    stream = server.post(path, {**asked, "stream": True})
+    assert (plain.status, stream.status) == (200, 200)
+    assert len(stream.events) > 5
+    pieces = [json.loads(each) for each in stream.events if each != "[DONE]"]
+    assert "".join(map(text_of, pieces)) == text_of(plain.json())
+
+
+def text_of(answer: Any) -> str:
+    """Return the text of an answer, or of an event of a stream."""
+    match answer:
+        case {"choices": [{"message": {"content": str(text)}}]}:
+            return text
+        case {"choices": [{"delta": {"content": str(text)}}]} | {"choices": [{"text": str(text)}]}:
+            return text
+        case {"content": [{"text": str(text)}]} | {"delta": {"text": str(text)}}:
+            return text
+    return ""
+
+
+@pytest.mark.patches("app.openapi")
+def test_only_open_routes_that_the_model_has_are_documented(server: ModelServer) -> None:
+    paths = server.get("/openapi.json").json()["paths"].keys()
+    assert {"/v1/chat/completions", "/generate"} <= paths <= ROUTE_OF_PATH.keys()
+    assert not paths & {"/v1/decisions", "/v1/systemone", "/v1/embeddings"}
+
+
+@pytest.mark.patches("core_schema.list_schema")
+def test_a_list_of_wrong_items_is_refused_at_once(server: ModelServer) -> None:
+    began = time.monotonic()
+    reply = server.post("/v1/chat/completions", {"model": SERVED_NAME, "messages": [1] * 15_000})
+    assert reply.status == 400
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.patches("registry._run_in_subprocess")
+def test_a_model_class_is_inspected_without_a_process(
+    of_any_version: Preloaded, tmp_path: Path
+) -> None:
+    script = Path(__file__).parents[1] / "inspecting_worker.py"
+    output = tmp_path / "output"
+    process = of_any_version.start([str(script)], {}, tmp_path, output)
+    assert process.wait(60) == 0, output.read_text()
+    assert "architecture='LlamaForCausalLM'" in output.read_text()
+    assert output.read_text().endswith(" and None\n")
+
+
+@pytest.mark.patches("FlexibleArgumentParser.error")
+@pytest.mark.parametrize(
+    ("flag", "reason", "found"),
+    [
+        ("--no-such-flag=1", "InvalidEngineArgument", "unrecognized arguments: --no-such-flag"),
+        # The engine's process finds this one.
+        ("--kv-cache-memory-bytes=262144", "ContextDoesNotFit", "At most 128 tokens fit."),
+    ],
+)
+def test_a_start_that_cannot_work_says_what_was_found(
+    of_any_version: Preloaded,
+    tiny_model: Path,
+    tmp_path: Path,
+    flag: str,
+    reason: str,
+    found: str,
+) -> None:
+    with running_server(of_any_version, tmp_path, *flags_for(tiny_model), flag) as server:
+        assert server.process.wait(240) == 1, server.log.read_text()
+        message = server.termination_message()
+        assert (message["reason"], found in message["message"]) == (reason, True), message
+
+
+@pytest.mark.patches("AsyncLLM._add_request", "processor.process_outputs")
+def test_an_engine_whose_first_structure_is_unusual_serves_the_others_and_its_end_is_an_error(
+    of_any_version: Preloaded, tiny_model: Path, tmp_path: Path
+) -> None:
+    with running_server(of_any_version, tmp_path, *flags_for(tiny_model)) as server:
+        server.wait_until_ready()
+        # Only the second compiler of vLLM's choice takes the first one.
+        for schema in ({"type": "integer", "multipleOf": 3}, {"type": "integer"}):
+            wanted = {"model": SERVED_NAME, "prompt": "Hello", "max_tokens": 5}
+            structure = {"structured_outputs": {"json": schema}}
+            reply = server.post("/v1/completions", {**wanted, **structure})
+            assert reply.status == 200, reply.body
+            assert reply.json()["choices"][0]["text"].lstrip("-").isdigit()
+
+        # An engine aborts its requests as it stops.
+        end_of_the_engine(server, signal.SIGTERM)
+
+
+@pytest.mark.patches("messages.create_messages")
+def test_the_death_of_the_engine_is_an_error_that_another_replica_can_mend(
+    server: ModelServer,
+) -> None:
+    """It ends the server, so it is the last test of the file."""
+    end_of_the_engine(server, signal.SIGKILL)
+
+
+def end_of_the_engine(server: ModelServer, number: signal.Signals) -> None:
+    """Send a signal to the engine while it answers, and check the ends of the answers."""
+    endless: dict[str, object] = {"model": SERVED_NAME, "max_tokens": 400, "ignore_eos": True}
+    wanted: dict[str, dict[str, object]] = {
+        "/generate": {"prompt": "Hi", "max_tokens": 400, "ignore_eos": True},
+        "/v1/completions": {**endless, "prompt": "Hi"},
+        "/v1/chat/completions": {**endless, "messages": MESSAGES},
+        "/v1/messages": {"model": SERVED_NAME, "max_tokens": 400, "messages": MESSAGES},
+    }
+    replies: dict[tuple[str, bool], Reply] = {}
+
+    def ask(path: str, stream: bool) -> None:
+        replies[path, stream] = server.post(path, {**wanted[path], "stream": stream})
+
+    before = server.metric("vllm:generation_tokens_total")
+    asking = [
+        threading.Thread(target=ask, args=(path, stream))
+        for path in wanted
+        for stream in (False, True)
+    ]
+    for each in asking:
+        each.start()
+    server.eventually(
+        lambda: server.metric("vllm:generation_tokens_total") > before + 20, seconds=60
+    )
+    os.kill(server.engine_pid(), number)
+    for each in asking:
+        each.join()
+
+    assert len(replies) == len(asking)
+    for (path, stream), reply in replies.items():
+        assert '"abort"' not in reply.body, path
+        if reply.status != 200:
+            assert reply.status == 503, (path, stream, reply.body)
+        elif stream:
+            assert "error" in json.loads(reply.events[-1]), (path, reply.body[-300:])
+        else:
+            # Nothing keeps this model from ending a message at once.
+            assert (path, reply.json()["stop_reason"]) == ("/v1/messages", "end_turn")
