@@ -121,6 +121,7 @@ def _become_server(flags: list[str], environment: dict[str, str], folder: str, l
     os.environ.update(environment)
     tempfile.tempdir = None
     if flags and flags[0].endswith(".py"):
+        sys.argv = flags
         runpy.run_path(flags[0], run_name="__main__")
         os._exit(0)
     sys.argv = ["llmservice-server", *flags]

@@ -1,0 +1,97 @@
+"""A model that transcribes speech, with recordings of several forms."""
+
+import io
+import math
+import struct
+import subprocess
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import BadRequestError, OpenAI
+
+from server_support.engine import SERVED_NAME, ModelServer, running_server
+from server_support.preloaded import Preloaded
+
+MAKER = Path(__file__).parents[1] / "make_tiny_whisper.py"
+
+
+@pytest.fixture(scope="module")
+def server(
+    preloaded: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServer]:
+    folder = tmp_path_factory.mktemp("hearing")
+    model, log = folder / "model", folder / "maker.log"
+    maker = preloaded.start([str(MAKER), str(tiny_model), str(model)], {}, folder, log)
+    assert maker.wait(60) == 0, log.read_text()
+    flags = (
+        f"--model={model}",
+        f"--served-model-name={SERVED_NAME}",
+        "--dtype=float32",
+        f"--kv-cache-memory-bytes={64 * 1024**2}",
+    )
+    with running_server(preloaded, folder / "server", *flags) as started:
+        started.wait_until_ready()
+        yield started
+
+
+def a_tone(rate: int) -> bytes:
+    """Return one second of a tone as a WAV file."""
+    samples = (int(9000 * math.sin(2 * math.pi * 440 * moment / rate)) for moment in range(rate))
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setnchannels(1)
+        written.setsampwidth(2)
+        written.setframerate(rate)
+        written.writeframes(b"".join(struct.pack("<h", sample) for sample in samples))
+    return file.getvalue()
+
+
+TO_WEBM = """
+import io, sys, av
+recorded = io.BytesIO()
+with av.open(sys.stdin.buffer) as source, av.open(recorded, "w", format="webm") as target:
+    stream = target.add_stream("libopus", rate=48_000)
+    for frame in [*source.decode(audio=0), None]:
+        target.mux(stream.encode(frame))
+sys.stdout.buffer.write(recorded.getvalue())
+"""
+
+
+def as_in_a_browser(python: Path, recording: bytes) -> bytes:
+    """Return a WAV file in the form in which browsers record."""
+    command = [str(python), "-c", TO_WEBM]
+    return subprocess.run(command, input=recording, stdout=subprocess.PIPE, check=True).stdout
+
+
+@pytest.fixture
+def client(server: ModelServer) -> Iterator[OpenAI]:
+    address = f"http://127.0.0.1:{server.api_port}/v1"
+    with OpenAI(base_url=address, api_key="none", max_retries=0) as opened:
+        yield opened
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # OpenAI's of translations
+@pytest.mark.parametrize("rate", [16_000, 44_100], ids=["as the model hears", "of a CD"])
+def test_a_recording_is_transcribed_and_translated(client: OpenAI, rate: int) -> None:
+    file = ("tone.wav", a_tone(rate))
+    asked = {"model": SERVED_NAME, "file": file, "temperature": 0}
+    heard = client.audio.transcriptions.create(**asked, language="en")  # type: ignore[call-overload]
+    assert heard.text
+    assert heard.usage.seconds == 1
+    translated = client.audio.translations.create(**asked)  # type: ignore[call-overload]
+    assert translated.text != heard.text
+
+
+def test_a_recording_of_a_browser_is_heard(client: OpenAI, engine_python: Path) -> None:
+    recorded = as_in_a_browser(engine_python, a_tone(48_000))
+    asked = {"model": SERVED_NAME, "language": "en", "temperature": 0}
+    heard = client.audio.transcriptions.create(**asked, file=("tone.webm", recorded))  # type: ignore[call-overload]
+    assert heard.text
+    assert heard.usage.seconds in (1, 2)
+
+
+def test_what_is_no_recording_is_refused(client: OpenAI) -> None:
+    with pytest.raises(BadRequestError, match="Invalid or corrupted audio data"):
+        client.audio.transcriptions.create(model=SERVED_NAME, file=("tone.wav", b"no recording"))
