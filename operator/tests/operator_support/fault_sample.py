@@ -22,3 +22,11 @@ def sampled(items: Sequence[Item], number: int, salt: str = "") -> list[Item]:
     if IS_LONG or number >= len(items):
         return list(items)
     return random.Random(f"{SEED} {salt}").sample(list(items), number)
+
+
+def drawn(items: Sequence[Item], number: int, salt: str = "") -> list[Item]:
+    """Return so many of the items, in an order in which each comes about equally often."""
+    draw, found = random.Random(f"{SEED} {salt}"), list[Item]()
+    while len(found) < number:
+        found += draw.sample(list(items), len(items))
+    return found[:number]

@@ -30,7 +30,7 @@ OUTAGES: dict[str, Fault] = {
 }
 
 
-@pytest.mark.parametrize("name", sampled(list(OUTAGES), 2))
+@pytest.mark.parametrize("name", sampled(list(OUTAGES), 1))
 def test_the_operator_outlives_an_outage_sends_little_meanwhile_and_then_converges(
     api: Api,
     proxy: FaultProxy,

@@ -1,0 +1,84 @@
+"""Every kind of child that is declared is restored, also when many writes are conflicts."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from llmservice_operator import names
+from llmservice_operator.children import Child
+from llmservice_operator.kinds import CLAIMS, DEPLOYMENTS, LLMSERVICES
+from operator_support.fault_flows import (
+    SERVED,
+    State,
+    children_in,
+    is_observed,
+    service_of,
+    specs_with_every_child,
+)
+from operator_support.fault_proxy import Answer, Fault, FaultProxy, Seen
+from operator_support.fault_sample import CHURN_ROUNDS, SEED, sampled
+from operator_support.processes import Api, OperatorProcess, until_settled
+from shared_support.waiting import eventually
+
+SHARES = {"faithful": 0.0, "conflicts": 0.3}
+"""Share of the writes that are answered with a conflict."""
+WRITES = {"faithful": 1.0, "conflicts": 1.5}
+"""Writes for each foreign one."""
+RESTORED_WITHIN_SECONDS = {"faithful": 2.0, "conflicts": 30.0}
+"""An edit is restored by its watch event, and a conflict is tried again."""
+
+
+@pytest.mark.parametrize("name", sampled(list(SHARES), 1))
+def test_a_child_of_every_kind_is_restored_with_few_writes(
+    api: Api, proxy: FaultProxy, start: Callable[..., OperatorProcess], namespace: str, name: str
+) -> None:
+    draw = random.Random(f"{SEED} {name}")
+    within = RESTORED_WITHIN_SECONDS[name]
+
+    def conflict(seen: Seen) -> Fault | None:
+        is_hit = seen.is_write and draw.random() < SHARES[name]
+        return Answer.failure(409, "the object has been modified") if is_hit else None
+
+    with start() as operator:
+        operator.until_leading()
+        for service, spec in specs_with_every_child().items():
+            api.create(LLMSERVICES, service_of(service, namespace, spec))
+        eventually(lambda: is_observed(api, namespace), 30)
+        until_settled(operator)
+        expected = children_in(api, namespace)
+        proxy.faults.on_request = conflict
+        begin = max(each.at for each in proxy.requests())
+        disturbed = 0
+        for _ in range(CHURN_ROUNDS):
+            for child in SERVED:
+                disturbed += disturb(api, child, namespace)
+                until_restored(api, namespace, expected, within)
+        until_settled(operator)
+        done = [each for each in proxy.writes(begin) if each.status in (200, 201)]
+        written = Counter(each.path for each in done if not each.path.endswith("/status"))
+        handed_over = sum(n for path, n in written.items() if f"/{DEPLOYMENTS.plural}/" in path)
+        # A workload is made with its replicas, which are then left to its autoscaler.
+        assert written.total() - handed_over / 2 <= disturbed * WRITES[name], written
+
+
+def disturb(api: Api, child: Child, namespace: str) -> int:
+    """Relabel or delete each object of a kind; return the number of changes."""
+    live = api.list_all(child.kind, namespace, labelSelector=names.CHILD_SELECTOR)
+    for each in live:
+        name = each["metadata"]["name"]
+        if child.kind is CLAIMS:  # a claim stays while a pod uses it
+            without = {"metadata": {"labels": {names.SERVICE_LABEL: None}}}
+            api.patch(child.kind, namespace, name, without)
+        else:
+            api.delete(child.kind, namespace, name)
+    return len(live)
+
+
+def until_restored(api: Api, namespace: str, expected: State, within: float) -> None:
+    def restored() -> bool:
+        assert children_in(api, namespace) == expected
+        return True
+
+    eventually(restored, within)

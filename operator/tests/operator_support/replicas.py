@@ -1,0 +1,123 @@
+"""Replicas of the operator, each behind a proxy of its own, that one after another lose the Lease.
+
+The proxies tell the writers apart, because every replica has a user agent of its own.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from llmservice_operator.kinds import LEASES
+from operator_support.fault_proxy import Drop, FaultProxy, Seen, fault_proxy
+from operator_support.processes import Api, OperatorProcess
+from shared_support.waiting import eventually
+
+LEASE = "llmservice-operator"
+
+
+@dataclass
+class Replica:
+    proxy: FaultProxy
+    process: OperatorProcess
+    stack: ExitStack
+
+    def is_called(self, identity: str) -> bool:
+        return any(f"({identity})" in each.agent for each in self.proxy.requests()[:1])
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.process.pid, number)
+
+    def cut_off(self) -> None:
+        """Let nothing of it reach the API server, and nothing reach it."""
+        self.proxy.faults.on_request = lambda _: Drop()
+        self.proxy.end_watches()
+
+
+class Replicas:
+    def __init__(self, api: Api, namespace: str, folder: Path, number: int = 3) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._folder = folder
+        self._number = number
+        self._running: list[Replica] = []
+        self._ended: list[Seen] = []
+        self._started = 0
+
+    def fill_up(self) -> None:
+        """Replace the replicas that have ended, and wait until all are ready."""
+        for replica in [each for each in self._running if not each.process.is_running()]:
+            self._end(replica)
+        while len(self._running) < self._number:
+            self._start()
+        for replica in self._running:
+            replica.process.until_ready()
+
+    def leader(self) -> Replica:
+        """Wait for a leader, and return it."""
+
+        def found() -> Replica:
+            lease = self._api.get(LEASES, self._namespace, LEASE)
+            holder = lease["spec"].get("holderIdentity") or "nobody"
+            return next(each for each in self._running if each.is_called(holder))
+
+        return eventually(lambda: found_or_none(found), 30, "a leader")
+
+    def delete_lease(self) -> None:
+        self._api.delete(LEASES, self._namespace, LEASE)
+
+    def skew(self, by: timedelta) -> None:
+        """Let the Lease look as a leader writes it whose clock is wrong."""
+        moment = (datetime.now(UTC) + by).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        times = {"renewTime": moment, "acquireTime": moment}
+        self._api.patch(LEASES, self._namespace, LEASE, {"spec": times})
+
+    def writes(self) -> list[Seen]:
+        """Return the accepted writes of all replicas so far, in the order in which they came."""
+        seen = [*self._ended, *(each for it in self._running for each in it.proxy.writes())]
+        accepted = (each for each in seen if each.status is not None and 200 <= each.status < 300)
+        return sorted(accepted, key=lambda each: each.at)
+
+    def end_all(self) -> None:
+        for replica in list(self._running):
+            self._end(replica)
+
+    def _start(self) -> None:
+        stack, self._started = ExitStack(), self._started + 1
+        proxy = stack.enter_context(fault_proxy())
+        folder = self._folder / str(self._started)
+        folder.mkdir()
+        process = OperatorProcess(
+            folder / "log",
+            self._namespace,
+            WATCH_NAMESPACES=self._namespace,
+            KUBECONFIG=proxy.kubeconfig(folder),
+        )
+        self._running.append(Replica(proxy, process, stack))
+
+    def _end(self, replica: Replica) -> None:
+        if replica.process.is_running():
+            replica.process.kill()
+        self._running.remove(replica)
+        self._ended += replica.proxy.writes()
+        replica.stack.close()
+
+
+def found_or_none(find: Callable[[], Replica]) -> Replica | None:
+    try:
+        return find()
+    except StopIteration:
+        return None
+
+
+@contextmanager
+def replicas(api: Api, namespace: str, folder: Path) -> Iterator[Replicas]:
+    running = Replicas(api, namespace, folder)
+    try:
+        running.fill_up()
+        yield running
+    finally:
+        running.end_all()
