@@ -37,6 +37,10 @@
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, create, patch]
+# The ReplicaSet of an earlier revision has the pods to which autoRollback returns.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [get]
 # The one write to a pod is its deletion cost: the emptiest goes first.
 - apiGroups: [""]
   resources: [pods]

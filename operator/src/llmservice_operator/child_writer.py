@@ -42,7 +42,12 @@ from llmservice_operator.outcome import Outcome, ServiceGone
 from llmservice_operator.refusals import failure_of
 from llmservice_operator.scaler import Scaler
 from llmservice_operator.telemetry import Metrics
-from llmservice_operator.workload import ReplicaCount, first_replicas, is_handed_over
+from llmservice_operator.workload import (
+    ReplicaCount,
+    first_replicas,
+    is_handed_over,
+    workload_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +89,13 @@ class ChildWriter:
         # An object without our labels, which is not watched, may have the name.
         cached = self._cache.get(kind, namespace, name)
         return cached or await self._read(kind, namespace, name)
+
+    async def kept_revision(self, service: LLMService) -> Manifest | None:
+        """Return the object that keeps the pods to which the service was rolled back."""
+        rollback = service.status.rollback
+        kept = rollback and workload_of(service).kept_revision(service, rollback.revision)
+        # Such objects are not watched, because they are read only after a rollback.
+        return await self._read(kept[0], service.namespace, kept[1]) if kept else None
 
     async def write(
         self,

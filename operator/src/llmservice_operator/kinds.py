@@ -44,6 +44,7 @@ class Kind:
 
 LLMSERVICES: Final = Kind(api.GROUP, api.VERSION, api.KIND, api.PLURAL)
 DEPLOYMENTS: Final = Kind("apps", "v1", "Deployment", "deployments", names.CHILD_SELECTOR)
+REPLICA_SETS: Final = Kind("apps", "v1", "ReplicaSet", "replicasets", names.CHILD_SELECTOR)
 SERVICES: Final = Kind("", "v1", "Service", "services", names.CHILD_SELECTOR)
 CLAIMS: Final = Kind(
     "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", names.CHILD_SELECTOR

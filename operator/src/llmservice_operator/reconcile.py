@@ -38,8 +38,12 @@ from llmservice_operator.status import (
 from llmservice_operator.status_writer import StatusWriter, Written
 from llmservice_operator.telemetry import CONTROLLER, Metrics, log_fields
 from llmservice_operator.workload import (
+    Restored,
+    is_rolled_back,
     observe_service,
+    read_restored,
     replicas_of,
+    without_rollback,
 )
 
 logger = logging.getLogger(__name__)
@@ -132,14 +136,20 @@ class Reconciler:
             return 0.0 if written.is_changed else written.look_again_seconds
         workload = workload_child(service)
         live, unread = await self._read_workload(service, workload)
+        restored = None
+        if live is not None and is_rolled_back(service):
+            restored, unread = await self._read_restored(service, live)
+            if restored is None and unread is None:
+                # The earlier pods are gone, so the pods follow the spec again.
+                service = without_rollback(service)
         is_watched = (
             service.spec.autoscaling is not None
             or service.spec.objectives.is_limited
             or service.spec.model.takes_adapters
         )
         report = self._read_report(service) if is_watched else None
-        plan, decision, pin = self._scaler.plan(service, report), None, None
-        outcome = Outcome()
+        plan, decision = self._scaler.plan(service, report), None
+        outcome, pin, wanted_pods = Outcome(), None, None
         pods = self._cache.owned((service.namespace, service.name), PODS)
         has_reports = self._settings.metrics_server_url is not None
         adapters = see_adapters(
@@ -151,9 +161,15 @@ class Reconciler:
         )
         try:
             built = build_around_pods(
-                service, live, self._settings, plan.autoscaler, self._served, adapters.listed
+                service,
+                live,
+                self._settings,
+                plan.autoscaler,
+                self._served,
+                adapters.listed,
+                restored,
             )
-            pin = built.pin
+            pin, wanted_pods = built.pin, built.pods
             if unread is not None:
                 # The number of replicas and the image are unknown, so the workload must stay
                 # unchanged.
@@ -194,6 +210,7 @@ class Reconciler:
             view,
             tuple(outcome.rewrites),
             adapters.status,
+            wanted_pods,
         )
         try:
             written = await self._report(body, update)
@@ -226,6 +243,16 @@ class Reconciler:
             return await self._children.live(workload.kind, service.namespace, name), None
         except OperatorError as error:
             return None, error
+
+    async def _read_restored(
+        self, service: LLMService, live: Manifest
+    ) -> tuple[Restored | None, OperatorError | None]:
+        """Return the pods to which the service was rolled back, or the error of reading them."""
+        try:
+            kept = await self._children.kept_revision(service)
+        except OperatorError as error:
+            return None, error
+        return read_restored(service, live, kept), None
 
     async def _tell(self, body: Manifest, error: Exception) -> None:
         """Report in the status the error that ended a pass early."""

@@ -24,6 +24,7 @@ from llmservice_operator.kinds import (
     LEASES,
     LLMSERVICES,
     PODS,
+    REPLICA_SETS,
     SUBJECT_ACCESS_REVIEWS,
     Kind,
 )
@@ -67,6 +68,11 @@ OPERATOR: Final = (
         " OpenShift.",
     ),
     *(Right(child.kind, child.verbs, grant=child.grant) for child in CHILDREN),
+    Right(
+        REPLICA_SETS,
+        ("get",),
+        why="The ReplicaSet of an earlier revision has the pods to which autoRollback returns.",
+    ),
     Right(
         PODS,
         (*_READ, "patch"),

@@ -20,10 +20,21 @@ from llmservice_operator.api.conditions import (
 from llmservice_operator.api.reason_facts import Subject
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.api.status import AdapterStatus, EngineStatus, LLMServiceStatus
+from llmservice_operator.api.status import (
+    AdapterStatus,
+    EngineStatus,
+    LLMServiceStatus,
+    RollbackStatus,
+)
 from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT, build_notices
 from llmservice_operator.load_status import LoadView, build_load_status
-from llmservice_operator.workload import EnginePin, Observation, decide_rollout, workload_of
+from llmservice_operator.workload import (
+    EnginePin,
+    Observation,
+    decide_rollback,
+    decide_rollout,
+    workload_of,
+)
 
 FIELD_REWRITTEN: Final = "FieldRewritten"
 """Reason of the Event about a field of a child that an admission webhook rewrites."""
@@ -78,26 +89,30 @@ def build_status(
     view: LoadView | None = None,
     rewrites: tuple[str, ...] = (),
     adapters: tuple[AdapterStatus, ...] | None = None,
+    pods: str | None = None,
 ) -> StatusUpdate:
     """Return the status that follows the service's present one.
 
     `pin` is None only when the pass failed before there was one. Then the earlier pin is kept.
-    `rewrites` says which fields of the children an admission webhook rewrites, in sentences.
+    `rewrites` says which fields of the children an admission webhook rewrites, in sentences. `pods`
+    is the digest of the pods that the spec asks for, if they could be built.
     """
     desired = _desired(service, seen)
     scaling = build_load_status(service, view or LoadView(), seen, desired, now)
     rollout = decide_rollout(service, seen, now)
+    rollback = decide_rollback(service, seen, pods, now, may_begin=failure is None)
     is_in_place = rollout.status is not None and not seen.is_rolled_out
     notices = build_notices(service.spec)
-    ready = _ready(service, seen, desired, failure, is_in_place=is_in_place)
+    ready = _ready(service, seen, desired, failure, rollback.status, is_in_place=is_in_place)
     selector = workload_of(service).server_selector(service)
     found = (
         ready,
         _with_notices(
-            _progressing(seen, desired, failure, is_in_place=is_in_place), (*notices, *rewrites)
+            _progressing(seen, desired, failure, rollback.status, is_in_place=is_in_place),
+            (*notices, *rewrites),
         ),
         _available(service, seen, desired),
-        _model_ready(service, seen, ready),
+        _model_ready(service, seen, ready, rollback.status),
         *scaling.conditions,
     )
     engine = service.status.engine
@@ -123,6 +138,8 @@ def build_status(
         url=names.url(service) if is_reachable else None,
         engine=engine,
         rollout=rollout.status,
+        complete_revision=seen.complete_revision or service.status.complete_revision,
+        rollback=rollback.status,
         autoscaling=scaling.autoscaling,
         adapters=adapters,
         slo=scaling.slo,
@@ -135,7 +152,14 @@ def build_status(
             *_notice_events(service.status, DEPRECATED_ARGUMENT, notices),
             *_notice_events(service.status, FIELD_REWRITTEN, rewrites),
         ),
-        requeue_after_seconds=rollout.requeue_after_seconds,
+        requeue_after_seconds=min(
+            (
+                each.requeue_after_seconds
+                for each in (rollout, rollback)
+                if each.requeue_after_seconds is not None
+            ),
+            default=None,
+        ),
     )
 
 
@@ -200,6 +224,7 @@ def _ready(
     seen: Observation,
     desired: int,
     failure: Failure | None,
+    rollback: RollbackStatus | None,
     *,
     is_in_place: bool,
 ) -> ConditionUpdate:
@@ -209,6 +234,9 @@ def _ready(
     if desired == 0:
         reason, why = _zero(service)
         return ConditionUpdate(kind, "False", reason, why)
+    if rollback is not None:
+        message = _rolled_back(seen, desired, rollback)
+        return ConditionUpdate(kind, "False", Reason.ROLLED_BACK, message)
     if seen.is_rolled_out and seen.ready_replicas == desired:
         message = f"{_replicas(seen, desired)} at {names.url(service)}."
         return ConditionUpdate(kind, "True", Reason.SERVING, message)
@@ -222,11 +250,19 @@ def _ready(
 
 
 def _progressing(
-    seen: Observation, desired: int, failure: Failure | None, *, is_in_place: bool
+    seen: Observation,
+    desired: int,
+    failure: Failure | None,
+    rollback: RollbackStatus | None,
+    *,
+    is_in_place: bool,
 ) -> ConditionUpdate:
     kind = ConditionType.PROGRESSING
     if failure is not None:
         return ConditionUpdate(kind, "False", failure.reason, failure.message)
+    if rollback is not None:
+        message = _rolled_back(seen, desired, rollback)
+        return ConditionUpdate(kind, "False", Reason.ROLLED_BACK, message)
     if seen.is_rolled_out:
         return ConditionUpdate(
             kind, "False", Reason.ROLLOUT_COMPLETE, "All pods run the current spec."
@@ -237,6 +273,18 @@ def _progressing(
     if is_in_place:
         return ConditionUpdate(kind, "True", Reason.ROLLOUT_IN_PLACE, _in_place(seen, desired))
     return ConditionUpdate(kind, "True", Reason.ROLLOUT_IN_PROGRESS, message)
+
+
+def _rolled_back(seen: Observation, desired: int, rollback: RollbackStatus) -> str:
+    """Return the message about a rollback: its state, its cause and what to change."""
+    problem = ""
+    if seen.revision == rollback.revision and seen.problem is not None:
+        problem = f" One of them is not ready: {seen.problem.message}"
+    return (
+        f"{_replicas(seen, desired)}. The rollout of the present spec failed at {rollback.time}, "
+        f"so the pods of the last complete rollout (revision {rollback.revision}) return."
+        f"{problem} The cause was {rollback.reason}: {rollback.message} {Reason.ROLLED_BACK.hint}"
+    )
 
 
 def _with_notices(update: ConditionUpdate, notices: tuple[str, ...]) -> ConditionUpdate:
@@ -290,8 +338,16 @@ def _available(service: LLMService, seen: Observation, desired: int) -> Conditio
     )
 
 
-def _model_ready(service: LLMService, seen: Observation, ready: ConditionUpdate) -> ConditionUpdate:
+def _model_ready(
+    service: LLMService,
+    seen: Observation,
+    ready: ConditionUpdate,
+    rollback: RollbackStatus | None,
+) -> ConditionUpdate:
     kind = ConditionType.MODEL_READY
+    if rollback is not None:
+        # The pods that are ready are not of the present spec.
+        return ConditionUpdate(kind, "False", Reason.ROLLED_BACK, rollback.message)
     if seen.has_loaded_model:
         message = f"A replica holds {service.spec.model.uri} in memory."
         return ConditionUpdate(kind, "True", Reason.MODEL_LOADED, message)

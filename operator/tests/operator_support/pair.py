@@ -57,6 +57,15 @@ class _PairSet:
     ) -> dict[str, Any]:
         return {**count.fields, "serverImage": applied["serverImage"]}
 
+    def pods_of(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"serverImage": spec["serverImage"]}
+
+    def kept_revision(self, service: LLMService, revision: str) -> tuple[Kind, str] | None:
+        return None
+
+    def pods_of_revision(self, kept: Manifest) -> Mapping[str, Any]:
+        raise AssertionError("this kind keeps no earlier revisions")
+
     def state_of(self, live: Manifest) -> WorkloadState:
         pairs = live["status"]
         refusals = pairs.get("refusals", ())

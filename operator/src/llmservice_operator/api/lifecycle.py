@@ -152,6 +152,12 @@ class RolloutStrategy(Fields):
     it, and the rollout continues. Default: startup.timeoutSeconds + 1200; the 1200 seconds are for
     provisioning a node and pulling the image."""
 
+    auto_rollback: bool = False
+    """Whether the pods of the last complete rollout return when a later rollout fails: a new
+    replica cannot start, or ends with an error, and is not ready after 30 seconds; or the rollout
+    is stuck. The status then says RolledBack, until a change of the spec changes the pods. All
+    other objects follow the spec. With false, the rollout stops and the old replicas serve on."""
+
     rules: ClassVar = (
         _rolling_update_only("maxSurge", "max_surge"),
         _rolling_update_only("maxUnavailable", "max_unavailable"),

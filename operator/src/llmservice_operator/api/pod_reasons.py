@@ -105,3 +105,11 @@ SIDECAR_NOT_READY: Final = Facts(
     "The operator adds no such container: an admission webhook of the cluster does.",
     rank=Rank.READINESS,
 )
+ROLLED_BACK: Final = Facts(
+    "RolledBack",
+    Source.OPERATOR,
+    "The rollout of the present spec failed, and spec.rolloutStrategy.autoRollback brought the "
+    "earlier pods back.",
+    "Correct the spec: a change that changes the pods starts a new rollout. To try the same pods "
+    "again, set spec.rolloutStrategy.autoRollback to false.",
+)

@@ -315,6 +315,7 @@ class Reason(StrEnum):
         "ReadWriteMany. To wait for free room instead, set spec.rolloutStrategy.type to "
         "RollingUpdate.",
     )
+    ROLLED_BACK = pod_reasons.ROLLED_BACK
     NAME_CONFLICT = Facts(
         "NameConflict",
         Source.OPERATOR,

@@ -111,6 +111,23 @@ class RolloutStatus(Fields):
     no accelerator, quota or volume is free for an additional one."""
 
 
+CAUSE_LIMIT = 1024
+"""Longest recorded cause of a rollback, in characters."""
+
+
+class RollbackStatus(Fields):
+    time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """Time at which the rollout had failed."""
+    revision: Annotated[str, Field(max_length=63)]
+    """Revision of the pods that returned: the value of their label pod-template-hash."""
+    failed_pods: Annotated[str, Field(max_length=64)]
+    """Digest of the pods whose rollout failed. The rollback ends when the spec asks for others."""
+    reason: Annotated[str, Field(max_length=63)]
+    """Cause of the failure, as a reason of the condition Ready."""
+    message: Annotated[str, Field(max_length=CAUSE_LIMIT)]
+    """Cause of the failure, as a sentence."""
+
+
 class LLMServiceStatus(Fields):
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """metadata.generation that this status is about."""
@@ -145,6 +162,11 @@ class LLMServiceStatus(Fields):
     """Image and vLLM version of the model servers."""
     rollout: RolloutStatus | None = None
     """Progress of a rollout in place; absent while new replicas start before old ones end."""
+    complete_revision: Annotated[str, Field(max_length=63)] | None = None
+    """Revision of the pods of the last complete rollout. rolloutStrategy.autoRollback returns to
+    them."""
+    rollback: RollbackStatus | None = None
+    """Rollback of the present spec; absent while the pods follow the spec."""
     autoscaling: AutoscalingStatus | None = None
     """State of autoscaling; absent without spec.autoscaling."""
     adapters: Annotated[tuple[AdapterStatus, ...], _atomic(32)] | None = None

@@ -1,19 +1,19 @@
-"""Builds the children of a service, even if its pods cannot be built from its spec.
+"""Builds the children of a service, even if its pods cannot be built from its spec, or failed.
 
 Pods that cannot be built stay unchanged, and all other children follow the spec. After a downgrade,
 the operator may not know the engine version of a service. It still scales the service and keeps its
-network policy.
+network policy. After a failed rollout, the earlier pods return in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Child, Context, build_each, workload_child
-from llmservice_operator.children.workload import keep_pods
+from llmservice_operator.children.workload import keep_pods, return_pods
 from llmservice_operator.desired import Autoscaler, may_change
 from llmservice_operator.desired.adapters import AdapterList
 from llmservice_operator.errors import InvalidSpec, OperatorError
@@ -22,6 +22,8 @@ from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import (
     EnginePin,
     ReplicaCount,
+    Restored,
+    digest_of,
     recorded_pin,
     resolve_pin,
     resolve_replicas,
@@ -37,6 +39,8 @@ class Attempt:
     manifest."""
     unbuilt: InvalidSpec | None
     """Reason why the pods stay unchanged; None when they follow the spec."""
+    pods: str | None = None
+    """Digest of the pods that the spec asks for; None if they cannot be built."""
 
 
 def build_around_pods(
@@ -46,9 +50,11 @@ def build_around_pods(
     autoscaler: Autoscaler,
     served: Container[Kind],
     adapters: AdapterList | None = None,
+    restored: Restored | None = None,
 ) -> Attempt:
     """Build the children. If the pods cannot be built, keep those of the live workload.
 
+    `restored` replaces the pods whose failure the status records.
     Raises InvalidSpec if there is no live workload. Then nothing is made.
     """
     kept = live if live is not None and may_change(live, service) else None
@@ -66,9 +72,15 @@ def build_around_pods(
         children = _build(context, served)
     else:
         children = _build(context, served)
-        found = children.get(workload_child(service))
+        child = workload_child(service)
+        found = children.get(child)
         if not isinstance(found, InvalidSpec):
-            return Attempt(pin, replicas, children, None)
+            pods = None if not isinstance(found, Mapping) else digest_of(service, found["spec"])
+            rollback = service.status.rollback
+            if restored is not None and rollback is not None and rollback.failed_pods == pods:
+                pin = restored.pin
+                children[child] = return_pods(replace(context, pin=pin), restored.spec)
+            return Attempt(pin, replicas, children, None, pods)
         unbuilt = found
     # The pods stay unchanged, so the status keeps the recorded engine.
     context = replace(context, pin=recorded_pin(service, live) or context.pin)

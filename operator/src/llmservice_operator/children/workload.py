@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
@@ -46,11 +46,18 @@ def keep_pods(context: Context, live: Manifest) -> Manifest | None:
     everything else outside the pods follow the spec. Returns None if the operator has applied no
     pods.
     """
-    workload = workload_of(context.service)
     try:
-        spec = workload.keep_spec(context.service, context.replicas, applied_field(live, "spec"))
+        return return_pods(context, applied_field(live, "spec"))
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def return_pods(context: Context, applied: Mapping[str, Any]) -> Manifest:
+    """Return the manifest of the workload with the pods of an applied spec.
+
+    Raises KeyError, TypeError or ValueError if it has none.
+    """
+    spec = workload_of(context.service).keep_spec(context.service, context.replicas, applied)
     return workload_child(context.service).complete(context, {"spec": spec})
 
 

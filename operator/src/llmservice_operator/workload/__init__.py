@@ -24,6 +24,14 @@ from llmservice_operator.workload.replica_count import (
     resolve_replicas,
     resumed_replicas,
 )
+from llmservice_operator.workload.rollback import (
+    Restored,
+    decide_rollback,
+    digest_of,
+    is_rolled_back,
+    read_restored,
+    without_rollback,
+)
 from llmservice_operator.workload.rollout import RolloutDecision, decide_rollout
 from llmservice_operator.workload.unstarted_pods import (
     LOOK_AGAIN_SECONDS,
@@ -41,21 +49,27 @@ __all__ = [
     "Problem",
     "Replica",
     "ReplicaCount",
+    "Restored",
     "RolloutDecision",
     "Workload",
     "WorkloadState",
     "build_hand_over",
+    "decide_rollback",
     "decide_rollout",
     "desired_replicas",
+    "digest_of",
     "first_replicas",
     "is_handed_over",
+    "is_rolled_back",
     "observe_service",
     "pin_annotations",
     "pod_to_ask_about",
+    "read_restored",
     "recorded_pin",
     "replicas_of",
     "resolve_pin",
     "resolve_replicas",
     "resumed_replicas",
+    "without_rollback",
     "workload_of",
 ]

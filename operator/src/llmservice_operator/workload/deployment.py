@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -13,7 +14,7 @@ from llmservice_operator.api.fields import as_int_or_string
 from llmservice_operator.api.lifecycle import RolloutType
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.kinds import DEPLOYMENTS, Kind
+from llmservice_operator.kinds import DEPLOYMENTS, REPLICA_SETS, Kind
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload.pin import EnginePin
 from llmservice_operator.workload.pod_problems import Problem, quoted, with_hint
@@ -69,6 +70,18 @@ class _Deployment:
     ) -> dict[str, Any]:
         return {**_spec_without_template(service, count), "template": applied["template"]}
 
+    def pods_of(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"template": spec["template"]}
+
+    def kept_revision(self, service: LLMService, revision: str) -> tuple[Kind, str] | None:
+        return REPLICA_SETS, f"{self.name(service)}-{revision}"
+
+    def pods_of_revision(self, kept: Manifest) -> Mapping[str, Any]:
+        template = copy.deepcopy(kept["spec"]["template"])
+        # The controller adds the label to the template of the Deployment.
+        template["metadata"]["labels"].pop(_REVISION_LABEL, None)
+        return {"template": template}
+
     def state_of(self, live: Manifest) -> WorkloadState:
         status = live.get("status", {})
         generation = live["metadata"].get("generation", 0)
@@ -79,6 +92,7 @@ class _Deployment:
             is_current=status.get("observedGeneration", 0) >= generation,
             updated=status.get("updatedReplicas", 0),
             revision=_present_revision(live),
+            complete_revision=_complete_revision(live),
             is_stuck=condition(live, "Progressing").get("reason") == "ProgressDeadlineExceeded",
             problems=tuple(_problems(live)),
             refused_since=_refused_since(live),
@@ -169,6 +183,19 @@ def _present_revision(live: Manifest) -> str | None:
         return ""
     named = _REPLICA_SET.search(str(progressing.get("message")))
     return None if named is None else named[1].removeprefix(f"{live['metadata']['name']}-")
+
+
+def _complete_revision(live: Manifest) -> str | None:
+    """Return the revision of the pods, if its rollout is complete and one replica is ready.
+
+    The controller names a new ReplicaSet before it updates the numbers, so only the reason shows
+    that both are about the same one.
+    """
+    status = live.get("status", {})
+    ready = status.get("readyReplicas", 0)
+    is_one = 0 < ready == status.get("replicas", 0) == status.get("updatedReplicas", 0)
+    has_ended = condition(live, "Progressing").get("reason") == "NewReplicaSetAvailable"
+    return (_present_revision(live) or None) if is_one and has_ended else None
 
 
 def _problems(live: Manifest) -> Iterator[Problem]:

@@ -45,6 +45,11 @@ class Observation:
     do."""
     is_stuck: bool = False
     """Whether the rollout made no progress within its deadline."""
+    revision: str | None = None
+    """Revision of the present pods. Empty or None while it is unknown."""
+    complete_revision: str | None = None
+    """Revision of a rollout that is complete now: of the present pods, or of earlier ones while the
+    controller has not seen the present manifest. None if it is unknown or incomplete."""
     waits_for_accelerator_since: datetime | None = None
     """Time since which a pod of the present spec finds no node with enough free accelerators."""
     waits_for_volume_since: datetime | None = None
@@ -84,7 +89,10 @@ def observe_service(
     if not state.is_current:
         # The replica counts are still true. The fields about the present spec are outdated.
         return Observation(
-            desired=state.desired, replicas=state.replicas, ready_replicas=state.ready
+            desired=state.desired,
+            replicas=state.replicas,
+            ready_replicas=state.ready,
+            complete_revision=state.complete_revision,
         )
     pods = list(pods)
     replicas = replicas_of(pods)
@@ -105,6 +113,8 @@ def observe_service(
         ready_replicas=state.ready,
         is_rolled_out=state.replicas == state.updated == state.ready == state.desired,
         is_stuck=state.is_stuck,
+        revision=state.revision,
+        complete_revision=state.complete_revision,
         waits_for_accelerator_since=_since(found, Reason.WAITING_FOR_GPU),
         waits_for_volume_since=_since(found, Reason.VOLUME_IN_USE),
         waits_for_quota_since=_waits_for_quota_since(state, replicas, present),

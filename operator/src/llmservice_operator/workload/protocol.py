@@ -21,7 +21,8 @@ from llmservice_operator.workload.replica_count import ReplicaCount
 class WorkloadState:
     """The status of a live workload. Every number counts replicas, not pods.
 
-    While the state is not current, `updated`, `revision`, `is_stuck` and `problems` are unknown.
+    While the state is not current, `updated`, `revision`, `is_stuck` and `problems` are those of
+    the earlier manifest.
     """
 
     desired: int
@@ -38,6 +39,9 @@ class WorkloadState:
     revision: str | None = None
     """Revision of the present pod template, in the form of `Replica.revision`. Empty while the
     controller has not reported it. None for a controller that never reports it."""
+    complete_revision: str | None = None
+    """Revision of all pods, if the controller reports that its rollout is complete. It is also true
+    while the state is not current."""
     problems: tuple[Problem, ...] = ()
     """Problems that keep the controller from creating pods."""
     refused_since: datetime | None = None
@@ -83,6 +87,21 @@ class Workload(Protocol):
         It is used while `build_spec` raises InvalidSpec. Raises KeyError if `applied` contains no
         pods.
         """
+        ...
+
+    def pods_of(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the part of the workload's spec from which its pods are made."""
+        ...
+
+    def kept_revision(self, service: LLMService, revision: str) -> tuple[Kind, str] | None:
+        """Return kind and name of the object that keeps the pods of an earlier revision.
+
+        None for a kind of workload that keeps none.
+        """
+        ...
+
+    def pods_of_revision(self, kept: Manifest) -> Mapping[str, Any]:
+        """Return the pods of an earlier revision, in the form of `pods_of`."""
         ...
 
     def state_of(self, live: Manifest) -> WorkloadState:

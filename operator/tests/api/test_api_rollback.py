@@ -1,0 +1,157 @@
+"""Failed rollouts by the cluster's own controllers; the test plays scheduler and kubelet."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES, PODS
+from operator_support.processes import (
+    Api,
+    OperatorProcess,
+    condition,
+    make_pods_ready,
+    make_service,
+    until_settled,
+)
+from shared_support.waiting import eventually
+
+ROLLS_BACK = {"rolloutStrategy": {"autoRollback": True}}
+NONSENSE = "32 of 32 log-probabilities are not finite."
+
+
+def pods(api: Api, namespace: str, name: str) -> set[str]:
+    found = api.list_all(PODS, namespace, labelSelector=f"llmservice.dev/name={name}")
+    return {
+        each["metadata"]["name"] for each in found if "deletionTimestamp" not in each["metadata"]
+    }
+
+
+def ready(api: Api, namespace: str, name: str) -> dict[str, Any]:
+    service = api.get(LLMSERVICES, namespace, name)
+    found = condition(service, "Ready")
+    assert found["observedGeneration"] == service["metadata"]["generation"]
+    return found
+
+
+def status(api: Api, namespace: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = api.get(LLMSERVICES, namespace, name)["status"]
+    return found
+
+
+def until_serving(api: Api, namespace: str, name: str) -> set[str]:
+    def serving() -> bool:
+        make_pods_ready(api, namespace, name)
+        return bool(ready(api, namespace, name)["status"] == "True")
+
+    eventually(serving, 30)
+    eventually(lambda: status(api, namespace, name)["completeRevision"])
+    return pods(api, namespace, name)
+
+
+def change(api: Api, namespace: str, name: str, **spec: Any) -> None:
+    api.patch(LLMSERVICES, namespace, name, {"spec": spec})
+
+
+def fail_the_smoke_test(api: Api, namespace: str, pod: str) -> None:
+    """Report what the kubelet reports of a model server that ended with this reason."""
+    now = datetime.now(UTC)  # noqa: TID251 - the operator compares it with its own clock
+    since = (now - timedelta(seconds=40)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    said = json.dumps({"format": 2, "reason": "SmokeTestFailed", "message": NONSENSE})
+    server = {
+        "name": "server",
+        "image": "registry/x",
+        "imageID": "",
+        "ready": False,
+        "started": False,
+        "restartCount": 1,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 1, "reason": "Error", "message": said}},
+    }
+    conditions = [
+        {"type": "PodScheduled", "status": "True"},
+        {"type": "Ready", "status": "False", "lastTransitionTime": since},
+    ]
+    told = {"phase": "Running", "conditions": conditions, "containerStatuses": [server]}
+    api.patch(PODS, namespace, pod, {"status": told}, "status")
+
+
+def fail_the_rollout(api: Api, namespace: str, name: str, old: set[str]) -> None:
+    (new,) = eventually(lambda: pods(api, namespace, name) - old)
+    fail_the_smoke_test(api, namespace, new)
+
+
+def until_rolled_back(api: Api, namespace: str, name: str, old: set[str]) -> None:
+    eventually(
+        lambda: ready(api, namespace, name)["reason"] == "RolledBack",
+        20,
+        lambda: json.dumps(api.get(LLMSERVICES, namespace, name)["status"]),
+    )
+    eventually(lambda: pods(api, namespace, name) == old, 20)
+
+
+def image(api: Api, namespace: str, name: str) -> str:
+    template = api.get(DEPLOYMENTS, namespace, name)["spec"]["template"]["spec"]
+    found: str = template["containers"][0]["image"]
+    return found
+
+
+@pytest.mark.causes("RolledBack")
+def test_earlier_pods_return_and_stay_until_the_spec_asks_for_others(
+    api: Api, namespace: str, name: str, log: Path
+) -> None:
+    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+        operator.until_leading()
+        api.create(LLMSERVICES, make_service(name, namespace, **ROLLS_BACK))
+        old = until_serving(api, namespace, name)
+        good = image(api, namespace, name)
+
+        change(api, namespace, name, engine={"image": "registry/bad:1", "maxModelLen": 512})
+        fail_the_rollout(api, namespace, name, old)
+        until_rolled_back(api, namespace, name, old)
+
+        assert NONSENSE in ready(api, namespace, name)["message"]
+        assert condition(api.get(LLMSERVICES, namespace, name), "Available")["status"] == "True"
+        assert image(api, namespace, name) == good
+        assert status(api, namespace, name)["engine"]["image"] == good
+        until_settled(operator)
+        operator.kill()
+
+    api.patch(LEASES, namespace, "llmservice-operator", {"spec": {"holderIdentity": ""}})
+    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+        operator.until_leading()
+        eventually(lambda: operator.metric("controller_runtime_reconcile_total") >= 1)
+        until_settled(operator)
+        assert operator.writes() == 0
+        assert ready(api, namespace, name)["reason"] == "RolledBack"
+
+        # A change that concerns no pod does not try the failed ones again.
+        change(api, namespace, name, replicas=2)
+        eventually(lambda: len(pods(api, namespace, name)) == 2)
+        assert image(api, namespace, name) == good
+        assert ready(api, namespace, name)["reason"] == "RolledBack"
+        make_pods_ready(api, namespace, name)
+        until_settled(operator)
+        both = pods(api, namespace, name)
+
+        # The next mistake is tried, and undone too.
+        change(api, namespace, name, engine={"image": "registry/bad:2"})
+        fail_the_rollout(api, namespace, name, both)
+        until_rolled_back(api, namespace, name, both)
+
+        # The pods of the earlier spec are those that run.
+        change(api, namespace, name, engine={"image": None, "maxModelLen": None})
+        assert until_serving(api, namespace, name) == both
+        assert "rollback" not in status(api, namespace, name)
+
+
+def test_without_an_earlier_complete_rollout_a_failed_one_stays(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    api.create(LLMSERVICES, make_service(name, served, **ROLLS_BACK))
+    fail_the_rollout(api, served, name, set())
+    eventually(lambda: ready(api, served, name)["reason"] == "SmokeTestFailed")
+    until_settled(operator)
+    assert {"rollback", "completeRevision"}.isdisjoint(status(api, served, name))
