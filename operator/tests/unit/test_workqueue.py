@@ -6,6 +6,7 @@ import pytest
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.workqueue import QueueSettings, WorkQueue
 from operator_support.workqueue import Observer, StandingClock, run_workers, settle, stop
+from shared_support.waiting import eventually_in_loop
 
 
 @pytest.fixture
@@ -428,3 +429,24 @@ async def test_tells_how_long_keys_wait_and_passes_run(
     assert queue.unfinished_seconds() == 5.0
     await stop(workers)
     assert queue.longest_running_seconds() == 0.0
+
+
+async def test_passes_that_wait_for_nothing_let_other_tasks_run_between_them(
+    queue: WorkQueue[str],
+) -> None:
+    loop = asyncio.get_running_loop()
+    others: list[str] = []
+    """Keys whose pass was followed by a turn of the loop."""
+    seen: list[int] = []
+
+    async def process(key: str) -> None:
+        loop.call_soon(others.append, key)
+        seen.append(len(others))
+
+    workers = await run_workers(queue, process)
+    for number in range(100):
+        queue.add(f"service-{number}")
+    await eventually_in_loop(lambda: len(seen) == 100)
+    await stop(workers)
+    # Without a turn between the passes, no call would have been made before the last pass.
+    assert seen[-1] >= 90

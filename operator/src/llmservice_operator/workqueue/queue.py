@@ -183,6 +183,9 @@ class WorkQueue(Generic[Key]):
                     self.add_after(key, requeue_after)
             finally:
                 self._finish(key, result)
+            # A pass over a converged service waits for nothing. After a restart, thousands of them
+            # in a row would keep the process from renewing its Lease and answering its probes.
+            await asyncio.sleep(0)
 
     def _start(self, key: Key) -> None:
         now = self._clock.time()
