@@ -61,7 +61,7 @@ the service has keys."""
 
 SAFE_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "--config-format": ("auto", "hf", "mistral"),
-    "--distributed-executor-backend": ("mp", "uni"),
+    "--distributed-executor-backend": ("mp",),
     "--load-format": ("auto", "fastsafetensors", "mistral", "safetensors"),
 }
 """Flags of which only some values are safe: other formats can hold code, and a replica is one
@@ -100,9 +100,11 @@ def field_rules(fields: Iterable[FlagField]) -> tuple[ValueRule, ...]:
 
 def _takes_only(flag: str, values: tuple[str, ...]) -> ValueRule:
     *most, last = values
+    listed = f"{', '.join(most)} or {last}" if most else last
+    choose = "choose one of them" if most else "write that"
     return ValueRule(
         cel=f"!self.startsWith('{flag}=') || self.matches('^{flag}=({'|'.join(values)})$')",
-        message=f"{flag} takes {', '.join(most)} or {last} only: choose one of them, or remove it",
+        message=f"{flag} takes {listed} only: {choose}, or remove it",
         holds=lambda arg: not arg.startswith(f"{flag}=") or arg.partition("=")[2] in values,
     )
 
