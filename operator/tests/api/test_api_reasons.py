@@ -50,7 +50,7 @@ def test_pods_that_the_api_server_refuses_are_told_with_its_words(
         said = until_reason(api, namespace, "old", "InvalidSpec")
         assert "spec.engine.image to an image that holds vLLM 0.30.0" in said
         said = until_reason(api, namespace, "lacking", "InvalidSpec")
-        assert said.endswith("or run an engine.version that has it: 0.31.0 or 0.32.0"), said
+        assert said.endswith("or run an engine.version that has it: 0.31.0, 0.32.0 or 0.33.0"), said
 
 
 @pytest.mark.causes("RolloutStuck")

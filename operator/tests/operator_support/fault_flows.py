@@ -72,8 +72,9 @@ def children_in(api: Api, namespace: str) -> State:
             metadata = {k: v for k, v in live["metadata"].items() if k not in _CHANGES_OF_OTHERS}
             for owner in metadata.get("ownerReferences", ()):
                 owner["uid"] = "of the owner"
-            spec = {k: v for k, v in live["spec"].items() if k not in _ADDRESSES}
-            kept = {"metadata": metadata, "spec": spec}
+            # A ConfigMap has data and no spec.
+            spec = {k: v for k, v in live.get("spec", {}).items() if k not in _ADDRESSES}
+            kept = {"metadata": metadata, "spec": spec, "data": live.get("data")}
             text = json.dumps(kept, sort_keys=True).replace(namespace, "the-namespace")
             found[f"{child.kind.kind} {live['metadata']['name']}"] = json.loads(text)
     return found

@@ -118,15 +118,16 @@ class Tenant:
 
     def _edit(self) -> str:
         kind, live = self._live()
+        content = "spec" if "spec" in live else "data"
         path: list[str] = []
-        part: Any = live["spec"]
+        part: Any = live.get(content)
         while isinstance(part, dict) and part:
             path.append(self._draw.choice(sorted(part)))
             part = part[path[-1]]
         change: Any = self._other(part)
         for key in reversed(path):
             change = {key: change}
-        return self._merge(kind, live, {"spec": change})
+        return self._merge(kind, live, {content: change})
 
     def _other(self, value: Any) -> Any:
         if self._draw.random() < 0.2:

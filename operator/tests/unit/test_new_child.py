@@ -88,9 +88,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tree")
     for part in COPIED:
         shutil.copytree(REPOSITORY / part, root / part)
-    for name in ("Makefile", "e2e/generated.py"):
-        (root / name).parent.mkdir(exist_ok=True)
-        shutil.copy(REPOSITORY / name, root / name)
+    scripts = [REPOSITORY / "e2e/generated.py", *(REPOSITORY / "operator").glob("*.*")]
+    for file in (REPOSITORY / "Makefile", *scripts):
+        copied = root / file.relative_to(REPOSITORY)
+        copied.parent.mkdir(exist_ok=True)
+        shutil.copy(file, copied)
     children = root / PACKAGE / "children"
     (children / "signpost.py").write_text(SIGNPOST)
     registry = children / "__init__.py"
