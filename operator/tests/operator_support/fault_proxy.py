@@ -120,6 +120,9 @@ class Faults:
         """Return the list that is answered in place of this one, such as an older one."""
 
 
+_CLOSING_SECONDS = 0.25
+
+
 class FaultProxy:
     """Forwards to the API server of KUBECONFIG, in a thread of its own."""
 
@@ -174,6 +177,8 @@ class FaultProxy:
             started.set_result(None)
             await stop.wait()
             await runner.cleanup()
+        # A closed TLS connection ends some turns of the loop later. Until then it counts as leaked.
+        await asyncio.sleep(_CLOSING_SECONDS)
 
     def stop(self) -> None:
         """Tell the thread to stop."""
