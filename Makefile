@@ -126,9 +126,9 @@ test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 mi
 	$(RUN) localkube down --name test-autoscaling; exit $$failed; }
 
 .PHONY: test-serving-long
-test-serving-long: $(addprefix long-,$(or $(PART),hostile rollouts deaths adapters stock))  ## Test the server for long: hostile requests, rollouts, engine deaths, adapters, stock vLLM (an hour; PART=hostile runs one part)
+test-serving-long: $(addprefix long-,$(or $(PART),hostile rollouts deaths adapters versions stock))  ## Test the server for long: hostile requests, rollouts, engine deaths, adapters, every vLLM version, stock vLLM (an hour; PART=hostile runs one part)
 
-.PHONY: long-hostile long-rollouts long-deaths long-adapters long-stock long-models
+.PHONY: long-hostile long-rollouts long-deaths long-adapters long-versions long-stock long-models
 long-hostile: long-models
 	@LLMSERVICE_TEST_REQUESTS=20000 $(RUN) pytest -s server_image/tests/engine -k "hostile" --timeout=0
 long-rollouts: long-models
@@ -137,6 +137,9 @@ long-deaths: long-models
 	@LLMSERVICE_TEST_ROUNDS=50 $(RUN) pytest -s server_image/tests/engine -k "death_of_the_engine" --timeout=0
 long-adapters: long-models
 	@LLMSERVICE_TEST_REQUESTS=5000 $(RUN) pytest -s server_image/tests/engine/test_engine_adapters_change.py --timeout=0
+long-versions: long-models
+	@$(RUN) python server_image/engine_env.py all
+	@LLMSERVICE_TEST_VERSIONS=all $(RUN) pytest -s server_image/tests/engine/test_engine_versions.py --timeout=0
 long-stock: long-models
 	@LLMSERVICE_TEST_ROUNDS=10 $(RUN) pytest -s server_image/tests/long --timeout=0
 long-models: setup

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,15 @@ def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield interpreter
 
 
-@pytest.fixture(scope="session", params=engine_env.VERSIONS)
+def _tried_versions() -> tuple[str, ...]:
+    """Return the pinned version and the newest one, or all with LLMSERVICE_TEST_VERSIONS=all."""
+    if os.environ.get("LLMSERVICE_TEST_VERSIONS") == "all":
+        return engine_env.VERSIONS
+    newest = max(engine_env.VERSIONS, key=lambda version: [*map(int, version.split("."))])
+    return tuple(dict.fromkeys((engine_env.PINNED, newest)))
+
+
+@pytest.fixture(scope="session", params=_tried_versions())
 def of_any_version(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Preloaded]:

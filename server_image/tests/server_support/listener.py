@@ -6,6 +6,9 @@ from typing import Any, Self
 from llmservice_server.connection import LimitedConnection
 from llmservice_server.listener import Listener
 
+_SECONDS = 30.0
+"""Time limit of a step that takes milliseconds on an idle machine."""
+
 
 class Echo:
     """An application that records its requests, and can wait before it answers."""
@@ -55,7 +58,7 @@ class Raw:
         self.writer.write(sent)
         received = b""
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_SECONDS):
                 while part := await self.reader.read(65536):
                     received += part
         except ConnectionError:
@@ -64,13 +67,13 @@ class Raw:
 
     async def receive(self, size: int) -> None:
         """Read exactly `size` bytes of the answer."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(_SECONDS):
             await self.reader.readexactly(size)
 
 
 async def held_by(listener: Listener) -> LimitedConnection:
     """Wait for the only connection of a listener, and return it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(_SECONDS):
         while not listener.server_state.connections:
             await asyncio.to_thread(lambda: None)
     (held,) = listener.server_state.connections
