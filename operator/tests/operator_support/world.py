@@ -65,8 +65,9 @@ class World:
         self.cache = Cache()
         self.restart(keda=True)
 
-    def restart(self, *, keda: bool) -> None:
-        cluster, settings = cast(Cluster, self.cluster), OperatorSettings(keda=keda)
+    def restart(self, *, keda: bool, **others: Any) -> None:
+        """Replace the operator by one with these settings."""
+        cluster, settings = cast(Cluster, self.cluster), OperatorSettings(keda=keda, **others)
         self.cluster.has_rights = keda
         self.served = served_kinds(cluster, settings)
         self._reconciler = a_reconciler(cluster, self.cache, settings, self.served)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from llmservice_operator.api.server_defaults import Proxy, ServerDefaults
 from llmservice_operator.desired.applied import applied_field
 from llmservice_operator.kinds import (
     AUTOSCALERS,
@@ -108,6 +109,21 @@ async def test_the_pin_of_an_engine_that_is_not_known_outlives_the_rollback(worl
     assert world.status["engine"]["image"] == "registry/cpu:newer"
     assert world.status["engine"]["version"] == "0.99.0"
     assert "0.99.0" in world.condition("Ready")["message"]
+
+
+@pytest.mark.parametrize("case", UNBUILDABLE)
+async def test_the_network_policy_of_pods_that_stay_opens_the_charts_proxy(
+    world: World, case: str
+) -> None:
+    proxy = Proxy(https="http://proxy:3128")
+    world.restart(keda=True, server_defaults=ServerDefaults(proxy=proxy))
+    await world.serve(replicas=1)
+    before = world.cluster.objects[NETWORK_POLICIES, "llama"]["spec"]["egress"]
+    ports = [port["port"] for rule in before for port in rule.get("ports", ())]
+    assert 3128 in ports
+    await serve_unbuildable(world, case, replicas=1)
+    assert world.condition("Ready")["reason"] == "InvalidSpec"
+    assert world.cluster.objects[NETWORK_POLICIES, "llama"]["spec"]["egress"] == before
 
 
 async def test_the_engine_of_pods_that_stay_is_the_one_that_was_recorded(world: World) -> None:

@@ -14,7 +14,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import Child, Context, build_each, workload_child
 from llmservice_operator.children.workload import keep_pods, return_pods
-from llmservice_operator.desired import Autoscaler, may_change
+from llmservice_operator.desired import Autoscaler, may_change, with_defaults
 from llmservice_operator.desired.adapters import AdapterList
 from llmservice_operator.errors import InvalidSpec, OperatorError
 from llmservice_operator.kinds import Kind
@@ -67,7 +67,8 @@ def build_around_pods(
         if kept is None or recorded is None:
             raise
         # The accelerator class may be unknown. Only the pods use its settings.
-        context = Context(service, settings, recorded, replicas, autoscaler, adapters)
+        defaulted = with_defaults(service, settings.server_defaults)
+        context = Context(defaulted, settings, recorded, replicas, autoscaler, adapters)
         unbuilt = error
         children = _build(context, served)
     else:
