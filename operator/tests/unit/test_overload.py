@@ -56,6 +56,14 @@ def test_an_outage_gets_few_requests_however_many_are_wanted(
     assert sent == pytest.approx(10 * FAILURES_PER_SECOND + FAILURE_BURST, abs=1)
 
 
+def test_the_name_of_an_object_exempts_no_failure(overload: Overload) -> None:
+    overload.note(
+        ClusterError("PATCH /api/v1/namespaces/webhook/services/webhook: 429: busy", 429, 7)
+    )
+    with pytest.raises(ClusterError, match="a pause of 7 s"):
+        overload.check()
+
+
 @pytest.mark.parametrize("error", OF_ONE_OBJECT, ids=str)
 def test_a_refusal_of_one_object_keeps_no_request_back(
     overload: Overload, error: ClusterError
