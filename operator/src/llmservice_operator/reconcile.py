@@ -150,12 +150,12 @@ class Reconciler:
         report = self._read_report(service) if is_watched else None
         plan, decision = self._scaler.plan(service, report), None
         outcome, pin, wanted_pods = Outcome(), None, None
-        pods = self._cache.owned((service.namespace, service.name), PODS)
+        key = service.namespace, service.name
         has_reports = self._settings.metrics_server_url is not None
         adapters = see_adapters(
             service,
             self._owned(service, adapter_list.CHILD),
-            replicas_of(pods),
+            replicas_of(self._cache.owned(key, PODS)),
             report,
             has_reports=has_reports,
         )
@@ -191,11 +191,13 @@ class Reconciler:
         elif service.spec.autoscaling is None and plan.left_over:
             # With autoscaling, the condition AutoscalingActive reports this.
             failure = Failure(Reason.KEDA_MISSING, plan.left_over)
+        # The pods are read after the writes, like the workload, because a write may take long.
+        pods = self._cache.owned(key, PODS)
         # The report contains the download progress of a replica that starts.
         may_start = any(each.is_running and not each.is_ready for each in replicas_of(pods))
         if has_reports and report is None and may_start:
             report = self._read_report(service)
-        events = await self._pod_events.read((service.namespace, service.name), pods)
+        events = await self._pod_events.read(key, pods)
         seen = observe_service(
             service, self._owned(service, workload), pods, report, self._now(), events
         )
