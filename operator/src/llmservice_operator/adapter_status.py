@@ -58,28 +58,24 @@ def see_adapters(
     if not service.spec.model.takes_adapters:
         return Adapters(None, None)
     running = [each for each in replicas if each.is_running and not each.is_leaving]
-    reported = {each.pod: each for each in (report.replicas if report else ())}
-    ready = {each.name: _answer(reported, each.name) for each in running if each.is_ready}
+    reported = sorted(report.replicas if report else (), key=lambda each: each.pod)
+    # A replica without a phase has a server that does not answer.
+    answers = {each.pod: each for each in reported if each.phase is not None}
+    held = {pod: _holdings(each) for pod, each in answers.items()}
+    ready = [each.name for each in running if each.is_ready]
     if not has_reports:
         listed = AdapterList(wanted_adapters(service), None)
     elif not running:
         listed = first_list(service)
     else:
-        holdings = [None if each is None else _holdings(each) for each in ready.values()]
+        holdings = [held.get(name) for name in ready]
         listed = next_list(wanted_adapters(service), served_adapters(live), holdings)
-    answers = {name: each for name in sorted(reported) if (each := _answer(reported, name))}
-    waits = [name for name, each in ready.items() if each is None]
+    waits = [name for name in ready if name not in answers]
     status = tuple(
-        _status(each, listed, answers, waits, len(ready), has_reports=has_reports)
+        _status(each, listed, answers, held, waits, len(ready), has_reports=has_reports)
         for each in listed.wanted
     )
     return Adapters(listed, status or None)
-
-
-def _answer(reported: Mapping[str, ReplicaLoad], pod: str) -> ReplicaLoad | None:
-    """Return the report about a replica; None if its server does not answer."""
-    found = reported.get(pod)
-    return None if found is None or found.phase is None else found
 
 
 def _holdings(replica: ReplicaLoad) -> frozenset[ListedAdapter]:
@@ -94,12 +90,13 @@ def _status(
     adapter: ListedAdapter,
     listed: AdapterList,
     answers: Mapping[str, ReplicaLoad],
+    held: Mapping[str, frozenset[ListedAdapter]],
     waits: Sequence[str],
     ready: int,
     *,
     has_reports: bool,
 ) -> AdapterStatus:
-    having = [name for name, each in answers.items() if adapter in _holdings(each)]
+    having = [name for name, adapters in held.items() if adapter in adapters]
     message = _message(adapter, answers, waits, having, ready) if has_reports else _UNKNOWN
     return AdapterStatus(
         name=adapter.name,
