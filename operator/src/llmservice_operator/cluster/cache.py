@@ -98,7 +98,7 @@ class Cache:
 
         None means that the cache did not change.
         """
-        if not is_deleted and self._holds(manifest):
+        if not is_deleted and self._held(manifest) is not None:
             return None  # most events report a version that the answer to a write contained
         try:
             found = understood(manifest)
@@ -160,12 +160,10 @@ class Cache:
         The cached object itself is returned if the version is the same, and an unreadable object as
         it is.
         """
+        if (held := self._held(manifest)) is not None:
+            return held
         try:
-            found = understood(manifest)
-            known = self._objects.get(object_id(found))
-            if known is not None and not is_other_version(known, found):
-                return known
-            return self._compactor.compact(found)
+            return self._compactor.compact(understood(manifest))
         except (Unreadable, RecursionError):
             return manifest
 
@@ -205,13 +203,13 @@ class Cache:
         """Return the kinds of which there is an object."""
         return {id_[0] for id_ in self._objects}
 
-    def _holds(self, manifest: Any) -> bool:
-        """Return whether this version of the object is in the cache."""
+    def _held(self, manifest: Any) -> Manifest | None:
+        """Return the cached object, if it has the version of this one."""
         try:
             known = self._objects.get(object_id(manifest))
-            return known is not None and not is_other_version(known, manifest)
+            return None if known is None or is_other_version(known, manifest) else known
         except (KeyError, TypeError, ValueError):
-            return False
+            return None
 
     def _skip(
         self, manifest: Any, error: Unreadable, *, is_deleted: bool = False
