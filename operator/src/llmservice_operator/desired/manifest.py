@@ -8,6 +8,7 @@ from typing import Any
 from llmservice_operator import api, names
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.comparison import owned_fields
 
 
 def build_metadata(
@@ -45,8 +46,13 @@ def is_owned_by(live: Manifest, service: LLMService) -> bool:
 
     A service that was deleted and created again has another uid, so it is another owner.
     """
-    owners = live.get("metadata", {}).get("ownerReferences", [])
-    return any(owner.get("controller") and owner.get("uid") == service.uid for owner in owners)
+    return is_controlled_by(live, service.uid)
+
+
+def is_controlled_by(live: Manifest, uid: str | None) -> bool:
+    """Return whether the live object's controller is the object with this uid."""
+    owners = live.get("metadata", {}).get("ownerReferences") or ()
+    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
 
 
 def is_left_to(live: Manifest, service: LLMService) -> bool:
@@ -61,11 +67,7 @@ def is_left_to(live: Manifest, service: LLMService) -> bool:
 
 def was_made_by_operator(live: Manifest) -> bool:
     """Return whether the operator has applied the live object, and no controller owns it."""
-    entries = live.get("metadata", {}).get("managedFields") or ()
-    return not _has_controller(live) and any(
-        entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
-        for entry in entries
-    )
+    return not _has_controller(live) and owned_fields(live, None) is not None
 
 
 def may_change(live: Manifest, service: LLMService) -> bool:

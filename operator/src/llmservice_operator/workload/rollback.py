@@ -18,6 +18,7 @@ from llmservice_operator.api.fields import timestamp
 from llmservice_operator.api.reason_facts import Rank
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.status import CAUSE_LIMIT, RollbackStatus
+from llmservice_operator.desired.manifest import is_controlled_by
 from llmservice_operator.workload.observation import Observation
 from llmservice_operator.workload.pin import EnginePin, pin_of_annotations
 from llmservice_operator.workload.registry import workload_of
@@ -105,7 +106,7 @@ def read_restored(service: LLMService, live: Manifest, kept: Manifest | None) ->
 
     None if there is no such object, or if it does not belong to the live workload.
     """
-    if kept is None or not _is_controlled_by(kept, live):
+    if kept is None or not is_controlled_by(kept, live["metadata"]["uid"]):
         return None
     workload = workload_of(service)
     image = workload.pinned_image(kept)
@@ -117,11 +118,3 @@ def without_rollback(service: LLMService) -> LLMService:
     """Return the service without an earlier revision to return to."""
     status = service.status.model_copy(update={"rollback": None, "complete_revision": None})
     return service.model_copy(update={"status": status})
-
-
-def _is_controlled_by(manifest: Manifest, owner: Manifest) -> bool:
-    references = manifest["metadata"].get("ownerReferences") or ()
-    return any(
-        each.get("controller") and each.get("uid") == owner["metadata"]["uid"]
-        for each in references
-    )
