@@ -206,7 +206,8 @@ class Cluster:
     ) -> Manifest:
         """Send one write, unless this process is no longer the leader."""
         if not self.may_write():
-            raise ClusterError("not written: this process does not hold the lease any more")
+            said = "not written: this process does not hold the lease any more"
+            raise ClusterError(said, requests=0)
         return await self._request(method, path, query, body, content_type)
 
     async def write_lease(self, method: str, path: str, body: Mapping[str, Any]) -> Manifest:
