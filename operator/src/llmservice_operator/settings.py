@@ -94,18 +94,18 @@ def _wrong(said: str) -> PydanticCustomError:
     return PydanticCustomError("content", "{said}", {"said": said})
 
 
-def _classes(text: str) -> Mapping[str, AcceleratorClass]:
-    try:
-        return parse_classes(text, f"{PREFIX}ACCELERATOR_CLASSES")
-    except InvalidSettings as error:
-        raise PydanticCustomError("json_setting", "{said}", {"said": str(error)}) from error
+def _from_json(name: str, parse: Callable[[str, str], Any]) -> BeforeValidator:
+    """Return the validator of a variable whose text `parse` reads. It gets the text and the
+    variable's name.
+    """
 
+    def read(text: str) -> Any:
+        try:
+            return parse(text, f"{PREFIX}{name}")
+        except InvalidSettings as error:
+            raise PydanticCustomError("json_setting", "{said}", {"said": str(error)}) from error
 
-def _server_defaults(text: str) -> ServerDefaults:
-    try:
-        return parse_server_defaults(text, f"{PREFIX}SERVER_DEFAULTS")
-    except InvalidSettings as error:
-        raise PydanticCustomError("json_setting", "{said}", {"said": str(error)}) from error
+    return _from_text(read)
 
 
 _HOST = re.compile("[A-Za-z0-9._:-]+")
@@ -216,13 +216,13 @@ class OperatorSettings(_Settings):
     images: ServerImages = Field(default_factory=ServerImages)
     hub_endpoint: Address = None
     """Address of a Hugging Face hub or mirror; None means the public hub."""
-    accelerator_classes: Annotated[Mapping[str, AcceleratorClass], _from_text(_classes)] = Field(
-        default_factory=dict
-    )
+    accelerator_classes: Annotated[
+        Mapping[str, AcceleratorClass], _from_json("ACCELERATOR_CLASSES", parse_classes)
+    ] = Field(default_factory=dict)
     """Accelerator classes, by their names in spec.accelerator.class."""
-    server_defaults: Annotated[ServerDefaults, _from_text(_server_defaults)] = Field(
-        default_factory=ServerDefaults
-    )
+    server_defaults: Annotated[
+        ServerDefaults, _from_json("SERVER_DEFAULTS", parse_server_defaults)
+    ] = Field(default_factory=ServerDefaults)
     """Defaults of the model servers of all services."""
     gpus_per_node: int = Field(
         8, ge=1, le=MAX_GPUS, description=f"a whole number from 1 to {MAX_GPUS}"

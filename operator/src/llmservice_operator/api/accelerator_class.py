@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from llmservice_operator.api.accelerator import MAX_GPUS, ClassName, GpuResource
-from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.fields import Fields, wrong_content
 from llmservice_operator.api.labels import KEY_LENGTH, KEYS_ARE_VALID, LabelValue
 from llmservice_operator.api.pods import Resources, Toleration
 from llmservice_operator.errors import InvalidSettings
@@ -52,6 +52,4 @@ def parse_classes(text: str, variable: str) -> Mapping[str, AcceleratorClass]:
     except json.JSONDecodeError as error:
         raise InvalidSettings(f"{variable} is no JSON: {error}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidSettings(f"{variable}: {field}: {first['msg']}") from error
+        raise wrong_content(variable, error) from error

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from llmservice_operator.api.engine_fields import EngineFields
 from llmservice_operator.api.fields import ValueRule, matches
-from llmservice_operator.api.flags import FlagField, declared_flags
+from llmservice_operator.api.flags import FlagField, declared_flags, listed
 from llmservice_operator.api.model import Model
 
 FLAG_FIELDS: Final = declared_flags(model=Model, engine=EngineFields)
@@ -92,35 +92,25 @@ def has_refused_form(flag: str) -> bool:
 def field_rules(fields: Iterable[FlagField]) -> tuple[ValueRule, ...]:
     """Return the rules that reserve the flags of these fields for the fields."""
     return tuple(
-        _has_field(flag, field.name)
+        _is_absent(flag, f"{flag} has a field of its own: set {field.name} instead")
         for field in fields
         for flag in field.flag.refused_in_extra_args
     )
 
 
 def _takes_only(flag: str, values: tuple[str, ...]) -> ValueRule:
-    *most, last = values
-    listed = f"{', '.join(most)} or {last}" if most else last
-    choose = "choose one of them" if most else "write that"
+    choose = "choose one of them" if len(values) > 1 else "write that"
     return ValueRule(
         cel=f"!self.startsWith('{flag}=') || self.matches('^{flag}=({'|'.join(values)})$')",
-        message=f"{flag} takes {listed} only: {choose}, or remove it",
+        message=f"{flag} takes {listed(values)} only: {choose}, or remove it",
         holds=lambda arg: not arg.startswith(f"{flag}=") or arg.partition("=")[2] in values,
     )
 
 
-def _set_by(flag: str, field: str) -> ValueRule:
+def _is_absent(flag: str, message: str) -> ValueRule:
     return ValueRule(
         cel=f"!self.startsWith('{flag}=')",
-        message=f"{flag} is set by the operator: set {field} instead",
-        holds=lambda arg: not arg.startswith(f"{flag}="),
-    )
-
-
-def _has_field(flag: str, field: str) -> ValueRule:
-    return ValueRule(
-        cel=f"!self.startsWith('{flag}=')",
-        message=f"{flag} has a field of its own: set {field} instead",
+        message=message,
         holds=lambda arg: not arg.startswith(f"{flag}="),
     )
 
@@ -134,7 +124,10 @@ ExtraArg = Annotated[
         "dashes, such as --response-role=assistant; write a switch as --flag=true",
     ),
     *field_rules(FLAG_FIELDS),
-    *(_set_by(flag, field) for flag, field in SET_BY.items()),
+    *(
+        _is_absent(flag, f"{flag} is set by the operator: set {field} instead")
+        for flag, field in SET_BY.items()
+    ),
     *(_takes_only(flag, values) for flag, values in SAFE_VALUES.items()),
     ValueRule(
         cel=f"self.matches('^--({_HARMLESS}|{_SET_BY})=') || !self.matches('^--({_NAMES})=')",

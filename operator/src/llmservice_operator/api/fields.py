@@ -27,6 +27,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
+from llmservice_operator.errors import InvalidSettings
+
 VALIDATIONS = "x-kubernetes-validations"
 """Key of the CEL rules in a schema."""
 
@@ -224,6 +226,13 @@ Portion = Annotated[
     ),
 ]
 """A number of replicas up to 9999, or a percentage of them."""
+
+
+def wrong_content(variable: str, error: ValidationError) -> InvalidSettings:
+    """Return the error about the first wrong field in the content of a variable."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    return InvalidSettings(": ".join(filter(None, (variable, field, first["msg"]))))
 
 
 def timestamp(moment: datetime) -> str:

@@ -7,7 +7,7 @@ from the declarations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
@@ -126,3 +126,9 @@ def unwrapped(info: FieldInfo) -> tuple[Any, list[Any]]:
             (plain,) = (each for each in get_args(plain) if each is not NoneType)
         else:
             return plain, notes
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return the words as an enumeration of which one is to be chosen."""
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last

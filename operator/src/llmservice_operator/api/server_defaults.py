@@ -6,9 +6,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.fields import Fields, wrong_content
 from llmservice_operator.api.references import ImagePullSecret, KeySource
-from llmservice_operator.errors import InvalidSettings
 
 _ProxyAddress = Annotated[str, Field(pattern=r"^(https?://\S+)?$")]
 
@@ -51,6 +50,4 @@ def parse_server_defaults(text: str, variable: str) -> ServerDefaults:
     try:
         return ServerDefaults.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidSettings(f"{variable}: {field}: {first['msg']}") from error
+        raise wrong_content(variable, error) from error

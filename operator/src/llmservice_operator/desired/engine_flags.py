@@ -6,12 +6,13 @@ refused flags. Only the full name of a flag in the version's table is accepted h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Self
 
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, IS_REFUSED, is_refused
+from llmservice_operator.api.flags import listed
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
 from llmservice_operator.desired.gone_flags import GONE
 from llmservice_operator.errors import InvalidSpec
@@ -118,9 +119,3 @@ def accepted_flags(table: Mapping[str, Flag]) -> list[str]:
 
 def _versions_with(flag: str) -> list[str]:
     return [version for version, table in TABLES.items() if flag in table]
-
-
-def listed(versions: Iterable[str]) -> str:
-    """Return versions as an enumeration."""
-    *most, last = versions
-    return f"{', '.join(most)} or {last}" if most else last

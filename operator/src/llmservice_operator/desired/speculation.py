@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from llmservice_operator.api.flags import listed
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.speculation import DraftModel
-from llmservice_operator.desired.engine_flags import EngineFlags, listed
+from llmservice_operator.desired.engine_flags import EngineFlags
 from llmservice_operator.desired.flag_tables import TABLES, Flag
 from llmservice_operator.desired.volumes import model_locations
 from llmservice_operator.errors import InvalidSpec
