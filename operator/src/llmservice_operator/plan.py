@@ -187,24 +187,26 @@ def plan_command(text: str, settings: OperatorSettings, options: PlanOptions) ->
 
     def read_model(service: LLMService, draft: DraftModel | None) -> ModelFiles:
         model = service.spec.model
-        folder = options.folder if draft is None else options.draft_folder
+        folder, flag, field = (
+            (options.folder, "--model-dir", "spec.model.uri")
+            if draft is None
+            else (
+                options.draft_folder,
+                "--draft-dir",
+                "spec.engine.speculativeDecoding.draftModel.uri",
+            )
+        )
         if folder is not None:
             return read_folder(folder)
-        source, revision = (
-            (model.source, model.revision) if draft is None else (draft.source, draft.revision)
-        )
+        wanted = draft or model
+        source = wanted.source
         if isinstance(source, ClaimModel):
-            flag, field = (
-                ("--model-dir", "spec.model.uri")
-                if draft is None
-                else ("--draft-dir", "spec.engine.speculativeDecoding.draftModel.uri")
-            )
             raise InvalidSpec(
                 "is a folder on a claim: copy its config.json and safetensors files, or mount the "
                 f"claim, and pass the folder with {flag}",
                 field,
             )
         hub = model.hub_endpoint or options.endpoint or settings.hub_endpoint
-        return read_repository(source.repository, revision, hub, options.token)
+        return read_repository(source.repository, wanted.revision, hub, options.token)
 
     return plan_file(text, settings, read_model, None if memory is None else int(memory))
