@@ -277,9 +277,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, AdapterRefused):
         said = str(error)
     else:
-        said = classify(facts_of(error), Reason.LOAD_FAILED).message.partition(" The engine said")[
-            0
-        ]
+        failure = classify(facts_of(error), Reason.LOAD_FAILED)
+        said = failure.finding or failure.message
     return said if len(said) <= _LONGEST_MESSAGE else f"{said[: _LONGEST_MESSAGE - 1]}…"
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -63,6 +63,8 @@ class Failure:
 
     reason: Reason
     message: str
+    finding: str = field(default="", compare=False)
+    """The part of the message without the engine's words; empty for an unrecognised error."""
 
 
 ENGINE_KILLED = Failure(
@@ -182,7 +184,7 @@ class _Rule:
     def failure(self, fact: ErrorFact) -> Failure:
         longest = re.search(self.longest, fact.text) if self.longest else None
         finding = f"{self.finding} At most {longest[1]} tokens fit." if longest else self.finding
-        return Failure(self.reason, _message(finding, fact.text))
+        return Failure(self.reason, _message(finding, fact.text), finding)
 
 
 _ADVICE_IN_VAIN = re.compile(
