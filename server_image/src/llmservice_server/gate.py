@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -163,14 +163,12 @@ class Gate:
         try:
             # A browser asks for permission without the key that the page will send.
             own_answer = permission or (None if is_own else self._own_answer(route, scope))
-            if is_own:
-                with _place_of(exchange, route):
-                    await self._answer(exchange, scope)
-            elif own_answer is not None:
+            if own_answer is not None:
                 # Such a request is not counted in flight, because it must not prolong a drain.
                 await own_answer(scope, exchange.receive, exchange.send)
             else:
-                with self._in_flight.holding(exchange), _place_of(exchange, route):
+                held = nullcontext() if is_own else self._in_flight.holding(exchange)
+                with held, _place_of(exchange, route):
                     await self._answer(exchange, scope)
         finally:
             exchange.close()
