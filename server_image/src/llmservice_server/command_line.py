@@ -33,6 +33,12 @@ environment:
   LLMSERVICE_MAX_CHOICES            maximum `n` of a request (128)
   LLMSERVICE_API_KEYS_DIRECTORY     folder with one API key per file; unset: no key
   LLMSERVICE_CA_BUNDLE              file of authorities to trust in addition
+  LLMSERVICE_ADAPTERS_FILE          list of LoRA adapters, which the server follows
+  LLMSERVICE_MAX_ADAPTER_BYTES      maximum size of an adapter's weights (4294967296)
+  LLMSERVICE_SMOKE_TEST             false sends no request before it is ready (true)
+  LLMSERVICE_SMOKE_TEST_PROMPT      prompt of that request
+  LLMSERVICE_SMOKE_TEST_EXPECT      RE2 pattern that must occur in its answer
+  LLMSERVICE_SMOKE_TEST_TIMEOUT_SECONDS  maximum time of its answer (60)
   LLMSERVICE_SHARED_CACHE_DIRECTORY model cache that several servers share
   LLMSERVICE_CACHE_TAKEOVER_SECONDS time until another server fills it (60)
   LLMSERVICE_ADMINISTRATION_ROUTES  true opens vLLM's administration routes (false)
