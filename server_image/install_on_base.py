@@ -66,17 +66,20 @@ def add(names: Iterable[str], lock: Path) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(locked(lock.read_text(), names))
         file.flush()
-        command = ["uv", "pip", "install", "--python", sys.executable, "--break-system-packages"]
-        options = ["--no-deps", "--link-mode", "copy", "--compile-bytecode", "--require-hashes"]
-        subprocess.run([*command, *options, "-r", file.name], check=True)
+        uv_install("--require-hashes", "-r", file.name)
 
 
 def install(source: Path) -> None:
     """Build and install the package without its dependencies."""
+    uv_install(str(source))
+
+
+def uv_install(*what: str) -> None:
+    """Install into this Python, without dependencies."""
     subprocess.run(
         [
             *("uv", "pip", "install", "--python", sys.executable, "--break-system-packages"),
-            *("--no-deps", "--link-mode", "copy", "--compile-bytecode", str(source)),
+            *("--no-deps", "--link-mode", "copy", "--compile-bytecode", *what),
         ],
         check=True,
     )

@@ -130,7 +130,7 @@ def test_a_build_that_changes_a_package_of_the_base_fails_and_names_it(
     images: dict[str, str], changed_checkout: Path
 ) -> None:
     server = changed_checkout / "server_image"
-    replace(server / "install_on_base.py", '*("--no-deps", ', "*(")
+    replace(server / "install_on_base.py", '"--no-deps", ', "")
     replace(server / "pyproject.toml", '"prometheus-client>=0.21"', '"prometheus-client==0.22.0"')
 
     message = build_failure(changed_checkout)
