@@ -63,6 +63,11 @@ def python_of(environment: Path) -> Path:
     return environment / "bin" / "python"
 
 
+def engine_python(version: str = PINNED) -> Path:
+    """Return the interpreter of an engine environment, which is created if it is missing."""
+    return python_of(make(version))
+
+
 @contextmanager
 def only_builder(environment: Path) -> Iterator[None]:
     """Keep other processes from building the same environment at the same time."""

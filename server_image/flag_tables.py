@@ -31,16 +31,11 @@ PLATFORM_CHOICES = {"--mm-processor-device"}
 """Flags whose choices depend on the machine, so the tables do not list their choices."""
 
 
-def engine_python() -> Path:
-    """Return the interpreter of the engine environment, which is created if it is missing."""
-    return engine_env.python_of(engine_env.make())
-
-
 @contextmanager
 def python_with(version: str) -> Iterator[Path]:
     """Yield an interpreter that imports the vLLM of a version."""
     if version in engine_env.VERSIONS:
-        yield engine_env.python_of(engine_env.make(version))
+        yield engine_env.engine_python(version)
         return
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder, "environment")

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import flag_tables
+import engine_env
 from engine_asking import asking_engine
 from migration.cases import kubeai_cases, recipe_cases
 from migration.judge import Verdict, judge
@@ -66,7 +66,7 @@ def main() -> int:
     if options.vram:
         print(*table(compare(options.recipes, options.configs)), sep="\n")
         return 0
-    with asking_engine(flag_tables.engine_python()) as ask:
+    with asking_engine(engine_env.engine_python()) as ask:
         if options.recipes:
             verdicts = judge(recipe_cases(options.recipes), ask)
             print(*report("vLLM recipes", verdicts), sep="\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import flag_tables
+import engine_env
 from engine_asking import Ask, asking_engine
 from engine_stand_ins import StandIns
 from localkube.hub.models import TINY_LLAMA, build_models
@@ -16,7 +16,7 @@ from localkube.hub.models import TINY_LLAMA, build_models
 
 @pytest.fixture(scope="session")
 def engine_python() -> Path:
-    return flag_tables.engine_python()
+    return engine_env.engine_python()
 
 
 @pytest.fixture(scope="session")

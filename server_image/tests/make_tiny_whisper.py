@@ -26,7 +26,7 @@ MEL_BINS = 80
 def main() -> None:
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     words = json.loads((source / "tokenizer.json").read_text())["model"]
-    merges = [tuple(each) if isinstance(each, list) else each.split() for each in words["merges"]]
+    merges = [each if isinstance(each, list) else each.split() for each in words["merges"]]
     tokenizer = WhisperTokenizerFast(
         vocab=words["vocab"],
         merges=[tuple(each) for each in merges],

@@ -9,7 +9,6 @@ import pytest
 
 import engine_env
 from localkube.hub.models import TINY_LLAMA, build_models
-from server_support import engine as engine_support
 from server_support.engine import ModelServer, common_environment, flags_for, running_server
 from server_support.preloaded import Preloaded, preloaded_interpreter
 
@@ -18,7 +17,7 @@ KEYS = ("first-key", "second-key")
 
 @pytest.fixture(scope="session")
 def engine_python() -> Path:
-    return engine_support.engine_python()
+    return engine_env.engine_python()
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +60,7 @@ def of_any_version(
     if request.param == engine_env.PINNED:
         yield request.getfixturevalue("preloaded")
         return
-    python = engine_support.engine_python(request.param)
+    python = engine_env.engine_python(request.param)
     environment = common_environment(python, tmp_path_factory.mktemp(f"vllm-{request.param}"))
     with preloaded_interpreter(python, environment) as interpreter:
         yield interpreter

@@ -11,6 +11,7 @@ from localkube.hub.settings import HubSettings, RepositorySettings
 from localkube_support.hub import running_hub
 from server_support.adapters import (
     ADAPTER_FLAGS,
+    answer,
     entry,
     write_adapter,
     write_files,
@@ -71,15 +72,6 @@ def states(server: ModelServer) -> dict[tuple[str, str], str]:
     """The states of the adapters in /autoscale, by name and source."""
     found = server.probe("/autoscale").json()["adapters"]
     return {(it["name"], it["source"]): it["message"] or it["state"] for it in found}
-
-
-def answer(server: ModelServer, model: str, prompt: str = "The sea is", tokens: int = 8) -> str:
-    body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
-    reply = server.post("/v1/completions", {**body, "ignore_eos": True})
-    assert reply.status == 200, reply.body
-    found = reply.json()
-    assert found["model"] == model
-    return str(found["choices"][0]["text"])
 
 
 def test_a_ready_server_has_the_adapters_of_its_list_and_lists_those_for_clients(

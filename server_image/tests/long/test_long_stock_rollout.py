@@ -4,8 +4,8 @@ import os
 import random
 from pathlib import Path
 
+import engine_env
 from localkube.hub.models import TINY_LLAMA, build_models
-from server_support import engine as engine_support
 from server_support.engine import flags_for, running_stock
 from server_support.rollout import KeepAliveClient, Tally
 
@@ -18,7 +18,7 @@ Stock vLLM ends its engine first, and then waits for connections that never get 
 
 
 def test_stock_vllm_cuts_answers_at_a_rollout(tmp_path: Path) -> None:
-    python, model = engine_support.engine_python(), build_models()[TINY_LLAMA]
+    python, model = engine_env.engine_python(), build_models()[TINY_LLAMA]
     together = Tally()
     for seed in range(ROUNDS):
         chance = random.Random(seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llmservice_operator.desired.adapters import AdapterList, ListedAdapter, next_list
 from llmservice_operator.engine_metrics import UsageReport
-from server_support.adapters import ADAPTER_FLAGS
+from server_support.adapters import ADAPTER_FLAGS, answer
 from server_support.engine import SERVED_NAME, ModelServer, flags_for, running_server
 from server_support.preloaded import Preloaded
 from shared_support.waiting import eventually
@@ -105,7 +105,7 @@ class Replicas:
                 return
             began = time.monotonic()
             prompt = chance.choice(PROMPTS)
-            text = answer(server, model, prompt)
+            text = answer(server, model, prompt, TOKENS)
             self.answers.append(Answer(model, prompt, text, began, time.monotonic()))
         except Exception as error:
             self.failures.append(f"{model} on {name}: {error}")
@@ -131,12 +131,5 @@ def holdings(server: ModelServer) -> frozenset[ListedAdapter]:
     )
 
 
-def answer(server: ModelServer, model: str, prompt: str) -> str:
-    body = {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
-    reply = server.post("/v1/completions", {**body, "ignore_eos": True})
-    assert reply.status == 200, reply.body
-    return str(reply.json()["choices"][0]["text"])
-
-
 def known_answers(server: ModelServer, model: str) -> dict[tuple[str, str], str]:
-    return {(model, prompt): answer(server, model, prompt) for prompt in PROMPTS}
+    return {(model, prompt): answer(server, model, prompt, TOKENS) for prompt in PROMPTS}

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from server_support.engine import ModelServer
+
 RANK = 8
 Tensor = tuple[tuple[int, ...], bytes]
 """Shape and content of a tensor of 32-bit floats."""
@@ -75,6 +77,15 @@ def write_list(
     new = file.with_suffix(".new")
     new.write_text(json.dumps(content))
     os.replace(new, file)
+
+
+def answer(server: ModelServer, model: str, prompt: str = "The sea is", tokens: int = 8) -> str:
+    body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    reply = server.post("/v1/completions", {**body, "ignore_eos": True})
+    assert reply.status == 200, reply.body
+    found = reply.json()
+    assert found["model"] == model
+    return str(found["choices"][0]["text"])
 
 
 def _random(chance: random.Random, shape: tuple[int, int], spread: float) -> Tensor:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import engine_env
 from server_support.preloaded import ForkedProcess, Preloaded
 from shared_support.waiting import eventually
 
@@ -25,11 +24,6 @@ POLL_SECONDS = 0.02
 SERVED_NAME = "tiny"
 STOCK_MODULE = "vllm.entrypoints.launchers.api_server.entry"
 """Module that `vllm serve` runs. The `vllm` command itself does not start from the CPU wheel."""
-
-
-def engine_python(version: str = engine_env.PINNED) -> Path:
-    """Return the interpreter of an engine environment, which is created if it is missing."""
-    return engine_env.python_of(engine_env.make(version))
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,15 @@ def test_every_chunk_has_the_bytes_of_the_models(completions: Any, chats: Any) -
     assert list(written(completions, chats)) == by_models
 
 
+def chat_chunk(chats: Any, delta: Any) -> Any:
+    choice = chats.ChatCompletionResponseStreamChoice(
+        index=0, delta=delta, logprobs=None, finish_reason=None, token_ids=None
+    )
+    return chats.ChatCompletionStreamResponse(
+        id="i", object="o", created=1, choices=[choice], model="m"
+    )
+
+
 def test_a_usual_chunk_is_written_without_its_models(
     completions: Any, chats: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,13 +97,7 @@ def test_a_usual_chunk_is_written_without_its_models(
     for model in (Delta, ChatChoice, Choice, Chunk, ChatChunk):
         monkeypatch.setattr(model, "__init__", fail)
     assert next(written(completions, chats)).startswith('{"id":"x-1"')
-    delta = chats.DeltaMessage(content="é")
-    choice = chats.ChatCompletionResponseStreamChoice(
-        index=0, delta=delta, logprobs=None, finish_reason=None, token_ids=None
-    )
-    chunk = chats.ChatCompletionStreamResponse(
-        id="i", object="o", created=1, choices=[choice], model="m"
-    )
+    chunk = chat_chunk(chats, chats.DeltaMessage(content="é"))
     assert '"delta":{"content":"é"}' in chunk.model_dump_json(exclude_unset=True)
 
 
@@ -102,14 +105,10 @@ def test_what_a_parser_found_in_the_text_is_written_by_its_model(
     completions: Any, chats: Any
 ) -> None:
     replaced(completions, chats)
-    choice = chats.ChatCompletionResponseStreamChoice(
-        index=0, delta=Delta(tool_calls=[1, 2]), logprobs=None, finish_reason=None, token_ids=None
-    )
+    chunk = chat_chunk(chats, Delta(tool_calls=[1, 2]))
+    (choice,) = chunk.choices
     # vLLM's filter takes the stand-in for a delta.
     choice.tool_calls = choice.tool_calls[:1]
-    chunk = chats.ChatCompletionStreamResponse(
-        id="i", object="o", created=1, choices=[choice], model="m"
-    )
     assert '"delta":{"tool_calls":[1]}' in chunk.model_dump_json(exclude_unset=True)
 
 
