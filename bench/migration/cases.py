@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,6 @@ from translation import Flags, flags_of
 GPUS_OF_A_NODE: Final = 8
 SINGLE_NODE: Final = ("single_node_tp", "single_node_tep", "single_node_dep")
 SPLITS: Final = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
-REPLACED_WHOLE: Final = "--speculative-config"
 
 
 @dataclass(frozen=True)
@@ -50,37 +50,9 @@ def recipe_cases(path: Path) -> list[Case]:
 
 
 def _of_recipe(recipe: Mapping[str, Any]) -> Iterator[Case]:
-    model, features = recipe["model"], recipe.get("features", {})
+    features = recipe.get("features", {})
     for name, variant in recipe["variants"].items():
-        arguments = [*model.get("base_args", []), *variant.get("extra_args", [])]
-        if isinstance(variant.get("tp"), int):
-            arguments += ["--tensor-parallel-size", str(variant["tp"])]
-        environment = {**model.get("base_env", {}), **variant.get("extra_env", {})}
-        model_id = variant.get("model_id", model["model_id"])
-
-        def case(
-            way: str,
-            more: list[str],
-            env: Mapping[str, Any],
-            is_core: bool = True,
-            *,
-            base: tuple[str, str, list[str], Mapping[str, Any]] = (
-                name,
-                model_id,
-                arguments,
-                environment,
-            ),
-        ) -> Case:
-            variant_name, its_model, its_arguments, its_environment = base
-            return Case(
-                recipe["recipe"],
-                f"{variant_name} {way}".strip(),
-                its_model,
-                flags_of([*its_arguments, *more]),
-                {**its_environment, **env},
-                is_core,
-            )
-
+        case = partial(_case, recipe, name)
         usual: list[str] = []
         for feature, facts in features.items():
             if feature not in recipe.get("opt_in_features", []):
@@ -98,6 +70,28 @@ def _of_recipe(recipe: Mapping[str, Any]) -> Iterator[Case]:
             if strategy in SINGLE_NODE:
                 more = facts.get("extra_args", [])
                 yield case(f"as {strategy}", [*usual, *more], {}, is_core=False)
+
+
+def _case(
+    recipe: Mapping[str, Any],
+    variant_name: str,
+    way: str,
+    more: list[str],
+    environment: Mapping[str, Any],
+    is_core: bool = True,
+) -> Case:
+    model, variant = recipe["model"], recipe["variants"][variant_name]
+    arguments = [*model.get("base_args", []), *variant.get("extra_args", [])]
+    if isinstance(variant.get("tp"), int):
+        arguments += ["--tensor-parallel-size", str(variant["tp"])]
+    return Case(
+        recipe["recipe"],
+        f"{variant_name} {way}".strip(),
+        variant.get("model_id", model["model_id"]),
+        flags_of([*arguments, *more]),
+        {**model.get("base_env", {}), **variant.get("extra_env", {}), **environment},
+        is_core,
+    )
 
 
 def _modes(feature: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD
 from migration.cases import Case
-from translation import Inexpressible, refusals, spec_of
+from translation import BY_FLAG, SPECULATION, Inexpressible, refusals, spec_of
 
 MOST_CHANGES: Final = 40
 _ABOUT: Final = re.compile(r"(--[a-z0-9-]+|[A-Z][A-Z0-9_]+): (.*)", re.DOTALL)
 _OTHER_NAME: Final = re.compile(r"did you mean (--[a-z0-9-]+)\?|write (--[a-z0-9-]+) instead")
 _FIELD: Final = re.compile(r"set ([a-zA-Z.]+) instead")
-_FLAG_OF: Final = {field: flag for flag, field in FLAGS_WITH_A_FIELD.items()}
+_FLAG_OF: Final = {
+    field.name: flag
+    for flag, field in BY_FLAG.items()
+    if flag not in (SPECULATION, "--enable-lora")
+}
+"""Field -> the flag that says the same value. The two others need more than another name."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,9 +147,8 @@ def table(comparisons: list[Comparison]) -> Iterator[str]:
         f"GPU memory: {total} figures; {planned} plans computed, the weights alone of "
         f"{weighed - planned}, neither of {total - weighed}"
     )
-    verdicts = [it.verdict for it in comparisons]
-    for verdict in sorted(set(verdicts), key=verdicts.count, reverse=True):
-        yield f"  {verdicts.count(verdict):4} figures: {verdict}"
+    for verdict, count in Counter(it.verdict for it in comparisons).most_common():
+        yield f"  {count:4} figures: {verdict}"
     for it in comparisons:
         if it.verdict not in ("agrees", "the figure is the weights and up to a quarter"):
             ours = it.planned or it.weights

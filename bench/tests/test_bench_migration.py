@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from migration.cases import kubeai_cases, recipe_cases
+import pytest
+
+from migration.cases import Case, kubeai_cases, recipe_cases
+from migration.messages import follow
 
 RECIPE: Final[dict[str, Any]] = {
     "recipe": "org/model",
@@ -75,3 +78,18 @@ def test_an_entry_of_kubeai_is_one_case(tmp_path: Path) -> None:
     path.write_text(json.dumps([entry]))
     (case,) = kubeai_cases(path)
     assert (case.entry, case.model, case.flags) == ("x", "o/m", {"--seed": "1"})
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "flags"),
+    [
+        ("--device-memory-utilization", "0.8", {"--gpu-memory-utilization": "0.8"}),
+        ("--spec-tokens", "2", {"--spec-tokens": "2"}),
+    ],
+)
+def test_the_messages_about_a_spelling_of_a_flag_are_followed_to_an_end(
+    flag: str, value: str, flags: dict[str, str]
+) -> None:
+    followed, changes = follow(Case("entry", "", "org/model", {flag: value}))
+    assert followed.flags == flags
+    assert len(changes) == (flag not in flags)
