@@ -71,8 +71,6 @@ def main() -> None:
             try:
                 spec = spec_of(model_id, entry_flags(arguments), environment)
                 reason = next(iter(refusals(spec)), None)
-                if reason is not None and ".extraArgs[" in reason:
-                    reason = f"{spec['engine']['extraArgs']}: {reason}"
             except Inexpressible as error:
                 reason = str(error)
             if reason is not None:

@@ -9,10 +9,8 @@ import yaml
 
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.catalogue import service_of
-from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.extra_args import build_notices
-from llmservice_operator.errors import InvalidSpec
-from llmservice_operator.settings import ENGINE_VERSION
+from translation import problems_of
 
 PAIRS: Final = Path(__file__).with_name("migrations.yaml")
 MODEL: Final = {"model": {"uri": "hf://org/model"}}
@@ -58,15 +56,9 @@ def pairs() -> list[Pair]:
 def messages(spec: Mapping[str, Any]) -> list[str]:
     """Return the errors of a spec, else the notices; empty for a spec without either."""
     body = service_of("model", spec)
-    problems = LLMService.problems(body)
-    if problems:
+    if problems := problems_of(body):
         return [str(problem) for problem in problems]
-    service = LLMService.parse(body)
-    try:
-        build_engine_args(service, ENGINE_VERSION)
-    except InvalidSpec as error:
-        return [str(error)]
-    return list(build_notices(service.spec))
+    return list(build_notices(LLMService.parse(body).spec))
 
 
 def page() -> Iterator[str]:

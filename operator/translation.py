@@ -11,6 +11,7 @@ from llmservice_operator.api.flags import FlagField
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.catalogue import service_of
 from llmservice_operator.desired.engine_args import build_engine_args
+from llmservice_operator.desired.speculation import METHODS
 from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
 
@@ -29,17 +30,7 @@ FOLLOWS_FROM_OTHERS: Final = ("--enable-auto-tool-choice",)
 """Flags that another flag's field sets, too."""
 TEMPLATE: Final = {"configMapKeyRef": {"name": "chat-templates", "key": "template.jinja"}}
 """Where a template goes that the command line names by its file."""
-_METHODS: Final = {
-    "ngram": "Ngram",
-    "suffix": "Suffix",
-    "draft_model": "DraftModel",
-    "eagle": "Eagle",
-    "eagle3": "Eagle3",
-    "medusa": "Medusa",
-    "mtp": "MTP",
-    "dflash": "DFlash",
-    "dspark": "DSpark",
-}
+_METHODS: Final = {of_engine: word for word, of_engine in METHODS.items()}
 _SPECULATION_FIELDS: Final = {
     "num_speculative_tokens": "numSpeculativeTokens",
     "model": "draftModel.uri",
@@ -203,15 +194,20 @@ def spec_of(model_id: str, flags: Flags, environment: Mapping[str, Any]) -> dict
     return spec
 
 
+def problems_of(body: Mapping[str, Any]) -> list[InvalidSpec]:
+    """Return why the operator would not run an LLMService; empty if it would."""
+    if problems := LLMService.problems(body):
+        return problems
+    try:
+        build_engine_args(LLMService.parse(body), ENGINE_VERSION)
+    except InvalidSpec as error:
+        return [error]
+    return []
+
+
 def refusals(spec: Mapping[str, Any]) -> list[str]:
     """Return why the operator would not run the spec; empty if it would."""
-    body = service_of("model", spec)
-    problems: list[InvalidSpec] = LLMService.problems(body)
-    if not problems:
-        try:
-            build_engine_args(LLMService.parse(body), ENGINE_VERSION)
-        except InvalidSpec as error:
-            problems = [error]
+    problems = problems_of(service_of("model", spec))
     return [_with_argument(spec, str(problem)) for problem in problems]
 
 

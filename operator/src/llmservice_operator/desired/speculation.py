@@ -14,7 +14,7 @@ from llmservice_operator.desired.flag_tables import TABLES, Flag
 from llmservice_operator.desired.volumes import model_locations
 from llmservice_operator.errors import InvalidSpec
 
-_METHODS: Final = {
+METHODS: Final = {
     "Ngram": "ngram",
     "Suffix": "suffix",
     "DraftModel": "draft_model",
@@ -25,6 +25,7 @@ _METHODS: Final = {
     "DFlash": "dflash",
     "DSpark": "dspark",
 }
+"""Methods of a spec, each with the engine's word."""
 
 _METHOD_FLAG: Final = "--spec-method"
 """Flag whose values are the methods of a version. The configuration names the method instead."""
@@ -39,7 +40,7 @@ def build_speculative_config(service: LLMService) -> str | None:
     if speculation is None:
         return None
     config: dict[str, Any] = {
-        "method": _METHODS[speculation.method],
+        "method": METHODS[speculation.method],
         "num_speculative_tokens": speculation.num_speculative_tokens,
     }
     if speculation.draft_model is not None:
@@ -82,7 +83,7 @@ def check_method(service: LLMService, flags: EngineFlags) -> None:
 
 
 def _has_method(table: Mapping[str, Flag], method: str) -> bool:
-    return _METHODS[method] in table[_METHOD_FLAG].choices
+    return METHODS[method] in table[_METHOD_FLAG].choices
 
 
 def _draft_model(service: LLMService, method: str, draft: DraftModel) -> dict[str, str | int]:
