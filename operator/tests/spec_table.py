@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from llmservice_operator.api.extra_args import FLAG_FIELDS
+from llmservice_operator.api.extra_args import FLAG_FIELDS, has_refused_form
 from operator_support.services import HARMLESS_ARG, HARMLESS_FLAG
 
 FOLDER: Final = Path(__file__).parent / "specs"
@@ -89,7 +89,7 @@ FLAGS: Final = {
     )
     for field in FLAG_FIELDS
     for flag in field.flag.refused_in_extra_args
-    if flag not in ("--trust-remote-code", "--speculative-config") and "lora" not in flag
+    if not has_refused_form(flag)
 }
 """All but those that two rules refuse, which are in the file."""
 

@@ -1,10 +1,12 @@
 from pathlib import Path
 from typing import Any
 
-from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES, SERVICES
+from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, SERVICES
 from operator_support.processes import (
     Api,
     OperatorProcess,
+    free_the_lease,
+    image,
     make_pods_ready,
     make_service,
     until_pods,
@@ -24,12 +26,6 @@ def until_served(api: Api, namespace: str, name: str) -> None:
     eventually(served, 15)
 
 
-def image(api: Api, namespace: str, name: str) -> str:
-    pod = api.get(DEPLOYMENTS, namespace, name)["spec"]["template"]["spec"]
-    found: str = pod["containers"][0]["image"]
-    return found
-
-
 def versions(api: Api, namespace: str, name: str) -> list[Any]:
     return [api.get(kind, namespace, name)["metadata"]["resourceVersion"] for kind in KINDS]
 
@@ -47,8 +43,7 @@ def test_an_operator_that_was_killed_comes_back_and_writes_nothing(
         before = [versions(api, namespace, f"llm-{number}") for number in range(3)]
         first.kill()
 
-    # So that the second need not wait for the Lease to expire.
-    api.patch(LEASES, namespace, "llmservice-operator", {"spec": {"holderIdentity": ""}})
+    free_the_lease(api, namespace)
     with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as second:
         second.until_leading()
         eventually(lambda: second.metric("controller_runtime_reconcile_total") >= 3)

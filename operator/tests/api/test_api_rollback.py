@@ -1,20 +1,24 @@
 """Failed rollouts by the cluster's own controllers; the test plays scheduler and kubelet."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES, PODS
+from llmservice_operator.api.fields import timestamp
+from llmservice_operator.kinds import LLMSERVICES, PODS
 from operator_support.processes import (
     Api,
     OperatorProcess,
     condition,
+    free_the_lease,
+    image,
     make_pods_ready,
     make_service,
     until_settled,
+    utc_now,
 )
 from shared_support.waiting import eventually
 
@@ -57,8 +61,7 @@ def change(api: Api, namespace: str, name: str, **spec: Any) -> None:
 
 def fail_the_smoke_test(api: Api, namespace: str, pod: str) -> None:
     """Report what the kubelet reports of a model server that ended with this reason."""
-    now = datetime.now(UTC)  # noqa: TID251 - the operator compares it with its own clock
-    since = (now - timedelta(seconds=40)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = timestamp(utc_now() - timedelta(seconds=40))
     said = json.dumps({"format": 2, "reason": "SmokeTestFailed", "message": NONSENSE})
     server = {
         "name": "server",
@@ -92,12 +95,6 @@ def until_rolled_back(api: Api, namespace: str, name: str, old: set[str]) -> Non
     eventually(lambda: pods(api, namespace, name) == old, 20)
 
 
-def image(api: Api, namespace: str, name: str) -> str:
-    template = api.get(DEPLOYMENTS, namespace, name)["spec"]["template"]["spec"]
-    found: str = template["containers"][0]["image"]
-    return found
-
-
 @pytest.mark.causes("RolledBack")
 def test_earlier_pods_return_and_stay_until_the_spec_asks_for_others(
     api: Api, namespace: str, name: str, log: Path
@@ -119,7 +116,7 @@ def test_earlier_pods_return_and_stay_until_the_spec_asks_for_others(
         until_settled(operator)
         operator.kill()
 
-    api.patch(LEASES, namespace, "llmservice-operator", {"spec": {"holderIdentity": ""}})
+    free_the_lease(api, namespace)
     with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
         eventually(lambda: operator.metric("controller_runtime_reconcile_total") >= 1)

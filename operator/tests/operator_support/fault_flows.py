@@ -12,7 +12,7 @@ from llmservice_operator import names
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children import CHILDREN, Context, build_all
 from llmservice_operator.errors import InvalidSpec
-from llmservice_operator.kinds import LEASES, LLMSERVICES, Kind, kind_of
+from llmservice_operator.kinds import LLMSERVICES, Kind, kind_of
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import resolve_pin
 from operator_support.examples import EXAMPLE_SPECS
@@ -97,11 +97,6 @@ def is_observed(api: Api, namespace: str) -> bool:
         each.get("status", {}).get("observedGeneration") == each["metadata"]["generation"]
         for each in api.list_all(LLMSERVICES, namespace)
     )
-
-
-def free_the_lease(api: Api, namespace: str) -> None:
-    """Let the next operator lead at once, instead of after the lease of the killed one."""
-    api.patch(LEASES, namespace, "llmservice-operator", {"spec": {"holderIdentity": ""}})
 
 
 @dataclass

@@ -22,7 +22,6 @@ FOREIGN: Final = "foreign"
 HANG_SECONDS: Final = 6.0
 """Within the ten seconds that the API server gives a webhook."""
 _HOLD: Final = "example.com/hold"
-_MERGE: Final = "application/merge-patch+json"
 _STRANGE: Final[tuple[Any, ...]] = ("", "0", "-1", "1e3", "1.5Gi", "é\u2028", "x" * 63, "null")
 _DEAD_OWNER: Final = {
     "apiVersion": "apps/v1",
@@ -113,7 +112,7 @@ class Tenant:
 
     def _merge(self, kind: Kind, live: dict[str, Any], change: dict[str, Any]) -> str:
         name = live["metadata"]["name"]
-        self._api.request("PATCH", kind.path(self.namespace, name), change, _MERGE)
+        self._api.patch(kind, self.namespace, name, change)
         return f"{kind.plural} {name} {json.dumps(change)[:150]}"
 
     def _edit(self) -> str:
@@ -207,8 +206,7 @@ class Tenant:
         live = self._draw.choice(self._api.list_all(LLMSERVICES, self.namespace))
         name: str = live["metadata"]["name"]
         change: dict[str, Any] | None = self._draw.choice((None, {"conditions": []}))
-        path = LLMSERVICES.path(self.namespace, name, "status")
-        self._api.request("PATCH", path, {"status": change}, _MERGE)
+        self._api.patch(LLMSERVICES, self.namespace, name, {"status": change}, "status")
         return name
 
     def _restrict(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import yaml
 from kubernetes import client, config
 
-from llmservice_operator.kinds import LLMSERVICES, PODS, Kind
+from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES, PODS, Kind
 from shared_support.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[3]
@@ -183,6 +183,17 @@ def make_pods_ready(api: Api, namespace: str, service: str) -> None:
             # A rollout may have taken it away meanwhile.
             if error.status != 404:
                 raise
+
+
+def free_the_lease(api: Api, namespace: str) -> None:
+    """Let the next operator lead at once, instead of after the lease of the killed one."""
+    api.patch(LEASES, namespace, "llmservice-operator", {"spec": {"holderIdentity": ""}})
+
+
+def image(api: Api, namespace: str, name: str) -> str:
+    pod = api.get(DEPLOYMENTS, namespace, name)["spec"]["template"]["spec"]
+    found: str = pod["containers"][0]["image"]
+    return found
 
 
 def utc_now() -> datetime:

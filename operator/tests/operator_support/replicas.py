@@ -5,7 +5,7 @@ The proxies tell the writers apart, because every replica has a user agent of it
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -59,12 +59,12 @@ class Replicas:
     def leader(self) -> Replica:
         """Wait for a leader, and return it."""
 
-        def found() -> Replica:
+        def found() -> Replica | None:
             lease = self._api.get(LEASES, self._namespace, LEASE)
             holder = lease["spec"].get("holderIdentity") or "nobody"
-            return next(each for each in self._running if each.is_called(holder))
+            return next((each for each in self._running if each.is_called(holder)), None)
 
-        return eventually(lambda: found_or_none(found), 30, "a leader")
+        return eventually(found, 30, "a leader")
 
     def delete_lease(self) -> None:
         self._api.delete(LEASES, self._namespace, LEASE)
@@ -104,13 +104,6 @@ class Replicas:
         self._running.remove(replica)
         self._ended += replica.proxy.writes()
         replica.stack.close()
-
-
-def found_or_none(find: Callable[[], Replica]) -> Replica | None:
-    try:
-        return find()
-    except StopIteration:
-        return None
 
 
 @contextmanager

@@ -26,12 +26,10 @@ class KedaCluster(RacingCluster):
     def __init__(self) -> None:
         super().__init__()
         self.has_rights = True
-        self.reads: list[Kind] = []
         self.knows_fallback_behavior = True
 
     async def read(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
         self._check_rights(kind)
-        self.reads.append(kind)
         return await super().read(kind, namespace, name)
 
     async def list_all(

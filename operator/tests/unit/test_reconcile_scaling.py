@@ -226,9 +226,9 @@ async def test_a_scaled_object_is_left_alone_while_its_kind_cannot_be_used(world
 
 async def test_a_scaled_object_is_read_from_the_cache(world: World) -> None:
     await world.serve(**by("KEDA"))
-    world.cluster.reads.clear()
+    world.cluster.read_kinds.clear()
     await world.settle()
-    assert SCALED_OBJECTS not in world.cluster.reads
+    assert SCALED_OBJECTS not in world.cluster.read_kinds
 
 
 async def test_a_keda_that_is_too_old_is_named_with_the_version_that_is_needed(

@@ -14,7 +14,6 @@ from operator_support.fault_flows import (
     Crash,
     State,
     children_in,
-    free_the_lease,
     is_observed,
     owners_are_alive,
     service_of,
@@ -22,7 +21,13 @@ from operator_support.fault_flows import (
 )
 from operator_support.fault_proxy import FaultProxy
 from operator_support.fault_sample import sampled
-from operator_support.processes import Api, OperatorProcess, make_service, until_settled
+from operator_support.processes import (
+    Api,
+    OperatorProcess,
+    free_the_lease,
+    make_service,
+    until_settled,
+)
 from shared_support.waiting import eventually
 
 NAME = "llm"
