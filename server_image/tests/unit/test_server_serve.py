@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -68,22 +68,9 @@ async def test_what_a_ready_server_keeps_is_not_looked_at_by_the_collector(
         left_of_the_load.append(weakref.ref(Kept()))
         return engine
 
-    monkeypatch.setattr(serve, "load_engine", load)
-    monkeypatch.setattr(serve, "load_nvml", lambda: None)
-    monkeypatch.setattr(serve, "find_gpus", lambda nvml: None)
-    monkeypatch.setattr(serve, "REGISTRY", CollectorRegistry())
-    api_port, management_port = free_ports()
-    server = Server(
-        [],
-        ServerSettings(
-            api_port=api_port,
-            management_port=management_port,
-            pre_stop_seconds=0,
-            termination_log=tmp_path / "termination-log",
-        ),
-    )
+    server, settings = with_load(monkeypatch, tmp_path, load, pre_stop_seconds=0)
     running = asyncio.ensure_future(server.run())
-    while (await status(management_port, "/readyz")) != 200:
+    while (await status(settings.management_port, "/readyz")) != 200:
         assert not running.done()
 
     (garbage,) = left_of_the_load
@@ -124,19 +111,29 @@ def with_engine(
     async def load(*_: Any) -> LoadedEngine:
         return engine
 
+    return with_load(monkeypatch, tmp_path, load, smoke_test_timeout_seconds=seconds)
+
+
+def with_load(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    load: Callable[..., Awaitable[LoadedEngine]],
+    **settings: Any,
+) -> tuple[Server, ServerSettings]:
+    """Return a server that loads its engine so, and its settings."""
     monkeypatch.setattr(serve, "load_engine", load)
     monkeypatch.setattr(serve, "load_nvml", lambda: None)
     monkeypatch.setattr(serve, "find_gpus", lambda nvml: None)
     monkeypatch.setattr(serve, "REGISTRY", CollectorRegistry())
     (tmp_path / "termination-log").touch()
     api_port, management_port = free_ports()
-    settings = ServerSettings(
+    found = ServerSettings(
         api_port=api_port,
         management_port=management_port,
-        smoke_test_timeout_seconds=seconds,
         termination_log=tmp_path / "termination-log",
+        **settings,
     )
-    return Server([], settings), settings
+    return Server([], found), found
 
 
 async def test_probes_answer_during_the_smoke_test_and_a_signal_ends_it(
@@ -179,18 +176,11 @@ async def test_what_an_engine_died_of_in_a_container_before_is_no_reason_for_thi
     async def load(*_: Any) -> LoadedEngine:
         raise RuntimeError("only now")
 
-    monkeypatch.setattr(serve, "load_engine", load)
-    monkeypatch.setattr(serve, "REGISTRY", CollectorRegistry())
-    api_port, management_port = free_ports()
-    termination_log = tmp_path / "termination-log"
-    termination_log.touch()
-    settings = ServerSettings(
-        api_port=api_port, management_port=management_port, termination_log=termination_log
-    )
+    server, settings = with_load(monkeypatch, tmp_path, load)
 
-    assert await Server([], settings).run() == 1
+    assert await server.run() == 1
 
-    failure = json.loads(termination_log.read_text())
+    failure = json.loads(settings.termination_log.read_text())
     assert failure["reason"] == "LoadFailed"
     assert "only now" in failure["message"]
 
