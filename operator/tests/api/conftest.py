@@ -87,6 +87,17 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def own_operator(namespace: str, log: Path) -> Iterator[OperatorProcess]:
+    """Operator of this test alone, for tests that count its writes. It watches `namespace`.
+
+    The shared operator may write at any time about the service of another test.
+    """
+    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as process:
+        process.until_leading()
+        yield process
+
+
+@pytest.fixture
 def name() -> str:
     return f"llm-{uuid.uuid4().hex[:6]}"
 

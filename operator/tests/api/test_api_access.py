@@ -83,21 +83,21 @@ def test_the_service_object_can_change_its_type_and_port_and_back(
 
 
 def test_a_rotation_of_the_api_keys_changes_no_object(
-    api: Api, operator: OperatorProcess, served: str, name: str
+    api: Api, own_operator: OperatorProcess, namespace: str, name: str
 ) -> None:
-    secrets = f"/api/v1/namespaces/{served}/secrets"
+    secrets = f"/api/v1/namespaces/{namespace}/secrets"
     secret = {"metadata": {"name": name}, "stringData": {"alice": "first"}}
     api.request("POST", secrets, secret)
     auth = {"apiKeysSecretRef": {"name": name}}
-    before = created(api, served, name, auth=auth)["spec"]["template"]
-    until_settled(operator)
-    with writes_nothing(operator):
+    before = created(api, namespace, name, auth=auth)["spec"]["template"]
+    until_settled(own_operator)
+    with writes_nothing(own_operator):
         path, merge = f"{secrets}/{name}", "application/merge-patch+json"
         api.request("PATCH", path, {"stringData": {"alice": "second"}}, merge)
         label = {"metadata": {"labels": {"look": "again"}}}
-        api.patch(LLMSERVICES, served, name, label)
-        until_settled(operator)
-    assert template(api, served, name) == before
+        api.patch(LLMSERVICES, namespace, name, label)
+        until_settled(own_operator)
+    assert template(api, namespace, name) == before
 
 
 @pytest.mark.causes("Suspended")

@@ -121,20 +121,20 @@ def test_nothing_but_the_status_is_written_to_the_users_object(
 
 
 def test_a_second_pass_writes_nothing(
-    api: Api, operator: OperatorProcess, served: str, name: str
+    api: Api, own_operator: OperatorProcess, namespace: str, name: str
 ) -> None:
-    api.create(LLMSERVICES, make_service(name, served))
-    until_served(api, served, name)
-    until_settled(operator)
+    api.create(LLMSERVICES, make_service(name, namespace))
+    until_served(api, namespace, name)
+    until_settled(own_operator)
     kinds = (LLMSERVICES, *EVERY_SERVICE_HAS)
-    before = [api.get(kind, served, name)["metadata"]["resourceVersion"] for kind in kinds]
-    passes = operator.metric("controller_runtime_reconcile_total")
-    with writes_nothing(operator):
+    before = [api.get(kind, namespace, name)["metadata"]["resourceVersion"] for kind in kinds]
+    passes = own_operator.metric("controller_runtime_reconcile_total")
+    with writes_nothing(own_operator):
         # A label is no business of ours, yet its event brings a pass.
-        api.patch(LLMSERVICES, served, name, {"metadata": {"labels": {"team": "search"}}})
-        eventually(lambda: operator.metric("controller_runtime_reconcile_total") > passes)
-        until_settled(operator)
-    after = [api.get(kind, served, name)["metadata"]["resourceVersion"] for kind in kinds]
+        api.patch(LLMSERVICES, namespace, name, {"metadata": {"labels": {"team": "search"}}})
+        eventually(lambda: own_operator.metric("controller_runtime_reconcile_total") > passes)
+        until_settled(own_operator)
+    after = [api.get(kind, namespace, name)["metadata"]["resourceVersion"] for kind in kinds]
     assert after[1:] == before[1:]
 
 

@@ -119,7 +119,7 @@ def test_no_field_ownership_that_a_tenant_may_store_ends_the_operator(
 
 @pytest.mark.parametrize("target", [1000, 2000])
 def test_an_amount_that_is_stored_in_another_form_is_written_once(
-    api: Api, operator: OperatorProcess, served: str, name: str, target: int
+    api: Api, own_operator: OperatorProcess, namespace: str, name: str, target: int
 ) -> None:
     scaling = {
         "maxReplicas": 2,
@@ -127,15 +127,22 @@ def test_an_amount_that_is_stored_in_another_form_is_written_once(
         "metric": "RequestsWaiting",
         "targetRequestsWaiting": target,
     }
-    api.create(LLMSERVICES, make_service(name, served, autoscaling=scaling))
-    live = eventually(lambda: api.get(AUTOSCALERS, served, name), 15)
+    api.create(LLMSERVICES, make_service(name, namespace, autoscaling=scaling))
+    live = eventually(lambda: api.get(AUTOSCALERS, namespace, name), 15)
     assert "000" not in str(live["spec"]["metrics"])
-    until_settled(operator)
-    version = api.get(AUTOSCALERS, served, name)["metadata"]["resourceVersion"]
-    with writes_nothing(operator):
-        api.patch(LLMSERVICES, served, name, {"metadata": {"labels": {"team": "search"}}})
-        until_settled(operator, 2)
-    assert api.get(AUTOSCALERS, served, name)["metadata"]["resourceVersion"] == version
+    # The status of a service follows the first words of its HPA's controller, which come late.
+    eventually(
+        lambda: all(
+            "conditions" in each["status"] for each in api.list_all(AUTOSCALERS, namespace)
+        ),
+        30,
+    )
+    until_settled(own_operator)
+    version = api.get(AUTOSCALERS, namespace, name)["metadata"]["resourceVersion"]
+    with writes_nothing(own_operator):
+        api.patch(LLMSERVICES, namespace, name, {"metadata": {"labels": {"team": "search"}}})
+        until_settled(own_operator, 2)
+    assert api.get(AUTOSCALERS, namespace, name)["metadata"]["resourceVersion"] == version
 
 
 def mirror(live: dict[str, Any]) -> dict[str, Any]:

@@ -61,20 +61,20 @@ def test_both_replicas_and_autoscaling_are_refused(api: Api, namespace: str, nam
 
 
 def test_an_autoscaled_service_begins_with_its_least_and_its_hpa_settles(
-    api: Api, operator: OperatorProcess, served: str, name: str
+    api: Api, own_operator: OperatorProcess, namespace: str, name: str
 ) -> None:
     scaling = {"minReplicas": 3, "maxReplicas": 8}
-    api.create(LLMSERVICES, make_service(name, served, autoscaling=scaling))
-    hpa = eventually(lambda: api.read(AUTOSCALERS, served, name), 15)
+    api.create(LLMSERVICES, make_service(name, namespace, autoscaling=scaling))
+    hpa = eventually(lambda: api.read(AUTOSCALERS, namespace, name), 15)
     assert hpa is not None
     assert hpa["metadata"]["ownerReferences"][0]["name"] == name
     assert hpa["spec"]["minReplicas"] == 3
-    until_settled(operator)
-    assert replicas(api, served, name) == 3
-    assert "llmservice-operator" not in owners_of_replicas(api, served, name)
-    with writes_nothing(operator):
-        api.patch(LLMSERVICES, served, name, {"metadata": {"labels": {"team": "search"}}})
-        until_settled(operator)
+    until_settled(own_operator)
+    assert replicas(api, namespace, name) == 3
+    assert "llmservice-operator" not in owners_of_replicas(api, namespace, name)
+    with writes_nothing(own_operator):
+        api.patch(LLMSERVICES, namespace, name, {"metadata": {"labels": {"team": "search"}}})
+        until_settled(own_operator)
 
 
 def test_switching_autoscaling_on_and_off_never_drops_a_replica(
