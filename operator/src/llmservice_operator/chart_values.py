@@ -42,7 +42,7 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
         "SERVER_IMAGE_CPU": server.get("cpuImage"),
         "ENGINE_VERSION": server.get("engineVersion"),
         "ACCELERATOR_CLASSES": json.dumps(_part(values, "acceleratorClasses")),
-        "SERVER_DEFAULTS": json.dumps(_server_defaults(server)),
+        "SERVER_DEFAULTS": json.dumps(_server_defaults(server, values.get("userIds"))),
         "GPUS_PER_NODE": values.get("gpusPerNode"),
         "HUB_ENDPOINT": _part(values, "model").get("hubEndpoint"),
         "MONITORING_NAMESPACE": monitoring.get("namespace"),
@@ -87,7 +87,7 @@ def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return part
 
 
-def _server_defaults(server: Mapping[str, Any]) -> dict[str, Any]:
+def _server_defaults(server: Mapping[str, Any], user_ids: str | None) -> dict[str, Any]:
     found = {
         name: server[name] for name in ("proxy", "imagePullSecrets") if server.get(name) is not None
     }
@@ -95,4 +95,7 @@ def _server_defaults(server: Mapping[str, Any]) -> dict[str, Any]:
     if bundle.get("name"):
         source = "secretKeyRef" if bundle.get("kind") == "Secret" else "configMapKeyRef"
         found["caBundle"] = {source: {"name": bundle["name"], "key": bundle.get("key", "ca.crt")}}
+    # The chart detects the platform in the cluster, which the command line does not read.
+    if user_ids not in (None, "Auto"):
+        found["userIds"] = user_ids
     return found

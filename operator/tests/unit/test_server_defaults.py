@@ -1,4 +1,4 @@
-"""The CA bundle of a service, and the chart's defaults of CA bundle, proxy and pull secrets."""
+"""The CA bundle of a service, and the chart's defaults of model servers."""
 
 import json
 from typing import Any
@@ -85,6 +85,14 @@ def test_a_proxy_variable_of_the_spec_replaces_the_charts_in_either_spelling(nam
     assert found[name] == "http://own:8080"
     assert {each for each in found if each.upper() == "HTTPS_PROXY"} == {name}
     assert found["HTTP_PROXY"] == "http://proxy:3128"
+
+
+def test_pods_name_no_user_and_no_group_where_the_namespace_allots_them() -> None:
+    own = {"runAsUser": 10001, "runAsGroup": 10001, "fsGroup": 10001}
+    allotted = pod(userIds="Namespace")["securityContext"]
+    assert allotted["runAsNonRoot"]
+    assert pod()["securityContext"] == allotted | own
+    assert not own.keys() & allotted.keys()
 
 
 def proxy_ports(policy: Any) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chart_support.helm import CHART, Manifest, Values, helm
+from operator_support.processes import OperatorProcess
 from rights_table import Right, rights_of
 
 MISSING = (
@@ -125,3 +126,17 @@ class Release:
     def deployment(self) -> Manifest | None:
         found: Manifest | None = read("deployment", self.full_name, "--namespace", self.name)
         return found
+
+
+def operator_of(release: Release, log: Path) -> OperatorProcess:
+    """Return the operator as a process, with exactly the settings of the installed Deployment."""
+    deployment = release.deployment()
+    assert deployment is not None
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    settings = {
+        each["name"].removeprefix("LLMSERVICE_OPERATOR_"): each["value"]
+        for each in container["env"]
+        if "value" in each
+    }
+    del settings["HEALTH_PORT"]  # several operators share this machine
+    return OperatorProcess(log, release.name, **settings)

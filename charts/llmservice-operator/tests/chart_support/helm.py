@@ -96,11 +96,14 @@ def render_text(
     release: str = RELEASE,
     namespace: str = NAMESPACE,
     kube_version: str = KUBE_VERSION,
+    api_versions: tuple[str, ...] = (),
 ) -> str:
-    """Return the output of `helm template` for these values."""
+    """Return the output of `helm template` for these values, on a cluster that also serves these
+    API versions."""
     return helm(
         *("template", release, str(chart), "--namespace", namespace),
         *("--kube-version", kube_version, "--values", "-"),
+        *(f"--api-versions={each}" for each in api_versions),
         stdin=json.dumps(values or {}),
     )
 

@@ -12,9 +12,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chart_support.cluster import ADOPT, CRD, SMALLEST, Release, kubectl, read, rights
+from chart_support.cluster import (
+    ADOPT,
+    CRD,
+    SMALLEST,
+    Release,
+    kubectl,
+    operator_of,
+    read,
+    rights,
+)
 from chart_support.helm import CHART, HelmError, Manifest, Values, render
-from operator_support.processes import OperatorProcess, until_settled
+from operator_support.processes import until_settled
 from rights_table import READ, TRUST, WRITE, Right, lease_rights, operator_rights, table
 from shared_support.waiting import eventually
 
@@ -149,20 +158,6 @@ def test_the_notes_warn_of_what_a_value_leads_to(
     printed = release.install(values, ADOPT, "--dry-run=server")
 
     assert re.search(f"WARNING: .*{warning}", printed)
-
-
-def operator_of(release: Release, log: Path) -> OperatorProcess:
-    """Return the operator as a process, with exactly the settings of the installed Deployment."""
-    deployment = release.deployment()
-    assert deployment is not None
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    settings = {
-        each["name"].removeprefix("LLMSERVICE_OPERATOR_"): each["value"]
-        for each in container["env"]
-        if "value" in each
-    }
-    del settings["HEALTH_PORT"]  # several operators share this machine
-    return OperatorProcess(log, release.name, **settings)
 
 
 def templates(release: Release, name: str) -> dict[str, str]:

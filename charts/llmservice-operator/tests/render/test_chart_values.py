@@ -19,10 +19,14 @@ from chart_support.helm import (
     find,
     load_defaults,
     load_schema,
+    pods,
     render,
 )
 from llmservice_operator.api.server_defaults import ServerDefaults
 from llmservice_operator.settings import OperatorSettings
+
+OPENSHIFT = "security.openshift.io/v1"
+"""API version that OpenShift serves, and no other platform."""
 
 FREE_MAPS = {
     *("acceleratorClasses", "affinity", "global", "nodeSelector", "podAnnotations", "podLabels"),
@@ -41,6 +45,7 @@ FREE_MAPS = {
         ({"server": {"image": "x"}}, "at '/server': additional properties 'image' not allowed"),
         ({"imagePullSecrets": [{"nam": "x"}]}, "additional properties 'nam' not allowed"),
         ({"imagePullSecrets": ["x"]}, "at '/imagePullSecrets/0': got string, want object"),
+        ({"userIds": "10001"}, "must be one of 'Auto', 'Fixed', 'Namespace'"),
         ({"replicas": "2"}, "at '/replicas': got string, want integer"),
         ({"replicas": -1}, "at '/replicas': minimum: got -1, want 0"),
         ({"crds": {"keep": "no"}}, "at '/crds/keep': got string, want boolean"),
@@ -193,6 +198,7 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
         "caBundle": {"secretKeyRef": {"name": "corporate-ca", "key": "root.pem"}},
         "imagePullSecrets": everything["server"]["imagePullSecrets"],
         "proxy": everything["server"]["proxy"],
+        "userIds": everything["userIds"],
     }
     assert classes_in(settings) == classes_of(everything)
     assert settings.gpus_per_node == everything["gpusPerNode"]
@@ -203,6 +209,29 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
     assert settings.log_level.lower() == everything["logLevel"]
     assert settings.health_port == container(everything)["ports"][0]["containerPort"]
     assert from_the_pod == ["LLMSERVICE_OPERATOR_NAMESPACE"]
+
+
+@pytest.mark.parametrize(
+    ("values", "api_versions", "expected"),
+    [
+        ({}, (), 10001),
+        ({}, (OPENSHIFT,), None),
+        ({"userIds": "Fixed"}, (OPENSHIFT,), 10001),
+        ({"userIds": "Namespace"}, (), None),
+    ],
+)
+def test_pods_name_no_ids_where_the_namespace_allots_them(
+    values: Values, api_versions: tuple[str, ...], expected: int | None
+) -> None:
+    manifests = render(values, api_versions=api_versions)
+    operator = find(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    told = {it["name"]: it["value"] for it in operator["env"] if "value" in it}
+    settings = OperatorSettings.from_environment(told)
+
+    for pod in pods(manifests):
+        assert pod["securityContext"].get("runAsUser") == expected
+        assert pod["securityContext"].get("runAsGroup") == expected
+    assert settings.server_defaults.user_ids == ("Fixed" if expected else "Namespace")
 
 
 def classes_in(settings: OperatorSettings) -> dict[str, Any]:

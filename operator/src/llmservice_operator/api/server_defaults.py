@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -43,6 +43,9 @@ class ServerDefaults(Fields):
     """Proxy of services that set no such variable in engine.env."""
     image_pull_secrets: tuple[ImagePullSecret, ...] = ()
     """Pull secrets of services that name none. The Secrets are in each service's namespace."""
+    user_ids: Literal["Fixed", "Namespace"] = "Fixed"
+    """Whether the pods name their user and groups, or leave them to the platform, which allots them
+    per namespace."""
 
 
 def parse_server_defaults(text: str, variable: str) -> ServerDefaults:

@@ -59,16 +59,7 @@ def _build_pod_spec(
         # Service links would set a *_PORT variable for every Service of the namespace. For a
         # service named vllm, that variable overrides a setting of the engine.
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            # Without this, the kubelet would change the owner of every file of a model at each
-            # start.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _build_security_context(settings),
         "terminationGracePeriodSeconds": termination.pre_stop_seconds
         + termination.drain_timeout_seconds
         + TERMINATION_MARGIN_SECONDS,
@@ -80,6 +71,17 @@ def _build_pod_spec(
             {"name": secret.name} for secret in service.spec.engine.image_pull_secrets
         ]
     return pod_spec | build_placement(service, revision_label)
+
+
+def _build_security_context(settings: OperatorSettings) -> dict[str, Any]:
+    own = {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
+    return {
+        "runAsNonRoot": True,
+        **(own if settings.server_defaults.user_ids == "Fixed" else {}),
+        # Without this, the kubelet would change the owner of every file of a model at each start.
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def server_image(pod_template: Manifest) -> str | None:
