@@ -11,13 +11,16 @@ from tenacity.wait import wait_fixed
 
 Seen = TypeVar("Seen")
 
+PATIENCE = 120.0
+"""Seconds until a wait fails that proves no speed: far more than a loaded machine needs."""
+
 NOT_YET = (AssertionError, LookupError, OSError)
 """Errors of a check that mean "not yet": a wrong value, a missing field, or no listener."""
 
 
 def eventually(
     check: Callable[[], Seen | None],
-    within: float = 10.0,
+    within: float = PATIENCE,
     describe: str | Callable[[], str] = "",
     *,
     every: float | None = None,
@@ -43,7 +46,7 @@ def eventually(
     return seen
 
 
-async def eventually_in_loop(check: Callable[[], object], within: float = 10.0) -> None:
+async def eventually_in_loop(check: Callable[[], object], within: float = PATIENCE) -> None:
     """Wait like `eventually` for an event in this event loop, which runs between the tries."""
 
     async def attempt() -> object:

@@ -142,7 +142,7 @@ def account(api: Api, namespace: str, tmp_path: Path) -> Iterator[Account]:
             status = api.request("POST", SUBJECT_ACCESS_REVIEWS.path(), review)["status"]
             return bool(status["allowed"])
 
-        eventually(is_allowed, 30)
+        eventually(is_allowed)
         token = api.request("POST", f"/api/v1{scope}/serviceaccounts/{name}/token", {"spec": {}})[
             "status"
         ]["token"]

@@ -148,7 +148,7 @@ def test_kubectl_diff_is_clean_after_an_apply(
     file = tmp_path / "service.yaml"
     file.write_text(yaml.safe_dump(make_service(name, served)))
     kubectl("apply", *options, "-f", str(file))
-    eventually(lambda: api.read(DEPLOYMENTS, served, name), 15)
+    eventually(lambda: api.read(DEPLOYMENTS, served, name))
     until_settled(operator)
     printed = subprocess.run(
         ["kubectl", "diff", *options, "-f", str(file)],

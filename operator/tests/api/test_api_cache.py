@@ -28,10 +28,10 @@ def test_a_claim_outlives_its_service_and_is_taken_by_the_next_one(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, with_cache(name, served))
-    made = eventually(lambda: api.get(CLAIMS, served, f"{name}-cache"), 15)
+    made = eventually(lambda: api.get(CLAIMS, served, f"{name}-cache"))
     assert owners(made) == []
     api.delete(LLMSERVICES, served, name)
-    eventually(lambda: api.read(DEPLOYMENTS, served, name) is None, 60)
+    eventually(lambda: api.read(DEPLOYMENTS, served, name) is None)
     kept = api.get(CLAIMS, served, f"{name}-cache")
     assert "deletionTimestamp" not in kept["metadata"]
 
@@ -52,7 +52,7 @@ def test_a_change_that_a_claim_cannot_follow_is_told_and_holds_up_nothing_else(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, with_cache(name, served, storageClassName="one"))
-    claim = eventually(lambda: api.get(CLAIMS, served, f"{name}-cache"), 15)
+    claim = eventually(lambda: api.get(CLAIMS, served, f"{name}-cache"))
 
     def reported() -> dict[str, Any]:
         ready = condition(api.get(LLMSERVICES, served, name), "Ready")
@@ -96,7 +96,7 @@ def test_a_size_that_the_storage_cannot_take_is_told_and_the_claim_is_left_alone
     }
     api.request("POST", "/api/v1/persistentvolumes", volume)
     api.create(LLMSERVICES, with_cache(name, served, storageClassName=name))
-    eventually(lambda: claim_phase(api, served, name) == "Bound", 30)
+    eventually(lambda: claim_phase(api, served, name) == "Bound")
     for size in ("20Gi", "5Gi"):
         change_cache(api, served, name, size=size)
 

@@ -24,7 +24,7 @@ def test_every_example_is_carried_out_and_a_second_pass_writes_nothing(
             api.get(DEPLOYMENTS, namespace, example["metadata"]["name"])
         return True
 
-    eventually(carried_out, 30)
+    eventually(carried_out)
     until_settled(own_operator)
     passes = own_operator.metric("controller_runtime_reconcile_total")
     with writes_nothing(own_operator):

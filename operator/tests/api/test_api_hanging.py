@@ -74,7 +74,7 @@ def until_serving(api: Api, namespace: str) -> None:
         assert ready["observedGeneration"] == service["metadata"]["generation"]
         return bool(ready["status"] == "True")
 
-    eventually(serves, 30)
+    eventually(serves)
 
 
 def forbid(api: Api, namespace: str, **hard: str) -> None:
@@ -140,15 +140,15 @@ def test_a_rollout_that_an_accelerator_quota_refuses_goes_in_place_and_ends(
     api.patch(LLMSERVICES, namespace, "llm", RESTART)
     until_reason(api, namespace, Reason.QUOTA_EXCEEDED)
     # No event will report the end of the minute.
-    eventually(lambda: strategy(api, namespace) == IN_PLACE, 90)
+    eventually(lambda: strategy(api, namespace) == IN_PLACE)
 
     def replaced() -> bool:
         make_pods_ready(api, namespace, "llm")
         return not names_of(pods(api, namespace)) & old
 
-    eventually(replaced, 60)
+    eventually(replaced)
     until_serving(api, namespace)
-    eventually(lambda: strategy(api, namespace) == SURGE, 20)
+    eventually(lambda: strategy(api, namespace) == SURGE)
 
 
 def test_a_rollout_that_would_exceed_the_quota_in_place_too_leaves_the_old_replica(
@@ -180,7 +180,7 @@ def test_a_rollout_whose_volume_another_node_has_is_told_and_goes_in_place(
     said = 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) llm-old'
     warn(api, namespace, new, "FailedAttachVolume", said)
     bind(api, namespace, new, 300)
-    eventually(lambda: strategy(api, namespace) == IN_PLACE, 20)
+    eventually(lambda: strategy(api, namespace) == IN_PLACE)
     told = {each.value for each in (Reason.VOLUME_IN_USE, Reason.ROLLOUT_IN_PLACE)}
     events = [it for it in api.list_all(EVENTS, namespace) if it["reason"] in told]
     assert events
@@ -361,7 +361,7 @@ def test_an_admission_policy_on_pods_is_told_with_its_words(
             ready = condition(api.get(LLMSERVICES, namespace, "llm"), "Ready")
             return bool(ready["reason"] == "PodRefused")
 
-        eventually(refused, 40)
+        eventually(refused)
         assert "no pods on Fridays" in until_reason(api, namespace, Reason.POD_REFUSED)
     finally:
         api.request("DELETE", f"{group}/validatingadmissionpolicybindings/no-pods.{namespace}")

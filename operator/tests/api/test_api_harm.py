@@ -56,7 +56,7 @@ def until_reason(api: Api, namespace: str, name: str, reason: str) -> str:
         message: str = found["message"]
         return message
 
-    return eventually(told, 20)
+    return eventually(told)
 
 
 def missing(api: Api, namespace: str, name: str) -> list[Kind]:
@@ -110,7 +110,7 @@ def test_no_field_ownership_that_a_tenant_may_store_ends_the_operator(
         # Once more, as an event.
         kubectl("annotate", "-n", namespace, "service", "bad", "a=b")
         api.create(LLMSERVICES, make_service(name, namespace))
-        eventually(lambda: not missing(api, namespace, name), 15)
+        eventually(lambda: not missing(api, namespace, name))
         api.delete(SERVICES, namespace, name)
         eventually(lambda: not missing(api, namespace, name), 5)
         assert operator.metric("llmservice_watch_restarts_total") == 0
@@ -128,14 +128,13 @@ def test_an_amount_that_is_stored_in_another_form_is_written_once(
         "targetRequestsWaiting": target,
     }
     api.create(LLMSERVICES, make_service(name, namespace, autoscaling=scaling))
-    live = eventually(lambda: api.get(AUTOSCALERS, namespace, name), 15)
+    live = eventually(lambda: api.get(AUTOSCALERS, namespace, name))
     assert "000" not in str(live["spec"]["metrics"])
     # The status of a service follows the first words of its HPA's controller, which come late.
     eventually(
         lambda: all(
             "conditions" in each["status"] for each in api.list_all(AUTOSCALERS, namespace)
         ),
-        30,
     )
     until_settled(own_operator)
     version = api.get(AUTOSCALERS, namespace, name)["metadata"]["resourceVersion"]
@@ -193,7 +192,7 @@ def test_a_webhook_that_writes_something_new_each_time_causes_no_storm(
 ) -> None:
     with webhook(api, namespace, "services", "", tmp_path, stamp) as reviewed:
         eventually(lambda: api.create(LLMSERVICES, make_service(name, namespace)))
-        eventually(lambda: name in reviewed, 15)
+        eventually(lambda: name in reviewed)
         holds_for(5, lambda: reviewed.count(name) < 12)
         assert missing(api, namespace, name) == []
 
@@ -222,7 +221,7 @@ def test_a_quota_on_deployments_hinders_no_other_child(
     def counts() -> bool:
         return "hard" in api.request("GET", f"{path}/none").get("status", {})
 
-    eventually(counts, 20)
+    eventually(counts)
     api.create(LLMSERVICES, make_service(name, namespace))
     told = until_reason(api, namespace, name, "QuotaExceeded")
     assert "exceeded quota: none" in told
@@ -258,7 +257,7 @@ def test_a_namespace_that_is_gone_is_told_and_the_other_is_served(
         assert status == 200
         assert f"remove gone-{namespace} from watchNamespaces" in text
         api.create(LLMSERVICES, make_service(name, namespace))
-        eventually(lambda: not missing(api, namespace, name), 15)
+        eventually(lambda: not missing(api, namespace, name))
         assert operator.terminate() == 0
 
 
@@ -273,7 +272,7 @@ def test_a_claim_that_is_still_being_deleted_is_waited_for_and_the_status_says_s
     model = {"uri": "hf://org/model", "cache": cache}
     api.create(LLMSERVICES, make_service(name, namespace, model=model))
     claim = f"{name}-cache"
-    eventually(lambda: api.read(CLAIMS, namespace, claim), 15)
+    eventually(lambda: api.read(CLAIMS, namespace, claim))
     held = {"metadata": {"finalizers": ["example.com/draining"]}}
     api.patch(CLAIMS, namespace, claim, held)
     api.delete(LLMSERVICES, namespace, name)
@@ -281,7 +280,7 @@ def test_a_claim_that_is_still_being_deleted_is_waited_for_and_the_status_says_s
     def going() -> bool:
         return "deletionTimestamp" in api.get(CLAIMS, namespace, claim)["metadata"]
 
-    eventually(going, 60)
+    eventually(going)
     api.create(LLMSERVICES, make_service(name, namespace, model=model))
     told = until_reason(api, namespace, name, "ObjectTerminating")
     assert f"PersistentVolumeClaim {claim}" in told
@@ -290,14 +289,14 @@ def test_a_claim_that_is_still_being_deleted_is_waited_for_and_the_status_says_s
     def made_anew() -> bool:
         return "deletionTimestamp" not in api.get(CLAIMS, namespace, claim)["metadata"]
 
-    eventually(made_anew, 30)
+    eventually(made_anew)
 
 
 def test_another_manager_of_a_field_is_named_when_the_field_is_in_the_way(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served))
-    eventually(lambda: not missing(api, served, name), 15)
+    eventually(lambda: not missing(api, served, name))
     until_settled(operator)
     theirs = {
         "apiVersion": DEPLOYMENTS.api_version,
@@ -343,7 +342,7 @@ def test_a_crd_that_is_older_than_the_operator_keeps_no_status_from_being_writte
             assert "gpus" not in status
             return status
 
-        eventually(written, 20)
+        eventually(written)
 
         def told() -> bool:
             status, text = hindered.get("/readyz")

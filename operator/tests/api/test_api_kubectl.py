@@ -105,7 +105,7 @@ def test_a_second_apply_changes_nothing_and_diff_finds_nothing(
     files = path.iterdir() if path.is_dir() else [path]
     names = [yaml.safe_load(file.read_text())["metadata"]["name"] for file in files]
     kubectl("apply", *command)
-    eventually(lambda: all(condition(it, "Ready") for it in live(api, served, names)), 30)
+    eventually(lambda: all(condition(it, "Ready") for it in live(api, served, names)))
     before = live(api, served, names)
 
     assert kubectl("diff", *command) == ""

@@ -21,7 +21,7 @@ def until_reason(api: Api, namespace: str, name: str, reason: str) -> str:
         assert (ready["status"], ready["reason"]) == ("False", reason), ready
         return str(ready["message"])
 
-    return eventually(has_it, 20)
+    return eventually(has_it)
 
 
 @pytest.mark.causes("QuotaExceeded", "LimitRangeExceeded", "InvalidSpec")
@@ -69,7 +69,7 @@ def test_a_rollout_that_its_controller_gives_up_is_stuck(
         deployment: dict[str, Any] = api.get(DEPLOYMENTS, namespace, "llm")
         return bool(condition(deployment, "Progressing")["reason"] == "ProgressDeadlineExceeded")
 
-    eventually(given_up, 20)
+    eventually(given_up)
     with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
         said = until_reason(api, namespace, "llm", "RolloutStuck")

@@ -36,7 +36,7 @@ def test_an_orphan_that_is_adopted_with_autoscaling_keeps_its_replicas(
     api: Api, operator: OperatorProcess, served: str, name: str, before: dict[str, Any]
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served, **before))
-    eventually(lambda: api.read(DEPLOYMENTS, served, name), 15)
+    eventually(lambda: api.read(DEPLOYMENTS, served, name))
     until_settled(operator)
     if "autoscaling" in before:
         # As an HPA does.
@@ -49,14 +49,14 @@ def test_an_orphan_that_is_adopted_with_autoscaling_keeps_its_replicas(
         return not owners and api.read(LLMSERVICES, served, name) is None
 
     # The garbage collector learns of a new kind with its next discovery, every 30 s.
-    eventually(orphaned, within=90)
+    eventually(orphaned)
     successor = api.create(LLMSERVICES, make_service(name, served, autoscaling=SCALED))
 
     def adopted() -> bool:
         owners = api.get(DEPLOYMENTS, served, name)["metadata"].get("ownerReferences", [])
         return [owner["uid"] for owner in owners] == [successor["metadata"]["uid"]]
 
-    eventually(adopted, 15)
+    eventually(adopted)
     until_settled(operator)
     live = api.get(DEPLOYMENTS, served, name)
     assert live["spec"]["replicas"] == 3
@@ -68,7 +68,7 @@ def test_a_suspended_service_whose_autoscaling_is_removed_resumes_as_before(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served, autoscaling=SCALED))
-    eventually(lambda: api.read(DEPLOYMENTS, served, name), 15)
+    eventually(lambda: api.read(DEPLOYMENTS, served, name))
     until_settled(operator)
     api.patch(DEPLOYMENTS, served, name, {"spec": {"replicas": 3}}, "scale")
     until_settled(operator)
@@ -87,7 +87,7 @@ def test_a_suspended_service_that_lost_its_status_resumes_as_before(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served, autoscaling=SCALED))
-    eventually(lambda: api.read(DEPLOYMENTS, served, name), 15)
+    eventually(lambda: api.read(DEPLOYMENTS, served, name))
     until_settled(operator)
     api.patch(DEPLOYMENTS, served, name, {"spec": {"replicas": 3}}, "scale")
     until_settled(operator)
@@ -104,7 +104,7 @@ def test_a_service_of_an_engine_that_is_not_known_is_scaled_and_keeps_its_pods(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served, replicas=1))
-    eventually(lambda: api.read(DEPLOYMENTS, served, name), 15)
+    eventually(lambda: api.read(DEPLOYMENTS, served, name))
     until_settled(operator)
     before = api.get(DEPLOYMENTS, served, name)
     # What a newer operator leaves when it is rolled back to this one.

@@ -23,7 +23,7 @@ def until_served(api: Api, namespace: str, name: str) -> None:
         reported = service.get("status", {}).get("observedGeneration")
         return bool(reported == service["metadata"]["generation"])
 
-    eventually(served, 15)
+    eventually(served)
 
 
 def versions(api: Api, namespace: str, name: str) -> list[Any]:
@@ -70,7 +70,7 @@ def test_a_service_deleted_while_the_operator_was_away_stays_deleted(
         return not any(api.read(kind, namespace, "deleted") for kind in KINDS)
 
     # The garbage collector looks for new kinds every half minute, and ours may be that young.
-    eventually(nothing_left, 60)
+    eventually(nothing_left)
     with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as second:
         second.until_leading()
         eventually(lambda: api.read(DEPLOYMENTS, namespace, "kept"), 5)

@@ -23,14 +23,14 @@ def go_through_a_life(api: Api, namespace: str) -> None:
     cache = {"type": "PersistentVolumeClaim", "size": "1Gi"}
     model = {"uri": "hf://org/model", "cache": cache}
     api.create(LLMSERVICES, make_service("llm", namespace, replicas=1, model=model))
-    eventually(lambda: api.read(CLAIMS, namespace, "llm-cache"), 15)
-    eventually(lambda: api.get(LLMSERVICES, namespace, "llm").get("status", {}).get("replicas"), 15)
+    eventually(lambda: api.read(CLAIMS, namespace, "llm-cache"))
+    eventually(lambda: api.get(LLMSERVICES, namespace, "llm").get("status", {}).get("replicas"))
     make_pods_ready(api, namespace, "llm")
 
     def ready() -> bool:
         return bool(condition(api.get(LLMSERVICES, namespace, "llm"), "Ready")["status"] == "True")
 
-    eventually(ready, 15)
+    eventually(ready)
     api.delete(SERVICES, namespace, "llm")
     eventually(lambda: api.read(SERVICES, namespace, "llm"), 5)
     api.patch(LLMSERVICES, namespace, "llm", {"spec": {"networkPolicy": {"enabled": False}}})
@@ -39,7 +39,7 @@ def go_through_a_life(api: Api, namespace: str) -> None:
     eventually(lambda: api.get(DEPLOYMENTS, namespace, "llm")["spec"]["replicas"] == 0, 5)
     api.delete(LLMSERVICES, namespace, "llm")
     # The garbage collector takes up to half a minute to learn of a new kind.
-    eventually(lambda: api.read(DEPLOYMENTS, namespace, "llm") is None, 60)
+    eventually(lambda: api.read(DEPLOYMENTS, namespace, "llm") is None)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_says_which_right_is_missing_and_starts_when_it_is_granted(
             assert "a right is missing" in text
             return text
 
-        text = eventually(told, 15)
+        text = eventually(told)
         assert 'cannot list resource \\"pods\\"' in text
         assert operator.get("/livez")[0] == 200
         role = f"{RBAC}/namespaces/{namespace}/roles/watched"

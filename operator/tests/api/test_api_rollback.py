@@ -50,7 +50,7 @@ def until_serving(api: Api, namespace: str, name: str) -> set[str]:
         make_pods_ready(api, namespace, name)
         return bool(ready(api, namespace, name)["status"] == "True")
 
-    eventually(serving, 30)
+    eventually(serving)
     eventually(lambda: status(api, namespace, name)["completeRevision"])
     return pods(api, namespace, name)
 
@@ -92,7 +92,7 @@ def until_rolled_back(api: Api, namespace: str, name: str, old: set[str]) -> Non
         20,
         lambda: json.dumps(api.get(LLMSERVICES, namespace, name)["status"]),
     )
-    eventually(lambda: pods(api, namespace, name) == old, 20)
+    eventually(lambda: pods(api, namespace, name) == old)
 
 
 @pytest.mark.causes("RolledBack")

@@ -44,7 +44,7 @@ def serve(api: Api, namespace: str, name: str, replicas: int, **spec: Any) -> se
     """Start a service and wait for this number of ready replicas; return the names of its pods."""
     service = make_service(name, namespace, replicas=replicas, accelerator={"count": 1}, **spec)
     api.create(LLMSERVICES, service)
-    eventually(lambda: len(pods(api, namespace, name)) == replicas, 15)
+    eventually(lambda: len(pods(api, namespace, name)) == replicas)
     until_ready(api, namespace, name)
     return names_of(pods(api, namespace, name))
 
@@ -57,7 +57,7 @@ def until_ready(api: Api, namespace: str, name: str) -> None:
         assert summary["observedGeneration"] == service["metadata"]["generation"]
         return bool(summary["status"] == "True")
 
-    eventually(ready, 15)
+    eventually(ready)
 
 
 def find_no_gpu(api: Api, namespace: str, pod: str, seconds: float) -> None:
@@ -86,7 +86,7 @@ def test_an_old_replica_ends_first_once_no_gpu_was_free_for_a_minute(
     (new,) = eventually(lambda: names_of(pods(api, served, name)) - old)
     # Two seconds of the wait are left, and no event will report their end.
     find_no_gpu(api, served, new, 58)
-    eventually(lambda: strategy(api, served, name) == IN_PLACE, 15)
+    eventually(lambda: strategy(api, served, name) == IN_PLACE)
     eventually(lambda: len(names_of(pods(api, served, name)) & old) == replicas - 1)
     said = eventually(lambda: progressing(api, served, name))
     assert (said["status"], said["reason"]) == ("True", "RolloutInPlace")
@@ -96,7 +96,7 @@ def test_an_old_replica_ends_first_once_no_gpu_was_free_for_a_minute(
         make_pods_ready(api, served, name)
         return not names_of(pods(api, served, name)) & old
 
-    eventually(replaced, 20)
+    eventually(replaced)
     until_ready(api, served, name)
     eventually(lambda: strategy(api, served, name) == SURGE)
     until_settled(operator)
@@ -155,7 +155,7 @@ def test_a_node_drain_takes_one_replica_at_a_time_and_finishes(
 ) -> None:
     before = serve(api, served, name, replicas)
     first, *others = sorted(before)
-    eventually(lambda: evict(api, served, first), 15)
+    eventually(lambda: evict(api, served, first))
     if others:
         # Its successor is not ready, so the budget is used up.
         assert not evict(api, served, others[0])
@@ -165,7 +165,7 @@ def test_a_node_drain_takes_one_replica_at_a_time_and_finishes(
             make_pods_ready(api, served, name)
             return evict(api, served, pod)
 
-        eventually(drained, 20)
+        eventually(drained)
     eventually(lambda: len(names_of(pods(api, served, name)) - before) == replicas)
 
 
@@ -174,5 +174,5 @@ def test_a_replica_that_is_not_ready_is_never_protected(
 ) -> None:
     service = make_service(name, served, replicas=2, podDisruptionBudget={"minAvailable": 1})
     api.create(LLMSERVICES, service)
-    found = eventually(lambda: names_of(pods(api, served, name)), 15)
-    eventually(lambda: evict(api, served, min(found)), 15)
+    found = eventually(lambda: names_of(pods(api, served, name)))
+    eventually(lambda: evict(api, served, min(found)))

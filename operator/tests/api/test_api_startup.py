@@ -33,7 +33,7 @@ def test_waits_for_a_missing_crd_says_so_and_goes_on_when_it_is_there(
     ) as process:
         process.until_leading()
         api.request("DELETE", CRD_PATH)
-        eventually(lambda: crd_is_gone(api), 20)
+        eventually(lambda: crd_is_gone(api))
 
         def told() -> bool:
             status, text = process.get("/readyz")
@@ -41,14 +41,14 @@ def test_waits_for_a_missing_crd_says_so_and_goes_on_when_it_is_there(
             return "apply crds/llmservice.yaml" in text
 
         try:
-            eventually(told, 30)
+            eventually(told)
             assert process.get("/livez")[0] == 200
         finally:
             api.apply_file(REPOSITORY / "crds" / "llmservice.yaml")
         process.until_ready()
         eventually(lambda: api.request("GET", LLMSERVICES.path(namespace)))
         api.create(LLMSERVICES, make_service("llm", namespace))
-        eventually(lambda: api.read(DEPLOYMENTS, namespace, "llm"), 15)
+        eventually(lambda: api.read(DEPLOYMENTS, namespace, "llm"))
         assert process.terminate() == 0
 
 
@@ -88,6 +88,6 @@ def test_an_api_server_that_is_away_is_waited_for(
         def told() -> bool:
             return "the cluster cannot be read" in operator.get("/readyz")[1]
 
-        eventually(told, 20)
+        eventually(told)
         assert operator.get("/livez")[0] == 200
         assert operator.terminate() == 0

@@ -24,7 +24,7 @@ def until_ready(api: Api, namespace: str, name: str) -> dict[str, Any]:
         assert found["status"] == "True", found
         return service
 
-    return eventually(ready, 15)
+    return eventually(ready)
 
 
 @pytest.mark.causes(

@@ -20,7 +20,7 @@ import yaml
 from kubernetes import client, config
 
 from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES, PODS, Kind
-from shared_support.waiting import eventually
+from shared_support.waiting import PATIENCE, eventually
 
 REPOSITORY = Path(__file__).parents[3]
 EXAMPLES = REPOSITORY / "crds" / "examples"
@@ -162,8 +162,7 @@ def until_pods(api: Api, namespace: str, name: str, count: int) -> None:
     selector = f"llmservice.dev/name={name}"
     eventually(
         lambda: len(api.list_all(PODS, namespace, labelSelector=selector)) == count,
-        15,
-        f"{count} pods",
+        describe=f"{count} pods",
     )
 
 
@@ -276,13 +275,14 @@ class OperatorProcess:
 
     def until_ready(self) -> Self:
         def ready() -> bool:
-            assert self.is_running(), f"the operator ended: {self.log.read_text()[-2000:]}"
+            if not self.is_running():
+                raise RuntimeError(f"the operator ended: {self.log.read_text()[-2000:]}")
             return self.get("/readyz")[0] == 200
 
-        eventually(ready, 30, "the operator is ready")
+        eventually(ready, describe="the operator is ready")
         return self
 
-    def until_leading(self, timeout: float = 30) -> Self:
+    def until_leading(self, timeout: float = PATIENCE) -> Self:
         self.until_ready()
         eventually(lambda: self.metric("leader_election_master_status") == 1.0, timeout, "it leads")
         return self
@@ -320,7 +320,7 @@ def until_settled(operator: OperatorProcess, seconds: float = 1.0) -> None:
         time.sleep(seconds)
         return operator.writes() == before
 
-    eventually(settled, 30, "the operator has settled")
+    eventually(settled, describe="the operator has settled")
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Replicas:
             holder = lease["spec"].get("holderIdentity") or "nobody"
             return next((each for each in self._running if each.is_called(holder)), None)
 
-        return eventually(found, 30, "a leader")
+        return eventually(found, describe="a leader")
 
     def delete_lease(self) -> None:
         self._api.delete(LEASES, self._namespace, LEASE)

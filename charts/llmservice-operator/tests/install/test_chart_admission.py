@@ -78,7 +78,9 @@ def about_code(release: Release, role: str = "ClusterRole") -> str:
 
 
 def until_in_force(release: Release) -> None:
-    eventually(lambda: refused(release, "writer", WITH_CODE) != "", 30, "the policy is in force")
+    eventually(
+        lambda: refused(release, "writer", WITH_CODE) != "", describe="the policy is in force"
+    )
 
 
 def test_an_account_is_given_by_whoever_may_create_pods(release: Release) -> None:
@@ -200,6 +202,5 @@ def test_without_the_policy_nobody_is_asked(release: Release) -> None:
 
     eventually(
         lambda: refused(release, "writer", {**WITH_ACCOUNT, **WITH_CODE}) == "",
-        30,
-        "no right is needed",
+        describe="no right is needed",
     )

@@ -233,8 +233,7 @@ def test_the_authorizer_grants_the_operator_exactly_its_table(release: Release) 
 
     eventually(
         lambda: own_rights(release, release.name) == everywhere | lease,
-        30,
-        "the operator's rights in its own namespace are its table and its Lease",
+        describe="the operator's rights in its own namespace are its table and its Lease",
     )
     assert own_rights(release, "default") == everywhere
 
@@ -245,8 +244,7 @@ def test_with_watch_namespaces_the_authorizer_grants_nothing_elsewhere(release: 
 
     eventually(
         lambda: own_rights(release, watched) == operator_rights(),
-        30,
-        "the operator's rights in the watched namespace are its table",
+        describe="the operator's rights in the watched namespace are its table",
     )
     assert own_rights(release, release.name) == lease_rights(release.full_name)
     assert own_rights(release, "default") == set()

@@ -61,7 +61,7 @@ def test_no_tenant_ends_the_operator_makes_it_write_for_ever_or_delays_another_t
         ExitStack() as webhooks,
         ThreadPoolExecutor(RUNS_AT_ONCE) as pool,
     ):
-        operator.until_leading(60)
+        operator.until_leading()
         for tenant in tenants:
             folder = tmp_path / tenant.namespace
             folder.mkdir()

@@ -65,7 +65,7 @@ def test_an_autoscaled_service_begins_with_its_least_and_its_hpa_settles(
 ) -> None:
     scaling = {"minReplicas": 3, "maxReplicas": 8}
     api.create(LLMSERVICES, make_service(name, namespace, autoscaling=scaling))
-    hpa = eventually(lambda: api.read(AUTOSCALERS, namespace, name), 15)
+    hpa = eventually(lambda: api.read(AUTOSCALERS, namespace, name))
     assert hpa is not None
     assert hpa["metadata"]["ownerReferences"][0]["name"] == name
     assert hpa["spec"]["minReplicas"] == 3

@@ -209,7 +209,7 @@ def until_known(world: World) -> None:
     for server in (world.first, world.second):
         if not server.is_running():
             continue
-        eventually(functools.partial(knows_demand, server, world), 90)
+        eventually(functools.partial(knows_demand, server, world))
 
 
 def knows_demand(server: MetricsServerProcess, world: World) -> bool:
@@ -227,13 +227,13 @@ def test_the_hpa_hears_why_the_load_is_not_known_and_holds(world: World) -> None
         assert "The load is known once" in text, text
         return True
 
-    eventually(answers, 15)
+    eventually(answers)
 
     def said() -> bool:
         active = condition(world.hpa(), "ScalingActive")
         return active["status"] == "False" and "The load is known once" in active["message"]
 
-    eventually(said, 30)
+    eventually(said)
     assert world.replicas() == 1
 
 
@@ -241,7 +241,7 @@ def test_both_answer_alike_and_the_hpa_follows(world: World) -> None:
     until_known(world)
     first = json.loads(world.raw())["items"][0]
     assert first["metricLabels"] == {"llmservice": SERVICE}
-    eventually(lambda: world.replicas() == 2, 40)
+    eventually(lambda: world.replicas() == 2)
     hpa = kubectl("get", "hpa", SERVICE, "-n", world.namespace)
     assert "/85 (avg)" in hpa
 
@@ -284,7 +284,7 @@ def test_what_was_learned_stands_in_the_status_and_no_apply_of_the_operator_remo
     def calibration() -> Any:
         return live().get("status", {}).get("autoscaling", {}).get("calibration")
 
-    learned = eventually(calibration, 30)
+    learned = eventually(calibration)
     path = LLMSERVICES.path(world.namespace, SERVICE, "status")
     head = {"apiVersion": LLMSERVICES.api_version, "kind": LLMSERVICES.kind}
     metadata = {"metadata": {"name": SERVICE, "namespace": world.namespace}}
@@ -344,7 +344,7 @@ def test_the_api_server_asks_for_its_user_and_a_grant_is_enough(world: World) ->
     role = {"metadata": {"name": "eve"}, "rules": [rule]}
     world.api.request("POST", f"{RBAC}/namespaces/{world.namespace}/roles", role)
     kubectl("create", "rolebinding", "eve", "-n", world.namespace, "--role=eve", "--user=eve")
-    eventually(lambda: "ExternalMetricValueList" in world.raw("--as=eve"), 20)
+    eventually(lambda: "ExternalMetricValueList" in world.raw("--as=eve"))
 
 
 def test_a_namespace_can_be_deleted_while_external_metrics_are_served(world: World) -> None:
@@ -368,7 +368,7 @@ def test_the_api_service_is_made_anew_trusted_and_owned(world: World) -> None:
         bundle = base64.b64decode(live["spec"].get("caBundle", ""))
         return len(x509.load_pem_x509_certificates(bundle)) == 2
 
-    eventually(is_complete, 15)
+    eventually(is_complete)
     live = api_service(world)
     assert live is not None
     owner = world.api.request("GET", CLUSTER_ROLES.path(name=world.owner))
@@ -376,7 +376,7 @@ def test_the_api_service_is_made_anew_trusted_and_owned(world: World) -> None:
     assert live["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "llmservice-operator"
 
     world.api.request("DELETE", API_SERVICES.path(name=API_SERVICE))
-    eventually(is_complete, 15)
+    eventually(is_complete)
 
 
 def test_a_foreign_api_service_is_left_alone_and_its_owner_named(
@@ -399,7 +399,7 @@ def test_a_foreign_api_service_is_left_alone_and_its_owner_named(
                 and "is left alone" in report.external_metrics.message
             )
 
-        eventually(told, 15)
+        eventually(told)
         holds_for(2, lambda: (api_service(world) or {})["spec"] == before["spec"])
 
 
@@ -423,7 +423,7 @@ def test_without_the_leader_the_standby_answers_on_and_takes_over(world: World) 
         assert now == pytest.approx(before, rel=0.05)
         return standby.metric("leader_election_master_status") == 1.0
 
-    eventually(answers, 25)
+    eventually(answers)
     # Its address is still an endpoint here; in a cluster the kubelet's probe takes it out.
     path = f"/apis/discovery.k8s.io/v1/namespaces/{world.namespace}/endpointslices"
     world.api.request("DELETE", f"{path}/{NAME}-{leader.external_port}")
@@ -431,7 +431,7 @@ def test_without_the_leader_the_standby_answers_on_and_takes_over(world: World) 
 
 def test_silent_replicas_make_the_hpa_hold_with_a_message(world: World) -> None:
     until_known(world)
-    eventually(lambda: world.replicas() == 2, 40)
+    eventually(lambda: world.replicas() == 2)
     for engine in world.engines:
         engine.is_silent = True
     try:
@@ -440,7 +440,7 @@ def test_silent_replicas_make_the_hpa_hold_with_a_message(world: World) -> None:
             active = condition(world.hpa(), "ScalingActive")
             return "2 of 2 Ready replicas do not answer" in active["message"]
 
-        eventually(said, 60)
+        eventually(said)
         assert condition(world.hpa(), "ScalingActive")["status"] == "False"
         assert world.replicas() == 2
     finally:
@@ -458,7 +458,7 @@ def test_with_its_owner_the_api_service_goes_and_namespaces_can_be_deleted(
         if server.is_running():
             server.terminate()
     world.api.request("DELETE", f"{RBAC}/clusterroles/{world.owner}")
-    eventually(lambda: api_service(world) is None, 30)
+    eventually(lambda: api_service(world) is None)
     world.api.request("DELETE", f"/api/v1/namespaces/{namespace}")
     names = "metadata.name=" + namespace
     eventually(
