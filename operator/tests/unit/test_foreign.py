@@ -214,11 +214,11 @@ def test_a_flood_of_unreadable_objects_takes_a_bounded_memory() -> None:
     assert cache.count_unreadable(PODS) == REMEMBERED_UNREADABLE
 
 
-def test_unreadable_objects_are_a_metric_of_their_kind() -> None:
+async def test_unreadable_objects_are_a_metric_of_their_kind() -> None:
     metrics, cache = Metrics(), Cache()
     metrics.read_cache("pods", lambda: cache.count(PODS), lambda: cache.count_unreadable(PODS))
     cache.observe(an_object(PODS, uid=None))
-    text = metrics.render().decode()
+    text = (await metrics.render()).decode()
     assert 'llmservice_unreadable_objects{kind="pods"} 1.0' in text
     assert 'llmservice_cache_objects{kind="pods"} 0.0' in text
 

@@ -1,6 +1,8 @@
+import asyncio
 import io
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -13,8 +15,10 @@ from llmservice_operator.telemetry import (
     configure_logging,
     create_app,
     log_fields,
+    measure_loop_lag,
     start_server,
 )
+from shared_support.waiting import eventually_in_loop
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ class IdleQueue:
         return 5.0
 
 
-def test_metrics_carry_the_names_that_dashboards_of_controller_runtime_know() -> None:
+async def test_metrics_carry_the_names_that_dashboards_of_controller_runtime_know() -> None:
     metrics = Metrics()
     metrics.added()
     metrics.started(0.2)
@@ -95,7 +99,7 @@ def test_metrics_carry_the_names_that_dashboards_of_controller_runtime_know() ->
     metrics.read_queue(IdleQueue(), workers=10)
     metrics.request_finished("PATCH", "https://10.0.0.1", "200", 0.01)
     metrics.read_leadership("llmservice-operator", lambda: True)
-    text = metrics.render().decode()
+    text = (await metrics.render()).decode()
 
     for line in (
         'controller_runtime_reconcile_total{controller="llmservice",result="success"} 1.0',
@@ -118,7 +122,7 @@ def test_metrics_carry_the_names_that_dashboards_of_controller_runtime_know() ->
     assert 'llmservice_build_info{version="' in text
 
 
-def test_the_series_of_a_service_end_with_it() -> None:
+async def test_the_series_of_a_service_end_with_it() -> None:
     metrics = Metrics()
     status = {
         "conditions": [{"type": "Ready", "status": "False"}],
@@ -127,7 +131,7 @@ def test_the_series_of_a_service_end_with_it() -> None:
     }
     metrics.service_seen("team", "llama", status)
     metrics.service_seen("team", "qwen", {})
-    text = metrics.render().decode()
+    text = (await metrics.render()).decode()
     series = (
         'llmservice_status_condition{name="llama",namespace="team",status="%s",type="Ready"} %s'
     )
@@ -136,26 +140,26 @@ def test_the_series_of_a_service_end_with_it() -> None:
     assert 'llmservice_replicas{name="llama",namespace="team",state="readyReplicas"} 1.0' in text
 
     metrics.service_gone("team", "llama")
-    text = metrics.render().decode()
+    text = (await metrics.render()).decode()
     assert 'name="llama"' not in text
     assert 'name="qwen"' in text
 
 
-def test_the_series_of_a_condition_end_with_it() -> None:
+async def test_the_series_of_a_condition_end_with_it() -> None:
     metrics = Metrics()
 
-    def see(*types: str) -> str:
+    async def see(*types: str) -> str:
         conditions = [{"type": type_, "status": "False"} for type_ in types]
         metrics.service_seen("team", "llama", {"conditions": conditions})
-        return metrics.render().decode()
+        return (await metrics.render()).decode()
 
-    assert see("Ready", "SLOMet").count('type="SLOMet"') == 3
-    text = see("Ready")
+    assert (await see("Ready", "SLOMet")).count('type="SLOMet"') == 3
+    text = await see("Ready")
     assert 'type="SLOMet"' not in text
     assert text.count('type="Ready"') == 3
-    assert see("Ready", "SLOMet").count('type="SLOMet"') == 3
+    assert (await see("Ready", "SLOMet")).count('type="SLOMet"') == 3
     metrics.service_gone("team", "llama")
-    assert 'name="llama"' not in metrics.render().decode()
+    assert 'name="llama"' not in (await metrics.render()).decode()
 
 
 def test_the_series_of_a_service_are_dropped_without_a_look_at_those_of_others(
@@ -170,6 +174,37 @@ def test_the_series_of_a_service_are_dropped_without_a_look_at_those_of_others(
     metrics.service_seen("team", "llama", {"conditions": [{"type": "Ready", "status": "True"}]})
     metrics.service_gone("team", "llama")
     metrics.service_gone("team", "never-seen")
+
+
+async def test_a_scrape_of_many_services_lets_the_event_loop_run() -> None:
+    metrics, turns = Metrics(), 0
+    conditions = [{"type": f"Type{number}", "status": "True"} for number in range(8)]
+    for number in range(1000):
+        metrics.service_seen("team", f"llm-{number}", {"conditions": conditions})
+    scrape = asyncio.create_task(metrics.render())
+
+    def is_done() -> bool:
+        nonlocal turns
+        turns += 1
+        return scrape.done()
+
+    await eventually_in_loop(is_done)
+    assert (await scrape).count(b'type="Type7"') == 1000 * 3
+    assert turns > 2
+
+
+async def test_a_block_of_the_event_loop_stays_in_the_metrics() -> None:
+    metrics = Metrics()
+    measuring = asyncio.create_task(measure_loop_lag(metrics, 0.01))
+
+    def measured(suffix: str, **labels: str) -> float:
+        name = f"llmservice_event_loop_lag_seconds_{suffix}"
+        return metrics.registry.get_sample_value(name, labels) or 0.0
+
+    await eventually_in_loop(lambda: measured("count") > 0)
+    threading.Event().wait(0.3)  # blocks the event loop
+    await eventually_in_loop(lambda: measured("count") > measured("bucket", le="0.25"))
+    measuring.cancel()
 
 
 @pytest.fixture

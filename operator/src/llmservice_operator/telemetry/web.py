@@ -25,7 +25,8 @@ def create_app(metrics: Metrics, health: Health) -> web.Application:
         return answer
 
     async def show_metrics(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        text = await metrics.render()
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
     app.router.add_get("/livez", probe(health.why_not_alive))
