@@ -72,6 +72,7 @@ class Leader:
         self._taken_by: str | None = None
         """Reason why an elected process no longer holds the Lease; None while it may hold it."""
         self._seen_at = 0.0
+        self._expires_at = 0.0
         self._renewed_at = 0.0
 
     @property
@@ -98,7 +99,7 @@ class Leader:
         """
         logger.info("waiting for the lease as %s", self._identity)
         while not await self._attempt(self._acquire):
-            await self._sleep(self._settings.retry_seconds)
+            await self._sleep(self._until_next_attempt())
         logger.info("acquired the lease as %s", self._identity)
         self.elected.set()
         while True:
@@ -161,11 +162,17 @@ class Leader:
         self._lease = lease
         holder = lease["spec"].get("holderIdentity")
         duration = lease["spec"].get("leaseDurationSeconds") or self._settings.lease_seconds
-        expired = self._monotonic() - self._seen_at >= duration
+        self._expires_at = self._seen_at + duration
+        expired = self._monotonic() >= self._expires_at
         # If the lease has our name, an earlier write succeeded although its answer was lost.
         if holder and holder != self._identity and not expired:
             return False
         return self._hold(await self._store.replace_lease(lease, self._spec(lease)), asked_at)
+
+    def _until_next_attempt(self) -> float:
+        """Return the seconds until the next retry, or until the Lease expires if that is sooner."""
+        left = self._expires_at - self._monotonic()
+        return min(left, self._settings.retry_seconds) if left > 0 else self._settings.retry_seconds
 
     async def _renew(self) -> bool:
         asked_at = self._monotonic()
