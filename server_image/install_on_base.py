@@ -3,10 +3,13 @@
 The vLLM project tests its image as a whole, so an image with one package replaced is untested. The
 model server is therefore installed without its dependencies. The few packages that a base lacks are
 installed as requirements/cpu.txt locks them. This step of the image build fails if
-a package of the base changes, or if the base lacks a requirement of the model server.
+a package of the base changes, if the base lacks a requirement of the model server, or if the
+installed command does not run.
 """
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -74,6 +77,17 @@ def install(source: Path) -> None:
     uv_install(str(source))
 
 
+def block_signals(command: Path) -> None:
+    """Make an installed command start with SIGTERM and SIGINT blocked, until it unblocks them.
+
+    A blocked signal waits. Process 1 of a container would lose it while the interpreter starts,
+    because it has no handler yet.
+    """
+    interpreter, _, program = command.read_text().partition("\n")
+    path = interpreter.removeprefix("#!")
+    command.write_text(f"#!/usr/bin/env -S --block-signal=TERM,INT {path}\n{program}")
+
+
 def uv_install(*what: str) -> None:
     """Install into this Python, without dependencies."""
     subprocess.run(
@@ -109,6 +123,12 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    command = shutil.which(PACKAGE)
+    if command is None:
+        print(f"add the folder of {PACKAGE} to PATH: {os.environ['PATH']}", file=sys.stderr)
+        return 1
+    block_signals(Path(command))
+    subprocess.run([command, "--version"], check=True)
     return 0
 
 

@@ -1,7 +1,9 @@
 """Entry point: handles SIGTERM before any slow import.
 
-Process 1 of a container receives no signal that it has no handler for. Without an early handler, a
-pod that is stopped while it imports would stay for its whole termination grace period.
+Process 1 of a container loses every signal that it has no handler for and does not block. A pod
+that is stopped while it imports would then stay for its whole termination grace period. So the
+image starts this program with both signals blocked (install_on_base.py), and `main` unblocks them
+once they have a handler.
 """
 
 import os
@@ -12,8 +14,10 @@ from types import FrameType
 
 def main() -> int:
     """Run the server; return its exit code."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    stops = (signal.SIGTERM, signal.SIGINT)
+    for number in stops:
         signal.signal(number, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
     from llmservice_server.command_line import run
 
     return run(sys.argv[1:])

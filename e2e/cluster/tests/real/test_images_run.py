@@ -74,6 +74,23 @@ def test_a_server_image_imports_its_vllm_for_any_user(
 
 
 @pytest.mark.parametrize("name", [SERVER_CPU.name, SERVER_GPU.name])
+def test_a_server_that_is_stopped_while_its_interpreter_starts_ends_at_once(
+    images: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    early = tmp_path / "sitecustomize.py"
+    early.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
+    done = run_restricted(
+        images[name],
+        ["--help-engine"],
+        tmp_path,
+        files={"/run/early/sitecustomize.py": early},
+        entrypoint=["env", "PYTHONPATH=/run/early", "llmservice-server"],
+    )
+
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+@pytest.mark.parametrize("name", [SERVER_CPU.name, SERVER_GPU.name])
 def test_a_server_image_knows_the_usual_model_classes_for_any_user(
     images: dict[str, str], name: str, tmp_path: Path
 ) -> None:
