@@ -117,13 +117,19 @@ test-keda: setup  ## Test scaling through a real KEDA, built from its Go module 
 	@failed=0; $(RUN) localkube exec --name test-keda -- pytest operator/tests/keda || failed=1; \
 	$(RUN) localkube down --name test-keda; exit $$failed
 
+# $(call on_full_cluster,NAME,TESTS): run tests on a full cluster of this name, with the images of this checkout
+define on_full_cluster
+@$(RUN) localkube setup
+@$(RUN) localkube models > /dev/null
+@$(RUN) localkube down --name $(1)
+@images=$$($(RUN) localkube images build all --json) && $(RUN) localkube up --name $(1) && \
+{ failed=0; LLMSERVICE_E2E_IMAGES="$$images" $(RUN) localkube exec --name $(1) -- $(2) || failed=1; \
+$(RUN) localkube down --name $(1); exit $$failed; }
+endef
+
 .PHONY: test-autoscaling
 test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 minutes, uses the whole machine)
-	@$(RUN) localkube setup
-	@$(RUN) localkube models > /dev/null
-	@images=$$($(RUN) localkube images build all --json) && $(RUN) localkube up --name test-autoscaling && \
-	{ failed=0; LLMSERVICE_E2E_IMAGES="$$images" $(RUN) localkube exec --name test-autoscaling -- pytest -sv e2e/tests/load || failed=1; \
-	$(RUN) localkube down --name test-autoscaling; exit $$failed; }
+	$(call on_full_cluster,$@,pytest -sv e2e/tests/load)
 
 .PHONY: test-serving-long
 test-serving-long: $(addprefix long-,$(or $(PART),hostile rollouts deaths adapters versions stock))  ## Test the server for long: hostile requests, rollouts, engine deaths, adapters, every vLLM version, stock vLLM (an hour; PART=hostile runs one part)
@@ -146,15 +152,17 @@ long-models: setup
 	@$(RUN) localkube models > /dev/null
 
 # Each part takes at most 45 minutes.
-FAULT_PARTS := crash outage watches drift leader hostile
+FAULT_PARTS := crash outage watches drift leader hostile rollouts
 .PHONY: test-faults $(FAULT_PARTS:%=faults-%)
-test-faults: $(or $(PART:%=faults-%),$(FAULT_PARTS:%=faults-%))  ## Try the operator under faults of every kind (PART=crash, outage, watches, drift, leader, hostile)
-$(FAULT_PARTS:%=faults-%): faults-%: setup
+test-faults: $(or $(PART:%=faults-%),$(FAULT_PARTS:%=faults-%))  ## Try the operator under faults of every kind (PART=crash, outage, watches, drift, leader, hostile, rollouts)
+$(patsubst %,faults-%,$(filter-out rollouts,$(FAULT_PARTS))): faults-%: setup
 	@$(RUN) localkube setup
 	@$(RUN) localkube down --name test-faults
 	@$(RUN) localkube up --api-only --name test-faults
 	@failed=0; LLMSERVICE_TEST_LONG=true $(RUN) localkube exec --name test-faults -- pytest -s operator/tests/api/faults/test_faults_$*.py --timeout=0 || failed=1; \
 	$(RUN) localkube down --name test-faults; exit $$failed
+faults-rollouts: setup
+	$(call on_full_cluster,test-faults,pytest -s --timeout=0 e2e/tests/failed_rollouts)
 
 ## Measure it -------------------------------------------------------------------------------------
 

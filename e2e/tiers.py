@@ -115,9 +115,9 @@ TIERS = (
         "chart, operator and vLLM together on a full cluster",
         ("e2e/tests",),
         cluster=(),
-        # Tests that use the whole machine for long have a command of their own:
-        # make test-autoscaling.
-        leaves_out=("e2e/tests/load",),
+        # Tests that use the whole machine for long have commands of their own:
+        # make test-autoscaling and make test-faults PART=rollouts.
+        leaves_out=("e2e/tests/load", "e2e/tests/failed_rollouts"),
         prepare=(("localkube", "models"),),
         exports=(("LLMSERVICE_E2E_IMAGES", ("localkube", "images", "build", "all", "--json")),),
     ),

@@ -1,14 +1,13 @@
 """The request that a server sends itself before it is ready, with a real engine."""
 
 import json
-import shutil
-import struct
 from pathlib import Path
 
 import pytest
 
 from server_support.engine import flags_for, running_server
 from server_support.preloaded import Preloaded
+from shared_support.weights import copy_with_nan_weights
 
 EMBEDDING = ("--runner=pooling", "--convert=embed")
 CLASSIFYING = (
@@ -27,11 +26,7 @@ CLASSIFYING = (
 def broken_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Llama with a NaN for each weight."""
     model = tmp_path_factory.mktemp("broken") / "model"
-    shutil.copytree(tiny_model, model)
-    for weights in model.glob("*.safetensors"):
-        content = weights.read_bytes()
-        begin = 8 + struct.unpack("<Q", content[:8])[0]
-        weights.write_bytes(content[:begin] + b"\xff" * (len(content) - begin))
+    copy_with_nan_weights(tiny_model, model)
     return model
 
 
