@@ -39,6 +39,8 @@ class World:
     error: ClusterError | None = None
     errors: dict[tuple[Kind, str | None], ClusterError] = field(default_factory=dict)
     """Answers to a list of one kind in one namespace."""
+    outdated: dict[Kind, list[dict[str, Any]]] = field(default_factory=dict)
+    """Objects that an API server lists that lags behind, in place of those that there are."""
     namespaces: Sequence[str | None] = (None,)
     hindrances: list[str | None] = field(default_factory=list)
     lists: int = 0
@@ -64,7 +66,7 @@ class World:
             raise self.error
         if (kind, namespace) in self.errors:
             raise self.errors[kind, namespace]
-        for manifest in self.objects.get(kind, []):
+        for manifest in self.outdated.get(kind, self.objects.get(kind, [])):
             if namespace in (None, manifest["metadata"]["namespace"]):
                 yield manifest
 

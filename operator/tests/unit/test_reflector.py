@@ -9,6 +9,8 @@ from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, SCALED_OBJECTS, 
 from operator_support.reflecting import LLAMA, REQUIRED, World, service
 from shared_support.waiting import eventually_in_loop
 
+OUTDATED = "the cluster cannot be read: the list is older than what was read before"
+
 
 @pytest.fixture(autouse=True)
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +54,25 @@ async def test_watches_that_break_are_reported_and_started_again_on_a_cache_that
     assert ("team", "gone") in world.enqueued
     assert world.problems == [None, "the watches have stopped and are being restarted", None]
     assert "restart" in world.counted
+
+
+@pytest.mark.parametrize("type_", ["MODIFIED", DELETED])
+async def test_a_list_that_is_older_than_the_last_event_is_not_believed(type_: str) -> None:
+    world = World({LLMSERVICES: [service(version=5)]})
+    async with world.reflecting():
+        await world.until_watching()
+        world.outdated = dict(world.objects)
+        world.objects = {LLMSERVICES: [] if type_ == DELETED else [service(version=7)]}
+        world.tell(type_, service(version=7))
+        enqueued = list(world.enqueued)
+        world.broken.set()
+        await eventually_in_loop(lambda: world.problems.count(OUTDATED) > 1)
+        assert list(world.cache.of_kind(LLMSERVICES)) == world.objects[LLMSERVICES]
+        assert world.enqueued == enqueued
+        world.outdated = {}
+        await world.until_watching(2)
+        assert list(world.cache.of_kind(LLMSERVICES)) == world.objects[LLMSERVICES]
+    assert world.problems[-1] is None
 
 
 @pytest.mark.parametrize(

@@ -166,12 +166,39 @@ class Audit:
         listed = await self._list(scope)
         if listed is None:
             return False
+        try:
+            await self._check_age(before, listed)
+        except ClusterError as error:
+            self._note(scope, error)
+            return False
         self._take_over(before, listed)
         return True
+
+    async def _check_age(self, before: Snapshot, listed: Iterable[Manifest]) -> None:
+        """Raise ClusterError if the list is older than the cache, although the cluster is not.
+
+        An API server that lags behind may answer so, and the operator must not return to an earlier
+        spec. After a restore of its database the cluster itself is older, too. One read tells the
+        two cases apart.
+        """
+        known = {id_: version(each) for id_, each in before.objects.items()}
+        known = {**before.dropped, **known}
+        older = [it for it in _readable(listed) if version(it) < known.get(object_id(it), 0)]
+        if not older:
+            return
+        newest = max(older, key=version)
+        live = await self._cluster.read(*object_id(newest))
+        if live is None or is_other_version(live, newest):
+            raise ClusterError("the list is older than what was read before")
 
     def _take_over(self, before: Snapshot, listed: Iterable[Manifest]) -> None:
         for owner in self._cache.replace(before, listed):
             self._enqueue(owner)
+
+    def _note(self, scope: Scope, error: ClusterError) -> None:
+        if scope not in self.troubles:
+            logger.error("%s", say_trouble(scope, error))
+        self.troubles[scope] = error
 
     async def _list(self, scope: Scope) -> list[Manifest] | None:
         """Return all objects of a kind in a namespace.
@@ -190,9 +217,7 @@ class Audit:
             # The kind was removed a moment ago, and its objects with it.
             listed = []
         except ClusterError as error:
-            if scope not in self.troubles:
-                logger.error("%s", say_trouble(scope, error))
-            self.troubles[scope] = error
+            self._note(scope, error)
             return None
         if self.troubles.pop(scope, None) is not None:
             logger.info("%s can be listed again", _say_scope(scope))
