@@ -3,11 +3,11 @@ import io
 import json
 import logging
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from aiohttp import ClientSession
-from prometheus_client.metrics import MetricWrapperBase
 
 from llmservice_operator.telemetry import (
     Health,
@@ -162,18 +162,17 @@ async def test_the_series_of_a_condition_end_with_it() -> None:
     assert 'name="llama"' not in (await metrics.render()).decode()
 
 
-def test_the_series_of_a_service_are_dropped_without_a_look_at_those_of_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("this looks at the series of all services")
-
-    monkeypatch.setattr(MetricWrapperBase, "remove_by_labels", refuse)
-    monkeypatch.setattr(MetricWrapperBase, "_multi_samples", refuse)
+async def test_the_series_of_a_service_take_memory_only_during_a_scrape() -> None:
     metrics = Metrics()
-    metrics.service_seen("team", "llama", {"conditions": [{"type": "Ready", "status": "True"}]})
-    metrics.service_gone("team", "llama")
-    metrics.service_gone("team", "never-seen")
+    conditions = [{"type": f"Type{number}", "status": "True"} for number in range(4)]
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(100):
+        metrics.service_seen("team", f"llama-{number}", {"conditions": conditions})
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (after - before) / 100 < 1500, "bytes for each service"
+    assert (await metrics.render()).count(b'type="Type0"') == 300
 
 
 async def test_a_scrape_of_many_services_lets_the_event_loop_run() -> None:

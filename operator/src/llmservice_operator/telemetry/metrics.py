@@ -16,10 +16,10 @@ from prometheus_client import (
     generate_latest,
 )
 
+from llmservice_operator.telemetry.services import ServiceCollector
+
 CONTROLLER = "llmservice"
 """Value of the `controller` and `name` labels. A process has one controller."""
-
-_REPLICA_STATES = ("replicas", "readyReplicas")
 
 PASS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -102,21 +102,10 @@ class Metrics:
         )
         self._watch_restarts = counter("llmservice_watch_restarts", "Restarts of all watches")
         self._loop_lag = histogram("llmservice_event_loop_lag_seconds", "Delay of the event loop")
-        self._conditions = gauge(
-            "llmservice_status_condition",
-            "1 for the status each condition has",
-            "namespace",
-            "name",
-            "type",
-            "status",
-        )
         self._read: list[tuple[Gauge, Callable[[], float]]] = []
         """The gauges that are read at every scrape."""
-        self._shown: dict[tuple[str, str], frozenset[tuple[str, str]]] = {}
-        """The series of every service's conditions, by type and status."""
-        self._replicas = gauge(
-            "llmservice_replicas", "Replicas by state", "namespace", "name", "state"
-        )
+        self._services = ServiceCollector()
+        self.registry.register(self._services)
         gauge("llmservice_build_info", "Always 1", "version").labels(
             version("llmservice-operator")
         ).set(1)
@@ -203,34 +192,11 @@ class Metrics:
 
     def service_seen(self, namespace: str, name: str, status: Mapping[str, Any]) -> None:
         """Show the status of a service; drop the series of conditions that it no longer has."""
-        service = namespace, name
-        conditions = {
-            (condition["type"], value): float(condition["status"] == value)
-            for condition in status.get("conditions", ())
-            for value in ("True", "False", "Unknown")
-        }
-        for of_condition in self._shown.get(service, frozenset()) - conditions.keys():
-            self._conditions.remove(*service, *of_condition)
-        for of_condition, value in conditions.items():
-            self._conditions.labels(*service, *of_condition).set(value)
-        self._shown[service] = frozenset(conditions)
-        for state in _REPLICA_STATES:
-            self._replicas.labels(*service, state).set(status.get(state, 0))
+        self._services.see(namespace, name, status)
 
     def service_gone(self, namespace: str, name: str) -> None:
-        """Drop the service's series, so that deleted services neither raise alerts nor fill the
-        memory.
-
-        The time that it takes does not depend on the number of other services.
-        """
-        service = namespace, name
-        conditions = self._shown.pop(service, None)
-        if conditions is None:
-            return
-        for of_condition in conditions:
-            self._conditions.remove(*service, *of_condition)
-        for state in _REPLICA_STATES:
-            self._replicas.remove(*service, state)
+        """Drop the service's series."""
+        self._services.forget(namespace, name)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
