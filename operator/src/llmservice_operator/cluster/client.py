@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, Protocol, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
@@ -67,7 +69,17 @@ async def load_configuration(configuration: Configuration | None = None) -> Conf
             f"no way to reach a cluster: {error}; set KUBECONFIG to a kubeconfig file,"
             " or run in a pod with a service account token"
         ) from error
+    if configuration.proxy is None:
+        configuration.proxy = _proxy_of_environment(configuration.host)
     return configuration
+
+
+def _proxy_of_environment(url: str) -> str | None:
+    """Return the proxy that HTTPS_PROXY and NO_PROXY choose for the URL, if there is one."""
+    found = urlsplit(url)
+    if found.hostname is None or proxy_bypass(found.hostname):
+        return None
+    return getproxies().get(found.scheme)
 
 
 class Cluster:
@@ -84,7 +96,10 @@ class Cluster:
 
         The audit log of the API server shows the identity, which tells replicas apart.
         """
-        client = ApiClient(await load_configuration())
+        configuration = await load_configuration()
+        # For every request, aiohttp would search the environment and a .netrc file in threads.
+        configuration.client_session_kwargs = {"trust_env": False}
+        client = ApiClient(configuration)
         client.user_agent = f"llmservice-operator/{version('llmservice-operator')} ({identity})"
         return cls(client, observer)
 
