@@ -136,7 +136,7 @@ def test_a_method_guesses_and_leaves_greedy_answers_as_they_are(
         guessed = answers(server)
         drafts = server.metric("vllm:spec_decode_num_drafts_total")
         accepted = server.metric("vllm:spec_decode_num_accepted_tokens_total")
-        usage = server.probe("/autoscale").json()["counters"]
+        usage = server.counters()
     divergences = [
         next((gap for (a, gap), (b, _) in zip(one, other, strict=True) if a != b), None)
         for one, other in zip(plain_answers, guessed, strict=True)

@@ -62,7 +62,7 @@ def test_a_drain_lets_everybody_finish_and_serves_on_before_it_refuses(
         for stream in (True, False)
         for _ in range(8)
     ]
-    server.eventually(lambda: server.metric("vllm:num_requests_running") > 8, seconds=30)
+    server.wait_for_arrivals(len(asked))
 
     server.terminate()
 
@@ -89,7 +89,8 @@ def test_a_drain_refuses_new_requests_while_old_ones_finish(server: ModelServer)
         Asking(server, "/generate", {"prompt": "Hi", "max_tokens": TOKENS, "ignore_eos": True})
         for _ in range(16)
     ]
-    server.eventually(lambda: server.metric("vllm:num_requests_running") > 0, seconds=30)
+    # What has not arrived is refused as well.
+    server.wait_for_arrivals(len(asked))
 
     server.terminate()
     server.eventually(lambda: server.probe("/readyz").status == 503, seconds=1)
@@ -206,6 +207,8 @@ def test_the_death_of_the_engine_ends_the_server_with_a_reason(
     wanted = {"model": SERVED_NAME, "max_tokens": TOKENS, "messages": message, "stream": True}
     asked += [Asking(server, "/v1/messages", wanted) for _ in range(3)]
     tokens = random.Random(seed).randint(1, 24 * TOKENS // 3)
+    # No client finds the server gone.
+    server.wait_for_arrivals(len(asked))
     server.eventually(lambda: server.metric("vllm:generation_tokens_total") >= tokens, seconds=60)
     engine = server.engine_pid()
     started = time.monotonic()

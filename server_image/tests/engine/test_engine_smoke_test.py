@@ -77,6 +77,6 @@ def test_the_test_needs_no_key_and_counts_as_no_request(
         assert server.metric("llm_requests_total") == 0
         assert server.metric("vllm:request_success_total") == 0
         assert server.metric("vllm:generation_tokens_total") == 0
-        counters = server.probe("/autoscale").json()["counters"]
+        counters = server.counters()
         assert counters["arrivals"] == counters["finished"] == counters["generatedTokens"] == 0
         assert server.get("/v1/models").status == 401

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,19 +34,14 @@ def server(
         yield started
 
 
-def counters(server: ModelServer) -> dict[str, Any]:
-    found: dict[str, Any] = server.probe("/autoscale").json()["counters"]
-    return found
-
-
 def moments(server: ModelServer) -> list[float]:
-    found: list[float] = counters(server)["steps"]["moments"]
+    found: list[float] = server.counters()["steps"]["moments"]
     return found
 
 
 def arrived(server: ModelServer) -> tuple[int, int]:
     """Return the number of sequences that arrived, and of those that have a prompt length."""
-    counted = counters(server)
+    counted = server.counters()
     return counted["arrivals"], sum(counted["promptLengths"])
 
 

@@ -34,11 +34,6 @@ def server(
         yield started
 
 
-def counters(server: ModelServer) -> dict[str, Any]:
-    found: dict[str, Any] = server.probe("/autoscale").json()["counters"]
-    return found
-
-
 @pytest.mark.patches("loggers.record")
 def test_what_no_client_asked_for_is_not_counted(server: ModelServer) -> None:
     """It is the first test of the file, because the others send requests."""
@@ -50,12 +45,12 @@ def test_what_no_client_asked_for_is_not_counted(server: ModelServer) -> None:
 
 @pytest.mark.patches("StatLoggerBase.record", "StatLoggerBase.log_engine_initialized")
 def test_every_step_is_counted_and_none_is_logged(server: ModelServer) -> None:
-    before = counters(server)["steps"]["moments"]
+    before = server.counters()["steps"]["moments"]
     wanted = {"prompt": "one " * 170, "max_tokens": 3, "ignore_eos": True}
     tokens = server.post("/generate", wanted).json()["usage"]["prompt_tokens"]
     steps, prefill, sequences = (
         after - first
-        for after, first in zip(counters(server)["steps"]["moments"][:3], before[:3], strict=True)
+        for after, first in zip(server.counters()["steps"]["moments"][:3], before[:3], strict=True)
     )
     # The first step followed an idle time, so it does not count.
     assert (steps, prefill, sequences) == (4, tokens - STEP_TOKENS, 2)
@@ -66,26 +61,26 @@ def test_every_step_is_counted_and_none_is_logged(server: ModelServer) -> None:
 def test_what_is_asked_for_is_limited_and_what_is_accepted_or_turned_away_arrives(
     server: ModelServer,
 ) -> None:
-    before = counters(server)["arrivals"]
+    before = server.counters()["arrivals"]
     choices = {"model": SERVED_NAME, "prompt": "Hello", "max_tokens": 1}
     reply = server.post("/v1/completions", {**choices, "n": 9})
     assert (reply.status, reply.json()["error"]["param"]) == (400, "n")
-    assert counters(server)["arrivals"] == before
+    assert server.counters()["arrivals"] == before
 
     assert server.post("/v1/completions", {**choices, "n": 3}).status == 200
     beams = {**choices, "max_tokens": 5, "use_beam_search": True, "n": 2}
     assert server.post("/v1/completions", beams).status == 200
-    assert counters(server)["arrivals"] == before + 5
+    assert server.counters()["arrivals"] == before + 5
 
     # Twice as many sequences as the queue holds, which are admitted because nothing waits.
     many = {**choices, "prompt": ["a"] * 64, "max_tokens": 20, "ignore_eos": True}
     filling = threading.Thread(target=server.post, args=("/v1/completions", many))
     filling.start()
-    server.eventually(lambda: counters(server)["arrivals"] == before + 5 + 64, seconds=20)
+    server.wait_for_arrivals(before + 5 + 64)
     refused = server.post("/v1/completions", {**choices, "n": 2})
     filling.join()
     assert refused.status == 503
-    assert counters(server)["arrivals"] == before + 5 + 64 + 2
+    assert server.counters()["arrivals"] == before + 5 + 64 + 2
 
 
 @pytest.mark.patches("TokenizeParams.__post_init__", "TokenizeParams.apply_post_tokenization")
@@ -290,7 +285,8 @@ def end_of_the_engine(server: ModelServer, number: signal.Signals) -> None:
     def ask(path: str, stream: bool) -> None:
         replies[path, stream] = server.post(path, {**wanted[path], "stream": stream})
 
-    before = server.metric("vllm:generation_tokens_total")
+    tokens = server.metric("vllm:generation_tokens_total")
+    arrived = server.counters()["arrivals"]
     asking = [
         threading.Thread(target=ask, args=(path, stream))
         for path in wanted
@@ -298,8 +294,9 @@ def end_of_the_engine(server: ModelServer, number: signal.Signals) -> None:
     ]
     for each in asking:
         each.start()
+    server.wait_for_arrivals(arrived + len(asking))
     server.eventually(
-        lambda: server.metric("vllm:generation_tokens_total") > before + 20, seconds=60
+        lambda: server.metric("vllm:generation_tokens_total") > tokens + 20, seconds=60
     )
     os.kill(server.engine_pid(), number)
     for each in asking:

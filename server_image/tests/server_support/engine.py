@@ -100,8 +100,17 @@ class ModelServer:
         values = [line.rpartition(" ")[2] for line in page.splitlines() if line.startswith(sample)]
         return sum(map(float, values))
 
+    def counters(self) -> dict[str, Any]:
+        """Return the work of the engine since the server was ready."""
+        counted: dict[str, Any] = self.probe("/autoscale").json()["counters"]
+        return counted
+
     def wait_until_ready(self) -> None:
         self.eventually(lambda: self.is_listening() and self.probe("/readyz").status == 200)
+
+    def wait_for_arrivals(self, sequences: int) -> None:
+        """Wait until the engine has been asked for so many sequences since the server was ready."""
+        self.eventually(lambda: self.counters()["arrivals"] >= sequences, seconds=60)
 
     def is_listening(self) -> bool:
         with socket.socket() as tried:
