@@ -6,11 +6,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from server_support.engine import SERVED_NAME, ModelServer
-from server_support.hostile import Attacker, resident_bytes
+from server_support.hostile import Attacker, requests_from_schema, resident_bytes
 from server_support.hostile_bytes import SECRET
 
 REQUESTS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "1000"))
 ATTACKERS = 8
+FROM_SCHEMA = 8
+"""One in so many requests comes from the server's own OpenAPI document."""
 MEMORY_GROWTH = 1.05
 SETTLE_SECONDS = 8
 """Time in seconds to wait for the server, which gives memory back every five seconds."""
@@ -21,7 +23,12 @@ def test_hostile_requests_leave_the_server_as_it_was(server: ModelServer) -> Non
     answer = server.post("/v1/completions", wanted).json()["choices"][0]["text"]
     share = REQUESTS // (2 * ATTACKERS)
     started = time.monotonic()
-    attackers = [Attacker(server, number) for number in range(3 * ATTACKERS)]
+    document = server.get("/openapi.json").json()
+    from_schema = requests_from_schema(document, 3 * ATTACKERS * share // FROM_SCHEMA)
+    attackers = [
+        Attacker(server, document, number, from_schema[number :: 3 * ATTACKERS])
+        for number in range(3 * ATTACKERS)
+    ]
     # The first part fills everything that grows only once: the KV cache, the allocator and the
     # compiled grammars.
     _attack(server, attackers[:ATTACKERS], share)

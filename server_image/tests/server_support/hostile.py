@@ -9,8 +9,7 @@ import http.client
 import json
 import random
 import socket
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,15 +21,15 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 
-from server_support.engine import ModelServer
+from server_support.engine import ModelServer, documented_examples
 from server_support.hostile_bytes import RAW, SECRET
 
 PATIENCE_SECONDS = 8.0
 """Time in seconds after which a hostile client disconnects; some of the requests are valid and
 long."""
 
-_ONE_AT_A_TIME = threading.Lock()
-"""Lock for drawing examples, which is not thread-safe."""
+Request = tuple[str, str, bytes, Mapping[str, str]]
+"""Method, path, body and headers."""
 
 POISON: tuple[Any, ...] = (
     None,
@@ -169,25 +168,22 @@ class Findings:
 
 
 class Attacker:
-    """Sends hostile requests, which are the same for the same seed."""
+    """Sends hostile requests, which are the same for the same number."""
 
-    def __init__(self, server: ModelServer, number: int) -> None:
+    def __init__(
+        self, server: ModelServer, document: Any, number: int, from_schema: Sequence[Request]
+    ) -> None:
+        """Take the server's OpenAPI document, and the requests from its schema to begin with."""
         self._server = server
         self._random = random.Random(number)
-        self._document = server.get("/openapi.json").json()
-        self._examples = {
-            path: media["example"]
-            for path, operations in self._document["paths"].items()
-            for operation in operations.values()
-            for media in operation.get("requestBody", {}).get("content", {}).values()
-            if "example" in media
-        }
+        self._examples = documented_examples(document["paths"])
+        self._from_schema = from_schema
         self.findings = Findings()
 
     def attack(self, requests: int) -> None:
-        """Send the given number of requests, an eighth of them from the schema."""
-        for case in self._from_schema(requests // 8):
-            self._send(*case)
+        """Send the given number of requests."""
+        for request in self._from_schema[:requests]:
+            self._send(*request)
         while self.findings.sent < requests:
             if self._random.random() < 0.2:
                 self._send_raw(self._random.choice(RAW)(self._random, self._key))
@@ -198,28 +194,7 @@ class Attacker:
     def _key(self) -> bytes:
         return self._server.headers["Authorization"].encode()
 
-    def _from_schema(self, wanted: int) -> Iterator[tuple[str, str, bytes, Mapping[str, str]]]:
-        document = schemathesis.openapi.from_dict(self._document)
-        operations = [
-            result.ok() for result in document.get_all_operations() if isinstance(result, Ok)
-        ]
-        strategies = [
-            operation.as_strategy(generation_mode=mode)
-            for operation in operations
-            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
-        ]
-        each = max(1, wanted // len(strategies))
-        for number, strategy in enumerate(strategies):
-            for case in _drawn(strategy, each, self._random.randrange(2**32) + number):
-                sent = case.as_transport_kwargs(base_url="http://server")
-                path = sent["url"].removeprefix("http://server")
-                body = sent.get("data")
-                if body is None:
-                    body = json.dumps(sent.get("json")).encode() if sent.get("json") else b""
-                raw = body if isinstance(body, bytes) else str(body).encode(errors="replace")
-                yield case.method, path.encode("ascii", "replace").decode(), raw, {}
-
-    def _poisoned(self) -> tuple[str, str, bytes, Mapping[str, str]]:
+    def _poisoned(self) -> Request:
         chance = self._random
         path = chance.choice(list(self._examples))
         body = copy.deepcopy(self._examples[path])
@@ -304,6 +279,25 @@ class Attacker:
             self.findings.wrong.append(f"a header was injected by {parts!r:.400}")
 
 
+def requests_from_schema(document: Any, wanted: int) -> list[Request]:
+    """Return about as many requests, valid and invalid ones, for each operation of an OpenAPI
+    document; the same each time.
+    """
+    schema = schemathesis.openapi.from_dict(document)
+    operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
+    strategies = [
+        operation.as_strategy(generation_mode=mode)
+        for operation in operations
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+    ]
+    each = max(1, wanted // len(strategies))
+    return [
+        _as_request(case)
+        for number, strategy in enumerate(strategies)
+        for case in _drawn(strategy, each, number)
+    ]
+
+
 def _drawn(strategy: Any, wanted: int, number: int) -> list[Any]:
     """Return up to `wanted` examples of a strategy, which are the same for the same `number`."""
     cases: list[Any] = []
@@ -320,9 +314,19 @@ def _drawn(strategy: Any, wanted: int, number: int) -> list[Any]:
         cases.append(case)
 
     # A route without parameters has no invalid examples.
-    with _ONE_AT_A_TIME, suppress(Unsatisfiable):
+    with suppress(Unsatisfiable):
         collect()
     return cases
+
+
+def _as_request(case: Any) -> Request:
+    sent = case.as_transport_kwargs(base_url="http://server")
+    path = sent["url"].removeprefix("http://server")
+    body = sent.get("data")
+    if body is None:
+        body = json.dumps(sent.get("json")).encode() if sent.get("json") else b""
+    raw = body if isinstance(body, bytes) else str(body).encode(errors="replace")
+    return case.method, path.encode("ascii", "replace").decode(), raw, {}
 
 
 def _problem(response: http.client.HTTPResponse, body: bytes) -> str | None:
