@@ -19,6 +19,7 @@ from server_support.adapters import (
     zeros,
 )
 from server_support.engine import SERVED_NAME, ModelServer, flags_for, running_server
+from server_support.preloaded import Preloaded
 
 LATER = "org/later"
 SECONDS = 30
@@ -40,19 +41,18 @@ def file(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(
-    engine_python: Path, tiny_model: Path, folder: Path, file: Path
+    preloaded: Preloaded, tiny_model: Path, folder: Path, file: Path
 ) -> Iterator[ModelServer]:
     """A server that starts with the adapters one and two, of which clients get one."""
     one, two = entry("one", folder / "one"), entry("two", folder / "two")
     write_list(file, [one, two], [one])
-    # The hub's address is read at the import, so the server is not a fork of one that has imported.
     settings = HubSettings(
         port=0, repositories={LATER: RepositorySettings(branches={"main": folder / "three"})}
     )
     with (
         running_hub(settings, folder) as hub,
         running_server(
-            engine_python,
+            preloaded,
             folder / "server",
             *flags_for(tiny_model),
             *ADAPTER_FLAGS,

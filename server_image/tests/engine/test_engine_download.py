@@ -14,6 +14,7 @@ from localkube_support.hub import running_hub
 from server_support.authority import make_authority
 from server_support.downloading import PASSED_ON, refusing
 from server_support.engine import ModelServer, flags_for, running_server
+from server_support.preloaded import Preloaded
 
 REPOSITORY = "org/tiny"
 PRIVATE = "org/secret"
@@ -101,13 +102,13 @@ def test_a_hub_of_a_private_authority_is_trusted_by_the_ca_bundle(
 
 
 def test_a_start_that_is_cut_off_says_how_much_of_the_model_was_there(
-    engine_python: Path, tiny_model: Path, tmp_path: Path
+    preloaded: Preloaded, tiny_model: Path, tmp_path: Path
 ) -> None:
     hub = running_hub(settings(padded(tiny_model, tmp_path), bytes_per_second=1_000_000), tmp_path)
     with (
         hub as address,
         running_server(
-            engine_python,
+            preloaded,
             tmp_path / "server",
             *flags_for(REPOSITORY),
             HF_ENDPOINT=address,
@@ -124,7 +125,7 @@ def test_a_start_that_is_cut_off_says_how_much_of_the_model_was_there(
 
 
 def test_servers_that_share_a_cache_take_turns_and_hand_theirs_back_when_told_to_stop(
-    engine_python: Path, tiny_model: Path, tmp_path: Path
+    preloaded: Preloaded, tiny_model: Path, tmp_path: Path
 ) -> None:
     claim = tmp_path / "claim"
     shared = {
@@ -141,7 +142,7 @@ def test_servers_that_share_a_cache_take_turns_and_hand_theirs_back_when_told_to
         servers = [
             stack.enter_context(
                 running_server(
-                    engine_python,
+                    preloaded,
                     tmp_path / name,
                     *flags_for(REPOSITORY),
                     HF_ENDPOINT=address,
@@ -182,7 +183,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def refused_servers(
-    engine_python: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+    preloaded: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, ModelServer]]:
     """A server for each case. They start in parallel, because they spend their time on imports and
     the hub.
@@ -192,7 +193,7 @@ def refused_servers(
         yield {
             name: stack.enter_context(
                 running_server(
-                    engine_python,
+                    preloaded,
                     folder / name,
                     *flags_for(tiny_model),
                     *flags,

@@ -363,7 +363,7 @@ def test_a_start_that_cannot_work_says_what_was_found(
     ids=["an architecture that vLLM does not know", "code that nobody trusted"],
 )
 def test_a_model_that_cannot_be_served_says_what_was_found(
-    engine_python: Path,
+    preloaded: Preloaded,
     tiny_model: Path,
     tmp_path: Path,
     configuration: dict[str, object],
@@ -377,7 +377,7 @@ def test_a_model_that_cannot_be_served_says_what_was_found(
     (model / "config.json").write_text(json.dumps(changed))
     if code:
         (model / "configuration_own.py").write_text(code)
-    with running_server(engine_python, tmp_path / "server", *flags_for(model)) as server:
+    with running_server(preloaded, tmp_path / "server", *flags_for(model)) as server:
         assert server.process.wait(240) == 1, server.log.read_text()
         message = server.termination_message()
         assert (message["reason"], found in message["message"]) == (reason, True), message

@@ -10,6 +10,7 @@ from openai import OpenAI
 from localkube.hub.models import SMOLLM2, build_models
 from openai_suite import MODEL, SUITE, Answered, Question, difference
 from server_support.engine import ModelServer, running_server, running_stock
+from server_support.preloaded import Preloaded
 
 KEY = "a-key"
 SURE = 1e-3
@@ -31,7 +32,10 @@ def flags() -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def starting(
-    engine_python: Path, flags: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
+    engine_python: Path,
+    preloaded: Preloaded,
+    flags: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[ModelServer, ModelServer]]:
     """The model server and stock vLLM, which start at the same time."""
     folder = tmp_path_factory.mktemp("openai")
@@ -40,7 +44,7 @@ def starting(
     (keys / "one").write_text(KEY)
     setting = {"LLMSERVICE_API_KEYS_DIRECTORY": str(keys)}
     with (
-        running_server(engine_python, folder / "ours", *flags, **setting) as ours,
+        running_server(preloaded, folder / "ours", *flags, **setting) as ours,
         running_stock(engine_python, folder / "stock", *flags, f"--api-key={KEY}") as stock,
     ):
         yield ours, stock

@@ -55,23 +55,19 @@ def test_shared_memory_that_is_full_is_named(
 
 
 def test_a_model_in_the_cache_is_served_while_the_hub_is_overloaded(
-    engine_python: Path, tiny_model: Path, tmp_path: Path
+    preloaded: Preloaded, tiny_model: Path, tmp_path: Path
 ) -> None:
     cache = {"HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "home")}
     flags = flags_for(REPOSITORY)
     repositories = {REPOSITORY: RepositorySettings(branches={"main": tiny_model})}
     with (
         running_hub(HubSettings(port=0, repositories=repositories), tmp_path) as address,
-        running_server(
-            engine_python, tmp_path / "1", *flags, HF_ENDPOINT=address, **cache
-        ) as first,
+        running_server(preloaded, tmp_path / "1", *flags, HF_ENDPOINT=address, **cache) as first,
     ):
         first.wait_until_ready()
     with (
         refusing(429) as (address, hub),
-        running_server(
-            engine_python, tmp_path / "2", *flags, HF_ENDPOINT=address, **cache
-        ) as second,
+        running_server(preloaded, tmp_path / "2", *flags, HF_ENDPOINT=address, **cache) as second,
     ):
         second.wait_until_ready()
         reply = second.post("/generate", {"prompt": "Hello", "max_tokens": 2, "ignore_eos": True})

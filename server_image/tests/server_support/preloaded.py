@@ -2,9 +2,10 @@
 
 The imports take most of the time of a start, and are the same each time. A forked server runs all
 the code that a started server runs after its imports. It does not suit tests of the start itself,
-or of environment variables that are read during the imports.
+or of environment variables that are read during the imports, other than the hub's.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -120,12 +121,21 @@ def _become_server(flags: list[str], environment: dict[str, str], folder: str, l
     # Variables that the interpreter has set for its imports stay, as in a server.
     os.environ.update(environment)
     tempfile.tempdir = None
+    _read_hub_settings_again()
     if flags and flags[0].endswith(".py"):
         sys.argv = flags
         runpy.run_path(flags[0], run_name="__main__")
         os._exit(0)
     sys.argv = ["llmservice-server", *flags]
     os._exit(main())
+
+
+def _read_hub_settings_again() -> None:
+    """Let the hub library use the variables of this server, which it reads when it is imported."""
+    from huggingface_hub import constants, hf_api
+
+    importlib.reload(constants)
+    hf_api.api.endpoint = constants.ENDPOINT
 
 
 if __name__ == "__main__":
