@@ -20,7 +20,6 @@ START_SECONDS = 240
 """Maximum time of a start in seconds. A start takes 15 seconds on two idle cores; on busy ones, the
 imports alone take a minute."""
 STOP_SECONDS = 60
-POLL_SECONDS = 0.02
 SERVED_NAME = "tiny"
 STOCK_MODULE = "vllm.entrypoints.launchers.api_server.entry"
 """Module that `vllm serve` runs. The `vllm` command itself does not start from the CPU wheel."""
@@ -124,7 +123,7 @@ class ModelServer:
                 raise ServerEnded(self.log.read_text())
             return holds()
 
-        eventually(holds_while_running, seconds, self.log.read_text, every=POLL_SECONDS)
+        eventually(holds_while_running, seconds, self.log.read_text)
 
     def engine_pid(self) -> int:
         """Return the id of the engine process."""
