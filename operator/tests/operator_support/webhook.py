@@ -86,6 +86,7 @@ def webhook(
                             "apiVersions": ["*"],
                             "operations": ["CREATE", "UPDATE"],
                             "resources": [resource],
+                            "scope": "Namespaced",
                         }
                     ],
                 }

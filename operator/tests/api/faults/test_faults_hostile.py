@@ -19,9 +19,9 @@ from operator_support.processes import Api, OperatorProcess, condition, make_ser
 from operator_support.webhook import webhook
 from shared_support.waiting import eventually, holds_for
 
-RUNS_AT_ONCE = 25 if IS_LONG else 4
-BATCHES = 20 if IS_LONG else 1
-"""In the long form, 500 runs together."""
+RUNS_AT_ONCE = 34 if IS_LONG else 4
+BATCHES = 15 if IS_LONG else 1
+"""In the long form, 510 runs together."""
 DISTURBED_SECONDS = 40.0 if IS_LONG else 10.0
 CALM_AFTER_SECONDS = 60.0 if IS_LONG else 10.0
 """Time after which no object is written more than once a second."""
