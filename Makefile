@@ -152,14 +152,15 @@ long-models: setup
 	@$(RUN) localkube models > /dev/null
 
 # Each part takes at most 45 minutes.
-FAULT_PARTS := crash outage watches drift leader hostile rollouts
+faults-watches: ALSO := operator/tests/unit/test_faulty_events.py
+FAULT_PARTS := crash kills outage watches storm drift leader hostile rollouts
 .PHONY: test-faults $(FAULT_PARTS:%=faults-%)
-test-faults: $(or $(PART:%=faults-%),$(FAULT_PARTS:%=faults-%))  ## Try the operator under faults of every kind (PART=crash, outage, watches, drift, leader, hostile, rollouts)
+test-faults: $(or $(PART:%=faults-%),$(FAULT_PARTS:%=faults-%))  ## Try the operator under faults of every kind (PART=crash, kills, outage, watches, storm, drift, leader, hostile, rollouts)
 $(patsubst %,faults-%,$(filter-out rollouts,$(FAULT_PARTS))): faults-%: setup
 	@$(RUN) localkube setup
 	@$(RUN) localkube down --name test-faults
 	@$(RUN) localkube up --api-only --name test-faults
-	@failed=0; LLMSERVICE_TEST_LONG=true $(RUN) localkube exec --name test-faults -- pytest -s operator/tests/api/faults/test_faults_$*.py --timeout=0 || failed=1; \
+	@failed=0; LLMSERVICE_TEST_LONG=true $(RUN) localkube exec --name test-faults -- pytest -s operator/tests/api/faults/test_faults_$*.py $(ALSO) --timeout=0 || failed=1; \
 	$(RUN) localkube down --name test-faults; exit $$failed
 faults-rollouts: setup
 	$(call on_full_cluster,test-faults,pytest -s --timeout=0 e2e/tests/failed_rollouts)

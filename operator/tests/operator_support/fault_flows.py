@@ -64,8 +64,11 @@ def service_of(name: str, namespace: str, spec: Mapping[str, Any]) -> dict[str, 
     return {**manifest, "spec": dict(spec)}
 
 
-def children_in(api: Api, namespace: str) -> State:
-    """Return all children in a namespace, without what differs between two equal ones."""
+def children_in(api: Api, namespace: str, *, with_versions: bool = False) -> State:
+    """Return all children in a namespace, without what differs between two equal ones.
+
+    `with_versions` adds each uid and generation.
+    """
     found = {}
     for child in SERVED:
         for live in api.list_all(child.kind, namespace, labelSelector=names.CHILD_SELECTOR):
@@ -75,6 +78,8 @@ def children_in(api: Api, namespace: str) -> State:
             # A ConfigMap has data and no spec.
             spec = {k: v for k, v in live.get("spec", {}).items() if k not in _ADDRESSES}
             kept = {"metadata": metadata, "spec": spec, "data": live.get("data")}
+            if with_versions:
+                kept["version"] = [live["metadata"].get(key) for key in ("uid", "generation")]
             text = json.dumps(kept, sort_keys=True).replace(namespace, "the-namespace")
             found[f"{child.kind.kind} {live['metadata']['name']}"] = json.loads(text)
     return found

@@ -43,6 +43,11 @@ class Seen:
         return self.query.get("watch") in ("true", "1")
 
     @property
+    def is_list(self) -> bool:
+        """Whether it reads all objects of a kind that the operator watches."""
+        return self.method == "GET" and "limit" in self.query and not self.is_watch
+
+    @property
     def is_of_lease(self) -> bool:
         return "/leases" in self.path
 

@@ -1,3 +1,4 @@
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 
 from operator_support.fault_proxy import FaultProxy, fault_proxy
 from operator_support.fault_sample import SEED
-from operator_support.processes import OperatorProcess
+from operator_support.processes import Api, OperatorProcess
 
 Start = Callable[..., OperatorProcess]
 
@@ -34,8 +35,25 @@ def start(proxy: FaultProxy, namespace: str, tmp_path: Path) -> Iterator[Start]:
     for process in started:
         if process.is_running():
             process.kill()
+    for process in started[-3:]:
         # pytest shows this when the test fails.
         print(f"{process.log.name}:\n{process.log.read_text()[-4000:]}")
+
+
+@pytest.fixture
+def namespaces(api: Api) -> Iterator[Callable[[], str]]:
+    """Make namespaces, one a call."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"test-{uuid.uuid4().hex[:8]}"
+        api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        api.request("DELETE", f"/api/v1/namespaces/{name}")
 
 
 @pytest.fixture(autouse=True)

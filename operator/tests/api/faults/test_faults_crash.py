@@ -2,8 +2,7 @@
 
 import functools
 import itertools
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,21 +77,6 @@ FLOWS = {
     "suspend": Flow(create(), change({"replicas": 0})),
     "delete": Flow(nothing, create(**AUTOSCALED), delete),
 }
-
-
-@pytest.fixture
-def namespaces(api: Api) -> Iterator[Callable[[], str]]:
-    made: list[str] = []
-
-    def make() -> str:
-        name = f"test-{uuid.uuid4().hex[:8]}"
-        api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-        made.append(name)
-        return name
-
-    yield make
-    for name in made:
-        api.request("DELETE", f"/api/v1/namespaces/{name}")
 
 
 def undisturbed(

@@ -1,7 +1,9 @@
 """Watches that lose, repeat and reorder events, and that end for good or at once."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,12 +18,22 @@ from operator_support.fault_flows import (
     specs_with_every_child,
 )
 from operator_support.fault_proxy import GONE, Event, FaultProxy, Seen
-from operator_support.fault_sample import CHURN_ROUNDS, OUTAGE_SECONDS, SEED
-from operator_support.processes import Api, OperatorProcess, make_service, until_settled
+from operator_support.fault_sample import CHURN_ROUNDS, IS_LONG, OUTAGE_SECONDS, SEED
+from operator_support.processes import (
+    Api,
+    OperatorProcess,
+    free_the_lease,
+    make_service,
+    until_settled,
+)
 from shared_support.waiting import eventually, holds_for
 
 AUDIT_SECONDS = 3
 REPAIRED_WITHIN_SECONDS = 30.0
+RELISTS = 100 if IS_LONG else 10
+"""Lists in place of watches, of all kinds together."""
+MEMORY_GROWTH = 1.05 if IS_LONG else 1.2
+"""Growth of the memory in the second half of all lists. A process that has just begun grows."""
 HIGHEST_RATE = 20.0
 """Requests a second."""
 
@@ -116,9 +128,22 @@ def test_watches_that_end_at_once_neither_flood_the_api_server_nor_leave_a_ghost
         api.delete(SERVICES, namespace, "kept")
         api.delete(LLMSERVICES, namespace, "deleted")
         api.create(LLMSERVICES, make_service("made", namespace))
-        holds_for(OUTAGE_SECONDS, operator.is_running)
+        memory = []
+        for number in range(int(OUTAGE_SECONDS)):
+            # What comes and goes in a gap is in no event.
+            api.create(LLMSERVICES, make_service(f"brief-{number}", namespace))
+            holds_for(1.0, operator.is_running)
+            api.delete(LLMSERVICES, namespace, f"brief-{number}")
+            memory.append(operator.metric("process_resident_memory_bytes"))
         sent = proxy.requests(begin)
         assert any(each.is_watch for each in sent), "the operator did not watch again"
+        lists = [each for each in sent if each.is_list and "llmservice-operator" not in each.agent]
+        print(
+            f"the watches listed {len(lists)} times; memory {memory[len(memory) // 2]:.0f}"
+            f" and then {memory[-1]:.0f} bytes"
+        )
+        assert len(lists) >= (RELISTS if only else 0)
+        assert memory[-1] <= MEMORY_GROWTH * memory[len(memory) // 2]
         assert len(sent) <= HIGHEST_RATE * (OUTAGE_SECONDS + 2)
         proxy.faults.clear()
 
@@ -131,3 +156,55 @@ def test_watches_that_end_at_once_neither_flood_the_api_server_nor_leave_a_ghost
 
         # The garbage collector looks for new kinds every half minute.
         eventually(repaired, 60)
+
+
+def test_an_operator_that_begins_with_an_old_list_of_services_changes_nothing_back(
+    api: Api, proxy: FaultProxy, start: Start, namespace: str
+) -> None:
+    path = LLMSERVICES.path(namespace)
+    old: list[dict[str, Any]] = []
+    listed: Counter[str] = Counter()
+
+    def remember(seen: Seen, found: dict[str, Any]) -> dict[str, Any]:
+        if seen.path == path:
+            old.append(found)
+        return found
+
+    def lag(seen: Seen, found: dict[str, Any]) -> dict[str, Any]:
+        """Answer the watch, and the list that fills the cache, with the old list."""
+        if seen.path != path:
+            return found
+        listed[seen.agent] += 1
+        return old[0] if listed[seen.agent] == 1 else found
+
+    with start(AUDIT_PERIOD_SECONDS="1") as first:
+        first.until_leading()
+        for name in ("changed", "again", "gone"):
+            api.create(LLMSERVICES, make_service(name, namespace))
+        eventually(lambda: is_observed(api, namespace))
+        until_settled(first)
+        proxy.faults.on_list = remember
+        eventually(lambda: old)
+        proxy.faults.clear()
+        api.patch(LLMSERVICES, namespace, "changed", {"spec": {"engine": {"maxModelLen": 256}}})
+        for name in ("again", "gone"):
+            api.delete(LLMSERVICES, namespace, name)
+        api.create(LLMSERVICES, make_service("again", namespace))
+
+        def followed() -> bool:
+            assert {text.split()[1] for text in children_in(api, namespace)} == {"changed", "again"}
+            return is_observed(api, namespace) and owners_are_alive(api, namespace)
+
+        # The garbage collector looks for new kinds every half minute.
+        eventually(followed)
+        until_settled(first)
+    before = children_in(api, namespace, with_versions=True)
+    free_the_lease(api, namespace)
+    proxy.faults.on_list = lag
+    with start() as second:
+        second.until_leading()
+        eventually(lambda: second.metric("controller_runtime_reconcile_total") >= 2)
+        until_settled(second)
+        assert children_in(api, namespace, with_versions=True) == before
+        assert is_observed(api, namespace)
+    assert len(listed) == 2

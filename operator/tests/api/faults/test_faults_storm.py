@@ -1,0 +1,35 @@
+"""However many events come at once, nothing blocks the event loop of the operator."""
+
+from collections.abc import Callable
+
+from llmservice_operator.kinds import LLMSERVICES
+from operator_support.fault_flows import is_observed
+from operator_support.fault_proxy import FaultProxy
+from operator_support.fault_sample import IS_LONG
+from operator_support.processes import Api, OperatorProcess, make_service, until_settled
+from shared_support.waiting import eventually
+
+SERVICES = 300 if IS_LONG else 10
+REPEATS = 5
+LONGEST_LAG = "0.25" if IS_LONG else "1.0"
+"""Upper bound in seconds of a bucket of the histogram. The tests beside the sample take the CPU
+from the operator for longer than a quarter of a second."""
+LAG = "llmservice_event_loop_lag_seconds"
+
+
+def test_a_storm_of_events_does_not_block_the_event_loop(
+    api: Api, proxy: FaultProxy, start: Callable[..., OperatorProcess], namespace: str
+) -> None:
+    proxy.faults.on_events = lambda _, events: [each for each in events for _ in range(REPEATS)]
+    with start(AUDIT_PERIOD_SECONDS="1") as operator:
+        operator.until_leading()
+        for number in range(SERVICES):
+            api.create(LLMSERVICES, make_service(f"llm-{number}", namespace))
+        # Each look at the metrics is a scrape.
+        eventually(lambda: operator.metric(f"{LAG}_count") and is_observed(api, namespace))
+        until_settled(operator)
+        measured = operator.metric(f"{LAG}_count")
+        late = measured - operator.metric(f"{LAG}_bucket", le=LONGEST_LAG)
+        print(f"{late:.0f} of {measured:.0f} times the event loop lagged by over {LONGEST_LAG} s")
+        assert measured > 10
+        assert late == 0
