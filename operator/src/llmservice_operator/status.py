@@ -46,7 +46,7 @@ _OF_THE_LOAD: Final = (
 )
 
 _ENDS_IN_PLACE: Final = frozenset(
-    {Reason.WAITING_FOR_GPU, Reason.VOLUME_IN_USE, Reason.QUOTA_EXCEEDED}
+    {Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_DEVICE, Reason.VOLUME_IN_USE, Reason.QUOTA_EXCEEDED}
 )
 """Problems of a new pod that go away when an old one ends."""
 

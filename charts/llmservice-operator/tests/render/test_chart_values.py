@@ -245,6 +245,7 @@ def classes_of(everything: dict[str, Any]) -> dict[str, Any]:
     """Return the accelerator classes of the values, with quantities in the operator's form."""
     classes: dict[str, Any] = copy.deepcopy(everything["acceleratorClasses"])
     classes["mig-3g"]["resources"]["requests"]["cpu"] = "4"
+    classes["mig-3g"]["resources"]["extended"]["rdma/hca"] = "1"
     return classes
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from llmservice_operator.api.fields import Fields, Rule, matches
 from llmservice_operator.api.flags import EngineFlag
+from llmservice_operator.api.references import ObjectName
 
 DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
 
@@ -27,12 +28,17 @@ ClassName = Annotated[
 ]
 
 
+RESOURCE_PATTERN = (
+    "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/"
+    "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+)
+"""The name of a resource that a device plugin advertises."""
+
 GpuResource = Annotated[
     str,
     Field(min_length=3, max_length=317),
     matches(
-        "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/"
-        "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?",
+        RESOURCE_PATTERN,
         "must have the form DOMAIN/NAME, as in a node's status.allocatable, such as nvidia.com/gpu",
     ),
 ]
@@ -54,6 +60,10 @@ class Accelerator(Fields):
     resource_name: GpuResource | None = None
     """Resource name that the device plugin advertises, for MIG slices or renamed GPUs, such as
     nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu."""
+    resource_claim_template_name: ObjectName | None = None
+    """ResourceClaimTemplate in the LLMService's namespace that allocates `count` GPUs to each
+    replica (dynamic resource allocation; requires Kubernetes 1.34). The pods then request no
+    resource such as nvidia.com/gpu."""
 
     gpu_class: Annotated[ClassName | None, Field(alias="class")] = None
     """Type of the GPUs: an accelerator class that the administrator has defined, a GPU such as
@@ -81,6 +91,22 @@ class Accelerator(Fields):
             cel="self.type != 'cpu' || !has(self.resourceName)",
             message="requires accelerator.type nvidia: remove it, or choose that type",
             holds=lambda self: self.type != AcceleratorType.CPU or self.resource_name is None,
+        ),
+        Rule(
+            "resourceClaimTemplateName",
+            cel="self.type != 'cpu' || !has(self.resourceClaimTemplateName)",
+            message="requires accelerator.type nvidia: remove it, or choose that type",
+            holds=lambda self: (
+                self.type != AcceleratorType.CPU or self.resource_claim_template_name is None
+            ),
+        ),
+        Rule(
+            "resourceName",
+            cel="!has(self.resourceName) || !has(self.resourceClaimTemplateName)",
+            message="has no effect with resourceClaimTemplateName: keep one of the two",
+            holds=lambda self: (
+                self.resource_name is None or self.resource_claim_template_name is None
+            ),
         ),
     )
 

@@ -36,7 +36,7 @@ class AcceleratorClass(Fields):
     gpus_per_node: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
     """Number of GPUs, or slices, of each node. None: that of the chart value gpusPerNode."""
     resources: Resources = Resources()
-    """CPU, memory and disk of a replica on these nodes."""
+    """CPU, memory, disk and devices of a replica on these nodes."""
 
 
 _CLASSES: TypeAdapter[dict[str, AcceleratorClass]] = TypeAdapter(dict[ClassName, AcceleratorClass])

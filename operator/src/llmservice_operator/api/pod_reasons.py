@@ -36,6 +36,17 @@ STORAGE_QUOTA_EXCEEDED: Final = Facts(
     "Lower spec.model.cache.size, or raise the quota: `kubectl describe quota` shows it.",
 )
 
+WAITING_FOR_DEVICE: Final = Facts(
+    "WaitingForDevice",
+    Source.POD,
+    "No node has enough free devices of spec.resources.extended or of the resource claims; the "
+    "message has the scheduler's words.",
+    "Add nodes with the device, free some, or correct spec.resources. Nodes offer extended "
+    "resources only with a device plugin: `kubectl describe nodes` lists them. Devices of claims "
+    "need a driver: `kubectl get resourceslices` lists them.",
+    rank=Rank.ACCELERATOR,
+    about=Subject.ROOM,
+)
 VOLUME_IN_USE: Final = Facts(
     "VolumeInUse",
     Source.POD,

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from llmservice_operator.api.devices import ExtendedResources, ResourceClaims
 from llmservice_operator.api.fields import Fields, Quantity, Rule, quantity_value
 from llmservice_operator.api.labels import (
     KEY_LENGTH,
@@ -70,6 +71,13 @@ class Resources(Fields):
     limits: ResourceAmounts | None = None
     """Maximum resources of each replica. On a CPU, the memory limit must hold the whole model; on
     GPUs, the loading buffers."""
+    extended: ExtendedResources = Field(default_factory=dict)
+    """Extended resources of each replica by their names, requested and limited alike: devices, such
+    as rdma/hca: 1, and huge pages, such as hugepages-2Mi: 1Gi. GPUs are set in
+    spec.accelerator."""
+    claims: ResourceClaims = ()
+    """Claims of each replica for devices (dynamic resource allocation; requires Kubernetes 1.34),
+    such as network adapters. The claim for GPUs is accelerator.resourceClaimTemplateName."""
 
     rules: ClassVar = tuple(_request_within_limit(field) for field in _RESOURCES)
 

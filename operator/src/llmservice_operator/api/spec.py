@@ -190,6 +190,14 @@ class LLMServiceSpec(Fields):
             holds=lambda spec: spec.cache_fits_the_disk,
         ),
         Rule(
+            "resources.extended",
+            cel="!has(self.resources) || !has(self.resources.extended) || "
+            "!has(self.accelerator.resourceName) || "
+            "!(self.accelerator.resourceName in self.resources.extended)",
+            message="contains accelerator.resourceName: remove it, and set accelerator.count",
+            holds=lambda spec: spec.accelerator.resource_name not in spec.resources.extended,
+        ),
+        Rule(
             "accelerator.count",
             cel="!has(self.accelerator.count) || !has(self.engine) || "
             "!has(self.engine.parallelism) || (has(self.engine.parallelism.tensor) ? "

@@ -80,10 +80,16 @@ _VOLUMES: Final = ("hostPath", "volumeMounts", "volumes")
 """Fields of a pod by which people mount the folder of a model."""
 
 
+_GPU_DOMAINS: Final = ("nvidia.com/", "amd.com/")
+"""Beginnings of the resource names of GPUs."""
+
+
 def why_unknown(name: str, spec: type[Fields]) -> str:
     """Return what to change about a field `name` that the spec does not have at its place."""
     if name in _VOLUMES:
         return f"{_UNKNOWN}, and {NEEDS_A_CLAIM}"
+    if name.startswith("hugepages-") or ("/" in name and not name.startswith(_GPU_DOMAINS)):
+        return f"{_UNKNOWN}: set resources.extended instead"
     if "/" in name:
         return f"{_UNKNOWN}: set accelerator.count, and accelerator.resourceName, instead"
     if name in _BY_NAME:

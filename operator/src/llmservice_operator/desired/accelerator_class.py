@@ -60,8 +60,12 @@ def _template(own: Template, chosen: AcceleratorClass) -> Template:
 
 
 def _resources(own: Resources, chosen: Resources) -> Resources:
+    taken = {each.name for each in own.claims}
     return Resources(
-        requests=_amounts(own.requests, chosen.requests), limits=_amounts(own.limits, chosen.limits)
+        requests=_amounts(own.requests, chosen.requests),
+        limits=_amounts(own.limits, chosen.limits),
+        extended={**chosen.extended, **own.extended},
+        claims=(*own.claims, *(each for each in chosen.claims if each.name not in taken)),
     )
 
 

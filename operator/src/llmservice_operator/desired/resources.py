@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
+from llmservice_operator.api.devices import GPU_CLAIM
 from llmservice_operator.api.fields import GIB, quantity_value
 from llmservice_operator.api.pods import ResourceAmounts
 from llmservice_operator.api.spec import LLMService
@@ -23,19 +24,35 @@ MEMORY_ON_A_CPU: Final = "2Gi"
 enough for a small model, and little enough for a node of two cores."""
 
 
-def build_resources(service: LLMService) -> dict[str, dict[str, str]]:
-    """Return the container's requests and limits, without empty parts."""
+def build_resources(service: LLMService) -> dict[str, Any]:
+    """Return the container's requests, limits and claims, without empty parts."""
     accelerator = service.spec.accelerator
-    # Kubernetes requires GPUs as limits. Requests with the same number keep the two equal.
-    gpus = {accelerator.gpu_resource: str(service.spec.gpus)} if service.spec.gpus else {}
+    devices = dict(service.spec.resources.extended)
+    if service.spec.gpus and accelerator.resource_claim_template_name is None:
+        devices[accelerator.gpu_resource] = str(service.spec.gpus)
     requests = _amounts(service.spec.resources.requests)
     limits = _amounts(service.spec.resources.limits)
     # Without a request Kubernetes uses the limit. A default request could exceed it.
     defaults = {
         name: amount for name, amount in _default_requests(service).items() if name not in limits
     }
-    parts = {"requests": defaults | requests | gpus, "limits": limits | gpus}
+    # Kubernetes requires devices as limits. Requests with the same number keep the two equal.
+    parts = {
+        "requests": defaults | requests | devices,
+        "limits": limits | devices,
+        "claims": [{"name": each["name"]} for each in build_resource_claims(service)],
+    }
     return {part: amounts for part, amounts in parts.items() if amounts}
+
+
+def build_resource_claims(service: LLMService) -> list[dict[str, Any]]:
+    """Return the pod's claims for devices, that for the GPUs first."""
+    claims = [
+        each.model_dump(by_alias=True, exclude_none=True) for each in service.spec.resources.claims
+    ]
+    template = service.spec.accelerator.resource_claim_template_name
+    gpus = {"name": GPU_CLAIM, "resourceClaimTemplateName": template}
+    return claims if template is None else [gpus, *claims]
 
 
 def offloaded_gibibytes(service: LLMService) -> int:

@@ -115,7 +115,9 @@ def observe_service(
         is_stuck=state.is_stuck,
         revision=state.revision,
         complete_revision=state.complete_revision,
-        waits_for_accelerator_since=_since(found, Reason.WAITING_FOR_GPU),
+        waits_for_accelerator_since=_since(
+            found, Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_DEVICE
+        ),
         waits_for_volume_since=_since(found, Reason.VOLUME_IN_USE),
         waits_for_quota_since=_waits_for_quota_since(state, replicas, present),
         not_ready_since=min((since for since in unready if since), default=None),
@@ -140,14 +142,14 @@ def _look_again_seconds(
     return look_again_seconds((pod for each in present for pod in each.pods), now)
 
 
-def _since(found: Iterable[tuple[Manifest, Problem]], reason: Reason) -> datetime | None:
-    """Return the time since which the longest-waiting pod with this problem has been in its present
-    place.
+def _since(found: Iterable[tuple[Manifest, Problem]], *reasons: Reason) -> datetime | None:
+    """Return the time since which the longest-waiting pod with such a problem has been in its
+    present place.
     """
     since = (
         condition(pod, "PodScheduled").get("lastTransitionTime")
         for pod, problem in found
-        if problem.reason is reason
+        if problem.reason in reasons
     )
     return min((datetime.fromisoformat(each) for each in since if each), default=None)
 

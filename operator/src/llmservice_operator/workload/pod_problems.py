@@ -43,9 +43,10 @@ _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find
 _DOWNLOADING: Final = ("downloading", "waiting_for_cache")
 """Phases in which the bytes of a model arrive, through this server or through one that shares its
 cache."""
-_GPUS_ARE_SHORT: Final = re.compile("Insufficient ([a-z0-9.-]+/[A-Za-z0-9._-]*[A-Za-z0-9])")
-"""Message of the scheduler about missing GPUs. They are the only resource of a replica with a
-domain in its name."""
+_DEVICES_ARE_SHORT: Final = re.compile("Insufficient ([a-z0-9.-]+/[A-Za-z0-9._-]*[A-Za-z0-9])")
+"""Message of the scheduler about a resource with a domain in its name, which is a device."""
+_CLAIMS_ARE_SHORT: Final = "cannot allocate all claims"
+"""Message of the scheduler about devices of resource claims."""
 _CONFIG_MAP_IS_MISSING: Final = re.compile(
     r'configmap "[^"]+" not found|couldn\'t find key \S+ in ConfigMap'
 )
@@ -100,13 +101,21 @@ def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -
 
 
 def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Problem:
-    gpus, short = service.spec.gpus, _GPUS_ARE_SHORT.search(said)
-    if gpus and short is not None:
-        resource = short[1]
-        return with_hint(
-            Reason.WAITING_FOR_GPU,
-            f"A replica needs {gpus} {resource} on one node, and no node has them free: {said}",
-        )
+    spec, short = service.spec, _DEVICES_ARE_SHORT.search(said)
+    devices, reason = None, Reason.WAITING_FOR_DEVICE
+    if short is not None:
+        limits = server_of(pod.get("spec", {}).get("containers", ())).get("resources", {})
+        amount = limits.get("limits", {}).get(short[1], spec.gpus)
+        devices = f"{amount} {short[1]}"
+        if short[1] not in spec.resources.extended and spec.gpus:
+            reason = Reason.WAITING_FOR_GPU
+    elif _CLAIMS_ARE_SHORT in said:
+        devices = "the devices of its resource claims"
+        if spec.accelerator.resource_claim_template_name is not None:
+            reason = Reason.WAITING_FOR_GPU
+    if devices is not None:
+        said = f"A replica needs {devices} on one node, and no node has them free: {said}"
+        return with_hint(reason, said)
     volumes = pod.get("spec", {}).get("volumes", ())
     claims = [each[_CLAIM]["claimName"] for each in volumes if _CLAIM in each]
     if claims and _CLAIM_IS_MISSING.search(said):

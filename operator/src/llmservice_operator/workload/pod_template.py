@@ -10,7 +10,7 @@ from llmservice_operator.api import Manifest
 from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.environment import build_environment
-from llmservice_operator.desired.resources import build_resources
+from llmservice_operator.desired.resources import build_resource_claims, build_resources
 from llmservice_operator.desired.volumes import build_volume_mounts, build_volumes
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload.pin import EnginePin
@@ -70,6 +70,8 @@ def _build_pod_spec(
         pod_spec["imagePullSecrets"] = [
             {"name": secret.name} for secret in service.spec.engine.image_pull_secrets
         ]
+    if claims := build_resource_claims(service):
+        pod_spec["resourceClaims"] = claims
     return pod_spec | build_placement(service, revision_label)
 
 
