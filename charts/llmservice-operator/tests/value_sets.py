@@ -37,6 +37,7 @@ VALUE_SETS: dict[str, Values] = {
             "cpuImage": "localhost:5000/llmservice/server-cpu:0a1b2c3d4e5f",
         }
     },
+    "AMD GPUs": {"server": {"amdImage": "mine:1", "amdGroups": [44, 992]}},
     "the CPU image for services that ask for a GPU": {
         "server": {"gpuImage": "localhost:5000/llmservice/server-cpu:0a1b2c3d4e5f"}
     },

@@ -21,6 +21,7 @@ from llmservice_operator.errors import OperatorError
 from llmservice_operator.fit import Verdict
 from llmservice_operator.plan import Plans
 from llmservice_operator.render import commented
+from llmservice_operator.scaling.hardware import is_amd
 
 FILE: Final = Path(__file__).with_name("catalogue.json")
 MODELS: Final[Mapping[str, Mapping[str, Any]]] = (
@@ -75,5 +76,6 @@ def new_service(name: str, gpu: str, plan: Planner) -> str:
 
 def _with_gpus(name: str, gpu: str, count: int) -> str:
     service = service_of(name, MODELS[name])
-    service["spec"]["accelerator"] = {"class": gpu, "count": count}
+    maker = {"type": "amd"} if is_amd(gpu) else {}
+    service["spec"]["accelerator"] = {**maker, "class": gpu, "count": count}
     return yaml.safe_dump(service, sort_keys=False, width=100)

@@ -40,6 +40,7 @@ def chart_variables(texts: Iterable[str]) -> dict[str, str]:
         "WATCH_NAMESPACES": ",".join(values.get("watchNamespaces") or ()),
         "SERVER_IMAGE_GPU": server.get("gpuImage"),
         "SERVER_IMAGE_CPU": server.get("cpuImage"),
+        "SERVER_IMAGE_AMD": server.get("amdImage"),
         "ENGINE_VERSION": server.get("engineVersion"),
         "ACCELERATOR_CLASSES": json.dumps(_part(values, "acceleratorClasses")),
         "SERVER_DEFAULTS": json.dumps(_server_defaults(server, values.get("userIds"))),
@@ -89,7 +90,9 @@ def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _server_defaults(server: Mapping[str, Any], user_ids: str | None) -> dict[str, Any]:
     found = {
-        name: server[name] for name in ("proxy", "imagePullSecrets") if server.get(name) is not None
+        name: server[name]
+        for name in ("proxy", "imagePullSecrets", "amdGroups")
+        if server.get(name) is not None
     }
     bundle = _part(server, "caBundle")
     if bundle.get("name"):

@@ -130,6 +130,8 @@ def _lines(
     yield f"  model      {spec.model.uri}: {len(shape.windows)} layers, {heads}"
     count = f"{spec.gpus} GPUs" if spec.gpus > 1 else "1 GPU"
     yield f"  GPU        {count} of {_gib(plan.gpu)}, of which the engine uses {_gib(plan.budget)}"
+    if spec.accelerator.type is AcceleratorType.AMD:
+        yield "  untried    on AMD GPUs: the estimate is that of NVIDIA GPUs"
     yield f"  weights    {_gib(plan.weights)} on each GPU"
     if plan.draft_weights:
         yield f"  draft      {_gib(plan.draft_weights)} of weights on each GPU"

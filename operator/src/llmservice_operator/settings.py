@@ -187,8 +187,10 @@ class ServerImages(_Settings):
     cpu: str = Field(
         default_factory=lambda: _released("server-cpu"), validation_alias="SERVER_IMAGE_CPU"
     )
+    amd: str = Field("", validation_alias="SERVER_IMAGE_AMD")
+    """Image for AMD GPUs. Empty: there is none, so that such services must name one."""
     engine_version: str = ENGINE_VERSION
-    """vLLM version in both images."""
+    """vLLM version in all images."""
 
 
 class MetricsServerSettings(_Settings):

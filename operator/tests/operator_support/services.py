@@ -24,7 +24,9 @@ HARMLESS_SWITCH = "--return-tokens-as-token-ids"
 """The same, and it is either on or off."""
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS = OperatorSettings(
-    images=ServerImages(gpu="registry/gpu:1", cpu="registry/cpu:1", engine_version="0.32.0")
+    images=ServerImages(
+        gpu="registry/gpu:1", cpu="registry/cpu:1", amd="registry/amd:1", engine_version="0.32.0"
+    )
 )
 
 

@@ -228,7 +228,7 @@ sections: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "accelerator": st.fixed_dictionaries(
         {},
         optional={
-            "type": st.sampled_from(["nvidia", "cpu"]),
+            "type": st.sampled_from(["nvidia", "amd", "cpu"]),
             "count": st.just(2),
             "class": st.sampled_from(["H100", "a b"]),
             "resourceName": st.sampled_from(["nvidia.com/gpu", "gpu", "a/b c", "A.b/c"]),

@@ -51,6 +51,13 @@ def test_a_plan_shows_every_part_of_the_memory() -> None:
     )
 
 
+def test_a_plan_for_amd_gpus_says_that_its_estimate_is_untried() -> None:
+    lines = planned("{type: amd, class: MI300X}").splitlines()
+    assert lines[0] == "chat: fits"
+    assert "  GPU        1 GPU of 192.0 GiB, of which the engine uses 172.8 GiB" in lines
+    assert "  untried    on AMD GPUs: the estimate is that of NVIDIA GPUs" in lines
+
+
 def test_a_plan_that_does_not_fit_says_what_to_change() -> None:
     lines = planned("{class: L4}").splitlines()
     assert lines[0] == "chat: does not fit: needs 33.2 GiB, has 20.2 GiB"

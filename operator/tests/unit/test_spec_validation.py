@@ -10,7 +10,7 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
 from operator_support.services import a_body, a_service, refusal_of
 
-NVIDIA_ONLY = "requires accelerator.type nvidia: remove it, or choose that type"
+GPUS_ONLY = "requires GPUs: remove it, or set accelerator.type to nvidia or amd"
 
 
 HUB_FORM = (
@@ -113,15 +113,15 @@ REFUSED = {
     ),
     "unknown accelerator": (
         {"accelerator": {"type": "tpu"}},
-        "spec.accelerator.type: should be 'nvidia' or 'cpu', not 'tpu'",
+        "spec.accelerator.type: should be 'nvidia', 'amd' or 'cpu', not 'tpu'",
     ),
     "GPUs on a CPU": (
         {"accelerator": {"type": "cpu", "count": 1}},
-        f"spec.accelerator.count: {NVIDIA_ONLY}",
+        f"spec.accelerator.count: {GPUS_ONLY}",
     ),
     "GPU class on a CPU": (
         {"accelerator": {"type": "cpu", "class": "H100"}},
-        f"spec.accelerator.class: {NVIDIA_ONLY}",
+        f"spec.accelerator.class: {GPUS_ONLY}",
     ),
     "GPU class with a blank": (
         {"accelerator": {"class": "H100 SXM"}},
@@ -130,7 +130,7 @@ REFUSED = {
     ),
     "GPU resource on a CPU": (
         {"accelerator": {"type": "cpu", "resourceName": "nvidia.com/gpu"}},
-        f"spec.accelerator.resourceName: {NVIDIA_ONLY}",
+        f"spec.accelerator.resourceName: {GPUS_ONLY}",
     ),
     "no GPU at all": (
         {"accelerator": {"count": 0}},

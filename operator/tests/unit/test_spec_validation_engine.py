@@ -6,7 +6,7 @@ import pytest
 
 from operator_support.services import HARMLESS_ARG, refusal_of
 
-NVIDIA_ONLY = "requires accelerator.type nvidia: remove it, or choose that type"
+GPUS_ONLY = "requires GPUs: remove it, or set accelerator.type to nvidia or amd"
 
 
 DRAFT_MODEL = (
@@ -124,15 +124,15 @@ REFUSED = {
     ),
     "GPU memory on a CPU": (
         {"accelerator": {"type": "cpu"}, "engine": {"gpuMemoryUtilizationPercent": 90}},
-        f"spec.engine.gpuMemoryUtilizationPercent: {NVIDIA_ONLY}",
+        f"spec.engine.gpuMemoryUtilizationPercent: {GPUS_ONLY}",
     ),
     "parallelism on a CPU": (
         {"accelerator": {"type": "cpu"}, "engine": {"parallelism": {"tensor": 1}}},
-        f"spec.engine.parallelism: {NVIDIA_ONLY}",
+        f"spec.engine.parallelism: {GPUS_ONLY}",
     ),
     "offload from a CPU": (
         {"accelerator": {"type": "cpu"}, "engine": {"kvCache": {"offload": {"cpu": "1Gi"}}}},
-        f"spec.engine.kvCache.offload: {NVIDIA_ONLY}",
+        f"spec.engine.kvCache.offload: {GPUS_ONLY}",
     ),
     "offload of next to nothing": (
         {"engine": {"kvCache": {"offload": {"cpu": "1023Mi"}}}},

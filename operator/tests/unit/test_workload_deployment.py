@@ -313,6 +313,7 @@ def test_a_variable_of_the_operator_cannot_be_set_by_the_spec(name: str) -> None
         *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_NCCL_SO_PATH"),
         *("VLLM_ALLOW_INSECURE_SERIALIZATION", "VLLM_LOGGING_CONFIG_PATH", "NCCL_NET_PLUGIN"),
         *("NVIDIA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "KUBERNETES_SERVICE_HOST", "CXX"),
+        *("AMD_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "AITER_JIT_DIR"),
     ],
 )
 def test_a_variable_that_could_harm_is_refused(name: str) -> None:

@@ -332,7 +332,8 @@ _RULES = (
     _Rule(
         Reason.GPU_OUT_OF_MEMORY,
         "The GPU has too little free memory: the engine asks for more, or another process uses it.",
-        text=r"cuda(?: error:)? out of memory|free memory on device .* is less than desired",
+        text=r"(?:cuda|hip)(?: error:)? out of memory|"
+        r"free memory on device .* is less than desired",
     ),
     _Rule(
         Reason.GPU_UNUSABLE,
@@ -348,8 +349,8 @@ _RULES = (
     _Rule(
         Reason.GPU_UNUSABLE,
         "The container has no GPU that the engine can use, or fewer than it needs.",
-        text=r"failed to infer device type|no cuda gpus are available|found no nvidia driver|"
-        r"no cuda-capable device|libcuda\.so\.1: cannot open|no gpus? found|"
+        text=r"failed to infer device type|no (?:cuda|hip) gpus are available|"
+        r"found no nvidia driver|no cuda-capable device|libcuda\.so\.1: cannot open|no gpus? found|"
         r"(larger|greater|exceeds?) .*number of available gpus|invalid device ordinal",
     ),
     _Rule(

@@ -136,6 +136,7 @@ def test_a_gpu_that_is_too_small_is_known_by_what_engines_said_on_real_ones(
             "GPU is too old",
         ),
         ("No CUDA GPUs are available", "no GPU that the engine can use"),
+        ("No HIP GPUs are available", "no GPU that the engine can use"),
         ("Found no NVIDIA driver on your system. Please check", "no GPU that the engine can use"),
         (
             "Failed to infer device type, please set the environment variable "

@@ -189,12 +189,14 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
 
     assert settings.images.gpu == everything["server"]["gpuImage"]
     assert settings.images.cpu == everything["server"]["cpuImage"]
+    assert settings.images.amd == everything["server"]["amdImage"]
     assert settings.images.engine_version == everything["server"]["engineVersion"]
     assert settings.hub_endpoint == everything["model"]["hubEndpoint"]
     defaults = settings.server_defaults.model_dump(
         mode="json", by_alias=True, exclude_defaults=True
     )
     assert defaults == {
+        "amdGroups": everything["server"]["amdGroups"],
         "caBundle": {"secretKeyRef": {"name": "corporate-ca", "key": "root.pem"}},
         "imagePullSecrets": everything["server"]["imagePullSecrets"],
         "proxy": everything["server"]["proxy"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -10,8 +11,6 @@ from pydantic import Field
 from llmservice_operator.api.fields import Fields, Rule, matches
 from llmservice_operator.api.flags import EngineFlag
 from llmservice_operator.api.references import ObjectName
-
-DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
 
 MAX_GPUS = 64
 """GPUs of one replica, which runs on one node."""
@@ -48,18 +47,29 @@ class AcceleratorType(StrEnum):
     # The values are in lower case, unlike the other words of this API, because Kubernetes spells
     # hardware so: for example the resources nvidia.com/gpu and cpu.
     NVIDIA = "nvidia"
+    AMD = "amd"
     CPU = "cpu"
+
+
+GPU_RESOURCES: Mapping[AcceleratorType, str] = {
+    AcceleratorType.NVIDIA: "nvidia.com/gpu",
+    AcceleratorType.AMD: "amd.com/gpu",
+}
+"""Resource name of whole GPUs, by their maker."""
+
+REQUIRES_GPUS = "requires GPUs: remove it, or set accelerator.type to nvidia or amd"
 
 
 class Accelerator(Fields):
     type: AcceleratorType = AcceleratorType.NVIDIA
-    """Hardware that the model runs on: nvidia (GPUs) or cpu (slow, for trials)."""
+    """Hardware that the model runs on: nvidia or amd (GPUs), or cpu (slow, for trials). Type amd is
+    untried, and requires engine.image or the chart value server.amdImage."""
     count: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
     """Number of GPUs of each replica; the model is split across them. Default: the number that
     engine.parallelism needs, or 1."""
     resource_name: GpuResource | None = None
     """Resource name that the device plugin advertises, for MIG slices or renamed GPUs, such as
-    nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu."""
+    nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu or, for type amd, amd.com/gpu."""
     resource_claim_template_name: ObjectName | None = None
     """ResourceClaimTemplate in the LLMService's namespace that allocates `count` GPUs to each
     replica (dynamic resource allocation; requires Kubernetes 1.34). The pods then request no
@@ -67,35 +77,35 @@ class Accelerator(Fields):
 
     gpu_class: Annotated[ClassName | None, Field(alias="class")] = None
     """Type of the GPUs: an accelerator class that the administrator has defined, a GPU such as
-    H100, or a value of the node label nvidia.com/gpu.product. A class supplies the node selector,
-    tolerations, resource name and resources that the spec does not set. A GPU name alone selects no
-    node. The operator limits the engine step to fit the ITL of the SLO when it knows the GPU, the
-    model's name gives its size and engine.batching.maxNumBatchedTokens is unset. Default:
-    unknown."""
+    H100, or a value of the node label nvidia.com/gpu.product or amd.com/gpu.product-name. A class
+    supplies the node selector, tolerations, resource name and resources that the spec does not set.
+    A GPU name alone selects no node. The operator limits the engine step to fit the ITL of the SLO
+    when it knows the GPU, the model's name gives its size and engine.batching.maxNumBatchedTokens
+    is unset. Default: unknown."""
 
     rules: ClassVar = (
         Rule(
             "class",
             cel="self.type != 'cpu' || !has(self.class)",
-            message="requires accelerator.type nvidia: remove it, or choose that type",
+            message=REQUIRES_GPUS,
             holds=lambda self: self.type != AcceleratorType.CPU or self.gpu_class is None,
         ),
         Rule(
             "count",
             cel="self.type != 'cpu' || !has(self.count)",
-            message="requires accelerator.type nvidia: remove it, or choose that type",
+            message=REQUIRES_GPUS,
             holds=lambda self: self.type != AcceleratorType.CPU or self.count is None,
         ),
         Rule(
             "resourceName",
             cel="self.type != 'cpu' || !has(self.resourceName)",
-            message="requires accelerator.type nvidia: remove it, or choose that type",
+            message=REQUIRES_GPUS,
             holds=lambda self: self.type != AcceleratorType.CPU or self.resource_name is None,
         ),
         Rule(
             "resourceClaimTemplateName",
             cel="self.type != 'cpu' || !has(self.resourceClaimTemplateName)",
-            message="requires accelerator.type nvidia: remove it, or choose that type",
+            message=REQUIRES_GPUS,
             holds=lambda self: (
                 self.type != AcceleratorType.CPU or self.resource_claim_template_name is None
             ),
@@ -112,7 +122,12 @@ class Accelerator(Fields):
 
     @property
     def gpu_resource(self) -> str:
-        return self.resource_name or DEFAULT_GPU_RESOURCE
+        return self.resource_name or self.whole_gpu_resource
+
+    @property
+    def whole_gpu_resource(self) -> str:
+        """Resource name of whole GPUs; also the key of the usual taint of their nodes."""
+        return GPU_RESOURCES.get(self.type, GPU_RESOURCES[AcceleratorType.NVIDIA])
 
 
 class Parallelism(Fields):

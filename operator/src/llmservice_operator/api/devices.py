@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
-from llmservice_operator.api.accelerator import DEFAULT_GPU_RESOURCE, RESOURCE_PATTERN
+from llmservice_operator.api.accelerator import GPU_RESOURCES, RESOURCE_PATTERN
 from llmservice_operator.api.fields import Fields, Quantity, Rule, ValueRule, matches
 from llmservice_operator.api.references import ObjectName
 
@@ -42,8 +42,11 @@ def _is_amount(key: str, amount: str) -> bool:
     return re.fullmatch(_AMOUNTS.get(key, _COUNT), amount) is not None
 
 
+_GPUS: Final = [*GPU_RESOURCES.values()]
+
+
 def _is_gpu(key: str) -> bool:
-    return key == DEFAULT_GPU_RESOURCE or key.startswith("nvidia.com/mig-")
+    return key in _GPUS or key.startswith("nvidia.com/mig-")
 
 
 ExtendedResources = Annotated[
@@ -57,7 +60,7 @@ ExtendedResources = Annotated[
         holds=lambda amounts: all(map(_is_name, amounts)),
     ),
     ValueRule(
-        cel=f"self.all(key, key != '{DEFAULT_GPU_RESOURCE}' && !key.startsWith('nvidia.com/mig-'))",
+        cel=f"self.all(key, !(key in {_GPUS}) && !key.startsWith('nvidia.com/mig-'))",
         message="contains GPUs, which the engine would not use: set accelerator.count, and "
         "accelerator.resourceName, instead",
         holds=lambda amounts: not any(map(_is_gpu, amounts)),

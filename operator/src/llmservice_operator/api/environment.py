@@ -39,12 +39,12 @@ _REFUSED: Final = (
     # These load code, or change the place from which code is loaded.
     *("LD_.*", "PYTHON.*", "PATH", "ENV", "BASH_.*", "GLIBC_TUNABLES", "GCONV_PATH", "CC", "CXX"),
     *("VLLM_PLUGINS", "VLLM_.*_(PATH|DIR|ROOT|FOLDER)", "NCCL_.*_PLUGIN", "CUDA_INJECTION.*"),
-    *("TRITON_.*", "TORCH_EXTENSIONS_DIR", "CUDA_HOME"),
+    *("TRITON_.*", "TORCH_EXTENSIONS_DIR", "CUDA_HOME", "AITER_.*_DIR"),
     # vLLM itself calls these routes and formats unsafe.
     *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_.*"),
     # These make the container runtime expose the GPUs of other pods.
     *("NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_.*|DISABLE_REQUIRE|MIG_.*)",),
-    "CUDA_VISIBLE_DEVICES",
+    *("CUDA_VISIBLE_DEVICES", "(HIP|ROCR|AMD)_VISIBLE_DEVICES"),
 )
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[A-Za-z0-9_]*")
 _REFUSED_FORM: Final = re.compile(_NAMES)

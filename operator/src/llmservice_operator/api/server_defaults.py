@@ -43,6 +43,8 @@ class ServerDefaults(Fields):
     """Proxy of services that set no such variable in engine.env."""
     image_pull_secrets: tuple[ImagePullSecret, ...] = ()
     """Pull secrets of services that name none. The Secrets are in each service's namespace."""
+    amd_groups: tuple[Annotated[int, Field(ge=1, le=2**31 - 1)], ...] = ()
+    """Groups that may open the device files of AMD GPUs on their nodes."""
     user_ids: Literal["Fixed", "Namespace"] = "Fixed"
     """Whether the pods name their user and groups, or leave them to the platform, which allots them
     per namespace."""

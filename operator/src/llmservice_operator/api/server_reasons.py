@@ -61,7 +61,8 @@ GPU_UNUSABLE: Final[Facts] = from_model_server(
     "for the image, or the GPU itself is too old or faulty.",
     "Run `nvidia-smi` on the node, and compare its driver with the CUDA version of the image. "
     "Update the driver, use an image for it in spec.engine.image, or choose other nodes with "
-    "spec.template.nodeSelector.",
+    "spec.template.nodeSelector. On AMD GPUs, run `rocminfo` on the node, and set the chart value "
+    "server.amdGroups to the groups of /dev/kfd and /dev/dri.",
 )
 SMOKE_TEST_FAILED: Final[Facts] = from_model_server(
     "SmokeTestFailed",

@@ -13,7 +13,12 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import ErrorDetails
 
-from llmservice_operator.api.accelerator import Accelerator, AcceleratorType, Parallelism
+from llmservice_operator.api.accelerator import (
+    REQUIRES_GPUS,
+    Accelerator,
+    AcceleratorType,
+    Parallelism,
+)
 from llmservice_operator.api.access import Auth, ServiceObject
 from llmservice_operator.api.autoscaling import DEFAULT_SLO, MAX_REPLICAS, Autoscaling, Slo
 from llmservice_operator.api.engine import Engine
@@ -42,15 +47,17 @@ _NAME = "[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 _DISK_LIMIT = "self.resources.limits.ephemeral__dash__storage"
 
 
-def _nvidia_only(field: str, is_unset: Callable[[Engine], bool]) -> Rule:
+def _gpus_only(field: str, is_unset: Callable[[Engine], bool]) -> Rule:
     """Return the rule that a field of spec.engine, or a part of it, requires GPUs."""
     parts = f"engine.{field}".split(".")
     absent = (f"!has(self.{'.'.join(parts[: depth + 1])})" for depth in range(len(parts)))
     return Rule(
         f"engine.{field}",
-        cel=f"self.accelerator.type == 'nvidia' || {' || '.join(absent)}",
-        message="requires accelerator.type nvidia: remove it, or choose that type",
-        holds=lambda spec: spec.accelerator.type is AcceleratorType.NVIDIA or is_unset(spec.engine),
+        cel=f"self.accelerator.type != 'cpu' || {' || '.join(absent)}",
+        message=REQUIRES_GPUS,
+        holds=lambda spec: (
+            spec.accelerator.type is not AcceleratorType.CPU or is_unset(spec.engine)
+        ),
     )
 
 
@@ -125,12 +132,12 @@ class LLMServiceSpec(Fields):
             "autoscaling.maxReplicas instead, or remove autoscaling",
             holds=lambda spec: spec.replicas is None or spec.autoscaling is None,
         ),
-        _nvidia_only("parallelism", lambda engine: engine.parallelism is None),
-        _nvidia_only(
+        _gpus_only("parallelism", lambda engine: engine.parallelism is None),
+        _gpus_only(
             "gpuMemoryUtilizationPercent",
             lambda engine: engine.gpu_memory_utilization_percent is None,
         ),
-        _nvidia_only(
+        _gpus_only(
             "kvCache.offload", lambda engine: engine.kv_cache is None or not engine.kv_cache.offload
         ),
         Rule(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmservice_operator.api.accelerator import Accelerator
+from llmservice_operator.api.accelerator import Accelerator, AcceleratorType
 from llmservice_operator.api.accelerator_class import AcceleratorClass
 from llmservice_operator.api.pods import ResourceAmounts, Resources, Template
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
-from llmservice_operator.scaling.hardware import is_known
+from llmservice_operator.scaling.hardware import is_amd, is_known
 
 
 def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> LLMService:
@@ -23,6 +23,13 @@ def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> 
     if name is None:
         return service
     if name not in classes and is_known(name):
+        maker = AcceleratorType.AMD if is_amd(name) else AcceleratorType.NVIDIA
+        if spec.accelerator.type is not maker:
+            raise InvalidSpec(
+                f"is {spec.accelerator.type}, and {name} is no such GPU: set {maker}, or another "
+                "class",
+                "spec.accelerator.type",
+            )
         return service
     if name not in classes:
         known = f"choose from {', '.join(sorted(classes))}, " if classes else ""

@@ -18,8 +18,8 @@ from llmservice_operator.scaling.step_model import HardwareClass, StepModel, pri
 
 UNKNOWN_GPU: Final = "unknown"
 """Product name without a data sheet, which counts as a small GPU."""
-GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
-"""Node label by which a service may choose its GPUs."""
+GPU_PRODUCT_LABELS: Final = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
+"""Node labels by which a service may choose its GPUs."""
 
 GUESSED_PARAMETERS: Final = 8e9
 """Assumed parameters on each GPU, for a model without a size in its name: a common layout."""
@@ -72,7 +72,8 @@ def gpu_product(spec: LLMServiceSpec) -> str | None:
     gpu_class = spec.accelerator.gpu_class
     if gpu_class is not None and is_known(gpu_class):
         return gpu_class
-    return spec.template.node_selector.get(GPU_PRODUCT_LABEL)
+    chosen = (spec.template.node_selector.get(label) for label in GPU_PRODUCT_LABELS)
+    return next(filter(None, chosen), None)
 
 
 def _bytes_per_parameter(engine: Engine) -> float:

@@ -3,6 +3,8 @@
 A wrong speed costs accuracy for the first minute of traffic only. A wrong memory misleads a plan.
 """
 
+import re
+
 from llmservice_operator.scaling.step_model import HardwareClass
 
 MIB = 2**20
@@ -26,12 +28,20 @@ DATA_SHEETS: tuple[tuple[str, HardwareClass], ...] = (
     ("V100-PCIE-32GB", HardwareClass(0.9e12, 125e12, 32768 * MIB)),
     ("V100", HardwareClass(0.9e12, 125e12, 16384 * MIB)),
     ("T4", HardwareClass(0.32e12, 65e12, 15360 * MIB)),
+    ("MI355X", HardwareClass(8.0e12, 2516e12, 288 * 1024 * MIB)),
+    ("MI350X", HardwareClass(8.0e12, 2307e12, 288 * 1024 * MIB)),
+    ("MI325X", HardwareClass(6.0e12, 1307e12, 256 * 1024 * MIB)),
+    ("MI300X", HardwareClass(5.3e12, 1307e12, 192 * 1024 * MIB)),
+    ("MI210", HardwareClass(1.6e12, 181e12, 64 * 1024 * MIB)),
 )
 """(part of the product name, data sheet); the first that fits counts, so longer names stand first.
 
-Product names are those of the node label nvidia.com/gpu.product. The numbers are bytes/s, dense
-FLOP/s at 16 bits without sparsity, and the bytes of memory that the driver reports.
+Product names are those of the node labels nvidia.com/gpu.product and amd.com/gpu.product-name. The
+numbers are bytes/s, dense FLOP/s at 16 bits without sparsity, and the bytes of memory that the
+driver reports, for AMD those of the data sheet.
 """
+
+_AMD = re.compile("MI[0-9]{3}")
 
 UNKNOWN = HardwareClass(0.6e12, 125e12)
 """A small accelerator, so that a service starts with too many replicas and not with too few."""
@@ -48,6 +58,11 @@ def _data_sheet(product: str) -> HardwareClass | None:
 def is_known(product: str) -> bool:
     """Return whether there is a data sheet of this product."""
     return _data_sheet(product) is not None
+
+
+def is_amd(product: str) -> bool:
+    """Return whether the product is a known GPU of AMD."""
+    return is_known(product) and _AMD.search(product.upper()) is not None
 
 
 def hardware_class(product: str | None, count: int = 1) -> HardwareClass:

@@ -25,7 +25,7 @@ def resolve_pin(
 
     An untried default is not pinned. The live workload replaces a status that was lost. Raises
     InvalidSpec when the spec names a version without an image, and neither the pinned nor the
-    default image holds it.
+    default image holds it, and when there is no image for the accelerator.
     """
     accelerator = service.spec.accelerator.type
     kept = recorded_pin(service, live_workload)
@@ -46,7 +46,17 @@ def resolve_pin(
             f" or set spec.engine.image to an image that holds vLLM {wanted}",
             "spec.engine.version",
         )
-    default = images.cpu if accelerator is AcceleratorType.CPU else images.gpu
+    default = {
+        AcceleratorType.NVIDIA: images.gpu,
+        AcceleratorType.AMD: images.amd,
+        AcceleratorType.CPU: images.cpu,
+    }[accelerator]
+    if not default:
+        raise InvalidSpec(
+            "is required, because the operator has no image for AMD GPUs: set it, or the chart "
+            "value server.amdImage",
+            "spec.engine.image",
+        )
     return EnginePin(default, images.engine_version, accelerator.value, untried=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from llmservice_operator import names
-from llmservice_operator.api.accelerator import DEFAULT_GPU_RESOURCE
 from llmservice_operator.api.fields import Fields
 from llmservice_operator.api.pods import Toleration
 from llmservice_operator.api.scheduling import TopologySpreadConstraint
@@ -54,11 +53,12 @@ def _tolerations(service: LLMService) -> tuple[Toleration, ...]:
     cores. A pod that requests the resource may run there. Slices of a GPU have resources of their
     own, but their nodes have the taint of whole GPUs.
     """
-    tolerations, resource = service.spec.template.tolerations, service.spec.accelerator.gpu_resource
+    tolerations, accelerator = service.spec.template.tolerations, service.spec.accelerator
     if not service.spec.gpus:
         return tolerations
-    is_slice = resource.startswith("nvidia.com/") and resource != DEFAULT_GPU_RESOURCE
-    taints = (resource, DEFAULT_GPU_RESOURCE) if is_slice else (resource,)
+    resource, whole = accelerator.gpu_resource, accelerator.whole_gpu_resource
+    is_slice = resource != whole and resource.partition("/")[0] == whole.partition("/")[0]
+    taints = (resource, whole) if is_slice else (resource,)
     return *tolerations, *(
         Toleration(key=taint, operator="Exists", effect="NoSchedule")
         for taint in taints

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from llmservice_operator import names
 from llmservice_operator.api import Manifest
+from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.spec import LLMService, LLMServiceSpec
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.environment import build_environment
@@ -59,7 +60,7 @@ def _build_pod_spec(
         # Service links would set a *_PORT variable for every Service of the namespace. For a
         # service named vllm, that variable overrides a setting of the engine.
         "enableServiceLinks": False,
-        "securityContext": _build_security_context(settings),
+        "securityContext": _build_security_context(service, settings),
         "terminationGracePeriodSeconds": termination.pre_stop_seconds
         + termination.drain_timeout_seconds
         + TERMINATION_MARGIN_SECONDS,
@@ -75,11 +76,18 @@ def _build_pod_spec(
     return pod_spec | build_placement(service, revision_label)
 
 
-def _build_security_context(settings: OperatorSettings) -> dict[str, Any]:
+def _build_security_context(service: LLMService, settings: OperatorSettings) -> dict[str, Any]:
+    defaults = settings.server_defaults
     own = {"runAsUser": USER_ID, "runAsGroup": USER_ID, "fsGroup": USER_ID}
+    is_amd = service.spec.accelerator.type is AcceleratorType.AMD
     return {
         "runAsNonRoot": True,
-        **(own if settings.server_defaults.user_ids == "Fixed" else {}),
+        **(own if defaults.user_ids == "Fixed" else {}),
+        # A node gives the device files of AMD GPUs to groups of its own. The device plugin mounts
+        # them as they are.
+        **(
+            {"supplementalGroups": [*defaults.amd_groups]} if is_amd and defaults.amd_groups else {}
+        ),
         # Without this, the kubelet would change the owner of every file of a model at each start.
         "fsGroupChangePolicy": "OnRootMismatch",
         "seccompProfile": {"type": "RuntimeDefault"},
