@@ -79,14 +79,20 @@ FLOWS = {
 }
 
 
+def begin(api: Api, operator: OperatorProcess, namespace: str, flow: Flow) -> None:
+    flow.before(api, namespace)
+    # On a busy machine, a second may pass between two writes of one pass.
+    eventually(lambda: is_observed(api, namespace))
+    until_settled(operator)
+
+
 def undisturbed(
     api: Api, proxy: FaultProxy, operator: OperatorProcess, namespace: str, flow: Flow
 ) -> tuple[State, int]:
     """Return the children after the flow, and the number of writes that it takes."""
     with operator:
         operator.until_leading()
-        flow.before(api, namespace)
-        until_settled(operator)
+        begin(api, operator, namespace, flow)
         before = len(proxy.writes())
         flow.during(api, namespace)
         eventually(lambda: is_observed(api, namespace), WITHIN_SECONDS)
@@ -116,8 +122,7 @@ def test_an_operator_killed_at_any_write_leaves_what_the_next_one_completes(
         namespace = namespaces()
         with start(namespace) as first:
             first.until_leading()
-            flow.before(api, namespace)
-            until_settled(first)
+            begin(api, first, namespace, flow)
             crash = Crash(
                 proxy, first, number, is_after, functools.partial(flow.also, api, namespace)
             )
