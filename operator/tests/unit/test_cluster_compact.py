@@ -2,7 +2,7 @@
 
 import copy
 import json
-import tracemalloc
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from operator_support.pods import (
 )
 from operator_support.services import NOW, a_deployment, a_service, as_live
 
-MIB = 2**20
+KIB = 2**10
 
 
 def children(number: int, text: str) -> list[dict[str, Any]]:
@@ -71,19 +71,25 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(compactor._wholes) == SHARED_WHOLES
 
 
-def test_a_thousand_services_take_at_most_forty_mebibytes() -> None:
+def bytes_of(value: Any, counted: set[int]) -> int:
+    """Return the memory of a value. What was counted before takes none."""
+    if id(value) in counted:
+        return 0
+    counted.add(id(value))
+    inside = (*value, *value.values()) if isinstance(value, dict) else value
+    parts = inside if isinstance(value, dict | list) else ()
+    return sys.getsizeof(value) + sum(bytes_of(each, counted) for each in parts)
+
+
+def test_the_objects_of_a_service_take_at_most_twelve_kibibytes() -> None:
     manifests = yaml.safe_load_all((GOLDEN / "autoscaled.yaml").read_text())
     text = json.dumps(list(map(as_live, manifests)))
-    cache = Cache()
-    tracemalloc.start()
-    try:
-        for number in range(100):
-            for live in children(number, text):
-                cache.observe(live)
-        used = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-    assert used * 10 < 40 * MIB
+    cache, counted, services = Cache(), set[int](), 100
+    for number in range(services):
+        for live in children(number, text):
+            cache.observe(live)
+    used = sum(bytes_of(each, counted) for kind in cache.kinds() for each in cache.of_kind(kind))
+    assert used < services * 12 * KIB
 
 
 def as_stored(pod: dict[str, Any]) -> dict[str, Any]:
@@ -123,3 +129,13 @@ def test_a_compact_pod_says_what_the_pod_says(pod: dict[str, Any]) -> None:
     assert kept["metadata"]["annotations"] == {names.DELETION_COST_ANNOTATION: "5"}
     assert kept["status"]["podIP"] == "10.1.0.1"
     assert len(json.dumps(kept)) < 2000 < len(json.dumps(stored))
+
+
+def test_equal_containers_of_pods_are_kept_once() -> None:
+    cache = Cache()
+    for number in range(2):
+        stored = as_stored(an_old_pod())
+        stored["metadata"].update(name=f"pod-{number}", uid=f"uid-{number}")
+        cache.observe(stored)
+    one, other = (each["spec"]["containers"] for each in cache.of_kind(PODS))
+    assert one is other

@@ -62,7 +62,9 @@ class Compactor:
         keeps.
         """
         if kind_of(manifest) is PODS:
-            return _pod(manifest)
+            pod = _pod(manifest)
+            # The containers of all services have equal probes and often equal resources.
+            return {**pod, "spec": self._share_fields(pod["spec"])} if "spec" in pod else pod
         found, metadata = dict(manifest), dict(manifest["metadata"])
         found["metadata"] = metadata
         if "spec" in manifest:
