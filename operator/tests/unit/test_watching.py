@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import kopf
 import pytest
+from kopf._core.reactor.inventory import ResourceMemory
 
 from llmservice_operator.cluster.watching import (
     DELETED,
@@ -159,11 +160,12 @@ async def test_a_list_arrives_in_pages_and_kopf_keeps_no_object(server: ApiServe
         await eventually_in_loop(lambda: sys.getrefcount(found.newest["a"]["spec"]) == 2, 5)
 
 
-async def test_kopf_drops_the_worker_of_an_object_soon_after_its_event(server: ApiServer) -> None:
+async def test_kopf_drops_what_it_has_of_an_object_soon_after_its_event(server: ApiServer) -> None:
     server.lists = [[pod(f"pod-{number}", 5) for number in range(50)]]
     async with server.serving(), watching() as found:
         await eventually_in_loop(lambda: len(found.events) == 50, 20)
         await eventually_in_loop(lambda: not _workers(), 3)
+        assert not [each for each in gc.get_objects() if isinstance(each, ResourceMemory)]
 
 
 def _workers() -> list[Any]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.cluster.client import UNCOMPRESSED, load_configuration
@@ -117,6 +118,7 @@ class _KopfThread(threading.Thread):
             namespaces=self._namespaces,
             standalone=True,
             stop_flag=self._stop,
+            memories=NoMemories(),
         )
 
 
@@ -212,6 +214,13 @@ class NoDiffs(kopf.DiffBaseStorage):
 
     def store(self, **_: Any) -> None:
         """Store nothing: the operator leaves no annotations."""
+
+
+class NoMemories(ResourceMemories):
+    """Spares Kopf a record of every object as long as it exists. An event handler needs none."""
+
+    async def recall(self, raw_body: kopf.RawBody, **options: Any) -> ResourceMemory:
+        return await super().recall(raw_body, **{**options, "ephemeral": True})
 
 
 class EndlessBackoffs:
