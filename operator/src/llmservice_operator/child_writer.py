@@ -8,6 +8,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from llmservice_operator.api import Manifest
 from llmservice_operator.api.reasons import Reason
@@ -54,9 +55,9 @@ logger = logging.getLogger(__name__)
 BUDGET_SECONDS = 20.0
 """Time in seconds for all children of one pass. A write may take 15 s, and the status must still be
 written within the 60 s of a pass."""
-WANTED_SECONDS = 1.0
+WANTED_SECONDS = 5.0
 """Time in seconds for which the answer counts that a service still exists. The children of one pass
-need one answer, unless a write is slow."""
+need one answer, even on a busy API server."""
 _AUTOSCALING = frozenset({AUTOSCALERS, SCALED_OBJECTS})
 """Kinds of which two objects at once would compete for the number of replicas."""
 
@@ -102,10 +103,12 @@ class ChildWriter:
         service: LLMService,
         built: Mapping[Child, Manifest | OperatorError],
         replicas: ReplicaCount,
+        workload: Manifest | None,
     ) -> Outcome:
         """Delete the children that are not in `built`, and apply those that are.
 
-        A child with an error in place of its manifest stays unchanged. Raises ServiceGone.
+        A child with an error in place of its manifest stays unchanged. `workload` is the live
+        workload as this pass has read it. Raises ServiceGone.
         """
         key = service.namespace, service.name
         slow, outcome = self._slow.get(key, ()), Outcome(self._now() + BUDGET_SECONDS)
@@ -122,7 +125,9 @@ class ChildWriter:
             elif child.kind in _AUTOSCALING and unremoved & _AUTOSCALING:
                 continue  # the refusal of the deletion says why
             else:
-                step = functools.partial(self._write, service, child, manifest, replicas, outcome)
+                step = functools.partial(
+                    self._write, service, child, manifest, replicas, workload, outcome
+                )
                 await outcome.attempt(child.kind, what, step, self._now())
         if unremoved & set(slow):
             await self._prune(service, built, outcome)
@@ -141,37 +146,46 @@ class ChildWriter:
         child: Child,
         manifest: Manifest,
         replicas: ReplicaCount,
+        workload: Manifest | None,
         outcome: Outcome,
     ) -> bool:
+        where = child.kind, service.namespace, manifest["metadata"]["name"]
+        live = self._cache.get(*where)
+        if live is None and child is workload_child(service):
+            live = workload
         try:
-            return await self._write_once(service, child, manifest, replicas, outcome)
+            return await self._write_once(service, child, manifest, live, replicas, outcome)
         except Conflict:
-            if replicas.is_kept_now:
+            if live is None:
+                # An object without our labels, which is not watched, may have the name.
+                again = await self._read(*where)
+            elif replicas.is_kept_now:
                 raise  # the number of replicas was read before the change
-            where = child.kind, service.namespace, manifest["metadata"]["name"]
-            before = self._cache.get(*where)
-            await refresh(self._cluster, self._cache, *where)
-            if self._cache.get(*where) is before:
+            else:
+                await refresh(self._cluster, self._cache, *where)
+                again = self._cache.get(*where)
+            if again is live:
                 raise  # the same write would get the same answer
-            return await self._write_once(service, child, manifest, replicas, outcome)
+            return await self._write_once(service, child, manifest, again, replicas, outcome)
 
     async def _write_once(
         self,
         service: LLMService,
         child: Child,
         manifest: Manifest,
+        live: Manifest | None,
         replicas: ReplicaCount,
         outcome: Outcome,
     ) -> bool:
         kind, name = child.kind, manifest["metadata"]["name"]
-        live = await self.live(kind, service.namespace, name)
         wrote = False
         if child is workload_child(service):
             if live is None:
-                manifest["spec"]["replicas"] = first_replicas(service)
+                manifest = _with(manifest, "spec", replicas=first_replicas(service))
             elif replicas.is_kept_now:
                 # Send a number that was just read only if it has not changed since.
-                manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
+                version = live["metadata"]["resourceVersion"]
+                manifest = _with(manifest, "metadata", resourceVersion=version)
             elif not is_handed_over(service, live):
                 # The workload keeps its number of replicas when another client sets it from now on.
                 wrote = await self._scaler.hand_over(service, live)
@@ -189,13 +203,13 @@ class ChildWriter:
         self._check_uncontested(known_as, manifest, outcome, said)
         await self._check_still_wanted(service)
         try:
-            stored = await self._cluster.apply(manifest)
+            stored = await self._cluster.create(manifest)
         except ClusterError as error:
             self._guard.was_refused(known_as, self._now())
             substitute = child.substitute(manifest, error.message)
             if substitute is None:
                 raise
-            stored = await self._cluster.apply(substitute)
+            stored = await self._cluster.create(substitute)
             manifest = substitute
         self._cache.observe(stored)
         left = list(find_differences(stored, manifest))
@@ -355,6 +369,11 @@ class ChildWriter:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _with(manifest: Manifest, part: str, **fields: Any) -> Manifest:
+    """Return the manifest with these fields in one of its parts."""
+    return {**manifest, part: {**manifest[part], **fields}}
 
 
 def _name(service: LLMService, kind: Kind, name: str) -> Name:

@@ -177,7 +177,7 @@ class Reconciler:
         except InvalidSpec as error:
             outcome.refuse("the spec", error)
         else:
-            outcome = await self._children.write(service, built.children, built.replicas)
+            outcome = await self._children.write(service, built.children, built.replicas, live)
             if built.unbuilt is not None:
                 outcome.refuse(f"the pods of {service.name}", built.unbuilt)
             try:

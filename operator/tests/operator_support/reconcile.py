@@ -70,6 +70,12 @@ class RacingCluster:
             if found is kind:
                 yield manifest
 
+    async def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        if (kind_of(manifest), manifest["metadata"]["name"]) in self.objects:
+            self.writes.append(manifest["kind"])
+            raise Conflict("there is an object of this name", 409)
+        return await self.apply(manifest)
+
     async def apply(
         self, manifest: dict[str, Any], uid: str | None = None, manager: str = names.FIELD_MANAGER
     ) -> dict[str, Any]:

@@ -367,3 +367,40 @@ async def test_the_answer_about_a_service_does_not_hold_for_its_successor() -> N
     assert world.cluster.read_kinds.count(LLMSERVICES) == 1
     owners = world.cluster.objects[DEPLOYMENTS, KEY[1]]["metadata"]["ownerReferences"]
     assert [each["uid"] for each in owners] == ["successor"]
+
+
+async def test_a_new_service_costs_one_read_of_its_workload_and_one_of_itself() -> None:
+    world = OneService()
+    await world.settle()
+    assert world.cluster.read_kinds == [DEPLOYMENTS, LLMSERVICES]
+
+
+@pytest.mark.parametrize("kind", EVERY_SERVICE_HAS, ids=lambda kind: kind.kind)
+async def test_an_unwatched_object_of_somebody_else_is_left_as_it_is(kind: Kind) -> None:
+    world = OneService()
+    metadata = {"name": KEY[1], "namespace": KEY[0]}
+    foreign = world.cluster.put(
+        {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, "spec": {}}
+    )
+    await world.settle()
+    assert world.cluster.objects[kind, KEY[1]] is foreign
+    assert all(map(world.has, EVERY_SERVICE_HAS))
+    assert f"{kind.kind} llama belongs to somebody else" in world.condition("Ready")["message"]
+
+
+async def test_a_workload_that_appears_after_the_read_is_not_overwritten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = OneService()
+    create, foreign = world.cluster.create, list[Any]()
+
+    async def after_somebody_else(manifest: dict[str, Any]) -> dict[str, Any]:
+        if kind_of(manifest) is DEPLOYMENTS and not foreign:
+            metadata = {"name": KEY[1], "namespace": KEY[0]}
+            foreign.append(world.cluster.put({**manifest, "metadata": metadata, "spec": {}}))
+        return await create(manifest)
+
+    monkeypatch.setattr(world.cluster, "create", after_somebody_else)
+    await world.settle()
+    assert [world.cluster.objects[DEPLOYMENTS, KEY[1]]] == foreign
+    assert "Deployment llama belongs to somebody else" in world.condition("Ready")["message"]

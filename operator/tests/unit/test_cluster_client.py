@@ -114,6 +114,12 @@ async def test_the_uid_makes_an_apply_fail_on_any_other_object(
     assert "uid" not in DEPLOYMENT["metadata"]
 
 
+async def test_creates_with_a_version_that_no_object_has(cluster: Cluster, server: Server) -> None:
+    await cluster.create(DEPLOYMENT)
+    assert server.requests[0][3]["metadata"]["resourceVersion"] == "1"
+    assert "resourceVersion" not in DEPLOYMENT["metadata"]
+
+
 async def test_deletes_only_what_it_saw(cluster: Cluster, server: Server) -> None:
     metadata = {"name": "llama", "namespace": "team", "uid": "42", "resourceVersion": "7"}
     await cluster.delete({**DEPLOYMENT, "metadata": metadata})

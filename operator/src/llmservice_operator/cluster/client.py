@@ -38,6 +38,8 @@ LONGEST_RETRY_AFTER_SECONDS = 300.0
 UNCOMPRESSED = "identity"
 """Value of Accept-Encoding. Compressed lists cost the API server and the operator CPU time, and the
 threads that decompress them cost memory. The traffic stays inside the cluster."""
+NO_VERSION = "1"
+"""Version that no object has, because the first write to an empty etcd makes the second one."""
 LIST_CHUNK = 200
 """Objects per page of a LIST. It limits the memory that one answer takes."""
 
@@ -165,6 +167,15 @@ class Cluster:
         if not isinstance(items, list):
             raise _foreign_answer("GET", kind.path(namespace))
         return [each for each in items if isinstance(each, dict)]
+
+    async def create(self, manifest: Manifest) -> Manifest:
+        """Create an object, as `apply` does.
+
+        Raises Conflict if there is an object of this name, whatever it contains. So no read must
+        precede the write.
+        """
+        metadata = {**manifest["metadata"], "resourceVersion": NO_VERSION}
+        return await self.apply({**manifest, "metadata": metadata})
 
     async def apply(
         self, manifest: Manifest, uid: str | None = None, manager: str = names.FIELD_MANAGER
