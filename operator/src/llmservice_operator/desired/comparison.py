@@ -36,6 +36,9 @@ CACHED_KEYS: Final = 512
 LONGEST_CACHED_KEY: Final = 200
 """Greatest length of a cached key in characters."""
 
+_PLAIN: Final = frozenset({str, int, bool})
+"""Types whose equal values are equal to the API server, too, whatever the field."""
+
 ABSENT: Final = None
 """Value of a missing field. The API server stores no null in a field that we send."""
 
@@ -116,13 +119,13 @@ def _differences(
     keys: tuple[str, ...], owned: Any, sent: Any, live: Any, *, in_quantities: bool
 ) -> Iterator[Difference]:
     """Compare one node; `owned` is its part of fieldsV1, empty where ownership goes no deeper."""
-    children = owned if isinstance(owned, Mapping) else {"?": {}}
+    children = owned if isinstance(owned, dict) else {"?": {}}
     children = {key: deeper for key, deeper in children.items() if key != "."}
     kinds = {key[:2] for key in children}
     if not children:
         if not _equal(sent, live, in_quantities=in_quantities):
             yield Difference(keys, sent, live)
-    elif kinds == {"f:"} and isinstance(sent, Mapping) and isinstance(live, Mapping):
+    elif kinds == {"f:"} and isinstance(sent, dict) and isinstance(live, dict):
         yield from _field_differences(keys, children, sent, live, in_quantities=in_quantities)
     elif kinds == {"k:"} and isinstance(sent, list) and isinstance(live, list):
         yield from _item_differences(keys, children, sent, live, in_quantities=in_quantities)
@@ -143,11 +146,14 @@ def _field_differences(
     for field, value in sent.items():
         key = f"f:{field}"
         if key in owned and field in live:
+            found = live[field]
+            if type(value) is type(found) in _PLAIN and value == found and owned[key] == {}:
+                continue  # the end of most fields, without the cost of the other cases
             yield from _differences(
                 (*keys, key),
                 owned[key],
                 value,
-                live[field],
+                found,
                 in_quantities=in_quantities or field in _HOLDS_QUANTITIES,
             )
         else:
@@ -242,7 +248,7 @@ _parsed_once = functools.lru_cache(CACHED_KEYS)(_parsed_anew)
 def _equal(sent: Any, live: Any, *, in_quantities: bool) -> bool:
     if isinstance(sent, bool) or isinstance(live, bool):
         return sent is live  # True == 1 in Python, not in the API
-    if isinstance(sent, Mapping) and isinstance(live, Mapping):
+    if isinstance(sent, dict) and isinstance(live, dict):
         return sent.keys() == live.keys() and all(
             _equal(value, live[field], in_quantities=in_quantities or field in _HOLDS_QUANTITIES)
             for field, value in sent.items()
