@@ -151,6 +151,10 @@ long-stock: long-models
 long-models: setup
 	@$(RUN) localkube models > /dev/null
 
+.PHONY: test-clients
+test-clients: long-models  ## Compare whole replies to real clients with those of stock vLLM; writes docs/clients.md (CLIENT=openai_node runs one)
+	@PYTHONPATH=server_image:server_image/tests:testing $(RUN) python -m clients $(CLIENT)
+
 # Each part takes at most 45 minutes.
 faults-watches: ALSO := operator/tests/unit/test_faulty_events.py
 FAULT_PARTS := crash kills outage watches storm drift leader hostile rollouts

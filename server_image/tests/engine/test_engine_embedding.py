@@ -1,8 +1,6 @@
 """A model that embeds instead of generating. Its own files say so, without a flag."""
 
-import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from server_support.engine import (
     flags_for,
     running_server,
 )
+from server_support.models import write_embedding_model
 from server_support.preloaded import Preloaded
 
 HIDDEN_SIZE = 64
@@ -25,18 +24,10 @@ HIDDEN_SIZE = 64
 def server(
     preloaded: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelServer]:
-    """Server of the tiny Llama with the files that set the pooling of Sentence Transformers."""
+    """Server of the tiny Llama as a model that embeds."""
     folder = tmp_path_factory.mktemp("embedding")
     model = folder / "model"
-    shutil.copytree(tiny_model, model)
-    modules = [
-        {"path": "", "type": "sentence_transformers.models.Transformer"},
-        {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-        {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
-    ]
-    (model / "modules.json").write_text(json.dumps(modules))
-    (model / "1_Pooling").mkdir()
-    (model / "1_Pooling" / "config.json").write_text('{"pooling_mode_lasttoken": true}')
+    write_embedding_model(tiny_model, model)
     with running_server(preloaded, folder / "server", *flags_for(model)) as started:
         started.wait_until_ready()
         assert started.metric('llm_load_seconds{phase="smoke_testing"}') > 0

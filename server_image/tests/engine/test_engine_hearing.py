@@ -1,10 +1,6 @@
 """A model that transcribes speech, with recordings of several forms."""
 
-import io
-import math
-import struct
 import subprocess
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +8,8 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from server_support.engine import SERVED_NAME, ModelServer, running_server
+from server_support.models import MAKER_OF_WHISPER, a_tone
 from server_support.preloaded import Preloaded
-
-MAKER = Path(__file__).parents[1] / "make_tiny_whisper.py"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +18,7 @@ def server(
 ) -> Iterator[ModelServer]:
     folder = tmp_path_factory.mktemp("hearing")
     model, log = folder / "model", folder / "maker.log"
-    maker = preloaded.start([str(MAKER), str(tiny_model), str(model)], {}, folder, log)
+    maker = preloaded.start([str(MAKER_OF_WHISPER), str(tiny_model), str(model)], {}, folder, log)
     assert maker.wait(60) == 0, log.read_text()
     flags = (
         f"--model={model}",
@@ -34,18 +29,6 @@ def server(
     with running_server(preloaded, folder / "server", *flags) as started:
         started.wait_until_ready()
         yield started
-
-
-def a_tone(rate: int) -> bytes:
-    """Return one second of a tone as a WAV file."""
-    samples = (int(9000 * math.sin(2 * math.pi * 440 * moment / rate)) for moment in range(rate))
-    file = io.BytesIO()
-    with wave.open(file, "wb") as written:
-        written.setnchannels(1)
-        written.setsampwidth(2)
-        written.setframerate(rate)
-        written.writeframes(b"".join(struct.pack("<h", sample) for sample in samples))
-    return file.getvalue()
 
 
 TO_WEBM = """

@@ -1,0 +1,41 @@
+"""The clients that are tried, each with the package that it is and the lock that pins it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients.environments import NODE_LOCK, PYTHON_LOCK
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client: a script that uses one package."""
+
+    name: str
+    package: str
+    lock: Path
+    script: Path
+    kinds: tuple[str, ...]
+    """Kinds of model that its cases need, in the order in which they run."""
+
+
+def _python(name: str, package: str, script: str, *kinds: str) -> Client:
+    return Client(name, package, PYTHON_LOCK, FOLDER / "python" / script, kinds)
+
+
+def _node(name: str, package: str, script: str, *kinds: str) -> Client:
+    return Client(name, package, NODE_LOCK, FOLDER / "node" / script, kinds)
+
+
+CLIENTS = (
+    _python("OpenAI for Python", "openai", "openai_python.py", "hearing", "vectors", "text"),
+    _python("Anthropic for Python", "anthropic", "anthropic_python.py", "text"),
+    _python("Cohere for Python", "cohere", "cohere_python.py", "vectors"),
+    _python("LiteLLM", "litellm", "litellm_python.py", "hearing", "vectors", "text"),
+    _python("LangChain", "langchain-core", "langchain_python.py", "vectors", "text"),
+    _node("OpenAI for Node", "openai", "openai_node.mjs", "hearing", "vectors", "text"),
+    _node("Anthropic for Node", "@anthropic-ai/sdk", "anthropic_node.mjs", "text"),
+    _node("AI SDK of Vercel", "ai", "ai_sdk.mjs", "vectors", "text"),
+    _node("Chromium, a page with a key", "@sparticuz/chromium", "browser_node.mjs", "text"),
+)

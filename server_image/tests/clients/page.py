@@ -1,0 +1,46 @@
+"""docs/clients.md: which client has which feature here, compared with stock vLLM."""
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).parents[3] / "docs" / "clients.md"
+HEAD = """\
+<!-- Written by `make test-clients`; do not edit. -->
+
+# Clients
+
+Each row is a feature of a real client, tried with the locked version on this server and on stock
+vLLM, with the same model, flags and key. "equal" means that the client returns the same whole
+reply, apart from ids and times. "better" and "differs" give the reason of a difference.
+
+| client | version | feature | compared with stock vLLM |
+|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    client: str
+    version: str
+    feature: str
+    verdict: str
+
+
+def text(rows: Iterable[Row]) -> str:
+    """Return the page."""
+    return HEAD + "".join(f"| {' | '.join(astuple(row))} |\n" for row in rows)
+
+
+def rows_of(page: str) -> list[Row]:
+    """Return the rows of a page that `text` made."""
+    lines = page.removeprefix(HEAD).splitlines()
+    return [Row(*line.strip("| ").split(" | ")) for line in lines]
+
+
+def replaced(old: Iterable[Row], new: Iterable[Row], order: Iterable[str]) -> list[Row]:
+    """Return the new rows, and the old ones of the clients that did not run, by client."""
+    fresh = list(new)
+    ran = {row.client for row in fresh}
+    rows = [*(row for row in old if row.client not in ran), *fresh]
+    return [row for client in order for row in rows if row.client == client]

@@ -1,0 +1,112 @@
+"""The comparison of real clients: what counts as a difference, and that its table is not stale."""
+
+from typing import Any
+
+import pytest
+
+from clients import environments, page
+from clients.catalogue import CLIENTS
+from clients.comparison import comparable, differences
+from clients.known import Known, verdict
+
+REPLY = {
+    "id": "chatcmpl-0123456789abcdef",
+    "created": 5,
+    "choices": [{"text": "a", "logprob": 0.5}],
+}
+
+
+def found(ours: Any, theirs: Any) -> list[str]:
+    return differences(comparable(ours), comparable(theirs))
+
+
+def test_replies_that_differ_in_the_random_part_of_an_id_and_in_time_are_equal() -> None:
+    assert found(REPLY, {**REPLY, "id": "chatcmpl-fedcba9876543210", "created": 6}) == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "difference"),
+    [
+        ({**REPLY, "id": "cmpl-0123456789abcdef"}, "id: 'chatcmpl-*' instead of 'cmpl-*'"),
+        ({**REPLY, "created": None}, "created: '(time)' instead of None"),
+        ({**REPLY, "usage": None}, "usage: '(absent)' instead of None"),
+        (
+            {**REPLY, "choices": [{"text": "b", "logprob": 0.5}]},
+            "choices[0].text: 'a' instead of 'b'",
+        ),
+        (
+            {**REPLY, "choices": [{"text": "a", "logprob": 0.6}]},
+            "choices[0].logprob: 0.5 instead of 0.6",
+        ),
+        (
+            {**REPLY, "choices": []},
+            "choices: [{'text': 'a', 'logprob': 0.5}] instead of []",
+        ),
+    ],
+)
+def test_every_other_difference_is_found_at_its_path(theirs: Any, difference: str) -> None:
+    assert found(REPLY, theirs) == [difference]
+
+
+def test_a_number_is_not_a_truth_value_and_a_vector_may_be_rounded_otherwise() -> None:
+    assert found({"a": 1}, {"a": True}) != []
+    assert found({"a": [0.100001, 1]}, {"a": [0.1, 1]}) == []
+
+
+def part(text: str, reason: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason}
+    return {"object": "chunk", "choices": [choice]}
+
+
+def test_streams_with_the_same_text_are_equal_wherever_they_are_cut() -> None:
+    whole = {"stream": [part("Paris is", "stop")]}
+    in_parts = {"stream": [part("Paris"), part(" is", "stop")]}
+    other = {"stream": [part("Paris"), part(" was", "stop")]}
+
+    assert found({"stream": [part("Par"), part("is"), part(" is", "stop")]}, in_parts) == []
+    assert [each.split(": ")[0] for each in found(other, in_parts)] == [
+        "chunk.choices.0.delta.content"
+    ]
+    # A stream that never says why it ends differs, too.
+    assert found(whole, {"stream": [part("Paris is")]}) != []
+
+
+def test_streams_whose_events_come_in_another_order_differ() -> None:
+    first, second = {"type": "start"}, {"type": "stop"}
+
+    assert found({"stream": [first, second]}, {"stream": [second, first]}) != []
+
+
+def test_a_known_difference_explains_only_its_own_path() -> None:
+    known = [Known("^OpenAI.*: refusal", r"^error\.message", "better", "it says more.")]
+
+    assert verdict("OpenAI: chat", [], known) == ("equal", True)
+    assert verdict("OpenAI: refusal", ["error.message: 1"], known) == (
+        "better: it says more.",
+        True,
+    )
+    for case, paths in (
+        ("OpenAI: refusal", ["error.message: 1", "error.code: 2"]),
+        ("OpenAI: chat", ["error.message: 1"]),
+    ):
+        assert not verdict(case, paths, known)[1]
+
+
+def test_a_run_of_one_client_keeps_the_rows_of_the_others() -> None:
+    old = [page.Row("A", "1", "chat", "equal"), page.Row("B", "1", "chat", "equal")]
+    new = [page.Row("A", "2", "tools", "better: it says more.")]
+
+    rows = page.replaced(page.rows_of(page.text(old)), new, ["B", "A"])
+
+    assert rows == [old[1], new[0]]
+
+
+def test_the_table_of_clients_has_every_client_in_its_locked_version() -> None:
+    """Run `make test-clients` after a change of a lock."""
+    rows = page.rows_of(page.PAGE.read_text())
+    assert {(row.client, row.version) for row in rows} == {
+        (client.name, environments.version_of(client.package, client.lock)) for client in CLIENTS
+    }
+    assert [
+        row for row in rows if not row.verdict.startswith(("equal", "better: ", "differs: "))
+    ] == []
