@@ -88,9 +88,9 @@ CACHE_LOST = Failure(
 
 def invalid_argument(said: str) -> Failure:
     """Return the failure of a start with arguments that vLLM's parser or this server refuses."""
-    return Failure(
-        Reason.INVALID_ENGINE_ARGUMENT, f"The engine refused its arguments: {said.rstrip('.')}."
-    )
+    # The parser names a type by its representation, with an address that differs in each start.
+    said = re.sub(r"<function (\w+) at 0x\w+>", r"\1", said).rstrip(".")
+    return Failure(Reason.INVALID_ENGINE_ARGUMENT, f"The engine refused its arguments: {said}.")
 
 
 def no_configuration(folder: str) -> Failure:

@@ -10,6 +10,7 @@ from llmservice_server.failures import (
     Reason,
     classify,
     facts_of,
+    invalid_argument,
     read_facts,
     too_slow,
     write_termination_message,
@@ -99,6 +100,18 @@ def test_knows_the_ways_to_fail_and_what_was_found(
     assert failure.reason == reason
     assert finding in failure.message
     assert facts[-1].text in failure.message
+
+
+def test_a_refused_argument_is_told_in_the_same_words_at_each_start() -> None:
+    said = (
+        "argument --kv-cache-memory-bytes: "
+        "Value lots cannot be converted to <function human_readable_int at 0x7fd7367ecfe0>."
+    )
+
+    assert invalid_argument(said).message == (
+        "The engine refused its arguments: argument --kv-cache-memory-bytes: "
+        "Value lots cannot be converted to human_readable_int."
+    )
 
 
 @pytest.mark.causes("GPUOutOfMemory")
