@@ -3,10 +3,10 @@
 It runs inside the engine environment, never in the workspace's, and uses the first vLLM on the
 module path.
 
-`flags` prints every long flag with its kind and choices as JSON. `ask` reads lines of JSON from
-standard input and answers each with a line of JSON. A line contains a question and lists of
-arguments; the answer contains an entry for each list:
+It reads lines of JSON from standard input and answers each with a line of JSON. A line contains a
+question and lists of arguments; the answer contains an entry for each list:
 
+flags      flag -> kind and choices, for every long flag, whatever the arguments
 parse      the parser's error message; null if the parser accepts the arguments
 read       name -> value, for the values that differ from the default; an object is its repr
 configure  the error when vLLM creates an engine's whole configuration; null without an error
@@ -125,12 +125,14 @@ def main() -> None:
     # Importing vLLM sometimes writes to standard output, which must contain only the answers.
     with contextlib.redirect_stdout(sys.stderr):
         parser = make_parser()
-        if sys.argv[1] == "flags":
-            print(json.dumps(flags(parser)), file=answers)
-            return
         for line in sys.stdin:
             question, lists = json.loads(line)
-            answer = {"parse": complaint, "read": values, "configure": obstacle}[question]
+            answer = {
+                "flags": lambda parser, _: flags(parser),
+                "parse": complaint,
+                "read": values,
+                "configure": obstacle,
+            }[question]
             found = json.dumps([answer(parser, each) for each in lists], default=repr)
             print(found, file=answers, flush=True)
 

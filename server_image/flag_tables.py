@@ -45,21 +45,21 @@ def python_with(version: str) -> Iterator[Path]:
 
 def read_flags(python: Path) -> dict[str, dict[str, Any]]:
     """Return the flags of the vLLM that an interpreter imports."""
-    return ask(python, "engine_parser.py", "flags")
+    (flags,) = ask(python, "engine_parser.py", json.dumps(["flags", [[]]]))
+    return dict(flags)
 
 
 def read_interface(python: Path) -> dict[str, Any]:
     """Return the symbols in compat.py and the routes of the vLLM that an interpreter imports."""
-    return ask(python, "engine_interface.py")
+    return dict(ask(python, "engine_interface.py"))
 
 
-def ask(python: Path, script: str, *question: str) -> dict[str, Any]:
-    """Run a script of this folder, and return the JSON that it prints."""
+def ask(python: Path, script: str, question: str = "") -> Any:
+    """Run a script of this folder, and return the JSON with which it answers the question."""
     asked = subprocess.run(
-        [python, HERE / script, *question], check=True, stdout=subprocess.PIPE, text=True
+        [python, HERE / script], input=question, check=True, stdout=subprocess.PIPE, text=True
     )
-    answer: dict[str, Any] = json.loads(asked.stdout)
-    return answer
+    return json.loads(asked.stdout)
 
 
 def render_table(flags: dict[str, dict[str, Any]]) -> str:

@@ -20,7 +20,7 @@ def asking_engine(python: Path) -> Iterator[Ask]:
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     cache = {"VLLM_CACHE_ROOT": str(python.parents[1] / "cache")}
     with subprocess.Popen(
-        [python, Path(flag_tables.__file__).with_name("engine_parser.py"), "ask"],
+        [python, Path(flag_tables.__file__).with_name("engine_parser.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

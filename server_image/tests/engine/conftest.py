@@ -1,6 +1,5 @@
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,16 @@ def engine_python() -> Path:
 
 
 @pytest.fixture(scope="session")
-def installed_vllm(engine_python: Path) -> dict[str, Any]:
+def installed_vllm(
+    preloaded: Preloaded, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """Facts about the vLLM under test: version, symbols and routes."""
     script = Path(__file__).parents[1] / "installed_vllm.py"
-    asked = subprocess.run([engine_python, script], check=True, stdout=subprocess.PIPE, text=True)
-    answer: dict[str, Any] = json.loads(asked.stdout)
+    folder = tmp_path_factory.mktemp("installed")
+    found, log = folder / "found.json", folder / "log"
+    asked = preloaded.start([str(script), str(found)], {}, folder, log)
+    assert asked.wait(60) == 0, log.read_text()
+    answer: dict[str, Any] = json.loads(found.read_text())
     return answer
 
 

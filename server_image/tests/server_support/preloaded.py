@@ -137,7 +137,7 @@ def _become_server(flags: list[str], environment: dict[str, str], folder: str, l
     tempfile.tempdir = None
     _read_hub_settings_again()
     if flags and flags[0].endswith(".py"):
-        sys.argv = flags
+        sys.argv, sys.path[0] = flags, str(Path(flags[0]).parent)
         runpy.run_path(flags[0], run_name="__main__")
         os._exit(0)
     sys.argv = ["llmservice-server", *flags]

@@ -83,6 +83,16 @@ def test_every_version_that_the_operator_knows_is_recorded_and_has_an_environmen
     assert len(VERSIONS) >= 4
 
 
+@pytest.mark.parametrize(("version", "told"), [("0.32.0+cpu", True), ("0.32.0", False)])
+def test_a_build_for_cpus_is_known_without_an_import_of_seconds(
+    monkeypatch: pytest.MonkeyPatch, version: str, told: bool
+) -> None:
+    monkeypatch.delenv("VLLM_TARGET_DEVICE", raising=False)
+    monkeypatch.setattr("importlib.metadata.version", {"vllm": version}.__getitem__)
+    # There is no vLLM here that it could import.
+    assert compat.is_cpu_build() is told
+
+
 def test_every_other_version_locks_the_code_of_its_own_name() -> None:
     for version, path in OTHERS.items():
         assert f"\nvllm=={version} \\\n    --hash=sha256:" in path.read_text()
