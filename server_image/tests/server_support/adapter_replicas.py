@@ -20,6 +20,9 @@ TOKENS = 4
 PROMPTS = ("The sea is", "Once upon a time", "In the morning", "My favourite dish is")
 LATER_SECONDS = 0.5
 """Time by which the second replica sees a list later than the first one."""
+PAUSE_SECONDS = 0.05
+"""Time between two requests of a client. Without it, the clients take the CPU from a replica that
+starts."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Replicas:
 
     def client(self, seed: int) -> None:
         chance = random.Random(seed)
-        while not self.stopping.is_set():
+        while not self.stopping.wait(PAUSE_SECONDS):
             self.ask(chance)
 
     def wait_for_answers(self, count: int) -> None:
