@@ -12,6 +12,9 @@ import engine_env
 from engine_asking import Ask, asking_engine
 from engine_stand_ins import StandIns
 from localkube.hub.models import TINY_LLAMA, build_models
+from localkube.hub.speculation import suffix_packages
+from server_support.engine import common_environment
+from server_support.preloaded import Preloaded, preloaded_interpreter
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,12 @@ def stand_ins(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Sta
 def ask(engine_python: Path) -> Iterator[Ask]:
     with asking_engine(engine_python) as asked:
         yield asked
+
+
+@pytest.fixture(scope="session")
+def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
+    """Interpreter that forks model servers and scripts, with the packages of suffix decoding."""
+    environment = common_environment(engine_python, tmp_path_factory.mktemp("preloaded"))
+    environment["PYTHONPATH"] += f":{suffix_packages()}"
+    with preloaded_interpreter(engine_python, environment) as interpreter:
+        yield interpreter

@@ -1,8 +1,9 @@
 """Reports how much memory vLLM gives a model, without allocating it.
 
 It runs inside the engine environment, never in the workspace's. It reads a list of folders with a
-config.json, each with engine arguments, as JSON from standard input, builds every model on torch's
-meta device, and prints a list as JSON, for each model:
+config.json, each with engine arguments, as JSON from the file that its first argument names. It
+builds every model on torch's meta device. It writes a list as JSON into the file that its second
+argument names, with an entry for each model:
 
 weights     bytes of the parameters
 stored      parameters that transformers would write, by the safetensors name of their format; null
@@ -13,7 +14,6 @@ in_flight   tokens that vLLM may have scheduled and not settled
 block       tokens of a block of the KV cache
 """
 
-import contextlib
 import json
 import sys
 import tempfile
@@ -92,13 +92,12 @@ def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every model of standard input."""
-    answers = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):
-        rendezvous = Path(tempfile.mkdtemp()) / "rendezvous"
-        init_distributed_environment(1, 0, f"file://{rendezvous}", 0, "gloo")
-        found = [measure(folder, arguments) for folder, arguments in json.load(sys.stdin)]
-    print(json.dumps(found), file=answers)
+    """Measure every model."""
+    asked, found = map(Path, sys.argv[1:])
+    rendezvous = Path(tempfile.mkdtemp()) / "rendezvous"
+    init_distributed_environment(1, 0, f"file://{rendezvous}", 0, "gloo")
+    questions = json.loads(asked.read_text())
+    found.write_text(json.dumps([measure(folder, arguments) for folder, arguments in questions]))
 
 
 if __name__ == "__main__":

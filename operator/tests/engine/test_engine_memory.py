@@ -1,8 +1,6 @@
 """The plan's figures are those of the pinned vLLM, which builds each model without its weights."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +11,7 @@ from llmservice_operator.fit.kv_cache import request_bytes
 from llmservice_operator.fit.weights import weight_bytes
 from operator_support.services import a_service
 from operator_support.shapes import CONFIGS
+from server_support.preloaded import Preloaded
 
 pytest_plugins = ("engine_fixtures",)
 
@@ -22,24 +21,20 @@ UNQUANTIZED: Final = [name for name, it in CONFIGS.items() if "quantization_conf
 
 @pytest.fixture(scope="module")
 def measured(
-    engine_python: Path, tmp_path_factory: pytest.TempPathFactory
+    preloaded: Preloaded, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Any]]:
     questions = []
     for name, config in CONFIGS.items():
         folder = tmp_path_factory.mktemp(name)
         folder.joinpath("config.json").write_text(json.dumps(config))
         questions.append([str(folder), {}])
-    quiet = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    finished = subprocess.run(
-        [engine_python, SCRIPT],
-        input=json.dumps(questions),
-        env={**os.environ, **quiet},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=600,
-    )
-    return dict(zip(CONFIGS, json.loads(finished.stdout), strict=True))
+    folder = tmp_path_factory.mktemp("memory")
+    asked, found, log = folder / "questions.json", folder / "answers.json", folder / "log"
+    asked.write_text(json.dumps(questions))
+    quiet = {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    measuring = preloaded.start([str(SCRIPT), str(asked), str(found)], quiet, folder, log)
+    assert measuring.wait(600) == 0, log.read_text()
+    return dict(zip(CONFIGS, json.loads(found.read_text()), strict=True))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -14,10 +14,10 @@ import pytest
 
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.workload import resolve_pin
-from localkube.hub.speculation import build_heads, suffix_packages
+from localkube.hub.speculation import build_heads
 from operator_support.services import SETTINGS, a_service
-from server_support.engine import ModelServer, common_environment, running_server
-from server_support.preloaded import Preloaded, preloaded_interpreter
+from server_support.engine import ModelServer, running_server
+from server_support.preloaded import Preloaded
 
 pytest_plugins = ("engine_fixtures",)
 
@@ -59,14 +59,6 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, head in build_heads().items():
         (folder / name).symlink_to(head)
     return folder
-
-
-@pytest.fixture(scope="module")
-def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
-    environment = common_environment(engine_python, tmp_path_factory.mktemp("preloaded"))
-    environment["PYTHONPATH"] += f":{suffix_packages()}"
-    with preloaded_interpreter(engine_python, environment) as interpreter:
-        yield interpreter
 
 
 @contextmanager
