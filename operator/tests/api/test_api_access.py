@@ -1,13 +1,20 @@
 """What a user does to a running service with kubectl, and what stays as it is meanwhile."""
 
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, SERVICES
+from llmservice_operator.kinds import (
+    DEPLOYMENTS,
+    LLMSERVICES,
+    NETWORK_POLICIES,
+    POD_DISRUPTION_BUDGETS,
+    SERVICES,
+)
 from operator_support.processes import (
     Api,
     OperatorProcess,
@@ -39,6 +46,31 @@ def template(api: Api, namespace: str, name: str) -> dict[str, Any]:
 def reason(api: Api, namespace: str, name: str) -> str:
     found: str = condition(api.get(LLMSERVICES, namespace, name), "Ready")["reason"]
     return found
+
+
+def test_every_object_gets_the_labels_of_the_spec_loses_them_again_and_keeps_those_of_others(
+    api: Api, operator: OperatorProcess, served: str, name: str
+) -> None:
+    pods_before = created(api, served, name)["spec"]["template"]
+    others = {"metadata": {"labels": {"audit": "yes"}}}
+
+    def labelled(expected: str | None) -> bool:
+        for kind in (DEPLOYMENTS, SERVICES, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS):
+            metadata = api.get(kind, served, name)["metadata"]
+            assert metadata["labels"].get("team") == expected
+            assert metadata.get("annotations", {}).get("a.b/c") == expected
+            assert metadata["labels"]["app.kubernetes.io/instance"] == name
+            assert metadata["labels"].get("audit") == "yes"
+        return True
+
+    until_settled(operator)
+    for kind in (DEPLOYMENTS, SERVICES, NETWORK_POLICIES, POD_DISRUPTION_BUDGETS):
+        api.patch(kind, served, name, others)
+    for value in ("search", "chat", None):
+        own = {"labels": {"team": value}, "annotations": {"a.b/c": value}}
+        api.patch(LLMSERVICES, served, name, {"spec": {"objectMetadata": own}})
+        eventually(partial(labelled, value), 15)
+    assert template(api, served, name) == pods_before
 
 
 def test_the_service_object_can_change_its_type_and_port_and_back(

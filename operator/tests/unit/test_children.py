@@ -51,6 +51,31 @@ def test_every_child_is_labelled_and_owned_by_the_service() -> None:
         assert owner["controller"], manifest["kind"]
 
 
+def test_every_child_but_no_pod_has_the_labels_and_annotations_of_the_spec() -> None:
+    own = {"labels": {"team": "search"}, "annotations": {"a.b/c": "d", "a.b/e": "f"}}
+    spec = {"objectMetadata": own, "service": {"annotations": {"a.b/c": "of the Service"}}}
+    for manifest in build_all(context(a_service(spec))):
+        metadata = manifest["metadata"]
+        assert metadata["labels"] == {"team": "search", **names.labels(a_service({}))}
+        assert metadata["annotations"]["a.b/e"] == "f"
+        is_service = manifest["kind"] == "Service"
+        assert metadata["annotations"]["a.b/c"] == ("of the Service" if is_service else "d")
+        template = manifest.get("spec", {}).get("template")
+        assert template is None or "team" not in template["metadata"]["labels"]
+
+
+def test_labels_of_the_spec_never_replace_the_operators_own() -> None:
+    service = a_service({"objectMetadata": {"labels": {"team": "search"}}})
+    forced = {"app.kubernetes.io/instance": "other"}
+    spec = service.spec.model_copy(
+        update={
+            "object_metadata": service.spec.object_metadata.model_copy(update={"labels": forced})
+        }
+    )
+    for manifest in build_all(context(service.model_copy(update={"spec": spec}))):
+        assert manifest["metadata"]["labels"] == names.labels(service)
+
+
 MODULES = sorted(each.name for each in iter_modules(children.__path__))
 
 

@@ -126,8 +126,9 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.rolloutStrategy": {"type": "Auto", "autoRollback": False},
         "spec.rolloutStrategy.type": "Auto",
         "spec.rolloutStrategy.autoRollback": False,
-        "spec.networkPolicy": {"enabled": True},
+        "spec.networkPolicy": {"enabled": True, "mesh": "None"},
         "spec.networkPolicy.enabled": True,
+        "spec.networkPolicy.mesh": "None",
         "spec.suspend": False,
     } | {
         path: schema["default"]

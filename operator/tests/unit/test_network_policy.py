@@ -88,6 +88,39 @@ def test_the_api_is_open_to_the_namespace_and_its_peers_and_the_management_port_
             assert reached == allowed, port
 
 
+AMBIENT_PROBES = (Host("169.254.7.127"), Host("fd16:9254:7127:1337:ffff:ffff:ffff:ffff"))
+
+
+def test_a_mesh_without_sidecars_opens_its_tunnel_to_the_same_peers_and_the_probes() -> None:
+    clients = API_BY_DEFAULT | {"a gateway"}
+    for mesh, tunnel in (({}, set()), ({"mesh": "Ambient"}, clients | OBSERVERS)):
+        found = policies({"networkPolicy": {"from": [GATEWAY], **mesh}})
+        reached = {
+            port: {
+                n for n, each in SOURCES.items() if may_connect(found, each, model_server(), port)
+            }
+            for port in (8000, 9090, 15008)
+        }
+        assert reached == {8000: clients, 9090: OBSERVERS, 15008: tunnel}
+        for probe in AMBIENT_PROBES:
+            assert may_connect(found, probe, model_server(), 9090) == bool(mesh)
+            assert not may_connect(found, probe, model_server(), 8000)
+
+
+def test_a_replica_reaches_only_the_pods_that_it_may_reach_through_the_tunnel_of_the_mesh() -> None:
+    collector = {"podSelector": {"matchLabels": {"app": "collector"}}, "ports": [{"port": 4317}]}
+    outside = {"ipBlock": {"cidr": "192.0.2.0/24"}, "ports": [{"port": 9000}]}
+    found = policies({"networkPolicy": {"mesh": "Ambient", "to": [collector, outside]}})
+
+    def reaches(target: Host, port: int) -> bool:
+        return may_connect(found, model_server(), target, port)
+
+    assert reaches(pod("team", app="collector"), 4317)
+    assert reaches(pod("team", app="collector"), 15008)
+    assert not reaches(pod("team", app="database"), 15008)
+    assert not reaches(Host("192.0.2.7"), 15008)
+
+
 @pytest.mark.parametrize(
     ("settings", "observers"),
     [

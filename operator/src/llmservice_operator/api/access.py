@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
-from llmservice_operator.api.labels import KEY_LENGTH, KEY_PATTERN, KEYS_ARE_VALID
+from llmservice_operator.api.fields import Fields, Rule, matches
+from llmservice_operator.api.labels import (
+    KEY_LENGTH,
+    KEY_PATTERN,
+    KEYS_ARE_VALID,
+    SOURCE_RANGES_HAVE_A_FIELD,
+)
 from llmservice_operator.api.network import Cidr
 from llmservice_operator.api.references import ApiKeysSecret
-
-_SOURCE_RANGES: Final = "service.beta.kubernetes.io/load-balancer-source-ranges"
-"""Annotation that the field replaces. The API server still reads it and refuses a Service object
-whose annotation is invalid."""
 
 
 class ServiceObject(Fields):
@@ -46,12 +47,7 @@ class ServiceObject(Fields):
         Mapping[str, Annotated[str, Field(max_length=4096)]],
         Field(max_length=32),
         KEYS_ARE_VALID,
-        ValueRule(
-            cel=f"!('{_SOURCE_RANGES}' in self)",
-            message=f"{_SOURCE_RANGES} has a field of its own: set "
-            "service.loadBalancerSourceRanges instead",
-            holds=lambda annotations: _SOURCE_RANGES not in annotations,
-        ),
+        SOURCE_RANGES_HAVE_A_FIELD,
     ] = Field(default_factory=dict)
     """Annotations of the Service object, such as those that configure a cloud's load balancer."""
     external_traffic_policy: Literal["Cluster", "Local"] | None = None

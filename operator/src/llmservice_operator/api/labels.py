@@ -93,6 +93,40 @@ Annotations = Annotated[
 """Annotations that a user may add to pods."""
 
 
+SOURCE_RANGES: Final = "service.beta.kubernetes.io/load-balancer-source-ranges"
+"""Annotation that service.loadBalancerSourceRanges replaces. The API server still reads it and
+refuses a Service object whose annotation is invalid."""
+
+SOURCE_RANGES_HAVE_A_FIELD = ValueRule(
+    cel=f"!('{SOURCE_RANGES}' in self)",
+    message=f"{SOURCE_RANGES} has a field of its own: set service.loadBalancerSourceRanges instead",
+    holds=lambda annotations: SOURCE_RANGES not in annotations,
+)
+
+_CONTROLLER_PREFIXES: Final = (
+    *("deployment.kubernetes.io/", "autoscaling.alpha.kubernetes.io/", "kubectl.kubernetes.io/"),
+    *("pv.kubernetes.io/", "volume.kubernetes.io/", "volume.beta.kubernetes.io/"),
+)
+
+
+class ObjectMetadata(Fields):
+    """Labels and annotations of all objects of a service, except its pods."""
+
+    labels: Labels = Field(default_factory=dict)
+    """Labels of the objects, such as the ones that a policy of the cluster requires or that a cost
+    report groups by. The operator's own labels cannot be replaced."""
+    annotations: Annotated[
+        Annotations,
+        _none_starts_with(
+            _CONTROLLER_PREFIXES,
+            "has an annotation that Kubernetes or kubectl sets: remove deployment.kubernetes.io/*, "
+            "kubectl.kubernetes.io/* and those of volumes and autoscalers",
+        ),
+        SOURCE_RANGES_HAVE_A_FIELD,
+    ] = Field(default_factory=dict)
+    """Annotations of the objects. On the Service object, service.annotations take precedence."""
+
+
 class LabelRequirement(Fields):
     key: LabelKey
     """Key of the label."""

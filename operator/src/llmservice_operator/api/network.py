@@ -188,7 +188,19 @@ class NetworkPolicy(Fields):
     """Destinations of the replicas in addition to DNS and the model's source, such as an HTTPS
     proxy, an object store or a trace collector."""
 
+    mesh: Literal["None", "Ambient"] = "None"
+    """Service mesh of the namespace. None: no mesh, or one with sidecars, which needs no ports.
+    Ambient, the mode of Istio: the peers also reach port 15008, through which the mesh forwards
+    their requests; the probes come from the mesh's address for them; and the replicas reach the
+    pods in `to` through port 15008, too."""
+
     rules: ClassVar = (
         _without_effect("from", lambda policy: policy.from_),
         _without_effect("to", lambda policy: policy.to),
+        Rule(
+            "mesh",
+            cel="self.enabled || self.mesh == 'None'",
+            message="has no effect without the NetworkPolicy: remove it, or remove enabled: false",
+            holds=lambda policy: policy.enabled or policy.mesh == "None",
+        ),
     )

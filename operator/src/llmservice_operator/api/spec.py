@@ -23,6 +23,7 @@ from llmservice_operator.api.access import Auth, ServiceObject
 from llmservice_operator.api.autoscaling import DEFAULT_SLO, MAX_REPLICAS, Autoscaling, Slo
 from llmservice_operator.api.engine import Engine
 from llmservice_operator.api.fields import PORTION_FORM, Fields, Rule, quantity_value
+from llmservice_operator.api.labels import ObjectMetadata
 from llmservice_operator.api.lifecycle import (
     PodDisruptionBudget,
     RolloutStrategy,
@@ -93,6 +94,9 @@ class LLMServiceSpec(Fields):
     """CPU, memory and disk of each replica. Set the number of GPUs in spec.accelerator.count."""
     template: Template = Template()
     """Pod settings of the replicas: scheduling, ServiceAccount, labels and annotations."""
+    object_metadata: ObjectMetadata = ObjectMetadata()
+    """Labels and annotations of every object that the operator creates for the service. The pods
+    have those of `template` instead, so a change here restarts no replica."""
     service: ServiceObject = ServiceObject()
     """Service object through which clients reach the API."""
     serving: Serving = Serving()

@@ -66,6 +66,14 @@ _ANY_ADDRESS: Final = [
     {"namespaceSelector": {}},
 ]
 _PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY")
+_TUNNEL_PORT: Final = 15008
+"""Port of a pod in an ambient mesh at which its node proxy accepts the connections of others."""
+_AMBIENT_PROBES: Final = [
+    {"ipBlock": {"cidr": "169.254.7.127/32"}},
+    {"ipBlock": {"cidr": "fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128"}},
+]
+"""Addresses that an ambient mesh gives to the kubelet's probes, so that they bypass its proxy. To
+the network plugin, they are no addresses of the node."""
 _BARRED: Final = (_LINK_LOCAL_V4, _LINK_LOCAL_V6, *METADATA_V4, *METADATA_V6)
 """Addresses that stay closed even if a range in the policy includes them."""
 
@@ -80,19 +88,23 @@ def _body(context: Context) -> Manifest | None:
         for peer in service.spec.network_policy.from_
     ]
     own_namespace: dict[str, Any] = {"podSelector": {}}
+    is_ambient = service.spec.network_policy.mesh == "Ambient"
+    tunnel = [_tcp(_TUNNEL_PORT)] if is_ambient else []
+    management = [_tcp(names.MANAGEMENT_PORT)]
     return {
         "spec": {
             "podSelector": {"matchLabels": names.selector(service)},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [
-                {"from": [own_namespace, *peers], "ports": [_tcp(names.API_PORT)]},
-                {"from": _observers(settings), "ports": [_tcp(names.MANAGEMENT_PORT)]},
+                {"from": [own_namespace, *peers], "ports": [_tcp(names.API_PORT), *tunnel]},
+                {"from": _observers(settings), "ports": [*management, *tunnel]},
+                *([{"from": _AMBIENT_PROBES, "ports": management}] if is_ambient else []),
             ],
             "egress": [
                 {"to": _RESOLVERS, "ports": _DNS_PORTS},
                 *_to_model_sources(service, settings),
                 *_to_proxies(service),
-                *(_to_destination(each) for each in service.spec.network_policy.to),
+                *(_to_destination(each, tunnel) for each in service.spec.network_policy.to),
             ],
         },
     }
@@ -149,7 +161,10 @@ def _proxy_port(address: str | None) -> int | None:
         return None
 
 
-def _to_destination(destination: NetworkPolicyDestination) -> dict[str, Any]:
+def _to_destination(
+    destination: NetworkPolicyDestination, tunnel: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the rule for a destination. A pod that the mesh includes is reached by its tunnel."""
     peer = destination.model_dump(
         mode="json", by_alias=True, exclude_defaults=True, exclude={"ports"}
     )
@@ -158,6 +173,8 @@ def _to_destination(destination: NetworkPolicyDestination) -> dict[str, Any]:
         if exceptions:
             peer["ipBlock"]["except"] = exceptions
     ports = [each.model_dump(mode="json") for each in destination.ports]
+    if ports and destination.ip_block is None:
+        ports += tunnel
     return {"to": [peer], **({"ports": ports} if ports else {})}
 
 

@@ -16,15 +16,16 @@ def build_metadata(
 ) -> dict[str, Any]:
     """Return the metadata of a child, owned by the service so that both are deleted together.
 
+    The spec's own labels and annotations come first: those of the operator and of the child win.
     A service that was never in a cluster has no uid, and its children then have no owner.
     """
     metadata: dict[str, Any] = {
         "name": name,
         "namespace": service.namespace,
-        "labels": names.labels(service),
+        "labels": {**service.spec.object_metadata.labels, **names.labels(service)},
     }
-    if annotations:
-        metadata["annotations"] = dict(annotations)
+    if annotations := {**service.spec.object_metadata.annotations, **(annotations or {})}:
+        metadata["annotations"] = annotations
     if service.uid:
         metadata["ownerReferences"] = [_owner_reference(service)]
     return metadata
