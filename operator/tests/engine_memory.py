@@ -30,6 +30,8 @@ from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.v1.core.kv_cache_utils import _max_memory_usage_bytes_from_groups, get_kv_cache_groups
 
+from llmservice_server.compat import model_inspections
+
 GPU_BLOCK_TOKENS = 16
 """Block size on GPUs; the CPU's differs."""
 
@@ -93,6 +95,8 @@ def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure every model."""
+    # With an empty cache, vLLM would import itself once more for each class.
+    model_inspections()
     asked, found = map(Path, sys.argv[1:])
     rendezvous = Path(tempfile.mkdtemp()) / "rendezvous"
     init_distributed_environment(1, 0, f"file://{rendezvous}", 0, "gloo")
