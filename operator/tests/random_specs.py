@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llmservice_operator.api.extra_args import SAFE_VALUES
 from llmservice_operator.api.fields import VALIDATIONS
 from llmservice_operator.api.spec import LLMService
+from llmservice_operator.desired.checked_values import PLUGIN_FLAGS
 from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
 from llmservice_operator.errors import InvalidSpec
@@ -30,13 +31,22 @@ SEED: Final = int(os.environ.get("LLMSERVICE_TEST_SEED", "20261124"))
 _VALUES: Final = {
     "--additional-config": "{}",
     "--attention-backend": "TORCH_SDPA",
+    "--attention-config": '{"use_trtllm_attention": false}',
+    "--compilation-config": '{"cudagraph_mode": "NONE"}',
     "--config-format": "hf",
     "--custom-histogram-buckets": "{}",
+    "--diffusion-config": '{"canvas_length": 4}',
+    "--hf-overrides": '{"rope_theta": 20000.0}',
     "--ir-op-priority": "{}",
+    "--kernel-config": '{"enable_flashinfer_autotune": false}',
     "--limit-mm-per-prompt": '{"image": 1}',
     "--mamba-backend": "TRITON",
+    "--media-io-kwargs": '{"video": {"num_frames": 8}}',
     "--mm-processor-device": "cpu",
+    "--mm-processor-kwargs": '{"num_crops": 4}',
     "--override-generation-config": '{"temperature": 0.5}',
+    "--pooler-config": '{"use_activation": true}',
+    "--reasoning-config": '{"reasoning_start_str": "<s>", "reasoning_end_str": "</s>"}',
     "--watermark": "0.5",
 }
 """Values of the flags that take neither 1 nor the last of their choices."""
@@ -63,8 +73,13 @@ LIKELY: Final[Mapping[str, Sequence[Any]]] = {
     "spec.engine.toolCalling.parser": ("hermes", "mistral"),
     "spec.engine.reasoningParser": ("qwen3", "deepseek_r1"),
     "spec.engine.extraArgs[]": [
-        _extra_arg(flag, _NEWEST[flag]) for flag in accepted_flags(_NEWEST)
+        _extra_arg(flag, _NEWEST[flag])
+        for flag in accepted_flags(_NEWEST)
+        if flag not in PLUGIN_FLAGS  # They need an image of their own.
     ],
+    "spec.engine.logitsProcessors[]": (
+        "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor",
+    ),
     "spec.engine.speculativeDecoding.schedule": (
         [{"minBatchSize": 1, "maxBatchSize": 8, "numSpeculativeTokens": 1}],
         [

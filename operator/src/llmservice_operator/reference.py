@@ -11,6 +11,7 @@ from llmservice_operator.api.conditions import ConditionType
 from llmservice_operator.api.extra_args import FLAG_FIELDS, SAFE_VALUES, is_refused
 from llmservice_operator.api.reason_facts import Source
 from llmservice_operator.api.reasons import Reason
+from llmservice_operator.desired.checked_values import JSON_FLAGS, PLUGIN_FLAGS
 from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.extra_args import DEPRECATED_ARGUMENT
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
@@ -75,11 +76,17 @@ def _field_rows() -> Iterator[tuple[str, str, str]]:
 
 def _accepted_row(name: str, flags: Mapping[str, Flag]) -> tuple[str, str, str]:
     flag = flags[name]
-    takes = " ".join(f"`{each}`" for each in SAFE_VALUES.get(name, flag.choices)) or "a value"
+    takes = " ".join(f"`{each}`" for each in SAFE_VALUES.get(name, flag.choices)) or _content(name)
     if flag.kind is not FlagKind.VALUE:
         takes = "`true` `false`"
     versions = [version for version, table in TABLES.items() if name in table]
     return f"`{name}`", takes, "all" if len(versions) == len(TABLES) else ", ".join(versions)
+
+
+def _content(flag: str) -> str:
+    if flag in PLUGIN_FLAGS:
+        return "a file of the image that `engine.image` names"
+    return "a JSON object without names of code or files" if flag in JSON_FLAGS else "a value"
 
 
 def render_conditions() -> str:

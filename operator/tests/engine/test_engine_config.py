@@ -105,6 +105,7 @@ def is_for_the_pinned_version(spec: Spec) -> bool:
         version == ENGINE_VERSION
         and quantizations <= {*KNOWN_QUANTIZATIONS}
         and kernels <= KNOWN_KERNELS
+        and {*engine.get("logitsProcessors", ())} <= {*LIKELY["spec.engine.logitsProcessors[]"]}
         and not any(arg.startswith(LEAVES_TRACES) for arg in engine.get("extraArgs", ()))
     )
 

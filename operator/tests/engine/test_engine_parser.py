@@ -103,6 +103,20 @@ def test_the_parser_reads_a_context_that_the_memory_decides(ask: Ask) -> None:
     assert read["max_model_len"] == -1
 
 
+def test_the_parser_reads_every_value_of_a_list(ask: Ask) -> None:
+    engine = {
+        "runner": "Pooling",
+        "convert": "Embed",
+        "allowedMediaDomains": ["a.example", "b.example"],
+        "logitsProcessors": ["vllm.a:B", "vllm.c:D"],
+    }
+    (read,) = ask("read", [build_engine_args(a_service({"engine": engine}), ENGINE_VERSION)])
+    assert read["runner"] == "pooling"
+    assert read["convert"] == "embed"
+    assert read["allowed_media_domains"] == ["a.example", "b.example"]
+    assert read["logits_processors"] == ["vllm.a:B", "vllm.c:D"]
+
+
 def test_the_parser_refuses_what_it_does_not_have(parse: Parse) -> None:
     said = parse([["--model=a/b", "--no-such-flag=1"], ["--model=a/b", "--max-num-seqs=many"]])
     assert said[0] is not None

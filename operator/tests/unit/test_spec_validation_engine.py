@@ -17,7 +17,8 @@ DRAFT_MODEL = (
 
 FLAG_FORM = (
     "must be --flag=value in printable ASCII, with the flag's full name in lower case and dashes, "
-    f"such as {HARMLESS_ARG}; write a switch as --flag=true"
+    f"such as {HARMLESS_ARG}; write a switch as --flag=true, and nested options as JSON, such as "
+    '--attention-config={"backend": "TRITON_ATTN"}'
 )
 
 
@@ -236,7 +237,8 @@ REFUSED = {
     ),
     "flag and value apart": (
         {"engine": {"extraArgs": [HARMLESS_ARG, "--max-num-seqs", "8"]}},
-        f"spec.engine.extraArgs[1]: {FLAG_FORM}",
+        "spec.engine.extraArgs[1]: --max-num-seqs has a field of its own: set "
+        "engine.batching.maxNumSeqs instead",
     ),
     "flag with a field of its own": (
         arg("--dtype=half"),

@@ -176,3 +176,9 @@ def test_the_claim_of_a_draft_model_is_mounted_read_only_and_never_twice(
     assert {path: volumes[name]["claimName"] for path, name in mounts.items()} == claims
     assert all(volume["readOnly"] for volume in volumes.values())
     assert config(speculation, model={"uri": model})["model"] == location
+
+
+def test_kernels_of_a_draft_that_the_engine_lacks_are_refused_with_those_it_has() -> None:
+    with pytest.raises(InvalidSpec, match="house is not a value of --moe-backend") as refused:
+        config(speculating("MTP", moeBackend="house"))
+    assert refused.value.field == "spec.engine.speculativeDecoding.moeBackend"

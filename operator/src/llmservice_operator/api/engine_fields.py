@@ -78,6 +78,26 @@ ModelLen = Annotated[
 _HAS_NO_LENGTH: Final = "!has(self.maxModelLen) || type(self.maxModelLen) != int"
 
 
+MediaDomain = Annotated[
+    str,
+    Field(min_length=1, max_length=253),
+    matches(
+        "[a-z0-9]([a-z0-9.-]*[a-z0-9])?",
+        "must be a host in lower case without a scheme or port, such as images.example.com",
+    ),
+]
+
+LogitsProcessor = Annotated[
+    str,
+    Field(min_length=3, max_length=256),
+    matches(
+        "[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*",
+        "must have the form MODULE:CLASS, such as "
+        "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor",
+    ),
+]
+
+
 class KvCacheOffload(Fields):
     cpu: Annotated[
         Quantity,
@@ -215,8 +235,40 @@ class EngineFields(Fields):
     ) = None
     """Seed of the engine's random numbers, for requests that do not set one. The same seed does not
     make answers repeat: they also depend on the requests that share a step. Default: 0."""
+    runner: Annotated[Literal["Auto", "Generate", "Pooling"], EngineFlag("--runner")] | None = None
+    """Use of the model. Generate: texts. Pooling: embeddings, scores or classes, by the routes of
+    the model's task. Default: Auto, what the model's files name."""
+    convert: (
+        Annotated[Literal["Auto", "None", "Embed", "Classify"], EngineFlag("--convert")] | None
+    ) = None
+    """Adapter that lets a model for texts compute embeddings or classes. Default: Auto."""
+    allowed_media_domains: Annotated[
+        tuple[MediaDomain, ...],
+        Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        EngineFlag("--allowed-media-domains", is_computed=True, accepted_in_extra_args=True),
+    ] = ()
+    """Hosts from which the server fetches the images, videos and sounds that requests name. It
+    never reads them from a local path. The NetworkPolicy must allow the hosts, too. Default: every
+    host that the NetworkPolicy allows."""
+    logits_processors: Annotated[
+        tuple[LogitsProcessor, ...],
+        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        EngineFlag("--logits-processors", is_computed=True),
+    ] = ()
+    """Classes that change the probabilities of tokens, from Python packages of the image. vLLM's
+    own have names that start with `vllm.`; any other requires engine.image."""
 
     rules: ClassVar = (
+        Rule(
+            "logitsProcessors",
+            cel="!has(self.logitsProcessors) || has(self.image) || "
+            "self.logitsProcessors.all(each, each.startsWith('vllm.'))",
+            message="must start with vllm. unless engine.image names an image with their package",
+            holds=lambda engine: (
+                engine.image is not None
+                or all(each.startswith("vllm.") for each in engine.logits_processors)
+            ),
+        ),
         Rule(
             "image",
             cel="!has(self.speculativeDecoding) || self.speculativeDecoding.method != 'Suffix' || "

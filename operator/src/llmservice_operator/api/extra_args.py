@@ -53,16 +53,21 @@ SET_BY: Final[Mapping[str, str]] = {
 """Refused flags, each with the field that does the same in another way."""
 
 _HARMLESS: Final = (
-    "(override-)?generation-config|additional-config|allowed-media-domains|allowed-origins"
+    "(override-)?generation-config|allowed-media-domains|allowed-origins|"
+    "(additional|attention|compilation|diffusion|kernel|pooler|reasoning)-config|hf-overrides|"
+    "(media-io|mm-processor)-kwargs|(reasoning|tool)-parser-plugin"
 )
-"""Exceptions to the refused names: sampling defaults, options of the platform, limits on what the
-server fetches, and the web pages that may call the API. Calls from these pages still need a key if
-the service has keys."""
+"""Exceptions to the refused names: sampling defaults, limits on what the server fetches, and the
+web pages that may call the API. Calls from these pages still need a key if the service has keys.
+desired/checked_values.py checks the values of the others."""
 
 SAFE_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "--config-format": ("auto", "hf", "mistral"),
     "--distributed-executor-backend": ("mp",),
-    "--load-format": ("auto", "fastsafetensors", "mistral", "safetensors"),
+    "--load-format": (
+        *("auto", "bitsandbytes", "fastsafetensors", "instanttensor", "mistral"),
+        *("runai_streamer", "runai_streamer_sharded", "safetensors"),
+    ),
 }
 """Flags of which only some values are safe: other formats can hold code, and a replica is one
 pod."""
@@ -109,20 +114,15 @@ def _takes_only(flag: str, values: tuple[str, ...]) -> ValueRule:
 
 def _is_absent(flag: str, message: str) -> ValueRule:
     return ValueRule(
-        cel=f"!self.startsWith('{flag}=')",
+        cel=f"self != '{flag}' && !self.startsWith('{flag}=')",
         message=message,
-        holds=lambda arg: not arg.startswith(f"{flag}="),
+        holds=lambda arg: arg.partition("=")[0] != flag,
     )
 
 
 ExtraArg = Annotated[
     str,
     Field(min_length=1, max_length=1024),
-    matches(
-        "--[a-z][a-z0-9-]*=[ -~]+",
-        "must be --flag=value in printable ASCII, with the flag's full name in lower case and "
-        "dashes, such as --response-role=assistant; write a switch as --flag=true",
-    ),
     *field_rules(FLAG_FIELDS),
     *(
         _is_absent(flag, f"{flag} is set by the operator: set {field} instead")
@@ -130,8 +130,16 @@ ExtraArg = Annotated[
     ),
     *(_takes_only(flag, values) for flag, values in SAFE_VALUES.items()),
     ValueRule(
-        cel=f"self.matches('^--({_HARMLESS}|{_SET_BY})=') || !self.matches('^--({_NAMES})=')",
+        cel=f"self.matches('^--({_HARMLESS}|{_SET_BY})(=|$)') || "
+        f"!self.matches('^--({_NAMES})(=|$)')",
         message=IS_REFUSED,
         holds=lambda arg: arg.partition("=")[0] in SET_BY or not is_refused(arg.partition("=")[0]),
+    ),
+    # The last rule, so that a flag that is refused anyway is told so, whatever its form.
+    matches(
+        "--[a-z][a-z0-9-]*=[ -~]+",
+        "must be --flag=value in printable ASCII, with the flag's full name in lower case and "
+        "dashes, such as --response-role=assistant; write a switch as --flag=true, and nested "
+        'options as JSON, such as --attention-config={"backend": "TRITON_ATTN"}',
     ),
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -21,13 +21,32 @@ MAX_SPECULATIVE_TOKENS = 16
 
 _WITH_DRAFT_MODEL = ("DraftModel", "Eagle", "Eagle3", "Medusa", "DFlash")
 _WITH_OR_WITHOUT = ("MTP", "DSpark")
-
+_WITHOUT_DRAFT: Final = ("Ngram", "Suffix")
 
 KernelName = Annotated[
     str,
     Field(min_length=1, max_length=64),
     matches("[A-Za-z0-9][A-Za-z0-9_]*", "must be the engine's name of a kernel, such as triton"),
 ]
+
+_OF_A_DRAFT: Final = {
+    "maxModelLen": "max_model_len",
+    "draftSampling": "draft_sampling",
+    "moeBackend": "moe_backend",
+    "attentionBackend": "attention_backend",
+    "enforceEager": "enforce_eager",
+}
+"""Fields that only a draft model heeds, each with its attribute."""
+
+
+def _requires_a_draft(field: str, attribute: str) -> Rule:
+    return Rule(
+        field,
+        cel=f"!has(self.{field}) || !(self.method in {list(_WITHOUT_DRAFT)})",
+        message="has no effect with the methods Ngram and Suffix, which have no draft model: "
+        "remove it",
+        holds=lambda self: getattr(self, attribute) is None or self.method not in _WITHOUT_DRAFT,
+    )
 
 
 class DraftModel(Fields):
@@ -132,6 +151,7 @@ class SpeculativeDecoding(Fields):
     """Whether the draft runs without CUDA graphs. Default: as the model."""
 
     rules: ClassVar = (
+        *(_requires_a_draft(field, attribute) for field, attribute in _OF_A_DRAFT.items()),
         Rule(
             "draftModel",
             cel=f"self.method in {list(_WITH_OR_WITHOUT)} || "

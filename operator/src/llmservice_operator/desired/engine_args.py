@@ -15,13 +15,13 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.engine_flags import EngineFlags
 from llmservice_operator.desired.extra_args import ExtraFlag, read_extra_args
 from llmservice_operator.desired.flag_tables import TABLES
-from llmservice_operator.desired.speculation import build_speculative_config, check_method
+from llmservice_operator.desired.speculation import build_speculative_config, check_speculation
 from llmservice_operator.desired.step_tokens import derived_step_tokens
 from llmservice_operator.desired.volumes import model_locations
 from llmservice_operator.errors import InvalidSpec
 
-Value = str | int | bool | None
-"""Value of a flag; None if the flag is not set."""
+Value = str | int | bool | list[str] | None
+"""Value of a flag, or its values; None if the flag is not set."""
 
 
 def build_engine_args(service: LLMService, version: str) -> list[str]:
@@ -31,9 +31,9 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
     argument that the version does not have, and for an extra argument that differs from the field
     of the same flag.
     """
-    flags = EngineFlags.of(version)
     spec, engine = service.spec, service.spec.engine
-    check_method(service, flags)
+    flags = EngineFlags.of(version, has_own_image=engine.image is not None)
+    check_speculation(service, flags)
     extra = read_extra_args(spec)
     by_extra_args = {each.flag for each in extra if not each.is_left_to_the_field(spec)}
     args = [
@@ -81,7 +81,7 @@ def _served_name(service: LLMService) -> Value:
 
 
 def _served_names(service: LLMService) -> list[str]:
-    """Return the one flag that has several values. Each value has to be an argument of its own."""
+    """Return the flag of a model with several names. Each has to be an argument of its own."""
     model = service.spec.model
     if not model.aliases:
         return []
@@ -131,6 +131,8 @@ COMPUTED: Final[Mapping[str, Callable[[LLMService], Value]]] = {
     "--kv-offloading-size": _offloaded,
     "--speculative-config": build_speculative_config,
     "--chat-template": _inline_template,
+    "--allowed-media-domains": lambda service: [*service.spec.engine.allowed_media_domains] or None,
+    "--logits-processors": lambda service: [*service.spec.engine.logits_processors] or None,
     "--enable-auto-tool-choice": lambda service: True if service.spec.engine.tool_calling else None,
 }
 """Values that are computed from more than one field."""

@@ -13,6 +13,7 @@ from typing import Self
 
 from llmservice_operator.api.extra_args import FLAGS_WITH_A_FIELD, IS_REFUSED, is_refused
 from llmservice_operator.api.flags import listed
+from llmservice_operator.desired.checked_values import PARSER_FLAGS, refusal_of
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
 from llmservice_operator.desired.gone_flags import GONE
 from llmservice_operator.errors import InvalidSpec
@@ -36,9 +37,11 @@ class EngineFlags:
 
     version: str
     table: Mapping[str, Flag]
+    has_own_image: bool = False
+    """Whether the image is not the operator's: it may contain further parsers."""
 
     @classmethod
-    def of(cls, version: str) -> Self:
+    def of(cls, version: str, *, has_own_image: bool = False) -> Self:
         """Return the flags of a version. Raises InvalidSpec for a version without a table."""
         if version not in TABLES:
             raise InvalidSpec(
@@ -46,7 +49,7 @@ class EngineFlags:
                 f"{listed(TABLES)} and set its version",
                 "spec.engine.version",
             )
-        return cls(version, TABLES[version])
+        return cls(version, TABLES[version], has_own_image)
 
     def write_extra(self, flag: str, value: str, field: str) -> list[str]:
         """Return the arguments for a user's own `flag=value`.
@@ -57,6 +60,8 @@ class EngineFlags:
             raise InvalidSpec(f"{flag} {IS_REFUSED}", field)
         if flag not in self.table and not _versions_with(flag):
             raise InvalidSpec(self._why_unknown(flag), field)
+        if refusal := refusal_of(flag, value, has_own_image=self.has_own_image):
+            raise InvalidSpec(f"{flag}: {refusal}", field)
         kind = self._flag(flag, field).kind
         if kind is FlagKind.VALUE:
             return self.write(flag, value, field)
@@ -64,7 +69,7 @@ class EngineFlags:
             raise InvalidSpec(f"{flag} is a switch: write {flag}=true or {flag}=false", field)
         return self.write(flag, value == "true", field)
 
-    def write(self, flag: str, value: str | int | bool, field: str) -> list[str]:
+    def write(self, flag: str, value: str | int | bool | list[str], field: str) -> list[str]:
         """Return the arguments that set `flag`; none for off, if off means to omit the flag.
 
         Raises InvalidSpec that names `field` when the version lacks the flag or the value.
@@ -73,7 +78,11 @@ class EngineFlags:
         if isinstance(value, bool):
             off = [f"--no-{flag.removeprefix('--')}"] if entry.kind is FlagKind.SWITCH else []
             return [flag] if value else off
-        if entry.choices and str(value) not in entry.choices:
+        if isinstance(value, list):
+            # Each of several values has to be an argument of its own.
+            return [flag, *value] if len(value) > 1 else [f"{flag}={value[0]}"]
+        takes_any = not entry.choices or (self.has_own_image and flag in PARSER_FLAGS)
+        if not takes_any and str(value) not in entry.choices:
             raise InvalidSpec(
                 f"{value} is not a value of {flag} in vLLM {self.version}: "
                 f"choose from {', '.join(entry.choices)}",

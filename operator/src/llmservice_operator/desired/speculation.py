@@ -69,10 +69,17 @@ def _in_lower_case(word: str | None) -> str | None:
     return None if word is None else word.lower()
 
 
-def check_method(service: LLMService, flags: EngineFlags) -> None:
-    """Raise InvalidSpec when the engine's version does not have the method of speculation."""
+def check_speculation(service: LLMService, flags: EngineFlags) -> None:
+    """Raise InvalidSpec when the engine's version lacks the method of speculation, or the kernels
+    of the draft's experts.
+    """
     speculation = service.spec.engine.speculative_decoding
-    if speculation is None or _has_method(flags.table, speculation.method):
+    if speculation is None:
+        return
+    if speculation.moe_backend is not None:
+        field = "spec.engine.speculativeDecoding.moeBackend"
+        flags.write("--moe-backend", speculation.moe_backend, field)
+    if _has_method(flags.table, speculation.method):
         return
     versions = [version for version in TABLES if _has_method(TABLES[version], speculation.method)]
     raise InvalidSpec(
