@@ -10,6 +10,7 @@ from llmservice_operator.api.extra_args import FLAG_FIELDS
 from llmservice_operator.api.flags import FlagField
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.catalogue import service_of
+from llmservice_operator.desired.checked_values import PLUGIN_FLAGS
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.desired.speculation import METHODS
 from llmservice_operator.errors import InvalidSpec
@@ -30,6 +31,12 @@ FOLLOWS_FROM_OTHERS: Final = ("--enable-auto-tool-choice",)
 """Flags that another flag's field sets, too."""
 TEMPLATE: Final = {"configMapKeyRef": {"name": "chat-templates", "key": "template.jinja"}}
 """Where a template goes that the command line names by its file."""
+PARSERS_IMAGE: Final = "registry.example.com/parsers:1"
+"""Image of one's own that contains the parser plugins that the command line names."""
+_WORDS: Final = (
+    *("Auto", "BFloat16", "Float16", "Float32", "FP8"),
+    *("Generate", "Pooling", "None", "Embed", "Classify"),
+)
 _METHODS: Final = {of_engine: word for word, of_engine in METHODS.items()}
 _SPECULATION_FIELDS: Final = {
     "num_speculative_tokens": "numSpeculativeTokens",
@@ -121,9 +128,11 @@ def typed(field: FlagField, text: str | None) -> Any:
     if text == "false":
         return False
     if field.has_words:
-        words = {word.lower(): word for word in ("Auto", "BFloat16", "Float16", "Float32", "FP8")}
+        words = {word.lower(): word for word in _WORDS}
         words |= {engine: word for word, engine in field.flag.words.items()}
         return words.get(text, text)
+    if isinstance(field.default, tuple):
+        return text.split()
     if text.startswith("{"):
         return json.loads(text)
     return int(text) if text.isdigit() else text
@@ -141,6 +150,9 @@ def add_flag(spec: dict[str, Any], flag: str, text: str | None) -> None:
         spec["model"] |= {"name": name, **({"aliases": aliases} if aliases else {})}
     elif flag == "--chat-template":
         set_at(spec, "engine.chatTemplate", TEMPLATE)
+    elif flag in PLUGIN_FLAGS and text is not None:
+        set_at(spec, "engine.image", PARSERS_IMAGE)
+        add_argument(spec, f"{flag}=/opt/parsers/{text.rpartition('/')[2]}")
     elif flag == "--kv-offloading-size" and text is not None:
         set_at(spec, BY_FLAG[flag].name, f"{text}Gi")
     elif flag == SPECULATION and text is not None:
@@ -150,8 +162,12 @@ def add_flag(spec: dict[str, Any], flag: str, text: str | None) -> None:
     elif positive in BY_FLAG:
         set_at(spec, BY_FLAG[positive].name, False)
     else:
-        written = f"{positive}=false" if positive != flag else f"{flag}={text or 'true'}"
-        spec.setdefault("engine", {}).setdefault("extraArgs", []).append(written)
+        add_argument(spec, f"{positive}=false" if positive != flag else f"{flag}={text or 'true'}")
+
+
+def add_argument(spec: dict[str, Any], argument: str) -> None:
+    """Add an argument to spec.engine.extraArgs."""
+    spec.setdefault("engine", {}).setdefault("extraArgs", []).append(argument)
 
 
 def speculative_method(config: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import engine_env
-from engine_asking import asking_engine
-from migration.cases import kubeai_cases, recipe_cases
+from engine_asking import Ask, asking_engine
+from migration.cases import Case, kubeai_cases, recipe_cases
 from migration.judge import Verdict, judge
 from migration.messages import Change, follow
 from migration.vram import compare, table
@@ -68,16 +68,19 @@ def main() -> int:
         return 0
     with asking_engine(engine_env.engine_python()) as ask:
         if options.recipes:
-            verdicts = judge(recipe_cases(options.recipes), ask)
-            print(*report("vLLM recipes", verdicts), sep="\n")
+            print(*_judged("vLLM recipes", recipe_cases(options.recipes), ask), sep="\n")
         if options.kubeai:
-            pasted = kubeai_cases(options.kubeai)
-            print(*report("KubeAI catalogue, as it stands", judge(pasted, ask)), sep="\n")
-            followed = [follow(case) for case in pasted]
-            verdicts = judge([case for case, _ in followed], ask)
-            print(*report("KubeAI catalogue, after the messages", verdicts), sep="\n")
-            print(*_said(change for _, changes in followed for change in changes), sep="\n")
+            print(*_judged("KubeAI's entries", kubeai_cases(options.kubeai), ask), sep="\n")
     return 0
+
+
+def _judged(title: str, cases: list[Case], ask: Ask) -> Iterator[str]:
+    """Yield the tables of a catalogue: as it stands, and after what the messages ask for."""
+    yield from report(f"{title}, as they stand", judge(cases, ask))
+    followed = [follow(case) for case in cases]
+    verdicts = judge([case for case, _ in followed], ask)
+    yield from report(f"{title}, after the messages", verdicts)
+    yield from _said(change for _, changes in followed for change in changes)
 
 
 if __name__ == "__main__":

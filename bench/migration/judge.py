@@ -15,8 +15,9 @@ from llmservice_operator.settings import ENGINE_VERSION
 from migration.cases import GPUS_OF_A_NODE, Case
 from translation import Inexpressible, refusals, spec_of, speculative_method
 
-FROM_A_CONFIG_MAP: Final = "chat_template"
-"""A file that the other project's image holds; here the user puts it into a ConfigMap."""
+FILES: Final = ("chat_template", "reasoning_parser_plugin", "tool_parser_plugin")
+"""Values that name a file of the other project's image. Here a template comes from a ConfigMap, and
+a parser from an image of one's own."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _differences(case: Case, ask: Ask) -> list[str]:
     return [
         f"vLLM reads {name} as {read.get(name)!r} instead of {value!r}"
         for name, value in said.items()
-        if name != FROM_A_CONFIG_MAP and read.get(name) != value
+        if name not in FILES and read.get(name) != value
     ]
 
 

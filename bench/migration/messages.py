@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from translation import BY_FLAG, SPECULATION, Inexpressible, refusals, spec_of
 MOST_CHANGES: Final = 40
 _ABOUT: Final = re.compile(r"(--[a-z0-9-]+|[A-Z][A-Z0-9_]+): (.*)", re.DOTALL)
 _OTHER_NAME: Final = re.compile(r"did you mean (--[a-z0-9-]+)\?|write (--[a-z0-9-]+) instead")
+_MEMBER: Final = re.compile(r".*?(\{.*\}) is gone from vLLM: write (\{.*\}) instead")
 _FIELD: Final = re.compile(r"set ([a-zA-Z.]+) instead")
 _FLAG_OF: Final = {
     field.name: flag
@@ -59,10 +61,20 @@ def _steps(case: Case, complaints: list[str]) -> Iterator[tuple[Case, Change]]:
         if name in case.environment and "remove it" in message:
             kept = {key: value for key, value in case.environment.items() if key != name}
             yield replace(case, environment=kept), Change(message, name, "")
+        elif name in case.flags and (member := _MEMBER.fullmatch(message)) is not None:
+            yield _with_member(case, name, member[1], member[2]), Change(message, name, name)
         elif name in case.flags:
             other = _new_name(message)
             if other is not None or "remove it" in message:
                 yield _renamed(case, name, other), Change(message, name, other or "")
+
+
+def _with_member(case: Case, flag: str, old: str, new: str) -> Case:
+    """Return the case with another member in the object of a flag."""
+    gone = json.loads(old)
+    said = json.loads(str(case.flags[flag]))
+    kept = {key: value for key, value in said.items() if key not in gone}
+    return replace(case, flags={**case.flags, flag: json.dumps(kept | json.loads(new))})
 
 
 def _new_name(message: str) -> str | None:

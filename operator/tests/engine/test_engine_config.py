@@ -49,6 +49,10 @@ HINDRANCES: Final = {
     "Supported dtypes: [torch.bfloat16, torch.float16]": (
         "no model has both, and vLLM says so when it starts"
     ),
+    "ValidationError: : Value error, This model does not support `--runner pooling`. You can pass "
+    "`--convert <embed|classify> to adapt it into a pooling model.": (
+        "the tiny model makes text, and vLLM says what to set"
+    ),
     "ValidationError: : Value error, Expert parallelism load balancing is only supported on CUDA "
     "devices or ROCm devices or XPU devices now.": "--enable-eplb is for GPUs",
     "ValidationError: : Value error, Model Runner V1 does not support: batch-sharded sampling": (

@@ -27,8 +27,9 @@ LINES: Final = {
 }
 PASTED: Final = (
     "--max-num-batched-token=8192 --disable-log-requests --num-scheduler-steps=8 --swap-space=8 "
-    "--max-seq-len-to-capture=16384 --enable-chunked-prefill=false --load_format=bitsandbytes "
-    "--distributed-executor-backend=ray --max-model-len=4096"
+    "--max-seq-len-to-capture=16384 --enable-chunked-prefill=false --load_format=tensorizer "
+    "--distributed-executor-backend=ray --max-model-len=4096 "
+    '--compilation-config={"mode":3,"use_inductor":false}'
 )
 
 
@@ -58,6 +59,7 @@ def test_the_messages_lead_an_old_line_to_one_that_vllm_reads_alike(ask: Ask) ->
         "--max-seq-len-to-capture": "--max-cudagraph-capture-size",
         "--load-format": "",
         "--distributed-executor-backend": "",
+        "--compilation-config": "--compilation-config",
     }
 
 

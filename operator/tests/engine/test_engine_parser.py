@@ -108,13 +108,16 @@ def test_the_parser_reads_every_value_of_a_list(ask: Ask) -> None:
         "runner": "Pooling",
         "convert": "Embed",
         "allowedMediaDomains": ["a.example", "b.example"],
-        "logitsProcessors": ["vllm.a:B", "vllm.c:D"],
     }
-    (read,) = ask("read", [build_engine_args(a_service({"engine": engine}), ENGINE_VERSION)])
+    others = {"logitsProcessors": ["vllm.a:B", "vllm.c:D"]}
+    lines = [
+        build_engine_args(a_service({"engine": it}), ENGINE_VERSION) for it in (engine, others)
+    ]
+    read, other = ask("read", lines)
     assert read["runner"] == "pooling"
     assert read["convert"] == "embed"
     assert read["allowed_media_domains"] == ["a.example", "b.example"]
-    assert read["logits_processors"] == ["vllm.a:B", "vllm.c:D"]
+    assert other["logits_processors"] == ["vllm.a:B", "vllm.c:D"]
 
 
 def test_the_parser_refuses_what_it_does_not_have(parse: Parse) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 import pytest
 
 from llmservice_operator.api.spec import LLMService
-from llmservice_operator.desired.checked_values import JSON_FLAGS, PLUGIN_FLAGS
+from llmservice_operator.desired.checked_values import JSON_FLAGS
 from llmservice_operator.desired.engine_args import build_engine_args
 from llmservice_operator.errors import InvalidSpec
 from operator_support.services import a_body, a_service
@@ -35,6 +35,7 @@ def refusal(arg: str, **engine: Any) -> str:
         '--media-io-kwargs={"video": {"num_frames": 512, "fps": 1}}',
         '--compilation-config={"mode": 3, "cudagraph_mode": "FULL_AND_PIECEWISE"}',
         '--compilation-config={"custom_ops": ["all"]}',
+        '--compilation-config={"backend": "eager"}',
         '--kernel-config={"enable_flashinfer_autotune": false}',
         '--attention-config={"backend": "TRITON_ATTN"}',
         '--reasoning-config={"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}',
@@ -83,7 +84,7 @@ def test_a_key_that_is_unsafe_for_one_flag_alone_is_refused_there(arg: str) -> N
     assert "names code or files" in refusal(arg)
 
 
-@pytest.mark.parametrize("flag", PLUGIN_FLAGS)
+@pytest.mark.parametrize("flag", ["--reasoning-parser-plugin", "--tool-parser-plugin"])
 def test_a_parser_plugin_is_a_file_of_an_own_image(flag: str) -> None:
     arg = f"{flag}=/opt/parsers/mine.py"
     assert compiled({**OWN_IMAGE, "extraArgs": [arg]})[-1] == arg
@@ -100,6 +101,18 @@ def test_a_parser_plugin_is_a_file_of_an_own_image(flag: str) -> None:
 )
 def test_a_parser_plugin_is_never_a_file_of_a_volume(path: str) -> None:
     assert "inside the image" in refusal(f"--tool-parser-plugin={path}", **OWN_IMAGE)
+
+
+def test_the_flag_of_a_parser_plugin_that_people_misspell_is_answered_with_the_right_one() -> None:
+    said = refusal("--tool-call-parser-plugin=/opt/parsers/mine.py", **OWN_IMAGE)
+    assert said.endswith("did you mean --tool-parser-plugin?")
+
+
+def test_a_member_that_is_gone_is_answered_with_what_says_the_same() -> None:
+    assert refusal('--compilation-config={"use_inductor": false}') == (
+        '--compilation-config: {"use_inductor":false} is gone from vLLM: '
+        'write {"backend":"eager"} instead'
+    )
 
 
 def test_an_own_image_may_have_parsers_that_vllm_does_not_contain() -> None:
@@ -136,7 +149,7 @@ def problems(engine: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("arg", "said"),
     [
-        ("--enable-lora", "is set by the operator or unsafe in a shared cluster: remove it"),
+        ("--lora-dtype", "is set by the operator or unsafe in a shared cluster: remove it"),
         ("--kv-cache-dtype", "--kv-cache-dtype has a field of its own: set engine.kvCache.dtype"),
         ("--attention_config.backend=X", 'nested options as JSON, such as --attention-config={"'),
         ("--logits-processors=a:B", "set engine.logitsProcessors instead"),

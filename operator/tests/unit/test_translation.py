@@ -116,14 +116,31 @@ def test_speculation_that_has_no_field_is_said(config: dict[str, Any]) -> None:
 
 
 def test_a_refusal_names_the_argument_or_the_variable() -> None:
-    arguments = ["--api-key=x", "--load-format", "bitsandbytes"]
+    arguments = ["--api-key=x", "--load-format", "tensorizer"]
     spec = spec_of("org/model", flags_of(arguments), {"PYTHONPATH": "/x"})
     assert refusals(spec) == [
         "--api-key: --api-key is set by the operator: set auth.apiKeysSecretRef instead",
-        "--load-format: --load-format takes auto, fastsafetensors, mistral or safetensors only: "
-        "choose one of them, or remove it",
+        "--load-format: --load-format takes auto, bitsandbytes, fastsafetensors, instanttensor, "
+        "mistral, runai_streamer, runai_streamer_sharded or safetensors only: choose one of them, "
+        "or remove it",
         "PYTHONPATH: is set by the operator or unsafe in a shared cluster: remove it",
     ]
+
+
+def test_words_and_lists_become_those_of_their_fields() -> None:
+    arguments = ["--runner", "pooling", "--convert=none", "--logits-processors", "vllm.a:B", "c:D"]
+    assert engine(*arguments) == {
+        "runner": "Pooling",
+        "convert": "None",
+        "logitsProcessors": ["vllm.a:B", "c:D"],
+    }
+
+
+def test_a_parser_in_a_file_is_a_file_of_an_image_of_ones_own() -> None:
+    assert engine("--tool-parser-plugin", "mine.py") == {
+        "image": "registry.example.com/parsers:1",
+        "extraArgs": ["--tool-parser-plugin=/opt/parsers/mine.py"],
+    }
 
 
 def test_a_spec_that_the_operator_runs_has_no_refusal() -> None:

@@ -270,6 +270,26 @@ class EngineFields(Fields):
             ),
         ),
         Rule(
+            "logitsProcessors",
+            cel="!has(self.logitsProcessors) || size(self.logitsProcessors) == 0 || "
+            "(!has(self.speculativeDecoding) && (!has(self.runner) || self.runner != 'Pooling'))",
+            message="cannot be combined with speculativeDecoding or runner Pooling, with which "
+            "vLLM does not start: remove one of the two",
+            holds=lambda engine: (
+                not engine.logits_processors
+                or (engine.speculative_decoding is None and engine.runner != "Pooling")
+            ),
+        ),
+        Rule(
+            "convert",
+            cel="!has(self.convert) || !(self.convert in ['Embed', 'Classify']) || "
+            "!has(self.runner) || self.runner != 'Generate'",
+            message="has no effect with runner Generate: remove it, or choose runner Pooling",
+            holds=lambda engine: (
+                engine.convert not in ("Embed", "Classify") or engine.runner != "Generate"
+            ),
+        ),
+        Rule(
             "image",
             cel="!has(self.speculativeDecoding) || self.speculativeDecoding.method != 'Suffix' || "
             "has(self.image)",

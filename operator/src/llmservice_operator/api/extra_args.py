@@ -31,8 +31,8 @@ _REFUSED: Final = (
     *("disable-access-log-for-endpoints", ".*uvicorn-.*", "h11-.*", "enable-request-id-headers"),
     # These load code, or data that is executed like code.
     *(".*-cls", ".*-plugin", "(.*-)?config", "code-revision"),
-    *("hf-overrides", "logits-processors", "model-class-overrides", "trust-.*"),
-    *("enable-prompt-embeds", "enable-mm-embeds", "media-io-kwargs", "mm-processor-kwargs"),
+    *("logits-processors", "model-class-overrides", "trust-.*"),
+    *("enable-prompt-embeds", "enable-mm-embeds"),
     *("pt-load-map-location", "skip-tokenizer-init", "tokenizer"),
     "tokenizer-revision",
     # These name files of the container.
@@ -54,8 +54,8 @@ SET_BY: Final[Mapping[str, str]] = {
 
 _HARMLESS: Final = (
     "(override-)?generation-config|allowed-media-domains|allowed-origins|"
-    "(additional|attention|compilation|diffusion|kernel|pooler|reasoning)-config|hf-overrides|"
-    "(media-io|mm-processor)-kwargs|(reasoning|tool)-parser-plugin"
+    "(additional|attention|compilation|diffusion|kernel|pooler|reasoning)-config|"
+    "(reasoning|tool|tool-call)-parser-plugin"
 )
 """Exceptions to the refused names: sampling defaults, limits on what the server fetches, and the
 web pages that may call the API. Calls from these pages still need a key if the service has keys.

@@ -32,11 +32,23 @@ _REFUSED_KEYS: Final = (
     "_.*|auto_map|trust_remote_code|code_revision|(.*_)?(cls|dir|file|folder|path|plugin|root)s?"
 )
 """Form of keys that name code or files. A key of a future version is refused by its form, too."""
+_SAFE: Final = {("backend", "eager"), ("backend", "inductor")}
+"""Members that a flag accepts although their key can name code."""
+_GONE: Final[Mapping[tuple[str, object], str]] = {
+    ("use_inductor", False): '{"backend":"eager"}',
+    ("use_inductor", True): '{"backend":"inductor"}',
+}
+"""Members that older versions had, each with what says the same now."""
 _PLACE: Final = re.compile("~|[.]{0,2}/|[a-z]+://")
 """Begin of a text that names a file or an address."""
 
 PARSER_FLAGS: Final = ("--reasoning-parser", "--tool-call-parser")
-PLUGIN_FLAGS: Final = ("--reasoning-parser-plugin", "--tool-parser-plugin")
+PLUGIN_FLAGS: Final = (
+    "--reasoning-parser-plugin",
+    "--tool-parser-plugin",
+    # No version has it, but people write it: it is answered with the flag that they mean.
+    "--tool-call-parser-plugin",
+)
 _PLUGIN: Final = re.compile("(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+[.]py")
 _NOT_OF_THE_IMAGE: Final = tuple(
     f"{folder}/"
@@ -71,6 +83,11 @@ def _refusal_of_json(flag: str, value: str) -> str | None:
         return 'must be a JSON object, such as {"name": 1}'
     refused = re.compile(f"{_REFUSED_KEYS}|{JSON_FLAGS[flag]}")
     for key, each in _entries(found):
+        if isinstance(each, str | bool) and (key, each) in _GONE:
+            old = json.dumps({key: each}, separators=(",", ":"))
+            return f"{old} is gone from vLLM: write {_GONE[key, each]} instead"
+        if isinstance(each, str) and (key, each) in _SAFE:
+            continue
         if refused.fullmatch(key):
             return f"{key} names code or files, which is unsafe in a shared cluster: remove it"
         if isinstance(each, str) and _PLACE.match(each):
