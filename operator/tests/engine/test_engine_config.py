@@ -27,6 +27,13 @@ KNOWN_QUANTIZATIONS: Final = (None, "fp8", "awq")
 KNOWN_KERNELS: Final = {None, *LIKELY[f"{DRAFT}.moeBackend"], *LIKELY[f"{DRAFT}.attentionBackend"]}
 """As with quantizations."""
 
+KNOWN_PARSERS: Final = {
+    None,
+    *LIKELY["spec.engine.reasoningParser"],
+    *LIKELY["spec.engine.toolCalling.parser"],
+}
+"""A service with an image of its own may name others, which that image contains."""
+
 NO_DSPARK: Final = (
     "ValidationError: : Value error, Model Runner V1 does not support: dspark speculative decoding"
 )
@@ -109,6 +116,8 @@ def is_for_the_pinned_version(spec: Spec) -> bool:
         version == ENGINE_VERSION
         and quantizations <= {*KNOWN_QUANTIZATIONS}
         and kernels <= KNOWN_KERNELS
+        and {engine.get("reasoningParser"), engine.get("toolCalling", {}).get("parser")}
+        <= KNOWN_PARSERS
         and {*engine.get("logitsProcessors", ())} <= {*LIKELY["spec.engine.logitsProcessors[]"]}
         and not any(arg.startswith(LEAVES_TRACES) for arg in engine.get("extraArgs", ()))
     )
