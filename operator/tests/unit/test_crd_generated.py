@@ -127,6 +127,7 @@ def test_only_what_a_user_should_see_has_a_default() -> None:
         "spec.rolloutStrategy.type": "Auto",
         "spec.rolloutStrategy.autoRollback": False,
         "spec.networkPolicy": {"enabled": True, "mesh": "None"},
+        "spec.auth.isolatePrefixCache": False,
         "spec.networkPolicy.enabled": True,
         "spec.networkPolicy.mesh": "None",
         "spec.suspend": False,

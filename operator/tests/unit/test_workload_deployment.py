@@ -237,6 +237,13 @@ def test_api_keys_are_mounted_and_the_server_is_told_where(
 
 def test_without_keys_nobody_is_asked_for_one() -> None:
     assert "LLMSERVICE_API_KEYS_DIRECTORY" not in environment()
+
+
+def test_the_server_keeps_the_cached_prompts_of_keys_apart_only_if_the_spec_says_so() -> None:
+    auth: dict[str, Any] = {"apiKeysSecretRef": {"name": "keys"}}
+    variable = "LLMSERVICE_ISOLATE_PREFIX_CACHE"
+    assert variable not in environment({"auth": auth})
+    assert environment({"auth": {**auth, "isolatePrefixCache": True}})[variable] == "true"
     assert not [each for each in pod_spec()["volumes"] if "secret" in each]
 
 

@@ -32,6 +32,7 @@ environment:
   LLMSERVICE_MAX_BODY_BYTES         maximum size of a request body (16777216)
   LLMSERVICE_MAX_CHOICES            maximum `n` of a request (128)
   LLMSERVICE_API_KEYS_DIRECTORY     folder with one API key per file; unset: no key
+  LLMSERVICE_ISOLATE_PREFIX_CACHE   true shares no cached prompt between keys (false)
   LLMSERVICE_CA_BUNDLE              file of authorities to trust in addition
   LLMSERVICE_ADAPTERS_FILE          list of LoRA adapters, which the server follows
   LLMSERVICE_MAX_ADAPTER_BYTES      maximum size of an adapter's weights (4294967296)

@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from llmservice_server.adapter_files import AdapterLimits
 from llmservice_server.body_shape import MAX_INPUTS
+from llmservice_server.cache_salt import salted
 from llmservice_server.compat import Vllm
 from llmservice_server.documentation import document
 from llmservice_server.engine_adapters import EngineAdapters
@@ -237,6 +238,7 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             return queue
 
         async def _add_request(self, request: Any, *arguments: Any, **more: Any) -> None:
+            request.cache_salt = salted(request.cache_salt)
             if getattr(request.sampling_params, "structured_outputs", None) is not None:
                 tokenizer = self.renderer.tokenizer
                 compiler.choose(self.vllm_config, tokenizer, request.sampling_params)

@@ -15,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmservice_server.cache_salt import current_key
 from llmservice_server.cors import Origins
 from llmservice_server.errors import (
     ENGINE_FAILED_MESSAGE,
@@ -168,7 +169,7 @@ class Gate:
                 await own_answer(scope, exchange.receive, exchange.send)
             else:
                 held = nullcontext() if is_own else self._in_flight.holding(exchange)
-                with held, _place_of(exchange, route):
+                with held, _place_of(exchange, route), self._cache_of(scope):
                     await self._answer(exchange, scope)
         finally:
             exchange.close()
@@ -216,10 +217,20 @@ class Gate:
             return self._refused(refusal)
         return None
 
+    @contextmanager
+    def _cache_of(self, scope: Scope) -> Iterator[None]:
+        """Keep the request's prompts apart in the prefix cache, if the settings ask for it."""
+        keys = self._keys if self._settings.isolate_prefix_cache else None
+        token = current_key.set(None if keys is None else keys.find(scope["headers"]))
+        try:
+            yield
+        finally:
+            current_key.reset(token)
+
     def _lacks_key(self, route: Route | None, scope: Scope) -> bool:
         if self._keys is None or (route is not None and not route.needs_key):
             return False
-        return not self._keys.allow(scope["headers"])
+        return self._keys.find(scope["headers"]) is None
 
     def _refused(self, refusal: Cut) -> Response:
         self._metrics.rejected.labels(refusal.reason).inc()

@@ -28,8 +28,8 @@ class ApiKeys:
         self._seen: object = None
         self._look_at = clock()
 
-    def allow(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Return whether the headers contain a valid key.
+    def find(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        """Return the digest of the valid key in the headers; None if they contain none.
 
         OpenAI's clients send it as Authorization: Bearer, Anthropic's clients as x-api-key to
         /v1/messages.
@@ -39,11 +39,12 @@ class ApiKeys:
         # Every key is compared by its digest, so the time does not reveal which key matches, or how
         # much of it.
         matches = [
-            hmac.compare_digest(_digest(key), digest)
+            digest
             for key in presented
             for digest in self._digests
+            if hmac.compare_digest(_digest(key), digest)
         ]
-        return any(matches)
+        return matches[0] if matches else None
 
     def has_any(self) -> bool:
         """Return whether there is any valid key."""

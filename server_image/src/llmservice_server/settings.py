@@ -97,6 +97,9 @@ class ServerSettings(BaseSettings):
     """Folder of a mounted Secret; the content of every file is a key. With None, requests need no
     key."""
 
+    isolate_prefix_cache: Annotated[bool, BeforeValidator(_true_or_false)] = False
+    """Whether requests with different API keys share nothing in the engine's prefix cache."""
+
     ca_bundle: Path | None = None
     """File with the certificates of authorities that are trusted in addition to the public ones.
     None trusts the public ones only."""

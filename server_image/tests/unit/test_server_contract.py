@@ -52,6 +52,7 @@ def test_the_server_reads_the_variables_that_the_operator_sets() -> None:
             names.MAX_CHOICES_ENV: "8",
             names.SHARED_CACHE_DIRECTORY_ENV: "/shared",
             names.API_KEYS_DIRECTORY_ENV: names.API_KEYS_PATH,
+            names.ISOLATE_PREFIX_CACHE_ENV: "true",
             names.SMOKE_TEST_ENV: "false",
             names.SMOKE_TEST_PROMPT_ENV: "Hello",
             names.SMOKE_TEST_EXPECT_ENV: "(?i)world",
@@ -66,6 +67,7 @@ def test_the_server_reads_the_variables_that_the_operator_sets() -> None:
     assert (settings.max_body_bytes, settings.max_choices) == (7, 8)
     assert settings.shared_cache_directory == Path("/shared")
     assert str(settings.api_keys_directory) == names.API_KEYS_PATH
+    assert settings.isolate_prefix_cache
     assert not settings.smoke_test
     assert (settings.smoke_test_prompt, settings.smoke_test_expect) == ("Hello", "(?i)world")
     assert settings.smoke_test_timeout_seconds == 9

@@ -106,3 +106,8 @@ class Auth(Fields):
     KEY`, except `/health` and `/ping`. The replicas read the Secret again when it changes. To
     rotate a key, add a new one, move the clients and remove the old one; no pod restarts. If the
     Secret is missing, no pod becomes ready."""
+    isolate_prefix_cache: bool = False
+    """Whether requests with different API keys share nothing in the prefix cache. Otherwise a
+    client can find out, by the time of its own requests, which prompts other clients have sent.
+    With true, a prompt that several clients send, such as a system prompt, is computed and stored
+    once for each key."""

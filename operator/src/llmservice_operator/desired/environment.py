@@ -56,6 +56,8 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         values[names.ADAPTERS_FILE_ENV] = f"{names.ADAPTERS_PATH}/{names.ADAPTERS_FILE}"
     if service.spec.auth is not None:
         values[names.API_KEYS_DIRECTORY_ENV] = names.API_KEYS_PATH
+        if service.spec.auth.isolate_prefix_cache:
+            values[names.ISOLATE_PREFIX_CACHE_ENV] = "true"
     if service.spec.ca_bundle is not None:
         values[names.CA_BUNDLE_ENV] = f"{names.CA_BUNDLE_PATH}/{names.CA_BUNDLE_FILE}"
     # The variable is set even while autoscaling is off, because switching it on must not restart a
