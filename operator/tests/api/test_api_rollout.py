@@ -84,9 +84,10 @@ def test_an_old_replica_ends_first_once_no_gpu_was_free_for_a_minute(
     assert strategy(api, served, name) == SURGE
     api.patch(LLMSERVICES, served, name, RESTART)
     (new,) = eventually(lambda: names_of(pods(api, served, name)) - old)
-    # Two seconds of the wait are left, and no event will report their end.
+    # Two seconds of the wait are left, and no event will report their end. Whatever happens, the
+    # operator looks again after a minute: that would be too late.
     find_no_gpu(api, served, new, 58)
-    eventually(lambda: strategy(api, served, name) == IN_PLACE)
+    eventually(lambda: strategy(api, served, name) == IN_PLACE, 30)
     eventually(lambda: len(names_of(pods(api, served, name)) & old) == replicas - 1)
     said = eventually(lambda: progressing(api, served, name))
     assert (said["status"], said["reason"]) == ("True", "RolloutInPlace")

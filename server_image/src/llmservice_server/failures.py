@@ -89,7 +89,7 @@ CACHE_LOST = Failure(
 def invalid_argument(said: str) -> Failure:
     """Return the failure of a start with arguments that vLLM's parser or this server refuses."""
     # The parser names a type by its representation, with an address that differs in each start.
-    said = re.sub(r"<function (\w+) at 0x\w+>", r"\1", said).rstrip(".")
+    said = re.sub(r"<function (\S+) at 0x\w+>", r"\1", said).rstrip(".")
     return Failure(Reason.INVALID_ENGINE_ARGUMENT, f"The engine refused its arguments: {said}.")
 
 

@@ -5,6 +5,7 @@ It is pure ASGI because every request and every streamed chunk passes through it
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -220,8 +221,11 @@ class Gate:
     @contextmanager
     def _cache_of(self, scope: Scope) -> Iterator[None]:
         """Keep the request's prompts apart in the prefix cache, if the settings ask for it."""
-        keys = self._keys if self._settings.isolate_prefix_cache else None
-        token = current_key.set(None if keys is None else keys.find(scope["headers"]))
+        key = None
+        if self._keys is not None and self._settings.isolate_prefix_cache:
+            # A key that was revoked since the request was admitted shares its prompts with nobody.
+            key = self._keys.find(scope["headers"]) or secrets.token_bytes(32)
+        token = current_key.set(key)
         try:
             yield
         finally:

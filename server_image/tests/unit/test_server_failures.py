@@ -105,12 +105,12 @@ def test_knows_the_ways_to_fail_and_what_was_found(
 def test_a_refused_argument_is_told_in_the_same_words_at_each_start() -> None:
     said = (
         "argument --kv-cache-memory-bytes: "
-        "Value lots cannot be converted to <function human_readable_int at 0x7fd7367ecfe0>."
+        "Value lots cannot be converted to <function of.<locals>.human_readable_int at 0x7fd736>."
     )
 
     assert invalid_argument(said).message == (
         "The engine refused its arguments: argument --kv-cache-memory-bytes: "
-        "Value lots cannot be converted to human_readable_int."
+        "Value lots cannot be converted to of.<locals>.human_readable_int."
     )
 
 

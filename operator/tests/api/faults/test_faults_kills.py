@@ -108,9 +108,12 @@ def test_an_operator_killed_again_and_again_makes_no_child_twice_and_the_last_on
     with start(namespace) as last:
         last.until_leading()
 
+        # The garbage collector takes its time.
+        eventually(lambda: owners_are_alive(api, namespace))
+
         def as_expected() -> bool:
             assert without_revision(children_in(api, namespace)) == expected
-            return is_observed(api, namespace) and owners_are_alive(api, namespace)
+            return is_observed(api, namespace)
 
         eventually(as_expected, WITHIN_SECONDS)
         until_settled(last)

@@ -11,10 +11,16 @@ from shared_support.waiting import eventually
 
 SERVICES = 300 if IS_LONG else 10
 REPEATS = 5
-LONGEST_LAG = "0.25" if IS_LONG else "1.0"
+LONGEST_LAG = "0.25" if IS_LONG else "2.5"
 """Upper bound in seconds of a bucket of the histogram. The tests beside the sample take the CPU
 from the operator for longer than a quarter of a second."""
 LAG = "llmservice_event_loop_lag_seconds"
+
+
+def measured_and_late(operator: OperatorProcess) -> tuple[float, float]:
+    """Return how often the lag was measured since the operator began, and how often it was long."""
+    measured = operator.metric(f"{LAG}_count")
+    return measured, measured - operator.metric(f"{LAG}_bucket", le=LONGEST_LAG)
 
 
 def test_a_storm_of_events_does_not_block_the_event_loop(
@@ -23,13 +29,15 @@ def test_a_storm_of_events_does_not_block_the_event_loop(
     proxy.faults.on_events = lambda _, events: [each for each in events for _ in range(REPEATS)]
     with start(AUDIT_PERIOD_SECONDS="1") as operator:
         operator.until_leading()
+        before = measured_and_late(operator)
         for number in range(SERVICES):
             api.create(LLMSERVICES, make_service(f"llm-{number}", namespace))
         # Each look at the metrics is a scrape.
         eventually(lambda: operator.metric(f"{LAG}_count") and is_observed(api, namespace))
         until_settled(operator)
-        measured = operator.metric(f"{LAG}_count")
-        late = measured - operator.metric(f"{LAG}_bucket", le=LONGEST_LAG)
+        measured, late = (
+            now - then for now, then in zip(measured_and_late(operator), before, strict=True)
+        )
         print(f"{late:.0f} of {measured:.0f} times the event loop lagged by over {LONGEST_LAG} s")
         assert measured > 10
         assert late == 0
