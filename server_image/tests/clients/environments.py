@@ -15,6 +15,10 @@ from pathlib import Path
 import engine_env
 
 PYTHON_LOCK = Path(__file__).parent / "python" / "requirements.txt"
+TOOLS_LOCK = PYTHON_LOCK.with_name("tools.txt")
+LOAD_LOCK = PYTHON_LOCK.with_name("load.txt")
+"""Lock of packages that are added to those of the engine's environment."""
+ENGINE_LOCK = engine_env.REQUIREMENTS
 NODE_LOCK = Path(__file__).parent / "node" / "package-lock.json"
 
 
@@ -47,6 +51,8 @@ def command(lock: Path, script: Path, folder: Path) -> list[str]:
 @cache
 def python_of(lock: Path) -> Path:
     """Return the interpreter of the environment that a lock describes; create it if missing."""
+    if lock == ENGINE_LOCK:
+        return engine_env.engine_python()
     return engine_env.python_of(_made(lock, _install_python))
 
 
@@ -63,6 +69,9 @@ def node_modules() -> Path:
 
 def _install_python(lock: Path, environment: Path) -> None:
     hashed = ("--require-hashes", "-r", str(lock))
+    if lock == LOAD_LOCK:
+        engine_env.extend(engine_env.make(), environment, *hashed)
+        return
     version = engine_env.PYTHON_VERSION
     engine_env.uv("venv", "--quiet", "--relocatable", "--python", version, str(environment))
     engine_env.install(environment, *hashed)
@@ -79,8 +88,11 @@ def _install_node(lock: Path, environment: Path) -> None:
 
 def _made(lock: Path, install: Callable[[Path, Path], None]) -> Path:
     """Return the complete environment of a lock. It is installed beside its place, then moved."""
-    inputs = engine_env.PYTHON_VERSION.encode() + b"\0" + lock.read_bytes()
-    environment = engine_env.cache_dir() / "client-env" / hashlib.sha256(inputs).hexdigest()[:16]
+    inputs = [engine_env.PYTHON_VERSION.encode(), lock.read_bytes()]
+    if lock == LOAD_LOCK:
+        inputs.append(ENGINE_LOCK.read_bytes())
+    digest = hashlib.sha256(b"\0".join(inputs)).hexdigest()[:16]
+    environment = engine_env.cache_dir() / "client-env" / digest
     if not environment.exists():
         with engine_env.only_builder(environment):
             if not environment.exists():

@@ -51,7 +51,7 @@ KNOWN: tuple[Known, ...] = (
         "vLLM does not send the header that the client reads.",
     ),
     Known(
-        "refusal, wrong key$",
+        "refusal, wrong key$|does not pass the key on$",
         r"^reply\.(message|body)",
         "better",
         "the message says what to send; that of vLLM is only `Unauthorized`.",

@@ -41,10 +41,15 @@ def both(kind: str, folder: Path) -> Iterator[tuple[ModelServer, ModelServer]]:
         yield ours, stock
 
 
+def text_model() -> Path:
+    """Return the folder of the model that generates text."""
+    return build_models()[SMOLLM2]
+
+
 def _model_flags(kind: str, python: Path, folder: Path) -> tuple[str, ...]:
     if kind == "text":
         return (
-            f"--model={build_models()[SMOLLM2]}",
+            f"--model={text_model()}",
             "--max-model-len=2048",
             f"--kv-cache-memory-bytes={256 * 1024**2}",
             "--enable-auto-tool-choice",

@@ -78,6 +78,8 @@ await run({
   },
   hearing: {
     "audio, transcription": () => client.audio.transcriptions.create(heard()),
+    "audio, transcription, streamed": async () =>
+      all(await client.audio.transcriptions.create({ ...heard(), stream: true })),
     "audio, translation": () => client.audio.translations.create(heard()),
   },
 });

@@ -40,6 +40,11 @@ def case(feature: str, needs: str = "text") -> Callable[[Callable[[], Any]], Cal
     return declared
 
 
+def leave_out(*features: str) -> None:
+    """Remove the cases of these features."""
+    _cases[:] = [each for each in _cases if each[0] not in features]
+
+
 def recording() -> tuple[str, bytes]:
     """Return the name and the content of a recording."""
     path = Path(os.environ["RECORDING"])

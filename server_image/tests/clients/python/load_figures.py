@@ -1,0 +1,45 @@
+"""Compares what a load generator tells with the metrics of the server."""
+
+import os
+import re
+import sys
+import urllib.request
+
+FEATURE = "requests, tokens, time to first token and latency within 3 % of `/metrics`"
+LIMIT = 0.03
+"""Greatest relative difference of a figure."""
+
+
+def metrics():
+    """Return the sum of each metric of the engine over all its labels."""
+    with urllib.request.urlopen(os.environ["METRICS"], timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    sums = {}
+    for line in lines:
+        if found := re.match(r"vllm:(\w+)(?:\{.*\})? (\S+)$", line):
+            sums[found[1]] = sums.get(found[1], 0.0) + float(found[2])
+    return sums
+
+
+def seen_by_the_server(before, after):
+    """Return the same figures as a load generator's, from the metrics before and after it."""
+    grown = {name: after[name] - before.get(name, 0.0) for name in after}
+
+    def mean(name):
+        return grown[f"{name}_sum"] / grown[f"{name}_count"]
+
+    return {
+        "requests": grown["request_success_total"],
+        "prompt tokens": grown["prompt_tokens_total"],
+        "generated tokens": grown["generation_tokens_total"],
+        "time to first token": mean("time_to_first_token_seconds"),
+        "latency": mean("e2e_request_latency_seconds"),
+    }
+
+
+def agreement(told, counted):
+    """Return the figures that both servers share. Raises AssertionError if one is told wrongly."""
+    apart = {name: told[name] / counted[name] - 1 for name in counted}
+    print({name: f"{value:+.2%}" for name, value in apart.items()}, file=sys.stderr)
+    assert all(abs(value) <= LIMIT for value in apart.values()), apart
+    return {name: value for name, value in told.items() if "token" in name and "time" not in name}
