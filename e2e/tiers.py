@@ -128,7 +128,8 @@ Lane = tuple[str, ...]
 """Names of tiers that run one after another, while the tiers of the other lanes run beside them."""
 
 LANES: tuple[Lane, ...] = (
-    ("lint", "unit", "bench", "chart"),
+    ("unit",),
+    ("lint", "bench", "chart"),
     ("engine",),
     ("api",),
     ("scaling", "cluster"),

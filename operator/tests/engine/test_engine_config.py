@@ -96,6 +96,10 @@ LEAVES_TRACES: Final = "--enable-return-routed-experts"
 """vLLM configures every later engine of the process otherwise."""
 
 
+OTHER_FORMAT: Final = "--config-format=mistral"
+"""The stand-ins have Hugging Face's format."""
+
+
 def compiled(spec: Spec) -> list[str]:
     service = a_service(spec)
     return build_engine_args(service, resolve_pin(service, None, SETTINGS).version)
@@ -120,6 +124,7 @@ def is_for_the_pinned_version(spec: Spec) -> bool:
         <= KNOWN_PARSERS
         and {*engine.get("logitsProcessors", ())} <= {*LIKELY["spec.engine.logitsProcessors[]"]}
         and not any(arg.startswith(LEAVES_TRACES) for arg in engine.get("extraArgs", ()))
+        and OTHER_FORMAT not in engine.get("extraArgs", ())
     )
 
 

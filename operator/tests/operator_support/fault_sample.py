@@ -11,7 +11,7 @@ SEED: Final = int(os.environ.get("LLMSERVICE_TEST_SEED", "1"))
 """Seed of all that is drawn."""
 IS_LONG: Final = os.environ.get("LLMSERVICE_TEST_LONG", "") == "true"
 """Whether every case runs, as in `make test-faults`."""
-OUTAGE_SECONDS: Final = 300.0 if IS_LONG else 8.0
+OUTAGE_SECONDS: Final = 300.0 if IS_LONG else 12.0
 """Duration of an outage."""
 CHURN_ROUNDS: Final = 50 if IS_LONG else 2
 """Number of times that every kind of child is disturbed."""

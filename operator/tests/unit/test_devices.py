@@ -8,6 +8,7 @@ import pytest
 from llmservice_operator.api.accelerator_class import parse_classes
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.children import Context, build_all
+from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import OperatorSettings
 from llmservice_operator.workload import observe_service, resolve_pin
 from operator_support.services import SETTINGS, a_deployment, a_pod, a_service, one
@@ -73,6 +74,22 @@ def test_a_class_brings_devices_and_those_of_the_spec_win() -> None:
     assert pod(spec, fast=fast)["resourceClaims"][1:] == [own, SHARED]
 
 
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"extended": {f"rdma/{n}": 1 for n in range(8)}}, "at most 8 items"),
+        ({"requests": {"memory": "2Gi"}}, "memory"),
+    ],
+)
+def test_resources_that_do_not_fit_those_of_the_class_are_refused(
+    own: dict[str, Any], said: str
+) -> None:
+    fast = {"resources": {"extended": {"rdma/hca": 1}, "limits": {"memory": "1Gi"}}}
+    with pytest.raises(InvalidSpec, match=said) as refused:
+        pod({"accelerator": {"class": "fast"}, "resources": own}, fast=fast)
+    assert str(refused.value).startswith("spec.resources: together with those of the class fast: ")
+
+
 NO_CLAIMS = "0/1 nodes are available: 1 cannot allocate all claims."
 
 
@@ -90,6 +107,12 @@ NO_CLAIMS = "0/1 nodes are available: 1 cannot allocate all claims."
             "0/1 nodes are available: 1 Insufficient rdma/hca.",
             Reason.WAITING_FOR_DEVICE,
             "1 rdma/hca",
+        ),
+        (
+            {"resources": {"extended": {"hugepages-2Mi": "512Mi"}}},
+            "0/1 nodes are available: 1 Insufficient hugepages-2Mi.",
+            Reason.WAITING_FOR_DEVICE,
+            "512Mi hugepages-2Mi",
         ),
         (
             {"resources": {"claims": [NIC]}},

@@ -9,7 +9,10 @@ from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, SCALED_OBJECTS, 
 from operator_support.reflecting import LLAMA, REQUIRED, World, service
 from shared_support.waiting import eventually_in_loop
 
-OUTDATED = "the cluster cannot be read: the list is older than what was read before"
+OUTDATED = (
+    "the cluster cannot be read: the list is older than what was read before: see that all API"
+    " servers use one etcd"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +75,18 @@ async def test_a_list_that_is_older_than_the_last_event_is_not_believed(type_: s
         world.outdated = {}
         await world.until_watching(2)
         assert list(world.cache.of_kind(LLMSERVICES)) == world.objects[LLMSERVICES]
+    assert world.problems[-1] is None
+
+
+async def test_a_restored_cluster_is_believed_although_it_changes_while_it_is_listed() -> None:
+    world = World({LLMSERVICES: [service("gone", version=50), service("kept", version=60)]})
+    async with world.reflecting():
+        await world.until_watching()
+        world.outdated = {LLMSERVICES: [service("gone", version=5), service("kept", version=6)]}
+        world.objects = {LLMSERVICES: [service("kept", version=9)]}
+        world.broken.set()
+        await world.until_watching(2)
+        assert list(world.cache.of_kind(LLMSERVICES)) == world.outdated[LLMSERVICES]
     assert world.problems[-1] is None
 
 

@@ -21,7 +21,7 @@ class Known:
         return bool(re.search(self.cases, case) and re.search(self.paths, difference))
 
 
-_STOCK_FAILS = "^(failure|reply): "
+_STOCK_FAILS = r"^(failure: '\(absent\)' instead of |reply: .* instead of '\(absent\)'$)"
 KNOWN: tuple[Known, ...] = (
     Known(
         "^Chromium.*: refusal, wrong key$",
@@ -35,7 +35,9 @@ KNOWN: tuple[Known, ...] = (
         "better",
         "the message says where the routes are listed.",
     ),
-    Known("^Chromium", r"^reply\.hasId", "better", "the page can read the id of the request."),
+    Known(
+        "^Chromium", r"^reply\.hasId: True", "better", "the page can read the id of the request."
+    ),
     Known("models, retrieve$", _STOCK_FAILS, "better", "vLLM has no such route and answers 404."),
     Known(
         "max_tokens above the context$",
@@ -46,7 +48,7 @@ KNOWN: tuple[Known, ...] = (
     ),
     Known(
         "the id of a request$",
-        "^reply: ",
+        "^reply: True",
         "better",
         "vLLM does not send the header that the client reads.",
     ),

@@ -4,15 +4,18 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+import engine_env
+
 PAGE = Path(__file__).parents[3] / "docs" / "clients.md"
-HEAD = """\
+HEAD = f"""\
 <!-- Written by `make test-clients`; do not edit. -->
 
 # Clients
 
 Each row is a feature of a real client, tried with the locked version on this server and on stock
-vLLM, with the same model, flags and key. "equal" means that the client returns the same whole
-reply, apart from ids and times. "better" and "differs" give the reason of a difference.
+vLLM {engine_env.PINNED}, with the same model, flags and key. "equal" means that the client returns
+the same whole reply, apart from ids, moments, and the places where a stream is cut; numbers may
+differ by a thousandth. "better" and "differs" give the reason of a difference.
 
 | client | version | feature | compared with stock vLLM |
 |---|---|---|---|

@@ -132,6 +132,7 @@ def test_is_gone_at_once_when_told_to_stop_while_importing(
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize("server_settings", [{"LLMSERVICE_PRE_STOP_SECONDS": "60"}])
 def test_is_gone_at_once_with_its_engine_when_told_to_stop_while_loading(
     server: ModelServer,
 ) -> None:
@@ -143,7 +144,8 @@ def test_is_gone_at_once_with_its_engine_when_told_to_stop_while_loading(
     server.terminate()
 
     assert server.exit_code() == 0
-    assert time.monotonic() - started < 2
+    # The time of a graceful end is not waited for. A busy machine may need some seconds.
+    assert time.monotonic() - started < 20
     assert not members(server.process.pid)
 
 

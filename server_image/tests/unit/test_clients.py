@@ -92,6 +92,35 @@ def test_a_known_difference_explains_only_its_own_path() -> None:
         assert not verdict(case, paths, known)[1]
 
 
+@pytest.mark.parametrize(
+    ("case", "difference"),
+    [
+        ("OpenAI: models, retrieve", "failure: with both servers, NotFoundError"),
+        ("OpenAI: models, retrieve", "failure: 'NotFoundError' instead of '(absent)'"),
+        ("OpenAI: models, retrieve", "reply: '(absent)' instead of {'id': 'model'}"),
+        ("Anthropic: messages, the id of a request", "reply: False instead of True"),
+        ("Chromium: chat", "reply.hasId: False instead of True"),
+    ],
+)
+def test_no_known_difference_explains_that_this_server_is_the_worse_one(
+    case: str, difference: str
+) -> None:
+    assert not verdict(case, [difference])[1]
+
+
+@pytest.mark.parametrize(
+    ("case", "difference"),
+    [
+        ("OpenAI: models, retrieve", "failure: '(absent)' instead of 'NotFoundError'"),
+        ("OpenAI: models, retrieve", "reply: {'id': 'model'} instead of '(absent)'"),
+        ("Anthropic: messages, the id of a request", "reply: True instead of False"),
+        ("Chromium: chat", "reply.hasId: True instead of False"),
+    ],
+)
+def test_what_this_server_does_better_is_known(case: str, difference: str) -> None:
+    assert verdict(case, [difference])[0].startswith("better: ")
+
+
 def test_a_run_of_one_client_keeps_the_rows_of_the_others() -> None:
     old = [page.Row("A", "1", "chat", "equal"), page.Row("B", "1", "chat", "equal")]
     new = [page.Row("A", "2", "tools", "better: it says more.")]

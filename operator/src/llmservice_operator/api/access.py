@@ -110,5 +110,4 @@ class Auth(Fields):
     """Whether requests with different API keys share nothing in the prefix cache. Otherwise a
     client can find out, by the time of its own requests, which prompts other clients have sent.
     With true, a prompt that several clients send, such as a system prompt, is computed and stored
-    once for each key. An own image needs a model server that knows the setting: one from before this
-    field shares the cache."""
+    once for each key. A model server that is older than this field ignores it."""

@@ -170,6 +170,19 @@ class LLMServiceSpec(Fields):
             holds=lambda spec: spec.model.hub_endpoint is None or spec.downloads,
         ),
         Rule(
+            "auth.isolatePrefixCache",
+            cel="!has(self.auth) || !self.auth.isolatePrefixCache || !has(self.engine) || "
+            "!has(self.engine.prefixCaching) || self.engine.prefixCaching.enabled",
+            message="has no effect without prefix caching: remove it, or set "
+            "engine.prefixCaching.enabled: true",
+            holds=lambda spec: (
+                spec.auth is None
+                or not spec.auth.isolate_prefix_cache
+                or spec.engine.prefix_caching is None
+                or spec.engine.prefix_caching.enabled
+            ),
+        ),
+        Rule(
             "smokeTest.timeoutSeconds",
             cel="!has(self.smokeTest) || !has(self.smokeTest.timeoutSeconds) || "
             "!has(self.startup) || !has(self.startup.timeoutSeconds) || "

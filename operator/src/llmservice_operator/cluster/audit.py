@@ -5,6 +5,7 @@ error. So the audit lists all objects periodically, and processes every differen
 had come.
 """
 
+import heapq
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from llmservice_operator.kinds import LLMSERVICES, Kind
 
 Scope = tuple[Kind, str | None]
 """A kind in a namespace; None means in all namespaces."""
+
+READS_OF_OLD = 5
+"""Reads at most with which a reload finds an object of an old list that still exists."""
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +175,7 @@ class Audit:
         except ClusterError as error:
             self._note(scope, error)
             return False
+        self._note_recovery(scope)
         self._take_over(before, listed)
         return True
 
@@ -178,18 +183,23 @@ class Audit:
         """Raise ClusterError if the list is older than the cache, although the cluster is not.
 
         An API server that lags behind may answer so, and the operator must not return to an earlier
-        spec. After a restore of its database the cluster itself is older, too. One read tells the
-        two cases apart.
+        spec. After a restore of its database the cluster itself is older, too. A read of an object
+        that still exists tells the two cases apart: of the oldest ones, because they change least.
         """
         known = {id_: version(each) for id_, each in before.objects.items()}
         known = {**before.dropped, **known}
         older = [it for it in _readable(listed) if version(it) < known.get(object_id(it), 0)]
         if not older:
             return
-        newest = max(older, key=version)
-        live = await self._cluster.read(*object_id(newest))
-        if live is None or is_other_version(live, newest):
-            raise ClusterError("the list is older than what was read before")
+        for each in heapq.nsmallest(READS_OF_OLD, older, key=version):
+            live = await self._cluster.read(*object_id(each))
+            if live is not None:
+                if version(live) < known[object_id(each)]:
+                    return
+                break
+        raise ClusterError(
+            "the list is older than what was read before: see that all API servers use one etcd"
+        )
 
     def _take_over(self, before: Snapshot, listed: Iterable[Manifest]) -> None:
         for owner in self._cache.replace(before, listed):
@@ -219,9 +229,11 @@ class Audit:
         except ClusterError as error:
             self._note(scope, error)
             return None
+        return listed
+
+    def _note_recovery(self, scope: Scope) -> None:
         if self.troubles.pop(scope, None) is not None:
             logger.info("%s can be listed again", _say_scope(scope))
-        return listed
 
 
 @dataclass(frozen=True)

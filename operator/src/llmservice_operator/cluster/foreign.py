@@ -255,9 +255,10 @@ def understood(manifest: Any) -> Manifest:
     metadata = dict(manifest["metadata"])
     entries = metadata.pop("managedFields", None)
     ours = list(filter(_is_ours, entries if isinstance(entries, list) else ()))
-    if ours:
-        metadata["managedFields"] = ours
     found: Manifest = _without_nulls({**manifest, "metadata": metadata})
+    if ours:
+        # Anybody can write a record in our name that is nested too deep for a recursion.
+        found["metadata"]["managedFields"] = ours
     try:
         _SHAPES.get(kind, _Plain).model_validate(found)
     except ValidationError as error:

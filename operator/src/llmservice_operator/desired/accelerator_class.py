@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydantic import ValidationError
+
 from llmservice_operator.api.accelerator import Accelerator, AcceleratorType
 from llmservice_operator.api.accelerator_class import AcceleratorClass
 from llmservice_operator.api.pods import ResourceAmounts, Resources, Template
@@ -22,15 +24,17 @@ def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> 
     spec, name = service.spec, service.spec.accelerator.gpu_class
     if name is None:
         return service
-    if name not in classes and is_known(name):
-        maker = AcceleratorType.AMD if is_amd(name) else AcceleratorType.NVIDIA
+    gpu = (classes[name].gpu or name) if name in classes else name
+    if is_known(gpu):
+        maker = AcceleratorType.AMD if is_amd(gpu) else AcceleratorType.NVIDIA
         if spec.accelerator.type is not maker:
             raise InvalidSpec(
-                f"is {spec.accelerator.type}, and {name} is no such GPU: set {maker}, or another "
+                f"is {spec.accelerator.type}, and {gpu} is no such GPU: set {maker}, or another "
                 "class",
                 "spec.accelerator.type",
             )
-        return service
+        if name not in classes:
+            return service
     if name not in classes:
         known = f"choose from {', '.join(sorted(classes))}, " if classes else ""
         raise InvalidSpec(
@@ -39,10 +43,17 @@ def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> 
             "spec.accelerator.class",
         )
     chosen = classes[name]
+    try:
+        resources = _resources(spec.resources, chosen.resources)
+    except ValidationError as error:
+        said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise InvalidSpec(
+            f"together with those of the class {name}: {said}", "spec.resources"
+        ) from error
     merged = {
         "accelerator": _accelerator(spec.accelerator, chosen),
         "template": _template(spec.template, chosen),
-        "resources": _resources(spec.resources, chosen.resources),
+        "resources": resources,
     }
     return service.model_copy(update={"spec": spec.model_copy(update=merged)})
 

@@ -43,8 +43,10 @@ _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find
 _DOWNLOADING: Final = ("downloading", "waiting_for_cache")
 """Phases in which the bytes of a model arrive, through this server or through one that shares its
 cache."""
-_DEVICES_ARE_SHORT: Final = re.compile("Insufficient ([a-z0-9.-]+/[A-Za-z0-9._-]*[A-Za-z0-9])")
-"""Message of the scheduler about a resource with a domain in its name, which is a device."""
+_DEVICES_ARE_SHORT: Final = re.compile(
+    "Insufficient ([a-z0-9.-]+/[A-Za-z0-9._-]*[A-Za-z0-9]|hugepages-[0-9]+[KMGT]i)"
+)
+"""Message of the scheduler about a device, whose name has a domain, or about huge pages."""
 _CLAIMS_ARE_SHORT: Final = "cannot allocate all claims"
 """Message of the scheduler about devices of resource claims."""
 _CONFIG_MAP_IS_MISSING: Final = re.compile(
