@@ -116,13 +116,13 @@ def test_a_replica_gets_its_extended_resources_and_its_gpus_from_claims(
         (found,) = api.list_all(PODS, served, labelSelector=selector)
         return found
 
-    eventually(lambda: waits("WaitingForDevice", "1 rdma/hca"), 20)
+    eventually(lambda: waits("WaitingForDevice", "4Mi hugepages-2Mi and 1 rdma/hca"))
 
     offer(api, {"rdma/hca": "1", "hugepages-2Mi": "8Mi"})
-    eventually(lambda: waits("WaitingForGPU", "the devices of its resource claims"), 20)
+    eventually(lambda: waits("WaitingForGPU", "the devices of its resource claims"))
 
     publish(api, 2)
-    eventually(lambda: pod()["spec"].get("nodeName") == NODE, 20)
+    eventually(lambda: pod()["spec"].get("nodeName") == NODE)
     (claim,) = pod()["status"]["resourceClaimStatuses"]
     allocated = api.request(
         "GET", f"{DRA}/namespaces/{served}/resourceclaims/{claim['resourceClaimName']}"

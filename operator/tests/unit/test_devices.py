@@ -109,10 +109,10 @@ NO_CLAIMS = "0/1 nodes are available: 1 cannot allocate all claims."
             "1 rdma/hca",
         ),
         (
-            {"resources": {"extended": {"hugepages-2Mi": "512Mi"}}},
-            "0/1 nodes are available: 1 Insufficient hugepages-2Mi.",
+            {"resources": {"extended": {"hugepages-2Mi": "512Mi", "rdma/hca": 1}}},
+            "0/2 nodes are available: 1 Insufficient hugepages-2Mi, 2 Insufficient rdma/hca.",
             Reason.WAITING_FOR_DEVICE,
-            "512Mi hugepages-2Mi",
+            "512Mi hugepages-2Mi and 1 rdma/hca",
         ),
         (
             {"resources": {"claims": [NIC]}},

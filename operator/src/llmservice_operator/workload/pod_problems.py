@@ -103,13 +103,13 @@ def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -
 
 
 def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Problem:
-    spec, short = service.spec, _DEVICES_ARE_SHORT.search(said)
+    spec, short = service.spec, dict.fromkeys(_DEVICES_ARE_SHORT.findall(said))
     devices, reason = None, Reason.WAITING_FOR_DEVICE
-    if short is not None:
+    if short:
         limits = server_of(pod.get("spec", {}).get("containers", ())).get("resources", {})
-        amount = limits.get("limits", {}).get(short[1], spec.gpus)
-        devices = f"{amount} {short[1]}"
-        if short[1] not in spec.resources.extended and spec.gpus:
+        amounts = limits.get("limits", {})
+        devices = " and ".join(f"{amounts.get(each, spec.gpus)} {each}" for each in short)
+        if short.keys() - spec.resources.extended.keys() and spec.gpus:
             reason = Reason.WAITING_FOR_GPU
     elif _CLAIMS_ARE_SHORT in said:
         devices = "the devices of its resource claims"
