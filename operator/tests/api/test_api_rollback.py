@@ -128,7 +128,8 @@ def test_earlier_pods_return_and_stay_until_the_spec_asks_for_others(
         change(api, namespace, name, replicas=2)
         eventually(lambda: len(pods(api, namespace, name)) == 2)
         assert image(api, namespace, name) == good
-        assert ready(api, namespace, name)["reason"] == "RolledBack"
+        # The status is written after the children.
+        eventually(lambda: ready(api, namespace, name)["reason"] == "RolledBack")
         make_pods_ready(api, namespace, name)
         until_settled(operator)
         both = pods(api, namespace, name)
