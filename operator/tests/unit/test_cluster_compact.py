@@ -72,7 +72,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def bytes_of(value: Any, counted: set[int]) -> int:
-    """Return the memory of a value. What was counted before takes none."""
+    """Return the memory of a value. A value that was counted before takes none."""
     if id(value) in counted:
         return 0
     counted.add(id(value))

@@ -10,7 +10,7 @@ TIMES = {"created", "created_at", "completed_at"}
 RANDOM = re.compile(
     r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}|(?<=resp_)bGl0ZWxsb[\w=]+"
 )
-"""The random part of an id: hexadecimal, or LiteLLM's base64. What is before it, such as
+"""The random part of an id: hexadecimal, or LiteLLM's base64. The text before it, such as
 `chatcmpl-`, is compared."""
 INDEXED = {"choices", "tool_calls"}
 """Names of lists in a stream whose values are parts of what has the same index."""

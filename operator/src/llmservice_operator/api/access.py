@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Rule, matches
+from llmservice_operator.api.fields import ATOMIC, Fields, Rule, matches
 from llmservice_operator.api.labels import (
     KEY_LENGTH,
     KEY_PATTERN,
@@ -57,7 +57,7 @@ class ServiceObject(Fields):
     Local when networkPolicy.from lists an ipBlock. Default: Cluster."""
     load_balancer_source_ranges: Annotated[
         tuple[Cidr, ...],
-        Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=32, json_schema_extra=ATOMIC),
     ] = ()
     """Client addresses that the load balancer accepts, such as 198.51.100.0/24, if the cloud
     supports it. The NetworkPolicy still applies, so list the addresses in networkPolicy.from as

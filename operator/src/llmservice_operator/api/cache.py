@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from llmservice_operator.api.fields import (
+    ATOMIC,
     GIB,
     Fields,
     Quantity,
@@ -48,7 +49,7 @@ class Cache(Fields):
     class."""
     access_modes: Annotated[
         tuple[Literal["ReadWriteOnce", "ReadWriteMany"], ...],
-        Field(max_length=2, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=2, json_schema_extra=ATOMIC),
     ] = ()
     """Access modes of the claim that the operator creates. ReadWriteMany: pods on all nodes can
     mount it. ReadWriteOnce: pods on a single node can mount it, so all replicas must run there.

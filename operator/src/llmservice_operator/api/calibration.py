@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
-from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.fields import ATOMIC, Fields
 
 LENGTH_BUCKETS: Final = 21
 """Buckets of a length histogram: 1 token to 2^19, and all longer ones."""
@@ -14,7 +14,6 @@ LENGTH_BUCKETS: Final = 21
 COLD_STARTS_KEPT: Final = 20
 
 Learned = Annotated[float, Field(ge=0)]
-ATOMIC: Final[dict[str, JsonValue]] = {"x-kubernetes-list-type": "atomic"}
 Histogram = Annotated[
     tuple[Learned, ...],
     Field(min_length=LENGTH_BUCKETS, max_length=LENGTH_BUCKETS, json_schema_extra=ATOMIC),

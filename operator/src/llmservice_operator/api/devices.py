@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final
 from pydantic import Field
 
 from llmservice_operator.api.accelerator import GPU_RESOURCES, RESOURCE_PATTERN
-from llmservice_operator.api.fields import Fields, Quantity, Rule, ValueRule, matches
+from llmservice_operator.api.fields import Fields, Quantity, Rule, ValueRule, keyed_by, matches
 from llmservice_operator.api.references import ObjectName
 
 GPU_CLAIM: Final = "gpus"
@@ -117,9 +117,6 @@ ResourceClaims = Annotated[
     tuple[ResourceClaim, ...],
     Field(
         max_length=8,
-        json_schema_extra={
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["name"],
-        },
+        json_schema_extra=keyed_by("name"),
     ),
 ]

@@ -9,12 +9,13 @@ from pydantic import Field
 from llmservice_operator.api.engine_fields import EngineFields
 from llmservice_operator.api.environment import EnvironmentVariable
 from llmservice_operator.api.extra_args import ExtraArg
+from llmservice_operator.api.fields import ATOMIC, keyed_by
 
 
 class Engine(EngineFields):
     extra_args: Annotated[
         tuple[ExtraArg, ...],
-        Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=32, json_schema_extra=ATOMIC),
     ] = ()
     """Additional vLLM flags, one --flag=value per item. Write each flag by its full name, and a
     switch as --flag=true or --flag=false. The engine's version must have the flag, and the flag
@@ -23,10 +24,7 @@ class Engine(EngineFields):
         tuple[EnvironmentVariable, ...],
         Field(
             max_length=64,
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-            },
+            json_schema_extra=keyed_by("name"),
         ),
     ] = ()
     """Additional environment variables of the model servers, such as settings of vLLM, NCCL or a

@@ -16,11 +16,13 @@ from llmservice_operator.api.accelerator import Parallelism
 from llmservice_operator.api.batching import Batching, PrefixCaching
 from llmservice_operator.api.chat import ChatTemplate, ParserName, ToolCalling
 from llmservice_operator.api.fields import (
+    ATOMIC,
     GIB,
     Fields,
     Quantity,
     Rule,
     ValueRule,
+    keyed_by,
     matches,
     quantity_value,
 )
@@ -148,10 +150,7 @@ class EngineFields(Fields):
         tuple[ImagePullSecret, ...],
         Field(
             max_length=8,
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-            },
+            json_schema_extra=keyed_by("name"),
         ),
     ] = ()
     """Secrets with the credentials for a private image registry."""
@@ -244,7 +243,7 @@ class EngineFields(Fields):
     """Adapter that lets a model for texts compute embeddings or classes. Default: Auto."""
     allowed_media_domains: Annotated[
         tuple[MediaDomain, ...],
-        Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=32, json_schema_extra=ATOMIC),
         EngineFlag("--allowed-media-domains", is_computed=True, accepted_in_extra_args=True),
     ] = ()
     """Hosts from which the server fetches the images, videos and sounds that requests name. It
@@ -252,7 +251,7 @@ class EngineFields(Fields):
     host that the NetworkPolicy allows."""
     logits_processors: Annotated[
         tuple[LogitsProcessor, ...],
-        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=8, json_schema_extra=ATOMIC),
         EngineFlag("--logits-processors", is_computed=True),
     ] = ()
     """Classes that change the probabilities of tokens, from Python packages of the image. vLLM's

@@ -32,6 +32,14 @@ from llmservice_operator.errors import InvalidSettings
 VALIDATIONS = "x-kubernetes-validations"
 """Key of the CEL rules in a schema."""
 
+ATOMIC: Final[dict[str, JsonValue]] = {"x-kubernetes-list-type": "atomic"}
+"""Schema of a list that has one owner: whoever changes an item sends all of them."""
+
+
+def keyed_by(*fields: str) -> dict[str, JsonValue]:
+    """Return the schema of a list whose items have an owner each, and are told apart by fields."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [*fields]}
+
 
 @dataclass(frozen=True)
 class ValueRule:

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Rule, ValueRule, matches
+from llmservice_operator.api.fields import ATOMIC, Fields, Rule, ValueRule, matches
 from llmservice_operator.api.references import SUBDOMAIN_PATTERN
 
 _NAME_PATTERN: Final = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
@@ -134,7 +134,7 @@ class LabelRequirement(Fields):
     """Operator that compares the label's value with `values`."""
     values: Annotated[
         tuple[LabelValue, ...],
-        Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=32, json_schema_extra=ATOMIC),
     ] = ()
     """Values for In and NotIn; must be empty for the other operators."""
 
@@ -155,7 +155,7 @@ class LabelSelector(Fields):
     """Labels that must all be present."""
     match_expressions: Annotated[
         tuple[LabelRequirement, ...],
-        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=8, json_schema_extra=ATOMIC),
     ] = ()
     """Further label requirements, which must all be met."""
 
@@ -167,5 +167,5 @@ class LabelSelector(Fields):
 
 LabelKeys = Annotated[
     tuple[LabelKey, ...],
-    Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    Field(max_length=8, json_schema_extra=ATOMIC),
 ]

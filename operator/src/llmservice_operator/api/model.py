@@ -14,7 +14,7 @@ from llmservice_operator.api.adapters import (
     LoraRank,
 )
 from llmservice_operator.api.cache import Cache
-from llmservice_operator.api.fields import Fields, Rule, matches
+from llmservice_operator.api.fields import ATOMIC, Fields, Rule, keyed_by, matches
 from llmservice_operator.api.flags import EngineFlag
 from llmservice_operator.api.model_source import (
     HUB_SCHEME,
@@ -76,7 +76,7 @@ class Model(Fields):
     """Model name that clients send as `model`. Default: the LLMService's name."""
     aliases: Annotated[
         tuple[ServedName, ...],
-        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=16, json_schema_extra=ATOMIC),
     ] = ()
     """Additional names that clients may send as `model`, such as the name of the model that this
     one replaces."""
@@ -98,10 +98,7 @@ class Model(Fields):
         tuple[Adapter, ...],
         Field(
             max_length=MOST_ADAPTERS,
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["name"],
-            },
+            json_schema_extra=keyed_by("name"),
         ),
         EngineFlag("--enable-lora", also=("--lora-modules",), is_computed=True),
     ] = ()

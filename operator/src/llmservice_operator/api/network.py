@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from llmservice_operator.api.fields import Fields, Rule, ValueRule
+from llmservice_operator.api.fields import ATOMIC, Fields, Rule, ValueRule
 from llmservice_operator.api.labels import LabelSelector
 
 METADATA_V4: Final = ("169.254.169.254/32", "100.100.100.200/32")
@@ -82,7 +82,7 @@ class IPBlock(Fields):
         Field(
             alias="except",
             max_length=16,
-            json_schema_extra={"x-kubernetes-list-type": "atomic"},
+            json_schema_extra=ATOMIC,
         ),
     ] = ()
     """Parts of cidr to exclude."""
@@ -154,7 +154,7 @@ class NetworkPolicyDestination(NetworkPolicyPeer):
     """Range of addresses, for destinations outside the cluster."""
     ports: Annotated[
         tuple[DestinationPort, ...],
-        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=8, json_schema_extra=ATOMIC),
     ] = ()
     """Destination ports. For pods, the port of the container, which can differ from the port of a
     Service object in front of it. Default: all ports."""
@@ -175,7 +175,7 @@ class NetworkPolicy(Fields):
     and the replicas can reach any address, including the cloud's metadata service."""
     from_: Annotated[
         tuple[NetworkPolicyPeer, ...],
-        Field(alias="from", max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(alias="from", max_length=16, json_schema_extra=ATOMIC),
     ] = ()
     """Clients of the API in addition to the pods of the LLMService's namespace, such as a gateway
     in another namespace. For a load balancer or node port, add the addresses of its clients as an
@@ -183,7 +183,7 @@ class NetworkPolicy(Fields):
     addresses."""
     to: Annotated[
         tuple[NetworkPolicyDestination, ...],
-        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=16, json_schema_extra=ATOMIC),
     ] = ()
     """Destinations of the replicas in addition to DNS and the model's source, such as an HTTPS
     proxy, an object store or a trace collector."""

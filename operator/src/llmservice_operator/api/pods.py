@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from llmservice_operator.api.devices import ExtendedResources, ResourceClaims
-from llmservice_operator.api.fields import Fields, Quantity, Rule, quantity_value
+from llmservice_operator.api.fields import ATOMIC, Fields, Quantity, Rule, keyed_by, quantity_value
 from llmservice_operator.api.labels import (
     KEY_LENGTH,
     KEYS_ARE_VALID,
@@ -135,7 +135,7 @@ class Template(Fields):
     """Labels that a node must have to run a replica."""
     tolerations: Annotated[
         tuple[Toleration, ...],
-        Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=32, json_schema_extra=ATOMIC),
     ] = ()
     """Taints that the replicas tolerate. Replicas on GPUs also tolerate the usual taint of GPU
     nodes: the key is the GPU resource name, such as nvidia.com/gpu, and the effect is
@@ -146,10 +146,7 @@ class Template(Fields):
         tuple[TopologySpreadConstraint, ...],
         Field(
             max_length=8,
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["topologyKey", "whenUnsatisfiable"],
-            },
+            json_schema_extra=keyed_by("topologyKey", "whenUnsatisfiable"),
         ),
     ] = ()
     """Rules for spreading the replicas across nodes, zones or other domains."""

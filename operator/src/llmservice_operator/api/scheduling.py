@@ -12,10 +12,8 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Rule
+from llmservice_operator.api.fields import ATOMIC, Fields, Rule
 from llmservice_operator.api.labels import LabelKey, LabelKeys, LabelSelector, LabelValue
-
-_ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
 _WHOLE_NUMBER: Final = re.compile("[0-9]{1,18}")
 
@@ -50,7 +48,7 @@ class NodeRequirement(Fields):
     """Key of a node label, such as nvidia.com/gpu.product."""
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
     """Operator that compares the label's value with `values`."""
-    values: Annotated[tuple[LabelValue, ...], Field(max_length=32, json_schema_extra=_ATOMIC)] = ()
+    values: Annotated[tuple[LabelValue, ...], Field(max_length=32, json_schema_extra=ATOMIC)] = ()
     """Values for In and NotIn, or a single whole number for Gt and Lt; must be empty for the other
     operators."""
 
@@ -79,14 +77,14 @@ class NodeRequirement(Fields):
 class NodeTerm(Fields):
     match_expressions: Annotated[
         tuple[NodeRequirement, ...],
-        Field(min_length=1, max_length=8, json_schema_extra=_ATOMIC),
+        Field(min_length=1, max_length=8, json_schema_extra=ATOMIC),
     ]
     """Requirements on the labels of a node, which must all be met."""
 
 
 class NodeSelector(Fields):
     node_selector_terms: Annotated[
-        tuple[NodeTerm, ...], Field(min_length=1, max_length=8, json_schema_extra=_ATOMIC)
+        tuple[NodeTerm, ...], Field(min_length=1, max_length=8, json_schema_extra=ATOMIC)
     ]
     """Terms; a node must meet at least one of them."""
 
@@ -102,7 +100,7 @@ class NodeAffinity(Fields):
     required_during_scheduling_ignored_during_execution: NodeSelector | None = None
     """Requirements that a node must meet to run a replica."""
     preferred_during_scheduling_ignored_during_execution: Annotated[
-        tuple[PreferredNodes, ...], Field(max_length=8, json_schema_extra=_ATOMIC)
+        tuple[PreferredNodes, ...], Field(max_length=8, json_schema_extra=ATOMIC)
     ] = ()
     """Preferences. The scheduler chooses the node with the largest sum of weights."""
 
@@ -129,11 +127,11 @@ class PreferredPods(Fields):
 
 class PodAffinity(Fields):
     required_during_scheduling_ignored_during_execution: Annotated[
-        tuple[PodTerm, ...], Field(max_length=8, json_schema_extra=_ATOMIC)
+        tuple[PodTerm, ...], Field(max_length=8, json_schema_extra=ATOMIC)
     ] = ()
     """Requirements, which must all be met."""
     preferred_during_scheduling_ignored_during_execution: Annotated[
-        tuple[PreferredPods, ...], Field(max_length=8, json_schema_extra=_ATOMIC)
+        tuple[PreferredPods, ...], Field(max_length=8, json_schema_extra=ATOMIC)
     ] = ()
     """Preferences. The scheduler chooses the domain with the largest sum of weights."""
 

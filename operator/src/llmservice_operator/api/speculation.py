@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Rule, matches
+from llmservice_operator.api.fields import ATOMIC, Fields, Rule, matches
 from llmservice_operator.api.model import Quantization
 from llmservice_operator.api.model_source import (
     REVISION_RULE,
@@ -128,7 +128,7 @@ class SpeculativeDecoding(Fields):
     """Text that the method Ngram matches. Default: exactly 5 recurring tokens."""
     schedule: Annotated[
         tuple[ScheduleStep, ...],
-        Field(max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+        Field(max_length=8, json_schema_extra=ATOMIC),
     ] = ()
     """Number of tokens to guess, by the number of concurrent requests. Guessing speeds up a few
     requests, but slows down many. Default: always numSpeculativeTokens."""

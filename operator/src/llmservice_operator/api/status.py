@@ -8,11 +8,11 @@ from pydantic import Field
 
 from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.conditions import Condition, ConditionType
-from llmservice_operator.api.fields import Fields
+from llmservice_operator.api.fields import ATOMIC, Fields, keyed_by
 
 
 def _atomic(longest: int) -> Any:
-    return Field(max_length=longest, json_schema_extra={"x-kubernetes-list-type": "atomic"})
+    return Field(max_length=longest, json_schema_extra=ATOMIC)
 
 
 class EngineStatus(Fields):
@@ -135,10 +135,7 @@ class LLMServiceStatus(Fields):
         tuple[Condition, ...],
         Field(
             max_length=16,
-            json_schema_extra={
-                "x-kubernetes-list-type": "map",
-                "x-kubernetes-list-map-keys": ["type"],
-            },
+            json_schema_extra=keyed_by("type"),
         ),
     ] = ()
     """Conditions: Ready (the summary), Progressing, Available, ModelReady and, where the load is

@@ -24,7 +24,8 @@ def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> 
     spec, name = service.spec, service.spec.accelerator.gpu_class
     if name is None:
         return service
-    gpu = (classes[name].gpu or name) if name in classes else name
+    chosen = classes.get(name)
+    gpu = name if chosen is None else chosen.gpu or name
     if is_known(gpu):
         maker = AcceleratorType.AMD if is_amd(gpu) else AcceleratorType.NVIDIA
         if spec.accelerator.type is not maker:
@@ -33,16 +34,15 @@ def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> 
                 "class",
                 "spec.accelerator.type",
             )
-        if name not in classes:
+        if chosen is None:
             return service
-    if name not in classes:
+    if chosen is None:
         known = f"choose from {', '.join(sorted(classes))}, " if classes else ""
         raise InvalidSpec(
             f"{name} is neither an accelerator class of this operator nor a known GPU: {known}"
             "name a GPU such as H100, or add the class to the chart value acceleratorClasses",
             "spec.accelerator.class",
         )
-    chosen = classes[name]
     try:
         resources = _resources(spec.resources, chosen.resources)
     except ValidationError as error:
