@@ -7,6 +7,7 @@ import pytest
 
 from llmservice_operator.errors import ClusterError, Conflict, NotFound
 from llmservice_operator.leader import Leader
+from shared_support.waiting import PATIENCE
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -91,7 +92,8 @@ class Candidate:
 
     async def until_asleep(self) -> None:
         waiter = asyncio.create_task(self._asleep.wait())
-        await asyncio.wait([waiter, self.task], return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait([waiter, self.task], return_when=first, timeout=PATIENCE)
         waiter.cancel()
 
     async def step(self) -> None:

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from llmservice_operator.api.load_report import LoadReport
 from llmservice_operator.load_report_client import KEPT_SECONDS, LoadReportClient
 from operator_support.processes import free_port
-from shared_support.waiting import eventually_in_loop
+from shared_support.waiting import PATIENCE, eventually_in_loop
 
 REPORT = LoadReport(
     at=1000.0,
@@ -161,7 +161,7 @@ async def test_a_metrics_server_that_sends_byte_after_byte_is_given_up() -> None
             sent.set()
             await asyncio.sleep(0.02)  # noqa: TID251 - a slow server is the point
 
-    async with polling(answer, timeout=0.2) as polled, asyncio.timeout(5):
+    async with polling(answer, timeout=0.2) as polled, asyncio.timeout(PATIENCE):
         await polled.poll()
         assert sent.is_set()
         assert polled.client.read("ml", "qwen") is None

@@ -25,7 +25,7 @@ from llmservice_operator.metrics_server.front_proxy import (
 from llmservice_operator.metrics_server.secure_server import SecureServer
 from localkube.pki import Authority, Certificate
 from operator_support.processes import free_port, utc_now
-from shared_support.waiting import eventually_in_loop
+from shared_support.waiting import PATIENCE, eventually_in_loop
 
 NOW = utc_now()
 HOST = "metrics.llm.svc"
@@ -118,7 +118,7 @@ class Server:
             now=NOW.timestamp,
         )
         running = asyncio.create_task(self.secure.run(app))
-        await asyncio.wait_for(self.secure.serving.wait(), 10)
+        await asyncio.wait_for(self.secure.serving.wait(), PATIENCE)
         try:
             yield self
         finally:
@@ -391,7 +391,7 @@ async def test_rotated_authorities_count_at_once_and_the_old_ones_no_more(server
         except aiohttp.ClientError:
             return False
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not await follows():
             pass
     with pytest.raises(aiohttp.ClientError):

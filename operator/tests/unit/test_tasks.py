@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from llmservice_operator.tasks import Tasks
+from shared_support.waiting import PATIENCE
 
 
 async def _break() -> None:
@@ -24,7 +25,7 @@ async def test_a_task_that_breaks_ends_the_process_and_says_why(
     tasks = Tasks()
     with caplog.at_level(logging.CRITICAL):
         tasks.start("watch-pods", _break())
-        await asyncio.wait_for(tasks.stop.wait(), timeout=5)
+        await asyncio.wait_for(tasks.stop.wait(), timeout=PATIENCE)
     assert tasks.failed
     assert caplog.messages == ["watch-pods broke; the process ends"]
     assert "a bug" in caplog.text
@@ -46,7 +47,7 @@ async def test_sigterm_asks_the_process_to_stop() -> None:
     tasks.heed_signals()
     try:
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(tasks.stop.wait(), timeout=5)
+        await asyncio.wait_for(tasks.stop.wait(), timeout=PATIENCE)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(number)

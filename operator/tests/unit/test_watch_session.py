@@ -97,8 +97,8 @@ async def test_a_list_whose_next_page_has_expired_begins_again(server: ApiServer
     ]
     server.lists = [[pod("a", 5), pod("b", 6)]]
     async with server.serving(), watching() as found:
-        await eventually_in_loop(lambda: (LISTED, "b") in found.events, 20)
-        await eventually_in_loop(lambda: "watch" in server.asked[-1], 20)
+        await eventually_in_loop(lambda: (LISTED, "b") in found.events)
+        await eventually_in_loop(lambda: "watch" in server.asked[-1])
         assert [("continue" in it) for it in server.asked] == [False, True, False, False]
         assert found.troubles == []
 
@@ -145,9 +145,9 @@ async def test_watches_that_end_at_once_are_begun_again_after_a_growing_pause(
     server.ends_watches = True
     loop = asyncio.get_running_loop()
     async with server.serving(), watching():
-        await eventually_in_loop(lambda: "watch" in "".join(server.asked), 20)
+        await eventually_in_loop(lambda: "watch" in "".join(server.asked))
         begun = loop.time()
-        await eventually_in_loop(lambda: loop.time() - begun > 4.0, 20)
+        await eventually_in_loop(lambda: loop.time() - begun > 4.0)
         watches = [it for it in server.asked if "watch" in it]
         # At once, then after 1 and 2 seconds more.
         assert 3 <= len(watches) <= 5
@@ -157,9 +157,9 @@ async def test_a_watch_that_ends_for_the_first_time_is_back_at_once(server: ApiS
     loop = asyncio.get_running_loop()
     server.watches = [[event("ADDED", pod("a", 12))], [event("ADDED", pod("b", 13))]]
     async with server.serving(), watching() as found:
-        await eventually_in_loop(lambda: ("ADDED", "a") in found.events, 20)
+        await eventually_in_loop(lambda: ("ADDED", "a") in found.events)
         begun = loop.time()
-        await eventually_in_loop(lambda: ("ADDED", "b") in found.events, 20)
+        await eventually_in_loop(lambda: ("ADDED", "b") in found.events)
         assert loop.time() - begun < 0.9
 
 

@@ -27,7 +27,7 @@ from llmservice_operator.cluster.watching import (
 )
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES, PODS
 from operator_support.watched import ApiServer, Watching, an_api_server, event, pod, watching
-from shared_support.waiting import eventually_in_loop
+from shared_support.waiting import PATIENCE, eventually_in_loop
 
 KINDS = (LLMSERVICES, DEPLOYMENTS, PODS)
 
@@ -56,7 +56,7 @@ async def test_every_object_and_every_change_arrives_in_the_event_loop_of_the_ca
         )
         assert (LISTED, "a") in found.events
         assert found.threads == {threading.get_ident()}
-        await eventually_in_loop(lambda: len(server.queries) == 4, 20)
+        await eventually_in_loop(lambda: len(server.queries) == 4)
         versions = [query.get("resourceVersion") for query in server.queries]
         assert versions == [None, "10", "13", "15"]
         assert {query["labelSelector"] for query in server.queries} == {PODS.label_selector}
@@ -84,7 +84,7 @@ async def test_the_watches_outlive_a_right_that_is_missing_for_a_while(server: A
     server.lists = [[pod("a", 5)]]
     server.status = 403
     async with server.serving(), watching() as found:
-        await eventually_in_loop(lambda: server.refusals > 0, 20)
+        await eventually_in_loop(lambda: server.refusals > 0)
         server.status = 200
         await found.until((LISTED, "a"))
 
@@ -102,11 +102,11 @@ async def test_signals_and_tasks_of_the_process_are_left_alone(server: ApiServer
     try:
         async with server.serving(), watching() as found:
             server.lists = [[pod("a", 5)]]
-            await eventually_in_loop(lambda: len(server.queries) > 1, 20)
+            await eventually_in_loop(lambda: len(server.queries) > 1)
             younger = asyncio.create_task(broken_off.wait())
             found.stop.set()
         signal.raise_signal(signal.SIGTERM)
-        await asyncio.wait_for(heeded.wait(), 5)
+        await asyncio.wait_for(heeded.wait(), PATIENCE)
         assert not younger.done()
         broken_off.set()
         await younger
@@ -118,11 +118,11 @@ async def test_no_thread_outlives_watches_that_are_cancelled(server: ApiServer) 
     before = threading.active_count()
     async with server.serving():
         running = asyncio.create_task(watch((PODS,), [None], Watching().note, asyncio.Event()))
-        await eventually_in_loop(lambda: len(server.queries) > 1, 20)
+        await eventually_in_loop(lambda: len(server.queries) > 1)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-    await eventually_in_loop(lambda: threading.active_count() == before, 5)
+    await eventually_in_loop(lambda: threading.active_count() == before)
 
 
 def test_every_kind_has_the_event_handler_and_no_other_kind_of_handler() -> None:
@@ -157,14 +157,15 @@ async def test_a_list_arrives_in_pages_and_kopf_keeps_no_object(server: ApiServe
         assert server.encodings == {"identity"}
         assert found.newest["a"]["spec"] == {"nodeName": "n"}
         # The references are those of `newest` and of the call itself.
-        await eventually_in_loop(lambda: sys.getrefcount(found.newest["a"]["spec"]) == 2, 5)
+        await eventually_in_loop(lambda: sys.getrefcount(found.newest["a"]["spec"]) == 2)
 
 
 async def test_kopf_drops_what_it_has_of_an_object_soon_after_its_event(server: ApiServer) -> None:
     server.lists = [[pod(f"pod-{number}", 5) for number in range(50)]]
     async with server.serving(), watching() as found:
-        await eventually_in_loop(lambda: len(found.events) == 50, 20)
-        await eventually_in_loop(lambda: not _workers(), 3)
+        await eventually_in_loop(lambda: len(found.events) == 50)
+        # Kopf's own default is 5 seconds.
+        await eventually_in_loop(lambda: not _workers(), 4)
         assert not [each for each in gc.get_objects() if isinstance(each, ResourceMemory)]
 
 

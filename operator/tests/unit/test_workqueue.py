@@ -6,7 +6,7 @@ import pytest
 from llmservice_operator.errors import ClusterError
 from llmservice_operator.workqueue import QueueSettings, WorkQueue
 from operator_support.workqueue import Observer, StandingClock, run_workers, settle, stop
-from shared_support.waiting import eventually_in_loop
+from shared_support.waiting import PATIENCE, eventually_in_loop
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ async def test_a_pass_that_takes_too_long_is_cancelled_and_retried(
 
     queue.add("a")
     workers = await run_workers(queue, process)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not observer.results:
             await settle()
     await stop(workers)

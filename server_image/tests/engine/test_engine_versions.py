@@ -5,6 +5,7 @@ Each function that the server replaces or overrides has a test, and the mark `pa
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -303,12 +304,19 @@ def end_of_the_engine(server: ModelServer, number: signal.Signals) -> None:
         each.join()
 
     assert len(replies) == len(asking)
-    for (path, stream), reply in replies.items():
-        assert '"abort"' not in reply.body, path
-        if reply.status != 200:
-            assert reply.status == 503, (path, stream, reply.body)
-        elif stream:
-            assert "error" in json.loads(reply.events[-1]), (path, reply.body[-300:])
+    # A message may end by itself, and on a busy machine an answer may end before the signal.
+    broken_off = {asked: reply for asked, reply in replies.items() if not is_whole(reply)}
+    assert broken_off
+    for asked, reply in broken_off.items():
+        assert '"abort"' not in reply.body, asked
+        if reply.status == 200:
+            assert asked[1], (asked, reply.body)
+            assert "error" in json.loads(reply.events[-1]), (asked, reply.body[-300:])
         else:
-            # Nothing keeps this model from ending a message at once.
-            assert (path, reply.json()["stop_reason"]) == ("/v1/messages", "end_turn")
+            assert reply.status == 503, (asked, reply.body)
+
+
+def is_whole(reply: Reply) -> bool:
+    """Return whether an answer came to its own end."""
+    reason = re.search(r'"(?:finish|stop)_reason": ?"(\w+)"', reply.body)
+    return reason is not None and reason[1] in {"length", "end_turn", "max_tokens"}

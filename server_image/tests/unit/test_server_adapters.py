@@ -22,7 +22,7 @@ from llmservice_server.engine_adapters import LoadedAdapter
 from localkube.hub.settings import HubSettings, RepositorySettings
 from localkube_support.hub import running_hub
 from server_support.adapters import entry, write_files, write_list, zeros
-from shared_support.waiting import eventually_in_loop
+from shared_support.waiting import PATIENCE, eventually_in_loop
 
 LIMITS = AdapterLimits(max_rank=16, max_bytes=10_000, hidden_size=8, layers=2)
 Q_PROJ = "base_model.model.model.layers.{}.self_attn.q_proj.lora_{}.weight"
@@ -253,7 +253,7 @@ async def test_a_wrong_adapter_keeps_no_server_from_being_ready(tmp_path: Path) 
     server = Server(tmp_path)
     good, wrong, model = server.adapter("a"), server.adapter("b", 32), server.adapter("model")
     server.write((good, wrong, model), (good, wrong))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await server.adapters.load_first()
     assert server.engine.served == {"a": good}
     assert server.engine.missing["b"].startswith("its rank is 32")
@@ -276,7 +276,7 @@ async def test_a_server_waits_for_a_hub_that_does_not_answer_and_not_for_what_le
     assert not starting.done()
 
     server.write((), None)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await starting
 
 

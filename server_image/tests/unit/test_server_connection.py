@@ -12,6 +12,7 @@ from llmservice_server import listener as listener_module
 from llmservice_server.connection import KEEP_ALIVE_SECONDS, STUCK_SECONDS
 from llmservice_server.listener import Listener
 from server_support.listener import Echo, Raw, held_by
+from shared_support.waiting import PATIENCE
 
 pytest_plugins = ("listener_fixtures",)
 
@@ -183,7 +184,7 @@ async def test_who_does_not_read_loses_the_connection(
     client.writer.write(b"GET / HTTP/1.1\r\n\r\n")
     client.reader._transport.pause_reading()  # type: ignore[attr-defined]
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not echo.scopes or listener.server_state.connections:
             await asyncio.to_thread(lambda: None)
 
@@ -204,7 +205,7 @@ async def test_who_reads_slowly_keeps_the_connection_as_long_as_it_reads(
         held.end_if_overdue(now, KEEP_ALIVE_SECONDS)
         # The read is smaller than the space that the kernel frees at once.
         await client.receive(600_000)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while held.unsent_bytes >= left:
                 await asyncio.to_thread(lambda: None)
         now += STUCK_SECONDS - 1
@@ -213,7 +214,7 @@ async def test_who_reads_slowly_keeps_the_connection_as_long_as_it_reads(
     await asyncio.to_thread(lambda: None)
     assert held in listener.server_state.connections
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while listener.server_state.connections:
             now += STUCK_SECONDS + 1
             held.end_if_overdue(now, KEEP_ALIVE_SECONDS)

@@ -16,7 +16,7 @@ from llmservice_server.shared_cache import FillLock
 from localkube.hub.settings import HubSettings, RepositorySettings
 from localkube_support.hub import running_hub, write_repository
 from server_support.filling import PATIENCE_SECONDS, REPOSITORY, SOURCE, working
-from shared_support.waiting import eventually
+from shared_support.waiting import PATIENCE, eventually
 
 WEIGHTS = "model.safetensors"
 WEIGHT_BYTES = 30_000_000
@@ -181,7 +181,7 @@ def test_a_writer_whose_file_another_server_has_removed_gives_up(
     writer.on_loss = lost.set
     monkeypatch.setattr(os, "utime", stale)
     with writer:
-        assert lost.wait(10)
+        assert lost.wait(PATIENCE)
 
 
 def test_a_sign_of_life_that_fails_for_another_reason_hides_no_takeover(
@@ -198,7 +198,7 @@ def test_a_sign_of_life_that_fails_for_another_reason_hides_no_takeover(
     with writer:
         assert not lost.wait(0.2)
         (tmp_path / f"{1:010}.held").touch()
-        assert lost.wait(10)
+        assert lost.wait(PATIENCE)
 
 
 def test_locks_of_a_writer_that_was_killed_stop_nobody(tmp_path: Path, hub: str) -> None:

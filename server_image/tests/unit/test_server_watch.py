@@ -5,6 +5,7 @@ import pytest
 from llmservice_server.lifecycle import Lifecycle, Phase
 from llmservice_server.watch import EngineWatch, Loss
 from server_support.in_process import Client, make_management
+from shared_support.waiting import PATIENCE
 
 
 class Engine:
@@ -61,5 +62,5 @@ async def test_nobody_waits_for_an_engine_that_hangs_in_a_drain() -> None:
     engine = Engine()
     engine.lifecycle.enter(Phase.DRAINING)
     engine.stalled = 3
-    await asyncio.wait_for(engine.watch.run(), timeout=1)
+    await asyncio.wait_for(engine.watch.run(), timeout=PATIENCE)
     assert engine.watch.loss is Loss.HANGS
