@@ -1,9 +1,7 @@
 """The real API server judges specs, and what becomes of those that it takes."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -13,27 +11,16 @@ from llmservice_operator.children import REQUIRED_KINDS, Context, build_all
 from llmservice_operator.cluster.client import as_yaml
 from llmservice_operator.desired import Autoscaler, is_up_to_date
 from llmservice_operator.errors import InvalidSpec
-from llmservice_operator.kinds import LLMSERVICES, kind_of
+from llmservice_operator.kinds import kind_of
 from llmservice_operator.names import FIELD_MANAGER
 from llmservice_operator.workload import resolve_pin
+from operator_support.dry_run import NAMESPACE, an_object, create
 from operator_support.processes import Api, ApiError
 from operator_support.services import SETTINGS, a_body
 from random_specs import Spec, many_valid_specs
 from spec_table import ACCEPTED, REFUSED, Refused, plain
 
-NAMESPACE = "default"
-"""Nothing here is stored: every request is a dry run."""
-
 RANDOM_SPECS = 200
-
-
-def an_object(spec: Mapping[str, Any], name: str = "valid") -> dict[str, Any]:
-    metadata = {"name": name, "namespace": NAMESPACE}
-    return {key: each for key, each in a_body(spec, metadata=metadata).items() if key != "status"}
-
-
-def create(api: Api, service: Mapping[str, Any]) -> Manifest:
-    return api.create(LLMSERVICES, service, fieldValidation="Strict", dryRun="All")
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())

@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 from llmservice_operator.api.crd import build_crd, render_crd, structural_schema
 from llmservice_operator.api.fields import Fields
 from operator_support.services import REPOSITORY
+from operator_support.spec_fields import ROOT, rules_of
 
 VERSION = build_crd()["spec"]["versions"][0]
-ROOT = VERSION["schema"]["openAPIV3Schema"]
 
 
 def walk(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -90,6 +90,12 @@ def test_every_rule_points_at_a_field_that_exists() -> None:
             for name in rule.get("fieldPath", ".").split(".")[1:]:
                 field = field["properties"][name] if name else field
     assert rules > 15
+
+
+@pytest.mark.parametrize("rule", [rule["rule"] for rule in rules_of(ROOT)])
+def test_a_rule_stays_within_what_python_and_re2_read_alike(rule: str) -> None:
+    assert "\\" not in rule
+    assert "(?" not in rule
 
 
 def test_only_what_a_user_should_see_has_a_default() -> None:
