@@ -128,8 +128,8 @@ Lane = tuple[str, ...]
 """Names of tiers that run one after another, while the tiers of the other lanes run beside them."""
 
 LANES: tuple[Lane, ...] = (
-    ("unit",),
-    ("lint", "bench", "chart"),
+    ("unit", "bench"),
+    ("lint", "chart"),
     ("engine",),
     ("api",),
     ("scaling", "cluster"),
