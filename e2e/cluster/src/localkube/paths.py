@@ -11,7 +11,10 @@ import localkube
 STATE_ROOT = Path("/var/lib/localkube")
 """Parent folder of the clusters' state; `localkube down` removes a cluster's state."""
 
-CACHED = ("client-env", "engine-env", "heads", "images", "localkube", "models", "suffix-packages")
+CACHED = (
+    *("client-env", "engine-env", "heads", "images", "localkube", "models", "mypy"),
+    "suffix-packages",
+)
 """Folders of the project's tools in the cache."""
 
 
