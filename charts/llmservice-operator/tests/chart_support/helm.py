@@ -115,7 +115,8 @@ def render(values: Values | None = None, **options: Any) -> list[Manifest]:
 
 def parse(text: str) -> list[Manifest]:
     """Return the objects in helm's output, without the empty documents."""
-    return [document for document in yaml.safe_load_all(text) if document]
+    # The CRD has thousands of lines. The loader in C reads them eight times as fast.
+    return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
 
 
 METRICS_SERVER = "metrics-server"

@@ -6,7 +6,7 @@ import yaml
 from chart_support.helm import CHART, find, render
 from llmservice_operator.chart_values import chart_variables
 from llmservice_operator.settings import OperatorSettings
-from value_sets import VALUE_SETS
+from value_sets import VALUE_SETS, rendered
 
 NAMED_BY_THE_RELEASE = ("lease_name", "metrics_server_url")
 """Settings that no object of a service depends on, apart from whether there is a URL."""
@@ -20,7 +20,8 @@ SETS = {
 
 @pytest.mark.parametrize("name", SETS)
 def test_values_mean_to_the_command_line_what_they_mean_to_the_chart(name: str) -> None:
-    operator = find(render(SETS[name]), "Deployment")
+    manifests = rendered(name) if name in VALUE_SETS else render(SETS[name])
+    operator = find(manifests, "Deployment")
     (container,) = operator["spec"]["template"]["spec"]["containers"]
     told = {it["name"]: it["value"] for it in container["env"] if "value" in it}
     by_the_chart = OperatorSettings.from_environment(told)

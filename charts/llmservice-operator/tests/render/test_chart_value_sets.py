@@ -6,7 +6,7 @@ from functools import cache
 
 import kubernetes_validate
 import pytest
-from kubernetes_validate.utils import all_versions
+from kubernetes_validate import utils
 
 from chart_support.helm import (
     CHART,
@@ -27,11 +27,20 @@ OLDEST = (1, 30)
 
 def kubernetes_versions() -> list[str]:
     """Return all releases from the chart's oldest to the newest with a known schema."""
-    versions = [it.rsplit(".", 1)[0] for it in all_versions()]
+    versions = [it.rsplit(".", 1)[0] for it in utils.all_versions()]
     return [it for it in versions if tuple(map(int, it.split("."))) >= OLDEST]
 
 
 NO_METRICS_SERVER = {"metricsServer": {"enabled": False}}
+
+
+read_schema = cache(utils.schema_contents)
+
+
+@pytest.fixture(autouse=True)
+def _schemas_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the library's schemas. For each object it would read two files, of megabytes."""
+    monkeypatch.setattr(utils, "schema_contents", read_schema)
 
 
 @cache
@@ -45,9 +54,9 @@ def test_every_object_is_valid_in_every_kubernetes_release(name: str) -> None:
     manifests = rendered(name)
 
     assert len(manifests) >= 3
-    for version in kubernetes_versions():
-        for manifest in manifests:
-            validate(json.dumps(manifest, sort_keys=True), version)
+    for text in (json.dumps(it, sort_keys=True) for it in manifests):
+        for version in kubernetes_versions():
+            validate(text, version)
 
 
 def test_the_validation_finds_a_misspelt_field() -> None:
