@@ -119,6 +119,8 @@ class Crash:
     reached: int = 0
     """Number of its writes that the API server has got."""
     is_killed: bool = False
+    is_at_its_write: bool = False
+    """Whether it was killed at the write of the number, and not at rest."""
 
     def arm(self) -> None:
         self.proxy.faults.before = self._before
@@ -148,6 +150,7 @@ class Crash:
         """Wait for the kill. Two writes of a status may have become one; then kill at rest."""
         with contextlib.suppress(AssertionError):
             eventually(lambda: self.is_killed, _KILLED_WITHIN_SECONDS)
+        self.is_at_its_write = self.is_killed
         self._kill()
         eventually(lambda: not self.operator.is_running(), describe="the operator is killed")
         self.proxy.faults.clear()

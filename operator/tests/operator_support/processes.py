@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import yaml
 from kubernetes import client, config
@@ -206,6 +206,22 @@ def free_port() -> int:
         return port
 
 
+class Running(Protocol):
+    """What an OperatorProcess uses of a subprocess."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+
+    def wait(self, timeout: float) -> int: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
 class OperatorProcess:
     """`llmservice-operator run` as a process of its own."""
 
@@ -224,10 +240,14 @@ class OperatorProcess:
             "LOG_LEVEL": "INFO",
         }
         variables = {f"LLMSERVICE_OPERATOR_{k}": v for k, v in (defaults | settings).items()}
-        with log.open("a") as output:
-            self._process = subprocess.Popen(
+        self._process = self._begin({**os.environ, **variables, "KUBECONFIG": kubeconfig})
+
+    def _begin(self, variables: Mapping[str, str]) -> Running:
+        """Start the process with these environment variables and the log as its output."""
+        with self.log.open("a") as output:
+            return subprocess.Popen(
                 [sys.executable, "-m", "llmservice_operator", self.command],
-                env={**os.environ, **variables, "KUBECONFIG": kubeconfig},
+                env=variables,
                 stdout=output,
                 stderr=output,
             )

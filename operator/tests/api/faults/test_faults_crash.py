@@ -1,144 +1,178 @@
 """The operator is killed before and after its writes, and another one takes over."""
 
-import functools
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmservice_operator.kinds import LLMSERVICES
-from operator_support.fault_flows import (
-    Crash,
-    State,
-    children_in,
-    is_observed,
-    owners_are_alive,
-    service_of,
-    specs_with_every_child,
-)
-from operator_support.fault_proxy import FaultProxy
-from operator_support.fault_sample import sampled
-from operator_support.processes import (
-    Api,
-    OperatorProcess,
-    free_the_lease,
-    make_service,
-    until_settled,
-)
+from operator_support.crash_flows import FLOWS, Flow, serve, still_served
+from operator_support.fault_flows import Crash, children_in, is_observed, owners_are_alive
+from operator_support.fault_proxy import FaultProxy, fault_proxy
+from operator_support.fault_sample import IS_LONG, sampled
+from operator_support.forked import ForkedOperator
+from operator_support.processes import Api, OperatorProcess, free_the_lease, until_settled
 from shared_support.waiting import eventually
 
-NAME = "llm"
 WITHIN_SECONDS = 30.0
-Step = Callable[[Api, str], object]
+COLLECTED_WITHIN_SECONDS = 60.0
+"""The garbage collector looks for new kinds every half minute."""
+AT_ONCE = 8 if IS_LONG else 1
+"""Kills at the same time, each in a namespace with a proxy and operators of its own."""
 
 
-def nothing(_: Api, __: str) -> None:
-    """There is nothing before the first service."""
+@dataclass
+class Scene:
+    """A namespace whose operators reach the API server through a proxy of their own."""
 
+    api: Api
+    namespace: str
+    folder: Path
+    proxy: FaultProxy
+    started: list[OperatorProcess] = field(default_factory=list)
+    served: frozenset[str] = frozenset()
+    """The pods that were ready when the change began."""
+    writes_before: int = 0
+    """Number of writes until the change began."""
 
-def change(spec: dict[str, Any]) -> Step:
-    return lambda api, namespace: api.patch(LLMSERVICES, namespace, NAME, {"spec": spec})
+    def start(self) -> OperatorProcess:
+        operator = ForkedOperator(
+            self.folder / f"operator-{len(self.started)}.log",
+            self.namespace,
+            WATCH_NAMESPACES=self.namespace,
+            KUBECONFIG=self.proxy.kubeconfig(self.folder),
+        )
+        self.started.append(operator)
+        return operator.until_leading()
 
-
-def create(**spec: Any) -> Step:
-    return lambda api, namespace: api.create(LLMSERVICES, make_service(NAME, namespace, **spec))
-
-
-def create_example(spec: dict[str, Any]) -> Step:
-    return lambda api, namespace: api.create(LLMSERVICES, service_of(NAME, namespace, spec))
-
-
-def delete(api: Api, namespace: str) -> None:
-    api.delete(LLMSERVICES, namespace, NAME)
-
-
-AUTOSCALED = {"autoscaling": {"maxReplicas": 3}}
-
-
-@dataclass(frozen=True)
-class Flow:
-    before: Step
-    during: Step
-    """The change whose writes are cut short."""
-    also: Step = nothing
-    """Done at the moment of the kill."""
-
-
-FLOWS = {
-    **{
-        f"create {example}": Flow(nothing, create_example(spec))
-        for example, spec in specs_with_every_child().items()
-    },
-    "engine": Flow(create(), change({"engine": {"maxModelLen": 256}})),
-    "autoscaling on": Flow(create(), change(AUTOSCALED)),
-    "autoscaling off": Flow(create(**AUTOSCALED), change({"autoscaling": None})),
-    "suspend": Flow(create(), change({"replicas": 0})),
-    "delete": Flow(nothing, create(**AUTOSCALED), delete),
-}
-
-
-def begin(api: Api, operator: OperatorProcess, namespace: str, flow: Flow) -> None:
-    flow.before(api, namespace)
-    # On a busy machine, a second may pass between two writes of one pass.
-    eventually(lambda: is_observed(api, namespace))
-    until_settled(operator)
-
-
-def undisturbed(
-    api: Api, proxy: FaultProxy, operator: OperatorProcess, namespace: str, flow: Flow
-) -> tuple[State, int]:
-    """Return the children after the flow, and the number of writes that it takes."""
-    with operator:
-        operator.until_leading()
-        begin(api, operator, namespace, flow)
-        before = len(proxy.writes())
-        flow.during(api, namespace)
-        eventually(lambda: is_observed(api, namespace), WITHIN_SECONDS)
+    def begin(self, operator: OperatorProcess, flow: Flow) -> None:
+        """Do what comes before the change, and let the service serve."""
+        flow.before(self.api, self.namespace)
+        # On a busy machine, a second may pass between two writes of one pass.
+        eventually(lambda: is_observed(self.api, self.namespace))
+        self.served = serve(self.api, self.namespace)
         until_settled(operator)
-        writes = len(proxy.writes()) - before
-        if flow.also is not nothing:
-            flow.also(api, namespace)
-            # The garbage collector looks for new kinds every half minute.
-            eventually(lambda: not children_in(api, namespace), 60)
-        return children_in(api, namespace), writes
+        self.writes_before = len(self.proxy.writes())
+
+    def writes(self) -> int:
+        """Count the writes since the change began."""
+        return len(self.proxy.writes()) - self.writes_before
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the children, what was deleted, and the number of pods that serve on."""
+        deleted = [
+            each.path.replace(self.namespace, "the-namespace")
+            for each in self.proxy.writes()[self.writes_before :]
+            if each.method == "DELETE" and each.status == 200
+        ]
+        return {
+            "children": children_in(self.api, self.namespace),
+            "deleted": deleted,
+            "still served": still_served(self.api, self.namespace, self.served),
+        }
+
+    def is_told(self) -> bool:
+        return is_observed(self.api, self.namespace) and owners_are_alive(self.api, self.namespace)
+
+
+@pytest.fixture
+def scenes(
+    api: Api, namespaces: Callable[[], str], tmp_path: Path
+) -> Callable[[], AbstractContextManager[Scene]]:
+    """Make scenes, one a call."""
+
+    @contextmanager
+    def make() -> Iterator[Scene]:
+        namespace = namespaces()
+        folder = tmp_path / namespace
+        folder.mkdir()
+        with fault_proxy() as proxy:
+            scene = Scene(Api(), namespace, folder, proxy)
+            try:
+                yield scene
+            except BaseException:
+                for each in scene.started:
+                    print(f"{each.log}:\n{each.log.read_text()[-4000:]}")
+                raise
+            finally:
+                for each in scene.started:
+                    if each.is_running():
+                        each.kill()
+
+    return make
+
+
+def undisturbed(scene: Scene, flow: Flow) -> tuple[dict[str, Any], int]:
+    """Return the outcome of the flow, and the number of writes that it takes."""
+    with scene.start() as operator:
+        scene.begin(operator, flow)
+        flow.during(scene.api, scene.namespace)
+        eventually(scene.is_told, WITHIN_SECONDS)
+        until_settled(operator)
+        writes = scene.writes()
+        if flow.is_deleted:
+            flow.end(scene.api, scene.namespace)
+            eventually(lambda: not scene.outcome()["children"], COLLECTED_WITHIN_SECONDS)
+        return scene.outcome(), writes
+
+
+def killed(
+    scene: Scene, flow: Flow, expected: dict[str, Any], number: int, is_after: bool, told: str
+) -> bool:
+    """Kill the operator at a write and check what the next one makes of it.
+
+    Return whether there was such a write: two writes of a status may have become one.
+    """
+    with scene.start() as first:
+        scene.begin(first, flow)
+        crash = Crash(
+            scene.proxy,
+            first,
+            number,
+            is_after,
+            lambda: flow.end(scene.api, scene.namespace),
+        )
+        crash.arm()
+        flow.during(scene.api, scene.namespace)
+        crash.until_killed()
+        assert crash.reached <= (number if is_after else number - 1)
+    free_the_lease(scene.api, scene.namespace)
+    with scene.start() as second:
+
+        def as_expected() -> bool:
+            assert scene.outcome() == expected
+            return scene.is_told()
+
+        within = COLLECTED_WITHIN_SECONDS if flow.is_deleted else WITHIN_SECONDS
+        eventually(as_expected, within, told)
+        until_settled(second)
+        assert as_expected(), told
+    return crash.is_at_its_write
 
 
 @pytest.mark.parametrize("name", sampled(list(FLOWS), 4))
 def test_an_operator_killed_at_any_write_leaves_what_the_next_one_completes(
-    api: Api,
-    proxy: FaultProxy,
-    start: Callable[..., OperatorProcess],
-    namespaces: Callable[[], str],
-    name: str,
+    scenes: Callable[[], AbstractContextManager[Scene]], name: str
 ) -> None:
-    flow, reference = FLOWS[name], namespaces()
-    expected, writes = undisturbed(api, proxy, start(reference), reference, flow)
+    flow = FLOWS[name]
+    with scenes() as scene:
+        expected, writes = undisturbed(scene, flow)
     assert writes > 0
-    assert bool(expected) == (flow.also is nothing)
-    points = list(itertools.product(range(1, writes + 1), (False, True)))
-    for number, is_after in sampled(points, 1, name):
-        namespace = namespaces()
-        with start(namespace) as first:
-            first.until_leading()
-            begin(api, first, namespace, flow)
-            crash = Crash(
-                proxy, first, number, is_after, functools.partial(flow.also, api, namespace)
-            )
-            crash.arm()
-            flow.during(api, namespace)
-            crash.until_killed()
-            assert crash.reached <= (number if is_after else number - 1)
-        free_the_lease(api, namespace)
-        with start(namespace) as second:
-            second.until_leading()
-            told = f"{name}: killed {'after' if is_after else 'before'} write {number} of {writes}"
+    assert bool(expected["children"]) != flow.is_deleted
+    points = sampled(list(itertools.product(range(1, writes + 1), (False, True))), 1, name)
 
-            def as_expected(where: str = namespace) -> bool:
-                assert children_in(api, where) == expected
-                return is_observed(api, where) and owners_are_alive(api, where)
+    def try_at(point: tuple[int, bool]) -> bool:
+        number, is_after = point
+        told = f"{name}: killed {'after' if is_after else 'before'} write {number} of {writes}"
+        with scenes() as scene:
+            return killed(scene, flow, expected, number, is_after, told)
 
-            eventually(as_expected, 60 if flow.also is not nothing else WITHIN_SECONDS, told)
-            until_settled(second)
-            assert as_expected(), told
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        at_a_write = list(pool.map(try_at, points))
+    kept = f"{expected['still served']} served pods kept"
+    print(f"{name}: {writes} writes, {sum(at_a_write)} of {len(points)} kills at a write, {kept}")
+    assert any(at_a_write)
