@@ -1,8 +1,10 @@
 """What tests of the operator share: an API client, object builders, the operator as a process."""
 
 import base64
+import contextlib
 import json
 import os
+import random
 import re
 import socket
 import subprocess
@@ -11,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -199,11 +200,17 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+_PORTS = range(10_000, 30_000)
+"""Ports that no outgoing connection gets, unlike the one that a listener on port 0 gets."""
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port on which nothing listens, and on which no connection begins by chance."""
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("", port))
+            return port
+    raise AssertionError(f"a hundred ports of {_PORTS} are taken")
 
 
 class Running(Protocol):
@@ -343,7 +350,7 @@ def until_settled(operator: OperatorProcess, seconds: float = 1.0) -> None:
     eventually(settled, describe="the operator has settled")
 
 
-@contextmanager
+@contextlib.contextmanager
 def writes_nothing(operator: OperatorProcess) -> Iterator[None]:
     before = operator.writes()
     yield
