@@ -6,6 +6,7 @@ import pytest
 
 from operator_support.fault_proxy import FaultProxy, fault_proxy
 from operator_support.fault_sample import SEED
+from operator_support.forked import ForkedOperator
 from operator_support.processes import Api, OperatorProcess
 
 Start = Callable[..., OperatorProcess]
@@ -25,7 +26,7 @@ def start(proxy: FaultProxy, namespace: str, tmp_path: Path) -> Iterator[Start]:
     def begin(watched: str = namespace, **settings: str) -> OperatorProcess:
         log = tmp_path / f"operator-{len(started)}.log"
         kubeconfig = proxy.kubeconfig(tmp_path)
-        process = OperatorProcess(
+        process = ForkedOperator(
             log, watched, WATCH_NAMESPACES=watched, KUBECONFIG=kubeconfig, **settings
         )
         started.append(process)
