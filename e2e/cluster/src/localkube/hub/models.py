@@ -64,12 +64,20 @@ def read_prompts(file: Path) -> list[str]:
 def read_greedy_reference(model: Path, prompts: Sequence[str], tokens: int) -> list[dict[str, Any]]:
     """Return the greedy answers of transformers in fp32: text, token_ids and gaps for each prompt.
 
-    The gap of a token is the difference of the two best log-probabilities at its position.
+    The gap of a token is the difference of the two best log-probabilities at its position. Answers
+    stay in the cache, because they take half a minute of CPU time and follow from the inputs.
     """
-    printed = engine.run_script(
-        "greedy_reference.py", str(model), str(tokens), stdin=json.dumps(list(prompts))
-    )
-    answers: list[dict[str, Any]] = json.loads(printed)
+    script, question = "greedy_reference.py", json.dumps([str(model), tokens, *prompts])
+    digest = hashlib.sha256((engine.SCRIPTS / script).read_bytes() + question.encode())
+    kept = paths.cache_dir() / "references" / f"{digest.hexdigest()[:16]}.json"
+    with only_builder(kept):
+        if not kept.exists():
+            unfinished = kept.with_suffix(".unfinished")
+            unfinished.write_text(
+                engine.run_script(script, str(model), str(tokens), stdin=json.dumps(list(prompts)))
+            )
+            unfinished.rename(kept)
+    answers: list[dict[str, Any]] = json.loads(kept.read_text())
     return answers
 
 
