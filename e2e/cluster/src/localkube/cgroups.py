@@ -18,6 +18,12 @@ _DAEMONS = "daemons"
 """Leaf group of the daemons, because cgroup v2 allows no process in a group that has children."""
 
 _KILL_SECONDS = 20.0
+_CPU_SHARES = 4 * 1024
+"""CPU time of all containers under cgroup v1, where each session of other processes has 1024.
+
+The default would give the pods of a busy machine together as much as a single session, such as that
+of one model server in a test.
+"""
 
 
 def unified() -> bool:
@@ -51,6 +57,8 @@ def create(group: str, children: Sequence[str]) -> None:
             (root / group / name).mkdir(parents=True, exist_ok=True)
     if unified():
         _delegate(group)
+    else:
+        (MOUNT / "cpu" / "localkube" / "cpu.shares").write_text(str(_CPU_SHARES))
 
 
 def _delegate(group: str) -> None:
