@@ -140,6 +140,8 @@ class Cluster:
             "KUBECONFIG": str(self.kubeconfig),
             "LOCALKUBE_NAME": self.name,
             "PATH": os.pathsep.join(programs),
+            # The programs in Go collect garbage less often, for less CPU time and more memory.
+            "GOGC": "300",
         }
 
     def visiting(self, command: Sequence[str]) -> list[str]:
