@@ -103,7 +103,7 @@ def test_lanes_run_beside_each_other_and_show_a_tier_whole(
 ) -> None:
     # Each tier waits for a file of the other one, so both would fail if they ran in sequence.
     def waiting(own: str, other: str) -> tiers.Tier:
-        script = f"touch {own}; for i in $(seq 500); do [ -e {other} ] && exit; sleep 0.02; done"
+        script = f"touch {own}; for i in $(seq 500); do [ -e {other} ] && exit; sleep 0.1; done"
         prepare = ("sh", "-c", f"cd {tmp_path}; echo {own} begins; {script}; echo no {other}")
         return tiers.Tier(own, "waits", (f"{tmp_path}/no-tests",), prepare=(prepare,))
 
