@@ -148,17 +148,22 @@ def without_what_is_refused(spec: Spec) -> Spec | None:
     """Return the spec less the fields that Python's rules complain of; None when that is no end."""
     spec = copy.deepcopy(spec)
     for _ in range(40):
-        try:
-            LLMService.parse(a_body(spec))
-        except InvalidSpec as refused:
-            _remove(spec, re.findall(r"[^.\[\]]+", refused.field)[1:])
-        else:
+        problems = LLMService.problems(a_body(spec))
+        if not problems:
             return spec
+        blamed = {tuple(re.findall(r"[^.\[\]]+", each.field)[1:]) for each in problems}
+        # The last item of a list goes first, so that the others keep their places.
+        removed = [_remove(spec, path) for path in sorted(blamed, key=_places, reverse=True)]
+        assert any(removed), f"rules blame {blamed}, of which nothing is in {spec}"
     return None
 
 
-def _remove(spec: Any, path: Sequence[str]) -> None:
-    """Remove the innermost part of `path` that is there."""
+def _places(path: Sequence[str]) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in path]
+
+
+def _remove(spec: Any, path: Sequence[str]) -> bool:
+    """Remove the innermost part of `path` that is there; return whether one is."""
     place, remove = spec, None
     for part in path:
         key = int(part) if isinstance(place, list) else part
@@ -168,8 +173,10 @@ def _remove(spec: Any, path: Sequence[str]) -> None:
         place = place[key]
         if not isinstance(place, dict | list):
             break
-    assert remove is not None, f"a rule blames {'.'.join(path)}, of which nothing is in {spec}"
+    if remove is None:
+        return False
     remove()
+    return True
 
 
 def _removal(place: Any, key: Any) -> Callable[[], None]:
