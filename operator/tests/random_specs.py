@@ -17,7 +17,6 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.checked_values import PLUGIN_FLAGS
 from llmservice_operator.desired.engine_flags import accepted_flags
 from llmservice_operator.desired.flag_tables import TABLES, Flag, FlagKind
-from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
 from operator_support.services import a_body
 from operator_support.spec_fields import SCHEMA

@@ -169,6 +169,8 @@ def common_environment(python: Path, folder: Path) -> dict[str, str]:
         "VLLM_CACHE_ROOT": str(python.parents[1] / "cache"),
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        # Two threads would mostly wait for each other, and they do not sleep meanwhile.
+        "OMP_NUM_THREADS": "1",
     }
 
 
