@@ -132,11 +132,13 @@ test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 mi
 	$(call on_full_cluster,$@,pytest -sv e2e/tests/load)
 
 .PHONY: test-serving-long
-test-serving-long: $(addprefix long-,$(or $(PART),hostile rollouts deaths adapters versions stock))  ## Test the server for long: hostile requests, rollouts, engine deaths, adapters, every vLLM version, stock vLLM (an hour; PART=hostile runs one part)
+test-serving-long: $(addprefix long-,$(or $(PART),hostile bodies rollouts deaths adapters versions stock))  ## Test the server for long: hostile requests, hurtful bodies, rollouts, engine deaths, adapters, every vLLM version, stock vLLM (an hour; PART=hostile runs one part)
 
-.PHONY: long-hostile long-rollouts long-deaths long-adapters long-versions long-stock long-models
+.PHONY: long-hostile long-bodies long-rollouts long-deaths long-adapters long-versions long-stock long-models
 long-hostile: long-models
 	@LLMSERVICE_TEST_REQUESTS=20000 $(RUN) pytest -s server_image/tests/engine -k "hostile" --timeout=0
+long-bodies: long-models
+	@LLMSERVICE_TEST_REQUESTS=2000 $(RUN) pytest -s server_image/tests/engine -k "hurtful_bodies" --timeout=0
 long-rollouts: long-models
 	@LLMSERVICE_TEST_ROUNDS=100 $(RUN) pytest -s server_image/tests/engine -k "rollout_cuts" --timeout=0
 long-deaths: long-models

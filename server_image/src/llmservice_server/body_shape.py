@@ -51,6 +51,11 @@ _MAX_LENGTHS: Mapping[str, int] = {
 }
 """Field -> maximum number of entries. Stop texts are compared with each token of the answer."""
 
+_STOP_FIELDS = ("stop", "stop_sequences", "bad_words")
+_MAX_STOP_CHARACTERS = 16 * _KIBI
+"""Maximum length of all texts of such a field, in characters. vLLM turns bad words into tokens on
+the event loop of all clients, which takes 50 milliseconds for this length."""
+
 _OTHER = Route("", "none of the known routes")
 
 _FEW = 256
@@ -86,8 +91,9 @@ def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
         raise BadShape("the body is not UTF-8; send JSON in UTF-8")
     known = ROUTE_OF_PATH.get(route or "", _OTHER)
     values = _check_counts(body, _MAX_VALUES_OF_TOKENS if known.takes_token_ids else _MAX_VALUES)
-    is_short = len(body) <= _MAX_SLOW_BYTES or not known.slow_fields
-    if is_short and values <= _FEW and (values <= 1 or not known.texts):
+    is_slow = known.slow_fields and len(body) > _MAX_SLOW_BYTES
+    has_several = values > _FEW or (values > 1 and known.texts)
+    if not (is_slow or has_several or _may_have_long_stops(body)):
         return Shape()
     try:
         parsed = json.loads(body)
@@ -135,11 +141,25 @@ def _without_strings(body: bytes, max_values: int) -> bytes:
     return b"".join(unescaped.split(b'"')[::2])
 
 
+def _may_have_long_stops(body: bytes) -> bool:
+    """Return whether a field of stop texts may be too long; an escape may hide its name."""
+    return len(body) > _MAX_STOP_CHARACTERS and any(
+        name in body for name in (b'"stop', b'"bad_words"', rb"\u00")
+    )
+
+
 def _check_fields(route: Route, body: dict[str, object]) -> Shape:
     for name, limit in _MAX_LENGTHS.items():
         entries = body.get(name)
         if isinstance(entries, list | dict) and len(entries) > limit:
             raise BadShape(f"{name} has {len(entries)} entries; it may have at most {limit}")
+    for name in _STOP_FIELDS:
+        texts = body.get(name)
+        length = sum(len(text) for text in _listed(texts) if isinstance(text, str))
+        if length > _MAX_STOP_CHARACTERS:
+            raise BadShape(
+                f"{name} has {length} characters; it may have at most {_MAX_STOP_CHARACTERS}"
+            )
     inputs = 1
     for name in route.texts:
         number = _number_of_inputs(body.get(name))
@@ -178,6 +198,10 @@ def _check_repetition(route: Route, body: dict[str, object], inputs: int) -> Non
                 f"{name} has {length} characters and is read with each of {inputs} entries; send "
                 f"at most {_MAX_REPEATED // length} entries at once, or a shorter {name}"
             )
+
+
+def _listed(field: object) -> list[object]:
+    return field if isinstance(field, list) else [field]
 
 
 def _number_of_inputs(field: object) -> int:

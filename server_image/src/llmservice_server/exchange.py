@@ -7,8 +7,9 @@ and the client gets an error instead.
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.types import Message, Receive, Send
 
@@ -16,6 +17,11 @@ from llmservice_server.body_shape import BadShape, Shape, check_shape
 from llmservice_server.errors import ENGINE_FAILED_MESSAGE, error_response
 from llmservice_server.stream_errors import BARE_ERROR, NAMED_ERROR, StreamError, error_event
 from llmservice_server.streaming import STREAM_END
+
+T = TypeVar("T")
+
+_LONG_BODY_BYTES = 16 * 1024
+"""Length from which a body waits for its turn. Shorter ones are parsed in a millisecond."""
 
 _BODY_SECONDS = 60.0
 """Maximum time in seconds for the body of a request to arrive. It is an estimate that allows a
@@ -42,10 +48,11 @@ NO_ROOM = Cut(
 
 
 class BodyRoom:
-    """Budget in bytes for all request bodies in memory."""
+    """Budget in bytes for all request bodies in memory, and the turns of the long ones."""
 
     def __init__(self, size: int) -> None:
         self._free = size
+        self._parsing = asyncio.Lock()
 
     def take(self, size: int) -> bool:
         """Reserve `size` bytes; return False when there is no room for them."""
@@ -57,6 +64,17 @@ class BodyRoom:
     def give_back(self, size: int) -> None:
         """Release `size` reserved bytes."""
         self._free += size
+
+    async def turn(self) -> None:
+        """Wait for the turn of a long body; the caller parses it before it awaits anything else.
+
+        The next turn begins after a pause as long as the parsing. Otherwise, many long bodies that
+        arrive together would be parsed one after the other while no other client is served.
+        """
+        await self._parsing.acquire()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        loop.call_soon(lambda: loop.call_later(loop.time() - began, self._parsing.release))
 
 
 class Exchange:
@@ -134,23 +152,17 @@ class Exchange:
             if message["type"] == "http.disconnect":
                 return message
             if self._body_is_here:
-                return self._checked_body(message)
+                if self._body_bytes > _LONG_BODY_BYTES:
+                    await self._until(self._deadline, self._body_room.turn())
+                return _LEFT if self.cut is not None else self._checked_body(message)
 
     async def _next_message(self) -> Message:
         if self.cut is not None:
             return _LEFT
-        waiting = asyncio.timeout_at(self._deadline if self._body_is_here else self._body_deadline)
-        try:
-            async with waiting:
-                self._waiting = waiting
-                message = await self._receive()
-        except TimeoutError:
-            self.cut = self.cut or self._too_late()
+        deadline = self._deadline if self._body_is_here else self._body_deadline
+        message = await self._until(deadline, self._receive())
+        if message is None:
             return _LEFT
-        finally:
-            # A cancelled call may end after the next call has set its own timeout.
-            if self._waiting is waiting:
-                self._waiting = None
         if message["type"] == "http.disconnect":
             self.client_left = not self.is_finished
             return message
@@ -165,6 +177,21 @@ class Exchange:
         self._body_parts.append(part)
         self._body_is_here = not message.get("more_body", False)
         return message
+
+    async def _until(self, deadline: float | None, awaited: Awaitable[T]) -> T | None:
+        """Return a result. End the exchange and return None at the deadline or when it is cut."""
+        waiting = asyncio.timeout_at(deadline)
+        try:
+            async with waiting:
+                self._waiting = waiting
+                return await awaited
+        except TimeoutError:
+            self.cut = self.cut or self._too_late()
+            return None
+        finally:
+            # A cancelled call may end after the next call has set its own timeout.
+            if self._waiting is waiting:
+                self._waiting = None
 
     def _checked_body(self, message: Message) -> Message:
         body = b"".join(self._body_parts)

@@ -22,6 +22,13 @@ _MAX_PROPERTIES = 512
 _MAX_REPETITION = 100_000
 """Maximum value of minItems and similar limits, which some compilers unroll."""
 
+_MAX_LENGTHS = 32
+"""Maximum number of different lengths of texts. The compiler takes up to a second for each, and
+combining hundreds of them takes gigabytes."""
+
+_REPETITION = re.compile(r"\{\d+(?:,\d*)?\}")
+"""Repetition in a pattern, which limits a length too."""
+
 _PLACE_IN_THE_COMPILER = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 """Time and source line at the beginning of xgrammar's error texts."""
 
@@ -111,6 +118,7 @@ def _why_schema_is_too_large(schema: Any) -> str | None:
             schema = json.loads(schema)
         except (RecursionError, ValueError):
             return None  # vLLM refuses a schema that is not JSON
+    lengths: set[object] = set()
     remaining = [schema]
     while remaining:
         each = remaining.pop()
@@ -129,4 +137,22 @@ def _why_schema_is_too_large(schema: Any) -> str | None:
             number = each.get(name)
             if isinstance(number, int | float) and number > _MAX_REPETITION:
                 return f"{name} of the structure is {number}; it may be at most {_MAX_REPETITION}"
+        lengths |= _lengths_of_texts(each)
+        if len(lengths) > _MAX_LENGTHS:
+            return (
+                f"the structure has more than {_MAX_LENGTHS} different limits on the length of a "
+                "text (minLength, maxLength, {1,9} in a pattern); it may repeat them, so give "
+                "several texts the same limit"
+            )
     return None
+
+
+def _lengths_of_texts(schema: dict[str, Any]) -> set[object]:
+    """Return the limits of lengths of texts that a schema itself sets, without its parts."""
+    bounds = tuple(
+        number if isinstance(number := schema.get(name), int | float) else None
+        for name in ("minLength", "maxLength")
+    )
+    pattern = schema.get("pattern")
+    repetitions = _REPETITION.findall(pattern) if isinstance(pattern, str) else []
+    return {*repetitions, *([bounds] if bounds != (None, None) else [])}

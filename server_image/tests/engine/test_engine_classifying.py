@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from server_support.bystander import Question
 from server_support.engine import (
     SERVED_NAME,
     ModelServer,
@@ -14,6 +15,7 @@ from server_support.engine import (
     running_server,
 )
 from server_support.preloaded import Preloaded
+from server_support.volleys import hurtful_bodies_delay_nobody
 
 LABELS = 3
 
@@ -68,3 +70,8 @@ def test_classifies_as_many_texts_as_clients_send_at_once_and_refuses_more(
         refused = server.post(path, {**wanted, "input": ["a title"] * 20_000})
         assert refused.status == 400
         assert "at most 2048" in refused.json()["error"]["message"]
+
+
+def test_hurtful_bodies_delay_nobody(server: ModelServer, tmp_path: Path) -> None:
+    question = json.dumps({"model": SERVED_NAME, "input": "good food"}).encode()
+    hurtful_bodies_delay_nobody(server, Question("/classify", question), tmp_path, bodies=250)

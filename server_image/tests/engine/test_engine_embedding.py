@@ -1,5 +1,6 @@
 """A model that embeds instead of generating. Its own files say so, without a flag."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from server_support.bystander import Question
 from server_support.engine import (
     SERVED_NAME,
     ModelServer,
@@ -16,6 +18,7 @@ from server_support.engine import (
 )
 from server_support.models import write_embedding_model
 from server_support.preloaded import Preloaded
+from server_support.volleys import hurtful_bodies_delay_nobody
 
 HIDDEN_SIZE = 64
 
@@ -79,3 +82,9 @@ def test_embeds_as_many_texts_as_clients_send_at_once_and_refuses_more(server: M
     assert "at most 2048" in refused.json()["error"]["message"]
     arrays = b'{"model": "tiny", "input": [' + b"[1]," * 250_000 + b"[1]]}"
     assert server.post("/v1/embeddings", arrays).status == 400
+
+
+def test_hurtful_bodies_delay_nobody(server: ModelServer, tmp_path: Path) -> None:
+    question = json.dumps({"model": SERVED_NAME, "input": "the sea"}).encode()
+    asked = Question("/v1/embeddings", question)
+    hurtful_bodies_delay_nobody(server, asked, tmp_path, bodies=500)

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from openai import BadRequestError, OpenAI
 
+from server_support.bystander import Question
 from server_support.engine import SERVED_NAME, ModelServer, running_server
+from server_support.hurtful_media import a_recording_in_a_form
 from server_support.models import MAKER_OF_WHISPER, a_tone
 from server_support.preloaded import Preloaded
+from server_support.volleys import hurtful_bodies_delay_nobody
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +81,10 @@ def test_a_recording_of_a_browser_is_heard(client: OpenAI, engine_python: Path) 
 def test_what_is_no_recording_is_refused(client: OpenAI) -> None:
     with pytest.raises(BadRequestError, match="Invalid or corrupted audio data"):
         client.audio.transcriptions.create(model=SERVED_NAME, file=("tone.wav", b"no recording"))
+
+
+def test_hurtful_bodies_delay_nobody(server: ModelServer, tmp_path: Path) -> None:
+    form = a_recording_in_a_form(a_tone(16_000))
+    asked = Question("/v1/audio/transcriptions", form.body, {"Content-Type": form.content_type})
+    forms = ("/v1/audio/transcriptions", "/v1/audio/translations")
+    hurtful_bodies_delay_nobody(server, asked, tmp_path, bodies=250, forms=forms)

@@ -110,6 +110,18 @@ def test_a_field_that_costs_time_for_each_entry_has_a_limit(
         check_shape(route, JSON, json.dumps({field: entries}).encode())
 
 
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("name", ["stop", "stop_sequences", "bad_words"])
+def test_stop_texts_have_a_length_in_all(route: str | None, name: str) -> None:
+    for texts in (["a" * 8000, "b" * 8384], "a" * 16_384):
+        check_shape(route, JSON, json.dumps({name: texts, "prompt": "a" * 99_999}).encode())
+    for texts in (["a" * 8000, "b" * 8385], "a" * 16_385):
+        body = json.dumps({name: texts}).encode()
+        for hidden in (body, body.replace(b"o", rb"\u006f", 1)):
+            with pytest.raises(BadShape, match=f"{name} has 16385 characters.* at most 16384"):
+                check_shape(route, JSON, hidden)
+
+
 def test_a_body_that_is_no_json_is_left_to_the_application() -> None:
     for body in (b"", b"{", b"\xff", b"nonsense" * 1000, b"[" * 300, b'"' * 999_999):
         assert check_shape("/v1/embeddings", JSON, body) == Shape()

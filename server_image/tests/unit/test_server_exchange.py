@@ -1,7 +1,9 @@
 """Limits on a request, and the correct end of its response."""
 
 import asyncio
+import itertools
 import json
+import time
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -327,3 +329,43 @@ async def test_a_stream_that_breaks_before_its_first_event_has_a_status(
     attach_engine_app(stack.app, inner)
     answer = await Client(stack.app).post("/v1/responses", {})
     assert (answer.status, answer.json()["error"]["code"]) == (status, status)
+
+
+async def test_others_are_served_between_long_bodies_that_arrive_together() -> None:
+    stack, inner, begins = make_stack(), FastAPI(), []
+    seconds = 0.02
+
+    @inner.post("/tokenize")
+    async def parse(request: Request) -> None:
+        await request.body()
+        begins.append(time.monotonic())
+        while time.monotonic() < begins[-1] + seconds:
+            pass  # the application parses on the event loop
+
+    attach_engine_app(stack.app, inner)
+    long = [Client(stack.app).post("/tokenize", {"prompt": "a" * 20_000}) for _ in range(4)]
+    answers = await asyncio.gather(*long)
+
+    assert {answer.status for answer in answers} == {200}
+    pauses = [later - earlier for earlier, later in itertools.pairwise(begins)]
+    # Each pause has the time of the parsing, and as much for others.
+    assert min(pauses) >= 1.9 * seconds
+
+
+async def test_a_long_body_that_waits_for_its_turn_ends_at_the_timeout() -> None:
+    stack, inner = make_stack(settings=ServerSettings(request_timeout_seconds=0.02)), FastAPI()
+
+    @inner.post("/tokenize")
+    async def parse(request: Request) -> None:
+        await request.body()
+        until = time.monotonic() + 0.05
+        while time.monotonic() < until:
+            pass
+
+    attach_engine_app(stack.app, inner)
+    long = [Client(stack.app).post("/tokenize", {"prompt": "a" * 20_000}) for _ in range(2)]
+    first, second = await asyncio.gather(*long)
+
+    assert first.status == 200
+    assert second.status == 504
+    assert second.json()["error"]["message"] == TOO_LONG

@@ -31,6 +31,10 @@ def deep(levels: int) -> dict[str, Any]:
         ({"structural_tag": json.dumps({"format": [deep(1)]})}, "513 properties"),
         ({"json": {"anyOf": [{"minItems": 100_001}]}}, "minItems of the structure is 100001"),
         ({"json": {"maxLength": 1e9}}, "maxLength"),
+        ({"json": {"anyOf": [{"maxLength": n} for n in range(33)]}}, "32 different limits"),
+        ({"json": {"anyOf": [{"minLength": n} for n in range(33)]}}, "32 different limits"),
+        ({"json": {"anyOf": [{"pattern": f"a{{1,{n}}}"} for n in range(33)]}}, "32 different"),
+        ({"json": {"pattern": "".join(f"a{{{n}}}" for n in range(33))}}, "32 different limits"),
     ],
 )
 def test_a_structure_that_would_compile_for_long_gets_the_limit(
@@ -51,6 +55,8 @@ def test_a_structure_that_would_compile_for_long_gets_the_limit(
         {"json": "no schema {"},
         {"json_object": True},
         {"json": {"maxLength": 100_000}},
+        {"json": {"anyOf": [{"maxLength": 1 + n % 32} for n in range(500)]}},
+        {"json": {"properties": {"maxLength": {"type": "string"}, "pattern": {}}}},
     ],
 )
 def test_a_structure_within_the_limits_passes(structure: dict[str, Any]) -> None:

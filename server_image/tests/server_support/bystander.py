@@ -1,0 +1,130 @@
+"""Notes, in a process of its own, how long a server lets a probe and another client wait.
+
+The process of the test is busy with bodies, so it would measure itself.
+"""
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from server_support.engine import ModelServer
+
+PROBE, PART, REFUSED = "/livez", "another client", "refused"
+_PAUSE_SECONDS = 0.02
+_PATIENCE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Wait:
+    """One wait of the bystander."""
+
+    kind: str
+    ended: float
+    """Time on the monotonic clock, which all processes share."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the other client asks again and again."""
+
+    path: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+
+
+@contextmanager
+def watching(server: ModelServer, question: Question, folder: Path) -> Iterator[list[Wait]]:
+    """Yield a list that has all waits once the context is closed."""
+    body, notes = folder / "question", folder / "waits"
+    body.write_bytes(question.body)
+    headers = json.dumps({**server.headers, **question.headers})
+    ports = map(str, (server.api_port, server.management_port))
+    command = [sys.executable, "-m", __name__, *ports, question.path, headers, str(body)]
+    waits: list[Wait] = []
+    with (
+        notes.open("wb") as output,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            cwd=Path(__file__).parents[1],
+            env={"PYTHONPATH": ":".join(sys.path)},
+        ) as process,
+    ):
+        yield waits
+        process.communicate()
+    assert process.returncode == 0
+    for line in notes.read_text().splitlines():
+        waits.append(Wait(*json.loads(line)))
+
+
+class _Bystander:
+    def __init__(self, api_port: int, management_port: int) -> None:
+        self._api_port = api_port
+        self._management_port = management_port
+        self._over = threading.Event()
+        self._waits: list[tuple[str, float, float]] = []
+
+    def watch(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Watch until standard input ends, then print the waits."""
+        threads = [
+            threading.Thread(target=self._probe),
+            threading.Thread(target=self._ask, args=(path, headers, body)),
+        ]
+        for each in threads:
+            each.start()
+        sys.stdin.read()
+        self._over.set()
+        for each in threads:
+            each.join()
+        for wait in self._waits:
+            print(json.dumps(wait))
+
+    def _note(self, kind: str, began: float) -> float:
+        now = time.monotonic()
+        self._waits.append((kind, now, now - began))
+        return now
+
+    def _probe(self) -> None:
+        while not self._over.wait(_PAUSE_SECONDS):
+            began = time.monotonic()
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", self._management_port, timeout=_PATIENCE_SECONDS
+            )
+            connection.request("GET", "/livez")
+            assert connection.getresponse().status == 200
+            connection.close()
+            self._note(PROBE, began)
+
+    def _ask(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Ask again and again. A refused question goes on waiting."""
+        began = time.monotonic()
+        while not self._over.wait(_PAUSE_SECONDS):
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", self._api_port, timeout=_PATIENCE_SECONDS
+            )
+            connection.request("POST", path, body, dict(headers))
+            response = connection.getresponse()
+            if response.status != 200:
+                assert response.status == 503, response.read()
+                self._note(REFUSED, began)
+                continue
+            while response.read1(65536):
+                began = self._note(PART, began)
+            connection.close()
+            began = time.monotonic()
+
+
+if __name__ == "__main__":
+    _Bystander(int(sys.argv[1]), int(sys.argv[2])).watch(
+        sys.argv[3], json.loads(sys.argv[4]), Path(sys.argv[5]).read_bytes()
+    )
