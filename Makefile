@@ -138,7 +138,7 @@ test-serving-long: $(addprefix long-,$(or $(PART),hostile bodies rollouts deaths
 long-hostile: long-models
 	@LLMSERVICE_TEST_REQUESTS=20000 $(RUN) pytest -s server_image/tests/engine -k "hostile" --timeout=0
 long-bodies: long-models
-	@LLMSERVICE_TEST_REQUESTS=2000 $(RUN) pytest -s server_image/tests/engine -k "hurtful_bodies" --timeout=0
+	@LLMSERVICE_TEST_REQUESTS=2000 $(RUN) pytest -s server_image/tests/engine -k "delay_nobody" --timeout=0
 long-rollouts: long-models
 	@LLMSERVICE_TEST_ROUNDS=100 $(RUN) pytest -s server_image/tests/engine -k "rollout_cuts" --timeout=0
 long-deaths: long-models

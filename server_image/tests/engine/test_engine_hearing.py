@@ -84,7 +84,7 @@ def test_what_is_no_recording_is_refused(client: OpenAI) -> None:
 
 
 def test_hurtful_bodies_delay_nobody(server: ModelServer, tmp_path: Path) -> None:
-    form = a_recording_in_a_form(a_tone(16_000))
+    form = a_recording_in_a_form(a_tone(16_000), "a tone", "stream")
     asked = Question("/v1/audio/transcriptions", form.body, {"Content-Type": form.content_type})
     forms = ("/v1/audio/transcriptions", "/v1/audio/translations")
     hurtful_bodies_delay_nobody(server, asked, tmp_path, bodies=250, forms=forms)

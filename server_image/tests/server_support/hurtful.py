@@ -308,6 +308,8 @@ def attacks(
         encoding = chance.choice(("gzip", "identity", "br")) if chance.random() < 0.05 else ""
         if path in forms and chance.random() < 0.8:
             form = hurtful_media.a_form(chance, size)
+            if form.shape in hurtful_media.HEARD:
+                delivery = "whole"  # many at once would be load, not a body that hurts
             yield Attack(path, form.shape, form.body, form.content_type, delivery, encoding)
             continue
         if not shapes:

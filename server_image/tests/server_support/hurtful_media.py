@@ -146,6 +146,9 @@ def _no_recording(chance: random.Random, size: int) -> bytes:
     return start * (size // len(start)) if chance.random() < 0.5 else start + chance.randbytes(size)
 
 
+HEARD = ("a recording that names a wrong length", "a silent recording", "a recording of noise")
+"""Recordings that the model hears, which is work for the engine."""
+
 RECORDINGS: Mapping[str, Callable[[random.Random, int], bytes]] = {
     "a recording of one hertz": _of_one_hertz,
     "a recording of many channels": _of_many_channels,
@@ -162,10 +165,10 @@ def _field(name: str, value: bytes, more: bytes = b"") -> bytes:
     return head + more + b"\r\n\r\n" + value + b"\r\n"
 
 
-def a_recording_in_a_form(recording: bytes, shape: str = "a recording") -> Form:
-    """Return a form that asks for the text of a recording."""
+def a_recording_in_a_form(recording: bytes, shape: str = "a recording", *more: str) -> Form:
+    """Return a form that asks for the text of a recording. `more` are fields that are true."""
     file = _field("file", recording, b'; filename="a.wav"')
-    return _form(shape, _ASKED + file)
+    return _form(shape, _ASKED + b"".join(_field(name, b"true") for name in more) + file)
 
 
 def a_form(chance: random.Random, size: int) -> Form:
