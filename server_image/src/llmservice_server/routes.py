@@ -243,6 +243,8 @@ ROUTES = (
     Route(
         "/tokenize",
         "tokens of a text or a conversation",
+        # vLLM has no limit for this text, and every other text waits while it becomes tokens.
+        max_body_bytes=1024 * 1024,
         takes_token_ids=True,
         example={"prompt": _BEGINNING},
     ),

@@ -26,6 +26,10 @@ _MAX_LENGTHS = 32
 """Maximum number of different lengths of texts. The compiler takes up to a second for each, and
 combining hundreds of them takes gigabytes."""
 
+_MAX_RULES = 1024
+"""Maximum number of rules of a grammar. The time to compile grows with the square of the length of
+a chain of rules."""
+
 _REPETITION = re.compile(r"\{\d+(?:,\d*)?\}")
 """Repetition in a pattern, which limits a length too."""
 
@@ -50,6 +54,9 @@ def why_too_large(structure: Any) -> str | None:
     length = sum(map(len, texts))
     if length > _MAX_BYTES:
         return f"the structure has {length} characters; it may have at most {_MAX_BYTES}"
+    rules = parts[1].count("::=") if isinstance(parts[1], str) else 0
+    if rules > _MAX_RULES:
+        return f"the grammar has {rules} rules; it may have at most {_MAX_RULES}"
     for each in (schema, parts[2]):
         if reason := _why_schema_is_too_large(each):
             return reason

@@ -222,9 +222,9 @@ def _report_memory(volleys: Sequence[Volley], resting: tuple[int, int]) -> list[
             grown = f"+{each.growth / MEBIBYTE:.0f} MiB, {each.growth / limit:.1f} x the limit"
             print(f"  {what}: {grown}: {each.attack}")
     return [
-        f"{_sizes(each.bytes_peak)} of memory, {_sizes(resting)} without attack: {each.attack}"
+        f"memory: {_sizes(each.bytes_before)}, then {_sizes(each.bytes_peak)}: {each.attack}"
         for each in volleys
-        if sum(each.bytes_peak) - sum(resting) > MAX_GROWTH * BODIES_LIMIT
+        if each.growth > MAX_GROWTH * BODIES_LIMIT
     ]
 
 

@@ -369,3 +369,13 @@ async def test_a_long_body_that_waits_for_its_turn_ends_at_the_timeout() -> None
     assert first.status == 200
     assert second.status == 504
     assert second.json()["error"]["message"] == TOO_LONG
+
+
+async def test_a_text_to_tokenize_has_a_limit_of_its_own() -> None:
+    stack = stack_of(Inner())
+    answers = [
+        await Client(stack.app).request("POST", "/tokenize", body)
+        for body in (b"a" * 2**20, b"a" * (2**20 + 1), [b"a" * 2**20, b"a"])
+    ]
+    assert [answer.status for answer in answers] == [200, 413, 413]
+    assert "1048576 bytes" in answers[1].json()["error"]["message"]
