@@ -132,7 +132,7 @@ test-autoscaling: setup  ## Test scaling with real load on a full cluster (10 mi
 	$(call on_full_cluster,$@,pytest -sv e2e/tests/load)
 
 .PHONY: test-serving-long
-test-serving-long: $(addprefix long-,$(or $(PART),hostile bodies rollouts deaths adapters versions stock))  ## Test the server for long: hostile requests, hurtful bodies, rollouts, engine deaths, adapters, every vLLM version, stock vLLM (an hour; PART=hostile runs one part)
+test-serving-long: $(addprefix long-,$(or $(PART),hostile bodies rollouts deaths adapters versions stock))  ## Test the server for long: hostile requests, hurtful bodies, rollouts, engine deaths, adapters, every vLLM version, stock vLLM (80 minutes; PART=hostile runs one part)
 
 .PHONY: long-hostile long-bodies long-rollouts long-deaths long-adapters long-versions long-stock long-models
 long-hostile: long-models
