@@ -8,6 +8,7 @@ import pytest
 
 from llmservice_operator.kinds import LLMSERVICES, SUBJECT_ACCESS_REVIEWS
 from operator_support.accounts import RBAC, Account
+from operator_support.forked import ForkedOperator
 from operator_support.processes import REPOSITORY, Api, OperatorProcess, kubeconfig_for, kubectl
 from shared_support.waiting import eventually
 
@@ -71,7 +72,7 @@ def _shared_operator(
     api: Api, served: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
     log = tmp_path_factory.mktemp("operator") / "log"
-    with OperatorProcess(log, served, WATCH_NAMESPACES=served) as process:
+    with ForkedOperator(log, served, WATCH_NAMESPACES=served) as process:
         yield process
 
 
@@ -92,7 +93,7 @@ def own_operator(namespace: str, log: Path) -> Iterator[OperatorProcess]:
 
     The shared operator may write at any time about the service of another test.
     """
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as process:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as process:
         process.until_leading()
         yield process
 

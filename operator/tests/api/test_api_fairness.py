@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
-from operator_support.processes import Api, OperatorProcess, make_service
+from operator_support.forked import ForkedOperator
+from operator_support.processes import Api, make_service
 from operator_support.webhook import webhook
 from shared_support.waiting import eventually
 
@@ -43,7 +44,7 @@ def test_a_namespace_with_a_slow_webhook_delays_no_other(
 
     watched = {"WATCH_NAMESPACES": f"{namespace},{quiet}"}
     with (
-        OperatorProcess(log, namespace, **watched) as operator,
+        ForkedOperator(log, namespace, **watched) as operator,
         webhook(api, namespace, "deployments", "apps", tmp_path, hesitate) as reviewed,
     ):
         operator.until_leading()
@@ -63,7 +64,7 @@ def test_a_metrics_server_that_hangs_delays_no_service(api: Api, namespace: str,
         hangs.listen(1000)
         url = f"http://127.0.0.1:{hangs.getsockname()[1]}"
         settings = {"WATCH_NAMESPACES": namespace, "METRICS_SERVER_URL": url}
-        with OperatorProcess(log, namespace, **settings) as operator:
+        with ForkedOperator(log, namespace, **settings) as operator:
             operator.until_leading()
             scaled = {"maxReplicas": 4}
             for number in range(60):

@@ -9,6 +9,7 @@ import pytest
 from llmservice_operator.api.fields import timestamp
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.kinds import DEPLOYMENTS, EVENTS, LLMSERVICES, PODS
+from operator_support.forked import ForkedOperator
 from operator_support.processes import (
     Api,
     OperatorProcess,
@@ -27,7 +28,7 @@ GPU = "requests.nvidia.com/gpu"
 
 @pytest.fixture
 def operator(api: Api, namespace: str, log: Any) -> Any:
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as process:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as process:
         yield process.until_leading()
 
 

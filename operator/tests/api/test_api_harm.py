@@ -22,6 +22,7 @@ from llmservice_operator.kinds import (
 from llmservice_operator.rights import lease_rights, operator_rules, rules
 from llmservice_operator.settings import OperatorSettings
 from operator_support.accounts import Account
+from operator_support.forked import ForkedOperator
 from operator_support.processes import (
     CPU_IMAGE,
     Api,
@@ -43,7 +44,7 @@ EVERY_SERVICE_HAS = (DEPLOYMENTS, SERVICES, POD_DISRUPTION_BUDGETS, NETWORK_POLI
 @pytest.fixture
 def hindered(api: Api, namespace: str, log: Path) -> Iterator[OperatorProcess]:
     """An operator for a namespace in which the test may forbid anything."""
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as process:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as process:
         yield process.until_leading()
 
 
@@ -105,7 +106,7 @@ def test_no_field_ownership_that_a_tenant_may_store_ends_the_operator(
     assert stored.count('"f:a"') == entry.count('"f:a"')
     managers = [it.get("manager") for it in json.loads(stored)["metadata"]["managedFields"]]
     assert json.loads(entry).get("manager") in managers, "it is stored no more: find another"
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
         # Once more, as an event.
         kubectl("annotate", "-n", namespace, "service", "bad", "a=b")
@@ -251,7 +252,7 @@ def test_a_namespace_that_is_gone_is_told_and_the_other_is_served(
     kubeconfig = account(operator_rules(OperatorSettings()), own, everywhere=False)
     watched = f"{namespace},gone-{namespace}"
     settings = {"WATCH_NAMESPACES": watched, "KUBECONFIG": kubeconfig}
-    with OperatorProcess(log, namespace, **settings) as operator:
+    with ForkedOperator(log, namespace, **settings) as operator:
         operator.until_leading()
         status, text = operator.get("/readyz")
         assert status == 200

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmservice_operator.kinds import DEPLOYMENTS, LEASES, LLMSERVICES
+from operator_support.forked import ForkedOperator
 from operator_support.processes import Api, OperatorProcess, make_service
 from shared_support.waiting import eventually
 
@@ -16,9 +17,9 @@ GRACEFUL_FAILOVER_SECONDS = 5
 @pytest.fixture
 def pair(namespace: str, tmp_path: Path) -> Iterator[tuple[OperatorProcess, OperatorProcess]]:
     """A leader and a standby."""
-    with OperatorProcess(tmp_path / "a", namespace, WATCH_NAMESPACES=namespace) as leader:
+    with ForkedOperator(tmp_path / "a", namespace, WATCH_NAMESPACES=namespace) as leader:
         leader.until_leading()
-        with OperatorProcess(tmp_path / "b", namespace, WATCH_NAMESPACES=namespace) as standby:
+        with ForkedOperator(tmp_path / "b", namespace, WATCH_NAMESPACES=namespace) as standby:
             yield leader, standby.until_ready()
 
 
@@ -62,7 +63,7 @@ def test_a_standby_takes_over_after_a_crash_within_twenty_seconds(
 
 
 def test_a_leader_whose_lease_was_taken_ends_itself(api: Api, namespace: str, log: Path) -> None:
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as leader:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as leader:
         leader.until_leading()
         api.patch(LEASES, namespace, LEASE, {"spec": {"holderIdentity": "somebody-else"}})
         assert leader.wait(8) == 1
@@ -72,10 +73,10 @@ def test_a_leader_whose_lease_was_taken_ends_itself(api: Api, namespace: str, lo
 def test_a_leader_whose_lease_was_deleted_ends_itself_and_another_leads(
     api: Api, namespace: str, log: Path
 ) -> None:
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as leader:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as leader:
         leader.until_leading()
         api.delete(LEASES, namespace, LEASE)
         assert leader.wait(8) == 1
         assert any("lost the lease: it was deleted" in line["msg"] for line in leader.log_lines())
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as other:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as other:
         other.until_leading(5)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from llmservice_operator.kinds import AUTOSCALERS, LLMSERVICES, SCALED_OBJECTS
+from operator_support.forked import ForkedOperator
 from operator_support.processes import (
     Api,
     ApiError,
-    OperatorProcess,
     condition,
     make_service,
     until_settled,
@@ -87,7 +87,7 @@ def test_a_kind_is_used_within_a_minute_of_its_installation_and_missed_when_it_i
         return condition(api.get(LLMSERVICES, namespace, "llm"), "AutoscalingActive")["reason"]
 
     settings = {"WATCH_NAMESPACES": namespace, "KEDA": "true", "AUDIT_PERIOD_SECONDS": "2"}
-    with OperatorProcess(log, namespace, **settings) as operator:
+    with ForkedOperator(log, namespace, **settings) as operator:
         operator.until_leading()
         scaling = {"maxReplicas": 3, "provider": "KEDA"}
         api.create(LLMSERVICES, make_service("llm", namespace, autoscaling=scaling))

@@ -7,7 +7,8 @@ import pytest
 
 from llmservice_operator.api.reasons import Reason
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
-from operator_support.processes import Api, OperatorProcess, condition, make_service
+from operator_support.forked import ForkedOperator
+from operator_support.processes import Api, condition, make_service
 from shared_support.waiting import eventually
 
 ON_GPU = {"accelerator": {"type": "nvidia"}}
@@ -33,7 +34,7 @@ def test_pods_that_the_api_server_refuses_are_told_with_its_words(
     limits = [{"type": "Container", "max": {"memory": "4Gi"}}]
     limit_range = {"metadata": {"name": "memory"}, "spec": {"limits": limits}}
     api.request("POST", f"/api/v1/namespaces/{namespace}/limitranges", limit_range)
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
         api.create(LLMSERVICES, make_service("quota", namespace, **ON_GPU))
         large = {"limits": {"memory": "8Gi"}}
@@ -57,7 +58,7 @@ def test_pods_that_the_api_server_refuses_are_told_with_its_words(
 def test_a_rollout_that_its_controller_gives_up_is_stuck(
     api: Api, namespace: str, log: Path
 ) -> None:
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
         api.create(LLMSERVICES, make_service("llm", namespace))
         eventually(lambda: api.read(DEPLOYMENTS, namespace, "llm"))
@@ -70,7 +71,7 @@ def test_a_rollout_that_its_controller_gives_up_is_stuck(
         return bool(condition(deployment, "Progressing")["reason"] == "ProgressDeadlineExceeded")
 
     eventually(given_up)
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
         said = until_reason(api, namespace, "llm", "RolloutStuck")
         assert said.endswith(Reason.ROLLOUT_STUCK.advice("llm"))

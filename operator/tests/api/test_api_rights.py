@@ -7,9 +7,9 @@ from llmservice_operator.kinds import CLAIMS, DEPLOYMENTS, LLMSERVICES, NETWORK_
 from llmservice_operator.rights import lease_rights, operator_rules, rules
 from llmservice_operator.settings import OperatorSettings
 from operator_support.accounts import RBAC, Account
+from operator_support.forked import ForkedOperator
 from operator_support.processes import (
     Api,
-    OperatorProcess,
     condition,
     make_pods_ready,
     make_service,
@@ -54,7 +54,7 @@ def test_the_listed_rights_are_enough(
     kubeconfig = account(operator_rules(OperatorSettings()), own, everywhere=everywhere)
     watched = "" if everywhere else namespace
     settings = {"WATCH_NAMESPACES": watched, "KUBECONFIG": kubeconfig, "AUDIT_PERIOD_SECONDS": "2"}
-    with OperatorProcess(log, namespace, **settings) as operator:
+    with ForkedOperator(log, namespace, **settings) as operator:
         operator.until_leading()
         go_through_a_life(api, namespace)
         until_settled(operator, 3)
@@ -76,7 +76,7 @@ def test_says_which_right_is_missing_and_starts_when_it_is_granted(
     own = rules(lease_rights("llmservice-operator"))
     kubeconfig = account(lacking, own, everywhere=False)
     settings = {"WATCH_NAMESPACES": namespace, "KUBECONFIG": kubeconfig}
-    with OperatorProcess(log, namespace, **settings) as operator:
+    with ForkedOperator(log, namespace, **settings) as operator:
 
         def told() -> str:
             status, text = operator.get("/readyz")

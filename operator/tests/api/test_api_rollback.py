@@ -9,6 +9,7 @@ import pytest
 
 from llmservice_operator.api.fields import timestamp
 from llmservice_operator.kinds import LLMSERVICES, PODS
+from operator_support.forked import ForkedOperator
 from operator_support.processes import (
     Api,
     OperatorProcess,
@@ -99,7 +100,7 @@ def until_rolled_back(api: Api, namespace: str, name: str, old: set[str]) -> Non
 def test_earlier_pods_return_and_stay_until_the_spec_asks_for_others(
     api: Api, namespace: str, name: str, log: Path
 ) -> None:
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
         api.create(LLMSERVICES, make_service(name, namespace, **ROLLS_BACK))
         old = until_serving(api, namespace, name)
@@ -117,7 +118,7 @@ def test_earlier_pods_return_and_stay_until_the_spec_asks_for_others(
         operator.kill()
 
     free_the_lease(api, namespace)
-    with OperatorProcess(log, namespace, WATCH_NAMESPACES=namespace) as operator:
+    with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
         eventually(lambda: operator.metric("controller_runtime_reconcile_total") >= 1)
         until_settled(operator)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from llmservice_operator.kinds import LEASES
 from operator_support.fault_proxy import Drop, FaultProxy, Seen, fault_proxy
+from operator_support.forked import ForkedOperator
 from operator_support.processes import Api, OperatorProcess
 from shared_support.waiting import eventually
 
@@ -90,7 +91,7 @@ class Replicas:
         proxy = stack.enter_context(fault_proxy())
         folder = self._folder / str(self._started)
         folder.mkdir()
-        process = OperatorProcess(
+        process = ForkedOperator(
             folder / "log",
             self._namespace,
             WATCH_NAMESPACES=self._namespace,

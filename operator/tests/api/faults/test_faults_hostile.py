@@ -14,6 +14,7 @@ from llmservice_operator.children import CHILDREN
 from llmservice_operator.kinds import AUTOSCALERS, DEPLOYMENTS, LLMSERVICES
 from operator_support.fault_proxy import FaultProxy
 from operator_support.fault_sample import IS_LONG, SEED
+from operator_support.forked import ForkedOperator
 from operator_support.hostile import FOREIGN, Tenant
 from operator_support.processes import Api, OperatorProcess, condition, make_service
 from operator_support.webhook import webhook
@@ -57,7 +58,7 @@ def test_no_tenant_ends_the_operator_makes_it_write_for_ever_or_delays_another_t
     watched = ",".join(name for name in namespaces if name != own)
     log, settings = tmp_path / "operator.log", {"KUBECONFIG": proxy.kubeconfig(tmp_path)}
     with (
-        OperatorProcess(log, own, WATCH_NAMESPACES=watched, **settings) as operator,
+        ForkedOperator(log, own, WATCH_NAMESPACES=watched, **settings) as operator,
         ExitStack() as webhooks,
         ThreadPoolExecutor(RUNS_AT_ONCE) as pool,
     ):
