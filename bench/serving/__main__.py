@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from localkube.hub.speculation import suffix_packages
+from localkube.hub.packages import suffix_packages
 from serving import batching, comparison, gates, speculation, speculation_on_text
 from serving.report import draw_bars, draw_predictions, write_table, write_text
 from serving.servers import ROOT

@@ -12,7 +12,7 @@ import engine_env
 from engine_asking import Ask, asking_engine
 from engine_stand_ins import StandIns
 from localkube.hub.models import TINY_LLAMA, build_models
-from localkube.hub.speculation import suffix_packages
+from localkube.hub.packages import suffix_packages
 from server_support.engine import common_environment
 from server_support.preloaded import Preloaded, preloaded_interpreter
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from llmservice_operator.api.accelerator import AcceleratorType
 from llmservice_operator.api.fields import GIB, quantity_value
-from llmservice_operator.api.model_source import ClaimModel
+from llmservice_operator.api.model_source import ClaimModel, StoreModel
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.api.speculation import DraftModel
 from llmservice_operator.desired import check_fits_a_node, with_class
@@ -206,6 +206,12 @@ def plan_command(text: str, settings: OperatorSettings, options: PlanOptions) ->
             raise InvalidSpec(
                 "is a folder on a claim: copy its config.json and safetensors files, or mount the "
                 f"claim, and pass the folder with {flag}",
+                field,
+            )
+        if isinstance(source, StoreModel):
+            raise InvalidSpec(
+                "is in an object store: copy its config.json and safetensors files, and pass the "
+                f"folder with {flag}",
                 field,
             )
         hub = model.hub_endpoint or options.endpoint or settings.hub_endpoint

@@ -30,6 +30,8 @@ texts = st.sampled_from(
         *(
             "pvc://c/../x",
             "s3://bucket",
+            "s3://bucket/a=b/c+d",
+            "s3://B/../x",
             "org/model",
             "hf://-/x",
             "pvc://Claim/x",

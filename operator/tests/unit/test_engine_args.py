@@ -39,6 +39,34 @@ COMPILED = {
         {**CPU, "model": {"uri": "pvc://claim/a/b", "name": "m"}},
         ["--model=/models/a/b", "--served-model-name=m"],
     ),
+    "a model in an object store": (
+        {"model": {"uri": "s3://weights/llama", "name": "m"}},
+        ["--model=s3://weights/llama", "--served-model-name=m", "--tensor-parallel-size=1"],
+    ),
+    "weights that are streamed": (
+        {
+            "engine": {
+                "loading": {
+                    "format": "RunaiStreamer",
+                    "concurrency": 32,
+                    "memoryLimit": "5Gi",
+                    "distributed": True,
+                }
+            }
+        },
+        [
+            "--model=org/model",
+            "--served-model-name=qwen",
+            "--tensor-parallel-size=1",
+            '--model-loader-extra-config={"concurrency":32,"memory_limit":5368709120,'
+            '"distributed":true}',
+            "--load-format=runai_streamer",
+        ],
+    ),
+    "another loader without options": (
+        {**CPU, "engine": {"loading": {"format": "FastSafetensors"}}},
+        ["--model=org/model", "--served-model-name=qwen", "--load-format=fastsafetensors"],
+    ),
     "web pages that may call the API": (
         {**CPU, "engine": {"extraArgs": ['--allowed-origins=["https://my.page"]']}},
         [
@@ -464,7 +492,7 @@ def test_a_flag_has_a_field_or_is_accepted_or_refused_and_never_two_of_these(ver
             "--host",
             "--kv-transfer-config",
         ),
-        *("--model-loader-extra-config", "--lora-dtype", "--middleware", "--nnodes"),
+        *("--lora-dtype", "--middleware", "--nnodes"),
         *("--port", "--io-processor-plugin", "--root-path", "--scheduler-cls", "--ssl-keyfile"),
         *("--tokenizer", "--tool-server", "--trust-request-chat-template", "--uds", "--worker-cls"),
         *("--enable-prompt-embeds", "--log-config-file", "--some-coming-plugin", "--new-config"),

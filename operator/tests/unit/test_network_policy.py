@@ -200,6 +200,10 @@ OFFLINE = {
     }
 }
 CLAIM = {"model": {"uri": "pvc://models/llama"}}
+STORE_WITH_KEY = {
+    "endpoint": "http://s3.example.com:9000",
+    "credentialsSecretRef": {"name": "reader"},
+}
 DRAFT = {
     "method": "DraftModel",
     "numSpeculativeTokens": 3,
@@ -241,6 +245,21 @@ REACHED = {
         {**CLAIM, "engine": {"speculativeDecoding": DRAFT}},
         None,
         RESOLVERS | PUBLIC_HUB,
+    ),
+    "Amazon S3, whose tokens come from a public address": (
+        {"model": {"uri": "s3://weights/llama"}},
+        "http://mirror.example:8090",
+        RESOLVERS | PUBLIC_HUB,
+    ),
+    "an object store alone, with an access key": (
+        {"model": {"uri": "s3://weights/llama", "objectStore": STORE_WITH_KEY}},
+        None,
+        RESOLVERS | {"an object store", "its neighbour"},
+    ),
+    "an object store and the token service of a role": (
+        {"model": {"uri": "s3://weights/llama", "objectStore": {"endpoint": "http://s3:9000"}}},
+        None,
+        RESOLVERS | PUBLIC_HUB | {"an object store", "its neighbour"},
     ),
     "no policy": (NO_POLICY, None, set(TARGETS)),
     "a proxy at its port": (

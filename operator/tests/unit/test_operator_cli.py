@@ -50,7 +50,7 @@ def test_render_uses_the_image_of_the_environment(
 @pytest.mark.parametrize(
     ("spec", "message", "lines"),
     [
-        ("{model: {uri: org/model}}", "must start with hf:// or pvc://", 1),
+        ("{model: {uri: org/model}}", "must start with hf://, pvc:// or s3://", 1),
         ("{modle: {uri: hf://org/model}}", "2 problems:\n  spec.model: is required\n", 3),
     ],
 )

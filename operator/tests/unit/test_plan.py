@@ -222,3 +222,13 @@ def test_a_memory_that_is_no_quantity_is_refused(
     service.write_text(text("{class: H100}"))
     assert main(["plan", "-f", str(service), "--gpu-memory", "much"]) == 1
     assert "--gpu-memory: must be an amount of memory, such as 24Gi" in capsys.readouterr().err
+
+
+def test_an_object_store_needs_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    service = tmp_path / "service.yaml"
+    service.write_text(text("{class: H100}", uri="s3://weights/qwen"))
+    assert main(["plan", "-f", str(service)]) == 1
+    assert capsys.readouterr().out == (
+        "chat: no verdict: spec.model.uri: is in an object store: copy its config.json and "
+        "safetensors files, and pass the folder with --model-dir\n"
+    )

@@ -38,9 +38,10 @@ def model(**fields: Any) -> dict[str, Any]:
 REFUSED = {
     "uri without scheme": (
         model(uri="org/model"),
-        "spec.model.uri: must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a "
-        "model on the Hugging Face Hub, or pvc://CLAIM/PATH for a folder on a "
-        "PersistentVolumeClaim",
+        "spec.model.uri: must start with hf://, pvc:// or s3://: write hf://ORGANISATION/NAME "
+        "for a model on the Hugging Face Hub, or pvc://CLAIM/PATH for a folder on a "
+        "PersistentVolumeClaim, or s3://BUCKET/PATH for an object store with an S3 API, such as "
+        "that of Google Cloud Storage",
     ),
     "hub model without organisation": (model(uri="hf://gpt2"), f"spec.model.uri: {HUB_FORM}"),
     "hub model with a revision": (model(uri="hf://a/b@main"), f"spec.model.uri: {HUB_FORM}"),
@@ -57,13 +58,13 @@ REFUSED = {
     ),
     "revision of a claim": (
         model(uri="pvc://c", revision="main"),
-        "spec.model.revision: applies to hf:// models only: remove it, because a folder on a "
-        "claim has no revision",
+        "spec.model.revision: applies to hf:// models only: remove it, because a folder has "
+        "no revision",
     ),
     "token for a claim": (
         model(uri="pvc://c", credentialsSecretRef={"name": "t"}),
         "spec.model.credentialsSecretRef: applies to hf:// models and adapters only: remove it, "
-        "because a claim needs no token",
+        "because a claim needs no token, and an s3:// model has objectStore.credentialsSecretRef",
     ),
     "secret name in capitals": (
         model(credentialsSecretRef={"name": "Token"}),

@@ -179,7 +179,7 @@ REFUSED = {
     "revision of a draft model on a claim": (
         speculation("Medusa", draftModel={"uri": "pvc://c/d", "revision": "main"}),
         "spec.engine.speculativeDecoding.draftModel.revision: applies to hf:// models only: "
-        "remove it, because a folder on a claim has no revision",
+        "remove it, because a folder has no revision",
     ),
     "n-grams for a draft model": (
         speculation("MTP", ngram={"promptLookupMax": 3}),

@@ -116,13 +116,12 @@ def test_speculation_that_has_no_field_is_said(config: dict[str, Any]) -> None:
 
 
 def test_a_refusal_names_the_argument_or_the_variable() -> None:
-    arguments = ["--api-key=x", "--load-format", "tensorizer"]
+    arguments = ["--api-key=x", "--config-format", "mine"]
     spec = spec_of("org/model", flags_of(arguments), {"PYTHONPATH": "/x"})
     assert refusals(spec) == [
         "--api-key: --api-key is set by the operator: set auth.apiKeysSecretRef instead",
-        "--load-format: --load-format takes auto, bitsandbytes, fastsafetensors, instanttensor, "
-        "mistral, runai_streamer, runai_streamer_sharded or safetensors only: choose one of them, "
-        "or remove it",
+        "--config-format: --config-format takes auto, hf or mistral only: choose one of them, or "
+        "remove it",
         "PYTHONPATH: is set by the operator or unsafe in a shared cluster: remove it",
     ]
 

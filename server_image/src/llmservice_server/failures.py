@@ -257,6 +257,35 @@ _RULES = (
         text=r"server error '5\d\d\b|\b5\d\d server error",
     ),
     _Rule(
+        Reason.INVALID_ENGINE_ARGUMENT,
+        "The image lacks the Python package runai-model-streamer[s3], which reads the weights.",
+        text=r"no module named '(runai_model_streamer|boto3)|vllm\[runai\]|"
+        r"s3 files module not found",
+    ),
+    _Rule(
+        Reason.MODEL_ACCESS_DENIED,
+        "The object store refused the credentials, or they do not allow to list and read the "
+        "bucket.",
+        text=r"an error occurred \((AccessDenied|403|InvalidAccessKeyId|SignatureDoesNotMatch|"
+        r"ExpiredToken|InvalidToken)\) when calling",
+    ),
+    _Rule(
+        Reason.MODEL_ACCESS_DENIED,
+        "There are no credentials for the object store.",
+        types=("NoCredentialsError", "PartialCredentialsError"),
+    ),
+    _Rule(
+        Reason.MODEL_NOT_FOUND,
+        "The object store has no such bucket in this region.",
+        text=r"an error occurred \((NoSuchBucket|NoSuchKey|404|PermanentRedirect|301|"
+        r"AuthorizationHeaderMalformed)\) when calling",
+    ),
+    _Rule(
+        Reason.HUB_UNREACHABLE,
+        "The object store did not answer.",
+        types=("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError"),
+    ),
+    _Rule(
         Reason.MODEL_ACCESS_DENIED,
         "The hub serves this model only to those who have accepted its terms.",
         types=("GatedRepoError",),

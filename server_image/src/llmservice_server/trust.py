@@ -13,9 +13,10 @@ from llmservice_server.failures import StartRefused, wrong_ca_bundle
 
 logger = logging.getLogger(__name__)
 
-_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 """Variables from which libraries read the file of authorities: OpenSSL, the hub's client and its
-downloader read the first one, requests the second one."""
+downloader read the first one, requests the second one, and clients of object stores the third
+one."""
 
 
 def trust_bundle(bundle: Path, environment: MutableMapping[str, str]) -> None:

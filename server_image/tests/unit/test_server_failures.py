@@ -47,6 +47,31 @@ def fact(text: str, *types: str) -> ErrorFact:
         ),
         ([fact("no answer", "LocalEntryNotFoundError")], "HubUnreachable", "did not answer"),
         (
+            [fact("No module named 'runai_model_streamer'", "ModuleNotFoundError")],
+            "InvalidEngineArgument",
+            "lacks the Python package runai-model-streamer[s3]",
+        ),
+        (
+            [fact("An error occurred (AccessDenied) when calling the ListObjectsV2 operation: x")],
+            "ModelAccessDenied",
+            "The object store refused the credentials",
+        ),
+        (
+            [fact("Unable to locate credentials", "NoCredentialsError")],
+            "ModelAccessDenied",
+            "no credentials for the object store",
+        ),
+        (
+            [fact("An error occurred (NoSuchBucket) when calling the ListObjectsV2 operation: x")],
+            "ModelNotFound",
+            "no such bucket in this region",
+        ),
+        (
+            [fact('Could not connect to the endpoint URL: "x"', "EndpointConnectionError")],
+            "HubUnreachable",
+            "The object store did not answer",
+        ),
+        (
             [fact("Please pass the argument `trust_remote_code=True` to allow", "ValueError")],
             "RemoteCodeRefused",
             "Python code of its own",

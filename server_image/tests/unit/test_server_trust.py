@@ -104,4 +104,4 @@ def test_a_comment_in_another_script_does_not_hide_a_certificate(
     bundle.write_text(f"# Wurzel für alles\n{authority.bundle.read_text()}")
     environment: dict[str, str] = {}
     trust_bundle(bundle, environment)
-    assert set(environment) == {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
+    assert set(environment) == {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"}

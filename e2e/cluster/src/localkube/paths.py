@@ -13,7 +13,7 @@ STATE_ROOT = Path("/var/lib/localkube")
 
 CACHED = (
     *("client-env", "engine-env", "heads", "images", "localkube", "models", "mypy"),
-    *("references", "suffix-packages"),
+    *("references", "streamer-packages", "suffix-packages"),
 )
 """Folders of the project's tools in the cache."""
 

@@ -10,11 +10,10 @@ from llmservice_operator.api.fields import Fields, ValueRule
 from llmservice_operator.api.model_source import (
     HUB_SCHEME,
     REVISION_RULE,
-    ClaimModel,
-    HubModel,
-    ModelUri,
+    OtherUri,
     Revision,
     ServedName,
+    Source,
     model_source,
 )
 
@@ -40,7 +39,7 @@ LoraRank = Annotated[
 class Adapter(Fields):
     name: Annotated[ServedName, Field(max_length=128)]
     """Name that clients send as `model`."""
-    uri: Annotated[ModelUri, Field(max_length=256)]
+    uri: Annotated[OtherUri, Field(max_length=256)]
     """Source of the adapter, in PEFT's form, with its weights as safetensors.
     hf://ORGANISATION/NAME is a repository of the hub. pvc://CLAIM/PATH is a folder on the claim of
     the model. An adapter whose files change needs another revision or folder."""
@@ -51,7 +50,7 @@ class Adapter(Fields):
     rules: ClassVar = (REVISION_RULE,)
 
     @property
-    def source(self) -> HubModel | ClaimModel:
+    def source(self) -> Source:
         return model_source(self.uri)
 
     @property

@@ -27,6 +27,7 @@ from llmservice_operator.api.fields import (
     quantity_value,
 )
 from llmservice_operator.api.flags import EngineFlag
+from llmservice_operator.api.loading import Loading
 from llmservice_operator.api.model import Quantization
 from llmservice_operator.api.references import ImagePullSecret
 from llmservice_operator.api.speculation import SpeculativeDecoding
@@ -256,6 +257,10 @@ class EngineFields(Fields):
     ] = ()
     """Classes that change the probabilities of tokens, from Python packages of the image. vLLM's
     own have names that start with `vllm.`; any other requires engine.image."""
+    loading: (
+        Annotated[Loading, EngineFlag("--model-loader-extra-config", is_computed=True)] | None
+    ) = None
+    """Reading of the weights. Default: by the files of the model."""
 
     rules: ClassVar = (
         Rule(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -19,14 +19,16 @@ from llmservice_operator.api.flags import EngineFlag
 from llmservice_operator.api.model_source import (
     HUB_SCHEME,
     REVISION_RULE,
+    STORE_SCHEME,
     ClaimModel,
-    HubModel,
     ModelUri,
     Revision,
     ServedName,
+    Source,
     model_source,
 )
-from llmservice_operator.api.references import SUBDOMAIN_PATTERN
+from llmservice_operator.api.object_store import ObjectStore
+from llmservice_operator.api.references import HTTP_ADDRESS, SUBDOMAIN_PATTERN
 
 
 class SecretKeyReference(Fields):
@@ -53,15 +55,11 @@ Quantization = Annotated[
 ]
 
 
-_PORT: Final = (
-    "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
-)
-
 HubEndpoint = Annotated[
     str,
     Field(min_length=1, max_length=512),
     matches(
-        f"https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:({_PORT}))?(/[A-Za-z0-9._~/-]*)?",
+        HTTP_ADDRESS,
         "must be the address of a hub, such as https://hub.example.com, without a user or token: "
         "set model.credentialsSecretRef for a token",
     ),
@@ -71,7 +69,9 @@ HubEndpoint = Annotated[
 class Model(Fields):
     uri: Annotated[ModelUri, EngineFlag("--model", is_computed=True)]
     """Source of the model. hf://ORGANISATION/NAME is a model on the Hugging Face Hub.
-    pvc://CLAIM/PATH is a folder on a PersistentVolumeClaim of this namespace, mounted read-only."""
+    pvc://CLAIM/PATH is a folder on a PersistentVolumeClaim of this namespace, mounted read-only.
+    s3://BUCKET/PATH is a folder of an object store with an S3 API, whose weights are streamed into
+    the engine at every start."""
     name: Annotated[ServedName, EngineFlag("--served-model-name", is_computed=True)] | None = None
     """Model name that clients send as `model`. Default: the LLMService's name."""
     aliases: Annotated[
@@ -89,6 +89,9 @@ class Model(Fields):
     value model.hubEndpoint, or huggingface.co."""
     credentials_secret_ref: SecretKeyReference | None = None
     """Secret with the access token for a private or gated hf:// model."""
+    object_store: ObjectStore | None = None
+    """Address and credentials of the object store of an s3:// model. Default: Amazon S3, with the
+    role of the ServiceAccount in template.serviceAccountName."""
     trust_remote_code: Annotated[bool, EngineFlag("--trust-remote-code")] = False
     """Whether the model server runs Python code that ships with the model. Set it only for a model
     whose code you have reviewed, and pin its commit in revision. If the chart's admission policy is
@@ -138,6 +141,19 @@ class Model(Fields):
             ),
         ),
         Rule(
+            "offline",
+            cel="!has(self.offline) || !self.offline || !self.uri.startsWith('s3://')",
+            message="contradicts an s3:// model, which every start reads from the object store: "
+            "remove it, or use a pvc:// model",
+            holds=lambda model: not model.offline or not model.uri.startswith(STORE_SCHEME),
+        ),
+        Rule(
+            "objectStore",
+            cel="!has(self.objectStore) || self.uri.startsWith('s3://')",
+            message="applies to s3:// models only: remove it",
+            holds=lambda model: model.object_store is None or model.uri.startswith(STORE_SCHEME),
+        ),
+        Rule(
             "aliases",
             cel="!has(self.aliases) || self.aliases.all(alias, "
             "(!has(self.name) || alias != self.name) && "
@@ -147,10 +163,10 @@ class Model(Fields):
         ),
         Rule(
             "credentialsSecretRef",
-            cel="!has(self.credentialsSecretRef) || !self.uri.startsWith('pvc://') || "
+            cel="!has(self.credentialsSecretRef) || self.uri.startsWith('hf://') || "
             "(has(self.adapters) && self.adapters.exists(each, each.uri.startsWith('hf://')))",
             message="applies to hf:// models and adapters only: remove it, because a claim needs "
-            "no token",
+            "no token, and an s3:// model has objectStore.credentialsSecretRef",
             holds=lambda model: (
                 model.credentials_secret_ref is None
                 or model.uri.startswith(HUB_SCHEME)
@@ -213,5 +229,5 @@ class Model(Fields):
         return (self.max_lora_rank or DEFAULT_MAX_LORA_RANK) if self.takes_adapters else None
 
     @property
-    def source(self) -> HubModel | ClaimModel:
+    def source(self) -> Source:
         return model_source(self.uri)

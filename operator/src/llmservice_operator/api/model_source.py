@@ -11,9 +11,10 @@ from pydantic import Field
 from llmservice_operator.api.fields import Rule, ValueRule, matches
 from llmservice_operator.api.references import SUBDOMAIN_PATTERN
 
-HUB_SCHEME, CLAIM_SCHEME = "hf://", "pvc://"
+HUB_SCHEME, CLAIM_SCHEME, STORE_SCHEME = "hf://", "pvc://", "s3://"
 _HUB_URI = "hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 _CLAIM_URI = f"pvc://{SUBDOMAIN_PATTERN}(/[A-Za-z0-9_][A-Za-z0-9._-]*)*"
+_STORE_URI = "s3://[a-z0-9][a-z0-9.-]*[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9._=+-]*)*"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,16 @@ class ClaimModel:
     """Folder below the volume's root, without a leading slash; empty means the root."""
 
 
+@dataclass(frozen=True)
+class StoreModel:
+    """A model in a folder of an object store."""
+
+    address: str
+    """s3://BUCKET/PATH."""
+
+
+Source = HubModel | ClaimModel | StoreModel
+
 _FOLDER: Final = "(/|[.]|~|(file|hostPath|hostpath|host|local|nfs|nas):)"
 """Begin of a text that names a folder of a node or of a file server."""
 _FOLDER_FORM: Final = re.compile(_FOLDER)
@@ -43,21 +54,12 @@ NEEDS_A_CLAIM: Final = (
     "PersistentVolumeClaim, and set model.uri to pvc://CLAIM/PATH"
 )
 
-_URI_RULES = (
-    ValueRule(
-        cel=f"!self.matches('^{_FOLDER}')",
-        message=f"names a folder, and {NEEDS_A_CLAIM}",
-        holds=lambda uri: _FOLDER_FORM.match(uri) is None,
-    ),
-    ValueRule(
-        cel=f"self.startsWith('hf://') || self.startsWith('pvc://') || self.matches('^{_FOLDER}')",
-        message="must start with hf:// or pvc://: write hf://ORGANISATION/NAME for a model on "
-        "the Hugging Face Hub, or pvc://CLAIM/PATH for a folder on a "
-        "PersistentVolumeClaim",
-        holds=lambda uri: (
-            uri.startswith((HUB_SCHEME, CLAIM_SCHEME)) or _FOLDER_FORM.match(uri) is not None
-        ),
-    ),
+_IS_A_FOLDER: Final = ValueRule(
+    cel=f"!self.matches('^{_FOLDER}')",
+    message=f"names a folder, and {NEEDS_A_CLAIM}",
+    holds=lambda uri: _FOLDER_FORM.match(uri) is None,
+)
+_URI_RULES: Final = (
     ValueRule(
         cel=f"!self.startsWith('hf://') || self.matches('^{_HUB_URI}$')",
         message="must have the form hf://ORGANISATION/NAME, such as "
@@ -74,9 +76,52 @@ _URI_RULES = (
         ),
     ),
 )
+_STORE_RULE: Final = ValueRule(
+    cel=f"!self.startsWith('s3://') || self.matches('^{_STORE_URI}$')",
+    message="must have the form s3://BUCKET or s3://BUCKET/PATH, such as s3://weights/llama; each "
+    "part of PATH consists of letters, digits and . _ = + - and starts with a letter, digit or _",
+    holds=lambda uri: not uri.startswith(STORE_SCHEME) or re.fullmatch(_STORE_URI, uri) is not None,
+)
 
 
-ModelUri = Annotated[str, Field(min_length=1, max_length=512), *_URI_RULES]
+def _has_scheme(schemes: tuple[str, ...], message: str) -> ValueRule:
+    starts = " || ".join(f"self.startsWith('{scheme}')" for scheme in schemes)
+    return ValueRule(
+        cel=f"{starts} || self.matches('^{_FOLDER}')",
+        message=message,
+        holds=lambda uri: uri.startswith(schemes) or _FOLDER_FORM.match(uri) is not None,
+    )
+
+
+_WRITE: Final = (
+    "write hf://ORGANISATION/NAME for a model on the Hugging Face Hub, or pvc://CLAIM/PATH for a "
+    "folder on a PersistentVolumeClaim"
+)
+
+ModelUri = Annotated[
+    str,
+    Field(min_length=1, max_length=512),
+    _IS_A_FOLDER,
+    _has_scheme(
+        (HUB_SCHEME, CLAIM_SCHEME, STORE_SCHEME),
+        f"must start with hf://, pvc:// or s3://: {_WRITE}, or s3://BUCKET/PATH for an object "
+        "store with an S3 API, such as that of Google Cloud Storage",
+    ),
+    *_URI_RULES,
+    _STORE_RULE,
+]
+OtherUri = Annotated[
+    str,
+    Field(min_length=1, max_length=512),
+    _IS_A_FOLDER,
+    _has_scheme(
+        (HUB_SCHEME, CLAIM_SCHEME),
+        f"must start with hf:// or pvc://, because only the model itself can be in an object "
+        f"store: {_WRITE}",
+    ),
+    *_URI_RULES,
+]
+"""Source of a draft model or an adapter."""
 
 Revision = Annotated[
     str,
@@ -89,14 +134,16 @@ Revision = Annotated[
 
 REVISION_RULE = Rule(
     "revision",
-    cel="!has(self.revision) || !self.uri.startsWith('pvc://')",
-    message="applies to hf:// models only: remove it, because a folder on a claim has no revision",
+    cel="!has(self.revision) || self.uri.startsWith('hf://')",
+    message="applies to hf:// models only: remove it, because a folder has no revision",
     holds=lambda model: model.revision is None or model.uri.startswith(HUB_SCHEME),
 )
 
 
-def model_source(uri: str) -> HubModel | ClaimModel:
+def model_source(uri: str) -> Source:
     """Return the model that a valid uri names."""
+    if uri.startswith(STORE_SCHEME):
+        return StoreModel(uri)
     if uri.startswith(HUB_SCHEME):
         return HubModel(uri.removeprefix(HUB_SCHEME))
     claim, _, path = uri.removeprefix(CLAIM_SCHEME).partition("/")

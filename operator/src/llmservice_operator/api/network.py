@@ -186,7 +186,7 @@ class NetworkPolicy(Fields):
         Field(max_length=16, json_schema_extra=ATOMIC),
     ] = ()
     """Destinations of the replicas in addition to DNS and the model's source, such as an HTTPS
-    proxy, an object store or a trace collector."""
+    proxy or a trace collector."""
 
     mesh: Literal["None", "Ambient"] = "None"
     """Service mesh of the namespace. None: no mesh, or one with sidecars, which needs no ports.

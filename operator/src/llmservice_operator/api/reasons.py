@@ -199,20 +199,23 @@ class Reason(StrEnum):
 
     MODEL_NOT_FOUND = from_model_server(
         "ModelNotFound",
-        "The hub has no such model or revision, or the claim has no model in this folder.",
+        "The hub has no such model or revision, or the claim or the object store has no model in "
+        "this folder.",
         "Correct spec.model.uri or spec.model.revision. For a private model, name a Secret with a "
-        "token in spec.model.credentialsSecretRef. A folder of a claim must hold config.json and "
-        "the weights.",
+        "token in spec.model.credentialsSecretRef. A folder of a claim or an object store must "
+        "hold config.json and the weights.",
     )
     MODEL_ACCESS_DENIED = from_model_server(
         "ModelAccessDenied",
-        "The hub requires a token, or refuses the given one.",
+        "The hub or the object store requires credentials, or refuses the given ones.",
         "Accept the model's terms on the hub, and name a Secret with a token that may read the "
-        "model in spec.model.credentialsSecretRef.",
+        "model in spec.model.credentialsSecretRef. For an s3:// model, name one with an access "
+        "key in spec.model.objectStore.credentialsSecretRef.",
     )
     HUB_UNREACHABLE = from_model_server(
         "HubUnreachable",
-        "The hub does not answer, and the model is not in the cache.",
+        "The hub does not answer, and the model is not in the cache. Or the object store does not "
+        "answer.",
         "Check the network of the pods, or set the chart value model.hubEndpoint to a mirror. The "
         "NetworkPolicy of the pods allows DNS and public addresses at port 443; "
         "spec.networkPolicy changes it.",

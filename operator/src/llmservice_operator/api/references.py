@@ -17,6 +17,13 @@ _LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 SUBDOMAIN_PATTERN: Final = f"{_LABEL}([.]{_LABEL})*"
 """The name of a Secret, a PersistentVolumeClaim and most other objects (RFC 1123 subdomain)."""
 SUBDOMAIN_FORM: Final = re.compile(SUBDOMAIN_PATTERN)
+_PORT: Final = (
+    "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+)
+HTTP_ADDRESS: Final = (
+    f"https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:({_PORT}))?(/[A-Za-z0-9._~/-]*)?"
+)
+"""The address of a server, without a user and a query."""
 NAMESPACE_FORM: Final = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 """The name of a namespace (RFC 1123 label)."""
 

@@ -32,12 +32,13 @@ from llmservice_operator.api.lifecycle import (
     Termination,
 )
 from llmservice_operator.api.model import Model
-from llmservice_operator.api.model_source import ClaimModel, HubModel
+from llmservice_operator.api.model_source import HubModel, Source, StoreModel
 from llmservice_operator.api.network import NetworkPolicy
 from llmservice_operator.api.pods import Resources, Template
 from llmservice_operator.api.references import KeySource
 from llmservice_operator.api.serving import Serving
 from llmservice_operator.api.status import LLMServiceStatus
+from llmservice_operator.api.store_rules import RULES_OF_A_STORE
 from llmservice_operator.api.unknown_fields import why_unknown
 from llmservice_operator.errors import InvalidSpec
 
@@ -169,6 +170,7 @@ class LLMServiceSpec(Fields):
             "use an hf:// model or adapter without offline",
             holds=lambda spec: spec.model.hub_endpoint is None or spec.downloads,
         ),
+        *RULES_OF_A_STORE,
         Rule(
             "auth.isolatePrefixCache",
             cel="!has(self.auth) || !self.auth.isolatePrefixCache || !has(self.engine) || "
@@ -240,7 +242,7 @@ class LLMServiceSpec(Fields):
     )
 
     @property
-    def sources(self) -> tuple[HubModel | ClaimModel, ...]:
+    def sources(self) -> tuple[Source, ...]:
         """Sources of the model and, if there is one, of the draft model."""
         speculation = self.engine.speculative_decoding
         draft = None if speculation is None else speculation.draft_model
@@ -251,6 +253,11 @@ class LLMServiceSpec(Fields):
         """Whether the replicas may download a model or an adapter from a hub."""
         from_hub = any(isinstance(it, HubModel) for it in self.sources)
         return not self.model.offline and (from_hub or self.model.has_hub_adapters)
+
+    @property
+    def is_in_a_store(self) -> bool:
+        """Whether the model is in an object store."""
+        return isinstance(self.model.source, StoreModel)
 
     @property
     def can_draft_offline(self) -> bool:

@@ -10,10 +10,9 @@ from llmservice_operator.api.fields import ATOMIC, Fields, Rule, matches
 from llmservice_operator.api.model import Quantization
 from llmservice_operator.api.model_source import (
     REVISION_RULE,
-    ClaimModel,
-    HubModel,
-    ModelUri,
+    OtherUri,
     Revision,
+    Source,
     model_source,
 )
 
@@ -50,9 +49,9 @@ def _requires_a_draft(field: str, attribute: str) -> Rule:
 
 
 class DraftModel(Fields):
-    uri: ModelUri
-    """Source of the draft model or head, in the form of model.uri. A private repository of the hub
-    is read with the token of model.credentialsSecretRef."""
+    uri: OtherUri
+    """Source of the draft model or head, hf://ORGANISATION/NAME or pvc://CLAIM/PATH. A private
+    repository of the hub is read with the token of model.credentialsSecretRef."""
     revision: Revision | None = None
     """Branch, tag or commit of an hf:// draft model. Default: the repository's main branch."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -65,7 +64,7 @@ class DraftModel(Fields):
     rules: ClassVar = (REVISION_RULE,)
 
     @property
-    def source(self) -> HubModel | ClaimModel:
+    def source(self) -> Source:
         return model_source(self.uri)
 
 

@@ -20,6 +20,7 @@ from llmservice_operator.api.network import (
     is_part,
     is_within,
 )
+from llmservice_operator.api.object_store import ObjectStore
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.children.child import Child, Context
 from llmservice_operator.kinds import NETWORK_POLICIES
@@ -53,8 +54,9 @@ _PRIVATE_V4: Final = (
     "240.0.0.0/4",
 )
 _PRIVATE_V6: Final = ("fc00::/7",)
-_PUBLIC_HUB: Final = [
-    # The hub, and the hosts to which it redirects downloads, have public addresses that change. A
+_PUBLIC: Final = [
+    # The hub, the hosts to which it redirects downloads, and the object stores of clouds have
+    # public addresses that change. A
     # request that names an address for the server to fetch must not reach the cluster's own
     # services.
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, *_PRIVATE_V4]}},
@@ -129,13 +131,25 @@ def _pods(namespace: str, labels: Mapping[str, str]) -> dict[str, Any]:
 def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
     """Return the peers for downloads.
 
-    Empty if no model comes from the hub, or if the pods work offline.
+    Empty if no model comes from the hub or an object store, or if the pods work offline.
     """
-    if not service.spec.downloads:
-        return []
-    endpoint = service.spec.model.hub_endpoint or settings.hub_endpoint
-    hub = _PUBLIC_HUB if endpoint is None else _ANY_ADDRESS
-    return [{"to": hub, "ports": [_tcp(_port(endpoint or "https://"))]}]
+    model, endpoints = service.spec.model, []
+    if service.spec.downloads:
+        endpoints.append(model.hub_endpoint or settings.hub_endpoint)
+    if service.spec.is_in_a_store:
+        store = model.object_store or ObjectStore()
+        endpoints.append(store.endpoint)
+        if store.credentials_secret_ref is None:
+            # The cloud's token service, which has a public address, turns the ServiceAccount's
+            # token into credentials.
+            endpoints.append(None)
+    return [_to_endpoint(each) for each in dict.fromkeys(endpoints)]
+
+
+def _to_endpoint(endpoint: str | None) -> dict[str, Any]:
+    """Return the rule for a server; None is a public one, which is reached by HTTPS."""
+    peers = _PUBLIC if endpoint is None else _ANY_ADDRESS
+    return {"to": peers, "ports": [_tcp(_port(endpoint or "https://"))]}
 
 
 def _to_proxies(service: LLMService) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ order.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
@@ -118,6 +119,20 @@ def _inline_template(service: LLMService) -> Value:
     return None if template is None else template.inline
 
 
+def _loader_options(service: LLMService) -> Value:
+    loading = service.spec.engine.loading
+    if loading is None:
+        return None
+    limit = loading.memory_limit
+    options = {
+        "concurrency": loading.concurrency,
+        "memory_limit": None if limit is None else int(quantity_value(limit) or 0),
+        "distributed": loading.distributed,
+    }
+    chosen = {name: value for name, value in options.items() if value is not None}
+    return json.dumps(chosen, separators=(",", ":")) if chosen else None
+
+
 COMPUTED: Final[Mapping[str, Callable[[LLMService], Value]]] = {
     "--model": lambda service: model_locations(service)[0],
     "--served-model-name": _served_name,
@@ -133,6 +148,7 @@ COMPUTED: Final[Mapping[str, Callable[[LLMService], Value]]] = {
     "--chat-template": _inline_template,
     "--allowed-media-domains": lambda service: [*service.spec.engine.allowed_media_domains] or None,
     "--logits-processors": lambda service: [*service.spec.engine.logits_processors] or None,
+    "--model-loader-extra-config": _loader_options,
     "--enable-auto-tool-choice": lambda service: True if service.spec.engine.tool_calling else None,
 }
 """Values that are computed from more than one field."""

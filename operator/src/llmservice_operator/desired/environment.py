@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from llmservice_operator import names
+from llmservice_operator.api import object_store
 from llmservice_operator.api.autoscaling import DEFAULT_SLO
 from llmservice_operator.api.environment import EnvironmentVariable
 from llmservice_operator.api.lifecycle import SMOKE_TEST_SECONDS
@@ -78,6 +80,7 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
     if token is not None:
         reference = {"name": token.name, "key": token.key}
         environment.append({"name": names.HUB_TOKEN_ENV, "valueFrom": {"secretKeyRef": reference}})
+    environment.extend(_object_store(service))
     template = service.spec.engine.chat_template
     if template is not None and template.config_map_key_ref is not None:
         # It is a variable and not a file, because the pod's status reports a missing ConfigMap only
@@ -88,6 +91,29 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
         )
     environment.extend(_variable(each) for each in service.spec.engine.env)
     return environment
+
+
+def _object_store(service: LLMService) -> Iterator[dict[str, Any]]:
+    """Yield the variables that lead to the object store. Two libraries read from it, boto3 and the
+    streamer. Credentials are only referred to, never copied.
+    """
+    store = service.spec.model.object_store
+    if store is None:
+        return
+    addressing = store.addressing or ("VirtualHost" if store.endpoint is None else "Path")
+    values = {
+        object_store.ENDPOINT: store.endpoint,
+        object_store.STREAMER_ENDPOINT: store.endpoint,
+        object_store.REGION: store.region,
+        object_store.STREAMER_VIRTUAL_HOSTS: "1" if addressing == "VirtualHost" else "0",
+    }
+    for name, value in values.items():
+        if value is not None:
+            yield {"name": name, "value": value}
+    if store.credentials_secret_ref is not None:
+        for key in (object_store.ACCESS_KEY_ID, object_store.SECRET_ACCESS_KEY):
+            reference = {"name": store.credentials_secret_ref.name, "key": key}
+            yield {"name": key, "valueFrom": {"secretKeyRef": reference}}
 
 
 def _limits(service: LLMService) -> dict[str, str]:

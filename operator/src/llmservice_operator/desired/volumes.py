@@ -6,7 +6,7 @@ import math
 from typing import Any, Final
 
 from llmservice_operator import names
-from llmservice_operator.api.model_source import ClaimModel, HubModel
+from llmservice_operator.api.model_source import ClaimModel, HubModel, Source, StoreModel
 from llmservice_operator.api.references import ApiKeysSecret, KeySource
 from llmservice_operator.api.spec import LLMService
 from llmservice_operator.desired.cache import cache_claim_name, node_cache_size
@@ -172,7 +172,8 @@ def model_locations(service: LLMService) -> list[str]:
     """Return the locations from which vLLM loads the model and, if there is one, the draft
     model.
 
-    A location is a repository of the hub, or a folder of a mounted claim.
+    A location is a repository of the hub, a folder of a mounted claim, or an address in an object
+    store.
     """
     return [_location(service, source) for source in service.spec.sources]
 
@@ -182,8 +183,10 @@ def adapter_locations(service: LLMService) -> list[str]:
     return [_location(service, each.source) for each in service.spec.model.adapters]
 
 
-def _location(service: LLMService, source: HubModel | ClaimModel) -> str:
+def _location(service: LLMService, source: Source) -> str:
     if isinstance(source, HubModel):
         return source.repository
+    if isinstance(source, StoreModel):
+        return source.address
     mounted = {claim: _MOUNT_PATHS[name] for name, claim in _claims(service).items()}
     return f"{mounted[source.claim]}/{source.path}".rstrip("/")

@@ -34,7 +34,8 @@ def register(subparsers: Any) -> None:
     models.add_argument(
         "--speculation",
         action="store_true",
-        help="make also what guesses for the tiny Llama: heads, and the package for suffixes",
+        help="make also what single tests need: heads that guess for the tiny Llama, and packages "
+        "that the images leave out",
     )
     models.set_defaults(run=_models)
     volume = models.add_subparsers(metavar="volume").add_parser(
@@ -69,12 +70,14 @@ def _positive(text: str) -> int:
 
 def _models(arguments: argparse.Namespace) -> int:
     from localkube.hub.models import build_models, read_greedy_reference, read_prompts
-    from localkube.hub.speculation import build_heads, suffix_packages
+    from localkube.hub.packages import streamer_packages, suffix_packages
+    from localkube.hub.speculation import build_heads
 
     models = build_models()
     if arguments.speculation:
         build_heads()
         suffix_packages()
+        streamer_packages()
     if arguments.reference is None:
         print(json.dumps({repo_id: str(folder) for repo_id, folder in models.items()}, indent=1))
         return 0
