@@ -378,6 +378,8 @@ async def test_without_an_authorizer_nobody_is_let_in(server: Server) -> None:
     assert "rights cannot be looked up" in body["message"]
 
 
+# A handshake that a change of the listener interrupts may be left to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_rotated_authorities_count_at_once_and_the_old_ones_no_more(server: Server) -> None:
     assert (await server.get(ROOT))[0] == 200
     with pytest.raises(aiohttp.ClientError):
