@@ -36,6 +36,7 @@ PARSERS_IMAGE: Final = "registry.example.com/parsers:1"
 _WORDS: Final = (
     *("Auto", "BFloat16", "Float16", "Float32", "FP8"),
     *("Generate", "Pooling", "None", "Embed", "Classify"),
+    *("BitsAndBytes", "FastSafetensors", "InstantTensor", "Mistral", "Safetensors"),
 )
 _METHODS: Final = {of_engine: word for word, of_engine in METHODS.items()}
 _SPECULATION_FIELDS: Final = {
@@ -157,12 +158,19 @@ def add_flag(spec: dict[str, Any], flag: str, text: str | None) -> None:
         set_at(spec, BY_FLAG[flag].name, f"{text}Gi")
     elif flag == SPECULATION and text is not None:
         set_at(spec, BY_FLAG[flag].name, _speculation(spec, json.loads(text)))
+    elif flag in BY_FLAG and _has_no_word(BY_FLAG[flag], text):
+        add_argument(spec, f"{flag}={text}")
     elif flag in BY_FLAG:
         set_at(spec, BY_FLAG[flag].name, typed(BY_FLAG[flag], text))
     elif positive in BY_FLAG:
         set_at(spec, BY_FLAG[positive].name, False)
     else:
         add_argument(spec, f"{positive}=false" if positive != flag else f"{flag}={text or 'true'}")
+
+
+def _has_no_word(field: FlagField, text: str | None) -> bool:
+    """Return whether the field has no word for the value, and an extra argument is read too."""
+    return field.has_words and field.flag.accepted_in_extra_args and typed(field, text) == text
 
 
 def add_argument(spec: dict[str, Any], argument: str) -> None:

@@ -113,7 +113,7 @@ def test_earlier_pods_return_and_stay_until_the_spec_asks_for_others(
         assert NONSENSE in ready(api, namespace, name)["message"]
         assert condition(api.get(LLMSERVICES, namespace, name), "Available")["status"] == "True"
         assert image(api, namespace, name) == good
-        assert status(api, namespace, name)["engine"]["image"] == good
+        eventually(lambda: status(api, namespace, name)["engine"]["image"] == good)
         until_settled(operator)
         operator.kill()
 

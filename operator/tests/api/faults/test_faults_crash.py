@@ -163,7 +163,8 @@ def test_an_operator_killed_at_any_write_leaves_what_the_next_one_completes(
         expected, writes = undisturbed(scene, flow)
     assert writes > 0
     assert bool(expected["children"]) != flow.is_deleted
-    points = sampled(list(itertools.product(range(1, writes + 1), (False, True))), 1, name)
+    points = list(itertools.product(range(1, writes + 1), (False, True)))
+    chosen = sampled(points, 1, name)
 
     def try_at(point: tuple[int, bool]) -> bool:
         number, is_after = point
@@ -172,7 +173,13 @@ def test_an_operator_killed_at_any_write_leaves_what_the_next_one_completes(
             return killed(scene, flow, expected, number, is_after, told)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        at_a_write = list(pool.map(try_at, points))
+        at_a_write = list(pool.map(try_at, chosen))
+    # Two writes of the status may become one, so that the last write does not come again.
+    others = (point for point in points if point not in chosen)
+    while not any(at_a_write) and (another := next(others, None)) is not None:
+        at_a_write.append(try_at(another))
     kept = f"{expected['still served']} served pods kept"
-    print(f"{name}: {writes} writes, {sum(at_a_write)} of {len(points)} kills at a write, {kept}")
+    print(
+        f"{name}: {writes} writes, {sum(at_a_write)} of {len(at_a_write)} kills at a write, {kept}"
+    )
     assert any(at_a_write)
