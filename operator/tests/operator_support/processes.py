@@ -229,6 +229,18 @@ class Running(Protocol):
     def kill(self) -> None: ...
 
 
+def metric_of(scrape: str, name: str, **labels: str) -> float:
+    """Return the sum of all series of the metric in a scrape that have these labels."""
+    total = 0.0
+    for line in scrape.splitlines():
+        match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
+        if match and match[1] == name:
+            found = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
+            if labels.items() <= found.items():
+                total += float(match[3])
+    return total
+
+
 class OperatorProcess:
     """`llmservice-operator run` as a process of its own."""
 
@@ -314,18 +326,14 @@ class OperatorProcess:
         eventually(lambda: self.metric("leader_election_master_status") == 1.0, timeout, "it leads")
         return self
 
-    def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of all series of the metric that have these labels."""
+    def metrics(self) -> str:
         status, text = self.get("/metrics")
         assert status == 200
-        total = 0.0
-        for line in text.splitlines():
-            match = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)
-            if match and match[1] == name:
-                found = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
-                if labels.items() <= found.items():
-                    total += float(match[3])
-        return total
+        return text
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of all series of the metric that have these labels."""
+        return metric_of(self.metrics(), name, **labels)
 
     def writes(self) -> float:
         """Count its writes so far. The Lease's are not among them: they alone are PUT."""

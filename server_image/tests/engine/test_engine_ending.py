@@ -17,6 +17,9 @@ from server_support.engine import SERVED_NAME, ModelServer, Reply, flags_for, ru
 from server_support.preloaded import Preloaded
 
 TOKENS = 400
+CONTEXT = 2048
+"""Tokens that an answer may have. The longest answers take seconds, also where the engine is alone
+on the machine."""
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
 
 
@@ -24,7 +27,8 @@ ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
 def server(
     preloaded: Preloaded, tiny_model: Path, tmp_path: Path, server_settings: dict[str, str]
 ) -> Iterator[ModelServer]:
-    with running_server(preloaded, tmp_path, *flags_for(tiny_model), **server_settings) as started:
+    flags = flags_for(tiny_model, CONTEXT)
+    with running_server(preloaded, tmp_path, *flags, **server_settings) as started:
         yield started
 
 
@@ -237,7 +241,7 @@ def test_the_death_of_the_engine_ends_the_server_with_a_reason(
 def test_an_answer_that_an_engine_aborts_as_it_stops_is_an_error(server: ModelServer) -> None:
     # With data parallelism, the other engines stop in this way after one has died.
     server.wait_until_ready()
-    wanted = {"model": SERVED_NAME, "prompt": "Hi", "max_tokens": TOKENS, "ignore_eos": True}
+    wanted = {"model": SERVED_NAME, "prompt": "Hi", "max_tokens": CONTEXT - 10, "ignore_eos": True}
     stream, plain = (
         Asking(server, "/v1/completions", {**wanted, "stream": stream}) for stream in (True, False)
     )

@@ -251,13 +251,16 @@ def _ending(process: "subprocess.Popen[bytes] | ForkedProcess") -> Iterator[None
         process.wait(STOP_SECONDS)
 
 
-def flags_for(model: Path | str) -> tuple[str, ...]:
-    """Return flags as the operator would pass them, with sizes that fit a test machine."""
+def flags_for(model: Path | str, context: int = 512) -> tuple[str, ...]:
+    """Return flags as the operator would pass them, with sizes that fit a test machine.
+
+    The context is in tokens.
+    """
     return (
         f"--model={model}",
         f"--served-model-name={SERVED_NAME}",
         "--dtype=float32",
-        "--max-model-len=512",
+        f"--max-model-len={context}",
         f"--kv-cache-memory-bytes={64 * 1024**2}",
     )
 

@@ -6,7 +6,7 @@ from llmservice_operator.kinds import LLMSERVICES
 from operator_support.fault_flows import is_observed
 from operator_support.fault_proxy import FaultProxy
 from operator_support.fault_sample import IS_LONG
-from operator_support.processes import Api, OperatorProcess, make_service, until_settled
+from operator_support.processes import Api, OperatorProcess, make_service, metric_of, until_settled
 from shared_support.waiting import eventually
 
 SERVICES = 300 if IS_LONG else 10
@@ -19,8 +19,9 @@ LAG = "llmservice_event_loop_lag_seconds"
 
 def measured_and_late(operator: OperatorProcess) -> tuple[float, float]:
     """Return how often the lag was measured since the operator began, and how often it was long."""
-    measured = operator.metric(f"{LAG}_count")
-    return measured, measured - operator.metric(f"{LAG}_bucket", le=LONGEST_LAG)
+    scrape = operator.metrics()
+    measured = metric_of(scrape, f"{LAG}_count")
+    return measured, measured - metric_of(scrape, f"{LAG}_bucket", le=LONGEST_LAG)
 
 
 def test_a_storm_of_events_does_not_block_the_event_loop(

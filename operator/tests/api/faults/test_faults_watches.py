@@ -91,13 +91,15 @@ def test_no_child_is_wrong_for_longer_than_an_audit_when_events_are_lost_repeate
         for _ in range(CHURN_ROUNDS):
             for child in SERVED:
                 live = api.list_all(child.kind, namespace, labelSelector=names.CHILD_SELECTOR)
-                name = draw.choice(live)["metadata"]["name"]
+                metadata = draw.choice(live)["metadata"]
                 # A claim stays while a pod uses it.
                 if draw.random() < 0.5 and child.kind is not CLAIMS:
-                    api.delete(child.kind, namespace, name)
+                    api.delete(child.kind, namespace, metadata["name"])
                 else:
-                    without = {"metadata": {"labels": {names.SERVICE_LABEL: None}}}
-                    api.patch(child.kind, namespace, name, without)
+                    # A field that somebody changes every few seconds is left alone for a while.
+                    label = draw.choice(sorted(metadata["labels"]))
+                    without = {"metadata": {"labels": {label: None}}}
+                    api.patch(child.kind, namespace, metadata["name"], without)
 
             def repaired() -> bool:
                 assert children_in(api, namespace) == expected
