@@ -1,4 +1,4 @@
-"""Does what the messages of the product say, as a person would who pastes a deployment."""
+"""Follows the product's messages, like a person who pastes a deployment."""
 
 from __future__ import annotations
 

@@ -10,6 +10,6 @@ def copy_with_nan_weights(model: Path, copy: Path) -> None:
     shutil.copytree(model, copy)
     for weights in copy.glob("*.safetensors"):
         content = weights.read_bytes()
-        # A file begins with the length of its header, in eight bytes. All bits set are a NaN.
+        # A file begins with the length of its header, in eight bytes. 1-bits alone are a NaN.
         begin = 8 + struct.unpack("<Q", content[:8])[0]
         weights.write_bytes(content[:begin] + b"\xff" * (len(content) - begin))

@@ -35,7 +35,7 @@ _WHOLE_MODEL: Final = "DraftModel"
 _SLICE: Final = re.compile("/mig-[0-9]+g[.]([0-9]+)gb")
 """Resource name of a slice of a GPU, with its memory in GB."""
 USABLE_SHARE_OF_A_SLICE: Final = 0.95
-"""Share of the memory in a slice's name that the driver reports, in GiB."""
+"""GiB of memory that the driver reports for each GB in the name of a slice."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ FLOWS: Final = _flows()
 
 
 def serve(api: Api, namespace: str) -> frozenset[str]:
-    """Let every pod of the service be ready; return their uids."""
+    """Make every pod of the service ready; return their uids."""
     wanted = sum(each["spec"]["replicas"] for each in api.list_all(DEPLOYMENTS, namespace))
     until_pods(api, namespace, NAME, wanted)
     make_pods_ready(api, namespace, NAME)
@@ -104,7 +104,7 @@ def serve(api: Api, namespace: str) -> frozenset[str]:
 
 
 def still_served(api: Api, namespace: str, served: frozenset[str]) -> int:
-    """Return the number of those pods that nothing has ended."""
+    """Return how many of the pods in `served` still exist and are not terminating."""
     return sum(
         each["metadata"]["uid"] in served and "deletionTimestamp" not in each["metadata"]
         for each in api.list_all(PODS, namespace)

@@ -117,7 +117,7 @@ class Crash:
     begun: int = 0
     """Number of its writes that came to the proxy."""
     reached: int = 0
-    """Number of its writes that the API server has got."""
+    """Number of the operator's writes that the API server has received."""
     is_killed: bool = False
     is_at_its_write: bool = False
     """Whether it was killed at the write of the number, and not at rest."""

@@ -122,7 +122,7 @@ class Faults:
         self.cuts_watch: Callable[[Seen], list[Event] | None] = lambda _: None
         """Return the only events that a watch gets before it ends; None lets it be."""
         self.on_list: Callable[[Seen, dict[str, Any]], dict[str, Any]] = lambda _, found: found
-        """Return the list that is answered in place of this one, such as an older one."""
+        """Return the list to send in place of this one, such as an older one."""
 
 
 _CLOSING_SECONDS = 0.25

@@ -18,14 +18,14 @@ CHURN_ROUNDS: Final = 50 if IS_LONG else 2
 
 
 def sampled(items: Sequence[Item], number: int, salt: str = "") -> list[Item]:
-    """Return so many of the items, or all of them in the long form."""
+    """Return `number` of the items, or all of them in the long form."""
     if IS_LONG or number >= len(items):
         return list(items)
     return random.Random(f"{SEED} {salt}").sample(list(items), number)
 
 
 def drawn(items: Sequence[Item], number: int, salt: str = "") -> list[Item]:
-    """Return so many of the items, in an order in which each comes about equally often."""
+    """Return `number` items in random order. Each item comes about equally often."""
     draw, found = random.Random(f"{SEED} {salt}"), list[Item]()
     while len(found) < number:
         found += draw.sample(list(items), len(items))

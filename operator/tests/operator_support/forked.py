@@ -1,4 +1,4 @@
-"""Operators that begin as forks of an interpreter, which has imported the operator and run nothing.
+"""Operators that begin as forks of an interpreter that has imported the operator but not run it.
 
 The imports take more than a second of CPU time, and a fork does not repeat them. From `main` on, a
 fork is the same as `python -m llmservice_operator run`, with a memory of its own.

@@ -195,7 +195,7 @@ _ADVICE_IN_VAIN = re.compile(
 operator refuses the variable or sets it from a field. The hint of the reason replaces them."""
 
 _NO_SPACE = r"\[errno (27|28|122)\]|\(os error (27|28|122)\)|no space left on device|quota exceeded"
-"""Pattern of a write that the file system or a limit of its size refuses."""
+"""Pattern of a write that a full file system, a file size limit or a quota refuses."""
 
 _RULES = (
     _Rule(

@@ -157,7 +157,7 @@ class Gate:
             content_type=_header(scope, b"content-type"),
             max_body_bytes=self._max_body_bytes(route),
             body_room=self._body_room,
-            # The sender of an own request limits its time.
+            # The smoke test itself limits the time of the requests that it sends.
             timeout_seconds=0 if is_own else self._settings.request_timeout_seconds,
             amend=partial(self._amend, request_id, route),
             engine_has_died=self._lifecycle.engine_has_died,

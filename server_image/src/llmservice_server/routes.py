@@ -243,7 +243,7 @@ ROUTES = (
     Route(
         "/tokenize",
         "tokens of a text or a conversation",
-        # vLLM has no limit for this text, and every other text waits while it becomes tokens.
+        # vLLM has no limit for this text, and the other texts wait while it is tokenized.
         max_body_bytes=1024 * 1024,
         takes_token_ids=True,
         example={"prompt": _BEGINNING},

@@ -1,6 +1,6 @@
 """Notes, in a process of its own, how long a server lets a probe and another client wait.
 
-The process of the test is busy with bodies, so it would measure itself.
+The test's own process is busy sending bodies, so it would measure its own delays.
 """
 
 import http.client
@@ -106,7 +106,7 @@ class _Bystander:
             self._note(PROBE, began)
 
     def _ask(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Ask again and again. A refused question goes on waiting."""
+        """Ask again and again. A wait goes on through refusals, until the server answers."""
         began = time.monotonic()
         while not self._over.wait(_PAUSE_SECONDS):
             connection = http.client.HTTPConnection(

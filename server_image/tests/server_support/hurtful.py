@@ -98,7 +98,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Draft:
-    """What a shape is drawn from."""
+    """The material from which a shape draws a body."""
 
     chance: random.Random
     example: Mapping[str, Any]
@@ -118,7 +118,7 @@ class Draft:
         return json.dumps(rest)[:-1].encode() + b', "%s": %s}' % (name.encode(), value)
 
     def text(self, size: int) -> bytes:
-        """Return a text of JSON that is about as long as `size`."""
+        """Return a JSON string of about `size` bytes."""
         units = self.chance.choices(UNITS, k=self.chance.choice((1, 1, 1, 4)))
         is_escaped = self.chance.random() < 0.3
         unit = json.dumps("".join(units), ensure_ascii=is_escaped)[1:-1].encode()
@@ -195,7 +195,7 @@ def _long_text(draft: Draft) -> bytes:
 
 
 def _wide_text(draft: Draft) -> bytes:
-    """Return a text of which one character makes Python use four bytes for each."""
+    """Return a text with one character that makes Python store each character in four bytes."""
     text = b'"' + b"a" * draft.size + "\U0001f600".encode() + b'"'
     return draft.with_field(draft.a_field(), text)
 

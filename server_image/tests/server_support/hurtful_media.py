@@ -45,7 +45,7 @@ def parts(chance: random.Random, size: int) -> list[Any]:
 
 
 def encoded_tensors(chance: random.Random, size: int) -> Any:
-    """Return what is no tensor, once or many times."""
+    """Return data that is not a tensor, once or many times."""
     number = chance.choice((1, 100, 2000))
     each = size * 3 // 4 // number
     kind = chance.choice((b"PK\x03\x04", b"\x80\x02cos\nsystem\n", b""))
@@ -54,7 +54,7 @@ def encoded_tensors(chance: random.Random, size: int) -> Any:
 
 
 def a_picture(size: int) -> bytes:
-    """Return a PNG of one colour, which is far larger than its file."""
+    """Return a PNG of one colour, whose pixels take far more memory than its file."""
     return _black(2000 if size < 2**20 else 8000)
 
 
@@ -147,7 +147,7 @@ def _no_recording(chance: random.Random, size: int) -> bytes:
 
 
 HEARD = ("a recording that names a wrong length", "a silent recording", "a recording of noise")
-"""Recordings that the model hears, which is work for the engine."""
+"""Valid recordings, which the engine transcribes."""
 
 RECORDINGS: Mapping[str, Callable[[random.Random, int], bytes]] = {
     "a recording of one hertz": _of_one_hertz,
@@ -166,13 +166,13 @@ def _field(name: str, value: bytes, more: bytes = b"") -> bytes:
 
 
 def a_recording_in_a_form(recording: bytes, shape: str = "a recording", *more: str) -> Form:
-    """Return a form that asks for the text of a recording. `more` are fields that are true."""
+    """Return a form that asks for the text of a recording. `more` names fields set to true."""
     file = _field("file", recording, b'; filename="a.wav"')
     return _form(shape, _ASKED + b"".join(_field(name, b"true") for name in more) + file)
 
 
 def a_form(chance: random.Random, size: int) -> Form:
-    """Return a form, most with a recording."""
+    """Return a form. Most forms contain a recording."""
     shape = chance.choice((*RECORDINGS, *RECORDINGS, *_FORMS))
     if shape in RECORDINGS:
         return a_recording_in_a_form(RECORDINGS[shape](chance, size), shape)

@@ -1,4 +1,4 @@
-"""Generates structures of answers, and tools, that take long to compile or to check."""
+"""Generates structured outputs and tools that take long to compile or to check."""
 
 import random
 from typing import Any
@@ -41,7 +41,7 @@ def a_structure(chance: random.Random, size: int) -> tuple[str, Any]:
 
 
 def tools(chance: random.Random, size: int) -> list[Any]:
-    """Return tools of about the size in all."""
+    """Return tools that have about this size together."""
     number = chance.choice((1, 100, 1000, size // 60))
     each = max(10, size // number - 60)
     schema = _schema(chance, each)
@@ -55,7 +55,7 @@ def tools(chance: random.Random, size: int) -> list[Any]:
 
 
 def _schema(chance: random.Random, size: int) -> Any:
-    """Return a JSON schema. The server limits structures to 128 KiB, so most are just shorter."""
+    """Return a JSON schema. The server limits structures to 128 KiB, so most are shorter."""
     size = chance.choice((size, min(size, 120_000), min(size, 20_000)))
     kind = chance.randrange(9)
     number = max(1, size // 40)

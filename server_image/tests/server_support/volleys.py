@@ -1,4 +1,4 @@
-"""Sends hurtful bodies to a server, and says what they did to a bystander and to its memory."""
+"""Sends hurtful bodies to a server; reports a bystander's waits and the server's memory."""
 
 import os
 import random
@@ -21,7 +21,7 @@ SHARE = float(os.environ.get("LLMSERVICE_TEST_REQUESTS", "20")) / 2000
 """Share of the whole corpus that is sent."""
 
 MAX_SECONDS = {PROBE: 1.0, PART: 2.0}
-"""Wait -> its maximum in seconds on a quiet machine."""
+"""Maximum of each wait in seconds, beyond its longest wait before the attacks."""
 
 BODY_LIMIT = 16 * MEBIBYTE
 """Maximum size of one body in bytes, which is the default of the server."""
@@ -30,7 +30,7 @@ BODIES_LIMIT = 16 * BODY_LIMIT
 """Maximum size of all bodies in memory, in bytes."""
 
 MAX_GROWTH = 2
-"""Maximum growth of the memory of the server and its engine, as a multiple of that."""
+"""Maximum growth of the memory of the server and its engine, as a multiple of BODIES_LIMIT."""
 
 COPIES = {"at once": 8, "in a crowd": 20}
 BASELINE_SECONDS = 3
@@ -58,7 +58,7 @@ class Volley:
 
     @property
     def growth(self) -> int:
-        """Number of bytes by which the memory of both grew for a while."""
+        """Bytes by which the two peaks exceed the memory before the attack."""
         return sum(self.bytes_peak) - sum(self.bytes_before)
 
 
@@ -72,7 +72,7 @@ class Attacker:
     def volley(self, attack: Attack) -> Volley:
         """Send an attack, and wait until it is answered."""
         for pid in self._pids:
-            Path(f"/proc/{pid}/clear_refs").write_text("5")  # the largest memory begins anew
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM to the present size
         before = self.memory("VmRSS")
         began = time.monotonic()
         copies = COPIES.get(attack.delivery, 1)
@@ -82,7 +82,7 @@ class Attacker:
         return Volley(attack, began, time.monotonic(), answers, before, self.memory("VmHWM"))
 
     def memory(self, name: str) -> tuple[int, int]:
-        """Return a number of bytes of the server and of its engine, as the kernel names it."""
+        """Return one line of /proc/PID/status, in bytes, for the server and for its engine."""
         texts = [Path(f"/proc/{pid}/status").read_text() for pid in self._pids]
         found = [re.search(rf"{name}:\s+(\d+) kB", text) for text in texts]
         server, engine = (int(each[1]) * 1024 if each else 0 for each in found)
@@ -114,7 +114,7 @@ class Attacker:
 
 
 def _parts(attack: Attack, head: bytes) -> Iterator[bytes]:
-    """Yield what is sent, in the way of the delivery."""
+    """Yield the pieces of the request, cut and paced as its delivery requires."""
     yield head
     body, size = attack.body, len(attack.body)
     if attack.delivery == "broken off":
@@ -155,7 +155,7 @@ def hurtful_bodies_delay_nobody(
     bodies: int,
     forms: Sequence[str] = (),
 ) -> None:
-    """Send bodies of every route to the server. Fail if probes or another client wait for long, or
+    """Send bodies for every route to the server. Fail if a probe or the other client waits long, or
     if its memory grows.
 
     `bodies` is the number in the whole corpus.
@@ -178,7 +178,7 @@ def hurtful_bodies_delay_nobody(
 def _report(
     volleys: Sequence[Volley], waits: Sequence[Wait], began: float, resting: tuple[int, int]
 ) -> list[str]:
-    """Print the figures, and return those that exceed their limits."""
+    """Print the figures; return the wrong answers, and the figures that exceed their limits."""
     answers = Counter(_status(answer) for each in volleys for answer in each.answers)
     seconds = volleys[-1].ended - began
     print(
@@ -210,7 +210,7 @@ def _report(
 
 
 def _report_memory(volleys: Sequence[Volley], resting: tuple[int, int]) -> list[str]:
-    """Print what the memory grew by, and return the attacks that let it grow too much."""
+    """Print the growth of the memory; return the attacks that made it grow too much."""
     print(f"  memory without attack: {_sizes(resting)}")
     one = [each for each in volleys if each.attack.delivery not in COPIES]
     many = [each for each in volleys if each.attack.delivery in COPIES]

@@ -237,7 +237,7 @@ class EngineFields(Fields):
     make answers repeat: they also depend on the requests that share a step. Default: 0."""
     runner: Annotated[Literal["Auto", "Generate", "Pooling"], EngineFlag("--runner")] | None = None
     """Use of the model. Generate: texts. Pooling: embeddings, scores or classes, by the routes of
-    the model's task. Default: Auto, what the model's files name."""
+    the model's task. Default: Auto, the use that the model's files name."""
     convert: (
         Annotated[Literal["Auto", "None", "Embed", "Classify"], EngineFlag("--convert")] | None
     ) = None

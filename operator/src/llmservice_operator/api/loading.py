@@ -67,7 +67,7 @@ class Loading(Fields):
         ]
         | None
     ) = None
-    """Main memory of the buffer through which the weights pass, such as 5Gi, for the format
+    """Size of the buffer in main memory through which the weights pass, such as 5Gi, for the format
     RunaiStreamer. It must have room for the largest tensor. Default: the streamer's own."""
     distributed: bool | None = None
     """Whether the GPUs of a replica share the reading, and pass the weights to each other, for the

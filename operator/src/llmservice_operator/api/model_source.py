@@ -45,7 +45,7 @@ class StoreModel:
 Source = HubModel | ClaimModel | StoreModel
 
 _FOLDER: Final = "(/|[.]|~|(file|hostPath|hostpath|host|local|nfs|nas):)"
-"""Begin of a text that names a folder of a node or of a file server."""
+"""Beginning of a text that names a folder of a node or of a file server."""
 _FOLDER_FORM: Final = re.compile(_FOLDER)
 
 NEEDS_A_CLAIM: Final = (

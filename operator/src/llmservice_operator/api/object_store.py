@@ -58,7 +58,7 @@ class ObjectStore(Fields):
     """Region of the bucket, such as eu-central-1. Default: us-east-1, or the region that the
     cluster gives the pods of the ServiceAccount."""
     addressing: Literal["Path", "VirtualHost"] | None = None
-    """Place of the bucket's name in an address. Path: after the host. VirtualHost: at the begin of
+    """Place of the bucket's name in an address. Path: after the host. VirtualHost: at the start of
     the host. Default: Path with an endpoint, VirtualHost without one."""
     credentials_secret_ref: ObjectStoreSecret | None = None
     """Secret with the access key. Default: the role that the cluster gives the ServiceAccount in

@@ -67,7 +67,7 @@ GPU_UNUSABLE: Final[Facts] = from_model_server(
 SMOKE_TEST_FAILED: Final[Facts] = from_model_server(
     "SmokeTestFailed",
     "The answer of the new model server to a request of its own is wrong, late or not what "
-    "spec.smokeTest.expect describes. The message has the answer.",
+    "spec.smokeTest.expect describes. The message quotes the model's answer.",
     "Check the weights, the quantization and the dtype of the model, or correct spec.smokeTest. If "
     "the answer is late, raise spec.smokeTest.timeoutSeconds. To serve the model anyway, set "
     "spec.smokeTest.enabled to false.",

@@ -21,7 +21,7 @@ def _streams(spec: LLMServiceSpec) -> bool:
 
 
 def _holds_something(spec: LLMServiceSpec) -> bool:
-    """Return whether the claim of the cache, if there is one, holds anything but the model."""
+    """Return whether the cache has no claim, or a claim that holds more than the model."""
     cache = spec.model.cache
     return (
         cache is None

@@ -15,7 +15,7 @@ _NOTHING: Final = "(?!)"
 JSON_FLAGS: Final[Mapping[str, str]] = {
     "--additional-config": _NOTHING,
     "--attention-config": _NOTHING,
-    # The compiler takes the names of functions for these, or options of a C++ compiler.
+    # The compiler accepts names of functions or options of a C++ compiler in these keys.
     "--compilation-config": "backend|inductor_.*",
     "--diffusion-config": _NOTHING,
     "--hf-overrides": _NOTHING,
@@ -40,7 +40,7 @@ _GONE: Final[Mapping[tuple[str, object], str]] = {
 }
 """Members that older versions had, each with what says the same now."""
 _PLACE: Final = re.compile("~|[.]{0,2}/|[a-z]+://")
-"""Begin of a text that names a file or an address."""
+"""Beginning of a text that names a file or an address."""
 
 PARSER_FLAGS: Final = ("--reasoning-parser", "--tool-call-parser")
 PLUGIN_FLAGS: Final = (

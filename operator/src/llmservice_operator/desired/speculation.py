@@ -28,11 +28,11 @@ METHODS: Final = {
 """Methods of a spec, each with the engine's word."""
 
 _METHOD_FLAG: Final = "--spec-method"
-"""Flag whose values are the methods of a version. The configuration names the method instead."""
+"""Flag whose values are a vLLM version's methods. The configuration names the method instead."""
 
 
 def build_speculative_config(service: LLMService) -> str | None:
-    """Return the configuration as JSON, always spelled alike; None without speculation.
+    """Return the configuration as JSON, in one canonical form; None without speculation.
 
     Raises InvalidSpec when the engine does not support the parallelism of the draft model.
     """

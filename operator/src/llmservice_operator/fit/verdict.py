@@ -81,7 +81,7 @@ class Plan:
 
     @property
     def needed(self) -> int:
-        """Bytes with which the engine serves one request of the longest length."""
+        """Bytes that the engine needs to serve one request of the longest length."""
         return self.weights + self.draft_weights + self.reserve + self.request
 
     @property
