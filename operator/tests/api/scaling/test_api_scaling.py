@@ -210,8 +210,9 @@ def test_an_hour_of_learning_changes_no_pod_template(
         )
         eventually(partial(has_passed, operator, passes))
         until_settled(operator)
-        status = api.get(LLMSERVICES, namespace, name)["status"]["autoscaling"]
-        advice |= {each["value"] for each in status.get("recommendations", ())}
+        advice |= recommended(api, namespace, name)
+    # On a busy machine, the passes may be faster than the reports.
+    advice |= eventually(lambda: recommended(api, namespace, name))
 
     # It was heard: it would have another step than the pods have, and says no more than that.
     (tokens,) = advice
@@ -220,6 +221,11 @@ def test_an_hour_of_learning_changes_no_pod_template(
     assert api.get(DEPLOYMENTS, namespace, name)["spec"]["template"] == template
     assert template_hashes(api, namespace, name) == hashes
     assert len(hashes) == 1
+
+
+def recommended(api: Api, namespace: str, name: str) -> set[str]:
+    status = api.get(LLMSERVICES, namespace, name)["status"]["autoscaling"]
+    return {each["value"] for each in status.get("recommendations", ())}
 
 
 def has_passed(operator: OperatorProcess, passes: float) -> bool:
