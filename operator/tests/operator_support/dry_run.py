@@ -14,8 +14,7 @@ NAMESPACE: Final = "default"
 
 def an_object(spec: Mapping[str, Any], name: str = "valid") -> dict[str, Any]:
     """Return an LLMService as a user sends it; `spec` replaces parts of a minimal one."""
-    metadata = {"name": name, "namespace": NAMESPACE}
-    return {key: each for key, each in a_body(spec, metadata=metadata).items() if key != "status"}
+    return a_body(spec, metadata={"name": name, "namespace": NAMESPACE})
 
 
 def create(api: Api, service: Mapping[str, Any]) -> Manifest:

@@ -337,11 +337,11 @@ class OperatorProcess:
 
     def writes(self) -> float:
         """Count its writes so far. The Lease's are not among them: they alone are PUT."""
-        counts = (
-            self.metric("rest_client_requests_total", method=method)
+        scrape = self.metrics()
+        return sum(
+            metric_of(scrape, "rest_client_requests_total", method=method)
             for method in ("PATCH", "POST", "DELETE")
         )
-        return sum(counts)
 
     def log_lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]

@@ -56,9 +56,8 @@ _PRIVATE_V4: Final = (
 _PRIVATE_V6: Final = ("fc00::/7",)
 _PUBLIC: Final = [
     # The hub, the hosts to which it redirects downloads, and the object stores of clouds have
-    # public addresses that change. A
-    # request that names an address for the server to fetch must not reach the cluster's own
-    # services.
+    # public addresses that change. A request that names an address for the server to fetch must not
+    # reach the cluster's own services.
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, *_PRIVATE_V4]}},
     {"ipBlock": {"cidr": "::/0", "except": [_LINK_LOCAL_V6, *_PRIVATE_V6]}},
 ]
