@@ -8,12 +8,10 @@ from pydantic import Field
 
 from llmservice_operator.api.fields import (
     ATOMIC,
-    GIB,
     Fields,
     Quantity,
     Rule,
-    ValueRule,
-    quantity_value,
+    at_least,
 )
 from llmservice_operator.api.references import ObjectName
 
@@ -31,12 +29,7 @@ class Cache(Fields):
     size: (
         Annotated[
             Quantity,
-            ValueRule(
-                cel="!isQuantity(string(self)) || "
-                "quantity(string(self)).compareTo(quantity('1Gi')) >= 0",
-                message="must be at least 1Gi: no model fits into less",
-                holds=lambda text: quantity_value(text) >= GIB,
-            ),
+            at_least("1Gi", "must be at least 1Gi: no model fits into less"),
         ]
         | None
     ) = None

@@ -17,14 +17,13 @@ from llmservice_operator.api.batching import Batching, PrefixCaching
 from llmservice_operator.api.chat import ChatTemplate, ParserName, ToolCalling
 from llmservice_operator.api.fields import (
     ATOMIC,
-    GIB,
     Fields,
     Quantity,
     Rule,
     ValueRule,
+    at_least,
     keyed_by,
     matches,
-    quantity_value,
 )
 from llmservice_operator.api.flags import EngineFlag
 from llmservice_operator.api.loading import Loading
@@ -105,12 +104,7 @@ class KvCacheOffload(Fields):
     cpu: Annotated[
         Quantity,
         EngineFlag("--kv-offloading-size", is_computed=True),
-        ValueRule(
-            cel="!isQuantity(string(self)) || "
-            "quantity(string(self)).compareTo(quantity('1Gi')) >= 0",
-            message="must be at least 1Gi: a smaller cache has no effect",
-            holds=lambda text: quantity_value(text) >= GIB,
-        ),
+        at_least("1Gi", "must be at least 1Gi: a smaller cache has no effect"),
     ]
     """Main memory of each replica for KV cache that does not fit on the GPUs, such as 64Gi. The
     requests and limits in spec.resources must leave room for it."""

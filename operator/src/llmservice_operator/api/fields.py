@@ -84,6 +84,17 @@ def matches(pattern: str, message: str) -> ValueRule:
     )
 
 
+def at_least(least: str, message: str) -> ValueRule:
+    """Return the rule that a Quantity is not below `least`, such as 1Gi."""
+    bound = quantity_value(least) or 0
+    return ValueRule(
+        cel="!isQuantity(string(self)) || "
+        f"quantity(string(self)).compareTo(quantity('{least}')) >= 0",
+        message=message,
+        holds=lambda amount: (quantity_value(amount) or 0) >= bound,
+    )
+
+
 @dataclass(frozen=True)
 class Rule:
     """Rule between the fields of one object."""

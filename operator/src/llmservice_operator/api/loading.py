@@ -6,13 +6,11 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from llmservice_operator.api.fields import Fields, Quantity, Rule, ValueRule, quantity_value
+from llmservice_operator.api.fields import Fields, Quantity, Rule, at_least
 from llmservice_operator.api.flags import EngineFlag
 
 FORMATS_OF_A_STORE: Final = ("Auto", "RunaiStreamer", "RunaiStreamerSharded")
 """Formats that can read from an object store. With Auto, the engine chooses RunaiStreamer there."""
-
-_MEBIBYTE: Final = 1024**2
 
 
 def _requires_the_streamer(option: str, attribute: str) -> Rule:
@@ -58,11 +56,8 @@ class Loading(Fields):
     memory_limit: (
         Annotated[
             Quantity,
-            ValueRule(
-                cel="!isQuantity(string(self)) || "
-                "quantity(string(self)).compareTo(quantity('1Mi')) >= 0",
-                message="must be at least 1Mi: the buffer must have room for the largest tensor",
-                holds=lambda text: quantity_value(text) >= _MEBIBYTE,
+            at_least(
+                "1Mi", "must be at least 1Mi: the buffer must have room for the largest tensor"
             ),
         ]
         | None
