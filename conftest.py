@@ -1,5 +1,6 @@
-"""Settings and options of all tiers: hypothesis without deadlines, and the rewriting of golden
-files.
+"""Settings and options of all test tiers.
+
+Hypothesis has no deadlines, and an option rewrites the golden files.
 """
 
 import pytest
@@ -16,5 +17,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def update_golden(request: pytest.FixtureRequest) -> bool:
-    """Whether this run rewrites the golden files instead of comparing with them."""
+    """True if this run rewrites the golden files instead of comparing with them."""
     return bool(request.config.getoption("--update-golden"))

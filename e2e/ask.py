@@ -1,5 +1,6 @@
-"""Sends the JSON of standard input to a URL and prints the answer: a `curl` for machines without
-one.
+"""Sends the JSON from standard input to a URL, and prints the response.
+
+It replaces `curl` on machines that lack it.
 """
 
 import sys
@@ -8,8 +9,8 @@ import urllib.error
 import urllib.request
 
 REFUSED_SECONDS = 10.0
-"""Seconds for which a refused connection is tried again. A node learns of a pod up to a second
-after it is Ready."""
+"""Time in seconds during which a refused connection is tried again. kube-proxy may route to a pod
+only a second after the pod is Ready."""
 
 request = urllib.request.Request(
     sys.argv[1], data=sys.stdin.buffer.read(), headers={"Content-Type": "application/json"}

@@ -31,12 +31,12 @@ NAME = "smollm2-cpu"
 SERVED_MODEL = "smollm2"
 PROMPT = "The capital of France is"
 READY_WITHIN_SECONDS = 600
-"""Time limit in seconds for the example. It is an estimate: the example is ready in well under a
-minute, and a slow machine gets ten."""
+"""Time limit in seconds until the example is Ready. It is an estimate. The example usually needs
+much less than a minute, and a slow machine may take ten minutes."""
 
 
 class Steps:
-    """Prints each step when it starts, then its duration, and a table at the end."""
+    """Prints the title of each step when it starts, and a table of all durations at the end."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -44,14 +44,14 @@ class Steps:
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """Run one step of the demo."""
+        """Print the title of a step, and record the duration of the `with` block."""
         print(f"\n==> {title}", flush=True)
         started = time.monotonic()
         yield
         self.took.append((title, time.monotonic() - started))
 
     def print_table(self) -> None:
-        """Print the seconds of every step and their total."""
+        """Print the duration of every step and the total, in seconds."""
         print("\nseconds  step")
         for title, seconds in self.took:
             print(f"{seconds:7.1f}  {title}")
@@ -100,7 +100,12 @@ def kind_cluster(name: str, steps: Steps) -> tuple[Cluster, Images, str | None, 
 
 
 def watch_until_ready(cluster: Cluster) -> None:
-    """Print the conditions of the example as they change, until it is Ready."""
+    """Print each change of the example's conditions until the example is Ready.
+
+    Raises:
+        CommandFailed: the example is not Ready after READY_WITHIN_SECONDS.
+
+    """
     started = time.monotonic()
     shown: dict[str, tuple[str, str]] = {}
     while True:
@@ -118,13 +123,13 @@ def watch_until_ready(cluster: Cluster) -> None:
 
 
 def line_of(kind: str, condition: Object, seconds: float) -> str:
-    """Return one condition as a line: time, type and message."""
+    """Return a line with the elapsed seconds, the type, status, reason and message."""
     state = f"{kind}={condition['status']}"
     return f"  {seconds:6.1f} s  {state:<20} {condition.get('reason', '')}: {condition['message']}"
 
 
 def ask_through_the_service(cluster: Cluster) -> str:
-    """Return the completion of the prompt, requested by HTTP at the Service object's address."""
+    """Send the prompt to the address of the Service object, and return the completion."""
     body = json.dumps({"model": SERVED_MODEL, "prompt": PROMPT, "max_tokens": 16, "temperature": 0})
     url = f"{cluster.address_of(NAME, NAMESPACE)}/v1/completions"
     print(f"POST {url}\n{body}", flush=True)
@@ -156,7 +161,7 @@ def print_next_commands(prefix: Sequence[str]) -> None:
 
 
 def main() -> int:
-    """Run the demo."""
+    """Run the demo; return 1 after a failure, and 0 otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cluster", choices=sorted(CLUSTERS), default="local")
     parser.add_argument("--name", default="llmservice", help="name of the cluster")

@@ -1,6 +1,6 @@
 """Gives the end-to-end tests and the demo access to a cluster: kubectl, helm, waiting and HTTP.
 
-Every access uses the command-line clients, because users do the same.
+Objects are read and written with the command-line clients, as users do.
 """
 
 import atexit
@@ -23,22 +23,27 @@ ROOT = Path(__file__).resolve().parent.parent
 Object = dict[str, Any]
 
 PATIENCE = 300.0
-"""Time limit in seconds of waits that prove no speed. A busy machine starts a server slowly."""
+"""Time limit in seconds of a wait that tests no speed. A busy machine starts a server slowly."""
 
 
 class CommandFailed(AssertionError):
-    """A client refused or failed. The message is its output."""
+    """A command failed, or did not have the expected effect. The message explains the failure."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster behind kubectl and helm, each started with `prefix`."""
+    """Access to a cluster by kubectl and helm."""
 
     prefix: tuple[str, ...] = ()
-    """Command that enters the cluster's network; empty when already inside."""
+    """Command that runs other commands in the cluster's network; empty if it is not needed."""
 
     def run(self, *command: str, stdin: str | None = None) -> str:
-        """Run a command in the cluster's network; return its standard output."""
+        """Run a command in the cluster's network; return its standard output.
+
+        Raises:
+            CommandFailed: the command failed. The message contains its output.
+
+        """
         done = subprocess.run(
             [*self.prefix, *command], cwd=ROOT, input=stdin, capture_output=True, text=True
         )
@@ -51,7 +56,7 @@ class Cluster:
         return self.run("kubectl", *arguments, stdin=stdin)
 
     def read(self, kind: str, name: str, namespace: str) -> Object | None:
-        """Return one object; None when there is none."""
+        """Return one object, or None if it does not exist."""
         text = self.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
         return json.loads(text) if text.strip() else None
 
@@ -76,12 +81,11 @@ class Cluster:
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def address_of(self, name: str, namespace: str) -> str:
-        """Return a URL of a Service object: its cluster address, or a forwarded port from
-        outside.
+        """Return a URL of a Service object, with its cluster address or a forwarded port.
 
-        Inside the cluster's network, it waits until the address accepts connections. kube-proxy
-        updates a node once a second, so a pod may be Ready a moment before its Service is
-        reachable.
+        A port is forwarded if this process is outside the cluster's network. Inside the network,
+        wait until the address accepts connections. kube-proxy updates a node once a second, so a
+        pod may be Ready before its Service object is reachable.
         """
         found = self.read("service", name, namespace)
         assert found is not None, f"no Service object {namespace}/{name}"
@@ -104,7 +108,12 @@ def accepts_connections(host: str, port: int) -> bool:
 
 
 def forward_port(name: str, namespace: str) -> str:
-    """Return a URL of a Service object on this machine, valid until this process ends."""
+    """Forward a local port to a Service object; return its URL, valid until this process ends.
+
+    Raises:
+        CommandFailed: kubectl forwarded no port.
+
+    """
     command = ["kubectl", "port-forward", "-n", namespace, f"service/{name}", ":80"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     atexit.register(process.terminate)
@@ -117,13 +126,13 @@ def forward_port(name: str, namespace: str) -> str:
 
 
 def conditions(service: Object | None) -> dict[str, Object]:
-    """Return the conditions of an LLMService by type; empty before the operator has seen it."""
+    """Return the conditions of an LLMService by type. There are none before its first reconcile."""
     status = (service or {}).get("status", {})
     return {condition["type"]: condition for condition in status.get("conditions", [])}
 
 
 def is_ready(service: Object | None) -> bool:
-    """Return True when Ready holds for the present spec."""
+    """Return whether the condition Ready is True for the present spec."""
     if service is None:
         return False
     ready = conditions(service).get("Ready", {})
@@ -132,7 +141,12 @@ def is_ready(service: Object | None) -> bool:
 
 
 def wait_ready(cluster: Cluster, name: str, namespace: str, within: float = PATIENCE) -> Object:
-    """Return the LLMService once it is Ready. A failure shows its last conditions."""
+    """Wait until an LLMService is Ready, and return it.
+
+    Raises:
+        AssertionError: it was not Ready `within` seconds. The message has its last conditions.
+
+    """
 
     def ready() -> Object | None:
         service = cluster.read("llmservice", name, namespace)
@@ -147,7 +161,12 @@ def wait_ready(cluster: Cluster, name: str, namespace: str, within: float = PATI
 
 
 def ask(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -> Any:
-    """Return the JSON answer of an HTTP endpoint; a request with a body is a POST."""
+    """Send an HTTP request, and return the JSON of the response. A request with a body is a POST.
+
+    Raises:
+        AssertionError: the response has an error status. The message has the status and the body.
+
+    """
     request = urllib.request.Request(
         url,
         data=None if body is None else json.dumps(body).encode(),
@@ -161,7 +180,10 @@ def ask(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -
 
 
 def pod_states(pods: Sequence[Object]) -> dict[str, tuple[str, int]]:
-    """Return identity and restarts of pods, which show whether a pod was replaced or restarted."""
+    """Return the UID and the number of restarts of each pod, by its name.
+
+    A change shows that a pod was replaced or restarted.
+    """
     return {
         pod["metadata"]["name"]: (
             pod["metadata"]["uid"],

@@ -1,4 +1,4 @@
-"""Keeps the generated files fresh: names the stale ones, or writes them all.
+"""Rewrites the stale generated files, or only lists them.
 
 `make generate` writes them. `make lint` fails while one of them is stale.
 """
@@ -32,11 +32,11 @@ FILES: Mapping[str, Callable[[], str]] = {
     "docs/migrating.md": printed_by(sys.executable, str(ROOT / "operator/migration_page.py")),
     "docs/routes.md": printed_by(sys.executable, "-m", "llmservice_server.route_page"),
 }
-"""Generated files, each with the function that makes its text."""
+"""Generated files, each with the function that returns its text."""
 
 
 def stale(files: Mapping[str, Callable[[], str]], root: Path) -> list[str]:
-    """Return the files that are absent or differ from the code's present output."""
+    """Return the files that do not exist or differ from the present output of their functions."""
     return [
         name
         for name, text in files.items()
@@ -51,7 +51,7 @@ def write(files: Mapping[str, Callable[[], str]], root: Path) -> None:
 
 
 def main() -> int:
-    """Write the files, or check them; the status is 1 when one is stale."""
+    """Write the stale files, or only report them; return 1 if a check finds a stale file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say which files are stale")
     if not parser.parse_args().check:

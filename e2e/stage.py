@@ -1,7 +1,7 @@
 """Prepares everything that an LLMService needs: cluster, images, models, hub, chart.
 
 The demo and the end-to-end tests use the same preparation, so the tests cover the first steps of a
-newcomer.
+new user.
 """
 
 import json
@@ -30,13 +30,13 @@ class Images:
 
     @classmethod
     def from_json(cls, text: str) -> "Images":
-        """Parse the output of `localkube images build`."""
+        """Parse the output of `localkube images build all --json`."""
         found = json.loads(text)
         return cls(found["operator"], found["server-cpu"], found["server-gpu"])
 
 
 def cpu_service(name: str, uri: str) -> Object:
-    """Return an LLMService that is small enough to run beside others on a node without a GPU."""
+    """Return an LLMService that is so small that several can run on a node without a GPU."""
     return {
         "apiVersion": "llmservice.dev/v1alpha1",
         "kind": "LLMService",
@@ -51,7 +51,10 @@ def cpu_service(name: str, uri: str) -> Object:
 
 
 def localkube(*arguments: str, capture: bool = False) -> str:
-    """Run localkube. Progress goes to the terminal; standard output is returned if captured."""
+    """Run localkube. Its progress goes to the terminal.
+
+    With `capture`, return its standard output, and otherwise an empty string.
+    """
     done = subprocess.run(
         ["localkube", *arguments],
         cwd=ROOT,
@@ -63,19 +66,19 @@ def localkube(*arguments: str, capture: bool = False) -> str:
 
 
 def images_under_test() -> Images:
-    """Return the images by their input hash, or those that LLMSERVICE_E2E_IMAGES names (JSON)."""
+    """Return the images that the JSON in LLMSERVICE_E2E_IMAGES names. Without it, build them."""
     given = os.environ.get("LLMSERVICE_E2E_IMAGES")
     return Images.from_json(given or localkube("images", "build", "all", "--json", capture=True))
 
 
 def load_images(name: str, images: Images) -> None:
-    """Make the operator's and the CPU server's image available to the nodes of a local cluster."""
+    """Load the operator image and the CPU server image into the nodes of a local cluster."""
     for reference in (images.operator, images.server_cpu):
         localkube("load-image", reference, "--name", name)
 
 
 def start_hub(name: str) -> str:
-    """Start the test hub in a local cluster; return its URL as pods reach it."""
+    """Start the test hub in a local cluster; return the URL at which pods reach it."""
     localkube("hub", "start", "--name", name)
     return localkube("hub", "url", "--name", name, capture=True).strip()
 

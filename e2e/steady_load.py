@@ -15,21 +15,22 @@ TIMEOUT_SECONDS = 120
 class SteadyLoad:
     """Load that starts with the `with` block, and ends with the block or with `stop`.
 
-    The length of every answer is checked.
+    A response with an unexpected number of tokens is a failure.
 
     kube-proxy chooses a pod for each connection, so a client that keeps its connection never
-    reaches a new pod. With `requests_per_connection` it opens a new connection after this many
-    requests.
+    reaches a new pod. With `requests_per_connection`, a client opens a new connection after this
+    number of requests.
     """
 
     url: str
     model: str
     rate: float | None
-    """Requests per second; None sends each request as soon as the client's last one is answered."""
+    """Request rate of all clients together, in requests per second. With None, each client sends
+    its next request as soon as it has the previous response."""
     requests_per_connection: int | None = None
     clients: int = 32
     seconds: float = 0.0
-    """Duration in seconds, until the last answer."""
+    """Duration of the load in seconds, until the last response; 0 while the load runs."""
     answered: int = 0
     failures: list[str] = field(default_factory=list)
 
@@ -46,7 +47,7 @@ class SteadyLoad:
         self.stop()
 
     def stop(self) -> None:
-        """Send nothing more, and return when all requests are answered.
+        """Stop sending requests, and wait until all requests have ended.
 
         A second call does nothing.
         """
@@ -74,11 +75,11 @@ class SteadyLoad:
                 while sent != self.requests_per_connection and not await self._is_over_at(due):
                     await self._ask(session)
                     sent += 1
-                    # A client that is late does not make up for the missed time.
+                    # A client that is late makes up for at most one period.
                     due = max(due + period, time.monotonic() - period)
 
     async def _is_over_at(self, due: float) -> bool:
-        """Wait until the time of the next request; return whether the load has ended."""
+        """Wait until the next request is due or the load has ended; return whether it has ended."""
         try:
             await asyncio.wait_for(self._over.wait(), max(0.001, due - time.monotonic()))
         except TimeoutError:

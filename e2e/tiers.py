@@ -1,7 +1,7 @@
-"""Runs the test tiers, in several lanes side by side, and prints at the end which ran.
+"""Runs the test tiers in several parallel lanes, and prints a summary of their results.
 
-A tier is a set of pytest paths and the cluster that they need. A tier that cannot start has failed:
-nothing is skipped. `make test` runs all, and `make tier T=NAME` runs one.
+A tier is a set of pytest paths and the cluster that they need. A tier that cannot start, or that
+skips a test, has failed. `make test` runs all tiers, and `make tier T=NAME` runs one.
 """
 
 import argparse
@@ -24,14 +24,18 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".tiers"
 
 BUDGET_SECONDS = 25 * 60
-"""Time limit in seconds of all tiers on two idle cores, once everything is built."""
+"""Target duration in seconds of all tiers on two idle cores, when everything is already built.
+
+The summary reports a longer run, but the run does not fail.
+"""
 
 LINT = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     (
         "mypy",
-        # A first check takes half a minute of CPU time, and checkouts have most files in common.
+        # A check without a cache takes half a minute of CPU time. Checkouts share one cache,
+        # because they have most files in common.
         f"--cache-dir={cache_dir() / 'mypy'}",
         *("operator", "server_image", "e2e", "charts", "bench", "testing", "conftest.py"),
     ),
@@ -45,7 +49,7 @@ LINT = (
         "charts/llmservice-operator/Chart.yaml",
     ),
 )
-"""Commands of the tier `lint`. The fastest ones are first."""
+"""Commands of the tier `lint`, in the order in which they run."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,15 @@ class Tier:
     proves: str
     paths: tuple[str, ...]
     cluster: tuple[str, ...] | None = None
-    """Options of `localkube up` for the cluster inside which the tests run; None for none."""
+    """Options of `localkube up` for the cluster in which the tests run; None without a cluster."""
     prepare: tuple[tuple[str, ...], ...] = ()
-    """Commands that build the tier's needs first, while package registries are reachable."""
+    """Commands that build what the tests need. They run before the tests and outside the cluster's
+    network, so that they reach the package registries."""
     leaves_out: tuple[str, ...] = ()
-    """Paths below `paths` whose tests run elsewhere."""
+    """Paths below `paths` whose tests another tier or a make target runs."""
     exports: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Variables for the tests, each with the command that prints its value. They run after
-    `prepare`."""
+    """Environment variables for the tests, each with the command that prints its value. The
+    commands run after `prepare`. A variable that is already set keeps its value."""
 
 
 TIERS = (
@@ -80,12 +85,12 @@ TIERS = (
     ),
     Tier(
         "bench",
-        "the scaling core against simulated engines: a slice of `make bench-scaling`",
+        "the scaling core against simulated engines (a part of `make bench-scaling`)",
         ("bench/tests",),
     ),
     Tier(
         "chart",
-        "every rendering of the chart is valid, restricted and minimal in rights",
+        "every rendering of the chart is valid and restricted, and grants minimal permissions",
         ("charts/llmservice-operator/tests/render",),
         prepare=(("localkube", "build"),),
     ),
@@ -104,7 +109,7 @@ TIERS = (
     ),
     Tier(
         "engine",
-        "the model server on a real vLLM, and the operator's arguments before its parser",
+        "the model server on a real vLLM, and the operator's engine arguments in vLLM's parser",
         ("server_image/tests/engine", "operator/tests/engine"),
         prepare=(
             ("python", "server_image/engine_env.py", "all"),
@@ -122,7 +127,7 @@ TIERS = (
         "chart, operator and vLLM together on a full cluster",
         ("e2e/tests",),
         cluster=(),
-        # Tests that use the whole machine for long have commands of their own:
+        # Tests that use the whole machine for a long time have their own commands:
         # make test-autoscaling and make test-faults PART=rollouts.
         leaves_out=("e2e/tests/load", "e2e/tests/failed_rollouts"),
         prepare=(("localkube", "models"),),
@@ -132,7 +137,7 @@ TIERS = (
 
 
 Lane = tuple[str, ...]
-"""Names of tiers that run one after another, while the tiers of the other lanes run beside them."""
+"""Names of tiers that run in sequence, in parallel with the other lanes."""
 
 LANES: tuple[Lane, ...] = (
     ("unit", "bench"),
@@ -142,24 +147,24 @@ LANES: tuple[Lane, ...] = (
     ("scaling", "cluster"),
     ("e2e",),
 )
-"""Lanes that run side by side. While the tiers of one lane compute, those of another mostly wait
-for a period, a timeout or a rollout."""
+"""Lanes that run in parallel. While the tiers of one lane use the CPU, those of another lane mostly
+wait for a period, a timeout or a rollout."""
 
 GIVES_WAY = ("lint", "unit", "bench", "chart")
-"""Tiers that measure no time. They get only the CPU time that the other lanes leave."""
+"""Tiers that measure no time. They run under `nice`, so that the other lanes get CPU time first."""
 
 
 @dataclass(frozen=True)
 class Console:
-    """Output of a tier's commands: the terminal, or a file that is printed when the tier
-    has ended.
+    """Runs a tier's commands. Their output goes to the terminal, or to a file that is printed when
+    the tier has ended.
     """
 
     log: TextIO | None = None
     gives_way: bool = False
 
     def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command from the root of the repository. The options are those of subprocess."""
+        """Run a command in the root of the repository. The options are those of subprocess.run."""
         output = {} if self.log is None else {"stdout": self.log, "stderr": self.log}
         return subprocess.run(
             [*(("nice",) if self.gives_way else ()), *command],
@@ -167,13 +172,16 @@ class Console:
         )
 
     def say(self, text: str) -> None:
-        """Print a line in order with the output of the commands."""
+        """Print a line to the output of the commands."""
         print(text, file=self.log, flush=True)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Result of one tier: pytest's own counts and the duration in seconds."""
+    """Result of one tier: the counts of its tests, and its duration in seconds.
+
+    The tier `lint` counts its commands.
+    """
 
     name: str
     passed: int
@@ -183,7 +191,8 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether the tier passed. A tier that ran no test proves nothing, so it has failed."""
+        """True if every test of the tier passed. A tier that ran no test proves nothing, so it has
+        failed."""
         return self.failed == 0 and self.skipped == 0 and self.passed > 0
 
 
@@ -200,8 +209,8 @@ def run_lint(console: Console) -> Result:
 def run_tier(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Result:
     """Bring up the cluster that the tier needs, run its tests, and remove the cluster.
 
-    With `on_kubeconfig` the tests run on the cluster of KUBECONFIG instead, without those that need
-    the node, the GPUs or the audit log of a local cluster.
+    With `on_kubeconfig`, the tests run on the cluster of KUBECONFIG instead. They exclude the tests
+    that need the node, the GPUs or the audit log of a local cluster.
     """
     report = RESULTS / f"{tier.name}.xml"
     report.unlink(missing_ok=True)
@@ -226,13 +235,17 @@ def run_tier(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Result:
 
 
 def printed_by(command: Sequence[str], console: Console) -> str:
-    """Return the standard output of a command. Its progress still reaches the console."""
+    """Return the standard output of a command. Its standard error goes to the console."""
     return console.run(command, check=True, stdout=subprocess.PIPE).stdout.strip()
 
 
 @contextlib.contextmanager
 def cluster_for(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Iterator[list[str]]:
-    """Yield the command prefix with which the tier's tests reach their cluster."""
+    """Start the tier's cluster, yield the command prefix that runs the tests in its network, and
+    remove the cluster.
+
+    The prefix is empty for a tier without a cluster, and with `on_kubeconfig`.
+    """
     if tier.cluster is None or on_kubeconfig:
         yield []
         return
@@ -246,7 +259,9 @@ def cluster_for(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Iterato
 
 
 def read_report(name: str, report: Path, seconds: float) -> Result:
-    """Return pytest's counts. A tier without a report did not reach its tests, and has failed."""
+    """Return the counts of pytest's report. Without a report, the tier has failed, because it did
+    not reach its tests.
+    """
     if not report.exists():
         return Result(name, 0, 1, 0, seconds)
     suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
@@ -259,7 +274,7 @@ def read_report(name: str, report: Path, seconds: float) -> Result:
 
 
 def run_named(name: str, console: Console, *, on_kubeconfig: bool) -> Result:
-    """Run the checks without tests, or the tier of this name."""
+    """Run the tier of this name. The name `lint` runs the checks that are not tests."""
     for tier in TIERS:
         if tier.name == name:
             return run_tier(tier, console, on_kubeconfig=on_kubeconfig)
@@ -268,17 +283,17 @@ def run_named(name: str, console: Console, *, on_kubeconfig: bool) -> Result:
 
 @dataclass
 class Beside:
-    """Lanes that run at the same time.
+    """Runs lanes in parallel.
 
-    The output of a tier is shown whole once the tier has ended.
+    The output of each tier is printed as a whole when the tier has ended.
     """
 
     on_kubeconfig: bool
     stopping: threading.Event = field(default_factory=threading.Event)
-    """Set when the user has interrupted. A lane then starts no further tier."""
+    """Set when the run is interrupted or has ended. A lane then starts no further tier."""
 
     def run(self, lanes: Sequence[Lane]) -> list[Result]:
-        """Run the lanes; return the results of all their tiers."""
+        """Run the lanes, and return the results of all their tiers."""
         with ThreadPoolExecutor(len(lanes)) as pool:
             running = [pool.submit(self._run_lane, lane) for lane in lanes]
             try:
@@ -292,7 +307,7 @@ class Beside:
             if self.stopping.is_set():
                 break
             log = RESULTS / f"{name}.log"
-            print(f"==> tier {name} runs; it prints into {log.relative_to(ROOT)}", flush=True)
+            print(f"==> tier {name} started; its output is in {log.relative_to(ROOT)}", flush=True)
             with log.open("w", buffering=1) as file:
                 console = Console(file, name in GIVES_WAY)
                 results.append(run_named(name, console, on_kubeconfig=self.on_kubeconfig))
@@ -302,10 +317,9 @@ class Beside:
 
 
 def print_summary(results: list[Result], seconds: float) -> None:
-    """Print one line per tier, the rest of the budget, and a closing line in pytest's own
-    form.
+    """Print one line per tier, the rest of the time budget, and a last line in pytest's format.
 
-    The seconds of a tier and those of the closing line are wall time.
+    All durations are wall time in seconds.
     """
     print("\n" + f"{'tier':<10}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>9}")
     for result in results:
@@ -319,7 +333,7 @@ def print_summary(results: list[Result], seconds: float) -> None:
         + (
             f"{left:.0%} of the {BUDGET_SECONDS // 60} minutes are left"
             if left >= 0
-            else f"{-left:.0%} more than the {BUDGET_SECONDS // 60} minutes that it may take"
+            else f"{-left:.0%} more than the budget of {BUDGET_SECONDS // 60} minutes"
         )
     )
     counts = [
@@ -335,14 +349,14 @@ def print_summary(results: list[Result], seconds: float) -> None:
 
 
 def main() -> int:
-    """Run the named tiers, or all."""
+    """Run the named tiers, or all of them; return 1 if one failed, and 0 otherwise."""
     names = ["lint", *(tier.name for tier in TIERS)]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="TIER", help=f"any of {', '.join(names)}")
     parser.add_argument(
         "--on-kubeconfig",
         action="store_true",
-        help="run on the cluster of KUBECONFIG; it is changed: use one that is for tests",
+        help="run on the cluster of KUBECONFIG. The tests change it, so use a cluster for tests",
     )
     options = parser.parse_args()
     wanted = options.names or names
@@ -352,7 +366,7 @@ def main() -> int:
             print(f"{tier.name:<10}{tier.proves}")
         return 0
     if unknown := sorted(set(wanted) - set(names)):
-        parser.error(f"no tier {', '.join(unknown)}: choose from {', '.join(names)}")
+        parser.error(f"unknown tier {', '.join(unknown)}: choose from {', '.join(names)}")
 
     RESULTS.mkdir(exist_ok=True)
     started = time.monotonic()

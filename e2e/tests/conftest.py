@@ -13,7 +13,7 @@ from stage import Images, images_under_test, install_chart, load_images, start_h
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
-    """Cluster of KUBECONFIG."""
+    """Access to the cluster of KUBECONFIG."""
     if not os.environ.get("KUBECONFIG"):
         pytest.exit("these tests need a cluster: run `make e2e`, or set KUBECONFIG", returncode=1)
     return Cluster()
@@ -54,8 +54,8 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     name = re.sub(r"[^a-z0-9]+", "-", request.module.__name__.removeprefix("test_"))
     cluster.create_namespace(name)
     yield name
-    # Pods are deleted first. The namespace controller checks a namespace that still has pods only
-    # after half of their termination grace period, and that is five minutes here.
+    # Pods are deleted first. If a namespace still has pods, the namespace controller checks it
+    # again only after half of their termination grace period, which is five minutes here.
     cluster.kubectl("delete", "llm", "--all", "-n", name)
     eventually(lambda: not cluster.list("pods", name), within=PATIENCE, describe="pods gone")
     cluster.kubectl("delete", "namespace", name, "--timeout=120s")

@@ -1,5 +1,5 @@
-"""Tests the unchanged five-line example: it reports that it waits for a GPU, and runs once one
-exists.
+"""Tests that the unchanged five-line example reports that it waits for a GPU, and runs once a node
+has a GPU.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Tests the reasons of services that are not ready, each by its real cause, all in one namespace.
+"""Tests the reasons of services that are not Ready. Each reason has its real cause.
 
-These are the reasons that a node, the hub or a container causes. Tests with the mark `causes` in
-other tiers cover the other reasons.
+All services are in one namespace. The tests cover the reasons that a node, the hub or a container
+causes. Tests with the mark `causes` in other tiers cover the other reasons.
 """
 
 import copy
@@ -72,7 +72,7 @@ CAUSES: Mapping[str, tuple[dict[str, Any], str, str]] = {
 
 
 def small(name: str, uri: str = f"hf://{TINY_MODEL}", **spec: Any) -> Object:
-    """Return a service that requests so little that many run side by side."""
+    """Return a service that requests so few resources that many services run at the same time."""
     service = cpu_service(name, uri)
     service["spec"]["resources"] = {"requests": {"cpu": "20m", "memory": "64Mi"}}
     service["spec"].update(spec)
@@ -151,9 +151,7 @@ def test_a_download_is_told_in_bytes(cluster: Cluster, namespace: str) -> None:
 
 @pytest.mark.causes("StartupTimeout")
 def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace: str) -> None:
-    """The startup deadline of a service is at least a minute, so an extra pod gets a
-    shorter one.
-    """
+    """Add a pod with a shorter startup deadline, because that of a service is at least a minute."""
     deployment = cluster.read("deployment", IMPATIENT, namespace)
     assert deployment is not None
     (waiting,) = cluster.list("pod", namespace, f"llmservice.dev/name={IMPATIENT}")
@@ -168,8 +166,8 @@ def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace
     pod |= {"apiVersion": "v1", "kind": "Pod"}
     pod["metadata"]["name"] = f"{IMPATIENT}-too"
     pod["metadata"]["labels"] |= waiting["metadata"]["labels"]
-    # The pod belongs to the present revision. Without an owner, its ReplicaSet would adopt it and
-    # then delete one of the two.
+    # The pod belongs to the present revision. Without an owner, the ReplicaSet would adopt the pod
+    # and then delete one of its two pods.
     owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": IMPATIENT, "controller": True}
     pod["metadata"]["ownerReferences"] = [{**owner, "uid": deployment["metadata"]["uid"]}]
     cluster.apply(pod, namespace)

@@ -1,4 +1,4 @@
-"""Tests rollouts while every GPU is in use: the effect on clients, and that they finish."""
+"""Tests that rollouts finish while every GPU is in use, and tests their effect on clients."""
 
 import json
 import threading
@@ -29,7 +29,8 @@ class Client:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.answers: list[tuple[float, str]] = []
-        """End time of each request, and its error; an empty error means an answer."""
+        """End time of each request in seconds of `time.monotonic`, and its error. The error of a
+        successful request is empty."""
 
     def __enter__(self) -> "Client":
         self._thread.start()
@@ -87,7 +88,7 @@ def advertise(cluster: Cluster, resource: str, count: int) -> None:
 def rollouts(
     cluster: Cluster, namespace: str, local_cluster_name: str
 ) -> Iterator[dict[str, Client]]:
-    """Clients that sent requests to both services during a rollout, after it has ended."""
+    """Clients that sent requests to both services during a rollout. The rollout has ended."""
     localkube("gpus", "2", "--name", local_cluster_name)
     advertise(cluster, OTHER_GPU, 1)
     cluster.apply(gpu_service(SINGLE, 1, OTHER_GPU), namespace)
@@ -121,7 +122,7 @@ def in_place(cluster: Cluster, name: str, namespace: str) -> bool:
 
 
 def revisions(cluster: Cluster, namespace: str, name: str) -> int:
-    """Count the pod templates that the Deployment has had."""
+    """Return the number of pod templates that the Deployment has had."""
     return len(cluster.list("replicasets", namespace, f"llmservice.dev/name={name}"))
 
 
@@ -152,7 +153,9 @@ def test_two_replicas_on_two_gpus_are_replaced_without_a_failed_request(
 
 
 def assert_ended(cluster: Cluster, namespace: str, name: str) -> None:
-    """Assert that the earlier strategy is back, and that its two changes made no pod template."""
+    """Assert that the Deployment has its earlier update strategy again, and that the two changes of
+    the strategy created no pod template.
+    """
 
     def surges() -> bool:
         strategy = (cluster.read("deployment", name, namespace) or {})["spec"]["strategy"]

@@ -1,5 +1,5 @@
-"""Tests documents and YAML files: their lines are short, for readable diffs, and their
-links work.
+"""Tests that documents and YAML files have short lines, for readable diffs, and that the links of
+documents work.
 """
 
 import re
@@ -42,7 +42,7 @@ def name(path: Path) -> str:
 def is_too_long(line: str) -> bool:
     """Return whether a line is too long and can be shortened.
 
-    A table row and a long word, such as a URL, cannot.
+    A table row cannot be shortened, and neither can a long word such as a URL.
     """
     longest_word = max(map(len, line.split()), default=0)
     is_one_word = len(line) - longest_word <= LONGEST_LINE // 3
@@ -60,7 +60,7 @@ def prose(document: str) -> Iterator[tuple[int, str]]:
 
 
 def anchors(document: str) -> set[str]:
-    """Return the anchors of the document's headings, as code hosts make them."""
+    """Return the anchors that code hosts make for the headings of a document."""
     headings = (line.lstrip("# ") for _, line in prose(document) if line.startswith("#"))
     words = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
     return {each.replace(" ", "-") for each in words}

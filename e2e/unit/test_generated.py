@@ -1,4 +1,4 @@
-"""Tests that a stale generated file is named, and is written again."""
+"""Tests that a stale generated file is reported, and is written again."""
 
 import re
 import subprocess

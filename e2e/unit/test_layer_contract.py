@@ -47,7 +47,7 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Complaints about a tree that contains every breach, by the name of the contract."""
+    """Complaints of lint-imports about a tree that contains every breach, by contract name."""
     root = tmp_path_factory.mktemp("broken")
     for source in SOURCES:
         shutil.copytree(ROOT / source, root / source, ignore=shutil.ignore_patterns("__pycache__"))

@@ -66,7 +66,7 @@ def test_the_summary_names_every_tier_and_closes_in_pytests_form(
     ("seconds", "said"),
     [
         (1000, "1000, 33% of the 25 minutes are left"),
-        (1650, "1650, 10% more than the 25 minutes that it may take"),
+        (1650, "1650, 10% more than the budget of 25 minutes"),
     ],
 )
 def test_the_summary_says_how_much_of_the_budget_is_left(
@@ -101,7 +101,8 @@ def test_every_tier_runs_in_one_lane() -> None:
 def test_lanes_run_beside_each_other_and_show_a_tier_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Each tier waits for a file of the other one, so both would fail if they ran in sequence.
+    # Each tier waits for the other tier's file. If the tiers ran in sequence, the first one would
+    # wait in vain, and its output would say so.
     def waiting(own: str, other: str) -> tiers.Tier:
         script = f"touch {own}; for i in $(seq 500); do [ -e {other} ] && exit; sleep 0.1; done"
         prepare = ("sh", "-c", f"cd {tmp_path}; echo {own} begins; {script}; echo no {other}")

@@ -1,4 +1,4 @@
-"""Waits for an event in another process, and fails with the last value that was seen."""
+"""Waits until a check succeeds. A failed wait reports the last result of the check."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tenacity.wait import wait_fixed
 Seen = TypeVar("Seen")
 
 PATIENCE = 120.0
-"""Seconds until a wait fails that proves no speed: far more than a loaded machine needs."""
+"""Time limit in seconds of a wait that tests no speed. A loaded machine needs far less."""
 
 NOT_YET = (AssertionError, LookupError, OSError)
 """Errors of a check that mean "not yet": a wrong value, a missing field, or no listener."""
@@ -25,16 +25,20 @@ def eventually(
     *,
     every: float | None = None,
 ) -> Seen:
-    """Return the first true result of `check`, which runs again while it is false or NOT_YET.
+    """Call `check` until it returns a true result, and return that result.
+
+    A false result, or an error in NOT_YET, leads to another try.
 
     Args:
-        check: reads the awaited value; any error outside NOT_YET ends the wait at once.
-        within: seconds until the wait fails; the last try may end later.
-        describe: name of the awaited value, for the message; a function is called on failure.
-        every: seconds between two tries; by default a tenth of the elapsed time.
+        check: reads the awaited value. Any error outside NOT_YET ends the wait at once.
+        within: seconds until the wait fails. The last try may end later.
+        describe: description of the awaited value for the error message. A function is called
+            only on failure, and returns the description.
+        every: seconds between two tries. The default is a tenth of the elapsed time.
 
     Raises:
-        AssertionError: no true result in time; the text has the description and the last result.
+        AssertionError: there was no true result in time. The message contains the description
+            and the last result.
 
     """
     try:
@@ -47,7 +51,12 @@ def eventually(
 
 
 async def eventually_in_loop(check: Callable[[], object], within: float = PATIENCE) -> None:
-    """Wait like `eventually` for an event in this event loop, which runs between the tries."""
+    """Wait as `eventually` does, while the event loop continues to run between the tries.
+
+    Raises:
+        AssertionError: there was no true result in time.
+
+    """
 
     async def attempt() -> object:
         return check()
@@ -80,7 +89,7 @@ def _a_tenth_more(state: RetryCallState) -> float:
 
 
 def holds_for(seconds: float, check: Callable[[], object], *, every: float = 0.1) -> None:
-    """Fail when `check` is false, or raises, at any time within the seconds."""
+    """Call `check` repeatedly for the given seconds; fail once it returns false or raises."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert check()

@@ -1,4 +1,4 @@
-"""Makes models with wrong weights."""
+"""Makes copies of models with invalid weights."""
 
 import shutil
 import struct
@@ -10,6 +10,7 @@ def copy_with_nan_weights(model: Path, copy: Path) -> None:
     shutil.copytree(model, copy)
     for weights in copy.glob("*.safetensors"):
         content = weights.read_bytes()
-        # A file begins with the length of its header, in eight bytes. 1-bits alone are a NaN.
+        # The first eight bytes of a file are the length of its header. A number with only 1-bits
+        # is a NaN.
         begin = 8 + struct.unpack("<Q", content[:8])[0]
         weights.write_bytes(content[:begin] + b"\xff" * (len(content) - begin))

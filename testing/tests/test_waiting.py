@@ -11,9 +11,7 @@ from shared_support.waiting import eventually, eventually_in_loop, holds_for
 
 
 def in_turn(*results: object) -> Callable[[], object]:
-    """Return a check that returns these results one after another, and raises those that are
-    errors.
-    """
+    """Return a check that returns these results in order, and raises those that are errors."""
     left: Iterator[object] = iter(results)
 
     def check() -> object:

@@ -1,6 +1,7 @@
-"""Rollouts that fail, one after another, under the load of clients that retry nothing.
+"""Tests rounds of failing rollouts under the load of clients that do not retry.
 
-`make test-faults PART=rollouts` runs 20 of each kind; LLMSERVICE_TEST_ROUNDS sets another number.
+`make test-faults PART=rollouts` runs 20 rounds; LLMSERVICE_TEST_ROUNDS sets another number. Each
+round has one rollout of each kind.
 """
 
 import contextlib
@@ -31,12 +32,12 @@ REQUESTS_PER_CONNECTION = 5
 CLIENTS = 4
 
 MISTAKES: Mapping[str, tuple[Callable[[int], Object], str]] = {
-    # Name of the service: (patch of its spec, whose pods differ in every round; reason)
+    # Name of the service: (patch of its spec with a different pod in each round, expected reason)
     "image": (
         lambda number: {"engine": {"image": f"registry.invalid/server:{number}"}},
         "ImagePullError",
     ),
-    # The API server and the operator accept the flag. Only the engine knows its values.
+    # The API server and the operator accept the flag. Only the engine checks its value.
     "flag": (
         lambda number: {"engine": {"extraArgs": [f"--kv-cache-memory-bytes=lots-{number}"]}},
         "InvalidEngineArgument",
@@ -55,7 +56,7 @@ CORRECTION: Object = {
 
 @dataclass
 class Service:
-    """Service under load that rolls back."""
+    """LLMService under load, with automatic rollback."""
 
     cluster: Cluster
     namespace: str
@@ -82,7 +83,7 @@ class Service:
         self.patch(mistake(number))
 
     def is_rolled_back(self) -> bool:
-        """Return whether the latest rollout is undone, and the status says why."""
+        """Return True if the latest rollout is undone and the status says why; fail otherwise."""
         _, reason = MISTAKES[self.name]
         service = self.cluster.read("llm", self.name, self.namespace)
         assert service is not None
@@ -97,7 +98,7 @@ class Service:
         return True
 
     def has_its_first_pods(self) -> bool:
-        """Return whether no pod came, went or restarted since the load began."""
+        """Return True if no pod was added, removed or restarted under load; fail otherwise."""
         pods = self._pods()
         assert pods == self._first_pods, pods
         return True
@@ -105,7 +106,7 @@ class Service:
 
 @pytest.fixture
 def nan_model(hub: str, local_cluster_name: str, tmp_path: Path) -> str:
-    """Model of the hub with a NaN in place of each weight."""
+    """Repository id of a model of the hub with a NaN in place of each weight."""
     models = build_models()
     copy_with_nan_weights(models[TINY_MODEL], tmp_path / "model")
     served = default_settings(models)
@@ -118,7 +119,7 @@ def nan_model(hub: str, local_cluster_name: str, tmp_path: Path) -> str:
 
 @pytest.fixture
 def services(cluster: Cluster, namespace: str) -> Iterator[list[Service]]:
-    """Return a service for each mistake. It serves under load."""
+    """Yield a service for each mistake. Each serves under load."""
     for name in MISTAKES:
         service = cpu_service(name, f"hf://{TINY_MODEL}")
         service["spec"]["rolloutStrategy"] = {"autoRollback": True}

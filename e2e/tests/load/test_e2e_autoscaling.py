@@ -1,7 +1,7 @@
 """Tests autoscaling on a real cluster: load, model server, metrics server, HPA and pods.
 
 The tests use the whole machine for ten minutes, so only `make test-autoscaling` runs them. They run
-in this order, and each continues from the state in which the previous one ended.
+in the order of this file, and each one continues from the state that the previous one left.
 """
 
 import json
@@ -22,13 +22,14 @@ METRICS_SERVERS = "app.kubernetes.io/component=metrics-server"
 DEMAND = "llm_gpu_demand_percent"
 REQUESTS_PER_CONNECTION = 10
 CLIENTS_OF_A_POD = 32
-"""Number of clients that use a pod's whole CPU limit. Each waits for its answer before it sends the
-next request."""
+"""Number of clients that together use a pod's whole CPU limit. Each client waits for the response
+before it sends the next request."""
 CLIENTS = 96
-"""Number of clients, enough to keep a constant rate although answers are late."""
+"""Number of clients. It is large enough for a constant rate even when responses are late."""
 SATURATION_SECONDS = 20.0
 OVERLOAD = 1.1
-"""Offered load as a share of the throughput of one busy pod. It is more than the SLO allows."""
+"""Overload as a share of the throughput of one busy pod. It is more than one pod serves within the
+SLO."""
 AT_EASE = 0.4
 """Load after the overload, as a share of the throughput of one busy pod. One pod serves it
 easily."""
@@ -59,7 +60,7 @@ class Stage:
         return SteadyLoad(self.url, NAME, rate, per_connection, clients=CLIENTS)
 
     def throughput(self, pods: int) -> float:
-        """Return the requests per second that this many busy pods answer together."""
+        """Return the throughput of this number of busy pods together, in requests per second."""
         clients = CLIENTS_OF_A_POD * pods
         load = SteadyLoad(self.url, NAME, None, REQUESTS_PER_CONNECTION, clients)
         with load:
@@ -93,7 +94,9 @@ class Stage:
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
     def demand(self, metrics_server: Object) -> tuple[float, float]:
-        """Return the time of a metrics server's last scrape, and the demand that it reports."""
+        """Return the time of a metrics server's last scrape, and the demand that it reports, in
+        percent of one replica.
+        """
         address = metrics_server["status"]["podIP"]
         report = ask(f"http://{address}:8081/v1/scaling/{self.namespace}/{NAME}")
         assert report["demandPercent"] is not None, report["message"]
@@ -119,7 +122,7 @@ def stage(cluster: Cluster, namespace: str, pytestconfig: pytest.Config) -> Stag
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
 
     def say(text: str) -> None:
-        """Print a figure at once, even while pytest captures the output."""
+        """Print a text at once, even while pytest captures the output."""
         with capture.global_and_fixture_disabled():
             print(f"\n{text}", flush=True)
 
@@ -128,7 +131,7 @@ def stage(cluster: Cluster, namespace: str, pytestconfig: pytest.Config) -> Stag
 
 @pytest.fixture(scope="module")
 def one(stage: Stage) -> float:
-    """Requests per second that one busy pod answers."""
+    """Throughput of one busy pod, in requests per second."""
     return stage.throughput(pods=1)
 
 
@@ -137,8 +140,8 @@ def overload(stage: Stage, one: float) -> Iterator[SteadyLoad]:
     """Load that exceeds one pod's capacity. It starts with autoscaling on and one pod running."""
     stage.patch({"replicas": 1})
     stage.wait_ready()
-    # The load of two pods must have left the averages over a minute. Otherwise the demand asks for
-    # two pods at once.
+    # The averages over one minute must no longer contain the load of two pods. Otherwise the
+    # demand would require two pods at once.
     eventually(
         lambda: all(stage.demand(each)[1] < 20 for each in stage.metrics_servers()), within=120
     )
@@ -207,7 +210,7 @@ def test_both_metrics_servers_tell_the_same(stage: Stage, overload: SteadyLoad) 
 
     def differ() -> bool:
         (at, ours), (then, theirs) = stage.demand(first), stage.demand(second)
-        # Each server scrapes every five seconds, so one may scrape again between the two answers.
+        # Each server scrapes every five seconds, so one may scrape again between the two requests.
         pairs = apart if at == then else across_rounds
         pairs.append(abs(ours - theirs) / max(ours, theirs))
         return len(apart) + len(across_rounds) == PAIRS_OF_ANSWERS
