@@ -1,4 +1,4 @@
-// Command pause holds a pod's namespaces: it waits for a signal to end and reaps what is handed to it.
+// Command pause keeps a pod's namespaces alive. It waits for a signal to end, and reaps orphaned processes.
 package main
 
 import (

@@ -12,9 +12,10 @@ NOBODY = "65534:65534"
 
 
 def single_program(program: Path, reference: str) -> bytes:
-    """Return a `docker save` archive of an image with only `program`, which runs as nobody.
+    """Return an archive, in the format of `docker save`, of an image that contains only `program`.
 
-    The same program gives the same bytes: times and owners are fixed.
+    The program runs as the user nobody. Times and owners are fixed, so the same program always
+    gives the same bytes.
     """
     layer = _tar({program.name: program.read_bytes()})
     config = json.dumps(
@@ -37,13 +38,13 @@ def single_program(program: Path, reference: str) -> bytes:
 
 
 def pause_reference() -> str:
-    """Return the name of the image of every pod's first container, which no registry holds."""
+    """Return the reference of the pause image, which every pod needs. It is in no registry."""
     _, _, digest = binaries.program("pause").parent.name.rpartition("-")
     return f"localhost/localkube/pause:{digest}"
 
 
 def pause_archive() -> Path:
-    """Return the archive of the pause image, made on first use."""
+    """Return the path of the archive with the pause image. The first call creates the archive."""
     program = binaries.program("pause")
     target = paths.cluster_cache() / "images" / f"{program.parent.name}.tar"
     if not target.exists():

@@ -20,8 +20,10 @@ def events(
 ) -> Iterator[dict[str, Any]]:
     """Yield the audit events, oldest first.
 
-    `since` is an RFC 3339 time; `user` is the complete name, as in
+    `since` is an RFC 3339 time. `user` is the complete name, as in
     system:serviceaccount:NAMESPACE:NAME.
+
+    Raises LocalkubeError if `since` is not a time.
     """
     begin = moment(since) if since else None
     with cluster.audit_log.open(encoding="utf-8") as log:
@@ -39,11 +41,11 @@ def events(
 
 
 def moment(text: str) -> datetime.datetime:
-    """Parse an ISO 8601 time; without an offset, it is UTC."""
+    """Parse an ISO 8601 time; raises LocalkubeError. A time without an offset is in UTC."""
     try:
         parsed = datetime.datetime.fromisoformat(text)
     except ValueError:
         raise LocalkubeError(
-            f"{text!r} is no time: write it like 2030-01-31T12:00:00Z (UTC)."
+            f"{text!r} is not a time: write it like 2030-01-31T12:00:00Z (UTC)."
         ) from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=datetime.UTC)

@@ -28,11 +28,11 @@ class Module:
     """Further names of the program, when one executable contains several programs."""
     flags: str = "-s -w"
     minutes: int = 1
-    """Approximate time of a first build on two cores, shown before it begins."""
+    """Approximate duration in minutes of a first build on two cores. It is shown at the start."""
     go_module: str = ""
-    """Folder below go/, when its name differs from the program's."""
+    """Folder below go/; empty if the folder has the name of the program."""
     modfile: str = "go.mod"
-    """File with the locked dependencies. A program of several versions has one for each."""
+    """File with the locked dependencies. A program with several versions has a file for each."""
 
     @property
     def source(self) -> Path:
@@ -83,9 +83,9 @@ KEDA = (
 
 
 def kubernetes_versions() -> Mapping[str, tuple[str, str]]:
-    """Return each version that a cluster may have, the default first.
+    """Return the Kubernetes versions that a cluster can have. The default is first.
 
-    The key is the minor version; the value is the full version and the file with its locked
+    The key is the minor version. The value is the full version and the file with its locked
     dependencies.
     """
     found = {}
@@ -99,7 +99,10 @@ def kubernetes_versions() -> Mapping[str, tuple[str, str]]:
 
 
 def modules() -> tuple[Module, ...]:
-    """Return the programs of a cluster, in the Kubernetes version that the environment chooses."""
+    """Return the programs of a cluster, in the Kubernetes version that the environment chooses.
+
+    Raises LocalkubeError for an unknown version.
+    """
     versions = kubernetes_versions()
     chosen = os.environ.get(KUBERNETES_VARIABLE) or next(iter(versions))
     if chosen not in versions:
@@ -111,9 +114,9 @@ def modules() -> tuple[Module, ...]:
 
 
 def folder(module: Module) -> Path:
-    """Return the folder of the module's programs, whether they are built or not.
+    """Return the folder of the module's programs. It exists only if they are built.
 
-    The name is a hash of all inputs: sources, locked dependencies, flags and toolchain.
+    Its name contains a hash of all inputs: sources, locked dependencies, flags and toolchain.
     """
     digest = hashlib.sha256()
     for source in module.inputs:
@@ -132,7 +135,7 @@ def toolchain() -> str:
 
 
 def program(name: str) -> Path:
-    """Return the path of a program by the name under which it starts."""
+    """Return the path of the program that is started by this name; raises KeyError."""
     for module in (*modules(), *KEDA):
         if name in (module.name, *module.links):
             return folder(module) / name
@@ -146,14 +149,14 @@ def missing(wanted: Sequence[Module]) -> list[Module]:
 def build(wanted: Sequence[Module]) -> None:
     """Build the programs that the cache lacks.
 
-    A build that is killed leaves no result that looks complete.
+    A killed build leaves no incomplete program in the cache.
     """
     if not missing(wanted):
         return
     folders = paths.cluster_cache() / "bin"
     folders.mkdir(parents=True, exist_ok=True)
     with (folders / ".lock").open("w") as lock:
-        # Two builds at once would take twice the memory for the same result.
+        # Two concurrent builds would need twice the memory for the same result.
         fcntl.flock(lock, fcntl.LOCK_EX)
         _build_missing(wanted)
 

@@ -1,7 +1,6 @@
-"""Manages the control group of a cluster's processes, by which they are found and ended.
+"""Manages the control groups of a cluster. They are used to find and kill all its processes.
 
-It works with the unified hierarchy (cgroup v2) and with the older one (v1, one tree per
-controller).
+It supports cgroup v2 (one unified tree) and cgroup v1 (one tree per controller).
 """
 
 import os
@@ -15,14 +14,14 @@ from localkube.errors import LocalkubeError
 
 MOUNT = Path("/sys/fs/cgroup")
 _DAEMONS = "daemons"
-"""Leaf group of the daemons, because cgroup v2 allows no process in a group that has children."""
+"""Group of the daemons. It has no children, because cgroup v2 then allows no process in a group."""
 
 _KILL_SECONDS = 20.0
 _CPU_SHARES = 4 * 1024
-"""CPU time of all containers under cgroup v1, where each session of other processes has 1024.
+"""CPU shares of all containers together under cgroup v1. Each session of other processes has 1024.
 
-The default would give the pods of a busy machine together as much as a single session, such as that
-of one model server in a test.
+With the default, all pods of a busy machine together would get only as much CPU time as one
+session, such as that of one model server in a test.
 """
 
 
@@ -31,10 +30,10 @@ def unified() -> bool:
 
 
 def roots() -> list[Path]:
-    """Return every controller's root: one under cgroup v2, one per controller under v1."""
+    """Return the root of every tree: one under cgroup v2, and one per controller under v1."""
     if unified():
         return [MOUNT]
-    # Aliases such as cpu -> cpu,cpuacct are links. The hybrid v2 tree holds no controller.
+    # Aliases such as cpu -> cpu,cpuacct are links. The hybrid v2 tree has no controller.
     return [
         each
         for each in sorted(MOUNT.iterdir())
@@ -43,15 +42,15 @@ def roots() -> list[Path]:
 
 
 def _tracking_root() -> Path:
-    """Return the tree in which processes are looked up.
+    """Return the tree that is used to find processes.
 
-    Under cgroup v1, this is the tree of the freezer controller, which limits nothing by itself.
+    Under cgroup v1, this is the tree of the freezer controller, because it sets no limits.
     """
     return MOUNT if unified() else MOUNT / "freezer"
 
 
 def create(group: str, children: Sequence[str]) -> None:
-    """Make the group for the daemons and one per child, in every controller's tree."""
+    """Create the group of the daemons and one group per child in every tree."""
     for root in roots():
         for name in (_DAEMONS, *children):
             (root / group / name).mkdir(parents=True, exist_ok=True)
@@ -62,7 +61,7 @@ def create(group: str, children: Sequence[str]) -> None:
 
 
 def _delegate(group: str) -> None:
-    """Enable the controllers in the group. Under cgroup v2, each level has to allow them."""
+    """Enable the controllers in the group. Under cgroup v2, each level must enable them."""
     controllers = " ".join(
         f"+{name}" for name in (MOUNT / "cgroup.controllers").read_text().split()
     )
@@ -71,7 +70,7 @@ def _delegate(group: str) -> None:
 
 
 def enter(group: str, command: Sequence[str]) -> list[str]:
-    """Return the command line that joins the group and then becomes `command`.
+    """Return the command line that joins the group of the daemons and then executes `command`.
 
     The process joins before it can have children, so no child is ever outside the group.
     """
@@ -80,7 +79,7 @@ def enter(group: str, command: Sequence[str]) -> list[str]:
 
 
 def members(group: str) -> set[int]:
-    """Return the ids of all processes in the group and below."""
+    """Return the ids of all processes in the group and its subgroups."""
     found: set[int] = set()
     for procs in (_tracking_root() / group).rglob("cgroup.procs"):
         with suppress(OSError):  # the group has been removed meanwhile
@@ -97,11 +96,14 @@ def daemons(group: str) -> set[int]:
 
 
 def kill(group: str) -> None:
-    """End every process of the group, and retry briefly for those that fork meanwhile."""
+    """Kill every process of the group, and repeat this for processes that were forked meanwhile.
+
+    Raises LocalkubeError if processes are still alive after 20 seconds.
+    """
     deadline = time.monotonic() + _KILL_SECONDS
     while alive := members(group):
         if time.monotonic() > deadline:
-            raise LocalkubeError(f"Processes {sorted(alive)} do not end; look at them with ps.")
+            raise LocalkubeError(f"Processes {sorted(alive)} do not end: inspect them with ps.")
         for pid in alive:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -109,7 +111,7 @@ def kill(group: str) -> None:
 
 
 def remove(group: str) -> None:
-    """Remove the group's folders in every tree; all its processes must have ended."""
+    """Remove the group and its subgroups from every tree. All their processes must have ended."""
     for root in roots():
         for folder in _deepest_first(root / group):
             with suppress(FileNotFoundError):

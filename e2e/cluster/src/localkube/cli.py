@@ -1,4 +1,4 @@
-"""Command line of the local cluster. Each command is implemented in the module of its name."""
+"""Command line of the local cluster. The modules in EXTENSIONS add most of its commands."""
 
 import argparse
 import importlib
@@ -14,8 +14,9 @@ Subparsers = Any
 """argparse's object for adding subcommands, whose class is private."""
 
 EXTENSIONS = ("localkube.commands", "localkube.images", "localkube.hub", "localkube.keda")
-"""Modules with a function `register(subparsers)`, which adds commands. The parser of a command sets
-`run`, a function of the parsed arguments (with `name`) that returns the exit status."""
+"""Modules with a function `register(subparsers)`, which adds commands. The parser of each command
+sets `run`. This function takes the parsed arguments, including `name`, and returns the exit status.
+"""
 
 
 TOOLS = ("kubectl", "helm")
@@ -51,7 +52,7 @@ def _add_name(parser: argparse.ArgumentParser) -> None:
 
 
 def name_first(argv: list[str]) -> list[str]:
-    """Move `--name` to the front, from any place in localkube's own part of the command line."""
+    """Move `--name` to the front from any place in localkube's own part of the command line."""
     ours = next((i for i, word in enumerate(argv) if word in ("--", *TOOLS)), len(argv))
     name_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_name(name_only)
@@ -90,12 +91,12 @@ def _run_inside(arguments: argparse.Namespace) -> int:
     if command[:1] == ["--"]:
         command = command[1:]
     if not command:
-        raise LocalkubeError("Say what to run: localkube exec -- COMMAND")
+        raise LocalkubeError("There is no command to run. Write: localkube exec -- COMMAND")
     return _become(Cluster(arguments.name), command)
 
 
 def _become(target: Cluster, command: list[str]) -> int:
-    """Replace this process by the command, which then gets the signals and sets the exit status."""
+    """Replace this process with the command, which then gets the signals and sets the status."""
     environment = target.environment()
     line = target.visiting(command)
     sys.stdout.flush()
@@ -103,7 +104,7 @@ def _become(target: Cluster, command: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit status; an expected error becomes a single message."""
+    """Run a command and return its exit status. A LocalkubeError becomes a single message."""
     try:
         arguments = build_parser().parse_args(name_first(sys.argv[1:] if argv is None else argv))
         status: int = arguments.run(arguments)

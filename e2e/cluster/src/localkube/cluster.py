@@ -21,8 +21,8 @@ DEFAULT_NAME = "llmservice"
 NODE_NETWORK = "10.200.0"
 POD_NETWORK = "10.244"
 SERVICE_NETWORK = "10.96"
-"""Prefixes of the node, pod and service addresses. All clusters use the same ones, each inside its
-own network namespace."""
+"""Prefixes of the addresses of nodes, pods and Service objects. All clusters use the same
+addresses, each in its own network namespaces."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
 
@@ -57,7 +57,7 @@ class Node:
 
     @property
     def store(self) -> Path:
-        """Folder of containerd's images, kept when the cluster is removed, so that no image is
+        """Folder of containerd's images. It stays when the cluster is removed, so that no image is
         imported twice."""
         return paths.cluster_cache() / "containerd" / self.cluster.name / self.name
 
@@ -68,14 +68,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A local cluster, running or not; the first node's namespace is the cluster's own."""
+    """A local cluster, which need not be running."""
 
     name: str = DEFAULT_NAME
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise LocalkubeError(
-                f"{self.name!r} is no cluster name: use at most 32 lower-case letters, digits "
+                f"{self.name!r} is not a cluster name: use at most 32 lower-case letters, digits "
                 "and dashes, with a letter or digit first and last."
             )
 
@@ -113,18 +113,19 @@ class Cluster:
         return Node(self, index)
 
     def nodes(self) -> list[Node]:
-        """Return the nodes that run containers; none in an API-only cluster."""
+        """Return the nodes that run containers. An API-only cluster has none."""
         record = self.record()
         return [] if record["apiOnly"] else [self.node(i + 1) for i in range(record["nodes"])]
 
     def exists(self) -> bool:
-        """Return whether `up` has begun and `down` has not finished; the cluster may be
-        unhealthy.
-        """
+        """Return whether the cluster was started and not removed. It may be unhealthy."""
         return self.state.exists()
 
     def record(self) -> dict[str, Any]:
-        """Return the settings of `up`: apiOnly, nodes, and the folder of its programs."""
+        """Return the record of `up`: nodes, apiOnly, the folders of its programs, and complete.
+
+        Raises LocalkubeError if there is no such cluster.
+        """
         try:
             record: dict[str, Any] = json.loads((self.state / "cluster.json").read_text())
         except FileNotFoundError:
@@ -134,21 +135,24 @@ class Cluster:
         return record
 
     def environment(self) -> dict[str, str]:
-        """Return the environment in which the cluster's kubectl and helm are found first."""
+        """Return the environment variables of a command. The cluster's kubectl and helm are first
+        on PATH.
+        """
         programs = [*self.record()["programs"], os.environ.get("PATH", os.defpath)]
         return os.environ | {
             "KUBECONFIG": str(self.kubeconfig),
             "LOCALKUBE_NAME": self.name,
             "PATH": os.pathsep.join(programs),
-            # The programs in Go collect garbage less often, for less CPU time and more memory.
+            # Go programs then collect garbage less often, which takes less CPU time but more
+            # memory.
             "GOGC": "300",
         }
 
     def visiting(self, command: Sequence[str]) -> list[str]:
         """Return the command line that runs `command` in the cluster, for users and tests.
 
-        Unlike `inside`, it also resolves names of Services: the cluster's resolv.conf is mounted
-        over the machine's, for this command only.
+        Unlike with `inside`, the command also resolves names of Service objects. For this command
+        only, the cluster's resolv.conf is mounted over that of the machine.
         """
         mount = '[ ! -e /etc/resolv.conf ] || mount --bind "$0" /etc/resolv.conf; exec "$@"'
         own_mounts = ["unshare", "--mount", "--propagation=slave", "--", "sh", "-c", mount]
@@ -162,14 +166,15 @@ class Cluster:
         return ["nsenter", f"--net={(node or self.node(1)).netns}", "--", *command]
 
     def exec(self, command: Sequence[str], **popen: Any) -> subprocess.CompletedProcess[Any]:
-        """Run `command` inside the namespace and wait for it; `popen` are options of
-        subprocess.run.
-        """
+        """Run `command` in the cluster and wait for it. `popen` are options of subprocess.run."""
         popen.setdefault("env", self.environment())
         return subprocess.run(self.visiting(command), **popen)
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Run kubectl as the cluster's administrator and return its output."""
+        """Run kubectl as the cluster's administrator and return its output.
+
+        Raises LocalkubeError with kubectl's message if kubectl fails.
+        """
         done = self.exec(["kubectl", *arguments], input=stdin, capture_output=True, text=True)
         if done.returncode:
             raise LocalkubeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
@@ -183,15 +188,15 @@ class Cluster:
         node: Node | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> int:
-        """Start a process that lives until `down`, and return its id.
+        """Start a process that runs until `down`, and return its process id.
 
-        It runs in the node's network namespace and in the cluster's control group, in which `down`
-        finds it even if its parent has ended. Output goes to logs/NAME.log.
+        The process runs in the node's network namespace and in the cluster's control group, where
+        `down` finds it even if its parent has ended. Its output goes to logs/NAME.log.
         """
         for folder in (self.pids, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
-        # A shell runs between this process and the daemon. So init becomes the daemon's parent and
-        # reaps it when it ends, and the daemon joins the control group before it does anything.
+        # A shell starts the daemon in the background and ends. So init becomes the daemon's parent
+        # and reaps it. The shell has joined the control group before, so the daemon starts in it.
         detach = ["sh", "-c", 'setsid "$@" >>"$0" 2>&1 </dev/null & echo $!']
         line = [*detach, str(self.logs / f"{name}.log"), *self.inside(command, node)]
         done = subprocess.run(
@@ -209,15 +214,15 @@ class Cluster:
         return pid
 
     def daemons(self) -> dict[str, int | None]:
-        """Return every daemon that was started, with its process id; None where it has died."""
+        """Return the process id of every daemon that was started; None if the daemon has ended."""
         alive = cgroups.daemons(self.cgroup)
         recorded = {each.stem: int(each.read_text()) for each in sorted(self.pids.glob("*.pid"))}
         return {name: pid if pid in alive else None for name, pid in recorded.items()}
 
     def stop_daemon(self, name: str, wait_seconds: float = 10) -> None:
-        """End a daemon and wait for it; does nothing if it has ended already.
+        """Stop a daemon and wait until it has ended. Do nothing if no such daemon was started.
 
-        A daemon that does not end in time is killed.
+        A daemon that has not ended after `wait_seconds` is killed.
         """
         pid_file = self.pids / f"{name}.pid"
         if not pid_file.exists():
@@ -239,13 +244,13 @@ class Cluster:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the cluster, so that `up` and `down` of one name never run at the same time."""
+        """Lock the cluster, so that `up` and `down` of one cluster never run at the same time."""
         paths.STATE_ROOT.mkdir(parents=True, exist_ok=True)
         with (paths.STATE_ROOT / f".{self.name}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"Waiting for another localkube that works on cluster {self.name}")
+                say(f"Waiting for another localkube process that uses cluster {self.name}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -33,7 +33,7 @@ def register(subparsers: Any) -> None:
     gpu.set_defaults(run=_gpus)
 
     log = subparsers.add_parser("audit", help="print the API server's audit log as JSON lines")
-    log.add_argument("--since", help="only entries from this time on, such as 2030-01-31T12:00:00Z")
+    log.add_argument("--since", help="only entries since this time, such as 2030-01-31T12:00:00Z")
     log.add_argument("--user", help="only entries of this user")
     log.add_argument("--writes", action="store_true", help="only entries of write requests")
     log.set_defaults(run=_audit)
@@ -61,7 +61,7 @@ def _down(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    """Print every cluster; the exit status is 0 if the named cluster is complete."""
+    """Print all clusters and their daemons; return 0 only if the named cluster is healthy."""
     clusters = all_clusters()
     if not clusters:
         print("No cluster. Start one: localkube up")

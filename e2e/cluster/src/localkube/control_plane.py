@@ -12,7 +12,7 @@ SERVICE_SUBNET = f"{SERVICE_NETWORK}.0.0/16"
 ETCD = "http://127.0.0.1:2379"
 
 AUTOSCALER_PERIOD = "15s"
-"""Period of the horizontal autoscaler. It is the default, stated because tests rely on it."""
+"""Period of the HPA controller. It is the default, and it is explicit because tests rely on it."""
 
 PROGRAMS = frozenset({"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"})
 """Daemons of the control plane. None of them stores anything that outlives the cluster."""
@@ -23,7 +23,7 @@ COMPONENT_USERS = {
     "proxy": "system:kube-proxy",
     "coredns": "system:coredns",
 }
-"""Kubeconfigs to write, and the user that each one signs in as."""
+"""Names of the kubeconfigs to write, each with the user whose certificate it contains."""
 
 
 def server_url(cluster: Cluster) -> str:
@@ -60,10 +60,10 @@ def certificates(cluster: Cluster, nodes: int) -> list[Certificate]:
 
 
 def audit_policy() -> dict[str, Any]:
-    """Return the audit policy: the API server records every write, and the reads that concern the
-    operator.
+    """Return the audit policy. The API server records every write, and the reads of all clients
+    that are not components of Kubernetes.
 
-    It omits the reads of Kubernetes' own components, because they would outnumber the rest.
+    The reads of those components, and all reads of Events and Leases, would outnumber the rest.
     """
     own_users = ["system:apiserver", *COMPONENT_USERS.values()]
     own_groups = ["system:nodes", "system:serviceaccounts:kube-system"]
@@ -94,15 +94,16 @@ def etcd(cluster: Cluster) -> list[str]:
         f"--listen-client-urls={ETCD}",
         f"--advertise-client-urls={ETCD}",
         "--listen-peer-urls=http://127.0.0.1:2380",
-        # The data is deleted with the cluster, so nothing is gained by waiting for the disk.
+        # The data is deleted with the cluster, so it is useless to wait for the disk.
         "--unsafe-no-fsync",
         "--log-level=warn",
     ]
 
 
 def api_server(cluster: Cluster, *, without_proxy: bool) -> list[str]:
-    """Return the API server's command line; `without_proxy` is for a cluster without kube-proxy,
-    where Service addresses do not work.
+    """Return the API server's command line.
+
+    `without_proxy` is for a cluster without kube-proxy, in which Service addresses do not work.
     """
     pki = cluster.state / "pki"
     return [
@@ -117,9 +118,9 @@ def api_server(cluster: Cluster, *, without_proxy: bool) -> list[str]:
         "--profiling=false",
         *_api_server_certificates(pki),
         *_aggregation(pki),
-        # The API server then finds the server of an aggregated API by the endpoints of its Service.
+        # The API server then connects to the endpoints of an aggregated API's Service object.
         *(["--enable-aggregator-routing"] if without_proxy else []),
-        # No DNS here knows the name of a node, so `kubectl logs` needs the address.
+        # No DNS server here knows the name of a node, so `kubectl logs` needs the address.
         "--kubelet-preferred-address-types=InternalIP",
         f"--audit-policy-file={cluster.state / 'audit-policy.yaml'}",
         f"--audit-log-path={cluster.audit_log}",
@@ -171,7 +172,7 @@ def controller_manager(cluster: Cluster) -> list[str]:
         f"--horizontal-pod-autoscaler-sync-period={AUTOSCALER_PERIOD}",
         "--leader-elect=false",
         "--profiling=false",
-        # The default of 20 requests a second would take most of the time of a start.
+        # With the default limit, 20 requests per second, a cluster would take much longer to start.
         "--kube-api-qps=200",
         "--kube-api-burst=400",
         # The node's number determines its pod subnet and the routes between the nodes.

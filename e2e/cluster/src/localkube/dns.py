@@ -1,5 +1,5 @@
-"""Configures the cluster's DNS: CoreDNS as a process on the first node, behind the usual
-Service.
+"""Configures the cluster's DNS. CoreDNS is a process on the first node, behind the usual Service
+object.
 """
 
 import json
@@ -17,8 +17,8 @@ _COREFILE = """.:53 {{
     cache 5 cluster.local
 }}
 """
-# An absent name is cached for five seconds at most, because tests look up names of Services before
-# they create them.
+# CoreDNS caches an absent name for at most five seconds, because tests look up names of Service
+# objects before they create them.
 
 
 def corefile(cluster: Cluster) -> str:
@@ -28,8 +28,8 @@ def corefile(cluster: Cluster) -> str:
 
 
 def manifests(cluster: Cluster) -> list[dict[str, Any]]:
-    """Return the DNS Service, its only endpoint, and the right of CoreDNS to read Services and
-    endpoints.
+    """Return the Service object of the DNS, its only endpoint, and the permission of CoreDNS to
+    read Service objects and endpoints.
     """
     ports = [
         {"name": "dns", "port": 53, "protocol": "UDP"},
@@ -91,7 +91,7 @@ def start(cluster: Cluster) -> None:
 
 
 def resolver(cluster: Cluster) -> str:
-    """Return a resolv.conf with which a process outside of pods resolves Services by name."""
+    """Return a resolv.conf for a process outside of pods, to resolve names of Service objects."""
     return (
         f"nameserver {cluster.node(1).address}\n"
         "search default.svc.cluster.local svc.cluster.local cluster.local\n"

@@ -1,7 +1,7 @@
 """Makes the nodes advertise GPUs, so that pods that request GPUs are scheduled and run.
 
-Only the number is fake: scheduler and kubelet treat it like a real one. The kubelet keeps unknown
-resources in its node's status until it restarts.
+Only the number is fake. The scheduler and the kubelet treat it like a number of real GPUs. Until it
+restarts, the kubelet keeps unknown resources in its node's status.
 """
 
 import json
@@ -21,7 +21,7 @@ def patch(count: int) -> dict[str, Any]:
 
 def advertise(cluster: Cluster, count: int) -> None:
     if count < 0:
-        raise LocalkubeError(f"{count} GPUs: say how many each node has, 0 for none.")
+        raise LocalkubeError(f"{count} GPUs are impossible: use the number per node, 0 for none.")
     if not cluster.nodes():
         raise LocalkubeError("This cluster has no nodes: start one without --api-only.")
     for node in cluster.nodes():

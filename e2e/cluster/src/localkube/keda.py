@@ -1,7 +1,7 @@
-"""Runs KEDA in a local cluster: its operator and its metrics adapter.
+"""Runs KEDA's operator and metrics adapter in a local cluster.
 
-They run as processes next to the API server, with the administrator's rights, so that a cluster
-without nodes can have them. KEDA's resource definitions come from its Go module.
+They are processes next to the API server and have the administrator's permissions, so a cluster
+without nodes can run them. KEDA's resource definitions come from its Go module.
 """
 
 import argparse
@@ -28,7 +28,7 @@ START_SECONDS = 60
 GRPC_PORT = 19666
 PROBE_PORT = 19081
 ADAPTER_PORT = 19443
-"""Ports in the first node's network that neither tests nor pods with host network use."""
+"""Ports in the first node's network. Neither tests nor pods with host network use them."""
 
 
 def register(subparsers: Any) -> None:
@@ -63,11 +63,11 @@ def _stop(arguments: argparse.Namespace) -> int:
 def start(cluster: Cluster) -> None:
     """Start KEDA and return once its adapter serves external metrics through the API server.
 
-    Raises LocalkubeError with the end of the log of the part that does not start.
+    Raises LocalkubeError with the end of the log if a part of KEDA does not start.
     """
     binaries.build(binaries.KEDA)
     if cluster.daemons().get(ADAPTER):
-        say(f"KEDA runs already in cluster {cluster.name}.")
+        say(f"KEDA is already running in cluster {cluster.name}.")
         return
     with step("KEDA's resource definitions"):
         cluster.kubectl("apply", "--server-side", "-f", str(_resource_definitions()))
@@ -113,7 +113,7 @@ def _resource_definitions() -> Path:
     )
     folder = Path(done.stdout.strip()) / "config" / "crd" / "bases"
     if done.returncode or not folder.is_dir():
-        raise LocalkubeError(f"KEDA's Go module is not there: {done.stderr.strip()}")
+        raise LocalkubeError(f"KEDA's Go module is missing: {done.stderr.strip()}")
     return folder
 
 
@@ -197,5 +197,5 @@ def _wait(cluster: Cluster, daemon: str, url: str) -> None:
         return done.returncode == 0
 
     waiting.until(
-        answers, cluster=cluster, daemon=daemon, what="It is not ready", seconds=START_SECONDS
+        answers, cluster=cluster, daemon=daemon, what="KEDA is not ready", seconds=START_SECONDS
     )

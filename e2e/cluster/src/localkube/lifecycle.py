@@ -36,11 +36,15 @@ _POLITE_SECONDS = 3.0
 
 
 def up(cluster: Cluster, *, nodes: int = 1, api_only: bool = False) -> None:
-    """Start the cluster and return when it is ready. A running cluster stays unchanged."""
+    """Start the cluster and return when it is ready. A running cluster stays unchanged.
+
+    Raises LocalkubeError if the machine lacks a requirement, the options are invalid, the cluster
+    runs with other options or programs, or a part does not start.
+    """
     if not 1 <= nodes <= MOST_NODES:
         raise LocalkubeError(f"{nodes} nodes: choose between 1 and {MOST_NODES}.")
     if api_only and nodes > 1:
-        raise LocalkubeError("--api-only has no nodes: leave --nodes out.")
+        raise LocalkubeError("--api-only starts no nodes: leave --nodes out.")
     preflight.check(api_only=api_only)
     binaries.build(binaries.modules())
     with cluster.locked():
@@ -54,14 +58,16 @@ def up(cluster: Cluster, *, nodes: int = 1, api_only: bool = False) -> None:
 
 
 def _runs_as_wanted(cluster: Cluster, nodes: int, api_only: bool) -> bool:
-    """Return whether the cluster is complete; raises if a complete cluster differs from the
-    requested one."""
+    """Return whether the cluster is complete.
+
+    Raises LocalkubeError if a complete cluster differs from the requested one.
+    """
     if not healthy(cluster):
         return False
     record = cluster.record()
     if record | _options(nodes, api_only) != record:
         raise LocalkubeError(
-            f"Cluster {cluster.name} is running with other options or programs; first: "
+            f"Cluster {cluster.name} is running with other options or programs. Remove it first: "
             f"localkube --name {cluster.name} down"
         )
     return True
@@ -121,7 +127,7 @@ def _options(nodes: int, api_only: bool) -> dict[str, Any]:
 def _write_record(cluster: Cluster, nodes: int, api_only: bool, *, complete: bool) -> None:
     record = {**_options(nodes, api_only), "complete": complete}
     cluster.state.mkdir(parents=True, exist_ok=True)
-    cluster.state.chmod(0o700)  # it holds the administrator's key
+    cluster.state.chmod(0o700)  # it contains the administrator's key
     unfinished = cluster.state / "cluster.json.unfinished"
     unfinished.write_text(json.dumps(record))
     unfinished.rename(cluster.state / "cluster.json")
@@ -154,8 +160,7 @@ def _wait_for_api_server(cluster: Cluster) -> None:
 
 
 def _wait_for_controllers(cluster: Cluster) -> None:
-    """Wait for the ServiceAccount of pods in the default namespace, which shows that controllers
-    work."""
+    """Wait for the ServiceAccount of pods in the default namespace, which a controller creates."""
     probe = ["kubectl", "get", "serviceaccount", "default"]
     waiting.until(
         lambda: cluster.exec(probe, capture_output=True).returncode == 0,
@@ -190,7 +195,7 @@ def _wait_for_dns(cluster: Cluster) -> None:
 
 
 def schedulable(nodes: dict[str, Any]) -> set[str]:
-    """Return the names of the nodes that are ready and carry no taint."""
+    """Return the names of the nodes that are ready and have no taint."""
     return {
         each["metadata"]["name"]
         for each in nodes["items"]
@@ -201,7 +206,7 @@ def schedulable(nodes: dict[str, Any]) -> set[str]:
 
 
 def down(cluster: Cluster) -> None:
-    """Remove the whole cluster in any state; its images stay in the cache."""
+    """Remove the whole cluster, whatever its state. Its images stay in the cache."""
     with cluster.locked(), step(f"Removing cluster {cluster.name}"):
         _remove(cluster)
 
@@ -215,7 +220,7 @@ def _remove(cluster: Cluster) -> None:
 
 
 def _end_politely(cluster: Cluster) -> None:
-    """Stop the daemons that need a clean end, such as containerd for its store."""
+    """Stop the daemons that need a clean end, such as containerd, which must close its store."""
 
     def asked() -> list[int]:
         daemons = cluster.daemons().items()
@@ -230,7 +235,7 @@ def _end_politely(cluster: Cluster) -> None:
 
 
 def _kill_visitors(cluster: Cluster) -> None:
-    """End other processes in the namespaces, such as a command that still runs in `exec`."""
+    """Kill the other processes in the namespaces, such as a command that `exec` started."""
     for pid in network.processes(cluster):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -245,8 +250,8 @@ def clean(*, cache: bool) -> None:
     _remove_folder(paths.STATE_ROOT)
     if cache:
         with step(f"Removing what the project keeps in {paths.cache_dir()}"):
-            # Only known names are removed, because LLMSERVICE_CACHE may point at a folder that
-            # holds other things as well.
+            # Only known names are removed, because the folder LLMSERVICE_CACHE may contain other
+            # files too.
             for name in paths.CACHED:
                 _remove_folder(paths.cache_dir() / name)
             with suppress(OSError):

@@ -23,7 +23,7 @@ def targets(mountinfo: str) -> list[Path]:
 
 
 def release(folder: Path) -> None:
-    """Unmount everything below the folder. A mount in use ends when its last user ends."""
+    """Unmount everything below the folder. A mount in use disappears with its last process."""
     for target in reversed(below(folder)):
         done = subprocess.run(
             ["umount", "--lazy", str(target)], capture_output=True, text=True, check=False

@@ -1,7 +1,8 @@
-"""Makes the network of a cluster: a namespace per node, joined by a bridge in the first one.
+"""Creates the network of a cluster: a network namespace per node, and a bridge that connects them.
 
-All links are inside these namespaces. So the machine cannot reach a cluster, and no address of a
-cluster conflicts with the machine. The links are deleted with their namespace.
+The bridge is in the namespace of the first node. All links are inside these namespaces, so the
+machine cannot reach a cluster, and addresses of a cluster do not conflict with those of the
+machine. The links are deleted with their namespace.
 """
 
 import subprocess
@@ -20,7 +21,7 @@ address, so packets to it are lost."""
 
 
 def create(cluster: Cluster, nodes: int) -> None:
-    """Make the namespaces and links of all nodes; they must not exist yet."""
+    """Create the namespaces and links of all nodes. They must not exist yet."""
     members = [cluster.node(i + 1) for i in range(nodes)]
     for node in members:
         _create_namespace(node)
@@ -34,7 +35,7 @@ def create(cluster: Cluster, nodes: int) -> None:
         _ip(first, "link", "set", port, "master", _BRIDGE, "up")
         _address(node, "eth0")
     if nodes == 1:
-        # A bridge without a port has no carrier, and routes over it count as dead.
+        # A bridge without a port has no carrier, so the kernel would not use routes over it.
         _ip(first, "link", "add", "port0", "type", "veth", "peer", "name", "port0-end")
         _ip(first, "link", "set", "port0-end", "up")
         _ip(first, "link", "set", "port0", "master", _BRIDGE, "up")
@@ -49,7 +50,7 @@ def _create_namespace(node: Node) -> None:
     node.netns.touch()
     _check(["unshare", f"--net={node.netns}", "true"])
     _ip(node, "link", "set", "lo", "up")
-    # This allows routing between pods, and service addresses between pods on the same bridge.
+    # These settings enable routing between pods, and Service addresses for pods on the same bridge.
     settings = ["net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"]
     _check(node.cluster.inside(["sysctl", "-qw", *settings], node))
 
@@ -72,7 +73,7 @@ def _check(command: Sequence[str]) -> None:
 
 
 def processes(cluster: Cluster) -> set[int]:
-    """Return every process inside the nodes' namespaces, such as a shell left in `exec`."""
+    """Return the id of every process in the nodes' namespaces, such as a shell left in `exec`."""
     namespaces = set()
     for path in mounts.below(cluster.state):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Runs a node: containerd, kubelet and kube-proxy, in a network and a mount namespace of their own.
+"""Runs a node: containerd, kubelet and kube-proxy, in their own network and mount namespaces.
 
 In its mount namespace, each node has its own folders at the well-known paths, so several nodes can
 run on one machine. All mounts (volumes, container roots) disappear with the namespace.
@@ -33,7 +33,7 @@ exec "$@"
 
 
 def cgroup(node: Node) -> str:
-    """Return the control group of the node's pods, below the cluster's."""
+    """Return the control group of the node's pods, which is below the cluster's control group."""
     return f"{node.cluster.cgroup}/{node.name}"
 
 
@@ -74,9 +74,10 @@ required_plugins = ["io.containerd.grpc.v1.cri"]
 
 
 def cni_config(node: Node) -> dict[str, Any]:
-    """Return the pod network: a bridge per node, joined by the nodes' routes.
+    """Return the configuration of the pod network, which has a bridge per node. Routes of the nodes
+    connect the bridges.
 
-    No address is masqueraded. There is no outside network, and pods see each other's true
+    No address is masqueraded, because there is no outside network. So pods see each other's true
     addresses.
     """
     addresses = {
@@ -116,8 +117,8 @@ def kubelet_config(node: Node) -> dict[str, Any]:
         "clusterDomain": "cluster.local",
         "clusterDNS": [DNS_SERVICE_ADDRESS],
         "resolvConf": str(node.state / "resolv.conf"),
-        # Images on a developer's disk are large. Evict only when the disk is really about to be
-        # full, and never delete an image that a later test needs.
+        # Images on a developer's disk are large. The kubelet evicts pods only when the disk is
+        # almost full, and never deletes an image that a later test needs.
         "evictionHard": {
             "nodefs.available": "1%",
             "imagefs.available": "1%",
@@ -147,7 +148,7 @@ def kube_proxy(node: Node) -> list[str]:
         f"--hostname-override={node.name}",
         f"--cluster-cidr={POD_NETWORK}.0.0/16",
         "--proxy-mode=nftables",
-        # The limits of connection tracking belong to the machine, so they stay unchanged.
+        # The limits of connection tracking apply to the whole machine, so they stay unchanged.
         "--conntrack-max-per-core=0",
         "--conntrack-min=0",
     ]
@@ -173,8 +174,8 @@ def start_containerd(node: Node) -> None:
     leftovers = _ctr(node, "containers", "list", "--quiet").split()
     if leftovers:
         _ctr(node, "containers", "remove", *leftovers)
-        # containerd's CRI plugin has already loaded the containers, and would report them to the
-        # kubelet. A restart makes it forget them.
+        # containerd's CRI plugin has already loaded these containers, and would report them to the
+        # kubelet. After a restart, it no longer has them.
         node.cluster.stop_daemon(_daemon(node, "containerd"), wait_seconds=10)
         _launch_containerd(node)
     if archive.pause_reference() not in _ctr(node, "images", "list", "--quiet").split():
@@ -182,9 +183,7 @@ def start_containerd(node: Node) -> None:
 
 
 def import_archive(node: Node, archive_file: Path) -> None:
-    """Import an image into the node from an archive that contains its name, without the
-    registry.
-    """
+    """Import an image, with its name, from an archive into the node, without the registry."""
     _ctr(node, "images", "import", str(archive_file))
 
 
@@ -199,8 +198,8 @@ def start_kubelet(node: Node) -> None:
 def _launch_containerd(node: Node) -> None:
     binds = [part for own, seen in _OWN_FOLDERS.items() for part in (str(node.state / own), seen)]
     prepare = ["sh", "-ec", _MOUNT_AND_BECOME, "sh", *binds, "--"]
-    # With slave propagation, an unmount on the machine takes effect here as well, and no mount here
-    # appears there.
+    # With slave propagation, an unmount on the machine also takes effect in the node, and no mount
+    # of the node appears on the machine.
     unshare = ["unshare", "--mount", "--propagation=slave", "--"]
     start = ["containerd", f"--config={node.state / 'containerd.toml'}", "--log-level=warn"]
     name = _daemon(node, "containerd")

@@ -9,7 +9,7 @@ from pathlib import Path
 import localkube
 
 STATE_ROOT = Path("/var/lib/localkube")
-"""Parent folder of the clusters' state; `localkube down` removes a cluster's state."""
+"""Parent folder of the state of all clusters. `localkube down` removes the state of a cluster."""
 
 CACHED = (
     *("client-env", "engine-env", "heads", "images", "localkube", "models", "mypy"),

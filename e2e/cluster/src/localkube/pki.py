@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID_DAYS = 30
 _BACKDATED = datetime.timedelta(minutes=5)
-"""Time before now from which certificates are valid, in case the clock is set back."""
+"""Certificates are valid from this time before now, in case the clock is set back."""
 
 SERVICE_ACCOUNT_KEY = "sa"
 
@@ -105,7 +105,7 @@ def create(folder: Path, certificates: Sequence[Certificate], now: datetime.date
 
 
 def kubeconfig(folder: Path, file: str, server: str) -> str:
-    """Return a kubeconfig that holds the certificate FILE itself, so that it can be moved."""
+    """Return a kubeconfig with the certificate `file` and its key inside, so that it is portable."""
 
     def inline(path: Path) -> str:
         return base64.b64encode(path.read_bytes()).decode()

@@ -23,8 +23,8 @@ NODE_PACKAGES = {
 }
 IMAGE_PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
 COMPILER_PACKAGES = {"g++": "g++", "python3-dev": "python3-config"}
-"""Debian packages, each with a program that shows whether it is installed. The build of the package
-for suffix decoding needs the compilers."""
+"""Debian packages, each with a program that only exists if the package is installed. The build of
+the package for suffix decoding needs the compilers."""
 
 GO_NEEDED = (1, 26)
 DISK_GB_TO_BUILD = 10
@@ -47,15 +47,15 @@ class Facts:
     go: tuple[int, int] | None = None
     to_build: Sequence[str] = ()
     from_nothing: bool = False
-    """Whether images and models are needed too and none is cached yet."""
+    """True if images and models are needed too and no image is cached yet."""
     disk_free_gb: dict[Path, float] = field(default_factory=dict)
     """Free space in GB by folder, for the cache and the state."""
     missing_controllers: Sequence[str] = ()
 
 
 def problems(facts: Facts) -> list[str]:
-    """Return the problems that prevent a start, each with the action to take; empty when there are
-    none."""
+    """Return the problems that prevent a start, each with the action to take. An empty list means
+    that there are none."""
     found = []
     if not facts.root:
         found.append("Network namespaces and containers need root: run it as root (sudo).")
@@ -79,7 +79,7 @@ def problems(facts: Facts) -> list[str]:
         if free < needed:
             found.append(
                 f"The disk of {folder} is too full: {needed} GB needed, {free:.1f} GB free. "
-                "Free some, or set LLMSERVICE_CACHE to a folder on another disk."
+                "Free disk space, or set LLMSERVICE_CACHE to a folder on another disk."
             )
     if facts.missing_controllers:
         names = ", ".join(facts.missing_controllers)
@@ -88,10 +88,10 @@ def problems(facts: Facts) -> list[str]:
 
 
 def check(*, api_only: bool, with_images: bool = False) -> None:
-    """Raise an error with all problems, so that a user can solve them together.
+    """Raise LocalkubeError with all problems, so that a user can solve them together.
 
-    `with_images` also checks the requirements of a demo or a whole test run. Otherwise these would
-    fail only after half an hour.
+    `with_images` also checks the requirements of a demo or a whole test run. Otherwise a demo or a
+    test run would fail only after half an hour.
     """
     facts = look(api_only=api_only)
     if with_images:
@@ -127,16 +127,16 @@ def install_packages() -> None:
     if not wanted:
         return
     if not shutil.which("apt-get"):
-        raise LocalkubeError(f"This is no Debian: install by other means: {' '.join(wanted)}")
+        raise LocalkubeError(f"apt-get is missing: install in another way: {' '.join(wanted)}")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "--no-install-recommends", "--yes", *wanted]
     for command in (["apt-get", "update"], install):
         if subprocess.run(command, env=environment, check=False).returncode:
-            raise LocalkubeError(f"{' '.join(command)} failed; its own words are above.")
+            raise LocalkubeError(f"{' '.join(command)} failed: see its output above.")
 
 
 def go_version() -> tuple[int, int] | None:
-    """Return the version of the Go toolchain; None without one."""
+    """Return the version of the Go toolchain, or None if there is no Go."""
     if not shutil.which("go"):
         return None
     return parse_go_version(binaries.toolchain())
@@ -148,7 +148,7 @@ def parse_go_version(text: str) -> tuple[int, int] | None:
 
 
 def _missing_controllers() -> list[str]:
-    """Return the cgroup controllers that the kubelet needs and the machine does not offer."""
+    """Return the cgroup controllers that the kubelet needs and the machine lacks."""
     needed = ["cpu", "cpuset", "memory", "pids"]
     if cgroups.unified():
         available = (cgroups.MOUNT / "cgroup.controllers").read_text().split()

@@ -16,7 +16,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """Announce a step, and end its line with its duration or with its failure."""
+    """Print a step, and then, on the same line, its duration in seconds or its failure."""
     started = time.monotonic()
     print(f"  {text} …", end=" ", file=sys.stderr, flush=True)
     try:

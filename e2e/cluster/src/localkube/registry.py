@@ -1,6 +1,6 @@
-"""Runs the image registry inside the cluster's network, from which every node pulls.
+"""Runs the image registry in the cluster's network. Every node pulls its images from there.
 
-Its blobs are in the cache and shared by all clusters, so an image is pushed only once.
+The blobs are in the cache and shared by all clusters, so an image is pushed only once.
 """
 
 import os
@@ -12,7 +12,7 @@ from localkube import paths
 from localkube.cluster import Cluster
 
 ADDRESS = "localhost:5000"
-"""Prefix of image references: clients use no TLS with a registry on `localhost`."""
+"""Prefix of image references. Clients use no TLS with a registry on `localhost`."""
 
 _PORT = 5000
 
@@ -31,15 +31,15 @@ def config() -> str:
                 "delete": {"enabled": True},
             },
             # The registry listens on every address of the first node, because the other nodes reach
-            # it at one of them. The secret signs uploads in progress, and the registries of all
-            # clusters share their storage.
+            # it at one of them. The secret signs uploads in progress. It is the same in all
+            # clusters, because their registries share the storage.
             "http": {"addr": f":{_PORT}", "secret": "localkube"},
         }
     )
 
 
 def node_hosts(cluster: Cluster) -> str:
-    """Return containerd's hosts.toml for ADDRESS: the address at which a node reaches the
+    """Return containerd's hosts.toml for ADDRESS. It has the URL at which a node reaches the
     registry.
     """
     url = f"http://{cluster.node(1).address}:{_PORT}"

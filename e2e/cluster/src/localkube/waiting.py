@@ -12,9 +12,10 @@ _PAUSE_SECONDS = 0.25
 def until(
     ready: Callable[[], bool], *, cluster: Cluster, daemon: str, what: str, seconds: float
 ) -> None:
-    """Return once `ready` returns true.
+    """Wait until `ready` returns true.
 
-    A failure shows the log of `daemon`, which has to fulfil the condition.
+    Raises LocalkubeError after the given seconds, or once `daemon` has ended. The message shows the
+    end of the daemon's log.
     """
     deadline = time.monotonic() + seconds
     while not ready():

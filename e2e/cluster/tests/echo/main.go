@@ -1,4 +1,5 @@
-// Command echo is the pod of the local cluster's own tests: it says who it is, and what it sees.
+// Command echo runs in the test pods of the local cluster. It answers with the pod's name, the addresses of a
+// host name, or the content of a URL.
 package main
 
 import (

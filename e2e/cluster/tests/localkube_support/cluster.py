@@ -15,7 +15,7 @@ LOCALKUBE = str(Path(sys.executable).with_name("localkube"))
 
 
 def localkube(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does; return its result, also after a failure."""
+    """Run localkube's command line as a user does; return its result, even if it failed."""
     line = [LOCALKUBE, "--name", name, *arguments]
     return subprocess.run(line, capture_output=True, text=True)
 
@@ -36,7 +36,7 @@ def apply(cluster: Cluster, *manifests: dict[str, Any]) -> None:
 
 
 def remains(name: str) -> dict[str, list[str]]:
-    """Return the cluster's traces on this machine, by kind; kinds without a trace are absent."""
+    """Return the remains of the cluster on this machine, by kind. Kinds without any are absent."""
     found = {
         "state": [str(Cluster(name).state)] if Cluster(name).exists() else [],
         "processes": _processes(name),

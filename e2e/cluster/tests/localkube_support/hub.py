@@ -1,4 +1,4 @@
-"""Helpers for the hub's tests: a hub in its own process, and small repositories."""
+"""Helpers for tests of the hub: a hub in its own process, and small repositories."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ STOP_SECONDS = 30
 
 @contextmanager
 def running_hub(settings: HubSettings, folder: Path, log: Path | None = None) -> Iterator[str]:
-    """Run the hub as its users do, in its own process; yield its address."""
+    """Run the hub in its own process, as its users do; yield its URL."""
     file = folder / "hub.yaml"
     file.write_text(settings.to_yaml())
     log = log or folder / "hub.log"

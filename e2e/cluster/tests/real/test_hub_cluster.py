@@ -30,7 +30,9 @@ def hub(cluster: Cluster) -> str:
 
 
 def downloaded_size(cluster: Cluster, hub: str, repo_id: str, token: str) -> str:
-    """Return the size of a file that the real client downloads in the cluster, or its error."""
+    """Download a file with the real client in the cluster; return its size in characters, or the
+    client's error output.
+    """
     program = (
         "import tempfile, huggingface_hub as h\n"
         "with tempfile.TemporaryDirectory() as cache:\n"

@@ -121,7 +121,7 @@ def test_the_stand_in_base_looks_like_the_official_image(images: dict[str, str])
 
 @pytest.fixture
 def changed_checkout(tmp_path: Path) -> Path:
-    """Copy of the files that a server image is built from. The test changes it."""
+    """Copy of the files that a server image is built from. The tests change this copy."""
     shutil.copytree(
         REPOSITORY / "server_image",
         tmp_path / "server_image",

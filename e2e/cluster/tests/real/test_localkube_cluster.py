@@ -1,6 +1,4 @@
-"""Tests real control planes: API-only clusters start, run side by side, and leave nothing
-behind.
-"""
+"""Tests that real API-only clusters start, run at the same time, and leave nothing behind."""
 
 import json
 import os

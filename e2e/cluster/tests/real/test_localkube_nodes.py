@@ -120,7 +120,7 @@ def address(cluster: Cluster, name: str) -> str:
 
 
 def fetch(url: str) -> str:
-    """Return a page that the tests' interpreter reads inside the cluster's network."""
+    """Fetch a page with Python in the cluster's network; return its text."""
     program = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
     return succeed(NAME, "exec", "--", "python3", "-c", program, url).strip()
 
@@ -194,8 +194,8 @@ def test_a_pod_that_asks_for_a_gpu_runs_once_the_nodes_say_that_they_have_one(
     succeed(NAME, "gpus", "1")
 
     eventually(lambda: is_ready(cluster, "gpu"), 60)
-    # The node's status lists its images. Once it lists a new one, the kubelet has written the
-    # status again, and must have kept the GPUs in it.
+    # The node's status lists its images. Once it lists a new image, the kubelet has written the
+    # status again, and the GPUs must still be in it.
     new_image = "localhost/localkube/echo:new"
     file = tmp_path / "new.tar"
     file.write_bytes(archive.single_program(echo_program, new_image))

@@ -1,4 +1,4 @@
-"""Tests that the models of the tests have the right content, and are the same every time."""
+"""Tests that the test models have the right content, and are the same every time."""
 
 import json
 from pathlib import Path

@@ -240,7 +240,7 @@ def test_a_download_goes_on_where_the_connection_broke(tmp_path: Path) -> None:
         )
         wait_for_bytes(cache)
         # The client gives up after some seconds without a hub, and a busy machine may need longer
-        # to start one. So the client is stopped meanwhile.
+        # to start a hub. So the client is paused meanwhile.
         client.send_signal(signal.SIGSTOP)
     same_address = settings.model_copy(update={"port": int(address.rsplit(":", 1)[1])})
     with client, running_hub(same_address, tmp_path, log):

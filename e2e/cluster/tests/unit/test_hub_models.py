@@ -1,4 +1,4 @@
-"""Tests which answers of transformers are computed, and which come from the cache."""
+"""Tests that answers of transformers are computed once and then come from the cache."""
 
 import json
 from pathlib import Path

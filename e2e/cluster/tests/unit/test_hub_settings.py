@@ -36,7 +36,7 @@ def repository(**changes: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ("repositories: [", "is no YAML"),
+        ("repositories: [", "is not YAML"),
         ("", "the whole: Input should be"),
         ({}, "repositories: Field required"),
         ({"repositories": {}, "speed": 1}, "speed: Extra inputs"),

@@ -24,7 +24,7 @@ class Usage(NamedTuple):
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Folder of fake programs, first on PATH. The cache folder is the test's own, too."""
+    """Folder of fake programs, which is first on PATH. The test also has its own cache folder."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/sbin:{os.environ['PATH']}")

@@ -1,4 +1,4 @@
-"""Tests what is written into the control groups, in folders that stand for the kernel's."""
+"""Tests the settings of control groups, in ordinary folders that replace the kernel's."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tests that each message about an unprepared machine says what to do."""
+"""Tests that each message about a missing requirement says what to do."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -20,22 +20,22 @@ def register(subparsers: Any) -> None:
         "--reference",
         type=Path,
         metavar="FILE",
-        help="print instead what transformers answers greedily to FILE's JSON list of prompts",
+        help="print instead the greedy answers of transformers to the JSON list of prompts in FILE",
     )
     models.add_argument(
-        "--model", metavar="ID", help="whose reference answers (default: the first of the models)"
+        "--model", metavar="ID", help="model of these answers (default: the first of the models)"
     )
     models.add_argument(
         "--tokens",
         type=_positive,
         default=32,
-        help="length of those answers (default: %(default)s)",
+        help="length of these answers in tokens (default: %(default)s)",
     )
     models.add_argument(
         "--speculation",
         action="store_true",
-        help="make also what single tests need: heads that guess for the tiny Llama, and packages "
-        "that the images leave out",
+        help="also make the draft heads for the tiny Llama, and install the packages that some "
+        "tests need and the images leave out",
     )
     models.set_defaults(run=_models)
     volume = models.add_subparsers(metavar="volume").add_parser(
@@ -50,7 +50,7 @@ def register(subparsers: Any) -> None:
     ).add_subparsers(required=True, metavar="start|stop|url")
     start = commands.add_parser("start", help="start the hub, or start it again, and print its URL")
     start.add_argument(
-        "--config", type=Path, metavar="FILE", help="what to serve (default: the test models)"
+        "--config", type=Path, metavar="FILE", help="settings (default: serve the test models)"
     )
     start.add_argument(
         "--bytes-per-second", type=_positive, metavar="N", help="limit the speed of each download"
@@ -58,7 +58,7 @@ def register(subparsers: Any) -> None:
     start.set_defaults(run=_start)
     stop = commands.add_parser("stop", help="stop the hub")
     stop.set_defaults(run=_stop)
-    url = commands.add_parser("url", help="print the URL that pods find the hub at")
+    url = commands.add_parser("url", help="print the URL at which pods reach the hub")
     url.set_defaults(run=_url)
 
 

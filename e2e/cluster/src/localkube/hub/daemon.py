@@ -1,4 +1,4 @@
-"""Runs the hub inside a local cluster: in its network, and until the cluster is removed."""
+"""Runs the hub in the network of a local cluster, until the cluster is removed."""
 
 import sys
 from collections.abc import Mapping
@@ -22,16 +22,19 @@ SLOW_BYTES_PER_SECOND = 4_000_000
 enough to observe it."""
 
 READER_TOKEN = "hf_localkubeReader"
-"""Token that opens the private and the gated repository. It is no secret, because it guards random
-weights."""
+"""Token that opens the private and the gated repository. It is not secret, because it protects only
+random weights."""
 
 STRANGER_TOKEN = "hf_localkubeStranger"
-"""Token that the hub knows and that opens nothing."""
+"""Token that the hub knows, but that opens neither the private nor the gated repository."""
 
 
 def default_settings(models: Mapping[str, Path]) -> HubSettings:
-    """Return the default settings: all models, the tiny one also private and gated, and the larger
-    one slowly."""
+    """Return the default settings.
+
+    The hub serves all models. It also serves the tiny model in a private and a gated repository,
+    and the larger model with a speed limit.
+    """
 
     def served(repo_id: str, visibility: Visibility) -> RepositorySettings:
         return RepositorySettings(branches={"main": models[repo_id]}, visibility=visibility)
@@ -52,7 +55,7 @@ def default_settings(models: Mapping[str, Path]) -> HubSettings:
 
 
 def read_settings(file: Path) -> HubSettings:
-    """Read a configuration file; raises LocalkubeError that names the file."""
+    """Read a configuration file; raises LocalkubeError with the name of the file."""
     try:
         return HubSettings.parse(file.read_text())
     except (InvalidHubSettings, OSError) as error:
@@ -60,7 +63,10 @@ def read_settings(file: Path) -> HubSettings:
 
 
 def start(cluster: Cluster, settings: HubSettings) -> str:
-    """Start the cluster's hub, in place of a running one, and return its URL once it answers."""
+    """Start the cluster's hub, in place of a running hub; return its URL when it accepts requests.
+
+    Raises LocalkubeError if the hub does not start in time.
+    """
     here = settings.model_copy(update={"host": cluster.node(1).address})
     cluster.stop_daemon(DAEMON)
     settings_file(cluster).write_text(here.to_yaml())
@@ -85,7 +91,7 @@ def stop(cluster: Cluster) -> None:
 
 
 def url(cluster: Cluster) -> str:
-    """Return the address at which pods reach the cluster's hub; raises when none runs."""
+    """Return the URL at which pods reach the cluster's hub; raises LocalkubeError if none runs."""
     if cluster.daemons().get(DAEMON) is None:
         raise LocalkubeError(
             f"No hub runs in {cluster.name!r}. Start it: localkube --name {cluster.name} hub start"

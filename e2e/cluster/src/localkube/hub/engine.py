@@ -22,8 +22,8 @@ SHOWN_LINES = 20
 
 @cache
 def environment() -> Path:
-    """Return the folder of the engine's environment. If it is missing, its creation takes minutes
-    and 6 GB.
+    """Return the folder of the engine's environment. If it is missing, it is created, which takes
+    minutes and 6 GB of disk space.
     """
     made = subprocess.run(
         [sys.executable, str(ENVIRONMENT_MAKER)], stdout=subprocess.PIPE, text=True, check=False
@@ -34,7 +34,7 @@ def environment() -> Path:
 
 
 def run_script(name: str, *arguments: str, packages: Path | None = None, stdin: str = "") -> str:
-    """Run a script of engine_scripts and return its output; `packages` is added to its path."""
+    """Run a script of engine_scripts and return its output. `packages` is its PYTHONPATH."""
     path = [str(packages)] if packages else []
     return _run(
         [str(environment() / "bin" / "python"), str(SCRIPTS / name), *arguments],

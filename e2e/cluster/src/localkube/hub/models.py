@@ -1,4 +1,4 @@
-"""Makes the models of the tests and the demo, once, from packages, and keeps them in the cache.
+"""Makes the models of the tests and the demo from packages, and keeps them in the cache.
 
 One folder contains all models as ORGANISATION/NAME, so it can also be used as a volume of models.
 """
@@ -31,7 +31,10 @@ it."""
 
 
 def build_models() -> dict[str, Path]:
-    """Return the folder of each model by its repository id. Models that are not cached are made."""
+    """Return the folder of each model by its repository id. Models that are not cached are made.
+
+    Raises LocalkubeError if the disk is too full or a script fails.
+    """
     folder = models_folder()
     if not folder.exists():
         with only_builder(folder):
@@ -41,9 +44,7 @@ def build_models() -> dict[str, Path]:
 
 
 def models_folder() -> Path:
-    """Return the folder of the models, whether it exists or not. Its name is a hash of
-    all inputs.
-    """
+    """Return the folder of the models, which need not exist. Its name is a hash of all inputs."""
     digest = hashlib.sha256(engine.environment().name.encode())
     for path in INPUTS:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -51,7 +52,7 @@ def models_folder() -> Path:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """Read a JSON list of prompts; raises LocalkubeError that names the file."""
+    """Read a JSON list of prompts; raises LocalkubeError with the name of the file."""
     try:
         prompts = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -64,8 +65,8 @@ def read_prompts(file: Path) -> list[str]:
 def read_greedy_reference(model: Path, prompts: Sequence[str], tokens: int) -> list[dict[str, Any]]:
     """Return the greedy answers of transformers in fp32: text, token_ids and gaps for each prompt.
 
-    The gap of a token is the difference of the two best log-probabilities at its position. Answers
-    stay in the cache, because they take half a minute of CPU time and follow from the inputs.
+    The gap of a token is the difference of the two best log-probabilities at its position. The
+    answers are cached, because they take half a minute of CPU time and depend only on the inputs.
     """
     script, question = "greedy_reference.py", json.dumps([str(model), tokens, *prompts])
     digest = hashlib.sha256((engine.SCRIPTS / script).read_bytes() + question.encode())

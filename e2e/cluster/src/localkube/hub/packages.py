@@ -1,4 +1,4 @@
-"""Installs Python packages that vLLM needs for single features and that the images leave out."""
+"""Installs Python packages that vLLM needs for some features and that the images leave out."""
 
 import hashlib
 import shutil
@@ -14,12 +14,12 @@ STREAMER_REQUIREMENTS = engine.SCRIPTS / "streamer-requirements.txt"
 
 
 def suffix_packages() -> Path:
-    """Return a folder with the package that vLLM needs for suffix decoding; it is built once."""
+    """Return a folder with the package that vLLM needs for suffix decoding. It is built once."""
     return _installed("suffix-packages", SUFFIX_REQUIREMENTS, "Building arctic-inference")
 
 
 def streamer_packages() -> Path:
-    """Return a folder with the packages that vLLM needs for weights in an object store; they are
+    """Return a folder with the packages that vLLM needs for weights in an object store. They are
     installed once.
     """
     return _installed("streamer-packages", STREAMER_REQUIREMENTS, "Installing the model streamer")

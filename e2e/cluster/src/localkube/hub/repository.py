@@ -13,20 +13,20 @@ from pathlib import Path, PurePosixPath
 
 LFS_SUFFIX = ".safetensors"
 LFS_FROM_BYTES = 10 * 1024 * 1024
-"""Size in bytes from which the public hub keeps a file in large-file storage, independent of its
+"""Size in bytes of the smallest file that the public hub keeps in large-file storage whatever its
 name."""
 
 HASHING_CHUNK_BYTES = 1024 * 1024
 
 
 class Visibility(StrEnum):
-    """Visibility of a repository."""
+    """Access to a repository for clients without a token that opens it."""
 
     PUBLIC = "public"
     GATED = "gated"
-    """The listing is public; only a token with access can download."""
+    """These clients can list the files, but not download them."""
     PRIVATE = "private"
-    """Without a token with access, the repository seems not to exist."""
+    """For these clients, the repository seems not to exist."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class File:
 
 @dataclass(frozen=True)
 class Commit:
-    """The files of a repository at one moment, by their path in the repository."""
+    """The files of a repository at one commit, by their path in the repository."""
 
     sha: str
     files: Mapping[str, File]
@@ -91,7 +91,7 @@ class Repository:
 
 @cache
 def read_commit(folder: Path) -> Commit:
-    """Read a folder as a commit; it must not change while the hub runs.
+    """Read a folder as a commit. The folder must not change while the hub runs.
 
     Results are cached, because several repositories may serve the same folder, and weights are slow
     to hash.
@@ -106,7 +106,7 @@ def read_commit(folder: Path) -> Commit:
 
 
 def read_file(path: Path) -> File:
-    """Hash a file as git does, and as large-file storage does if the hub would keep it there."""
+    """Hash a file as git does, and also with SHA-256 if the hub keeps it in large-file storage."""
     size = path.stat().st_size
     git_oid = hashlib.sha1(f"blob {size}\0".encode())
     sha256 = hashlib.sha256()

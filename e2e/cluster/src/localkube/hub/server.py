@@ -1,7 +1,7 @@
 """Serves the part of the Hugging Face hub's protocol that the download of a model needs.
 
 It answers the requests of `huggingface_hub`: model info, tree, HEAD and GET of files, with ranges.
-It refuses like the public hub, with the same statuses and X-Error headers. So a test sees the same
+Its error responses have the statuses and X-Error headers of the public hub, so a test sees the same
 errors as a user in production. `python -m localkube.hub.server FILE` runs it in the foreground and
 prints its URL once it listens.
 """
@@ -39,7 +39,7 @@ class Hub:
 
     @classmethod
     def load(cls, settings: HubSettings) -> "Hub":
-        """Read and hash every served folder; takes about a second for each gigabyte."""
+        """Read and hash every served folder, which takes about a second per gigabyte."""
         repositories = {
             repo_id: Repository(
                 repo_id=repo_id,
@@ -53,7 +53,7 @@ class Hub:
         return cls(repositories, settings)
 
     def bytes_per_second(self, repo_id: str) -> int | None:
-        """Return the speed limit of one download from this repository; None for no limit."""
+        """Return the speed limit of one download, in bytes per second; None for no limit."""
         return self.settings.repositories[repo_id].bytes_per_second or (
             self.settings.bytes_per_second
         )
@@ -94,7 +94,7 @@ async def answer_model_info(request: web.Request) -> web.Response:
 
 
 async def answer_tree(request: web.Request) -> web.Response:
-    """Answer with the files and folders below a path; all of them if the request is recursive."""
+    """Answer with the content of a folder. A recursive request includes that of its subfolders."""
     _, commit = find_commit(request)
     root = request.match_info.get("path", "").rstrip("/")
     folders = commit.folders()
@@ -162,7 +162,10 @@ async def answer_file(request: web.Request) -> web.StreamResponse:
 
 
 def requested_range(request: web.Request, file: File) -> tuple[int, int]:
-    """Return the first requested byte and the one after the last; raises 416 outside the file."""
+    """Return the positions of the first requested byte and of the byte after the last one.
+
+    Raises HTTPRequestRangeNotSatisfiable (status 416) for a range outside the file.
+    """
     try:
         start, stop, _ = request.http_range.indices(file.size_bytes)
     except ValueError:
@@ -202,8 +205,7 @@ def read_chunks(path: Path, start: int, stop: int, chunk_bytes: int) -> Iterator
 def find_commit(request: web.Request) -> tuple[Repository, Commit]:
     """Return the repository and commit that a path names, or refuse as the public hub does.
 
-    A repository that the client must not see seems not to exist: a private one without access
-    answers exactly like an unknown one.
+    A client without access to a private repository gets exactly the response for an unknown one.
     """
     hub = request.app[HUB]
     token = bearer_token(request)
@@ -250,14 +252,14 @@ def has_access(hub: Hub, token: str | None, repo_id: str) -> bool:
 
 
 def bearer_token(request: web.Request) -> str | None:
-    """Return the client's token; None for an anonymous one."""
+    """Return the client's token, or None for an anonymous client."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token if scheme.lower() == "bearer" else None
 
 
 def entry_not_found(request: web.Request, commit: Commit) -> web.HTTPException:
     error = refusal(404, "EntryNotFound", f"Entry not found: {request.match_info['path']}")
-    # With the commit known, the client remembers that the file is absent and does not ask again.
+    # A client that gets the commit caches the absence of the file and does not request it again.
     error.headers["X-Repo-Commit"] = commit.sha
     return error
 
@@ -285,8 +287,8 @@ async def serve(settings: HubSettings) -> None:
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.host, settings.port).start()
-        # The parent process waits for this line, which means that the hub answers.
-        # With port 0 the system has chosen one.
+        # The parent process waits for this line, which means that the hub accepts requests.
+        # With port 0, the system has chosen a port.
         host, port = runner.addresses[0][:2]
         print(f"http://{host}:{port}", flush=True)
         await stopped.wait()

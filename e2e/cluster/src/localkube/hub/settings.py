@@ -49,7 +49,7 @@ class _Settings(BaseModel):
 
 
 class InvalidHubSettings(Exception):
-    """An invalid configuration; the message names each wrong field."""
+    """The configuration is invalid. The message names each wrong field."""
 
 
 class RepositorySettings(_Settings):
@@ -61,7 +61,7 @@ class RepositorySettings(_Settings):
 
 
 class HubSettings(_Settings):
-    """Settings of the hub."""
+    """Settings of the hub. Its speed limit applies to each download, in bytes per second."""
 
     repositories: dict[RepositoryId, RepositorySettings]
     tokens: dict[str, frozenset[RepositoryId]] = {}
@@ -83,11 +83,11 @@ class HubSettings(_Settings):
 
     @classmethod
     def parse(cls, text: str) -> "HubSettings":
-        """Read the YAML form; raises InvalidHubSettings."""
+        """Parse the YAML form; raises InvalidHubSettings."""
         try:
             return cls.model_validate(yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise InvalidHubSettings(f"the hub's configuration is no YAML: {error}") from error
+            raise InvalidHubSettings(f"the hub's configuration is not YAML: {error}") from error
         except ValidationError as error:
             faults = (
                 f"{'.'.join(map(str, fault['loc'])) or 'the whole'}: {fault['msg']}"
@@ -96,6 +96,6 @@ class HubSettings(_Settings):
             raise InvalidHubSettings("the hub's configuration: " + "; ".join(faults)) from error
 
     def to_yaml(self) -> str:
-        """Write the form that `parse` reads."""
+        """Return the YAML form that `parse` reads."""
         document = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return yaml.safe_dump(document, sort_keys=False)

@@ -1,4 +1,4 @@
-"""Makes the folder of models a PersistentVolume of a cluster, with a claim bound to it."""
+"""Makes the folder of models available in a cluster, as a PersistentVolume with a bound claim."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from localkube.cluster import Cluster
 
 CAPACITY = "1Gi"
-"""Nominal size: nothing enforces it, but the claim and its volume must agree."""
+"""Nominal size. Nothing enforces it, but a claim may not request more than its volume has."""
 
 
 def build_volume(namespace: str, claim: str, folder: Path) -> dict[str, Any]:
@@ -45,15 +45,15 @@ def build_claim(namespace: str, claim: str) -> dict[str, Any]:
 
 
 def volume_name(namespace: str, claim: str) -> str:
-    # No namespace's name contains a dot, so two pairs never share a volume.
+    # The name of a namespace contains no dot, so two claims never share the name of a volume.
     return f"models.{namespace}.{claim}"
 
 
 def apply_volume(cluster: Cluster, namespace: str, claim: str, folder: Path) -> None:
-    """Make the folder readable through the claim; safe to repeat.
+    """Make the folder readable through the claim. The call can be repeated.
 
-    A volume whose earlier claim was deleted keeps that claim's identity and binds to no other, so
-    it is created again.
+    A volume whose claim was deleted keeps the identity of that claim and binds to no other claim,
+    so the volume is created again.
     """
     name = volume_name(namespace, claim)
     known = cluster.kubectl(

@@ -29,7 +29,7 @@ def register(subparsers: Any) -> None:
     building.set_defaults(run=_build)
     loading = subparsers.add_parser("load-image", help="load a built image into the nodes")
     loading.add_argument("reference", metavar="REFERENCE")
-    loading.add_argument("--node", metavar="NODE", help="only this one, such as node2")
+    loading.add_argument("--node", metavar="NODE", help="load only into this node, such as node2")
     loading.set_defaults(run=_load)
 
 

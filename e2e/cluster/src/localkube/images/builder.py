@@ -1,4 +1,4 @@
-"""Builds the images with buildah, each one once, in a store inside the cache folder."""
+"""Builds each image once with buildah, in a store inside the cache folder."""
 
 import fcntl
 import json
@@ -24,7 +24,7 @@ _FORWARDED = re.compile(
     r"|INSECURE_HOST|OFFLINE)|(https?|no|all)_proxy",
     re.IGNORECASE,
 )
-"""Variables with the package index of this machine's uv, which the build's uv uses too."""
+"""Environment variables with the package index of this machine's uv. The builds use it too."""
 
 _UNREACHABLE = re.compile(
     r"Failed to fetch|Temporary failure|Could not resolve|error sending request|dns error"
@@ -33,7 +33,7 @@ _UNREACHABLE = re.compile(
 )
 
 KEPT_BUILDS = 3
-"""Number of builds of each image that the store keeps: this checkout's and those of others."""
+"""Number of builds of each image that the store keeps. Several checkouts share the store."""
 
 _UV_CACHE = "/run/uv-cache"
 _SECRETS = "/run/secrets"
@@ -90,7 +90,8 @@ class Store:
     def command(self, *arguments: str) -> list[str]:
         """Return buildah's command line for this store.
 
-        It uses overlay, because with vfs every layer would copy the gigabytes below it.
+        The storage driver is overlay, because with vfs every layer would contain a copy of the
+        gigabytes below it.
         """
         return [
             *("buildah", "--root", str(self.folder / "storage")),
@@ -99,7 +100,7 @@ class Store:
         ]
 
     def environment(self) -> dict[str, str]:
-        # TMPDIR also holds the cache mounts of the builds, so that one folder holds everything.
+        # TMPDIR also contains the cache mounts of the builds, so everything is in one folder.
         return os.environ | {"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(self.temporary)}
 
     def run(self, *arguments: str) -> str:
@@ -123,8 +124,8 @@ class Store:
     def forget_old_builds(self) -> None:
         """Remove all but the newest builds of each image.
 
-        A new build of the engine takes gigabytes, so a machine that builds often would be full
-        within days. Layers that a newer image uses stay.
+        A new build of the engine takes gigabytes, so frequent builds would fill the disk within
+        days. Layers that a newer image uses stay.
         """
         builds: dict[str, list[str]] = {}
         for reference in self.references():
@@ -134,7 +135,7 @@ class Store:
 
     @contextmanager
     def container(self, source: str) -> Iterator[tuple[str, Path]]:
-        """Mount a new working container and remove it afterwards; yields its name and root."""
+        """Mount a new working container, yield its name and root folder, and remove it."""
         name = self.run("from", "--pull-never", source)
         try:
             yield name, Path(self.run("mount", name))
@@ -157,7 +158,7 @@ class Store:
             with progress.step(f"build {reference}"):
                 self.build_target(image, reference, tools)
             if image.reference() != reference:
-                progress.say(f"  the sources of {image.name} changed during its build: once more")
+                progress.say(f"  the sources of {image.name} changed during its build: rebuilding")
                 self.run("rmi", reference)
         return reference
 
@@ -177,12 +178,12 @@ class Store:
                 self._run_logged(image.name, "bud", *options, str(root))
             finally:
                 # buildah leaves a mounted container for each `--mount=from=`, and a killed build
-                # leaves all of its own, with gigabytes each. None is in use, because this
-                # process holds the exclusive lock.
+                # leaves all its containers, each with gigabytes. None of them is in use, because
+                # this process holds the exclusive lock.
                 self.run("rm", "--all")
 
     def tools(self) -> str:
-        """Return the reference of the image that holds uv, made from this machine's own."""
+        """Return the reference of the image that contains this machine's uv."""
         version = subprocess.run(
             ["uv", "--version"], capture_output=True, text=True, check=True
         ).stdout.split()[1]
@@ -267,7 +268,7 @@ def uv_binary() -> Path:
 def _package_index(folder: Path) -> list[str]:
     """Return the options that give a build the package index and uv cache of this machine.
 
-    The settings are passed as build secrets, so that nothing of this machine stays in an image.
+    The settings are passed as build secrets, so that they do not stay in an image.
     """
     variables = {name: value for name, value in os.environ.items() if _FORWARDED.fullmatch(name)}
     options = []
@@ -287,7 +288,7 @@ def _package_index(folder: Path) -> list[str]:
 
 
 def _explain(what: str, log: Path) -> str:
-    """Return the end of the log, followed by the action that a user can take."""
+    """Return a message with the end of the log, and with advice if a server was unreachable."""
     text = log.read_text(errors="replace")
     lines = "\n".join(f"    {line}" for line in text.splitlines()[-15:])
     message = f"{what} failed; the end of {log}:\n{lines}"

@@ -1,7 +1,7 @@
 """Recipes of the images, and the tags that follow from them.
 
-A tag is a hash of everything that goes into its image, so an image with that tag is the right one.
-Nothing unchanged is built twice, and no node ever runs a stale image.
+A tag is a hash of all inputs of its image, so an image with the tag is always up to date. No
+unchanged image is built twice, and no node runs a stale image.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 import localkube
 
 REPOSITORY = Path(localkube.__file__).parents[4]
-"""The checkout, which the Dockerfiles' paths are relative to."""
+"""Root of the checkout. The paths in Dockerfiles are relative to it."""
 
 REGISTRY = "localhost:5000"
 """Registry that the nodes pull from, as an address in the cluster's network."""
@@ -25,7 +25,7 @@ _USED_STAGE = re.compile(r"^FROM\s+(\S+)|\bfrom=([\w-]+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Base:
-    """The Debian that every image starts from, made by debootstrap."""
+    """The Debian base of every image, which debootstrap makes."""
 
     suite: str = "bookworm"
     packages: tuple[str, ...] = ("ca-certificates",)
@@ -52,7 +52,7 @@ class Image:
     for_nodes: bool = True
     """False for a base image that no pod runs."""
     size_gb: int = 1
-    """Free disk space that the build needs, rounded up."""
+    """Free disk space in GB that the build needs, rounded up."""
 
     def tag(self, root: Path = REPOSITORY) -> str:
         instructions = stage_closure((root / self.dockerfile).read_text(), self.target)
@@ -138,8 +138,8 @@ NAMED = {"cpu": SERVER_CPU, "gpu": SERVER_GPU, "operator": OPERATOR}
 def stage_closure(dockerfile: str, target: str) -> str:
     """Return the instructions that determine `target`, without comments.
 
-    These are its own stage and the stages that it names. A stage behind a build argument is left
-    out, because the image used in its place has a tag of its own.
+    These are its own stage and the stages that it names. A stage that a build argument replaces is
+    left out, because the image used in its place has its own tag.
     """
     text = re.sub(r"^\s*#.*\n", "", dockerfile, flags=re.MULTILINE)
     text = re.sub(r"\n{2,}", "\n", text)
@@ -166,7 +166,7 @@ def stage_closure(dockerfile: str, target: str) -> str:
 
 
 def lineage(image: Image) -> list[Image]:
-    """Return the images to build for this one, in the order of building."""
+    """Return the image and those that it is built on, in the order of their builds."""
     older = lineage(image.parent) if isinstance(image.parent, Image) else []
     return [*older, image]
 

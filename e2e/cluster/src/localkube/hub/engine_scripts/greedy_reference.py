@@ -1,9 +1,9 @@
-"""Continue prompts greedily with transformers in fp32, and say how sure each token was.
+"""Continue prompts greedily with transformers in fp32, and measure the lead of each token.
 
-Run by the engine environment's python: `greedy_reference.py MODEL_FOLDER TOKENS`, with a JSON list
-of prompts on standard input. Prints a JSON list, for each prompt: `prompt`, `text`, `token_ids`
-(the end of the text included when it was reached) and `gaps`, for each token the natural logarithm
-of its probability less that of the second best.
+The Python of the engine's environment runs `greedy_reference.py MODEL_FOLDER TOKENS`, with a JSON
+list of prompts on standard input. The script prints a JSON list with an object for each prompt:
+`prompt`, `text`, `token_ids` and `gaps`. `token_ids` include an end-of-text token. The gap of a
+token is its log-probability (natural logarithm) minus that of the second-best token.
 """
 
 import json

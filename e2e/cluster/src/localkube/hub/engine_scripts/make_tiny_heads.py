@@ -1,7 +1,8 @@
 """Write an EAGLE head and Medusa heads with random weights, as drafts for the tiny Llama.
 
-Run by the engine environment's python: `make_tiny_heads.py TINY_LLAMA_FOLDER FOLDER`. Their guesses
-are no better than chance. They show that the engine uses its heads and accepts no wrong token.
+The Python of the engine's environment runs `make_tiny_heads.py TINY_LLAMA_FOLDER FOLDER`. The
+guesses of these heads are no better than chance. Tests use them to show that the engine uses its
+heads and accepts no wrong token.
 """
 
 import json
@@ -18,8 +19,8 @@ MEDUSA_HEADS = 3
 
 
 def eagle(llama: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the configuration and weights of an EAGLE head, which is one more layer of the model's
-    form.
+    """Return the configuration and weights of an EAGLE head, which is one more layer like those of
+    the model.
     """
     hidden, inner = llama["hidden_size"], llama["intermediate_size"]
     queries = llama["num_attention_heads"] * llama["head_dim"]

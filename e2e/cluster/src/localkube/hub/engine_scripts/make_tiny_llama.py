@@ -1,6 +1,6 @@
-"""Write a Llama of random weights that loads in an instant, the same one every time.
+"""Write a small Llama with random weights, which loads fast. The weights are always the same.
 
-Run by the engine environment's python: `make_tiny_llama.py TOKENIZER_FOLDER FOLDER`.
+The Python of the engine's environment runs `make_tiny_llama.py TOKENIZER_FOLDER FOLDER`.
 """
 
 import json
