@@ -1,7 +1,7 @@
 """Runs the clients against both servers, prints every difference and writes docs/clients.md.
 
-The status is 1 when a difference is not explained, when a client fails, or when an explanation
-explains nothing.
+The status is 1 if a difference is not explained, if a client fails, or if an explanation matches no
+difference.
 """
 
 import argparse
@@ -24,11 +24,11 @@ CASES_SECONDS = 600
 """Time limit in seconds of one client with all its cases."""
 
 Replies = dict[str, Mapping[str, Any]]
-"""What a client printed about each feature: its reply or its failure."""
+"""Output of a client for each feature: its reply or its failure."""
 
 
 def main() -> int:
-    """Run the named clients, or all."""
+    """Run the named clients, or all of them; return 1 after a failure, and 0 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m clients", description=__doc__)
     parser.add_argument(
         "clients", nargs="*", metavar="CLIENT", help="its script, such as openai_node"
@@ -38,7 +38,7 @@ def main() -> int:
     if strange := sorted(set(wanted) - set(scripts)):
         parser.error(f"no client {', '.join(strange)}: choose from {', '.join(scripts)}")
     chosen = [client for client in CLIENTS if not wanted or client.script.stem in wanted]
-    # A signal to the command must stop its servers, too.
+    # SIGTERM must also stop the servers of this command.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     with tempfile.TemporaryDirectory() as folder:
         for client in chosen:
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 Compared = dict[tuple[Client, str], list[str]]
-"""The differences of each client's features."""
+"""Differences by client and feature."""
 
 
 def compare(clients: Sequence[Client], folder: Path) -> tuple[Compared, int]:
@@ -82,14 +82,14 @@ def compare(clients: Sequence[Client], folder: Path) -> tuple[Compared, int]:
 
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return the differences of two outcomes. A failure with both servers is one, too."""
+    """Return the differences of two outcomes. A failure with both servers is also a difference."""
     if "failure" in ours and "failure" in theirs:
         return [f"failure: with both servers, {ours['failure']}"]
     return comparison.differences(comparison.comparable(ours), comparison.comparable(theirs))
 
 
 def replies(client: Client, kind: str, server: ModelServer, recording: Path) -> Replies:
-    """Run a client's cases against a server."""
+    """Run a client's cases against a server, and return their outcomes."""
     done = subprocess.run(
         environments.command(client.lock, client.script, recording.parent),
         env={
@@ -116,7 +116,9 @@ def replies(client: Client, kind: str, server: ModelServer, recording: Path) -> 
 
 
 def report(client: Client, compared: Mapping[str, Sequence[str]]) -> int:
-    """Print a client's differences, write its rows, and return the number of unexplained cases."""
+    """Print a client's differences, write its rows to the page, and return the number of
+    unexplained cases.
+    """
     failed, rows = 0, []
     version = environments.version_of(client.package, client.lock)
     for feature, found in compared.items():

@@ -1,4 +1,4 @@
-"""The clients that are tried, each with the package that it is and the lock that pins it."""
+"""Lists the clients under test, each with its package and the lock that pins the package."""
 
 from dataclasses import dataclass
 from pathlib import Path

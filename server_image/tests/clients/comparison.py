@@ -1,4 +1,7 @@
-"""Compares whole replies of two servers, apart from what differs between two answers of one."""
+"""Compares whole replies of two servers.
+
+Values that differ between two replies of the same server are not compared.
+"""
 
 import math
 import re
@@ -6,20 +9,20 @@ from collections.abc import Iterable
 from typing import Any
 
 TIMES = {"created", "created_at", "completed_at"}
-"""Names of values that are moments."""
+"""Names of values that are points in time."""
 RANDOM = re.compile(
     r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}|(?<=resp_)bGl0ZWxsb[\w=]+"
 )
-"""The random part of an id: hexadecimal, or LiteLLM's base64. The text before it, such as
+"""Random part of an id, which is hexadecimal or LiteLLM's base64. The text before it, such as
 `chatcmpl-`, is compared."""
 INDEXED = {"choices", "tool_calls"}
-"""Names of lists in a stream whose values are parts of what has the same index."""
+"""Names of lists in a stream. Items with the same index are parts of one value."""
 TEXTS = {"content", "text", "delta", "arguments", "partial_json", "refusal", "thinking"}
-"""Names of the values of a stream that together are one text."""
+"""Names of values in a stream. All values of one name together are one text."""
 COUNTS = {"sequence_number"}
-"""Names of values that count the parts of a stream."""
+"""Names of values that count the parts of a stream. They are not compared."""
 TOLERANCE = 1e-3
-"""Relative difference of two numbers that are the same, for example in a vector."""
+"""Relative difference up to which two numbers are equal, for example in a vector."""
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
@@ -45,7 +48,9 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
 
 
 def comparable(reply: Any, name: str = "") -> Any:
-    """Return a reply without times and the random parts of ids, and with streams put together."""
+    """Return a reply without times and the random parts of ids, and with the parts of streams
+    joined.
+    """
     if isinstance(reply, dict):
         if reply.keys() == {"stream"}:
             return together(comparable(reply["stream"]))
@@ -58,10 +63,10 @@ def comparable(reply: Any, name: str = "") -> Any:
 
 
 def together(parts: Iterable[Any]) -> dict[str, Any]:
-    """Return what the parts of a stream add up to, by kind of part, with the order of the kinds.
+    """Return the joined parts of a stream by kind of part, and the order of the kinds.
 
-    How many tokens one part has depends on the moment. The texts of parts are joined, lists too,
-    and of every other value the different ones are listed.
+    The number of tokens in a part depends on timing. So the texts of the parts are joined, and
+    their lists too. For every other name, the distinct values are listed.
     """
     joined: dict[str, Any] = {"order": []}
     for part in parts:

@@ -1,6 +1,7 @@
-"""The locked environments of the clients. Each is a folder in the cache, named by its lock's hash.
+"""Creates the locked environments of the clients. Each is a folder in the cache.
 
-The checkout contains no installed package, and a changed lock gets another folder.
+The folder's name is a hash of its lock, so a changed lock gets another folder. The checkout
+contains no installed package.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ def version_of(package: str, lock: Path) -> str:
 def command(lock: Path, script: Path, folder: Path) -> list[str]:
     """Return the command that runs a script in the environment of a lock.
 
-    `folder` gets copies of the scripts for Node, which looks for packages beside a script.
+    `folder` gets copies of the scripts for Node, because Node looks for packages next to a script.
     """
     if lock != NODE_LOCK:
         return [str(python_of(lock)), str(script)]
@@ -87,7 +88,7 @@ def _install_node(lock: Path, environment: Path) -> None:
 
 
 def _made(lock: Path, install: Callable[[Path, Path], None]) -> Path:
-    """Return the complete environment of a lock. It is installed beside its place, then moved."""
+    """Return the complete environment of a lock. It is installed in another folder, then moved."""
     inputs = [engine_env.PYTHON_VERSION.encode(), lock.read_bytes()]
     if lock == LOAD_LOCK:
         inputs.append(ENGINE_LOCK.read_bytes())

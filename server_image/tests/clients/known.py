@@ -1,4 +1,4 @@
-"""Differences from stock vLLM that are intended, each with its reason."""
+"""Lists the intended differences from stock vLLM, each with its reason."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Known:
-    """A difference that is found at some paths of the replies to some cases."""
+    """An intended difference, at some paths of the replies in some cases."""
 
     cases: str
     """Regular expression of `client: feature`."""

@@ -1,4 +1,4 @@
-"""docs/clients.md: which client has which feature here, compared with stock vLLM."""
+"""Formats docs/clients.md, which compares the features of each client with stock vLLM."""
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
@@ -31,7 +31,7 @@ class Row:
 
 
 def text(rows: Iterable[Row]) -> str:
-    """Return the page."""
+    """Return the page with these rows."""
     return HEAD + "".join(f"| {' | '.join(astuple(row))} |\n" for row in rows)
 
 
@@ -42,7 +42,7 @@ def rows_of(page: str) -> list[Row]:
 
 
 def replaced(old: Iterable[Row], new: Iterable[Row], order: Iterable[str]) -> list[Row]:
-    """Return the new rows, and the old ones of the clients that did not run, by client."""
+    """Return the new rows, and the old rows of the clients that did not run, ordered by client."""
     fresh = list(new)
     ran = {row.client for row in fresh}
     rows = [*(row for row in old if row.client not in ran), *fresh]

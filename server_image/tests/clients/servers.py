@@ -20,7 +20,7 @@ FLAGS = (f"--served-model-name={NAME}", "--dtype=float32", f'--allowed-origins=[
 
 @contextmanager
 def both(kind: str, folder: Path) -> Iterator[tuple[ModelServer, ModelServer]]:
-    """Run this server and stock vLLM, with a key, until both are ready; yield them in this order.
+    """Run this server and stock vLLM with an API key; yield them in this order once both are ready.
 
     `kind` is "text", "vectors" or "hearing".
     """
@@ -59,7 +59,7 @@ def _model_flags(kind: str, python: Path, folder: Path) -> tuple[str, ...]:
     memory = f"--kv-cache-memory-bytes={64 * 1024**2}"
     if kind == "vectors":
         write_embedding_model(tiny, model)
-        # Cohere's clients name one of these with each text.
+        # Cohere's clients name one of these prompts with each text.
         prompts = {"search_document": "passage: ", "search_query": "query: "}
         config = model / "config_sentence_transformers.json"
         config.write_text(json.dumps({"prompts": prompts}))

@@ -40,14 +40,16 @@ def tiny_model() -> Path:
 
 @pytest.fixture(scope="session")
 def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
-    """Interpreter that forks a server for each test whose subject is not the imports of a start."""
+    """Interpreter with vLLM already imported. It forks the servers of tests that do not test the
+    imports.
+    """
     environment = common_environment(engine_python, tmp_path_factory.mktemp("preloaded"))
     with preloaded_interpreter(engine_python, environment) as interpreter:
         yield interpreter
 
 
 def _tried_versions() -> tuple[str, ...]:
-    """Return the pinned version and the newest one, or all with LLMSERVICE_TEST_VERSIONS=all."""
+    """Return the pinned and the newest version, or all if LLMSERVICE_TEST_VERSIONS is `all`."""
     if os.environ.get("LLMSERVICE_TEST_VERSIONS") == "all":
         return engine_env.VERSIONS
     newest = max(engine_env.VERSIONS, key=lambda version: [*map(int, version.split("."))])
@@ -58,8 +60,8 @@ def _tried_versions() -> tuple[str, ...]:
 def of_any_version(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Preloaded]:
-    """The same interpreter, with each supported version of vLLM. The code is that of the version,
-    and its compiled parts are those of the pinned one.
+    """Interpreter like `preloaded`, with each version of vLLM under test. The Python code is that
+    of the version, and the compiled parts are those of the pinned version.
     """
     if request.param == engine_env.PINNED:
         yield request.getfixturevalue("preloaded")
@@ -96,7 +98,7 @@ def serving(
         (keys / str(number)).write_text(f"{key}\n")
     settings = {
         "LLMSERVICE_API_KEYS_DIRECTORY": str(keys),
-        # The log must not contain a prompt at any level, so the test logs at the lowest level.
+        # The log must not contain a prompt at any level, so the server logs at the lowest level.
         "VLLM_LOGGING_LEVEL": "DEBUG",
         "LLMSERVICE_MAX_BODY_BYTES": "2000000",
         "LLMSERVICE_MAX_CHOICES": "8",

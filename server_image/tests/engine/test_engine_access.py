@@ -1,4 +1,4 @@
-"""Access to every route of vLLM, in every spelling and by every method."""
+"""Tests the access to every route of vLLM, in every spelling and with every method."""
 
 import http.client
 import re
@@ -40,12 +40,12 @@ def spellings(path: str) -> list[str]:
 
 
 def path_of(spelling: str) -> str:
-    """Return the path that the server takes a spelling for."""
+    """Return the path that the server reads from a spelling."""
     return unquote(spelling.removeprefix("http://other").partition("?")[0])
 
 
 class Connection:
-    """One connection for thousands of requests."""
+    """HTTP connection that stays open for thousands of requests."""
 
     def __init__(self, server: ModelServer) -> None:
         self._open = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
@@ -99,12 +99,12 @@ def test_with_a_key_only_serving_answers(
         }
     paths = {path for _, path in served}
     documented = set(server.get("/openapi.json").json()["paths"])
-    # A response that does not exist is 404, too.
+    # The status is also 404 for a stored response that does not exist.
     assert documented - {"/generate", "/v1/models/{model}"} - paths == {
         "/v1/responses/{response_id}",
         "/v1/responses/{response_id}/cancel",
     }
-    # A route that the model lacks is not documented.
+    # A route that this model does not support is not documented.
     assert paths - documented == {"/docs", "/openapi.json", "/v1/systemone"}
 
 
@@ -121,5 +121,5 @@ def test_no_spelling_of_a_closed_path_opens_it(
             for method in ("GET", "POST")
             if (status := asked.status(method, spelling, server.headers)) != 404
         ]
-    # By this method, the path would be that of a response.
+    # With GET, this path could be that of a stored response.
     assert opened == [("GET", "/v1/responses/render/", 307)]

@@ -1,4 +1,4 @@
-"""LoRA adapters that the server follows while it runs, on the real engine."""
+"""Tests that a running server applies changes of its LoRA adapters, with the real engine."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ def file(folder: Path) -> Path:
 def server(
     preloaded: Preloaded, tiny_model: Path, folder: Path, file: Path
 ) -> Iterator[ModelServer]:
-    """A server that starts with the adapters one and two, of which clients get one."""
+    """Server that starts with the adapters one and two. Clients can use only the adapter one."""
     one, two = entry("one", folder / "one"), entry("two", folder / "two")
     write_list(file, [one, two], [one])
     settings = HubSettings(
@@ -69,7 +69,7 @@ def listed(server: ModelServer) -> list[str]:
 
 
 def states(server: ModelServer) -> dict[tuple[str, str], str]:
-    """The states of the adapters in /autoscale, by name and source."""
+    """Return the states of the adapters in /autoscale, by name and source."""
     found = server.probe("/autoscale").json()["adapters"]
     return {(it["name"], it["source"]): it["message"] or it["state"] for it in found}
 
@@ -103,7 +103,7 @@ def test_an_adapter_is_added_changed_and_removed_while_it_serves(
     before = {name: answer(server, name) for name in (SERVED_NAME, "one", "two")}
     assert len(set(before.values())) == 3
 
-    # The next adapter of the name comes from the hub, and clients get the previous one meanwhile.
+    # The next adapter of this name comes from the hub. Meanwhile, clients get the previous adapter.
     write_list(file, [changed, two], [one, two])
     server.eventually(lambda: states(server).get(("one", LATER)) == "loaded", SECONDS)
     assert answer(server, "one") == before["one"]
@@ -185,7 +185,7 @@ def test_a_wrong_adapter_has_its_reason_and_takes_nothing_else_down(
     assert listed(server) == [SERVED_NAME, "two"]
     assert answer(server, "two") not in (answer(server, SERVED_NAME), "")
 
-    # Clients of a name that only this replica lacks are sent to another one.
+    # If only this replica lacks an adapter, its clients must retry on another replica.
     write_list(file, [good, entry("wrong", source)], [good, entry("wrong", source)])
     asked = {"model": "wrong", "prompt": "Hello"}
     server.eventually(lambda: server.post("/v1/completions", asked).status == 503, SECONDS)

@@ -1,9 +1,9 @@
-"""Two replicas whose adapters change under load, one of which is killed and started again.
+"""Tests two replicas whose adapters change under load. One of them is killed and restarted.
 
-The test writes the list of each replica as the operator and the kubelet do: the operator's own
-function decides what clients get, and the second replica sees every change later.
-LLMSERVICE_TEST_REQUESTS is the number of answers; `make test-serving-long PART=adapters` asks for
-more.
+The test writes the list of each replica as the operator and the kubelet do. The operator's own
+function selects the adapters for clients, and the second replica gets every change later.
+LLMSERVICE_TEST_REQUESTS is the number of responses. `make test-serving-long PART=adapters` sets a
+larger number.
 """
 
 import os
@@ -23,13 +23,15 @@ from server_support.preloaded import Preloaded
 ANSWERS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "150"))
 CLIENTS = 4
 FOLLOWED_SECONDS = 3.0
-"""Time after which a replica follows a changed list: it looks once a second."""
+"""Time in seconds after which a replica has applied a changed list. It reads the list once a
+second."""
 
 
 def test_no_client_gets_another_adapter_while_one_changes_and_a_replica_is_killed(
     preloaded: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    # The path of a socket in it has a limit.
+    # The fixture `tmp_path` is too long here, because the path of a Unix socket has a maximum
+    # length.
     tmp_path = tmp_path_factory.mktemp("pair")
     sources = [str(write_adapter(tmp_path / f"v{n}", tiny_model, n)) for n in range(3)]
     one, two = ListedAdapter("one", sources[0]), ListedAdapter("two", sources[1])
@@ -82,7 +84,10 @@ def allowed(
     after: dict[tuple[str, str], str],
     change: tuple[float, float],
 ) -> set[str]:
-    """The right answers to a request: those of both adapters only while one replaces the other."""
+    """Return the correct answers to a request.
+
+    While one adapter replaces the other, the answers of both are correct.
+    """
     key = (it.model, it.prompt)
     right = set()
     if it.model != "one" or it.asked_at < change[1]:

@@ -1,4 +1,4 @@
-"""Answers of a ready server to requests that it cannot serve: always the one error envelope."""
+"""Tests that a ready server refuses all requests that it cannot serve, with one form of error."""
 
 import json
 import socket
@@ -120,7 +120,7 @@ def test_what_cannot_be_told_to_the_engine_leaves_nothing_behind(server: ModelSe
                 "a value of the request cannot be encoded: 'utf-8' codec can't encode character "
                 "'\\ud800' in position 0: surrogates not allowed"
             )
-    # Requests that wait for an engine without steps would make the kubelet restart the server.
+    # If requests waited while the engine makes no steps, the kubelet would restart the server.
     assert server.probe("/autoscale").json()["waiting"] == 0
 
 
@@ -149,7 +149,7 @@ def test_a_stream_that_the_engine_refuses_answers_with_400_and_is_no_defect_in_t
 
 
 def assert_refused(reply: Reply, status: int = 400) -> None:
-    """Check the status and the one error envelope."""
+    """Check the status and the form of the error."""
     assert reply.status == status, reply.body
     error = reply.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}

@@ -1,4 +1,4 @@
-"""Bodies that would take long to parse delay neither probes nor other clients."""
+"""Tests that bodies that take long to parse delay neither probes nor other clients."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ ITEMS = {
 }
 BODY_BYTES = 1_000_000
 FEW_ITEMS = 15_000
-"""Number of items below the limit of containers, so that vLLM validates them."""
+"""Number of items that is below the limit of containers, so that vLLM validates the items."""
 
 PROBE_SECONDS = 1.0
 BODY_SECONDS = 10.0

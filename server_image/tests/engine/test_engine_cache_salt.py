@@ -1,4 +1,4 @@
-"""The prefix cache of the real engine, between clients with different API keys."""
+"""Tests the isolation of clients with different API keys in the prefix cache of the real engine."""
 
 from collections.abc import Iterator
 from pathlib import Path

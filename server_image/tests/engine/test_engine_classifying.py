@@ -1,4 +1,4 @@
-"""A model that classifies: every route that vLLM has for it is open."""
+"""Tests a model that classifies. Every route that vLLM has for it is open."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ LABELS = 3
 def server(
     preloaded: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelServer]:
-    """The tiny Llama with three of its tokens as labels."""
+    """Server of the tiny Llama as a classifier, with three of its tokens as labels."""
     overrides = {
         "architectures": ["LlamaForSequenceClassification"],
         "classifier_from_token": ["a", "b", "c"],
@@ -63,7 +63,7 @@ def test_every_example_of_its_documentation_works(server: ModelServer) -> None:
 def test_classifies_as_many_texts_as_clients_send_at_once_and_refuses_more(
     server: ModelServer,
 ) -> None:
-    # More than the queue of an engine on a CPU, whose default is 1,024.
+    # The number is above 1,024, the default length of the queue of an engine on a CPU.
     wanted = {"model": SERVED_NAME, "input": ["a title"] * 1025}
     assert len(server.post("/classify", wanted).json()["data"]) == 1025
     for path in ("/classify", "/pooling"):

@@ -1,4 +1,4 @@
-"""What clients send that works with stock vLLM, on a server that nobody has asked anything yet."""
+"""Tests requests that work with stock vLLM, on a server that has received no request before."""
 
 import socket
 import threading
@@ -27,7 +27,7 @@ CONTEXT = 512
 
 @pytest.fixture(scope="module")
 def exported() -> Iterator[tuple[str, list[bytes]]]:
-    """The address of a collector of traces, and what it has received."""
+    """URL of a collector of traces, and the bodies that it has received."""
     received: list[bytes] = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -79,7 +79,7 @@ def fresh_metrics(server: ModelServer) -> str:
 
 @pytest.fixture(autouse=True)
 def _before_every_request(fresh_metrics: str) -> None:
-    """Read the metrics first."""
+    """Read the metrics before the first request."""
 
 
 def test_what_no_client_asked_for_is_not_counted(fresh_metrics: str) -> None:
@@ -175,7 +175,7 @@ def test_a_number_of_prompt_tokens_to_keep_is_kept(server: ModelServer) -> None:
 @pytest.mark.parametrize(
     ("structure", "words"),
     [
-        # Only a compiler that the engine does not use takes it.
+        # Only a compiler that the engine does not use accepts this grammar.
         ({"grammar": '%llguidance {}\nstart: "a"'}, "directive %llguidance is not supported"),
         ({"grammar": "%llguidance {}"}, "no start rule found"),
         ({"regex": "(?=a)b"}, "look-ahead"),
@@ -187,7 +187,7 @@ def test_a_structure_that_cannot_be_compiled_is_refused_in_the_compilers_words(
     server: ModelServer, structure: dict[str, object], words: str, stream: bool
 ) -> None:
     wanted = {**MODEL, "prompt": "Hello", "max_tokens": 2, "stream": stream}
-    # The engine's compiler is that of its first structure.
+    # The engine keeps the compiler that was chosen for its first structure.
     first = {"structured_outputs": {"json": {"type": "integer"}}}
     assert server.post("/v1/completions", {**wanted, **first}).status == 200
     reply = server.post("/v1/completions", {**wanted, "structured_outputs": structure})
@@ -198,7 +198,8 @@ def test_a_structure_that_cannot_be_compiled_is_refused_in_the_compilers_words(
 
 
 def test_a_list_is_scored_or_answered_whole(server: ModelServer) -> None:
-    # More than the answers that one request may ask for, and than the engine computes at once.
+    # The number is above the limit of choices per request, and above the number of sequences that
+    # the engine computes at once.
     many = 300
     scored = {**MODEL, "query": "Is it ", "items": ["a"] * many, "label_token_ids": [1, 2]}
     reply = server.post("/generative_scoring", scored)
@@ -223,7 +224,7 @@ def test_a_structure_that_only_another_compiler_checks_is_followed_as_stock_vllm
     wanted = {**MODEL, "prompt": "Hello", "max_tokens": 30, "temperature": 0}
     for schema in (
         {"type": "integer"},
-        # vLLM has this one checked by another compiler than the engine's.
+        # vLLM checks this schema with a different compiler than the engine's.
         {"type": "object", "patternProperties": {"^a$": {"type": "integer"}}},
     ):
         structure = {"structured_outputs": {"json": schema}}
@@ -284,7 +285,7 @@ def test_a_page_asks_without_its_key_and_reads_every_answer(server: ModelServer)
         unknown = server.request("GET", "/unknown", headers=page)
         assert [each.status for each in (read, refused, unknown)] == [200, 401, 404]
         for answer in (read, refused, unknown):
-            # Twice would be as bad as never for a browser.
+            # A browser rejects a header that occurs twice, as it rejects a missing header.
             assert answer.headers["access-control-allow-origin"] == PAGE
             assert "x-request-id" in answer.headers["access-control-expose-headers"]
 

@@ -1,4 +1,4 @@
-"""The installed vLLM has the pinned version, and the records about it are correct."""
+"""Tests that the installed vLLM has the pinned version, and that its records are correct."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Models from a hub: downloads with progress, and refusals with a reason."""
+"""Tests models from a hub: the progress of a download, and the reason of a refusal."""
 
 import re
 import shutil
@@ -33,10 +33,11 @@ def settings(model: Path, bytes_per_second: int | None = None) -> HubSettings:
 
 
 def padded(tiny_model: Path, folder: Path) -> Path:
-    """Return a copy of the model that is large enough for a download of some duration.
+    """Return a copy of the model that is so large that its download takes some time.
 
     The hub's client writes ten megabytes at a time, so a tiny model alone arrives at once. The
-    server downloads files of a subfolder with the weights, and vLLM does not load them.
+    server downloads the files of a subfolder together with the weights, but vLLM does not load
+    them.
     """
     model = folder / "model"
     shutil.copytree(tiny_model, model)
@@ -164,7 +165,7 @@ def test_servers_that_share_a_cache_take_turns_and_hand_theirs_back_when_told_to
 
         writer.terminate()
         assert writer.exit_code() == 0
-        # A takeover for lack of signs of life would take a minute.
+        # Without the handover, the waiter would take over after a minute without signs of life.
         waiter.eventually(lambda: phase(waiter) == "downloading", seconds=10)
 
 
@@ -178,7 +179,7 @@ REFUSED = {
     "gated": ([f"--model={PRIVATE}"], "ModelAccessDenied", "have accepted its terms"),
     "no answer": ([f"--model={REPOSITORY}"], "HubUnreachable", "did not answer"),
 }
-"""Case -> flags, reason of the server's end, and a part of its message."""
+"""Flags, termination reason, and a part of the termination message, by case."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A model that embeds instead of generating. Its own files say so, without a flag."""
+"""Tests a model that embeds instead of generating. Its files declare this, so no flag is needed."""
 
 import json
 import math
@@ -71,7 +71,7 @@ def test_says_that_it_does_not_generate(server: ModelServer, path: str) -> None:
 
 
 def test_embeds_as_many_texts_as_clients_send_at_once_and_refuses_more(server: ModelServer) -> None:
-    # One more text than the queue of an engine on a CPU holds by default.
+    # The number is above 1,024, the default length of the queue of an engine on a CPU.
     wanted = {"model": SERVED_NAME, "input": ["a title"] * 1025}
     answer = server.post("/v1/embeddings", wanted)
     assert answer.status == 200

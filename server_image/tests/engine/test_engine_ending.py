@@ -1,4 +1,4 @@
-"""End of a server: by a drain that cuts no answer, or with a failure that has a reason."""
+"""Tests that a server ends with a drain that cuts off no response, or with a failure's reason."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from server_support.preloaded import Preloaded
 
 TOKENS = 400
 CONTEXT = 2048
-"""Tokens that an answer may have. The longest answers take seconds, also where the engine is alone
-on the machine."""
+"""Length of the context in tokens. It is so large that the longest responses take seconds, even if
+no other process uses the machine."""
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
 
 
@@ -93,7 +93,7 @@ def test_a_drain_refuses_new_requests_while_old_ones_finish(server: ModelServer)
         Asking(server, "/generate", {"prompt": "Hi", "max_tokens": TOKENS, "ignore_eos": True})
         for _ in range(16)
     ]
-    # What has not arrived is refused as well.
+    # A request that arrives after the signal would be refused.
     server.wait_for_arrivals(len(asked))
 
     server.terminate()
@@ -148,7 +148,7 @@ def test_is_gone_at_once_with_its_engine_when_told_to_stop_while_loading(
     server.terminate()
 
     assert server.exit_code() == 0
-    # The time of a graceful end is not waited for. A busy machine may need some seconds.
+    # The server does not use the time of a graceful end. A busy machine may need some seconds.
     assert time.monotonic() - started < 20
     assert not members(server.process.pid)
 
@@ -168,7 +168,7 @@ def members(group: int) -> list[str]:
 
 @dataclass
 class Deaths:
-    """Results of all deaths of engines."""
+    """Results of all tests that kill an engine. Times are in seconds after the signal."""
 
     seen_seconds: list[float] = field(default_factory=list)
     ended_seconds: list[float] = field(default_factory=list)
@@ -180,7 +180,7 @@ class Deaths:
 
 @pytest.fixture(scope="module")
 def deaths() -> Iterator[Deaths]:
-    """Results that each test adds to; the fixture prints them at the end."""
+    """Results of the tests. Each test adds its own, and the fixture prints them at the end."""
     deaths = Deaths()
     yield deaths
     if deaths.ended_seconds:
@@ -213,7 +213,7 @@ def test_the_death_of_the_engine_ends_the_server_with_a_reason(
     wanted = {"model": SERVED_NAME, "max_tokens": TOKENS, "messages": message, "stream": True}
     asked += [Asking(server, "/v1/messages", wanted) for _ in range(3)]
     tokens = random.Random(seed).randint(1, 24 * TOKENS // 3)
-    # No client finds the server gone.
+    # All requests must arrive before the server ends.
     server.wait_for_arrivals(len(asked))
     server.eventually(lambda: server.metric("vllm:generation_tokens_total") >= tokens, seconds=60)
     engine = server.engine_pid()
@@ -247,7 +247,7 @@ def test_an_answer_that_an_engine_aborts_as_it_stops_is_an_error(server: ModelSe
     )
     server.wait_for_arrivals(2)
     tokens = server.metric("vllm:generation_tokens_total")
-    # Both have begun to answer.
+    # The engine has begun to generate both answers.
     server.eventually(lambda: server.metric("vllm:generation_tokens_total") > tokens + 20)
 
     os.kill(server.engine_pid(), signal.SIGTERM)
@@ -263,7 +263,7 @@ def is_stream(reply: Reply) -> bool:
 
 
 def is_dead(server: ModelServer) -> bool:
-    """Return whether the liveness probe fails; True also when the server has ended."""
+    """Return whether the liveness probe fails or the server has ended."""
     try:
         return server.probe("/livez").status == 503
     except OSError:

@@ -1,4 +1,4 @@
-"""A model that transcribes speech, with recordings of several forms."""
+"""Tests a model that transcribes speech, with recordings in several formats."""
 
 import subprocess
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ sys.stdout.buffer.write(recorded.getvalue())
 
 
 def as_in_a_browser(python: Path, recording: bytes) -> bytes:
-    """Return a WAV file in the form in which browsers record."""
+    """Convert a WAV file to WebM, the format in which browsers record."""
     command = [str(python), "-c", TO_WEBM]
     return subprocess.run(command, input=recording, stdout=subprocess.PIPE, check=True).stdout
 
@@ -58,7 +58,7 @@ def client(server: ModelServer) -> Iterator[OpenAI]:
         yield opened
 
 
-@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # OpenAI's of translations
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # from OpenAI's client
 @pytest.mark.parametrize("rate", [16_000, 44_100], ids=["as the model hears", "of a CD"])
 def test_a_recording_is_transcribed_and_translated(client: OpenAI, rate: int) -> None:
     file = ("tone.wav", a_tone(rate))

@@ -1,4 +1,4 @@
-"""Thousands of hostile requests leave the answers and the memory of the server unchanged."""
+"""Tests that thousands of hostile requests leave the server's answers and memory unchanged."""
 
 import os
 import time
@@ -12,10 +12,10 @@ from server_support.hostile_bytes import SECRET
 REQUESTS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "1000"))
 ATTACKERS = 8
 FROM_SCHEMA = 8
-"""One in so many requests comes from the server's own OpenAPI document."""
+"""One request in this number is generated from the server's own OpenAPI document."""
 MEMORY_GROWTH = 1.05
 SETTLE_SECONDS = 8
-"""Time in seconds to wait for the server, which gives memory back every five seconds."""
+"""Time in seconds to wait for the server, which releases free memory every five seconds."""
 
 
 def test_hostile_requests_leave_the_server_as_it_was(server: ModelServer) -> None:
@@ -39,7 +39,7 @@ def test_hostile_requests_leave_the_server_as_it_was(server: ModelServer) -> Non
     after = settled_bytes(server)
     growth = after / before
     if growth >= MEMORY_GROWTH:
-        # A large grammar may have been compiled as late as that. A leak grows again.
+        # A large grammar may have been compiled only in the second part. A leak would grow again.
         _attack(server, attackers[2 * ATTACKERS :], share)
         growth = settled_bytes(server) / after
 
@@ -58,7 +58,7 @@ def test_hostile_requests_leave_the_server_as_it_was(server: ModelServer) -> Non
 
 
 def settled_bytes(server: ModelServer) -> int:
-    """Return the memory in bytes after the server has given free memory back."""
+    """Return the resident memory in bytes after the server has released free memory."""
     settled = time.monotonic() + SETTLE_SECONDS
     server.eventually(lambda: time.monotonic() > settled)
     return resident_bytes(server)

@@ -1,8 +1,8 @@
-"""Bodies that hurt delay neither probes nor another client, and do not fill the memory.
+"""Tests that hurtful bodies delay neither probes nor other clients, and do not fill the memory.
 
-The tests of models that embed, classify and hear send theirs to those models. The environment
-variable LLMSERVICE_TEST_REQUESTS is the number of bodies for all models together;
-`make test-serving-long PART=bodies` asks for 2,000.
+The tests of models that embed, classify and hear send such bodies to those models. The environment
+variable LLMSERVICE_TEST_REQUESTS is the number of bodies for all models together.
+`make test-serving-long PART=bodies` sets it to 2,000.
 """
 
 import json
@@ -32,7 +32,7 @@ LONG_ANSWER = {
 def server(
     preloaded: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelServer]:
-    """Server with the usual limits of a body."""
+    """Server with the default limits of a body."""
     flags = (
         *flags_for(tiny_model),
         f"--max-model-len={CONTEXT}",

@@ -1,4 +1,4 @@
-"""A model in an object store, with the variables that the operator sets."""
+"""Tests a model in an object store, with the environment variables that the operator sets."""
 
 import os
 import shutil

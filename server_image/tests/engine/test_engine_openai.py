@@ -1,4 +1,4 @@
-"""The official client with the real model: every answer equals that of stock vLLM."""
+"""Tests that OpenAI's client gets the same answers from the model server as from stock vLLM."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from server_support.preloaded import Preloaded
 
 KEY = "a-key"
 SURE = 1e-3
-"""Difference of log probabilities below which two tokens may change places."""
+"""Difference of log-probabilities below which the order of two tokens may differ."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def retried(starting: tuple[ModelServer, ModelServer]) -> list[int]:
 def theirs(
     starting: tuple[ModelServer, ModelServer], retried: list[int]
 ) -> dict[Question, Answered]:
-    """Question -> answer of stock vLLM, which gets one question after the other."""
+    """Answer of stock vLLM to each question. It gets the questions in sequence."""
     _, stock = starting
     stock.eventually(lambda: stock.is_listening() and stock.probe("/health").status == 200)
     with client_of(stock) as client:

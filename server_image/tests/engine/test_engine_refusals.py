@@ -1,4 +1,4 @@
-"""Starts that fail, or would fail, for a reason outside the spec, with a real engine."""
+"""Tests starts that fail, or could fail, for a reason outside the spec, with a real engine."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Repeated rollouts: each server gets SIGTERM at a random moment under load."""
+"""Tests repeated rollouts, in which each server gets SIGTERM at a random moment under load."""
 
 import os
 import random
@@ -16,7 +16,7 @@ ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "5"))
 
 @pytest.fixture(scope="module")
 def together() -> Iterator[Tally]:
-    """Results of the clients of all rounds; the fixture prints them at the end."""
+    """Results of the clients of all rounds. The fixture prints them at the end."""
     tally = Tally()
     yield tally
     print(f"\n{ROUNDS} rollouts: {tally}")

@@ -1,4 +1,4 @@
-"""Answers of a ready server, and its probes until it is ready."""
+"""Tests the responses of a ready server, and its probes until it is ready."""
 
 import html
 import http.client
@@ -218,7 +218,7 @@ def test_the_autoscaler_reads_what_the_engine_did(server: ModelServer) -> None:
             strict=True,
         )
     )
-    # The first step is left out: it followed an idle time, so its duration is unknown.
+    # The first step is left out. It followed an idle time, so its duration is unknown.
     assert (steps, sequences) == (19, 19)
     assert 0 < seconds < 20
     assert kv_tokens > 0
@@ -271,14 +271,14 @@ def test_logs_are_json_and_hold_no_prompt(server: ModelServer) -> None:
     server.post("/generate", {"prompt": secret, "max_tokens": -2})
 
     def written() -> list[dict[str, Any]]:
-        # Text after the last end of a line is still being written.
+        # Text after the last newline belongs to a line that is still being written.
         lines = server.log.read_text().rpartition("\n")[0].splitlines()
         return [json.loads(line) for line in lines if '"logger": "llmservice_server' in line]
 
     def is_refusal(line: dict[str, Any]) -> bool:
         return (line.get("route"), line.get("status")) == ("/generate", 400)
 
-    # A request is logged at its end, possibly a moment after the client has its answer.
+    # A request is logged at its end, possibly just after the client has received the response.
     server.eventually(lambda: is_refusal(written()[-1]), seconds=5)
     ours = written()
     assert any(line["message"].startswith("ready") for line in ours)

@@ -1,4 +1,4 @@
-"""The request that a server sends itself before it is ready, with a real engine."""
+"""Tests the request that a server sends to itself before it is ready, with a real engine."""
 
 import json
 from pathlib import Path

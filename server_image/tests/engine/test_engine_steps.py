@@ -1,4 +1,4 @@
-"""Reports of the real engine's steps, which the autoscaler learns from."""
+"""Tests the reports of the real engine's steps, from which the autoscaler learns."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ from server_support.preloaded import Preloaded
 BUDGET = 64
 """Maximum number of tokens of one step."""
 QUEUE = 32
-"""Maximum number of unfinished sequences: eight times the number that is computed at once."""
+"""Maximum number of unfinished sequences. It is eight times the number that is computed at once."""
 PROMPT = "one " * 170
 LOGS_STEPS = "--enable-logging-iteration-details"
 
@@ -56,8 +56,8 @@ def test_a_prompt_longer_than_a_step_counts_in_every_step_that_computes_it(
         after - first for after, first in zip(moments(server)[:6], before[:6], strict=True)
     )
 
-    # The first step followed an idle time, so its duration is unknown and it does not count. Two
-    # more steps compute the prompt, and two steps compute the tokens after the first.
+    # The first step followed an idle time, so its duration is unknown and it is left out. Two more
+    # steps compute the prompt, and two steps compute the tokens after the first.
     assert (steps, prefill, sequences) == (4, tokens - BUDGET, 2)
     assert squares == BUDGET**2 + (tokens - 2 * BUDGET) ** 2
     assert seconds > 0
@@ -69,7 +69,7 @@ def test_a_prompt_longer_than_a_step_counts_in_every_step_that_computes_it(
 def full_queue(
     server: ModelServer, path: str, wanted: dict[str, object]
 ) -> Iterator[tuple[int, int]]:
-    """Fill the queue with the answers of one request; yield the arrivals counted by then."""
+    """Fill the queue with the sequences of one request; then yield the result of `arrived`."""
     before = arrived(server)
     filling = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
     filling.request("POST", path, json.dumps({**wanted, "n": QUEUE}), server.headers)

@@ -1,6 +1,7 @@
-"""What the model server changes in vLLM, in the code of each supported version.
+"""Tests the changes that the model server makes to vLLM, in the code of several versions.
 
-Each function that the server replaces or overrides has a test, and the mark `patches` names it.
+Each function that the server replaces or overrides has a test. The mark `patches` of the test names
+the function.
 """
 
 import json
@@ -37,7 +38,7 @@ def server(
 
 @pytest.mark.patches("loggers.record")
 def test_what_no_client_asked_for_is_not_counted(server: ModelServer) -> None:
-    """It is the first test of the file, because the others send requests."""
+    """This is the first test of the file, because the other tests send requests."""
     assert server.metric("vllm:request_success_total") == 0
     assert server.metric("vllm:generation_tokens_total") == 0
     assert server.post("/generate", {"prompt": "Hello", "max_tokens": 1}).status == 200
@@ -53,7 +54,7 @@ def test_every_step_is_counted_and_none_is_logged(server: ModelServer) -> None:
         after - first
         for after, first in zip(server.counters()["steps"]["moments"][:3], before[:3], strict=True)
     )
-    # The first step followed an idle time, so it does not count.
+    # The first step followed an idle time, so it is left out.
     assert (steps, prefill, sequences) == (4, tokens - STEP_TOKENS, 2)
     assert "context tokens" not in server.log.read_text()
 
@@ -73,7 +74,7 @@ def test_what_is_asked_for_is_limited_and_what_is_accepted_or_turned_away_arrive
     assert server.post("/v1/completions", beams).status == 200
     assert server.counters()["arrivals"] == before + 5
 
-    # Twice as many sequences as the queue holds, which are admitted because nothing waits.
+    # These are twice as many sequences as the queue takes. They are admitted because none waits.
     many = {**choices, "prompt": ["a"] * 64, "max_tokens": 20, "ignore_eos": True}
     filling = threading.Thread(target=server.post, args=("/v1/completions", many))
     filling.start()
@@ -228,7 +229,7 @@ def test_a_model_class_is_inspected_without_a_process(
     ("flag", "reason", "found"),
     [
         ("--no-such-flag=1", "InvalidEngineArgument", "unrecognized arguments: --no-such-flag"),
-        # The engine's process finds this one.
+        # Only the engine's process detects this problem.
         ("--kv-cache-memory-bytes=262144", "ContextDoesNotFit", "At most 128 tokens fit."),
     ],
 )
@@ -252,7 +253,7 @@ def test_an_engine_whose_first_structure_is_unusual_serves_the_others_and_its_en
 ) -> None:
     with running_server(of_any_version, tmp_path, *flags_for(tiny_model)) as server:
         server.wait_until_ready()
-        # Only the second compiler of vLLM's choice takes the first one.
+        # Only the second compiler that vLLM tries accepts the first schema.
         for schema in ({"type": "integer", "multipleOf": 3}, {"type": "integer"}):
             wanted = {"model": SERVED_NAME, "prompt": "Hello", "max_tokens": 5}
             structure = {"structured_outputs": {"json": schema}}
@@ -260,7 +261,7 @@ def test_an_engine_whose_first_structure_is_unusual_serves_the_others_and_its_en
             assert reply.status == 200, reply.body
             assert reply.json()["choices"][0]["text"].lstrip("-").isdigit()
 
-        # An engine aborts its requests as it stops.
+        # An engine aborts its requests when it stops.
         end_of_the_engine(server, signal.SIGTERM)
 
 
@@ -268,12 +269,12 @@ def test_an_engine_whose_first_structure_is_unusual_serves_the_others_and_its_en
 def test_the_death_of_the_engine_is_an_error_that_another_replica_can_mend(
     server: ModelServer,
 ) -> None:
-    """It ends the server, so it is the last test of the file."""
+    """This is the last test of the file, because it ends the server."""
     end_of_the_engine(server, signal.SIGKILL)
 
 
 def end_of_the_engine(server: ModelServer, number: signal.Signals) -> None:
-    """Send a signal to the engine while it answers, and check the ends of the answers."""
+    """Send a signal to the engine while it generates, and check the end of each response."""
     endless: dict[str, object] = {"model": SERVED_NAME, "max_tokens": 400, "ignore_eos": True}
     wanted: dict[str, dict[str, object]] = {
         "/generate": {"prompt": "Hi", "max_tokens": 400, "ignore_eos": True},
@@ -304,7 +305,7 @@ def end_of_the_engine(server: ModelServer, number: signal.Signals) -> None:
         each.join()
 
     assert len(replies) == len(asking)
-    # A message may end by itself, and on a busy machine an answer may end before the signal.
+    # A message may end early, and on a busy machine any response may end before the signal.
     broken_off = {asked: reply for asked, reply in replies.items() if not is_whole(reply)}
     assert broken_off
     for asked, reply in broken_off.items():
@@ -317,6 +318,6 @@ def end_of_the_engine(server: ModelServer, number: signal.Signals) -> None:
 
 
 def is_whole(reply: Reply) -> bool:
-    """Return whether an answer came to its own end."""
+    """Return whether a response ended normally."""
     reason = re.search(r'"(?:finish|stop)_reason": ?"(\w+)"', reply.body)
     return reason is not None and reason[1] in {"length", "end_turn", "max_tokens"}

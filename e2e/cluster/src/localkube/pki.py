@@ -105,7 +105,7 @@ def create(folder: Path, certificates: Sequence[Certificate], now: datetime.date
 
 
 def kubeconfig(folder: Path, file: str, server: str) -> str:
-    """Return a kubeconfig with the certificate `file` and its key inside, so that it is portable."""
+    """Return a kubeconfig that contains the certificate `file` and its key, so it can be moved."""
 
     def inline(path: Path) -> str:
         return base64.b64encode(path.read_bytes()).decode()

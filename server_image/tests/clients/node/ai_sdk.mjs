@@ -1,4 +1,4 @@
-// The AI SDK of Vercel, with its provider for servers that speak OpenAI's API.
+// Runs the cases of Vercel's AI SDK, with its provider for servers that have OpenAI's API.
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, embedMany, generateText, jsonSchema, streamText, tool } from "ai";
@@ -15,7 +15,7 @@ const tools = {
   get_weather: tool({ description: "Weather of a city", inputSchema: jsonSchema(CITY) }),
 };
 
-/** Return what a caller sees of a result. */
+/** Return the parts of a result that a caller sees. */
 const seen = ({ text, toolCalls, finishReason, usage, warnings, response }) => ({
   text, toolCalls, finishReason, usage, warnings, body: response?.body,
 });

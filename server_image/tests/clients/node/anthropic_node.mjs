@@ -1,9 +1,9 @@
-// Anthropic's client for Node.
+// Runs the cases of Anthropic's client for Node.
 
 import Anthropic from "@anthropic-ai/sdk";
 import { CITY, KEY, MODEL, QUESTION, SERVER, WEATHER_QUESTION, all, refusal, run } from "./cases.mjs";
 
-// vLLM reads the key from `Authorization`, which the client writes for `authToken`.
+// vLLM reads the key from the header `Authorization`, where the client writes its `authToken`.
 const client = new Anthropic({ baseURL: SERVER, authToken: KEY, apiKey: null, maxRetries: 0 });
 const message = {
   model: MODEL,

@@ -1,11 +1,12 @@
-// A page of another site in a real browser, which has the key and calls the server.
+// Runs the cases of a page of another site in a real browser. The page has the key and calls the
+// server.
 
 import { createServer } from "node:http";
 import chromium from "@sparticuz/chromium";
 import puppeteer from "puppeteer-core";
 import { KEY, MODEL, QUESTION, SERVER, run } from "./cases.mjs";
 
-const HOST = "a.page"; // of --allowed-origins
+const HOST = "a.page"; // its origin is in --allowed-origins
 const site = createServer((_, response) => {
   response.setHeader("content-type", "text/html");
   response.end("<!doctype html><title>A page</title>");
@@ -15,8 +16,8 @@ const browser = await puppeteer.launch({
   executablePath: await chromium.executablePath(),
   args: [
     "--no-sandbox",
-    // The page has the name of its site, and the browser finds it on this machine. The arguments
-    // that the package proposes would switch off what is tried here.
+    // The browser resolves the name of the page's site to this machine. The default arguments of
+    // the package are left out, because they would disable the checks that these cases need.
     `--host-resolver-rules=MAP ${HOST}:80 127.0.0.1:${site.address().port}`,
   ],
   headless: "shell",
@@ -24,7 +25,7 @@ const browser = await puppeteer.launch({
 const page = await browser.newPage();
 await page.goto(`http://${HOST}/`);
 
-/** Return what the page reads of the server's answer. */
+/** Return the parts of the server's response that the page can read. */
 const ask = (path, body, key = KEY) =>
   page.evaluate(
     async (url, sent, bearer) => {

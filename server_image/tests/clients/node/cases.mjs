@@ -1,4 +1,4 @@
-// Runs the cases of one client and prints what each returned, a line of JSON per case.
+// Runs the cases of one client, and prints the outcome of each case as a line of JSON.
 //
 // The environment variables NEEDS, URL, KEY and RECORDING come from the command that compares
 // servers.
@@ -16,7 +16,7 @@ export const CITY = {
   additionalProperties: false,
 };
 
-/** Return what the client tells its caller about a refused request. */
+/** Return the error that a client throws for a refused request. */
 export async function refusal(asked) {
   let answer;
   try {
@@ -36,8 +36,8 @@ export async function all(stream) {
 }
 
 /**
- * Run the cases that the model can answer: by kind of model, each with its feature. A failed case
- * does not stop the others.
+ * Run the cases for the present kind of model. `cases` contains them by kind of model and feature.
+ * A failed case does not stop the others.
  */
 export async function run(cases) {
   for (const [feature, ask] of Object.entries(cases[NEEDS])) {

@@ -1,4 +1,4 @@
-// OpenAI's client for Node.
+// Runs the cases of OpenAI's client for Node.
 
 import { createReadStream } from "node:fs";
 import OpenAI from "openai";

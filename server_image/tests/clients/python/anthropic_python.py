@@ -1,10 +1,10 @@
-"""Anthropic's client for Python."""
+"""Runs the cases of Anthropic's client for Python."""
 
 import anthropic
 import cases
 from cases import MODEL, QUESTION, WEATHER_QUESTION, case
 
-# vLLM reads the key from `Authorization`, which the client writes for `auth_token`.
+# vLLM reads the key from the header `Authorization`, where the client writes its `auth_token`.
 client = anthropic.Anthropic(base_url=cases.URL, auth_token=cases.KEY, max_retries=0)
 MESSAGE = {
     "model": MODEL,

@@ -1,4 +1,4 @@
-"""vLLM's load generator, whose figures are compared with the server's metrics."""
+"""Runs vLLM's load generator, and compares its figures with the server's metrics."""
 
 import argparse
 import json

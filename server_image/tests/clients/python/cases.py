@@ -1,4 +1,4 @@
-"""Runs the cases of one client and prints what each returned, a line of JSON per case.
+"""Runs the cases of one client, and prints the outcome of each case as a line of JSON.
 
 The environment variables NEEDS, URL, KEY and RECORDING come from the command that compares servers.
 """
@@ -25,7 +25,7 @@ CITY = {
 """Arguments of the tool `get_weather`."""
 TITLES = ["the sea", "a mountain", "a ship on the sea"]
 
-_output, sys.stdout = sys.stdout, sys.stderr  # some clients print
+_output, sys.stdout = sys.stdout, sys.stderr  # some clients print to standard output
 
 _cases: list[tuple[str, str, Callable[[], Any]]] = []
 
@@ -52,7 +52,10 @@ def recording() -> tuple[str, bytes]:
 
 
 def refusal(function: Callable[[], Any], *errors: type[Exception]) -> dict[str, Any]:
-    """Return what the client tells its caller about a refused request."""
+    """Return the error that a client raises for a refused request.
+
+    Raises AssertionError if the request is not refused.
+    """
     try:
         answer = function()
     except errors as error:

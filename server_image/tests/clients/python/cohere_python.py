@@ -1,4 +1,4 @@
-"""Cohere's client for Python, for vectors and for the order of documents."""
+"""Runs the cases of Cohere's client for Python, with embeddings and with reranked documents."""
 
 import cases
 import cohere

@@ -1,4 +1,4 @@
-"""The load generator guidellm, whose figures are compared with the server's metrics."""
+"""Runs the load generator guidellm, and compares its figures with the server's metrics."""
 
 import json
 import os

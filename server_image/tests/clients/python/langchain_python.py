@@ -1,4 +1,4 @@
-"""LangChain's classes for OpenAI, Anthropic and Cohere."""
+"""Runs the cases of LangChain's classes for OpenAI, Anthropic and Cohere."""
 
 import os
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ from langchain_cohere import CohereRerank
 from langchain_core.documents import Document
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
-# OpenAI's vocabulary, which the class for embeddings would download. LiteLLM contains it.
+# The class for embeddings would download OpenAI's vocabulary. LiteLLM contains a copy.
 _litellm = Path(find_spec("litellm").origin).parent
 os.environ["TIKTOKEN_CACHE_DIR"] = str(_litellm / "litellm_core_utils" / "tokenizers")
 

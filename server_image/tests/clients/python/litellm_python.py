@@ -1,8 +1,8 @@
-"""LiteLLM, with its providers for servers of vLLM and of the APIs that this server speaks."""
+"""Runs the cases of LiteLLM, with its providers for vLLM and for the APIs that this server has."""
 
 import os
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download the list at its import
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # otherwise it downloads the map at import
 
 import cases
 import litellm

@@ -1,4 +1,7 @@
-"""EleutherAI's evaluation of models, on questions of its own, with all samples."""
+"""Runs lm_eval, EleutherAI's evaluation of models, on the project's questions.
+
+The replies contain all samples.
+"""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Compares what a load generator tells with the metrics of the server."""
+"""Compares the figures that a load generator reports with the metrics of the server."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import urllib.request
 
 FEATURE = "requests, tokens, time to first token and latency within 3 % of `/metrics`"
 LIMIT = 0.03
-"""Greatest relative difference of a figure."""
+"""Maximum relative difference of a figure."""
 
 
 def metrics():
@@ -22,7 +22,10 @@ def metrics():
 
 
 def seen_by_the_server(before, after):
-    """Return the same figures as a load generator's, from the metrics before and after it."""
+    """Return the figures of a load generator, from the metrics before and after its run.
+
+    Times are in seconds.
+    """
     grown = {name: after[name] - before.get(name, 0.0) for name in after}
 
     def mean(name):
@@ -38,7 +41,10 @@ def seen_by_the_server(before, after):
 
 
 def agreement(told, counted):
-    """Return the figures that both servers share. Raises AssertionError if one is told wrongly."""
+    """Return the reported numbers of tokens, which must be the same with both servers.
+
+    Raises AssertionError if a reported figure differs too much from the server's.
+    """
     apart = {name: told[name] / counted[name] - 1 for name in counted}
     print({name: f"{value:+.2%}" for name, value in apart.items()}, file=sys.stderr)
     assert all(abs(value) <= LIMIT for value in apart.values()), apart

@@ -1,4 +1,4 @@
-"""OpenAI's client for Python."""
+"""Runs the cases of OpenAI's client for Python."""
 
 import cases
 import openai

@@ -1,4 +1,4 @@
-"""vLLM's router in front of the server, asked by OpenAI's client with the key of the server."""
+"""Runs the cases of OpenAI's client through vLLM's router, with the key of the server."""
 
 import os
 import socket
@@ -29,7 +29,10 @@ def is_ready(address):
 
 
 def declare_cases():
-    """Declare those of OpenAI's client. The router passes no key on to POST /v1/responses."""
+    """Declare the cases of OpenAI's client.
+
+    They take into account that the router does not pass the key on to POST /v1/responses.
+    """
     import openai_python
 
     cases.leave_out("responses", "responses, streamed", "responses, tools")
