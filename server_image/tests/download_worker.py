@@ -1,7 +1,7 @@
 """Downloads a model as a server does, and prints one line of JSON with the result.
 
-It needs the environment of a model server. The arguments are the repository and the pauses in
-seconds between attempts, as JSON.
+It needs the environment variables of a model server. The arguments are the repository and the
+pauses in seconds between attempts, as JSON.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Runs a server that only fills its model cache, and prints a line of JSON for each state.
 
-It needs the environment of a model server. The only argument is the repository.
+It needs the environment variables of a model server. The only argument is the repository.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ def say(**what: object) -> None:
 
 
 async def tell(lifecycle: Lifecycle) -> None:
-    """Print the body of a probe at each change, without the ages."""
+    """Print the body of a probe's response each time it changes, without the ages."""
     said = None
     while True:
         body = {key: value for key, value in lifecycle.report().items() if "Seconds" not in key}
@@ -62,5 +62,5 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    # Threads that still run end with the process, as in the server.
+    # As in the server, threads that still run are ended with the process.
     os._exit(asyncio.run(main()))

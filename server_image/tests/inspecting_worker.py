@@ -1,5 +1,6 @@
-"""Inspects a model class as the build of an image does, and writes what it found to its standard
-output. An interpreter that has imported vLLM runs it.
+"""Inspects a model class as the build of an image does, and prints the result.
+
+An interpreter that has imported vLLM runs it.
 """
 
 import subprocess

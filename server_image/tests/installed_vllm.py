@@ -1,4 +1,4 @@
-"""Writes facts about the installed vLLM for tests, as JSON, into the file that the argument names.
+"""Writes facts about the installed vLLM as JSON to the file that the argument names.
 
 An interpreter that has imported vLLM runs it.
 """
@@ -14,7 +14,9 @@ sys.path.append(str(Path(__file__).parents[1] / "src"))
 
 
 def chunks() -> dict[str, Any]:
-    """Return which models of chunks have stand-ins, and what they write differently."""
+    """Return whether each model of chunks is replaced, the number of chunks compared, and the
+    chunks that the replacements write differently.
+    """
     from vllm.entrypoints.openai.chat_completion import serving as chats
     from vllm.entrypoints.openai.completion import serving as completions
 
@@ -28,7 +30,7 @@ def chunks() -> dict[str, Any]:
 
 
 def reads_environment_once() -> bool:
-    """Return whether vLLM keeps the value that a variable had when the server asked for that."""
+    """Return whether vLLM keeps the old value of a variable after `read_environment_once`."""
     from vllm import envs
 
     from llmservice_server.compat import read_environment_once
@@ -40,7 +42,7 @@ def reads_environment_once() -> bool:
 
 
 def main() -> None:
-    """Write the facts."""
+    """Collect the facts and write them to the file."""
     import vllm
 
     from engine_interface import interface

@@ -1,4 +1,4 @@
-"""Fixtures: an echo application, a real listener in front of it, and a client of the listener."""
+"""Fixtures for an echo application, a real listener in front of it, and the listener's client."""
 
 from collections.abc import AsyncIterator
 

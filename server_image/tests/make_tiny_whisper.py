@@ -1,6 +1,6 @@
-"""Write a Whisper of random weights with the words of another model's tokenizer.
+"""Write a small Whisper with random weights and the vocabulary of another model's tokenizer.
 
-Run by the engine environment's python: `make_tiny_whisper.py TOKENIZER_FOLDER FOLDER`.
+The Python of the engine's environment runs `make_tiny_whisper.py TOKENIZER_FOLDER FOLDER`.
 """
 
 import json

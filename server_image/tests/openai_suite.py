@@ -1,4 +1,4 @@
-"""Calls of the official `openai` client, which any compatible server must answer alike."""
+"""Calls of the official `openai` client, to which all compatible servers must respond alike."""
 
 import json
 from collections.abc import Callable
@@ -25,8 +25,8 @@ WEATHER: ChatCompletionFunctionToolParam = {
         },
     },
 }
-"""A tool that a request can force. So small a model calls no tool by itself, and without `strict`
-its arguments never end."""
+"""A tool that a request can force. A model this small calls a tool only if it is forced, and
+without `strict` the arguments never end."""
 SCHEMA = {
     "type": "object",
     "properties": {"capital": {"type": "string", "maxLength": 12}},
@@ -42,9 +42,10 @@ class Answered:
     facts: object
     """Values that must be equal."""
     tokens: list[str] = field(default_factory=list)
-    """Tokens that must be equal as long as the model is sure of its choice."""
+    """Tokens that must be equal up to the first position with a small gap."""
     gaps: list[float] = field(default_factory=list)
-    """Difference between the log probabilities of each token and the second most probable one."""
+    """Difference between the log-probabilities of each token and of the second most probable token
+    at its position."""
 
 
 Question = Callable[[OpenAI], Answered]
@@ -262,7 +263,7 @@ SUITE: tuple[Question, ...] = (
 def difference(ours: Answered, theirs: Answered) -> float | None:
     """Return the gap at the first token that differs between two answers; None if none differs.
 
-    Raises AssertionError if they differ in more than the choice between two tokens.
+    Raises AssertionError if the answers differ in more than their tokens.
     """
     assert ours.facts == theirs.facts
     for number, (mine, other) in enumerate(zip(ours.tokens, theirs.tokens, strict=False)):

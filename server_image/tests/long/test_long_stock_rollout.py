@@ -1,4 +1,4 @@
-"""Rollouts of stock vLLM, to show that it cuts answers. They are not part of `make test`."""
+"""Tests that stock vLLM cuts off answers during rollouts. `make test` does not run this test."""
 
 import os
 import random
@@ -11,9 +11,9 @@ from server_support.rollout import KeepAliveClient, Tally
 
 ROUNDS = int(os.environ.get("LLMSERVICE_TEST_ROUNDS", "10"))
 PATIENCE_SECONDS = 30
-"""Time in seconds that a client waits, the same as a pod's default termination grace period.
+"""Time in seconds that a client waits. It is the default termination grace period of a pod.
 
-Stock vLLM ends its engine first, and then waits for connections that never get an answer.
+Stock vLLM stops its engine first, and then waits for connections that never get a response.
 """
 
 

@@ -1,4 +1,4 @@
-"""Replicas whose adapters change as the operator and the kubelet change them, and their clients."""
+"""Runs replicas and their clients, and changes adapters as the operator and the kubelet do."""
 
 import itertools
 import random
@@ -19,10 +19,10 @@ from shared_support.waiting import eventually
 TOKENS = 4
 PROMPTS = ("The sea is", "Once upon a time", "In the morning", "My favourite dish is")
 LATER_SECONDS = 0.5
-"""Time by which the second replica sees a list later than the first one."""
+"""Time in seconds by which the second replica gets a list later than the first replica."""
 PAUSE_SECONDS = 0.05
-"""Time between two requests of a client. Without it, the clients take the CPU from a replica that
-starts."""
+"""Time in seconds between two requests of a client. Without this pause, the clients would take the
+CPU from a replica that starts."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass
 class Replicas:
-    """The replicas that are ready, the answers of all, and their list of adapters."""
+    """Two replicas, with the answers of all requests and the adapters that clients can use."""
 
     python: Preloaded
     model: Path
@@ -69,7 +69,7 @@ class Replicas:
         self.ready[name] = server
 
     def kill(self, name: str) -> None:
-        """Kill a replica that clients have stopped using. Others would lose answers by any kill."""
+        """Kill a replica after its last request has ended, so that no client loses an answer."""
         del self.ready[name]
         eventually(lambda: not self._asking[name], 60)
         self._starts.pop(name).close()
@@ -80,7 +80,7 @@ class Replicas:
             stack.close()
 
     def write(self, listed: AdapterList) -> None:
-        """Let each replica see the list, one after the other."""
+        """Write the list of each replica, one after the other."""
         for name in ("a", "b"):
             new = self.file(name).with_suffix(".new")
             new.write_text(listed.render())
@@ -88,7 +88,7 @@ class Replicas:
             time.sleep(LATER_SECONDS)
 
     def change(self, *wanted: ListedAdapter) -> None:
-        """Do what the operator does after a change of the spec, until clients get all of it."""
+        """Change the lists as the operator does, until clients can use all the wanted adapters."""
         self.write(AdapterList(wanted, self.served))
         while self.served != wanted:
             listed = next_list(wanted, self.served, map(holdings, self.ready.values()))
@@ -125,7 +125,7 @@ class Replicas:
 
 
 def holdings(server: ModelServer) -> frozenset[ListedAdapter]:
-    """The adapters that a replica reports to have, as the operator reads them."""
+    """Return the adapters that a replica reports as loaded, as the operator reads them."""
     report = UsageReport.model_validate_json(server.probe("/autoscale").body)
     return frozenset(
         ListedAdapter(it.name, it.source, it.revision)

@@ -1,4 +1,4 @@
-"""Writes random LoRA adapters and lists of them, as files of the server under test."""
+"""Writes random LoRA adapters and lists of adapters, as files for the server under test."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ADAPTER_FLAGS = ("--enable-lora", f"--max-lora-rank={RANK}", "--max-loras=2")
 
 
 def write_adapter(folder: Path, model: Path, seed: int, rank: int = RANK) -> Path:
-    """Write an adapter for the attention of a model; another seed gives other answers."""
+    """Write an adapter for the attention of a model. Different seeds give different answers."""
     shape = json.loads((model / "config.json").read_text())
     hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
     head = shape.get("head_dim") or hidden // heads
@@ -61,7 +61,7 @@ def zeros(*shape: int) -> Tensor:
 
 
 def entry(name: str, source: Path | str, revision: str | None = None) -> dict[str, Any]:
-    """Return an adapter as it stands in the list."""
+    """Return the entry of an adapter in the list."""
     return {
         "name": name,
         "source": str(source),

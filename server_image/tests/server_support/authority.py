@@ -1,4 +1,4 @@
-"""A certificate authority of a test, and a server's certificate that it signs."""
+"""Makes a certificate authority for a test, and a server's certificate that it signs."""
 
 import datetime
 import ipaddress
@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority(NamedTuple):
-    """Files in PEM form."""
+    """Certificate files in PEM form."""
 
     bundle: Path
     """The authority's own certificate."""

@@ -1,6 +1,7 @@
-"""Notes, in a process of its own, how long a server lets a probe and another client wait.
+"""Measures the time for which a server lets a probe and another client wait.
 
-The test's own process is busy sending bodies, so it would measure its own delays.
+It runs in a separate process, because the test's process is busy sending bodies and would measure
+its own delays.
 """
 
 import http.client
@@ -23,18 +24,18 @@ _PATIENCE_SECONDS = 120
 
 @dataclass(frozen=True)
 class Wait:
-    """One wait of the bystander."""
+    """One wait of the probe or of the other client. `seconds` is its duration."""
 
     kind: str
     ended: float
-    """Time on the monotonic clock, which all processes share."""
+    """End of the wait, in seconds of the monotonic clock, which all processes share."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Question:
-    """What the other client asks again and again."""
+    """Request that the other client sends repeatedly."""
 
     path: str
     body: bytes
@@ -43,7 +44,7 @@ class Question:
 
 @contextmanager
 def watching(server: ModelServer, question: Question, folder: Path) -> Iterator[list[Wait]]:
-    """Yield a list that has all waits once the context is closed."""
+    """Watch the server during the context; yield a list that contains all waits after its end."""
     body, notes = folder / "question", folder / "waits"
     body.write_bytes(question.body)
     headers = json.dumps({**server.headers, **question.headers})
@@ -106,7 +107,7 @@ class _Bystander:
             self._note(PROBE, began)
 
     def _ask(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Ask again and again. A wait goes on through refusals, until the server answers."""
+        """Send the request repeatedly. A wait includes refusals, and ends when a part arrives."""
         began = time.monotonic()
         while not self._over.wait(_PAUSE_SECONDS):
             connection = http.client.HTTPConnection(

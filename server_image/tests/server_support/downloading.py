@@ -1,4 +1,4 @@
-"""Runs downloads in processes of their own, against a hub, or in place of one, that refuses."""
+"""Runs downloads in separate processes, and a server that refuses requests in place of a hub."""
 
 import json
 import os
@@ -18,13 +18,13 @@ WEIGHTS = b"w" * 3_000_000
 TESTS = Path(__file__).parents[1]
 TOO_LONG_SECONDS = 120
 DROPPED = 0
-"""In place of a status: the connection ends without an answer."""
+"""Value in place of a status: the server closes the connection without a response."""
 PASSED_ON = 1
-"""In place of a status: the answer is that of the hub behind the server."""
+"""Value in place of a status: the server returns the response of the hub behind it."""
 
 
 class Refusing:
-    """A server that gives its answers in turn, the last one again and again."""
+    """A server that returns the given statuses in order, and then repeats the last one."""
 
     def __init__(self, statuses: Sequence[int], headers: dict[str, str], hub: str) -> None:
         self._statuses, self._headers, self._hub = list(statuses), headers, hub
@@ -33,7 +33,7 @@ class Refusing:
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         if "agent" in handler.path:
-            # The hub library asks for the list of known agents once, and does without it.
+            # The hub library requests the list of known agents once, and works without this list.
             handler.send_error(404)
             return
         status = self._statuses[min(self.asked, len(self._statuses) - 1)]
@@ -64,7 +64,7 @@ class Refusing:
 def refusing(
     *statuses: int, certificate: Path | None = None, hub: str = "", **headers: str
 ) -> Iterator[tuple[str, Refusing]]:
-    """Run the server, with TLS if there is a certificate; yield its address and the server."""
+    """Run a refusing server, with TLS if there is a certificate; yield its URL and the server."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     server = Refusing(statuses, sent, hub)
 
@@ -101,9 +101,9 @@ def downloaded(
     starter: Sequence[str] = (),
     **environment: str,
 ) -> dict[str, Any]:
-    """Download the model in a process of its own; return its result or its failure.
+    """Download the model in a separate process; return its result or its failure.
 
-    `starter` is a command that starts the process, for example with a file system of its own.
+    `starter` is a command that starts the process, for example with its own file system.
     """
     worker = [sys.executable, str(TESTS / "download_worker.py"), REPOSITORY, json.dumps(pauses)]
     kept = {"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS.parent / "src")}

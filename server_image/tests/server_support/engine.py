@@ -1,4 +1,4 @@
-"""Starts a model server with a real engine as a process of its own, and talks to it by HTTP."""
+"""Starts a model server with a real engine as a separate process, and sends HTTP requests to it."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ from shared_support.waiting import eventually
 
 SERVER_IMAGE = Path(__file__).parents[2]
 START_SECONDS = 240
-"""Maximum time of a start in seconds. A start takes 15 seconds on two idle cores; on busy ones, the
+"""Time limit of a start in seconds. A start takes 15 seconds on two idle cores. On busy cores, the
 imports alone take a minute."""
 STOP_SECONDS = 60
 SERVED_NAME = "tiny"
@@ -43,7 +43,7 @@ class Reply:
 
 
 class ServerEnded(Exception):
-    """The server ended while a test waited for it; the text is its log."""
+    """The server ended while a test waited for it. The message is the server's log."""
 
 
 class ModelServer:
@@ -70,7 +70,7 @@ class ModelServer:
         port: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Send one request and read the whole response. `headers` replaces the usual headers."""
+        """Send one request and read the whole response. `headers` replaces `self.headers`."""
         connection = http.client.HTTPConnection(
             "127.0.0.1", port or self.api_port, timeout=START_SECONDS
         )
@@ -94,13 +94,13 @@ class ModelServer:
         return self.request("GET", path, port=self.management_port)
 
     def metric(self, sample: str) -> float:
-        """Return the value of one sample, whose name is as on the page; 0 when it is absent."""
+        """Return the sum of the samples in /metrics that begin with this text; 0 without any."""
         page = self.probe("/metrics").body
         values = [line.rpartition(" ")[2] for line in page.splitlines() if line.startswith(sample)]
         return sum(map(float, values))
 
     def counters(self) -> dict[str, Any]:
-        """Return the work of the engine since the server was ready."""
+        """Return the engine's counters of work since the server was ready."""
         counted: dict[str, Any] = self.probe("/autoscale").json()["counters"]
         return counted
 
@@ -108,7 +108,7 @@ class ModelServer:
         self.eventually(lambda: self.is_listening() and self.probe("/readyz").status == 200)
 
     def wait_for_arrivals(self, sequences: int) -> None:
-        """Wait until the engine has been asked for so many sequences since the server was ready."""
+        """Wait until this number of sequences has arrived at the engine since it was ready."""
         self.eventually(lambda: self.counters()["arrivals"] >= sequences, seconds=60)
 
     def is_listening(self) -> bool:
@@ -116,7 +116,9 @@ class ModelServer:
             return tried.connect_ex(("127.0.0.1", self.management_port)) == 0
 
     def eventually(self, holds: Callable[[], bool], seconds: float = START_SECONDS) -> None:
-        """Wait until the condition holds; fail with the server's log if it never does."""
+        """Wait until the condition holds. Fail with the server's log if it does not hold in time,
+        or if the server ends.
+        """
 
         def holds_while_running() -> bool:
             if self.process.poll() is not None:
@@ -135,7 +137,7 @@ class ModelServer:
         return engine
 
     def terminate_child(self) -> None:
-        """Send SIGTERM to a server that another command started."""
+        """Send SIGTERM to the server itself if a starter command is its parent process."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         (child,) = map(int, children.read_text().split())
         os.kill(child, signal.SIGTERM)
@@ -160,7 +162,7 @@ def free_ports() -> tuple[int, int]:
 
 
 def common_environment(python: Path, folder: Path) -> dict[str, str]:
-    """Return the variables of every server, and of other processes that import vLLM."""
+    """Return the environment variables of every process that imports vLLM, such as a server."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
@@ -169,7 +171,7 @@ def common_environment(python: Path, folder: Path) -> dict[str, str]:
         "VLLM_CACHE_ROOT": str(python.parents[1] / "cache"),
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        # Two threads would mostly wait for each other, and they do not sleep meanwhile.
+        # Two threads would mostly wait for each other, and waiting threads use CPU time.
         "OMP_NUM_THREADS": "1",
     }
 
@@ -180,7 +182,7 @@ def running_server(
 ) -> Iterator[ModelServer]:
     """Start the server with engine flags and environment settings, and kill it afterwards.
 
-    `starter` is a command that starts the server, for example in a PID namespace of its own.
+    `starter` is a command that starts the server, for example in its own PID namespace.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "termination-log").touch()
@@ -245,16 +247,16 @@ def _ending(process: "subprocess.Popen[bytes] | ForkedProcess") -> Iterator[None
     try:
         yield
     finally:
-        # The group includes the engine process, which outlives a server that could not end it.
+        # The group includes the engine process, which may outlive its server.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_SECONDS)
 
 
 def flags_for(model: Path | str, context: int = 512) -> tuple[str, ...]:
-    """Return flags as the operator would pass them, with sizes that fit a test machine.
+    """Return engine flags as the operator would pass them, with sizes that suit a test machine.
 
-    The context is in tokens.
+    `context` is the length of the context in tokens.
     """
     return (
         f"--model={model}",
@@ -266,7 +268,7 @@ def flags_for(model: Path | str, context: int = 512) -> tuple[str, ...]:
 
 
 def documented_examples(paths: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the example body of each path of an OpenAPI document that has one."""
+    """Return the example body of each path of an OpenAPI document that has an example."""
     return {
         path: media["example"]
         for path, operations in paths.items()

@@ -1,4 +1,4 @@
-"""Starts servers that fill one model cache, each as a process of its own."""
+"""Starts servers that fill one model cache, each as a separate process."""
 
 import json
 import os
@@ -11,14 +11,15 @@ from typing import Any
 
 REPOSITORY = "org/tiny"
 TAKEOVER_SECONDS = 4
-"""Takeover time in seconds. It is so long that a writer on a busy machine does not look dead."""
+"""Takeover time in seconds. It is so long that a slow writer on a busy machine is not taken for
+dead."""
 PATIENCE_SECONDS = 60
 TESTS = Path(__file__).parents[1]
 SOURCE = TESTS.parent / "src"
 
 
 class Worker:
-    """One server that fills the cache, as a process of its own."""
+    """One server that fills the cache, as a separate process."""
 
     def __init__(self, folder: Path, number: int, cache: Path, hub: str) -> None:
         self._said = folder / f"worker-{number}.jsonl"
@@ -46,7 +47,7 @@ class Worker:
         return [json.loads(line) for line in self._said.read_text().splitlines()]
 
     def is_fetching(self) -> bool:
-        """Return whether this server itself has downloaded some bytes of the weights."""
+        """Return whether this server is downloading and has received some bytes of the weights."""
         told = [each for each in self.said() if "phase" in each]
         last: dict[str, Any] = told[-1] if told else {}
         done = last.get("download", {}).get("bytesDone", 0)

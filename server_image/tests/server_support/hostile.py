@@ -1,7 +1,8 @@
-"""Sends requests that no honest client sends, and checks the server's answers.
+"""Sends requests that no honest client sends, and checks the server's responses.
 
-A seed mixes three sources of requests: schemathesis with the server's own OpenAPI document, the
-examples of the documentation with some poisoned values, and raw bytes that break HTTP itself.
+The requests come from three sources: schemathesis with the server's own OpenAPI document, the
+examples of the documentation with some poisoned values, and raw bytes that violate HTTP. A seed
+determines their mix.
 """
 
 import copy
@@ -25,8 +26,8 @@ from server_support.engine import ModelServer, documented_examples
 from server_support.hostile_bytes import RAW, SECRET
 
 PATIENCE_SECONDS = 8.0
-"""Time in seconds after which a hostile client disconnects; some of the requests are valid and
-long."""
+"""Time in seconds after which a hostile client disconnects, because some of the requests are valid
+and take long."""
 
 Request = tuple[str, str, bytes, Mapping[str, str]]
 """Method, path, body and headers."""
@@ -151,7 +152,7 @@ FIELDS = [
     "return_token_strs",
     "typo",
 ]
-"""Names of body fields that some route accepts. All other routes should ignore or refuse them."""
+"""Names of body fields that some routes accept. All other routes should ignore or refuse them."""
 
 
 @dataclass
@@ -168,12 +169,13 @@ class Findings:
 
 
 class Attacker:
-    """Sends hostile requests, which are the same for the same number."""
+    """Sends hostile requests. The same number always gives the same requests."""
 
     def __init__(
         self, server: ModelServer, document: Any, number: int, from_schema: Sequence[Request]
     ) -> None:
-        """Take the server's OpenAPI document, and the requests from its schema to begin with."""
+        """Create an attacker. `document` is the server's OpenAPI document. The attacker sends the
+        requests of `from_schema` first."""
         self._server = server
         self._random = random.Random(number)
         self._examples = documented_examples(document["paths"])
@@ -258,7 +260,7 @@ class Attacker:
             self.findings.wrong.append(f"{problem}: {told} -> {received[:300]!r}")
 
     def _send_raw(self, parts: list[bytes]) -> None:
-        """Send parts of bytes. No answer may be an internal error or have an injected header."""
+        """Send the parts. No response may be an internal error or have an injected header."""
         received = b""
         with socket.create_connection(("127.0.0.1", self._server.api_port), timeout=1) as client:
             try:
@@ -280,8 +282,8 @@ class Attacker:
 
 
 def requests_from_schema(document: Any, wanted: int) -> list[Request]:
-    """Return about as many requests, valid and invalid ones, for each operation of an OpenAPI
-    document; the same each time.
+    """Return about `wanted` requests, valid and invalid ones, spread over all operations of an
+    OpenAPI document. The same arguments always give the same requests.
     """
     schema = schemathesis.openapi.from_dict(document)
     operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
@@ -299,7 +301,7 @@ def requests_from_schema(document: Any, wanted: int) -> list[Request]:
 
 
 def _drawn(strategy: Any, wanted: int, number: int) -> list[Any]:
-    """Return up to `wanted` examples of a strategy, which are the same for the same `number`."""
+    """Return up to `wanted` examples of a strategy. The seed is `number`."""
     cases: list[Any] = []
 
     @seed(number)
@@ -330,7 +332,7 @@ def _as_request(case: Any) -> Request:
 
 
 def _problem(response: http.client.HTTPResponse, body: bytes) -> str | None:
-    """Return the problem of an answer that no request justifies; None if there is none."""
+    """Return the problem of a response that no request may cause; None if there is no problem."""
     if not response.getheader("x-request-id"):
         return "no request id"
     if response.getheader("x-injected"):
@@ -398,7 +400,10 @@ VALUES = (
 
 
 def resident_bytes(server: ModelServer) -> int:
-    """Return the bytes of memory written by the server and its engine; shared pages count once."""
+    """Return the size in bytes of the memory that the server and its engine have written.
+
+    A page that both share counts once.
+    """
     total = 0
     for pid in (server.process.pid, server.engine_pid()):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Generates bytes that break HTTP itself: each kind has a function that draws random bytes."""
+"""Generates bytes that violate HTTP. Each kind has a function that draws random bytes."""
 
 import json
 import random
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from server_support.engine import SERVED_NAME
 
 SECRET = "tulip-in-the-vault"
-"""Text of every prompt here, which must not appear in any log."""
+"""Text of every prompt in this module. It must not appear in any log."""
 
 Raw = Callable[[random.Random, bytes], list[bytes]]
 

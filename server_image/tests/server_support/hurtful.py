@@ -1,7 +1,7 @@
-"""Generates bodies of requests in the shapes that hurt a server, from a seed.
+"""Generates, from a seed, request bodies in shapes that hurt a server.
 
-A shape is a function that draws a body of about the wanted size for one route. The bodies of media
-and forms are in `hurtful_media`.
+A shape is a function that draws a body of about the wanted size for one route. `hurtful_media`
+generates media and forms.
 """
 
 import json
@@ -81,7 +81,7 @@ DELIVERIES = ("whole",) * 6 + ("slow", "broken off", "in chunks", "at once", "in
 
 @dataclass(frozen=True)
 class Attack:
-    """One request that hurts."""
+    """One hurtful request."""
 
     path: str
     shape: str
@@ -98,22 +98,22 @@ class Attack:
 
 @dataclass(frozen=True)
 class Draft:
-    """The material from which a shape draws a body."""
+    """The input from which a shape draws a body."""
 
     chance: random.Random
     example: Mapping[str, Any]
-    """Body that the route answers."""
+    """Body of a valid request to the route."""
 
     size: int
     """Wanted size of the body in bytes."""
 
     def a_field(self) -> str:
-        """Return a field of the route, or one of any route."""
+        """Return the name of a field of this route, or of any route."""
         own = [name for name in self.example if name != "model"]
         return self.chance.choice(own if own and self.chance.random() < 0.7 else FIELDS)
 
     def with_field(self, name: str, value: bytes) -> bytes:
-        """Return the example with a value of JSON in one of its fields."""
+        """Return the example with a JSON value in one of its fields."""
         rest = {known: each for known, each in self.example.items() if known != name}
         return json.dumps(rest)[:-1].encode() + b', "%s": %s}' % (name.encode(), value)
 
@@ -143,7 +143,7 @@ def _many_items(draft: Draft) -> bytes:
 
 
 def _many_texts(draft: Draft) -> bytes:
-    """Return as many long texts as fill the size."""
+    """Return a body with a list of long texts that together have the wanted size."""
     number = draft.chance.choice((2, 64, 250, 2000))
     text = draft.text(draft.size // number)
     body = draft.with_field(draft.a_field(), b"[" + b",".join([text] * number) + b"]")
@@ -195,7 +195,9 @@ def _long_text(draft: Draft) -> bytes:
 
 
 def _wide_text(draft: Draft) -> bytes:
-    """Return a text with one character that makes Python store each character in four bytes."""
+    """Return a body with a text for which Python needs four bytes per character, because of one
+    character.
+    """
     text = b'"' + b"a" * draft.size + "\U0001f600".encode() + b'"'
     return draft.with_field(draft.a_field(), text)
 
@@ -293,10 +295,10 @@ SHAPES: Mapping[str, Shape] = {
 def attacks(
     seed: int, examples: Mapping[str, Any], forms: Sequence[str], number: int
 ) -> Iterator[Attack]:
-    """Yield attacks on each route in turn, which are the same for the same seed.
+    """Yield attacks on each route in turn. The same seed always gives the same attacks.
 
-    `examples` has a body that the server answers for each route that reads JSON, and `forms` are
-    the paths of the routes that read forms.
+    `examples` contains a valid body for each route that reads JSON. `forms` are the paths of the
+    routes that read forms.
     """
     chance = random.Random(seed)
     paths = [*examples, *forms]
@@ -309,7 +311,7 @@ def attacks(
         if path in forms and chance.random() < 0.8:
             form = hurtful_media.a_form(chance, size)
             if form.shape in hurtful_media.HEARD:
-                delivery = "whole"  # many at once would be load, not a body that hurts
+                delivery = "whole"  # many at once would be ordinary load, not a hurtful body
             yield Attack(path, form.shape, form.body, form.content_type, delivery, encoding)
             continue
         if not shapes:

@@ -17,7 +17,7 @@ _MOST_SAMPLES = 65_535
 
 @dataclass(frozen=True)
 class Form:
-    """Body of a form."""
+    """Request body with a form."""
 
     shape: str
     body: bytes
@@ -25,7 +25,7 @@ class Form:
 
 
 def parts(chance: random.Random, size: int) -> list[Any]:
-    """Return parts of a message's content with media of about the size in all."""
+    """Return parts of a message's content. Their media have about the given size together."""
     number = chance.choice((1, 1, 20, 1000))
     each = size // number
     recording = chance.choice(list(RECORDINGS.values()))(chance, each)
@@ -54,7 +54,7 @@ def encoded_tensors(chance: random.Random, size: int) -> Any:
 
 
 def a_picture(size: int) -> bytes:
-    """Return a PNG of one colour, whose pixels take far more memory than its file."""
+    """Return a PNG picture of one colour. Its pixels take far more memory than its file."""
     return _black(2000 if size < 2**20 else 8000)
 
 
@@ -85,7 +85,9 @@ def _wav(
 
 
 def _of_one_hertz(chance: random.Random, size: int) -> bytes:
-    """Return a recording that becomes thousands of times as long at the rate of the model."""
+    """Return a recording with a very low sample rate. At the sample rate of the model, it has up to
+    thousands of times as many samples.
+    """
     return _wav(chance.choice((1, 8, 100, 1000)), bytes(size))
 
 
@@ -106,7 +108,7 @@ def _noise(chance: random.Random, size: int) -> bytes:
 
 
 def _pressed_silence(chance: random.Random, size: int) -> bytes:
-    """Return a FLAC file of constant frames: 15 bytes for 65,535 samples."""
+    """Return a FLAC file of constant frames. A frame has 15 bytes for 65,535 samples."""
     rate = chance.choice((1, 8000, 48_000))
     frames = 500 if size < 2**20 else 5000
     sizes = struct.pack(">HH", _MOST_SAMPLES, _MOST_SAMPLES) + bytes(6)
@@ -147,7 +149,7 @@ def _no_recording(chance: random.Random, size: int) -> bytes:
 
 
 HEARD = ("a recording that names a wrong length", "a silent recording", "a recording of noise")
-"""Valid recordings, which the engine transcribes."""
+"""Shapes of valid recordings, which the engine transcribes."""
 
 RECORDINGS: Mapping[str, Callable[[random.Random, int], bytes]] = {
     "a recording of one hertz": _of_one_hertz,
@@ -166,7 +168,7 @@ def _field(name: str, value: bytes, more: bytes = b"") -> bytes:
 
 
 def a_recording_in_a_form(recording: bytes, shape: str = "a recording", *more: str) -> Form:
-    """Return a form that asks for the text of a recording. `more` names fields set to true."""
+    """Return a form that requests the text of a recording. The fields in `more` are true."""
     file = _field("file", recording, b'; filename="a.wav"')
     return _form(shape, _ASKED + b"".join(_field(name, b"true") for name in more) + file)
 

@@ -17,7 +17,7 @@ EXPRESSIONS = (
 
 
 def a_structure(chance: random.Random, size: int) -> tuple[str, Any]:
-    """Return a field of a body that holds a structure, and its value."""
+    """Return the name of a body field for structured output, and its value."""
     kind = chance.choice(("json", "json", "json", "regex", "choice", "grammar", "structural_tag"))
     value: Any
     if kind == "json":
@@ -41,7 +41,7 @@ def a_structure(chance: random.Random, size: int) -> tuple[str, Any]:
 
 
 def tools(chance: random.Random, size: int) -> list[Any]:
-    """Return tools that have about this size together."""
+    """Return tools that together have about this size in bytes."""
     number = chance.choice((1, 100, 1000, size // 60))
     each = max(10, size // number - 60)
     schema = _schema(chance, each)

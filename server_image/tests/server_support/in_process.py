@@ -61,9 +61,10 @@ class Client:
         headers: dict[str, str] | None = None,
         query: str = "",
     ) -> Answer:
-        """Send a request. A body of several parts has no announced length.
+        """Send a request. A body of several parts has no Content-Length.
 
-        If the last part is empty, the client stops sending before it and the body never ends.
+        If the last part is empty, the client stops sending before that part, so the body never
+        ends.
         """
         answer = Answer()
         parts = [body] if isinstance(body, bytes) else list(body)
@@ -108,7 +109,7 @@ class Client:
 
 
 class ScriptedEngine:
-    """An engine that answers with given pieces, for faults that are rare in a real engine."""
+    """An engine that returns given texts, and simulates faults that are rare in a real engine."""
 
     max_model_len = 32
 
@@ -152,7 +153,7 @@ class Stack:
     in_flight: InFlight
     registry: CollectorRegistry
     turned_away: list[int]
-    """Number of sequences of each refusal that counts as demand."""
+    """Number of sequences of each refused request that counts as demand."""
 
 
 def make_stack(
@@ -160,7 +161,7 @@ def make_stack(
     settings: ServerSettings | None = None,
     keys: ApiKeys | None = None,
 ) -> Stack:
-    """Return the application in a phase, without an engine behind it."""
+    """Return the API application in the given phase, without an engine."""
     lifecycle, in_flight, registry = Lifecycle(), InFlight(), CollectorRegistry()
     turned_away: list[int] = []
     app = create_app(

@@ -1,4 +1,4 @@
-"""An application for a real listener, and a client that sends raw bytes to it."""
+"""Defines an application for a real listener, and a client that sends raw bytes to the listener."""
 
 import asyncio
 from typing import Any, Self
@@ -7,11 +7,11 @@ from llmservice_server.connection import LimitedConnection
 from llmservice_server.listener import Listener
 
 _SECONDS = 30.0
-"""Time limit of a step that takes milliseconds on an idle machine."""
+"""Time limit in seconds of a step that takes milliseconds on an idle machine."""
 
 
 class Echo:
-    """An application that records its requests, and can wait before it answers."""
+    """An ASGI application that records its requests, and can wait before it responds."""
 
     def __init__(self) -> None:
         self.scopes: list[dict[str, Any]] = []
@@ -19,9 +19,9 @@ class Echo:
         self.go_on.set()
         self.answer = b"x"
         self.reads = True
-        """Whether the application reads the body of a request before it answers."""
+        """True if the application reads the body of a request before it responds."""
         self.is_of_known_length = True
-        """Whether the answer is whole; otherwise it is sent twice, in two parts."""
+        """True if the response has a length and one part. Otherwise, `answer` is sent twice."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.scopes.append(scope)
@@ -54,7 +54,7 @@ class Raw:
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def answer_to(self, sent: bytes) -> bytes:
-        """Return everything that the server sends until it closes the connection."""
+        """Send bytes, and return all bytes that the server sends until it closes the connection."""
         self.writer.write(sent)
         received = b""
         try:
@@ -66,7 +66,7 @@ class Raw:
         return received
 
     async def receive(self, size: int) -> None:
-        """Read exactly `size` bytes of the answer."""
+        """Read exactly `size` bytes of the response."""
         async with asyncio.timeout(_SECONDS):
             await self.reader.readexactly(size)
 

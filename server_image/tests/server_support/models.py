@@ -1,4 +1,4 @@
-"""Models of other kinds than text, made from the tiny Llama, and what one of them hears."""
+"""Makes other kinds of models from the tiny Llama, and a recording for one of them."""
 
 import io
 import json
@@ -9,7 +9,7 @@ import wave
 from pathlib import Path
 
 MAKER_OF_WHISPER = Path(__file__).parents[1] / "make_tiny_whisper.py"
-"""Script for the engine's interpreter: TOKENIZER_FOLDER FOLDER."""
+"""Script for the engine's interpreter. Its arguments are TOKENIZER_FOLDER FOLDER."""
 
 
 def write_embedding_model(tiny_model: Path, model: Path) -> None:
@@ -26,7 +26,7 @@ def write_embedding_model(tiny_model: Path, model: Path) -> None:
 
 
 def a_tone(rate: int) -> bytes:
-    """Return one second of a tone as a WAV file."""
+    """Return a WAV file with one second of a tone. `rate` is in samples per second."""
     samples = (int(9000 * math.sin(2 * math.pi * 440 * moment / rate)) for moment in range(rate))
     file = io.BytesIO()
     with wave.open(file, "wb") as written:

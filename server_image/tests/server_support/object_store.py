@@ -1,7 +1,8 @@
-"""An object store on loopback with the part of S3 that loads a model: lists, ranges and signatures.
+"""Runs an object store on loopback, with the part of S3 that is needed to load a model.
 
-No package of the lock is an S3 server. This one checks the signature of every request, so a client
-that lacks a part of the credentials, or the region, gets nothing.
+It implements lists, ranges and signatures, because no package of the lock is an S3 server. It
+checks the signature of every request, and refuses a client without the right credentials and
+region.
 """
 
 import hashlib
@@ -39,7 +40,7 @@ class ObjectStore(ThreadingHTTPServer):
         self.folder = folder
         self.credentials = credentials
         self.read: set[str] = set()
-        """Objects of which a client has read something, each as BUCKET/KEY."""
+        """Objects that clients have read at least in part, each as BUCKET/KEY."""
         self.refused = 0
 
     @property
@@ -79,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206, content[first : last + 1], **place)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing, so that the output of a failed test stays short."""
+        """Log nothing, so that the output of a failed test stays short."""
 
     def _listed(self, bucket: str, query: dict[str, str]) -> bytes:
         root = self.server.folder / bucket
@@ -110,7 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _is_signed(self) -> bool:
-        """Return whether the signature (version 4) is that of the credentials and the region."""
+        """Return whether the request has the right signature (version 4) for the credentials and
+        the region.
+        """
         said = _AUTHORIZATION.match(self.headers.get("Authorization", ""))
         own = self.server.credentials
         if said is None or (said["key_id"], said["region"]) != (own.key_id, own.region):

@@ -1,8 +1,9 @@
-"""Runs an interpreter that has imported vLLM and forks a model server on each request.
+"""Runs an interpreter that has imported vLLM, and forks model servers from it.
 
 The imports take most of the time of a start, and are the same each time. A forked server runs all
-the code that a started server runs after its imports. It does not suit tests of the start itself,
-or of environment variables that are read during the imports, other than the hub's.
+the code that a started server runs after its imports. It is unsuitable for tests of the start
+itself, and of environment variables that are read during the imports. The hub's variables are an
+exception.
 """
 
 import importlib
@@ -34,12 +35,12 @@ time of a forked start."""
 
 
 class ForkedProcess:
-    """A server whose parent is the preloaded interpreter. Its interface is a part of Popen's."""
+    """A server that the preloaded interpreter forked. Its interface is a part of Popen's."""
 
     def __init__(self, pid: int, status: Path) -> None:
         self.pid = pid
         self._status = status
-        """File in which the parent process writes the exit code."""
+        """File to which the parent process writes the exit code."""
 
     def poll(self) -> int | None:
         """Return the exit code; None while the server runs."""
@@ -68,7 +69,7 @@ class Preloaded:
     def start(
         self, flags: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
     ) -> ForkedProcess:
-        """Start a server in a session of its own, or the script that the first flag names."""
+        """Start a server in its own session, or the script that the first flag names."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         status = folder / "exit-status"
@@ -79,7 +80,7 @@ class Preloaded:
 
 @contextmanager
 def preloaded_interpreter(python: Path, environment: Mapping[str, str]) -> Iterator[Preloaded]:
-    """Run the interpreter. Each test ends its own servers."""
+    """Run the interpreter. Each test must stop the servers that it started."""
     with subprocess.Popen(
         [python, __file__],
         env=environment,
@@ -110,7 +111,7 @@ def fork_servers() -> None:
 def _keep(
     flags: list[str], environment: dict[str, str], folder: str, log: str, status: str
 ) -> None:
-    """Be the parent of one server: print its process id, and write its exit code at its end."""
+    """Fork one server, print its process id, and write its exit code when it has ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
@@ -132,7 +133,7 @@ def _become_server(flags: list[str], environment: dict[str, str], folder: str, l
         os.dup2(nothing.fileno(), 0)
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    # Variables that the interpreter has set for its imports stay, as in a server.
+    # The variables that the interpreter set before its imports stay, as in a server.
     os.environ.update(environment)
     tempfile.tempdir = None
     _read_hub_settings_again()
@@ -145,7 +146,7 @@ def _become_server(flags: list[str], environment: dict[str, str], folder: str, l
 
 
 def _read_hub_settings_again() -> None:
-    """Let the hub library use the variables of this server, which it reads when it is imported."""
+    """Let the hub library read its environment variables again, which it reads only at import."""
     from huggingface_hub import constants, hf_api
 
     importlib.reload(constants)

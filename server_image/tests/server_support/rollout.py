@@ -1,4 +1,4 @@
-"""Clients that reuse their connections correctly while a server is being replaced."""
+"""Runs clients that reuse their connections correctly while a server is being replaced."""
 
 import http.client
 import json
@@ -19,10 +19,10 @@ class Tally:
 
     complete: int = 0
     moved: int = 0
-    """Number of clients that the server sent to another replica in a way that they can act on."""
+    """Number of clients whose connection ended correctly, so that they can use another replica."""
     wrong: list[str] = field(default_factory=list)
-    """Problems: answers that were cut, or whose status a client cannot act on; at most one per
-    client."""
+    """Lost answers, at most one per client. They were cut off, or have a status that does not let
+    the client retry."""
 
     def add(self, other: "Tally") -> None:
         self.complete += other.complete
@@ -42,11 +42,11 @@ class Tally:
 
 
 class AnswerLost(Exception):
-    """An answer is not complete; the text names the difference."""
+    """An answer is not complete. The message names the difference."""
 
 
 class KeepAliveClient(threading.Thread):
-    """Sends requests on one connection until the server asks it to connect elsewhere."""
+    """Sends requests on one connection until the server correctly ends its use."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class KeepAliveClient(threading.Thread):
             connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection, tokens: int) -> bool:
-        """Return whether the connection may be used again; raises AnswerLost."""
+        """Send one request; return whether the connection may be used again; raises AnswerLost."""
         wanted = {
             "model": SERVED_NAME,
             "prompt": PROMPT,
@@ -108,7 +108,7 @@ class KeepAliveClient(threading.Thread):
         if problem is not None:
             raise AnswerLost(problem)
         self._tally.complete += 1
-        # The library itself closes a connection that the server ended in good order.
+        # http.client itself closes a connection after a response with "Connection: close".
         return not closes and connection.sock is not None and not _is_closed(connection)
 
     def _problem(self, status: int, body: str, tokens: int) -> str | None:
@@ -149,7 +149,7 @@ def _finish_reason(piece: dict[str, object]) -> object:
 
 
 def _is_closed(connection: http.client.HTTPConnection) -> bool:
-    """Return whether the server has ended the connection, as connection pools check before use."""
+    """Return whether the server has closed the connection, with the check of connection pools."""
     import select
 
     readable, _, _ = select.select([connection.sock], [], [], 0)

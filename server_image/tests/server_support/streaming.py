@@ -1,4 +1,4 @@
-"""Chunks of streams that vLLM's models and their stand-ins must write in the same bytes."""
+"""Makes chunks of streams. vLLM's models and their replacements must write them identically."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _CHATS = ("DeltaMessage", "ChatCompletionResponseStreamChoice", "ChatCompletionS
 
 
 def written(completions: Any, chats: Any) -> Iterator[str]:
-    """Yield the JSON of many chunks, from the models that two modules name now."""
+    """Yield the JSON of many chunks, written by the models that the two modules now contain."""
     ends = ((None, None), ("length", None), ("stop", "\n\n"), ("stop", 7))
     for text, (finish, stop), ids in itertools.product(TEXTS, ends, (None, [1, 2])):
         choice = completions.CompletionResponseStreamChoice(
@@ -25,7 +25,7 @@ def written(completions: Any, chats: Any) -> Iterator[str]:
             token_ids=ids,
         )
         yield from _in_chunks(completions.CompletionStreamResponse, "text_completion", choice)
-        # vLLM passes the reason of the stop with the last token only.
+        # vLLM passes the stop reason only with the last token.
         last = {} if finish is None else {"stop_reason": stop}
         for said in ({"content": text}, {"role": "assistant", "content": text}, {}):
             choice = chats.ChatCompletionResponseStreamChoice(
@@ -56,7 +56,7 @@ def _in_chunks(model: Any, kind: str, choice: Any) -> Iterator[str]:
 
 
 def replaced(completions: Any, chats: Any) -> dict[str, bool]:
-    """Replace the models in two modules by stand-ins, and say which are replaced."""
+    """Replace the models in two modules; return, by name, whether each model was replaced."""
     before = _named(completions, chats)
 
     def serving(module: Any) -> Any:

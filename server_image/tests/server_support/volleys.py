@@ -1,4 +1,4 @@
-"""Sends hurtful bodies to a server; reports a bystander's waits and the server's memory."""
+"""Sends hurtful bodies to a server, and reports a bystander's waits and the server's memory."""
 
 import os
 import random
@@ -21,7 +21,7 @@ SHARE = float(os.environ.get("LLMSERVICE_TEST_REQUESTS", "20")) / 2000
 """Share of the whole corpus that is sent."""
 
 MAX_SECONDS = {PROBE: 1.0, PART: 2.0}
-"""Maximum of each wait in seconds, beyond its longest wait before the attacks."""
+"""Maximum duration in seconds of each kind of wait, beyond the longest wait before the attacks."""
 
 BODY_LIMIT = 16 * MEBIBYTE
 """Maximum size of one body in bytes, which is the default of the server."""
@@ -42,7 +42,7 @@ _KEPT_BYTES = 4096
 
 @dataclass(frozen=True)
 class Volley:
-    """An attack that is over."""
+    """A finished attack. Its times are in seconds of the monotonic clock."""
 
     attack: Attack
     began: float
@@ -51,14 +51,14 @@ class Volley:
     """Beginning of each answer."""
 
     bytes_before: tuple[int, int]
-    """Resident memory of the server and of its engine before the attack."""
+    """Resident memory in bytes of the server and of its engine before the attack."""
 
     bytes_peak: tuple[int, int]
-    """Their largest resident memory during the attack."""
+    """Maximum resident memory in bytes of the server and of its engine during the attack."""
 
     @property
     def growth(self) -> int:
-        """Bytes by which the two peaks exceed the memory before the attack."""
+        """Number of bytes by which the two peaks exceed the memory before the attack."""
         return sum(self.bytes_peak) - sum(self.bytes_before)
 
 
@@ -70,7 +70,7 @@ class Attacker:
         self._pids = (server.process.pid, server.engine_pid())
 
     def volley(self, attack: Attack) -> Volley:
-        """Send an attack, and wait until it is answered."""
+        """Send all copies of an attack, and wait for the responses."""
         for pid in self._pids:
             Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM to the present size
         before = self.memory("VmRSS")
@@ -82,14 +82,14 @@ class Attacker:
         return Volley(attack, began, time.monotonic(), answers, before, self.memory("VmHWM"))
 
     def memory(self, name: str) -> tuple[int, int]:
-        """Return one line of /proc/PID/status, in bytes, for the server and for its engine."""
+        """Return a value of /proc/PID/status in bytes, for the server and for its engine."""
         texts = [Path(f"/proc/{pid}/status").read_text() for pid in self._pids]
         found = [re.search(rf"{name}:\s+(\d+) kB", text) for text in texts]
         server, engine = (int(each[1]) * 1024 if each else 0 for each in found)
         return server, engine
 
     def _send(self, attack: Attack) -> bytes:
-        """Return the beginning of the answer."""
+        """Send one copy of an attack, and return the beginning of the response."""
         address = ("127.0.0.1", self._server.api_port)
         with socket.create_connection(address, timeout=_PATIENCE_SECONDS) as client:
             try:
@@ -155,10 +155,10 @@ def hurtful_bodies_delay_nobody(
     bodies: int,
     forms: Sequence[str] = (),
 ) -> None:
-    """Send bodies for every route to the server. Fail if a probe or the other client waits long, or
-    if its memory grows.
+    """Send bodies for every route to the server. Fail if a probe or the other client waits too
+    long, or if the server's memory grows too much.
 
-    `bodies` is the number in the whole corpus.
+    `bodies` is the number of bodies in the whole corpus.
     """
     documented = documented_examples(server.get("/openapi.json").json()["paths"])
     attacker = Attacker(server)
@@ -178,7 +178,7 @@ def hurtful_bodies_delay_nobody(
 def _report(
     volleys: Sequence[Volley], waits: Sequence[Wait], began: float, resting: tuple[int, int]
 ) -> list[str]:
-    """Print the figures; return the wrong answers, and the figures that exceed their limits."""
+    """Print the figures; return the wrong responses and the figures that exceed their limits."""
     answers = Counter(_status(answer) for each in volleys for answer in each.answers)
     seconds = volleys[-1].ended - began
     print(
@@ -237,7 +237,7 @@ def _status(answer: bytes) -> str:
 
 
 def _during(volleys: Sequence[Volley], wait: Wait) -> Attack | None:
-    """Return the attack during which a wait began."""
+    """Return the first attack that overlaps with a wait; None if there is none."""
     began = wait.ended - wait.seconds
     found = [each.attack for each in volleys if each.began <= wait.ended and each.ended >= began]
     return found[0] if found else None
