@@ -1,4 +1,4 @@
-"""The comparison of real clients: what counts as a difference, and that its table is not stale."""
+"""Tests the comparison of real clients, and that its table of results is not stale."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def test_streams_with_the_same_text_are_equal_wherever_they_are_cut() -> None:
     assert [each.split(": ")[0] for each in found(other, in_parts)] == [
         "chunk.choices.0.delta.content"
     ]
-    # A stream that never says why it ends differs, too.
+    # A stream without a finish reason also differs.
     assert found(whole, {"stream": [part("Paris is")]}) != []
 
 
@@ -131,7 +131,7 @@ def test_a_run_of_one_client_keeps_the_rows_of_the_others() -> None:
 
 
 def test_the_table_of_clients_has_every_client_in_its_locked_version() -> None:
-    """Run `make test-clients` after a change of a lock."""
+    """This test fails after a change of a lock until `make test-clients` has run."""
     rows = page.rows_of(page.PAGE.read_text())
     assert {(row.client, row.version) for row in rows} == {
         (client.name, environments.version_of(client.package, client.lock)) for client in CLIENTS

@@ -1,4 +1,4 @@
-"""The bodies that the engine tests send to hurt a server."""
+"""Tests the generation of the hurtful bodies that the engine tests send."""
 
 from server_support.hurtful import LARGEST_BYTES, SHAPES, Attack, attacks
 

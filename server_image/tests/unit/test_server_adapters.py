@@ -1,4 +1,4 @@
-"""LoRA adapters without an engine: the list, the files of one, and what a server does with it."""
+"""Tests the list of LoRA adapters, their files, and their states in a server, without an engine."""
 
 import asyncio
 import json
@@ -143,7 +143,7 @@ def test_files_of_a_killed_server_are_removed_except_those_of_the_list(tmp_path:
 
 
 class Engine:
-    """An engine that takes every adapter, and remembers what is asked of it."""
+    """An engine that accepts every adapter, and records the calls."""
 
     def __init__(self) -> None:
         self.loaded: list[Adapter] = []
@@ -178,7 +178,7 @@ class Requests:
 
 
 class Server:
-    """Adapters on an engine without a model, at a time that the test sets."""
+    """Adapters on an engine without a model, with a clock that the test sets."""
 
     def __init__(self, folder: Path) -> None:
         self.engine, self.requests, self.time = Engine(), Requests(), 0.0
@@ -204,7 +204,7 @@ class Server:
         )
 
     async def look(self, after: float = 0.0) -> None:
-        """Look at the list `after` seconds, and let what it starts end."""
+        """Read the list after the given seconds, and wait until the loads that it starts end."""
         self.time += after
         await self.adapters.look()
         await eventually_in_loop(

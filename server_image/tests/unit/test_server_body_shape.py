@@ -1,4 +1,4 @@
-"""Limits on the number of values in a body, before the application parses it."""
+"""Tests the limits of the values in a body, which apply before the application parses the body."""
 
 import json
 import time

@@ -1,4 +1,7 @@
-"""Salts of the engine's prefix cache: one for each API key, and for each salt of a client's own."""
+"""Tests the salts of the engine's prefix cache.
+
+There is one for each pair of an API key and a client's own salt.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

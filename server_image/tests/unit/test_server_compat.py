@@ -1,8 +1,8 @@
-"""Every supported vLLM version has the symbols of compat.py with their parameters, and no route
-that nobody has reviewed.
+"""Tests that every supported version of vLLM has the symbols of compat.py with their parameters,
+and that each of its routes was reviewed.
 
-`make flag-tables V=...` writes the records from the wheel of the version. The engine tests compare
-the record of the pinned version with the installed vLLM.
+`make flag-tables V=...` writes the record of a version from its wheel. The engine tests compare the
+record of the pinned version with the installed vLLM.
 """
 
 import json
@@ -89,7 +89,7 @@ def test_a_build_for_cpus_is_known_without_an_import_of_seconds(
 ) -> None:
     monkeypatch.delenv("VLLM_TARGET_DEVICE", raising=False)
     monkeypatch.setattr("importlib.metadata.version", {"vllm": version}.__getitem__)
-    # There is no vLLM here that it could import.
+    # No vLLM is installed here, so the function cannot import it.
     assert compat.is_cpu_build() is told
 
 

@@ -1,4 +1,4 @@
-"""Limits of a client's connection, tested with raw bytes on a real listener."""
+"""Tests the limits of a client's connection, with raw bytes on a real listener."""
 
 import asyncio
 import json
@@ -203,7 +203,7 @@ async def test_who_reads_slowly_keeps_the_connection_as_long_as_it_reads(
     for _ in range(10):
         left = held.unsent_bytes
         held.end_if_overdue(now, KEEP_ALIVE_SECONDS)
-        # The read is smaller than the space that the kernel frees at once.
+        # The kernel may free more space at once than this read takes.
         await client.receive(600_000)
         async with asyncio.timeout(PATIENCE):
             while held.unsent_bytes >= left:

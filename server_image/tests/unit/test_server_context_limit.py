@@ -1,4 +1,4 @@
-"""How the lengths of a request become lengths that fit the context."""
+"""Tests that the lengths of a request are adapted to the length of the context."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -18,7 +18,10 @@ class Invalid(Exception):
 
 
 def lengths_of_vllm(*, subtracts: bool) -> Any:
-    """Return a class of lengths like that of vLLM, which once subtracted the answer."""
+    """Return a class for the lengths of a request, like that of vLLM.
+
+    With `subtracts`, the length of the answer reduces that of the prompt, as in older versions.
+    """
 
     @dataclass(frozen=True)
     class Lengths:

@@ -1,4 +1,4 @@
-"""The operator and the server agree on names and formats without shared code."""
+"""Tests that the operator and the server agree on names and formats without shared code."""
 
 import asyncio
 import json
@@ -119,7 +119,7 @@ def test_the_server_leaves_it_to_the_operator_what_to_change(name: str) -> None:
     message = TerminationMessage.parse(record_release.termination_messages()[name])
     assert message is not None
     assert message.known_reason is not None
-    # Only hints name fields of the spec.
+    # Only hints name fields of the spec, and the operator adds the hints.
     assert "spec." not in message.message
 
 
@@ -172,7 +172,7 @@ async def test_the_metrics_server_reads_every_field_that_the_server_reports() ->
 
 
 def _plain(value: Any) -> Any:
-    """Return a counter of the operator in the server's form."""
+    """Return the value of one of the operator's counters in the server's form."""
     value = value["moments"] if isinstance(value, dict) else value
     return list(value) if isinstance(value, tuple) else value
 

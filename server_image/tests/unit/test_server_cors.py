@@ -1,4 +1,4 @@
-"""Pages of other sites: who may ask, and who may read an answer, also one of the gate."""
+"""Tests which pages of other sites may send requests and read responses, also those of the gate."""
 
 from argparse import Namespace
 from collections.abc import Sequence

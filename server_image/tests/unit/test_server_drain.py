@@ -138,7 +138,7 @@ async def test_tells_those_whom_the_drain_timeout_cuts(listener: Listener) -> No
 
 
 async def ask_for_much(client: Raw, echo: Echo) -> None:
-    """Let the application finish an answer of which the client has read only one byte."""
+    """Send a request and read one byte of its large response, which the application completes."""
     echo.answer = b"x" * 20_000_000
     client.writer.write(b"GET / HTTP/1.1\r\nconnection: close\r\n\r\n")
     await client.receive(1)

@@ -1,4 +1,4 @@
-"""A signal that arrives before the server has a handler for it is not lost."""
+"""Tests that a signal is not lost if it arrives before the server has a handler for it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Counts of the requests that the server sends to the engine, and of refused requests."""
+"""Tests the counts of the requests that the server sends to the engine, and of refused requests."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ class Invalid(Exception):
 
 
 class ScriptedLLM:
-    """An AsyncLLM that refuses requests at the same places as vLLM's."""
+    """An AsyncLLM that refuses requests in the same functions as vLLM's AsyncLLM."""
 
     unfinished = 0
     is_full = False

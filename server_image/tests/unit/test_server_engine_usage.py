@@ -72,7 +72,7 @@ def counters(engine: Engine) -> dict[str, object]:
 
 
 def sums_of(*steps: tuple[float, ...]) -> list[float]:
-    """Return the sum over all steps of each product of two of their five terms."""
+    """Return, for each product of two of the five terms of a step, its sum over all steps."""
     return [sum(x[i] * x[j] for x in steps) for i in range(5) for j in range(i, 5)]
 
 
@@ -102,7 +102,7 @@ def test_what_is_turned_away_adds_to_the_load_and_leaves_the_mix_of_prompts_as_i
         engine.arrive(3)
     engine.usage.turn_away(7)
     counted = counters(engine)
-    # Refused sequences get a recent length: the long prompts are forgotten.
+    # A refused sequence is counted with a recent length, and the long prompts are not recent.
     assert (counted["arrivals"], counted["promptTokensArrived"]) == (2020, 1300 + 2007 * 3)
     lengths = counted["promptLengths"]
     assert isinstance(lengths, list)
@@ -249,7 +249,7 @@ def test_the_warm_up_is_forgotten() -> None:
     engine.usage.begin()
     assert counters(engine)["arrivals"] == 0
 
-    # Its last step was not recorded, and the first client does not wait since then.
+    # The last step of the warm-up was not recorded. The wait of the first client begins later.
     engine.seconds += 50
     engine.arrive(1)
     assert engine.usage.stalled_seconds() == 0

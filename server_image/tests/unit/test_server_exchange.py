@@ -1,4 +1,4 @@
-"""Limits on a request, and the correct end of its response."""
+"""Tests the limits of a request, and the correct end of its response."""
 
 import asyncio
 import itertools
@@ -26,7 +26,7 @@ TOO_LONG = (
 
 
 class Inner:
-    """A stand-in for vLLM's application: it echoes, streams given events, or never answers."""
+    """Replacement for vLLM's application. It echoes, streams given events, or never responds."""
 
     def __init__(self, *events: str, then_hangs: bool = False) -> None:
         self.ended = asyncio.Event()
@@ -318,7 +318,7 @@ async def test_a_stream_that_breaks_before_its_first_event_has_a_status(
 
     inner = FastAPI()
     if is_handled:
-        # vLLM's application has such a handler. It is too late for a stream that has started.
+        # vLLM's application has such a handler, but it has no effect after a stream has started.
         inner.add_exception_handler(type(error), lambda *_: Response(status_code=418))
 
     @inner.post("/v1/responses")
@@ -348,7 +348,7 @@ async def test_others_are_served_between_long_bodies_that_arrive_together() -> N
 
     assert {answer.status for answer in answers} == {200}
     pauses = [later - earlier for earlier, later in itertools.pairwise(begins)]
-    # Each pause has the time of the parsing, and as much for others.
+    # A pause contains the time of the parsing, and an equal time for other requests.
     assert min(pauses) >= 1.9 * seconds
 
 

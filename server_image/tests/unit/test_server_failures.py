@@ -209,7 +209,7 @@ def test_a_gpu_that_cannot_be_used_is_known_by_what_drivers_say(said: str, findi
         ("Failed core proc(s): {'EngineCore_DP0': -7}", "SharedMemoryFull"),
         ("[Errno 13] Permission denied: '/models/llama/model.safetensors'", "StorageAccessDenied"),
         ("Read-only file system (os error 30)", "StorageAccessDenied"),
-        # A firewall refuses a connection in the words of a file system.
+        # A refusal by a firewall has the same text as an error of a file system.
         ("[Errno 13] Permission denied", "LoadFailed"),
     ],
 )

@@ -279,7 +279,7 @@ async def test_slashes_at_the_end_lead_to_the_route_and_keep_the_query() -> None
     answer = await Client(stack.app).get("/v1/models/", query="a=b")
     assert (answer.status, answer.headers["location"]) == (307, "../models?a=b")
     assert answer.body == b""
-    # It has not reached the engine, so it must not prolong a drain.
+    # The request has not reached the engine, so it must not prolong a drain.
     assert stack.in_flight.seen == 0
 
 

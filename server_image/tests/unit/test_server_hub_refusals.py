@@ -1,4 +1,7 @@
-"""What the hub, the network before it and the storage refuse, each caused for real."""
+"""Tests the refusals of the hub, of the network in front of it and of the storage.
+
+Each refusal has its real cause.
+"""
 
 import time
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "model.safetensors.index.json": INDEX,
         "model-1.safetensors": WEIGHTS,
         "model-2.safetensors": WEIGHTS,
-        # Nothing loads this copy, so a cache without it is whole.
+        # No server loads this copy, so a cache without it is complete.
         "pytorch_model.bin": WEIGHTS,
     }
     model = write_repository(folder / "model", files)
@@ -120,7 +123,7 @@ def test_a_refusal_of_the_hub_counts_although_the_model_is_in_the_cache(
 
 
 def mounted(options: str, folder: Path) -> list[str]:
-    """Return a command that starts another one with a file system of its own in the folder."""
+    """Return a command prefix. It mounts a tmpfs at the folder, which only its command sees."""
     script = f'mount -t tmpfs -o {options} tmpfs {folder} && exec "$@"'
     return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
 

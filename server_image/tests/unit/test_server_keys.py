@@ -28,7 +28,7 @@ def clock() -> Clock:
 
 
 def mount(folder: Path, version: str, **keys: str) -> None:
-    """Write a Secret as the kubelet does: write a new folder, then switch one link atomically."""
+    """Write a Secret as the kubelet does: write a new folder, then replace one link atomically."""
     data = folder / f"..{version}"
     data.mkdir()
     for name, key in keys.items():

@@ -25,7 +25,7 @@ def record_of(
 
 @pytest.fixture
 def engine_error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Path of the error file; this process counts as the engine process."""
+    """Path of the error file. Its environment variable makes this process an engine process."""
     path = tmp_path / "error.0"
     monkeypatch.setenv(logs.ENGINE_ERROR_FILE, str(path))
     return path
@@ -163,7 +163,7 @@ def test_an_error_of_a_request_is_logged_by_its_place_and_not_by_its_words() -> 
     assert "ValueError" in entry["error"]
     assert "RuntimeError" in entry["error"]
     assert "test_server_logs.py" in entry["error"]
-    assert '"rose"' in entry["error"]  # this is a line of code, which is no secret
+    assert '"rose"' in entry["error"]  # this is a line of code, which is not secret
     assert "invalid literal" not in entry["error"]
 
 

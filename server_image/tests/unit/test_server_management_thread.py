@@ -1,4 +1,4 @@
-"""Probes answer while the event loop of the API is blocked, and report when it hangs."""
+"""Tests that probes are answered while the API's event loop is blocked, and fail if it hangs."""
 
 import asyncio
 import http.client

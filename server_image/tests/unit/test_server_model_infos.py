@@ -1,4 +1,4 @@
-"""The information about model classes in the image reaches the folder that vLLM reads."""
+"""Tests that the image's information about model classes reaches the folder that vLLM reads."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every function that the server replaces in vLLM has a test on the code of each version."""
+"""Tests that every function that the server replaces in vLLM has a test with several versions."""
 
 import ast
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "src" / "llmservice_server"
 TESTS = HERE.parent / "engine" / "test_engine_versions.py"
-"""Tests that run on every supported version."""
+"""File with the tests that run with each version of vLLM under test."""
 
 OWN = {"self", "writer", "cycle"}
-"""Variables with objects that are not vLLM's, whose functions are replaced, too."""
+"""Variables with objects that are not vLLM's. Functions of these objects are also replaced."""
 
 
 def replaced(tree: ast.Module) -> Iterator[str]:
@@ -35,7 +35,10 @@ def replaced(tree: ast.Module) -> Iterator[str]:
 
 
 def _overridden(owner: ast.ClassDef) -> Iterator[str]:
-    """Yield the methods of a class that its base has: the public ones, and those that call it."""
+    """Yield the methods of a class that override those of its base class.
+
+    These are the public methods, and the private ones that call the method of the base class.
+    """
     for method in owner.body:
         if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef):
             name = method.name
@@ -45,7 +48,7 @@ def _overridden(owner: ast.ClassDef) -> Iterator[str]:
 
 
 def marked(tree: ast.Module) -> Iterator[str]:
-    """Yield the functions that the marks `patches` of a file name."""
+    """Yield the names of functions in the marks `patches` of a file."""
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(attr="patches"), args=named):

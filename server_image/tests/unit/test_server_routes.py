@@ -1,4 +1,4 @@
-"""The one list of routes, and which of them a request is for."""
+"""Tests the list of all routes, and that the route of a request is found."""
 
 import json
 from urllib.parse import urljoin
@@ -110,7 +110,7 @@ def test_texts_that_are_cut_on_the_event_loop_are_limited(
 
     with pytest.raises(BadShape, match=f"with {field}, a body may have at most 1048576 bytes"):
         check_shape(path, b"", body(5))
-    # It sets no limit, so nothing is cut.
+    # The value 0 sets no limit, so no text is cut.
     check_shape(path, b"", body(0))
 
 

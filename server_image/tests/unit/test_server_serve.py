@@ -29,7 +29,7 @@ class Kept:
 
 
 class LoadedEngine:
-    """A stand-in for a loaded engine that computes nothing."""
+    """Replacement for a loaded engine. It computes nothing."""
 
     has_died = False
 
@@ -50,7 +50,7 @@ class LoadedEngine:
 
 @pytest.fixture
 def collector() -> Iterator[None]:
-    """A garbage collector that runs only on request, and is reset after the test."""
+    """Make the garbage collector run only on request; reset it after the test."""
     gc.unfreeze()
     gc.disable()
     yield
@@ -120,7 +120,7 @@ def with_load(
     load: Callable[..., Awaitable[LoadedEngine]],
     **settings: Any,
 ) -> tuple[Server, ServerSettings]:
-    """Return a server that loads its engine so, and its settings."""
+    """Return a server that loads its engine with `load`, and its settings."""
     monkeypatch.setattr(serve, "load_engine", load)
     monkeypatch.setattr(serve, "load_nvml", lambda: None)
     monkeypatch.setattr(serve, "find_gpus", lambda nvml: None)
@@ -186,7 +186,7 @@ async def test_what_an_engine_died_of_in_a_container_before_is_no_reason_for_thi
 
 
 async def status(port: int, path: str) -> int:
-    """Return the status of a path; 0 while nothing listens."""
+    """Return the HTTP status of a path; 0 while the port is closed."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except ConnectionRefusedError:

@@ -1,4 +1,4 @@
-"""Several real processes share one cache: one fills it and the others wait, whichever is killed."""
+"""Tests that one of several processes fills a shared cache, and another one after it is killed."""
 
 import errno
 import os
@@ -62,7 +62,7 @@ def test_of_several_servers_one_fetches_and_compiles_and_the_others_wait(
     assert marker.exists()
     with working(tmp_path, hub, 1) as (late,):
         assert late.succeeded()
-        # The cache was already filled, so this server took no turn and did not wait.
+        # The cache was already full, so this server needed no turn and did not wait.
         assert "waiting_for_cache" not in {each.get("phase") for each in late.said()}
         assert fetches(tmp_path, WEIGHTS) == 1
 
@@ -159,7 +159,7 @@ def test_a_server_that_looked_away_cannot_take_a_turn_that_has_been_had(tmp_path
     with_second = quick.try_acquire()
     assert with_second is not None
 
-    # A server that read the folder before the second turn began would make these calls.
+    # A server that has read the folder before the second turn began would make these calls.
     assert slow._take(1) is None
     assert slow._take(0) is None
     assert [path.name for path in tmp_path.iterdir()] == ["0000000001.held"]
@@ -171,7 +171,8 @@ def test_a_server_that_looked_away_cannot_take_a_turn_that_has_been_had(tmp_path
 def test_a_writer_whose_file_another_server_has_removed_gives_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A network file system reports a removed file in this way. A local one keeps it open.
+    # A network file system reports a removed file with this error. On a local file system, an open
+    # file stays usable.
     def stale(*_: object) -> None:
         raise OSError(errno.ESTALE, "Stale file handle")
 
@@ -202,7 +203,8 @@ def test_a_sign_of_life_that_fails_for_another_reason_hides_no_takeover(
 
 
 def test_locks_of_a_writer_that_was_killed_stop_nobody(tmp_path: Path, hub: str) -> None:
-    # On a file system without flock, the hub library leaves such files. The file is the lock.
+    # On a file system without flock, the existence of a file is the lock, and the hub library of a
+    # killed server leaves such files.
     locks = tmp_path / "cache/hub/.locks" / f"models--{REPOSITORY.replace('/', '--')}"
     other = tmp_path / "cache/hub/.locks/models--another/a.lock"
     for lock in (locks / "left.lock", other):

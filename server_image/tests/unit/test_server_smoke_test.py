@@ -47,7 +47,7 @@ def vector(key: str, *numbers: float) -> str:
     [
         ("/v1/completions", 200, stream((" Par", [-0.5]), ("is", [-0.1])), None, None),
         ("/v1/completions", 200, stream((" Par", [-0.5]), ("is", [-0.1])), "Paris$", None),
-        # RE2 has no backtracking, so this takes no time.
+        # RE2 does not backtrack, so it checks this pattern quickly.
         ("/v1/completions", 200, stream(("a" * 5000, [-1])), "(a*)*b", "does not match"),
         ("/v1/completions", 200, stream(("!", [None]), ("!", [-2])), None, "1 of 2 log-prob"),
         ("/v1/completions", 200, stream(("!", [-math.inf])), None, "are not finite"),
@@ -86,7 +86,7 @@ def test_quotes_at_most_the_beginning_of_an_answer() -> None:
     ("paths", "asked"),
     [
         (GENERATING, "/v1/completions"),
-        # A model that generates and hears is asked for text.
+        # A model that generates and hears is tested with a request for text.
         (("/v1/audio/transcriptions", *GENERATING), "/v1/completions"),
         (("/pooling", "/v1/embeddings", "/score"), "/v1/embeddings"),
         (("/pooling", "/classify", "/score"), "/pooling"),

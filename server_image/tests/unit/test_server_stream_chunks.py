@@ -1,4 +1,7 @@
-"""Stand-ins write the usual chunks of a stream as the models do, and leave the others to them."""
+"""Tests that replacements write the usual chunks of a stream exactly as vLLM's models do.
+
+They leave the other chunks to the models.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -107,7 +110,7 @@ def test_what_a_parser_found_in_the_text_is_written_by_its_model(
     replaced(completions, chats)
     chunk = chat_chunk(chats, Delta(tool_calls=[1, 2]))
     (choice,) = chunk.choices
-    # vLLM's filter takes the stand-in for a delta.
+    # vLLM's filter treats the replacement as a delta.
     choice.tool_calls = choice.tool_calls[:1]
     assert '"delta":{"tool_calls":[1]}' in chunk.model_dump_json(exclude_unset=True)
 

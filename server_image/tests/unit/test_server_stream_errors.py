@@ -1,4 +1,4 @@
-"""Errors that vLLM loses in its streams, tested with stand-ins that lose them in the same way."""
+"""Tests errors that vLLM loses in its streams, with fakes that lose them in the same way."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -20,11 +20,11 @@ END = "data: [DONE]\n\n"
 
 
 class Dead(Exception):
-    """Stands for the error of vLLM's dead engine."""
+    """Represents the error of vLLM's dead engine."""
 
 
 class Creating:
-    """Returns the request itself. The engine has died when there is none."""
+    """Returns the request itself. Without a request, it behaves as if the engine had died."""
 
     async def create_messages(self, request: Any, raw_request: Any = None) -> Any:
         if request is None:
@@ -36,7 +36,7 @@ class Creating:
 
 
 class Messages(Creating):
-    """Converts pieces to events. Like vLLM, it replaces an error by an event without its text."""
+    """Converts pieces to events. Like vLLM, it replaces an error with an event without its text."""
 
     async def message_stream_converter(
         self, pieces: AsyncGenerator[str, None]
@@ -99,7 +99,7 @@ class Error(BaseModel):
 
 
 class MessagesOfObjects(Creating):
-    """Converts pieces to events. Like vLLM since 0.33, it ends every stream as a complete one."""
+    """Converts pieces to events. Like vLLM since 0.33, it ends every stream like a complete one."""
 
     async def message_stream_converter(
         self, pieces: AsyncGenerator[Chunk, None]
@@ -121,7 +121,7 @@ async def test_an_error_among_objects_is_the_last_event_of_a_message(before: lis
 
 
 class Responses:
-    """Returns a given answer."""
+    """Returns the given answer to every request."""
 
     def __init__(self, answer: Any) -> None:
         self._answer = answer

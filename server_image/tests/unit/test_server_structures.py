@@ -66,11 +66,11 @@ def test_a_structure_within_the_limits_passes(structure: dict[str, Any]) -> None
 
 
 class Refused(Exception):
-    """Stands for vLLM's validation error."""
+    """Represents vLLM's validation error."""
 
 
 def refusal_of(text: str, cause: str, function: str = "_validate_structured_outputs") -> Exception:
-    """Return an error that a function of this name raises from another one."""
+    """Return an error that a function of this name raises from an error with the text `cause`."""
     code = f"def {function}():\n    raise Refused(text) from ValueError(cause)"
     names: dict[str, Any] = {"Refused": Refused, "text": text, "cause": cause}
     exec(code, names)
@@ -96,7 +96,7 @@ def test_an_error_about_something_else_is_not_one_of_the_compiler() -> None:
 
 
 class Parameters:
-    """Sampling parameters whose structure only one compiler takes."""
+    """Sampling parameters with a structure that only one compiler accepts."""
 
     def __init__(self, taken_by: str) -> None:
         self.structured_outputs = SimpleNamespace(_backend="as checked before")

@@ -1,4 +1,4 @@
-"""Every library that opens a connection trusts a CA bundle, beside the public authorities."""
+"""Tests that all libraries that open connections trust a CA bundle and the public authorities."""
 
 import os
 import ssl
@@ -38,7 +38,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def hub(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A hub whose certificate the test's own authority signs."""
+    """URL of a hub whose certificate the test's own authority has signed."""
     folder = tmp_path_factory.mktemp("hub")
     model = write_repository(folder / "model", FILES)
     repositories = {REPOSITORY: RepositorySettings(branches={"main": model})}
