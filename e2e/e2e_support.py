@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Object = dict[str, Any]
 
 PATIENCE = 300.0
-"""Time limit in seconds of a wait that tests no speed. A busy machine starts a server slowly."""
+"""Time limit in seconds of a wait that does not test speed. A server may start slowly."""
 
 
 class CommandFailed(AssertionError):
@@ -144,7 +144,7 @@ def wait_ready(cluster: Cluster, name: str, namespace: str, within: float = PATI
     """Wait until an LLMService is Ready, and return it.
 
     Raises:
-        AssertionError: it was not Ready `within` seconds. The message has its last conditions.
+        AssertionError: it is not Ready in time. The message contains its last conditions.
 
     """
 

@@ -66,7 +66,7 @@ def localkube(*arguments: str, capture: bool = False) -> str:
 
 
 def images_under_test() -> Images:
-    """Return the images that the JSON in LLMSERVICE_E2E_IMAGES names. Without it, build them."""
+    """Return the images that the JSON in LLMSERVICE_E2E_IMAGES names; if unset, build them."""
     given = os.environ.get("LLMSERVICE_E2E_IMAGES")
     return Images.from_json(given or localkube("images", "build", "all", "--json", capture=True))
 

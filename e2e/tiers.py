@@ -60,7 +60,7 @@ class Tier:
     proves: str
     paths: tuple[str, ...]
     cluster: tuple[str, ...] | None = None
-    """Options of `localkube up` for the cluster in which the tests run; None without a cluster."""
+    """Options of `localkube up` for the tests' cluster; None if the tests need no cluster."""
     prepare: tuple[tuple[str, ...], ...] = ()
     """Commands that build what the tests need. They run before the tests and outside the cluster's
     network, so that they reach the package registries."""
@@ -172,7 +172,7 @@ class Console:
         )
 
     def say(self, text: str) -> None:
-        """Print a line to the output of the commands."""
+        """Print a line to the same output as the commands."""
         print(text, file=self.log, flush=True)
 
 
@@ -209,8 +209,8 @@ def run_lint(console: Console) -> Result:
 def run_tier(tier: Tier, console: Console, *, on_kubeconfig: bool) -> Result:
     """Bring up the cluster that the tier needs, run its tests, and remove the cluster.
 
-    With `on_kubeconfig`, the tests run on the cluster of KUBECONFIG instead. They exclude the tests
-    that need the node, the GPUs or the audit log of a local cluster.
+    With `on_kubeconfig`, the tests run on the cluster of KUBECONFIG instead. Tests that need the
+    node, the GPUs or the audit log of a local cluster are left out.
     """
     report = RESULTS / f"{tier.name}.xml"
     report.unlink(missing_ok=True)

@@ -160,7 +160,8 @@ def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace
     pod["spec"]["containers"][0]["startupProbe"] |= {
         "periodSeconds": 2,
         "failureThreshold": 3,
-        # The container may get SIGTERM before it handles the signal.
+        # The container may get SIGTERM before it can handle the signal. It then runs until it is
+        # killed.
         "terminationGracePeriodSeconds": 5,
     }
     pod |= {"apiVersion": "v1", "kind": "Pod"}

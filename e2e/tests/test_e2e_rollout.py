@@ -22,7 +22,7 @@ time."""
 
 
 class Client:
-    """Client that sends requests until it is stopped, and records the time and error of each."""
+    """Client that sends requests until it is stopped, and records each request's time and error."""
 
     def __init__(self, url: str, model: str) -> None:
         self._url, self._model = url, model

@@ -205,7 +205,7 @@ def test_an_edited_deployment_is_back_within_five_seconds(
 
 
 def wait_for_leader(cluster: Cluster) -> None:
-    """Wait until an existing pod holds the Lease. That of a killed leader must expire first."""
+    """Wait until an existing pod holds the Lease. A killed leader's Lease must expire first."""
 
     def held() -> bool:
         holders = {

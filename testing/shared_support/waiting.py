@@ -12,7 +12,7 @@ from tenacity.wait import wait_fixed
 Seen = TypeVar("Seen")
 
 PATIENCE = 120.0
-"""Time limit in seconds of a wait that tests no speed. A loaded machine needs far less."""
+"""Time limit in seconds of a wait that does not test speed. A loaded machine needs far less."""
 
 NOT_YET = (AssertionError, LookupError, OSError)
 """Errors of a check that mean "not yet": a wrong value, a missing field, or no listener."""

@@ -113,7 +113,7 @@ def test_process_one_of_a_container_heeds_a_signal_from_its_first_moment(
     unshare = "unshare --pid --fork --kill-child"
     flags = flags_for(tiny_model)
     with running_server(engine_python, tmp_path, *flags, starter=unshare) as server:
-        time.sleep(delay_seconds)  # noqa: TID251 - the moment of the signal is what is tested
+        time.sleep(delay_seconds)  # noqa: TID251 - the test depends on the time of the signal
         started = time.monotonic()
 
         server.terminate_child()
@@ -148,7 +148,7 @@ def test_is_gone_at_once_with_its_engine_when_told_to_stop_while_loading(
     server.terminate()
 
     assert server.exit_code() == 0
-    # The server does not use the time of a graceful end. A busy machine may need some seconds.
+    # The server does not wait for the pre-stop time. A busy machine may need some seconds.
     assert time.monotonic() - started < 20
     assert not members(server.process.pid)
 

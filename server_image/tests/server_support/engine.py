@@ -137,7 +137,7 @@ class ModelServer:
         return engine
 
     def terminate_child(self) -> None:
-        """Send SIGTERM to the server itself if a starter command is its parent process."""
+        """Send SIGTERM to a server whose parent process is a starter command."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         (child,) = map(int, children.read_text().split())
         os.kill(child, signal.SIGTERM)

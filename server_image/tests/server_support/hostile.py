@@ -332,7 +332,7 @@ def _as_request(case: Any) -> Request:
 
 
 def _problem(response: http.client.HTTPResponse, body: bytes) -> str | None:
-    """Return the problem of a response that no request may cause; None if there is no problem."""
+    """Return the problem of a response, or None. No request may cause such a problem."""
     if not response.getheader("x-request-id"):
         return "no request id"
     if response.getheader("x-injected"):

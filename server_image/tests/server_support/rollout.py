@@ -46,7 +46,7 @@ class AnswerLost(Exception):
 
 
 class KeepAliveClient(threading.Thread):
-    """Sends requests on one connection until the server correctly ends its use."""
+    """Sends requests on one connection until the server closes it or refuses a request."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ def _finish_reason(piece: dict[str, object]) -> object:
 
 
 def _is_closed(connection: http.client.HTTPConnection) -> bool:
-    """Return whether the server has closed the connection, with the check of connection pools."""
+    """Return whether the server has closed the connection. Connection pools check this too."""
     import select
 
     readable, _, _ = select.select([connection.sock], [], [], 0)

@@ -123,7 +123,7 @@ def test_a_refusal_of_the_hub_counts_although_the_model_is_in_the_cache(
 
 
 def mounted(options: str, folder: Path) -> list[str]:
-    """Return a command prefix. It mounts a tmpfs at the folder, which only its command sees."""
+    """Return a command prefix that mounts a tmpfs at the folder, which only its command sees."""
     script = f'mount -t tmpfs -o {options} tmpfs {folder} && exec "$@"'
     return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
 

@@ -1,4 +1,4 @@
-"""Tests that one of several processes fills a shared cache, and another one after it is killed."""
+"""Tests that one process at a time fills a shared cache, and that another replaces a killed one."""
 
 import errno
 import os

@@ -38,7 +38,7 @@ def single_program(program: Path, reference: str) -> bytes:
 
 
 def pause_reference() -> str:
-    """Return the reference of the pause image, which every pod needs. It is in no registry."""
+    """Return the reference of the pause image, which every pod needs and no registry has."""
     _, _, digest = binaries.program("pause").parent.name.rpartition("-")
     return f"localhost/localkube/pause:{digest}"
 

@@ -14,11 +14,11 @@ from localkube.errors import LocalkubeError
 
 MOUNT = Path("/sys/fs/cgroup")
 _DAEMONS = "daemons"
-"""Group of the daemons. It has no children, because cgroup v2 then allows no process in a group."""
+"""Group of the daemons. It has no subgroups, because cgroup v2 then allows no process in it."""
 
 _KILL_SECONDS = 20.0
 _CPU_SHARES = 4 * 1024
-"""CPU shares of all containers together under cgroup v1. Each session of other processes has 1024.
+"""CPU shares of all containers together under cgroup v1. A session of other processes has 1024.
 
 With the default, all pods of a busy machine together would get only as much CPU time as one
 session, such as that of one model server in a test.

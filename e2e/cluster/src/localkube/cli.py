@@ -11,7 +11,7 @@ from localkube.cluster import Cluster
 from localkube.errors import LocalkubeError
 
 Subparsers = Any
-"""argparse's object for adding subcommands, whose class is private."""
+"""Type of argparse's object that adds subcommands. Its class is private."""
 
 EXTENSIONS = ("localkube.commands", "localkube.images", "localkube.hub", "localkube.keda")
 """Modules with a function `register(subparsers)`, which adds commands. The parser of each command
@@ -96,7 +96,7 @@ def _run_inside(arguments: argparse.Namespace) -> int:
 
 
 def _become(target: Cluster, command: list[str]) -> int:
-    """Replace this process with the command, which then gets the signals and sets the status."""
+    """Replace this process with the command, which then gets its signals and sets its status."""
     environment = target.environment()
     line = target.visiting(command)
     sys.stdout.flush()

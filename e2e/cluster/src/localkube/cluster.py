@@ -122,7 +122,8 @@ class Cluster:
         return self.state.exists()
 
     def record(self) -> dict[str, Any]:
-        """Return the record of `up`: nodes, apiOnly, the folders of its programs, and complete.
+        """Return the record of `up`: its options, the folders of its programs, and whether it has
+        completed.
 
         Raises LocalkubeError if there is no such cluster.
         """

@@ -63,7 +63,8 @@ def audit_policy() -> dict[str, Any]:
     """Return the audit policy. The API server records every write, and the reads of all clients
     that are not components of Kubernetes.
 
-    The reads of those components, and all reads of Events and Leases, would outnumber the rest.
+    It omits the reads of those components, and all reads of Events and Leases, because they would
+    outnumber the rest.
     """
     own_users = ["system:apiserver", *COMPONENT_USERS.values()]
     own_groups = ["system:nodes", "system:serviceaccounts:kube-system"]

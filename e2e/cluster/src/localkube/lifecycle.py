@@ -52,7 +52,7 @@ def up(cluster: Cluster, *, nodes: int = 1, api_only: bool = False) -> None:
             if _runs_as_wanted(cluster, nodes, api_only):
                 say(f"Cluster {cluster.name} is running already.")
                 return
-            with step("Removing what is left of this cluster"):
+            with step("Removing the rest of an incomplete cluster"):
                 _remove(cluster)
         _start(cluster, nodes, api_only)
 
@@ -249,7 +249,7 @@ def clean(*, cache: bool) -> None:
         down(each)
     _remove_folder(paths.STATE_ROOT)
     if cache:
-        with step(f"Removing what the project keeps in {paths.cache_dir()}"):
+        with step(f"Removing the project's files in {paths.cache_dir()}"):
             # Only known names are removed, because the folder LLMSERVICE_CACHE may contain other
             # files too.
             for name in paths.CACHED:

@@ -19,7 +19,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID_DAYS = 30
 _BACKDATED = datetime.timedelta(minutes=5)
-"""Certificates are valid from this time before now, in case the clock is set back."""
+"""Time before the present at which the validity of certificates begins, in case the clock is set
+back."""
 
 SERVICE_ACCOUNT_KEY = "sa"
 

@@ -40,7 +40,7 @@ images."""
 
 @dataclass(frozen=True)
 class Facts:
-    """Result of the checks."""
+    """Facts about the machine, which the checks use."""
 
     root: bool
     missing_packages: Sequence[str] = ()

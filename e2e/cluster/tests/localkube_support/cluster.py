@@ -36,7 +36,9 @@ def apply(cluster: Cluster, *manifests: dict[str, Any]) -> None:
 
 
 def remains(name: str) -> dict[str, list[str]]:
-    """Return the remains of the cluster on this machine, by kind. Kinds without any are absent."""
+    """Return everything that remains of a cluster on this machine, by kind. Nothing remains if the
+    result is empty.
+    """
     found = {
         "state": [str(Cluster(name).state)] if Cluster(name).exists() else [],
         "processes": _processes(name),

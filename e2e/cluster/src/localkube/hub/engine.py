@@ -44,8 +44,8 @@ def run_script(name: str, *arguments: str, packages: Path | None = None, stdin: 
 
 
 def install_packages(folder: Path, requirements: Path = REQUIREMENTS) -> None:
-    """Install locked packages into a folder, by default the ones that the scripts need in addition
-    to the engine's."""
+    """Install locked packages into a folder. By default, these are the packages that the scripts
+    need in addition to the engine's packages."""
     python = str(environment() / "bin" / "python")
     install = ["uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
     _run([*install, "--python", python, "--target", str(folder), "-r", str(requirements)])

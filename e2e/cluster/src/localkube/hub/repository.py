@@ -13,20 +13,20 @@ from pathlib import Path, PurePosixPath
 
 LFS_SUFFIX = ".safetensors"
 LFS_FROM_BYTES = 10 * 1024 * 1024
-"""Size in bytes of the smallest file that the public hub keeps in large-file storage whatever its
-name."""
+"""Minimum size in bytes of files that the public hub keeps in large-file storage. Smaller files
+are there only if they have LFS_SUFFIX."""
 
 HASHING_CHUNK_BYTES = 1024 * 1024
 
 
 class Visibility(StrEnum):
-    """Access to a repository for clients without a token that opens it."""
+    """Visibility of a repository for clients without access."""
 
     PUBLIC = "public"
     GATED = "gated"
-    """These clients can list the files, but not download them."""
+    """Clients without access can list the files, but not download them."""
     PRIVATE = "private"
-    """For these clients, the repository seems not to exist."""
+    """For clients without access, the repository seems not to exist."""
 
 
 @dataclass(frozen=True)

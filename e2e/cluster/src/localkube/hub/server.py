@@ -32,7 +32,7 @@ finish."""
 
 @dataclass(frozen=True)
 class Hub:
-    """The repositories and the rules for reading them."""
+    """The repositories, and the settings that control access to them."""
 
     repositories: dict[str, Repository]
     settings: HubSettings

@@ -254,7 +254,7 @@ def _acquire(lock: IO[str], kind: int) -> None:
 
 
 def uv_binary() -> Path:
-    """Return the binary of this machine's uv. The `uv` on PATH may be a script that starts it."""
+    """Return the path of the uv binary. The `uv` on PATH may be a script that runs this binary."""
     if not (found := os.environ.get("UV")):
         found = subprocess.run(
             ["uv", "run", "--no-project", "printenv", "UV"],

@@ -39,7 +39,7 @@ def main() -> None:
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
     model.to(torch.bfloat16).save_pretrained(target)
-    # Some clients read the maximum prompt length here, and GGUF does not contain it.
+    # Some clients read the maximum prompt length from the tokenizer. GGUF does not contain it.
     tokenizer.model_max_length = model.config.max_position_embeddings
     for name in ("is_local", "local_files_only"):
         # These settings describe this load of the tokenizer. They would be saved too, but must not

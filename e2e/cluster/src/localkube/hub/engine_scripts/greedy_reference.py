@@ -1,4 +1,4 @@
-"""Continue prompts greedily with transformers in fp32, and measure the lead of each token.
+"""Continue prompts greedily with transformers in fp32, and print the tokens with their gaps.
 
 The Python of the engine's environment runs `greedy_reference.py MODEL_FOLDER TOKENS`, with a JSON
 list of prompts on standard input. The script prints a JSON list with an object for each prompt:
