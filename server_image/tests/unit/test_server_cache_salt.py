@@ -1,6 +1,6 @@
 """Tests the salts of the engine's prefix cache.
 
-There is one for each pair of an API key and a client's own salt.
+Each API key has its own salt, and so has each pair of a key and a salt that a client chooses.
 """
 
 from collections.abc import Iterator

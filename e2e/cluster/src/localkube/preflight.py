@@ -127,7 +127,7 @@ def install_packages() -> None:
     if not wanted:
         return
     if not shutil.which("apt-get"):
-        raise LocalkubeError(f"apt-get is missing: install in another way: {' '.join(wanted)}")
+        raise LocalkubeError(f"There is no apt-get. Install in another way: {' '.join(wanted)}")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "--no-install-recommends", "--yes", *wanted]
     for command in (["apt-get", "update"], install):
