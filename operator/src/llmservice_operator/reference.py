@@ -27,35 +27,37 @@ def render_engine_flags() -> str:
     accepted = sorted(accepted_flags(flags))
     return _page(
         "Engine flags",
-        f"The flags of vLLM {', '.join(TABLES)}, and what an LLMService does with each.",
+        f"This page lists the flags of vLLM {', '.join(TABLES)}, and how an LLMService handles "
+        "each of them.",
         "",
         "## Accepted in `spec.engine.extraArgs`",
         "",
-        *_rows(("flag", "takes", "vLLM"), (_accepted_row(each, flags) for each in accepted)),
+        *_rows(("flag", "values", "vLLM"), (_accepted_row(each, flags) for each in accepted)),
         "",
         "## Set by a field",
         "",
         "`extraArgs` refuses these flags, except those that it accepted before they had a field. "
-        "Such an argument still works; the condition Progressing and a Warning Event "
+        "Arguments with the latter still work; the condition Progressing and a Warning Event "
         f"`{DEPRECATED_ARGUMENT}` name the field to set instead.",
         "",
         *_rows(("flag", "field", "`extraArgs`"), _field_rows()),
         "",
         "## Refused",
         "",
-        "They would run foreign code, open files or ports, or conflict with the operator.",
+        "These flags would run foreign code, open files or ports, or conflict with the operator.",
         "",
         *(f"- `{flag}`" for flag in sorted(flags) if is_refused(flag)),
         "",
-        "## Gone",
+        "## Removed from vLLM",
         "",
-        "Older versions of vLLM had these flags. Deployments from elsewhere may still set them.",
+        "Only older versions of vLLM have these flags. Deployments of other projects may still "
+        "set them.",
         "",
         *_rows(("flag", "what to change"), ((f"`{flag}`", GONE[flag]) for flag in sorted(GONE))),
         "",
-        "## Variables that are gone",
+        "## Removed variables",
         "",
-        "No supported version of vLLM reads these variables of the environment. `spec.engine.env` "
+        "No supported version of vLLM reads these environment variables. `spec.engine.env` "
         "accepts them; the condition Progressing and a Warning Event "
         f"`{DEPRECATED_ARGUMENT}` say what to change.",
         "",
@@ -98,23 +100,25 @@ def render_conditions() -> str:
             for reason in Reason
             if reason.source is source
         )
-        sections += ["", f"## {source}", "", *_rows(("reason", "means", "what to do"), rows)]
+        sections += ["", f"## {source}", "", *_rows(("reason", "meaning", "what to do"), rows)]
     return _page(
         "Conditions",
-        "The conditions in the status of an LLMService. There is no phase. Each condition is "
-        "`True`, `False` or `Unknown` for the generation in its `observedGeneration`; its "
-        "`lastTransitionTime` changes only with its status. The operator records an Event "
-        "when the status or the reason of Ready or of a condition of the load changes, and a "
-        f"Warning Event `{FIELD_REWRITTEN}` when an admission webhook rewrites a field of a child. "
-        "The service then runs with the rewritten field; the message of Progressing names it.",
+        "This page lists the conditions in the status of an LLMService. The status has no phase. "
+        "Each condition is `True`, `False` or `Unknown` for the generation in its "
+        "`observedGeneration`. Its `lastTransitionTime` changes only when its status changes. The "
+        "operator records an Event when the status or the reason of Ready, AutoscalingActive, "
+        "MetricsAvailable or SLOMet changes. It records a "
+        f"Warning Event `{FIELD_REWRITTEN}` when an admission webhook changes a field of a child. "
+        "The service then runs with the changed field, and the message of Progressing names it.",
         "",
         *_rows(
-            ("condition", "says", "set by", "absent"),
+            ("condition", "meaning", "set by", "absent"),
             ((f"`{each}`", each.meaning, each.set_by, each.absent) for each in ConditionType),
         ),
         "",
-        "A condition's reason is one of those below. Its message adds details from the cluster, "
-        "such as the scheduler's numbers, and ends with what to change.",
+        "The reason of a condition is one of the following. The message of the condition adds "
+        "details from the cluster, such as the scheduler's numbers, and ends with the hint, which "
+        "says what to change.",
         *sections,
     )
 

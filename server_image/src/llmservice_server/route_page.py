@@ -9,23 +9,23 @@ _HEAD = """\
 
 # Routes of the model server
 
-Port 8000 serves these routes. A model has the routes of its kind. The server's page at `/docs`
-lists them, each with an example. A path with slashes at its end answers 307 with the address of the
-route. Every other path answers 404.
+Port 8000 serves these routes. The kind of a model determines its routes. The server's page at
+`/docs` lists the routes of its model, each with an example. For a path with slashes at its end, the
+server answers 307 with the address of the route. For every other path, it answers 404.
 
 """
 
 
 def page() -> str:
     """Return the text of the page."""
-    served = _table(("route", "answers with", "models", "needs a key"), map(_row, ROUTES))
+    served = _table(("route", "response", "models", "needs a key"), map(_row, ROUTES))
     closed = _table(
         ("routes of vLLM", "reason"),
         ((", ".join(f"`{path}`" for path in paths), why) for why, paths in CLOSED.items()),
     )
     administration = (
         "\n## Closed routes\n\nvLLM has more routes, which stay closed. "
-        "`LLMSERVICE_ADMINISTRATION_ROUTES=true` opens them all,\nfor every client with a key.\n\n"
+        "`LLMSERVICE_ADMINISTRATION_ROUTES=true` opens them\nall for every client with a key.\n\n"
     )
     return _HEAD + served + administration + closed
 

@@ -271,7 +271,7 @@ ROUTES = (
 """Every route for clients."""
 
 CLOSED: Mapping[str, tuple[str, ...]] = {
-    "They change the server or belong to its owner.": (
+    "They change the server, or are meant for its administrator.": (
         "/abort_requests",
         "/collective_rpc",
         "/fault_tolerance/apply",
@@ -305,7 +305,7 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
         "/weight_checker",
         "/weight_info",
     ),
-    "They pass tokens between servers that divide the work of one.": (
+    "They exchange tokens between servers that share the work of one server.": (
         "/inference/v1/abort_requests",
         "/inference/v1/generate",
         "/v1/chat/completions/derender",
@@ -316,12 +316,12 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
         "/v1/responses/render",
     ),
     "The management port has the metrics.": ("/metrics",),
-    "The server has a page of its own instead.": ("/docs/oauth2-redirect", "/redoc"),
-    "Its requests have the form of any other route, which the limits of a body depend on.": (
+    "The server's page at `/docs` replaces them.": ("/docs/oauth2-redirect", "/redoc"),
+    "Its requests can have the form of any other route, and the limits of a body depend on the route.": (
         "/invocations",
     ),
     "It shows files of the model, such as its chat template.": ("/tokenizer_info",),
-    "It is a websocket, which the server does not speak.": ("/v1/realtime",),
+    "It is a websocket, which the server does not support.": ("/v1/realtime",),
     "They need a library that the image does not have.": (
         "/cohere/v2/chat",
         "/cohere/v2/chat/render",
