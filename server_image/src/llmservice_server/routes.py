@@ -317,7 +317,7 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
     ),
     "The management port has the metrics.": ("/metrics",),
     "The server's page at `/docs` replaces them.": ("/docs/oauth2-redirect", "/redoc"),
-    "Its requests can have the form of any other route, and the limits of a body depend on the route.": (
+    "Its body can be that of any other route, and the limits of a body depend on the route.": (
         "/invocations",
     ),
     "It shows files of the model, such as its chat template.": ("/tokenizer_info",),
