@@ -27,7 +27,7 @@ KNOWN: tuple[Known, ...] = (
         "^Chromium.*: refusal, wrong key$",
         "^reply",
         "better",
-        "the page reads the refusal; from vLLM it gets a network error.",
+        "the page can read the refusal, whereas vLLM causes a network error.",
     ),
     Known(
         "^Chromium.*: refusal, unknown route$",
@@ -43,8 +43,8 @@ KNOWN: tuple[Known, ...] = (
         "max_tokens above the context$",
         _STOCK_FAILS,
         "better",
-        "vLLM refuses a `max_tokens` that the context cannot hold; here the answer ends with the "
-        "context.",
+        "vLLM refuses a `max_tokens` that exceeds the context; this server ends the answer at the "
+        "end of the context.",
     ),
     Known(
         "the id of a request$",
@@ -56,7 +56,7 @@ KNOWN: tuple[Known, ...] = (
         "refusal, wrong key$|does not pass the key on$",
         r"^reply\.(message|body)",
         "better",
-        "the message says what to send; that of vLLM is only `Unauthorized`.",
+        "the message says what to send, whereas that of vLLM is only `Unauthorized`.",
     ),
 )
 

@@ -67,7 +67,7 @@ def messages():
     return model.invoke(QUESTION)
 
 
-@case("OpenAIEmbeddings, its default, which sends OpenAI's token ids", needs="vectors")
+@case("OpenAIEmbeddings, with its default, which sends OpenAI's token ids", needs="vectors")
 def embeddings_default():
     return OpenAIEmbeddings(**SERVER, model=MODEL).embed_documents(TITLES)
 
@@ -92,7 +92,7 @@ def rerank():
     return reranker.rerank(TITLES, "the sea", max_tokens_per_doc=100)
 
 
-@case("CohereRerank, refused by vLLM without it, because null is sent for it", needs="vectors")
+@case("CohereRerank, refused without max_tokens_per_doc, sent as null", needs="vectors")
 def rerank_default():
     documents = [Document(title) for title in TITLES]
     return cases.refusal(
