@@ -2,10 +2,10 @@
 
     uv run python operator/make_catalogue.py RECIPES.json
 
-RECIPES.json is a list with, for each recipe, the facts of vllm-project/recipes (Apache-2.0): model
-ids, arguments, environment, features and variants. The catalogue keeps what becomes of them: a
-model id and the fields of a spec. It keeps no text of the recipes. The number of GPUs is not in it,
-because `new` computes it.
+RECIPES.json is a list with one object for each recipe of vllm-project/recipes (Apache-2.0). The
+object contains the facts of the recipe: model ids, arguments, environment, features and variants.
+The catalogue contains only model ids and the fields of a spec that follow from these facts. It
+contains no text of the recipes and no number of GPUs, because `new` computes that number.
 
 The program prints each model that the catalogue leaves out, with the reason.
 """
@@ -22,21 +22,23 @@ from translation import Flags, Inexpressible, flags_of, refusals, spec_of
 
 SOURCE: Final = "Derived from the facts in vllm-project/recipes, Apache-2.0"
 ON_BY_DEFAULT: Final = ("tool_calling", "reasoning")
-"""Features of a recipe that an entry has; the others are for the user to choose."""
+"""Features that an entry enables, unless the recipe makes them optional. Users can add others."""
 COMPUTED: Final = ("--tensor-parallel-size", "--served-model-name")
-"""Flags that follow from other fields: the number of GPUs, and the name of the service."""
+"""Flags that an entry omits, because other fields determine them: the number of GPUs, and the name
+of the service."""
 BOUND_TO_A_PLACE: Final = ("--chat-template",)
-"""Flags that name an object of the user's cluster, which a catalogue cannot know."""
+"""Flags that need an object in the user's cluster. The catalogue leaves out a model with such a
+flag, because it cannot know the name of the object."""
 
 
 def entry_name(model_id: str) -> str:
-    """Return the name of a model in the catalogue, which is a valid name of a service."""
+    """Return the catalogue's name for a model. It is also a valid name for a service."""
     name = re.sub(r"[^a-z0-9]+", "-", model_id.rpartition("/")[2].lower()).strip("-")
     return (name if name[:1].isalpha() else f"m-{name}")[:63].strip("-")
 
 
 def entries(recipe: Mapping[str, Any]) -> Iterator[tuple[str, list[str], Mapping[str, str]]]:
-    """Yield model id, arguments and environment of each variant of a recipe."""
+    """Yield the model id, the arguments and the environment of each variant of a recipe."""
     model = recipe["model"]
     features = recipe.get("features", {})
     common = list(model.get("base_args", []))
@@ -52,7 +54,10 @@ def entries(recipe: Mapping[str, Any]) -> Iterator[tuple[str, list[str], Mapping
 
 
 def entry_flags(arguments: list[str]) -> Flags:
-    """Return the flags that an entry of the catalogue has. Raises Inexpressible."""
+    """Return the flags that an entry of the catalogue has.
+
+    Raises Inexpressible for a flag that needs an object in the user's cluster.
+    """
     flags = {name: text for name, text in flags_of(arguments).items() if name not in COMPUTED}
     for flag in BOUND_TO_A_PLACE:
         if flag in flags:

@@ -1,4 +1,4 @@
-"""Prints docs/migrating.md from migrations.yaml: the messages are those of the operator itself."""
+"""Prints docs/migrating.md from the pairs in migrations.yaml and the operator's own messages."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,22 +31,22 @@ replace them; `-` means that no field replaces them. A test checks each row.
 
 @dataclass(frozen=True)
 class Pair:
-    """One thing, as another project says it and as an LLMService does."""
+    """One setting, in the fields of another project and in those of an LLMService."""
 
     project: str
     source: str
-    """Where the other project says it."""
+    """Place of the setting in the other project, such as the `spec` of a `Model`."""
     old: Mapping[str, Any]
     new: Mapping[str, Any]
 
     @property
     def messages(self) -> list[str]:
-        """What `render` prints about the old spelling."""
+        """Messages that `render` prints about the old fields."""
         return messages({**MODEL, **self.old})
 
 
 def pairs() -> list[Pair]:
-    """Return all pairs, project by project."""
+    """Return all pairs, grouped by project."""
     return [
         Pair(part["project"], part["from"], pair["old"], pair["new"])
         for part in yaml.safe_load(PAIRS.read_text())
@@ -55,7 +55,10 @@ def pairs() -> list[Pair]:
 
 
 def messages(spec: Mapping[str, Any]) -> list[str]:
-    """Return the errors of a spec, else the notices; empty for a spec without either."""
+    """Return the errors of a spec, or its notices if it has no error.
+
+    The list is empty for a spec without errors and notices.
+    """
     body = service_of("model", spec)
     if problems := problems_of(body):
         return [str(problem) for problem in problems]

@@ -1,4 +1,4 @@
-"""Says an engine's command line, as people write it for `vllm serve`, in the fields of a spec."""
+"""Translates a command line of `vllm serve` into the fields of a spec."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from llmservice_operator.errors import InvalidSpec
 from llmservice_operator.settings import ENGINE_VERSION
 
 Flags = dict[str, Any]
-"""Flags of a command line, each with its value; None for a flag that stands alone."""
+"""Values of the flags of a command line, by flag. The value of a flag without a value is None."""
 
 BY_FLAG: Final[Mapping[str, FlagField]] = {it.flag.name: it for it in FLAG_FIELDS}
 _SHORT: Final = {
@@ -28,11 +28,11 @@ _SHORT: Final = {
 }
 SPECULATION: Final = "--speculative-config"
 FOLLOWS_FROM_OTHERS: Final = ("--enable-auto-tool-choice",)
-"""Flags that another flag's field sets, too."""
+"""Flags that need no translation, because the field of another flag sets them, too."""
 TEMPLATE: Final = {"configMapKeyRef": {"name": "chat-templates", "key": "template.jinja"}}
-"""Where a template goes that the command line names by its file."""
+"""Reference to a ConfigMap. It replaces the file of a chat template that a command line names."""
 PARSERS_IMAGE: Final = "registry.example.com/parsers:1"
-"""Image of one's own that contains the parser plugins that the command line names."""
+"""Example of a user's own image. It contains the parser plugins that a command line names."""
 _WORDS: Final = (
     *("Auto", "BFloat16", "Float16", "Float32", "FP8"),
     *("Generate", "Pooling", "None", "Embed", "Classify"),
@@ -57,14 +57,14 @@ _SPECULATION_FIELDS: Final = {
 
 
 class Inexpressible(Exception):
-    """The spec has no way to say an argument."""
+    """An argument of a command line has no equivalent in the spec."""
 
 
 def flags_of(arguments: Iterable[str]) -> Flags:
-    """Return the flags of a command line, with their full names in hyphens.
+    """Return the flags of a command line by their long names, which are written with hyphens.
 
-    A part of a structured flag, such as --speculative-config.method, becomes a member of the flag's
-    object.
+    A part of a structured flag, such as --speculative-config.method, becomes a member of the JSON
+    object that is the flag's value.
     """
     found: Flags = {}
     words = [
@@ -123,7 +123,7 @@ def set_at(spec: dict[str, Any], path: str, value: Any) -> None:
 
 
 def typed(field: FlagField, text: str | None) -> Any:
-    """Return a flag's value in the form of its field."""
+    """Return the text of a flag as a value of the field's type."""
     if text is None or text == "true":
         return True
     if text == "false":
@@ -140,7 +140,10 @@ def typed(field: FlagField, text: str | None) -> Any:
 
 
 def add_flag(spec: dict[str, Any], flag: str, text: str | None) -> None:
-    """Add a flag to the spec: as its field, else as an extra argument. Raises Inexpressible."""
+    """Set the field of a flag in the spec, or add an extra argument if the flag has no field.
+
+    Raises Inexpressible for a speculative configuration that the fields cannot express.
+    """
     positive = flag.replace("--no-", "--", 1)
     if flag in FOLLOWS_FROM_OTHERS:
         return
@@ -169,7 +172,7 @@ def add_flag(spec: dict[str, Any], flag: str, text: str | None) -> None:
 
 
 def _has_no_word(field: FlagField, text: str | None) -> bool:
-    """Return whether the field has no word for the value, and an extra argument is read too."""
+    """Return whether the field has no word for the value, but extraArgs accepts the flag."""
     return field.has_words and field.flag.accepted_in_extra_args and typed(field, text) == text
 
 
@@ -179,7 +182,7 @@ def add_argument(spec: dict[str, Any], argument: str) -> None:
 
 
 def speculative_method(config: Mapping[str, Any]) -> str:
-    """Return the method that vLLM takes from a speculative configuration."""
+    """Return the method that vLLM chooses for a speculative configuration."""
     method = str(config.get("method") or "draft_model")
     return "mtp" if method.endswith("_mtp") else method
 
@@ -197,7 +200,7 @@ def _speculation(spec: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
         if key == "model":
             value = f"hf://{value}"
             if method == "mtp" and value == spec["model"]["uri"]:
-                continue  # the model's own layers, as without it
+                continue  # the default: MTP uses layers of the model itself
         if isinstance(value, str) and value.isdigit():
             value = int(value)
         if key in ("draft_sample_method", "rejection_sample_method"):
@@ -207,7 +210,10 @@ def _speculation(spec: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str
 
 
 def spec_of(model_id: str, flags: Flags, environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the spec of a command line. Raises Inexpressible."""
+    """Return the spec of a service with this model, these flags and this environment.
+
+    Raises Inexpressible for an argument that has no equivalent in the spec.
+    """
     spec: dict[str, Any] = {"model": {"uri": f"hf://{model_id}"}}
     for flag, text in flags.items():
         add_flag(spec, flag, text)
@@ -219,7 +225,7 @@ def spec_of(model_id: str, flags: Flags, environment: Mapping[str, Any]) -> dict
 
 
 def problems_of(body: Mapping[str, Any]) -> list[InvalidSpec]:
-    """Return why the operator would not run an LLMService; empty if it would."""
+    """Return the reasons why the operator would refuse an LLMService, or an empty list."""
     if problems := LLMService.problems(body):
         return problems
     try:
@@ -230,13 +236,13 @@ def problems_of(body: Mapping[str, Any]) -> list[InvalidSpec]:
 
 
 def refusals(spec: Mapping[str, Any]) -> list[str]:
-    """Return why the operator would not run the spec; empty if it would."""
+    """Return the reasons why the operator would refuse the spec, or an empty list."""
     problems = problems_of(service_of("model", spec))
     return [_with_argument(spec, str(problem)) for problem in problems]
 
 
 def _with_argument(spec: Mapping[str, Any], problem: str) -> str:
-    """Return a problem with the argument that it is about, where the path has only its place."""
+    """Return the problem with the name of an argument or variable in place of its index."""
     place = re.match(r"spec\.engine\.(extraArgs|env)\[([0-9]+)\](\.name)?", problem)
     if place is None:
         return problem

@@ -1,8 +1,7 @@
-"""Kubernetes operator for LLMService: a user applies one resource and gets a served language
-model.
+"""A Kubernetes operator that serves a language model for each LLMService.
 
-ARCHITECTURE.md describes the modules. The layer contract in pyproject.toml says what each may
-import.
+ARCHITECTURE.md describes the modules. The layer contract in pyproject.toml lists the imports that
+each module may use.
 """
 
 from importlib.metadata import version

@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEEPEST_JSON = 25_000
-"""Recursion limit of the process. The API server stores objects that are nested 10,000 levels deep,
-and one of them must not make a list unreadable."""
+"""Recursion limit of the process. The API server stores objects with up to 10,000 nested levels,
+and one such object must not make a whole list unreadable."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         match options.command:
             case "run":
                 configure_logging(settings.log_level)
-                # A full collection begins when the number of objects has grown by a quarter. The
-                # modules' own, which stay for ever, need neither be counted nor searched.
+                # A full garbage collection starts when the number of objects has grown by a
+                # quarter. The objects of the modules are never freed. Freezing them excludes them
+                # from that number and from the collection.
                 gc.freeze()
                 return asyncio.run(Process(settings).run())
             case "metrics-server":
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(text: str, options: argparse.Namespace, settings: OperatorSettings) -> "Plans":
-    # The hub's client takes 30 MiB, which the running operator does not need.
+    # A local import saves the running operator the 30 MiB of memory of the hub's client.
     from llmservice_operator.plan import PlanOptions, plan_command
 
     token, endpoint = os.environ.get("HF_TOKEN"), os.environ.get("HF_ENDPOINT")
@@ -115,7 +116,10 @@ def _new(options: argparse.Namespace, settings: OperatorSettings) -> str:
 
 
 def _by_the_chart(options: argparse.Namespace) -> dict[str, str]:
-    """Return the variables that the chart would set; none unless the command line has values."""
+    """Return the environment variables that the chart sets for the values files of --values.
+
+    Without such a file, there are no variables.
+    """
     files = getattr(options, "values", None)
     return chart_variables(map(_text_of, files)) if files else {}
 
@@ -125,7 +129,8 @@ def _text_of(file: Path) -> str:
 
 
 async def run_metrics_server(settings: OperatorSettings) -> int:
-    # Certificates and load models take 12 MiB, which the running operator does not need.
+    # A local import saves the running operator the 12 MiB of memory of certificates and load
+    # models.
     from llmservice_operator.metrics_server import MetricsServer
 
     return await MetricsServer(settings).run()
@@ -214,19 +219,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class Process:
-    """The running operator. Every replica watches; only the one that holds the Lease works."""
+    """The running operator. Every process watches the cluster, but only the leader runs passes."""
 
     def __init__(self, settings: OperatorSettings) -> None:
         self._settings = settings
         self._tasks = Tasks()
 
     async def run(self) -> int:
-        """Run until a signal comes; return the exit code."""
+        """Run until a signal arrives or a task fails; return the exit code, 1 after a failure.
+
+        Raises InvalidSettings if the health port cannot be used.
+        """
         settings = self._settings
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         metrics, cache = Metrics(), Cache()
         shares = Shares()
-        # Slow webhooks and quotas usually delay all services of one namespace.
+        # The workers are shared among namespaces, because slow webhooks and quotas usually delay
+        # all services of one namespace.
         queue: WorkQueue[Key] = WorkQueue(
             metrics, QueueSettings(shares=shares), group_of=lambda key: key[0]
         )
@@ -320,8 +329,8 @@ class Process:
             ) from error
 
     async def _leave(self, leader: Leader, *working: asyncio.Task[None]) -> None:
-        """Stop the workers when the process is to end, then release the Lease before slower cleanup
-        begins.
+        """Wait until the process must exit, and cancel these tasks. Then release the Lease, before
+        slower cleanup starts.
         """
         await self._tasks.stop.wait()
         await self._tasks.cancel(*working)

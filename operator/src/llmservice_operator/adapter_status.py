@@ -1,5 +1,5 @@
-"""Decides which LoRA adapters clients get, from what the replicas report, and builds their
-status.
+"""Decides from the reports of the replicas which LoRA adapters are served, and builds the status of
+the adapters.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Adapters:
     listed: AdapterList | None
     """The list to write; None if the service takes no adapters."""
     status: tuple[AdapterStatus, ...] | None
-    """State of each adapter; None without adapters."""
+    """Status of each adapter; None without adapters."""
 
 
 def see_adapters(
@@ -50,16 +50,16 @@ def see_adapters(
     *,
     has_reports: bool,
 ) -> Adapters:
-    """Return the next list and the status.
+    """Return the next list of adapters and their status.
 
-    `live` is the present ConfigMap. `has_reports` tells whether there is a metrics server, which
-    reports about the replicas.
+    `live` is the live ConfigMap with the present list. `has_reports` is true if there is a metrics
+    server, which reports on the replicas.
     """
     if not service.spec.model.takes_adapters:
         return Adapters(None, None)
     running = [each for each in replicas if each.is_running and not each.is_leaving]
     reported = sorted(report.replicas if report else (), key=lambda each: each.pod)
-    # A replica without a phase has a server that does not answer.
+    # A report without a phase means that the model server of the replica does not respond.
     answers = {each.pod: each for each in reported if each.phase is not None}
     held = {pod: _holdings(each) for pod, each in answers.items()}
     ready = [each.name for each in running if each.is_ready]
@@ -113,7 +113,7 @@ def _message(
     having: Sequence[str],
     ready: int,
 ) -> str | None:
-    """Return why a replica lacks the adapter, from the most to the least certain cause."""
+    """Return the most certain reason why a replica lacks the adapter; None if none lacks it."""
     for name, replica in answers.items():
         for each in replica.adapters or ():
             if _listed(each) == adapter and each.message:

@@ -1,8 +1,8 @@
 """`llmservice-operator new`: prints an LLMService for a well-known model.
 
-The catalogue holds the model's id and the fields that its authors recommend. The number of GPUs
-follows from the plan, so it is right for the GPU that the user names. operator/make_catalogue.py
-makes the file.
+For each model, the catalogue contains its id and the fields that the recipes of the vLLM project
+recommend. The number of GPUs comes from the plan, because it depends on the GPU that the user
+names. operator/make_catalogue.py writes the catalogue.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ MODELS: Final[Mapping[str, Mapping[str, Any]]] = (
 """Fields of the spec, by the model's name in the catalogue."""
 
 COUNTS: Final = (1, 2, 4, 8, 16, 32, 64)
-"""Numbers of GPUs that are tried, in this order."""
+"""Numbers of GPUs to try, in this order."""
 
 Planner = Callable[[str], Plans]
-"""Returns the plan of a YAML text."""
+"""Function that returns the plans of the services in a YAML text."""
 
 
 class NotInCatalogue(OperatorError):
-    """There is no model of this name."""
+    """The catalogue has no model of this name."""
 
     def __init__(self, name: str) -> None:
         near = get_close_matches(name.lower(), MODELS, n=3, cutoff=0.6)
@@ -49,7 +49,7 @@ class NotInCatalogue(OperatorError):
 
 
 def service_of(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an LLMService with this spec."""
+    """Return the manifest of an LLMService with this name and spec."""
     return {
         "apiVersion": api.API_VERSION,
         "kind": api.KIND,
@@ -61,8 +61,9 @@ def service_of(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 def new_service(name: str, gpu: str, plan: Planner) -> str:
     """Return the YAML of an LLMService for a model of the catalogue, with its plan as comments.
 
-    The service has the smallest number of GPUs on which the model fits. If the model's files cannot
-    be read, it has one GPU and the comment says why. Raises NotInCatalogue.
+    The service has the smallest number of GPUs in COUNTS on which the model certainly fits, or the
+    greatest if it fits on none. The search also stops at a number without a verdict. It stops at
+    one GPU if the model's files cannot be read, and the comments say why. Raises NotInCatalogue.
     """
     if name not in MODELS:
         raise NotInCatalogue(name)

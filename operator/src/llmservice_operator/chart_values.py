@@ -1,7 +1,7 @@
-"""Reads the values of the chart as the variables that the chart gives the operator.
+"""Translates the chart's values into the variables that the chart sets for the operator.
 
-`render`, `plan` and `new` then print what the installed operator would do. A test of the chart
-compares the variables with those of its template.
+With these variables, the output of `render`, `plan` and `new` is that of the installed operator. A
+test compares the variables with those of the chart's template.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "monitoring": {"namespace": "monitoring"},
     "metricsServer": {"enabled": True},
 }
-"""Default values of the chart that differ from the operator's settings."""
+"""Default values of the chart that differ from the defaults of the operator's settings."""
 
 _METRICS_SERVER: Final = "http://llmservice-operator-metrics-server.llmservice-system.svc:8081"
-"""Its address by the chart's default names. No object of a service depends on the names."""
+"""Address of the metrics server, with the chart's default names. Of the objects of a service, only
+a ScaledObject contains the address."""
 
 
 def chart_variables(texts: Iterable[str]) -> dict[str, str]:
-    """Return the operator's variables for values files, of which a later one has priority.
+    """Return the operator's variables for the texts of values files. A later text has priority.
 
-    Raises InvalidSettings for a text that holds no values.
+    Raises InvalidSettings if a text is not a YAML object, or if a value must be an object and is
+    not.
     """
     values: Mapping[str, Any] = DEFAULTS
     for text in texts:
@@ -68,7 +70,9 @@ def _mapping(text: str) -> Mapping[str, Any]:
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values as Helm merges them: objects field by field, null removes."""
+    """Return the values merged as Helm does: objects are merged by field, and null removes a
+    field.
+    """
     found = {key: value for key, value in below.items() if above.get(key, value) is not None}
     for key, value in above.items():
         under = below.get(key)
@@ -98,7 +102,8 @@ def _server_defaults(server: Mapping[str, Any], user_ids: str | None) -> dict[st
     if bundle.get("name"):
         source = "secretKeyRef" if bundle.get("kind") == "Secret" else "configMapKeyRef"
         found["caBundle"] = {source: {"name": bundle["name"], "key": bundle.get("key", "ca.crt")}}
-    # The chart detects the platform in the cluster, which the command line does not read.
+    # For Auto, the chart detects the platform in the cluster. The command line does not read the
+    # cluster, so it leaves the default.
     if user_ids not in (None, "Auto"):
         found["userIds"] = user_ids
     return found

@@ -1,7 +1,7 @@
-"""Writes the children of one service, each separately: a refused child delays no other.
+"""Writes the children of one service separately, so that a refused child does not delay another.
 
-The module decides nothing about the content of a child, because the manifests come from `children`.
-It returns the failed writes, and the status reports them.
+The manifests come from `children`. The module returns the failed writes, and the status reports
+them.
 """
 
 import asyncio
@@ -53,13 +53,13 @@ from llmservice_operator.workload import (
 logger = logging.getLogger(__name__)
 
 BUDGET_SECONDS = 20.0
-"""Time in seconds for all children of one pass. A write may take 15 s, and the status must still be
-written within the 60 s of a pass."""
+"""Time in seconds from the start of the writes of a pass, after which no further write starts. One
+write may take 15 s, and the status must still be written within the 60 s of a pass."""
 WANTED_SECONDS = 5.0
-"""Time in seconds for which the answer counts that a service still exists. The children of one pass
-need one answer, even on a busy API server."""
+"""Time in seconds for which the API server's confirmation that a service exists is valid. One
+confirmation is enough for all children of one pass, even on a busy API server."""
 _AUTOSCALING = frozenset({AUTOSCALERS, SCALED_OBJECTS})
-"""Kinds of which two objects at once would compete for the number of replicas."""
+"""Kinds of autoscalers. Two of them for one service would compete for the number of replicas."""
 
 
 class ChildWriter:
@@ -79,20 +79,28 @@ class ChildWriter:
         self._scaler = scaler
         self._guard = guard
         self._slow: dict[Key, tuple[Kind, ...]] = {}
-        """Kinds whose last write got no answer, by service. The most recently tried kind is at the
-        end."""
+        """Kinds whose last write got no response, by service. The most recently tried kind is
+        last."""
         self._wanted: dict[Key, tuple[str, float]] = {}
-        """Uid of each service that the API server confirmed, and the time until which that
-        counts."""
+        """Uid of each service whose existence the API server confirmed, and the time on the event
+        loop's clock until which the confirmation is valid."""
 
     async def live(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
-        """Return the object of this name, whatever its owner."""
-        # An object without our labels, which is not watched, may have the name.
+        """Return the live object of this name, even if the service does not own it; None if there
+        is none.
+
+        Raises OperatorError if the object cannot be read.
+        """
+        # An object without the operator's labels may have the name, and the cache lacks it.
         cached = self._cache.get(kind, namespace, name)
         return cached or await self._read(kind, namespace, name)
 
     async def kept_revision(self, service: LLMService) -> Manifest | None:
-        """Return the object that keeps the pods to which the service was rolled back."""
+        """Return the object with the pod template to which the service was rolled back.
+
+        None without a rollback, or if the object no longer exists. Raises OperatorError if the
+        object cannot be read.
+        """
         rollback = service.status.rollback
         kept = rollback and workload_of(service).kept_revision(service, rollback.revision)
         # Such objects are not watched, because they are read only after a rollback.
@@ -105,25 +113,24 @@ class ChildWriter:
         replicas: ReplicaCount,
         workload: Manifest | None,
     ) -> Outcome:
-        """Delete the children that are not in `built`, and apply those that are.
+        """Apply the children in `built`, and delete others that the spec no longer needs.
 
         A child with an error in place of its manifest stays unchanged. `workload` is the live
-        workload as this pass has read it. Raises ServiceGone.
+        workload as this pass has read it. Raises ServiceGone if the service has been deleted.
         """
         key = service.namespace, service.name
         slow, outcome = self._slow.get(key, ()), Outcome(self._now() + BUDGET_SECONDS)
-        # Remove unwanted children first: two autoscalers would fight, and KEDA's webhook refuses
-        # the second.
+        # Unwanted children are deleted first, because two autoscalers would compete, and KEDA's
+        # webhook refuses the second one.
         unremoved = await self._prune(service, built, outcome, put_off=slow)
-        # Kinds without an answer to their last write come last, so that they take no time from the
-        # others.
+        # Kinds whose last write got no response come last, so that they do not delay the others.
         ranks = {kind: rank for rank, kind in enumerate(slow)}
         for child, manifest in sorted(built.items(), key=lambda each: ranks.get(each[0].kind, -1)):
             what = f"{child.kind.kind} {child.name(service)}"
             if isinstance(manifest, OperatorError):
                 outcome.refuse(what, manifest)
             elif child.kind in _AUTOSCALING and unremoved & _AUTOSCALING:
-                continue  # the refusal of the deletion says why
+                continue  # the failed deletion has been recorded
             else:
                 step = functools.partial(
                     self._write, service, child, manifest, replicas, workload, outcome
@@ -136,7 +143,7 @@ class ChildWriter:
         return outcome
 
     def forget(self, key: Key) -> None:
-        """Drop the state of a service that is gone."""
+        """Drop the state of a service that no longer exists."""
         self._slow.pop(key, None)
         self._wanted.pop(key, None)
 
@@ -157,15 +164,15 @@ class ChildWriter:
             return await self._write_once(service, child, manifest, live, replicas, outcome)
         except Conflict:
             if live is None:
-                # An object without our labels, which is not watched, may have the name.
+                # An object without the operator's labels may have the name, and the cache lacks it.
                 again = await self._read(*where)
             elif replicas.is_kept_now:
-                raise  # the number of replicas was read before the change
+                raise  # the number of replicas that was read is outdated
             else:
                 await refresh(self._cluster, self._cache, *where)
                 again = self._cache.get(*where)
             if again is live:
-                raise  # the same write would get the same answer
+                raise  # the same write would fail again
             return await self._write_once(service, child, manifest, again, replicas, outcome)
 
     async def _write_once(
@@ -183,11 +190,13 @@ class ChildWriter:
             if live is None:
                 manifest = _with(manifest, "spec", replicas=first_replicas(service))
             elif replicas.is_kept_now:
-                # Send a number that was just read only if it has not changed since.
+                # The number of replicas was just read. The version makes the API server refuse it
+                # if the workload has changed in the meantime.
                 version = live["metadata"]["resourceVersion"]
                 manifest = _with(manifest, "metadata", resourceVersion=version)
             elif not is_handed_over(service, live):
-                # The workload keeps its number of replicas when another client sets it from now on.
+                # From now on, another client sets the number of replicas. The handover keeps the
+                # present number when the operator stops sending it.
                 wrote = await self._scaler.hand_over(service, live)
                 live = await self.live(kind, service.namespace, name)
         if live is None:
@@ -226,7 +235,7 @@ class ChildWriter:
         live: Manifest,
         outcome: Outcome,
     ) -> bool:
-        """Apply one child unless it is as desired already; return whether it was written."""
+        """Apply one child if it differs from its manifest; return whether it was changed."""
         kind, name = child.kind, manifest["metadata"]["name"]
         _check_owner(live, service, child)
         if "deletionTimestamp" in live["metadata"]:
@@ -255,8 +264,8 @@ class ChildWriter:
         left = list(find_differences(stored, manifest))
         self._guard.wrote(known_as, manifest, differences, left, self._now())
         if is_same_version(stored, live):
-            # From now on, the API server accepts the live values in place of those that the
-            # operator sends.
+            # The write changed nothing, because the stored object still has the live values. The
+            # guard has recorded them, so the next pass does not send the same manifest again.
             self._metrics.applied(kind.kind, "noop")
             return False
         self._metrics.applied(kind.kind, "changed")
@@ -273,7 +282,9 @@ class ChildWriter:
         differences: list[Difference],
         outcome: Outcome,
     ) -> None:
-        """Report why an object is left alone; raise Contested if another client changes it back."""
+        """Record why an object is not written now. Raises Contested if another client changes it
+        back.
+        """
         outcome.wait(pause.seconds)
         what = f"{kind.kind} {live['metadata']['name']}"
         if pause.is_rewritten:
@@ -288,10 +299,9 @@ class ChildWriter:
         outcome: Outcome,
         put_off: Collection[Kind] = (),
     ) -> frozenset[Kind]:
-        """Delete the children that an earlier spec needed and this one does not; return those that
-        remain.
+        """Delete the children that the spec no longer needs; return the kinds of those that remain.
 
-        The kinds in `put_off` are skipped.
+        Children of the kinds in `put_off` are not deleted yet, and so remain.
         """
         key = service.namespace, service.name
         kept = {(child.kind, child.name(service)) for child in wanted}
@@ -326,17 +336,17 @@ class ChildWriter:
     def _check_uncontested(
         self, known_as: Name, manifest: Manifest, outcome: Outcome, said: str
     ) -> None:
-        """Raise Contested if the whole object must not be made or deleted now."""
+        """Raise Contested if the object must not be created or deleted now."""
         pause = self._guard.pause(known_as, manifest, [WHOLE_OBJECT], self._now())
         if pause is not None:
             outcome.wait(pause.seconds)
             raise Contested(said)
 
     async def _check_still_wanted(self, service: LLMService) -> None:
-        """Ask the API server whether the service still exists before a child is made, because the
-        watch may be behind.
+        """Check with the API server that the service still exists, because the watch may lag.
 
-        A child created for a deleted service would have no owner and never be removed.
+        A child that is created for a deleted service might never be removed. Raises ServiceGone if
+        the service was deleted or is being deleted.
         """
         key, begun = (service.namespace, service.name), self._now()
         uid, until = self._wanted.get(key, ("", 0.0))
@@ -352,14 +362,18 @@ class ChildWriter:
     async def _owner_of_the_cause(
         self, kind: Kind, live: Manifest, error: Rejected
     ) -> Contested | None:
-        """Return the owner of the field that the API server rejects, if that is another client."""
+        """Return an error that names the client that owns the rejected field; None if no other
+        client owns it.
+        """
         if failure_of(error).reason is not Reason.INVALID_SPEC:
             return None  # the cause is known
         said = say_foreign_cause(await self._with_owners(kind, live), error.message)
         return None if said is None else Contested(said)
 
     async def _with_owners(self, kind: Kind, live: Manifest) -> Manifest:
-        """Return the object with all its field ownership: the cache keeps only our part."""
+        """Return the object with the managedFields of all clients. The cache keeps only those of
+        the operator.
+        """
         metadata = live["metadata"]
         return await self._cluster.read(kind, metadata["namespace"], metadata["name"]) or live
 
@@ -372,7 +386,7 @@ class ChildWriter:
 
 
 def _with(manifest: Manifest, part: str, **fields: Any) -> Manifest:
-    """Return the manifest with these fields in one of its parts."""
+    """Return the manifest with these fields added to one of its parts."""
     return {**manifest, part: {**manifest[part], **fields}}
 
 
@@ -381,12 +395,12 @@ def _name(service: LLMService, kind: Kind, name: str) -> Name:
 
 
 def _check_owner(live: Manifest, service: LLMService, child: Child) -> None:
-    """Return if the operator may write the object.
+    """Check that the operator may write the object.
 
-    Raises NameTaken if another owner has it, and StillDeleting for one of a deleted service of the
-    same name.
+    Raises NameTaken if the object has another owner, and StillDeleting if its owner is a deleted
+    service of the same name.
     """
-    # An object that outlives services has no owner, and somebody may have taken its labels away.
+    # An object that outlives its service has no owner, and a client may have removed its labels.
     is_kept = child.outlives_service(service) and was_made_by_operator(live)
     if is_kept or may_change(live, service):
         return

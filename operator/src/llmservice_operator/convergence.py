@@ -1,17 +1,18 @@
-"""Keeps the operator from writing one object repeatedly without end.
+"""Keeps the operator from writing the same object again and again without end.
 
-A pass that finds a difference writes, and then compares again. That ends only if the write lasts.
-It does not last if an admission webhook rewrites the object, or if another client changes it back.
-The guard remembers the last write of each object, and distinguishes three cases:
+A pass that finds a difference writes the object, and the next pass compares again. The writes end
+only if the object stays as it was written. If an admission webhook rewrites the object, or another
+client changes it back, every pass finds a difference. The guard remembers the last write of each
+object, and distinguishes three cases:
 
-- The answer to a write already differed from the manifest. The same manifest will get the same
-  answer, so the object cannot become more equal. It is sent again after some minutes, in case the
-  webhook is gone.
-- A field differs again after several equal writes. The object is left alone for a time that grows
-  with each further write.
-- Many different fields differ, one after another. A rate limits the writes of one object.
+- The response to a write already differs from the manifest, because a webhook rewrites the object.
+  The same manifest would get the same response. It is sent again after some minutes, because the
+  webhook may have been removed by then.
+- A field differs again after several equal writes, because another client changes it back. The
+  object is then not written for a time that grows with each further write.
+- Different fields differ, one after another. A rate limit applies to the writes of each object.
 
-The module knows nothing of Kubernetes, and takes the time as an argument.
+The module does not access Kubernetes. Its callers pass the time, in seconds, as an argument.
 """
 
 from __future__ import annotations
@@ -25,20 +26,22 @@ from typing import Any, Final
 from llmservice_operator.desired.comparison import Difference
 
 EQUAL_WRITES: Final = 5
-"""Writes of the same field with the same value before the object is left alone for the first time.
-Some are necessary, because the writes of two clients may overlap once or twice."""
+"""Number of writes of the same value to a field after which the guard first pauses the writes of
+the object. One write is not enough, because those of two clients may overlap once or twice."""
 LONGEST_PAUSE_SECONDS: Final = 300.0
 FADE_SECONDS: Final = 10.0
-"""Time in seconds after which the count falls by one write, as long as there is no contest."""
+"""Time in seconds after which the count of a field's writes decreases by one, while the field is
+not contested."""
 FORGET_AFTER_SECONDS: Final = 60.0
-"""A contest is over after this many seconds, plus twice the last pause, without a write."""
+"""Time in seconds without a write after which a contest is over. Twice the last pause is added."""
 WRITE_BURST: Final = 200
-"""Writes of one object at once. An object has fewer fields, so each may be restored once."""
+"""Number of writes of one object before the rate limit applies. An object has fewer fields, so each
+may be restored once."""
 WRITES_PER_SECOND: Final = 0.45
-"""Rate of the writes of one object after the burst. A workload has two names here, because its
-replicas are written apart from the rest of it."""
+"""Writes of one object per second after the burst. A workload counts as two objects, because its
+number of replicas is written separately."""
 WHOLE_OBJECT: Final = Difference(("f:metadata",), None, None)
-"""Difference of an object that is missing, or that exists and must not."""
+"""Difference of an object that must be created or deleted."""
 
 Name = tuple[Hashable, Hashable]
 """Identity of a written object: the identity of its service, and that of the object within the
@@ -47,20 +50,20 @@ service."""
 
 @dataclass(frozen=True)
 class _Field:
-    """How often a field was written with the same value."""
+    """Count of the writes of the same value to a field."""
 
     count: int
     at: float
-    """Time of the last of these writes."""
+    """Time of the last of these writes, in seconds."""
 
     @property
     def pause_seconds(self) -> float:
-        """Return the time after the last write during which the field is not restored."""
+        """Time in seconds after the last write during which the field is not restored."""
         over = self.count - EQUAL_WRITES
         return 0.0 if over < 0 else min(2.0 ** min(over, 16), LONGEST_PAUSE_SECONDS)
 
     def faded(self, now: float) -> int:
-        """Return the count at `now`: old writes no longer count."""
+        """Return the count at `now`, without the writes that are too old."""
         quiet = now - self.at
         if self.pause_seconds:
             return 0 if quiet > FORGET_AFTER_SECONDS + 2 * self.pause_seconds else self.count
@@ -74,16 +77,16 @@ class _Record:
     digest: bytes = b""
     """Digest of the manifest that was written last."""
     rewritten: frozenset[tuple[str, str]] = frozenset()
-    """Path and live value of each field in which the answer differed from that manifest."""
+    """Path and live value of each field in which the response differed from that manifest."""
     fields: dict[str, _Field] = field(default_factory=dict)
-    """The fields that caused the last write, by path."""
+    """The fields that caused writes of that manifest, by path."""
     written_at: float = 0.0
     tokens: float = float(WRITE_BURST)
     filled_at: float = 0.0
 
     def seconds_left(self, paths: Iterable[str], now: float) -> float:
-        """Return the time for which the object is left, if it differs in these fields."""
-        # A field that differs for the first time is restored at once, whatever the others do.
+        """Return the seconds until an object that differs in these fields may be written."""
+        # A field that differs for the first time is restored at once, even if others are contested.
         return min((self._left(path, now) for path in paths), default=0.0)
 
     def fill(self, now: float) -> None:
@@ -102,12 +105,12 @@ class _Record:
 
 @dataclass(frozen=True)
 class Pause:
-    """Reason why an object is not written now."""
+    """Pause in the writes of an object."""
 
     seconds: float
-    """Time until it is written again, if it differs then."""
+    """Time in seconds until the object is written again, if it still differs then."""
     is_rewritten: bool
-    """Whether the answer to the last write already differed in the same way."""
+    """Whether the response to the last write already differed in the same way."""
 
 
 class ConvergenceGuard:
@@ -115,13 +118,13 @@ class ConvergenceGuard:
         self._records: dict[Hashable, dict[Hashable, _Record]] = {}
 
     def forget(self, service: Hashable) -> None:
-        """Drop the records of a service that is gone."""
+        """Drop the records of a service that no longer exists."""
         self._records.pop(service, None)
 
     def pause(
         self, name: Name, manifest: Mapping[str, Any], differences: Iterable[Difference], now: float
     ) -> Pause | None:
-        """Return for how long the object must not be written; None if it may be written now."""
+        """Return the pause before the object may be written; None if it may be written now."""
         record = self._record(name)
         if record is None:
             return None
@@ -146,7 +149,7 @@ class ConvergenceGuard:
         after: Iterable[Difference],
         now: float,
     ) -> None:
-        """Record a write, the differences that caused it, and those that its answer still had."""
+        """Record a write, the differences that caused it, and those that remain in its response."""
         record = self._made(name, now)
         record.fill(now)
         digest = _digest(manifest)
@@ -159,7 +162,7 @@ class ConvergenceGuard:
         record.tokens -= 1
 
     def was_refused(self, name: Name, now: float) -> None:
-        """Note a write that the API server refused. Nothing changed, but it was a request."""
+        """Record a write that the API server refused. It counts against the rate limit."""
         record = self._made(name, now)
         record.fill(now)
         record.tokens -= 1

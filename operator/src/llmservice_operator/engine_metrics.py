@@ -1,4 +1,4 @@
-"""Client of the model servers' management port: the only module that scrapes pods."""
+"""Client of the model servers' management port. No other module scrapes pods."""
 
 import dataclasses
 import ipaddress
@@ -21,12 +21,12 @@ from llmservice_operator.scaling.sums import Sums
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0
-"""Longest time in seconds that one scrape may take. A management port answers in milliseconds, and
+"""Longest time in seconds that one scrape may take. A management port responds in milliseconds, and
 a round waits for its slowest scrape."""
 CONNECTIONS = 100
 LONGEST_ANSWER = 64 * 1024
-"""Longest answer in bytes that is read. A pod may run any program, which must not fill the
-operator's memory."""
+"""Longest response body that is read, in bytes. A pod may run any program, and its response must
+not fill the memory of the metrics server."""
 
 Amount = Annotated[float, Field(ge=0)]
 Delays = Annotated[
@@ -35,9 +35,9 @@ Delays = Annotated[
 
 
 class _Answer(Fields):
-    """Base of the answers of a pod.
+    """Base class of the responses of a pod.
 
-    Its numbers decide on GPUs, so a value that is not a number is rejected.
+    The numbers decide how many GPUs a service uses, so NaN and infinity are rejected.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -47,14 +47,14 @@ _AnswerT = TypeVar("_AnswerT", bound=_Answer)
 
 
 class _Delays(_Answer):
-    """Histograms beside the counters. Older servers send neither."""
+    """Latency histograms, sent in addition to the counters. Older servers send none."""
 
     ttft_milliseconds: Delays | None = None
     itl_milliseconds: Delays | None = None
 
 
 def _model(declared: type[Sums], base: type[_AnswerT]) -> type[_AnswerT]:
-    """Return the model that reads every field of a dataclass of sums, besides those of `base`."""
+    """Return a model with the fields of `base` and every field of a dataclass of sums."""
     fields: dict[str, Any] = {
         each.name: (_json_type(each), each.default if each.metadata.get("is_optional") else ...)
         for each in dataclasses.fields(declared)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ class UsageReport(_Answer):
     adapters: tuple[_Adapter, ...] | None = None
 
     def snapshot(self, now: float) -> Snapshot:
-        """Return the snapshot for the scaling core, as of `now`."""
+        """Return the snapshot for the scaling core, as of the Unix time `now` in seconds."""
         counted = self.counters.model_dump(exclude=set(_Delays.model_fields))
         return Snapshot(
             at=now,
@@ -119,7 +119,7 @@ class UsageReport(_Answer):
 
     @property
     def latencies(self) -> Latencies | None:
-        """Both histograms; None from a server that does not report them."""
+        """Both histograms; None if the server does not report both."""
         ttft, itl = self.counters.ttft_milliseconds, self.counters.itl_milliseconds
         return Latencies(ttft, itl) if ttft and itl else None
 
@@ -130,7 +130,7 @@ class _Download(_Answer):
 
 
 class _Probe(_Answer):
-    """The body of every probe."""
+    """The body of the response to a probe."""
 
     phase: Annotated[str, Field(max_length=32)]
     elapsed_seconds: Amount
@@ -139,22 +139,22 @@ class _Probe(_Answer):
 
 @dataclass(frozen=True)
 class EngineAnswer:
-    """The answer of one model server."""
+    """The combined responses of one model server to a scrape."""
 
     phase: str
     elapsed_seconds: float
     snapshot: Snapshot
     latencies: Latencies | None = None
-    """Cumulative histograms; None from a server that does not report them."""
+    """Cumulative histograms; None if the server does not report them."""
     gpu_duty_cycle_percent: float | None = None
     downloaded_bytes: int | None = None
     total_bytes: int | None = None
     adapters: tuple[ReplicaAdapter, ...] | None = None
-    """LoRA adapters of the server; None from a server without adapters."""
+    """LoRA adapters of the server; None if it takes no adapters."""
 
 
 class EngineMetrics:
-    """One HTTP client for all model servers. The caller closes it at the end."""
+    """HTTP client for all model servers. The caller must close it."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self._now = now
@@ -167,9 +167,9 @@ class EngineMetrics:
         await self._session.close()
 
     async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None:
-        """Ask the model server at this address; None without a readable answer.
+        """Query the model server at this address; return None without a valid response.
 
-        A server that is not ready is also asked for the progress of its start.
+        A server that is not ready is also queried for the progress of its start.
         """
         try:
             report = UsageReport.model_validate_json(await self._get(address, "/autoscale"))
@@ -197,8 +197,10 @@ class EngineMetrics:
         )
 
     async def _get(self, address: str, path: str) -> bytes:
-        """Return the body, whatever the status, because the body of a probe with status 503 is also
-        needed.
+        """Return the body of a response with any HTTP status, because the body of a probe with
+        status 503 is also needed.
+
+        Raises ClientError, also if the body is too long, and TimeoutError.
         """
         host = f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
         url = f"http://{host}:{names.MANAGEMENT_PORT}{path}"

@@ -1,16 +1,16 @@
-"""The exceptions that the operator raises on purpose.
+"""The exceptions that the operator defines.
 
 OperatorError
-├── InvalidSpec        the user's LLMService cannot be carried out as written
+├── InvalidSpec        the user's LLMService cannot be applied as written
 ├── InvalidFile        the user's file contains several errors
-├── NameTaken          an object of a needed name belongs to another owner
-├── StillDeleting      an object of a needed name is being deleted
+├── NameTaken          an object with a required name belongs to another owner
+├── StillDeleting      an object with a required name is being deleted
 ├── Unreadable         an object from the cluster has a form that the API does not allow
-├── Contested          another client, or a webhook, changes an object back again and again
+├── Contested          another client, or a webhook, repeatedly changes an object back
 ├── InvalidSettings    the operator itself was started with wrong settings
-└── ClusterError       the API server answered with an error
+└── ClusterError       a request to the API server failed
     ├── NotFound       404
-    │   └── NotServed  the cluster does not know a kind
+    │   └── NotServed  the API server does not serve a kind
     ├── Forbidden      403
     ├── Conflict       409
     └── Rejected       400 and 422: the same request will fail again
@@ -22,11 +22,11 @@ from collections.abc import Iterable
 
 
 class OperatorError(Exception):
-    """Root of the tree; its text can be shown to a user."""
+    """Base class of the operator's exceptions. The text of an exception may be shown to a user."""
 
 
 class InvalidSpec(OperatorError):
-    """The LLMService cannot be carried out; a retry helps only after the user has changed it."""
+    """The LLMService cannot be applied. A retry helps only after the user has changed it."""
 
     def __init__(self, message: str, field: str) -> None:
         """`field` is the path from the object's root, such as spec.model.uri."""
@@ -36,7 +36,7 @@ class InvalidSpec(OperatorError):
 
 
 class InvalidFile(OperatorError):
-    """Several things in a file of LLMServices are wrong; the text has a line for each."""
+    """A file of LLMServices has several errors. The text has one line for each of them."""
 
     def __init__(self, problems: Iterable[InvalidSpec]) -> None:
         lines = [str(each) for each in problems]
@@ -44,27 +44,27 @@ class InvalidFile(OperatorError):
 
 
 class NameTaken(OperatorError):
-    """An object of the needed name belongs to another owner and is left alone."""
+    """An object with a required name belongs to another owner and is not changed."""
 
 
 class StillDeleting(OperatorError):
-    """An object of the needed name is being deleted, and takes its time."""
+    """An object with a required name is being deleted and still exists."""
 
 
 class Unreadable(OperatorError):
-    """An object from the cluster has a part of a form that the API does not allow."""
+    """A part of an object from the cluster has a form that the API does not allow."""
 
 
 class Contested(OperatorError):
-    """The operator's write of an object does not last, so the object is left alone for a time."""
+    """Another client or a webhook repeatedly changes an object back, so writes of it are paused."""
 
 
 class InvalidSettings(OperatorError):
-    """An environment variable of the operator is missing or malformed."""
+    """A setting of the operator, or the chart value that becomes the setting, cannot be used."""
 
 
 class ClusterError(OperatorError):
-    """The API server refused or failed; `status` is the HTTP status, 0 when none arrived."""
+    """A request to the API server failed; `status` is the HTTP status, 0 without a response."""
 
     def __init__(
         self,
@@ -73,9 +73,9 @@ class ClusterError(OperatorError):
         retry_after_seconds: float | None = None,
         requests: int = 1,
     ) -> None:
-        """`retry_after_seconds` is the delay that an overloaded server asked for, or None.
+        """`retry_after_seconds` is the delay that an overloaded server requested, or None.
 
-        `requests` is the number of requests that were sent in vain. A retry sends them again.
+        `requests` is the number of requests of the failed operation. A retry sends them again.
         """
         super().__init__(message)
         self.message = message
@@ -89,7 +89,7 @@ class NotFound(ClusterError):
 
 
 class NotServed(NotFound):
-    """The cluster does not know a kind that the operator needs."""
+    """The API server does not serve a kind that the operator needs."""
 
     def __init__(self, kind: str, api_version: str) -> None:
         super().__init__(f"the cluster does not know {kind} of {api_version}", 404)
@@ -97,7 +97,10 @@ class NotServed(NotFound):
 
 
 class Forbidden(ClusterError):
-    """The operator lacks a right; the server's message names the verb and the resource."""
+    """The operator lacks a right, or a quota or an admission policy refuses the object.
+
+    For a missing right, the message names the verb and the resource.
+    """
 
 
 class Conflict(ClusterError):

@@ -1,4 +1,4 @@
-"""The kinds of objects the operator reads or writes, and where the API server serves them."""
+"""The kinds of objects that the operator reads or writes, with their paths on the API server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ _DECLARED: Final[dict[tuple[str, str], Kind]] = {}
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of object. Creating one registers it for `kind_of`."""
+    """A kind of Kubernetes object. The constructor registers it for `kind_of`.
+
+    Raises ValueError if the kind is declared already.
+    """
 
     group: str
     version: str
     kind: str
     plural: str
     label_selector: str = ""
-    """Selector of the objects of the kind that are listed and watched. Empty selects all."""
+    """Selector of the objects of the kind that are listed and watched; empty selects all."""
 
     def __post_init__(self) -> None:
         if _DECLARED.setdefault((self.api_version, self.kind), self) is not self:
@@ -73,5 +76,5 @@ SUBJECT_ACCESS_REVIEWS: Final = Kind(
 
 
 def kind_of(manifest: Mapping[str, Any]) -> Kind:
-    """Return the kind of a manifest; a KeyError means that no module declares it."""
+    """Return the kind of a manifest. Raises KeyError if the kind is not declared."""
     return _DECLARED[manifest["apiVersion"], manifest["kind"]]

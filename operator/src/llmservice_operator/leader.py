@@ -1,7 +1,7 @@
-"""Leader election: of all operator processes, only the one that holds the Lease works.
+"""Leader election. Of several processes, only the holder of the Lease works; the others stand by.
 
-Time is measured on the monotonic clock. A lease counts as expired when it has not changed for its
-duration on OUR clock, so skewed or jumping wall clocks cannot make two leaders.
+Time is measured on the monotonic clock of this process. A Lease is expired when it has not changed
+for its duration on that clock, so wall clocks that differ or jump cannot lead to two leaders.
 """
 
 import asyncio
@@ -32,18 +32,22 @@ class LeaseStore(Protocol):
 
 @dataclass(frozen=True)
 class LeaderSettings:
-    """Client-go's durations: others wait 15 s, and the holder gives up after 10 s, before them."""
+    """Durations of the election, the same as those of client-go.
+
+    The holder gives up the Lease after 10 s without a renewal. Another process may take the Lease
+    only after 15 s.
+    """
 
     lease_seconds: int = 15
     renew_deadline_seconds: float = 10.0
     retry_seconds: float = 2.0
     request_seconds: float = 5.0
-    """Longest time that one request may take, so that a stalled request cannot outlast the renew
-    deadline."""
+    """Longest time in seconds that one request may take, so that a stalled request cannot last
+    longer than the renew deadline."""
 
 
 def exit_process() -> None:
-    """End the process at once, because a cleanup that writes could collide with the next leader."""
+    """Exit the process at once, because writes in a cleanup could conflict with the next leader."""
     os._exit(1)
 
 
@@ -77,25 +81,24 @@ class Leader:
 
     @property
     def holder(self) -> str:
-        """Holder of the Lease when it was last read; empty if it had none."""
+        """Identity of the holder when the Lease was last read; empty if there was none."""
         spec = self._lease["spec"] if self._lease is not None else {}
         return str(spec.get("holderIdentity") or "")
 
     def is_holding(self) -> bool:
-        """Return whether writes are safe: elected, renewed within the deadline, and not
-        replaced.
+        """Return whether this process may write: it is elected, its last renewal is within the
+        deadline, and no other process is known to have changed the Lease.
 
-        It is also False in a process that was suspended past the deadline and has just resumed,
-        even before its election loop could notice. And it is False while another process has
-        changed the Lease and its holder is not known yet.
+        The result is also False in a process that was suspended past the deadline and has just
+        resumed, even before its election loop runs again.
         """
         return self.elected.is_set() and self._lease is not None and not self._is_overdue()
 
     async def run(self) -> None:
-        """Wait for the Lease, then renew it for ever. On its loss, call `on_lost` and return.
+        """Wait for the Lease, then renew it until it is lost. Then call `on_lost` and return.
 
-        A Lease that is gone or names another holder is lost at once, because that holder may work
-        already.
+        The Lease is lost at once if it was deleted or names another holder, because another process
+        may already be the leader.
         """
         logger.info("waiting for the lease as %s", self._identity)
         while not await self._attempt(self._acquire):
@@ -115,7 +118,7 @@ class Leader:
             return
 
     async def release(self) -> None:
-        """Release the Lease, so that the next leader need not wait until it expires."""
+        """Release the Lease, so that the next leader does not have to wait until it expires."""
         if self._lease is None or not self.is_holding():
             return
         self.elected.clear()
@@ -129,8 +132,8 @@ class Leader:
             logger.info("released the lease")
 
     async def _attempt(self, step: Callable[[], Awaitable[bool]]) -> bool:
-        """Return the result of the step; False when it fails or stalls, because both are
-        retried.
+        """Run a step and return its result; return False if it fails or times out, because the
+        caller retries it.
         """
         seconds = self._settings.request_seconds
         if self.elected.is_set():
@@ -164,7 +167,8 @@ class Leader:
         duration = lease["spec"].get("leaseDurationSeconds") or self._settings.lease_seconds
         self._expires_at = self._seen_at + duration
         expired = self._monotonic() >= self._expires_at
-        # If the lease has our name, an earlier write succeeded although its answer was lost.
+        # If the Lease names this process, an earlier write succeeded although its response was
+        # lost.
         if holder and holder != self._identity and not expired:
             return False
         return self._hold(await self._store.replace_lease(lease, self._spec(lease)), asked_at)
@@ -181,7 +185,7 @@ class Leader:
                 return self._hold(await self._prolong(self._lease), asked_at)
             except (Conflict, NotFound):
                 self._lease = None
-        # Another process changed or deleted the Lease, or the answer to our own write was lost.
+        # Another process changed or deleted the Lease, or the response to the last write was lost.
         lease = await self._store.read_lease()
         if lease is None:
             self._taken_by = "it was deleted"
@@ -197,8 +201,8 @@ class Leader:
         return await self._store.replace_lease(lease, spec)
 
     def _hold(self, lease: dict[str, Any], asked_at: float) -> bool:
-        # Count from before the request, because other processes may have seen the renewal since
-        # then.
+        # The renewal counts from the time before the request, because the API server may have
+        # stored the renewed Lease at any time from then on.
         self._lease = lease
         self._renewed_at = asked_at
         return True

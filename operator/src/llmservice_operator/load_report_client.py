@@ -1,7 +1,7 @@
 """Client of the metrics server: polls the load reports of all services in the background.
 
 A pass reads the result of the last poll and never waits for the metrics server, so a stalled
-metrics server delays nothing. A missing report is None, never zero.
+metrics server delays nothing. A missing report is None, and is never treated as zero load.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from llmservice_operator.api.load_report import LoadReport
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 5.0
-"""Time in seconds between two polls, equal to the metrics server's period."""
+"""Time in seconds between two polls, equal to the period of the metrics server's scrapes."""
 TIMEOUT_SECONDS: Final = 3.0
-"""Longest time in seconds that one poll may take, connecting included."""
+"""Longest time in seconds that one poll may take, including the connection."""
 KEPT_SECONDS: Final = 3 * POLL_SECONDS
-"""Time in seconds for which the last answer is used, so that one lost answer changes nothing."""
+"""Time in seconds for which the last response is used, so that one failed poll changes nothing."""
 LONGEST_ANSWER_BYTES: Final = 64 * 2**20
-"""Longest answer in bytes that is read: far more than the reports of ten thousand services."""
+"""Longest response that is read, in bytes. It is far longer than the reports of ten thousand
+services."""
 
 
 class LoadReportClient:
-    """Holds the newest report of every service while `run` polls for them."""
+    """Keeps the newest load report of every service. `run` polls for the reports."""
 
     def __init__(
         self,
@@ -42,31 +43,33 @@ class LoadReportClient:
         longest_bytes: int = LONGEST_ANSWER_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`url` is the server's address without a path; None means that there is none.
+        """`url` is the metrics server's address without a path, or None if there is no metrics
+        server.
 
-        `on_news` is called with namespace and name of every service that gets a report after a
-        pass has found none.
+        `on_news` is called for every service whose report arrives after a pass has found none. Its
+        argument is the namespace and name of the service.
         """
         self.polled = asyncio.Event()
-        """Set once the first poll has ended, whatever its result. Without a server it is set."""
+        """Set once the first poll has ended, even if it failed. Without a metrics server, it is set
+        from the start."""
         self._url = url and url.rstrip("/")
         self._on_news = on_news
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._longest_bytes = longest_bytes
         self._monotonic = monotonic
         self._answer: Mapping[str, Any] = {}
-        """The last answer: reports by NAMESPACE/NAME."""
+        """The last response, which contains the reports by NAMESPACE/NAME."""
         self._answered_at = 0.0
         self._parsed: dict[str, LoadReport | None] = {}
-        """Reports of the last answer that passes have read."""
+        """Reports of the last response that passes have read."""
         self._missed: set[tuple[str, str]] = set()
-        """Services of which a pass has found no report since the last answer."""
+        """Services for which a pass has found no report since the last response."""
         self._is_answering = True
         if not self._url:
             self.polled.set()
 
     def read(self, namespace: str, name: str) -> LoadReport | None:
-        """Return the newest report of a service; None without one."""
+        """Return the newest report of a service, or None if there is no recent one."""
         report = None
         if self._monotonic() - self._answered_at <= KEPT_SECONDS:
             key = f"{namespace}/{name}"
@@ -78,7 +81,7 @@ class LoadReportClient:
         return report
 
     async def run(self) -> None:
-        """Poll for ever; return at once without a metrics server."""
+        """Poll until cancelled; return at once without a metrics server."""
         if not self._url:
             return
         async with aiohttp.ClientSession(timeout=self._timeout) as session:
@@ -87,13 +90,13 @@ class LoadReportClient:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def poll(self, session: aiohttp.ClientSession) -> None:
-        """Ask once for the reports of all services. Without an answer, the last reports stay."""
+        """Request the reports of all services once. If the request fails, the last reports stay."""
         url = f"{self._url}{names.LOAD_REPORTS_PATH}"
         try:
             async with asyncio.timeout(self._timeout.total):
                 answer = await self._ask(session, url)
         except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
-            # An outage is logged once, not at every poll.
+            # Only the first failed poll of an outage is logged as a warning.
             level = logging.WARNING if self._is_answering else logging.DEBUG
             logger.log(level, "no load reports from %s: %s", url, str(error) or "no answer in time")
             self._is_answering = False
@@ -110,9 +113,10 @@ class LoadReportClient:
         self.polled.set()
 
     async def _ask(self, session: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
-        """Return the answer.
+        """Return the reports in the response.
 
-        Raises ClientError, or ValueError for an answer that holds no reports.
+        Raises ClientError if the request fails, ValueError for a response without reports, and
+        RecursionError for a response that is nested too deeply.
         """
         async with session.get(url, allow_redirects=False) as answer:
             if answer.status != 200:
@@ -128,7 +132,8 @@ class LoadReportClient:
         return found
 
     def _parse(self, key: str) -> LoadReport | None:
-        """Read one report. An invalid report hides none of the others."""
+        """Return one report; None if it is missing or invalid. The other reports are not affected.
+        """
         found = self._answer.get(key)
         if found is None:
             return None

@@ -1,8 +1,8 @@
 """Builds the part of the status that follows from the load: `autoscaling`, `slo` and three
 conditions.
 
-The load changes constantly, and not every change is worth a write. Numbers, and the sentences that
-contain them, change with a decision or by five points.
+The load changes constantly, but the status must not be written for every small change. A number in
+it, and a message with a number, changes only with a scaling decision or by at least five points.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ DECISIONS_KEPT: Final = 10
 _BEFORE_THE_LOAD: Final = frozenset(
     {Missing.STARTING, Missing.NO_READY_REPLICA, Missing.NO_TRAFFIC_YET}
 )
-"""Reasons for a missing demand that are normal."""
+"""Reasons for an unknown demand that are not problems."""
 
 COLD_STARTS_TO_WAIT: Final = 3
-"""Number of cold starts after which a pod that is not ready counts as lost capacity."""
+"""Time after which a replica that is not ready counts as missing capacity, in cold starts of the
+service."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class LoadView:
 
     plan: ProviderPlan = field(default_factory=ProviderPlan)
     report: LoadReport | None = None
-    """Report of the metrics server; None without an answer."""
+    """Report of the metrics server; None if there is none."""
     autoscaler: Manifest | None = None
     """The live HPA."""
     decision: Decision | None = None
-    """The operator's own decision, where it scales or recommends."""
+    """The operator's own decision; None where the operator neither scales nor recommends."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class _Scaling:
 
     @property
     def recommended(self) -> int:
-        """The replicas that the load requires."""
+        """Number of replicas that the load requires."""
         view = self.view
         if view.decision is not None:
             return view.decision.replicas
@@ -100,9 +101,9 @@ class _Scaling:
 def build_load_status(
     service: LLMService, view: LoadView, seen: Observation, desired: int, now: datetime
 ) -> LoadStatus:
-    """Return the status after the present one.
+    """Return the status that follows the service's present one.
 
-    `desired` is the number of replicas requested now.
+    `desired` is the present number of desired replicas.
     """
     autoscaling, slo = service.spec.autoscaling, service.spec.objectives
     conditions: list[ConditionUpdate] = []
@@ -138,7 +139,8 @@ def _suspended() -> ConditionUpdate:
 def _autoscaling(it: _Scaling) -> AutoscalingStatus:
     before = it.service.status.autoscaling or AutoscalingStatus()
     if it.service.spec.suspend:
-        # A resumed service returns to the number of replicas that it had before.
+        # The status stays the same, because a resumed service returns to its earlier number of
+        # replicas.
         return before
     plan, target, total = it.view.plan, it.autoscaling.target, it.total
     provider = ScalingProvider.KEDA if plan.left_over else plan.autoscaler.provider
@@ -233,7 +235,7 @@ def _recommendations(it: _Scaling, status: AutoscalingStatus) -> tuple[Recommend
 
 
 def _is_short(autoscaling: Autoscaling, status: AutoscalingStatus, desired: int) -> bool:
-    """Return whether the load needs more than the maximum."""
+    """Return whether the load requires more replicas than the maximum."""
     is_full = desired >= autoscaling.max_replicas
     return is_full and status.current is not None and status.current > autoscaling.target
 
@@ -274,7 +276,7 @@ def _active(it: _Scaling, status: AutoscalingStatus) -> ConditionUpdate:
 
 
 def _hindered(it: _Scaling) -> str | None:
-    """Return a message if replicas that the load needs do not become ready. None otherwise."""
+    """Return a message if replicas that the load requires do not become ready; None otherwise."""
     report, seen, desired = it.view.report, it.seen, it.desired
     if report is None or desired <= seen.ready_replicas:
         return None
@@ -335,7 +337,7 @@ def _slo(
     if report is None or measured is None:
         for known in (Reason.SLO_MET, Reason.SLO_MISSED):
             if before is not None and before.reason == known:
-                # Without new requests, the result of the last ones remains true.
+                # Without new requests, the result for the last requests stays valid.
                 return service.status.slo, ConditionUpdate(
                     kind, before.status, known, before.message
                 )
@@ -343,8 +345,8 @@ def _slo(
         return None, ConditionUpdate(
             kind, "Unknown", reason, f"No request has been measured yet. {reason.hint}"
         )
-    # One point of hysteresis keeps an attainment near the objective from recording an Event every
-    # time.
+    # Without one point of hysteresis, an attainment near the objective would cause an Event at
+    # every small change.
     was_missed = before is not None and before.status == "False"
     is_met = measured >= min(slo.objective_percent + was_missed, 100)
     achieved = service.status.slo

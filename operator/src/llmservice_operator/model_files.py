@@ -1,6 +1,7 @@
-"""Reads what a model's files say about its size: from the hub, or from a folder.
+"""Reads the size of a model from its files, on the hub or in a folder.
 
-It reads config.json and the headers of the weights, never the weights: some hundred kilobytes.
+The module reads config.json and the headers of the weight files, some hundred kilobytes in total.
+It never reads the weights.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from llmservice_operator.errors import OperatorError
 from llmservice_operator.fit import Checkpoint
 
 TIMEOUT_SECONDS: Final = 20.0
-"""Longest time that one request to the hub may take."""
+"""Longest time in seconds that one request to the hub may take."""
 LONGEST_CONFIG_BYTES: Final = 8 * 2**20
-"""Longest config.json that is read."""
+"""Longest config.json that is read, in bytes."""
 CONFIG: Final = "config.json"
 
 ModelFiles = tuple[Mapping[str, Any], Checkpoint]
-"""The content of config.json, and the number of parameters by their format."""
+"""The content of config.json, and the numbers of parameters by their format."""
 
 
 class ModelFilesError(OperatorError):
@@ -44,7 +45,10 @@ class ModelFilesError(OperatorError):
 
 
 def read_folder(folder: Path) -> ModelFiles:
-    """Return the files of a model in a folder. Raises ModelFilesError."""
+    """Return the files of a model in a folder.
+
+    Raises ModelFilesError if they cannot be read.
+    """
     try:
         return _config(folder / CONFIG), _checkpoint(get_local_safetensors_metadata(folder))
     except (OSError, NotASafetensorsRepoError, SafetensorsParsingError) as error:
@@ -57,9 +61,9 @@ def read_folder(folder: Path) -> ModelFiles:
 def read_repository(
     repository: str, revision: str | None, endpoint: str | None, token: str | None
 ) -> ModelFiles:
-    """Return the files of a model on the hub at `endpoint`; None is the public hub.
+    """Return the files of a model on the hub at `endpoint`; None means the public hub.
 
-    They are read once in a process. Raises ModelFilesError.
+    The files are read once per process. Raises ModelFilesError if they cannot be read.
     """
     # False keeps the library from sending a token that the user has stored for another hub.
     hub = HfApi(endpoint=endpoint, token=token or False)

@@ -1,7 +1,7 @@
-"""Every name that the operator gives: objects, labels, ports, paths, environment variables.
+"""Names that the operator uses for objects, labels, ports, paths and environment variables.
 
-No other module formats a name, so that two modules never disagree on one. The names of a metric
-stand where the metric is declared.
+No other module formats such a name, so that all modules use the same one. Only the names of a
+metric are in the module that declares the metric.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from llmservice_operator import api
 from llmservice_operator.api.spec import LLMService
 
 FIELD_MANAGER: Final = "llmservice-operator"
-"""The operator's identity in server-side apply, also the value of the managed-by label."""
+"""The operator's identity in server-side apply, and the value of the managed-by label."""
 
 HANDOVER_FIELD_MANAGER: Final = f"{FIELD_MANAGER}-handover"
 """Field manager that owns a workload's spec.replicas from the moment autoscaling is switched on,
-and while the operator itself scales. The number therefore stays when the operator's manifest no
-longer contains it."""
+and while the operator itself scales. The number of replicas therefore stays when the operator's
+manifest no longer contains it."""
 
 METRICS_SERVER_FIELD_MANAGER: Final = "llmservice-metrics-server"
 """Field manager that owns status.autoscaling.calibration and nothing else. The operator never sends
@@ -28,8 +28,8 @@ PART_OF_LABEL: Final = "app.kubernetes.io/part-of"
 PART_OF: Final = "llmservice"
 """Value of the part-of label on objects that belong to the release and to no LLMService."""
 SERVICE_LABEL: Final = f"{api.GROUP}/name"
-"""Label that holds the LLMService's name on every child and pod. It is the workload's (immutable)
-selector."""
+"""Label with the LLMService's name on every child and pod. It is also the workload's selector,
+which is immutable."""
 
 NAMESPACE_NAME_LABEL: Final = "kubernetes.io/metadata.name"
 """Label that Kubernetes puts on every namespace, with the namespace's name."""
@@ -38,16 +38,16 @@ METRICS_SERVER_COMPONENT: Final = "metrics-server"
 """Value of the component label on the pods of the metrics server."""
 
 CHILD_SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
-"""Label selector that finds every object and pod of every LLMService."""
+"""Label selector that matches every object and pod of every LLMService."""
 
 ENGINE_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-version"
 ENGINE_DEFAULT_FOR_ANNOTATION: Final = f"{api.GROUP}/engine-default-for"
 ENGINE_ASSUMED_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-assumed-version"
-"""Annotation on the workload, never on its pod template, because recording the pin must not restart
-a pod."""
+"""The three annotations record the engine pin. They are on the workload, never on its pod template,
+because recording the pin must not replace a pod."""
 
 KEPT_REPLICAS_ANNOTATION: Final = f"{api.GROUP}/kept-replicas"
-"""Annotation on the workload: the number of replicas when autoscaling was removed."""
+"""Annotation on the workload with its number of replicas when autoscaling was removed."""
 
 DELETION_COST_ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Annotation of Kubernetes. A ReplicaSet first deletes the pod with the lowest cost."""
@@ -74,7 +74,7 @@ ENGINE_HANG_SECONDS_ENV: Final = "LLMSERVICE_ENGINE_HANG_SECONDS"
 MAX_BODY_BYTES_ENV: Final = "LLMSERVICE_MAX_BODY_BYTES"
 MAX_CHOICES_ENV: Final = "LLMSERVICE_MAX_CHOICES"
 CHAT_TEMPLATE_ENV: Final = "LLMSERVICE_CHAT_TEMPLATE"
-"""Variable that holds the chat template of a ConfigMap. The server's command line refers to it."""
+"""Variable with the chat template of a ConfigMap. The server's command line refers to it."""
 CA_BUNDLE_ENV: Final = "LLMSERVICE_CA_BUNDLE"
 API_KEYS_DIRECTORY_ENV: Final = "LLMSERVICE_API_KEYS_DIRECTORY"
 ISOLATE_PREFIX_CACHE_ENV: Final = "LLMSERVICE_ISOLATE_PREFIX_CACHE"
@@ -92,9 +92,10 @@ ADAPTERS_FILE_ENV: Final = "LLMSERVICE_ADAPTERS_FILE"
 EXTERNAL_METRICS_GROUP: Final = "external.metrics.k8s.io"
 EXTERNAL_METRICS_VERSION: Final = "v1beta1"
 EXTERNAL_METRICS_API: Final = f"{EXTERNAL_METRICS_VERSION}.{EXTERNAL_METRICS_GROUP}"
-"""Name of the APIService."""
+"""Name of the APIService for external metrics."""
 METRIC_SERVICE_LABEL: Final = "llmservice"
-"""Label of every external metric and gauge whose value is the LLMService's name."""
+"""Label with the LLMService's name on every external metric and every gauge of the metrics
+server."""
 
 LOAD_REPORTS_PATH: Final = "/v1/scaling"
 """Path at which the metrics server serves all load reports as JSON."""
@@ -103,7 +104,7 @@ CACHE_VOLUME: Final = "cache"
 CACHE_PATH: Final = "/cache"
 MODEL_CACHE_VOLUME: Final = "model-cache"
 MODEL_CACHE_PATH: Final = "/model-cache"
-"""Mount path of the claim of spec.model.cache, writable, in addition to the pod's own cache."""
+"""Writable mount path of the claim of spec.model.cache. The pod's own cache has another path."""
 TMP_VOLUME: Final = "tmp"
 TMP_PATH: Final = "/tmp"
 SHM_VOLUME: Final = "shm"
@@ -119,10 +120,10 @@ ADAPTERS_FILE: Final = "adapters.json"
 """Key of the ConfigMap with the list of adapters, and name of its mounted file."""
 MODELS_VOLUME: Final = "models"
 MODELS_PATH: Final = "/models"
-"""Mount path of the claim of a pvc:// model, read-only."""
+"""Read-only mount path of the claim of a pvc:// model."""
 DRAFT_MODELS_VOLUME: Final = "draft-models"
 DRAFT_MODELS_PATH: Final = "/draft-models"
-"""Mount path of the claim of a pvc:// draft model, if it is another claim."""
+"""Mount path of the claim of a pvc:// draft model, if it is not the claim of the model."""
 
 
 def load_report_path(namespace: str, name: str) -> str:
@@ -131,7 +132,7 @@ def load_report_path(namespace: str, name: str) -> str:
 
 
 def child(service: LLMService) -> str:
-    """Return the name of a child whose kind needs no name of its own: the LLMService's name."""
+    """Return the default name of a child, which is the LLMService's name."""
     return service.name
 
 
@@ -144,7 +145,7 @@ def autoscaler(service: LLMService) -> str:
 
 
 def kubernetes_service(service: LLMService) -> str:
-    """Return the Service object's name: the LLMService's own, so that its address is guessable."""
+    """Return the Service object's name. It is the LLMService's name, so clients can predict it."""
     return service.name
 
 
@@ -166,7 +167,7 @@ def url(service: LLMService) -> str:
 
 
 def selector(service: LLMService) -> dict[str, str]:
-    """Return the labels that select all of this service's pods; immutable in a workload."""
+    """Return the labels that select all pods of the service. They are immutable in a workload."""
     return {SERVICE_LABEL: service.name}
 
 

@@ -1,4 +1,4 @@
-"""Notes what a pass wrote, and what kept it from writing the rest."""
+"""Records the writes of a pass, and the errors that prevented other writes."""
 
 import logging
 import math
@@ -13,7 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class ServiceGone(OperatorError):
-    """The service has been deleted, or another one has its name; nothing may be made for it."""
+    """The service was deleted, or its deletion has begun. No object may be created for it.
+
+    A new service of the same name may exist.
+    """
 
 
 @dataclass
@@ -21,30 +24,31 @@ class Outcome:
     """Result of writing the children."""
 
     deadline: float = math.inf
-    """Time after which no further write may begin."""
+    """Time on the event loop's clock, in seconds, after which no further write may begin."""
     wrote: bool = False
     tried: set[Kind] = field(default_factory=set)
     unanswered: list[Kind] = field(default_factory=list)
-    """Kinds whose write got no answer, for example because a webhook hangs."""
+    """Kinds whose write got no response, for example because a webhook hangs."""
     refusals: list[Refusal] = field(default_factory=list)
     rewrites: list[str] = field(default_factory=list)
-    """Sentences about fields that an admission webhook rewrites. The service runs with them."""
+    """Sentences about fields that an admission webhook rewrites. The service runs with the
+    rewritten fields."""
     look_again_seconds: float | None = None
-    """When a child that was left alone may be written again."""
+    """Time in seconds until a child whose writes are paused may be written; None if none is."""
 
     @property
     def refused_requests(self) -> int:
-        """Number of requests of the pass that were sent in vain."""
+        """Number of requests of the operations that failed in the pass."""
         errors = (each.error for each in self.refusals)
         return sum(each.requests for each in errors if isinstance(each, ClusterError))
 
     async def attempt(
         self, kind: Kind, what: str, step: Callable[[], Awaitable[bool]], now: float
     ) -> bool:
-        """Write or delete one object; return whether the step succeeded.
+        """Run a step that writes or deletes one object; return whether it succeeded.
 
-        A failure is recorded and does not stop the writes of other objects. Raises
-        ServiceGone.
+        A failure is recorded and does not prevent the writes of other objects. After the deadline,
+        the step is not run and counts as failed. Raises ServiceGone if the step does.
         """
         if now > self.deadline:
             said = "not tried yet: other objects took too long"
@@ -63,16 +67,16 @@ class Outcome:
         return True
 
     def refuse(self, what: str, error: Exception) -> None:
-        """Record an operation that failed, and the error."""
+        """Record a failed operation and its error."""
         self.refusals.append(Refusal(what, error))
         if not isinstance(error, OperatorError):
             logger.error("%s was not written", what, exc_info=error)
             return
-        # The log would overflow during a contest, because each write of the other client starts a
-        # pass.
+        # A contest is not logged as a warning, because each write of the other client starts a
+        # pass, and the log would overflow.
         level = logging.DEBUG if isinstance(error, Contested) else logging.WARNING
         logger.log(level, "%s was not written: %s", what, error)
 
     def wait(self, seconds: float) -> None:
-        """Record when an object that was left alone may be written again."""
+        """Record the time in seconds until an object whose writes are paused may be written."""
         self.look_again_seconds = min(seconds, self.look_again_seconds or seconds)

@@ -1,6 +1,6 @@
-"""`llmservice-operator plan`: whether the model of an LLMService fits on its GPUs.
+"""`llmservice-operator plan`: reports whether the model of an LLMService fits on its GPUs.
 
-It reads the model's own files, so that the answer comes before a GPU is rented.
+The command needs only the model's files, so users learn the result before they rent a GPU.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from llmservice_operator.scaling.hardware import memory_bytes
 from llmservice_operator.settings import OperatorSettings
 
 ReadModel = Callable[[LLMService, DraftModel | None], ModelFiles]
-"""Returns the files of the service's model, or those of its draft model, if that is given."""
+"""Function that returns the files of a service's model, or of the draft model if one is given."""
 
 _WITHOUT_WEIGHTS: Final = ("Ngram", "Suffix")
-"""Methods of speculative decoding whose draft takes no memory of a GPU."""
+"""Methods of speculative decoding whose draft needs no GPU memory."""
 _WHOLE_MODEL: Final = "DraftModel"
-"""Method whose draft is a model by itself; the others have heads, whose shape is not planned."""
+"""Method whose draft is a complete model. The drafts of other methods are heads, whose memory is
+not planned."""
 _SLICE: Final = re.compile("/mig-[0-9]+g[.]([0-9]+)gb")
-"""Resource name of a slice of a GPU, with its memory in GB."""
+"""Resource name of a slice of a GPU. The name contains the memory of the slice in GB."""
 USABLE_SHARE_OF_A_SLICE: Final = 0.95
 """GiB of memory that the driver reports for each GB in the name of a slice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """The plans of the services of a file."""
+    """The plans of the services in a file."""
 
     text: str
-    """Lines for a person."""
+    """The plans as text for the user."""
     verdicts: tuple[Verdict | None, ...]
-    """Verdict on each service; None where its model cannot be read or computed."""
+    """Verdict on each service; None without one, such as for a model that cannot be read."""
 
     @property
     def may_fit(self) -> bool:
-        """Whether every service has a verdict, and no verdict says that the model does not fit."""
+        """Whether every service has a verdict, and none of the verdicts is DOES_NOT_FIT."""
         return not {None, Verdict.DOES_NOT_FIT} & set(self.verdicts)
 
 
@@ -58,9 +59,9 @@ def plan_file(
 ) -> Plans:
     """Return the plan of every LLMService in the YAML `text`.
 
-    `gpu_memory` is the memory of one GPU in bytes; None takes it from the GPU that the spec names.
-    Raises InvalidSpec for a text that is no LLMService. A model that cannot be read or computed has
-    a sentence in the plan that says why, and hides none of the others.
+    `gpu_memory` is the memory of one GPU in bytes. None means the memory of the GPU that the spec
+    names. The plan of a service without a verdict is a sentence that says why. The other services
+    are planned all the same. Raises InvalidSpec or InvalidFile if the text is not valid.
     """
     plans = [_plan(service, settings, read_model, gpu_memory) for service in read_services(text)]
     printed = "\n".join("\n".join(lines) + "\n" for lines, _ in plans)
@@ -87,7 +88,10 @@ def _plan(
 
 
 def _draft_of(service: LLMService, read_model: ReadModel) -> tuple[Draft | None, str | None]:
-    """Return the draft model, if the service has one, and else why a draft is left out."""
+    """Return the draft model, and the reason why a draft is left out of the plan.
+
+    At least one of them is None.
+    """
     speculation = service.spec.engine.speculative_decoding
     if speculation is None or speculation.method in _WITHOUT_WEIGHTS:
         return None, None
@@ -164,24 +168,25 @@ def _gib(size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """The arguments of the command line that say where a model's files and its GPU are."""
+    """Arguments of the command line about the source of a model's files and the GPU's memory."""
 
     folder: Path | None
     """Folder with the files; None reads them from the hub."""
     draft_folder: Path | None
-    """The same for the draft model."""
+    """Folder with the files of the draft model; None reads them from the hub."""
     gpu_memory: str | None
-    """Memory of one GPU as a quantity; None takes it from the GPU that the spec names."""
+    """Memory of one GPU as a quantity; None means that of the GPU that the spec names."""
     endpoint: str | None
-    """Address of the hub; None is that of the settings."""
+    """Address of the hub for a model that names none; None means the hub of the settings."""
     token: str | None
-    """Token for the hub."""
+    """Token for the hub; None sends no token."""
 
 
 def plan_command(text: str, settings: OperatorSettings, options: PlanOptions) -> Plans:
-    """Return the plans for the arguments of the command line.
+    """Return the plans of the services in `text`, with the arguments of the command line.
 
-    Raises InvalidSpec for a text that is no LLMService, and for a memory that is no quantity.
+    Raises InvalidSpec or InvalidFile if the text is not valid, and InvalidSpec if the memory is not
+    a positive quantity.
     """
     memory = None if options.gpu_memory is None else quantity_value(options.gpu_memory)
     if options.gpu_memory is not None and (memory is None or memory <= 0):

@@ -1,7 +1,8 @@
-"""One pass over one LLMService: load, guard, build, apply what differs, observe, report.
+"""Runs one pass over one LLMService: builds its children, applies the differences, and reports the
+observed state in the status.
 
 A pass depends only on the present state. Its result is therefore correct after a restart, a missed
-event or a crash in the middle of the last pass. A second pass in a row writes nothing.
+event or a crash in the middle of the last pass. A second pass over the same state writes nothing.
 """
 
 import logging
@@ -49,17 +50,20 @@ from llmservice_operator.workload import (
 logger = logging.getLogger(__name__)
 
 REQUEUE_SECONDS = 60.0
-"""Delay after a failure that can end without a watched event: for example, a name becomes free."""
+"""Delay in seconds after a failure that can end without a watched event, for example when a name
+becomes free."""
 LOOK_AT_START_SECONDS = 10.0
-"""Delay while a model downloads, because no event of the cluster reports the progress."""
+"""Delay in seconds while a model is downloaded or loaded, because no event of the cluster reports
+the progress."""
 STARTING = (Reason.LOADING_MODEL, Reason.DOWNLOADING_MODEL)
 """Reasons of a replica whose model server is still starting."""
 WAIT_FOR_COLLECTOR_SECONDS = 2.0
-"""Delay while the garbage collector removes the children of a deleted service of the same name."""
+"""Delay in seconds while the garbage collector removes the children of a deleted service of the
+same name."""
 
 
 class ToldAlready(ClusterError):
-    """The pass has to be repeated, and the status says why."""
+    """The pass must be repeated. The status already reports the reason."""
 
 
 class Reconciler:
@@ -76,7 +80,7 @@ class Reconciler:
         on_problem: Callable[[str | None], None] = lambda _: None,
     ) -> None:
         """`on_problem` is called with the reason why statuses are incomplete, and with None once
-        none is.
+        they are complete.
         """
         self._cache = cache
         self._served = served
@@ -92,9 +96,11 @@ class Reconciler:
         self._statuses = StatusWriter(cluster, cache, self._guard, on_problem)
 
     async def reconcile(self, key: Key) -> float | None:
-        """Bring one service closer to its spec; return when to look again, in seconds, if at all.
+        """Run one pass over a service; return the seconds until the next pass.
 
-        Raises ClusterError when the cluster prevented the pass, which a retry may repair.
+        None means that only an event requires the next pass. Raises ClusterError when the cluster
+        prevented the pass and a retry may succeed. The status reports every error before it is
+        raised, if the status can be written.
         """
         body = self._cache.service(key)
         if body is None:
@@ -106,7 +112,7 @@ class Reconciler:
             return None
         metadata = body["metadata"]
         if "deletionTimestamp" in metadata:
-            # The garbage collector is taking the children. A child made now would be left behind.
+            # The garbage collector is deleting the children. A child created now could remain.
             return None
         with log_fields(
             controller=CONTROLLER,
@@ -140,7 +146,7 @@ class Reconciler:
         if live is not None and is_rolled_back(service):
             restored, unread = await self._read_restored(service, live)
             if restored is None and unread is None:
-                # The earlier pods are gone, so the pods follow the spec again.
+                # The object with the earlier pods no longer exists, so the pods follow the spec.
                 service = without_rollback(service)
         is_watched = (
             service.spec.autoscaling is not None
@@ -189,11 +195,12 @@ class Reconciler:
         if failure is not None:
             self._metrics.terminal_error()
         elif service.spec.autoscaling is None and plan.left_over:
-            # With autoscaling, the condition AutoscalingActive reports this.
+            # With autoscaling, the condition AutoscalingActive reports the remaining ScaledObject.
             failure = Failure(Reason.KEDA_MISSING, plan.left_over)
-        # The pods are read after the writes, like the workload, because a write may take long.
+        # The pods and the workload are read again after the writes, because a write may take long.
         pods = self._cache.owned(key, PODS)
-        # The report contains the download progress of a replica that starts.
+        # The report is also read if a replica is starting, because it contains the progress of the
+        # download.
         may_start = any(each.is_running and not each.is_ready for each in replicas_of(pods))
         if has_reports and report is None and may_start:
             report = self._read_report(service)
@@ -221,9 +228,9 @@ class Reconciler:
             raise
         _raise_to_retry(outcome)
         if outcome.wrote or written.is_changed:
-            # The answer to a write also contains changes that others made since the last event. The
-            # cache has stored the answer, so the events of these changes start no pass. This pass
-            # therefore requests another one.
+            # The response to a write also contains changes that other clients made after the last
+            # event. The cache has stored the response, so the events of these changes start no
+            # pass. Another pass is therefore due at once.
             return 0.0
         waits = (
             update.requeue_after_seconds,
@@ -239,7 +246,7 @@ class Reconciler:
     async def _read_workload(
         self, service: LLMService, workload: Child
     ) -> tuple[Manifest | None, OperatorError | None]:
-        """Return the live workload, or the error of reading it."""
+        """Return the live workload, or the error that prevented reading it."""
         name = workload.name(service)
         try:
             return await self._children.live(workload.kind, service.namespace, name), None
@@ -249,7 +256,9 @@ class Reconciler:
     async def _read_restored(
         self, service: LLMService, live: Manifest
     ) -> tuple[Restored | None, OperatorError | None]:
-        """Return the pods to which the service was rolled back, or the error of reading them."""
+        """Return the pods to which the service was rolled back, or the error that prevented reading
+        them.
+        """
         try:
             kept = await self._children.kept_revision(service)
         except OperatorError as error:
@@ -257,7 +266,7 @@ class Reconciler:
         return read_restored(service, live, kept), None
 
     async def _tell(self, body: Manifest, error: Exception) -> None:
-        """Report in the status the error that ended a pass early."""
+        """Report an error that ended a pass early in the status."""
         update = build_status_of_failure(body, failure_of(error), self._now())
         try:
             await self._report(body, update)
@@ -272,7 +281,7 @@ class Reconciler:
         return live if live is not None and is_owned_by(live, service) else None
 
     async def _report(self, body: Manifest, update: StatusUpdate) -> Written:
-        """Write the status if it differs, then the Events of the changes."""
+        """Write the status if it differs, then record the Events about its changes."""
         metadata = body["metadata"]
         written = await self._statuses.write(body, update.status)
         if written.is_changed:
@@ -285,7 +294,7 @@ class Reconciler:
 
 
 def _raise_to_retry(outcome: Outcome) -> None:
-    """Raise ToldAlready if one of the refusals may end soon."""
+    """Raise ToldAlready if a retry within seconds may succeed for one of the refusals."""
     errors = (each.error for each in outcome.refusals)
     asked = max(
         (each.retry_after_seconds or 0.0 for each in errors if isinstance(each, ClusterError)),
@@ -301,6 +310,6 @@ def _raise_to_retry(outcome: Outcome) -> None:
 
 
 def _retry_seconds(refusals: Iterable[Refusal]) -> float:
-    """Return the seconds until the next attempt at refused writes whose end no event may report."""
+    """Return the seconds after which refused writes are tried again, even without an event."""
     is_deleting = any(isinstance(each.error, StillDeleting) for each in refusals)
     return WAIT_FOR_COLLECTOR_SECONDS if is_deleting else REQUEUE_SECONDS

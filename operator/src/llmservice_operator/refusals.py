@@ -1,7 +1,7 @@
 """Maps the failures of a pass to the reason and message in the status.
 
-The API server has no codes for these causes, so its words identify them. Every error has a reason,
-because a failed pass must always say so.
+The API server has no codes for these causes, so the text of its message identifies them. Every
+error has a reason, so that the status reports every failed pass.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _CLAIM_OVER_QUOTA: Final = re.compile("persistentvolumeclaims .*exceeded quota")
 _CLAIM_OUT_OF_RANGE: Final = re.compile(f"persistentvolumeclaims .*{LIMIT_RANGE_WORDS.pattern}")
 _BY_WORDS: Final[tuple[tuple[type[Exception], re.Pattern[str], Reason], ...]] = (
     (Rejected, re.compile("immutable"), Reason.IMMUTABLE_FIELD),
-    # Message when the spec changes the class of a load balancer.
+    # The API server sends this message when the spec changes the class of a load balancer.
     (Rejected, re.compile("may not change once set"), Reason.IMMUTABLE_FIELD),
-    # Message when the spec makes a claim smaller.
+    # The API server sends this message when the spec makes a claim smaller.
     (Rejected, re.compile("can not be less than"), Reason.IMMUTABLE_FIELD),
-    # An admission policy uses these words too, whatever HTTP status it chose.
+    # The API server sends this message when the storage class does not allow a larger claim.
     (Forbidden, re.compile("can be resized"), Reason.IMMUTABLE_FIELD),
     (Forbidden, _CLAIM_OVER_QUOTA, Reason.STORAGE_QUOTA_EXCEEDED),
     (Forbidden, re.compile("exceeded quota"), Reason.QUOTA_EXCEEDED),
     (Forbidden, _CLAIM_OUT_OF_RANGE, Reason.LIMIT_RANGE_EXCEEDED),
-    # An admission policy uses these words too, whatever HTTP status it chose.
+    # Admission webhooks and policies use these words with any HTTP status.
     (ClusterError, re.compile("denied (the )?request"), Reason.OBJECT_REFUSED),
-    # The message of the authorizer names the user, the verb and the resource. A message of
-    # admission does not.
+    # The message of the authorizer names the user, the verb and the resource. A message from
+    # admission control does not.
     (Forbidden, re.compile(r"cannot \w+ resource"), Reason.RIGHT_MISSING),
 )
 _BY_CLASS: Final[tuple[tuple[type[Exception], Reason], ...]] = (
@@ -55,20 +55,20 @@ _BY_CLASS: Final[tuple[tuple[type[Exception], Reason], ...]] = (
     (ClusterError, Reason.CLUSTER_ERROR),
 )
 _QUOTED_LIMIT: Final = 1000
-"""Longest quotation of one refusal in characters, if there are several."""
+"""Greatest length of the quotation of one refusal, in characters, if a message quotes several."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """One thing that a pass could not do."""
+    """One operation of a pass that failed."""
 
     what: str
-    """The object, such as Deployment llama."""
+    """Subject of the operation, such as Deployment llama."""
     error: Exception
 
     @property
     def may_end_soon(self) -> bool:
-        """Whether only a retry can help, and a retry within seconds may do so."""
+        """Whether a retry within seconds may succeed although nothing has been changed."""
         if not isinstance(self.error, OperatorError):
             return True
         return isinstance(self.error, ClusterError) and not isinstance(
@@ -86,10 +86,10 @@ def failure_of(error: Exception) -> Failure:
 
 
 def failure_of_all(refusals: Sequence[Refusal]) -> Failure | None:
-    """Return the failure that the status reports for all refusals of a pass; None for none.
+    """Return the failure that the status reports for all refusals of a pass; None without one.
 
-    The reason is that of the first, in the order in which the objects are applied. The message
-    quotes each.
+    The reason is that of the first refusal, in the order in which the objects are applied. The
+    message quotes all refusals, up to the limit of its length.
     """
     if not refusals:
         return None

@@ -19,12 +19,13 @@ _ELSEWHERE: Final = ": docs/migrating.md lists its fields and those of an LLMSer
 
 
 def render_file(text: str, settings: OperatorSettings) -> str:
-    """Return the objects of every LLMService in the YAML `text`, as YAML documents, after comments
-    on arguments and variables that should change.
+    """Return the objects of every LLMService in the YAML `text` as YAML documents.
 
-    Raises InvalidSpec with the field and the remedy, also for what the API server would refuse
-    before the operator sees it: text that is no YAML, another kind, an unknown field. Raises
-    InvalidFile with all of them where there are several.
+    Comments before the documents name the arguments and variables to change.
+
+    Raises InvalidSpec with the field and the remedy. It also reports errors that the API server
+    refuses before the operator sees them: a text that is not YAML, another kind, or an unknown
+    field. Raises InvalidFile with all errors if there are several.
     """
     services = read_services(text)
     problems: list[InvalidSpec] = []
@@ -41,7 +42,7 @@ def render_file(text: str, settings: OperatorSettings) -> str:
 
 
 def read_services(text: str) -> list[LLMService]:
-    """Return every LLMService in the YAML `text`. Raises the errors of `render_file`."""
+    """Return every LLMService in the YAML `text`. Raises the same errors as `render_file`."""
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:
@@ -58,7 +59,7 @@ def read_services(text: str) -> list[LLMService]:
 
 
 def commented(lines: str) -> str:
-    """Return lines as comments of YAML."""
+    """Return the lines as YAML comments."""
     return "".join(f"# {line}".rstrip() + "\n" for line in lines.splitlines())
 
 

@@ -1,12 +1,10 @@
-"""Every right of the operator and of the metrics server, and no other; the chart grants
-these.
+"""Lists all rights of the operator and of the metrics server. The chart grants exactly these.
 
-The rights on children follow from their declarations. The operator gets no Secret, no wildcard, and
-no object of cluster scope. With a list of watched namespaces, a Role in each of them has the same
-rules.
+The rights on children follow from the declarations of the children. The operator gets no right on
+Secrets or on cluster-scoped objects, and no rule has a wildcard. If the operator watches a list of
+namespaces, a Role in each of them has the same rules.
 
-`render_chart_rules` writes the rules for the chart, so that no list of rights is written
-twice.
+`render_chart_rules` writes the rules for the chart, so that the rights are declared only once.
 """
 
 from __future__ import annotations
@@ -37,9 +35,9 @@ class Right:
     verbs: tuple[str, ...]
     subresource: str = ""
     resource_names: tuple[str, ...] = ()
-    """Names of the only objects of the kind that the right covers; empty covers all."""
+    """Names of the objects that the right covers; empty covers all objects of the kind."""
     grant: Grant | None = None
-    """Condition of the right; None grants it always."""
+    """Chart value on which the right depends; None always grants the right."""
     why: str = ""
     """Purpose of the right, if the verbs do not show it. The chart contains it as a comment."""
 
@@ -93,18 +91,18 @@ METRICS_SERVER: Final = (
 )
 """Rights of the metrics server in the same namespaces.
 
-It also reads one ConfigMap, by Kubernetes' own Role
-kube-system/extension-apiserver-authentication-reader.
+The metrics server also reads one ConfigMap. Kubernetes' own Role
+kube-system/extension-apiserver-authentication-reader grants that right.
 """
 
 _NAMELESS: Final = "A create request carries no name that a rule could be limited to."
 
 
 def metrics_server_cluster_rights(owner_role: str) -> tuple[Right, ...]:
-    """Return the further rights with which the metrics server serves external metrics to the
-    cluster.
+    """Return the cluster-wide rights that the metrics server needs to serve external metrics.
 
-    `owner_role` names the ClusterRole that owns the APIService, which is deleted with it.
+    `owner_role` is the name of the ClusterRole that owns the APIService. Kubernetes deletes the
+    APIService together with this ClusterRole.
     """
     return (
         Right(
@@ -119,7 +117,7 @@ def metrics_server_cluster_rights(owner_role: str) -> tuple[Right, ...]:
 
 
 def lease_rights(lease_name: str) -> tuple[Right, ...]:
-    """Return the rights of a process in its own namespace: its Lease, by name."""
+    """Return the rights of a process on its Lease, in the namespace of the process."""
     return (
         Right(LEASES, ("create",), why=_NAMELESS),
         Right(LEASES, ("get", "update"), resource_names=(lease_name,)),
@@ -127,7 +125,9 @@ def lease_rights(lease_name: str) -> tuple[Right, ...]:
 
 
 def operator_rules(settings: OperatorSettings) -> list[dict[str, Any]]:
-    """Return the rules of the operator in the watched namespaces, as far as they are granted."""
+    """Return the rules of the operator in the watched namespaces, for the rights that the settings
+    grant.
+    """
     granted = (each for each in OPERATOR if each.grant is None or each.grant.is_given(settings))
     return rules(granted)
 
@@ -139,7 +139,7 @@ def rules(rights: Iterable[Right]) -> list[dict[str, Any]]:
 def render_chart_rules() -> str:
     """Return the chart's named templates of rules.
 
-    A template whose rules need a name takes it as its argument.
+    A template whose rules need an object's name takes the name as its argument.
     """
     templates = {
         "rules": OPERATOR,

@@ -1,4 +1,4 @@
-"""Writes the objects that scale a service: the number of replicas, and their deletion costs.
+"""Writes the number of replicas of a service, and the deletion costs of the replicas.
 
 The decisions are made in `desired` and `scaling`.
 """
@@ -49,7 +49,7 @@ REQUEUE_SECONDS = SYNC_SECONDS
 """Period in seconds of the passes over a service that is scaled."""
 
 MARK_AGAIN_SECONDS = 30.0
-"""Shortest time in seconds between two writes of a replica's deletion cost."""
+"""Shortest time in seconds between two updates of the deletion costs of a service's replicas."""
 
 
 class Scaler:
@@ -72,7 +72,7 @@ class Scaler:
         self._marked: dict[Key, datetime] = {}
 
     def forget(self, key: Key) -> None:
-        """Drop the state of a service that is gone."""
+        """Drop the state of a service that no longer exists."""
         self._syncs.pop(key, None)
         self._marked.pop(key, None)
 
@@ -85,10 +85,11 @@ class Scaler:
         return live if live is not None and is_owned_by(live, service) else None
 
     def _scaled_object_of_keda(self, service: LLMService) -> str | None:
-        """Return the name of the ScaledObject by which KEDA scales the service, if there is
-        one.
+        """Return the name of the ScaledObject with which KEDA scales the service; None without one.
 
-        No right on ScaledObjects is needed, because KEDA puts our labels on the HPA that it makes.
+        The operator needs no right on ScaledObjects for this, because the owner reference of KEDA's
+        HPA contains the name. The operator watches that HPA, because KEDA copies the operator's
+        labels to it.
         """
         for live in self._cache.owned((service.namespace, service.name), AUTOSCALERS):
             controller = controller_of(live)
@@ -97,7 +98,7 @@ class Scaler:
         return None
 
     def plan(self, service: LLMService, report: LoadReport | None) -> ProviderPlan:
-        """Decide what scales the service in this cluster."""
+        """Decide which autoscaler scales the service in this cluster."""
         unremovable = None
         if SCALED_OBJECTS in self._served.forbidden:
             unremovable = self._scaled_object_of_keda(service)
@@ -112,15 +113,21 @@ class Scaler:
         )
 
     async def hand_over(self, service: LLMService, live: Manifest) -> bool:
-        """Record the number of replicas before the operator's manifest omits it."""
+        """Write the number of replicas before the operator's manifest omits it; return whether the
+        workload was changed.
+
+        Raises Contested if another client or a webhook repeatedly changes the number back.
+        """
         return await self._set_replicas(service, live, resumed_replicas(service, live))
 
     async def scale(
         self, service: LLMService, plan: ProviderPlan, report: LoadReport | None
     ) -> tuple[bool, Decision | None]:
-        """Do the HPA's work in direct mode, and start a service from zero replicas.
+        """Set the number of replicas in direct mode, and start a service that has zero replicas.
 
-        Returns whether anything was written, and the operator's own decision.
+        Returns whether anything was written, and the operator's own decision; None if the operator
+        makes none. Raises Contested if another client or a webhook repeatedly changes the number
+        back.
         """
         key, autoscaling = (service.namespace, service.name), service.spec.autoscaling
         workload = workload_of(service)
@@ -154,8 +161,8 @@ class Scaler:
     ) -> Decision:
         now, before = self._now(), self._syncs.get(key)
         if autoscaling.mode is ScalingMode.RECOMMEND and before is not None:
-            # Nothing else changes the replicas, so the last recommendation would be the present
-            # number.
+            # The number of replicas does not follow recommendations in this mode. The calculation
+            # continues from the last recommendation as if it had been applied.
             current = before.decision.replicas
         spec = HpaSpec(
             behavior_for(autoscaling.max_replicas, plan.autoscaler.window_seconds),
@@ -166,7 +173,8 @@ class Scaler:
         total = total_load(autoscaling, report, now)
         found = sync(before, spec, current, total, now.timestamp())
         if total is not None or before is not None:
-            # Before the load is known there is no period: the first load is acted on at once.
+            # No period starts before the load is known, so that the first known load has an effect
+            # at once.
             self._syncs[key] = found
         return found.decision
 
@@ -196,10 +204,11 @@ class Scaler:
         report: LoadReport | None,
         current: int,
     ) -> bool:
-        """Write the replicas' deletion costs if one is about to be removed.
+        """Write the replicas' deletion costs if a replica may soon be removed; return whether a
+        cost was written.
 
         Every pod of a replica gets the replica's cost, because the workload's controller may
-        compare any of them.
+        compare the cost of any of these pods.
         """
         key, now = (service.namespace, service.name), self._now()
         total = total_load(autoscaling, report, now)
@@ -239,6 +248,6 @@ class Scaler:
                 content_type="application/merge-patch+json",
             )
         except NotFound:
-            return False  # the pod has ended meanwhile
+            return False  # the pod was deleted in the meantime
         self._cache.observe(stored)
         return not is_same_version(stored, pod)

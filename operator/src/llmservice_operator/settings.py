@@ -1,4 +1,4 @@
-"""The settings of the operator process, read from an environment that __main__ passes."""
+"""The settings of the operator process, read from environment variables that __main__ passes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llmservice_operator.api.server_defaults import ServerDefaults, parse_server
 from llmservice_operator.errors import InvalidSettings
 
 PREFIX = "LLMSERVICE_OPERATOR_"
-"""Prefix of the environment variable of every setting: PREFIX + NAME."""
+"""Prefix of the environment variables of all settings. A variable is named PREFIX + NAME."""
 
 ENGINE_VERSION = "0.32.0"
 """vLLM version inside the server images released with this operator."""
@@ -57,7 +57,7 @@ def _valid_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _named(form: re.Pattern[str]) -> Callable[[str], str]:
-    """Return a validator of the name of an object."""
+    """Return a validator for the name of an object, which must match `form`."""
 
     def check(name: str) -> str:
         if not form.fullmatch(name) or len(name) > 253:
@@ -68,9 +68,10 @@ def _named(form: re.Pattern[str]) -> Callable[[str], str]:
 
 
 def _reachable(address: str | None) -> str | None:
-    """Return a usable address.
+    """Return the address unchanged.
 
-    Raises an error if no request can be sent to it or no rule can match it.
+    Raises PydanticCustomError if its host or port is not valid. Then neither a request nor a rule
+    of a NetworkPolicy could use the address.
     """
     if address is None:
         return None
@@ -95,8 +96,9 @@ def _wrong(said: str) -> PydanticCustomError:
 
 
 def _from_json(name: str, parse: Callable[[str, str], Any]) -> BeforeValidator:
-    """Return the validator of a variable whose text `parse` reads. It gets the text and the
-    variable's name.
+    """Return a validator that parses the text of a variable with `parse`.
+
+    The arguments of `parse` are the text and the full name of the variable.
     """
 
     def read(text: str) -> Any:
@@ -167,12 +169,17 @@ class _Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the arguments as the one source: the pure core reads no environment."""
+        """Return the constructor's arguments as the only source, so that no settings are read from
+        the environment of the process.
+        """
         return (init_settings,)
 
     @classmethod
     def _texts(cls, variables: Mapping[str, str]) -> dict[str, Any]:
-        """Return the texts of these fields; the names of the variables are in lower case."""
+        """Return the texts of the fields of this class, by field.
+
+        The names in `variables` must be in lower case.
+        """
         source = EnvSettingsSource(cls)
         source.env_vars = variables
         return source()
@@ -188,7 +195,7 @@ class ServerImages(_Settings):
         default_factory=lambda: _released("server-cpu"), validation_alias="SERVER_IMAGE_CPU"
     )
     amd: str = Field("", validation_alias="SERVER_IMAGE_AMD")
-    """Image for AMD GPUs. Empty: there is none, so that such services must name one."""
+    """Image for AMD GPUs. If it is empty, a service on AMD GPUs must name an image."""
     engine_version: str = ENGINE_VERSION
     """vLLM version in all images."""
 
@@ -203,15 +210,16 @@ class MetricsServerSettings(_Settings):
     service_name: str = Field(
         "llmservice-operator-metrics-server", validation_alias="METRICS_SERVICE_NAME"
     )
-    """Service object, in the operator's namespace, through which the API server reaches it."""
+    """Service object in the operator's namespace through which the API server reaches the metrics
+    server."""
     service_port: Port = Field(443, validation_alias="METRICS_SERVICE_PORT")
     owner_role: str = "llmservice-operator-metrics-server"
     """ClusterRole that owns the APIService, so that both are deleted together."""
     pod_address: str = "127.0.0.1"
     """Address at which the other replica reaches this process."""
     drain_seconds: int = Field(5, ge=0, le=3600, description="a whole number up to 3600")
-    """Seconds for which the server answers after SIGTERM, until clients are no longer routed
-    to it."""
+    """Time in seconds that the server keeps responding after SIGTERM, until the cluster has stopped
+    routing clients to it."""
 
 
 class OperatorSettings(_Settings):
@@ -229,7 +237,7 @@ class OperatorSettings(_Settings):
     gpus_per_node: int = Field(
         8, ge=1, le=MAX_GPUS, description=f"a whole number from 1 to {MAX_GPUS}"
     )
-    """Number of GPUs of the largest node, for services whose class names none."""
+    """Number of GPUs of the largest node, for services whose accelerator class sets none."""
     watch_namespaces: Names = ()
     """Namespaces whose LLMServices are served; empty means all."""
     namespace: Namespace = "llmservice-system"
@@ -237,7 +245,8 @@ class OperatorSettings(_Settings):
     monitoring_namespace: Namespace | None = Field(None, description="the name of a namespace")
     """Namespace whose pods may read the metrics of model servers; None means none."""
     monitoring_pod_labels: Labels = Field(default_factory=dict)
-    """Labels of those pods; empty means all pods of that namespace."""
+    """Labels of the pods that may read the metrics; empty means all pods of the monitoring
+    namespace."""
     lease_name: ObjectName = "llmservice-operator"
     keda: Switch = False
     """Whether the operator has the rights to write KEDA's ScaledObjects."""
@@ -245,16 +254,16 @@ class OperatorSettings(_Settings):
     """Port of /livez, /readyz and /metrics."""
     log_level: LogLevel = "INFO"
     audit_period_seconds: int = Field(300, ge=1, description="a whole number from 1")
-    """Seconds between two comparisons of the watched objects with the cluster, +-20 %."""
+    """Time in seconds between two comparisons of the watched objects with the cluster, ±20 %."""
     metrics_server_url: Address = None
     """URL of the load reports, without a path; None if there is no metrics server."""
     metrics_server: MetricsServerSettings = Field(default_factory=MetricsServerSettings)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Read the settings; an empty variable counts as unset.
+        """Return the settings in the environment. An empty variable counts as unset.
 
-        Raises InvalidSettings, which names every wrong variable and what to write.
+        Raises InvalidSettings, whose text names every invalid variable and the correction.
         """
         variables = {
             name.lower(): text.strip()
@@ -287,12 +296,12 @@ _CHART_VALUES = {
     f"{PREFIX}HUB_ENDPOINT": "; correct the chart value model.hubEndpoint",
     f"{PREFIX}MONITORING_POD_LABELS": "; correct the chart value monitoring.podLabels",
 }
-"""The chart values that become variables whose content may be refused."""
+"""Advice for variables whose content may be invalid: the chart value that sets the variable."""
 
 _VARIABLES = {
     PREFIX + str(field.validation_alias or name).upper(): field.description
     for group in (OperatorSettings, ServerImages, MetricsServerSettings)
     for name, field in group.model_fields.items()
 }
-"""Description of every variable, by its name. Another variable that starts with PREFIX may be one
-that Kubernetes sets for a Service of that name."""
+"""Description of every variable, by its name. Other variables that start with PREFIX are ignored,
+because Kubernetes may set them for a Service object whose name begins in the same way."""

@@ -48,7 +48,7 @@ _OF_THE_LOAD: Final = (
 _ENDS_IN_PLACE: Final = frozenset(
     {Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_DEVICE, Reason.VOLUME_IN_USE, Reason.QUOTA_EXCEEDED}
 )
-"""Problems of a new pod that go away when an old one ends."""
+"""Problems of a new pod that disappear when an old pod terminates."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def build_status(
 ) -> StatusUpdate:
     """Return the status that follows the service's present one.
 
-    `pin` is None only when the pass failed before there was one. Then the earlier pin is kept.
-    `rewrites` says which fields of the children an admission webhook rewrites, in sentences. `pods`
-    is the digest of the pods that the spec asks for, if they could be built.
+    `pin` is None only when the pass could not determine it. Then the earlier pin is kept.
+    `rewrites` contains a sentence for each child in which an admission webhook rewrites fields.
+    `pods` is the digest of the pods that the spec requires; None if they cannot be built.
     """
     desired = _desired(service, seen)
     scaling = build_load_status(service, view or LoadView(), seen, desired, now)
@@ -168,8 +168,7 @@ def build_status_of_failure(
 ) -> StatusUpdate:
     """Return the status of an LLMService whose pass failed without further results.
 
-    The last readable pass reported replicas and engine. Those fields stay, because the replicas
-    still run.
+    The replicas and the engine of the present status stay, because the replicas still run.
     """
     try:
         previous = LLMServiceStatus.model_validate(body.get("status", {}))
@@ -190,8 +189,8 @@ def build_status_of_failure(
 
 
 def _desired(service: LLMService, seen: Observation) -> int:
-    """Return the desired replicas: from the spec, or from the workload where an autoscaler
-    decides.
+    """Return the number of desired replicas: that of the spec, or that of the workload if an
+    autoscaler sets it.
     """
     spec = service.spec
     if spec.replicas is not None or spec.suspend or seen.desired is None:
@@ -202,7 +201,7 @@ def _desired(service: LLMService, seen: Observation) -> int:
 def _conditions(
     previous: LLMServiceStatus, found: tuple[ConditionUpdate, ...], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
-    """Return the conditions after `previous`; a condition without an update stays the same."""
+    """Return the conditions that follow `previous`. One without an update stays the same."""
     said = {
         each.type: Condition.following(
             previous.condition(each.type),
@@ -288,7 +287,9 @@ def _rolled_back(seen: Observation, desired: int, rollback: RollbackStatus) -> s
 
 
 def _with_notices(update: ConditionUpdate, notices: tuple[str, ...]) -> ConditionUpdate:
-    """Return the update with the notices at its end, where a long message cannot displace them."""
+    """Return the update with the notices at the end of its message. A long message is shortened, so
+    that the notices stay complete.
+    """
     if not notices:
         return update
     noted = f". {' '.join(notices)}"
@@ -307,7 +308,7 @@ def _notice_events(
 
 
 def _in_place(seen: Observation, desired: int) -> str:
-    """Return the message of a rollout in which old replicas end first."""
+    """Return the message of a rollout in which old replicas terminate before new ones start."""
     reason = Reason.ROLLOUT_IN_PLACE
     cost = " With one replica, the service is unavailable in between." if desired == 1 else ""
     done = f"{seen.updated_replicas} of {desired} replicas run the current spec."
@@ -346,7 +347,7 @@ def _model_ready(
 ) -> ConditionUpdate:
     kind = ConditionType.MODEL_READY
     if rollback is not None:
-        # The pods that are ready are not of the present spec.
+        # The ready pods do not run the present spec.
         return ConditionUpdate(kind, "False", Reason.ROLLED_BACK, rollback.message)
     if seen.has_loaded_model:
         message = f"A replica holds {service.spec.model.uri} in memory."
@@ -360,7 +361,8 @@ def _replicas(seen: Observation, desired: int) -> str:
 
 
 def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdate:
-    # The metrics server owns the calibration. Sending the field would take the ownership.
+    # The metrics server owns the calibration. If the operator sent the field, it would become the
+    # owner.
     written = status.model_dump(
         by_alias=True, exclude_none=True, mode="json", exclude={"autoscaling": {"calibration"}}
     )
@@ -375,7 +377,7 @@ def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdat
 
 
 def _event(before: Condition | None, after: Condition | None) -> Event | None:
-    """Return the Event about a condition whose status or reason has changed."""
+    """Return the Event about a condition whose status or reason has changed; None without one."""
     if after is None or (
         before is not None and (before.status, before.reason) == (after.status, after.reason)
     ):

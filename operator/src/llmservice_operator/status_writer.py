@@ -1,7 +1,7 @@
-"""Writes the status of a service, even if the cluster's CustomResourceDefinition is older.
+"""Writes the status of a service, even if the cluster's CRD is older than the operator.
 
-The API server refuses a whole status because of one field that its schema does not know. The
-operator leaves such fields out, so that the rest is reported.
+The API server refuses a whole status because of one field that its schema does not contain. The
+operator omits such fields, so that the rest of the status is reported.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from llmservice_operator.errors import ClusterError
 logger = logging.getLogger(__name__)
 
 TRY_AGAIN_SECONDS = 300.0
-"""Seconds after which the fields that the CRD lacked are sent again, because it may have been
-upgraded."""
+"""Time in seconds after which the fields that the CRD lacked are sent again, because the CRD may
+have been upgraded."""
 _UNKNOWN_FIELD = re.compile(r"\.status((?:\.\w+|\[[^\]]*\])+): field not declared in schema")
 
 Path = tuple[str, ...]
@@ -34,8 +34,8 @@ class Written:
 
     is_changed: bool
     look_again_seconds: float | None = None
-    """Seconds after which the status may be written again, if it was left alone because another
-    client changes it back."""
+    """Time in seconds after which the status may be written again, if its writes are paused because
+    another client changes it back; None otherwise."""
 
 
 class StatusWriter:
@@ -46,7 +46,7 @@ class StatusWriter:
         guard: ConvergenceGuard,
         on_problem: Callable[[str | None], None],
     ) -> None:
-        """`on_problem` is called with the problem of the CRD, and with None once there is none."""
+        """`on_problem` is called with the problem of the CRD, and with None once it is solved."""
         self._cluster = cluster
         self._cache = cache
         self._guard = guard
@@ -56,9 +56,9 @@ class StatusWriter:
         self._found_out_at = 0.0
 
     async def write(self, body: Manifest, status: Mapping[str, Any]) -> Written:
-        """Apply the status of the service `body` unless it is there already.
+        """Apply the status to the service `body` if the service's present status differs.
 
-        Raises ClusterError.
+        Raises ClusterError if the API server refuses the status.
         """
         now, metadata = asyncio.get_running_loop().time(), body["metadata"]
         tried = self._unknown
@@ -138,7 +138,8 @@ def unknown_fields(refusal: str) -> frozenset[Path]:
 
 
 def without(value: Any, paths: Collection[Path]) -> Any:
-    """Return the value without the fields at these paths, in every item of a list."""
+    """Return the value without the fields at these paths. A path applies to every item of a list.
+    """
     if not paths:
         return value
     if isinstance(value, list):

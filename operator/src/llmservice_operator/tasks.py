@@ -1,4 +1,4 @@
-"""The tasks of a process. The process ends when one of them ends."""
+"""The tasks of a process. The process exits when one of them fails."""
 
 import asyncio
 import logging
@@ -10,17 +10,17 @@ logger = logging.getLogger(__name__)
 
 
 class Tasks:
-    """The concurrent tasks of a process, and the reasons for which it exits."""
+    """The concurrent tasks of a process, and the signals and failures that make it exit."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
-        """Set once the process has to end: a signal arrived, or a task failed."""
+        """Set once the process must exit, because a signal arrived or a task failed."""
         self.failed = False
         """Whether a task failed."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, name: str, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task. When it fails, the process ends."""
+        """Start a task. When it fails, the process exits."""
         task = asyncio.create_task(coroutine, name=name)
         task.add_done_callback(self._check)
         self._tasks.append(task)

@@ -1,7 +1,7 @@
 """The children: every kind of object that an LLMService has, each declared in its own module.
 
-`CHILDREN` is the one list of them. Building, printing, the order of applying, pruning, watching,
-ownership and the operator's rights follow from the declarations.
+`CHILDREN` is the only list of them. The declarations determine which objects are built, printed,
+applied, pruned and watched. They also determine the order, the owners and the operator's rights.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 CHILDREN: Final[tuple[Child, ...]] = (
     # The NetworkPolicy is first, so that no pod is ever reachable without it.
     network_policy.CHILD,
-    # The pods mount it.
+    # The list of adapters is applied before the workload, because the pods mount it.
     adapter_list.CHILD,
     *workload.CHILDREN,
     kubernetes_service.CHILD,
@@ -62,7 +62,7 @@ REQUIRED_KINDS: Final[tuple[Kind, ...]] = (
 
 
 def optional_kinds(settings: OperatorSettings) -> dict[Kind, bool]:
-    """Return the kinds that a cluster may lack, and whether the rights on each are granted."""
+    """Return the kinds that a cluster may lack, and whether the operator has the rights on each."""
     return {
         child.kind: child.grant is None or child.grant.is_given(settings)
         for child in CHILDREN
@@ -71,10 +71,10 @@ def optional_kinds(settings: OperatorSettings) -> dict[Kind, bool]:
 
 
 def build_all(context: Context) -> list[Manifest]:
-    """Return every object of the service in the order of applying, as if the cluster served every
-    kind.
+    """Return every object of the service in the order in which they are applied, as if the cluster
+    served every kind.
 
-    Raises InvalidSpec when an object cannot be built as the spec asks.
+    Raises InvalidSpec when an object cannot be built as the spec requires.
     """
     built = []
     for manifest in build_each(context, {child.kind for child in CHILDREN}).values():
@@ -85,9 +85,10 @@ def build_all(context: Context) -> list[Manifest]:
 
 
 def build_each(context: Context, served: Container[Kind]) -> dict[Child, Manifest | InvalidSpec]:
-    """Return the objects whose kinds are served, by their declarations, in the order to apply them.
+    """Return the objects of the served kinds by their declarations, in the order in which they are
+    applied.
 
-    The error stands in place of an object that cannot be made as the spec asks.
+    For an object that cannot be built as the spec requires, the result contains the error.
     """
     built: dict[Child, Manifest | InvalidSpec] = {}
     for child in CHILDREN:

@@ -1,6 +1,6 @@
 """The ConfigMap with the list of LoRA adapters, which the replicas follow while they run.
 
-It is not part of the pods, so a change of the list replaces no pod.
+The list is not part of the pod template, so a change of the list replaces no pod.
 """
 
 from __future__ import annotations

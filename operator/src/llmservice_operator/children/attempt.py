@@ -1,8 +1,8 @@
-"""Builds the children of a service, even if its pods cannot be built from its spec, or failed.
+"""Builds the children of a service, even if its pods cannot be built from its spec or have failed.
 
-Pods that cannot be built stay unchanged, and all other children follow the spec. After a downgrade,
-the operator may not know the engine version of a service. It still scales the service and keeps its
-network policy. After a failed rollout, the earlier pods return in the same way.
+Pods that cannot be built stay unchanged, and all other children follow the spec. For example, a
+downgraded operator may not know the engine version of a service. It still scales the service and
+applies its NetworkPolicy. After a failed rollout, only the pods return to an earlier revision.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Attempt:
     unbuilt: InvalidSpec | None
     """Reason why the pods stay unchanged; None when they follow the spec."""
     pods: str | None = None
-    """Digest of the pods that the spec asks for; None if they cannot be built."""
+    """Digest of the pods that the spec requires; None if they cannot be built."""
 
 
 def build_around_pods(
@@ -55,7 +55,9 @@ def build_around_pods(
     """Build the children. If the pods cannot be built, keep those of the live workload.
 
     `restored` replaces the pods whose failure the status records.
-    Raises InvalidSpec if there is no live workload. Then nothing is made.
+
+    Raises InvalidSpec if the engine or the accelerator of the spec is not valid and there is no
+    live workload whose pods could be kept. No child is built then.
     """
     kept = live if live is not None and may_change(live, service) else None
     replicas = resolve_replicas(service, live)
@@ -66,7 +68,8 @@ def build_around_pods(
         recorded = recorded_pin(service, live)
         if kept is None or recorded is None:
             raise
-        # The accelerator class may be unknown. Only the pods use its settings.
+        # The settings of the accelerator class are left out, because the class may be unknown. Only
+        # the pods use them.
         defaulted = with_defaults(service, settings.server_defaults)
         context = Context(defaulted, settings, recorded, replicas, autoscaler, adapters)
         unbuilt = error

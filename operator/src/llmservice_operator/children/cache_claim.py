@@ -1,7 +1,8 @@
 """The PersistentVolumeClaim of the model cache, if the spec asks the operator to create one.
 
-Services share only weights. Python modules of a model and compiled kernels are code. They go to the
-pod's own cache, and kernels optionally to a folder of the service.
+Services share only weights on a claim. The Python modules of a model and compiled kernels are code,
+so they are stored in the pod's own cache. Kernels may also be stored in a folder of the claim that
+belongs to one service.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from llmservice_operator.kinds import CLAIMS
 
 
 def _outlives_service(service: LLMService) -> bool:
-    """Return whether the claim is retained.
+    """Return whether the claim is retained when the service is deleted.
 
-    A service of the same name finds it again by its name.
+    A new service of the same name then uses the claim again.
     """
     cache = service.spec.model.cache
     return cache is not None and cache.retention_policy != "Delete"

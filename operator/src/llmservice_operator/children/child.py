@@ -19,7 +19,7 @@ from llmservice_operator.workload import EnginePin, ReplicaCount, resolve_replic
 
 @dataclass(frozen=True)
 class Context:
-    """Everything that the children of one service are built from."""
+    """The input from which the children of one service are built."""
 
     service: LLMService
     """The service, including the settings of its accelerator class and the chart's defaults."""
@@ -28,7 +28,7 @@ class Context:
     replicas: ReplicaCount
     autoscaler: Autoscaler
     adapters: AdapterList | None = None
-    """The list of LoRA adapters; None is that of a service without replicas."""
+    """The list of LoRA adapters; None means the list of a service without replicas."""
 
     @classmethod
     def of(
@@ -40,10 +40,10 @@ class Context:
         autoscaler: Autoscaler | None = None,
         adapters: AdapterList | None = None,
     ) -> Self:
-        """Return the context; without `replicas` and `autoscaler`, that of a new service.
+        """Return the context. By default, `replicas` and `autoscaler` are those of a new service.
 
         A new service gets the autoscaler that its spec requests. Raises InvalidSpec when the
-        accelerator class is unknown, and when no node has the GPUs of a replica.
+        accelerator class is unknown, and when no node has enough GPUs for a replica.
         """
         check_fits_a_node(service, settings.accelerator_classes, settings.gpus_per_node)
         return cls(
@@ -82,40 +82,43 @@ def _no_substitute(_: Manifest, __: str) -> Manifest | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """A kind of object that a service has. A service has at most one object of the kind."""
+    """Declaration of a kind of object. A service has at most one object of the kind."""
 
     kind: Kind
     body: Callable[[Context], Manifest | None]
-    """Return the manifest without apiVersion, kind and metadata; None if the service needs no such
-    object. Raises InvalidSpec when the object cannot be made as the spec requires."""
+    """Function that returns the manifest without apiVersion, kind and metadata; None if the service
+    needs no such object. It raises InvalidSpec when the object cannot be built as the spec
+    requires."""
     name: Callable[[LLMService], str] = names.child
     annotations: Callable[[Context], Mapping[str, str]] = _no_annotations
     is_pruned: bool = False
     """Whether the operator deletes the object when the service no longer needs it."""
     outlives_service: Callable[[LLMService], bool] = _never
-    """Return whether the object stays when the service is deleted. Such an object has no owner."""
+    """Function that returns whether the object stays when the service is deleted. An object that
+    stays has no owner."""
     is_optional_api: bool = False
     """Whether a cluster may lack the kind. The operator then works without such objects."""
     grant: Grant | None = None
-    """Condition of the rights on the kind; None grants them always."""
+    """Chart value on which the rights on the kind depend; None always grants them."""
     substitute: Callable[[Manifest, str], Manifest | None] = _no_substitute
-    """Return a replacement for a manifest that the API server refused with this message; None if
-    there is none. Raises InvalidSpec when the user has to change something."""
+    """Function that returns a replacement for a manifest that the API server refused with this
+    message; None if there is none. It raises InvalidSpec when the user must change something."""
 
     def __post_init__(self) -> None:
         if self.kind.label_selector != names.CHILD_SELECTOR:
             raise ValueError(f"{self.kind.kind} must be watched by the labels of children")
 
     def build(self, context: Context) -> Manifest | None:
-        """Build the object, with its labels.
+        """Return the manifest of the object; None if the service needs no such object.
 
-        The service owns it, unless the object outlives the service.
+        The service owns the object if the object does not outlive the service. Raises InvalidSpec
+        when the object cannot be built as the spec requires.
         """
         body = self.body(context)
         return None if body is None else self.complete(context, body)
 
     def complete(self, context: Context, body: Manifest) -> Manifest:
-        """Return the manifest with this body, as `build` does."""
+        """Return the manifest with this body, the labels of a child, and the owner."""
         service = context.service
         metadata = build_metadata(service, self.name(service), self.annotations(context))
         if self.outlives_service(service):
@@ -129,10 +132,12 @@ class Child:
 
     @property
     def verbs(self) -> tuple[str, ...]:
-        """Verbs that the operator uses on objects of the kind, the same for all children."""
+        """Verbs that the operator uses on objects of the kind. They are the same for all kinds,
+        except that only a pruned kind has delete.
+        """
         return (*_KEPT, "delete") if self.is_pruned else _KEPT
 
 
 _KEPT: Final = ("get", "list", "watch", "create", "patch")
-"""Server-side apply is a patch, and a create when there is no such object yet. The garbage
-collector deletes children with their owner."""
+"""Verbs on objects of a kind that is not pruned. Server-side apply needs patch, and also create if
+the object does not exist yet. The garbage collector deletes children with their owner."""

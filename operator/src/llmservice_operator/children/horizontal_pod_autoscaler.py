@@ -31,8 +31,8 @@ def _body(context: Context) -> Manifest | None:
                             "name": autoscaling.metric.external_name,
                             "selector": {"matchLabels": {names.METRIC_SERVICE_LABEL: service.name}},
                         },
-                        # The metric is the total divided by the number of replicas, so starting
-                        # pods change nothing.
+                        # The metric is the load of the whole service, and its target is per
+                        # replica. Pods that are still starting therefore do not change the result.
                         "target": {
                             "type": "AverageValue",
                             "averageValue": str(autoscaling.target),
@@ -48,7 +48,10 @@ def _body(context: Context) -> Manifest | None:
 
 
 def _without_tolerance(manifest: Manifest, refusal: str) -> Manifest | None:
-    """Return an HPA for an API server older than 1.33, which refuses the field."""
+    """Return the HPA without `tolerance`, which an API server older than 1.33 refuses.
+
+    None if the API server refuses the HPA for another reason.
+    """
     if ".tolerance" not in refusal:
         return None
     spec = manifest["spec"]

@@ -22,8 +22,9 @@ def _body(context: Context) -> Manifest:
             **_from_outside(spec),
             "ports": [
                 {
-                    # Service meshes know the protocol by this name. appProtocol would say the same,
-                    # but makes Azure's load balancers probe /, which is not served.
+                    # Service meshes recognize the protocol by this name. appProtocol would also
+                    # declare it, but makes Azure's load balancers probe the path /, which is not
+                    # served.
                     "name": names.SERVICE_PORT_NAME,
                     "port": spec.port,
                     "protocol": "TCP",
@@ -41,7 +42,8 @@ def _from_outside(spec: ServiceObject) -> dict[str, Any]:
         "loadBalancerClass": spec.load_balancer_class,
         "loadBalancerSourceRanges": list(spec.load_balancer_source_ranges),
     }
-    # Unset fields are not sent: the API server sets them, and clears them with the type.
+    # Unset fields are not sent, because the API server sets their defaults, and clears them when
+    # the type changes.
     return {name: value for name, value in fields.items() if value}
 
 

@@ -1,7 +1,7 @@
 """Network access to and from a service's pods.
 
 NetworkPolicies do not apply to traffic between a pod and its own node, which Kubernetes always
-allows. So the kubelet's probes need no rule.
+allows. The kubelet's probes therefore need no rule.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RESOLVERS: Final = [
     # cloud's metadata service, which issues the node's credentials.
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": list(METADATA_V4)}},
     {"ipBlock": {"cidr": "::/0", "except": list(METADATA_V6)}},
-    # Some network plugins do not count pods among the addresses of an ipBlock.
+    # In some network plugins, an ipBlock does not match the addresses of pods.
     {"namespaceSelector": {}},
 ]
 _DNS_PORTS: Final = [
@@ -48,16 +48,15 @@ _PRIVATE_V4: Final = (
     "100.64.0.0/10",
     "172.16.0.0/12",
     "192.168.0.0/16",
-    # The names of these ranges do not say that they are private, but some clouds assign them to
-    # pods.
+    # These ranges are not reserved for private networks, but some clouds assign them to pods.
     "198.18.0.0/15",
     "240.0.0.0/4",
 )
 _PRIVATE_V6: Final = ("fc00::/7",)
 _PUBLIC: Final = [
     # The hub, the hosts to which it redirects downloads, and the object stores of clouds have
-    # public addresses that change. A request that names an address for the server to fetch must not
-    # reach the cluster's own services.
+    # public addresses that change. Private addresses are excluded, because a client's request may
+    # contain a URL that the server fetches, and must not reach the cluster's own services that way.
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, *_PRIVATE_V4]}},
     {"ipBlock": {"cidr": "::/0", "except": [_LINK_LOCAL_V6, *_PRIVATE_V6]}},
 ]
@@ -68,19 +67,20 @@ _ANY_ADDRESS: Final = [
 ]
 _PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY")
 _TUNNEL_PORT: Final = 15008
-"""Port of a pod in an ambient mesh at which its node proxy accepts the connections of others."""
+"""Port of a pod in an ambient mesh on which the proxy of its node accepts connections of other
+pods."""
 _AMBIENT_PROBES: Final = [
     {"ipBlock": {"cidr": "169.254.7.127/32"}},
     {"ipBlock": {"cidr": "fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128"}},
 ]
-"""Addresses that an ambient mesh gives to the kubelet's probes, so that they bypass its proxy. To
-the network plugin, they are no addresses of the node."""
+"""Source addresses that an ambient mesh gives to the kubelet's probes, so that the probes bypass
+its proxy. The network plugin does not recognize them as addresses of the node."""
 _BARRED: Final = (_LINK_LOCAL_V4, _LINK_LOCAL_V6, *METADATA_V4, *METADATA_V6)
 """Addresses that stay closed even if a range in the policy includes them."""
 
 
 def _body(context: Context) -> Manifest | None:
-    """Return a policy that refuses all traffic except what serving needs."""
+    """Return a policy that allows only the traffic that serving needs; None if it is disabled."""
     service, settings = context.service, context.settings
     if not service.spec.network_policy.enabled:
         return None
@@ -128,9 +128,10 @@ def _pods(namespace: str, labels: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
-    """Return the peers for downloads.
+    """Return the egress rules for downloads.
 
-    Empty if no model comes from the hub or an object store, or if the pods work offline.
+    The list is empty if no model comes from the hub or an object store, or if the pods work
+    offline.
     """
     model, endpoints = service.spec.model, []
     if service.spec.downloads:
@@ -139,23 +140,24 @@ def _to_model_sources(service: LLMService, settings: OperatorSettings) -> list[d
         store = model.object_store or ObjectStore()
         endpoints.append(store.endpoint)
         if store.credentials_secret_ref is None:
-            # The cloud's token service, which has a public address, turns the ServiceAccount's
-            # token into credentials.
+            # The cloud's token service, which has a public address, exchanges the ServiceAccount's
+            # token for credentials.
             endpoints.append(None)
     return [_to_endpoint(each) for each in dict.fromkeys(endpoints)]
 
 
 def _to_endpoint(endpoint: str | None) -> dict[str, Any]:
-    """Return the rule for a server; None is a public one, which is reached by HTTPS."""
+    """Return the egress rule for a server. None means a public server that is reached by HTTPS."""
     peers = _PUBLIC if endpoint is None else _ANY_ADDRESS
     return {"to": peers, "ports": [_tcp(_port(endpoint or "https://"))]}
 
 
 def _to_proxies(service: LLMService) -> list[dict[str, Any]]:
-    """Return the peers of the proxies whose addresses are in the pods' variables.
+    """Return the egress rules for the proxies in the environment variables of the pods.
 
-    The address of a proxy may be a name, which no policy can express, so every address is open at
-    its port. A value from a Secret is unknown here.
+    The address of a proxy may be a DNS name, which a policy cannot express, so the rule opens the
+    proxy's port on any address. A variable with a value from a Secret gets no rule, because the
+    operator does not know the value.
     """
     ports = {
         port
@@ -167,7 +169,7 @@ def _to_proxies(service: LLMService) -> list[dict[str, Any]]:
 
 
 def _proxy_port(address: str | None) -> int | None:
-    """Return the port of a proxy; None for a text that is no address."""
+    """Return the port of a proxy; None for a text that is not a URL."""
     try:
         return _port(address) if address and "://" in address else None
     except ValueError:
@@ -177,7 +179,7 @@ def _proxy_port(address: str | None) -> int | None:
 def _to_destination(
     destination: NetworkPolicyDestination, tunnel: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the rule for a destination. A pod that the mesh includes is reached by its tunnel."""
+    """Return the rule for a destination. A pod in an ambient mesh is reached by its tunnel port."""
     peer = destination.model_dump(
         mode="json", by_alias=True, exclude_defaults=True, exclude={"ports"}
     )
@@ -201,7 +203,10 @@ def _exceptions(block: DestinationBlock) -> list[str]:
 
 
 def _port(url: str) -> int:
-    """Return the port of an address. Raises ValueError for one that is not a number."""
+    """Return the port of a URL, or the default port of its scheme.
+
+    Raises ValueError if the port is not valid.
+    """
     address = urlsplit(url)
     return address.port or (80 if address.scheme == "http" else 443)
 

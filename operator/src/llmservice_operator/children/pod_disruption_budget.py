@@ -12,8 +12,8 @@ from llmservice_operator.children.child import Child, Context
 from llmservice_operator.kinds import POD_DISRUPTION_BUDGETS
 
 DEFAULT_MAX_UNAVAILABLE: Final = "1"
-"""Default limit. A least number of ready pods would block every drain of a service with one replica
-for ever."""
+"""Default limit. With a minimum number of available pods instead, a service with one replica would
+block every node drain."""
 
 
 def _body(context: Context) -> Manifest:
@@ -22,7 +22,7 @@ def _body(context: Context) -> Manifest:
     return {
         "spec": {
             **_allowance(service.spec.pod_disruption_budget),
-            # A replica that is not ready, such as one that crashes, is never protected.
+            # A replica that is not ready, such as one that crashes, may always be evicted.
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
             "selector": {"matchLabels": names.selector(service)},
         },

@@ -1,4 +1,4 @@
-"""KEDA's ScaledObject, which scales by the metrics server's report of a service."""
+"""KEDA's ScaledObject, which scales a service by the metrics server's load report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def _body(context: Context) -> Manifest | None:
     if autoscaling is None or context.autoscaler.provider is not ScalingProvider.KEDA:
         return None
     if service.spec.suspend:
-        # KEDA lifts a suspended service from 0 to its minimum. An HPA does not change 0.
+        # KEDA would scale a suspended service from 0 replicas to its minimum. An HPA does not
+        # change 0 replicas.
         return None
     server = (context.settings.metrics_server_url or "").rstrip("/")
     return {
@@ -31,14 +32,16 @@ def _body(context: Context) -> Manifest | None:
             "minReplicaCount": autoscaling.min_replicas,
             "maxReplicaCount": autoscaling.max_replicas,
             "pollingInterval": POLLING_SECONDS,
-            # An unknown load is not a load of zero, so without an answer the replicas stay.
+            # An unknown load is not zero load. Without a response of the metrics server, KEDA
+            # therefore keeps the number of replicas, or raises it to the minimum.
             "fallback": {
                 "failureThreshold": FAILURES_BEFORE_FALLBACK,
                 "replicas": autoscaling.min_replicas,
                 "behavior": "currentReplicasIfHigher",
             },
             "advanced": {
-                # KEDA's stored object does not show whether this KEDA knows the tolerance.
+                # The tolerance is not sent, because the stored ScaledObject does not show whether
+                # this version of KEDA supports it.
                 "horizontalPodAutoscalerConfig": {
                     "behavior": build_behavior(
                         autoscaling, context.autoscaler, with_tolerance=False

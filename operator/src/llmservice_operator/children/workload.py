@@ -1,4 +1,4 @@
-"""The workload, which runs the model servers: one declaration for each kind of workload."""
+"""The workload, which runs the model servers. Each kind of workload has its own declaration."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ CHILDREN: Final = tuple(_BY_KIND.values())
 def keep_pods(context: Context, live: Manifest) -> Manifest | None:
     """Return the manifest of the live workload with its present pods.
 
-    It replaces a manifest that cannot be built as the spec asks. The number of replicas and
-    everything else outside the pods follow the spec. Returns None if the operator has applied no
-    pods.
+    The manifest replaces one that cannot be built as the spec requires. The number of replicas and
+    all other fields outside the pods follow the spec. Returns None if the operator has not applied
+    any pods.
     """
     try:
         return return_pods(context, applied_field(live, "spec"))
@@ -55,7 +55,7 @@ def keep_pods(context: Context, live: Manifest) -> Manifest | None:
 def return_pods(context: Context, applied: Mapping[str, Any]) -> Manifest:
     """Return the manifest of the workload with the pods of an applied spec.
 
-    Raises KeyError, TypeError or ValueError if it has none.
+    Raises KeyError, TypeError or ValueError if `applied` contains no pods.
     """
     spec = workload_of(context.service).keep_spec(context.service, context.replicas, applied)
     return workload_child(context.service).complete(context, {"spec": spec})

@@ -1,9 +1,10 @@
-"""Whether a model fits on its GPUs, from the model's own files: values in, values out.
+"""Computes from a model's files whether the model fits on its GPUs. The functions have no side
+effects.
 
-model_shape  the part of a config.json that decides on memory
+model_shape  the fields of config.json that determine the memory of a model
 kv_cache     bytes of the KV cache of one request
-weights      bytes of the weights on one GPU
-verdict      both against the memory of a GPU, and what to change
+weights      bytes of the weights
+verdict      comparison with the memory of a GPU, and changes that make the model fit
 
 docs/planning.md derives the formulas.
 """

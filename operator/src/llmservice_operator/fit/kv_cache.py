@@ -1,9 +1,10 @@
 """Bytes of the KV cache of one request on one GPU, as vLLM reserves them.
 
-vLLM stores the cache in blocks of 16 tokens. A block covers as many layers as one group has, and a
-request takes blocks for each group of layers. Layers that keep the whole context are one kind,
-layers with a window are another. If a model has both, all groups have the same number of layers,
-and the last group of a kind may be padded. Source: vLLM 0.32, v1/core/kv_cache_utils.py.
+vLLM stores the cache in blocks of 16 tokens, and divides the layers of a model into groups. One
+block stores its tokens for all layers of one group, so a request needs blocks for each group. A
+group contains layers of one kind: layers that keep the whole context, or layers with a window. If a
+model has both kinds, all groups have the same number of layers, and the last group of a kind may be
+padded. Source: vLLM 0.32, v1/core/kv_cache_utils.py.
 """
 
 from collections import Counter
@@ -12,14 +13,15 @@ from math import ceil
 from llmservice_operator.fit.model_shape import ModelShape
 
 BLOCK_TOKENS = 16
-"""Tokens of a block of the KV cache, by default on NVIDIA GPUs."""
+"""Number of tokens in a block of the KV cache. It is the engine's default on NVIDIA GPUs."""
 
 _CLOSE = 1.5
-"""Ratio of the numbers of layers below which the larger number is the size of a group."""
+"""Ratio between the numbers of layers of both kinds. Below this ratio, a group has as many layers
+as the larger kind, and otherwise as many as the smaller kind."""
 
 
 def token_bytes(shape: ModelShape, tensor: int, element_bytes: int) -> int:
-    """Return the bytes that one layer keeps of one token, on each of `tensor` GPUs."""
+    """Return the bytes that one layer stores for one token on each of `tensor` GPUs."""
     if shape.latent_size is not None:
         return shape.latent_size * element_bytes
     return 2 * max(1, shape.kv_heads // tensor) * shape.head_size * element_bytes
@@ -36,8 +38,8 @@ def request_bytes(
 ) -> int:
     """Return the bytes of a request of `tokens` tokens on one GPU.
 
-    `in_flight_tokens` are the tokens that the engine may have scheduled and not yet settled; layers
-    with a window keep them in addition to the window.
+    `in_flight_tokens` is the number of tokens that the engine may have scheduled but not finished.
+    Layers with a window keep these tokens in addition to the window.
     """
     layers = Counter(shape.windows[: ceil(len(shape.windows) / pipeline)])
     group = _layers_of_a_group(layers)
@@ -56,5 +58,5 @@ def _layers_of_a_group(layers: Counter[int | None]) -> int:
 def _blocks(window: int | None, tokens: int, in_flight_tokens: int) -> int:
     if window is None:
         return ceil(tokens / BLOCK_TOKENS)
-    # A window may begin in the middle of a block, so it can touch one block more.
+    # A window may begin in the middle of a block, so it can extend into one more block.
     return ceil(min(window - 1 + in_flight_tokens, tokens) / BLOCK_TOKENS) + 1

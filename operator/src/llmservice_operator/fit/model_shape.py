@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from llmservice_operator.errors import OperatorError
 
-# vLLM also keeps the whole context of chunked layers, unless an environment variable allows less.
+# By default, vLLM also keeps the whole context for layers with chunked attention. An environment
+# variable can change that.
 _WHOLE_CONTEXT: Final = frozenset({"full_attention", "attention", "chunked_attention"})
 _WINDOWED: Final = "sliding_attention"
 
@@ -29,14 +30,14 @@ _OTHER_STATE: Final = {
     "global_head_dim": "layers with heads of two sizes",
     "block_configs": "layers of different shapes",
 }
-"""Fields of models whose memory does not follow from the formulas here."""
+"""Fields of config.json that show that the formulas here do not cover the model, with the cause."""
 
 _ALTERNATING: Final = {"gemma2": 2, "gpt_oss": 2}
-"""Distance between two layers that keep the whole context, by model type, for configs without layer
-types."""
+"""Number of layers from one layer that keeps the whole context to the next, by model type. It is
+used if config.json has no layer_types."""
 
 _SCALED_LENGTHS: Final = frozenset({"linear", "dynamic", "yarn"})
-"""Kinds of rope scaling that lengthen the context that the config names."""
+"""Kinds of RoPE scaling that multiply the context length in config.json."""
 
 
 class UnknownShape(OperatorError):
@@ -45,26 +46,26 @@ class UnknownShape(OperatorError):
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """Sizes of a model. Every number of elements is for the whole model, on however many GPUs."""
+    """Sizes of a model. They are for the whole model, and do not depend on the number of GPUs."""
 
     windows: tuple[int | None, ...]
     """Tokens that each layer attends to; None for the whole context."""
     attention_heads: int
     kv_heads: int
     head_size: int
-    """Elements of one key, and of one value."""
+    """Number of elements of one key, and of one value."""
     latent_size: int | None
-    """Elements that a layer keeps of a token in place of keys and values (multi-head latent
-    attention), or None. Every GPU keeps them all."""
+    """Number of elements that a layer of multi-head latent attention stores for a token in place of
+    keys and values; None in other models. Every GPU stores all of these elements."""
     hidden_size: int
     intermediate_size: int
     vocabulary: int
     longest: int
-    """Longest request in tokens that the model is made for."""
+    """Longest request that the model supports, in tokens."""
     element_bytes: int
-    """Bytes of a number in the model's own format, as the engine computes in it."""
+    """Bytes of an element in the 16-bit format in which the engine computes by default."""
     is_quantized: bool
-    """Whether the weights are stored in the format that the engine computes with."""
+    """Whether the stored weights are quantized. The engine then keeps them in the stored format."""
 
 
 def read_shape(config: Mapping[str, Any]) -> ModelShape:

@@ -1,4 +1,4 @@
-"""Whether a service's model fits on the GPUs of one replica, and what to change if it does not."""
+"""Decides whether a service's model fits on the GPUs of one replica, and advises changes if not."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from llmservice_operator.fit.model_shape import ModelShape
 from llmservice_operator.fit.weights import Checkpoint, weight_bytes
 
 UTILIZATION_PERCENT: Final = 90
-"""Share of a GPU's memory that the engine uses where the spec sets none."""
+"""Percentage of a GPU's memory that the engine uses if the spec sets none."""
 LARGE_GPU_BYTES: Final = 70 * GIB
-"""Memory from which the engine computes larger steps by default. Source: vLLM 0.32,
-engine/arg_utils.py."""
+"""Memory of a GPU in bytes from which the engine computes larger steps by default. Source: vLLM
+0.32, engine/arg_utils.py."""
 LARGE_STEP_TOKENS: Final = 8192
 SEQUENCES, SEQUENCES_ON_A_LARGE_GPU = 256, 1024
-"""Requests at a time, by the engine's default."""
+"""Default limits of the engine on the number of requests that run at a time."""
 BATCHES_IN_FLIGHT: Final = 2
-"""Steps that the engine schedules before it has settled the first."""
+"""Number of steps that the engine may schedule before the first of them has finished."""
 
 UNCERTAIN: Final = 0.1
-"""Share of the memory by which the estimated part may be wrong."""
+"""Uncertainty of the needed memory, as a share of the memory that the engine uses."""
 LIBRARY_BYTES: Final = 3 * GIB // 2
-"""CUDA context, CUDA graphs and workspaces of each process. An estimate."""
+"""Estimated bytes of the CUDA context, CUDA graphs and workspaces of each process."""
 COLLECTIVE_BYTES: Final = GIB // 2
-"""Buffers of the library that connects several GPUs. An estimate."""
+"""Estimated bytes of the buffers for the communication between GPUs."""
 ROUND_TOKENS: Final = 1024
-"""Multiple of tokens to which an advised length is rounded down."""
+"""Number of tokens. An advised length is rounded down to a multiple of it."""
 
 
 class Verdict(StrEnum):
@@ -45,17 +45,17 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A draft model of its own, as its files describe it."""
+    """A separate draft model for speculative decoding, as its files describe it."""
 
     shape: ModelShape
     checkpoint: Checkpoint
     quantization: str | None = None
-    """Quantization that the engine applies while it loads."""
+    """Quantization that the engine applies while it loads the draft model; None for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Memory of one GPU of a replica, in bytes, and what follows from it."""
+    """Memory of one GPU of a replica, in bytes, and the verdict and the advice that follow."""
 
     verdict: Verdict
     gpu: int
@@ -75,9 +75,11 @@ class Plan:
     longest: int
     """Longest length of a request, in tokens."""
     refusal: str | None
-    """Why the engine cannot split the model across the GPUs, and what to set; None if it can."""
+    """Reason why the engine cannot split the model across the GPUs, and the setting to change; None
+    if it can."""
     advice: tuple[str, ...]
-    """Changes that make the model fit, of which one is enough; empty when it does."""
+    """Changes that make the model fit. One of them is enough. Empty if the model fits, or if there
+    is a refusal."""
 
     @property
     def needed(self) -> int:
@@ -86,7 +88,7 @@ class Plan:
 
     @property
     def requests(self) -> int:
-        """Requests of the longest length that the KV cache holds at a time."""
+        """Number of requests of the longest length that fit in the KV cache at a time."""
         return max(0, (self.budget - self.needed + self.request) // self.request)
 
 
@@ -143,8 +145,8 @@ class _Case:
         chosen = self.spec.engine.fixed_len or self.shape.longest
         if self.spec.engine.max_model_len != AUTO:
             return chosen
-        # The engine shortens the requests itself. If even the shortest request does not fit, the
-        # plan uses the model's own maximum length.
+        # The engine itself chooses the greatest length that fits. If no length fits, the plan uses
+        # the greatest length of the model.
         return _longest_that_fits(self, chosen) or chosen
 
     def weights(self, gpus: int) -> int:
@@ -157,7 +159,8 @@ class _Case:
     def draft_weights(self, tensor: int) -> int:
         """Return the bytes of the draft model's weights on each of `tensor` GPUs.
 
-        The draft has no pipeline: the GPUs that compute the last layers hold it.
+        The draft model is not split into pipeline stages. Only the GPUs that compute the last
+        layers store it.
         """
         if self.draft is None:
             return 0
@@ -195,7 +198,8 @@ class _Case:
     def needed(
         self, *, tokens: int | None = None, eight_bits: bool = False, tensor: int | None = None
     ) -> int:
-        """Return the bytes needed for one request, with some of the settings changed."""
+        """Return the bytes that a GPU needs to serve one request, with the given settings changed.
+        """
         split = tensor or self.tensor
         cache = self.request(
             tokens or self.longest,
@@ -218,9 +222,8 @@ def plan_fit(
 ) -> Plan:
     """Return the plan for a service whose model has this shape and these weights.
 
-    `gpu` is the memory of one GPU in bytes, and `draft` the draft model, if one is planned. The
-    spec must contain the fields of its accelerator
-    class.
+    `gpu` is the memory of one GPU in bytes. `draft` is the draft model, if one is planned. The spec
+    must contain the fields of its accelerator class.
     """
     case = _Case(spec, shape, checkpoint, gpu, draft)
     needed = case.needed()
@@ -271,7 +274,7 @@ def _splits(shape: ModelShape, tensor: int) -> bool:
 
 
 def _advice(case: _Case) -> Iterator[str]:
-    """Yield changes. Each of them alone makes the model fit with certainty."""
+    """Yield changes. Each change of a setting makes the model certainly fit without the others."""
     longest = _longest_that_fits(case, case.longest)
     if longest:
         yield f"set engine.maxModelLen to at most {longest:,}"
@@ -286,8 +289,9 @@ def _advice(case: _Case) -> Iterator[str]:
 
 
 def _longest_that_fits(case: _Case, most: int) -> int:
-    """Return the greatest length up to `most` that fits with certainty, rounded down; 0 if none
-    does.
+    """Return the greatest length in tokens, up to `most`, that certainly fits; 0 if none does.
+
+    A length below `most` is rounded down.
     """
     low, high = 0, most
     while low < high:

@@ -31,8 +31,8 @@ _BITS: Final = {
 _WHOLE_PRECISION: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 _BITS_AT_LOAD: Final = {"fp8": 8}
-"""Bits of a weight in a linear layer, by the quantization that the engine applies while it
-loads."""
+"""Bits of a weight in a linear layer, by the quantization that the engine applies while it loads
+the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def weight_bytes(
     """Return the bytes of all weights once they are loaded.
 
     The engine converts floating-point weights to the format in which it computes. It leaves the
-    weights of a quantized model as they are stored. With `quantization` it quantizes the linear
-    layers of an unquantized model; embeddings and the output layer stay.
+    weights of a quantized model as they are stored. With `quantization`, it quantizes the linear
+    layers of an unquantized model, but neither the embeddings nor the output layer.
     """
     if shape.is_quantized:
         return checkpoint.stored_bytes

@@ -1,18 +1,18 @@
-"""Answers the probes: whether the process is ready, and whether it is alive."""
+"""Decides for the probes whether the process is ready, and whether it is alive."""
 
 from collections.abc import Callable
 
 STUCK_SECONDS = 120.0
-"""Age in seconds of a stuck pass. Passes are cancelled after 60 s. A pass this old ignores its
-cancellation, and only a restart helps."""
+"""Age in seconds from which a pass counts as stuck. Passes are cancelled after 60 s. A pass of this
+age has ignored its cancellation, and only a restart helps."""
 
 
 class Health:
-    """Answers the probes with lists of reasons, each a sentence that says what to do.
+    """Keeps the reasons why the process is not ready or hindered, as texts for the probes.
 
-    A process that is not ready does no work. A process that is hindered works, except for the part
-    that the reason names. It stays ready, so that one namespace or one kind of object cannot stop a
-    rollout of the process.
+    A process that is not ready does no work. A hindered process works, except for the part that the
+    reason names. It stays ready, so that one namespace or one kind of object cannot stop a rollout
+    of the process.
     """
 
     def __init__(self, longest_running_seconds: Callable[[], float]) -> None:
@@ -47,9 +47,9 @@ class Health:
         return sorted(self._not_ready.values())
 
     def why_not_alive(self) -> list[str]:
-        """Return the reason why the process is not alive.
+        """Return the reason why the process is not alive, or an empty list.
 
-        A blocked event loop needs no reason here, because it cannot answer the probe at all.
+        A blocked event loop needs no reason, because it cannot respond to the probe at all.
         """
         age = self._longest_running_seconds()
         return [f"a pass has been running for {age:.0f} s"] if age > STUCK_SECONDS else []

@@ -1,4 +1,4 @@
-"""Writes the log: every line is one JSON object, with the fields of the pass that writes it."""
+"""Writes the log. Every line is one JSON object with the fields of the pass that writes it."""
 
 import json
 import logging

@@ -39,7 +39,7 @@ class QueueState(Protocol):
 class Metrics:
     """All metrics of the process.
 
-    Their names are those of controller-runtime, so that its dashboards fit.
+    Metrics that controller-runtime also has get its names, so that its dashboards can be used.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Metrics:
         self._watch_restarts = counter("llmservice_watch_restarts", "Restarts of all watches")
         self._loop_lag = histogram("llmservice_event_loop_lag_seconds", "Delay of the event loop")
         self._read: list[tuple[Gauge, Callable[[], float]]] = []
-        """The gauges that are read at every scrape."""
+        """Gauges, each with the function that returns its value at a scrape."""
         self._services = ServiceCollector()
         self.registry.register(self._services)
         gauge("llmservice_build_info", "Always 1", "version").labels(
@@ -113,15 +113,15 @@ class Metrics:
     async def render(self) -> bytes:
         """Return all metrics as text.
 
-        The text of thousands of services takes a second of CPU time. It is written in a thread, so
-        that a scrape does not block the event loop. Gauges that read the state of the process are
-        read before, in the event loop.
+        The text of thousands of services takes a second of CPU time. A thread writes it, so that a
+        scrape does not block the event loop. The gauges of the state of the process are set before
+        that, in the event loop.
         """
         for gauge, value in self._read:
             gauge.set(value())
         return await asyncio.to_thread(generate_latest, self.registry)
 
-    # From the work queue.
+    # Called by the work queue.
 
     def added(self) -> None:
         self._adds.labels(CONTROLLER).inc()
@@ -143,7 +143,7 @@ class Metrics:
         self._retries.labels(CONTROLLER).inc()
 
     def read_queue(self, queue: QueueState, workers: int) -> None:
-        """Set the gauges of the queue to be read at every scrape."""
+        """Register the queue, whose gauges are read at every scrape."""
         self._workers.labels(CONTROLLER).set(workers)
         self._read += (
             (self._depth.labels(CONTROLLER), lambda: len(queue)),
@@ -167,7 +167,9 @@ class Metrics:
     def read_cache(
         self, plural: str, count: Callable[[], float], unreadable: Callable[[], float]
     ) -> None:
-        """Set the gauges of known and of unreadable objects to be read at every scrape."""
+        """Register the functions that return the numbers of known and of unreadable objects of a
+        kind. They are called at every scrape.
+        """
         self._read.append((self._cached.labels(plural), count))
         self._read.append((self._unreadable.labels(plural), unreadable))
 
@@ -209,9 +211,9 @@ class Metrics:
 
 
 async def measure_loop_lag(metrics: Metrics, period_seconds: float = 0.1) -> None:
-    """Measure for ever how late the event loop wakes a sleeping task.
+    """Measure, until cancelled, the delay with which the event loop resumes a sleeping task.
 
-    A block that is longer than the period is always seen.
+    A time longer than the period in which the event loop is blocked is always measured.
     """
     while True:
         started = time.monotonic()

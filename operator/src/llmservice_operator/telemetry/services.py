@@ -11,20 +11,21 @@ _REPLICA_STATES = ("replicas", "readyReplicas")
 
 
 class ServiceCollector(Collector):
-    """Makes the series of every service at each scrape.
+    """Builds the series of every service at each scrape.
 
-    Between scrapes it keeps only what the series are made from, because the series of one service
-    would take as much memory as its objects.
+    Between scrapes, it keeps only the values in the series, because the series of one service would
+    take as much memory as the objects of the service.
     """
 
     def __init__(self) -> None:
         self._conditions: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {}
         """Type and status of each condition, by the namespace and name of the service."""
         self._replicas: dict[tuple[str, str], tuple[int, ...]] = {}
-        """Numbers of replicas in the order of the states."""
+        """Numbers of replicas in the order of _REPLICA_STATES, by the namespace and name of the
+        service."""
 
     def see(self, namespace: str, name: str, status: Mapping[str, Any]) -> None:
-        """Show the status of a service."""
+        """Keep the values of a service's status for the next scrapes."""
         found = status.get("conditions", ())
         self._conditions[namespace, name] = tuple((each["type"], each["status"]) for each in found)
         self._replicas[namespace, name] = tuple(status.get(state, 0) for state in _REPLICA_STATES)
@@ -37,7 +38,7 @@ class ServiceCollector(Collector):
         self._replicas.pop((namespace, name), None)
 
     def collect(self) -> Iterator[Metric]:
-        """Make the series. A thread may do so while passes go on, so it works on copies."""
+        """Yield the series. A thread may call this method during passes, so it works on copies."""
         family = GaugeMetricFamily(
             "llmservice_status_condition",
             "1 for the status each condition has",

@@ -36,7 +36,10 @@ def create_app(metrics: Metrics, health: Health) -> web.Application:
 
 
 async def start_server(app: web.Application, port: int) -> web.AppRunner:
-    """Serve the application on all addresses; the caller cleans the runner up."""
+    """Serve the application on all addresses. The caller must clean up the returned runner.
+
+    Raises OSError if the port cannot be used.
+    """
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, host=None, port=port).start()

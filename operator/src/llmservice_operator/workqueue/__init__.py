@@ -1,9 +1,8 @@
-"""The work queue: it decides when a worker processes which key, and when a failed key is
-retried.
+"""The work queue, which decides when a worker processes a key and when a failed key is retried.
 
 queue.py is the queue itself, fairness.py shares the workers among groups of keys, and retries.py
-spaces out the retries. None of them knows Kubernetes. Everything runs in one event loop, so plain
-sets need no locks.
+limits the rate of the retries. None of these modules accesses Kubernetes. All code runs in one
+event loop, so the data structures need no locks.
 """
 
 from llmservice_operator.workqueue.fairness import FairKeys, Shares

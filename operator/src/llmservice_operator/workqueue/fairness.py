@@ -1,8 +1,8 @@
-"""Shares the workers among groups of keys, so that a slow group never delays the others.
+"""Shares the workers among groups of keys, so that a slow group does not delay the others.
 
-Only the passes of a group show whether it is slow. A new group therefore gets few workers until a
-pass over one of its keys was quick. Slow and new groups together never get all workers: some are
-always reserved for groups that are known to be quick.
+Only the passes of a group show whether the group is slow. A new group therefore gets few workers
+until a pass over one of its keys was quick. Slow and new groups together never get all workers,
+because some workers are reserved for groups that are known to be quick.
 """
 
 import asyncio
@@ -23,18 +23,18 @@ class Shares:
     """Limits on the workers that may be busy at a time."""
 
     workers: int = 32
-    """All workers. Most of them wait for an answer of the API server most of the time."""
+    """Number of all workers. Most of the time, most of them wait for the API server."""
     of_group: int = 8
     of_new_group: int = 2
     for_slow_groups: int = 16
     """Workers for all slow groups together."""
     for_slow_and_new_groups: int = 24
     slow_seconds: float = 5.0
-    """Duration of a running pass from which its group is slow. The group stays slow until a pass
-    ends sooner."""
+    """Longest duration of a quick pass, in seconds. A group with a longer pass is slow until one of
+    its passes is quick."""
     remembered_seconds: float = 300.0
-    """Time in seconds after its last pass for which a group counts as slow or quick. Then it is new
-    again."""
+    """Time in seconds after the last pass of a group for which the group counts as slow or quick.
+    Afterwards the group is new again."""
 
 
 class _Pace(IntEnum):
@@ -54,7 +54,7 @@ class _Ended:
 
 
 class FairKeys(Generic[Key]):
-    """Keys that wait for a worker. The groups with a free share get a worker in rotation."""
+    """Keys that wait for a worker. The groups that may use another worker take turns."""
 
     def __init__(
         self, group_of: Callable[[Key], Hashable], shares: Shares, time: Callable[[], float]
@@ -63,7 +63,7 @@ class FairKeys(Generic[Key]):
         self._shares = shares
         self._time = time
         self._waiting: dict[Hashable, deque[Key]] = {}
-        """Waiting keys of each group; the group whose turn it is comes first."""
+        """Waiting keys of each group, in the order in which the groups get a worker."""
         self._running: defaultdict[Hashable, dict[Key, float]] = defaultdict(dict)
         """Keys of each group that a worker is processing, with the start time of the pass."""
         self._ended: dict[Hashable, _Ended] = {}
@@ -71,14 +71,14 @@ class FairKeys(Generic[Key]):
         self._changed = asyncio.Event()
 
     def put(self, key: Key) -> None:
-        """Let the key wait for a worker."""
+        """Add a key that waits for a worker."""
         self._waiting.setdefault(self._group_of(key), deque()).append(key)
         self._changed.set()
 
     async def get(self) -> Key:
-        """Wait for a key whose group has a free share.
+        """Wait for a key whose group may use another worker, and return the key.
 
-        The caller calls `done` when its pass has ended.
+        The caller must call `done` when the pass over the key has ended.
         """
         while True:
             key = self._take()
@@ -88,7 +88,7 @@ class FairKeys(Generic[Key]):
             await self._changed.wait()
 
     def done(self, key: Key) -> None:
-        """End the pass over a key that `get` returned."""
+        """Record the end of the pass over a key that `get` returned."""
         group, now = self._group_of(key), self._time()
         was_slow = now - self._running[group].pop(key) > self._shares.slow_seconds
         if not self._running[group]:
@@ -107,7 +107,9 @@ class FairKeys(Generic[Key]):
         self._changed.set()
 
     def _take(self) -> Key | None:
-        """Take the first key of the group whose turn it is; None while no share is free."""
+        """Remove and return the first key of the next group that may use another worker; None if no
+        group may.
+        """
         now = self._time()
         busy = dict.fromkeys(_Pace, 0)
         for group, running in self._running.items():
@@ -139,7 +141,7 @@ class FairKeys(Generic[Key]):
         return self._shares.of_new_group if pace is _Pace.NEW else self._shares.of_group
 
     def _of(self, pace: _Pace) -> int:
-        """Return the number of workers that all groups of this pace and of slower ones may have
+        """Return the number of workers that all groups with this pace or a slower one may use
         together.
         """
         match pace:

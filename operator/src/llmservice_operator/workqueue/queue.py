@@ -1,4 +1,6 @@
-"""A work queue of keys: each key once, one worker per key at a time, failures with backoff."""
+"""A work queue that contains each key once, gives a key to one worker at a time, and retries failed
+keys with a backoff.
+"""
 
 import asyncio
 import logging
@@ -30,7 +32,7 @@ class Clock(Protocol):
 
 
 class QueueObserver(Protocol):
-    """Counts what happens in the queue; telemetry implements it."""
+    """Counts the events of the queue. The class Metrics of `telemetry` implements it."""
 
     def added(self) -> None: ...
 
@@ -46,23 +48,25 @@ class QueueObserver(Protocol):
 class QueueSettings:
     backoff_min_seconds: float = 0.005
     backoff_max_seconds: float = 300.0
-    """Longest delay of a retry, whatever the rate of retries or the API server requires."""
+    """Longest delay in seconds before a retry, even if the rate of retries or the API server
+    requires a longer one."""
     backoff_max_of_cluster_seconds: float = 30.0
-    """Longest backoff while only the cluster keeps a pass from its end. An outage may last for
-    hours, and the services must follow soon after it."""
+    """Longest backoff in seconds while a pass fails with a ClusterError. An outage may last for
+    hours, and passes must succeed soon after its end."""
     backoff_jitter: float = 0.1
-    """Share of a backoff by which it varies at random, so that keys that failed together spread
-    out."""
+    """Share of a backoff by which it varies at random, so that keys that failed together are not
+    retried together."""
 
     retries_per_second: float = 4.0
-    """Rate limit of the refused requests that the retries of all keys together send again. First
-    attempts are not limited, because a change must be applied quickly. A thousand failing services
-    must not add load to an API server that is already in trouble. A refused write costs three to
-    five requests, because reads precede it."""
+    """Limit on the failed requests that the retries of all keys together send again, in requests
+    per second. First attempts are not limited, because a change must be applied quickly. A thousand
+    failing services must not add load to an API server that is already overloaded. A refused write
+    takes three to five requests, because reads precede it."""
 
     retry_burst: int = 10
     timeout_seconds: float = 60.0
-    """Longest one pass may take before it is cancelled and counted as failed."""
+    """Longest time in seconds that one pass may take. A longer pass is cancelled and counts as
+    failed."""
     shares: Shares = field(default_factory=Shares)
 
 
@@ -75,8 +79,8 @@ class WorkQueue(Generic[Key]):
         uniform: Callable[[float, float], float] = random.uniform,
         group_of: Callable[[Key], Hashable] = lambda key: key,
     ) -> None:
-        """`group_of` returns the group that shares its workers, such as the namespace of the
-        key.
+        """`group_of` returns the group of a key, such as the namespace. The keys of a group share
+        its workers.
         """
         self._observer = observer
         self._settings = settings or QueueSettings()
@@ -91,10 +95,10 @@ class WorkQueue(Generic[Key]):
         )
         self._ready = FairKeys(group_of, self._settings.shares, self._clock.time)
         self._added_at: dict[Key, float] = {}
-        """Keys that wait for a pass. If a worker is processing such a key, one more pass
-        follows."""
+        """Keys that wait for a pass, with the time when they were added. If a worker is processing
+        such a key, one more pass follows."""
         self._started_at: dict[Key, float] = {}
-        """Keys that a worker is processing."""
+        """Keys that a worker is processing, with the start time of the pass."""
         self._failures: defaultdict[Key, int] = defaultdict(int)
         self._timers: dict[Key, tuple[float, Timer]] = {}
 
@@ -115,7 +119,9 @@ class WorkQueue(Generic[Key]):
             self._ready.put(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Request a pass after some seconds; of several requests for a key, the earliest counts."""
+        """Request a pass after some seconds. If a delayed pass over the key is already requested,
+        only the earlier one takes place.
+        """
         due = self._clock.time() + seconds
         if key in self._timers:
             if self._timers[key][0] <= due:
@@ -143,10 +149,10 @@ class WorkQueue(Generic[Key]):
         return max((now - started for started in self._started_at.values()), default=0.0)
 
     async def work(self, process: Callable[[Key], Awaitable[float | None]]) -> None:
-        """Work for ever: take a key, process it, and schedule its next pass.
+        """Process one key after another until cancelled, and schedule the next pass over each.
 
-        `process` returns None when the key is settled, or the seconds after which the key is due
-        again. It raises to be retried with a growing backoff.
+        `process` returns the seconds until the next pass over the key; None if no pass is due. If
+        it raises an error, the key is retried with a growing backoff.
         """
         while True:
             key = await self._ready.get()
@@ -167,7 +173,7 @@ class WorkQueue(Generic[Key]):
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
                     raise
-                # Something that the pass waited for was cancelled, not this worker.
+                # An operation that the pass awaited was cancelled, but not this worker.
                 logger.warning("reconcile of %s was interrupted; it is retried", key)
                 self._retry(key)
             except ClusterError as error:
@@ -183,8 +189,9 @@ class WorkQueue(Generic[Key]):
                     self.add_after(key, requeue_after)
             finally:
                 self._finish(key, result)
-            # A pass over a converged service waits for nothing. After a restart, thousands of them
-            # in a row would keep the process from renewing its Lease and answering its probes.
+            # A pass over a converged service never yields to the event loop. After a restart,
+            # thousands of such passes in a row would keep the process from renewing its Lease and
+            # responding to its probes.
             await asyncio.sleep(0)
 
     def _start(self, key: Key) -> None:
@@ -213,15 +220,14 @@ class WorkQueue(Generic[Key]):
         requests: int = 1,
     ) -> None:
         settings = self._settings
-        # The exponent is limited, because a float would overflow long before a service stops
-        # failing.
+        # The exponent is limited, because a float would overflow after about a thousand failures.
         backoff = settings.backoff_min_seconds * 2.0 ** min(self._failures[key], 64)
         backoff = min(backoff, backoff_max_seconds or settings.backoff_max_seconds)
         backoff *= 1 + self._uniform(-settings.backoff_jitter, settings.backoff_jitter)
         self._failures[key] += 1
         self._observer.retried()
         took = self._clock.time() - self._started_at[key]
-        # A pass that stalls until its time limit must not be repeated continuously.
+        # A pass that stalls until its time limit must not be repeated without a pause.
         pause = took if took > settings.shares.slow_seconds else 0.0
         turn = self._retries.reserve(self._group_of(key), requests) if requests else 0.0
         wait = max(backoff, at_least_seconds, pause, turn)

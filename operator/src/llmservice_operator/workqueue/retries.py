@@ -1,21 +1,23 @@
-"""Limits the requests of all retries together to a rate, and shares it among the groups with
-failures.
+"""Limits the rate of the requests of all retries together, and shares the rate among the groups
+with failures.
 """
 
 from collections.abc import Callable, Hashable
 
 
 class RetryRate:
-    """Limits callers to a rate after a burst. It never refuses: it returns the time to wait.
+    """Limits callers to a rate after a burst. No caller is refused, but callers get a time to wait.
 
-    A caller waits behind the callers of its own group only. Where many keys of one group fail, the
-    first failure in another group is retried almost at once.
+    A caller waits only behind the callers of its own group. If many keys of one group fail, the
+    first failure in another group is still retried almost at once.
     """
 
     def __init__(
         self, per_second: float, burst: int, longest_seconds: float, time: Callable[[], float]
     ) -> None:
-        """`longest_seconds` limits the returned wait, even with many callers."""
+        """`per_second` and `burst` are numbers of requests. `longest_seconds` is the longest wait
+        that is returned, even with many callers.
+        """
         self._per_second = per_second
         self._burst = float(burst)
         self._longest_seconds = longest_seconds
@@ -23,10 +25,10 @@ class RetryRate:
         self._tokens = self._burst
         self._filled_at = time()
         self._due: dict[Hashable, float] = {}
-        """Time of the turn of each waiting group's last caller."""
+        """Time at which the last caller of each waiting group may send its requests."""
 
     def reserve(self, group: Hashable, requests: int = 1) -> float:
-        """Return the seconds until the caller may send its requests, 0 when it is now."""
+        """Return the seconds until the caller may send its requests; 0 if it may send them now."""
         now = self._time()
         if now > self._filled_at:
             refill = (now - self._filled_at) * self._per_second
@@ -36,7 +38,7 @@ class RetryRate:
         if self._tokens >= 1 and group not in self._due:
             self._tokens -= requests
             return 0.0
-        # The waiting callers use the rate, and the next burst accumulates after them.
+        # The waiting callers use up the rate, so the next burst accumulates only after them.
         latest = now + self._longest_seconds
         self._tokens = min(self._tokens, 0.0)
         seconds = requests / self._per_second
