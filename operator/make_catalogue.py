@@ -22,7 +22,8 @@ from translation import Flags, Inexpressible, flags_of, refusals, spec_of
 
 SOURCE: Final = "Derived from the facts in vllm-project/recipes, Apache-2.0"
 ON_BY_DEFAULT: Final = ("tool_calling", "reasoning")
-"""Features that an entry enables, unless the recipe makes them optional. Users can add others."""
+"""Features that an entry enables, unless the recipe makes them optional. Users can enable the other
+features."""
 COMPUTED: Final = ("--tensor-parallel-size", "--served-model-name")
 """Flags that an entry omits, because other fields determine them: the number of GPUs, and the name
 of the service."""
@@ -32,7 +33,7 @@ flag, because it cannot know the name of the object."""
 
 
 def entry_name(model_id: str) -> str:
-    """Return the catalogue's name for a model. It is also a valid name for a service."""
+    """Return the catalogue's name for a model. The name is also a valid name for a service."""
     name = re.sub(r"[^a-z0-9]+", "-", model_id.rpartition("/")[2].lower()).strip("-")
     return (name if name[:1].isalpha() else f"m-{name}")[:63].strip("-")
 
@@ -66,7 +67,7 @@ def entry_flags(arguments: list[str]) -> Flags:
 
 
 def main() -> None:
-    """Write the catalogue."""
+    """Write the catalogue, and print each model that it leaves out."""
     recipes = json.loads(Path(sys.argv[1]).read_text())
     catalogue: dict[str, Any] = {}
     left_out = 0

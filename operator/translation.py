@@ -28,7 +28,7 @@ _SHORT: Final = {
 }
 SPECULATION: Final = "--speculative-config"
 FOLLOWS_FROM_OTHERS: Final = ("--enable-auto-tool-choice",)
-"""Flags that need no translation, because the field of another flag sets them, too."""
+"""Flags that need no translation, because the field of another flag also sets them."""
 TEMPLATE: Final = {"configMapKeyRef": {"name": "chat-templates", "key": "template.jinja"}}
 """Reference to a ConfigMap. It replaces the file of a chat template that a command line names."""
 PARSERS_IMAGE: Final = "registry.example.com/parsers:1"

@@ -226,7 +226,8 @@ class Process:
         self._tasks = Tasks()
 
     async def run(self) -> int:
-        """Run until a signal arrives or a task fails; return the exit code, 1 after a failure.
+        """Run until a signal arrives or a task fails. Return the exit code, which is 1 after a
+        failure.
 
         Raises InvalidSettings if the health port cannot be used.
         """

@@ -62,8 +62,10 @@ def new_service(name: str, gpu: str, plan: Planner) -> str:
     """Return the YAML of an LLMService for a model of the catalogue, with its plan as comments.
 
     The service has the smallest number of GPUs in COUNTS on which the model certainly fits, or the
-    greatest if it fits on none. The search also stops at a number without a verdict. It stops at
-    one GPU if the model's files cannot be read, and the comments say why. Raises NotInCatalogue.
+    greatest number if it fits on none. The search also stops at a number without a verdict. If the
+    model's files cannot be read, the search stops at one GPU, and the comments say why.
+
+    Raises NotInCatalogue if the catalogue has no model of this name.
     """
     if name not in MODELS:
         raise NotInCatalogue(name)

@@ -29,8 +29,8 @@ a ScaledObject contains the address."""
 def chart_variables(texts: Iterable[str]) -> dict[str, str]:
     """Return the operator's variables for the texts of values files. A later text has priority.
 
-    Raises InvalidSettings if a text is not a YAML object, or if a value must be an object and is
-    not.
+    Raises InvalidSettings if a text is not a YAML object, or if a value that must be an object is
+    not one.
     """
     values: Mapping[str, Any] = DEFAULTS
     for text in texts:
@@ -103,7 +103,7 @@ def _server_defaults(server: Mapping[str, Any], user_ids: str | None) -> dict[st
         source = "secretKeyRef" if bundle.get("kind") == "Secret" else "configMapKeyRef"
         found["caBundle"] = {source: {"name": bundle["name"], "key": bundle.get("key", "ca.crt")}}
     # For Auto, the chart detects the platform in the cluster. The command line does not read the
-    # cluster, so it leaves the default.
+    # cluster, so the operator's default stays.
     if user_ids not in (None, "Auto"):
         found["userIds"] = user_ids
     return found

@@ -98,8 +98,8 @@ class ChildWriter:
     async def kept_revision(self, service: LLMService) -> Manifest | None:
         """Return the object with the pod template to which the service was rolled back.
 
-        None without a rollback, or if the object no longer exists. Raises OperatorError if the
-        object cannot be read.
+        Returns None without a rollback, or if the object no longer exists. Raises OperatorError if
+        the object cannot be read.
         """
         rollback = service.status.rollback
         kept = rollback and workload_of(service).kept_revision(service, rollback.revision)

@@ -27,16 +27,17 @@ from llmservice_operator.desired.comparison import Difference
 
 EQUAL_WRITES: Final = 5
 """Number of writes of the same value to a field after which the guard first pauses the writes of
-the object. One write is not enough, because those of two clients may overlap once or twice."""
+the object. One write is not enough, because the writes of two clients may overlap once or twice."""
 LONGEST_PAUSE_SECONDS: Final = 300.0
 FADE_SECONDS: Final = 10.0
 """Time in seconds after which the count of a field's writes decreases by one, while the field is
 not contested."""
 FORGET_AFTER_SECONDS: Final = 60.0
-"""Time in seconds without a write after which a contest is over. Twice the last pause is added."""
+"""Time in seconds without a write, in addition to twice the last pause, after which a contest is
+over."""
 WRITE_BURST: Final = 200
-"""Number of writes of one object before the rate limit applies. An object has fewer fields, so each
-may be restored once."""
+"""Number of writes of one object before the rate limit applies. An object has fewer fields, so all
+of them may be restored once."""
 WRITES_PER_SECOND: Final = 0.45
 """Writes of one object per second after the burst. A workload counts as two objects, because its
 number of replicas is written separately."""
@@ -77,9 +78,10 @@ class _Record:
     digest: bytes = b""
     """Digest of the manifest that was written last."""
     rewritten: frozenset[tuple[str, str]] = frozenset()
-    """Path and live value of each field in which the response differed from that manifest."""
+    """Path and live value of each field in which the response to the last write differed from its
+    manifest."""
     fields: dict[str, _Field] = field(default_factory=dict)
-    """The fields that caused writes of that manifest, by path."""
+    """The fields that caused the writes of the last manifest, by path."""
     written_at: float = 0.0
     tokens: float = float(WRITE_BURST)
     filled_at: float = 0.0

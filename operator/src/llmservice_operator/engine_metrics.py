@@ -200,7 +200,8 @@ class EngineMetrics:
         """Return the body of a response with any HTTP status, because the body of a probe with
         status 503 is also needed.
 
-        Raises ClientError, also if the body is too long, and TimeoutError.
+        Raises ClientError if the request fails or the body is too long, and TimeoutError if the
+        response takes too long.
         """
         host = f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
         url = f"http://{host}:{names.MANAGEMENT_PORT}{path}"

@@ -56,7 +56,9 @@ class Unreadable(OperatorError):
 
 
 class Contested(OperatorError):
-    """Another client or a webhook repeatedly changes an object back, so writes of it are paused."""
+    """Another client or a webhook repeatedly changes an object back, so the operator pauses its
+    writes of the object.
+    """
 
 
 class InvalidSettings(OperatorError):

@@ -132,7 +132,9 @@ class LoadReportClient:
         return found
 
     def _parse(self, key: str) -> LoadReport | None:
-        """Return one report; None if it is missing or invalid. The other reports are not affected.
+        """Return one report; None if it is missing or invalid.
+
+        An invalid report does not affect the other reports.
         """
         found = self._answer.get(key)
         if found is None:

@@ -1,8 +1,9 @@
 """Builds the part of the status that follows from the load: `autoscaling`, `slo` and three
 conditions.
 
-The load changes constantly, but the status must not be written for every small change. A number in
-it, and a message with a number, changes only with a scaling decision or by at least five points.
+The load changes constantly, but the status must not be written for every small change. The numbers
+in the status, and the messages that contain them, change only with a scaling decision or by at
+least five points.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ _BEFORE_THE_LOAD: Final = frozenset(
 """Reasons for an unknown demand that are not problems."""
 
 COLD_STARTS_TO_WAIT: Final = 3
-"""Time after which a replica that is not ready counts as missing capacity, in cold starts of the
-service."""
+"""Multiple of the cold start time after which a replica that is not ready counts as missing
+capacity."""
 
 
 @dataclass(frozen=True)

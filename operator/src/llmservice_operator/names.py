@@ -43,11 +43,12 @@ CHILD_SELECTOR: Final = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 ENGINE_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-version"
 ENGINE_DEFAULT_FOR_ANNOTATION: Final = f"{api.GROUP}/engine-default-for"
 ENGINE_ASSUMED_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-assumed-version"
-"""The three annotations record the engine pin. They are on the workload, never on its pod template,
-because recording the pin must not replace a pod."""
+"""Together, these three annotations record the engine pin. They are on the workload, never on its
+pod template, because recording the pin must not replace a pod."""
 
 KEPT_REPLICAS_ANNOTATION: Final = f"{api.GROUP}/kept-replicas"
-"""Annotation on the workload with its number of replicas when autoscaling was removed."""
+"""Annotation on the workload. It contains the number of replicas at the time when autoscaling was
+removed."""
 
 DELETION_COST_ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Annotation of Kubernetes. A ReplicaSet first deletes the pod with the lowest cost."""
@@ -150,7 +151,7 @@ def kubernetes_service(service: LLMService) -> str:
 
 
 def cache_claim(service: LLMService) -> str:
-    """Return the name of the claim that the operator makes for spec.model.cache."""
+    """Return the name of the claim that the operator creates for spec.model.cache."""
     return f"{service.name}-cache"
 
 

@@ -46,7 +46,7 @@ class Plans:
     text: str
     """The plans as text for the user."""
     verdicts: tuple[Verdict | None, ...]
-    """Verdict on each service; None without one, such as for a model that cannot be read."""
+    """Verdict on each service; None if there is none, for example if a model cannot be read."""
 
     @property
     def may_fit(self) -> bool:
@@ -61,7 +61,7 @@ def plan_file(
 
     `gpu_memory` is the memory of one GPU in bytes. None means the memory of the GPU that the spec
     names. The plan of a service without a verdict is a sentence that says why. The other services
-    are planned all the same. Raises InvalidSpec or InvalidFile if the text is not valid.
+    are still planned. Raises InvalidSpec or InvalidFile if the text is not valid.
     """
     plans = [_plan(service, settings, read_model, gpu_memory) for service in read_services(text)]
     printed = "\n".join("\n".join(lines) + "\n" for lines, _ in plans)
@@ -106,7 +106,10 @@ def _draft_of(service: LLMService, read_model: ReadModel) -> tuple[Draft | None,
 
 
 def _memory_of(service: LLMService) -> int:
-    """Return the memory of one of the service's GPUs in bytes. Raises InvalidSpec if unknown."""
+    """Return the memory of one of the service's GPUs in bytes.
+
+    Raises InvalidSpec if the memory is unknown, or if the service uses no GPU.
+    """
     if service.spec.accelerator.type is AcceleratorType.CPU:
         raise InvalidSpec(
             "is cpu, where the container's memory limit holds the model: a plan is for GPUs only",
@@ -177,7 +180,7 @@ class PlanOptions:
     gpu_memory: str | None
     """Memory of one GPU as a quantity; None means that of the GPU that the spec names."""
     endpoint: str | None
-    """Address of the hub for a model that names none; None means the hub of the settings."""
+    """Address of the hub for a spec that names none; None means the hub of the settings."""
     token: str | None
     """Token for the hub; None sends no token."""
 

@@ -197,7 +197,7 @@ class Reconciler:
         elif service.spec.autoscaling is None and plan.left_over:
             # With autoscaling, the condition AutoscalingActive reports the remaining ScaledObject.
             failure = Failure(Reason.KEDA_MISSING, plan.left_over)
-        # The pods and the workload are read again after the writes, because a write may take long.
+        # The pods and the workload are read after the writes, because a write may take a long time.
         pods = self._cache.owned(key, PODS)
         # The report is also read if a replica is starting, because it contains the progress of the
         # download.

@@ -68,7 +68,7 @@ class Refusal:
 
     @property
     def may_end_soon(self) -> bool:
-        """Whether a retry within seconds may succeed although nothing has been changed."""
+        """Whether a retry within seconds may succeed without a change by the user."""
         if not isinstance(self.error, OperatorError):
             return True
         return isinstance(self.error, ClusterError) and not isinstance(

@@ -1,4 +1,4 @@
-"""Lists all rights of the operator and of the metrics server. The chart grants exactly these.
+"""Lists all rights of the operator and the metrics server. The chart grants exactly these rights.
 
 The rights on children follow from the declarations of the children. The operator gets no right on
 Secrets or on cluster-scoped objects, and no rule has a wildcard. If the operator watches a list of

@@ -204,7 +204,7 @@ class MetricsServerSettings(_Settings):
     """Settings that only the metrics server reads."""
 
     external_port: Port = Field(8443, validation_alias="EXTERNAL_METRICS_PORT")
-    """Port of external.metrics.k8s.io, for the API server alone."""
+    """Port of external.metrics.k8s.io. Only the API server uses it."""
     scaling_port: Port = 8081
     """Port of the load reports as JSON."""
     service_name: str = Field(
@@ -243,7 +243,7 @@ class OperatorSettings(_Settings):
     namespace: Namespace = "llmservice-system"
     """Namespace in which the operator runs and keeps its Lease."""
     monitoring_namespace: Namespace | None = Field(None, description="the name of a namespace")
-    """Namespace whose pods may read the metrics of model servers; None means none."""
+    """Namespace whose pods may read the metrics of model servers; None means no namespace."""
     monitoring_pod_labels: Labels = Field(default_factory=dict)
     """Labels of the pods that may read the metrics; empty means all pods of the monitoring
     namespace."""
@@ -254,7 +254,8 @@ class OperatorSettings(_Settings):
     """Port of /livez, /readyz and /metrics."""
     log_level: LogLevel = "INFO"
     audit_period_seconds: int = Field(300, ge=1, description="a whole number from 1")
-    """Time in seconds between two comparisons of the watched objects with the cluster, ±20 %."""
+    """Time in seconds between two comparisons of the watched objects with the cluster. It varies at
+    random by up to 20 %."""
     metrics_server_url: Address = None
     """URL of the load reports, without a path; None if there is no metrics server."""
     metrics_server: MetricsServerSettings = Field(default_factory=MetricsServerSettings)

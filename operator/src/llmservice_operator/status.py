@@ -201,7 +201,10 @@ def _desired(service: LLMService, seen: Observation) -> int:
 def _conditions(
     previous: LLMServiceStatus, found: tuple[ConditionUpdate, ...], generation: int, now: datetime
 ) -> tuple[Condition, ...]:
-    """Return the conditions that follow `previous`. One without an update stays the same."""
+    """Return the conditions that follow `previous`.
+
+    A condition without an update stays the same.
+    """
     said = {
         each.type: Condition.following(
             previous.condition(each.type),
@@ -377,7 +380,10 @@ def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdat
 
 
 def _event(before: Condition | None, after: Condition | None) -> Event | None:
-    """Return the Event about a condition whose status or reason has changed; None without one."""
+    """Return the Event about a condition whose status or reason has changed.
+
+    Returns None without a change, and for a normal reason of a new condition of the load.
+    """
     if after is None or (
         before is not None and (before.status, before.reason) == (after.status, after.reason)
     ):

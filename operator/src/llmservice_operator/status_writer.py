@@ -138,7 +138,9 @@ def unknown_fields(refusal: str) -> frozenset[Path]:
 
 
 def without(value: Any, paths: Collection[Path]) -> Any:
-    """Return the value without the fields at these paths. A path applies to every item of a list.
+    """Return the value without the fields at these paths.
+
+    A path applies to every item of a list.
     """
     if not paths:
         return value

@@ -58,7 +58,7 @@ REQUIRED_KINDS: Final[tuple[Kind, ...]] = (
     *(child.kind for child in CHILDREN if not child.is_optional_api),
     PODS,
 )
-"""Kinds that the operator needs in order to work. Each is watched."""
+"""Kinds that the operator needs in order to work. It watches all of them."""
 
 
 def optional_kinds(settings: OperatorSettings) -> dict[Kind, bool]:

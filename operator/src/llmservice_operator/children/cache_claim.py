@@ -1,8 +1,8 @@
-"""The PersistentVolumeClaim of the model cache, if the spec asks the operator to create one.
+"""The PersistentVolumeClaim of the model cache, if the spec requests that the operator creates one.
 
 Services share only weights on a claim. The Python modules of a model and compiled kernels are code,
-so they are stored in the pod's own cache. Kernels may also be stored in a folder of the claim that
-belongs to one service.
+so they are stored in the pod's own cache. Kernels may also be stored on the claim, in a separate
+folder for each service.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The declaration of a child, and the properties that follow from it for every child."""
+"""The declaration of a child, and the code that all children share."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _body(context: Context) -> Manifest | None:
 def _without_tolerance(manifest: Manifest, refusal: str) -> Manifest | None:
     """Return the HPA without `tolerance`, which an API server older than 1.33 refuses.
 
-    None if the API server refuses the HPA for another reason.
+    Returns None if the API server refuses the HPA for another reason.
     """
     if ".tolerance" not in refusal:
         return None

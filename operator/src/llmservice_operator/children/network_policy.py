@@ -179,7 +179,10 @@ def _proxy_port(address: str | None) -> int | None:
 def _to_destination(
     destination: NetworkPolicyDestination, tunnel: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the rule for a destination. A pod in an ambient mesh is reached by its tunnel port."""
+    """Return the rule for a destination.
+
+    In an ambient mesh, a pod is reached through its tunnel port.
+    """
     peer = destination.model_dump(
         mode="json", by_alias=True, exclude_defaults=True, exclude={"ports"}
     )

@@ -3,7 +3,7 @@ effects.
 
 model_shape  the fields of config.json that determine the memory of a model
 kv_cache     bytes of the KV cache of one request
-weights      bytes of the weights
+weights      bytes of a model's weights
 verdict      comparison with the memory of a GPU, and changes that make the model fit
 
 docs/planning.md derives the formulas.

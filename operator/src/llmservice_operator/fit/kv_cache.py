@@ -1,9 +1,9 @@
 """Bytes of the KV cache of one request on one GPU, as vLLM reserves them.
 
-vLLM stores the cache in blocks of 16 tokens, and divides the layers of a model into groups. One
-block stores its tokens for all layers of one group, so a request needs blocks for each group. A
-group contains layers of one kind: layers that keep the whole context, or layers with a window. If a
-model has both kinds, all groups have the same number of layers, and the last group of a kind may be
+vLLM stores the cache in blocks of 16 tokens, and divides the layers of a model into groups. A block
+contains the cache of all layers of one group, so a request needs blocks for each group. The layers
+of a group are of one kind: layers that keep the whole context, or layers with a window. If a model
+has both kinds, all groups have the same number of layers, and the last group of a kind may be
 padded. Source: vLLM 0.32, v1/core/kv_cache_utils.py.
 """
 

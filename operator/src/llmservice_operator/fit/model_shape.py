@@ -30,7 +30,8 @@ _OTHER_STATE: Final = {
     "global_head_dim": "layers with heads of two sizes",
     "block_configs": "layers of different shapes",
 }
-"""Fields of config.json that show that the formulas here do not cover the model, with the cause."""
+"""Causes for which the formulas do not cover a model, by the field of config.json that shows the
+cause."""
 
 _ALTERNATING: Final = {"gemma2": 2, "gpt_oss": 2}
 """Number of layers from one layer that keeps the whole context to the next, by model type. It is

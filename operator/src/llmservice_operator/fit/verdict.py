@@ -23,7 +23,7 @@ LARGE_GPU_BYTES: Final = 70 * GIB
 0.32, engine/arg_utils.py."""
 LARGE_STEP_TOKENS: Final = 8192
 SEQUENCES, SEQUENCES_ON_A_LARGE_GPU = 256, 1024
-"""Default limits of the engine on the number of requests that run at a time."""
+"""Default limits of the engine on the number of concurrent requests."""
 BATCHES_IN_FLIGHT: Final = 2
 """Number of steps that the engine may schedule before the first of them has finished."""
 
@@ -69,7 +69,7 @@ class Plan:
     reserve: int
     """Estimate of activations, CUDA graphs and libraries."""
     token: float
-    """Bytes of the KV cache for each token of a request of the longest length."""
+    """Bytes of the KV cache per token, in a request of the longest length."""
     request: int
     """Bytes of the KV cache for one request of the longest length."""
     longest: int
@@ -78,8 +78,8 @@ class Plan:
     """Reason why the engine cannot split the model across the GPUs, and the setting to change; None
     if it can."""
     advice: tuple[str, ...]
-    """Changes that make the model fit. One of them is enough. Empty if the model fits, or if there
-    is a refusal."""
+    """Changes that make the model fit, of which one is enough; empty if the model fits or there is
+    a refusal."""
 
     @property
     def needed(self) -> int:
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def requests(self) -> int:
-        """Number of requests of the longest length that fit in the KV cache at a time."""
+        """Number of concurrent requests of the longest length for which the KV cache has room."""
         return max(0, (self.budget - self.needed + self.request) // self.request)
 
 
@@ -198,8 +198,7 @@ class _Case:
     def needed(
         self, *, tokens: int | None = None, eight_bits: bool = False, tensor: int | None = None
     ) -> int:
-        """Return the bytes that a GPU needs to serve one request, with the given settings changed.
-        """
+        """Return the bytes that a GPU needs for one request, with the given settings changed."""
         split = tensor or self.tensor
         cache = self.request(
             tokens or self.longest,
@@ -274,7 +273,7 @@ def _splits(shape: ModelShape, tensor: int) -> bool:
 
 
 def _advice(case: _Case) -> Iterator[str]:
-    """Yield changes. Each change of a setting makes the model certainly fit without the others."""
+    """Yield the advised changes. Each changed setting alone makes the model certainly fit."""
     longest = _longest_that_fits(case, case.longest)
     if longest:
         yield f"set engine.maxModelLen to at most {longest:,}"

@@ -39,7 +39,8 @@ class QueueState(Protocol):
 class Metrics:
     """All metrics of the process.
 
-    Metrics that controller-runtime also has get its names, so that its dashboards can be used.
+    A metric that controller-runtime also has gets the same name, so that dashboards for
+    controller-runtime can be used.
     """
 
     def __init__(self) -> None:
@@ -213,7 +214,7 @@ class Metrics:
 async def measure_loop_lag(metrics: Metrics, period_seconds: float = 0.1) -> None:
     """Measure, until cancelled, the delay with which the event loop resumes a sleeping task.
 
-    A time longer than the period in which the event loop is blocked is always measured.
+    A blockage of the event loop that is longer than the period is always measured.
     """
     while True:
         started = time.monotonic()

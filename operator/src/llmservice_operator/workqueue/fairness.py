@@ -1,8 +1,8 @@
 """Shares the workers among groups of keys, so that a slow group does not delay the others.
 
 Only the passes of a group show whether the group is slow. A new group therefore gets few workers
-until a pass over one of its keys was quick. Slow and new groups together never get all workers,
-because some workers are reserved for groups that are known to be quick.
+until a pass over one of its keys has been quick. Slow and new groups together never get all
+workers, because some workers are reserved for groups that are known to be quick.
 """
 
 import asyncio

@@ -105,7 +105,7 @@ class WorkQueue(Generic[Key]):
     def __len__(self) -> int:
         """Count the keys that wait for a worker.
 
-        A key with a delay counts once the delay has passed.
+        A key with a delay is counted only after the delay.
         """
         return len(self._added_at)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 
 
 class RetryRate:
-    """Limits callers to a rate after a burst. No caller is refused, but callers get a time to wait.
+    """Limits callers to a rate after a burst. It refuses no caller, but returns a time to wait.
 
     A caller waits only behind the callers of its own group. If many keys of one group fail, the
     first failure in another group is still retried almost at once.
