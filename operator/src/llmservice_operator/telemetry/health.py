@@ -3,16 +3,16 @@
 from collections.abc import Callable
 
 STUCK_SECONDS = 120.0
-"""Age in seconds from which a pass counts as stuck. Passes are cancelled after 60 s. A pass of this
-age has ignored its cancellation, and only a restart helps."""
+"""Age in seconds above which a pass, or a round of the metrics server, counts as stuck. Passes are
+cancelled after 60 s. A pass of this age has ignored its cancellation, and only a restart helps."""
 
 
 class Health:
     """Keeps the reasons why the process is not ready or hindered, as texts for the probes.
 
-    A process that is not ready does no work. A hindered process works, except for the part that the
-    reason names. It stays ready, so that one namespace or one kind of object cannot stop a rollout
-    of the process.
+    A process that is not ready is starting or exiting, or its view of the cluster may be outdated.
+    A hindered process works, except for the part that the reason names. It stays ready, so that one
+    namespace or one kind of object cannot stop a rollout of the process.
     """
 
     def __init__(self, longest_running_seconds: Callable[[], float]) -> None:
