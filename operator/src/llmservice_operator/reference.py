@@ -140,4 +140,4 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "conditions": render_conditions,
     "engine-flags": render_engine_flags,
 }
-"""Functions that write the pages, by the name of the page (docs/NAME.md)."""
+"""Functions that return the pages, by the name of the page (docs/NAME.md)."""
