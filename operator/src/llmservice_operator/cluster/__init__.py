@@ -1,13 +1,12 @@
-"""The Kubernetes API as the operator uses it: the only package that knows a Kubernetes
-client.
+"""Access to the Kubernetes API. No other package imports a Kubernetes client.
 
-client.py makes the requests, overload.py keeps them back in an outage, served.py determines which
-kinds are served, foreign.py checks every object, cache.py keeps the objects that the watches
-delivered, audit.py compares the two, watching.py delivers events by means of Kopf through the
-session of watch_session.py, reflector.py runs all of these, lease.py stores the leader's Lease,
-term.py reads the services anew after an election, refresh.py reads one object anew, events.py
-records Events, pod_events.py reads those about pods. Manifests are plain dicts everywhere: no typed
-models, so no field of a newer API server is lost.
+client.py makes the requests, overload.py withholds them during an outage, served.py determines
+which kinds are served, foreign.py checks every object, cache.py keeps the objects that the watches
+delivered, audit.py compares the cache with the cluster, watching.py delivers events by means of
+Kopf through the session of watch_session.py, reflector.py runs all of these, lease.py stores the
+leader's Lease, term.py reads the services again after an election, refresh.py reads one object
+again, events.py records Events, pod_events.py reads the Events about pods. Manifests are plain
+dicts everywhere, because typed models would lose the fields of a newer API server.
 """
 
 from llmservice_operator.cluster.audit import Audit

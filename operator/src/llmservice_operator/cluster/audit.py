@@ -1,8 +1,8 @@
 """The audit lists the objects, and repairs the cache where the watches failed to update it.
 
-An object that vanished while a watch was down causes no event, and a watch may be dead without an
-error. So the audit lists all objects periodically, and processes every difference as if its event
-had come.
+An object that vanished while a watch was down causes no event, and a watch may stop delivering
+events without an error. So the audit lists all objects periodically, and processes every difference
+as if an event had reported it.
 """
 
 import heapq
@@ -28,10 +28,11 @@ from llmservice_operator.errors import ClusterError, Forbidden, NotFound, NotSer
 from llmservice_operator.kinds import LLMSERVICES, Kind
 
 Scope = tuple[Kind, str | None]
-"""A kind in a namespace; None means in all namespaces."""
+"""A kind and a namespace. None means all namespaces."""
 
 READS_OF_OLD = 5
-"""Reads at most with which a reload finds an object of an old list that still exists."""
+"""Maximum number of reads with which a reload looks for an object that is in an old list and still
+exists."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,9 @@ class Audit:
         enqueue: Callable[[Key], None],
         diverged: Callable[[str], None],
     ) -> None:
-        """`diverged` is called with the plural of each object for which the watches were wrong."""
+        """`diverged` is called for each object that the watches missed, with the plural of its
+        kind.
+        """
         self._cluster = cluster
         self._cache = cache
         self._served = served
@@ -54,26 +57,30 @@ class Audit:
         self._enqueue = enqueue
         self._diverged = diverged
         self.troubles: dict[Scope, ClusterError] = {}
-        """Kinds and namespaces whose last list failed, with the error."""
+        """Errors of the last lists that failed, by kind and namespace."""
         self.went_back = False
-        """Whether the cluster's state is older than the cache. After a restore of its database the
-        versions begin anew, and only a reload helps."""
+        """True if the state of the cluster is older than the cache. After a restore of the
+        cluster's database, resource versions are lower than before, and only a reload corrects the
+        cache."""
         self._watched: tuple[Kind, ...] = ()
-        """Kinds of the last reload."""
+        """Kinds that the last reload listed."""
         self._suspected: dict[ObjectId, _Suspect] = {}
 
     async def reload(self) -> None:
-        """Make the cache equal to the cluster and enqueue the changes. Call it only while no watch
-        runs.
+        """Make the cache equal to the cluster, and enqueue the services of all changed objects.
+
+        Call it only while no watch runs.
 
         A kind that cannot be listed in a namespace keeps its cached objects, and is in `troubles`
-        afterwards. Raises ClusterError when nothing can be listed, and NotServed when the cluster
-        does not know a required kind.
+        afterwards.
+
+        Raises ClusterError when nothing can be listed, and NotServed when the cluster does not know
+        a required kind.
         """
         await self._served.load()
         before, self._watched = self._watched, self._served.watched
         for kind in self._cache.kinds() - set(self._watched):
-            # No watch reports such objects any more.
+            # No watch reports objects of this kind any more.
             self._take_over(self._cache.snapshot(kind, None), [])
         scopes = [(kind, each) for kind in self._watched for each in self._namespaces]
         self.troubles = {}
@@ -87,7 +94,10 @@ class Audit:
                 self._enqueue(object_id(service)[1:])
 
     async def retry(self) -> bool:
-        """Repeat the lists that failed; return whether any of them succeeds now."""
+        """Repeat the lists that failed; return whether any of them succeeds now.
+
+        Raises NotServed when the cluster does not know a required kind.
+        """
         before, gone = len(self.troubles), set[str | None]()
         for kind, namespace in list(self.troubles):
             # In a deleted namespace every request gets the same error, so one request is enough.
@@ -99,15 +109,15 @@ class Audit:
         return len(self.troubles) < before
 
     async def suspects(self) -> list[ObjectId]:
-        """List everything and return the differences from the cache.
+        """List all objects and return those that differ from the cache.
 
-        The event of a difference may still be on its way. Wait some seconds, then call
-        `repair`.
+        The event about a difference may not have arrived yet. Wait some seconds, then call
+        `repair`. Raises NotServed when the cluster does not know a required kind.
         """
         self._suspected = {}
         for scope in ((kind, each) for kind in self._served.watched for each in self._namespaces):
             if scope in self.troubles:
-                # No watch has reported the object, so no watch has missed it.
+                # No watch has reported objects of this scope, so no watch can have missed a change.
                 await self._load(scope)
                 continue
             before = self._cache.snapshot(*scope).objects
@@ -124,10 +134,11 @@ class Audit:
         return list(self._suspected)
 
     async def repair(self, suspects: Sequence[ObjectId]) -> int:
-        """Update the cache where it still differs, enqueue, and return the number of
+        """Update the cache where it still differs, enqueue the services, and return the number of
         differences.
 
-        An object with an event since then does not count, even if it has changed again.
+        An object that an event has updated since `suspects` is skipped, even if it has changed
+        again.
         """
         repaired = 0
         for id_ in suspects:
@@ -154,7 +165,9 @@ class Audit:
         return is_other_version(known, live)
 
     def _repair(self, known: Manifest | None, live: Manifest | None) -> None:
-        """Replace the cached object, even by an older one, such as a restored backup."""
+        """Update the cached object. If the cluster's object is older, as after a restore of a
+        backup, only set `went_back`.
+        """
         if live is None:
             owners = None if known is None else self._cache.take(known, is_deleted=True)
         elif known is not None and version(live) < version(known):
@@ -180,11 +193,12 @@ class Audit:
         return True
 
     async def _check_age(self, before: Snapshot, listed: Iterable[Manifest]) -> None:
-        """Raise ClusterError if the list is older than the cache, although the cluster is not.
+        """Raise ClusterError if the list is older than the cache although the cluster is not.
 
-        An API server that lags behind may answer so, and the operator must not return to an earlier
-        spec. After a restore of its database the cluster itself is older, too. A read of an object
-        that still exists tells the two cases apart: of the oldest ones, because they change least.
+        An API server that lags behind may return such a list, and the operator must not go back to
+        an earlier spec. After a restore of its database, the cluster itself is older than the
+        cache, too. A read of an object that still exists tells the two cases apart. The objects
+        with the lowest versions are read first, because they change least often.
         """
         known = {id_: version(each) for id_, each in before.objects.items()}
         known = {**before.dropped, **known}
@@ -213,11 +227,12 @@ class Audit:
     async def _list(self, scope: Scope) -> list[Manifest] | None:
         """Return all objects of a kind in a namespace.
 
-        If that fails, record a trouble and return None.
+        If that fails, record the error in `troubles` and return None.
         """
         kind, namespace = scope
         try:
-            # All objects of a large cluster as the API server sends them would not fit into memory.
+            # In the form that the API server sends, the objects of a large cluster would not fit
+            # into memory.
             listed = [
                 self._cache.reduced(each) async for each in self._cluster.list_all(kind, namespace)
             ]
@@ -238,18 +253,20 @@ class Audit:
 
 @dataclass(frozen=True)
 class _Suspect:
-    """Versions of an object in the cache and in the list; None where it is missing."""
+    """Versions of an object in the cache and in the list. None means that the object is missing."""
 
     known: int | None
     listed: int | None
 
     def has_moved(self, known: Manifest | None) -> bool:
-        """Return whether the watch has reported an event since."""
+        """Return whether an event has changed the object since. `known` is the cached object
+        now.
+        """
         return (None if known is None else version(known)) != self.known
 
 
 def say_trouble(scope: Scope, error: ClusterError) -> str:
-    """Say that a kind cannot be listed in a namespace, and what to do."""
+    """Return a message that says why a kind cannot be listed in a namespace, and what to do."""
     _, namespace = scope
     advice = ""
     if isinstance(error, Forbidden):

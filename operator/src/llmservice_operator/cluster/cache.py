@@ -1,4 +1,6 @@
-"""The store of the watches: LLMServices and their children, the newest version of each."""
+"""The cache that the watches fill. It contains the newest version of each LLMService and of the
+objects that belong to one.
+"""
 
 import logging
 from collections import defaultdict
@@ -23,9 +25,11 @@ ObjectId = tuple[Kind, str, str]
 logger = logging.getLogger(__name__)
 
 REMEMBERED_UNREADABLE = 1000
-"""Longest list of unreadable objects. Each is counted, and logged once."""
+"""Maximum number of unreadable objects that are remembered. Each of them is counted, and logged
+once."""
 REMEMBERED_DELETIONS = 1000
-"""Deletions that are remembered: far more than can happen during one request of this process."""
+"""Number of deletions that are remembered. Far fewer can happen during one request of this
+process."""
 
 
 def object_id(manifest: Mapping[str, Any]) -> ObjectId:
@@ -34,12 +38,12 @@ def object_id(manifest: Mapping[str, Any]) -> ObjectId:
 
 
 def version(manifest: Mapping[str, Any]) -> int:
-    """Return the resource version; the API server counts it up with every change."""
+    """Return the resource version, which the API server increases with every change."""
     return int(manifest["metadata"]["resourceVersion"])
 
 
 def is_same_version(stored: Mapping[str, Any], live: Mapping[str, Any]) -> bool:
-    """Return whether a write changed nothing: the API server then keeps the version."""
+    """Return whether a write changed nothing. In that case the API server keeps the version."""
     one, other = (each.get("metadata", {}).get("resourceVersion") for each in (stored, live))
     return one is not None and one == other
 
@@ -51,14 +55,17 @@ def controller_of(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def owner_key(manifest: Mapping[str, Any]) -> Key | None:
-    """Return the LLMService that an object belongs to, by its own name, controller or label."""
+    """Return the LLMService that an object belongs to, from the object's name, controller or
+    label.
+    """
     metadata = manifest["metadata"]
     if kind_of(manifest) is LLMSERVICES:
         return metadata["namespace"], metadata["name"]
     controller = controller_of(manifest)
     if controller is not None and is_service(controller):
         return metadata["namespace"], controller["name"]
-    # A pod's controller is a ReplicaSet, which the operator does not watch. An orphan has none.
+    # A pod's controller is a ReplicaSet, which the operator does not watch. An orphaned object has
+    # no controller.
     name = (metadata.get("labels") or {}).get(names.SERVICE_LABEL)
     return (metadata["namespace"], name) if name else None
 
@@ -75,22 +82,24 @@ class Cache:
         self._compactor = Compactor()
         self._by_owner: defaultdict[Key, set[ObjectId]] = defaultdict(set)
         self._dropped: dict[ObjectId, int] = {}
-        """The versions of the newest deletions. The answer to a write may arrive after the event of
-        a deletion that followed it, and must not bring the object back."""
+        """The versions of the most recently deleted objects. The response to a write may arrive
+        after the event of a later deletion, and must not bring the object back."""
         self._unreadable: dict[tuple[str, str, str], None] = {}
-        """Kind, namespace and name of the unreadable objects, as texts."""
+        """Kind, namespace and name of each unreadable object, as texts."""
 
     def observe(self, manifest: Any) -> bool:
         """Keep the object unless a version at least as new is known; return whether the cache
         changed.
 
-        The answers to writes are observed too, so the event of a write changes nothing. An
+        The responses to writes are observed, too, so the later event of a write changes nothing. An
         unreadable object is not kept, and its earlier version is forgotten.
         """
         return self.take(manifest) is not None
 
     def drop(self, manifest: Any) -> bool:
-        """Forget a deleted object; False when a newer one of its name has been seen since."""
+        """Forget a deleted object; return whether it was cached. A newer object of its name
+        stays.
+        """
         return self.take(manifest, is_deleted=True) is not None
 
     def take(self, manifest: Any, *, is_deleted: bool = False) -> frozenset[Key] | None:
@@ -124,8 +133,9 @@ class Cache:
     def replace(self, before: "Snapshot", listed: Iterable[Any]) -> tuple[Key, ...]:
         """Make the cache equal to a list of objects, whatever their versions.
 
-        `before` is the snapshot at the time of the request. Objects that came or went since are
-        newer than the list. Returns the services of all changed objects.
+        `before` is the snapshot from the time of the request. Objects that have changed in the
+        cache since then are kept, unless the list has a newer version. Returns the services of all
+        changed objects.
         """
         found, changed = dict[ObjectId, Manifest](), list[Key]()
         unreadable = {each for each in self._unreadable if before.holds(each)}
@@ -157,8 +167,8 @@ class Cache:
     def reduced(self, manifest: Any) -> Any:
         """Return the object in the form that the cache keeps, which takes much less memory.
 
-        The cached object itself is returned if the version is the same, and an unreadable object as
-        it is.
+        Returns the cached object itself if the version is the same. Returns an unreadable object
+        unchanged.
         """
         if (held := self._held(manifest)) is not None:
             return held
@@ -200,11 +210,11 @@ class Cache:
         return [manifest for id_, manifest in self._objects.items() if id_[0] is kind]
 
     def kinds(self) -> set[Kind]:
-        """Return the kinds of which there is an object."""
+        """Return the kinds of the cached objects."""
         return {id_[0] for id_ in self._objects}
 
     def _held(self, manifest: Any) -> Manifest | None:
-        """Return the cached object, if it has the version of this one."""
+        """Return the cached object if it has the same version as this one, else None."""
         try:
             known = self._objects.get(object_id(manifest))
             return None if known is None or is_other_version(known, manifest) else known

@@ -34,26 +34,28 @@ from llmservice_operator.kinds import LEASES, SUBJECT_ACCESS_REVIEWS, Kind, kind
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 15.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
-"""Longest delay that an answer may request. A longer one would end the work on a service."""
+"""Longest delay in seconds that a response may request. A longer delay is cut to this one, because
+it would stop the work on a service."""
 UNCOMPRESSED = "identity"
 """Value of Accept-Encoding. Compressed lists cost the API server and the operator CPU time, and the
 threads that decompress them cost memory. The traffic stays inside the cluster."""
 NO_VERSION = "1"
-"""Version that no object has, because the first write to an empty etcd makes the second one."""
+"""Resource version that no object has, because even the first write to an empty etcd makes version
+2."""
 LIST_CHUNK = 200
-"""Objects per page of a LIST. It limits the memory that one answer takes."""
+"""Number of objects per page of a LIST. It limits the memory that one page takes."""
 
 
 class RequestObserver(Protocol):
     def request_finished(self, method: str, host: str, code: str, seconds: float) -> None:
-        """Count a request. The code is the HTTP status, or `error` when no answer came."""
+        """Count a request. The code is the HTTP status, or `error` when no response arrived."""
 
 
 async def load_configuration(configuration: Configuration | None = None) -> Configuration:
-    """Read the address and the credentials of the API server: from a kubeconfig, else from the
-    pod's account.
+    """Read the address and the credentials of the API server.
 
-    An existing configuration is renewed. Raises ClusterError that says what to set.
+    In a pod without KUBECONFIG, they come from the pod's service account, else from a kubeconfig.
+    An existing configuration is updated. Raises ClusterError with a message that says what to set.
     """
     configuration = configuration or Configuration()
     try:
@@ -90,16 +92,19 @@ class Cluster:
         self._observer = observer
         self._overload = Overload(time.monotonic)
         self.may_write: Callable[[], bool] = lambda: True
-        """Asked before every write except the Lease's. False makes the write fail unsent."""
+        """Called before every write except those of the Lease. If it returns False, the write fails
+        and is not sent."""
 
     @classmethod
     async def connect(cls, observer: RequestObserver, identity: str) -> Self:
-        """Return a client with the credentials of `load_configuration`. It sends nothing yet.
+        """Return a client with the credentials of `load_configuration`. It sends no request yet.
 
-        The audit log of the API server shows the identity, which tells replicas apart.
+        The audit log of the API server shows `identity`, which tells the operator's replicas apart.
+        Raises ClusterError as `load_configuration` does.
         """
         configuration = await load_configuration()
-        # For every request, aiohttp would search the environment and a .netrc file in threads.
+        # Otherwise aiohttp would search the environment and a .netrc file in a thread for every
+        # request.
         configuration.client_session_kwargs = {"trust_env": False}
         client = ApiClient(configuration)
         client.user_agent = f"llmservice-operator/{version('llmservice-operator')} ({identity})"
@@ -123,12 +128,13 @@ class Cluster:
             raise _foreign_answer("GET", discovery_path) from error
 
     async def read(self, kind: Kind, namespace: str | None, name: str) -> Manifest | None:
-        """Return the object as it is now; None when there is none.
+        """Return the object as it is now, or None if it does not exist.
 
-        The namespace None is for kinds of cluster scope.
+        The namespace of a cluster-scoped kind is None.
         """
         path = kind.path(namespace, name)
-        # Leader election has a pace of its own, and a leader that kept its requests back would end.
+        # Leader election limits its own rate, and a leader that withheld its requests would lose
+        # the Lease.
         request = self._attempt if kind is LEASES else self._request
         try:
             found = await request("GET", path)
@@ -169,10 +175,10 @@ class Cluster:
         return [each for each in items if isinstance(each, dict)]
 
     async def create(self, manifest: Manifest) -> Manifest:
-        """Create an object, as `apply` does.
+        """Create an object by server-side apply; return it as stored.
 
-        Raises Conflict if there is an object of this name, whatever it contains. So no read must
-        precede the write.
+        Raises Conflict if an object of this name exists, whatever it contains. So the caller need
+        not read before it writes.
         """
         metadata = {**manifest["metadata"], "resourceVersion": NO_VERSION}
         return await self.apply({**manifest, "metadata": metadata})
@@ -180,10 +186,10 @@ class Cluster:
     async def apply(
         self, manifest: Manifest, uid: str | None = None, manager: str = names.FIELD_MANAGER
     ) -> Manifest:
-        """Apply with server-side apply and our field manager; return the object as stored.
+        """Write the manifest by server-side apply; return the object as stored.
 
-        With `uid` it raises Conflict when the stored object has another uid. The operator takes
-        over fields that others own, so an edit of such a field is undone.
+        The field manager `manager` takes over fields that other clients own, so an edit of such a
+        field is undone. Raises Conflict if `uid` is given and the stored object has another uid.
         """
         if uid is not None:
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
@@ -192,11 +198,13 @@ class Cluster:
     async def apply_status(
         self, manifest: Manifest, manager: str = names.FIELD_MANAGER
     ) -> Manifest:
-        """Server-side apply of the status subresource; return the object as stored."""
+        """Write the status subresource by server-side apply; return the object as stored."""
         return await self._apply(manifest, "status", manager)
 
     async def review_access(self, spec: Mapping[str, Any]) -> bool:
-        """Return whether a user may do something. `spec` is that of a SubjectAccessReview."""
+        """Return whether a user has the right that `spec`, the spec of a SubjectAccessReview,
+        names.
+        """
         kind = SUBJECT_ACCESS_REVIEWS
         body = {"apiVersion": kind.api_version, "kind": kind.kind, "spec": dict(spec)}
         review = await self._request("POST", kind.path(), None, body)
@@ -204,9 +212,9 @@ class Cluster:
         return isinstance(status, dict) and bool(status.get("allowed"))
 
     async def delete(self, live: Manifest) -> None:
-        """Delete the object only in the state in which it was read.
+        """Delete the object if it has not changed since it was read.
 
-        Raises Conflict when it has changed since. An object that is gone already is no error.
+        Raises Conflict if it has changed. An object that does not exist any more causes no error.
         """
         metadata = live["metadata"]
         body = {
@@ -230,14 +238,16 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
-        """Send one write, unless this process is no longer the leader."""
+        """Send one write. Raises ClusterError without sending it if this process is not the
+        leader.
+        """
         if not self.may_write():
             said = "not written: this process does not hold the lease any more"
             raise ClusterError(said, requests=0)
         return await self._request(method, path, query, body, content_type)
 
     async def write_lease(self, method: str, path: str, body: Mapping[str, Any]) -> Manifest:
-        """Send one write of leader election, which must work before there is a leader."""
+        """Send one write of leader election, even while this process is not the leader."""
         lease = await self._attempt(method, path, None, body)
         if not isinstance(lease.get("metadata"), dict) or not isinstance(lease.get("spec"), dict):
             raise _foreign_answer(method, path)
@@ -262,7 +272,9 @@ class Cluster:
         body: Mapping[str, Any] | str | None = None,
         content_type: str = "application/json",
     ) -> Manifest:
-        """Send a request, unless the API server is overloaded."""
+        """Send a request. Raises ClusterError without sending it while the API server is
+        overloaded.
+        """
         self._overload.check()
         try:
             return await self._attempt(method, path, query, body, content_type)
@@ -336,7 +348,7 @@ class Cluster:
 
 
 def _foreign_answer(method: str, path: str, text: bytes = b"") -> ClusterError:
-    """Return the error for an answer that no API server gives; a proxy may have given it."""
+    """Return the error for a response that no API server sends, but perhaps a proxy."""
     said = " ".join(text[:200].decode(errors="replace").split())
     return ClusterError(
         f"{method} {path}: the answer is not one of the API server, but perhaps of a proxy between"
@@ -345,17 +357,17 @@ def _foreign_answer(method: str, path: str, text: bytes = b"") -> ClusterError:
 
 
 def _typed(kind: Kind, item: Any) -> Any:
-    """Return the items of a list with version and kind, which the list states only once."""
+    """Return an item of a list with its API version and kind, which the list states only once."""
     if not isinstance(item, dict):
         return item
     return {"apiVersion": kind.api_version, "kind": kind.kind, **item}
 
 
 def as_yaml(manifest: Manifest) -> str:
-    """Return JSON that a YAML reader reads as the same value.
+    """Return JSON that a YAML parser reads as the same value.
 
-    YAML reads some characters as line breaks, refuses others, and does not know the pairs of
-    escapes by which JSON writes an emoji.
+    YAML treats some characters as line breaks, refuses others, and does not support the escaped
+    surrogate pairs with which JSON represents an emoji.
     """
     text = json.dumps(manifest, ensure_ascii=False)
     return re.sub("[^ -~]", lambda found: f"\\U{ord(found[0]):08x}", text)
@@ -364,13 +376,16 @@ def as_yaml(manifest: Manifest) -> str:
 def _error(
     request: str, status: int, text: bytes, headers: Mapping[str, str] = MappingProxyType({})
 ) -> ClusterError:
-    """Convert an error answer. Its message is the server's own, which names verb and resource."""
+    """Return the exception for an error response. Its message is that of the server, which names
+    the verb and the resource.
+    """
     try:
         message, is_the_servers = json.loads(text)["message"], True
     except (ValueError, KeyError, TypeError):
         message = text.decode(errors="replace")[:500]
-        # Without a status, a page of the API server only means that it serves nothing at a path.
-        # Any other page comes from a proxy, and contains no information about the object.
+        # A 404 page of the API server itself, without a Status object, means that nothing is served
+        # at the path. Any other page comes from a proxy, and contains no information about the
+        # object.
         is_the_servers = status == 404 and text.strip() == b"404 page not found"
     classes = {
         400: Rejected,

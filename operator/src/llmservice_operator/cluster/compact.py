@@ -1,9 +1,9 @@
-"""Makes cached objects small.
+"""Reduces the memory that cached objects take.
 
-A pod keeps only the fields that the operator reads. In all other objects, equal parts are stored
-once. The objects of one kind contain the same parts for every service: probes, rules, and above all
-the record of field ownership. All of them share one copy of such a part. So nobody may change a
-cached object in place.
+Only the fields of a pod that the operator reads are kept. In all objects, equal parts of the spec
+and of the record of field ownership are stored once. The objects of one kind contain the same parts
+for every service: probes, rules, and above all the record of field ownership. All of them share one
+copy of such a part. So no code may change a cached object in place.
 """
 
 import json
@@ -17,7 +17,7 @@ from llmservice_operator.kinds import PODS, kind_of
 
 SHARED_PARTS: Final = 4096
 SHARED_WHOLES: Final = 256
-"""Number of parts that are kept for sharing: the most recently used ones."""
+"""Numbers of parts and of whole fields that are kept for sharing: the most recently used ones."""
 
 _POD_METADATA: Final = (
     "name",
@@ -52,15 +52,14 @@ _POD_LISTS: Final = {
 class Compactor:
     def __init__(self) -> None:
         self._parts: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-        """Parts by their content, the most recently used at the end. The key of a part contains the
-        identities of the parts inside it. The part keeps those alive."""
+        """Parts by their content, the most recently used last. The key of a part contains the `id`
+        of each part inside it. These ids stay valid, because the part keeps its inner parts
+        alive."""
         self._wholes: OrderedDict[str, Any] = OrderedDict()
-        """Fields of a spec or of a record of ownership, by their texts."""
+        """Fields of a spec or of a record of field ownership, by their JSON text."""
 
     def compact(self, manifest: Manifest) -> Manifest:
-        """Return the object reduced to what the operator reads, in the form that the cache
-        keeps.
-        """
+        """Return the object in the form that the cache keeps."""
         if kind_of(manifest) is PODS:
             pod = _pod(manifest)
             # The containers of all services have equal probes and often equal resources.
@@ -82,7 +81,7 @@ class Compactor:
     def _share_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Share each field.
 
-        A field is first looked up as a whole by its text, which is quick to make.
+        A field is first looked up as a whole by its JSON text, because that is fast.
         """
         shared = {}
         for name, value in fields.items():

@@ -1,5 +1,6 @@
-"""Records Events on an LLMService, as `kubectl describe` shows them, without repetition or
-floods.
+"""Records Events about an LLMService, which `kubectl describe` shows.
+
+A repeated Event only increases a count, and the number of Events about one object is limited.
 """
 
 import logging
@@ -46,8 +47,8 @@ class EventRecorder:
         self._now = now
         self._series: dict[tuple[str, str, str, str], _Series] = {}
         self._budgets: dict[str, _Budget] = {}
-        """Event budgets by object. This mapping and `_series` have the latest at the end, so that
-        the oldest are dropped without a search."""
+        """Event budgets by the uid of the object. This mapping and `_series` have the latest entry
+        at the end, so that the oldest entries are dropped without a search."""
 
     async def record(self, regarding: Manifest, type_: str, reason: str, message: str) -> None:
         """Write an Event, or increase the count of an equal recent one.

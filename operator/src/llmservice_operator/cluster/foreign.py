@@ -1,8 +1,8 @@
 """Ensures that every object from the cluster has the form that the API promises.
 
-Any client may have written it, and its many readers do not check it. So each object is checked
-once, where it enters the process. The forms here declare exactly the fields that the operator
-reads.
+Any client may have written the object, and the code that uses it does not check it. So each object
+is checked once, when it enters the process. The models in this module declare exactly the fields
+that the operator reads.
 """
 
 import sys
@@ -235,16 +235,16 @@ _SHAPES: dict[Kind, type[_Object]] = {
     PODS: _Pod,
     SCALED_OBJECTS: _ScaledObject,
 }
-"""Kinds of which the operator reads more than spec and status as a whole. The spec of an LLMService
-is checked where it is parsed."""
+"""Kinds whose spec or status the operator reads field by field. The spec of an LLMService is
+checked where it is parsed."""
 
 
 def understood(manifest: Any) -> Manifest:
-    """Return an object without nulls, once every part of it has the type that the API
+    """Return the object without nulls, after a check that every part has the type that the API
     promises.
 
-    The field ownership of others is left out, because it is half of a manifest's bytes and unused.
-    Raises Unreadable.
+    The field ownership of other managers is left out, because it is half of a manifest's bytes and
+    unused. Raises Unreadable if a part has another type.
     """
     if not isinstance(manifest, Mapping) or not isinstance(manifest.get("metadata"), Mapping):
         raise Unreadable("an object without metadata")
@@ -257,7 +257,7 @@ def understood(manifest: Any) -> Manifest:
     ours = list(filter(_is_ours, entries if isinstance(entries, list) else ()))
     found: Manifest = _without_nulls({**manifest, "metadata": metadata})
     if ours:
-        # Anybody can write a record in our name that is nested too deep for a recursion.
+        # Any client can write a record under our manager's name, nested too deep for recursion.
         found["metadata"]["managedFields"] = ours
     try:
         _SHAPES.get(kind, _Plain).model_validate(found)
@@ -294,10 +294,10 @@ def _is_moment(value: Any) -> bool:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Leave out every null, which the API treats as an absent field.
+    """Return the value without nulls, which the API treats as absent fields.
 
-    Equal texts of all objects become one. They are a third of the memory of the objects, because
-    the names of a service are in all of its objects.
+    Equal texts of all objects share one copy. Repeated texts would be a third of the memory of the
+    objects, because the names of a service are in all of its objects.
     """
     if isinstance(value, dict):
         return {

@@ -15,7 +15,7 @@ class Lease:
 
     async def read_lease(self) -> Manifest | None:
         lease = await self._cluster.read(LEASES, self._namespace, self._name)
-        # Anybody with rights on Leases may have emptied it.
+        # Any client with rights on Leases may have removed the spec.
         return None if lease is None else {**lease, "spec": lease.get("spec") or {}}
 
     async def create_lease(self, spec: Mapping[str, object]) -> Manifest:
@@ -31,9 +31,9 @@ class Lease:
     async def replace_lease(
         self, lease: Mapping[str, object], spec: Mapping[str, object]
     ) -> Manifest:
-        """Write the spec over exactly the Lease that was read.
+        """Replace the spec of the Lease that was read.
 
-        Raises Conflict if it has changed.
+        Raises Conflict if the Lease has changed since.
         """
         path = LEASES.path(self._namespace, self._name)
         return await self._cluster.write_lease("PUT", path, {**lease, "spec": dict(spec)})

@@ -1,11 +1,13 @@
-"""Keeps requests back while the API server is overloaded, away, or replaced by a proxy's page.
+"""Withholds requests while the API server is overloaded or unreachable, or while a proxy responds
+in its place.
 
-A failing service waits longer from retry to retry. That limits the requests about one service, but
-not those about thousands. So the client stops by itself: it obeys the pause that the API server
-asks for, and limits the rate of requests that fail. A request that is kept back fails unsent.
+The delay between the retries of a failing service grows. That limits the requests about one
+service, but not those about thousands of services. So the client also limits itself. It observes
+the pause that the API server requests, and limits the rate of requests that fail. A withheld
+request fails without being sent.
 
-A webhook can answer as an overloaded API server does. It belongs to the users of a few namespaces,
-so its answers delay no other request.
+A webhook can return the same status as an overloaded API server. A webhook belongs to the users of
+a few namespaces, so its responses do not delay other requests.
 """
 
 from collections.abc import Callable
@@ -14,7 +16,8 @@ from typing import Final
 from llmservice_operator.errors import ClusterError
 
 FAILURES_PER_SECOND: Final = 5.0
-"""Rate limit of failing requests, after a burst. The HTTP client sends some of them twice."""
+"""Rate limit of failing requests per second, after a burst of FAILURE_BURST requests. The HTTP
+client sends some of these requests twice."""
 FAILURE_BURST: Final = 20.0
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500
@@ -42,7 +45,7 @@ class Overload:
             raise _unsent("too many requests to the API server fail", left)
 
     def note(self, error: ClusterError) -> None:
-        """Note a request that failed."""
+        """Record a request that failed, and any pause that the API server requests."""
         if not _is_of_the_server(error):
             return
         self._tokens -= 1
@@ -52,10 +55,10 @@ class Overload:
 
 
 def _is_of_the_server(error: ClusterError) -> bool:
-    """Return whether the whole API server is in trouble, and not one object or its webhook."""
+    """Return whether the error concerns the whole API server, and not one object or its webhook."""
     is_failure = error.status in (0, _TOO_MANY_REQUESTS) or error.status >= _SERVER_ERROR
-    # The path of the request is in the message too, and a tenant chooses the names in it. They
-    # contain no blank.
+    # The message also contains the path of the request, with names that a tenant chooses. A name
+    # contains no space, so it cannot match.
     return is_failure and "webhook " not in error.message
 
 

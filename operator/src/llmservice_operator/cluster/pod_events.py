@@ -1,4 +1,4 @@
-"""The Events about a pod. Only they show why a node does not start it."""
+"""The Events about a pod. Only these Events show why a node does not start the pod."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ class _Asked:
 
 
 class PodEvents:
-    """Reads the Events of one pod of a service that does not start, once a minute."""
+    """Reads the Events about a pod that does not start, for one pod per service, once a minute."""
 
     def __init__(self, cluster: Cluster, now: Callable[[], datetime]) -> None:
         self._cluster = cluster
@@ -31,11 +31,11 @@ class PodEvents:
         self._asked: dict[Key, _Asked] = {}
 
     async def read(self, key: Key, pods: Iterable[Manifest]) -> dict[str, tuple[PodEvent, ...]]:
-        """Return the Events of the pod that has waited longest, under its name, the newest
+        """Return the Events about the pod that has waited longest, by the pod's name, the newest
         last.
 
-        Empty without such a pod, and if the Events cannot be read. In that case the status contains
-        less detail, but no error.
+        The result is empty if no pod waits too long. If the Events cannot be read, the pod has no
+        Events in the result, and the status contains less detail, but no error.
         """
         now = self._now()
         pod = pod_to_ask_about(pods, now)
@@ -50,7 +50,7 @@ class PodEvents:
         return {name: asked.events}
 
     def forget(self, key: Key) -> None:
-        """Drop what is known of a service that is gone."""
+        """Drop the stored Events of a deleted service."""
         self._asked.pop(key, None)
 
     async def _list(self, namespace: str, name: str, uid: str) -> tuple[PodEvent, ...]:
@@ -67,7 +67,9 @@ class PodEvents:
 
 
 def _last_time(event: Manifest) -> str:
-    """Return the time of the Event's last occurrence. Times in the API's form sort as texts."""
+    """Return the time of the Event's last occurrence. Times in the API's format sort correctly as
+    texts.
+    """
     series, metadata = event.get("series") or {}, event.get("metadata") or {}
     times = (
         series.get("lastObservedTime"),

@@ -1,8 +1,8 @@
-"""The reflector: lists the objects of some kinds into a cache, and keeps it equal to the
+"""The reflector lists the objects of some kinds into a cache, and keeps the cache equal to the
 cluster.
 
-Each process has one. It loads the cache, watches, and audits the cache against the cluster. It
-starts again when the watches end or when the set of served kinds changes.
+Each process has one reflector. It loads the cache, watches, and audits the cache against the
+cluster. It starts again when the watches end or when the set of served kinds changes.
 """
 
 import asyncio
@@ -25,36 +25,42 @@ logger = logging.getLogger(__name__)
 
 RESTART_BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 HEALTHY_AFTER_SECONDS = 60.0
-"""Duration after which watches count as healthy. If they break later, the backoff starts again."""
+"""Time in seconds after which watches are considered healthy. If they break later, the backoff
+starts again at its first delay."""
 WAIT_FOR_CLUSTER_SECONDS = 5.0
 PATIENT_ATTEMPTS = 3
-"""Partly failed loads before the process works with the objects that it has."""
+"""Number of partly failed loads that are repeated before the process works with the objects that it
+has."""
 LONGEST_RETRY_SECONDS = 300.0
 """Longest pause in seconds between two attempts at the lists that failed."""
 TROUBLES_TOLD = 5
-"""Number of kinds and namespaces that a reason names. It gives only a count of the others."""
+"""Maximum number of problems that a message names. The message gives only the number of the
+others."""
 AUDIT_GRACE_SECONDS = 5.0
-"""Time that an event may take to arrive, before a difference counts as lost."""
+"""Time in seconds that an event may take to arrive before the audit considers the event lost."""
 
 _REMEDIES = {
     LLMSERVICES.kind: "apply crds/llmservice.yaml or install the chart with crds.install=true"
 }
-"""Advice for a cluster that does not serve a kind, for each kind that is not Kubernetes' own."""
+"""Advice for a cluster that does not serve a required kind, for each such kind that is not part of
+Kubernetes."""
 
 
 class ReflectorObserver(Protocol):
-    """Counts the events of the reflector; telemetry implements it. `plural` is that of a kind."""
+    """Counts the events of the reflector. Telemetry implements this protocol. `plural` is the
+    plural of a kind.
+    """
 
     def watch_event(self, plural: str) -> None: ...
 
     def watches_restarted(self) -> None: ...
 
     def cache_diverged(self, plural: str) -> None:
-        """Count an object about which the watches were wrong."""
+        """Count an object that the watches missed."""
 
 
 class Watcher(Protocol):
-    """Delivers events until `stop` is set; `watching.watch` in the product."""
+    """Delivers events until `stop` is set. `watching.watch` implements this protocol."""
 
     async def __call__(
         self,
@@ -83,11 +89,13 @@ class Reflector:
         """`enqueue` is called with the LLMService of every object that changed, appeared or
         vanished.
 
-        `on_problem` is called with the reason why the cache may be out of date, a sentence that
-        says what to do, and with None once the cache is loaded. The namespace None means all.
+        `on_problem` is called with a message that says why the cache may be out of date and what to
+        do, and with None once the cache is loaded. `on_hindrance` is called with a message about
+        the kinds and namespaces that are not watched, and with None if there are none. The
+        namespace None means all namespaces.
         """
         self.loaded = asyncio.Event()
-        """Set once the cache holds all objects. Before that, every object looks deleted."""
+        """Set once the cache is loaded. Before that, every object looks deleted."""
         self._served = served
         self._cache = cache
         self._namespaces = namespaces
@@ -100,7 +108,7 @@ class Reflector:
         self._patience = PATIENT_ATTEMPTS
         self._blocked: str | None = None
         self._unwatched: dict[str, str] = {}
-        """Reasons why streams of the watches are refused, by their paths."""
+        """Reasons why watches are refused, by the URL path of the watch."""
         self._audit = Audit(cluster, cache, served, namespaces, enqueue, observer.cache_diverged)
         self._stop_watching = asyncio.Event()
         self._kinds_changed = False
@@ -135,7 +143,8 @@ class Reflector:
         repaired_before = 0
         await self.loaded.wait()
         while True:
-            # A list does not contain objects that were deleted while the watch was down.
+            # After a watch was down, its objects are listed again. That list does not contain
+            # deleted objects, so the next audit starts early.
             was_listed = await _wait(self._listed, period * random.uniform(0.8, 1.2))
             if was_listed:
                 await asyncio.sleep(min(AUDIT_GRACE_SECONDS, period))
@@ -163,8 +172,9 @@ class Reflector:
                 repaired_before = repaired
 
     async def discover(self) -> None:
-        """Look for the optional kinds for ever; restart the watches when the set of served kinds
-        changes.
+        """Look for the optional kinds for ever, and repeat the lists that failed.
+
+        Restart the watches when the set of served kinds changes.
         """
         await self.loaded.wait()
         clock = asyncio.get_running_loop()
@@ -205,10 +215,10 @@ class Reflector:
         return False
 
     def _why_not_to_begin(self) -> str | None:
-        """Return the reason why a partly loaded cache is of no use; None if it is usable.
+        """Return the reason why a partly loaded cache is not usable, or None if it is.
 
-        The process waits for an error that may soon end, but not for ever, because a kind in one
-        namespace must not keep it from all others.
+        The process waits for a temporary error to end, but not for ever, because an error of one
+        kind in one namespace must not stop the work on all others.
         """
         troubles = self._audit.troubles
         services = [troubles.get((LLMSERVICES, namespace)) for namespace in self._namespaces]
@@ -221,7 +231,7 @@ class Reflector:
         return None
 
     def _why_blocked(self) -> str | None:
-        """Return the reason why a kind can be listed in no namespace; None if there is no such
+        """Return the reason why a kind cannot be listed in any namespace; None if there is no such
         kind.
         """
         for kind in self._served.watched:
@@ -231,10 +241,10 @@ class Reflector:
         return None
 
     def _tell_troubles(self) -> None:
-        """Report the unwatched kinds and namespaces briefly.
+        """Report the kinds and namespaces that are not watched.
 
-        If a kind is not watched in one namespace, the process reports a hindrance. If a kind is
-        watched in no namespace, the process is not ready, although it does what it can.
+        If a kind is not watched in one namespace, the process reports a hindrance. If a kind cannot
+        be listed in any namespace, the process is not ready, although it continues to work.
         """
         if (blocked := self._why_blocked()) != self._blocked:
             self._blocked = blocked

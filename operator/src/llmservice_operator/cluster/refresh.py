@@ -6,7 +6,7 @@ from llmservice_operator.kinds import Kind
 
 
 async def refresh(cluster: Cluster, cache: Cache, kind: Kind, namespace: str, name: str) -> None:
-    """Read an object, and make the cache follow: also when the object is gone.
+    """Read an object and update the cache. If the object does not exist, drop it from the cache.
 
     Raises ClusterError when the object cannot be read.
     """

@@ -14,8 +14,8 @@ from llmservice_operator.kinds import Kind
 logger = logging.getLogger(__name__)
 
 DISCOVERY_PERIOD_SECONDS = 20.0
-"""Time between two searches for the optional kinds. Each costs one request, and one more when the
-kind appears."""
+"""Time in seconds between two searches for the optional kinds. A search takes one request per kind,
+and one more when the kind appears."""
 
 
 class ServedKinds:
@@ -26,9 +26,9 @@ class ServedKinds:
         required: Sequence[Kind],
         optional: Mapping[Kind, bool],
     ) -> None:
-        """`optional` maps each kind to whether the operator was granted the rights on it.
+        """`optional` maps each optional kind to True if the operator was granted the rights on it.
 
-        A kind without rights is never requested.
+        No request is sent for a kind without rights.
         """
         self._cluster = cluster
         self._namespaces = namespaces
@@ -51,8 +51,10 @@ class ServedKinds:
         return kind in self._optional
 
     async def load(self) -> None:
-        """Determine anew which kinds are served; raise NotServed for a required kind that is
-        not.
+        """Determine again which kinds are served.
+
+        Raises NotServed if a required kind is not served, and ClusterError if the API server does
+        not respond.
         """
         resources: dict[str, frozenset[str] | None] = {}
         for kind in self._required:
@@ -62,7 +64,7 @@ class ServedKinds:
             found = resources[path]
             if found is not None and kind.plural not in found:
                 raise NotServed(kind.kind, kind.api_version)
-        # The right may have been removed since.
+        # The right to list a kind may have been removed since.
         await self._look(known=frozenset())
 
     async def refresh(self) -> bool:
@@ -70,10 +72,10 @@ class ServedKinds:
         return await self._look(known=self._found)
 
     async def _look(self, known: frozenset[Kind]) -> bool:
-        """Look for the optional kinds. A kind that is known to be listable is not listed
-        again.
+        """Look for the optional kinds. A kind that is known to be listable is not listed again.
 
-        The earlier result stays until the new one is complete, because passes continue meanwhile.
+        The earlier result stays in place until the new one is complete, because passes use it
+        meanwhile.
         """
         found, forbidden = set[Kind](), set[Kind]()
         for kind, granted in self._optional.items():
@@ -116,10 +118,10 @@ class ServedKinds:
         return False
 
     async def _look_up(self, path: str, *, is_first: bool) -> frozenset[str] | None:
-        """Return the kinds of a group. None if discovery cannot answer, so that a list has to
-        decide.
+        """Return the plurals of the kinds of a group, or None if discovery fails.
 
-        Raises ClusterError if nothing answers at all.
+        Without discovery, the later list shows whether a kind is served. Raises ClusterError if the
+        first request gets no response at all.
         """
         try:
             return await self._cluster.list_resources(path)

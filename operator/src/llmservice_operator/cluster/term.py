@@ -1,9 +1,10 @@
 """The LLMServices that a new leader has read since it was elected.
 
-A standby fills its cache from watches, and a watch may be dead without an error. A leader's first
-change of a service must not depend on an earlier spec, because it would undo the change of the last
-leader. So, before it changes anything, the leader reads every service from the API server once in
-its term. One LIST reads them all. A service that the LIST did not contain is read by name.
+A standby fills its cache from watches, and a watch may stop delivering events without an error. A
+leader's first change of a service must not depend on an earlier spec, because it would undo the
+change of the previous leader. So the leader reads each service from the API server once in its
+term, before it changes the service. One LIST per namespace reads all services. A service that the
+LIST did not contain is read by name.
 """
 
 import logging
@@ -27,16 +28,16 @@ class Term:
         namespaces: Sequence[str | None],
         enqueue: Callable[[Key], None],
     ) -> None:
-        """`enqueue` is called with every service that the watches had missed.
+        """`enqueue` is called with every service of which the watches missed a change.
 
-        The namespace None means all.
+        The namespace None means all namespaces.
         """
         self._cluster = cluster
         self._cache = cache
         self._namespaces = namespaces
         self._enqueue = enqueue
         self._unread: set[Key] = set()
-        """Services that the cache knows only from before this term."""
+        """Cached services that have not been read in this term."""
 
     async def begin(self) -> None:
         """List every LLMService. Call it once, after the election."""

@@ -1,12 +1,12 @@
-"""The HTTP session with which Kopf lists and watches. One bad answer does not end the other
+"""The HTTP session with which Kopf lists and watches. One bad response does not end the other
 streams.
 
-Kopf ends every watch because of one unexpected answer: a kind that is gone, a page of a proxy, a
-truncated line. It also reconnects without a pause to a server that ends each watch at once. So this
-module checks the answers of each stream before Kopf gets them:
+Kopf ends all of its watches after one unexpected response, such as a 404 for a removed kind, a page
+of a proxy, or a truncated line. Kopf also reconnects without a pause to a server that closes each
+watch at once. So this module checks the responses of each stream before Kopf gets them:
 
-- A refused request is repeated after a growing pause, and reported as a trouble.
-- A watch with another answer than an event is listed anew.
+- A refused request is repeated after a growing pause, and reported through `on_trouble`.
+- If a watch returns anything other than an event, its objects are listed again.
 - Watches that end early are started again after a growing pause.
 - A list whose next page has expired begins again with the first page.
 """
@@ -25,21 +25,24 @@ import aiohttp
 logger = logging.getLogger(__name__)
 
 SHORT_SECONDS = 5.0
-"""Duration in seconds below which a watch is too short. The API server keeps one for minutes."""
+"""Duration in seconds below which a watch is too short. The API server keeps a watch open for
+minutes."""
 LONGEST_PAUSE_SECONDS = 8.0
-"""Longest pause in seconds between two watches that are too short. Events are late by as much."""
+"""Longest pause in seconds between two watches that are too short. Events can be late by this
+time."""
 LONGEST_RETRY_SECONDS = 60.0
 """Longest pause in seconds between a refused request and the next attempt."""
 TOLD_AFTER = 2
-"""Number of consecutive refusals of a stream after which they are reported. A single refusal may
-pass by itself, for example during a change of leaders."""
+"""Number of consecutive refusals of a stream after which they are reported. A single refusal may be
+temporary, for example during a change of leaders."""
 UNAUTHORIZED = 401
 GONE = 410
 _NOT_THE_SERVERS = "the answer is not one of the API server, but perhaps of a proxy"
 _EXPIRED = {"type": "ERROR", "object": {"code": GONE, "message": "to be listed anew"}}
 
 OnTrouble = Callable[[str, str | None], None]
-"""Called with the path of a stream and its problem; None once there is none."""
+"""Called with the URL path of a stream and its problem, and with None once the problem has
+ended."""
 
 
 def open_session(
@@ -66,7 +69,9 @@ class _Stream:
 
 
 class StreamGuard:
-    """Client middleware of aiohttp. It outlives its session, because a new login opens another."""
+    """Client middleware of aiohttp. It outlives its session, because a new login opens another
+    session.
+    """
 
     def __init__(self, on_trouble: OnTrouble) -> None:
         self._on_trouble = on_trouble
@@ -90,7 +95,8 @@ class StreamGuard:
                     self._settle(path, stream)
                 return response
             if response.status == GONE and "continue" in request.url.query:
-                # Kopf keeps the objects of earlier pages, and takes those of the new list, too.
+                # The list begins again. Kopf keeps the objects of the earlier pages, and adds those
+                # of the new list.
                 request.url = request.url.without_query_params("continue")
             pause = _pause_seconds(stream.refusals, response.headers.get("Retry-After", ""))
             response.close()
@@ -101,8 +107,8 @@ class StreamGuard:
         clock = asyncio.get_running_loop()
         is_short = stream.watched_at and clock.time() - stream.watched_at < SHORT_SECONDS
         stream.short_watches = stream.short_watches + 1 if is_short else 0
-        # The first early end may come from a restart of the server, and events after it must not be
-        # late.
+        # The first early end may come from a restart of the server, and must not delay later
+        # events.
         if stream.short_watches > 1:
             pause = min(2.0 ** min(stream.short_watches - 2, 16), LONGEST_PAUSE_SECONDS)
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
@@ -141,7 +147,7 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _Events:
-    """Content of a watch. Only its lines differ from the original."""
+    """Content of a watch. It differs from the original content only in its lines."""
 
     def __init__(self, content: aiohttp.StreamReader, *, is_expired: bool = False) -> None:
         self._content = content
@@ -162,7 +168,8 @@ class _Events:
                         yield _as_line(_EXPIRED)
                         return
                     yield line + b"\n"
-            # A truncated line arrives again, because its version was not seen.
+            # A truncated line is dropped. Its event arrives again, because Kopf has not seen its
+            # version.
             return
         yield _as_line(_EXPIRED)
 
@@ -181,7 +188,7 @@ def is_event(line: bytes) -> bool:
 
 
 async def _problem(response: aiohttp.ClientResponse, *, is_watch: bool) -> str | None:
-    """Return the problem of an answer; None for an expected one.
+    """Return the problem of a response, or None if the response is expected.
 
     The events of a watch are checked as they arrive.
     """

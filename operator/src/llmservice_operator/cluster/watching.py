@@ -1,10 +1,11 @@
 """Delivers the events of watches by means of Kopf. This is the one module that imports Kopf.
 
-Kopf expects a process of its own. It handles the signals of its main thread, cancels every task of
-its event loop that is younger than itself, and keeps the process alive until it has ended. So it
-runs in a thread with its own event loop, where none of this affects the rest of the process. It
-also misses deletions that happen while a watch is down, which the reflector repairs. One answer
-that it does not expect ends all of its watches, so `watch_session` keeps such answers from it.
+Kopf expects a process of its own. It handles the signals of the main thread, cancels every task of
+its event loop that is younger than Kopf's own task, and keeps the process alive until Kopf has
+ended. So Kopf runs in a thread with a separate event loop, where it cannot affect the rest of the
+process. Kopf also misses deletions that happen while a watch is down, and the reflector repairs the
+cache after them. One unexpected response ends all watches of Kopf, so `watch_session` filters such
+responses out.
 """
 
 import asyncio
@@ -28,13 +29,15 @@ LISTED = "LISTED"
 DELETED = "DELETED"
 
 WATCHED_CHUNK = 50
-"""Objects per page of a list of Kopf. Kopf lists all kinds at once, and holds a page of each."""
+"""Number of objects per page when Kopf lists. Kopf lists all kinds at once, and keeps one page of
+each in memory."""
 IDLE_SECONDS = 0.1
 """Time in seconds after which Kopf drops the task of an object without events. After a list, every
-object of the cluster has one."""
+listed object has such a task."""
 
 OnEvent = Callable[[str, Manifest], None]
-"""Called with the type and the object of an event. Types other than the two above are changes."""
+"""Called with the type and the object of an event. Types other than LISTED and DELETED are
+changes."""
 
 
 async def watch(
@@ -46,9 +49,9 @@ async def watch(
 ) -> None:
     """Call `on_event` in this event loop for every event, until `stop` is set.
 
-    The namespace None means all. A watch whose connection is lost resumes by itself. `on_trouble`
-    is called in this event loop, too, for a watch that cannot. Raises the error that ended the
-    watches. Also returns if they end early without one.
+    The namespace None means all namespaces. A watch whose connection is lost resumes automatically.
+    If a watch cannot resume, `on_trouble` is called, also in this event loop. Raises the error that
+    ended the watches. Returns early if the watches end without an error.
     """
     quieten()
     loop = asyncio.get_running_loop()
@@ -85,7 +88,7 @@ class _KopfThread(threading.Thread):
         namespaces: Sequence[str | None],
         finish: Callable[[Exception | None], None],
     ) -> None:
-        # The thread is a daemon, so that it cannot keep the process from ending when it stalls.
+        # The thread is a daemon, so that a stalled thread does not keep the process alive.
         super().__init__(name="watches", daemon=True)
         self._registry = registry
         self._settings = settings
@@ -95,7 +98,7 @@ class _KopfThread(threading.Thread):
         self._stop = asyncio.Event()
 
     def end(self) -> None:
-        """Ask Kopf to end. Any thread may call this."""
+        """Make Kopf stop. Any thread may call this method."""
         # A closed loop means that Kopf has ended already.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._stop.set)
@@ -145,8 +148,9 @@ def build_registry(
 def _taken_from(body: kopf.RawBody) -> Manifest:
     """Return the object, and leave Kopf only its identity.
 
-    What Kopf makes of an event contains reference cycles. They would keep the whole object until
-    the next full garbage collection, which is rare in a large process.
+    The objects that Kopf makes from an event contain reference cycles. These cycles would keep the
+    whole manifest in memory until the next full garbage collection, which is rare in a large
+    process.
     """
     whole, kept = cast(Manifest, body), ("name", "namespace", "uid", "resourceVersion")
     taken = dict(whole)
@@ -159,7 +163,7 @@ def build_settings(kinds: Sequence[Kind]) -> kopf.OperatorSettings:
     """Return settings with which Kopf only watches."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
-    # Without scanning Kopf needs no right to watch namespaces and CRDs.
+    # Without scanning, Kopf needs no right to watch namespaces and CRDs.
     settings.scanning.disabled = True
     settings.peering.standalone = True
     settings.networking.request_timeout = 30
@@ -179,9 +183,10 @@ def build_settings(kinds: Sequence[Kind]) -> kopf.OperatorSettings:
 
 
 async def log_in(guard: StreamGuard) -> kopf.AiohttpSession:
-    """Log in as our own client does.
+    """Return a session with the credentials that `Cluster` uses.
 
-    Kopf calls this again when the API server refuses the credentials, and closes the sessions.
+    Kopf calls this again when the API server refuses the credentials, and closes the old sessions.
+    Raises ClusterError as `load_configuration` does.
     """
     found = await load_configuration()
     header = await found.get_api_key_with_prefix("BearerToken") or ""
@@ -201,7 +206,7 @@ async def log_in(guard: StreamGuard) -> kopf.AiohttpSession:
 
 
 class NoDiffs(kopf.DiffBaseStorage):
-    """Spares Kopf the deep copy of each object from which it would compute what has changed.
+    """Spares Kopf the deep copy of each object from which Kopf would compute the changes.
 
     The operator compares objects in its own passes.
     """
@@ -213,21 +218,21 @@ class NoDiffs(kopf.DiffBaseStorage):
         return None
 
     def store(self, **_: Any) -> None:
-        """Store nothing: the operator leaves no annotations."""
+        """Store nothing, because the operator writes no annotation for Kopf."""
 
 
 class NoMemories(ResourceMemories):
-    """Spares Kopf a record of every object as long as it exists. An event handler needs none."""
+    """Spares Kopf a record of every existing object. An event handler needs no such record."""
 
     async def recall(self, raw_body: kopf.RawBody, **options: Any) -> ResourceMemory:
         return await super().recall(raw_body, **{**options, "ephemeral": True})
 
 
 class EndlessBackoffs:
-    """Endless delays between the attempts of one request, because Kopf gives up for good after the
-    last.
+    """Endless delays, in seconds, between the attempts of one request.
 
-    An API server that is away for an hour must not end the watches.
+    Kopf gives up for good after the last delay, but an API server that is unreachable for an hour
+    must not end the watches.
     """
 
     def __iter__(self) -> Iterator[float]:
