@@ -1,7 +1,7 @@
 """The desired state of an LLMService: the parts of its children, as plain values.
 
-A few functions also read live objects: the provider of the autoscaler is chosen by what scales the
-service now, and is_up_to_date compares an object with its manifest.
+A few functions also read live objects. For example, plan_provider reads the present autoscaler, and
+is_up_to_date compares an object with its manifest.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ from llmservice_operator.scaling.hardware import is_amd, is_known
 
 
 def with_class(service: LLMService, classes: Mapping[str, AcceleratorClass]) -> LLMService:
-    """Return the service with the values of its class in the fields that its spec does not
-    set.
+    """Return the service with the values of its class in the fields that its spec does not set.
 
-    Raises InvalidSpec for a class that is neither defined by the administrator nor a known
-    GPU.
+    Raises InvalidSpec if the class is neither defined by the administrator nor a known GPU, if
+    accelerator.type differs from the type of the GPU, or if the resources of the class and of the
+    spec do not fit together.
     """
     spec, name = service.spec, service.spec.accelerator.gpu_class
     if name is None:

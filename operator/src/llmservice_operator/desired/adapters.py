@@ -1,7 +1,7 @@
-"""The list of LoRA adapters that the replicas follow, and which of them clients get.
+"""The list of LoRA adapters that the replicas load, and of those that clients can use.
 
-A replica loads every adapter of the list, and serves those that every ready replica has. Otherwise
-the answer to a request would depend on the replica that it reaches.
+A replica loads every adapter of the list, and serves those that every ready replica has loaded.
+Otherwise the response to a request would depend on the replica that receives the request.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llmservice_operator.desired.volumes import adapter_locations
 
 @dataclass(frozen=True)
 class ListedAdapter:
-    """An adapter on the list. With another source or revision, it is another adapter."""
+    """An adapter on the list. An adapter with another source or revision is another adapter."""
 
     name: str
     source: str
@@ -33,14 +33,15 @@ class ListedAdapter:
 
 @dataclass(frozen=True)
 class AdapterList:
-    """The adapters that the spec wants, and those that clients get."""
+    """The adapters that the spec requests, and those that clients can use."""
 
     wanted: tuple[ListedAdapter, ...]
     served: tuple[ListedAdapter, ...] | None
-    """Adapters that clients get. None: whatever a replica has."""
+    """Adapters that clients can use. None means that each replica serves every adapter that it has
+    loaded."""
 
     def render(self) -> str:
-        """Return the list as the model server reads it."""
+        """Return the list in the JSON form that the model server reads."""
         content = {"adapters": [each.as_json() for each in self.wanted]}
         if self.served is not None:
             content["served"] = [each.as_json() for each in self.served]
@@ -60,7 +61,8 @@ def wanted_adapters(service: LLMService) -> tuple[ListedAdapter, ...]:
 def first_list(service: LLMService) -> AdapterList:
     """Return the list of a service without replicas.
 
-    Each replica is ready only with the adapters of its list, so all of them are served.
+    A replica becomes ready only when it has loaded the adapters of its list, so all of them are
+    served.
     """
     wanted = wanted_adapters(service)
     return AdapterList(wanted, wanted)
@@ -71,11 +73,12 @@ def next_list(
     before: Iterable[ListedAdapter],
     holdings: Iterable[frozenset[ListedAdapter] | None],
 ) -> AdapterList:
-    """Return the list after `before`, the adapters that clients get now.
+    """Return the next list. `before` contains the adapters that clients can use now.
 
-    `holdings` has the adapters of each ready replica, and None for one that does not answer. An
-    adapter is served once every ready replica has it. It then stays, because a replica that lacks
-    it sends its clients to the others. Until then, clients get the previous adapter of its name.
+    `holdings` contains the adapters of each ready replica, and None for a replica that does not
+    respond. An adapter is served once every ready replica has loaded it. Until then, clients get
+    the previous adapter of the same name. After that, the adapter remains served, because a replica
+    that lacks it sends its clients to the other replicas.
     """
     earlier = {each.name: each for each in before}
     known = list(holdings)
@@ -89,9 +92,9 @@ def next_list(
 
 
 def served_adapters(live: Manifest | None) -> tuple[ListedAdapter, ...]:
-    """Return the adapters that clients get according to the live ConfigMap.
+    """Return the adapters that clients can use according to the live ConfigMap.
 
-    Somebody may have changed it, so an unreadable one serves none.
+    Any client may have changed the ConfigMap, so the result is empty if it cannot be read.
     """
     try:
         found = json.loads((live or {})["data"][names.ADAPTERS_FILE])["served"]

@@ -1,6 +1,6 @@
 """Reads the part of a live object that the operator has applied.
 
-It is needed when the object cannot be built from the spec.
+This part is needed when the object cannot be built from the spec.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from llmservice_operator.desired.comparison import owned_fields
 def applied_field(live: Mapping[str, Any], field: str) -> Any:
     """Return the part of a top-level field of a live object that the operator has applied.
 
-    Applying it again changes nothing. It contains no defaults of the API server and no fields of
-    other clients, so the operator does not become their owner. None if the operator owns nothing of
-    the field.
+    Applying the part again changes nothing. The part contains no defaults of the API server and no
+    fields of other clients, so the operator does not become their owner. Returns None if the
+    operator owns no part of the field.
     """
     owned = owned_fields(live, None) or {}
     key = f"f:{field}"

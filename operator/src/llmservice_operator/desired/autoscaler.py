@@ -27,17 +27,19 @@ class Autoscaler:
     """The provider that scales the service, and the parts of its object that were learned."""
 
     provider: ScalingProvider | None = None
-    """Provider of the autoscaler. External and KEDA have an object (KEDA only while the service is
-    not suspended); Direct and None have none."""
+    """Provider of the autoscaler. External and KEDA use an object, KEDA only while the service is
+    not suspended. Direct and None use no object."""
     window_seconds: int = DEFAULT_WINDOW_SECONDS
-    """Scale-down stabilization window."""
+    """Scale-down stabilization window in seconds."""
     with_tolerance: bool = True
-    """Whether the API server keeps the tolerance. If it drops the field, a load within 10 % of the
-    target changes nothing."""
+    """True if the API server stores the tolerance. If it drops the field, a load within 10 % of the
+    target does not change the number of replicas."""
 
     @classmethod
     def of_spec(cls, service: LLMService) -> Self:
-        """Return the autoscaler that the spec requests. Auto is External, its first choice."""
+        """Return the autoscaler that the spec requests. For Auto, this is External, the first
+        choice of Auto.
+        """
         autoscaling = service.spec.autoscaling
         if autoscaling is None or autoscaling.mode is not ScalingMode.ACTIVE:
             return cls()
@@ -55,10 +57,10 @@ def behavior_of(live: Manifest) -> Mapping[str, Any]:
 
 
 def keeps_tolerance(live: Manifest | None) -> bool:
-    """Return whether to send the tolerance: not if the API server dropped it from the live
-    HPA.
+    """Return whether to send the tolerance. It is not sent if the API server dropped it from the
+    live HPA.
 
-    A ScaledObject never contains it, so a live ScaledObject shows nothing.
+    A ScaledObject never contains the tolerance, so the result for a ScaledObject is True.
     """
     if live is None or live["kind"] == "ScaledObject":
         return True
@@ -68,7 +70,7 @@ def keeps_tolerance(live: Manifest | None) -> bool:
 def build_behavior(
     autoscaling: Autoscaling, autoscaler: Autoscaler, *, with_tolerance: bool
 ) -> dict[str, Any]:
-    """Build an HPA's behavior, which KEDA passes on to the HPA that it makes."""
+    """Return the behavior of an HPA. KEDA copies it to the HPA that it creates."""
     behavior = behavior_for(autoscaling.max_replicas, autoscaler.window_seconds)
     return {
         "scaleUp": _rules(behavior.scale_up, with_tolerance=with_tolerance),

@@ -1,7 +1,7 @@
-"""Places the model cache that the replicas share.
+"""Locates the model cache that the replicas share.
 
-Services share only weights. Python modules of a model and compiled kernels are code. They go to the
-pod's own cache, and kernels optionally to a folder of the service.
+Services share only weights. Python modules of a model and compiled kernels are code. They are
+stored in the cache of each pod, and kernels optionally in a folder of the service.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def node_cache_size(service: LLMService) -> str | None:
 
 
 def cache_variables(service: LLMService) -> dict[str, str]:
-    """Return the variables that point the libraries to the claim; none without one."""
+    """Return the variables that point the libraries to the claim; empty without a claim."""
     cache = service.spec.model.cache
     if cache is None or not cache.is_on_a_claim:
         return {}

@@ -1,4 +1,4 @@
-"""Checks the values of flags that are harmless with most values, and load code or open files with
+"""Checks the values of flags that are harmless with most values, but load code or open files with
 others.
 """
 
@@ -25,20 +25,20 @@ JSON_FLAGS: Final[Mapping[str, str]] = {
     "--pooler-config": _NOTHING,
     "--reasoning-config": _NOTHING,
 }
-"""Flags whose value is a JSON object, and the form of the keys that each of them refuses in
-addition to those that all refuse."""
+"""Flags whose value is a JSON object, each with the pattern of the keys that it refuses in addition
+to those that all of them refuse."""
 
 _REFUSED_KEYS: Final = (
     "_.*|auto_map|trust_remote_code|code_revision|(.*_)?(cls|dir|file|folder|path|plugin|root)s?"
 )
-"""Form of keys that name code or files. A key of a future version is refused by its form, too."""
+"""Pattern of the keys that name code or files. It also refuses such keys of future versions."""
 _SAFE: Final = {("backend", "eager"), ("backend", "inductor")}
 """Members that a flag accepts although their key can name code."""
 _GONE: Final[Mapping[tuple[str, object], str]] = {
     ("use_inductor", False): '{"backend":"eager"}',
     ("use_inductor", True): '{"backend":"inductor"}',
 }
-"""Members that older versions had, each with what says the same now."""
+"""Members that older versions had, each with the member that has the same meaning now."""
 _PLACE: Final = re.compile("~|[.]{0,2}/|[a-z]+://")
 """Beginning of a text that names a file or an address."""
 
@@ -46,7 +46,7 @@ PARSER_FLAGS: Final = ("--reasoning-parser", "--tool-call-parser")
 PLUGIN_FLAGS: Final = (
     "--reasoning-parser-plugin",
     "--tool-parser-plugin",
-    # No version has it, but people write it: it is answered with the flag that they mean.
+    # No version has this flag, but users write it. The refusal names the flag that they mean.
     "--tool-call-parser-plugin",
 )
 _PLUGIN: Final = re.compile("(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+[.]py")
@@ -60,7 +60,9 @@ _NOT_OF_THE_IMAGE: Final = tuple(
 
 
 def refusal_of(flag: str, value: str, *, has_own_image: bool) -> str | None:
-    """Return what to change about the value of a flag; None if the value is harmless."""
+    """Return a message that says what to change about the value of a flag; None if it is
+    harmless.
+    """
     if flag in JSON_FLAGS:
         return _refusal_of_json(flag, value)
     if flag in PLUGIN_FLAGS:

@@ -2,10 +2,10 @@
 differences.
 
 Server-side apply records in metadata.managedFields which fields each manager owns, down to the item
-of a list. A comparison along that record answers two questions at once: whether every field that we
-send has our value, and whether we no longer send a field that we once sent. So a converged pass
-writes nothing, a removed field is noticed, and no hash annotation is needed. Fields that the API
-server or others added are not compared.
+of a list. A comparison along that record finds every field that the operator sends and that has
+another value, and every field that the operator has sent earlier but does not send now. So a
+converged pass writes nothing, a removed field is noticed, and no hash annotation is needed. Fields
+that the API server or other clients added are not compared.
 
 Any client may store anything in managedFields. An unreadable record counts as a difference.
 """
@@ -24,32 +24,32 @@ from llmservice_operator.api.fields import quantity_value
 
 _HEAD = {"apiVersion", "kind", "metadata"}
 _IDENTITY = {"name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp"}
-"""Metadata without a field manager. The API server leaves it out of managedFields, as it does
-apiVersion and kind."""
+"""Metadata fields without a field manager. The API server leaves them out of managedFields, as it
+leaves out apiVersion and kind."""
 
 _HOLDS_QUANTITIES = {"limits", "requests", "sizeLimit", "target", "tolerance"}
-"""Fields that are, or contain, quantities. A text elsewhere is never one, even if it looks like it.
-The target is that of a metric, the tolerance that of an autoscaler."""
+"""Fields that are, or contain, quantities. A text in another field is never a quantity, even if it
+looks like one. The target belongs to a metric, and the tolerance to an autoscaler."""
 
 CACHED_KEYS: Final = 512
-"""Number of keys of list items whose parsed form is cached. Those of all services are the same."""
+"""Number of keys of list items whose parsed form is cached. All services have the same keys."""
 LONGEST_CACHED_KEY: Final = 200
-"""Greatest length of a cached key in characters."""
+"""Maximum length of a cached key in characters."""
 
 _PLAIN: Final = frozenset({str, int, bool})
-"""Types whose equal values are equal to the API server, too, whatever the field."""
+"""Types whose equal values are also equal for the API server, whatever the field."""
 
 ABSENT: Final = None
-"""Value of a missing field. The API server stores no null in a field that we send."""
+"""Value of a missing field. The API server stores no null in a field that the operator sends."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One field in which a live object differs from our manifest."""
+    """One field in which a live object differs from the operator's manifest."""
 
     keys: tuple[str, ...]
-    """Path of the field, in the form of managedFields: `f:` a field, `k:` an item of a list by its
-    keys, `v:` an item by its value."""
+    """Path of the field, in the form of managedFields: `f:` names a field, `k:` an item of a list
+    by its keys, and `v:` an item by its value."""
     sent: Any
     live: Any
 
@@ -64,9 +64,9 @@ def is_up_to_date(
 ) -> bool:
     """Return whether applying `manifest` (to `subresource`, such as status) would change nothing.
 
-    A manifest without metadata stands for one that sends nothing of the metadata.
-    The live object must still have its managedFields. Lists must hold their merge keys (a port's
-    protocol, say) and no field may be an empty list or mapping that the API server would drop.
+    A manifest without metadata sends no field of the metadata. The live object must still have its
+    managedFields. The items of lists must contain their merge keys, such as the protocol of a port,
+    and no field may be an empty list or mapping that the API server would drop.
     """
     return next(find_differences(live, manifest, subresource), None) is None
 
@@ -76,7 +76,7 @@ def find_differences(
 ) -> Iterator[Difference]:
     """Yield each field that applying `manifest` would change; see `is_up_to_date`.
 
-    An object that we have never applied differs as a whole.
+    An object that the operator has never applied differs as a whole.
     """
     owned = owned_fields(live, subresource)
     if owned is None:
@@ -91,7 +91,7 @@ def find_differences(
 
 
 def owns_field(live: Mapping[str, Any], *path: str) -> bool:
-    """Return whether we have applied the field of the live object that the path leads to."""
+    """Return whether the operator has applied the field of the live object at this path."""
     owned: Any = owned_fields(live, None) or {}
     for key in path:
         if not isinstance(owned, Mapping) or f"f:{key}" not in owned:
@@ -101,7 +101,7 @@ def owns_field(live: Mapping[str, Any], *path: str) -> bool:
 
 
 def owned_fields(live: Mapping[str, Any], subresource: str | None) -> Mapping[str, Any] | None:
-    """Return the fieldsV1 of what we have applied; None if we have applied nothing."""
+    """Return the fieldsV1 that the operator has applied; None if it has applied nothing."""
     for entry in live.get("metadata", {}).get("managedFields") or ():
         if (
             isinstance(entry, Mapping)
@@ -118,7 +118,9 @@ def owned_fields(live: Mapping[str, Any], subresource: str | None) -> Mapping[st
 def _differences(
     keys: tuple[str, ...], owned: Any, sent: Any, live: Any, *, in_quantities: bool
 ) -> Iterator[Difference]:
-    """Compare one node; `owned` is its part of fieldsV1, empty where ownership goes no deeper."""
+    """Compare one node; `owned` is its part of fieldsV1, empty for a field without a deeper
+    record.
+    """
     children = owned if isinstance(owned, dict) else {"?": {}}
     children = {key: deeper for key, deeper in children.items() if key != "."}
     kinds = {key[:2] for key in children}
@@ -148,7 +150,7 @@ def _field_differences(
         if key in owned and field in live:
             found = live[field]
             if type(value) is type(found) in _PLAIN and value == found and owned[key] == {}:
-                continue  # the end of most fields, without the cost of the other cases
+                continue  # most fields end here, without the cost of the other cases
             yield from _differences(
                 (*keys, key),
                 owned[key],
@@ -192,7 +194,7 @@ def _item_differences(
 
 
 class _Items:
-    """The items of a list, found by merge keys without a search."""
+    """The items of a list, indexed by their merge keys."""
 
     def __init__(self, items: list[Any]) -> None:
         self._items = items
@@ -220,7 +222,7 @@ def _text(item: dict[str, Any], fields: tuple[str, ...]) -> str:
 def _value_differences(
     keys: tuple[str, ...], owned: Mapping[str, Any], sent: list[Any], live: list[Any]
 ) -> Iterator[Difference]:
-    """Compare the items of a list that is a set: their order does not count."""
+    """Compare the items of a list that is a set. The order of the items does not matter."""
     values = [_parsed(key) for key in owned]
     for value in sent:
         if value not in values or value not in live:

@@ -1,5 +1,7 @@
-"""Compiles the spec to vLLM's command line: exec form, one --flag=value each, always in the same
-order.
+"""Compiles the spec to vLLM's command line.
+
+The arguments are in exec form and always in the same order. A flag with one value is one argument,
+--flag=value.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def build_engine_args(service: LLMService, version: str) -> list[str]:
         for arg in _write(field, service, flags)
     ]
     args.extend(_extra_args(extra, service, flags))
-    # The kubelet replaces $(NAME) with a variable, which may be a token, and $$ with $.
+    # The kubelet replaces $(NAME) with the value of a variable, which may be a token, and $$ with
+    # $.
     args = [arg.replace("$", "$$") for arg in args]
     if engine.chat_template is not None and engine.chat_template.inline is None:
         template = f"$({names.CHAT_TEMPLATE_ENV})"
@@ -82,7 +85,7 @@ def _served_name(service: LLMService) -> Value:
 
 
 def _served_names(service: LLMService) -> list[str]:
-    """Return the flag of a model with several names. Each has to be an argument of its own."""
+    """Return the flag of a model with several names. Each name has to be a separate argument."""
     model = service.spec.model
     if not model.aliases:
         return []
@@ -106,7 +109,7 @@ def _step_tokens(service: LLMService) -> Value:
 
 
 def _offloaded(service: LLMService) -> Value:
-    """Return the memory for the KV cache in GiB. An error of 0.001 GiB does not matter."""
+    """Return the memory for the offloaded KV cache in GiB, rounded to 0.001 GiB."""
     kv_cache = service.spec.engine.kv_cache
     if kv_cache is None or kv_cache.offload is None:
         return None
@@ -151,11 +154,11 @@ COMPUTED: Final[Mapping[str, Callable[[LLMService], Value]]] = {
     "--model-loader-extra-config": _loader_options,
     "--enable-auto-tool-choice": lambda service: True if service.spec.engine.tool_calling else None,
 }
-"""Values that are computed from more than one field."""
+"""Functions that compute the values of the flags with is_computed=True."""
 
 
 def check_flags(fields: Iterable[FlagField], computed: Iterable[str]) -> None:
-    """Raise TypeError, which names the flag, unless the value of every field can be written.
+    """Raise TypeError, which names the flag, if the value of a field cannot be written.
 
     It runs when this module is imported, so that an incomplete declaration fails before any service
     is compiled.

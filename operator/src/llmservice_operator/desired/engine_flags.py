@@ -1,6 +1,6 @@
-"""Flags of an engine of one vLLM version: writes them, and explains why one is refused.
+"""Writes the flags of an engine of one vLLM version, and explains why a flag is refused.
 
-vLLM's parser takes abbreviations, underscores and nested flags, so a user could evade a list of
+vLLM's parser accepts abbreviations, underscores and nested flags, so a user could evade a list of
 refused flags. Only the full name of a flag in the version's table is accepted here.
 """
 
@@ -19,16 +19,16 @@ from llmservice_operator.desired.gone_flags import GONE
 from llmservice_operator.errors import InvalidSpec
 
 _CLOSE = 0.85
-"""Similarity, between 0 and 1, from which a flag counts as a misspelling of another. The value is
-an estimate that allows one or two wrong letters. A less similar flag is a different flag, and
-advice to set it would do harm."""
+"""Similarity, between 0 and 1, from which a flag is considered a misspelling of another flag. The
+value is an estimate that allows one or two wrong letters. A less similar flag is a different flag,
+and advice to set it would be wrong."""
 
 _NEGATIVE_FORMS = (
     ("--no-", "--"),
     ("--disable-", "--enable-"),
     ("--enable-", "--disable-"),
 )
-"""Beginnings of the names that turn a switch off, and those of the switch."""
+"""Prefixes of flags that turn a switch off, each with the prefix of the switch itself."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class EngineFlags:
     version: str
     table: Mapping[str, Flag]
     has_own_image: bool = False
-    """Whether the image is not the operator's: it may contain further parsers."""
+    """True if the spec names an image of its own, which may contain further parsers."""
 
     @classmethod
     def of(cls, version: str, *, has_own_image: bool = False) -> Self:
@@ -52,9 +52,10 @@ class EngineFlags:
         return cls(version, TABLES[version], has_own_image)
 
     def write_extra(self, flag: str, value: str, field: str) -> list[str]:
-        """Return the arguments for a user's own `flag=value`.
+        """Return the arguments for `flag=value` of extraArgs.
 
-        Raises InvalidSpec for a flag that is not accepted here or that the version lacks.
+        Raises InvalidSpec for a flag that is not accepted here or that the version lacks, and for a
+        value that is refused.
         """
         if is_refused(flag):
             raise InvalidSpec(f"{flag} {IS_REFUSED}", field)
@@ -70,16 +71,17 @@ class EngineFlags:
         return self.write(flag, value == "true", field)
 
     def write(self, flag: str, value: str | int | bool | list[str], field: str) -> list[str]:
-        """Return the arguments that set `flag`; none for off, if off means to omit the flag.
+        """Return the arguments that set `flag`. There are none for False if the flag is off by
+        omission.
 
-        Raises InvalidSpec that names `field` when the version lacks the flag or the value.
+        Raises InvalidSpec, which names `field`, when the version lacks the flag or the value.
         """
         entry = self._flag(flag, field)
         if isinstance(value, bool):
             off = [f"--no-{flag.removeprefix('--')}"] if entry.kind is FlagKind.SWITCH else []
             return [flag] if value else off
         if isinstance(value, list):
-            # Each of several values has to be an argument of its own.
+            # Each of several values has to be a separate argument.
             return [flag, *value] if len(value) > 1 else [f"{flag}={value[0]}"]
         takes_any = not entry.choices or (self.has_own_image and flag in PARSER_FLAGS)
         if not takes_any and str(value) not in entry.choices:
@@ -100,7 +102,7 @@ class EngineFlags:
         return self.table[flag]
 
     def _why_unknown(self, flag: str) -> str:
-        """Return what to change about a flag that no supported version has."""
+        """Return a message that says what to change about a flag that no supported version has."""
         if flag in GONE:
             return f"{flag} is gone from vLLM: {GONE[flag]}"
         for negative, positive in _NEGATIVE_FORMS:
@@ -122,7 +124,7 @@ class EngineFlags:
 
 
 def accepted_flags(table: Mapping[str, Flag]) -> list[str]:
-    """Return the flags of a table that spec.engine.extraArgs may hold."""
+    """Return the flags of a table that spec.engine.extraArgs may contain."""
     return [flag for flag in table if not is_refused(flag) and flag not in FLAGS_WITH_A_FIELD]
 
 

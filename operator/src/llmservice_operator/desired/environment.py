@@ -26,19 +26,22 @@ _CACHES: Final = {
 volume."""
 
 _IDENTITY: Final = {"HOME": names.TMP_PATH, "USER": "llmservice", "LOGNAME": "llmservice"}
-"""Identity of the user. The UID has no entry in /etc/passwd, so torch would fail to look up its
-name."""
+"""Identity of the container's user. The UID has no entry in /etc/passwd, so torch would fail to
+look up the name of the user."""
 
 _NO_TELEMETRY: Final = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 REQUEST_TIMEOUT_SECONDS: Final = 600
-"""Default time limit of one request. Usual clients wait as long, and the default drain lasts as
-long, so that a rollout ends no request that would have succeeded."""
+"""Default time limit of one request, in seconds. It is the usual time limit of clients. The default
+drain has the same limit, so that a rollout does not terminate a request that would have
+succeeded."""
 
 
 def build_environment(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
-    """Return the container's variables. A token is only referred to, never copied."""
+    """Return the container's variables. They refer to the Secret of a token and never contain the
+    token.
+    """
     termination = service.spec.termination
     values = {
         names.API_PORT_ENV: str(names.API_PORT),
@@ -62,8 +65,8 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
             values[names.ISOLATE_PREFIX_CACHE_ENV] = "true"
     if service.spec.ca_bundle is not None:
         values[names.CA_BUNDLE_ENV] = f"{names.CA_BUNDLE_PATH}/{names.CA_BUNDLE_FILE}"
-    # The variable is set even while autoscaling is off, because switching it on must not restart a
-    # pod.
+    # These variables are set even while autoscaling is off, because switching autoscaling on must
+    # not restart a pod.
     slo = service.spec.slo or DEFAULT_SLO
     limits = {
         names.SLO_TTFT_ENV: slo.ttft_milliseconds,
@@ -83,8 +86,8 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
     environment.extend(_object_store(service))
     template = service.spec.engine.chat_template
     if template is not None and template.config_map_key_ref is not None:
-        # It is a variable and not a file, because the pod's status reports a missing ConfigMap only
-        # for a variable.
+        # The template is in a variable and not in a file, because the pod's status reports a
+        # missing ConfigMap only for a variable.
         chosen = template.config_map_key_ref.model_dump(by_alias=True)
         environment.append(
             {"name": names.CHAT_TEMPLATE_ENV, "valueFrom": {"configMapKeyRef": chosen}}
@@ -94,8 +97,10 @@ def build_environment(service: LLMService, settings: OperatorSettings) -> list[d
 
 
 def _object_store(service: LLMService) -> Iterator[dict[str, Any]]:
-    """Yield the variables that lead to the object store. Two libraries read from it, boto3 and the
-    streamer. Credentials are only referred to, never copied.
+    """Yield the variables for access to the object store.
+
+    Two libraries read from the store, boto3 and the streamer. The variables refer to the Secret of
+    the credentials and never contain the credentials.
     """
     store = service.spec.model.object_store
     if store is None:
@@ -137,15 +142,16 @@ def _limits(service: LLMService) -> dict[str, str]:
 
 
 def _smoke_test(service: LLMService) -> dict[str, str]:
-    """Return the variables of a smoke test that differs from the server's own.
+    """Return the variables of a smoke test that differs from the server's default.
 
-    The default sets none, so that it restarts no pod of an earlier operator.
+    The default smoke test sets no variable, so that an upgrade of the operator restarts no pod.
     """
     test = service.spec.smoke_test
     if not test.enabled:
         return {names.SMOKE_TEST_ENV: "false"}
     texts = {names.SMOKE_TEST_PROMPT_ENV: test.prompt, names.SMOKE_TEST_EXPECT_ENV: test.expect}
-    # The kubelet replaces $(NAME) with a variable, which may be a token, and $$ with $.
+    # The kubelet replaces $(NAME) with the value of a variable, which may be a token, and $$ with
+    # $.
     values = {name: text.replace("$", "$$") for name, text in texts.items() if text is not None}
     if test.timeout_seconds != SMOKE_TEST_SECONDS:
         values[names.SMOKE_TEST_TIMEOUT_SECONDS_ENV] = str(test.timeout_seconds)
@@ -153,7 +159,7 @@ def _smoke_test(service: LLMService) -> dict[str, str]:
 
 
 def _variable(variable: EnvironmentVariable) -> dict[str, Any]:
-    """Return the variable of the spec. An empty value is omitted, as the API server does."""
+    """Return the variable of the spec. An empty value is omitted, as the API server omits it."""
     if variable.value_from is not None:
         source = variable.value_from.model_dump(by_alias=True, exclude_none=True)
         return {"name": variable.name, "valueFrom": source}

@@ -1,7 +1,7 @@
-"""Reads spec.engine.extraArgs: the flags that it sets, and those that have a field now.
+"""Reads the flags in spec.engine.extraArgs, and reports those that have a field now.
 
 A flag that gets a field keeps working in extraArgs, because a stored service may contain it there.
-It keeps its place on the command line, so that no pod is replaced.
+The flag keeps its place on the command line, so that no pod is replaced.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def read_extra_args(spec: LLMServiceSpec) -> list[ExtraFlag]:
 
 def build_notices(spec: LLMServiceSpec) -> tuple[str, ...]:
     """Return a notice about each item whose flag has a field, and about each variable that vLLM no
-    longer reads: it says what to change.
+    longer reads.
+
+    Each notice says what to change.
     """
     return (*_flag_notices(spec), *_variable_notices(spec))
 

@@ -1,5 +1,5 @@
-"""Flags and variables that older versions of vLLM had: deployments that are moved here still have
-them.
+"""Flags and variables that only older versions of vLLM have. Deployments that are moved to the
+operator may still set them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
 GONE: Final[Mapping[str, str]] = {
     f"--{flag}": advice for advice, flags in _ADVICE.items() for flag in flags
 }
-"""Flag -> what to change. A flag that a supported version has is not listed."""
+"""Advice by flag. A flag that a supported version has is not listed."""
 
 _VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "remove it": (
@@ -96,4 +96,4 @@ _VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
 GONE_VARIABLES: Final[Mapping[str, str]] = {
     variable: advice for advice, variables in _VARIABLES.items() for variable in variables
 }
-"""Variable of the environment -> what to change. No supported version reads it."""
+"""Advice by environment variable. No supported version reads these variables."""

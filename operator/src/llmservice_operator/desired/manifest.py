@@ -16,8 +16,8 @@ def build_metadata(
 ) -> dict[str, Any]:
     """Return the metadata of a child, owned by the service so that both are deleted together.
 
-    The spec's own labels and annotations come first: those of the operator and of the child win.
-    A service that was never in a cluster has no uid, and its children then have no owner.
+    Labels and annotations of the operator and of the child override those of the spec. A service
+    that was never in a cluster has no uid, and its children have no owner.
     """
     metadata: dict[str, Any] = {
         "name": name,
@@ -45,7 +45,7 @@ def _owner_reference(service: LLMService) -> dict[str, Any]:
 def is_owned_by(live: Manifest, service: LLMService) -> bool:
     """Return whether the live object's controller is this very service.
 
-    A service that was deleted and created again has another uid, so it is another owner.
+    A service that was deleted and created again has another uid, so it is a different owner.
     """
     return is_controlled_by(live, service.uid)
 
@@ -59,8 +59,8 @@ def is_controlled_by(live: Manifest, uid: str | None) -> bool:
 def is_left_to(live: Manifest, service: LLMService) -> bool:
     """Return whether the live object has no controller and carries the service's labels.
 
-    A service of this name was deleted with `--cascade=orphan`, or somebody removed the owner
-    reference: the service adopts the object, and keeps what it finds in it.
+    In this case, a service of this name was deleted with `--cascade=orphan`, or a client removed
+    the owner reference. The service adopts the object, and keeps its content.
     """
     labels = live.get("metadata", {}).get("labels") or {}
     return not _has_controller(live) and names.labels(service).items() <= labels.items()
@@ -72,7 +72,7 @@ def was_made_by_operator(live: Manifest) -> bool:
 
 
 def may_change(live: Manifest, service: LLMService) -> bool:
-    """Return whether the live object is the service's, or is to become so."""
+    """Return whether the service owns the live object or may adopt it."""
     return is_owned_by(live, service) or is_left_to(live, service)
 
 

@@ -9,7 +9,8 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
 
 _WHOLE_GPU = "/gpu"
-"""End of the resource names of whole GPUs. A node has more slices and shares than GPUs."""
+"""End of the resource names of whole GPUs. A node can have more slices and shares of GPUs than
+whole GPUs."""
 
 
 def check_fits_a_node(
@@ -17,8 +18,8 @@ def check_fits_a_node(
 ) -> None:
     """Raise InvalidSpec for a replica with more GPUs than a node has.
 
-    The scheduler would never find a node for it. `gpus_per_node` counts whole GPUs; a class of its
-    own number counts the resource of that class.
+    The scheduler would never find a node for such a replica. `gpus_per_node` is a number of whole
+    GPUs. A limit that the class sets is a number of the resource of that class.
     """
     accelerator = service.spec.accelerator
     name = accelerator.gpu_class

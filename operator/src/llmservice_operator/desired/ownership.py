@@ -16,14 +16,15 @@ from llmservice_operator.desired.comparison import ABSENT, Difference
 _VALUE_LIMIT: Final = 120
 """Longest value in a message, in characters."""
 _FIELDS_TOLD: Final = 3
-"""Number of differing fields that a message names. It gives only a count of the others."""
+"""Maximum number of differing fields that a message names. The message gives only the number of the
+others."""
 _FIELD_AT_FAULT: Final = re.compile(r"(spec(?:\.\w+|\[[^\]]*\])+): ")
 """Pattern of the field with which a refusal of the API server begins."""
 _OUR_MANAGERS: Final = frozenset({names.FIELD_MANAGER, names.HANDOVER_FIELD_MANAGER})
 
 
 def say_rewrite(what: str, differences: Sequence[Difference]) -> str:
-    """Return the sentence that reports a stored value that differs from the sent one."""
+    """Return the message about stored values that differ from the values sent."""
     told = "; ".join(
         f"{each.path} is {_written(each.live)}, and the operator sends {_written(each.sent)}"
         for each in differences[:_FIELDS_TOLD]
@@ -35,7 +36,7 @@ def say_rewrite(what: str, differences: Sequence[Difference]) -> str:
 
 
 def say_contest(differences: Sequence[Difference], live: Mapping[str, Any]) -> str:
-    """Return the sentence that names the fields of a live object that differ repeatedly, and their
+    """Return the message that names the fields of a live object that differ repeatedly, and their
     owners.
     """
     told = "; ".join(
@@ -47,8 +48,8 @@ def say_contest(differences: Sequence[Difference], live: Mapping[str, Any]) -> s
 
 
 def say_foreign_cause(live: Mapping[str, Any], refusal: str) -> str | None:
-    """Return the sentence about another owner of the field that a refusal names; None without
-    one.
+    """Return the message about another owner of the field that a refusal names; None if there is no
+    other owner.
     """
     found = _FIELD_AT_FAULT.search(refusal)
     if found is None:
@@ -63,7 +64,9 @@ def say_foreign_cause(live: Mapping[str, Any], refusal: str) -> str | None:
 
 
 def _owner(live: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Return the manager that owns a field now, if that is not the operator."""
+    """Return the part of a message that names the other owner of a field, or says that there is
+    none.
+    """
     managers = list(_managers(live, keys))
     if not managers:
         return "no other manager owns the field, so an admission webhook or a deletion changes it"
@@ -73,7 +76,9 @@ def _owner(live: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def _managers(live: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Yield the name of each other manager of a field, the latest first, and whether it updates."""
+    """Yield the name of each other manager of a field, the latest first, and whether its operation
+    is Update.
+    """
     found = [
         entry
         for entry in live.get("metadata", {}).get("managedFields") or ()

@@ -1,4 +1,4 @@
-"""The choice of the provider that scales a service in this cluster: HPA, KEDA or the operator."""
+"""Chooses the provider that scales a service in this cluster: an HPA, KEDA or the operator."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from llmservice_operator.settings import OperatorSettings
 
 SHORTEST_WINDOW_PERIOD_SECONDS: Final = 300.0
 WORTH_A_NEW_WINDOW: Final = 0.1
-"""Share by which a new window must differ. A window also stays for at least this time. Each change
-is a write, and restarts the controller's stabilization."""
+"""Fraction by which a new scale-down window must differ from the present one. A window also stays
+for at least SHORTEST_WINDOW_PERIOD_SECONDS. Each change is a write, and restarts the controller's
+stabilization."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def plan_provider(
 ) -> ProviderPlan:
     """Return the plan; `live` is the present HPA or ScaledObject of the service.
 
-    Without a `report` the provider stays. `unremovable` names a ScaledObject that scales the
-    service and on which the operator has no rights.
+    Without a `report`, the provider stays the same. `unremovable` names a ScaledObject that scales
+    the service and on which the operator has no rights.
     """
     autoscaling = service.spec.autoscaling
     left_over = "" if unremovable is None else _advice(service, unremovable)
@@ -96,8 +97,8 @@ def _provider(
         before = None
     requested = ScalingProvider.AUTO if autoscaling is None else autoscaling.provider
     external = None if report is None else report.external_metrics
-    # Cluster-wide, the metrics server registers itself within seconds. Confined to namespaces, it
-    # never does.
+    # If the operator serves the whole cluster, the metrics server registers itself within seconds.
+    # If the operator is confined to namespaces, the metrics server never registers itself.
     is_away = external is not None and not external.is_served
     is_away &= external is not None and bool(external.owner or settings.watch_namespaces)
     why = ""
@@ -135,7 +136,9 @@ def _provider_before(service: LLMService) -> ScalingProvider | None:
 
 
 def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datetime) -> int:
-    """Return the scale-down window: the learned one, in few steps."""
+    """Return the scale-down window in seconds. It ignores small and rapid changes of the learned
+    window.
+    """
     present = None
     if live is not None:
         present = behavior_of(live).get("scaleDown", {}).get("stabilizationWindowSeconds")
@@ -143,7 +146,7 @@ def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datet
     if present is None or live is None:
         return learned
     if report is None or report.demand_percent is None:
-        # An unknown load may be bursty or not.
+        # An unknown load may be bursty, so the present window stays.
         return int(present)
     is_alike = abs(learned - present) <= WORTH_A_NEW_WINDOW * present
     is_young = (now - _written_at(live, now)).total_seconds() < SHORTEST_WINDOW_PERIOD_SECONDS

@@ -13,15 +13,15 @@ from llmservice_operator.desired.cache import node_cache_size
 
 CORES_PER_GPU: Final = 1
 GIBIBYTES_PER_GPU: Final = 4
-"""Default memory request in GiB for each GPU. It is an estimate of the least that keeps a replica
-from being the first to starve or to be evicted: each GPU has a process that feeds it, which keeps
-one core busy and holds some 3 GiB of libraries and buffers. The smallest nodes with a GPU have 4
-cores and 16 GiB."""
+"""Default memory request in GiB for each GPU. It is an estimate of the minimum with which a replica
+is not the first to starve or to be evicted. Each GPU has a process that feeds it. This process
+keeps one core busy and uses about 3 GiB for libraries and buffers. The smallest nodes with a GPU
+have 4 cores and 16 GiB."""
 
 CORES_ON_A_CPU: Final = "500m"
 MEMORY_ON_A_CPU: Final = "2Gi"
-"""Default memory request without a GPU, where weights and KV cache are in this memory too. It is
-enough for a small model, and little enough for a node of two cores."""
+"""Default memory request without a GPU. In this case, the memory also contains the weights and the
+KV cache. The request is enough for a small model, and fits on a node with two cores."""
 
 
 def build_resources(service: LLMService) -> dict[str, Any]:
@@ -32,11 +32,11 @@ def build_resources(service: LLMService) -> dict[str, Any]:
         devices[accelerator.gpu_resource] = str(service.spec.gpus)
     requests = _amounts(service.spec.resources.requests)
     limits = _amounts(service.spec.resources.limits)
-    # Without a request Kubernetes uses the limit. A default request could exceed it.
+    # Without a request, Kubernetes uses the limit. A default request could exceed the limit.
     defaults = {
         name: amount for name, amount in _default_requests(service).items() if name not in limits
     }
-    # Kubernetes requires devices as limits. Requests with the same number keep the two equal.
+    # Kubernetes requires limits for devices. The requests for devices must be equal to the limits.
     parts = {
         "requests": defaults | requests | devices,
         "limits": limits | devices,
@@ -46,7 +46,7 @@ def build_resources(service: LLMService) -> dict[str, Any]:
 
 
 def build_resource_claims(service: LLMService) -> list[dict[str, Any]]:
-    """Return the pod's claims for devices, that for the GPUs first."""
+    """Return the pod's claims for devices, with the claim for the GPUs first."""
     claims = [
         each.model_dump(by_alias=True, exclude_none=True) for each in service.spec.resources.claims
     ]
@@ -63,7 +63,7 @@ def offloaded_gibibytes(service: LLMService) -> int:
 
 
 def _default_requests(service: LLMService) -> dict[str, str]:
-    """Return requests, by resource, without which the pod would be of the class BestEffort.
+    """Return the default requests by resource. Without requests, the pod's QoS class is BestEffort.
 
     Disk is requested only if the spec gives its size. The size of a model is unknown here, and a
     guess would keep small models from small nodes.

@@ -1,4 +1,4 @@
-"""Applies the chart's defaults of model servers: returns the service with them."""
+"""Applies the chart's defaults for model servers to a service."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def with_defaults(service: LLMService, defaults: ServerDefaults) -> LLMService:
 def _proxy_variables(
     own: tuple[EnvironmentVariable, ...], proxy: Proxy
 ) -> tuple[EnvironmentVariable, ...]:
-    """Return the variables of the proxy that the spec does not set in either spelling.
+    """Return the variables of the proxy that the spec does not set in upper or lower case.
 
-    Libraries prefer the spelling in lower case.
+    Libraries prefer the name in lower case.
     """
     taken = {variable.name.upper() for variable in own}
     return tuple(

@@ -25,10 +25,11 @@ METHODS: Final = {
     "DFlash": "dflash",
     "DSpark": "dspark",
 }
-"""Methods of a spec, each with the engine's word."""
+"""Methods of a spec, each with the engine's name of the method."""
 
 _METHOD_FLAG: Final = "--spec-method"
-"""Flag whose values are a vLLM version's methods. The configuration names the method instead."""
+"""Flag whose values are the methods of a vLLM version. The operator does not set the flag, because
+the speculative configuration names the method."""
 
 
 def build_speculative_config(service: LLMService) -> str | None:
@@ -95,8 +96,8 @@ def _has_method(table: Mapping[str, Flag], method: str) -> bool:
 
 def _draft_model(service: LLMService, method: str, draft: DraftModel) -> dict[str, str | int]:
     width, whole = draft.tensor_parallel_size, max(service.spec.tensor_parallelism, 1)
-    # A draft model that is a whole model runs in the same processes as the target model. Only
-    # layers that read the target's hidden states may stay on one GPU.
+    # A complete draft model runs in the same processes as the target model. Only draft layers that
+    # read the hidden states of the target model may stay on one GPU.
     allowed = {whole} if method == "DraftModel" else {1, whole}
     if width is not None and width not in allowed:
         raise InvalidSpec(

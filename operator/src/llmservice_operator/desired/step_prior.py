@@ -1,8 +1,7 @@
-"""Estimates the duration of an engine step before any was measured, from the spec and data
-sheets.
+"""Estimates the duration of an engine step before any was measured, from the spec and data sheets.
 
-The GPU is that of `accelerator.class`, or of the node label that the pods select. The size of the
-model is the one in its name. A wrong prior costs accuracy for the first minute of traffic.
+The GPU comes from `accelerator.class`, or from the node label that the pods select. The size of the
+model comes from its name. A wrong prior reduces the accuracy for the first minute of traffic.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from llmservice_operator.scaling.hardware import hardware_class, is_known
 from llmservice_operator.scaling.step_model import HardwareClass, StepModel, prior_step_model
 
 UNKNOWN_GPU: Final = "unknown"
-"""Product name without a data sheet, which counts as a small GPU."""
+"""Product name without a data sheet. Such a product is treated as a small GPU."""
 GPU_PRODUCT_LABELS: Final = ("nvidia.com/gpu.product", "amd.com/gpu.product-name")
 """Node labels by which a service may choose its GPUs."""
 
 GUESSED_PARAMETERS: Final = 8e9
-"""Assumed parameters on each GPU, for a model without a size in its name: a common layout."""
+"""Assumed number of parameters on each GPU, for a model without a size in its name. This number is
+common."""
 GUESSED_PARAMETERS_ON_CPU: Final = 0.5e9
 GUESSED_KV_BYTES_PER_TOKEN: Final = 131072.0
 
 _PARAMETERS: Final = re.compile("(?<![A-Za-z0-9.])([0-9]+(?:[.][0-9]+)?)[bB](?![A-Za-z0-9])")
 _ACTIVE_PARAMETERS: Final = re.compile("-[aA][0-9]+[bB](?![A-Za-z0-9])")
-"""Pattern in the name of a mixture of experts, whose steps take less time than its size
-suggests."""
+"""Pattern in the name of a mixture of experts. Its steps take less time than its size suggests."""
 
 _BYTES: Final = {"fp8": 1.0, "awq": 0.5, "awq_marlin": 0.5, "gptq": 0.5, "gptq_marlin": 0.5}
 _FULL_PRECISION_BYTES, _HALF_PRECISION_BYTES = 4.0, 2.0
@@ -60,7 +59,9 @@ def _prior(hardware: HardwareClass, parameters: float, bytes_per_parameter: floa
 
 
 def parameters_in(uri: str) -> float | None:
-    """Return the number of parameters in the model's name, such as 7B."""
+    """Return the number of parameters in the model's name, such as 7B; None for a mixture of
+    experts and for a name without a size.
+    """
     found = _PARAMETERS.search(uri)
     if found is None or _ACTIVE_PARAMETERS.search(uri):
         return None

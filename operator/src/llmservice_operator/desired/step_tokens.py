@@ -1,8 +1,8 @@
-"""Derives how many tokens one engine step may compute, so that a prompt does not delay other
-answers.
+"""Derives the number of tokens that one engine step may compute, so that a prompt does not delay
+other responses.
 
-A prefill that shares a step with answers delays each of them by the whole step. With an ITL limit,
-a step must not take longer than that limit.
+A prefill in the same step as other responses delays each of them by the whole step. With an ITL
+limit, a step must not take longer than that limit.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from llmservice_operator.scaling.step_model import StepModel
 STEP: Final = 64
 """Multiple of tokens to which a step is rounded down."""
 SMALLEST, LARGEST = 256, 8192
-"""Bounds of a step. With fewer tokens the GPU idles; the upper bound is the engine's own default on
-its largest GPUs."""
+"""Bounds of a step in tokens. With fewer tokens, the GPU is not fully used. The upper bound is the
+engine's default on the largest GPUs."""
 
 
 def largest_step(model: StepModel, itl_milliseconds: float) -> int | None:
-    """Return the tokens of the longest step within the ITL; None if an empty step takes longer."""
+    """Return the number of tokens of the longest step within the ITL; None if an empty step exceeds
+    it.
+    """
     seconds = itl_milliseconds / 1000 - model.fixed
     if seconds <= 0 or model.prefill <= 0:
         return None
@@ -31,10 +33,12 @@ def largest_step(model: StepModel, itl_milliseconds: float) -> int | None:
 
 
 def derived_step_tokens(service: LLMService) -> int | None:
-    """Return the tokens of a step from the spec alone; None if it does not determine the GPU or the
-    size.
+    """Return the number of tokens of a step, derived from the spec alone.
 
-    A calibration is not used, because it changes and each change would restart the pods.
+    The result is None without an ITL limit, if the spec sets the number or disables chunked
+    prefill, if the spec does not determine the GPU or the size of the model, and if an empty step
+    exceeds the ITL limit. A calibration is not used, because each change of it would restart the
+    pods.
     """
     spec = service.spec
     itl = spec.objectives.itl_milliseconds

@@ -1,4 +1,4 @@
-"""Volumes of a model server: the folders that it may write, and the claims that hold models."""
+"""Volumes of a model server: the folders that it may write, and the claims that contain models."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from llmservice_operator.desired.extra_args import read_extra_args
 from llmservice_operator.desired.resources import offloaded_gibibytes
 
 CACHE_SIZE_LIMIT: Final = "1Ti"
-"""Upper bound of downloaded weights and compiled kernels, if the spec sets none. It reserves
-nothing and stops a runaway download from filling the node. The largest open models have some 800
+"""Upper bound of downloaded weights and compiled kernels, if the spec sets no bound. It reserves
+nothing. It stops a runaway download before the node is full. The largest open models have about 800
 GB."""
 
 TMP_SIZE_LIMIT: Final = "10Gi"
 """Upper bound of temporary files. It reserves nothing. Uploads and lock files need far less."""
 
 SHM_GIBIBYTES: Final = 8
-"""Upper bound of shared memory between the engine's processes; used memory counts as the
-container's. It is an estimate: NCCL and vLLM's message queues stay below 1 GB for 8 GPUs, and the
-rest leaves room for images in requests. The container runtime's 64 MB would crash the engine."""
+"""Upper bound in GiB of the shared memory between the engine's processes. Used shared memory is
+part of the container's memory. The bound is an estimate. NCCL and vLLM's message queues stay below
+1 GB for 8 GPUs, and the rest leaves room for images in requests. With the container runtime's
+default of 64 MB, the engine would crash."""
 
 PROCESSOR_CACHE_GIBIBYTES: Final = 4
-"""vLLM's default size of the cache of processed images, for which SHM_GIBIBYTES has room."""
+"""vLLM's default size in GiB of the cache of processed images. SHM_GIBIBYTES has room for this
+size."""
 
 _LARGEST_PROCESSOR_CACHE_GIBIBYTES: Final = 65_536
-"""Size in GiB above which a cache is a mistake, and fits on no node."""
+"""Size in GiB above which a cache is considered a mistake, because it fits on no node."""
 
 _PROCESSOR_CACHE_TYPE: Final = "--mm-processor-cache-type"
 _PROCESSOR_CACHE_SIZE: Final = "--mm-processor-cache-gb"
@@ -68,8 +70,10 @@ def build_volumes(service: LLMService) -> list[dict[str, Any]]:
 
 
 def _shm_size_limit(service: LLMService) -> str:
-    """Return the room for messages between processes, the offloaded KV cache and the cache of
-    processed images. vLLM keeps all of them there.
+    """Return the size limit of the shared memory.
+
+    vLLM stores the messages between processes, the offloaded KV cache and the cache of processed
+    images in this memory.
     """
     more = offloaded_gibibytes(service) + _processor_cache_gibibytes(service)
     return f"{SHM_GIBIBYTES + more}Gi"
@@ -77,9 +81,10 @@ def _shm_size_limit(service: LLMService) -> str:
 
 def _processor_cache_gibibytes(service: LLMService) -> int:
     """Return the memory in GiB, rounded up, that the cache of processed images takes in addition to
-    what SHM_GIBIBYTES has room for.
+    SHM_GIBIBYTES.
 
-    Only extraArgs can move this cache to shared memory. Each data-parallel engine has one.
+    Only extraArgs can move this cache to shared memory. Each data-parallel engine has a separate
+    cache.
     """
     flags = {each.flag: each.value for each in read_extra_args(service.spec)}
     if flags.get(_PROCESSOR_CACHE_TYPE) != "shm":
@@ -125,8 +130,8 @@ def build_volume_mounts(service: LLMService) -> list[dict[str, Any]]:
 def _keys_source(reference: ApiKeysSecret) -> dict[str, Any]:
     """Return the volume source of the API keys. It stays the same when a key changes.
 
-    It is optional, so that the server and not only the kubelet notices a missing Secret. The server
-    reports it in its termination message, which the operator can read.
+    The source is optional, so that the server and not only the kubelet notices a missing Secret.
+    The server reports the missing Secret in its termination message, which the operator can read.
     """
     source: dict[str, Any] = {
         "secretName": reference.name,
@@ -139,8 +144,8 @@ def _keys_source(reference: ApiKeysSecret) -> dict[str, Any]:
 
 
 def _bundle_source(bundle: KeySource) -> dict[str, Any]:
-    """Return the volume source of the CA bundle. A pod without it does not start, and its Events
-    name the missing object.
+    """Return the volume source of the CA bundle. Without the bundle, a pod does not start, and the
+    Events about the pod name the missing object.
     """
     reference = bundle.config_map_key_ref or bundle.secret_key_ref
     if reference is None:
@@ -159,7 +164,7 @@ _MOUNT_PATHS: Final = {
 def _claims(service: LLMService) -> dict[str, str]:
     """Return the claims by their volume names.
 
-    If both models are on the same claim, it is one volume.
+    If both models are on the same claim, there is one volume.
     """
     volumes: dict[str, str] = {}
     for name, source in zip(_MOUNT_PATHS, service.spec.sources, strict=False):

@@ -1,15 +1,15 @@
-"""`llmservice-operator metrics-server`: measures the load of every service and serves it.
+"""`llmservice-operator metrics-server`: measures and reports the load of every service.
 
-process            the parts put together
-fleet              one round: ask every pod, assess every service
+process            the process that runs all parts
+fleet              one round: query every pod, assess every service
 report_builder     the load report of one service
 calibration_store  calibrations in the status of the services
 report_api         the reports as JSON
 external_metrics   the reports as external.metrics.k8s.io, for the HorizontalPodAutoscaler
-front_proxy        the user on whose behalf the API server asks
+front_proxy        the user on whose behalf the API server sends a request
 secure_server      TLS for the API server
 certificates       certificates and authorities that are never stored
-registration       the APIService that sends the requests here
+registration       the APIService that routes requests to this server
 gauges             the reports for Prometheus
 """
 

@@ -17,12 +17,12 @@ from llmservice_operator.scaling.calibration import has_moved
 logger = logging.getLogger(__name__)
 
 SHORTEST_PERIOD_SECONDS = 600.0
-"""Shortest time between two writes of a calibration. Learning changes it constantly, and the API
-server need not store every change."""
+"""Shortest time in seconds between two writes of a calibration. Learning changes it constantly, and
+the API server need not store every change."""
 
 
 class CalibrationStore:
-    """Writes calibrations that have changed, each service's at most every ten minutes."""
+    """Writes calibrations that have changed, at most every ten minutes for each service."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -39,13 +39,13 @@ class CalibrationStore:
     ) -> None:
         """Write the calibrations that are due. A failed write stays due.
 
-        With `is_last`, every calibration that has changed is due, because the next process begins
-        with it.
+        With `is_last`, every calibration that has changed is due, because the next process starts
+        with the stored calibration.
         """
         uids = {manifest["metadata"]["uid"] for manifest in services.values()}
         self._written = {uid: it for uid, it in self._written.items() if uid in uids}
         for key, calibration in learned.items():
-            # Without an autoscaler, no restart needs the load.
+            # Without an autoscaler, the load is not needed after a restart.
             is_scaled = key in services and "autoscaling" in services[key]["spec"]
             period = 0.0 if is_last else SHORTEST_PERIOD_SECONDS
             if is_scaled and self._is_due(services[key], calibration, at, period):
@@ -56,7 +56,7 @@ class CalibrationStore:
         if uid not in self._written:
             if stored is None:
                 return True
-            # Another process wrote it, at an unknown time.
+            # Another process wrote the stored calibration, at an unknown time.
             self._written[uid] = at, stored
         written_at, written = self._written[uid]
         if at - written_at < period:
@@ -84,7 +84,7 @@ class CalibrationStore:
 
 
 def stored_calibration(service: Manifest) -> Calibration | None:
-    """Return the calibration in a service's status; None when there is none that can be read."""
+    """Return the calibration in a service's status; None if it is missing or invalid."""
     autoscaling = service.get("status", {}).get("autoscaling", {})
     try:
         return Calibration.model_validate(autoscaling["calibration"])

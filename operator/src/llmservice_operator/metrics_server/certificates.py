@@ -1,7 +1,7 @@
-"""The metrics server's certificate authority, in memory, and its serving certificate.
+"""Creates the metrics server's certificate authority, in memory, and its serving certificate.
 
-The API server trusts the authorities in the APIService's caBundle. Each replica makes its own
-authority and adds it there, so no key is ever stored or shared.
+The API server trusts the authorities in the APIService's caBundle. Each replica creates a separate
+authority and adds it to the caBundle, so no key is stored or shared.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LIFETIME = timedelta(hours=48)
 """Lifetime of an authority. It is short, because the authority of a dead replica stays in the
-bundle for that long."""
+bundle until it expires."""
 RENEW_BEFORE = timedelta(hours=24)
 CLOCK_SKEW = timedelta(minutes=10)
-"""Longest time that the API server's clock may be behind this one."""
+"""Longest time that the API server's clock may be behind the clock of this process."""
 
 
 @dataclass(frozen=True)
 class ServingCertificate:
-    """A certificate for the metrics server's names, and the authority that signed it; both PEM."""
+    """A certificate for the metrics server's names, and the authority that signed it, both in
+    PEM.
+    """
 
     authority: bytes
     certificate: bytes
@@ -80,11 +82,13 @@ def issue(names: Sequence[str], now: datetime) -> ServingCertificate:
 
 
 def merged_bundle(bundle: str, authority: bytes, now: datetime) -> str:
-    """Return an APIService's caBundle (base64) with this authority and without expired ones."""
+    """Return an APIService's caBundle (base64) with this authority and without expired
+    authorities.
+    """
     try:
         present = x509.load_pem_x509_certificates(base64.b64decode(bundle)) if bundle else []
     except ValueError:
-        # Such a bundle is unusable, so replacing it loses nothing.
+        # A malformed bundle is unusable, so replacing it loses nothing.
         present = []
     kept = [it for it in present if it.not_valid_after_utc > now]
     ours = x509.load_pem_x509_certificate(authority)
@@ -103,8 +107,8 @@ def server_context(certificate: ServingCertificate, client_authorities: str) -> 
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=client_authorities)
-    # Python's ssl reads a key only from a file. No other user can read this one, and it exists only
-    # for this call.
+    # Python's ssl reads a key only from a file. No other user can read this file, and the file
+    # exists only during this call.
     descriptor, path = tempfile.mkstemp()
     try:
         with os.fdopen(descriptor, "wb") as file:

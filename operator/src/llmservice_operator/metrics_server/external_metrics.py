@@ -1,4 +1,6 @@
-"""Serves external.metrics.k8s.io/v1beta1 to the API server, which asks on behalf of users."""
+"""Serves external.metrics.k8s.io/v1beta1 to the API server, which sends requests on behalf of
+users.
+"""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,15 +21,15 @@ GROUP, VERSION = names.EXTERNAL_METRICS_GROUP, names.EXTERNAL_METRICS_VERSION
 ROOT = f"/apis/{GROUP}"
 WINDOW_SECONDS = 60
 REMEMBERED_SECONDS = 10.0
-"""Seconds for which an answer of the authorizer is reused."""
+"""Time in seconds that a response of the authorizer is reused."""
 REMEMBERED_ANSWERS = 1000
 
 
 def _value(metric: ScalingMetric, report: LoadReport) -> float | None:
-    """Return the total; a demand is rounded to a whole percent for each replica.
+    """Return the total of the metric; a demand is rounded to a whole percent for each replica.
 
-    The HorizontalPodAutoscaler divides by the replicas, and `kubectl get hpa` prints the quotient.
-    71/85 is easy to read, 70867m/85 is not.
+    The HorizontalPodAutoscaler divides the total by the number of replicas, and `kubectl get hpa`
+    prints the quotient. 71/85 is easy to read, but 70867m/85 is not.
     """
     total = report.total(metric)
     if total is None or metric is not ScalingMetric.EFFECTIVE_GPU_UTILIZATION:
@@ -65,7 +67,7 @@ class Refused(Exception):
 
 
 class Access:
-    """Client of the cluster's authorizer, which reuses answers for some seconds."""
+    """Client of the cluster's authorizer. It reuses responses for some seconds."""
 
     def __init__(self, ask: Authorizer, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
@@ -73,7 +75,9 @@ class Access:
         self._answers: dict[str, tuple[float, bool]] = {}
 
     async def check(self, user: User, attributes: Mapping[str, Any]) -> None:
-        """Raise Refused unless the user may do what `attributes` describe."""
+        """Raise Refused if the user may not do what `attributes` describe, or if the authorizer
+        fails.
+        """
         spec = {**user.access_review, **attributes}
         key = repr(spec)
         at, allowed = self._answers.get(key, (-REMEMBERED_SECONDS, False))
@@ -189,7 +193,7 @@ def _item(metric: ScalingMetric, name: str, report: LoadReport, now: float) -> d
         "metricLabels": {names.METRIC_SERVICE_LABEL: name},
         "timestamp": timestamp(datetime.fromtimestamp(report.at, UTC)),
         "windowSeconds": WINDOW_SECONDS,
-        # Thousandths keep a Kubernetes quantity exact.
+        # A Kubernetes quantity has a precision of thousandths.
         "value": f"{round(1000 * value)}m",
     }
 

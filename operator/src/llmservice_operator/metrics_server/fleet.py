@@ -1,4 +1,6 @@
-"""Runs rounds over all services. A round asks every replica and makes every report."""
+"""Runs rounds over all services. A round queries every replica and builds the report of every
+service.
+"""
 
 import asyncio
 import logging
@@ -40,11 +42,12 @@ from llmservice_operator.workload import Replica, replicas_of
 logger = logging.getLogger(__name__)
 
 CLOCK_SKEW_SECONDS = 30.0
-"""Longest time that the API server's clock, which dates the pods, may be behind this one."""
+"""Longest time that the API server's clock, which dates the pods, may be behind the clock of this
+process."""
 
 
 class Engines(Protocol):
-    """Asks the model server of one replica."""
+    """Queries the model server of one replica."""
 
     async def ask(self, address: str, *, is_ready: bool) -> EngineAnswer | None: ...
 
@@ -64,16 +67,16 @@ class _Service:
     latencies: LatencyWindow = field(default_factory=LatencyWindow)
     learned: Calibration | None = None
     is_known: bool = False
-    """Whether the service has been watched for long enough to know its load."""
+    """True once the service has been watched for long enough to know its load."""
 
 
 class Fleet:
     """The state of every service between two rounds, and the newest reports.
 
-    The leader reports what it computes. A standby computes too, so that it can take over at any
-    time, but repeats the leader's reports. The two ask a pod some milliseconds apart, and the
-    autoscaler must not read alternating loads. If the leader has no value, or replies too late, the
-    standby computes one from the leader's calibration.
+    The leader reports the loads that it computes. A standby also computes the loads, so that it can
+    take over at any time, but repeats the leader's reports. Leader and standby query a pod some
+    milliseconds apart, and the autoscaler must not read alternating loads. If the leader does not
+    know a load, or responds too late, the standby computes the load with the leader's calibration.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Fleet:
         """`classes` are the accelerator classes of the administrator, by name."""
         self.reports: dict[Key, LoadReport] = {}
         self.lags = False
-        """Whether the leader knows a load that is not known here yet."""
+        """True while the leader knows a load that this process does not know yet."""
         self._services: dict[Key, _Service] = {}
         self._at = -math.inf
         self._round_ended = asyncio.Condition()
@@ -99,7 +102,9 @@ class Fleet:
 
     @property
     def learned(self) -> dict[Key, Calibration]:
-        """Calibrations from this process itself, of services that it has watched for a minute."""
+        """Calibrations that this process has learned, of services that it has watched for a
+        minute.
+        """
         return {
             key: it.learned
             for key, it in self._services.items()
@@ -107,7 +112,7 @@ class Fleet:
         }
 
     async def reports_as_of(self, at: float) -> Mapping[Key, LoadReport]:
-        """Wait for the round of this moment, and return its reports, or newer ones."""
+        """Wait for the end of the round of this moment, and return its reports or newer ones."""
         async with self._round_ended:
             await self._round_ended.wait_for(lambda: self._at >= at)
         return self.reports
@@ -117,9 +122,10 @@ class Fleet:
         at: float,
         ask_leader: Callable[[float], Awaitable[Mapping[Key, LoadReport]]] | None = None,
     ) -> None:
-        """Ask every replica, then make every report as of `at`.
+        """Query every replica, then build every report as of `at`.
 
-        `ask_leader` returns the leader's reports as of a moment; None in the leader itself.
+        `at` is in seconds since 1970. `ask_leader` returns the leader's reports as of such a time.
+        It is None in the leader itself.
         """
         manifests = {
             (it["metadata"]["namespace"], it["metadata"]["name"]): it
@@ -143,8 +149,8 @@ class Fleet:
             for key, it in by_leader.items()
             if key in manifests and it.at >= at and it.demand_percent is not None
         }
-        # Publish these at once. Until this process's own reports are built, the two would report
-        # different loads.
+        # Publish the leader's reports at once. Otherwise leader and standby would report different
+        # loads until the reports of this process are built.
         self.reports = {**self.reports, **repeated}
         own: dict[Key, LoadReport] = {}
         for gone in self._services.keys() - manifests.keys():
@@ -158,8 +164,8 @@ class Fleet:
                 # Impossible numbers from one pod must not stop the reports of other services.
                 logger.exception("%s/%s: what its replicas report makes no sense", *key)
                 self._services.pop(key, None)
-            # Each assessment takes milliseconds. Requests of other clients must not wait for all of
-            # them.
+            # Each assessment takes milliseconds. Requests to this process must not wait for all
+            # assessments.
             await asyncio.sleep(0)
         self.lags = any(
             not self._services[key].is_known
@@ -234,15 +240,17 @@ class Fleet:
         )
 
     def _initial_state(self, manifest: Manifest) -> ScalingState:
-        """Return what is known before the first round: the calibration, or a prior."""
+        """Return the state before the first round, from a prior and the calibration in the
+        status.
+        """
         spec = self._spec_of(manifest)
         state = ScalingState(StepModelFit(UNKNOWN_PRIOR if spec is None else prior_of(spec)))
         stored = stored_calibration(manifest)
         return state if stored is None else with_calibration(state, stored)
 
     def _read_spec(self, service: _Service, manifest: Manifest) -> None:
-        """Adopt the engine, the hardware and the objective of the spec, if it has changed and is
-        readable.
+        """Adopt the engine, the hardware and the objective of the spec, if the spec has changed and
+        can be read.
         """
         generation = manifest["metadata"].get("generation", 0)
         if generation == service.generation:
@@ -276,12 +284,14 @@ class Fleet:
         try:
             return with_class(service, self._classes).spec
         except InvalidSpec:
-            # The operator refuses an unknown class. The limits of the spec apply without it.
+            # The operator refuses an unknown class. The limits in the spec apply without the class.
             return service.spec
 
 
 def _learned_by(report: LoadReport) -> Calibration | None:
-    """Return what the leader has learned, from its report; None while the leader knows no load."""
+    """Return the calibration in the leader's report; None while the leader does not know the
+    load.
+    """
     return None if report.missing == Missing.STARTING else report.calibration
 
 

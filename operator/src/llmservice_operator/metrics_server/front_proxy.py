@@ -1,8 +1,9 @@
-"""Reads the user of a request from its headers, which the API server proves by its
+"""Reads the user of a request from its headers, after a check of the API server's client
 certificate.
 
-The ConfigMap kube-system/extension-apiserver-authentication, which the API server keeps, holds the
-authorities and the header names. It is read repeatedly, because authorities are rotated.
+The API server keeps the authorities and the header names in the ConfigMap
+kube-system/extension-apiserver-authentication. The ConfigMap is read repeatedly, because
+authorities are rotated.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class User:
 
 @dataclass(frozen=True)
 class FrontProxy:
-    """Authentication of the API server to the metrics server, and the headers that hold the
+    """Authentication of the API server to the metrics server, and the headers that contain the
     user.
     """
 
@@ -59,7 +60,7 @@ class FrontProxy:
 
     @classmethod
     def from_config(cls, config_map: Mapping[str, Any]) -> Self | None:
-        """Read the ConfigMap; None when the API server has no front proxy, or it is malformed."""
+        """Read the ConfigMap; None if it names no front proxy or is malformed."""
         data = config_map.get("data") or {}
 
         def texts(key: str) -> tuple[str, ...]:
@@ -78,9 +79,10 @@ class FrontProxy:
         return found if found.client_authorities.strip() and found.user_headers else None
 
     def user(self, certificate: Mapping[str, Any] | None, headers: CIMultiDictProxy[str]) -> User:
-        """Return the user of a request whose client had this verified certificate.
+        """Return the user of a request whose client has this verified certificate.
 
-        `certificate` is in the form of SSLSocket.getpeercert. Raises Unauthenticated.
+        `certificate` is in the form of SSLSocket.getpeercert. Raises Unauthenticated if the
+        certificate is not that of the API server, or if the request names no user.
         """
         names = {
             value
@@ -95,9 +97,9 @@ class FrontProxy:
             raise Unauthenticated("the request names no user")
         groups = [value for it in self.group_headers for value in headers.getall(it, [])]
         if not {_AUTHENTICATED, _UNAUTHENTICATED} & set(groups):
-            # The API server sends one of the two groups with every user, but neither with its own
-            # requests. Refusing its discovery would block the deletion of every namespace, because
-            # this API could hold objects in it.
+            # The API server sends one of the two groups with every user, but neither of them with
+            # its own requests. A refusal of its discovery requests would block the deletion of
+            # every namespace, because this API could have objects in the namespace.
             groups.append(_AUTHENTICATED)
         return User(name, tuple(groups), self._extra(headers))
 
@@ -106,8 +108,8 @@ class FrontProxy:
         for header, value in headers.items():
             for prefix in self.extra_prefixes:
                 if header.lower().startswith(prefix.lower()):
-                    # Keys may hold characters that a header may not, so they arrive
-                    # percent-encoded.
+                    # Keys may contain characters that are not allowed in a header name, so they
+                    # arrive percent-encoded.
                     key = urllib.parse.unquote(header[len(prefix) :].lower())
                     extra[key] = (*extra.get(key, ()), value)
         return extra

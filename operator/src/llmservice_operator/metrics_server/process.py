@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 5.0
 LAST_WRITES_SECONDS = 5.0
-"""Longest time that the end of the process waits for the API server to store the calibrations."""
+"""Longest time in seconds that the process waits before its exit for the API server to store the
+calibrations."""
 
 
 class MetricsServer:
@@ -58,7 +59,7 @@ class MetricsServer:
         self._leader: Leader | None = None
 
     async def run(self) -> int:
-        """Run until a signal comes; return the exit code."""
+        """Run until a signal arrives; return the exit code."""
         settings, own = self._settings, self._settings.metrics_server
         metrics, health = Metrics(), Health(self._seconds_since_round)
         cluster = await Cluster.connect(metrics, f"metrics-server {self._address}")
@@ -79,7 +80,7 @@ class MetricsServer:
             await start_server(create_app(metrics, health), settings.health_port),
             await start_server(create_report_app(fleet), own.scaling_port),
         ]
-        # A draining process still answers, so the watches last as long as it does.
+        # A draining process still serves reports, so the watches run until the process exits.
         self._tasks.start("watches", reflector.run(asyncio.Event()))
         self._tasks.start("audit", reflector.audit())
         lease = Lease(cluster, settings.namespace, settings.lease_name)
@@ -121,8 +122,8 @@ class MetricsServer:
         namespaces = self._settings.watch_namespaces or (None,)
 
         def report(problem: str | None) -> None:
-            # Later, the process continues with its last reading, because an outage must not stop
-            # the scaling.
+            # Once loaded, the process continues with the cached objects, because an outage must not
+            # stop the scaling.
             if problem is not None and not reflector.loaded.is_set():
                 health.not_ready("watches", problem)
 
@@ -140,8 +141,8 @@ class MetricsServer:
         return reflector
 
     def _external(self, cluster: Cluster) -> tuple[SecureServer | None, Registration | None]:
-        """Return the parts that serve external metrics; None where the operator serves only some
-        namespaces.
+        """Return the parts that serve external metrics; None for both if the operator serves only
+        some namespaces.
         """
         settings, own = self._settings, self._settings.metrics_server
         if settings.watch_namespaces:
@@ -163,9 +164,9 @@ class MetricsServer:
     async def _register(
         self, secure: SecureServer, registration: Registration, health: Health
     ) -> None:
-        """Register the APIService once this process can answer.
+        """Register the APIService once this process serves requests.
 
-        Earlier, the API would be broken.
+        An earlier registration would break the API.
         """
         await secure.serving.wait()
         health.ready("external")
@@ -217,7 +218,7 @@ class MetricsServer:
         return address if address != self._address else None
 
     async def _leave(self, *ending: asyncio.Task[None]) -> None:
-        """Release the Lease, and answer until clients have stopped sending requests."""
+        """Release the Lease, and serve requests until clients have stopped sending them."""
         await self._tasks.cancel(*ending)
         if self._leader is not None:
             await self._leader.release()

@@ -1,9 +1,9 @@
-"""Keeps the APIService that sends external metrics to this server.
+"""Maintains the APIService that routes requests for external metrics to this server.
 
-A cluster has one `v1beta1.external.metrics.k8s.io`, and KEDA or an adapter may have it. A foreign
-one is never changed: the report names its owner. The release's ClusterRole owns ours, so the
-APIService is deleted with the release. An APIService without a server would block every deletion of
-a namespace.
+A cluster has one APIService `v1beta1.external.metrics.k8s.io`, which may belong to KEDA or another
+adapter. A foreign APIService is never changed, and the report names its owner. The ClusterRole of
+the release owns the operator's APIService, which is therefore deleted with the release. An
+APIService without a server would block every deletion of a namespace.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 API_SERVICE = names.EXTERNAL_METRICS_API
 POLL_SECONDS = 5.0
-"""Time between two reads of the APIService. It is one object, read by name, so a watch is not worth
-its cost."""
+"""Time in seconds between two reads of the APIService. It is one object that is read by name, so a
+watch is not worth its cost."""
 RETRY_SECONDS = 2.0
 
 NOT_LOOKED_YET = ExternalMetrics(
@@ -54,7 +54,7 @@ class Endpoint:
 
 
 def build_api_service(endpoint: Endpoint, bundle: str, owner: Manifest | None) -> Manifest:
-    """Return the desired APIService. `owner` is the ClusterRole with which it is deleted."""
+    """Return the desired APIService. `owner` is the ClusterRole that owns it."""
     metadata: dict[str, Any] = {
         "name": API_SERVICE,
         "labels": {
@@ -87,7 +87,7 @@ def build_api_service(endpoint: Endpoint, bundle: str, owner: Manifest | None) -
 
 
 def is_ours(live: Mapping[str, Any], endpoint: Endpoint) -> bool:
-    """Return whether the APIService has our label and points to our Service object."""
+    """Return whether the APIService has the operator's label and points to this Service object."""
     labels = live["metadata"].get("labels") or {}
     service = live["spec"].get("service") or {}
     return bool(
@@ -97,7 +97,9 @@ def is_ours(live: Mapping[str, Any], endpoint: Endpoint) -> bool:
 
 
 def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
-    """Return the owner of a foreign APIService in a form for messages."""
+    """Return the state of the external metrics while a foreign APIService exists. It names the
+    owner.
+    """
     service = live["spec"].get("service")
     owner = f"{service['namespace']}/{service['name']}" if service else "the API server itself"
     return ExternalMetrics(
@@ -110,7 +112,7 @@ def foreign_owner(live: Mapping[str, Any]) -> ExternalMetrics:
 
 
 class Registration:
-    """Keeps the APIService as desired while it is ours."""
+    """Keeps the APIService in the desired state while it belongs to the operator."""
 
     def __init__(
         self,
@@ -120,9 +122,9 @@ class Registration:
         authority: Callable[[], bytes],
         now: Callable[[], datetime],
     ) -> None:
-        """`owner_name` is the ClusterRole of the release.
+        """`owner_name` is the name of the ClusterRole of the release.
 
-        `authority` returns the one that serves now.
+        `authority` returns the certificate authority, in PEM, that clients must trust.
         """
         self.state = NOT_LOOKED_YET
         self._cluster = cluster
@@ -157,7 +159,7 @@ class Registration:
         try:
             await self._ensure(live)
         except Conflict:
-            # Another replica created it first.
+            # Another replica created the APIService first.
             return RETRY_SECONDS
         except ClusterError as error:
             logger.error("the APIService cannot be written: %s", error)
@@ -197,7 +199,9 @@ class Registration:
         )
 
     async def _owner(self) -> Manifest | None:
-        """Return the ClusterRole that owns the APIService; None where the chart makes none."""
+        """Return the ClusterRole that owns the APIService; None if there is none or it cannot be
+        read.
+        """
         try:
             return await self._cluster.read(CLUSTER_ROLES, None, self._owner_name)
         except Forbidden:

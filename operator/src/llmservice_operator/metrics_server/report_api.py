@@ -1,4 +1,6 @@
-"""Serves the load reports as JSON: one for the operator and KEDA, all of them for the standby."""
+"""Serves the load reports as JSON: single reports for the operator and KEDA, and all for the
+standby.
+"""
 
 import asyncio
 import contextlib
@@ -17,8 +19,8 @@ from llmservice_operator.cluster import Key
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.7
-"""Seconds that a standby waits for a running round. After that it gets the reports of the round
-before."""
+"""Longest time in seconds that a standby waits for a running round. After that time, it gets the
+reports of the previous round."""
 LEADER_TIMEOUT_SECONDS = 1.0
 
 _REPORTS = TypeAdapter(dict[str, LoadReport])
@@ -26,7 +28,7 @@ _REPORTS = TypeAdapter(dict[str, LoadReport])
 
 
 class Reporter(Protocol):
-    """The reports of the last round, and of rounds to come."""
+    """The reports of the last round, and of future rounds."""
 
     @property
     def reports(self) -> Mapping[Key, LoadReport]: ...
@@ -79,8 +81,8 @@ class LeaderClient:
         await self._session.close()
 
     async def ask(self, address: str, at: float) -> dict[Key, LoadReport]:
-        """Return the leader's reports as of this moment, if they arrive in time; empty when it does
-        not answer.
+        """Return the leader's reports as of this moment, or older ones if its round takes too long.
+        The result is empty if the leader does not respond.
         """
         try:
             async with self._session.get(

@@ -39,7 +39,7 @@ def build_report(
     calibration: Calibration | None,
     external_metrics: ExternalMetrics,
 ) -> LoadReport:
-    """Return the report; `answers` holds the newest answer of each replica."""
+    """Return the report; `answers` contains the newest answer of each replica."""
     serving = [it for it in replicas if it.serves]
     parts = assessment.parts
     backlog = parts and parts.backlog * max(SHORTEST_DRAIN_SECONDS, assessment.cold_start_seconds)
@@ -82,8 +82,8 @@ class _Totals:
     answers: Mapping[str, EngineAnswer]
 
     def of(self, read: Callable[[EngineAnswer], float | None]) -> float | None:
-        """Return the sums, with the mean in place of silent replicas; None if more than half are
-        silent.
+        """Return the sum, with the mean in place of silent replicas; None if more than half of the
+        replicas are silent.
         """
         fresh = [
             answer

@@ -22,9 +22,10 @@ from llmservice_operator.metrics_server.front_proxy import (
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 10.0
-"""Time between two reads of the API server's authorities: one ConfigMap, by name."""
+"""Time in seconds between two reads of the ConfigMap with the API server's authorities."""
 SPREAD_SECONDS = 30.0
-"""Longest time that a new authority in the APIService takes to reach every API server."""
+"""Longest time in seconds that a new authority in the APIService takes to reach every API
+server."""
 
 
 class SecureServer:
@@ -51,8 +52,8 @@ class SecureServer:
         self._site: web.TCPSite | None = None
 
     def authority(self) -> bytes:
-        """Return the authority, in PEM, that clients must trust: that of the present or the next
-        certificate.
+        """Return the authority, in PEM, that clients must trust. It is that of the next certificate
+        if there is one, else that of the present certificate.
         """
         return self._next.authority
 
@@ -75,7 +76,7 @@ class SecureServer:
             await runner.cleanup()
 
     async def _renew(self) -> None:
-        """Announce a new authority, and serve with its certificate once clients trust it."""
+        """Announce a new authority, and wait until clients trust its certificate."""
         self._next = issue(self._names, self._now())
         self.authority_changed()
         await asyncio.sleep(SPREAD_SECONDS)

@@ -1,8 +1,8 @@
-"""The flags of each vLLM version, as its own parser lists them: one data file a version.
+"""The flags of each vLLM version, as its parser lists them. There is one data file per version.
 
-`make flag-tables V=...` writes the file, and a file in this folder is a version that is supported.
-A file is never removed while a service may be pinned to its version. In it stands, for each full
-flag name, what the flag takes: the word of a FlagKind, or the only values that the parser accepts.
+`make flag-tables V=...` writes the file. A version is supported if its file is in this folder. A
+file is never removed while a service may be pinned to its version. For each full flag name, the
+file contains the word of a FlagKind, or the list of the only values that the parser accepts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["TABLES", "Flag", "FlagKind"]
 
 class FlagKind(StrEnum):
     SWITCH = "switch"
-    """--x turns it on, --no-x off."""
+    """--x turns the flag on, and --no-x turns it off."""
     ON_ONLY = "on-only"
-    """--x turns it on; leaving it out turns it off."""
+    """--x turns the flag on. Without --x, it is off."""
     VALUE = "value"
     """--x=VALUE."""
 
@@ -30,7 +30,7 @@ class FlagKind(StrEnum):
 class Flag:
     kind: FlagKind
     choices: tuple[str, ...] = ()
-    """The only values it takes; empty when the parser itself does not limit them."""
+    """The only values that the flag takes; empty if the parser does not limit them."""
 
 
 def _flag(takes: str | list[str]) -> Flag:
@@ -51,5 +51,5 @@ def _tables() -> Iterator[tuple[str, Mapping[str, Flag]]]:
 
 
 TABLES: Final[Mapping[str, Mapping[str, Flag]]] = dict(_tables())
-"""vLLM version -> full flag name -> what the flag takes; oldest version first. Read once, when the
-module is imported, from files that are part of the program."""
+"""Flags by vLLM version and full flag name, with the oldest version first. The files, which are
+part of the program, are read once, when the module is imported."""
