@@ -239,7 +239,7 @@ class Audit:
         except NotFound as error:
             if not self._served.is_optional(kind):
                 raise NotServed(kind.kind, kind.api_version) from error
-            # The kind was removed a moment ago, and its objects with it.
+            # The kind was removed a moment ago, together with its objects.
             listed = []
         except ClusterError as error:
             self._note(scope, error)
@@ -259,8 +259,8 @@ class _Suspect:
     listed: int | None
 
     def has_moved(self, known: Manifest | None) -> bool:
-        """Return whether an event has changed the object since. `known` is the cached object
-        now.
+        """Return whether an event has changed the object since the list. `known` is the cached
+        object now.
         """
         return (None if known is None else version(known)) != self.known
 

@@ -97,7 +97,7 @@ class Cache:
         return self.take(manifest) is not None
 
     def drop(self, manifest: Any) -> bool:
-        """Forget a deleted object; return whether it was cached. A newer object of its name
+        """Forget a deleted object; return whether it was cached. A newer object of the same name
         stays.
         """
         return self.take(manifest, is_deleted=True) is not None

@@ -54,8 +54,9 @@ class RequestObserver(Protocol):
 async def load_configuration(configuration: Configuration | None = None) -> Configuration:
     """Read the address and the credentials of the API server.
 
-    In a pod without KUBECONFIG, they come from the pod's service account, else from a kubeconfig.
-    An existing configuration is updated. Raises ClusterError with a message that says what to set.
+    In a pod without KUBECONFIG, they come from the pod's service account. Otherwise they come from
+    a kubeconfig. An existing configuration is updated. Raises ClusterError with a message that says
+    what to set.
     """
     configuration = configuration or Configuration()
     try:
@@ -342,13 +343,15 @@ class Cluster:
         )
         answer = await self._client.call_api(method, url, headers, body, _request_timeout=limits)
         if answer.status == 401:
-            # The token of a kubeconfig's plugin has expired. The retry uses a new one.
+            # The token of a kubeconfig's plugin has expired. A retry uses a new token.
             await load_configuration(self._client.configuration)
         return answer
 
 
 def _foreign_answer(method: str, path: str, text: bytes = b"") -> ClusterError:
-    """Return the error for a response that no API server sends, but perhaps a proxy."""
+    """Return the error for a response that an API server cannot have sent. A proxy may have sent
+    it.
+    """
     said = " ".join(text[:200].decode(errors="replace").split())
     return ClusterError(
         f"{method} {path}: the answer is not one of the API server, but perhaps of a proxy between"

@@ -19,7 +19,7 @@ from llmservice_operator.kinds import EVENTS
 logger = logging.getLogger(__name__)
 
 SERIES_WINDOW = timedelta(minutes=10)
-"""Time within which a repeated Event increases a count instead of being written anew."""
+"""Time within which a repeated Event increases a count instead of being written again."""
 
 BURST = 25
 REFILL = timedelta(minutes=5)

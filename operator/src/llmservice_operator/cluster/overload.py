@@ -58,7 +58,7 @@ def _is_of_the_server(error: ClusterError) -> bool:
     """Return whether the error concerns the whole API server, and not one object or its webhook."""
     is_failure = error.status in (0, _TOO_MANY_REQUESTS) or error.status >= _SERVER_ERROR
     # The message also contains the path of the request, with names that a tenant chooses. A name
-    # contains no space, so it cannot match.
+    # contains no space, so a name cannot match.
     return is_failure and "webhook " not in error.message
 
 

@@ -217,7 +217,7 @@ class Reflector:
     def _why_not_to_begin(self) -> str | None:
         """Return the reason why a partly loaded cache is not usable, or None if it is.
 
-        The process waits for a temporary error to end, but not for ever, because an error of one
+        The process waits for a temporary error to end, but not for ever, because an error about one
         kind in one namespace must not stop the work on all others.
         """
         troubles = self._audit.troubles

@@ -1,7 +1,7 @@
 """Delivers the events of watches by means of Kopf. This is the one module that imports Kopf.
 
-Kopf expects a process of its own. It handles the signals of the main thread, cancels every task of
-its event loop that is younger than Kopf's own task, and keeps the process alive until Kopf has
+Kopf expects a process of its own. Kopf handles the signals of the main thread, cancels every task
+of its event loop that is younger than Kopf's own task, and keeps the process alive until Kopf has
 ended. So Kopf runs in a thread with a separate event loop, where it cannot affect the rest of the
 process. Kopf also misses deletions that happen while a watch is down, and the reflector repairs the
 cache after them. One unexpected response ends all watches of Kopf, so `watch_session` filters such
@@ -128,7 +128,7 @@ class _KopfThread(threading.Thread):
 def build_registry(
     kinds: Sequence[Kind], deliver: OnEvent, guard: StreamGuard | None = None
 ) -> kopf.OperatorRegistry:
-    """Return Kopf's registry with the one event handler for every kind."""
+    """Return Kopf's registry with one event handler for all kinds."""
     registry = kopf.OperatorRegistry()
     guard = guard or StreamGuard(lambda *_: None)
 

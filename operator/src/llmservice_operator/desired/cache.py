@@ -16,7 +16,7 @@ _HUB: Final = f"{names.MODEL_CACHE_PATH}/hub"
 
 
 def cache_claim_name(service: LLMService) -> str | None:
-    """Return the claim that is mounted as the cache; None without one."""
+    """Return the claim that is mounted as the cache; None without a claim."""
     cache = service.spec.model.cache
     if cache is None or not cache.is_on_a_claim:
         return None

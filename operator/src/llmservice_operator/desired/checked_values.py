@@ -26,7 +26,7 @@ JSON_FLAGS: Final[Mapping[str, str]] = {
     "--reasoning-config": _NOTHING,
 }
 """Flags whose value is a JSON object, each with the pattern of the keys that it refuses in addition
-to those that all of them refuse."""
+to `_REFUSED_KEYS`."""
 
 _REFUSED_KEYS: Final = (
     "_.*|auto_map|trust_remote_code|code_revision|(.*_)?(cls|dir|file|folder|path|plugin|root)s?"

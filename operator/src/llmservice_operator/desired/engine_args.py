@@ -160,8 +160,8 @@ COMPUTED: Final[Mapping[str, Callable[[LLMService], Value]]] = {
 def check_flags(fields: Iterable[FlagField], computed: Iterable[str]) -> None:
     """Raise TypeError, which names the flag, if the value of a field cannot be written.
 
-    It runs when this module is imported, so that an incomplete declaration fails before any service
-    is compiled.
+    The check runs when this module is imported, so that an incomplete declaration fails before any
+    service is compiled.
     """
     named = {field.flag.name: field for field in fields}
     declared = {name for name, field in named.items() if field.flag.is_computed}

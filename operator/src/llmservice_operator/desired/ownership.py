@@ -1,4 +1,4 @@
-"""Descriptions of the field managers that change a field of the operator.
+"""Describes the field managers that change a field of the operator.
 
 They are read from the managedFields of the live object.
 """

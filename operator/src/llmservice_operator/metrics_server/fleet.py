@@ -42,8 +42,8 @@ from llmservice_operator.workload import Replica, replicas_of
 logger = logging.getLogger(__name__)
 
 CLOCK_SKEW_SECONDS = 30.0
-"""Longest time that the API server's clock, which dates the pods, may be behind the clock of this
-process."""
+"""Longest time in seconds that the API server's clock, which dates the pods, may be behind the
+clock of this process."""
 
 
 class Engines(Protocol):

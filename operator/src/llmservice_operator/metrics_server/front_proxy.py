@@ -53,7 +53,8 @@ class FrontProxy:
     client_authorities: str
     """PEM certificates of the authorities that sign the API server's client certificate."""
     allowed_names: tuple[str, ...]
-    """Common names that the API server's client certificate may have. Empty allows any."""
+    """Common names that the API server's client certificate may have. An empty tuple allows any
+    name."""
     user_headers: tuple[str, ...]
     group_headers: tuple[str, ...]
     extra_prefixes: tuple[str, ...]

@@ -81,8 +81,8 @@ class LeaderClient:
         await self._session.close()
 
     async def ask(self, address: str, at: float) -> dict[Key, LoadReport]:
-        """Return the leader's reports as of this moment, or older ones if its round takes too long.
-        The result is empty if the leader does not respond.
+        """Return the leader's reports as of this moment, or older ones if the leader's round takes
+        too long. The result is empty if the leader does not respond.
         """
         try:
             async with self._session.get(

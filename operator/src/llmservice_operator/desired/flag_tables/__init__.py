@@ -23,7 +23,7 @@ class FlagKind(StrEnum):
     ON_ONLY = "on-only"
     """--x turns the flag on. Without --x, it is off."""
     VALUE = "value"
-    """--x=VALUE."""
+    """--x=VALUE sets the flag."""
 
 
 @dataclass(frozen=True)
