@@ -76,7 +76,8 @@ class Fleet:
     The leader reports the loads that it computes. A standby also computes the loads, so that it can
     take over at any time, but repeats the leader's reports. Leader and standby query a pod some
     milliseconds apart, and the autoscaler must not read alternating loads. If the leader does not
-    know a load, or responds too late, the standby computes the load with the leader's calibration.
+    know a load, or its report is out of date, the standby computes the load with the leader's
+    calibration.
     """
 
     def __init__(

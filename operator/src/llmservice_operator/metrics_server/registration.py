@@ -199,8 +199,8 @@ class Registration:
         )
 
     async def _owner(self) -> Manifest | None:
-        """Return the ClusterRole that owns the APIService; None if there is none or it cannot be
-        read.
+        """Return the ClusterRole that owns the APIService; None if there is none or the right to
+        read it is missing.
         """
         try:
             return await self._cluster.read(CLUSTER_ROLES, None, self._owner_name)
