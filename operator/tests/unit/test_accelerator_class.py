@@ -140,7 +140,7 @@ def test_a_replica_with_more_gpus_than_a_node_is_refused_with_the_number(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "CLASSES is no JSON"),
+        ("{", "CLASSES is not valid JSON"),
         ('{"a b": {}}', "must be an accelerator class, or a GPU"),
         ('{"a": {"gpusPerNode": 65}}', "CLASSES: a.gpusPerNode: "),
         ('{"a": {"nodes": {}}}', "CLASSES: a.nodes: Extra inputs are not permitted"),

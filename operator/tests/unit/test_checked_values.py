@@ -163,5 +163,5 @@ def test_an_argument_in_a_wrong_form_is_told_more_than_its_form(arg: str, said: 
 def test_a_processor_of_another_package_needs_an_own_image() -> None:
     others = {"logitsProcessors": ["house.rules:Short"]}
     (problem,) = problems(others)
-    assert "must start with vllm. unless engine.image" in problem
+    assert "must start with vllm. if engine.image is unset" in problem
     assert problems({**others, **OWN_IMAGE}) == []

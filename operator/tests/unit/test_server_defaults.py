@@ -119,7 +119,7 @@ def test_the_network_policy_opens_the_port_of_every_known_proxy() -> None:
         ("{", "Invalid JSON"),
         ('{"proxy": {"ftp": "x"}}', "proxy.ftp: Extra inputs are not permitted"),
         ('{"proxy": {"http": "proxy:3128"}}', "proxy.http: String should match"),
-        ('{"caBundle": {}}', "caBundle: must be set unless configMapKeyRef is"),
+        ('{"caBundle": {}}', "caBundle: is an alternative to configMapKeyRef"),
         ('{"imagePullSecrets": [{"name": "A"}]}', "imagePullSecrets.0.name: must be the name"),
     ],
 )

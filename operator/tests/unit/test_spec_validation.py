@@ -15,7 +15,7 @@ GPUS_ONLY = "requires GPUs: remove it, or set accelerator.type to nvidia or amd"
 
 HUB_FORM = (
     "must have the form hf://ORGANISATION/NAME, such as hf://HuggingFaceTB/SmolLM2-135M-Instruct; "
-    "write a revision into model.revision"
+    "write a revision into the field revision"
 )
 
 
@@ -25,9 +25,16 @@ CLAIM_FORM = (
 )
 
 
+NEEDS_A_CLAIM = (
+    "a pod can mount a folder of a node or of a file server only through a claim: let an "
+    "administrator create a PersistentVolume for it, such as one of type nfs or local, and a "
+    "PersistentVolumeClaim"
+)
+
+
 IDLE_GPUS = (
-    "must equal tensor x pipeline x data of engine.parallelism, or some GPUs stay idle: change "
-    "one of them, or remove count"
+    "must equal tensor x pipeline x data of engine.parallelism or, if tensor is unset, be a "
+    "multiple of pipeline x data: change one of them, or remove count"
 )
 
 
@@ -184,18 +191,19 @@ REFUSED = {
     "cache without a type": (model(cache={"size": "10Gi"}), "spec.model.cache.type: is required"),
     "claim that is neither made nor named": (
         model(cache={"type": "PersistentVolumeClaim"}),
-        "spec.model.cache.size: must be set unless claimName is: keep one of the two",
+        "spec.model.cache.size: is an alternative to claimName: set exactly one of the two",
     ),
     "claim that is made and named": (
         model(cache={"type": "PersistentVolumeClaim", "size": "10Gi", "claimName": "a"}),
-        "spec.model.cache.size: must be set unless claimName is: keep one of the two",
+        "spec.model.cache.size: is an alternative to claimName: set exactly one of the two",
     ),
     "claim of somebody's that is to be deleted": (
         model(
             cache={"type": "PersistentVolumeClaim", "claimName": "a", "retentionPolicy": "Delete"}
         ),
         "spec.model.cache.claimName: names an existing claim: remove storageClassName, "
-        "accessModes and retentionPolicy, or set size instead to have a claim created",
+        "accessModes and retentionPolicy, or set size instead, so that the operator "
+        "creates a claim",
     ),
     "claim for next to nothing": (
         model(cache={"type": "PersistentVolumeClaim", "size": "1G"}),
@@ -236,10 +244,35 @@ def test_a_name_that_a_service_object_can_have_is_taken(name: str) -> None:
 def test_a_field_that_would_mount_a_folder_is_answered_with_the_claim(field: str) -> None:
     (problem,) = LLMService.problems(a_body({"template": {field: []}}))
     assert str(problem) == (
-        f"spec.template.{field}: is not a field of an LLMService, and a pod mounts a folder of a "
-        "node or of a file server by a claim only: let an administrator create a PersistentVolume "
-        "for it, such as one of type nfs or local, and a PersistentVolumeClaim, and set model.uri "
-        "to pvc://CLAIM/PATH"
+        f"spec.template.{field}: is not a field of an LLMService, and {NEEDS_A_CLAIM}, and set "
+        "model.uri to pvc://CLAIM/PATH"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "spec"),
+    [
+        ("model.uri", model(uri="/mnt/llama")),
+        ("model.adapters[0].uri", model(adapters=[{"name": "a", "uri": "/mnt/adapter"}])),
+        (
+            "engine.speculativeDecoding.draftModel.uri",
+            {
+                "engine": {
+                    "speculativeDecoding": {
+                        "method": "DraftModel",
+                        "numSpeculativeTokens": 3,
+                        "draftModel": {"uri": "/mnt/draft"},
+                    }
+                }
+            },
+        ),
+    ],
+)
+def test_a_folder_is_refused_with_the_claim_to_set_in_its_own_field(
+    field: str, spec: dict[str, Any]
+) -> None:
+    assert refusal_of(spec) == (
+        f"spec.{field}: names a folder, and {NEEDS_A_CLAIM}, and set this field to pvc://CLAIM/PATH"
     )
 
 

@@ -89,8 +89,8 @@ REFUSED = {
     ),
     "more requests than the engine may compute tokens": (
         {"engine": {"batching": {"maxNumSeqs": 2049}}},
-        "spec.engine.batching.maxNumBatchedTokens: must be set to at least maxNumSeqs when that "
-        "is above 2048: every request gets a token in each step, and the engine's default may be "
+        "spec.engine.batching.maxNumBatchedTokens: must be set to at least maxNumSeqs if "
+        "maxNumSeqs is above 2048: every request gets a token in each step, and the engine's default may be "
         "only 2048",
     ),
     "long prompts longer than the context": (
@@ -151,8 +151,8 @@ REFUSED = {
     ),
     "more GPUs than a node has": (
         {"engine": {"parallelism": {"tensor": 8, "pipeline": 9}}},
-        "spec.engine.parallelism.tensor: makes more than 64 GPUs with pipeline and data, the most "
-        "on one node: lower one of them",
+        "spec.engine.parallelism.tensor: must be at most 64 when multiplied by pipeline and "
+        "data, because a replica runs on one node: lower one of them",
     ),
     "speculation without a number": (
         {"engine": {"speculativeDecoding": {"method": "Ngram"}}},
@@ -282,16 +282,16 @@ REFUSED = {
     ),
     "variable without a value": (
         {"engine": {"env": [{"name": "A"}]}},
-        "spec.engine.env[0].value: must be set unless valueFrom is: keep one of the two",
+        "spec.engine.env[0].value: is an alternative to valueFrom: set exactly one of the two",
     ),
     "variable with two values": (
         {"engine": {"env": [{"name": "A", "value": "1", "valueFrom": {"secretKeyRef": KEY}}]}},
-        "spec.engine.env[0].value: must be set unless valueFrom is: keep one of the two",
+        "spec.engine.env[0].value: is an alternative to valueFrom: set exactly one of the two",
     ),
     "variable from nowhere": (
         {"engine": {"env": [{"name": "A", "valueFrom": {}}]}},
-        "spec.engine.env[0].valueFrom.secretKeyRef: must be set unless configMapKeyRef is: keep "
-        "one of the two",
+        "spec.engine.env[0].valueFrom.secretKeyRef: is an alternative to configMapKeyRef: set "
+        "exactly one of the two",
     ),
     "variable from a key that is none": (
         {
@@ -309,8 +309,8 @@ REFUSED = {
     ),
     "chat template twice": (
         {"engine": {"chatTemplate": {"inline": "{{ x }}", "configMapKeyRef": KEY}}},
-        "spec.engine.chatTemplate.inline: must be set unless configMapKeyRef is: keep one of the "
-        "two",
+        "spec.engine.chatTemplate.inline: is an alternative to configMapKeyRef: set exactly "
+        "one of the two",
     ),
     "tool calls of no parser": (
         {"engine": {"toolCalling": {}}},

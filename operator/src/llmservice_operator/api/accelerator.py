@@ -13,7 +13,7 @@ from llmservice_operator.api.flags import EngineFlag
 from llmservice_operator.api.references import ObjectName
 
 MAX_GPUS = 64
-"""GPUs of one replica, which runs on one node."""
+"""Maximum number of GPUs of one replica. A replica runs on one node."""
 
 
 ClassName = Annotated[
@@ -31,7 +31,7 @@ RESOURCE_PATTERN = (
     "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/"
     "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 )
-"""The name of a resource that a device plugin advertises."""
+"""Pattern of a resource name that a device plugin advertises."""
 
 GpuResource = Annotated[
     str,
@@ -44,8 +44,8 @@ GpuResource = Annotated[
 
 
 class AcceleratorType(StrEnum):
-    # The values are in lower case, unlike the other words of this API, because Kubernetes spells
-    # hardware so: for example the resources nvidia.com/gpu and cpu.
+    # Unlike the other enumerations of this API, the values are in lower case, because Kubernetes
+    # writes hardware names in lower case: for example the resources nvidia.com/gpu and cpu.
     NVIDIA = "nvidia"
     AMD = "amd"
     CPU = "cpu"
@@ -55,15 +55,16 @@ GPU_RESOURCES: Mapping[AcceleratorType, str] = {
     AcceleratorType.NVIDIA: "nvidia.com/gpu",
     AcceleratorType.AMD: "amd.com/gpu",
 }
-"""Resource name of whole GPUs, by their maker."""
+"""Resource names of whole GPUs, by the type of the accelerator."""
 
 REQUIRES_GPUS = "requires GPUs: remove it, or set accelerator.type to nvidia or amd"
 
 
 class Accelerator(Fields):
     type: AcceleratorType = AcceleratorType.NVIDIA
-    """Hardware that the model runs on: nvidia or amd (GPUs), or cpu (slow, for trials). Type amd is
-    untried, and requires engine.image or the chart value server.amdImage."""
+    """Hardware that the model runs on: nvidia or amd (GPUs), or cpu (slow, for trials). Type amd
+    has not been tested on hardware, and requires engine.image or the chart value
+    server.amdImage."""
     count: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
     """Number of GPUs of each replica; the model is split across them. Default: the number that
     engine.parallelism needs, or 1."""
@@ -79,9 +80,10 @@ class Accelerator(Fields):
     """Type of the GPUs: an accelerator class that the administrator has defined, a GPU such as
     H100, or a value of the node label nvidia.com/gpu.product or amd.com/gpu.product-name. A class
     supplies the node selector, tolerations, resource name and resources that the spec does not set.
-    A GPU name alone selects no node. The operator limits the engine step to fit the ITL of the SLO
-    when it knows the GPU, the model's name gives its size and engine.batching.maxNumBatchedTokens
-    is unset. Default: unknown."""
+    A GPU name alone selects no node. If the operator knows the GPU, and the model's size from the
+    model's name, it limits the number of tokens in an engine step so that a step does not take
+    longer than the ITL of the SLO; engine.batching.maxNumBatchedTokens takes precedence. Default:
+    unknown."""
 
     rules: ClassVar = (
         Rule(
@@ -139,24 +141,24 @@ class Parallelism(Fields):
         ]
         | None
     ) = None
-    """Number of GPUs that each layer is split across. Fastest on GPUs with fast links. Default:
-    accelerator.count divided by pipeline and data, or 1."""
+    """Number of GPUs that each layer is split across. This split is the fastest on GPUs with fast
+    links. Default: accelerator.count divided by pipeline and data, or 1."""
     pipeline: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--pipeline-parallel-size")] = 1
-    """Number of groups that the layers are divided into, each on its own GPUs. For GPUs with slow
-    links."""
+    """Number of groups that the layers are divided into, each on its own GPUs. This split suits
+    GPUs with slow links."""
     data: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--data-parallel-size")] = 1
-    """Number of copies of the model inside one replica, which share its queue. Useful for
-    mixture-of-experts models with expert: true; for other models, set spec.replicas instead."""
+    """Number of copies of the model inside one replica. They share the queue of the replica. Useful
+    for mixture-of-experts models with expert: true; for other models, set spec.replicas instead."""
     expert: Annotated[bool, EngineFlag("--enable-expert-parallel")] = False
-    """Whether each GPU of a mixture-of-experts model holds whole experts instead of a slice of
+    """Whether each GPU stores whole experts of a mixture-of-experts model instead of a slice of
     every expert."""
 
     rules: ClassVar = (
         Rule(
             "tensor",
             cel=f"(has(self.tensor) ? self.tensor : 1) * self.pipeline * self.data <= {MAX_GPUS}",
-            message=f"makes more than {MAX_GPUS} GPUs with pipeline and data, the most on one "
-            "node: lower one of them",
+            message=f"must be at most {MAX_GPUS} when multiplied by pipeline and data, because a "
+            "replica runs on one node: lower one of them",
             holds=lambda self: (self.tensor or 1) * self.pipeline * self.data <= MAX_GPUS,
         ),
     )

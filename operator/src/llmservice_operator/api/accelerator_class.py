@@ -19,7 +19,7 @@ from llmservice_operator.errors import InvalidSettings
 
 
 class AcceleratorClass(Fields):
-    # The API server has not validated this type, unlike a service.
+    # The API server validates an LLMService, but not this type. So unknown fields are refused here.
     model_config = ConfigDict(extra="forbid")
 
     node_selector: Annotated[
@@ -31,10 +31,10 @@ class AcceleratorClass(Fields):
     resource_name: GpuResource | None = None
     """Resource name that the device plugin on these nodes advertises."""
     gpu: ClassName | None = None
-    """GPU, as in the node label nvidia.com/gpu.product. None: the name of the class names the
-    GPU."""
+    """GPU, as in the node label nvidia.com/gpu.product. None: the name of the class is the name of
+    the GPU."""
     gpus_per_node: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
-    """Number of GPUs, or slices, of each node. None: that of the chart value gpusPerNode."""
+    """Number of GPUs or MIG slices of each node. None: the chart value gpusPerNode."""
     resources: Resources = Resources()
     """CPU, memory, disk and devices of a replica on these nodes."""
 
@@ -50,6 +50,6 @@ def parse_classes(text: str, variable: str) -> Mapping[str, AcceleratorClass]:
     try:
         return _CLASSES.validate_python(json.loads(text))
     except json.JSONDecodeError as error:
-        raise InvalidSettings(f"{variable} is no JSON: {error}") from error
+        raise InvalidSettings(f"{variable} is not valid JSON: {error}") from error
     except ValidationError as error:
         raise wrong_content(variable, error) from error

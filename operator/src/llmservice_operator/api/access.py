@@ -20,13 +20,14 @@ from llmservice_operator.api.references import ApiKeysSecret
 
 class ServiceObject(Fields):
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    """Exposure of the API. ClusterIP: to the cluster only. NodePort: also on a port of every node.
-    LoadBalancer: also at an address from the cloud. The management port is never exposed."""
+    """Exposure of the API. ClusterIP: inside the cluster only. NodePort: also on a port of every
+    node. LoadBalancer: also at the address of a load balancer. The management port is never
+    exposed."""
     port: Annotated[int, Field(ge=1, le=65535)] = 80
     """Port of the API on the Service object."""
     node_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Port of the API on every node, for firewalls and external load balancers that need a fixed
-    one. It must lie in the cluster's range for node ports, usually 30000 to 32767, and be free.
+    port. It must lie in the cluster's range for node ports, usually 30000 to 32767, and be free.
     Default: chosen by the cluster."""
     load_balancer_class: (
         Annotated[
@@ -40,9 +41,8 @@ class ServiceObject(Fields):
         ]
         | None
     ) = None
-    """Implementation that provides the load balancer, where the cluster has several. Kubernetes
-    allows no change while the type is LoadBalancer. Default: the cluster's default
-    implementation."""
+    """Implementation that provides the load balancer, if the cluster has several. It cannot be
+    changed while the type is LoadBalancer. Default: the cluster's default implementation."""
     annotations: Annotated[
         Mapping[str, Annotated[str, Field(max_length=4096)]],
         Field(max_length=32),
@@ -51,17 +51,17 @@ class ServiceObject(Fields):
     ] = Field(default_factory=dict)
     """Annotations of the Service object, such as those that configure a cloud's load balancer."""
     external_traffic_policy: Literal["Cluster", "Local"] | None = None
-    """Routing of traffic that reaches a node from outside the cluster. Cluster: spread evenly over
-    all replicas, which see a node's address as the client's address. Local: only to replicas on
-    that node, which keeps the client's address. A NetworkPolicy needs the client's address, so set
-    Local when networkPolicy.from lists an ipBlock. Default: Cluster."""
+    """Routing of traffic that reaches a node from outside the cluster. Cluster: to all replicas,
+    which see the node's address instead of the client's. Local: only to replicas on that node,
+    which see the client's address. A NetworkPolicy needs the client's address, so set Local when
+    networkPolicy.from lists an ipBlock. Default: Cluster."""
     load_balancer_source_ranges: Annotated[
         tuple[Cidr, ...],
         Field(max_length=32, json_schema_extra=ATOMIC),
     ] = ()
     """Client addresses that the load balancer accepts, such as 198.51.100.0/24, if the cloud
-    supports it. The NetworkPolicy still applies, so list the addresses in networkPolicy.from as
-    well. Default: all addresses."""
+    supports such a limit. The NetworkPolicy still applies, so list the addresses in
+    networkPolicy.from as well. Default: all addresses."""
 
     rules: ClassVar = (
         Rule(
@@ -102,12 +102,12 @@ class ServiceObject(Fields):
 
 class Auth(Fields):
     api_keys_secret_ref: ApiKeysSecret
-    """Secret with the API keys. Every request must carry one of them as `Authorization: Bearer
+    """Secret with the API keys. Every request must carry one of the keys as `Authorization: Bearer
     KEY`, except `/health` and `/ping`. The replicas read the Secret again when it changes. To
-    rotate a key, add a new one, move the clients and remove the old one; no pod restarts. If the
-    Secret is missing, no pod becomes ready."""
+    rotate a key, add a new key, switch the clients to it and remove the old key; no pod restarts.
+    If the Secret is missing, no pod becomes ready."""
     isolate_prefix_cache: bool = False
-    """Whether requests with different API keys share nothing in the prefix cache. Otherwise a
-    client can find out, by the time of its own requests, which prompts other clients have sent.
-    With true, a prompt that several clients send, such as a system prompt, is computed and stored
-    once for each key. A model server that is older than this field ignores it."""
+    """Whether the prefix cache is separate for each API key. With false, a client can infer from
+    the latency of its own requests which prompts other clients have sent. With true, a prompt that
+    several clients send, such as a system prompt, is computed and stored once for each key. A model
+    server that is older than this field ignores it."""

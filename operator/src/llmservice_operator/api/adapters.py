@@ -1,4 +1,4 @@
-"""spec.model.adapters: LoRA adapters that the replicas serve beside the model."""
+"""spec.model.adapters: LoRA adapters that the replicas serve in addition to the model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from llmservice_operator.api.model_source import (
 )
 
 MOST_ADAPTERS: Final = 32
-"""Maximum number of adapters of a service. The reports about them have a limited length."""
+"""Maximum number of adapters of a service. It limits the length of the reports about them."""
 DEFAULT_MAX_LORAS: Final = 4
 DEFAULT_MAX_LORA_RANK: Final = 16
 
 _RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that every known version of the engine accepts."""
+"""Ranks that every known version of the engine accepts."""
 
 LoraRank = Annotated[
     int,
@@ -40,9 +40,9 @@ class Adapter(Fields):
     name: Annotated[ServedName, Field(max_length=128)]
     """Name that clients send as `model`."""
     uri: Annotated[OtherUri, Field(max_length=256)]
-    """Source of the adapter, in PEFT's form, with its weights as safetensors.
-    hf://ORGANISATION/NAME is a repository of the hub. pvc://CLAIM/PATH is a folder on the claim of
-    the model. An adapter whose files change needs another revision or folder."""
+    """Source of the adapter, in PEFT's format, with its weights as safetensors.
+    hf://ORGANISATION/NAME is a repository on the Hugging Face Hub. pvc://CLAIM/PATH is a folder on
+    the claim of the model. If the files of an adapter change, set another revision or folder."""
     revision: Revision | None = None
     """Branch, tag or commit of an hf:// adapter. Prefer a commit: with a branch, two replicas can
     serve different weights. Default: the repository's main branch."""

@@ -35,9 +35,9 @@ class ScalingMetric(StrEnum):
     external_name: str
     """Name of the metric in external.metrics.k8s.io, and of the Prometheus gauge."""
     report_field: str
-    """Field of LoadReport."""
+    """Field of LoadReport that contains the total."""
     unit: str
-    """Empty for a plain number."""
+    """Unit of the metric; empty for a plain number."""
 
     def __new__(cls, word: str, external_name: str, report_field: str, unit: str) -> Self:
         made = str.__new__(cls, word)
@@ -77,10 +77,10 @@ class Autoscaling(Fields):
     """Target number of waiting requests per replica, for the metric RequestsWaiting only. Default:
     5."""
     metric: ScalingMetric = ScalingMetric.EFFECTIVE_GPU_UTILIZATION
-    """Metric that measures the load. EffectiveGPUUtilization grows linearly with the load and is
-    100 where the SLO breaks. The others are for comparison: GPUDutyCycle is near 100 under any
-    load, KVCacheUsage ignores the work of long prompts, and RequestsWaiting stays 0 until the
-    service is overloaded."""
+    """Metric that measures the load. EffectiveGPUUtilization grows linearly with the load, and is
+    100 at the highest load that meets the SLO. The others are for comparison: GPUDutyCycle is near
+    100 under any load, KVCacheUsage ignores the work of long prompts, and RequestsWaiting stays 0
+    until the service is overloaded."""
     mode: ScalingMode = ScalingMode.ACTIVE
     """Effect of autoscaling. Active: the number of replicas follows the load. Recommend: the number
     does not change, and the status reports the number that Active would set. Paused: the number

@@ -10,7 +10,8 @@ from llmservice_operator.api.fields import Fields, Rule
 from llmservice_operator.api.flags import EngineFlag
 
 LEAST_STEP_TOKENS = 2048
-"""Tokens that vLLM computes in a step by default, on the smallest GPU and on a CPU."""
+"""vLLM's smallest default for the number of tokens in a step, which is that of small GPUs and of
+CPUs."""
 
 
 class Batching(Fields):
@@ -48,19 +49,20 @@ class Batching(Fields):
         ]
         | None
     ) = None
-    """Optimization goal of the engine. Interactivity: low latency of single answers. Throughput:
-    many answers at a time. Default: Balanced."""
+    """Optimization goal of the engine. Interactivity: low latency of each answer. Throughput: many
+    answers at a time. Default: Balanced."""
     max_queued_requests: (
         Annotated[int, Field(ge=1, le=1_000_000), EngineFlag("--max-num-queued-reqs")] | None
     ) = None
     """Maximum number of requests that wait in one replica. A replica with a full queue refuses a
-    request at once with status 503. If nothing waits, a request of any number of texts is accepted.
-    Default: 8 times `maxNumSeqs`, or 8 times the engine's own default if `maxNumSeqs` is unset."""
+    request at once with status 503. If no request waits, a request is accepted however many prompts
+    it contains. Default: 8 times `maxNumSeqs`, or 8 times the engine's own default if `maxNumSeqs`
+    is unset."""
     max_queued_tokens: (
         Annotated[int, Field(ge=1, le=1_000_000_000), EngineFlag("--max-num-queued-tokens")] | None
     ) = None
-    """Maximum number of prompt tokens that wait in one replica. A request that would exceed it is
-    refused at once with status 503. Default: no limit."""
+    """Maximum number of prompt tokens that wait in one replica. A request that would exceed this
+    number is refused at once with status 503. Default: no limit."""
 
     rules: ClassVar = (
         Rule(
@@ -79,9 +81,9 @@ class Batching(Fields):
             "maxNumBatchedTokens",
             cel=f"has(self.maxNumBatchedTokens) || !has(self.maxNumSeqs) || "
             f"self.maxNumSeqs <= {LEAST_STEP_TOKENS}",
-            message=f"must be set to at least maxNumSeqs when that is above {LEAST_STEP_TOKENS}: "
-            "every request gets a token in each step, and the engine's default may be only "
-            f"{LEAST_STEP_TOKENS}",
+            message="must be set to at least maxNumSeqs if maxNumSeqs is above "
+            f"{LEAST_STEP_TOKENS}: every request gets a token in each step, and the engine's "
+            f"default may be only {LEAST_STEP_TOKENS}",
             holds=lambda self: (
                 self.max_num_batched_tokens is not None
                 or self.max_num_seqs is None

@@ -24,8 +24,8 @@ class Cache(Fields):
     replacement downloads it again. PersistentVolumeClaim: a claim that the replicas share; the
     first one downloads the model while the others wait."""
     claim_name: ObjectName | None = None
-    """Existing claim in this namespace, instead of size. The replicas need write access to it.
-    Several LLMServices may share one."""
+    """Existing claim in this namespace, as an alternative to size. The replicas need write access
+    to it. Several LLMServices may share a claim."""
     size: (
         Annotated[
             Quantity,
@@ -52,7 +52,7 @@ class Cache(Fields):
     Retain keeps the claim for a later LLMService of the same name, and Delete deletes it. Default:
     Retain."""
     compile_cache: bool | None = None
-    """Whether the claim also holds compiled kernels, so that a new pod starts without compiling.
+    """Whether the claim also stores compiled kernels, so that a new pod starts without compiling.
     Kernels are code: share a claim only between services that trust each other. Default: true on a
     claim that the operator creates, false on an existing one."""
 
@@ -69,7 +69,7 @@ class Cache(Fields):
         Rule(
             "size",
             cel=f"self.type != '{_ON_A_CLAIM}' || has(self.size) != has(self.claimName)",
-            message="must be set unless claimName is: keep one of the two",
+            message="is an alternative to claimName: set exactly one of the two",
             holds=lambda self: (
                 not self.is_on_a_claim or (self.size is None) != (self.claim_name is None)
             ),
@@ -79,7 +79,7 @@ class Cache(Fields):
             cel="!has(self.claimName) || !(has(self.storageClassName) || "
             "(has(self.accessModes) && size(self.accessModes) > 0) || has(self.retentionPolicy))",
             message="names an existing claim: remove storageClassName, accessModes and "
-            "retentionPolicy, or set size instead to have a claim created",
+            "retentionPolicy, or set size instead, so that the operator creates a claim",
             holds=lambda self: (
                 self.claim_name is None
                 or not self.claim_fields - {"claim_name", "size", "compile_cache"}
@@ -103,13 +103,13 @@ class Cache(Fields):
 
     @property
     def claim_fields(self) -> set[str]:
-        """Names of the set fields that describe a claim."""
+        """Names of all fields except `type` that are set."""
         fields = self.model_dump(exclude={"type"}, exclude_none=True)
         return {name for name, value in fields.items() if value != ()}
 
     @property
     def keeps_kernels(self) -> bool:
-        """Whether the claim also holds compiled kernels."""
+        """Whether the claim also stores compiled kernels."""
         if self.compile_cache is not None:
             return self.compile_cache
         return self.claim_size is not None

@@ -9,7 +9,8 @@ from pydantic import Field
 from llmservice_operator.api.fields import ATOMIC, Fields
 
 LENGTH_BUCKETS: Final = 21
-"""Buckets of a length histogram: 1 token to 2^19, and all longer ones."""
+"""Number of buckets of a length histogram: 20 with upper bounds from 1 to 2^19 tokens, and one for
+all greater lengths."""
 
 COLD_STARTS_KEPT: Final = 20
 
@@ -21,29 +22,34 @@ Histogram = Annotated[
 
 
 class Calibration(Fields):
-    """Measurements of the service, with which a new metrics server computes the same demand."""
+    """Measurements of the service, from which a new metrics server computes the same demand."""
 
     step_seconds: Annotated[
         tuple[Learned, ...], Field(min_length=4, max_length=4, json_schema_extra=ATOMIC)
     ]
-    """Seconds of an engine step: fixed, per prompt token, per sequence, per KV token read."""
+    """Duration of an engine step in seconds: the fixed part, and the parts for each prompt token,
+    each sequence and each KV token that is read."""
     capacity_factor: Learned
-    """Correction of the modelled capacity from measured SLO misses."""
+    """Correction of the modelled capacity by the measured SLO misses."""
     cold_start_seconds: Annotated[
         tuple[Learned, ...], Field(max_length=COLD_STARTS_KEPT, json_schema_extra=ATOMIC)
     ] = ()
-    """The last cold starts (pod created to Ready), oldest first."""
+    """Durations of the last cold starts, from the creation of a pod until it is Ready, in seconds;
+    oldest first."""
     prompt_lengths: Histogram
-    """Histogram of prompts; entry i counts lengths in (2^(i-1), 2^i] tokens. Old ones fade."""
+    """Histogram of the prompt lengths; entry i is the number of prompts of more than 2^(i-1) and at
+    most 2^i tokens. Older prompts have less weight."""
     answer_lengths: Histogram
-    """Histogram of answers, in the same form."""
+    """Histogram of the answer lengths, in the same form as promptLengths."""
     mean_prompt_tokens: Learned
-    """Mean length of a prompt."""
+    """Mean length of a prompt, in tokens."""
     mean_answer_tokens: Learned
-    """Mean length of an answer."""
+    """Mean length of an answer, in tokens."""
     computed_share: Learned
-    """Share of the prompt tokens that the prefix cache does not save."""
+    """Share of the prompt tokens, from 0 to 1, that the engine computes because the prefix cache
+    does not contain them."""
     kv_tokens_per_sequence: Learned
-    """KV tokens that a running request holds."""
+    """Mean number of tokens in the KV cache for each running request."""
     tokens_per_step: Learned = 1.0
-    """Tokens of a running request in one engine step; more than one with speculation."""
+    """Mean number of tokens that the engine adds to a running request in one step; above 1 with
+    speculative decoding."""

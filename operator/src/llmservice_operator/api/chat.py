@@ -33,14 +33,14 @@ class ChatTemplate(Fields):
     ) = None
     """Jinja template. A change replaces the pods."""
     config_map_key_ref: ConfigMapKey | None = None
-    """Key of a ConfigMap that holds the template. A pod reads it when it starts. To roll out a new
-    template, refer to another key or ConfigMap."""
+    """Key of a ConfigMap that contains the template. A pod reads it when it starts. To roll out a
+    new template, refer to another key or ConfigMap."""
 
     rules: ClassVar = (
         Rule(
             "inline",
             cel="has(self.inline) != has(self.configMapKeyRef)",
-            message="must be set unless configMapKeyRef is: keep one of the two",
+            message="is an alternative to configMapKeyRef: set exactly one of the two",
             holds=lambda self: (self.inline is None) != (self.config_map_key_ref is None),
         ),
     )
@@ -48,5 +48,5 @@ class ChatTemplate(Fields):
 
 class ToolCalling(Fields):
     parser: Annotated[ParserName, EngineFlag("--tool-call-parser")]
-    """Parser of the tool calls that the model writes, by the engine's name for it, such as hermes,
+    """Name of the engine's parser for the tool calls that the model writes, such as hermes,
     llama3_json or mistral."""

@@ -17,8 +17,8 @@ from llmservice_operator.api.fields import Fields, timestamp
 from llmservice_operator.api.reasons import Reason
 
 MESSAGE_LIMIT = 4096
-"""Longest message in characters. The API server refuses a longer one, and the whole status
-with it."""
+"""Maximum length of a message, in characters. The API server refuses a whole status if one of its
+messages is longer."""
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 
@@ -29,7 +29,7 @@ class ConditionType(StrEnum):
     READY = (
         "Ready",
         "The summary: True while every desired replica serves the current spec. Its reason, "
-        "the REASON column of `kubectl get llm`, is the most useful of all that apply.",
+        "the REASON column of `kubectl get llm`, is the most useful of all reasons that apply.",
     )
     PROGRESSING = (
         "Progressing",
@@ -41,20 +41,21 @@ class ConditionType(StrEnum):
     )
     MODEL_READY = (
         "ModelReady",
-        "True once a model server of the current spec holds the model in memory; False while it "
-        "loads or cannot load; Unknown until its container runs.",
+        "True once a model server of the current spec has the model in memory; False while it "
+        "loads the model or cannot load it; Unknown until its container runs.",
     )
 
     AUTOSCALING_ACTIVE = (
         "AutoscalingActive",
-        "True while the replicas follow the load, also at a limit; False while their number stays.",
+        "True while the number of replicas follows the load, even at a limit; False while it is "
+        "fixed.",
         "the operator, every 15 seconds",
         "while spec.autoscaling is absent",
     )
     METRICS_AVAILABLE = (
         "MetricsAvailable",
         "True while the metrics server knows the load; False while it does not. An unknown load is "
-        "not zero: the number of replicas stays meanwhile.",
+        "not zero, so the number of replicas does not change meanwhile.",
         "the operator, every 15 seconds",
         "while neither spec.autoscaling nor a limit in spec.slo needs it",
     )
@@ -67,7 +68,7 @@ class ConditionType(StrEnum):
     )
 
     meaning: str
-    """Meaning of its statuses, in Markdown."""
+    """Meaning of the condition's statuses, in Markdown."""
     set_by: str
     """Process that sets the condition, and the time at which it does."""
     absent: str
@@ -88,7 +89,7 @@ class ConditionType(StrEnum):
 
 @dataclass(frozen=True)
 class ConditionUpdate:
-    """A condition as one pass finds it; `Condition.following` adds the transition time."""
+    """Result of one pass for a condition; `Condition.following` adds the transition time."""
 
     type: ConditionType
     status: ConditionStatus
@@ -123,7 +124,7 @@ class Condition(Fields):
     ) -> Self:
         """Return the condition that follows `previous`.
 
-        With the same status it keeps the transition time.
+        The transition time changes only if the status differs from the previous one.
         """
         changed_at = timestamp(now)
         if previous is not None and previous.status == status:

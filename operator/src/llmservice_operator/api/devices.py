@@ -13,21 +13,22 @@ from llmservice_operator.api.fields import Fields, Quantity, Rule, ValueRule, ke
 from llmservice_operator.api.references import ObjectName
 
 GPU_CLAIM: Final = "gpus"
-"""Name, in the pod, of the claim that holds the GPUs of a replica."""
+"""Name, within the pod, of the claim for the GPUs of a replica."""
 
 _NAME: Final = f"{RESOURCE_PATTERN}|hugepages-(2Mi|1Gi)"
 _NAME_LENGTH: Final = 200
-"""Kubernetes limits the prefix of a name to 253 characters, with "requests." before it in a
-quota."""
+"""Maximum length of a resource name, in characters. With it, the name is also valid in a quota,
+where Kubernetes puts "requests." before the name and limits the prefix to 253 characters."""
 _RESERVED: Final = "(.*[.])?kubernetes[.]io/.*|requests[.].*"
-"""Names that Kubernetes keeps for its own resources."""
+"""Pattern of the names that Kubernetes reserves for its own resources."""
 
 _COUNT: Final = "[1-9][0-9]{0,5}"
 _AMOUNTS: Final = {
     "hugepages-2Mi": f"{_COUNT}Gi|([1-9][0-9]{{0,5}})?[2468]Mi|{_COUNT}0Mi",
     "hugepages-1Gi": f"{_COUNT}Gi",
 }
-"""Amounts of huge pages: multiples of the size of a page. Devices are counted."""
+"""Patterns of the amounts of huge pages, which are multiples of the page size. The amount of every
+other resource is a number of devices."""
 
 
 def _is_name(key: str) -> bool:
@@ -90,7 +91,8 @@ class ResourceClaim(Fields):
         ),
         ValueRule(
             cel=f"self != '{GPU_CLAIM}'",
-            message="is the claim of accelerator.resourceClaimTemplateName: choose another name",
+            message="is reserved for the claim of accelerator.resourceClaimTemplateName: choose "
+            "another name",
             holds=lambda name: name != GPU_CLAIM,
         ),
     ]
@@ -98,14 +100,14 @@ class ResourceClaim(Fields):
     resource_claim_name: ObjectName | None = None
     """ResourceClaim in the LLMService's namespace, whose devices all replicas share."""
     resource_claim_template_name: ObjectName | None = None
-    """ResourceClaimTemplate in the LLMService's namespace, from which each replica gets devices of
-    its own."""
+    """ResourceClaimTemplate in the LLMService's namespace, from which each replica gets its own
+    devices."""
 
     rules: ClassVar = (
         Rule(
             "resourceClaimName",
             cel="has(self.resourceClaimName) != has(self.resourceClaimTemplateName)",
-            message="must be set unless resourceClaimTemplateName is: keep one of the two",
+            message="is an alternative to resourceClaimTemplateName: set exactly one of the two",
             holds=lambda self: (
                 (self.resource_claim_name is None) != (self.resource_claim_template_name is None)
             ),

@@ -1,8 +1,8 @@
 """The fields of spec.engine, apart from extraArgs and env.
 
-They have their own module because extraArgs refuses the flags that they set. The engine gets its
-flags in the order in which the fields are declared here, so moving a field restarts every service
-that sets it.
+They are separate from engine.py, because extra_args.py imports them to refuse the flags that they
+set. The engine gets its flags in the order in which the fields are declared here, so moving a field
+restarts every service that sets it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ Dtype = Annotated[
     BeforeValidator(_in_camel_case),
     WithJsonSchema({"type": "string", "enum": [*get_args(_DtypeWord), *_BY_EARLIER_SPELLING]}),
 ]
-"""Spelled like kvCache.dtype. A stored service may have the engine's own words, in lower case."""
+"""Number format, in the spelling of kvCache.dtype. A stored service may contain the engine's own
+words, in lower case."""
 
 
 AUTO: Final = "Auto"
@@ -53,7 +54,10 @@ _LENGTH_MESSAGE: Final = f"must be a number of tokens from 1 to {_LONGEST}, with
 
 
 def _length(value: JsonValue) -> JsonValue:
-    """Return a length in the spelling of this API; refuse what is neither a number nor a text."""
+    """Return a length in the spelling of this API.
+
+    Raises PydanticCustomError for a value that is neither a whole number nor a text.
+    """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise PydanticCustomError("rule", "{message}", {"message": _LENGTH_MESSAGE})
     return AUTO if value == "auto" else value
@@ -118,8 +122,8 @@ class KvCache(Fields):
         ]
         | None
     ) = None
-    """Number format of the KV cache. FP8 holds twice as many tokens at a small loss of precision.
-    Default: Auto, the model's own format."""
+    """Number format of the KV cache. With FP8, the cache has room for twice as many tokens, at a
+    small loss of precision. Default: Auto, the model's own format."""
     offload: KvCacheOffload | None = None
     """Offloading of the KV cache when GPU memory is full."""
 
@@ -136,8 +140,8 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """Image of the model servers. Default: the operator's image for the accelerator when the
-    LLMService is created. The service keeps that image when the operator is upgraded."""
+    """Image of the model servers. Default: the operator's image for the accelerator at the time
+    when the LLMService is created. The service keeps that image when the operator is upgraded."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """Pull policy of the image. Default: Always for the tag latest, IfNotPresent for any
     other tag."""
@@ -170,7 +174,7 @@ class EngineFields(Fields):
     """Number format of weights and activations. The earlier spellings in lower case are still
     accepted. Default: Auto, the format of the weights."""
     quantization: Annotated[Quantization, EngineFlag("--quantization")] | None = None
-    """Quantization of the weights, by the engine's name for it, such as fp8, awq or
+    """Name of the engine's quantization method for the weights, such as fp8, awq or
     compressed-tensors. Default: the model's own configuration."""
     gpu_memory_utilization_percent: (
         Annotated[
@@ -215,10 +219,11 @@ class EngineFields(Fields):
     tool_calling: (
         Annotated[ToolCalling, EngineFlag("--enable-auto-tool-choice", is_computed=True)] | None
     ) = None
-    """Lets the model call the tools that a chat request offers. Default: off."""
+    """Parsing of tool calls, so that the model can call the tools that a chat request offers.
+    Default: off."""
     reasoning_parser: Annotated[ParserName, EngineFlag("--reasoning-parser")] | None = None
-    """Parser that separates the model's reasoning from its answer, by the engine's name for it,
-    such as qwen3 or deepseek_r1. Default: off."""
+    """Name of the engine's parser that separates the model's reasoning from its answer, such as
+    qwen3 or deepseek_r1. Default: off."""
     seed: (
         Annotated[
             int,
@@ -227,41 +232,45 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """Seed of the engine's random numbers, for requests that do not set one. The same seed does not
-    make answers repeat: they also depend on the requests that share a step. Default: 0."""
+    """Seed of the engine's random numbers, for requests that do not set a seed. Answers are not
+    reproducible even with the same seed, because they also depend on the requests that share a
+    step. Default: 0."""
     runner: Annotated[Literal["Auto", "Generate", "Pooling"], EngineFlag("--runner")] | None = None
-    """Use of the model. Generate: texts. Pooling: embeddings, scores or classes, by the routes of
-    the model's task. Default: Auto, the use that the model's files name."""
+    """Task of the model. Generate: the model generates text. Pooling: it computes embeddings,
+    scores or classes, on the routes for its task. Default: Auto, the task that the model's files
+    specify."""
     convert: (
         Annotated[Literal["Auto", "None", "Embed", "Classify"], EngineFlag("--convert")] | None
     ) = None
-    """Adapter that lets a model for texts compute embeddings or classes. Default: Auto."""
+    """Conversion of a model that generates text, so that it computes embeddings (Embed) or classes
+    (Classify). Default: Auto."""
     allowed_media_domains: Annotated[
         tuple[MediaDomain, ...],
         Field(max_length=32, json_schema_extra=ATOMIC),
         EngineFlag("--allowed-media-domains", is_computed=True, accepted_in_extra_args=True),
     ] = ()
-    """Hosts from which the server fetches the images, videos and sounds that requests name. It
-    never reads them from a local path. The NetworkPolicy must allow the hosts, too. Default: every
-    host that the NetworkPolicy allows."""
+    """Hosts from which the server fetches the images, videos and audio files that requests refer
+    to. The server never reads them from a local path. The NetworkPolicy must allow the hosts, too.
+    Default: every host that the NetworkPolicy allows."""
     logits_processors: Annotated[
         tuple[LogitsProcessor, ...],
         Field(max_length=8, json_schema_extra=ATOMIC),
         EngineFlag("--logits-processors", is_computed=True),
     ] = ()
-    """Classes that change the probabilities of tokens, from Python packages of the image. vLLM's
-    own have names that start with `vllm.`; any other requires engine.image."""
+    """Classes that change the probabilities of tokens, from Python packages in the image. The names
+    of vLLM's own classes start with `vllm.`; any other class requires engine.image."""
     loading: (
         Annotated[Loading, EngineFlag("--model-loader-extra-config", is_computed=True)] | None
     ) = None
-    """Reading of the weights. Default: by the files of the model."""
+    """Settings for reading the weights. Default: the engine's choice for the model's files."""
 
     rules: ClassVar = (
         Rule(
             "logitsProcessors",
             cel="!has(self.logitsProcessors) || has(self.image) || "
             "self.logitsProcessors.all(each, each.startsWith('vllm.'))",
-            message="must start with vllm. unless engine.image names an image with their package",
+            message="must start with vllm. if engine.image is unset: remove the others, or set "
+            "engine.image to an image with their package",
             holds=lambda engine: (
                 engine.image is not None
                 or all(each.startswith("vllm.") for each in engine.logits_processors)
@@ -271,8 +280,8 @@ class EngineFields(Fields):
             "logitsProcessors",
             cel="!has(self.logitsProcessors) || size(self.logitsProcessors) == 0 || "
             "(!has(self.speculativeDecoding) && (!has(self.runner) || self.runner != 'Pooling'))",
-            message="cannot be combined with speculativeDecoding or runner Pooling, with which "
-            "vLLM does not start: remove one of the two",
+            message="cannot be combined with speculativeDecoding or runner Pooling, because vLLM "
+            "then does not start: remove one of the two",
             holds=lambda engine: (
                 not engine.logits_processors
                 or (engine.speculative_decoding is None and engine.runner != "Pooling")

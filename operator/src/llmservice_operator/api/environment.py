@@ -21,7 +21,7 @@ VARIABLES_WITH_A_FIELD: Final[Mapping[str, str]] = {
     "HUGGINGFACE_HUB_CACHE": "model.cache",
     "TRANSFORMERS_CACHE": "model.cache",
 }
-"""Variables that the operator sets from a field of the spec."""
+"""Variables that the operator sets from a field of the spec, each with that field."""
 
 _REFUSED: Final = (
     # The operator or the model server sets these: paths, users, ports and addresses of services.
@@ -54,7 +54,7 @@ def is_refused_variable(name: str) -> bool:
     """Return whether the variable could run foreign code, reach other GPUs, or conflict with the
     operator.
 
-    The form of the name decides, so a variable of a future version is refused too.
+    Patterns of names decide, so that variables of future versions are refused too.
     """
     return _REFUSED_FORM.fullmatch(name) is not None
 
@@ -93,16 +93,16 @@ class EnvironmentVariable(Fields):
     """Name of the variable. Variables that the operator sets are refused, and so are variables that
     load code or reach other GPUs."""
     value: Annotated[str, Field(max_length=4096)] | None = None
-    """Value of the variable, visible to everyone with read access to the LLMService. Keep secrets
-    in valueFrom. $(NAME) expands to the variable NAME, as in every pod."""
+    """Value of the variable, visible to everyone with read access to the LLMService. Use valueFrom
+    for secrets. $(NAME) expands to the value of the variable NAME, as in every pod."""
     value_from: KeySource | None = None
-    """Source of the value, instead of value."""
+    """Source of the value, as an alternative to `value`."""
 
     rules: ClassVar = (
         Rule(
             "value",
             cel="has(self.value) != has(self.valueFrom)",
-            message="must be set unless valueFrom is: keep one of the two",
+            message="is an alternative to valueFrom: set exactly one of the two",
             holds=lambda self: (self.value is None) != (self.value_from is None),
         ),
     )

@@ -27,7 +27,7 @@ _REFUSED: Final = (
     *("enable-offline-docs", "enable-scale-out", "enable-ssl-refresh", "grpc", "headless", "host"),
     *("enable-tokenizer-info-endpoint", "middleware", ".*-port", "root-path", "ssl-.*"),
     *("tokens-only", "tool-server", "uds", "otlp-traces-endpoint", "collect-detailed-traces"),
-    # The listener is the model server's own, so these would have no effect.
+    # The model server has its own HTTP listener, so these would have no effect.
     *("disable-access-log-for-endpoints", ".*uvicorn-.*", "h11-.*", "enable-request-id-headers"),
     # These load code, or data that is executed like code.
     *(".*-cls", ".*-plugin", "(.*-)?config", "code-revision"),
@@ -37,7 +37,7 @@ _REFUSED: Final = (
     "tokenizer-revision",
     # These name files of the container.
     *(".*-path", ".*-dir", ".*-file"),
-    # These change the shape of a replica: its processes and its content.
+    # These change the processes of a replica, what they serve, or what they keep and log.
     *("convert", "runner", "device-ids", "disable-log-stats", "enable-log-.*"),
     *("data-parallel-(address|backend|.*lb|rank|size-local|start-rank)", "dp-supervisor-.*"),
     *(".*elastic-ep.*", "enable-fault-tolerance", "enable-trace-replay", "master-addr", "nnodes"),
@@ -50,16 +50,17 @@ SET_BY: Final[Mapping[str, str]] = {
     "--hf-token": "model.credentialsSecretRef",
     "--port": "service.port",
 }
-"""Refused flags, each with the field that does the same in another way."""
+"""Refused flags, each with the field to set instead."""
 
 _HARMLESS: Final = (
     "(override-)?generation-config|allowed-media-domains|allowed-origins|"
     "(additional|attention|compilation|diffusion|kernel|pooler|reasoning)-config|"
     "(reasoning|tool|tool-call)-parser-plugin"
 )
-"""Exceptions to the refused names: sampling defaults, limits on what the server fetches, and the
-web pages that may call the API. Calls from these pages still need a key if the service has keys.
-desired/checked_values.py checks the values of the others."""
+"""Exceptions to the refused names. These flags need no check: generation-config and
+override-generation-config (sampling defaults), allowed-media-domains (a limit on what the server
+fetches), and allowed-origins (the web pages that may call the API, whose calls still need a key if
+the service has keys). desired/checked_values.py checks the values of the other exceptions."""
 
 SAFE_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
     "--config-format": ("auto", "hf", "mistral"),
@@ -69,8 +70,8 @@ SAFE_VALUES: Final[Mapping[str, tuple[str, ...]]] = {
         *("runai_streamer", "runai_streamer_sharded", "safetensors"),
     ),
 }
-"""Flags of which only some values are safe: other formats can hold code, and a replica is one
-pod."""
+"""Flags of which only some values are safe, each with these values: other formats can contain code,
+and other executors use more than one pod."""
 
 # Match only the flag's name. Its value may contain anything, such as an equals sign.
 _NAMES: Final = "|".join(_REFUSED).replace(".*", "[a-z0-9-]*")
@@ -84,18 +85,18 @@ def is_refused(flag: str) -> bool:
     """Return whether the flag could run foreign code, open files or ports, or conflict with the
     operator.
 
-    The form of the name decides, so a flag of a future vLLM version is refused too.
+    Patterns of names decide, so that flags of future vLLM versions are refused too.
     """
     return flag not in FLAGS_WITH_A_FIELD and (flag in SET_BY or has_refused_form(flag))
 
 
 def has_refused_form(flag: str) -> bool:
-    """Return whether the form of the name alone keeps the flag out of extraArgs."""
+    """Return whether a pattern of refused names matches the flag, even if a field sets it."""
     return _REFUSED_FORM.fullmatch(flag) is not None
 
 
 def field_rules(fields: Iterable[FlagField]) -> tuple[ValueRule, ...]:
-    """Return the rules that reserve the flags of these fields for the fields."""
+    """Return the rules by which extraArgs refuses the flags of these fields."""
     return tuple(
         _is_absent(flag, f"{flag} has a field of its own: set {field.name} instead")
         for field in fields
@@ -104,10 +105,10 @@ def field_rules(fields: Iterable[FlagField]) -> tuple[ValueRule, ...]:
 
 
 def _takes_only(flag: str, values: tuple[str, ...]) -> ValueRule:
-    choose = "choose one of them" if len(values) > 1 else "write that"
+    choose = "choose one of them" if len(values) > 1 else "write that value"
     return ValueRule(
         cel=f"!self.startsWith('{flag}=') || self.matches('^{flag}=({'|'.join(values)})$')",
-        message=f"{flag} takes {listed(values)} only: {choose}, or remove it",
+        message=f"{flag} accepts only {listed(values)}: {choose}, or remove it",
         holds=lambda arg: not arg.startswith(f"{flag}=") or arg.partition("=")[2] in values,
     )
 
@@ -135,7 +136,8 @@ ExtraArg = Annotated[
         message=IS_REFUSED,
         holds=lambda arg: arg.partition("=")[0] in SET_BY or not is_refused(arg.partition("=")[0]),
     ),
-    # The last rule, so that a flag that is refused anyway is told so, whatever its form.
+    # This rule is the last one. So the message for a refused flag is that of its refusal, even if
+    # the argument also has the wrong form.
     matches(
         "--[a-z][a-z0-9-]*=[ -~]+",
         "must be --flag=value in printable ASCII, with the flag's full name in lower case and "

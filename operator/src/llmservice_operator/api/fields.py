@@ -33,11 +33,11 @@ VALIDATIONS = "x-kubernetes-validations"
 """Key of the CEL rules in a schema."""
 
 ATOMIC: Final[dict[str, JsonValue]] = {"x-kubernetes-list-type": "atomic"}
-"""Schema of a list that has one owner: whoever changes an item sends all of them."""
+"""Schema of a list that has one owner. A client that changes an item sends the whole list."""
 
 
 def keyed_by(*fields: str) -> dict[str, JsonValue]:
-    """Return the schema of a list whose items have an owner each, and are told apart by fields."""
+    """Return the schema of a list whose items each have an owner and are identified by `fields`."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [*fields]}
 
 
@@ -48,7 +48,7 @@ class ValueRule:
     cel: str
     """The rule for the API server; `self` is the value."""
     message: str
-    """Problem and correction. Starts in lower case, because the path of the field precedes it."""
+    """Problem and correction, starting in lower case, because the path of the field precedes it."""
     holds: Callable[[Any], bool]
     """The same rule for Python; takes the value."""
 
@@ -104,7 +104,7 @@ class Rule:
     cel: str
     """The rule for the API server; `self` is the object."""
     message: str
-    """Problem and correction. Starts in lower case, because the path of the field precedes it."""
+    """Problem and correction, starting in lower case, because the path of the field precedes it."""
     holds: Callable[[Any], bool]
     """The same rule for Python; takes the parsed object."""
 
@@ -156,14 +156,14 @@ def _broken(rule: Rule) -> InitErrorDetails:
 
 
 _PLAIN_QUANTITY = "([0-9]{1,15}([.][0-9]{1,3})?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?|[0-9]{1,15}m)"
-"""Form that Kubernetes stores unchanged. It rounds amounts finer than a thousandth, and the stored
-object would then differ from the applied one for ever."""
+"""Pattern of the quantities that Kubernetes stores unchanged. Kubernetes rounds amounts finer than
+a thousandth, so the stored object would differ from the applied one for ever."""
 _LARGEST_QUANTITY = "1Pi"
 _QUANTITY = re.compile("([0-9]+(?:[.][0-9]+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 _POWERS = {suffix: power for power, suffix in enumerate("kMGTPE", start=1)}
 
 GIB: Final = 1024**3
-"""Bytes of a gibibyte, the suffix Gi of a quantity."""
+"""Number of bytes in a gibibyte, the suffix Gi of a quantity."""
 
 
 def quantity_value(text: str | int) -> Decimal | None:
@@ -189,10 +189,10 @@ def _is_at_most(text: str, largest: str) -> bool:
 
 
 def _quantity_text(value: JsonValue) -> JsonValue:
-    """Return a whole number as text.
+    """Return a whole number as text, and any other value unchanged.
 
-    A number with a fraction is refused, as by the API server: a structural schema can allow
-    integers and strings in one field, but no other numbers.
+    Raises PydanticCustomError for a number with a fraction. The API server refuses it, too, because
+    a structural schema can allow integers and strings in one field, but no other numbers.
     """
     if isinstance(value, float) and not value.is_integer():
         message = (
@@ -248,7 +248,7 @@ Portion = Annotated[
 
 
 def wrong_content(variable: str, error: ValidationError) -> InvalidSettings:
-    """Return the error about the first wrong field in the content of a variable."""
+    """Return the error about the first wrong field in the content of an environment variable."""
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"]))
     return InvalidSettings(": ".join(filter(None, (variable, field, first["msg"]))))

@@ -1,4 +1,4 @@
-"""Declares which engine flag a field of the spec sets, at the field itself.
+"""Declares, at each field of the spec, the engine flag that the field sets.
 
 `max_model_len: Annotated[int, EngineFlag("--max-model-len")] | None = None` is all that a plain
 field needs. The command line, the rules of spec.engine.extraArgs and docs/engine-flags.md follow
@@ -26,14 +26,14 @@ class EngineFlag:
     name: str
     """Full name, with its dashes."""
     also: tuple[str, ...] = ()
-    """Further flags that set the same thing or parts of it; only the field may set them."""
+    """Further flags that set the same thing or a part of it. extraArgs refuses them."""
     words: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Value of the field -> the engine's word; a word that is not listed is its lower case."""
+    """Engine's word for each value of the field. Any other value is written in lower case."""
     is_computed: bool = False
     """Whether desired/engine_args.py computes the value from more than this field."""
     accepted_in_extra_args: bool = False
-    """True for a flag that extraArgs took before it got a field: stored services may have it there,
-    so it stays accepted."""
+    """Whether extraArgs still accepts the flag. It does if it accepted the flag before the field
+    existed, because stored services may contain it."""
 
     @property
     def refused_in_extra_args(self) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class FlagField:
     name: str
     """Path of the field in YAML, without the leading `spec.`."""
     default: Any
-    """Value that stands for a field that is not set."""
+    """Default of the schema. A field with this value counts as unset."""
     has_words: bool
     """Whether the field takes one of a few CamelCase words."""
 
@@ -81,8 +81,8 @@ def declared_flags(**parts: type[Fields]) -> tuple[FlagField, ...]:
     """Return the fields of these parts of the spec that set a flag, in the order of
     declaration.
 
-    Raises TypeError for a flag that two fields declare. Raises it, too, for a field whose value
-    cannot be written unchanged and that is not declared as computed.
+    Raises TypeError for a flag that two fields declare, and for a field whose value cannot be
+    written unchanged although it is not declared as computed.
     """
     found: dict[str, FlagField] = {}
     for part, model in parts.items():
@@ -129,6 +129,6 @@ def unwrapped(info: FieldInfo) -> tuple[Any, list[Any]]:
 
 
 def listed(words: Iterable[str]) -> str:
-    """Return the words as an enumeration of which one is to be chosen."""
+    """Return the words as alternatives, such as "a, b or c"."""
     *most, last = words
     return f"{', '.join(most)} or {last}" if most else last

@@ -1,8 +1,7 @@
-"""Labels and annotations: their form, their selectors, and the keys that the operator
-reserves.
+"""Labels, label selectors and annotations: their syntax, and the keys that the operator reserves.
 
-The form is that of Kubernetes, so labels that the API server accepts on an LLMService are valid on
-its pods too.
+The syntax is that of Kubernetes, so labels that the API server accepts on an LLMService are valid
+on its pods too.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ VALUE_FORM: Final = re.compile(f"({_NAME_PATTERN})?")
 _KEY_MESSAGE: Final = "such as team or example.com/team"
 
 KEY_LENGTH: Final = 317
-"""A prefix of 253 characters, a slash and a name of 63."""
+"""Maximum length of a key, in characters: a prefix of 253, a slash and a name of 63."""
 
 LabelKey = Annotated[
     str,
@@ -55,7 +54,7 @@ _SECURITY_PREFIXES: Final = (
     "seccomp.security.alpha.kubernetes.io/",
     "container.seccomp.security.alpha.kubernetes.io/",
 )
-"""Former annotations that weaken the security profile of a container."""
+"""Prefixes of former annotations that weaken the security profile of a container."""
 
 
 def _none_starts_with(prefixes: tuple[str, ...], message: str) -> ValueRule:
@@ -78,7 +77,7 @@ Labels = Annotated[
         "pod-template-hash and app.kubernetes.io/name, instance and managed-by",
     ),
 ]
-"""Labels that a user may add to pods."""
+"""Labels that a user may add to the pods or to the other objects."""
 
 Annotations = Annotated[
     Mapping[_Key, Annotated[str, Field(max_length=4096)]],
@@ -90,7 +89,7 @@ Annotations = Annotated[
         "profile: remove it",
     ),
 ]
-"""Annotations that a user may add to pods."""
+"""Annotations that a user may add to the pods or to the other objects."""
 
 
 SOURCE_RANGES: Final = "service.beta.kubernetes.io/load-balancer-source-ranges"
@@ -113,7 +112,7 @@ class ObjectMetadata(Fields):
     """Labels and annotations of all objects of a service, except its pods."""
 
     labels: Labels = Field(default_factory=dict)
-    """Labels of the objects, such as the ones that a policy of the cluster requires or that a cost
+    """Labels of the objects, such as those that a policy of the cluster requires or that a cost
     report groups by. The operator's own labels cannot be replaced."""
     annotations: Annotated[
         Annotations,

@@ -1,4 +1,4 @@
-"""Start, replacement and end of replicas: spec.startup, smokeTest, termination,
+"""Startup, replacement and shutdown of replicas: spec.startup, smokeTest, termination,
 podDisruptionBudget, rolloutStrategy.
 """
 
@@ -14,12 +14,12 @@ from llmservice_operator.api.fields import Fields, Portion, Rule, ValueRule
 
 
 class Startup(Fields):
-    # The value is an estimate: 140 GB (70B parameters in bf16) at 1 Gbit/s take 19 minutes, plus
+    # The default is an estimate: 140 GB (70B parameters in bf16) at 1 Gbit/s take 19 minutes, plus
     # loading and compiling.
     timeout_seconds: Annotated[int, Field(ge=60, le=86_400)] = 1800
-    """Maximum time in seconds from the start of the container until the replica is ready: download,
-    loading and compilation. After that the container restarts and keeps the files that it has
-    downloaded. Raise it for a large model or a slow network."""
+    """Maximum time in seconds from the start of the container until the replica is ready, for
+    download, loading and compilation. After that time, the container restarts and keeps the files
+    that it has downloaded. Raise the value for a large model or a slow network."""
 
 
 def _is_re2(pattern: str) -> bool:
@@ -33,24 +33,26 @@ def _is_re2(pattern: str) -> bool:
 
 
 SMOKE_TEST_SECONDS: Final = 60
-"""Default time limit of the smoke test. The model server has the same one. It is an estimate: the
-slowest models on a CPU generate an answer of 32 tokens in half of the time."""
+"""Default time limit of the smoke test, in seconds. The model server has the same default. The
+value is an estimate: the slowest models on a CPU need half of this time for an answer of 32
+tokens."""
 
 
 class SmokeTest(Fields):
     enabled: bool = True
     """Whether a new replica sends itself a request before it is ready. If the answer is wrong, the
-    replica restarts, the rollout stops, and the old replicas serve on. Without `expect`, the answer
-    is right if its log-probabilities, or the numbers of its vector, are finite."""
+    replica restarts, the rollout stops, and the old replicas continue to serve. Without `expect`,
+    the answer is right if its log-probabilities, or the numbers of its vector, are finite."""
     prompt: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """Text that the model continues with at most 32 tokens, or for which it computes a vector.
-    Default: a text of the model server. A model that refuses that one is not tested."""
+    Default: a text of the model server; if the model refuses this text and `expect` is unset, the
+    model is not tested."""
     expect: (
         Annotated[
             str,
             Field(min_length=1, max_length=256),
             ValueRule(
-                # The API server refuses a pattern that it cannot read, and adds the reason.
+                # The API server refuses a pattern that it cannot parse, and adds the reason.
                 cel="''.matches(self) in [true, false]",
                 message="must be a regular expression in the syntax of RE2",
                 holds=_is_re2,
@@ -58,8 +60,8 @@ class SmokeTest(Fields):
         ]
         | None
     ) = None
-    """Regular expression in the syntax of RE2 that must occur in the answer, such as `(?i)paris`.
-    For models that generate text. Default: any text is right."""
+    """Regular expression in the syntax of RE2 that must match a part of the answer, such as
+    `(?i)paris`. It requires a model that generates text. Default: any text is right."""
     timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = SMOKE_TEST_SECONDS
     """Maximum time in seconds until the answer is complete. It is a part of
     startup.timeoutSeconds."""
@@ -71,11 +73,11 @@ class Termination(Fields):
     stopped sending them."""
     drain_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
     """Maximum time in seconds after preStopSeconds to finish the requests in progress; requests
-    that are not finished by then end with an error. A value above serving.requestTimeoutSeconds has
-    no effect, unless serving.requestTimeoutSeconds is 0. A node drain waits as long, but some node
-    autoscalers do not: the Cluster Autoscaler ends pods after 600 seconds by default, while the
-    defaults here need up to 620. Raise its --max-graceful-termination-sec to 620, or lower this to
-    580."""
+    that are not finished by then end with an error. If serving.requestTimeoutSeconds is not 0, a
+    value above serving.requestTimeoutSeconds has no effect. A node drain waits for this time, but
+    some node autoscalers do not: by default, the Cluster Autoscaler terminates pods after 600
+    seconds, while the defaults here need up to 620. Raise its --max-graceful-termination-sec to
+    620, or lower drainTimeoutSeconds to 580."""
 
 
 _EITHER = Rule(
@@ -97,7 +99,7 @@ class PodDisruptionBudget(Fields):
     """Number of replicas that must stay available during a node drain, such as 2 or 50%."""
     max_unavailable: Portion | None = None
     """Number of replicas that may be unavailable during a node drain, such as 1 or 25%. Default: 1,
-    so a drain can evict even a single replica; it finishes its requests first."""
+    so that a drain can evict even the only replica, which finishes its requests first."""
 
     rules: ClassVar = (_EITHER, _LETS_ONE_GO)
 
@@ -135,12 +137,12 @@ _NONE = ("0", "0%")
 class RolloutStrategy(Fields):
     type: RolloutType = RolloutType.AUTO
     """Order in which a rollout replaces pods. Auto: a new replica becomes ready before an old one
-    ends. If a new replica waits 60 seconds for an accelerator, a volume or quota that an old
-    replica holds, each old replica ends before its successor starts. With a single replica, the
-    service is then unavailable until the successor is ready. With a model cache whose claim has
-    only the access mode ReadWriteOnce, old replicas end first from the beginning. RollingUpdate:
-    maxSurge and maxUnavailable decide, however long a new replica waits. Recreate: all old replicas
-    end before a new one starts."""
+    terminates. If a new replica waits 60 seconds for an accelerator, a volume or quota that an old
+    replica uses, each old replica terminates before its successor starts. With a single replica,
+    the service is then unavailable until the successor is ready. If the claim of the model cache
+    has only the access mode ReadWriteOnce, old replicas terminate first from the beginning.
+    RollingUpdate: maxSurge and maxUnavailable set the order, even if a new replica waits for a long
+    time. Recreate: all old replicas terminate before a new one starts."""
     max_surge: Portion | None = None
     """For RollingUpdate: number of replicas that may run above the desired number, such as 1 or
     25%. Default: 1."""
@@ -153,10 +155,11 @@ class RolloutStrategy(Fields):
     provisioning a node and pulling the image."""
 
     auto_rollback: bool = False
-    """Whether the pods of the last complete rollout return when a later rollout fails: a new
-    replica cannot start, or ends with an error, and is not ready after 30 seconds; or the rollout
-    is stuck. The status then says RolledBack, until a change of the spec changes the pods. All
-    other objects follow the spec. With false, the rollout stops and the old replicas serve on."""
+    """Whether the operator restores the pods of the last complete rollout when a later rollout
+    fails. A rollout fails if it is stuck, or if a new replica cannot start or exits with an error,
+    and is not ready after 30 seconds. The condition Ready then has the reason RolledBack, until a
+    change of the spec changes the pods. All other objects follow the spec. With false, the rollout
+    stops and the old replicas continue to serve."""
 
     rules: ClassVar = (
         _rolling_update_only("maxSurge", "max_surge"),

@@ -1,8 +1,8 @@
 """The load report of one LLMService: `GET /v1/scaling/{namespace}/{name}` of the metrics server.
 
-The operator reads it for status, deletion cost and direct mode, KEDA for `demandPercent`. Null
-always means unknown, and never zero. Both sides may be of different versions, so reasons are texts
-and unknown fields are ignored.
+The operator uses the report for the status, the deletion costs and the provider Direct. KEDA reads
+its `demandPercent`. Null always means unknown, and never zero. The metrics server and the operator
+may have different versions, so reasons are plain texts and unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from llmservice_operator.api.calibration import Calibration
 from llmservice_operator.api.fields import Fields
 
 STALE_SECONDS: Final = 60.0
-"""Age in seconds from which a report is outdated, because its metrics server no longer measures."""
+"""Age in seconds above which a report is outdated, because its metrics server no longer
+measures."""
 
 
 class ReplicaAdapter(Fields):
@@ -26,19 +27,20 @@ class ReplicaAdapter(Fields):
     state: str
     """State of the adapter: loading, loaded or failed."""
     message: str = ""
-    """Cause of the last failure as a sentence; empty without one."""
+    """Cause of the last failure as a sentence; empty if there is none."""
 
 
 class ReplicaLoad(Fields):
     """One replica of the service, Ready or not."""
 
     pod: str
-    """Name of the pod that serves its requests."""
+    """Name of the pod that serves the replica's requests."""
     is_ready: bool
     """Whether the replica is Ready and not being deleted."""
     phase: str | None = None
-    """Phase that its model server reports: importing, waiting_for_cache, downloading, loading,
-    warming_up, smoke_testing, ready, draining or failed; null while it does not answer."""
+    """Phase that the replica's model server reports: importing, waiting_for_cache, downloading,
+    loading, warming_up, smoke_testing, ready, draining or failed; null while the server does not
+    respond."""
     elapsed_seconds: float | None = None
     """Seconds since the process of the model server started."""
     downloaded_bytes: int | None = None
@@ -48,14 +50,15 @@ class ReplicaLoad(Fields):
     running_requests: int | None = None
     """Requests in the engine's batch."""
     waiting_requests: int | None = None
-    """Requests that the server has accepted and not begun."""
+    """Requests that the server has accepted but not started."""
     kv_cache_percent: float | None = None
     """KV tokens in use, in percent of those that the engine can hold."""
     gpu_duty_cycle_percent: float | None = None
-    """Time in which a kernel ran, by NVML; mean of the replica's GPUs."""
+    """Share of the time in which a kernel ran, in percent, as NVML reports it; the mean of the
+    replica's GPUs."""
     adapters: tuple[ReplicaAdapter, ...] | None = None
-    """LoRA adapters that the replica holds or tries to load; null from a server without
-    adapters."""
+    """LoRA adapters that the replica has loaded or tries to load; null if its model server does not
+    report adapters."""
     utilization_percent: float | None = None
     """Effective GPU utilization: work in percent of what the replica sustains within the SLO."""
 
@@ -64,10 +67,11 @@ class ExternalMetrics(Fields):
     """Owner of external.metrics.k8s.io in this cluster, as the metrics server sees it."""
 
     is_served: bool
-    """Whether a HorizontalPodAutoscaler can read the metrics: the release owns the APIService."""
+    """Whether a HorizontalPodAutoscaler can read the metrics, because the release of this metrics
+    server owns the APIService."""
     owner: str | None = None
-    """Other owner of the APIService as NAMESPACE/SERVICE; null without one, or before the first
-    check."""
+    """Other owner of the APIService as NAMESPACE/SERVICE; null if there is none, or before the
+    first check."""
     message: str
     """The reason as a sentence for the user."""
 
@@ -78,9 +82,10 @@ class LoadReport(Fields):
     at: float
     """Time of the report, in seconds since 1970."""
     demand_percent: float | None
-    """Total load in percent of one replica: 170 is two replicas at 85 %. Null: unknown, hold."""
+    """Total load in percent of one replica: 170 is two replicas at 85 %. Null: unknown, so the
+    number of replicas does not change."""
     target_percent: float
-    """Target load of one replica in percent. The demand divided by it is the number of replicas."""
+    """Target load of one replica in percent. The number of replicas is the demand divided by it."""
     missing: str | None = None
     """Cause of an unknown demand, as one CamelCase word: Starting, NoReadyReplica, ReplicasMissing,
     NoTrafficYet; null when the demand is known."""
@@ -91,24 +96,28 @@ class LoadReport(Fields):
     missing_replicas: int = 0
     """Ready replicas that have not answered for 15 seconds or more."""
     capacity_requests_per_second: float | None = None
-    """Requests like the recent ones that one replica sustains within the SLO."""
+    """Rate that one replica sustains within the SLO, in requests like the recent ones per
+    second."""
     capacity_factor: float | None = None
-    """Correction of the modelled capacity from measured SLO misses."""
+    """Correction of the modelled capacity by the measured SLO misses."""
     cold_start_seconds: float
     """Seconds from the creation of a pod until it is Ready: a high percentile of the last cold
-    starts, 120 before the first."""
+    starts, or 120 before the first one."""
     scale_down_window_seconds: float
-    """Scale-down window: 1.5 cold starts, and 600 while the load is bursty."""
+    """Scale-down window in seconds: 1.5 cold starts, but at least 90 and at most 600; 600 while the
+    load is bursty."""
     is_bursty: bool = False
     """Whether the load of the last ten minutes came in bursts."""
     attainment_percent: float | None = None
-    """Requests of the last minute within the SLO, in percent of the judged ones."""
+    """Requests of the last minute that met the SLO, in percent of those whose latency was compared
+    with it."""
     ttft_p95_milliseconds: float | None = None
     """95th percentile of the time to first token of the requests of the last minute."""
     itl_p95_milliseconds: float | None = None
     """95th percentile of the requests' mean inter-token latency, over the last minute."""
     backlog_gpu_seconds: float | None = None
-    """Queued work in seconds of one replica, with the queue until new replicas serve."""
+    """Queued work in seconds of one replica, including the work that queues up until new replicas
+    serve."""
     gpu_duty_cycle_percent: float | None = None
     """Sum of the Ready replicas' duty cycles: the metric GPUDutyCycle. Null without GPUs."""
     kv_cache_percent: float | None = None
@@ -116,7 +125,7 @@ class LoadReport(Fields):
     requests_waiting: float | None = None
     """Requests waiting on all Ready replicas: the metric RequestsWaiting."""
     calibration: Calibration | None = None
-    """Learned calibration; null before there is one."""
+    """Learned calibration; null if there is none yet."""
     external_metrics: ExternalMetrics | None = None
     """Owner of external metrics in this cluster."""
 

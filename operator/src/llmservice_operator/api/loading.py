@@ -10,14 +10,15 @@ from llmservice_operator.api.fields import Fields, Quantity, Rule, at_least
 from llmservice_operator.api.flags import EngineFlag
 
 FORMATS_OF_A_STORE: Final = ("Auto", "RunaiStreamer", "RunaiStreamerSharded")
-"""Formats that can read from an object store. With Auto, the engine chooses RunaiStreamer there."""
+"""Formats that can read from an object store. For a model in a store, Auto makes the engine choose
+RunaiStreamer."""
 
 
 def _requires_the_streamer(option: str, attribute: str) -> Rule:
     return Rule(
         option,
         cel=f"!has(self.{option}) || (has(self.format) && self.format == 'RunaiStreamer')",
-        message="requires the format RunaiStreamer: set it, or remove this",
+        message="requires the format RunaiStreamer: set that format, or remove this field",
         holds=lambda self: getattr(self, attribute) is None or self.format == "RunaiStreamer",
     )
 
@@ -49,7 +50,8 @@ class Loading(Fields):
     """Loader of the weights. RunaiStreamer reads safetensors with many threads, from any source of
     the model. RunaiStreamerSharded reads files that were saved for each GPU. BitsAndBytes,
     FastSafetensors, InstantTensor and the streamers require a Python package of their name in the
-    image. Default: Auto, by the files of the model; RunaiStreamer for an s3:// model."""
+    image. Default: Auto, the engine's choice for the model's files, which is RunaiStreamer for an
+    s3:// model."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Number of threads that read the weights, for the format RunaiStreamer. Default: the
     streamer's own."""
@@ -66,7 +68,7 @@ class Loading(Fields):
     RunaiStreamer. It must have room for the largest tensor. Default: the streamer's own."""
     distributed: bool | None = None
     """Whether the GPUs of a replica share the reading, and pass the weights to each other, for the
-    format RunaiStreamer. Default: false; each GPU's process reads all files."""
+    format RunaiStreamer. With false, the process of each GPU reads all files. Default: false."""
 
     rules: ClassVar = (
         _requires_the_streamer("concurrency", "concurrency"),

@@ -105,20 +105,20 @@ class Model(Fields):
         ),
         EngineFlag("--enable-lora", also=("--lora-modules",), is_computed=True),
     ] = ()
-    """LoRA adapters of the model, which clients call by their names. Changing the list restarts no
-    replica, except that the first adapter does where neither maxLoras nor maxLoraRank is set, and
-    so does the removal of the last one."""
+    """LoRA adapters of the model, which clients call by their names. A change of the list restarts
+    no replica, with one exception: if neither maxLoras nor maxLoraRank is set, adding the first
+    adapter and removing the last one restart the replicas."""
     max_loras: (
         Annotated[int, Field(ge=1, le=64), EngineFlag("--max-loras", is_computed=True)] | None
     ) = None
-    """Number of different adapters that one step of the engine computes. Requests for further ones
-    wait. Each takes memory of the GPU, whether there is an adapter or not. Default: 4 with an
-    adapter or maxLoraRank."""
+    """Maximum number of different adapters in one engine step. Requests for further adapters wait.
+    The engine reserves GPU memory for this number of adapters, even if it has loaded fewer.
+    Default: 4 if there is an adapter or maxLoraRank is set."""
     max_lora_rank: Annotated[LoraRank, EngineFlag("--max-lora-rank", is_computed=True)] | None = (
         None
     )
-    """Maximum rank of an adapter, for which the engine reserves memory. Default: 16 with an adapter
-    or maxLoras."""
+    """Maximum rank of an adapter, for which the engine reserves memory. Default: 16 if there is an
+    adapter or maxLoras is set."""
     offline: bool = False
     """Whether the model server works without the hub. It then loads the model only from the claim
     of a pvc:// model or of the cache."""
@@ -179,8 +179,8 @@ class Model(Fields):
             "self.adapters.filter(other, other.name == each.name).size() == 1 && "
             "(!has(self.name) || each.name != self.name) && "
             "(!has(self.aliases) || !self.aliases.exists(alias, alias == each.name)))",
-            message="must not repeat a name, and must not have that of the model or an alias: "
-            "choose another name",
+            message="must not repeat a name, or have the name of the model or an alias: choose "
+            "another name",
             holds=lambda model: (
                 len({each.name for each in model.adapters} - {model.name, *model.aliases})
                 == len(model.adapters)
@@ -191,8 +191,8 @@ class Model(Fields):
             cel="!has(self.adapters) || self.adapters.all(each, !each.uri.startsWith('pvc://') || "
             "(self.uri.startsWith('pvc://') && "
             "each.uri.split('/')[2] == self.uri.split('/')[2]))",
-            message="must be on the claim of the model where they are on a claim, because another "
-            "claim would be a further volume: move them there, or use hf:// adapters",
+            message="must not be on a claim other than the model's, because a replica mounts a "
+            "single claim for both: move them to the model's claim, or use hf:// adapters",
             holds=lambda model: all(
                 isinstance(model.source, ClaimModel) and source.claim == model.source.claim
                 for source in (each.source for each in model.adapters)
@@ -220,12 +220,12 @@ class Model(Fields):
 
     @property
     def adapter_slots(self) -> int | None:
-        """Number of adapters in one step of the engine; None without adapters."""
+        """Maximum number of adapters in one engine step; None if the engine takes no adapters."""
         return (self.max_loras or DEFAULT_MAX_LORAS) if self.takes_adapters else None
 
     @property
     def adapter_rank(self) -> int | None:
-        """Maximum rank of an adapter; None without adapters."""
+        """Maximum rank of an adapter; None if the engine takes no adapters."""
         return (self.max_lora_rank or DEFAULT_MAX_LORA_RANK) if self.takes_adapters else None
 
     @property

@@ -45,25 +45,26 @@ class StoreModel:
 Source = HubModel | ClaimModel | StoreModel
 
 _FOLDER: Final = "(/|[.]|~|(file|hostPath|hostpath|host|local|nfs|nas):)"
-"""Beginning of a text that names a folder of a node or of a file server."""
+"""Pattern of the beginning of a text that names a folder of a node or of a file server."""
 _FOLDER_FORM: Final = re.compile(_FOLDER)
 
 NEEDS_A_CLAIM: Final = (
-    "a pod mounts a folder of a node or of a file server by a claim only: let an administrator "
-    "create a PersistentVolume for it, such as one of type nfs or local, and a "
-    "PersistentVolumeClaim, and set model.uri to pvc://CLAIM/PATH"
+    "a pod can mount a folder of a node or of a file server only through a claim: let an "
+    "administrator create a PersistentVolume for it, such as one of type nfs or local, and a "
+    "PersistentVolumeClaim"
 )
+"""Reason and first step of a message. The message continues with the field to set."""
 
 _IS_A_FOLDER: Final = ValueRule(
     cel=f"!self.matches('^{_FOLDER}')",
-    message=f"names a folder, and {NEEDS_A_CLAIM}",
+    message=f"names a folder, and {NEEDS_A_CLAIM}, and set this field to pvc://CLAIM/PATH",
     holds=lambda uri: _FOLDER_FORM.match(uri) is None,
 )
 _URI_RULES: Final = (
     ValueRule(
         cel=f"!self.startsWith('hf://') || self.matches('^{_HUB_URI}$')",
         message="must have the form hf://ORGANISATION/NAME, such as "
-        "hf://HuggingFaceTB/SmolLM2-135M-Instruct; write a revision into model.revision",
+        "hf://HuggingFaceTB/SmolLM2-135M-Instruct; write a revision into the field revision",
         holds=lambda uri: not uri.startswith(HUB_SCHEME) or re.fullmatch(_HUB_URI, uri) is not None,
     ),
     ValueRule(

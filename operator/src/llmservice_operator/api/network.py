@@ -14,12 +14,12 @@ from llmservice_operator.api.labels import LabelSelector
 
 METADATA_V4: Final = ("169.254.169.254/32", "100.100.100.200/32")
 METADATA_V6: Final = ("fd00:ec2::254/128", "fd20:ce::254/128")
-"""Addresses where clouds serve a node's credentials: most clouds; Alibaba; AWS and Google over
-IPv6."""
+"""Addresses at which clouds serve a node's credentials. The first IPv4 address is that of most
+clouds, the second that of Alibaba Cloud. The IPv6 addresses are those of AWS and Google Cloud."""
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """Return the network of a text such as 10.0.0.0/8, None for any other text.
+    """Return the network of a text such as 10.0.0.0/8; None for any other text.
 
     The rules are those of Kubernetes: no leading zeros in the prefix length, and no IPv4 address
     inside IPv6.
@@ -37,8 +37,8 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
 def _canonical(text: str) -> str:
     """Return a CIDR range as Kubernetes writes it: 10.1.2.3/8 becomes 10.0.0.0/8.
 
-    Newer API servers refuse any other form in new objects; older ones accepted it. The addresses
-    are the same.
+    Newer API servers refuse any other form in new objects; older ones accept it. Both forms contain
+    the same addresses.
     """
     network = _network(text)
     return text if network is None else str(network)
@@ -76,7 +76,7 @@ class IPBlock(Fields):
     cidr: Cidr
     """Client addresses that may reach the API, such as 10.0.0.0/8. For clients outside the cluster,
     set service.externalTrafficPolicy: Local; otherwise the policy sees a node's address instead of
-    theirs."""
+    the client's."""
     except_: Annotated[
         tuple[Cidr, ...],
         Field(
@@ -156,8 +156,8 @@ class NetworkPolicyDestination(NetworkPolicyPeer):
         tuple[DestinationPort, ...],
         Field(max_length=8, json_schema_extra=ATOMIC),
     ] = ()
-    """Destination ports. For pods, the port of the container, which can differ from the port of a
-    Service object in front of it. Default: all ports."""
+    """Destination ports. For pods, these are the ports of the containers, which can differ from the
+    ports of a Service object in front of them. Default: all ports."""
 
 
 def _without_effect(field: str, peers: Callable[[NetworkPolicy], tuple[Fields, ...]]) -> Rule:
@@ -171,8 +171,9 @@ def _without_effect(field: str, peers: Callable[[NetworkPolicy], tuple[Fields, .
 
 class NetworkPolicy(Fields):
     enabled: bool = True
-    """Whether the operator creates a NetworkPolicy. Without it, both ports are open to the network,
-    and the replicas can reach any address, including the cloud's metadata service."""
+    """Whether the operator creates a NetworkPolicy. Without it, the API port and the management
+    port are open to the network, and the replicas can reach any address, including the cloud's
+    metadata service."""
     from_: Annotated[
         tuple[NetworkPolicyPeer, ...],
         Field(alias="from", max_length=16, json_schema_extra=ATOMIC),
@@ -189,10 +190,10 @@ class NetworkPolicy(Fields):
     proxy or a trace collector."""
 
     mesh: Literal["None", "Ambient"] = "None"
-    """Service mesh of the namespace. None: no mesh, or one with sidecars, which needs no ports.
-    Ambient, the mode of Istio: the peers also reach port 15008, through which the mesh forwards
-    their requests; the probes come from the mesh's address for them; and the replicas reach the
-    pods in `to` through port 15008, too."""
+    """Service mesh of the namespace. None: no mesh, or a mesh with sidecars, which needs no further
+    ports. Ambient: the ambient mode of Istio. The peers then also reach port 15008, through which
+    the mesh forwards their requests; the probes come from the address that the mesh uses for them;
+    and the replicas reach the pods in `to` through port 15008, too."""
 
     rules: ClassVar = (
         _without_effect("from", lambda policy: policy.from_),

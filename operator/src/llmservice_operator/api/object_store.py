@@ -1,4 +1,5 @@
-"""spec.model.objectStore: where the weights of an s3:// model are, and how a replica signs in."""
+"""spec.model.objectStore: the address of the weights of an s3:// model, and the credentials for
+it."""
 
 from __future__ import annotations
 
@@ -58,8 +59,8 @@ class ObjectStore(Fields):
     """Region of the bucket, such as eu-central-1. Default: us-east-1, or the region that the
     cluster gives the pods of the ServiceAccount."""
     addressing: Literal["Path", "VirtualHost"] | None = None
-    """Place of the bucket's name in an address. Path: after the host. VirtualHost: at the start of
-    the host. Default: Path with an endpoint, VirtualHost without one."""
+    """Place of the bucket's name in an address. Path: after the host name. VirtualHost: at the
+    start of the host name. Default: Path if endpoint is set, VirtualHost otherwise."""
     credentials_secret_ref: ObjectStoreSecret | None = None
     """Secret with the access key. Default: the role that the cluster gives the ServiceAccount in
     template.serviceAccountName."""

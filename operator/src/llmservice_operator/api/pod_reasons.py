@@ -1,4 +1,4 @@
-"""Facts about the reasons of pods that are refused, do not start or end: a part of reasons.py."""
+"""Facts about reasons of pods that are refused, do not start or terminate, for reasons.py."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from llmservice_operator.api.reason_facts import Facts, Rank, Source, Subject
 DEPLOYMENT_PAUSED: Final = Facts(
     "DeploymentPaused",
     Source.ROLLOUT,
-    "Somebody has paused the Deployment, so no pod is replaced.",
+    "The Deployment is paused, so no pod is replaced.",
     "Resume it with `kubectl rollout resume deploy/NAME`.",
     rank=Rank.ADMISSION,
 )
 LIMITS_REQUIRED: Final = Facts(
     "LimitsRequired",
     Source.ROLLOUT,
-    "A ResourceQuota of the namespace takes only pods that set the limits or requests it counts.",
-    "Set what the message names: limits.memory is spec.resources.limits.memory. For all pods of "
-    "the namespace, a LimitRange can set defaults.",
+    "A ResourceQuota of the namespace accepts only pods that set the limits or requests that it "
+    "restricts.",
+    "Set the fields that the message names, such as spec.resources.limits.memory for "
+    "limits.memory. A LimitRange can set defaults for all pods of the namespace.",
     rank=Rank.QUOTA,
 )
 LIMIT_RANGE_EXCEEDED: Final = Facts(
     "LimitRangeExceeded",
     Source.ROLLOUT,
     "A LimitRange of the namespace refuses the pods or the claim of the model cache.",
-    "Change spec.resources or spec.model.cache.size to what the LimitRange allows: `kubectl "
-    "describe limitrange` shows it.",
+    "Change spec.resources or spec.model.cache.size to values that the LimitRange allows: `kubectl "
+    "describe limitrange` shows them.",
     rank=Rank.ADMISSION,
 )
 STORAGE_QUOTA_EXCEEDED: Final = Facts(
@@ -40,8 +41,8 @@ WAITING_FOR_DEVICE: Final = Facts(
     "WaitingForDevice",
     Source.POD,
     "No node has enough free devices of spec.resources.extended or of the resource claims; the "
-    "message has the scheduler's words.",
-    "Add nodes with the device, free some, or correct spec.resources. Nodes offer extended "
+    "message quotes the scheduler.",
+    "Add nodes with the device, free some devices, or correct spec.resources. Nodes offer extended "
     "resources only with a device plugin: `kubectl describe nodes` lists them. Devices of claims "
     "need a driver: `kubectl get resourceslices` lists them.",
     rank=Rank.ACCELERATOR,
@@ -50,15 +51,15 @@ WAITING_FOR_DEVICE: Final = Facts(
 VOLUME_IN_USE: Final = Facts(
     "VolumeInUse",
     Source.POD,
-    "A volume of the pod is attached to another node, and one node alone can mount it.",
+    "A volume of the pod is attached to another node, and only one node at a time can mount it.",
     "Use a claim with the access mode ReadWriteMany. With ReadWriteOnce, set "
-    "spec.rolloutStrategy.type to Auto or Recreate, so that the old pod ends first.",
+    "spec.rolloutStrategy.type to Auto or Recreate, so that the old pod terminates first.",
     rank=Rank.VOLUME,
 )
 POD_NOT_STARTING: Final = Facts(
     "PodNotStarting",
     Source.POD,
-    "A node has taken the pod and does not start it; the message has the last Event.",
+    "The pod is assigned to a node, which does not start it; the message quotes the last Event.",
     "Look at `kubectl describe pods -l llmservice.dev/name=NAME`.",
     rank=Rank.NODE,
 )
@@ -94,16 +95,16 @@ DEVICE_UNAVAILABLE: Final = Facts(
 POD_REJECTED: Final = Facts(
     "PodRejected",
     Source.POD,
-    "The kubelet refused the pod that the scheduler had given to its node.",
+    "The kubelet refused the pod that the scheduler had assigned to its node.",
     "Look at `kubectl describe node` of the node that the message names. Correct spec.template or "
-    "spec.resources if they do not fit it.",
+    "spec.resources if they do not suit the node.",
     rank=Rank.NODE,
     about=Subject.ROOM,
 )
 NODE_LOST: Final = Facts(
     "NodeLost",
     Source.POD,
-    "The node of the pod does not report any more.",
+    "The node of the pod no longer reports its state.",
     "Look at `kubectl get nodes`. Kubernetes replaces the pod after five minutes. If the node is "
     "gone for good, delete the Node, so that its volumes are released.",
     rank=Rank.NODE,
@@ -111,16 +112,17 @@ NODE_LOST: Final = Facts(
 SIDECAR_NOT_READY: Final = Facts(
     "SidecarNotReady",
     Source.POD,
-    "The model server is ready or waits, and another container of the pod is not ready.",
+    "The model server is ready, but another container of the pod is not. Or an init container "
+    "fails, so that the model server cannot start.",
     "Look at `kubectl logs deploy/NAME -c CONTAINER` with the container that the message names. "
-    "The operator adds no such container: an admission webhook of the cluster does.",
+    "The operator adds no such container: it comes from an admission webhook of the cluster.",
     rank=Rank.READINESS,
 )
 ROLLED_BACK: Final = Facts(
     "RolledBack",
     Source.OPERATOR,
-    "The rollout of the present spec failed, and spec.rolloutStrategy.autoRollback brought the "
-    "earlier pods back.",
+    "The rollout of the current spec failed, and spec.rolloutStrategy.autoRollback restored the "
+    "earlier pods.",
     "Correct the spec: a change that changes the pods starts a new rollout. To try the same pods "
     "again, set spec.rolloutStrategy.autoRollback to false.",
 )

@@ -69,11 +69,11 @@ class Resources(Fields):
     resource without a limit: on GPUs, 1 core and 4Gi of memory per GPU, plus
     engine.kvCache.offload.cpu; on a CPU, 500m and 2Gi; for ephemeral-storage, model.cache.size."""
     limits: ResourceAmounts | None = None
-    """Maximum resources of each replica. On a CPU, the memory limit must hold the whole model; on
-    GPUs, the loading buffers."""
+    """Maximum resources of each replica. On a CPU, the memory limit must have room for the whole
+    model; on GPUs, for the loading buffers."""
     extended: ExtendedResources = Field(default_factory=dict)
-    """Extended resources of each replica by their names, requested and limited alike: devices, such
-    as rdma/hca: 1, and huge pages, such as hugepages-2Mi: 1Gi. GPUs are set in
+    """Extended resources of each replica by their names, as equal requests and limits: devices,
+    such as rdma/hca: 1, and huge pages, such as hugepages-2Mi: 1Gi. GPUs are set in
     spec.accelerator."""
     claims: ResourceClaims = ()
     """Claims of each replica for devices (dynamic resource allocation; requires Kubernetes 1.34),
@@ -151,8 +151,8 @@ class Template(Fields):
     ] = ()
     """Rules for spreading the replicas across nodes, zones or other domains."""
     priority_class_name: ObjectName | None = None
-    """PriorityClass of the pods. When GPUs are short, pods of a higher class preempt pods of a
-    lower one. Default: the cluster's default class."""
+    """PriorityClass of the pods. If too few GPUs are free, pods of a higher class preempt pods of a
+    lower class. Default: the cluster's default class."""
     runtime_class_name: ObjectName | None = None
     """RuntimeClass of the pods, such as nvidia. Default: the node's default runtime."""
     scheduler_name: ObjectName | None = None
@@ -160,7 +160,7 @@ class Template(Fields):
     service_account_name: ObjectName | None = None
     """ServiceAccount of the pods, for policies and cloud identities. Its token is not mounted,
     because the model server never calls the API server. If the chart's admission policy is on,
-    setting it requires permission to create pods. Default: default."""
+    setting it requires permission to create pods. Default: the ServiceAccount `default`."""
     labels: Labels = Field(default_factory=dict)
     """Additional labels of the pods."""
     annotations: Annotations = Field(default_factory=dict)

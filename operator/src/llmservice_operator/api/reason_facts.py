@@ -1,4 +1,4 @@
-"""Properties of a condition's reason: the form in which reasons.py declares them."""
+"""The properties of a condition's reason, as reasons.py declares them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Source(StrEnum):
     COUNTS = "From the Deployment's counts"
     ROLLOUT = "From the Deployment's conditions"
     POD = "From the pods, as the scheduler and the kubelet see them"
-    MODEL_SERVER = "From the model server as it ends, or from the kubelet in its place"
+    MODEL_SERVER = "From the model server when it exits, or from the kubelet on its behalf"
     METRICS_SERVER = "From the model server, through the metrics server"
     OPERATOR = "From the operator's own pass"
     LOAD = "From the metrics server and the autoscaler"
@@ -23,8 +23,9 @@ class Rank(IntEnum):
     """Order in which the problems of replicas are reported: the lowest rank wins.
 
     The message of a container that ran is the most useful. Problems that keep containers from
-    running come next, from the late steps of a pod's life to the early ones. Problems that need
-    only patience are last. Of two problems with one rank, the alphabet decides.
+    running come next, from the last steps of a pod's startup to the first ones. Problems that only
+    take time are last. If two problems have the same rank, the alphabetical order of their reasons
+    decides.
     """
 
     LAST_WORDS = auto()
@@ -42,7 +43,7 @@ class Rank(IntEnum):
     DOWNLOAD = auto()
     LOAD = auto()
     NONE = auto()
-    """The reason is no problem of a replica."""
+    """The reason is not a problem of a replica."""
 
 
 class Subject(StrEnum):
@@ -61,20 +62,21 @@ _SOURCES_OF_PROBLEMS: Final = frozenset(
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything about one reason. Raises TypeError where the rank does not suit the source."""
+    """All properties of one reason. Raises TypeError if the rank does not suit the source."""
 
     word: str
     """The reason itself, in CamelCase; part of the API."""
     source: Source
     meaning: str
-    """The event that the reason stands for."""
+    """Description of the situation that the reason names, in sentences."""
     hint: str
-    """The change that helps, as the end of a message."""
+    """Advice on what to change, in sentences. Messages end with it."""
     rank: Rank = Rank.NONE
     is_normal: bool = False
-    """Whether an Event about it is Normal; every other one is a Warning."""
+    """Whether an Event about the reason has the type Normal, instead of Warning."""
     is_transient: bool = False
-    """Whether a restart may repair it: it is reported once the container has ended twice."""
+    """Whether a restart may solve the problem. If so, the problem is not reported while the
+    container runs again after its first exit."""
     about: Subject | None = None
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ def from_model_server(
 
 
 def in_commands(name: str, text: str) -> str:
-    """Return the text with the name of the service in the commands that it advises."""
+    """Return the text with the name of the service in its commands, instead of NAME."""
     for before in ("deploy/", "llmservice.dev/name="):
         text = text.replace(f"{before}NAME", f"{before}{name}")
     return text

@@ -54,14 +54,14 @@ class Reason(StrEnum):
         "ScaledToZero",
         Source.COUNTS,
         "No replica is desired: spec.replicas is 0.",
-        "Set it to 1 or more to serve the model.",
+        "Set spec.replicas to 1 or more to serve the model.",
         is_normal=True,
     )
     SUSPENDED = Facts(
         "Suspended",
         Source.COUNTS,
         "No replica is desired: spec.suspend is true.",
-        "Set it to false to serve the model again.",
+        "Set spec.suspend to false to serve the model again.",
         is_normal=True,
     )
     NO_REPLICA_READY = Facts(
@@ -75,8 +75,8 @@ class Reason(StrEnum):
         "QuotaExceeded",
         Source.ROLLOUT,
         "A ResourceQuota of the namespace refuses the pods.",
-        "Raise the quota, or lower spec.replicas, spec.accelerator.count or spec.resources; for "
-        "ephemeral-storage, spec.model.cache.size.",
+        "Raise the quota, or lower spec.replicas, spec.accelerator.count or spec.resources. If the "
+        "quota is for ephemeral-storage, lower spec.model.cache.size.",
         rank=Rank.QUOTA,
         about=Subject.ROOM,
     )
@@ -113,7 +113,7 @@ class Reason(StrEnum):
     WAITING_FOR_GPU = Facts(
         "WaitingForGPU",
         Source.POD,
-        "No node has enough free GPUs; the message has the scheduler's numbers.",
+        "No node has enough free GPUs; the message quotes the scheduler.",
         "Add GPU nodes, free some GPUs, lower spec.accelerator.count or spec.replicas, or add "
         "tolerations to spec.template.tolerations for any other taints on the GPU nodes. "
         "Nodes offer GPUs only with a device plugin: `kubectl describe nodes` lists them.",
@@ -123,7 +123,8 @@ class Reason(StrEnum):
     UNSCHEDULABLE = Facts(
         "Unschedulable",
         Source.POD,
-        "No node can take the pod for another reason: CPU, memory, taints, node selector.",
+        "No node can run the pod for another reason, such as CPU, memory, taints or the node "
+        "selector.",
         "Lower spec.resources, correct spec.template, or add nodes.",
         rank=Rank.NODE,
         about=Subject.ROOM,
@@ -140,7 +141,7 @@ class Reason(StrEnum):
         "ImagePullError",
         Source.POD,
         "The node cannot pull the image.",
-        "Correct spec.engine.image, or the chart values server.gpuImage and server.cpuImage where "
+        "Correct spec.engine.image, or the chart values server.gpuImage and server.cpuImage if "
         "it is unset. For a private registry, name a Secret in spec.engine.imagePullSecrets.",
         rank=Rank.IMAGE,
     )
@@ -149,8 +150,8 @@ class Reason(StrEnum):
         Source.POD,
         "A ConfigMap that the spec or the chart names, or its key, does not exist.",
         "Create the ConfigMap, or correct spec.engine.chatTemplate, spec.caBundle or "
-        "spec.engine.env. The chart value server.caBundle names one that every namespace with a "
-        "service needs.",
+        "spec.engine.env. The ConfigMap in the chart value server.caBundle must exist in every "
+        "namespace with a service.",
         rank=Rank.CONFIGURATION,
     )
     CONTAINER_START_ERROR = Facts(
@@ -172,7 +173,8 @@ class Reason(StrEnum):
     CRASH_LOOP = Facts(
         "CrashLoop",
         Source.POD,
-        "The container ends again and again without a reason; the message has the end of its log.",
+        "The container exits again and again without a reason; the message quotes the end of its "
+        "log.",
         "Look at `kubectl logs --previous deploy/NAME`, and check spec.engine.",
         rank=Rank.CRASH,
         is_transient=True,
@@ -190,7 +192,7 @@ class Reason(StrEnum):
     DOWNLOADING_MODEL = Facts(
         "DownloadingModel",
         Source.METRICS_SERVER,
-        "The container downloads the model; the message has the progress in steps of 5 %.",
+        "The container downloads the model; the message reports the progress in steps of 5 %.",
         "Wait, or follow it with `kubectl logs deploy/NAME`.",
         rank=Rank.DOWNLOAD,
         is_normal=True,
@@ -203,14 +205,14 @@ class Reason(StrEnum):
         "this folder.",
         "Correct spec.model.uri or spec.model.revision. For a private model, name a Secret with a "
         "token in spec.model.credentialsSecretRef. A folder of a claim or an object store must "
-        "hold config.json and the weights.",
+        "contain config.json and the weights.",
     )
     MODEL_ACCESS_DENIED = from_model_server(
         "ModelAccessDenied",
         "The hub or the object store requires credentials, or refuses the given ones.",
         "Accept the model's terms on the hub, and name a Secret with a token that may read the "
-        "model in spec.model.credentialsSecretRef. For an s3:// model, name one with an access "
-        "key in spec.model.objectStore.credentialsSecretRef.",
+        "model in spec.model.credentialsSecretRef. For an s3:// model, name a Secret with an "
+        "access key in spec.model.objectStore.credentialsSecretRef.",
     )
     HUB_UNREACHABLE = from_model_server(
         "HubUnreachable",
@@ -222,7 +224,7 @@ class Reason(StrEnum):
     )
     REMOTE_CODE_REFUSED = from_model_server(
         "RemoteCodeRefused",
-        "The model brings Python code of its own, which runs only where the spec allows it.",
+        "The model contains Python code, which runs only if the spec allows it.",
         "Set spec.model.trustRemoteCode: true if you trust the code, or choose another model.",
     )
     UNSUPPORTED_ARCHITECTURE = from_model_server(
@@ -233,7 +235,7 @@ class Reason(StrEnum):
     CONTEXT_DOES_NOT_FIT = from_model_server(
         "ContextDoesNotFit",
         "The model does not support spec.engine.maxModelLen tokens, or the KV cache cannot hold "
-        "one request of that length. The message has the largest number that fits.",
+        "one request of that length. The message names the largest number that fits.",
         "Lower spec.engine.maxModelLen, or set it to Auto. For more KV cache, raise "
         "spec.engine.gpuMemoryUtilizationPercent (on CPUs, --kv-cache-memory-bytes in "
         "spec.engine.extraArgs), or use more GPUs or a quantized model.",
@@ -248,7 +250,7 @@ class Reason(StrEnum):
         "GPUOutOfMemory",
         "The model does not fit into the GPU's memory, or another process uses that memory.",
         "Use more GPUs (spec.accelerator.count), larger GPUs or a quantized model, or lower "
-        "spec.engine.maxModelLen. If another process uses the GPU, end it or lower "
+        "spec.engine.maxModelLen. If another process uses the GPU, stop it or lower "
         "spec.engine.gpuMemoryUtilizationPercent.",
     )
     OUT_OF_MEMORY = from_model_server(
@@ -272,13 +274,13 @@ class Reason(StrEnum):
     )
     LOAD_FAILED = from_model_server(
         "LoadFailed",
-        "The model server ended while loading, with an error that has no reason of its own.",
+        "The model server exited while loading, with an error that no other reason describes.",
         "Look at `kubectl logs --previous deploy/NAME`, and check spec.engine.",
         is_transient=True,
     )
     ENGINE_DIED = from_model_server(
         "EngineDied",
-        "The engine process ended while it served.",
+        "The engine process exited while the model server served requests.",
         "Look at `kubectl logs --previous deploy/NAME`. If this happens again, raise "
         "spec.resources.limits.memory.",
         is_transient=True,
@@ -312,9 +314,9 @@ class Reason(StrEnum):
     ROLLOUT_IN_PLACE = Facts(
         "RolloutInPlace",
         Source.OPERATOR,
-        "No room is free for a new replica beside the old ones (an accelerator, a quota or a "
-        "volume that one node alone can mount), so each old replica ends before its successor "
-        "starts.",
+        "There is no room for a new replica in addition to the old ones (an accelerator, a quota "
+        "or a volume that only one node can mount), so each old replica terminates before its "
+        "successor starts.",
         "Wait, or add GPU nodes, raise the quota or use a claim with the access mode "
         "ReadWriteMany. To wait for free room instead, set spec.rolloutStrategy.type to "
         "RollingUpdate.",
@@ -330,7 +332,7 @@ class Reason(StrEnum):
         "ImmutableField",
         Source.OPERATOR,
         "The API server refuses to change an immutable field.",
-        "Delete that object, and the operator creates it anew. A claim holds data: revert "
+        "Delete that object, and the operator creates it again. A claim contains data: revert "
         "spec.model.cache instead, or set its claimName to another claim.",
     )
     OBJECT_REFUSED = Facts(
@@ -365,22 +367,22 @@ class Reason(StrEnum):
     FIELD_CONFLICT = Facts(
         "FieldConflict",
         Source.OPERATOR,
-        "Another client changes a field of the operator back again and again. The operator leaves "
-        "the object alone for a time that grows up to 5 minutes.",
-        "Remove the field from what the other manager applies, or set the field in the spec of "
-        "the LLMService to its value.",
+        "Another client repeatedly reverts a field that the operator sets. The operator waits "
+        "before it writes the object again, each time longer, up to 5 minutes.",
+        "Remove the field from the object that the other field manager applies, or set the field "
+        "in the spec of the LLMService to the same value.",
     )
     CLUSTER_ERROR = Facts(
         "ClusterError",
         Source.OPERATOR,
-        "The API server does not answer a write, or answers it with an error.",
-        "Wait, because the operator tries again. If this goes on, look at the API server and at "
+        "The API server does not respond to a write, or responds with an error.",
+        "Wait, because the operator tries again. If this continues, look at the API server and at "
         "the admission webhook that the message names.",
     )
     OPERATOR_FAULT = Facts(
         "OperatorFault",
         Source.OPERATOR,
-        "The operator hit an error that it does not expect.",
+        "The operator met an unexpected error.",
         "Look at the operator's log, and report the error. The operator tries again.",
     )
     INVALID_SPEC = Facts(
@@ -393,7 +395,7 @@ class Reason(StrEnum):
     FOLLOWING_LOAD = Facts(
         "FollowingLoad",
         Source.LOAD,
-        "The replicas follow the load, within minReplicas and maxReplicas.",
+        "The number of replicas follows the load, within minReplicas and maxReplicas.",
         "Nothing.",
         is_normal=True,
     )
@@ -406,15 +408,16 @@ class Reason(StrEnum):
     NO_CAPACITY = Facts(
         "NoCapacity",
         Source.LOAD,
-        "The load needs more replicas than become ready: the cluster has no room for them, or "
-        "one was not ready after three cold starts.",
+        "The load needs more replicas than become ready: the cluster has no room for them, or a "
+        "new replica was not ready after three times the usual cold start.",
         "Add nodes if room is missing, or lower spec.autoscaling.maxReplicas to a number that "
         "fits. The condition Ready names the obstacle.",
     )
     METRICS_MISSING = Facts(
         "MetricsMissing",
         Source.LOAD,
-        "The load is unknown, so the number of replicas stays; the message names the cause.",
+        "The load is unknown, so the number of replicas does not change; the message names the "
+        "cause.",
         "Look at the pods and logs of the metrics server.",
     )
     WAITING_FOR_TRAFFIC = Facts(
@@ -435,15 +438,16 @@ class Reason(StrEnum):
     RECOMMENDING = Facts(
         "Recommending",
         Source.LOAD,
-        "The mode is Recommend: the number of replicas stays, and the status recommends one.",
-        "Set spec.autoscaling.mode to Active to let the replicas follow the load.",
+        "The mode is Recommend: the number of replicas does not change, and the status reports a "
+        "recommended number.",
+        "Set spec.autoscaling.mode to Active, so that the number of replicas follows the load.",
         is_normal=True,
     )
     PAUSED = Facts(
         "Paused",
         Source.LOAD,
-        "The mode is Paused: the number of replicas stays.",
-        "Set spec.autoscaling.mode to Active to let the replicas follow the load.",
+        "The mode is Paused: the number of replicas does not change.",
+        "Set spec.autoscaling.mode to Active, so that the number of replicas follows the load.",
         is_normal=True,
     )
     FOREIGN_METRICS_API = Facts(

@@ -15,7 +15,8 @@ from llmservice_operator.api.fields import Fields, Rule, matches
 
 _LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 SUBDOMAIN_PATTERN: Final = f"{_LABEL}([.]{_LABEL})*"
-"""The name of a Secret, a PersistentVolumeClaim and most other objects (RFC 1123 subdomain)."""
+"""Pattern of the name of a Secret, a PersistentVolumeClaim and most other objects (RFC 1123
+subdomain)."""
 SUBDOMAIN_FORM: Final = re.compile(SUBDOMAIN_PATTERN)
 _PORT: Final = (
     "[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
@@ -23,9 +24,9 @@ _PORT: Final = (
 HTTP_ADDRESS: Final = (
     f"https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:({_PORT}))?(/[A-Za-z0-9._~/-]*)?"
 )
-"""The address of a server, without a user and a query."""
+"""Pattern of the HTTP address of a server, without a user or a query."""
 NAMESPACE_FORM: Final = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-"""The name of a namespace (RFC 1123 label)."""
+"""Pattern of the name of a namespace (RFC 1123 label)."""
 
 ObjectName = Annotated[
     str,
@@ -77,13 +78,13 @@ class KeySource(Fields):
     secret_key_ref: SecretKey | None = None
     """Key of a Secret."""
     config_map_key_ref: ConfigMapKey | None = None
-    """Key of a ConfigMap; a change affects new pods only."""
+    """Key of a ConfigMap. A change of its value affects new pods only."""
 
     rules: ClassVar = (
         Rule(
             "secretKeyRef",
             cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
-            message="must be set unless configMapKeyRef is: keep one of the two",
+            message="is an alternative to configMapKeyRef: set exactly one of the two",
             holds=lambda self: (self.secret_key_ref is None) != (self.config_map_key_ref is None),
         ),
     )

@@ -160,13 +160,14 @@ class TopologySpreadConstraint(Fields):
     """Keys of the replica's own labels that the counted pods must have with equal values, such as
     pod-template-hash."""
     min_domains: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Minimum number of domains. If there are fewer, the missing ones count as empty. Default:
-    1."""
+    """Minimum number of domains. If there are fewer domains, the missing ones count as empty.
+    Default: 1."""
     node_affinity_policy: Literal["Honor", "Ignore"] | None = None
-    """Whether only nodes that match nodeSelector and nodeAffinity are counted. Default: Honor."""
+    """Treatment of nodes that do not match nodeSelector and nodeAffinity. Honor: they are left out.
+    Ignore: they are included. Default: Honor."""
     node_taints_policy: Literal["Honor", "Ignore"] | None = None
-    """Whether nodes with taints that the replica does not tolerate are left out. Default:
-    Ignore."""
+    """Treatment of nodes with taints that the replica does not tolerate. Honor: they are left out.
+    Ignore: they are included. Default: Ignore."""
 
     rules: ClassVar = (
         *_MATCH_LABEL_KEYS,

@@ -1,4 +1,4 @@
-"""Defaults of all model servers that an administrator sets in the chart's values."""
+"""Defaults for all model servers, which an administrator sets in the chart's values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ProxyAddress = Annotated[str, Field(pattern=r"^(https?://\S+)?$")]
 
 
 class Proxy(Fields):
-    # The API server has not validated these types, unlike a service.
+    # The API server validates an LLMService, but not these types. So unknown fields are refused.
     model_config = ConfigDict(extra="forbid")
 
     http: _ProxyAddress = ""
@@ -21,11 +21,12 @@ class Proxy(Fields):
     https: _ProxyAddress = ""
     """Proxy of requests to https:// addresses; empty means none."""
     no_proxy: str = ""
-    """Hosts that are reached without a proxy, separated by commas."""
+    """Hosts, separated by commas, to which requests go without a proxy."""
 
     @property
     def variables(self) -> dict[str, str]:
-        """Variables from which libraries read the proxy, without those that are empty."""
+        """Environment variables from which libraries read the proxy; without those that are
+        empty."""
         variables = {
             "HTTP_PROXY": self.http,
             "HTTPS_PROXY": self.https,
@@ -38,16 +39,18 @@ class ServerDefaults(Fields):
     model_config = ConfigDict(extra="forbid")
 
     ca_bundle: KeySource | None = None
-    """CA bundle of services that name none. The object is in each service's namespace."""
+    """CA bundle for services that set none. The ConfigMap or Secret must exist in each of their
+    namespaces."""
     proxy: Proxy = Proxy()
-    """Proxy of services that set no such variable in engine.env."""
+    """Proxy for services that set no such variable in engine.env."""
     image_pull_secrets: tuple[ImagePullSecret, ...] = ()
-    """Pull secrets of services that name none. The Secrets are in each service's namespace."""
+    """Pull secrets for services that set none. The Secrets must exist in each of their
+    namespaces."""
     amd_groups: tuple[Annotated[int, Field(ge=1, le=2**31 - 1)], ...] = ()
-    """Groups that may open the device files of AMD GPUs on their nodes."""
+    """IDs of the groups that may open the device files of AMD GPUs on their nodes."""
     user_ids: Literal["Fixed", "Namespace"] = "Fixed"
-    """Whether the pods name their user and groups, or leave them to the platform, which allots them
-    per namespace."""
+    """User and group IDs of the pods. Fixed: the pods set them. Namespace: the platform assigns
+    them for each namespace."""
 
 
 def parse_server_defaults(text: str, variable: str) -> ServerDefaults:

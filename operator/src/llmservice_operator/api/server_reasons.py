@@ -1,5 +1,5 @@
-"""Facts about the reasons of model servers that cannot use their hub, storage or hardware: a part
-of reasons.py.
+"""Facts about reasons of model servers that cannot use their hub, storage or hardware, for
+reasons.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from llmservice_operator.api.reason_facts import Facts, from_model_server
 
 HUB_OVERLOADED: Final[Facts] = from_model_server(
     "HubOverloaded",
-    "The hub limits the rate of requests, or has no time for them, and the model is not in the "
-    "cache.",
+    "The hub limits the rate of requests or is overloaded, and the model is not in the cache.",
     "Name a Secret with a token in spec.model.credentialsSecretRef, because the hub grants more "
     "requests with one. Or set the chart value model.hubEndpoint to a mirror. With "
     "spec.model.cache, only one replica downloads.",
@@ -19,16 +18,15 @@ HUB_OVERLOADED: Final[Facts] = from_model_server(
 HUB_BROKEN: Final[Facts] = from_model_server(
     "HubBroken",
     "The hub answers with an internal error, and the model is not in the cache.",
-    "Wait: the server starts again. If this goes on, look at the status page of the hub, or set "
+    "Wait: the server starts again. If this continues, look at the status page of the hub, or set "
     "the chart value model.hubEndpoint to a mirror.",
 )
 PROXY_REFUSED: Final[Facts] = from_model_server(
     "ProxyRefused",
     "A proxy or a firewall between the pods and the hub refuses the requests.",
-    "Allow the hub in the proxy, or correct HTTPS_PROXY in spec.engine.env, or the chart value "
-    "server.proxy: a proxy with "
-    "authentication needs http://USER:PASSWORD@HOST:PORT, from a Secret. NO_PROXY names the hosts "
-    "that need no proxy.",
+    "Allow the hub in the proxy, or correct HTTPS_PROXY in spec.engine.env or the chart value "
+    "server.proxy. A proxy with authentication needs http://USER:PASSWORD@HOST:PORT, from a "
+    "Secret. NO_PROXY names the hosts that need no proxy.",
 )
 CERTIFICATE_NOT_TRUSTED: Final[Facts] = from_model_server(
     "CertificateNotTrusted",
@@ -41,13 +39,15 @@ STORAGE_FULL: Final[Facts] = from_model_server(
     "StorageFull",
     "The volume that the model server writes to is full, or its quota is used up.",
     "Free space on the volume, or raise spec.model.cache.size. A claim of spec.model.cache must "
-    "hold the weights of the model, and also compiled kernels if they are shared.",
+    "have room for the weights of the model, and also for compiled kernels if they are shared.",
 )
 STORAGE_ACCESS_DENIED: Final[Facts] = from_model_server(
     "StorageAccessDenied",
-    "The model server may not write to a volume that it fills, or not read a file of the model.",
+    "The model server has no permission to write to a volume that it fills, or to read a file of "
+    "the model.",
     "Use a volume that is not read-only for spec.model.cache. Make its files readable and "
-    "writable for the group of the pod, or set spec.model.offline if it already holds the model.",
+    "writable for the group of the pod, or set spec.model.offline if it already contains the "
+    "model.",
 )
 SHARED_MEMORY_FULL: Final[Facts] = from_model_server(
     "SharedMemoryFull",
@@ -57,8 +57,8 @@ SHARED_MEMORY_FULL: Final[Facts] = from_model_server(
 )
 GPU_UNUSABLE: Final[Facts] = from_model_server(
     "GPUUnusable",
-    "The engine cannot use a GPU: the container has none or too few, the node's driver is too old "
-    "for the image, or the GPU itself is too old or faulty.",
+    "The engine cannot use a GPU: the container has no or too few GPUs, the node's driver is too "
+    "old for the image, or the GPU itself is too old or faulty.",
     "Run `nvidia-smi` on the node, and compare its driver with the CUDA version of the image. "
     "Update the driver, use an image for it in spec.engine.image, or choose other nodes with "
     "spec.template.nodeSelector. On AMD GPUs, run `rocminfo` on the node, and set the chart value "
@@ -66,8 +66,8 @@ GPU_UNUSABLE: Final[Facts] = from_model_server(
 )
 SMOKE_TEST_FAILED: Final[Facts] = from_model_server(
     "SmokeTestFailed",
-    "The answer of the new model server to a request of its own is wrong, late or not what "
-    "spec.smokeTest.expect describes. The message quotes the model's answer.",
+    "The answer of the new model server to its smoke test is wrong or late, or does not match "
+    "spec.smokeTest.expect. The message quotes the model's answer.",
     "Check the weights, the quantization and the dtype of the model, or correct spec.smokeTest. If "
     "the answer is late, raise spec.smokeTest.timeoutSeconds. To serve the model anyway, set "
     "spec.smokeTest.enabled to false.",

@@ -1,5 +1,5 @@
 """spec.serving: limits of a single request, and the time after which an engine counts as
-stalled.
+hung.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Serving(Fields):
     longer, such as the first step of a shape that must be compiled."""
     max_body_mebibytes: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Maximum size of a request body in MiB; a larger one is refused with status 413. A replica may
-    hold sixteen such bodies in memory. Default: 16, enough for a few images."""
+    keep sixteen bodies of this size in memory. Default: 16, enough for a few images."""
     max_choices: Annotated[int, Field(ge=1, le=16_384)] | None = None
-    """Maximum number of answers that one request may ask for (`n`); a request for more is refused
+    """Maximum number of answers (`n`) that one request may require; a request for more is refused
     with status 400. Default: 128."""

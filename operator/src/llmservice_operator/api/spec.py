@@ -43,7 +43,7 @@ from llmservice_operator.api.unknown_fields import why_unknown
 from llmservice_operator.errors import InvalidSpec
 
 _NAME = "[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
-"""A Service object's name (RFC 1035 label)."""
+"""Pattern of the name of a Service object (RFC 1035 label)."""
 
 
 _DISK_LIMIT = "self.resources.limits.ephemeral__dash__storage"
@@ -105,15 +105,15 @@ class LLMServiceSpec(Fields):
     auth: Auth | None = None
     """Authentication of requests. Default: none; every client that can reach the API can use it."""
     startup: Startup = Startup()
-    """Startup of a replica."""
+    """Time limit for the startup of a replica."""
     smoke_test: SmokeTest = SmokeTest()
-    """Test of a new replica, before it is ready: a request to itself."""
+    """Test of a new replica: a request that it sends to itself before it is ready."""
     termination: Termination = Termination()
-    """Shutdown of a replica."""
+    """Time limits for the shutdown of a replica."""
     rollout_strategy: RolloutStrategy = RolloutStrategy()
     """Order in which a rollout replaces pods."""
     pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
-    """Limit of the number of replicas that may be evicted at a time, for example by a node
+    """Limit on the number of replicas that may be evicted at a time, for example by a node
     drain."""
     network_policy: NetworkPolicy = NetworkPolicy()
     """Network access to the replicas. The API port accepts pods of the same namespace and the peers
@@ -126,8 +126,8 @@ class LLMServiceSpec(Fields):
     media that requests name, and to every other connection of the replicas. Default: the chart
     value server.caBundle."""
     suspend: bool = False
-    """Whether the service is suspended. True ends all replicas and keeps every object, address and
-    setting; false starts the replicas again."""
+    """Whether the service is suspended. With true, all replicas terminate, and every object,
+    address and setting remains. With false, the replicas start again."""
 
     rules: ClassVar = (
         Rule(
@@ -231,8 +231,8 @@ class LLMServiceSpec(Fields):
             "self.engine.parallelism.pipeline * self.engine.parallelism.data : "
             "self.accelerator.count % "
             "(self.engine.parallelism.pipeline * self.engine.parallelism.data) == 0)",
-            message="must equal tensor x pipeline x data of engine.parallelism, or some GPUs "
-            "stay idle: change one of them, or remove count",
+            message="must equal tensor x pipeline x data of engine.parallelism or, if tensor is "
+            "unset, be a multiple of pipeline x data: change one of them, or remove count",
             holds=lambda spec: (
                 spec.accelerator.count is None
                 or spec.engine.parallelism is None
@@ -276,7 +276,7 @@ class LLMServiceSpec(Fields):
 
     @property
     def gpus(self) -> int:
-        """GPUs of each replica."""
+        """Number of GPUs of each replica; 0 on a CPU."""
         if self.accelerator.type is AcceleratorType.CPU:
             return 0
         split = self.engine.parallelism or Parallelism()
@@ -307,7 +307,7 @@ class LLMServiceSpec(Fields):
 
     @property
     def desired_replicas(self) -> int:
-        """Number of replicas that should run now; the minimum while autoscaling decides."""
+        """Number of replicas that should run now; the minimum if autoscaling is set."""
         return 0 if self.suspend else self.least_replicas
 
 
@@ -317,7 +317,7 @@ class Metadata(Fields):
     name: str
     namespace: str = "default"
     uid: str = ""
-    """Empty only for an object that was never in a cluster."""
+    """UID of the object; empty only for an object that was never in a cluster."""
     generation: int = 0
 
 
@@ -417,7 +417,7 @@ def _is_unknown(details: ErrorDetails) -> bool:
 
 
 def _invalid_spec(details: ErrorDetails) -> InvalidSpec:
-    """Return one problem, with the path as it stands in the user's YAML."""
+    """Return the error about one problem, with the path of its field in the user's YAML."""
     path = [*details["loc"], *filter(None, [details.get("ctx", {}).get("field")])]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return InvalidSpec(_message(details), field.lstrip("."))

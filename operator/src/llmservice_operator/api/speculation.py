@@ -35,7 +35,7 @@ _OF_A_DRAFT: Final = {
     "attentionBackend": "attention_backend",
     "enforceEager": "enforce_eager",
 }
-"""Fields that only a draft model heeds, each with its attribute."""
+"""Fields that apply only to a draft model, each with its attribute."""
 
 
 def _requires_a_draft(field: str, attribute: str) -> Rule:
@@ -58,7 +58,7 @@ class DraftModel(Fields):
     """Number of GPUs that the draft model is split across. It must equal the model's own number;
     methods other than DraftModel also accept 1. Default: the model's own number."""
     quantization: Quantization | None = None
-    """Quantization of the draft model's weights, by the engine's name for it. Default: the draft
+    """Name of the engine's quantization method for the draft model's weights. Default: the draft
     model's own configuration."""
 
     rules: ClassVar = (REVISION_RULE,)
@@ -88,8 +88,8 @@ class ScheduleStep(Fields):
     min_batch_size: Annotated[int, Field(ge=1, le=65_536)]
     """Smallest number of concurrent requests that this step applies to."""
     max_batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    """Largest number of concurrent requests that this step applies to. With more requests than in
-    any step, the last step applies."""
+    """Largest number of concurrent requests that this step applies to. If there are more requests
+    than any step covers, the last step applies."""
     num_speculative_tokens: Annotated[int, Field(ge=0, le=MAX_SPECULATIVE_TOKENS)]
     """Number of tokens to guess in this step of the schedule; 0 pauses speculation."""
 
@@ -121,16 +121,16 @@ class SpeculativeDecoding(Fields):
     """Number of tokens to guess in an engine step. 3 to 5 suit most models. Every wrong guess is
     wasted computation."""
     draft_model: DraftModel | None = None
-    """Draft model or head, for all methods but Ngram and Suffix. Without it, MTP and DSpark use the
-    layers in the model's own checkpoint."""
+    """Draft model or head, for all methods except Ngram and Suffix. Without it, MTP and DSpark use
+    the layers in the model's own checkpoint."""
     ngram: Ngram | None = None
-    """Text that the method Ngram matches. Default: exactly 5 recurring tokens."""
+    """Length of the text that the method Ngram matches. Default: exactly 5 tokens."""
     schedule: Annotated[
         tuple[ScheduleStep, ...],
         Field(max_length=8, json_schema_extra=ATOMIC),
     ] = ()
-    """Number of tokens to guess, by the number of concurrent requests. Guessing speeds up a few
-    requests, but slows down many. Default: always numSpeculativeTokens."""
+    """Number of tokens to guess, by the number of concurrent requests. Guessing makes a few
+    requests faster, but many requests slower. Default: always numSpeculativeTokens."""
     max_model_len: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Maximum length in tokens of a request that the draft guesses for; longer requests get no
     guesses. Default: the model's own limit."""
@@ -141,13 +141,13 @@ class SpeculativeDecoding(Fields):
     """Check of the guesses. Standard: one after the other. Block: all of a step together. Default:
     Standard."""
     moe_backend: KernelName | None = None
-    """Kernels of the draft's experts, by the engine's name for them, such as triton. Default: those
-    of the model."""
+    """Name of the engine's kernels for the experts of the draft, such as triton. Default: the
+    kernels of the model."""
     attention_backend: KernelName | None = None
-    """Attention kernels of the draft, by the engine's name for them, such as FLASH_ATTN. Default:
-    the engine's choice."""
+    """Name of the engine's attention kernels for the draft, such as FLASH_ATTN. Default: the
+    engine's choice."""
     enforce_eager: bool | None = None
-    """Whether the draft runs without CUDA graphs. Default: as the model."""
+    """Whether the draft runs without CUDA graphs. Default: the setting of the model."""
 
     rules: ClassVar = (
         *(_requires_a_draft(field, attribute) for field, attribute in _OF_A_DRAFT.items()),

@@ -17,8 +17,8 @@ def _atomic(longest: int) -> Any:
 
 class EngineStatus(Fields):
     image: Annotated[str, Field(max_length=512)]
-    """Image of the model servers. It stays when an upgrade of the operator brings a new default
-    image."""
+    """Image of the model servers. It does not change when an upgrade of the operator brings a new
+    default image."""
     version: Annotated[str, Field(max_length=64)]
     """vLLM version that the engine's arguments are written for."""
     default_for: Annotated[str, Field(max_length=32)] | None = None
@@ -36,12 +36,12 @@ class AdapterStatus(Fields):
     name: Annotated[str, Field(max_length=128)]
     """Name that clients send as `model`."""
     served: bool
-    """Whether clients get this adapter. While false, they get the previous adapter of the name, if
-    there is one."""
+    """Whether clients get this adapter. While false, they get the previous adapter of the same
+    name, if there is one."""
     replicas: Annotated[tuple[Annotated[str, Field(max_length=253)], ...], _atomic(100)] = ()
-    """Pods that have the adapter, in the order of their names; at most 100 of them."""
+    """Names of the pods that have loaded the adapter, in alphabetical order; at most 100."""
     message: Annotated[str, Field(max_length=512)] | None = None
-    """Reason why a replica does not have the adapter; absent when each has it."""
+    """Reason why a replica does not have the adapter; absent when all replicas have it."""
 
 
 class ScalingDecision(Fields):
@@ -65,8 +65,8 @@ class Recommendation(Fields):
 
 
 class AutoscalingStatus(Fields):
-    """State of autoscaling. Numbers change with a decision, or when the load has changed by five
-    points.
+    """State of autoscaling. The numbers change with a decision, or when the load has changed by
+    at least five points.
     """
 
     provider: Annotated[str, Field(max_length=16)] | None = None
@@ -93,8 +93,8 @@ class AutoscalingStatus(Fields):
 
 
 class SloStatus(Fields):
-    """Latency of the requests of the last minute. Numbers change with a decision, or when one of
-    them has changed by five points.
+    """Latency of the requests of the last minute. The numbers change with a decision, or when the
+    attainment has changed by at least five points.
     """
 
     ttft_p95: Annotated[int, Field(ge=0)] | None = None
@@ -107,21 +107,22 @@ class SloStatus(Fields):
 
 class RolloutStatus(Fields):
     in_place_since: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    """Time at which the rollout began to end each old replica before its successor starts, because
-    no accelerator, quota or volume is free for an additional one."""
+    """Time since which each old replica terminates before its successor starts, because no
+    accelerator, quota or volume is free for an additional replica."""
 
 
 CAUSE_LIMIT = 1024
-"""Longest recorded cause of a rollback, in characters."""
+"""Maximum length of the recorded cause of a rollback, in characters."""
 
 
 class RollbackStatus(Fields):
     time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    """Time at which the rollout had failed."""
+    """Time at which the operator decided on the rollback."""
     revision: Annotated[str, Field(max_length=63)]
     """Revision of the pods that returned: the value of their label pod-template-hash."""
     failed_pods: Annotated[str, Field(max_length=64)]
-    """Digest of the pods whose rollout failed. The rollback ends when the spec asks for others."""
+    """Digest of the pods whose rollout failed. The rollback ends when the spec describes other
+    pods."""
     reason: Annotated[str, Field(max_length=63)]
     """Cause of the failure, as a reason of the condition Ready."""
     message: Annotated[str, Field(max_length=CAUSE_LIMIT)]
@@ -163,7 +164,7 @@ class LLMServiceStatus(Fields):
     """Revision of the pods of the last complete rollout. rolloutStrategy.autoRollback returns to
     them."""
     rollback: RollbackStatus | None = None
-    """Rollback of the present spec; absent while the pods follow the spec."""
+    """Rollback of the current spec; absent while the pods follow the spec."""
     autoscaling: AutoscalingStatus | None = None
     """State of autoscaling; absent without spec.autoscaling."""
     adapters: Annotated[tuple[AdapterStatus, ...], _atomic(32)] | None = None

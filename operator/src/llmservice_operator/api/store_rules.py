@@ -21,7 +21,9 @@ def _streams(spec: LLMServiceSpec) -> bool:
 
 
 def _holds_something(spec: LLMServiceSpec) -> bool:
-    """Return whether the cache has no claim, or a claim that holds more than the model."""
+    """Return whether the cache is not on a claim, or its claim stores kernels or downloads from a
+    hub.
+    """
     cache = spec.model.cache
     return (
         cache is None
@@ -43,7 +45,7 @@ RULES_OF_A_STORE: Final = (
         "(has(self.engine) && has(self.engine.speculativeDecoding) && "
         "has(self.engine.speculativeDecoding.draftModel) && "
         "self.engine.speculativeDecoding.draftModel.uri.startsWith('hf://'))",
-        message="holds nothing of an s3:// model, whose weights are streamed at every start: "
+        message="stores nothing of an s3:// model, whose weights are streamed at every start: "
         "set compileCache: true to keep compiled kernels there, or remove it",
         holds=lambda spec: not spec.is_in_a_store or _holds_something(spec),
     ),
@@ -53,9 +55,9 @@ RULES_OF_A_STORE: Final = (
         "(!self.model.uri.startsWith('s3://') && (!has(self.engine) || "
         "!has(self.engine.loading) || !has(self.engine.loading.format) || "
         "self.engine.loading.format != 'RunaiStreamer'))",
-        message="requires engine.image for an s3:// model and for the format RunaiStreamer: name "
-        "an image with the Python package runai-model-streamer[s3], which the operator's own CPU "
-        "image does not include, or use a GPU",
+        message="must not be cpu for an s3:// model or the format RunaiStreamer, because the "
+        "operator's own CPU image lacks the Python package runai-model-streamer[s3]: set "
+        "engine.image to an image with this package, or use a GPU",
         holds=lambda spec: (
             spec.accelerator.type is not AcceleratorType.CPU
             or spec.engine.image is not None
@@ -104,4 +106,4 @@ RULES_OF_A_STORE: Final = (
         ),
     ),
 )
-"""Rules of the whole spec."""
+"""Rules of the whole spec about object stores."""

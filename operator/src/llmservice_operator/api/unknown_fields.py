@@ -1,4 +1,6 @@
-"""Says which field to set instead of an unknown one: people paste what works elsewhere."""
+"""Advises which field to set instead of an unknown one, because users paste settings of other
+projects.
+"""
 
 from __future__ import annotations
 
@@ -65,19 +67,19 @@ ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
         "servingEngineSpec",
     ),
     "remove it, because a replica runs on one node": ("workerSpec",),
-    "remove it, because an LLMService is always vLLM": ("modelFormat", "runtime"),
+    "remove it, because an LLMService always runs vLLM": ("modelFormat", "runtime"),
     "remove it, because the model's files name its task": ("features",),
     "remove it, because the operator finds its pods by labels of its own": ("selector",),
     "remove it, because the operator sizes /dev/shm itself": ("shmSize",),
     "remove it, because the Service object spreads the requests": ("loadBalancing", "routerSpec"),
 }
-"""What to change, by the names that other projects and Kubernetes use."""
+"""Advice, each with the names of fields in other projects and in Kubernetes that it replaces."""
 
 _BY_NAME: Final[Mapping[str, str]] = {
     name: advice for advice, names in ADVICE.items() for name in names
 }
 _VOLUMES: Final = ("hostPath", "volumeMounts", "volumes")
-"""Fields of a pod by which people mount the folder of a model."""
+"""Fields of a pod that people set to mount the folder of a model."""
 
 
 _GPU_DOMAINS: Final = ("nvidia.com/", "amd.com/")
@@ -85,9 +87,9 @@ _GPU_DOMAINS: Final = ("nvidia.com/", "amd.com/")
 
 
 def why_unknown(name: str, spec: type[Fields]) -> str:
-    """Return what to change about a field `name` that the spec does not have at its place."""
+    """Return the advice about a field `name` that the spec does not have at this place."""
     if name in _VOLUMES:
-        return f"{_UNKNOWN}, and {NEEDS_A_CLAIM}"
+        return f"{_UNKNOWN}, and {NEEDS_A_CLAIM}, and set model.uri to pvc://CLAIM/PATH"
     if name.startswith("hugepages-") or ("/" in name and not name.startswith(_GPU_DOMAINS)):
         return f"{_UNKNOWN}: set resources.extended instead"
     if "/" in name:
@@ -108,13 +110,15 @@ def why_unknown(name: str, spec: type[Fields]) -> str:
 
 @cache
 def _places(spec: type[Fields]) -> Mapping[str, tuple[str, ...]]:
-    """Return the paths of all fields by their last name; shortest first."""
+    """Return the paths of all fields by their last part. Of several paths with the same last part,
+    those with the fewest parts remain.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for path in sorted(field_paths(spec), key=lambda it: it.count(".")):
         name = path.rpartition(".")[2]
         depth = path.count(".")
         known = found.get(name, ())
-        # A deeper field of the same name, such as that of a draft model, is the rarer one.
+        # Users more rarely mean a deeper field of the same name, such as that of a draft model.
         if not known or known[0].count(".") == depth:
             found[name] = (*known, path)
     return found
