@@ -162,7 +162,7 @@ class EngineFields(Fields):
         | None
     ) = None
     """vLLM version in the image. It decides which flags the engine accepts. If `image` is unset,
-    setting this to the operator's vLLM version upgrades the service to the operator's current
+    setting `version` to the operator's vLLM version upgrades the service to the operator's current
     image. Default: the version chosen when the LLMService was created."""
     max_model_len: Annotated[ModelLen, EngineFlag("--max-model-len", is_computed=True)] | None = (
         None
@@ -186,7 +186,7 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """Percent of each GPU's memory that the engine uses for weights and KV cache. Default: the
+    """Percentage of each GPU's memory that the engine uses for weights and KV cache. Default: the
     engine's default, about 90."""
     parallelism: Parallelism | None = None
     """Split of the model across the GPUs of a replica. Default: tensor parallelism across all of

@@ -54,7 +54,7 @@ class Loading(Fields):
     s3:// model."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Number of threads that read the weights, for the format RunaiStreamer. Default: the
-    streamer's own."""
+    streamer's own default."""
     memory_limit: (
         Annotated[
             Quantity,
@@ -65,7 +65,8 @@ class Loading(Fields):
         | None
     ) = None
     """Size of the buffer in main memory through which the weights pass, such as 5Gi, for the format
-    RunaiStreamer. It must have room for the largest tensor. Default: the streamer's own."""
+    RunaiStreamer. It must have room for the largest tensor. Default: the streamer's own
+    default."""
     distributed: bool | None = None
     """Whether the GPUs of a replica share the reading, and pass the weights to each other, for the
     format RunaiStreamer. With false, the process of each GPU reads all files. Default: false."""

@@ -88,7 +88,7 @@ class Model(Fields):
     service are downloaded. The token of credentialsSecretRef is sent to it. Default: the chart
     value model.hubEndpoint, or huggingface.co."""
     credentials_secret_ref: SecretKeyReference | None = None
-    """Secret with the access token for a private or gated hf:// model."""
+    """Secret with the access token for a private or gated hf:// model or adapter."""
     object_store: ObjectStore | None = None
     """Address and credentials of the object store of an s3:// model. Default: Amazon S3, with the
     role of the ServiceAccount in template.serviceAccountName."""

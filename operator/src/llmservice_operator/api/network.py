@@ -101,11 +101,11 @@ class IPBlock(Fields):
 
 class NetworkPolicyPeer(Fields):
     pod_selector: LabelSelector | None = None
-    """Pods with these labels; {} selects all pods. Without namespaceSelector, pods in the
-    LLMService's namespace."""
+    """Pods with these labels; {} selects all pods. Without namespaceSelector, only pods in the
+    LLMService's namespace are selected."""
     namespace_selector: LabelSelector | None = None
     """Namespaces with these labels; {} selects all namespaces. Without podSelector, all pods in
-    them."""
+    these namespaces are selected."""
     ip_block: IPBlock | None = None
     """Range of addresses, for clients outside the cluster."""
 

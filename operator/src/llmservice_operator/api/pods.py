@@ -86,7 +86,8 @@ class Toleration(Fields):
     key: LabelKey | None = None
     """Key of the taint. Without a key, operator must be Exists, and every taint is tolerated."""
     operator: Literal["Exists", "Equal"] | None = None
-    """Exists tolerates any value, Equal only the given one. Default: Equal."""
+    """Comparison of the taint's value: Exists tolerates any value, Equal only the given value.
+    Default: Equal."""
     value: LabelValue | None = None
     """Value of the taint."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None

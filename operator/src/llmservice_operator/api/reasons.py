@@ -294,7 +294,7 @@ class Reason(StrEnum):
     )
     CACHE_LOST = from_model_server(
         "CacheLost",
-        "Another model server took over the shared cache while this one filled it.",
+        "Another model server took over the shared cache while this model server filled it.",
         "Wait: the server starts again. If this happens often, use faster storage for the claim "
         "of spec.model.cache.",
         is_transient=True,
@@ -332,7 +332,7 @@ class Reason(StrEnum):
         "ImmutableField",
         Source.OPERATOR,
         "The API server refuses to change an immutable field.",
-        "Delete that object, and the operator creates it again. A claim contains data: revert "
+        "Delete the object, and the operator creates it again. A claim contains data: revert "
         "spec.model.cache instead, or set its claimName to another claim.",
     )
     OBJECT_REFUSED = Facts(
@@ -354,8 +354,8 @@ class Reason(StrEnum):
         "ObjectTerminating",
         Source.OPERATOR,
         "An object with a name that this service needs is being deleted.",
-        "Wait until it is gone. If that takes long, see its finalizers and, for a claim, the pods "
-        "that still mount it.",
+        "Wait until the object is gone. If that takes long, look at its finalizers and, for a claim, "
+        "at the pods that still mount it.",
         is_normal=True,
     )
     UNREADABLE_OBJECT = Facts(

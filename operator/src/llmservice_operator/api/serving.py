@@ -24,5 +24,5 @@ class Serving(Fields):
     """Maximum size of a request body in MiB; a larger one is refused with status 413. A replica may
     keep sixteen bodies of this size in memory. Default: 16, enough for a few images."""
     max_choices: Annotated[int, Field(ge=1, le=16_384)] | None = None
-    """Maximum number of answers (`n`) that one request may require; a request for more is refused
-    with status 400. Default: 128."""
+    """Maximum number of answers that one request may set as `n`; a higher number is refused with
+    status 400. Default: 128."""

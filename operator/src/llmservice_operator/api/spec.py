@@ -79,7 +79,7 @@ class LLMServiceSpec(Fields):
     model: Model
     """Model to serve."""
     replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
-    """Number of model servers. Each one holds a full copy of the model. Default: 1, or the last
+    """Number of model servers. Each one loads a full copy of the model. Default: 1, or the last
     number of replicas when autoscaling is removed."""
     autoscaling: Autoscaling | None = None
     """Scaling with the load, instead of a fixed number of replicas. Default: off."""
@@ -118,13 +118,13 @@ class LLMServiceSpec(Fields):
     network_policy: NetworkPolicy = NetworkPolicy()
     """Network access to the replicas. The API port accepts pods of the same namespace and the peers
     in `from`. The management port accepts only the kubelet, the metrics server and monitoring. The
-    replicas can reach DNS, the model's source and the destinations in `to`. Requires a network
-    plugin that enforces NetworkPolicies."""
+    replicas can reach DNS, the model's source and the destinations in `to`. The cluster needs a
+    network plugin that enforces NetworkPolicies."""
     ca_bundle: KeySource | None = None
-    """Certificates in PEM form of authorities that the replicas trust in addition to the public
-    ones, such as that of a private hub or of a proxy that inspects TLS. They apply to the hub, to
-    media that requests name, and to every other connection of the replicas. Default: the chart
-    value server.caBundle."""
+    """Certificates, in PEM format, of the authorities that the replicas trust in addition to the
+    public ones, such as that of a private hub or of a proxy that inspects TLS. They apply to the
+    hub, to media that requests refer to, and to every other connection of the replicas. Default:
+    the chart value server.caBundle."""
     suspend: bool = False
     """Whether the service is suspended. With true, all replicas terminate, and every object,
     address and setting remains. With false, the replicas start again."""

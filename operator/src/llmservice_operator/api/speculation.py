@@ -138,8 +138,8 @@ class SpeculativeDecoding(Fields):
     """Choice of the guessed tokens. Greedy: the likeliest. Probabilistic: by the draft's own
     probabilities, which needs more GPU memory. Default: Greedy."""
     rejection_sampling: Literal["Standard", "Block"] | None = None
-    """Check of the guesses. Standard: one after the other. Block: all of a step together. Default:
-    Standard."""
+    """Check of the guesses. Standard: one guess after the other. Block: all guesses of a step
+    together. Default: Standard."""
     moe_backend: KernelName | None = None
     """Name of the engine's kernels for the experts of the draft, such as triton. Default: the
     kernels of the model."""

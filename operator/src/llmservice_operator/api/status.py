@@ -159,10 +159,10 @@ class LLMServiceStatus(Fields):
     engine: EngineStatus | None = None
     """Image and vLLM version of the model servers."""
     rollout: RolloutStatus | None = None
-    """Progress of a rollout in place; absent while new replicas start before old ones end."""
+    """Progress of a rollout in place; absent while new replicas start before old ones terminate."""
     complete_revision: Annotated[str, Field(max_length=63)] | None = None
-    """Revision of the pods of the last complete rollout. rolloutStrategy.autoRollback returns to
-    them."""
+    """Revision of the pods of the last complete rollout. rolloutStrategy.autoRollback restores
+    these pods."""
     rollback: RollbackStatus | None = None
     """Rollback of the current spec; absent while the pods follow the spec."""
     autoscaling: AutoscalingStatus | None = None
