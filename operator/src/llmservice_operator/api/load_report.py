@@ -60,7 +60,8 @@ class ReplicaLoad(Fields):
     """LoRA adapters that the replica has loaded or tries to load; null if its model server does not
     report adapters."""
     utilization_percent: float | None = None
-    """Effective GPU utilization: work in percent of what the replica sustains within the SLO."""
+    """Effective GPU utilization: the work in percent of the work that the replica sustains within
+    the SLO."""
 
 
 class ExternalMetrics(Fields):

@@ -101,7 +101,7 @@ def from_model_server(
     is_transient: bool = False,
     about: Subject | None = Subject.MODEL,
 ) -> Facts:
-    """Return the facts of a reason that a model server reports when it ends."""
+    """Return the facts of a reason that a model server reports when it exits."""
     return Facts(
         word,
         Source.MODEL_SERVER,

@@ -354,8 +354,8 @@ class Reason(StrEnum):
         "ObjectTerminating",
         Source.OPERATOR,
         "An object with a name that this service needs is being deleted.",
-        "Wait until the object is gone. If that takes long, look at its finalizers and, for a claim, "
-        "at the pods that still mount it.",
+        "Wait until the object is gone. If that takes long, look at its finalizers and, for a "
+        "claim, at the pods that still mount it.",
         is_normal=True,
     )
     UNREADABLE_OBJECT = Facts(

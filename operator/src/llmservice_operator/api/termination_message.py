@@ -21,7 +21,7 @@ class TerminationMessage(Fields):
     what to change. From version 2 on, it contains only the finding, and the operator adds the hint.
     """
     reason: str
-    """Cause of the server's end, as one CamelCase word."""
+    """Cause of the server's exit, as one CamelCase word."""
     message: str
     """The server's finding and the engine's error, in sentences."""
 
