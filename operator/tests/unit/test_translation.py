@@ -120,7 +120,7 @@ def test_a_refusal_names_the_argument_or_the_variable() -> None:
     spec = spec_of("org/model", flags_of(arguments), {"PYTHONPATH": "/x"})
     assert refusals(spec) == [
         "--api-key: --api-key is set by the operator: set auth.apiKeysSecretRef instead",
-        "--config-format: --config-format takes auto, hf or mistral only: choose one of them, or "
+        "--config-format: --config-format accepts only auto, hf or mistral: choose one of them, or "
         "remove it",
         "PYTHONPATH: is set by the operator or unsafe in a shared cluster: remove it",
     ]
