@@ -90,8 +90,8 @@ REFUSED = {
     "more requests than the engine may compute tokens": (
         {"engine": {"batching": {"maxNumSeqs": 2049}}},
         "spec.engine.batching.maxNumBatchedTokens: must be set to at least maxNumSeqs if "
-        "maxNumSeqs is above 2048: every request gets a token in each step, and the engine's default may be "
-        "only 2048",
+        "maxNumSeqs is above 2048: every request gets a token in each step, and the "
+        "engine's default may be only 2048",
     ),
     "long prompts longer than the context": (
         batching(longPrefillTokenThreshold=9, maxModelLen=8),

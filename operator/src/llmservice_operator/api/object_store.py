@@ -1,5 +1,4 @@
-"""spec.model.objectStore: the address of the weights of an s3:// model, and the credentials for
-it."""
+"""spec.model.objectStore: the address of the object store of an s3:// model, and its credentials."""
 
 from __future__ import annotations
 

@@ -25,8 +25,7 @@ class Proxy(Fields):
 
     @property
     def variables(self) -> dict[str, str]:
-        """Environment variables from which libraries read the proxy; without those that are
-        empty."""
+        """Environment variables that name the proxy to libraries, without the empty ones."""
         variables = {
             "HTTP_PROXY": self.http,
             "HTTPS_PROXY": self.https,
