@@ -1,4 +1,4 @@
-"""spec.model.objectStore: the address of the object store of an s3:// model, and its credentials."""
+"""spec.model.objectStore: address of the object store of an s3:// model, and its credentials."""
 
 from __future__ import annotations
 
