@@ -16,7 +16,8 @@ MAX_REPLICAS: Final = 1000
 
 DEFAULT_TTFT_MILLISECONDS: Final = 500
 DEFAULT_ITL_MILLISECONDS: Final = 50
-"""Default limit of the ITL, fast enough for a person who reads the answer as it arrives."""
+"""Default limit of the ITL, in milliseconds. At this rate, a person can read the answer as it
+arrives."""
 
 
 class ScalingMetric(StrEnum):

@@ -1,7 +1,7 @@
 """The conditions of an LLMService, declared once; their reasons are in reasons.py.
 
 There is no phase. Every condition carries the generation that it describes, and its transition time
-changes only with its status. docs/conditions.md is made from these declarations.
+changes only with its status. docs/conditions.md is generated from these declarations.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def _structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> di
 
 
 def _reading_order(entry: tuple[str, Any]) -> tuple[int, str]:
-    """Sort key that puts the description and the type first and long parts last."""
+    """Return a sort key that puts the description and the type first, and long parts last."""
     keyword, _ = entry
     first, last = ("description", "type", "default"), (VALIDATIONS, "properties")
     if keyword in first:

@@ -1,4 +1,4 @@
-"""spec.engine: how vLLM runs the model."""
+"""spec.engine: the settings of vLLM."""
 
 from __future__ import annotations
 

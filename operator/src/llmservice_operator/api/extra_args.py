@@ -19,7 +19,7 @@ FLAG_FIELDS: Final = declared_flags(model=Model, engine=EngineFields)
 FLAGS_WITH_A_FIELD: Final[Mapping[str, str]] = {
     flag: field.name for field in FLAG_FIELDS for flag in (field.flag.name, *field.flag.also)
 }
-"""Field that sets an engine flag, by the flag."""
+"""For each engine flag, the field that sets it."""
 
 _REFUSED: Final = (
     # These open access to the server, or set its addresses and protocols.
@@ -136,8 +136,8 @@ ExtraArg = Annotated[
         message=IS_REFUSED,
         holds=lambda arg: arg.partition("=")[0] in SET_BY or not is_refused(arg.partition("=")[0]),
     ),
-    # This rule is the last one. So the message for a refused flag is that of its refusal, even if
-    # the argument also has the wrong form.
+    # This rule comes last. So an argument with a refused flag gets the message about the flag, even
+    # if the form of the argument is wrong, too.
     matches(
         "--[a-z][a-z0-9-]*=[ -~]+",
         "must be --flag=value in printable ASCII, with the flag's full name in lower case and "

@@ -169,8 +169,8 @@ GIB: Final = 1024**3
 def quantity_value(text: str | int) -> Decimal | None:
     """Return the amount of a Kubernetes quantity such as 500m or 2Gi.
 
-    None for a text that is not a quantity, and for exponent notation, which this API does not
-    accept.
+    Return None for a text that is not a quantity, and for exponent notation, which this API does
+    not accept.
     """
     match = _QUANTITY.fullmatch(str(text))
     if match is None:

@@ -56,7 +56,8 @@ class FlagField:
     """Whether the field takes one of a few CamelCase words."""
 
     def is_set(self, spec: Fields) -> bool:
-        """Return whether the spec has a value here that is not the default of the schema."""
+        """Return whether the spec sets this field to a value other than the default of the
+        schema."""
         return self._stored(spec) is not None
 
     def value(self, spec: Fields) -> str | int | bool | None:

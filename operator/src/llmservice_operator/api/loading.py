@@ -1,4 +1,4 @@
-"""spec.engine.loading: how the engine reads the weights."""
+"""spec.engine.loading: settings for reading the weights."""
 
 from __future__ import annotations
 

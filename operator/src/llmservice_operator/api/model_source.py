@@ -142,7 +142,7 @@ REVISION_RULE = Rule(
 
 
 def model_source(uri: str) -> Source:
-    """Return the model that a valid uri names."""
+    """Return the source that a valid URI names."""
     if uri.startswith(STORE_SCHEME):
         return StoreModel(uri)
     if uri.startswith(HUB_SCHEME):

@@ -68,7 +68,7 @@ def is_within(cidr: str, whole: str) -> bool:
 
 
 def is_part(cidr: str, whole: str) -> bool:
-    """Return whether `whole` contains `cidr` and more; only then can it be an exception."""
+    """Return whether `cidr` is a part of `whole` and smaller, as an exception must be."""
     return is_within(cidr, whole) and not is_within(whole, cidr)
 
 

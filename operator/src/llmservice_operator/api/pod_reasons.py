@@ -1,4 +1,5 @@
-"""Facts about reasons of pods that are refused, do not start or terminate, for reasons.py."""
+"""Reasons about pods that are refused, that do not start, or that terminate: a part of
+reasons.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The reasons that a condition may have, each declared once with all its properties.
 
-docs/conditions.md is made from these declarations.
+docs/conditions.md is generated from these declarations.
 """
 
 from __future__ import annotations
@@ -500,5 +500,5 @@ class Reason(StrEnum):
 
     @classmethod
     def named(cls, word: str) -> Self | None:
-        """Return the reason with this name. None if this version does not declare it."""
+        """Return the reason with this name; None if this version does not declare it."""
         return next((each for each in cls if each == word), None)

@@ -1,4 +1,4 @@
-"""Facts about reasons of model servers that cannot use their hub, storage or hardware, for
+"""Reasons about model servers that cannot use their hub, storage or hardware: a part of
 reasons.py.
 """
 
