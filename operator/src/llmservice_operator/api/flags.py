@@ -57,7 +57,8 @@ class FlagField:
 
     def is_set(self, spec: Fields) -> bool:
         """Return whether the spec sets this field to a value other than the default of the
-        schema."""
+        schema.
+        """
         return self._stored(spec) is not None
 
     def value(self, spec: Fields) -> str | int | bool | None:

@@ -1,5 +1,6 @@
 """Reasons about pods that are refused, that do not start, or that terminate: a part of
-reasons.py."""
+reasons.py.
+"""
 
 from __future__ import annotations
 
