@@ -1,4 +1,4 @@
-"""The pinned vLLM as a judge: one process that imports it once and answers questions."""
+"""A process that imports the pinned vLLM once and answers the tests' questions about it."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from typing import Any
 import flag_tables
 
 Ask = Callable[[str, list[list[str]]], list[Any]]
-"""What vLLM answers to a question of engine_parser.py about each list of arguments."""
+"""Returns vLLM's answer to a question of engine_parser.py for each list of arguments."""
 
 
 @contextmanager
 def asking_engine(python: Path) -> Iterator[Ask]:
-    """Run the judge in the engine's environment."""
+    """Run engine_parser.py in the engine's environment; yield a function that queries it."""
     quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     cache = {"VLLM_CACHE_ROOT": str(python.parents[1] / "cache")}
     with subprocess.Popen(

@@ -1,6 +1,7 @@
-"""Fixtures of the tests that ask the pinned vLLM.
+"""Fixtures of the tests that query the pinned vLLM.
 
-No conftest: mypy would take it for the one of the model server's engine tests.
+This module is no conftest.py, because mypy would confuse it with the conftest.py of the model
+server's engine tests.
 """
 
 from collections.abc import Iterator

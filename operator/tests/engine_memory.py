@@ -8,10 +8,10 @@ argument names, with an entry for each model:
 weights     bytes of the parameters
 stored      parameters that transformers would write, by the safetensors name of their format; null
             for a quantized model
-sequence    bytes of the KV cache that vLLM reserves for one sequence of the longest length
+sequence    bytes of the KV cache that vLLM reserves for one sequence of the maximum length
 length      that length, in tokens
 in_flight   tokens that vLLM may have scheduled and not settled
-block       tokens of a block of the KV cache
+block       tokens in a block of the KV cache
 """
 
 import json
@@ -33,11 +33,14 @@ from vllm.v1.core.kv_cache_utils import _max_memory_usage_bytes_from_groups, get
 from llmservice_server.compat import model_inspections
 
 GPU_BLOCK_TOKENS = 16
-"""Block size on GPUs; the CPU's differs."""
+"""Block size on GPUs, in tokens. The block size on CPUs differs."""
 
 
 def stored_parameters(folder: str) -> dict[str, int] | None:
-    """Return what a checkpoint of this model contains, each tied tensor once."""
+    """Return the number of parameters in a checkpoint of this model, by data type.
+
+    A tied tensor is counted once. The result is None for a quantized model.
+    """
     config = AutoConfig.from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
         return None
@@ -61,9 +64,9 @@ def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
         block_size=GPU_BLOCK_TOKENS,
         **arguments,
     ).create_engine_config()
-    # The layout of FlashAttention on GPUs. The engine would resolve it when it starts.
+    # FlashAttention uses this layout on GPUs. An engine would set it when it starts.
     config.cache_config.kv_cache_layout = "LBNHC"
-    # vLLM manages each window for itself on GPUs only.
+    # vLLM manages the KV cache of sliding-window layers separately on GPUs only.
     config.scheduler_config.disable_hybrid_kv_cache_manager = False
     default = torch.get_default_dtype()
     with set_current_vllm_config(config):
@@ -77,7 +80,7 @@ def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
             torch.set_default_dtype(default)
         layers = get_layers_from_vllm_config(config, AttentionLayerBase)
         specs = {
-            # The CPU's attention has larger blocks for windows.
+            # On CPUs, sliding-window layers have larger blocks.
             name: spec.copy_with_new_block_size(GPU_BLOCK_TOKENS)
             for name, layer in layers.items()
             if (spec := layer.get_kv_cache_spec(config)) is not None
@@ -94,8 +97,8 @@ def measure(folder: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every model."""
-    # With an empty cache, vLLM would import itself once more for each class.
+    """Measure every model in the input file and write the figures to the output file."""
+    # If its cache of model classes were empty, vLLM would import itself again for each class.
     model_inspections()
     asked, found = map(Path, sys.argv[1:])
     rendezvous = Path(tempfile.mkdtemp()) / "rendezvous"

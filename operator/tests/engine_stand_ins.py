@@ -1,5 +1,7 @@
-"""Models without weights that stand in for those that specs name, for an engine to configure itself
-by: the tiny Llama as wide and as deep as a spec splits it."""
+"""Models without weights that replace the models of specs, so that an engine can configure itself.
+
+Each is based on the tiny Llama, made wide and deep enough for the parallelism of any spec.
+"""
 
 import json
 import shutil
@@ -20,7 +22,7 @@ _MIXTURE_OF_EXPERTS: Final = {
     "first_k_dense_replace": 1,
     "num_nextn_predict_layers": 1,
 }
-"""A family that vLLM knows both experts and layers for MTP of."""
+"""A model family for which vLLM supports experts and multi-token prediction (MTP)."""
 
 _QUANTIZED: Final = {
     "awq": {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True},
@@ -28,7 +30,7 @@ _QUANTIZED: Final = {
 
 
 class StandIns:
-    """Folders of configurations, made as they are asked for."""
+    """Folders with model configurations, created on demand."""
 
     def __init__(self, tiny: Path, folder: Path) -> None:
         self._tiny = tiny
@@ -36,7 +38,7 @@ class StandIns:
         self._config: dict[str, Any] = json.loads((tiny / "config.json").read_text())
 
     def arguments(self, args: list[str]) -> list[str]:
-        """Return the compiled arguments, as the kubelet passes them on, with stand-ins."""
+        """Return the arguments as the kubelet passes them, with a stand-in for each model."""
         given = dict(arg.partition("=")[::2] for arg in args)
         speculation = json.loads(given.get("--speculative-config", "{}"))
         width = int(given.get("--tensor-parallel-size", "1"))

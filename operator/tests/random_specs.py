@@ -1,4 +1,4 @@
-"""Random specs drawn from the CRD's own schema, so that a field that is added is drawn as well."""
+"""Random specs, drawn from the CRD's schema, so that they include every new field."""
 
 import contextlib
 import copy
@@ -25,7 +25,7 @@ Spec = dict[str, Any]
 Strategy = st.SearchStrategy[Any]
 
 SEED: Final = int(os.environ.get("LLMSERVICE_TEST_SEED", "20261124"))
-"""What all random specs follow from: the same ones in every run unless somebody sets another."""
+"""Seed of all random specs. Runs with the same seed draw the same specs."""
 
 _VALUES: Final = {
     "--additional-config": "{}",
@@ -48,7 +48,7 @@ _VALUES: Final = {
     "--reasoning-config": '{"reasoning_start_str": "<s>", "reasoning_end_str": "</s>"}',
     "--watermark": "0.5",
 }
-"""Values of the flags that take neither 1 nor the last of their choices."""
+"""Values of the flags that accept neither 1 nor the last of their choices."""
 
 
 def _extra_arg(flag: str, entry: Flag) -> str:
@@ -74,7 +74,7 @@ LIKELY: Final[Mapping[str, Sequence[Any]]] = {
     "spec.engine.extraArgs[]": [
         _extra_arg(flag, _NEWEST[flag])
         for flag in accepted_flags(_NEWEST)
-        if flag not in PLUGIN_FLAGS  # They need an image of their own.
+        if flag not in PLUGIN_FLAGS  # Plugin flags need a custom image.
     ],
     "spec.engine.logitsProcessors[]": (
         "vllm.model_executor.models.deepseek_ocr:NGramPerReqLogitsProcessor",
@@ -91,37 +91,37 @@ LIKELY: Final[Mapping[str, Sequence[Any]]] = {
     "spec.engine.speculativeDecoding.moeBackend": ("triton", "marlin"),
     "spec.engine.speculativeDecoding.attentionBackend": ("FLASH_ATTN", "TRITON_ATTN"),
 }
-"""Values that mean something, tried beside arbitrary ones: for fields whose form alone does not say
-what gets past the compiler."""
+"""Likely values of fields whose form alone does not determine which values the compiler accepts.
+Specs have them in addition to arbitrary values."""
 
 _FORM = re.compile(r"(?<!!)\b(self|string\(self\)|key)\.matches\('\^(.*?)\$'\)")
-"""How the rules say which form a text has, a key of a mapping too."""
+"""Pattern of the rules that prescribe the form of a text or of a key of a mapping."""
 
 
 def specs_by_schema() -> Strategy:
-    """Specs that the schema takes; its rules may refuse them, often for a character too many."""
+    """Return specs that the schema accepts. The rules refuse some, often for one extra character."""
     return _values(SCHEMA, "spec", exact=False)
 
 
 def valid_specs() -> Strategy:
-    """Specs that the schema and the rules take."""
+    """Return specs that the schema and the rules accept."""
     by_schema = _values(SCHEMA, "spec", exact=True)
     return by_schema.map(without_what_is_refused).filter(lambda spec: spec is not None)
 
 
 class _Enough(BaseException):
-    """Ends the drawing; no failure, which Hypothesis would look into."""
+    """Stops the drawing. Hypothesis would investigate an ordinary exception as a failure."""
 
 
 def many_valid_specs(count: int, wanted: Callable[[Spec], bool] = bool) -> list[Spec]:
-    """Return the first specs, of those that are wanted, that follow from the seed."""
+    """Return the first `count` specs that follow from the seed and that are wanted."""
     found = _drawn(valid_specs(), count, wanted)
     assert len(found) == count
     return found
 
 
 def _drawn(values: Strategy, count: int, wanted: Callable[[Any], bool]) -> list[Any]:
-    """Return the first values, no two alike; less than `count` where there are no more."""
+    """Return the first `count` distinct values that are wanted, or fewer if there are no more."""
     found: list[Any] = []
 
     @seed(SEED)
@@ -144,14 +144,14 @@ def _drawn(values: Strategy, count: int, wanted: Callable[[Any], bool]) -> list[
 
 
 def without_what_is_refused(spec: Spec) -> Spec | None:
-    """Return the spec less the fields that Python's rules complain of; None when that is no end."""
+    """Return the spec without the fields that Python's rules refuse; None if some always remain."""
     spec = copy.deepcopy(spec)
     for _ in range(40):
         problems = LLMService.problems(a_body(spec))
         if not problems:
             return spec
         blamed = {tuple(re.findall(r"[^.\[\]]+", each.field)[1:]) for each in problems}
-        # The last item of a list goes first, so that the others keep their places.
+        # The last item of a list is removed first, so that the other items keep their indexes.
         removed = [_remove(spec, path) for path in sorted(blamed, key=_places, reverse=True)]
         assert any(removed), f"rules blame {blamed}, of which nothing is in {spec}"
     return None
@@ -162,7 +162,7 @@ def _places(path: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def _remove(spec: Any, path: Sequence[str]) -> bool:
-    """Remove the innermost part of `path` that is there; return whether one is."""
+    """Remove the innermost part of `path` that exists; return whether one exists."""
     place, remove = spec, None
     for part in path:
         key = int(part) if isinstance(place, list) else part
@@ -186,7 +186,7 @@ def _removal(place: Any, key: Any) -> Callable[[], None]:
 
 
 def _values(schema: Mapping[str, Any], path: str, *, exact: bool) -> Strategy:
-    """Return values of one field: those that are likely and any that the schema takes."""
+    """Return values of one field: the likely ones, and any others that the schema accepts."""
     possible = _possible(schema, path, exact=exact)
     likely = LIKELY.get(path)
     if likely is None:
@@ -227,12 +227,12 @@ def _objects(schema: Mapping[str, Any], path: str, *, exact: bool) -> Strategy:
     }
     required = set(schema.get("required", ()))
     optional = [name for name in fields if name not in required]
-    # A byte for each, in one draw: a draw for each takes most of the time of a spec.
+    # One draw gives a byte for each field. Separate draws would take most of a spec's time.
     choice = st.binary(min_size=len(optional), max_size=len(optional))
 
     @st.composite
     def draw_object(draw: st.DrawFn) -> Spec:
-        # Hypothesis' own choice of optional keys leaves most of a deep object out.
+        # Hypothesis' own choice of optional keys would leave out most of a deep object.
         left_out = {name for name, byte in zip(optional, draw(choice), strict=True) if byte < 85}
         return {name: draw(values) for name, values in fields.items() if name not in left_out}
 
@@ -259,9 +259,9 @@ def _lists(schema: Mapping[str, Any], path: str, *, exact: bool) -> Strategy:
 
 
 def _texts(schema: Mapping[str, Any], *, exact: bool) -> Strategy:
-    """Return texts of the forms that the field's rules name; any text where they name none.
+    """Return texts of the forms that the field's rules prescribe, or any text without such rules.
 
-    Unless `exact`, more may stand before and after.
+    If `exact` is false, other characters may precede and follow the prescribed form.
     """
     least, most = schema.get("minLength", 0), schema["maxLength"]
     rules = [rule["rule"] for rule in schema.get(VALIDATIONS, ())]
@@ -275,5 +275,5 @@ def _texts(schema: Mapping[str, Any], *, exact: bool) -> Strategy:
 
 @cache
 def _samples(form: str, exact: bool) -> list[str]:
-    """Return some texts of the form, drawn once: to draw them in every spec takes minutes."""
+    """Return some texts of the form. Drawing them again for every spec would take minutes."""
     return _drawn(st.from_regex(form, fullmatch=exact), 30, bool)

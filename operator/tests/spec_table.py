@@ -1,4 +1,4 @@
-"""The table of specs that are refused, with the API server's exact words, and of those accepted."""
+"""Tables of accepted specs, and of refused specs with the API server's exact messages."""
 
 import re
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ NOT_COMPLETE: Final = (
     "<nil>: Invalid value: null: some validation rules were not checked because the object was "
     "invalid; correct the existing errors to complete validation"
 )
-"""What the API server says beside some errors of the schema."""
+"""Message that the API server adds to some errors of the schema."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """An LLMService that differs from a valid one in these parts."""
+    """An LLMService that is refused because it differs from a valid one in these parts."""
 
     says: str
-    """What the API server says, without the object's name before it."""
+    """Message of the API server, without the object's name at its start."""
     spec: dict[str, Any] | None = None
-    """Fields of the spec instead of those of the valid one."""
+    """Fields of the spec that replace those of the valid LLMService."""
     name: str | None = None
     body: dict[str, Any] | None = None
-    """Parts of the whole object instead of those of the valid one."""
+    """Parts of the object that replace those of the valid LLMService."""
 
 
 def _too_long(field: str, most: int) -> str:
@@ -79,7 +79,7 @@ LONG: Final = {
         name="a" * 64,
     ),
 }
-"""Those that are told better in code."""
+"""Cases that are easier to read as code than in a file."""
 
 FLAGS: Final = {
     f"{flag} by its flag": Refused(
@@ -91,11 +91,14 @@ FLAGS: Final = {
     for flag in field.flag.refused_in_extra_args
     if not has_refused_form(flag)
 }
-"""All but those that two rules refuse, which are in the file."""
+"""Cases of flags that one rule refuses. The flags that two rules refuse are in a file."""
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
-    """Return the cases of a file, in which --harmless stands for a flag that extraArgs takes."""
+    """Return the cases of a file.
+
+    In the file, --harmless is a placeholder for a flag that extraArgs accepts.
+    """
     cases: dict[str, dict[str, Any]] = yaml.safe_load(
         file.read_text().replace("--harmless=", f"{HARMLESS_FLAG}=")
     )
@@ -117,14 +120,14 @@ _PREFIX = re.compile(
 
 
 _QUOTED_VALUE = re.compile(r'(Invalid value: )(?:"(?:[^"\\]|\\.)*": |-?[0-9]+: (?=must))')
-"""The wrong value in a rule's message; API servers before 1.37 quote the name of its type."""
+"""Wrong value in a rule's message. API servers before 1.37 quote the name of its type instead."""
 
 _SAID_TWICE = re.compile(r", <nil>: Invalid value: Checked value must be of type [^],]*")
-"""What API servers since 1.37 add to the message about a number of the wrong type."""
+"""Text that API servers since 1.37 add to the message about a number of the wrong type."""
 
 
 def plain(message: str) -> str:
-    """Return what the API server says about a fault, without the value and the object's name."""
+    """Return the API server's message about a fault, without the value and the object's name."""
     text = _PREFIX.sub("", message, count=1).replace(f", {NOT_COMPLETE}", "")
     text = _SAID_TWICE.sub("", _QUOTED_VALUE.sub(r"\1", text))
     return text[1:-1] if text.startswith("[") and text.endswith("]") else text

@@ -1,4 +1,4 @@
-"""The pinned vLLM configures itself as specs say, with a tiny model in place of theirs."""
+"""Tests that the pinned vLLM configures itself as specs say, with a tiny model in each spec."""
 
 from typing import Any, Final
 
@@ -22,17 +22,17 @@ ACCEPTED_FLAGS: Final = LIKELY["spec.engine.extraArgs[]"]
 DRAFT: Final = "spec.engine.speculativeDecoding"
 
 KNOWN_QUANTIZATIONS: Final = (None, "fp8", "awq")
-"""Only vLLM knows the other quantizations, and it lists them when it starts."""
+"""Quantizations that a random spec may have here. Only vLLM knows the others."""
 
 KNOWN_KERNELS: Final = {None, *LIKELY[f"{DRAFT}.moeBackend"], *LIKELY[f"{DRAFT}.attentionBackend"]}
-"""As with quantizations."""
+"""Backends that a random spec may have here. Only vLLM knows the others."""
 
 KNOWN_PARSERS: Final = {
     None,
     *LIKELY["spec.engine.reasoningParser"],
     *LIKELY["spec.engine.toolCalling.parser"],
 }
-"""A service with an image of its own may name others, which that image contains."""
+"""Parsers of the standard image. A service with a custom image may name others."""
 
 NO_DSPARK: Final = (
     "ValidationError: : Value error, Model Runner V1 does not support: dspark speculative decoding"
@@ -89,15 +89,15 @@ HINDRANCES: Final = {
     "ValidationError: : Value error, --per-request-spec-decode-metrics requires speculative "
     "decoding to be enabled (via --speculative-config).": "it wants speculation beside it",
 }
-"""What this machine, or the tiny model, stands in the way of; reviewed, with the reason."""
+"""Errors that this machine or the tiny model causes. Each was reviewed and has its reason here."""
 
 
 LEAVES_TRACES: Final = "--enable-return-routed-experts"
-"""vLLM configures every later engine of the process otherwise."""
+"""Flag that also changes the configuration of every later engine in the process."""
 
 
 OTHER_FORMAT: Final = "--config-format=mistral"
-"""The stand-ins have Hugging Face's format."""
+"""Argument that does not fit the stand-ins, which have Hugging Face's format."""
 
 
 def compiled(spec: Spec) -> list[str]:

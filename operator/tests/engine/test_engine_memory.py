@@ -1,4 +1,4 @@
-"""The plan's figures are those of the pinned vLLM, which builds each model without its weights."""
+"""Tests the plan's figures against the pinned vLLM, which builds each model without weights."""
 
 import json
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_the_verdict_follows_from_what_vllm_needs(
 ) -> None:
     """`share` is the memory that vLLM needs, as a share of the memory that it may use."""
     vllm = measured[name]
-    # As many tokens in flight as when vLLM was asked.
+    # These limits give as many tokens in flight as vLLM had when it was measured.
     batching = {"maxNumBatchedTokens": vllm["in_flight"] // 2, "maxNumSeqs": 64}
     service = a_service({"engine": {"batching": batching}})
 

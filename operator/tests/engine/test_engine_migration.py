@@ -1,4 +1,4 @@
-"""Command lines from elsewhere mean the same to vLLM once a spec says them."""
+"""Tests that a command line from elsewhere and its spec mean the same to vLLM."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The pinned vLLM's own parser judges what the compiler writes."""
+"""Tests the compiler's output with the pinned vLLM's own parser."""
 
 import functools
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Parse = Callable[[list[list[str]]], list[str | None]]
 
 @pytest.fixture(scope="module")
 def parse(ask: Ask) -> Parse:
-    """What the parser says to lists of arguments; None means it takes them."""
+    """Complaint of the parser about each list of arguments, or None for an accepted list."""
     return functools.partial(ask, "parse")
 
 
@@ -50,7 +50,7 @@ def compiled(path: Path) -> list[str]:
 
 
 def switches() -> list[list[str]]:
-    """Both positions of every accepted switch, and the first choice of every other flag."""
+    """Both states of every accepted switch, and the first choice of every flag with choices."""
     table = TABLES[ENGINE_VERSION]
     extra = []
     for flag in accepted_flags(table):
@@ -83,7 +83,7 @@ def test_the_parser_reads_what_the_spec_says_letter_by_letter(ask: Ask) -> None:
             },
         }
     )
-    # What the kubelet makes of the arguments.
+    # The kubelet replaces $$ by $ in the arguments.
     args = [arg.replace("$$", "$") for arg in build_engine_args(service, ENGINE_VERSION)]
     assert ask("read", [args]) == [
         {

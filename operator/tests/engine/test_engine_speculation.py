@@ -1,6 +1,7 @@
-"""The real engine runs what specs say: it keeps the limits of a batch, and guesses by every method.
+"""Tests that the real engine keeps the limits of a batch and speculates with every method.
 
-Eagle3 and MTP are configured only (test_engine_config): they need a model trained for them.
+Eagle3 and MTP need a model that was trained for them, so test_engine_config tests only their
+configuration.
 """
 
 import threading
@@ -40,20 +41,20 @@ PROMPTS: Final = (
     "The capital of France is",
     "one two three one two three one two three one two",
     "Hello",
-    # Once more: suffixes of earlier answers recur.
+    # The first prompt again, because suffix decoding uses the earlier answers.
     "The capital of France is",
 )
 TOKENS: Final = 64
 CLOSE: Final = 1e-3
-"""Two tokens whose log-probabilities differ by less may change places in another order of sums."""
+"""Difference of log-probabilities below which another order of summation may swap two tokens."""
 
 Answer = list[tuple[str, float]]
-"""Each token, and by how much it is likelier than the second best."""
+"""Each token with the difference between the two highest log-probabilities at its position."""
 
 
 @pytest.fixture(scope="module")
 def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a claim called models would hold."""
+    """Folder with the content of a claim called models."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "llama").symlink_to(tiny_model)
     for name, head in build_heads().items():
@@ -65,7 +66,7 @@ def models(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(
     preloaded: Preloaded, models: Path, folder: Path, **engine: Any
 ) -> Iterator[ModelServer]:
-    """Run what the operator would, with the claim's folder where the pod mounts it."""
+    """Run a model server as the operator would, with the claim's folder at the pod's mount path."""
     spec = {
         "model": MODEL,
         "accelerator": {"type": "cpu"},
@@ -89,7 +90,7 @@ def served(
 def plain(
     preloaded: Preloaded, models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelServer]:
-    """A server that does not guess, with limits of its batch."""
+    """Model server without speculation, with limits for a batch."""
     with served(preloaded, models, tmp_path_factory.mktemp("plain"), batching=BATCHING) as server:
         yield server
 
@@ -100,7 +101,7 @@ def plain_answers(plain: ModelServer) -> list[Answer]:
 
 
 def answers(server: ModelServer) -> list[Answer]:
-    """Answer the prompts greedily, one after the other."""
+    """Return the server's greedy answers to the prompts, requested one after the other."""
     return [answer(server, prompt) for prompt in PROMPTS]
 
 
@@ -136,12 +137,12 @@ def test_a_method_guesses_and_leaves_greedy_answers_as_they_are(
     diverged = [gap for gap in divergences if gap is not None]
     print(f"{method}: {drafts:g} drafts, {accepted:g} tokens accepted, {len(diverged)} divergences")
     assert drafts > 0
-    # Each sequence gets one token of a step, and what is accepted beside it.
+    # In each step, a sequence gets one token in addition to the accepted ones.
     sequences = usage["steps"]["moments"][2]
     assert usage["decodedTokens"] == pytest.approx(sequences + accepted, abs=3 * len(PROMPTS))
     assert [gap for gap in diverged if gap >= CLOSE] == []
     if method == "DraftModel":
-        # The model itself guesses, so that nearly every guess is right.
+        # The draft model is the model itself, so nearly every guess is right.
         assert accepted > 2 * drafts
 
 

@@ -1,4 +1,4 @@
-"""Tests KEDA beside the operator. KEDA owns the metrics API, and scales by the load reports."""
+"""Tests the operator with KEDA, which owns the metrics API and scales by the load reports."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,17 +26,18 @@ API_SERVICE = "v1beta1.external.metrics.k8s.io"
 NAMESPACE = "with-keda"
 FOREIGN = ExternalMetrics(is_served=False, owner=OWNER, message="It belongs to KEDA.")
 SYNC_SECONDS = 60.0
-"""KEDA asks every 5 s, the HPA controller looks every 15 s, and its first look may find nothing."""
+"""Time limit in seconds. KEDA polls every 5 s, and the HPA controller every 15 s, at first perhaps
+without a result."""
 STEADY_SECONDS = 150.0
-"""The load is known after a minute of it."""
+"""Time limit in seconds. The load is known after one minute."""
 
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[Api]:
-    """The API server of a cluster that KEDA runs in, with our resource and a namespace."""
+    """API server of a cluster with KEDA, our CRD and a namespace."""
     found = Api()
     found.apply_file(REPOSITORY / "crds" / "llmservice.yaml")
-    # kubectl gives up at once where there is no condition yet.
+    # `kubectl wait` fails at once while the object has no condition, so it is repeated.
     eventually(
         lambda: kubectl("wait", "--for=condition=Established", "crd/llmservices.llmservice.dev")
     )
@@ -72,7 +73,7 @@ def test_a_service_follows_its_load_up_and_down_through_keda(api: Api, tmp_path:
         source.say(NAMESPACE, "web", demand_percent=160.0, **told)
         until_replicas(api, "web", 2)
 
-        # Unknown is never zero: KEDA falls back on what is there.
+        # An unknown load is never zero: KEDA falls back to the present number of replicas.
         source.be_silent(NAMESPACE, "web")
         holds_for(40, lambda: api.get(DEPLOYMENTS, NAMESPACE, "web")["spec"]["replicas"] == 2)
 
@@ -107,7 +108,7 @@ def test_a_suspended_service_stays_at_zero_beside_keda_and_resumes_with_its_repl
         with writes_nothing(process):
             holds_for(20, lambda: replicas() == 2)
 
-        # It is not watched, and comes back all the same.
+        # The operator restores a deleted ScaledObject.
         first = scaled_object()
         api.delete(SCALED_OBJECTS, NAMESPACE, "idle")
         eventually(lambda: scaled_object() != first, SYNC_SECONDS)

@@ -1,1 +1,1 @@
-"""What the tests of the operator share."""
+"""Code that the tests of the operator share."""

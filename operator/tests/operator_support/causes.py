@@ -1,6 +1,6 @@
-"""Which tests cause which reason: the marker `causes`, read from the tests' source.
+"""The tests that cause each reason: the marker `causes`, read from the tests' source.
 
-The source of all tiers is read, because no tier can collect the tests of every other.
+The source of all tiers is read, because no tier can collect the tests of all the others.
 """
 
 import ast
@@ -19,18 +19,18 @@ class Cause:
 
     reason: Reason
     test: str
-    """As pytest names it: PATH::NAME."""
+    """Pytest's name of the test: PATH::NAME."""
 
 
 def causes_in(repository: Path) -> Iterator[Cause]:
-    """Yield every mark of the repository. Raises ValueError with a sentence for a wrong one."""
+    """Yield the cause of every mark in the repository. Raises ValueError for a wrong mark."""
     for folder in TESTS:
         for path in sorted((repository / folder).rglob("test_*.py")):
             yield from causes_of(path.read_text(), str(path.relative_to(repository)))
 
 
 def causes_of(source: str, path: str) -> Iterator[Cause]:
-    """Yield the marks of one file: of its tests, and of the parameters of its tests."""
+    """Yield the causes of one file, from the marks of its tests and of their parameters."""
     if ".causes(" not in source:
         return
     tree = ast.parse(source)

@@ -1,4 +1,4 @@
-"""Changes of a service during which the operator is killed: every part of the spec has its own."""
+"""Changes of a service during which the operator is killed, one or more for each part of a spec."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,8 +43,8 @@ CHANGES: Final[Mapping[str, Spec]] = {
     "caBundle": {"caBundle": {"configMapKeyRef": {"name": "authority", "key": "ca.crt"}}},
     "suspend": {"suspend": True},
 }
-"""What a spec gets in place of the part of `BASE`. Each field of the spec has at least one change,
-and each part of it that has a child of its own."""
+"""Parts that replace those of the spec `BASE`. Each field of the spec has at least one change, and
+so has each part with a child of its own."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ class Flow:
     during: Step
     """The change whose writes are cut short."""
     is_deleted: bool = False
-    """Whether the service is deleted at the moment of the kill."""
+    """True if the service is deleted at the moment of the kill."""
 
     def end(self, api: Api, namespace: str) -> None:
-        """Do what happens at the moment of the kill."""
+        """Delete the service at the moment of the kill, if the flow does so."""
         if self.is_deleted:
             api.delete(LLMSERVICES, namespace, NAME)
 
 
 def _nothing(_: Api, __: str) -> None:
-    """There is nothing before the first service."""
+    """Do nothing, because no service exists before the first one."""
 
 
 def _create(spec: Spec) -> Step:

@@ -1,4 +1,4 @@
-"""Objects that the API server judges without storing them."""
+"""Requests in which the API server validates an object without storing it."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,14 +9,14 @@ from operator_support.processes import Api
 from operator_support.services import a_body
 
 NAMESPACE: Final = "default"
-"""Any namespace that exists: nothing is stored there."""
+"""Any existing namespace, because nothing is stored in it."""
 
 
 def an_object(spec: Mapping[str, Any], name: str = "valid") -> dict[str, Any]:
-    """Return an LLMService as a user sends it; `spec` replaces parts of a minimal one."""
+    """Return an LLMService as a user sends it. `spec` replaces parts of a minimal spec."""
     return a_body(spec, metadata={"name": name, "namespace": NAMESPACE})
 
 
 def create(api: Api, service: Mapping[str, Any]) -> Manifest:
-    """Return what the API server would store; raises ApiError where it refuses."""
+    """Return the object that the API server would store. Raises ApiError if it is refused."""
     return api.create(LLMSERVICES, service, fieldValidation="Strict", dryRun="All")

@@ -1,4 +1,4 @@
-"""The examples of the CRD, and the objects that each becomes, as its golden file has them."""
+"""The examples of the CRD, and the objects of each example from its golden file."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ from operator_support.services import REPOSITORY
 
 EXAMPLES: Final = sorted((REPOSITORY / "crds" / "examples").glob("*.yaml"))
 EXAMPLE_SPECS: Final = {path.stem: yaml.safe_load(path.read_text())["spec"] for path in EXAMPLES}
-"""Name of an example -> its spec. An API server accepts each."""
+"""Spec of each example by the example's name. An API server accepts each spec."""
 GOLDEN: Final = REPOSITORY / "operator" / "tests" / "golden"
 
 STALE_GOLDEN: Final = (

@@ -1,4 +1,4 @@
-"""Services that have every declared kind of child, and what becomes of them under faults."""
+"""Services that together have every declared kind of child, and their state under faults."""
 
 import contextlib
 import json
@@ -32,9 +32,9 @@ State = dict[str, Any]
 
 
 def specs_with_every_child() -> dict[str, dict[str, Any]]:
-    """Return specs of few examples that together have every served child, by the example's name.
+    """Return the specs of a few examples that together have every child in `SERVED`, by name.
 
-    A child that is declared anew needs an example, as each field does.
+    A newly declared child needs an example, as each field does.
     """
     missing = {child.kind for child in SERVED}
     chosen: dict[str, dict[str, Any]] = {}
@@ -65,7 +65,7 @@ def service_of(name: str, namespace: str, spec: Mapping[str, Any]) -> dict[str, 
 
 
 def children_in(api: Api, namespace: str, *, with_versions: bool = False) -> State:
-    """Return all children in a namespace, without what differs between two equal ones.
+    """Return all children in a namespace, without the fields that differ between equal children.
 
     `with_versions` adds each uid and generation.
     """
@@ -86,7 +86,7 @@ def children_in(api: Api, namespace: str, *, with_versions: bool = False) -> Sta
 
 
 def owners_are_alive(api: Api, namespace: str) -> bool:
-    """Whether every child belongs to a service that exists."""
+    """Return whether every child belongs to a service that exists."""
     alive = {each["metadata"]["uid"] for each in api.list_all(LLMSERVICES, namespace)}
     return all(
         owner["uid"] in alive
@@ -97,7 +97,7 @@ def owners_are_alive(api: Api, namespace: str) -> bool:
 
 
 def is_observed(api: Api, namespace: str) -> bool:
-    """Whether the status of every service is about its present spec."""
+    """Return whether the status of every service is about its present spec."""
     return all(
         each.get("status", {}).get("observedGeneration") == each["metadata"]["generation"]
         for each in api.list_all(LLMSERVICES, namespace)
@@ -106,26 +106,26 @@ def is_observed(api: Api, namespace: str) -> bool:
 
 @dataclass
 class Crash:
-    """Kills the operator right before or right after its write of this number, from 1."""
+    """Kills the operator right before or right after the write `number`, counted from 1."""
 
     proxy: FaultProxy
     operator: OperatorProcess
     number: int
     is_after: bool
     also: Callable[[], object] = lambda: None
-    """Done just before the operator is killed."""
+    """Called just before the operator is killed."""
     begun: int = 0
-    """Number of its writes that came to the proxy."""
+    """Number of the operator's writes that have reached the proxy."""
     reached: int = 0
     """Number of the operator's writes that the API server has received."""
     is_killed: bool = False
     is_at_its_write: bool = False
-    """Whether it was killed at the write of the number, and not at rest."""
+    """True if the operator was killed at the write `number`, and not at rest."""
 
     def arm(self) -> None:
         self.proxy.faults.before = self._before
         self.proxy.faults.after = self._after
-        # What a dead process has sent arrives nowhere.
+        # Requests that a killed process has sent are dropped.
         self.proxy.faults.on_request = lambda _: Drop() if self.is_killed else None
 
     def _before(self, seen: Seen) -> None:
@@ -147,7 +147,11 @@ class Crash:
             os.kill(self.operator.pid, signal.SIGKILL)
 
     def until_killed(self) -> None:
-        """Wait for the kill. Two writes of a status may have become one; then kill at rest."""
+        """Wait for the kill.
+
+        If the write does not come, because two writes of a status became one, kill the operator at
+        rest.
+        """
         with contextlib.suppress(AssertionError):
             eventually(lambda: self.is_killed, _KILLED_WITHIN_SECONDS)
         self.is_at_its_write = self.is_killed

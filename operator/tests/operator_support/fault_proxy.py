@@ -1,4 +1,4 @@
-"""A proxy between the operator and the API server that answers as a test tells it to."""
+"""A proxy between the operator and the API server, with faults that a test sets."""
 
 import asyncio
 import json
@@ -28,14 +28,17 @@ Event = dict[str, Any]
 
 @dataclass
 class Seen:
-    """A request, and the status of its answer once there is one; 0 means that it was dropped."""
+    """A request, and the status of its response.
+
+    The status is None before the response, and 0 if the request was dropped.
+    """
 
     agent: str
     method: str
     path: str
     query: dict[str, str]
     at: float
-    """When it came, on the clock `time.monotonic`."""
+    """Time of arrival in seconds, on the clock `time.monotonic`."""
     status: int | None = None
 
     @property
@@ -44,7 +47,7 @@ class Seen:
 
     @property
     def is_list(self) -> bool:
-        """Whether it reads all objects of a kind that the operator watches."""
+        """Return whether the request lists all objects of a kind that the operator watches."""
         return self.method == "GET" and "limit" in self.query and not self.is_watch
 
     @property
@@ -53,14 +56,14 @@ class Seen:
 
     @property
     def is_write(self) -> bool:
-        """Whether it writes something other than a Lease or an Event."""
+        """Return whether the request writes something other than a Lease or an Event."""
         chatter = ("/leases", "/events", "/selfsubject", "/subjectaccessreviews")
         return self.method in WRITES and not any(part in self.path for part in chatter)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer in place of the API server's."""
+    """A response that replaces the API server's."""
 
     status: int
     body: str = ""
@@ -69,32 +72,35 @@ class Answer:
 
     @classmethod
     def failure(cls, status: int, message: str, **headers: str) -> "Answer":
-        """Return a failure as the API server words it; `Retry_After` becomes a header."""
+        """Return a failure in the API server's format. `Retry_After` becomes a header."""
         body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return cls(status, json.dumps({**body, "message": message}), headers=named)
 
     @classmethod
     def page(cls, status: int = 200) -> "Answer":
-        """Return the page of a proxy that knows nothing of Kubernetes."""
+        """Return the HTML page of a proxy that does not know Kubernetes."""
         return cls(status, "<html><body>Please log in</body></html>", "text/html")
 
 
 @dataclass(frozen=True)
 class Drop:
-    """The connection ends without an answer; the API server has got the request or not."""
+    """The connection closes without a response.
+
+    The API server has received the request if `is_forwarded` is true.
+    """
 
     is_forwarded: bool = False
 
 
 @dataclass(frozen=True)
 class Stall:
-    """The connection stays open without an answer."""
+    """The connection stays open without a response."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The answer ends after so many bytes."""
+    """The response breaks off after `after_bytes` bytes."""
 
     after_bytes: int
 
@@ -103,26 +109,26 @@ Fault = Answer | Drop | Stall | Cut
 
 
 class Faults:
-    """What a test wants to happen. Each part is called in the thread of the proxy."""
+    """The faults that a test sets. Each function is called in the thread of the proxy."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Be a faithful proxy from now on."""
+        """Remove all faults, so that the proxy forwards everything unchanged."""
         self.on_request: Callable[[Seen], Fault | None] = lambda _: None
-        """Return what happens instead of the answer of the API server."""
+        """Return the fault that replaces the API server's response, or None."""
         self.delay_seconds: Callable[[Seen], float] = lambda _: 0.0
         self.before: Callable[[Seen], None] = lambda _: None
         """Called before a request is forwarded."""
         self.after: Callable[[Seen], None] = lambda _: None
-        """Called when the API server has answered and the operator does not know it yet."""
+        """Called after the API server's response, before the operator receives it."""
         self.on_events: Callable[[Seen, list[Event]], list[Event]] = lambda _, events: events
-        """Return the events that a watch gets in place of these, which came together."""
+        """Return the events that a watch gets instead of these, which arrived together."""
         self.cuts_watch: Callable[[Seen], list[Event] | None] = lambda _: None
-        """Return the only events that a watch gets before it ends; None lets it be."""
+        """Return the only events that a watch gets before it ends, or None for all events."""
         self.on_list: Callable[[Seen, dict[str, Any]], dict[str, Any]] = lambda _, found: found
-        """Return the list to send in place of this one, such as an older one."""
+        """Return the list that is sent instead of this list, such as an older list."""
 
 
 _CLOSING_SECONDS = 0.25
@@ -134,9 +140,9 @@ class FaultProxy:
     def __init__(self) -> None:
         self.faults = Faults()
         self.seen: list[Seen] = []
-        """Every request so far, in the order in which they came."""
+        """Every request so far, in the order of arrival."""
         self.open_watches: set[aiohttp.ClientResponse] = set()
-        """The API server's answers to the watches that are open."""
+        """The API server's responses to the open watches."""
         self.address = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -164,7 +170,7 @@ class FaultProxy:
         return str(path)
 
     async def serve(self, started: Future[None]) -> None:
-        """Serve until the thread is told to stop."""
+        """Serve until `stop` is called."""
         self._loop, stop = asyncio.get_running_loop(), self._stopping
         found = await load_configuration()
         context = ssl.create_default_context(cafile=found.ssl_ca_cert)
@@ -182,11 +188,11 @@ class FaultProxy:
             started.set_result(None)
             await stop.wait()
             await runner.cleanup()
-        # A closed TLS connection ends some turns of the loop later. Until then it counts as leaked.
+        # A TLS connection takes some iterations of the loop to close. Until then it seems leaked.
         await asyncio.sleep(_CLOSING_SECONDS)
 
     def stop(self) -> None:
-        """Tell the thread to stop."""
+        """Stop the thread of the proxy."""
         assert self._loop is not None, "the proxy was never started"
         self._loop.call_soon_threadsafe(self._stopping.set)
 
@@ -307,7 +313,7 @@ class _Handler:
 
 @contextmanager
 def fault_proxy() -> Iterator[FaultProxy]:
-    """Run a proxy; it forwards faithfully until a test sets its faults."""
+    """Run a proxy. It forwards everything unchanged until a test sets faults."""
     proxy, started = FaultProxy(), Future[None]()
 
     def run() -> None:
@@ -340,4 +346,4 @@ GONE = {
         "code": 410,
     },
 }
-"""Event that ends a watch whose events the API server has forgotten."""
+"""Event that ends a watch whose resource version is too old for the API server."""

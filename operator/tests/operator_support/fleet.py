@@ -1,4 +1,4 @@
-"""Services and pods on paper for the metrics server's rounds, without sockets and clocks."""
+"""Simulated services and pods for the metrics server's rounds, without sockets and clocks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ def delays(bucket: int, count: float) -> tuple[float, ...]:
 
 @dataclass
 class Pods:
-    """Pods of one service, each with a server on paper; also the engines that are asked."""
+    """Pods of one service, each with a simulated model server; also the fleet's `Engines`."""
 
     servers: dict[str, Server] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
@@ -98,7 +98,7 @@ def service(**status: Any) -> Manifest:
 
 @dataclass
 class BadConnection:
-    """A metrics server's own way to the pods: what it does not reach, others may."""
+    """Connection of one metrics server to the pods. It alone cannot reach the pods in `silent`."""
 
     pods: Pods
     silent: set[str] = field(default_factory=set)
@@ -113,7 +113,7 @@ class World:
     services: list[Manifest] = field(default_factory=lambda: [service()])
     classes: Mapping[str, AcceleratorClass] = field(default_factory=dict)
     leader_is_late: bool = False
-    """Whether standbys get the reports of a tick ago."""
+    """True if standbys get the leader's reports of one tick ago."""
 
     def fleet(self, engines: Engines | None = None) -> Fleet:
         return Fleet(
@@ -125,7 +125,7 @@ class World:
         )
 
     async def run(self, seconds: float, rate: float, leader: Fleet, *standbys: Fleet) -> None:
-        """Let time pass; the leader makes a round first, then each standby for the same moment."""
+        """Let time pass. In each tick the leader makes a round, and then each standby does."""
 
         async def reports_of_leader(at: float) -> Mapping[Key, LoadReport]:
             late = {

@@ -1,4 +1,7 @@
-"""The first call in a fork; see `forked`. It imports only what the interpreter has imported."""
+"""The first function that runs in a fork; see `forked`.
+
+It imports only modules that the forked interpreter has already imported.
+"""
 
 import os
 import sys
@@ -6,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 
 def run(arguments: Sequence[str], variables: Mapping[str, str], log: str) -> None:
-    """Run the command line in this process: its environment is `variables`, its output the log."""
+    """Run the command line in this process, with `variables` as environment and output to `log`."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for standard in (1, 2):
         os.dup2(output, standard)

@@ -1,6 +1,6 @@
-"""A tenant that does to the objects of its namespace whatever the API server lets it do.
+"""A tenant that changes the objects of its namespace in every way that the API server allows.
 
-Everything follows from a seed. What the API server refuses is passed over.
+All changes follow from a seed. A change that the API server refuses is skipped.
 """
 
 import json
@@ -16,11 +16,11 @@ from operator_support.processes import Api, ApiError, make_service
 from operator_support.webhook import patched, refused
 
 KINDS: Final = (*(child.kind for child in SERVED), LLMSERVICES, PODS)
-"""Kinds that are disturbed: every child that is declared joins them."""
+"""Kinds that the tenant disturbs, with the kind of every child that each cluster serves."""
 FOREIGN: Final = "foreign"
 """Name of the objects of another owner, which the operator must not write."""
 HANG_SECONDS: Final = 6.0
-"""Within the ten seconds that the API server gives a webhook."""
+"""Delay of a webhook in seconds, within the API server's limit of ten seconds."""
 _HOLD: Final = "example.com/hold"
 _STRANGE: Final[tuple[Any, ...]] = ("", "0", "-1", "1e3", "1.5Gi", "é\u2028", "x" * 63, "null")
 _DEAD_OWNER: Final = {
@@ -40,7 +40,7 @@ class Tenant:
         self.seed = seed
         self.namespace = namespace
         self.webhook = "allow"
-        """What the webhook does with a write now."""
+        """Present action of the webhook on a write."""
         self.done: list[str] = []
         self._draw = random.Random(seed)
         self._api = Api()
@@ -71,7 +71,7 @@ class Tenant:
         self._api.create(LLMSERVICES, make_service(FOREIGN, self.namespace, autoscaling=SCALED))
 
     def disturb(self, until: float) -> None:
-        """Do one thing after another until the time, on the clock `time.monotonic`."""
+        """Make one random change after another until the time `until` of `time.monotonic`."""
         while time.monotonic() < until:
             act = self._draw.choice(ACTS)
             try:
@@ -82,7 +82,7 @@ class Tenant:
             time.sleep(self._draw.uniform(0.05, 0.8))
 
     def review(self, live: dict[str, Any]) -> dict[str, Any]:
-        """Answer the API server as the webhook of the namespace."""
+        """Return the response of the namespace's webhook to a write."""
         if str(live.get("kind")) in ("Event", "ReplicaSet"):
             return {}
         match self.webhook:

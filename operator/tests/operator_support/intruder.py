@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 @dataclass(frozen=True)
 class Intruder:
-    """Speaks to a metrics server past the API server, with certificates of its own making."""
+    """Sends requests to a metrics server directly, with certificates that it has issued itself."""
 
     trust: str
     """Certificate of the authority that signed the server's, as PEM."""
@@ -23,9 +23,9 @@ class Intruder:
     """Name in the server's certificate."""
     port: int
     path: str
-    """What is asked for."""
+    """Path of the requests."""
     folder: Path
-    """Where its certificates lie."""
+    """Folder of the client certificates."""
 
     def ask(self, certificate: str | None, **headers: str) -> int:
         context = ssl.create_default_context(cadata=self.trust)
@@ -42,7 +42,7 @@ class Intruder:
             return connection.getresponse().status
 
     def certificate(self, common_name: str, authority: str) -> str:
-        """Issue a client certificate of one of the cluster's own authorities."""
+        """Issue a client certificate with one of the cluster's own authorities; return its path."""
         pki = Path(os.environ["KUBECONFIG"]).parent / "pki"
         signer = x509.load_pem_x509_certificate((pki / f"{authority}.crt").read_bytes())
         signing_key = serialization.load_pem_private_key(

@@ -1,4 +1,4 @@
-"""What tests of the metrics server share: model servers on paper behind real sockets, and pods."""
+"""Helpers for tests of the metrics server: pods, and simulated model servers on real sockets."""
 
 import json
 import threading
@@ -30,11 +30,11 @@ def delays(milliseconds_bucket: int, count: float) -> list[float]:
 
 @dataclass
 class Engine:
-    """A model server's management port: real HTTP, counters of a constant load."""
+    """Management port of a simulated model server: real HTTP, with counters of a constant load."""
 
     address: str = "127.0.0.1"
     rate: float = 4.0
-    """Requests per second; set `is_silent` for one that answers nothing."""
+    """Requests per second. An engine with `is_silent` sends no response."""
     phase: str = "ready"
     waiting: int = 0
     engines: int = 1
@@ -46,7 +46,7 @@ class Engine:
     def autoscale(self) -> dict[str, Any]:
         seconds = time.time() - self.started
         counters = load(self.rate, seconds) if self.phase == "ready" else load(0.0, 0.0)
-        # As in the server: sums of steps grow with time.
+        # As in a model server, the sums over steps grow with time.
         steps = [value * seconds for value in counters.steps.moments]
         told = {camel(k): v for k, v in asdict(counters).items() if k != "steps"}
         told["ttftMilliseconds"] = delays(28, counters.finished)
@@ -113,7 +113,7 @@ class Engine:
 def make_pod(
     api: Api, namespace: str, service: str, name: str, address: str, *, is_ready: bool = True
 ) -> None:
-    """Make a pod of a service that runs at this address: there is no kubelet to do it."""
+    """Make a pod of a service, and report it as running at the address, in place of a kubelet."""
     labels = {names.SERVICE_LABEL: service, names.MANAGED_BY_LABEL: names.FIELD_MANAGER}
     pod = {
         "apiVersion": "v1",

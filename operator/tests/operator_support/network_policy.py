@@ -1,6 +1,6 @@
-"""Who may reach which port under a set of NetworkPolicies, by the rules of networking.k8s.io/v1.
+"""Evaluates a set of NetworkPolicies by the rules of networking.k8s.io/v1.
 
-Pure: it reads manifests and answers; no network plugin is asked.
+The functions are pure: they read only manifests, and use no network plugin.
 """
 
 import ipaddress
@@ -13,7 +13,7 @@ Policy = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Host:
-    """Something with an address; a pod has a namespace too."""
+    """An endpoint of a connection. It has an address, and a pod also has a namespace."""
 
     address: str
     namespace: str | None = None
@@ -24,7 +24,7 @@ class Host:
 def may_connect(
     policies: Sequence[Policy], source: Host, target: Host, port: int, protocol: str = "TCP"
 ) -> bool:
-    """Say whether a connection is let out by the policies of the source and in by the target's."""
+    """Return whether the source's policies allow the connection out, and the target's in."""
     return _passes(policies, "Egress", source, target, port, protocol) and _passes(
         policies, "Ingress", target, source, port, protocol
     )

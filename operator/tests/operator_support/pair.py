@@ -1,7 +1,7 @@
-"""A second kind of workload, on paper: each of its replicas is a server's pod and a worker's pod.
+"""A second, fictitious kind of workload, whose replicas each have a server pod and a worker pod.
 
-It shows that a kind of workload is one class and its registration. The object, its status and its
-labels are unlike a Deployment's on purpose.
+It shows that a kind of workload needs only one class and its registration. Its object, status and
+labels differ from a Deployment's on purpose.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +28,7 @@ PAIR = "example.org/pair"
 ROLE = "example.org/role"
 REVISION = "example.org/revision"
 IN_PAIRS = {"template": {"labels": {"example.org/pairs": "yes"}}}
-"""Part of a spec that asks for pairs."""
+"""Part of a spec that requests pairs."""
 
 
 class _PairSet:
@@ -108,7 +108,7 @@ PAIRS: Workload = _PairSet()
 
 
 def a_pair_set(all_: int = 2, new: int = 2, ready: int = 0, **status: Any) -> Manifest:
-    """Return a live object that asks for two pairs; the numbers count pairs."""
+    """Return a live object that requests two pairs. The arguments are numbers of pairs."""
     return {
         "apiVersion": PAIR_SETS.api_version,
         "kind": PAIR_SETS.kind,
@@ -134,7 +134,7 @@ def a_pair_set(all_: int = 2, new: int = 2, ready: int = 0, **status: Any) -> Ma
 
 
 def a_pod_of_a_pair(pair: str, role: str, *, revision: str = "1", **pod: Any) -> Manifest:
-    """Return a pod; its name is the pair's, and for a worker with `-worker` after it."""
+    """Return a pod with the name of its pair, to which a worker's name adds `-worker`."""
     made = a_pod(pod.pop("state", None), **pod)
     name = pair if role == "server" else f"{pair}-worker"
     return {

@@ -37,7 +37,7 @@ def an_unstarted_pod(seconds: float, *, acknowledged: bool = True, **fields: Any
 
 
 def beside(ready: bool = True, reason: str = "", **status: Any) -> Manifest:
-    """Return a pod whose model server runs, has started and is ready."""
+    """Return a pod whose model server runs, has started and is ready unless `ready` is false."""
     pod = a_pod(RUNNING, started=True, changed="2026-01-02T03:01:00Z")
     pod["status"]["containerStatuses"][0]["ready"] = ready
     pod["status"]["conditions"][0]["reason"] = reason

@@ -1,4 +1,4 @@
-"""What tests of the operator share: an API client, object builders, the operator as a process."""
+"""Helpers for tests of the operator: an API client, object builders, the operator as a process."""
 
 import base64
 import contextlib
@@ -68,7 +68,7 @@ class Api:
         content_type: str = "application/json",
         **query: str,
     ) -> dict[str, Any]:
-        """Send one request; raises ApiError with the server's own message."""
+        """Send one request. Raises ApiError with the server's message."""
         try:
             arguments = self._client.param_serialize(
                 method,
@@ -168,7 +168,7 @@ def until_pods(api: Api, namespace: str, name: str, count: int) -> None:
 
 
 def make_pods_ready(api: Api, namespace: str, service: str) -> None:
-    """Play the kubelet: there is none where only the API server runs."""
+    """Mark all pods of a service ready, in place of a kubelet, which these tests do not run."""
     selector = f"llmservice.dev/name={service}"
     for pod in api.list_all(PODS, namespace, labelSelector=selector):
         status = {
@@ -180,13 +180,13 @@ def make_pods_ready(api: Api, namespace: str, service: str) -> None:
         try:
             api.patch(PODS, namespace, pod["metadata"]["name"], {"status": status}, "status")
         except ApiError as error:
-            # A rollout may have taken it away meanwhile.
+            # A rollout may have deleted the pod meanwhile.
             if error.status != 404:
                 raise
 
 
 def free_the_lease(api: Api, namespace: str) -> None:
-    """Let the next operator lead at once, instead of after the lease of the killed one."""
+    """Let the next operator lead at once, before the Lease of the killed operator expires."""
     api.patch(LEASES, namespace, "llmservice-operator", {"spec": {"holderIdentity": ""}})
 
 
@@ -201,11 +201,11 @@ def utc_now() -> datetime:
 
 
 _PORTS = range(10_000, 30_000)
-"""Ports that no outgoing connection gets, unlike the one that a listener on port 0 gets."""
+"""Ports that no outgoing connection gets. A listener on port 0 may get one of the other ports."""
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens, and on which no connection begins by chance."""
+    """Return a free port, which no outgoing connection gets by chance."""
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("", port))
@@ -214,7 +214,7 @@ def free_port() -> int:
 
 
 class Running(Protocol):
-    """What an OperatorProcess uses of a subprocess."""
+    """The part of a subprocess that an OperatorProcess uses."""
 
     @property
     def pid(self) -> int: ...
@@ -247,7 +247,10 @@ class OperatorProcess:
     command = "run"
 
     def __init__(self, log: Path, namespace: str, **settings: str) -> None:
-        """`settings` are further LLMSERVICE_OPERATOR_* variables, and KUBECONFIG."""
+        """Start the operator.
+
+        `settings` are further LLMSERVICE_OPERATOR_* variables, without this prefix, and KUBECONFIG.
+        """
         self.log = log
         self.port = free_port()
         kubeconfig = settings.pop("KUBECONFIG", os.environ["KUBECONFIG"])
@@ -279,7 +282,7 @@ class OperatorProcess:
             self.terminate()
 
     def terminate(self) -> int:
-        """Ask it to end, as Kubernetes does with SIGTERM; return the exit code."""
+        """Send SIGTERM, as Kubernetes does; return the exit code."""
         self._process.terminate()
         return self._process.wait(30)
 
@@ -336,7 +339,7 @@ class OperatorProcess:
         return metric_of(self.metrics(), name, **labels)
 
     def writes(self) -> float:
-        """Count its writes so far. The Lease's are not among them: they alone are PUT."""
+        """Return the number of writes so far, without those of the Lease, which alone use PUT."""
         scrape = self.metrics()
         return sum(
             metric_of(scrape, "rest_client_requests_total", method=method)

@@ -1,4 +1,4 @@
-"""A cluster in memory: what a pass over one service reads there and writes to it."""
+"""A cluster in memory, which a pass over one service reads and writes."""
 
 import copy
 import itertools
@@ -18,11 +18,11 @@ from llmservice_operator.telemetry import Metrics
 from operator_support.services import NOW, as_live
 
 KEY = ("team", "llama")
-"""The service of these tests."""
+"""Namespace and name of the service in these tests."""
 
 
 class RacingCluster:
-    """Stores what is applied; another client may change an object just before a write lands."""
+    """Stores applied objects. Another client may change an object just before a write."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[Kind, str], dict[str, Any]] = {}
@@ -30,16 +30,16 @@ class RacingCluster:
         self.read_kinds: list[Kind] = []
         self._versions = itertools.count(100)
         self.changes: dict[str, dict[str, Any]] = {}
-        """Spec that somebody else writes right before our next write to the kind."""
+        """Spec, by kind, that another client writes right before the next write of the status."""
         self.unserved: set[Kind] = set()
         self.events: dict[str, list[dict[str, Any]]] = {}
         """Events by the uid of the object that they are about."""
         self.refusals: dict[Kind, Exception] = {}
-        """What a write of an object of the kind is answered with, instead of being done."""
+        """Error with which a write of an object of the kind fails."""
         self.refuse_other_uids = False
-        """Whether an apply to an object that was made anew is a conflict, as in a cluster."""
+        """True if an apply to an object that was recreated is a conflict, as in a cluster."""
         self.webhook: Callable[[dict[str, Any]], None] = lambda _: None
-        """Changes what is applied, as a mutating webhook does."""
+        """Changes an applied object, as a mutating webhook does."""
 
     def put(self, manifest: dict[str, Any]) -> dict[str, Any]:
         kind, metadata = kind_of(manifest), manifest["metadata"]
@@ -92,7 +92,8 @@ class RacingCluster:
         stored = {**as_live(manifest), "status": known.get("status", {})}
         self.webhook(stored)
         if kind is DEPLOYMENTS and known:
-            # What another manager owns stays; what only we owned and leave out gets its default.
+            # A field of another manager stays. A field that only the operator owned and now leaves
+            # out gets its default.
             is_left_out = owns_field(known, "spec", "replicas")
             replicas = 1 if is_left_out else known["spec"]["replicas"]
             stored["spec"] = {"replicas": replicas, **stored["spec"]}
@@ -130,7 +131,7 @@ class RacingCluster:
 
 
 def _same(stored: dict[str, Any], known: dict[str, Any]) -> bool:
-    """Say whether a write changes nothing: the API server then keeps the version."""
+    """Return whether a write changes nothing, so that the API server keeps the version."""
     if not known:
         return False
     metadata = {"uid": known["metadata"]["uid"], **stored["metadata"]}
@@ -147,7 +148,7 @@ def _without_our_replicas(live: dict[str, Any]) -> dict[str, Any]:
 
 
 def served_kinds(cluster: Any, settings: OperatorSettings) -> ServedKinds:
-    """Return what the operator knows about the kinds before it has looked for them."""
+    """Return the served kinds as the operator knows them before its first discovery."""
     optional = optional_kinds(settings)
     return ServedKinds(cast(Cluster, cluster), [None], REQUIRED_KINDS, optional)
 
@@ -160,7 +161,7 @@ def a_reconciler(
     reports: LoadReportClient | None = None,
     on_problem: Callable[[str | None], None] = lambda _: None,
 ) -> Reconciler:
-    """Return what makes passes in this cluster, at a time that stands still."""
+    """Return a reconciler for this cluster, whose clock stands still."""
     typed = cast(Cluster, cluster)
     return Reconciler(
         typed,
@@ -181,7 +182,7 @@ class OneService:
     def __init__(self, **spec: Any) -> None:
         self.cluster, self.cache = RacingCluster(), Cache()
         self.problems: list[str | None] = []
-        """What the operator said keeps every status from being complete."""
+        """Problems that the operator reported as the cause of incomplete statuses."""
         self.reconciler = a_reconciler(
             self.cluster, self.cache, OperatorSettings(), on_problem=self.problems.append
         )
@@ -216,7 +217,7 @@ class OneService:
         self.see({**live, "status": {each: 1 for each in counts}})
 
     async def settle(self) -> float | None:
-        """Pass until nothing is left to write; return when to look again."""
+        """Reconcile until nothing is left to write; return the seconds until the next pass."""
         for _ in range(10):
             try:
                 again = await self.reconciler.reconcile(KEY)

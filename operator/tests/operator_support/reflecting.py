@@ -1,4 +1,4 @@
-"""A cluster in memory, the watches on it, and a reflector between it and a cache."""
+"""A cluster in memory, the watches on it, and a reflector that fills a cache."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -32,15 +32,15 @@ def service(
 
 @dataclass
 class World:
-    """A cluster in memory, the watches on it, and what the reflector makes of both."""
+    """A cluster in memory, the watches on it, and the results of the reflector."""
 
     objects: dict[Kind, list[dict[str, Any]]] = field(default_factory=dict)
     served: set[Kind] = field(default_factory=lambda: {*REQUIRED})
     error: ClusterError | None = None
     errors: dict[tuple[Kind, str | None], ClusterError] = field(default_factory=dict)
-    """Answers to a list of one kind in one namespace."""
+    """Errors of a list of one kind in one namespace."""
     outdated: dict[Kind, list[dict[str, Any]]] = field(default_factory=dict)
-    """Objects that an API server lists that lags behind, in place of those that there are."""
+    """Objects that an outdated API server lists instead of the present objects of the kind."""
     namespaces: Sequence[str | None] = (None,)
     hindrances: list[str | None] = field(default_factory=list)
     lists: int = 0

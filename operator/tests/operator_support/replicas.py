@@ -1,6 +1,6 @@
 """Replicas of the operator, each behind a proxy of its own, that one after another lose the Lease.
 
-The proxies tell the writers apart, because every replica has a user agent of its own.
+The proxies distinguish the writers by the user agent of each replica.
 """
 
 import os
@@ -33,7 +33,7 @@ class Replica:
         os.kill(self.process.pid, number)
 
     def cut_off(self) -> None:
-        """Let nothing of it reach the API server, and nothing reach it."""
+        """Cut the connection between the replica and the API server in both directions."""
         self.proxy.faults.on_request = lambda _: Drop()
         self.proxy.end_watches()
 
@@ -71,7 +71,7 @@ class Replicas:
         self._api.delete(LEASES, self._namespace, LEASE)
 
     def skew(self, by: timedelta) -> None:
-        """Let the Lease look as a leader writes it whose clock is wrong."""
+        """Change the times of the Lease as if the clock of its leader were wrong by this much."""
         moment = (datetime.now(UTC) + by).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         times = {"renewTime": moment, "acquireTime": moment}
         self._api.patch(LEASES, self._namespace, LEASE, {"spec": times})

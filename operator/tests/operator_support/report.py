@@ -1,4 +1,4 @@
-"""A source of load reports that says what a test wants, over real HTTP."""
+"""A server of load reports that a test chooses, over real HTTP."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _REPORTS = TypeAdapter(dict[str, LoadReport])
 
 
 def a_report(**fields: Any) -> LoadReport:
-    """Return a report of a service that nothing is known of but `fields`."""
+    """Return a report of a service about which only `fields` are known."""
     return LoadReport(
         **{
             "at": 0.0,
@@ -35,7 +35,7 @@ class ReportSource:
     def __init__(self, url: str) -> None:
         self.url = url
         self.reports: dict[str, LoadReport] = {}
-        """By NAMESPACE/NAME; without one the answer to KEDA is 503."""
+        """Reports by NAMESPACE/NAME. KEDA gets 503 for a service without a report."""
 
     def say(self, namespace: str, name: str, **fields: Any) -> None:
         self.reports[f"{namespace}/{name}"] = a_report(**fields)
@@ -53,10 +53,10 @@ def report_source() -> Iterator[ReportSource]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == LOAD_REPORTS_PATH:
-                # As for the operator.
+                # The operator reads all reports.
                 self._answer(_REPORTS.dump_json(_fresh(source.reports), by_alias=True))
             else:
-                # As for KEDA.
+                # KEDA reads the report of one service.
                 key = self.path.removeprefix(f"{LOAD_REPORTS_PATH}/")
                 found = _fresh(source.reports).get(key)
                 self._answer(None if found is None else _ONE.dump_json(found, by_alias=True))
@@ -67,7 +67,7 @@ def report_source() -> Iterator[ReportSource]:
             self.wfile.write(body or b"")
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         source = ReportSource(f"http://127.0.0.1:{server.server_port}")

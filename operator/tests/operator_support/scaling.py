@@ -1,4 +1,4 @@
-"""Model servers on paper: counters that a constant load would give, without any engine."""
+"""Simulated model servers: the counters of a constant load, without an engine."""
 
 import math
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ TICK = 5.0
 
 
 def step_sums(steps: Iterable[tuple[float, float, float]], model: StepModel = TRUTH) -> StepSums:
-    """The sums over steps given as (prefill tokens, sequences, KV tokens)."""
+    """Return the sums over steps, each given as (prefill tokens, sequences, KV tokens)."""
     total = [0.0] * len(StepSums().moments)
     for prefill, sequences, kv in steps:
         seconds = model.fixed + model.prefill * prefill + model.sequence * sequences + model.kv * kv
@@ -34,7 +34,7 @@ def step_sums(steps: Iterable[tuple[float, float, float]], model: StepModel = TR
 
 
 def bucket_of(tokens: int) -> int:
-    """The histogram bucket of a length of this many tokens."""
+    """Return the histogram bucket of a length in tokens."""
     return min((max(tokens, 1) - 1).bit_length(), LENGTH_BUCKETS - 1)
 
 
@@ -50,7 +50,10 @@ def load(
     served: float | None = None,
     model: StepModel = TRUTH,
 ) -> Counters:
-    """The counters of `rate` requests/s over some seconds; `served` requests/s are finished."""
+    """Return the counters after `seconds` seconds of `rate` requests per second.
+
+    Of these, `served` requests per second are finished, by default all.
+    """
     arrived = rate * seconds
     done = (rate if served is None else served) * seconds
     sequences = max(rate * 4, 1.0)
@@ -74,7 +77,7 @@ def load(
 
 @dataclass
 class Server:
-    """One replica whose counters grow as the test sets them."""
+    """One replica, whose counters grow as a test sets them."""
 
     name: str
     created: float = 0.0
@@ -139,7 +142,7 @@ class Service:
         served: float | None = None,
         silent: frozenset[str] = frozenset(),
     ) -> Assessment:
-        """Serve this rate, all servers together, and return the last assessment."""
+        """Serve `rate` requests per second on all servers together; return the last assessment."""
         for _ in range(int(seconds / TICK)):
             self.now += TICK
             ready = [s for s in self.servers if s.is_ready and not s.is_draining]
@@ -153,7 +156,7 @@ class Service:
         return self.last
 
     def look(self, *, silent: frozenset[str] = frozenset()) -> float:
-        """Scrape once, with what the servers have done by now; the demand, NaN if unknown."""
+        """Scrape the servers once; return the demand in percent, or NaN if it is unknown."""
         reports = tuple(
             server.report(self.now, is_heard=server.name not in silent) for server in self.servers
         )
@@ -162,7 +165,7 @@ class Service:
         return math.nan if percent is None else percent
 
     def copy(self) -> "Service":
-        """The same service, to try another future."""
+        """Return a copy of the service, with which a test can try another future."""
         servers = [replace(server) for server in self.servers]
         return replace(self, servers=servers)
 

@@ -1,4 +1,4 @@
-"""What tests of the pure core share: services, settings, and live objects as a cluster has them."""
+"""Helpers for tests of the pure core: services, settings, and live objects as in a cluster."""
 
 import copy
 import json
@@ -18,10 +18,10 @@ from llmservice_operator.settings import OperatorSettings, ServerImages
 
 REPOSITORY = Path(__file__).parents[3]
 HARMLESS_FLAG = "--response-role"
-"""A flag that every engine version has, that extraArgs takes, and that will hardly get a field."""
+"""A flag of every engine version that extraArgs accepts and that is unlikely to get a field."""
 HARMLESS_ARG = f"{HARMLESS_FLAG}=assistant"
 HARMLESS_SWITCH = "--return-tokens-as-token-ids"
-"""The same, and it is either on or off."""
+"""A switch with the same properties."""
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SETTINGS = OperatorSettings(
     images=ServerImages(
@@ -31,7 +31,7 @@ SETTINGS = OperatorSettings(
 
 
 def a_body(spec: Mapping[str, Any] | None = None, **root: Any) -> dict[str, Any]:
-    """Return an LLMService as the API server holds it; `spec` replaces parts of a minimal one."""
+    """Return an LLMService as the API server stores it. `spec` replaces parts of a minimal spec."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -42,7 +42,7 @@ def a_body(spec: Mapping[str, Any] | None = None, **root: Any) -> dict[str, Any]
 
 
 def refusal_of(spec: Mapping[str, Any]) -> str:
-    """Return the words in which the operator refuses the spec; fails when it takes it."""
+    """Return the message with which the operator refuses the spec. Fails if it is accepted."""
     with pytest.raises(InvalidSpec) as refused:
         LLMService.parse(a_body(spec))
     return str(refused.value)
@@ -53,7 +53,7 @@ def a_service(spec: Mapping[str, Any] | None = None, **root: Any) -> LLMService:
 
 
 def one(kind: str, manifests: Sequence[Manifest]) -> Manifest:
-    """Return the one manifest of a kind."""
+    """Return the only manifest of a kind."""
     (found,) = (each for each in manifests if each["kind"] == kind)
     return found
 
@@ -68,11 +68,12 @@ MERGE_KEYS = {
     "volumes": ("name",),
 }
 ATOMIC = {"labelSelector", "nodeSelector", "nodeSelectorTerms", "secretKeyRef", "selector"}
-"""How the API server merges the fields that we send; the rest of mappings is merged by key."""
+"""Fields that the API server replaces as a whole. It merges the lists in `MERGE_KEYS` by the keys
+given there, and all other mappings by key."""
 
 
 def as_live(manifest: Manifest) -> Manifest:
-    """Return the manifest as the API server returns it after our apply: owned, with defaults."""
+    """Return the manifest as the API server returns it after an apply: owned, with defaults."""
     live = copy.deepcopy(manifest)
     sent = {key: value for key, value in manifest.items() if key not in ("apiVersion", "kind")}
     identity = ("name", "namespace", "uid", "resourceVersion")
@@ -145,9 +146,10 @@ def a_pod(
     claims: tuple[str, ...] = (),
     **container: Any,
 ) -> Manifest:
-    """Return a pod whose server container is in `state`, or that no node took (`unscheduled`).
+    """Return a pod whose server container is in `state`, or that is not scheduled.
 
-    `changed` is when it last became ready or ceased to be.
+    `unscheduled` is the scheduler's message about a pod that it cannot place. `changed` is the last
+    time at which the pod became ready or stopped being ready.
     """
     conditions = [
         {
@@ -194,7 +196,7 @@ def a_pod(
 
 
 def a_report(*replicas: ReplicaLoad) -> LoadReport:
-    """Return what a metrics server says about replicas whose load it does not know yet."""
+    """Return a metrics server's report about replicas whose load is not known yet."""
     return LoadReport(
         at=NOW.timestamp(),
         demand_percent=None,

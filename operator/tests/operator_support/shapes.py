@@ -7,4 +7,4 @@ from typing import Any, Final
 CONFIGS: Final[dict[str, dict[str, Any]]] = json.loads(
     Path(__file__).parents[1].joinpath("model_shapes.json").read_text()
 )
-"""config.json by the model's name: only the fields that decide on the memory."""
+"""config.json of each model by its name, with only the fields that determine the memory."""

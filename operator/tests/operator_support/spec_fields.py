@@ -14,7 +14,7 @@ SCHEMA: Final[Mapping[str, Any]] = ROOT["properties"]["spec"]
 
 
 def rules_of(schema: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
-    """Yield the rules of a schema and of what is in it."""
+    """Yield the rules of a schema and of all schemas in it."""
     yield from schema.get(VALIDATIONS, ())
     inner = schema.get("items"), schema.get("additionalProperties")
     for child in (*schema.get("properties", {}).values(), *filter(None, inner)):
@@ -22,7 +22,7 @@ def rules_of(schema: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
 
 
 def schema_of(field: str) -> Mapping[str, Any]:
-    """Return the part of the schema that is about one field."""
+    """Return the schema of one field."""
     schema = SCHEMA
     for name in field.split("."):
         schema = schema["properties"][name]

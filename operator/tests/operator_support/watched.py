@@ -1,4 +1,4 @@
-"""An API server of pods for the watches as Kopf runs them, and what the watches deliver."""
+"""An API server of pods for Kopf's watches, and the events that the watches deliver."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from shared_support.waiting import eventually_in_loop
 
 RESOURCES = [
     {"name": "pods", "singularName": "pod", "kind": "Pod", "namespaced": True},
-    # Kopf waits for it whatever it watches.
+    # Kopf waits for this resource, whatever it watches.
     {"name": "namespaces", "singularName": "namespace", "kind": "Namespace", "namespaced": False},
 ]
 
@@ -36,7 +36,7 @@ def event(type_: str, item: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class ApiServer:
-    """Serves pods: answers each list and each watch with the next of those it was given."""
+    """Serves pods. Each request gets the next response of `lists` or `watches`."""
 
     port: int
     lists: list[list[dict[str, Any]]]
@@ -46,13 +46,13 @@ class ApiServer:
     refusals: int = 0
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     pages: list[tuple[str, Callable[[], web.Response]]] = field(default_factory=list)
-    """Answers of a proxy instead of the next ones to requests whose URL has this text."""
+    """Texts with a proxy's response, which replaces the next one if the URL contains the text."""
     ends_watches: bool = False
-    """Whether every watch ends at once."""
+    """True if a watch without further events ends at once."""
     asked: list[str] = field(default_factory=list)
     """The URL of every request to a collection."""
     encodings: set[str] = field(default_factory=set)
-    """The encodings of answers that the requests accept."""
+    """The encodings of responses that the requests accept."""
 
     async def discover(self, request: web.Request) -> web.Response:
         answers: dict[str, Any] = {
@@ -87,7 +87,7 @@ class ApiServer:
             return stream
         lines = (it if isinstance(it, str) else f"{json.dumps(it)}\n" for it in self.watches.pop(0))
         sent = "".join(lines).encode()
-        # In pieces that end anywhere, as from a network.
+        # The pieces end anywhere, as on a network.
         for start in range(0, len(sent), 60_000):
             await stream.write(sent[start : start + 60_000])
         return stream
@@ -145,7 +145,7 @@ async def watching(*namespaces: str) -> AsyncIterator[Watching]:
 
 @contextmanager
 def an_api_server(port: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    """Name an API server in KUBECONFIG. It answers while it is `serving`."""
+    """Name an API server in KUBECONFIG. The server responds while `serving` runs."""
     address = f"http://127.0.0.1:{port}"
     context = {"cluster": "test", "user": "test"}
     path = folder / "kubeconfig"

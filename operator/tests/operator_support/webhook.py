@@ -1,4 +1,4 @@
-"""An admission webhook of a test's own, beside the API server that calls it."""
+"""An admission webhook in a test's process, which the API server calls."""
 
 import base64
 import json

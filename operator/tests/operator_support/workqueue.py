@@ -1,4 +1,4 @@
-"""A work queue whose clock, observer and workers are steps of a test."""
+"""A clock, an observer and workers for tests of the work queue, under the control of a test."""
 
 import asyncio
 import heapq

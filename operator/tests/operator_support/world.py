@@ -21,7 +21,7 @@ KEY = ("team", "llama")
 
 
 class KedaCluster(RacingCluster):
-    """A cluster with KEDA, whose webhook takes no Deployment that an HPA scales already."""
+    """A cluster with KEDA, whose webhook refuses to scale a Deployment that an HPA already scales."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class World:
         self._reconciler = a_reconciler(cluster, self.cache, settings, self.served)
 
     async def settle(self) -> float | None:
-        """Pass until there is nothing to write; return when to look again."""
+        """Reconcile until nothing is left to write; return the seconds until the next pass."""
         await self.served.refresh()
         for _ in range(10):
             again = await self._reconciler.reconcile(KEY)
@@ -80,7 +80,7 @@ class World:
         raise AssertionError("a pass always finds something to write")
 
     async def serve(self, uid: str = "first", **spec: Any) -> None:
-        """Create the service, or change its spec, and let the operator follow."""
+        """Create the service, or change its spec, and let the operator reconcile it."""
         live = self.cluster.objects.get((LLMSERVICES, "llama"), {})
         metadata = live.get("metadata", {"name": "llama", "namespace": "team", "uid": uid})
         generation = metadata.get("generation", 0) + 1
@@ -111,7 +111,7 @@ class World:
         del self.cluster.objects[kind, name]
 
     def scale(self, replicas: int) -> None:
-        """Do what an autoscaler does."""
+        """Change the number of replicas, as an autoscaler does."""
         live = self.cluster.objects[DEPLOYMENTS, "llama"]
         self.see({**live, "spec": {**live["spec"], "replicas": replicas}})
 
