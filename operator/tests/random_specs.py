@@ -99,7 +99,7 @@ _FORM = re.compile(r"(?<!!)\b(self|string\(self\)|key)\.matches\('\^(.*?)\$'\)")
 
 
 def specs_by_schema() -> Strategy:
-    """Return specs that the schema accepts. The rules refuse some, often for one extra character."""
+    """Return specs that the schema accepts. The rules refuse some, often for an extra character."""
     return _values(SCHEMA, "spec", exact=False)
 
 

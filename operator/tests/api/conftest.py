@@ -56,8 +56,8 @@ def namespace(api: Api, _namespaces: list[str]) -> Iterator[str]:
     """Namespace that only this test uses, and that no operator watches yet."""
     name = _make_namespace(api, _namespaces)
     yield name
-    # An operator of a later test that serves all namespaces must not meet what is left, such as a
-    # service that a quota refuses.
+    # The operator of a later test may watch all namespaces. It must not find leftover services,
+    # such as one that a quota refuses.
     api.request("DELETE", LLMSERVICES.path(name))
 
 
@@ -128,7 +128,7 @@ def account(api: Api, namespace: str, tmp_path: Path) -> Iterator[Account]:
             cluster_wide.append(namespace)
         else:
             grant("Role", "watched", watched, f"{RBAC}{scope}")
-        # The API server learns of a new right some time after it has stored it.
+        # A new right takes effect some time after the API server has stored it.
         granted = watched[0]
         access = {
             "group": granted["apiGroups"][0],

@@ -1,4 +1,4 @@
-"""What a user does to a running service with kubectl, and what stays as it is meanwhile."""
+"""Tests what a user can change in a running service with kubectl, without other changes."""
 
 import subprocess
 from functools import partial
@@ -28,7 +28,7 @@ from shared_support.waiting import eventually
 
 
 def created(api: Api, namespace: str, name: str, **spec: Any) -> dict[str, Any]:
-    """Create a service and return its Deployment once it is there."""
+    """Create a service; return its Deployment once the Deployment exists."""
     api.create(LLMSERVICES, make_service(name, namespace, **spec))
     return eventually(lambda: api.read(DEPLOYMENTS, namespace, name), 15) or {}
 

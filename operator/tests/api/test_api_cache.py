@@ -1,4 +1,4 @@
-"""The claim of a model cache on a real API server: made, kept, adopted, and never forced."""
+"""Tests that the claim of a model cache is made, kept and adopted, but never forced to change."""
 
 from typing import Any
 

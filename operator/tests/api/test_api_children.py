@@ -32,7 +32,7 @@ from operator_support.processes import (
 from shared_support.waiting import eventually, holds_for
 
 EVERY_SERVICE_HAS = (DEPLOYMENTS, SERVICES, POD_DISRUPTION_BUDGETS, NETWORK_POLICIES)
-"""The kinds of children that do not depend on the spec, unless it switches one off."""
+"""Kinds of children that every service has by default."""
 RESTORE_SECONDS = 5.0
 
 
@@ -56,7 +56,7 @@ def container(deployment: dict[str, Any]) -> dict[str, Any]:
 
 
 def contains(live: Any, sent: Any) -> bool:
-    """Say whether everything that was sent is in the live object, which may hold more."""
+    """Return whether the live object contains everything that was sent, and perhaps more."""
     if isinstance(sent, dict):
         return isinstance(live, dict) and all(
             key in live and contains(live[key], value) for key, value in sent.items()
@@ -130,7 +130,7 @@ def test_a_second_pass_writes_nothing(
     before = [api.get(kind, namespace, name)["metadata"]["resourceVersion"] for kind in kinds]
     passes = own_operator.metric("controller_runtime_reconcile_total")
     with writes_nothing(own_operator):
-        # A label is no business of ours, yet its event brings a pass.
+        # The operator ignores this label, but its event causes a pass.
         api.patch(LLMSERVICES, namespace, name, {"metadata": {"labels": {"team": "search"}}})
         eventually(lambda: own_operator.metric("controller_runtime_reconcile_total") > passes)
         until_settled(own_operator)
@@ -253,7 +253,7 @@ def test_a_foreign_object_of_the_same_name_is_reported_and_left_alone_until_it_g
     assert [event["type"] for event in conflicts] == ["Warning"]
 
     api.delete(SERVICES, served, name)
-    # Nobody watches foreign objects; the user's next change brings the next pass.
+    # The operator does not watch foreign objects. The user's next change causes the next pass.
     api.patch(LLMSERVICES, served, name, {"metadata": {"labels": {"again": "yes"}}})
     eventually(lambda: api.get(SERVICES, served, name)["spec"]["ports"][0]["port"] == 80)
 
@@ -350,7 +350,7 @@ def test_a_service_deleted_in_the_foreground_gets_no_new_children_while_it_waits
         eventually(children_gone)
         holds_for(2, children_gone)
     finally:
-        # What is left would keep the CRD from being deleted, and fail the tests that install it.
+        # A leftover service would block the deletion of the CRD in the tests that install it.
         api.patch(LLMSERVICES, served, name, {"metadata": {"finalizers": None}})
     eventually(lambda: api.read(LLMSERVICES, served, name) is None)
 

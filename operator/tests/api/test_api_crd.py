@@ -20,7 +20,7 @@ def test_the_crd_is_established_and_structural(api: Api) -> None:
 
 
 def with_rules_twice(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema with every rule standing in it twice."""
+    """Return the schema with every rule in it twice."""
     doubled = dict(schema)
     if rules := schema.get("x-kubernetes-validations"):
         doubled["x-kubernetes-validations"] = rules * 2
@@ -33,8 +33,9 @@ def with_rules_twice(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def test_a_crd_with_every_rule_twice_is_within_the_budget_of_a_new_one(api: Api) -> None:
-    """The API server does not report how much of its budget for CEL a CRD uses, and is lenient with
-    a CRD that it knows.
+    """Test a new CRD, because the API server allows an existing CRD to exceed its budget for CEL.
+
+    Test it with every rule twice, because the API server does not report the used share.
     """
     crd = build_crd()
     crd["metadata"]["name"] = "llmservices.budget.example.com"

@@ -1,6 +1,6 @@
-"""Devices of a replica, by the API server, its controllers and a real scheduler.
+"""Tests the devices of a replica with the API server, its controllers and a real scheduler.
 
-No device plugin and no driver runs: the test says what they say of a node's devices.
+No device plugin or driver runs. The test reports a node's devices in their place.
 """
 
 import json
@@ -18,12 +18,12 @@ from operator_support.processes import Api, OperatorProcess, condition, make_ser
 from shared_support.waiting import eventually
 
 SCHEDULER = "of-devices"
-"""A name of its own, so that this scheduler leaves the pods of the other tests alone."""
+"""Name of this scheduler, which differs from the default so that it ignores other tests' pods."""
 NODE = "with-devices"
 DRA = "/apis/resource.k8s.io/v1"
 CLASS = "gpu.example.com"
 EVERY_TAINT = [{"operator": "Exists"}]
-"""No kubelet reports that the node is ready."""
+"""Toleration of every taint, because no kubelet reports that the node is ready."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def scheduler(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def node(api: Api) -> Iterator[None]:
-    """A node with much of everything and no device, and a class of devices that no node has."""
+    """A node with ample CPU and memory but no device, and a device class that no node has."""
     api.request("POST", "/api/v1/nodes", {"metadata": {"name": NODE}})
     offer(api, {"cpu": "64", "memory": "512Gi", "pods": "99"})
     selector = [{"cel": {"expression": f"device.driver == '{CLASS}'"}}]
@@ -66,14 +66,14 @@ def node(api: Api) -> Iterator[None]:
 
 
 def offer(api: Api, resources: dict[str, str]) -> None:
-    """Say what a kubelet says of the node's resources."""
+    """Report the node's resources in place of a kubelet."""
     status = {"status": {"capacity": resources, "allocatable": resources}}
     path = f"/api/v1/nodes/{NODE}/status"
     api.request("PATCH", path, status, "application/merge-patch+json")
 
 
 def publish(api: Api, devices: int) -> None:
-    """Say what a driver says of the node's devices."""
+    """Report the node's devices in place of a driver."""
     spec = {
         "driver": CLASS,
         "nodeName": NODE,

@@ -1,4 +1,4 @@
-"""What the examples become, held by a real API server."""
+"""Tests the objects of the examples on a real API server."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A service does not wait for what is slow elsewhere: a webhook, or the metrics server."""
+"""Tests that a slow webhook or metrics server elsewhere does not delay a service."""
 
 import socket
 import threading
@@ -16,9 +16,9 @@ from operator_support.webhook import webhook
 from shared_support.waiting import eventually
 
 SLOW_SECONDS = 9.0
-"""Within the ten seconds that the API server gives a webhook."""
+"""Delay of a webhook in seconds, within the API server's limit of ten seconds."""
 SOON_SECONDS = 7.0
-"""Less than a slow one takes, and enough for a pass on a busy machine."""
+"""Time limit in seconds: less than SLOW_SECONDS, and enough for a pass on a busy machine."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Rollouts that would never end, and pods that do not start; the test plays the kubelet."""
+"""Tests rollouts that would never end, and pods that do not start, without a kubelet."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -95,7 +95,7 @@ def set_status(api: Api, namespace: str, pod: str, **status: Any) -> None:
 
 
 def bind(api: Api, namespace: str, pod: str, seconds: float) -> None:
-    """Do what scheduler and kubelet do until the kubelet waits for something."""
+    """Report the pod as scheduled `seconds` ago, with a container that is still being created."""
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": ago(seconds)}
     waiting = {"waiting": {"reason": "ContainerCreating"}}
     server = {"name": "server", "ready": False, "restartCount": 0, "image": "i", "imageID": ""}
@@ -111,7 +111,7 @@ def bind(api: Api, namespace: str, pod: str, seconds: float) -> None:
 
 
 def warn(api: Api, namespace: str, pod: str, reason: str, message: str) -> None:
-    """Record what the controllers and the kubelet record about a pod."""
+    """Record a Warning Event about a pod, as the controllers and the kubelet do."""
     live = api.get(PODS, namespace, pod)
     event = {
         "metadata": {"generateName": f"{pod}.", "namespace": namespace},
@@ -140,7 +140,7 @@ def test_a_rollout_that_an_accelerator_quota_refuses_goes_in_place_and_ends(
     assert strategy(api, namespace) == SURGE
     api.patch(LLMSERVICES, namespace, "llm", RESTART)
     until_reason(api, namespace, Reason.QUOTA_EXCEEDED)
-    # No event will report the end of the minute.
+    # The operator must act at the end of the minute, although no watch event reports it.
     eventually(lambda: strategy(api, namespace) == IN_PLACE)
 
     def replaced() -> bool:

@@ -1,4 +1,4 @@
-"""What tenants, policies and other clients do to the operator's objects, on a real API server."""
+"""Tests what tenants, policies and other clients may do to the operator's objects."""
 
 import json
 import sys
@@ -108,7 +108,7 @@ def test_no_field_ownership_that_a_tenant_may_store_ends_the_operator(
     assert json.loads(entry).get("manager") in managers, "it is stored no more: find another"
     with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as operator:
         operator.until_leading()
-        # Once more, as an event.
+        # The operator now also receives the object as a watch event.
         kubectl("annotate", "-n", namespace, "service", "bad", "a=b")
         api.create(LLMSERVICES, make_service(name, namespace))
         eventually(lambda: not missing(api, namespace, name))
@@ -131,7 +131,8 @@ def test_an_amount_that_is_stored_in_another_form_is_written_once(
     api.create(LLMSERVICES, make_service(name, namespace, autoscaling=scaling))
     live = eventually(lambda: api.get(AUTOSCALERS, namespace, name))
     assert "000" not in str(live["spec"]["metrics"])
-    # The status of a service follows the first words of its HPA's controller, which come late.
+    # The service's status changes once the HPA's controller has reported its first conditions,
+    # which takes some time.
     eventually(
         lambda: all(
             "conditions" in each["status"] for each in api.list_all(AUTOSCALERS, namespace)
@@ -171,7 +172,7 @@ def test_a_mirrored_image_is_served_and_told_and_written_once(
         assert "An admission webhook of the cluster rewrites it" in told
         assert hindered.metric("llmservice_apply_total", kind="Deployment", result="changed") <= 1
 
-        # An edit of another field is undone at once, as ever.
+        # An edit of another field is undone at once, as always.
         edit = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}
         api.patch(DEPLOYMENTS, namespace, name, edit)
 
@@ -183,7 +184,7 @@ def test_a_mirrored_image_is_served_and_told_and_written_once(
 
 
 def stamp(live: dict[str, Any]) -> dict[str, Any]:
-    """Change a field of the operator's with every write to something new."""
+    """Set a field of the operator to a new value at every write."""
     value = str(time.time_ns() % 1000 + 1)
     return patched({"op": "replace", "path": "/spec/ports/0/targetPort", "value": int(value)})
 
@@ -248,7 +249,7 @@ def test_a_namespace_that_is_gone_is_told_and_the_other_is_served(
     api: Api, namespace: str, log: Path, name: str, account: Account
 ) -> None:
     own = rules(lease_rights("llmservice-operator"))
-    # The chart grants the rights in each namespace, and they go with it.
+    # The chart grants the rights in each namespace, so they are deleted with the namespace.
     kubeconfig = account(operator_rules(OperatorSettings()), own, everywhere=False)
     watched = f"{namespace},gone-{namespace}"
     settings = {"WATCH_NAMESPACES": watched, "KUBECONFIG": kubeconfig}

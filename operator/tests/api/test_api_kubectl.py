@@ -150,7 +150,7 @@ def fields(schema: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[
 
 
 def is_bounded(path: str, field: Mapping[str, Any]) -> bool:
-    """Say whether no value of any size can stand in the field."""
+    """Return whether the schema limits the size of the field's values."""
     match field.get("type"):
         case "integer" | "number":
             # A count in the status is bounded by the number of pods.

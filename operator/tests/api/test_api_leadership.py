@@ -36,7 +36,7 @@ def test_only_the_holder_of_the_lease_writes_and_hands_over_at_its_end_within_fi
     assert leader.writes() > 0
     assert standby.writes() == 0
     assert standby.metric("leader_election_master_status") == 0
-    # The standby is warm: it knows what the leader knows.
+    # The standby's cache is filled like the leader's.
     eventually(lambda: standby.metric("llmservice_cache_objects", kind="deployments") == 1)
     holder = api.get(LEASES, namespace, LEASE)["spec"]["holderIdentity"]
     assert any(holder in line["msg"] for line in leader.log_lines())

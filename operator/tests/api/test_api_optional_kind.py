@@ -1,4 +1,4 @@
-"""A kind that comes and goes with its CustomResourceDefinition, while the operator runs."""
+"""Tests an optional kind whose CustomResourceDefinition is installed and removed at run time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,13 +38,13 @@ DEFINITION = {
         ],
     },
 }
-"""As much of KEDA as the operator itself meets."""
+"""The only part of KEDA that the operator itself uses."""
 
 WITHIN_SECONDS = 60.0
 
 
 def install_the_definition(api: Api) -> None:
-    """Return once the API server serves the kind: it refuses requests for it before."""
+    """Install the CRD; return once the API server serves the kind."""
     api.request("POST", CRDS, DEFINITION)
 
     def is_served() -> bool:
@@ -58,7 +58,10 @@ def install_the_definition(api: Api) -> None:
 
 
 def remove_the_definition(api: Api) -> None:
-    """Return once it is gone: until its objects are, one of the same name is refused."""
+    """Delete the CRD; return once it is gone.
+
+    The API server refuses a CRD of the same name until all objects of the old CRD are deleted.
+    """
 
     def is_gone() -> bool:
         try:
@@ -74,7 +77,7 @@ def remove_the_definition(api: Api) -> None:
 
 @pytest.fixture
 def definition(api: Api) -> Iterator[None]:
-    """Nothing is installed before the test, nor after it."""
+    """Delete the CRD before and after the test."""
     remove_the_definition(api)
     yield
     remove_the_definition(api)
@@ -100,7 +103,7 @@ def test_a_kind_is_used_within_a_minute_of_its_installation_and_missed_when_it_i
         eventually(lambda: reason() != "KEDAMissing", 15)
         until_settled(operator, 3)
 
-        # It is watched like every other child, not polled.
+        # The new kind is watched like every other kind of child, not polled.
         api.delete(SCALED_OBJECTS, namespace, "llm")
         eventually(lambda: api.read(SCALED_OBJECTS, namespace, "llm"), 5)
 

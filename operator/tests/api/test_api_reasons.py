@@ -1,4 +1,4 @@
-"""Why a service is not ready, where the API server and its controllers are the cause."""
+"""Tests the reasons of an unready service that the API server and its controllers cause."""
 
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def test_a_rollout_that_its_controller_gives_up_is_stuck(
         api.create(LLMSERVICES, make_service("llm", namespace))
         eventually(lambda: api.read(DEPLOYMENTS, namespace, "llm"))
         operator.terminate()
-    # The deadline of a service is the better part of an hour.
+    # The default deadline of a service is most of an hour.
     api.patch(DEPLOYMENTS, namespace, "llm", {"spec": {"progressDeadlineSeconds": 1}})
 
     def given_up() -> bool:

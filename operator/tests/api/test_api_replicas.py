@@ -1,4 +1,4 @@
-"""The number of replicas through suspensions and adoption, as server-side apply merges it."""
+"""Tests the number of replicas, as server-side apply merges it, after suspension and adoption."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def test_an_orphan_that_is_adopted_with_autoscaling_keeps_its_replicas(
     eventually(lambda: api.read(DEPLOYMENTS, served, name))
     until_settled(operator)
     if "autoscaling" in before:
-        # As an HPA does.
+        # An HPA changes the replicas in this way.
         api.patch(DEPLOYMENTS, served, name, {"spec": {"replicas": 3}}, "scale")
     until_replicas(api, served, name, 3)
     api.delete(LLMSERVICES, served, name, propagationPolicy="Orphan")
@@ -60,7 +60,7 @@ def test_an_orphan_that_is_adopted_with_autoscaling_keeps_its_replicas(
     until_settled(operator)
     live = api.get(DEPLOYMENTS, served, name)
     assert live["spec"]["replicas"] == 3
-    # It was never less in between: the ReplicaSet saw no other number.
+    # A smaller number in between would have increased the generation further.
     assert live["metadata"]["generation"] <= 3
 
 
@@ -107,7 +107,7 @@ def test_a_service_of_an_engine_that_is_not_known_is_scaled_and_keeps_its_pods(
     eventually(lambda: api.read(DEPLOYMENTS, served, name))
     until_settled(operator)
     before = api.get(DEPLOYMENTS, served, name)
-    # What a newer operator leaves when it is rolled back to this one.
+    # A newer operator leaves such a status when it is rolled back to this version.
     engine = {**api.get(LLMSERVICES, served, name)["status"]["engine"], "version": "99.0.0"}
     engine = {key: value for key, value in engine.items() if key != "untried"}
     replaced = [{"op": "replace", "path": "/status/engine", "value": engine}]

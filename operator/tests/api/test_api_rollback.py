@@ -1,4 +1,4 @@
-"""Failed rollouts by the cluster's own controllers; the test plays scheduler and kubelet."""
+"""Tests failed rollouts by the cluster's own controllers, without a scheduler and a kubelet."""
 
 import json
 from datetime import timedelta
@@ -61,7 +61,7 @@ def change(api: Api, namespace: str, name: str, **spec: Any) -> None:
 
 
 def fail_the_smoke_test(api: Api, namespace: str, pod: str) -> None:
-    """Report what the kubelet reports of a model server that ended with this reason."""
+    """Report the pod as the kubelet does after the model server exits with SmokeTestFailed."""
     since = timestamp(utc_now() - timedelta(seconds=40))
     said = json.dumps({"format": 2, "reason": "SmokeTestFailed", "message": NONSENSE})
     server = {
@@ -140,7 +140,7 @@ def test_earlier_pods_return_and_stay_until_the_spec_asks_for_others(
         fail_the_rollout(api, namespace, name, both)
         until_rolled_back(api, namespace, name, both)
 
-        # The pods of the earlier spec are those that run.
+        # The earlier spec needs no new pods, because its pods still run.
         change(api, namespace, name, engine={"image": None, "maxModelLen": None})
         assert until_serving(api, namespace, name) == both
         assert "rollback" not in status(api, namespace, name)

@@ -1,4 +1,4 @@
-"""Rollouts and drains by the cluster's own controllers; the test plays scheduler and kubelet."""
+"""Tests rollouts and drains by the cluster's controllers, without a scheduler and a kubelet."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -61,7 +61,7 @@ def until_ready(api: Api, namespace: str, name: str) -> None:
 
 
 def find_no_gpu(api: Api, namespace: str, pod: str, seconds: float) -> None:
-    """Say what the scheduler says of a pod for which it has found no GPU for some time."""
+    """Report a pod as the scheduler does if it has found no GPU for `seconds` seconds."""
     now = datetime.now(UTC)  # noqa: TID251 - the operator compares it with its own clock
     since = now - timedelta(seconds=seconds)
     unschedulable = {
@@ -84,8 +84,8 @@ def test_an_old_replica_ends_first_once_no_gpu_was_free_for_a_minute(
     assert strategy(api, served, name) == SURGE
     api.patch(LLMSERVICES, served, name, RESTART)
     (new,) = eventually(lambda: names_of(pods(api, served, name)) - old)
-    # Two seconds of the wait are left, and no event will report their end. Whatever happens, the
-    # operator looks again after a minute: that would be too late.
+    # Two seconds of the wait are left, and no event will report their end. The operator's next
+    # regular pass after a minute would be too late.
     find_no_gpu(api, served, new, 58)
     eventually(lambda: strategy(api, served, name) == IN_PLACE, 30)
     eventually(lambda: len(names_of(pods(api, served, name)) & old) == replicas - 1)
@@ -139,7 +139,7 @@ def test_a_strategy_changes_no_pod(
 
 
 def evict(api: Api, namespace: str, pod: str) -> bool:
-    """Ask for one eviction, as `kubectl drain` does; say whether the budget allowed it."""
+    """Request one eviction, as `kubectl drain` does; return whether the budget allowed it."""
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
     try:
         api.request("POST", PODS.path(namespace, pod, "eviction"), body)

@@ -1,4 +1,4 @@
-"""Every rule says the same in CEL, which the real API server runs, and in Python, which we run."""
+"""Tests that the rules in CEL, on the real API server, and in Python refuse the same specs."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from operator_support.spec_fields import ROOT, rules_of
 from random_specs import SEED, specs_by_schema
 
 MESSAGES = {rule["message"] for rule in rules_of(ROOT)}
-"""What the rules say; the schema's own refusals are not compared, because Python has none."""
+"""Messages of the rules. Refusals by the schema are not compared, because Python has none."""
 
 texts = st.sampled_from(
     [

@@ -1,4 +1,4 @@
-"""The real API server judges specs, and what becomes of those that it takes."""
+"""Tests the real API server's verdict on specs, and on the objects of the accepted specs."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -53,7 +53,8 @@ def test_takes_the_objects_of_random_specs_as_they_are_sent(api: Api) -> None:
     specs = many_valid_specs(RANDOM_SPECS, can_be_built)
 
     def judge(spec: Spec) -> None:
-        # Built of what the API server made of the spec: with its defaults, in its order.
+        # The objects are built from the spec as the API server stores it, with its defaults and
+        # in its order.
         stored = create(api, an_object(spec, "random"))
         for manifest in built(stored["spec"], "random"):
             assert_taken_as_sent(api, manifest)
@@ -66,7 +67,7 @@ def test_takes_the_objects_of_random_specs_as_they_are_sent(api: Api) -> None:
 def built(spec: Spec, name: str) -> list[Manifest]:
     metadata = {"name": name, "namespace": NAMESPACE, "uid": "uid-1", "generation": 1}
     service = LLMService.parse(a_body(spec, metadata=metadata))
-    # As on this API server, which drops the tolerance and serves no optional kind.
+    # This API server drops the tolerance and serves no optional kind.
     autoscaler = replace(Autoscaler.of_spec(service), with_tolerance=False)
     pin = resolve_pin(service, None, SETTINGS)
     context = Context.of(service, SETTINGS, pin, autoscaler=autoscaler)
@@ -74,7 +75,7 @@ def built(spec: Spec, name: str) -> list[Manifest]:
 
 
 def assert_taken_as_sent(api: Api, manifest: Manifest) -> None:
-    """The second pass would then write nothing."""
+    """Assert that the API server stores the manifest as sent, so a second pass writes nothing."""
     name = manifest["metadata"]["name"]
     taken = api.request(
         "PATCH",

@@ -106,7 +106,7 @@ def test_an_argument_whose_flag_has_a_field_works_and_is_an_event_once(
         assert events == [("Warning", 1)]
         return True
 
-    # The Event follows the status in which the argument is named.
+    # The Event is recorded after the status that names the argument.
     eventually(is_recorded_once, 5)
 
 

@@ -21,7 +21,7 @@ KEY = ("team", "llama")
 
 
 class KedaCluster(RacingCluster):
-    """A cluster with KEDA, whose webhook refuses to scale a Deployment that an HPA already scales."""
+    """A cluster with KEDA, whose webhook refuses a Deployment that an HPA already scales."""
 
     def __init__(self) -> None:
         super().__init__()

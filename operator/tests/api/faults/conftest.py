@@ -20,7 +20,7 @@ def proxy() -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def start(proxy: FaultProxy, namespace: str, tmp_path: Path) -> Iterator[Start]:
-    """Start operators that reach the API server through the proxy alone."""
+    """Start operators that reach the API server only through the proxy."""
     started: list[OperatorProcess] = []
 
     def begin(watched: str = namespace, **settings: str) -> OperatorProcess:
@@ -43,7 +43,7 @@ def start(proxy: FaultProxy, namespace: str, tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def namespaces(api: Api) -> Iterator[Callable[[], str]]:
-    """Make namespaces, one a call."""
+    """Make a namespace at each call."""
     made: list[str] = []
 
     def make() -> str:

@@ -1,4 +1,4 @@
-"""The operator is killed before and after its writes, and another one takes over."""
+"""Tests the kill of an operator before or after any of its writes, and its successor."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ from shared_support.waiting import eventually
 
 WITHIN_SECONDS = 30.0
 COLLECTED_WITHIN_SECONDS = 60.0
-"""The garbage collector looks for new kinds every half minute."""
+"""Time limit in seconds. The garbage collector looks for new kinds every 30 s."""
 AT_ONCE = 8 if IS_LONG else 1
-"""Kills at the same time, each in a namespace with a proxy and operators of its own."""
+"""Number of concurrent kills, each in its own namespace, with its own proxy and operators."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Scene:
     served: frozenset[str] = frozenset()
     """The pods that were ready when the change began."""
     writes_before: int = 0
-    """Number of writes until the change began."""
+    """Number of writes before the change began."""
 
     def start(self) -> OperatorProcess:
         operator = ForkedOperator(
@@ -50,7 +50,7 @@ class Scene:
         return operator.until_leading()
 
     def begin(self, operator: OperatorProcess, flow: Flow) -> None:
-        """Do what comes before the change, and let the service serve."""
+        """Do the step before the change, and make the service's pods ready."""
         flow.before(self.api, self.namespace)
         # On a busy machine, a second may pass between two writes of one pass.
         eventually(lambda: is_observed(self.api, self.namespace))
@@ -63,7 +63,7 @@ class Scene:
         return len(self.proxy.writes()) - self.writes_before
 
     def outcome(self) -> dict[str, Any]:
-        """Return the children, what was deleted, and the number of pods that serve on."""
+        """Return the children, the deleted objects, and the number of pods that still serve."""
         deleted = [
             each.path.replace(self.namespace, "the-namespace")
             for each in self.proxy.writes()[self.writes_before :]
@@ -83,7 +83,7 @@ class Scene:
 def scenes(
     api: Api, namespaces: Callable[[], str], tmp_path: Path
 ) -> Callable[[], AbstractContextManager[Scene]]:
-    """Make scenes, one a call."""
+    """Make a scene at each call."""
 
     @contextmanager
     def make() -> Iterator[Scene]:
@@ -123,9 +123,9 @@ def undisturbed(scene: Scene, flow: Flow) -> tuple[dict[str, Any], int]:
 def killed(
     scene: Scene, flow: Flow, expected: dict[str, Any], number: int, is_after: bool, told: str
 ) -> bool:
-    """Kill the operator at a write and check what the next one makes of it.
+    """Kill the operator at a write, and check that the next operator completes the change.
 
-    Return whether there was such a write: two writes of a status may have become one.
+    Return whether the write took place. Two writes of a status may have become one.
     """
     with scene.start() as first:
         scene.begin(first, flow)
@@ -174,7 +174,7 @@ def test_an_operator_killed_at_any_write_leaves_what_the_next_one_completes(
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         at_a_write = list(pool.map(try_at, chosen))
-    # Two writes of the status may become one, so that the last write does not come again.
+    # Two writes of the status may become one, so the last write may not take place again.
     others = (point for point in points if point not in chosen)
     while not any(at_a_write) and (another := next(others, None)) is not None:
         at_a_write.append(try_at(another))

@@ -1,4 +1,4 @@
-"""Every kind of child that is declared is restored, also when many writes are conflicts."""
+"""Tests that every declared kind of child is restored, even if many writes are conflicts."""
 
 import random
 from collections import Counter
@@ -23,11 +23,11 @@ from operator_support.processes import Api, OperatorProcess, until_settled
 from shared_support.waiting import eventually
 
 SHARES = {"faithful": 0.0, "conflicts": 0.3}
-"""Share of the writes that are answered with a conflict."""
+"""Share of the writes that fail with a conflict."""
 WRITES = {"faithful": 1.0, "conflicts": 1.5}
-"""Writes for each foreign one."""
+"""Maximum number of writes for each foreign change."""
 RESTORED_WITHIN_SECONDS = {"faithful": 2.0, "conflicts": 30.0}
-"""An edit is restored by its watch event, and a conflict is tried again."""
+"""Time limits in seconds. A watch event causes the repair, and a conflict is tried again."""
 
 
 @pytest.mark.parametrize("name", sampled(list(SHARES), 1))
@@ -59,7 +59,8 @@ def test_a_child_of_every_kind_is_restored_with_few_writes(
         done = [each for each in proxy.writes(begin) if each.status in (200, 201)]
         written = Counter(each.path for each in done if not each.path.endswith("/status"))
         handed_over = sum(n for path, n in written.items() if f"/{DEPLOYMENTS.plural}/" in path)
-        # A workload is made with its replicas, which are then left to its autoscaler.
+        # A new workload takes two writes: it is created with its replicas, and then the operator
+        # leaves their number to the autoscaler.
         assert written.total() - handed_over / 2 <= disturbed * WRITES[name], written
 
 

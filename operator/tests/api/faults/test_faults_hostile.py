@@ -1,4 +1,4 @@
-"""Tenants that do anything to the operator's objects, beside tenants that do nothing."""
+"""Tests tenants that do anything to the operator's objects, next to quiet tenants."""
 
 import random
 import time
@@ -22,17 +22,17 @@ from shared_support.waiting import eventually, holds_for
 
 RUNS_AT_ONCE = 34 if IS_LONG else 4
 BATCHES = 15 if IS_LONG else 1
-"""In the long form, 510 runs together."""
+"""The long form has 510 runs in total."""
 DISTURBED_SECONDS = 40.0 if IS_LONG else 10.0
 CALM_AFTER_SECONDS = 60.0 if IS_LONG else 10.0
-"""Time after which no object is written more than once a second."""
+"""Time in seconds after which no object is written more than once per second."""
 MEASURED_SECONDS = 15.0 if IS_LONG else 6.0
 QUIET_WITHIN_SECONDS = 30.0
 
 
 @pytest.fixture
 def namespaces(api: Api) -> Iterator[list[str]]:
-    """Names of namespaces; all that the test puts here are deleted after it."""
+    """Names of namespaces. Each namespace that the test adds is deleted after the test."""
     made: list[str] = []
     yield made
     for name in made:
@@ -90,7 +90,7 @@ def test_no_tenant_ends_the_operator_makes_it_write_for_ever_or_delays_another_t
 
 
 def served_within(api: Api, operator: OperatorProcess, namespace: str) -> None:
-    """Check that a service of a quiet namespace has its children soon."""
+    """Check that a service of a quiet namespace gets its children soon."""
     api.create(LLMSERVICES, make_service("llm", namespace))
 
     def is_served() -> bool:
@@ -111,7 +111,7 @@ def check_calm(proxy: FaultProxy, operator: OperatorProcess) -> None:
 
 
 def check_told(api: Api, namespace: str) -> None:
-    """Check that every service has a status about its present spec that says how it is."""
+    """Check that every service has a condition Ready about its present spec, with a reason."""
 
     def is_told() -> bool:
         for service in api.list_all(LLMSERVICES, namespace):
@@ -136,7 +136,7 @@ def check_foreign(proxy: FaultProxy) -> None:
 
 
 def check_log(operator: OperatorProcess) -> None:
-    """Check that nothing surprised the operator."""
+    """Check that the operator logged no unexpected error."""
     faults = [
         line
         for line in operator.log.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The operator is killed again and again while services are made, changed and deleted."""
+"""Tests repeated kills of the operator while services are made, changed and deleted."""
 
 import random
 from collections.abc import Callable
@@ -26,18 +26,18 @@ from shared_support.waiting import eventually, holds_for
 KILLS = 200 if IS_LONG else 2
 SERVICES = 50 if IS_LONG else 3
 CHANGES = 20 if IS_LONG else 4
-"""Changes of services between two kills."""
+"""Number of changes of services between two kills."""
 LONGEST_LIFE_SECONDS = 2.0
-"""An operator is killed at some time within this, from when it begins to lead."""
+"""Maximum time in seconds between the moment an operator begins to lead and its kill."""
 WITHIN_SECONDS = 30.0
-"""Time until all is right after the last kill."""
+"""Time limit in seconds until all objects are as expected after the last kill."""
 REVISION = "deployment.kubernetes.io/revision"
 
 Start = Callable[..., OperatorProcess]
 
 
 class Churn:
-    """Makes, changes and deletes services as drawn, and sees which objects they have had."""
+    """Makes, changes and deletes services at random, and records the children that they had."""
 
     def __init__(self, api: Api, namespace: str) -> None:
         self.specs: dict[str, dict[str, Any]] = {}
@@ -63,7 +63,7 @@ class Churn:
         self.specs[name] = spec
 
     def check_nothing_was_made_twice(self) -> None:
-        """Check that a child lives as long as its service."""
+        """Check that no child was created anew while its service existed."""
         for child in SERVED:
             found = self._api.list_all(
                 child.kind, self._namespace, labelSelector=names.CHILD_SELECTOR
@@ -76,7 +76,7 @@ class Churn:
 
 
 def without_revision(state: State) -> State:
-    """Leave out how many changes of the pods there were."""
+    """Return the state without the number of changes of the pod template."""
     for each in state.values():
         each["metadata"].get("annotations", {}).pop(REVISION, None)
     return state
@@ -108,7 +108,7 @@ def test_an_operator_killed_again_and_again_makes_no_child_twice_and_the_last_on
     with start(namespace) as last:
         last.until_leading()
 
-        # The garbage collector takes its time.
+        # The garbage collector may take some time.
         eventually(lambda: owners_are_alive(api, namespace))
 
         def as_expected() -> bool:

@@ -1,4 +1,5 @@
-"""The leader ends, hangs, is cut off, or its Lease goes: never do two replicas write at once."""
+"""Tests that two replicas never write at once, even if the leader ends, hangs, is cut off or loses
+its Lease."""
 
 import signal
 import threading
@@ -22,7 +23,7 @@ ROUNDS = 50 if IS_LONG else 1
 GRACEFUL_SECONDS = 4.0
 CRASH_SECONDS = 20.0
 OVERLAP_SECONDS = 2.0
-"""Time for which the earlier leader may still write after its Lease was deleted."""
+"""Time in seconds for which the earlier leader may still write after its Lease was deleted."""
 SKEW_HOLDS_SECONDS = 5.0
 
 
@@ -30,9 +31,9 @@ SKEW_HOLDS_SECONDS = 5.0
 class Round:
     begin: Callable[[Replicas, Replica], object]
     within: float | None
-    """Seconds until another replica writes; None if the same one goes on."""
+    """Seconds until another replica writes; None if the leader continues to lead."""
     end: Callable[[Replica], object] = lambda _: None
-    """Done once another replica has written."""
+    """Called once another replica has written."""
     overlap: float = 0.0
 
 
@@ -99,7 +100,7 @@ def test_whatever_becomes_of_the_leader_one_replica_writes_at_a_time_and_another
                 found = (each for each in running.writes() if each.at > begin)
                 return next((each for each in found if each.agent != before), None)
 
-            # Another replica may write later than it leads, so the wait is not the measure.
+            # The wait is longer than the limit, so that the measured time of a late write is known.
             first = eventually(follower, what.within + 10, f"{name}: another replica writes")
             took = first.at - begin
             print(f"{name}: another replica wrote after {took:.1f} s")
@@ -117,9 +118,9 @@ def agent_of(leader: Replica) -> str:
 
 
 def check_one_at_a_time(writes: list[Seen], overlaps: dict[str, float]) -> None:
-    """Check that no replica writes once another one has begun.
+    """Check that no replica writes after another replica has begun to write.
 
-    `overlaps` has the seconds for which a replica may go on, by its user agent.
+    `overlaps` gives the seconds for which a replica may still write, by its user agent.
     """
     first: dict[str, float] = {}
     for each in writes:

@@ -1,4 +1,4 @@
-"""An API server that answers nothing, or nothing useful, for some time."""
+"""Tests an API server that sends no response, or no useful one, for some time."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from shared_support.waiting import eventually, holds_for
 RETRY_AFTER_SECONDS = 3
 SERVICES_MADE = 3
 HIGHEST_RATE = 20.0
-"""Requests a second."""
+"""Requests per second."""
 FIRST_SECONDS = 2.0
-"""Time for the first attempts, whose rate has no limit."""
+"""Time in seconds for the first attempts, whose rate has no limit."""
 OUTAGES: dict[str, Fault] = {
     "dropped": Drop(),
     "dropped after the write": Drop(is_forwarded=True),
@@ -40,7 +40,7 @@ def test_the_operator_outlives_an_outage_sends_little_meanwhile_and_then_converg
 ) -> None:
     def hinder(seen: Seen) -> Fault | None:
         if name == "409" and not seen.is_write:
-            return None  # an API server answers no read so
+            return None  # an API server never sends 409 for a read
         return None if seen.is_of_lease or seen.is_watch else OUTAGES[name]
 
     with start() as operator:
@@ -71,11 +71,11 @@ def test_the_operator_outlives_an_outage_sends_little_meanwhile_and_then_converg
 
 
 def check_obeys(sent: list[Seen]) -> None:
-    """Check that no request was repeated sooner than the API server asked for."""
+    """Check that no request was repeated sooner than Retry-After allows."""
     times = defaultdict(list)
     for each in sent:
         if each.path.endswith("/events"):
-            continue  # Events of all services have one path
+            continue  # Events of all services share one path
         times[each.method, each.path].append(each.at)
     for (method, path), at in times.items():
         gaps = [later - sooner for sooner, later in pairwise(at)]

@@ -1,4 +1,4 @@
-"""However many events come at once, nothing blocks the event loop of the operator."""
+"""Tests that many simultaneous events do not block the event loop of the operator."""
 
 from collections.abc import Callable
 
@@ -12,13 +12,13 @@ from shared_support.waiting import eventually
 SERVICES = 300 if IS_LONG else 10
 REPEATS = 5
 LONGEST_LAG = "0.25" if IS_LONG else "10.0"
-"""Upper bound in seconds of a bucket of the histogram. The tests beside the sample take the CPU
-from the operator for seconds; only what waits for another process blocks it for longer."""
+"""Upper bound of a bucket of the histogram, in seconds. Concurrent tests take the CPU from the
+operator for some seconds in the short form. Only waiting for another process blocks the loop longer."""
 LAG = "llmservice_event_loop_lag_seconds"
 
 
 def measured_and_late(operator: OperatorProcess) -> tuple[float, float]:
-    """Return how often the lag was measured since the operator began, and how often it was long."""
+    """Return how often the lag was measured since the start, and how often it was too long."""
     scrape = operator.metrics()
     measured = metric_of(scrape, f"{LAG}_count")
     return measured, measured - metric_of(scrape, f"{LAG}_bucket", le=LONGEST_LAG)
@@ -33,7 +33,7 @@ def test_a_storm_of_events_does_not_block_the_event_loop(
         before = measured_and_late(operator)
         for number in range(SERVICES):
             api.create(LLMSERVICES, make_service(f"llm-{number}", namespace))
-        # Each look at the metrics is a scrape.
+        # Each read of a metric scrapes the operator.
         eventually(lambda: operator.metric(f"{LAG}_count") and is_observed(api, namespace))
         until_settled(operator)
         measured, late = (

@@ -1,4 +1,4 @@
-"""Watches that lose, repeat and reorder events, and that end for good or at once."""
+"""Tests watches that lose, repeat or reorder events, and watches that end at once."""
 
 import random
 import time
@@ -32,17 +32,18 @@ from shared_support.waiting import eventually, holds_for
 AUDIT_SECONDS = 3
 REPAIRED_WITHIN_SECONDS = 30.0
 RELISTS = 100 if IS_LONG else 10
-"""Lists in place of watches, of all kinds together."""
+"""Minimum number of lists that replace watches, for all kinds together."""
 MEMORY_GROWTH = 1.05 if IS_LONG else 1.2
-"""Growth of the memory in the second half of all lists. A process that has just begun grows."""
+"""Maximum growth of the memory in the second half of the outage, as a factor. A new process still
+grows in the first half."""
 HIGHEST_RATE = 20.0
-"""Requests a second."""
+"""Requests per second."""
 
 Start = Callable[..., OperatorProcess]
 
 
 class Unreliable:
-    """Loses, repeats, and withholds until a later one, a tenth each of all events."""
+    """Loses, repeats or withholds until a later event of the kind a tenth each of all events."""
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
@@ -96,7 +97,8 @@ def test_no_child_is_wrong_for_longer_than_an_audit_when_events_are_lost_repeate
                 if draw.random() < 0.5 and child.kind is not CLAIMS:
                     api.delete(child.kind, namespace, metadata["name"])
                 else:
-                    # A field that somebody changes every few seconds is left alone for a while.
+                    # The label is random: if the same field changes every few seconds, the operator
+                    # leaves it alone for a while.
                     label = draw.choice(sorted(metadata["labels"]))
                     without = {"metadata": {"labels": {label: None}}}
                     api.patch(child.kind, namespace, metadata["name"], without)
@@ -133,7 +135,7 @@ def test_watches_that_end_at_once_neither_flood_the_api_server_nor_leave_a_ghost
         api.create(LLMSERVICES, make_service("made", namespace))
         memory, began = [], time.monotonic()
         for number in range(int(OUTAGE_SECONDS)):
-            # What comes and goes in a gap is in no event.
+            # No event reports a service that is made and deleted between two watches.
             api.create(LLMSERVICES, make_service(f"brief-{number}", namespace))
             holds_for(1.0, operator.is_running)
             api.delete(LLMSERVICES, namespace, f"brief-{number}")
@@ -176,7 +178,7 @@ def test_an_operator_that_begins_with_an_old_list_of_services_changes_nothing_ba
         return found
 
     def lag(seen: Seen, found: dict[str, Any]) -> dict[str, Any]:
-        """Answer the watch, and the list that fills the cache, with the old list."""
+        """Return the old list to each operator's first list, which fills its cache."""
         if seen.path != path:
             return found
         listed[seen.agent] += 1

@@ -1,4 +1,4 @@
-"""Autoscaling with the cluster's own HorizontalPodAutoscaler controller."""
+"""Tests autoscaling with the cluster's own HorizontalPodAutoscaler controller."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from operator_support.processes import (
 from shared_support.waiting import eventually, holds_for
 
 HPA_SECONDS = 45.0
-"""The controller looks at every autoscaler each 15 s, and has a queue."""
+"""Time limit in seconds. The controller processes each autoscaler every 15 s, and has a queue."""
 
 
 def replicas(api: Api, namespace: str, name: str) -> int:
@@ -95,7 +95,7 @@ def test_switching_autoscaling_on_and_off_never_drops_a_replica(
     watch(3, least=3)
     assert owners_of_replicas(api, served, name) == {"llmservice-operator-handover"}
 
-    # The cluster's HPA controller raises it, without any metric, to the new least.
+    # Even without metrics, the HPA controller raises the replicas to the new minimum.
     switch_on(api, served, name, minReplicas=5)
     until_replicas(api, served, name, 5, HPA_SECONDS)
     assert owners_of_replicas(api, served, name) == {"kube-controller-manager"}

@@ -1,7 +1,7 @@
-"""Why the replicas do not follow the load, each reason by its own cause: a foreign APIService, a
-cluster without KEDA, a model without traffic, a quota.
+"""Tests the reasons why replicas do not follow the load, each by its own cause: a foreign
+APIService, a cluster without KEDA, a model without traffic, a quota.
 
-Metrics server and operator are the real processes; model servers are sockets that tell counters.
+The metrics server and the operator are real processes. Simulated model servers report counters.
 """
 
 import uuid
@@ -33,7 +33,7 @@ class World:
 
     @property
     def owner(self) -> str:
-        """Whose external.metrics.k8s.io is."""
+        """Owner of the API external.metrics.k8s.io."""
         return f"{self.namespace}/somebody-else"
 
     def create(self, name: str, *, on: str = "cpu", **autoscaling: Any) -> None:
@@ -46,7 +46,7 @@ class World:
         self.api.create(LLMSERVICES, service)
 
     def run_pod(self, name: str, engine: Engine) -> None:
-        """Play the kubelet for the first replica."""
+        """Report the first replica as running at the engine's address, in place of a kubelet."""
         until_pods(self.api, self.namespace, name, 1)
         selector = f"llmservice.dev/name={name}"
         (pod,) = self.api.list_all(PODS, self.namespace, labelSelector=selector)
@@ -55,7 +55,10 @@ class World:
     def until_told(
         self, name: str, reason: str, kind: str = "AutoscalingActive", begins: str = ""
     ) -> str:
-        """Wait until the condition has the reason and its message begins so; return that."""
+        """Wait until the condition has the reason and its message starts with `begins`.
+
+        Return the message.
+        """
 
         def found() -> str:
             each = condition(self.api.get(LLMSERVICES, self.namespace, name), kind)
@@ -68,7 +71,7 @@ class World:
 
 @contextmanager
 def idle_service(world: World) -> Iterator[None]:
-    """A service with one replica that nobody asks."""
+    """Run a service with one replica and no requests."""
     world.create("idle")
     with Engine("127.0.2.1", rate=0.0).listening() as engine:
         world.run_pod("idle", engine)
@@ -77,7 +80,7 @@ def idle_service(world: World) -> Iterator[None]:
 
 @contextmanager
 def busy_service(world: World) -> Iterator[None]:
-    """A service whose load needs two GPUs, in a namespace that may have one."""
+    """Run a service whose load needs two GPUs, in a namespace whose quota allows one."""
     quota = {"metadata": {"name": "gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "1"}}}
     world.api.request("POST", f"/api/v1/namespaces/{world.namespace}/resourcequotas", quota)
     with Engine("127.0.2.2", rate=20.0).listening() as engine:
@@ -114,11 +117,11 @@ def world(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
             with OperatorProcess(logs / "operator", namespace, **settings) as operator:
                 operator.until_leading()
                 world = World(api, namespace)
-                # A load is known after a minute: the minutes of both run at the same time.
+                # A load is known after one minute, so both services start at the same time.
                 with idle_service(world), busy_service(world):
                     yield world
     finally:
-        # While it stands and nobody answers for it, no namespace can be deleted.
+        # While the APIService exists without a server, no namespace can be deleted.
         api.request("DELETE", API_SERVICES.path(None, API_SERVICE))
         api.request("DELETE", LLMSERVICES.path(namespace))
         api.request("DELETE", f"/api/v1/namespaces/{namespace}")

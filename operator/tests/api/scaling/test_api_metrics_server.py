@@ -1,7 +1,7 @@
-"""Two metrics servers behind a real API server, with the real HPA controller asking them.
+"""Tests two metrics servers behind a real API server, which the real HPA controller queries.
 
-Model servers are sockets that tell the counters of a constant load; everything else is real. The
-tests of this file share one world, because the load is known only after a minute.
+Simulated model servers report the counters of a constant load. Everything else is real. The tests
+of this file share one world, because the load is known only after one minute.
 """
 
 import base64
@@ -46,7 +46,7 @@ API_SERVICE = "v1beta1.external.metrics.k8s.io"
 EXTERNAL_METRICS = "/apis/external.metrics.k8s.io/v1beta1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 LOAD = 20.0
-"""Requests a second: a little more than one replica of these engines sustains."""
+"""Requests per second. This is slightly more than one replica of these engines sustains."""
 
 
 @dataclass
@@ -77,7 +77,7 @@ class World:
 
 
 def make_account(api: Api, namespace: str, owner: str) -> str:
-    """Make a service account with the rights of a metrics server alone; return its token."""
+    """Make a service account with only the rights of a metrics server; return its token."""
     everywhere = (*rights.METRICS_SERVER, *rights.metrics_server_cluster_rights(owner))
     api.request(
         "POST", f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": NAME}}
@@ -110,7 +110,7 @@ def make_account(api: Api, namespace: str, owner: str) -> str:
 
 
 def publish(api: Api, namespace: str, ports: list[int]) -> None:
-    """Make the Service object: its endpoints are processes beside the API server."""
+    """Make the Service object, whose endpoints are processes on the host of the API server."""
     service = {"metadata": {"name": NAME}, "spec": {"ports": [{"name": "https", "port": 443}]}}
     api.request("POST", f"/api/v1/namespaces/{namespace}/services", service)
     host = api.server.removeprefix("https://").partition(":")[0]
@@ -131,7 +131,7 @@ def publish(api: Api, namespace: str, ports: list[int]) -> None:
 
 
 def make_scaled_deployment(api: Api, namespace: str) -> None:
-    """Make what a HorizontalPodAutoscaler scales; the pods never run, there is no node."""
+    """Make a Deployment and its HPA. The pods never run, because there is no node."""
     labels = {"app": "scaled"}
     container = {"name": "server", "image": "registry.example/server:1"}
     spec = {
@@ -156,7 +156,10 @@ def make_scaled_deployment(api: Api, namespace: str) -> None:
 
 @pytest.fixture(scope="module")
 def _room(api: Api) -> Iterator[tuple[str, str]]:
-    """A namespace, and a ClusterRole that the APIService goes with, also after a failed start."""
+    """A namespace, and the name of a ClusterRole that owns the APIService.
+
+    Both are deleted even after a failed start.
+    """
     namespace = f"metrics-{uuid.uuid4().hex[:8]}"
     owner = f"{namespace}-owner"
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
@@ -351,7 +354,8 @@ def test_a_namespace_can_be_deleted_while_external_metrics_are_served(world: Wor
     until_known(world)
     name = f"{world.namespace}-other"
     kubectl("create", "namespace", name)
-    # What cannot be discovered might hold something of the namespace, which would then stay.
+    # If an API could not be discovered, the namespace would stay, because the API might have
+    # objects in it.
     assert "deleted" in kubectl("delete", "namespace", name, "--timeout=30s")
 
 
@@ -424,7 +428,8 @@ def test_without_the_leader_the_standby_answers_on_and_takes_over(world: World) 
         return standby.metric("leader_election_master_status") == 1.0
 
     eventually(answers)
-    # Its address is still an endpoint here; in a cluster the kubelet's probe takes it out.
+    # The address of the killed leader is still an endpoint here. In a cluster, the kubelet's probe
+    # causes its removal.
     path = f"/apis/discovery.k8s.io/v1/namespaces/{world.namespace}/endpointslices"
     world.api.request("DELETE", f"{path}/{NAME}-{leader.external_port}")
 

@@ -63,7 +63,7 @@ def watching(
     settings = {"WATCH_NAMESPACES": namespace, "METRICS_SERVER_URL": source.url}
     with OperatorProcess(log, namespace, **settings) as process:
         yield process.until_leading(), namespace
-    # An operator of a later test that serves all namespaces must not meet what is left.
+    # The operator of a later test may watch all namespaces, and must find no leftover service.
     api.request("DELETE", LLMSERVICES.path(namespace))
     api.request("DELETE", f"/api/v1/namespaces/{namespace}")
 
@@ -78,7 +78,7 @@ def until_replicas(api: Api, namespace: str, name: str, number: int) -> None:
 
 
 def template_hashes(api: Api, namespace: str, name: str) -> set[str]:
-    """The hashes of all pod templates that the Deployment ever had."""
+    """Return the hashes of all pod templates that the Deployment ever had."""
     found = api.request("GET", f"/apis/apps/v1/namespaces/{namespace}/replicasets")["items"]
     return {
         each["metadata"]["labels"]["pod-template-hash"]
@@ -88,7 +88,7 @@ def template_hashes(api: Api, namespace: str, name: str) -> set[str]:
 
 
 def an_hour_of_learning() -> Iterator[Calibration]:
-    """What is learned in an hour from a wrong beginning, under a load that comes and goes."""
+    """Yield the calibrations of one hour of learning, from a wrong prior and a varying load."""
     learning = service()
     learning.state = ScalingState(StepModelFit(TRUTH.scaled(3)))
     for minutes in range(0, 60, 5):
@@ -123,7 +123,7 @@ def test_where_the_metrics_api_is_somebody_elses_the_operator_itself_scales(
     assert "the operator itself scales instead" in told["message"]
     assert api.read(AUTOSCALERS, namespace, name) is None
 
-    # More than there may be, and what was learned on the way.
+    # The demand exceeds the maximum, and the report has a calibration.
     source.say(
         namespace, name, demand_percent=1000.0, external_metrics=FOREIGN, calibration=LEARNED
     )
@@ -140,14 +140,14 @@ def test_where_the_metrics_api_is_somebody_elses_the_operator_itself_scales(
     }
     assert api.get(DEPLOYMENTS, namespace, name)["spec"]["template"] == template
 
-    # Unknown is never zero.
+    # An unknown load is never zero.
     source.be_silent(namespace, name)
     until_reason(api, namespace, name, "MetricsAvailable", "MetricsMissing")
     until_settled(operator)
     with writes_nothing(operator):
         holds_for(5, lambda: replicas(api, namespace, name) == 8)
 
-    # One pod is empty: it is the first to go.
+    # One pod has no running requests, so it is deleted first.
     pods = [pod["metadata"]["name"] for pod in api.list_all(PODS, namespace)]
     loads = {pod: 9 for pod in pods} | {pods[-1]: 0}
     source.say(
@@ -214,7 +214,8 @@ def test_an_hour_of_learning_changes_no_pod_template(
     # On a busy machine, the passes may be faster than the reports.
     advice |= eventually(lambda: recommended(api, namespace, name))
 
-    # It was heard: it would have another step than the pods have, and says no more than that.
+    # The operator received the calibrations: it recommends another number of tokens for a step
+    # than the pods have, and does nothing else.
     (tokens,) = advice
     assert f"--max-num-batched-tokens={tokens}" not in arguments
     assert "--max-num-batched-tokens=1600" in arguments
@@ -250,7 +251,7 @@ def test_what_the_requests_achieve_is_told_and_a_missed_objective_is_an_event(
         "itlP95": 20,
         "attainmentPercent": 80,
     }
-    # Less than five points are not worth a write.
+    # A change of less than five percentage points causes no write.
     until_settled(operator)
     source.say(namespace, name, demand_percent=60.0, attainment_percent=83.0, **measured)
     passes = operator.metric("controller_runtime_reconcile_total")
