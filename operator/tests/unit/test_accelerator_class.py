@@ -1,4 +1,4 @@
-"""spec.accelerator.class: a profile of the administrator's, beneath what the spec says itself."""
+"""Tests spec.accelerator.class: an administrator's profile, which the spec itself overrides."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""LoRA adapters: the list that replicas follow, who gets which adapter, and the status."""
+"""Tests LoRA adapters: the list that replicas follow, the adapters that are served, the status."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ CHAT = ListedAdapter("chat", "org/chat")
 
 
 def adapters(*wanted: ListedAdapter) -> dict[str, Any]:
-    """The part of a spec that wants these adapters."""
+    """Return the part of a spec that lists these adapters."""
     listed = [
         {"name": it.name, "uri": f"hf://{it.source}"}
         | ({"revision": it.revision} if it.revision else {})
@@ -42,7 +42,10 @@ def pod_template(spec: dict[str, Any]) -> Any:
 
 
 def holding(*held: ListedAdapter, pod: str = "a", failed: str = "") -> ReplicaLoad:
-    """The report of a ready replica that has these adapters; `failed` is why it lacks chat."""
+    """Return the report of a ready replica that has these adapters.
+
+    If `failed` is given, it is the reason why the replica lacks the adapter chat.
+    """
     state = [
         ReplicaAdapter(name=it.name, source=it.source, revision=it.revision, state="loaded")
         for it in held

@@ -1,4 +1,4 @@
-"""Services on AMD GPUs: image, resource, groups, tolerations, plan and catalogue."""
+"""Tests services on AMD GPUs: image, resource, groups, tolerations, plan and catalogue."""
 
 from dataclasses import replace
 from typing import Any

@@ -16,7 +16,7 @@ def planned(*fitting_counts: int, verdict: Verdict | None = Verdict.DOES_NOT_FIT
 
 
 class Planner:
-    """Says that a model fits on some numbers of GPUs."""
+    """Returns the verdict that a model fits on some numbers of GPUs, and `otherwise` on others."""
 
     def __init__(self, fitting_counts: tuple[int, ...], otherwise: Verdict | None) -> None:
         self.fitting_counts = fitting_counts

@@ -1,4 +1,4 @@
-"""Flags that are harmless with most values: their values are checked, not only their names."""
+"""Tests flags that are harmless with most values, so that their values are checked too."""
 
 from typing import Any, Final
 

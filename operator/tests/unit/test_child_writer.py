@@ -1,4 +1,4 @@
-"""Each child is written for itself, and a pass that cannot write one says so in the status."""
+"""Tests that each child is written independently, and that the status reports failed writes."""
 
 from typing import Any
 
@@ -307,9 +307,9 @@ async def test_webhooks_that_hang_take_no_time_from_the_other_children(
     for _ in range(2):
         with pytest.raises(ClusterError, match="no answer"):
             await world.reconciler.reconcile(KEY)
-    # Not in the first pass, because it was not known yet who hangs.
+    # The first pass did not create it, because it did not know yet which kinds hang.
     assert world.has(SERVICES)
-    # One that answers again is tried, however many others hang.
+    # A kind that works again is tried, however many other kinds hang.
     hanging.remove(POD_DISRUPTION_BUDGETS)
     for _ in range(2):
         with pytest.raises(ClusterError, match="no answer"):

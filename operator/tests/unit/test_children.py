@@ -1,4 +1,4 @@
-"""The declarations of children: what every child has in common, and what is left to each."""
+"""Tests the declarations of children: their common part, and the part of each kind."""
 
 from importlib import import_module
 from pkgutil import iter_modules

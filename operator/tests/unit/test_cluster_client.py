@@ -32,7 +32,7 @@ DEPLOYMENT = {
 
 
 class Server:
-    """Sends prepared answers and records the requests."""
+    """Sends prepared responses and records the requests."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
@@ -165,7 +165,7 @@ async def test_an_overloaded_server_says_when_to_come_back(
         with pytest.raises(ClusterError, match="not sent"):
             await cluster.apply(DEPLOYMENT)
     assert len(server.requests) == 1
-    # A leader that kept its own requests back would lose the Lease.
+    # Requests for the Lease are still sent, because a leader would lose the Lease otherwise.
     with pytest.raises(ClusterError, match="too many requests"):
         await Lease(cluster, "system", "operator").read_lease()
     assert len(server.requests) == 2
@@ -438,7 +438,7 @@ async def test_the_audit_finds_what_the_watches_missed_and_confirms_it_before_it
 
     suspects = await audit.suspects()
     assert sorted(name for _, _, name in suspects) == ["ghost", "new", "old"]
-    # The watch delivers one of them after all, and one is deleted meanwhile.
+    # The watch reports one of these objects after all, and another one is deleted meanwhile.
     cache.observe(service("old", 9))
     del live["new"]
     assert await audit.repair(suspects) == 1

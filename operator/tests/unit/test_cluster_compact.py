@@ -1,4 +1,4 @@
-"""The cache keeps what is read of an object, and no part twice."""
+"""Tests that the cache keeps only the fields that are read, and shares equal parts."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ KIB = 2**10
 
 
 def children(number: int, text: str) -> list[dict[str, Any]]:
-    """Return the live children of one of many services that differ in their names alone."""
+    """Return the live children of one of many services that differ only in their names."""
     found: list[dict[str, Any]] = json.loads(text.replace("autoscaled", f"autoscaled-{number}"))
     for each in found:
         each["metadata"].update(uid=f"uid-{number}", namespace="team")
@@ -72,7 +72,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def bytes_of(value: Any, counted: set[int]) -> int:
-    """Return the memory of a value. A value that was counted before takes none."""
+    """Return the memory of a value in bytes, or 0 for a value that was counted before."""
     if id(value) in counted:
         return 0
     counted.add(id(value))
@@ -93,7 +93,7 @@ def test_the_objects_of_a_service_take_at_most_twelve_kibibytes() -> None:
 
 
 def as_stored(pod: dict[str, Any]) -> dict[str, Any]:
-    """Return a pod with what a real one holds beside the fields that are read."""
+    """Return a pod with further fields of a real pod, which the operator does not read."""
     stored = copy.deepcopy(pod)
     stored.update(apiVersion="v1", kind="Pod")
     stored["metadata"].update(

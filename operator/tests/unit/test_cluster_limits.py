@@ -1,4 +1,4 @@
-"""A request to the API server ends in time, whatever hangs: the answer, its body or the login."""
+"""Tests that a request to the API server times out if the response, its body or the login hangs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,4 +1,4 @@
-"""The way to the API server: its proxy is found once, and no request searches for one again."""
+"""Tests that the proxy for the API server is found once, and not again for each request."""
 
 import asyncio
 from pathlib import Path

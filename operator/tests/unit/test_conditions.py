@@ -1,4 +1,4 @@
-"""What is declared about conditions and reasons."""
+"""Tests the declarations of conditions and reasons."""
 
 import re
 from collections.abc import Iterator, Mapping

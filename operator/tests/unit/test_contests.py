@@ -1,4 +1,4 @@
-"""Passes of the operator where a webhook, or another client, undoes what it writes."""
+"""Tests passes in which a webhook or another client undoes the operator's writes."""
 
 import asyncio
 import copy
@@ -16,7 +16,7 @@ from operator_support.reconcile import KEY, OneService
 
 @pytest.fixture(autouse=True)
 async def _slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the time of the passes go so slowly that no pause ends while a busy machine is away."""
+    """Slow the clock of the event loop down, so that no pause ends early on a busy machine."""
     loop = asyncio.get_running_loop()
     clock, begin = loop.time, loop.time()
     monkeypatch.setattr(loop, "time", lambda: begin + (clock() - begin) / 100)
@@ -104,7 +104,7 @@ async def test_a_rival_is_left_alone_and_named_in_the_status() -> None:
     assert "the manager rival updates it" in told["message"]
     assert waits[-1] is not None
     assert 0 < waits[-1] <= 1.0
-    # The message does not count, so it is written once.
+    # The message does not change with each contest, so it is written once.
     writes = world.cluster.writes.count("status")
     rival.act()
     await world.settle()
@@ -185,7 +185,7 @@ UNKNOWN_IN_A_LIST = (
 
 
 class OlderCrd:
-    """Refuses fields of the status as an older CRD does."""
+    """Refuses new fields of the status, as an older CRD does."""
 
     def __init__(self, world: OneService) -> None:
         self.lacks_fields = True

@@ -1,4 +1,4 @@
-"""Tests that no object is written without end, and that the status names the obstacle."""
+"""Tests that no object is written endlessly, and that the status names the obstacle."""
 
 import copy
 import itertools
@@ -28,7 +28,7 @@ def differing(field: str, live: Any = "theirs") -> list[Difference]:
 
 
 class Writes:
-    """Writes an object as often as the guard lets it, in a time of its own."""
+    """Writes an object as often as the guard allows, with a clock of its own."""
 
     def __init__(self) -> None:
         self.guard = ConvergenceGuard()
@@ -48,7 +48,7 @@ class Writes:
         return pause
 
     def contend(self, seconds: float, field: str = "image", step: float = 0.02) -> None:
-        """Somebody changes the field back as soon as it is written."""
+        """Write the field for `seconds` seconds, while another client keeps changing it back."""
         end = self.now + seconds
         while self.now < end:
             self.try_to(differing(field))
@@ -71,7 +71,7 @@ def test_whoever_fights_after_a_minute_there_is_less_than_one_write_a_second() -
     end = writes.now + 600
     number = 0
     while writes.now < end:
-        # Another field each time, so that no field is written twice.
+        # The field is another one each time, so that no field is written twice.
         number += 1
         writes.try_to(differing(f"field-{number}"))
         writes.now += 0.02
@@ -126,7 +126,7 @@ def test_an_answer_that_differs_from_what_was_sent_is_not_asked_for_again_for_fi
     assert writes.try_to(differing("image"), after=rewritten) is None
     pause = writes.try_to(rewritten)
     assert pause == Pause(LONGEST_PAUSE_SECONDS, is_rewritten=True)
-    # An edit is something else than what the webhook made of it.
+    # An edit differs from the webhook's value, so it is undone at once.
     assert writes.try_to(differing("image", "edited"), after=rewritten) is None
     writes.now += LONGEST_PAUSE_SECONDS
     assert writes.try_to(rewritten, after=rewritten) is None

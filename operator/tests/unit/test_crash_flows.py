@@ -1,4 +1,4 @@
-"""Every part of the spec is changed while the operator is killed."""
+"""Tests that the fault tests change every part of the spec during a kill of the operator."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The committed CRD is the generated one, and Kubernetes takes every part of it."""
+"""Tests that the committed CRD is up to date, and that Kubernetes accepts every part of it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
@@ -59,7 +59,7 @@ def test_every_field_is_structural_and_bounded(path: str, schema: dict[str, Any]
             assert "minimum" in schema
             assert "maximum" in schema or path.startswith("status")
         case "number":
-            # Learned by machines for machines; people write no fractions.
+            # Only programs read and write fractions.
             assert "minimum" in schema
             assert path.startswith("status.autoscaling.calibration")
         case "boolean":

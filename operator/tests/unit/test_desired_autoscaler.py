@@ -1,4 +1,4 @@
-"""The autoscaler's object, and whose the number of replicas is."""
+"""Tests the autoscaler's object, and the ownership of the number of replicas."""
 
 from typing import Any
 
@@ -184,8 +184,8 @@ def test_a_service_whose_autoscaling_was_removed_keeps_its_replicas() -> None:
     deployment = objects(removed, live=running(7, before))["Deployment"]
     assert deployment["spec"]["replicas"] == 7
 
-    # Later, and after the status was lost, the Deployment itself remembers; a foreign change of
-    # the number is undone.
+    # Even if the status is lost later, the Deployment itself has the number, and a change by
+    # another client is undone.
     later = resolve_replicas(
         a_service(), running(9, before, **deployment["metadata"]["annotations"])
     )

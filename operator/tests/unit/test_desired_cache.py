@@ -1,4 +1,4 @@
-"""spec.model.cache -> a claim, and the pods led to it."""
+"""Tests the claim of spec.model.cache, and the pods that use it."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ def test_the_pods_write_to_the_claim_and_share_it(cache: dict[str, Any], claim: 
     told = variables(cache)
     assert told["HF_HUB_CACHE"] == "/model-cache/hub"
     assert told["LLMSERVICE_SHARED_CACHE_DIRECTORY"] == "/model-cache"
-    # Modules of a model that brings code are code: those stay in the pod.
+    # Python modules of a model are code, so they stay in the pod.
     assert told["HF_HOME"] == "/cache/huggingface"
 
 

@@ -1,4 +1,4 @@
-"""A converged pass writes nothing, and every difference in what is ours is noticed."""
+"""Tests that a converged pass writes nothing, and finds every difference in its own fields."""
 
 import copy
 import json
@@ -77,7 +77,7 @@ def test_a_change_of_the_spec_is_noticed_in_both_directions(
 
 
 def _same(one: Manifest, other: Manifest) -> bool:
-    """Compare as the API server would: cpu 1000m is cpu 1, memory 1024Mi is 1Gi."""
+    """Return whether both are equal to the API server: cpu 1000m is 1, memory 1024Mi is 1Gi."""
     text = [
         repr(each).replace("'1000m'", "'1'").replace("'1024Mi'", "'1Gi'") for each in (one, other)
     ]
@@ -226,7 +226,7 @@ def test_the_status_is_compared_with_what_we_own_of_the_status() -> None:
 
 
 def listing(names_of_items: list[str]) -> tuple[Manifest, Manifest]:
-    """Return a live object with a list of items, and the manifest that it was made of."""
+    """Return a live object with a list of items, and the manifest that created it."""
     items = [{"name": each, "value": each} for each in names_of_items]
     owned: Manifest = {
         f"k:{json.dumps({'name': each})}": {".": {}, "f:name": {}, "f:value": {}}
@@ -247,7 +247,7 @@ def test_the_time_of_a_comparison_grows_with_a_list_and_not_with_its_square() ->
     begun = time.process_time()
     (found,) = find_differences(live, sent)
     assert found.path == "spec.items[name=item-19999].value"
-    # Each item against each other would take minutes.
+    # To compare each item with every other item would take minutes.
     assert time.process_time() - begun < 10
 
 

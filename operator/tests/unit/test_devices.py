@@ -1,4 +1,4 @@
-"""Extended resources, huge pages and resource claims of a replica."""
+"""Tests extended resources, huge pages and resource claims of a replica."""
 
 import json
 from typing import Any

@@ -274,7 +274,7 @@ def test_every_field_that_sets_a_flag_is_compiled_in_a_case_above(field: FlagFie
 
 
 def has_an_off(field: FlagField) -> bool:
-    """Return whether `false` in the field is an argument; a default of false is never written."""
+    """Return whether `false` in the field becomes an argument. A default of false does not."""
     is_boolean = schema_of(field.name).get("type") == "boolean"
     is_switch = TABLES[ENGINE_VERSION][field.flag.name].kind is FlagKind.SWITCH
     return is_boolean and is_switch and field.default is not False
@@ -317,7 +317,7 @@ def compiled_with(field: FlagField) -> set[str]:
             "set engine.prefixCaching.enabled instead",
         ),
         (
-            # vLLM has this spelling since 0.33.
+            # vLLM has had this spelling since 0.33.
             ["--disable-prefix-caching=true"],
             "spec.engine.extraArgs[0]",
             "--disable-prefix-caching turns off --enable-prefix-caching: "

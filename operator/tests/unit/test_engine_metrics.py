@@ -1,4 +1,4 @@
-"""The scraper against management ports: real HTTP on addresses of the loopback network."""
+"""Tests the scraper with real HTTP on management ports of loopback addresses."""
 
 import json
 import random
@@ -16,7 +16,7 @@ RECORDED = Path(__file__).parent / "recorded"
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    # The port is fixed; an address of its own keeps the test out of everybody's way.
+    # The port is fixed, so a random address avoids conflicts with concurrent tests.
     parts = (random.randrange(1, 255) for _ in range(3))
     with Engine(f"127.{'.'.join(map(str, parts))}").listening() as it:
         yield it

@@ -23,7 +23,7 @@ from llmservice_operator.workload import EnginePin, Observation
 from operator_support.services import HARMLESS_ARG, NOW, a_body, a_service
 
 PROMOTED = EngineFlag("--leap-size", accepted_in_extra_args=True)
-"""A flag of an invented engine version, so that no field of the spec sets it."""
+"""A fictitious flag, which no field of the spec can set."""
 ARGUMENT = {"extraArgs": [HARMLESS_ARG, "--leap-size=16"]}
 NOTICE = (
     "spec.engine.extraArgs[1]: --leap-size has a field now: set spec.engine.maxModelLen instead. "
@@ -42,7 +42,7 @@ def _the_newest_version_has_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def promoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let --leap-size have a field: here it is engine.maxModelLen that sets it."""
+    """Give --leap-size a field. In these tests, engine.maxModelLen sets it."""
     promote(monkeypatch, PROMOTED)
 
 
@@ -218,7 +218,7 @@ REFUSED_FROM_THE_BEGINNING: Final = {
     *("--kv-cache-dtype", "--kv-offloading-size", "--chat-template", "--enable-auto-tool-choice"),
     *("--tool-call-parser", "--reasoning-parser"),
 }
-"""Flags that had their field in the first release. No later one joins them."""
+"""Flags that had their field in the first release. No further flag may be added."""
 
 
 @pytest.mark.parametrize("field", FLAG_FIELDS, ids=lambda field: field.name)

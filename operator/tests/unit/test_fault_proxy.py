@@ -1,4 +1,4 @@
-"""Tests of the proxy that injects faults: each fault reaches the operator's client as meant."""
+"""Tests that each fault of the proxy has the intended effect on the operator's client."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def event(name: str) -> dict[str, Any]:
 
 
 class ApiServer:
-    """Knows one Deployment, and tells of two changes of it."""
+    """Serves one Deployment, and a watch with two changes of it."""
 
     def __init__(self) -> None:
         self.writes = 0

@@ -1,7 +1,7 @@
-"""Events that are lost, repeated and late, and lists in their place: the cache becomes right again.
+"""Tests that the cache recovers from lost, repeated and late events, and from lists in their place.
 
-The reflector, the cache and the audit are real. The API server is in memory, because it adds
-nothing here except time.
+The reflector, the cache and the audit are real. The API server is in memory, because a real one
+would only take more time.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ AUDIT_SECONDS = 0.05
 SERVICES = ("one", "other")
 
 View = dict[tuple[str, str], tuple[str, int]]
-"""Uid and version by kind and name."""
+"""Uid and version of each object, by kind and name."""
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Run:
-    """Changes of two services and their children, whose events come to the reflector as drawn."""
+    """Random changes of services and their children, whose events may be lost, repeated or late."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
@@ -67,7 +67,7 @@ class Run:
         return "MODIFIED", objects[-1]
 
     def deliver(self, type_: str, manifest: dict[str, Any]) -> None:
-        """Lose, repeat or withhold a tenth each of all events."""
+        """Deliver an event. A tenth each of all events is lost, repeated or withheld."""
         match self.draw.choices(("lost", "twice", "late", "as it is"), (1, 1, 1, 7))[0]:
             case "lost":
                 pass
@@ -80,7 +80,7 @@ class Run:
             self.world.tell(*self.late.pop(self.draw.randrange(len(self.late))))
 
     def work(self) -> None:
-        """Pass over every service that was enqueued since the last time."""
+        """Do a pass over every service that was enqueued since the last call."""
         for key in self.world.enqueued[self.passed :]:
             self.acted[key] = view(self.world.cache, key)
         self.passed = len(self.world.enqueued)
@@ -134,7 +134,7 @@ async def test_whatever_is_lost_repeated_or_late_the_last_pass_sees_the_last_sta
                 if run.draw.random() < 0.3:
                     run.work()
             await run.until_right()
-            # What comes now is old news.
+            # These withheld events are outdated now.
             for each in run.late:
                 run.world.tell(*each)
             await run.until_right()
@@ -151,7 +151,7 @@ async def test_after_each_of_a_hundred_lists_in_place_of_events_the_cache_is_rig
         await run.world.until_watching()
         for _ in range(RELISTS):
             for _ in range(run.draw.randrange(1, 4)):
-                run.change()  # while the versions that the watch resumes from are gone
+                run.change()  # before a list, because the watch cannot resume from its version
             for kind in REQUIRED:
                 for manifest in run.world.objects.get(kind, []):
                     run.world.tell(LISTED, manifest)

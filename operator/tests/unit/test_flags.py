@@ -1,4 +1,4 @@
-"""Each engine flag is named once, where its field is declared, and the rest follows."""
+"""Tests that everything about an engine flag follows from the declaration of its field."""
 
 from typing import Annotated, Any
 
@@ -103,7 +103,7 @@ def test_only_the_model_and_the_engine_have_fields_that_set_flags() -> None:
 
 
 WITHOUT_EXAMPLE = {
-    # Nothing to copy without a thought: it lets code run.
+    # It allows code to run, so no user should copy it without thinking.
     "model.trustRemoteCode",
     "engine.parallelism.pipeline",
     "engine.batching.schedulingPolicy",
@@ -136,7 +136,7 @@ def test_every_word_of_a_field_is_one_that_the_engine_knows(version: str) -> Non
             for arg in build_engine_args(a_service(spec), version)
             if arg.startswith(f"{field.flag.name}=")
         )
-        # Plugins of the engine may add loaders, so its parser takes any word for one.
+        # Plugins may add loaders, so the engine's parser accepts any word as a loader.
         flag = field.flag.name
         choices = TABLES[version][flag].choices or SAFE_VALUES[flag]
         assert arg.partition("=")[2] in choices, f"{word} of {field.name} is none of {choices}"

@@ -1,4 +1,4 @@
-"""Whatever anybody stores in an object, it breaks no load, no event, no audit and no pass."""
+"""Tests that no content of a stored object breaks a load, an event, an audit or a pass."""
 
 import copy
 import json

@@ -13,7 +13,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class World:
-    """A Lease on a server, and a time that passes only while every candidate sleeps."""
+    """A Lease on a server, and a clock that moves only while every candidate sleeps."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -61,7 +61,7 @@ class World:
 
 
 class Candidate:
-    """A Leader whose sleeps are steps of the test."""
+    """A Leader whose sleeps a test ends."""
 
     def __init__(self, world: World, name: str, skew: timedelta = timedelta()) -> None:
         self.world = world
@@ -97,7 +97,7 @@ class Candidate:
         waiter.cancel()
 
     async def step(self) -> None:
-        """Let one retry period end, and run to the next sleep or to the end."""
+        """End one sleep, and run the candidate until it sleeps again or stops."""
         self._asleep.clear()
         self._wake.set()
         await self.until_asleep()
@@ -343,7 +343,7 @@ async def test_a_renewal_that_hangs_ends_at_the_deadline_not_later() -> None:
     first = Candidate(world, "first")
     await first.until_asleep()
     world.hang = True
-    # 20 ms before the deadline: the attempt may take that long and no longer.
+    # The deadline is in 20 ms, so the attempt may take only 20 ms.
     world.seconds += 9.98
     waited = asyncio.get_running_loop().time()
     await first.step()

@@ -1,4 +1,4 @@
-"""The operator's client of the metrics server, against a real HTTP server."""
+"""Tests the operator's client of the metrics server with a real HTTP server."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Polled:
-    """A client whose polls and whose time are steps of the test."""
+    """A client whose polls and clock a test controls."""
 
     def __init__(self, url: str, session: ClientSession, timeout: float) -> None:
         self.seconds = 1_000_000.0
@@ -56,7 +56,7 @@ async def polling(answer: Answer, timeout: float = 5) -> AsyncIterator[Polled]:
 
 
 def reports(**texts: str) -> str:
-    """Return an answer with the reports of these services of the namespace ml."""
+    """Return a response body with the reports of these services in the namespace ml."""
     return "{" + ", ".join(f'"ml/{name}": {text}' for name, text in texts.items()) + "}"
 
 

@@ -1,4 +1,4 @@
-"""What the status says about load, scaling and SLO, and how seldom it changes."""
+"""Tests the status of load, scaling and SLO, and that it rarely changes."""
 
 from dataclasses import replace
 from datetime import timedelta

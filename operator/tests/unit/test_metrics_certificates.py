@@ -1,4 +1,4 @@
-"""The metrics server's own authority and certificate, and the bundle that the APIService trusts."""
+"""Tests the metrics server's own authority and certificate, and the bundle in the APIService."""
 
 import base64
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""external.metrics.k8s.io over real TLS, with authorities and certificates made for the test."""
+"""Tests external.metrics.k8s.io over real TLS, with authorities and certificates of the test."""
 
 import asyncio
 import ssl
@@ -47,7 +47,7 @@ def report(demand: float | None, **change: Any) -> LoadReport:
 
 
 class Configuration:
-    """The one ConfigMap, in a cluster that may be away."""
+    """A cluster that may be unreachable, with the one ConfigMap that the server reads."""
 
     def __init__(self, authority: Path, names: str = '["front-proxy-client"]') -> None:
         self.error: ClusterError | None = None
@@ -84,7 +84,7 @@ class Configuration:
 
 @dataclass
 class Server:
-    """The HTTPS port of a metrics server, and who may ask it what."""
+    """The HTTPS port of a metrics server, and the authorizer of its clients."""
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -126,7 +126,7 @@ class Server:
             await asyncio.gather(running, return_exceptions=True)
 
     def client(self, certificate: str | None) -> ssl.SSLContext:
-        """As the API server connects: it trusts the caBundle and knows our name."""
+        """Return the context of a client that, as the API server, trusts the caBundle."""
         context = ssl.create_default_context(cadata=self.secure.authority().decode())
         if certificate is not None:
             context.load_cert_chain(
@@ -378,7 +378,7 @@ async def test_without_an_authorizer_nobody_is_let_in(server: Server) -> None:
     assert "rights cannot be looked up" in body["message"]
 
 
-# A handshake that a change of the listener interrupts may be left to the garbage collector.
+# If a change of the listener interrupts a handshake, the garbage collector may close its socket.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_rotated_authorities_count_at_once_and_the_old_ones_no_more(server: Server) -> None:
     assert (await server.get(ROOT))[0] == 200

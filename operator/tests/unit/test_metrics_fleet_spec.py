@@ -1,4 +1,4 @@
-"""What the metrics server takes from the spec: limits, target, and where learning begins."""
+"""Tests the metrics server's use of the spec: its limits, target and prior."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ async def test_the_spec_says_what_is_sustained_and_what_is_aimed_at(world: World
 
 
 async def first_prior(world: World, **spec: Any) -> tuple[float, ...]:
-    """The step model of a service that nothing was learned of yet."""
+    """Return the coefficients of the step model of a service before any learning."""
     world.services[0]["spec"].update(spec)
     fleet = world.fleet()
     await world.run(30, 8, fleet)

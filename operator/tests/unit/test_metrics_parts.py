@@ -1,4 +1,4 @@
-"""The APIService, calibrations, gauges and the JSON port, each for itself."""
+"""Tests the APIService, calibrations, gauges and the JSON port, each separately."""
 
 import asyncio
 import json
@@ -115,7 +115,7 @@ def test_every_metric_names_its_total_in_the_report(
 
 
 class Written:
-    """A cluster that notes what is applied to a status."""
+    """A cluster that records the applies to a status."""
 
     def __init__(self) -> None:
         self.applied: list[tuple[Manifest, str]] = []
@@ -222,7 +222,7 @@ def test_gauges_show_what_is_known_and_have_no_sample_for_the_rest() -> None:
 
 @dataclass
 class OneReport:
-    """Reports of one round; the next one never ends."""
+    """The reports of one round. The next round never ends."""
 
     reports: dict[Key, LoadReport]
 

@@ -1,4 +1,4 @@
-"""The APIService is made where there is none, and a foreign one is left alone."""
+"""Tests that a missing APIService is made, and that a foreign APIService is left alone."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -25,7 +25,7 @@ AUTHORITY = issue(["metrics.llm.svc"], utc_now()).authority
 
 
 class World:
-    """A cluster that holds at most the one APIService, and fails when it is to."""
+    """A cluster with at most one APIService. Its reads and writes fail if a test sets an error."""
 
     def __init__(self, live: Manifest | None = None) -> None:
         self.live = live

@@ -1,4 +1,4 @@
-"""A user who pastes another project's field is led to ours."""
+"""Tests that a field of another project is answered with the name of our field."""
 
 import re
 from collections.abc import Iterator, Mapping

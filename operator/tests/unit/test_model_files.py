@@ -1,4 +1,4 @@
-"""The hub's own client against a hub that answers and refuses as the public one does."""
+"""Tests the hub's own client with a hub that responds and refuses as the public hub does."""
 
 import json
 import struct
@@ -19,7 +19,7 @@ CONFIG = {"model_type": "llama", "num_hidden_layers": 2}
 
 
 def safetensors(tensors: dict[str, tuple[str, list[int]]]) -> bytes:
-    """Return a file with these tensors, whose numbers nobody reads."""
+    """Return a file with these tensors. All their numbers are zero, because no test reads them."""
     header: dict[str, object] = {}
     end = 0
     for name, (kind, shape) in tensors.items():

@@ -1,4 +1,4 @@
-"""A new kind of child is one module and its registration: a copy of the tree gets one."""
+"""Tests, in a copy of the tree, that a new kind of child needs only a module and a registration."""
 
 import os
 import shutil
@@ -124,7 +124,7 @@ def run(tree: Path, *command: str, text: str = "") -> str:
 
 
 def test_make_generate_writes_its_rights_into_the_chart(tree: Path) -> None:
-    # The environment is the one of this process: nothing has to be set up.
+    # The command uses the environment of this process, so it needs no setup.
     run(tree, "make", "--old-file=setup", "generate", "RUN=")
     rule = (
         "- apiGroups: [example.org]\n"

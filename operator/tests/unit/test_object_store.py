@@ -1,4 +1,4 @@
-"""The variables with which a replica finds an object store and signs in."""
+"""Tests the variables with which a replica finds an object store and signs in."""
 
 from typing import Any
 
@@ -52,6 +52,6 @@ def test_the_buckets_name_is_in_the_path_of_an_endpoint_unless_the_spec_says_oth
 ) -> None:
     found = variables(store)
     assert found["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"] == virtual
-    # Two libraries read from the store, each with a variable of its own.
+    # Two libraries read from the store, and each has its own variable.
     endpoints = {found.get("AWS_ENDPOINT_URL"), found.get("RUNAI_STREAMER_S3_ENDPOINT")}
     assert endpoints == {store.get("endpoint")}

@@ -1,4 +1,4 @@
-"""What keeps requests back while the whole API server is in trouble, and what does not."""
+"""Tests which failures delay all requests to the API server, and which do not."""
 
 import pytest
 

@@ -142,7 +142,8 @@ def test_a_draft_model_adds_its_weights_and_its_kv_cache() -> None:
     lines = with_a_draft("hf://org/draft")
     assert "  weights    15.0 GiB on each GPU" in lines
     assert "  draft      2.3 GiB of weights on each GPU" in lines
-    # 32 layers of 8 heads of 128 numbers, and 16 layers of 8 heads of 64: 128 KiB and 32 KiB.
+    # The model has 32 layers with 8 heads of 128 numbers: 128 KiB per token. The draft model has
+    # 16 layers with 8 heads of 64 numbers: 32 KiB per token.
     assert "  KV cache   160.0 KiB per token, 20.0 GiB for one request of 131,072 tokens" in lines
     assert "  room       2 requests of 131,072 tokens at a time" in lines
     assert not [line for line in lines if "left out" in line]
@@ -188,7 +189,7 @@ def test_the_command_reads_the_folder_of_a_draft(
     assert main([*arguments, "--draft-dir", str(tmp_path / "draft")]) == 0
     planned = capsys.readouterr().out
     assert "left out" not in planned
-    # Twice the 24 layers of 2 heads of 64 numbers.
+    # Model and draft model have 24 layers each, with 2 heads of 64 numbers.
     assert "KV cache   24.0 KiB per token" in planned
 
 

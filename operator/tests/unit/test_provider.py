@@ -1,4 +1,4 @@
-"""Who scales a service, and how long a scale-down looks back."""
+"""Tests the provider that scales a service, and the stabilization window of a scale-down."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""What holds for every spec that the API server takes, tried on random ones."""
+"""Tests, with random specs, properties of every spec that the API server accepts."""
 
 import copy
 import dataclasses
@@ -26,17 +26,17 @@ from random_specs import SEED, Spec, many_valid_specs, valid_specs
 from spec_table import ACCEPTED
 
 PAIRS = 1000
-"""Of specs, so that 2,000 are tried."""
+"""Number of pairs of specs. The tests try 2,000 specs."""
 
 
 class Operator:
-    """What the operator keeps between two passes: the engine that the status names."""
+    """The operator's only memory between two passes: the engine in the status."""
 
     def __init__(self) -> None:
         self._status: dict[str, Any] = {}
 
     def build(self, spec: Spec) -> list[Manifest] | None:
-        """Return the service's objects; None when its engine cannot run as the spec asks."""
+        """Return the service's objects, or None if its engine cannot run the spec."""
         service = LLMService.parse(a_body(copy.deepcopy(spec), status=self._status))
         try:
             pin = resolve_pin(service, None, SETTINGS)
@@ -105,7 +105,7 @@ def test_many_random_specs_can_be_built(specs: list[Spec]) -> None:
 
 
 def test_another_process_builds_the_same_objects(specs: list[Spec]) -> None:
-    """An order that follows from addresses or from salted hashes differs between processes."""
+    """An order that depends on addresses or on salted hashes would differ between processes."""
     built = [Operator().build(spec) for spec in specs[:50]]
     program = (
         "import json, sys; from test_random_specs import Operator;"

@@ -1,5 +1,5 @@
-"""Every reason is caused by a test: on a real API server or cluster, by the last words of a real
-engine, or by what one said or did that was recorded."""
+"""Tests that a test causes every reason, with a real API server, cluster or engine, or with a
+record of a real one."""
 
 import pytest
 

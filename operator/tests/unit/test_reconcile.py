@@ -49,7 +49,7 @@ async def test_a_spec_change_that_came_with_the_answer_of_our_own_write_is_not_l
     cluster: RacingCluster, cache: Cache, reconciler: Reconciler, service: dict[str, Any]
 ) -> None:
     cluster.changes["LLMService"] = {**service["spec"], "replicas": 3}
-    # The event of that change will be no news: the answer of the status write already held it.
+    # The event of that change is ignored, because the response to the status write contained it.
     assert await reconciler.reconcile(KEY) == 0.0
     assert not cache.observe(cluster.objects[LLMSERVICES, "llama"])
 
@@ -159,7 +159,7 @@ async def test_a_report_is_looked_at_only_while_a_replica_may_start(
 
 
 def start_a_pod(cluster: RacingCluster, cache: Cache) -> None:
-    """Do what the Deployment's controller and the kubelet do until a container runs."""
+    """Report a pod with a running container, as the Deployment's controller and the kubelet do."""
     deployment = cluster.objects[DEPLOYMENTS, "llama"]
     counts = {"observedGeneration": 0, "replicas": 1, "updatedReplicas": 1}
     cache.observe(cluster.put({**deployment, "status": counts}))

@@ -1,4 +1,4 @@
-"""The number of replicas and the engine pin outlive suspensions, lost statuses and orphaning."""
+"""Tests that replicas and engine pin stay after suspension, a lost status and orphaning."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support.world import World, by
 
 PROVIDERS = ("External", "KEDA")
-"""Those by which somebody else than the operator sets the number."""
+"""Providers with which a component other than the operator sets the number of replicas."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Who scales a service from one pass to the next: made, restored, exchanged, removed."""
+"""Tests that the scaler of a service is made, restored, exchanged and removed between passes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +57,7 @@ async def test_a_service_that_was_created_again_gets_a_scaled_object_of_its_own(
     for kind, name in list(world.cluster.objects):
         world.lose(kind, name)
 
-    # KEDA's finalizer keeps the old one a little longer.
+    # KEDA's finalizer keeps the old ScaledObject for some time.
     world.cluster.put(old)
     await world.serve(uid="second", **by("KEDA"))
     assert await world.settle() == WAIT_FOR_COLLECTOR_SECONDS
@@ -78,7 +78,7 @@ async def test_a_suspended_service_has_no_scaled_object_and_resumes_with_its_rep
     await world.serve(**by("KEDA"), suspend=True)
     assert not world.has(SCALED_OBJECTS)
     assert world.replicas == 0
-    # KEDA would lift it again between the two.
+    # In the other order, KEDA would scale the Deployment up again between the two writes.
     assert world.cluster.writes.index("delete ScaledObject") < world.cluster.writes.index(
         "Deployment"
     )
@@ -110,7 +110,7 @@ async def test_who_scaled_before_is_removed_first_and_no_replica_is_lost(
 
 
 def take_the_name(world: World) -> dict[str, Any]:
-    """Give the name of the Service object to somebody else."""
+    """Give the name of the Service object to an object of another owner."""
     theirs = {"name": "llama", "namespace": "team", "uid": "theirs", "labels": {}}
     world.lose(SERVICES)
     world.see({"apiVersion": "v1", "kind": "Service", "metadata": theirs, "spec": {}})

@@ -1,4 +1,4 @@
-"""Pods that cannot be built as the spec asks stay as they are, and everything else follows."""
+"""Tests that pods stay unchanged if the spec cannot be built, while everything else follows it."""
 
 import copy
 from pathlib import Path
@@ -39,7 +39,7 @@ def template(world: World) -> dict[str, Any]:
 
 
 def pin_unknown_engine(world: World) -> None:
-    """Leave what a newer operator leaves when it is rolled back to this one."""
+    """Leave the status of a newer operator that was rolled back to this version."""
     body = world.cluster.objects[LLMSERVICES, "llama"]
     engine = {"image": "registry/cpu:newer", "version": "0.99.0", "defaultFor": "cpu"}
     world.see({**body, "status": {**body["status"], "engine": engine}})

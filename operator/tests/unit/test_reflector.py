@@ -1,4 +1,4 @@
-"""The reflector keeps its cache right, whatever happens to the watches and to the cluster."""
+"""Tests that the cache stays right, whatever happens to the watches and the cluster."""
 
 import pytest
 
@@ -152,7 +152,7 @@ async def test_an_optional_kind_is_watched_once_it_is_served_and_only_as_long() 
         world.served.remove(SCALED_OBJECTS)
         await world.until_watching(3)
     assert world.watches == [REQUIRED, (*REQUIRED, SCALED_OBJECTS), REQUIRED]
-    # Planned, and so neither a problem nor a failure.
+    # A planned restart of the watches is neither a problem nor a failure.
     assert set(world.problems) == {None}
     assert "restart" not in world.counted
 

@@ -1,4 +1,4 @@
-"""What the API server refuses, in its own words, and the reason that the status gives for it."""
+"""Tests that the status quotes a refusal of the API server and gives the right reason."""
 
 import pytest
 

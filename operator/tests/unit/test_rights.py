@@ -1,4 +1,4 @@
-"""The operator's rights follow from what it does; the chart grants exactly these."""
+"""Tests that the chart grants exactly the rights that follow from the operator's code."""
 
 from functools import reduce
 from operator import getitem

@@ -1,4 +1,7 @@
-"""What the operator itself sends to scale; the whole way is in tests/api and tests/keda."""
+"""Tests the requests with which the operator itself scales.
+
+tests/api and tests/keda test scaling with real controllers.
+"""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -26,7 +29,7 @@ HPA = ProviderPlan(Autoscaler(ScalingProvider.EXTERNAL))
 
 
 class Recorder:
-    """Records what is sent, and answers as the API server does."""
+    """Records the requests, and responds as the API server does."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
@@ -81,7 +84,7 @@ def runs(cache: Cache, of: LLMService, replicas: int) -> None:
 async def test_a_service_that_somebody_scaled_to_zero_begins_with_its_least(
     cluster: Recorder, cache: Cache, scaler: Scaler
 ) -> None:
-    # The HPA leaves 0 alone.
+    # An HPA does not scale a Deployment with 0 replicas.
     runs(cache, service(), 0)
     assert await scaler.scale(service(), HPA, None) == (True, None)
     assert cluster.sent == [("llmservice-operator-handover", {"replicas": 2})]

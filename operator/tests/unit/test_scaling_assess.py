@@ -1,4 +1,4 @@
-"""From scrapes to demand: what is known, what is unknown, and the invariants between them."""
+"""Tests the demand that follows from scrapes: when it is known or unknown, and its invariants."""
 
 import math
 

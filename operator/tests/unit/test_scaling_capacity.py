@@ -1,4 +1,4 @@
-"""Capacity is where the tail meets the SLO."""
+"""Tests the capacity: the highest request rate at which the tail of the latencies meets the SLO."""
 
 import math
 from dataclasses import replace
@@ -30,7 +30,7 @@ def mix(prompt: float, answer: float, held: float | None = None) -> RequestMix:
 
 
 def mean_formula(requests: RequestMix) -> float:
-    """The rate at which the MEAN inter-token latency meets 50 ms."""
+    """Return the requests per second at which the mean inter-token latency is 50 ms."""
     work = requests.prompt_work(TRUTH) + (requests.answers.mean - 1) * requests.token_work(TRUTH)
     return (1 - TRUTH.fixed / 0.05) / work
 
@@ -133,7 +133,7 @@ def test_misses_grow_with_the_rate(prompt: float, answer: float, held: float, sh
     less = misses(share * ceiling, requests, TRUTH, LIMITS, slo).share
     more = misses((share + 0.05) * ceiling, requests, TRUTH, LIMITS, slo).share
 
-    # The Wilson-Hilferty approximation of a tail is not monotonic to the last millionth.
+    # The Wilson-Hilferty approximation of a tail may decrease by some millionths.
     assert 0 <= less <= more + 1e-5
     assert more <= 1
 
@@ -153,7 +153,7 @@ def test_a_slower_engine_never_sustains_more(
     slow = sustainable_rate(mix(prompt, answer), TRUTH.scaled(slower), LIMITS, slo)
 
     assert math.isfinite(fast)
-    # Where even an idle engine misses the SLO, that SLO no longer limits the rate.
+    # An SLO that even an idle engine misses does not limit the rate.
     if misses(0, mix(prompt, answer), TRUTH.scaled(slower), LIMITS, slo).share < 1e-9:
         assert 0 < slow <= fast * (1 + 1e-6)
 

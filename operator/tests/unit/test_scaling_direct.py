@@ -1,4 +1,4 @@
-"""Direct mode's pace, and which replica goes first."""
+"""Tests the pace of direct mode, and which replica is deleted first."""
 
 import pytest
 

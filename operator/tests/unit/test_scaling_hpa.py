@@ -1,4 +1,4 @@
-"""The HPA's arithmetic against cases of Kubernetes' own controller."""
+"""Tests the HPA's arithmetic with cases of Kubernetes' own controller."""
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +21,7 @@ PODS, PERCENT = PolicyType.PODS, PolicyType.PERCENT
 DEFAULT_UP = ScalingRules(0, (ChangePolicy(PODS, 4, 15), ChangePolicy(PERCENT, 100, 15)))
 DEFAULT_DOWN = ScalingRules(300, (ChangePolicy(PERCENT, 100, 15),))
 DEFAULT = Behavior(DEFAULT_UP, DEFAULT_DOWN)
-"""The behavior of an HPA without one."""
+"""The behavior of an HPA whose spec sets none."""
 AT_ONCE = Behavior(DEFAULT_UP, ScalingRules(0, DEFAULT_DOWN.policies))
 NOW = 10_000.0
 
@@ -120,7 +120,7 @@ def test_changes_inside_the_period_count_against_the_policy() -> None:
 
     decision = decide(state, hpa(behavior), 10, 85.0 * 500, NOW)
 
-    # Ten run, three of them are from this minute: it began with seven.
+    # Three of the ten replicas were added in this minute, so the minute began with seven.
     assert decision.replicas == 11
 
 

@@ -1,4 +1,4 @@
-"""Percentiles of the last minute from cumulative histograms."""
+"""Tests percentiles of the last minute from cumulative histograms."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is remembered: ticks, lines, cold starts, κ, windows, calibrations."""
+"""Tests what scaling remembers: ticks, lines, cold starts, κ, windows and calibrations."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ def test_a_ledger_sums_the_last_seconds_and_forgets_after_ten_minutes() -> None:
 
 
 def of_ones() -> Counters:
-    """Counters in which every number is 1."""
+    """Return counters in which every number is 1."""
     amounts: dict[str, Any] = {
         name: (1.0,) * LENGTH_BUCKETS if name.endswith("lengths") else 1.0
         for name in Counters.__match_args__

@@ -1,6 +1,6 @@
 """Tests that the load of a silent replica is neither lost nor invented.
 
-Every test compares the demand with that of the same service when all replicas answer.
+Every test compares the demand with that of the same service when all replicas respond.
 """
 
 import pytest
@@ -14,7 +14,7 @@ from operator_support.scaling import TICK, Server, Service, load, service
 
 
 def told(running: Service, seconds: float, rate: float, *silent: str) -> list[float]:
-    """Return the demand at every scrape of the next seconds."""
+    """Return the demand in percent at every scrape of the next `seconds` seconds."""
     found = []
     for _ in range(int(seconds / TICK)):
         percent = running.run(TICK, rate, silent=frozenset(silent)).demand_percent
@@ -24,7 +24,7 @@ def told(running: Service, seconds: float, rate: float, *silent: str) -> list[fl
 
 
 def warm(replicas: int, rate: float) -> tuple[Service, float]:
-    """A service that has been heard for five minutes, and its demand."""
+    """Return a service that has responded for five minutes, and its demand in percent."""
     running = service(replicas)
     running.run(300 - TICK, rate)
     (before,) = told(running, TICK, rate)
@@ -62,7 +62,7 @@ def test_once_it_is_heard_again_a_silent_replica_counts_as_if_it_had_been_heard_
     before: float, after: float, gap: int
 ) -> None:
     running, _ = warm(3, before)
-    # Without an SLO, by which the capacity would be corrected meanwhile.
+    # With an SLO, the capacity would be corrected meanwhile.
     running.slo = ServiceLevelObjective(None, None)
     heard = running.copy()
     running.run(gap * TICK, after, silent=frozenset({"pod-1"}))

@@ -1,4 +1,4 @@
-"""The step model finds the truth behind the steps, and keeps its prior where nothing was seen."""
+"""Tests that the step model learns the true coefficients, and keeps its prior without data."""
 
 import random
 from dataclasses import replace
@@ -60,7 +60,7 @@ def test_nothing_seen_is_the_prior() -> None:
 
 
 def test_what_traffic_does_not_separate_stays_near_the_prior() -> None:
-    """Sequences and KV tokens always in one proportion: only their sum can be learned."""
+    """If sequences and KV tokens are always in one proportion, only their sum can be learned."""
     steps = [(0.0, float(n), 1000.0 * n) for n in range(1, 100)]
 
     model = StepModelFit(TRUTH.scaled(2)).learn(step_sums(steps), 5.0).model

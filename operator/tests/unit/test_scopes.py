@@ -1,4 +1,4 @@
-"""Loads, watches and audits work for each kind and each namespace apart."""
+"""Tests that loads, watches and audits are independent for each kind and namespace."""
 
 from typing import cast
 
@@ -262,12 +262,13 @@ async def test_a_change_in_flight_during_an_audit_counts_for_nothing() -> None:
     )
     suspects = await audit.suspects()
     assert suspects == [(LLMSERVICES, "team", "llama")]
-    # The event of the second version comes, and the third is made before the audit looks again.
+    # The event of the second version arrives, and the object gets its third version before the
+    # audit checks it again.
     world.cache.observe(service(version=2))
     world.objects[LLMSERVICES] = [service(version=3)]
     assert await audit.repair(suspects) == 0
     assert world.counted == []
-    # Without any event the watch is dead, whatever the object is by now.
+    # If no event has arrived, the watch is dead, even if the object has changed again.
     suspects = await audit.suspects()
     world.objects[LLMSERVICES] = [service(version=4)]
     assert await audit.repair(suspects) == 1

@@ -1,4 +1,4 @@
-"""The kinds that the operator works with: some required, others optional while they are served."""
+"""Tests the kinds that the operator works with: required ones, and optional ones if served."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
@@ -16,7 +16,7 @@ KEDA = OperatorSettings(keda=True)
 
 
 class CountingCluster(RacingCluster):
-    """Counts what is asked, and may refuse to list a kind."""
+    """Records the requests, and may refuse to list a kind."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The CA bundle of a service, and the chart's defaults of model servers."""
+"""Tests the CA bundle of a service, and the chart's defaults of model servers."""
 
 import json
 from typing import Any
@@ -34,7 +34,7 @@ def environment(spec: dict[str, Any] | None = None, **defaults: Any) -> dict[str
 
 
 def mounted(found: Any) -> Any:
-    """Return the volume whose file the server's variable names."""
+    """Return the volume with the file that the server's variable names."""
     (container,) = found["containers"]
     (file,) = (each for each in container["env"] if each["name"] == "LLMSERVICE_CA_BUNDLE")
     (mount,) = (each for each in container["volumeMounts"] if each["name"] == "ca-bundle")
@@ -96,7 +96,7 @@ def test_pods_name_no_user_and_no_group_where_the_namespace_allots_them() -> Non
 
 
 def proxy_ports(policy: Any) -> list[int]:
-    """Return the ports of the last rule; without a proxy, that is the rule of the hub."""
+    """Return the ports of the last rule. Without a proxy, it is the rule of the hub."""
     return [each["port"] for each in policy["spec"]["egress"][-1]["ports"]]
 
 

@@ -1,4 +1,4 @@
-"""`render` judges specs as the API server does, though none has seen them."""
+"""Tests that `render` accepts and refuses specs as the API server does, without one."""
 
 import pytest
 
@@ -10,17 +10,17 @@ from operator_support.spec_fields import ROOT, rules_of
 from spec_table import ACCEPTED, REFUSED, Refused
 
 TAKEN_BY_PYTHON = {
-    # YAML's kinds: what reads as the right one is taken for it.
+    # Values of a wrong YAML type that Python converts to the right type.
     "access: a service that is suspended in words",
     "engine: chunked prefill in words",
     "model: remote code that is allowed in words",
     "pods: replicas that are a truth value",
-    # Lists that are maps.
+    # Lists that the API server merges as maps, so that each key may occur once.
     "container: a variable that is given twice",
     "engine: a pull secret that is given twice",
     "pods: a spread that is given twice",
 }
-"""What only the API server refuses; harmless, because it sees every spec in the end."""
+"""Cases that only the API server refuses. They are harmless, because it checks every spec later."""
 
 
 @pytest.mark.parametrize("sentence", REFUSED)

@@ -1,4 +1,4 @@
-"""spec.engine.speculativeDecoding becomes one JSON argument and, for a claim, a mounted volume."""
+"""Tests the JSON argument of spec.engine.speculativeDecoding, and the volume of a claim."""
 
 import json
 from typing import Any
@@ -127,7 +127,7 @@ def test_ngrams_and_a_schedule_are_written_in_the_engines_words_and_in_order() -
     [
         ("Eagle", {"count": 4}, 2, "1 or 4"),
         ("Eagle", {"type": "cpu"}, 2, "1"),
-        # vLLM 0.32 would refuse the first at its start, after the download.
+        # vLLM 0.32 would refuse the first case when it starts, after the download.
         ("DraftModel", {"count": 4}, 1, "4"),
         ("DraftModel", {"type": "cpu"}, 2, "1"),
     ],

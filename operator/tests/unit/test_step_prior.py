@@ -1,4 +1,4 @@
-"""The step model before any step was measured: from the spec and data sheets."""
+"""Tests the prior of the step model, which follows from the spec and data sheets."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The step that the operator derives from an ITL: from the spec alone."""
+"""Tests the tokens per step that the operator derives from the ITL objective and the spec."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def tokens(uri: str = QWEN, **spec: Any) -> int | None:
 
 
 def test_a_step_of_a_7b_model_on_an_h100_keeps_50_ms() -> None:
-    # 4.6 ms for the weights, 28 µs for each prompt token.
+    # A step takes 4.6 ms for the weights, and 28 µs for each prompt token.
     assert tokens() == 1600
 
 

@@ -1,4 +1,4 @@
-"""The tasks of a process: none of them may end before the process does."""
+"""Tests the tasks of a process, none of which may end before the process."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""A new leader reads every LLMService anew before its first change."""
+"""Tests that a new leader reads every LLMService again before its first change."""
 
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -30,7 +30,7 @@ class CountingCluster(RacingCluster):
 
 
 class World:
-    """A standby whose watch of LLMServices died after it had reported one with three replicas."""
+    """A standby whose watch of LLMServices died after it had reported a service with 3 replicas."""
 
     def __init__(self) -> None:
         self.cluster, self.cache = CountingCluster(), Cache()

@@ -1,4 +1,4 @@
-"""What model servers say as they end: those of this version, and those of every released one."""
+"""Tests termination messages of model servers of this version and of every released version."""
 
 import json
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_a_long_text_is_cut_to_its_beginning_and_keeps_the_hint() -> None:
     "said",
     [
         written("Tired", "I sleep."),
-        # A reason, but none that a model server gives.
+        # This is a reason, but no model server reports it.
         written("QuotaExceeded", "I sleep."),
         written("Tired", "I sleep.", format=3, mood="bad"),
     ],
@@ -127,13 +127,13 @@ def test_what_a_released_server_says_is_shown_with_one_advice(text: str) -> None
     assert found.message.startswith(beginning)
     added = found.message.removeprefix(beginning).strip(" .")
     restarted = "The container was restarted 3 time(s). " if found.reason.is_transient else ""
-    # Servers of version 0.1.0 wrote what to change into the message, and named no format.
+    # Servers of version 0.1.0 wrote the hint into the message, and named no format.
     hint = found.reason.hint if "format" in said else ""
     assert added == f"{restarted}{hint}".strip(" .")
 
 
 def test_every_reason_that_v0_1_0_could_give_is_recorded() -> None:
-    """The server's reasons of that version: no later one may lose them."""
+    """No later version of the operator may lose these reasons of the server."""
     said = {json.loads(text)["reason"] for name, text in RELEASED.items() if "v0.1.0" in name}
     assert said == {
         *("CacheLost", "ContextDoesNotFit", "EngineDied", "EngineHung", "GPUOutOfMemory"),

@@ -1,4 +1,4 @@
-"""Command lines of `vllm serve` become the fields of a spec."""
+"""Tests the translation of `vllm serve` command lines to the fields of a spec."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""An unknown field is refused with the field to set instead."""
+"""Tests that an unknown field is refused with the name of the field to set instead."""
 
 from typing import Any
 

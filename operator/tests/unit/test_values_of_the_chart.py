@@ -1,4 +1,4 @@
-"""The values of the chart become the settings of the operator that it installs."""
+"""Tests the settings of the operator that follow from the values of the chart."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""No answer to one stream ends the others, and no server is asked on and on without a pause."""
+"""Tests that a bad response ends no other stream, and that repeated requests have pauses."""
 
 import asyncio
 from collections.abc import Iterator
@@ -149,7 +149,7 @@ async def test_watches_that_end_at_once_are_begun_again_after_a_growing_pause(
         begun = loop.time()
         await eventually_in_loop(lambda: loop.time() - begun > 4.0)
         watches = [it for it in server.asked if "watch" in it]
-        # At once, then after 1 and 2 seconds more.
+        # Watches begin at once, after 1 more second, and after 2 more seconds.
         assert 3 <= len(watches) <= 5
 
 

@@ -1,4 +1,4 @@
-"""The watches as Kopf runs them, against an API server of this file."""
+"""Tests Kopf's watches with an API server in this process."""
 
 import asyncio
 import gc
@@ -50,7 +50,7 @@ async def test_every_object_and_every_change_arrives_in_the_event_loop_of_the_ca
         [event("BOOKMARK", pod("", 14)), event(DELETED, pod("b", 15))],
     ]
     async with server.serving(), watching() as found:
-        # Several changes of one object may arrive as its newest state alone.
+        # For several changes of one object, only its newest state may arrive.
         await eventually_in_loop(
             lambda: found.newest.get("long") == longer and (DELETED, "b") in found.events, 20
         )
@@ -72,7 +72,7 @@ async def test_a_version_that_is_too_old_leads_to_a_new_list(server: ApiServer) 
 async def test_the_watches_outlive_an_api_server_that_is_away(server: ApiServer) -> None:
     server.lists = [[pod("a", 5)]]
     async with watching() as found:
-        # It is away when they start, and once more while they run.
+        # The server is unreachable when the watches start, and once more while they run.
         async with server.serving():
             await found.until((LISTED, "a"))
         server.watches = [[event("ADDED", pod("b", 20))]]

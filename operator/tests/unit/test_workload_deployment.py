@@ -161,7 +161,7 @@ def test_the_server_is_told_its_ports() -> None:
 def test_a_pod_counts_as_serving_as_long_as_it_takes_requests(pre_stop: int, failures: int) -> None:
     probe = server({"termination": {"preStopSeconds": pre_stop}})["readinessProbe"]
     assert probe["failureThreshold"] == failures
-    # The first failure may come at once.
+    # The first probe may fail immediately.
     assert (probe["failureThreshold"] - 1) * probe["periodSeconds"] >= pre_stop
 
 
@@ -303,7 +303,7 @@ def test_variables_of_the_spec_stand_behind_those_of_the_operator() -> None:
         {"name": "SHARED", "valueFrom": {"configMapKeyRef": config_map}},
     ]
     variables = server({"engine": {"env": given}})["env"]
-    # The API server leaves an empty value out, and would so differ from what was sent for ever.
+    # The API server drops an empty value. If it were sent, the live object would always differ.
     assert variables[-4:] == [given[0], {"name": "EMPTY"}, *given[2:]]
     assert variables[:-4] == server()["env"]
 

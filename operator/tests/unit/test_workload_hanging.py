@@ -1,4 +1,4 @@
-"""Pods that are refused, do not start, end or lose their node, by the words of real clusters."""
+"""Tests pods that are refused, do not start, end or lose their node, with real messages."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +45,7 @@ def told(found: Observation) -> tuple[Reason | None, str]:
     return (None, "") if found.problem is None else (found.problem.reason, found.problem.message)
 
 
-# Pods that the kubelet ends.
+# Pods that the kubelet terminates.
 
 
 LOW_DISK = (
@@ -143,7 +143,7 @@ def test_failures_that_are_over_do_not_hide_that_all_replicas_serve() -> None:
     assert status["conditions"][0]["status"] == "True"
 
 
-# Pods that a node takes and does not start.
+# Pods that are bound to a node but do not start.
 
 
 SCHEDULED = PodEvent("Normal", "Scheduled", "Successfully assigned team/qwen to node-7")

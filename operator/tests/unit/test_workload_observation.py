@@ -1,4 +1,4 @@
-"""The most useful thing to know about replicas that are not ready, from real messages."""
+"""Tests the problem that the operator reports about replicas that are not ready."""
 
 import json
 from collections.abc import Mapping
@@ -426,7 +426,7 @@ def progressing(message: str, reason: str = "ReplicaSetUpdated") -> Mapping[str,
 
 
 OLD_AGAIN = a_pod(RUNNING, ready=True, template="old", created="2026-01-02T03:03:00Z")
-"""A pod of the earlier template that was created anew during the rollout, as by a drain."""
+"""A pod of the earlier template that was recreated during the rollout, as after a drain."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A kind of workload whose replicas have two pods, through everything that speaks of replicas."""
+"""Tests everything about replicas with a kind of workload whose replicas have two pods."""
 
 from datetime import UTC, datetime
 from importlib import import_module
@@ -164,7 +164,7 @@ def test_every_kind_of_workload_is_registered(name: str) -> None:
 
 
 class Listening:
-    """Model servers that record, by address, whether each was asked as a ready replica."""
+    """Model servers that record, by address, whether each was queried as a ready replica."""
 
     def __init__(self, servers: Pods) -> None:
         self.asked: dict[str, bool] = {}

@@ -1,4 +1,4 @@
-"""Which engine a service runs, whatever is upgraded, lost or changed around it."""
+"""Tests the engine of a service after upgrades, lost objects and other changes."""
 
 import dataclasses
 from typing import Any

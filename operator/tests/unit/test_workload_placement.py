@@ -1,4 +1,4 @@
-"""spec.template -> the pod template: written as it was, with our own labels and defaults."""
+"""Tests that spec.template is copied to the pod template, with labels and defaults added."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How the pods of the last complete rollout return when a later rollout fails."""
+"""Tests that the pods of the last complete rollout return when a later rollout fails."""
 
 import copy
 import json
@@ -49,7 +49,7 @@ def failing(reason: Reason = Reason.SMOKE_TEST_FAILED, seconds: float = 30) -> O
 
 
 DECISIONS: dict[str, tuple[Observation, bool, float | None]] = {
-    # what is seen, whether the earlier pods return, when to look again
+    # the observation, whether the earlier pods return, the seconds until the next pass
     "a wrong answer": (failing(), True, None),
     "a wrong answer a moment ago": (failing(seconds=29), False, 1),
     "a clock that is ahead": (failing(seconds=-600), False, 30),
@@ -157,13 +157,13 @@ COMPLETE: dict[str, Any] = {"reason": "NewReplicaSetAvailable"}
     ("numbers", "condition", "observed", "revision"),
     [
         ({"ready": 1}, COMPLETE, 2, "x"),
-        # The status is true of the earlier manifest.
+        # The status describes the earlier manifest.
         ({"ready": 1}, COMPLETE, 1, "x"),
         # The controller names a new ReplicaSet before it updates the numbers.
         ({"ready": 1}, {"reason": "NewReplicaSetCreated"}, 1, None),
         ({"ready": 0}, COMPLETE, 2, None),
         ({"ready": 2, "replicas": 2, "updated": 1}, COMPLETE, 2, None),
-        # A suspended service has no pods that could be right.
+        # A suspended service has no pods that could be complete.
         ({"ready": 0, "replicas": 0, "updated": 0}, COMPLETE, 2, None),
         ({"ready": 1}, {"reason": "DeploymentPaused"}, 2, None),
     ],
@@ -179,7 +179,7 @@ def test_a_rollout_is_complete_when_the_controller_says_so_of_ready_replicas(
 
 
 class Rollouts(World):
-    """A cluster whose test plays the Deployment controller and the kubelet."""
+    """A cluster in which the test acts as the Deployment controller and the kubelet."""
 
     @property
     def deployment(self) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class Rollouts(World):
 
 @pytest.fixture
 async def world() -> Rollouts:
-    """A service whose first rollout is complete."""
+    """Cluster with a service whose first rollout is complete."""
     made = Rollouts()
     await made.serve(**ROLLS_BACK)
     made.roll_out("good", ready=1)

@@ -1,4 +1,4 @@
-"""How a rollout of type Auto gives way when no accelerator is free, and comes back."""
+"""Tests how a rollout of type Auto goes in place while no accelerator is free."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -46,7 +46,7 @@ DONE = Observation(replicas=1, updated_replicas=1, ready_replicas=1, is_rolled_o
 LOADING = Observation(replicas=1, updated_replicas=1)
 
 DECISIONS: dict[str, tuple[dict[str, Any], dict[str, Any], Observation, bool, float | None]] = {
-    # spec, status before, seen, whether old pods end first, when to look again
+    # spec, earlier status, observation, whether old pods end first, seconds until the next pass
     "nothing waits": ({}, {}, DONE, False, None),
     "a new pod has just begun to wait": ({}, {}, waiting_since(0), False, 60),
     "a new pod has waited for a while": ({}, {}, waiting_since(59), False, 1),
@@ -112,7 +112,7 @@ def test_the_record_outlives_the_operator_and_goes_with_the_rollout() -> None:
         (DONE, 0),
         (waiting_since(1), 1),
         (waiting_since(61), 61),
-        # The Deployment's new strategy has yet to be seen by its controller.
+        # The controller has not seen the Deployment's new strategy yet.
         (Observation(replicas=2, ready_replicas=1), 62),
         (LOADING, 63),
         (LOADING, 600),
@@ -120,7 +120,7 @@ def test_the_record_outlives_the_operator_and_goes_with_the_rollout() -> None:
         (DONE, 602),
     ]
     for seen, seconds in timeline:
-        # Nothing but the status is carried from one pass to the next.
+        # Only the status is carried from one pass to the next.
         service = a_service(status=status)
         strategies.append(workload(service)["strategy"])
         moment: datetime = NOW + timedelta(seconds=seconds if seconds > 61 else 0)

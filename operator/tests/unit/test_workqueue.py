@@ -97,7 +97,7 @@ async def test_different_keys_are_processed_side_by_side(queue: WorkQueue[str]) 
     ("error", "limit"),
     [
         pytest.param(TypeError("unhashable"), 300.0, id="a fault"),
-        # The services must follow soon after an outage.
+        # Services must be reconciled soon after an outage.
         pytest.param(ClusterError("no answer"), 30.0, id="an outage"),
     ],
 )
@@ -250,7 +250,7 @@ async def test_no_retry_waits_longer_than_the_limit_whatever_the_api_server_asks
 async def test_no_retry_waits_longer_than_the_limit_however_many_keys_fail_however_often(
     clock: StandingClock, observer: Observer
 ) -> None:
-    """Events bring a pass at once, so passes can fail far more often than retries are made."""
+    """Events cause passes at once, so passes can fail far more often than they are retried."""
     queue: WorkQueue[int] = WorkQueue(
         observer, clock=clock, uniform=lambda low, high: high, group_of=lambda _: "team"
     )
@@ -436,7 +436,7 @@ async def test_passes_that_wait_for_nothing_let_other_tasks_run_between_them(
 ) -> None:
     loop = asyncio.get_running_loop()
     others: list[str] = []
-    """Keys whose pass was followed by a turn of the loop."""
+    """Keys whose pass was followed by an iteration of the event loop."""
     seen: list[int] = []
 
     async def process(key: str) -> None:
@@ -448,5 +448,5 @@ async def test_passes_that_wait_for_nothing_let_other_tasks_run_between_them(
         queue.add(f"service-{number}")
     await eventually_in_loop(lambda: len(seen) == 100)
     await stop(workers)
-    # Without a turn between the passes, no call would have been made before the last pass.
+    # Without iterations of the loop between passes, no call would have run before the last pass.
     assert seen[-1] >= 90

@@ -1,4 +1,4 @@
-"""Nobody waits for somebody else's slow cluster: workers and retries are shared among groups."""
+"""Tests that workers and retries are shared among groups, so that a slow group delays no other."""
 
 import asyncio
 from collections import Counter
@@ -16,7 +16,7 @@ Process = Callable[[Key], Awaitable[float | None]]
 
 
 class World:
-    """Namespaces with services, of which some hang until the test lets them go."""
+    """Namespaces with services. The passes over some of them hang until the test releases them."""
 
     def __init__(self) -> None:
         self.clock = StandingClock()
@@ -53,7 +53,7 @@ class World:
         await settle()
 
     async def release(self) -> None:
-        """Let the passes go on that hang now."""
+        """Let the passes that hang now continue."""
         released, self.released = self.released, asyncio.Event()
         released.set()
         await settle()

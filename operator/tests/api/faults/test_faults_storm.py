@@ -12,8 +12,8 @@ from shared_support.waiting import eventually
 SERVICES = 300 if IS_LONG else 10
 REPEATS = 5
 LONGEST_LAG = "0.25" if IS_LONG else "10.0"
-"""Upper bound of a bucket of the histogram, in seconds. Concurrent tests take the CPU from the
-operator for some seconds in the short form. Only waiting for another process blocks the loop longer."""
+"""Upper bound of a bucket of the histogram, in seconds. In the short form, concurrent tests take
+the CPU from the operator for some seconds. Only waiting for another process takes longer."""
 LAG = "llmservice_event_loop_lag_seconds"
 
 
