@@ -10,7 +10,7 @@ VOLUME_KINDS = {
 
 
 def violations(pod: dict[str, Any]) -> list[str]:
-    """Return the parts of the pod spec that violate the standard; empty for none."""
+    """Return the parts of the pod spec that violate the standard."""
     return [*_of_pod(pod), *(problem for it in _containers(pod) for problem in _of(it, pod))]
 
 

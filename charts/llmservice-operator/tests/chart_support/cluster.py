@@ -48,7 +48,7 @@ def kubectl(*args: str, stdin: Manifest | list[Manifest] | None = None) -> str:
 
 
 def refusal(*args: str, stdin: Manifest | None = None) -> str:
-    """Return kubectl's error message; an empty string when it succeeds."""
+    """Return kubectl's error message, or an empty string if the command succeeds."""
     done = _kubectl(*args, stdin=stdin)
     return done.stderr.strip() if done.returncode != 0 else ""
 

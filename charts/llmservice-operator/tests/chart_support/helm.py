@@ -67,7 +67,7 @@ class HelmError(Exception):
 
 @cache
 def helm_binary() -> str:
-    """Return the path of helm: of $HELM, else on PATH, else of the local cluster."""
+    """Return the path of helm from $HELM, else from PATH, else from the local cluster."""
     if found := os.environ.get("HELM") or shutil.which("helm"):
         return found
     cached = binaries.program("helm")
@@ -133,8 +133,8 @@ def find(
 ) -> Manifest:
     """Return the only object of this kind.
 
-    With `name`, it is the one of this name. Without it, objects of the metrics server count only
-    when `component` is METRICS_SERVER, and other objects only when it is not.
+    With `name`, it must have this name. Without `name`, it is an object of the metrics server if
+    `component` is METRICS_SERVER, and another object if not.
     """
     found = [
         manifest

@@ -36,7 +36,7 @@ CONSTRAINTS_CRD: Manifest = {
 }
 
 FIRST_ID, LAST_ID = 1000650000, 1000659999
-"""Range of a namespace, as OpenShift allots it."""
+"""Range of IDs that OpenShift assigns to a namespace."""
 
 
 def is_allotted(field: str) -> str:
@@ -80,7 +80,7 @@ def restricted_v2(release: Release) -> list[Manifest]:
 
 @pytest.fixture
 def openshift(release: Release) -> Iterator[Release]:
-    """Return the release, whose namespace allots the IDs of its pods."""
+    """Return a release whose namespace assigns the IDs of its pods."""
     policy = restricted_v2(release)
     kubectl("apply", "-f-", stdin=[CONSTRAINTS_CRD, *policy])
     try:

@@ -1,4 +1,4 @@
-"""`render --values` reads the values as the chart's template does."""
+"""Tests that `render --values` reads the values as the chart's template does."""
 
 import pytest
 import yaml
@@ -9,7 +9,7 @@ from llmservice_operator.settings import OperatorSettings
 from value_sets import VALUE_SETS, rendered
 
 NAMED_BY_THE_RELEASE = ("lease_name", "metrics_server_url")
-"""Settings that no object of a service depends on, apart from whether there is a URL."""
+"""Settings whose values affect no object of a service. Only the presence of the URL does."""
 
 
 SETS = {

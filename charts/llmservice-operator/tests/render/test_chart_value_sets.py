@@ -39,7 +39,7 @@ read_schema = cache(utils.schema_contents)
 
 @pytest.fixture(autouse=True)
 def _schemas_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the library's schemas. For each object it would read two files, of megabytes."""
+    """Cache the library's schemas. It would read two files of megabytes for each object."""
     monkeypatch.setattr(utils, "schema_contents", read_schema)
 
 
