@@ -133,7 +133,7 @@ def test_a_rotation_of_the_api_keys_changes_no_object(
 
 
 @pytest.mark.causes("Suspended")
-def test_a_suspended_service_keeps_everything_but_its_pods_and_comes_back_as_it_was(
+def test_a_suspended_service_keeps_everything_except_its_pods_and_resumes_unchanged(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     before = created(api, served, name, replicas=2)["spec"]["template"]
@@ -157,7 +157,7 @@ def test_kubectl_scale_works_without_replicas_in_the_spec(
     eventually(lambda: replicas(api, served, name) == 2)
 
 
-def test_kubectl_scale_below_the_budget_is_refused_with_what_to_do(
+def test_kubectl_scale_below_the_budget_is_refused_with_the_remedy(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     created(api, served, name, replicas=3, podDisruptionBudget={"minAvailable": 2})

@@ -48,7 +48,7 @@ def test_a_claim_outlives_its_service_and_is_taken_by_the_next_one(
     until_settled(operator)
 
 
-def test_a_change_that_a_claim_cannot_follow_is_told_and_holds_up_nothing_else(
+def test_a_change_that_a_claim_cannot_follow_is_reported_and_delays_nothing_else(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, with_cache(name, served, storageClassName="one"))
@@ -82,7 +82,7 @@ def test_a_change_that_a_claim_cannot_follow_is_told_and_holds_up_nothing_else(
     assert live["spec"] == claim["spec"]
 
 
-def test_a_size_that_the_storage_cannot_take_is_told_and_the_claim_is_left_alone(
+def test_a_size_that_the_storage_cannot_provide_is_reported_and_the_claim_is_left_alone(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     volume = {

@@ -192,7 +192,7 @@ def test_an_edited_field_is_restored_within_five_seconds(
     eventually(restored, RESTORE_SECONDS)
 
 
-def test_a_child_that_the_spec_switches_off_goes_and_comes_back(
+def test_a_child_is_deleted_while_the_spec_disables_it(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served))
@@ -222,7 +222,7 @@ def test_a_field_that_somebody_else_added_stays(
 
 
 @pytest.mark.causes("NameConflict")
-def test_a_foreign_object_of_the_same_name_is_reported_and_left_alone_until_it_goes(
+def test_a_foreign_object_of_the_same_name_is_reported_and_left_alone_until_it_is_deleted(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     foreign = {
@@ -258,7 +258,7 @@ def test_a_foreign_object_of_the_same_name_is_reported_and_left_alone_until_it_g
     eventually(lambda: api.get(SERVICES, served, name)["spec"]["ports"][0]["port"] == 80)
 
 
-def test_children_left_behind_on_purpose_are_taken_back(
+def test_orphaned_children_are_adopted_by_a_new_service(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served))

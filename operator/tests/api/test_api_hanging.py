@@ -132,7 +132,7 @@ def warn(api: Api, namespace: str, pod: str, reason: str, message: str) -> None:
     api.request("POST", EVENTS.path(namespace), event)
 
 
-def test_a_rollout_that_an_accelerator_quota_refuses_goes_in_place_and_ends(
+def test_a_rollout_that_an_accelerator_quota_refuses_continues_in_place_and_completes(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     forbid(api, namespace, **{GPU: "1"})
@@ -171,7 +171,7 @@ def test_a_rollout_that_would_exceed_the_quota_in_place_too_leaves_the_old_repli
 
 
 @pytest.mark.causes("VolumeInUse")
-def test_a_rollout_whose_volume_another_node_has_is_told_and_goes_in_place(
+def test_a_rollout_whose_volume_is_on_another_node_is_reported_and_continues_in_place(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     claimed = {"type": "PersistentVolumeClaim", "claimName": "models"}
@@ -187,7 +187,7 @@ def test_a_rollout_whose_volume_another_node_has_is_told_and_goes_in_place(
     assert events
 
 
-def test_a_claim_that_one_node_alone_can_mount_is_rolled_in_place(
+def test_a_rollout_with_a_claim_that_only_one_node_can_mount_is_in_place(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     made = {"type": "PersistentVolumeClaim", "size": "1Gi", "accessModes": ["ReadWriteOnce"]}
@@ -274,7 +274,7 @@ def break_sidecar(api: Api, namespace: str, pod: str) -> None:
     ],
     ids=lambda each: each.value if isinstance(each, Reason) else "",
 )
-def test_a_pod_that_does_not_serve_has_a_reason_with_what_to_do(
+def test_a_pod_that_does_not_serve_has_a_reason_with_a_remedy(
     api: Api,
     namespace: str,
     operator: OperatorProcess,
@@ -289,7 +289,9 @@ def test_a_pod_that_does_not_serve_has_a_reason_with_what_to_do(
 
 
 @pytest.mark.causes("DeploymentPaused")
-def test_a_paused_deployment_is_told(api: Api, namespace: str, operator: OperatorProcess) -> None:
+def test_a_paused_deployment_is_reported(
+    api: Api, namespace: str, operator: OperatorProcess
+) -> None:
     serve(api, namespace)
     api.patch(DEPLOYMENTS, namespace, "llm", {"spec": {"paused": True}})
     api.patch(LLMSERVICES, namespace, "llm", RESTART)
@@ -300,7 +302,7 @@ def test_a_paused_deployment_is_told(api: Api, namespace: str, operator: Operato
 
 
 @pytest.mark.causes("LimitsRequired")
-def test_a_quota_that_wants_limits_is_told(
+def test_a_quota_that_requires_limits_is_reported(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     forbid(api, namespace, **{"limits.memory": "8Gi"})
@@ -321,7 +323,7 @@ def test_a_quota_of_storage_names_the_size_of_the_cache(
 
 
 @pytest.mark.causes("PodRefused")
-def test_an_admission_policy_on_pods_is_told_with_its_words(
+def test_a_refusal_of_pods_by_an_admission_policy_is_reported_with_its_message(
     api: Api, namespace: str, operator: OperatorProcess
 ) -> None:
     level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}

@@ -82,7 +82,7 @@ BAD_ENTRIES = [
 
 
 @pytest.mark.parametrize("entry", BAD_ENTRIES)
-def test_no_field_ownership_that_a_tenant_may_store_ends_the_operator(
+def test_no_field_ownership_that_a_tenant_may_store_stops_the_operator(
     api: Api, namespace: str, log: Path, name: str, entry: str
 ) -> None:
     entry = f'{{"apiVersion": "v1", "fieldsType": "FieldsV1", {entry[1:]}'
@@ -154,7 +154,7 @@ def mirror(live: dict[str, Any]) -> dict[str, Any]:
     return patched({"op": "replace", "path": path, "value": f"mirror.example/{image}"})
 
 
-def test_a_mirrored_image_is_served_and_told_and_written_once(
+def test_a_mirrored_image_is_served_and_reported_and_written_once(
     api: Api, namespace: str, hindered: OperatorProcess, name: str, tmp_path: Path
 ) -> None:
     with webhook(api, namespace, "deployments", "apps", tmp_path, mirror):
@@ -245,7 +245,7 @@ def test_a_limit_range_that_refuses_the_claim_is_in_the_status(
     assert missing(api, namespace, name) == []
 
 
-def test_a_namespace_that_is_gone_is_told_and_the_other_is_served(
+def test_a_missing_namespace_is_reported_and_the_other_one_is_served(
     api: Api, namespace: str, log: Path, name: str, account: Account
 ) -> None:
     own = rules(lease_rights("llmservice-operator"))
@@ -294,7 +294,7 @@ def test_a_claim_that_is_still_being_deleted_is_waited_for_and_the_status_says_s
     eventually(made_anew)
 
 
-def test_another_manager_of_a_field_is_named_when_the_field_is_in_the_way(
+def test_another_manager_of_a_field_is_named_when_its_field_prevents_a_change(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served))
@@ -320,7 +320,7 @@ def test_another_manager_of_a_field_is_named_when_the_field_is_in_the_way(
     assert "The manager gitops owns spec.strategy.rollingUpdate" in told
 
 
-def test_a_crd_that_is_older_than_the_operator_keeps_no_status_from_being_written(
+def test_a_status_is_written_even_if_the_crd_is_older_than_the_operator(
     api: Api, namespace: str, hindered: OperatorProcess, name: str
 ) -> None:
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/llmservices.llmservice.dev"

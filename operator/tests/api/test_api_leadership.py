@@ -62,7 +62,7 @@ def test_a_standby_takes_over_after_a_crash_within_twenty_seconds(
     assert standby.metric("leader_election_master_status") == 1
 
 
-def test_a_leader_whose_lease_was_taken_ends_itself(api: Api, namespace: str, log: Path) -> None:
+def test_a_leader_whose_lease_was_taken_exits(api: Api, namespace: str, log: Path) -> None:
     with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as leader:
         leader.until_leading()
         api.patch(LEASES, namespace, LEASE, {"spec": {"holderIdentity": "somebody-else"}})
@@ -70,7 +70,7 @@ def test_a_leader_whose_lease_was_taken_ends_itself(api: Api, namespace: str, lo
         assert any("lost the lease" in line["msg"] for line in leader.log_lines())
 
 
-def test_a_leader_whose_lease_was_deleted_ends_itself_and_another_leads(
+def test_a_leader_whose_lease_was_deleted_exits_and_another_one_leads(
     api: Api, namespace: str, log: Path
 ) -> None:
     with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as leader:

@@ -83,7 +83,7 @@ def definition(api: Api) -> Iterator[None]:
     remove_the_definition(api)
 
 
-def test_a_kind_is_used_within_a_minute_of_its_installation_and_missed_when_it_is_removed(
+def test_a_kind_is_used_within_a_minute_of_its_installation_and_reported_missing_after_removal(
     api: Api, namespace: str, log: Path, definition: None
 ) -> None:
     def reason() -> Any:

@@ -26,7 +26,7 @@ def until_reason(api: Api, namespace: str, name: str, reason: str) -> str:
 
 
 @pytest.mark.causes("QuotaExceeded", "LimitRangeExceeded", "InvalidSpec")
-def test_pods_that_the_api_server_refuses_are_told_with_its_words(
+def test_a_refusal_of_pods_is_reported_with_the_api_servers_message(
     api: Api, namespace: str, log: Path
 ) -> None:
     quota = {"metadata": {"name": "gpus"}, "spec": {"hard": {"requests.nvidia.com/gpu": "0"}}}

@@ -100,7 +100,7 @@ def test_a_suspended_service_that_lost_its_status_resumes_as_before(
     until_replicas(api, served, name, 3)
 
 
-def test_a_service_of_an_engine_that_is_not_known_is_scaled_and_keeps_its_pods(
+def test_a_service_with_an_unknown_engine_is_scaled_and_keeps_its_pods(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served, replicas=1))

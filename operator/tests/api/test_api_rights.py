@@ -68,7 +68,7 @@ def test_the_listed_rights_are_enough(
     assert not [line for line in operator.log_lines() if line["level"] in ("ERROR", "CRITICAL")]
 
 
-def test_says_which_right_is_missing_and_starts_when_it_is_granted(
+def test_the_operator_names_a_missing_right_and_starts_when_it_is_granted(
     api: Api, namespace: str, log: Path, account: Account
 ) -> None:
     every = operator_rules(OperatorSettings())

@@ -97,7 +97,7 @@ def until_rolled_back(api: Api, namespace: str, name: str, old: set[str]) -> Non
 
 
 @pytest.mark.causes("RolledBack")
-def test_earlier_pods_return_and_stay_until_the_spec_asks_for_others(
+def test_earlier_pods_return_and_stay_until_the_spec_requires_others(
     api: Api, namespace: str, name: str, log: Path
 ) -> None:
     with ForkedOperator(log, namespace, WATCH_NAMESPACES=namespace) as operator:

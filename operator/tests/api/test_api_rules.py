@@ -298,9 +298,7 @@ counts = st.sampled_from([1, 2, 5])
         },
     )
 )
-def test_cel_and_python_agree_on_who_decides_the_replicas(
-    api: Api, scaling: dict[str, Any]
-) -> None:
+def test_cel_and_python_agree_on_what_sets_the_replicas(api: Api, scaling: dict[str, Any]) -> None:
     assert_same_verdict(api, an_object({**MINIMAL, **scaling}))
 
 

@@ -43,7 +43,7 @@ def test_accepts(api: Api, spec: Spec) -> None:
         assert_taken_as_sent(api, manifest)
 
 
-def test_takes_the_objects_of_random_specs_as_they_are_sent(api: Api) -> None:
+def test_the_api_server_stores_the_objects_of_random_specs_as_sent(api: Api) -> None:
     def can_be_built(spec: Spec) -> bool:
         try:
             return bool(built(spec, "random"))

@@ -25,7 +25,7 @@ def crd_is_gone(api: Api) -> bool:
     return False
 
 
-def test_waits_for_a_missing_crd_says_so_and_goes_on_when_it_is_there(
+def test_the_operator_waits_for_a_missing_crd_and_reports_it(
     api: Api, operator: OperatorProcess, namespace: str, log: Path
 ) -> None:
     with OperatorProcess(
@@ -52,7 +52,7 @@ def test_waits_for_a_missing_crd_says_so_and_goes_on_when_it_is_there(
         assert process.terminate() == 0
 
 
-def test_says_that_there_is_no_kubeconfig(tmp_path: Path) -> None:
+def test_the_operator_reports_a_missing_kubeconfig(tmp_path: Path) -> None:
     environment = {**os.environ, "KUBECONFIG": str(tmp_path / "none"), "HOME": str(tmp_path)}
     environment.pop("KUBERNETES_SERVICE_HOST", None)
     done = subprocess.run(
@@ -67,14 +67,16 @@ def test_says_that_there_is_no_kubeconfig(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_says_that_its_port_is_taken(operator: OperatorProcess, namespace: str, log: Path) -> None:
+def test_the_operator_reports_that_its_port_is_taken(
+    operator: OperatorProcess, namespace: str, log: Path
+) -> None:
     with OperatorProcess(log, namespace, HEALTH_PORT=str(operator.port)) as second:
         assert second.wait(20) == 1
     assert f"port {operator.port} cannot be served" in log.read_text()
     assert "set LLMSERVICE_OPERATOR_HEALTH_PORT" in log.read_text()
 
 
-def test_an_api_server_that_is_away_is_waited_for(
+def test_the_operator_waits_for_an_unreachable_api_server(
     api: Api, namespace: str, log: Path, tmp_path: Path
 ) -> None:
     kubeconfig = tmp_path / "kubeconfig"

@@ -62,7 +62,7 @@ def test_the_status_follows_the_pods_from_missing_to_ready(
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["lastTransitionTime"])
 
 
-def test_a_transition_is_told_as_an_event_once(
+def test_a_transition_is_recorded_as_an_event_once(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served, replicas=1))
@@ -110,7 +110,7 @@ def test_an_argument_whose_flag_has_a_field_works_and_is_an_event_once(
     eventually(is_recorded_once, 5)
 
 
-def test_a_status_that_somebody_changed_is_put_right(
+def test_a_status_that_another_client_changed_is_restored(
     api: Api, operator: OperatorProcess, served: str, name: str
 ) -> None:
     api.create(LLMSERVICES, make_service(name, served, replicas=1))

@@ -50,7 +50,7 @@ def test_a_request_takes_as_much_kv_cache_as_vllm_reserves(
 
 
 @pytest.mark.parametrize("name", UNQUANTIZED)
-def test_the_weights_take_as_much_as_vllm_gives_them(
+def test_the_weights_take_as_much_memory_as_in_vllm(
     name: str, measured: dict[str, dict[str, Any]]
 ) -> None:
     vllm = measured[name]

@@ -37,14 +37,14 @@ def case(line: str) -> Case:
     return Case("entry", "", "org/model", flags_of(line.split()))
 
 
-def test_vllm_reads_the_same_from_a_line_and_from_the_spec_that_says_it(ask: Ask) -> None:
+def test_vllm_reads_a_command_line_and_its_spec_alike(ask: Ask) -> None:
     verdicts = judge(map(case, LINES.values()), ask)
     assert {name: it.reasons for name, it in zip(LINES, verdicts, strict=True)} == dict.fromkeys(
         LINES, ()
     )
 
 
-def test_the_messages_lead_an_old_line_to_one_that_vllm_reads_alike(ask: Ask) -> None:
+def test_the_messages_lead_an_old_command_line_to_an_equivalent_one(ask: Ask) -> None:
     pasted = case(PASTED)
     (before,) = judge([pasted], ask)
     followed, changes = follow(pasted)
@@ -72,7 +72,9 @@ def test_the_messages_lead_an_old_line_to_one_that_vllm_reads_alike(ask: Ask) ->
         ("-tp 8 -pp 2", "needs 16 GPUs, more than a node has"),
     ],
 )
-def test_a_line_that_cannot_be_said_has_its_reason(ask: Ask, line: str, reason: str) -> None:
+def test_a_command_line_that_no_spec_expresses_has_a_reason(
+    ask: Ask, line: str, reason: str
+) -> None:
     (verdict,) = judge([case(line)], ask)
     assert not verdict.is_expressible
     assert reason in verdict.reasons[0]

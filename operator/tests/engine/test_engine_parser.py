@@ -31,13 +31,13 @@ def parse(ask: Ask) -> Parse:
     return functools.partial(ask, "parse")
 
 
-def test_the_table_of_the_pinned_version_is_what_its_parser_tells(ask: Ask) -> None:
+def test_the_table_of_the_pinned_version_matches_its_parser(ask: Ask) -> None:
     (flags,) = ask("flags", [[]])
     committed = flag_tables.table_path(ENGINE_VERSION).read_text()
     assert committed == flag_tables.render_table(flags)
 
 
-def test_the_engine_reads_no_variable_that_is_said_to_be_gone(engine_python: Path) -> None:
+def test_the_engine_reads_no_variable_that_is_listed_as_removed(engine_python: Path) -> None:
     (package,) = engine_python.parents[1].glob("lib/python*/site-packages/vllm")
     known = (package / "envs.py").read_text()
     assert '"VLLM_LOGGING_LEVEL"' in known
@@ -71,7 +71,7 @@ def test_the_parser_takes_every_example_and_every_accepted_switch_and_choice(par
     assert {args: complaint for args, complaint in said.items() if complaint} == {}
 
 
-def test_the_parser_reads_what_the_spec_says_letter_by_letter(ask: Ask) -> None:
+def test_the_parser_reads_the_values_of_the_spec_unchanged(ask: Ask) -> None:
     template = "{%- for m in messages %}\n{{ m['role'] }}: \\n --x=1 \"é\" $5\n{%- endfor %}"
     service = a_service(
         {
@@ -97,7 +97,7 @@ def test_the_parser_reads_what_the_spec_says_letter_by_letter(ask: Ask) -> None:
     ]
 
 
-def test_the_parser_reads_a_context_that_the_memory_decides(ask: Ask) -> None:
+def test_the_parser_reads_a_context_length_that_depends_on_the_memory(ask: Ask) -> None:
     service = a_service({"engine": {"maxModelLen": "Auto"}})
     (read,) = ask("read", [build_engine_args(service, ENGINE_VERSION)])
     assert read["max_model_len"] == -1
@@ -120,7 +120,7 @@ def test_the_parser_reads_every_value_of_a_list(ask: Ask) -> None:
     assert other["logits_processors"] == ["vllm.a:B", "vllm.c:D"]
 
 
-def test_the_parser_refuses_what_it_does_not_have(parse: Parse) -> None:
+def test_the_parser_refuses_an_unknown_flag_and_a_wrong_value(parse: Parse) -> None:
     said = parse([["--model=a/b", "--no-such-flag=1"], ["--model=a/b", "--max-num-seqs=many"]])
     assert said[0] is not None
     assert "--no-such-flag=1" in said[0]

@@ -117,7 +117,7 @@ def answer(server: ModelServer, prompt: str) -> Answer:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_guesses_and_leaves_greedy_answers_as_they_are(
+def test_a_method_speculates_without_changing_greedy_answers(
     method: str,
     preloaded: Preloaded,
     models: Path,

@@ -83,7 +83,7 @@ def test_a_service_follows_its_load_up_and_down_through_keda(api: Api, tmp_path:
         eventually(lambda: api.read(SCALED_OBJECTS, NAMESPACE, "web") is None, SYNC_SECONDS)
 
 
-def test_a_suspended_service_stays_at_zero_beside_keda_and_resumes_with_its_replicas(
+def test_with_keda_a_suspended_service_stays_at_zero_and_resumes_with_its_replicas(
     api: Api, tmp_path: Path
 ) -> None:
     def replicas() -> int:
@@ -127,7 +127,7 @@ def test_a_suspended_service_stays_at_zero_beside_keda_and_resumes_with_its_repl
         api.delete(LLMSERVICES, NAMESPACE, "idle")
 
 
-def test_without_rights_nobody_scales_beside_keda_until_its_scaled_object_is_deleted(
+def test_without_rights_nothing_else_scales_until_the_scaled_object_is_deleted(
     api: Api, tmp_path: Path
 ) -> None:
     def active() -> dict[str, str]:

@@ -48,7 +48,7 @@ def test_a_class_brings_nodes_tolerations_resource_name_and_resources() -> None:
     }
 
 
-def test_what_the_spec_says_itself_wins() -> None:
+def test_settings_of_the_spec_override_the_class() -> None:
     own = {"key": "team", "operator": "Exists"}
     pod = pod_spec(
         {"class": "fast", "resourceName": "nvidia.com/gpu"},
@@ -70,7 +70,7 @@ def test_a_gpu_that_is_known_needs_no_class() -> None:
 @pytest.mark.parametrize(
     ("classes", "known"), [({}, ""), ({"b": {}, "a": PROFILE}, "choose from a, b, ")]
 )
-def test_an_unknown_class_is_refused_with_those_that_there_are(
+def test_an_unknown_class_is_refused_with_the_names_of_the_known_ones(
     classes: dict[str, Any], known: str
 ) -> None:
     service = a_service({"accelerator": {"class": "abacus"}})
@@ -155,7 +155,7 @@ def test_a_wrong_class_stops_the_operator_from_starting(text: str, said: str) ->
         parse_classes(text, "CLASSES")
 
 
-def test_a_shortage_is_told_of_the_resource_that_the_class_named() -> None:
+def test_a_shortage_is_reported_for_the_resource_that_the_class_names() -> None:
     service = a_service({"accelerator": {"class": "fast"}})
     said = "0/1 nodes are available: 1 Insufficient nvidia.com/mig-3g.40gb. preemption: 0/1."
     deployment = {

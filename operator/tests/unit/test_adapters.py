@@ -87,7 +87,7 @@ def served(*arguments: Any, **more: Any) -> tuple[ListedAdapter, ...] | None:
     return listed.served
 
 
-def test_a_service_without_adapters_has_no_list_and_the_pods_of_before() -> None:
+def test_a_service_without_adapters_has_no_list_and_unchanged_pods() -> None:
     service = a_service({})
     assert "ConfigMap" not in {each["kind"] for each in built(service)}
     template = json.dumps(pod_template({}))
@@ -95,7 +95,7 @@ def test_a_service_without_adapters_has_no_list_and_the_pods_of_before() -> None
     assert "adapters" not in template
 
 
-def test_the_pods_hold_the_two_limits_and_not_the_list() -> None:
+def test_the_pods_contain_the_two_limits_and_not_the_list() -> None:
     one_adapter, two = pod_template(adapters(SQL)), pod_template(adapters(NEXT, CHAT))
     assert one_adapter == two
     (container,) = one_adapter["spec"]["containers"]
@@ -133,7 +133,7 @@ def test_the_list_has_the_places_from_which_a_server_loads() -> None:
     assert service.spec.downloads
 
 
-def test_an_adapter_has_another_name_than_the_service() -> None:
+def test_an_adapter_with_the_name_of_the_service_is_refused() -> None:
     said = refusal_of(adapters(ListedAdapter("qwen", "org/a")))
     assert said.startswith("spec.model.adapters: must not have the name of the model")
 
@@ -144,13 +144,13 @@ def test_a_new_adapter_is_served_once_every_ready_replica_has_it() -> None:
     assert served(wanted, [holding(SQL, CHAT), holding(SQL, CHAT, pod="b")], (SQL,)) == wanted
 
 
-def test_a_replica_that_does_not_answer_holds_a_new_adapter_back_and_no_other() -> None:
+def test_a_replica_that_does_not_respond_delays_only_new_adapters() -> None:
     silent = ReplicaLoad(pod="b", is_ready=True)
     assert served((SQL, CHAT), [holding(SQL, CHAT), silent], (SQL,)) == (SQL,)
     assert served((SQL, CHAT), [holding(SQL, CHAT)], (SQL,)) == (SQL,)
 
 
-def test_a_replica_that_is_not_ready_holds_nothing_back() -> None:
+def test_a_replica_that_is_not_ready_delays_no_adapter() -> None:
     listed = see_adapters(
         a_service(adapters(SQL)),
         config_map(),
@@ -173,11 +173,11 @@ def test_a_served_adapter_stays_when_a_replica_lacks_it() -> None:
     assert served((SQL, CHAT), [holding(SQL, CHAT), broken], (SQL, CHAT)) == (SQL, CHAT)
 
 
-def test_an_adapter_off_the_spec_is_served_no_more() -> None:
+def test_an_adapter_removed_from_the_spec_is_no_longer_served() -> None:
     assert served((SQL,), [holding(SQL, CHAT)], (SQL, CHAT), "a") == (SQL,)
 
 
-def test_a_service_without_replicas_serves_what_its_replicas_will_begin_with() -> None:
+def test_a_service_without_replicas_lists_the_adapters_that_its_replicas_start_with() -> None:
     assert served((SQL, CHAT), [], (), "") == (SQL, CHAT)
 
 
@@ -192,7 +192,7 @@ def test_without_the_metrics_server_each_replica_serves_what_it_has() -> None:
 @pytest.mark.parametrize(
     "data", [{}, {"adapters.json": "{"}, {"adapters.json": '{"served": 1}'}, None]
 )
-def test_a_list_that_somebody_broke_is_written_anew(data: Any) -> None:
+def test_a_broken_list_is_written_again(data: Any) -> None:
     found = see_adapters(
         a_service(adapters(SQL)),
         {"data": data},
@@ -203,7 +203,7 @@ def test_a_list_that_somebody_broke_is_written_anew(data: Any) -> None:
     assert found.listed == AdapterList((SQL,), (SQL,))
 
 
-def test_nothing_known_of_any_replica_serves_nothing_new() -> None:
+def test_no_new_adapter_is_served_while_no_replica_is_known() -> None:
     assert next_list((SQL,), (), []).served == ()
 
 
@@ -223,7 +223,7 @@ def test_the_status_says_how_many_replicas_have_an_adapter_that_loads() -> None:
     assert found[1].message == "1 of 2 ready replicas have it."
 
 
-def test_the_status_names_a_model_server_of_before_the_adapters() -> None:
+def test_the_status_names_a_model_server_that_is_too_old_for_adapters() -> None:
     old = ReplicaLoad(pod="a", is_ready=True, phase="ready")
     found = seen((SQL,), [old], (), "a")
     assert found.status is not None
@@ -243,7 +243,7 @@ async def test_a_changed_list_changes_the_config_map_and_no_other_object() -> No
     assert (sql["name"], chat["name"]) == ("sql", "chat")
 
 
-async def test_a_service_that_needs_its_list_no_more_has_none() -> None:
+async def test_a_list_that_is_no_longer_needed_is_deleted() -> None:
     world = OneService(**adapters(SQL))
     await world.settle()
     assert (CONFIG_MAPS, f"{KEY[1]}-adapters") in world.cluster.objects

@@ -85,7 +85,7 @@ def test_a_key_that_is_unsafe_for_one_flag_alone_is_refused_there(arg: str) -> N
 
 
 @pytest.mark.parametrize("flag", ["--reasoning-parser-plugin", "--tool-parser-plugin"])
-def test_a_parser_plugin_is_a_file_of_an_own_image(flag: str) -> None:
+def test_a_parser_plugin_is_a_file_of_a_custom_image(flag: str) -> None:
     arg = f"{flag}=/opt/parsers/mine.py"
     assert compiled({**OWN_IMAGE, "extraArgs": [arg]})[-1] == arg
     assert "requires engine.image" in refusal(arg)
@@ -103,19 +103,19 @@ def test_a_parser_plugin_is_never_a_file_of_a_volume(path: str) -> None:
     assert "inside the image" in refusal(f"--tool-parser-plugin={path}", **OWN_IMAGE)
 
 
-def test_the_flag_of_a_parser_plugin_that_people_misspell_is_answered_with_the_right_one() -> None:
+def test_a_misspelled_flag_of_a_parser_plugin_is_refused_with_the_right_one() -> None:
     said = refusal("--tool-call-parser-plugin=/opt/parsers/mine.py", **OWN_IMAGE)
     assert said.endswith("did you mean --tool-parser-plugin?")
 
 
-def test_a_member_that_is_gone_is_answered_with_what_says_the_same() -> None:
+def test_a_removed_member_is_refused_with_its_replacement() -> None:
     assert refusal('--compilation-config={"use_inductor": false}') == (
         '--compilation-config: {"use_inductor":false} is gone from vLLM: '
         'write {"backend":"eager"} instead'
     )
 
 
-def test_an_own_image_may_have_parsers_that_vllm_does_not_contain() -> None:
+def test_a_custom_image_may_have_parsers_that_vllm_does_not_contain() -> None:
     engine = {"toolCalling": {"parser": "house"}, "reasoningParser": "house_r1"}
     assert "--tool-call-parser=house" in compiled({**engine, **OWN_IMAGE})
     assert "--reasoning-parser=house_r1" in compiled({**engine, **OWN_IMAGE})
@@ -123,12 +123,12 @@ def test_an_own_image_may_have_parsers_that_vllm_does_not_contain() -> None:
         compiled(engine)
 
 
-def test_an_own_image_changes_the_choices_of_no_other_flag() -> None:
+def test_a_custom_image_changes_the_choices_of_no_other_flag() -> None:
     with pytest.raises(InvalidSpec, match="choose from"):
         compiled({**OWN_IMAGE, "extraArgs": ["--moe-backend=house"]})
 
 
-def test_several_values_of_a_flag_are_arguments_of_their_own() -> None:
+def test_several_values_of_a_flag_are_separate_arguments() -> None:
     two = ["vllm.a:B", "vllm.c:D"]
     args = compiled({"allowedMediaDomains": ["a.example", "b.example"], "logitsProcessors": two})
     at = args.index("--allowed-media-domains")
@@ -136,7 +136,7 @@ def test_several_values_of_a_flag_are_arguments_of_their_own() -> None:
     assert args[at + 3 :] == ["--logits-processors", *two]
 
 
-def test_media_domains_go_on_working_as_an_argument() -> None:
+def test_media_domains_still_work_as_an_argument() -> None:
     arg = "--allowed-media-domains=a.example"
     assert compiled({"extraArgs": [arg]})[-1] == arg
     assert compiled({"extraArgs": [arg], "allowedMediaDomains": ["a.example"]})[-1] == arg
@@ -155,12 +155,12 @@ def problems(engine: dict[str, Any]) -> list[str]:
         ("--logits-processors=a:B", "set engine.logitsProcessors instead"),
     ],
 )
-def test_an_argument_in_a_wrong_form_is_told_more_than_its_form(arg: str, said: str) -> None:
+def test_an_argument_in_a_wrong_form_is_refused_with_all_its_problems(arg: str, said: str) -> None:
     (problem, *_) = (each for each in problems({"extraArgs": [arg]}) if said in each)
     assert problem.startswith("spec.engine.extraArgs[0]: ")
 
 
-def test_a_processor_of_another_package_needs_an_own_image() -> None:
+def test_a_processor_of_another_package_needs_a_custom_image() -> None:
     others = {"logitsProcessors": ["house.rules:Short"]}
     (problem,) = problems(others)
     assert "must start with vllm. if engine.image is unset" in problem

@@ -52,7 +52,7 @@ RIGHT = 'services is forbidden: User "operator" cannot patch resource "services"
         pytest.param(KeyError("manager"), Reason.OPERATOR_FAULT, id="an unexpected error"),
     ],
 )
-async def test_a_child_that_is_refused_keeps_no_other_from_being_applied_and_is_quoted(
+async def test_a_refused_child_does_not_prevent_the_others_and_its_refusal_is_quoted(
     kind: Kind, error: Exception, reason: Reason
 ) -> None:
     world = OneService()
@@ -66,7 +66,7 @@ async def test_a_child_that_is_refused_keeps_no_other_from_being_applied_and_is_
         assert told["message"].endswith(reason.hint)
 
 
-async def test_every_refusal_is_quoted_with_its_object_and_each_hint_stands_once() -> None:
+async def test_every_refusal_is_quoted_with_its_object_and_each_hint_appears_once() -> None:
     world = OneService()
     world.cluster.refusals = {
         NETWORK_POLICIES: Forbidden(WEBHOOK, 403),
@@ -107,7 +107,7 @@ async def test_a_refusal_that_may_last_is_tried_again_after_a_minute() -> None:
     assert world.condition("Ready")["reason"] != "QuotaExceeded"
 
 
-async def test_an_outage_is_told_with_one_write_and_left_to_the_queues_backoff() -> None:
+async def test_an_outage_is_reported_with_one_write_and_left_to_the_queues_backoff() -> None:
     world = OneService()
     world.cluster.refusals[SERVICES] = ClusterError("busy", 429, retry_after_seconds=7)
     for _ in range(4):
@@ -117,7 +117,7 @@ async def test_an_outage_is_told_with_one_write_and_left_to_the_queues_backoff()
     assert world.cluster.writes.count("status") == 1
 
 
-async def test_a_child_that_somebody_else_changed_meanwhile_is_read_and_written_again() -> None:
+async def test_a_child_that_another_client_changed_meanwhile_is_read_and_written_again() -> None:
     world = OneService()
     await world.settle()
     seen = world.cluster.objects[SERVICES, "llama"]
@@ -140,7 +140,7 @@ async def test_a_child_that_somebody_else_changed_meanwhile_is_read_and_written_
         pytest.param(TypeError("unhashable"), id="an unexpected error"),
     ],
 )
-async def test_a_pass_that_breaks_leaves_a_status_whatever_broke_it(
+async def test_a_pass_that_fails_for_any_reason_still_writes_a_status(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = OneService()
@@ -156,7 +156,7 @@ async def test_a_pass_that_breaks_leaves_a_status_whatever_broke_it(
     assert str(error) in told["message"]
 
 
-async def test_a_status_that_cannot_be_written_hides_nothing_of_what_broke_the_pass(
+async def test_a_status_that_cannot_be_written_does_not_hide_why_the_pass_failed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = OneService()
@@ -238,7 +238,7 @@ RETAINED = {
 
 
 @pytest.mark.parametrize("taken", [names.SERVICE_LABEL, names.MANAGED_BY_LABEL])
-async def test_a_label_that_somebody_takes_from_a_retained_claim_comes_back(taken: str) -> None:
+async def test_a_label_that_is_removed_from_a_retained_claim_is_restored(taken: str) -> None:
     world = OneService(model=RETAINED)
     await world.settle()
     made = world.cluster.objects[CLAIMS, CLAIM]
@@ -249,7 +249,7 @@ async def test_a_label_that_somebody_takes_from_a_retained_claim_comes_back(take
     assert metadata["labels"] == made["metadata"]["labels"]
 
 
-async def test_a_claim_of_the_name_that_the_operator_did_not_make_is_left_alone() -> None:
+async def test_a_claim_of_the_same_name_from_another_client_is_left_alone() -> None:
     world = OneService(model=RETAINED)
     foreign = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": {}}
     stored = world.cluster.put({**foreign, "metadata": {"name": CLAIM, "namespace": "team"}})
@@ -277,7 +277,7 @@ async def test_no_second_autoscaler_is_made_while_the_first_cannot_be_deleted() 
     assert not world.has(AUTOSCALERS)
 
 
-async def test_children_that_take_too_long_leave_time_to_say_so(
+async def test_slow_children_leave_time_to_report_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(child_writer, "BUDGET_SECONDS", -1.0)
@@ -342,7 +342,7 @@ async def test_an_autoscaler_whose_deletion_hangs_is_deleted_after_the_others_ar
     assert not world.has(AUTOSCALERS)
 
 
-async def test_one_answer_that_the_service_exists_serves_all_children_of_a_pass(
+async def test_one_check_that_the_service_exists_is_enough_for_all_children_of_a_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = OneService()
@@ -355,7 +355,7 @@ async def test_one_answer_that_the_service_exists_serves_all_children_of_a_pass(
     assert slow.cluster.read_kinds.count(LLMSERVICES) == len(EVERY_SERVICE_HAS)
 
 
-async def test_the_answer_about_a_service_does_not_hold_for_its_successor() -> None:
+async def test_the_check_of_a_service_is_not_valid_for_its_successor() -> None:
     world = OneService()
     await world.settle()
     world.cluster.read_kinds.clear()
@@ -376,7 +376,7 @@ async def test_a_new_service_costs_one_read_of_its_workload_and_one_of_itself() 
 
 
 @pytest.mark.parametrize("kind", EVERY_SERVICE_HAS, ids=lambda kind: kind.kind)
-async def test_an_unwatched_object_of_somebody_else_is_left_as_it_is(kind: Kind) -> None:
+async def test_an_unwatched_object_of_another_owner_is_left_unchanged(kind: Kind) -> None:
     world = OneService()
     metadata = {"name": KEY[1], "namespace": KEY[0]}
     foreign = world.cluster.put(

@@ -51,7 +51,7 @@ def test_every_child_is_labelled_and_owned_by_the_service() -> None:
         assert owner["controller"], manifest["kind"]
 
 
-def test_every_child_but_no_pod_has_the_labels_and_annotations_of_the_spec() -> None:
+def test_every_child_and_no_pod_has_the_labels_and_annotations_of_the_spec() -> None:
     own = {"labels": {"team": "search"}, "annotations": {"a.b/c": "d", "a.b/e": "f"}}
     spec = {"objectMetadata": own, "service": {"annotations": {"a.b/c": "of the Service"}}}
     for manifest in build_all(context(a_service(spec))):
@@ -111,7 +111,7 @@ def test_the_operator_deletes_nothing_but_children() -> None:
     assert not [each for each in OPERATOR if each.kind in others and "delete" in each.verbs]
 
 
-def test_what_a_service_may_do_without_is_pruned_and_what_serves_or_holds_data_never_is() -> None:
+def test_optional_children_are_pruned_and_those_that_serve_or_hold_data_never_are() -> None:
     pruned = {child.kind for child in CHILDREN if child.is_pruned}
     assert {NETWORK_POLICIES, AUTOSCALERS, SCALED_OBJECTS} <= pruned
     assert not {DEPLOYMENTS, SERVICES, CLAIMS} & pruned

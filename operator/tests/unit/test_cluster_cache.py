@@ -34,7 +34,7 @@ OURS = controlled_by("llmservice.dev/v1alpha1", "LLMService", "llama")
 LABELLED: dict[str, Any] = {"labels": {names.SERVICE_LABEL: "llama"}}
 
 
-def test_only_a_newer_version_is_news() -> None:
+def test_only_a_newer_version_is_a_change() -> None:
     cache = Cache()
     assert cache.observe(make_object(LLMSERVICES, "llama", 5))
     assert not cache.observe(make_object(LLMSERVICES, "llama", 5))
@@ -92,7 +92,7 @@ def test_an_answer_that_comes_after_the_deletion_does_not_bring_the_object_back(
     assert len(cache._dropped) == REMEMBERED_DELETIONS
 
 
-def test_finds_the_objects_of_a_service_by_kind_sorted_by_name() -> None:
+def test_the_cache_finds_the_objects_of_a_service_by_kind_sorted_by_name() -> None:
     cache = Cache()
     for number in (2, 0, 1):
         cache.observe(make_object(PODS, f"llama-{number}", number + 1, **LABELLED))
@@ -103,7 +103,7 @@ def test_finds_the_objects_of_a_service_by_kind_sorted_by_name() -> None:
     assert cache.count(PODS) == 4
 
 
-def test_follows_an_object_to_another_owner() -> None:
+def test_the_cache_follows_an_object_to_another_owner() -> None:
     cache = Cache()
     cache.observe(make_object(PODS, "pod", 1, **LABELLED))
     cache.observe(make_object(PODS, "pod", 2, labels={names.SERVICE_LABEL: "qwen"}))
@@ -111,7 +111,7 @@ def test_follows_an_object_to_another_owner() -> None:
     assert len(cache.owned(("team", "qwen"), PODS)) == 1
 
 
-def test_keeps_of_the_field_ownership_only_our_own() -> None:
+def test_the_cache_keeps_only_the_operators_own_field_ownership() -> None:
     cache = Cache()
     entries = [{"manager": "kubectl"}, {"manager": names.FIELD_MANAGER}]
     live = make_object(DEPLOYMENTS, "llama", 1, managedFields=entries)
@@ -145,5 +145,5 @@ def test_keeps_of_the_field_ownership_only_our_own() -> None:
         ),
     ],
 )
-def test_tells_which_service_an_object_belongs_to(manifest: Any, owner: Any) -> None:
+def test_the_service_that_an_object_belongs_to_is_found(manifest: Any, owner: Any) -> None:
     assert owner_key(manifest) == owner

@@ -82,7 +82,7 @@ async def cluster(server: Server, observer: Observer) -> AsyncIterator[Cluster]:
         await cluster.close()
 
 
-async def test_applies_with_force_strict_validation_and_our_field_manager(
+async def test_an_apply_uses_force_strict_validation_and_our_field_manager(
     cluster: Cluster, server: Server
 ) -> None:
     await cluster.apply(DEPLOYMENT)
@@ -97,7 +97,7 @@ async def test_applies_with_force_strict_validation_and_our_field_manager(
 
 
 @pytest.mark.parametrize("text", ["\U0001f600", "\x7f\x85\u2028", "\ufeffé", "\\ud83d", "\n\t\x00"])
-async def test_applies_every_character_in_a_form_that_yaml_reads_as_written(
+async def test_an_apply_sends_every_character_so_that_yaml_reads_it_unchanged(
     cluster: Cluster, server: Server, text: str
 ) -> None:
     server.read = yaml.safe_load
@@ -114,13 +114,15 @@ async def test_the_uid_makes_an_apply_fail_on_any_other_object(
     assert "uid" not in DEPLOYMENT["metadata"]
 
 
-async def test_creates_with_a_version_that_no_object_has(cluster: Cluster, server: Server) -> None:
+async def test_a_create_has_a_version_that_no_object_has(cluster: Cluster, server: Server) -> None:
     await cluster.create(DEPLOYMENT)
     assert server.requests[0][3]["metadata"]["resourceVersion"] == "1"
     assert "resourceVersion" not in DEPLOYMENT["metadata"]
 
 
-async def test_deletes_only_what_it_saw(cluster: Cluster, server: Server) -> None:
+async def test_a_delete_removes_only_the_object_that_was_seen(
+    cluster: Cluster, server: Server
+) -> None:
     metadata = {"name": "llama", "namespace": "team", "uid": "42", "resourceVersion": "7"}
     await cluster.delete({**DEPLOYMENT, "metadata": metadata})
     method, _, _, body = server.requests[0]
@@ -144,7 +146,7 @@ async def test_deletes_only_what_it_saw(cluster: Cluster, server: Server) -> Non
         (500, ClusterError),
     ],
 )
-async def test_converts_every_refusal_to_an_error_with_the_servers_words(
+async def test_every_refusal_becomes_an_error_with_the_servers_message(
     cluster: Cluster, server: Server, observer: Observer, status: int, error: type[ClusterError]
 ) -> None:
     server.refuse(status, 'cannot patch resource "deployments"')
@@ -154,7 +156,7 @@ async def test_converts_every_refusal_to_an_error_with_the_servers_words(
     assert observer.codes == [("PATCH", str(status))]
 
 
-async def test_an_overloaded_server_says_when_to_come_back(
+async def test_requests_wait_as_long_as_an_overloaded_server_demands(
     cluster: Cluster, server: Server
 ) -> None:
     server.refuse(429, "too many requests", Retry_After="7")
@@ -177,7 +179,9 @@ async def test_an_answer_that_is_no_json_is_quoted(cluster: Cluster, server: Ser
         await cluster.read(DEPLOYMENTS, "team", "llama")
 
 
-async def test_no_answer_is_an_error_of_ours(observer: Observer, unused_tcp_port: int) -> None:
+async def test_a_missing_response_raises_an_error_of_the_project(
+    observer: Observer, unused_tcp_port: int
+) -> None:
     configuration = Configuration(host=f"http://127.0.0.1:{unused_tcp_port}")
     cluster = Cluster(ApiClient(configuration), observer)
     with pytest.raises(ClusterError, match=r"GET /apis/apps/v1/.*: no answer: "):
@@ -186,12 +190,14 @@ async def test_no_answer_is_an_error_of_ours(observer: Observer, unused_tcp_port
     assert observer.codes == [("GET", "error")]
 
 
-async def test_an_object_that_is_not_there_reads_as_none(cluster: Cluster, server: Server) -> None:
+async def test_a_missing_object_reads_as_none(cluster: Cluster, server: Server) -> None:
     server.refuse(404)
     assert await cluster.read(DEPLOYMENTS, "team", "llama") is None
 
 
-async def test_lists_page_by_page_and_only_what_is_ours(cluster: Cluster, server: Server) -> None:
+async def test_a_list_is_read_in_pages_and_selects_only_our_objects(
+    cluster: Cluster, server: Server
+) -> None:
     def answer(request: web.Request) -> web.Response:
         first = "continue" not in request.query
         return web.json_response(
@@ -215,7 +221,7 @@ async def test_lists_page_by_page_and_only_what_is_ours(cluster: Cluster, server
     assert server.requests[1][2]["continue"] == "next"
 
 
-async def test_writes_nothing_once_it_does_not_lead_but_the_lease(
+async def test_after_the_lead_is_lost_only_the_lease_is_written(
     cluster: Cluster, server: Server
 ) -> None:
     cluster.may_write = lambda: False
@@ -258,7 +264,7 @@ async def test_an_answer_that_is_not_the_api_servers_is_an_error_of_the_cluster(
 
 
 @pytest.mark.parametrize("status", [403, 404, 409, 422])
-async def test_a_page_of_a_proxy_says_nothing_about_an_object(
+async def test_a_page_of_a_proxy_does_not_tell_whether_an_object_exists(
     cluster: Cluster, server: Server, status: int
 ) -> None:
     server.answer = lambda _: web.Response(text="<html>no</html>", status=status)
@@ -274,7 +280,7 @@ async def test_a_path_at_which_the_api_server_serves_nothing_is_not_found(
     assert await cluster.read(DEPLOYMENTS, "team", "llama") is None
 
 
-async def test_a_server_cannot_ask_for_an_endless_delay(cluster: Cluster, server: Server) -> None:
+async def test_a_server_cannot_demand_an_endless_delay(cluster: Cluster, server: Server) -> None:
     server.refuse(429, Retry_After="99999999")
     with pytest.raises(ClusterError) as raised:
         await cluster.read(DEPLOYMENTS, "team", "llama")
@@ -290,7 +296,7 @@ async def test_an_emptied_lease_has_no_holder(cluster: Cluster, server: Server) 
     }
 
 
-async def test_an_expired_token_is_read_anew(
+async def test_an_expired_token_is_read_again(
     server: Server, observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kubeconfig = tmp_path / "kubeconfig"
@@ -315,7 +321,7 @@ async def test_an_expired_token_is_read_anew(
         await cluster.close()
 
 
-async def test_every_replica_names_itself_in_its_requests_and_asks_for_plain_answers(
+async def test_every_request_names_its_replica_and_accepts_only_plain_responses(
     observer: Observer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agents: list[str] = []
@@ -368,7 +374,7 @@ class WallClock:
         return self.now
 
 
-async def test_an_event_that_repeats_is_counted_up_for_ten_minutes(
+async def test_a_repeated_event_increases_its_count_for_ten_minutes(
     cluster: Cluster, server: Server
 ) -> None:
     clock = WallClock()

@@ -62,7 +62,7 @@ def test_parts_that_are_not_the_same_to_the_api_are_not_shared(one: Any, other: 
         assert compacted(value) == json.dumps({"x": {"y": value}})
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_memory_of_the_compactor_is_bounded() -> None:
     compactor = Compactor()
     for number in range(SHARED_PARTS):
         spec = {"x": {"y": [number, {"z": number}]}}
@@ -117,7 +117,7 @@ PODS_OF_ALL_KINDS = {
 
 
 @pytest.mark.parametrize("pod", PODS_OF_ALL_KINDS.values(), ids=PODS_OF_ALL_KINDS.keys())
-def test_a_compact_pod_says_what_the_pod_says(pod: dict[str, Any]) -> None:
+def test_a_compact_pod_gives_the_same_observation_as_the_pod(pod: dict[str, Any]) -> None:
     stored, cache = as_stored(pod), Cache()
     assert cache.observe(stored)
     (kept,) = cache.of_kind(PODS)

@@ -63,21 +63,21 @@ async def read(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("answer", [hang, trickle])
-async def test_a_server_that_hangs_is_given_up(
+async def test_a_request_to_a_server_that_hangs_times_out(
     answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
 ) -> None:
     async with connected(answer) as (cluster, _):
         await read(cluster)
 
 
-async def test_a_login_that_hangs_is_given_up() -> None:
+async def test_a_login_that_hangs_times_out() -> None:
     async with connected(refuse) as (cluster, configuration):
         configuration.refresh_api_key_hook = hang
         configuration.api_key["BearerToken"] = "token"
         await read(cluster)
 
 
-async def test_a_new_login_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_login_that_hangs_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "load_configuration", hang)
     async with connected(refuse) as (cluster, _):
         await read(cluster)

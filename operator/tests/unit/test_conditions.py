@@ -33,7 +33,7 @@ def test_a_rank_that_nothing_would_read_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ConditionType)
-def test_every_condition_says_who_sets_it_and_when_it_is_absent(kind: ConditionType) -> None:
+def test_every_condition_describes_what_sets_it_and_when_it_is_absent(kind: ConditionType) -> None:
     assert "True" in kind.meaning
     assert kind.set_by
     assert kind.absent

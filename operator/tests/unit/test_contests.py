@@ -28,7 +28,7 @@ def mirror_images(stored: dict[str, Any]) -> None:
         container["image"] = f"mirror.example/{container['image']}"
 
 
-async def test_a_rewritten_image_is_written_once_and_the_service_is_served_and_told_of_it() -> None:
+async def test_a_rewritten_image_is_written_once_and_served_and_reported() -> None:
     world = OneService()
     world.cluster.webhook = mirror_images
     await world.settle()
@@ -42,7 +42,7 @@ async def test_a_rewritten_image_is_written_once_and_the_service_is_served_and_t
     assert world.cluster.writes.count("Deployment") == 1
 
 
-async def test_an_edit_of_a_rewritten_object_is_undone_all_the_same() -> None:
+async def test_an_edit_of_a_rewritten_object_is_still_undone() -> None:
     world = OneService()
     world.cluster.webhook = mirror_images
     await world.settle()
@@ -55,7 +55,7 @@ async def test_an_edit_of_a_rewritten_object_is_undone_all_the_same() -> None:
     assert live["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == grace
 
 
-async def test_an_answer_of_the_same_version_is_no_write() -> None:
+async def test_a_response_with_the_same_version_is_no_write() -> None:
     world = OneService(autoscaling={"metric": "RequestsWaiting", "maxReplicas": 4})
 
     def store_in_another_form(stored: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ async def test_a_rival_is_left_alone_and_named_in_the_status() -> None:
     assert world.cluster.writes.count("status") == writes
 
 
-async def test_a_child_that_somebody_keeps_deleting_is_left_alone() -> None:
+async def test_a_child_that_another_client_keeps_deleting_is_left_alone() -> None:
     world = OneService()
     for _ in range(3 * EQUAL_WRITES):
         await world.settle()
@@ -122,7 +122,7 @@ async def test_a_child_that_somebody_keeps_deleting_is_left_alone() -> None:
     assert "somebody deletes it, again and again" in world.condition("Ready")["message"]
 
 
-async def test_a_child_that_somebody_keeps_making_is_left_alone() -> None:
+async def test_a_child_that_another_client_keeps_making_is_left_alone() -> None:
     world = OneService(autoscaling={"maxReplicas": 4, "provider": "External"})
     await world.settle()
     made = world.cluster.objects[AUTOSCALERS, "llama"]
@@ -136,7 +136,7 @@ async def test_a_child_that_somebody_keeps_making_is_left_alone() -> None:
     assert "somebody makes it anew, again and again" in world.condition("Ready")["message"]
 
 
-async def test_a_status_that_somebody_keeps_changing_is_left_alone(
+async def test_a_status_that_another_client_keeps_changing_is_left_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     world = OneService()
@@ -201,7 +201,7 @@ class OlderCrd:
         return await self._apply(manifest)
 
 
-async def test_fields_of_the_status_that_the_crd_lacks_are_left_out_and_told(
+async def test_fields_of_the_status_that_the_crd_lacks_are_left_out_and_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = OneService()

@@ -66,7 +66,7 @@ def test_a_field_that_is_changed_back_is_left_for_a_time_that_grows_to_five_minu
     assert max(pauses) == pytest.approx(LONGEST_PAUSE_SECONDS, abs=0.2)
 
 
-def test_whoever_fights_after_a_minute_there_is_less_than_one_write_a_second() -> None:
+def test_after_a_minute_any_contest_causes_less_than_one_write_per_second() -> None:
     writes = Writes()
     end = writes.now + 600
     number = 0
@@ -109,7 +109,7 @@ def test_a_contest_that_is_over_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("others", [0, 3])
-def test_edits_now_and_then_are_restored_for_ever(others: int) -> None:
+def test_occasional_edits_are_always_undone(others: int) -> None:
     writes = Writes()
     for _ in range(100):
         assert writes.try_to(differing("image")) is None
@@ -119,9 +119,7 @@ def test_edits_now_and_then_are_restored_for_ever(others: int) -> None:
         writes.now += 10
 
 
-def test_an_answer_that_differs_from_what_was_sent_is_not_asked_for_again_for_five_minutes() -> (
-    None
-):
+def test_a_rewritten_object_is_not_written_again_for_five_minutes() -> None:
     writes, rewritten = Writes(), differing("image", "mirror/a")
     assert writes.try_to(differing("image"), after=rewritten) is None
     pause = writes.try_to(rewritten)

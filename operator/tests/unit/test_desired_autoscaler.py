@@ -78,7 +78,7 @@ def test_another_metric_has_its_own_name_and_unit(metric: str, name: str, target
     assert external["target"]["averageValue"] == target
 
 
-def test_it_goes_up_to_the_maximum_in_one_step_and_down_by_halves() -> None:
+def test_the_hpa_scales_up_to_the_maximum_in_one_step_and_down_by_halves() -> None:
     behavior = hpa()["behavior"]
     assert behavior["scaleUp"] == {
         "stabilizationWindowSeconds": 0,
@@ -112,7 +112,7 @@ def test_nothing_scales_a_service_that_is_only_watched(mode: str) -> None:
     assert not {"HorizontalPodAutoscaler", "ScaledObject"} & set(objects(service))
 
 
-def test_keda_is_led_to_the_metrics_servers_report_and_holds_without_it() -> None:
+def test_keda_reads_the_metrics_servers_report_and_holds_without_it() -> None:
     service = a_service({"autoscaling": {"maxReplicas": 3, "provider": "KEDA"}})
     spec = objects(service)["ScaledObject"]["spec"]
     assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "qwen"}
@@ -131,7 +131,7 @@ def test_keda_is_led_to_the_metrics_servers_report_and_holds_without_it() -> Non
 
 
 @pytest.mark.parametrize(("provider", "stays"), [("External", True), ("KEDA", False)])
-def test_a_suspended_service_has_nothing_that_would_lift_it_from_zero(
+def test_a_suspended_service_has_no_object_that_would_scale_it_up(
     provider: str, stays: bool
 ) -> None:
     scaling = {"maxReplicas": 3, "provider": provider}
@@ -139,7 +139,7 @@ def test_a_suspended_service_has_nothing_that_would_lift_it_from_zero(
     assert bool({"HorizontalPodAutoscaler", "ScaledObject"} & set(built)) is stays
 
 
-def test_the_operator_alone_needs_no_object() -> None:
+def test_scaling_by_the_operator_needs_no_object() -> None:
     service = a_service({"autoscaling": {"maxReplicas": 3, "provider": "Direct"}})
     assert not {"HorizontalPodAutoscaler", "ScaledObject"} & set(objects(service))
 
@@ -152,12 +152,12 @@ def running(replicas: int, service: LLMService, **annotations: str) -> Manifest:
     return live
 
 
-def test_an_autoscaled_deployment_is_sent_without_a_number() -> None:
+def test_an_autoscaled_deployment_is_sent_without_replicas() -> None:
     service = a_service(AUTOSCALING)
     assert "replicas" not in objects(service, live=running(7, service))["Deployment"]["spec"]
 
 
-def test_the_number_is_handed_over_before_it_is_left_out() -> None:
+def test_the_replicas_are_handed_over_before_they_are_left_out() -> None:
     fixed, autoscaled = a_service({"replicas": 3}), a_service(AUTOSCALING)
     live = running(3, fixed)
     assert is_handed_over(fixed, live)
@@ -205,7 +205,7 @@ def test_a_suspended_service_has_no_replicas_and_remembers_how_many_there_were()
     assert resolve_replicas(a_service({"suspend": True}), kept).annotations
 
 
-def test_the_specs_number_ends_what_was_kept() -> None:
+def test_replicas_in_the_spec_replace_the_kept_number() -> None:
     live = running(9, a_service(), **{names.KEPT_REPLICAS_ANNOTATION: "9"})
     for spec in ({"replicas": 2}, AUTOSCALING):
         deployment = objects(a_service(spec), live=live)["Deployment"]
@@ -213,7 +213,7 @@ def test_the_specs_number_ends_what_was_kept() -> None:
     assert resolve_replicas(a_service({"replicas": 2}), live).sent == 2
 
 
-def test_a_new_deployment_begins_with_the_least_or_with_what_there_was() -> None:
+def test_a_new_deployment_starts_with_the_minimum_or_the_previous_replicas() -> None:
     assert first_replicas(a_service(AUTOSCALING)) == 2
     known = {"autoscaling": {"desiredReplicas": 30}}
     assert first_replicas(a_service(AUTOSCALING, status=known)) == 24

@@ -39,7 +39,7 @@ def variables(cache: dict[str, Any] | None, **model: Any) -> dict[str, str]:
     return {each["name"]: each["value"] for each in server(cache, **model)["env"]}
 
 
-def test_the_operator_makes_a_claim_that_outlives_the_service_unless_told_otherwise() -> None:
+def test_the_operator_makes_a_claim_that_outlives_the_service_by_default() -> None:
     (claim,) = claims(MADE)
     assert claim["metadata"]["name"] == "qwen-cache"
     assert claim["metadata"]["labels"]["llmservice.dev/name"] == "qwen"
@@ -61,7 +61,7 @@ def test_class_and_access_modes_are_those_of_the_spec() -> None:
 
 
 @pytest.mark.parametrize("cache", [None, {"type": "Ephemeral"}, NAMED])
-def test_no_claim_is_made_that_was_not_asked_for(cache: dict[str, Any] | None) -> None:
+def test_no_claim_is_made_that_the_spec_does_not_request(cache: dict[str, Any] | None) -> None:
     assert claims(cache) == []
 
 
@@ -77,7 +77,7 @@ def test_the_pods_write_to_the_claim_and_share_it(cache: dict[str, Any], claim: 
     assert told["HF_HOME"] == "/cache/huggingface"
 
 
-def test_kernels_are_kept_on_a_claim_of_the_services_own_and_on_another_only_if_told() -> None:
+def test_kernels_are_kept_on_the_services_own_claim_and_on_another_only_if_enabled() -> None:
     own = variables(MADE)
     for name in ("VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         assert own[name].startswith("/model-cache/compile/qwen/")
@@ -92,7 +92,7 @@ def test_an_ephemeral_cache_changes_no_pod(cache: dict[str, Any] | None) -> None
     assert "LLMSERVICE_SHARED_CACHE_DIRECTORY" not in variables(cache)
 
 
-def test_the_size_of_an_ephemeral_cache_is_asked_of_the_node_and_bounds_it() -> None:
+def test_the_size_of_an_ephemeral_cache_is_requested_from_the_node_and_limits_it() -> None:
     sized = {"type": "Ephemeral", "size": "200Gi"}
     assert {"name": "cache", "emptyDir": {"sizeLimit": "200Gi"}} in pod(sized)["volumes"]
     assert server(sized)["resources"]["requests"]["ephemeral-storage"] == "200Gi"
@@ -101,7 +101,7 @@ def test_the_size_of_an_ephemeral_cache_is_asked_of_the_node_and_bounds_it() -> 
 
 
 @pytest.mark.parametrize("cache", [None, MADE, NAMED])
-def test_disk_of_the_node_is_asked_for_only_when_the_spec_says_how_much(
+def test_node_storage_is_requested_only_if_the_spec_gives_a_size(
     cache: dict[str, Any] | None,
 ) -> None:
     assert {"name": "cache", "emptyDir": {"sizeLimit": "1Ti"}} in pod(cache)["volumes"]
@@ -116,7 +116,7 @@ def test_disk_of_the_node_is_asked_for_only_when_the_spec_says_how_much(
     ],
     ids=["a request", "a limit, which is a request too"],
 )
-def test_resources_of_the_spec_go_before_the_size_of_an_ephemeral_cache(
+def test_resources_of_the_spec_override_the_size_of_an_ephemeral_cache(
     resources: dict[str, Any], asked: dict[str, str]
 ) -> None:
     model = {"uri": "hf://org/model", "cache": {"type": "Ephemeral", "size": "200Gi"}}
@@ -128,7 +128,7 @@ def test_resources_of_the_spec_go_before_the_size_of_an_ephemeral_cache(
     assert {name: requests[name] for name in requests if name == "ephemeral-storage"} == asked
 
 
-def test_offline_tells_every_library_so() -> None:
+def test_offline_is_set_for_every_library() -> None:
     offline = variables(NAMED, offline=True)
     assert (offline["HF_HUB_OFFLINE"], offline["TRANSFORMERS_OFFLINE"]) == ("1", "1")
     assert not {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"} & variables(NAMED).keys()

@@ -61,7 +61,7 @@ def build(spec: dict[str, Any]) -> list[Manifest]:
 
 
 @given(spec=specs)
-def test_what_was_just_applied_is_up_to_date(spec: dict[str, Any]) -> None:
+def test_an_object_that_was_just_applied_is_up_to_date(spec: dict[str, Any]) -> None:
     for manifest in build(spec):
         assert is_up_to_date(as_live(manifest), manifest)
 
@@ -116,7 +116,7 @@ LEAVES = [
 
 
 @pytest.mark.parametrize(("index", "path"), LEAVES, ids=[str(path) for _, path in LEAVES])
-def test_an_edit_of_any_field_of_ours_is_noticed(index: int, path: tuple[Any, ...]) -> None:
+def test_an_edit_of_any_own_field_is_noticed(index: int, path: tuple[Any, ...]) -> None:
     edited = as_live(EVERYTHING[index])
     parent_of(edited, path)[path[-1]] = "edited"
     assert not is_up_to_date(edited, EVERYTHING[index])
@@ -133,7 +133,7 @@ def test_a_field_that_we_no_longer_send_is_noticed(index: int, path: tuple[Any, 
     assert not is_up_to_date(as_live(EVERYTHING[index]), shorter)
 
 
-def test_what_others_added_is_not_ours_to_look_at() -> None:
+def test_fields_that_others_added_are_ignored() -> None:
     deployment = one("Deployment", EVERYTHING)
     live = as_live(deployment)
     live["metadata"]["labels"]["team"] = "blue"
@@ -204,7 +204,7 @@ def test_an_object_that_we_never_applied_is_not_up_to_date() -> None:
     assert not is_up_to_date(live, deployment)
 
 
-def test_the_status_is_compared_with_what_we_own_of_the_status() -> None:
+def test_the_status_is_compared_only_in_its_own_fields() -> None:
     manifest = {"apiVersion": "v1", "kind": "A", "metadata": {"name": "a"}, "status": {"n": 1}}
     live = {
         "metadata": {

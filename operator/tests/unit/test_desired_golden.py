@@ -38,7 +38,7 @@ def test_the_minimal_example_is_five_lines_long() -> None:
     assert len([line for line in lines if not line.startswith("#")]) == 5
 
 
-def test_every_example_says_whom_it_is_for() -> None:
+def test_every_example_names_its_purpose() -> None:
     for example in EXAMPLES:
         lines = example.read_text().splitlines()
         assert lines[0].startswith("# For "), example

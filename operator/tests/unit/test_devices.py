@@ -33,14 +33,14 @@ def resources(spec: dict[str, Any], **classes: Any) -> dict[str, Any]:
     return found
 
 
-def test_extended_resources_are_requested_and_limited_beside_the_gpus() -> None:
+def test_extended_resources_are_requested_and_limited_in_addition_to_the_gpus() -> None:
     found = resources({"resources": {"extended": {"rdma/hca": 1, "hugepages-1Gi": "2Gi"}}})
     devices = {"rdma/hca": "1", "hugepages-1Gi": "2Gi", "nvidia.com/gpu": "1"}
     assert found["limits"] == devices
     assert found["requests"].items() >= devices.items()
 
 
-def test_gpus_of_a_claim_are_split_over_and_not_requested_by_name() -> None:
+def test_a_model_is_split_over_the_gpus_of_a_claim_which_are_not_requested_by_name() -> None:
     found = pod({"accelerator": GPUS})
     (container,) = found["containers"]
     assert found["resourceClaims"] == [
@@ -60,7 +60,7 @@ def test_every_claim_of_the_pod_is_one_of_the_server() -> None:
     assert "resourceClaims" not in pod({})
 
 
-def test_a_class_brings_devices_and_those_of_the_spec_win() -> None:
+def test_a_class_brings_devices_and_the_spec_overrides_them() -> None:
     fast = {
         "resourceName": "nvidia.com/mig-3g.40gb",
         "resources": {"extended": {"rdma/hca": 1, "rdma/other": 1}, "claims": [NIC, SHARED]},

@@ -29,7 +29,7 @@ async def metrics() -> AsyncIterator[EngineMetrics]:
     await it.close()
 
 
-async def test_a_ready_server_tells_its_counters(engine: Engine, metrics: EngineMetrics) -> None:
+async def test_a_ready_server_reports_its_counters(engine: Engine, metrics: EngineMetrics) -> None:
     engine.started, engine.duty_cycle, engine.waiting, engine.engines = 900.0, 88.0, 3, 2
 
     answer = await metrics.ask(engine.address, is_ready=True)
@@ -46,7 +46,7 @@ async def test_a_ready_server_tells_its_counters(engine: Engine, metrics: Engine
     assert sum(answer.latencies.ttft) == pytest.approx(answer.snapshot.counters.finished)
 
 
-async def test_a_server_that_is_not_ready_tells_how_far_it_is(
+async def test_a_server_that_is_not_ready_reports_its_progress(
     engine: Engine, metrics: EngineMetrics
 ) -> None:
     engine.phase, engine.download = "downloading", (3, 10)
@@ -57,7 +57,7 @@ async def test_a_server_that_is_not_ready_tells_how_far_it_is(
     assert (answer.phase, answer.downloaded_bytes, answer.total_bytes) == ("downloading", 3, 10)
 
 
-async def test_a_server_of_before_the_latencies_and_engines_is_understood(
+async def test_a_server_that_is_too_old_for_latencies_and_engines_is_understood(
     engine: Engine, metrics: EngineMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = engine.autoscale()
@@ -110,7 +110,7 @@ async def test_a_probe_of_every_released_server_is_understood(
         {"counters": {}},
     ],
 )
-async def test_what_no_model_server_would_say_is_no_answer(
+async def test_an_impossible_report_is_ignored(
     engine: Engine,
     metrics: EngineMetrics,
     monkeypatch: pytest.MonkeyPatch,
@@ -123,7 +123,7 @@ async def test_what_no_model_server_would_say_is_no_answer(
     assert await metrics.ask(engine.address, is_ready=True) is None
 
 
-async def test_silence_is_no_answer(engine: Engine, metrics: EngineMetrics) -> None:
+async def test_a_silent_server_gives_no_report(engine: Engine, metrics: EngineMetrics) -> None:
     engine.is_silent = True
     assert await metrics.ask(engine.address, is_ready=True) is None
     assert await metrics.ask("127.255.255.254", is_ready=True) is None
@@ -134,7 +134,7 @@ async def test_silence_is_no_answer(engine: Engine, metrics: EngineMetrics) -> N
     sorted(RECORDED.glob("server_v*/autoscale_*.json")),
     ids=lambda it: f"{it.parent.name} {it.stem}",
 )
-def test_what_a_released_server_reports_is_read_for_ever(body: Path) -> None:
+def test_the_report_of_every_released_server_is_read(body: Path) -> None:
     recorded = json.loads(body.read_text())
 
     report = UsageReport.model_validate_json(body.read_bytes())

@@ -59,7 +59,7 @@ def compiled(engine: dict[str, Any]) -> list[str]:
     return build_engine_args(a_service({"engine": engine}), ENGINE_VERSION)
 
 
-def test_an_argument_stays_where_it_stands_when_its_flag_gets_a_field(
+def test_an_argument_keeps_its_place_when_its_flag_gets_a_field(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = compiled(ARGUMENT)
@@ -69,7 +69,7 @@ def test_an_argument_stays_where_it_stands_when_its_flag_gets_a_field(
 
 
 @pytest.mark.usefixtures("promoted")
-def test_a_field_and_an_argument_that_say_the_same_are_written_once() -> None:
+def test_a_field_and_an_argument_with_the_same_value_are_written_once() -> None:
     assert compiled({**ARGUMENT, "maxModelLen": 16}) == compiled(
         {"maxModelLen": 16, "extraArgs": [HARMLESS_ARG]}
     )
@@ -222,7 +222,7 @@ REFUSED_FROM_THE_BEGINNING: Final = {
 
 
 @pytest.mark.parametrize("field", FLAG_FIELDS, ids=lambda field: field.name)
-def test_a_flag_that_got_its_field_later_goes_on_working_in_extra_args(field: FlagField) -> None:
+def test_a_flag_that_got_its_field_later_still_works_in_extra_args(field: FlagField) -> None:
     flag = field.flag
     was_accepted = flag.name not in REFUSED_FROM_THE_BEGINNING and not has_refused_form(flag.name)
     assert flag.accepted_in_extra_args == was_accepted, (

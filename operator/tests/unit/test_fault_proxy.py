@@ -95,7 +95,7 @@ async def cluster(proxy: FaultProxy) -> AsyncIterator[Cluster]:
     await cluster.close()
 
 
-async def test_without_a_fault_the_proxy_changes_nothing_and_notes_who_asked(
+async def test_without_a_fault_the_proxy_changes_nothing_and_records_the_client(
     cluster: Cluster, proxy: FaultProxy, server: ApiServer
 ) -> None:
     assert await cluster.read(DEPLOYMENTS, "team", "llama") == DEPLOYMENT
@@ -129,7 +129,7 @@ async def test_a_faulty_answer_is_an_error_whether_or_not_the_api_server_got_the
     assert await cluster.apply(DEPLOYMENT) == DEPLOYMENT
 
 
-async def test_the_wait_that_an_answer_asks_for_arrives(
+async def test_the_wait_that_a_response_demands_reaches_the_client(
     cluster: Cluster, proxy: FaultProxy
 ) -> None:
     proxy.faults.on_request = lambda _: Answer.failure(429, "too many", Retry_After="3")
@@ -161,7 +161,7 @@ async def test_a_delay_holds_an_answer_back_and_a_crash_hook_runs_around_the_wri
     assert order == [("before", 0), ("after", 1)]
 
 
-async def test_a_list_is_answered_as_it_was_before(cluster: Cluster, proxy: FaultProxy) -> None:
+async def test_a_list_request_can_get_an_earlier_list(cluster: Cluster, proxy: FaultProxy) -> None:
     proxy.faults.on_list = lambda _, found: {**found, "items": []}
     assert [each async for each in cluster.list_all(DEPLOYMENTS, "team")] == []
     proxy.faults.clear()
@@ -190,7 +190,7 @@ async def test_a_watch_gets_other_events_or_ends_with_the_given_ones(proxy: Faul
     assert all(each.is_watch for each in proxy.seen)
 
 
-async def test_a_watch_that_is_open_ends_when_told_to(proxy: FaultProxy) -> None:
+async def test_an_open_watch_can_be_ended(proxy: FaultProxy) -> None:
     url = f"{proxy.address}{WATCHED}&quiet=true"
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
         await eventually_in_loop(lambda: proxy.open_watches)

@@ -164,7 +164,7 @@ UNREADABLE: list[Any] = [
 
 
 @pytest.mark.parametrize("live", UNREADABLE, ids=lambda each: json.dumps(each)[-90:])
-def test_an_object_that_makes_no_sense_is_skipped_counted_and_logged_once(
+def test_a_malformed_object_is_skipped_counted_and_logged_once(
     live: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = Cache()
@@ -178,7 +178,7 @@ def test_an_object_that_makes_no_sense_is_skipped_counted_and_logged_once(
     assert "makes no sense" in caplog.text
 
 
-def test_what_is_known_of_an_object_is_forgotten_when_it_ceases_to_make_sense() -> None:
+def test_an_object_is_forgotten_when_it_becomes_malformed() -> None:
     cache = Cache()
     cache.observe(an_object(PODS))
     bad = {**an_object(PODS, resourceVersion="6"), "status": {"phase": 1}}
@@ -223,7 +223,7 @@ async def test_unreadable_objects_are_a_metric_of_their_kind() -> None:
     assert 'llmservice_cache_objects{kind="pods"} 0.0' in text
 
 
-async def test_a_pod_that_makes_no_sense_breaks_no_pass() -> None:
+async def test_a_malformed_pod_breaks_no_pass() -> None:
     world = OneService()
     await world.settle()
     world.is_rolled_out()
@@ -237,7 +237,7 @@ async def test_a_pod_that_makes_no_sense_breaks_no_pass() -> None:
 
 
 @pytest.mark.causes(Reason.UNREADABLE_OBJECT)
-async def test_a_child_that_makes_no_sense_is_named_and_the_others_are_made() -> None:
+async def test_a_malformed_child_is_named_and_the_others_are_made() -> None:
     world = OneService()
     bad = an_object(SERVICES, labels={"a": 1})
     world.cluster.objects[SERVICES, "llama"] = bad

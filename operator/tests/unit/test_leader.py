@@ -145,7 +145,7 @@ async def test_a_second_candidate_waits_while_the_lease_is_renewed() -> None:
 
 
 @pytest.mark.parametrize("skew", [timedelta(hours=1), timedelta(hours=-1), timedelta()])
-async def test_takes_over_from_a_dead_leader_after_its_lease_time_whatever_the_clocks_say(
+async def test_a_candidate_takes_over_from_a_dead_leader_after_its_lease_time_on_any_clock(
     skew: timedelta,
 ) -> None:
     world = World()
@@ -223,7 +223,7 @@ async def test_the_process_ends_when_renewals_fail_for_ten_seconds() -> None:
     await first.task
 
 
-async def test_short_trouble_is_survived() -> None:
+async def test_a_short_outage_does_not_stop_the_leader() -> None:
     world = World()
     first = Candidate(world, "first")
     await first.until_asleep()
@@ -250,7 +250,7 @@ async def test_a_process_that_slept_past_the_deadline_may_not_write_when_it_wake
 
 
 @pytest.mark.parametrize("holder", ["usurper", "", None])
-async def test_a_leader_whose_lease_names_another_holder_ends_at_the_next_look(
+async def test_a_leader_whose_lease_names_another_holder_stops_at_the_next_check(
     holder: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World()
@@ -265,7 +265,7 @@ async def test_a_leader_whose_lease_names_another_holder_ends_at_the_next_look(
     assert f"its holder is {holder or 'nobody'}" in caplog.text
 
 
-async def test_a_leader_whose_lease_was_deleted_ends_at_the_next_look(
+async def test_a_leader_whose_lease_was_deleted_stops_at_the_next_check(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     world = World()
@@ -280,7 +280,7 @@ async def test_a_leader_whose_lease_was_deleted_ends_at_the_next_look(
     assert "it was deleted" in caplog.text
 
 
-async def test_after_a_lease_was_deleted_two_hold_it_no_longer_than_a_retry_period() -> None:
+async def test_after_a_lease_was_deleted_two_leaders_overlap_for_at_most_a_retry_period() -> None:
     world = World()
     first = Candidate(world, "first")
     await first.until_asleep()
@@ -328,7 +328,7 @@ async def test_a_write_whose_answer_was_lost_is_recognised() -> None:
     await first.kill()
 
 
-async def test_of_two_that_start_together_only_one_is_elected() -> None:
+async def test_of_two_candidates_that_start_together_only_one_is_elected() -> None:
     world = World()
     candidates = [Candidate(world, name) for name in ("first", "second")]
     for candidate in candidates:

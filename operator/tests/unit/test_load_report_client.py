@@ -89,7 +89,7 @@ async def test_one_request_reads_the_reports_of_all_services() -> None:
     ],
     ids=["unknown path", "error", "no JSON", "a list", "too deep", "too long", "redirected"],
 )
-async def test_an_answer_that_holds_no_reports_is_unknown(status: int, body: str) -> None:
+async def test_a_response_without_reports_is_unknown(status: int, body: str) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text=body, headers={"Location": "/v1/scaling/ml/other"})
 
@@ -100,7 +100,7 @@ async def test_an_answer_that_holds_no_reports_is_unknown(status: int, body: str
 
 
 @pytest.mark.parametrize("text", ["{}", "null", "7", TEXT.replace("170.0", '"much"', 1)])
-async def test_a_report_that_makes_no_sense_hides_none_of_the_others(text: str) -> None:
+async def test_a_malformed_report_hides_no_other_report(text: str) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.json_response(text=reports(broken=text, qwen=TEXT))
 
@@ -130,7 +130,7 @@ async def test_reports_are_read_at_once_while_the_metrics_server_hangs() -> None
         assert polled.client.read("ml", "qwen") is None
 
 
-async def test_a_service_without_a_report_is_looked_at_again_as_soon_as_it_has_one() -> None:
+async def test_a_service_without_a_report_is_reconciled_as_soon_as_it_has_one() -> None:
     known: dict[str, str] = {}
 
     async def answer(_: web.Request) -> web.Response:
@@ -150,7 +150,7 @@ async def test_a_service_without_a_report_is_looked_at_again_as_soon_as_it_has_o
         assert polled.news == [("ml", "qwen")]
 
 
-async def test_a_metrics_server_that_sends_byte_after_byte_is_given_up() -> None:
+async def test_a_poll_of_a_metrics_server_that_sends_byte_after_byte_times_out() -> None:
     sent = asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:

@@ -61,7 +61,7 @@ def scaling(found: LoadStatus) -> AutoscalingStatus:
     return found.autoscaling
 
 
-def test_it_says_what_each_replica_carries_and_should() -> None:
+def test_the_status_has_the_load_and_the_target_of_each_replica() -> None:
     found = scaling(status(view()))
     assert (found.provider, found.desired_replicas) == ("External", 2)
     assert (found.current, found.target, found.load) == (60, 85, "60/85")
@@ -76,7 +76,7 @@ def test_less_than_five_points_change_nothing_and_five_do() -> None:
     assert scaling(status(view(None), before=before)).current is None
 
 
-def test_a_decision_is_kept_with_what_decided_it_and_the_last_ten_are() -> None:
+def test_the_last_ten_decisions_are_kept_with_their_causes() -> None:
     earlier = [
         {"time": "2026-01-01T00:00:00Z", "fromReplicas": n, "toReplicas": n + 1, "reason": "r"}
         for n in range(10)
@@ -92,15 +92,15 @@ def test_a_decision_is_kept_with_what_decided_it_and_the_last_ten_are() -> None:
     assert found.current == 150
 
 
-def test_the_first_look_is_no_decision() -> None:
+def test_the_first_pass_is_no_decision() -> None:
     assert scaling(status(view())).decisions is None
 
 
-def test_a_queue_is_named_as_what_limits() -> None:
+def test_a_queue_is_named_as_the_limit() -> None:
     assert scaling(status(view(backlog_gpu_seconds=3.0))).limiting_metric == "Backlog"
 
 
-def test_at_the_maximum_and_still_short_it_says_how_many_would_do() -> None:
+def test_at_the_maximum_the_status_says_how_many_replicas_the_load_needs() -> None:
     spec = {"autoscaling": {"maxReplicas": 2}}
     found = status(view(400.0), spec=spec)
     said = condition(found, ConditionType.AUTOSCALING_ACTIVE)
@@ -110,7 +110,7 @@ def test_at_the_maximum_and_still_short_it_says_how_many_would_do() -> None:
     assert (recommended.field, recommended.value) == ("autoscaling.maxReplicas", "5")
 
 
-def test_without_room_in_the_cluster_it_says_so_with_the_schedulers_words() -> None:
+def test_a_cluster_without_room_is_reported_with_the_schedulers_message() -> None:
     problem = Problem(Reason.WAITING_FOR_GPU, "0/3 nodes have a GPU.")
     seen = replace(TWO, desired=4, is_rolled_out=False, problem=problem)
     said = active(view(300.0), seen)
@@ -120,7 +120,7 @@ def test_without_room_in_the_cluster_it_says_so_with_the_schedulers_words() -> N
 
 
 @pytest.mark.parametrize(("seconds", "is_late"), [(180, False), (181, True)])
-def test_a_replica_that_is_not_ready_after_three_cold_starts_is_told(
+def test_a_replica_that_is_not_ready_after_three_cold_starts_is_reported(
     seconds: int, is_late: bool
 ) -> None:
     problem = Problem(Reason.LOADING_MODEL, "The model server starts.")
@@ -160,14 +160,14 @@ def test_an_unknown_load_holds_the_replicas_and_says_why(
     assert scaling(found).load == "?/85"
 
 
-def test_what_the_controller_cannot_read_is_told_in_its_own_words() -> None:
+def test_a_metric_that_the_controller_cannot_read_is_reported_with_its_message() -> None:
     problem = {"type": "ScalingActive", "status": "False", "message": "no such metric"}
     said = active(replace(view(), autoscaler={"status": {"conditions": [problem]}}))
     assert (said.status, said.reason) == ("False", Reason.METRICS_MISSING)
     assert "no such metric" in said.message
 
 
-def test_nobody_who_may_scale_is_a_reason_of_its_own() -> None:
+def test_the_lack_of_any_scaler_has_its_own_reason() -> None:
     plan = ProviderPlan(hindrance=Reason.KEDA_MISSING, note="No KEDA.")
     said = active(replace(view(), plan=plan))
     assert (said.status, said.reason) == ("False", Reason.KEDA_MISSING)
@@ -179,7 +179,7 @@ def test_nobody_who_may_scale_is_a_reason_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("mode", "suspend"), [("Active", False), ("Paused", False), ("Active", True)]
 )
-def test_a_scaled_object_that_cannot_be_removed_is_told_before_anything_else(
+def test_a_scaled_object_that_cannot_be_removed_is_reported_before_anything_else(
     mode: str, suspend: bool
 ) -> None:
     spec = {"autoscaling": {"maxReplicas": 8, "mode": mode}, "suspend": suspend}
@@ -192,13 +192,13 @@ def test_a_scaled_object_that_cannot_be_removed_is_told_before_anything_else(
 
 
 @pytest.mark.parametrize("mode", ["Recommend", "Paused"])
-def test_a_mode_that_holds_is_told(mode: str) -> None:
+def test_a_mode_that_holds_is_reported(mode: str) -> None:
     said = active(view(), spec={"autoscaling": {"maxReplicas": 3, "mode": mode}})
     assert said.status == "False"
     assert said.message.startswith("The number of replicas stays at 2.")
 
 
-def test_a_suspended_service_begins_again_with_what_it_had() -> None:
+def test_the_status_of_a_suspended_service_keeps_its_replicas() -> None:
     before = {"autoscaling": {"desiredReplicas": 5, "current": 60}}
     nothing = Observation(desired=0, is_rolled_out=True)
     found = status(view(None), nothing, {**AUTOSCALED, "suspend": True}, before)
@@ -240,7 +240,7 @@ def test_the_slo_is_met_at_the_objective_and_again_a_point_above_it(
     assert condition(slo(measured, before), ConditionType.SLO_MET).status == met
 
 
-def test_what_the_requests_achieve_changes_by_five_points_or_with_the_verdict() -> None:
+def test_the_slo_attainment_changes_by_five_points_or_with_the_verdict() -> None:
     for measured, kept in ((97.0, True), (100.0, True), (90.0, False)):
         found = slo(measured, slo_before("True", 98)).slo
         assert found is not None
@@ -251,7 +251,7 @@ def test_a_service_without_autoscaling_and_slo_says_nothing_of_either() -> None:
     assert status(view(), spec={}) == LoadStatus(None, None, ())
 
 
-def test_the_conditions_of_the_load_go_with_what_asked_for_them() -> None:
+def test_the_conditions_of_the_load_are_removed_with_their_fields() -> None:
     pin = EnginePin("registry/gpu:1", "0.32.0", "nvidia")
     on = build_status(a_service(AUTOSCALED), pin, TWO, NOW, view=view())
     of_the_load = {"AutoscalingActive", "MetricsAvailable", "SLOMet"}

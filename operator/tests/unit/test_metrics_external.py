@@ -264,7 +264,7 @@ async def test_a_duty_cycle_without_a_gpu_is_unknown_and_the_message_says_so(
         ("/openapi/v3", 404, "there is nothing at /openapi/v3"),
     ],
 )
-async def test_what_is_not_there_is_said_in_a_status(
+async def test_a_missing_path_is_reported_in_a_status(
     server: Server, path: str, status: int, message: str
 ) -> None:
     found, body = await server.get(path)
@@ -288,7 +288,7 @@ async def test_discovery_lists_every_metric(server: Server) -> None:
 
 
 @pytest.mark.parametrize("certificate", [None, "foreign-ca-client"])
-async def test_a_client_without_a_certificate_of_the_front_proxy_is_not_let_in(
+async def test_a_client_without_a_certificate_of_the_front_proxy_is_refused(
     server: Server, certificate: str | None
 ) -> None:
     with pytest.raises(aiohttp.ClientError):
@@ -311,7 +311,7 @@ async def test_a_request_that_names_no_user_is_refused(server: Server) -> None:
     assert server.reviews == []
 
 
-async def test_the_authorizer_is_asked_for_the_user_with_groups_and_extra(server: Server) -> None:
+async def test_the_authorizer_gets_the_user_with_groups_and_extra(server: Server) -> None:
     server.reports["ml", "qwen"] = report(10)
     headers = [
         ("X-Remote-User", "jane"),
@@ -350,7 +350,7 @@ async def test_the_authorizer_is_asked_for_the_user_with_groups_and_extra(server
     ],
     ids=["the API server itself", "somebody", "a stranger"],
 )
-async def test_whom_the_api_server_knows_is_authenticated(
+async def test_a_user_of_the_api_server_has_the_group_of_authenticated_users(
     server: Server, groups: list[str], asked_for: list[str]
 ) -> None:
     headers = [("X-Remote-User", "system:kube-aggregator")]
@@ -369,7 +369,7 @@ async def test_a_user_without_rights_is_refused_and_the_answer_remembered(server
     assert len(server.reviews) == 1
 
 
-async def test_without_an_authorizer_nobody_is_let_in(server: Server) -> None:
+async def test_without_an_authorizer_every_client_is_refused(server: Server) -> None:
     server.authorizer_is_away = True
 
     status, body = await server.get(DEMAND)
@@ -380,7 +380,9 @@ async def test_without_an_authorizer_nobody_is_let_in(server: Server) -> None:
 
 # If a change of the listener interrupts a handshake, the garbage collector may close its socket.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_rotated_authorities_count_at_once_and_the_old_ones_no_more(server: Server) -> None:
+async def test_rotated_authorities_are_valid_at_once_and_the_old_ones_are_not(
+    server: Server,
+) -> None:
     assert (await server.get(ROOT))[0] == 200
     with pytest.raises(aiohttp.ClientError):
         await server.get(ROOT, certificate="next-ca-client")

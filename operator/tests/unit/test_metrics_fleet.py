@@ -107,7 +107,7 @@ async def test_a_standby_repeats_the_leader_even_where_its_own_answers_differ(
     assert standby.reports == leader.reports
 
 
-async def test_a_standby_knows_what_a_leader_without_a_way_to_the_pods_does_not(
+async def test_a_standby_knows_the_load_even_if_the_leader_cannot_reach_the_pods(
     world: World,
 ) -> None:
     connection = BadConnection(world.pods)
@@ -122,7 +122,7 @@ async def test_a_standby_knows_what_a_leader_without_a_way_to_the_pods_does_not(
     assert standby.reports[KEY].demand_percent == pytest.approx(before, rel=0.02)
 
 
-async def test_who_asks_for_a_round_that_is_not_over_gets_its_reports_when_it_is(
+async def test_a_request_for_an_unfinished_round_gets_its_reports_at_the_end(
     world: World,
 ) -> None:
     fleet = world.fleet()
@@ -138,7 +138,7 @@ async def test_who_asks_for_a_round_that_is_not_over_gets_its_reports_when_it_is
     assert (await fleet.reports_as_of(at - TICK))[KEY].at == at
 
 
-async def test_a_standby_of_a_late_leader_answers_by_what_that_has_learned(
+async def test_a_standby_of_a_late_leader_reports_with_the_leaders_calibration(
     world: World,
 ) -> None:
     world.leader_is_late = True
@@ -176,7 +176,7 @@ async def test_a_standby_that_misses_a_replica_reports_as_the_leader_does(
         assert theirs.demand_percent == pytest.approx(ours.demand_percent, rel=0.02)
 
 
-async def test_a_silent_replica_is_held_at_the_services_own_target(world: World) -> None:
+async def test_a_silent_replica_is_counted_at_the_services_own_target(world: World) -> None:
     world.services[0]["spec"]["autoscaling"] = {"maxReplicas": 4, "targetGPUUtilization": 50}
     world.services[0]["metadata"]["generation"] = 2
     fleet = world.fleet()
@@ -203,7 +203,7 @@ async def test_a_new_standby_lags_until_it_knows_what_the_leader_knows(world: Wo
     assert not later.lags
 
 
-async def test_a_service_without_pods_holds_up_no_standby(world: World) -> None:
+async def test_a_service_without_pods_delays_no_standby(world: World) -> None:
     leader, standby = world.fleet(), world.fleet()
     await world.run(120, 8, leader)
     world.pods.servers.clear()
@@ -214,7 +214,7 @@ async def test_a_service_without_pods_holds_up_no_standby(world: World) -> None:
     assert not standby.lags
 
 
-async def test_a_standby_goes_on_alone_when_the_leader_is_gone(world: World) -> None:
+async def test_a_standby_continues_alone_when_the_leader_is_gone(world: World) -> None:
     leader, standby = world.fleet(), world.fleet()
     await world.run(120, 8, leader, standby)
     before = standby.reports[KEY].demand_percent
@@ -271,7 +271,7 @@ async def test_another_model_is_learned_anew_and_from_its_own_replicas_alone(
     assert (factor > 8) is learns_anew
 
 
-async def test_a_service_that_was_made_anew_begins_anew(world: World) -> None:
+async def test_a_recreated_service_is_learned_anew(world: World) -> None:
     fleet = world.fleet()
     await world.run(90, 8, fleet)
     assert fleet.reports[KEY].missing is None
@@ -286,7 +286,7 @@ async def test_a_service_that_was_made_anew_begins_anew(world: World) -> None:
     assert fleet.learned == {}
 
 
-async def test_pods_that_have_ended_or_belong_to_nobody_are_not_asked(world: World) -> None:
+async def test_pods_that_have_ended_or_belong_to_no_service_are_not_queried(world: World) -> None:
     fleet = world.fleet()
     evicted, orphan = world.pods.manifests()
     evicted["status"]["phase"] = "Failed"

@@ -18,7 +18,7 @@ def world() -> World:
     return made
 
 
-async def test_the_spec_says_what_is_sustained_and_what_is_aimed_at(world: World) -> None:
+async def test_the_spec_sets_the_limits_and_the_target(world: World) -> None:
     strict, loose = world.services[0], world.fleet()
     await world.run(90, 8, loose)
     usual = loose.reports[KEY].capacity_requests_per_second

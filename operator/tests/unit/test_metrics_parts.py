@@ -173,7 +173,7 @@ async def test_a_service_without_an_autoscaler_gets_no_calibration() -> None:
     assert cluster.applied == []
 
 
-async def test_a_new_process_does_not_write_what_is_there() -> None:
+async def test_a_new_process_does_not_write_a_stored_calibration_again() -> None:
     cluster = Written()
     store = CalibrationStore(cast(Cluster, cluster))
     await store.write(0, {KEY: moved(2)}, services(CALIBRATION))
@@ -232,7 +232,7 @@ class OneReport:
         return self.reports
 
 
-async def test_the_json_port_tells_one_report_or_all_of_them() -> None:
+async def test_the_json_port_returns_one_report_or_all_of_them() -> None:
     known = report()
     app = create_report_app(OneReport({KEY: known}))
     async with TestServer(app) as server, aiohttp.ClientSession() as session:

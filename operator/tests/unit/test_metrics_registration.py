@@ -73,7 +73,7 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registration, "RETRY_SECONDS", 0.01)
 
 
-async def test_it_is_made_once_and_made_again_when_it_is_deleted() -> None:
+async def test_the_api_service_is_made_once_and_again_after_its_deletion() -> None:
     world = World()
     async with world.registered() as found:
         await eventually_in_loop(lambda: found.state.is_served)
@@ -83,7 +83,7 @@ async def test_it_is_made_once_and_made_again_when_it_is_deleted() -> None:
         await eventually_in_loop(lambda: world.writes == ["POST", "POST"])
 
 
-async def test_a_foreign_one_is_left_alone_until_its_owner_deletes_it() -> None:
+async def test_a_foreign_api_service_is_left_alone_until_its_owner_deletes_it() -> None:
     world = World(FOREIGN)
     async with world.registered() as found:
         await world.until_read()
@@ -93,7 +93,7 @@ async def test_a_foreign_one_is_left_alone_until_its_owner_deletes_it() -> None:
         await eventually_in_loop(lambda: found.state.is_served)
 
 
-async def test_an_api_server_that_is_away_changes_nothing() -> None:
+async def test_an_unreachable_api_server_changes_nothing() -> None:
     world = World()
     async with world.registered() as found:
         await eventually_in_loop(lambda: found.state.is_served)

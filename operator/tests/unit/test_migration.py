@@ -19,19 +19,19 @@ def ids(pair: Pair) -> str:
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=ids)
-def test_the_old_way_is_answered_with_what_to_change(pair: Pair) -> None:
+def test_the_field_of_the_other_project_is_refused_with_what_to_change(pair: Pair) -> None:
     assert pair.messages
     general = "correct its name or its indentation"
     assert [said for said in pair.messages if general in said] == []
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=ids)
-def test_the_new_way_is_accepted_as_it_stands(pair: Pair) -> None:
+def test_our_field_is_accepted(pair: Pair) -> None:
     assert messages({**MODEL, **pair.new}) == []
 
 
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair.new], ids=ids)
-def test_the_message_names_a_field_of_the_new_way(pair: Pair) -> None:
+def test_the_message_names_our_field(pair: Pair) -> None:
     said = " ".join(pair.messages)
     assert set(names(pair.new)) & set(re.findall(r"[a-zA-Z]+", said)), said
 

@@ -127,7 +127,7 @@ def test_a_token_opens_a_private_and_a_gated_model(hub: str, repository: str) ->
     ],
     ids=["absent", "private", "gated", "revision", "no config", "no config at revision"],
 )
-def test_what_the_hub_refuses_is_said_with_the_remedy(
+def test_a_refusal_of_the_hub_is_reported_with_the_remedy(
     hub: str, repository: str, revision: str | None, sentence: str
 ) -> None:
     with pytest.raises(ModelFilesError) as refused:

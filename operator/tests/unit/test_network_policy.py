@@ -133,7 +133,7 @@ def test_a_replica_reaches_only_the_pods_that_it_may_reach_through_the_tunnel_of
     ],
     ids=["no monitoring", "an operator elsewhere", "a whole namespace that monitors"],
 )
-def test_the_management_port_is_open_to_whom_the_operator_is_told_of(
+def test_the_management_port_is_open_to_the_observers_of_the_settings(
     settings: OperatorSettings, observers: set[str]
 ) -> None:
     found = policies({}, settings)
@@ -315,7 +315,7 @@ REACHED = {
 
 
 @pytest.mark.parametrize(("spec", "endpoint", "allowed"), REACHED.values(), ids=REACHED.keys())
-def test_a_model_server_reaches_dns_the_models_source_and_whom_the_spec_lists_alone(
+def test_a_model_server_reaches_only_dns_its_model_and_destinations_of_the_spec(
     spec: dict[str, Any], endpoint: str | None, allowed: set[str]
 ) -> None:
     found = policies(spec, OperatorSettings(images=SETTINGS.images, hub_endpoint=endpoint))
@@ -334,7 +334,7 @@ def test_the_policy_is_made_before_the_pods_it_protects() -> None:
     assert kinds.index("NetworkPolicy") < kinds.index("Deployment")
 
 
-def test_an_empty_selector_of_a_peer_stays_one_for_it_means_all() -> None:
+def test_an_empty_selector_of_a_peer_is_kept_because_it_means_all() -> None:
     (policy,) = policies({"networkPolicy": {"from": [{"namespaceSelector": {}}]}})
     assert policy["spec"]["ingress"][0]["from"] == [{"podSelector": {}}, {"namespaceSelector": {}}]
 

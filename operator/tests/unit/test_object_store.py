@@ -25,7 +25,7 @@ def test_a_role_of_the_account_needs_no_variable() -> None:
     assert variables(None) == {}
 
 
-def test_an_access_key_is_only_referred_to() -> None:
+def test_an_access_key_is_only_referenced() -> None:
     store = {"region": "eu-central-1", "credentialsSecretRef": {"name": "reader"}}
     assert variables(store) == {
         "AWS_DEFAULT_REGION": "eu-central-1",

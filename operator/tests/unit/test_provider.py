@@ -119,7 +119,7 @@ def planned(live: Manifest | None, report: LoadReport | None) -> Autoscaler:
         (hpa(100), 112, 112),
     ],
 )
-def test_the_window_follows_what_was_learned_in_few_steps(
+def test_the_window_follows_the_learned_one_in_few_steps(
     live: Manifest | None, learned: float | None, window: int
 ) -> None:
     known = {"demand_percent": 60.0, "scale_down_window_seconds": learned}
@@ -140,7 +140,7 @@ def test_a_scaled_object_does_not_tell_whether_an_hpa_keeps_the_tolerance() -> N
     assert planned(scaled_object(180), None).with_tolerance
 
 
-def test_nobody_else_scales_beside_a_scaled_object_that_cannot_be_removed() -> None:
+def test_nothing_else_scales_while_a_scaled_object_cannot_be_removed() -> None:
     for spec in ({"autoscaling": {"maxReplicas": 4, "provider": "Direct"}}, {"replicas": 2}):
         found = plan_provider(
             a_service(spec),

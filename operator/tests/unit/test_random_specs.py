@@ -56,9 +56,7 @@ class Operator:
     print_blob=False,
 )
 @given(valid_specs(), valid_specs())
-def test_a_spec_is_built_or_refused_always_alike_and_whatever_was_there_before(
-    first: Spec, second: Spec
-) -> None:
+def test_the_result_of_a_spec_does_not_depend_on_earlier_specs(first: Spec, second: Spec) -> None:
     operator = Operator()
     built = operator.build(first)
     assert Operator().build(first) == built

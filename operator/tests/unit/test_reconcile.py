@@ -45,7 +45,7 @@ def service(cluster: RacingCluster, cache: Cache) -> dict[str, Any]:
     return stored
 
 
-async def test_a_spec_change_that_came_with_the_answer_of_our_own_write_is_not_lost(
+async def test_a_spec_change_in_the_response_to_our_own_write_is_not_lost(
     cluster: RacingCluster, cache: Cache, reconciler: Reconciler, service: dict[str, Any]
 ) -> None:
     cluster.changes["LLMService"] = {**service["spec"], "replicas": 3}
@@ -57,7 +57,7 @@ async def test_a_spec_change_that_came_with_the_answer_of_our_own_write_is_not_l
     assert cluster.objects[DEPLOYMENTS, "llama"]["spec"]["replicas"] == 3
 
 
-async def test_nothing_is_made_when_the_watch_has_not_yet_told_of_a_deletion(
+async def test_nothing_is_made_when_the_watch_has_not_yet_reported_a_deletion(
     cluster: RacingCluster, reconciler: Reconciler, service: dict[str, Any]
 ) -> None:
     del cluster.objects[LLMSERVICES, "llama"]
@@ -65,7 +65,7 @@ async def test_nothing_is_made_when_the_watch_has_not_yet_told_of_a_deletion(
     assert cluster.writes == []
 
 
-async def test_nothing_is_made_for_a_successor_that_the_watch_has_not_told_of(
+async def test_nothing_is_made_for_a_successor_that_the_watch_has_not_reported(
     cluster: RacingCluster, reconciler: Reconciler, service: dict[str, Any]
 ) -> None:
     cluster.put({**service, "metadata": {**service["metadata"], "uid": "successor"}})
@@ -84,11 +84,11 @@ async def test_nothing_is_made_while_the_service_is_being_deleted(
     assert cluster.writes == []
 
 
-async def test_a_service_that_is_gone_needs_no_further_look(reconciler: Reconciler) -> None:
+async def test_a_deleted_service_needs_no_further_pass(reconciler: Reconciler) -> None:
     assert await reconciler.reconcile(("team", "gone")) is None
 
 
-async def test_a_download_is_followed_with_few_writes_and_without_numbers_once_nobody_tells_them(
+async def test_a_download_is_reported_with_few_writes_and_without_numbers_if_none_are_known(
     cluster: RacingCluster, cache: Cache, service: dict[str, Any]
 ) -> None:
     done = 0
@@ -140,7 +140,7 @@ class CountedReports(LoadReportClient):
 
 
 @pytest.mark.usefixtures("service")
-async def test_a_report_is_looked_at_only_while_a_replica_may_start(
+async def test_a_report_is_read_only_while_a_replica_may_start(
     cluster: RacingCluster, cache: Cache
 ) -> None:
     reports = CountedReports()

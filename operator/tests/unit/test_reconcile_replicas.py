@@ -56,7 +56,7 @@ async def test_a_service_that_resumes_and_loses_autoscaling_at_once_resumes_as_b
 
 
 @pytest.mark.parametrize("mode", ["Active", "Recommend", "Paused"])
-async def test_a_suspension_remembers_what_ran_and_not_what_was_recommended(
+async def test_a_suspension_remembers_the_replicas_that_ran_and_not_the_recommended_ones(
     world: World, mode: str
 ) -> None:
     spec = await run_three(world, mode=mode)
@@ -90,7 +90,7 @@ async def test_a_number_that_autoscaling_left_behind_outlives_a_suspension(world
     assert world.replicas == 3
 
 
-async def test_autoscaling_that_is_added_while_suspended_begins_with_the_number_of_before(
+async def test_autoscaling_that_is_added_while_suspended_starts_with_the_previous_number(
     world: World,
 ) -> None:
     await run_three(world)
@@ -120,7 +120,7 @@ async def test_a_record_that_is_no_number_of_replicas_is_ignored(
     assert world.replicas == 1
 
 
-async def test_the_number_of_before_is_recorded_only_if_it_has_not_changed_meanwhile(
+async def test_the_previous_number_is_recorded_only_if_it_has_not_changed_meanwhile(
     world: World,
 ) -> None:
     spec = await run_three(world)

@@ -26,7 +26,7 @@ def edited(scaled_object: dict[str, Any]) -> dict[str, Any]:
     return {**scaled_object, "spec": {**scaled_object["spec"], "maxReplicaCount": 99}}
 
 
-async def test_a_scaled_object_that_somebody_deleted_or_edited_is_restored(world: World) -> None:
+async def test_a_scaled_object_that_was_deleted_or_edited_is_restored(world: World) -> None:
     await world.serve(**by("KEDA"))
     wanted = world.cluster.objects[SCALED_OBJECTS, "llama"]
     world.lose(SCALED_OBJECTS)
@@ -92,7 +92,7 @@ async def test_a_suspended_service_has_no_scaled_object_and_resumes_with_its_rep
     ("before", "after"),
     [("External", "KEDA"), ("KEDA", "External"), ("KEDA", "Direct")],
 )
-async def test_who_scaled_before_is_removed_first_and_no_replica_is_lost(
+async def test_the_previous_scaler_is_removed_first_and_no_replica_is_lost(
     world: World, before: str, after: str
 ) -> None:
     kinds = {"External": AUTOSCALERS, "KEDA": SCALED_OBJECTS}
@@ -133,7 +133,7 @@ async def test_a_pass_that_fails_leaves_no_scaled_object_behind(
     assert not world.has(SCALED_OBJECTS)
 
 
-async def test_without_rights_nobody_scales_beside_keda_until_its_scaled_object_is_gone(
+async def test_without_rights_nothing_else_scales_until_the_scaled_object_is_gone(
     world: World,
 ) -> None:
     await world.serve(**by("KEDA"))
@@ -169,7 +169,9 @@ async def test_without_rights_a_service_with_fixed_replicas_says_that_keda_scale
     assert world.condition("Ready")["reason"] != "KEDAMissing"
 
 
-async def test_without_rights_and_without_a_trace_of_keda_a_service_works_on(world: World) -> None:
+async def test_without_rights_and_without_a_trace_of_keda_a_service_still_works(
+    world: World,
+) -> None:
     await world.serve(**by("Auto"))
     body = world.cluster.objects[LLMSERVICES, "llama"]
     status = {**body["status"], "autoscaling": {"provider": "KEDA"}}
@@ -192,7 +194,7 @@ async def test_a_right_that_is_missing_hinders_only_a_service_that_keda_is_to_sc
     assert said["message"].endswith(f"{Reason.KEDA_MISSING.meaning} {Reason.KEDA_MISSING.hint}")
 
 
-async def test_keda_scales_as_soon_as_it_is_installed_and_is_missed_when_it_is_removed(
+async def test_keda_scales_as_soon_as_it_is_installed_and_is_reported_missing_after_removal(
     world: World,
 ) -> None:
     world.cluster.unserved = {SCALED_OBJECTS}

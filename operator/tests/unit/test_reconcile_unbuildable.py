@@ -96,13 +96,13 @@ async def test_a_service_whose_pods_cannot_be_built_is_suspended_scaled_and_resu
 
 
 @pytest.mark.parametrize("case", [case for case, spec in UNBUILDABLE.items() if spec])
-async def test_nothing_runs_of_a_new_service_that_cannot_be_built(world: World, case: str) -> None:
+async def test_a_new_service_that_cannot_be_built_has_no_workload(world: World, case: str) -> None:
     await serve_unbuildable(world, case)
     assert not world.has(DEPLOYMENTS)
     assert world.condition("Ready")["reason"] == "InvalidSpec"
 
 
-async def test_the_pin_of_an_engine_that_is_not_known_outlives_the_rollback(world: World) -> None:
+async def test_the_pin_of_an_unknown_engine_is_kept_after_the_rollback(world: World) -> None:
     await world.serve()
     pin_unknown_engine(world)
     await world.settle()
@@ -145,7 +145,7 @@ async def test_pods_follow_the_spec_again_once_it_is_corrected(world: World) -> 
     assert world.condition("Ready")["reason"] != "InvalidSpec"
 
 
-async def test_what_others_own_of_the_pods_does_not_become_the_operators(world: World) -> None:
+async def test_fields_of_the_pods_that_others_own_do_not_become_the_operators(world: World) -> None:
     await world.serve()
     live = copy.deepcopy(world.cluster.objects[DEPLOYMENTS, "llama"])
     live["spec"]["template"]["metadata"]["annotations"] = {"kubectl/restartedAt": "now"}
@@ -157,7 +157,7 @@ async def test_what_others_own_of_the_pods_does_not_become_the_operators(world: 
 
 
 @pytest.mark.parametrize("golden", sorted(GOLDEN.iterdir()), ids=lambda path: path.stem)
-def test_the_part_that_was_applied_is_what_was_sent(golden: Path) -> None:
+def test_the_applied_part_of_an_object_equals_the_manifest(golden: Path) -> None:
     for manifest in yaml.safe_load_all(golden.read_text()):
         field = "spec" if "spec" in manifest else "data"
         assert applied_field(as_live(manifest), field) == manifest[field]

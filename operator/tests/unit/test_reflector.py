@@ -36,7 +36,7 @@ async def test_an_event_enqueues_its_service_and_its_echo_does_not() -> None:
     assert world.counted == ["event of llmservices"] * 4
 
 
-async def test_an_object_of_nobody_enqueues_nothing() -> None:
+async def test_an_object_without_a_service_enqueues_nothing() -> None:
     world = World()
     stranger = {"apiVersion": DEPLOYMENTS.api_version, "kind": DEPLOYMENTS.kind}
     async with world.reflecting():

@@ -61,7 +61,7 @@ QUOTA = 'persistentvolumeclaims "models" is forbidden: exceeded quota: storage'
         "name",
     ],
 )
-def test_a_refusal_keeps_its_words_and_ends_with_what_to_change(
+def test_a_refusal_keeps_its_message_and_ends_with_what_to_change(
     error: OperatorError, reason: Reason
 ) -> None:
     failure = failure_of(error)
@@ -109,7 +109,7 @@ def test_every_error_has_a_reason_and_what_a_retry_may_repair_is_tried_soon(
     assert Refusal("Service llama", error).may_end_soon is is_tried_soon
 
 
-def test_an_error_without_words_is_named_by_its_class() -> None:
+def test_an_error_without_a_message_is_named_by_its_class() -> None:
     assert failure_of(TimeoutError()).message.startswith("TimeoutError. ")
 
 

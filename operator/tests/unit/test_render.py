@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_rendered_is_refused_with_the_remedy(text: str, me
         assert str(refused.value) == message
 
 
-def test_every_error_of_a_file_is_said_at_once() -> None:
+def test_every_error_of_a_file_is_reported_at_once() -> None:
     one = HEAD + "spec: {model: {uri: 'x://org/model'}, replica: 2}\n"
     with pytest.raises(InvalidFile) as refused:
         render_file(f"{one}---\n{GOOD}---\n{{kind: Pod}}\n", SETTINGS)
@@ -70,7 +70,7 @@ def test_a_file_says_which_services_cannot_be_built() -> None:
     assert str(refused.value).startswith("2 problems:\n  qwen: spec.engine.version: ")
 
 
-def test_a_variable_that_has_no_effect_is_said_before_the_objects() -> None:
+def test_a_variable_that_has_no_effect_is_reported_before_the_objects() -> None:
     engine = "engine: {env: [{name: VLLM_ATTENTION_BACKEND, value: FLASHINFER}]}"
     text = HEAD + f"spec: {{model: {{uri: 'hf://org/model'}}, {engine}}}\n"
     comment, *objects = render_file(text, SETTINGS).splitlines()

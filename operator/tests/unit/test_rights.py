@@ -32,7 +32,7 @@ def test_every_child_brings_the_rights_on_its_kind() -> None:
     assert {child.kind: child.verbs for child in CHILDREN}.items() <= granted.items()
 
 
-def test_a_right_that_a_chart_value_grants_is_there_only_with_it() -> None:
+def test_a_right_that_a_chart_value_grants_exists_only_with_that_value() -> None:
     def resources(*, keda: bool) -> set[str]:
         rules = operator_rules(OperatorSettings(keda=keda))
         return {resource for rule in rules for resource in rule["resources"]}

@@ -81,7 +81,7 @@ def runs(cache: Cache, of: LLMService, replicas: int) -> None:
     cache.observe(deployment)
 
 
-async def test_a_service_that_somebody_scaled_to_zero_begins_with_its_least(
+async def test_a_service_that_was_scaled_to_zero_starts_with_its_minimum(
     cluster: Recorder, cache: Cache, scaler: Scaler
 ) -> None:
     # An HPA does not scale a Deployment with 0 replicas.
@@ -101,7 +101,7 @@ async def test_without_a_report_direct_mode_writes_nothing(
     assert cluster.sent == []
 
 
-async def test_a_recommendation_goes_on_from_the_one_before_for_nobody_follows_it(
+async def test_a_recommendation_continues_from_the_previous_one(
     cluster: Recorder, cache: Cache, served: ServedKinds
 ) -> None:
     autoscaling = {"minReplicas": 1, "maxReplicas": 12, "mode": "Recommend"}

@@ -54,7 +54,7 @@ def test_drafts_that_are_accepted_make_a_replica_sustain_more() -> None:
     assert after.demand_percent == pytest.approx(demand, rel=0.02)
 
 
-def test_nothing_is_said_in_the_first_minute() -> None:
+def test_the_demand_is_unknown_in_the_first_minute() -> None:
     seen = service().run(60, rate=14)
 
     assert (seen.demand_percent, seen.missing) == (None, Missing.STARTING)
@@ -95,7 +95,7 @@ def test_one_missed_scrape_changes_nothing() -> None:
     assert demand_of(seen.demand_percent) == pytest.approx(before, rel=0.06)
 
 
-def test_a_silent_replica_is_taken_as_busy_enough_to_stay() -> None:
+def test_a_silent_replica_counts_as_busy_enough_to_stay() -> None:
     running = service(4)
     before = demand_of(running.run(300, rate=40).demand_percent)
 
@@ -140,7 +140,7 @@ def test_a_counter_that_went_backwards_counts_as_a_restart() -> None:
     assert after.since(before) == after
 
 
-def test_an_old_replica_seen_first_brings_no_past() -> None:
+def test_a_running_replica_that_is_seen_for_the_first_time_adds_no_earlier_load() -> None:
     running = service(2)
     before = demand_of(running.run(300, rate=14).demand_percent)
     veteran = Server("pod-9", started=-1e6)
@@ -172,7 +172,7 @@ def test_a_few_requests_after_silence_are_no_burst() -> None:
     assert demand_of(seen.demand_percent) == pytest.approx(100 * 4 / 60 / seen.capacity, rel=0.1)
 
 
-def test_what_piles_up_during_a_cold_start_is_asked_for_at_once() -> None:
+def test_the_backlog_of_a_cold_start_raises_the_demand_at_once() -> None:
     running = service(2)
     running.run(300, rate=14)
 

@@ -18,7 +18,7 @@ def after(before: Sync | None, total: float | None, current: int, now: float) ->
     return sync(before, SPEC, current, total, now)
 
 
-def test_it_decides_at_once_and_then_every_fifteen_seconds() -> None:
+def test_direct_mode_decides_at_once_and_then_every_fifteen_seconds() -> None:
     first = after(None, 300.0, 1, now=0)
     assert first.decision.replicas == 4
     assert after(first, 600.0, 4, now=14) is first

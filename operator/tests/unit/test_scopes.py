@@ -83,7 +83,7 @@ async def test_an_error_that_may_soon_end_is_waited_for_first() -> None:
     assert set(world.hindrances) == {None}
 
 
-async def test_without_any_llmservice_that_can_be_read_nothing_begins() -> None:
+async def test_nothing_starts_while_no_llmservice_can_be_read() -> None:
     world = two_namespaces()
     world.errors = {(LLMSERVICES, "a"): GONE, (LLMSERVICES, "b"): GONE}
     async with world.reflecting():
@@ -94,7 +94,7 @@ async def test_without_any_llmservice_that_can_be_read_nothing_begins() -> None:
     }
 
 
-async def test_without_a_kind_in_every_namespace_the_rest_goes_on_and_nothing_is_ready() -> None:
+async def test_without_a_kind_in_every_namespace_the_rest_continues_and_nothing_is_ready() -> None:
     world = two_namespaces()
     world.errors = {(DEPLOYMENTS, "a"): GONE, (DEPLOYMENTS, "b"): GONE}
     async with world.reflecting():
@@ -136,7 +136,7 @@ async def test_an_audit_that_fails_in_one_namespace_repairs_the_others() -> None
     assert world.watches == [REQUIRED]
 
 
-async def test_a_watch_that_is_refused_is_told_although_its_kind_can_be_listed() -> None:
+async def test_a_watch_that_is_refused_is_reported_although_its_kind_can_be_listed() -> None:
     world = two_namespaces()
     async with world.reflecting():
         await world.until_watching()
@@ -174,7 +174,7 @@ async def test_what_an_audit_can_list_again_was_not_missed_by_the_watches(
     assert "missed llmservices" not in world.counted
 
 
-async def test_many_troubles_are_told_in_few_words() -> None:
+async def test_many_problems_are_reported_in_a_short_message() -> None:
     namespaces = tuple(f"n{number}" for number in range(20))
     world = World({LLMSERVICES: [service("mine", namespace="n0")]}, namespaces=namespaces)
     world.errors = {(DEPLOYMENTS, namespace): GONE for namespace in namespaces[1:]}
@@ -248,7 +248,7 @@ async def test_a_reload_keeps_what_came_while_the_list_was_under_way() -> None:
     assert versions == {"old": "7", "new": "8"}
 
 
-async def test_a_change_in_flight_during_an_audit_counts_for_nothing() -> None:
+async def test_a_change_in_flight_during_an_audit_is_no_missed_event() -> None:
     world = World({LLMSERVICES: [service(version=2)]})
     world.cache.observe(service(version=1))
     served = ServedKinds(cast(Cluster, world), [None], REQUIRED, {})

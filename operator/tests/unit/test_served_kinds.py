@@ -82,7 +82,9 @@ async def test_an_optional_kind_is_watched_as_soon_as_it_is_served_and_no_longer
     assert served.watched == REQUIRED_KINDS
 
 
-async def test_what_was_found_stands_while_it_is_looked_for_anew(cluster: CountingCluster) -> None:
+async def test_a_discovered_kind_stays_known_during_the_next_discovery(
+    cluster: CountingCluster,
+) -> None:
     served = served_kinds(cluster, KEDA)
     await served.load()
     seen = []
@@ -92,7 +94,7 @@ async def test_what_was_found_stands_while_it_is_looked_for_anew(cluster: Counti
     assert len(seen) == len(cluster.asked) / 2
 
 
-async def test_to_look_for_a_kind_that_is_watched_takes_one_request(
+async def test_the_discovery_of_a_watched_kind_takes_one_request(
     cluster: CountingCluster,
 ) -> None:
     served = served_kinds(cluster, KEDA)
@@ -102,7 +104,7 @@ async def test_to_look_for_a_kind_that_is_watched_takes_one_request(
     assert cluster.asked == [SCALED_OBJECTS.discovery_path]
 
 
-async def test_a_kind_that_was_not_granted_is_never_asked_for(cluster: CountingCluster) -> None:
+async def test_a_kind_that_was_not_granted_is_never_requested(cluster: CountingCluster) -> None:
     served = served_kinds(cluster, OperatorSettings(keda=False))
     await served.load()
     assert SCALED_OBJECTS not in served
@@ -155,7 +157,7 @@ def an_audit(cluster: CountingCluster, cache: Cache, enqueued: list[Key]) -> Aud
     return Audit(typed, cache, served, [None], enqueued.append, lambda _: None)
 
 
-async def test_objects_of_a_kind_that_is_gone_are_forgotten_and_their_services_looked_at(
+async def test_objects_of_a_kind_that_is_gone_are_forgotten_and_their_services_enqueued(
     cluster: CountingCluster, enqueued: list[Key]
 ) -> None:
     cache = Cache()
@@ -171,7 +173,7 @@ async def test_objects_of_a_kind_that_is_gone_are_forgotten_and_their_services_l
     assert enqueued == [("team", "llama")]
 
 
-async def test_every_service_is_looked_at_when_another_kind_is_served(
+async def test_every_service_is_enqueued_when_another_kind_is_served(
     cluster: CountingCluster, enqueued: list[Key]
 ) -> None:
     cluster.put(an_object(LLMSERVICES))

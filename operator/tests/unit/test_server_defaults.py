@@ -55,14 +55,14 @@ def test_the_bundle_of_the_spec_is_mounted_where_the_server_reads_it() -> None:
     assert mounted(pod({"caBundle": SECRET})) == {"name": "ca-bundle", "secret": secret}
 
 
-def test_the_charts_bundle_is_that_of_services_that_name_none() -> None:
+def test_services_that_name_no_bundle_use_the_charts() -> None:
     assert mounted(pod(caBundle=CONFIG_MAP))["configMap"]["name"] == "corporate-ca"
     both = mounted(pod({"caBundle": SECRET}, caBundle=CONFIG_MAP))
     assert both["secret"]["secretName"] == "own-ca"
     assert "LLMSERVICE_CA_BUNDLE" not in environment()
 
 
-def test_the_charts_pull_secrets_are_those_of_services_that_name_none() -> None:
+def test_services_that_name_no_pull_secrets_use_the_charts() -> None:
     spec = {"engine": {"imagePullSecrets": [{"name": "own"}]}}
     default = [{"name": "a"}, {"name": "b"}]
     assert pod(imagePullSecrets=default)["imagePullSecrets"] == default
@@ -87,7 +87,7 @@ def test_a_proxy_variable_of_the_spec_replaces_the_charts_in_either_spelling(nam
     assert found["HTTP_PROXY"] == "http://proxy:3128"
 
 
-def test_pods_name_no_user_and_no_group_where_the_namespace_allots_them() -> None:
+def test_pods_set_no_user_and_no_group_if_the_namespace_assigns_them() -> None:
     own = {"runAsUser": 10001, "runAsGroup": 10001, "fsGroup": 10001}
     allotted = pod(userIds="Namespace")["securityContext"]
     assert allotted["runAsNonRoot"]

@@ -35,7 +35,7 @@ VARIABLES = {
         ),
     ],
 )
-def test_the_server_is_told_only_what_differs_from_its_own_test(
+def test_the_server_gets_only_settings_that_differ_from_its_default_test(
     test: dict[str, Any], variables: dict[str, str]
 ) -> None:
     service = a_service({"smokeTest": test})

@@ -24,7 +24,7 @@ TAKEN_BY_PYTHON = {
 
 
 @pytest.mark.parametrize("sentence", REFUSED)
-def test_refuses_without_an_api_server_what_one_refuses(sentence: str) -> None:
+def test_python_refuses_the_specs_that_the_api_server_refuses(sentence: str) -> None:
     if sentence in TAKEN_BY_PYTHON:
         assert is_taken(REFUSED[sentence]), "remove it from the list"
     else:
@@ -45,7 +45,7 @@ def is_taken(case: Refused) -> bool:
 
 
 @pytest.mark.parametrize("sentence", ACCEPTED)
-def test_accepts_without_an_api_server_what_one_accepts(sentence: str) -> None:
+def test_python_accepts_the_specs_that_the_api_server_accepts(sentence: str) -> None:
     assert LLMService.problems(a_body(ACCEPTED[sentence])) == []
 
 

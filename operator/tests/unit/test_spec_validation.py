@@ -241,7 +241,7 @@ def test_a_name_that_a_service_object_can_have_is_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["volumes", "volumeMounts", "hostPath"])
-def test_a_field_that_would_mount_a_folder_is_answered_with_the_claim(field: str) -> None:
+def test_a_field_that_would_mount_a_folder_is_refused_with_the_claim_to_use(field: str) -> None:
     (problem,) = LLMService.problems(a_body({"template": {field: []}}))
     assert str(problem) == (
         f"spec.template.{field}: is not a field of an LLMService, and {NEEDS_A_CLAIM}, and set "
@@ -307,7 +307,7 @@ def test_a_status_that_cannot_be_read_is_forgotten() -> None:
     assert service.status.conditions == ()
 
 
-def test_a_minimal_spec_asks_for_one_replica_on_one_gpu() -> None:
+def test_a_minimal_spec_requests_one_replica_on_one_gpu() -> None:
     spec = a_service().spec
     assert spec.desired_replicas == 1
     assert spec.accelerator.type is AcceleratorType.NVIDIA

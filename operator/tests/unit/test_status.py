@@ -319,7 +319,7 @@ def test_the_transition_time_moves_only_with_the_status() -> None:
         (CRASHING, Event("Warning", "CrashLoop", "It crashes.")),
     ],
 )
-def test_an_event_tells_of_a_transition_once(seen: Observation, event: Event) -> None:
+def test_an_event_reports_a_transition_once(seen: Observation, event: Event) -> None:
     update = build_status(a_service(), PIN, seen, NOW)
     assert update.events == (event,)
     assert build_status(after(update), PIN, seen, NOW).events == ()
@@ -349,14 +349,14 @@ def test_a_default_image_is_untried_until_a_replica_with_it_was_ready() -> None:
     assert told == [True, None, None]
 
 
-def test_a_pass_that_failed_before_the_pin_keeps_the_one_of_before() -> None:
+def test_a_pass_that_failed_before_the_pin_keeps_the_previous_one() -> None:
     first = build_status(a_service(), PIN, SERVING, NOW)
     second = build_status(after(first), None, SERVING, NOW, CONFLICT)
     assert second.status["engine"] == first.status["engine"]
     assert "engine" not in build_status(a_service(), None, SERVING, NOW, CONFLICT).status
 
 
-def test_an_address_that_may_be_somebody_elses_is_not_given() -> None:
+def test_an_address_that_may_belong_to_another_object_is_not_reported() -> None:
     assert "url" not in build_status(a_service(), PIN, Observation(), NOW, CONFLICT).status
 
 
@@ -404,7 +404,7 @@ def test_a_service_that_could_never_be_read_says_so(status: dict[str, Any]) -> N
     }
 
 
-def test_the_calibration_stays_the_metrics_servers() -> None:
+def test_the_metrics_server_keeps_the_ownership_of_the_calibration() -> None:
     calibration = {
         "stepSeconds": [1.0] * 4,
         "capacityFactor": 1.0,
@@ -431,7 +431,7 @@ def test_the_calibration_stays_the_metrics_servers() -> None:
     assert "autoscaling" not in fixed.status
 
 
-def test_a_number_of_0_that_nobody_wrote_is_not_blamed_on_the_spec() -> None:
+def test_zero_replicas_that_the_spec_does_not_set_are_not_blamed_on_the_spec() -> None:
     for spec, cause in (
         ({"replicas": 0}, "spec.replicas is 0. "),
         ({}, "The Deployment asks for 0 replicas. "),

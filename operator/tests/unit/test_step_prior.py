@@ -16,7 +16,7 @@ def prior(uri: str = "hf://org/model", **spec: Any) -> StepModel:
     return prior_of(a_service({"model": {"uri": uri}, **spec}).spec)
 
 
-def test_the_size_in_the_name_counts() -> None:
+def test_the_size_in_the_name_is_used() -> None:
     small, large = (
         prior("hf://org/llm-8B", accelerator=H100),
         prior("hf://org/llm-70B", accelerator=H100),

@@ -42,7 +42,7 @@ def test_weights_in_full_precision_make_the_step_smaller_however_they_are_spelle
     assert tokens(engine={"dtype": dtype}) == 1408
 
 
-def test_the_objective_that_autoscaling_brings_counts_and_one_switched_off_does_not() -> None:
+def test_the_default_objective_of_autoscaling_is_used_and_a_disabled_one_is_not() -> None:
     assert tokens(slo=None, autoscaling={"maxReplicas": 2}) == 1600
     assert tokens(slo=None) is None
     assert tokens(slo={}, autoscaling={"maxReplicas": 2}) is None
@@ -72,7 +72,7 @@ def test_every_request_gets_a_token() -> None:
     assert tokens(engine=seats) == 2048
 
 
-def test_the_step_is_an_argument_and_what_was_learned_is_none() -> None:
+def test_the_derived_step_is_an_argument_and_a_learned_one_is_not() -> None:
     spec = {
         "model": {"uri": QWEN},
         "accelerator": {"class": "H100"},

@@ -65,7 +65,7 @@ def test_what_a_restart_may_repair_is_reported_once_it_has_not() -> None:
     )
 
 
-def test_a_reason_that_the_kubelet_sees_too_is_better_said_by_the_server() -> None:
+def test_for_a_reason_that_the_kubelet_sees_too_the_servers_message_is_used() -> None:
     said = written("StartupTimeout", "The model was not ready after 1800 seconds.")
     assert problem(runs_again(said, 1)) == Problem(
         Reason.STARTUP_TIMEOUT,
@@ -119,7 +119,7 @@ RELEASED = {
 
 
 @pytest.mark.parametrize("text", RELEASED.values(), ids=RELEASED)
-def test_what_a_released_server_says_is_shown_with_one_advice(text: str) -> None:
+def test_the_message_of_a_released_server_is_shown_with_one_hint(text: str) -> None:
     found, said = problem(waits_for_restart(text)), json.loads(text)
     assert found.reason.value == said["reason"]
     assert found.reason.source is Source.MODEL_SERVER

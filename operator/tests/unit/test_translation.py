@@ -110,7 +110,7 @@ def test_speculation_becomes_its_fields(arguments: list[str], speculation: dict[
 @pytest.mark.parametrize(
     "config", [{"method": "mlp_speculator"}, {"method": "mtp", "tree": 1}], ids=["method", "part"]
 )
-def test_speculation_that_has_no_field_is_said(config: dict[str, Any]) -> None:
+def test_speculation_that_has_no_field_is_reported(config: dict[str, Any]) -> None:
     with pytest.raises(Inexpressible, match=r"--speculative-config .* has no field"):
         engine(f"--speculative-config={config!r}".replace("'", '"'))
 
@@ -135,7 +135,7 @@ def test_words_and_lists_become_those_of_their_fields() -> None:
     }
 
 
-def test_a_parser_in_a_file_is_a_file_of_an_image_of_ones_own() -> None:
+def test_a_parser_in_a_file_is_a_file_of_a_custom_image() -> None:
     assert engine("--tool-parser-plugin", "mine.py") == {
         "image": "registry.example.com/parsers:1",
         "extraArgs": ["--tool-parser-plugin=/opt/parsers/mine.py"],

@@ -60,6 +60,6 @@ def test_the_advice_names_fields_that_there_are(advice: str) -> None:
     assert named or advice.startswith(("remove it, because ", "move the fields "))
 
 
-def test_advice_is_given_on_names_alone_that_are_no_field() -> None:
+def test_advice_is_given_only_on_names_that_are_no_field() -> None:
     tops = {path for path in field_paths(LLMServiceSpec) if "." not in path}
     assert not tops & {name for names in ADVICE.values() for name in names}

@@ -54,7 +54,7 @@ PAGES = [
 
 @pytest.mark.usefixtures("_impatience")
 @pytest.mark.parametrize("page", PAGES)
-async def test_a_list_that_is_answered_wrongly_is_asked_for_again_and_the_others_go_on(
+async def test_a_list_with_a_wrong_response_is_repeated_and_the_others_continue(
     server: ApiServer, page: Any
 ) -> None:
     server.pages = [("namespaces/b/pods?limit", page)] * 3
@@ -74,7 +74,7 @@ async def test_a_list_that_is_answered_wrongly_is_asked_for_again_and_the_others
 
 @pytest.mark.usefixtures("_impatience")
 @pytest.mark.parametrize("page", [PAGES[0], *PAGES[3:]])
-async def test_a_watch_that_is_answered_wrongly_is_begun_again_and_the_others_go_on(
+async def test_a_watch_with_a_wrong_response_is_restarted_and_the_others_continue(
     server: ApiServer, page: Any
 ) -> None:
     server.pages = [("namespaces/b/pods?watch", page)] * 2
@@ -139,7 +139,7 @@ async def test_a_line_that_is_cut_off_is_awaited_once_more(server: ApiServer) ->
         assert versions[1:3] == ["10", "12"]
 
 
-async def test_watches_that_end_at_once_are_begun_again_after_a_growing_pause(
+async def test_watches_that_end_at_once_are_restarted_after_a_growing_pause(
     server: ApiServer,
 ) -> None:
     server.ends_watches = True

@@ -69,7 +69,7 @@ async def test_a_version_that_is_too_old_leads_to_a_new_list(server: ApiServer) 
         await found.until((LISTED, "a"), (LISTED, "b"))
 
 
-async def test_the_watches_outlive_an_api_server_that_is_away(server: ApiServer) -> None:
+async def test_the_watches_survive_an_unreachable_api_server(server: ApiServer) -> None:
     server.lists = [[pod("a", 5)]]
     async with watching() as found:
         # The server is unreachable when the watches start, and once more while they run.
@@ -80,7 +80,7 @@ async def test_the_watches_outlive_an_api_server_that_is_away(server: ApiServer)
             await found.until((LISTED, "a"), ("ADDED", "b"))
 
 
-async def test_the_watches_outlive_a_right_that_is_missing_for_a_while(server: ApiServer) -> None:
+async def test_the_watches_survive_a_right_that_is_missing_for_a_while(server: ApiServer) -> None:
     server.lists = [[pod("a", 5)]]
     server.status = 403
     async with server.serving(), watching() as found:

@@ -151,14 +151,14 @@ def test_shared_memory_has_room_for_the_cache_of_images_that_the_engine_keeps_th
     assert volumes["shm"]["emptyDir"]["sizeLimit"] == limit
 
 
-def test_the_server_is_told_its_ports() -> None:
+def test_the_server_gets_its_ports() -> None:
     variables = environment()
     assert variables["LLMSERVICE_API_PORT"] == "8000"
     assert variables["LLMSERVICE_MANAGEMENT_PORT"] == "9090"
 
 
 @pytest.mark.parametrize(("pre_stop", "failures"), [(0, 2), (5, 2), (6, 3), (30, 7), (300, 61)])
-def test_a_pod_counts_as_serving_as_long_as_it_takes_requests(pre_stop: int, failures: int) -> None:
+def test_a_pod_stays_ready_while_it_accepts_requests(pre_stop: int, failures: int) -> None:
     probe = server({"termination": {"preStopSeconds": pre_stop}})["readinessProbe"]
     assert probe["failureThreshold"] == failures
     # The first probe may fail immediately.
@@ -205,7 +205,7 @@ def test_a_request_may_take_as_long_as_a_drain_waits_for_it_unless_the_spec_says
     assert environment(spec)["LLMSERVICE_REQUEST_TIMEOUT_SECONDS"] == timeout
 
 
-def test_the_server_is_told_the_limits_of_the_spec_and_has_its_own_for_the_others() -> None:
+def test_the_server_gets_the_limits_of_the_spec_and_has_its_own_for_the_others() -> None:
     limits = {"engineHangSeconds": 300, "maxBodyMebibytes": 64, "maxChoices": 4}
     told = environment({"serving": limits})
     assert told["LLMSERVICE_ENGINE_HANG_SECONDS"] == "300"
@@ -223,7 +223,7 @@ def test_the_server_is_told_the_limits_of_the_spec_and_has_its_own_for_the_other
     ],
     ids=["every key", "one key"],
 )
-def test_api_keys_are_mounted_and_the_server_is_told_where(
+def test_api_keys_are_mounted_and_the_server_gets_their_path(
     reference: dict[str, str], items: list[dict[str, str]] | None
 ) -> None:
     spec = {"auth": {"apiKeysSecretRef": reference}}
@@ -235,7 +235,7 @@ def test_api_keys_are_mounted_and_the_server_is_told_where(
     assert mount in server(spec)["volumeMounts"]
 
 
-def test_without_keys_nobody_is_asked_for_one() -> None:
+def test_without_keys_no_client_needs_one() -> None:
     assert "LLMSERVICE_API_KEYS_DIRECTORY" not in environment()
 
 
@@ -276,7 +276,7 @@ def test_no_service_object_leads_to_the_management_port(wanted: dict[str, Any], 
     assert names.url(service) == url
 
 
-def test_the_hub_is_the_public_one_unless_the_operator_is_told_of_another() -> None:
+def test_the_hub_is_the_public_one_unless_the_settings_name_another() -> None:
     assert "HF_ENDPOINT" not in environment()
     assert environment(hub_endpoint="http://hub")["HF_ENDPOINT"] == "http://hub"
 
@@ -287,14 +287,14 @@ def test_a_service_may_have_a_hub_of_its_own() -> None:
     assert environment(spec, hub_endpoint="http://hub")["HF_ENDPOINT"] == "https://own.example"
 
 
-def test_the_token_is_referred_to_and_never_copied() -> None:
+def test_the_token_is_referenced_and_never_copied() -> None:
     model = {"uri": "hf://org/model", "credentialsSecretRef": {"name": "hub-token"}}
     reference = {"secretKeyRef": {"name": "hub-token", "key": "HF_TOKEN"}}
     assert environment({"model": model})["HF_TOKEN"] == reference
     assert "HF_TOKEN" not in environment()
 
 
-def test_variables_of_the_spec_stand_behind_those_of_the_operator() -> None:
+def test_variables_of_the_spec_follow_those_of_the_operator() -> None:
     secret, config_map = {"name": "s", "key": "k"}, {"name": "c", "key": "k"}
     given = [
         {"name": "NCCL_DEBUG", "value": "INFO"},
@@ -338,14 +338,14 @@ def test_a_variable_that_tunes_is_taken(name: str) -> None:
     assert not is_refused_variable(name)
 
 
-def test_a_chat_template_of_a_config_map_comes_in_a_variable_that_says_when_it_is_missing() -> None:
+def test_a_chat_template_of_a_config_map_is_a_variable_whose_absence_is_an_error() -> None:
     reference = {"name": "texts", "key": "chat"}
     spec = {"engine": {"chatTemplate": {"configMapKeyRef": reference}}}
     assert environment(spec)["LLMSERVICE_CHAT_TEMPLATE"] == {"configMapKeyRef": reference}
     assert server(spec)["args"][-1] == "--chat-template=$(LLMSERVICE_CHAT_TEMPLATE)"
 
 
-def test_the_image_is_pulled_as_the_spec_says_and_else_as_kubernetes_does() -> None:
+def test_the_image_is_pulled_as_the_spec_says_and_by_default_as_kubernetes_does() -> None:
     assert "imagePullPolicy" not in server()
     assert "imagePullSecrets" not in pod_spec()
     spec = {"engine": {"imagePullPolicy": "Never", "imagePullSecrets": [{"name": "login"}]}}
@@ -421,7 +421,7 @@ def test_a_claim_is_mounted_read_only() -> None:
         "limits alone",
     ],
 )
-def test_a_replica_asks_for_gpus_and_for_what_the_spec_says_or_a_little(
+def test_a_replica_requests_gpus_and_the_resources_of_the_spec_or_small_defaults(
     spec: dict[str, Any], resources: dict[str, Any]
 ) -> None:
     assert server(spec)["resources"] == resources
@@ -440,7 +440,7 @@ def test_a_start_may_take_as_long_as_the_spec_says_and_no_rollout_is_stuck_befor
     assert deployment({"startup": startup})["spec"]["progressDeadlineSeconds"] == deadline
 
 
-def test_a_server_that_answers_no_probe_is_not_given_the_time_of_a_drain() -> None:
+def test_a_server_that_answers_no_probe_gets_no_time_to_drain() -> None:
     probes = server({"termination": {"drainTimeoutSeconds": 3600}})
     assert probes["startupProbe"]["terminationGracePeriodSeconds"] == 30
     assert probes["livenessProbe"]["terminationGracePeriodSeconds"] == 30
@@ -452,7 +452,7 @@ def test_a_server_is_restarted_after_a_minute_of_silence_and_not_before() -> Non
     assert alive["timeoutSeconds"] == alive["periodSeconds"]
 
 
-def test_probes_ask_the_management_port() -> None:
+def test_probes_use_the_management_port() -> None:
     probes = {name: server()[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness")}
     assert probes["startup"] == {"path": "/startupz", "port": "management"}
     assert probes["liveness"] == {"path": "/livez", "port": "management"}

@@ -84,7 +84,7 @@ NO_TOPOLOGY = "Pod was rejected: Resources cannot be allocated with Topology loc
     ],
 )
 @pytest.mark.parametrize("successor", [a_pod(), a_pod(RUNNING, started=False)], ids=["none", "up"])
-def test_a_pod_that_the_kubelet_ended_says_why_beside_its_successor(
+def test_a_pod_that_the_kubelet_terminated_has_its_reason_reported_despite_a_successor(
     reason: str, message: str, expected: Reason, successor: Manifest
 ) -> None:
     found, said = told(seen(a_failed_pod(reason, message), successor))
@@ -94,7 +94,7 @@ def test_a_pod_that_the_kubelet_ended_says_why_beside_its_successor(
     assert said.endswith(expected.advice("qwen"))
 
 
-def test_a_failure_is_looked_at_until_it_is_no_longer_recent() -> None:
+def test_a_failure_is_reported_until_it_is_no_longer_recent() -> None:
     assert seen(a_failed_pod("Evicted", FULL_CACHE)).look_again_seconds == 60
     assert seen(a_failed_pod("Evicted", FULL_CACHE, seconds=3600)).look_again_seconds is None
 
@@ -121,13 +121,13 @@ def test_a_pod_that_ended_as_pods_should_is_no_problem(reason: str) -> None:
     ],
     ids=["an hour ago", "of an earlier template", "that is being deleted"],
 )
-def test_a_failed_pod_that_says_nothing_about_now_is_not_told(pod: Manifest) -> None:
+def test_a_failed_pod_that_is_no_longer_relevant_is_not_reported(pod: Manifest) -> None:
     named = {"type": "Progressing", "status": "True", "message": 'ReplicaSet "qwen-new" is x.'}
     found = seen(pod, a_pod(RUNNING, started=False), conditions=(named,))
     assert told(found)[0] is Reason.LOADING_MODEL
 
 
-def test_the_last_of_several_failures_is_told() -> None:
+def test_the_last_of_several_failures_is_reported() -> None:
     pods = (
         a_failed_pod("Evicted", FULL_CACHE, seconds=300),
         a_failed_pod("UnexpectedAdmissionError", NO_DEVICE, seconds=20),
@@ -195,7 +195,7 @@ def test_a_pod_that_has_just_been_scheduled_is_given_time() -> None:
     assert found.look_again_seconds == 90
 
 
-def test_a_pod_that_a_node_takes_no_notice_of_is_on_a_lost_node() -> None:
+def test_a_pod_that_its_node_does_not_acknowledge_is_on_a_lost_node() -> None:
     assert told(seen(an_unstarted_pod(200, acknowledged=False)))[0] is None
     found, said = told(seen(an_unstarted_pod(400, acknowledged=False)))
     assert found is Reason.NODE_LOST
@@ -213,7 +213,7 @@ CRASHING = {
 }
 
 
-def test_a_node_that_is_lost_is_told_and_not_a_server_that_hangs() -> None:
+def test_a_lost_node_is_reported_and_not_a_server_that_hangs() -> None:
     found, said = told(seen(beside()))
     assert found is Reason.NODE_LOST
     assert said.startswith("The node node-7 does not report any more.")
@@ -236,7 +236,7 @@ def test_an_init_container_that_fails_is_named() -> None:
     assert "back-off 5m0s" in said
 
 
-def test_a_readiness_gate_that_is_not_met_is_told() -> None:
+def test_a_readiness_gate_that_is_not_met_is_reported() -> None:
     pod = beside(reason="ReadinessGatesNotReady")
     pod["status"]["conditions"][0]["message"] = 'corresponding condition "x/y" is missing'
     found, said = told(seen(pod))
@@ -244,7 +244,7 @@ def test_a_readiness_gate_that_is_not_met_is_told() -> None:
     assert 'condition "x/y"' in said
 
 
-def test_a_server_that_hangs_is_told_beside_a_sidecar_that_is_ready() -> None:
+def test_a_server_that_hangs_is_reported_although_a_sidecar_is_ready() -> None:
     ready = {**PROXY, "ready": True}
     assert told(seen(beside(ready=False, others=[ready])))[0] is Reason.SERVER_NOT_READY
 
@@ -361,7 +361,7 @@ def test_an_old_pod_gives_way_to_one_that_waits_for_its_volume() -> None:
     assert decision.status == RolloutStatus(in_place_since=timestamp(NOW))
 
 
-def test_a_deployment_that_somebody_paused_is_told() -> None:
+def test_a_paused_deployment_is_reported() -> None:
     deployment = a_deployment(replicas=1, updated=0, ready=1)
     deployment["spec"]["paused"] = True
     found = observe_service(a_service(), deployment, [an_old_pod()], None, NOW)

@@ -215,7 +215,7 @@ def told(phase: str, done: int | None = None, total: int | None = None) -> LoadR
         (500_000, 1_000_000, "0.5 MB of 1.0 MB (50 %)"),
     ],
 )
-def test_a_download_is_told_in_steps(done: int, total: int, text: str) -> None:
+def test_a_download_is_reported_in_steps(done: int, total: int, text: str) -> None:
     pods, report = [a_pod(RUNNING, started=False)], told("downloading", done, total)
     assert observe_service(a_service(), a_deployment(), pods, report).problem == Problem(
         Reason.DOWNLOADING_MODEL,
@@ -228,7 +228,7 @@ def test_a_download_is_told_in_steps(done: int, total: int, text: str) -> None:
     [None, told("downloading"), told("loading", 5, 5), a_report()],
     ids=["no metrics server", "no numbers", "another phase", "no such pod"],
 )
-def test_without_numbers_a_model_loads(report: LoadReport | None) -> None:
+def test_without_numbers_a_download_is_reported_as_loading(report: LoadReport | None) -> None:
     pods = [a_pod(RUNNING, started=False)]
     found = observe_service(a_service(), a_deployment(), pods, report).problem
     assert found is not None
@@ -290,11 +290,11 @@ def test_a_rollout_past_its_deadline_is_stuck() -> None:
     assert observation.problem == Problem(reason, f"{reason.meaning} {reason.advice('qwen')}")
 
 
-def test_a_pod_that_says_why_is_worth_more_than_a_deadline() -> None:
+def test_the_reason_of_a_pod_has_priority_over_a_deadline() -> None:
     assert problem(a_pod(unscheduled=NO_GPU), conditions=(STUCK,)).reason is Reason.WAITING_FOR_GPU
 
 
-def test_a_crash_is_worth_more_than_a_wait_and_a_wait_more_than_patience() -> None:
+def test_a_crash_has_priority_over_a_wait_and_a_wait_over_loading() -> None:
     crash = PROBLEMS["a crash without a word"][0]
     wait = PROBLEMS["no GPU on any node"][0]
     loading = PROBLEMS["a model that loads"][0]
@@ -306,7 +306,9 @@ MODEL_SERVER_REASONS = [each for each in Reason if each.source is Source.MODEL_S
 
 
 @pytest.mark.parametrize("reason", MODEL_SERVER_REASONS)
-def test_what_a_container_that_ran_says_is_worth_more_than_anything_else(reason: Reason) -> None:
+def test_the_message_of_a_container_that_ran_has_priority_over_everything_else(
+    reason: Reason,
+) -> None:
     said = a_pod(waiting("CrashLoopBackOff"), lastState=ended(last_words(reason, "no")))
     others = [pod for pod, other, _ in PROBLEMS.values() if other.source is not Source.MODEL_SERVER]
     assert problem(*others, said, conditions=(STUCK, failed_create(QUOTA))).reason is reason
@@ -320,7 +322,7 @@ def test_of_two_reasons_with_one_rank_the_alphabet_decides() -> None:
     assert problem(*pods).reason is Reason.HUB_UNREACHABLE
 
 
-def test_pods_of_an_earlier_spec_have_no_say() -> None:
+def test_pods_of_an_earlier_spec_are_ignored() -> None:
     old = a_pod(
         waiting("CrashLoopBackOff"),
         template="old",
@@ -332,7 +334,7 @@ def test_pods_of_an_earlier_spec_have_no_say() -> None:
     assert seen(old, replicas=1, updated=0).problem is None
 
 
-def test_pods_that_are_leaving_have_no_say() -> None:
+def test_terminating_pods_are_ignored() -> None:
     leaving = a_pod(unscheduled=NO_GPU)
     leaving["metadata"]["deletionTimestamp"] = "2026-01-02T03:00:00Z"
     evicted = a_pod(unscheduled=NO_GPU)
@@ -397,7 +399,7 @@ def test_a_start_that_goes_well_is_a_wait_and_then_nothing() -> None:
     assert any(each and each["started"] and not each["ready"] for each in has_loaded)
 
 
-def test_somebody_elses_long_text_is_cut_to_its_end() -> None:
+def test_a_long_foreign_message_is_cut_to_its_end() -> None:
     log = "start " + "x" * 5000 + " end"
     found = problem(a_pod(ended(log), restartCount=2))
     assert len(found.message) < 2500
@@ -462,7 +464,7 @@ def test_nothing_is_said_about_the_present_template_while_its_controller_does_no
     assert found.not_ready_since is None
 
 
-def test_an_image_that_never_ran_stays_untried_beside_a_pod_of_before() -> None:
+def test_an_image_that_never_ran_stays_untried_despite_an_earlier_pod() -> None:
     told = (progressing('ReplicaSet "qwen-new" is progressing.'),)
     deployment = a_deployment(replicas=2, updated=1, ready=1, conditions=told)
     pods = (a_pod(waiting("ImagePullBackOff")), OLD_AGAIN)

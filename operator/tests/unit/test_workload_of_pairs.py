@@ -97,7 +97,7 @@ def test_the_download_of_a_server_says_nothing_about_its_worker() -> None:
     assert seen.problem.reason == "LoadingModel"
 
 
-def test_what_the_controller_of_pairs_is_refused_is_reported() -> None:
+def test_a_refusal_of_the_controller_of_pairs_is_reported() -> None:
     live = a_pair_set(all_=0, new=0, refusals=["No more pairs here."])
     assert status_of(live)[1]["Ready"]["message"] == "No more pairs here."
 
@@ -114,7 +114,7 @@ def test_the_model_is_loaded_when_both_pods_of_a_pair_are_ready() -> None:
         assert seen.has_loaded_model is is_loaded
 
 
-def test_a_pair_serves_since_its_later_pod_is_ready_and_no_longer_when_one_is_leaving() -> None:
+def test_a_pair_serves_since_its_later_pod_is_ready_and_until_one_is_terminating() -> None:
     server = a_pod_of_a_pair("a", "server", ready=True, changed="2026-01-02T03:01:00Z")
     worker = a_pod_of_a_pair("a", "worker", ready=True, changed="2026-01-02T03:02:00Z")
     (pair,) = replicas_of([worker, server])
@@ -126,7 +126,7 @@ def test_a_pair_serves_since_its_later_pod_is_ready_and_no_longer_when_one_is_le
     assert not pair.serves
 
 
-def test_pairs_of_an_earlier_template_have_no_say() -> None:
+def test_pairs_of_an_earlier_template_are_ignored() -> None:
     old = a_pair("old", revision="1", created="2026-01-01T00:00:00Z", unscheduled=NO_GPU)
     new = a_pair("new", revision="2", state=RUNNING, started=False)
     _, conditions = status_of(a_pair_set(new=1), *old, *new)
@@ -175,7 +175,7 @@ class Listening:
         return await self._servers.ask(address, is_ready=is_ready)
 
 
-async def test_the_metrics_server_asks_one_pod_of_each_pair_and_reports_pairs() -> None:
+async def test_the_metrics_server_queries_one_pod_of_each_pair_and_reports_pairs() -> None:
     servers = Pods()
     servers.add("a")
     servers.add("b")

@@ -54,12 +54,12 @@ def test_a_lost_status_is_read_from_the_live_deployment() -> None:
     assert resolve_pin(a_service(), running(FIRST_GPU), UPGRADED) == FIRST_GPU
 
 
-def test_the_status_wins_over_a_deployment_that_somebody_edited() -> None:
+def test_the_status_has_priority_over_an_edited_deployment() -> None:
     edited = running(EnginePin("somebody/else:9", "0.31.0", "nvidia"))
     assert resolve_pin(pinned(FIRST_GPU), edited, UPGRADED) == FIRST_GPU
 
 
-def test_the_image_of_the_spec_wins_over_every_pin() -> None:
+def test_the_image_of_the_spec_has_priority_over_every_pin() -> None:
     service = pinned(FIRST_GPU, {"engine": {"image": "mine:1"}})
     pin = resolve_pin(service, running(FIRST_GPU), SETTINGS)
     assert pin == EnginePin("mine:1", "0.32.0", None)
@@ -81,7 +81,7 @@ def test_another_accelerator_gets_the_default_image_for_it() -> None:
     assert pin == EnginePin("registry/cpu:2", "0.33.0", "cpu", untried=True)
 
 
-def test_a_deployment_of_somebody_else_pins_nothing() -> None:
+def test_a_deployment_of_another_owner_pins_nothing() -> None:
     foreign = running(EnginePin("foreign:1", "0.31.0", "nvidia"))
     foreign["metadata"]["ownerReferences"][0]["uid"] = "uid-2"
     assert resolve_pin(a_service(), foreign, SETTINGS) == NEW_GPU
@@ -103,7 +103,7 @@ SAID = wanting("0.31.0", image="mine:1")
 
 @pytest.mark.parametrize("lost", [False, True], ids=["status", "a lost status"])
 @pytest.mark.parametrize("settings", [SETTINGS, UPGRADED], ids=["one operator", "an upgrade"])
-def test_a_version_that_comes_and_goes_leaves_the_pin_of_before(
+def test_a_version_that_is_set_and_removed_leaves_the_previous_pin(
     settings: OperatorSettings, lost: bool
 ) -> None:
     before = resolve_pin(a_service(UNSAID), None, SETTINGS)
@@ -113,7 +113,7 @@ def test_a_version_that_comes_and_goes_leaves_the_pin_of_before(
     assert resolve_pin(after, running(between) if lost else None, settings) == before
 
 
-def test_what_an_image_is_taken_to_hold_goes_with_the_image() -> None:
+def test_the_assumed_version_of_an_image_is_removed_with_the_image() -> None:
     first = resolve_pin(pinned(EnginePin("mine:1", "0.31.0"), SAID), None, SETTINGS)
     other = resolve_pin(pinned(first, {"engine": {"image": "mine:2"}}), None, UPGRADED)
     assert other == EnginePin("mine:2", "0.33.0")

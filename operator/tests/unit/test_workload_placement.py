@@ -133,7 +133,7 @@ def test_a_spec_that_tolerates_the_taint_of_gpu_nodes_gets_no_second_toleration(
     ],
     ids=["one value", "another effect", "another taint"],
 )
-def test_the_taint_of_gpu_nodes_is_tolerated_beside_what_the_spec_tolerates(
+def test_the_taint_of_gpu_nodes_is_tolerated_in_addition_to_the_tolerations_of_the_spec(
     own: dict[str, Any],
 ) -> None:
     assert pod_spec({"tolerations": [own]})["tolerations"] == [own, OF_GPU_NODES]
@@ -159,7 +159,7 @@ def test_a_spread_without_a_selector_counts_the_pods_of_the_service_and_revision
     ]
 
 
-def test_labels_and_annotations_stand_beside_those_of_the_operator() -> None:
+def test_labels_and_annotations_are_added_to_those_of_the_operator() -> None:
     plain = deployment({})["spec"]["template"]["metadata"]
     given = {"labels": {"team": "search"}, "annotations": {"example.com/note": "x"}}
     metadata = deployment(given)["spec"]["template"]["metadata"]
@@ -170,5 +170,5 @@ def test_labels_and_annotations_stand_beside_those_of_the_operator() -> None:
     assert deployment(given)["metadata"] == deployment({})["metadata"]
 
 
-def test_an_account_of_ones_own_gets_no_token_either() -> None:
+def test_a_custom_account_gets_no_token_either() -> None:
     assert pod_spec({"serviceAccountName": "team"})["automountServiceAccountToken"] is False

@@ -80,7 +80,7 @@ DECISIONS: dict[str, tuple[Observation, bool, float | None]] = {
 
 
 @pytest.mark.parametrize("case", DECISIONS)
-def test_decides_by_what_is_seen(case: str) -> None:
+def test_the_observation_decides_on_a_rollback(case: str) -> None:
     seen, returns, again = DECISIONS[case]
     service = a_service(ROLLS_BACK, status={"completeRevision": "good"})
     found = decide_rollback(service, seen, "digest", NOW, may_begin=True)
@@ -99,7 +99,7 @@ def test_decides_by_what_is_seen(case: str) -> None:
     ],
     ids=["not asked for", "never complete", "pods that cannot be built", "a pass that failed"],
 )
-def test_begins_no_rollback(
+def test_no_rollback_begins(
     spec: dict[str, Any], status: dict[str, Any], pods: str | None, may_begin: bool
 ) -> None:
     service = a_service(spec, status=status)

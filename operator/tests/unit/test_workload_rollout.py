@@ -228,7 +228,7 @@ def test_a_pod_that_waits_is_seen_beside_one_created_in_the_same_second(order: i
     ],
     ids=["memory", "a CPU", "it runs"],
 )
-def test_waiting_for_anything_else_gives_no_accelerator_up(
+def test_waiting_for_anything_else_frees_no_accelerator(
     spec: dict[str, Any], unscheduled: str | None
 ) -> None:
     pods = (a_pod(unscheduled=unscheduled),)

@@ -207,7 +207,7 @@ async def test_success_resets_the_backoff(queue: WorkQueue[str], clock: Standing
     assert passes == before + 1
 
 
-async def test_waits_as_long_as_the_api_server_asked(
+async def test_a_retry_waits_as_long_as_the_api_server_demanded(
     queue: WorkQueue[str], clock: StandingClock
 ) -> None:
     passes = 0
@@ -352,7 +352,7 @@ async def test_a_foreign_cancellation_inside_a_pass_does_not_end_the_worker(
     assert workers[0].cancelled()
 
 
-async def test_a_timed_key_comes_when_its_time_is_there(
+async def test_a_timed_key_is_processed_when_its_time_has_come(
     queue: WorkQueue[str], clock: StandingClock, observer: Observer
 ) -> None:
     seen: list[float] = []
@@ -374,7 +374,7 @@ async def test_a_timed_key_comes_when_its_time_is_there(
     assert observer.results == ["requeue_after", "success"]
 
 
-async def test_of_several_timers_the_earliest_counts_and_only_once(
+async def test_only_the_earliest_of_several_timers_fires_and_only_once(
     queue: WorkQueue[str], clock: StandingClock
 ) -> None:
     seen: list[float] = []
@@ -410,7 +410,7 @@ async def test_an_immediate_pass_replaces_the_timed_one(
     assert seen == [0.0]
 
 
-async def test_tells_how_long_keys_wait_and_passes_run(
+async def test_the_observer_gets_the_times_that_keys_wait_and_passes_run(
     queue: WorkQueue[str], clock: StandingClock, observer: Observer
 ) -> None:
     async def process(key: str) -> None:

@@ -83,7 +83,7 @@ def until_in_force(release: Release) -> None:
     )
 
 
-def test_an_account_is_given_by_whoever_may_create_pods(release: Release) -> None:
+def test_a_user_who_may_create_pods_may_set_an_account(release: Release) -> None:
     install(release)
     until_in_force(release)
 
@@ -94,7 +94,7 @@ def test_an_account_is_given_by_whoever_may_create_pods(release: Release) -> Non
     eventually(lambda: refused(release, "editor", WITH_ACCOUNT) == "", 30, "edit has the right")
 
 
-def test_remote_code_is_trusted_by_whoever_has_the_right(release: Release) -> None:
+def test_only_a_user_with_the_right_may_trust_remote_code(release: Release) -> None:
     install(release)
     until_in_force(release)
 
@@ -147,7 +147,7 @@ def test_status_and_scale_need_no_further_right(kept: Release) -> None:
     assert read("llmservice", "kept", *here)["spec"]["replicas"] == 3
 
 
-def test_whatever_the_two_fields_stand_for_is_changed_with_their_right_alone(
+def test_a_change_of_an_image_or_of_a_model_needs_the_same_right(
     kept: Release,
 ) -> None:
     draft = (
@@ -165,7 +165,7 @@ def test_whatever_the_two_fields_stand_for_is_changed_with_their_right_alone(
         assert changed(kept, "administrator", change, "--dry-run=server") == ""
 
 
-def test_with_watch_namespaces_the_right_is_a_role_there_and_nobody_else_is_asked(
+def test_with_watch_namespaces_the_right_is_a_role_there_and_not_needed_elsewhere(
     release: Release,
 ) -> None:
     other = release.make_namespace(f"{release.name}-other")
@@ -197,7 +197,7 @@ def test_the_api_server_finds_nothing_wrong_with_the_types_of_the_policy(
     eventually(checked, 30, "the types of the policy are checked")
 
 
-def test_without_the_policy_nobody_is_asked(release: Release) -> None:
+def test_without_the_policy_no_right_is_needed(release: Release) -> None:
     install(release, {"admissionPolicy": {"enabled": False}})
 
     eventually(

@@ -114,7 +114,7 @@ def test_uninstall_leaves_the_crd_and_the_services_and_a_new_install_finds_them(
     assert read("llmservice", "smollm2", "-n", release.name)["metadata"]["uid"] == uid
 
 
-def test_a_kept_crd_is_not_taken_by_another_release_unasked(release: Release) -> None:
+def test_a_kept_crd_is_not_adopted_by_another_release(release: Release) -> None:
     release.install({}, ADOPT)
     other = Release()
     other.make_namespace(other.name)
@@ -152,7 +152,7 @@ def test_the_notes_command_makes_a_service_when_it_is_pasted(release: Release) -
         ({"crds": {"keep": False}}, "deletes every LLMService in the cluster"),
     ],
 )
-def test_the_notes_warn_of_what_a_value_leads_to(
+def test_the_notes_warn_of_the_effects_of_a_value(
     release: Release, values: Values, warning: str
 ) -> None:
     printed = release.install(values, ADOPT, "--dry-run=server")

@@ -86,7 +86,7 @@ def test_the_package_holds_the_chart_and_no_test(tmp_path: Path) -> None:
     assert inside == shipped
 
 
-def test_it_renders_the_same_as_part_of_another_chart(tmp_path: Path) -> None:
+def test_the_chart_renders_the_same_as_part_of_another_chart(tmp_path: Path) -> None:
     parent = tmp_path / "parent"
     (parent / "charts").mkdir(parents=True)
     helm("package", str(CHART), "--destination", str(parent / "charts"))

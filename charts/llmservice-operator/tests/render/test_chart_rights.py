@@ -80,7 +80,7 @@ def test_the_operator_has_exactly_these_rights() -> None:
     }
 
 
-def test_with_keda_it_may_write_scaled_objects_too() -> None:
+def test_with_keda_the_operator_may_write_scaled_objects_too() -> None:
     given = grants(render({"keda": {"enabled": True}}))["ClusterRoleBinding", None]
     assert given == operator_rights(keda=True)
 
@@ -116,7 +116,7 @@ def test_without_a_metrics_server_there_is_no_object_of_it() -> None:
     assert {"name": "LLMSERVICE_OPERATOR_METRICS_SERVER_URL", "value": ""} in env
 
 
-def test_with_watch_namespaces_it_has_them_there_and_nothing_cluster_wide() -> None:
+def test_with_watch_namespaces_the_operator_has_its_rights_only_there() -> None:
     manifests = render({"watchNamespaces": ["team-a", "team-b"]})
 
     assert grants(manifests) == {
@@ -127,13 +127,13 @@ def test_with_watch_namespaces_it_has_them_there_and_nothing_cluster_wide() -> N
     assert not [it for it in manifests if it["kind"].startswith("ClusterRole")]
 
 
-def test_its_own_namespace_can_be_watched_too() -> None:
+def test_the_operators_own_namespace_can_be_watched_too() -> None:
     assert grants(render({"watchNamespaces": [NAMESPACE]})) == {
         ("RoleBinding", NAMESPACE): operator_rights() | lease_rights(RELEASE)
     }
 
 
-def test_the_lease_right_follows_the_lease_name_that_the_operator_is_told() -> None:
+def test_the_lease_right_follows_the_lease_name_of_the_operator() -> None:
     manifests = render(release="blue")
     container = find(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     told = {it["name"]: it.get("value") for it in container["env"]}
@@ -167,7 +167,7 @@ def test_users_read_with_view_and_write_with_edit_and_admin() -> None:
     assert aggregates_to(edit) == {"edit", "admin"}
 
 
-def test_administrators_of_a_namespace_may_trust_remote_code_and_hand_that_on() -> None:
+def test_administrators_of_a_namespace_may_trust_remote_code_and_grant_that_right() -> None:
     role = find(render(), "ClusterRole", f"{RELEASE}-trust-remote-code")
 
     assert rights_of(role["rules"]) == table(TRUST)
@@ -203,13 +203,13 @@ POLICY = [("ValidatingAdmissionPolicy", None), ("ValidatingAdmissionPolicyBindin
     ],
     ids=["by default", "without rbac", "switched off", "with watched namespaces"],
 )
-def test_the_admission_policy_comes_with_the_right_that_it_asks_for(
+def test_the_admission_policy_comes_with_the_right_that_it_requires(
     values: Values, expected: list[tuple[str, str | None]]
 ) -> None:
     assert sorted(policy_objects(values), key=str) == sorted(expected, key=str)
 
 
-def test_with_watch_namespaces_the_admission_policy_asks_nobody_elsewhere() -> None:
+def test_with_watch_namespaces_the_admission_policy_does_not_apply_elsewhere() -> None:
     binding = find(render({"watchNamespaces": ["a", "b"]}), "ValidatingAdmissionPolicyBinding")
 
     (chosen,) = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]

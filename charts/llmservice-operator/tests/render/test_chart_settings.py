@@ -19,7 +19,7 @@ SETS = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_values_mean_to_the_command_line_what_they_mean_to_the_chart(name: str) -> None:
+def test_the_command_line_reads_values_as_the_chart_does(name: str) -> None:
     manifests = rendered(name) if name in VALUE_SETS else render(SETS[name])
     operator = find(manifests, "Deployment")
     (container,) = operator["spec"]["template"]["spec"]["containers"]

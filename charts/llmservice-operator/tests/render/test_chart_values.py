@@ -104,7 +104,7 @@ def objects(schema: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from objects(value, f"{path}.{key}".lstrip("."))
 
 
-def test_every_object_of_the_schema_is_closed_but_kubernetes_own_types() -> None:
+def test_every_object_of_the_schema_is_closed_except_kubernetes_own_types() -> None:
     still_open = {
         path for path, it in objects(load_schema()) if it.get("additionalProperties") is not False
     }
@@ -222,7 +222,7 @@ def test_the_operator_reads_the_values_from_its_environment() -> None:
         ({"userIds": "Namespace"}, (), None),
     ],
 )
-def test_pods_name_no_ids_where_the_namespace_allots_them(
+def test_pods_set_no_ids_if_the_namespace_assigns_them(
     values: Values, api_versions: tuple[str, ...], expected: int | None
 ) -> None:
     manifests = render(values, api_versions=api_versions)

@@ -43,7 +43,7 @@ def namespaces(api: Api) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
-def test_no_tenant_ends_the_operator_makes_it_write_for_ever_or_delays_another_tenant(
+def test_no_tenant_stops_the_operator_or_makes_it_write_endlessly_or_delays_another_tenant(
     api: Api, proxy: FaultProxy, namespaces: list[str], tmp_path: Path, batch: int
 ) -> None:
     seeds = [SEED * 10_000 + batch * RUNS_AT_ONCE + number for number in range(RUNS_AT_ONCE)]

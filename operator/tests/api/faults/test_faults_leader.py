@@ -80,7 +80,7 @@ def churn(api: Api, namespace: str) -> Iterator[None]:
         thread.join(10)
 
 
-def test_whatever_becomes_of_the_leader_one_replica_writes_at_a_time_and_another_follows_soon(
+def test_whatever_happens_to_the_leader_one_replica_writes_at_a_time_and_another_follows_soon(
     api: Api, namespace: str, tmp_path: Path
 ) -> None:
     overlaps: dict[str, float] = {}

@@ -31,7 +31,7 @@ OUTAGES: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("name", sampled(list(OUTAGES), 1))
-def test_the_operator_outlives_an_outage_sends_little_meanwhile_and_then_converges(
+def test_the_operator_survives_an_outage_with_few_requests_and_then_converges(
     api: Api,
     proxy: FaultProxy,
     start: Callable[..., OperatorProcess],

@@ -114,7 +114,7 @@ def test_no_child_is_wrong_for_longer_than_an_audit_when_events_are_lost_repeate
 @pytest.mark.parametrize(
     "only", [pytest.param([GONE], id="gone"), pytest.param([], id="ended at once")]
 )
-def test_watches_that_end_at_once_neither_flood_the_api_server_nor_leave_a_ghost(
+def test_watches_that_end_at_once_neither_flood_the_api_server_nor_leave_orphans(
     api: Api,
     proxy: FaultProxy,
     start: Start,
@@ -165,7 +165,7 @@ def test_watches_that_end_at_once_neither_flood_the_api_server_nor_leave_a_ghost
         eventually(repaired, 60)
 
 
-def test_an_operator_that_begins_with_an_old_list_of_services_changes_nothing_back(
+def test_an_operator_that_starts_with_an_old_list_of_services_reverts_nothing(
     api: Api, proxy: FaultProxy, start: Start, namespace: str
 ) -> None:
     path = LLMSERVICES.path(namespace)

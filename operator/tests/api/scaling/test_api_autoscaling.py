@@ -60,7 +60,7 @@ def test_both_replicas_and_autoscaling_are_refused(api: Api, namespace: str, nam
     assert "spec.replicas" in refused.value.message
 
 
-def test_an_autoscaled_service_begins_with_its_least_and_its_hpa_settles(
+def test_an_autoscaled_service_starts_with_its_minimum_and_its_hpa_settles(
     api: Api, own_operator: OperatorProcess, namespace: str, name: str
 ) -> None:
     scaling = {"minReplicas": 3, "maxReplicas": 8}

@@ -128,7 +128,7 @@ def world(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
 
 
 @pytest.mark.causes(Reason.FOREIGN_METRICS_API)
-def test_where_the_metrics_api_is_somebody_elses_the_provider_external_cannot_scale(
+def test_the_provider_external_cannot_scale_while_the_metrics_api_has_another_owner(
     world: World,
 ) -> None:
     before = world.api.request("GET", API_SERVICES.path(None, API_SERVICE))
@@ -153,7 +153,7 @@ def test_without_keda_in_the_cluster_the_provider_keda_cannot_scale(world: World
 
 
 @pytest.mark.causes(Reason.WAITING_FOR_TRAFFIC)
-def test_a_model_that_nobody_asks_yet_waits_for_traffic(world: World) -> None:
+def test_a_model_without_requests_waits_for_traffic(world: World) -> None:
     said = world.until_told(
         "idle",
         "WaitingForTraffic",
@@ -167,7 +167,7 @@ def test_a_model_that_nobody_asks_yet_waits_for_traffic(world: World) -> None:
 
 
 @pytest.mark.causes(Reason.NO_CAPACITY)
-def test_a_load_that_needs_more_than_a_quota_allows_is_told_with_the_quotas_words(
+def test_a_load_that_exceeds_a_quota_is_reported_with_the_quotas_message(
     world: World,
 ) -> None:
     said = world.until_told("busy", "NoCapacity")

@@ -224,7 +224,7 @@ def demand_of(server: MetricsServerProcess, world: World) -> float | None:
     return None if report is None else report.demand_percent
 
 
-def test_the_hpa_hears_why_the_load_is_not_known_and_holds(world: World) -> None:
+def test_the_hpa_shows_why_the_load_is_unknown_and_holds(world: World) -> None:
     def answers() -> bool:
         text = world.raw()
         assert "The load is known once" in text, text
@@ -240,7 +240,7 @@ def test_the_hpa_hears_why_the_load_is_not_known_and_holds(world: World) -> None
     assert world.replicas() == 1
 
 
-def test_both_answer_alike_and_the_hpa_follows(world: World) -> None:
+def test_both_servers_report_the_same_demand_and_the_hpa_follows(world: World) -> None:
     until_known(world)
     first = json.loads(world.raw())["items"][0]
     assert first["metricLabels"] == {"llmservice": SERVICE}
@@ -278,7 +278,7 @@ def test_other_metrics_are_served_too(world: World) -> None:
     assert "GPU duty cycle" in world.raw(metric="llm_gpu_duty_cycle_percent")
 
 
-def test_what_was_learned_stands_in_the_status_and_no_apply_of_the_operator_removes_it(
+def test_the_status_has_the_calibration_and_no_apply_of_the_operator_removes_it(
     world: World,
 ) -> None:
     def live() -> dict[str, Any]:
@@ -322,7 +322,7 @@ def intruder(world: World, tmp_path: Path) -> Intruder:
 SOMEBODY = {"X_Remote_User": "system:serviceaccount:kube-system:horizontal-pod-autoscaler"}
 
 
-def test_only_the_front_proxy_is_let_in_and_only_for_users_with_rights(intruder: Intruder) -> None:
+def test_only_the_front_proxy_has_access_and_only_for_users_with_rights(intruder: Intruder) -> None:
     front_proxy = intruder.certificate("front-proxy-client", "front-proxy-ca")
     wrong_name = intruder.certificate("intruder", "front-proxy-ca")
     of_the_cluster = intruder.certificate("front-proxy-client", "ca")
@@ -336,7 +336,7 @@ def test_only_the_front_proxy_is_let_in_and_only_for_users_with_rights(intruder:
     assert intruder.ask(front_proxy, **SOMEBODY) in (200, 503)
 
 
-def test_the_api_server_asks_for_its_user_and_a_grant_is_enough(world: World) -> None:
+def test_a_user_of_the_api_server_can_read_metrics_after_a_grant(world: World) -> None:
     until_known(world)
     assert "Forbidden" in world.raw("--as=eve")
     rule = {
@@ -364,7 +364,7 @@ def api_service(world: World) -> dict[str, Any] | None:
     return next((it for it in found if it["metadata"]["name"] == API_SERVICE), None)
 
 
-def test_the_api_service_is_made_anew_trusted_and_owned(world: World) -> None:
+def test_a_deleted_api_service_is_restored_with_its_bundle_and_owner(world: World) -> None:
     def is_complete() -> bool:
         live = api_service(world)
         if live is None:
@@ -413,7 +413,7 @@ def test_the_rights_of_the_table_are_enough_and_nothing_was_refused(world: World
         assert server.is_running()
 
 
-def test_without_the_leader_the_standby_answers_on_and_takes_over(world: World) -> None:
+def test_without_the_leader_the_standby_keeps_serving_and_takes_over(world: World) -> None:
     until_known(world)
     leader = world.leader
     standby = world.second if leader is world.first else world.first
@@ -454,7 +454,7 @@ def test_silent_replicas_make_the_hpa_hold_with_a_message(world: World) -> None:
     until_known(world)
 
 
-def test_with_its_owner_the_api_service_goes_and_namespaces_can_be_deleted(
+def test_the_api_service_is_deleted_with_its_owner_and_namespaces_can_be_deleted(
     world: World,
 ) -> None:
     namespace = f"metrics-{uuid.uuid4().hex[:8]}"

@@ -110,7 +110,7 @@ def until_reason(
 
 
 @pytest.mark.causes("FollowingLoad", "AtMaximum", "MetricsMissing", "MetricsAvailable")
-def test_where_the_metrics_api_is_somebody_elses_the_operator_itself_scales(
+def test_the_operator_itself_scales_while_the_metrics_api_has_another_owner(
     api: Api, watching: tuple[OperatorProcess, str], source: ReportSource, name: str
 ) -> None:
     operator, namespace = watching
@@ -234,7 +234,7 @@ def has_passed(operator: OperatorProcess, passes: float) -> bool:
 
 
 @pytest.mark.causes("SLOMet", "SLOMissed")
-def test_what_the_requests_achieve_is_told_and_a_missed_objective_is_an_event(
+def test_the_slo_attainment_is_reported_and_a_missed_objective_is_an_event(
     api: Api, watching: tuple[OperatorProcess, str], source: ReportSource, name: str
 ) -> None:
     operator, namespace = watching
