@@ -10,7 +10,7 @@ stored      parameters that transformers would write, by the safetensors name of
             for a quantized model
 sequence    bytes of the KV cache that vLLM reserves for one sequence of the maximum length
 length      that length, in tokens
-in_flight   tokens that vLLM may have scheduled and not settled
+in_flight   tokens that vLLM may have scheduled but not yet settled
 block       tokens in a block of the KV cache
 """
 

@@ -56,7 +56,7 @@ def container(deployment: dict[str, Any]) -> dict[str, Any]:
 
 
 def contains(live: Any, sent: Any) -> bool:
-    """Return whether the live object contains everything that was sent, and perhaps more."""
+    """Return whether the live object contains everything that was sent."""
     if isinstance(sent, dict):
         return isinstance(live, dict) and all(
             key in live and contains(live[key], value) for key, value in sent.items()

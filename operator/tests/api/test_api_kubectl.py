@@ -57,7 +57,7 @@ def test_wait_ends_when_the_service_is_ready_and_get_shows_it(
 
 
 def table(printed: str) -> dict[str, str]:
-    """Return the one row of a table that kubectl printed; a cell may be empty."""
+    """Return the only row of a table that kubectl printed. A cell may be empty."""
     head, row = printed.splitlines()
     columns = list(re.finditer(r"\S+", head))
     ends = [column.start() for column in columns[1:]] + [None]

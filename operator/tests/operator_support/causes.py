@@ -1,4 +1,4 @@
-"""The tests that cause each reason: the marker `causes`, read from the tests' source.
+"""Finds the tests that cause each reason, by the marker `causes` in the tests' source.
 
 The source of all tiers is read, because no tier can collect the tests of all the others.
 """

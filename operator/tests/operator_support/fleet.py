@@ -98,7 +98,7 @@ def service(**status: Any) -> Manifest:
 
 @dataclass
 class BadConnection:
-    """Connection of one metrics server to the pods. It alone cannot reach the pods in `silent`."""
+    """Connection of one metrics server to the pods, which fails for the pods in `silent`."""
 
     pods: Pods
     silent: set[str] = field(default_factory=set)

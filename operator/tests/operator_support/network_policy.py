@@ -24,7 +24,7 @@ class Host:
 def may_connect(
     policies: Sequence[Policy], source: Host, target: Host, port: int, protocol: str = "TCP"
 ) -> bool:
-    """Return whether the source's policies allow the connection out, and the target's in."""
+    """Return whether the policies of the source and of the target allow the connection."""
     return _passes(policies, "Egress", source, target, port, protocol) and _passes(
         policies, "Ingress", target, source, port, protocol
     )

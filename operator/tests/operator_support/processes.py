@@ -124,7 +124,7 @@ class Api:
 
 
 def kubectl(*arguments: str, check: bool = True) -> str:
-    """Run kubectl as a user would; return what it prints, errors included."""
+    """Run kubectl as a user would; return its output, including errors."""
     done = subprocess.run(
         ["kubectl", *arguments], capture_output=True, text=True, timeout=60, check=False
     )

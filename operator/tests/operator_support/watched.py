@@ -46,7 +46,7 @@ class ApiServer:
     refusals: int = 0
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
     pages: list[tuple[str, Callable[[], web.Response]]] = field(default_factory=list)
-    """Texts with a proxy's response, which replaces the next one if the URL contains the text."""
+    """Responses of a proxy, each for one request whose URL contains the given text."""
     ends_watches: bool = False
     """True if a watch without further events ends at once."""
     asked: list[str] = field(default_factory=list)

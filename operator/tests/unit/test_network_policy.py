@@ -65,7 +65,7 @@ OBSERVERS = {"the metrics server", "Prometheus"}
 PODS = {name for name, host in SOURCES.items() if host.namespace is not None}
 
 REACHES = {
-    # spec, who reaches the API, who reaches the management port
+    # spec, sources that reach the API, sources that reach the management port
     "by default": ({}, API_BY_DEFAULT, OBSERVERS),
     "with peers": (OPEN, API_BY_DEFAULT | {"a gateway", "an office"}, OBSERVERS),
     "with every pod": (EVERY_POD, PODS, OBSERVERS),

@@ -1,4 +1,7 @@
-"""What LLMService.parse refuses, with the exact words; the API server's words: tests/api."""
+"""Tests the refusals of LLMService.parse with their exact messages.
+
+tests/api tests the messages of the API server.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What LLMService.parse refuses in spec.engine, with the exact words."""
+"""Tests the refusals of LLMService.parse about spec.engine, with their exact messages."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""What LLMService.parse refuses about pods, network, budgets and rollouts, with the exact words."""
+"""Tests the refusals of LLMService.parse about pods, network, budgets and rollouts, with their
+exact messages."""
 
 from typing import Any
 

@@ -100,7 +100,7 @@ def test_whatever_happens_to_the_leader_one_replica_writes_at_a_time_and_another
                 found = (each for each in running.writes() if each.at > begin)
                 return next((each for each in found if each.agent != before), None)
 
-            # The wait is longer than the limit, so that the measured time of a late write is known.
+            # The wait is longer than the limit, so that the time of a late write is still measured.
             first = eventually(follower, what.within + 10, f"{name}: another replica writes")
             took = first.at - begin
             print(f"{name}: another replica wrote after {took:.1f} s")

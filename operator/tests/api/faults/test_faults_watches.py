@@ -43,7 +43,10 @@ Start = Callable[..., OperatorProcess]
 
 
 class Unreliable:
-    """Loses, repeats or withholds until a later event of the kind a tenth each of all events."""
+    """Loses, repeats or withholds a tenth each of all events.
+
+    A later event of the kind releases the withheld events.
+    """
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
