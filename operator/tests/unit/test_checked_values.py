@@ -1,4 +1,4 @@
-"""Tests flags that are harmless with most values, so that their values are checked too."""
+"""Tests the checks on the values of flags that are harmless with most values."""
 
 from typing import Any, Final
 

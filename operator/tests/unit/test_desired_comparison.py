@@ -1,4 +1,4 @@
-"""Tests that a converged pass writes nothing, and finds every difference in its own fields."""
+"""Tests that a converged pass writes nothing, and that every difference in own fields is found."""
 
 import copy
 import json

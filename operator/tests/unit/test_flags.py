@@ -103,7 +103,7 @@ def test_only_the_model_and_the_engine_have_fields_that_set_flags() -> None:
 
 
 WITHOUT_EXAMPLE = {
-    # It allows code to run, so no user should copy it without thinking.
+    # This field allows code to run, so no user should copy it without thinking.
     "model.trustRemoteCode",
     "engine.parallelism.pipeline",
     "engine.batching.schedulingPolicy",

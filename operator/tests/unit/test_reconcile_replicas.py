@@ -1,4 +1,4 @@
-"""Tests that replicas and engine pin stay after suspension, a lost status and orphaning."""
+"""Tests that replicas and engine pin are kept after suspension, a lost status and orphaning."""
 
 from typing import Any
 

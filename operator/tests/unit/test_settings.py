@@ -199,7 +199,7 @@ def test_a_variable_of_another_name_is_not_a_setting(name: str) -> None:
 
 
 def test_every_setting_that_can_be_refused_says_what_to_write() -> None:
-    """A text setting accepts any text, and an error in a JSON setting names the wrong field."""
+    """A text setting accepts any text, and the error of a JSON setting names the field at fault."""
     for group in (OperatorSettings, ServerImages, MetricsServerSettings):
         for name, field in group.model_fields.items():
             takes_any = field.annotation in (str, str | None, tuple[str, ...]) and not any(
