@@ -1,5 +1,6 @@
 """Tests that a test causes every reason, with a real API server, cluster or engine, or with a
-record of a real one."""
+record of a real one.
+"""
 
 import pytest
 

@@ -1,5 +1,6 @@
 """Tests the refusals of LLMService.parse about pods, network, budgets and rollouts, with their
-exact messages."""
+exact messages.
+"""
 
 from typing import Any
 

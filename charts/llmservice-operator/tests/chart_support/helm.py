@@ -99,7 +99,8 @@ def render_text(
     api_versions: tuple[str, ...] = (),
 ) -> str:
     """Return the output of `helm template` for these values, on a cluster that also serves these
-    API versions."""
+    API versions.
+    """
     return helm(
         *("template", release, str(chart), "--namespace", namespace),
         *("--kube-version", kube_version, "--values", "-"),

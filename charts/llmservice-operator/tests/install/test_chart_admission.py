@@ -1,5 +1,6 @@
 """Tests the admission policy on a real API server: the fields that need a right, and the changes
-that need none."""
+that need none.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,5 +1,6 @@
 """Tests the chart on an API server that looks like OpenShift's: it serves the same API group, and
-refuses the pods that restricted-v2 refuses."""
+refuses the pods that restricted-v2 refuses.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

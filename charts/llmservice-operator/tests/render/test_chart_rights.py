@@ -1,5 +1,6 @@
 """Tests that the operator, the metrics server and the users have every right they need, and no
-other."""
+other.
+"""
 
 from typing import Any
 

@@ -1,5 +1,6 @@
 """Tests that two replicas never write at once, even if the leader ends, hangs, is cut off or loses
-its Lease."""
+its Lease.
+"""
 
 import signal
 import threading
