@@ -1,4 +1,4 @@
-"""From load to replicas: values in, values out, no clock and no I/O.
+"""Computes the replicas that a load needs. It consists of pure functions, without clock or I/O.
 
 sums             arithmetic over the fields of a dataclass
 signals          the report of a model server, and the difference of two reports
@@ -12,12 +12,12 @@ capacity         the request rate at which one replica still meets its SLO
 capacity_factor  correction of the capacity from measured SLO misses
 cold_start       time from a new pod to a Ready one
 demand           the load of a service in percent of one replica
-scale_down       the time for which the highest recent demand holds its replicas
+scale_down       the length of the window whose highest demand sets the replicas
 latency          percentiles of TTFT and ITL
-assess           one scrape of a service: everything above in order
+assess           the whole path from one scrape of a service to its demand
 calibration      the learned state in a form that is small enough for a status
 hpa              the arithmetic of the HorizontalPodAutoscaler
-direct           the same arithmetic for services that nothing else scales
+direct           the same arithmetic, for services without a HorizontalPodAutoscaler
 deletion_cost    the order in which replicas are removed
 recommend        the HPA behavior that suits a service
 """

@@ -1,8 +1,8 @@
-"""One scrape of a service, from reports to demand: the whole path of the number in one place.
+"""Computes the demand of a service from one scrape. This module contains the whole path.
 
     state, assessment = assess(state, scrape, slo)
 
-The state is a value: a metrics server keeps it, a simulator keeps many.
+The state is immutable. The caller, a metrics server or a simulator, keeps it until the next scrape.
 """
 
 import math
@@ -29,7 +29,7 @@ from llmservice_operator.scaling.traffic import TrafficMemory
 
 TARGET_PERCENT = 85.0
 FRESH_SECONDS = 15.0
-"""A replica whose newest snapshot is older than this is missing."""
+"""Age in seconds of a replica's newest snapshot above which the replica is missing."""
 
 
 class Missing(StrEnum):
@@ -47,11 +47,12 @@ class ScalingState:
 
     fit: StepModelFit
     engine_since: float = -math.inf
-    """Creation time from which replicas have the present engine; older ones may have another."""
+    """Replicas created at this time or later have the present engine. Older ones may have another
+    engine."""
     first_at: float | None = None
     tracking: Tracking = field(default_factory=Tracking)
     reported_percent: float = 0.0
-    """Last demand that was reported while every replica answered."""
+    """Last demand, in percent, that was reported while every replica answered."""
     ready: frozenset[str] = frozenset()
     """Replicas whose cold start is already known."""
     traffic: TrafficMemory = field(default_factory=TrafficMemory)
@@ -65,11 +66,11 @@ class ScalingState:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """The replicas that the service needs, and every value that led to the number."""
+    """The demand of the service, and the values from which it was computed."""
 
     demand_percent: float | None
-    """Demand in percent of one replica. None is an unknown demand, which is never zero: the
-    replicas must be held."""
+    """Demand in percent of one replica. None means that the demand is unknown. An unknown demand is
+    not zero, so the number of replicas must be held."""
     missing: Missing | None = None
     parts: Demand | None = None
     utilization_percent: Mapping[str, float] = field(default_factory=dict)
@@ -92,7 +93,7 @@ def assess(
     slo: ServiceLevelObjective,
     target_percent: float = TARGET_PERCENT,
 ) -> tuple[ScalingState, Assessment]:
-    """Learn from a scrape and return what the service needs."""
+    """Learn from a scrape, and return the new state and the assessment."""
     state = _learn(state, scrape)
     tracking = state.tracking
     ready = [r for r in scrape.replicas if r.is_ready and not r.is_draining]
@@ -132,7 +133,7 @@ def assess(
             expected=misses(load * rate, mix, state.fit.model, limits, slo).share,
             utilization=load,
             has_backlog=parts.backlog > 0,
-            # An overload stays visible until its requests have finished and left the minute.
+            # The misses of an overload are counted until one minute after its requests finished.
             memory_seconds=STEADY_SECONDS + 2 * mix.answers.mean * (slo.itl_seconds or 0.05),
         )
         state = replace(state, factor=state.factor.corrected(scrape.at, evidence))
@@ -173,7 +174,9 @@ def _learn(state: ScalingState, scrape: Scrape) -> ScalingState:
 
 
 def _with_cold_starts(state: ScalingState, scrape: Scrape) -> ColdStarts:
-    """Return the cold starts, with those of replicas that became Ready since the last scrape."""
+    """Return the cold starts, including those of replicas that became Ready since the last
+    scrape.
+    """
     cold_starts = state.cold_starts
     if state.first_at is None:
         return cold_starts
@@ -199,7 +202,7 @@ def _demand(
     """Return the parts of the likely demand, and the percent to report.
 
     The two differ while replicas are silent. A silent replica counts as loaded at the target, so
-    silence never scales down. Only replicas that answer can scale up.
+    silence never causes a scale-down. Only reports of replicas that answer cause a scale-up.
     """
     tracking, cold_start = state.tracking, state.cold_starts.estimate
     known = [it for r in ready if (it := tracking.snapshots.get(r.name)) is not None]
@@ -229,7 +232,7 @@ def _limits(snapshots: list[Snapshot]) -> EngineLimits:
 
 
 def price_of(mix: RequestMix, model: StepModel, computed_share: float, capacity: float) -> Price:
-    """Return marginal GPU-seconds, scaled so that a mean request costs 1 / capacity."""
+    """Return the marginal GPU-seconds, scaled so that a mean request costs 1 / capacity."""
     stretch = 1 / (capacity * mix.work(model))
     token = mix.token_work(model)
     prompts, answers = mix.prompts, mix.answers

@@ -15,7 +15,7 @@ from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 from llmservice_operator.scaling.traffic import TrafficMemory
 
 WORTH_WRITING = 0.05
-"""Relative change of any learned number from which a new calibration is worth a write."""
+"""Relative change of a learned number above which the new calibration is worth a write."""
 
 
 def calibration_of(state: ScalingState) -> Calibration | None:
@@ -39,7 +39,7 @@ def calibration_of(state: ScalingState) -> Calibration | None:
 
 
 def with_calibration(state: ScalingState, learned: Calibration) -> ScalingState:
-    """Return the state with another process's calibration in place of its own."""
+    """Return the state with the calibration of another process in place of the learned values."""
     prompts = sum(learned.prompt_lengths)
     arrived = prompts * learned.mean_prompt_tokens
     counters = Counters(
@@ -83,7 +83,7 @@ def _deciding(learned: Calibration) -> Iterator[float]:
 
 
 def _one_sequence(kv_tokens: float) -> StepSums:
-    """Return step sums that contain only the KV tokens that one sequence holds."""
+    """Return the step sums of one sequence with `kv_tokens` KV tokens. All other sums are zero."""
     moments = [0.0] * len(StepSums().moments)
     moments[2], moments[3] = 1.0, kv_tokens
     return StepSums(tuple(moments))

@@ -1,8 +1,9 @@
 """The request rate at which one replica still meets its SLO: 100 % of its effective utilization.
 
-A request misses by its ITL, by its TTFT, or because the replica is full. `misses` returns the three
-shares at one rate, and `sustainable_rate` is the rate at which load makes as many requests miss as
-the objective allows. docs/capacity.md derives every formula, and this module uses its symbols.
+A request misses its SLO by its ITL, by its TTFT, or because the replica is full. `misses` returns
+the three shares of requests at one rate. `sustainable_rate` returns the highest rate at which no
+more requests miss because of the load than the objective allows. docs/capacity.md derives every
+formula, and this module uses its symbols.
 """
 
 import math
@@ -14,18 +15,21 @@ from llmservice_operator.scaling.lengths import Lengths
 from llmservice_operator.scaling.step_model import StepModel
 
 KV_SPREAD = 1.0
-"""Coefficient of variation of the KV tokens of one running sequence: an assumption between that of
-fixed lengths (0.3) and that of heavy-tailed ones (1.5)."""
+"""Assumed coefficient of variation of the KV tokens of one running sequence. It lies between the
+values for fixed lengths (0.3) and for heavy-tailed lengths (1.5)."""
 
 BISECTIONS = 24
 
 NEGLIGIBLE = 1e-9
-"""A mean below this share of a limit is taken as never reaching the limit."""
+"""A variable whose mean is below this share of a limit is assumed never to reach the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceLevelObjective:
-    """The share of the requests that must keep both limits; None leaves a latency unlimited."""
+    """Limits of TTFT and ITL, and the share of the requests that must meet both.
+
+    None leaves a latency unlimited.
+    """
 
     ttft_seconds: float | None = 0.5
     itl_seconds: float | None = 0.05
@@ -35,7 +39,7 @@ class ServiceLevelObjective:
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Limits of one engine, and how many engines share the requests of a replica."""
+    """Limits of one engine, and the number of engines that share the requests of a replica."""
 
     max_sequences: int
     kv_capacity_tokens: float
@@ -45,29 +49,30 @@ class EngineLimits:
 
 @dataclass(frozen=True, slots=True)
 class RequestMix:
-    """Lengths of the requests, and what a running sequence holds."""
+    """Average composition of the traffic, from which capacity and cost follow."""
 
     prompts: Lengths
     """Prompt tokens that must be computed, without those that the prefix cache saves."""
     answers: Lengths
     kv_tokens_per_sequence: float
-    """KV tokens that a running sequence holds. It is measured: long answers stay longer."""
+    """Mean number of KV tokens of a running sequence. It is measured over time, because sequences
+    with long answers run longer."""
     tokens_per_step: float = 1.0
-    """Tokens that a decoding sequence gets from a step: more than one with speculative decoding."""
+    """Tokens that a step adds to a decoding sequence: more than one with speculative decoding."""
 
     def work(self, model: StepModel) -> float:
-        """GPU-seconds that one mean request adds to the steps it takes part in."""
+        """Return the GPU-seconds that one mean request adds to its engine steps."""
         return self.prompt_work(model) + self.answers.mean * self.token_work(model)
 
     def prompt_work(self, model: StepModel) -> float:
         return self.prompts.mean * model.prefill
 
     def token_work(self, model: StepModel) -> float:
-        """Seconds that one token of an answer adds to the steps."""
+        """Return the GPU-seconds that one token of an answer adds to the engine steps."""
         return (model.sequence + model.kv * self.kv_tokens_per_sequence) / self.tokens_per_step
 
     def in_steps(self) -> "RequestMix":
-        """Return the mix with steps in place of answer tokens: one token in each step."""
+        """Return the mix with answer lengths in steps, as if each step gave one token."""
         if self.tokens_per_step == 1:
             return self
         steps = (
@@ -106,7 +111,7 @@ class Misses(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The share that misses for any cause; causes count as independent."""
+        """Share of the requests that miss for any cause. The causes are taken as independent."""
         return 1 - math.prod(1 - miss for miss in self)
 
 
@@ -117,9 +122,10 @@ def misses(
     limits: EngineLimits,
     slo: ServiceLevelObjective,
 ) -> Misses:
-    """Return the misses on one replica at this rate.
+    """Return the misses on one replica at this rate, in requests per second.
 
-    At rate 0 they are those that no number of replicas repairs: prompts too long for the TTFT.
+    The misses at rate 0 are those that more replicas cannot prevent, such as the misses of prompts
+    that are too long for the TTFT limit.
     """
     return _Engine.of(mix, model, limits, slo).misses(rate / limits.engines)
 
@@ -138,7 +144,7 @@ class _Shared:
         return _Shared(token * self.mean, token**2 * self.square)
 
     def after(self, prompt: "_Shared") -> "_Shared":
-        """Return the steps of this phase and of a preceding, independent one together."""
+        """Return the sum of this phase and of `prompt`, an independent phase before it."""
         return _Shared(
             prompt.mean + self.mean, prompt.square + 2 * prompt.mean * self.mean + self.square
         )
@@ -186,7 +192,10 @@ def _over(cases: Sequence[tuple[_Shared, float]]) -> _Shared:
 
 
 def _any_part(whole: float, limit: float) -> _Shared:
-    """Return the steps from a uniformly random moment of a whole to its end, at most `limit`."""
+    """Return the steps from a uniformly random moment of a stay to its end, at most `limit`.
+
+    The stay has `whole` steps.
+    """
     if whole <= limit:
         return _Shared(whole / 2, whole**2 / 3)
     return _Shared(limit - limit**2 / (2 * whole), limit**2 - 2 / 3 * limit**3 / whole)
@@ -236,7 +245,7 @@ class _Engine:
         cls, mix: RequestMix, model: StepModel, limits: EngineLimits, slo: ServiceLevelObjective
     ) -> "_Engine":
         steps, itl = mix.in_steps(), slo.itl_seconds
-        # A step that brings k tokens may take k times as long.
+        # A step that gives k tokens may take k times the ITL limit.
         step_slo = replace(slo, itl_seconds=itl and mix.tokens_per_step * itl)
         return cls(steps, model, limits, step_slo, _stays(steps.answers))
 
@@ -254,7 +263,8 @@ class _Engine:
     def _itl_missed(self, load: _Load, itl: float) -> float:
         prompts, prefill = self.mix.prompts, self.model.prefill
         prompt = _Shared(prefill * prompts.mean, prefill**2 * prompts.mean_square)
-        # Requests arrive while the prompt itself is computed, which takes longer than a mean step.
+        # Requests also arrive while the prompt is computed. The computation takes longer than a
+        # mean step.
         longer = (
             prompt.mean
             + load.prefill_share * load.rate * prompt.square
@@ -292,7 +302,7 @@ class _Engine:
         return _tail(load.batch_mean, load.batch_variance, room)
 
     def _budget(self, load: _Load) -> float:
-        """Prompt tokens that fit into a step in addition to the decoding sequences."""
+        """Return the prompt tokens that fit into a step in addition to the decoding sequences."""
         return max(self.limits.max_step_tokens - load.batch_mean, 1.0)
 
     def _ttft_missed(self, load: _Load, ttft: float) -> float:
@@ -306,8 +316,8 @@ class _Engine:
         half_full_step = budget * per_token / 2
         missed = 0.0
         for tokens, share in mix.prompts.points:
-            # A prompt that waits alone waits for the running step. In a queue, prompts fill whole
-            # steps, and the first token leaves at the end of the last one.
+            # Without a queue, a prompt waits for the running step. In a queue, prompts fill whole
+            # steps, and the first token of a prompt is sent when the prompt's last step ends.
             alone = half_plain_step + max(1.0, tokens / budget) * load.step + tokens * model.prefill
             room = ttft - half_full_step - tokens * per_token
             late = 1.0 if room <= 0 else math.exp(-busy * room / wait) if wait > 0 else 0.0

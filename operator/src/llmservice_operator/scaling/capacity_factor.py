@@ -15,12 +15,14 @@ FEW_MISSES = 0.5
 CLEARLY_MET = 0.4
 """Share of the allowed misses below which a lowered capacity recovers."""
 FEWEST_EXPECTED = 2.0
-"""Expected misses of a minute from which their absence proves spare capacity."""
+"""Least number of misses that must be expected in a minute for their absence to prove spare
+capacity."""
 
 FASTEST_FALL = 0.05
 RISE = 1.01
 LOWEST, HIGHEST = 0.35, 1.25
-"""Replicas that share their load well sustain somewhat more than each would alone."""
+"""Bounds of the factor. It may exceed 1, because replicas that share their load well sustain
+somewhat more than each would alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,14 @@ class Evidence:
     allowed: float
     """Share of the requests that may miss according to the objective."""
     unrepairable: float
-    """Share of the requests that, by the model, miss even on an idle replica."""
+    """Share of the requests that, according to the model, miss even on an idle replica."""
     expected: float
-    """Share of the requests that, by the model, miss on replicas with this load."""
+    """Share of the requests that, according to the model, miss on replicas with this load."""
     utilization: float
     """Mean effective utilization of the replicas; 1 is full."""
     has_backlog: bool
     memory_seconds: float
-    """Seconds after an overload during which finished requests still show it."""
+    """Seconds after an overload during which the finished requests still include its misses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from llmservice_operator.api.calibration import COLD_STARTS_KEPT
 DEFAULT_SECONDS = 120.0
 PERCENTILE = 0.9
 LONGEST_SECONDS = 3600.0
-"""Longest time that counts as a cold start. A new node, the download of a large model and its load
-take less."""
+"""Longest time in seconds that counts as a cold start. It is enough to add a node and to download
+and load a large model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,9 @@ class ColdStarts:
     seconds: tuple[float, ...] = ()
 
     def add(self, seconds: float) -> "ColdStarts":
-        """Add one cold start.
+        """Add one cold start, unless it took longer than LONGEST_SECONDS.
 
-        A longer time is not added: that pod waited for a node or for a repair.
+        A pod that took longer waited for a free node or for a repair.
         """
         if seconds > LONGEST_SECONDS:
             return self

@@ -1,15 +1,20 @@
-"""The order in which replicas are removed: the emptiest first, then the coldest cache."""
+"""The order in which replicas are removed.
+
+The replica with the fewest running requests is removed first. Among equals, it is the one with the
+least used KV cache.
+"""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 NEAR = 0.3
-"""A removal is near when the load needs this many replicas fewer than there are, or more."""
+"""A removal is near when more than this number of the existing replicas is not needed."""
 
 REQUESTS_PER_BUCKET = 4
 PERCENT_PER_BUCKET = 10
-"""Smaller differences of load do not change a cost, so that costs seldom change."""
+"""Steps in which a cost follows the load, in requests and in percent of the KV cache. Because of
+the steps, costs seldom change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +28,12 @@ class Occupancy:
 
 
 def is_removal_near(needed: float, replicas: int, min_replicas: int) -> bool:
-    """Return whether a load of `needed` replicas will soon let one be removed."""
+    """Return whether a load that needs `needed` replicas is close to the removal of a replica."""
     return replicas > min_replicas and needed < replicas - NEAR
 
 
 def deletion_costs(replicas: Iterable[Occupancy]) -> dict[str, int]:
-    """Return the cost of deleting each replica, by its name; the cheapest is deleted first."""
+    """Return the cost of deleting each replica, by its name. The lowest cost is deleted first."""
     return {
         each.replica: 1000 * math.ceil(each.running_requests / REQUESTS_PER_BUCKET)
         + 10 * math.ceil(each.kv_cache_percent / PERCENT_PER_BUCKET)

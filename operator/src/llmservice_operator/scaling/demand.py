@@ -1,7 +1,7 @@
-"""The load of a service in percent of one replica: 170 is two replicas at 85 %.
+"""The load of a service in percent of one replica: 170 means two replicas at 85 %.
 
-The demand follows arrivals, not completed work. An overload is therefore visible at once and in
-full, and the number of ready or pending replicas does not matter.
+The demand follows arrivals and not only completed work. An overload is therefore visible at once
+and in full, even if too few replicas are ready to serve it.
 """
 
 import math
@@ -13,14 +13,15 @@ STEADY_SECONDS = 60.0
 """Time span in seconds over which the steady load is measured."""
 
 BURSTS = ((10.0, 3.0), (15.0, 3.0), (30.0, 2.0))
-"""(seconds, standard deviations): a shorter span counts if it is so far above the steady load."""
+"""Pairs of seconds and standard deviations. The load of a span of these seconds is used if it is
+more than these standard deviations above the steady load."""
 
 FEWEST_ARRIVALS = 5
 """With fewer requests in a span, no burst is detected."""
 
 TREND_SECONDS = 300.0
 TREND_CERTAINTY = 3.0
-"""Standard errors above zero from which a slope is a trend."""
+"""Number of standard errors by which a slope must exceed zero to be a trend."""
 
 REACTION_SECONDS = 15.0
 """Seconds from a metric to a new pod object: one sync of the HorizontalPodAutoscaler."""
@@ -44,7 +45,8 @@ class Price:
     computed_share: float
     """Share of arriving prompt tokens that the prefix cache does not save."""
     spread: float
-    """Root mean square of a request's work over its mean: 1 when all are alike."""
+    """Root mean square of the work of a request, divided by the mean work. It is 1 if all requests
+    are alike."""
 
     def arrived(self, tick: Tick) -> float:
         """Return the replicas that the arrivals of this span keep busy."""
@@ -79,8 +81,8 @@ def demand(
     load = load_of(ledger, price)
     horizon = cold_start_seconds + REACTION_SECONDS
     queue_seconds = max(0.0, queued * price.request - NORMAL_QUEUE_SECONDS * ready)
-    # New replicas serve one cold start from now, and today's trend predicts the queue of that time.
-    # Waiting until the queue exists would cost a second cold start.
+    # New replicas begin to serve one cold start from now. The present shortfall predicts the queue
+    # at that time. Waiting until the queue exists would cost a second cold start.
     shortfall_seconds = max(0.0, load - ready) * cold_start_seconds
     return Demand(
         load,
@@ -90,7 +92,7 @@ def demand(
 
 
 def load_of(ledger: Ledger, price: Price) -> float:
-    """Return the busy replicas of the last minute, or of a shorter span with a burst."""
+    """Return the replicas that the load of the last minute, or of a shorter burst, keeps busy."""
     minute = ledger.last(STEADY_SECONDS)
     if minute.seconds <= 0:
         return 0.0
@@ -116,5 +118,5 @@ def trend_of(ledger: Ledger, price: Price) -> float:
     line = fit_line([(tick.at, value) for tick, value in zip(recent, values, strict=True)])
     if line.slope <= TREND_CERTAINTY * line.slope_error:
         return 0.0
-    # A step has ended at a new level, so the load no longer rises.
+    # After a step, the load stays at its new level and no longer rises.
     return line.slope if line.squared_residuals <= step_residuals(values) else 0.0

@@ -1,5 +1,5 @@
-"""Scales a service that has no HorizontalPodAutoscaler, by the same arithmetic and at the same
-pace.
+"""Scales a service that has no HorizontalPodAutoscaler, with the arithmetic and the period of the
+HPA controller.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ class Sync:
 
 
 def sync(before: Sync | None, spec: HpaSpec, current: int, total: float | None, now: float) -> Sync:
-    """Return a new decision when a sync is due, else the last one.
+    """Return a new decision if a sync is due, and the last decision otherwise.
 
-    A `total` of None is unknown, and holds the replicas.
+    A `total` of None means that the metric is unknown. The decision then keeps the number of
+    replicas.
     """
     if before is not None and now - before.at < SYNC_SECONDS:
         return before

@@ -1,6 +1,7 @@
 """Data sheets of accelerators, from which the prior of a step model follows.
 
-A wrong speed costs accuracy for the first minute of traffic only. A wrong memory misleads a plan.
+A wrong speed makes the step model inaccurate only for the first minute of traffic. A wrong memory
+size makes a plan wrong.
 """
 
 import re
@@ -34,20 +35,22 @@ DATA_SHEETS: tuple[tuple[str, HardwareClass], ...] = (
     ("MI300X", HardwareClass(5.3e12, 1307e12, 192 * 1024 * MIB)),
     ("MI210", HardwareClass(1.6e12, 181e12, 64 * 1024 * MIB)),
 )
-"""(part of the product name, data sheet); the first that fits counts, so longer names stand first.
+"""Pairs of a part of the product name and a data sheet. The first match is used, so longer names
+come first.
 
 Product names are those of the node labels nvidia.com/gpu.product and amd.com/gpu.product-name. The
-numbers are bytes/s, dense FLOP/s at 16 bits without sparsity, and the bytes of memory that the
-driver reports, for AMD those of the data sheet.
+numbers are bytes/s, dense FLOP/s at 16 bits without sparsity, and bytes of memory. The memory is
+the size that the driver reports or, for AMD, the size in the data sheet.
 """
 
 _AMD = re.compile("MI[0-9]{3}")
 
 UNKNOWN = HardwareClass(0.6e12, 125e12)
-"""A small accelerator, so that a service starts with too many replicas and not with too few."""
+"""Data sheet assumed for an unknown accelerator. It is that of a small one, so that a service
+starts with too many replicas rather than with too few."""
 
 CPU = HardwareClass(50e9, 1e12)
-"""A few cores of a server."""
+"""Data sheet assumed for a few CPU cores of a server."""
 
 
 def _data_sheet(product: str) -> HardwareClass | None:
@@ -66,7 +69,7 @@ def is_amd(product: str) -> bool:
 
 
 def hardware_class(product: str | None, count: int = 1) -> HardwareClass:
-    """Return the data sheet of `count` accelerators; None is a CPU."""
+    """Return the data sheet of `count` accelerators, or of a CPU if `product` is None."""
     if product is None:
         return CPU
     one = _data_sheet(product) or UNKNOWN
@@ -76,6 +79,6 @@ def hardware_class(product: str | None, count: int = 1) -> HardwareClass:
 
 
 def memory_bytes(product: str) -> int | None:
-    """Return the memory of one accelerator of this product; None without a data sheet."""
+    """Return the memory of one accelerator in bytes. None if the product has no data sheet."""
     sheet = _data_sheet(product)
     return None if sheet is None else sheet.memory_bytes

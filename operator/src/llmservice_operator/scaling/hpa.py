@@ -1,7 +1,8 @@
 """The arithmetic of the HorizontalPodAutoscaler (autoscaling/v2), for one External metric.
 
-Used by the direct mode, where nothing else can scale, and by the simulator. Same rules, same
-rounding: AverageValue target, tolerance, stabilization windows, policies.
+It is used by the direct mode, for services without a HorizontalPodAutoscaler, and by the simulator.
+Rules and rounding are those of Kubernetes: AverageValue target, tolerance, stabilization windows,
+policies.
 """
 
 import math
@@ -16,7 +17,9 @@ class PolicyType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChangePolicy:
-    """At most `value` replicas, or percent of them, in any `period_seconds`."""
+    """Limit of the change within any `period_seconds`: `value` replicas, or `value` percent of the
+    replicas.
+    """
 
     type: PolicyType
     value: int
@@ -74,7 +77,7 @@ class HpaState:
 class Cause(StrEnum):
     """Cause of a decision: the first word of `decisions[].reason` in the status.
 
-    It is not the reason of a condition; those are in api/reasons.py.
+    The reasons of conditions are in api/reasons.py.
     """
 
     DESIRED_WITHIN_RANGE = "DesiredWithinRange"
@@ -99,8 +102,9 @@ class Decision:
 
 
 def replicas_for(total: float, spec: HpaSpec, current: int) -> int:
-    """Return the replicas that bring the average of `total` to the target; within the tolerance
-    that is `current`.
+    """Return the number of replicas that brings the average of `total` to the target.
+
+    Within the tolerance, it is `current`.
     """
     target, rules = spec.target, spec.behavior
     if current > 0:
@@ -108,7 +112,7 @@ def replicas_for(total: float, spec: HpaSpec, current: int) -> int:
         within = 1 - rules.scale_down.tolerance <= ratio <= 1 + rules.scale_up.tolerance
         if within:
             return current
-    # Kubernetes computes in thousandths: a rounding error of a float must not add a replica.
+    # Kubernetes computes in thousandths, so a rounding error of a float must not add a replica.
     return math.ceil(round(1000 * total / target, 3) / 1000 - 1e-9)
 
 
@@ -141,7 +145,11 @@ def decide(
 def _stabilize(
     state: HpaState, behavior: Behavior, current: int, desired: int, now: float
 ) -> tuple[int, HpaState]:
-    """Return the number between the least and the greatest recommendation of the two windows."""
+    """Return `current`, limited by the recommendations of both windows and by `desired`.
+
+    It is at least the least of the scale-up window, and at most the greatest of the scale-down
+    window.
+    """
     up_since = now - behavior.scale_up.stabilization_window_seconds
     down_since = now - behavior.scale_down.stabilization_window_seconds
     least = min([desired, *(r.replicas for r in state.recommendations if r.at > up_since)])
@@ -154,7 +162,7 @@ def _stabilize(
 def _limit(
     state: HpaState, spec: HpaSpec, current: int, desired: int, now: float
 ) -> tuple[int, Cause | None]:
-    """Return the change as far as policies and bounds allow it."""
+    """Return the number of replicas that policies and bounds allow, and the cause of a limit."""
     if desired > current:
         allowed = max(current, _furthest(state, spec.behavior.scale_up, current, now, 1))
         highest = min(spec.max_replicas, allowed)
@@ -173,7 +181,10 @@ def _limit(
 def _furthest(
     state: HpaState, rules: ScalingRules, current: int, now: float, direction: int
 ) -> int:
-    """Return the furthest number that a policy allows; `direction` is 1 for up, -1 for down."""
+    """Return the number farthest from `current` that a policy allows.
+
+    `direction` is 1 for up and -1 for down.
+    """
     proposals = []
     for policy in rules.policies:
         start = current - _net_change(state, policy.period_seconds, now)

@@ -7,7 +7,8 @@ from llmservice_operator.scaling.sums import Sums
 
 BUCKETS_PER_DOUBLING = 4
 LATENCY_BUCKETS = 73
-"""Bucket i counts latencies in (2**((i-1)/4), 2**(i/4)] ms, the last all longer ones (262 s)."""
+"""Bucket i counts latencies in (2**((i-1)/4), 2**(i/4)] ms. The last bucket, which ends at 262 s,
+also counts all longer latencies."""
 
 WINDOW_SECONDS = 60.0
 
@@ -22,7 +23,10 @@ class Latencies(Sums):
     itl: Histogram = (0.0,) * LATENCY_BUCKETS
 
     def since(self, before: "Latencies") -> "Latencies":
-        """Return the part after `before`; all of it if a counter went backwards (a restart)."""
+        """Return the requests counted after `before`.
+
+        A counter that fell shows that the process restarted. In that case, return all requests.
+        """
         difference = self.plus(before, -1.0)
         went_back = min(*difference.ttft, *difference.itl) < 0
         return self if went_back else difference
@@ -59,7 +63,10 @@ class LatencyWindow:
 
 
 def percentile_milliseconds(histogram: Histogram, share: float) -> float | None:
-    """Return the latency that this share of the requests did not exceed; None without requests."""
+    """Return the latency in milliseconds that this share of the requests did not exceed.
+
+    None without requests.
+    """
     count = sum(histogram)
     if count <= 0:
         return None

@@ -19,7 +19,7 @@ class Tick:
     done: Tally = field(default_factory=Tally)
 
     def plus(self, other: "Tick", share: float) -> "Tick":
-        """Return this tick with a share of another span."""
+        """Return this tick with `share` of the work of `other` added."""
         return Tick(self.at, self.seconds, self.done.plus(other.done, share))
 
 
@@ -34,9 +34,10 @@ class Ledger:
         return Ledger((*kept, tick))
 
     def spread(self, spans: Iterable[Tick]) -> "Ledger":
-        """Add to every tick its part of longer spans.
+        """Return the ledger with the work of longer spans distributed over its ticks.
 
-        The newest tick lasts until the next one. The part before the first tick is left out.
+        The newest tick also gets the part of a span after the end of the tick. The part before the
+        first tick is left out.
         """
         ticks = list(self.ticks)
         for span in spans:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from llmservice_operator.api.calibration import LENGTH_BUCKETS
 
 BUCKET_CENTRES = tuple(1.0 if i == 0 else 0.75 * 2**i + 0.5 for i in range(LENGTH_BUCKETS))
-"""Lengths are whole: the second bucket holds the length 2 and no other."""
+"""Centre of each bucket, in tokens. Lengths are integers, so the second bucket, which contains only
+the length 2, has the centre 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,11 @@ class Lengths:
         return sum(tokens * tokens * share for tokens, share in self.points)
 
     def mean_excess(self, limit: float) -> float:
-        """Return the mean of `max(0, length / limit - 1)`: the further budgets of a prompt."""
+        """Return the mean of `max(0, length / limit - 1)`.
+
+        If `limit` is the token budget of a step, this is the mean number of budgets that a prompt
+        needs in addition to the first.
+        """
         return sum(max(0.0, tokens / limit - 1) * share for tokens, share in self.points)
 
     def times(self, factor: float) -> "Lengths":
@@ -32,9 +37,10 @@ class Lengths:
 
 
 def lengths_of(histogram: tuple[float, ...], total_tokens: float) -> Lengths | None:
-    """Return the distribution of a histogram whose lengths sum to `total_tokens`; None if empty.
+    """Return the distribution of a histogram whose lengths sum to `total_tokens`. None if empty.
 
-    Each bucket counts at its middle, and all are scaled to the true mean.
+    All lengths in a bucket are taken as the centre of the bucket. The centres are then scaled so
+    that the mean is exact.
     """
     count = sum(histogram)
     if count <= 0 or total_tokens <= 0:

@@ -9,7 +9,9 @@ DOWN_TOLERANCE = 0.0
 
 
 def behavior_for(max_replicas: int, scale_down_window_seconds: float) -> Behavior:
-    """Return the behavior: up in one step, down after the window, by at most half in a minute."""
+    """Return the behavior, which scales up in one step, and down after the window by at most half
+    per minute.
+    """
     return Behavior(
         ScalingRules(
             0.0, (ChangePolicy(PolicyType.PODS, max_replicas, UP_PERIOD_SECONDS),), tolerance=0.0

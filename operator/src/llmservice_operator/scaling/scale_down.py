@@ -1,8 +1,8 @@
-"""Computes the window in which the highest recent demand holds its replicas.
+"""Computes the scale-down window. Its highest demand sets the number of replicas.
 
-A replica kept idle costs its GPU time. One removed too early costs a cold start, and the requests
-that miss their SLO meanwhile. Waiting about as long as a cold start costs at most twice as much as
-knowing the future (the ski-rental argument).
+An idle replica costs GPU time. A replica that is removed too early costs a cold start, and the
+requests that miss their SLO meanwhile. Waiting about as long as a cold start costs at most twice as
+much as knowing the future (the ski-rental argument).
 """
 
 import math
@@ -15,7 +15,8 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 90.0, 600.0
 
 BIN_SECONDS = 15.0
 BURSTY_SPREAD = 0.4
-"""Variation of the load around its trend, as a share of the mean, from which it is bursty."""
+"""Standard deviation of the load around its trend, as a share of the mean, above which the load is
+bursty."""
 NOISE_DEVIATIONS = 3.0
 
 
@@ -27,7 +28,9 @@ def scale_down_window(cold_start_seconds: float, is_bursty: bool) -> float:
 
 
 def is_bursty(ledger: Ledger, price: Price) -> bool:
-    """Return whether the load of the last ten minutes varies by more than trend and noise."""
+    """Return whether trend and noise do not explain the variation of the load of the last ten
+    minutes.
+    """
     if not ledger.ticks or ledger.ticks[-1].at - ledger.ticks[0].at < KEPT_SECONDS / 2:
         return False
     bins = _bins(ledger, price)

@@ -15,18 +15,19 @@ STEP_TERMS = 5
 STEP_MOMENTS = STEP_TERMS * (STEP_TERMS + 1) // 2
 
 NO_LENGTHS = (0.0,) * LENGTH_BUCKETS
-"""Bucket i of a length histogram counts lengths in (2**(i-1), 2**i]; the last holds the rest."""
+"""Bucket i of a length histogram counts lengths in (2**(i-1), 2**i]. The last bucket also counts
+all longer lengths."""
 
 ADDED_LATER: Final = {"is_optional": True}
-"""Metadata of a counter that not every server reports; it is zero where it is missing."""
+"""Metadata of a counter that not every server reports. A missing counter is zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepSums(Sums):
-    """Sums over engine steps of every product of two step terms: all that least squares needs.
+    """Sums over engine steps of every product of two step terms. Least squares needs nothing else.
 
-    The upper triangle of the sum of x·xᵀ, row by row, x = (1, prefill tokens, sequences that
-    decode, KV tokens read, seconds).
+    `moments` is the upper triangle of the sum of x·xᵀ, row by row, with x = (1, prefill tokens,
+    sequences that decode, KV tokens read, seconds).
     """
 
     moments: tuple[float, ...] = (0.0,) * STEP_MOMENTS
@@ -62,7 +63,7 @@ class Flow(Sums):
     """Arrivals and work, from which the demand follows."""
 
     arrivals: float = 0
-    """Requests, whether started or not."""
+    """Requests that arrived, including those that have not started."""
     prompt_tokens_arrived: float = 0
     prompt_tokens_computed: float = 0
     generated_tokens: float = 0
@@ -70,7 +71,7 @@ class Flow(Sums):
 
 @dataclass(frozen=True, slots=True)
 class Tally(Flow):
-    """A flow, and how many of its requests met the SLO."""
+    """A flow, and the number of its requests that met the SLO."""
 
     judged: float = 0
     """Finished requests to which the SLO was applied."""
@@ -102,7 +103,10 @@ class Counters(Tally):
     steps: StepSums = field(default_factory=StepSums)
 
     def since(self, before: "Counters") -> "Counters":
-        """Return the part after `before`; all of it if a counter went backwards (a restart)."""
+        """Return the amounts counted after `before`.
+
+        A counter that fell shows that the process restarted. In that case, return all amounts.
+        """
         difference = self.plus(before, -1.0)
         return self if difference.went_backwards else difference
 
@@ -122,7 +126,8 @@ class Snapshot:
     at: float
     """Time of the report, in seconds of the scraper's clock."""
     started: float
-    """Start time of the process. Another value is another process, whose counters begin at 0."""
+    """Start time of the process. A different value means a different process, whose counters began
+    at 0."""
     counters: Counters
     running: int
     waiting: int

@@ -2,8 +2,8 @@
 
     seconds = fixed + prefill·(prefill tokens) + sequence·(sequences) + kv·(KV tokens read)
 
-The method is recursive least squares with forgetting, in information form. Old sums fade and new
-sums are added. A prior decides between terms that the traffic does not separate.
+The method is recursive least squares with forgetting, in information form. Old sums lose weight,
+and new sums are added. The prior decides where the traffic does not separate two terms.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,8 @@ FORGETTING_PER_SECOND = 0.999
 """The weight of old steps halves in 11.5 minutes of traffic."""
 
 WARM_UP_SECONDS = 60.0
-"""Steps of a younger replica are ignored: compilation and cold caches slow them."""
+"""Time in seconds for which the steps of a replica that became Ready are ignored, because
+compilation and cold caches slow them."""
 
 STEP_NOISE = 0.1
 """Standard deviation of the measured step durations around the model, as a share of the mean
@@ -26,9 +27,10 @@ PRIOR_SPREAD = 0.5
 """Standard deviation of each coefficient of a prior, as a share of the coefficient."""
 
 LEAST_SHARE = 0.1
-"""Lower bound of a coefficient's unit, as a share of what the prior predicts.
+"""Lower bound of a coefficient's unit, as a share of the prior's coefficient, which is scaled to
+the learned ones.
 
-Without it a coefficient once fitted as zero could never grow again.
+Without this bound, a coefficient that was once fitted as zero could never grow again.
 """
 
 SECONDS = 4
@@ -62,13 +64,13 @@ class StepModel:
 
 @dataclass(frozen=True, slots=True)
 class HardwareClass:
-    """Data sheet of all accelerators of one replica together."""
+    """Combined data sheet of all accelerators of one replica."""
 
     memory_bytes_per_second: float
     flops: float
     """Peak dense FLOP/s in the precision that the model computes in."""
     memory_bytes: int = 0
-    """Memory of the accelerators; 0 where no plan needs it."""
+    """Memory of the accelerators in bytes. 0 if no plan needs it."""
 
 
 def prior_step_model(
@@ -101,8 +103,8 @@ class StepModelFit:
         """Return a fit that begins with another model, learned elsewhere or before a change of the
         engine.
 
-        A coefficient that was learned as zero has no scale of its own. Its unit is that of the
-        prior, in proportion to the other coefficients.
+        A coefficient that was learned as zero has no scale. Its unit is derived from the same
+        coefficient of `guess` and the ratio of the other coefficients to those of `guess`.
         """
         pairs = list(zip(learned.coefficients, guess.coefficients, strict=True))
         ratios = [mine / guessed for mine, guessed in pairs if mine > 0]
@@ -142,7 +144,11 @@ def _solve(prior: StepModel, units: StepModel, sums: StepSums) -> StepModel:
 
 
 def _non_negative(matrix: list[list[float]], target: list[float]) -> list[float]:
-    """Minimize ½xᵀMx - tᵀx over x ≥ 0, M positive definite: the best set of free terms."""
+    """Minimize ½xᵀMx - tᵀx over x ≥ 0, for a positive definite M.
+
+    Every set of terms is tried as the one that may differ from zero, unless the set of all terms
+    gives a solution.
+    """
     size = len(target)
     best: tuple[float, list[float]] = (0.0, [0.0] * size)
     for count in range(size, 0, -1):
@@ -164,7 +170,7 @@ def _non_negative(matrix: list[list[float]], target: list[float]) -> list[float]
 
 
 def _eliminate(matrix: list[list[float]], target: list[float]) -> list[float]:
-    """Solve a small positive definite system by elimination; it needs no pivoting."""
+    """Solve a small positive definite system by elimination, which needs no pivoting for it."""
     rows = [[*row, value] for row, value in zip(matrix, target, strict=True)]
     size = len(rows)
     for i in range(size):

@@ -4,9 +4,9 @@ from typing import Any, ClassVar, Self
 
 
 class Sums:
-    """Base of dataclasses whose fields add up: numbers, tuples of numbers, and other Sums.
+    """Base of dataclasses whose fields can be added: numbers, tuples of numbers, and other Sums.
 
-    Every field has a default, and all defaults together are zero.
+    Every field has zero, or zeros, as its default.
     """
 
     __slots__ = ()
@@ -16,12 +16,12 @@ class Sums:
 
     @classmethod
     def of(cls, other: "Sums") -> Self:
-        """Take the fields that both classes declare; the rest is zero."""
+        """Return the fields of `other` that both classes declare. All other fields are zero."""
         shared = (name for name in cls.__match_args__ if name in other.__match_args__)
         return cls(**{name: getattr(other, name) for name in shared})
 
     def plus(self, other: Self, weight: float = 1.0) -> Self:
-        """Add `weight` times the other's amounts."""
+        """Return the sum of these amounts and `weight` times the amounts of `other`."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__match_args__)
         return type(self)(*(_weighted(mine, theirs, weight) for mine, theirs in pairs))
 

@@ -21,7 +21,7 @@ from llmservice_operator.scaling.signals import (
 from llmservice_operator.scaling.step_model import WARM_UP_SECONDS
 
 RATE_SECONDS = 30.0
-"""Time constant of a replica's rates."""
+"""Time constant of the averaging of a replica's rates, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Tracking:
     def add(self, scrape: Scrape, engine_since: float = -math.inf) -> tuple["Tracking", Increment]:
         """Add one scrape. A repeated scrape changes nothing.
 
-        Once a replica exists that was created after `engine_since`, the step model learns only from
-        such replicas.
+        Once a replica exists that was created at or after `engine_since`, the step model learns
+        only from such replicas.
         """
         if scrape.at <= self.at:
             return self, Increment()
@@ -158,8 +158,8 @@ def _difference(
 ) -> tuple[Counters, float]:
     """Return the work of a replica since its last report, and the seconds that it took.
 
-    The first report of a replica that started after the last scrape counts from that start. The
-    first report of an older one only sets the starting point for later reports.
+    The first report of a replica that started after the last scrape covers the time since that
+    start. The first report of an older replica only sets the starting point for later reports.
     """
     if before is None:
         if after.started < last_scrape:
@@ -176,7 +176,7 @@ def _serves(report: ReplicaReport) -> bool:
 def _tick(at: float, seconds: float, done: Counters, *, is_serving: bool) -> Tick:
     """Return the work of one replica.
 
-    Work of a draining replica is no load of the remaining ones.
+    The tokens of a draining replica are left out, because they are no load on the other replicas.
     """
     tally = Tally.of(done)
     if not is_serving:

@@ -8,7 +8,8 @@ from llmservice_operator.scaling.lengths import lengths_of
 from llmservice_operator.scaling.signals import Counters
 
 MEMORY_SECONDS = 600.0
-"""Time constant of forgetting, which advances only while new requests arrive."""
+"""Time constant of forgetting, in seconds. Time in which no request arrives or finishes does not
+count."""
 
 FEWEST_REQUESTS = 10
 """Minimum number of prompts, and of finished answers, from which a mix is computed."""
@@ -16,7 +17,7 @@ FEWEST_REQUESTS = 10
 
 @dataclass(frozen=True, slots=True)
 class TrafficMemory:
-    """Counters of the recent past; older ones have less weight."""
+    """Counters of the recent past, in which older requests have less weight."""
 
     counters: Counters = field(default_factory=Counters)
 
@@ -35,7 +36,7 @@ class TrafficMemory:
 
     @property
     def mix(self) -> RequestMix | None:
-        """The mix of the requests; None before there are enough."""
+        """The mix of the requests. None if there were too few to compute it."""
         seen = self.counters
         if min(sum(seen.prompt_lengths), sum(seen.answer_lengths)) < FEWEST_REQUESTS:
             return None
@@ -49,6 +50,6 @@ class TrafficMemory:
             if steps.sequences > 0
             else prompts.mean + answers.mean / 2
         )
-        # Speculation may be off for large batches, but it never loses tokens.
+        # Speculative decoding may be off for large batches, but no step gives less than one token.
         per_step = max(1.0, seen.decoded_tokens / steps.sequences) if steps.sequences > 0 else 1.0
         return RequestMix(prompts.times(self.computed_share), answers, held, per_step)

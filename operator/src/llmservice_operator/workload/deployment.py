@@ -28,11 +28,11 @@ IMAGE_PULL_BUDGET_SECONDS: Final = 20 * 60
 """Longest time for scheduling a pod and pulling its image (about 10 GB). It is an estimate."""
 
 REVISION_HISTORY_LIMIT: Final = 3
-"""Old ReplicaSets that are kept, so that `kubectl rollout history` shows earlier revisions; each is
-an object to store."""
+"""Number of old ReplicaSets that are kept. They let `kubectl rollout history` show earlier
+revisions, but each is one more object to store."""
 
 _REVISION_LABEL: Final = "pod-template-hash"
-"""Label whose value the Deployment controller sets differently on each ReplicaSet."""
+"""Label that the Deployment controller sets to a different value on each ReplicaSet."""
 
 _REPLICA_SET: Final = re.compile(r'[Rr]eplica ?[Ss]et "([^"]+)"')
 _PAUSED: Final = ("DeploymentPaused", "DeploymentResumed")
@@ -132,7 +132,7 @@ def _spec_without_template(service: LLMService, count: ReplicaCount) -> dict[str
 def _progress_deadline(service: LLMService) -> int:
     """Return the seconds after which a rollout without progress is stuck.
 
-    No pod may still be starting then.
+    The deadline is longer than the start of any pod may take.
     """
     chosen = service.spec.rollout_strategy.progress_deadline_seconds
     return chosen or service.spec.startup.timeout_seconds + IMAGE_PULL_BUDGET_SECONDS
@@ -151,9 +151,9 @@ def _strategy(service: LLMService) -> dict[str, Any]:
 
 
 def _has_claim_of_one_node(service: LLMService) -> bool:
-    """Return whether the operator makes a claim that the pods of one node alone can mount.
+    """Return whether the operator creates a claim that only the pods of one node can mount.
 
-    A new pod on another node would wait for ever for the old one to release it.
+    A new pod on another node would wait forever for the old pod to release the claim.
     """
     cache = service.spec.model.cache
     if cache is None or cache.claim_size is None or not cache.access_modes:
@@ -186,10 +186,10 @@ def _present_revision(live: Manifest) -> str | None:
 
 
 def _complete_revision(live: Manifest) -> str | None:
-    """Return the revision of the pods, if its rollout is complete and one replica is ready.
+    """Return the revision of the pods, if its rollout is complete and a replica is ready.
 
-    The controller names a new ReplicaSet before it updates the numbers, so only the reason shows
-    that both are about the same one.
+    The controller names a new ReplicaSet before it updates the numbers. Only the reason of the
+    condition shows that the name and the numbers belong to the same ReplicaSet.
     """
     status = live.get("status", {})
     ready = status.get("readyReplicas", 0)

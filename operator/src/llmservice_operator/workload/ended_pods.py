@@ -12,13 +12,13 @@ from llmservice_operator.api.reasons import Reason
 from llmservice_operator.workload.pod_problems import Problem, quoted, with_hint
 
 RECENT_SECONDS: Final = 600.0
-"""Age in seconds from which a failed pod no longer describes the present. Kubernetes keeps such
-pods for a long time."""
+"""Age in seconds from which a failed pod is ignored, because Kubernetes keeps failed pods for a
+long time."""
 
 _DISK: Final = re.compile("ephemeral|EmptyDir|emptyDir|disk|inodes", re.IGNORECASE)
 _DEVICES: Final = re.compile("Allocate failed|device", re.IGNORECASE)
 _OUT_OF: Final = "OutOf"
-"""Beginning of the reasons with which a kubelet refuses a pod for which it lacks a resource."""
+"""Prefix of the reasons with which a kubelet refuses a pod because the node lacks a resource."""
 _REJECTED: Final = frozenset(
     {
         "AppArmor",
@@ -36,9 +36,9 @@ _REJECTED: Final = frozenset(
 
 
 def ended_problem(pods: Iterable[Manifest], now: datetime) -> Problem | None:
-    """Return the problem of the pod that failed last, if that was recently.
+    """Return the problem of the pod that failed last, if it failed in the last RECENT_SECONDS.
 
-    None for pods that ended as pods should, for example because their node shut down.
+    Pods that ended as intended, for example because their node shut down, are not a problem.
     """
     recent = [pod for pod in pods if (now - _ended(pod)).total_seconds() < RECENT_SECONDS]
     for pod in sorted(recent, key=_ended, reverse=True):

@@ -143,8 +143,8 @@ def _look_again_seconds(
 
 
 def _since(found: Iterable[tuple[Manifest, Problem]], *reasons: Reason) -> datetime | None:
-    """Return the time since which the longest-waiting pod with such a problem has been in its
-    present place.
+    """Return the earliest time at which a pod with such a problem changed its PodScheduled
+    condition.
     """
     since = (
         condition(pod, "PodScheduled").get("lastTransitionTime")

@@ -24,8 +24,8 @@ def resolve_pin(
     the operator's default for the accelerator.
 
     An untried default is not pinned. The live workload replaces a status that was lost. Raises
-    InvalidSpec when the spec names a version without an image, and neither the pinned nor the
-    default image holds it, and when there is no image for the accelerator.
+    InvalidSpec if the operator has no image for the accelerator. Also raises it if the spec names a
+    version, but no image, and neither the pinned nor the default image contains that version.
     """
     accelerator = service.spec.accelerator.type
     kept = recorded_pin(service, live_workload)

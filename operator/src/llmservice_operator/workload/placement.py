@@ -12,10 +12,10 @@ from llmservice_operator.api.spec import LLMService
 
 
 def build_placement(service: LLMService, revision_label: str) -> dict[str, Any]:
-    """Return the set fields of the pod spec for scheduling, runtime class and service account.
+    """Return the pod spec's fields for scheduling, runtime class and service account.
 
-    Spread constraints count each revision by `revision_label`, so that the pods are spread
-    evenly after a rolling update, too.
+    Fields that are empty are left out. Spread constraints count the pods of each revision
+    separately, by `revision_label`, so that the pods are also spread evenly after a rolling update.
     """
     template = service.spec.template
     fields = {
@@ -36,7 +36,7 @@ def build_placement(service: LLMService, revision_label: str) -> dict[str, Any]:
 def build_pod_metadata(service: LLMService) -> dict[str, Any]:
     """Return the pod template's metadata.
 
-    Validation keeps the operator's labels out of the user's.
+    Validation refuses user labels that the operator sets.
     """
     template = service.spec.template
     metadata: dict[str, Any] = {"labels": {**template.labels, **names.labels(service)}}
@@ -46,12 +46,11 @@ def build_pod_metadata(service: LLMService) -> dict[str, Any]:
 
 
 def _tolerations(service: LLMService) -> tuple[Toleration, ...]:
-    """Return the tolerations of the spec and, on GPUs, one for the taint that keeps other
-    pods off.
+    """Return the tolerations of the spec and, for a GPU service, those for the taints of GPU nodes.
 
-    Nodes with GPUs usually have a taint with their resource's name, so that no other pod uses their
-    cores. A pod that requests the resource may run there. Slices of a GPU have resources of their
-    own, but their nodes have the taint of whole GPUs.
+    Nodes with GPUs usually have a taint with the name of their GPU resource. It keeps pods without
+    a GPU away from their CPU cores. Slices of a GPU have separate resource names, but their nodes
+    have the taint of whole GPUs.
     """
     tolerations, accelerator = service.spec.template.tolerations, service.spec.accelerator
     if not service.spec.gpus:

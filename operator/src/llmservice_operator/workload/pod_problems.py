@@ -1,4 +1,4 @@
-"""Finds the problem that keeps a pod from being ready, from its status, and how to solve it."""
+"""Finds the problem that keeps a pod from being ready, and its solution, in the pod's status."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _NEVER_RAN: Final = frozenset({"ContainerCannotRun", "StartError"})
 start."""
 _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
 _DOWNLOADING: Final = ("downloading", "waiting_for_cache")
-"""Phases in which the bytes of a model arrive, through this server or through one that shares its
+"""Phases in which a model is being downloaded, by this server or by another one that shares its
 cache."""
 _DEVICES_ARE_SHORT: Final = re.compile(
     "Insufficient ([a-z0-9.-]+/[A-Za-z0-9._-]*[A-Za-z0-9]|hugepages-[0-9]+[KMGT]i)"
@@ -77,7 +77,7 @@ _SERVED_BEFORE: Final = with_hint(
 
 
 def pod_problems(service: LLMService, pod: Manifest, told: ReplicaLoad | None) -> Iterator[Problem]:
-    """Yield the problem that keeps the pod from being ready; at most one.
+    """Yield at most one problem that keeps the pod from being ready.
 
     `told` is the load report about the replica whose server is in the pod, if there is one.
     """
@@ -127,12 +127,12 @@ def _scheduling_problem(service: LLMService, pod: Manifest, said: str) -> Proble
 
 
 def is_missing_object(said: str) -> bool:
-    """Return whether a node lacks a Secret or a ConfigMap, or a key of one."""
+    """Return whether the message says that a Secret or a ConfigMap, or a key of one, is missing."""
     return bool(_SECRET_IS_MISSING.search(said) or _CONFIG_MAP_IS_MISSING.search(said))
 
 
 def start_problem(said: str) -> Problem:
-    """Return the problem behind the words with which a node says that it cannot start a pod."""
+    """Return the problem that a node's message about a failed start of a pod describes."""
     if _SECRET_IS_MISSING.search(said):
         return with_hint(
             Reason.SECRET_MISSING, f"A Secret that the spec names cannot be read: {said}"
@@ -167,7 +167,10 @@ def _running_problems(
 
 
 def _problem_beside(pod: Manifest, server: Mapping[str, Any]) -> Problem | None:
-    """Return the problem of a pod whose model server is not the cause; None if it may be."""
+    """Return the problem of a pod if its model server is not the cause.
+
+    None if the model server may be the cause.
+    """
     status = pod.get("status", {})
     if (server.get("state") or {}).get("running") is None:
         failed = [each for each in status.get("initContainerStatuses") or () if _has_failed(each)]
@@ -189,8 +192,8 @@ def _problem_beside(pod: Manifest, server: Mapping[str, Any]) -> Problem | None:
         said = f"The model server is ready, but a readiness gate is not: {ready.get('message')}."
         return Problem(Reason.SERVER_NOT_READY, said)
     node = pod.get("spec", {}).get("nodeName") or "of the pod"
-    # The kubelet's last report says that all containers are ready. So the control plane has set the
-    # pod to not ready, because it no longer hears from the kubelet.
+    # The kubelet's last report says that all containers are ready. So it was the control plane that
+    # set the pod to not ready, because the kubelet has stopped reporting.
     return with_hint(Reason.NODE_LOST, f"The node {node} does not report any more.")
 
 
@@ -232,7 +235,7 @@ def _loading(restarts: int, told: ReplicaLoad | None) -> Problem:
     again = f" The container was restarted {restarts} time(s)." if restarts else ""
     if told is not None and told.phase in _DOWNLOADING and told.total_bytes:
         total = told.total_bytes
-        # The size grows in steps, because every new text is a write of the status.
+        # The reported size grows in steps, because every new message is a write of the status.
         percent = 100 * (told.downloaded_bytes or 0) // total
         percent -= percent % _DOWNLOAD_STEP_PERCENT
         done = f"{_size(total * percent // 100)} of {_size(total)} ({percent} %)"
@@ -284,7 +287,7 @@ def _startup_probe(pod: Manifest) -> Mapping[str, Any]:
 
 
 def _seconds(ended: Mapping[str, Any]) -> float:
-    """Return how long a container ran; 0 when the kubelet does not know."""
+    """Return the time in seconds that a container ran. 0 if the kubelet did not report it."""
     try:
         started, finished = (
             datetime.fromisoformat(ended[moment]) for moment in ("startedAt", "finishedAt")
@@ -319,7 +322,10 @@ def quoted(text: object) -> str:
 
 
 def _beginning(text: str) -> str:
-    """Return a model server's text as sentences of bounded length. It begins with the finding."""
+    """Return a model server's text as sentences, shortened to its first part.
+
+    The text begins with the cause.
+    """
     words = _one_line(text)
     if len(words) > _QUOTED_LIMIT:
         return f"{words[:_QUOTED_LIMIT]} ..."

@@ -83,8 +83,8 @@ def _build_security_context(service: LLMService, settings: OperatorSettings) -> 
     return {
         "runAsNonRoot": True,
         **(own if defaults.user_ids == "Fixed" else {}),
-        # A node gives the device files of AMD GPUs to groups of its own. The device plugin mounts
-        # them as they are.
+        # The device files of AMD GPUs belong to groups that each node defines. The device plugin
+        # mounts the files without changing their groups.
         **(
             {"supplementalGroups": [*defaults.amd_groups]} if is_amd and defaults.amd_groups else {}
         ),

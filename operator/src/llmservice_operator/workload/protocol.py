@@ -40,8 +40,8 @@ class WorkloadState:
     """Revision of the present pod template, in the form of `Replica.revision`. Empty while the
     controller has not reported it. None for a controller that never reports it."""
     complete_revision: str | None = None
-    """Revision of all pods, if the controller reports that its rollout is complete. It is also true
-    while the state is not current."""
+    """Revision of all pods, if the controller reports that its rollout is complete. It is also
+    valid while the state is not current."""
     problems: tuple[Problem, ...] = ()
     """Problems that keep the controller from creating pods."""
     refused_since: datetime | None = None
@@ -75,7 +75,7 @@ class Workload(Protocol):
     ) -> dict[str, Any]:
         """Build the spec of the workload.
 
-        Raises InvalidSpec when the engine cannot be run as the spec asks.
+        Raises InvalidSpec when the engine cannot be run as the spec requires.
         """
         ...
 
@@ -96,7 +96,7 @@ class Workload(Protocol):
     def kept_revision(self, service: LLMService, revision: str) -> tuple[Kind, str] | None:
         """Return kind and name of the object that keeps the pods of an earlier revision.
 
-        None for a kind of workload that keeps none.
+        None for a kind of workload that keeps no earlier revisions.
         """
         ...
 
@@ -111,8 +111,7 @@ class Workload(Protocol):
     def replicas_of(self, pods: Iterable[Manifest]) -> Iterable[Replica]:
         """Group pods of this kind of workload into replicas.
 
-        All given pods are still running or starting. Pods whose group contains no server pod are
-        left out.
+        No given pod has ended for good. Pods whose group contains no server pod are left out.
         """
         ...
 

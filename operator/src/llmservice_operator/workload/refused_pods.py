@@ -1,7 +1,8 @@
-"""Pods that the API server refuses: the cause, and whether a quota has room once an old pod
-ends.
+"""Finds the cause for which the API server refuses a pod, and whether the end of an old pod would
+help.
 
-The API server has no codes for the causes, so the operator recognizes them by their words.
+The API server has no codes for the causes, so the operator recognizes them by the words of the
+message.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _AMOUNT: Final = re.compile(r"([^=,]+)=([^=,]+)")
 
 
 def refusal_problem(said: str) -> Problem:
-    """Return the problem behind the words with which the API server refuses a pod."""
+    """Return the problem that the API server's message about a refused pod describes."""
     if "exceeded quota" in said:
         said = f"A ResourceQuota of the namespace refuses the pod: {said}"
         return with_hint(Reason.QUOTA_EXCEEDED, said)
@@ -74,7 +75,7 @@ def _fits(
 
 
 def _amount_of(pod: Manifest, resource: str) -> Decimal:
-    """Return the amount of a quota that a pod uses."""
+    """Return the amount of a quota's resource that a pod uses."""
     if resource in ("pods", "count/pods"):
         return Decimal(1)
     kind, _, name = resource.partition(".")

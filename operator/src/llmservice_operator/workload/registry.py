@@ -13,7 +13,8 @@ from llmservice_operator.workload.protocol import Workload
 from llmservice_operator.workload.replica import Replica, is_over
 
 WORKLOADS: Final[tuple[Workload, ...]] = (DEPLOYMENT,)
-"""Every kind of workload. The first that fits a service or a pod is used, and the last fits all."""
+"""Every kind of workload. The first kind that fits a service or a pod is used. The last kind fits
+all of them."""
 
 
 def workload_of(service: LLMService) -> Workload:
@@ -22,7 +23,7 @@ def workload_of(service: LLMService) -> Workload:
 
 
 def replicas_of(pods: Iterable[Manifest]) -> list[Replica]:
-    """Group the pods of one service into replicas; pods that have ended for good are in none."""
+    """Group the pods of one service into replicas. Pods that have ended for good are left out."""
     return group(pod for pod in pods if not is_over(pod))
 
 

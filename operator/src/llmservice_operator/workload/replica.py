@@ -45,7 +45,7 @@ class Replica:
     revision: str | None
     """Name of the pod template from which the pods were made; None if the pods do not name it."""
     workers: tuple[Manifest, ...] = ()
-    """Further pods that hold a part of the model. There are none if one pod holds the whole."""
+    """Further pods that hold a part of the model. Empty if one pod holds the whole model."""
     size: int = 1
     """Number of pods that the replica needs in order to serve."""
 
@@ -83,9 +83,9 @@ class Replica:
 
     @property
     def not_ready_since(self) -> datetime | None:
-        """Earliest time since which a pod is not Ready: its creation, or the loss of that
-        state.
+        """Earliest time since which one of the pods is not Ready.
 
+        For a pod that was never Ready, it is the creation or a later change of the Ready condition.
         None if all existing pods are Ready.
         """
         return min((_not_ready_since(pod) for pod in self.pods if not is_ready(pod)), default=None)

@@ -1,9 +1,10 @@
 """The number of replicas in the workload's manifest, and whether the operator sets it.
 
 While autoscaling is on, our manifest does not contain the number, because sending one would undo
-the autoscaler's. Omitting it must not lose it either. Server-side apply removes a field that no
-manager sends any more, and the API server then sets 1. So before the first manifest without the
-number, a second field manager of the operator takes it over (`is_handed_over`).
+the changes of the autoscaler. Omitting the number must not reset it either. Server-side apply
+removes a field that no manager sends any more, and the API server then sets 1. So before the first
+manifest without the number, a second field manager of the operator takes the field over
+(`is_handed_over`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class ReplicaCount:
     annotations: Mapping[str, str]
     """Annotations of the workload that record the number."""
     is_kept_now: bool = False
-    """Whether `sent` was read from the live workload just now. It must not have changed since."""
+    """Whether the number was just read from the live workload. The write then fails if the workload
+    has changed since."""
 
     @property
     def fields(self) -> dict[str, int]:
@@ -36,10 +38,10 @@ class ReplicaCount:
 
 
 def resolve_replicas(service: LLMService, live: Manifest | None) -> ReplicaCount:
-    """Return the number of the spec; without one, the number at which autoscaling ended.
+    """Return the number in the spec. Without one, return the number at which autoscaling ended.
 
     An object that the service adopts keeps its number. A suspended service has 0, and its workload
-    records the number to which it returns.
+    records the number for the time after the suspension.
     """
     spec = service.spec
     live = live if live is not None and may_change(live, service) else None
@@ -127,14 +129,18 @@ def resumed_replicas(service: LLMService, live: Manifest) -> int:
 
 
 def is_handed_over(service: LLMService, live: Manifest) -> bool:
-    """Return whether the live number stays when a manifest without spec.replicas is applied."""
+    """Return whether the operator may apply its manifest without resetting the live number.
+
+    That is the case if the manifest sets spec.replicas, or if the operator's field manager does not
+    own that field.
+    """
     spec = service.spec
     is_ours = spec.autoscaling is None or spec.suspend
     return is_ours or not owns_field(live, "spec", "replicas")
 
 
 def build_hand_over(live: Manifest, replicas: int) -> dict[str, Any]:
-    """Build the manifest of the second field manager: the number alone.
+    """Build the manifest of the second field manager, which sets only the number of replicas.
 
     The apply fails when the workload has changed since it was read.
     """

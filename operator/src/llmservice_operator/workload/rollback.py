@@ -1,7 +1,7 @@
 """Returns to the pods of the last complete rollout when a later rollout fails.
 
-The status records the decision with a digest of the pods that failed. So it survives a restart of
-the operator, and holds until the spec asks for other pods.
+The status records the decision with a digest of the pods that failed. The decision therefore
+survives a restart of the operator, and stays in effect until the spec requires other pods.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from llmservice_operator.workload.pin import EnginePin, pin_of_annotations
 from llmservice_operator.workload.registry import workload_of
 
 PATIENCE_SECONDS: Final = 30.0
-"""Seconds that a replica may be not ready with a problem of its own before the rollout counts as
-failed. The value is an estimate: a Secret that is applied after the service is there by then, and
-an image whose pull failed once has been tried again."""
+"""Time in seconds that a replica with a problem may be unready before the rollout counts as failed.
+The value is an estimate. By then, a Secret that is applied after the service exists, and a failed
+image pull has been retried."""
 
 _LAST_RANK: Final = Rank.IMAGE
-"""Rank of the last problem that a change of the pods may have caused. Later ones mean that the
-cluster has no room, or that a start takes long."""
+"""Highest rank of a problem that a change of the pods may have caused. Higher ranks mean that the
+cluster lacks resources, or that a start takes long."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Restored:
     """Pods of an earlier revision."""
 
     spec: Mapping[str, Any]
-    """The part of the workload's spec from which they are made."""
+    """Part of the workload's spec from which the pods are made."""
     pin: EnginePin
 
 
@@ -55,7 +55,7 @@ def decide_rollback(
 ) -> RollbackDecision:
     """Decide from the recorded rollback and the observation whether earlier pods return.
 
-    `pods` is the digest of the pods that the spec asks for; None if they could not be built.
+    `pods` is the digest of the pods that the spec requires. None if they could not be built.
     Without `may_begin`, no rollback begins, because the observation may be about earlier pods.
     """
     if not service.spec.rollout_strategy.auto_rollback:

@@ -98,10 +98,10 @@ def unstarted_problem(pod: Manifest, events: Sequence[PodEvent], now: datetime) 
 
 
 def _telling(events: Sequence[PodEvent]) -> PodEvent | None:
-    """Return the Event that names the cause; None while the last one reports no problem.
+    """Return the Event that names the cause. None if the last Event is no warning.
 
-    Pulling an image of ten gigabytes takes minutes. A volume that cannot be attached is reported
-    once, and later Events only report timeouts.
+    For example, the Events of a long image pull are no warnings. A volume that cannot be attached
+    is reported once, and later Events only report timeouts.
     """
     if not events or events[-1].type != "Warning":
         return None
@@ -114,9 +114,9 @@ def _telling(events: Sequence[PodEvent]) -> PodEvent | None:
 
 
 def look_again_seconds(pods: Iterable[Manifest], now: datetime) -> float | None:
-    """Return the seconds until a pod that has not started may count as a problem.
+    """Return the seconds until a pod that has not started may become a problem.
 
-    None without such a pod.
+    None if there is no such pod.
     """
     waits = [
         (now - since).total_seconds() for pod in pods if (since := unstarted_since(pod)) is not None
