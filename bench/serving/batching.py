@@ -1,9 +1,9 @@
 """Compares continuous batching with waves, with padded static batches, and with the theory's
 prediction.
 
-The next wave starts when the last answer of a wave has ended. In a wave, answers that end early
-free their part of the computation. A padded static batch computes every answer to the length of its
-longest one, and only the requested tokens count.
+The requests of a wave start together. The next wave starts when all answers of the wave are
+complete. An answer that is complete earlier needs no more computation. A padded static batch
+computes every answer up to the length of its longest answer, and only the requested tokens count.
 """
 
 import heapq
@@ -31,7 +31,7 @@ class Mix:
     draw: Callable[[random.Random], float]
 
     def lengths(self, count: int) -> list[int]:
-        """Return this many lengths, always the same ones."""
+        """Return `count` lengths in tokens. They are the same in every call."""
         chance = random.Random(1)
         return [max(1, min(LONGEST, round(self.draw(chance)))) for _ in range(count)]
 
@@ -96,7 +96,7 @@ def _batching_row(server: Server, mix: Mix, effort: Effort) -> Row:
 
 
 def _model_row(server: Server, mix: Mix, batch: int, effort: Effort) -> Row:
-    """Predict the throughput of mixed lengths from one batch of equal ones, and measure it."""
+    """Predict the throughput of mixed lengths from a batch of equal lengths, and measure it."""
     lengths = mix.lengths(batch * effort.batches_of_model)
     mean = statistics.fmean(lengths)
     equal = [round(mean)] * batch
@@ -131,12 +131,14 @@ def _ask(server: Server, lengths: Sequence[int], concurrency: int) -> Load:
 
 
 def throughput_model(batch: int, mean_length: float, batch_latency: float) -> float:
-    """Return tokens a second: batch x mean length / batch latency."""
+    """Return the predicted tokens per second: batch x mean length / batch latency."""
     return batch * mean_length / batch_latency
 
 
 def continuous_steps(lengths: Sequence[int], batch: int) -> int:
-    """Return the steps of an engine that refills a place as soon as it is free."""
+    """Return the number of steps that an engine needs for answers of these lengths if it refills a
+    place in the batch as soon as the place is free.
+    """
     busy_until = [0] * batch
     for length in lengths:
         heapq.heapreplace(busy_until, busy_until[0] + length)

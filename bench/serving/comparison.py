@@ -25,9 +25,10 @@ class Effort:
     """Number of requests and rounds of the comparison."""
 
     pairs: int = 42
-    """Rounds of every kind of request; a multiple of the six orders of three servers."""
+    """Number of rounds with plain and with streamed requests. It is a multiple of six, so that each
+    of the six orders of three servers occurs equally often."""
     overloads: int = 18
-    """Rounds with more chats than stock vLLM sustains; likewise."""
+    """Number of rounds with more chats than stock vLLM sustains. It is a multiple of six, too."""
     starts: int = 5
     requests: int = 100
     concurrency: int = 32
@@ -36,7 +37,7 @@ class Effort:
 
 @dataclass
 class Comparison:
-    """Every run of every server, the plain and the streamed ones apart."""
+    """Every run of every server, by kind of request: plain, streamed, or chats under overload."""
 
     plain: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _NAMES})
     streamed: dict[str, list[Load]] = field(default_factory=lambda: {name: [] for name in _NAMES})
@@ -81,19 +82,22 @@ class Comparison:
 
 @dataclass
 class Starts:
-    """Times in seconds from the start of a process to a ready server, by server and settings."""
+    """Times in seconds from the start of a process to a ready server, by way of starting.
+
+    The ways are our server, stock vLLM with eager execution, and stock vLLM as shipped.
+    """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _STARTS})
 
     def ratios(self) -> dict[str, Ratios]:
-        """Return the measured ratios for the gate of a start."""
-        # Stock as shipped compiles at its start, which saves time later. Its times are shown, but
-        # do not affect the gate.
+        """Return the measured ratios for the gate of the start."""
+        # Stock vLLM as shipped compiles the model at its start, which saves time later. Its times
+        # are shown, but do not decide the gate.
         ratio = paired_ratio(self.seconds["ours"], self.seconds["stock, eager"])
         return {"start_to_ready": Ratios(ratio)}
 
     def rows(self) -> list[Row]:
-        """Return a row for every server that was started."""
+        """Return one row for every way of starting that was measured."""
         return [
             {
                 "server": name,
@@ -108,7 +112,7 @@ class Starts:
 
 
 def compare(python: Path, model: Path, folder: Path, effort: Effort) -> Comparison:
-    """Run all three servers side by side, and send requests to them alternately."""
+    """Run all three servers at the same time, and send requests to one server after another."""
     comparison = Comparison()
     with ExitStack() as stack:
         running: list[Server] = [
@@ -137,7 +141,9 @@ def compare(python: Path, model: Path, folder: Path, effort: Effort) -> Comparis
 def _overload(
     running: list[Server], lengths: list[int], effort: Effort, comparison: Comparison
 ) -> None:
-    """Send chats to all servers at half as high a rate again as stock vLLM sustains."""
+    """Send chats to each server at a rate that is _OVERLOAD times the one that stock vLLM
+    sustains.
+    """
     stock = next(server for server in running if server.name == "stock")
     for server in running:
         run_chats(server, lengths, concurrency=effort.concurrency)
@@ -147,14 +153,17 @@ def _overload(
     )
     for number, order in enumerate(_orders(running, effort.overloads), 1):
         for server in order:
-            # Twice as many requests, so that a queue can grow.
+            # There are twice as many requests as before, so that a queue can grow.
             load = run_chats(server, 2 * lengths, rate=_OVERLOAD * sustained)
             comparison.overloaded[server.name].append(load)
         print(f"compare: round {number} of {effort.overloads} under overload", flush=True)
 
 
 def start(python: Path, model: Path, folder: Path, effort: Effort) -> Starts:
-    """Start the servers alternately, each alone, and stock as shipped once."""
+    """Start one server at a time, in a random order in each round.
+
+    Stock vLLM as shipped is started only in the first round.
+    """
     starts = Starts()
     for number in range(effort.starts):
         for name in random.Random(number).sample(_STARTS, k=len(_STARTS)):

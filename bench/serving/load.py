@@ -71,8 +71,10 @@ def run(
 def run_chats(
     server: Server, lengths: Sequence[int], *, rate: float | None = None, concurrency: int = 0
 ) -> Load:
-    """Request a streamed chat of each length: `rate` of them begin each second, however many are in
-    progress. Without a rate, `concurrency` are in flight at once.
+    """Request one streamed chat of each length.
+
+    With a rate, `rate` chats begin per second, regardless of the number in progress. Without a
+    rate, `concurrency` chats are in flight at once.
     """
     places = asyncio.Semaphore(len(lengths) if rate else concurrency)
 

@@ -16,8 +16,9 @@ Row = dict[str, object]
 
 
 def commit() -> str:
-    """Return the commit under test, marked when the code differs from it; a source archive has
-    none.
+    """Return the commit under test, with the suffix "-dirty" if the code differs from it.
+
+    Return "unknown" for a source archive, which has no commit.
     """
     name = _git("describe", "--always")
     # Files that the bench has just written do not change the measured code.

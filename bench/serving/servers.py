@@ -15,14 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 _SOURCES = ROOT / "server_image" / "src"
 SERVED_NAME = "model"
 STOCK_MODULE = "vllm.entrypoints.launchers.api_server.entry"
-"""Module that `vllm serve` runs; the `vllm` command itself does not start from the CPU wheel."""
+"""Module that `vllm serve` runs. It is run directly, because the `vllm` command does not start from
+the CPU wheel."""
 
 _START_SECONDS = 300
 _POLL_SECONDS = 0.02
 
 ENGINE_FLAGS = ("--enforce-eager", "--distributed-executor-backend=uni")
-"""Engine flags of our server on a CPU. Stock vLLM gets the same ones, so that the comparison covers
-the API and not the settings."""
+"""Engine flags of our server on a CPU. Stock vLLM gets the same flags, so that the comparison is
+about the API and not about the settings."""
 ENGINE_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
@@ -34,13 +35,13 @@ class Server:
     url: str
     management_url: str
     pid: int
-    """Id of the process that serves the API; the engine runs in another one."""
+    """Id of the process that serves the API. The engine runs in another process."""
     ready_seconds: float
 
     def api_cpu_seconds(self) -> float:
-        """CPU time of the API process so far, all threads."""
-        # The id of the CPU clock of another process is computed as clock_getcpuclockid(3) does.
-        # /proc counts only hundredths of a second.
+        """Return the CPU time of all threads of the API process so far, in seconds."""
+        # The id of the CPU clock of another process is computed as clock_getcpuclockid(3) does it.
+        # The times in /proc have a resolution of only 10 ms.
         return time.clock_gettime((~self.pid << 3) | 2)
 
 
@@ -57,7 +58,7 @@ def ours(
     name: str = "ours",
     packages: Path | None = None,
 ) -> Running:
-    """Run our server; `packages` is a folder of further Python packages."""
+    """Run our server. `packages` is a folder of additional Python packages."""
     api, management = _free_port(), _free_port()
     command = [str(python), "-m", "llmservice_server", *_model_flags(model), *flags]
     variables = {
@@ -78,7 +79,7 @@ def stock(
     name: str = "stock",
     as_shipped: bool = False,
 ) -> Running:
-    """Run stock vLLM: with the engine settings that our server chooses, or as shipped."""
+    """Run stock vLLM, either with the engine settings that our server chooses or as shipped."""
     port = _free_port()
     command = [str(python), "-m", STOCK_MODULE, *_model_flags(model), f"--port={port}", *flags]
     variables = {}
@@ -90,7 +91,9 @@ def stock(
 
 
 def _last_words(log: Path) -> str:
-    """Return the end of a server's log, before its folder is deleted."""
+    """Return the end of a server's log, so that an error message shows it after the log is
+    deleted.
+    """
     return log.read_text(errors="replace")[-3000:]
 
 

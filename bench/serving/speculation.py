@@ -6,9 +6,9 @@ and c the cost of a drafted token as a share of a target step. The predicted spe
     linear     g / (1 + (1 - a)*g)
     geometric  (1 - a^(g+1)) / ((1 - a)*(g*c + 1))
 
-The geometric formula follows from accepting until the first miss. Its numerator over 1 - a is the
-number of tokens of a step, and g*c + 1 is the cost of a step. Both are also measured separately, so
-that the table shows which part of a formula differs from reality.
+The geometric formula follows from accepting drafted tokens until the first miss. Its numerator over
+1 - a is the number of tokens per step, and g*c + 1 is the cost of a step. Both are also measured
+separately, so that the table shows which part of the formula differs from reality.
 """
 
 import json
@@ -35,7 +35,8 @@ class Draft:
     configuration: dict[str, object]
     cost: float
     temperatures: tuple[float, ...]
-    """Temperatures of the target. At a higher one, fewer tokens of a greedy draft are accepted."""
+    """Temperatures of the target model. The higher the temperature, the fewer tokens of a greedy
+    draft are accepted."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ class Counted:
 
     @property
     def acceptance(self) -> float:
-        """Probability that a drafted token is accepted if all those before it are: `a` in
-        the formulas.
+        """Probability that a drafted token is accepted if all tokens before it are: `a` in the
+        formulas.
 
-        The first token of a draft is always tried, a later one only if the token before it was
-        accepted.
+        The first token of a draft is always tried. A later token is tried only if the token before
+        it was accepted.
         """
         tried = self.drafts + sum(self.accepted[:-1])
         return sum(self.accepted) / tried if tried else 0.0
@@ -85,22 +86,25 @@ class Counted:
 
 
 def linear(alpha: float, gamma: int) -> float:
-    """Return the speedup by the linear formula."""
+    """Return the speedup according to the linear formula."""
     return gamma / (1 + (1 - alpha) * gamma)
 
 
 def geometric_tokens(alpha: float, gamma: int) -> float:
-    """Return the tokens of a step by the geometric formula; all of them at an acceptance of 1."""
+    """Return the tokens per step according to the geometric formula.
+
+    At an acceptance of 1, these are all drafted tokens and one more.
+    """
     return gamma + 1 if alpha >= 1 else (1 - alpha ** (gamma + 1)) / (1 - alpha)
 
 
 def geometric(alpha: float, gamma: int, cost: float) -> float:
-    """Return the speedup by the geometric formula."""
+    """Return the speedup according to the geometric formula."""
     return geometric_tokens(alpha, gamma) / (gamma * cost + 1)
 
 
 def measure(python: Path, model: Path, folder: Path, effort: Effort) -> list[Row]:
-    """Measure a draft at every g and temperature; return a row for each."""
+    """Measure the draft with every pair of g and temperature, and return one row for each pair."""
     found = []
     with servers.ours(python, model, folder) as plain:
         for gamma in effort.gammas:
@@ -153,7 +157,7 @@ def _row(
             temperature=temperature,
         )
 
-    # The first answers compile the drafting code.
+    # The first requests compile the drafting code.
     for server in (plain, drafting):
         ask(server)
     before = count(drafting)

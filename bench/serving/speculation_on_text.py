@@ -1,8 +1,8 @@
 """Measures what speculative decoding gains on text that repeats and on text that does not.
 
 The other measurement of speculation checks formulas on a random model, whose answers never repeat
-their prompt. This one uses a trained model. Every method runs against the same server without
-speculation, in turn.
+their prompt. This measurement uses a trained model. Every method is compared with the same server
+without speculation, and the servers get their requests one after another.
 """
 
 import json
@@ -21,7 +21,7 @@ from serving.texts import OTHER, REPEATING
 
 _TEXTS = {"repeating": REPEATING, "other": OTHER}
 _DRAFTED = 5
-"""Number of tokens that are drafted for a step."""
+"""Number of tokens that are drafted per step."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class Gains:
     found: dict[tuple[str, str, int], Interval]
 
     def ratios(self) -> dict[str, Ratios]:
-        """Return the gain of the better draft from text, for one request on repeating text."""
+        """Return the gain of the better of the two methods that draft from text.
+
+        The gain is that of one request at a time on repeating text. Empty if it was not measured.
+        """
         from_text = [
             gain
             for (method, text, concurrent), gain in self.found.items()
@@ -87,7 +90,8 @@ def _methods(model: Path) -> dict[str, dict[str, object]]:
             "prompt_lookup_min": 2,
             "prompt_lookup_max": 4,
         },
-        # The rounds repeat their prompts, so earlier answers would be the same answers.
+        # The rounds repeat their prompts, so a cache of earlier answers would contain the answers
+        # that are to be drafted.
         "suffix": {"method": "suffix", "suffix_decoding_max_cached_requests": 0},
         "the model itself": {
             "method": "draft_model",
@@ -111,7 +115,7 @@ def _compare(
         return run(server, lengths, concurrency=concurrent, stream=False, prompts=prompts)
 
     every = {"none": plain, **running}
-    # The first answers compile the drafting code and fill the prefix cache.
+    # The first requests compile the drafting code and fill the prefix cache.
     for server in every.values():
         ask(server)
     before = {name: count(server) for name, server in every.items()}

@@ -1,7 +1,8 @@
 """Prompts whose answers repeat the prompt, and prompts whose answers do not.
 
-A draft from recurring text guesses well where an answer copies: an extract, an edited file, an
-answer that quotes its sources. The model of the bench is small, so each prompt begins the answer.
+A draft from recurring text is often accepted where an answer copies text: in an extract, in an
+edited file, or in an answer that quotes its sources. The model of the bench is small, so each
+prompt already contains the beginning of the answer.
 """
 
 _REPORT = (
@@ -47,4 +48,4 @@ OTHER = (
     "The main reasons why cities grow along rivers are the following. First of all,",
     "My grandmother taught me how to bake bread. She always said that the secret is",
 )
-"""Prompts that ask for new text."""
+"""Prompts whose answers are new text."""

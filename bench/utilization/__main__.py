@@ -29,7 +29,7 @@ REPOSITORY = "llmservice-test/tiny-random-llama"
 
 @dataclass(frozen=True)
 class Model:
-    """Random weights in the shape of a Llama, because only the time of a step matters here."""
+    """Llama model with random weights. Only the shape affects the time of a step."""
 
     layers: int
     hidden: int
@@ -61,8 +61,8 @@ class Model:
 
 
 MODELS = {"12 x 128": Model(12, 128, 256), "8 x 256": Model(8, 256, 1024)}
-"""Models by their layers x width. Each is large enough that the engine is the bottleneck, and small
-enough that it serves many requests a minute."""
+"""Models by number of layers x hidden size. Each is large enough for the engine to be the
+bottleneck, and small enough to serve many requests per minute."""
 
 FLAGS = ("--max-num-seqs=32", "--max-num-batched-tokens=512")
 

@@ -29,19 +29,20 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
 """Loads at which the readings are compared, one in each round, as shares of the present estimate of
 the capacity."""
 SEARCHES = (2, 2, 2, 1, 1)
-"""Number of rates that each round tries for each mix. Later rounds try fewer, because their
-readings are near the capacity, too."""
+"""Number of rates that each round tries for each mix. Later rounds try fewer rates, because their
+readings are taken near the capacity and also serve as trials."""
 LEARNED_SHARES = (0.35, 0.85)
-"""Loads of the traffic for learning, as shares of the present estimate of the capacity: from idle
-to the autoscaler's target."""
+"""Loads of the traffic for learning, as shares of the present estimate of the capacity: a low load,
+and the autoscaler's target."""
 NEAR = 0.25
-"""Largest relative distance of a level from the capacity at which the level shows the step time at
-the capacity."""
+"""Largest relative difference between the rate of a level and the capacity at which the level
+counts as near the capacity. The machine's usual speed follows from such levels."""
 FEWEST_REQUESTS = 20
-"""Expected requests that a level needs. Fewer do not determine a share of 95 %."""
+"""Expected number of requests that a level of the search needs. Fewer requests do not determine a
+share of 95 %."""
 FEWEST_READ = 40
-"""Expected requests that a level for a reading needs. With fewer, too many of them are only partly
-within it."""
+"""Expected number of requests that a level for a reading needs. With fewer requests, too large a
+share of them is served partly outside of the level."""
 PROBED = 0.3
 """First load of a new mix, as a share of the estimated capacity."""
 
@@ -52,33 +53,35 @@ and 500 ms for an 8B model on a large GPU."""
 
 @dataclass(frozen=True)
 class Size:
-    """Durations of the levels. A level is one mix that is offered at one rate."""
+    """Durations of the levels, in seconds. In a level, one mix is offered at one rate."""
 
     first_seconds: float = 5.0
-    """Duration in seconds of a level before the first round. Such a level needs little
-    precision."""
+    """Duration of the first level for learning, and of the first level of each tested mix. These
+    levels only give a first estimate, which needs little precision."""
     lesson_seconds: float = 5.0
+    """Duration of every other level for learning."""
     level_seconds: float = 8.0
-    """Least duration in seconds of a level of the search for the capacity."""
+    """Least duration of a level of the search for the capacity."""
     read_seconds: float = 14.0
-    """Least duration in seconds of a level for a reading. Some requests begin before the level or
-    end after it. So the shorter the level, the more its served load differs from the offered
-    load."""
+    """Least duration of a level for a reading. Requests that began before the level are served in
+    it, and requests that begin in it are served after it. The shorter the level, the more these
+    requests make the served load differ from the offered load."""
     longest_seconds: float = 25.0
+    """Duration up to which a level is extended if the rate is low."""
 
     def searching(self, rate: float) -> float:
         """Return the duration in seconds of a level of the search at this rate.
 
-        It is long enough for FEWEST_REQUESTS, so that some arrive even on a slow machine, but at
-        most `longest_seconds`.
+        It is extended until FEWEST_REQUESTS requests are expected, so that some arrive even on a
+        slow machine, but only up to `longest_seconds`.
         """
         return max(self.level_seconds, min(FEWEST_REQUESTS / rate, self.longest_seconds))
 
     def reading(self, rate: float) -> float:
         """Return the duration in seconds of a level for a reading at this rate.
 
-        It is long enough for FEWEST_READ requests, so that enough are served from start to end, but
-        at most `longest_seconds`.
+        It is extended until FEWEST_READ requests are expected, so that enough are served from start
+        to end within the level, but only up to `longest_seconds`.
         """
         return max(self.read_seconds, min(FEWEST_READ / rate, self.longest_seconds))
 
@@ -99,7 +102,8 @@ class Reading:
     step_time: float
     """Step time of the engine, in percent of the model's prediction."""
     own_utilization: float
-    """Utilization by a step model that was learned from this traffic itself, as in service."""
+    """Utilization according to a step model that was learned from the same traffic, as in
+    production."""
 
     @property
     def load(self) -> float:
@@ -113,14 +117,12 @@ class Reading:
 
     @property
     def own_error(self) -> float:
-        """Error of the utilization by a model learned from the same traffic, in percent of the true
-        load.
-        """
+        """Error of `own_utilization`, in percent of the true load."""
         return 100 * abs(self.own_utilization / self.load - 1)
 
     @property
     def error_bounds(self) -> tuple[float, float]:
-        """Least and greatest error within the interval of the capacity."""
+        """Least and greatest error within the interval of the capacity, in percent."""
         ratios = [
             self.utilization / (100 * self.offered / rate)
             for rate in (self.truth.low, self.truth.high)
@@ -158,13 +160,17 @@ class Traffic:
     """Levels at which the signals are compared with the truth."""
 
     def trials(self, slo: ServiceLevelObjective, model: StepModel) -> list[Trial]:
-        """Return the outcomes of the requests, scaled to a machine of constant average speed.
+        """Return the outcomes of the requests at each level, scaled to the machine's usual speed.
 
-        A level on a slow machine equals a level on a faster machine at a higher rate and with
-        longer latency limits. The speed of a level follows from the measured time of its steps,
-        relative to the time that the step model predicts. It is compared with the speed of all
-        levels near the capacity. Both belong to the same traffic, so a constant error of the model
-        for this traffic cancels out.
+        If the machine was slower during a level by some factor, the trial has a rate that is higher
+        by this factor, and its requests are judged by latency limits that are longer by this
+        factor.
+
+        The slowness of a level is the measured time of its steps over the time that the step model
+        predicts for steps with the same content. The factor is this slowness over that of all
+        levels near the capacity. All these levels belong to the same traffic. So a constant error
+        of the step model for this traffic cancels out, and the trials do not presume that the model
+        is right.
         """
         plain = [level.trial(slo) for level in self.levels]
         if not plain:
@@ -204,7 +210,7 @@ class Experiment:
         return self._fit.model
 
     def begin(self) -> None:
-        """Learn enough to choose an SLO that suits the engine, and offer every mix once."""
+        """Learn enough to choose an SLO that suits the engine, and offer every tested mix once."""
         self._learn(self._learned[1], 1.0, self._size.first_seconds)
         for _ in range(len(LEARNED_SHARES) * len(self._learned)):
             self.slo = _slo(self.model)
@@ -280,7 +286,7 @@ class Experiment:
         return level
 
     def _believed(self, traffic: Traffic) -> float:
-        """Return the capacity in requests per second by the product's formula."""
+        """Return the capacity in requests per second according to the product's formula."""
         mix = TrafficMemory(traffic.seen).mix
         if mix is None:
             return _rough_capacity(traffic.mix, self.model)
@@ -293,8 +299,8 @@ def prior_of(parameters: float, kv_bytes_per_token: float) -> StepModel:
 
 
 def _rough_capacity(mix: Mix, model: StepModel) -> float:
-    """Return a rough capacity in requests per second from the mix's own means, as the start of the
-    search.
+    """Return a rough capacity in requests per second, computed from the mix's mean lengths, at
+    which a search can start.
     """
     per_request = mix.prompt_mean * model.prefill + mix.answer_mean * model.sequence
     return 1 / max(per_request, mix.answer_mean * model.fixed / 8)
@@ -315,6 +321,8 @@ def effective_utilization(
 ) -> float:
     """Return the product's utilization of one replica: the served work, at the price of the mix
     seen so far.
+
+    Raises RuntimeError if too few requests were finished to know the mix.
     """
     traffic = TrafficMemory(seen)
     mix = traffic.mix

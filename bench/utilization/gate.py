@@ -11,9 +11,9 @@ LIMIT_PERCENT = 10.0
 def line(found: Sequence[Reading]) -> str:
     """Return the line of the gate `egu_error`, in percent of the true load.
 
-    The true capacity is known only within its interval, so every error has an interval. The
-    verdict is PASS when all intervals are below the limit, FAIL when one is completely above it or
-    there is no reading, and else UNDECIDED.
+    The true capacity is known only within its interval, so every error has an interval, too. The
+    verdict is PASS when all intervals are below the limit. It is FAIL when an interval is
+    completely above the limit, or when there is no reading. Otherwise it is UNDECIDED.
     """
     if not found:
         return f"GATE egu_error missing {LIMIT_PERCENT:.0f} FAIL"
@@ -30,7 +30,9 @@ def line(found: Sequence[Reading]) -> str:
 
 
 def own_line(found: Sequence[Reading]) -> str:
-    """Return a line about the error of the utilization by a model learned from the same traffic."""
+    """Return a line about the error of the utilization according to a step model that was learned
+    from the same traffic.
+    """
     errors = [reading.own_error for reading in found]
     return (
         f"learned from the same traffic it would be off by {max(errors):.1f} % at most, "

@@ -24,11 +24,11 @@ class Mix:
     """Coefficient of variation of a length: its standard deviation over its mean."""
 
     def requests(self, count: int, chance: random.Random) -> Iterator[tuple[list[int], int]]:
-        """Yield endless pairs of a prompt, as token ids that no cache contains, and an answer
-        length.
+        """Yield, without end, pairs of a prompt and an answer length in tokens.
 
-        Each group of `count` requests has all lengths in their proportions, so a short level is no
-        lighter or heavier than a long one. The order within a group is random.
+        A prompt consists of token ids that no cache contains. Each group of `count` requests
+        contains all lengths in their proportions, so a short level has the same mean lengths as a
+        long level. The order within a group is random.
         """
         while True:
             prompts = self._lengths(self.prompt_mean, LONGEST_PROMPT, count, chance)
@@ -49,7 +49,7 @@ class Mix:
 
 LEARNED = (Mix("long prompts", 180, 30, 1.0), Mix("short prompts", 40, 50, 1.0))
 """Traffic from which the step model is learned. Its lengths vary as in public traces, in which the
-deviation is about the mean."""
+standard deviation is about as large as the mean."""
 
 TESTED = (
     Mix("prefill-heavy", 300, 12),

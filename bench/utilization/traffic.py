@@ -1,5 +1,5 @@
-"""Offers requests at a rate, independent of their completion, and judges them by the client's
-clock.
+"""Sends requests at a given rate, without waiting for earlier answers, and judges them by the
+client's clock.
 """
 
 import asyncio
@@ -20,14 +20,16 @@ from utilization.mixes import LONGEST_ANSWER, Mix
 from utilization.truth import Trial
 
 SETTLE_SECONDS = 2.5
-"""Time in seconds at the start of a level. Requests in it do not count, because the engine has not
-reached its steady load yet."""
+"""Time in seconds before a level. Its requests are not judged, because the engine has not reached
+its steady load yet."""
 SAMPLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Latencies of one request at the client, in seconds; infinite if no answer arrived in time."""
+    """Latencies of one request at the client, in seconds. They are infinite if no complete answer
+    arrived in time.
+    """
 
     ttft: float = math.inf
     itl: float = math.inf
@@ -48,7 +50,8 @@ class Level:
     """Results of one mix at one rate."""
 
     rate: float
-    """Offered requests per second, on average. The number of arrivals is random; see `offered`."""
+    """Mean rate of the arrivals, in requests per second. The number of arrivals is random, so
+    `offered` may differ."""
     seconds: float
     done: Counters
     """Increase of the server's counters during the level."""
@@ -56,7 +59,7 @@ class Level:
     samples: Sequence[Snapshot]
 
     def attainment(self, slo: ServiceLevelObjective) -> float:
-        """Share of the requests that met the SLO by the client's clock.
+        """Return the share of the requests that met the SLO by the client's clock.
 
         Raises RuntimeError when no request arrived.
         """
@@ -95,7 +98,10 @@ class Level:
 def offer(
     server: Server, mix: Mix, rate: float, seconds: float, slo: ServiceLevelObjective, seed: int
 ) -> Level:
-    """Offer requests at random times for this long, and judge them once the engine has settled."""
+    """Send requests at random times until the engine has settled, and then for `seconds`.
+
+    Only the requests of the second part are judged.
+    """
     return asyncio.run(_offer(server, mix, rate, seconds, slo, random.Random(seed)))
 
 
@@ -135,7 +141,7 @@ def _is_idle(snapshot: Snapshot) -> bool:
 
 
 async def read_snapshot(session: aiohttp.ClientSession, server: Server) -> Snapshot:
-    """Ask the management port once, and read the answer as the metrics server does."""
+    """Request one report from the management port, and parse it as the metrics server does."""
     async with session.get(f"{server.management_url}/autoscale") as response:
         return UsageReport.model_validate_json(await response.read()).snapshot(time.time())
 
@@ -148,7 +154,7 @@ async def _send(
     seconds: float,
     chance: random.Random,
 ) -> list["asyncio.Task[Answer]"]:
-    """Start requests as a Poisson process for this long; return their tasks, finished or not."""
+    """Send requests as a Poisson process for `seconds`. Return their tasks, which may still run."""
     started, due = time.perf_counter(), chance.expovariate(rate)
     requests = mix.requests(max(1, round(rate * seconds)), chance)
     tasks = []

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 SIDES = (0.94, 1.06)
-"""Factors on the estimated capacity that give the next rate once at least one rate has met the
-objective and one has missed it. They alternate, so that the search tries both sides."""
+"""Factors by which the estimated capacity is multiplied to get the next rate. They are used once a
+rate has met the objective and another rate has missed it. The factors alternate, so the search
+tries rates below and above the estimate."""
 STEP = 1.3
-"""Factor between two rates as long as all rates have met the objective, or all have missed it."""
+"""Factor between two successive rates while all rates have met the objective, or all have missed
+it."""
 SLOWEST_RATE = 0.05
-"""Lowest rate in requests per second. An engine that misses its SLO at this rate is given up."""
+"""Lowest rate of the search, in requests per second. The search ends with an error below it."""
 HICCUPS = 0.005
 """Share of the requests that miss at any rate, because other programs use the machine."""
 STEEPNESS = np.geomspace(3.0, 60.0, 40)
@@ -66,9 +68,10 @@ def next_rate(trials: Sequence[Trial], objective: float, guess: float) -> float:
 def estimate(trials: Sequence[Trial], objective: float) -> Truth:
     """Return the estimate from all trials together.
 
-    The odds of a miss grow with a power of the rate. The exponent is unknown, so the estimate
-    covers all values of STEEPNESS. Trials vary by more than the randomness of their requests, so
-    each of them has less weight.
+    The model is that the odds of a miss grow with a power of the rate. The exponent is unknown, so
+    the likelihood of a capacity is summed over all exponents in STEEPNESS. Trials usually vary by
+    more than the random outcomes of their requests explain. Each trial then has less weight, which
+    widens the interval.
     """
     rate = np.array([trial.rate for trial in trials])
     count = np.array([trial.requests for trial in trials], dtype=float)

@@ -16,7 +16,7 @@ from llmservice_operator.kinds import LLMSERVICES, Kind
 
 USER_AGENT = "bench-operator"
 CONNECTIONS = 32
-"""Requests at a time: as many as the operator has workers."""
+"""Number of concurrent requests. It equals the number of workers of the operator."""
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _WATCH_PAUSE_SECONDS = 0.1
 
@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 
 
 class BenchError(Exception):
-    """The API server refused what the bench needs, or a figure cannot be measured."""
+    """The API server refused a request of the bench, or a figure cannot be measured."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class Client:
         content_type: str = "application/json",
         **query: str,
     ) -> Manifest:
-        """Send one request; raises BenchError with the server's own message."""
+        """Send one request. Raises BenchError with the server's message if it is refused."""
         async with self._session.request(
             method,
             self._server + path,
@@ -84,7 +84,7 @@ class Client:
         )
 
     async def events(self, kind: Kind, *, whole: bool) -> AsyncIterator[tuple[str, Manifest]]:
-        """Yield an ADDED event for each existing object, then every later event, for ever.
+        """Yield an ADDED event for each existing object, and then every later event, without end.
 
         Without `whole`, events contain only metadata. Raises BenchError when the server has dropped
         events that were not read yet.
@@ -95,7 +95,7 @@ class Client:
         headers = {"Accept": accept}
         async with self._session.get(path, params=query, headers=headers) as answer:
             listed = await answer.json(content_type=None)
-        for item in listed["items"] or ():  # null of an empty list
+        for item in listed["items"] or ():  # null if the list is empty
             yield "ADDED", item
         query |= {"watch": "1", "resourceVersion": listed["metadata"]["resourceVersion"]}
         headers = {"Accept": accept.replace("MetadataList", "Metadata")}
@@ -161,11 +161,11 @@ class Watched:
         self.on_added: dict[Kind, Callable[[Key], None]] = {}
         """Callbacks for every object that appears, by kind."""
         self.on_service: Callable[[Key, Manifest], None] = lambda *_: None
-        """Callback for every state of an LLMService."""
+        """Callback for every LLMService that was created or changed, with its key and manifest."""
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Watch as long as the context is open; a watch that fails ends it with its error."""
+        """Watch while the context is open. The error of a failed watch ends the context."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._watch(kind)) for kind in self._kinds]
             yield

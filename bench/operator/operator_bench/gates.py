@@ -1,4 +1,4 @@
-"""The gates of the operator: a limit for each figure, and the verdict on what was measured."""
+"""The gates of the operator: a limit for each figure, and the verdict on the measured figure."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,8 @@ class Gate:
     name: str
     limit: float
     of: Callable[[Mapping[int, Cell]], Figure | None]
-    """Return the figure, given the measurements by number of services. None without a figure."""
+    """Function that reads the figure from the measurements, by number of services. It returns None
+    if the figure was not measured."""
 
     def line(self, cells: Mapping[int, Cell]) -> str:
         """Return the printed line. A gate that was not measured has failed."""
@@ -49,11 +50,11 @@ class Gate:
 
 
 def quantile(values: Sequence[float], share: float) -> Figure | None:
-    """Return a quantile with the interval that contains it with 90 % confidence; None without
+    """Return a quantile with the interval that contains it with 90 % confidence. None without
     values.
 
     The interval is between two of the sorted values, whose ranks follow from the binomial
-    distribution. With too few values for an end, that end is infinite.
+    distribution. If there are too few values for one end of the interval, that end is infinite.
     """
     if not values:
         return None
@@ -125,7 +126,7 @@ GATES = (
     Gate("event_to_apply_p95_webhook_hangs", 500.0, _p95("webhook hangs")),
     Gate("cost_growth", 1.3, _growth),
 )
-"""Ratios, seconds, numbers of writes, MiB, requests a second, and milliseconds."""
+"""The limits are ratios, seconds, numbers of writes, MiB, requests per second, or milliseconds."""
 
 
 def lines(cells: Mapping[int, Cell]) -> list[str]:

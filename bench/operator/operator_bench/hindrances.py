@@ -21,7 +21,8 @@ def hanging_server() -> Iterator[str]:
 
 @contextlib.contextmanager
 def hanging_webhook(namespace: str, folder: Path) -> Iterator[None]:
-    """Let every write of a NetworkPolicy in the namespace wait for a webhook that never answers."""
+    """Make every write of a NetworkPolicy in the namespace wait for a webhook that does not answer.
+    """
     released = threading.Event()
 
     def hang(_: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from operator_bench.services import clients_of, round_of
 from shared_support.waiting import eventually_in_loop
 
 PERIOD_SECONDS = 0.1
-"""Time between two changes."""
+"""Time in seconds between two changes."""
 LOST_SECONDS = 15.0
 """Maximum wait for a change in seconds. A change that takes longer counts with this time."""
 
@@ -34,7 +34,8 @@ class Latency:
             watch.cancel()
 
     async def sample(self, services: Sequence[Key]) -> list[float]:
-        """Change every service once; return the times in milliseconds."""
+        """Change every service once. Return the times until the children change, in milliseconds.
+        """
         self._round += 1
         self._waiting.clear()
         self._took.clear()

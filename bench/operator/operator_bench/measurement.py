@@ -26,7 +26,7 @@ from shared_support.waiting import eventually_in_loop
 
 OPERATOR_NAMESPACE = "bench-operator"
 SAMPLES = 300
-"""Number of changes from which a quantile is computed."""
+"""Maximum number of changes from which a quantile is computed."""
 PHASE_SECONDS = 900.0
 """Time limit of one phase in seconds. The whole bench has a separate limit."""
 
@@ -34,7 +34,7 @@ PHASE_SECONDS = 900.0
 class Measurement:
     """Fills the figures of one cell, phase by phase.
 
-    An interrupted measurement keeps the earlier phases.
+    An interrupted measurement keeps the figures of the earlier phases.
     """
 
     def __init__(self, client: Client, cell: Cell, folder: Path, idle_seconds: float) -> None:

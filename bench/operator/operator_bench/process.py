@@ -14,7 +14,7 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(operator: OperatorProcess) -> float:
-    """Return the CPU time of the process so far, in user mode and in the kernel."""
+    """Return the CPU time of the process so far, in seconds, in user mode and in the kernel."""
     text = Path(f"/proc/{operator.pid}/stat").read_text()
     fields = text.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
@@ -28,7 +28,7 @@ def highest_rss_mib(operator: OperatorProcess) -> float:
 
 
 def sums(operator: OperatorProcess, *metrics: str) -> list[float]:
-    """Return the sum of all series of each metric, from one page.
+    """Return the sum of all series of each metric, from one scrape.
 
     Raises BenchError when the operator has ended, and AssertionError when it does not answer now.
     On a busy machine the page of many services may take longer than the client waits.

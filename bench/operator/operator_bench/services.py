@@ -12,7 +12,7 @@ from operator_bench.client import BenchError, Client, Key, Manifest
 from operator_support.processes import make_service
 
 NAMESPACES = 10
-"""Namespaces over which the services are spread."""
+"""Number of namespaces over which the services are spread."""
 AUTOSCALED_SHARE = 16
 """One service in this number has an autoscaler."""
 
@@ -29,12 +29,13 @@ def build_service(number: int, key: Key) -> Manifest:
 
 
 def clients_of(round_: int) -> dict[str, Any]:
-    """Return a part of a spec. A change of it writes one child and replaces no pod."""
+    """Return a value of `networkPolicy`. A new value changes only one child, and replaces no pod.
+    """
     return {"from": [{"podSelector": {"matchLabels": {"round": str(round_)}}}]}
 
 
 def round_of(network_policy: Manifest) -> str | None:
-    """Return the round that a live NetworkPolicy contains."""
+    """Return the round that a live NetworkPolicy contains. None if it contains none."""
     for rule in network_policy["spec"].get("ingress", ()):
         for peer in rule.get("from", ()):
             labels = peer.get("podSelector", {}).get("matchLabels", {})
