@@ -1,8 +1,8 @@
-"""Measures how much of other projects' catalogues an LLMService can say.
+"""Measures how much of other projects' catalogues an LLMService can express.
 
     make bench-migration RECIPES=vllm_recipes.json KUBEAI=kubeai_catalogue.json
 
-README.md says where the files come from, and what the table means.
+README.md describes the sources of the files and the meaning of the table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from migration.vram import compare, table
 
 
 def report(title: str, verdicts: list[Verdict]) -> Iterator[str]:
-    """Yield the table of a catalogue: its entries that cannot be said whole, and the causes."""
+    """Yield the table of a catalogue: numbers of expressible entries and cases, and the causes that
+    prevent the others.
+    """
     entries = {
         name: list(group) for name, group in itertools.groupby(verdicts, lambda it: it.case.entry)
     }
@@ -49,7 +51,7 @@ def report(title: str, verdicts: list[Verdict]) -> Iterator[str]:
 
 
 def _said(changes: Iterable[Change]) -> Iterator[str]:
-    """Yield each message once, with the number of times that it is followed."""
+    """Yield each message once, with the number of times that it was followed."""
     counts = Counter((it.before, it.after or "removed", it.message) for it in changes)
     for (before, after, message), count in counts.most_common():
         yield f"  {count:4} times: {before} -> {after}: {message}"
@@ -75,7 +77,7 @@ def main() -> int:
 
 
 def _judged(title: str, cases: list[Case], ask: Ask) -> Iterator[str]:
-    """Yield the tables of a catalogue: as it stands, and after what the messages ask for."""
+    """Yield the tables of a catalogue as it is, and after the changes that the messages require."""
     yield from report(f"{title}, as they stand", judge(cases, ask))
     followed = [follow(case) for case in cases]
     verdicts = judge([case for case, _ in followed], ask)

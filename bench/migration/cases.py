@@ -1,4 +1,4 @@
-"""The command lines of other projects' catalogues, from files of facts."""
+"""Reads the command lines of other projects' catalogues from JSON files of their facts."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ SPLITS: Final = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-p
 
 @dataclass(frozen=True)
 class Case:
-    """One way in which a catalogue runs a model."""
+    """One command line with which a catalogue runs a model."""
 
     entry: str
     """Name of the catalogue's entry."""
     way: str
-    """Variant, feature and mode."""
+    """Variant, and the feature with its mode, the hardware or the strategy."""
     model: str
     flags: Flags
     environment: Mapping[str, Any] = field(default_factory=dict)
     is_core: bool = True
-    """Whether it counts for the entry: hardware and strategies are told apart."""
+    """Whether the case counts for its entry. Cases for one kind of hardware or one strategy do not
+    count, and are reported separately."""
 
     @property
     def gpus(self) -> int:
-        """GPUs that the command line names."""
+        """Number of GPUs that the command line requires."""
         count = 1
         for flag in SPLITS:
             count *= int(self.flags.get(flag) or 1)

@@ -1,4 +1,5 @@
-"""Whether a command line can be said as a spec, and whether vLLM then reads the same values."""
+"""Decides whether a spec can express a command line, and whether vLLM then reads the same values.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +17,30 @@ from migration.cases import GPUS_OF_A_NODE, Case
 from translation import Inexpressible, refusals, spec_of, speculative_method
 
 FILES: Final = ("chat_template", "reasoning_parser_plugin", "tool_parser_plugin")
-"""Values that name a file of the other project's image. Here a template comes from a ConfigMap, and
-a parser from an image of one's own."""
+"""Arguments of vLLM that name a file in the other project's image. With an LLMService, a template
+comes from a ConfigMap, and a parser from the user's own image."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a case."""
+    """Result for one case."""
 
     case: Case
     reasons: tuple[str, ...]
-    """Why the case cannot be said; empty if it can."""
+    """Reasons why a spec cannot express the case. Empty if it can."""
 
     @property
     def is_expressible(self) -> bool:
-        """Whether the spec says the whole case."""
+        """Whether a spec expresses the whole case."""
         return not self.reasons
 
 
 def judge(cases: Iterable[Case], ask: Ask) -> list[Verdict]:
-    """Judge each case: the operator takes its spec, and vLLM's parser reads what the case says."""
+    """Return the verdict on each case.
+
+    A case is expressible if the operator accepts its spec, and if vLLM's parser reads the same
+    values from the operator's command line as from that of the case.
+    """
     found = []
     for case in cases:
         reasons = _obstacles(case)
@@ -53,14 +58,17 @@ def _obstacles(case: Case) -> list[str]:
 
 
 def compiled(case: Case) -> list[str]:
-    """Return the operator's command line for a case, as the kubelet passes it on."""
+    """Return the operator's command line for a case, after the kubelet's expansion of variables."""
     spec = spec_of(case.model, case.flags, case.environment)
     service = LLMService.parse(service_of("model", spec))
     return [arg.replace("$$", "$") for arg in build_engine_args(service, ENGINE_VERSION)]
 
 
 def original(case: Case) -> list[str]:
-    """Return the command line of a case, one argument a flag."""
+    """Return the command line of a case, with flag and value in one argument.
+
+    Only --served-model-name has its values in separate arguments.
+    """
     said = [
         _written(flag, value) for flag, value in case.flags.items() if flag != "--served-model-name"
     ]
@@ -69,14 +77,18 @@ def original(case: Case) -> list[str]:
 
 
 def _written(flag: str, value: str | None) -> str:
-    """Return one argument; older parsers took a value after a switch, too."""
+    """Return one argument. A switch may have the value true or false, which older parsers accepted.
+    """
     if value in (None, "true"):
         return flag
     return f"--no-{flag.removeprefix('--')}" if value == "false" else f"{flag}={value}"
 
 
 def _differences(case: Case, ask: Ask) -> list[str]:
-    """Return what vLLM reads differently. Its own refusal of the case's line counts, too."""
+    """Return the differences between the values that vLLM reads from the two command lines.
+
+    If vLLM refuses one of the lines, even that of the case, the refusal is the only difference.
+    """
     theirs, ours = original(case), compiled(case)
     for who, line in (("the case's own line", theirs), ("our line", ours)):
         (complaint,) = ask("parse", [line])
@@ -91,7 +103,7 @@ def _differences(case: Case, ask: Ask) -> list[str]:
 
 
 def _readable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values with every spelling of the same speculation made one."""
+    """Return the values with one spelling for every equivalent configuration of speculation."""
     found = dict(values)
     config = found.get("speculative_config")
     if isinstance(config, str):

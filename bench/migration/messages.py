@@ -1,4 +1,4 @@
-"""Follows the product's messages, like a person who pastes a deployment."""
+"""Changes a command line as the product's messages say, like a user who copies a deployment."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _FLAG_OF: Final = {
     for flag, field in BY_FLAG.items()
     if flag not in (SPECULATION, "--enable-lora")
 }
-"""Field -> the flag that says the same value. The two others need more than another name."""
+"""Flag with the same value as each field. The two flags that are left out need more than another
+name."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that a message made the user do."""
+    """One change that a message requires of the user."""
 
     message: str
     before: str
@@ -34,9 +35,9 @@ class Change:
 
 
 def follow(case: Case) -> tuple[Case, list[Change]]:
-    """Return the case after every change that the messages ask for, and these changes.
+    """Return the case after every change that the messages require, and these changes.
 
-    It ends where a message names nothing that can be done without thinking.
+    Changes end when no message names a change that can be made mechanically.
     """
     changes: list[Change] = []
     for _ in range(MOST_CHANGES):
@@ -70,7 +71,8 @@ def _steps(case: Case, complaints: list[str]) -> Iterator[tuple[Case, Change]]:
 
 
 def _with_member(case: Case, flag: str, old: str, new: str) -> Case:
-    """Return the case with another member in the object of a flag."""
+    """Return the case with the JSON members `new` in place of the members `old` in a flag's value.
+    """
     gone = json.loads(old)
     said = json.loads(str(case.flags[flag]))
     kept = {key: value for key, value in said.items() if key not in gone}
@@ -78,7 +80,10 @@ def _with_member(case: Case, flag: str, old: str, new: str) -> Case:
 
 
 def _new_name(message: str) -> str | None:
-    """Return the flag that a message offers, by its own name or by that of its field."""
+    """Return the flag that a message suggests, by the name of the flag or of its field.
+
+    None if the message suggests no flag.
+    """
     other = _OTHER_NAME.search(message)
     if other is not None:
         return other[1] or other[2]

@@ -1,8 +1,8 @@
 """Compares the plan of a model with the least GPU memory that its recipe names.
 
-A plan needs the model's config.json. With `--configs FOLDER`, which holds ORGANISATION/NAME/
-config.json, it is computed; without the file, only the weights are, from the recipe's number of
-parameters.
+A plan needs the model's config.json, at ORGANISATION/NAME/config.json in the folder of
+`--configs FOLDER`. Without the file, only the size of the weights is computed, from the recipe's
+number of parameters.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from llmservice_operator.fit import Checkpoint, plan_fit, read_shape
 
 GB: Final = 1e9
 ABOVE: Final = 1.25
-"""Ratio to the recipe's figure from which a larger need is explained."""
+"""Ratio of a larger figure to a smaller one above which the difference is not agreement."""
 SMALL: Final = 4 * GB
 """Difference in bytes that libraries and rounding explain."""
 MODEL_LEN: Final = 8192
-"""Length of the request that a plan has room for: the figures name none."""
+"""Length in tokens of the request for which a plan has room. The recipes' figures name no length.
+"""
 _BITS: Final = {
     "bf16": 16.0,
     "fp8": 8.0,
@@ -38,15 +39,16 @@ _BITS: Final = {
     "fp4": 4.5,
     "int4": 4.5,
 }
-"""Bits of a parameter with its share of the scales, by the recipe's word for the precision."""
+"""Bits per parameter, including its share of the scales, by the recipe's name of the precision."""
 _SIZE: Final = re.compile(r"(?<![A-Za-z0-9.])([0-9]+(?:\.[0-9]+)?)\s*([MBT])\b", re.IGNORECASE)
-"""A number of parameters; A4B and E2B, the active and the effective ones, are none."""
+"""Matches a number of parameters. It does not match A4B or E2B, which are numbers of active and of
+effective parameters."""
 _UNITS: Final = {"M": 1e6, "B": 1e9, "T": 1e12}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of a recipe, and what is computed here."""
+    """One figure of a recipe, and the values that are computed for comparison."""
 
     model: str
     vendor: float
@@ -60,7 +62,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return how the figures differ, and why."""
+        """The difference between the figures, and its reason."""
         if self.weights is None:
             return "not computed: the recipe names no number of parameters or no usual precision"
         if self.planned is None:
@@ -113,7 +115,10 @@ def _compared(
 
 
 def _parameters(model_id: str, model: Mapping[str, Any]) -> float | None:
-    """Return the number of parameters: of the variant's own name, else of the recipe."""
+    """Return the number of parameters in the name of the variant, or else in the recipe.
+
+    None if neither contains one.
+    """
     own = model_id != model["model_id"] and _SIZE.search(model_id.rpartition("/")[2])
     found = own or _SIZE.match(str(model.get("parameter_count")))
     return float(found[1]) * _UNITS[found[2].upper()] if found else None

@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def _commit() -> str:
-    """Return the commit under test; a source archive has none."""
+    """Return the commit under test, or "unknown" in a source archive, which has no commit."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 
@@ -98,7 +98,8 @@ def _sustained(workload: Workload) -> str:
 
 def run_all(runs: list[Run], jobs: int) -> list[Result]:
     """Run all runs on several processes, and print progress after every tenth."""
-    # Compiled code and measured capacities are cached here, so that no worker process repeats them.
+    # The worker processes inherit the compiled code and the measured capacities that are cached
+    # here, so that none of them repeats the work.
     for name in sorted({run.workload for run in runs}):
         print(_sustained(WORKLOADS[name]), flush=True)
     results = []

@@ -49,13 +49,13 @@ class Requests(NamedTuple):
     """Prompt tokens that the prefix cache holds."""
     answer: Array
     first_token: Array
-    """Time of the first token in seconds; negative before it."""
+    """Time of the first token in seconds. Negative until there is one."""
     finish: Array
     to_compute: Array
     """Prompt tokens (and, after a preemption, answer tokens) still to be computed."""
     generated: Array
     behind: Array
-    """Next request in the same queue; -1 for none."""
+    """Number of the next request in the same queue. -1 if there is none."""
 
 
 class Fleet(NamedTuple):
@@ -130,7 +130,7 @@ def _bucket(tokens: int) -> int:
 
 @njit(cache=True)
 def enqueue(requests: Requests, fleet: Fleet, engine: int, request: int) -> None:
-    """Hand a request to an engine."""
+    """Add a request to the end of an engine's queue."""
     if fleet.tail[engine] < 0:
         fleet.head[engine] = request
     else:
@@ -146,7 +146,8 @@ def enqueue(requests: Requests, fleet: Fleet, engine: int, request: int) -> None
 
 @njit(cache=True)
 def _preempt(requests: Requests, fleet: Fleet, engine: int) -> None:
-    """Preempt the youngest sequence: it releases its KV tokens and waits first in the queue."""
+    """Preempt the youngest sequence. It releases its KV tokens and moves to the front of the queue.
+    """
     fleet.running[engine] -= 1
     victim = fleet.sequences[engine, fleet.running[engine]]
     held = requests.prompt[victim] + requests.generated[victim]
@@ -285,7 +286,7 @@ def run_until(
     limits: Array,
     slo: Array,
 ) -> int:
-    """Run the engines until a time; return the number of the first request that is not yet routed.
+    """Run the engines until a time. Return the number of the first request that is not yet routed.
 
     `active` lists the engines that exist. While none of them is routable, no request is routed.
     """

@@ -37,7 +37,7 @@ class Ours:
     patched_at: float = 0.0
     assessment: Assessment | None = None
     demands: list[tuple[float, float | None, float, float]] = field(default_factory=list)
-    """(time, demand percent, capacity factor, window) at every scrape."""
+    """Time, demand in percent, capacity factor and scale-down window in seconds at every scrape."""
 
     def step(self, view: Simulation) -> int | None:
         if view.now % SCRAPE_SECONDS == 0:
@@ -47,8 +47,9 @@ class Ours:
         return None
 
     def victim_order(self, view: Simulation, pods: list[Pod]) -> list[Pod]:
-        """Return the order of the pod-deletion-cost that the operator sets: the emptiest first,
-        then the newest.
+        """Return the pods with the fewest requests first, and among equals the newest first.
+
+        This is the order of the pod-deletion-cost that the operator sets.
         """
         fleet = view.fleet
         return sorted(

@@ -1,8 +1,9 @@
 """Implements the policies of other autoscalers from their documented rules.
 
-Each keeps its own averages from metrics that are fresh to the second, fresher than in any cluster.
-`default` settings are those of the release. `tuned` settings are set per workload from the true
-capacity, which no user knows.
+Each policy computes its averages from metrics that are at most one second old, which is fresher
+than in any cluster. Policies have the default settings of their releases. Policies whose name
+contains `tuned` have settings for each workload, computed from the true capacity, which no user
+knows.
 """
 
 import math
@@ -47,7 +48,9 @@ class Newest:
 
 @dataclass
 class Average:
-    """Mean of the last samples of a signal, at most `seconds` of them."""
+    """Mean of the last `seconds` samples of a signal. With one sample per second, this is a time
+    span in seconds.
+    """
 
     seconds: int
     values: deque[float] = field(default_factory=deque)
@@ -99,7 +102,7 @@ class HpaOn(Newest):
 class DutyCycle(HpaOn):
     """HPA on the GPU's duty cycle (NVML utilization), type Pods, target 85 %.
 
-    Pods that are not ready count as idle when scaling up and not at all when scaling down.
+    For a scale-up, pods that are not ready are taken as idle. For a scale-down, they are ignored.
     """
 
     def __init__(self) -> None:
@@ -115,14 +118,15 @@ class DutyCycle(HpaOn):
             shares.append(100 * min((seen[-1] - seen[0]) / max(len(seen) - 1, 1), 1.0))
         total = sum(shares)
         if shares and total / len(shares) <= self.target:
-            # To scale down, only ready pods count. The others are assumed to equal the mean.
+            # For a scale-down, only ready pods are considered. Other pods are given their mean, so
+            # that they do not change the average.
             return total / len(shares) * view.desired
         return total
 
 
 class Kaito(Newest):
-    """KAITO: adds a replica each five minutes while more than 10 requests wait, and removes one
-    each ten minutes otherwise.
+    """KAITO: adds a replica every five minutes while more than 10 requests wait, and removes one
+    every ten minutes otherwise.
     """
 
     def __init__(self) -> None:
@@ -134,9 +138,9 @@ class Kaito(Newest):
 
 
 class KubeAI(Newest):
-    """KubeAI: mean active requests of ten minutes over a target.
+    """KubeAI: mean number of active requests in ten minutes, divided by a target.
 
-    It removes replicas only after 30 s of agreement.
+    It removes replicas only when the result has been lower for 30 seconds.
     """
 
     def __init__(self, target: float = 100.0) -> None:
@@ -153,8 +157,8 @@ class KubeAI(Newest):
 
 
 class Knative(Newest):
-    """Knative: concurrency over a target, with a stable window of one minute and a panic window of
-    six seconds.
+    """Knative: concurrency divided by a target, with a stable window of one minute and a panic
+    window of six seconds.
     """
 
     def __init__(self, target: float = 70.0) -> None:
@@ -182,8 +186,8 @@ class Knative(Newest):
 
 
 class WvaOne(Newest):
-    """llm-d workload variant autoscaler, first version: scales by spare KV and queue room, one
-    replica at a time.
+    """llm-d workload variant autoscaler, first version: scales by the spare KV cache and the spare
+    queue length, one replica at a time.
     """
 
     def __init__(self) -> None:
@@ -231,11 +235,11 @@ def _peak(averages: dict[str, Average], name: str, value: float) -> deque[float]
 
 
 class WvaTwo(Newest):
-    """llm-d workload variant autoscaler, second version: KV tokens in demand over the KV
-    tokens of a replica.
+    """llm-d workload variant autoscaler, second version: compares the demand for KV tokens with the
+    capacity of the replicas.
 
-    A replica's capacity is 80 % of its KV tokens, or the tokens that it held when its queue was
-    five long.
+    The capacity of a replica is 80 % of its KV tokens, or the mean number of KV tokens in use while
+    at least five requests waited, if that is less.
     """
 
     def __init__(self, window_seconds: float) -> None:
@@ -270,12 +274,12 @@ class WvaTwo(Newest):
 
 
 class AIBrix(Newest):
-    """AIBrix: per-pod mean of KV usage over a target. A step at most doubles or halves the
-    replicas.
+    """AIBrix: mean KV usage of the pods, divided by a target. A step at most doubles or halves the
+    number of replicas.
 
     With `is_kpa`, the mean is not multiplied by the number of pods, as in AIBrix's source. The
-    scale-down "cooldown" takes the lowest recommendation of 300 s, as in its source; with
-    `guarded`, the highest.
+    scale-down "cooldown" uses the lowest recommendation of 300 seconds, also as in the source. With
+    `guarded`, it uses the highest recommendation.
     """
 
     def __init__(self, target: float = 0.5, *, is_kpa: bool = False, guarded: bool = False) -> None:
@@ -306,7 +310,9 @@ class AIBrix(Newest):
 
 
 class Dynamo(Newest):
-    """Dynamo's planner by load: used and queued KV blocks over all KV blocks, one pod at a time."""
+    """Dynamo's planner by load: adds or removes one pod at a time, by the used and queued KV blocks
+    as a share of all KV blocks.
+    """
 
     def __init__(self, up: float = 1.0, down: float = 0.6) -> None:
         self.up, self.down = up, down
@@ -332,7 +338,7 @@ class DynamoSla(Newest):
     """Dynamo's planner by SLA: the planner by load, with a lower bound of replicas.
 
     Every three minutes, the bound is computed from the predicted request rate. The true capacity
-    serves as the rate that the offline profile of one engine gives.
+    replaces the rate per engine, which Dynamo takes from an offline profile.
     """
 
     def __init__(self, capacity: float) -> None:
@@ -356,7 +362,7 @@ class DynamoSla(Newest):
 
 
 def peers(truth: Truth) -> dict[str, Policy]:
-    """Return every peer by name. The tuned ones aim at 85 % of the true capacity."""
+    """Return every peer by name. The tuned peers aim at 85 % of the true capacity."""
     requests = max(truth.running_at_target, 1.0)
     kv = max(truth.kv_at_target, 0.01)
     return {

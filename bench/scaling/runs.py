@@ -25,7 +25,7 @@ OUTAGE_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Run:
-    """One simulation, as values that can be written into a file."""
+    """Parameters of one simulation, in a form that can be written into a file."""
 
     workload: str
     cold_start: float
@@ -46,7 +46,7 @@ class Result:
     events: int
     peak: int
     utilization_percent: float
-    """Offered work over paid GPU time, both at the true capacity."""
+    """Offered work, as GPU time at the true capacity, in percent of the paid GPU time."""
     recovery_seconds: float
     cut: int
     replicas_lost: int
@@ -54,7 +54,7 @@ class Result:
 
 
 def gate_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
-    """Return the runs that the gates need."""
+    """Yield the runs that the gates need."""
     for workload in GATE_WORKLOADS:
         for cold_start in GATE_COLD_STARTS:
             for seed in SEEDS:
@@ -68,7 +68,7 @@ def gate_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
 
 
 def other_runs(peer_names: tuple[str, ...]) -> Iterator[Run]:
-    """Return the runs without a gate: other cold starts, a prefix cache, and a pod that never
+    """Yield the runs without a gate: other cold starts, a prefix cache, and a pod that never
     becomes ready.
     """
     for workload in GATE_WORKLOADS:
@@ -99,11 +99,11 @@ def policy_of(run: Run, oracle: Oracle, workload: Workload) -> Policy:
 
 
 def simulate(run: Run) -> tuple[Simulation, Policy]:
-    """Simulate the run; return the simulation and the policy."""
+    """Simulate the run. Return the simulation and the policy."""
     workload, traffic = WORKLOADS[run.workload], _traffic(run.workload, run.seed)
     oracle = Oracle(workload, traffic, run.cold_start)
-    # The outage covers the fall from the peak. At that time it is most harmful to take missing
-    # metrics for an idle service.
+    # The outage is during the fall from the peak. A policy that mistakes missing metrics for an
+    # idle service does the most harm at that time.
     hidden = 0.3 * traffic.seconds
     scenario = Scenario(
         run.cold_start,

@@ -1,6 +1,6 @@
-"""Simulates one service under one policy: pods start cold, serve, drain and are paid for.
+"""Simulates one service under one policy: pods start cold, serve, drain, and cost GPU time.
 
-Time advances in steps of one second. Within a second, the engines run on their own clocks.
+Time advances in steps of one second. Within a second, each engine has a separate clock.
 """
 
 from collections import deque
@@ -14,8 +14,8 @@ from scaling.hardware import SLO, SLO_ARRAY
 from scaling.workloads import Traffic, Workload
 
 EXCLUDED_SECONDS = 300.0
-"""Length of the start in seconds. No figure includes it, because every policy needs time to
-adapt."""
+"""Time in seconds at the start of a simulation that no figure includes, because every policy needs
+time to adapt."""
 
 DRAIN_DEADLINE_SECONDS = 600.0
 COLD_START_SPREAD = (0.85, 1.25)
@@ -47,17 +47,17 @@ class Scenario:
     seed: int
     initial_replicas: int
     outage: tuple[float, float] | None = None
-    """Start and end in seconds of a span in which every scrape fails; None for no such span."""
+    """Start and end in seconds of a span in which every scrape fails. None for no such span."""
     never_ready: int | None = None
-    """Number of a pod that never becomes ready; None for no such pod. The count begins with the
-    first pod that is created after the start of the simulation."""
+    """Number of a pod that never becomes ready. None for no such pod. Pods that exist at the start
+    of the simulation are not counted."""
 
 
 class Policy(Protocol):
     """A policy that decides on replicas."""
 
     def step(self, view: "Simulation") -> int | None:
-        """Return the desired replicas at this second; None leaves them unchanged."""
+        """Return the desired number of replicas at this second. None leaves it unchanged."""
 
     def victim_order(self, view: "Simulation", pods: list[Pod]) -> list[Pod]:
         """Return the Ready pods in the order of their removal."""
@@ -65,7 +65,7 @@ class Policy(Protocol):
 
 @dataclass
 class Simulation:
-    """The service as policies see it. Its metrics are fresh to the second for every policy."""
+    """The service as policies see it. Every policy sees metrics that are at most one second old."""
 
     workload: Workload
     traffic: Traffic
@@ -78,7 +78,7 @@ class Simulation:
     requests: Requests = field(init=False)
     fleet: Fleet = field(init=False)
     history: list[tuple[float, int, int, float]] = field(default_factory=list)
-    """(time, desired, ready, requests in the service)."""
+    """Tuples of time, desired replicas, ready replicas, and requests in the service."""
     events: int = 0
     cut: int = 0
 
@@ -240,8 +240,8 @@ class Simulation:
     def counted(self) -> Array:
         """Whether each request counts in the figures.
 
-        Requests of the first EXCLUDED_SECONDS do not count. Those of the last five seconds of the
-        traffic do not count either, because they may have no time left for an answer.
+        Requests of the first EXCLUDED_SECONDS do not count. Requests of the last five seconds of
+        the traffic do not count either, because the simulation may end before their answers.
         """
         arrival = self.requests.arrival
         return (arrival > EXCLUDED_SECONDS) & (arrival < self.traffic.seconds - 5)

@@ -1,8 +1,8 @@
 """Measures the truth about one engine: the rate at which its SLO attainment falls to the
 objective.
 
-It uses simulation and bisection, without the product's formulas. The oracle's replicas, the peers'
-hand-tuned targets and the error of our utilization are measured against it.
+It uses simulation and bisection, and none of the product's formulas. The oracle's replicas, the
+peers' tuned targets and the error of our formula are computed from it.
 """
 
 from dataclasses import dataclass
@@ -42,9 +42,10 @@ class Truth:
     """True capacity of one engine under one mix, by simulation."""
 
     capacity: float
-    """Requests per second of this mix at which one engine's attainment meets the objective."""
+    """Requests per second of this mix at which the attainment of one engine, as a share of its
+    attainment without load, falls to the objective."""
     running_at_target: float
-    """Mean running sequences at 85 % of the capacity."""
+    """Mean number of running and waiting requests at 85 % of the capacity."""
     kv_at_target: float
     """Mean share of the KV tokens in use at 85 % of the capacity."""
 
@@ -99,7 +100,7 @@ def measure(workload: Workload, traffic: Traffic, rate: float, seconds: float) -
 
 @cache
 def truth_of(workload: Workload) -> Truth:
-    """Find the capacity of one engine for this workload's mix."""
+    """Return the true capacity of one engine for this workload's mix, and its use at the target."""
     traffic = workload.make(np.random.default_rng(1234))
     step = workload.hardware.step
     ceiling = 1 / (

@@ -36,15 +36,17 @@ class Workload:
     name: str
     hardware: Hardware
     max_replicas: int
-    """Maximum number of replicas, about three times the need at the peak, so that it limits only
-    wasteful policies."""
+    """Maximum number of replicas. It is about three times the need at the peak, so that it limits
+    only wasteful policies."""
     make: Callable[[Generator], Traffic]
     burst_at: float | None = None
-    """Time in seconds of a step up in load, from which recovery is measured; None for no step."""
+    """Time in seconds of a step up in load, from which recovery is measured. None without a step.
+    """
 
 
 def lognormal(rng: Generator, mean: float, spread: float, low: int, high: int, n: int) -> Array:
-    """Return token counts with this mean and coefficient of variation, cut to [low, high]."""
+    """Return `n` token counts with this mean and coefficient of variation, limited to [low, high].
+    """
     sigma = np.sqrt(np.log1p(spread**2))
     drawn = rng.lognormal(np.log(mean) - sigma**2 / 2, sigma, n)
     return np.clip(np.rint(drawn), low, high).astype(np.int64)
@@ -56,7 +58,7 @@ def gamma(rng: Generator, mean: float, spread: float, low: int, high: int, n: in
 
 
 def poisson(rng: Generator, rate: Callable[[Array], Array], peak: float, seconds: float) -> Array:
-    """Return arrival times of a Poisson process whose rate changes, by thinning."""
+    """Return the arrival times of a Poisson process with a rate that varies, drawn by thinning."""
     count = rng.poisson(peak * seconds)
     times = np.sort(rng.uniform(0, seconds, count))
     return times[rng.uniform(0, peak, count) < rate(times)]
@@ -138,8 +140,9 @@ def prefill_bursts(rng: Generator) -> Traffic:
 
 
 def reasoning(rng: Generator) -> Traffic:
-    """Return short prompts with very long answers of very different lengths. KV tokens limit the
-    engine.
+    """Return short prompts with answers that are very long on average and vary widely in length.
+
+    The KV tokens limit the engine.
     """
     seconds = 5400.0
 

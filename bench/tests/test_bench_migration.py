@@ -1,4 +1,4 @@
-"""The facts of a recipe become the command lines that its users run."""
+"""Tests that the facts of a recipe become the command lines that its users run."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The GPU memory that a recipe names is compared with what is computed here."""
+"""Tests the comparison of a recipe's GPU memory with the computed weights and plan."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests that the operator's bench judges what it measured, and reads a change where it happens."""
+"""Tests that the operator's bench judges its figures, and reads each change in the right object."""
 
 import math
 import random

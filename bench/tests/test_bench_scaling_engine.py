@@ -48,7 +48,7 @@ def serve(
 def test_one_request_takes_the_steps_that_the_model_says() -> None:
     requests, _ = serve([1000], [3])
 
-    # 512 and 488 prompt tokens, then two steps with one sequence.
+    # Two steps compute 512 and 488 prompt tokens. Then two steps decode one sequence.
     first = 2 * 0.01 + 1000 * 1e-5
     assert requests.first_token[0] == pytest.approx(first)
     decode = 2 * (0.01 + 1e-5) + (1001 + 1002) * 1e-8

@@ -39,7 +39,8 @@ SLOW = replace(
     step=StepModel(fixed=16e-3, prefill=500e-6, sequence=1.5e-3, kv=1e-6),
     limits=EngineLimits(max_sequences=32, kv_capacity_tokens=300_000, max_step_tokens=512),
 )
-"""Engine like a model on a CPU, scaled to the SLO: a prompt takes as long as several steps."""
+"""Engine that behaves like a model on a CPU, with times scaled to the SLO. A prompt takes as long
+as several steps."""
 
 
 def _slots(count: int) -> Hardware:
@@ -67,8 +68,8 @@ def _slots(count: int) -> Hardware:
 def test_the_formula_finds_the_capacity_that_simulation_measures(
     hardware: Hardware, mix: Mix
 ) -> None:
-    """The effective utilization is a rate over this capacity, so both have the same
-    relative error.
+    """The effective utilization is a rate divided by this capacity, so both have the same relative
+    error.
     """
     workload = Workload("mix", hardware, 1, mix)
     truth = truth_of(workload)

@@ -44,8 +44,8 @@ def test_four_pairs_decide_nothing_and_five_do() -> None:
 
 
 def test_the_bounds_are_those_of_the_published_table() -> None:
-    # For 20 pairs and 5 % on each side, the signed-rank table gives 60. So the interval reaches
-    # from the 61st lowest mean of two values to the 61st highest.
+    # For 20 pairs and 5 % on each side, the signed-rank table gives 60. So the ends of the interval
+    # are the 61st lowest and the 61st highest mean of two values.
     logs = [math.sqrt(number) for number in range(20)]
     means = sorted((a + b) / 2 for i, a in enumerate(logs) for b in logs[i:])
 

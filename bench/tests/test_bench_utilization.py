@@ -39,7 +39,8 @@ def level(rate: float, met: int, missed: int = 0) -> Level:
 
 
 def trial(rate: float, capacity: float, requests: int = 400) -> Trial:
-    """Return a trial whose odds of a miss grow as rate^10, and are 1 to 19 at the capacity."""
+    """Return a trial in which the odds of a miss grow as rate^10, and are 1 to 19 at the capacity.
+    """
     odds = (rate / capacity) ** 10 / 19
     return Trial(rate, requests, round(requests * odds / (1 + odds)))
 
@@ -128,7 +129,8 @@ def test_a_slow_minute_counts_as_more_load_met_with_more_patience() -> None:
 
     trials = traffic.trials(SLO, STEP)
 
-    # The model is a tenth too fast for this traffic at all times, so it does not show slowness.
+    # For this traffic, the model always predicts steps that are a tenth too fast. This constant
+    # error does not count as slowness of the machine.
     assert [it.rate for it in trials[:4]] == pytest.approx([9.0, 10.0, 11.0, 12.0], rel=0.08)
     assert trials[-1].rate == pytest.approx(1.2 * trials[1].rate)
     assert [it.missed for it in trials] == [0, 0, 0, 0, 400, 0]
