@@ -23,7 +23,7 @@ from llmservice_operator.fit import Checkpoint, plan_fit, read_shape
 
 GB: Final = 1e9
 ABOVE: Final = 1.25
-"""Ratio of a larger figure to a smaller one above which the difference is not agreement."""
+"""Largest ratio of two figures that counts as agreement."""
 SMALL: Final = 4 * GB
 """Difference in bytes that libraries and rounding explain."""
 MODEL_LEN: Final = 8192
@@ -54,9 +54,10 @@ class Comparison:
     vendor: float
     """Least GPU memory of the recipe in bytes."""
     weights: float | None
-    """Bytes of the weights; None if the recipe does not say enough."""
+    """Bytes of the weights. None if the recipe names no number of parameters or no known precision.
+    """
     planned: float | None
-    """Bytes that the plan needs on one GPU; None without a config.json."""
+    """Bytes that the plan needs on one GPU. None if no plan could be computed."""
     is_omni: bool = False
     is_quantized: bool = False
 

@@ -54,7 +54,7 @@ class Figures:
     def over_cells(
         self, policy: str, seed: int, figure: Callable[[Result], float], prior: float = 1.0
     ) -> list[float]:
-        """Return the figure in each of the gate cells; not-a-number where the run is missing."""
+        """Return the figure in each of the gate cells. It is NaN where the run is missing."""
         rows = [self._by_key.get((*cell, policy, seed, prior)) for cell in CELLS]
         return [math.nan if row is None else figure(row) for row in rows]
 
@@ -79,7 +79,9 @@ def mean(values: list[float]) -> float:
 
 
 def best_peer(figures: Figures) -> str | None:
-    """Return the peer with the fewest GPU-hours among those that attain FEWEST_PERCENT."""
+    """Return the peer with the fewest GPU-hours among those with at least FEWEST_PERCENT
+    attainment.
+    """
     serving = [
         name
         for name in figures.peers()
@@ -90,7 +92,9 @@ def best_peer(figures: Figures) -> str | None:
 
 
 def dominated_cells(figures: Figures) -> list[tuple[tuple[str, float], str]]:
-    """Return the cells in which a peer needs fewer GPU-hours and attains more, with that peer."""
+    """Return each cell in which a peer needs fewer GPU-hours and attains the SLO more often than
+    our policy, with the name of the peer.
+    """
     hours = figures.over_cells(OURS, SEEDS[0], gpu_hours)
     share = figures.over_cells(OURS, SEEDS[0], attainment)
     found = []

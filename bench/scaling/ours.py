@@ -23,7 +23,7 @@ from scaling.simulation import Pod, Simulation
 SCRAPE_SECONDS = 5
 SYNC_SECONDS = 15
 PATCH_SECONDS = 300.0
-"""Shortest time between two changes of the HPA's behavior by the operator."""
+"""Least time in seconds between two changes of the HPA's behavior by the operator."""
 
 
 @dataclass

@@ -118,8 +118,8 @@ class DutyCycle(HpaOn):
             shares.append(100 * min((seen[-1] - seen[0]) / max(len(seen) - 1, 1), 1.0))
         total = sum(shares)
         if shares and total / len(shares) <= self.target:
-            # For a scale-down, only ready pods are considered. Other pods are given their mean, so
-            # that they do not change the average.
+            # For a scale-down, the HPA averages over ready pods only. Assigning this mean to every
+            # other pod, too, gives the same average.
             return total / len(shares) * view.desired
         return total
 

@@ -39,7 +39,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Truth:
-    """True capacity of one engine under one mix, by simulation."""
+    """True capacity of one engine under one mix, as measured by simulation."""
 
     capacity: float
     """Requests per second of this mix at which the attainment of one engine, as a share of its

@@ -167,7 +167,9 @@ def small_gpu(rng: Generator) -> Traffic:
 
 
 def prefix_cache(rng: Generator) -> Traffic:
-    """Return the diurnal load with conversations that share two thirds of most prompts."""
+    """Return the diurnal load with a prefix cache that saves 80 % of the tokens of four in five
+    prompts.
+    """
     plain = diurnal(rng)
     share = np.where(rng.uniform(size=len(plain.arrival)) < 0.8, 0.8, 0.0)
     cached = np.minimum((plain.prompt * share).astype(np.int64), plain.prompt - 1)

@@ -23,15 +23,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit on the ratio of ours to stock."""
+    """A limit on the ratio of our server's figure to that of stock vLLM."""
 
     name: str
     limit: float
     at_least: bool
 
     def verdict(self, ratio: Interval | None) -> str:
-        """Return PASS or FAIL when the whole interval is on one side of the limit, else
-        UNDECIDED.
+        """Return PASS or FAIL when the whole interval is on one side of the limit, and UNDECIDED
+        otherwise.
 
         A gate without a measurement has failed.
         """
@@ -66,7 +66,7 @@ GATES = (
 
 @dataclass(frozen=True)
 class Ratios:
-    """Ratios of one gate: ours to stock, and stock to stock."""
+    """Ratios of one gate: our server to stock vLLM and, as the control, stock vLLM to itself."""
 
     ours: Interval | None
     stock: Interval | None = None
@@ -83,7 +83,7 @@ def lines(found: Mapping[str, Ratios], *, only_found: bool = False) -> list[str]
 
 
 def paired_ratio(ours: Sequence[float], stock: Sequence[float]) -> Interval | None:
-    """Return the typical ratio of pairs with its interval; None for fewer than five pairs.
+    """Return the typical ratio of pairs with its interval. None for fewer than five pairs.
 
     The two runs of a pair follow each other closely, so a slow machine slows both. The estimate is
     that of Hodges and Lehmann. The interval contains the ratios that Wilcoxon's signed-rank test

@@ -32,7 +32,7 @@ def _git(*arguments: str) -> str:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows as CSV, with the commit that they measured, and print them as a table."""
+    """Write rows as CSV, with the commit under test, and print them as a table."""
     with path.open("w", newline="") as file:
         file.write(f"# commit {commit()}\n")
         writer = csv.DictWriter(file, list(rows[0]))
@@ -47,7 +47,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def write_text(path: Path, lines: Sequence[str]) -> None:
-    """Write lines, with the commit that they measured."""
+    """Write lines, with the commit under test."""
     path.write_text("\n".join([f"# commit {commit()}", *lines, ""]))
 
 

@@ -95,7 +95,7 @@ class Client:
         headers = {"Accept": accept}
         async with self._session.get(path, params=query, headers=headers) as answer:
             listed = await answer.json(content_type=None)
-        for item in listed["items"] or ():  # null if the list is empty
+        for item in listed["items"] or ():  # an empty list is null
             yield "ADDED", item
         query |= {"watch": "1", "resourceVersion": listed["metadata"]["resourceVersion"]}
         headers = {"Accept": accept.replace("MetadataList", "Metadata")}
@@ -157,9 +157,10 @@ class Watched:
         self._kinds = tuple(kinds)
         self.existing: defaultdict[Kind, set[Key]] = defaultdict(set)
         self.changed_at: dict[Kind, float] = {}
-        """Time of the last creation or deletion of each kind, on the clock `time.monotonic`."""
+        """Time of the last creation or deletion of an object of each kind, on the clock
+        `time.monotonic`."""
         self.on_added: dict[Kind, Callable[[Key], None]] = {}
-        """Callbacks for every object that appears, by kind."""
+        """Callbacks for every created object, by kind."""
         self.on_service: Callable[[Key, Manifest], None] = lambda *_: None
         """Callback for every LLMService that was created or changed, with its key and manifest."""
 

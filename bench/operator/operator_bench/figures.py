@@ -18,9 +18,10 @@ class Cell:
     converge_seconds: float | None = None
     """Time in seconds from the first creation until every service reports a ready replica."""
     cpu_ms_per_service: float | None = None
-    """CPU time of the operator, per service, from the first creation until it is idle again."""
+    """CPU time of the operator in milliseconds per service, from the first creation until it is
+    idle again."""
     cpu_ms_per_pass: float | None = None
-    """CPU time of the operator in the same span, per pass."""
+    """CPU time of the operator in milliseconds per pass, in the same span."""
     restart_seconds: float | None = None
     """Time in seconds from the start of the process until it has processed every service."""
     restart_writes: float | None = None

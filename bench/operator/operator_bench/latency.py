@@ -13,7 +13,7 @@ from shared_support.waiting import eventually_in_loop
 PERIOD_SECONDS = 0.1
 """Time in seconds between two changes."""
 LOST_SECONDS = 15.0
-"""Maximum wait for a change in seconds. A change that takes longer counts with this time."""
+"""Maximum wait for a change, in seconds. A change that takes longer is recorded with this time."""
 
 
 class Latency:
@@ -51,7 +51,7 @@ class Latency:
         return [1000 * each for each in self._took] + [1000 * LOST_SECONDS] * lost
 
     async def change(self, key: Key) -> None:
-        """Change a service whose time is not measured."""
+        """Change a service without measuring the time."""
         self._round += 1
         await self._client.merge(LLMSERVICES, key, self._spec())
 

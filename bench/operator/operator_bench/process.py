@@ -61,8 +61,8 @@ def until_leading(operator: OperatorProcess) -> None:
 def until_idle(operator: OperatorProcess, services: int, within: float) -> None:
     """Wait until the operator has made a pass for every service and its queue is empty.
 
-    The more services, the longer is the pause between two checks, because a check costs the
-    operator time.
+    The more services there are, the longer is the pause between two checks, because a check costs
+    the operator time.
     """
 
     def is_idle() -> bool:
@@ -79,7 +79,7 @@ def until_idle(operator: OperatorProcess, services: int, within: float) -> None:
 
 
 class AuditLog:
-    """Counts the requests that the API server answers to the operator."""
+    """Counts the operator's requests that the API server has answered."""
 
     def __init__(self) -> None:
         self._path = Path(os.environ["KUBECONFIG"]).parent / "logs" / "audit.log"

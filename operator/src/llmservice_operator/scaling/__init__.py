@@ -12,7 +12,7 @@ capacity         the request rate at which one replica still meets its SLO
 capacity_factor  correction of the capacity from measured SLO misses
 cold_start       time from a new pod to a Ready one
 demand           the load of a service in percent of one replica
-scale_down       the length of the window whose highest demand sets the replicas
+scale_down       the window whose highest demand sets the number of replicas
 latency          percentiles of TTFT and ITL
 assess           the whole path from one scrape of a service to its demand
 calibration      the learned state in a form that is small enough for a status

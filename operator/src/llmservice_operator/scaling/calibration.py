@@ -19,7 +19,7 @@ WORTH_WRITING = 0.05
 
 
 def calibration_of(state: ScalingState) -> Calibration | None:
-    """Return the calibration of the state; None while the request mix is unknown."""
+    """Return the calibration of the state. None while the request mix is unknown."""
     mix = state.traffic.mix
     if mix is None:
         return None

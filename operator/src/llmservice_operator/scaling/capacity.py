@@ -216,7 +216,7 @@ class _Load:
 
     @classmethod
     def at(cls, rate: float, mix: RequestMix, model: StepModel) -> "_Load | None":
-        """Return the steady state; None if work arrives faster than the engine completes it."""
+        """Return the steady state. None if work arrives faster than the engine completes it."""
         prefill_share = rate * mix.prompt_work(model)
         if prefill_share >= 1:
             return None

@@ -41,7 +41,7 @@ class Evidence:
     expected: float
     """Share of the requests that, according to the model, miss on replicas with this load."""
     utilization: float
-    """Mean effective utilization of the replicas; 1 is full."""
+    """Mean effective utilization of the replicas, from 0 (idle) to 1 (full) and above."""
     has_backlog: bool
     memory_seconds: float
     """Seconds after an overload during which the finished requests still include its misses."""

@@ -17,7 +17,7 @@ BURSTS = ((10.0, 3.0), (15.0, 3.0), (30.0, 2.0))
 more than these standard deviations above the steady load."""
 
 FEWEST_ARRIVALS = 5
-"""With fewer requests in a span, no burst is detected."""
+"""Minimum number of requests in a span for a burst to be detected."""
 
 TREND_SECONDS = 300.0
 TREND_CERTAINTY = 3.0
@@ -27,7 +27,7 @@ REACTION_SECONDS = 15.0
 """Seconds from a metric to a new pod object: one sync of the HorizontalPodAutoscaler."""
 
 NORMAL_QUEUE_SECONDS = 0.5
-"""Queued GPU-seconds per replica that batching needs; the rest of a queue is backlog."""
+"""Queued GPU-seconds per replica that batching needs. The rest of a queue is backlog."""
 
 SHORTEST_DRAIN_SECONDS = 30.0
 
@@ -110,7 +110,7 @@ def load_of(ledger: Ledger, price: Price) -> float:
 
 
 def trend_of(ledger: Ledger, price: Price) -> float:
-    """Return the steady rise in replicas per second; 0 for noise, a step or a fall."""
+    """Return the steady rise of the load in replicas per second. 0 for noise, a step or a fall."""
     recent = [tick for tick in ledger.ticks if tick.at > ledger.ticks[-1].at - TREND_SECONDS]
     if len(recent) < 12 or recent[-1].at - recent[0].at < TREND_SECONDS / 2:
         return 0.0

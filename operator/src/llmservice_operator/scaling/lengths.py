@@ -14,7 +14,7 @@ class Lengths:
     """A distribution of token counts."""
 
     points: tuple[tuple[float, float], ...]
-    """(tokens, share of the requests); the shares sum to 1."""
+    """Pairs of a number of tokens and a share of the requests. The shares sum to 1."""
 
     @property
     def mean(self) -> float:

@@ -1,4 +1,4 @@
-"""Computes the scale-down window. Its highest demand sets the number of replicas.
+"""Computes the scale-down window. The highest demand in the window sets the number of replicas.
 
 An idle replica costs GPU time. A replica that is removed too early costs a cold start, and the
 requests that miss their SLO meanwhile. Waiting about as long as a cold start costs at most twice as
@@ -28,8 +28,7 @@ def scale_down_window(cold_start_seconds: float, is_bursty: bool) -> float:
 
 
 def is_bursty(ledger: Ledger, price: Price) -> bool:
-    """Return whether trend and noise do not explain the variation of the load of the last ten
-    minutes.
+    """Return whether the load of the last ten minutes varied by more than trend and noise explain.
     """
     if not ledger.ticks or ledger.ticks[-1].at - ledger.ticks[0].at < KEPT_SECONDS / 2:
         return False
@@ -45,7 +44,7 @@ def is_bursty(ledger: Ledger, price: Price) -> bool:
 
 
 def _bins(ledger: Ledger, price: Price) -> list[tuple[float, float, float]]:
-    """Return (time, work, arrivals) of spans of fifteen seconds."""
+    """Return the time, work and arrivals of each span of BIN_SECONDS."""
     bins: dict[int, list[float]] = {}
     for tick in ledger.ticks:
         entry = bins.setdefault(math.floor(tick.at / BIN_SECONDS), [0.0, 0.0])

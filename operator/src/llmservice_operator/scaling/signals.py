@@ -138,8 +138,8 @@ class Snapshot:
     max_step_tokens: int
     """Each engine's token budget of one step (max_num_batched_tokens)."""
     engines: int = 1
-    """Number of engines. With data parallelism a replica has several, each with steps of its own.
-    """
+    """Number of engines. With data parallelism, a replica has several engines with separate
+    steps."""
 
     def since(self, before: "Snapshot") -> Counters:
         """Return the counters after `before`."""
@@ -156,10 +156,10 @@ class ReplicaReport:
     created: float
     is_ready: bool
     ready_at: float | None
-    """Time when the replica became Ready; None before."""
+    """Time when the replica became Ready. None before."""
     is_draining: bool
     snapshot: Snapshot | None
-    """Report of the replica; None when the scrape failed."""
+    """Report of the replica. None when the scrape failed."""
 
 
 @dataclass(frozen=True, slots=True)

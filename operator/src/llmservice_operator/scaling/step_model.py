@@ -27,8 +27,8 @@ PRIOR_SPREAD = 0.5
 """Standard deviation of each coefficient of a prior, as a share of the coefficient."""
 
 LEAST_SHARE = 0.1
-"""Lower bound of a coefficient's unit, as a share of the prior's coefficient, which is scaled to
-the learned ones.
+"""Lower bound of a coefficient's unit, as a share of the guessed coefficient after it is scaled to
+the other learned coefficients.
 
 Without this bound, a coefficient that was once fitted as zero could never grow again.
 """
@@ -76,7 +76,7 @@ class HardwareClass:
 def prior_step_model(
     hardware: HardwareClass, weight_bytes: float, parameters: float, kv_bytes_per_token: float
 ) -> StepModel:
-    """Return the step model that the roofline predicts before any step was measured."""
+    """Return the step model that the roofline predicts before any step is measured."""
     return StepModel(
         fixed=1.1 * weight_bytes / hardware.memory_bytes_per_second,
         prefill=2 * parameters / (0.5 * hardware.flops),
@@ -92,7 +92,7 @@ class StepModelFit:
     prior: StepModel
     sums: StepSums = field(default_factory=StepSums)
     units: StepModel | None = None
-    """Units of the coefficients in the fit; None uses the prior."""
+    """Units of the coefficients in the fit. None means the coefficients of the prior."""
     model: StepModel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -146,8 +146,8 @@ def _solve(prior: StepModel, units: StepModel, sums: StepSums) -> StepModel:
 def _non_negative(matrix: list[list[float]], target: list[float]) -> list[float]:
     """Minimize ½xᵀMx - tᵀx over x ≥ 0, for a positive definite M.
 
-    Every set of terms is tried as the one that may differ from zero, unless the set of all terms
-    gives a solution.
+    All terms are first assumed to differ from zero. If the result contains a negative term, every
+    subset of the terms is tried.
     """
     size = len(target)
     best: tuple[float, list[float]] = (0.0, [0.0] * size)
@@ -170,7 +170,7 @@ def _non_negative(matrix: list[list[float]], target: list[float]) -> list[float]
 
 
 def _eliminate(matrix: list[list[float]], target: list[float]) -> list[float]:
-    """Solve a small positive definite system by elimination, which needs no pivoting for it."""
+    """Solve a small positive definite system by elimination. Such a system needs no pivoting."""
     rows = [[*row, value] for row, value in zip(matrix, target, strict=True)]
     size = len(rows)
     for i in range(size):

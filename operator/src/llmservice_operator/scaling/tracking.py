@@ -29,7 +29,8 @@ class Increment:
     """Work that one scrape added."""
 
     seconds: float = 0.0
-    """Seconds since the previous scrape; 0 for the first, which only sets starting points."""
+    """Seconds since the previous scrape. 0 for the first scrape, which only sets starting points.
+    """
     total: Counters = field(default_factory=Counters)
     learnable: Counters = field(default_factory=Counters)
     """Counters for the step model: only those of warm replicas with the present engine."""

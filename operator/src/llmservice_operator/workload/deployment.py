@@ -132,7 +132,7 @@ def _spec_without_template(service: LLMService, count: ReplicaCount) -> dict[str
 def _progress_deadline(service: LLMService) -> int:
     """Return the seconds after which a rollout without progress is stuck.
 
-    The deadline is longer than the start of any pod may take.
+    The time is longer than the start of a pod may take.
     """
     chosen = service.spec.rollout_strategy.progress_deadline_seconds
     return chosen or service.spec.startup.timeout_seconds + IMAGE_PULL_BUDGET_SECONDS

@@ -1,4 +1,4 @@
-"""Pods that end as Failed repeatedly while their workload replaces them."""
+"""Finds the problem of pods that fail repeatedly while their workload replaces them."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from llmservice_operator.workload.unstarted_pods import (
 @dataclass(frozen=True)
 class Observation:
     desired: int | None = None
-    """Replicas that the workload requests; None while there is no workload."""
+    """Replicas that the workload requests. None while there is no workload."""
     replicas: int = 0
     """Replicas that exist, of this spec or an earlier one."""
     updated_replicas: int = 0
@@ -65,8 +65,8 @@ class Observation:
     """Seconds until a problem may begin or end without an event. None if only an event can change
     it."""
     problem: Problem | None = None
-    """Most important problem of a replica that is not ready. None if all are ready, or if the
-    others have no problem and their containers have not started yet."""
+    """Most important problem of a replica that is not ready. None if all replicas are ready, or if
+    the others have no problem and their containers have not started yet."""
 
 
 def observe_service(
@@ -77,10 +77,10 @@ def observe_service(
     now: datetime | None = None,
     events: Mapping[str, Sequence[PodEvent]] = MappingProxyType({}),
 ) -> Observation:
-    """Reduce the live workload of a service and its pods.
+    """Return the observation of a service, reduced from its live workload and pods.
 
-    `report` contains the reports of the model servers; None while no metrics server answers.
-    `events` are those about pods that do not start, by the name of the pod, the newest last.
+    `report` contains the reports of the model servers. None while no metrics server answers.
+    `events` are the Events about pods that do not start, by the name of the pod, the newest last.
     Without `now`, everything that depends on the time is left out.
     """
     if live is None:
@@ -183,7 +183,7 @@ def _ended_pods(pods: Iterable[Manifest], revision: str | None) -> Iterator[Mani
 
 
 def _present(replicas: Iterable[Replica], revision: str | None) -> list[Replica]:
-    """Return the replicas of the present pod template that stay.
+    """Return the replicas of the present pod template that are not being deleted.
 
     The newest pod may be of an earlier template, because the pods of a drained node are created
     again during a rollout. The newest pod decides only where the workload's controller never names
@@ -191,7 +191,8 @@ def _present(replicas: Iterable[Replica], revision: str | None) -> list[Replica]
     """
     staying = [replica for replica in replicas if not replica.is_leaving]
     if revision is None and staying:
-        # If several were created in the same second, one that is not ready is likely the newer.
+        # Of several replicas created in the same second, one that is not ready is likely the
+        # newest.
         revision = max(staying, key=lambda each: (each.created, not each.is_ready)).revision
     return [replica for replica in staying if replica.revision == revision]
 
@@ -203,7 +204,7 @@ def _problems_of_pods(
     now: datetime | None,
     events: Mapping[str, Sequence[PodEvent]],
 ) -> Iterator[tuple[Manifest, Problem]]:
-    """Yield each pod that keeps its replica from being ready, with the reason."""
+    """Yield each pod that keeps its replica from being ready, with its problem."""
     loads = {each.pod: each for each in report.replicas} if report else {}
     for replica in replicas:
         for pod in replica.pods:

@@ -14,9 +14,9 @@ class EnginePin:
     version: str
     """vLLM version that the arguments are written for."""
     default_for: str | None = None
-    """Accelerator type for which the image was the default; None when spec.engine.image names it.
-    The pin records it for two cases: a default may be replaced when the accelerator changes, and an
-    image from the spec must go when the spec no longer names it."""
+    """Accelerator type for which the image was the default. None when spec.engine.image names the
+    image. The pin records the type for two cases. A default may be replaced when the accelerator
+    changes, and an image from the spec must be replaced when the spec no longer names it."""
     assumed_version: str | None = None
     """Assumed vLLM version of an image from the spec, for a spec that names no version. It is the
     operator's own version at the time when the image was set. None if it equals `version`, and for
@@ -37,7 +37,7 @@ def pin_annotations(pin: EnginePin) -> dict[str, str]:
 
 
 def pin_of_annotations(live: Manifest, image: str) -> EnginePin | None:
-    """Return the pin that a live workload with this image records; None if it records none."""
+    """Return the pin that a live workload with this image records. None if it records none."""
     annotations = live["metadata"].get("annotations", {})
     version = annotations.get(names.ENGINE_VERSION_ANNOTATION)
     if version is None:

@@ -61,7 +61,7 @@ def resolve_pin(
 
 
 def recorded_pin(service: LLMService, live_workload: Manifest | None) -> EnginePin | None:
-    """Return the pin of the last pass; None if neither the status nor the workload records one."""
+    """Return the pin of the last pass. None if neither the status nor the workload records one."""
     return _pin_of_status(service) or _pin_of_workload(service, live_workload)
 
 

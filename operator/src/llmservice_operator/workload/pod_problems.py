@@ -198,7 +198,7 @@ def _problem_beside(pod: Manifest, server: Mapping[str, Any]) -> Problem | None:
 
 
 def _has_failed(container: Mapping[str, Any]) -> bool:
-    """Return whether an init container keeps the others of its pod from starting."""
+    """Return whether an init container keeps the other containers of its pod from starting."""
     state = container.get("state") or {}
     ended = state.get("terminated") or {}
     reason = (state.get("waiting") or {}).get("reason")
@@ -246,7 +246,7 @@ def _loading(restarts: int, told: ReplicaLoad | None) -> Problem:
 
 
 def _size(number: int) -> str:
-    """Return a number of bytes in a common unit."""
+    """Return a number of bytes as text, in GB or in MB."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
@@ -264,7 +264,8 @@ def _crash_problem(pod: Manifest, ended: Mapping[str, Any], restarts: int) -> Pr
     probe = _startup_probe(pod)
     period = probe.get("periodSeconds", 0)
     budget = period * probe.get("failureThreshold", 0)
-    # The first probe comes within the first period, so the last one may be up to one period early.
+    # The first probe is sent within the first period, so the last probe may be up to one period
+    # early.
     if budget and _seconds(ended) >= budget - period and not _was_ready_since(pod, ended):
         return with_hint(
             Reason.STARTUP_TIMEOUT,

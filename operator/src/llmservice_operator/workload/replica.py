@@ -12,7 +12,7 @@ from llmservice_operator.api import Manifest
 
 
 def condition(manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """Return a condition of an object's status; an empty one if the object has none of that
+    """Return a condition of an object's status. Empty if the object has no condition of that
     type.
     """
     conditions = manifest.get("status", {}).get("conditions", [])
@@ -20,8 +20,8 @@ def condition(manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 
 def server_of(containers: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the model server's entry in a list of containers or of their statuses; an empty one if
-    the list has none.
+    """Return the model server's entry in a list of containers or of their statuses. Empty if the
+    list does not contain one.
     """
     return next((each for each in containers if each["name"] == names.SERVER_CONTAINER), {})
 
@@ -43,7 +43,7 @@ class Replica:
     server: Manifest
     """The pod that answers requests, probes and scrapes."""
     revision: str | None
-    """Name of the pod template from which the pods were made; None if the pods do not name it."""
+    """Name of the pod template from which the pods were made. None if the pods do not name it."""
     workers: tuple[Manifest, ...] = ()
     """Further pods that hold a part of the model. Empty if one pod holds the whole model."""
     size: int = 1
@@ -60,7 +60,7 @@ class Replica:
 
     @property
     def address(self) -> str | None:
-        """Address at which the server can be scraped; None before its pod has an IP address."""
+        """Address at which the server can be scraped. None before its pod has an IP address."""
         address: str | None = self.server.get("status", {}).get("podIP")
         return address
 
@@ -75,7 +75,7 @@ class Replica:
 
     @property
     def ready_since(self) -> datetime | None:
-        """Time at which the last of the pods became Ready; None while one is not Ready."""
+        """Time at which the last of the pods became Ready. None while a pod is not Ready."""
         if not self.is_ready:
             return None
         changes = [condition(pod, "Ready").get("lastTransitionTime") for pod in self.pods]
@@ -85,8 +85,8 @@ class Replica:
     def not_ready_since(self) -> datetime | None:
         """Earliest time since which one of the pods is not Ready.
 
-        For a pod that was never Ready, it is the creation or a later change of the Ready condition.
-        None if all existing pods are Ready.
+        For each pod, this is the last change of its Ready condition, or its creation if it has no
+        such condition. None if all existing pods are Ready.
         """
         return min((_not_ready_since(pod) for pod in self.pods if not is_ready(pod)), default=None)
 

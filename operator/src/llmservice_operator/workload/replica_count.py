@@ -24,7 +24,7 @@ from llmservice_operator.desired.manifest import is_owned_by, may_change
 @dataclass(frozen=True)
 class ReplicaCount:
     sent: int | None
-    """spec.replicas in our manifest of the workload; None leaves it to the autoscaler."""
+    """spec.replicas in our manifest of the workload. None leaves the number to the autoscaler."""
     annotations: Mapping[str, str]
     """Annotations of the workload that record the number."""
     is_kept_now: bool = False
@@ -33,7 +33,7 @@ class ReplicaCount:
 
     @property
     def fields(self) -> dict[str, int]:
-        """Part of the workload's spec that sets the number; empty if the autoscaler sets it."""
+        """Part of the workload's spec that sets the number. Empty if the autoscaler sets it."""
         return {} if self.sent is None else {"replicas": self.sent}
 
 
@@ -90,7 +90,7 @@ def _recorded(live: Manifest) -> int | None:
 
 
 def _scaled_to(service: LLMService) -> int | None:
-    """Return the number that the load last required; None if it is not known."""
+    """Return the number that the load last required. None if it is not known."""
     autoscaling = service.status.autoscaling
     return autoscaling.desired_replicas or None if autoscaling is not None else None
 

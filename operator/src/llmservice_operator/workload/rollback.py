@@ -45,9 +45,9 @@ class Restored:
 @dataclass(frozen=True)
 class RollbackDecision:
     status: RollbackStatus | None
-    """Rollback to record; None while the pods follow the spec."""
+    """Rollback to record. None while the pods follow the spec."""
     requeue_after_seconds: float | None = None
-    """Seconds after which the decision may change without an event; None if it cannot."""
+    """Seconds after which the decision may change without an event. None if it cannot."""
 
 
 def decide_rollback(

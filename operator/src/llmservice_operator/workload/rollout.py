@@ -1,8 +1,8 @@
 """Chooses how a rollout continues: new pods in addition to the old ones, or in their place.
 
-A new pod cannot start while the old pods hold all GPUs, the quota or the volume that it needs. A
-rollout of type Auto waits a while and then lets an old pod end first. The status records this
-decision until the rollout ends, so it survives a restart of the operator.
+A new pod cannot start while the old pods use all GPUs, the quota or the volume that it needs. A
+rollout of type Auto waits for PATIENCE_SECONDS and then lets an old pod end first. The status
+records this decision until the rollout ends, so the decision survives a restart of the operator.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from llmservice_operator.api.status import RolloutStatus
 from llmservice_operator.workload.observation import Observation
 
 PATIENCE_SECONDS: Final = 60.0
-"""Seconds that a new pod waits for an accelerator before an old pod ends to free one. The value is
-an estimate: by then, scheduled pods that end without a drain are gone. Type RollingUpdate is for
-longer waits, such as for a drain or for a new node."""
+"""Time in seconds that a new pod waits for a resource before an old pod ends to free it. The value
+is an estimate: by then, pods that end without a drain are gone. Type RollingUpdate is for longer
+waits, such as for a drain or for a new node."""
 
 
 @dataclass(frozen=True)
 class RolloutDecision:
     status: RolloutStatus | None
-    """Status of the rollout to record; None while new pods start in addition to the old ones."""
+    """Status of the rollout to record. None while new pods start in addition to the old ones."""
     requeue_after_seconds: float | None = None
-    """Seconds after which the decision may change without an event; None if it cannot."""
+    """Seconds after which the decision may change without an event. None if it cannot."""
 
 
 def decide_rollout(service: LLMService, seen: Observation, now: datetime) -> RolloutDecision:
