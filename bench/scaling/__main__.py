@@ -98,8 +98,8 @@ def _sustained(workload: Workload) -> str:
 
 def run_all(runs: list[Run], jobs: int) -> list[Result]:
     """Run all runs on several processes, and print progress after every tenth."""
-    # The worker processes inherit the compiled code and the measured capacities that are cached
-    # here, so that none of them repeats the work.
+    # Compiled code and measured capacities are cached here, before the worker processes start, so
+    # that none of them repeats the work.
     for name in sorted({run.workload for run in runs}):
         print(_sustained(WORKLOADS[name]), flush=True)
     results = []

@@ -114,7 +114,7 @@ def test_a_request_meets_the_slo_by_both_of_its_times(answer: Answer, met: bool)
 
 
 def _level_on(slowness: float, rate: float, itl: float) -> Level:
-    """Return 400 requests on a machine whose every step takes `slowness` times as long."""
+    """Return a level of 400 requests on a machine whose steps take `slowness` times as long."""
     steps = StepSums((1000.0, 0.0, 5000.0, 0.0, slowness * 15.0) + (0.0,) * 10)
     assert STEP.seconds_of(steps) == pytest.approx(15.0)
     answers = [Answer(0.1, slowness * itl)] * 400
