@@ -1,5 +1,4 @@
-"""Decides whether a spec can express a command line, and whether vLLM then reads the same values.
-"""
+"""Decides whether a spec can express a command line so that vLLM reads the same values."""
 
 from __future__ import annotations
 
@@ -77,8 +76,7 @@ def original(case: Case) -> list[str]:
 
 
 def _written(flag: str, value: str | None) -> str:
-    """Return one argument. A switch may have the value true or false, which older parsers accepted.
-    """
+    """Return one argument. A switch may have the value true or false, as in older parsers."""
     if value in (None, "true"):
         return flag
     return f"--no-{flag.removeprefix('--')}" if value == "false" else f"{flag}={value}"

@@ -71,8 +71,7 @@ def _steps(case: Case, complaints: list[str]) -> Iterator[tuple[Case, Change]]:
 
 
 def _with_member(case: Case, flag: str, old: str, new: str) -> Case:
-    """Return the case with the JSON members `new` in place of the members `old` in a flag's value.
-    """
+    """Return the case with the JSON members `new` in place of `old` in the value of a flag."""
     gone = json.loads(old)
     said = json.loads(str(case.flags[flag]))
     kept = {key: value for key, value in said.items() if key not in gone}

@@ -45,8 +45,7 @@ class Workload:
 
 
 def lognormal(rng: Generator, mean: float, spread: float, low: int, high: int, n: int) -> Array:
-    """Return `n` token counts with this mean and coefficient of variation, limited to [low, high].
-    """
+    """Return `n` token counts with this mean and coefficient of variation, from `low` to `high`."""
     sigma = np.sqrt(np.log1p(spread**2))
     drawn = rng.lognormal(np.log(mean) - sigma**2 / 2, sigma, n)
     return np.clip(np.rint(drawn), low, high).astype(np.int64)

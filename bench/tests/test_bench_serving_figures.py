@@ -89,8 +89,7 @@ def test_a_quantile_is_a_value_that_was_seen() -> None:
 
 
 class Response:
-    """Response whose content yields the lines of a stream, like a response of the client library.
-    """
+    """Response whose content yields the lines of a stream, as in the client library."""
 
     def __init__(self, lines: Sequence[bytes]) -> None:
         self.content = self._read(lines)

@@ -39,8 +39,7 @@ def level(rate: float, met: int, missed: int = 0) -> Level:
 
 
 def trial(rate: float, capacity: float, requests: int = 400) -> Trial:
-    """Return a trial in which the odds of a miss grow as rate^10, and are 1 to 19 at the capacity.
-    """
+    """Return a trial whose odds of a miss grow as rate^10 and are 1 to 19 at the capacity."""
     odds = (rate / capacity) ** 10 / 19
     return Trial(rate, requests, round(requests * odds / (1 + odds)))
 

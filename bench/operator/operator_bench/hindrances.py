@@ -21,8 +21,7 @@ def hanging_server() -> Iterator[str]:
 
 @contextlib.contextmanager
 def hanging_webhook(namespace: str, folder: Path) -> Iterator[None]:
-    """Make every write of a NetworkPolicy in the namespace wait for a webhook that does not answer.
-    """
+    """Make every NetworkPolicy write in the namespace wait for a webhook that never answers."""
     released = threading.Event()
 
     def hang(_: dict[str, Any]) -> dict[str, Any]:

@@ -34,8 +34,7 @@ class Latency:
             watch.cancel()
 
     async def sample(self, services: Sequence[Key]) -> list[float]:
-        """Change every service once. Return the times until the children change, in milliseconds.
-        """
+        """Change every service once. Return the times in milliseconds until the children change."""
         self._round += 1
         self._waiting.clear()
         self._took.clear()

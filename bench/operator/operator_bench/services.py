@@ -29,8 +29,7 @@ def build_service(number: int, key: Key) -> Manifest:
 
 
 def clients_of(round_: int) -> dict[str, Any]:
-    """Return a value of `networkPolicy`. A new value changes only one child, and replaces no pod.
-    """
+    """Return a value of `networkPolicy`. A new value changes one child and replaces no pod."""
     return {"from": [{"podSelector": {"matchLabels": {"round": str(round_)}}}]}
 
 

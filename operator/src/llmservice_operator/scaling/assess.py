@@ -60,8 +60,7 @@ class ScalingState:
     factor: CapacityFactor = field(default_factory=CapacityFactor)
 
     def with_new_engine(self, since: float, guess: StepModel) -> "ScalingState":
-        """Return the state after a change of the engine. The learned step times become the prior.
-        """
+        """Return the state for a new engine. The learned step times become the prior."""
         return replace(self, fit=StepModelFit.after(self.fit.model, guess), engine_since=since)
 
 
