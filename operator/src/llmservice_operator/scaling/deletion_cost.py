@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 NEAR = 0.3
-"""A removal is near when more than this number of the existing replicas is not needed."""
+"""Number of surplus replicas above which a removal is near."""
 
 REQUESTS_PER_BUCKET = 4
 PERCENT_PER_BUCKET = 10

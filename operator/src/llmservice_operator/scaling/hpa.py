@@ -145,10 +145,10 @@ def decide(
 def _stabilize(
     state: HpaState, behavior: Behavior, current: int, desired: int, now: float
 ) -> tuple[int, HpaState]:
-    """Return `current`, limited by the recommendations of both windows and by `desired`.
+    """Return `current`, limited to a range of recommendations, and the new state.
 
-    It is at least the least of the scale-up window, and at most the greatest of the scale-down
-    window.
+    The range extends from the lowest recommendation in the scale-up window to the highest in the
+    scale-down window. Both windows include `desired`.
     """
     up_since = now - behavior.scale_up.stabilization_window_seconds
     down_since = now - behavior.scale_down.stabilization_window_seconds

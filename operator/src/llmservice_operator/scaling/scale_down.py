@@ -28,7 +28,10 @@ def scale_down_window(cold_start_seconds: float, is_bursty: bool) -> float:
 
 
 def is_bursty(ledger: Ledger, price: Price) -> bool:
-    """Return whether the load of ten minutes varied by more than trend and noise explain."""
+    """Return whether the load varied by more than trend and noise explain.
+
+    The load is that of the last ten minutes. False if less than five minutes of it are known.
+    """
     if not ledger.ticks or ledger.ticks[-1].at - ledger.ticks[0].at < KEPT_SECONDS / 2:
         return False
     bins = _bins(ledger, price)

@@ -8,8 +8,8 @@ from llmservice_operator.scaling.lengths import lengths_of
 from llmservice_operator.scaling.signals import Counters
 
 MEMORY_SECONDS = 600.0
-"""Time constant of forgetting, in seconds. Time in which no request arrives or finishes does not
-count."""
+"""Time constant of forgetting, in seconds. Nothing is forgotten while no request arrives or
+finishes."""
 
 FEWEST_REQUESTS = 10
 """Minimum number of prompts, and of finished answers, from which a mix is computed."""
