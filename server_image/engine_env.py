@@ -1,13 +1,13 @@
 """Create the Python environments that run the real engine on a CPU, once, and print their paths.
 
-    engine_env.py [VERSION ...]      the pinned version of vLLM by default
+engine_env.py [VERSION ...]      the pinned version of vLLM by default
     engine_env.py all
 
 The environment of the pinned version contains exactly the packages that requirements/cpu.txt locks
-(about 6 GB). Another version has only its own Python code (about 100 MB), which a file in
-requirements/versions locks. It runs over the compiled parts and the other packages of the pinned
-version. So the tests run the code of every supported version, also of one that no build for CPUs
-exists of yet.
+(about 6 GB). The environment of another version contains only the Python code of that version
+(about 100 MB), which a file in requirements/versions locks. The code uses the compiled parts and
+the other packages of the pinned version. So the tests run the code of every supported version, even
+if no build for CPUs exists yet.
 
 An environment is a folder in the cache folder, and its name is the hash of its inputs.
 `llmservice_server` is not installed there: callers put server_image/src on PYTHONPATH, so that a
@@ -92,7 +92,7 @@ def make(version: str = PINNED) -> Path:
 
 
 def build(environment: Path, version: str, base: Path | None) -> None:
-    """Install the locked requirements beside their final place, then move them in one step."""
+    """Install the locked requirements next to `environment`, then rename the folder in one step."""
     unfinished = environment.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     size = "about 6 GB" if base is None else "about 100 MB, for which it reads 0.5 GB"
@@ -109,12 +109,12 @@ def build(environment: Path, version: str, base: Path | None) -> None:
 
 
 def lay_over(base: Path, environment: Path, requirements: Sequence[str]) -> None:
-    """Create an environment of another vLLM whose Python code runs over the rest of `base`.
+    """Create an environment with the Python code of another vLLM, and the rest from `base`.
 
-    The code comes from the wheel for GPUs, which exists of every version. Its compiled parts are
+    The code comes from the wheel for GPUs, which exists for every version. Its compiled parts are
     replaced by those of `base`.
     """
-    # The cache of uv would keep the whole wheel.
+    # With its cache, uv would keep the whole wheel.
     extend(base, environment, "--no-cache", *requirements)
     ours, theirs = site_packages(environment), site_packages(base)
     for compiled in (*ours.glob("vllm/**/*.so"), ours / "vllm" / "vllm-rs"):
@@ -128,7 +128,8 @@ def lay_over(base: Path, environment: Path, requirements: Sequence[str]) -> None
 
 
 def extend(base: Path, environment: Path, *requirements: str) -> None:
-    """Create an environment of its own packages, and those of `base` that it lacks."""
+    """Create an environment with the requirements, and with all packages of `base` that it lacks.
+    """
     uv("venv", "--quiet", "--relocatable", "--python", str(python_of(base)), str(environment))
     install(environment, *requirements)
     added = f"import site; site.addsitedir({str(site_packages(base))!r})\n"
@@ -141,7 +142,7 @@ def site_packages(environment: Path) -> Path:
 
 
 def install(environment: Path, *arguments: str) -> None:
-    """Install exactly the named packages."""
+    """Install the named packages without their dependencies."""
     python = str(python_of(environment))
     uv("pip", "install", "--quiet", "--no-deps", "--python", python, *arguments)
 

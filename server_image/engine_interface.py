@@ -1,8 +1,8 @@
-"""Print the interface that the model server has to a vLLM, as JSON: its symbols and its routes.
+"""Print, as JSON, the symbols and routes of vLLM on which the model server depends.
 
-`symbols` has the module, parameters and members of each symbol of compat.py; `routes` has method
-and path of every route that vLLM's application has for any model. It runs inside an engine
-environment.
+`symbols` contains the module, parameters and members of each symbol of compat.py. `routes` contains
+the method and path of every route that vLLM's application has for any model. The script runs inside
+an engine environment.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class AnyModel:
 
 
 def routes() -> list[list[str]]:
-    """Return method and path of every route that vLLM's application has for any model."""
+    """Return the method and path of every route that vLLM's application has for any model."""
     # This variable adds the administration routes that vLLM reserves for development.
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"
     vllm = load_vllm()
@@ -80,7 +80,7 @@ def signature(symbol: Any) -> dict[str, Any]:
             for name, member in inspect.getmembers(symbol, lambda each: isinstance(each, property))
             if not name.startswith("_")
         ]
-        # These attributes hold the fields of a struct and the members of an enumeration.
+        # These attributes contain the fields of a struct and the members of an enumeration.
         for attribute in ("__struct_fields__", "__members__"):
             if names := getattr(symbol, attribute, ()):
                 found["fields"] = list(names)
@@ -100,7 +100,7 @@ def parameters(function: Any) -> list[str]:
 
 def main() -> None:
     """Print the interface to standard output."""
-    # Importing vLLM sometimes writes to standard output, which must contain only the answer.
+    # Importing vLLM sometimes writes to standard output, which must contain only the interface.
     with contextlib.redirect_stdout(sys.stderr):
         answer = interface()
     json.dump(answer, sys.stdout)

@@ -1,7 +1,7 @@
 """Answer questions about engine flags with vLLM's own argument parser.
 
-It runs inside the engine environment, never in the workspace's, and uses the first vLLM on the
-module path.
+The script runs inside the engine environment, never in that of the workspace. It uses the first
+vLLM on the module path.
 
 It reads lines of JSON from standard input and answers each with a line of JSON. A line contains a
 question and lists of arguments; the answer contains an entry for each list:
@@ -35,7 +35,7 @@ def make_parser() -> Any:
 
 
 def contained_choices() -> dict[str, Sequence[str]]:
-    """Return flag -> the values that vLLM itself contains, of flags that plugins can add values to.
+    """Return flag -> vLLM's own values, for the flags to which plugins can add values.
 
     vLLM's argument parser accepts any value. vLLM refuses an unknown one later, when the server
     starts.
@@ -63,8 +63,10 @@ def describe(action: argparse.Action) -> dict[str, Any]:
 
 
 def is_negative(action: argparse.Action, name: str) -> bool:
-    """Return whether the name turns a switch off: --no-x, and since 0.33 --disable-x for
-    --enable-x and the other way round.
+    """Return whether the name is the negative form of a switch, such as --no-x.
+
+    Since vLLM 0.33, --disable-x is the negative form of --enable-x, and --enable-x that of
+    --disable-x.
     """
     return name.startswith("--no-") or name in getattr(action, "negative_option_strings", ())
 
@@ -102,7 +104,7 @@ def values(parser: Any, arguments: list[str]) -> dict[str, Any]:
 
 
 def obstacle(parser: Any, arguments: list[str]) -> str | None:
-    """Return the error when vLLM configures an engine by the arguments; None without an error."""
+    """Return the error when vLLM configures an engine with the arguments; None without an error."""
     vllm = load_vllm()
     try:
         parsed = parser.parse_args(arguments)

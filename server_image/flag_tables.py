@@ -1,14 +1,14 @@
-"""Write the flags of vLLM versions, and the interface that the model server has to each.
+"""Write the flags of vLLM versions, and the interface of each version to the model server.
 
-    uv run python server_image/flag_tables.py 0.33.0 [...]
+uv run python server_image/flag_tables.py 0.33.0 [...]
 
-The code of a version comes from its wheel for GPUs, which is what the image for GPUs holds. It runs
-over the engine environment. The packages of that environment fit versions that are close to its
-own. A version that needs more has a file in requirements/versions.
+The code of a version comes from its wheel for GPUs, which the GPU image also contains. The code
+uses the packages of the engine environment, which suit versions close to the version of that
+environment. A version that needs other packages has a file in requirements/versions.
 
 The operator reads every table in its folder, so a new file needs no other edit. `make generate`
-then shows the new flags in docs/engine-flags.md: decide there which of them a user may set. The
-server's unit tests show whether the model server works with the interface.
+then lists the new flags in docs/engine-flags.md. Decide which of them a user may set. The server's
+unit tests show whether the model server works with the interface.
 """
 
 import json
@@ -55,7 +55,10 @@ def read_interface(python: Path) -> dict[str, Any]:
 
 
 def ask(python: Path, script: str, question: str = "") -> Any:
-    """Run a script of this folder, and return the JSON with which it answers the question."""
+    """Run a script of this folder with `question` as its input, and return its JSON output.
+
+    Raises CalledProcessError if the script fails.
+    """
     asked = subprocess.run(
         [python, HERE / script], input=question, check=True, stdout=subprocess.PIPE, text=True
     )
@@ -82,7 +85,7 @@ def interface_path(version: str) -> Path:
 
 
 def main() -> None:
-    """Write the tables of every version named on the command line."""
+    """Write the table and the interface of each version named on the command line."""
     for version in sys.argv[1:]:
         with python_with(version) as python:
             flags = read_flags(python)

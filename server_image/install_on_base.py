@@ -2,8 +2,8 @@
 
 The vLLM project tests its image as a whole, so an image with one package replaced is untested. The
 model server is therefore installed without its dependencies. The few packages that a base lacks are
-installed as requirements/cpu.txt locks them. This step of the image build fails if
-a package of the base changes, if the base lacks a requirement of the model server, or if the
+installed in the versions that requirements/cpu.txt locks. This step of the image build fails if a
+package of the base changes, if the base lacks a requirement of the model server, or if the
 installed command does not run.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 PACKAGE = "llmservice-server"
 ADDED = ("google-re2",)
-"""Packages that the model server needs and that vLLM does not bring. They have no dependencies."""
+"""Packages that the model server needs and vLLM does not install. They have no dependencies."""
 
 
 def installed() -> dict[str, str]:
@@ -40,9 +40,9 @@ def changes(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 
 def unmet(requirements: list[str], present: dict[str, str]) -> list[str]:
-    """Return the requirements that the present packages do not meet."""
-    # Every base with vLLM has this package. The import is here, so that main() can report its
-    # absence first.
+    """Return the requirements that the packages in `present` do not meet."""
+    # Every base with vLLM has this package. The import is here, so that main() can first report
+    # that the package is missing.
     from packaging.requirements import Requirement
 
     missing = []
@@ -80,8 +80,8 @@ def install(source: Path) -> None:
 def block_signals(command: Path) -> None:
     """Make an installed command start with SIGTERM and SIGINT blocked, until it unblocks them.
 
-    A blocked signal waits. Process 1 of a container would lose it while the interpreter starts,
-    because it has no handler yet.
+    A blocked signal stays pending. Otherwise, process 1 of a container would lose a signal that
+    arrives while the interpreter starts, because the process has no handler yet.
     """
     interpreter, _, program = command.read_text().partition("\n")
     path = interpreter.removeprefix("#!")

@@ -1,9 +1,9 @@
-"""Record the messages that the model server of a release sends to the operator, for its tests.
+"""Record the messages of a release's model server to the operator, for the operator's tests.
 
-    uv run python server_image/record_release.py 0.2.0
+uv run python server_image/record_release.py 0.2.0
 
-Run it at every release and commit the files. Every later operator must understand them, because an
-image stays in use until its service's spec changes.
+Run this script at every release, and commit the files. Every later operator must understand them,
+because an image stays in use until its service's spec changes.
 """
 
 import json

@@ -16,14 +16,15 @@ body_shape   limits on the number of values in a body, before it is parsed
 queue_place  the places of one request in the engine's queue
 structures   limits on the structure of an answer
 keys         API keys from a mounted Secret
-routes       the one list of routes that belong to serving
-route_page   docs/routes.md, made from that list
+cache_salt   separate entries in the prefix cache for each API key
+cors         access from a browser on pages of other sites
+routes       list of all routes that serve clients
+route_page   docs/routes.md, generated from that list
 documentation  the OpenAPI document and the page at /docs
 generate     POST /generate
+lookups      small routes that report the served models and the load
 engine       wraps vLLM in the few operations that the server needs
-context_limit  lowers the length of an answer to what the context leaves
-lookups      small routes that tell what is served
-cors         pages of other sites in a browser
+context_limit  lowers the requested length of an answer to the room in the context
 engine_usage counters of the engine's work for the autoscaler
 memory       returns free memory of the allocator to the system
 watch        detects that the engine has died or hangs
@@ -35,9 +36,16 @@ download     downloads weights and reports the progress
 trust        trusts the certificate authorities of a mounted bundle
 filling      fills the model cache, in turns when servers share it
 shared_cache the turns of servers that share a cache
+adapters     downloads, loads, serves and unloads LoRA adapters while the server runs
+adapter_list, adapter_files, engine_adapters  the list, files and engine calls of adapters
+smoke_test   sends the server a test request before it is ready
 failures     classifies failures by reason
-compat       the only module that imports vLLM, with a list of the symbols
+errors       error responses in OpenAI's envelope
+streaming    server-sent events
 stream_chunks  the JSON of a stream's chunks, without vLLM's models
 stream_errors  error events of streams, by route
-errors, streaming, metrics, logs, drain   as their names say
+metrics      metric families of the server itself
+logs         structured logs without prompts and answers
+drain        finishes the requests in progress before the exit
+compat       the only module that imports vLLM, with a list of the symbols
 """

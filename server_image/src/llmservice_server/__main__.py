@@ -1,9 +1,9 @@
 """Entry point: handles SIGTERM before any slow import.
 
-Process 1 of a container loses every signal that it has no handler for and does not block. A pod
-that is stopped while it imports would then stay for its whole termination grace period. So the
-image starts this program with both signals blocked (install_on_base.py), and `main` unblocks them
-once they have a handler.
+In a container, process 1 loses every signal that it neither handles nor blocks. A pod that is
+stopped while this program imports modules would then remain for its whole termination grace period.
+So the image starts this program with SIGTERM and SIGINT blocked (install_on_base.py), and `main`
+unblocks these signals once they have a handler.
 """
 
 import os

@@ -19,13 +19,14 @@ WEIGHTS = "adapter_model.safetensors"
 
 _CONFIGURATION_BYTES = 1024**2
 _HEADER_BYTES = 32 * 1024**2
-"""Maximum size of the header of a safetensors file: some 200,000 tensors."""
+"""Maximum size in bytes of the header of a safetensors file. It allows about 200,000 tensors."""
 
 _FREE_BYTES = 512 * 1024**2
-"""Disk space that a download leaves free, because the kubelet evicts the pods of a full disk."""
+"""Disk space in bytes that a download leaves free. The kubelet evicts pods from a node whose disk
+is full."""
 
 _COMPLETE = "complete"
-"""File that names the folder of an adapter whose files are all there."""
+"""Name of the file that marks a complete download. Its text is the path of the adapter's folder."""
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 _OTHER_TOWERS = ("vision", "visual", "audio", "encoder")
@@ -35,12 +36,12 @@ _WRITES_HIDDEN_STATE = re.compile(r"\.(o|down)_proj\.lora_B\.weight$")
 
 
 class AdapterRefused(Exception):
-    """An adapter that this server cannot serve; another attempt would not help."""
+    """This server cannot serve the adapter, and another attempt would not help."""
 
 
 @dataclass(frozen=True)
 class AdapterLimits:
-    """Limits that an adapter must keep, and the shape of the model that it must fit."""
+    """Limits that an adapter must not exceed, and the shape of the model that it must fit."""
 
     max_rank: int
     max_bytes: int
@@ -51,17 +52,18 @@ class AdapterLimits:
 
 
 def adapters_folder() -> Path:
-    """Return the folder of downloaded adapters: on the server's own disk, not in a shared cache."""
+    """Return the folder of downloaded adapters, on the server's own disk and not in a shared cache.
+    """
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME, "llmservice-adapters")
 
 
 def fetch(adapter: Adapter, root: Path, limits: AdapterLimits) -> Path:
-    """Return the folder with the adapter's files, which have been checked. Blocks.
+    """Return the folder with the checked files of the adapter. The call blocks.
 
-    Files of the hub go to a folder of their own below `root`. Raises AdapterRefused, and the hub
-    library's own errors.
+    Files from the hub are stored in a separate folder for each adapter below `root`. Raises
+    AdapterRefused and the hub library's own errors.
     """
     if adapter.is_on_the_hub:
         folder = _from_hub(adapter, root / adapter.digest, limits)
@@ -79,7 +81,7 @@ def remove(adapter: Adapter, root: Path) -> None:
 
 
 def remove_all_but(adapters: tuple[Adapter, ...], root: Path) -> None:
-    """Remove the files of other adapters, which a killed server left behind."""
+    """Remove the files of all other adapters. A killed server may have left some behind."""
     kept = {each.digest for each in adapters}
     for folder in root.iterdir() if root.is_dir() else ():
         if folder.name not in kept:
@@ -169,9 +171,10 @@ def _tensor_shapes(file: Path) -> dict[str, list[int]]:
 
 
 def _check_shapes(shapes: Mapping[str, list[int]], limits: AdapterLimits) -> None:
-    """Raise AdapterRefused for the adapter of a model with another shape.
+    """Raise AdapterRefused if the adapter was trained for a model of another shape.
 
-    vLLM copies smaller weights into its own without an error, and ignores layers that it lacks.
+    vLLM copies smaller weights into its buffers without an error, and ignores layers that the model
+    lacks.
     """
     for name, shape in shapes.items():
         if len(shape) != 2 or any(each in name for each in _OTHER_TOWERS):

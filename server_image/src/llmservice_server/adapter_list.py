@@ -14,7 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,252}")
 
 @dataclass(frozen=True)
 class Adapter:
-    """One LoRA adapter. With another source or revision, it is another adapter."""
+    """One LoRA adapter. With a different source or revision, it is a different adapter."""
 
     name: str
     """Name that clients send as `model`."""
@@ -27,7 +27,7 @@ class Adapter:
 
     @property
     def digest(self) -> str:
-        """Name of the folder of its files. It does not depend on the adapter's name."""
+        """Name of the folder with the adapter's files. It does not depend on the adapter's name."""
         identity = json.dumps([self.source, self.revision])
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
@@ -38,17 +38,17 @@ class Adapter:
 
 @dataclass(frozen=True)
 class AdapterList:
-    """The adapters that a server loads, and those that clients get."""
+    """The adapters that a server loads, and the adapters that it serves to clients."""
 
     wanted: tuple[Adapter, ...] = ()
     served: tuple[Adapter, ...] | None = None
-    """Adapters that every ready replica has, so that clients may get them. It may contain the
-    previous adapter of a name whose next one is not everywhere yet. None serves each wanted adapter
-    as soon as it is loaded."""
+    """Adapters that every ready replica has loaded, so that clients may use them. If a name gets a
+    new adapter, this is the previous one until every ready replica has loaded the new one. With
+    None, each wanted adapter is served as soon as it is loaded."""
 
     @property
     def all(self) -> tuple[Adapter, ...]:
-        """Every adapter that the server must hold, those for clients first."""
+        """Every adapter that the server must load. The adapters for clients come first."""
         return tuple(dict.fromkeys((*(self.served or ()), *self.wanted)))
 
     @property
@@ -57,9 +57,9 @@ class AdapterList:
 
 
 def parse_list(text: str) -> AdapterList:
-    """Return the list.
+    """Return the list in a JSON text.
 
-    Raises ValueError, which says what is wrong, for a text that is not such a list.
+    Raises ValueError with the cause if the text is not a valid list.
     """
     found = json.loads(text)
     if not isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""Follows the list of LoRA adapters: downloads, loads, serves and unloads them while it runs.
+"""Follows the list of LoRA adapters: downloads, loads, serves and unloads them at runtime.
 
 The operator writes the list into a ConfigMap. The kubelet updates its mounted copy within about a
 minute, so changing adapters restarts no pod.
@@ -31,22 +31,23 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 _LIST_BYTES = 1024**2
 _LOAD_SECONDS = 300.0
-"""Maximum time in seconds to load an adapter into the engine, whose requests wait meanwhile."""
+"""Maximum time in seconds to load an adapter into the engine. Other requests wait during a load."""
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 300.0
-"""Pauses between attempts to fetch an adapter from a hub that fails or refuses."""
+"""First and longest pause, in seconds, between attempts to fetch an adapter after the hub fails or
+refuses. The pause doubles with each attempt."""
 
 _UNUSED_SECONDS = 5.0
-"""Time in seconds without a use after which an adapter off the list is unloaded."""
+"""Time in seconds without use after which an adapter that has left the list is unloaded."""
 
 _LONGEST_MESSAGE = 200
-"""Maximum length of the reason of a failure in characters; all reports together have a limit."""
+"""Maximum length of a failure message in characters. The total size of all reports is limited."""
 
 _UNKNOWN_MODULES = re.compile(r"expected target modules in .* but received \[(.*?)\]", re.DOTALL)
 """Pattern of vLLM's message about modules that the model lacks, or for which vLLM has no LoRA."""
 
 _AT_ONCE = 2
-"""Number of adapters that are fetched at once."""
+"""Maximum number of adapters that are fetched and loaded at the same time."""
 
 
 class State(StrEnum):
@@ -65,24 +66,24 @@ class Requests(Protocol):
 
 @dataclass
 class _Held:
-    """An adapter that the server holds, or tries to."""
+    """An adapter of this server, and the state of its load."""
 
     adapter: Adapter
     state: State = State.LOADING
     message: str = ""
-    """Reason of the last failure; empty without one."""
+    """Cause of the last failure; empty if there is none."""
 
     loaded: LoadedAdapter | None = None
     attempt: "asyncio.Task[None] | None" = None
-    """The attempt to load it, in progress or over."""
+    """The latest attempt to load the adapter. It may have ended."""
 
     try_again_at: float = 0.0
     pause: float = _FIRST_PAUSE_SECONDS
     is_settled: bool = False
-    """Whether the server need not wait for the adapter before it is ready."""
+    """Whether the server may become ready without waiting for the adapter."""
 
     may_use: frozenset[object] | None = None
-    """Requests that began before the adapter left the list; None while it is on the list."""
+    """Requests that were in progress when the adapter left the list; None for a listed adapter."""
 
     unused_since: float | None = None
 
@@ -93,15 +94,15 @@ class _Held:
 
 @dataclass
 class AdapterFile:
-    """The mounted file with the list. The last list stays while the file cannot be read."""
+    """The mounted file with the list of adapters."""
 
     path: Path
     _seen: object = field(default=None, init=False)
 
     def read(self) -> AdapterList | None:
-        """Return the list if it has changed since the last call.
+        """Return the list, or None if the file has not changed since the last call.
 
-        Raises OSError and ValueError.
+        Raises OSError if the file cannot be read, and ValueError if the list is invalid.
         """
         stat = self.path.stat()
         found = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
@@ -125,7 +126,7 @@ class Adapters:
         requests: Requests,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`folder` is the place of downloaded adapters."""
+        """Start with an empty list. `folder` is the folder of downloaded adapters."""
         self._file = file
         self._folder = folder
         self._limits = limits
@@ -137,10 +138,10 @@ class Adapters:
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def load_first(self) -> None:
-        """Load the adapters of the present list.
+        """Load the adapters of the current list.
 
-        Returns when the server has each of them, or knows that it cannot serve it. Raises OSError
-        and ValueError if there is no list.
+        Returns when each adapter is loaded or refused. Raises OSError if the list cannot be read,
+        and ValueError if it is invalid.
         """
         self._list = self._file.read() or AdapterList()
         first = self._list.all
@@ -160,7 +161,10 @@ class Adapters:
                 logger.exception("the adapters could not be brought up to date")
 
     async def look(self) -> None:
-        """Read the list if it has changed, and bring the adapters closer to it."""
+        """Read the list if it has changed, and start the loads and unloads that are due.
+
+        If the file cannot be read, the last list stays in use.
+        """
         try:
             self._list = self._file.read() or self._list
         except (OSError, ValueError) as error:
@@ -183,7 +187,7 @@ class Adapters:
 
     def _is_settled(self, adapter: Adapter) -> bool:
         held = self._held.get(adapter)
-        # An adapter that has left the list is not waited for.
+        # The server does not wait for an adapter that has left the list.
         return held is None or held.may_use is not None or held.is_settled
 
     async def _step(self) -> None:
@@ -214,10 +218,10 @@ class Adapters:
         self._engine.serve(served, missing)
 
     def _has_been_unused(self, held: _Held, now: float) -> bool:
-        """Return whether nothing has used an adapter off the list for a while.
+        """Return whether an adapter that has left the list has been unused for long enough.
 
-        The engine fails if a request needs an adapter whose files are gone. A response in the
-        background begins after its request has ended.
+        The engine fails if a request needs an adapter whose files are gone. A background response
+        begins only after its request has ended, so one check without use is not enough.
         """
         is_used = (
             held.is_being_loaded
@@ -266,9 +270,9 @@ class Adapters:
 
 
 def _is_settled_by(error: Exception) -> bool:
-    """Return whether a server becomes ready without the adapter after this error.
+    """Return whether the server may become ready without the adapter after this error.
 
-    It waits for a hub that does not answer, as it does for its model.
+    The server waits for a hub that does not respond, as it does for its model.
     """
     return isinstance(error, AdapterRefused) or is_refusal(error)
 
@@ -283,7 +287,7 @@ def _reason(error: Exception) -> str:
 
 
 def _words_of_engine(error: Exception) -> str:
-    """Return why the engine refused an adapter, without the paths of its files."""
+    """Return the engine's reason for refusing an adapter, in one line."""
     modules = _UNKNOWN_MODULES.search(str(error))
     if modules is not None:
         named = modules[1].replace("'", "")

@@ -1,8 +1,8 @@
 """Limits the shape of a JSON body before the application parses it.
 
-Parsing and validation run on the event loop that serves every client. Their time depends on the
-number of values in a body, far more than on its length: a megabyte of small arrays would take
-minutes.
+Parsing and validation run on the event loop that serves every client. The time that they take
+depends far more on the number of values in a body than on its length. A megabyte of small arrays
+would take minutes.
 """
 
 import json
@@ -14,20 +14,20 @@ from llmservice_server.routes import ROUTE_OF_PATH, Route
 _KIBI = 1024
 
 MAX_INPUTS = 2 * _KIBI
-"""Maximum number of texts in one request, the same as for OpenAI's embeddings. Each text becomes a
-request to the engine."""
+"""Maximum number of texts in one request. OpenAI's embeddings API has the same limit. Each text
+becomes a request to the engine."""
 
 _MAX_CONTAINERS = 16 * _KIBI
 """Maximum number of arrays and objects. The value is an estimate: a long conversation has a few
 thousand. Validation takes up to 50 microseconds for each."""
 
 _MAX_PAIRS = 64 * _KIBI
-"""Maximum number of names with a value."""
+"""Maximum number of name-value pairs in all objects."""
 
 _MAX_VALUES = 128 * _KIBI
 _MAX_VALUES_OF_TOKENS = 1024 * _KIBI
-"""Maximum number of values on routes whose prompts may be token ids. It allows a few contexts of
-the longest models."""
+"""Maximum number of values on routes whose prompts may be token ids. It allows a few prompts as
+long as the longest context of any model."""
 
 _MAX_REPEATED = 4 * _KIBI * _KIBI
 """Maximum product of the length of a text, in characters, and the number of prompts that contain
@@ -35,8 +35,8 @@ it. An example of such a text is a query that is compared with each of many docu
 an estimate: a question of 2,000 characters and 2,000 documents."""
 
 _MAX_SLOW_BYTES = 1024 * _KIBI
-"""Maximum length of a body whose texts vLLM turns into tokens on the event loop. That takes half a
-second."""
+"""Maximum length in bytes of a body whose texts vLLM tokenizes on the event loop. For this length,
+tokenizing takes half a second."""
 
 _MAX_FORM_FIELDS = 1000
 
@@ -49,12 +49,12 @@ _MAX_LENGTHS: Mapping[str, int] = {
     "label_token_ids": _KIBI,
     "tools": _KIBI,
 }
-"""Field -> maximum number of entries. Stop texts are compared with each token of the answer."""
+"""Field -> maximum number of entries. vLLM compares stop texts with each token of the answer."""
 
 _STOP_FIELDS = ("stop", "stop_sequences", "bad_words")
 _MAX_STOP_CHARACTERS = 16 * _KIBI
-"""Maximum length of all texts of such a field, in characters. vLLM turns bad words into tokens on
-the event loop of all clients, which takes 50 milliseconds for this length."""
+"""Maximum total length of the texts in one of these fields, in characters. vLLM tokenizes bad words
+on the event loop that serves every client. For this length, it takes 50 milliseconds."""
 
 _OTHER = Route("", "none of the known routes")
 
@@ -71,14 +71,14 @@ class Shape:
 
 
 class BadShape(Exception):
-    """A body that exceeds a limit; the text names the limit and says what to change."""
+    """The body exceeds a limit; the text names the limit and says what to change."""
 
 
 def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
-    """Return the shape of a body. Raises BadShape for one that would take too long to parse.
+    """Return the shape of a body. Raises BadShape if the body would take too long to parse.
 
     The time is linear in the length of the body, about a millisecond per megabyte. A body that is
-    not valid JSON passes, because the application answers it.
+    not valid JSON passes, because the application refuses it.
     """
     kind = content_type.partition(b";")[0].strip().lower()
     if kind.startswith(b"multipart/"):
@@ -106,10 +106,10 @@ def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
 
 
 def _check_counts(body: bytes, max_values: int) -> int:
-    """Return an upper bound of the number of values. Raises BadShape when there are too many."""
+    """Return an upper bound of the number of values. Raises BadShape if a limit is exceeded."""
     containers, pairs, values = _counts(body)
     if containers > _MAX_CONTAINERS or pairs > _MAX_PAIRS or values > max_values:
-        # Most of these characters may belong to a long text, so count again without strings.
+        # Most of the counted characters may belong to a long text, so count again without strings.
         containers, pairs, values = _counts(_without_strings(body, max_values))
     for count, limit, name in (
         (containers, _MAX_CONTAINERS, "arrays and objects"),
@@ -124,7 +124,7 @@ def _check_counts(body: bytes, max_values: int) -> int:
 def _counts(json_text: bytes) -> tuple[int, int, int]:
     """Return the numbers of containers, pairs and values.
 
-    Strings in the text can only raise them.
+    The text in strings can make these numbers too high, but never too low.
     """
     containers = json_text.count(b"[") + json_text.count(b"{")
     return containers, json_text.count(b":"), json_text.count(b",") + containers
@@ -134,7 +134,8 @@ def _without_strings(body: bytes, max_values: int) -> bytes:
     """Return the body without the content of its strings."""
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
     if unescaped.count(b'"') > 4 * max_values:
-        # A value and its name have at most four quotes, so a valid body exceeds the limit.
+        # A value and its name have at most four quotes, so a valid body with more exceeds the
+        # limit.
         raise BadShape(
             f"the body has more than {max_values} values; split it into several requests"
         )
@@ -142,7 +143,7 @@ def _without_strings(body: bytes, max_values: int) -> bytes:
 
 
 def _may_have_long_stops(body: bytes) -> bool:
-    """Return whether a field of stop texts may be too long; an escape may hide its name."""
+    """Return whether a field of stop texts may be too long. An escape may hide the field's name."""
     return len(body) > _MAX_STOP_CHARACTERS and any(
         name in body for name in (b'"stop', b'"bad_words"', rb"\u00")
     )
@@ -175,9 +176,7 @@ def _check_fields(route: Route, body: dict[str, object]) -> Shape:
 
 
 def _check_slow_fields(route: Route, body: dict[str, object], size: int) -> None:
-    """Raise BadShape for a long body whose texts vLLM tokenizes on the event loop of all
-    clients.
-    """
+    """Raise BadShape for a long body whose texts vLLM tokenizes on the shared event loop."""
     for name in route.slow_fields:
         if size > _MAX_SLOW_BYTES and body.get(name):
             raise BadShape(

@@ -1,7 +1,7 @@
-"""Keeps apart what requests with different API keys leave in the engine's prefix cache.
+"""Separates the prefix cache entries of requests with different API keys.
 
-A prompt whose beginning is in the cache is answered sooner. Without a salt, a client could find out
-by the time to the first token which prompts other clients have sent.
+If the beginning of a prompt is in the engine's prefix cache, the first token arrives sooner.
+Without a salt, a client could therefore measure which prompts other clients have sent.
 """
 
 import hashlib
@@ -10,14 +10,16 @@ import secrets
 from contextvars import ContextVar
 
 _SECRET = secrets.token_bytes(32)
-"""Key of this process. Nobody can choose a salt that equals another client's."""
+"""Random key of this process. Because of it, no client can choose a salt that equals another
+client's salt."""
 
 current_key: ContextVar[bytes | None] = ContextVar("current_key", default=None)
-"""Digest of the API key of the current HTTP request; None if its prompts are not kept apart."""
+"""Digest of the API key of the current HTTP request; None if its prompts share the cache with other
+requests."""
 
 
 def salted(own: str | None) -> str | None:
-    """Return the salt of the current request, given the one that its client asks for."""
+    """Return the salt of the current request. `own` is the salt that the client sent."""
     key = current_key.get()
     if key is None:
         return own

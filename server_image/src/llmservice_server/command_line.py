@@ -51,7 +51,7 @@ environment:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the server; return its exit code."""
+    """Run the command, and return its exit code. A started server exits the process itself."""
     if "--help" in arguments or "-h" in arguments:
         print(HELP, end="")
         return 0
@@ -80,8 +80,8 @@ def _print_engine_help() -> int:
 def _serve(arguments: Sequence[str], settings: ServerSettings) -> NoReturn:
     """Run the server and exit with its exit code.
 
-    The process exits without waiting for its threads: an import or a load that is running when
-    SIGTERM arrives would delay the exit for minutes.
+    The process exits without waiting for its threads, because an import or a load that is in
+    progress at SIGTERM would delay the exit for minutes.
     """
     from llmservice_server.listener import PortUnavailable
     from llmservice_server.serve import Server

@@ -1,6 +1,6 @@
 """Imports the vLLM symbols that the server uses; no other module imports vLLM.
 
-vLLM keeps the signatures of the symbols below, but moves the modules that they are in. So each
+vLLM keeps the signatures of the symbols below, but moves the symbols between modules. So each
 symbol has a list of modules, newest first. A contract test checks names and parameters against the
 installed vLLM.
 """
@@ -78,17 +78,17 @@ class Vllm:
 def load_vllm() -> Vllm:
     """Import vLLM, which takes about ten seconds.
 
-    Raises ImportError with the name of a symbol that has moved.
+    Raises ImportError with the name of a symbol that none of its listed modules contains.
     """
     _stop_at_the_first_wrong_item()
     return Vllm(**{field.name: _find(field.name) for field in fields(Vllm)})
 
 
 def _stop_at_the_first_wrong_item() -> None:
-    """Make pydantic models that are defined from now on refuse a list at its first wrong item.
+    """Make pydantic models defined after this call stop at the first invalid item of a list.
 
-    vLLM's models are unions of dozens of types, and pydantic collects an error for each type and
-    item. Twenty thousand wrong items in 60 KB would take 20 seconds and 9 GB.
+    vLLM's models contain unions of dozens of types, and pydantic collects an error for each type
+    and item. Twenty thousand invalid items in 60 KB would take 20 seconds and 9 GB of memory.
     """
     with_all_errors = core_schema.list_schema
     if getattr(with_all_errors, "__wrapped__", None) is not None:
@@ -119,9 +119,10 @@ def model_inspections() -> dict[str, Callable[[], object]]:
 
 
 def tell_steps(configuration: Any) -> bool:
-    """Make the engine report the content of every step; return whether to log it too.
+    """Make the engine report the content of every step, and return whether to log it, too.
 
-    vLLM offers this for its log, with one line per step. Older versions can only log it.
+    vLLM collects the content for its log, which gets one line per step. Older versions can only log
+    it, so there this function changes nothing.
     """
     stats: Any = importlib.import_module("vllm.v1.metrics.stats")
     observability = configuration.observability_config
@@ -132,19 +133,20 @@ def tell_steps(configuration: Any) -> bool:
 
 
 def read_environment_once() -> None:
-    """Make vLLM keep the values of its environment variables, as its engine process does.
+    """Make vLLM cache the values of its environment variables, as its engine process does.
 
-    Otherwise it reads some of them anew for every token.
+    Otherwise, vLLM reads some of them again for every token.
     """
     envs: Any = importlib.import_module("vllm.envs")
     envs.enable_envs_cache()
 
 
 def keep_adapters_from_other_requests() -> None:
-    """Keep vLLM's LoRA operations for CPUs from changing requests without an adapter.
+    """Prevent vLLM's LoRA operations for CPUs from changing requests without an adapter.
 
-    Their row has the index -1, which torch reads as the last adapter. So such a request would get
-    an answer of that adapter whenever another request of its step has an adapter.
+    A request without an adapter has the adapter index -1, which torch interprets as the last
+    adapter. Without this function, that adapter would change the answer whenever another request of
+    the same engine step has an adapter.
     """
     operations: Any = importlib.import_module("vllm.lora.ops.torch_ops.lora_ops")
     users = (operations, importlib.import_module("vllm.lora.punica_wrapper.punica_cpu"))
@@ -156,7 +158,7 @@ def keep_adapters_from_other_requests() -> None:
 
 
 def _without_rows_of_no_adapter(operation: Callable[..., None]) -> Callable[..., None]:
-    """Return the operation with zeros in place of the input of each row without an adapter."""
+    """Return an operation that treats the input of each row without an adapter as zeros."""
 
     @wraps(operation)
     def masked(
@@ -198,6 +200,6 @@ def is_cpu_build() -> bool:
     try:
         return "cpu" in metadata.version("vllm")
     except metadata.PackageNotFoundError:
-        # The CPU wheel is a distribution of another name. vLLM's platform detection handles it,
-        # too.
+        # The CPU wheel is a distribution with another name. vLLM's own platform detection also
+        # makes this assumption.
         return True

@@ -2,7 +2,7 @@
 
 The gate limits requests, so its limits begin when the head of a request is complete. The limits
 here cover connections without a request, the framing around a body, and clients that do not read
-their answers.
+their responses.
 """
 
 import fcntl
@@ -24,20 +24,20 @@ from llmservice_server.request_ids import HEADER, new_request_id
 MESSAGE_SECONDS = 90.0
 """Maximum time for a request to arrive completely, in seconds.
 
-The gate refuses a body that takes longer than 60 seconds. This limit ends requests that never reach
-the gate, and data that a client keeps sending after a refusal.
+The gate refuses a body that takes longer than 60 seconds. This limit also covers requests that
+never reach the gate, and data that a client keeps sending after a refusal.
 """
 
 STUCK_SECONDS = 60.0
-"""Maximum time in seconds that a client may read nothing while the unsent part of its answer
+"""Maximum time in seconds that a client may read nothing while the unsent part of the response
 exceeds the buffers."""
 
 KEEP_ALIVE_SECONDS = 120.0
 """Maximum time of a connection without a request, in seconds.
 
 It is longer than the idle timeout of usual clients: nginx and AWS's load balancers use 60 seconds,
-Go uses 90. So the client closes first. If the server closed first, it would lose a request that the
-client sends just before it notices.
+Go uses 90. So the client closes the connection first. If the server closed it first, a request that
+the client sends before it notices the close would be lost.
 """
 
 _FRAMING_BYTES = 64 * 1024
@@ -45,13 +45,13 @@ _FRAMING_BYTES = 64 * 1024
 trailers."""
 
 _FRAMING_PER_BODY_BYTE = 8
-"""Number of framing bytes allowed per byte of the body. A chunk of one byte has five."""
+"""Allowed number of framing bytes per byte of the body. A one-byte chunk has five framing bytes."""
 
 _HEADERS = 256
 """Maximum number of headers of a request. It is an estimate: browsers and proxies send twenty."""
 
 _PIPELINED = 32
-"""Maximum number of requests that wait on one connection for the answer to an earlier one."""
+"""Maximum number of requests that wait on one connection for the response to an earlier request."""
 
 
 class _Excess(Exception):
@@ -70,11 +70,11 @@ class LimitedConnection(HttpToolsProtocol):
     _unread_since: float | None = None
     """Time of the client's last progress while it is slow to read; None otherwise."""
     _idle_since: float | None = None
-    """Time at which the connection became idle; None while there is a request or an answer."""
+    """Time at which the connection became idle; None while there is a request or a response."""
 
     @property
     def unsent_bytes(self) -> int:
-        """Number of bytes of its answers that the client has not received yet.
+        """Number of response bytes that the client has not received yet.
 
         This includes bytes in the kernel's buffers. The kernel accepts more data only in bursts of
         megabytes, even while a slow client reads steadily.
@@ -93,7 +93,7 @@ class LimitedConnection(HttpToolsProtocol):
         self._idle_since = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
-        """Parse the received bytes; bytes outside a body count against the limit."""
+        """Parse the received bytes, and count those outside a body towards the framing limit."""
         self._framing += len(data)
         super().data_received(data)
         if self._framing > _FRAMING_BYTES and not self.transport.is_closing():
@@ -129,20 +129,20 @@ class LimitedConnection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the request."""
+        """Record that the request has arrived completely."""
         self._receiving_since = None
         super().on_message_complete()
 
     def resume_writing(self) -> None:
-        """Note that the client has read most of the data that it was sent."""
+        """Record that the client has read most of the data that was sent to it."""
         super().resume_writing()
         self._unread_since = None
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse invalid data in the envelope of all errors, and close the connection.
+        """Refuse invalid data with the usual error envelope, and close the connection.
 
-        A client that still waits for an earlier answer would take the refusal for that answer. Such
-        a client gets no refusal.
+        A client that still waits for an earlier response would mistake the refusal for that
+        response. The connection of such a client is closed without a refusal.
         """
         cycle = self.cycle
         if self._is_answering and (self.pipeline or cycle.response_started or not cycle.more_body):
@@ -160,14 +160,15 @@ class LimitedConnection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def end_if_overdue(self, now: float, idle_seconds: float) -> None:
-        """Close the connection if the client sends its request or reads its answer too slowly.
+        """Close the connection if the client sends its request or reads its response too slowly.
 
         A connection without a request for longer than `idle_seconds` is closed too. uvicorn's own
-        timer does not suffice: any byte from the client stops it, even one that begins no request.
+        timer is not enough, because any byte from the client stops it, even a byte that begins no
+        request.
         """
         if self.flow.read_paused:
-            # The client cannot send more until its earlier data is processed, so this time does
-            # not count.
+            # The client cannot send more until its earlier data is processed, so this time is not
+            # counted.
             self._receiving_since = None if self._receiving_since is None else now
         unsent = self.unsent_bytes
         if not (self.flow.write_paused or self.transport.is_closing()):
@@ -188,10 +189,10 @@ class LimitedConnection(HttpToolsProtocol):
 
 
 def _end_with_the_connection(cycle: RequestResponseCycle) -> None:
-    """Mark the end of an answer of unknown length by closing the connection.
+    """Mark the end of a response of unknown length by closing the connection.
 
-    A client of HTTP/1.0 does not know chunks, which uvicorn sends to every client. uvicorn closes
-    the connection of such a client after the answer anyway.
+    An HTTP/1.0 client does not support chunked encoding, which uvicorn uses for every client.
+    uvicorn closes the connection of an HTTP/1.0 client after the response anyway.
     """
     send, is_of_unknown_length = cycle.send, False
 

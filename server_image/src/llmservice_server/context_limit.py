@@ -1,9 +1,9 @@
-"""Makes the requested length of an answer a limit that the context may lower.
+"""Treats the requested length of an answer as a limit, which the context may lower.
 
-Clients send the longest answer that they accept, whatever the model's context is. vLLM lowers such
-a number to the room that the prompt leaves, and the answer ends with the finish reason `length`.
-But it refuses a number above the whole context, and a prompt that it truncates keeps one token for
-the answer.
+Clients send the maximum length that they accept, whatever the model's context is. vLLM lowers this
+number to the room that the prompt leaves, and the answer ends with the finish reason `length`. But
+vLLM refuses a number above the whole context, and leaves only one token for the answer to a prompt
+that it truncates.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 from llmservice_server.compat import Vllm
 
 _ROOM_SHARE = 4
-"""Share of the context, as its divisor, that a truncated prompt leaves for an answer of unknown
-length."""
+"""Divisor of the context length. The quotient is the room that a truncated prompt leaves for an
+answer of unknown length."""
 
 _MAX_ROOM = 1024
 """Maximum of that room in tokens. The value is an estimate: the length of a long answer."""
@@ -21,8 +21,7 @@ _MAX_ROOM = 1024
 def room_for_answer(context: int, max_tokens: int) -> int:
     """Return the number of tokens that a truncated prompt leaves for the answer.
 
-    A `max_tokens` of 0 does not state the length of the answer. Neither does one that would leave
-    no room for a prompt.
+    A `max_tokens` of 0 or of at least the whole context does not state a usable length.
     """
     if 0 < max_tokens < context:
         return max_tokens
@@ -30,9 +29,7 @@ def room_for_answer(context: int, max_tokens: int) -> int:
 
 
 def why_no_room(prompt_tokens: int, context: int) -> str | None:
-    """Return the message for the client; None when the context has room for a token of an
-    answer.
-    """
+    """Return the message for the client; None if the context has room for an answer."""
     if prompt_tokens < context:
         return None
     return (
@@ -44,8 +41,8 @@ def why_no_room(prompt_tokens: int, context: int) -> str | None:
 def cap_answers(vllm: Vllm) -> None:
     """Make vLLM lower the requested length of an answer instead of refusing the request.
 
-    All routes of a model that generates describe the lengths of a request by the class changed
-    here. Call it once per process, and not for a model that only reads its prompts.
+    All routes of a model that generates text describe the lengths of a request with the class that
+    this function changes. Call it once per process, and only for a model that generates text.
     """
     check = vllm.TokenizeParams.__post_init__
     check_prompt = vllm.TokenizeParams.apply_post_tokenization
@@ -54,8 +51,8 @@ def cap_answers(vllm: Vllm) -> None:
         context = lengths.max_total_tokens
         if context is not None:
             wanted, kept = lengths.max_output_tokens or 0, lengths.truncate_prompt_tokens
-            # The class is frozen, and this is the end of its construction. So this only checks the
-            # length of the answer, and the routes lower the number in the request.
+            # The class is frozen, so the field is set through `object`. With 0, vLLM's check
+            # ignores the length of the answer, and the routes lower the number in the request.
             object.__setattr__(lengths, "max_output_tokens", 0)
             if kept is not None and (kept < 0 or kept == context):
                 room = room_for_answer(context, wanted)

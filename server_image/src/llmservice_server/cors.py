@@ -1,7 +1,8 @@
 """Decides which pages of other sites may call the API from a browser and read its answers.
 
-The rules apply in front of the gate. A browser asks for permission without the page's key. It hides
-every answer without these headers from the page, even an answer of the gate itself.
+The gate applies the rules before it checks the API key, because a browser requests permission
+without the page's key. The browser hides every response without CORS headers from the page, even an
+error response of the gate.
 """
 
 from argparse import Namespace
@@ -14,11 +15,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 _SHOWN_HEADERS = ("request-id", "retry-after", "x-request-id")
-"""Headers of an answer that a page may read in addition to those that every page may read."""
+"""Response headers that a page may read in addition to the headers that browsers always show."""
 
 
 class Origins:
-    """The rules of vLLM's flags for other origins."""
+    """The rules for other origins, as vLLM's flags set them."""
 
     def __init__(self, rules: CORSMiddleware) -> None:
         self._rules = rules
@@ -40,7 +41,7 @@ class Origins:
         )
 
     def permission(self, scope: Scope) -> Response | None:
-        """Return the answer to a browser that asks whether a page may send a request."""
+        """Return the response to a browser's preflight request; None for any other request."""
         headers = Headers(scope=scope)
         if scope["method"] != "OPTIONS" or not {
             "origin",
@@ -50,7 +51,7 @@ class Origins:
         return self._rules.preflight_response(headers)
 
     def shown_to(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` that lets the page that made the request read the answer."""
+        """Return a `send` that adds the headers with which the page may read the response."""
         return partial(self._rules.send, send=send, request_headers=Headers(scope=scope))
 
 

@@ -52,8 +52,9 @@ def set_defaults(parser: ArgumentParser, environment: MutableMapping[str, str]) 
 def compile_nothing(environment: MutableMapping[str, str]) -> None:
     """Prevent vLLM from compiling parts of an eager engine.
 
-    Otherwise the first request with log probabilities delays all others for half a minute, or fails
-    without a compiler, as in the image. vLLM must be imported before.
+    Otherwise, the first request with log probabilities delays all other requests for half a minute.
+    In the image, which has no compiler, that request fails. Import vLLM before you call this
+    function.
     """
     import torch
 
@@ -65,8 +66,8 @@ def compile_nothing(environment: MutableMapping[str, str]) -> None:
 def use_one_process_tree(arguments: Namespace, environment: MutableMapping[str, str]) -> bool:
     """Run the only worker inside the engine process, if one worker is enough.
 
-    The engine remains a process of its own, so its death can be detected. Returns whether one
-    worker is enough.
+    The engine remains a separate process, so its death can be detected. Returns whether one worker
+    is enough.
     """
     if arguments.tensor_parallel_size * arguments.pipeline_parallel_size != 1:
         return False
@@ -81,8 +82,8 @@ def fork_engine(environment: MutableMapping[str, str]) -> None:
     """Let the engine process inherit the imported modules.
 
     A spawned process would import everything again, which takes ten seconds. Call this function
-    after the engine's configuration is created, because that sets "spawn". A fork is safe if no
-    accelerator has been initialized.
+    after the engine's configuration is created, because creating it sets "spawn". A fork is safe if
+    no accelerator has been initialized.
     """
     environment["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     # The garbage collector writes to every object that it visits, which would copy shared memory.

@@ -22,7 +22,7 @@ pre { background: #f4f4f4; padding: .8rem; overflow-x: auto } h2 { margin-top: 2
 
 
 def examples(model: str) -> dict[str, dict[str, object]]:
-    """Return a request body for each route that takes one, given the served model's name."""
+    """Return an example body for each route that has one. `model` is the served model's name."""
     return {
         route.path: ({"model": model} if route.names_model else {}) | dict(route.example)
         for route in ROUTES
@@ -33,7 +33,7 @@ def examples(model: str) -> dict[str, dict[str, object]]:
 def document(
     app: FastAPI, model: str, with_administration: bool, absent: Collection[str] = ()
 ) -> None:
-    """Describe the routes that the gate admits, and no others."""
+    """Describe only the routes that the gate admits and that are not in `absent`."""
     describe_all = app.openapi
 
     def describe() -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Downloads a model's weights from the hub and reports the progress.
 
-vLLM would download the same files without reporting. The server downloads them first, into the same
-cache, and passes vLLM the same repository and revision, so vLLM finds all files there. If vLLM ever
-chooses other files, it downloads the rest itself: the progress is then less visible, but the result
-is correct.
+vLLM would download the same files without reporting the progress. The server downloads them first,
+into the same cache, and passes vLLM the same repository and revision, so vLLM finds all files
+there. If vLLM ever chooses other files, it downloads the rest itself. The progress is then less
+visible, but the result is correct.
 """
 
 import fnmatch
@@ -40,24 +40,24 @@ _CONFIGURATION_PATTERNS = (
     "*.txt",
     "*.vocab",
 )
-"""Patterns of the files beside the weights that vLLM loads: configurations, tokenizers, templates
-and code. A repository may also hold gigabytes of weights for other programs, in formats that no
-list would name completely."""
+"""Patterns of the files that vLLM loads in addition to the weights: configurations, tokenizers,
+templates and code. A repository may also contain gigabytes of weights for other programs, in
+formats that no list could name completely."""
 
 _INDEX = "model.safetensors.index.json"
 
 _PASSING_STATUSES = frozenset({408, 425, 429})
-"""Statuses below 500 with which a server asks for a later attempt."""
+"""HTTP statuses below 500 that mean that a later attempt may succeed."""
 
 _HEADERS_OF_A_REFUSAL = frozenset({"x-error-code", "x-error-message"})
 """Headers with which the hub explains why it refuses a request."""
 
 _PAUSES_SECONDS = (2, 4, 8)
-"""Pauses before the next attempts to read the list of files. A restart of the container, which
-Kubernetes delays more and more, follows the last attempt."""
+"""Pauses in seconds between attempts to read the list of files. After the last attempt, the
+container restarts, and Kubernetes delays each further restart longer."""
 
 _LONGEST_PAUSE_SECONDS = 60
-"""Maximum pause, however long the hub asks for."""
+"""Maximum pause in seconds, even if the hub requests a longer one."""
 
 _SINCE_THE_HUB_FAILED = "YES"
 """Value of HF_HUB_OFFLINE that this module sets. The operator and users set 1."""
@@ -93,8 +93,9 @@ def weight_files(
 ) -> list[str]:
     """Return the weight files of a repository, as vLLM chooses them.
 
-    Files in subfolders never decide the format. If an index lists the shards, it decides: a
-    repository may contain a second copy of its weights.
+    Files in subfolders never decide the format. If an index lists the shards, only these are
+    returned, because a repository may contain a second copy of its weights. `read_index` returns
+    the text of the index. Raises ValueError or KeyError if the index is invalid.
     """
     names = list(names)
     top_level = [name for name in names if "/" not in name]
@@ -113,7 +114,7 @@ def weight_files(
 
 
 def configuration_files(names: Iterable[str]) -> list[str]:
-    """Return the files of a repository that vLLM loads beside the weights."""
+    """Return the files of a repository that vLLM loads in addition to the weights."""
     return sorted(
         name
         for name in names
@@ -133,7 +134,7 @@ class ModelDownload:
         self._blob_bytes_before = 0
         self.bytes_total = 0
         self.is_from_cache = False
-        """Whether the whole model is in the cache and the hub could not be asked."""
+        """Whether the cached model is used because the hub could not serve the list of files."""
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -151,9 +152,9 @@ class ModelDownload:
         """Read the list of files and their sizes.
 
         If the hub is unreachable, overloaded or broken and the whole model is in the cache, nothing
-        is downloaded. If the model is not in the cache, an overloaded or broken hub is asked again
-        after a pause. Raises the hub library's own errors, which distinguish a model that does not
-        exist, missing access and an unreachable hub.
+        is downloaded. If the model is not in the cache, an overloaded or broken hub is queried
+        again after a pause. Raises the hub library's own errors, which distinguish a model that
+        does not exist, missing access and an unreachable hub.
         """
         from huggingface_hub import constants
 
@@ -181,7 +182,7 @@ class ModelDownload:
 
         model = self._model
         try:
-            # Of a snapshot that the library knows to lack the named file, it raises an error.
+            # The library raises an error if it knows that the snapshot lacks the named file.
             folder = Path(
                 snapshot_download(
                     model.repository,
@@ -194,7 +195,7 @@ class ModelDownload:
             index = folder / _INDEX
             shards = json.loads(index.read_text())["weight_map"].values() if index.exists() else ()
             names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-            # With the names of all shards, so that the shards that are missing are noticed.
+            # The names of all shards are added, so that missing shards are noticed.
             weights = weight_files(names.union(shards), model.load_format, index.read_text)
         except (OSError, ValueError, KeyError):
             return False
@@ -212,8 +213,8 @@ class ModelDownload:
     def remove_locks(self) -> None:
         """Remove the hub library's locks on the files of this repository.
 
-        Only the server that may write to the repository calls this. On a file system without
-        `flock`, the existence of a file is the lock, so it outlives a server that was killed.
+        Only the server that may write to the repository calls this method. On a file system without
+        `flock`, the existence of a file is the lock, so the lock of a killed server remains.
         """
         for lock in (self._cache() / ".locks" / self.folder).glob("*.lock"):
             lock.unlink(missing_ok=True)
@@ -223,11 +224,11 @@ class ModelDownload:
         return self._are_cached(configuration_files(self._sizes))
 
     def fetch_configuration(self) -> None:
-        """Download the files other than the weights: they are small and read first."""
+        """Download the small files other than the weights. The engine reads them first."""
         self._fetch(configuration_files(self._sizes))
 
     def choose_weights(self) -> None:
-        """Choose the weight files; downloads their index if there is one."""
+        """Choose the weight files, and download their index if there is one."""
         from huggingface_hub import hf_hub_download
 
         model = self._model
@@ -255,12 +256,12 @@ class ModelDownload:
         self._fetch(self._weights)
 
     def bytes_done(self) -> int:
-        """Return the number of bytes of the weights on disk, by the sizes of the files there."""
+        """Return the number of bytes of the weights on disk, from the sizes of the files."""
         arrived = _bytes_in(self._blobs(), complete_only=False) - self._blob_bytes_before
         return min(self.bytes_total, self._cached_bytes + max(0, arrived))
 
     def measure(self) -> None:
-        """Record the bytes that are on disk now, as the base of `bytes_done`."""
+        """Record the number of bytes on disk now, from which `bytes_done` continues."""
         self._cached_bytes = sum(self._sizes[name] for name in self._weights if self._cached(name))
         self._blob_bytes_before = _bytes_in(self._blobs(), complete_only=True)
 
@@ -305,9 +306,9 @@ class ModelDownload:
 
 
 def use_cache_only() -> None:
-    """Keep the hub library from asking the hub, in this process and in the engine's.
+    """Stop the hub library from contacting the hub, in this process and in the engine process.
 
-    vLLM asks the hub for the same files again, and would fail where the look-up did.
+    vLLM requests the same files from the hub again, and would fail as the look-up did.
     """
     from huggingface_hub import constants
 
@@ -316,7 +317,7 @@ def use_cache_only() -> None:
 
 
 def use_hub_again() -> None:
-    """Let the hub library of this process ask the hub again after `use_cache_only`."""
+    """Let the hub library of this process contact the hub again after `use_cache_only`."""
     from huggingface_hub import constants
 
     if os.environ.get("HF_HUB_OFFLINE") == _SINCE_THE_HUB_FAILED:
@@ -324,17 +325,16 @@ def use_hub_again() -> None:
 
 
 def is_offline() -> bool:
-    """Return whether the hub library of this process never asks the hub."""
+    """Return whether the hub library of this process never contacts the hub."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return whether the hub itself refused the model, rather than not serving now.
+    """Return whether the hub itself refused the model, so that a later attempt would not help.
 
-    A proxy or a firewall refuses, too, but says nothing about the model. It does not send the
-    hub's headers.
+    A refusal by a proxy or a firewall says nothing about the model. It lacks the hub's headers.
     """
     response = getattr(error, "response", None)
     if response is None:
@@ -346,13 +346,13 @@ def is_refusal(error: Exception) -> bool:
 
 
 def is_passing(error: Exception) -> bool:
-    """Return whether the hub answered that it is overloaded or broken at the moment."""
+    """Return whether the hub reported that it is overloaded or broken at the moment."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     return status in _PASSING_STATUSES or 500 <= status < 600
 
 
 def _retry_after(error: Exception) -> int:
-    """Return the pause in seconds for which the hub asks; 0 if it names none."""
+    """Return the pause in seconds that the hub requests; 0 if it requests none."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     seconds = headers.get("Retry-After", "")
     return int(seconds) if seconds.isdecimal() else 0

@@ -1,4 +1,4 @@
-"""Ends the server without cutting a request."""
+"""Drains the server: it finishes the requests in progress before it exits."""
 
 import asyncio
 import logging
@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 _CUT = Cut("drain_timeout", "this replica had to stop; send the request again", 503)
 _QUIET_SECONDS = 0.5
-"""Time without a request before the server exits, in seconds.
+"""Time in seconds without a request, after which the drain is complete.
 
-A client whose answer began before the drain does not know that its connection will close. If its
-next request follows at once, it still gets an answer with that notice.
+A client whose response began before the drain does not know that its connection will close. If the
+client sends its next request at once, it still gets a response, whose headers announce the close.
 """
 
 
@@ -30,9 +30,9 @@ async def drain(
 ) -> None:
     """Serve the last requests, and return when no client waits or the drain timeout is over.
 
-    During the first seconds, new requests are served as before, because they arrive until every
-    proxy has noticed that this replica is not ready. After that, new requests are refused. If the
-    engine is lost, no request can be finished, so the function returns at once.
+    For the first `pre_stop_seconds`, new requests are served as before, because they arrive until
+    every proxy has noticed that this replica is not ready. After that, new requests are refused. If
+    the engine is lost, no request can be finished, so the function returns at once.
     """
     lifecycle.enter(Phase.DRAINING)
     logger.info("draining; %d requests in flight", in_flight.count)

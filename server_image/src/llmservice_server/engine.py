@@ -49,14 +49,15 @@ _OF_A_FEW_MODELS = {
     "/v1/decisions": "openai_serving_decisions",
     "/v1/systemone": "serving_structured_decisions",
 }
-"""Route -> vLLM's state that serves it. The state is None for a model without the route."""
+"""Route -> attribute of the application's state with vLLM's handler. The handler is None for a
+model without the route."""
 
 _STEP_OF_BEAMS = re.compile(r"-beam-\d+$")
 """End of the request ids of vLLM's beam search."""
 
 
 class Engine:
-    """A running engine. It works in a process of its own."""
+    """A running engine, which works in a separate process."""
 
     def __init__(self, vllm: Vllm, llm: Any, arguments: Namespace) -> None:
         self._vllm = vllm
@@ -69,7 +70,7 @@ class Engine:
 
     @property
     def has_died(self) -> bool:
-        """Whether the engine is dead; it never recovers."""
+        """Whether the engine is dead. A dead engine never recovers."""
         return bool(self._llm.errored)
 
     async def tokenize(self, prompt: str) -> TokenizedPrompt:
@@ -84,7 +85,10 @@ class Engine:
     async def generate(
         self, prompt: TokenizedPrompt, wanted: GenerateRequest
     ) -> AsyncGenerator[Piece, None]:
-        """Generate an answer: in pieces when streaming, otherwise in one piece."""
+        """Generate an answer: in pieces when streaming, otherwise in one piece.
+
+        Raises EngineUnavailable when the engine dies or cannot serve the request now.
+        """
         kinds = self._vllm.RequestOutputKind
         parameters = self._vllm.SamplingParams(
             output_kind=kinds.DELTA if wanted.stream else kinds.FINAL_ONLY,
@@ -111,13 +115,13 @@ class Engine:
         """Return vLLM's OpenAI application with the server's own routes added.
 
         /generate is registered on vLLM's own application, so vLLM's validation errors get the same
-        answers there as on other routes.
+        responses there as on other routes.
         """
         tasks = await self._llm.get_supported_tasks()
         app: FastAPI = self._vllm.build_app(self._arguments, tasks, self._llm.model_config)
         await self._vllm.init_app_state(self._llm, app.state, self._arguments, tasks)
         # vLLM's handler of engine errors would stop the server that it finds here. This server
-        # ends its process itself.
+        # exits the process itself.
         app.state.server = None
         if "generate" in tasks:
             app.include_router(create_generate_router(self))
@@ -129,9 +133,10 @@ class Engine:
             )
         models = app.state.openai_serving_models
         lookups = create_lookup_router(models, requests_in_progress)
-        # In front of vLLM's routes, because one of them has the same path.
+        # The lookup routes come before vLLM's routes, because one of vLLM's has the same path.
         app.router.routes[:0] = lookups.routes
-        # Every request tries the routes in turn, twice: for its metrics and to be answered.
+        # Every request is matched against the routes in order, once for its metrics and once for
+        # its response. So the most used routes come first.
         app.router.routes[:] = served_first(app.router.routes)
         # A redirect would repeat the client's Host header. The gate's own redirect contains no
         # host.
@@ -142,7 +147,7 @@ class Engine:
         app.add_exception_handler(EngineUnavailable, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineDeadError, answer_unavailable)
         app.add_exception_handler(self._vllm.EngineGenerateError, answer_unprocessable)
-        # The gate applies the rules for other origins, so that its own answers follow them, too.
+        # The gate applies the rules for other origins, so that they also cover its own responses.
         app.user_middleware[:] = [
             each
             for each in app.user_middleware
@@ -165,7 +170,7 @@ class Engine:
         return EngineAdapters(self._vllm, self._llm, app.state.openai_serving_models)
 
     def adapter_limits(self, max_bytes: int) -> AdapterLimits:
-        """Return the limits of a LoRA adapter whose weights have at most `max_bytes`."""
+        """Return the limits of a LoRA adapter. `max_bytes` limits the size of its weights."""
         model = self._llm.model_config.hf_text_config
         return AdapterLimits(
             self._llm.vllm_config.lora_config.max_lora_rank,
@@ -187,8 +192,9 @@ class Engine:
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
-        """Exclude the engine's work in this context from its metrics and traces, because no client
-        requested it.
+        """Exclude work that no client requested from the engine's metrics and traces.
+
+        The exclusion applies to all work while the context is open.
         """
         loggers, processor = self._llm.logger_manager, self._llm.output_processor
         traces = processor.tracing_enabled
@@ -225,8 +231,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                     raise vllm.VLLMValidationError(words, parameter=_STRUCTURE) from error
                 raise
             except (OverflowError, TypeError, ValueError) as error:
-                # Examples are a number beyond 64 bits and a lone surrogate. vLLM treats them as an
-                # internal error, which has the status 500 in a stream.
+                # Examples of such a value are a number beyond 64 bits and a lone surrogate. vLLM
+                # would report an internal error, with the status 500 in a stream.
                 raise vllm.VLLMValidationError(
                     f"a value of the request cannot be encoded: {error}"
                 ) from error
@@ -245,8 +251,9 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             try:
                 await super()._add_request(request, *arguments, **more)
             except BaseException:
-                # vLLM counts the request as unfinished before it is sent. Without an abort, the
-                # request would stay in the queue for ever and the engine would look hung.
+                # vLLM counts the request as unfinished before it sends the request to the engine.
+                # Without an abort, the request would stay in the queue for ever and the engine
+                # would look hung.
                 await self.abort(request.request_id, internal=True)
                 raise
 
@@ -264,8 +271,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             return _followed(vllm, outputs, why_it_failed)
 
         def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
-            # vLLM calls this first. Too many answers in one request are an error of the client,
-            # not a full queue: a retry would not help.
+            # vLLM calls this method first. Too many answers in one request are an error of the
+            # client and not a full queue, because a retry would not help.
             place = current_place.get()
             choices = n if place is None else place.choices(n)
             if choices > max_choices:
@@ -279,8 +286,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             if not place.is_admitted:
                 self._admit(place, n, request_id)
             if request_id is not None:
-                # The sequences enter the queue after a call with an id. A call without an id comes
-                # earlier.
+                # vLLM calls this method without an id first. After a call with an id, the sequences
+                # enter the queue.
                 place.enter(n)
 
         def _admit(self, place: Place, n: int, request_id: str | None) -> None:
@@ -301,8 +308,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             try:
                 super().check_admission(places, request_id)
             except Exception:
-                # vLLM calls this before it reads the prompt, and again when it adds the request.
-                # A refusal ends the request, so its sequences are counted once.
+                # vLLM calls this method before it reads the prompt, and again when it adds the
+                # request. A refusal ends the request, so its sequences are counted only once.
                 usage.turn_away(wanted)
                 raise
 
@@ -313,7 +320,7 @@ def report_aborts(vllm: Vllm, llm: Any) -> None:
     """Report an abort by the engine as an error of the request, not as the end of its answer.
 
     An engine that is stopped aborts its requests. With data parallelism, the death of one engine
-    stops the others. An abort by a client does not come from the engine.
+    stops the others. An abort by a client does not come from the engine, so it is not affected.
     """
     processor = llm.output_processor
     process = processor.process_outputs
@@ -323,8 +330,9 @@ def report_aborts(vllm: Vllm, llm: Any) -> None:
             if output.finish_reason is not None and str(output.finish_reason) == "abort":
                 state = processor.request_states.get(output.request_id)
                 if state is not None and state.queue is not None:
-                    # The queue keeps an error even when an output follows it. vLLM answers this
-                    # one with its status on every route, also before it knows of its own death.
+                    # The queue keeps an error even when an output follows it. vLLM returns the
+                    # status of this error on every route, even before it has noticed that the
+                    # engine is dead.
                     state.queue.put(
                         vllm.GracefulHTTPError(
                             ENGINE_FAILED_MESSAGE, HTTPStatus.SERVICE_UNAVAILABLE
@@ -338,11 +346,11 @@ def report_aborts(vllm: Vllm, llm: Any) -> None:
 async def _followed(
     vllm: Vllm, outputs: AsyncGenerator[Any, None], why_it_failed: Callable[[], str | None]
 ) -> AsyncGenerator[Any, None]:
-    """Yield the same outputs. Raise vLLM's validation error, with the cause, when the engine
-    rejects the structure.
+    """Yield the outputs; raise vLLM's validation error if the engine rejects the structure.
 
-    vLLM detects this only at the first token, and reports it as an internal error. Since 0.33 it
-    reports some structures as errors of the client that only the owner of the server can correct.
+    The error contains the cause. vLLM detects a rejected structure only at the first token, and
+    reports an internal error. Since 0.33, it reports some rejections in words that only help the
+    owner of the server.
     """
     async with aclosing(outputs):
         try:
@@ -364,8 +372,8 @@ async def _followed(
 def step_recorder(vllm: Vllm, usage: EngineUsage, *, logs_steps: bool) -> Any:
     """Return the class of a stat logger that records every step of the engine in `usage`.
 
-    vLLM calls it before its own loggers. Without `logs_steps`, it removes the data from which they
-    would write one log line per step.
+    vLLM calls this logger before its own loggers. Without `logs_steps`, it removes the data from
+    which vLLM's loggers would write one line per step.
     """
 
     class StepRecorder(vllm.StatLoggerBase):  # type: ignore[misc,name-defined]

@@ -1,8 +1,9 @@
 """Loads, unloads and serves LoRA adapters through vLLM inside the process.
 
-vLLM's own routes for that would be open to every client. vLLM also keeps the number of an adapter
-whose files change under the same name. Here each adapter gets a new number and a new internal name,
-so neither the prefix cache nor a batch mixes two adapters of the same name.
+vLLM's own routes for adapters would be open to every client. They would also keep the number of an
+adapter whose files change under the same name. This module gives each loaded adapter a new number
+and a new internal name, so neither the prefix cache nor a batch mixes two adapters of the same
+name.
 """
 
 import itertools
@@ -16,7 +17,8 @@ from llmservice_server.compat import Vllm
 from llmservice_server.errors import EngineUnavailable
 
 _MARK = "@"
-"""Separates the name for clients from the number in an internal name. No name contains it."""
+"""Separator between the name for clients and the number in an internal name. No name for clients
+contains it."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class LoadedAdapter:
 
 
 class _Served(dict[str, Any]):
-    """vLLM's LoRARequest of each name for clients. vLLM looks up every name of a model here."""
+    """Name for clients -> vLLM's LoRARequest. vLLM looks up the model name of each request here."""
 
     def __init__(self, served: Mapping[str, Any], missing: Mapping[str, str]) -> None:
         super().__init__(served)
@@ -49,7 +51,7 @@ class EngineAdapters:
     """The adapters of a running engine."""
 
     def __init__(self, vllm: Vllm, llm: Any, models: Any) -> None:
-        """`models` is vLLM's list of the served models."""
+        """Take over the adapters in `models`, which is vLLM's list of the served models."""
         self._vllm = vllm
         self._llm = llm
         self._models = models
@@ -74,7 +76,7 @@ class EngineAdapters:
         except self._vllm.EngineDeadError:
             raise
         except Exception:
-            # vLLM keeps an adapter whose weights do not fit into the model's.
+            # vLLM keeps the adapter even if its weights do not fit the model.
             await self._llm.remove_lora(number)
             raise
         return LoadedAdapter(adapter, request)
@@ -92,7 +94,7 @@ class EngineAdapters:
         """Serve these adapters by name from now on, and no others.
 
         Requests in progress keep the adapter that they began with. `missing` contains the names
-        that other replicas may serve, with the reason why this one does not.
+        that other replicas may serve, with the reason why this replica does not.
         """
         self._sources = {name: loaded.adapter.source for name, loaded in served.items()}
         requests = {name: loaded.request for name, loaded in served.items()}

@@ -1,6 +1,6 @@
 """Counts the engine's work for `GET /autoscale`, and reports it with the engine's current state.
 
-Counters only grow while the process lives, so a missed scrape loses no data. The engine calls
+Counters only grow while the process runs, so a missed scrape loses no data. The engine calls
 `record` once per step, so `record` never waits, allocates little and accepts missing statistics.
 """
 
@@ -13,25 +13,26 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 LENGTH_BUCKETS = 21
-"""Number of buckets for lengths in tokens. Bucket i counts lengths in (2**(i-1), 2**i]; the last
-one counts all longer ones."""
+"""Number of buckets for lengths in tokens. Bucket i counts lengths in (2**(i-1), 2**i]. The last
+bucket also counts all greater lengths."""
 
 LATENCY_BUCKETS = 73
 """Number of buckets for latencies. Bucket i counts latencies in (2**((i-1)/4), 2**(i/4)]
-milliseconds; the last one counts all longer ones."""
+milliseconds. The last bucket also counts all longer latencies."""
 
 STEP_TERMS = 5
 """Number of terms of an engine step, which is the vector (1, prefill tokens, sequences, KV tokens
 read, seconds)."""
 
 _KNOWN_PROMPTS = 1000
-"""Number of recent prompts whose lengths are kept, as estimates for requests that are refused."""
+"""Number of recent prompts whose lengths are kept, as estimates for the prompts of refused
+requests."""
 
 _QUIET_SECONDS = 60.0
-"""Idle time in seconds after which a suspected hang is dropped.
+"""Idle time in seconds after which a suspected hang is discarded.
 
-The suspicion outlives the requests that raised it. Otherwise, clients that give up and retry before
-the hang is certain would hide it.
+The suspicion remains after the requests that caused it have ended. Otherwise, clients that give up
+and retry before the hang is certain would hide the hang.
 """
 
 
@@ -80,7 +81,7 @@ class Counters:
     itl_milliseconds: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)
     """Histogram of the mean inter-token latency of each request with more than one token."""
     steps: list[float] = field(default_factory=lambda: [0.0] * (STEP_TERMS * (STEP_TERMS + 1) // 2))
-    """Sum of x·xᵀ over all steps, as its upper triangle row by row. Least squares needs only this.
+    """Upper triangle of the sum of x·xᵀ over all steps, by row. Least squares needs only this sum.
 
     Steps of unknown duration, such as the first after an idle time, are left out.
     """
@@ -101,14 +102,14 @@ class Counters:
                 index += 1
 
     def finish(self, request: Any, objectives: Objectives) -> None:
-        """Count a finished request from vLLM's statistics of it."""
+        """Count a finished request, given vLLM's statistics of the request."""
         tokens = int(getattr(request, "num_generation_tokens", 0))
         self.finished += 1
         self.answer_tokens += tokens
         self.answer_lengths[_bucket(tokens)] += 1
         if str(request.finish_reason) in ("abort", "error"):
             return
-        # TTFT begins with the arrival in the API, so it includes the time in the queue.
+        # TTFT is measured from the arrival at the API, so it includes the time in the queue.
         ttft, itl = request.e2e_latency - request.decode_time, request.mean_time_per_output_token
         self.ttft_milliseconds[_latency_bucket(ttft)] += 1
         if tokens > 1:
@@ -130,7 +131,7 @@ class _Engine:
     running: int = 0
     kv_tokens: float = 0.0
     next_began: float | None = None
-    """Start of its next step; None if the engine had no work."""
+    """Start time of the engine's next step; None if the engine had no work."""
 
 
 class EngineUsage:
@@ -162,7 +163,7 @@ class EngineUsage:
     def begin(self) -> None:
         """Drop the counters of the server's own requests, because no client sent them.
 
-        Their steps were not recorded, so they must not count as requests that still wait.
+        The steps of these requests were not recorded, so the requests would seem to wait still.
         """
         self.counters = Counters()
         self._waiting_since = None
@@ -183,8 +184,8 @@ class EngineUsage:
     def turn_away(self, sequences: int) -> None:
         """Count sequences that a full queue refused, because they are demand, too.
 
-        Their prompts may not have been read, so each one counts with the length of a recent prompt.
-        This adds to the load and does not change the mean request.
+        Their prompts may not have been read, so each sequence is counted with the length of a
+        random recent prompt. This adds to the load and does not change the mean request.
         """
         for _ in range(sequences):
             if self._known_lengths:
@@ -214,8 +215,8 @@ class EngineUsage:
             # this.
             prefill, sequences = details.num_ctx_tokens, details.num_generation_requests
         seconds = _step_seconds(gaps, state.next_began, now)
-        # Sequences that yield no token are recomputed after they lost their KV cache. A step of
-        # only such sequences is left out.
+        # Sequences without a new token are being recomputed after they lost their KV cache. A step
+        # with only such sequences is left out.
         if (prefill or gaps) and seconds is not None:
             read = state.kv_tokens if sequences else 0.0
             self.counters.step(prefill, sequences, read, seconds)
@@ -264,9 +265,9 @@ class EngineUsage:
 def _step_seconds(gaps: Any, began: float | None, now: float) -> float | None:
     """Return the duration of a step in seconds; None if it is unknown.
 
-    A decoding sequence gets a token in every step, so the shortest gap is the duration by the
-    engine's own clock. A step that only computes prompts began when the previous step ended. The
-    first step after an idle time began at an unknown time after its request arrived.
+    A decoding sequence gets a token in every step, so the shortest gap is the duration as measured
+    by the engine's own clock. A step that only computes prompts began when the previous step ended.
+    The first step after an idle time began at an unknown time after its request arrived.
     """
     if gaps:
         return float(min(gaps))
@@ -283,7 +284,7 @@ def _latency_bucket(seconds: float) -> int:
 
 
 def _camel_case(values: dict[str, object]) -> dict[str, object]:
-    """Return the same values under camelCase names, as in JSON of Kubernetes."""
+    """Return the same values under camelCase names, which Kubernetes uses in JSON."""
     return {
         first + "".join(word.title() for word in rest): value
         for name, value in values.items()

@@ -1,4 +1,4 @@
-"""Builds the error responses of the API port in OpenAI's envelope, in vLLM's form."""
+"""Builds the error responses of the API port in OpenAI's envelope, as vLLM formats it."""
 
 import traceback
 from http import HTTPStatus
@@ -17,7 +17,7 @@ ENGINE_FAILED_MESSAGE = "the engine of this replica failed; send the request aga
 
 
 class RequestRefused(Exception):
-    """A request that cannot be served as asked; the text says what to change."""
+    """The request cannot be served as it is; the text says what to change."""
 
     def __init__(self, message: str, parameter: str | None = None) -> None:
         super().__init__(message)
@@ -35,7 +35,7 @@ def error_body(message: str, status: int, parameter: str | None = None) -> dict[
 
 
 def error_response(message: str, status: int, parameter: str | None = None) -> JSONResponse:
-    """Return the envelope as a response; 503 carries Retry-After."""
+    """Return the envelope as a response. With status 503, it has the header Retry-After."""
     headers = {"retry-after": str(RETRY_AFTER_SECONDS)} if status == 503 else None
     return JSONResponse(error_body(message, status, parameter), status, headers)
 
@@ -51,7 +51,7 @@ async def answer_unavailable(_: Request, failure: Exception) -> Response:
 
 
 async def answer_unprocessable(_: Request, failure: Exception) -> Response:
-    """Answer a request that failed in the engine's front end, for which vLLM has no message."""
+    """Answer with 500 if vLLM's front end failed on a request and has no message for the client."""
     cause = failure.__cause__ or failure
     return error_response(
         f"the engine could not process this request ({type(cause).__name__}{_in_the_log()})",
@@ -72,12 +72,12 @@ async def answer_http_exception(request: Request, failure: Exception) -> Respons
 
 
 async def answer_unexpected(_: Request, failure: Exception) -> Response:
-    """Answer an unexpected error."""
+    """Answer an unexpected error with 400 if the request caused it, otherwise with 500."""
     return unexpected_error(failure)
 
 
 def unexpected_error(failure: Exception) -> JSONResponse:
-    """Return the answer to an unexpected error, without the text of the exception."""
+    """Return the response to an unexpected error, without the text of the exception."""
     if _broke_while_reading(failure):
         return error_response(f"the body cannot be parsed ({type(failure).__name__})", 400)
     return error_response(f"internal error ({type(failure).__name__}{_in_the_log()})", 500)

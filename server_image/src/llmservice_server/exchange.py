@@ -1,8 +1,8 @@
 """Limits the size and time of one request, and ends its response correctly.
 
-To the application, an exceeded limit looks like a client that disconnects: every route of vLLM
-listens for that and aborts the request in the engine. The application's further output is dropped,
-and the client gets an error instead.
+To the application, an exceeded limit looks like a client that disconnects. Every route of vLLM
+listens for a disconnect and then aborts the request in the engine. The application's further output
+is dropped, and the client gets an error instead.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ from llmservice_server.streaming import STREAM_END
 T = TypeVar("T")
 
 _LONG_BODY_BYTES = 16 * 1024
-"""Length from which a body waits for its turn. Shorter ones are parsed in a millisecond."""
+"""Length in bytes above which a body waits for its turn. Parsing this length takes a millisecond.
+"""
 
 _BODY_SECONDS = 60.0
 """Maximum time in seconds for the body of a request to arrive. It is an estimate that allows a
@@ -48,7 +49,7 @@ NO_ROOM = Cut(
 
 
 class BodyRoom:
-    """Budget in bytes for all request bodies in memory, and the turns of the long ones."""
+    """Budget in bytes for all request bodies in memory. Long bodies are parsed one at a time."""
 
     def __init__(self, size: int) -> None:
         self._free = size
@@ -66,10 +67,11 @@ class BodyRoom:
         self._free += size
 
     async def turn(self) -> None:
-        """Wait for the turn of a long body; the caller parses it before it awaits anything else.
+        """Wait until a long body may be parsed. The caller must parse it before any other await.
 
-        The next turn begins after a pause as long as the parsing. Otherwise, many long bodies that
-        arrive together would be parsed one after the other while no other client is served.
+        The next long body may be parsed after a pause that is as long as the parsing took.
+        Otherwise, many long bodies that arrive together would be parsed one after the other while
+        no other client is served.
         """
         await self._parsing.acquire()
         loop = asyncio.get_running_loop()
@@ -95,7 +97,7 @@ class Exchange:
     ) -> None:
         """Begin the exchange.
 
-        `timeout_seconds` of 0 sets no limit. `amend` may change the start of a response.
+        A `timeout_seconds` of 0 sets no limit. `amend` may change the start of a response.
         """
         self._receive = receive
         self._send = send
@@ -134,7 +136,7 @@ class Exchange:
 
     @property
     def is_held(self) -> bool:
-        """Whether the application has started a stream and nothing of the stream is sent yet."""
+        """Whether the application has started a stream of which nothing has been sent yet."""
         return self._held_start is not None
 
     @property
@@ -145,7 +147,7 @@ class Exchange:
     async def receive(self) -> Message:
         """Return the next message of the client, or a disconnect when a limit is exceeded.
 
-        The body is one message, because its shape is checked before the application sees any of it.
+        The whole body is one message, because its shape is checked before the application gets it.
         """
         while True:
             message = await self._next_message()
@@ -179,7 +181,7 @@ class Exchange:
         return message
 
     async def _until(self, deadline: float | None, awaited: Awaitable[T]) -> T | None:
-        """Return a result. End the exchange and return None at the deadline or when it is cut."""
+        """Return the result. At the deadline, or if the exchange is cut, end it and return None."""
         waiting = asyncio.timeout_at(deadline)
         try:
             async with waiting:
@@ -223,8 +225,8 @@ class Exchange:
             self.status = message["status"]
             self._is_stream = _is_event_stream(message)
             if self._is_stream:
-                # The start waits for the first event, because an error there can still set the
-                # status.
+                # The start is held until the first event, because an error in that event can still
+                # set the status.
                 self._held_start = message
                 return
             self._amend(message)
@@ -240,7 +242,7 @@ class Exchange:
         await self._send(message)
 
     async def finish(self) -> None:
-        """Send the client the error if the server ended the exchange.
+        """Send the error to the client if the server ended the exchange.
 
         Raises ConnectionAbortedError when the response has begun and is not a stream.
         """
@@ -274,7 +276,7 @@ class Exchange:
         return True
 
     def _end_honestly(self, message: Message) -> None:
-        """Prevent a stream that an error broke from ending like a complete one."""
+        """Prevent a stream with an error from ending like a complete stream."""
         if self._is_broken and message.get("body") == _END_EVENT:
             message["body"] = b""
         elif (error := self._error_in(message)) is not None:
@@ -325,7 +327,7 @@ class Exchange:
 
 
 def body_too_large(limit: int) -> Cut:
-    """Return the answer to a body over the limit, in bytes."""
+    """Return the cut for a body that is longer than `limit` bytes."""
     return Cut("body_too_large", f"the body is longer than {limit} bytes; send a shorter one", 413)
 
 

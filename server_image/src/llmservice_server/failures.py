@@ -1,8 +1,8 @@
-"""Classifies the failures of a server: each has a reason and a message.
+"""Classifies the failures of a server. Each failure has a reason and a message.
 
 The reasons are those of the LLMService status. The operator adds the advice, because it has one
-hint for each reason. A load fails in this process or in the engine process. So the rules classify
-facts about the exception, which pass between the processes as JSON.
+hint for each reason. A load can fail in this process or in the engine process. So the rules
+classify facts about the exception, which the engine process passes to this process as JSON.
 """
 
 import json
@@ -23,11 +23,11 @@ _TERMINATION_MESSAGE_FORMAT = 2
 the advice."""
 
 _LONGEST_MESSAGE = 3000
-"""Maximum length of a message in characters. An exception's text may hold a whole configuration."""
+"""Maximum length of a message in characters. An exception may quote a whole configuration."""
 
 
 class Reason(StrEnum):
-    """Reasons with which a server can end; the operator has a hint for each."""
+    """Reasons for the failure of a server; the operator has a hint for each reason."""
 
     CACHE_LOST = "CacheLost"
     CERTIFICATE_NOT_TRUSTED = "CertificateNotTrusted"
@@ -64,7 +64,7 @@ class Failure:
     reason: Reason
     message: str
     finding: str = field(default="", compare=False)
-    """The part of the message without the engine's words; empty for an unrecognised error."""
+    """The part of the message before the engine's words; empty for an unrecognised error."""
 
 
 ENGINE_KILLED = Failure(
@@ -88,18 +88,18 @@ CACHE_LOST = Failure(
 
 def invalid_argument(said: str) -> Failure:
     """Return the failure of a start with arguments that vLLM's parser or this server refuses."""
-    # The parser names a type by its representation, with an address that differs in each start.
+    # The parser names a type by its `repr`, which contains an address that differs at each start.
     said = re.sub(r"<function (\S+) at 0x\w+>", r"\1", said).rstrip(".")
     return Failure(Reason.INVALID_ENGINE_ARGUMENT, f"The engine refused its arguments: {said}.")
 
 
 def no_configuration(folder: str) -> Failure:
-    """Return the failure of a start with a folder that holds no model."""
+    """Return the failure of a start with a folder that contains no model."""
     return Failure(Reason.MODEL_NOT_FOUND, f"There is no config.json in {folder}.")
 
 
 def wrong_ca_bundle(said: str) -> Failure:
-    """Return the failure of a start with a CA bundle that holds no certificate."""
+    """Return the failure of a start with a CA bundle that contains no valid certificate."""
     return Failure(
         Reason.CERTIFICATE_NOT_TRUSTED,
         f"The CA bundle of the spec or of the chart has no valid certificate in PEM form: {said}.",
@@ -107,7 +107,7 @@ def wrong_ca_bundle(said: str) -> Failure:
 
 
 def smoke_test_failure(finding: str) -> Failure:
-    """Return the failure of a server that gets a wrong answer to its own request."""
+    """Return the failure of a server whose smoke test failed; `finding` is a sentence."""
     return Failure(Reason.SMOKE_TEST_FAILED, f"The server sent itself a test request. {finding}")
 
 
@@ -127,7 +127,7 @@ def undividable_heads(heads: int, size: int) -> Failure:
 
 
 class StartRefused(Exception):
-    """A start that the server itself refuses, with its failure."""
+    """The server itself refuses to start; `failure` contains the reason."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -173,8 +173,8 @@ class _Rule:
     types: tuple[str, ...] = ()
     text: str = ""
     longest: str = ""
-    """Pattern of the longest context that fits; its group is the number of tokens. Empty when the
-    text does not contain it."""
+    """Pattern of the longest context that fits; its group is the number of tokens. Empty if the
+    text does not state it."""
 
     def matches(self, fact: ErrorFact) -> bool:
         if self.types and not set(self.types) & set(fact.types):
@@ -191,11 +191,12 @@ _ADVICE_IN_VAIN = re.compile(
     r"VLLM_ALLOW_|derived_max_model_len|HF_HUB_OFFLINE|local_files_only|hf auth login|"
     r"huggingface-cli login|--shm-size|your token has the correct permissions"
 )
-"""Pattern of sentences that advise a user of the library. Nobody can follow them here, because the
-operator refuses the variable or sets it from a field. The hint of the reason replaces them."""
+"""Pattern of sentences with advice for users of the library. Users of an LLMService cannot follow
+this advice, because the operator refuses the variable or sets it from a field. The hint of the
+reason replaces these sentences."""
 
 _NO_SPACE = r"\[errno (27|28|122)\]|\(os error (27|28|122)\)|no space left on device|quota exceeded"
-"""Pattern of a write that a full file system, a file size limit or a quota refuses."""
+"""Pattern of the error when a full file system, a file size limit or a quota refuses a write."""
 
 _RULES = (
     _Rule(
@@ -205,7 +206,7 @@ _RULES = (
         r"insufficient (space in /dev/shm|shared memory)|bus error",
     ),
     _Rule(
-        # Shared memory that cannot grow ends the process that writes to it with SIGBUS.
+        # If shared memory cannot grow, the process that writes to it is killed with SIGBUS.
         Reason.SHARED_MEMORY_FULL,
         "The engine ended with a bus error, most likely because the shared memory (/dev/shm) is "
         "full.",
@@ -217,7 +218,8 @@ _RULES = (
         text=_NO_SPACE,
     ),
     _Rule(
-        # The path distinguishes a file from a connection, which a firewall refuses in these words.
+        # The path distinguishes a file from a connection. If a firewall refuses a connection, the
+        # error has the same words but no path.
         Reason.STORAGE_ACCESS_DENIED,
         "A file or folder cannot be used, because its volume is read-only or its permissions "
         "forbid it.",
@@ -240,7 +242,7 @@ _RULES = (
         text=r"\b407 (client error|proxy authentication required)",
     ),
     _Rule(
-        # The hub's own refusals have a message.
+        # The hub's own refusals have a message in place of "None".
         Reason.PROXY_REFUSED,
         "A proxy or a firewall, and not the hub itself, answered with 403.",
         text=r"\b403 forbidden: none\.",

@@ -1,6 +1,6 @@
-"""Fills the model cache, in turns when servers share it.
+"""Fills the model cache. Servers that share a cache take turns.
 
-A server fills its own cache without turns. In that case vLLM downloads the small files itself.
+A server with its own cache needs no turns, and vLLM downloads the small files into it.
 """
 
 import asyncio
@@ -34,7 +34,8 @@ class OwnCache:
 
     async def fill_weights(self, download: ModelDownload) -> None:
         """Download the weights and report the progress to the lifecycle."""
-        # Measure again, because the engine's configuration may have downloaded small files since.
+        # Measure again, because creating the engine's configuration may have downloaded small
+        # files.
         await asyncio.to_thread(download.measure)
         running = asyncio.ensure_future(asyncio.to_thread(download.fetch_weights))
         while not running.done():
@@ -47,9 +48,9 @@ class OwnCache:
 
     @asynccontextmanager
     async def compiling(self, inputs: Sequence[str]) -> AsyncIterator[None]:
-        """Enter when compiled kernels may be written.
+        """Enter the context when compiled kernels may be written.
 
-        `inputs` identifies the inputs of the compilation.
+        `inputs` are texts on which the compiled kernels depend.
         """
         yield
 
@@ -81,7 +82,8 @@ class Shared(OwnCache):
         if self._compiled is None:
             yield
             return
-        # Kernels also depend on the GPU, and servers on different GPUs use different folders.
+        # Kernels also depend on the GPU, but the key need not contain it, because servers on
+        # different GPUs use different folders.
         key = hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()[:16]
         marker = self._compiled / f"compiled-{key}"
         async with self._turn(f"{self._compiled.name}-{key}", marker.exists) as is_ours:

@@ -1,6 +1,6 @@
 """Admits requests to the API: checks keys and phase, and counts the requests in progress.
 
-It is pure ASGI because every request and every streamed chunk passes through it.
+It is pure ASGI for speed, because every request and every streamed chunk passes through it.
 """
 
 import asyncio
@@ -42,17 +42,17 @@ _NO_KEY = Cut("unauthorized", "send a valid API key in the header Authorization:
 _BROKEN = Cut("broken", "the answer could not be finished", 500)
 
 _LONG_BODIES = 16
-"""Number of bodies of maximum length that may be in memory at once: 256 MiB by default."""
+"""Number of bodies of maximum length that fit in memory together. By default, they take 256 MiB."""
 
 _CUT_SECONDS = 0.5
-"""Time in which the errors of ended requests are sent, in seconds."""
+"""Maximum time in seconds to send the errors of the requests that are cut."""
 
 OWN_REQUEST = "llmservice.own_request"
-"""Key of the scope of a request that the server sends itself. It is admitted before the server is
-ready, without a key, and is not counted, because no client sent it."""
+"""Key in the ASGI scope of a request that the server sends to itself. Such a request is admitted
+before the server is ready and without an API key. It is not counted, because no client sent it."""
 
 _CLIENT_LEFT = 499
-"""Status that proxies log for a client that disconnected; it is never sent, but counted."""
+"""Status that proxies log for a client that disconnected. It is only counted and never sent."""
 
 
 class InFlight:
@@ -75,7 +75,7 @@ class InFlight:
         return self._seen
 
     def open(self) -> frozenset[object]:
-        """Return the admitted requests in progress, to be compared with those of later."""
+        """Return the admitted requests in progress. A later call shows which of them have ended."""
         return frozenset(self._exchanges)
 
     @contextmanager
@@ -100,7 +100,7 @@ class InFlight:
         return True
 
     async def wait_until_quiet(self, quiet_seconds: float) -> None:
-        """Wait until no request is in progress and none was admitted for `quiet_seconds`."""
+        """Wait until no request is in progress and none has been admitted for `quiet_seconds`."""
         seen = -1
         while seen != self._seen or self._exchanges:
             seen = self._seen
@@ -163,10 +163,10 @@ class Gate:
             engine_has_died=self._lifecycle.engine_has_died,
         )
         try:
-            # A browser asks for permission without the key that the page will send.
+            # A browser requests permission without the key that the page will send.
             own_answer = permission or (None if is_own else self._own_answer(route, scope))
             if own_answer is not None:
-                # Such a request is not counted in flight, because it must not prolong a drain.
+                # Such a request is not counted as in flight, because it must not prolong a drain.
                 await own_answer(scope, exchange.receive, exchange.send)
             else:
                 held = nullcontext() if is_own else self._in_flight.holding(exchange)
@@ -202,9 +202,9 @@ class Gate:
             self._metrics.rejected.labels("queue_full").inc()
 
     def _own_answer(self, route: Route | None, scope: Scope) -> Response | None:
-        """Return the answer to a request that is not admitted; None admits it.
+        """Return the gate's own response to a request that is not admitted; None admits it.
 
-        The key is checked first, so that all requests without one get the same answer.
+        The key is checked first, so that all requests without a valid key get the same response.
         """
         if self._lacks_key(route, scope):
             response = self._refused(_NO_KEY)
@@ -220,10 +220,11 @@ class Gate:
 
     @contextmanager
     def _cache_of(self, scope: Scope) -> Iterator[None]:
-        """Keep the request's prompts apart in the prefix cache, if the settings ask for it."""
+        """Separate the request's prompts in the prefix cache, if the settings require it."""
         key = None
         if self._keys is not None and self._settings.isolate_prefix_cache:
-            # A key that was revoked since the request was admitted shares its prompts with nobody.
+            # If the key was revoked after the request was admitted, no other request shares its
+            # prompts.
             key = self._keys.find(scope["headers"]) or secrets.token_bytes(32)
         token = current_key.set(key)
         try:
@@ -259,8 +260,8 @@ class Gate:
     def _why_it_broke(self, exchange: Exchange, error: Exception) -> Cut:
         if self._lifecycle.engine_has_died():
             return ENGINE_FAILED
-        # After a stream has started, Starlette raises an error of its own in place of an error
-        # that has a handler. The original error is its cause.
+        # After a stream has started, Starlette replaces an error that has a handler by an error of
+        # its own. The cause of that error is the original error.
         cause = error.__cause__ or error
         # A ValueError or TypeError before the first event comes from a value that the client sent.
         is_its_value = exchange.is_held and isinstance(cause, ValueError | TypeError)
@@ -288,7 +289,7 @@ class Gate:
             headers.setdefault("retry-after", str(RETRY_AFTER_SECONDS))
 
     def _count(self, exchange: Exchange, route: Route | None, method: str, seconds: float) -> None:
-        """Count and log an exchange that has ended; the log contains neither prompt nor answer."""
+        """Count and log an exchange that has ended; the log contains no prompt and no answer."""
         # All unknown paths share one label, so that a scanner cannot grow the metric.
         label = "unknown" if route is None else route.path
         status = exchange.status or 500
@@ -298,7 +299,8 @@ class Gate:
         elif exchange.cut is not None:
             self._metrics.rejected.labels(exchange.cut.reason).inc()
             if exchange.cut is NO_ROOM:
-                # The body was not read, so the number of its sequences is unknown: count one.
+                # The body was not read, so the number of its sequences is unknown. Count one
+                # sequence.
                 self._turn_away(1)
         self._metrics.requests.labels(label, status).inc()
         self._metrics.duration.labels(label).observe(seconds)

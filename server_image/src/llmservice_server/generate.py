@@ -1,4 +1,4 @@
-"""Serves POST /generate, a minimal API of the model with plain answers or server-sent events."""
+"""Serves POST /generate, a minimal API that returns JSON or server-sent events."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,17 +15,17 @@ from llmservice_server.errors import EngineUnavailable, RequestRefused, error_bo
 from llmservice_server.streaming import STREAM_END, event, prefetched, until_disconnect
 
 _LARGEST_SEED = 2**63 - 1
-"""Largest seed. Seeds travel to the engine as signed 64-bit integers."""
+"""Largest seed. Seeds are sent to the engine as signed 64-bit integers."""
 
 _CLIENT_LEFT = 499
-"""Status that proxies log for a client that disconnected; it is never sent, but counted."""
+"""Status that proxies log for a client that disconnected. It is only counted and never sent."""
 
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class GenerateRequest(BaseModel):
-    """Body of a request. Unknown fields are refused, because a misspelt one must not be ignored."""
+    """Body of a request. An unknown field is refused, because its name may be misspelt."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -93,7 +93,7 @@ class TextEngine(Protocol):
     ) -> AsyncGenerator[Piece, None]:
         """Generate an answer. Closing the generator or cancelling its task aborts it in the engine.
 
-        Raises EngineUnavailable when the engine dies meanwhile.
+        Raises EngineUnavailable when the engine dies during the request.
         """
 
 

@@ -1,7 +1,8 @@
 """Reads GPU metrics from NVML at each scrape.
 
-An unavailable number is absent, never zero: without a GPU there is no metric family at all. The
-duty cycle is the share of the time in which any kernel runs; it does not measure how full a GPU is.
+An unavailable number is absent, never zero. Without a GPU, there is no metric family at all. The
+duty cycle is the share of the time in which any kernel runs. It does not measure how much of the
+GPU a kernel uses.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ _THROTTLE_REASONS = {
     "hw_thermal_slowdown": 0x40,
     "hw_power_brake": 0x80,
 }
-"""Reason -> bit of NVML's mask, for each reason that lowers the clock below the load's need."""
+"""Reason -> bit of NVML's mask, for each reason that keeps the clock lower than the load needs."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checks API keys from a mounted Secret; reads them again when it changes, and never shows them."""
+"""Checks API keys from a mounted Secret. It reads changed keys again, and never shows a key."""
 
 import hashlib
 import hmac
@@ -16,9 +16,10 @@ Secret."""
 
 
 class ApiKeys:
-    """The valid API keys. Each file of a folder contains one; several keys allow rotation.
+    """The valid API keys. Each file of a folder contains one key; several keys allow rotation.
 
-    If the folder has no key or cannot be read, no request is admitted.
+    If the folder contains no key, no request is admitted. While the folder cannot be read, the keys
+    stay as they were.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,13 +32,13 @@ class ApiKeys:
     def find(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
         """Return the digest of the valid key in the headers; None if they contain none.
 
-        OpenAI's clients send it as Authorization: Bearer, Anthropic's clients as x-api-key to
-        /v1/messages.
+        OpenAI's clients send the key in the header Authorization: Bearer. Anthropic's clients send
+        it to /v1/messages in the header x-api-key.
         """
         self._follow()
         presented = [key for name, value in headers for key in _keys_in(name, value)]
         # Every key is compared by its digest, so the time does not reveal which key matches, or how
-        # much of it.
+        # many of its characters match.
         matches = [
             digest
             for key in presented
@@ -69,7 +70,8 @@ class ApiKeys:
                 return
             keys = [path.read_bytes().strip() for path, _ in files]
         except OSError as error:
-            # A file vanished because the folder is being replaced. The next try is in a second.
+            # A file may have vanished while the kubelet replaced the folder. The next attempt is in
+            # a second.
             logger.warning(
                 "the API keys could not be read (%s); keeping the current ones",
                 os.strerror(error.errno or 0),

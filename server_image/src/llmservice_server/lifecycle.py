@@ -8,7 +8,8 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Phase of the server. It only moves forward, except for waits."""
+    """Phase of the server. The phases follow in this order, but the wait for the cache may recur.
+    """
 
     IMPORTING = "importing"
     WAITING_FOR_CACHE = "waiting_for_cache"
@@ -51,13 +52,13 @@ class Lifecycle:
         self.load_seconds: dict[Phase, float] = {}
         """Duration of each finished phase before ready, in seconds."""
         self.engine_has_died: Callable[[], bool] = lambda: False
-        """Whether the engine is dead; becomes true a moment before the phase changes."""
+        """Whether the engine is dead. It becomes true a moment before the phase changes."""
         self.is_stalled = False
         """Whether the engine makes no step although requests wait."""
         self._api_beat_at = self._started_at
         self.api_hang_seconds = math.inf
-        """Maximum age in seconds of the last heartbeat of the API's event loop. Beyond it, the loop
-        counts as hung."""
+        """Maximum age in seconds of the last heartbeat of the API's event loop. An event loop with
+        an older heartbeat is considered hung."""
 
     def beat(self) -> None:
         """Record a heartbeat of the API's event loop."""
@@ -103,7 +104,7 @@ class Lifecycle:
             self.accepts_requests = True
 
     def wait_for_cache(self, writer: str) -> None:
-        """Enter the wait for another server, or continue it."""
+        """Enter or continue the wait for the server `writer`, which fills the shared cache."""
         self.cache_writer = writer
         if self.phase is not Phase.WAITING_FOR_CACHE:
             self.enter(Phase.WAITING_FOR_CACHE)

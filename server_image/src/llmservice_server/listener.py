@@ -1,4 +1,4 @@
-"""Runs HTTP listeners, which leave signals to the server and close in the engine process."""
+"""Runs HTTP listeners. They handle no signals, and a forked engine process closes its copies."""
 
 import asyncio
 import os
@@ -15,8 +15,8 @@ from llmservice_server.connection import KEEP_ALIVE_SECONDS, LimitedConnection
 
 _BACKLOG = 2048
 _CUT_AFTER_SECONDS = 1
-"""Time in seconds for responses to end after a listener stops. The caller has already waited for
-these responses."""
+"""Maximum time in seconds for responses to end after a listener stops. The caller has already
+waited for these responses."""
 
 _TICKS_BETWEEN_LOOKS = 10
 _UNSENT_CHECK_SECONDS = 0.1
@@ -24,17 +24,19 @@ _UNSENT_CHECK_SECONDS = 0.1
 _LAST_IDLE_SECONDS = 5.0
 """Maximum idle time of a connection in seconds while its listener is about to stop.
 
-A client that sends another request at once still gets an answer, which asks it to close the
-connection.
+A client that sends another request at once still gets a response, whose headers announce the close.
 """
 
 
 class PortUnavailable(Exception):
-    """A port that cannot be opened; the text names it and the cause."""
+    """A port cannot be opened; the text names the port and the cause."""
 
 
 def bind(port: int) -> socket.socket:
-    """Return a listening socket for IPv4 and, where available, IPv6."""
+    """Return a listening socket for IPv4 and, where available, IPv6.
+
+    Raises PortUnavailable.
+    """
     try:
         return socket.create_server(
             ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG
@@ -62,7 +64,7 @@ class Listener(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            # Nothing depends on the address that a client claims.
+            # The server does not use the address that a client claims to have.
             proxy_headers=False,
             timeout_keep_alive=int(KEEP_ALIVE_SECONDS),
             timeout_graceful_shutdown=_CUT_AFTER_SECONDS,
@@ -91,7 +93,7 @@ class Listener(uvicorn.Server):
         self._idle_seconds = _LAST_IDLE_SECONDS
 
     async def wait_until_sent(self) -> None:
-        """Wait until every client has received its answers.
+        """Wait until every client has received its responses.
 
         A client that does not read is disconnected, so it does not prolong the wait.
         """
@@ -125,7 +127,7 @@ class Listener(uvicorn.Server):
         """Close the server's sockets in a forked engine process.
 
         Otherwise that process keeps the port open after the server exits, and closed connections
-        stay half open. The wake-up descriptor of signals is shared too, so a SIGTERM to the child
+        stay half open. The wake-up descriptor of signals is also shared, so a SIGTERM to the child
         would reach the server.
         """
         signal.set_wakeup_fd(-1)

@@ -36,10 +36,10 @@ from llmservice_server.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 _QUEUE_PER_SLOT = 8
-"""Number of requests that may wait or run, per sequence that the engine computes at once.
+"""Number of requests that may wait or run, per sequence that the engine computes concurrently.
 
-The value is an estimate: another replica serves a request sooner than a queue of eight full
-batches. The flag --max-num-queued-reqs sets another number of requests.
+The value is an estimate. Another replica serves a request sooner than a replica with eight full
+batches. The flag --max-num-queued-reqs sets the number of requests instead.
 """
 
 _OWN_FLAGS = (
@@ -69,7 +69,7 @@ async def load_engine(
 ) -> Engine:
     """Return a running engine that updates `usage`; call `on_arguments` once the flags are parsed.
 
-    Everything that blocks runs in a thread, so that the probes keep answering. Errors are raised
+    Everything that blocks runs in a thread, so that the probes keep responding. Errors are raised
     unchanged; failures.classify maps them to reasons.
     """
     on_cpu = is_cpu_build()
@@ -78,7 +78,8 @@ async def load_engine(
         cpu_platform.prepare_environment(os.environ, cpu_platform.cpu_limit())
     else:
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    # vLLM's handlers would stop the listener before the probes could report the reason.
+    # Without this variable, vLLM's handlers would stop the listener before the probes could report
+    # the reason.
     os.environ["VLLM_KEEP_ALIVE_ON_ENGINE_DEATH"] = "1"
     # This variable makes vLLM log whole answers, some of which quote the prompt.
     os.environ.pop("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", None)
@@ -100,8 +101,8 @@ async def load_engine(
     downloads = await asyncio.to_thread(_looked_up_downloads, arguments)
     for download in downloads:
         await cache.fill_configuration(download)
-    # The configuration comes before the weights, so that a wrong argument fails in seconds and not
-    # after an hour of download.
+    # The configuration comes before the weights, so that a wrong argument fails in seconds, not
+    # after an hour of downloading.
     configuration = await asyncio.to_thread(_engine_configuration, vllm, arguments)
     if configuration.model_config.runner_type == "generate":
         cap_answers(vllm)
@@ -169,13 +170,14 @@ def parse_arguments(vllm: Vllm, command_line: Sequence[str], on_cpu: bool) -> Na
 def _make_room_for_adapters(arguments: Namespace) -> None:
     """Let the engine keep every adapter of the list in memory.
 
-    vLLM would drop the least recently used one, and read its files again for its next request. Its
-    engine ends if the files are gone. Raises StartRefused if the engine takes no adapters.
+    Otherwise, vLLM would drop the least recently used adapter, and read its files again for the
+    next request that needs it. If the files are gone, the engine exits. Raises StartRefused if the
+    flags do not enable adapters.
     """
     if not arguments.enable_lora:
         refused = "LLMSERVICE_ADAPTERS_FILE is set, which requires --enable-lora"
         raise StartRefused(invalid_argument(refused))
-    # Adapters of the list and those that requests in progress still use.
+    # The engine keeps the adapters of the list and those that requests in progress still use.
     arguments.max_cpu_loras = max(arguments.max_loras, 4 * MOST_ADAPTERS)
 
 
@@ -192,10 +194,10 @@ def _engine_configuration(vllm: Vllm, arguments: Namespace) -> Any:
 
 
 def refuse_undividable_heads(configuration: Any) -> None:
-    """Raise StartRefused for a tensor size that does not suit the KV heads of the model.
+    """Raise StartRefused for a tensor parallel size that does not suit the KV heads of the model.
 
-    vLLM checks the other heads here. It checks these only when it builds the model, after the
-    download, and with an error that has no text.
+    At this point, vLLM checks only the attention heads. It checks the KV heads when it builds the
+    model, after the download, and its error has no text.
     """
     model, size = configuration.model_config, configuration.parallel_config.tensor_parallel_size
     heads = model.get_total_num_kv_heads()

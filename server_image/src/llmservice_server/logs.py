@@ -1,7 +1,7 @@
 """Writes structured logs: one JSON object per line, never a prompt or an answer.
 
-logging.json, beside this file, configures both processes: this one and, through
-VLLM_LOGGING_CONFIG_PATH, the engine's.
+logging.json in the same folder configures the logs of this process and, through
+VLLM_LOGGING_CONFIG_PATH, of the engine process.
 """
 
 import json
@@ -30,8 +30,8 @@ LAST_WORDS = frozenset(
         "WorkerProc failed.",
     }
 )
-"""Messages with which vLLM's processes log the error that ends them. Any other logged error may
-concern a single request and quote it."""
+"""Messages with which vLLM's processes log the error that terminates them. Any other logged error
+may concern a single request and quote it."""
 
 _QUOTING = ("vllm.v1.structured_output", "vllm.logging_utils.dump_input")
 """Loggers of the engine's process whose messages may contain a client's input."""
@@ -105,7 +105,7 @@ def _is_own(record: logging.LogRecord) -> bool:
 
 
 def _places(error: BaseException) -> list[str]:
-    """Return the places in the code of an error and its causes, without their texts.
+    """Return the tracebacks of an error and its causes, without the texts of the errors.
 
     The texts may quote the request.
     """

@@ -1,4 +1,4 @@
-"""Small routes about what is served, which vLLM lacks or answers wrongly."""
+"""Adds small routes about the served models and the load, which vLLM lacks or answers wrongly."""
 
 from collections.abc import Callable
 from typing import Any

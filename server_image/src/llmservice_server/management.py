@@ -1,4 +1,4 @@
-"""Builds the application on the management port: probes and metrics, from the first second."""
+"""Builds the application on the management port, which serves probes and metrics from the start."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ def create_management_app(
 ) -> FastAPI:
     """Return the application. The body of every probe contains the phase and its age.
 
-    `api_loop` is the event loop that counts the usage.
+    `api_loop` is the event loop that updates the counters of `usage`.
     """
     app = FastAPI(title="Management", openapi_url=None)
 
@@ -45,14 +45,14 @@ def create_management_app(
 
     @app.get("/metrics")
     def metrics() -> Response:
-        # FastAPI runs this plain function in a thread, because rendering some hundred families
-        # must not block the event loop.
+        # This function is not async, so FastAPI runs it in a thread. Rendering some hundred
+        # families must not block the event loop.
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/autoscale")
     async def autoscale() -> Response:
-        # A slow driver must not block the event loop. The event loop that updates the counters
-        # also reads them, so they are all from one moment.
+        # A slow driver must not block the event loop. The event loop that updates the counters also
+        # reads them, so all values are from the same moment.
         gpus = {"gpuDutyCyclePercent": await run_in_threadpool(usage.gpu_duty_cycle_percent)}
         try:
             report = await run_in(api_loop, usage.report, _USAGE_SECONDS)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 _BEAT_SECONDS = 0.5
 _STOP_SECONDS = 3.0
-"""Maximum time in seconds to stop the listener; the process ends anyway."""
+"""Maximum time in seconds to stop the listener. After this time, the process exits anyway."""
 
 
 class ManagementThread:
@@ -29,7 +29,7 @@ class ManagementThread:
         self._thread = threading.Thread(target=self._run, name="management", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; returns when its listener exists."""
+        """Start the thread, and return when its listener exists."""
         self._thread.start()
         self._is_made.wait()
 

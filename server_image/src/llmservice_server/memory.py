@@ -1,6 +1,6 @@
 """Returns free memory of the allocator to the system.
 
-Otherwise the allocator would keep the memory of long requests.
+Otherwise, the allocator would keep the memory of long requests.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ while no request is in progress."""
 
 
 def find_trim() -> Callable[[], object] | None:
-    """Return a function that gives free memory to the system; None if the C library has none."""
+    """Return a function that returns free memory to the system; None if the C library has none."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return None if trim is None else lambda: trim(0)
 
@@ -23,7 +23,8 @@ def find_trim() -> Callable[[], object] | None:
 async def give_back_when_idle(
     in_flight: InFlight, trim: Callable[[], object] | None, look_seconds: float = _LOOK_SECONDS
 ) -> None:
-    """Give memory back after requests, while none is in progress; runs until cancelled."""
+    """Return memory to the system after requests, while none is in progress; runs until cancelled.
+    """
     seen = in_flight.seen
     while trim is not None:
         await asyncio.sleep(look_seconds)

@@ -1,7 +1,7 @@
 """Reserves all places of one HTTP request in the engine's queue at once.
 
-vLLM admits each text of a request separately. A request with more texts than the queue holds would
-be computed in part and then refused, at every attempt.
+vLLM admits each text of a request separately. Without this module, a request with more texts than
+the queue has room for would be computed in part and then refused, at every attempt.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 
 class PromisedPlaces:
-    """Number of sequences that are admitted and not yet in the engine."""
+    """Number of sequences that are admitted but not yet in the engine."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -19,8 +19,10 @@ class Place:
     """The places of one HTTP request in the engine's queue."""
 
     def __init__(self, inputs: Callable[[], int], *, asks_for_all: bool = False) -> None:
-        """Begin without a place. `inputs` returns the number of texts. With `asks_for_all`, vLLM
-        asks for room for all texts at once, instead of naming the answers for one.
+        """Start without a place. `inputs` returns the number of texts.
+
+        With `asks_for_all`, vLLM requests room for all texts at once. Otherwise, it requests room
+        for the answers to one text at a time.
         """
         self._inputs = inputs
         self._asks_for_all = asks_for_all
@@ -35,27 +37,28 @@ class Place:
         return self._promised is not None
 
     def choices(self, asked: int) -> int:
-        """Return the number of answers for one text, given the number that vLLM asks for."""
+        """Return the number of answers to one text; `asked` is the number that vLLM requests."""
         return 1 if self._asks_for_all else asked
 
     def wanted(self, asked: int) -> int:
-        """Return the number of sequences of the request, given the number that vLLM asks for."""
+        """Return the number of sequences of the request; `asked` is the number that vLLM requests.
+        """
         return asked if self._asks_for_all else self._inputs() * asked
 
     def admit(self, sequences: int, promised: PromisedPlaces) -> None:
-        """Admit all sequences."""
+        """Admit `sequences`, which are all sequences of the request."""
         self._promised, self._rest, self._wanted = promised, sequences, sequences
         promised.count += sequences
 
     def enter(self, sequences: int) -> None:
-        """Record that sequences are in the engine's queue; ignore those beyond the admitted."""
+        """Record that sequences are in the engine's queue; ignore more than were admitted."""
         sequences = min(sequences, self._rest)
         self._rest -= sequences
         if self._promised is not None:
             self._promised.count -= sequences
 
     def is_demand(self, sequences: int) -> bool:
-        """Count arriving sequences, and return whether they are among those that the client wants.
+        """Count arriving sequences, and return whether the client requested them.
 
         A beam search sends each of its sequences to the engine again for each token.
         """
@@ -63,7 +66,7 @@ class Place:
         return not self.is_admitted or self._arrived <= self._wanted
 
     def leave(self) -> None:
-        """Release the places that the request has not used."""
+        """Release the places that the request has reserved but not used."""
         self.enter(self._rest)
 
 

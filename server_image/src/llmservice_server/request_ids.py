@@ -1,4 +1,4 @@
-"""Gives each request an id, the client's own or a new one, for its answer and its log lines."""
+"""Gives each request an id for its response and log lines: the client's own id or a new one."""
 
 import re
 import uuid
@@ -9,8 +9,8 @@ from starlette.types import Scope
 HEADER = b"x-request-id"
 
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
-"""Pattern of an id. It accepts the characters that clients and proxies use, and none with a meaning
-in headers or logs."""
+"""Pattern of an id. It accepts the characters that clients and proxies use, except those with a
+special meaning in headers or logs."""
 
 current_request_id: ContextVar[str | None] = ContextVar("current_request_id", default=None)
 """Id of the request of this task; None outside a request."""

@@ -1,4 +1,4 @@
-"""Print docs/routes.md, the page about the routes, made from the list of them."""
+"""Print docs/routes.md, which is generated from the list of routes."""
 
 from collections.abc import Iterable
 

@@ -1,11 +1,11 @@
-"""The routes of the API port that belong to serving: the one list of them.
+"""Lists all routes of the API port that serve clients.
 
-The gate admits these routes and no others, the limits of a body follow from them, and both the page
-at /docs and docs/routes.md are made from them.
+By default, the gate admits only these routes. The limits of a body depend on them. The page at
+/docs and docs/routes.md are generated from them.
 
-vLLM registers administration routes (pausing, weights, adapters, scaling, profiling) beside the
-serving ones, most of them without a key. This list of allowed routes keeps the routes of a later
-vLLM closed until they have been reviewed: `CLOSED` has those that were.
+vLLM also registers administration routes (pausing, weights, adapters, scaling, profiling), most of
+which need no key. Because this list names the open routes, new routes of a later vLLM stay closed
+until they have been reviewed. `CLOSED` contains the reviewed routes that stay closed.
 """
 
 import re
@@ -36,30 +36,30 @@ class Route:
     """One path of the API."""
 
     path: str
-    """Path of the route. A name in braces stands for any text without a slash. `{model}` also
-    matches slashes, because names of models may contain them."""
+    """Path of the route. A name in braces matches any text without a slash. `{model}` also matches
+    slashes, because names of models may contain them."""
 
     purpose: str
-    """What a client gets from the route, in a few words."""
+    """Short description of the response, for the documentation."""
 
     models: Models = Models.ALL
     methods: tuple[str, ...] = ("POST",)
 
     texts: tuple[str, ...] = ()
-    """Fields that hold one text or several, each of which becomes a request to the engine."""
+    """Fields that contain one text or several. Each text becomes a request to the engine."""
 
     repeated: tuple[str, ...] = ()
     """Fields whose text is repeated in the prompt of every text."""
 
     slow_fields: tuple[str, ...] = ()
-    """Fields that make vLLM turn the texts into tokens on the event loop that serves every client.
-    """
+    """Fields that make vLLM tokenize the texts on the event loop that serves every client."""
 
     max_body_bytes: int | None = None
-    """Maximum size of a body in bytes, where the route allows less than the server."""
+    """Maximum size of a body in bytes, if the route allows less than the server; otherwise None."""
 
     asks_for_all: bool = False
-    """Whether vLLM asks for room in its queue for all texts at once, not for the answers to one."""
+    """Whether vLLM requests room in its queue for all texts at once. Otherwise, it requests room
+    for the answers to one text at a time."""
 
     takes_token_ids: bool = False
     """Whether a body may consist of token ids, which are many small values."""
@@ -75,7 +75,7 @@ class Route:
     request-id."""
 
     needs_key: bool = True
-    """Whether the route needs an API key where the server has keys."""
+    """Whether the route needs an API key if the server has keys."""
 
 
 _QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -105,7 +105,7 @@ _RERANK = Route(
 
 
 def _same_as(route: Route, path: str, where: str = "") -> Route:
-    """Return the route at another path; `where` says why it has one."""
+    """Return a copy of the route at another path; `where` says why the copy exists."""
     return replace(route, path=path, purpose=f"the same as `{route.path}`{where}")
 
 
@@ -176,7 +176,7 @@ ROUTES = (
         Models.GENERATING,
         texts=("items",),
         repeated=("query",),
-        # vLLM turns the texts into tokens on the event loop that serves every client.
+        # vLLM tokenizes the texts on the event loop that serves every client.
         max_body_bytes=256 * 1024,
         asks_for_all=True,
         takes_token_ids=True,
@@ -243,7 +243,8 @@ ROUTES = (
     Route(
         "/tokenize",
         "tokens of a text or a conversation",
-        # vLLM has no limit for this text, and the other texts wait while it is tokenized.
+        # vLLM has no limit for this text, and the texts of other requests wait while it is
+        # tokenized.
         max_body_bytes=1024 * 1024,
         takes_token_ids=True,
         example={"prompt": _BEGINNING},
@@ -351,8 +352,9 @@ _PATTERNS = tuple((_pattern(route.path), route) for route in ROUTES if "{" in ro
 def find_route(method: str, path: str) -> Route | None:
     """Return the route of a request; None when the path is not served.
 
-    A wrong method of a plain path is left to the framework, which answers 405. A path with a name
-    in it may also be another route of vLLM by another method.
+    For a plain path, any method matches, because the framework answers a wrong method with 405. For
+    a path with a name in braces, the method must match, because vLLM may have another route there
+    for another method.
     """
     if "{" not in path and (route := ROUTE_OF_PATH.get(path)) is not None:
         return route
@@ -363,22 +365,23 @@ def find_route(method: str, path: str) -> Route | None:
 
 
 def served_first(registered: Iterable[T]) -> list[T]:
-    """Return routes of the framework in the order of `ROUTES`, which begins with the usual ones.
+    """Return the framework's routes in the order of `ROUTES`, which begins with the most used ones.
 
-    All others follow in their own order. Routes of the same path keep theirs, too.
+    All other routes follow in their original order. Routes with the same path also keep their
+    order.
     """
     places = {path: place for place, path in enumerate(ROUTE_OF_PATH)}
     return sorted(registered, key=lambda route: places.get(getattr(route, "path", ""), len(places)))
 
 
 def without_slashes(method: str, raw_path: bytes) -> str | None:
-    """Return the address of the route that matches the path without its final slashes. None without
-    one.
+    """Return the address of the route at the path without its trailing slashes.
 
-    The address has no host, because the only known host is the one that the client sent. After one
-    slash the address is relative. It therefore also works behind a proxy that serves the API below
-    a prefix. After several slashes it is absolute, because clients resolve relative addresses
-    differently there.
+    Returns None if the path has no trailing slash or no such route exists. The address has no host,
+    because the only known host is the one that the client sent. For one trailing slash, the address
+    is relative, so it also works behind a proxy that serves the API below a prefix. For several
+    slashes, it is an absolute path, because clients resolve relative addresses differently in this
+    case.
     """
     path = raw_path.rstrip(b"/")
     slashes = len(raw_path) - len(path)

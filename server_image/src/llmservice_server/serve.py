@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 _LAST_WORDS_SECONDS = 1.0
 """Maximum time in seconds for a cancelled load to give up its turn at a shared cache."""
 _LAST_ANSWERS_SECONDS = 1.0
-"""Maximum time in seconds to send an error to the requests that the engine's death ended."""
+"""Maximum time in seconds to send errors to clients after the engine has died."""
 
 
 class Server:
@@ -102,8 +102,8 @@ class Server:
         api.start()
         try:
             if keys is not None and not keys.has_any():
-                # A missing key is reported before the load, which takes minutes, and not only
-                # when the first client is refused.
+                # A missing key is reported before the load, which takes minutes, not when the first
+                # client is refused.
                 return self._fail(StartRefused(NO_API_KEY), Reason.LOAD_FAILED)
             return await self._load_and_serve(app, api, terminated)
         finally:
@@ -132,7 +132,7 @@ class Server:
             # another server. Threads that still run end with the process.
             failure = too_slow(self._lifecycle)
             logger.info("told to stop while %s", self._lifecycle.phase.value)
-            # The message can be read only when the kubelet stopped this container to start another
+            # The message can be read only if the kubelet stopped this container to start another
             # one.
             write_termination_message(failure, self._settings.termination_log)
             loading.cancel()
@@ -168,8 +168,8 @@ class Server:
         if self._settings.smoke_test:
             await self._test(app, engine, engine_app)
         self._usage.begin()
-        # The imported modules and the objects built so far live until the process ends. Every full
-        # collection would scan them again and delay all answers by half a second.
+        # The imported modules and the objects built so far exist until the process exits. Every
+        # full garbage collection would scan them again and delay all responses by half a second.
         gc.collect()
         gc.freeze()
         self._lifecycle.enter(Phase.READY)
@@ -177,7 +177,10 @@ class Server:
         return engine
 
     async def _test(self, app: FastAPI, engine: Engine, engine_app: FastAPI) -> None:
-        """Raise StartRefused if the model's answer to a request of the server is wrong."""
+        """Raise StartRefused if the model fails the smoke test.
+
+        Raises EngineUnavailable if the engine dies during the test.
+        """
         paths = {getattr(route, "path", "") for route in engine_app.routes}
         question = question_for(paths, self._settings.smoke_test_prompt)
         if question is None:
@@ -192,7 +195,7 @@ class Server:
             raise StartRefused(failure)
 
     async def _load_adapters(self, engine: Engine, engine_app: FastAPI) -> Adapters | None:
-        """Return the LoRA adapters, once those of the present list are loaded or refused."""
+        """Return the LoRA adapters when those of the current list are loaded or refused."""
         settings = self._settings
         if settings.adapters_file is None:
             return None
@@ -230,7 +233,7 @@ class Server:
             refused = StartRefused(ENGINE_HUNG) if watch.loss is Loss.HANGS else None
             code = self._fail(refused, Reason.ENGINE_DIED)
             await self._in_flight.wait_until_none(_LAST_ANSWERS_SECONDS)
-            # Requests still open are blocked on the hung engine; end them.
+            # Requests that are still open are blocked by the hung engine, so they are cut.
             await self._in_flight.cut_all(ENGINE_FAILED)
             return code
         for task in (watching, *background):
@@ -246,8 +249,8 @@ class Server:
         if isinstance(error, StartRefused):
             failure = error.failure
         else:
-            # The engine process writes the cause of its end to the file. The error in this process
-            # only says that it ended.
+            # The engine process writes the cause of its exit to the file. The error in this process
+            # only says that the engine exited.
             facts = read_facts(self._engine_error_file) or (facts_of(error) if error else [])
             failure = classify(facts, unrecognised) if facts else ENGINE_KILLED
         self._lifecycle.fail(failure.reason, failure.message)

@@ -25,7 +25,7 @@ class InvalidSetting(ValueError):
 
 
 def _number(default: float | None, most: float, least: float = 0) -> Any:
-    """Return a field that holds a number within bounds."""
+    """Return a field for a number within bounds."""
     return Field(default, ge=least, le=most)
 
 
@@ -37,7 +37,7 @@ def _true_or_false(value: object) -> object:
 
 
 def _pattern(value: str) -> str:
-    """Return the pattern; raise ValueError if it is none."""
+    """Return the pattern; raise ValueError if it is not valid in RE2."""
     quiet = re2.Options()
     quiet.log_errors = False
     try:
@@ -53,8 +53,7 @@ def _words(error: Exception) -> str:
 
 
 class ServerSettings(BaseSettings):
-    """Settings of one server process. The variable of a field is LLMSERVICE_ and its name in upper
-    case.
+    """Settings of one server process. A field's variable is LLMSERVICE_ and its name in capitals.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
@@ -74,8 +73,8 @@ class ServerSettings(BaseSettings):
     request_timeout_seconds: float = _number(600.0, _DAY_SECONDS)
     """Maximum duration of a request in seconds; 0 sets no limit.
 
-    It equals the default drain time, so a rollout ends no request that would have continued
-    otherwise. It is also the timeout of common clients.
+    The default equals the default drain timeout, so a rollout ends no request that could otherwise
+    have continued. It is also the timeout of common clients.
     """
 
     engine_hang_seconds: float = _number(120.0, _DAY_SECONDS, least=0.5)
@@ -90,8 +89,7 @@ class ServerSettings(BaseSettings):
     a hundredth of it."""
 
     max_choices: int = _number(128, 16384, least=1)
-    """Maximum number of answers that one request may ask for (`n`). The default is the limit of the
-    OpenAI API."""
+    """Maximum number of answers per request (`n`). The default is the limit of the OpenAI API."""
 
     api_keys_directory: Path | None = None
     """Folder of a mounted Secret; the content of every file is a key. With None, requests need no
@@ -105,15 +103,15 @@ class ServerSettings(BaseSettings):
     None trusts the public ones only."""
 
     shared_cache_directory: Path | None = None
-    """Folder of a model cache that several servers share and one at a time fills. None means that
-    this server has a cache of its own."""
+    """Folder of a model cache that several servers share. One server at a time fills it. None means
+    that this server has a cache of its own."""
 
     cache_takeover_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
     """Maximum time in seconds without a sign of life from the server that fills the shared cache.
     After it, another server takes over.
 
-    The default is an estimate: network storage pauses for seconds, and an import blocks threads for
-    as long.
+    The default is an estimate: network storage can pause for seconds, and an import can block
+    threads for as long.
     """
 
     adapters_file: Path | None = None
@@ -138,13 +136,14 @@ class ServerSettings(BaseSettings):
     """Whether the server sends itself a request before it is ready."""
 
     smoke_test_prompt: str | None = None
-    """Prompt of that request; None chooses one."""
+    """Prompt of the smoke test; None uses a default prompt."""
 
     smoke_test_expect: Annotated[str, AfterValidator(_pattern)] | None = None
-    """Pattern in the syntax of RE2 that must occur in the answer; None accepts any text."""
+    """Pattern in RE2 syntax that the answer to the smoke test must contain; None accepts any text.
+    """
 
     smoke_test_timeout_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
-    """Maximum time in seconds until the answer is complete."""
+    """Maximum time in seconds until the answer to the smoke test is complete."""
 
     termination_log: Path = Path("/dev/termination-log")
     """File of the termination message that the kubelet reads; used only if it can be written."""

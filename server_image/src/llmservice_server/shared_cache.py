@@ -4,7 +4,7 @@ The servers communicate only through files on the claim, which may be a network 
 server can be killed at any moment. So a turn is a file whose name is a number. The server that
 creates the file of the next number has the turn. Files are created exclusively, so only one server
 can do this. Numbers only grow. A turn that ended keeps its number under another name, so a server
-that was paused for long can never take a number that has been used.
+that was paused for a long time can never take a number that has been used.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Writer:
         self._over = threading.Event()
         self._file = os.open(turn, os.O_WRONLY)
         self.on_loss: Callable[[], None] = lambda: None
-        """Callback in a thread, called when another server has taken the turn."""
+        """Callback that the thread calls when another server has taken the turn."""
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._beat, name="cache-writer", daemon=True).start()
@@ -64,7 +64,8 @@ class Writer:
     ) -> None:
         """End the turn, so that a waiting server gets the next one at once."""
         self._over.set()
-        # If this fails, another server has taken the turn, or takes it when the signs of life stop.
+        # If this fails, another server has taken the turn or will take it when the signs of life
+        # stop.
         with suppress(OSError):
             self._turn.rename(self._turn.with_suffix(f".{_ENDED}"))
         with suppress(OSError):
@@ -123,7 +124,7 @@ class FillLock:
         """Return whether the file of the turn has changed within the takeover time.
 
         The local clock measures this time, because the storage's clock may differ. The file is
-        opened before it is checked, because network file systems then ask their server.
+        opened before it is checked, because a network file system then queries its server.
         """
         try:
             with turn.path.open() as file:
@@ -178,11 +179,11 @@ class SharedCache:
         is_filled: Callable[[], bool],
         waiting: Callable[[str], Awaitable[None]],
     ) -> AsyncIterator[bool]:
-        """Enter when a part of the cache is filled (False) or this server may fill it (True).
+        """Enter the context when the part is filled (False) or this server may fill it (True).
 
         `is_filled` is called in a thread. While this server waits, `waiting` is called with the
         name of the current writer. Raises StartRefused when another server has taken the turn,
-        because writing must stop then.
+        because this server must then stop writing.
         """
         lock = FillLock(self.folder / "locks" / part, self.takeover_seconds)
         while not await asyncio.to_thread(is_filled):

@@ -1,8 +1,9 @@
-"""Sends the server one request of its own before it is ready, so that a model that answers nonsense
-never answers a client.
+"""Sends one test request to the server before it is ready.
+
+This way, a model that answers nonsense never serves a client.
 
 The request passes through the gate and vLLM's application like the request of a client. A new
-replica that fails it never becomes ready, so a rollout stops at it.
+replica that fails the test never becomes ready, so the rollout stops.
 """
 
 import array
@@ -31,8 +32,8 @@ _ANSWER_TOKENS = 32
 _QUOTED = 500
 """Maximum length of a quotation in a message, in characters."""
 _LONGEST_ANSWER_BYTES = 4 * 1024**2
-"""Maximum length of an answer in bytes. The vector of each token of a prompt is the longest
-answer."""
+"""Maximum length of an answer in bytes. The longest answers contain a vector for each token of a
+prompt."""
 _BOUNDARY = "llmservice-smoke-test"
 _SAMPLES_PER_SECOND = 16_000
 
@@ -44,7 +45,7 @@ class Answer:
     text: str = ""
     """Text that the model generated; empty for other kinds of models."""
     numbers: list[float] = field(default_factory=list)
-    """Log-probabilities of the tokens, or the vector. NaN stands for a number that JSON cannot
+    """Log-probabilities of the tokens, or the vector. NaN represents a number that JSON cannot
     contain."""
     has_numbers: bool = True
     """Whether a correct answer contains numbers."""
@@ -57,20 +58,19 @@ class Question:
     path: str
     body: bytes
     read: Callable[[str], Answer]
-    """Reads the body of an answer. Raises ValueError, KeyError or TypeError for one of another
-    form."""
+    """Reads the body of an answer. Raises ValueError, KeyError, TypeError or IndexError for a body
+    of another form."""
     content_type: str = "application/json"
     is_of_text: bool = False
     """Whether the answer is a text, so that it can be compared with a pattern."""
 
 
 def question_for(paths: Collection[str], prompt: str | None) -> Question | None:
-    """Return the question for a model that serves these paths; None for a model of a kind that has
-    none.
-    """
+    """Return the question for a model that serves these paths; None if there is no question."""
     wanted = prompt or _PROMPT
     if "/v1/completions" in paths:
-        # In a stream, vLLM writes a number that is not finite as null. Otherwise, it fails.
+        # In a stream, vLLM writes a number that is not finite as null. Without a stream, vLLM
+        # fails.
         body = {
             "prompt": wanted,
             "max_tokens": _ANSWER_TOKENS,
@@ -81,7 +81,7 @@ def question_for(paths: Collection[str], prompt: str | None) -> Question | None:
         return Question("/v1/completions", _json(body), _read_completion, is_of_text=True)
     for path, key in (("/v1/embeddings", "embedding"), ("/pooling", "data")):
         if path in paths:
-            # Only this form can contain numbers that are not finite.
+            # Only base64 can contain numbers that are not finite.
             body = {"input": wanted, "encoding_format": "base64"}
             return Question(path, _json(body), _vector_reader(key))
     if "/v1/audio/transcriptions" in paths:
@@ -93,10 +93,10 @@ def question_for(paths: Collection[str], prompt: str | None) -> Question | None:
 async def find_failure(
     app: ASGIApp, question: Question, settings: ServerSettings
 ) -> Failure | None:
-    """Ask the question; return why the model must not serve, or None if its answer is right.
+    """Send the question, and return the failure of the model; None for a right answer.
 
-    A request that does not suit the model proves nothing, so such a refusal is a failure only if
-    the settings asked for this very request.
+    The model may refuse the default request because it does not suit the model. So a refusal is a
+    failure only if the settings define the request or the expected answer.
     """
     pattern = settings.smoke_test_expect
     if pattern is not None and not question.is_of_text:
@@ -141,7 +141,7 @@ def judge(question: Question, status: int, body: str, pattern: str | None) -> Fa
 
 
 class _Reply:
-    """Response of the application, as far as it has arrived."""
+    """The part of the application's response that has arrived."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -158,7 +158,7 @@ class _Reply:
         async def receive() -> Message:
             if (message := next(messages, None)) is not None:
                 return message
-            await asyncio.Event().wait()  # the client stays
+            await asyncio.Event().wait()  # the client does not disconnect
             raise AssertionError("unreachable")
 
         async def send(message: Message) -> None:
@@ -218,7 +218,7 @@ def _read_transcript(body: str) -> Answer:
 
 
 def _silence() -> bytes:
-    """Return a form with a recording of one second, in which nobody speaks."""
+    """Return a form with a recording of one second of silence."""
     recording = io.BytesIO()
     with wave.open(recording, "wb") as file:
         file.setnchannels(1)

@@ -1,8 +1,8 @@
-"""Writes the chunks of streams in place of vLLM's models, in the same bytes.
+"""Writes the chunks of streams without vLLM's models, in the same bytes.
 
-For every token, vLLM builds and validates two or three pydantic models of values that it has made
-itself. This takes an eighth of the CPU time of a streamed token. A stand-in keeps the values of
-such a model and writes the usual ones directly. For any others it builds vLLM's model.
+For every token, vLLM builds and validates two or three pydantic models of values that it has
+created itself. This takes an eighth of the CPU time of a streamed token. A stand-in replaces such a
+model and writes the usual values directly. For other values, it builds vLLM's model.
 """
 
 import logging
@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 logger = logging.getLogger(__name__)
 
 _USUAL = {"exclude_unset": True}
-"""Options with which vLLM writes every chunk of a stream but the last one."""
+"""Options with which vLLM writes every chunk of a stream except the last one."""
 
 
 class StandIn:
-    """Values for one of vLLM's models, not validated."""
+    """Values of a chunk, not validated, in place of one of vLLM's models."""
 
     stands_for: ClassVar[Any]
-    """The model of vLLM."""
+    """vLLM's model that the stand-in replaces."""
     names: ClassVar[tuple[str, ...]]
     """Names of the usual values, in the order in which vLLM passes them."""
 
@@ -29,7 +29,7 @@ class StandIn:
         self.__dict__ = values
 
     def as_model(self) -> Any:
-        """Return vLLM's model of the values."""
+        """Return vLLM's model with the values."""
         return self.stands_for(**{name: _as_model(value) for name, value in vars(self).items()})
 
     def model_dump_json(self, **options: Any) -> str:
@@ -38,7 +38,7 @@ class StandIn:
         return self.as_model().model_dump_json(**options) if usual is None else str(usual)
 
     def usual(self) -> str | None:
-        """Return the JSON of usual values; None if there are others."""
+        """Return the JSON if all values are usual; None otherwise."""
         return self.write(*vars(self).values()) if tuple(vars(self)) == self.names else None
 
     def write(self, *values: Any) -> str | None:
@@ -87,7 +87,7 @@ class _ChatChoice(StandIn):
 
     @property
     def tool_calls(self) -> Any:
-        """Tool calls of the delta: vLLM's filter of them knows the model of a choice only."""
+        """Tool calls of the delta. vLLM's filter of tool calls treats a stand-in as a delta."""
         return self.delta.tool_calls
 
     @tool_calls.setter
@@ -169,13 +169,14 @@ _STAND_INS: tuple[tuple[Callable[..., Any], dict[str, type[StandIn]]], ...] = (
         },
     ),
 )
-"""For each route: a function that makes a chunk of given models, and the models' stand-ins."""
+"""For each route: a function that makes a chunk from given models, and the models' stand-ins."""
 
 
 def write_chunks_directly(*servings: Any) -> None:
-    """Replace the models of chunks in the modules of vLLM's servings of completions and chats.
+    """Replace the models of chunks in the modules of vLLM's handlers of completions and chats.
 
-    A model stays where its stand-in would write other bytes, as it may in another vLLM version.
+    A module keeps its models if the stand-ins would write other bytes, which may happen with
+    another vLLM version.
     """
     for serving, (sample, stand_ins) in zip(servings, _STAND_INS, strict=True):
         module = sys.modules[type(serving).__module__]

@@ -1,7 +1,7 @@
 """Builds the error events of streams, by route.
 
-Each API has its own error event, and its clients recognize no other. On two routes vLLM changes
-errors or their status; this module corrects both routes.
+Each API has its own error event, and its clients recognize no other. On two routes, vLLM changes
+errors or their status. This module corrects both routes.
 """
 
 from collections.abc import AsyncGenerator
@@ -19,7 +19,7 @@ NAMED_ERROR = "event: error\n"
 """Prefix of error events on other routes."""
 
 _EVENTS_BEFORE_THE_ENGINE = 2
-"""Number of events that vLLM sends before it asks the engine: response.created and
+"""Number of events that vLLM sends before it sends the request to the engine: response.created and
 response.in_progress."""
 
 
@@ -29,7 +29,7 @@ class StreamError(NamedTuple):
     message: str
     status: int
     parameter: str | None = None
-    """Parameter of the request that caused it, as far as it is known."""
+    """Parameter of the request that caused the error; None if it is unknown."""
 
 
 def error_event(route: str | None, error: StreamError, number: int) -> str:
@@ -48,12 +48,12 @@ def error_event(route: str | None, error: StreamError, number: int) -> str:
 
 
 def pass_errors_of_messages(messages: Any, engine_died: type[Exception]) -> None:
-    """Make vLLM's /v1/messages send errors in the form of its chat route, and the death of the
-    engine with 503.
+    """Make vLLM's /v1/messages pass on error events, and answer 503 when the engine dies.
 
-    vLLM converts the stream of a chat to the stream of a message. It treats an error event as a
-    piece that it cannot read. To a request without a stream it answers 500 when the engine dies,
-    unlike its other routes.
+    vLLM converts the stream of a chat to the stream of a message, and treats an error event as a
+    piece that it cannot read. Error events are therefore passed on in the form of the chat route.
+    When the engine dies, vLLM answers a request without a stream with 500, unlike on its other
+    routes.
     """
     convert, create = messages.message_stream_converter, messages.create_messages
 
@@ -80,7 +80,7 @@ def pass_errors_of_messages(messages: Any, engine_died: type[Exception]) -> None
         async with aclosing(convert(until_error())) as converted:
             async for each in converted:
                 if errors:
-                    # Since vLLM 0.33, the conversion ends each stream as a complete one.
+                    # Since vLLM 0.33, the conversion ends each stream like a complete stream.
                     break
                 yield each
         for error in errors:
@@ -93,7 +93,8 @@ def pass_errors_of_messages(messages: Any, engine_died: type[Exception]) -> None
 def _error_of_chat(piece: Any) -> str | None:
     """Return the error event of a piece of a chat; None for any other piece.
 
-    The pieces are events. Since vLLM 0.33 they are the objects that events are made of.
+    Before vLLM 0.33, a piece is an event. Since 0.33, it is the object from which the event is
+    made.
     """
     if isinstance(piece, str):
         return piece if piece.startswith(BARE_ERROR) else None
@@ -104,7 +105,7 @@ def _error_of_chat(piece: Any) -> str | None:
 def begin_responses_with_the_engine(responses: Any) -> None:
     """Start a stream of vLLM's /v1/responses only when the engine has begun to answer.
 
-    An earlier error then gets the same answer as an error of a request without a stream.
+    An earlier error then gets the same response as for a request without a stream.
     """
     create = responses.create_responses
 

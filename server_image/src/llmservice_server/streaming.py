@@ -23,7 +23,7 @@ async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Return the result of the work; cancel it and raise ClientDisconnect if the client leaves.
 
     The request's body must have been read; further data from the client is dropped. The framework
-    cancels streams by itself, but lets a plain handler continue without a client.
+    itself cancels a stream, but lets a plain handler continue without a client.
     """
     working = asyncio.ensure_future(work)
     listening = asyncio.ensure_future(_disconnected(request))
@@ -46,8 +46,9 @@ async def _disconnected(request: Request) -> None:
 async def prefetched(source: AsyncGenerator[T, None], count: int = 1) -> AsyncGenerator[T, None]:
     """Wait for the first `count` items, and return a generator of all items.
 
-    An error of a request shows at the first item from the engine. Waiting for it gives the error a
-    status of its own, instead of breaking a response that has started with 200.
+    An error of a request appears with the first item from the engine. Because this function waits
+    for that item, the response gets the status of the error. Otherwise, the error would break a
+    response that has started with 200.
     """
     first = [await anext(source) for _ in range(count)]
     return _after(first, source)

@@ -1,7 +1,7 @@
-"""Limits the structure of an answer: a JSON schema, expression, list of choices or grammar.
+"""Limits the structure of an answer: a JSON schema, a regex, a list of choices or a grammar.
 
-The engine compiles a structure for all clients in a few threads, and does not stop when the client
-has disconnected.
+The engine compiles the structures of all clients in a few threads. It does not stop compiling when
+the client disconnects.
 """
 
 import copy
@@ -12,26 +12,27 @@ from typing import Any
 from llmservice_server.errors import was_raised_in
 
 _MAX_BYTES = 128 * 1024
-"""Maximum length of a structure. It is an estimate: the schemas of a hundred tools take half of it.
-"""
+"""Maximum length of a structure in characters. It is an estimate: the schemas of a hundred tools
+take half of it."""
 
 _MAX_CHOICES = 4096
 _MAX_PROPERTIES = 512
-"""Maximum number of properties of one object. The time to compile grows with its square."""
+"""Maximum number of properties of one object. The time to compile grows with the square of this
+number."""
 
 _MAX_REPETITION = 100_000
 """Maximum value of minItems and similar limits, which some compilers unroll."""
 
 _MAX_LENGTHS = 32
-"""Maximum number of different lengths of texts. The compiler takes up to a second for each, and
-combining hundreds of them takes gigabytes."""
+"""Maximum number of different limits on the lengths of texts. The compiler takes up to a second for
+each limit, and combining hundreds of them takes gigabytes of memory."""
 
 _MAX_RULES = 1024
 """Maximum number of rules of a grammar. The time to compile grows with the square of the length of
 a chain of rules."""
 
 _REPETITION = re.compile(r"\{\d+(?:,\d*)?\}")
-"""Repetition in a pattern, which limits a length too."""
+"""Repetition in a pattern, such as {1,9}, which also limits a length."""
 
 _PLACE_IN_THE_COMPILER = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 """Time and source line at the beginning of xgrammar's error texts."""
@@ -67,18 +68,19 @@ class Compiler:
     """The compiler of structures that the engine uses.
 
     vLLM chooses a compiler for each request, but the engine uses the compiler of its first
-    structure for all of them. If that one fails on a structure, the engine reports no cause. Since
-    vLLM 0.33, the engine refuses a structure for which another compiler was chosen.
+    structure for all structures. If that compiler fails on a structure, the engine reports no
+    cause. Since vLLM 0.33, the engine refuses a structure for which another compiler was chosen.
     """
 
     def __init__(self) -> None:
         self._name: str | None = None
 
     def choose(self, configuration: Any, tokenizer: Any, params: Any) -> None:
-        """Choose the engine's compiler for the structure of vLLM's sampling parameters.
+        """Set the engine's compiler for the structure in vLLM's sampling parameters `params`.
 
-        Call it when the request is sent to the engine. The first structure decides. A structure
-        that the engine's compiler does not accept keeps its own choice, and the engine answers.
+        Call it when the request is sent to the engine. The first structure decides which compiler
+        the engine uses. A structure that this compiler does not accept keeps the compiler that vLLM
+        chose, and the engine refuses the structure.
         """
         structure = params.structured_outputs
         if self._name is None:
@@ -89,9 +91,9 @@ class Compiler:
             structure._backend = self._name
 
     def why_it_failed(self, configuration: Any, tokenizer: Any, params: Any) -> str | None:
-        """Return the compiler's error about the structure of vLLM's sampling parameters.
+        """Return the compiler's error about the structure in vLLM's sampling parameters `params`.
 
-        None if the compiler accepts the structure. `configuration` is vLLM's.
+        Returns None if the compiler accepts the structure. `configuration` is vLLM's configuration.
         """
         settings = copy.copy(configuration.structured_outputs_config)
         settings.backend = self._name
@@ -107,7 +109,7 @@ class Compiler:
 
 
 def why_not_compiled(error: Exception) -> str | None:
-    """Return the compiler's error about a structure. None for an unrelated error.
+    """Return the compiler's error about a structure; None for an unrelated error.
 
     vLLM's own text often names only the kind of structure. The compiler's text contains the cause.
     """
@@ -155,7 +157,7 @@ def _why_schema_is_too_large(schema: Any) -> str | None:
 
 
 def _lengths_of_texts(schema: dict[str, Any]) -> set[object]:
-    """Return the limits of lengths of texts that a schema itself sets, without its parts."""
+    """Return the limits on the lengths of texts in a schema, without those in its subschemas."""
     bounds = tuple(
         number if isinstance(number := schema.get(name), int | float) else None
         for name in ("minLength", "maxLength")

@@ -22,8 +22,8 @@ one."""
 def trust_bundle(bundle: Path, environment: MutableMapping[str, str]) -> None:
     """Make this process and its children trust the bundle in addition to the public authorities.
 
-    Libraries read the variables when they are imported or when they open a connection, so this
-    precedes both. Raises StartRefused if the bundle holds no certificate.
+    Libraries read the variables when they are imported or when they open a connection, so call this
+    function before both. Raises StartRefused if the bundle contains no valid certificate.
     """
     try:
         certificates = _text(bundle)

@@ -48,7 +48,7 @@ class EngineWatch:
         self.lost.set()
 
     def _look_for_a_hang(self) -> None:
-        """Report a hang to the probes. A hang may pass, so it is a loss only during a drain."""
+        """Report a hang to the probes. A hang may end, so it is a loss only during a drain."""
         stalled = self._stalled_seconds()
         is_stalled = stalled > self._hang_seconds
         if is_stalled != self._lifecycle.is_stalled:
