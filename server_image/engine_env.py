@@ -46,7 +46,7 @@ def cache_dir() -> Path:
 
 
 def environment_path(version: str = PINNED) -> Path:
-    """Return the path of the environment for the current lock files, which may not exist yet."""
+    """Return the path of the environment for the current lock files. It may not exist yet."""
     inputs = hashlib.sha256(PYTHON_VERSION.encode() + b"\0" + REQUIREMENTS.read_bytes())
     if version != PINNED:
         inputs.update(b"\0" + OTHERS[version].read_bytes())

@@ -2,8 +2,8 @@
 
 uv run python server_image/record_release.py 0.2.0
 
-Run this script at every release, and commit the files. Every later operator must understand them,
-because an image stays in use until its service's spec changes.
+Run this script at every release, and commit the files. Every later operator must understand these
+messages, because an image stays in use until its service's spec changes.
 """
 
 import json

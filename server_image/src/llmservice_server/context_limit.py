@@ -21,7 +21,8 @@ _MAX_ROOM = 1024
 def room_for_answer(context: int, max_tokens: int) -> int:
     """Return the number of tokens that a truncated prompt leaves for the answer.
 
-    A `max_tokens` of 0 or of at least the whole context does not state a usable length.
+    A `max_tokens` of 0 or of at least the whole context is ignored, because it states no usable
+    length.
     """
     if 0 < max_tokens < context:
         return max_tokens

@@ -1,7 +1,7 @@
 """Sets small defaults for an engine that runs on CPUs only.
 
 vLLM's defaults assume a dedicated machine. They give half of the memory to the KV cache, pin every
-core and compile kernels before the first token. Each of them is too much for a container.
+core and compile kernels before the first token. Each of these defaults is too much for a container.
 """
 
 import gc

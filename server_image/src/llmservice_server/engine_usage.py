@@ -67,7 +67,7 @@ class Counters:
     generated_tokens: int = 0
     decoded_tokens: int = 0
     """Number of tokens that the sequences in `steps` generated. With speculative decoding, a
-    sequence can generate more than one per step."""
+    sequence can generate more than one token per step."""
     finished: int = 0
     judged: int = 0
     """Number of finished requests to which the objectives were applied; 0 without an objective."""
@@ -153,7 +153,7 @@ class EngineUsage:
         """Returns the mean duty cycle of the GPUs; None without GPUs or without a reading. The call
         may take long."""
         self.adapters: Callable[[], list[dict[str, object]] | None] = lambda: None
-        """Returns the state of each LoRA adapter; None where the server serves none."""
+        """Returns the state of each LoRA adapter; None if the server serves no adapters."""
         self.counters = Counters()
         self._engines: defaultdict[int, _Engine] = defaultdict(_Engine)
         self._known_lengths: deque[int] = deque(maxlen=_KNOWN_PROMPTS)
@@ -163,7 +163,8 @@ class EngineUsage:
     def begin(self) -> None:
         """Drop the counters of the server's own requests, because no client sent them.
 
-        The steps of these requests were not recorded, so the requests would seem to wait still.
+        The steps of these requests were not recorded, so the requests would still appear to be
+        waiting.
         """
         self.counters = Counters()
         self._waiting_since = None

@@ -21,8 +21,7 @@ from llmservice_server.streaming import STREAM_END
 T = TypeVar("T")
 
 _LONG_BODY_BYTES = 16 * 1024
-"""Length in bytes above which a body waits for its turn. Parsing this length takes a millisecond.
-"""
+"""Length in bytes above which bodies are parsed one at a time. This length takes a millisecond."""
 
 _BODY_SECONDS = 60.0
 """Maximum time in seconds for the body of a request to arrive. It is an estimate that allows a

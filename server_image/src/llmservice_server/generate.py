@@ -70,7 +70,7 @@ class TokenizedPrompt:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of the generated text; the whole text without streaming."""
+    """A piece of the generated text. Without streaming, the piece is the whole text."""
 
     text: str
     tokens: int

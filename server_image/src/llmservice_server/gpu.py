@@ -73,7 +73,7 @@ class GpuCollector:
         yield from (family for family in families if family.samples)
 
     def duty_cycle_percent(self) -> float | None:
-        """Return the mean duty cycle of the GPUs that report one; None when none does."""
+        """Return the mean of the duty cycles that GPUs report; None if no GPU reports one."""
         told = [sample.value for sample in self._family(_READINGS[0]).samples]
         return sum(told) / len(told) if told else None
 

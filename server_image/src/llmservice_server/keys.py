@@ -18,8 +18,8 @@ Secret."""
 class ApiKeys:
     """The valid API keys. Each file of a folder contains one key; several keys allow rotation.
 
-    If the folder contains no key, no request is admitted. While the folder cannot be read, the keys
-    stay as they were.
+    If the folder contains no key, no request is admitted. While the folder cannot be read, the last
+    keys stay valid.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,7 +30,7 @@ class ApiKeys:
         self._look_at = clock()
 
     def find(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-        """Return the digest of the valid key in the headers; None if they contain none.
+        """Return the digest of the valid key in the headers; None if they contain no valid key.
 
         OpenAI's clients send the key in the header Authorization: Bearer. Anthropic's clients send
         it to /v1/messages in the header x-api-key.

@@ -18,7 +18,7 @@ class Phase(StrEnum):
     LOADING = "loading"
     WARMING_UP = "warming_up"
     SMOKE_TESTING = "smoke_testing"
-    """The server waits for the answer to a request of its own."""
+    """The server waits for the answer to its own test request."""
     READY = "ready"
     DRAINING = "draining"
     FAILED = "failed"
@@ -45,7 +45,7 @@ class Lifecycle:
         self.phase = Phase.IMPORTING
         self.download: DownloadProgress | None = None
         self.cache_writer: str | None = None
-        """Host name of the server that fills the shared cache while this one waits."""
+        """Host name of the server that fills the shared cache while this server waits."""
         self._failure: dict[str, str] = {}
         self.accepts_requests = False
         """Whether the API port serves: from ready until the drain refuses new requests."""

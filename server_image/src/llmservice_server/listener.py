@@ -97,7 +97,7 @@ class Listener(uvicorn.Server):
 
         A client that does not read is disconnected, so it does not prolong the wait.
         """
-        while any(  # noqa: ASYNC110 - the kernel tells nobody when a client has got something
+        while any(  # noqa: ASYNC110 - the kernel does not report when data has arrived
             connection.unsent_bytes for connection in self._connections()
         ):
             await asyncio.sleep(_UNSENT_CHECK_SECONDS)
@@ -126,7 +126,7 @@ class Listener(uvicorn.Server):
     def _close_in_child(self) -> None:
         """Close the server's sockets in a forked engine process.
 
-        Otherwise that process keeps the port open after the server exits, and closed connections
+        Otherwise, that process keeps the port open after the server exits, and closed connections
         stay half open. The wake-up descriptor of signals is also shared, so a SIGTERM to the child
         would reach the server.
         """

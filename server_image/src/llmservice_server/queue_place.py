@@ -46,12 +46,13 @@ class Place:
         return asked if self._asks_for_all else self._inputs() * asked
 
     def admit(self, sequences: int, promised: PromisedPlaces) -> None:
-        """Admit `sequences`, which are all sequences of the request."""
+        """Admit all sequences of the request; `sequences` is their number."""
         self._promised, self._rest, self._wanted = promised, sequences, sequences
         promised.count += sequences
 
     def enter(self, sequences: int) -> None:
-        """Record that sequences are in the engine's queue; ignore more than were admitted."""
+        """Record that sequences are in the engine's queue; ignore those beyond the admitted number.
+        """
         sequences = min(sequences, self._rest)
         self._rest -= sequences
         if self._promised is not None:

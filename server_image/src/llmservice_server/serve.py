@@ -80,8 +80,8 @@ class Server:
         Raises PortUnavailable when a port cannot be bound.
         """
         os.environ[ENGINE_ERROR_FILE] = str(self._engine_error_file)
-        # A killed container leaves the file behind. The next one has the same process id, so it
-        # would read the file as its own.
+        # A killed container leaves the file behind. The server of the next container has the same
+        # process id, so it would read the file as its own.
         self._engine_error_file.unlink(missing_ok=True)
         terminated = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

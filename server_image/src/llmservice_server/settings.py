@@ -53,7 +53,9 @@ def _words(error: Exception) -> str:
 
 
 class ServerSettings(BaseSettings):
-    """Settings of one server process. A field's variable is LLMSERVICE_ and its name in capitals.
+    """Settings of one server process.
+
+    The variable of each field is LLMSERVICE_ and the field's name in upper case.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
@@ -108,7 +110,7 @@ class ServerSettings(BaseSettings):
 
     cache_takeover_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
     """Maximum time in seconds without a sign of life from the server that fills the shared cache.
-    After it, another server takes over.
+    After this time, another server takes over.
 
     The default is an estimate: network storage can pause for seconds, and an import can block
     threads for as long.
@@ -133,7 +135,7 @@ class ServerSettings(BaseSettings):
     limit."""
 
     smoke_test: Annotated[bool, BeforeValidator(_true_or_false)] = True
-    """Whether the server sends itself a request before it is ready."""
+    """Whether the server runs the smoke test, a request to itself before it is ready."""
 
     smoke_test_prompt: str | None = None
     """Prompt of the smoke test; None uses a default prompt."""

@@ -95,8 +95,8 @@ async def find_failure(
 ) -> Failure | None:
     """Send the question, and return the failure of the model; None for a right answer.
 
-    The model may refuse the default request because it does not suit the model. So a refusal is a
-    failure only if the settings define the request or the expected answer.
+    The model may refuse the default request because that request does not suit the model. So a
+    refusal is a failure only if the settings define the request or the expected answer.
     """
     pattern = settings.smoke_test_expect
     if pattern is not None and not question.is_of_text:

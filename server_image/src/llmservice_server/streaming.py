@@ -14,7 +14,7 @@ STREAM_END = "data: [DONE]\n\n"
 
 
 def event(data: dict[str, object], name: str | None = None) -> str:
-    """Return a server-sent event; without a name it is a message."""
+    """Return a server-sent event. Without a name, its type is the default, `message`."""
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
