@@ -1,6 +1,6 @@
 """Create the Python environments that run the real engine on a CPU, once, and print their paths.
 
-engine_env.py [VERSION ...]      the pinned version of vLLM by default
+    engine_env.py [VERSION ...]      the pinned version of vLLM by default
     engine_env.py all
 
 The environment of the pinned version contains exactly the packages that requirements/cpu.txt locks

@@ -1,6 +1,6 @@
 """Write the flags of vLLM versions, and the interface of each version to the model server.
 
-uv run python server_image/flag_tables.py 0.33.0 [...]
+    uv run python server_image/flag_tables.py 0.33.0 [...]
 
 The code of a version comes from its wheel for GPUs, which the GPU image also contains. The code
 uses the packages of the engine environment, which suit versions close to the version of that

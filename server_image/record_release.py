@@ -1,6 +1,6 @@
 """Record the messages of a release's model server to the operator, for the operator's tests.
 
-uv run python server_image/record_release.py 0.2.0
+    uv run python server_image/record_release.py 0.2.0
 
 Run this script at every release, and commit the files. Every later operator must understand these
 messages, because an image stays in use until its service's spec changes.
