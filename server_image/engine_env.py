@@ -128,8 +128,7 @@ def lay_over(base: Path, environment: Path, requirements: Sequence[str]) -> None
 
 
 def extend(base: Path, environment: Path, *requirements: str) -> None:
-    """Create an environment with the requirements, and with all packages of `base` that it lacks.
-    """
+    """Create an environment with the requirements and all packages of `base` that it lacks."""
     uv("venv", "--quiet", "--relocatable", "--python", str(python_of(base)), str(environment))
     install(environment, *requirements)
     added = f"import site; site.addsitedir({str(site_packages(base))!r})\n"

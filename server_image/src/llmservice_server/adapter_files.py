@@ -36,7 +36,7 @@ _WRITES_HIDDEN_STATE = re.compile(r"\.(o|down)_proj\.lora_B\.weight$")
 
 
 class AdapterRefused(Exception):
-    """This server cannot serve the adapter, and another attempt would not help."""
+    """The adapter cannot be served by this server, and another attempt would not help."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class AdapterLimits:
 
 
 def adapters_folder() -> Path:
-    """Return the folder of downloaded adapters, on the server's own disk and not in a shared cache.
-    """
+    """Return the folder of downloaded adapters on the server's own disk, not in a shared cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME, "llmservice-adapters")

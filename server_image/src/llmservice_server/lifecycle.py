@@ -8,8 +8,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Phase of the server. The phases follow in this order, but the wait for the cache may recur.
-    """
+    """Phase of the server. The phases have this order, but the wait for the cache may recur."""
 
     IMPORTING = "importing"
     WAITING_FOR_CACHE = "waiting_for_cache"

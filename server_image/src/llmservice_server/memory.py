@@ -23,8 +23,7 @@ def find_trim() -> Callable[[], object] | None:
 async def give_back_when_idle(
     in_flight: InFlight, trim: Callable[[], object] | None, look_seconds: float = _LOOK_SECONDS
 ) -> None:
-    """Return memory to the system after requests, while none is in progress; runs until cancelled.
-    """
+    """Return memory after requests, while none is in progress; runs until cancelled."""
     seen = in_flight.seen
     while trim is not None:
         await asyncio.sleep(look_seconds)

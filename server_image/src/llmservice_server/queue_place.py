@@ -41,8 +41,7 @@ class Place:
         return 1 if self._asks_for_all else asked
 
     def wanted(self, asked: int) -> int:
-        """Return the number of sequences of the request; `asked` is the number that vLLM requests.
-        """
+        """Return the request's number of sequences; `asked` is the number that vLLM requests."""
         return asked if self._asks_for_all else self._inputs() * asked
 
     def admit(self, sequences: int, promised: PromisedPlaces) -> None:
@@ -51,8 +50,7 @@ class Place:
         promised.count += sequences
 
     def enter(self, sequences: int) -> None:
-        """Record that sequences are in the engine's queue; ignore those beyond the admitted number.
-        """
+        """Record that sequences are in the engine's queue; ignore those that were not admitted."""
         sequences = min(sequences, self._rest)
         self._rest -= sequences
         if self._promised is not None:

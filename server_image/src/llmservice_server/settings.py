@@ -141,8 +141,7 @@ class ServerSettings(BaseSettings):
     """Prompt of the smoke test; None uses a default prompt."""
 
     smoke_test_expect: Annotated[str, AfterValidator(_pattern)] | None = None
-    """Pattern in RE2 syntax that the answer to the smoke test must contain; None accepts any text.
-    """
+    """Pattern in RE2 syntax that must match in the smoke test's answer; None accepts any text."""
 
     smoke_test_timeout_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
     """Maximum time in seconds until the answer to the smoke test is complete."""
