@@ -195,11 +195,12 @@ bench-migration: setup  ## Count how many entries of other catalogues a spec can
 	$(if $(RECIPES),--recipes $(RECIPES)) $(if $(KUBEAI),--kubeai $(KUBEAI)) $(ARGS)
 
 .PHONY: bench-operator
+# The operator runs with the environment of its image (operator/Dockerfile).
 bench-operator: setup  ## Measure the operator with 10 to 5,000 services; ends with a line per gate (ARGS=--help)
 	@$(RUN) localkube setup
 	@$(RUN) localkube down --name bench-operator
 	@$(RUN) localkube up --api-only --name bench-operator
-	@failed=0; PYTHONPATH=bench:bench/operator:operator/tests:testing \
+	@failed=0; MALLOC_ARENA_MAX=1 PYTHONPATH=bench:bench/operator:operator/tests:testing \
 	$(RUN) localkube exec --name bench-operator -- python -m operator_bench $(ARGS) || failed=1; \
 	$(RUN) localkube down --name bench-operator; exit $$failed
 

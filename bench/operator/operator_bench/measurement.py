@@ -148,6 +148,7 @@ class Measurement:
         self._note_memory(operator)
 
     async def _measure_idle(self) -> None:
+        await asyncio.to_thread(process.until_quiet)
         log, started = process.AuditLog(), time.monotonic()
         await asyncio.sleep(self._idle_seconds)
         requests = await asyncio.to_thread(log.requests)
@@ -173,6 +174,7 @@ class Measurement:
     async def _measure_hanging_metrics_server(self) -> None:
         with hanging_server() as url, self._operator(METRICS_SERVER_URL=url) as operator:
             await self._until_all_passed(operator)
+            await asyncio.to_thread(process.until_quiet)
             async with self._latency.watching():
                 took = await self._latency.sample(self._keys[:SAMPLES])
             self._cell.event_ms["metrics server hangs"] = took

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from operator_bench.client import USER_AGENT, BenchError
 from operator_support.processes import OperatorProcess
 from shared_support.waiting import eventually
 
+QUIET_SECONDS = 10.0
+"""Longer than the pause between the lists of a start and the audit that follows them."""
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -76,6 +79,23 @@ def until_idle(operator: OperatorProcess, services: int, within: float) -> None:
 
     every = max(0.1, services / 1000)
     eventually(is_idle, within, "the operator is idle", every=every)
+
+
+def until_quiet() -> None:
+    """Wait until the operator has sent no request for QUIET_SECONDS.
+
+    After a start, the watches list every kind, and the audit compares the lists with the cache.
+    """
+    log = AuditLog()
+    since, seen = time.monotonic(), 0
+
+    def is_quiet() -> bool:
+        nonlocal since, seen
+        if (now := log.requests().total()) != seen:
+            since, seen = time.monotonic(), now
+        return time.monotonic() - since >= QUIET_SECONDS
+
+    eventually(is_quiet, 120, "the operator sends no requests", every=1)
 
 
 class AuditLog:

@@ -1,23 +1,47 @@
 """Replicas of the operator, each behind a proxy of its own, that one after another lose the Lease.
 
-The proxies distinguish the writers by the user agent of each replica.
+The proxies distinguish the writers by the user agent of each replica. The wall
+clocks of the replicas differ by up to two hours.
 """
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import cycle
 from pathlib import Path
+from typing import Any
+
+import libfaketime
 
 from llmservice_operator.kinds import LEASES
 from operator_support.fault_proxy import Drop, FaultProxy, Seen, fault_proxy
 from operator_support.forked import ForkedOperator
-from operator_support.processes import Api, OperatorProcess
+from operator_support.processes import Api, OperatorProcess, Running
 from shared_support.waiting import eventually
 
 LEASE = "llmservice-operator"
+CLOCKS = (timedelta(), timedelta(hours=1), timedelta(hours=-1))
+"""Errors of the replicas' wall clocks, in the order in which the replicas start."""
+
+
+class WrongClock(OperatorProcess):
+    """An operator whose wall clock differs from the machine's by `error`.
+
+    libfaketime changes what the C library returns; the monotonic clock stays right.
+    """
+
+    def __init__(self, error: timedelta, log: Path, namespace: str, **settings: str) -> None:
+        self._error = error
+        super().__init__(log, namespace, **settings)
+
+    def _begin(self, variables: Mapping[str, str]) -> Running:
+        _, faked = libfaketime.get_reload_information()
+        seconds = f"{self._error.total_seconds():+.0f}s"
+        return super()._begin({**variables, **faked, "FAKETIME": seconds})
 
 
 @dataclass
@@ -25,6 +49,8 @@ class Replica:
     proxy: FaultProxy
     process: OperatorProcess
     stack: ExitStack
+    clock: timedelta
+    """How far the wall clock of the replica is ahead."""
 
     def is_called(self, identity: str) -> bool:
         return any(f"({identity})" in each.agent for each in self.proxy.requests()[:1])
@@ -47,6 +73,7 @@ class Replicas:
         self._running: list[Replica] = []
         self._ended: list[Seen] = []
         self._started = 0
+        self._clocks = cycle(CLOCKS)
 
     def fill_up(self) -> None:
         """Replace the replicas that have ended, and wait until all are ready."""
@@ -58,14 +85,20 @@ class Replicas:
             replica.process.until_ready()
 
     def leader(self) -> Replica:
-        """Wait for a leader, and return it."""
+        """Wait for a leader that dates its Lease by the clock that it was given; return it."""
 
         def found() -> Replica | None:
-            lease = self._api.get(LEASES, self._namespace, LEASE)
-            holder = lease["spec"].get("holderIdentity") or "nobody"
-            return next((each for each in self._running if each.is_called(holder)), None)
+            lease = self._lease()["spec"]
+            holder = lease.get("holderIdentity") or "nobody"
+            leader = next((each for each in self._running if each.is_called(holder)), None)
+            error = datetime.fromisoformat(lease["renewTime"]) - datetime.now(UTC)
+            is_dated = leader and abs(error - leader.clock) < timedelta(minutes=5)
+            return leader if is_dated else None
 
-        return eventually(found, describe="a leader")
+        return eventually(found, describe="a leader that dates its Lease by its own clock")
+
+    def _lease(self) -> dict[str, Any]:
+        return self._api.get(LEASES, self._namespace, LEASE)
 
     def delete_lease(self) -> None:
         self._api.delete(LEASES, self._namespace, LEASE)
@@ -91,13 +124,15 @@ class Replicas:
         proxy = stack.enter_context(fault_proxy())
         folder = self._folder / str(self._started)
         folder.mkdir()
-        process = ForkedOperator(
+        clock = next(self._clocks)
+        start = partial(WrongClock, clock) if clock else ForkedOperator
+        process = start(
             folder / "log",
             self._namespace,
             WATCH_NAMESPACES=self._namespace,
             KUBECONFIG=proxy.kubeconfig(folder),
         )
-        self._running.append(Replica(proxy, process, stack))
+        self._running.append(Replica(proxy, process, stack, clock))
 
     def _end(self, replica: Replica) -> None:
         if replica.process.is_running():
