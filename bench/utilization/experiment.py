@@ -78,7 +78,7 @@ class Size:
         return max(self.level_seconds, min(FEWEST_REQUESTS / rate, self.longest_seconds))
 
     def reading(self, rate: float) -> float:
-        """Return the duration in seconds of a level for a reading at this rate.
+        """Return the seconds that a level must last for a reading to be taken at this request rate.
 
         It is extended until FEWEST_READ requests are expected, so that enough are served from start
         to end within the level, but only up to `longest_seconds`.

@@ -184,7 +184,8 @@ def test_a_node_drain_can_evict_every_replica_and_only_one_at_a_time(
     assert len(before) == replicas
     assert evict(cluster, namespace, first)
     if others:
-        # The replacement of the first pod still loads the model, so the budget allows no eviction.
+        # The pod that replaces the first one is still loading the model, so the budget allows no
+        # further eviction.
         assert not evict(cluster, namespace, others[0])
     for pod in others:
         eventually(partial(evict, cluster, namespace, pod), within=PATIENCE, every=1)

@@ -147,9 +147,9 @@ class Parallelism(Fields):
     """Number of groups that the layers are divided into, each on its own GPUs. This split suits
     GPUs with slow links."""
     data: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--data-parallel-size")] = 1
-    """Number of copies of the model inside one replica. They share the queue of the replica. Copies
-    are useful for mixture-of-experts models with expert: true; for other models, set spec.replicas
-    instead."""
+    """Number of copies of the model inside one replica, which distributes its requests among
+    them. Copies are useful for mixture-of-experts models with expert: true; for other models, set
+    spec.replicas instead."""
     expert: Annotated[bool, EngineFlag("--enable-expert-parallel")] = False
     """Whether each GPU stores whole experts of a mixture-of-experts model instead of a slice of
     every expert."""

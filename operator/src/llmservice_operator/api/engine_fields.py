@@ -140,8 +140,8 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """Image of the model servers. Default: the operator's image for the accelerator at the time
-    when the LLMService is created. The service keeps that image when the operator is upgraded."""
+    """Image of the model servers. Default: the operator's image for the accelerator. Once a
+    replica has been ready with it, the service keeps it when the operator is upgraded."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """Pull policy of the image. Default: Always for the tag latest, IfNotPresent for any
     other tag."""

@@ -191,9 +191,9 @@ class NetworkPolicy(Fields):
 
     mesh: Literal["None", "Ambient"] = "None"
     """Service mesh of the namespace. None: no mesh, or a mesh with sidecars, which needs no further
-    ports. Ambient: the ambient mode of Istio. The peers then also reach port 15008, through which
-    the mesh forwards their requests; the probes come from the address that the mesh uses for them;
-    and the replicas reach the pods in `to` through port 15008, too."""
+    ports. Ambient: the ambient mode of Istio. The policy then also allows port 15008, the tunnel of
+    the mesh, to the replicas from all their clients and from the replicas to the pods in `to`. It
+    also allows the probes, which come from an address of the mesh."""
 
     rules: ClassVar = (
         _without_effect("from", lambda policy: policy.from_),

@@ -17,8 +17,8 @@ def _atomic(longest: int) -> Any:
 
 class EngineStatus(Fields):
     image: Annotated[str, Field(max_length=512)]
-    """Image of the model servers. It does not change when an upgrade of the operator brings a new
-    default image."""
+    """Image of the model servers. After an upgrade of the operator, the new default image replaces
+    it only while untried is true."""
     version: Annotated[str, Field(max_length=64)]
     """vLLM version that the engine's arguments are written for."""
     default_for: Annotated[str, Field(max_length=32)] | None = None
@@ -119,7 +119,8 @@ class RollbackStatus(Fields):
     time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """Time at which the operator decided on the rollback."""
     revision: Annotated[str, Field(max_length=63)]
-    """Revision of the pods that returned: the value of their label pod-template-hash."""
+    """Revision that the rollback restores, that of the last complete rollout: the value of the
+    label pod-template-hash."""
     failed_pods: Annotated[str, Field(max_length=64)]
     """Digest of the pods whose rollout failed. The rollback ends when the spec describes other
     pods."""

@@ -73,8 +73,8 @@ ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
     "remove it, because the operator sizes /dev/shm itself": ("shmSize",),
     "remove it, because the Service object spreads the requests": ("loadBalancing", "routerSpec"),
 }
-"""Advice on what to change, each with the field names of other projects and of Kubernetes that it
-applies to."""
+"""Each piece of advice, with the field names of other projects and of Kubernetes to which it
+applies."""
 
 _BY_NAME: Final[Mapping[str, str]] = {
     name: advice for advice, names in ADVICE.items() for name in names

@@ -1,7 +1,8 @@
 """Network access to and from a service's pods.
 
 NetworkPolicies do not apply to traffic between a pod and its own node, which Kubernetes always
-allows. The kubelet's probes therefore need no rule.
+allows. The kubelet's probes therefore need no rule, except in an ambient mesh, which changes their
+source address.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from llmservice_operator.api.spec import LLMService
 from llmservice_operator.errors import InvalidSpec
 
 _WHOLE_GPU = "/gpu"
-"""End of the resource names of whole GPUs. A node can have more slices and shares of GPUs than
-whole GPUs."""
+"""Suffix of a resource name that counts whole GPUs, such as nvidia.com/gpu. Other resources count
+slices or shares, so a node can have more of them than gpusPerNode."""
 
 
 def check_fits_a_node(

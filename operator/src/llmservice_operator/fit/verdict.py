@@ -19,8 +19,9 @@ from llmservice_operator.fit.weights import Checkpoint, weight_bytes
 UTILIZATION_PERCENT: Final = 90
 """Percentage of a GPU's memory that the engine uses if the spec sets none."""
 LARGE_GPU_BYTES: Final = 70 * GIB
-"""Memory of a GPU in bytes from which the engine computes larger steps by default. Source: vLLM
-0.32, engine/arg_utils.py."""
+"""Least memory of a GPU, in bytes, for which the plan assumes larger steps by default. Simplified
+from vLLM 0.32, engine/arg_utils.py, which excludes the A100 and computes still larger steps from
+160 GiB."""
 LARGE_STEP_TOKENS: Final = 8192
 SEQUENCES, SEQUENCES_ON_A_LARGE_GPU = 256, 1024
 """Default limits of the engine on the number of concurrent requests."""

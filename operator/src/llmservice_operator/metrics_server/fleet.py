@@ -290,8 +290,8 @@ class Fleet:
 
 
 def _learned_by(report: LoadReport) -> Calibration | None:
-    """Return the calibration in the leader's report; None while the leader does not know the
-    load.
+    """Return the calibration in the leader's report; None while the leader
+    has only just begun to observe the service.
     """
     return None if report.missing == Missing.STARTING else report.calibration
 

@@ -65,8 +65,8 @@ class Observation:
     """Seconds until a problem may begin or end without an event. None if only an event can change
     it."""
     problem: Problem | None = None
-    """Most important problem of a replica that is not ready. None if all replicas are ready, or if
-    the others have no problem and their containers have not started yet."""
+    """Most important problem of the workload or of a replica that is not ready. None without a
+    problem, as while containers start."""
 
 
 def observe_service(

@@ -26,7 +26,8 @@ waits, such as for a drain or for a new node."""
 @dataclass(frozen=True)
 class RolloutDecision:
     status: RolloutStatus | None
-    """Status of the rollout to record. None while new pods start in addition to the old ones."""
+    """Record that each old pod ends before its successor starts. None until a rollout of type Auto
+    decides this, after the rollout, and for all other types."""
     requeue_after_seconds: float | None = None
     """Seconds after which the decision may change without an event. None if it cannot."""
 

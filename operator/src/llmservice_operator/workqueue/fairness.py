@@ -33,7 +33,7 @@ class Shares:
     """Longest duration of a quick pass, in seconds. A group with a longer pass is slow until one of
     its passes is quick."""
     remembered_seconds: float = 300.0
-    """Time in seconds after the last pass of a group for which the group counts as slow or quick.
+    """Seconds for which a group still counts as slow or quick after its last pass.
     Afterwards the group is new again."""
 
 
