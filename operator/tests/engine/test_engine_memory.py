@@ -8,6 +8,7 @@ import pytest
 
 from llmservice_operator.fit import Checkpoint, Plan, Verdict, plan_fit, read_shape
 from llmservice_operator.fit.kv_cache import request_bytes
+from llmservice_operator.fit.verdict import UTILIZATION_PERCENT
 from llmservice_operator.fit.weights import weight_bytes
 from operator_support.services import a_service
 from operator_support.shapes import CONFIGS
@@ -76,4 +77,4 @@ def test_the_verdict_follows_from_what_vllm_needs(
         return plan_fit(service.spec, read_shape(CONFIGS[name]), Checkpoint(vllm["stored"]), gpu)
 
     needed = vllm["weights"] + vllm["sequence"] + planned(1).reserve
-    assert planned(int(needed / share / 0.9)).verdict is verdict
+    assert planned(int(needed / share * 100 / UTILIZATION_PERCENT)).verdict is verdict

@@ -124,7 +124,7 @@ def test_the_verdict_compares_what_one_longest_request_needs_with_the_gpu(
     found = plan(gpu_gib)
     assert found.verdict is verdict
     assert found.needed == found.weights + found.reserve + 16 * GIB
-    assert found.budget == found.gpu * 90 // 100
+    assert found.budget == found.gpu * 92 // 100
 
 
 def test_the_spec_decides_how_much_of_the_gpu_the_engine_uses() -> None:
@@ -140,15 +140,15 @@ def test_the_rest_of_the_memory_holds_further_requests() -> None:
 
 def test_each_advice_makes_the_model_fit() -> None:
     advice = plan(24).advice
-    assert advice == ("set engine.maxModelLen to at most 18,432", "set accelerator.count to 2")
-    assert plan(24, {"maxModelLen": 18_432}).verdict is Verdict.FITS
-    assert plan(24, {"maxModelLen": 19_456}).verdict is not Verdict.FITS
+    assert advice == ("set engine.maxModelLen to at most 21,504", "set accelerator.count to 2")
+    assert plan(24, {"maxModelLen": 21_504}).verdict is Verdict.FITS
+    assert plan(24, {"maxModelLen": 22_528}).verdict is not Verdict.FITS
     assert plan(24, gpus=2).verdict is Verdict.FITS
 
 
 def test_requests_that_the_engine_shortens_are_as_long_as_surely_fits() -> None:
     shortened = plan(24, {"maxModelLen": "Auto"})
-    assert (shortened.verdict, shortened.longest) == (Verdict.FITS, 18_432)
+    assert (shortened.verdict, shortened.longest) == (Verdict.FITS, 21_504)
     assert plan(80, {"maxModelLen": "Auto"}) == plan(80)
     assert plan(1, {"maxModelLen": "Auto"}).verdict is Verdict.DOES_NOT_FIT
 

@@ -43,7 +43,7 @@ def test_a_plan_shows_every_part_of_the_memory() -> None:
     assert planned("{class: H100}") == (
         "chat: fits\n"
         "  model      hf://org/model: 32 layers, 32 attention heads, 8 KV heads\n"
-        "  GPU        1 GPU of 79.6 GiB, of which the engine uses 71.7 GiB\n"
+        "  GPU        1 GPU of 79.6 GiB, of which the engine uses 73.3 GiB\n"
         "  weights    15.0 GiB on each GPU\n"
         "  estimate   4.3 GiB for activations, CUDA graphs and libraries\n"
         "  KV cache   128.0 KiB per token, 16.0 GiB for one request of 131,072 tokens\n"
@@ -54,22 +54,22 @@ def test_a_plan_shows_every_part_of_the_memory() -> None:
 def test_a_plan_for_amd_gpus_says_that_its_estimate_is_untried() -> None:
     lines = planned("{type: amd, class: MI300X}").splitlines()
     assert lines[0] == "chat: fits"
-    assert "  GPU        1 GPU of 192.0 GiB, of which the engine uses 172.8 GiB" in lines
+    assert "  GPU        1 GPU of 192.0 GiB, of which the engine uses 176.6 GiB" in lines
     assert "  untried    on AMD GPUs: the estimate is that of NVIDIA GPUs" in lines
 
 
 def test_a_plan_that_does_not_fit_says_what_to_change() -> None:
     lines = planned("{class: L4}").splitlines()
-    assert lines[0] == "chat: does not fit: needs 33.2 GiB, has 20.2 GiB"
+    assert lines[0] == "chat: does not fit: needs 33.2 GiB, has 20.7 GiB"
     assert lines[-2:] == [
-        "  to fit     set engine.maxModelLen to at most 8,192",
+        "  to fit     set engine.maxModelLen to at most 11,264",
         "  or         set accelerator.count to 2",
     ]
 
 
 def test_a_plan_near_the_limit_says_that_the_estimate_decides() -> None:
     assert planned("{class: L40S}", gpu_memory=38 * 2**30).splitlines()[0] == (
-        "chat: within 10 %: needs 33.2 GiB, has 34.2 GiB, and the estimate decides"
+        "chat: within 10 %: needs 33.2 GiB, has 35.0 GiB, and the estimate decides"
     )
 
 

@@ -187,7 +187,7 @@ class EngineFields(Fields):
         | None
     ) = None
     """Percentage of each GPU's memory that the engine uses for weights and KV cache. Default: the
-    engine's default, about 90."""
+    engine's default, 92."""
     parallelism: Parallelism | None = None
     """Split of the model across the GPUs of a replica. Default: tensor parallelism across all of
     them."""

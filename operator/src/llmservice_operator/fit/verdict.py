@@ -16,8 +16,9 @@ from llmservice_operator.fit.kv_cache import request_bytes
 from llmservice_operator.fit.model_shape import ModelShape
 from llmservice_operator.fit.weights import Checkpoint, weight_bytes
 
-UTILIZATION_PERCENT: Final = 90
-"""Percentage of a GPU's memory that the engine uses if the spec sets none."""
+UTILIZATION_PERCENT: Final = 92
+"""Percentage of a GPU's memory that the engine uses if the spec sets none. Source: vLLM 0.30 to
+0.33, config/cache.py."""
 LARGE_GPU_BYTES: Final = 70 * GIB
 """Least memory of a GPU, in bytes, for which the plan assumes larger steps by default. Simplified
 from vLLM 0.32, engine/arg_utils.py, which excludes the A100 and computes still larger steps from
