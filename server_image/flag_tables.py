@@ -1,4 +1,5 @@
-"""Write the flags of vLLM versions, and the interface of each version to the model server.
+"""Write two files for each vLLM version: the table of its flags, and the interface on which the
+model server depends.
 
     uv run python server_image/flag_tables.py 0.33.0 [...]
 

@@ -1,4 +1,4 @@
-"""Reads the command lines of other projects' catalogues from JSON files of their facts."""
+"""Builds the command lines of other projects' catalogues from JSON extracts of these catalogues."""
 
 from __future__ import annotations
 

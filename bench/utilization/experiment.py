@@ -319,8 +319,8 @@ def effective_utilization(
     limits: EngineLimits,
     slo: ServiceLevelObjective,
 ) -> float:
-    """Return the product's utilization of one replica: the served work, at the price of the mix
-    seen so far.
+    """Return the utilization of one replica as the product computes it: the served work per
+    second, with the cost of a token in the mix seen so far.
 
     Raises RuntimeError if too few requests were finished to know the mix.
     """

@@ -20,8 +20,8 @@ from utilization.mixes import LONGEST_ANSWER, Mix
 from utilization.truth import Trial
 
 SETTLE_SECONDS = 2.5
-"""Time in seconds before a level. Its requests are not judged, because the engine has not reached
-its steady load yet."""
+"""Seconds of traffic before the measurement of a level begins. Requests of this time are not
+judged, because the engine has not reached its steady load yet."""
 SAMPLE_SECONDS = 0.2
 
 

@@ -1,5 +1,5 @@
-"""Tests that a test causes every reason, with a real API server, cluster or engine, or with a
-record of a real one.
+"""Tests that every reason has a test that causes it, with a real API server, cluster or engine, or
+with a record of a real one.
 """
 
 import pytest

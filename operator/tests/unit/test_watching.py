@@ -50,7 +50,7 @@ async def test_every_object_and_every_change_arrives_in_the_event_loop_of_the_ca
         [event("BOOKMARK", pod("", 14)), event(DELETED, pod("b", 15))],
     ]
     async with server.serving(), watching() as found:
-        # For several changes of one object, only its newest state may arrive.
+        # If an object changes several times, the earlier states may be skipped.
         await eventually_in_loop(
             lambda: found.newest.get("long") == longer and (DELETED, "b") in found.events, 20
         )

@@ -128,8 +128,8 @@ class Server:
         stopping = asyncio.ensure_future(terminated.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
-            # No request is in progress. The load only has to give up its turn at the cache for
-            # another server. Threads that still run end with the process.
+            # No request is in progress. The loading task only has to end its turn at the shared
+            # cache, so that another server can take it. Running threads end with the process.
             failure = too_slow(self._lifecycle)
             logger.info("told to stop while %s", self._lifecycle.phase.value)
             # The message can be read only if the kubelet stopped this container to start another

@@ -20,7 +20,8 @@ class Invalid(Exception):
 def lengths_of_vllm(*, subtracts: bool) -> Any:
     """Return a class for the lengths of a request, like that of vLLM.
 
-    With `subtracts`, the length of the answer reduces that of the prompt, as in older versions.
+    With `subtracts`, the length of the answer is subtracted from the maximum
+    length of the prompt, as in older versions.
     """
 
     @dataclass(frozen=True)

@@ -129,7 +129,8 @@ class Release:
 
 
 def operator_of(release: Release, log: Path) -> OperatorProcess:
-    """Return the operator as a process, with exactly the settings of the installed Deployment."""
+    """Start the operator as a process, with the settings of the installed Deployment except the
+    health port."""
     deployment = release.deployment()
     assert deployment is not None
     (container,) = deployment["spec"]["template"]["spec"]["containers"]

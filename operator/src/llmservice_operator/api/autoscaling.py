@@ -90,7 +90,8 @@ class Autoscaling(Fields):
     """Component that changes the number of replicas. External: a HorizontalPodAutoscaler that reads
     the metrics server through external.metrics.k8s.io. KEDA: a ScaledObject that reads the metrics
     server directly. Direct: the operator. Auto: External, unless another component owns
-    external.metrics.k8s.io; then KEDA if it is installed, otherwise Direct."""
+    external.metrics.k8s.io or the operator is confined to namespaces; then KEDA if it is installed
+    and the chart value keda.enabled is true, otherwise Direct."""
 
     rules: ClassVar = (
         Rule(

@@ -156,10 +156,10 @@ class RolloutStrategy(Fields):
 
     auto_rollback: bool = False
     """Whether the operator restores the pods of the last complete rollout when a later rollout
-    fails. A rollout fails if it is stuck, or if a new replica cannot start or exits with an error,
-    and is not ready after 30 seconds. The condition Ready then has the reason RolledBack, until a
-    change of the spec changes the pods. All other objects follow the spec. With false, the rollout
-    stops and the old replicas continue to serve."""
+    fails. A rollout fails if it is stuck, or if a new replica that cannot start, or that exits
+    with an error, is still not ready after 30 seconds. The condition Ready then has the reason
+    RolledBack, until a change of the spec changes the pods. All other objects follow the spec.
+    With false, the rollout stops and the old replicas continue to serve."""
 
     rules: ClassVar = (
         _rolling_update_only("maxSurge", "max_surge"),

@@ -49,9 +49,8 @@ class Loading(Fields):
     ) = None
     """Loader of the weights. RunaiStreamer reads safetensors with many threads, from any source of
     the model. RunaiStreamerSharded reads files that were saved for each GPU. BitsAndBytes,
-    FastSafetensors, InstantTensor and the streamers require a Python package of their name in the
-    image. Default: Auto, the engine's choice for the model's files, which is RunaiStreamer for an
-    s3:// model."""
+    FastSafetensors, InstantTensor and the streamers need a Python package in the image. Default:
+    Auto, the engine's choice for the model's files, which is RunaiStreamer for an s3:// model."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Number of threads that read the weights, for the format RunaiStreamer. Default: the
     streamer's own default."""

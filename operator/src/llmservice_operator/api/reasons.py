@@ -123,8 +123,8 @@ class Reason(StrEnum):
     UNSCHEDULABLE = Facts(
         "Unschedulable",
         Source.POD,
-        "No node can run the pod for another reason, such as CPU, memory, taints or the node "
-        "selector.",
+        "No node can run the pod, for a reason other than a lack of GPUs, such as CPU, memory, "
+        "taints or the node selector.",
         "Lower spec.resources, correct spec.template, or add nodes.",
         rank=Rank.NODE,
         about=Subject.ROOM,

@@ -126,8 +126,9 @@ class LLMServiceSpec(Fields):
     hub, to media that requests refer to, and to every other connection of the replicas. Default:
     the chart value server.caBundle."""
     suspend: bool = False
-    """Whether the service is suspended. With true, all replicas terminate, and every object,
-    address and setting remains. With false, the replicas start again."""
+    """Whether the service is suspended. With true, all replicas terminate. The addresses,
+    the settings and all other objects remain, except a ScaledObject of KEDA. With false, the
+    replicas start again."""
 
     rules: ClassVar = (
         Rule(
@@ -378,7 +379,7 @@ class LLMService(Fields):
     def problems(cls, body: Mapping[str, Any]) -> list[InvalidSpec]:
         """Return every error in a `body` that no API server has checked, unknown fields included.
 
-        A rule between fields is checked only once each of its fields is valid.
+        A rule between fields is checked only after all of its fields are valid.
         """
         try:
             cls.model_validate(body)

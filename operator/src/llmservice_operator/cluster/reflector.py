@@ -42,8 +42,8 @@ AUDIT_GRACE_SECONDS = 5.0
 _REMEDIES = {
     LLMSERVICES.kind: "apply crds/llmservice.yaml or install the chart with crds.install=true"
 }
-"""Advice for a cluster that does not serve a required kind, for each such kind that is not part of
-Kubernetes."""
+"""What to do if the cluster does not serve a required kind. Only kinds that are not part of
+Kubernetes have an entry."""
 
 
 class ReflectorObserver(Protocol):

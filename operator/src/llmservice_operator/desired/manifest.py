@@ -60,7 +60,9 @@ def is_left_to(live: Manifest, service: LLMService) -> bool:
     """Return whether the live object has no controller and carries the service's labels.
 
     In this case, a service of this name was deleted with `--cascade=orphan`, or a client removed
-    the owner reference. The service adopts the object, and keeps its content.
+    the owner reference. The service adopts the object and
+    applies its own manifest to it. An adopted workload keeps its image and, if the spec sets no
+    number, its replicas.
     """
     labels = live.get("metadata", {}).get("labels") or {}
     return not _has_controller(live) and names.labels(service).items() <= labels.items()
