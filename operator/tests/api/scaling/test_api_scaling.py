@@ -251,8 +251,9 @@ def test_the_slo_attainment_is_reported_and_a_missed_objective_is_an_event(
         "itlP95": 20,
         "attainmentPercent": 80,
     }
-    # A change of less than five percentage points causes no write.
-    until_settled(operator)
+    # A change of less than five percentage points causes no write. The counts of replicas may reach
+    # the status later than the reason.
+    until_settled(operator, seconds=3.0)
     source.say(namespace, name, demand_percent=60.0, attainment_percent=83.0, **measured)
     passes = operator.metric("controller_runtime_reconcile_total")
     with writes_nothing(operator):
