@@ -11,7 +11,7 @@ import pytest
 
 from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support.forked import ForkedOperator
-from operator_support.processes import Api, make_service
+from operator_support.processes import Api, make_service, until_settled
 from operator_support.webhook import webhook
 from shared_support.waiting import eventually
 
@@ -71,6 +71,8 @@ def test_a_metrics_server_that_hangs_delays_no_service(api: Api, namespace: str,
                 service = make_service(f"scaled-{number}", namespace, autoscaling=scaled)
                 api.create(LLMSERVICES, service)
             eventually(lambda: len(api.list_all(DEPLOYMENTS, namespace)) == 60, 60)
+            # On a busy machine, the statuses of so many services take longer than what is measured.
+            until_settled(operator)
             for number in range(3):
                 api.create(LLMSERVICES, make_service(f"llm-{number}", namespace))
                 until_deployed(api, namespace, f"llm-{number}")
