@@ -189,6 +189,10 @@ bench-serving: setup  ## Measure the server against stock vLLM, batching and spe
 bench-utilization: setup  ## Compare the effective GPU utilization with the true load of a real engine; ends with a line for the gate
 	@PYTHONPATH=bench $(RUN) python -m utilization
 
+.PHONY: bench-routing
+bench-routing: setup  ## Simulate the choice of replicas by the router and by others: MOONCAKE=FILE
+	@PYTHONPATH=bench $(RUN) python -m routing $(if $(MOONCAKE),--mooncake $(MOONCAKE))
+
 .PHONY: bench-migration
 bench-migration: setup  ## Count how many entries of other catalogues a spec can say: RECIPES=FILE KUBEAI=FILE
 	@PYTHONPATH=bench:operator:operator/tests:server_image $(RUN) python -m migration \

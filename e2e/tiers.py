@@ -85,7 +85,7 @@ TIERS = (
     ),
     Tier(
         "bench",
-        "the scaling core against simulated engines (a part of `make bench-scaling`)",
+        "the scaling and routing cores against simulated engines",
         ("bench/tests",),
     ),
     Tier(

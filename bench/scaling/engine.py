@@ -3,7 +3,11 @@
 Each engine follows the rules of vLLM's scheduler. Running sequences decode first. The rest of the
 step's token budget goes to prompts in order of arrival (chunked prefill). A prompt is admitted when
 a slot and its KV tokens are free. When KV tokens run out, the youngest sequence is preempted and
-computed again later. Requests are routed on arrival to the engine with the fewest requests.
+computed again later. `run_until` routes a request on arrival to the engine with the fewest
+requests.
+
+A request either knows how many prompt tokens the prefix cache holds, or it lists the blocks of its
+prompt. In the latter case each engine has a cache of blocks, and evicts the least recently used.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +19,9 @@ from llmservice_operator.api.calibration import LENGTH_BUCKETS
 from llmservice_operator.scaling.signals import STEP_MOMENTS
 
 FIXED, PREFILL, SEQUENCE, KV, NOISE = range(5)
-MAX_SEQUENCES, KV_CAPACITY, MAX_STEP_TOKENS = range(3)
+MAX_SEQUENCES, KV_CAPACITY, MAX_STEP_TOKENS, CACHED_BLOCKS = range(4)
+BLOCK_TOKENS = 512
+"""Prompt tokens of a cache block, as in the Mooncake traces."""
 ARRIVALS, PROMPT_ARRIVED, COMPUTED, CACHED, GENERATED, FINISHED, TTFT_MET, ITL_MET, SLO_MET = range(
     9
 )
@@ -46,16 +52,23 @@ class Requests(NamedTuple):
     arrival: Array
     prompt: Array
     cached: Array
-    """Prompt tokens that the prefix cache holds."""
+    """Prompt tokens that the prefix cache holds; of a request with blocks, known on admission."""
     answer: Array
     first_token: Array
     """Time of the first token in seconds. Negative until there is one."""
     finish: Array
     to_compute: Array
-    """Prompt tokens (and, after a preemption, answer tokens) still to be computed."""
+    """Prompt tokens (and, after a preemption, answer tokens) still to be computed; of a request
+    with blocks that waits, the expected number."""
     generated: Array
     behind: Array
     """Number of the next request in the same queue. -1 if there is none."""
+    shared: Array
+    """Prompt tokens of a running request whose KV cache it shares with the cached blocks."""
+    first_block: Array
+    """Position in `blocks` of each request's first block, and the end of the last one."""
+    blocks: Array
+    """Blocks of all prompts, numbered from 1. Equal blocks have equal prefixes."""
 
 
 class Fleet(NamedTuple):
@@ -77,9 +90,23 @@ class Fleet(NamedTuple):
     prompt_lengths: Array
     answer_lengths: Array
     moments: Array
+    newer: Array
+    """Next more recently used block of each cached block; -1 for a block that is not cached. Entry
+    0 closes the ring: its `newer` is the least recently used block."""
+    older: Array
+    cached_blocks: Array
+    queued: Array
+    """Number of queued requests that contain each block."""
 
 
-def new_requests(arrival: Array, prompt: Array, answer: Array, cached: Array) -> Requests:
+def new_requests(
+    arrival: Array,
+    prompt: Array,
+    answer: Array,
+    cached: Array,
+    first_block: Array | None = None,
+    blocks: Array | None = None,
+) -> Requests:
     count = len(arrival)
     return Requests(
         arrival,
@@ -91,10 +118,16 @@ def new_requests(arrival: Array, prompt: Array, answer: Array, cached: Array) ->
         (prompt - cached).astype(np.int64),
         np.zeros(count, np.int64),
         np.full(count, -1, np.int64),
+        np.zeros(count, np.int64),
+        np.zeros(count + 1, np.int64) if first_block is None else first_block,
+        np.zeros(0, np.int64) if blocks is None else blocks,
     )
 
 
-def new_fleet(engines: int, max_sequences: int) -> Fleet:
+def new_fleet(engines: int, max_sequences: int, blocks: int = 0) -> Fleet:
+    """Return idle engines with empty caches for blocks with the numbers 1 to `blocks`."""
+    newer = np.full((engines, blocks + 1), -1, np.int32)
+    newer[:, 0] = 0
     return Fleet(
         np.zeros(engines),
         np.zeros(engines, np.int64),
@@ -110,6 +143,10 @@ def new_fleet(engines: int, max_sequences: int) -> Fleet:
         np.zeros((engines, BUCKETS)),
         np.zeros((engines, BUCKETS)),
         np.zeros((engines, MOMENTS)),
+        newer,
+        newer.copy(),
+        np.zeros(engines, np.int64),
+        np.zeros((engines, blocks + 1), np.int16),
     )
 
 
@@ -129,8 +166,62 @@ def _bucket(tokens: int) -> int:
 
 
 @njit(cache=True)
+def matched_tokens(
+    requests: Requests, fleet: Fleet, engine: int, request: int, with_queue: bool
+) -> int:
+    """Return the prompt tokens that the cache of an engine saves a request.
+
+    With the queue, blocks of the requests that wait there are taken for cached.
+    """
+    first, end = requests.first_block[request], requests.first_block[request + 1]
+    at = first
+    while at < end:
+        block = requests.blocks[at]
+        queued = with_queue and fleet.queued[engine, block] > 0
+        if fleet.newer[engine, block] < 0 and not queued:
+            break
+        at += 1
+    return int(max(0, min((at - first) * BLOCK_TOKENS, requests.prompt[request] - 1)))
+
+
+@njit(cache=True)
+def _use_blocks(requests: Requests, fleet: Fleet, engine: int, request: int, capacity: int) -> None:
+    """Make the blocks of a request the most recently used ones; the first block last, because
+    vLLM evicts the end of a prompt before its beginning.
+    """
+    newer, older = fleet.newer[engine], fleet.older[engine]
+    first, end = requests.first_block[request], requests.first_block[request + 1]
+    for at in range(end - 1, first - 1, -1):
+        block = requests.blocks[at]
+        if newer[block] >= 0:
+            newer[older[block]] = newer[block]
+            older[newer[block]] = older[block]
+        else:
+            fleet.cached_blocks[engine] += 1
+        last = older[0]
+        newer[last], older[block] = block, last
+        newer[block], older[0] = 0, block
+    while fleet.cached_blocks[engine] > capacity:
+        oldest = newer[0]
+        newer[0] = newer[oldest]
+        older[newer[oldest]] = 0
+        newer[oldest] = older[oldest] = -1
+        fleet.cached_blocks[engine] -= 1
+
+
+@njit(cache=True)
+def _count_queued(requests: Requests, fleet: Fleet, engine: int, request: int, by: int) -> None:
+    for at in range(requests.first_block[request], requests.first_block[request + 1]):
+        fleet.queued[engine, requests.blocks[at]] += by
+
+
+@njit(cache=True)
 def enqueue(requests: Requests, fleet: Fleet, engine: int, request: int) -> None:
     """Add a request to the end of an engine's queue."""
+    if requests.first_block[request] < requests.first_block[request + 1]:
+        saved = matched_tokens(requests, fleet, engine, request, True)
+        requests.to_compute[request] = requests.prompt[request] - saved
+        _count_queued(requests, fleet, engine, request, 1)
     if fleet.tail[engine] < 0:
         fleet.head[engine] = request
     else:
@@ -150,9 +241,10 @@ def _preempt(requests: Requests, fleet: Fleet, engine: int) -> None:
     fleet.running[engine] -= 1
     victim = fleet.sequences[engine, fleet.running[engine]]
     held = requests.prompt[victim] + requests.generated[victim]
-    fleet.kv_used[engine] -= held
+    fleet.kv_used[engine] -= held - requests.shared[victim]
     fleet.kv_read[engine] -= held
     requests.to_compute[victim] = held
+    _count_queued(requests, fleet, engine, victim, 1)
     if fleet.head_admitted[engine]:
         head = fleet.head[engine]
         requests.behind[victim] = requests.behind[head]
@@ -172,7 +264,7 @@ def _preempt(requests: Requests, fleet: Fleet, engine: int) -> None:
 def _finish(requests: Requests, fleet: Fleet, engine: int, request: int, slo: Array) -> None:
     answer = requests.answer[request]
     requests.finish[request] = fleet.clock[engine]
-    fleet.kv_used[engine] -= requests.prompt[request] + answer
+    fleet.kv_used[engine] -= requests.prompt[request] + answer - requests.shared[request]
     totals = fleet.totals[engine]
     totals[FINISHED] += 1
     totals[ANSWER_TOKENS] += answer
@@ -202,11 +294,20 @@ def _step(
         request = fleet.head[engine]
         if not fleet.head_admitted[engine]:
             held = requests.prompt[request] + requests.generated[request]
-            full = fleet.kv_used[engine] + held + decoding > capacity
+            saved = matched_tokens(requests, fleet, engine, request, False)
+            full = fleet.kv_used[engine] + held - saved + decoding > capacity
             if started >= limits[MAX_SEQUENCES] or (full and started > 0):
                 break
-            fleet.kv_used[engine] += held
+            fleet.kv_used[engine] += held - saved
             fleet.head_admitted[engine] = 1
+            if requests.first_block[request] < requests.first_block[request + 1]:
+                requests.shared[request] = saved
+                requests.to_compute[request] = held - saved
+                if requests.cached[request] == 0:
+                    requests.cached[request] = saved
+                    fleet.totals[engine, CACHED] += saved
+                _use_blocks(requests, fleet, engine, request, limits[CACHED_BLOCKS])
+                _count_queued(requests, fleet, engine, request, -1)
         chunk = min(budget, requests.to_compute[request])
         requests.to_compute[request] -= chunk
         budget -= chunk
@@ -258,7 +359,7 @@ def _step(
 
 
 @njit(cache=True)
-def _run_engine(
+def run_engine(
     requests: Requests,
     fleet: Fleet,
     engine: int,
@@ -298,7 +399,7 @@ def run_until(
             engine = active[(i + request) % len(active)]
             if not fleet.routable[engine]:
                 continue
-            _run_engine(requests, fleet, engine, at, step, limits, slo)
+            run_engine(requests, fleet, engine, at, step, limits, slo)
             load = fleet.running[engine] + fleet.waiting[engine]
             if load < fewest:
                 fewest = load
@@ -308,5 +409,5 @@ def run_until(
         enqueue(requests, fleet, best, request)
         request += 1
     for i in range(len(active)):
-        _run_engine(requests, fleet, active[i], until, step, limits, slo)
+        run_engine(requests, fleet, active[i], until, step, limits, slo)
     return request

@@ -34,7 +34,7 @@ class Hardware:
     def limits_array(self) -> Array:
         limits = self.limits
         return np.array(
-            [limits.max_sequences, int(limits.kv_capacity_tokens), limits.max_step_tokens]
+            [limits.max_sequences, int(limits.kv_capacity_tokens), limits.max_step_tokens, 0]
         )
 
 

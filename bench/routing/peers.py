@@ -1,0 +1,146 @@
+"""Routing policies of others, from their documented rules, and the bound.
+
+The peers see the true state of every engine and its true cache, which real ones do not.
+"""
+
+import bisect
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit
+
+from routing.fleet import Service
+from routing.foresight import first_token_at
+from scaling.engine import (
+    FIXED,
+    MAX_STEP_TOKENS,
+    PREFILL,
+    Array,
+    Fleet,
+    Requests,
+    matched_tokens,
+)
+
+
+def _loads(view: Service) -> Array:
+    return view.fleet.running + view.fleet.waiting
+
+
+@njit(cache=True)
+def _matches(requests: Requests, fleet: Fleet, engines: int, request: int) -> Array:
+    found = np.zeros(engines, np.int64)
+    for engine in range(engines):
+        found[engine] = matched_tokens(requests, fleet, engine, request, True)
+    return found
+
+
+@njit(cache=True)
+def _first_tokens(
+    requests: Requests, fleet: Fleet, request: int, steps: Array, limits: Array
+) -> Array:
+    found = np.zeros(len(steps))
+    for engine in range(len(steps)):
+        found[engine] = first_token_at(requests, fleet, engine, request, steps[engine], limits)
+    return found
+
+
+@njit(cache=True)
+def _queued_tokens(requests: Requests, fleet: Fleet, engines: int) -> Array:
+    found = np.zeros(engines, np.int64)
+    for engine in range(engines):
+        at = fleet.head[engine]
+        while at >= 0:
+            found[engine] += requests.to_compute[at]
+            at = requests.behind[at]
+    return found
+
+
+@dataclass
+class Bound:
+    """The engine with the least cost, by perfect foresight.
+
+    The cost is the time until the first token, and `work_weight` times the seconds that the prompt
+    takes the engine.
+    """
+
+    work_weight: float = 0.0
+
+    def choose(self, view: Service, request: int, now: float) -> int:
+        seconds = _first_tokens(view.requests, view.fleet, request, view.steps, view.limits) - now
+        saved = _matches(view.requests, view.fleet, view.replicas, request)
+        a_token = view.steps[:, PREFILL] + view.steps[:, FIXED] / view.limits[MAX_STEP_TOKENS]
+        work = (view.requests.prompt[request] - saved) * a_token
+        return int(np.lexsort((_loads(view), seconds + self.work_weight * work))[0])
+
+
+@dataclass
+class LeastRequests:
+    """The fewest requests in an engine; among equals, the next in turn."""
+
+    turn: int = 0
+
+    def choose(self, view: Service, request: int, now: float) -> int:
+        self.turn += 1
+        loads = np.roll(_loads(view), -self.turn % view.replicas)
+        return int((np.argmin(loads) + self.turn) % view.replicas)
+
+
+class LeastWork:
+    """The fewest prompt tokens ahead; prefixes are not known."""
+
+    def choose(self, view: Service, request: int, now: float) -> int:
+        tokens = _queued_tokens(view.requests, view.fleet, view.replicas)
+        return int(np.lexsort((_loads(view), tokens))[0])
+
+
+def _limit(loads: Array, factor: float) -> float:
+    return max(1.0, factor * (float(loads.sum()) + 1) / len(loads))
+
+
+@dataclass
+class BoundedHash:
+    """Consistent hashing of the first blocks with bounded loads."""
+
+    blocks: int = 4
+    factor: float = 1.25
+    points: list[tuple[int, int]] = field(default_factory=list)
+
+    def choose(self, view: Service, request: int, now: float) -> int:
+        if not self.points:
+            self.points = sorted(
+                (_hash(f"{engine}-{i}"), engine)
+                for engine in range(view.replicas)
+                for i in range(200)
+            )
+        first = view.requests.first_block[request]
+        end = min(first + self.blocks, view.requests.first_block[request + 1])
+        at = bisect.bisect(self.points, (_hash(str(view.requests.blocks[first:end].tolist())), -1))
+        loads = _loads(view)
+        limit = _limit(loads, self.factor)
+        for step in range(len(self.points)):
+            engine = self.points[(at + step) % len(self.points)][1]
+            if loads[engine] + 1 <= limit:
+                return engine
+        return int(np.argmin(loads))
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+@dataclass
+class PrefixTree:
+    """The longest cached prefix among the engines whose load is bounded."""
+
+    factor: float = 1.25
+    fallback: LeastRequests = field(default_factory=LeastRequests)
+
+    def choose(self, view: Service, request: int, now: float) -> int:
+        loads = _loads(view)
+        matches = _matches(view.requests, view.fleet, view.replicas, request)
+        matches = np.where(loads + 1 <= _limit(loads, self.factor), matches, -1)
+        if matches.max() <= 0:
+            return self.fallback.choose(view, request, now)
+        best = np.flatnonzero(matches == matches.max())
+        return int(best[np.argmin(loads[best])])

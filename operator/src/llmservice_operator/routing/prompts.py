@@ -1,0 +1,93 @@
+"""Turns the body of a request into the chain of hashes by which cached prefixes are found."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+from llmservice_operator.routing.prefixes import BLOCK_BYTES
+
+MOST_BYTES: Final = 1 << 20
+"""Bytes of the canonical form that are hashed; a longer prompt is compared by its beginning."""
+
+PROMPT_FIELDS: Final = (
+    "tools",
+    "functions",
+    "system",
+    "instructions",
+    "messages",
+    "input",
+    "prompt",
+    "query",
+    "documents",
+)
+"""Fields of all routes that become a part of the prompt, in the order of most chat templates.
+
+A template that puts the tools after the system message has equal prefixes in the same cases.
+"""
+
+MEDIA_KEYS: Final = frozenset({"url", "image_url", "data", "file_data", "audio_url", "video_url"})
+LEAST_MEDIA_CHARACTERS: Final = 512
+"""A shorter string is kept as it is, for example the URL of an image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the router knows of a prompt."""
+
+    chain: Sequence[int]
+    """Hashes of the whole blocks of the canonical form; each one covers all blocks before it."""
+    size: int
+    """Bytes of text, without images, audio and video."""
+    media: int = 0
+    """Number of images, pieces of audio and videos."""
+
+
+def prompt_of(body: Mapping[str, Any], adapter: str) -> Prompt:
+    """Return the chain of a body, which was parsed from JSON, for a model or an adapter.
+
+    Spaces and the order of keys make no difference. Images, audio and video count by their digest.
+    A cache salt separates prompts, as it does in vLLM.
+    """
+    media: list[int] = []
+    fields = [(name, _without_media(body[name], media)) for name in PROMPT_FIELDS if name in body]
+    pieces = [_json(value).encode("utf-8", "surrogatepass") for _, value in fields]
+    names = [name for name, _ in fields]
+    root = _json([adapter, body.get("cache_salt"), names]).encode("utf-8", "surrogatepass")
+    chain = tuple(_chain(root, b"".join(pieces)[:MOST_BYTES]))
+    return Prompt(chain, sum(map(len, pieces)), len(media))
+
+
+def _chain(root: bytes, text: bytes) -> Iterator[int]:
+    digest = blake2b(root, digest_size=8).digest()
+    for at in range(0, len(text) - BLOCK_BYTES + 1, BLOCK_BYTES):
+        digest = blake2b(digest + text[at : at + BLOCK_BYTES], digest_size=8).digest()
+        yield int.from_bytes(digest)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _without_media(value: Any, media: list[int]) -> Any:
+    """Return the value with a digest in place of each long piece of media, whose sizes are listed
+    in `media`.
+
+    A JSON parser bounds the depth, so the recursion is bounded too.
+    """
+    if isinstance(value, dict):
+        return {
+            key: _digest(each, media)
+            if key in MEDIA_KEYS and isinstance(each, str) and len(each) >= LEAST_MEDIA_CHARACTERS
+            else _without_media(each, media)
+            for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_media(each, media) for each in value]
+    return value
+
+
+def _digest(text: str, media: list[int]) -> str:
+    media.append(len(text))
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

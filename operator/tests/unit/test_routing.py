@@ -1,0 +1,208 @@
+"""Tests of the router: which replica a request is sent to, and why."""
+
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from llmservice_operator.api.calibration import LENGTH_BUCKETS
+from llmservice_operator.routing.prefixes import BLOCK_BYTES, PrefixIndex
+from llmservice_operator.routing.prompts import Prompt
+from llmservice_operator.routing.ratios import FadingRatio
+from llmservice_operator.routing.router import MOST_BLOCKS, Router
+from llmservice_operator.scaling.signals import Counters, Snapshot
+from llmservice_operator.scaling.step_model import StepModel
+
+MODEL = StepModel(fixed=0.01, prefill=50e-6, sequence=20e-6, kv=50e-9)
+REPORT = Snapshot(
+    at=0.0,
+    started=0.0,
+    counters=Counters(),
+    running=0,
+    waiting=0,
+    kv_tokens=0.0,
+    kv_capacity_tokens=400_000.0,
+    max_sequences=256,
+    max_step_tokens=2048,
+)
+CACHE_TOKENS = 400_000.0
+NUMBERS = count()
+
+
+def router(*names: str) -> Router:
+    made = Router(MODEL)
+    for name in names:
+        made.hear(name, REPORT, CACHE_TOKENS)
+    return made
+
+
+def prompt(first: int, blocks: int) -> Prompt:
+    """Return a prompt whose blocks are numbered from `first`."""
+    return Prompt(tuple(range(first, first + blocks)), blocks * BLOCK_BYTES)
+
+
+def pick(made: Router, wanted: Prompt, now: float = 0.0, *, ends: bool = False) -> str:
+    number = next(NUMBERS)
+    chosen = made.pick(number, wanted, now)
+    assert chosen is not None
+    if ends:
+        made.started(number, now)
+        made.ended(number)
+    return chosen.replica
+
+
+def test_a_conversation_returns_to_the_replica_that_has_its_prefix() -> None:
+    made = router("a", "b", "c")
+    first = pick(made, prompt(0, 40), ends=True)
+    pick(made, prompt(1000, 40), ends=True)
+    assert {pick(made, prompt(0, 40 + more), ends=True) for more in range(1, 9)} == {first}
+
+
+def test_different_prompts_are_spread_over_all_replicas() -> None:
+    made = router("a", "b", "c")
+    assert {pick(made, prompt(1000 * i, 40)) for i in range(3)} == {"a", "b", "c"}
+
+
+def test_a_long_queue_outweighs_a_warm_cache() -> None:
+    made = router("a", "b")
+    warm = pick(made, prompt(0, 20), ends=True)
+    for i in range(1, 60):
+        made.replicas[warm].send(-i, made._dispatch(made.replicas[warm], prompt(1000 * i, 400), 0))
+    assert pick(made, prompt(0, 21)) != warm
+
+
+def test_a_draining_replica_gets_no_further_request_even_with_the_prefix() -> None:
+    made = router("a", "b")
+    warm = pick(made, prompt(0, 40), ends=True)
+    made.drain(warm)
+    assert pick(made, prompt(0, 41)) != warm
+
+
+def test_without_any_replica_there_is_no_choice() -> None:
+    assert Router(MODEL).pick(1, prompt(0, 4), 0.0) is None
+
+
+def test_without_recent_reports_the_replica_with_the_fewest_requests_is_chosen() -> None:
+    made = router("a", "b")
+    late = 60.0
+    chosen = [made.pick(i, prompt(0, 40), late) for i in range(4)]
+    assert [each.replica for each in chosen if each] == ["a", "b", "a", "b"]
+    assert all(each and each.seconds is None for each in chosen)
+
+
+def test_a_replica_whose_report_is_old_gets_nothing_while_another_one_reports() -> None:
+    made = router("a", "b")
+    made.hear("b", replace(REPORT, at=60.0), CACHE_TOKENS)
+    assert {pick(made, prompt(1000 * i, 40), 60.0) for i in range(5)} == {"b"}
+
+
+def test_a_replica_that_started_again_has_an_empty_cache() -> None:
+    made = router("a", "b")
+    warm = pick(made, prompt(0, 40), ends=True)
+    assert made.replicas[warm].index.matched(prompt(0, 40).chain) == 40
+    made.hear(warm, replace(REPORT, at=1.0, started=1.0), CACHE_TOKENS)
+    assert made.replicas[warm].index.matched(prompt(0, 40).chain) == 0
+
+
+def test_a_cache_that_saves_nothing_loses_its_discount() -> None:
+    made = router("a")
+    replica = made.replicas["a"]
+    for second in range(1, 30):
+        pick(made, prompt(0, 40), float(second), ends=True)
+        arrived = Counters(prompt_tokens_arrived=10_000.0 * second)
+        made.hear("a", replace(REPORT, at=second + 0.5, counters=arrived), CACHE_TOKENS)
+    assert replica.trust.value < 0.1
+    dispatch = made._dispatch(replica, prompt(0, 40), 30.0)
+    assert dispatch.uncached > 0.9 * dispatch.tokens
+
+
+def test_the_bytes_of_a_token_are_learned_from_the_reports() -> None:
+    made = router("a")
+    for second in range(1, 60):
+        wanted = prompt(1000 * second, 100)
+        pick(made, wanted, float(second), ends=True)
+        arrived = Counters(prompt_tokens_arrived=second * wanted.size / 2.0)
+        made.hear("a", replace(REPORT, at=second + 0.5, counters=arrived), CACHE_TOKENS)
+    assert made.bytes_per_token.value == pytest.approx(2.0, rel=0.05)
+
+
+def test_requests_of_others_count_as_load() -> None:
+    made = router("a", "b")
+    made.hear("a", replace(REPORT, at=1.0, running=50, kv_tokens=300_000.0), CACHE_TOKENS)
+    assert {pick(made, prompt(1000 * i, 4), 1.0, ends=True) for i in range(4)} == {"b"}
+
+
+def test_the_expected_time_grows_with_the_queue_and_falls_as_it_is_computed() -> None:
+    made = router("a")
+    picks = [
+        made.pick(number, prompt(1000 * number, 100), now)
+        for number, now in ((1, 0.0), (2, 0.0), (3, 1.0))
+    ]
+    alone = 25_600 * (50e-6 + 0.01 / 2048)
+    expected = [alone, 2 * alone, 3 * alone - 1.0]
+    assert [each.seconds for each in picks if each] == pytest.approx(expected, rel=0.15)
+
+
+def test_a_full_kv_cache_delays_a_request_until_sequences_have_finished() -> None:
+    made = router("a", "b")
+    lengths = tuple(10.0 if bucket == 11 else 0.0 for bucket in range(LENGTH_BUCKETS))
+    answers = Counters(answer_lengths=lengths, answer_tokens=20_000.0)
+    full = replace(REPORT, running=4, kv_tokens=399_000.0, counters=answers)
+    made.hear("a", full, CACHE_TOKENS)
+    made.hear("b", replace(full, kv_tokens=200_000.0), CACHE_TOKENS)
+    a, b = (made.replicas[each].seconds_until_first_token(100_000, 0.0) for each in ("a", "b"))
+    assert b + 4 < a < b + 12
+
+
+def test_an_index_keeps_the_beginning_of_a_prompt_longest() -> None:
+    index = PrefixIndex(10)
+    index.add(range(8))
+    index.add(range(100, 106))
+    assert len(index) == 10
+    assert index.matched(range(8)) == 4
+
+
+def test_the_indexes_of_all_replicas_are_bounded_together() -> None:
+    made = Router(MODEL)
+    for i in range(50):
+        made.hear(f"replica-{i}", replace(REPORT, kv_capacity_tokens=1e12), 1e12)
+    for i in range(50):
+        made.hear(f"replica-{i}", replace(REPORT, at=1.0), 1e12)
+    assert sum(each.index.capacity for each in made.replicas.values()) <= MOST_BLOCKS
+
+
+def test_nothing_is_kept_of_a_request_that_has_ended() -> None:
+    made = router("a", "b")
+    for number in range(100):
+        made.pick(number, prompt(1000 * number, 4), 0.0)
+        if number % 2:
+            made.started(number, 0.1)
+        made.ended(number)
+    assert made._where == {}
+    for each in made.replicas.values():
+        assert each.requests == 0
+        assert each._waiting_tokens == pytest.approx(0.0)
+
+
+def test_events_of_unknown_requests_and_removed_replicas_do_nothing() -> None:
+    made = router("a")
+    made.pick(1, prompt(0, 4), 0.0)
+    made.remove("a")
+    made.drain("a")
+    made.started(1, 0.5)
+    made.ended(1)
+    made.ended(2)
+    assert made.pick(3, prompt(0, 4), 0.0) is None
+
+
+def test_a_ratio_moves_from_its_guess_to_the_evidence_and_forgets_old_evidence() -> None:
+    ratio = FadingRatio(guess=4.0, weight=10.0, memory=100.0)
+    assert ratio.value == 4.0
+    for _ in range(50):
+        ratio.add(20.0, 10.0)
+    assert ratio.value == pytest.approx(2.0, rel=0.2)
+    for _ in range(200):
+        ratio.add(80.0, 10.0)
+    assert ratio.value == pytest.approx(8.0, rel=0.2)
+    with pytest.raises(ValueError, match="cannot be negative"):
+        ratio.add(1.0, -1.0)
