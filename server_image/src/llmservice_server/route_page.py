@@ -25,7 +25,8 @@ def page() -> str:
     )
     administration = (
         "\n## Closed routes\n\nvLLM has more routes, which stay closed. "
-        "`LLMSERVICE_ADMINISTRATION_ROUTES=true` opens them\nall for every client with a key.\n\n"
+        "`LLMSERVICE_ADMINISTRATION_ROUTES=true` opens them\n"
+        "all. If the server has API keys, these routes require a key.\n\n"
     )
     return _HEAD + served + administration + closed
 
