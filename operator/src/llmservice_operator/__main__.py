@@ -99,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(text: str, options: argparse.Namespace, settings: OperatorSettings) -> "Plans":
-    # A local import saves the running operator the 30 MiB of memory of the hub's client.
+    # The import is local, because the hub's client takes 30 MiB of memory, and the running operator
+    # does not need it.
     from llmservice_operator.plan import PlanOptions, plan_command
 
     token, endpoint = os.environ.get("HF_TOKEN"), os.environ.get("HF_ENDPOINT")
@@ -118,7 +119,7 @@ def _new(options: argparse.Namespace, settings: OperatorSettings) -> str:
 def _by_the_chart(options: argparse.Namespace) -> dict[str, str]:
     """Return the environment variables that the chart sets for the values files of --values.
 
-    Without such a file, there are no variables.
+    The result is empty without --values.
     """
     files = getattr(options, "values", None)
     return chart_variables(map(_text_of, files)) if files else {}
@@ -129,8 +130,8 @@ def _text_of(file: Path) -> str:
 
 
 async def run_metrics_server(settings: OperatorSettings) -> int:
-    # A local import saves the running operator the 12 MiB of memory of certificates and load
-    # models.
+    # The import is local, because the modules for certificates and load models take 12 MiB of
+    # memory, and the running operator does not need them.
     from llmservice_operator.metrics_server import MetricsServer
 
     return await MetricsServer(settings).run()
@@ -229,7 +230,8 @@ class Process:
         """Run until a signal arrives or a task fails. Return the exit code, which is 1 after a
         failure.
 
-        Raises InvalidSettings if the health port cannot be used.
+        Raises InvalidSettings if the health port cannot be used, and ClusterError if neither a
+        kubeconfig nor a service account gives access to a cluster.
         """
         settings = self._settings
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
@@ -330,8 +332,8 @@ class Process:
             ) from error
 
     async def _leave(self, leader: Leader, *working: asyncio.Task[None]) -> None:
-        """Wait until the process must exit, and cancel these tasks. Then release the Lease, before
-        slower cleanup starts.
+        """Wait until the process must exit, and cancel the tasks in `working`. Then release the
+        Lease, before slower cleanup starts.
         """
         await self._tasks.stop.wait()
         await self._tasks.cancel(*working)

@@ -113,7 +113,10 @@ def _message(
     having: Sequence[str],
     ready: int,
 ) -> str | None:
-    """Return the most certain reason why a replica lacks the adapter; None if none lacks it."""
+    """Return a message that says why a replica lacks the adapter, or how many replicas have it.
+
+    Returns None if there are replicas and all of them have the adapter.
+    """
     for name, replica in answers.items():
         for each in replica.adapters or ():
             if _listed(each) == adapter and each.message:

@@ -61,9 +61,10 @@ def service_of(name: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 def new_service(name: str, gpu: str, plan: Planner) -> str:
     """Return the YAML of an LLMService for a model of the catalogue, with its plan as comments.
 
-    The service has the smallest number of GPUs in COUNTS on which the model certainly fits, or the
-    greatest number if it fits on none. The search also stops at a number without a verdict. If the
-    model's files cannot be read, the search stops at one GPU, and the comments say why.
+    The number of GPUs is the smallest one in COUNTS on which the model certainly fits, or the
+    largest one in COUNTS if there is no such number. If the plan for a number has no verdict, the
+    search stops at that number, and the comments say why. For example, it stops at one GPU if the
+    model's files cannot be read.
 
     Raises NotInCatalogue if the catalogue has no model of this name.
     """

@@ -103,7 +103,7 @@ def _server_defaults(server: Mapping[str, Any], user_ids: str | None) -> dict[st
         source = "secretKeyRef" if bundle.get("kind") == "Secret" else "configMapKeyRef"
         found["caBundle"] = {source: {"name": bundle["name"], "key": bundle.get("key", "ca.crt")}}
     # For Auto, the chart detects the platform in the cluster. The command line does not read the
-    # cluster, so the operator's default stays.
+    # cluster, so the operator's default applies.
     if user_ids not in (None, "Auto"):
         found["userIds"] = user_ids
     return found

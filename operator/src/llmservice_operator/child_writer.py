@@ -91,7 +91,7 @@ class ChildWriter:
 
         Raises OperatorError if the object cannot be read.
         """
-        # An object without the operator's labels may have the name, and the cache lacks it.
+        # The cache lacks an object of this name if the object does not have the operator's labels.
         cached = self._cache.get(kind, namespace, name)
         return cached or await self._read(kind, namespace, name)
 
@@ -113,7 +113,7 @@ class ChildWriter:
         replicas: ReplicaCount,
         workload: Manifest | None,
     ) -> Outcome:
-        """Apply the children in `built`, and delete others that the spec no longer needs.
+        """Apply the children in `built`, and delete the children that the spec no longer needs.
 
         A child with an error in place of its manifest stays unchanged. `workload` is the live
         workload as this pass has read it. Raises ServiceGone if the service has been deleted.
@@ -164,7 +164,8 @@ class ChildWriter:
             return await self._write_once(service, child, manifest, live, replicas, outcome)
         except Conflict:
             if live is None:
-                # An object without the operator's labels may have the name, and the cache lacks it.
+                # The cache lacks an object of this name if the object does not have the operator's
+                # labels.
                 again = await self._read(*where)
             elif replicas.is_kept_now:
                 raise  # the number of replicas that was read is outdated
@@ -190,8 +191,8 @@ class ChildWriter:
             if live is None:
                 manifest = _with(manifest, "spec", replicas=first_replicas(service))
             elif replicas.is_kept_now:
-                # The number of replicas was just read. The version makes the API server refuse it
-                # if the workload has changed in the meantime.
+                # The number of replicas was just read. The resource version makes the API server
+                # refuse the write if the workload has changed in the meantime.
                 version = live["metadata"]["resourceVersion"]
                 manifest = _with(manifest, "metadata", resourceVersion=version)
             elif not is_handed_over(service, live):
@@ -265,7 +266,7 @@ class ChildWriter:
         self._guard.wrote(known_as, manifest, differences, left, self._now())
         if is_same_version(stored, live):
             # The write changed nothing, because the stored object still has the live values. The
-            # guard has recorded them, so the next pass does not send the same manifest again.
+            # guard has recorded these values, so the next pass does not send the same manifest.
             self._metrics.applied(kind.kind, "noop")
             return False
         self._metrics.applied(kind.kind, "changed")
@@ -282,8 +283,10 @@ class ChildWriter:
         differences: list[Difference],
         outcome: Outcome,
     ) -> None:
-        """Record why an object is not written now. Raises Contested if another client changes it
-        back.
+        """Record the pause in the writes of an object.
+
+        For a rewrite by a webhook, also record a sentence about it. In all other cases, raise
+        Contested.
         """
         outcome.wait(pause.seconds)
         what = f"{kind.kind} {live['metadata']['name']}"
@@ -362,8 +365,10 @@ class ChildWriter:
     async def _owner_of_the_cause(
         self, kind: Kind, live: Manifest, error: Rejected
     ) -> Contested | None:
-        """Return an error that names the client that owns the rejected field; None if no other
-        client owns it.
+        """Return an error that names the client that owns the rejected field.
+
+        Returns None if the rejection has a known cause, or if no other client is known to own the
+        field.
         """
         if failure_of(error).reason is not Reason.INVALID_SPEC:
             return None  # the cause is known
@@ -397,8 +402,8 @@ def _name(service: LLMService, kind: Kind, name: str) -> Name:
 def _check_owner(live: Manifest, service: LLMService, child: Child) -> None:
     """Check that the operator may write the object.
 
-    Raises NameTaken if the object has another owner, and StillDeleting if its owner is a deleted
-    service of the same name.
+    Raises StillDeleting if the object belongs to a deleted service of the same name, and NameTaken
+    if it does not belong to the service for another reason.
     """
     # An object that outlives its service has no owner, and a client may have removed its labels.
     is_kept = child.outlives_service(service) and was_made_by_operator(live)

@@ -78,10 +78,10 @@ class _Record:
     digest: bytes = b""
     """Digest of the manifest that was written last."""
     rewritten: frozenset[tuple[str, str]] = frozenset()
-    """Path and live value of each field in which the response to the last write differed from its
+    """Path and live value of each field in which the response to the last write differed from the
     manifest."""
     fields: dict[str, _Field] = field(default_factory=dict)
-    """The fields that caused the writes of the last manifest, by path."""
+    """Counts of the writes of the last manifest, by the path of the field that caused them."""
     written_at: float = 0.0
     tokens: float = float(WRITE_BURST)
     filled_at: float = 0.0

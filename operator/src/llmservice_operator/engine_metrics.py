@@ -21,8 +21,8 @@ from llmservice_operator.scaling.sums import Sums
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0
-"""Longest time in seconds that one scrape may take. A management port responds in milliseconds, and
-a round waits for its slowest scrape."""
+"""Longest time in seconds that one request may take. A management port responds in milliseconds. A
+round waits for its slowest scrape, and a scrape sends up to two requests."""
 CONNECTIONS = 100
 LONGEST_ANSWER = 64 * 1024
 """Longest response body that is read, in bytes. A pod may run any program, and its response must
@@ -54,7 +54,7 @@ class _Delays(_Answer):
 
 
 def _model(declared: type[Sums], base: type[_AnswerT]) -> type[_AnswerT]:
-    """Return a model with the fields of `base` and every field of a dataclass of sums."""
+    """Return a Pydantic model with the fields of `base` and the fields of a dataclass of sums."""
     fields: dict[str, Any] = {
         each.name: (_json_type(each), each.default if each.metadata.get("is_optional") else ...)
         for each in dataclasses.fields(declared)  # type: ignore[arg-type]

@@ -66,7 +66,11 @@ class InvalidSettings(OperatorError):
 
 
 class ClusterError(OperatorError):
-    """A request to the API server failed; `status` is the HTTP status, 0 without a response."""
+    """A request to the API server failed, or was not sent.
+
+    `status` is the HTTP status. It is 0 without a response, and 429 for a request that the client
+    withheld because of an overload.
+    """
 
     def __init__(
         self,
@@ -106,7 +110,7 @@ class Forbidden(ClusterError):
 
 
 class Conflict(ClusterError):
-    """Another client has changed the object, or owns it or some of its fields."""
+    """Another client has created, changed or replaced the object, or owns some of its fields."""
 
 
 class Rejected(ClusterError):

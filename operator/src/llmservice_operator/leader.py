@@ -1,7 +1,9 @@
-"""Leader election. Of several processes, only the holder of the Lease works; the others stand by.
+"""Leader election. Of several processes, the holder of the Lease is the leader, and the other
+processes are standbys.
 
-Time is measured on the monotonic clock of this process. A Lease is expired when it has not changed
-for its duration on that clock, so wall clocks that differ or jump cannot lead to two leaders.
+Time is measured on the monotonic clock of this process. A Lease has expired when it has not changed
+for its duration on that clock. Wall clocks that differ or jump therefore cannot lead to two
+leaders.
 """
 
 import asyncio
@@ -32,7 +34,7 @@ class LeaseStore(Protocol):
 
 @dataclass(frozen=True)
 class LeaderSettings:
-    """Durations of the election, the same as those of client-go.
+    """Durations of the election, in seconds. They are the defaults of Kubernetes' own components.
 
     The holder gives up the Lease after 10 s without a renewal. Another process may take the Lease
     only after 15 s.
@@ -42,12 +44,12 @@ class LeaderSettings:
     renew_deadline_seconds: float = 10.0
     retry_seconds: float = 2.0
     request_seconds: float = 5.0
-    """Longest time in seconds that one request may take, so that a stalled request cannot last
-    longer than the renew deadline."""
+    """Longest time in seconds that one attempt to acquire, renew or release the Lease may take, so
+    that a stalled request cannot last longer than the renew deadline."""
 
 
 def exit_process() -> None:
-    """Exit the process at once, because writes in a cleanup could conflict with the next leader."""
+    """Exit the process at once. Writes during a cleanup could conflict with the next leader."""
     os._exit(1)
 
 
@@ -81,7 +83,9 @@ class Leader:
 
     @property
     def holder(self) -> str:
-        """Identity of the holder when the Lease was last read; empty if there was none."""
+        """Identity of the holder when the Lease was last read or written. It is empty if there was
+        no holder, and while the state of the Lease is not known.
+        """
         spec = self._lease["spec"] if self._lease is not None else {}
         return str(spec.get("holderIdentity") or "")
 

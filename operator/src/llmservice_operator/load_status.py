@@ -1,9 +1,9 @@
 """Builds the part of the status that follows from the load: `autoscaling`, `slo` and three
 conditions.
 
-The load changes constantly, but the status must not be written for every small change. The numbers
-in the status, and the messages that contain them, change only with a scaling decision or by at
-least five points.
+The load changes constantly, but the status must not be written for every small change. The measured
+values in the status, and the messages that contain them, are updated only after a scaling decision,
+after a change of at least five points, or when the status of a condition changes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class LoadView:
     autoscaler: Manifest | None = None
     """The live HPA."""
     decision: Decision | None = None
-    """The operator's own decision; None where the operator neither scales nor recommends."""
+    """Decision of the operator itself; None if the operator neither scales nor recommends."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _Scaling:
 def build_load_status(
     service: LLMService, view: LoadView, seen: Observation, desired: int, now: datetime
 ) -> LoadStatus:
-    """Return the status that follows the service's present one.
+    """Return the part of the service's next status that follows from the load.
 
     `desired` is the present number of desired replicas.
     """
@@ -140,8 +140,8 @@ def _suspended() -> ConditionUpdate:
 def _autoscaling(it: _Scaling) -> AutoscalingStatus:
     before = it.service.status.autoscaling or AutoscalingStatus()
     if it.service.spec.suspend:
-        # The status stays the same, because a resumed service returns to its earlier number of
-        # replicas.
+        # The status stays the same. A resumed service returns to its earlier number of replicas, so
+        # a suspension is not a scaling decision.
         return before
     plan, target, total = it.view.plan, it.autoscaling.target, it.total
     provider = ScalingProvider.KEDA if plan.left_over else plan.autoscaler.provider
@@ -302,7 +302,9 @@ def _with_note(message: str, plan: ProviderPlan) -> str:
 
 
 def _controller_problem(view: LoadView) -> str | None:
-    """Return the message of the HPA controller, if it cannot read the metric."""
+    """Return the message of the HPA controller if it does not scale, for example because it cannot
+    read the metric; None otherwise.
+    """
     conditions = (view.autoscaler or {}).get("status", {}).get("conditions", [])
     for each in conditions:
         if each["type"] == "ScalingActive" and each["status"] == "False":

@@ -1,7 +1,7 @@
 """Names that the operator uses for objects, labels, ports, paths and environment variables.
 
-No other module formats such a name, so that all modules use the same one. Only the names of a
-metric are in the module that declares the metric.
+No other module formats such a name, so that all modules use the same one. The names of metrics are
+an exception. They are in the modules that declare the metrics.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ FIELD_MANAGER: Final = "llmservice-operator"
 """The operator's identity in server-side apply, and the value of the managed-by label."""
 
 HANDOVER_FIELD_MANAGER: Final = f"{FIELD_MANAGER}-handover"
-"""Field manager that owns a workload's spec.replicas from the moment autoscaling is switched on,
-and while the operator itself scales. The number of replicas therefore stays when the operator's
-manifest no longer contains it."""
+"""Field manager with which the operator writes a workload's spec.replicas when autoscaling is
+switched on, and while the operator itself scales. The number of replicas therefore stays when the
+operator's manifest no longer contains it."""
 
 METRICS_SERVER_FIELD_MANAGER: Final = "llmservice-metrics-server"
 """Field manager that owns status.autoscaling.calibration and nothing else. The operator never sends
@@ -47,11 +47,12 @@ ENGINE_ASSUMED_VERSION_ANNOTATION: Final = f"{api.GROUP}/engine-assumed-version"
 pod template, because recording the pin must not replace a pod."""
 
 KEPT_REPLICAS_ANNOTATION: Final = f"{api.GROUP}/kept-replicas"
-"""Annotation on the workload. It contains the number of replicas at the time when autoscaling was
-removed."""
+"""Annotation on the workload with the number of replicas to keep: the number at the time when
+autoscaling was removed, or the number before a suspension."""
 
 DELETION_COST_ANNOTATION: Final = "controller.kubernetes.io/pod-deletion-cost"
-"""Annotation of Kubernetes. A ReplicaSet first deletes the pod with the lowest cost."""
+"""Annotation of Kubernetes. Among its ready pods, a ReplicaSet first deletes the pod with the
+lowest cost."""
 
 SERVER_CONTAINER: Final = "server"
 SERVER_COMMAND: Final = "llmservice-server"

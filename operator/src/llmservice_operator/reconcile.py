@@ -246,7 +246,10 @@ class Reconciler:
     async def _read_workload(
         self, service: LLMService, workload: Child
     ) -> tuple[Manifest | None, OperatorError | None]:
-        """Return the live workload, or the error that prevented reading it."""
+        """Return the live workload, or the error that prevented reading it.
+
+        Both are None if there is no workload.
+        """
         name = workload.name(service)
         try:
             return await self._children.live(workload.kind, service.namespace, name), None
@@ -258,6 +261,8 @@ class Reconciler:
     ) -> tuple[Restored | None, OperatorError | None]:
         """Return the pods to which the service was rolled back, or the error that prevented reading
         them.
+
+        Both are None if no object contains these pods any more.
         """
         try:
             kept = await self._children.kept_revision(service)

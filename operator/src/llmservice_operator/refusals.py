@@ -1,7 +1,7 @@
 """Maps the failures of a pass to the reason and message in the status.
 
-The API server has no codes for these causes, so the text of its message identifies them. Every
-error has a reason, so that the status reports every failed pass.
+The API server has no code for most causes of a refusal, such as a quota, so the text of its message
+identifies the cause. Every error has a reason, so that the status reports every failed pass.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def failure_of(error: Exception) -> Failure:
 def failure_of_all(refusals: Sequence[Refusal]) -> Failure | None:
     """Return the failure that the status reports for all refusals of a pass; None without one.
 
-    The reason is that of the first refusal, in the order in which the objects are applied. The
-    message quotes all refusals, up to the limit of its length.
+    The reason is that of the first refusal. The message quotes the refusals, up to the limit of its
+    length, and ends with their hints.
     """
     if not refusals:
         return None

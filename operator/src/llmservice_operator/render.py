@@ -23,9 +23,9 @@ def render_file(text: str, settings: OperatorSettings) -> str:
 
     Comments before the documents name the arguments and variables to change.
 
-    Raises InvalidSpec with the field and the remedy. It also reports errors that the API server
-    refuses before the operator sees them: a text that is not YAML, another kind, or an unknown
-    field. Raises InvalidFile with all errors if there are several.
+    Raises InvalidSpec, which names the field and the remedy, and InvalidFile if there are several
+    errors. The errors include those that the API server or kubectl reports in a cluster: text that
+    is not YAML, another kind, or an unknown field.
     """
     services = read_services(text)
     problems: list[InvalidSpec] = []

@@ -1,4 +1,5 @@
-"""Lists all rights of the operator and the metrics server. The chart grants exactly these rights.
+"""Lists the rights of the operator and the metrics server. The chart grants exactly these rights,
+and one right through a Role of Kubernetes (see METRICS_SERVER).
 
 The rights on children follow from the declarations of the children. The operator gets no right on
 Secrets or on cluster-scoped objects, and no rule has a wildcard. If the operator watches a list of
@@ -37,9 +38,9 @@ class Right:
     resource_names: tuple[str, ...] = ()
     """Names of the objects that the right covers; empty covers all objects of the kind."""
     grant: Grant | None = None
-    """Chart value on which the right depends; None always grants the right."""
+    """Chart value on which the right depends; None if the right is always granted."""
     why: str = ""
-    """Purpose of the right, if the verbs do not show it. The chart contains it as a comment."""
+    """Purpose of the right, if the verbs do not show it. It is a comment in the chart."""
 
     @property
     def resource(self) -> str:

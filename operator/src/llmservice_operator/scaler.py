@@ -46,7 +46,7 @@ from llmservice_operator.workload import (
 logger = logging.getLogger(__name__)
 
 REQUEUE_SECONDS = SYNC_SECONDS
-"""Period in seconds of the passes over a service that is scaled."""
+"""Period in seconds of the passes over a service whose load report is needed."""
 
 MARK_AGAIN_SECONDS = 30.0
 """Shortest time in seconds between two updates of the deletion costs of a service's replicas."""
@@ -125,9 +125,9 @@ class Scaler:
     ) -> tuple[bool, Decision | None]:
         """Set the number of replicas in direct mode, and start a service that has zero replicas.
 
-        Returns whether anything was written, and the operator's own decision; None if the operator
-        makes none. Raises Contested if another client or a webhook repeatedly changes the number
-        back.
+        Returns whether anything was written, and the operator's own decision. The decision is None
+        if the operator makes none. Raises Contested if another client or a webhook repeatedly
+        changes the number back.
         """
         key, autoscaling = (service.namespace, service.name), service.spec.autoscaling
         workload = workload_of(service)

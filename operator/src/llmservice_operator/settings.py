@@ -1,4 +1,7 @@
-"""The settings of the operator process, read from environment variables that __main__ passes."""
+"""The settings of the operator, the metrics server and the command line.
+
+They are read from environment variables that __main__ passes.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +153,10 @@ Labels = Annotated[
 
 
 class _Settings(BaseSettings):
-    """Settings that are read from a given environment, and never from that of the process."""
+    """Settings that are read only from the variables that the caller passes.
+
+    They are not read from the environment of the process.
+    """
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -186,7 +192,11 @@ class _Settings(BaseSettings):
 
 
 class ServerImages(_Settings):
-    """Default model server images. An LLMService keeps the image that it got first."""
+    """Default model server images.
+
+    An LLMService keeps the first image with which a replica became ready, until its spec requires
+    another.
+    """
 
     gpu: str = Field(
         default_factory=lambda: _released("server-gpu"), validation_alias="SERVER_IMAGE_GPU"
@@ -257,7 +267,7 @@ class OperatorSettings(_Settings):
     """Time in seconds between two comparisons of the watched objects with the cluster. It varies at
     random by up to 20 %."""
     metrics_server_url: Address = None
-    """URL of the load reports, without a path; None if there is no metrics server."""
+    """Address of the metrics server, without a path; None if there is no metrics server."""
     metrics_server: MetricsServerSettings = Field(default_factory=MetricsServerSettings)
 
     @classmethod

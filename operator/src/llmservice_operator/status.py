@@ -37,7 +37,7 @@ from llmservice_operator.workload import (
 )
 
 FIELD_REWRITTEN: Final = "FieldRewritten"
-"""Reason of the Event about a field of a child that an admission webhook rewrites."""
+"""Reason of the Event about an admission webhook that rewrites a field of a child."""
 
 _OF_THE_LOAD: Final = (
     ConditionType.AUTOSCALING_ACTIVE,
@@ -48,12 +48,12 @@ _OF_THE_LOAD: Final = (
 _ENDS_IN_PLACE: Final = frozenset(
     {Reason.WAITING_FOR_GPU, Reason.WAITING_FOR_DEVICE, Reason.VOLUME_IN_USE, Reason.QUOTA_EXCEEDED}
 )
-"""Problems of a new pod that disappear when an old pod terminates."""
+"""Problems of a new pod that can disappear when an old pod terminates."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Reason why this pass could not apply the spec. Running pods stay unchanged."""
+    """Reason why this pass could not apply the whole spec."""
 
     reason: Reason
     message: str
@@ -73,8 +73,8 @@ class StatusUpdate:
     status: dict[str, Any]
     """The whole status, to apply on the status subresource when it differs from the live one."""
     events: tuple[Event, ...]
-    """Events about each changed status or reason of Ready and of the load's conditions, about each
-    deprecated argument, and about each field that an admission webhook rewrites."""
+    """Events about new values of the status or reason of Ready and of the load's conditions, about
+    new deprecated arguments, and about new rewrites by an admission webhook."""
     requeue_after_seconds: float | None = None
     """Delay in seconds until a pass is needed even without an event. None if only an event can
     require one."""
@@ -91,9 +91,9 @@ def build_status(
     adapters: tuple[AdapterStatus, ...] | None = None,
     pods: str | None = None,
 ) -> StatusUpdate:
-    """Return the status that follows the service's present one.
+    """Return the service's next status and the Events about its changes.
 
-    `pin` is None only when the pass could not determine it. Then the earlier pin is kept.
+    `pin` is None only if the pass could not determine it. The status then keeps the earlier pin.
     `rewrites` contains a sentence for each child in which an admission webhook rewrites fields.
     `pods` is the digest of the pods that the spec requires; None if they cannot be built.
     """
@@ -168,7 +168,8 @@ def build_status_of_failure(
 ) -> StatusUpdate:
     """Return the status of an LLMService whose pass failed without further results.
 
-    The replicas and the engine of the present status stay, because the replicas still run.
+    Only the conditions change. The other fields of the present status stay, because the replicas
+    still run.
     """
     try:
         previous = LLMServiceStatus.model_validate(body.get("status", {}))
@@ -303,7 +304,7 @@ def _with_notices(update: ConditionUpdate, notices: tuple[str, ...]) -> Conditio
 def _notice_events(
     previous: LLMServiceStatus, reason: str, notices: tuple[str, ...]
 ) -> Iterator[Event]:
-    """Return an Event for each notice that the status does not contain yet."""
+    """Yield an Event for each notice that the status does not contain yet."""
     before = previous.condition(ConditionType.PROGRESSING)
     for notice in notices:
         if before is None or notice not in before.message:
@@ -382,7 +383,7 @@ def _update(previous: LLMServiceStatus, status: LLMServiceStatus) -> StatusUpdat
 def _event(before: Condition | None, after: Condition | None) -> Event | None:
     """Return the Event about a condition whose status or reason has changed.
 
-    Returns None without a change, and for a normal reason of a new condition of the load.
+    Returns None without a change, and for a new condition of the load with a normal reason.
     """
     if after is None or (
         before is not None and (before.status, before.reason) == (after.status, after.reason)

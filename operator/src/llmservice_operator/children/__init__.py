@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 CHILDREN: Final[tuple[Child, ...]] = (
-    # The NetworkPolicy is first, so that no pod is ever reachable without it.
+    # The NetworkPolicy is first, so that no pod is reachable without it, unless its write fails.
     network_policy.CHILD,
     # The list of adapters is applied before the workload, because the pods mount it.
     adapter_list.CHILD,
@@ -48,7 +48,7 @@ CHILDREN: Final[tuple[Child, ...]] = (
     horizontal_pod_autoscaler.CHILD,
     scaled_object.CHILD,
     pod_disruption_budget.CHILD,
-    # The claim is last, because a claim that the API server refuses must delay no other object.
+    # The claim is last, because a claim that the API server refuses must not delay other objects.
     cache_claim.CHILD,
 )
 """Kinds of children, in the order in which they are applied."""

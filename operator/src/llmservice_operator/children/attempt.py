@@ -38,7 +38,8 @@ class Attempt:
     """Manifests to write, in order. A child that stays unchanged has an error in place of a
     manifest."""
     unbuilt: InvalidSpec | None
-    """Reason why the pods stay unchanged; None when they follow the spec."""
+    """Reason why the manifest of the workload contains the live pods; None if it does not. If the
+    workload has no manifest, the reason is in `children`."""
     pods: str | None = None
     """Digest of the pods that the spec requires; None if they cannot be built."""
 
@@ -56,8 +57,8 @@ def build_around_pods(
 
     `restored` replaces the pods whose failure the status records.
 
-    Raises InvalidSpec if the engine or the accelerator of the spec is not valid and there is no
-    live workload whose pods could be kept. No child is built then.
+    Raises InvalidSpec if the engine or the accelerator of the spec is not valid, and there is no
+    live workload whose pods and engine pin could be kept. No child is built then.
     """
     kept = live if live is not None and may_change(live, service) else None
     replicas = resolve_replicas(service, live)

@@ -42,8 +42,8 @@ class Context:
     ) -> Self:
         """Return the context. By default, `replicas` and `autoscaler` are those of a new service.
 
-        A new service gets the autoscaler that its spec requests. Raises InvalidSpec when the
-        accelerator class is unknown, and when no node has enough GPUs for a replica.
+        A new service gets the autoscaler that its spec requests. Raises InvalidSpec if the
+        accelerator class cannot be applied, or if no node has enough GPUs for a replica.
         """
         check_fits_a_node(service, settings.accelerator_classes, settings.gpus_per_node)
         return cls(
@@ -65,7 +65,7 @@ class Grant:
     chart_value: str
     """Path below the chart's values, such as `keda.enabled`."""
     is_given: Callable[[OperatorSettings], bool]
-    """Whether the value is set, according to the operator's settings."""
+    """Function that returns whether the value is set, according to the operator's settings."""
 
 
 def _never(_: LLMService) -> bool:
@@ -99,10 +99,11 @@ class Child:
     is_optional_api: bool = False
     """Whether a cluster may lack the kind. The operator then works without such objects."""
     grant: Grant | None = None
-    """Chart value on which the rights on the kind depend; None always grants them."""
+    """Chart value on which the rights on the kind depend; None if they are always granted."""
     substitute: Callable[[Manifest, str], Manifest | None] = _no_substitute
-    """Function that returns a replacement for a manifest that the API server refused with this
-    message; None if there is none. It raises InvalidSpec when the user must change something."""
+    """Function that returns a replacement for a manifest that the API server refused, from the
+    manifest and the message of the refusal. It returns None if there is no replacement, and raises
+    InvalidSpec if the user must change something."""
 
     def __post_init__(self) -> None:
         if self.kind.label_selector != names.CHILD_SELECTOR:

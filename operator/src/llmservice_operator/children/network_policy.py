@@ -28,8 +28,9 @@ from llmservice_operator.kinds import NETWORK_POLICIES
 from llmservice_operator.settings import OperatorSettings
 
 _RESOLVERS: Final = [
-    # The resolver may be a pod, or a cache on the node with a link-local address. It is never the
-    # cloud's metadata service, which issues the node's credentials.
+    # The resolver may be a pod, or a cache on the node with a link-local address. The addresses of
+    # the clouds' metadata services stay closed, because these services issue the node's
+    # credentials.
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": list(METADATA_V4)}},
     {"ipBlock": {"cidr": "::/0", "except": list(METADATA_V6)}},
     # In some network plugins, an ipBlock does not match the addresses of pods.
@@ -77,7 +78,7 @@ _AMBIENT_PROBES: Final = [
 """Source addresses that an ambient mesh gives to the kubelet's probes, so that the probes bypass
 its proxy. The network plugin does not recognize them as addresses of the node."""
 _BARRED: Final = (_LINK_LOCAL_V4, _LINK_LOCAL_V6, *METADATA_V4, *METADATA_V6)
-"""Addresses that stay closed even if a range in the policy includes them."""
+"""Addresses that stay closed if a larger range of `networkPolicy.to` includes them."""
 
 
 def _body(context: Context) -> Manifest | None:
