@@ -168,8 +168,8 @@ def build_status_of_failure(
 ) -> StatusUpdate:
     """Return the status of an LLMService whose pass failed without further results.
 
-    Only the conditions change. The other fields of the present status stay, because the replicas
-    still run.
+    Only the conditions and the observed generation change. The other fields of the present status
+    stay, because the replicas still run.
     """
     try:
         previous = LLMServiceStatus.model_validate(body.get("status", {}))

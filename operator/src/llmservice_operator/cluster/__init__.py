@@ -1,12 +1,23 @@
 """Access to the Kubernetes API. No other package imports a Kubernetes client.
 
-client.py makes the requests, overload.py withholds them during an outage, served.py determines
-which kinds are served, foreign.py checks every object, cache.py keeps the objects that the watches
-delivered, audit.py compares the cache with the cluster, watching.py delivers events by means of
-Kopf through the session of watch_session.py, reflector.py runs all of these, lease.py stores the
-leader's Lease, term.py reads the services again after an election, refresh.py reads one object
-again, events.py records Events, pod_events.py reads the Events about pods. Manifests are plain
-dicts everywhere, because typed models would lose the fields of a newer API server.
+client         sends the requests
+overload       withholds requests during an outage
+served         determines which kinds are served
+foreign        checks every object from the cluster
+cache          keeps the objects that the watches delivered
+compact        reduces the memory that these objects take
+audit          compares the cache with the cluster
+watching       delivers the events of watches by means of Kopf
+watch_session  the HTTP session through which Kopf lists and watches
+reflector      runs all of these
+lease          stores the leader's Lease
+term           reads the services again after an election
+refresh        reads one object again
+events         records Events
+pod_events     reads the Events about pods
+
+Manifests are plain dicts everywhere, because typed models would lose the fields of a newer API
+server.
 """
 
 from llmservice_operator.cluster.audit import Audit

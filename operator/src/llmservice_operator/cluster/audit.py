@@ -31,8 +31,8 @@ Scope = tuple[Kind, str | None]
 """A kind and a namespace. None means all namespaces."""
 
 READS_OF_OLD = 5
-"""Maximum number of reads with which a reload looks for an object that is in an old list and still
-exists."""
+"""Maximum number of objects of an outdated list that a reload reads by name, until it finds one that
+still exists."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Audit:
         self._enqueue = enqueue
         self._diverged = diverged
         self.troubles: dict[Scope, ClusterError] = {}
-        """Errors of the last lists that failed, by kind and namespace."""
+        """Error of each kind and namespace whose last list failed."""
         self.went_back = False
         """True if the state of the cluster is older than the cache. After a restore of the
         cluster's database, resource versions are lower than before, and only a reload corrects the

@@ -28,7 +28,7 @@ REMEMBERED_UNREADABLE = 1000
 """Maximum number of unreadable objects that are remembered. Each of them is counted, and logged
 once."""
 REMEMBERED_DELETIONS = 1000
-"""Number of deletions that are remembered. Far fewer can happen during one request of this
+"""Maximum number of deletions that are remembered. Far fewer can happen during one request of this
 process."""
 
 
@@ -108,7 +108,7 @@ class Cache:
         None means that the cache did not change.
         """
         if not is_deleted and self._held(manifest) is not None:
-            return None  # most events report a version that the answer to a write contained
+            return None  # most events report a version that is in the response to a write
         try:
             found = understood(manifest)
         except Unreadable as error:
@@ -203,7 +203,10 @@ class Cache:
         return sum(1 for id_ in self._objects if id_[0] is kind)
 
     def count_unreadable(self, kind: Kind) -> int:
-        """Count the unreadable objects of a kind; at most REMEMBERED_UNREADABLE of all kinds."""
+        """Return the number of unreadable objects of a kind.
+
+        At most REMEMBERED_UNREADABLE objects of all kinds together are counted.
+        """
         return sum(1 for each in self._unreadable if each[0] == kind.kind)
 
     def of_kind(self, kind: Kind) -> list[Manifest]:

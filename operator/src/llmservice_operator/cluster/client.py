@@ -203,8 +203,8 @@ class Cluster:
         return await self._apply(manifest, "status", manager)
 
     async def review_access(self, spec: Mapping[str, Any]) -> bool:
-        """Return whether a user has the right that `spec`, the spec of a SubjectAccessReview,
-        names.
+        """Return whether a user has a right. `spec` is the spec of a SubjectAccessReview, which names
+        both.
         """
         kind = SUBJECT_ACCESS_REVIEWS
         body = {"apiVersion": kind.api_version, "kind": kind.kind, "spec": dict(spec)}
@@ -343,7 +343,7 @@ class Cluster:
         )
         answer = await self._client.call_api(method, url, headers, body, _request_timeout=limits)
         if answer.status == 401:
-            # The token of a kubeconfig's plugin has expired. A retry uses a new token.
+            # The token of a kubeconfig's plugin may have expired. A retry uses a new token.
             await load_configuration(self._client.configuration)
         return answer
 

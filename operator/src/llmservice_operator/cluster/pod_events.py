@@ -23,7 +23,10 @@ class _Asked:
 
 
 class PodEvents:
-    """Reads the Events about a pod that does not start, for one pod per service, once a minute."""
+    """Reads the Events about a pod that does not start.
+
+    It reads them for one pod per service, and for the same pod at most once a minute.
+    """
 
     def __init__(self, cluster: Cluster, now: Callable[[], datetime]) -> None:
         self._cluster = cluster

@@ -90,7 +90,7 @@ class Reflector:
         vanished.
 
         `on_problem` is called with a message that says why the cache may be out of date and what to
-        do, and with None once the cache is loaded. `on_hindrance` is called with a message about
+        do, and with None once there is no such problem. `on_hindrance` is called with a message about
         the kinds and namespaces that are not watched, and with None if there are none. The
         namespace None means all namespaces.
         """
@@ -307,7 +307,7 @@ def _say_error(error: ClusterError | None) -> str:
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for the event, at most some seconds; return whether it is set."""
+    """Wait for the event, at most this number of seconds; return whether it is set."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -36,7 +36,8 @@ class ServedKinds:
         self._optional = optional
         self._found: frozenset[Kind] = frozenset()
         self.forbidden = frozenset(kind for kind, granted in optional.items() if not granted)
-        """Optional kinds on which the operator has no rights, whether they are served or not."""
+        """Optional kinds that the operator does not use, because the chart grants no rights on them
+        or the API server refuses to list them."""
 
     @property
     def watched(self) -> tuple[Kind, ...]:
@@ -99,7 +100,7 @@ class ServedKinds:
     async def _may_list(self, kind: Kind) -> bool:
         """Return whether the kind can be listed in any namespace.
 
-        Rights that were just granted take effect some time later.
+        A refusal may be temporary, because rights take effect some time after they are granted.
         """
         refusal = None
         for namespace in self._namespaces:

@@ -28,10 +28,11 @@ SHORT_SECONDS = 5.0
 """Duration in seconds below which a watch is too short. The API server keeps a watch open for
 minutes."""
 LONGEST_PAUSE_SECONDS = 8.0
-"""Longest pause in seconds between two watches that are too short. Events can be late by this
-time."""
+"""Longest pause in seconds between two watches that are too short. The pause varies at random by up
+to 20 %. Events can be late by this time."""
 LONGEST_RETRY_SECONDS = 60.0
-"""Longest pause in seconds between a refused request and the next attempt."""
+"""Longest pause in seconds between a refused request and the next attempt. The pause varies at
+random by up to 20 %."""
 TOLD_AFTER = 2
 """Number of consecutive refusals of a stream after which they are reported. A single refusal may be
 temporary, for example during a change of leaders."""

@@ -1,4 +1,4 @@
-"""Delivers the events of watches by means of Kopf. This is the one module that imports Kopf.
+"""Delivers the events of watches by means of Kopf. This is the only module that imports Kopf.
 
 Kopf expects a process of its own. Kopf handles the signals of the main thread, cancels every task
 of its event loop that is younger than Kopf's own task, and keeps the process alive until Kopf has
@@ -206,7 +206,7 @@ async def log_in(guard: StreamGuard) -> kopf.AiohttpSession:
 
 
 class NoDiffs(kopf.DiffBaseStorage):
-    """Spares Kopf the deep copy of each object from which Kopf would compute the changes.
+    """Keeps Kopf from making a deep copy of each object to compute the changes of the object.
 
     The operator compares objects in its own passes.
     """
@@ -222,7 +222,9 @@ class NoDiffs(kopf.DiffBaseStorage):
 
 
 class NoMemories(ResourceMemories):
-    """Spares Kopf a record of every existing object. An event handler needs no such record."""
+    """Keeps Kopf from storing a record of every existing object, which an event handler does not
+    need.
+    """
 
     async def recall(self, raw_body: kopf.RawBody, **options: Any) -> ResourceMemory:
         return await super().recall(raw_body, **{**options, "ephemeral": True})
@@ -243,7 +245,9 @@ class EndlessBackoffs:
 
 
 def quieten() -> None:
-    """Keep Kopf's messages about every call of a handler out of the log."""
+    """Keep Kopf's messages about every call of a handler out of the log, unless its level is
+    DEBUG.
+    """
     is_debugging = logging.getLogger().isEnabledFor(logging.DEBUG)
     logging.getLogger("kopf").setLevel(logging.INFO if is_debugging else logging.WARNING)
     # Kopf warns at every start that it handles no signals in this thread, which is intended.

@@ -27,8 +27,8 @@ class Autoscaler:
     """The provider that scales the service, and the parts of its object that were learned."""
 
     provider: ScalingProvider | None = None
-    """Provider of the autoscaler. External and KEDA use an object, KEDA only while the service is
-    not suspended. Direct and None use no object."""
+    """Provider of the autoscaler. External uses an HPA. KEDA uses a ScaledObject, but not while the
+    service is suspended. Direct and None use no object."""
     window_seconds: int = DEFAULT_WINDOW_SECONDS
     """Scale-down stabilization window in seconds."""
     with_tolerance: bool = True

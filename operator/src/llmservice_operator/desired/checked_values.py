@@ -60,8 +60,8 @@ _NOT_OF_THE_IMAGE: Final = tuple(
 
 
 def refusal_of(flag: str, value: str, *, has_own_image: bool) -> str | None:
-    """Return a message that says what to change about the value of a flag; None if it is
-    harmless.
+    """Return a message that says what to change about the value of a flag; None if the value is
+    accepted.
     """
     if flag in JSON_FLAGS:
         return _refusal_of_json(flag, value)

@@ -30,9 +30,11 @@ Value = str | int | bool | list[str] | None
 def build_engine_args(service: LLMService, version: str) -> list[str]:
     """Return the arguments for an engine of this vLLM version.
 
-    Raises InvalidSpec for an unknown version, for a field, a method of speculation or an extra
-    argument that the version does not have, and for an extra argument that differs from the field
-    of the same flag.
+    Raises InvalidSpec in these cases:
+
+    - The version is unknown, or it lacks a flag, a value or a method of speculation that the spec
+      requires.
+    - An extra argument is refused, is given twice, or differs from the field of the same flag.
     """
     spec, engine = service.spec, service.spec.engine
     flags = EngineFlags.of(version, has_own_image=engine.image is not None)

@@ -20,8 +20,8 @@ from llmservice_operator.errors import InvalidSpec
 
 _CLOSE = 0.85
 """Similarity, between 0 and 1, from which a flag is considered a misspelling of another flag. The
-value is an estimate that allows one or two wrong letters. A less similar flag is a different flag,
-and advice to set it would be wrong."""
+value is an estimate that allows one or two wrong letters. If the flags are less similar, the user
+meant something else, and a suggestion would be wrong."""
 
 _NEGATIVE_FORMS = (
     ("--no-", "--"),
@@ -71,8 +71,8 @@ class EngineFlags:
         return self.write(flag, value == "true", field)
 
     def write(self, flag: str, value: str | int | bool | list[str], field: str) -> list[str]:
-        """Return the arguments that set `flag`. There are none for False if the flag is off by
-        omission.
+        """Return the arguments that set `flag`. They are empty if `value` is False and the flag is
+        off by omission.
 
         Raises InvalidSpec, which names `field`, when the version lacks the flag or the value.
         """

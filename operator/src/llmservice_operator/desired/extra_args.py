@@ -32,7 +32,7 @@ class ExtraFlag:
     """Field that sets the same flag; None if there is none."""
 
     def is_left_to_the_field(self, spec: LLMServiceSpec) -> bool:
-        """Return whether the field is also set. In that case, the field decides the value."""
+        """Return whether the field is also set. The field is then used in place of the argument."""
         return self.field is not None and self.field.is_set(spec)
 
 

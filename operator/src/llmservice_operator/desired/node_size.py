@@ -19,7 +19,8 @@ def check_fits_a_node(
     """Raise InvalidSpec for a replica with more GPUs than a node has.
 
     The scheduler would never find a node for such a replica. `gpus_per_node` is a number of whole
-    GPUs. A limit that the class sets is a number of the resource of that class.
+    GPUs. A limit in the accelerator class counts units of the resource of the class, which may be
+    slices of a GPU.
     """
     accelerator = service.spec.accelerator
     name = accelerator.gpu_class

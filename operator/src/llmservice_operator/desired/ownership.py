@@ -48,8 +48,8 @@ def say_contest(differences: Sequence[Difference], live: Mapping[str, Any]) -> s
 
 
 def say_foreign_cause(live: Mapping[str, Any], refusal: str) -> str | None:
-    """Return the message about another owner of the field that a refusal names; None if there is no
-    other owner.
+    """Return the message about another owner of the field that a refusal names; None if the refusal
+    names no field or the field has no other owner.
     """
     found = _FIELD_AT_FAULT.search(refusal)
     if found is None:

@@ -27,18 +27,19 @@ from llmservice_operator.settings import OperatorSettings
 SHORTEST_WINDOW_PERIOD_SECONDS: Final = 300.0
 WORTH_A_NEW_WINDOW: Final = 0.1
 """Fraction by which a new scale-down window must differ from the present one. A window also stays
-for at least SHORTEST_WINDOW_PERIOD_SECONDS. Each change is a write, and restarts the controller's
-stabilization."""
+for at least SHORTEST_WINDOW_PERIOD_SECONDS. Both limits keep the number of writes low."""
 
 
 @dataclass(frozen=True)
 class ProviderPlan:
     autoscaler: Autoscaler = field(default_factory=Autoscaler)
-    """The autoscaler. Without a provider, nothing changes the replicas."""
+    """The autoscaler. If it has no provider, the operator does not scale the service, neither
+    itself nor through an object."""
     hindrance: Reason | None = None
     """Reason why no provider can change the replicas."""
     note: str = ""
-    """Sentence about the owner of the metrics API and the provider used instead; may be empty."""
+    """Sentence about the choice of the provider, such as the owner of the metrics API and the
+    provider that scales instead; may be empty."""
     left_over: str = ""
     """Message about a ScaledObject that still scales this service and that the operator may not
     delete; empty if there is none."""
@@ -56,8 +57,8 @@ def plan_provider(
 ) -> ProviderPlan:
     """Return the plan; `live` is the present HPA or ScaledObject of the service.
 
-    Without a `report`, the provider stays the same. `unremovable` names a ScaledObject that scales
-    the service and on which the operator has no rights.
+    Without a `report`, the provider Auto keeps its present choice. `unremovable` names a
+    ScaledObject that scales the service and on which the operator has no rights.
     """
     autoscaling = service.spec.autoscaling
     left_over = "" if unremovable is None else _advice(service, unremovable)
@@ -154,7 +155,9 @@ def _window_seconds(report: LoadReport | None, live: Manifest | None, now: datet
 
 
 def _written_at(live: Manifest, now: datetime) -> datetime:
-    """Return the time of the operator's last change of the object, from its managedFields."""
+    """Return the time of the operator's last change of the object, from its managedFields; `now` if
+    they contain no such time.
+    """
     for entry in live["metadata"].get("managedFields", []):
         if entry.get("manager") == names.FIELD_MANAGER and "time" in entry:
             return datetime.fromisoformat(entry["time"])

@@ -63,7 +63,8 @@ def offloaded_gibibytes(service: LLMService) -> int:
 
 
 def _default_requests(service: LLMService) -> dict[str, str]:
-    """Return the default requests by resource. Without requests, the pod's QoS class is BestEffort.
+    """Return the default requests by resource. Without any request, the pod's QoS class would be
+    BestEffort.
 
     Disk is requested only if the spec gives its size. The size of a model is unknown here, and a
     guess would keep small models from small nodes.

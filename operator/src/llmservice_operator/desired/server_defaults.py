@@ -24,9 +24,9 @@ def with_defaults(service: LLMService, defaults: ServerDefaults) -> LLMService:
 def _proxy_variables(
     own: tuple[EnvironmentVariable, ...], proxy: Proxy
 ) -> tuple[EnvironmentVariable, ...]:
-    """Return the variables of the proxy that the spec does not set in upper or lower case.
+    """Return the variables of the proxy that the spec sets neither in upper nor in lower case.
 
-    Libraries prefer the name in lower case.
+    The spec may use lower case, and libraries prefer such a variable to the one in upper case.
     """
     taken = {variable.name.upper() for variable in own}
     return tuple(

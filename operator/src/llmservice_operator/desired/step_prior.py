@@ -21,8 +21,8 @@ GPU_PRODUCT_LABELS: Final = ("nvidia.com/gpu.product", "amd.com/gpu.product-name
 """Node labels by which a service may choose its GPUs."""
 
 GUESSED_PARAMETERS: Final = 8e9
-"""Assumed number of parameters on each GPU, for a model without a size in its name. It is a common
-number."""
+"""Assumed number of parameters on each GPU, for a model without a size in its name. 8 billion is a
+common size."""
 GUESSED_PARAMETERS_ON_CPU: Final = 0.5e9
 GUESSED_KV_BYTES_PER_TOKEN: Final = 131072.0
 

@@ -16,15 +16,18 @@ from llmservice_operator.scaling.hardware import is_known
 from llmservice_operator.scaling.step_model import StepModel
 
 STEP: Final = 64
-"""Multiple of tokens to which a step is rounded down."""
+"""Number of tokens. The size of a step is rounded down to a multiple of it."""
 SMALLEST, LARGEST = 256, 8192
 """Bounds of a step in tokens. With fewer tokens, the GPU is not fully used. The upper bound is the
-engine's default on the largest GPUs."""
+engine's default on a large GPU, such as an H100."""
 
 
 def largest_step(model: StepModel, itl_milliseconds: float) -> int | None:
-    """Return the number of tokens of the longest step within the ITL; None if an empty step exceeds
-    it.
+    """Return the number of tokens of the longest step within the ITL, at least SMALLEST and at most
+    LARGEST.
+
+    Returns None if an empty step exceeds the ITL, and if the duration of a step does not depend on
+    its prompt tokens.
     """
     seconds = itl_milliseconds / 1000 - model.fixed
     if seconds <= 0 or model.prefill <= 0:
@@ -35,10 +38,12 @@ def largest_step(model: StepModel, itl_milliseconds: float) -> int | None:
 def derived_step_tokens(service: LLMService) -> int | None:
     """Return the number of tokens of a step, derived from the spec alone.
 
-    The result is None without an ITL limit, if the spec sets the number or disables chunked
-    prefill, if the spec does not determine the GPU or the size of the model, and if an empty step
-    exceeds the ITL limit. A calibration is not used, because each change of it would restart the
-    pods.
+    A calibration is not used, because each change of it would restart the pods. The result is None
+    in each of these cases:
+
+    - There is no ITL limit, or an empty step exceeds it.
+    - The spec sets the number, or disables chunked prefill.
+    - accelerator.class is not a known GPU, or the model's name contains no size.
     """
     spec = service.spec
     itl = spec.objectives.itl_milliseconds

@@ -15,8 +15,7 @@ from llmservice_operator.desired.resources import offloaded_gibibytes
 
 CACHE_SIZE_LIMIT: Final = "1Ti"
 """Upper bound of downloaded weights and compiled kernels, if the spec sets no bound. It reserves
-nothing. It stops a runaway download before the node is full. The largest open models have about 800
-GB."""
+nothing. It limits a download that does not end. Very large open models have about 800 GB."""
 
 TMP_SIZE_LIMIT: Final = "10Gi"
 """Upper bound of temporary files. It reserves nothing. Uploads and lock files need far less."""
@@ -164,7 +163,7 @@ _MOUNT_PATHS: Final = {
 def _claims(service: LLMService) -> dict[str, str]:
     """Return the claims by their volume names.
 
-    If both models are on the same claim, there is one volume.
+    If the model and the draft model are on the same claim, there is one volume.
     """
     volumes: dict[str, str] = {}
     for name, source in zip(_MOUNT_PATHS, service.spec.sources, strict=False):

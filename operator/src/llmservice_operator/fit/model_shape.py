@@ -1,7 +1,8 @@
 """Reads the fields of a model's config.json that determine its memory.
 
 The names of the fields are those of the transformers library. A model whose layers keep a state
-other than keys and values is refused, because its memory could only be guessed.
+other than keys and values, or the latent vectors that replace them, is refused, because its memory
+could only be guessed.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _OTHER_STATE: Final = {
     "global_head_dim": "layers with heads of two sizes",
     "block_configs": "layers of different shapes",
 }
-"""Causes for which the formulas do not cover a model, by the field of config.json that shows the
-cause."""
+"""Reasons why the formulas do not cover a model, by the field of config.json that shows the
+reason."""
 
 _ALTERNATING: Final = {"gemma2": 2, "gpt_oss": 2}
 """Number of layers from one layer that keeps the whole context to the next, by model type. It is

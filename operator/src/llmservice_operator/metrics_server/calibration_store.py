@@ -45,7 +45,7 @@ class CalibrationStore:
         uids = {manifest["metadata"]["uid"] for manifest in services.values()}
         self._written = {uid: it for uid, it in self._written.items() if uid in uids}
         for key, calibration in learned.items():
-            # Without an autoscaler, the load is not needed after a restart.
+            # Without autoscaling, the calibration is not needed after a restart.
             is_scaled = key in services and "autoscaling" in services[key]["spec"]
             period = 0.0 if is_last else SHORTEST_PERIOD_SECONDS
             if is_scaled and self._is_due(services[key], calibration, at, period):

@@ -193,7 +193,7 @@ def _item(metric: ScalingMetric, name: str, report: LoadReport, now: float) -> d
         "metricLabels": {names.METRIC_SERVICE_LABEL: name},
         "timestamp": timestamp(datetime.fromtimestamp(report.at, UTC)),
         "windowSeconds": WINDOW_SECONDS,
-        # A Kubernetes quantity has a precision of thousandths.
+        # The HorizontalPodAutoscaler reads the quantity in thousandths.
         "value": f"{round(1000 * value)}m",
     }
 

@@ -113,7 +113,7 @@ class Fleet:
         }
 
     async def reports_as_of(self, at: float) -> Mapping[Key, LoadReport]:
-        """Wait for the end of the round of this moment, and return its reports or newer ones."""
+        """Wait for the end of the round at the time `at`, and return its reports or newer ones."""
         async with self._round_ended:
             await self._round_ended.wait_for(lambda: self._at >= at)
         return self.reports
@@ -290,8 +290,8 @@ class Fleet:
 
 
 def _learned_by(report: LoadReport) -> Calibration | None:
-    """Return the calibration in the leader's report; None while the leader
-    has only just begun to observe the service.
+    """Return the calibration in the leader's report; None if there is none, or while the leader has
+    only just begun to observe the service.
     """
     return None if report.missing == Missing.STARTING else report.calibration
 

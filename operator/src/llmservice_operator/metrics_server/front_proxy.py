@@ -36,7 +36,7 @@ class User:
 
     @property
     def access_review(self) -> dict[str, Any]:
-        """Return the part of a SubjectAccessReview's spec that names the user."""
+        """Part of a SubjectAccessReview's spec that names the user."""
         return {
             "user": self.name,
             "groups": list(self.groups),
@@ -61,7 +61,7 @@ class FrontProxy:
 
     @classmethod
     def from_config(cls, config_map: Mapping[str, Any]) -> Self | None:
-        """Read the ConfigMap; None if it names no front proxy or is malformed."""
+        """Return the front proxy in the ConfigMap; None if it names none or is malformed."""
         data = config_map.get("data") or {}
 
         def texts(key: str) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""Exposes the reports as Prometheus gauges. An unknown value has no sample; it is never zero."""
+"""Exposes the reports as Prometheus gauges. An unknown value has no sample, and is never exposed as
+zero.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 

@@ -59,7 +59,12 @@ class MetricsServer:
         self._leader: Leader | None = None
 
     async def run(self) -> int:
-        """Run until a signal arrives; return the exit code."""
+        """Run until a signal arrives or a task fails. Return the exit code, which is 1 after a
+        failure.
+
+        Raises OSError if a port cannot be used, and ClusterError if neither a kubeconfig nor a
+        service account gives access to a cluster.
+        """
         settings, own = self._settings, self._settings.metrics_server
         metrics, health = Metrics(), Health(self._seconds_since_round)
         cluster = await Cluster.connect(metrics, f"metrics-server {self._address}")

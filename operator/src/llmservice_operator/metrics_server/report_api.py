@@ -1,4 +1,4 @@
-"""Serves the load reports as JSON: single reports for the operator and KEDA, and all for the
+"""Serves the load reports as JSON: single reports for KEDA, and all reports for the operator and the
 standby.
 """
 

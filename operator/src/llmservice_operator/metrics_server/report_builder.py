@@ -82,8 +82,9 @@ class _Totals:
     answers: Mapping[str, EngineAnswer]
 
     def of(self, read: Callable[[EngineAnswer], float | None]) -> float | None:
-        """Return the sum, with the mean in place of silent replicas; None if more than half of the
-        replicas are silent.
+        """Return the sum, with the mean in place of the replicas that report no value.
+
+        Returns None if no replica reports a value, or if more than half of the replicas report none.
         """
         fresh = [
             answer

@@ -13,7 +13,7 @@ _REPLICA_STATES = ("replicas", "readyReplicas")
 class ServiceCollector(Collector):
     """Builds the series of every service at each scrape.
 
-    Between scrapes, it keeps only the values in the series, because the series of one service would
+    Between scrapes, it keeps only the values of the series, because the series of one service would
     take as much memory as the objects of the service.
     """
 

@@ -1,7 +1,7 @@
 """Shares the workers among groups of keys, so that a slow group does not delay the others.
 
 Only the passes of a group show whether the group is slow. A new group therefore gets few workers
-until a pass over one of its keys has been quick. Slow and new groups together never get all
+until a pass over one of its keys has ended. Slow and new groups together never get all
 workers, because some workers are reserved for groups that are known to be quick.
 """
 
@@ -33,8 +33,8 @@ class Shares:
     """Longest duration of a quick pass, in seconds. A group with a longer pass is slow until one of
     its passes is quick."""
     remembered_seconds: float = 300.0
-    """Seconds for which a group still counts as slow or quick after its last pass.
-    Afterwards the group is new again."""
+    """Time in seconds after its last pass during which a group still counts as slow or quick. After
+    that time, the group is new again."""
 
 
 class _Pace(IntEnum):

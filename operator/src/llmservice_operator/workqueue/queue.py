@@ -24,7 +24,7 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """The part of an event loop that the queue needs. Tests pass one whose time they control."""
+    """The part of an event loop that the queue needs. Tests pass a clock whose time they control."""
 
     def time(self) -> float: ...
 
@@ -103,7 +103,7 @@ class WorkQueue(Generic[Key]):
         self._timers: dict[Key, tuple[float, Timer]] = {}
 
     def __len__(self) -> int:
-        """Count the keys that wait for a worker.
+        """Count the keys that wait for a pass.
 
         A key with a delay is counted only after the delay.
         """
@@ -120,7 +120,7 @@ class WorkQueue(Generic[Key]):
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Request a pass after some seconds. If a delayed pass over the key is already requested,
-        only the earlier one takes place.
+        only the earlier of the two takes place.
         """
         due = self._clock.time() + seconds
         if key in self._timers:
