@@ -31,8 +31,8 @@ Scope = tuple[Kind, str | None]
 """A kind and a namespace. None means all namespaces."""
 
 READS_OF_OLD = 5
-"""Maximum number of objects of an outdated list that a reload reads by name, until it finds one that
-still exists."""
+"""Maximum number of objects of an outdated list that a reload reads by name. It stops at the first
+one that still exists."""
 
 logger = logging.getLogger(__name__)
 

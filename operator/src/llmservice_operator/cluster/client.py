@@ -203,8 +203,9 @@ class Cluster:
         return await self._apply(manifest, "status", manager)
 
     async def review_access(self, spec: Mapping[str, Any]) -> bool:
-        """Return whether a user has a right. `spec` is the spec of a SubjectAccessReview, which names
-        both.
+        """Return whether a user has a right.
+
+        `spec` is the spec of a SubjectAccessReview, which names the user and the right.
         """
         kind = SUBJECT_ACCESS_REVIEWS
         body = {"apiVersion": kind.api_version, "kind": kind.kind, "spec": dict(spec)}

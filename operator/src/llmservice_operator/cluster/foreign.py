@@ -1,7 +1,7 @@
 """Ensures that every object from the cluster has the form that the API promises.
 
-Any client may have written the object, and the code that uses the object does not check its form. So
-each object is checked once, when it enters the process. The models in this module declare the
+Any client may have written an object, and the code that uses the object does not check its form.
+So each object is checked once, when it enters the process. The models in this module declare the
 fields whose type the operator relies on.
 """
 

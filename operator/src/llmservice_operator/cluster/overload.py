@@ -16,8 +16,8 @@ from typing import Final
 from llmservice_operator.errors import ClusterError
 
 FAILURES_PER_SECOND: Final = 5.0
-"""Maximum rate of failing requests, in requests per second, after a burst of FAILURE_BURST requests.
-The HTTP client sends some of these requests twice."""
+"""Maximum rate of failing requests after a burst of FAILURE_BURST requests. The HTTP client sends
+some of these requests twice."""
 FAILURE_BURST: Final = 20.0
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500

@@ -90,8 +90,8 @@ class Reflector:
         vanished.
 
         `on_problem` is called with a message that says why the cache may be out of date and what to
-        do, and with None once there is no such problem. `on_hindrance` is called with a message about
-        the kinds and namespaces that are not watched, and with None if there are none. The
+        do, and with None once there is no such problem. `on_hindrance` is called with a message
+        about the kinds and namespaces that are not watched, and with None if there are none. The
         namespace None means all namespaces.
         """
         self.loaded = asyncio.Event()

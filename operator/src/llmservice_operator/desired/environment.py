@@ -33,9 +33,9 @@ _NO_TELEMETRY: Final = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 REQUEST_TIMEOUT_SECONDS: Final = 600
-"""Default time limit of one request, in seconds, unless the drain takes longer. It is the usual time
-limit of clients. The default drain has the same limit, so that a rollout does not terminate a
-request that would have succeeded."""
+"""Default time limit of one request, in seconds, unless the limit of the drain is longer. It is the
+usual time limit of clients. The default drain has the same limit, so that a rollout does not
+terminate a request that would have succeeded."""
 
 
 def build_environment(service: LLMService, settings: OperatorSettings) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ def _limits(service: LLMService) -> dict[str, str]:
     serving = service.spec.serving
     timeout = serving.request_timeout_seconds
     if timeout is None:
-        # If the drain takes longer, the default limit of a request is the limit of the drain.
+        # If the limit of the drain is longer, it is also the default limit of a request.
         timeout = max(REQUEST_TIMEOUT_SECONDS, service.spec.termination.drain_timeout_seconds)
     mebibytes = serving.max_body_mebibytes
     limits = {

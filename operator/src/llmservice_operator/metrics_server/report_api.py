@@ -1,5 +1,5 @@
-"""Serves the load reports as JSON: single reports for KEDA, and all reports for the operator and the
-standby.
+"""Serves the load reports as JSON: single reports for KEDA, and all reports for the operator and
+the standby.
 """
 
 import asyncio

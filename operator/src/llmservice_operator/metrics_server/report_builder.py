@@ -84,7 +84,7 @@ class _Totals:
     def of(self, read: Callable[[EngineAnswer], float | None]) -> float | None:
         """Return the sum, with the mean in place of the replicas that report no value.
 
-        Returns None if no replica reports a value, or if more than half of the replicas report none.
+        Returns None if no replica reports a value, or if more than half of the replicas do not.
         """
         fresh = [
             answer

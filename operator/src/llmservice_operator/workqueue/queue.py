@@ -24,7 +24,7 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """The part of an event loop that the queue needs. Tests pass a clock whose time they control."""
+    """The part of an event loop that the queue needs. Tests pass a clock that they control."""
 
     def time(self) -> float: ...
 
