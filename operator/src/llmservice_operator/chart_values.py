@@ -1,7 +1,8 @@
 """Translates the chart's values into the variables that the chart sets for the operator.
 
-With these variables, the output of `render`, `plan` and `new` is that of the installed operator. A
-test compares the variables with those of the chart's template.
+With these variables, the output of `render`, `plan` and `new` is that of the installed operator,
+except for values that the chart detects in the cluster. A test compares the variables with those of
+the chart's template.
 """
 
 from __future__ import annotations

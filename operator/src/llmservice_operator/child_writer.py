@@ -130,7 +130,7 @@ class ChildWriter:
             if isinstance(manifest, OperatorError):
                 outcome.refuse(what, manifest)
             elif child.kind in _AUTOSCALING and unremoved & _AUTOSCALING:
-                continue  # the failed deletion has been recorded
+                continue  # the other autoscaler still exists
             else:
                 step = functools.partial(
                     self._write, service, child, manifest, replicas, workload, outcome

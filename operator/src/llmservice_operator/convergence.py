@@ -39,8 +39,8 @@ WRITE_BURST: Final = 200
 """Number of writes of one object before the rate limit applies. An object has fewer fields, so all
 of them may be restored once."""
 WRITES_PER_SECOND: Final = 0.45
-"""Writes of one object per second after the burst. A workload counts as two objects, because its
-number of replicas is written separately."""
+"""Maximum rate of the writes of one object after the burst, in writes per second. A workload counts
+as two objects, because its number of replicas is written separately."""
 WHOLE_OBJECT: Final = Difference(("f:metadata",), None, None)
 """Difference of an object that must be created or deleted."""
 

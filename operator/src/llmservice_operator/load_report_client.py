@@ -28,8 +28,8 @@ TIMEOUT_SECONDS: Final = 3.0
 KEPT_SECONDS: Final = 3 * POLL_SECONDS
 """Time in seconds for which the last response is used, so that one failed poll changes nothing."""
 LONGEST_ANSWER_BYTES: Final = 64 * 2**20
-"""Longest response that is read, in bytes. It is far longer than the reports of ten thousand
-services."""
+"""Longest response that is read, in bytes. The reports of ten thousand services with a few replicas
+each are shorter."""
 
 
 class LoadReportClient:
@@ -90,7 +90,10 @@ class LoadReportClient:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def poll(self, session: aiohttp.ClientSession) -> None:
-        """Request the reports of all services once. If the request fails, the last reports stay."""
+        """Request the reports of all services once.
+
+        If the request fails, the last reports stay in use until they are KEPT_SECONDS old.
+        """
         url = f"{self._url}{names.LOAD_REPORTS_PATH}"
         try:
             async with asyncio.timeout(self._timeout.total):

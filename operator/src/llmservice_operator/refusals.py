@@ -55,7 +55,7 @@ _BY_CLASS: Final[tuple[tuple[type[Exception], Reason], ...]] = (
     (ClusterError, Reason.CLUSTER_ERROR),
 )
 _QUOTED_LIMIT: Final = 1000
-"""Greatest length of the quotation of one refusal, in characters, if a message quotes several."""
+"""Maximum length in characters of the text of each refusal, in a message about several."""
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def _named(form: re.Pattern[str]) -> Callable[[str], str]:
 def _reachable(address: str | None) -> str | None:
     """Return the address unchanged.
 
-    Raises PydanticCustomError if its host or port is not valid. Then neither a request nor a rule
-    of a NetworkPolicy could use the address.
+    Raises PydanticCustomError if its host or port is not valid, because neither a request nor a
+    rule of a NetworkPolicy could use such an address.
     """
     if address is None:
         return None

@@ -74,7 +74,7 @@ class StatusUpdate:
     """The whole status, to apply on the status subresource when it differs from the live one."""
     events: tuple[Event, ...]
     """Events about new values of the status or reason of Ready and of the load's conditions, about
-    new deprecated arguments, and about new rewrites by an admission webhook."""
+    new deprecated arguments and variables, and about new rewrites by an admission webhook."""
     requeue_after_seconds: float | None = None
     """Delay in seconds until a pass is needed even without an event. None if only an event can
     require one."""

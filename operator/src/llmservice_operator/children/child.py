@@ -22,7 +22,8 @@ class Context:
     """The input from which the children of one service are built."""
 
     service: LLMService
-    """The service, including the settings of its accelerator class and the chart's defaults."""
+    """The service, including the chart's defaults and the settings of its accelerator class. The
+    settings are left out for a service whose pods cannot be built."""
     settings: OperatorSettings
     pin: EnginePin
     replicas: ReplicaCount

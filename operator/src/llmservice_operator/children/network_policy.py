@@ -57,8 +57,8 @@ _PRIVATE_V4: Final = (
 _PRIVATE_V6: Final = ("fc00::/7",)
 _PUBLIC: Final = [
     # The hub, the hosts to which it redirects downloads, and the object stores of clouds have
-    # public addresses that change. Private addresses are excluded, because a client's request may
-    # contain a URL that the server fetches, and must not reach the cluster's own services that way.
+    # public addresses that change. Private addresses are excluded. Otherwise a client could reach
+    # the cluster's own services through a URL in a request, which the server fetches.
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": [_LINK_LOCAL_V4, *_PRIVATE_V4]}},
     {"ipBlock": {"cidr": "::/0", "except": [_LINK_LOCAL_V6, *_PRIVATE_V6]}},
 ]
@@ -69,8 +69,8 @@ _ANY_ADDRESS: Final = [
 ]
 _PROXY_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY")
 _TUNNEL_PORT: Final = 15008
-"""Port of a pod in an ambient mesh on which the proxy of its node accepts connections of other
-pods."""
+"""Port at which other pods reach a pod in an ambient mesh. The proxy of the pod's node accepts the
+connections."""
 _AMBIENT_PROBES: Final = [
     {"ipBlock": {"cidr": "169.254.7.127/32"}},
     {"ipBlock": {"cidr": "fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128"}},
@@ -171,7 +171,7 @@ def _to_proxies(service: LLMService) -> list[dict[str, Any]]:
 
 
 def _proxy_port(address: str | None) -> int | None:
-    """Return the port of a proxy; None for a text that is not a URL."""
+    """Return the port of a proxy; None without a valid URL."""
     try:
         return _port(address) if address and "://" in address else None
     except ValueError:

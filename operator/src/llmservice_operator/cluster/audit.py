@@ -259,8 +259,8 @@ class _Suspect:
     listed: int | None
 
     def has_moved(self, known: Manifest | None) -> bool:
-        """Return whether an event has changed the object since the list. `known` is the cached
-        object now.
+        """Return whether an event has changed the object since the list. `known` is the object that
+        is cached now.
         """
         return (None if known is None else version(known)) != self.known
 

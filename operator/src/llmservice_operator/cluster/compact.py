@@ -2,8 +2,8 @@
 
 A cached pod contains only the fields that the operator reads. In all objects, equal parts of the
 spec and of the record of field ownership are stored once. The objects of one kind contain the same
-parts for every service: probes, rules, and above all the record of field ownership. All of them
-share one copy of such a part. So no code may change a cached object in place.
+parts for every service: probes, rules, and above all the record of field ownership. All objects
+share one copy of such a part, so no code may change a cached object in place.
 """
 
 import json

@@ -91,7 +91,7 @@ class EventRecorder:
             },
             "type": type_,
             "reason": reason,
-            # The API of Events allows 1 KiB for a message.
+            # The API of Events allows at most 1 KiB for a message.
             "message": message.encode()[:1024].decode(errors="ignore"),
             "count": 1,
             "firstTimestamp": timestamp(now),

@@ -257,7 +257,8 @@ def understood(manifest: Any) -> Manifest:
     ours = list(filter(_is_ours, entries if isinstance(entries, list) else ()))
     found: Manifest = _without_nulls({**manifest, "metadata": metadata})
     if ours:
-        # Any client can write a record under our manager's name, nested too deep for recursion.
+        # The record is added only here. Any client can write a record under our manager's name that
+        # is nested too deep for the recursion.
         found["metadata"]["managedFields"] = ours
     try:
         _SHAPES.get(kind, _Plain).model_validate(found)

@@ -2,7 +2,7 @@
 in its place.
 
 The delay between the retries of a failing service grows. That limits the requests about one
-service, but not those about thousands of services. So the client also limits itself. It observes
+service, but not those about thousands of services. So the client also limits itself. It respects
 the pause that the API server requests, and limits the rate of requests that fail. A withheld
 request fails without being sent.
 

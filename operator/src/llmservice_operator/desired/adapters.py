@@ -1,4 +1,4 @@
-"""The list of LoRA adapters that the replicas load, and of those that clients can use.
+"""The list of LoRA adapters: those that the replicas load, and those that clients can use.
 
 A replica loads every adapter of the list, and serves those that every ready replica has loaded.
 Otherwise the response to a request would depend on the replica that receives the request.

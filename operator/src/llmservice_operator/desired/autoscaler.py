@@ -24,7 +24,9 @@ DEFAULT_WINDOW_SECONDS: Final = round(scale_down_window(ColdStarts().estimate, i
 
 @dataclass(frozen=True)
 class Autoscaler:
-    """The provider that scales the service, and the parts of its object that were learned."""
+    """The provider that scales the service, and the parts of its object that do not follow from the
+    spec.
+    """
 
     provider: ScalingProvider | None = None
     """Provider of the autoscaler. External uses an HPA. KEDA uses a ScaledObject, but not while the

@@ -1,7 +1,8 @@
 """Locates the model cache that the replicas share.
 
 Services share only weights. Python modules of a model and compiled kernels are code. They are
-stored in the cache of each pod, and kernels optionally in a folder of the service.
+stored in the cache of each pod. Kernels may also be stored on the claim, in a separate folder for
+each service.
 """
 
 from __future__ import annotations

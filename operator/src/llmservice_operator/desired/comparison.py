@@ -32,7 +32,8 @@ _HOLDS_QUANTITIES = {"limits", "requests", "sizeLimit", "target", "tolerance"}
 looks like one. The target belongs to a metric, and the tolerance to an autoscaler."""
 
 CACHED_KEYS: Final = 512
-"""Number of keys of list items whose parsed form is cached. All services have the same keys."""
+"""Number of keys of list items whose parsed form is cached. Most keys are the same for all
+services."""
 LONGEST_CACHED_KEY: Final = 200
 """Maximum length of a cached key in characters."""
 
