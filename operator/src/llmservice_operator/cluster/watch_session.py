@@ -2,7 +2,7 @@
 streams.
 
 Kopf ends all of its watches after one unexpected response, such as a 404 for a removed kind, a page
-of a proxy, or a truncated line. Kopf also reconnects without a pause to a server that closes each
+of a proxy, or a truncated line. Kopf also reconnects every second to a server that closes each
 watch at once. So this module checks the responses of each stream before Kopf gets them:
 
 - A refused request is repeated after a growing pause, and reported through `on_trouble`.

@@ -306,8 +306,8 @@ def _assess_as_standby(
     """Assess the scrape with the leader's calibration, and keep the calibration of this process
     separately.
 
-    κ and cold starts change slowly and by rare events, so the leader's values replace those of this
-    process.
+    κ and cold starts are learned slowly from rare events, so the leader's values replace those of
+    this process.
     """
     as_leader = with_calibration(own, learned)
     after, assessment = assess(as_leader, scrape, objective, target_percent)

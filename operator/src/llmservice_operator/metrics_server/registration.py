@@ -159,7 +159,7 @@ class Registration:
         try:
             await self._ensure(live)
         except Conflict:
-            # Another replica created the APIService first.
+            # Another replica created or changed the APIService first.
             return RETRY_SECONDS
         except ClusterError as error:
             logger.error("the APIService cannot be written: %s", error)

@@ -1,4 +1,6 @@
-"""Builds the load report of one service from its replicas, their answers and an assessment."""
+"""Builds the load report of one service from its replicas, the responses of their model servers, and
+an assessment.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from llmservice_operator.workload import Replica
 
 
 def scaling_view(replica: Replica, answer: EngineAnswer | None) -> ReplicaReport:
-    """Return the part of a replica and of its model server's answer that the scaling core uses."""
+    """Return the facts about a replica that the scaling core uses; `answer` is the response of its
+    model server, or None if there was none.
+    """
     ready_since = replica.ready_since
     return ReplicaReport(
         replica.name,

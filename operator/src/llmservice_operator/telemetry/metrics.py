@@ -181,7 +181,9 @@ class Metrics:
         self._read.append((self._leading.labels(lease_name), lambda: float(holding())))
 
     def applied(self, kind: str, result: str) -> None:
-        """Count one apply by its result: created, changed, noop, paused or deleted."""
+        """Count one operation on a child by its result: created, changed, noop, paused or
+        deleted.
+        """
         self._applies.labels(kind, result).inc()
 
     def drift_corrected(self, kind: str) -> None:
@@ -214,7 +216,7 @@ class Metrics:
 async def measure_loop_lag(metrics: Metrics, period_seconds: float = 0.1) -> None:
     """Measure, until cancelled, the delay with which the event loop resumes a sleeping task.
 
-    A blockage of the event loop that is longer than the period is always measured.
+    A blockage of the event loop that is longer than the period always shows in the measurement.
     """
     while True:
         started = time.monotonic()

@@ -33,8 +33,8 @@ class Shares:
     """Longest duration of a quick pass, in seconds. A group with a longer pass is slow until one of
     its passes is quick."""
     remembered_seconds: float = 300.0
-    """Time in seconds after its last pass during which a group still counts as slow or quick. After
-    that time, the group is new again."""
+    """Time in seconds that a group still counts as slow or quick after the end of its last pass.
+    After that time, the group is new again."""
 
 
 class _Pace(IntEnum):

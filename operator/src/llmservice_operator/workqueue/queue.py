@@ -51,8 +51,8 @@ class QueueSettings:
     """Longest delay in seconds before a retry, even if the rate of retries or the API server
     requires a longer one."""
     backoff_max_of_cluster_seconds: float = 30.0
-    """Longest backoff in seconds while a pass fails with a ClusterError. An outage may last for
-    hours, and passes must succeed soon after its end."""
+    """Longest backoff in seconds after a ClusterError. An outage may last for hours, and passes
+    must succeed soon after its end."""
     backoff_jitter: float = 0.1
     """Share of a backoff by which it varies at random, so that keys that failed together are not
     retried together."""
