@@ -1,7 +1,7 @@
 """Access to the Kubernetes API. No other package imports a Kubernetes client.
 
 client         sends the requests
-overload       withholds requests during an outage
+overload       withholds requests while the API server is overloaded or unreachable
 served         determines which kinds are served
 foreign        checks every object from the cluster
 cache          keeps the objects that the watches delivered
@@ -9,7 +9,7 @@ compact        reduces the memory that these objects take
 audit          compares the cache with the cluster
 watching       delivers the events of watches by means of Kopf
 watch_session  the HTTP session through which Kopf lists and watches
-reflector      runs all of these
+reflector      loads the cache, watches and audits
 lease          stores the leader's Lease
 term           reads the services again after an election
 refresh        reads one object again

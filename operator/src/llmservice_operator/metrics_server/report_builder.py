@@ -1,5 +1,5 @@
-"""Builds the load report of one service from its replicas, the responses of their model servers, and
-an assessment.
+"""Builds the load report of one service from its replicas, the responses of their model servers,
+and an assessment.
 """
 
 from __future__ import annotations
