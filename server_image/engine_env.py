@@ -4,10 +4,10 @@
     engine_env.py all
 
 The environment of the pinned version contains exactly the packages that requirements/cpu.txt locks
-(about 6 GB). The environment of another version contains only the Python code of that version
-(about 100 MB), which a file in requirements/versions locks. The code uses the compiled parts and
-the other packages of the pinned version. So the tests run the code of every supported version, even
-if no build for CPUs exists yet.
+(about 6 GB). The environment of another version contains the Python code of that version (about
+100 MB) and the packages that this code needs in other versions. A file in requirements/versions
+locks them. The compiled parts and all other packages are those of the pinned version. So the tests
+run the code of every supported version, even if no build for CPUs exists yet.
 
 An environment is a folder in the cache folder, and its name is the hash of its inputs.
 `llmservice_server` is not installed there: callers put server_image/src on PYTHONPATH, so that a

@@ -8,7 +8,7 @@ question and lists of arguments; the answer contains an entry for each list:
 
 flags      flag -> kind and choices, for every long flag, whatever the arguments
 parse      the parser's error message; null if the parser accepts the arguments
-read       name -> value, for the values that differ from the default; an object is its repr
+read       name -> value, for values that differ from the default; an object as its repr
 configure  the error when vLLM creates an engine's whole configuration; null without an error
 """
 

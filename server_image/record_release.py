@@ -80,12 +80,12 @@ ERRORS = {
     "unknown": ("ValueError", "invalid literal for int() with base 10: 'lots'"),
     "unknown-long": ("RuntimeError", "é\n" * 9000),
 }
-"""Name -> class and text of an error. Each rule of the model server has one, and some errors match
-no rule."""
+"""Name -> class and text of an error. Most rules of the model server match one of these errors, and
+some errors match no rule."""
 
 
 def failures() -> dict[str, Failure]:
-    """Return an example of each failure with which a server can end, by name."""
+    """Return examples of the failures with which a server can end, by name."""
     loading = {
         name: classify([ErrorFact((kind, "Exception"), text)], Reason.LOAD_FAILED)
         for name, (kind, text) in ERRORS.items()

@@ -25,8 +25,8 @@ WEATHER: ChatCompletionFunctionToolParam = {
         },
     },
 }
-"""A tool that a request can force. A model this small calls a tool only if it is forced, and
-without `strict` the arguments never end."""
+"""A tool that a request can force. A model this small calls a tool only if the request forces the
+call. Without `strict`, the arguments never end."""
 SCHEMA = {
     "type": "object",
     "properties": {"capital": {"type": "string", "maxLength": 12}},
@@ -261,7 +261,7 @@ SUITE: tuple[Question, ...] = (
 
 
 def difference(ours: Answered, theirs: Answered) -> float | None:
-    """Return the gap at the first token that differs between two answers; None if none differs.
+    """Return the gap at the first token that differs between two answers; None if all are equal.
 
     Raises AssertionError if the answers differ in more than their tokens.
     """

@@ -44,7 +44,7 @@ _LONGEST_MESSAGE = 200
 """Maximum length of a failure message in characters. The total size of all reports is limited."""
 
 _UNKNOWN_MODULES = re.compile(r"expected target modules in .* but received \[(.*?)\]", re.DOTALL)
-"""Pattern of vLLM's message about modules that the model lacks, or for which vLLM has no LoRA."""
+"""Pattern of vLLM's message about modules that the model lacks or that vLLM cannot adapt."""
 
 _AT_ONCE = 2
 """Maximum number of adapters that are fetched and loaded at the same time."""
@@ -140,8 +140,8 @@ class Adapters:
     async def load_first(self) -> None:
         """Load the adapters of the current list.
 
-        Returns when each adapter is loaded or refused. Raises OSError if the list cannot be read,
-        and ValueError if it is invalid.
+        Returns when each adapter is loaded or refused, or has left the list. Raises OSError if the
+        list cannot be read, and ValueError if it is invalid.
         """
         self._list = self._file.read() or AdapterList()
         first = self._list.all
@@ -163,7 +163,7 @@ class Adapters:
     async def look(self) -> None:
         """Read the list if it has changed, and start the loads and unloads that are due.
 
-        If the file cannot be read, the last list stays in use.
+        If the file cannot be read or is invalid, the last list stays in use.
         """
         try:
             self._list = self._file.read() or self._list
@@ -272,7 +272,7 @@ class Adapters:
 def _is_settled_by(error: Exception) -> bool:
     """Return whether the server may become ready without the adapter after this error.
 
-    The server waits for a hub that does not respond, as it does for its model.
+    If the hub does not respond, the server is not ready until a later attempt succeeds.
     """
     return isinstance(error, AdapterRefused) or is_refusal(error)
 

@@ -54,12 +54,12 @@ _MAX_LENGTHS: Mapping[str, int] = {
 _STOP_FIELDS = ("stop", "stop_sequences", "bad_words")
 _MAX_STOP_CHARACTERS = 16 * _KIBI
 """Maximum total length of the texts in one of these fields, in characters. vLLM tokenizes bad words
-on the event loop that serves every client. For this length, it takes 50 milliseconds."""
+on the event loop that serves every client. Tokenizing this length takes 50 milliseconds."""
 
 _OTHER = Route("", "none of the known routes")
 
 _FEW = 256
-"""Number of values below which no limit of a field can be exceeded."""
+"""Number of values up to which no field can have too many entries."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,11 @@ class BadShape(Exception):
 
 
 def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
-    """Return the shape of a body. Raises BadShape if the body would take too long to parse.
+    """Return the shape of a body. Raises BadShape if the body exceeds a limit or is not UTF-8.
 
-    The time is linear in the length of the body, about a millisecond per megabyte. A body that is
-    not valid JSON passes, because the application refuses it.
+    The time is linear in the length of the body: some milliseconds per megabyte, and tens of
+    milliseconds for a body with many values. A body within the limits that is not valid JSON
+    passes, because the application refuses it.
     """
     kind = content_type.partition(b";")[0].strip().lower()
     if kind.startswith(b"multipart/"):
@@ -134,8 +135,8 @@ def _without_strings(body: bytes, max_values: int) -> bytes:
     """Return the body without the content of its strings."""
     unescaped = body.replace(rb"\\", b"").replace(rb"\"", b"")
     if unescaped.count(b'"') > 4 * max_values:
-        # A value and its name have at most four quotes, so a valid body with more exceeds the
-        # limit.
+        # A value and its name have at most four quotes, so a valid body with more quotes exceeds
+        # the limit.
         raise BadShape(
             f"the body has more than {max_values} values; split it into several requests"
         )

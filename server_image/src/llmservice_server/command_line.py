@@ -102,7 +102,7 @@ def _serve(arguments: Sequence[str], settings: ServerSettings) -> NoReturn:
 
 
 def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return the fast event loop that ships with vLLM; None if it is not installed."""
+    """Return the factory of uvloop's fast event loop, which vLLM installs; None without uvloop."""
     if importlib.util.find_spec("uvloop") is None:
         return None
     import uvloop

@@ -109,7 +109,7 @@ class LimitedConnection(HttpToolsProtocol):
             self._receiving_since = time.monotonic()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Store a header; trailers are dropped, even from a proxy."""
+        """Store a header. Trailers are dropped, even if a proxy sends them."""
         if not self._head_is_here:
             super().on_header(name, value)
 
@@ -124,7 +124,7 @@ class LimitedConnection(HttpToolsProtocol):
             _end_with_the_connection(self.cycle)
 
     def on_body(self, body: bytes) -> None:
-        """Subtract a part of the body from the framing bytes."""
+        """Subtract a part of the body from the framing bytes, and the framing that it allows."""
         self._framing = max(0, self._framing - (1 + _FRAMING_PER_BODY_BYTE) * len(body))
         super().on_body(body)
 

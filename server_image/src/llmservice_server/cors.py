@@ -51,7 +51,7 @@ class Origins:
         return self._rules.preflight_response(headers)
 
     def shown_to(self, scope: Scope, send: Send) -> Send:
-        """Return a `send` that adds the headers with which the page may read the response."""
+        """Return a `send` that adds the headers that let the page read the response."""
         return partial(self._rules.send, send=send, request_headers=Headers(scope=scope))
 
 

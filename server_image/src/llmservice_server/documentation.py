@@ -33,7 +33,7 @@ def examples(model: str) -> dict[str, dict[str, object]]:
 def document(
     app: FastAPI, model: str, with_administration: bool, absent: Collection[str] = ()
 ) -> None:
-    """Describe only the routes that the gate admits and that are not in `absent`."""
+    """Add /docs to `app`, and document only the admitted routes that are not in `absent`."""
     describe_all = app.openapi
 
     def describe() -> dict[str, Any]:

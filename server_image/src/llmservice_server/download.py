@@ -93,9 +93,9 @@ def weight_files(
 ) -> list[str]:
     """Return the weight files of a repository, as vLLM chooses them.
 
-    Files in subfolders never decide the format. If an index lists the shards, only these are
-    returned, because a repository may contain a second copy of its weights. `read_index` returns
-    the text of the index. Raises ValueError or KeyError if the index is invalid.
+    Files in subfolders never decide the format. If an index lists the safetensors shards, only
+    these are returned, because a repository may contain a second copy of its weights. `read_index`
+    returns the text of the index. Raises ValueError or KeyError if the index is invalid.
     """
     names = list(names)
     top_level = [name for name in names if "/" not in name]
@@ -220,11 +220,11 @@ class ModelDownload:
             lock.unlink(missing_ok=True)
 
     def has_configuration(self) -> bool:
-        """Return whether every file other than the weights is in the cache."""
+        """Return whether the files that vLLM loads in addition to the weights are in the cache."""
         return self._are_cached(configuration_files(self._sizes))
 
     def fetch_configuration(self) -> None:
-        """Download the small files other than the weights. The engine reads them first."""
+        """Download the files that vLLM loads in addition to the weights. vLLM reads them first."""
         self._fetch(configuration_files(self._sizes))
 
     def choose_weights(self) -> None:

@@ -180,7 +180,10 @@ class Engine:
         )
 
     async def warm_up(self) -> None:
-        """Generate a few tokens, because the first request triggers lazy compilation."""
+        """Generate a few tokens, because the first request triggers lazy compilation.
+
+        Does nothing for a model that generates no text.
+        """
         if "generate" not in await self._llm.get_supported_tasks():
             return
         wanted = GenerateRequest(prompt="Hello", max_tokens=2, ignore_eos=True)
@@ -192,9 +195,9 @@ class Engine:
 
     @contextmanager
     def unseen(self) -> Iterator[None]:
-        """Exclude work that no client requested from the engine's metrics and traces.
+        """Keep the server's own requests out of the engine's metrics and traces.
 
-        The exclusion applies to all work while the context is open.
+        While the context is open, no request is recorded.
         """
         loggers, processor = self._llm.logger_manager, self._llm.output_processor
         traces = processor.tracing_enabled
@@ -231,8 +234,9 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
                     raise vllm.VLLMValidationError(words, parameter=_STRUCTURE) from error
                 raise
             except (OverflowError, TypeError, ValueError) as error:
-                # Examples of such a value are a number beyond 64 bits and a lone surrogate. vLLM
-                # would report an internal error, with the status 500 in a stream.
+                # Some values cannot be sent to the engine, such as a number beyond 64 bits or a
+                # lone surrogate. vLLM would report an internal error, with the status 500 in a
+                # stream.
                 raise vllm.VLLMValidationError(
                     f"a value of the request cannot be encoded: {error}"
                 ) from error
@@ -349,7 +353,7 @@ async def _followed(
     """Yield the outputs; raise vLLM's validation error if the engine rejects the structure.
 
     The error contains the cause. vLLM detects a rejected structure only at the first token, and
-    reports an internal error. Since 0.33, it reports some rejections in words that only help the
+    reports an internal error. Since 0.33, vLLM reports some rejections in words that only help the
     owner of the server.
     """
     async with aclosing(outputs):

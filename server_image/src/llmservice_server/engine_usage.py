@@ -60,7 +60,7 @@ class Counters:
     """Cumulative work of the engine since the server became ready."""
 
     arrivals: int = 0
-    """Number of requested sequences: those accepted and those refused by a full queue."""
+    """Number of requested sequences: those accepted and those refused for lack of room."""
     prompt_tokens_arrived: int = 0
     prompt_tokens_computed: int = 0
     prompt_tokens_cached: int = 0
@@ -81,9 +81,10 @@ class Counters:
     itl_milliseconds: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)
     """Histogram of the mean inter-token latency of each request with more than one token."""
     steps: list[float] = field(default_factory=lambda: [0.0] * (STEP_TERMS * (STEP_TERMS + 1) // 2))
-    """Upper triangle of the sum of x·xᵀ over all steps, by row. Least squares needs only this sum.
+    """Upper triangle, by row, of the sum of x·xᵀ, where x is the vector of terms of a step.
 
-    Steps of unknown duration, such as the first after an idle time, are left out.
+    Least squares needs only this sum. Steps of unknown duration, such as the first step after an
+    idle time, are left out.
     """
 
     def arrive(self, prompt_tokens: int) -> None:
@@ -183,10 +184,11 @@ class EngineUsage:
         self._last_arrival = now
 
     def turn_away(self, sequences: int) -> None:
-        """Count sequences that a full queue refused, because they are demand, too.
+        """Count sequences that were refused for lack of room, because they are demand, too.
 
         Their prompts may not have been read, so each sequence is counted with the length of a
-        random recent prompt. This adds to the load and does not change the mean request.
+        random recent prompt, if there is one. This adds to the load and does not change the mean
+        request.
         """
         for _ in range(sequences):
             if self._known_lengths:

@@ -64,7 +64,7 @@ async def answer_http_exception(request: Request, failure: Exception) -> Respons
     assert isinstance(failure, HTTPException)
     message = failure.detail
     if message == HTTPStatus.NOT_FOUND.phrase:
-        # The gate has admitted the path, so models of another kind serve it.
+        # By default, the gate admits only known paths, so models of another kind serve this path.
         message = f"this model does not serve {request.scope['path']}; GET /docs lists its routes"
     response = error_response(message, failure.status_code)
     response.headers.update(failure.headers or {})

@@ -21,7 +21,8 @@ from llmservice_server.streaming import STREAM_END
 T = TypeVar("T")
 
 _LONG_BODY_BYTES = 16 * 1024
-"""Length in bytes above which bodies are parsed one at a time. This length takes a millisecond."""
+"""Length in bytes above which bodies are parsed one at a time. Parsing a body of this length takes
+a millisecond."""
 
 _BODY_SECONDS = 60.0
 """Maximum time in seconds for the body of a request to arrive. It is an estimate that allows a
@@ -180,7 +181,7 @@ class Exchange:
         return message
 
     async def _until(self, deadline: float | None, awaited: Awaitable[T]) -> T | None:
-        """Return the result. At the deadline, or if the exchange is cut, end it and return None."""
+        """Return the result; end the exchange and return None at the deadline or when it is cut."""
         waiting = asyncio.timeout_at(deadline)
         try:
             async with waiting:

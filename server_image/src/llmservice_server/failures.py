@@ -64,7 +64,7 @@ class Failure:
     reason: Reason
     message: str
     finding: str = field(default="", compare=False)
-    """The part of the message before the engine's words; empty for an unrecognised error."""
+    """The part of the message before the engine's words; empty if no rule recognised an error."""
 
 
 ENGINE_KILLED = Failure(
@@ -449,7 +449,7 @@ def _message(finding: str, text: str) -> str:
 
 
 def write_termination_message(failure: Failure, path: Path) -> None:
-    """Write the failure to the file that the kubelet reads; do nothing if the file is missing.
+    """Write the failure to the file that the kubelet reads, if the file exists and is writable.
 
     The file is never created, because the server must not write to /dev outside a container.
     """

@@ -1,6 +1,6 @@
 """Fills the model cache. Servers that share a cache take turns.
 
-A server with its own cache needs no turns, and vLLM downloads the small files into it.
+A server with its own cache needs no turns, and vLLM downloads the small files into that cache.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class OwnCache:
         self._lifecycle = lifecycle
 
     async def fill_configuration(self, download: ModelDownload) -> None:
-        """Provide the files other than the weights, and choose the weight files."""
+        """Choose the weight files. A shared cache also gets the other files that vLLM loads."""
         await asyncio.to_thread(download.choose_weights)
 
     async def fill_weights(self, download: ModelDownload) -> None:

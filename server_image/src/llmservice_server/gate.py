@@ -198,7 +198,8 @@ class Gate:
             and exchange.cut is None
             and not self._lifecycle.engine_has_died()
         ):
-            # A live engine answers 503 only when its queue is full.
+            # A live engine answers 503 when its queue is full. This metric also counts requests
+            # for an adapter that this replica lacks.
             self._metrics.rejected.labels("queue_full").inc()
 
     def _own_answer(self, route: Route | None, scope: Scope) -> Response | None:

@@ -91,7 +91,7 @@ class TextEngine(Protocol):
     def generate(
         self, prompt: TokenizedPrompt, wanted: GenerateRequest
     ) -> AsyncGenerator[Piece, None]:
-        """Generate an answer. Closing the generator or cancelling its task aborts it in the engine.
+        """Generate an answer. Closing the generator or cancelling its task aborts the request.
 
         Raises EngineUnavailable when the engine dies during the request.
         """

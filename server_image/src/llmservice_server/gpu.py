@@ -1,8 +1,8 @@
 """Reads GPU metrics from NVML at each scrape.
 
-An unavailable number is absent, never zero. Without a GPU, there is no metric family at all. The
-duty cycle is the share of the time in which any kernel runs. It does not measure how much of the
-GPU a kernel uses.
+An unavailable number is absent, never zero. Without a GPU, all metrics of this module are absent.
+The duty cycle is the share of the time in which any kernel runs. It does not measure how much of
+the GPU a kernel uses.
 """
 
 from collections.abc import Callable, Iterator

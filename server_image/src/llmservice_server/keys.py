@@ -1,4 +1,4 @@
-"""Checks API keys from a mounted Secret. It reads changed keys again, and never shows a key."""
+"""Checks the keys of requests against a mounted Secret, and follows changes. It logs no key."""
 
 import hashlib
 import hmac
@@ -18,8 +18,8 @@ Secret."""
 class ApiKeys:
     """The valid API keys. Each file of a folder contains one key; several keys allow rotation.
 
-    If the folder contains no key, no request is admitted. While the folder cannot be read, the last
-    keys stay valid.
+    If the folder contains no key, no request that needs a key is admitted. While the folder cannot
+    be read, the last keys stay valid.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:

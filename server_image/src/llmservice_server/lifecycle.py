@@ -47,7 +47,8 @@ class Lifecycle:
         """Host name of the server that fills the shared cache while this server waits."""
         self._failure: dict[str, str] = {}
         self.accepts_requests = False
-        """Whether the API port serves: from ready until the drain refuses new requests."""
+        """Whether the API port serves: from ready until a failure, or until the drain refuses new
+        requests."""
         self.load_seconds: dict[Phase, float] = {}
         """Duration of each finished phase before ready, in seconds."""
         self.engine_has_died: Callable[[], bool] = lambda: False
@@ -115,7 +116,7 @@ class Lifecycle:
         self.enter(Phase.FAILED)
 
     def report(self) -> dict[str, object]:
-        """Return the body of every probe: phase, ages in seconds, and the reason of a failure."""
+        """Return the body of every probe: phase, ages in seconds, progress and any failure."""
         body: dict[str, object] = {
             "phase": self.phase.value,
             "phaseSeconds": round(self.phase_seconds, 1),

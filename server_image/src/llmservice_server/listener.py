@@ -1,4 +1,4 @@
-"""Runs HTTP listeners. They handle no signals, and a forked engine process closes its copies."""
+"""Runs HTTP listeners, which handle no signals. A forked engine process closes their sockets."""
 
 import asyncio
 import os
@@ -81,7 +81,7 @@ class Listener(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Close idle and stuck connections; called ten times a second."""
+        """Close idle and stuck connections once a second. uvicorn calls this ten times a second."""
         if counter % _TICKS_BETWEEN_LOOKS == 0:
             now = time.monotonic()
             for connection in self._connections():

@@ -1,4 +1,4 @@
-"""Adds small routes about the served models and the load, which vLLM lacks or answers wrongly."""
+"""Adds small routes that vLLM lacks or answers wrongly: one served model, and the load."""
 
 from collections.abc import Callable
 from typing import Any

@@ -45,7 +45,7 @@ def create_management_app(
 
     @app.get("/metrics")
     def metrics() -> Response:
-        # This function is not async, so FastAPI runs it in a thread. Rendering some hundred
+        # This function is not async, so FastAPI runs it in a thread. Rendering about a hundred
         # families must not block the event loop.
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -23,7 +23,10 @@ def find_trim() -> Callable[[], object] | None:
 async def give_back_when_idle(
     in_flight: InFlight, trim: Callable[[], object] | None, look_seconds: float = _LOOK_SECONDS
 ) -> None:
-    """Return memory after requests, while none is in progress; runs until cancelled."""
+    """Return memory after requests, while none is in progress.
+
+    Runs until cancelled. Without `trim`, the function returns at once.
+    """
     seen = in_flight.seen
     while trim is not None:
         await asyncio.sleep(look_seconds)

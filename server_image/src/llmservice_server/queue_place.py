@@ -70,4 +70,4 @@ class Place:
 
 
 current_place: ContextVar[Place | None] = ContextVar("current_place", default=None)
-"""The places of the current HTTP request; None for the server's own requests."""
+"""The places of the current HTTP request; None outside a request, such as in the warm-up."""

@@ -328,7 +328,7 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
         "/cohere/v2/chat/render",
     ),
 }
-"""Reason -> routes of vLLM that stay closed for it."""
+"""Reason -> routes of vLLM that stay closed for this reason."""
 
 ROUTE_OF_PATH: Mapping[str, Route] = {route.path: route for route in ROUTES}
 """Routes by path, including paths with a name in braces."""

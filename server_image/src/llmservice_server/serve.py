@@ -195,7 +195,11 @@ class Server:
             raise StartRefused(failure)
 
     async def _load_adapters(self, engine: Engine, engine_app: FastAPI) -> Adapters | None:
-        """Return the LoRA adapters when those of the current list are loaded or refused."""
+        """Return the LoRA adapters when those of the current list are loaded or refused.
+
+        Returns None if the server has no list of adapters. Raises StartRefused if the list cannot
+        be read or is invalid.
+        """
         settings = self._settings
         if settings.adapters_file is None:
             return None
@@ -233,7 +237,7 @@ class Server:
             refused = StartRefused(ENGINE_HUNG) if watch.loss is Loss.HANGS else None
             code = self._fail(refused, Reason.ENGINE_DIED)
             await self._in_flight.wait_until_none(_LAST_ANSWERS_SECONDS)
-            # Requests that are still open are blocked by the hung engine, so they are cut.
+            # Requests that are still open wait for the lost engine, so they are cut.
             await self._in_flight.cut_all(ENGINE_FAILED)
             return code
         for task in (watching, *background):

@@ -64,13 +64,13 @@ class ServerSettings(BaseSettings):
     """Port of /v1 and /generate."""
 
     management_port: int = _number(9090, 65535)
-    """Port of the probes and /metrics; never exposed outside the cluster."""
+    """Port of the probes, /metrics and /autoscale; in no Service object."""
 
     pre_stop_seconds: float = _number(5.0, _DAY_SECONDS)
     """Time in seconds that requests are still served after SIGTERM, while endpoints are updated."""
 
     drain_timeout_seconds: float = _number(600.0, _DAY_SECONDS)
-    """Maximum time in seconds to finish the requests in progress once new ones are refused."""
+    """Maximum time in seconds to finish the requests in progress once new requests are refused."""
 
     request_timeout_seconds: float = _number(600.0, _DAY_SECONDS)
     """Maximum duration of a request in seconds; 0 sets no limit.
@@ -141,7 +141,7 @@ class ServerSettings(BaseSettings):
     """Prompt of the smoke test; None uses a default prompt."""
 
     smoke_test_expect: Annotated[str, AfterValidator(_pattern)] | None = None
-    """Pattern in RE2 syntax that must match in the smoke test's answer; None accepts any text."""
+    """Pattern in RE2 syntax that must occur in the smoke test's answer; None accepts any text."""
 
     smoke_test_timeout_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
     """Maximum time in seconds until the answer to the smoke test is complete."""
@@ -165,7 +165,7 @@ class ServerSettings(BaseSettings):
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read the settings; an empty variable counts as unset.
 
-        Raises InvalidSetting for values that are not numbers, out of range or contradictory.
+        Raises InvalidSetting for values that are malformed, out of range or contradictory.
         """
         source = EnvSettingsSource(cls)
         source.env_vars = {

@@ -169,8 +169,8 @@ class SharedCache:
 
     folder: Path
     takeover_seconds: float
-    """Time in seconds without a sign of life from the writer, after which another server takes its
-    turn."""
+    """Time in seconds without a sign of life from the writer, after which another server takes
+    over."""
 
     @asynccontextmanager
     async def turn(
@@ -179,7 +179,9 @@ class SharedCache:
         is_filled: Callable[[], bool],
         waiting: Callable[[str], Awaitable[None]],
     ) -> AsyncIterator[bool]:
-        """Enter the context when the part is filled (False) or this server may fill it (True).
+        """Enter the context when the part is filled or this server may fill it.
+
+        Yields whether this server may, and must, fill the part.
 
         `is_filled` is called in a thread. While this server waits, `waiting` is called with the
         name of the current writer. Raises StartRefused when another server has taken the turn,

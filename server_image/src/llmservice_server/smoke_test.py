@@ -1,6 +1,7 @@
 """Sends one test request to the server before it is ready.
 
-This way, a model that answers nonsense never serves a client.
+A model whose answer is empty, contains NaN or does not match the expected pattern never serves a
+client.
 
 The request passes through the gate and vLLM's application like the request of a client. A new
 replica that fails the test never becomes ready, so the rollout stops.
@@ -62,7 +63,7 @@ class Question:
     of another form."""
     content_type: str = "application/json"
     is_of_text: bool = False
-    """Whether the answer is a text, so that it can be compared with a pattern."""
+    """Whether the answer is generated text, which can be compared with a pattern."""
 
 
 def question_for(paths: Collection[str], prompt: str | None) -> Question | None:
@@ -93,7 +94,7 @@ def question_for(paths: Collection[str], prompt: str | None) -> Question | None:
 async def find_failure(
     app: ASGIApp, question: Question, settings: ServerSettings
 ) -> Failure | None:
-    """Send the question, and return the failure of the model; None for a right answer.
+    """Send the question, and return the failure of the model; None if there is no failure.
 
     The model may refuse the default request because that request does not suit the model. So a
     refusal is a failure only if the settings define the request or the expected answer.

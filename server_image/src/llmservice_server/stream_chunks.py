@@ -173,7 +173,7 @@ _STAND_INS: tuple[tuple[Callable[..., Any], dict[str, type[StandIn]]], ...] = (
 
 
 def write_chunks_directly(*servings: Any) -> None:
-    """Replace the models of chunks in the modules of vLLM's handlers of completions and chats.
+    """Replace the chunk models in the modules of vLLM's completion and chat handlers.
 
     A module keeps its models if the stand-ins would write other bytes, which may happen with
     another vLLM version.

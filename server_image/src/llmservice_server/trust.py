@@ -14,16 +14,16 @@ from llmservice_server.failures import StartRefused, wrong_ca_bundle
 logger = logging.getLogger(__name__)
 
 _VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
-"""Variables from which libraries read the file of authorities: OpenSSL, the hub's client and its
-downloader read the first one, requests the second one, and clients of object stores the third
-one."""
+"""Variables from which libraries read the file of authorities. OpenSSL, the hub's client and its
+downloader read the first one. The library `requests` reads the second one, and clients of object
+stores read the third one."""
 
 
 def trust_bundle(bundle: Path, environment: MutableMapping[str, str]) -> None:
     """Make this process and its children trust the bundle in addition to the public authorities.
 
     Libraries read the variables when they are imported or when they open a connection, so call this
-    function before both. Raises StartRefused if the bundle contains no valid certificate.
+    function before either. Raises StartRefused if the bundle contains no valid certificate.
     """
     try:
         certificates = _text(bundle)

@@ -1,7 +1,7 @@
 """Runs the clients against both servers, prints every difference and writes docs/clients.md.
 
-The status is 1 if a difference is not explained, if a client fails, or if an explanation matches no
-difference.
+The status is 1 if a difference is not explained or a client fails. When all clients run, it is also
+1 if an explanation matches no difference.
 """
 
 import argparse

@@ -23,7 +23,7 @@ def engine_python() -> Path:
 def installed_vllm(
     preloaded: Preloaded, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """Facts about the vLLM under test: version, symbols and routes."""
+    """Facts about the vLLM under test, such as its version, symbols and routes."""
     script = Path(__file__).parents[1] / "installed_vllm.py"
     folder = tmp_path_factory.mktemp("installed")
     found, log = folder / "found.json", folder / "log"
@@ -49,7 +49,7 @@ def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def _tried_versions() -> tuple[str, ...]:
-    """Return the pinned and the newest version, or all if LLMSERVICE_TEST_VERSIONS is `all`."""
+    """Return the pinned and the newest version; all if LLMSERVICE_TEST_VERSIONS is `all`."""
     if os.environ.get("LLMSERVICE_TEST_VERSIONS") == "all":
         return engine_env.VERSIONS
     newest = max(engine_env.VERSIONS, key=lambda version: [*map(int, version.split("."))])
@@ -74,7 +74,7 @@ def of_any_version(
 
 @pytest.fixture(scope="session")
 def loading_answers() -> dict[str, int]:
-    """HTTP status by path that the server of `serving` returned while it was loading."""
+    """HTTP statuses, by path, that the server of `serving` returned while it was loading."""
     return {}
 
 

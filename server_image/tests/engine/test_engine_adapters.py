@@ -69,7 +69,7 @@ def listed(server: ModelServer) -> list[str]:
 
 
 def states(server: ModelServer) -> dict[tuple[str, str], str]:
-    """Return the states of the adapters in /autoscale, by name and source."""
+    """Return the failure or the state of each adapter in /autoscale, by name and source."""
     found = server.probe("/autoscale").json()["adapters"]
     return {(it["name"], it["source"]): it["message"] or it["state"] for it in found}
 

@@ -2,7 +2,7 @@
 
 The test writes the list of each replica as the operator and the kubelet do. The operator's own
 function selects the adapters for clients, and the second replica gets every change later.
-LLMSERVICE_TEST_REQUESTS is the number of responses. `make test-serving-long PART=adapters` sets a
+LLMSERVICE_TEST_REQUESTS is the minimum number of responses. `make test-serving-long PART=adapters` sets a
 larger number.
 """
 
@@ -30,8 +30,8 @@ second."""
 def test_no_client_gets_another_adapter_while_one_changes_and_a_replica_is_killed(
     preloaded: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    # The fixture `tmp_path` is too long here, because the path of a Unix socket has a maximum
-    # length.
+    # The path of the fixture `tmp_path` is too long here, because the path of a Unix socket has a
+    # maximum length.
     tmp_path = tmp_path_factory.mktemp("pair")
     sources = [str(write_adapter(tmp_path / f"v{n}", tiny_model, n)) for n in range(3)]
     one, two = ListedAdapter("one", sources[0]), ListedAdapter("two", sources[1])

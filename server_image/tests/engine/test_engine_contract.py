@@ -1,4 +1,4 @@
-"""Tests that the installed vLLM has the pinned version, and that its records are correct."""
+"""Tests that the installed vLLM has the pinned version and matches the records about it."""
 
 import json
 from typing import Any

@@ -12,7 +12,7 @@ from server_support.hostile_bytes import SECRET
 REQUESTS = int(os.environ.get("LLMSERVICE_TEST_REQUESTS", "1000"))
 ATTACKERS = 8
 FROM_SCHEMA = 8
-"""One request in this number is generated from the server's own OpenAPI document."""
+"""One of this many requests is generated from the server's own OpenAPI document."""
 MEMORY_GROWTH = 1.05
 SETTLE_SECONDS = 8
 """Time in seconds to wait for the server, which releases free memory every five seconds."""

@@ -44,7 +44,7 @@ class Question:
 
 @contextmanager
 def watching(server: ModelServer, question: Question, folder: Path) -> Iterator[list[Wait]]:
-    """Watch the server during the context; yield a list that contains all waits after its end."""
+    """Watch the server during the context; yield a list that is filled when the context ends."""
     body, notes = folder / "question", folder / "waits"
     body.write_bytes(question.body)
     headers = json.dumps({**server.headers, **question.headers})

@@ -94,7 +94,7 @@ class ModelServer:
         return self.request("GET", path, port=self.management_port)
 
     def metric(self, sample: str) -> float:
-        """Return the sum of the samples in /metrics that begin with this text; 0 without any."""
+        """Return the sum of the samples in /metrics that begin with this text; 0 if none does."""
         page = self.probe("/metrics").body
         values = [line.rpartition(" ")[2] for line in page.splitlines() if line.startswith(sample)]
         return sum(map(float, values))
@@ -108,7 +108,7 @@ class ModelServer:
         self.eventually(lambda: self.is_listening() and self.probe("/readyz").status == 200)
 
     def wait_for_arrivals(self, sequences: int) -> None:
-        """Wait until this number of sequences has arrived at the engine since it was ready."""
+        """Wait until this number of sequences has arrived since the server was ready."""
         self.eventually(lambda: self.counters()["arrivals"] >= sequences, seconds=60)
 
     def is_listening(self) -> bool:

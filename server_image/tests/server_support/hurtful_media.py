@@ -149,7 +149,7 @@ def _no_recording(chance: random.Random, size: int) -> bytes:
 
 
 HEARD = ("a recording that names a wrong length", "a silent recording", "a recording of noise")
-"""Shapes of valid recordings, which the engine transcribes."""
+"""Shapes of the recordings that the engine transcribes."""
 
 RECORDINGS: Mapping[str, Callable[[random.Random, int], bytes]] = {
     "a recording of one hertz": _of_one_hertz,

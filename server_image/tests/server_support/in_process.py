@@ -61,10 +61,10 @@ class Client:
         headers: dict[str, str] | None = None,
         query: str = "",
     ) -> Answer:
-        """Send a request. A body of several parts has no Content-Length.
+        """Send a request, without a Content-Length unless `headers` contains it.
 
-        If the last part is empty, the client stops sending before that part, so the body never
-        ends.
+        `body` is the whole body or its parts. If the last of several parts is empty, the client
+        stops sending before that part, so the body never ends.
         """
         answer = Answer()
         parts = [body] if isinstance(body, bytes) else list(body)

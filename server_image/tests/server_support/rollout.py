@@ -83,7 +83,10 @@ class KeepAliveClient(threading.Thread):
             connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection, tokens: int) -> bool:
-        """Send one request; return whether the connection may be used again; raises AnswerLost."""
+        """Send one request, and return whether the connection may be used again.
+
+        Raises AnswerLost for an answer that is not complete.
+        """
         wanted = {
             "model": SERVED_NAME,
             "prompt": PROMPT,
