@@ -85,7 +85,7 @@ some errors match no rule."""
 
 
 def failures() -> dict[str, Failure]:
-    """Return examples of the failures with which a server can end, by name."""
+    """Return examples of the failures with which a server can end, by name; all reasons occur."""
     loading = {
         name: classify([ErrorFact((kind, "Exception"), text)], Reason.LOAD_FAILED)
         for name, (kind, text) in ERRORS.items()

@@ -2,8 +2,8 @@
 
 The test writes the list of each replica as the operator and the kubelet do. The operator's own
 function selects the adapters for clients, and the second replica gets every change later.
-LLMSERVICE_TEST_REQUESTS is the minimum number of responses. `make test-serving-long PART=adapters` sets a
-larger number.
+LLMSERVICE_TEST_REQUESTS is the minimum number of responses. `make test-serving-long PART=adapters`
+sets a larger number.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Tests the comparison of real clients, and that its table of results is not stale."""
+"""Tests the comparison of real clients, and that the table of its results is not stale."""
 
 from typing import Any
 

@@ -204,7 +204,7 @@ class Server:
         )
 
     async def look(self, after: float = 0.0) -> None:
-        """Read the list after the given seconds, and wait until the loads that it starts end."""
+        """Advance the clock, read the list, and wait until all loads have ended."""
         self.time += after
         await self.adapters.look()
         await eventually_in_loop(

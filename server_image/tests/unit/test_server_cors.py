@@ -1,4 +1,4 @@
-"""Tests which pages of other sites may send requests and read responses, also those of the gate."""
+"""Tests which pages of other sites may send requests, and read all responses, even the gate's."""
 
 from argparse import Namespace
 from collections.abc import Sequence

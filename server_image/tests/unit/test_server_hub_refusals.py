@@ -1,6 +1,6 @@
 """Tests the refusals of the hub, of the network in front of it and of the storage.
 
-Each refusal has its real cause.
+Each test creates the real cause of a refusal.
 """
 
 import time
@@ -123,7 +123,7 @@ def test_a_refusal_of_the_hub_counts_although_the_model_is_in_the_cache(
 
 
 def mounted(options: str, folder: Path) -> list[str]:
-    """Return a command prefix that mounts a tmpfs at the folder, which only its command sees."""
+    """Return a command prefix. It mounts a tmpfs at the folder, visible only to the command."""
     script = f'mount -t tmpfs -o {options} tmpfs {folder} && exec "$@"'
     return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
 
