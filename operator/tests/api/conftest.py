@@ -105,7 +105,7 @@ def name() -> str:
 
 @pytest.fixture
 def account(api: Api, namespace: str, tmp_path: Path) -> Iterator[Account]:
-    """Make a service account with rules; return the path of its kubeconfig."""
+    """Make a service account with rules at each call, and return the path of its kubeconfig."""
     cluster_wide: list[str] = []
 
     def make(watched: list[dict[str, Any]], own: list[dict[str, Any]], *, everywhere: bool) -> str:

@@ -15,7 +15,7 @@ from operator_support.spec_fields import ROOT, rules_of
 from random_specs import SEED, specs_by_schema
 
 MESSAGES = {rule["message"] for rule in rules_of(ROOT)}
-"""Messages of the rules. Refusals by the schema are not compared, because Python has none."""
+"""Messages of the rules. Refusals by the schema are not compared, because Python ignores it."""
 
 texts = st.sampled_from(
     [

@@ -77,7 +77,7 @@ def test_a_change_of_the_spec_is_noticed_in_both_directions(
 
 
 def _same(one: Manifest, other: Manifest) -> bool:
-    """Return whether both are equal to the API server: cpu 1000m is 1, memory 1024Mi is 1Gi."""
+    """Return whether the API server treats both as equal: cpu 1000m is 1, memory 1024Mi is 1Gi."""
     text = [
         repr(each).replace("'1000m'", "'1'").replace("'1024Mi'", "'1Gi'") for each in (one, other)
     ]

@@ -150,7 +150,7 @@ DEPRECATED = Event("Warning", "DeprecatedArgument", NOTICE)
 
 
 def reported(before: StatusUpdate | None = None, failure: Failure | None = None) -> StatusUpdate:
-    """Return the status after `before` of a service that has the argument."""
+    """Return the next status of a service with the argument; `before` is the previous one."""
     status = {} if before is None else {"status": before.status}
     service = LLMService.parse(a_body({"engine": ARGUMENT}, **status))
     return build_status(service, PIN, SERVING, NOW, failure)

@@ -151,7 +151,7 @@ async def test_after_each_of_a_hundred_lists_in_place_of_events_the_cache_is_rig
         await run.world.until_watching()
         for _ in range(RELISTS):
             for _ in range(run.draw.randrange(1, 4)):
-                run.change()  # before a list, because the watch cannot resume from its version
+                run.change()  # without an event; the list below replaces the events
             for kind in REQUIRED:
                 for manifest in run.world.objects.get(kind, []):
                     run.world.tell(LISTED, manifest)

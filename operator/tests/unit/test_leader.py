@@ -67,7 +67,7 @@ class Candidate:
         self.world = world
         self.lost = False
         self.slept = 0.0
-        """Seconds of the last sleep."""
+        """Duration of the last sleep in seconds."""
         self._wake = asyncio.Event()
         self._asleep = asyncio.Event()
         self.leader = Leader(

@@ -126,7 +126,7 @@ class Server:
             await asyncio.gather(running, return_exceptions=True)
 
     def client(self, certificate: str | None) -> ssl.SSLContext:
-        """Return the context of a client that, as the API server, trusts the caBundle."""
+        """Return the context of a client that trusts the caBundle, as the API server does."""
         context = ssl.create_default_context(cadata=self.secure.authority().decode())
         if certificate is not None:
             context.load_cert_chain(

@@ -26,7 +26,7 @@ VARIABLES = {
         ({"enabled": False}, {names.SMOKE_TEST_ENV: "false"}),
         ({"enabled": False, "prompt": "Hi", "expect": "x"}, {names.SMOKE_TEST_ENV: "false"}),
         (
-            # The kubelet would replace $(HF_TOKEN) by the value of the variable.
+            # The kubelet would replace $(HF_TOKEN) with the value of the variable.
             {"prompt": "$(HF_TOKEN)", "expect": "^4$"},
             {
                 names.SMOKE_TEST_PROMPT_ENV: "$$(HF_TOKEN)",

@@ -1,4 +1,4 @@
-"""Tests that `render` accepts and refuses specs as the API server does, without one."""
+"""Tests that `render` needs no API server to accept and refuse the same specs."""
 
 import pytest
 

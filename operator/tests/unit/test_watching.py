@@ -170,7 +170,7 @@ async def test_kopf_drops_what_it_has_of_an_object_soon_after_its_event(server: 
 
 
 def _workers() -> list[Any]:
-    """Return the tasks by which Kopf processes the events of single objects."""
+    """Return the tasks in which Kopf processes the events of single objects."""
     tasks = (each for each in gc.get_objects() if isinstance(each, asyncio.Task))
     return [each for each in tasks if each.get_name().startswith("worker for") and not each.done()]
 

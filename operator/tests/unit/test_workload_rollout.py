@@ -1,4 +1,4 @@
-"""Tests how a rollout of type Auto goes in place while no accelerator is free."""
+"""Tests that a rollout of type Auto replaces pods in place while no accelerator is free."""
 
 from datetime import datetime, timedelta
 from typing import Any

@@ -27,7 +27,7 @@ SHARES = {"faithful": 0.0, "conflicts": 0.3}
 WRITES = {"faithful": 1.0, "conflicts": 1.5}
 """Maximum number of writes for each foreign change."""
 RESTORED_WITHIN_SECONDS = {"faithful": 2.0, "conflicts": 30.0}
-"""Time limits in seconds. A watch event causes the repair, and a conflict is tried again."""
+"""Time limits in seconds. A watch event causes the repair, which conflicts can delay."""
 
 
 @pytest.mark.parametrize("name", sampled(list(SHARES), 1))

@@ -22,7 +22,7 @@ from shared_support.waiting import eventually, holds_for
 
 RUNS_AT_ONCE = 34 if IS_LONG else 4
 BATCHES = 15 if IS_LONG else 1
-"""The long form has 510 runs in total."""
+"""Number of batches of runs. The long form has 510 runs in total."""
 DISTURBED_SECONDS = 40.0 if IS_LONG else 10.0
 CALM_AFTER_SECONDS = 60.0 if IS_LONG else 10.0
 """Time in seconds after which no object is written more than once per second."""

@@ -32,7 +32,7 @@ SKEW_HOLDS_SECONDS = 5.0
 class Round:
     begin: Callable[[Replicas, Replica], object]
     within: float | None
-    """Seconds until another replica writes; None if the leader continues to lead."""
+    """Maximum time in seconds until another replica writes; None if the leader stays the same."""
     end: Callable[[Replica], object] = lambda _: None
     """Called once another replica has written."""
     overlap: float = 0.0

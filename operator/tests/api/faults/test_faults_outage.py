@@ -16,7 +16,7 @@ from shared_support.waiting import eventually, holds_for
 RETRY_AFTER_SECONDS = 3
 SERVICES_MADE = 3
 HIGHEST_RATE = 20.0
-"""Requests per second."""
+"""Maximum number of requests per second."""
 FIRST_SECONDS = 2.0
 """Time in seconds for the first attempts, whose rate has no limit."""
 OUTAGES: dict[str, Fault] = {

@@ -37,7 +37,7 @@ MEMORY_GROWTH = 1.05 if IS_LONG else 1.2
 """Maximum growth of the memory in the second half of the outage, as a factor. A new process still
 grows in the first half."""
 HIGHEST_RATE = 20.0
-"""Requests per second."""
+"""Maximum number of requests per second."""
 
 Start = Callable[..., OperatorProcess]
 
@@ -181,7 +181,7 @@ def test_an_operator_that_starts_with_an_old_list_of_services_reverts_nothing(
         return found
 
     def lag(seen: Seen, found: dict[str, Any]) -> dict[str, Any]:
-        """Return the old list to each operator's first list, which fills its cache."""
+        """Answer the first list of each operator, which fills its cache, with the old list."""
         if seen.path != path:
             return found
         listed[seen.agent] += 1

@@ -56,7 +56,7 @@ def watching(
     source: ReportSource,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[OperatorProcess, str]]:
-    """An operator that reads reports, and the namespace it serves."""
+    """An operator that reads reports, and the namespace that it serves."""
     namespace = f"scaling-{source.url.rpartition(':')[2]}"
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
     log = tmp_path_factory.mktemp("scaling") / "log"
