@@ -307,7 +307,8 @@ async def test_webhooks_that_hang_take_no_time_from_the_other_children(
     for _ in range(2):
         with pytest.raises(ClusterError, match="no answer"):
             await world.reconciler.reconcile(KEY)
-    # The first pass created none, because the operator did not know yet which kinds hang.
+    # The first pass did not create the Service object, because the operator did not know yet which
+    # kinds hang.
     assert world.has(SERVICES)
     # A kind that works again is tried, however many other kinds hang.
     hanging.remove(POD_DISRUPTION_BUDGETS)

@@ -124,7 +124,7 @@ class LimitedConnection(HttpToolsProtocol):
             _end_with_the_connection(self.cycle)
 
     def on_body(self, body: bytes) -> None:
-        """Subtract a part of the body from the framing bytes, and the framing that it allows."""
+        """Subtract a part of the body, and the framing that the part allows, from the framing."""
         self._framing = max(0, self._framing - (1 + _FRAMING_PER_BODY_BYTE) * len(body))
         super().on_body(body)
 

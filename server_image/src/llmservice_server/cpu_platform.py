@@ -1,6 +1,6 @@
 """Sets small defaults for an engine that runs on CPUs only.
 
-vLLM's defaults assume a dedicated machine. They give half of the memory to the KV cache, pin every
+vLLM's defaults assume a dedicated machine. They give most of the memory to the KV cache, pin every
 core and compile kernels before the first token. Each of these defaults is too much for a container.
 """
 

@@ -1,4 +1,4 @@
-"""Checks the keys of requests against a mounted Secret, and follows changes. It logs no key."""
+"""Checks the keys of requests against a mounted Secret, which may change. No key is logged."""
 
 import hashlib
 import hmac

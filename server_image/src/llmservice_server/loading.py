@@ -36,10 +36,10 @@ from llmservice_server.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 _QUEUE_PER_SLOT = 8
-"""Number of requests that may wait or run, per sequence that the engine computes concurrently.
+"""Number of sequences that may wait or run, per sequence that the engine computes concurrently.
 
 The value is an estimate. Another replica serves a request sooner than a replica with eight full
-batches. The flag --max-num-queued-reqs sets the number of requests instead.
+batches. The flag --max-num-queued-reqs sets the total number of sequences instead.
 """
 
 _OWN_FLAGS = (

@@ -181,7 +181,7 @@ class SharedCache:
     ) -> AsyncIterator[bool]:
         """Enter the context when the part is filled or this server may fill it.
 
-        Yields whether this server may, and must, fill the part.
+        Yields True if this server must fill the part, and False if the part is filled.
 
         `is_filled` is called in a thread. While this server waits, `waiting` is called with the
         name of the current writer. Raises StartRefused when another server has taken the turn,

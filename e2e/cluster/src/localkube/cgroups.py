@@ -14,7 +14,8 @@ from localkube.errors import LocalkubeError
 
 MOUNT = Path("/sys/fs/cgroup")
 _DAEMONS = "daemons"
-"""Group of the daemons. It has no subgroups, because cgroup v2 then allows no process in it."""
+"""Group of the daemons. It has no subgroups, because under cgroup v2 a group whose subgroups have
+controllers cannot contain processes."""
 
 _KILL_SECONDS = 20.0
 _CPU_SHARES = 4 * 1024

@@ -1,4 +1,4 @@
-// Runs the cases of a page of another site in a real browser. The page has the key and calls the
+// Runs the cases in a real browser, on a page of another site. The page has the key and calls the
 // server.
 
 import { createServer } from "node:http";

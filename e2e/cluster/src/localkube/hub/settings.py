@@ -9,7 +9,7 @@ repositories:
     bytesPerSecond: 50000          # instead of the hub's own limit
     branches: {main: /models/a, v1: /models/b}
 tokens:
-  hf_reader: [org/name]            # the gated and private repositories the token opens
+  hf_reader: [org/name]            # gated and private repositories that the token opens
 """
 
 from pathlib import Path
