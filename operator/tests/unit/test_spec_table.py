@@ -1,4 +1,4 @@
-"""Tests that `render` needs no API server to accept and refuse the same specs."""
+"""Tests that `render`, without an API server, accepts and refuses specs as an API server does."""
 
 import pytest
 

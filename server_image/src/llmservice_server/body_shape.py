@@ -77,9 +77,9 @@ class BadShape(Exception):
 def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
     """Return the shape of a body. Raises BadShape if the body exceeds a limit or is not UTF-8.
 
-    The time is linear in the length of the body: some milliseconds per megabyte, and tens of
-    milliseconds for a body with many values. A body within the limits that is not valid JSON
-    passes, because the application refuses it.
+    The time is linear in the length of the body. A megabyte takes a few milliseconds, or tens of
+    milliseconds if it has many values. A body within the limits that is not valid JSON passes,
+    because the application refuses it.
     """
     kind = content_type.partition(b";")[0].strip().lower()
     if kind.startswith(b"multipart/"):

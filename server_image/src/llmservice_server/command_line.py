@@ -102,7 +102,7 @@ def _serve(arguments: Sequence[str], settings: ServerSettings) -> NoReturn:
 
 
 def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return the factory of uvloop's fast event loop, which vLLM installs; None without uvloop."""
+    """Return uvloop's event loop factory; None if uvloop, a dependency of vLLM, is missing."""
     if importlib.util.find_spec("uvloop") is None:
         return None
     import uvloop

@@ -197,7 +197,7 @@ class Engine:
     def unseen(self) -> Iterator[None]:
         """Keep the server's own requests out of the engine's metrics and traces.
 
-        While the context is open, no request is recorded.
+        While the context is open, they record no request at all.
         """
         loggers, processor = self._llm.logger_manager, self._llm.output_processor
         traces = processor.tracing_enabled

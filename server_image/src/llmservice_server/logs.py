@@ -90,7 +90,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _message(record: logging.LogRecord, request_id: str | None) -> str:
-    """Return a record's message; only its template if a library may have put a request into it.
+    """Return a record's message; only its template if a library's values may quote a request.
 
     The values in a message may come from the client: a name, or an error that quotes the request.
     """

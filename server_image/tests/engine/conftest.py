@@ -49,7 +49,7 @@ def preloaded(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def _tried_versions() -> tuple[str, ...]:
-    """Return the pinned and the newest version; all if LLMSERVICE_TEST_VERSIONS is `all`."""
+    """Return the pinned and the newest version; all versions if LLMSERVICE_TEST_VERSIONS is all."""
     if os.environ.get("LLMSERVICE_TEST_VERSIONS") == "all":
         return engine_env.VERSIONS
     newest = max(engine_env.VERSIONS, key=lambda version: [*map(int, version.split("."))])

@@ -1,4 +1,4 @@
-"""Tests which pages of other sites may send requests, and read all responses, even the gate's."""
+"""Tests the access of pages of other sites to all responses, including those of the gate."""
 
 from argparse import Namespace
 from collections.abc import Sequence
