@@ -1,4 +1,4 @@
-"""Runs HTTP listeners, which handle no signals. A forked engine closes its copies of the sockets."""
+"""Runs HTTP listeners, which handle no signals. A forked engine closes its copies of sockets."""
 
 import asyncio
 import os
