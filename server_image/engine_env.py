@@ -27,7 +27,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "requirements"
 REQUIREMENTS = FOLDER / "cpu.txt"
 PYTHON_VERSION = "3.11"
-"""Python version for which the requirements are locked; the CPU image has the same version."""
+"""Python version of the locked requirements; the CPU image has the same version."""
 
 PINNED = (FOLDER / "vllm-version").read_text().strip()
 """Version of vLLM in every image."""

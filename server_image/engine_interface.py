@@ -53,7 +53,7 @@ def _listed(found: Any) -> list[list[str]]:
     for route in found:
         methods = getattr(route, "methods", None) or ("GET",)
         listed += [[method, route.path] for method in methods if getattr(route, "path", None)]
-        # Included routers and mounted applications have routes of their own.
+        # Included routers and mounted applications have their own routes.
         listed += _listed(getattr(route, "routes", None) or ())
     return listed
 

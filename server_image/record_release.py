@@ -85,7 +85,7 @@ some errors match no rule."""
 
 
 def failures() -> dict[str, Failure]:
-    """Return examples of the failures with which a server can end, by name; all reasons occur."""
+    """Return examples of the failures that can end a server, by name. Every reason has one."""
     loading = {
         name: classify([ErrorFact((kind, "Exception"), text)], Reason.LOAD_FAILED)
         for name, (kind, text) in ERRORS.items()

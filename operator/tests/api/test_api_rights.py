@@ -48,7 +48,7 @@ def go_through_a_life(api: Api, namespace: str) -> None:
 def test_the_listed_rights_are_enough(
     api: Api, namespace: str, served: str, log: Path, account: Account, everywhere: bool
 ) -> None:
-    # Two operators with settings of their own must not serve the same services.
+    # Two operators with different settings must not serve the same services.
     api.request("DELETE", LLMSERVICES.path(served))
     own = rules(lease_rights("llmservice-operator"))
     kubeconfig = account(operator_rules(OperatorSettings()), own, everywhere=everywhere)

@@ -28,7 +28,7 @@ def differing(field: str, live: Any = "theirs") -> list[Difference]:
 
 
 class Writes:
-    """Writes an object as often as the guard allows, with a clock of its own."""
+    """Writes an object as often as the guard allows, with its own clock."""
 
     def __init__(self) -> None:
         self.guard = ConvergenceGuard()

@@ -1,4 +1,4 @@
-"""Tests the variables with which a replica finds an object store and signs in."""
+"""Tests the variables that let a replica find an object store and sign in."""
 
 from typing import Any
 

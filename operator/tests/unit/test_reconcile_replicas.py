@@ -9,7 +9,7 @@ from llmservice_operator.kinds import DEPLOYMENTS, LLMSERVICES
 from operator_support.world import World, by
 
 PROVIDERS = ("External", "KEDA")
-"""Providers with which a component other than the operator sets the number of replicas."""
+"""Providers that let a component other than the operator set the number of replicas."""
 
 
 @pytest.fixture

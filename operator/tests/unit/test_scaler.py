@@ -1,4 +1,4 @@
-"""Tests the requests with which the operator itself scales.
+"""Tests the requests that the operator sends when it scales a service itself.
 
 tests/api and tests/keda test scaling with real controllers.
 """

@@ -50,7 +50,7 @@ _PASSING_STATUSES = frozenset({408, 425, 429})
 """HTTP statuses below 500 that mean that a later attempt may succeed."""
 
 _HEADERS_OF_A_REFUSAL = frozenset({"x-error-code", "x-error-message"})
-"""Headers with which the hub explains why it refuses a request."""
+"""Headers in which the hub explains why it refuses a request."""
 
 _PAUSES_SECONDS = (2, 4, 8)
 """Pauses in seconds between attempts to read the list of files. After the last attempt, the

@@ -30,7 +30,7 @@ LAST_WORDS = frozenset(
         "WorkerProc failed.",
     }
 )
-"""Messages with which vLLM's processes log the error that terminates them. Any other logged error
+"""Messages that vLLM's processes log with the error that terminates them. Any other logged error
 may concern a single request and quote it."""
 
 _QUOTING = ("vllm.v1.structured_output", "vllm.logging_utils.dump_input")

@@ -1,4 +1,4 @@
-"""Runs the management port on a thread and an event loop of its own.
+"""Runs the management port on its own thread and event loop.
 
 The event loop of the API may be busy with one request for seconds. If the probes did not answer in
 that time, the kubelet would restart the server.

@@ -106,7 +106,7 @@ class ServerSettings(BaseSettings):
 
     shared_cache_directory: Path | None = None
     """Folder of a model cache that several servers share. One server at a time fills it. None means
-    that this server has a cache of its own."""
+    that this server has its own cache."""
 
     cache_takeover_seconds: float = _number(60.0, _DAY_SECONDS, least=0.5)
     """Maximum time in seconds without a sign of life from the server that fills the shared cache.

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 logger = logging.getLogger(__name__)
 
 _USUAL = {"exclude_unset": True}
-"""Options with which vLLM writes every chunk of a stream except the last one."""
+"""Options that vLLM uses to write every chunk of a stream except the last one."""
 
 
 class StandIn:

@@ -69,7 +69,7 @@ class Compiler:
 
     vLLM chooses a compiler for each request, but the engine uses the compiler of its first
     structure for all structures. If that compiler fails on a structure, the engine reports no
-    cause. Since vLLM 0.33, the engine refuses a structure for which another compiler was chosen.
+    cause. Since vLLM 0.33, the engine refuses a structure if vLLM chose another compiler for it.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Measures the time for which a server lets a probe and another client wait.
+"""Measures the time that a probe and another client wait for a server.
 
 It runs in a separate process, because the test's process is busy sending bodies and would measure
 its own delays.

@@ -195,7 +195,7 @@ def _long_text(draft: Draft) -> bytes:
 
 
 def _wide_text(draft: Draft) -> bytes:
-    """Return a body with a text for which Python needs four bytes per character, because of one
+    """Return a body with a text in which one character makes Python use four bytes per
     character.
     """
     text = b'"' + b"a" * draft.size + "\U0001f600".encode() + b'"'

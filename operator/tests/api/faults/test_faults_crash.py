@@ -27,7 +27,7 @@ AT_ONCE = 8 if IS_LONG else 1
 
 @dataclass
 class Scene:
-    """A namespace whose operators reach the API server through a proxy of their own."""
+    """A namespace whose operators reach the API server through their own proxy."""
 
     api: Api
     namespace: str

@@ -24,7 +24,7 @@ ROUNDS = 50 if IS_LONG else 1
 GRACEFUL_SECONDS = 4.0
 CRASH_SECONDS = 20.0
 OVERLAP_SECONDS = 2.0
-"""Time in seconds for which the earlier leader may still write after its Lease was deleted."""
+"""Maximum time in seconds that the earlier leader keeps writing after its Lease was deleted."""
 SKEW_HOLDS_SECONDS = 5.0
 
 
@@ -121,7 +121,7 @@ def agent_of(leader: Replica) -> str:
 def check_one_at_a_time(writes: list[Seen], overlaps: dict[str, float]) -> None:
     """Check that no replica writes after another replica has begun to write.
 
-    `overlaps` gives the seconds for which a replica may still write, by its user agent.
+    `overlaps` gives, by user agent, the time in seconds that a replica may keep writing.
     """
     first: dict[str, float] = {}
     for each in writes:
