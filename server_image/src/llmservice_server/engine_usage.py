@@ -233,7 +233,7 @@ class EngineUsage:
         self._waiting_since = now if self.unfinished() else None
 
     def stalled_seconds(self) -> float:
-        """Return the time in seconds that work has waited without an engine step; 0 without work."""
+        """Return the time in seconds that work has waited for an engine step; 0 without work."""
         if not self.unfinished():
             return 0.0
         # One of several engines may hang while the others continue.

@@ -287,7 +287,7 @@ class Exchange:
         return error_event(self._route, error, self._events).encode()
 
     def _error_in(self, message: Message) -> StreamError | None:
-        """Return the error that an event reports; None for any other event."""
+        """Return the error that an event reports; None if it reports none or cannot be read."""
         body: bytes = message.get("body", b"")
         if not body.startswith(_ERROR_EVENTS):
             return None

@@ -119,7 +119,7 @@ def _places(error: BaseException) -> list[str]:
 
 
 def _engine_error_file() -> str | None:
-    """Return the path for the error that ends this process; None in the server itself."""
+    """Return the path for the error that ends this process; None outside an engine process."""
     path = os.environ.get(ENGINE_ERROR_FILE)
     return None if not path or path.endswith(f".{os.getpid()}") else path
 

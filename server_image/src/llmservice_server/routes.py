@@ -350,7 +350,7 @@ _PATTERNS = tuple((_pattern(route.path), route) for route in ROUTES if "{" in ro
 
 
 def find_route(method: str, path: str) -> Route | None:
-    """Return the route of a request; None when the path is not served.
+    """Return the route of a request; None if no route matches.
 
     For a plain path, any method matches, because the framework answers a wrong method with 405. For
     a path with a name in braces, the method must match, because vLLM may have another route there

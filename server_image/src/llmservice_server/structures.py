@@ -93,7 +93,7 @@ class Compiler:
     def why_it_failed(self, configuration: Any, tokenizer: Any, params: Any) -> str | None:
         """Return the compiler's error about the structure in vLLM's sampling parameters `params`.
 
-        Returns None if the compiler accepts the structure. `configuration` is vLLM's configuration.
+        Returns None if the compiler reports no error. `configuration` is vLLM's configuration.
         """
         settings = copy.copy(configuration.structured_outputs_config)
         settings.backend = self._name

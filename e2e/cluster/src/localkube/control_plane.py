@@ -144,7 +144,7 @@ def _api_server_certificates(pki: Path) -> list[str]:
 
 
 def _aggregation(pki: Path) -> list[str]:
-    """Return the flags that let the API server identify itself and the user to an aggregated API."""
+    """Return the flags that let the API server identify itself and users to aggregated APIs."""
     return [
         # Connect to the endpoints, because without nodes no kube-proxy routes a ClusterIP.
         "--enable-aggregator-routing",
