@@ -1,8 +1,8 @@
 """Limits the size and time of one request, and ends its response correctly.
 
-To the application, an exceeded limit looks like a client that disconnects. Every route of vLLM
-listens for a disconnect and then aborts the request in the engine. The application's further output
-is dropped, and the client gets an error instead.
+To the application, an exceeded limit looks like a client that disconnects. vLLM's routes that use
+the engine listen for a disconnect, and then abort the request in the engine. The application's
+further output is dropped, and the client gets an error instead.
 """
 
 import asyncio
