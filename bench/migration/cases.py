@@ -41,7 +41,7 @@ class Case:
 
 
 def recipe_cases(path: Path) -> list[Case]:
-    """Return the cases of every recipe of vllm-project/recipes that is not omni."""
+    """Return the cases of every recipe of vllm-project/recipes, without those of omni models."""
     return [
         case
         for recipe in json.loads(path.read_text())

@@ -37,8 +37,9 @@ class Verdict:
 def judge(cases: Iterable[Case], ask: Ask) -> list[Verdict]:
     """Return the verdict on each case.
 
-    A case is expressible if the operator accepts its spec, and if vLLM's parser reads the same
-    values from the operator's command line as from that of the case.
+    A case is expressible if three conditions hold. The GPUs of one node are enough, the operator
+    accepts the spec, and vLLM's parser reads the same values from the operator's command line as
+    from that of the case. Arguments in FILES are not compared.
     """
     found = []
     for case in cases:
@@ -101,7 +102,7 @@ def _differences(case: Case, ask: Ask) -> list[str]:
 
 
 def _readable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values with one spelling for every equivalent configuration of speculation."""
+    """Return the values, with equivalent configurations of speculation in the same form."""
     found = dict(values)
     config = found.get("speculative_config")
     if isinstance(config, str):

@@ -21,8 +21,8 @@ _FLAG_OF: Final = {
     for flag, field in BY_FLAG.items()
     if flag not in (SPECULATION, "--enable-lora")
 }
-"""Flag with the same value as each field. The two flags that are left out need more than another
-name."""
+"""For each field, the flag that takes the same value. The two flags that are left out need more
+changes than a new name."""
 
 
 @dataclass(frozen=True)

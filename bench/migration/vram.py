@@ -27,7 +27,7 @@ ABOVE: Final = 1.25
 SMALL: Final = 4 * GB
 """Difference in bytes that libraries and rounding explain."""
 MODEL_LEN: Final = 8192
-"""Length in tokens of the request for which a plan has room. The recipes' figures name no length.
+"""Length, in tokens, of the one request that fits into a plan. The recipes' figures name no length.
 """
 _BITS: Final = {
     "bf16": 16.0,
@@ -116,9 +116,10 @@ def _compared(
 
 
 def _parameters(model_id: str, model: Mapping[str, Any]) -> float | None:
-    """Return the number of parameters in the name of the variant, or else in the recipe.
+    """Return the number of parameters of a variant. None if it is unknown.
 
-    None if neither contains one.
+    It is the number in the variant's model id, if this id differs from the recipe's and contains
+    one. Otherwise, it is the number in the recipe.
     """
     own = model_id != model["model_id"] and _SIZE.search(model_id.rpartition("/")[2])
     found = own or _SIZE.match(str(model.get("parameter_count")))

@@ -237,7 +237,11 @@ def enqueue(requests: Requests, fleet: Fleet, engine: int, request: int) -> None
 
 @njit(cache=True)
 def _preempt(requests: Requests, fleet: Fleet, engine: int) -> None:
-    """Preempt the youngest sequence. It frees its KV tokens and moves to the front of the queue."""
+    """Preempt the youngest sequence.
+
+    It frees its KV tokens and moves to the front of the queue, or to the second place if the prompt
+    in front is already admitted.
+    """
     fleet.running[engine] -= 1
     victim = fleet.sequences[engine, fleet.running[engine]]
     held = requests.prompt[victim] + requests.generated[victim]

@@ -49,7 +49,7 @@ class Ours:
     def victim_order(self, view: Simulation, pods: list[Pod]) -> list[Pod]:
         """Return the pods with the fewest requests first, and among equals the newest first.
 
-        This is the order of the pod-deletion-cost that the operator sets.
+        The operator's pod-deletion-cost gives almost this order, in coarser steps.
         """
         fleet = view.fleet
         return sorted(

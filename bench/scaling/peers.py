@@ -125,8 +125,8 @@ class DutyCycle(HpaOn):
 
 
 class Kaito(Newest):
-    """KAITO: adds a replica every five minutes while more than 10 requests wait, and removes one
-    every ten minutes otherwise.
+    """KAITO: adds at most one replica in five minutes while more than 10 requests per replica wait,
+    and removes at most one in ten minutes while fewer wait.
     """
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ def promised_rate(hardware: Hardware, mix: RequestMix) -> float:
 
 
 def mean_rate(hardware: Hardware, mix: RequestMix) -> float:
-    """Return the requests per second at which the MEAN inter-token latency meets the SLO."""
+    """Return the highest rate, in requests per second, at which the MEAN ITL meets the SLO."""
     step = hardware.step
     work = mix.prompt_work(step) + (mix.answers.mean - 1) * mix.token_work(step)
     return (1 - step.fixed / (SLO.itl_seconds or np.inf)) / work

@@ -100,7 +100,7 @@ def measure(workload: Workload, traffic: Traffic, rate: float, seconds: float) -
 
 @cache
 def truth_of(workload: Workload) -> Truth:
-    """Return the true capacity of one engine for this workload's mix, and its use at the target."""
+    """Return the true capacity of one engine for the mix of a workload, and the load at the target."""
     traffic = workload.make(np.random.default_rng(1234))
     step = workload.hardware.step
     ceiling = 1 / (

@@ -176,7 +176,7 @@ def start(python: Path, model: Path, folder: Path, effort: Effort) -> Starts:
 
 
 def _orders(running: list[Server], rounds: int) -> list[tuple[Server, ...]]:
-    """Return the orders of the servers in the rounds: each order equally often, shuffled."""
+    """Return the order of the servers in each round. Each order occurs about equally often."""
     every = list(itertools.permutations(running))
     orders = list(itertools.islice(itertools.cycle(every), rounds))
     random.Random(0).shuffle(orders)

@@ -87,8 +87,8 @@ def paired_ratio(ours: Sequence[float], stock: Sequence[float]) -> Interval | No
 
     The two runs of a pair follow each other closely, so a slow machine slows both. The estimate is
     that of Hodges and Lehmann. The interval contains the ratios that Wilcoxon's signed-rank test
-    does not reject. It is exact for any symmetric noise, and one disturbed pair changes it little.
-    With fewer than five pairs, no such interval has 90 % confidence.
+    does not reject. It has at least 90 % confidence for any symmetric noise, and one disturbed pair
+    changes it little. With fewer than five pairs, no such interval has 90 % confidence.
     """
     logs = [math.log(a / b) for a, b in zip(ours, stock, strict=True)]
     means = sorted((a + b) / 2 for a, b in itertools.combinations_with_replacement(logs, 2))

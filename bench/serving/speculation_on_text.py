@@ -21,7 +21,7 @@ from serving.texts import OTHER, REPEATING
 
 _TEXTS = {"repeating": REPEATING, "other": OTHER}
 _DRAFTED = 5
-"""Number of tokens that are drafted per step."""
+"""Number of tokens that the methods ngram and `the model itself` draft per step."""
 
 
 @dataclass(frozen=True)

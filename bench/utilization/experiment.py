@@ -35,8 +35,8 @@ LEARNED_SHARES = (0.35, 0.85)
 """Loads of the traffic for learning, as shares of the present estimate of the capacity: a low load,
 and the autoscaler's target."""
 NEAR = 0.25
-"""Largest relative difference between the rate of a level and the capacity at which the level
-counts as near the capacity. The machine's usual speed follows from such levels."""
+"""A level is near the capacity if its rate differs from the capacity by at most this share. The
+machine's usual speed follows from such levels."""
 FEWEST_REQUESTS = 20
 """Expected number of requests that a level of the search needs. Fewer requests do not determine a
 share of 95 %."""

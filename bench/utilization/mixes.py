@@ -26,9 +26,9 @@ class Mix:
     def requests(self, count: int, chance: random.Random) -> Iterator[tuple[list[int], int]]:
         """Yield, without end, pairs of a prompt and an answer length in tokens.
 
-        A prompt consists of token ids that no cache contains. Each group of `count` requests
-        contains all lengths in their proportions, so a short level has the same mean lengths as a
-        long level. The order within a group is random.
+        A prompt consists of random token ids, so no cache contains it. Each group of `count`
+        requests contains all lengths in their proportions, so a short level has the same mean
+        lengths as a long level. The order within a group is random.
         """
         while True:
             prompts = self._lengths(self.prompt_mean, LONGEST_PROMPT, count, chance)

@@ -68,8 +68,8 @@ class Level:
         return sum(answer.meets(slo) for answer in self.answers) / len(self.answers)
 
     def trial(self, slo: ServiceLevelObjective, slowness: float = 1.0) -> Trial:
-        """Return the outcomes of the requests, scaled to a machine that is faster by this
-        factor.
+        """Return the outcomes of the requests, scaled to a machine that is faster by the factor
+        `slowness`.
         """
         missed = sum(not answer.meets(slo, slowness) for answer in self.answers)
         return Trial(self.offered * slowness, len(self.answers), missed)
@@ -154,7 +154,10 @@ async def _send(
     seconds: float,
     chance: random.Random,
 ) -> list["asyncio.Task[Answer]"]:
-    """Send requests as a Poisson process for `seconds`. Return their tasks, which may still run."""
+    """Send requests as a Poisson process for `seconds`.
+
+    Return their tasks, some of which may still be running.
+    """
     started, due = time.perf_counter(), chance.expovariate(rate)
     requests = mix.requests(max(1, round(rate * seconds)), chance)
     tasks = []

@@ -28,7 +28,7 @@ from shared_support.waiting import eventually, eventually_in_loop
 RESULTS = REPOSITORY / "bench" / "operator" / "results"
 SIZES = (10, 100, 1000, 5000)
 COLLECTOR_SECONDS = 120.0
-"""Time in seconds in which the garbage collector discovers a new kind."""
+"""Maximum time, in seconds, until the garbage collector discovers a new kind."""
 
 
 def main() -> int:

@@ -157,12 +157,13 @@ class Watched:
         self._kinds = tuple(kinds)
         self.existing: defaultdict[Kind, set[Key]] = defaultdict(set)
         self.changed_at: dict[Kind, float] = {}
-        """Time of the last creation or deletion of an object of each kind, on the clock
-        `time.monotonic`."""
+        """Time at which the watch of each kind last reported a new or a deleted object, on the
+        clock `time.monotonic`."""
         self.on_added: dict[Kind, Callable[[Key], None]] = {}
-        """Callbacks for every created object, by kind."""
+        """Callback of each kind, called once for every object that the watch reports."""
         self.on_service: Callable[[Key, Manifest], None] = lambda *_: None
-        """Callback for every LLMService that was created or changed, with its key and manifest."""
+        """Callback for every LLMService that exists, is created or changes, with its key and
+        manifest."""
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

@@ -34,8 +34,8 @@ class Gate:
     name: str
     limit: float
     of: Callable[[Mapping[int, Cell]], Figure | None]
-    """Function that reads the figure from the measurements, by number of services. It returns None
-    if the figure was not measured."""
+    """Function that reads the figure from the measurements, which are keyed by the number of
+    services. It returns None if the figure was not measured."""
 
     def line(self, cells: Mapping[int, Cell]) -> str:
         """Return the printed line. A gate that was not measured has failed."""

@@ -12,7 +12,8 @@ from operator_support.processes import OperatorProcess
 from shared_support.waiting import eventually
 
 QUIET_SECONDS = 10.0
-"""Longer than the pause between the lists of a start and the audit that follows them."""
+"""Time in seconds without a request after which the operator is quiet. It is longer than the pause
+between the lists at a start and the audit that follows them."""
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -33,8 +34,8 @@ def highest_rss_mib(operator: OperatorProcess) -> float:
 def sums(operator: OperatorProcess, *metrics: str) -> list[float]:
     """Return the sum of all series of each metric, from one scrape.
 
-    Raises BenchError when the operator has ended, and AssertionError when it does not answer now.
-    On a busy machine the page of many services may take longer than the client waits.
+    Raises BenchError when the operator has ended, and AssertionError when the scrape fails. On a
+    busy machine, the page of many services may take longer than the client waits.
     """
     status, page = operator.get("/metrics")
     if not operator.is_running():

@@ -30,7 +30,10 @@ def causes_in(repository: Path) -> Iterator[Cause]:
 
 
 def causes_of(source: str, path: str) -> Iterator[Cause]:
-    """Yield the causes of one file, from the marks of its tests and of their parameters."""
+    """Yield the causes of one file, from the marks of its tests and of their parameters.
+
+    Raises ValueError for a wrong mark.
+    """
     if ".causes(" not in source:
         return
     tree = ast.parse(source)

@@ -51,7 +51,7 @@ so has each part with a child of its own."""
 class Flow:
     before: Step
     during: Step
-    """The change whose writes are cut short."""
+    """The change during which the operator is killed."""
     is_deleted: bool = False
     """True if the service is deleted at the moment of the kill."""
 
@@ -62,7 +62,7 @@ class Flow:
 
 
 def _nothing(_: Api, __: str) -> None:
-    """Do nothing, because no service exists before the first one."""
+    """Do nothing, because no service exists before the change that creates it."""
 
 
 def _create(spec: Spec) -> Step:
@@ -104,7 +104,7 @@ def serve(api: Api, namespace: str) -> frozenset[str]:
 
 
 def still_served(api: Api, namespace: str, served: frozenset[str]) -> int:
-    """Return how many of the pods in `served` still exist and are not terminating."""
+    """Return the number of the pods in `served` that still exist and are not terminating."""
     return sum(
         each["metadata"]["uid"] in served and "deletionTimestamp" not in each["metadata"]
         for each in api.list_all(PODS, namespace)

@@ -47,7 +47,7 @@ class Seen:
 
     @property
     def is_list(self) -> bool:
-        """Return whether the request lists all objects of a kind that the operator watches."""
+        """Whether the request lists all objects of a kind that the operator watches."""
         return self.method == "GET" and "limit" in self.query and not self.is_watch
 
     @property
@@ -56,7 +56,7 @@ class Seen:
 
     @property
     def is_write(self) -> bool:
-        """Return whether the request writes something other than a Lease or an Event."""
+        """Whether the request writes something other than a Lease, an Event or an access review."""
         chatter = ("/leases", "/events", "/selfsubject", "/subjectaccessreviews")
         return self.method in WRITES and not any(part in self.path for part in chatter)
 

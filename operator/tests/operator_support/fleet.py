@@ -29,7 +29,7 @@ def delays(bucket: int, count: float) -> tuple[float, ...]:
 
 @dataclass
 class Pods:
-    """Pods of one service, each with a simulated model server; also the fleet's `Engines`."""
+    """Pods of one service, each with a simulated model server. It is also the fleet's `Engines`."""
 
     servers: dict[str, Server] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)

@@ -34,13 +34,14 @@ class Engine:
 
     address: str = "127.0.0.1"
     rate: float = 4.0
-    """Requests per second. An engine with `is_silent` sends no response."""
+    """Requests per second."""
     phase: str = "ready"
     waiting: int = 0
     engines: int = 1
     duty_cycle: float | None = None
     download: tuple[int, int] | None = None
     is_silent: bool = False
+    """True if the engine sends no response."""
     started: float = field(default_factory=time.time)
 
     def autoscale(self) -> dict[str, Any]:

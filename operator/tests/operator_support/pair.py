@@ -108,7 +108,10 @@ PAIRS: Workload = _PairSet()
 
 
 def a_pair_set(all_: int = 2, new: int = 2, ready: int = 0, **status: Any) -> Manifest:
-    """Return a live object that requests two pairs. The arguments are numbers of pairs."""
+    """Return a live object that requests two pairs.
+
+    `all_`, `new` and `ready` are numbers of pairs. `status` adds fields to the status.
+    """
     return {
         "apiVersion": PAIR_SETS.api_version,
         "kind": PAIR_SETS.kind,
@@ -134,7 +137,7 @@ def a_pair_set(all_: int = 2, new: int = 2, ready: int = 0, **status: Any) -> Ma
 
 
 def a_pod_of_a_pair(pair: str, role: str, *, revision: str = "1", **pod: Any) -> Manifest:
-    """Return a pod with the name of its pair, to which a worker's name adds `-worker`."""
+    """Return a pod. A server has the name of its pair, and a worker that name with `-worker`."""
     made = a_pod(pod.pop("state", None), **pod)
     name = pair if role == "server" else f"{pair}-worker"
     return {

@@ -37,7 +37,10 @@ def an_unstarted_pod(seconds: float, *, acknowledged: bool = True, **fields: Any
 
 
 def beside(ready: bool = True, reason: str = "", **status: Any) -> Manifest:
-    """Return a pod whose model server runs, has started and is ready unless `ready` is false."""
+    """Return a pod that is not Ready and whose model server has started.
+
+    `ready` says whether the model server is ready.
+    """
     pod = a_pod(RUNNING, started=True, changed="2026-01-02T03:01:00Z")
     pod["status"]["containerStatuses"][0]["ready"] = ready
     pod["status"]["conditions"][0]["reason"] = reason

@@ -220,7 +220,7 @@ class Running(Protocol):
     def pid(self) -> int: ...
 
     def poll(self) -> int | None:
-        """Return the exit code, or None while the process runs."""
+        """Return the exit code. None while the process runs."""
 
     def wait(self, timeout: float) -> int: ...
 
@@ -339,7 +339,7 @@ class OperatorProcess:
         return metric_of(self.metrics(), name, **labels)
 
     def writes(self) -> float:
-        """Return the number of writes so far, without those of the Lease, which alone use PUT."""
+        """Return the number of writes so far, without the renewals of the Lease, which use PUT."""
         scrape = self.metrics()
         return sum(
             metric_of(scrape, "rest_client_requests_total", method=method)

@@ -30,12 +30,13 @@ class RacingCluster:
         self.read_kinds: list[Kind] = []
         self._versions = itertools.count(100)
         self.changes: dict[str, dict[str, Any]] = {}
-        """Spec, by kind, that another client writes right before the next write of the status."""
+        """New spec that another client writes right before the next write of the status. The only
+        key is LLMService."""
         self.unserved: set[Kind] = set()
         self.events: dict[str, list[dict[str, Any]]] = {}
         """Events by the uid of the object that they are about."""
         self.refusals: dict[Kind, Exception] = {}
-        """Error with which a write of an object of the kind fails."""
+        """Error that a write of an object of the kind raises."""
         self.refuse_other_uids = False
         """True if an apply to an object that was recreated is a conflict, as in a cluster."""
         self.webhook: Callable[[dict[str, Any]], None] = lambda _: None
@@ -161,7 +162,7 @@ def a_reconciler(
     reports: LoadReportClient | None = None,
     on_problem: Callable[[str | None], None] = lambda _: None,
 ) -> Reconciler:
-    """Return a reconciler for this cluster, whose clock stands still."""
+    """Return a reconciler for this cluster, with a clock that stands still."""
     typed = cast(Cluster, cluster)
     return Reconciler(
         typed,

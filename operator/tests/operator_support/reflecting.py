@@ -38,7 +38,7 @@ class World:
     served: set[Kind] = field(default_factory=lambda: {*REQUIRED})
     error: ClusterError | None = None
     errors: dict[tuple[Kind, str | None], ClusterError] = field(default_factory=dict)
-    """Errors of a list of one kind in one namespace."""
+    """Errors of list requests, by kind and namespace."""
     outdated: dict[Kind, list[dict[str, Any]]] = field(default_factory=dict)
     """Objects that an outdated API server lists instead of the present objects of the kind."""
     namespaces: Sequence[str | None] = (None,)

@@ -1,7 +1,7 @@
-"""Replicas of the operator, each behind a proxy of its own, that one after another lose the Lease.
+"""Replicas of the operator that lose the Lease one after another, each behind a proxy of its own.
 
-The proxies distinguish the writers by the user agent of each replica. The wall
-clocks of the replicas differ by up to two hours.
+The user agent of its requests identifies each replica. The wall clocks of the replicas differ by
+up to two hours.
 """
 
 import os
@@ -31,7 +31,7 @@ CLOCKS = (timedelta(), timedelta(hours=1), timedelta(hours=-1))
 class WrongClock(OperatorProcess):
     """An operator whose wall clock differs from the machine's by `error`.
 
-    libfaketime changes what the C library returns; the monotonic clock stays right.
+    libfaketime changes the time that the C library returns. The monotonic clock stays right.
     """
 
     def __init__(self, error: timedelta, log: Path, namespace: str, **settings: str) -> None:
@@ -50,7 +50,7 @@ class Replica:
     process: OperatorProcess
     stack: ExitStack
     clock: timedelta
-    """How far the wall clock of the replica is ahead."""
+    """Error of the replica's wall clock. It is positive if the clock is ahead."""
 
     def is_called(self, identity: str) -> bool:
         return any(f"({identity})" in each.agent for each in self.proxy.requests()[:1])
@@ -85,7 +85,7 @@ class Replicas:
             replica.process.until_ready()
 
     def leader(self) -> Replica:
-        """Wait for a leader that dates its Lease by the clock that it was given; return it."""
+        """Wait for a leader that dates its Lease by its own wall clock, and return the leader."""
 
         def found() -> Replica | None:
             lease = self._lease()["spec"]

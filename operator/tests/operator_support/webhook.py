@@ -16,7 +16,8 @@ from operator_support.processes import Api, utc_now
 REGISTRATION = "/apis/admissionregistration.k8s.io/v1"
 
 Review = Callable[[dict[str, Any]], dict[str, Any]]
-"""Takes the object under review; returns the fields of the response besides uid and allowed."""
+"""Takes the object under review, and returns fields of the response. Unless they say otherwise, the
+write is allowed."""
 
 
 def patched(*operations: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +34,10 @@ def refused(message: str) -> dict[str, Any]:
 def webhook(
     api: Api, namespace: str, resource: str, group: str, folder: Path, review: Review
 ) -> Iterator[list[str]]:
-    """Review every write of a resource in the namespace; yield the names that were reviewed."""
+    """Review every creation and update of a resource in the namespace.
+
+    Yields the list of the reviewed names, which grows with every review.
+    """
     seen: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

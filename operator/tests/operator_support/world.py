@@ -21,7 +21,7 @@ KEY = ("team", "llama")
 
 
 class KedaCluster(RacingCluster):
-    """A cluster with KEDA, whose webhook refuses a Deployment that an HPA already scales."""
+    """A cluster with KEDA. Its webhook refuses a ScaledObject for a workload that an HPA scales."""
 
     def __init__(self) -> None:
         super().__init__()

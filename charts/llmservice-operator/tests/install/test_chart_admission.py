@@ -116,7 +116,9 @@ def test_only_a_user_with_the_right_may_trust_remote_code(release: Release) -> N
 
 @pytest.fixture
 def kept(release: Release) -> Release:
-    """A release with a stored service that sets both fields. A user with every right created it."""
+    """Return a release with a stored service that sets a service account, trusts remote code and
+    sets an image. A user with every right created the service.
+    """
     install(release)
     until_in_force(release)
     eventually(

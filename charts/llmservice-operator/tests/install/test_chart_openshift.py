@@ -47,7 +47,10 @@ def is_allotted(field: str) -> str:
 
 
 def restricted_v2(release: Release) -> list[Manifest]:
-    """Return a policy that refuses the pods of the release's namespace with other IDs."""
+    """Return a policy, and its binding, that refuses pods with IDs outside the range.
+
+    It applies only to the namespace of the release.
+    """
     here = {"matchLabels": {"kubernetes.io/metadata.name": release.name}}
     rule = {
         "apiGroups": [""],

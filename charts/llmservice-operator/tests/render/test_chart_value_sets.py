@@ -39,7 +39,7 @@ read_schema = cache(utils.schema_contents)
 
 @pytest.fixture(autouse=True)
 def _schemas_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cache the library's schemas. It would read two files of megabytes for each object."""
+    """Cache the schemas of the library, which otherwise reads several megabytes for each object."""
     monkeypatch.setattr(utils, "schema_contents", read_schema)
 
 

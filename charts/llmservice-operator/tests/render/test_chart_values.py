@@ -34,7 +34,8 @@ FREE_MAPS = {
     *("metricsServer.resources.limits", "metricsServer.resources.requests"),
     *("resources.limits", "resources.requests", "serviceAccount.annotations", "tolerations[]"),
 }
-"""Values of Kubernetes types. The API server checks their keys, so the schema allows any key."""
+"""Objects for which the schema allows any key: the values of a parent chart, names that the user
+chooses, and Kubernetes types, whose keys the API server checks."""
 
 
 @pytest.mark.parametrize(

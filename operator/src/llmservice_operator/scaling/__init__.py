@@ -6,13 +6,13 @@ step_model       seconds of an engine step, learned online
 hardware         data sheets of accelerators, the starting point of learning
 traffic          the mean request: lengths, cache hits, KV tokens held
 lengths          a distribution of token counts
-tracking         the last report of each replica, and an estimate for silent ones
+tracking         the last report of each replica, and estimates for silent replicas
 ledger           arrivals and work of the last minutes
 capacity         the request rate at which one replica still meets its SLO
 capacity_factor  correction of the capacity from measured SLO misses
-cold_start       time from a new pod to a Ready one
+cold_start       time from the creation of a replica until it is Ready
 demand           the load of a service in percent of one replica
-scale_down       the window whose highest demand sets the number of replicas
+scale_down       the window whose highest demand limits scale-down
 latency          percentiles of TTFT and ITL
 assess           the whole path from one scrape of a service to its demand
 calibration      the learned state in a form that is small enough for a status

@@ -33,7 +33,8 @@ FRESH_SECONDS = 15.0
 
 
 class Missing(StrEnum):
-    """Reason why there is no demand. The caller holds the replicas and reports this reason."""
+    """Reason why there is no demand. The caller keeps the number of replicas and reports
+    this reason."""
 
     STARTING = "Starting"
     NO_READY_REPLICA = "NoReadyReplica"
@@ -52,9 +53,10 @@ class ScalingState:
     first_at: float | None = None
     tracking: Tracking = field(default_factory=Tracking)
     reported_percent: float = 0.0
-    """Last demand, in percent, that was reported while every replica answered."""
+    """Last demand, in percent, that was reported while the load of every serving replica was known
+    from its reports."""
     ready: frozenset[str] = frozenset()
-    """Replicas whose cold start is already known."""
+    """Existing replicas that are or were Ready, so that their cold start is not counted again."""
     traffic: TrafficMemory = field(default_factory=TrafficMemory)
     cold_starts: ColdStarts = field(default_factory=ColdStarts)
     factor: CapacityFactor = field(default_factory=CapacityFactor)
@@ -74,7 +76,8 @@ class Assessment:
     missing: Missing | None = None
     parts: Demand | None = None
     utilization_percent: Mapping[str, float] = field(default_factory=dict)
-    """Effective GPU utilization of each Ready replica, in percent."""
+    """Effective GPU utilization, in percent, of each Ready replica that is not draining and has
+    known rates."""
     capacity: float | None = None
     """Requests per second of this mix that one replica sustains."""
     capacity_factor: float = 1.0
@@ -82,7 +85,8 @@ class Assessment:
     scale_down_window_seconds: float = 0.0
     is_bursty: bool = False
     attainment: float | None = None
-    """Share of the requests judged in the last minute that met the SLO."""
+    """Share of the requests judged in the last minute that met the SLO. None if no request was
+    judged, or if the demand is unknown."""
     model: StepModel | None = None
     missing_replicas: int = 0
 
@@ -201,8 +205,9 @@ def _demand(
 ) -> tuple[ScalingState, Demand, float]:
     """Return the parts of the likely demand, and the percent to report.
 
-    The two differ while replicas are silent. A silent replica counts as loaded at the target, so
-    silence never causes a scale-down. Only reports of replicas that answer cause a scale-up.
+    The two may differ while a replica is silent or has no rates yet. Such a replica counts as
+    loaded at the target, so silence never causes a scale-down. Only reports of replicas that answer
+    cause a scale-up.
     """
     tracking, cold_start = state.tracking, state.cold_starts.estimate
     known = [it for r in ready if (it := tracking.snapshots.get(r.name)) is not None]
@@ -232,7 +237,10 @@ def _limits(snapshots: list[Snapshot]) -> EngineLimits:
 
 
 def price_of(mix: RequestMix, model: StepModel, computed_share: float, capacity: float) -> Price:
-    """Return the marginal GPU-seconds, scaled so that a mean request costs 1 / capacity."""
+    """Return the marginal GPU-seconds of prompt and answer tokens, scaled to the capacity.
+
+    A mean request then costs 1 / `capacity` seconds, with `capacity` in requests per second.
+    """
     stretch = 1 / (capacity * mix.work(model))
     token = mix.token_work(model)
     prompts, answers = mix.prompts, mix.answers

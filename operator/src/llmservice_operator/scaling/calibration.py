@@ -1,7 +1,7 @@
 """Converts learned state to a calibration, which is small enough for a status, and back.
 
 The leader writes the calibration. The standby, and a metrics server that starts later, begin with
-it and therefore compute the same demand.
+the calibration and therefore compute the same demand as the leader.
 """
 
 from collections.abc import Iterator

@@ -122,7 +122,7 @@ def misses(
     limits: EngineLimits,
     slo: ServiceLevelObjective,
 ) -> Misses:
-    """Return the misses on one replica at this rate, in requests per second.
+    """Return the misses on one replica that gets `rate` requests per second.
 
     The misses at rate 0 are those that more replicas cannot prevent, such as the misses of prompts
     that are too long for the TTFT limit.
@@ -292,8 +292,8 @@ class _Engine:
 
     def _breakable(self, load: _Load, itl: float) -> float:
         """Return the probability that the batch is so large that a step full of prefill exceeds the
-        ITL limit. It bounds the share of requests that miss, because a full step is the longest
-        step.
+        ITL limit. No larger share of the requests misses the limit, because a full step is the
+        longest step.
         """
         full = self.model.fixed + self.limits.max_step_tokens * self.model.prefill
         if full >= itl:

@@ -7,13 +7,14 @@ FEWEST_REQUESTS = 20
 """Minimum number of finished requests in a minute from which a share of misses is computed."""
 
 FULL = 0.90
-"""Utilization from which the model expects misses."""
+"""Utilization at or above which the model expects misses. They are then no evidence."""
 BUSY = 0.70
-"""Utilization from which few misses prove spare capacity."""
+"""Utilization above which few misses prove spare capacity."""
 FEW_MISSES = 0.5
-"""Share of the expected misses below which the capacity is larger than modelled."""
+"""Share of the expected misses. Fewer misses than this show that the capacity is larger than
+modelled."""
 CLEARLY_MET = 0.4
-"""Share of the allowed misses below which a lowered capacity recovers."""
+"""Share of the allowed misses. While fewer requests miss, a factor below 1 rises again."""
 FEWEST_EXPECTED = 2.0
 """Least number of misses that must be expected in a minute for their absence to prove spare
 capacity."""

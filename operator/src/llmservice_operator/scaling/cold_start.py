@@ -1,4 +1,4 @@
-"""The time from a new pod to a Ready one: a high percentile of the last cold starts."""
+"""The time from the creation of a replica until it is Ready: a high percentile of the last ones."""
 
 import math
 from dataclasses import dataclass
@@ -29,7 +29,10 @@ class ColdStarts:
 
     @property
     def estimate(self) -> float:
-        """Seconds within which nine of ten replicas became Ready."""
+        """Seconds within which nine of ten replicas became Ready.
+
+        DEFAULT_SECONDS while no cold start is known.
+        """
         if not self.seconds:
             return DEFAULT_SECONDS
         ordered = sorted(self.seconds)

@@ -1,7 +1,7 @@
 """The order in which replicas are removed.
 
-The replica with the fewest running requests is removed first. Among equals, it is the one with the
-least used KV cache.
+The replica with the fewest running requests is removed first. Among replicas with equally many
+requests, it is the one with the least used KV cache. Both amounts are compared in coarse steps.
 """
 
 import math
@@ -33,7 +33,10 @@ def is_removal_near(needed: float, replicas: int, min_replicas: int) -> bool:
 
 
 def deletion_costs(replicas: Iterable[Occupancy]) -> dict[str, int]:
-    """Return the cost of deleting each replica, by its name. The lowest cost is deleted first."""
+    """Return the cost of deleting each replica, by name.
+
+    The replica with the lowest cost is deleted first.
+    """
     return {
         each.replica: 1000 * math.ceil(each.running_requests / REQUESTS_PER_BUCKET)
         + 10 * math.ceil(each.kv_cache_percent / PERCENT_PER_BUCKET)

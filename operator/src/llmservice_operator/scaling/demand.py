@@ -67,7 +67,8 @@ class Demand:
     load: float
     trend: float
     backlog: float
-    """Replicas that empty the queue within one cold start."""
+    """Replicas that empty the present or expected queue within one cold start, or within
+    SHORTEST_DRAIN_SECONDS if that is longer."""
 
     @property
     def percent(self) -> float:
@@ -110,7 +111,10 @@ def load_of(ledger: Ledger, price: Price) -> float:
 
 
 def trend_of(ledger: Ledger, price: Price) -> float:
-    """Return the steady rise of the load in replicas per second. 0 for noise, a step or a fall."""
+    """Return the steady rise of the load in replicas per second.
+
+    0 for noise, a step or a fall, and while too little of the load is known.
+    """
     recent = [tick for tick in ledger.ticks if tick.at > ledger.ticks[-1].at - TREND_SECONDS]
     if len(recent) < 12 or recent[-1].at - recent[0].at < TREND_SECONDS / 2:
         return 0.0

@@ -69,7 +69,10 @@ def is_amd(product: str) -> bool:
 
 
 def hardware_class(product: str | None, count: int = 1) -> HardwareClass:
-    """Return the data sheet of `count` accelerators, or of a CPU if `product` is None."""
+    """Return the combined data sheet of `count` accelerators.
+
+    An unknown product has the data sheet UNKNOWN. If `product` is None, the result is CPU.
+    """
     if product is None:
         return CPU
     one = _data_sheet(product) or UNKNOWN

@@ -65,7 +65,7 @@ class LatencyWindow:
 def percentile_milliseconds(histogram: Histogram, share: float) -> float | None:
     """Return the latency in milliseconds that this share of the requests did not exceed.
 
-    None without requests.
+    None if the histogram contains no requests.
     """
     count = sum(histogram)
     if count <= 0:

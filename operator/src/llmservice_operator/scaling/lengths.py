@@ -37,7 +37,9 @@ class Lengths:
 
 
 def lengths_of(histogram: tuple[float, ...], total_tokens: float) -> Lengths | None:
-    """Return the distribution of a histogram whose lengths sum to `total_tokens`. None if empty.
+    """Return the distribution of a histogram whose lengths sum to `total_tokens`.
+
+    None if the histogram is empty or the sum is zero.
 
     All lengths in a bucket are taken as the centre of the bucket. The centres are then scaled so
     that the mean is exact.

@@ -9,8 +9,10 @@ DOWN_TOLERANCE = 0.0
 
 
 def behavior_for(max_replicas: int, scale_down_window_seconds: float) -> Behavior:
-    """Return the behavior, which scales up in one step, and down after the window by at most half
-    per minute.
+    """Return the behavior.
+
+    It scales up in one step. After the window, it scales down by at most half of the replicas per
+    minute.
     """
     return Behavior(
         ScalingRules(

@@ -1,4 +1,4 @@
-"""Computes the scale-down window. The highest demand in the window sets the number of replicas.
+"""Computes the scale-down window. The highest demand in the window limits scale-down.
 
 An idle replica costs GPU time. A replica that is removed too early costs a cold start, and the
 requests that miss their SLO meanwhile. Waiting about as long as a cold start costs at most twice as

@@ -112,8 +112,8 @@ class Counters(Tally):
 
     @property
     def went_backwards(self) -> bool:
-        """Whether a counter fell, which shows that the two reports come from different
-        processes.
+        """Whether a counter of this difference is negative, which shows that the two reports come
+        from different processes.
         """
         least: float = min(*astuple(Tally.of(self)), self.finished, self.steps.steps)
         return least < 0
@@ -156,7 +156,7 @@ class ReplicaReport:
     created: float
     is_ready: bool
     ready_at: float | None
-    """Time when the replica became Ready. None before."""
+    """Time when the replica became Ready. None while it is not Ready."""
     is_draining: bool
     snapshot: Snapshot | None
     """Report of the replica. None when the scrape failed."""

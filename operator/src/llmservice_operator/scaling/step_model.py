@@ -24,7 +24,7 @@ STEP_NOISE = 0.1
 step."""
 
 PRIOR_SPREAD = 0.5
-"""Standard deviation of each coefficient of a prior, as a share of the coefficient."""
+"""Standard deviation of each coefficient of a prior, as a share of the coefficient's unit."""
 
 LEAST_SHARE = 0.1
 """Lower bound of a coefficient's unit, as a share of a reference: the guessed coefficient times the
@@ -70,7 +70,7 @@ class HardwareClass:
     flops: float
     """Peak dense FLOP/s in the precision that the model computes in."""
     memory_bytes: int = 0
-    """Memory of the accelerators in bytes. 0 if no plan needs it."""
+    """Memory of the accelerators in bytes. 0 for an unknown accelerator and for a CPU."""
 
 
 def prior_step_model(

@@ -16,7 +16,7 @@ class Sums:
 
     @classmethod
     def of(cls, other: "Sums") -> Self:
-        """Return the fields of `other` that both classes declare. All other fields are zero."""
+        """Return the amounts of `other` in the fields of both classes, and zero in the rest."""
         shared = (name for name in cls.__match_args__ if name in other.__match_args__)
         return cls(**{name: getattr(other, name) for name in shared})
 

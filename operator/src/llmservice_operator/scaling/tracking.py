@@ -33,7 +33,8 @@ class Increment:
     """
     total: Counters = field(default_factory=Counters)
     learnable: Counters = field(default_factory=Counters)
-    """Counters for the step model: only those of warm replicas with the present engine."""
+    """Counters of the warm replicas from which the step model learns. Once a replica with the
+    present engine exists, the others are left out."""
     has_answer: bool = False
     """Whether any replica answered."""
 
@@ -104,7 +105,11 @@ class Tracking:
         return after_it, Increment(seconds, total, learnable, bool(answered))
 
     def likely(self) -> Ledger:
-        """Return the ledger, with an estimate for the replicas that did not answer."""
+        """Return the ledger with estimates.
+
+    They cover the replicas that did not answer, and the time before the first report of a replica
+    that served already.
+    """
         spans = [self._estimated(name, self.at) for name in self.silent]
         for name, answered_at in self.late.items():
             if name in self.rates and name in self.serving:
@@ -131,7 +136,7 @@ class Tracking:
         }
 
     def _lost(self, scrape: Scrape) -> set[str]:
-        """Return the replicas that ended without another answer.
+        """Return the silent replicas that neither answer nor serve any more.
 
         No report will replace their estimate.
         """
@@ -177,7 +182,8 @@ def _serves(report: ReplicaReport) -> bool:
 def _tick(at: float, seconds: float, done: Counters, *, is_serving: bool) -> Tick:
     """Return the work of one replica.
 
-    The tokens of a draining replica are left out, because they are no load on the other replicas.
+    The tokens of a replica that is draining or not Ready are left out, because they are no load on
+    the other replicas.
     """
     tally = Tally.of(done)
     if not is_serving:

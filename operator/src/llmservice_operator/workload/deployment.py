@@ -28,15 +28,15 @@ IMAGE_PULL_BUDGET_SECONDS: Final = 20 * 60
 """Longest time for scheduling a pod and pulling its image (about 10 GB). It is an estimate."""
 
 REVISION_HISTORY_LIMIT: Final = 3
-"""Number of old ReplicaSets that are kept. They let `kubectl rollout history` show earlier
-revisions, but each is one more object to store."""
+"""Number of old ReplicaSets that are kept. A rollback reads its pods from one of them, and
+`kubectl rollout history` shows them. Each is one more object to store."""
 
 _REVISION_LABEL: Final = "pod-template-hash"
 """Label that the Deployment controller sets to a different value on each ReplicaSet."""
 
 _REPLICA_SET: Final = re.compile(r'[Rr]eplica ?[Ss]et "([^"]+)"')
 _PAUSED: Final = ("DeploymentPaused", "DeploymentResumed")
-"""Reasons of the condition Progressing whose message does not name a ReplicaSet."""
+"""Reasons of the condition Progressing. Its message then names no ReplicaSet."""
 
 
 class _Deployment:
@@ -132,7 +132,7 @@ def _spec_without_template(service: LLMService, count: ReplicaCount) -> dict[str
 def _progress_deadline(service: LLMService) -> int:
     """Return the seconds after which a rollout without progress is stuck.
 
-    The time is longer than the start of a pod may take.
+    By default, the time is longer than the start of a pod may take.
     """
     chosen = service.spec.rollout_strategy.progress_deadline_seconds
     return chosen or service.spec.startup.timeout_seconds + IMAGE_PULL_BUDGET_SECONDS
@@ -146,7 +146,7 @@ def _strategy(service: LLMService) -> dict[str, Any]:
     is_recorded = service.status.rollout is not None
     if wanted.type is RolloutType.AUTO and (is_recorded or _has_claim_of_one_node(service)):
         return _rolling("0", "1")
-    # A new model server is ready before an old one ends, so no request is refused meanwhile.
+    # By default, a new model server is ready before an old one ends, so no request is refused.
     return _rolling(wanted.max_surge or "1", wanted.max_unavailable or "0")
 
 
@@ -175,8 +175,9 @@ def _present_revision(live: Manifest) -> str | None:
     """Return the revision of the present template, from the name of its ReplicaSet in the
     status.
 
-    The controller writes that name together with the number of updated replicas. While the
-    Deployment is paused, the status contains another message instead.
+    The controller writes that name no later than the number of updated replicas. While the
+    Deployment is paused, the status contains another message, and the result is empty. None if no
+    message names a ReplicaSet.
     """
     progressing = condition(live, "Progressing")
     if progressing.get("reason") in _PAUSED:
@@ -186,7 +187,7 @@ def _present_revision(live: Manifest) -> str | None:
 
 
 def _complete_revision(live: Manifest) -> str | None:
-    """Return the revision of the pods, if its rollout is complete and a replica is ready.
+    """Return the revision of all pods. None unless its rollout is complete and a replica is ready.
 
     The controller names a new ReplicaSet before it updates the numbers. Only the reason of the
     condition shows that the name and the numbers belong to the same ReplicaSet.

@@ -1,4 +1,4 @@
-"""Reduces live objects to an Observation: the state of one service, as far as it is reported.
+"""Reduces live objects to an Observation: the facts about one service that the operator acts on.
 
 Of all problems that keep a replica from being ready, the one whose reason has the lowest rank is
 reported.
@@ -41,17 +41,19 @@ class Observation:
     ready_replicas: int = 0
     """Replicas that are ready."""
     is_rolled_out: bool = False
-    """Whether the workload's controller has seen the present manifest and has nothing left to
-    do."""
+    """Whether the workload's controller has seen the present manifest and has completed
+    its rollout."""
     is_stuck: bool = False
     """Whether the rollout made no progress within its deadline."""
     revision: str | None = None
     """Revision of the present pods. Empty or None while it is unknown."""
     complete_revision: str | None = None
     """Revision of a rollout that is complete now: of the present pods, or of earlier ones while the
-    controller has not seen the present manifest. None if it is unknown or incomplete."""
+    controller has not seen the present manifest. None if no rollout is complete, or if its revision
+    is unknown."""
     waits_for_accelerator_since: datetime | None = None
-    """Time since which a pod of the present spec finds no node with enough free accelerators."""
+    """Time since which a pod of the present spec finds no node with enough free accelerators or
+    other devices."""
     waits_for_volume_since: datetime | None = None
     """Time since which a pod of the present spec waits on its node for a volume that is mounted by
     another node."""
@@ -66,7 +68,7 @@ class Observation:
     it."""
     problem: Problem | None = None
     """Most important problem of the workload or of a replica that is not ready. None without a
-    problem, as while containers start."""
+    problem, for example while containers are being created."""
 
 
 def observe_service(
@@ -143,8 +145,8 @@ def _look_again_seconds(
 
 
 def _since(found: Iterable[tuple[Manifest, Problem]], *reasons: Reason) -> datetime | None:
-    """Return the earliest time at which a pod with such a problem changed its PodScheduled
-    condition.
+    """Return the earliest time at which the PodScheduled condition of a pod last changed, among the
+    pods whose problem has one of the reasons.
     """
     since = (
         condition(pod, "PodScheduled").get("lastTransitionTime")
@@ -186,8 +188,8 @@ def _present(replicas: Iterable[Replica], revision: str | None) -> list[Replica]
     """Return the replicas of the present pod template that are not being deleted.
 
     The newest pod may be of an earlier template, because the pods of a drained node are created
-    again during a rollout. The newest pod decides only where the workload's controller never names
-    the present template.
+    again during a rollout. So the newest pod decides only if the workload does not report the
+    present template.
     """
     staying = [replica for replica in replicas if not replica.is_leaving]
     if revision is None and staying:

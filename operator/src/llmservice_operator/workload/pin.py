@@ -27,7 +27,7 @@ class EnginePin:
 
 
 def pin_annotations(pin: EnginePin) -> dict[str, str]:
-    """Return the workload's annotations from which a lost status is restored."""
+    """Return the workload's annotations from which the pin is restored if the status is lost."""
     annotations = {
         names.ENGINE_VERSION_ANNOTATION: pin.version,
         names.ENGINE_DEFAULT_FOR_ANNOTATION: pin.default_for,

@@ -14,8 +14,9 @@ from llmservice_operator.api.spec import LLMService
 def build_placement(service: LLMService, revision_label: str) -> dict[str, Any]:
     """Return the pod spec's fields for scheduling, runtime class and service account.
 
-    Fields that are empty are left out. Spread constraints count the pods of each revision
-    separately, by `revision_label`, so that the pods are also spread evenly after a rolling update.
+    Fields that are empty are left out. Spread constraints without a selector count the pods of each
+    revision separately, by `revision_label`, so that the pods are also spread evenly after a
+    rolling update.
     """
     template = service.spec.template
     fields = {
@@ -48,8 +49,8 @@ def build_pod_metadata(service: LLMService) -> dict[str, Any]:
 def _tolerations(service: LLMService) -> tuple[Toleration, ...]:
     """Return the tolerations of the spec and, for a GPU service, those for the taints of GPU nodes.
 
-    Nodes with GPUs usually have a taint with the name of their GPU resource. It keeps pods without
-    a GPU away from their CPU cores. Slices of a GPU have separate resource names, but their nodes
+    Nodes with GPUs usually have a taint with the name of their GPU resource. The taint keeps pods
+    that need no GPU off these nodes. Slices of a GPU have separate resource names, but their nodes
     have the taint of whole GPUs.
     """
     tolerations, accelerator = service.spec.template.tolerations, service.spec.accelerator
@@ -82,8 +83,8 @@ def _spread(
 
 
 def _as_written(fields: Fields) -> dict[str, Any]:
-    """Return the fields that the user set.
+    """Return the fields whose values differ from the defaults.
 
-    A selector that the user left empty stays, because it selects everything.
+    An empty selector stays, because it selects everything.
     """
     return fields.model_dump(mode="json", by_alias=True, exclude_defaults=True)

@@ -17,8 +17,8 @@ from llmservice_operator.api.termination_message import TerminationMessage
 from llmservice_operator.workload.replica import condition, is_ready, server_of
 
 _QUOTED_LIMIT: Final = 2000
-"""Longest text of another program in a message, in characters, so that the hint after it is never
-cut off."""
+"""Maximum length, in characters, of another program's text in a message. The limit ensures that
+the hint after the text is not cut off."""
 
 _DOWNLOAD_STEP_PERCENT: Final = 5
 
@@ -46,9 +46,10 @@ cache."""
 _DEVICES_ARE_SHORT: Final = re.compile(
     "Insufficient ([a-z0-9.-]+/[A-Za-z0-9._-]*[A-Za-z0-9]|hugepages-[0-9]+[KMGT]i)"
 )
-"""Message of the scheduler about a device, whose name has a domain, or about huge pages."""
+"""Message of the scheduler about missing devices or huge pages. The name of a device contains a
+domain."""
 _CLAIMS_ARE_SHORT: Final = "cannot allocate all claims"
-"""Message of the scheduler about devices of resource claims."""
+"""Message of the scheduler about missing devices of resource claims."""
 _CONFIG_MAP_IS_MISSING: Final = re.compile(
     r'configmap "[^"]+" not found|couldn\'t find key \S+ in ConfigMap'
 )
@@ -153,7 +154,7 @@ def _running_problems(
     )
     restarts = server.get("restartCount", 0)
     if running is not None and server.get("started"):
-        # The startup probe ends about a second before the first readiness probe.
+        # The startup probe succeeds about a second before the first readiness probe.
         yield _SERVED_BEFORE if _was_ready_since(pod, running) else _loading(restarts, told)
     elif ended is not None:
         problem = _crash_problem(pod, ended, restarts)
@@ -221,11 +222,10 @@ def _sidecar_problem(what: str, containers: list[Mapping[str, Any]]) -> Problem:
 
 
 def _was_ready_since(pod: Manifest, state: Mapping[str, Any]) -> bool:
-    """Return whether a pod that is not ready was ready at some time since a container
-    started.
+    """Return whether a pod that is not ready was ready at some time since a container started.
 
-    In that case its Ready condition changed after that start. A pod that was never ready has a
-    condition that last changed when the pod, or its previous container, became unready.
+    In that case, its Ready condition changed after that start. Otherwise, the condition last
+    changed when the pod was created, or when a previous container stopped being ready.
     """
     changed = condition(pod, "Ready").get("lastTransitionTime") or ""
     return bool(changed > state.get("startedAt", ""))

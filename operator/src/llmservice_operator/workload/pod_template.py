@@ -22,7 +22,8 @@ TERMINATION_MARGIN_SECONDS: Final = 15
 """Seconds that a drained server has to free its GPUs and exit before it is killed."""
 
 STARTUP_PROBE_PERIOD_SECONDS: Final = 5
-"""Maximum delay until the kubelet notices a loaded model. Each probe is one cheap request."""
+"""Maximum delay, in seconds, until the kubelet notices a loaded model. Each probe is one cheap
+request."""
 
 FAILED_PROBE_GRACE_SECONDS: Final = 30
 """Seconds that a server has to exit after the kubelet stops it for a failed probe. Such a server
@@ -30,7 +31,7 @@ completes no more answers. The pod's grace period, which allows for a drain, wou
 restart. The server needs a few seconds to write its reason and free its GPUs."""
 
 READINESS_PROBE_PERIOD_SECONDS: Final = 5
-"""Maximum delay until a replica that is ready again receives requests."""
+"""Maximum delay, in seconds, until the kubelet notices that a replica is ready again."""
 
 USER_ID: Final = 10001
 """UID of the server. Any unprivileged user works, because the image runs under every UID."""

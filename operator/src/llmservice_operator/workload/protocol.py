@@ -40,12 +40,12 @@ class WorkloadState:
     """Revision of the present pod template, in the form of `Replica.revision`. Empty while the
     controller has not reported it. None for a controller that never reports it."""
     complete_revision: str | None = None
-    """Revision of all pods, if the controller reports that its rollout is complete. It is also
-    valid while the state is not current."""
+    """Revision of all pods, if the controller reports that the rollout of this revision is complete
+    and a replica is ready. None otherwise. It is also valid while the state is not current."""
     problems: tuple[Problem, ...] = ()
     """Problems that keep the controller from creating pods."""
     refused_since: datetime | None = None
-    """Time since which the API server refuses to create a pod."""
+    """Time since which the API server refuses to create a pod. None while it refuses none."""
 
 
 class Workload(Protocol):
@@ -111,12 +111,15 @@ class Workload(Protocol):
     def replicas_of(self, pods: Iterable[Manifest]) -> Iterable[Replica]:
         """Group pods of this kind of workload into replicas.
 
-        No given pod has ended for good. Pods whose group contains no server pod are left out.
+        Either none or all of the given pods have ended for good. Pods whose group contains no
+        server pod are left out.
         """
         ...
 
     def pinned_image(self, live: Manifest) -> str | None:
-        """Return the image of the model server in a live workload."""
+        """Return the image of the model server in a live workload, or in the object that keeps the
+        pods of an earlier revision. None if it contains no model server.
+        """
         ...
 
     def scale_reference(self, service: LLMService) -> dict[str, str]:

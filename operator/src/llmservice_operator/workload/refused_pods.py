@@ -1,5 +1,5 @@
-"""Finds the cause for which the API server refuses a pod, and whether the end of an old pod would
-help.
+"""Finds the reason why the API server refuses a pod, and whether the pod would be accepted after
+an old pod has ended.
 
 The API server has no codes for the causes, so the operator recognizes them by the words of the
 message.

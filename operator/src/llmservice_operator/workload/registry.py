@@ -31,7 +31,7 @@ def group(pods: Iterable[Manifest]) -> list[Replica]:
     """Group pods of one service by the replica to which they belong.
 
     Each pod shows which kind of workload made it, because a service may have pods of two kinds:
-    those of the present kind and those that are still ending.
+    those of the present kind and, while they terminate, those of an earlier kind.
     """
     pods_by_kind = defaultdict[int, list[Manifest]](list)
     for pod in pods:

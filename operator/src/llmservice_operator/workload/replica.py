@@ -75,7 +75,7 @@ class Replica:
 
     @property
     def ready_since(self) -> datetime | None:
-        """Time at which the last of the pods became Ready. None while a pod is not Ready."""
+        """Time at which the last of the pods became Ready. None while the replica is not ready."""
         if not self.is_ready:
             return None
         changes = [condition(pod, "Ready").get("lastTransitionTime") for pod in self.pods]
@@ -101,7 +101,7 @@ class Replica:
 
     @property
     def is_running(self) -> bool:
-        """Whether the server's container has been started."""
+        """Whether the server's pod is in the phase Running: all of its containers were created."""
         return bool(self.server.get("status", {}).get("phase") == "Running")
 
 

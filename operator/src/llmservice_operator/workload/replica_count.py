@@ -38,7 +38,8 @@ class ReplicaCount:
 
 
 def resolve_replicas(service: LLMService, live: Manifest | None) -> ReplicaCount:
-    """Return the number in the spec. Without one, return the number at which autoscaling ended.
+    """Return the number in the spec. Without one, return the number at which autoscaling ended, or
+    else 1. While autoscaling is on, return none.
 
     An object that the service adopts keeps its number. A suspended service has 0, and its workload
     records the number for the time after the suspension.
@@ -106,10 +107,10 @@ def desired_replicas(live: Manifest) -> int:
 
 
 def first_replicas(service: LLMService) -> int:
-    """Return the number of replicas with which a new workload of an autoscaled service
-    begins.
+    """Return the number of replicas of a new workload.
 
-    It is the last known number, in case a user deleted the workload.
+    With autoscaling, it is the number that the load last required, in case a user deleted the
+    workload, or else the minimum. Otherwise, it is the number in the spec.
     """
     autoscaling = service.spec.autoscaling
     if autoscaling is None or service.spec.suspend:

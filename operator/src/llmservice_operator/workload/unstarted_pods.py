@@ -1,4 +1,4 @@
-"""Pods that a node has accepted but does not start. Only their Events show the cause."""
+"""Pods that are assigned to a node and do not start. Only their Events show the cause."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ class PodEvent:
 
 
 def unstarted_since(pod: Manifest) -> datetime | None:
-    """Return the time at which a node accepted the pod.
+    """Return the time at which the pod was assigned to a node.
 
-    None if one of its containers has started since.
+    None if it is not assigned, if one of its containers has started since, or if the state of its
+    server container shows another reason for the delay.
     """
     scheduled, status = condition(pod, "PodScheduled"), pod.get("status", {})
     if scheduled.get("status") != "True" or status.get("phase") != "Pending":
@@ -114,7 +115,8 @@ def _telling(events: Sequence[PodEvent]) -> PodEvent | None:
 
 
 def look_again_seconds(pods: Iterable[Manifest], now: datetime) -> float | None:
-    """Return the seconds until a pod that has not started may become a problem.
+    """Return the seconds until a pod that has not started may become a problem, or until its
+    problem may change.
 
     None if there is no such pod.
     """
