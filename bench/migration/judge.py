@@ -84,9 +84,9 @@ def _written(flag: str, value: str | None) -> str:
 
 
 def _differences(case: Case, ask: Ask) -> list[str]:
-    """Return the differences between the values that vLLM reads from the two command lines.
+    """Return the values of the case that vLLM reads differently from the operator's command line.
 
-    If vLLM refuses one of the lines, even that of the case, the refusal is the only difference.
+    If vLLM refuses one of the lines, even that of the case, the refusal is the only result.
     """
     theirs, ours = original(case), compiled(case)
     for who, line in (("the case's own line", theirs), ("our line", ours)):

@@ -41,7 +41,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Disturbances of the service, apart from the traffic."""
+    """Conditions of a simulation, apart from the traffic."""
 
     cold_start: float
     seed: int

@@ -100,7 +100,10 @@ def measure(workload: Workload, traffic: Traffic, rate: float, seconds: float) -
 
 @cache
 def truth_of(workload: Workload) -> Truth:
-    """Return the true capacity of one engine for the mix of a workload, and the load at the target."""
+    """Return the true capacity of one engine for the mix of a workload.
+
+    Also return the requests and KV tokens in the engine at 85 % of this capacity.
+    """
     traffic = workload.make(np.random.default_rng(1234))
     step = workload.hardware.step
     ceiling = 1 / (

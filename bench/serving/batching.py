@@ -45,7 +45,7 @@ MIXES = (
 
 @dataclass(frozen=True)
 class Effort:
-    """Number of requests of each measurement."""
+    """Size of each measurement."""
 
     requests: int = 128
     repeats: int = 3

@@ -1,8 +1,7 @@
 """Generates load: sends requests of given lengths, plain or streamed, and measures them at the
 client.
 
-vLLM's own generator (`vllm bench serve`) only streams, and the gates need plain requests,
-too.
+vLLM's own generator (`vllm bench serve`) only streams, and the gates need plain requests, too.
 """
 
 import asyncio

@@ -22,8 +22,8 @@ _START_SECONDS = 300
 _POLL_SECONDS = 0.02
 
 ENGINE_FLAGS = ("--enforce-eager", "--distributed-executor-backend=uni")
-"""Engine flags of our server on a CPU. Stock vLLM gets the same flags, so that the comparison is
-about the API and not about the settings."""
+"""Engine flags that our server sets on a CPU. Stock vLLM gets the same flags, so that the
+comparison is about the API and not about the settings."""
 ENGINE_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 

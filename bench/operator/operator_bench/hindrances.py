@@ -21,7 +21,10 @@ def hanging_server() -> Iterator[str]:
 
 @contextlib.contextmanager
 def hanging_webhook(namespace: str, folder: Path) -> Iterator[None]:
-    """Make every NetworkPolicy write in the namespace wait for a webhook that never answers."""
+    """Make every NetworkPolicy write in the namespace wait for a webhook that hangs.
+
+    The API server gives up after its time limit.
+    """
     released = threading.Event()
 
     def hang(_: dict[str, Any]) -> dict[str, Any]:

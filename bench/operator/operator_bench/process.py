@@ -107,7 +107,7 @@ class AuditLog:
         self._begin = self._path.stat()
 
     def requests(self) -> Counter[str]:
-        """Count requests by verb and kind since the log was opened, without leader election.
+        """Count requests by verb and kind since this object was made, without leader election.
 
         Raises BenchError when the log has been rotated. A watch counts once when it begins and once
         when it ends.

@@ -90,5 +90,5 @@ def rendered_text(name: str) -> str:
 
 @cache
 def rendered(name: str) -> list[Manifest]:
-    """Return the objects of one of the sets. All tests share them, so copy one before a change."""
+    """Return the objects of one of the sets. All tests share them, so copy one to change it."""
     return parse(rendered_text(name))

@@ -1,6 +1,6 @@
 """A tenant that changes the objects of its namespace in every way that the API server allows.
 
-All changes follow from a seed. A change that the API server refuses is skipped.
+All random choices follow from a seed. A change that the API server refuses is skipped.
 """
 
 import json

@@ -41,7 +41,9 @@ FIRST_ID, LAST_ID = 1000650000, 1000659999
 
 
 def is_allotted(field: str) -> str:
-    """Return the CEL rule that a field of the pod's security context is unset or in the range."""
+    """Return the CEL rule that is true if a field of the pod's security context is unset or in the
+    range.
+    """
     value = f"object.spec.securityContext.{field}"
     return f"!has({value}) || ({value} >= {FIRST_ID} && {value} <= {LAST_ID})"
 

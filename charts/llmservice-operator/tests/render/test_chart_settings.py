@@ -9,7 +9,8 @@ from llmservice_operator.settings import OperatorSettings
 from value_sets import VALUE_SETS, rendered
 
 NAMED_BY_THE_RELEASE = ("lease_name", "metrics_server_url")
-"""Settings whose values affect no object of a service. Only the presence of the URL does."""
+"""Settings whose values affect no object of a service. For the URL, only its presence
+matters."""
 
 
 SETS = {

@@ -1,4 +1,6 @@
-"""Tests that every set of values always renders to the same valid objects with restricted pods."""
+"""Tests that every set of values renders to valid objects with restricted pods, and every time to
+the same objects.
+"""
 
 import copy
 import json

@@ -14,7 +14,8 @@ FEW_MISSES = 0.5
 """Share of the expected misses. Fewer misses than this show that the capacity is larger than
 modelled."""
 CLEARLY_MET = 0.4
-"""Share of the allowed misses. While fewer requests miss, a factor below 1 rises again."""
+"""Share of the allowed misses. While fewer requests miss on busy replicas, a factor
+below 1 rises again."""
 FEWEST_EXPECTED = 2.0
 """Least number of misses that must be expected in a minute for their absence to prove spare
 capacity."""

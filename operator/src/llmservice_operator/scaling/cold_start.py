@@ -1,4 +1,4 @@
-"""The time from the creation of a replica until it is Ready: a high percentile of the last ones."""
+"""The time from the creation of a replica until it is Ready: a high percentile of recent times."""
 
 import math
 from dataclasses import dataclass

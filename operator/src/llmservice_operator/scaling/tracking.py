@@ -107,9 +107,9 @@ class Tracking:
     def likely(self) -> Ledger:
         """Return the ledger with estimates.
 
-    They cover the replicas that did not answer, and the time before the first report of a replica
-    that served already.
-    """
+        They cover the replicas that did not answer, and the time that a replica served before its
+        first report.
+        """
         spans = [self._estimated(name, self.at) for name in self.silent]
         for name, answered_at in self.late.items():
             if name in self.rates and name in self.serving:
@@ -162,7 +162,7 @@ def _at_rates(rates: Flow, began: float, ended: float) -> Tick:
 def _difference(
     before: Snapshot | None, after: Snapshot, last_scrape: float
 ) -> tuple[Counters, float]:
-    """Return the work of a replica since its last report, and the seconds that it took.
+    """Return the work of a replica since its last report, and the length of that time in seconds.
 
     The first report of a replica that started after the last scrape covers the time since that
     start. The first report of an older replica only sets the starting point for later reports.

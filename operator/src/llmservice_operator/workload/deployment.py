@@ -36,7 +36,7 @@ _REVISION_LABEL: Final = "pod-template-hash"
 
 _REPLICA_SET: Final = re.compile(r'[Rr]eplica ?[Ss]et "([^"]+)"')
 _PAUSED: Final = ("DeploymentPaused", "DeploymentResumed")
-"""Reasons of the condition Progressing. Its message then names no ReplicaSet."""
+"""Reasons of the condition Progressing. If it has one of them, its message names no ReplicaSet."""
 
 
 class _Deployment:

@@ -18,7 +18,7 @@ long time."""
 _DISK: Final = re.compile("ephemeral|EmptyDir|emptyDir|disk|inodes", re.IGNORECASE)
 _DEVICES: Final = re.compile("Allocate failed|device", re.IGNORECASE)
 _OUT_OF: Final = "OutOf"
-"""Prefix of the reasons with which a kubelet refuses a pod because the node lacks a resource."""
+"""Prefix of the reasons that a kubelet reports for refused pods if its node lacks a resource."""
 _REJECTED: Final = frozenset(
     {
         "AppArmor",

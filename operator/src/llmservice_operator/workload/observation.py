@@ -41,8 +41,8 @@ class Observation:
     ready_replicas: int = 0
     """Replicas that are ready."""
     is_rolled_out: bool = False
-    """Whether the workload's controller has seen the present manifest and has completed
-    its rollout."""
+    """Whether the workload's controller has seen the present manifest and has completed its
+    rollout."""
     is_stuck: bool = False
     """Whether the rollout made no progress within its deadline."""
     revision: str | None = None
@@ -145,8 +145,8 @@ def _look_again_seconds(
 
 
 def _since(found: Iterable[tuple[Manifest, Problem]], *reasons: Reason) -> datetime | None:
-    """Return the earliest time at which the PodScheduled condition of a pod last changed, among the
-    pods whose problem has one of the reasons.
+    """Return the earliest of the last changes of the condition PodScheduled, over the pods whose
+    problem has one of the reasons.
     """
     since = (
         condition(pod, "PodScheduled").get("lastTransitionTime")

@@ -1,8 +1,8 @@
 """Decides once which engine a service runs.
 
 An upgrade of the operator brings new default images. Using them at once would restart every GPU pod
-of the cluster. So a service keeps its first image until its own spec requests another. A
-default image with which no replica has been ready is not kept, because it may not exist.
+of the cluster. So a service keeps its first image until its own spec requests another. A default
+image with which no replica has been ready is not kept, because it may not exist.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ def resolve_pin(
     """Return the image of the spec, else the one pinned in the status, else the running one, else
     the operator's default for the accelerator.
 
-    A pinned default is not used if it is untried, or if the spec requests another accelerator or
-    version. The live workload replaces a status that was lost. Raises InvalidSpec if the operator
-    has no image for the accelerator. Also raises it if the spec names a version without an image,
-    and neither the pinned nor the default image contains that version.
+    A pinned image is used only if it is a tried default for the accelerator of the spec, with the
+    version of the spec if it names one. The live workload replaces a status that was lost.
+
+    Raises InvalidSpec if the operator has no image for the accelerator. Also raises it if the spec
+    names a version without an image, and neither the pinned nor the default image contains that
+    version.
     """
     accelerator = service.spec.accelerator.type
     kept = recorded_pin(service, live_workload)

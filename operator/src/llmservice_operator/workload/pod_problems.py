@@ -37,8 +37,8 @@ _START_REASONS: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
 _NEVER_RAN: Final = frozenset({"ContainerCannotRun", "StartError"})
-"""Reasons with which the kubelet reports, between its attempts, a container that it could not
-start."""
+"""Reasons that the kubelet reports between its attempts to start a container, if the last attempt
+failed."""
 _SECRET_IS_MISSING: Final = re.compile(r'secret "[^"]+" not found|couldn\'t find key \S+ in Secret')
 _DOWNLOADING: Final = ("downloading", "waiting_for_cache")
 """Phases in which a model is being downloaded, by this server or by another one that shares its

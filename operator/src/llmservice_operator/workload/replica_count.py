@@ -110,7 +110,8 @@ def first_replicas(service: LLMService) -> int:
     """Return the number of replicas of a new workload.
 
     With autoscaling, it is the number that the load last required, in case a user deleted the
-    workload, or else the minimum. Otherwise, it is the number in the spec.
+    workload, or else the minimum. Otherwise, it is the number in the spec. While the service is
+    suspended, it is 0.
     """
     autoscaling = service.spec.autoscaling
     if autoscaling is None or service.spec.suspend:
