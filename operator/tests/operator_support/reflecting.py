@@ -53,7 +53,7 @@ class World:
     problems: list[str | None] = field(default_factory=list)
     counted: list[str] = field(default_factory=list)
 
-    # The cluster.
+    # Methods of the cluster.
 
     async def list_resources(self, path: str) -> frozenset[str]:
         return frozenset(kind.plural for kind in self.served if kind.discovery_path == path)
@@ -74,7 +74,7 @@ class World:
         found = (it for it in self.objects.get(kind, []) if it["metadata"]["name"] == name)
         return next(found, None)
 
-    # The watches.
+    # Methods of the watches.
 
     async def watch(
         self,
@@ -99,7 +99,7 @@ class World:
         assert self.on_event is not None
         self.on_event(type_, manifest)
 
-    # The observer.
+    # Methods of the observer.
 
     def watch_event(self, plural: str) -> None:
         self.counted.append(f"event of {plural}")

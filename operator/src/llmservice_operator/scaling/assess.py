@@ -33,8 +33,10 @@ FRESH_SECONDS = 15.0
 
 
 class Missing(StrEnum):
-    """Reason why there is no demand. The caller keeps the number of replicas and reports this
-    reason."""
+    """Reason why there is no demand.
+
+    The caller keeps the number of replicas and reports this reason.
+    """
 
     STARTING = "Starting"
     NO_READY_REPLICA = "NoReadyReplica"

@@ -147,7 +147,7 @@ def start_problem(said: str) -> Problem:
 def _running_problems(
     pod: Manifest, server: Mapping[str, Any], told: ReplicaLoad | None
 ) -> Iterator[Problem]:
-    """Yield the problem of a container that was started at least once, or is about to be."""
+    """Yield the problem of the server's container. Yield nothing before its first start."""
     running = server.get("state", {}).get("running")
     ended = server.get("state", {}).get("terminated") or server.get("lastState", {}).get(
         "terminated"
@@ -312,9 +312,10 @@ def _last_words(said: TerminationMessage, restarts: int) -> Problem | None:
 
 
 def quoted(text: object) -> str:
-    """Return another program's text as sentences, shortened to its last part.
+    """Return another program's text as sentences.
 
-    The end of a log is more informative than its beginning.
+    Only the end of a long text is kept, because the end of a log is more informative than its
+    beginning.
     """
     words = _one_line(text)
     if len(words) > _QUOTED_LIMIT:
@@ -323,9 +324,9 @@ def quoted(text: object) -> str:
 
 
 def _beginning(text: str) -> str:
-    """Return a model server's text as sentences, shortened to its first part.
+    """Return a model server's text as sentences.
 
-    The text begins with the cause.
+    Only the beginning of a long text is kept, because it names the cause.
     """
     words = _one_line(text)
     if len(words) > _QUOTED_LIMIT:
