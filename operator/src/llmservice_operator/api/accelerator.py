@@ -66,24 +66,26 @@ class Accelerator(Fields):
     has not been tested on hardware, and requires engine.image or the chart value
     server.amdImage."""
     count: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
-    """Number of GPUs of each replica; the model is split across them. Default: the number that
-    engine.parallelism needs, or 1."""
+    """Number of GPUs of each replica. The model is split across these GPUs. Default: the product of
+    tensor, pipeline and data in engine.parallelism, or 1 without engine.parallelism."""
     resource_name: GpuResource | None = None
     """Resource name that the device plugin advertises, for MIG slices or renamed GPUs, such as
-    nvidia.com/mig-3g.40gb. Default: nvidia.com/gpu or, for type amd, amd.com/gpu."""
+    nvidia.com/mig-3g.40gb. Default: the resource name of the accelerator class, otherwise
+    nvidia.com/gpu or, for type amd, amd.com/gpu."""
     resource_claim_template_name: ObjectName | None = None
     """ResourceClaimTemplate in the LLMService's namespace that allocates `count` GPUs to each
     replica (dynamic resource allocation; requires Kubernetes 1.34). The pods then request no
     resource such as nvidia.com/gpu."""
 
     gpu_class: Annotated[ClassName | None, Field(alias="class")] = None
-    """Type of the GPUs: an accelerator class that the administrator has defined, a GPU such as
-    H100, or a value of the node label nvidia.com/gpu.product or amd.com/gpu.product-name. A class
-    supplies the node selector, tolerations, resource name and resources that the spec does not set.
-    A GPU name alone selects no node. If the operator knows the GPU, and the model's size from the
-    model's name, it limits the number of tokens in an engine step so that a step does not take
-    longer than the ITL of the SLO; engine.batching.maxNumBatchedTokens takes precedence. Default:
-    unknown."""
+    """Type of the GPUs: an accelerator class that the administrator has defined, a GPU that the
+    operator knows, such as H100, or the value of the node label nvidia.com/gpu.product or
+    amd.com/gpu.product-name for such a GPU. A class supplies the node selector, tolerations,
+    resource name and resources that the spec does not set. A GPU name alone selects no node. If the
+    operator knows the GPU, the model's name contains its size and the SLO limits the ITL, the
+    operator limits the number of tokens in an engine step, so that a step does not take longer than
+    the ITL. This limit does not apply if engine.batching sets maxNumBatchedTokens, or
+    chunkedPrefill to false. Default: unknown."""
 
     rules: ClassVar = (
         Rule(
@@ -142,14 +144,14 @@ class Parallelism(Fields):
         | None
     ) = None
     """Number of GPUs that each layer is split across. This split is the fastest on GPUs with fast
-    links. Default: accelerator.count divided by pipeline and data, or 1."""
+    links. Default: accelerator.count divided by pipeline and by data, or 1 if count is unset."""
     pipeline: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--pipeline-parallel-size")] = 1
     """Number of groups that the layers are divided into, each on its own GPUs. This split suits
     GPUs with slow links."""
     data: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--data-parallel-size")] = 1
-    """Number of copies of the model inside one replica, which distributes its requests among
-    them. Copies are useful for mixture-of-experts models with expert: true; for other models, set
-    spec.replicas instead."""
+    """Number of copies of the model inside one replica. The replica distributes its requests among
+    the copies. Copies are useful for mixture-of-experts models with expert: true; for other models,
+    set spec.replicas instead."""
     expert: Annotated[bool, EngineFlag("--enable-expert-parallel")] = False
     """Whether each GPU stores whole experts of a mixture-of-experts model instead of a slice of
     every expert."""

@@ -31,12 +31,13 @@ class AcceleratorClass(Fields):
     resource_name: GpuResource | None = None
     """Resource name that the device plugin on these nodes advertises."""
     gpu: ClassName | None = None
-    """GPU, as in the node label nvidia.com/gpu.product. None: the name of the class is the name of
-    the GPU."""
+    """Name of the GPU, as in the node label nvidia.com/gpu.product. None: the name of the class."""
     gpus_per_node: Annotated[int, Field(ge=1, le=MAX_GPUS)] | None = None
-    """Number of GPUs or MIG slices of each node. None: the chart value gpusPerNode."""
+    """Number of GPUs or MIG slices of each node. None: the chart value gpusPerNode for whole GPUs,
+    and no limit for slices."""
     resources: Resources = Resources()
-    """CPU, memory, disk and devices of a replica on these nodes."""
+    """CPU, memory, disk and devices of a replica on these nodes, for amounts that the spec does not
+    set."""
 
 
 _CLASSES: TypeAdapter[dict[str, AcceleratorClass]] = TypeAdapter(dict[ClassName, AcceleratorClass])

@@ -27,8 +27,8 @@ class ServiceObject(Fields):
     """Port of the API on the Service object."""
     node_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Port of the API on every node, for firewalls and external load balancers that need a fixed
-    port. It must lie in the cluster's range for node ports, usually 30000 to 32767, and be free.
-    Default: chosen by the cluster."""
+    port. The port must be free, and in the cluster's range for node ports, usually 30000 to 32767.
+    Default: with type NodePort or LoadBalancer, a port that the cluster chooses."""
     load_balancer_class: (
         Annotated[
             str,
@@ -41,8 +41,8 @@ class ServiceObject(Fields):
         ]
         | None
     ) = None
-    """Implementation that provides the load balancer, if the cluster has several. It cannot be
-    changed while the type is LoadBalancer. Default: the cluster's default implementation."""
+    """Implementation that provides the load balancer, if the cluster has several. The field cannot
+    be changed while the type is LoadBalancer. Default: the cluster's default implementation."""
     annotations: Annotated[
         Mapping[str, Annotated[str, Field(max_length=4096)]],
         Field(max_length=32),
@@ -102,10 +102,10 @@ class ServiceObject(Fields):
 
 class Auth(Fields):
     api_keys_secret_ref: ApiKeysSecret
-    """Secret with the API keys. Every request must carry one of the keys as `Authorization: Bearer
-    KEY`, except `/health` and `/ping`. The replicas read the Secret again when it changes. To
-    rotate a key, add a new key, switch the clients to it and remove the old key; no pod restarts.
-    If the Secret is missing, no pod becomes ready."""
+    """Secret with the API keys. Every request except `/health` and `/ping` must carry one of the
+    keys, as `Authorization: Bearer KEY` or `x-api-key: KEY`. The replicas read the Secret again
+    when it changes. To rotate a key, add a new key, switch the clients to the new key and remove
+    the old one; no pod restarts. Without the Secret, a new pod does not become ready."""
     isolate_prefix_cache: bool = False
     """Whether the prefix cache is separate for each API key. With false, a client can infer from
     the latency of its own requests which prompts other clients have sent. With true, a prompt that

@@ -71,21 +71,21 @@ class Autoscaling(Fields):
     max_replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
     """Maximum number of replicas."""
     target_gpu_utilization: Annotated[int, Field(alias="targetGPUUtilization", ge=10, le=100)] = 85
-    """Target load of each replica, in percent of the load that it can sustain; the rest is headroom
-    for bursts. For the metrics GPUDutyCycle and KVCacheUsage, the target value of that metric in
-    percent."""
+    """Target load of each replica, in percent of the load that the replica can sustain; the rest is
+    headroom for bursts. With the metric GPUDutyCycle or KVCacheUsage, it is the target value of
+    that metric, in percent. With RequestsWaiting, set targetRequestsWaiting instead."""
     target_requests_waiting: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Target number of waiting requests per replica, for the metric RequestsWaiting only. Default:
     5."""
     metric: ScalingMetric = ScalingMetric.EFFECTIVE_GPU_UTILIZATION
     """Metric that measures the load. EffectiveGPUUtilization grows linearly with the load, and is
-    100 at the highest load that meets the SLO. The others are for comparison: GPUDutyCycle is near
-    100 under any load, KVCacheUsage ignores the work of long prompts, and RequestsWaiting stays 0
-    until the service is overloaded."""
+    100 at the highest load that meets the SLO. The other metrics are for comparison: GPUDutyCycle
+    is near 100 under any load, KVCacheUsage ignores the work of long prompts, and RequestsWaiting
+    stays near 0 until the service is overloaded."""
     mode: ScalingMode = ScalingMode.ACTIVE
-    """Effect of autoscaling. Active: the number of replicas follows the load. Recommend: the number
-    does not change, and the status reports the number that Active would set. Paused: the number
-    does not change."""
+    """Effect of autoscaling. Active: the number of replicas follows the load. Recommend: the
+    operator does not change the number, and the status reports the number that Active would set.
+    Paused: the operator does not change the number."""
     provider: ScalingProvider = ScalingProvider.AUTO
     """Component that changes the number of replicas. External: a HorizontalPodAutoscaler that reads
     the metrics server through external.metrics.k8s.io. KEDA: a ScaledObject that reads the metrics
@@ -128,9 +128,9 @@ class Slo(Fields):
     ttft_milliseconds: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
     """Maximum time from the arrival of a request to its first token, in milliseconds."""
     itl_milliseconds: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
-    """Maximum mean time between the tokens of an answer, in milliseconds."""
+    """Maximum mean time between two tokens of an answer, in milliseconds."""
     objective_percent: Annotated[int, Field(ge=50, le=99)] = 95
-    """Target percentage of requests within both limits."""
+    """Target percentage of requests within the limits that are set."""
 
     @property
     def is_limited(self) -> bool:

@@ -10,14 +10,15 @@ from llmservice_operator.api.fields import Fields, Rule
 from llmservice_operator.api.flags import EngineFlag
 
 LEAST_STEP_TOKENS = 2048
-"""vLLM's smallest default for the number of tokens in a step, which is that of small GPUs and of
+"""vLLM's smallest default for the number of tokens in a step. It applies to small GPUs and to
 CPUs."""
 
 
 class Batching(Fields):
     max_num_seqs: Annotated[int, Field(ge=1, le=65_536), EngineFlag("--max-num-seqs")] | None = None
-    """Maximum number of requests that one replica processes at the same time; further requests
-    wait. Default: the engine's default for the GPU."""
+    """Maximum number of requests that each engine of a replica processes at the same time; further
+    requests wait. A replica has one engine, or parallelism.data of them. Default: the engine's
+    default for the GPU."""
     max_num_batched_tokens: (
         Annotated[
             int,
@@ -27,8 +28,8 @@ class Batching(Fields):
         | None
     ) = None
     """Maximum number of tokens in one engine step, prompts and answers together. A higher number
-    increases throughput; a lower one makes the time between tokens more even. Default: the engine's
-    default for the GPU, or the number that accelerator.class implies."""
+    increases throughput; a lower one makes the time between tokens more even. Default: the number
+    that accelerator.class implies, otherwise the engine's default for the GPU."""
     chunked_prefill: Annotated[bool, EngineFlag("--enable-chunked-prefill")] | None = None
     """Whether a long prompt is computed in chunks, interleaved with the answers of other requests.
     Default: the engine's default, true for every model that supports it."""
@@ -37,7 +38,8 @@ class Batching(Fields):
         | None
     ) = None
     """Maximum number of prompt tokens of one request in a single step, so that long prompts leave
-    room for short ones; 0 sets no limit. Default: 0."""
+    room for short ones. The limit does not apply to a request that is alone in the engine; 0 sets
+    no limit. Default: 0."""
     scheduling_policy: (
         Annotated[Literal["FCFS", "Priority"], EngineFlag("--scheduling-policy")] | None
     ) = None
@@ -50,19 +52,21 @@ class Batching(Fields):
         | None
     ) = None
     """Optimization goal of the engine. Interactivity: low latency of each answer. Throughput: many
-    answers at a time. Default: Balanced."""
+    answers at a time; the engine doubles its defaults for maxNumSeqs and maxNumBatchedTokens.
+    Default: Balanced."""
     max_queued_requests: (
         Annotated[int, Field(ge=1, le=1_000_000), EngineFlag("--max-num-queued-reqs")] | None
     ) = None
-    """Maximum number of requests that wait in one replica. A replica with a full queue refuses a
-    request at once with status 503. If no request waits, a request is accepted however many prompts
-    it contains. Default: 8 times `maxNumSeqs`, or 8 times the engine's own default if `maxNumSeqs`
-    is unset."""
+    """Maximum number of requests that wait or run in one replica; each requested answer counts.
+    While requests wait, a request that would exceed this number is refused at once with status 503.
+    While no request waits, every request is accepted, however many prompts it contains. Default: 8
+    times `maxNumSeqs`, or 8 times the engine's own default if `maxNumSeqs` is unset."""
     max_queued_tokens: (
         Annotated[int, Field(ge=1, le=1_000_000_000), EngineFlag("--max-num-queued-tokens")] | None
     ) = None
-    """Maximum number of prompt tokens that wait in one replica. A request that would exceed this
-    number is refused at once with status 503. Default: no limit."""
+    """Number of prompt tokens in one replica that are not completely computed, from which on
+    requests are refused. While requests wait and this number is reached, a new request is refused
+    at once with status 503. Default: no limit."""
 
     rules: ClassVar = (
         Rule(

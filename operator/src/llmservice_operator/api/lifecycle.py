@@ -17,9 +17,10 @@ class Startup(Fields):
     # The default is an estimate: 140 GB (70B parameters in bf16) at 1 Gbit/s take 19 minutes, plus
     # loading and compiling.
     timeout_seconds: Annotated[int, Field(ge=60, le=86_400)] = 1800
-    """Maximum time in seconds from the start of the container until the replica is ready, for
-    download, loading and compilation. After that time, the container restarts and keeps the files
-    that it has downloaded. Raise the value for a large model or a slow network."""
+    """Maximum time in seconds from the start of the container until the replica is ready. It
+    includes the download, also that of another replica into a shared cache, loading, compilation
+    and the smoke test. After that time, the container restarts and keeps the files that it has
+    downloaded. Raise the value for a large model or a slow network."""
 
 
 def _is_re2(pattern: str) -> bool:
@@ -40,13 +41,15 @@ tokens."""
 
 class SmokeTest(Fields):
     enabled: bool = True
-    """Whether a new replica sends itself a request before it is ready. If the answer is wrong, the
-    replica restarts, the rollout stops, and the old replicas continue to serve. Without `expect`,
-    the answer is right if its log-probabilities, or the numbers of its vector, are finite."""
+    """Whether a new replica sends itself a request before it is ready. If the answer is wrong or
+    late, the replica restarts, the rollout stops, and the old replicas continue to serve. Without
+    `expect`, the answer is right if all log-probabilities of its tokens, or all numbers of its
+    vector, are finite. A model is not tested if it generates no text, computes no vectors and
+    transcribes no speech."""
     prompt: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    """Text that the model continues with at most 32 tokens, or for which it computes a vector.
-    Default: a text of the model server; if the model refuses this text and `expect` is unset, the
-    model is not tested."""
+    """Text that the model continues with at most 32 tokens, or converts to a vector. Default: a
+    text of the model server; if the model refuses this text and `expect` is unset, the model is not
+    tested."""
     expect: (
         Annotated[
             str,
@@ -73,11 +76,11 @@ class Termination(Fields):
     stopped sending them."""
     drain_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
     """Maximum time in seconds after preStopSeconds to finish the requests in progress; requests
-    that are not finished by then end with an error. If serving.requestTimeoutSeconds is not 0, a
-    value above serving.requestTimeoutSeconds has no effect. A node drain waits for this time, but
-    some node autoscalers do not: by default, the Cluster Autoscaler terminates pods after 600
-    seconds, while the defaults here need up to 620. Raise its --max-graceful-termination-sec to
-    620, or lower drainTimeoutSeconds to 580."""
+    that are not finished by then end with an error. If serving.requestTimeoutSeconds is set and not
+    0, a value above it has no effect. A node drain waits for this time, but some node autoscalers
+    do not: by default, the Cluster Autoscaler terminates pods after 600 seconds, while the defaults
+    here need up to 620. Raise its --max-graceful-termination-sec to 620, or lower
+    drainTimeoutSeconds to 580."""
 
 
 _EITHER = Rule(
@@ -98,8 +101,9 @@ class PodDisruptionBudget(Fields):
     min_available: Portion | None = None
     """Number of replicas that must stay available during a node drain, such as 2 or 50%."""
     max_unavailable: Portion | None = None
-    """Number of replicas that may be unavailable during a node drain, such as 1 or 25%. Default: 1,
-    so that a drain can evict even the only replica, which finishes its requests first."""
+    """Number of replicas that may be unavailable during a node drain, such as 1 or 25%. Default: 1
+    unless minAvailable is set. A drain can then evict even the only replica, which finishes its
+    requests first."""
 
     rules: ClassVar = (_EITHER, _LETS_ONE_GO)
 
@@ -139,10 +143,11 @@ class RolloutStrategy(Fields):
     """Order in which a rollout replaces pods. Auto: a new replica becomes ready before an old one
     terminates. If a new replica waits 60 seconds for an accelerator, a volume or quota that an old
     replica uses, each old replica terminates before its successor starts. With a single replica,
-    the service is then unavailable until the successor is ready. If the claim of the model cache
-    has only the access mode ReadWriteOnce, old replicas terminate first from the beginning.
-    RollingUpdate: maxSurge and maxUnavailable set the order, even if a new replica waits for a long
-    time. Recreate: all old replicas terminate before a new one starts."""
+    the service is then unavailable until the successor is ready. If the operator creates the claim
+    of the model cache and model.cache.accessModes is ReadWriteOnce alone, each old replica
+    terminates first from the beginning of the rollout. RollingUpdate: maxSurge and maxUnavailable
+    set the order, however long a new replica waits. Recreate: all old replicas terminate before a
+    new one starts."""
     max_surge: Portion | None = None
     """For RollingUpdate: number of replicas that may run above the desired number, such as 1 or
     25%. Default: 1."""
@@ -150,9 +155,10 @@ class RolloutStrategy(Fields):
     """For RollingUpdate: number of replicas that may be unavailable during the rollout, such as 1
     or 25%. Default: 0."""
     progress_deadline_seconds: Annotated[int, Field(ge=60, le=86_400)] | None = None
-    """Time in seconds without progress after which a rollout counts as stuck. The status reports
-    it, and the rollout continues. Default: startup.timeoutSeconds + 1200; the 1200 seconds are for
-    provisioning a node and pulling the image."""
+    """Time in seconds without progress after which a rollout counts as stuck. The status reports a
+    stuck rollout, and the rollout continues unless autoRollback is true. Default:
+    startup.timeoutSeconds + 1200; the 1200 seconds are for provisioning a node and pulling the
+    image."""
 
     auto_rollback: bool = False
     """Whether the operator restores the pods of the last complete rollout when a later rollout

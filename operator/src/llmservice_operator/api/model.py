@@ -43,7 +43,7 @@ class SecretKeyReference(Fields):
         Field(min_length=1, max_length=253),
         matches("[A-Za-z0-9._-]+", "must be a key of a Secret, such as HF_TOKEN"),
     ] = "HF_TOKEN"
-    """Key of that Secret whose value is the token."""
+    """Key in that Secret. Its value is the token."""
 
 
 Quantization = Annotated[
@@ -78,24 +78,26 @@ class Model(Fields):
         tuple[ServedName, ...],
         Field(max_length=16, json_schema_extra=ATOMIC),
     ] = ()
-    """Additional names that clients may send as `model`, such as the name of the model that this
-    one replaces."""
+    """Additional names that clients may send as `model`, such as the name of an earlier model that
+    this model replaces."""
     revision: Annotated[Revision, EngineFlag("--revision")] | None = None
     """Branch, tag or commit of an hf:// model. Prefer a commit: with a branch, two replicas can
     serve different weights. Default: the repository's main branch."""
     hub_endpoint: HubEndpoint | None = None
-    """Address of a Hugging Face compatible hub or mirror, from which the hf:// models of this
-    service are downloaded. The token of credentialsSecretRef is sent to it. Default: the chart
-    value model.hubEndpoint, or huggingface.co."""
+    """Address of a hub or mirror that is compatible with Hugging Face. The hf:// models and
+    adapters of this service are downloaded from it, and it receives the token of
+    credentialsSecretRef. Default: the chart value model.hubEndpoint, or huggingface.co."""
     credentials_secret_ref: SecretKeyReference | None = None
-    """Secret with the access token for a private or gated hf:// model or adapter."""
+    """Secret with the access token for a private or gated hf:// model or adapter. Default: no
+    token."""
     object_store: ObjectStore | None = None
     """Address and credentials of the object store of an s3:// model. Default: Amazon S3, with the
     role of the ServiceAccount in template.serviceAccountName."""
     trust_remote_code: Annotated[bool, EngineFlag("--trust-remote-code")] = False
     """Whether the model server runs Python code that ships with the model. Set it only for a model
-    whose code you have reviewed, and pin its commit in revision. If the chart's admission policy is
-    on, setting it requires the trust-remote-code verb on llmservices."""
+    whose code you have reviewed, and pin the model's commit in revision. If the chart's admission
+    policy is on, setting the field, or changing the model or draft model while it is true, requires
+    the trust-remote-code verb on llmservices."""
 
     adapters: Annotated[
         tuple[Adapter, ...],
@@ -105,26 +107,26 @@ class Model(Fields):
         ),
         EngineFlag("--enable-lora", also=("--lora-modules",), is_computed=True),
     ] = ()
-    """LoRA adapters of the model, which clients call by their names. A change of the list restarts
-    no replica, with one exception: if neither maxLoras nor maxLoraRank is set, adding the first
-    adapter and removing the last one restart the replicas."""
+    """LoRA adapters of the model. Clients send the name of an adapter as `model`. A change of the
+    list restarts no replica, with one exception: if neither maxLoras nor maxLoraRank is set, the
+    replicas restart when the first adapter is added and when the last one is removed."""
     max_loras: (
         Annotated[int, Field(ge=1, le=64), EngineFlag("--max-loras", is_computed=True)] | None
     ) = None
     """Maximum number of different adapters in one engine step. Requests for further adapters wait.
     The engine reserves GPU memory for this number of adapters, even if it has loaded fewer.
-    Default: 4 if there is an adapter or maxLoraRank is set."""
+    Default: 4 if there is an adapter or maxLoraRank is set; otherwise none."""
     max_lora_rank: Annotated[LoraRank, EngineFlag("--max-lora-rank", is_computed=True)] | None = (
         None
     )
-    """Maximum rank of an adapter, for which the engine reserves memory. Default: 16 if there is an
-    adapter or maxLoras is set."""
+    """Maximum rank of an adapter. The engine reserves memory for adapters of this rank. Default: 16
+    if there is an adapter or maxLoras is set; otherwise none."""
     offline: bool = False
-    """Whether the model server works without the hub. It then loads the model only from the claim
-    of a pvc:// model or of the cache."""
+    """Whether the model server works without the hub. With true, it loads the model only from the
+    claim of a pvc:// model or from the claim of the cache."""
     cache: Cache | None = None
-    """Storage for downloaded weights and compiled kernels. Default: the node's disk, for the
-    lifetime of a pod."""
+    """Storage for downloaded weights and compiled kernels. Default: the node's disk; the pod's
+    files there are deleted with the pod."""
 
     rules: ClassVar = (
         REVISION_RULE,

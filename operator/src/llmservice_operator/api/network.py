@@ -138,8 +138,8 @@ _MetadataFreeCidr = Annotated[
 class DestinationBlock(IPBlock):
     cidr: _MetadataFreeCidr
     """Addresses that the replicas may reach, such as 10.0.0.0/8. The metadata services of clouds
-    are always excluded, and so are link-local addresses unless the range lies within the link-local
-    range."""
+    are always excluded. Link-local addresses are also excluded, unless the whole range is
+    link-local."""
 
 
 class DestinationPort(Fields):
@@ -179,21 +179,23 @@ class NetworkPolicy(Fields):
         Field(alias="from", max_length=16, json_schema_extra=ATOMIC),
     ] = ()
     """Clients of the API in addition to the pods of the LLMService's namespace, such as a gateway
-    in another namespace. For a load balancer or node port, add the addresses of its clients as an
-    ipBlock and set service.externalTrafficPolicy: Local, so that the policy sees these
+    in another namespace. If clients come through a load balancer or node port, add their addresses
+    as an ipBlock and set service.externalTrafficPolicy: Local, so that the policy sees these
     addresses."""
     to: Annotated[
         tuple[NetworkPolicyDestination, ...],
         Field(max_length=16, json_schema_extra=ATOMIC),
     ] = ()
-    """Destinations of the replicas in addition to DNS and the model's source, such as an HTTPS
-    proxy or a trace collector."""
+    """Destinations of the replicas in addition to DNS, the model's source and the HTTP proxies in
+    engine.env, such as a trace collector. A proxy whose address comes from a Secret or ConfigMap
+    must be listed here."""
 
     mesh: Literal["None", "Ambient"] = "None"
     """Service mesh of the namespace. None: no mesh, or a mesh with sidecars, which needs no further
-    ports. Ambient: the ambient mode of Istio. The policy then also allows port 15008, the tunnel of
-    the mesh, to the replicas from all their clients and from the replicas to the pods in `to`. It
-    also allows the probes, which come from an address of the mesh."""
+    ports. Ambient: the ambient mode of Istio. With Ambient, the policy also allows connections to
+    port 15008, the tunnel of the mesh: from every permitted client to the replicas, and from the
+    replicas to the pods in `to`. It also allows the probes, which come from an address of the
+    mesh."""
 
     rules: ClassVar = (
         _without_effect("from", lambda policy: policy.from_),

@@ -59,8 +59,8 @@ class ApiKeysSecret(Fields):
     name: _SecretName
     """Name of a Secret in the LLMService's namespace."""
     key: _Key | None = None
-    """Key of that Secret whose value is the API key. Default: every key of the Secret contains a
-    valid API key."""
+    """Key in that Secret. Its value is the only valid API key. Default: all keys of the Secret,
+    each with one valid API key as its value."""
 
 
 class ConfigMapKey(Fields):

@@ -79,8 +79,8 @@ class LLMServiceSpec(Fields):
     model: Model
     """Model to serve."""
     replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
-    """Number of model servers. Each one loads a full copy of the model. Default: 1, or the last
-    number of replicas when autoscaling is removed."""
+    """Number of replicas. Each replica loads the whole model. Default: 1; after autoscaling is
+    removed, the number that autoscaling set last."""
     autoscaling: Autoscaling | None = None
     """Scaling with the load, instead of a fixed number of replicas. Default: off."""
     slo: Slo | None = None
@@ -101,7 +101,7 @@ class LLMServiceSpec(Fields):
     service: ServiceObject = ServiceObject()
     """Service object through which clients reach the API."""
     serving: Serving = Serving()
-    """Limits of a single request, and the time after which an engine counts as hung."""
+    """Limits of a single request, and the time limit of an engine step."""
     auth: Auth | None = None
     """Authentication of requests. Default: none; every client that can reach the API can use it."""
     startup: Startup = Startup()
@@ -116,10 +116,11 @@ class LLMServiceSpec(Fields):
     """Limit on the number of replicas that may be evicted at a time, for example by a node
     drain."""
     network_policy: NetworkPolicy = NetworkPolicy()
-    """Network access to the replicas. The API port accepts pods of the same namespace and the peers
-    in `from`. The management port accepts only the kubelet, the metrics server and monitoring. The
-    replicas can reach DNS, the model's source and the destinations in `to`. The cluster needs a
-    network plugin that enforces NetworkPolicies."""
+    """Network access to and from the replicas. The API port accepts pods of the same namespace and
+    the peers in `from`. The management port accepts only the kubelet, the metrics server and the
+    monitoring that the chart names. The replicas can reach DNS, the model's source, the HTTP
+    proxies in engine.env and the destinations in `to`. The cluster needs a network plugin that
+    enforces NetworkPolicies."""
     ca_bundle: KeySource | None = None
     """Certificates, in PEM format, of the authorities that the replicas trust in addition to the
     public ones, such as that of a private hub or of a proxy that inspects TLS. They apply to the
@@ -291,9 +292,8 @@ class LLMServiceSpec(Fields):
 
     @property
     def objectives(self) -> Slo:
-        """Objectives that requests are measured against.
-
-        They have no limits if neither the spec nor autoscaling sets any.
+        """Objectives that requests are measured against. Without spec.slo, they are DEFAULT_SLO
+        with autoscaling, and have no limits without it.
         """
         if self.slo is not None:
             return self.slo
@@ -379,7 +379,8 @@ class LLMService(Fields):
     def problems(cls, body: Mapping[str, Any]) -> list[InvalidSpec]:
         """Return every error in a `body` that no API server has checked, unknown fields included.
 
-        A rule between fields is checked only after all of its fields are valid.
+        The rules between the fields of an object are checked only if each field of the object is
+        valid.
         """
         try:
             cls.model_validate(body)

@@ -17,8 +17,8 @@ def _atomic(longest: int) -> Any:
 
 class EngineStatus(Fields):
     image: Annotated[str, Field(max_length=512)]
-    """Image of the model servers. After an upgrade of the operator, the new default image replaces
-    it only while untried is true."""
+    """Image of the model servers. An upgrade of the operator alone replaces a default image only
+    while untried is true."""
     version: Annotated[str, Field(max_length=64)]
     """vLLM version that the engine's arguments are written for."""
     default_for: Annotated[str, Field(max_length=32)] | None = None
@@ -26,22 +26,23 @@ class EngineStatus(Fields):
     spec.engine.image sets the image."""
     assumed_version: Annotated[str, Field(max_length=64)] | None = None
     """vLLM version that the operator assumes for spec.engine.image when spec.engine.version is
-    unset; absent when it equals version."""
+    unset; absent when it equals version, and without spec.engine.image."""
     untried: bool | None = None
-    """True until a replica with this default image becomes ready. Until then, a new default image
-    of the operator replaces it."""
+    """True until a replica with this default image becomes ready, absent afterwards and for
+    spec.engine.image. While true, a new default image of the operator replaces this image."""
 
 
 class AdapterStatus(Fields):
     name: Annotated[str, Field(max_length=128)]
     """Name that clients send as `model`."""
     served: bool
-    """Whether clients get this adapter. While false, they get the previous adapter of the same
-    name, if there is one."""
+    """Whether clients get this adapter; always true while the metrics server is off. While false,
+    clients get the previous adapter of the same name, if there is one."""
     replicas: Annotated[tuple[Annotated[str, Field(max_length=253)], ...], _atomic(100)] = ()
     """Names of the pods that have loaded the adapter, in alphabetical order; at most 100."""
     message: Annotated[str, Field(max_length=512)] | None = None
-    """Reason why a replica does not have the adapter; absent when all replicas have it."""
+    """Reason why a replica does not have the adapter, or why this is unknown; absent when all
+    replicas have the adapter."""
 
 
 class ScalingDecision(Fields):
@@ -65,24 +66,26 @@ class Recommendation(Fields):
 
 
 class AutoscalingStatus(Fields):
-    """State of autoscaling. The numbers change with a decision, or when the load has changed by
-    at least five points.
+    """State of autoscaling. The current value is updated with each decision, when it becomes known
+    or unknown, and when it has changed by at least five points.
     """
 
     provider: Annotated[str, Field(max_length=16)] | None = None
     """Component that changes the number of replicas: External, KEDA or Direct; absent when none
     does."""
     desired_replicas: Annotated[int, Field(ge=0)] | None = None
-    """Number of replicas that the load requires, within minReplicas and maxReplicas."""
+    """Number of replicas that the autoscaler requests, within minReplicas and maxReplicas; with
+    mode Recommend, the recommended number; with mode Paused, the present number."""
     limiting_metric: Annotated[str, Field(max_length=64)] | None = None
-    """Metric that decides the number of replicas: spec.autoscaling.metric, or Backlog while
-    requests queue up."""
+    """Metric that decides the number of replicas: spec.autoscaling.metric or, for
+    EffectiveGPUUtilization, Backlog while requests queue up."""
     current: Annotated[int, Field(ge=0)] | None = None
-    """Current value of the metric per replica, in percent or requests; absent while unknown."""
+    """Current value of the metric per replica, in percent or requests; absent while it is unknown,
+    and without replicas."""
     target: Annotated[int, Field(ge=0)] | None = None
     """Target value of the metric per replica, in percent or requests."""
     load: Annotated[str, Field(max_length=32)] | None = None
-    """Current and target value as CURRENT/TARGET."""
+    """Current and target value as CURRENT/TARGET, with ? for an unknown current value."""
     decisions: Annotated[tuple[ScalingDecision, ...], _atomic(10)] | None = None
     """The last ten changes of desiredReplicas, newest first."""
     recommendations: Annotated[tuple[Recommendation, ...], _atomic(8)] | None = None
@@ -93,8 +96,9 @@ class AutoscalingStatus(Fields):
 
 
 class SloStatus(Fields):
-    """Latency of the requests of the last minute. The numbers change with a decision, or when the
-    attainment has changed by at least five points.
+    """Latency of the requests of the most recent minute that had requests. The numbers are updated
+    with each scaling decision, when the status of SLOMet changes, and when the attainment has
+    changed by at least five points.
     """
 
     ttft_p95: Annotated[int, Field(ge=0)] | None = None
@@ -107,8 +111,8 @@ class SloStatus(Fields):
 
 class RolloutStatus(Fields):
     in_place_since: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    """Time since which each old replica terminates before its successor starts, because no
-    accelerator, quota or volume is free for an additional replica."""
+    """Start of the rollout in place. From this time on, each old replica terminates before its
+    successor starts, because no accelerator, quota or volume is free for an additional replica."""
 
 
 CAUSE_LIMIT = 1024
@@ -119,11 +123,11 @@ class RollbackStatus(Fields):
     time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """Time at which the operator decided on the rollback."""
     revision: Annotated[str, Field(max_length=63)]
-    """Revision that the rollback restores, that of the last complete rollout: the value of the
+    """Revision of the last complete rollout, which the rollback restores. It is the value of the
     label pod-template-hash."""
     failed_pods: Annotated[str, Field(max_length=64)]
     """Digest of the pods whose rollout failed. The rollback ends when the spec describes other
-    pods."""
+    pods, or sets rolloutStrategy.autoRollback to false."""
     reason: Annotated[str, Field(max_length=63)]
     """Cause of the failure, as a reason of the condition Ready."""
     message: Annotated[str, Field(max_length=CAUSE_LIMIT)]
@@ -140,8 +144,9 @@ class LLMServiceStatus(Fields):
             json_schema_extra=keyed_by("type"),
         ),
     ] = ()
-    """Conditions: Ready (the summary), Progressing, Available, ModelReady and, where the load is
-    measured, AutoscalingActive, MetricsAvailable and SLOMet."""
+    """Conditions: Ready (the summary), Progressing, Available and ModelReady; with autoscaling,
+    also AutoscalingActive and MetricsAvailable; with latency objectives, also MetricsAvailable and
+    SLOMet."""
     replicas: Annotated[int, Field(ge=0)] | None = None
     """Number of replicas, including those of an earlier revision."""
     ready_replicas: Annotated[int, Field(ge=0)] | None = None
@@ -151,23 +156,25 @@ class LLMServiceStatus(Fields):
     ready: Annotated[str, Field(max_length=32)] | None = None
     """Ready replicas out of the desired number, such as 1/2."""
     gpus: Annotated[int, Field(ge=0)] | None = None
-    """Total number of GPUs that the replicas request."""
+    """Total number of GPUs that the desired replicas need."""
     selector: Annotated[str, Field(max_length=256)] | None = None
     """Label selector of the pods that serve requests, one per replica. `kubectl scale` and
     autoscalers read it."""
     url: Annotated[str, Field(max_length=512)] | None = None
-    """Address of the API inside the cluster."""
+    """Address of the API inside the cluster; absent while the reason of Ready is NameConflict."""
     engine: EngineStatus | None = None
     """Image and vLLM version of the model servers."""
     rollout: RolloutStatus | None = None
-    """Progress of a rollout in place; absent while new replicas start before old ones terminate."""
+    """State of a rollout of type Auto after the operator has decided to terminate each old replica
+    before its successor starts; absent before this decision and after the rollout."""
     complete_revision: Annotated[str, Field(max_length=63)] | None = None
     """Revision of the pods of the last complete rollout. rolloutStrategy.autoRollback restores
     these pods."""
     rollback: RollbackStatus | None = None
-    """Rollback of the current spec; absent while the pods follow the spec."""
+    """Rollback of the pods of the current spec; absent while no rollback is in effect."""
     autoscaling: AutoscalingStatus | None = None
-    """State of autoscaling; absent without spec.autoscaling."""
+    """State of autoscaling. Without spec.autoscaling, it is absent or contains only an earlier
+    calibration."""
     adapters: Annotated[tuple[AdapterStatus, ...], _atomic(32)] | None = None
     """State of the LoRA adapters; absent without spec.model.adapters."""
     slo: SloStatus | None = None
