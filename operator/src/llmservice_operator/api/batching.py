@@ -64,9 +64,9 @@ class Batching(Fields):
     max_queued_tokens: (
         Annotated[int, Field(ge=1, le=1_000_000_000), EngineFlag("--max-num-queued-tokens")] | None
     ) = None
-    """Number of prompt tokens in one replica that are not completely computed, from which on
-    requests are refused. While requests wait and this number is reached, a new request is refused
-    at once with status 503. Default: no limit."""
+    """Maximum total length, in tokens, of the prompts in one replica that are not completely
+    computed. While this total is reached and requests wait, new requests are refused at once with
+    status 503. Default: no limit."""
 
     rules: ClassVar = (
         Rule(

@@ -20,12 +20,12 @@ _ON_A_CLAIM: Final = "PersistentVolumeClaim"
 
 class Cache(Fields):
     type: Literal["Ephemeral", "PersistentVolumeClaim"]
-    """Storage of the cache. Ephemeral: the node's disk; every replica downloads the model, and a
-    replacement downloads it again. PersistentVolumeClaim: a claim that the replicas share; the
-    first one downloads the model while the others wait."""
+    """Storage of the cache. Ephemeral: the node's disk; every new pod downloads the model.
+    PersistentVolumeClaim: a claim that the replicas share; the first replica downloads the model
+    while the other replicas wait."""
     claim_name: ObjectName | None = None
     """Existing claim in this namespace, as an alternative to size. The replicas need write access
-    to it. Several LLMServices may share a claim."""
+    to the claim. Several LLMServices may share it."""
     size: (
         Annotated[
             Quantity,
@@ -35,8 +35,8 @@ class Cache(Fields):
     ) = None
     """Size of the cache, such as 200Gi. With PersistentVolumeClaim, the operator creates a claim
     NAME-cache of this size. The claim can grow if its storage class allows it, and never shrinks.
-    With Ephemeral, this is the limit of the cache and the default request for ephemeral-storage;
-    the default limit is 1Ti."""
+    With Ephemeral, the size is the limit of the cache, 1Ti by default, and the default request for
+    ephemeral-storage."""
     storage_class_name: ObjectName | None = None
     """Storage class of the claim that the operator creates. Default: the cluster's default
     class."""
@@ -45,8 +45,8 @@ class Cache(Fields):
         Field(max_length=2, json_schema_extra=ATOMIC),
     ] = ()
     """Access modes of the claim that the operator creates. ReadWriteMany: pods on all nodes can
-    mount it. ReadWriteOnce: pods on a single node can mount it, so all replicas must run there.
-    Default: ReadWriteMany."""
+    mount the claim. ReadWriteOnce: only pods on one node at a time can mount it, so all replicas
+    must run on the same node. Default: ReadWriteMany."""
     retention_policy: Literal["Retain", "Delete"] | None = None
     """Deletion policy of the claim that the operator creates. When the LLMService is deleted,
     Retain keeps the claim for a later LLMService of the same name, and Delete deletes it. Default:
@@ -93,12 +93,14 @@ class Cache(Fields):
 
     @property
     def claim_size(self) -> str | None:
-        """Size of the claim that the operator creates; None when it creates none."""
+        """Size of the claim that the operator creates; None when the operator creates no claim."""
         return self.size if self.is_on_a_claim else None
 
     @property
     def node_size(self) -> str | None:
-        """Limit of the cache on a node's disk; None when the spec sets none."""
+        """Limit of the cache on a node's disk; None for a cache on a claim, and when the spec sets
+        no limit.
+        """
         return None if self.is_on_a_claim else self.size
 
     @property

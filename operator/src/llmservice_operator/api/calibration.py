@@ -37,8 +37,9 @@ class Calibration(Fields):
     """Durations of the last cold starts, from the creation of a pod until it is Ready, in seconds;
     oldest first."""
     prompt_lengths: Histogram
-    """Histogram of the prompt lengths; entry i is the number of prompts of more than 2^(i-1) and at
-    most 2^i tokens. Older prompts have less weight."""
+    """Histogram of the prompt lengths. Entry i, counted from 0, is the number of prompts of more
+    than 2^(i-1) and at most 2^i tokens; the last entry counts all longer prompts. Older prompts
+    have less weight."""
     answer_lengths: Histogram
     """Histogram of the answer lengths, in the same form as promptLengths."""
     mean_prompt_tokens: Learned

@@ -1,7 +1,8 @@
 """The conditions of an LLMService, declared once; their reasons are in reasons.py.
 
-There is no phase. Every condition carries the generation that it describes, and its transition time
-changes only with its status. docs/conditions.md is generated from these declarations.
+The status has no phase. Every condition contains the generation of the spec that it describes. The
+transition time of a condition changes only with its status. docs/conditions.md is generated from
+these declarations.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class ConditionType(StrEnum):
     )
     PROGRESSING = (
         "Progressing",
-        "True while pods are being created or replaced; False when the rollout is done or stuck.",
+        "True while pods are being created or replaced; False when the rollout is done, stuck or "
+        "rolled back, or when the operator cannot apply the spec.",
     )
     AVAILABLE = (
         "Available",
@@ -41,14 +43,15 @@ class ConditionType(StrEnum):
     )
     MODEL_READY = (
         "ModelReady",
-        "True once a model server of the current spec has the model in memory; False while it "
-        "loads the model or cannot load it; Unknown until its container runs.",
+        "True while a model server of the current spec has the model in memory and is ready; False "
+        "while the model servers load the model or cannot load it, and after a rollback; Unknown "
+        "in all other cases, such as before a container runs.",
     )
 
     AUTOSCALING_ACTIVE = (
         "AutoscalingActive",
-        "True while the number of replicas follows the load, even at a limit; False while it is "
-        "fixed.",
+        "True while the number of replicas follows the load, even at a limit; False while the "
+        "number does not change.",
         "the operator, every 15 seconds",
         "while spec.autoscaling is absent",
     )
@@ -57,14 +60,15 @@ class ConditionType(StrEnum):
         "True while the metrics server knows the load; False while it does not. An unknown load is "
         "not zero, so the number of replicas does not change meanwhile.",
         "the operator, every 15 seconds",
-        "while neither spec.autoscaling nor a limit in spec.slo needs it",
+        "while spec.autoscaling is absent and spec.slo sets no limit",
     )
     SLO_MET = (
         "SLOMet",
         "True while the share of the last minute's requests within the SLO is at least the "
-        "objective; False while it is lower; Unknown before the first request.",
+        "objective; False while the share is lower; Unknown before the first request. Without new "
+        "requests, the status stays the same.",
         "the operator, every 15 seconds",
-        "while spec.slo sets no limit",
+        "while no latency limit applies: neither one in spec.slo nor a default of autoscaling",
     )
 
     meaning: str
@@ -109,7 +113,7 @@ class Condition(Fields):
     reason: Annotated[str, Field(max_length=63)]
     """Cause of the status, as one CamelCase word."""
     message: Annotated[str, Field(max_length=MESSAGE_LIMIT)] = ""
-    """Cause of the status, as a sentence that says what to change."""
+    """Cause of the status in sentences, with what to change if there is a problem."""
 
     @classmethod
     def following(

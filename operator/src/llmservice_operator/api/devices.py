@@ -98,10 +98,10 @@ class ResourceClaim(Fields):
     ]
     """Name of the claim in the pod."""
     resource_claim_name: ObjectName | None = None
-    """ResourceClaim in the LLMService's namespace, whose devices all replicas share."""
+    """ResourceClaim in the LLMService's namespace. All replicas share its devices."""
     resource_claim_template_name: ObjectName | None = None
-    """ResourceClaimTemplate in the LLMService's namespace, from which each replica gets its own
-    devices."""
+    """ResourceClaimTemplate in the LLMService's namespace. Each replica gets a separate claim, made
+    from it."""
 
     rules: ClassVar = (
         Rule(

@@ -17,9 +17,9 @@ class Engine(EngineFields):
         tuple[ExtraArg, ...],
         Field(max_length=32, json_schema_extra=ATOMIC),
     ] = ()
-    """Additional vLLM flags, one --flag=value per item. Write each flag by its full name, and a
-    switch as --flag=true or --flag=false. The engine's version must have the flag, and the flag
-    must be safe in a shared cluster."""
+    """Additional vLLM flags, one --flag=value per item. Each item needs the full name of the flag.
+    The value of a switch is true or false, such as --flag=true. The engine's version must have the
+    flag, and the flag must be safe in a shared cluster."""
     env: Annotated[
         tuple[EnvironmentVariable, ...],
         Field(

@@ -1,8 +1,8 @@
 """The fields of spec.engine, apart from extraArgs and env.
 
-They are separate from engine.py, because extra_args.py imports them to refuse the flags that they
-set. The engine gets its flags in the order in which the fields are declared here, so moving a field
-restarts every service that sets it.
+These fields are in a separate module, because extra_args.py imports them to refuse the flags that
+they set, and engine.py imports extra_args.py. The engine gets its flags in the order in which the
+fields are declared here, so moving a field restarts every service that sets it.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class KvCacheOffload(Fields):
         EngineFlag("--kv-offloading-size", is_computed=True),
         at_least("1Gi", "must be at least 1Gi: a smaller cache has no effect"),
     ]
-    """Main memory of each replica for KV cache that does not fit on the GPUs, such as 64Gi. The
-    requests and limits in spec.resources must leave room for it."""
+    """Main memory of each replica for KV cache that does not fit on the GPUs, such as 64Gi. Memory
+    requests and limits that spec.resources sets must include this amount."""
 
 
 class KvCache(Fields):
@@ -140,11 +140,12 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """Image of the model servers. Default: the operator's image for the accelerator. Once a
-    replica has been ready with it, the service keeps it when the operator is upgraded."""
+    """Image of the model servers. Default: the operator's image for the accelerator. Once a replica
+    has been ready with a default image, the service keeps this image when the operator is
+    upgraded."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """Pull policy of the image. Default: Always for the tag latest, IfNotPresent for any
-    other tag."""
+    """Pull policy of the image. Default: Always for the tag latest and for an image with neither
+    tag nor digest, IfNotPresent otherwise."""
     image_pull_secrets: Annotated[
         tuple[ImagePullSecret, ...],
         Field(
@@ -161,18 +162,21 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """vLLM version in the image. It decides which flags the engine accepts. If `image` is unset,
-    setting `version` to the operator's vLLM version upgrades the service to the operator's current
-    image. Default: the version chosen when the LLMService was created."""
+    """vLLM version in the image. It decides which flags the engine accepts. If `image` is unset and
+    the service keeps an image with another vLLM version, setting `version` to the operator's vLLM
+    version upgrades the service to the operator's current image. Default: for a default image, the
+    version of that image; for another image, the operator's vLLM version at the time when `image`
+    was set."""
     max_model_len: Annotated[ModelLen, EngineFlag("--max-model-len", is_computed=True)] | None = (
         None
     )
     """Maximum length of a request in tokens, prompt and answer together. Auto: the longest request
-    that the memory has room for, at most the model's own maximum; replicas on GPUs of different
-    sizes then accept different lengths. Default: the model's own maximum."""
+    that the memory has room for, at most the model's own maximum. With Auto, replicas on GPUs of
+    different sizes accept different lengths. Default: the model's own maximum."""
     dtype: Annotated[Dtype, EngineFlag("--dtype")] | None = None
-    """Number format of weights and activations. The earlier spellings in lower case are still
-    accepted. Default: Auto, the format of the weights."""
+    """Number format of weights and activations. The earlier spellings in lower case are also
+    accepted. Default: Auto, the format of the weights, or a 16-bit format if the weights are in
+    Float32 or the hardware does not support their format."""
     quantization: Annotated[Quantization, EngineFlag("--quantization")] | None = None
     """Name of the engine's quantization method for the weights, such as fp8, awq or
     compressed-tensors. Default: the model's own configuration."""
@@ -209,8 +213,8 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """Speculative decoding: a cheap draft proposes tokens and the model checks them. Answers come
-    faster and do not change. Default: off."""
+    """Speculative decoding: a cheap draft proposes tokens, and the model checks them. Answers are
+    faster, and their quality does not change. Default: off."""
     chat_template: (
         Annotated[ChatTemplate, EngineFlag("--chat-template", is_computed=True)] | None
     ) = None
@@ -233,12 +237,12 @@ class EngineFields(Fields):
         | None
     ) = None
     """Seed of the engine's random numbers, for requests that do not set a seed. Answers are not
-    reproducible even with the same seed, because they also depend on the requests that share a
-    step. Default: 0."""
+    reproducible even with the same seed, because they also depend on the other requests in the same
+    engine step. Default: 0."""
     runner: Annotated[Literal["Auto", "Generate", "Pooling"], EngineFlag("--runner")] | None = None
-    """Task of the model. Generate: the model generates text. Pooling: it computes embeddings,
-    scores or classes, on the routes for its task. Default: Auto, the task that the model's files
-    specify."""
+    """Task of the model. Generate: the model generates text. Pooling: the model computes
+    embeddings, scores or classes, on the routes of its task. Default: Auto, the task that the
+    model's files specify."""
     convert: (
         Annotated[Literal["Auto", "None", "Embed", "Classify"], EngineFlag("--convert")] | None
     ) = None
@@ -250,15 +254,15 @@ class EngineFields(Fields):
         EngineFlag("--allowed-media-domains", is_computed=True, accepted_in_extra_args=True),
     ] = ()
     """Hosts from which the server fetches the images, videos and audio files that requests refer
-    to. The server never reads them from a local path. The NetworkPolicy must allow the hosts, too.
-    Default: every host that the NetworkPolicy allows."""
+    to. The server never reads such files from a local path. The NetworkPolicy must also allow the
+    hosts. Default: every host that the NetworkPolicy allows."""
     logits_processors: Annotated[
         tuple[LogitsProcessor, ...],
         Field(max_length=8, json_schema_extra=ATOMIC),
         EngineFlag("--logits-processors", is_computed=True),
     ] = ()
-    """Classes that change the probabilities of tokens, from Python packages in the image. The names
-    of vLLM's own classes start with `vllm.`; any other class requires engine.image."""
+    """Classes of Python packages in the image that change the probabilities of tokens. The names of
+    vLLM's own classes start with `vllm.`; any other class requires engine.image."""
     loading: (
         Annotated[Loading, EngineFlag("--model-loader-extra-config", is_computed=True)] | None
     ) = None

@@ -54,7 +54,7 @@ def is_refused_variable(name: str) -> bool:
     """Return whether the variable could run foreign code, reach other GPUs, or conflict with the
     operator.
 
-    Patterns of names decide, so that variables of future versions are refused too.
+    The check compares the name with patterns, so that it also refuses variables of future versions.
     """
     return _REFUSED_FORM.fullmatch(name) is not None
 
@@ -90,8 +90,8 @@ class EnvironmentVariable(Fields):
             holds=lambda name: not is_refused_variable(name),
         ),
     ]
-    """Name of the variable. Variables that the operator sets are refused, and so are variables that
-    load code or reach other GPUs."""
+    """Name of the variable. Variables that the operator sets are refused. Variables that load code
+    or give access to other GPUs are also refused."""
     value: Annotated[str, Field(max_length=4096)] | None = None
     """Value of the variable, visible to everyone with read access to the LLMService. Use valueFrom
     for secrets. $(NAME) expands to the value of the variable NAME, as in every pod."""

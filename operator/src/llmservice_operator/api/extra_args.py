@@ -85,13 +85,16 @@ def is_refused(flag: str) -> bool:
     """Return whether the flag could run foreign code, open files or ports, or conflict with the
     operator.
 
-    Patterns of names decide, so that flags of future vLLM versions are refused too.
+    The check compares the name with patterns, so that it also refuses flags of future vLLM
+    versions.
     """
     return flag not in FLAGS_WITH_A_FIELD and (flag in SET_BY or has_refused_form(flag))
 
 
 def has_refused_form(flag: str) -> bool:
-    """Return whether a pattern of refused names matches the flag, even if a field sets it."""
+    """Return whether a pattern of refused names matches the flag, whether or not a field sets the
+    flag.
+    """
     return _REFUSED_FORM.fullmatch(flag) is not None
 
 

@@ -33,11 +33,14 @@ VALIDATIONS = "x-kubernetes-validations"
 """Key of the CEL rules in a schema."""
 
 ATOMIC: Final[dict[str, JsonValue]] = {"x-kubernetes-list-type": "atomic"}
-"""Schema of a list that has one owner. A client that changes an item sends the whole list."""
+"""Schema of a list that has one field manager as owner. A client that changes an item sends the
+whole list."""
 
 
 def keyed_by(*fields: str) -> dict[str, JsonValue]:
-    """Return the schema of a list whose items each have an owner and are identified by `fields`."""
+    """Return the schema of a list whose items are identified by `fields`. Each item may have a
+    different owner.
+    """
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [*fields]}
 
 
@@ -125,8 +128,8 @@ def _publish_rules(schema: dict[str, Any], model: type[Fields]) -> None:
 class Fields(BaseModel):
     """Base class of every object in the resource: frozen, camelCase in YAML, snake_case in Python.
 
-    Unknown fields are ignored: the API server has already refused unknown fields, and a newer CRD
-    may have fields that this operator does not know.
+    Unknown fields are ignored. The API server has already refused or dropped the fields that its
+    CRD does not have, and a newer CRD may have fields that this operator does not know.
     """
 
     model_config = ConfigDict(
@@ -156,8 +159,8 @@ def _broken(rule: Rule) -> InitErrorDetails:
 
 
 _PLAIN_QUANTITY = "([0-9]{1,15}([.][0-9]{1,3})?(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?|[0-9]{1,15}m)"
-"""Pattern of the quantities that Kubernetes stores unchanged. Kubernetes rounds amounts finer than
-a thousandth, so the stored object would differ from the applied one for ever."""
+"""Pattern of the quantities whose amount Kubernetes stores unchanged. Kubernetes rounds amounts
+finer than a thousandth, so the stored object would always differ from the applied one."""
 _LARGEST_QUANTITY = "1Pi"
 _QUANTITY = re.compile("([0-9]+(?:[.][0-9]+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 _POWERS = {suffix: power for power, suffix in enumerate("kMGTPE", start=1)}
@@ -169,8 +172,8 @@ GIB: Final = 1024**3
 def quantity_value(text: str | int) -> Decimal | None:
     """Return the amount of a Kubernetes quantity such as 500m or 2Gi.
 
-    Return None for a text that is not a quantity, and for exponent notation, which this API does
-    not accept.
+    Return None for a text that is not a quantity. Exponent notation, such as 1e3, is not accepted
+    as a quantity.
     """
     match = _QUANTITY.fullmatch(str(text))
     if match is None:
@@ -191,8 +194,9 @@ def _is_at_most(text: str, largest: str) -> bool:
 def _quantity_text(value: JsonValue) -> JsonValue:
     """Return a whole number as text, and any other value unchanged.
 
-    Raises PydanticCustomError for a number with a fraction. The API server refuses it, too, because
-    a structural schema can allow integers and strings in one field, but no other numbers.
+    Raises PydanticCustomError for a number with a fraction. The API server also refuses such a
+    number, because a structural schema can allow integers and strings in one field, but no other
+    numbers.
     """
     if isinstance(value, float) and not value.is_integer():
         message = (

@@ -26,14 +26,16 @@ class EngineFlag:
     name: str
     """Full name, with its dashes."""
     also: tuple[str, ...] = ()
-    """Further flags that set the same thing or a part of it. extraArgs refuses them."""
+    """Other flags of the engine that set the same property or a part of it. extraArgs refuses these
+    flags."""
     words: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Engine's word for each value of the field. Any other value is written in lower case."""
+    """The engine's word for some values of the field. A value without an entry is written in lower
+    case."""
     is_computed: bool = False
     """Whether desired/engine_args.py computes the value from more than this field."""
     accepted_in_extra_args: bool = False
-    """Whether extraArgs still accepts the flag. It does if it accepted the flag before the field
-    existed, because stored services may contain it."""
+    """Whether extraArgs also accepts the flag. This is the case for a flag that extraArgs accepted
+    before the field existed, because stored services may contain the flag there."""
 
     @property
     def refused_in_extra_args(self) -> tuple[str, ...]:
@@ -53,7 +55,7 @@ class FlagField:
     default: Any
     """Default of the schema. A field with this value counts as unset."""
     has_words: bool
-    """Whether the field takes one of a few CamelCase words."""
+    """Whether the value of the field is one of several fixed CamelCase words."""
 
     def is_set(self, spec: Fields) -> bool:
         """Return whether the spec sets this field to a value other than the default of the
@@ -62,7 +64,7 @@ class FlagField:
         return self._stored(spec) is not None
 
     def value(self, spec: Fields) -> str | int | bool | None:
-        """Return the value that the field alone gives the engine; None when the field is not
+        """Return the value that the engine gets from this field alone; None when the field is not
         set.
         """
         value: str | int | bool | None = self._stored(spec)

@@ -151,7 +151,7 @@ class LabelSelector(Fields):
     match_labels: Annotated[Mapping[_Key, LabelValue], Field(max_length=16), KEYS_ARE_VALID] = (
         Field(default_factory=dict)
     )
-    """Labels that must all be present."""
+    """Labels that an object must have, each with the given value."""
     match_expressions: Annotated[
         tuple[LabelRequirement, ...],
         Field(max_length=8, json_schema_extra=ATOMIC),

@@ -1,8 +1,9 @@
 """The load report of one LLMService: `GET /v1/scaling/{namespace}/{name}` of the metrics server.
 
-The operator uses the report for the status, the deletion costs and the provider Direct. KEDA reads
-its `demandPercent`. Null always means unknown, and never zero. The metrics server and the operator
-may have different versions, so reasons are plain texts and unknown fields are ignored.
+The operator uses the report for the status, the deletion costs, the provider Direct and the mode
+Recommend. KEDA reads the total of the service's metric from it, by default `demandPercent`. An
+unknown number is null, never zero. The metrics server and the operator may have different versions,
+so reasons are plain texts and unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ class ReplicaLoad(Fields):
     replica's GPUs."""
     adapters: tuple[ReplicaAdapter, ...] | None = None
     """LoRA adapters that the replica has loaded or tries to load; null if its model server does not
-    report adapters."""
+    report adapters or does not respond."""
     utilization_percent: float | None = None
-    """Effective GPU utilization: the work in percent of the work that the replica sustains within
-    the SLO."""
+    """Effective GPU utilization: the present work of the replica, in percent of the work that it
+    sustains within the SLO."""
 
 
 class ExternalMetrics(Fields):
@@ -83,8 +84,8 @@ class LoadReport(Fields):
     at: float
     """Time of the report, in seconds since 1970."""
     demand_percent: float | None
-    """Total load in percent of one replica: 170 is two replicas at 85 %. Null: unknown, so the
-    number of replicas does not change."""
+    """Total load in percent of one replica: 170 means two replicas at 85 %. Null means that the
+    load is unknown, so the number of replicas does not change."""
     target_percent: float
     """Target load of one replica in percent. The number of replicas is the demand divided by it."""
     missing: str | None = None
@@ -97,8 +98,8 @@ class LoadReport(Fields):
     missing_replicas: int = 0
     """Ready replicas that have not answered for 15 seconds or more."""
     capacity_requests_per_second: float | None = None
-    """Rate that one replica sustains within the SLO, in requests like the recent ones per
-    second."""
+    """Request rate that one replica sustains within the SLO, in requests per second, for requests
+    similar to the recent ones."""
     capacity_factor: float | None = None
     """Correction of the modelled capacity by the measured SLO misses."""
     cold_start_seconds: float
@@ -110,8 +111,8 @@ class LoadReport(Fields):
     is_bursty: bool = False
     """Whether the load of the last ten minutes came in bursts."""
     attainment_percent: float | None = None
-    """Requests of the last minute that met the SLO, in percent of those whose latency was compared
-    with it."""
+    """Requests that met the SLO, in percent of the last minute's requests whose latency was
+    compared with the SLO."""
     ttft_p95_milliseconds: float | None = None
     """95th percentile of the time to first token of the requests of the last minute."""
     itl_p95_milliseconds: float | None = None
@@ -120,7 +121,8 @@ class LoadReport(Fields):
     """Queued work in seconds of one replica, including the work that queues up until new replicas
     serve."""
     gpu_duty_cycle_percent: float | None = None
-    """Sum of the Ready replicas' duty cycles: the metric GPUDutyCycle. Null without GPUs."""
+    """Sum of the Ready replicas' duty cycles: the metric GPUDutyCycle. Null without GPUs, or while
+    unknown."""
     kv_cache_percent: float | None = None
     """Sum of the Ready replicas' KV cache use: the metric KVCacheUsage."""
     requests_waiting: float | None = None

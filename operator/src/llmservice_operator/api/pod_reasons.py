@@ -97,7 +97,7 @@ DEVICE_UNAVAILABLE: Final = Facts(
 POD_REJECTED: Final = Facts(
     "PodRejected",
     Source.POD,
-    "The kubelet refused the pod that the scheduler had assigned to its node.",
+    "The kubelet refused the pod after the scheduler had assigned the pod to its node.",
     "Look at `kubectl describe node` of the node that the message names. Correct spec.template or "
     "spec.resources if they do not suit the node.",
     rank=Rank.NODE,
@@ -117,7 +117,7 @@ SIDECAR_NOT_READY: Final = Facts(
     "The model server is ready, but another container of the pod is not. Or an init container "
     "fails, so that the model server cannot start.",
     "Look at `kubectl logs deploy/NAME -c CONTAINER` with the container that the message names. "
-    "The operator adds no such container: it comes from an admission webhook of the cluster.",
+    "The container comes from an admission webhook of the cluster, not from the operator.",
     rank=Rank.READINESS,
 )
 ROLLED_BACK: Final = Facts(
@@ -125,6 +125,6 @@ ROLLED_BACK: Final = Facts(
     Source.OPERATOR,
     "The rollout of the current spec failed, and spec.rolloutStrategy.autoRollback restored the "
     "earlier pods.",
-    "Correct the spec: a change that changes the pods starts a new rollout. To try the same pods "
+    "Correct the spec: a change that affects the pods starts a new rollout. To try the same pods "
     "again, set spec.rolloutStrategy.autoRollback to false.",
 )

@@ -65,12 +65,13 @@ def _request_within_limit(field: str) -> Rule:
 
 class Resources(Fields):
     requests: ResourceAmounts | None = None
-    """Resources that a node must have free for each replica. Default: the limits. Default for a
-    resource without a limit: on GPUs, 1 core and 4Gi of memory per GPU, plus
-    engine.kvCache.offload.cpu; on a CPU, 500m and 2Gi; for ephemeral-storage, model.cache.size."""
+    """Resources that a node must have free for each replica. Default for a resource with a limit:
+    the limit. Default without a limit: on GPUs, 1 core per GPU, and 4Gi of memory per GPU plus
+    engine.kvCache.offload.cpu; on a CPU, 500m cores and 2Gi of memory; for ephemeral-storage,
+    model.cache.size of an Ephemeral cache."""
     limits: ResourceAmounts | None = None
-    """Maximum resources of each replica. On a CPU, the memory limit must have room for the whole
-    model; on GPUs, for the loading buffers."""
+    """Maximum resources of each replica. On a CPU, the memory limit must have room for the weights
+    and the KV cache; on GPUs, for the loading buffers. Default: no limits."""
     extended: ExtendedResources = Field(default_factory=dict)
     """Extended resources of each replica by their names, as equal requests and limits: devices,
     such as rdma/hca: 1, and huge pages, such as hugepages-2Mi: 1Gi. GPUs are set in
@@ -93,7 +94,8 @@ class Toleration(Fields):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Effect of the taint. Default: all effects."""
     toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
-    """Time in seconds that a pod stays after a NoExecute taint appears. Default: for ever."""
+    """Time in seconds that a pod stays on a node after the NoExecute taint appears. Default: no
+    limit."""
 
     rules: ClassVar = (
         Rule(
@@ -119,7 +121,9 @@ class Toleration(Fields):
     )
 
     def covers_every_taint_of(self, key: str) -> bool:
-        """Return whether every NoSchedule taint of this key is tolerated, whatever its value."""
+        """Return whether this toleration covers every NoSchedule taint with the key, whatever its
+        value.
+        """
         return (
             self.operator == "Exists"
             and self.key in (None, key)
@@ -152,8 +156,8 @@ class Template(Fields):
     ] = ()
     """Rules for spreading the replicas across nodes, zones or other domains."""
     priority_class_name: ObjectName | None = None
-    """PriorityClass of the pods. If too few GPUs are free, pods of a higher class preempt pods of a
-    lower class. Default: the cluster's default class."""
+    """PriorityClass of the pods. If no node has enough free resources for a pod, the pod may
+    preempt pods with a lower priority. Default: the cluster's default class."""
     runtime_class_name: ObjectName | None = None
     """RuntimeClass of the pods, such as nvidia. Default: the node's default runtime."""
     scheduler_name: ObjectName | None = None
@@ -161,7 +165,8 @@ class Template(Fields):
     service_account_name: ObjectName | None = None
     """ServiceAccount of the pods, for policies and cloud identities. Its token is not mounted,
     because the model server never calls the API server. If the chart's admission policy is on,
-    setting it requires permission to create pods. Default: the ServiceAccount `default`."""
+    setting this field, or changing engine.image while it is set, requires permission to create
+    pods. Default: the ServiceAccount `default`."""
     labels: Labels = Field(default_factory=dict)
     """Additional labels of the pods."""
     annotations: Annotations = Field(default_factory=dict)

@@ -22,10 +22,10 @@ class Source(StrEnum):
 class Rank(IntEnum):
     """Order in which the problems of replicas are reported: the lowest rank wins.
 
-    The message of a container that ran is the most useful. Problems that keep containers from
-    running come next, from the last steps of a pod's startup to the first ones. Problems that only
-    take time are last. If two problems have the same rank, the alphabetical order of their reasons
-    decides.
+    The message of a container that ran is the most useful, so it comes first. Problems that keep
+    containers from running come next, in the reverse order of the steps of a pod's startup.
+    Problems that are solved by waiting are last. If two problems have the same rank, the
+    alphabetical order of their reasons decides.
     """
 
     LAST_WORDS = auto()
@@ -47,10 +47,11 @@ class Rank(IntEnum):
 
 
 class Subject(StrEnum):
-    """Subject of a reason, if other conditions depend on it."""
+    """Subject of a reason. Conditions other than Ready also depend on the subject."""
 
     MODEL = "model"
-    """A container has tried to load the model and has failed."""
+    """A container loads the model, or has failed to load or serve it. The condition ModelReady is
+    then False."""
     ROOM = "room"
     """The cluster has no room for a replica."""
 
@@ -70,13 +71,13 @@ class Facts:
     meaning: str
     """Description of the situation that the reason names, in sentences."""
     hint: str
-    """Advice on what to change, in sentences. Messages end with it."""
+    """Advice on what to change, in sentences. Messages about a problem end with it."""
     rank: Rank = Rank.NONE
     is_normal: bool = False
     """Whether an Event about the reason has the type Normal, instead of Warning."""
     is_transient: bool = False
-    """Whether a restart may solve the problem. If so, the problem is not reported while the
-    container runs again after its first exit."""
+    """Whether a restart may solve the problem. Such a problem is not reported while the container
+    runs again after its first exit."""
     about: Subject | None = None
 
     def __post_init__(self) -> None:

@@ -53,7 +53,8 @@ class Reason(StrEnum):
     SCALED_TO_ZERO = Facts(
         "ScaledToZero",
         Source.COUNTS,
-        "No replica is desired: spec.replicas is 0.",
+        "No replica is desired: spec.replicas is 0, or another client has scaled the Deployment to "
+        "0.",
         "Set spec.replicas to 1 or more to serve the model.",
         is_normal=True,
     )
@@ -141,8 +142,9 @@ class Reason(StrEnum):
         "ImagePullError",
         Source.POD,
         "The node cannot pull the image.",
-        "Correct spec.engine.image, or the chart values server.gpuImage and server.cpuImage if "
-        "it is unset. For a private registry, name a Secret in spec.engine.imagePullSecrets.",
+        "Correct spec.engine.image, or, if it is unset, the chart value server.gpuImage, "
+        "server.amdImage or server.cpuImage. For a private registry, name a Secret in "
+        "spec.engine.imagePullSecrets.",
         rank=Rank.IMAGE,
     )
     CONFIG_MAP_MISSING = Facts(
@@ -173,8 +175,8 @@ class Reason(StrEnum):
     CRASH_LOOP = Facts(
         "CrashLoop",
         Source.POD,
-        "The container exits again and again without a reason; the message quotes the end of its "
-        "log.",
+        "The container exits again and again and reports no reason; the message quotes the end of "
+        "its log.",
         "Look at `kubectl logs --previous deploy/NAME`, and check spec.engine.",
         rank=Rank.CRASH,
         is_transient=True,
@@ -287,7 +289,8 @@ class Reason(StrEnum):
     )
     ENGINE_HUNG = from_model_server(
         "EngineHung",
-        "The engine made no step for spec.serving.engineHangSeconds while requests waited.",
+        "The engine completed no step for spec.serving.engineHangSeconds while requests waited for "
+        "one.",
         "Look at `kubectl logs --previous deploy/NAME`. If a step may take that long, raise "
         "spec.serving.engineHangSeconds.",
         is_transient=True,
@@ -339,7 +342,8 @@ class Reason(StrEnum):
         "ObjectRefused",
         Source.OPERATOR,
         "The API server refuses an object of the service: an admission webhook, a policy, a "
-        "LimitRange or a quota forbids it. Every other object of the service is applied.",
+        "LimitRange or a quota forbids it. The operator still applies every other object of the "
+        "service.",
         "Correct the field that the message names, or change the policy. The operator tries again "
         "every minute.",
     )
@@ -368,7 +372,7 @@ class Reason(StrEnum):
         "FieldConflict",
         Source.OPERATOR,
         "Another client repeatedly reverts a field that the operator sets. The operator waits "
-        "before it writes the object again, each time longer, up to 5 minutes.",
+        "before it writes the object again, longer after each write, and at most 5 minutes.",
         "Remove the field from the object that the other field manager applies, or set the field "
         "in the spec of the LLMService to the same value.",
     )
@@ -408,8 +412,8 @@ class Reason(StrEnum):
     NO_CAPACITY = Facts(
         "NoCapacity",
         Source.LOAD,
-        "The load needs more replicas than become ready: the cluster has no room for them, or a "
-        "new replica was not ready after three times the usual cold start.",
+        "The load needs more replicas than are ready: the cluster has no room for them, or a new "
+        "replica was not ready after three times the usual cold start.",
         "Add nodes if room is missing, or lower spec.autoscaling.maxReplicas to a number that "
         "fits. The condition Ready names the obstacle.",
     )
@@ -424,7 +428,7 @@ class Reason(StrEnum):
         "WaitingForTraffic",
         Source.LOAD,
         "The load is not known yet: no replica is ready, too few requests have been answered, or "
-        "the first minute is not over.",
+        "the metrics server has watched the replicas for less than a minute.",
         "Wait, or send requests.",
         is_normal=True,
     )

@@ -102,12 +102,13 @@ class NodeAffinity(Fields):
     preferred_during_scheduling_ignored_during_execution: Annotated[
         tuple[PreferredNodes, ...], Field(max_length=8, json_schema_extra=ATOMIC)
     ] = ()
-    """Preferences. The scheduler chooses the node with the largest sum of weights."""
+    """Preferences. The scheduler adds the weights of the preferences that a node meets to the score
+    of the node, and chooses the node with the highest score."""
 
 
 class PodTerm(Fields):
     label_selector: LabelSelector | None = None
-    """Pods in this namespace that the term refers to. Default: none."""
+    """Pods in this namespace that the term refers to. Default: no pods."""
     topology_key: LabelKey
     """Key of a node label, such as kubernetes.io/hostname. Nodes with the same value form one
     domain."""
@@ -133,7 +134,8 @@ class PodAffinity(Fields):
     preferred_during_scheduling_ignored_during_execution: Annotated[
         tuple[PreferredPods, ...], Field(max_length=8, json_schema_extra=ATOMIC)
     ] = ()
-    """Preferences. The scheduler chooses the domain with the largest sum of weights."""
+    """Preferences. The scheduler adds the weights of the preferences that a domain meets to the
+    scores of its nodes, and chooses the node with the highest score."""
 
 
 class Affinity(Fields):
@@ -153,7 +155,7 @@ class TopologySpreadConstraint(Fields):
     domain."""
     when_unsatisfiable: Literal["DoNotSchedule", "ScheduleAnyway"]
     """Behavior when no domain satisfies maxSkew. DoNotSchedule: the replica waits. ScheduleAnyway:
-    it runs where the skew is smallest."""
+    the scheduler prefers the domains in which the skew is smallest."""
     label_selector: LabelSelector | None = None
     """Pods that are counted. Default: the pods of this LLMService and of the same revision."""
     match_label_keys: LabelKeys = ()

@@ -38,13 +38,14 @@ class ServerDefaults(Fields):
     model_config = ConfigDict(extra="forbid")
 
     ca_bundle: KeySource | None = None
-    """CA bundle for services that set none. The ConfigMap or Secret must exist in each of their
-    namespaces."""
+    """CA bundle for services without spec.caBundle. The ConfigMap or Secret must exist in the
+    namespace of each of these services."""
     proxy: Proxy = Proxy()
-    """Proxy for services that set no such variable in engine.env."""
+    """Proxy for the model servers. A proxy variable in engine.env takes precedence over the same
+    variable here."""
     image_pull_secrets: tuple[ImagePullSecret, ...] = ()
-    """Pull secrets for services that set none. The Secrets must exist in each of their
-    namespaces."""
+    """Pull secrets for services without engine.imagePullSecrets. The Secrets must exist in the
+    namespace of each of these services."""
     amd_groups: tuple[Annotated[int, Field(ge=1, le=2**31 - 1)], ...] = ()
     """IDs of the groups that may open the device files of AMD GPUs on their nodes."""
     user_ids: Literal["Fixed", "Namespace"] = "Fixed"

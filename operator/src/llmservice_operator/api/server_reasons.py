@@ -12,7 +12,7 @@ HUB_OVERLOADED: Final[Facts] = from_model_server(
     "HubOverloaded",
     "The hub limits the rate of requests or is overloaded, and the model is not in the cache.",
     "Name a Secret with a token in spec.model.credentialsSecretRef, because the hub grants more "
-    "requests with one. Or set the chart value model.hubEndpoint to a mirror. With "
+    "requests with one. Or set the chart value model.hubEndpoint to a mirror. With a claim in "
     "spec.model.cache, only one replica downloads.",
 )
 HUB_BROKEN: Final[Facts] = from_model_server(
@@ -39,7 +39,7 @@ STORAGE_FULL: Final[Facts] = from_model_server(
     "StorageFull",
     "The volume that the model server writes to is full, or its quota is used up.",
     "Free space on the volume, or raise spec.model.cache.size. A claim of spec.model.cache must "
-    "have room for the weights of the model, and also for compiled kernels if they are shared.",
+    "have room for the weights of the model, and with compileCache also for compiled kernels.",
 )
 STORAGE_ACCESS_DENIED: Final[Facts] = from_model_server(
     "StorageAccessDenied",

@@ -72,7 +72,7 @@ class Ngram(Fields):
     prompt_lookup_min: Annotated[int, Field(ge=1, le=64)] = 1
     """Minimum number of tokens that must match. A higher number gives fewer but better guesses."""
     prompt_lookup_max: Annotated[int, Field(ge=1, le=64)]
-    """Number of tokens to match first, before shorter matches are tried."""
+    """Maximum number of tokens to match. The longest match within the two limits is used."""
 
     rules: ClassVar = (
         Rule(
@@ -88,8 +88,8 @@ class ScheduleStep(Fields):
     min_batch_size: Annotated[int, Field(ge=1, le=65_536)]
     """Smallest number of concurrent requests that this step applies to."""
     max_batch_size: Annotated[int, Field(ge=1, le=65_536)]
-    """Largest number of concurrent requests that this step applies to. If there are more requests
-    than any step covers, the last step applies."""
+    """Largest number of concurrent requests that this step applies to. If no step covers the number
+    of requests, the step with the next lower numbers applies."""
     num_speculative_tokens: Annotated[int, Field(ge=0, le=MAX_SPECULATIVE_TOKENS)]
     """Number of tokens to guess in this step of the schedule; 0 pauses speculation."""
 
@@ -113,27 +113,29 @@ class SpeculativeDecoding(Fields):
     method: Literal[
         "Ngram", "Suffix", "DraftModel", "Eagle", "Eagle3", "MTP", "Medusa", "DFlash", "DSpark"
     ]
-    """Source of the guesses. Ngram: text that recurs in the prompt. Suffix: text that recurs in the
-    prompt or in earlier answers. DraftModel: a small model with the same vocabulary. Eagle, Eagle3,
-    Medusa, DFlash and DSpark: heads trained for the model. MTP: the model's own prediction
-    layers."""
+    """Source of the guesses. Ngram: text that recurs in the request, its prompt or its answer.
+    Suffix: text that recurs in the request or in earlier answers. DraftModel: a small model with
+    the same vocabulary. Eagle, Eagle3, Medusa, DFlash and DSpark: heads trained for the model. MTP:
+    the model's own prediction layers."""
     num_speculative_tokens: Annotated[int, Field(ge=1, le=MAX_SPECULATIVE_TOKENS)]
-    """Number of tokens to guess in an engine step. 3 to 5 suit most models. Every wrong guess is
-    wasted computation."""
+    """Number of tokens to guess in an engine step. Most models work well with 3 to 5. Every wrong
+    guess wastes computation."""
     draft_model: DraftModel | None = None
     """Draft model or head, for all methods except Ngram and Suffix. Without it, MTP and DSpark use
     the layers in the model's own checkpoint."""
     ngram: Ngram | None = None
-    """Length of the text that the method Ngram matches. Default: exactly 5 tokens."""
+    """Length of the text that the method Ngram looks for in the earlier text. Default: 5 tokens,
+    neither more nor fewer."""
     schedule: Annotated[
         tuple[ScheduleStep, ...],
         Field(max_length=8, json_schema_extra=ATOMIC),
     ] = ()
-    """Number of tokens to guess, by the number of concurrent requests. Guessing makes a few
-    requests faster, but many requests slower. Default: always numSpeculativeTokens."""
+    """Number of tokens to guess, by the number of concurrent requests. Guessing speeds up answers
+    while few requests run, and slows them down while many requests run. Default: always
+    numSpeculativeTokens."""
     max_model_len: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Maximum length in tokens of a request that the draft guesses for; longer requests get no
-    guesses. Default: the model's own limit."""
+    """Length of a request in tokens up to which the draft makes guesses; longer requests get no
+    guesses. Default: the smaller of the limits of the draft and of the model."""
     draft_sampling: Literal["Greedy", "Probabilistic"] | None = None
     """Choice of the guessed tokens. Greedy: the likeliest. Probabilistic: by the draft's own
     probabilities, which needs more GPU memory. Default: Greedy."""

@@ -21,8 +21,8 @@ def _streams(spec: LLMServiceSpec) -> bool:
 
 
 def _holds_something(spec: LLMServiceSpec) -> bool:
-    """Return whether the cache is not on a claim, or its claim stores kernels or downloads from a
-    hub.
+    """Return whether the cache, if it is on a claim, stores anything: kernels or downloads from a
+    hub. True for a cache that is not on a claim.
     """
     cache = spec.model.cache
     return (

@@ -27,7 +27,9 @@ class TerminationMessage(Fields):
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return the message; None when the text is anything else, such as the end of a log."""
+        """Return the message; None when the text is not such a message, for example when it is the
+        end of a log.
+        """
         try:
             return cls.model_validate_json(text)
         except ValidationError:

@@ -1,4 +1,4 @@
-"""Advises which field to set instead of an unknown one, because users paste settings of other
+"""Advises which field to set instead of an unknown field. Users often paste settings of other
 projects.
 """
 
@@ -73,8 +73,8 @@ ADVICE: Final[Mapping[str, tuple[str, ...]]] = {
     "remove it, because the operator sizes /dev/shm itself": ("shmSize",),
     "remove it, because the Service object spreads the requests": ("loadBalancing", "routerSpec"),
 }
-"""Each piece of advice, with the field names of other projects and of Kubernetes to which it
-applies."""
+"""Each piece of advice, with the field names that it is about. The names are those of other
+projects and of Kubernetes."""
 
 _BY_NAME: Final[Mapping[str, str]] = {
     name: advice for advice, names in ADVICE.items() for name in names
