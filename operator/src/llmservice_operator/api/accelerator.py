@@ -146,8 +146,8 @@ class Parallelism(Fields):
     """Number of GPUs that each layer is split across. This split is the fastest on GPUs with fast
     links. Default: accelerator.count divided by pipeline and by data, or 1 if count is unset."""
     pipeline: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--pipeline-parallel-size")] = 1
-    """Number of groups that the layers are divided into, each on its own GPUs. This split suits
-    GPUs with slow links."""
+    """Number of groups that the layers are divided into. Each group runs on separate GPUs. This
+    split suits GPUs with slow links."""
     data: Annotated[int, Field(ge=1, le=MAX_GPUS), EngineFlag("--data-parallel-size")] = 1
     """Number of copies of the model inside one replica. The replica distributes its requests among
     the copies. Copies are useful for mixture-of-experts models with expert: true; for other models,

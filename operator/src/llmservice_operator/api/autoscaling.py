@@ -126,9 +126,10 @@ class Slo(Fields):
     """Latency limits of a request. Without a limit, no attainment is measured."""
 
     ttft_milliseconds: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
-    """Maximum time from the arrival of a request to its first token, in milliseconds."""
+    """Maximum time from the arrival of a request to its first token, in milliseconds. Default: no
+    limit."""
     itl_milliseconds: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
-    """Maximum mean time between two tokens of an answer, in milliseconds."""
+    """Maximum mean time between two tokens of an answer, in milliseconds. Default: no limit."""
     objective_percent: Annotated[int, Field(ge=50, le=99)] = 95
     """Target percentage of requests within the limits that are set."""
 

@@ -33,8 +33,8 @@ class ChatTemplate(Fields):
     ) = None
     """Jinja template. A change replaces the pods."""
     config_map_key_ref: ConfigMapKey | None = None
-    """Key of a ConfigMap that contains the template. A pod reads the template only when it starts.
-    To roll out a new template, refer to another key or ConfigMap."""
+    """Key of a ConfigMap that contains the template. A model server reads the template only when it
+    starts. To roll out a new template, refer to another key or ConfigMap."""
 
     rules: ClassVar = (
         Rule(

@@ -122,8 +122,9 @@ class KvCache(Fields):
         ]
         | None
     ) = None
-    """Number format of the KV cache. With FP8, the cache has room for twice as many tokens, at a
-    small loss of precision. Default: Auto, the model's own format."""
+    """Number format of the KV cache. With an FP8 format, the cache has room for twice as many
+    tokens as with a 16-bit format, at a small loss of precision. Default: Auto, the model's own
+    format."""
     offload: KvCacheOffload | None = None
     """Offloading of the KV cache when GPU memory is full."""
 
@@ -193,8 +194,8 @@ class EngineFields(Fields):
     """Percentage of each GPU's memory that the engine uses for weights and KV cache. Default: the
     engine's default, 92."""
     parallelism: Parallelism | None = None
-    """Split of the model across the GPUs of a replica. Default: tensor parallelism across all of
-    them."""
+    """Split of the model across the GPUs of a replica. Default: tensor parallelism across all GPUs
+    of the replica."""
     batching: Batching | None = None
     """Numbers of requests and tokens that the engine processes at once."""
     prefix_caching: PrefixCaching | None = None

@@ -17,10 +17,10 @@ class Startup(Fields):
     # The default is an estimate: 140 GB (70B parameters in bf16) at 1 Gbit/s take 19 minutes, plus
     # loading and compiling.
     timeout_seconds: Annotated[int, Field(ge=60, le=86_400)] = 1800
-    """Maximum time in seconds from the start of the container until the replica is ready. It
-    includes the download, also that of another replica into a shared cache, loading, compilation
-    and the smoke test. After that time, the container restarts and keeps the files that it has
-    downloaded. Raise the value for a large model or a slow network."""
+    """Maximum time in seconds from the start of the container until the replica is ready. This time
+    includes the download, loading, compilation and the smoke test, and with a shared cache the wait
+    for the replica that downloads the model. After that time, the container restarts and keeps the
+    files that it has downloaded. Raise the value for a large model or a slow network."""
 
 
 def _is_re2(pattern: str) -> bool:
@@ -144,7 +144,7 @@ class RolloutStrategy(Fields):
     terminates. If a new replica waits 60 seconds for an accelerator, a volume or quota that an old
     replica uses, each old replica terminates before its successor starts. With a single replica,
     the service is then unavailable until the successor is ready. If the operator creates the claim
-    of the model cache and model.cache.accessModes is ReadWriteOnce alone, each old replica
+    of the model cache and model.cache.accessModes contains only ReadWriteOnce, each old replica
     terminates first from the beginning of the rollout. RollingUpdate: maxSurge and maxUnavailable
     set the order, however long a new replica waits. Recreate: all old replicas terminate before a
     new one starts."""

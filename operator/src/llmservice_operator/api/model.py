@@ -70,8 +70,8 @@ class Model(Fields):
     uri: Annotated[ModelUri, EngineFlag("--model", is_computed=True)]
     """Source of the model. hf://ORGANISATION/NAME is a model on the Hugging Face Hub.
     pvc://CLAIM/PATH is a folder on a PersistentVolumeClaim of this namespace, mounted read-only.
-    s3://BUCKET/PATH is a folder of an object store with an S3 API, whose weights are streamed into
-    the engine at every start."""
+    s3://BUCKET/PATH is a folder of an object store with an S3 API. The weights in this folder are
+    streamed into the engine at every start."""
     name: Annotated[ServedName, EngineFlag("--served-model-name", is_computed=True)] | None = None
     """Model name that clients send as `model`. Default: the LLMService's name."""
     aliases: Annotated[
@@ -85,8 +85,8 @@ class Model(Fields):
     serve different weights. Default: the repository's main branch."""
     hub_endpoint: HubEndpoint | None = None
     """Address of a hub or mirror that is compatible with Hugging Face. The hf:// models and
-    adapters of this service are downloaded from it, and it receives the token of
-    credentialsSecretRef. Default: the chart value model.hubEndpoint, or huggingface.co."""
+    adapters of this service are downloaded from this address. The token of credentialsSecretRef is
+    sent to it. Default: the chart value model.hubEndpoint, or huggingface.co."""
     credentials_secret_ref: SecretKeyReference | None = None
     """Secret with the access token for a private or gated hf:// model or adapter. Default: no
     token."""
@@ -96,8 +96,8 @@ class Model(Fields):
     trust_remote_code: Annotated[bool, EngineFlag("--trust-remote-code")] = False
     """Whether the model server runs Python code that ships with the model. Set it only for a model
     whose code you have reviewed, and pin the model's commit in revision. If the chart's admission
-    policy is on, setting the field, or changing the model or draft model while it is true, requires
-    the trust-remote-code verb on llmservices."""
+    policy is on, setting this field, or changing the model or draft model while the field is true,
+    requires the trust-remote-code verb on llmservices."""
 
     adapters: Annotated[
         tuple[Adapter, ...],
@@ -122,8 +122,8 @@ class Model(Fields):
     """Maximum rank of an adapter. The engine reserves memory for adapters of this rank. Default: 16
     if there is an adapter or maxLoras is set; otherwise none."""
     offline: bool = False
-    """Whether the model server works without the hub. With true, it loads the model only from the
-    claim of a pvc:// model or from the claim of the cache."""
+    """Whether the model server works without the hub. With true, the model server loads the model
+    only from the claim of a pvc:// model or from the claim of the cache."""
     cache: Cache | None = None
     """Storage for downloaded weights and compiled kernels. Default: the node's disk; the pod's
     files there are deleted with the pod."""

@@ -186,9 +186,9 @@ class NetworkPolicy(Fields):
         tuple[NetworkPolicyDestination, ...],
         Field(max_length=16, json_schema_extra=ATOMIC),
     ] = ()
-    """Destinations of the replicas in addition to DNS, the model's source and the HTTP proxies in
-    engine.env, such as a trace collector. A proxy whose address comes from a Secret or ConfigMap
-    must be listed here."""
+    """Destinations of the replicas in addition to DNS, the model's source and HTTP proxies, such as
+    a trace collector. List a proxy here only if its variable in engine.env gets the address from a
+    Secret or ConfigMap."""
 
     mesh: Literal["None", "Ambient"] = "None"
     """Service mesh of the namespace. None: no mesh, or a mesh with sidecars, which needs no further

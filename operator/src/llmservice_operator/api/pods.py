@@ -85,7 +85,8 @@ class Resources(Fields):
 
 class Toleration(Fields):
     key: LabelKey | None = None
-    """Key of the taint. Without a key, operator must be Exists, and every taint is tolerated."""
+    """Key of the taint. Without a key, operator must be Exists, and taints with any key are
+    tolerated."""
     operator: Literal["Exists", "Equal"] | None = None
     """Comparison of the taint's value: Exists tolerates any value, Equal only the given value.
     Default: Equal."""

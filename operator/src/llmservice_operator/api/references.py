@@ -76,9 +76,9 @@ class ConfigMapKey(Fields):
 
 class KeySource(Fields):
     secret_key_ref: SecretKey | None = None
-    """Key of a Secret."""
+    """Key of a Secret. A change of its value takes effect when a container starts."""
     config_map_key_ref: ConfigMapKey | None = None
-    """Key of a ConfigMap. A change of its value affects new pods only."""
+    """Key of a ConfigMap. A change of its value takes effect when a container starts."""
 
     rules: ClassVar = (
         Rule(

@@ -119,13 +119,13 @@ class LLMServiceSpec(Fields):
     """Network access to and from the replicas. The API port accepts pods of the same namespace and
     the peers in `from`. The management port accepts only the kubelet, the metrics server and the
     monitoring that the chart names. The replicas can reach DNS, the model's source, the HTTP
-    proxies in engine.env and the destinations in `to`. The cluster needs a network plugin that
-    enforces NetworkPolicies."""
+    proxies in engine.env or the chart value server.proxy, and the destinations in `to`. The cluster
+    needs a network plugin that enforces NetworkPolicies."""
     ca_bundle: KeySource | None = None
     """Certificates, in PEM format, of the authorities that the replicas trust in addition to the
-    public ones, such as that of a private hub or of a proxy that inspects TLS. They apply to the
-    hub, to media that requests refer to, and to every other connection of the replicas. Default:
-    the chart value server.caBundle."""
+    public ones, such as the authority of a private hub or of a proxy that inspects TLS. The
+    replicas use them for connections to the hub, to hosts of media that requests refer to, and to
+    all other servers. Default: the chart value server.caBundle."""
     suspend: bool = False
     """Whether the service is suspended. With true, all replicas terminate. The addresses,
     the settings and all other objects remain, except a ScaledObject of KEDA. With false, the

@@ -124,8 +124,8 @@ class SpeculativeDecoding(Fields):
     """Draft model or head, for all methods except Ngram and Suffix. Without it, MTP and DSpark use
     the layers in the model's own checkpoint."""
     ngram: Ngram | None = None
-    """Length of the text that the method Ngram looks for in the earlier text. Default: 5 tokens,
-    neither more nor fewer."""
+    """Minimum and maximum length of the recurring text that the method Ngram looks for. Default: 5
+    tokens for both."""
     schedule: Annotated[
         tuple[ScheduleStep, ...],
         Field(max_length=8, json_schema_extra=ATOMIC),
