@@ -25,7 +25,7 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 
 
 class ConditionType(StrEnum):
-    """An aspect of a service, in the order in which the status lists them."""
+    """An aspect of a service. The status lists the conditions in this order."""
 
     READY = (
         "Ready",

@@ -124,7 +124,7 @@ def _root_schema() -> dict[str, Any]:
 def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return the model's schema in structural form.
 
-    Raises ValueError for a type that has no structural form, such as a union.
+    Raises ValueError for a type that has no structural form, such as a union of two objects.
     """
     schema = model.model_json_schema(by_alias=True, mode="validation")
     return _structural(schema, schema.get("$defs", {}))

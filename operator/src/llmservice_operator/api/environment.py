@@ -21,7 +21,7 @@ VARIABLES_WITH_A_FIELD: Final[Mapping[str, str]] = {
     "HUGGINGFACE_HUB_CACHE": "model.cache",
     "TRANSFORMERS_CACHE": "model.cache",
 }
-"""Variables that the operator sets from a field of the spec, each with that field."""
+"""Variables that a field of the spec replaces, each with that field."""
 
 _REFUSED: Final = (
     # The operator or the model server sets these: paths, users, ports and addresses of services.

@@ -45,13 +45,15 @@ class ReplicaLoad(Fields):
     elapsed_seconds: float | None = None
     """Seconds since the process of the model server started."""
     downloaded_bytes: int | None = None
-    """Bytes of the weights on disk; only while downloading."""
+    """Bytes of the weights on disk; null unless this server, or the one that fills the shared
+    cache, is downloading."""
     total_bytes: int | None = None
-    """Bytes of all weights; only while downloading."""
+    """Bytes of all weights; null unless this server, or the one that fills the shared cache, is
+    downloading."""
     running_requests: int | None = None
     """Requests in the engine's batch."""
     waiting_requests: int | None = None
-    """Requests that the server has accepted but not started."""
+    """Requests that the server has accepted and the engine has not started."""
     kv_cache_percent: float | None = None
     """KV tokens in use, in percent of those that the engine can hold."""
     gpu_duty_cycle_percent: float | None = None
