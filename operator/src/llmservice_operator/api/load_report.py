@@ -74,8 +74,8 @@ class ExternalMetrics(Fields):
     """Whether a HorizontalPodAutoscaler can read the metrics, because the release of this metrics
     server owns the APIService."""
     owner: str | None = None
-    """Other owner of the APIService as NAMESPACE/SERVICE; null if there is none, or before the
-    first check."""
+    """Other owner of the APIService: NAMESPACE/SERVICE, or `the API server itself`. Null if there
+    is no other owner, and before the first check."""
     message: str
     """The reason as a sentence for the user."""
 
@@ -120,8 +120,8 @@ class LoadReport(Fields):
     itl_p95_milliseconds: float | None = None
     """95th percentile of the requests' mean inter-token latency, over the last minute."""
     backlog_gpu_seconds: float | None = None
-    """Queued work in seconds of one replica, including the work that queues up until new replicas
-    serve."""
+    """Queued work in seconds of one replica, beyond what batching needs. If more work is expected
+    to be queued when new replicas begin to serve, it is that work."""
     gpu_duty_cycle_percent: float | None = None
     """Sum of the Ready replicas' duty cycles: the metric GPUDutyCycle. Null without GPUs, or while
     unknown."""
