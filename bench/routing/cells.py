@@ -23,7 +23,7 @@ BOUND_PERCENT, TOLERANCE = 85.0, 2.0
 """Each cell is loaded so that the best foresight gives this share of the requests their first token
 in time."""
 SEARCH_STEPS = 12
-FORESIGHTS = (0.0, 2.0, 8.0)
+FORESIGHTS = (0.0, 4.0, 16.0, 64.0)
 """Weights of a prompt's own work with which foresight is tried. The best one is the bound."""
 
 OURS, BOUND = "ours", "bound"

@@ -10,13 +10,14 @@ from llmservice_operator.routing.replica import Dispatch, Replica
 from llmservice_operator.scaling.signals import Snapshot
 from llmservice_operator.scaling.step_model import StepModel
 
-PROMPT_WEIGHT: Final = 4.0
+PROMPT_WEIGHT: Final = 8.0
 """Weight of the seconds that a prompt takes the engine, in addition to the wait of the request.
 
-These seconds delay every later request of the replica, so a warm cache is worth a longer wait.
+These seconds delay every later request of the replica, so a warm cache is worth a longer wait. Near
+its capacity a service needs more of it, and far below its capacity less.
 """
 
-DECODE_WEIGHT: Final = 0.3
+DECODE_WEIGHT: Final = 0.1
 """Weight of the seconds by which an answer delays the other requests of the replica."""
 
 GUESSED_BYTES_PER_TOKEN: Final = 4.0
