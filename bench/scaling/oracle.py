@@ -21,7 +21,9 @@ AHEAD_COLD_STARTS = 1.25
 
 
 def offered_load(workload: Workload, traffic: Traffic) -> Array:
-    """Return the replicas at full capacity that the arrivals of each second need, smoothed."""
+    """Return the load of each second, smoothed, as the number of replicas that it would use
+    fully.
+    """
     step = workload.hardware.step
     held = float(np.mean(traffic.prompt) + np.mean(traffic.answer) / 2)
     work = (traffic.prompt - traffic.cached) * step.prefill + traffic.answer * (

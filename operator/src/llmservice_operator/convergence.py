@@ -33,8 +33,8 @@ FADE_SECONDS: Final = 10.0
 """Time in seconds after which the count of a field's writes decreases by one, while the field is
 not contested."""
 FORGET_AFTER_SECONDS: Final = 60.0
-"""Time in seconds without a write, in addition to twice the last pause, after which a contest is
-over."""
+"""A contest with another client over a field is over when this many seconds, plus twice the last
+pause, have passed without a write."""
 WRITE_BURST: Final = 200
 """Number of writes of one object before the rate limit applies. An object has fewer fields, so all
 of them may be restored once."""

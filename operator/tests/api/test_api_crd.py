@@ -35,7 +35,8 @@ def with_rules_twice(schema: Mapping[str, Any]) -> dict[str, Any]:
 def test_a_crd_with_every_rule_twice_is_within_the_budget_of_a_new_one(api: Api) -> None:
     """Test a new CRD, because the API server allows an existing CRD to exceed its budget for CEL.
 
-    Test it with every rule twice, because the API server does not report the used share.
+    The API server does not report how much of the budget a CRD uses. So every rule is included
+    twice: if this CRD is accepted, the real one is well within the budget.
     """
     crd = build_crd()
     crd["metadata"]["name"] = "llmservices.budget.example.com"

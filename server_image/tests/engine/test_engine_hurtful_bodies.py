@@ -1,7 +1,7 @@
 """Tests that hurtful bodies delay neither probes nor other clients, and do not fill the memory.
 
-The tests of models that embed, classify and hear send such bodies to those models. The environment
-variable LLMSERVICE_TEST_REQUESTS is the number of bodies for all models together.
+The tests of embedding, classifying and hearing models send such bodies to those models. The
+environment variable LLMSERVICE_TEST_REQUESTS is the number of bodies for all models together.
 `make test-serving-long PART=bodies` sets it to 2,000.
 """
 

@@ -19,7 +19,7 @@ from shared_support.waiting import eventually
 TOKENS = 4
 PROMPTS = ("The sea is", "Once upon a time", "In the morning", "My favourite dish is")
 LATER_SECONDS = 0.5
-"""Time in seconds by which the second replica gets a list later than the first replica."""
+"""Delay in seconds between writing a list for the first replica and writing it for the second."""
 PAUSE_SECONDS = 0.05
 """Time in seconds between two requests of a client. Without this pause, the clients would take the
 CPU from a replica that starts."""

@@ -249,7 +249,7 @@ def test_the_warm_up_is_forgotten() -> None:
     engine.usage.begin()
     assert counters(engine)["arrivals"] == 0
 
-    # The request of the warm-up does not count as waiting work: the engine has not stalled since.
+    # The warm-up's request no longer counts as waiting, so the next seconds are idle and no stall.
     engine.seconds += 50
     engine.arrive(1)
     assert engine.usage.stalled_seconds() == 0

@@ -126,7 +126,8 @@ class KvCache(Fields):
     tokens as with a 16-bit format, at a small loss of precision. Default: Auto, the model's own
     format."""
     offload: KvCacheOffload | None = None
-    """Offloading of the KV cache when GPU memory is full."""
+    """Second level of the KV cache in main memory. The engine can load KV cache again that has left
+    GPU memory."""
 
 
 class EngineFields(Fields):
@@ -176,8 +177,8 @@ class EngineFields(Fields):
     different sizes accept different lengths. Default: the model's own maximum."""
     dtype: Annotated[Dtype, EngineFlag("--dtype")] | None = None
     """Number format of weights and activations. The earlier spellings in lower case are also
-    accepted. Default: Auto, the format of the weights, or a 16-bit format if the weights are in
-    Float32 or the hardware does not support their format."""
+    accepted. Auto means the format of the weights; if the weights are in Float32 or the
+    hardware does not support their format, it means a 16-bit format. Default: Auto."""
     quantization: Annotated[Quantization, EngineFlag("--quantization")] | None = None
     """Name of the engine's quantization method for the weights, such as fp8, awq or
     compressed-tensors. Default: the model's own configuration."""
@@ -214,8 +215,9 @@ class EngineFields(Fields):
         ]
         | None
     ) = None
-    """Speculative decoding: a cheap draft proposes tokens, and the model checks them. Answers are
-    faster, and their quality does not change. Default: off."""
+    """Speculative decoding: a cheap draft proposes tokens, and the model checks them. This
+    speeds up answers while few requests run, and can slow them down with full batches. The
+    quality of the answers does not change. Default: off."""
     chat_template: (
         Annotated[ChatTemplate, EngineFlag("--chat-template", is_computed=True)] | None
     ) = None
@@ -262,8 +264,9 @@ class EngineFields(Fields):
         Field(max_length=8, json_schema_extra=ATOMIC),
         EngineFlag("--logits-processors", is_computed=True),
     ] = ()
-    """Classes of Python packages in the image that change the probabilities of tokens. The names of
-    vLLM's own classes start with `vllm.`; any other class requires engine.image."""
+    """Logits processors: Python classes, from packages in the image, that change the
+    probabilities of tokens. The names of vLLM's own classes start with `vllm.`; any other
+    class requires engine.image."""
     loading: (
         Annotated[Loading, EngineFlag("--model-loader-extra-config", is_computed=True)] | None
     ) = None

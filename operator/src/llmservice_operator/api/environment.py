@@ -42,7 +42,7 @@ _REFUSED: Final = (
     *("TRITON_.*", "TORCH_EXTENSIONS_DIR", "CUDA_HOME", "AITER_.*_DIR"),
     # vLLM itself calls these routes and formats unsafe.
     *("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_.*"),
-    # These make the container runtime expose the GPUs of other pods.
+    # These choose GPUs or configure the container runtime. Some can expose the GPUs of other pods.
     *("NVIDIA_(VISIBLE_DEVICES|DRIVER_CAPABILITIES|REQUIRE_.*|DISABLE_REQUIRE|MIG_.*)",),
     *("CUDA_VISIBLE_DEVICES", "(HIP|ROCR|AMD)_VISIBLE_DEVICES"),
 )

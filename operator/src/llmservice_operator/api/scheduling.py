@@ -113,8 +113,8 @@ class PodTerm(Fields):
     """Key of a node label, such as kubernetes.io/hostname. Nodes with the same value form one
     domain."""
     match_label_keys: LabelKeys = ()
-    """Keys of the replica's own labels that the other pods must have with equal values, such as
-    pod-template-hash."""
+    """Label keys, such as pod-template-hash. The term refers only to pods whose labels with these
+    keys have the values of the replica's own labels."""
 
     rules: ClassVar = _MATCH_LABEL_KEYS
 

@@ -111,7 +111,8 @@ class LLMServiceSpec(Fields):
     termination: Termination = Termination()
     """Time limits for the shutdown of a replica."""
     rollout_strategy: RolloutStrategy = RolloutStrategy()
-    """Order in which a rollout replaces pods."""
+    """How a rollout replaces pods, when it counts as stuck, and whether it is rolled back if
+    it fails."""
     pod_disruption_budget: PodDisruptionBudget = PodDisruptionBudget()
     """Limit on the number of replicas that may be evicted at a time, for example by a node
     drain."""
