@@ -62,9 +62,14 @@ def cells() -> list[Cell]:
 
 @cache
 def trace_of(name: str, path: Path | None) -> Trace:
-    """Return a trace. `path` is the file of the Mooncake trace."""
-    whole = agents(seed=1) if name == "agents" or path is None else mooncake(path)
-    return whole.first(REQUESTS)
+    """Return a trace. `path` is the file of the Mooncake trace; without it, that trace raises
+    ValueError.
+    """
+    if name == "agents":
+        return agents(seed=1).first(REQUESTS)
+    if path is None:
+        raise ValueError("the Mooncake trace needs the path of its file")
+    return mooncake(path).first(REQUESTS)
 
 
 def serve(cell: Cell, policy: Policy, trace: Trace) -> Service:
@@ -86,11 +91,11 @@ def loaded(cell: Cell, path: Path | None) -> tuple[Trace, Result]:
     rate = len(whole.arrival) / float(whole.arrival[-1]) / cell.replicas
     low, high = 0.02 / rate, 40.0 / rate
     for _ in range(SEARCH_STEPS):
-        trace = whole.faster(float(np.sqrt(low * high)))
+        speed = float(np.sqrt(low * high))
+        trace = whole.faster(speed)
         bound = bound_of(cell, trace)
         if abs(bound.attained - BOUND_PERCENT) <= TOLERANCE:
             break
-        speed = float(np.sqrt(low * high))
         low, high = (speed, high) if bound.attained > BOUND_PERCENT else (low, speed)
     return trace, bound
 

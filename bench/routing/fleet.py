@@ -8,6 +8,8 @@ from numba import njit
 
 from routing.traces import Trace
 from scaling.engine import (
+    CACHED_BLOCKS,
+    NOISE,
     Array,
     Fleet,
     Requests,
@@ -54,13 +56,12 @@ class Service:
             trace.arrival, trace.prompt, trace.answer, zeros, trace.first_block, trace.blocks
         )
         limits = self.hardware.limits_array
-        limits[3] = self.cached_blocks
+        limits[CACHED_BLOCKS] = self.cached_blocks
         self.limits = limits
         self.fleet = new_fleet(self.replicas, int(limits[0]), trace.different_blocks)
         self.steps = np.tile(self.hardware.step_array, (self.replicas, 1))
         for engine, factor in self.slow.items():
-            self.steps[engine, :4] *= factor
-        self.where = np.full(len(trace.arrival), -1)
+            self.steps[engine, :NOISE] *= factor
 
     def run(self, policy: Policy) -> "Service":
         seed_noise(1)
@@ -69,7 +70,6 @@ class Service:
             self.advance(now)
             engine = policy.choose(self, request, now)
             enqueue(requests, fleet, engine, request)
-            self.where[request] = engine
         self.advance(self.trace.arrival[-1] + 30)
         return self
 

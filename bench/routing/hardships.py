@@ -1,13 +1,13 @@
 """Serves a cell under conditions in which a router's knowledge is wrong or of no use."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from routing.cells import Cell, loaded
-from routing.fleet import Service
+from routing.fleet import Policy, Service
 from routing.ours import Ours
 from routing.peers import LeastRequests, LeastWork
 from routing.traces import Trace
@@ -17,10 +17,6 @@ CELL = Cell("mooncake", 8, 820)
 LOAD = 0.9
 """Share of the load at which the bound attains 85 %, so that no policy is overloaded."""
 WHALE_EVERY, WHALE_TOKENS = 400, 100_000
-
-
-def _same(trace: Trace) -> Trace:
-    return trace
 
 
 def _without_prefixes(trace: Trace) -> Trace:
@@ -34,16 +30,32 @@ def _with_whales(trace: Trace) -> Trace:
     return replace(trace, prompt=prompt)
 
 
-HARDSHIPS: dict[str, tuple[Callable[[Trace], Trace], dict[int, float], int, Callable[[], Ours]]] = {
-    "no shared prefix": (_without_prefixes, {}, CELL.cached_blocks, Ours),
-    "one replica half as fast": (_same, {0: 2.0}, CELL.cached_blocks, Ours),
-    "prefix caching off": (_same, {}, 0, Ours),
-    "byte ratio wrong by 2": (_same, {}, CELL.cached_blocks, lambda: Ours(bytes_per_token=8.0)),
-    "images as base64": (_same, {}, CELL.cached_blocks, lambda: Ours(image_every=4)),
-    "one whale in 400": (_with_whales, {}, CELL.cached_blocks, Ours),
-    "reports 5 s apart": (_same, {}, CELL.cached_blocks, lambda: Ours(report_seconds=5.0)),
+@dataclass(frozen=True)
+class Hardship:
+    """What is different from an ordinary run of the cell."""
+
+    change: Callable[[Trace], Trace] = lambda trace: trace
+    ours: Callable[[], Ours] = Ours
+    """Makes the router, with its input."""
+    slow: dict[int, float] = field(default_factory=dict)
+    """How many times longer the steps of an engine take."""
+    cached_blocks: int = CELL.cached_blocks
+
+    def attained(self, policy: Policy, trace: Trace) -> float:
+        """Return the percentage of the requests with a first token in time."""
+        service = Service(trace, H100, CELL.replicas, self.cached_blocks, self.slow)
+        return service.run(policy).attainment_percent
+
+
+HARDSHIPS = {
+    "no shared prefix": Hardship(_without_prefixes),
+    "one replica half as fast": Hardship(slow={0: 2.0}),
+    "prefix caching off": Hardship(cached_blocks=0),
+    "byte ratio wrong by 2": Hardship(ours=lambda: Ours(bytes_per_token=8.0)),
+    "images as base64": Hardship(ours=lambda: Ours(image_every=4)),
+    "one whale in 400": Hardship(_with_whales),
+    "reports 5 s apart": Hardship(ours=lambda: Ours(report_seconds=5.0)),
 }
-"""By name: the change of the trace, slow engines, the size of the cache, and the router's input."""
 
 
 def losses(path: Path | None) -> dict[str, tuple[float, float]]:
@@ -53,12 +65,8 @@ def losses(path: Path | None) -> dict[str, tuple[float, float]]:
     trace, _ = loaded(CELL, path)
     trace = trace.faster(LOAD)
     found = {}
-    for name, (change, slow, blocks, ours) in HARDSHIPS.items():
-        changed = change(trace)
-
-        def attained(policy: Ours | LeastRequests | LeastWork) -> float:
-            service = Service(changed, H100, CELL.replicas, blocks, slow)  # noqa: B023
-            return service.run(policy).attainment_percent
-
-        found[name] = attained(ours()), max(attained(LeastRequests()), attained(LeastWork()))
+    for name, hardship in HARDSHIPS.items():
+        changed = hardship.change(trace)
+        others = [hardship.attained(each, changed) for each in (LeastRequests(), LeastWork())]
+        found[name] = hardship.attained(hardship.ours(), changed), max(others)
     return found

@@ -6,9 +6,8 @@ import numpy as np
 
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.router import Router
-from llmservice_operator.scaling.signals import Snapshot
 from routing.fleet import Service
-from scaling.counters import counters_of
+from scaling.counters import snapshot_of
 from scaling.engine import BLOCK_TOKENS
 
 BYTES_PER_TOKEN = 4.3
@@ -71,16 +70,5 @@ class Ours:
 
     def _report(self, view: Service, engine: int, now: float) -> None:
         assert self.router is not None
-        fleet, limits = view.fleet, view.hardware.limits
-        report = Snapshot(
-            now,
-            0.0,
-            counters_of(fleet, engine),
-            int(fleet.running[engine]),
-            int(fleet.waiting[engine]),
-            float(fleet.kv_used[engine]),
-            limits.kv_capacity_tokens,
-            limits.max_sequences,
-            limits.max_step_tokens,
-        )
+        report = snapshot_of(view.fleet, engine, view.hardware.limits, now, started=0.0)
         self.router.hear(str(engine), report, view.cached_blocks * BLOCK_TOKENS)

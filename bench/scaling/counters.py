@@ -1,6 +1,7 @@
-"""Computes the counters that a model server would report about a simulated engine."""
+"""Computes what a model server would report about a simulated engine."""
 
-from llmservice_operator.scaling.signals import Counters, StepSums
+from llmservice_operator.scaling.capacity import EngineLimits
+from llmservice_operator.scaling.signals import Counters, Snapshot, StepSums
 from scaling.engine import COUNTED, FINISHED, Fleet
 
 
@@ -15,4 +16,21 @@ def counters_of(fleet: Fleet, engine: int) -> Counters:
         prompt_lengths=tuple(fleet.prompt_lengths[engine].tolist()),
         answer_lengths=tuple(fleet.answer_lengths[engine].tolist()),
         steps=StepSums(tuple(fleet.moments[engine].tolist())),
+    )
+
+
+def snapshot_of(
+    fleet: Fleet, engine: int, limits: EngineLimits, at: float, started: float
+) -> Snapshot:
+    """Return the report of one engine at a time, whose process started at another."""
+    return Snapshot(
+        at,
+        started,
+        counters_of(fleet, engine),
+        int(fleet.running[engine]),
+        int(fleet.waiting[engine]),
+        float(fleet.kv_used[engine]),
+        limits.kv_capacity_tokens,
+        limits.max_sequences,
+        limits.max_step_tokens,
     )

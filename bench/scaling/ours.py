@@ -16,7 +16,7 @@ from llmservice_operator.scaling.signals import (
     Snapshot,
 )
 from llmservice_operator.scaling.step_model import StepModelFit
-from scaling.counters import counters_of
+from scaling.counters import snapshot_of
 from scaling.hardware import SLO
 from scaling.simulation import Pod, Simulation
 
@@ -101,15 +101,5 @@ def _report(view: Simulation, pod: Pod) -> ReplicaReport:
 
 
 def _snapshot(view: Simulation, pod: Pod) -> Snapshot:
-    fleet, engine, limits = view.fleet, pod.engine, view.workload.hardware.limits
-    return Snapshot(
-        view.now,
-        pod.created,
-        counters_of(fleet, engine),
-        int(fleet.running[engine]),
-        int(fleet.waiting[engine]),
-        float(fleet.kv_used[engine]),
-        limits.kv_capacity_tokens,
-        limits.max_sequences,
-        limits.max_step_tokens,
-    )
+    limits = view.workload.hardware.limits
+    return snapshot_of(view.fleet, pod.engine, limits, view.now, pod.created)
