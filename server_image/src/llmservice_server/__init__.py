@@ -43,7 +43,7 @@ failures     classifies failures by reason
 errors       error responses in OpenAI's envelope
 streaming    server-sent events
 stream_chunks  the JSON of a stream's chunks, without vLLM's models
-stream_errors  error events of streams, by route
+stream_errors  the error event of each route's streams
 metrics      metric families of the server itself
 logs         structured logs without prompts and answers
 drain        finishes the requests in progress before the exit

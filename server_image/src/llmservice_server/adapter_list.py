@@ -42,9 +42,9 @@ class AdapterList:
 
     wanted: tuple[Adapter, ...] = ()
     served: tuple[Adapter, ...] | None = None
-    """Adapters that every ready replica has loaded, so that clients may use them. When the adapter
-    of a name changes, this field contains the previous adapter until every ready replica has loaded
-    the new one. With None, each wanted adapter is served as soon as it is loaded."""
+    """Adapters that every ready replica has loaded, so that clients may use them. When a name
+    gets a new adapter, this field contains the previous adapter until every ready replica has
+    loaded the new one. With None, each wanted adapter is served as soon as it is loaded."""
 
     @property
     def all(self) -> tuple[Adapter, ...]:

@@ -78,8 +78,8 @@ def check_shape(route: str | None, content_type: bytes, body: bytes) -> Shape:
     """Return the shape of a body. Raises BadShape if the body exceeds a limit or is not UTF-8.
 
     The time is linear in the length of the body. A megabyte takes a few milliseconds, or tens of
-    milliseconds if it has many values. A body within the limits that is not valid JSON passes,
-    because the application refuses it.
+    milliseconds if it has many values. A body that is not valid JSON passes if it is within the
+    limits, because the application refuses it later.
     """
     kind = content_type.partition(b";")[0].strip().lower()
     if kind.startswith(b"multipart/"):
@@ -144,7 +144,10 @@ def _without_strings(body: bytes, max_values: int) -> bytes:
 
 
 def _may_have_long_stops(body: bytes) -> bool:
-    """Return whether a field of stop texts may be too long. An escape may hide the field's name."""
+    """Return whether the stop texts of a body may be too long.
+
+    An escape in the name of a field may hide the field, so every long body with escapes counts.
+    """
     return len(body) > _MAX_STOP_CHARACTERS and any(
         name in body for name in (b'"stop', b'"bad_words"', rb"\u00")
     )

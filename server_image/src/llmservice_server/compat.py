@@ -119,10 +119,10 @@ def model_inspections() -> dict[str, Callable[[], object]]:
 
 
 def tell_steps(configuration: Any) -> bool:
-    """Make the engine report the content of every step, and return whether to log it, too.
+    """Make the engine report the content of every step; return whether the flags ask for its log.
 
-    vLLM collects the content for its log, which gets one line per step. Older versions can only log
-    it, so this function changes nothing for them.
+    vLLM collects the content of a step for this log, which gets one line per step. Older versions
+    cannot report the content in another way, so this function changes nothing for them.
     """
     stats: Any = importlib.import_module("vllm.v1.metrics.stats")
     observability = configuration.observability_config
@@ -158,7 +158,7 @@ def keep_adapters_from_other_requests() -> None:
 
 
 def _without_rows_of_no_adapter(operation: Callable[..., None]) -> Callable[..., None]:
-    """Return an operation that treats the input of each row without an adapter as zeros."""
+    """Return a variant of the operation that reads zeros in place of rows without an adapter."""
 
     @wraps(operation)
     def masked(

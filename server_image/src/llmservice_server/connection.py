@@ -68,7 +68,7 @@ class LimitedConnection(HttpToolsProtocol):
     _unsent_bytes = 0
     """Number of unsent bytes at the last check."""
     _unread_since: float | None = None
-    """Time of the client's last progress while it is slow to read; None otherwise."""
+    """Time at which a client that reads slowly last made progress; None for any other client."""
     _idle_since: float | None = None
     """Time at which the connection became idle; None while there is a request or a response."""
 
@@ -124,7 +124,7 @@ class LimitedConnection(HttpToolsProtocol):
             _end_with_the_connection(self.cycle)
 
     def on_body(self, body: bytes) -> None:
-        """Subtract a part of the body, and the framing that the part allows, from the framing."""
+        """Take a part of the body and its allowed framing bytes off the count of framing bytes."""
         self._framing = max(0, self._framing - (1 + _FRAMING_PER_BODY_BYTE) * len(body))
         super().on_body(body)
 

@@ -42,8 +42,8 @@ def why_no_room(prompt_tokens: int, context: int) -> str | None:
 def cap_answers(vllm: Vllm) -> None:
     """Make vLLM lower the requested length of an answer instead of refusing the request.
 
-    All routes of a model that generates text describe the lengths of a request with the class that
-    this function changes. Call it once per process, and only for a model that generates text.
+    This function changes the class that contains the lengths of a request. All routes that generate
+    text use this class. Call it once per process, and only for a model that generates text.
     """
     check = vllm.TokenizeParams.__post_init__
     check_prompt = vllm.TokenizeParams.apply_post_tokenization

@@ -181,7 +181,10 @@ class Exchange:
         return message
 
     async def _until(self, deadline: float | None, awaited: Awaitable[T]) -> T | None:
-        """Return the result; end the exchange and return None at the deadline or when it is cut."""
+        """Return the result of `awaited`.
+
+        At the deadline, or when the exchange is cut, end the exchange and return None.
+        """
         waiting = asyncio.timeout_at(deadline)
         try:
             async with waiting:

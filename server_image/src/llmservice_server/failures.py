@@ -242,7 +242,7 @@ _RULES = (
         text=r"\b407 (client error|proxy authentication required)",
     ),
     _Rule(
-        # The hub's own refusals have a message in place of "None".
+        # When the hub itself refuses a request, the error contains a message instead of "None".
         Reason.PROXY_REFUSED,
         "A proxy or a firewall, and not the hub itself, answered with 403.",
         text=r"\b403 forbidden: none\.",

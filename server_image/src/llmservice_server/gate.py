@@ -261,8 +261,8 @@ class Gate:
     def _why_it_broke(self, exchange: Exchange, error: Exception) -> Cut:
         if self._lifecycle.engine_has_died():
             return ENGINE_FAILED
-        # After a stream has started, Starlette replaces an error that has a handler by an error of
-        # its own. The cause of that error is the original error.
+        # If a stream has started and the application handles this type of error, Starlette raises
+        # its own error instead. The original error is the cause of Starlette's error.
         cause = error.__cause__ or error
         # A ValueError or TypeError before the first event comes from a value that the client sent.
         is_its_value = exchange.is_held and isinstance(cause, ValueError | TypeError)

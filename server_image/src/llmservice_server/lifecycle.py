@@ -93,7 +93,7 @@ class Lifecycle:
         return self._clock() - self._started_at
 
     def enter(self, phase: Phase) -> None:
-        """Enter a phase, and record the duration of the previous one while the server loads."""
+        """Enter a phase. Until the server is ready, record the duration of the previous phase."""
         now = self._clock()
         if not self.has_started:
             before = self.load_seconds.get(self.phase, 0.0)

@@ -36,7 +36,7 @@ from llmservice_server.settings import ServerSettings
 logger = logging.getLogger(__name__)
 
 _QUEUE_PER_SLOT = 8
-"""Number of sequences that may wait or run, per sequence that the engine computes concurrently.
+"""Maximum number of waiting and running sequences, as a multiple of those that run at once.
 
 The value is an estimate. Another replica serves a request sooner than a replica with eight full
 batches. The flag --max-num-queued-reqs sets the total number of sequences instead.

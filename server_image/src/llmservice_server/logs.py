@@ -19,7 +19,8 @@ CONFIGURATION = Path(__file__).with_name("logging.json")
 ENGINE_ERROR_FILE = "LLMSERVICE_ENGINE_ERROR_FILE"
 """Environment variable with the path of the file for the error that ends the engine process.
 
-The path ends with the server's process id, so the server's own errors are not written to it.
+The path ends with the server's process id. The process with this id writes nothing to the file, so
+the file never contains the server's own errors.
 """
 
 LAST_WORDS = frozenset(
@@ -90,9 +91,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def _message(record: logging.LogRecord, request_id: str | None) -> str:
-    """Return a record's message; only its template if a library's values may quote a request.
+    """Return a record's message, or only its template if a library's message may quote a request.
 
-    The values in a message may come from the client: a name, or an error that quotes the request.
+    A library may insert values from the client: a name, or an error that quotes the request.
     """
     is_of_a_request = request_id is not None or record.name.startswith(_QUOTING)
     if is_of_a_request and not _is_own(record):

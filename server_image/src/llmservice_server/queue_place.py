@@ -19,7 +19,7 @@ class Place:
     """The places of one HTTP request in the engine's queue."""
 
     def __init__(self, inputs: Callable[[], int], *, asks_for_all: bool = False) -> None:
-        """Start without a place. `inputs` returns the number of texts.
+        """Start without reserved places. `inputs` returns the number of texts.
 
         With `asks_for_all`, vLLM requests room for all texts at once. Otherwise, it requests room
         for the answers to one text at a time.

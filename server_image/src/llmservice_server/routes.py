@@ -331,7 +331,7 @@ CLOSED: Mapping[str, tuple[str, ...]] = {
 """Reason -> routes of vLLM that stay closed for this reason."""
 
 ROUTE_OF_PATH: Mapping[str, Route] = {route.path: route for route in ROUTES}
-"""Routes by path, including paths with a name in braces."""
+"""Path -> route, for every route. A path may contain a name in braces."""
 
 
 def _pattern(path: str) -> re.Pattern[str]:
@@ -375,7 +375,7 @@ def served_first(registered: Iterable[T]) -> list[T]:
 
 
 def without_slashes(method: str, raw_path: bytes) -> str | None:
-    """Return the address of the route at the path without its trailing slashes.
+    """Return the address of the route that the path matches without its trailing slashes.
 
     Returns None if the path has no trailing slash or no such route exists. The address has no host,
     because the only known host is the one that the client sent. For one trailing slash, the address

@@ -30,7 +30,7 @@ def _number(default: float | None, most: float, least: float = 0) -> Any:
 
 
 def _true_or_false(value: object) -> object:
-    """Return the value; raise ValueError for the other words that pydantic accepts as a bool."""
+    """Return the value; raise ValueError for a text such as `yes`, which pydantic would accept."""
     if isinstance(value, str) and value not in ("true", "false"):
         raise ValueError("true or false")
     return value

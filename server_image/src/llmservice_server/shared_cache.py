@@ -1,10 +1,11 @@
 """Coordinates servers that share a cache: one of them fills it, and the others wait.
 
 The servers communicate only through files on the claim, which may be a network file system. Each
-server can be killed at any moment. So a turn is a file whose name is a number. The server that
-creates the file of the next number has the turn. Files are created exclusively, so only one server
-can do this. Numbers only grow. A turn that ended keeps its number under another name, so a server
-that was paused for a long time can never take a number that has been used.
+server can be killed at any moment. So a turn, the right to fill the cache, is a file whose name is
+a number. The server that creates the file of the next number has the turn. Files are created
+exclusively, so only one server can do this. Numbers only grow. When a turn ends, its file gets
+another name with the same number. So a server that was paused for a long time can never take a
+number that has been used.
 """
 
 import asyncio
@@ -50,7 +51,7 @@ class Writer:
         self._over = threading.Event()
         self._file = os.open(turn, os.O_WRONLY)
         self.on_loss: Callable[[], None] = lambda: None
-        """Callback that the thread calls when another server has taken the turn."""
+        """Called in the thread when another server has taken the turn from this process."""
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._beat, name="cache-writer", daemon=True).start()
@@ -205,7 +206,7 @@ class SharedCache:
 
 @asynccontextmanager
 async def _ended_by_loss_of(writer: Writer) -> AsyncIterator[None]:
-    """Cancel the body when the turn is lost, and raise StartRefused."""
+    """Cancel the body of the `async with` when the turn is lost, and raise StartRefused."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     lost = threading.Event()
 

@@ -1,7 +1,7 @@
 """Sends one test request to the server before it is ready.
 
-A model never serves a client if its answer is empty, contains a number that is not finite, or does
-not match the expected pattern.
+The test fails if the answer is empty, contains a number that is not finite, or does not match the
+expected pattern.
 
 The request passes through the gate and vLLM's application like the request of a client. A new
 replica that fails the test never becomes ready, so the rollout stops.

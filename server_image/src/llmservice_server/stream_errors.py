@@ -1,4 +1,4 @@
-"""Builds the error events of streams, by route.
+"""Builds the error event that the clients of each route's streams recognize.
 
 Each API has its own error event, and its clients recognize no other. On two routes, vLLM changes
 errors or their status. This module corrects both routes.
@@ -80,7 +80,8 @@ def pass_errors_of_messages(messages: Any, engine_died: type[Exception]) -> None
         async with aclosing(convert(until_error())) as converted:
             async for each in converted:
                 if errors:
-                    # Since vLLM 0.33, the conversion ends each stream like a complete stream.
+                    # Since vLLM 0.33, the conversion adds the events that end a complete stream.
+                    # These events would hide the error, so they are dropped.
                     break
                 yield each
         for error in errors:

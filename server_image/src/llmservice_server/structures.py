@@ -67,9 +67,10 @@ def why_too_large(structure: Any) -> str | None:
 class Compiler:
     """The compiler of structures that the engine uses.
 
-    vLLM chooses a compiler for each request, but the engine uses the compiler of its first
-    structure for all structures. If that compiler fails on a structure, the engine reports no
-    cause. Since vLLM 0.33, the engine refuses a structure if vLLM chose another compiler for it.
+    vLLM chooses a compiler for each request, but the engine compiles every structure with the
+    compiler of its first structure. If the engine's compiler fails on a structure, the engine
+    reports no cause. Since vLLM 0.33, the engine refuses a structure for which vLLM chose a
+    different compiler.
     """
 
     def __init__(self) -> None:
@@ -79,8 +80,8 @@ class Compiler:
         """Set the engine's compiler for the structure in vLLM's sampling parameters `params`.
 
         Call it when the request is sent to the engine. The first structure decides which compiler
-        the engine uses. A structure that this compiler does not accept keeps the compiler that vLLM
-        chose, and the engine refuses the structure.
+        the engine uses. If the engine's compiler rejects a later structure, vLLM's choice stays in
+        `params`, and the engine refuses the request.
         """
         structure = params.structured_outputs
         if self._name is None:
