@@ -4,10 +4,11 @@
     engine_env.py all
 
 The environment of the pinned version contains exactly the packages that requirements/cpu.txt locks
-(about 6 GB). The environment of another version contains the Python code of that version (about
-100 MB) and the packages that this code needs in other versions. A file in requirements/versions
-locks them. The compiled parts and all other packages are those of the pinned version. So the tests
-run the code of every supported version, even if no build for CPUs exists yet.
+(about 6 GB). The environment of another version contains the Python code of that version (about 100
+MB) and each package of which this code needs another version than the pinned vLLM. A file in
+requirements/versions locks these packages. The compiled parts and all other packages are those of
+the pinned version. So the tests run the code of every supported version, even if no build for CPUs
+exists yet.
 
 An environment is a folder in the cache folder, and its name is the hash of its inputs.
 `llmservice_server` is not installed there: callers put server_image/src on PYTHONPATH, so that a
@@ -33,7 +34,7 @@ PINNED = (FOLDER / "vllm-version").read_text().strip()
 """Version of vLLM in every image."""
 
 OTHERS = {path.stem: path for path in sorted((FOLDER / "versions").glob("*.txt"))}
-"""Locked requirements of the other supported versions, by version."""
+"""Version -> file with its locked requirements, for every other supported version."""
 
 VERSIONS = (PINNED, *OTHERS)
 
@@ -128,7 +129,7 @@ def lay_over(base: Path, environment: Path, requirements: Sequence[str]) -> None
 
 
 def extend(base: Path, environment: Path, *requirements: str) -> None:
-    """Create an environment with the requirements and all packages of `base` that it lacks."""
+    """Create an environment with the requirements; it takes all other packages from `base`."""
     uv("venv", "--quiet", "--relocatable", "--python", str(python_of(base)), str(environment))
     install(environment, *requirements)
     added = f"import site; site.addsitedir({str(site_packages(base))!r})\n"

@@ -23,7 +23,7 @@ ADDED = ("google-re2",)
 
 
 def installed() -> dict[str, str]:
-    """Return the version of every package that this Python can import, by normalized name."""
+    """Return normalized name -> version, for every package that this Python can import."""
     return {
         re.sub(r"[-_.]+", "-", distribution.name).lower(): distribution.version
         for distribution in metadata.distributions()

@@ -1,4 +1,4 @@
-"""Record the messages of a release's model server to the operator, for the operator's tests.
+"""Record, for the operator's tests, the messages that a release's model server sends to it.
 
     uv run python server_image/record_release.py 0.2.0
 
@@ -85,7 +85,7 @@ some errors match no rule."""
 
 
 def failures() -> dict[str, Failure]:
-    """Return examples of the failures that can end a server, by name. Every reason has one."""
+    """Return name -> example of a failure that can end a server. Every reason has an example."""
     loading = {
         name: classify([ErrorFact((kind, "Exception"), text)], Reason.LOAD_FAILED)
         for name, (kind, text) in ERRORS.items()

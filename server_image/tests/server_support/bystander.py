@@ -107,7 +107,10 @@ class _Bystander:
             self._note(PROBE, began)
 
     def _ask(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Send the request repeatedly. A wait includes refusals, and ends when a part arrives."""
+        """Send the request repeatedly, and record each wait for a part of an answer.
+
+        A wait continues through refusals.
+        """
         began = time.monotonic()
         while not self._over.wait(_PAUSE_SECONDS):
             connection = http.client.HTTPConnection(

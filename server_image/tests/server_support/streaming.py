@@ -56,7 +56,7 @@ def _in_chunks(model: Any, kind: str, choice: Any) -> Iterator[str]:
 
 
 def replaced(completions: Any, chats: Any) -> dict[str, bool]:
-    """Replace the models in two modules; return, by name, whether each model was replaced."""
+    """Replace the models in two modules; return name -> whether this model was replaced."""
     before = _named(completions, chats)
 
     def serving(module: Any) -> Any:
