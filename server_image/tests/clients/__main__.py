@@ -51,7 +51,7 @@ def main() -> int:
 
 
 Compared = dict[tuple[Client, str], list[str]]
-"""Differences by client and feature."""
+"""Client and feature -> differences."""
 
 
 def compare(clients: Sequence[Client], folder: Path) -> tuple[Compared, int]:

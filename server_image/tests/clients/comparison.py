@@ -63,10 +63,10 @@ def comparable(reply: Any, name: str = "") -> Any:
 
 
 def together(parts: Iterable[Any]) -> dict[str, Any]:
-    """Return the joined parts of a stream by kind of part, and the order of the kinds.
+    """Return a mapping from each kind of part to its joined parts, and the order of the kinds.
 
-    The number of tokens in a part depends on timing. So the texts of the parts are joined, and
-    their lists too. For every other name, the values are listed, without immediate repetitions.
+    The number of tokens in a part depends on timing. So the texts of the parts are joined, and so
+    are their lists. For every other name, the values are listed, without immediate repetitions.
     """
     joined: dict[str, Any] = {"order": []}
     for part in parts:

@@ -74,7 +74,7 @@ def of_any_version(
 
 @pytest.fixture(scope="session")
 def loading_answers() -> dict[str, int]:
-    """HTTP statuses, by path, that the server of `serving` returned while it was loading."""
+    """Path -> HTTP status that the server of `serving` returned while it was loading."""
     return {}
 
 

@@ -69,7 +69,7 @@ def listed(server: ModelServer) -> list[str]:
 
 
 def states(server: ModelServer) -> dict[tuple[str, str], str]:
-    """Return the failure or the state of each adapter in /autoscale, by name and source."""
+    """Return (name, source) -> failure or state, for each adapter in /autoscale."""
     found = server.probe("/autoscale").json()["adapters"]
     return {(it["name"], it["source"]): it["message"] or it["state"] for it in found}
 

@@ -175,7 +175,7 @@ def test_a_number_of_prompt_tokens_to_keep_is_kept(server: ModelServer) -> None:
 @pytest.mark.parametrize(
     ("structure", "words"),
     [
-        # Only a compiler that the engine does not use accepts this grammar.
+        # The engine's compiler rejects this grammar, and another compiler of vLLM accepts it.
         ({"grammar": '%llguidance {}\nstart: "a"'}, "directive %llguidance is not supported"),
         ({"grammar": "%llguidance {}"}, "no start rule found"),
         ({"regex": "(?=a)b"}, "look-ahead"),
@@ -187,7 +187,7 @@ def test_a_structure_that_cannot_be_compiled_is_refused_in_the_compilers_words(
     server: ModelServer, structure: dict[str, object], words: str, stream: bool
 ) -> None:
     wanted = {**MODEL, "prompt": "Hello", "max_tokens": 2, "stream": stream}
-    # The engine keeps the compiler that was chosen for its first structure.
+    # The compiler of this first structure compiles all later structures of the engine.
     first = {"structured_outputs": {"json": {"type": "integer"}}}
     assert server.post("/v1/completions", {**wanted, **first}).status == 200
     reply = server.post("/v1/completions", {**wanted, "structured_outputs": structure})

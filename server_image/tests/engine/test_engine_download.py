@@ -179,15 +179,15 @@ REFUSED = {
     "gated": ([f"--model={PRIVATE}"], "ModelAccessDenied", "have accepted its terms"),
     "no answer": ([f"--model={REPOSITORY}"], "HubUnreachable", "did not answer"),
 }
-"""Flags, termination reason, and a part of the termination message, by case."""
+"""Case -> flags, termination reason, and a part of the termination message."""
 
 
 @pytest.fixture(scope="module")
 def refused_servers(
     preloaded: Preloaded, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, ModelServer]]:
-    """A server for each case. They start in parallel, because they spend their time on imports and
-    the hub.
+    """A server for each case. The servers start in parallel, because each one waits for imports
+    and for the hub most of the time.
     """
     folder = tmp_path_factory.mktemp("refused")
     with running_hub(settings(tiny_model), folder) as address, ExitStack() as stack:

@@ -14,7 +14,7 @@ from server_support.preloaded import Preloaded
 
 KEY = "a-key"
 SURE = 1e-3
-"""Difference of log-probabilities below which the order of two tokens may differ."""
+"""If the log-probabilities of two tokens differ by less than this, their order may differ."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Tests starts that fail, or could fail, for a reason outside the spec, with a real engine."""
+"""Tests a tensor size that does not fit, full shared memory and an overloaded hub."""
 
 import json
 import shutil

@@ -40,7 +40,7 @@ def moments(server: ModelServer) -> list[float]:
 
 
 def arrived(server: ModelServer) -> tuple[int, int]:
-    """Return the number of sequences that arrived, and of those that have a prompt length."""
+    """Return the number of arrived sequences, and how many of them have a known prompt length."""
     counted = server.counters()
     return counted["arrivals"], sum(counted["promptLengths"])
 

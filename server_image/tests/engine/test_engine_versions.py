@@ -253,7 +253,7 @@ def test_an_engine_whose_first_structure_is_unusual_serves_the_others_and_its_en
 ) -> None:
     with running_server(of_any_version, tmp_path, *flags_for(tiny_model)) as server:
         server.wait_until_ready()
-        # Only the second compiler that vLLM tries accepts the first schema.
+        # vLLM's first compiler rejects the first schema, so vLLM takes its second compiler.
         for schema in ({"type": "integer", "multipleOf": 3}, {"type": "integer"}):
             wanted = {"model": SERVED_NAME, "prompt": "Hello", "max_tokens": 5}
             structure = {"structured_outputs": {"json": schema}}
@@ -305,7 +305,8 @@ def end_of_the_engine(server: ModelServer, number: signal.Signals) -> None:
         each.join()
 
     assert len(replies) == len(asking)
-    # A message may end early, and on a busy machine any response may end before the signal.
+    # An answer of /v1/messages may end by itself. On a busy machine, any response may end before
+    # the signal.
     broken_off = {asked: reply for asked, reply in replies.items() if not is_whole(reply)}
     assert broken_off
     for asked, reply in broken_off.items():

@@ -1,5 +1,5 @@
 """Tests that every supported version of vLLM has the symbols of compat.py with their parameters,
-and that each of its routes was reviewed.
+and that every route of these versions was reviewed.
 
 `make flag-tables V=...` writes the record of a version from its wheel. The engine tests compare the
 record of the pinned version with the installed vLLM.

@@ -348,7 +348,7 @@ async def test_others_are_served_between_long_bodies_that_arrive_together() -> N
 
     assert {answer.status for answer in answers} == {200}
     pauses = [later - earlier for earlier, later in itertools.pairwise(begins)]
-    # A pause contains the time of the parsing, and an equal time for other requests.
+    # Between two starts, `seconds` pass for the parsing, and as many for other requests.
     assert min(pauses) >= 1.9 * seconds
 
 

@@ -48,7 +48,7 @@ def _overridden(owner: ast.ClassDef) -> Iterator[str]:
 
 
 def marked(tree: ast.Module) -> Iterator[str]:
-    """Yield the names of functions in the marks `patches` of a file."""
+    """Yield the names of the functions that the `patches` marks in a file contain."""
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Attribute(attr="patches"), args=named):

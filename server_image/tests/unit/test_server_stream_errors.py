@@ -99,7 +99,7 @@ class Error(BaseModel):
 
 
 class MessagesOfObjects(Creating):
-    """Converts pieces to events. Like vLLM since 0.33, it ends every stream like a complete one."""
+    """Converts pieces to events. Like vLLM since 0.33, it always ends with `message_stop`."""
 
     async def message_stream_converter(
         self, pieces: AsyncGenerator[Chunk, None]
