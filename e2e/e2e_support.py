@@ -126,7 +126,7 @@ def forward_port(name: str, namespace: str) -> str:
 
 
 def conditions(service: Object | None) -> dict[str, Object]:
-    """Return the conditions of an LLMService by type. There are none before its first reconcile."""
+    """Return type -> condition of an LLMService; empty before its first reconcile."""
     status = (service or {}).get("status", {})
     return {condition["type"]: condition for condition in status.get("conditions", [])}
 
@@ -180,7 +180,7 @@ def ask(url: str, body: Mapping[str, Any] | None = None, timeout: float = 120) -
 
 
 def pod_states(pods: Sequence[Object]) -> dict[str, tuple[str, int]]:
-    """Return the UID and the number of restarts of each pod, by its name.
+    """Return name -> UID and number of restarts, for each pod.
 
     A change shows that a pod was replaced or restarted.
     """

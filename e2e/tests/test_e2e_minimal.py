@@ -1,6 +1,4 @@
-"""Tests that the unchanged five-line example reports that it waits for a GPU, and runs once a node
-has a GPU.
-"""
+"""Tests the unchanged five-line example: it reports a missing GPU, and runs once a node has one."""
 
 from collections.abc import Iterator
 

@@ -151,7 +151,7 @@ def test_a_download_is_told_in_bytes(cluster: Cluster, namespace: str) -> None:
 
 @pytest.mark.causes("StartupTimeout")
 def test_a_start_that_takes_too_long_is_told_as_such(cluster: Cluster, namespace: str) -> None:
-    """Add a pod with a shorter startup deadline, because that of a service is at least a minute."""
+    """Add a pod with a short startup deadline. A service allows no deadline below a minute."""
     deployment = cluster.read("deployment", IMPATIENT, namespace)
     assert deployment is not None
     (waiting,) = cluster.list("pod", namespace, f"llmservice.dev/name={IMPATIENT}")

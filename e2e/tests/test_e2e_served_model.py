@@ -24,7 +24,7 @@ PROMPTS = [
 ]
 TOKENS = 32
 SMALL_GAP = 1e-3
-"""Gap between the two best log-probabilities below which rounding may select either token."""
+"""If the two best log-probabilities differ by less than this, rounding may select either token."""
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ BREACHES = {
     "upwards": ("names.py", f"{PACKAGE}.reconcile", "Operator layers"),
     "across distributions": ("status.py", "llmservice_server", "share no code"),
 }
-"""Module, the import added to it, and a part of the name of the contract that the import breaks."""
+"""Breach -> module, import that is added to the module, and part of the broken contract's name."""
 
 
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,7 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Complaints of lint-imports about a tree that contains every breach, by contract name."""
+    """Contract name -> complaint of lint-imports about a tree that contains every breach."""
     root = tmp_path_factory.mktemp("broken")
     for source in SOURCES:
         shutil.copytree(ROOT / source, root / source, ignore=shutil.ignore_patterns("__pycache__"))

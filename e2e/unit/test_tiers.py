@@ -1,4 +1,4 @@
-"""Tests that a tier that did not run, or that skipped tests, has not passed."""
+"""Tests that a tier fails if it did not run or skipped a test."""
 
 import re
 from pathlib import Path

@@ -32,7 +32,8 @@ REQUESTS_PER_CONNECTION = 5
 CLIENTS = 4
 
 MISTAKES: Mapping[str, tuple[Callable[[int], Object], str]] = {
-    # Name of the service: (patch of its spec with a different pod in each round, expected reason)
+    # Name of the service: (function from the number of the round to a patch of the service's
+    # spec, expected reason). Each patch changes the pod template.
     "image": (
         lambda number: {"engine": {"image": f"registry.invalid/server:{number}"}},
         "ImagePullError",

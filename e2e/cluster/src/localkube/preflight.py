@@ -49,7 +49,7 @@ class Facts:
     from_nothing: bool = False
     """True if images and models are needed too and no image is cached yet."""
     disk_free_gb: dict[Path, float] = field(default_factory=dict)
-    """Free space in GB by folder, for the cache and the state."""
+    """Folder -> free space in GB, for the folders of the cache and the state."""
     missing_controllers: Sequence[str] = ()
 
 

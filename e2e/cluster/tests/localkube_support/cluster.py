@@ -36,9 +36,7 @@ def apply(cluster: Cluster, *manifests: dict[str, Any]) -> None:
 
 
 def remains(name: str) -> dict[str, list[str]]:
-    """Return everything that remains of a cluster on this machine, by kind. Nothing remains if the
-    result is empty.
-    """
+    """Return kind -> what remains of a cluster on this machine; empty if nothing remains."""
     found = {
         "state": [str(Cluster(name).state)] if Cluster(name).exists() else [],
         "processes": _processes(name),

@@ -23,7 +23,8 @@ def run_restricted(
 ) -> "subprocess.CompletedProcess[str]":
     """Run the image's program with `arguments` and wait for it.
 
-    `files` are mounted read-only by their path in the container; /tmp and /dev/shm are writable.
+    `files` is path in the container -> file. These files are mounted read-only; /tmp and /dev/shm
+    are writable.
     """
     with Store.open(to_read=True) as store, store.container(reference) as (_name, root):
         inspected = json.loads(store.run("inspect", "--type", "image", reference))

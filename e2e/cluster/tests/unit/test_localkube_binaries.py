@@ -1,4 +1,4 @@
-"""Tests the Kubernetes version of a cluster, and the conditions for a new build of its program."""
+"""Tests the Kubernetes version of a cluster, and which changes cause a new build of a program."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -31,7 +31,7 @@ it."""
 
 
 def build_models() -> dict[str, Path]:
-    """Return the folder of each model by its repository id. Models that are not cached are made.
+    """Return repository id -> folder, for each model. Models that are not cached are made.
 
     Raises LocalkubeError if the disk is too full or a script fails.
     """

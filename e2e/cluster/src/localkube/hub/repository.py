@@ -54,16 +54,13 @@ class File:
 
 @dataclass(frozen=True)
 class Commit:
-    """The files of a repository at one commit, by their path in the repository."""
+    """The files of a repository at one commit. `files` is path in the repository -> file."""
 
     sha: str
     files: Mapping[str, File]
 
     def folders(self) -> Mapping[str, str]:
-        """Return an id for every folder, by its path.
-
-        The id depends only on the folder's content.
-        """
+        """Return path -> id, for every folder. The id depends only on the folder's content."""
         contents: dict[str, list[str]] = {}
         for path, file in self.files.items():
             for parent in PurePosixPath(path).parents[:-1]:

@@ -94,7 +94,7 @@ async def answer_model_info(request: web.Request) -> web.Response:
 
 
 async def answer_tree(request: web.Request) -> web.Response:
-    """Answer with the content of a folder. A recursive request includes that of its subfolders."""
+    """Answer with the entries of a folder, and of its subfolders if the request is recursive."""
     _, commit = find_commit(request)
     root = request.match_info.get("path", "").rstrip("/")
     folders = commit.folders()
@@ -205,7 +205,8 @@ def read_chunks(path: Path, start: int, stop: int, chunk_bytes: int) -> Iterator
 def find_commit(request: web.Request) -> tuple[Repository, Commit]:
     """Return the repository and commit that a path names, or refuse as the public hub does.
 
-    A client without access to a private repository gets exactly the response for an unknown one.
+    A client without access to a private repository gets exactly the response for an unknown
+    repository.
     """
     hub = request.app[HUB]
     token = bearer_token(request)
@@ -259,7 +260,8 @@ def bearer_token(request: web.Request) -> str | None:
 
 def entry_not_found(request: web.Request, commit: Commit) -> web.HTTPException:
     error = refusal(404, "EntryNotFound", f"Entry not found: {request.match_info['path']}")
-    # A client that gets the commit caches the absence of the file and does not request it again.
+    # If the response names the commit, the client remembers that the file is absent there, and
+    # does not request the file again.
     error.headers["X-Repo-Commit"] = commit.sha
     return error
 

@@ -13,7 +13,7 @@ HEADS_MAKER = engine.SCRIPTS / "make_tiny_heads.py"
 
 
 def build_heads() -> dict[str, Path]:
-    """Return the folders of the heads by their kind, eagle and medusa. They are made once."""
+    """Return kind -> folder of the heads, for eagle and medusa. The heads are made once."""
     llama = build_models()[TINY_LLAMA]
 
     def make(folder: Path) -> None:

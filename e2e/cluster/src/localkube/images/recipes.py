@@ -132,7 +132,7 @@ SERVER_GPU = Image(
 )
 
 NAMED = {"cpu": SERVER_CPU, "gpu": SERVER_GPU, "operator": OPERATOR}
-"""The images by their name on the command line."""
+"""Name on the command line -> image."""
 
 
 def stage_closure(dockerfile: str, target: str) -> str:
@@ -166,7 +166,7 @@ def stage_closure(dockerfile: str, target: str) -> str:
 
 
 def lineage(image: Image) -> list[Image]:
-    """Return the image and those that it is built on, in the order of their builds."""
+    """Return the image and all images below it, in the order in which they are built."""
     older = lineage(image.parent) if isinstance(image.parent, Image) else []
     return [*older, image]
 
