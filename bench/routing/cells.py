@@ -10,7 +10,8 @@ import numpy as np
 from routing.fleet import Policy, Service
 from routing.ours import Ours
 from routing.peers import Bound, BoundedHash, LeastRequests, LeastWork, PrefixTree
-from routing.traces import Trace, agents, mooncake
+from routing.traces import Trace, agents, documents, mooncake, servegen
+from scaling.engine import Array
 from scaling.hardware import H100
 
 REPLICAS = (4, 8, 32)
@@ -22,8 +23,9 @@ REQUESTS = 6000
 BOUND_PERCENT, TOLERANCE = 85.0, 2.0
 """Each cell is loaded so that the best foresight gives this share of the requests their first token
 in time."""
-SEARCH_STEPS = 12
-FORESIGHTS = (0.0, 4.0, 16.0, 64.0)
+LEAST_RATE, SPEED_STEP, SEARCH_STEPS = 0.5, 1.5, 24
+"""The search begins with this rate of requests per second and replica."""
+FORESIGHTS = (16.0, 0.0, 4.0, 64.0)
 """Weights of a prompt's own work with which foresight is tried. The best one is the bound."""
 
 OURS, BOUND = "ours", "bound"
@@ -50,73 +52,99 @@ class Cell:
 class Result:
     """Figures of one policy in one cell."""
 
-    attained: float
-    """Percentage of the requests with a first token in time."""
+    in_time: Array
+    """Whether each request got its first token in time."""
     saved: float
     """Percentage of the prompt tokens that caches saved."""
+    ttft_mean: float
+    """Mean of the seconds until the first token, of the requests that got one."""
+
+    @property
+    def attained(self) -> float:
+        """Percentage of the requests with a first token in time."""
+        return 100 * float(np.mean(self.in_time))
 
 
 def cells() -> list[Cell]:
     return [Cell(t, n, c) for t in TRACES for n in REPLICAS for c in CACHED_BLOCKS]
 
 
+VALIDATION = (Cell("documents", 4, 820), Cell("documents", 8, 4000), Cell("agents-2", 8, 820))
+"""Cells of traces with which no constant of the router was chosen."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Public traces, which are not a part of this repository. None if a file is not given."""
+
+    mooncake: Path | None = None
+    servegen: Path | None = None
+
+
 @cache
-def trace_of(name: str, path: Path | None) -> Trace:
-    """Return a trace. `path` is the file of the Mooncake trace; without it, that trace raises
-    ValueError.
-    """
+def trace_of(name: str, files: Files) -> Trace:
+    """Return a trace. A trace whose file is missing raises ValueError."""
     if name == "agents":
         return agents(seed=1).first(REQUESTS)
-    if path is None:
-        raise ValueError("the Mooncake trace needs the path of its file")
-    return mooncake(path).first(REQUESTS)
+    if name == "agents-2":
+        return agents(seed=2).first(REQUESTS)
+    if name == "documents":
+        return documents(seed=1).first(REQUESTS)
+    if name.startswith("servegen-") and files.servegen is not None:
+        return servegen(files.servegen, int(name.removeprefix("servegen-")), REQUESTS)
+    if name == "mooncake" and files.mooncake is not None:
+        return mooncake(files.mooncake).first(REQUESTS)
+    raise ValueError(f"the trace {name} needs its file")
 
 
 def serve(cell: Cell, policy: Policy, trace: Trace) -> Service:
     return Service(trace, H100, cell.replicas, cell.cached_blocks).run(policy)
 
 
-def bound_of(cell: Cell, trace: Trace) -> Result:
-    """Return the best result of foresight."""
-    found = [_result(serve(cell, Bound(weight), trace)) for weight in FORESIGHTS]
-    return max(found, key=lambda each: each.attained)
+def result_of(service: Service) -> Result:
+    ttft = service.ttft
+    mean = float(ttft[np.isfinite(ttft)].mean())
+    return Result(service.is_in_time, service.saved_percent, mean)
 
 
-def loaded(cell: Cell, path: Path | None) -> tuple[Trace, Result]:
+def bound_of(cell: Cell, trace: Trace, first: Result | None = None) -> Result:
+    """Return the best result of foresight. `first` is the result of the first weight."""
+    found = [
+        result_of(serve(cell, Bound(weight), trace)) for weight in FORESIGHTS[first is not None :]
+    ]
+    return max([*found, *([first] if first else [])], key=lambda each: each.attained)
+
+
+@cache
+def loaded(cell: Cell, files: Files) -> tuple[Trace, Result]:
     """Return the cell's trace at the speed at which the bound attains BOUND_PERCENT, and the
     bound.
+
+    The speed is found with one weight of foresight, and then corrected for the best one. The search
+    comes from below, because an overloaded fleet takes long to simulate.
     """
-    whole = trace_of(cell.trace, path)
-    # Requests per second for each replica, from far too few to far too many.
-    rate = len(whole.arrival) / float(whole.arrival[-1]) / cell.replicas
-    low, high = 0.02 / rate, 40.0 / rate
+    whole = trace_of(cell.trace, files)
+    speed = LEAST_RATE * cell.replicas * float(whole.arrival[-1]) / len(whole.arrival)
+    low, step = 0.0, SPEED_STEP
     for _ in range(SEARCH_STEPS):
-        speed = float(np.sqrt(low * high))
         trace = whole.faster(speed)
-        bound = bound_of(cell, trace)
-        if abs(bound.attained - BOUND_PERCENT) <= TOLERANCE:
-            break
-        low, high = (speed, high) if bound.attained > BOUND_PERCENT else (low, speed)
-    return trace, bound
+        found = result_of(serve(cell, Bound(FORESIGHTS[0]), trace))
+        if abs(found.attained - BOUND_PERCENT) <= TOLERANCE:
+            found = bound_of(cell, trace, found)
+            if abs(found.attained - BOUND_PERCENT) <= 2 * TOLERANCE:
+                break
+        if found.attained > BOUND_PERCENT:
+            low = speed
+        else:
+            # The speed was too great, so the last step was too long.
+            speed = low or speed / step**2
+            step = float(np.sqrt(step))
+        speed *= step
+    return trace, found
 
 
-def _result(service: Service) -> Result:
-    return Result(service.attainment_percent, service.saved_percent)
-
-
-def results_of(cell: Cell, path: Path | None) -> dict[str, Result]:
+def results_of(cell: Cell, files: Files) -> dict[str, Result]:
     """Serve the cell under every policy."""
-    trace, bound = loaded(cell, path)
-    found = {BOUND: bound, OURS: _result(serve(cell, Ours(), trace))}
-    return found | {name: _result(serve(cell, make(), trace)) for name, make in PEERS.items()}
-
-
-def closed_share(results: dict[str, Result]) -> tuple[float, str]:
-    """Return which share of the gap between the best peer and the bound ours closes, and that
-    peer.
-    """
-    peer = max(PEERS, key=lambda name: results[name].attained)
-    best, bound = results[peer].attained, results[BOUND].attained
-    if bound <= best:
-        return (1.0 if results[OURS].attained >= best else 0.0), peer
-    return (results[OURS].attained - best) / (bound - best), peer
+    trace, bound = loaded(cell, files)
+    found = {BOUND: bound, OURS: result_of(serve(cell, Ours(), trace))}
+    return found | {name: result_of(serve(cell, make(), trace)) for name, make in PEERS.items()}

@@ -1,7 +1,6 @@
 """Simulates a fleet of engines whose requests are routed one by one."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numba import njit
@@ -24,6 +23,12 @@ from scaling.hardware import Hardware
 SLO = np.array([2.0, 0.05])
 """Limits of TTFT and ITL in seconds."""
 
+TICK_SECONDS = 0.02
+"""Time between two looks at the requests that a policy holds."""
+
+AFTER_SECONDS = 30.0
+"""Time for which the engines run after the last arrival."""
+
 
 @njit(cache=True)
 def _run_all(
@@ -33,9 +38,21 @@ def _run_all(
         run_engine(requests, fleet, engine, until, steps[engine], limits, slo)
 
 
-class Policy(Protocol):
-    def choose(self, view: "Service", request: int, now: float) -> int:
-        """Return the engine of a request that arrives now."""
+class Policy:
+    """Routes the requests of a service."""
+
+    @property
+    def held(self) -> int:
+        """Number of requests that wait for an engine."""
+        return 0
+
+    def choose(self, view: "Service", request: int, now: float) -> int | None:
+        """Return the engine of a request that arrives now. None to hold the request."""
+        raise NotImplementedError
+
+    def release(self, view: "Service", now: float) -> list[tuple[int, int]]:
+        """Return the held requests that have an engine now, and these engines."""
+        return []
 
 
 @dataclass
@@ -48,6 +65,8 @@ class Service:
     cached_blocks: int
     slow: dict[int, float] = field(default_factory=dict)
     """How many times longer the steps of an engine take."""
+    ready_at: dict[int, float] = field(default_factory=dict)
+    """Time in seconds from which an engine serves, if not from the beginning."""
 
     def __post_init__(self) -> None:
         trace = self.trace
@@ -66,15 +85,37 @@ class Service:
     def run(self, policy: Policy) -> "Service":
         seed_noise(1)
         requests, fleet = self.requests, self.fleet
+        clock = 0.0
         for request, now in enumerate(self.trace.arrival):
+            clock = self._release(policy, clock, now)
             self.advance(now)
             engine = policy.choose(self, request, now)
-            enqueue(requests, fleet, engine, request)
-        self.advance(self.trace.arrival[-1] + 30)
+            if engine is not None:
+                enqueue(requests, fleet, engine, request)
+        end = self.trace.arrival[-1] + AFTER_SECONDS
+        self._release(policy, clock, end)
+        self.advance(end)
         return self
+
+    def _release(self, policy: Policy, clock: float, until: float) -> float:
+        """Give engines to the requests that a policy holds, until a time. Return that time."""
+        while policy.held and clock + TICK_SECONDS < until:
+            clock += TICK_SECONDS
+            self.advance(clock)
+            for request, engine in policy.release(self, clock):
+                enqueue(self.requests, self.fleet, engine, request)
+        return until
 
     def advance(self, until: float) -> None:
         _run_all(self.requests, self.fleet, until, self.steps, self.limits, SLO)
+
+    def absent(self, now: float) -> Array:
+        """Whether each engine does not serve yet."""
+        at = np.zeros(self.replicas)
+        for engine, ready in self.ready_at.items():
+            at[engine] = ready
+        absent: Array = at > now
+        return absent
 
     @property
     def ttft(self) -> Array:
@@ -83,8 +124,14 @@ class Service:
         return np.where(first >= 0, first - self.trace.arrival, np.inf)
 
     @property
+    def is_in_time(self) -> Array:
+        """Whether each request got its first token in time."""
+        in_time: Array = self.ttft <= SLO[0]
+        return in_time
+
+    @property
     def attainment_percent(self) -> float:
-        return 100 * float(np.mean(self.ttft <= SLO[0]))
+        return 100 * float(np.mean(self.is_in_time))
 
     @property
     def saved_percent(self) -> float:

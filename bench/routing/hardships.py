@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
-from routing.cells import Cell, loaded
+from routing.cells import Cell, Files, Result, loaded, result_of
 from routing.fleet import Policy, Service
 from routing.ours import Ours
 from routing.peers import LeastRequests, LeastWork
@@ -14,6 +13,8 @@ from routing.traces import Trace
 from scaling.hardware import H100
 
 CELL = Cell("mooncake", 8, 820)
+SERVEGEN_SLOTS = (130, 20, 74)
+"""The slot with the most requests of the day, one of the night and one of the day."""
 LOAD = 0.9
 """Share of the load at which the bound attains 85 %, so that no policy is overloaded."""
 WHALE_EVERY, WHALE_TOKENS = 400, 100_000
@@ -32,41 +33,45 @@ def _with_whales(trace: Trace) -> Trace:
 
 @dataclass(frozen=True)
 class Hardship:
-    """What is different from an ordinary run of the cell."""
+    """What is different from an ordinary run of a cell."""
 
+    cell: Cell = CELL
     change: Callable[[Trace], Trace] = lambda trace: trace
     ours: Callable[[], Ours] = Ours
     """Makes the router, with its input."""
     slow: dict[int, float] = field(default_factory=dict)
     """How many times longer the steps of an engine take."""
-    cached_blocks: int = CELL.cached_blocks
+    ready_at: float = 0.0
+    """Share of the trace after which the first engine begins to serve."""
+    is_cached: bool = True
 
-    def attained(self, policy: Policy, trace: Trace) -> float:
-        """Return the percentage of the requests with a first token in time."""
-        service = Service(trace, H100, CELL.replicas, self.cached_blocks, self.slow)
-        return service.run(policy).attainment_percent
+    def serve(self, policy: Policy, trace: Trace) -> Result:
+        ready = {0: self.ready_at * float(trace.arrival[-1])} if self.ready_at else {}
+        blocks = self.cell.cached_blocks if self.is_cached else 0
+        service = Service(trace, H100, self.cell.replicas, blocks, self.slow, ready)
+        return result_of(service.run(policy))
 
 
 HARDSHIPS = {
-    "no shared prefix": Hardship(_without_prefixes),
+    "no shared prefix": Hardship(change=_without_prefixes),
     "one replica half as fast": Hardship(slow={0: 2.0}),
-    "prefix caching off": Hardship(cached_blocks=0),
-    "byte ratio wrong by 2": Hardship(ours=lambda: Ours(bytes_per_token=8.0)),
+    "prefix caching off": Hardship(is_cached=False),
+    "byte ratio twice the guess": Hardship(ours=lambda: Ours(bytes_per_token=8.0)),
+    "byte ratio half the guess": Hardship(ours=lambda: Ours(bytes_per_token=2.0)),
     "images as base64": Hardship(ours=lambda: Ours(image_every=4)),
-    "one whale in 400": Hardship(_with_whales),
+    "one whale in 400": Hardship(change=_with_whales),
+    "a replica just started": Hardship(ready_at=0.5),
     "reports 5 s apart": Hardship(ours=lambda: Ours(report_seconds=5.0)),
-}
+    "reports 4.5 s late": Hardship(ours=lambda: Ours(report_delay=4.5)),
+    "reports 5 s late": Hardship(ours=lambda: Ours(report_delay=5.0)),
+} | {f"ServeGen slot {slot}": Hardship(Cell(f"servegen-{slot}", 4, 820)) for slot in SERVEGEN_SLOTS}
+
+OTHERS: tuple[Callable[[], Policy], ...] = (LeastRequests, LeastWork)
+"""The policies that know no prefixes."""
 
 
-def losses(path: Path | None) -> dict[str, tuple[float, float]]:
-    """Return what ours attains under each hardship, and the best of the two policies that know no
-    prefixes, in percent of the requests.
-    """
-    trace, _ = loaded(CELL, path)
-    trace = trace.faster(LOAD)
-    found = {}
-    for name, hardship in HARDSHIPS.items():
-        changed = hardship.change(trace)
-        others = [hardship.attained(each, changed) for each in (LeastRequests(), LeastWork())]
-        found[name] = hardship.attained(hardship.ours(), changed), max(others)
-    return found
+def results_under(name: str, files: Files) -> list[Result]:
+    """Return the result of ours and those of the others under one hardship."""
+    hardship = HARDSHIPS[name]
+    trace = hardship.change(loaded(hardship.cell, files)[0].faster(LOAD))
+    return [hardship.serve(make(), trace) for make in (hardship.ours, *OTHERS)]

@@ -1,74 +1,158 @@
 """The product's router, fed as in a cluster: each replica reports once a second."""
 
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numba import njit
 
+from llmservice_operator.routing.holding import Holding, Request
+from llmservice_operator.routing.prefixes import BLOCK_BYTES
 from llmservice_operator.routing.prompts import Prompt
 from llmservice_operator.routing.router import Router
-from routing.fleet import Service
+from llmservice_operator.scaling.signals import Snapshot
+from routing.fleet import Policy, Service
+from routing.traces import Trace
 from scaling.counters import snapshot_of
-from scaling.engine import BLOCK_TOKENS
+from scaling.engine import BLOCK_TOKENS, Fleet, Requests
 
 BYTES_PER_TOKEN = 4.3
 LENGTH_NOISE = 0.3
-"""Deviation of a prompt's bytes from those of its tokens, as a share."""
+"""Deviation of the bytes of a token in one text from those in another, as a share."""
 IMAGE_FACTOR = 10
 """Bytes of an image that is not recognized, per byte of text with as many tokens."""
+MOST_PIECES = 1024
+"""Hashed pieces of a block at most."""
+MOST_HELD = 100_000
+"""Requests that are held at most; no client is refused, so that all policies serve the same."""
+
+
+@njit(cache=True)
+def _prompt_tokens(requests: Requests, fleet: Fleet, engine: int) -> tuple[int, int]:
+    """Return the prompt tokens of the queue, and those left of the prompt that is computed."""
+    at, queued, left = fleet.head[engine], 0, 0
+    if at >= 0 and fleet.head_admitted[engine]:
+        left = requests.to_compute[at]
+        at = requests.behind[at]
+    while at >= 0:
+        queued += requests.prompt[at]
+        at = requests.behind[at]
+    return queued, left
+
+
+class Texts:
+    """The bytes of a trace's prompts. Equal blocks have equal bytes."""
+
+    def __init__(self, trace: Trace, bytes_per_token: float) -> None:
+        count = len(trace.arrival)
+        noise = np.random.default_rng(1).uniform(1 - LENGTH_NOISE, 1 + LENGTH_NOISE, count)
+        self.trace, self.of_request = trace, bytes_per_token * noise
+        author = np.zeros(trace.different_blocks + 1, np.int64)
+        lengths = np.diff(trace.first_block)
+        # Backwards, so that the text of a block is that of the first request with the block.
+        author[trace.blocks[::-1]] = np.repeat(np.arange(count), lengths)[::-1]
+        self.of_block = BLOCK_TOKENS * self.of_request[author]
+
+    def prompt(self, request: int, factor: float = 1.0) -> Prompt:
+        """Return what the router knows of a request whose bytes are `factor` times those of
+        text.
+        """
+        trace = self.trace
+        tokens = int(trace.prompt[request])
+        first, end = trace.first_block[request], trace.first_block[request + 1]
+        whole = trace.blocks[first : min(end, first + tokens // BLOCK_TOKENS)]
+        ends = np.cumsum(self.of_block[whole]) * factor
+        rest = (tokens - len(whole) * BLOCK_TOKENS) * self.of_request[request] * factor
+        size = (float(ends[-1]) if len(whole) else 0.0) + rest
+        hashed = np.diff(ends // BLOCK_BYTES, prepend=0).astype(np.int64)
+        chain = [
+            int(block) * MOST_PIECES + i
+            for block, pieces in zip(whole, hashed, strict=True)
+            for i in range(pieces)
+        ]
+        return Prompt(chain, int(size))
 
 
 @dataclass
-class Ours:
+class Ours(Policy):
     report_seconds: float = 1.0
+    report_delay: float = 0.0
+    """Age in seconds of a report when the router hears it."""
     bytes_per_token: float = BYTES_PER_TOKEN
     image_every: int = 0
     """Every so many requests, the prompt is images: many bytes for few tokens. 0 for none."""
-    router: Router | None = None
+    holds: bool = True
+    holding: Holding | None = None
     next_report: dict[int, float] = field(default_factory=dict)
+    sent: deque[tuple[int, Snapshot]] = field(default_factory=deque)
+    """Reports that the router has not heard yet, with their engines."""
     open: list[int] = field(default_factory=list)
     begun: set[int] = field(default_factory=set)
 
-    def choose(self, view: Service, request: int, now: float) -> int:
-        if self.router is None:
-            self.router = Router(view.hardware.prior)
-            self.rng = np.random.default_rng(1)
+    @property
+    def held(self) -> int:
+        return len(self.holding) if self.holding is not None else 0
+
+    def choose(self, view: Service, request: int, now: float) -> int | None:
+        if self.holding is None:
+            self.holding = Holding(Router(view.hardware.prior), most_requests=MOST_HELD)
+            self.texts = Texts(view.trace, self.bytes_per_token)
             share = self.report_seconds / view.replicas
-            self.next_report = {engine: engine * share for engine in range(view.replicas)}
-            for engine in range(view.replicas):
-                self._report(view, engine, now)
-        self._settle(view, now)
-        for engine, due in self.next_report.items():
-            if now >= due:
-                self._report(view, engine, now)
-                self.next_report[engine] = now + self.report_seconds
-        requests = view.requests
-        ids = requests.blocks[requests.first_block[request] : requests.first_block[request + 1]]
-        whole = ids[: requests.prompt[request] // BLOCK_TOKENS].tolist()
-        chain = [2 * block + half for block in whole for half in (0, 1)]
-        noise = self.rng.uniform(1 - LENGTH_NOISE, 1 + LENGTH_NOISE)
-        size = int(requests.prompt[request] * self.bytes_per_token * noise)
-        if self.image_every and request % self.image_every == 0:
-            size *= IMAGE_FACTOR
-        pick = self.router.pick(request, Prompt(chain, size), now)
-        assert pick is not None
+            self.next_report = {
+                engine: view.ready_at.get(engine, engine * share - self.report_seconds)
+                for engine in range(view.replicas)
+            }
+        self._observe(view, now)
+        is_image = self.image_every and request % self.image_every == 0
+        prompt = self.texts.prompt(request, IMAGE_FACTOR if is_image else 1.0)
+        if self.holds:
+            pick = self.holding.pick(Request(request, prompt), now)
+        else:
+            pick = self.holding.router.pick(request, prompt, now)
+        if pick is None:
+            return None
         self.open.append(request)
         return int(pick.replica)
 
-    def _settle(self, view: Service, now: float) -> None:
-        assert self.router is not None
-        first, finish = view.requests.first_token, view.requests.finish
-        still = []
-        for each in self.open:
-            if each not in self.begun and 0 <= first[each] <= now:
-                self.begun.add(each)
-                self.router.started(each, first[each])
-            if 0 <= finish[each] <= now:
-                self.router.ended(each)
-            else:
-                still.append(each)
-        self.open = still
+    def release(self, view: Service, now: float) -> list[tuple[int, int]]:
+        self._observe(view, now)
+        assert self.holding is not None
+        found = [(request.number, int(pick.replica)) for request, pick in self.holding.release(now)]
+        self.open += [number for number, _ in found]
+        return found
 
-    def _report(self, view: Service, engine: int, now: float) -> None:
-        assert self.router is not None
-        report = snapshot_of(view.fleet, engine, view.hardware.limits, now, started=0.0)
-        self.router.hear(str(engine), report, view.cached_blocks * BLOCK_TOKENS)
+    def _observe(self, view: Service, now: float) -> None:
+        """Tell the router which requests have started and ended, and the reports that are due."""
+        assert self.holding is not None
+        router = self.holding.router
+        numbers = np.array(self.open, np.int64)
+        first = view.requests.first_token[numbers]
+        finish = view.requests.finish[numbers]
+        for each in numbers[(first >= 0) & (first <= now)].tolist():
+            if each not in self.begun:
+                self.begun.add(each)
+                router.started(each, float(view.requests.first_token[each]))
+        is_done = (finish >= 0) & (finish <= now)
+        for each in numbers[is_done].tolist():
+            router.ended(each)
+        self.open = numbers[~is_done].tolist()
+        for engine, due in self.next_report.items():
+            if now >= due:
+                self.sent.append((engine, self._report(view, engine, now)))
+                self.next_report[engine] = now + self.report_seconds
+        while self.sent and self.sent[0][1].at + self.report_delay <= now:
+            engine, report = self.sent.popleft()
+            router.hear(str(engine), report, view.cached_blocks * BLOCK_TOKENS)
+
+    def _report(self, view: Service, engine: int, now: float) -> Snapshot:
+        started = view.ready_at.get(engine, 0.0)
+        report = snapshot_of(view.fleet, engine, view.hardware.limits, now, started)
+        computed = int(view.fleet.head_admitted[engine])
+        queued, left = _prompt_tokens(view.requests, view.fleet, engine)
+        return replace(
+            report,
+            running=report.running + computed,
+            waiting=report.waiting - computed,
+            queued_prompt_tokens=queued,
+            left_prompt_tokens=queued + left,
+        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import njit
 
-from routing.fleet import Service
+from routing.fleet import Policy, Service
 from routing.foresight import first_token_at
 from scaling.engine import (
     FIXED,
@@ -22,9 +22,12 @@ from scaling.engine import (
     matched_tokens,
 )
 
+ABSENT = 1 << 40
+"""Load of an engine that does not serve yet."""
 
-def _loads(view: Service) -> Array:
-    return view.fleet.running + view.fleet.waiting
+
+def _loads(view: Service, now: float) -> Array:
+    return np.where(view.absent(now), ABSENT, view.fleet.running + view.fleet.waiting)
 
 
 @njit(cache=True)
@@ -57,7 +60,7 @@ def _queued_tokens(requests: Requests, fleet: Fleet, engines: int) -> Array:
 
 
 @dataclass
-class Bound:
+class Bound(Policy):
     """The engine with the least cost, by perfect foresight.
 
     The cost is the time until the first token, and `work_weight` times the seconds that the prompt
@@ -71,35 +74,36 @@ class Bound:
         saved = _matches(view.requests, view.fleet, view.replicas, request)
         a_token = view.steps[:, PREFILL] + view.steps[:, FIXED] / view.limits[MAX_STEP_TOKENS]
         work = (view.requests.prompt[request] - saved) * a_token
-        return int(np.lexsort((_loads(view), seconds + self.work_weight * work))[0])
+        return int(np.lexsort((_loads(view, now), seconds + self.work_weight * work))[0])
 
 
 @dataclass
-class LeastRequests:
+class LeastRequests(Policy):
     """The fewest requests in an engine; among equals, the next in turn."""
 
     turn: int = 0
 
     def choose(self, view: Service, request: int, now: float) -> int:
         self.turn += 1
-        loads = np.roll(_loads(view), -self.turn % view.replicas)
+        loads = np.roll(_loads(view, now), -self.turn % view.replicas)
         return int((np.argmin(loads) + self.turn) % view.replicas)
 
 
-class LeastWork:
+class LeastWork(Policy):
     """The fewest prompt tokens ahead; prefixes are not known."""
 
     def choose(self, view: Service, request: int, now: float) -> int:
         tokens = _queued_tokens(view.requests, view.fleet, view.replicas)
-        return int(np.lexsort((_loads(view), tokens))[0])
+        return int(np.lexsort((_loads(view, now), tokens + ABSENT * view.absent(now)))[0])
 
 
 def _limit(loads: Array, factor: float) -> float:
-    return max(1.0, factor * (float(loads.sum()) + 1) / len(loads))
+    present = loads[loads < ABSENT]
+    return max(1.0, factor * (float(present.sum()) + 1) / len(present))
 
 
 @dataclass
-class BoundedHash:
+class BoundedHash(Policy):
     """Consistent hashing of the first blocks with bounded loads."""
 
     blocks: int = 4
@@ -116,7 +120,7 @@ class BoundedHash:
         first = view.requests.first_block[request]
         end = min(first + self.blocks, view.requests.first_block[request + 1])
         at = bisect.bisect(self.points, (_hash(str(view.requests.blocks[first:end].tolist())), -1))
-        loads = _loads(view)
+        loads = _loads(view, now)
         limit = _limit(loads, self.factor)
         for step in range(len(self.points)):
             engine = self.points[(at + step) % len(self.points)][1]
@@ -130,14 +134,14 @@ def _hash(text: str) -> int:
 
 
 @dataclass
-class PrefixTree:
+class PrefixTree(Policy):
     """The longest cached prefix among the engines whose load is bounded."""
 
     factor: float = 1.25
     fallback: LeastRequests = field(default_factory=LeastRequests)
 
     def choose(self, view: Service, request: int, now: float) -> int:
-        loads = _loads(view)
+        loads = _loads(view, now)
         matches = _matches(view.requests, view.fleet, view.replicas, request)
         matches = np.where(loads + 1 <= _limit(loads, self.factor), matches, -1)
         if matches.max() <= 0:

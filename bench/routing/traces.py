@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,3 +97,100 @@ def agents(seed: int, seconds: float = 3600.0) -> Trace:
     rows.sort(key=lambda row: row[0])
     rows = [row for row in rows if row[0] < seconds]
     return _trace(*(list(column) for column in zip(*rows, strict=True)))
+
+
+DOCUMENTS, QUESTIONS_PER_SECOND = 300, 2.0
+
+
+def documents(seed: int, seconds: float = 3600.0) -> Trace:
+    """Return questions about documents: instructions, one to three documents, and a question.
+
+    A document has 1,000 to 12,000 tokens. Some documents are popular, and their order varies, so a
+    document is cached only behind the same ones.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(2, 24, DOCUMENTS)
+    popularity = 1 / np.arange(1, DOCUMENTS + 1) ** 0.9
+    popularity /= popularity.sum()
+    numbers: dict[tuple[int, ...], list[int]] = {(): [0, 1]}
+    number = 2
+    arrivals, prompts, answers = list[float](), list[int](), list[int]()
+    blocks = list[list[int]]()
+    at = 0.0
+    while (at := at + rng.exponential(1 / QUESTIONS_PER_SECOND)) < seconds:
+        chosen = tuple(rng.choice(DOCUMENTS, rng.integers(1, 4), replace=False, p=popularity))
+        ids: list[int] = []
+        for end in range(len(chosen) + 1):
+            if chosen[:end] not in numbers:
+                size = int(sizes[chosen[end - 1]])
+                numbers[chosen[:end]] = list(range(number, number + size))
+                number += size
+            ids += numbers[chosen[:end]]
+        question = int(np.clip(rng.lognormal(4.5, 0.8), 8, 500))
+        answer = int(np.clip(rng.lognormal(5.3, 0.7), 8, 2000))
+        arrivals.append(at)
+        prompts.append(len(ids) * BLOCK_TOKENS + question)
+        answers.append(answer)
+        blocks.append(ids)
+    return _trace(arrivals, prompts, answers, blocks)
+
+
+SLOT_SECONDS, LENGTHS_SECONDS = 600, 21_600
+MOST_VARIATION = 10.0
+"""Maximum coefficient of variation of a client's gaps; a few clients of a slot have one burst."""
+
+
+def servegen(path: Path, slot: int, count: int) -> Trace:
+    """Return a mix of clients of a ServeGen file (JSON, perhaps compressed by gzip) without
+    prefixes: `count` requests at most, as in the slot of 10 minutes with this number.
+
+    Each client has its rate, the distribution of its gaps, and the quantiles of its lengths.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt") as file:
+        clients = json.load(file)["clients"]
+    rng = np.random.default_rng(slot)
+    arrivals, prompts, answers = [], [], []
+    for client in clients:
+        rate, variation, family = client["rate_cv_pattern_by_10min"][slot]
+        period = slot * SLOT_SECONDS // LENGTHS_SECONDS * LENGTHS_SECONDS
+        lengths = client["lengths_by_6h"].get(str(period))
+        if rate <= 0 or lengths is None:
+            continue
+        gaps = _gaps(rng, rate, min(variation, MOST_VARIATION), family)
+        at = np.cumsum(gaps)
+        at = at[at < SLOT_SECONDS]
+        arrivals.append(at)
+        prompts.append(_drawn(rng, lengths["input_quantiles"], len(at)))
+        answers.append(_drawn(rng, lengths["output_quantiles"], len(at)))
+    order = np.argsort(np.concatenate(arrivals), kind="stable")[:count]
+    arrival, prompt, answer = (np.concatenate(each)[order] for each in (arrivals, prompts, answers))
+    no_blocks = np.zeros(0, np.int64)
+    return Trace(arrival, prompt, answer, np.zeros(len(order) + 1, np.int64), no_blocks)
+
+
+def _gaps(rng: np.random.Generator, rate: float, variation: float, family: str) -> Array:
+    """Return more gaps than a slot needs, with a mean of 1 / rate."""
+    count = int(rate * SLOT_SECONDS * 2) + 100
+    if family == "Weibull":
+        shape = _weibull_shape(variation)
+        return rng.weibull(shape, count) / math.gamma(1 + 1 / shape) / rate
+    shape = max(variation, 0.01) ** -2
+    return rng.gamma(shape, 1 / shape, count) / rate
+
+
+def _weibull_shape(variation: float) -> float:
+    """Return the shape of a Weibull distribution with a coefficient of variation, by bisection."""
+    low, high = 0.1, 20.0
+    for _ in range(60):
+        shape = (low + high) / 2
+        square = math.gamma(1 + 2 / shape) / math.gamma(1 + 1 / shape) ** 2 - 1
+        low, high = (shape, high) if square > variation**2 else (low, shape)
+    return (low + high) / 2
+
+
+def _drawn(rng: np.random.Generator, quantiles: Sequence[float], count: int) -> Array:
+    """Draw token counts from equidistant quantiles."""
+    places: Any = np.linspace(0, 1, len(quantiles))
+    drawn = np.interp(rng.uniform(0, 1, count), places, quantiles)
+    return np.maximum(np.rint(drawn), 1).astype(np.int64)

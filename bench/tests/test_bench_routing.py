@@ -1,15 +1,29 @@
 """Tests of the routing benchmark's engines with a cache of blocks, its bound, and its cells."""
 
+import json
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from routing.cells import BOUND, OURS, PEERS, Cell, Result, closed_share, serve
-from routing.fleet import Service
+from routing.cells import Cell, serve
+from routing.fleet import Policy, Service
 from routing.foresight import first_token_at
-from routing.ours import Ours
-from routing.peers import Bound, LeastRequests
-from routing.traces import Trace, agents
-from scaling.engine import BLOCK_TOKENS, enqueue, matched_tokens
+from routing.gates import (
+    BLOCK_REQUESTS,
+    MISSING,
+    NEVER_WORSE,
+    SIM_TTFT,
+    Interval,
+    closed_share,
+    interval_of,
+    lost_points,
+)
+from routing.ours import Ours, Texts
+from routing.peers import Bound, LeastRequests, LeastWork
+from routing.traces import Trace, agents, documents, servegen
+from scaling.engine import ARRIVALS, BLOCK_TOKENS, enqueue, matched_tokens
 from scaling.hardware import H100
 
 
@@ -25,7 +39,7 @@ def trace(*prompts: list[int], every: float = 1.0, answer: int = 20) -> Trace:
     )
 
 
-class First:
+class First(Policy):
     """Sends every request to the first engine."""
 
     def choose(self, view: Service, request: int, now: float) -> int:
@@ -86,10 +100,93 @@ def test_ours_saves_more_and_is_faster_than_least_requests_where_prefixes_repeat
     assert ours.attainment_percent > bound.attainment_percent - 10
 
 
-def results(ours: float, bound: float, peer: float) -> dict[str, Result]:
-    found = {name: Result(0.0, 0.0) for name in PEERS}
-    found["prefix tree"] = Result(peer, 0.0)
-    return found | {OURS: Result(ours, 0.0), BOUND: Result(bound, 0.0)}
+class Holds(Policy):
+    """Holds every request until a time, and then sends it to the first engine."""
+
+    def __init__(self, until: float) -> None:
+        self.until, self.numbers = until, list[int]()
+
+    @property
+    def held(self) -> int:
+        return len(self.numbers)
+
+    def choose(self, view: Service, request: int, now: float) -> int | None:
+        self.numbers.append(request)
+        return None
+
+    def release(self, view: Service, now: float) -> list[tuple[int, int]]:
+        if now < self.until:
+            return []
+        given, self.numbers = [(number, 0) for number in self.numbers], []
+        return given
+
+
+def test_the_time_for_which_a_request_is_held_counts() -> None:
+    service = Service(trace([1], [2], every=0.1), H100, 1, 100).run(Holds(until=5.0))
+    assert service.ttft == pytest.approx([5.0, 4.9], abs=0.2)
+    assert not service.is_in_time.any()
+
+
+def test_an_engine_that_is_not_ready_gets_nothing() -> None:
+    for policy in (LeastRequests(), LeastWork(), Ours()):
+        prompts = [[each] for each in range(1, 41)]
+        service = Service(trace(*prompts, every=0.01), H100, 2, 100, ready_at={0: 0.2}).run(policy)
+        assert service.fleet.totals[1, ARRIVALS] >= 20
+        assert service.fleet.totals[0, ARRIVALS] > 0
+        first = service.requests.first_token[service.requests.first_token >= 0]
+        assert len(first) == 40
+
+
+def test_texts_with_the_same_blocks_have_the_same_hashes_and_other_texts_have_not() -> None:
+    texts = Texts(trace([1, 2, 3], [1, 2, 4], [5, 6]), 4.0)
+    chains = [list(texts.prompt(request).chain) for request in range(3)]
+    shared = [each for each in chains[0] if each in chains[1]]
+    assert shared == chains[0][: len(shared)]
+    # Two blocks have 1,024 tokens, so 4,096 bytes and a deviation of at most 30 %.
+    assert 2 <= len(shared) <= 5
+    assert not set(chains[2]) & set(chains[0] + chains[1])
+    assert len(set(chains[0])) == len(chains[0])
+    assert texts.prompt(0).size == pytest.approx(3 * 512 * 4.0, rel=0.3)
+
+
+def test_an_image_has_many_bytes_for_the_same_tokens() -> None:
+    texts = Texts(trace([1, 2, 3]), 4.0)
+    assert texts.prompt(0, 10.0).size == pytest.approx(10 * texts.prompt(0).size, rel=0.01)
+
+
+def test_questions_about_documents_share_the_instructions_and_their_first_documents() -> None:
+    made = documents(1, seconds=100.0)
+    prompts = [
+        made.blocks[first:end].tolist()
+        for first, end in zip(made.first_block[:-1], made.first_block[1:], strict=True)
+    ]
+    assert {tuple(each[:2]) for each in prompts} == {(1, 2)}
+    seen: dict[int, int] = {}
+    for each in prompts:
+        for before, block in pairwise(each):
+            assert seen.setdefault(block, before) == before
+
+
+def test_a_mix_of_servegen_has_the_rates_and_lengths_of_its_clients(tmp_path: Path) -> None:
+    def client(rate: float, variation: float, family: str, tokens: int) -> dict[str, object]:
+        quantiles = {"input_quantiles": [tokens] * 21, "output_quantiles": [7] * 21}
+        return {
+            "rate_cv_pattern_by_10min": [[0.0, 0.0, ""], [rate, variation, family]],
+            "lengths_by_6h": {"0": quantiles},
+        }
+
+    file = tmp_path / "clients.json"
+    file.write_text(
+        json.dumps({"clients": [client(2.0, 1.0, "Gamma", 100), client(4.0, 2.0, "Weibull", 300)]})
+    )
+    made = servegen(file, slot=1, count=100_000)
+    assert np.sum(made.prompt == 100) == pytest.approx(1200, rel=0.1)
+    assert np.sum(made.prompt == 300) == pytest.approx(2400, rel=0.2)
+    gaps = np.diff(made.arrival[made.prompt == 300])
+    assert gaps.std() / gaps.mean() == pytest.approx(2.0, rel=0.25)
+    assert set(made.answer.tolist()) == {7}
+    assert (np.diff(made.arrival) >= 0).all()
+    assert len(servegen(file, slot=1, count=50).arrival) == 50
 
 
 @pytest.mark.parametrize(
@@ -105,6 +202,36 @@ def results(ours: float, bound: float, peer: float) -> dict[str, Result]:
 def test_the_share_of_the_gap_is_measured_from_the_best_peer(
     ours: float, bound: float, peer: float, share: float
 ) -> None:
-    measured, best = closed_share(results(ours, bound, peer))
-    assert measured == pytest.approx(share)
-    assert best == "prefix tree"
+    assert closed_share(ours, bound, 10.0, peer) == pytest.approx(share)
+
+
+def test_an_interval_is_narrow_where_policies_differ_on_the_same_requests() -> None:
+    rng = np.random.default_rng(1)
+    easy = np.repeat(rng.random(30) < 0.7, BLOCK_REQUESTS)
+    better = easy.copy()
+    better[::10] = True
+    found = interval_of([easy, better], lost_points)
+    assert found.value == pytest.approx(100 * (better.mean() - easy.mean()))
+    assert found.low <= found.value <= found.high
+    assert 0 < found.high - found.low < 4
+
+
+@pytest.mark.parametrize(
+    ("figures", "verdict"),
+    [
+        ({"a": Interval(0.9, 0.8, 0.95), "b": Interval(0.8, 0.76, 0.9)}, "PASS (b)"),
+        ({"a": Interval(0.9, 0.8, 0.95), "b": Interval(0.8, 0.7, 0.9)}, "UNDECIDED (b)"),
+        ({"a": Interval(0.9, 0.8, 0.95), "b": Interval(0.6, 0.5, 0.7)}, "FAIL (b)"),
+        ({"a": Interval(0.9, 0.8, 0.95), "b": MISSING}, "FAIL (b)"),
+        ({}, "missing >=0.75 FAIL"),
+    ],
+)
+def test_a_gate_passes_only_where_every_cell_meets_its_limit(
+    figures: dict[str, Interval], verdict: str
+) -> None:
+    assert SIM_TTFT.line(figures).endswith(verdict)
+
+
+def test_a_loss_above_the_limit_fails_its_gate() -> None:
+    assert NEVER_WORSE.line({"a": Interval(0.2, -1, 0.9)}).endswith("PASS (a)")
+    assert NEVER_WORSE.line({"a": Interval(3.0, 2, 4)}).endswith("FAIL (a)")

@@ -67,7 +67,9 @@ def test_a_long_queue_outweighs_a_warm_cache() -> None:
     made = router("a", "b")
     warm = pick(made, prompt(0, 20), ends=True)
     for i in range(1, 60):
-        made.replicas[warm].send(-i, made._dispatch(made.replicas[warm], prompt(1000 * i, 400), 0))
+        wanted = prompt(1000 * i, 400)
+        choice = made._choice(warm, made.replicas[warm], wanted, 0.0)
+        made.send(-i, wanted, choice)
     assert pick(made, prompt(0, 21)) != warm
 
 
@@ -112,7 +114,7 @@ def test_a_cache_that_saves_nothing_loses_its_discount() -> None:
         arrived = Counters(prompt_tokens_arrived=10_000.0 * second)
         made.hear("a", replace(REPORT, at=second + 0.5, counters=arrived), CACHE_TOKENS)
     assert replica.trust.value < 0.1
-    dispatch = made._dispatch(replica, prompt(0, 40), 30.0)
+    dispatch = made._choice("a", replica, prompt(0, 40), 30.0).dispatch
     assert dispatch.uncached > 0.9 * dispatch.tokens
 
 
@@ -124,6 +126,70 @@ def test_the_bytes_of_a_token_are_learned_from_the_reports() -> None:
         arrived = Counters(prompt_tokens_arrived=second * wanted.size / 2.0)
         made.hear("a", replace(REPORT, at=second + 0.5, counters=arrived), CACHE_TOKENS)
     assert made.bytes_per_token.value == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_full_replica_gets_no_request_until_its_next_report() -> None:
+    made = router("a", "b")
+    made.refused("a")
+    made.refused("nobody")
+    assert {pick(made, prompt(1000 * i, 4), ends=True) for i in range(4)} == {"b"}
+    made.refused("b")
+    assert made.pick(1, prompt(0, 4), 0.0) is None
+    made.hear("a", replace(REPORT, at=1.0), CACHE_TOKENS)
+    assert pick(made, prompt(0, 4), 1.0) == "a"
+
+
+def test_replicas_that_have_loaded_the_adapter_go_first() -> None:
+    made = router("a")
+    made.hear("b", REPORT, CACHE_TOKENS, adapters=["french"])
+    french = replace(prompt(0, 4), adapter="french")
+    assert {pick(made, french) for _ in range(9)} == {"b"}
+    made.drain("b")
+    assert pick(made, french) == "a"
+
+
+def test_a_replica_that_would_begin_too_late_is_not_chosen() -> None:
+    made = router("a")
+    pick(made, prompt(0, 400))
+    assert made.choose(prompt(1000, 4), 0.0, most_wait=1.0) is None
+    assert made.choose(prompt(1000, 4), 0.0, most_wait=9.0) is not None
+
+
+def reported(at: float, waiting: int, queued: float, left: float) -> Snapshot:
+    return replace(
+        REPORT, at=at, waiting=waiting, queued_prompt_tokens=queued, left_prompt_tokens=left
+    )
+
+
+def test_the_work_ahead_is_corrected_by_the_prompt_tokens_that_a_replica_reports() -> None:
+    made = router("a")
+    for number in range(3):
+        made.pick(number, prompt(1000 * number, 100), 0.0)
+    replica = made.replicas["a"]
+    assert replica._waiting_tokens == pytest.approx(3 * 25_600)
+    made.hear("a", reported(0.5, waiting=2, queued=100_000, left=104_000), CACHE_TOKENS)
+    assert replica._waiting_tokens == pytest.approx(104_000)
+    assert [each.uncached for each in replica.waiting.values()] == [4_000, 50_000, 50_000]
+
+
+def test_prompts_of_other_routers_do_not_lengthen_those_of_this_router() -> None:
+    made = router("a")
+    made.pick(1, prompt(0, 100), 0.0)
+    made.hear("a", reported(0.5, waiting=4, queued=102_400, left=102_400), CACHE_TOKENS)
+    assert made.replicas["a"]._waiting_tokens == pytest.approx(25_600)
+    assert made.replicas["a"].requests == 4
+    assert made.replicas["a"].wait_of(1.0, 0.5).start == pytest.approx(102_400 * 55e-6, rel=0.15)
+
+
+def test_a_late_report_does_not_count_what_has_started_since() -> None:
+    made = router("a")
+    for number in range(3):
+        made.pick(number, prompt(1000 * number, 100), 0.0)
+    made.started(0, 2.0)
+    made.hear("a", reported(1.0, waiting=2, queued=51_200, left=60_000), CACHE_TOKENS)
+    replica = made.replicas["a"]
+    assert replica._waiting_tokens == pytest.approx(51_200)
+    assert replica.requests == 3
 
 
 def test_requests_of_others_count_as_load() -> None:
@@ -150,7 +216,7 @@ def test_a_full_kv_cache_delays_a_request_until_sequences_have_finished() -> Non
     full = replace(REPORT, running=4, kv_tokens=399_000.0, counters=answers)
     made.hear("a", full, CACHE_TOKENS)
     made.hear("b", replace(full, kv_tokens=200_000.0), CACHE_TOKENS)
-    a, b = (made.replicas[each].seconds_until_first_token(100_000, 0.0) for each in ("a", "b"))
+    a, b = (made.replicas[each].wait_of(100_000, 0.0).first_token for each in ("a", "b"))
     assert b + 4 < a < b + 12
 
 

@@ -42,6 +42,8 @@ class Prompt:
     """Bytes of text, without images, audio and video."""
     media: int = 0
     """Number of images, pieces of audio and videos."""
+    adapter: str = ""
+    """Adapter that answers, or the model."""
 
 
 def prompt_of(body: Mapping[str, Any], adapter: str) -> Prompt:
@@ -56,7 +58,7 @@ def prompt_of(body: Mapping[str, Any], adapter: str) -> Prompt:
     names = [name for name, _ in fields]
     root = _json([adapter, body.get("cache_salt"), names]).encode("utf-8", "surrogatepass")
     chain = tuple(_chain(root, b"".join(pieces)[:MOST_BYTES]))
-    return Prompt(chain, sum(map(len, pieces)), len(media))
+    return Prompt(chain, sum(map(len, pieces)), len(media), adapter)
 
 
 def _chain(root: bytes, text: bytes) -> Iterator[int]:

@@ -1,5 +1,6 @@
-"""Learns a ratio from two sums that fade."""
+"""Learns ratios and rates from sums that fade."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -26,3 +27,33 @@ class FadingRatio:
     @property
     def value(self) -> float:
         return (self._numerator + self.weight * self.guess) / (self._denominator + self.weight)
+
+
+@dataclass(slots=True)
+class FadingRate:
+    """Amount per second, over about the last `seconds`."""
+
+    seconds: float
+    _sum: float = 0.0
+    _at: float | None = None
+    _age: float = 0.0
+
+    def add(self, amount: float, now: float) -> None:
+        """Add an amount. A time before that of the last amount counts as the same time."""
+        if self._at is not None:
+            passed = max(0.0, now - self._at)
+            self._sum *= math.exp(-passed / self.seconds)
+            self._age += passed
+        self._at = max(now, self._at or now)
+        self._sum += amount
+
+    def value(self, now: float) -> float:
+        """Return the rate; 0 before the first amount. A short history counts as at least one
+        second.
+        """
+        if self._at is None:
+            return 0.0
+        passed = max(0.0, now - self._at)
+        age = max(self._age + passed, 1.0)
+        faded = self._sum * math.exp(-passed / self.seconds)
+        return faded / (self.seconds * -math.expm1(-age / self.seconds))

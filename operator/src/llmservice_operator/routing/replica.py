@@ -1,18 +1,19 @@
 """The load of one replica, from the router's own requests and from the replica's reports."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final, NamedTuple
 
 from llmservice_operator.routing.prefixes import PrefixIndex
 from llmservice_operator.routing.ratios import FadingRatio
-from llmservice_operator.scaling.lengths import Lengths, lengths_of
-from llmservice_operator.scaling.signals import Snapshot
+from llmservice_operator.scaling.lengths import lengths_of
+from llmservice_operator.scaling.signals import Counters, Snapshot
 from llmservice_operator.scaling.step_model import StepModel, StepModelFit
 
 FRESH_SECONDS: Final = 5.0
 """Age in seconds at which a report no longer describes the load."""
 
-GUESSED_ANSWER_TOKENS: Final = 200.0
 TRUST_WEIGHT_TOKENS: Final = 5_000.0
 TRUST_MEMORY_TOKENS: Final = 200_000.0
 
@@ -29,8 +30,27 @@ class Dispatch(NamedTuple):
     """Prompt tokens that the replica's cache contains according to the index."""
     uncached: float
     """Expected prompt tokens that the replica computes."""
-    seconds: float
-    """Expected seconds until the first token."""
+    started: float = inf
+    """Time of the first token."""
+
+
+class Wait(NamedTuple):
+    """Expected times of a new request in a replica, in seconds from now."""
+
+    start: float
+    """Time until the replica begins to compute the prompt."""
+    first_token: float
+
+
+class Answers(NamedTuple):
+    """Lengths of the answers of a replica, in tokens."""
+
+    mean: float
+    left: float
+    """Mean number of tokens that a running sequence still generates."""
+
+
+GUESSED_ANSWERS: Final = Answers(mean=200.0, left=100.0)
 
 
 class Arrived(NamedTuple):
@@ -47,24 +67,33 @@ class Replica:
     prior: StepModel
     index: PrefixIndex
     is_draining: bool = False
+    is_full: bool = False
+    """Whether it refused a request since its last report."""
+    adapters: frozenset[str] = frozenset()
+    """Adapters that it has loaded."""
     report: Snapshot | None = None
     """Last report."""
     waiting: dict[int, Dispatch] = field(default_factory=dict)
     """Requests without a first token, in the order in which they were sent."""
     running: dict[int, Dispatch] = field(default_factory=dict)
     fit: StepModelFit = field(init=False)
+    answers: Answers = GUESSED_ANSWERS
     trust: FadingRatio = field(
         default_factory=lambda: FadingRatio(1.0, TRUST_WEIGHT_TOKENS, TRUST_MEMORY_TOKENS)
     )
     """Cached prompt tokens that the replica reports, per token that the index promised."""
     _others: int = 0
     """Requests in the last report that this router did not send."""
+    _others_tokens: float = 0.0
+    """Prompt tokens of those that were queued."""
     _head_since: float = 0.0
     """Time since when the first waiting request is computed."""
     _waiting_tokens: float = 0.0
     """Expected prompt tokens to compute of all waiting requests."""
     _promised_tokens: float = 0.0
     """Cached tokens that the index promised for requests that started since the last report."""
+    _cached_tokens: float = 0.0
+    """Reported cached tokens of prompts that had not started at the last report."""
     _sent_bytes: float = 0.0
     """Bytes of the prompts that were sent since the last report."""
 
@@ -72,9 +101,19 @@ class Replica:
         self.fit = StepModelFit(self.prior)
 
     @property
+    def is_open(self) -> bool:
+        """Whether it may get another request."""
+        return not self.is_draining and not self.is_full
+
+    @property
     def requests(self) -> int:
         """Number of waiting and running requests."""
-        return len(self.waiting) + len(self.running) + self._others
+        return self.own_requests + self._others
+
+    @property
+    def own_requests(self) -> int:
+        """Number of waiting and running requests that this router sent."""
+        return len(self.waiting) + len(self.running)
 
     def is_fresh(self, now: float) -> bool:
         return self.report is not None and now - self.report.at < FRESH_SECONDS
@@ -89,16 +128,63 @@ class Replica:
             new = report.since(before)
             self.fit = self.fit.learn(new.steps, report.at - before.at)
             arrived = Arrived(self._sent_bytes, new.prompt_tokens_arrived)
-            if self._promised_tokens > 0:
-                kept = min(new.prompt_tokens_cached, self._promised_tokens)
-                self.trust.add(kept, self._promised_tokens)
+            self._judge_index(new.prompt_tokens_cached)
         else:
             self.index.clear()
-        self._promised_tokens = self._sent_bytes = 0.0
-        sent = sum(each.sent <= report.at for each in self.waiting.values())
-        self._others = max(0, report.running + report.waiting - sent - len(self.running))
+            self._promised_tokens = self._cached_tokens = 0.0
+        self._sent_bytes = 0.0
+        self.answers = _answers_of(report.counters)
+        unstarted = [(n, each) for n, each in self._mine(report.at) if each.started > report.at]
+        begun = sum(each.started <= report.at for each in self.running.values())
+        self._others = max(0, report.running + report.waiting - len(unstarted) - begun)
         self.report = report
+        self._correct_waiting(report, unstarted)
         return arrived
+
+    def _mine(self, at: float) -> Iterator[tuple[int, Dispatch]]:
+        """Yield the requests of this router that were sent before a time, the oldest first."""
+        for requests in (self.running, self.waiting):
+            yield from ((n, each) for n, each in requests.items() if each.sent <= at)
+
+    def _correct_waiting(self, report: Snapshot, mine: list[tuple[int, Dispatch]]) -> None:
+        """Correct the expected tokens of requests without a first token by those of a report.
+
+        The engine computes prompts in the order of their arrival, so the newest ones are queued.
+        Queued prompts of other routers are taken to be as long as those of this router.
+        """
+        queued, left = report.queued_prompt_tokens, report.left_prompt_tokens
+        self._others_tokens = 0.0
+        if queued is None or left is None:
+            return
+        begun = max(0, len(mine) - report.waiting)
+        expected = sum(each.tokens for _, each in mine[begun:])
+        share = (len(mine) - begun) / max(report.waiting, 1)
+        self._others_tokens = (1 - share) * queued
+        factor = share * queued / expected if expected > 0 else 1.0
+        for at, (number, each) in enumerate(mine):
+            if number not in self.waiting:
+                continue
+            tokens, uncached = each.tokens * factor, each.uncached + each.tokens * (factor - 1)
+            if at < begun:
+                tokens, uncached = each.tokens, left - queued if at == 0 else 0.0
+            corrected = each._replace(tokens=tokens, uncached=max(uncached, 1.0))
+            self.waiting[number] = corrected
+            self._waiting_tokens += corrected.uncached - each.uncached
+        if begun and mine[0][0] in self.waiting:
+            self._head_since = report.at
+
+    def _judge_index(self, cached: float) -> None:
+        """Compare the cached tokens of a report with the promises of the index.
+
+        A replica counts them when it begins a prompt, and the router when it ends, so up to one
+        report earlier.
+        """
+        if self._promised_tokens > 0:
+            kept = min(self._cached_tokens + cached, self._promised_tokens)
+            self.trust.add(kept, self._promised_tokens)
+            cached = min(cached, self._cached_tokens + cached - kept)
+            self._promised_tokens = 0.0
+        self._cached_tokens = cached
 
     def send(self, number: int, dispatch: Dispatch) -> None:
         if not self.waiting:
@@ -111,7 +197,7 @@ class Replica:
         """Note the first token of a request: its prompt is computed, and the next one begins."""
         dispatch = self._leave(number)
         if dispatch is not None:
-            self.running[number] = dispatch
+            self.running[number] = dispatch._replace(started=now)
             self._promised_tokens += dispatch.saved
             self._head_since = now
 
@@ -133,12 +219,11 @@ class Replica:
 
     def seconds_of_answer(self, tokens: float) -> float:
         """Return by how many seconds the answer to a prompt lengthens the engine's steps."""
-        lengths, model = self._answers(), self.fit.model
-        answer = GUESSED_ANSWER_TOKENS if lengths is None else lengths.mean
-        return answer * (model.sequence + model.kv * tokens)
+        model = self.fit.model
+        return self.answers.mean * (model.sequence + model.kv * tokens)
 
-    def seconds_until_first_token(self, uncached: float, now: float) -> float:
-        """Return the expected seconds until the first token of a new request.
+    def wait_of(self, uncached: float, now: float) -> Wait:
+        """Return the expected wait of a new request.
 
         `uncached` is the number of its prompt tokens that the replica computes. In each step, the
         engine first serves the sequences that decode, and then computes prompts in the order of
@@ -159,10 +244,12 @@ class Replica:
         if self.waiting:
             first = next(iter(self.waiting.values()))
             left -= min(first.uncached, max(0.0, now - self._head_since) * budget / full)
-        steps, rest = divmod(max(left, 0.0) / report.engines + uncached, budget)
+        left = (max(left, 0.0) + self._others_tokens) / report.engines
+        steps, rest = divmod(left + uncached, budget)
         computed = steps * full + (empty + model.prefill * rest if rest else 0.0)
         admitted = self._seconds_until_room(report, ahead, uncached, empty)
-        return max(computed, admitted + uncached * full / budget)
+        start = max(left * full / budget, admitted)
+        return Wait(start, max(computed, admitted + uncached * full / budget))
 
     def _seconds_until_room(
         self, report: Snapshot, ahead: float, uncached: float, step: float
@@ -177,21 +264,16 @@ class Replica:
         for_slots = running + ahead + 1 - report.max_sequences
         for_memory = excess / max(held / running, 1.0)
         ends = min(max(for_slots, for_memory, 0.0), running)
-        return ends * self._answer_left() * step / running
+        return ends * self.answers.left * step / running
 
-    def _answer_left(self) -> float:
-        """Return the mean number of tokens that a running sequence still generates.
 
-        At a random time, a sequence is met with a probability that is proportional to its length,
-        and on average half of it is generated.
-        """
-        lengths = self._answers()
-        if lengths is None:
-            return GUESSED_ANSWER_TOKENS / 2
-        return lengths.mean_square / lengths.mean / 2
+def _answers_of(counters: Counters) -> Answers:
+    """Return the lengths of the answers that a replica has finished.
 
-    def _answers(self) -> Lengths | None:
-        if self.report is None:
-            return None
-        counters = self.report.counters
-        return lengths_of(counters.answer_lengths, counters.answer_tokens)
+    At a random time, a sequence is met with a probability that is proportional to its length, and
+    on average half of it is generated.
+    """
+    lengths = lengths_of(counters.answer_lengths, counters.answer_tokens)
+    if lengths is None:
+        return GUESSED_ANSWERS
+    return Answers(lengths.mean, lengths.mean_square / lengths.mean / 2)

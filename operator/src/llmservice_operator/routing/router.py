@@ -1,25 +1,27 @@
 """Chooses the replica of each request, and follows the request to its end."""
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from math import inf
+from typing import Final, NamedTuple
 
 from llmservice_operator.routing.prefixes import BLOCK_BYTES, PrefixIndex
 from llmservice_operator.routing.prompts import Prompt
-from llmservice_operator.routing.ratios import FadingRatio
-from llmservice_operator.routing.replica import Dispatch, Replica
+from llmservice_operator.routing.ratios import FadingRate, FadingRatio
+from llmservice_operator.routing.replica import Dispatch, Replica, Wait
 from llmservice_operator.scaling.signals import Snapshot
 from llmservice_operator.scaling.step_model import StepModel
 
-PROMPT_WEIGHT: Final = 8.0
-"""Weight of the seconds that a prompt takes the engine, in addition to the wait of the request.
-
-These seconds delay every later request of the replica, so a warm cache is worth a longer wait. Near
-its capacity a service needs more of it, and far below its capacity less.
-"""
+MOST_WEIGHT: Final = 64.0
+"""Maximum weight of a prompt's own seconds. Near its capacity, a service would get any weight."""
+MOST_UTILIZATION: Final = 0.97
+RATE_SECONDS: Final = 30.0
+"""Time in seconds over which the utilization is measured."""
 
 DECODE_WEIGHT: Final = 0.1
 """Weight of the seconds by which an answer delays the other requests of the replica."""
 
+DEFAULT_TTFT_SECONDS: Final = 2.0
 GUESSED_BYTES_PER_TOKEN: Final = 4.0
 RATIO_WEIGHT_TOKENS: Final = 20_000.0
 RATIO_MEMORY_TOKENS: Final = 1_000_000.0
@@ -36,12 +38,25 @@ class Pick:
     """Expected seconds until the first token. None if no replica has reported recently."""
 
 
+class Choice(NamedTuple):
+    """A replica to which a request may be sent."""
+
+    replica: str
+    dispatch: Dispatch
+    wait: Wait | None
+    """Expected wait. None if no replica has reported recently."""
+    prompt_seconds: float = 0.0
+    """Seconds that the prompt takes the engine."""
+
+
 @dataclass
 class Router:
     """Routes the requests of one service."""
 
     prior: StepModel
     """Step model of a replica that has not reported steps yet."""
+    ttft_seconds: float = DEFAULT_TTFT_SECONDS
+    """Limit of the time until the first token, from the service's SLO."""
     replicas: dict[str, Replica] = field(default_factory=dict)
     bytes_per_token: FadingRatio = field(
         default_factory=lambda: FadingRatio(
@@ -50,14 +65,23 @@ class Router:
     )
     _where: dict[int, str] = field(default_factory=dict)
     """Replica of each request in progress, by the request's number."""
+    _work: FadingRate = field(default_factory=lambda: FadingRate(RATE_SECONDS))
+    """Seconds of prompts that were sent, per second."""
+    _sent: FadingRate = field(default_factory=lambda: FadingRate(RATE_SECONDS))
+    """Requests that were sent, per second."""
 
-    def hear(self, name: str, report: Snapshot, cache_tokens: float) -> None:
-        """Process a report of a replica, whose cache contains at most `cache_tokens`."""
+    def hear(
+        self, name: str, report: Snapshot, cache_tokens: float, adapters: Collection[str] = ()
+    ) -> None:
+        """Process a report of a replica, whose cache contains at most `cache_tokens`, and which has
+        loaded these adapters.
+        """
         replica = self.replicas.get(name)
         if replica is None:
             replica = self.replicas[name] = Replica(self.prior, PrefixIndex(0))
         blocks = cache_tokens * self.bytes_per_token.value / BLOCK_BYTES
         replica.index.capacity = int(min(blocks, MOST_BLOCKS / len(self.replicas)))
+        replica.adapters, replica.is_full = frozenset(adapters), False
         arrived = replica.hear(report)
         if arrived.tokens > 0:
             self.bytes_per_token.add(arrived.sent_bytes, arrived.tokens)
@@ -67,33 +91,96 @@ class Router:
         if name in self.replicas:
             self.replicas[name].is_draining = True
 
+    def refused(self, name: str) -> None:
+        """Note that a replica refused a request because it is full. It gets no further request
+        until its next report.
+        """
+        if name in self.replicas:
+            self.replicas[name].is_full = True
+
     def remove(self, name: str) -> None:
         """Forget a replica that has ended, with everything that its cache contained."""
         self.replicas.pop(name, None)
 
     def pick(self, number: int, prompt: Prompt, now: float) -> Pick | None:
-        """Choose the replica with the least cost for a request, and count the request there.
+        """Choose a replica for a request, and count the request there. None if there is no open
+        replica.
+        """
+        choice = self.choose(prompt, now)
+        return None if choice is None else self.send(number, prompt, choice)
+
+    def choose(self, prompt: Prompt, now: float, most_wait: float = inf) -> Choice | None:
+        """Return the replica with the least cost for a request, without counting the request.
 
         The cost is the expected seconds until the first token, and the delay that the request
-        causes to others. Without a recent report, the replica with the fewest requests is chosen.
-        None if there is no replica.
+        causes to others. Replicas that have loaded the prompt's adapter go first. Without a recent
+        report, the replica with the fewest requests is chosen. None if there is no open replica
+        that would begin with the prompt within `most_wait` seconds.
         """
-        open_ = {name: each for name, each in self.replicas.items() if not each.is_draining}
+        open_ = {name: each for name, each in self.replicas.items() if each.is_open}
+        if any(prompt.adapter in each.adapters for each in open_.values()):
+            open_ = {n: each for n, each in open_.items() if prompt.adapter in each.adapters}
         fresh = {name: each for name, each in open_.items() if each.is_fresh(now)}
         if not fresh:
-            return self._least_requests(number, prompt, open_, now)
-        choices = []
-        for name, replica in fresh.items():
-            dispatch = self._dispatch(replica, prompt, now)
-            cost = (
-                dispatch.seconds
-                + PROMPT_WEIGHT * replica.seconds_of_prompt(dispatch.uncached)
-                + DECODE_WEIGHT * replica.seconds_of_answer(dispatch.tokens) * replica.requests
-            )
-            choices.append((cost, replica.requests, name, dispatch))
-        _, _, name, dispatch = min(choices, key=lambda each: each[:3])
-        self._send(number, name, prompt, dispatch)
-        return Pick(name, dispatch.seconds)
+            return self._least_requests(prompt, open_, now)
+        choices = [self._choice(name, each, prompt, now) for name, each in fresh.items()]
+        weight = self._prompt_weight(choices, now)
+        costs = [
+            (self._cost(choice, weight), fresh[choice.replica].requests, choice.replica, choice)
+            for choice in choices
+            if choice.wait is not None and choice.wait.start <= most_wait
+        ]
+        return min(costs, key=lambda each: each[:3])[3] if costs else None
+
+    def send(self, number: int, prompt: Prompt, choice: Choice) -> Pick:
+        """Count a request at the replica that was chosen for it."""
+        name, dispatch, wait, prompt_seconds = choice
+        replica = self.replicas[name]
+        replica.send(number, dispatch)
+        replica.index.add(prompt.chain)
+        self._where[number] = name
+        self._sent.add(1.0, dispatch.sent)
+        work = prompt_seconds + replica.seconds_of_answer(dispatch.tokens)
+        self._work.add(work, dispatch.sent)
+        return Pick(name, None if wait is None else wait.first_token)
+
+    def _prompt_weight(self, choices: Sequence[Choice], now: float) -> float:
+        """Return the number of later requests that each second of work delays.
+
+        The work ahead of a replica and the work that arrives meanwhile end after wait / (1 -
+        utilization) seconds, and whatever arrives until then starts later. At least one request is
+        delayed, because an uncached prompt also evicts what others have cached.
+        """
+        waits = [choice.wait.start for choice in choices if choice.wait is not None]
+        number = len(choices)
+        wait = sum(waits) / number
+        busy = wait / (1 - min(self._work.value(now) / number, MOST_UTILIZATION))
+        return min(max(1.0, busy * self._sent.value(now) / number), MOST_WEIGHT)
+
+    def _cost(self, choice: Choice, weight: float) -> float:
+        """Return the cost of a request in a replica, in seconds of waiting."""
+        assert choice.wait is not None
+        replica = self.replicas[choice.replica]
+        decoding = replica.seconds_of_answer(choice.dispatch.tokens) * replica.requests
+        return choice.wait.first_token + weight * choice.prompt_seconds + DECODE_WEIGHT * decoding
+
+    def _choice(self, name: str, replica: Replica, prompt: Prompt, now: float) -> Choice:
+        ratio = self.bytes_per_token.value
+        tokens = prompt.size / ratio
+        saved = min(replica.index.matched(prompt.chain) * BLOCK_BYTES / ratio, tokens)
+        uncached = max(tokens - saved * min(replica.trust.value, 1.0), 1.0)
+        dispatch = Dispatch(now, prompt.size, tokens, saved, uncached)
+        seconds = replica.seconds_of_prompt(uncached)
+        return Choice(name, dispatch, replica.wait_of(uncached, now), seconds)
+
+    def _least_requests(
+        self, prompt: Prompt, replicas: Mapping[str, Replica], now: float
+    ) -> Choice | None:
+        if not replicas:
+            return None
+        name = min(replicas, key=lambda each: (replicas[each].own_requests, each))
+        tokens = prompt.size / self.bytes_per_token.value
+        return Choice(name, Dispatch(now, prompt.size, tokens, 0.0, tokens), None)
 
     def started(self, number: int, now: float) -> None:
         """Note the first token of a request."""
@@ -104,26 +191,3 @@ class Router:
         """Note the end of a request, whatever the result."""
         if (name := self._where.pop(number, "")) in self.replicas:
             self.replicas[name].ended(number)
-
-    def _dispatch(self, replica: Replica, prompt: Prompt, now: float) -> Dispatch:
-        ratio = self.bytes_per_token.value
-        tokens = prompt.size / ratio
-        saved = min(replica.index.matched(prompt.chain) * BLOCK_BYTES / ratio, tokens)
-        uncached = max(tokens - saved * min(replica.trust.value, 1.0), 1.0)
-        seconds = replica.seconds_until_first_token(uncached, now)
-        return Dispatch(now, prompt.size, tokens, saved, uncached, seconds)
-
-    def _least_requests(
-        self, number: int, prompt: Prompt, replicas: dict[str, Replica], now: float
-    ) -> Pick | None:
-        if not replicas:
-            return None
-        name = min(replicas, key=lambda each: (replicas[each].requests, each))
-        tokens = prompt.size / self.bytes_per_token.value
-        self._send(number, name, prompt, Dispatch(now, prompt.size, tokens, 0.0, tokens, 0.0))
-        return Pick(name, None)
-
-    def _send(self, number: int, name: str, prompt: Prompt, dispatch: Dispatch) -> None:
-        self.replicas[name].send(number, dispatch)
-        self.replicas[name].index.add(prompt.chain)
-        self._where[number] = name

@@ -140,6 +140,11 @@ class Snapshot:
     engines: int = 1
     """Number of engines. With data parallelism, a replica has several engines with separate
     steps."""
+    queued_prompt_tokens: float | None = None
+    """Prompt tokens of the requests in `waiting`. None if the server does not report them."""
+    left_prompt_tokens: float | None = None
+    """`queued_prompt_tokens`, and the tokens that are still to be computed of the prompts that the
+    engines have begun. None if the server does not report them."""
 
     def since(self, before: "Snapshot") -> Counters:
         """Return the counters after `before`."""

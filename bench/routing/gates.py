@@ -1,0 +1,98 @@
+"""Compares the figures of the cells with the limits of the gates."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+
+import numpy as np
+
+from scaling.engine import Array
+
+BLOCK_REQUESTS = 200
+"""Requests that are drawn together, because neighbours meet the same queues."""
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+MISSING = Interval(nan, nan, nan)
+
+
+def interval_of(runs: Sequence[Array], figure: Callable[..., float]) -> Interval:
+    """Return a figure of several policies, each with one truth value a request: is it in time?
+
+    `figure` takes the percentage of each policy. Policies serve the same requests, so each resample
+    draws the same blocks of requests for all of them.
+    """
+    rows = np.array(runs, float)
+    blocks = [rows[:, at : at + BLOCK_REQUESTS] for at in range(0, rows.shape[1], BLOCK_REQUESTS)]
+    met = np.array([block.sum(axis=1) for block in blocks])
+    sizes = np.array([block.shape[1] for block in blocks])
+    rng = np.random.default_rng(1)
+    drawn = rng.integers(0, len(blocks), (RESAMPLES, len(blocks)))
+    percent = 100 * met[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)[:, None]
+    low, high = np.quantile([figure(*row) for row in percent], (0.025, 0.975))
+    return Interval(figure(*(100 * rows.mean(axis=1))), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A limit of the figure of each cell."""
+
+    name: str
+    limit: float
+    is_at_least: bool
+
+    def line(self, cells: dict[str, Interval]) -> str:
+        """Return the line of the worst cell. PASS if the whole interval of each cell meets the
+        limit, FAIL if a cell's interval misses it or no cell was measured, else UNDECIDED.
+        """
+        sign = ">=" if self.is_at_least else "<="
+        if not cells:
+            return f"GATE {self.name} missing {sign}{self.limit:g} FAIL"
+        sign_of = 1 if self.is_at_least else -1
+        worst = min(
+            cells, key=lambda name: (not isnan(cells[name].value), sign_of * cells[name].value)
+        )
+        verdict = "PASS" if all(map(self._is_met, cells.values())) else "UNDECIDED"
+        if any(map(self._is_missed, cells.values())):
+            verdict = "FAIL"
+        return f"GATE {self.name} {cells[worst]} {sign}{self.limit:g} {verdict} ({worst})"
+
+    def _is_met(self, figure: Interval) -> bool:
+        return figure.low >= self.limit if self.is_at_least else figure.high <= self.limit
+
+    def _is_missed(self, figure: Interval) -> bool:
+        if isnan(figure.value):
+            return True
+        return figure.high < self.limit if self.is_at_least else figure.low > self.limit
+
+
+SIM_TTFT = Gate("sim_ttft", 0.75, True)
+NEVER_WORSE = Gate("never_worse", 1.0, False)
+
+
+def closed_share(ours: float, bound: float, *peers: float) -> float:
+    """Return which share of the gap between the best peer and the bound ours closes.
+
+    If a peer exceeds the bound, the share is 1 where ours is as good as that peer, else 0.
+    """
+    best = max(peers)
+    if bound <= best:
+        return 1.0 if ours >= best else 0.0
+    return (ours - best) / (bound - best)
+
+
+def lost_points(ours: float, *others: float) -> float:
+    """Return by how many points ours is worse than the best of the others."""
+    return max(others) - ours

@@ -1,0 +1,163 @@
+"""Holds requests that would be late, and gives each to the first replica that becomes free.
+
+A replica computes prompts in the order of their arrival. If a burst is sent at once, a request that
+is late in any case delays all those behind it, and soon every request is late. A held request lets
+pass those that can still be in time. While requests are held, at least one of 32 dispatches is a
+held one, so that a long overload stops none of them.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final, NamedTuple
+
+from llmservice_operator.errors import OperatorError
+from llmservice_operator.routing.prompts import Prompt
+from llmservice_operator.routing.router import Choice, Pick, Router
+
+FREE_SECONDS: Final = 0.1
+"""Work ahead, in seconds, up to which a replica counts as free. An engine must not run dry before
+its next request arrives."""
+
+HELD_TURN: Final = 32
+"""While requests are held, at least one of so many dispatches is a held one."""
+
+
+LONG_PROMPT: Final = 0.25
+"""Share of the limit of the time until the first token for which a long prompt may wait."""
+
+
+class TooManyHeld(OperatorError):
+    """No further request can be held. The client should try again later."""
+
+
+class Request(NamedTuple):
+    """A request that needs a replica."""
+
+    number: int
+    prompt: Prompt
+    size: int = 0
+    """Bytes of the body, which are kept in memory while the request is held."""
+    key: str = ""
+    """The sender. Held requests of different keys take turns."""
+    priority: int = 0
+    """Held requests with a greater priority go first."""
+    deadline: float = inf
+    """Time at which the request is no longer held."""
+
+
+@dataclass
+class _Queue:
+    """Held requests of one priority. The key that was given the least work is the next one."""
+
+    of_key: dict[str, deque[Request]] = field(default_factory=dict)
+    given: dict[str, float] = field(default_factory=dict)
+    """Bytes of prompts that each key with held requests was given, plus those of the others before
+    it came."""
+
+    def add(self, request: Request) -> None:
+        if request.key not in self.of_key:
+            self.of_key[request.key] = deque()
+            self.given[request.key] = min(self.given.values(), default=0.0)
+        self.of_key[request.key].append(request)
+
+    def first(self) -> Request:
+        return self.of_key[min(self.given, key=self.given.__getitem__)][0]
+
+    def give(self, request: Request) -> None:
+        self.given[request.key] += max(request.prompt.size, 1)
+        self.remove(request)
+
+    def remove(self, request: Request) -> None:
+        requests = self.of_key[request.key]
+        requests.remove(request)
+        if not requests:
+            del self.of_key[request.key], self.given[request.key]
+
+
+@dataclass
+class Holding:
+    """The requests of one service that are held, in front of its router."""
+
+    router: Router
+    most_requests: int = 1000
+    most_bytes: int = 64 << 20
+    """Maximum sum of the sizes of all held requests."""
+    _queues: dict[int, _Queue] = field(default_factory=dict, init=False)
+    """Queue of each priority with held requests."""
+    _held: dict[int, Request] = field(default_factory=dict, init=False)
+    _bytes: int = field(default=0, init=False)
+    _passed: int = field(default=0, init=False)
+    """Dispatches since the last one of a held request."""
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def pick(self, request: Request, now: float) -> Pick | None:
+        """Choose a replica, or hold the request.
+
+        A request is held if its first token would be late, if there is no replica, or if a request
+        with a greater priority is held. Raises TooManyHeld.
+        """
+        if request.priority >= max(self._queues, default=request.priority):
+            choice = self.router.choose(request.prompt, now)
+            if choice is not None and not self._is_late(choice):
+                self._passed += 1 if self._held else 0
+                return self.router.send(request.number, request.prompt, choice)
+        if len(self) >= self.most_requests or self._bytes + request.size > self.most_bytes:
+            raise TooManyHeld(
+                f"{len(self)} requests are waiting for a replica: try again in some seconds"
+            )
+        self._held[request.number] = request
+        self._bytes += request.size
+        self._queues.setdefault(request.priority, _Queue()).add(request)
+        return None
+
+    def _is_late(self, choice: Choice) -> bool:
+        """Whether the first token is expected after the limit.
+
+        A prompt that alone takes about as long as the limit may wait for a share of the limit.
+        """
+        limit = self.router.ttft_seconds
+        if choice.wait is None:
+            return False
+        return choice.wait.first_token > max(limit, choice.prompt_seconds + LONG_PROMPT * limit)
+
+    def release(self, now: float) -> Iterator[tuple[Request, Pick]]:
+        """Yield the held requests that have a replica now.
+
+        To be called after each report, start and end of a request. Each call ends, because a
+        replica that was given a request is no longer free.
+        """
+        while self._held:
+            queue = self._queues[max(self._queues)]
+            request = queue.first()
+            most_wait = inf if self._passed >= HELD_TURN else FREE_SECONDS
+            choice = self.router.choose(request.prompt, now, most_wait)
+            if choice is None:
+                return
+            self._passed = 0
+            queue.give(request)
+            self._forget(request)
+            yield request, self.router.send(request.number, request.prompt, choice)
+
+    def expired(self, now: float) -> list[Request]:
+        """Remove the held requests whose deadline has passed, and return them."""
+        late = [each for each in self._held.values() if each.deadline <= now]
+        for request in late:
+            self.leave(request.number)
+        return late
+
+    def leave(self, number: int) -> None:
+        """Forget a held request, for example because its client has gone."""
+        request = self._held.get(number)
+        if request is not None:
+            self._queues[request.priority].remove(request)
+            self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        del self._held[request.number]
+        self._bytes -= request.size
+        if not self._queues[request.priority].of_key:
+            del self._queues[request.priority]

@@ -1,0 +1,194 @@
+"""Tests of the held requests: which are held, and in which order they get a replica."""
+
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from llmservice_operator.routing.holding import HELD_TURN, Holding, Request, TooManyHeld
+from llmservice_operator.routing.prefixes import BLOCK_BYTES
+from llmservice_operator.routing.prompts import Prompt
+from llmservice_operator.routing.router import Router
+from llmservice_operator.scaling.signals import Counters, Snapshot
+from llmservice_operator.scaling.step_model import StepModel
+
+MODEL = StepModel(fixed=0.01, prefill=50e-6, sequence=20e-6, kv=50e-9)
+REPORT = Snapshot(
+    at=0.0,
+    started=0.0,
+    counters=Counters(),
+    running=0,
+    waiting=0,
+    kv_tokens=0.0,
+    kv_capacity_tokens=400_000.0,
+    max_sequences=256,
+    max_step_tokens=2048,
+)
+CACHE_TOKENS = 400_000.0
+SECOND_BLOCKS = 64
+"""Blocks of a prompt that takes a replica about one second."""
+NUMBERS = count()
+
+
+def holding(*names: str, **bounds: int) -> Holding:
+    made = Holding(Router(MODEL), **bounds)
+    for name in names:
+        made.router.hear(name, REPORT, CACHE_TOKENS)
+    return made
+
+
+def request(
+    seconds: float = 1.0,
+    key: str = "",
+    priority: int = 0,
+    size: int = 0,
+    deadline: float = float("inf"),
+) -> Request:
+    """Return a request whose prompt shares nothing with others, and takes so many seconds."""
+    number, blocks = next(NUMBERS), int(seconds * SECOND_BLOCKS)
+    chain = range(number << 20, (number << 20) + blocks)
+    return Request(number, Prompt(chain, blocks * BLOCK_BYTES), size, key, priority, deadline)
+
+
+def fill(made: Holding, now: float = 0.0) -> list[int]:
+    """Send requests of one second until one is held. Return the numbers of those sent."""
+    sent = []
+    while made.pick(wanted := request(), now) is not None:
+        sent.append(wanted.number)
+    return sent
+
+
+def finish(made: Holding, numbers: list[int], now: float) -> None:
+    for number in numbers:
+        made.router.started(number, now)
+        made.router.ended(number)
+
+
+def released(made: Holding, now: float) -> list[int]:
+    return [each.number for each, _ in made.release(now)]
+
+
+def test_a_request_is_held_while_its_first_token_would_be_late() -> None:
+    made = holding("a", "b")
+    sent = fill(made)
+    assert len(sent) == 4
+    assert len(made) == 1
+    assert released(made, 0.0) == []
+    assert len(made) == 1
+
+
+def test_a_held_request_goes_to_the_first_replica_that_is_free() -> None:
+    made = holding("a", "b")
+    sent = fill(made)
+    on_b = [each for each in sent if each in made.router.replicas["b"].waiting]
+    finish(made, on_b, 0.5)
+    (given,) = made.release(0.5)
+    assert given[1].replica == "b"
+    assert len(made) == 0
+    assert released(made, 0.5) == []
+
+
+def test_without_a_replica_a_request_is_held_until_there_is_one() -> None:
+    made = holding()
+    wanted = request()
+    assert made.pick(wanted, 0.0) is None
+    assert released(made, 1.0) == []
+    made.router.hear("a", replace(REPORT, at=2.0), CACHE_TOKENS)
+    assert released(made, 2.0) == [wanted.number]
+
+
+def test_a_request_that_can_be_in_time_passes_those_that_are_late_in_any_case() -> None:
+    made = holding("a")
+    sent = fill(made)
+    finish(made, sent[:-1], 0.5)
+    assert released(made, 0.5) == []
+    assert made.pick(request(), 0.5) is not None
+    assert len(made) == 1
+
+
+def test_a_held_request_gets_its_turn_however_many_others_are_in_time() -> None:
+    made = holding("a")
+    sent = fill(made)
+    for _ in range(HELD_TURN):
+        assert released(made, 0.0) == []
+        finish(made, sent[:1], 0.0)
+        wanted = request()
+        assert made.pick(wanted, 0.0) is not None
+        sent = [*sent[1:], wanted.number]
+    assert len(released(made, 0.0)) == 1
+    assert len(made) == 0
+
+
+def test_keys_take_turns_by_the_work_that_they_were_given() -> None:
+    made = holding()
+    large = [request(4.0, "large") for _ in range(3)]
+    small = [request(1.0, "small") for _ in range(6)]
+    for each in [*large, *small]:
+        assert made.pick(each, 0.0) is None
+    order = []
+    for step in range(9):
+        made.router.hear("a", replace(REPORT, at=float(step)), CACHE_TOKENS)
+        (number,) = released(made, float(step))
+        order.append("large" if number in [each.number for each in large] else "small")
+        finish(made, [number], float(step))
+    assert order[:6] == ["large", "small", "small", "small", "small", "large"]
+
+
+def test_a_key_that_comes_late_has_no_claim_to_the_past() -> None:
+    made = holding()
+    for each in [request(4.0, "first") for _ in range(4)]:
+        made.pick(each, 0.0)
+    made.router.hear("a", replace(REPORT, at=1.0), CACHE_TOKENS)
+    finish(made, released(made, 1.0), 1.0)
+    made.router.remove("a")
+    late = [request(4.0, "second") for _ in range(3)]
+    for each in late:
+        made.pick(each, 1.0)
+    order = []
+    for step in range(2, 6):
+        made.router.hear("a", replace(REPORT, at=float(step)), CACHE_TOKENS)
+        (number,) = released(made, float(step))
+        order.append(number in [each.number for each in late])
+        finish(made, [number], float(step))
+    assert sum(order) == 2
+
+
+def test_a_greater_priority_goes_first_and_no_lesser_one_passes_it() -> None:
+    made = holding("a")
+    sent = fill(made)
+    urgent = request(priority=1)
+    assert made.pick(urgent, 0.0) is None
+    finish(made, sent[:-1], 0.2)
+    assert made.pick(request(0.1), 0.2) is None
+    finish(made, sent[-1:], 0.2)
+    assert released(made, 0.2)[0] == urgent.number
+
+
+def test_held_requests_are_bounded_in_number_and_in_bytes() -> None:
+    few = holding(most_requests=2)
+    for _ in range(2):
+        few.pick(request(), 0.0)
+    with pytest.raises(TooManyHeld, match="try again"):
+        few.pick(request(), 0.0)
+    small = holding(most_bytes=1000)
+    small.pick(request(size=800), 0.0)
+    with pytest.raises(TooManyHeld):
+        small.pick(request(size=300), 0.0)
+    small.pick(request(size=200), 0.0)
+    assert len(small) == 2
+
+
+def test_requests_past_their_deadline_and_requests_whose_client_left_are_forgotten() -> None:
+    made = holding()
+    late, gone, stays = request(deadline=3.0, size=5), request(key="k"), request(deadline=9.0)
+    for each in (late, gone, stays):
+        made.pick(each, 0.0)
+    assert made.expired(2.9) == []
+    assert made.expired(3.0) == [late]
+    made.leave(gone.number)
+    made.leave(gone.number)
+    made.router.hear("a", replace(REPORT, at=4.0), CACHE_TOKENS)
+    assert released(made, 4.0) == [stays.number]
+    assert made._queues == {}
+    assert made._held == {}
+    assert made._bytes == 0
