@@ -65,8 +65,7 @@ def describe(action: argparse.Action) -> dict[str, Any]:
 def is_negative(action: argparse.Action, name: str) -> bool:
     """Return whether the name is the negative form of a switch, such as --no-x.
 
-    Since vLLM 0.33, --disable-x is the negative form of --enable-x, and --enable-x that of
-    --disable-x.
+    Since vLLM 0.33, --enable-x and --disable-x are the negative forms of each other.
     """
     return name.startswith("--no-") or name in getattr(action, "negative_option_strings", ())
 

@@ -1,6 +1,6 @@
 """Entry point: handles SIGTERM before any slow import.
 
-In a container, process 1 loses every signal that it neither handles nor blocks. A pod that is
+In a container, process 1 must handle or block a signal, or the signal is lost. A pod that is
 stopped while this program imports modules would then remain for its whole termination grace period.
 So the image starts this program with SIGTERM and SIGINT blocked (install_on_base.py), and `main`
 unblocks these signals once they have a handler.

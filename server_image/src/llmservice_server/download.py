@@ -47,7 +47,7 @@ formats that no list could name completely."""
 _INDEX = "model.safetensors.index.json"
 
 _PASSING_STATUSES = frozenset({408, 425, 429})
-"""HTTP statuses below 500 that mean that a later attempt may succeed."""
+"""HTTP statuses below 500 after which a later attempt may succeed."""
 
 _HEADERS_OF_A_REFUSAL = frozenset({"x-error-code", "x-error-message"})
 """Headers in which the hub explains why it refuses a request."""
@@ -334,7 +334,8 @@ def is_offline() -> bool:
 def is_refusal(error: Exception) -> bool:
     """Return whether the hub itself refused the model, so that a later attempt would not help.
 
-    A refusal by a proxy or a firewall says nothing about the model. It lacks the hub's headers.
+    A refusal by a proxy or a firewall says nothing about the model. Such a refusal lacks the
+    hub's headers.
     """
     response = getattr(error, "response", None)
     if response is None:

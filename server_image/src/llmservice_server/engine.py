@@ -275,8 +275,8 @@ def observed_llm(vllm: Vllm, usage: EngineUsage, max_choices: int) -> Any:
             return _followed(vllm, outputs, why_it_failed)
 
         def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
-            # vLLM calls this method first. Too many answers in one request are an error of the
-            # client and not a full queue, because a retry would not help.
+            # vLLM calls this method first. A request for too many answers is an error of the
+            # client. A retry would not help, in contrast to a full queue.
             place = current_place.get()
             choices = n if place is None else place.choices(n)
             if choices > max_choices:

@@ -21,8 +21,8 @@ LATENCY_BUCKETS = 73
 milliseconds. The last bucket also counts all longer latencies."""
 
 STEP_TERMS = 5
-"""Number of terms of an engine step, which is the vector (1, prefill tokens, sequences, KV tokens
-read, seconds)."""
+"""Number of terms in the vector of an engine step: (1, prefill tokens, sequences, KV tokens read,
+seconds)."""
 
 _KNOWN_PROMPTS = 1000
 """Number of recent prompts whose lengths are kept, as estimates for the prompts of refused

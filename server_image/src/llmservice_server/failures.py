@@ -2,7 +2,7 @@
 
 The reasons are those of the LLMService status. The operator adds the advice, because it has one
 hint for each reason. A load can fail in this process or in the engine process. So the rules
-classify facts about the exception, which the engine process passes to this process as JSON.
+classify facts about the exception. The engine process passes these facts to this process as JSON.
 """
 
 import json

@@ -54,7 +54,7 @@ class Lifecycle:
         self.engine_has_died: Callable[[], bool] = lambda: False
         """Whether the engine is dead. It becomes true a moment before the phase changes."""
         self.is_stalled = False
-        """Whether the engine makes no step although requests wait."""
+        """Whether requests wait while the engine makes no step."""
         self._api_beat_at = self._started_at
         self.api_hang_seconds = math.inf
         """Maximum age in seconds of the last heartbeat of the API's event loop. An event loop with

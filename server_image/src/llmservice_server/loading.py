@@ -54,7 +54,7 @@ _OWN_FLAGS = (
     "ssl_certfile",
     "ssl_ca_certs",
 )
-"""Flags of vLLM's own server process, which this server replaces; they are refused."""
+"""Flags of vLLM's own server process. This server replaces that process and refuses the flags."""
 
 _TELLING_FLAGS = ("enable_log_requests", "enable_log_outputs")
 """Flags that log prompts or answers; they are refused."""
@@ -206,7 +206,7 @@ def refuse_undividable_heads(configuration: Any) -> None:
 
 
 def _limits(llm: Any) -> EngineLimits:
-    """Return the limits of the running engines, whose KV cache has a known size by now."""
+    """Return the limits of the running engines. The size of their KV cache is known by now."""
     cache, scheduling = llm.vllm_config.cache_config, llm.vllm_config.scheduler_config
     engines = llm.vllm_config.parallel_config.data_parallel_size
     return EngineLimits(

@@ -134,7 +134,7 @@ def _is_survived_by_an_engine(record: logging.LogRecord) -> bool:
 
 
 class EngineErrorHandler(logging.Handler):
-    """Writes the error that ends an engine to a file that the server reads.
+    """Writes the fatal error of an engine to a file, for the server.
 
     The engine's own message to the server says only that it failed.
     """

@@ -1,9 +1,9 @@
 """Stores vLLM's information about model classes in the image, and copies it to vLLM's cache.
 
 Before vLLM creates an engine's configuration, it imports the model's class in a separate process,
-which takes ten seconds. It caches the information about the class, but a new pod's cache is empty.
-So the build of the image fills a cache, and each start copies it to vLLM's cache. vLLM compares a
-hash of the class's source, so it ignores stored information that does not match.
+which takes ten seconds. vLLM caches the information about the class, but the cache of a new pod is
+empty. So the build of the image fills a cache, and each start copies it to vLLM's cache. vLLM
+compares a hash of the class's source, so it ignores stored information that does not match.
 
 python -m llmservice_server.model_infos   # in the build of an image
 """

@@ -33,7 +33,7 @@ def settings(model: Path, bytes_per_second: int | None = None) -> HubSettings:
 
 
 def padded(tiny_model: Path, folder: Path) -> Path:
-    """Return a copy of the model that is so large that its download takes some time.
+    """Return a copy of the model with added bytes, so that its download takes some time.
 
     The hub's client writes ten megabytes at a time, so a tiny model alone arrives at once. The
     server downloads the files of a subfolder together with the weights, but vLLM does not load

@@ -17,7 +17,7 @@ from server_support.preloaded import Preloaded
 from server_support.volleys import hurtful_bodies_delay_nobody
 
 CONTEXT = 8192
-"""Length of the context in tokens, which lets longer texts reach the tokenizer."""
+"""Length of the context in tokens. It is so large that long texts reach the tokenizer."""
 
 LONG_ANSWER = {
     "model": SERVED_NAME,
