@@ -35,7 +35,7 @@ def images() -> Images:
 
 @pytest.fixture(scope="session")
 def hub() -> str | None:
-    """URL of the test hub; None on any other cluster, which uses the public hub."""
+    """URL of the test hub in the local cluster; None elsewhere, because the public hub is used."""
     name = os.environ.get("LOCALKUBE_NAME")
     return start_hub(name) if name else None
 

@@ -23,7 +23,7 @@ COMPONENT_USERS = {
     "proxy": "system:kube-proxy",
     "coredns": "system:coredns",
 }
-"""Names of the kubeconfigs to write, each with the user whose certificate it contains."""
+"""Name of a kubeconfig to write -> user whose certificate the kubeconfig contains."""
 
 
 def server_url(cluster: Cluster) -> str:

@@ -160,7 +160,7 @@ def _wait_for_api_server(cluster: Cluster) -> None:
 
 
 def _wait_for_controllers(cluster: Cluster) -> None:
-    """Wait for the ServiceAccount of pods in the default namespace, which a controller creates."""
+    """Wait until a controller has created the ServiceAccount of the default namespace."""
     probe = ["kubectl", "get", "serviceaccount", "default"]
     waiting.until(
         lambda: cluster.exec(probe, capture_output=True).returncode == 0,

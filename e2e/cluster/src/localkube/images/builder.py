@@ -40,7 +40,7 @@ _SECRETS = "/run/secrets"
 
 
 def build(names: Iterable[str]) -> dict[str, str]:
-    """Return the reference of each named image, after building those that are missing.
+    """Build the missing images of these names, and return name -> reference of each image.
 
     `gpu` is built on a substitute for the official vLLM image, which only a registry has.
     """
@@ -143,7 +143,7 @@ class Store:
             self.run("rm", name)
 
     def ensure(self, image: Image) -> str:
-        """Build the image and its parents, unless they exist; return its reference."""
+        """Build the image and its parents if the image is missing; return its reference."""
         if self.has(reference := image.reference()):
             return reference
         self._ensure_base(DEBIAN)

@@ -166,7 +166,7 @@ def stage_closure(dockerfile: str, target: str) -> str:
 
 
 def lineage(image: Image) -> list[Image]:
-    """Return the image and all images below it, in the order in which they are built."""
+    """Return the image and its parents, in the order in which they are built."""
     older = lineage(image.parent) if isinstance(image.parent, Image) else []
     return [*older, image]
 
