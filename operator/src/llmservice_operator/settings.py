@@ -1,4 +1,4 @@
-"""The settings of the operator, the metrics server and the command line.
+"""The settings of the operator, the metrics server, the router and the command line.
 
 They are read from environment variables that __main__ passes.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
@@ -28,7 +29,11 @@ from llmservice_operator.api.server_defaults import ServerDefaults, parse_server
 from llmservice_operator.errors import InvalidSettings
 
 PREFIX = "LLMSERVICE_OPERATOR_"
-"""Prefix of the environment variables of all settings. A variable is named PREFIX + NAME."""
+"""Prefix of the environment variables of the operator and the metrics server. A variable is named
+PREFIX + NAME."""
+
+ROUTER_PREFIX = "LLMSERVICE_ROUTER_"
+"""The same prefix for the variables of the router."""
 
 ENGINE_VERSION = "0.32.0"
 """vLLM version inside the server images released with this operator."""
@@ -125,6 +130,7 @@ Address = Annotated[
 Namespace = Annotated[
     str, AfterValidator(_named(NAMESPACE_FORM)), Field(description="the name of a namespace")
 ]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$", description="a DNS name or an address")]
 ObjectName = Annotated[
     str, AfterValidator(_named(SUBDOMAIN_FORM)), Field(description="the name of an object")
 ]
@@ -190,6 +196,48 @@ class _Settings(BaseSettings):
         source.env_vars = variables
         return source()
 
+    @classmethod
+    def _variables(cls) -> dict[str, str | None]:
+        """Return the description of every variable of this class, by its name."""
+        prefix = cls.model_config["env_prefix"]
+        return {
+            prefix + str(field.validation_alias or name).upper(): field.description
+            for name, field in cls.model_fields.items()
+        }
+
+
+class _ProcessSettings(_Settings):
+    """All settings of one process."""
+
+    _groups: ClassVar[Mapping[str, type[_Settings]]] = {}
+    """Fields that are groups of further settings."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Return the settings in the environment. An empty variable counts as unset.
+
+        Other variables that start with the prefix are ignored, because Kubernetes may set them for
+        a Service object whose name begins in the same way. Raises InvalidSettings, whose text names
+        every invalid variable and the correction.
+        """
+        known = cls._variables() | {
+            name: text
+            for group in cls._groups.values()
+            for name, text in group._variables().items()
+        }
+        variables = {
+            name.lower(): text.strip()
+            for name, text in environment.items()
+            if name in known and text.strip()
+        }
+        groups = {field: group._texts(variables) for field, group in cls._groups.items()}
+        try:
+            return cls(**{**cls._texts(variables), **groups})
+        except ValidationError as error:
+            prefix = cls.model_config["env_prefix"]
+            refusals = (_refusal(each, prefix, variables, known) for each in error.errors())
+            raise InvalidSettings("; ".join(dict.fromkeys(refusals))) from None
+
 
 class ServerImages(_Settings):
     """Default model server images.
@@ -232,7 +280,8 @@ class MetricsServerSettings(_Settings):
     routing clients to it."""
 
 
-class OperatorSettings(_Settings):
+class OperatorSettings(_ProcessSettings):
+    _groups = {"images": ServerImages, "metrics_server": MetricsServerSettings}
     images: ServerImages = Field(default_factory=ServerImages)
     hub_endpoint: Address = None
     """Address of a Hugging Face hub or mirror; None means the public hub."""
@@ -270,37 +319,121 @@ class OperatorSettings(_Settings):
     """Address of the metrics server, without a path; None if there is no metrics server."""
     metrics_server: MetricsServerSettings = Field(default_factory=MetricsServerSettings)
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Return the settings in the environment. An empty variable counts as unset.
 
-        Raises InvalidSettings, whose text names every invalid variable and the correction.
+class StepPrior(BaseModel):
+    """Duration of an engine step before any was measured.
+
+    The fields are those of `scaling.step_model.StepModel`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    fixed: float = Field(ge=0)
+    prefill: float = Field(ge=0)
+    sequence: float = Field(ge=0)
+    kv: float = Field(ge=0)
+
+
+class RouterSettings(_ProcessSettings):
+    """Settings of all processes of a router pod."""
+
+    model_config = SettingsConfigDict(env_prefix=ROUTER_PREFIX)
+
+    namespace: Namespace
+    """Namespace of the service."""
+    service: ObjectName
+    """Name of the LLMService."""
+    replicas_host: Host
+    """DNS name of a headless Service object with the addresses of all replicas, also of those that
+    are not ready; or the address of the only replica."""
+    step_prior: Annotated[StepPrior, _from_text(StepPrior.model_validate_json)] = Field(
+        description='JSON such as {"fixed": 0.01, "prefill": 1e-4, "sequence": 1e-5, "kv": 1e-8}'
+    )
+    """Step model of a replica before any step was measured, in seconds."""
+    pickers_host: Host | None = Field(None, description="a DNS name or an address")
+    """DNS name of a headless Service object with the addresses of all router pods. None if this
+    pod is the only one."""
+    pod_address: Host = "127.0.0.1"
+    """Address of this pod."""
+    client_port: Port = 8000
+    """Port of the API."""
+    management_port: Port = 9090
+    """Port of /livez, /readyz and /metrics."""
+    picker_port: Port = 9002
+    """Port at which the picker serves the proxies of all router pods."""
+    forwarder_port: Port = 9003
+    """Port of the forwarder on the loopback address."""
+    run_directory: Path = Path("/run/llmservice")
+    """Writable folder for configuration files and sockets. It must contain no other files."""
+    api_keys_directory: Path | None = None
+    """Folder of a mounted Secret; the content of every file is a key. With None, requests need no
+    key."""
+    tls_directory: Path | None = None
+    """Folder of a mounted Secret with tls.crt and tls.key. With None, clients speak plain HTTP."""
+    max_body_bytes: int = Field(
+        16 * 1024**2, ge=1, le=2**40, description="a whole number from 1 to 2^40"
+    )
+    """Maximum size of a request body in bytes."""
+    max_held_requests: int = Field(
+        1000, ge=1, le=1_000_000, description="a whole number from 1 to 1000000"
+    )
+    """Maximum number of requests that wait for a replica at the same time."""
+    max_held_bytes: int = Field(
+        64 * 1024**2, ge=1, le=2**40, description="a whole number from 1 to 2^40"
+    )
+    """Maximum total size in bytes of the bodies that the forwarder holds."""
+    hold_timeout_seconds: int = Field(
+        300, ge=0, le=3600, description="a whole number from 0 to 3600"
+    )
+    """Longest time in seconds for which a request waits for a replica."""
+    heartbeat_seconds: int = Field(10, ge=1, le=3600, description="a whole number from 1 to 3600")
+    """Time in seconds between two comments in a stream that waits for its answer."""
+    policy: Literal["LeastWork", "LeastRequest"] = Field(
+        "LeastWork", description="one of LeastWork, LeastRequest"
+    )
+    """Choice of the replica: by seconds of work, or by the number of requests."""
+    ttft_limit_seconds: float | None = Field(
+        None, gt=0, le=3600, allow_inf_nan=False, description="a number above 0 and up to 3600"
+    )
+    """Limit of the time to first token in seconds. None if the service has no such SLO."""
+    drain_seconds: int = Field(5, ge=0, le=3600, description="a whole number from 0 to 3600")
+    """Time in seconds that the router keeps accepting connections after SIGTERM, until the cluster
+    has stopped sending clients to it."""
+    drain_timeout_seconds: int = Field(
+        300, ge=0, le=86_400, description="a whole number from 0 to 86400"
+    )
+    """Longest time in seconds after `drain_seconds` for which the router waits for answers to
+    end."""
+    log_level: LogLevel = "INFO"
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables from which `from_environment` reads these settings.
+
+        A setting with its default value has no variable.
         """
-        variables = {
-            name.lower(): text.strip()
-            for name, text in environment.items()
-            if name in _VARIABLES and text.strip()
-        }
-        groups = {
-            "images": ServerImages._texts(variables),
-            "metrics_server": MetricsServerSettings._texts(variables),
-        }
-        try:
-            return cls(**{**cls._texts(variables), **groups})
-        except ValidationError as error:
-            refusals = (_refusal(each, variables) for each in error.errors())
-            raise InvalidSettings("; ".join(refusals)) from None
+        told = self.model_dump(mode="json", exclude_defaults=True)
+        prior = {"step_prior": self.step_prior.model_dump_json()}
+        return {f"{ROUTER_PREFIX}{name.upper()}": str(it) for name, it in (told | prior).items()}
 
 
-def _refusal(error: ErrorDetails, variables: Mapping[str, str]) -> str:
+def _refusal(
+    error: ErrorDetails,
+    prefix: str,
+    variables: Mapping[str, str],
+    known: Mapping[str, str | None],
+) -> str:
     """Return the sentence that names a variable, its text and what to write instead."""
     if error["type"] == "json_setting":
         return error["msg"]
-    variable = PREFIX + str(error["loc"][-1]).upper()
+    # The part after the first name is inside the value of the variable.
+    name = next(it for it in reversed(error["loc"]) if prefix + str(it).upper() in known)
+    variable = prefix + str(name).upper()
+    if error["type"] == "missing" and variable.lower() not in variables:
+        return f"{variable} is not set: write {known[variable]}"
     text = variables[variable.lower()]
     if error["type"] == "content":
         return f"{variable} is {text!r}: {error['msg']}{_CHART_VALUES.get(variable, '')}"
-    return f"{variable} is {text!r}: write {_VARIABLES[variable]}"
+    return f"{variable} is {text!r}: write {known[variable]}"
 
 
 _CHART_VALUES = {
@@ -308,11 +441,3 @@ _CHART_VALUES = {
     f"{PREFIX}MONITORING_POD_LABELS": "; correct the chart value monitoring.podLabels",
 }
 """Advice for variables whose content may be invalid: the chart value that sets the variable."""
-
-_VARIABLES = {
-    PREFIX + str(field.validation_alias or name).upper(): field.description
-    for group in (OperatorSettings, ServerImages, MetricsServerSettings)
-    for name, field in group.model_fields.items()
-}
-"""Description of every variable, by its name. Other variables that start with PREFIX are ignored,
-because Kubernetes may set them for a Service object whose name begins in the same way."""

@@ -1,11 +1,18 @@
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from llmservice_operator.api.accelerator_class import parse_classes
 from llmservice_operator.api.server_defaults import Proxy, ServerDefaults
 from llmservice_operator.errors import InvalidSettings
-from llmservice_operator.settings import MetricsServerSettings, OperatorSettings, ServerImages
+from llmservice_operator.settings import (
+    MetricsServerSettings,
+    OperatorSettings,
+    RouterSettings,
+    ServerImages,
+    StepPrior,
+)
 
 
 def test_an_empty_environment_gives_the_released_images_and_all_namespaces() -> None:
@@ -200,11 +207,15 @@ def test_a_variable_of_another_name_is_not_a_setting(name: str) -> None:
 
 def test_every_setting_that_can_be_refused_says_what_to_write() -> None:
     """A text setting accepts any text, and the error of a JSON setting names the field at fault."""
-    for group in (OperatorSettings, ServerImages, MetricsServerSettings):
+    for group in (OperatorSettings, ServerImages, MetricsServerSettings, RouterSettings):
         for name, field in group.model_fields.items():
-            takes_any = field.annotation in (str, str | None, tuple[str, ...]) and not any(
-                hasattr(it, "pattern") for it in field.metadata
-            )
+            takes_any = field.annotation in (
+                str,
+                str | None,
+                Path,
+                Path | None,
+                tuple[str, ...],
+            ) and not any(hasattr(it, "pattern") for it in field.metadata)
             composed = name in (
                 "images",
                 "metrics_server",
@@ -212,3 +223,83 @@ def test_every_setting_that_can_be_refused_says_what_to_write() -> None:
                 "server_defaults",
             )
             assert takes_any or composed or field.description, f"{name}: add a description"
+
+
+PRIOR = '{"fixed": 0.01, "prefill": 1e-4, "sequence": 1e-5, "kv": 1e-8}'
+ROUTER = {
+    "LLMSERVICE_ROUTER_NAMESPACE": "team",
+    "LLMSERVICE_ROUTER_SERVICE": "chat",
+    "LLMSERVICE_ROUTER_REPLICAS_HOST": "chat-replicas.team.svc",
+    "LLMSERVICE_ROUTER_STEP_PRIOR": PRIOR,
+}
+
+
+def test_a_router_needs_its_service_its_replicas_and_a_prior() -> None:
+    with pytest.raises(InvalidSettings) as refused:
+        RouterSettings.from_environment({})
+    assert str(refused.value).split("; ") == [
+        "LLMSERVICE_ROUTER_NAMESPACE is not set: write the name of a namespace",
+        "LLMSERVICE_ROUTER_SERVICE is not set: write the name of an object",
+        "LLMSERVICE_ROUTER_REPLICAS_HOST is not set: write a DNS name or an address",
+        f"LLMSERVICE_ROUTER_STEP_PRIOR is not set: write JSON such as {PRIOR}",
+    ]
+    settings = RouterSettings.from_environment(ROUTER)
+    assert settings == RouterSettings(
+        namespace="team",
+        service="chat",
+        replicas_host="chat-replicas.team.svc",
+        step_prior=StepPrior(fixed=0.01, prefill=1e-4, sequence=1e-5, kv=1e-8),
+    )
+    assert set(settings.environment()) == set(ROUTER)
+
+
+def test_the_environment_of_a_router_gives_its_settings() -> None:
+    settings = RouterSettings(
+        namespace="team",
+        service="chat",
+        replicas_host="chat-replicas.team.svc",
+        step_prior=StepPrior(fixed=0.01, prefill=1e-4, sequence=1e-5, kv=1e-8),
+        pickers_host="chat-router.team.svc",
+        pod_address="fd00::1",
+        client_port=1,
+        management_port=2,
+        picker_port=3,
+        forwarder_port=4,
+        run_directory=Path("/run/other"),
+        api_keys_directory=Path("/etc/keys"),
+        tls_directory=Path("/etc/tls"),
+        max_body_bytes=5,
+        max_held_requests=6,
+        max_held_bytes=7,
+        hold_timeout_seconds=8,
+        heartbeat_seconds=9,
+        policy="LeastRequest",
+        ttft_limit_seconds=1.5,
+        drain_seconds=0,
+        drain_timeout_seconds=10,
+        log_level="DEBUG",
+    )
+    assert len(settings.environment()) == len(RouterSettings.model_fields)
+    assert RouterSettings.from_environment(settings.environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("REPLICAS_HOST", "a b", "write a DNS name or an address"),
+        ("STEP_PRIOR", '{"fixed": 1}', f"write JSON such as {PRIOR}"),
+        ("STEP_PRIOR", PRIOR.replace("0.01", "-1"), f"write JSON such as {PRIOR}"),
+        ("POLICY", "RoundRobin", "write one of LeastWork, LeastRequest"),
+        ("HEARTBEAT_SECONDS", "0", "write a whole number from 1 to 3600"),
+        ("TTFT_LIMIT_SECONDS", "nan", "write a number above 0 and up to 3600"),
+        ("MAX_BODY_BYTES", "0", "write a whole number from 1 to 2^40"),
+        ("PICKER_PORT", "0", "write a port number from 1 to 65535"),
+    ],
+)
+def test_a_wrong_setting_of_a_router_is_refused_by_name_with_the_remedy(
+    name: str, value: str, remedy: str
+) -> None:
+    variable = f"LLMSERVICE_ROUTER_{name}"
+    with pytest.raises(InvalidSettings) as refused:
+        RouterSettings.from_environment(ROUTER | {variable: value})
+    assert str(refused.value) == f"{variable} is {value!r}: {remedy}"

@@ -1,0 +1,3 @@
+"""The processes of a router pod: Envoy, the picker, the forwarder, and the supervisor that runs
+them.
+"""

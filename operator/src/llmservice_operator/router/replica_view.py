@@ -1,0 +1,66 @@
+"""The replicas of the service, as the supervisor tells them to the picker.
+
+The supervisor writes one line of JSON to the picker's standard input every second, and after each
+change. Each line contains all replicas and replaces the previous line.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from llmservice_operator.scaling.signals import Snapshot
+
+LONGEST_LINE: Final = 4 * 1024**2
+"""Longest line in bytes. A replica takes about 2 KiB, so this is enough for 1,000 replicas."""
+
+ADDRESS_FORM: Final = r"^([0-9.]+|\[[0-9a-f:.]+\]):[0-9]{1,5}$"
+"""An IP address and a port. An IPv6 address is in brackets."""
+
+
+def _unambiguous(replicas: tuple["ReplicaView", ...]) -> tuple["ReplicaView", ...]:
+    for key in ("name", "address"):
+        if len({getattr(each, key) for each in replicas}) < len(replicas):
+            raise ValueError(f"two replicas have the same {key}")
+    return replicas
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """A replica that has confirmed within the last seconds that it belongs to the service."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the replica's pod."""
+    address: Annotated[str, Field(pattern=ADDRESS_FORM)]
+    """Address and port of its API."""
+    is_draining: bool
+    """Whether the replica finishes its requests and must get no further ones."""
+    report: Snapshot | None
+    """Last report, or None if there is none. Its time is that of the monotonic clock, which all
+    processes of a machine share."""
+    cache_tokens: Annotated[float, Field(ge=0)]
+    """Maximum number of prompt tokens that the replica's prefix cache contains."""
+
+
+_VIEW = TypeAdapter[tuple[ReplicaView, ...]](
+    Annotated[tuple[ReplicaView, ...], AfterValidator(_unambiguous)],
+    config=ConfigDict(allow_inf_nan=False),
+)
+
+
+def encode(replicas: tuple[ReplicaView, ...]) -> bytes:
+    """Return the line with these replicas, including its line break."""
+    return _VIEW.dump_json(replicas) + b"\n"
+
+
+def decode(line: bytes) -> tuple[ReplicaView, ...]:
+    """Return the replicas in a line of `encode`.
+
+    Raises ValueError for another text. The error does not contain the text.
+    """
+    try:
+        return _VIEW.validate_json(line)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        places = ".".join(map(str, problems[0]["loc"])) or "the line"
+        raise ValueError(f"no list of replicas: {places}: {problems[0]['msg']}") from None
